@@ -1,0 +1,184 @@
+"""
+Why a connection ends: one registry of close codes, reasons and what to do next.
+
+RFC 6455, section 7.4 leaves 4000 to 4999 to applications. The hundred tells a
+client what to do: 40xx do not return, 41xx return later or with something
+changed, 42xx return at once, 43xx return when the user does something.
+"""
+
+import random
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class Reconnect(StrEnum):
+    """What a client does after a close, by itself."""
+
+    NEVER = "never"
+    NOW = "now"
+    LATER = "later"
+    BACKOFF = "backoff"
+    NEW_TOKEN = "new_token"
+    ON_ACTION = "on_action"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """One way a connection ends: close code, reason, what a client does next."""
+
+    code: int
+    reason: str
+    reconnect: Reconnect
+    resume: bool = False
+    after_ms: tuple[int, int] | None = None
+    """The least and most milliseconds before a client returns."""
+
+    def bye(
+        self, ref: str | None = None, after_ms: int | None = None
+    ) -> dict[str, Any]:
+        """Return the message that precedes the close frame on JSON consumers."""
+        if after_ms is None and self.after_ms is not None:
+            # Full jitter: clients that were cut off together return apart.
+            after_ms = random.randint(*self.after_ms)
+        return {
+            "type": "bye",
+            "code": self.code,
+            "reason": self.reason,
+            "reconnect": self.reconnect.value,
+            "after_ms": after_ms,
+            "resume": self.resume,
+            "ref": ref,
+        }
+
+
+_LATER = (5_000, 15_000)
+_NOW_SPREAD = (0, 1_000)
+
+CLOSED = Ending(code=1000, reason="closed", reconnect=Reconnect.NEVER)
+UNAUTHENTICATED = Ending(code=4001, reason="unauthenticated", reconnect=Reconnect.NEVER)
+PROTOCOL_ERROR = Ending(code=4002, reason="protocol_error", reconnect=Reconnect.NEVER)
+FORBIDDEN = Ending(code=4003, reason="forbidden", reconnect=Reconnect.NEVER)
+BANNED = Ending(code=4003, reason="banned", reconnect=Reconnect.NEVER)
+NOT_FOUND = Ending(code=4004, reason="not_found", reconnect=Reconnect.NEVER)
+EVICTED = Ending(code=4005, reason="evicted", reconnect=Reconnect.NEVER)
+REPLACED = Ending(code=4005, reason="replaced", reconnect=Reconnect.NEVER)
+LOGGED_OUT = Ending(code=4009, reason="logged_out", reconnect=Reconnect.NEVER)
+REVOKED = Ending(code=4009, reason="revoked", reconnect=Reconnect.NEVER)
+DEACTIVATED = Ending(code=4009, reason="deactivated", reconnect=Reconnect.NEVER)
+KICKED = Ending(code=4009, reason="kicked", reconnect=Reconnect.NEVER)
+MESSAGE_TOO_BIG = Ending(code=4013, reason="message_too_big", reconnect=Reconnect.NOW)
+POLICY = Ending(code=1008, reason="policy", reconnect=Reconnect.NEVER)
+TOKEN_EXPIRED = Ending(code=4100, reason="token_expired", reconnect=Reconnect.NEW_TOKEN)
+POOL_FULL = Ending(
+    code=4103, reason="pool_full", reconnect=Reconnect.LATER, after_ms=_LATER
+)
+UNAVAILABLE = Ending(
+    code=4104, reason="unavailable", reconnect=Reconnect.LATER, after_ms=_LATER
+)
+RATE_LIMITED = Ending(
+    code=4129, reason="rate_limited", reconnect=Reconnect.LATER, after_ms=_LATER
+)
+DRAINING = Ending(
+    code=4200,
+    reason="draining",
+    reconnect=Reconnect.NOW,
+    resume=True,
+    after_ms=_NOW_SPREAD,
+)
+DEAD = Ending(
+    code=4201,
+    reason="dead",
+    reconnect=Reconnect.NOW,
+    resume=True,
+    after_ms=_NOW_SPREAD,
+)
+ASKED_TO_RECONNECT = Ending(
+    code=4202,
+    reason="asked_to_reconnect",
+    reconnect=Reconnect.NOW,
+    resume=True,
+    after_ms=_NOW_SPREAD,
+)
+SLOW_CONSUMER = Ending(
+    code=4208,
+    reason="slow_consumer",
+    reconnect=Reconnect.NOW,
+    resume=True,
+    after_ms=_NOW_SPREAD,
+)
+IDLE = Ending(code=4300, reason="idle", reconnect=Reconnect.ON_ACTION)
+INTERNAL_ERROR = Ending(code=4500, reason="internal_error", reconnect=Reconnect.BACKOFF)
+NETWORK = Ending(code=1006, reason="network", reconnect=Reconnect.BACKOFF, resume=True)
+LOST = Ending(code=1006, reason="lost", reconnect=Reconnect.BACKOFF, resume=True)
+"""Recorded, never sent: the node was gone, so nobody saw how it ended."""
+
+ENDINGS: dict[str, Ending] = {
+    ending.reason: ending
+    for ending in (
+        CLOSED,
+        UNAUTHENTICATED,
+        PROTOCOL_ERROR,
+        FORBIDDEN,
+        BANNED,
+        NOT_FOUND,
+        EVICTED,
+        REPLACED,
+        LOGGED_OUT,
+        REVOKED,
+        DEACTIVATED,
+        KICKED,
+        MESSAGE_TOO_BIG,
+        POLICY,
+        TOKEN_EXPIRED,
+        POOL_FULL,
+        UNAVAILABLE,
+        RATE_LIMITED,
+        DRAINING,
+        DEAD,
+        ASKED_TO_RECONNECT,
+        SLOW_CONSUMER,
+        IDLE,
+        INTERNAL_ERROR,
+        NETWORK,
+        LOST,
+    )
+}
+"""By reason: the stable word that is stored, logged and counted."""
+
+APPLICATION = "application"
+"""The reason recorded where a consumer closed with a code of its own."""
+
+PEER = "peer"
+"""The reason recorded where a client closed with a code of its own."""
+
+_PEER_REASONS = {
+    1000: CLOSED.reason,
+    1001: CLOSED.reason,
+    1005: CLOSED.reason,
+    1002: PROTOCOL_ERROR.reason,
+    1003: PROTOCOL_ERROR.reason,
+    1006: NETWORK.reason,
+    1007: PROTOCOL_ERROR.reason,
+    1008: POLICY.reason,
+    1009: MESSAGE_TOO_BIG.reason,
+    1011: INTERNAL_ERROR.reason,
+}
+
+
+def get_reason(code: int | None) -> str:
+    """Return the reason recorded for a code that a client, or nobody, sent."""
+    return _PEER_REASONS.get(code or 1005, PEER)
+
+
+def may_send(code: int) -> bool:
+    """
+    Tell whether an application may put a code into a close frame.
+
+    RFC 6455, section 7.4 and the IANA registry: 1004, 1005, 1006 and 1015
+    never travel; 1016 to 2999 are not assigned.
+    """
+    return code in _SENDABLE or 3000 <= code <= 4999
+
+
+_SENDABLE = frozenset((1000, 1001, 1002, 1003, *range(1007, 1015)))

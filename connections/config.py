@@ -1,0 +1,371 @@
+"""
+The configuration: one frozen object, read from YAML and the environment.
+
+The file is orchestra/websocket.yaml, or the one that WEBSOCKET_CONFIG names.
+WEBSOCKET__KEY and WEBSOCKET__SECTION__KEY in the environment override one key
+each. Nothing serves on a configuration with problems.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from django.conf import settings
+
+from connections import origins
+from connections.exceptions import ConfigError
+from connections.options import (
+    NETWORKS,
+    Choice,
+    Documented,
+    Flag,
+    Number,
+    Problem,
+    Size,
+    Texts,
+    Whole,
+    option,
+    read_section,
+    section,
+    walk,
+)
+
+ENVIRONMENT_PREFIX = "WEBSOCKET__"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeConfig:
+    beat_seconds: float = option(
+        Number(0.05, 60), 1, "how often a node writes, applies close requests, beats"
+    )
+    lease_seconds: float = option(
+        Number(1, 600), 15, "a slot not renewed for so long is free again"
+    )
+    node_timeout_seconds: float = option(
+        Number(1, 3600), 15, "a node whose beat stands still for so long is dead"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecorderConfig:
+    max_pending: int = option(
+        Whole(100, 10_000_000), 50_000, "rows kept while the database is away"
+    )
+    max_bytes: int = option(
+        Size(100_000), "64MB", "memory for rows kept while the database is away"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateLimitConfig:
+    messages_per_second: float = option(
+        Number(0.01, 1e6), 50, "messages a connection may send, sustained"
+    )
+    burst_messages: int = option(
+        Whole(1, 10_000_000), 100, "messages a connection may send at once"
+    )
+    bytes_per_second: int = option(
+        Size(1), "2MB", "bytes a connection may send per second, sustained"
+    )
+    burst_bytes: int = option(Size(1), "4MB", "bytes a connection may send at once")
+    tolerance_seconds: float = option(
+        Number(0, 3600), 5, "over the rate for so long closes the connection (4129)"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuffersConfig:
+    send_high_water: int = option(
+        Size(1024), "1MB", "unsent bytes above which await send() waits"
+    )
+    max_send_buffer: int = option(
+        Size(1024), "4MB", "unsent bytes at which a slow client is cut off (4208)"
+    )
+    send_stall_seconds: float = option(
+        Number(0.1, 3600), 10, "a client that reads nothing for so long is cut off"
+    )
+    max_receive_queue: int = option(
+        Whole(1, 1_000_000), 64, "messages waiting for a consumer before reading pauses"
+    )
+    max_receive_bytes: int = option(
+        Size(1024), "2MB", "bytes waiting for a consumer before reading pauses"
+    )
+    max_total_bytes: int = option(
+        Size(1024), "256MB", "bytes of all these buffers of a node together"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorsConfig:
+    budget: int = option(
+        Whole(1, 1_000_000), 20, "errors within the window that close a connection"
+    )
+    window_seconds: float = option(
+        Number(0.1, 86_400), 60, "how long an error counts against the budget"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandshakeConfig:
+    timeout_seconds: float = option(
+        Number(0.1, 300), 5, "for the whole request head, and again for accepting it"
+    )
+    per_address_per_second: float = option(
+        Number(0.1, 1e6), 200, "handshakes per second from one address (IPv6: one /64)"
+    )
+    per_address_burst: int = option(
+        Whole(1, 10_000_000), 1000, "handshakes at once from one address"
+    )
+    per_address_pending: int = option(
+        Whole(1, 10_000_000), 200, "handshakes in progress from one address"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainConfig:
+    grace_seconds: float = option(
+        Number(0, 3600), 20, "over how long a stopping node hands its clients over"
+    )
+    delay_seconds: float = option(
+        Number(0, 600), 0, "between /readyz turning 503 and the port closing"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetentionConfig:
+    closed_connections_days: float = option(
+        Number(0, 36_500), 30, "how long records of closed connections are kept"
+    )
+    errors_days: float = option(Number(0, 36_500), 30, "how long error events are kept")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebSocketConfig:
+    """The section `websocket:`; every key has a default."""
+
+    max_connections_per_client: int = option(
+        Whole(1, 1_000_000), 5, "open connections a client may have"
+    )
+    max_total_connections: int = option(
+        Whole(1, 10_000_000), 1000, "open connections in all"
+    )
+    idle_timeout_seconds: float = option(
+        Number(0, 604_800),
+        300,
+        "no application data for so long ends a connection; 0: never",
+    )
+    ping_interval_seconds: float = option(
+        Number(0.1, 3600), 30, "between WebSocket pings"
+    )
+    max_message_size: int = option(
+        Size(1, 1024**3), "1MB", "the largest message a client may send"
+    )
+    max_session_history: int = option(
+        Whole(1, 100_000), 100, "entries kept of a session"
+    )
+    ping_timeout_seconds: float = option(
+        Number(0.1, 3600), 20, "a ping unanswered for so long means a dead connection"
+    )
+    on_client_limit: str = option(
+        Choice(("evict_oldest", "refuse")),
+        "evict_oldest",
+        "what happens at max_connections_per_client",
+    )
+    evict_grace_seconds: float = option(
+        Number(0, 300), 2, "for a closed connection to leave before it is aborted"
+    )
+    node: NodeConfig = section(NodeConfig)
+    recorder: RecorderConfig = section(RecorderConfig)
+    anonymous: bool = option(
+        Flag(), False, "admit clients without credentials, counted by their address"
+    )
+    allowed_origins: tuple[str, ...] = option(
+        Texts(
+            "origins such as https://example.com or https://*.example.com",
+            origins.parse_pattern,
+        ),
+        [],
+        "pages that may connect, beside the page's own host",
+    )
+    trusted_proxies: tuple[str, ...] = option(
+        NETWORKS, [], "whose X-Forwarded-For, -Proto and -Host are believed"
+    )
+    echo_endpoint: bool = option(
+        Flag(), False, "serve /ws/echo/; true in development (DEBUG)"
+    )
+    rate_limit: RateLimitConfig = section(RateLimitConfig)
+    buffers: BuffersConfig = section(BuffersConfig)
+    errors: ErrorsConfig = section(ErrorsConfig)
+    handshake: HandshakeConfig = section(HandshakeConfig)
+    drain: DrainConfig = section(DrainConfig)
+    retention: RetentionConfig = section(RetentionConfig)
+
+    source: str = ""
+    """Where the values come from: a file's path, "settings" or ""."""
+
+    problems: tuple[Problem, ...] = field(default=(), compare=False)
+    """What was wrong; the values concerned stand at their defaults."""
+
+    def require_valid(self) -> None:
+        """
+        Refuse to go on with a configuration that has problems.
+
+        Raises:
+            ConfigError: there is at least one; it names them all.
+        """
+        if self.problems:
+            raise ConfigError(self.source, self.problems)
+
+
+def load(
+    path: Path,
+    environ: Mapping[str, str],
+    *,
+    defaults: Mapping[str, object] | None = None,
+) -> WebSocketConfig:
+    """
+    Read the configuration from a YAML file and the environment.
+
+    Never raises for what it reads: look at `problems`, or call
+    require_valid(). `defaults` stand in for keys that neither gives.
+    """
+    path = Path(environ.get("WEBSOCKET_CONFIG") or path)
+    problems: list[Problem] = []
+    raw: object = {}
+    try:
+        document = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)
+    except FileNotFoundError:
+        problems.append(Problem(str(path), "no such file", "a readable YAML file"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
+        text = " ".join(str(exc).split())
+        problems.append(Problem(str(path), text, "a readable YAML file"))
+    else:
+        if isinstance(document, Mapping) and set(document) == {"websocket"}:
+            raw = document["websocket"]
+        else:
+            allowed = "one section `websocket:` at the top"
+            problems.append(Problem(str(path), document, allowed))
+    return _build(raw, environ, str(path), problems, defaults)
+
+
+def get_config() -> WebSocketConfig:
+    """
+    Return the configuration in force.
+
+    settings.WEBSOCKET is what load() returned, or a dict with the keys of the
+    section, or absent: then the file that WEBSOCKET_CONFIG names, else defaults.
+    """
+    configured = getattr(settings, "WEBSOCKET", None)
+    if isinstance(configured, WebSocketConfig):
+        return configured
+    global _last_read
+    if _last_read is None or _last_read[0] is not configured:
+        if configured is None and os.environ.get("WEBSOCKET_CONFIG"):
+            read = load(Path(), os.environ)
+        else:
+            read = _build(configured, os.environ, "settings.WEBSOCKET", [], None)
+        _last_read = (configured, read)
+    return _last_read[1]
+
+
+_last_read: tuple[object, WebSocketConfig] | None = None
+
+
+def describe() -> list[Documented]:
+    """Return every key with its default, as README's table shows it."""
+    return list(walk(WebSocketConfig))
+
+
+def _build(
+    raw: object,
+    environ: Mapping[str, str],
+    source: str,
+    problems: list[Problem],
+    defaults: Mapping[str, object] | None,
+) -> WebSocketConfig:
+    if isinstance(raw, Mapping) or raw is None:
+        raw = _with_overrides({**(defaults or {}), **(raw or {})}, environ, problems)
+    read = read_section(WebSocketConfig, raw, "websocket", problems)
+    problems.extend(_find_contradictions(read))
+    values = {name: getattr(read, name) for name in read.__slots__}
+    return WebSocketConfig(**(values | {"source": source, "problems": tuple(problems)}))
+
+
+def _with_overrides(
+    raw: dict[str, Any], environ: Mapping[str, str], problems: list[Problem]
+) -> dict[str, Any]:
+    """Return raw with the values that WEBSOCKET__* variables override."""
+    for name, text in environ.items():
+        if not name.startswith(ENVIRONMENT_PREFIX):
+            continue
+        *sections, key = name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
+        target = raw
+        for part in sections:
+            nested = target.get(part)
+            target[part] = dict(nested) if isinstance(nested, Mapping) else {}
+            target = target[part]
+        try:
+            target[key] = yaml.load(text, yaml.SafeLoader)
+        except yaml.YAMLError:
+            problems.append(Problem(name, text, "a value as in YAML"))
+    return raw
+
+
+def _find_contradictions(config: WebSocketConfig) -> list[Problem]:
+    """Return what is wrong between keys that are each right by themselves."""
+    found = []
+
+    def require(held: bool, path: str, value: object, allowed: str) -> None:
+        if not held:
+            found.append(Problem(f"websocket.{path}", value, allowed))
+
+    node, buffers, rate = config.node, config.buffers, config.rate_limit
+    require(
+        config.max_connections_per_client <= config.max_total_connections,
+        "max_connections_per_client",
+        config.max_connections_per_client,
+        "at most max_total_connections",
+    )
+    require(
+        node.lease_seconds >= 3 * node.beat_seconds,
+        "node.lease_seconds",
+        node.lease_seconds,
+        "at least three times node.beat_seconds",
+    )
+    require(
+        node.node_timeout_seconds >= 3 * node.beat_seconds,
+        "node.node_timeout_seconds",
+        node.node_timeout_seconds,
+        "at least three times node.beat_seconds",
+    )
+    require(
+        buffers.send_high_water <= buffers.max_send_buffer,
+        "buffers.send_high_water",
+        buffers.send_high_water,
+        "at most buffers.max_send_buffer",
+    )
+    require(
+        rate.burst_bytes >= config.max_message_size,
+        "rate_limit.burst_bytes",
+        rate.burst_bytes,
+        "at least max_message_size, or such a message could never pass",
+    )
+    return found
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML in which a key given twice is an error, not a silent choice."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} is given twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)

@@ -1,0 +1,101 @@
+"""Every error that this package raises, as one tree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from connections.close_codes import Ending
+    from connections.options import Problem
+
+
+class ConnectionsError(Exception):
+    """What this package raises on purpose."""
+
+
+class ConfigError(ConnectionsError):
+    """The configuration has problems; all of them are in `problems`."""
+
+    def __init__(self, source: str, problems: Sequence[Problem]) -> None:
+        super().__init__(source, problems)
+        self.source = source
+        self.problems = tuple(problems)
+
+    def __str__(self) -> str:
+        lines = "".join(f"\n  {problem}" for problem in self.problems)
+        return f"{len(self.problems)} problem(s) in {self.source}:{lines}"
+
+
+class PoolError(ConnectionsError):
+    """A slot could not be had."""
+
+
+class PoolFull(PoolError):
+    """max_total_connections slots are taken."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit)
+        self.limit = limit
+
+    def __str__(self) -> str:
+        return f"all {self.limit} slots are taken"
+
+
+class ClientFull(PoolError):
+    """The client has its limit of slots and the policy is to refuse."""
+
+    def __init__(self, client_id: str, limit: int) -> None:
+        super().__init__(client_id, limit)
+        self.client_id = client_id
+        self.limit = limit
+
+    def __str__(self) -> str:
+        return f"the client has {self.limit} connections already"
+
+
+class PoolUnavailable(PoolError):
+    """The backend of the pool did not answer in time."""
+
+
+class ConnectionEnded(ConnectionsError):
+    """
+    The connection has ended while accept() was asked for.
+
+    Raised by accept(), so that connect() does not go on with a connection
+    that was refused. A consumer need not catch it.
+    """
+
+    def __init__(self, ending: Ending) -> None:
+        super().__init__(ending)
+        self.ending = ending
+
+    def __str__(self) -> str:
+        return f"ended with {self.ending.code} {self.ending.reason}"
+
+
+class Refused(ConnectionsError):
+    """A handshake was refused; `ending` tells the client why."""
+
+    def __init__(self, ending: Ending) -> None:
+        super().__init__(ending)
+        self.ending = ending
+
+    def __str__(self) -> str:
+        return f"refused: {self.ending.reason}"
+
+
+class DatabaseUnavailable(ConnectionsError):
+    """The database did not answer; what was asked may or may not have happened."""
+
+
+class InvalidMessage(ConnectionsError):
+    """A client's message cannot be used; `code` is the wire's word for why."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message

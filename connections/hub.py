@@ -1,0 +1,216 @@
+"""The live connections of one node: the truth about its sockets."""
+
+import ipaddress
+import os
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import Protocol
+
+from connections.close_codes import Ending
+from connections.models import CloseRequest
+
+Target = CloseRequest.Target
+
+
+class Transport(Protocol):
+    """
+    What our own server offers below ASGI, as scope["transport"].
+
+    Absent under other servers; then a connection that does not leave in time
+    has its consumer cancelled, which is as far as ASGI reaches.
+    """
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes accepted from the application and not yet taken by the kernel."""
+
+    @property
+    def rtt_seconds(self) -> float | None:
+        """The last round trip of a ping, or None before the first pong."""
+
+    @property
+    def ending(self) -> Ending | None:
+        """Why the transport itself ended the connection, if it did."""
+
+    def abort(self) -> None:
+        """Drop the TCP connection without a close frame."""
+
+
+class LiveConnection:
+    """
+    One accepted socket: who it belongs to, what it did, how to end it.
+
+    Counters and moments are written by the consumer and read by the node.
+    Monotonic moments are in seconds of the node's clock.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_end",
+        "address",
+        "busy_count",
+        "bytes_in",
+        "bytes_out",
+        "client_id",
+        "connection_id",
+        "ending",
+        "errors",
+        "last_activity",
+        "messages_in",
+        "messages_out",
+        "opened_at",
+        "opened_monotonic",
+        "origin",
+        "path",
+        "route",
+        "session_digest",
+        "token_id",
+        "transport",
+        "user_agent",
+        "user_id",
+        "written_activity",
+    )
+
+    def __init__(
+        self,
+        *,
+        connection_id: str,
+        client_id: str,
+        opened_at: datetime,
+        opened_monotonic: float,
+        end: Callable[[Ending, str | None, int | None], None],
+        user_id: int | None = None,
+        token_id: int | None = None,
+        session_digest: str = "",
+        path: str = "",
+        route: str = "",
+        address: str = "",
+        origin: str = "",
+        user_agent: str = "",
+        transport: Transport | None = None,
+    ) -> None:
+        self.connection_id = connection_id
+        self.client_id = client_id
+        self.user_id = user_id
+        self.token_id = token_id
+        self.session_digest = session_digest
+        self.path = path
+        self.route = route
+        self.address = address
+        self.origin = origin
+        self.user_agent = user_agent
+        self.transport = transport
+        self.opened_at = opened_at
+        self.opened_monotonic = opened_monotonic
+        self.last_activity = opened_monotonic
+        self.written_activity = opened_monotonic
+        self.busy_count = 0
+        self.messages_in = 0
+        self.messages_out = 0
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.errors = 0
+        self.ending: Ending | None = None
+        self._end = end
+
+    def end(
+        self, ending: Ending, *, ref: str | None = None, after_ms: int | None = None
+    ) -> bool:
+        """
+        End the connection, whoever asks; return False if it is ending already.
+
+        Returns at once: the client gets `bye` (on JSON consumers) and the close
+        frame, and is aborted if it lingers. `ref` is an id the client may quote,
+        `after_ms` when it should return.
+        """
+        if self.ending is not None:
+            return False
+        self.ending = ending
+        self._end(ending, ref, after_ms)
+        return True
+
+    def idle_seconds(self, now: float) -> float:
+        """Return for how long it has been idle; 0 while it is at work."""
+        return 0.0 if self.busy_count else now - self.last_activity
+
+
+class Hub:
+    """All live connections of a node, found by id, client, user, token or address."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[str, LiveConnection] = {}
+        self._by_client: dict[str, dict[str, LiveConnection]] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __iter__(self) -> Iterator[LiveConnection]:
+        return iter(list(self._by_id.values()))
+
+    def __contains__(self, connection_id: str) -> bool:
+        return connection_id in self._by_id
+
+    def get(self, connection_id: str) -> LiveConnection | None:
+        """Return a connection of this node, or None."""
+        return self._by_id.get(connection_id)
+
+    def join(self, connection: LiveConnection) -> None:
+        """Add a connection that was accepted."""
+        self._by_id[connection.connection_id] = connection
+        clients = self._by_client.setdefault(connection.client_id, {})
+        clients[connection.connection_id] = connection
+
+    def leave(self, connection: LiveConnection) -> bool:
+        """Take a connection out; return whether it was there."""
+        if self._by_id.pop(connection.connection_id, None) is None:
+            return False
+        clients = self._by_client[connection.client_id]
+        del clients[connection.connection_id]
+        if not clients:
+            del self._by_client[connection.client_id]
+        return True
+
+    def select(self, target: str, value: str, node_id: str) -> list[LiveConnection]:
+        """Return the connections that a close request's selector names."""
+        if target == Target.CONNECTION:
+            found = self._by_id.get(value)
+            return [found] if found else []
+        if target == Target.CLIENT:
+            return list(self._by_client.get(value, {}).values())
+        if target == Target.ALL or (target == Target.NODE and value == node_id):
+            return list(self._by_id.values())
+        if target == Target.ADDRESS:
+            network = ipaddress.ip_network(value, strict=False)
+            return [one for one in self if _is_within(one.address, network)]
+        matches: dict[str, Callable[[LiveConnection], bool]] = {
+            Target.USER: lambda one: str(one.user_id) == value,
+            Target.SESSION_KEY: lambda one: one.session_digest == value,
+            Target.TOKEN: lambda one: str(one.token_id) == value,
+        }
+        is_meant = matches.get(target)
+        return [one for one in self if is_meant(one)] if is_meant else []
+
+
+def new_connection_id() -> str:
+    """
+    Return an unguessable id that sorts by the time it was made.
+
+    RFC 9562, section 5.7 (UUIDv7) without the dashes: 48 bits of milliseconds,
+    then 74 random bits, so that rows are inserted at one end of the index.
+    """
+    milliseconds = time.time_ns() // 1_000_000
+    random_bits = int.from_bytes(os.urandom(10), "big")
+    value = milliseconds << 80 | random_bits
+    value = value & ~(0xF << 76) | 0x7 << 76
+    value = value & ~(0x3 << 62) | 0x2 << 62
+    return f"{value:032x}"
+
+
+def _is_within(
+    address: str, network: ipaddress.IPv4Network | ipaddress.IPv6Network
+) -> bool:
+    try:
+        return ipaddress.ip_address(address) in network
+    except ValueError:
+        return False

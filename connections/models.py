@@ -1,0 +1,219 @@
+"""The durable truth: nodes, connections, errors, tokens, close requests."""
+
+from django.conf import settings
+from django.db import models
+from django.db.models.functions import Now
+
+from connections.querysets import (
+    AccessTokenQuerySet,
+    CloseRequestQuerySet,
+    ConnectionQuerySet,
+    NodeQuerySet,
+    SweepQuerySet,
+)
+
+ID_LENGTH = 32
+
+
+class Node(models.Model):
+    """One server process, from its start to its end."""
+
+    class State(models.TextChoices):
+        SERVING = "serving"
+        DRAINING = "draining"
+        STOPPED = "stopped"
+        LOST = "lost"
+
+    node_id = models.CharField(primary_key=True, max_length=ID_LENGTH)
+    host = models.CharField(max_length=255)
+    pid = models.PositiveIntegerField()
+    version = models.CharField(max_length=40)
+    state = models.CharField(
+        max_length=10, choices=State.choices, default=State.SERVING
+    )
+    generation = models.PositiveIntegerField(
+        default=1, help_text="How often the node came back after it was taken for dead."
+    )
+    beat = models.PositiveBigIntegerField(
+        default=0, help_text="Grows with each beat; stands still when the node is dead."
+    )
+    beat_at = models.DateTimeField()
+    started_at = models.DateTimeField()
+    stopped_at = models.DateTimeField(null=True, blank=True)
+    open_connections = models.PositiveIntegerField(default=0)
+
+    objects = NodeQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-started_at"]
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.pid} ({self.node_id[:8]})"
+
+
+class Connection(models.Model):
+    """
+    One WebSocket, from accept to close.
+
+    Rows are written in batches by the node's recorder. References have no
+    constraint in the database: a user or node deleted in between must not fail
+    the batch that names it.
+    """
+
+    connection_id = models.CharField(primary_key=True, max_length=ID_LENGTH)
+    client_id = models.CharField(max_length=255)
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        db_constraint=False,
+        related_name="+",
+    )
+    node = models.ForeignKey(
+        Node, on_delete=models.DO_NOTHING, db_constraint=False, related_name="+"
+    )
+    path = models.CharField(max_length=255)
+    route = models.CharField(max_length=255, blank=True)
+    address = models.CharField(max_length=64, blank=True)
+    origin = models.CharField(max_length=255, blank=True)
+    user_agent = models.CharField(max_length=255, blank=True)
+    opened_at = models.DateTimeField(db_index=True)
+    last_activity_at = models.DateTimeField()
+    closed_at = models.DateTimeField(null=True, blank=True)
+    close_code = models.PositiveSmallIntegerField(null=True, blank=True)
+    reason = models.CharField(max_length=32, blank=True)
+    messages_in = models.PositiveBigIntegerField(default=0)
+    messages_out = models.PositiveBigIntegerField(default=0)
+    bytes_in = models.PositiveBigIntegerField(default=0)
+    bytes_out = models.PositiveBigIntegerField(default=0)
+    errors = models.PositiveIntegerField(default=0)
+
+    objects = ConnectionQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-connection_id"]
+        indexes = [
+            models.Index(fields=["client_id", "-opened_at"], name="connection_client"),
+            models.Index(fields=["node", "closed_at"], name="connection_node"),
+            models.Index(fields=["reason", "-closed_at"], name="connection_reason"),
+            models.Index(fields=["closed_at"], name="connection_closed"),
+            models.Index(
+                fields=["last_activity_at"],
+                name="connection_open_activity",
+                condition=models.Q(closed_at=None),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.client_id} ({self.connection_id})"
+
+
+class ErrorEvent(models.Model):
+    """An exception that the error boundary caught; `error_id` is what users see."""
+
+    error_id = models.CharField(primary_key=True, max_length=ID_LENGTH)
+    connection = models.ForeignKey(
+        Connection,
+        on_delete=models.DO_NOTHING,
+        null=True,
+        blank=True,
+        db_constraint=False,
+        related_name="error_events",
+    )
+    node = models.ForeignKey(
+        Node, on_delete=models.DO_NOTHING, db_constraint=False, related_name="+"
+    )
+    at = models.DateTimeField(db_index=True)
+    exception_class = models.CharField(max_length=255, db_index=True)
+    where = models.CharField(max_length=255)
+    route = models.CharField(max_length=255, blank=True)
+    traceback = models.TextField(blank=True)
+
+    class Meta:
+        ordering = ["-at"]
+
+    def __str__(self) -> str:
+        return f"{self.exception_class} ({self.error_id})"
+
+
+class AccessToken(models.Model):
+    """A bearer token; only its hash is stored."""
+
+    digest = models.CharField(max_length=64, unique=True, editable=False)
+    hint = models.CharField(
+        max_length=8, editable=False, help_text="How the token begins."
+    )
+    client_id = models.CharField(max_length=255, db_index=True)
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.CASCADE,
+        null=True,
+        blank=True,
+        related_name="access_tokens",
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+    expires_at = models.DateTimeField(null=True, blank=True)
+    revoked_at = models.DateTimeField(null=True, blank=True)
+
+    objects = AccessTokenQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return f"{self.client_id} ({self.hint}…)"
+
+
+class CloseRequest(models.Model):
+    """
+    A request to end the connections that a selector names, wherever they are.
+
+    Every node reads the requests younger than 60 seconds on each beat and
+    applies each once. Rows are never updated.
+    """
+
+    class Target(models.TextChoices):
+        CONNECTION = "connection"
+        CLIENT = "client"
+        USER = "user"
+        SESSION_KEY = "session_key", "session key (hashed)"
+        TOKEN = "token"
+        ADDRESS = "address", "address or network"
+        NODE = "node"
+        ALL = "all"
+
+    target = models.CharField(max_length=12, choices=Target.choices)
+    value = models.CharField(max_length=255, blank=True)
+    reason = models.CharField(max_length=32)
+    author = models.CharField(max_length=150, blank=True)
+    note = models.CharField(max_length=255, blank=True)
+    idle_seconds = models.FloatField(
+        null=True,
+        blank=True,
+        help_text="Only where the node itself saw no activity for so long.",
+    )
+    created_at = models.DateTimeField(db_default=Now(), db_index=True)
+
+    objects = CloseRequestQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-id"]
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.target} {self.value}".rstrip()
+
+
+class Sweep(models.Model):
+    """Who sweeps: one row, held by one sweeper at a time, and its last result."""
+
+    name = models.CharField(primary_key=True, max_length=20)
+    holder_id = models.CharField(max_length=ID_LENGTH, blank=True)
+    held_at = models.DateTimeField(null=True)
+    finished_at = models.DateTimeField(null=True)
+    result = models.JSONField(default=dict)
+
+    objects = SweepQuerySet.as_manager()
+
+    def __str__(self) -> str:
+        return self.name

@@ -1,0 +1,267 @@
+"""
+Typed options: a frozen dataclass describes a section, this module reads it.
+
+A field made with option() says what kind of value it takes, its range and what
+it is for. read_section() turns a mapping (from YAML, a dict in settings, or
+the environment) into the dataclass and reports every problem it finds, never
+only the first.
+"""
+
+import dataclasses
+import ipaddress
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from connections import units
+
+Section = TypeVar("Section")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One wrong value: where it stands, what stands there, what is allowed."""
+
+    path: str
+    value: object
+    allowed: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.value!r} is not allowed; {self.allowed}"
+
+
+class Kind(ABC):
+    """What values an option takes."""
+
+    @property
+    @abstractmethod
+    def allowed(self) -> str:
+        """What is allowed, as the end of a sentence for a person."""
+
+    @abstractmethod
+    def parse(self, raw: object) -> object:
+        """
+        Return the value meant by raw.
+
+        Raises:
+            ValueError: raw is not of this kind or out of its range.
+        """
+
+    def format(self, value: Any) -> str:
+        """Return the value as one writes it in YAML."""
+        return str(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Whole(Kind):
+    """A whole number within a range, both ends included."""
+
+    minimum: int = 0
+    maximum: int = 1_000_000_000
+
+    @property
+    def allowed(self) -> str:
+        return f"a whole number from {self.minimum} to {self.maximum}"
+
+    def parse(self, raw: object) -> int:
+        if isinstance(raw, bool) or not isinstance(raw, int):
+            raise ValueError(self.allowed)
+        if not self.minimum <= raw <= self.maximum:
+            raise ValueError(self.allowed)
+        return raw
+
+
+@dataclass(frozen=True, slots=True)
+class Number(Kind):
+    """A number within a range, both ends included."""
+
+    minimum: float = 0
+    maximum: float = 1e9
+
+    @property
+    def allowed(self) -> str:
+        return f"a number from {self.minimum:g} to {self.maximum:.12g}"
+
+    def parse(self, raw: object) -> float:
+        if isinstance(raw, bool) or not isinstance(raw, int | float):
+            raise ValueError(self.allowed)
+        if not self.minimum <= raw <= self.maximum:
+            raise ValueError(self.allowed)
+        return raw
+
+    def format(self, value: Any) -> str:
+        return f"{value:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Flag(Kind):
+    """True or false."""
+
+    @property
+    def allowed(self) -> str:
+        return "true or false"
+
+    def parse(self, raw: object) -> bool:
+        if not isinstance(raw, bool):
+            raise ValueError(self.allowed)
+        return raw
+
+    def format(self, value: Any) -> str:
+        return "true" if value else "false"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice(Kind):
+    """One of a few words."""
+
+    words: tuple[str, ...]
+
+    @property
+    def allowed(self) -> str:
+        return "one of " + ", ".join(self.words)
+
+    def parse(self, raw: object) -> str:
+        if not isinstance(raw, str) or raw not in self.words:
+            raise ValueError(self.allowed)
+        return raw
+
+
+@dataclass(frozen=True, slots=True)
+class Size(Kind):
+    """A number of bytes, written as 1MB, 64KiB or 4096."""
+
+    minimum: int = 1
+    maximum: int = 64 * 1024**3
+
+    @property
+    def allowed(self) -> str:
+        low, high = units.format_size(self.minimum), units.format_size(self.maximum)
+        return f"a size such as 1MB or 64KiB, from {low} to {high}"
+
+    def parse(self, raw: object) -> int:
+        if not isinstance(raw, str | int):
+            raise ValueError(self.allowed)
+        try:
+            size = units.parse_size(raw)
+        except ValueError as exc:
+            raise ValueError(self.allowed) from exc
+        if not self.minimum <= size <= self.maximum:
+            raise ValueError(self.allowed)
+        return size
+
+    def format(self, value: Any) -> str:
+        return units.format_size(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Texts(Kind):
+    """A list of texts that each pass a test."""
+
+    what: str
+    accept: Callable[[str], object]
+    """Raises ValueError for a text that is not allowed."""
+
+    @property
+    def allowed(self) -> str:
+        return f"a list of {self.what}"
+
+    def parse(self, raw: object) -> tuple[str, ...]:
+        if isinstance(raw, str):
+            raw = [part.strip() for part in raw.split(",") if part.strip()]
+        if not isinstance(raw, Sequence):
+            raise ValueError(self.allowed)
+        for text in raw:
+            if not isinstance(text, str):
+                raise ValueError(self.allowed)
+            try:
+                self.accept(text)
+            except ValueError as exc:
+                raise ValueError(f"{self.allowed} ({text!r}: {exc})") from exc
+        return tuple(raw)
+
+    def format(self, value: Any) -> str:
+        return "[" + ", ".join(value) + "]"
+
+
+NETWORKS = Texts(
+    "addresses or networks such as 10.0.0.0/8 or ::1",
+    ipaddress.ip_network,
+)
+
+
+def option(kind: Kind, default: object, about: str) -> Any:
+    """Return a dataclass field of a kind, with its default and one line about it."""
+    return dataclasses.field(
+        default=kind.parse(default), metadata={"kind": kind, "about": about}
+    )
+
+
+def section(section_class: type) -> Any:
+    """Return a dataclass field that is a section of its own."""
+    return dataclasses.field(
+        default_factory=section_class, metadata={"section": section_class}
+    )
+
+
+def read_section(
+    section_class: type[Section], raw: object, path: str, problems: list[Problem]
+) -> Section:
+    """
+    Return section_class filled from a mapping, problems appended to the list.
+
+    A value with a problem, and a key that is not given, take the default.
+    """
+    if raw is None:
+        raw = {}
+    if not isinstance(raw, Mapping):
+        problems.append(Problem(path, raw, "a mapping of keys to values"))
+        return section_class()
+    fields = {field.name: field for field in _fields(section_class)}
+    values: dict[str, object] = {}
+    for key, value in raw.items():
+        key_path = f"{path}.{key}"
+        field = fields.get(key) if isinstance(key, str) else None
+        if field is None:
+            known = ", ".join(fields)
+            problems.append(Problem(key_path, value, f"an unknown key; known: {known}"))
+        elif "section" in field.metadata:
+            nested = field.metadata["section"]
+            values[field.name] = read_section(nested, value, key_path, problems)
+        else:
+            try:
+                values[field.name] = field.metadata["kind"].parse(value)
+            except ValueError as exc:
+                problems.append(Problem(key_path, value, str(exc)))
+    return section_class(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class Documented:
+    """One option as the table in README shows it."""
+
+    path: str
+    default: str
+    allowed: str
+    about: str
+
+
+def walk(section_class: type, prefix: str = "") -> Iterator[Documented]:
+    """Yield every option of a section and of the sections inside it."""
+    for field in _fields(section_class):
+        if "section" in field.metadata:
+            yield from walk(field.metadata["section"], f"{prefix}{field.name}.")
+        else:
+            kind = field.metadata["kind"]
+            yield Documented(
+                path=prefix + field.name,
+                default=kind.format(field.default),
+                allowed=kind.allowed,
+                about=field.metadata["about"],
+            )
+
+
+def _fields(section_class: type) -> Iterator[dataclasses.Field[Any]]:
+    for field in dataclasses.fields(section_class):
+        if "kind" in field.metadata or "section" in field.metadata:
+            yield field

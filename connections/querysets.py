@@ -1,0 +1,134 @@
+"""Queries by name; every one runs on SQLite and PostgreSQL alike."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from django.db import models, transaction
+from django.db.models import F, Q
+from django.db.models.functions import Now
+
+if TYPE_CHECKING:
+    from connections.models import (
+        AccessToken,
+        CloseRequest,
+        Connection,
+        Node,
+        Sweep,
+    )
+
+LIVE_STATES = ("serving", "draining")
+
+
+def digest_token(token: str) -> str:
+    """Return what is stored of a token: SHA-256, for it has 256 random bits."""
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class NodeQuerySet(models.QuerySet["Node"]):
+    def live(self) -> NodeQuerySet:
+        """Nodes that have neither stopped nor been taken for dead."""
+        return self.filter(state__in=LIVE_STATES)
+
+    def silent_since(self, moment: datetime) -> NodeQuerySet:
+        """Live nodes whose last beat is older than a moment of the database's clock."""
+        return self.live().filter(beat_at__lt=moment)
+
+    def mark_lost(self, node: Node) -> bool:
+        """Record a node as dead, unless it has beaten since it was read."""
+        unchanged = self.live().filter(
+            node_id=node.node_id, beat=node.beat, generation=node.generation
+        )
+        return bool(unchanged.update(state="lost", stopped_at=Now()))
+
+
+class ConnectionQuerySet(models.QuerySet["Connection"]):
+    def open(self) -> ConnectionQuerySet:
+        """Connections not recorded as closed."""
+        return self.filter(closed_at=None)
+
+    def idle_since(self, moment: datetime) -> ConnectionQuerySet:
+        """Open connections without application data since a moment."""
+        return self.open().filter(last_activity_at__lte=moment)
+
+    def mark_lost(self, batch_size: int) -> int:
+        """
+        Record as lost some open connections whose node is gone; return how many.
+
+        Their end is put at the node's last beat, the last time anyone saw them.
+        """
+        with transaction.atomic():
+            rows = list(
+                self.open()
+                .filter(~Q(node__state__in=LIVE_STATES))
+                .order_by("connection_id")
+                .values_list("connection_id", "node__beat_at")[:batch_size]
+            )
+            by_moment: dict[datetime | None, list[str]] = {}
+            for connection_id, beat_at in rows:
+                by_moment.setdefault(beat_at, []).append(connection_id)
+            count = 0
+            for beat_at, connection_ids in by_moment.items():
+                count += (
+                    self.open()
+                    .filter(connection_id__in=connection_ids)
+                    .update(
+                        closed_at=beat_at or F("last_activity_at"),
+                        close_code=1006,
+                        reason="lost",
+                    )
+                )
+        return count
+
+    def prune(self, moment: datetime, batch_size: int) -> int:
+        """Delete some connections closed before a moment; return how many."""
+        return delete_some(self.filter(closed_at__lt=moment), batch_size)
+
+
+class AccessTokenQuerySet(models.QuerySet["AccessToken"]):
+    def find(self, token: str) -> AccessToken | None:
+        """
+        Return the row of a token, whatever its state, with its user.
+
+        The look-up is by hash, so its timing tells nothing about the token.
+        """
+        return self.select_related("user").filter(digest=digest_token(token)).first()
+
+
+class CloseRequestQuerySet(models.QuerySet["CloseRequest"]):
+    def recent(self, seconds: float = 60) -> CloseRequestQuerySet:
+        """Requests young enough to be applied still, by the database's clock."""
+        return self.filter(created_at__gte=Now() - timedelta(seconds=seconds))
+
+    def post(self, requests: Sequence[CloseRequest]) -> None:
+        """Write requests; every node applies them on its next beat."""
+        self.bulk_create(requests, batch_size=200)
+
+
+class SweepQuerySet(models.QuerySet["Sweep"]):
+    def take(self, name: str, holder_id: str, timeout_seconds: float) -> bool:
+        """Take or keep the right to sweep, unless another holds it and is alive."""
+        self.get_or_create(name=name)
+        free = Q(holder_id__in=("", holder_id)) | Q(held_at=None)
+        silent = Q(held_at__lt=Now() - timedelta(seconds=timeout_seconds))
+        return bool(
+            self.filter(free | silent, name=name).update(
+                holder_id=holder_id, held_at=Now()
+            )
+        )
+
+    def give_up(self, name: str, holder_id: str) -> None:
+        """Let another sweeper begin at once."""
+        self.filter(name=name, holder_id=holder_id).update(holder_id="", held_at=None)
+
+
+def delete_some(rows: models.QuerySet[Any], batch_size: int) -> int:
+    """Delete at most batch_size rows in one short transaction; return how many."""
+    keys = list(rows.order_by().values_list("pk", flat=True)[:batch_size])
+    if not keys:
+        return 0
+    count: int = rows.model._default_manager.filter(pk__in=keys)._raw_delete(rows.db)
+    return count

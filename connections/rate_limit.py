@@ -1,0 +1,112 @@
+"""Token buckets: how much a connection may send, sustained and at once."""
+
+from enum import Enum
+
+from connections.units import Clock
+
+
+class TokenBucket:
+    """
+    A bucket of `burst` tokens that refills at `rate` tokens a second.
+
+    Over any span of t seconds it grants at most burst + rate * t tokens.
+    """
+
+    __slots__ = ("_filled_at", "_tokens", "burst", "rate")
+
+    def __init__(self, rate: float, burst: float, now: float) -> None:
+        self.rate = rate
+        self.burst = burst
+        self._tokens = float(burst)
+        self._filled_at = now
+
+    def take(self, amount: float, now: float) -> bool:
+        """Take tokens if there are enough; now is in seconds, monotonic."""
+        if self._refill(now) < amount:
+            return False
+        self._tokens -= amount
+        return True
+
+    def give_back(self, amount: float) -> None:
+        """Put back tokens that were taken for something refused elsewhere."""
+        self._tokens = min(self.burst, self._tokens + amount)
+
+    def seconds_until(self, amount: float, now: float) -> float:
+        """Return how long until that many tokens are there (0: now)."""
+        missing = min(amount, self.burst) - self._refill(now)
+        return max(0.0, missing / self.rate)
+
+    def is_half_full(self, now: float) -> bool:
+        """Tell whether at least half of the burst is there."""
+        return self._refill(now) >= self.burst / 2
+
+    def _refill(self, now: float) -> float:
+        elapsed = now - self._filled_at
+        if elapsed > 0:
+            self._tokens = min(self.burst, self._tokens + elapsed * self.rate)
+            self._filled_at = now
+        return self._tokens
+
+
+class Verdict(Enum):
+    """What happens to a message."""
+
+    PASS = "pass"
+    DROP = "drop"
+    CLOSE = "close"
+
+
+class RateLimiter:
+    """
+    Messages and bytes of one connection.
+
+    What is over the rate is dropped. An excess that goes on for
+    tolerance_seconds closes the connection: it goes on until both buckets are
+    half full again, so neither a pause between two floods nor a few messages
+    let through in between start it anew.
+    """
+
+    __slots__ = ("_bytes", "_clock", "_excess_since", "_messages", "_tolerance_seconds")
+
+    def __init__(
+        self,
+        *,
+        messages_per_second: float,
+        burst_messages: float,
+        bytes_per_second: float,
+        burst_bytes: float,
+        tolerance_seconds: float,
+        clock: Clock,
+    ) -> None:
+        now = clock()
+        self._clock = clock
+        self._messages = TokenBucket(messages_per_second, burst_messages, now)
+        self._bytes = TokenBucket(bytes_per_second, burst_bytes, now)
+        self._tolerance_seconds = tolerance_seconds
+        self._excess_since: float | None = None
+
+    def check(self, size_bytes: int) -> Verdict:
+        """Decide about one message that has arrived now."""
+        now = self._clock()
+        if self._excess_since is not None and self._has_recovered(now):
+            self._excess_since = None
+        if self._messages.take(1, now):
+            if self._bytes.take(size_bytes, now):
+                return Verdict.PASS
+            self._messages.give_back(1)
+        if self._excess_since is None:
+            self._excess_since = now
+        if now - self._excess_since >= self._tolerance_seconds:
+            return Verdict.CLOSE
+        return Verdict.DROP
+
+    def retry_after_seconds(self, size_bytes: int) -> float:
+        """Return how long until a message of that size would pass."""
+        now = self._clock()
+        return max(
+            self._messages.seconds_until(1, now),
+            self._bytes.seconds_until(size_bytes, now),
+        )
+
+    def _has_recovered(self, now: float) -> bool:
+        return self._messages.is_half_full(now) and self._bytes.is_half_full(now)

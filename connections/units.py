@@ -1,0 +1,60 @@
+"""Sizes as people write them, and the clock that everything timed is given."""
+
+import re
+from collections.abc import Callable
+
+Clock = Callable[[], float]
+"""A monotonic clock: seconds from an arbitrary start, never going back."""
+
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", re.ASCII)
+_SIZE_UNITS = {
+    "": 1,
+    "b": 1,
+    "kb": 1000,
+    "mb": 1000**2,
+    "gb": 1000**3,
+    "kib": 1024,
+    "mib": 1024**2,
+    "gib": 1024**3,
+}
+
+
+def parse_size(text: str | int) -> int:
+    """
+    Return the bytes meant by a size such as 1MB, 64KiB or 4096.
+
+    kB, MB and GB are decimal (1MB is 1 000 000 bytes), KiB, MiB and GiB
+    binary, as in IEC 80000-13. Case does not matter.
+
+    Raises:
+        ValueError: the text is not a size.
+    """
+    if isinstance(text, bool):
+        raise ValueError("a size is a number of bytes, not a boolean")
+    if isinstance(text, int):
+        if text < 0:
+            raise ValueError("a size cannot be negative")
+        return text
+    found = _SIZE.fullmatch(text)
+    factor = _SIZE_UNITS.get(found[2].lower()) if found else None
+    if found is None or factor is None:
+        raise ValueError(f"{text!r} is not a size such as 1MB, 64KiB or 4096")
+    amount = float(found[1]) * factor
+    if amount != int(amount):
+        raise ValueError(f"{text!r} is not a whole number of bytes")
+    return int(amount)
+
+
+def format_size(size_bytes: int) -> str:
+    """Return a size in the largest decimal or binary unit that divides it."""
+    for name, factor in (
+        ("GB", 1000**3),
+        ("GiB", 1024**3),
+        ("MB", 1000**2),
+        ("MiB", 1024**2),
+        ("kB", 1000),
+        ("KiB", 1024),
+    ):
+        if size_bytes and size_bytes % factor == 0:
+            return f"{size_bytes // factor}{name}"
+    return str(size_bytes)

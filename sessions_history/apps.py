@@ -1,0 +1,7 @@
+from django.apps import AppConfig
+
+
+class SessionsHistoryConfig(AppConfig):
+    name = "sessions_history"
+    verbose_name = "Session history"
+    default_auto_field = "django.db.models.BigAutoField"
