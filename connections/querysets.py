@@ -12,7 +12,7 @@ from django.db.models import F, Q
 from django.db.models.functions import Now
 
 if TYPE_CHECKING:
-    from connections.models import (
+    from connections.models import (  # noqa: F401 (some are named in bases only)
         AccessToken,
         CloseRequest,
         Connection,
@@ -71,12 +71,12 @@ class ConnectionQuerySet(models.QuerySet["Connection"]):
             for connection_id, beat_at in rows:
                 by_moment.setdefault(beat_at, []).append(connection_id)
             count = 0
-            for beat_at, connection_ids in by_moment.items():
+            for moment, connection_ids in by_moment.items():
                 count += (
                     self.open()
                     .filter(connection_id__in=connection_ids)
                     .update(
-                        closed_at=beat_at or F("last_activity_at"),
+                        closed_at=moment or F("last_activity_at"),
                         close_code=1006,
                         reason="lost",
                     )
