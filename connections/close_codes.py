@@ -73,6 +73,9 @@ TOKEN_EXPIRED = Ending(code=4100, reason="token_expired", reconnect=Reconnect.NE
 POOL_FULL = Ending(
     code=4103, reason="pool_full", reconnect=Reconnect.LATER, after_ms=_LATER
 )
+CLIENT_FULL = Ending(
+    code=4103, reason="client_full", reconnect=Reconnect.LATER, after_ms=_LATER
+)
 UNAVAILABLE = Ending(
     code=4104, reason="unavailable", reconnect=Reconnect.LATER, after_ms=_LATER
 )
@@ -132,6 +135,7 @@ ENDINGS: dict[str, Ending] = {
         POLICY,
         TOKEN_EXPIRED,
         POOL_FULL,
+        CLIENT_FULL,
         UNAVAILABLE,
         RATE_LIMITED,
         DRAINING,

@@ -1,16 +1,19 @@
 """The live connections of one node: the truth about its sockets."""
 
+import asyncio
 import ipaddress
 import os
 import time
 from collections.abc import Callable, Iterator
-from datetime import datetime
 from typing import Protocol
+
+from django.utils import timezone
 
 from connections.close_codes import Ending
 from connections.models import CloseRequest
 
 Target = CloseRequest.Target
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Transport(Protocol):
@@ -37,18 +40,32 @@ class Transport(Protocol):
         """Drop the TCP connection without a close frame."""
 
 
+class Wire(Protocol):
+    """What can be done to a connection from outside its consumer."""
+
+    def end(self, ending: Ending, ref: str | None, after_ms: int | None) -> None:
+        """Send `bye` and the close frame; abort if the client lingers."""
+
+    def announce(self, ending: Ending, after_ms: int) -> None:
+        """Send `bye` now, for an end that comes after_ms from now."""
+
+    def abort(self) -> None:
+        """Stop the consumer and drop the socket without waiting for either."""
+
+
 class LiveConnection:
     """
     One accepted socket: who it belongs to, what it did, how to end it.
 
     Counters and moments are written by the consumer and read by the node.
-    Monotonic moments are in seconds of the node's clock.
+    `arrived` (its handshake), `opened_monotonic`, `last_activity` and
+    `written_activity` are in seconds of the node's clock.
     """
 
     __slots__ = (
         "__weakref__",
-        "_end",
         "address",
+        "arrived",
         "busy_count",
         "bytes_in",
         "bytes_out",
@@ -56,6 +73,7 @@ class LiveConnection:
         "connection_id",
         "ending",
         "errors",
+        "holds_slot",
         "last_activity",
         "messages_in",
         "messages_out",
@@ -69,6 +87,7 @@ class LiveConnection:
         "transport",
         "user_agent",
         "user_id",
+        "wire",
         "written_activity",
     )
 
@@ -77,9 +96,8 @@ class LiveConnection:
         *,
         connection_id: str,
         client_id: str,
-        opened_at: datetime,
-        opened_monotonic: float,
-        end: Callable[[Ending, str | None, int | None], None],
+        now: float,
+        wire: Wire,
         user_id: int | None = None,
         token_id: int | None = None,
         session_digest: str = "",
@@ -101,10 +119,12 @@ class LiveConnection:
         self.origin = origin
         self.user_agent = user_agent
         self.transport = transport
-        self.opened_at = opened_at
-        self.opened_monotonic = opened_monotonic
-        self.last_activity = opened_monotonic
-        self.written_activity = opened_monotonic
+        self.arrived = now
+        self.opened_at = timezone.now()
+        self.opened_monotonic = now
+        self.last_activity = now
+        self.written_activity = now
+        self.holds_slot = False
         self.busy_count = 0
         self.messages_in = 0
         self.messages_out = 0
@@ -112,7 +132,14 @@ class LiveConnection:
         self.bytes_out = 0
         self.errors = 0
         self.ending: Ending | None = None
-        self._end = end
+        self.wire = wire
+
+    def mark_opened(self, now: float) -> None:
+        """Put the moment of opening, which orders a client's connections, at now."""
+        self.opened_at = timezone.now()
+        self.opened_monotonic = now
+        self.last_activity = now
+        self.written_activity = now
 
     def end(
         self, ending: Ending, *, ref: str | None = None, after_ms: int | None = None
@@ -127,7 +154,7 @@ class LiveConnection:
         if self.ending is not None:
             return False
         self.ending = ending
-        self._end(ending, ref, after_ms)
+        self.wire.end(ending, ref, after_ms)
         return True
 
     def idle_seconds(self, now: float) -> float:
@@ -141,6 +168,8 @@ class Hub:
     def __init__(self) -> None:
         self._by_id: dict[str, LiveConnection] = {}
         self._by_client: dict[str, dict[str, LiveConnection]] = {}
+        self.emptied = asyncio.Event()
+        self.emptied.set()
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -158,6 +187,7 @@ class Hub:
     def join(self, connection: LiveConnection) -> None:
         """Add a connection that was accepted."""
         self._by_id[connection.connection_id] = connection
+        self.emptied.clear()
         clients = self._by_client.setdefault(connection.client_id, {})
         clients[connection.connection_id] = connection
 
@@ -169,6 +199,8 @@ class Hub:
         del clients[connection.connection_id]
         if not clients:
             del self._by_client[connection.client_id]
+        if not self._by_id:
+            self.emptied.set()
         return True
 
     def select(self, target: str, value: str, node_id: str) -> list[LiveConnection]:
@@ -181,7 +213,9 @@ class Hub:
         if target == Target.ALL or (target == Target.NODE and value == node_id):
             return list(self._by_id.values())
         if target == Target.ADDRESS:
-            network = ipaddress.ip_network(value, strict=False)
+            network = parse_network(value)
+            if network is None:
+                return []
             return [one for one in self if _is_within(one.address, network)]
         matches: dict[str, Callable[[LiveConnection], bool]] = {
             Target.USER: lambda one: str(one.user_id) == value,
@@ -207,9 +241,15 @@ def new_connection_id() -> str:
     return f"{value:032x}"
 
 
-def _is_within(
-    address: str, network: ipaddress.IPv4Network | ipaddress.IPv6Network
-) -> bool:
+def parse_network(text: str) -> Network | None:
+    """Return the network that an address or CIDR means, or None."""
+    try:
+        return ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return None
+
+
+def _is_within(address: str, network: Network) -> bool:
     try:
         return ipaddress.ip_address(address) in network
     except ValueError:

@@ -37,6 +37,15 @@ class NodeQuerySet(models.QuerySet["Node"]):
         """Live nodes whose last beat is older than a moment of the database's clock."""
         return self.live().filter(beat_at__lt=moment)
 
+    def beat(self, open_connections: int, state: str) -> int:
+        """Move the counters of the nodes selected; return how many there are."""
+        return self.update(
+            beat=F("beat") + 1,
+            beat_at=Now(),
+            open_connections=open_connections,
+            state=state,
+        )
+
     def mark_lost(self, node: Node) -> bool:
         """Record a node as dead, unless it has beaten since it was read."""
         unchanged = self.live().filter(

@@ -1,0 +1,96 @@
+"""Whose request it is: the peer's address, or what a trusted proxy says."""
+
+import ipaddress
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+Header = tuple[bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a request comes from, as far as it can be believed."""
+
+    address: str
+    is_secure: bool
+    host: str
+    is_forwarded_by_stranger: bool = False
+    """A forwarded header came from a peer that is no trusted proxy."""
+
+
+def find_source(
+    peer: str | None,
+    headers: Sequence[Header],
+    trusted_proxies: Iterable[str],
+    *,
+    is_secure: bool,
+) -> Source:
+    """
+    Return the source of a request.
+
+    X-Forwarded-For is read from the right, the only end that a client cannot
+    write: the first address there that is no trusted proxy is the client's.
+    A peer without an address (a Unix socket) is trusted as a local proxy.
+    """
+    networks = [ipaddress.ip_network(text, strict=False) for text in trusted_proxies]
+    host = _last(headers, b"host")
+    is_trusted = peer is None or _is_in(peer, networks)
+    forwarded = _all(headers, b"x-forwarded-for")
+    proto = _last(headers, b"x-forwarded-proto")
+    forwarded_host = _last(headers, b"x-forwarded-host")
+    if not is_trusted or not networks:
+        has_forwarded = bool(forwarded or proto or forwarded_host)
+        return Source(peer or "", is_secure, host, has_forwarded)
+    address = peer or ""
+    for hop in reversed(",".join(forwarded).split(",")):
+        if not hop.strip():
+            continue
+        parsed = _parse(hop)
+        if parsed is None:
+            break
+        address = str(parsed)
+        if not _is_in(address, networks):
+            break
+    if proto:
+        is_secure = proto.split(",")[-1].strip().lower() in ("https", "wss")
+    if forwarded_host:
+        host = forwarded_host.split(",")[-1].strip()
+    return Source(address, is_secure, host)
+
+
+def group_address(address: str) -> str:
+    """Return what limits per address count by: IPv4 whole, IPv6 by its /64."""
+    parsed = _parse(address)
+    if isinstance(parsed, ipaddress.IPv6Address):
+        if parsed.ipv4_mapped is not None:
+            return str(parsed.ipv4_mapped)
+        return str(ipaddress.ip_network((int(parsed), 64), strict=False))
+    return address
+
+
+def _parse(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    text = text.strip().strip('"')
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None
+
+
+def _is_in(
+    address: str, networks: Iterable[ipaddress.IPv4Network | ipaddress.IPv6Network]
+) -> bool:
+    parsed = _parse(address)
+    return parsed is not None and any(parsed in network for network in networks)
+
+
+def _all(headers: Sequence[Header], name: bytes) -> list[str]:
+    return [value.decode("latin-1") for key, value in headers if key == name]
+
+
+def _last(headers: Sequence[Header], name: bytes) -> str:
+    values = _all(headers, name)
+    return values[-1] if values else ""

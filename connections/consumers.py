@@ -1,0 +1,244 @@
+"""
+Consumers whose connections are limited, recorded and ended for a reason.
+
+Change the base class of a Channels consumer to the one here of the same kind;
+connect, receive, disconnect, groups and send work as Channels documents them.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from asgiref.sync import async_to_sync
+from channels.consumer import get_handler_name
+from channels.db import database_sync_to_async
+from channels.exceptions import (
+    AcceptConnection,
+    DenyConnection,
+    InvalidChannelLayerError,
+    StopConsumer,
+)
+from channels.generic.websocket import (
+    AsyncJsonWebsocketConsumer,
+    AsyncWebsocketConsumer,
+    JsonWebsocketConsumer,
+    WebsocketConsumer,
+)
+from channels.layers import get_channel_layer
+
+from connections.close_codes import ENDINGS, Ending, Reconnect
+from connections.credentials.identity import identify
+from connections.exceptions import InvalidMessage
+from connections.life import Life, Receive
+from connections.wire import Message, Send
+
+
+class _Limited:
+    """
+    What every limited consumer has, whichever Channels class it builds on.
+
+    It stands before the Channels class in the bases. Its own state is one
+    attribute, `_life`, so that a subclass is free in its names.
+    """
+
+    is_json = False
+
+    scope: Message
+    channel_layer: Any
+    channel_layer_alias: str
+    groups: list[str]
+    base_send: Any
+    _sync: bool
+    _life: Life
+    _loop: asyncio.AbstractEventLoop
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        self.scope = scope
+        self.channel_layer = get_channel_layer(self.channel_layer_alias)
+        self._loop = asyncio.get_running_loop()
+        self._life = Life(self, scope, receive, send)
+        transmit = self._life.wire.transmit
+        self.base_send = async_to_sync(transmit) if self._sync else transmit
+        await self._life.run()
+
+    async def dispatch(self, message: Message) -> None:
+        """
+        Hand an event to the method its type names.
+
+        Unlike Channels' own it does not visit the shared thread for each
+        message to close old database connections: the node does that once a
+        second for all.
+        """
+        await self._find_method(message)(message)
+
+    def end(self, close_code: int, reason: str) -> None:
+        """
+        End the connection with a close code and a reason, from any thread.
+
+        Returns at once. A reason of the registry (connections.close_codes)
+        tells the client what to do next; any other, that it should not return.
+        """
+        ending = ENDINGS.get(reason)
+        if ending is None or ending.code != close_code:
+            ending = Ending(code=close_code, reason=reason, reconnect=Reconnect.NEVER)
+        self._loop.call_soon_threadsafe(self._life.connection.end, ending)
+
+    def is_activity(self, message: Message) -> bool:
+        """
+        Tell whether a client's message keeps the connection from being idle.
+
+        `message` is the ASGI event, its payload in "text" or "bytes".
+        """
+        return True
+
+    def get_client_id(self, scope: Message) -> str | None:
+        """
+        Return who the connection belongs to: limits count per client.
+
+        By default whom the middleware found, else the user, else the address.
+        None: nothing is known, and the connection counts alone.
+        """
+        return identify(scope)
+
+    @property
+    def channel_name(self) -> str | None:
+        """The connection's own channel; its first use begins to receive on it."""
+        feed = self._life.feed
+        if feed is None:
+            raise AttributeError("channel_name: no channel layer is configured")
+        feed.open()
+        return feed.channel_name
+
+    def _find_method(self, message: Message) -> Callable[[Message], Any]:
+        name = get_handler_name(message)
+        method: Callable[[Message], Any] | None = getattr(self, name, None)
+        if method is None:
+            raise ValueError(f"No method for messages of type {message['type']}")
+        return method
+
+    def _require_feed(self) -> Any:
+        feed = self._life.feed
+        if feed is None or not hasattr(self.channel_layer, "group_add"):
+            raise InvalidChannelLayerError(
+                "BACKEND is unconfigured or doesn't support groups"
+            )
+        return feed
+
+
+class LimitedConsumer(_Limited, AsyncWebsocketConsumer):
+    """channels.generic.websocket.AsyncWebsocketConsumer, limited."""
+
+    async def websocket_connect(self, message: Message) -> None:
+        if self.groups:
+            await self._require_feed().join(self.groups)
+        try:
+            await self.connect()
+        except AcceptConnection:
+            await self.accept()
+        except DenyConnection:
+            await self.close()
+
+    async def websocket_disconnect(self, message: Message) -> None:
+        if self.groups:
+            await self._require_feed().leave(self.groups)
+        await self.disconnect(message["code"])
+        raise StopConsumer()
+
+
+class LimitedSyncConsumer(_Limited, WebsocketConsumer):
+    """
+    channels.generic.websocket.WebsocketConsumer, limited.
+
+    Its handlers run in the thread that Channels shares among all synchronous
+    code of the process; prefer LimitedConsumer where many clients connect.
+    """
+
+    async def dispatch(self, message: Message) -> None:
+        await database_sync_to_async(self._find_method(message))(message)
+
+    def websocket_connect(self, message: Message) -> None:
+        if self.groups:
+            async_to_sync(self._require_feed().join)(self.groups)
+        try:
+            self.connect()
+        except AcceptConnection:
+            self.accept()
+        except DenyConnection:
+            self.close()
+
+    def websocket_disconnect(self, message: Message) -> None:
+        if self.groups:
+            async_to_sync(self._require_feed().leave)(self.groups)
+        self.disconnect(message["code"])
+        raise StopConsumer()
+
+
+class LimitedJsonConsumer(LimitedConsumer, AsyncJsonWebsocketConsumer):
+    """
+    channels.generic.websocket.AsyncJsonWebsocketConsumer, limited.
+
+    What is no JSON is answered with an `error` message. Without a receive_json
+    of its own, a subclass gets {"type": "x", ...} in its method handle_x.
+    """
+
+    is_json = True
+
+    async def receive(
+        self,
+        text_data: str | None = None,
+        bytes_data: bytes | None = None,
+        **kwargs: Any,
+    ) -> None:
+        with _client_at_fault():
+            content = await self.decode_json(_require_text(text_data))
+        await self.receive_json(content, **kwargs)
+
+    async def receive_json(self, content: Any, **kwargs: Any) -> None:
+        await _find_handle(self, content)(content, **kwargs)
+
+
+class LimitedSyncJsonConsumer(LimitedSyncConsumer, JsonWebsocketConsumer):
+    """channels.generic.websocket.JsonWebsocketConsumer, limited; JSON as above."""
+
+    is_json = True
+
+    def receive(
+        self,
+        text_data: str | None = None,
+        bytes_data: bytes | None = None,
+        **kwargs: Any,
+    ) -> None:
+        with _client_at_fault():
+            content = self.decode_json(_require_text(text_data))
+        self.receive_json(content, **kwargs)
+
+    def receive_json(self, content: Any, **kwargs: Any) -> None:
+        _find_handle(self, content)(content, **kwargs)
+
+
+def _require_text(text_data: str | None) -> str:
+    if text_data is None:
+        raise InvalidMessage("invalid_message", "a binary frame; send JSON as text")
+    return text_data
+
+
+@contextlib.contextmanager
+def _client_at_fault() -> Iterator[None]:
+    """Turn what decoding raises into an answer to the client."""
+    try:
+        yield
+    except (ValueError, RecursionError) as exc:
+        raise InvalidMessage("invalid_json", "not valid JSON") from exc
+
+
+def _find_handle(consumer: _Limited, content: Any) -> Callable[..., Any]:
+    """Return the handle_<type> method that a message names."""
+    kind = content.get("type") if isinstance(content, dict) else None
+    if not isinstance(kind, str):
+        raise InvalidMessage("invalid_message", "not an object with a type")
+    name = f"handle_{kind}"
+    method: Callable[..., Any] | None = getattr(consumer, name, None)
+    if method is None or not name.isidentifier():
+        raise InvalidMessage("unknown_type", f"no messages of type {kind[:64]!r}")
+    return method

@@ -1,0 +1,41 @@
+"""Who a connection belongs to: what a credential said, or what a scope shows."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from connections.addresses import group_address
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credential:
+    """What was found out about a client at its handshake."""
+
+    client_id: str
+    user: Any = None
+    token_id: int | None = None
+    session: Any = None
+    session_digest: str = ""
+    expires_at: datetime | None = None
+
+
+def name_user(user: Any) -> str:
+    """Return the client id of a user without a token of its own."""
+    return f"user:{user.pk}"
+
+
+def name_address(address: str) -> str:
+    """Return the client id of an address: IPv6 counts by /64."""
+    return f"address:{group_address(address)}"
+
+
+def identify(scope: dict[str, Any]) -> str | None:
+    """Return the client id that a scope shows, or None where it shows nothing."""
+    credential: Credential | None = scope.get("credential")
+    if credential is not None:
+        return credential.client_id
+    user = scope.get("user")
+    if user is not None and getattr(user, "is_authenticated", False):
+        return name_user(user)
+    client = scope.get("client")
+    return name_address(str(client[0])) if client and client[0] else None

@@ -1,0 +1,64 @@
+"""Django sessions as a credential: read, never written."""
+
+import hashlib
+from importlib import import_module
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth import (
+    BACKEND_SESSION_KEY,
+    HASH_SESSION_KEY,
+    SESSION_KEY,
+    get_user_model,
+    load_backend,
+)
+from django.utils.crypto import constant_time_compare
+
+from connections import close_codes
+from connections.credentials.identity import Credential, name_user
+from connections.exceptions import Refused
+
+
+def digest_session_key(session_key: str) -> str:
+    """Return what names a session without giving it away."""
+    return hashlib.sha256(session_key.encode()).hexdigest()
+
+
+def verify_session(session_key: str) -> Credential:
+    """
+    Return the credential of a logged-in session; reads the database.
+
+    Unlike django.contrib.auth.get_user() it never rotates or flushes the
+    session: a WebSocket cannot set the browser's new cookie.
+
+    Raises:
+        Refused: no such session, or nobody is logged in to it.
+    """
+    engine = import_module(settings.SESSION_ENGINE)
+    session = engine.SessionStore(session_key)
+    user = _find_user(session)
+    if user is None or not user.is_active:
+        raise Refused(close_codes.UNAUTHENTICATED)
+    return Credential(
+        client_id=name_user(user),
+        user=user,
+        session=session,
+        session_digest=digest_session_key(session_key),
+        expires_at=session.get_expiry_date(),
+    )
+
+
+def _find_user(session: Any) -> Any:
+    """Return the user a session belongs to, if its hash still stands."""
+    path, user_id = session.get(BACKEND_SESSION_KEY), session.get(SESSION_KEY)
+    if user_id is None or path not in settings.AUTHENTICATION_BACKENDS:
+        return None
+    primary_key = get_user_model()._meta.pk.to_python(user_id)
+    user = load_backend(path).get_user(primary_key)
+    if user is None:
+        return None
+    known = session.get(HASH_SESSION_KEY, "")
+    valid = [user.get_session_auth_hash(), *user.get_session_auth_fallback_hash()]
+    if not any(constant_time_compare(known, one) for one in valid):
+        return None
+    return user

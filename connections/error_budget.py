@@ -1,0 +1,27 @@
+"""How many errors a connection may have before it is closed."""
+
+from collections import deque
+
+from connections.units import Clock
+
+
+class ErrorBudget:
+    """Errors within a sliding window of seconds."""
+
+    __slots__ = ("_budget", "_clock", "_moments", "_window_seconds")
+
+    def __init__(self, budget: int, window_seconds: float, clock: Clock) -> None:
+        self._budget = budget
+        self._window_seconds = window_seconds
+        self._clock = clock
+        self._moments: deque[float] | None = None
+
+    def spend(self) -> bool:
+        """Count an error now; return False when the budget is used up."""
+        now = self._clock()
+        if self._moments is None:
+            # Most connections never have an error: no memory for those.
+            self._moments = deque(maxlen=self._budget)
+        self._moments.append(now)
+        is_full = len(self._moments) == self._budget
+        return not (is_full and now - self._moments[0] < self._window_seconds)

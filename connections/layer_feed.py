@@ -1,0 +1,124 @@
+"""What reaches one connection over the channel layer."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+_RETRY_SECONDS = (0.5, 1, 2, 5, 10)
+
+
+class LayerFeed:
+    """
+    A connection's own channel, and its membership in groups.
+
+    Receiving begins at the first use of the channel's name. A layer that fails
+    is logged and tried again: it never ends a connection.
+    """
+
+    __slots__ = ("_channel_name", "_deliver", "_layer", "_loop", "_rejoining", "_task")
+
+    def __init__(
+        self,
+        layer: Any,
+        deliver: Callable[[dict[str, Any]], Awaitable[None]],
+    ) -> None:
+        self._layer = layer
+        self._deliver = deliver
+        self._loop = asyncio.get_running_loop()
+        self._channel_name: str | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._rejoining: asyncio.Task[None] | None = None
+
+    @property
+    def channel_name(self) -> str | None:
+        """The channel's name; None only while the layer cannot be reached."""
+        return self._channel_name
+
+    async def name_channel(self) -> None:
+        """Ask the layer for a channel name."""
+        self._channel_name = await self._ask(self._layer.new_channel)
+
+    def open(self) -> None:
+        """Begin to receive, from any thread; calling it again does nothing."""
+        if self._task is None:
+            try:
+                is_here = asyncio.get_running_loop() is self._loop
+            except RuntimeError:
+                is_here = False
+            if is_here:
+                self._start()
+            else:
+                self._loop.call_soon_threadsafe(self._start)
+
+    def close(self) -> None:
+        """Stop receiving; calling it again does nothing."""
+        for task in (self._task, self._rejoining):
+            if task is not None:
+                task.cancel()
+
+    async def join(self, groups: Iterable[str]) -> None:
+        """Join groups; those that cannot be joined now are tried again."""
+        missing = [group for group in groups if not await self._try_join(group)]
+        if missing:
+            self._rejoining = asyncio.create_task(self._rejoin(missing))
+
+    async def leave(self, groups: Iterable[str]) -> None:
+        """Leave groups; a layer that is away forgets them by itself."""
+        for group in groups:
+            await self._ask(self._layer.group_discard, group, self._channel_name)
+
+    def _start(self) -> None:
+        if self._task is None:
+            self._task = self._loop.create_task(self._receive())
+
+    async def _receive(self) -> None:
+        failures = 0
+        while True:
+            if self._channel_name is None:
+                await self.name_channel()
+            message = None
+            if self._channel_name is not None:
+                message = await self._ask(self._layer.receive, self._channel_name)
+            if message is None:
+                await asyncio.sleep(_retry_after(failures))
+                failures += 1
+                continue
+            failures = 0
+            await self._deliver(message)
+
+    async def _try_join(self, group: str) -> bool:
+        self.open()
+        if self._channel_name is None:
+            return False
+        return await self._ask(self._add_to_group, group) is not None
+
+    async def _add_to_group(self, group: str) -> bool:
+        await self._layer.group_add(group, self._channel_name)
+        return True
+
+    async def _rejoin(self, missing: list[str]) -> None:
+        failures = 0
+        while missing:
+            await asyncio.sleep(_retry_after(failures))
+            failures += 1
+            missing = [group for group in missing if not await self._try_join(group)]
+
+    async def _ask(self, call: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+        """Return the layer's answer, or None where it failed."""
+        try:
+            return await call(*args)
+        except Exception as exc:
+            logger.error(
+                "The channel layer failed: %s",
+                exc,
+                exc_info=exc,
+                extra={"event": "layer_failed"},
+            )
+            return None
+
+
+def _retry_after(failures: int) -> float:
+    return _RETRY_SECONDS[min(failures, len(_RETRY_SECONDS) - 1)]

@@ -1,0 +1,353 @@
+"""The life of one connection, from its handshake to the last of its cleanup."""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+from urllib.parse import parse_qs
+
+from channels.consumer import get_handler_name
+from channels.db import aclose_old_connections
+from channels.exceptions import StopConsumer
+from django.db import Error as DatabaseError
+
+from connections import close_codes
+from connections.close_codes import Ending
+from connections.error_budget import ErrorBudget
+from connections.exceptions import ConnectionEnded, InvalidMessage
+from connections.hub import LiveConnection, new_connection_id
+from connections.layer_feed import LayerFeed
+from connections.node import Node, get_detached_node
+from connections.rate_limit import RateLimiter, Verdict
+from connections.recorder import clean, describe_error
+from connections.wire import AsgiWire, Message, Send, State, measure
+
+logger = logging.getLogger(__name__)
+
+Receive = Callable[[], Awaitable[Message]]
+
+_DISCONNECT_SECONDS = 1
+"""How long disconnect() may take after a consumer was aborted."""
+
+_TEXT = 255
+
+
+class Consumer(Protocol):
+    """What a life asks of its consumer."""
+
+    is_json: bool
+    channel_layer: Any
+
+    def dispatch(self, message: Message) -> Awaitable[None]:
+        """Handle one event; from the client, the server or the channel layer."""
+
+    def is_activity(self, message: Message) -> bool:
+        """Tell whether a client's message keeps the connection from being idle."""
+
+    def get_client_id(self, scope: Message) -> str | None:
+        """Return who the connection belongs to."""
+
+
+class Life:
+    """
+    Owns one connection: its events in order, its limits, its end.
+
+    Handlers run one at a time, whether the event came from the client or over
+    the channel layer. No task is made per message. Whatever happens, run()
+    gives back what the connection holds.
+    """
+
+    __slots__ = (
+        "_consumer",
+        "_errors",
+        "_is_stopped",
+        "_max_message_size",
+        "_node",
+        "_rate",
+        "_receive",
+        "_task",
+        "_turn",
+        "connection",
+        "feed",
+        "wire",
+    )
+
+    def __init__(
+        self, consumer: Consumer, scope: Message, receive: Receive, send: Send
+    ) -> None:
+        node: Node = scope.get("node") or get_detached_node()
+        config = node.config
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a consumer runs in a task of an event loop")
+        self._consumer = consumer
+        self._node = node
+        self._receive = receive
+        self._task = task
+        self._turn = asyncio.Lock()
+        self._is_stopped = False
+        self._max_message_size = config.max_message_size
+        self._rate = RateLimiter(
+            messages_per_second=config.rate_limit.messages_per_second,
+            burst_messages=config.rate_limit.burst_messages,
+            bytes_per_second=config.rate_limit.bytes_per_second,
+            burst_bytes=config.rate_limit.burst_bytes,
+            tolerance_seconds=config.rate_limit.tolerance_seconds,
+            clock=node.clock,
+        )
+        self._errors = ErrorBudget(
+            config.errors.budget, config.errors.window_seconds, node.clock
+        )
+        self.feed: LayerFeed | None = None
+        if consumer.channel_layer is not None:
+            self.feed = LayerFeed(consumer.channel_layer, self._deliver)
+        self.wire = AsgiWire(
+            node=node,
+            scope=scope,
+            send=send,
+            task=task,
+            is_json=consumer.is_json,
+            replaces=_read_replaces(scope),
+        )
+        client_id = consumer.get_client_id(scope)
+        self.connection = _describe(scope, client_id, node, self.wire)
+        self.wire.connection = self.connection
+
+    async def run(self) -> None:
+        """Serve the connection until it has ended."""
+        code: int | None = None
+        try:
+            if self.feed is not None:
+                await self.feed.name_channel()
+            code = await self._converse()
+        except StopConsumer:
+            await self.wire.hang_up()
+        except asyncio.CancelledError:
+            if self.wire.is_aborted:
+                self._task.uncancel()
+                await self._disconnect_aborted()
+            elif self._is_stopped:
+                self._task.uncancel()
+                await self.wire.hang_up()
+            else:
+                raise
+        finally:
+            if self.feed is not None:
+                self.feed.close()
+            self.wire.leave(code)
+
+    async def _converse(self) -> int:
+        """Handle events until the client has gone; return the close code."""
+        connection, wire, clock = self.connection, self.wire, self._node.clock
+        while True:
+            message = await self._receive()
+            kind = message["type"]
+            if kind == "websocket.receive":
+                if not await self._is_admitted(message):
+                    continue
+                is_activity = self._consumer.is_activity(message)
+                if is_activity:
+                    connection.last_activity = clock()
+                async with self._turn:
+                    await self._handle(message)
+                if is_activity:
+                    connection.last_activity = clock()
+            elif kind == "websocket.disconnect":
+                code: int = message.get("code") or 1005
+                # The socket is gone: its slot is free before disconnect() runs,
+                # however long that takes.
+                wire.leave(code)
+                async with self._turn:
+                    await self._handle({**message, "code": code})
+                return code
+            elif kind == "websocket.connect":
+                async with self._turn:
+                    await self._connect(message)
+            else:
+                async with self._turn:
+                    await self._handle(message)
+
+    async def _is_admitted(self, message: Message) -> bool:
+        """Hold one message from the client against size and rate."""
+        connection = self.connection
+        if self.wire.state is not State.OPEN:
+            return False
+        size_bytes = measure(message)
+        connection.messages_in += 1
+        connection.bytes_in += size_bytes
+        if size_bytes > self._max_message_size:
+            connection.end(close_codes.MESSAGE_TOO_BIG)
+            return False
+        verdict = self._rate.check(size_bytes)
+        if verdict is Verdict.PASS:
+            return True
+        if verdict is Verdict.CLOSE:
+            connection.end(close_codes.RATE_LIMITED)
+        else:
+            retry_after_seconds = round(self._rate.retry_after_seconds(size_bytes), 3)
+            await self._send_error(
+                "rate_limited",
+                "too many messages; this one was dropped",
+                retry_after_seconds=retry_after_seconds,
+            )
+        return False
+
+    async def _connect(self, message: Message) -> None:
+        """Let the consumer accept or deny; one that fails is refused."""
+        try:
+            await self._consumer.dispatch(message)
+        except (StopConsumer, asyncio.CancelledError):
+            raise
+        except ConnectionEnded:
+            return
+        except Exception as exc:
+            error_id = await self._note_error(exc)
+            if self.wire.state is State.CONNECTING:
+                await self.wire.refuse(close_codes.INTERNAL_ERROR, ref=error_id)
+            else:
+                self.connection.end(close_codes.INTERNAL_ERROR, ref=error_id)
+
+    async def _handle(self, message: Message) -> None:
+        """Have one event handled; what the handler raises stays here."""
+        connection = self.connection
+        connection.busy_count += 1
+        try:
+            await self._consumer.dispatch(message)
+        except (StopConsumer, asyncio.CancelledError):
+            raise
+        except ConnectionEnded:
+            return
+        except InvalidMessage as exc:
+            connection.errors += 1
+            await self._send_error(exc.code, exc.message)
+            self._spend(close_codes.PROTOCOL_ERROR, None)
+        except Exception as exc:
+            error_id = await self._note_error(exc)
+            await self._send_error(
+                "internal", "an error on our side; it is recorded", ref=error_id
+            )
+            self._spend(close_codes.INTERNAL_ERROR, error_id)
+        finally:
+            connection.busy_count -= 1
+
+    async def _deliver(self, message: Message) -> None:
+        """Hand on an event from the channel layer."""
+        try:
+            name = get_handler_name(message)
+        except (ValueError, AttributeError, TypeError):
+            name = ""
+        if not hasattr(self._consumer, name or "-"):
+            # One wrong group_send must not end every member's connection.
+            logger.warning(
+                "A layer message of type %.64r was ignored: no method for it",
+                message.get("type"),
+                extra={"event": "layer_message_ignored"},
+            )
+            return
+        try:
+            async with self._turn:
+                await self._handle(message)
+        except StopConsumer:
+            self._is_stopped = True
+            self._task.cancel()
+
+    async def _disconnect_aborted(self) -> None:
+        """Let the consumer of an aborted connection clean up, briefly."""
+        ending = self.connection.ending or close_codes.NETWORK
+        try:
+            async with asyncio.timeout(_DISCONNECT_SECONDS):
+                await self._handle(
+                    {"type": "websocket.disconnect", "code": ending.code}
+                )
+        except (StopConsumer, TimeoutError):
+            return
+
+    async def _note_error(self, exc: Exception) -> str:
+        """Log and record an exception; return the id under which it is found."""
+        connection = self.connection
+        connection.errors += 1
+        error = describe_error(exc, connection)
+        logger.error(
+            "A handler failed (error %s, connection %s): %s",
+            error.error_id,
+            connection.connection_id,
+            error.exception_class,
+            exc_info=exc,
+            extra={
+                "event": "handler_failed",
+                "connection_id": connection.connection_id,
+                "error_id": error.error_id,
+            },
+        )
+        if self._node.recorder is not None:
+            self._node.recorder.note_error(error)
+        if isinstance(exc, DatabaseError):
+            await aclose_old_connections()
+        return error.error_id
+
+    def _spend(self, ending: Ending, ref: str | None) -> None:
+        """Charge an error to the budget; whose fault the last one was decides."""
+        if not self._errors.spend():
+            self.connection.end(ending, ref=ref)
+
+    async def _send_error(
+        self,
+        code: str,
+        message: str,
+        *,
+        ref: str | None = None,
+        retry_after_seconds: float | None = None,
+    ) -> None:
+        await self.wire.send_json(
+            {
+                "type": "error",
+                "code": code,
+                "message": message,
+                "id": None,
+                "ref": ref,
+                "retry_after_seconds": retry_after_seconds,
+            }
+        )
+
+
+def _describe(
+    scope: Message, client_id: str | None, node: Node, wire: AsgiWire
+) -> LiveConnection:
+    """Return the connection that a handshake asks for."""
+    connection_id = new_connection_id()
+    headers = dict(reversed(scope.get("headers") or ()))
+    credential = scope.get("credential")
+    user = scope.get("user")
+    client = scope.get("client")
+    return LiveConnection(
+        connection_id=connection_id,
+        client_id=_bound(client_id or f"connection:{connection_id}"),
+        now=node.clock(),
+        wire=wire,
+        user_id=getattr(user, "pk", None),
+        token_id=credential.token_id if credential else None,
+        session_digest=credential.session_digest if credential else "",
+        path=clean(scope.get("path", ""), _TEXT),
+        route=clean(scope.get("route", ""), _TEXT),
+        address=clean(str(client[0]), 64) if client else "",
+        origin=clean(headers.get(b"origin", b"").decode("latin-1"), _TEXT),
+        user_agent=clean(headers.get(b"user-agent", b"").decode("latin-1"), _TEXT),
+        transport=scope.get("transport"),
+    )
+
+
+def _bound(client_id: str) -> str:
+    """Return a client id that fits its column, still one per client."""
+    client_id = clean(client_id, len(client_id))
+    if len(client_id) <= _TEXT:
+        return client_id
+    digest = hashlib.sha256(client_id.encode()).hexdigest()
+    return f"{client_id[:128]}:{digest}"
+
+
+def _read_replaces(scope: Message) -> str | None:
+    """Return the connection that a reconnecting client says it replaces."""
+    query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
+    replaced = query.get("replaces")
+    return replaced[0] if replaced else None

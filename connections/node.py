@@ -1,0 +1,393 @@
+"""The running node: its connections, its beat, and how it stops."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import socket
+import time
+import weakref
+from collections.abc import Iterable
+from datetime import timedelta
+
+from channels.db import aclose_old_connections
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from connections import close_codes, models
+from connections.close_codes import ENDINGS, Ending
+from connections.config import WebSocketConfig, get_config
+from connections.database import Database
+from connections.exceptions import DatabaseUnavailable
+from connections.hub import Hub, LiveConnection
+from connections.models import CloseRequest
+from connections.periodic import run_periodically
+from connections.pool.base import Pool, Slot, Usage
+from connections.pool.local import LocalPool
+from connections.recorder import Recorder
+from connections.units import Clock
+from connections.version import VERSION
+
+logger = logging.getLogger(__name__)
+
+_FLUSH_SECONDS = 2
+"""How long a stopping node tries to write what is left."""
+
+_CLIENTS_PER_SECOND = 10
+"""A drain hands clients over no slower than this, however long the grace is."""
+
+_ENDING_MARGIN_SECONDS = 2
+"""The last part of the grace period, kept for connections that do not leave."""
+
+_CLOCK_TOLERANCE = timedelta(seconds=5)
+"""How far the clocks of a node and of the database may be apart."""
+
+_REMEMBERED_REQUESTS = 100_000
+
+
+class Node:
+    """
+    One server process: the only owner of its connections.
+
+    Made without a database it limits and ends connections as usual, but
+    records nothing and has no beat: so it serves a consumer that is used
+    outside of this package's middleware.
+    """
+
+    def __init__(
+        self,
+        config: WebSocketConfig,
+        *,
+        database: Database | None = None,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self.config = config
+        self.clock = clock
+        self.node_id = os.urandom(16).hex()
+        self.started_at = timezone.now()
+        self.hub = Hub()
+        self.pool: Pool = LocalPool(
+            max_total=config.max_total_connections,
+            evict_oldest=config.on_client_limit == "evict_oldest",
+        )
+        self.database = database
+        self.recorder: Recorder | None = None
+        if database is not None:
+            self.recorder = Recorder(
+                node_id=self.node_id,
+                config=config.recorder,
+                database=database,
+                clock=clock,
+            )
+        self.is_draining = False
+        self._has_stopped = False
+        self._generation = 0
+        self._tasks: list[asyncio.Task[None]] = []
+        self._cleaning: asyncio.Task[None] | None = None
+        self._skips_grace = asyncio.Event()
+        # Close requests applied once (and when), and those applied for good.
+        self._applied_once: dict[int, float] = {}
+        self._applied: dict[int, None] = {}
+
+    # Life
+
+    async def start(self) -> None:
+        """Begin to beat; calling it again does nothing."""
+        if self._tasks or self.database is None:
+            return
+        beat_seconds = self.config.node.beat_seconds
+        steps = (
+            ("The check for idle connections", self._watch, beat_seconds),
+            ("The beat", self._beat, beat_seconds),
+            ("The renewal of leases", self._renew, self.config.node.lease_seconds / 3),
+        )
+        for name, step, interval_seconds in steps:
+            runner = run_periodically(name, step, interval_seconds)
+            self._tasks.append(asyncio.create_task(runner, name=name))
+        logger.info(
+            "Node %s started", self.node_id[:8], extra={"event": "node_started"}
+        )
+
+    def begin_drain(self) -> None:
+        """Refuse newcomers and have /readyz say so; those here stay."""
+        self.is_draining = True
+
+    def skip_grace(self) -> None:
+        """End a drain that is under way at once."""
+        self._skips_grace.set()
+
+    async def drain(self) -> None:
+        """
+        Hand every client over within the grace period; return when all are gone.
+
+        All get `bye` now and their slots stop counting, so that a client may
+        connect elsewhere first. Each is closed at the moment its `bye` names.
+        What has not left at the deadline is aborted.
+        """
+        self.begin_drain()
+        grace_seconds = self.config.drain.grace_seconds
+        leaving = list(self.hub)
+        random.shuffle(leaving)
+        window_seconds = min(
+            max(grace_seconds - _ENDING_MARGIN_SECONDS, grace_seconds / 2),
+            len(leaving) / _CLIENTS_PER_SECOND,
+        )
+        loop = asyncio.get_running_loop()
+        timers = []
+        for index, connection in enumerate(leaving):
+            after_seconds = window_seconds * (index + 1) / len(leaving)
+            connection.wire.announce(close_codes.DRAINING, int(after_seconds * 1000))
+            connection.holds_slot = False
+            self.pool.release(connection.connection_id)
+            timers.append(
+                loop.call_later(after_seconds, connection.end, close_codes.DRAINING)
+            )
+        emptied = asyncio.create_task(self.hub.emptied.wait())
+        skipped = asyncio.create_task(self._skips_grace.wait())
+        await asyncio.wait(
+            (emptied, skipped),
+            timeout=grace_seconds,
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        emptied.cancel()
+        skipped.cancel()
+        for timer in timers:
+            timer.cancel()
+        await self._abort_rest()
+
+    async def stop(self) -> None:
+        """Write what is left, for at most two seconds, and end the beat."""
+        if self._has_stopped:
+            return
+        self._has_stopped = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        _nodes.pop(asyncio.get_running_loop(), None)
+        if self.database is None or self.recorder is None:
+            return
+        try:
+            async with asyncio.timeout(_FLUSH_SECONDS):
+                await self.recorder.flush()
+                await self.database.write(self._write_stopped)
+        except (DatabaseUnavailable, TimeoutError):
+            logger.error(
+                "%s records could not be written; the sweeper records them as lost",
+                self.recorder.pending,
+                extra={"event": "flush_failed"},
+            )
+            self.database.abandon()
+        else:
+            self.database.close()
+        await self.pool.close()
+
+    async def _abort_rest(self) -> None:
+        """Abort what is still here, and give it a moment to notice."""
+        for connection in self.hub:
+            connection.ending = connection.ending or close_codes.DRAINING
+            connection.wire.abort()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_ENDING_MARGIN_SECONDS / 2):
+                await self.hub.emptied.wait()
+
+    # Connections
+
+    async def admit(self, connection: LiveConnection, replaces: str | None) -> None:
+        """
+        Take a slot for a connection, evicting what has to go, and let it in.
+
+        Raises:
+            PoolFull, ClientFull, PoolUnavailable: as Pool.acquire().
+        """
+        slot = self._slot_of(connection)
+        for given_up in await self.pool.acquire(slot, replaces=replaces):
+            is_replaced = given_up.connection_id == replaces
+            ending = close_codes.REPLACED if is_replaced else close_codes.EVICTED
+            self.end_connections([given_up.connection_id], ending)
+        connection.holds_slot = True
+        self.hub.join(connection)
+        if self.recorder is not None:
+            self.recorder.note_change(connection)
+
+    def leave(self, connection: LiveConnection, code: int | None, reason: str) -> None:
+        """Let go of a connection: its slot, its place in the hub, its record."""
+        self.pool.release(connection.connection_id)
+        if self.hub.leave(connection) and self.recorder is not None:
+            self.recorder.note_closed(connection, code, reason)
+
+    def end_connections(self, connection_ids: Iterable[str], ending: Ending) -> None:
+        """End those of the connections that are here."""
+        for connection_id in connection_ids:
+            connection = self.hub.get(connection_id)
+            if connection is not None:
+                connection.end(ending)
+
+    async def get_usage(self) -> Usage:
+        """Return how much of the pool is taken."""
+        return await self.pool.get_usage()
+
+    def _slot_of(self, connection: LiveConnection) -> Slot:
+        return Slot(
+            connection_id=connection.connection_id,
+            client_id=connection.client_id,
+            node_id=self.node_id,
+            opened_at=connection.opened_at.timestamp(),
+            limit=self.config.max_connections_per_client,
+        )
+
+    # The beat
+
+    async def _watch(self) -> None:
+        """End idle connections, from memory alone, and note who was active."""
+        now = self.clock()
+        timeout_seconds = self.config.idle_timeout_seconds
+        for connection in self.hub:
+            if timeout_seconds and connection.idle_seconds(now) >= timeout_seconds:
+                connection.end(close_codes.IDLE)
+            elif self.recorder is not None and self._has_moved(connection):
+                self.recorder.note_change(connection)
+        # Handlers may use Django's ORM in the shared thread, where Channels
+        # closes stale database connections around every single message.
+        if self._cleaning is None or self._cleaning.done():
+            self._cleaning = asyncio.create_task(aclose_old_connections())
+
+    def _has_moved(self, connection: LiveConnection) -> bool:
+        """Tell whether activity has gone on for a tenth of the idle timeout."""
+        step_seconds = (self.config.idle_timeout_seconds or 300) / 10
+        moved_seconds = connection.last_activity - connection.written_activity
+        return moved_seconds >= step_seconds
+
+    async def _renew(self) -> None:
+        held = [one for one in self.hub if one.holds_slot and one.ending is None]
+        renewal = await self.pool.renew([self._slot_of(one) for one in held])
+        self.end_connections(renewal.evicted, close_codes.EVICTED)
+        self.end_connections(renewal.lost, close_codes.POOL_FULL)
+
+    async def _beat(self) -> None:
+        """Tell the database that this node lives, what changed; ask what to end."""
+        if self.database is None or self.recorder is None:
+            return
+        is_known = await self.database.write(self._write_beat)
+        if not is_known:
+            self._generation += 1
+            await self.database.write(self._write_node)
+            for connection in self.hub:
+                self.recorder.note_change(connection)
+        await self.recorder.flush()
+        for request in await self.database.read(_read_close_requests):
+            self._apply(request)
+
+    def _apply(self, request: CloseRequest) -> None:
+        """
+        End what a close request names, on two beats.
+
+        What was on its way into the hub at the first is there at the second;
+        what arrived after the first came back by itself and may stay.
+        """
+        if request.pk in self._applied:
+            return
+        applied_at = self._applied_once.pop(request.pk, None)
+        if applied_at is None:
+            self._applied_once[request.pk] = self.clock()
+            self.end_matching(request, arrived_by=self.clock())
+            return
+        self.end_matching(request, arrived_by=applied_at)
+        self._applied[request.pk] = None
+        if len(self._applied) > _REMEMBERED_REQUESTS:
+            del self._applied[next(iter(self._applied))]
+
+    def end_matching(self, request: CloseRequest, *, arrived_by: float) -> int:
+        """
+        End the connections here that a request names; return how many.
+
+        Connections whose handshake began after arrived_by are left alone.
+        """
+        ending = ENDINGS.get(request.reason, close_codes.KICKED)
+        now = self.clock()
+        latest = request.created_at + _CLOCK_TOLERANCE
+        count = 0
+        for connection in self.hub.select(request.target, request.value, self.node_id):
+            if connection.arrived > arrived_by or connection.opened_at > latest:
+                continue
+            idle_seconds = request.idle_seconds
+            if idle_seconds and connection.idle_seconds(now) < idle_seconds:
+                # The row is behind: write the true time, so that the sweeper
+                # does not ask again and again.
+                if self.recorder is not None:
+                    self.recorder.note_change(connection)
+                continue
+            count += connection.end(ending)
+        return count
+
+    def _write_beat(self) -> bool:
+        """Move the node's counter; return False where it is not known as live."""
+        return bool(
+            models.Node.objects.live()
+            .filter(node_id=self.node_id, generation=self._generation)
+            .beat(len(self.hub), self._state())
+        )
+
+    def _write_node(self) -> None:
+        models.Node.objects.update_or_create(
+            node_id=self.node_id,
+            defaults={
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "version": VERSION,
+                "state": self._state(),
+                "generation": self._generation,
+                "beat_at": Now(),
+                "started_at": self.started_at,
+                "stopped_at": None,
+                "open_connections": len(self.hub),
+            },
+        )
+
+    def _write_stopped(self) -> None:
+        models.Node.objects.filter(node_id=self.node_id).update(
+            state=models.Node.State.STOPPED,
+            stopped_at=Now(),
+            open_connections=len(self.hub),
+        )
+
+    def _state(self) -> str:
+        state = models.Node.State
+        return state.DRAINING if self.is_draining else state.SERVING
+
+
+_nodes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Node] = (
+    weakref.WeakKeyDictionary()
+)
+_detached: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Node] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def get_node() -> Node:
+    """
+    Return this process's node, made at the first call on its event loop.
+
+    Raises:
+        ConfigError: the configuration has problems.
+    """
+    loop = asyncio.get_running_loop()
+    node = _nodes.get(loop)
+    if node is None:
+        config = get_config()
+        config.require_valid()
+        node = _nodes[loop] = Node(config, database=Database())
+    return node
+
+
+def get_detached_node() -> Node:
+    """Return a node that keeps limits in memory and records nothing."""
+    loop = asyncio.get_running_loop()
+    node = _detached.get(loop)
+    if node is None:
+        node = _detached[loop] = Node(get_config())
+    return node
+
+
+def _read_close_requests() -> list[CloseRequest]:
+    return list(CloseRequest.objects.recent().order_by("id"))

@@ -1,0 +1,43 @@
+"""Work that a node does again and again."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+logger = logging.getLogger(__name__)
+
+
+async def run_periodically(
+    name: str, step: Callable[[], Awaitable[None]], interval_seconds: float
+) -> None:
+    """
+    Run a step, wait, and again, until cancelled.
+
+    The interval lies between the end of one step and the start of the next, so
+    steps never overlap. A step that fails is logged and tried again; the log
+    gets one line when failing begins and one when it ends.
+    """
+    failures = 0
+    while True:
+        try:
+            await step()
+        except Exception as exc:
+            failures += 1
+            if failures == 1:
+                logger.error(
+                    "%s failed and will be tried again: %s",
+                    name,
+                    exc,
+                    exc_info=exc,
+                    extra={"event": "periodic_failed"},
+                )
+        else:
+            if failures:
+                logger.warning(
+                    "%s works again after %s failed tries",
+                    name,
+                    failures,
+                    extra={"event": "periodic_recovered"},
+                )
+            failures = 0
+        await asyncio.sleep(interval_seconds)

@@ -1,0 +1,290 @@
+"""Batched records: what happened to connections, written behind their backs."""
+
+import itertools
+import logging
+import os
+import traceback
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+from django.db import DataError, IntegrityError, transaction
+from django.utils import timezone
+
+from connections.config import RecorderConfig
+from connections.database import Database
+from connections.hub import LiveConnection
+from connections.models import Connection, ErrorEvent
+from connections.units import Clock
+
+logger = logging.getLogger(__name__)
+
+_ROWS_PER_TRANSACTION = 500
+_TRACEBACK_CHARACTERS = 8_000
+_ROW_BYTES = 1_000
+"""About what a pending row takes in memory beside its texts."""
+
+_MUTABLE = (
+    "last_activity_at",
+    "closed_at",
+    "close_code",
+    "reason",
+    "messages_in",
+    "messages_out",
+    "bytes_in",
+    "bytes_out",
+    "errors",
+)
+
+
+@dataclass(slots=True)
+class Dropped:
+    """What was given up because the backlog was full."""
+
+    tracebacks: int = 0
+    activities: int = 0
+    closed: int = 0
+    errors: int = 0
+    invalid: int = 0
+
+
+Row = Connection | ErrorEvent
+Waiting = TypeVar("Waiting")
+
+
+class Recorder:
+    """
+    Collects what changed and writes it in batches, once a beat.
+
+    The calls that collect never wait and never fail. While the database is
+    away the backlog is bounded: beyond max_pending rows or max_bytes,
+    tracebacks go first, then activity, then the oldest rows; `dropped` counts
+    them.
+    """
+
+    def __init__(
+        self,
+        *,
+        node_id: str,
+        config: RecorderConfig,
+        database: Database,
+        clock: Clock,
+    ) -> None:
+        self.dropped = Dropped()
+        self._node_id = node_id
+        self._config = config
+        self._database = database
+        self._clock = clock
+        self._changed: dict[str, LiveConnection] = {}
+        self._closed: dict[str, Connection] = {}
+        self._errors: dict[str, ErrorEvent] = {}
+        self._bytes = 0
+        self._has_tracebacks = False
+        # Connections whose row exists, so that only their activity is pending.
+        self._recorded: set[str] = set()
+        self._waiting_since: float | None = None
+
+    @property
+    def pending(self) -> int:
+        """How many rows wait."""
+        return len(self._changed) + len(self._closed) + len(self._errors)
+
+    @property
+    def lag_seconds(self) -> float:
+        """How long the oldest pending row has waited."""
+        if self._waiting_since is None:
+            return 0.0
+        return self._clock() - self._waiting_since
+
+    def note_change(self, connection: LiveConnection) -> None:
+        """Have an open connection's row written as it is at the next flush."""
+        self._changed[connection.connection_id] = connection
+        self._grew()
+
+    def note_closed(
+        self, connection: LiveConnection, code: int | None, reason: str
+    ) -> None:
+        """Have a connection's row closed, as of now."""
+        row = self._make_row(connection)
+        row.closed_at = timezone.now()
+        row.close_code = code
+        row.reason = reason
+        self._changed.pop(connection.connection_id, None)
+        self._closed[connection.connection_id] = row
+        self._bytes += _ROW_BYTES
+        self._grew()
+
+    def note_error(self, error: ErrorEvent) -> None:
+        """Have an error event written."""
+        error.node_id = self._node_id
+        self._errors[error.error_id] = error
+        self._bytes += _ROW_BYTES + len(error.traceback)
+        self._has_tracebacks = True
+        self._grew()
+
+    async def flush(self) -> None:
+        """
+        Write what waits now, in transactions of at most 500 rows.
+
+        Raises:
+            DatabaseUnavailable: nothing is lost, the rest waits for the next.
+        """
+        remaining = self.pending
+        while remaining > 0:
+            changed = _take(self._changed, _ROWS_PER_TRANSACTION)
+            closed = _take(self._closed, _ROWS_PER_TRANSACTION - len(changed))
+            room = _ROWS_PER_TRANSACTION - len(changed) - len(closed)
+            errors = _take(self._errors, room)
+            for live in changed.values():
+                live.written_activity = live.last_activity
+            rows = [*map(self._make_row, changed.values()), *closed.values()]
+            try:
+                dropped = await self._database.write(_write, [*rows, *errors.values()])
+            except BaseException:
+                self._put_back(changed, closed, errors)
+                raise
+            self.dropped.invalid += dropped
+            self._recorded.update(changed)
+            self._recorded.difference_update(closed)
+            remaining -= len(rows) + len(errors)
+        waiting: list[Row] = [*self._closed.values(), *self._errors.values()]
+        self._bytes = sum(map(_measure, waiting))
+        self._waiting_since = self._clock() if self.pending else None
+
+    def _put_back(
+        self,
+        changed: dict[str, LiveConnection],
+        closed: dict[str, Connection],
+        errors: dict[str, ErrorEvent],
+    ) -> None:
+        """Return what was not written to the head of the queue."""
+        self._errors = errors | self._errors
+        self._closed = closed | self._closed
+        # What has closed meanwhile is written as closed.
+        still_open = {k: v for k, v in changed.items() if k not in self._closed}
+        self._changed = still_open | self._changed
+        self._grew()
+
+    def _grew(self) -> None:
+        """Note that something waits, and give up what is over the bounds."""
+        if self._waiting_since is None:
+            self._waiting_since = self._clock()
+        if self._has_tracebacks and self._is_over():
+            self._drop_tracebacks()
+        if self._is_over():
+            self._drop_activities()
+        while self._is_over() and self._closed:
+            oldest = next(iter(self._closed))
+            self._recorded.discard(oldest)
+            self._bytes -= _measure(self._closed.pop(oldest))
+            self.dropped.closed += 1
+        while self._is_over() and self._errors:
+            self._bytes -= _measure(self._errors.pop(next(iter(self._errors))))
+            self.dropped.errors += 1
+
+    def _is_over(self) -> bool:
+        return (
+            self.pending > self._config.max_pending
+            or self._bytes > self._config.max_bytes
+        )
+
+    def _drop_tracebacks(self) -> None:
+        self._has_tracebacks = False
+        for error in self._errors.values():
+            if error.traceback:
+                self._bytes -= len(error.traceback)
+                error.traceback = ""
+                self.dropped.tracebacks += 1
+
+    def _drop_activities(self) -> None:
+        for connection_id in self._recorded & self._changed.keys():
+            del self._changed[connection_id]
+            self.dropped.activities += 1
+
+    def _make_row(self, live: LiveConnection) -> Connection:
+        quiet_for = timedelta(seconds=self._clock() - live.last_activity)
+        return Connection(
+            connection_id=live.connection_id,
+            client_id=live.client_id,
+            user_id=live.user_id,
+            node_id=self._node_id,
+            path=live.path,
+            route=live.route,
+            address=live.address,
+            origin=live.origin,
+            user_agent=live.user_agent,
+            opened_at=live.opened_at,
+            last_activity_at=timezone.now() - quiet_for,
+            messages_in=live.messages_in,
+            messages_out=live.messages_out,
+            bytes_in=live.bytes_in,
+            bytes_out=live.bytes_out,
+            errors=live.errors,
+        )
+
+
+def describe_error(exc: BaseException, live: LiveConnection) -> ErrorEvent:
+    """Describe an exception under a new id that is safe to show to a client."""
+    frames = traceback.extract_tb(exc.__traceback__)
+    where = f"{frames[-1].name}:{frames[-1].lineno}" if frames else ""
+    module = frames[-1].filename.rsplit("/", 2)[-2:] if frames else []
+    text = "".join(traceback.format_exception(exc))
+    return ErrorEvent(
+        error_id=os.urandom(8).hex(),
+        connection_id=live.connection_id,
+        at=timezone.now(),
+        exception_class=clean(f"{type(exc).__module__}.{type(exc).__qualname__}", 255),
+        where=clean("/".join([*module, where]), 255),
+        route=live.route,
+        traceback=clean(text, len(text))[-_TRACEBACK_CHARACTERS:],
+    )
+
+
+def clean(text: str, limit: int) -> str:
+    """Return a text that every database stores: no NUL, no lone surrogate, cut."""
+    stored = text[:limit].replace("\x00", "\ufffd")
+    return stored.encode("utf-8", "replace").decode("utf-8")
+
+
+def _take(waiting: dict[str, Waiting], limit: int) -> dict[str, Waiting]:
+    """Move the first few items out of a dict."""
+    taken = dict(itertools.islice(waiting.items(), limit))
+    for key in taken:
+        del waiting[key]
+    return taken
+
+
+def _measure(row: Row) -> int:
+    """Return about how many bytes a waiting row takes."""
+    return _ROW_BYTES + (len(row.traceback) if isinstance(row, ErrorEvent) else 0)
+
+
+def _write(rows: list[Row]) -> int:
+    """
+    Write rows in one transaction; return how many were dropped as invalid.
+
+    Where a single row is what the database refuses, the others are written.
+    """
+    try:
+        with transaction.atomic():
+            Connection.objects.bulk_create(
+                [row for row in rows if isinstance(row, Connection)],
+                update_conflicts=True,
+                unique_fields=["connection_id"],
+                update_fields=_MUTABLE,
+            )
+            ErrorEvent.objects.bulk_create(
+                [row for row in rows if isinstance(row, ErrorEvent)],
+                ignore_conflicts=True,
+            )
+    except (DataError, IntegrityError) as exc:
+        if len(rows) == 1:
+            logger.error(
+                "A record was refused by the database and dropped: %s",
+                exc,
+                extra={"event": "record_dropped"},
+            )
+            return 1
+        half = len(rows) // 2
+        return _write(rows[:half]) + _write(rows[half:])
+    return 0

@@ -1,0 +1,287 @@
+"""What leaves for one client: the accept that takes a slot, messages, the end."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from enum import Enum
+from typing import Any
+
+from connections import close_codes
+from connections.close_codes import Ending
+from connections.exceptions import (
+    ClientFull,
+    ConnectionEnded,
+    PoolFull,
+    PoolUnavailable,
+)
+from connections.hub import LiveConnection
+from connections.node import Node
+
+logger = logging.getLogger(__name__)
+
+Message = dict[str, Any]
+Send = Callable[[Message], Awaitable[None]]
+
+_REFUSED_LINGER_SECONDS = 1
+
+
+class State(Enum):
+    """How far a connection has come."""
+
+    CONNECTING = "connecting"
+    OPEN = "open"
+    CLOSING = "closing"
+
+
+class AsgiWire:
+    """
+    The sending side of one connection, between its consumer and the server.
+
+    Everything a consumer sends passes transmit(); everything that ends the
+    connection from outside passes end().
+    """
+
+    __slots__ = (
+        "_abort_timer",
+        "_announced",
+        "_farewell",
+        "_is_json",
+        "_node",
+        "_replaces",
+        "_scope",
+        "_send",
+        "_task",
+        "connection",
+        "has_left",
+        "is_aborted",
+        "state",
+    )
+
+    connection: LiveConnection
+
+    def __init__(
+        self,
+        *,
+        node: Node,
+        scope: Message,
+        send: Send,
+        task: asyncio.Task[Any],
+        is_json: bool,
+        replaces: str | None,
+    ) -> None:
+        self.state = State.CONNECTING
+        self.is_aborted = False
+        self.has_left = False
+        self._node = node
+        self._scope = scope
+        self._send = send
+        self._task = task
+        self._is_json = is_json
+        self._replaces = replaces
+        self._announced = False
+        self._abort_timer: asyncio.TimerHandle | None = None
+        self._farewell: asyncio.Task[None] | None = None
+
+    async def transmit(self, message: Message) -> None:
+        """
+        Pass a consumer's message on to the server.
+
+        After the end it is ignored: the consumer may not have noticed yet.
+
+        Raises:
+            ConnectionEnded: it is an accept, and there is no slot.
+        """
+        kind = message["type"]
+        if kind == "websocket.send":
+            if self.state is State.CLOSING:
+                return
+            if self.state is State.OPEN:
+                self._count(message)
+            await self._pass_on(message)
+        elif kind == "websocket.accept":
+            await self._accept(message)
+        elif kind == "websocket.close":
+            await self._close(message)
+        else:
+            await self._send(message)
+
+    async def send_json(self, content: Message) -> None:
+        """Send a message of our own on a JSON consumer; it is no activity."""
+        if self._is_json and self.state is State.OPEN:
+            await self._pass_on({"type": "websocket.send", "text": json.dumps(content)})
+
+    async def refuse(
+        self,
+        ending: Ending,
+        message: Message | None = None,
+        *,
+        ref: str | None = None,
+    ) -> None:
+        """
+        Accept without a slot, only to say why the connection ends.
+
+        Before the accept a browser would learn nothing, and try for ever.
+        """
+        if self.state is not State.CONNECTING:
+            return
+        self.connection.ending = ending
+        self.state = State.CLOSING
+        await self._send(self._complete_accept(message or {"type": "websocket.accept"}))
+        await self._say_goodbye(ending, ref, None)
+        self._abort_after(_REFUSED_LINGER_SECONDS)
+
+    async def hang_up(self) -> None:
+        """Close what the consumer left behind open when it stopped."""
+        if not self.has_left:
+            await self._close({"type": "websocket.close"})
+
+    def end(self, ending: Ending, ref: str | None, after_ms: int | None) -> None:
+        if self.state is not State.OPEN:
+            return  # Before the accept frame: _accept() looks at connection.ending.
+        self.state = State.CLOSING
+        self._abort_after(self._node.config.evict_grace_seconds)
+        farewell = self._say_goodbye(ending, ref, after_ms)
+        self._farewell = asyncio.create_task(farewell)
+
+    def announce(self, ending: Ending, after_ms: int) -> None:
+        if self._is_json and self.state is State.OPEN and not self._announced:
+            self._announced = True
+            bye = ending.bye(after_ms=after_ms)
+            self._farewell = asyncio.create_task(self.send_json(bye))
+
+    def abort(self) -> None:
+        """
+        Drop the socket and stop the consumer.
+
+        With our own server the TCP connection is gone at once. Elsewhere the
+        consumer is cancelled, and the server closes what has no consumer.
+        """
+        if self.is_aborted:
+            return
+        self.is_aborted = True
+        self.state = State.CLOSING
+        transport = self.connection.transport
+        if transport is not None:
+            transport.abort()
+        ending = self.connection.ending
+        if ending is not None:
+            self._node.leave(self.connection, ending.code, ending.reason)
+        self._task.cancel()
+
+    def leave(self, code: int | None) -> None:
+        """Give back what the connection holds, recorded with the true reason."""
+        if self.has_left:
+            return
+        self.has_left = True
+        self.state = State.CLOSING
+        if self._abort_timer is not None:
+            self._abort_timer.cancel()
+        transport = self.connection.transport
+        ending = self.connection.ending or (transport and transport.ending)
+        if ending:
+            self._node.leave(self.connection, ending.code, ending.reason)
+        else:
+            reason = close_codes.get_reason(code)
+            self._node.leave(self.connection, code, reason)
+
+    async def _accept(self, message: Message) -> None:
+        if self.state is not State.CONNECTING:
+            await self._send(message)
+            return
+        connection = self.connection
+        if self._node.is_draining:
+            await self._refuse_accept(close_codes.DRAINING, message)
+        connection.mark_opened(self._node.clock())
+        try:
+            await self._node.admit(connection, self._replaces)
+        except PoolFull as exc:
+            await self._refuse_accept(close_codes.POOL_FULL, message, exc)
+        except ClientFull as exc:
+            await self._refuse_accept(close_codes.CLIENT_FULL, message, exc)
+        except PoolUnavailable as exc:
+            await self._refuse_accept(close_codes.UNAVAILABLE, message, exc)
+        await self._send(self._complete_accept(message))
+        if self.has_left or self.is_aborted:
+            raise ConnectionEnded(connection.ending or close_codes.NETWORK)
+        self.state = State.OPEN
+        if connection.ending is not None:
+            # Asked to end between taking the slot and the accept frame.
+            self.end(connection.ending, None, None)
+            raise ConnectionEnded(connection.ending)
+
+    async def _refuse_accept(
+        self, ending: Ending, message: Message, cause: Exception | None = None
+    ) -> None:
+        await self.refuse(ending, message)
+        raise ConnectionEnded(ending) from cause
+
+    def _complete_accept(self, message: Message) -> Message:
+        """Add what the protocol promises where our middleware is in front."""
+        if "node" not in self._scope:
+            return message
+        offered = self._scope.get("subprotocols") or []
+        connection_id = self.connection.connection_id.encode()
+        return {
+            **message,
+            # A browser fails the connection when it offered some and gets none.
+            "subprotocol": message.get("subprotocol") or next(iter(offered), None),
+            "headers": [
+                *message.get("headers", ()),
+                (b"x-connection-id", connection_id),
+            ],
+        }
+
+    async def _close(self, message: Message) -> None:
+        """Let a consumer close by itself, with a code and reason of its own."""
+        if self.state is State.CLOSING:
+            return
+        if self.state is State.OPEN:
+            code = message.get("code") or close_codes.CLOSED.code
+            is_plain = code == close_codes.CLOSED.code
+            reason = close_codes.CLOSED.reason if is_plain else close_codes.APPLICATION
+            never = close_codes.Reconnect.NEVER
+            self.connection.ending = Ending(code=code, reason=reason, reconnect=never)
+        self.state = State.CLOSING
+        await self._pass_on(message)
+
+    async def _say_goodbye(
+        self, ending: Ending, ref: str | None, after_ms: int | None
+    ) -> None:
+        """Send `bye`, where it was not announced before, and the close frame."""
+        if self._is_json and not self._announced:
+            text = json.dumps(ending.bye(ref, after_ms))
+            await self._pass_on({"type": "websocket.send", "text": text})
+        close = {"code": ending.code, "reason": ending.reason}
+        await self._pass_on({"type": "websocket.close", **close})
+
+    async def _pass_on(self, message: Message) -> None:
+        """Send, unless the client has gone: servers say so in different ways."""
+        try:
+            await self._send(message)
+        except (OSError, RuntimeError) as exc:
+            if self.state is State.CONNECTING:
+                raise
+            logger.debug(
+                "Not sent to %s, which has gone: %s",
+                self.connection.connection_id,
+                exc,
+            )
+
+    def _count(self, message: Message) -> None:
+        connection = self.connection
+        connection.messages_out += 1
+        connection.bytes_out += measure(message)
+        connection.last_activity = self._node.clock()
+
+    def _abort_after(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        self._abort_timer = loop.call_later(seconds, self.abort)
+
+
+def measure(message: Message) -> int:
+    """Return the bytes of a message's payload; text counts as UTF-8."""
+    text: str | None = message.get("text")
+    if text is None:
+        return len(message.get("bytes") or b"")
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
