@@ -18,6 +18,7 @@ from django.utils import timezone
 from connections import close_codes, models
 from connections.close_codes import ENDINGS, Ending
 from connections.config import WebSocketConfig, get_config
+from connections.credentials.verifier import Verifier
 from connections.database import Database
 from connections.exceptions import DatabaseUnavailable
 from connections.hub import Hub, LiveConnection
@@ -74,6 +75,7 @@ class Node:
         self.database = database
         self.recorder: Recorder | None = None
         if database is not None:
+            self.verifier = Verifier(database, clock)
             self.recorder = Recorder(
                 node_id=self.node_id,
                 config=config.recorder,

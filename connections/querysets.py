@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import models, transaction
 from django.db.models import F, Q
+from django.db.models.expressions import Combinable
 from django.db.models.functions import Now
 
 if TYPE_CHECKING:
@@ -33,9 +34,13 @@ class NodeQuerySet(models.QuerySet["Node"]):
         """Nodes that have neither stopped nor been taken for dead."""
         return self.filter(state__in=LIVE_STATES)
 
-    def silent_since(self, moment: datetime) -> NodeQuerySet:
+    def silent_since(self, moment: datetime | Combinable) -> NodeQuerySet:
         """Live nodes whose last beat is older than a moment of the database's clock."""
         return self.live().filter(beat_at__lt=moment)
+
+    def gone_before(self, moment: datetime) -> NodeQuerySet:
+        """Nodes that ended before a moment."""
+        return self.exclude(state__in=LIVE_STATES).filter(stopped_at__lt=moment)
 
     def beat(self, open_connections: int, state: str) -> int:
         """Move the counters of the nodes selected; return how many there are."""
@@ -63,6 +68,10 @@ class ConnectionQuerySet(models.QuerySet["Connection"]):
         """Open connections without application data since a moment."""
         return self.open().filter(last_activity_at__lte=moment)
 
+    def of_dead_nodes(self) -> ConnectionQuerySet:
+        """Open connections whose node is recorded as stopped or lost."""
+        return self.open().exclude(node__state__in=LIVE_STATES)
+
     def mark_lost(self, batch_size: int) -> int:
         """
         Record as lost some open connections whose node is gone; return how many.
@@ -71,8 +80,7 @@ class ConnectionQuerySet(models.QuerySet["Connection"]):
         """
         with transaction.atomic():
             rows = list(
-                self.open()
-                .filter(~Q(node__state__in=LIVE_STATES))
+                self.of_dead_nodes()
                 .order_by("connection_id")
                 .values_list("connection_id", "node__beat_at")[:batch_size]
             )
@@ -91,10 +99,6 @@ class ConnectionQuerySet(models.QuerySet["Connection"]):
                     )
                 )
         return count
-
-    def prune(self, moment: datetime, batch_size: int) -> int:
-        """Delete some connections closed before a moment; return how many."""
-        return delete_some(self.filter(closed_at__lt=moment), batch_size)
 
 
 class AccessTokenQuerySet(models.QuerySet["AccessToken"]):

@@ -1,0 +1,70 @@
+"""Read-only lists of what the nodes recorded."""
+
+from django.contrib import admin
+from django.db import models
+from django.http import HttpRequest
+
+from connections.models import Connection, ErrorEvent, Node
+
+
+class _ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """Rows that only nodes and the sweeper write."""
+
+    show_full_result_count = False
+    list_per_page = 50
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(
+        self, request: HttpRequest, obj: models.Model | None = None
+    ) -> bool:
+        return False
+
+    def has_delete_permission(
+        self, request: HttpRequest, obj: models.Model | None = None
+    ) -> bool:
+        return False
+
+
+@admin.register(Connection)
+class ConnectionAdmin(_ReadOnlyAdmin):
+    list_display = (
+        "connection_id",
+        "client_id",
+        "user",
+        "path",
+        "address",
+        "opened_at",
+        "last_activity_at",
+        "closed_at",
+        "close_code",
+        "reason",
+    )
+    list_filter = (("closed_at", admin.EmptyFieldListFilter), "reason")
+    list_select_related = ("user",)
+    search_fields = ("=connection_id", "client_id__startswith", "=user__username")
+
+
+@admin.register(Node)
+class NodeAdmin(_ReadOnlyAdmin):
+    list_display = (
+        "node_id",
+        "host",
+        "pid",
+        "version",
+        "state",
+        "open_connections",
+        "beat_at",
+        "started_at",
+        "stopped_at",
+    )
+    list_filter = ("state",)
+    search_fields = ("=node_id", "host")
+
+
+@admin.register(ErrorEvent)
+class ErrorEventAdmin(_ReadOnlyAdmin):
+    list_display = ("error_id", "at", "exception_class", "where", "route", "connection")
+    list_filter = ("exception_class",)
+    search_fields = ("=error_id", "=connection__connection_id")

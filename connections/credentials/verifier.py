@@ -1,0 +1,74 @@
+"""Handshake credentials, checked off the loop and remembered for an outage."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from connections import close_codes
+from connections.credentials.identity import Credential
+from connections.credentials.sessions import verify_session
+from connections.credentials.tokens import verify_access_token
+from connections.database import Database
+from connections.exceptions import DatabaseUnavailable, Refused
+from connections.querysets import digest_token
+from connections.units import Clock
+
+_REMEMBERED_SECONDS = 60
+_REMEMBERED_CREDENTIALS = 10_000
+_TIMEOUT_SECONDS = 2
+
+
+class Verifier:
+    """
+    Checks credentials against the database.
+
+    While the database is away, one that was verified in the last minute is
+    admitted from memory; any other is refused as unavailable.
+    """
+
+    def __init__(self, database: Database, clock: Clock = time.monotonic) -> None:
+        self._database = database
+        self._clock = clock
+        self._remembered: dict[str, tuple[float, Credential]] = {}
+
+    async def verify_token(self, token: str) -> Credential:
+        """
+        Return the credential of an access token.
+
+        Raises:
+            Refused: the token is no good, or nobody can tell now.
+        """
+        return await self._verify(verify_access_token, token)
+
+    async def verify_session(self, session_key: str) -> Credential:
+        """
+        Return the credential of a Django session.
+
+        Raises:
+            Refused: nobody is logged in, or nobody can tell now.
+        """
+        return await self._verify(verify_session, session_key)
+
+    async def _verify(
+        self, verify: Callable[[str], Credential], secret: str
+    ) -> Credential:
+        # The secret itself is not kept.
+        key = f"{verify.__name__}:{digest_token(secret)}"
+        try:
+            async with asyncio.timeout(_TIMEOUT_SECONDS):
+                credential = await self._database.read(verify, secret)
+        except (DatabaseUnavailable, TimeoutError) as exc:
+            verified_at, known = self._remembered.get(key, (None, None))
+            if known is None or verified_at is None:
+                raise Refused(close_codes.UNAVAILABLE) from exc
+            if self._clock() - verified_at > _REMEMBERED_SECONDS:
+                raise Refused(close_codes.UNAVAILABLE) from exc
+            return known
+        except Refused:
+            self._remembered.pop(key, None)
+            raise
+        self._remembered.pop(key, None)
+        self._remembered[key] = (self._clock(), credential)
+        if len(self._remembered) > _REMEMBERED_CREDENTIALS:
+            del self._remembered[next(iter(self._remembered))]
+        return credential

@@ -1,0 +1,118 @@
+import json
+from typing import Any
+
+from django.contrib.auth import get_user_model
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db.models import QuerySet
+
+from connections.close_codes import ENDINGS
+from connections.models import CloseRequest, Connection
+
+_KICK_REASONS = (
+    "kicked",
+    "asked_to_reconnect",
+    "banned",
+    "forbidden",
+    "logged_out",
+    "revoked",
+    "deactivated",
+)
+_SELECTORS = ("client", "user", "id")
+
+
+class Command(BaseCommand):
+    help = "List open connections, or end some of them, on whichever node they are."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        verbs = parser.add_subparsers(dest="verb", required=True, metavar="list | kick")
+        listing = verbs.add_parser("list", help="show open connections")
+        listing.add_argument(
+            "--limit", type=int, default=1000, help="rows (default: %(default)s)"
+        )
+        kick = verbs.add_parser("kick", help="end connections within a second or two")
+        kick.add_argument(
+            "--reason",
+            default="kicked",
+            choices=_KICK_REASONS,
+            help="what the client is told (default: %(default)s)",
+        )
+        for verb in (listing, kick):
+            verb.add_argument("--client", metavar="ID", help="of this client")
+            verb.add_argument("--user", metavar="NAME", help="of this user")
+            verb.add_argument("--id", metavar="ID", help="this connection")
+            verb.add_argument("--json", action="store_true", help="print JSON")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        if options["user"]:
+            options["user"] = self._find_user(options["user"])
+        if options["verb"] == "list":
+            self._list(options)
+        else:
+            self._kick(options)
+
+    def _list(self, options: dict[str, Any]) -> None:
+        rows = self._select(options).order_by("opened_at")[: options["limit"]]
+        found = [
+            {
+                "id": row.connection_id,
+                "client": row.client_id,
+                "user": row.user_id,
+                "node": row.node_id,
+                "path": row.path,
+                "address": row.address,
+                "opened_at": row.opened_at.isoformat(),
+                "last_activity_at": row.last_activity_at.isoformat(),
+            }
+            for row in rows
+        ]
+        if options["json"]:
+            self.stdout.write(json.dumps(found))
+            return
+        for one in found:
+            columns = ("id", "client", "address", "path", "opened_at")
+            self.stdout.write("  ".join(str(one[name]) for name in columns))
+        self.stdout.write(f"{len(found)} open")
+
+    def _kick(self, options: dict[str, Any]) -> None:
+        given = [name for name in _SELECTORS if options[name]]
+        if len(given) != 1:
+            raise CommandError("kick takes one of --client, --user, --id")
+        targets = {
+            "client": CloseRequest.Target.CLIENT,
+            "user": CloseRequest.Target.USER,
+            "id": CloseRequest.Target.CONNECTION,
+        }
+        count = self._select(options).count()
+        request = CloseRequest(
+            target=targets[given[0]],
+            value=str(options[given[0]]),
+            reason=options["reason"],
+            author="manage.py connections kick",
+        )
+        CloseRequest.objects.post([request])
+        ending = ENDINGS[options["reason"]]
+        if options["json"]:
+            result = {"requested": count, "code": ending.code, "reason": ending.reason}
+            self.stdout.write(json.dumps(result))
+        else:
+            self.stdout.write(
+                f"asked for the end of {count} recorded connection(s):"
+                f" {ending.code} {ending.reason}"
+            )
+
+    def _select(self, options: dict[str, Any]) -> "QuerySet[Connection]":
+        rows: QuerySet[Connection] = Connection.objects.open()
+        if options["client"]:
+            rows = rows.filter(client_id=options["client"])
+        if options["user"]:
+            rows = rows.filter(user_id=options["user"])
+        if options["id"]:
+            rows = rows.filter(connection_id=options["id"])
+        return rows
+
+    def _find_user(self, name: str) -> Any:
+        users = get_user_model()
+        try:
+            return users._default_manager.get_by_natural_key(name).pk
+        except users.DoesNotExist as exc:
+            raise CommandError(f"there is no user {name!r}") from exc

@@ -1,0 +1,41 @@
+from typing import Any
+
+from django.contrib.auth import get_user_model
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from connections.credentials.tokens import create_access_token
+
+
+class Command(BaseCommand):
+    help = "Make an access token and print it; it cannot be shown again."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--client", required=True, metavar="ID", help="whose connections count"
+        )
+        parser.add_argument("--user", metavar="NAME", help="the user it acts for")
+        parser.add_argument(
+            "--expires-in",
+            type=float,
+            metavar="SECONDS",
+            help="how long it is good for (default: until it is revoked)",
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        client_id: str = options["client"]
+        expires_in: float | None = options["expires_in"]
+        if not 0 < len(client_id) <= 255:
+            raise CommandError("--client takes 1 to 255 characters")
+        if expires_in is not None and expires_in <= 0:
+            raise CommandError("--expires-in must be more than 0 seconds")
+        user = None
+        if options["user"]:
+            users = get_user_model()
+            try:
+                user = users._default_manager.get_by_natural_key(options["user"])
+            except users.DoesNotExist as exc:
+                raise CommandError(f"there is no user {options['user']!r}") from exc
+        token, _ = create_access_token(
+            client_id, user=user, expires_in_seconds=expires_in
+        )
+        self.stdout.write(token)

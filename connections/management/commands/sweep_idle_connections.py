@@ -1,0 +1,106 @@
+import dataclasses
+import json
+import signal
+import threading
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from connections.config import get_config
+from connections.sweeper import (
+    BATCH_SIZE,
+    INTERVAL_SECONDS,
+    AllNodesSilent,
+    Sweeper,
+    Swept,
+    run_sweeper,
+)
+
+
+class Command(BaseCommand):
+    help = (
+        "End idle connections, record those of dead nodes as lost, delete old rows;"
+        " for the whole cluster, from any machine that reaches the database."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--once", action="store_true", help="sweep once and exit")
+        parser.add_argument(
+            "--interval",
+            type=float,
+            default=INTERVAL_SECONDS,
+            metavar="SECONDS",
+            help="between sweeps (default: %(default)s)",
+        )
+        parser.add_argument(
+            "--idle-seconds",
+            type=float,
+            metavar="SECONDS",
+            help="end what is idle for so long (default: idle_timeout_seconds)",
+        )
+        parser.add_argument(
+            "--batch-size",
+            type=int,
+            default=BATCH_SIZE,
+            metavar="ROWS",
+            help="rows per transaction (default: %(default)s)",
+        )
+        parser.add_argument(
+            "--dry-run", action="store_true", help="say what would be done"
+        )
+        parser.add_argument(
+            "--force",
+            action="store_true",
+            help="with --once: believe it when every node looks dead",
+        )
+        parser.add_argument("--json", action="store_true", help="a JSON line a sweep")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        for name in ("interval", "idle_seconds", "batch_size"):
+            if options[name] is not None and options[name] <= 0:
+                flag = name.replace("_", "-")
+                raise CommandError(f"--{flag} must be more than 0")
+        sweeper = Sweeper(
+            get_config(),
+            idle_seconds=options["idle_seconds"],
+            batch_size=options["batch_size"],
+            is_dry=options["dry_run"],
+        )
+        if options["once"] or options["dry_run"]:
+            try:
+                swept = sweeper.sweep_once(is_forced=options["force"])
+            except AllNodesSilent as exc:
+                raise CommandError(str(exc)) from exc
+            self._report(swept, options)
+            return
+        stopping = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stopping.set())
+        run_sweeper(
+            sweeper,
+            options["interval"],
+            stopping,
+            lambda swept: self._report(swept, options),
+        )
+
+    def _report(self, swept: Swept, options: dict[str, Any]) -> None:
+        values = dataclasses.asdict(swept)
+        if options["json"]:
+            self.stdout.write(json.dumps(values))
+            self.stdout.flush()
+            return
+        if not swept.is_leader:
+            self.stdout.write("another sweeper is at work")
+            return
+        words = {
+            "idle_requested": "idle connections asked to end",
+            "nodes_lost": "nodes found dead",
+            "connections_lost": "connections recorded lost",
+            "connections_pruned": "old connections deleted",
+            "errors_pruned": "old errors deleted",
+            "close_requests_pruned": "old close requests deleted",
+            "nodes_pruned": "old nodes deleted",
+        }
+        done = [f"{values[key]} {text}" for key, text in words.items() if values[key]]
+        prefix = "would be: " if options["dry_run"] else ""
+        self.stdout.write(prefix + (", ".join(done) or "nothing to do"))

@@ -1,0 +1,243 @@
+"""
+What stands before a consumer: the node, Host and Origin, credentials.
+
+Each is an ASGI middleware; connections.routing puts them in their order.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from http.cookies import CookieError, SimpleCookie
+
+from django.conf import settings
+from django.contrib.auth.models import AnonymousUser
+from django.http.request import validate_host
+
+from connections import close_codes
+from connections.addresses import Source, find_source
+from connections.close_codes import Ending
+from connections.config import WebSocketConfig
+from connections.credentials.identity import Credential, name_address
+from connections.exceptions import Refused
+from connections.life import Receive
+from connections.node import Node, get_node
+from connections.origins import is_origin_allowed, parse_host
+from connections.wire import Message, Send
+
+logger = logging.getLogger(__name__)
+
+Application = Callable[[Message, Receive, Send], Awaitable[None]]
+
+_BEARER = "bearer."
+_LINGER_SECONDS = 1
+_LOCAL_HOSTS = [".localhost", "127.0.0.1", "[::1]"]
+
+
+class NodeMiddleware:
+    """
+    Puts this process's node in the scope; the outermost middleware.
+
+    The node is made at the first call, for daphne has no lifespan events. Other
+    servers start and stop it with theirs.
+    """
+
+    def __init__(self, application: Application) -> None:
+        self.application = application
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        node = get_node()
+        if scope["type"] == "lifespan":
+            await _live(node, receive, send)
+            return
+        await node.start()
+        scope = {**scope, "node": node}
+        if scope["type"] == "websocket" and node.is_draining:
+            await deny(scope, send, 503, [(b"retry-after", b"1")])
+            return
+        await self.application(scope, receive, send)
+
+
+class OriginMiddleware:
+    """Refuses foreign pages and hosts with 403 before the accept."""
+
+    def __init__(self, application: Application) -> None:
+        self.application = application
+        self._has_warned = False
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        config: WebSocketConfig = scope["node"].config
+        headers = scope["headers"]
+        client = scope.get("client")
+        source = find_source(
+            str(client[0]) if client else None,
+            headers,
+            config.trusted_proxies,
+            is_secure=scope.get("scheme") == "wss",
+        )
+        if source.is_forwarded_by_stranger and not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "Forwarded headers from %s are ignored: not in trusted_proxies",
+                source.address,
+                extra={"event": "forwarded_header_ignored"},
+            )
+        if not _is_host_allowed(source.host) or not is_origin_allowed(
+            [value.decode("latin-1") for name, value in headers if name == b"origin"],
+            host=source.host,
+            is_secure=source.is_secure,
+            allowed=config.allowed_origins,
+            has_own_credential=_find_bearer(scope) is not None,
+        ):
+            logger.info(
+                "A handshake for %.100s was refused: foreign host or origin",
+                scope["path"],
+                extra={"event": "origin_refused"},
+            )
+            await deny(scope, send, 403)
+            return
+        await self.application(_with_source(scope, source), receive, send)
+
+
+class CredentialMiddleware:
+    """
+    Finds out who connects: bearer token, else session cookie, else address.
+
+    One that is refused is accepted and closed with its code, because before the
+    accept a browser sees only 1006 and would try for ever.
+    """
+
+    def __init__(self, application: Application) -> None:
+        self.application = application
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        offered = scope.get("subprotocols") or []
+        plain = [name for name in offered if not name.startswith(_BEARER)]
+        if offered and not plain:
+            # RFC 6455, section 4.1: a browser fails the connection when none of
+            # the subprotocols it offered is selected, and a secret is not echoed.
+            await deny(scope, send, 400)
+            return
+        bearer = _find_bearer(scope)
+        scope = {**scope, "subprotocols": plain}
+        try:
+            credential = await self._verify(scope, bearer)
+        except Refused as exc:
+            await reject(scope, receive, send, exc.ending)
+            return
+        user = credential.user or AnonymousUser()
+        scope |= {"credential": credential, "user": user, "session": credential.session}
+        await self.application(scope, receive, send)
+
+    async def _verify(self, scope: Message, bearer: str | None) -> Credential:
+        node: Node = scope["node"]
+        if bearer is not None:
+            return await node.verifier.verify_token(bearer)
+        session_key = _read_cookie(scope, settings.SESSION_COOKIE_NAME)
+        if session_key and not node.config.anonymous:
+            return await node.verifier.verify_session(session_key)
+        if session_key:
+            try:
+                return await node.verifier.verify_session(session_key)
+            except Refused as exc:
+                if exc.ending is not close_codes.UNAUTHENTICATED:
+                    raise
+        if not node.config.anonymous:
+            raise Refused(close_codes.UNAUTHENTICATED)
+        client = scope.get("client")
+        address = str(client[0]) if client else "unix"
+        return Credential(client_id=name_address(address))
+
+
+async def deny(
+    scope: Message,
+    send: Send,
+    status: int,
+    headers: list[tuple[bytes, bytes]] | None = None,
+) -> None:
+    """Refuse a handshake with an HTTP status; 403 where the server has no other."""
+    if "websocket.http.response" not in (scope.get("extensions") or {}):
+        await send({"type": "websocket.close"})
+        return
+    start = {"type": "websocket.http.response.start", "status": status}
+    await send({**start, "headers": [(b"content-length", b"0"), *(headers or ())]})
+    await send({"type": "websocket.http.response.body", "body": b""})
+
+
+async def reject(scope: Message, receive: Receive, send: Send, ending: Ending) -> None:
+    """Accept a handshake only to close it with a code and reason."""
+    offered = scope.get("subprotocols") or []
+    selected = offered[0] if offered else None
+    logger.info(
+        "A handshake for %.100s was refused: %s",
+        scope["path"],
+        ending.reason,
+        extra={"event": "credentials_refused"},
+    )
+    await send({"type": "websocket.accept", "subprotocol": selected})
+    if selected is not None and selected.startswith("orchestra."):
+        await send({"type": "websocket.send", "text": json.dumps(ending.bye())})
+    close = {"type": "websocket.close", "code": ending.code, "reason": ending.reason}
+    await send(close)
+    try:
+        async with asyncio.timeout(_LINGER_SECONDS):
+            while (await receive())["type"] != "websocket.disconnect":
+                continue
+    except TimeoutError:
+        logger.debug("A refused client lingers; the server drops it")
+
+
+async def _live(node: Node, receive: Receive, send: Send) -> None:
+    """Follow a server's lifespan events."""
+    while True:
+        message = await receive()
+        if message["type"] == "lifespan.startup":
+            await node.start()
+            await send({"type": "lifespan.startup.complete"})
+        else:
+            node.begin_drain()
+            await node.stop()
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+
+
+def _with_source(scope: Message, source: Source) -> Message:
+    """Return the scope with the address that is believed to be the client's."""
+    client = scope.get("client")
+    if source.address and (client is None or client[0] != source.address):
+        return {**scope, "client": [source.address, 0]}
+    return scope
+
+
+def _is_host_allowed(host: str) -> bool:
+    """Hold Host against ALLOWED_HOSTS as it stands now, as Django does."""
+    parsed = parse_host(host)
+    allowed = settings.ALLOWED_HOSTS
+    if settings.DEBUG and not allowed:
+        allowed = _LOCAL_HOSTS
+    return parsed is not None and validate_host(parsed[0], allowed)
+
+
+def _find_bearer(scope: Message) -> str | None:
+    """Return the bearer token of a handshake, from its header or subprotocol."""
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            scheme, _, token = value.decode("latin-1").partition(" ")
+            if scheme.lower() == "bearer":
+                return str(token.strip())
+    for subprotocol in scope.get("subprotocols") or []:
+        if subprotocol.startswith(_BEARER):
+            return str(subprotocol.removeprefix(_BEARER))
+    return None
+
+
+def _read_cookie(scope: Message, name: str) -> str | None:
+    for key, value in scope["headers"]:
+        if key == b"cookie":
+            try:
+                cookies = SimpleCookie(value.decode("latin-1"))
+            except CookieError:
+                continue
+            if name in cookies:
+                return cookies[name].value
+    return None

@@ -1,0 +1,58 @@
+"""The whole WebSocket side of a project, put together in its order."""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from channels.routing import ProtocolTypeRouter, URLRouter
+from django.urls import URLPattern, re_path
+
+from connections.life import Receive
+from connections.middleware import (
+    Application,
+    CredentialMiddleware,
+    NodeMiddleware,
+    OriginMiddleware,
+    deny,
+)
+from connections.wire import Message, Send
+
+
+def protect(*, http: Any, websocket: Sequence[URLPattern]) -> Application:
+    """
+    Return an ASGI application for Django's views and these WebSocket routes.
+
+    Before a consumer is reached: Host and Origin, the route, credentials.
+    """
+    router = URLRouter([*map(_guard, websocket), _REST])
+    return NodeMiddleware(
+        ProtocolTypeRouter({"http": http, "websocket": OriginMiddleware(router)})
+    )
+
+
+def _guard(route: URLPattern) -> URLPattern:
+    """Put the check of credentials behind a route: a probe learns 404 first."""
+    callback: Any = route.callback
+    if isinstance(callback, URLRouter):
+        inner = URLRouter([*map(_guard, callback.routes), _REST])
+        return URLPattern(route.pattern, inner, route.default_args, route.name)
+    named = _Named(str(route.pattern), CredentialMiddleware(callback))
+    return URLPattern(route.pattern, named, route.default_args, route.name)
+
+
+class _Named:
+    """Notes the pattern of the route: a bounded label, unlike the path."""
+
+    def __init__(self, pattern: str, application: Application) -> None:
+        self.pattern = pattern
+        self.application = application
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        await self.application({**scope, "route": self.pattern}, receive, send)
+
+
+async def _not_found(scope: Message, receive: Receive, send: Send) -> None:
+    await deny(scope, send, 404)
+
+
+# Channels' routes call ASGI applications, which Django's types do not know.
+_REST = re_path(r"", cast(Any, _not_found))

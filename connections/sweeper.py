@@ -1,0 +1,286 @@
+"""
+The sweeper: idle connections, dead nodes and old rows of the whole cluster.
+
+It works through the database alone, from any process, and never gives a slot
+back: leases expire by themselves.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from django.db import close_old_connections, connection
+from django.db.models import QuerySet
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from connections import close_codes
+from connections.config import WebSocketConfig
+from connections.exceptions import ConnectionsError
+from connections.models import CloseRequest, Connection, ErrorEvent, Node, Sweep
+from connections.querysets import delete_some
+from connections.units import Clock
+
+logger = logging.getLogger(__name__)
+
+INTERVAL_SECONDS = 10
+BATCH_SIZE = 500
+_SWEEP = "connections"
+_AUTHOR = "sweeper"
+
+
+class AllNodesSilent(ConnectionsError):
+    """Every node looks dead at once: more likely the database was away."""
+
+    def __str__(self) -> str:
+        return (
+            "every node looks dead at once, as after an outage of the database;"
+            " try again later, or use --force if they really are gone"
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class Swept:
+    """What one sweep did, or would do."""
+
+    is_leader: bool = True
+    idle_requested: int = 0
+    nodes_lost: int = 0
+    connections_lost: int = 0
+    connections_pruned: int = 0
+    errors_pruned: int = 0
+    close_requests_pruned: int = 0
+    nodes_pruned: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A node's counter, and since when it stands there on our own clock."""
+
+    beat: tuple[int, int]
+    since: float
+
+
+class Sweeper:
+    """
+    One sweeper; any number may run, one works at a time.
+
+    A node is dead when this sweeper itself saw its counter stand still for
+    node_timeout_seconds, with every read in between succeeding: so neither a
+    database that was away nor a wrong clock kills a live node.
+    """
+
+    def __init__(
+        self,
+        config: WebSocketConfig,
+        *,
+        idle_seconds: float | None = None,
+        batch_size: int = BATCH_SIZE,
+        is_dry: bool = False,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self._config = config
+        self._idle_seconds = idle_seconds or config.idle_timeout_seconds
+        self._batch_size = batch_size
+        self._is_dry = is_dry
+        self._clock = clock
+        self._holder_id = os.urandom(16).hex()
+        self._seen: dict[str, _Seen] = {}
+
+    def sweep(self) -> Swept:
+        """Do one round; called again and again by the same sweeper."""
+        timeout_seconds = self._config.node.node_timeout_seconds
+        if not self._is_dry and not Sweep.objects.take(
+            _SWEEP, self._holder_id, timeout_seconds
+        ):
+            return Swept(is_leader=False)
+        return self._sweep(self._find_dead())
+
+    def sweep_once(self, *, is_forced: bool = False) -> Swept:
+        """
+        Do a single round, judging nodes by the database's clock.
+
+        Raises:
+            AllNodesSilent: every live node looks dead, and it is not forced.
+        """
+        timeout = timedelta(seconds=self._config.node.node_timeout_seconds)
+        silent = list(Node.objects.silent_since(Now() - timeout))
+        if len(silent) > 1 and not is_forced and len(silent) == self._count_live():
+            raise AllNodesSilent
+        return self._sweep(silent)
+
+    def give_up(self) -> None:
+        """Let another sweeper take over at once."""
+        Sweep.objects.give_up(_SWEEP, self._holder_id)
+
+    def forget(self) -> None:
+        """Begin to observe anew, after a read that failed."""
+        self._seen.clear()
+
+    def _sweep(self, dead: list[Node]) -> Swept:
+        swept = Swept(idle_requested=self._request_idle())
+        swept.nodes_lost = self._mark_nodes_lost(dead)
+        swept.connections_lost = self._mark_connections_lost(dead)
+        self._prune(swept)
+        if not self._is_dry:
+            Sweep.objects.filter(name=_SWEEP).update(finished_at=Now())
+        if swept.nodes_lost or swept.connections_lost:
+            logger.warning(
+                "%s dead nodes, %s lost connections recorded",
+                swept.nodes_lost,
+                swept.connections_lost,
+                extra={"event": "lost"},
+            )
+        return swept
+
+    def _find_dead(self) -> list[Node]:
+        now = self._clock()
+        dead = []
+        seen: dict[str, _Seen] = {}
+        for node in Node.objects.live():
+            beat = (node.generation, node.beat)
+            known = self._seen.get(node.node_id)
+            if known is None or known.beat != beat:
+                known = _Seen(beat, now)
+            seen[node.node_id] = known
+            if now - known.since >= self._config.node.node_timeout_seconds:
+                dead.append(node)
+        self._seen = seen
+        return dead
+
+    def _count_live(self) -> int:
+        return Node.objects.live().count()
+
+    def _request_idle(self) -> int:
+        """Ask the nodes to end idle connections; they check with their memory."""
+        if not self._idle_seconds:
+            return 0
+        moment = timezone.now() - timedelta(seconds=self._idle_seconds)
+        pending = (
+            CloseRequest.objects.recent()
+            .filter(reason=close_codes.IDLE.reason)
+            .values("value")
+        )
+        idle = (
+            Connection.objects.idle_since(moment)
+            .filter(node__state__in=("serving", "draining"))
+            .exclude(connection_id__in=pending)
+            .order_by("last_activity_at")
+            .values_list("connection_id", flat=True)
+        )
+        if self._is_dry:
+            return idle.count()
+        count = 0
+        while chunk := list(idle[: self._batch_size]):
+            CloseRequest.objects.post([self._make_request(one) for one in chunk])
+            count += len(chunk)
+            if len(chunk) < self._batch_size:
+                break
+        return count
+
+    def _make_request(self, connection_id: str) -> CloseRequest:
+        return CloseRequest(
+            target=CloseRequest.Target.CONNECTION,
+            value=connection_id,
+            reason=close_codes.IDLE.reason,
+            author=_AUTHOR,
+            idle_seconds=self._idle_seconds,
+        )
+
+    def _mark_nodes_lost(self, dead: list[Node]) -> int:
+        if self._is_dry:
+            return len(dead)
+        return sum(Node.objects.mark_lost(node) for node in dead)
+
+    def _mark_connections_lost(self, dead: list[Node]) -> int:
+        if self._is_dry:
+            of_dead = Connection.objects.open().filter(node__in=dead)
+            return of_dead.count() + Connection.objects.of_dead_nodes().count()
+        return self._repeat(lambda: Connection.objects.mark_lost(self._batch_size))
+
+    def _prune(self, swept: Swept) -> None:
+        retention = self._config.retention
+        connections = Connection.objects.filter(
+            closed_at__lt=_days_ago(retention.closed_connections_days)
+        )
+        errors = ErrorEvent.objects.filter(at__lt=_days_ago(retention.errors_days))
+        requests = CloseRequest.objects.filter(created_at__lt=_days_ago(1))
+        nodes = Node.objects.gone_before(_days_ago(retention.closed_connections_days))
+        swept.connections_pruned = self._delete(connections)
+        swept.errors_pruned = self._delete(errors)
+        swept.close_requests_pruned = self._delete(requests)
+        swept.nodes_pruned = self._delete(nodes)
+
+    def _delete(self, rows: "QuerySet[Any]") -> int:
+        if self._is_dry:
+            return rows.count()
+        return self._repeat(lambda: delete_some(rows, self._batch_size))
+
+    def _repeat(self, step: Callable[[], int]) -> int:
+        """Repeat a step of short transactions until it finds nothing more."""
+        total = 0
+        while count := step():
+            total += count
+            if count < self._batch_size:
+                break
+        return total
+
+
+class BackgroundSweeper:
+    """A sweeper in a thread of its own, inside `serve`."""
+
+    def __init__(
+        self, config: WebSocketConfig, interval_seconds: float = INTERVAL_SECONDS
+    ) -> None:
+        self._sweeper = Sweeper(config)
+        self._interval_seconds = interval_seconds
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(
+            target=self._run, name="connections-sweeper", daemon=True
+        )
+
+    def start(self) -> None:
+        """Begin to sweep."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Let the round under way finish, for at most two seconds."""
+        self._stopping.set()
+        self._thread.join(timeout=2)
+
+    def _run(self) -> None:
+        run_sweeper(self._sweeper, self._interval_seconds, self._stopping)
+
+
+def run_sweeper(
+    sweeper: Sweeper,
+    interval_seconds: float,
+    stopping: threading.Event,
+    report: Callable[[Swept], None] = lambda swept: None,
+) -> None:
+    """Sweep on an interval until told to stop; what fails is tried again."""
+    while not stopping.is_set():
+        close_old_connections()
+        try:
+            report(sweeper.sweep())
+        except Exception as exc:
+            sweeper.forget()
+            logger.error(
+                "A sweep failed and will be tried again: %s",
+                exc,
+                extra={"event": "sweep_failed"},
+            )
+        stopping.wait(interval_seconds)
+    try:
+        sweeper.give_up()
+    finally:
+        connection.close()
+
+
+def _days_ago(days: float) -> Any:
+    return timezone.now() - timedelta(days=days)

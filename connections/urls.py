@@ -1,0 +1,8 @@
+from django.urls import path
+
+from connections import views
+
+urlpatterns = [
+    path("livez", views.livez, name="livez"),
+    path("readyz", views.readyz, name="readyz"),
+]

@@ -1,0 +1,16 @@
+"""The ASGI application: daphne orchestra.asgi:application, or uvicorn's."""
+
+import os
+
+from django.core.asgi import get_asgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "orchestra.settings")
+django_application = get_asgi_application()
+
+# Models and settings are there only now.
+from connections.config import get_config  # noqa: E402
+from connections.routing import protect  # noqa: E402
+from orchestra.routing import websocket_urlpatterns  # noqa: E402
+
+get_config().require_valid()
+application = protect(http=django_application, websocket=websocket_urlpatterns())

@@ -1,0 +1,12 @@
+"""The consumers that this project serves."""
+
+from connections.consumers import LimitedConsumer
+
+
+class EchoConsumer(LimitedConsumer):
+    """Sends every message back as it came, text as text and bytes as bytes."""
+
+    async def receive(
+        self, text_data: str | None = None, bytes_data: bytes | None = None
+    ) -> None:
+        await self.send(text_data=text_data, bytes_data=bytes_data)
