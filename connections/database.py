@@ -6,8 +6,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
-from django.db import InterfaceError, OperationalError, close_old_connections
-from django.db import connection as thread_connection
+from django.db import (
+    DEFAULT_DB_ALIAS,
+    InterfaceError,
+    OperationalError,
+    close_old_connections,
+)
+from django.db import connections as thread_connections
 
 from connections.exceptions import DatabaseUnavailable
 
@@ -95,7 +100,7 @@ class Database:
 
     def _adopt(self) -> None:
         """Remember this thread's connection, so that close() can close it."""
-        opened = thread_connection._connections.default  # type: ignore[attr-defined]
+        opened = thread_connections[DEFAULT_DB_ALIAS]
         if opened not in self._opened:
             with self._lock:
                 # close() runs in another thread than the one that opened it.

@@ -1,0 +1,70 @@
+-- Take a slot for a connection: one atomic step, idempotent per connection.
+--
+-- ARGV: lease, max_total, evicts ("1") or refuses ("0"), connection id, client,
+--   node, opened, limit, the id that it replaces or "-", how many slots the node
+--   holds, then for each slot of this client on this node: id, opened, limit.
+-- Returns: "ok", then for each slot given up: id, opened, limit, node, reason;
+--   or "taken" and the reason: this connection had a slot and has lost it again;
+--   or "client_full"; or "full".
+
+local evicts, slot = ARGV[3] == '1', {
+  id = ARGV[4], client = ARGV[5], node = ARGV[6], opened = ARGV[7], limit = tonumber(ARGV[8]),
+}
+local replaces, held_by_node = ARGV[9], tonumber(ARGV[10])
+
+-- A call repeated because its reply was lost.
+if is_alive(slot.id) then
+  extend(slot.id)
+  return {'ok'}
+end
+local tomb = tomb_of(slot.id)
+if tomb then
+  return {'taken', tomb}
+end
+
+-- A recovering pool knows too little: what the node holds itself counts as well.
+local total = count_alive()
+if recovering then
+  for index = 11, #ARGV, 3 do
+    local id = ARGV[index]
+    if not is_alive(id) and not tomb_of(id) then
+      take_unconditionally({
+        id = id, opened = ARGV[index + 1], limit = tonumber(ARGV[index + 2]),
+        node = slot.node, client = slot.client,
+      })
+    end
+  end
+  total = math.max(count_alive(), held_by_node)
+end
+
+-- Decide first, so that nobody is evicted for a newcomer that is then refused.
+local given_up, kept = {}, {}
+for _, id in ipairs(slots_of(slot.client)) do
+  if id == replaces then
+    given_up[1] = {slot = describe(id), reason = 'replaced'}
+  else
+    kept[#kept + 1] = id
+  end
+end
+local excess = #kept + 1 - slot.limit
+if excess > 0 then
+  if not evicts then
+    return {'client_full'}
+  end
+  for index = 1, excess do
+    given_up[#given_up + 1] = {slot = describe(kept[index]), reason = 'evicted'}
+  end
+end
+if total - #given_up >= max_total then
+  return {'full'}
+end
+
+local reply = {'ok'}
+for _, one in ipairs(given_up) do
+  take_away(one.slot, one.reason)
+  for _, value in ipairs({one.slot.id, one.slot.opened, one.slot.limit, one.slot.node, one.reason}) do
+    reply[#reply + 1] = value
+  end
+end
+take(slot)
+return reply

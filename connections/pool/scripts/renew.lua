@@ -1,0 +1,27 @@
+-- Keep slots for another lease; never takes and never evicts.
+--
+-- ARGV: lease, max_total, then connection ids (a few hundred at most).
+-- Returns: for each slot that is not there: its id, and "evicted", "replaced" or
+--   "missing".
+
+local ids, reply, kept = {}, {}, {}
+for index = 3, #ARGV do
+  ids[#ids + 1] = ARGV[index]
+end
+if #ids == 0 then
+  return reply
+end
+local ends = string.format('%.0f', now + lease_ms)
+for index, score in ipairs(call('ZMSCORE', LEASES, unpack(ids))) do
+  if score and tonumber(score) > now then
+    kept[#kept + 1] = ends
+    kept[#kept + 1] = ids[index]
+  else
+    reply[#reply + 1] = ids[index]
+    reply[#reply + 1] = tomb_of(ids[index]) or 'missing'
+  end
+end
+if #kept > 0 then
+  call('ZADD', LEASES, unpack(kept))
+end
+return reply
