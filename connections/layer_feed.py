@@ -1,8 +1,9 @@
 """What reaches one connection over the channel layer."""
 
 import asyncio
+import contextvars
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
 logger = logging.getLogger(__name__)
@@ -18,7 +19,15 @@ class LayerFeed:
     is logged and tried again: it never ends a connection.
     """
 
-    __slots__ = ("_channel_name", "_deliver", "_layer", "_loop", "_rejoining", "_task")
+    __slots__ = (
+        "_channel_name",
+        "_context",
+        "_deliver",
+        "_layer",
+        "_loop",
+        "_rejoining",
+        "_task",
+    )
 
     def __init__(
         self,
@@ -28,6 +37,9 @@ class LayerFeed:
         self._layer = layer
         self._deliver = deliver
         self._loop = asyncio.get_running_loop()
+        # A task made from within async_to_sync() would inherit the executor of a
+        # thread that is long gone when the task runs.
+        self._context = contextvars.copy_context()
         self._channel_name: str | None = None
         self._task: asyncio.Task[None] | None = None
         self._rejoining: asyncio.Task[None] | None = None
@@ -63,7 +75,7 @@ class LayerFeed:
         """Join groups; those that cannot be joined now are tried again."""
         missing = [group for group in groups if not await self._try_join(group)]
         if missing:
-            self._rejoining = asyncio.create_task(self._rejoin(missing))
+            self._rejoining = self._start_task(self._rejoin(missing))
 
     async def leave(self, groups: Iterable[str]) -> None:
         """Leave groups; a layer that is away forgets them by itself."""
@@ -72,7 +84,10 @@ class LayerFeed:
 
     def _start(self) -> None:
         if self._task is None:
-            self._task = self._loop.create_task(self._receive())
+            self._task = self._start_task(self._receive())
+
+    def _start_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        return self._loop.create_task(work, context=self._context)
 
     async def _receive(self) -> None:
         failures = 0

@@ -1,8 +1,11 @@
 """Token buckets: how much a connection may send, sustained and at once."""
 
+import math
 from enum import Enum
 
 from connections.units import Clock
+
+_LEAST_QUIET_SECONDS = 1.0
 
 
 class TokenBucket:
@@ -36,10 +39,6 @@ class TokenBucket:
         missing = min(amount, self.burst) - self._refill(now)
         return max(0.0, missing / self.rate)
 
-    def is_half_full(self, now: float) -> bool:
-        """Tell whether at least half of the burst is there."""
-        return self._refill(now) >= self.burst / 2
-
     def _refill(self, now: float) -> float:
         elapsed = now - self._filled_at
         if elapsed > 0:
@@ -61,12 +60,20 @@ class RateLimiter:
     Messages and bytes of one connection.
 
     What is over the rate is dropped. An excess that goes on for
-    tolerance_seconds closes the connection: it goes on until both buckets are
-    half full again, so neither a pause between two floods nor a few messages
-    let through in between start it anew.
+    tolerance_seconds closes the connection: it goes on until nothing was
+    dropped for as long as half a burst takes to refill (at least a second), so
+    that a few messages let through in between do not start it anew.
     """
 
-    __slots__ = ("_bytes", "_clock", "_excess_since", "_messages", "_tolerance_seconds")
+    __slots__ = (
+        "_bytes",
+        "_clock",
+        "_excess_at",
+        "_excess_since",
+        "_messages",
+        "_quiet_seconds",
+        "_tolerance_seconds",
+    )
 
     def __init__(
         self,
@@ -83,19 +90,23 @@ class RateLimiter:
         self._messages = TokenBucket(messages_per_second, burst_messages, now)
         self._bytes = TokenBucket(bytes_per_second, burst_bytes, now)
         self._tolerance_seconds = tolerance_seconds
-        self._excess_since: float | None = None
+        self._quiet_seconds = max(
+            _LEAST_QUIET_SECONDS,
+            burst_messages / messages_per_second / 2,
+            burst_bytes / bytes_per_second / 2,
+        )
+        self._excess_since = self._excess_at = -math.inf
 
     def check(self, size_bytes: int) -> Verdict:
         """Decide about one message that has arrived now."""
         now = self._clock()
-        if self._excess_since is not None and self._has_recovered(now):
-            self._excess_since = None
         if self._messages.take(1, now):
             if self._bytes.take(size_bytes, now):
                 return Verdict.PASS
             self._messages.give_back(1)
-        if self._excess_since is None:
+        if now - self._excess_at >= self._quiet_seconds:
             self._excess_since = now
+        self._excess_at = now
         if now - self._excess_since >= self._tolerance_seconds:
             return Verdict.CLOSE
         return Verdict.DROP
@@ -107,6 +118,3 @@ class RateLimiter:
             self._messages.seconds_until(1, now),
             self._bytes.seconds_until(size_bytes, now),
         )
-
-    def _has_recovered(self, now: float) -> bool:
-        return self._messages.is_half_full(now) and self._bytes.is_half_full(now)

@@ -53,6 +53,7 @@ INSTALLED_APPS = [
     "daphne",
     "connections",
     "sessions_history",
+    "servestatic",
     "django_prometheus",
     "django.contrib.admin",
     "django.contrib.auth",
