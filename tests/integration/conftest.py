@@ -1,0 +1,22 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.processes import LiveServer, Servers
+
+
+@pytest.fixture(scope="session")
+def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with every migration applied, to be copied."""
+    folder = tmp_path_factory.mktemp("template")
+    LiveServer(folder=folder).manage("migrate", "--verbosity", "0")
+    return folder / "db.sqlite3"
+
+
+@pytest.fixture
+def servers(tmp_path: Path, migrated_database: Path) -> Iterator[Servers]:
+    """Starts real server processes and ends them after the test."""
+    running = Servers(tmp_path, migrated_database)
+    yield running
+    running.stop_all()

@@ -1,0 +1,222 @@
+"""Real server processes for tests: started on free ports, ended by their id."""
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+_START_SECONDS = 30
+
+
+class StartFailed(Exception):
+    """A process did not come up; its log is the message."""
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that nothing listens on now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+async def wait_until(
+    condition: Callable[[], Awaitable[object]] | Callable[[], object],
+    seconds: float = 10,
+) -> Any:
+    """Poll a condition until it holds and return what it gave."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = condition()
+        if isinstance(found, Awaitable):
+            found = await found
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {seconds} s: {condition}")
+        await asyncio.sleep(0.05)
+
+
+class LiveServer:
+    """
+    A server of this project in a process of its own.
+
+    `command` is serve, daphne or uvicorn; `config` overrides keys, as in
+    {"idle_timeout_seconds": 1, "node__beat_seconds": 0.2}.
+    """
+
+    def __init__(
+        self,
+        *,
+        folder: Path,
+        command: str = "serve",
+        config: dict[str, object] | None = None,
+        arguments: tuple[str, ...] = (),
+        environment: dict[str, str] | None = None,
+        application: str = "orchestra.asgi:application",
+        port: int | None = None,
+    ) -> None:
+        self.folder = folder
+        self.port = port or free_port()
+        self.command = command
+        self.application = application
+        self.arguments = arguments
+        self.environment = {
+            **os.environ,
+            "DJANGO_SETTINGS_MODULE": "orchestra.settings",
+            "DEBUG": "true",
+            "ORCHESTRA_VAR": str(folder),
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONPATH": str(ROOT),
+            **(environment or {}),
+        }
+        for key, value in (config or {}).items():
+            self.environment[f"WEBSOCKET__{key.upper()}"] = str(value)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log = folder / f"server-{self.port}.log"
+
+    @property
+    def url(self) -> str:
+        """Where it answers HTTP."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def ws_url(self) -> str:
+        """Where it answers WebSocket."""
+        return f"ws://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """The id of its process."""
+        if self._process is None:
+            raise StartFailed("not started")
+        return self._process.pid
+
+    def start(self, *, is_ready: bool = True) -> "LiveServer":
+        """Start it, and wait until /readyz answers."""
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._argv(), cwd=ROOT, env=self.environment, stdout=log, stderr=log
+            )
+        if is_ready:
+            self._wait_ready()
+        return self
+
+    def kill(self) -> None:
+        """End it with SIGKILL, as a crash would."""
+        self._end(signal.SIGKILL)
+
+    def terminate(self, seconds: float = 40) -> int:
+        """Ask it to end with SIGTERM; return its exit code."""
+        return self._end(signal.SIGTERM, seconds)
+
+    def signal(self, number: int) -> None:
+        """Send a signal and do not wait."""
+        os.kill(self.pid, number)
+
+    def wait(self, seconds: float = 40) -> int:
+        """Wait for its end; return its exit code."""
+        if self._process is None:
+            raise StartFailed("not started")
+        return self._process.wait(seconds)
+
+    def stop(self) -> None:
+        """End it if it still runs."""
+        if self._process is not None and self._process.poll() is None:
+            self.kill()
+
+    def log(self) -> str:
+        """Return what it has written."""
+        return self._log.read_text(errors="replace")
+
+    def rss_kib(self) -> int:
+        """Return its resident memory in KiB (proc(5), VmRSS)."""
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1])
+        raise StartFailed("no VmRSS")
+
+    def manage(self, *arguments: str, is_checked: bool = True) -> str:
+        """Run a management command on the same database; return its output."""
+        done = subprocess.run(
+            [sys.executable, "manage.py", *arguments],
+            cwd=ROOT,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        if is_checked and done.returncode:
+            raise StartFailed(f"{arguments}: {done.stdout}{done.stderr}")
+        return done.stdout.strip() if is_checked else done.stdout + done.stderr
+
+    def create_token(self, client: str = "alice", *arguments: str) -> str:
+        """Make an access token for a client."""
+        return self.manage("create_access_token", "--client", client, *arguments)
+
+    def _argv(self) -> list[str]:
+        port = str(self.port)
+        if self.command == "serve":
+            argv = ["manage.py", "serve", "--port", port]
+        elif self.command == "daphne":
+            argv = ["-m", "daphne", "-p", port, self.application]
+        else:
+            argv = ["-m", "uvicorn", "--port", port, self.application]
+        return [sys.executable, *argv, *self.arguments]
+
+    def _wait_ready(self) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while time.monotonic() < deadline:
+            if self._process is not None and self._process.poll() is not None:
+                raise StartFailed(self.log())
+            try:
+                with urllib.request.urlopen(f"{self.url}/readyz", timeout=1):
+                    return
+            except urllib.error.HTTPError as exc:
+                exc.close()
+                return
+            except OSError:
+                time.sleep(0.05)
+        self.stop()
+        raise StartFailed(self.log())
+
+    def _end(self, number: int, seconds: float = 10) -> int:
+        if self._process is None:
+            raise StartFailed("not started")
+        self._process.send_signal(number)
+        return self._process.wait(seconds)
+
+
+class Servers:
+    """Starts servers, each with a migrated database, and ends them all."""
+
+    def __init__(self, folder: Path, template: Path) -> None:
+        self._folder = folder
+        self._template = template
+        self._started: list[LiveServer] = []
+
+    def start(self, *, is_ready: bool = True, **options: Any) -> LiveServer:
+        """Start a server; options are LiveServer's, and `folder` to share one."""
+        folder = options.pop("folder", None)
+        if folder is None:
+            folder = Path(tempfile.mkdtemp(dir=self._folder))
+            shutil.copy(self._template, folder / "db.sqlite3")
+        server = LiveServer(folder=folder, **options)
+        self._started.append(server)
+        return server.start(is_ready=is_ready)
+
+    def stop_all(self) -> None:
+        """End every server that still runs."""
+        for server in self._started:
+            server.stop()
