@@ -1,0 +1,250 @@
+"""The main job on real sockets, by a client library that knows nothing of us."""
+
+import asyncio
+import contextlib
+import json
+import sqlite3
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from tests.integration.processes import LiveServer, Servers, wait_until
+
+ECHO = "/ws/echo/"
+QUICK = {"node__beat_seconds": 0.1, "node__lease_seconds": 3}
+
+
+def open_echo(server: LiveServer, token: str | None, **options: Any) -> connect:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    url = server.ws_url + options.pop("path", ECHO)
+    return connect(url, additional_headers=headers, **options)
+
+
+async def closing(connection: ClientConnection, seconds: float = 10) -> tuple[int, str]:
+    """Return code and reason of the close that comes."""
+    async with asyncio.timeout(seconds):
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                await connection.recv()
+    assert connection.close_code is not None
+    return connection.close_code, connection.close_reason or ""
+
+
+async def assert_alive(connection: ClientConnection) -> None:
+    await connection.send("ping")
+    async with asyncio.timeout(10):
+        assert await connection.recv() == "ping"
+
+
+@contextlib.asynccontextmanager
+async def opened(
+    server: LiveServer, token: str, count: int
+) -> AsyncIterator[list[ClientConnection]]:
+    connections = [await open_echo(server, token) for _ in range(count)]
+    try:
+        yield connections
+    finally:
+        await asyncio.gather(*(one.close() for one in connections))
+
+
+def read_rows(server: LiveServer, query: str) -> list[tuple[Any, ...]]:
+    with contextlib.closing(sqlite3.connect(server.folder / "db.sqlite3")) as database:
+        return database.execute(query).fetchall()
+
+
+@pytest.mark.parametrize("command", ["serve", "daphne", "uvicorn"])
+async def test_the_sixth_connection_evicts_the_first(
+    servers: Servers, command: str
+) -> None:
+    server = servers.start(command=command, config=QUICK)
+    token = server.create_token()
+    async with opened(server, token, 6) as connections:
+        assert (await closing(connections[0]))[0] == 4005
+        for connection in connections[1:]:
+            await assert_alive(connection)
+        await wait_until(
+            lambda: (
+                read_rows(
+                    server,
+                    "select reason, close_code from connections_connection"
+                    " where closed_at is not null",
+                )
+                == [("evicted", 4005)]
+            )
+        )
+
+
+async def test_fifty_at_once_leave_exactly_five(servers: Servers) -> None:
+    server = servers.start(config=QUICK)
+    token = server.create_token()
+    for _ in range(4):
+        connections = await asyncio.gather(
+            *(open_echo(server, token) for _ in range(50))
+        )
+        await wait_until(lambda opened=connections: count_open(opened) <= 5)
+        await asyncio.sleep(0.3)
+        assert count_open(connections) == 5
+        await asyncio.gather(*(one.close() for one in connections))
+
+
+def count_open(connections: list[ClientConnection]) -> int:
+    return sum(one.close_code is None for one in connections)
+
+
+async def test_limits_of_size_and_rate(servers: Servers) -> None:
+    rate = {
+        "rate_limit__burst_messages": 10,
+        "rate_limit__messages_per_second": 5,
+        "rate_limit__tolerance_seconds": 1,
+    }
+    server = servers.start(config={**QUICK, **rate})
+    token = server.create_token()
+    async with opened(server, token, 2) as (big, fast):
+        await big.send("x" * 1_000_001)
+        assert (await closing(big))[0] in (4013, 1009)
+        flooding = asyncio.create_task(flood(fast))
+        assert (await closing(fast))[0] == 4129
+        flooding.cancel()
+
+
+async def flood(connection: ClientConnection) -> None:
+    with contextlib.suppress(ConnectionClosed):
+        for _ in range(100_000):
+            await connection.send("x")
+            await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize("command", ["serve", "uvicorn"])
+async def test_who_is_refused_and_how(servers: Servers, command: str) -> None:
+    server = servers.start(command=command, config=QUICK)
+    token = server.create_token()
+    with pytest.raises(InvalidStatus) as refused:
+        await open_echo(server, token, origin="https://evil.example")
+    assert refused.value.response.status_code == 403
+    with pytest.raises(InvalidStatus) as refused:
+        await open_echo(server, token, path="/ws/nowhere/")
+    assert refused.value.response.status_code in (403, 404)
+    assert "Traceback" not in server.log()
+    with pytest.raises(InvalidStatus):
+        await open_echo(server, None)
+    wrong = await open_echo(server, "wrong")
+    assert (await closing(wrong))[0] == 4001
+    own = await open_echo(server, token, origin=server.url)
+    await assert_alive(own)
+    await own.close()
+    by_subprotocol = await connect(
+        server.ws_url + ECHO, subprotocols=[f"bearer.{token}", "chat"]
+    )
+    assert by_subprotocol.subprotocol == "chat"
+    await assert_alive(by_subprotocol)
+    await by_subprotocol.close()
+
+
+async def test_revoked_and_expired_tokens(servers: Servers) -> None:
+    server = servers.start(config=QUICK)
+    expiring = server.create_token("alice", "--expires-in", "0.001")
+    revoked = server.create_token("bob")
+    server.manage(
+        "shell",
+        "-c",
+        "from django.utils import timezone\n"
+        "from connections.models import AccessToken\n"
+        "AccessToken.objects.filter(client_id='bob')"
+        ".update(revoked_at=timezone.now())",
+    )
+    assert (await closing(await open_echo(server, expiring)))[0] == 4100
+    assert (await closing(await open_echo(server, revoked)))[0] == 4009
+
+
+async def test_garbage_does_not_hurt_others(servers: Servers) -> None:
+    server = servers.start(config=QUICK)
+    token = server.create_token()
+    async with opened(server, token, 1) as (bystander,):
+        for garbage in (b"\x00" * 100, b"GET / HTTP/1.1\r\n\r\n", b"\xff\xfe" * 999):
+            _reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(garbage)
+            await writer.drain()
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+        await assert_alive(bystander)
+
+
+async def test_idle_is_swept_by_a_separate_process(servers: Servers) -> None:
+    server = servers.start(
+        config={**QUICK, "idle_timeout_seconds": 300},
+        arguments=("--no-sweeper",),
+    )
+    token = server.create_token()
+    async with opened(server, token, 2) as (idle, active):
+        await asyncio.sleep(1.2)
+        for _ in range(3):
+            await assert_alive(active)
+        arguments = ("sweep_idle_connections", "--once", "--json")
+        swept = server.manage(*arguments, "--idle-seconds", "1")
+        assert json.loads(swept)["idle_requested"] >= 1
+        assert await closing(idle) == (4300, "idle")
+        await assert_alive(active)
+
+
+async def test_the_node_ends_its_own_idle_connections(servers: Servers) -> None:
+    server = servers.start(config={**QUICK, "idle_timeout_seconds": 0.5})
+    token = server.create_token()
+    async with opened(server, token, 1) as (idle,):
+        assert await closing(idle) == (4300, "idle")
+
+
+async def test_a_killed_server_leaves_no_open_rows(servers: Servers) -> None:
+    config = {**QUICK, "node__node_timeout_seconds": 1}
+    server = servers.start(config=config)
+    token = server.create_token()
+    connections = [await open_echo(server, token) for _ in range(3)]
+    open_rows = "select count(*) from connections_connection where closed_at is null"
+    await wait_until(lambda: read_rows(server, open_rows) == [(3,)])
+    server.kill()
+    for connection in connections:
+        await closing(connection)
+    again = servers.start(config=config, folder=server.folder, port=server.port)
+    survivor = await open_echo(again, token)
+
+    def reasons() -> Any:
+        return read_rows(
+            again, "select reason, closed_at is null from connections_connection"
+        )
+
+    await asyncio.sleep(1.2)
+    again.manage("sweep_idle_connections", "--once")
+    await wait_until(lambda: sorted(reasons()) == [("", 1), *[("lost", 0)] * 3])
+    await assert_alive(survivor)
+    await survivor.close()
+
+
+async def test_an_operator_lists_and_kicks(servers: Servers) -> None:
+    server = servers.start(config=QUICK)
+    alice, bob = server.create_token("alice"), server.create_token("bob")
+    async with opened(server, alice, 2) as of_alice, opened(server, bob, 1) as of_bob:
+        await wait_until(
+            lambda: len(json.loads(server.manage("connections", "list", "--json"))) == 3
+        )
+        server.manage("connections", "kick", "--client", "alice")
+        for connection in of_alice:
+            assert await closing(connection) == (4009, "kicked")
+        await assert_alive(of_bob[0])
+        # The request is spent: who comes back afterwards stays.
+        await asyncio.sleep(0.5)
+        async with opened(server, alice, 1) as (returned,):
+            await asyncio.sleep(0.5)
+            await assert_alive(returned)
+
+
+async def test_nothing_serves_on_a_bad_configuration(servers: Servers) -> None:
+    server = servers.start(
+        config={"idle_timeout_seconds": "soon", "max_message_size": "huge"},
+        is_ready=False,
+    )
+    assert server.wait() != 0
+    assert "websocket.idle_timeout_seconds" in server.log()
+    assert "websocket.max_message_size" in server.log()
