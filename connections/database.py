@@ -71,18 +71,21 @@ class Database:
             self._readers, lambda: self._run(work, *args, **kwargs)
         )
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Wait for what is under way, then close every thread's connection."""
-        self._writer.shutdown()
-        self._readers.shutdown()
-        for opened in self._opened:
-            opened.close()
-        self._opened.clear()
+        await asyncio.to_thread(self._close)
 
     def abandon(self) -> None:
         """Give up work that has not begun, and do not wait for the rest."""
         self._writer.shutdown(wait=False, cancel_futures=True)
         self._readers.shutdown(wait=False, cancel_futures=True)
+
+    def _close(self) -> None:
+        self._writer.shutdown()
+        self._readers.shutdown()
+        for opened in self._opened:
+            opened.close()
+        self._opened.clear()
 
     def _run(
         self,

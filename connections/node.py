@@ -84,7 +84,8 @@ class Node:
             )
         self.is_draining = False
         self._has_stopped = False
-        self._generation = 0
+        self._is_recorded = False
+        self._generation = 1
         self._tasks: list[asyncio.Task[None]] = []
         self._cleaning: asyncio.Task[None] | None = None
         self._skips_grace = asyncio.Event()
@@ -172,7 +173,7 @@ class Node:
         try:
             async with asyncio.timeout(_FLUSH_SECONDS):
                 await self.recorder.flush()
-                await self.database.write(self._write_stopped)
+                await self.database.write(self._write_node)
         except (DatabaseUnavailable, TimeoutError):
             logger.error(
                 "%s records could not be written; the sweeper records them as lost",
@@ -181,7 +182,7 @@ class Node:
             )
             self.database.abandon()
         else:
-            self.database.close()
+            await self.database.close()
         await self.pool.close()
 
     async def _abort_rest(self) -> None:
@@ -270,10 +271,11 @@ class Node:
         """Tell the database that this node lives, what changed; ask what to end."""
         if self.database is None or self.recorder is None:
             return
-        is_known = await self.database.write(self._write_beat)
-        if not is_known:
-            self._generation += 1
+        if not await self.database.write(self._write_beat):
+            # At the first beat; later, after this node was taken for dead.
+            self._generation += self._is_recorded
             await self.database.write(self._write_node)
+            self._is_recorded = True
             for connection in self.hub:
                 self.recorder.note_change(connection)
         await self.recorder.flush()
@@ -341,20 +343,15 @@ class Node:
                 "generation": self._generation,
                 "beat_at": Now(),
                 "started_at": self.started_at,
-                "stopped_at": None,
+                "stopped_at": Now() if self._has_stopped else None,
                 "open_connections": len(self.hub),
             },
         )
 
-    def _write_stopped(self) -> None:
-        models.Node.objects.filter(node_id=self.node_id).update(
-            state=models.Node.State.STOPPED,
-            stopped_at=Now(),
-            open_connections=len(self.hub),
-        )
-
     def _state(self) -> str:
         state = models.Node.State
+        if self._has_stopped:
+            return state.STOPPED
         return state.DRAINING if self.is_draining else state.SERVING
 
 

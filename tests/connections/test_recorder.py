@@ -1,0 +1,228 @@
+"""The recorder writes what happened, in batches, whatever the database does."""
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from connections import close_codes
+from connections.config import RecorderConfig
+from connections.database import Database
+from connections.exceptions import DatabaseUnavailable
+from connections.hub import LiveConnection, new_connection_id
+from connections.models import Connection, ErrorEvent, Node
+from connections.recorder import Recorder, clean, describe_error
+from tests.clock import FakeClock
+
+
+class SwitchableDatabase(Database):
+    """The real database, which a test can take away."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_away = False
+        self.writes = 0
+
+    async def write(self, work: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.is_away:
+            raise DatabaseUnavailable("away")
+        self.writes += 1
+        return await super().write(work, *args, **kwargs)
+
+
+class SilentWire:
+    def end(self, *args: Any) -> None: ...
+
+    def announce(self, *args: Any) -> None: ...
+
+    def abort(self) -> None: ...
+
+
+def make_connection(clock: FakeClock, **values: Any) -> LiveConnection:
+    return LiveConnection(
+        connection_id=new_connection_id(),
+        client_id="alice",
+        now=clock(),
+        wire=SilentWire(),
+        **values,
+    )
+
+
+def make_error(connection: LiveConnection) -> ErrorEvent:
+    try:
+        raise KeyError("planted")
+    except KeyError as exc:
+        return describe_error(exc, connection)
+
+
+class Bench:
+    """A recorder with all that it needs."""
+
+    def __init__(self, **config: Any) -> None:
+        self.clock = FakeClock()
+        self.database = SwitchableDatabase()
+        self.recorder = Recorder(
+            node_id="n" * 32,
+            config=RecorderConfig(**config),
+            database=self.database,
+            clock=self.clock,
+        )
+
+
+@pytest.fixture
+async def make_bench() -> AsyncIterator[Callable[..., Bench]]:
+    made: list[Bench] = []
+
+    def make(**config: Any) -> Bench:
+        made.append(Bench(**config))
+        return made[-1]
+
+    yield make
+    for bench in made:
+        await bench.database.close()
+
+
+@pytest.fixture
+async def bench(make_bench: Callable[..., Bench]) -> Bench:
+    return make_bench()
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_a_connection_that_opened_and_closed_is_one_row(bench: Bench) -> None:
+    connection = make_connection(bench.clock, address="192.0.2.1")
+    bench.recorder.note_change(connection)
+    connection.messages_in = 3
+    bench.recorder.note_closed(connection, 4300, "idle")
+    assert bench.recorder.pending == 1
+    await bench.recorder.flush()
+    row = await Connection.objects.aget()
+    assert (row.close_code, row.reason, row.messages_in) == (4300, "idle", 3)
+    assert row.closed_at is not None
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_a_row_follows_its_connection(bench: Bench) -> None:
+    connection = make_connection(bench.clock)
+    bench.recorder.note_change(connection)
+    await bench.recorder.flush()
+    bench.clock.advance(50)
+    connection.last_activity = bench.clock()
+    bench.recorder.note_change(connection)
+    await bench.recorder.flush()
+    row = await Connection.objects.aget()
+    assert (row.closed_at, row.reason) == (None, "")
+    assert (timezone.now() - row.last_activity_at).total_seconds() < 5
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_an_error_is_found_by_its_id(bench: Bench) -> None:
+    connection = make_connection(bench.clock, route="/ws/x/")
+    error = make_error(connection)
+    bench.recorder.note_error(error)
+    await bench.recorder.flush()
+    row = await ErrorEvent.objects.aget(error_id=error.error_id)
+    assert row.exception_class == "builtins.KeyError"
+    assert "test_recorder.py/make_error" in row.where
+    assert "planted" in row.traceback
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_an_outage_loses_nothing_that_fits(bench: Bench) -> None:
+    bench.database.is_away = True
+    connections = [make_connection(bench.clock) for _ in range(1200)]
+    for connection in connections:
+        bench.recorder.note_change(connection)
+    for connection in connections[:700]:
+        bench.recorder.note_closed(connection, 1000, "closed")
+    with pytest.raises(DatabaseUnavailable):
+        await bench.recorder.flush()
+    bench.clock.advance(60)
+    assert (bench.recorder.pending, bench.recorder.lag_seconds) == (1200, 60)
+    bench.database.is_away = False
+    await bench.recorder.flush()
+    assert (bench.recorder.pending, bench.recorder.lag_seconds) == (0, 0)
+    assert await Connection.objects.acount() == 1200
+    assert await Connection.objects.open().acount() == 500
+    assert bench.database.writes == 3
+
+
+async def test_a_long_outage_keeps_to_its_bounds(
+    make_bench: Callable[..., Bench],
+) -> None:
+    """Ten minutes of churn, a hundred connections a second, in a small backlog."""
+    bench = make_bench(max_pending=1000)
+    bench.database.is_away = True
+    living = [make_connection(bench.clock) for _ in range(100)]
+    for connection in living:
+        bench.recorder.note_change(connection)
+    last = None
+    for _ in range(600):
+        for _ in range(100):
+            last = make_connection(bench.clock)
+            bench.recorder.note_change(last)
+            bench.recorder.note_closed(last, 1000, "closed")
+        bench.clock.advance(1)
+    assert bench.recorder.pending == 1000
+    assert bench.recorder.dropped.closed == 60_100 - 1000
+    assert last is not None
+    assert last.connection_id in bench.recorder._closed
+    assert living[0].connection_id in bench.recorder._changed
+
+
+async def test_tracebacks_are_given_up_first(make_bench: Callable[..., Bench]) -> None:
+    bench = make_bench(max_bytes=100_000)
+    bench.database.is_away = True
+    connection = make_connection(bench.clock)
+    bench.recorder.note_closed(connection, 1000, "closed")
+    for _ in range(90):
+        error = make_error(connection)
+        error.traceback = "x" * 8000
+        bench.recorder.note_error(error)
+    dropped = bench.recorder.dropped
+    assert dropped.tracebacks > 70
+    assert (dropped.closed, dropped.errors) == (0, 0)
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_activity_is_given_up_before_closed_rows(
+    make_bench: Callable[..., Bench],
+) -> None:
+    bench = make_bench(max_pending=100)
+    living = [make_connection(bench.clock) for _ in range(60)]
+    for connection in living:
+        bench.recorder.note_change(connection)
+    await bench.recorder.flush()
+    bench.database.is_away = True
+    for connection in living:
+        bench.recorder.note_change(connection)
+    for _ in range(41):
+        bench.recorder.note_closed(make_connection(bench.clock), 1000, "closed")
+    assert bench.recorder.dropped.activities == 60
+    assert bench.recorder.dropped.closed == 0
+    assert bench.recorder.pending == 41
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_one_row_that_the_database_refuses_does_not_fail_the_others(
+    bench: Bench,
+) -> None:
+    good = [make_connection(bench.clock) for _ in range(5)]
+    bad = make_connection(bench.clock)
+    for connection in [*good[:3], bad, *good[3:]]:
+        bench.recorder.note_closed(connection, 1000, "closed")
+    bench.recorder._closed[bad.connection_id].close_code = -1
+    await bench.recorder.flush()
+    assert await Connection.objects.acount() == 5
+    assert bench.recorder.dropped.invalid == 1
+
+
+def test_every_database_stores_a_cleaned_text() -> None:
+    assert clean("a\x00b\ud800c", 10) == "a\ufffdb?c"
+    assert clean("abcdef", 3) == "abc"
+
+
+def test_reasons_fit_their_column() -> None:
+    longest = max(map(len, close_codes.ENDINGS))
+    assert longest <= (Connection._meta.get_field("reason").max_length or 0)
+    assert Node.State.LOST == "lost"

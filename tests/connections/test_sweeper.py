@@ -1,0 +1,158 @@
+"""The sweeper judges nodes by what it saw itself, and never kills a live one."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from connections.models import CloseRequest, Connection, ErrorEvent, Node, Sweep
+from connections.sweeper import AllNodesSilent, Sweeper
+from tests.clock import FakeClock
+from tests.connections.conversations import make_config
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def make_db_node(node_id: str, **values: Any) -> Node:
+    defaults = {"beat_at": timezone.now(), "started_at": timezone.now()}
+    return Node.objects.create(
+        node_id=node_id, host="h", pid=1, version="v", **{**defaults, **values}
+    )
+
+
+def make_row(node: Node, connection_id: str, **values: Any) -> Connection:
+    defaults = {"opened_at": timezone.now(), "last_activity_at": timezone.now()}
+    return Connection.objects.create(
+        connection_id=connection_id,
+        client_id="alice",
+        node=node,
+        path="/",
+        **{**defaults, **values},
+    )
+
+
+def make_sweeper(clock: FakeClock | None = None, **options: Any) -> Sweeper:
+    return Sweeper(make_config(), clock=clock or FakeClock(), **options)
+
+
+def test_a_node_that_stands_still_is_lost_with_its_connections() -> None:
+    node = make_db_node("dead")
+    make_row(node, "c1")
+    clock = FakeClock()
+    sweeper = make_sweeper(clock)
+    assert sweeper.sweep().nodes_lost == 0
+    clock.advance(15)
+    swept = sweeper.sweep()
+    assert (swept.nodes_lost, swept.connections_lost) == (1, 1)
+    row = Connection.objects.get()
+    assert (row.reason, row.close_code) == ("lost", 1006)
+    assert row.closed_at == Node.objects.get().beat_at
+
+
+def test_a_node_that_beats_is_never_lost() -> None:
+    make_db_node("live")
+    clock = FakeClock()
+    sweeper = make_sweeper(clock)
+    for _ in range(10):
+        sweeper.sweep()
+        clock.advance(14)
+        Node.objects.live().beat(0, "serving")
+    assert Node.objects.get().state == "serving"
+
+
+def test_an_outage_of_the_database_is_no_silence_of_the_nodes() -> None:
+    make_db_node("live")
+    clock = FakeClock()
+    sweeper = make_sweeper(clock)
+    sweeper.sweep()
+    clock.advance(60)
+    sweeper.forget()
+    assert sweeper.sweep().nodes_lost == 0
+
+
+def test_a_node_that_beats_at_the_last_moment_is_spared() -> None:
+    node = make_db_node("live")
+    Node.objects.live().beat(0, "serving")
+    assert Node.objects.mark_lost(node) is False
+    assert Node.objects.get().state == "serving"
+
+
+def test_once_refuses_when_every_node_looks_dead() -> None:
+    for name in ("a", "b"):
+        make_db_node(name, beat_at=timezone.now() - timedelta(minutes=5))
+    with pytest.raises(AllNodesSilent, match="--force"):
+        make_sweeper().sweep_once()
+    assert make_sweeper().sweep_once(is_forced=True).nodes_lost == 2
+
+
+def test_once_finds_the_dead_among_the_living() -> None:
+    make_db_node("live")
+    dead = make_db_node("dead", beat_at=timezone.now() - timedelta(minutes=5))
+    make_row(dead, "c1")
+    swept = make_sweeper().sweep_once()
+    assert (swept.nodes_lost, swept.connections_lost) == (1, 1)
+    assert Node.objects.get(node_id="live").state == "serving"
+
+
+def test_idle_connections_are_asked_to_end_once() -> None:
+    node = make_db_node("live")
+    long_ago = timezone.now() - timedelta(seconds=400)
+    make_row(node, "idle", last_activity_at=long_ago)
+    make_row(node, "active")
+    sweeper = make_sweeper()
+    assert sweeper.sweep().idle_requested == 1
+    request = CloseRequest.objects.get()
+    assert (request.value, request.reason) == ("idle", "idle")
+    assert request.idle_seconds == 300
+    assert sweeper.sweep().idle_requested == 0
+
+
+def test_idle_sooner_than_configured() -> None:
+    node = make_db_node("live")
+    make_row(node, "c1", last_activity_at=timezone.now() - timedelta(seconds=20))
+    assert make_sweeper(idle_seconds=10).sweep().idle_requested == 1
+
+
+def test_old_rows_are_pruned_in_batches_and_open_ones_kept() -> None:
+    node = make_db_node("live")
+    old = timezone.now() - timedelta(days=31)
+    for number in range(7):
+        make_row(node, f"old{number}", closed_at=old)
+    make_row(node, "open", opened_at=old)
+    ErrorEvent.objects.create(
+        error_id="e", node=node, at=old, exception_class="E", where="w"
+    )
+    CloseRequest.objects.create(target="all", reason="kicked", created_at=old)
+    make_db_node("gone", state="stopped", stopped_at=old)
+    swept = make_sweeper(batch_size=3).sweep()
+    assert (swept.connections_pruned, swept.errors_pruned) == (7, 1)
+    assert (swept.close_requests_pruned, swept.nodes_pruned) == (1, 1)
+    assert [row.pk for row in Connection.objects.all()] == ["open"]
+
+
+def test_a_dry_run_changes_nothing() -> None:
+    dead = make_db_node("dead", beat_at=timezone.now() - timedelta(minutes=5))
+    make_row(dead, "c1")
+    make_row(dead, "old", closed_at=timezone.now() - timedelta(days=31))
+    swept = make_sweeper(is_dry=True).sweep_once()
+    assert (swept.nodes_lost, swept.connections_lost) == (1, 1)
+    assert swept.connections_pruned == 1
+    assert Connection.objects.open().count() == 1
+    assert Node.objects.get().state == "serving"
+
+
+def test_one_sweeper_works_at_a_time() -> None:
+    first, second = make_sweeper(), make_sweeper()
+    assert first.sweep().is_leader
+    assert not second.sweep().is_leader
+    first.give_up()
+    assert second.sweep().is_leader
+
+
+def test_the_work_of_a_vanished_sweeper_is_taken_over() -> None:
+    first, second = make_sweeper(), make_sweeper()
+    first.sweep()
+    Sweep.objects.update(held_at=Now() - timedelta(seconds=16))
+    assert second.sweep().is_leader
