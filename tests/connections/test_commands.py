@@ -1,0 +1,105 @@
+"""Commands as an operator types them."""
+
+import json
+from datetime import timedelta
+from io import StringIO
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.core.management import CommandError, call_command
+from django.utils import timezone
+
+from connections.credentials.tokens import verify_access_token
+from connections.models import AccessToken, CloseRequest, Connection, Node
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def run(*arguments: Any, **options: Any) -> str:
+    output = StringIO()
+    call_command(*arguments, stdout=output, **options)
+    return output.getvalue()
+
+
+@pytest.fixture
+def row() -> Connection:
+    now = timezone.now()
+    node = Node.objects.create(
+        node_id="n1", host="h", pid=1, version="v", beat_at=now, started_at=now
+    )
+    return Connection.objects.create(
+        connection_id="c1",
+        client_id="alice",
+        node=node,
+        path="/ws/",
+        opened_at=now,
+        last_activity_at=now,
+    )
+
+
+def test_create_access_token_prints_only_the_token() -> None:
+    User.objects.create_user("alice")
+    printed = run("create_access_token", client="phone", user="alice", expires_in=60)
+    assert printed.count("\n") == 1
+    assert verify_access_token(printed.strip()).client_id == "phone"
+    assert AccessToken.objects.get().expires_at is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"client": "x" * 256}, "255"),
+        ({"client": "a", "user": "nobody"}, "nobody"),
+        ({"client": "a", "expires_in": -1}, "more than 0"),
+    ],
+)
+def test_create_access_token_names_what_is_wrong(
+    options: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(CommandError, match=problem):
+        run("create_access_token", **options)
+
+
+@pytest.mark.usefixtures("row")
+def test_connections_list_shows_open_ones() -> None:
+    listed = json.loads(run("connections", "list", "--json"))
+    assert [(one["id"], one["client"]) for one in listed] == [("c1", "alice")]
+    assert json.loads(run("connections", "list", "--json", "--client", "bob")) == []
+    assert "1 open" in run("connections", "list")
+
+
+@pytest.mark.usefixtures("row")
+def test_connections_kick_posts_a_close_request() -> None:
+    result = json.loads(
+        run("connections", "kick", "--client", "alice", "--reason", "banned", "--json")
+    )
+    assert result == {"requested": 1, "code": 4003, "reason": "banned"}
+    request = CloseRequest.objects.get()
+    assert (request.target, request.value, request.reason) == (
+        "client",
+        "alice",
+        "banned",
+    )
+
+
+@pytest.mark.parametrize("arguments", [(), ("--client", "a", "--id", "b")])
+def test_connections_kick_wants_one_selector(arguments: tuple[str, ...]) -> None:
+    with pytest.raises(CommandError, match="one of"):
+        run("connections", "kick", *arguments)
+
+
+def test_sweep_once_in_json_and_in_words(row: Connection) -> None:
+    swept = json.loads(run("sweep_idle_connections", "--once", "--json"))
+    assert (swept["idle_requested"], swept["connections_lost"]) == (0, 0)
+    assert "nothing to do" in run("sweep_idle_connections", "--once")
+    Connection.objects.update(last_activity_at=timezone.now() - timedelta(days=1))
+    assert "would be: 1 idle" in run("sweep_idle_connections", "--dry-run")
+    assert not CloseRequest.objects.exists()
+    assert "1 idle" in run("sweep_idle_connections", "--once")
+
+
+@pytest.mark.parametrize("flag", ["--interval", "--idle-seconds", "--batch-size"])
+def test_sweep_refuses_nonsense(flag: str) -> None:
+    with pytest.raises(CommandError, match=flag):
+        run("sweep_idle_connections", "--once", flag, "0")

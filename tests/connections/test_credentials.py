@@ -1,0 +1,167 @@
+"""Who may connect: tokens and sessions, with the database there and away."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+from importlib import import_module
+from typing import Any
+
+import pytest
+from django.conf import settings
+from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
+from django.contrib.auth.models import User
+from django.utils import timezone
+
+from connections.credentials.sessions import digest_session_key, verify_session
+from connections.credentials.tokens import create_access_token, verify_access_token
+from connections.credentials.verifier import Verifier
+from connections.exceptions import DatabaseUnavailable, Refused
+from connections.models import AccessToken
+from tests.clock import FakeClock
+
+
+def refusal(verify: Callable[[str], Any], secret: str) -> str:
+    with pytest.raises(Refused) as refused:
+        verify(secret)
+    return refused.value.ending.reason
+
+
+@pytest.mark.django_db
+def test_a_token_gives_its_client_and_user() -> None:
+    user = User.objects.create_user("alice")
+    token, row = create_access_token("alice-phone", user=user)
+    credential = verify_access_token(token)
+    assert (credential.client_id, credential.user) == ("alice-phone", user)
+    assert credential.token_id == row.pk
+
+
+@pytest.mark.django_db
+def test_a_token_is_stored_as_a_hash_only() -> None:
+    token, _ = create_access_token("alice")
+    row = AccessToken.objects.values().get()
+    assert token not in str(row)
+    assert len(token) == 43
+    assert set(token) <= set(
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    )
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("token", ["", "wrong", "\x00", "é" * 10_000, "\ud800"])
+def test_an_unknown_token_is_unauthenticated(token: str) -> None:
+    assert refusal(verify_access_token, token) == "unauthenticated"
+
+
+@pytest.mark.django_db
+def test_expired_revoked_and_deactivated_are_told_apart() -> None:
+    user = User.objects.create_user("alice")
+    token, row = create_access_token("alice", user=user, expires_in_seconds=60)
+    verify_access_token(token)
+    User.objects.update(is_active=False)
+    assert refusal(verify_access_token, token) == "deactivated"
+    row.expires_at = timezone.now() - timedelta(seconds=1)
+    row.save()
+    assert refusal(verify_access_token, token) == "token_expired"
+    row.revoked_at = timezone.now()
+    row.save()
+    assert refusal(verify_access_token, token) == "revoked"
+
+
+def log_in(user: User, **changes: Any) -> str:
+    session = import_module(settings.SESSION_ENGINE).SessionStore()
+    session[SESSION_KEY] = str(user.pk)
+    session[BACKEND_SESSION_KEY] = settings.AUTHENTICATION_BACKENDS[0]
+    session[HASH_SESSION_KEY] = user.get_session_auth_hash()
+    session.update(changes)
+    session.create()
+    key: str = session.session_key
+    return key
+
+
+@pytest.mark.django_db
+def test_a_session_gives_its_user() -> None:
+    user = User.objects.create_user("alice")
+    key = log_in(user)
+    credential = verify_session(key)
+    assert (credential.client_id, credential.user) == (f"user:{user.pk}", user)
+    assert credential.session_digest == digest_session_key(key) != key
+
+
+@pytest.mark.django_db
+def test_a_session_is_gone_with_the_password() -> None:
+    user = User.objects.create_user("alice", password="one")
+    key = log_in(user)
+    user.set_password("two")
+    user.save()
+    assert refusal(verify_session, key) == "unauthenticated"
+
+
+@pytest.mark.django_db
+def test_a_session_survives_a_new_secret_key_and_is_not_rotated(settings: Any) -> None:
+    """A WebSocket cannot set the cookie that a rotation would need."""
+    user = User.objects.create_user("alice")
+    key = log_in(user)
+    settings.SECRET_KEY_FALLBACKS = [settings.SECRET_KEY]
+    settings.SECRET_KEY = "another"
+    for _ in range(2):
+        assert verify_session(key).user == user
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("key", ["", "nonsense", "x" * 300])
+def test_an_unknown_session_is_unauthenticated(key: str) -> None:
+    assert refusal(verify_session, key) == "unauthenticated"
+
+
+@pytest.mark.django_db
+def test_a_session_of_nobody_or_of_an_inactive_user_is_unauthenticated() -> None:
+    user = User.objects.create_user("alice", is_active=False)
+    assert refusal(verify_session, log_in(user)) == "unauthenticated"
+    key = log_in(user, **{BACKEND_SESSION_KEY: "not.configured"})
+    assert refusal(verify_session, key) == "unauthenticated"
+
+
+class FlakyDatabase:
+    """Answers from this thread, or not at all."""
+
+    def __init__(self) -> None:
+        self.is_away = False
+
+    async def read(self, work: Any, secret: str) -> Any:
+        if self.is_away:
+            raise DatabaseUnavailable("away")
+        return await asyncio.to_thread(work, secret)
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_a_credential_of_the_last_minute_outlives_the_database() -> None:
+    token, _ = await asyncio.to_thread(create_access_token, "alice")
+    clock, database = FakeClock(), FlakyDatabase()
+    verifier = Verifier(database, clock)  # type: ignore[arg-type]
+    assert (await verifier.verify_token(token)).client_id == "alice"
+    database.is_away = True
+    clock.advance(60)
+    assert (await verifier.verify_token(token)).client_id == "alice"
+    with pytest.raises(Refused) as refused:
+        await verifier.verify_token("never seen")
+    assert refused.value.ending.code == 4104
+    clock.advance(1)
+    with pytest.raises(Refused) as refused:
+        await verifier.verify_token(token)
+    assert refused.value.ending.code == 4104
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_a_revoked_credential_is_forgotten() -> None:
+    token, row = await asyncio.to_thread(create_access_token, "alice")
+    database = FlakyDatabase()
+    verifier = Verifier(database, FakeClock())  # type: ignore[arg-type]
+    await verifier.verify_token(token)
+    row.revoked_at = timezone.now()
+    await asyncio.to_thread(row.save)
+    with pytest.raises(Refused):
+        await verifier.verify_token(token)
+    database.is_away = True
+    with pytest.raises(Refused) as refused:
+        await verifier.verify_token(token)
+    assert refused.value.ending.code == 4104
