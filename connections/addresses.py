@@ -58,6 +58,13 @@ def find_source(
     return Source(address, is_secure, host)
 
 
+def is_proxy(peer: str, trusted_proxies: Iterable[str]) -> bool:
+    """Tell whether a peer is one of the trusted proxies."""
+    return _is_in(
+        peer, [ipaddress.ip_network(text, strict=False) for text in trusted_proxies]
+    )
+
+
 def group_address(address: str) -> str:
     """Return what limits per address count by: IPv4 whole, IPv6 by its /64."""
     parsed = _parse(address)

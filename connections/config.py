@@ -74,6 +74,12 @@ class RateLimitConfig:
     tolerance_seconds: float = option(
         Number(0, 3600), 5, "over the rate for so long closes the connection (4129)"
     )
+    small_frames_per_second: float = option(
+        Number(0.1, 1e6), 100, "pings, pongs and fragments under 64 bytes, sustained"
+    )
+    burst_small_frames: int = option(
+        Whole(1, 10_000_000), 1000, "pings, pongs and such fragments at once"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +98,12 @@ class BuffersConfig:
     )
     max_receive_bytes: int = option(
         Size(1024), "2MB", "bytes waiting for a consumer before reading pauses"
+    )
+    receive_stall_seconds: float = option(
+        Number(0.1, 3600), 5, "reading paused for so long ends the connection (4129)"
+    )
+    unfinished_message_seconds: float = option(
+        Number(0.1, 3600), 60, "for a message that has begun to become whole (1008)"
     )
     max_total_bytes: int = option(
         Size(1024), "256MB", "bytes of all these buffers of a node together"
@@ -121,6 +133,12 @@ class HandshakeConfig:
     )
     per_address_pending: int = option(
         Whole(1, 10_000_000), 200, "handshakes in progress from one address"
+    )
+    max_pending: int = option(
+        Whole(1, 10_000_000), 2000, "handshakes in progress; beyond it the oldest goes"
+    )
+    max_body_size: int = option(
+        Size(1024), "2500kB", "the body of an HTTP request (413)"
     )
 
 

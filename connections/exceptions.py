@@ -99,3 +99,15 @@ class InvalidMessage(ConnectionsError):
 
     def __str__(self) -> str:
         return self.message
+
+
+class ProtocolViolation(ConnectionsError):
+    """A client broke RFC 6455; `code` is the close code that tells it so."""
+
+    def __init__(self, code: int, explanation: str) -> None:
+        super().__init__(code, explanation)
+        self.code = code
+        self.explanation = explanation
+
+    def __str__(self) -> str:
+        return self.explanation

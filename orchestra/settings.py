@@ -50,8 +50,9 @@ ALLOWED_HOSTS = [
 ]
 
 INSTALLED_APPS = [
-    "daphne",
+    # Before daphne, whose runserver it replaces.
     "connections",
+    "daphne",
     "sessions_history",
     "servestatic",
     "django_prometheus",

@@ -1,0 +1,113 @@
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+from django.core.checks import ERROR, run_checks
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from connections.config import get_config
+from connections.exceptions import ConfigError
+
+
+class Command(BaseCommand):
+    help = "Serve HTTP and WebSocket: one node, with all of its protections."
+    # The configuration is looked at first, to name all that is wrong with it.
+    requires_system_checks = []
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        port = os.environ.get("PORT", "8000")
+        parser.add_argument("--host", default="127.0.0.1", help="%(default)s")
+        parser.add_argument(
+            "--port", type=int, default=port, help="$PORT, or 8000; 0 takes a free one"
+        )
+        parser.add_argument(
+            "--reuse-port",
+            action="store_true",
+            help="share the port with other processes that say so too",
+        )
+        parser.add_argument(
+            "--fd", type=int, help="a listening socket from a supervisor, by number"
+        )
+        parser.add_argument(
+            "--tls-cert", type=Path, help="PEM file with the certificate and its chain"
+        )
+        parser.add_argument("--tls-key", type=Path, help="PEM file with its key")
+        parser.add_argument(
+            "--no-sweeper",
+            action="store_true",
+            help="leave sweeping to manage.py sweep_idle_connections",
+        )
+        parser.add_argument(
+            "--access-log", action="store_true", help="write a line for every request"
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            get_config().require_valid()
+        except ConfigError as exc:
+            raise CommandError(f"nothing is served: {exc}") from exc
+        self._check()
+        # Only now: these install Twisted's reactor and import the project.
+        from daphne.access import AccessLogGenerator
+        from daphne.management.commands.runserver import get_default_application
+
+        from connections.server.endpoints import make_tls, open_socket, take_socket
+        from connections.server.server import Server
+        from connections.sweeper import BackgroundSweeper
+
+        try:
+            tls = make_tls(options["tls_cert"], options["tls_key"])
+            if options["fd"] is not None:
+                endpoint = take_socket(options["fd"], tls)
+            else:
+                endpoint = open_socket(
+                    options["host"],
+                    options["port"],
+                    reuse_port=options["reuse_port"],
+                    tls=tls,
+                )
+        except (OSError, ValueError) as exc:
+            raise CommandError(str(exc)) from exc
+        access_log = options["access_log"]
+        server = Server(
+            get_default_application(),
+            endpoints=[endpoint],
+            action_logger=AccessLogGenerator(self.stdout) if access_log else None,
+            server_name="orchestra",
+        )
+        sweeper = None if options["no_sweeper"] else BackgroundSweeper(get_config())
+        self._announce(endpoint.address, is_secure=tls is not None)
+        if sweeper is not None:
+            sweeper.start()
+        try:
+            server.run()
+        finally:
+            if sweeper is not None:
+                sweeper.stop()
+        if server.exit_code:
+            raise SystemExit(server.exit_code)
+
+    def _check(self) -> None:
+        """Refuse to serve what the system checks call an error."""
+        found = [message for message in run_checks() if message.level >= ERROR]
+        if found:
+            raise CommandError("\n".join(["nothing is served:", *map(str, found)]))
+
+    def _announce(self, address: Any, *, is_secure: bool) -> None:
+        config = get_config()
+        where = str(address)
+        if isinstance(address, tuple):
+            host, port = address[:2]
+            where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        scheme = "https and wss" if is_secure else "http and ws"
+        self.stdout.write(
+            f"Serving {scheme} on {where}, process {os.getpid()} "
+            f"on {socket.gethostname()}\n"
+            f"At most {config.max_total_connections} connections, "
+            f"{config.max_connections_per_client} for each client "
+            f"({config.source or 'defaults'})\n"
+            f"SIGTERM or Ctrl-C hands the clients over within "
+            f"{config.drain.grace_seconds:g} s; a second one exits at once"
+        )
+        self.stdout.flush()

@@ -1,0 +1,176 @@
+"""Which handshakes reach the application: cheap refusals under a storm."""
+
+import logging
+import math
+from collections import Counter, OrderedDict
+from dataclasses import dataclass
+from typing import Protocol
+
+from connections.addresses import group_address
+from connections.config import WebSocketConfig
+from connections.rate_limit import TokenBucket
+from connections.units import Clock
+
+logger = logging.getLogger(__name__)
+
+_OVERLOADED_SECONDS = 5
+"""When a client that found the node full, or too much waiting, may return."""
+
+_MAX_BUCKETS = 10_000
+"""Addresses whose rate is remembered; the longest unseen are forgotten first."""
+
+_LOG_SECONDS = 10
+
+
+class Pending(Protocol):
+    """A handshake in progress."""
+
+    def cut_off(self) -> None:
+        """Answer the handshake with a refusal and end it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a handshake gets HTTP 503, and when its client may return."""
+
+    reason: str
+    retry_after_seconds: int
+
+
+class PendingHandshakes:
+    """Handshakes in progress, oldest first, in all and by address."""
+
+    def __init__(self) -> None:
+        self._addresses: OrderedDict[Pending, str | None] = OrderedDict()
+        self._by_address: dict[str, OrderedDict[Pending, None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._addresses)
+
+    def add(self, pending: Pending, address: str | None) -> None:
+        """Add one; without an address it counts only in all."""
+        self._addresses[pending] = address
+        if address is not None:
+            self._by_address.setdefault(address, OrderedDict())[pending] = None
+
+    def remove(self, pending: Pending) -> None:
+        """Take one out, if it is there."""
+        address = self._addresses.pop(pending, None)
+        if address is not None:
+            same = self._by_address[address]
+            del same[pending]
+            if not same:
+                del self._by_address[address]
+
+    def count(self, address: str) -> int:
+        """Return how many come from an address."""
+        return len(self._by_address.get(address, ()))
+
+    def oldest(self, address: str | None = None) -> Pending:
+        """Return the oldest of all, or of an address that has some."""
+        same = self._addresses if address is None else self._by_address[address]
+        return next(iter(same))
+
+
+class Admission:
+    """
+    Decides about handshakes before the application hears of them.
+
+    A request head that comes in slowly never keeps another out: beyond the
+    bound it is the oldest unfinished one that goes. A whole handshake counts
+    from its arrival until the application has answered it.
+    """
+
+    def __init__(self, config: WebSocketConfig, clock: Clock) -> None:
+        self._config = config.handshake
+        self._clock = clock
+        limit = config.max_total_connections
+        self._max_open = max(math.floor(1.1 * limit), limit + 50)
+        self._heads = PendingHandshakes()
+        self._unanswered = PendingHandshakes()
+        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
+        self._logged_at = -math.inf
+        self._unlogged = 0
+        self.is_draining = False
+        self.open_count = 0
+        """WebSockets that were accepted and are not closing."""
+        self.refusals: Counter[str] = Counter()
+        """Handshakes refused here, by reason."""
+
+    # Request heads
+
+    def begin_head(self, pending: Pending, address: str | None) -> None:
+        """Count a connection whose request head is not whole yet."""
+        if address is not None:
+            address = group_address(address)
+            if self._heads.count(address) >= self._config.per_address_pending:
+                self._cut_off(self._heads.oldest(address))
+        if len(self._heads) >= self._config.max_pending:
+            self._cut_off(self._heads.oldest())
+        self._heads.add(pending, address)
+
+    def end_head(self, pending: Pending) -> None:
+        """Stop counting it: the head is whole, or the connection gone."""
+        self._heads.remove(pending)
+
+    # Whole handshakes
+
+    def begin_handshake(self, pending: Pending, address: str) -> Refusal | None:
+        """Count a handshake, unless it is refused."""
+        address = group_address(address)
+        refusal = self._judge(address)
+        if refusal is not None:
+            self._note(refusal.reason)
+            return refusal
+        if len(self._unanswered) >= self._config.max_pending:
+            self._cut_off(self._unanswered.oldest())
+        self._unanswered.add(pending, address)
+        return None
+
+    def end_handshake(self, pending: Pending) -> None:
+        """Stop counting it: it was answered, or the client has gone."""
+        self._unanswered.remove(pending)
+
+    def _judge(self, address: str) -> Refusal | None:
+        if self.is_draining:
+            return Refusal("draining", 1)
+        if self.open_count >= self._max_open:
+            return Refusal("overloaded", _OVERLOADED_SECONDS)
+        if self._unanswered.count(address) >= self._config.per_address_pending:
+            return Refusal("pending", 1)
+        now = self._clock()
+        bucket = self._get_bucket(address, now)
+        if not bucket.take(1, now):
+            return Refusal("rate", math.ceil(bucket.seconds_until(1, now)))
+        return None
+
+    def _get_bucket(self, address: str, now: float) -> TokenBucket:
+        bucket = self._buckets.pop(address, None)
+        if bucket is None:
+            while len(self._buckets) >= _MAX_BUCKETS:
+                self._buckets.popitem(last=False)
+            rate = self._config.per_address_per_second
+            bucket = TokenBucket(rate, self._config.per_address_burst, now)
+        self._buckets[address] = bucket
+        return bucket
+
+    def _cut_off(self, pending: Pending) -> None:
+        self._heads.remove(pending)
+        self._unanswered.remove(pending)
+        self._note("oldest")
+        pending.cut_off()
+
+    def _note(self, reason: str) -> None:
+        """Count a refusal; log how many there were, seldom."""
+        self.refusals[reason] += 1
+        self._unlogged += 1
+        now = self._clock()
+        if now - self._logged_at >= _LOG_SECONDS:
+            logger.warning(
+                "%s handshakes refused before the application; the last one: %s",
+                self._unlogged,
+                reason,
+                extra={"event": "handshakes_refused"},
+            )
+            self._logged_at = now
+            self._unlogged = 0

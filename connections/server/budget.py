@@ -1,0 +1,45 @@
+"""What the buffers of all connections of a node may hold together."""
+
+from typing import Protocol
+
+COUNTED_FROM_BYTES = 16_384
+"""A connection that holds less is not counted: most hold nothing at all."""
+
+
+class Holder(Protocol):
+    """Who holds bytes for a client."""
+
+    def shed(self) -> None:
+        """End the connection and let go of what it holds."""
+
+
+class BufferBudget:
+    """
+    Counts the bytes that connections hold; over the limit the largest ends.
+
+    So a flood costs those who cause it, not who comes next.
+    """
+
+    def __init__(self, max_total_bytes: int) -> None:
+        self._max_total_bytes = max_total_bytes
+        self._held: dict[Holder, int] = {}
+        self.total_bytes = 0
+
+    def note(self, holder: Holder, held_bytes: int) -> None:
+        """Record what a connection holds now."""
+        before = self._held.get(holder, 0)
+        if held_bytes < COUNTED_FROM_BYTES:
+            if before:
+                del self._held[holder]
+                self.total_bytes -= before
+            return
+        self._held[holder] = held_bytes
+        self.total_bytes += held_bytes - before
+        while self.total_bytes > self._max_total_bytes and self._held:
+            largest = max(self._held, key=self._held.__getitem__)
+            self.total_bytes -= self._held.pop(largest)
+            largest.shed()
+
+    def forget(self, holder: Holder) -> None:
+        """Record that a connection has gone."""
+        self.total_bytes -= self._held.pop(holder, 0)

@@ -1,0 +1,123 @@
+"""Where a server listens: a socket of its own, a shared one, an inherited one."""
+
+import os
+import re
+import socket
+from pathlib import Path
+from typing import Any
+
+from OpenSSL import crypto
+from twisted.internet import defer, ssl
+from twisted.protocols.tls import TLSMemoryBIOFactory
+
+from connections.server.server import BACKLOG
+
+_CERTIFICATE = re.compile(
+    rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL
+)
+
+
+class SocketEndpoint:
+    """
+    A listening socket as an endpoint of Twisted's.
+
+    daphne's endpoint strings know neither SO_REUSEPORT nor a socket with TLS
+    that somebody else opened.
+    """
+
+    def __init__(self, sock: socket.socket, tls: Any = None) -> None:
+        self._socket = sock
+        self._tls = tls
+        self.address = sock.getsockname()
+
+    def listen(self, factory: Any) -> Any:
+        """Begin to accept; return a Deferred of the port (IStreamServerEndpoint)."""
+        from twisted.internet import reactor
+
+        if self._tls is not None:
+            factory = TLSMemoryBIOFactory(self._tls, False, factory)
+        try:
+            port = reactor.adoptStreamPort(
+                self._socket.fileno(), self._socket.family, factory
+            )
+        except Exception:
+            return defer.fail()
+        # The port has a duplicate: as long as this one were open too, a port
+        # that was closed would go on taking connections.
+        self._socket.close()
+        return defer.succeed(port)
+
+    def __str__(self) -> str:
+        return f"socket {self.address}"
+
+
+def open_socket(
+    host: str, port: int, *, reuse_port: bool = False, tls: Any = None
+) -> SocketEndpoint:
+    """
+    Listen on an address; with reuse_port other processes may do the same.
+
+    Raises:
+        OSError: it cannot be had.
+    """
+    host = host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind((host, port))
+        sock.listen(BACKLOG)
+    except OSError as exc:
+        sock.close()
+        raise OSError(
+            exc.errno, f"{host}:{port}: {os.strerror(exc.errno or 0)}"
+        ) from exc
+    sock.setblocking(False)
+    return SocketEndpoint(sock, tls)
+
+
+def take_socket(number: int, tls: Any = None) -> SocketEndpoint:
+    """
+    Take over a listening socket that a supervisor opened.
+
+    Raises:
+        OSError: there is no such file descriptor.
+        ValueError: it is no listening stream socket.
+    """
+    sock = socket.socket(fileno=number)
+    if sock.type != socket.SOCK_STREAM or not sock.getsockopt(
+        socket.SOL_SOCKET, socket.SO_ACCEPTCONN
+    ):
+        sock.detach()
+        raise ValueError(f"file descriptor {number} is not a listening socket")
+    sock.setblocking(False)
+    return SocketEndpoint(sock, tls)
+
+
+def make_tls(certificate: Path | None, key: Path | None) -> Any:
+    """
+    Return what Twisted needs for TLS 1.2 and later, or None without files.
+
+    Raises:
+        OSError: a file cannot be read.
+        ValueError: only one file is given, or they hold no matching pair.
+    """
+    if certificate is None and key is None:
+        return None
+    if certificate is None or key is None:
+        raise ValueError("--tls-cert and --tls-key go together")
+    chain = _CERTIFICATE.findall(certificate.read_bytes())
+    try:
+        own, *others = [crypto.load_certificate(crypto.FILETYPE_PEM, c) for c in chain]
+        options = ssl.CertificateOptions(
+            privateKey=crypto.load_privatekey(crypto.FILETYPE_PEM, key.read_bytes()),
+            certificate=own,
+            extraCertChain=others,
+            raiseMinimumTo=ssl.TLSVersion.TLSv1_2,
+        )
+        options.getContext()  # Here, not at the first client, a wrong key is found.
+    except (crypto.Error, ssl.SSL.Error, ValueError) as exc:
+        raise ValueError(f"{certificate} and {key} hold no matching pair") from exc
+    return options

@@ -1,0 +1,191 @@
+"""The opening handshake, without I/O (RFC 6455, section 4.2)."""
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import unquote
+
+from daphne.utils import HEADER_NAME_RE, INVALID_HEADER_VALUE_BYTES
+
+Header = tuple[bytes, bytes]
+
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+
+
+class BadHandshake(Exception):
+    """A request that cannot become a WebSocket; `status` is the answer."""
+
+    def __init__(
+        self, status: int, explanation: str, headers: Sequence[Header] = ()
+    ) -> None:
+        super().__init__(status, explanation)
+        self.status = status
+        self.explanation = explanation
+        self.headers = tuple(headers)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handshake:
+    """What a client asks for when it opens a WebSocket."""
+
+    path: str
+    raw_path: bytes
+    query_string: bytes
+    headers: list[Header]
+    """Names in lower case, in the order of arrival."""
+    accept_key: bytes
+    subprotocols: list[str]
+
+    def get_scope(self) -> dict[str, Any]:
+        """Return the part of the ASGI scope that the request gives."""
+        return {
+            "type": "websocket",
+            "http_version": "1.1",
+            "path": self.path,
+            "raw_path": self.raw_path,
+            "query_string": self.query_string,
+            "headers": self.headers,
+            "subprotocols": list(self.subprotocols),
+        }
+
+
+def read_handshake(
+    method: bytes, uri: bytes, version: bytes, raw: Iterable[tuple[bytes, list[bytes]]]
+) -> Handshake:
+    """
+    Return the handshake that an HTTP request makes.
+
+    Raises:
+        BadHandshake: it is none, or not one of version 13.
+    """
+    headers = [(name.lower(), value) for name, values in raw for value in values]
+    for name, value in headers:
+        if not HEADER_NAME_RE.fullmatch(name):
+            raise BadHandshake(400, "a header's name is not valid")
+        if INVALID_HEADER_VALUE_BYTES.intersection(value):
+            raise BadHandshake(400, "a header's value is not valid")
+    # "X_Y" would read as "X-Y" further on (CVE-2015-0219); the root path is
+    # for the server's command line to say, not for any client.
+    headers = [
+        (name, value)
+        for name, value in headers
+        if b"_" not in name and name != b"daphne-root-path"
+    ]
+    raw_path, _, query_string = uri.partition(b"?")
+    if not uri.isascii():
+        raise BadHandshake(400, "the path is not ASCII")
+    if method != b"GET" or version != b"HTTP/1.1":
+        raise BadHandshake(400, "a WebSocket opens with GET and HTTP/1.1")
+    if len(_get_all(headers, b"host")) != 1:
+        raise BadHandshake(400, "there must be one Host header")
+    if "upgrade" not in _read_list(headers, b"connection", lower=True):
+        raise BadHandshake(400, "the Connection header does not say upgrade")
+    if _get_all(headers, b"sec-websocket-version") != [b"13"]:
+        version_header = (b"Sec-WebSocket-Version", b"13")
+        raise BadHandshake(426, "the version must be 13", [version_header])
+    return Handshake(
+        path=unquote(raw_path.decode("ascii")),
+        raw_path=raw_path,
+        query_string=query_string,
+        headers=headers,
+        accept_key=_answer_key(_get_all(headers, b"sec-websocket-key")),
+        subprotocols=_read_list(headers, b"sec-websocket-protocol"),
+    )
+
+
+def build_acceptance(
+    handshake: Handshake, subprotocol: str | None, extra: Sequence[Header]
+) -> bytes:
+    """
+    Return the response that opens the WebSocket.
+
+    Raises:
+        ValueError: the client did not offer the subprotocol, or a header is
+            not valid.
+    """
+    headers: list[Header] = [
+        (b"Upgrade", b"websocket"),
+        (b"Connection", b"Upgrade"),
+        (b"Sec-WebSocket-Accept", handshake.accept_key),
+    ]
+    if subprotocol is not None:
+        if subprotocol not in handshake.subprotocols:
+            raise ValueError(
+                f"the client did not offer the subprotocol {subprotocol!r}"
+            )
+        headers.append((b"Sec-WebSocket-Protocol", subprotocol.encode("ascii")))
+    return build_response_head(101, [*headers, *extra])
+
+
+def build_refusal(status: int, explanation: str, extra: Iterable[Header] = ()) -> bytes:
+    """Return a whole response that says why there is no WebSocket."""
+    body = explanation.encode() + b"\n"
+    headers: list[Header] = [
+        (b"Content-Type", b"text/plain; charset=utf-8"),
+        (b"Content-Length", str(len(body)).encode()),
+        (b"Connection", b"close"),
+    ]
+    return build_response_head(status, [*headers, *extra]) + body
+
+
+def build_denial_head(
+    status: int, headers: Iterable[Header], body_bytes: int | None
+) -> bytes:
+    """
+    Return the head of an application's own refusal; its connection closes.
+
+    Raises:
+        ValueError: as build_response_head().
+    """
+    extra = [(b"Connection", b"close")]
+    headers = list(headers)
+    has_length = any(name.lower() == b"content-length" for name, _ in headers)
+    if body_bytes is not None and not has_length:
+        extra.append((b"Content-Length", str(body_bytes).encode()))
+    return build_response_head(status, [*headers, *extra])
+
+
+def build_response_head(status: int, headers: Iterable[Header]) -> bytes:
+    """
+    Return a status line and headers.
+
+    Raises:
+        ValueError: a header holds a line break or is not bytes.
+    """
+    try:
+        phrase = HTTPStatus(status).phrase
+    except ValueError:
+        phrase = ""
+    lines = [f"HTTP/1.1 {status} {phrase}".encode()]
+    for name, value in headers:
+        line = b"%b: %b" % (name, value)
+        if len(line.splitlines()) != 1 or b"\0" in line:
+            raise ValueError(f"the header {name!r} is not valid")
+        lines.append(line)
+    return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+def _answer_key(keys: list[bytes]) -> bytes:
+    try:
+        is_valid = len(base64.b64decode(keys[0], validate=True)) == 16
+    except (binascii.Error, IndexError):
+        is_valid = False
+    if not is_valid or len(keys) != 1:
+        raise BadHandshake(400, "there must be one Sec-WebSocket-Key of 16 bytes")
+    return base64.b64encode(hashlib.sha1(keys[0] + _GUID).digest())
+
+
+def _get_all(headers: Sequence[Header], name: bytes) -> list[bytes]:
+    return [value for key, value in headers if key == name]
+
+
+def _read_list(
+    headers: Sequence[Header], name: bytes, *, lower: bool = False
+) -> list[str]:
+    text = b",".join(_get_all(headers, name)).decode("latin-1")
+    text = text.lower() if lower else text
+    return [part.strip() for part in text.split(",") if part.strip()]

@@ -1,0 +1,297 @@
+"""
+The HTTP side: request heads with one deadline, bodies with a bound.
+
+Subclasses of Twisted's HTTPChannel and of daphne's WebRequest. HTTP/2 is left to
+a proxy: WebSockets open with HTTP/1.1.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from daphne.http_protocol import HTTPFactory, WebRequest
+from twisted.protocols.policies import ProtocolWrapper
+from twisted.python.failure import Failure
+from twisted.web import http
+
+from connections.addresses import find_source, is_proxy
+from connections.server.handshake import (
+    BadHandshake,
+    Handshake,
+    Header,
+    build_refusal,
+    read_handshake,
+)
+from connections.server.websocket import WebSocketProtocol
+
+logger = logging.getLogger(__name__)
+
+_KEEP_OPEN_SECONDS = 60
+"""How long an HTTP connection may wait for its next request."""
+
+_BODY_SECONDS = 60
+"""For the whole body of a request, however slowly its bytes come."""
+
+_LINGER_SECONDS = 2
+"""For a client to read a refusal before its connection is dropped."""
+
+_FLUSH_SECONDS = 15
+"""For a client to read the end of a response once we have closed."""
+
+
+class HttpChannel(http.HTTPChannel):
+    """
+    One TCP connection that speaks HTTP, until it becomes a WebSocket.
+
+    Twisted's own timer starts anew with every byte; here there is one deadline
+    for a request head and one for a body.
+    """
+
+    timeOut = None
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self.server = self.factory.server
+        self.websocket: WebSocketProtocol | None = None
+        self._loop = asyncio.get_running_loop()
+        self._deadline: asyncio.TimerHandle | None = None
+        self._is_idle = False
+        self._is_refused = False
+        self._body_bytes = 0
+        self._begin_head()
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._is_refused:
+            return
+        if self._is_idle:
+            self._begin_head()
+        http.basic.LineReceiver.dataReceived(self, data)
+
+    def rawDataReceived(self, data: bytes) -> None:
+        if self.websocket is not None:
+            # What a client sent behind its handshake, not waiting for an answer.
+            self.websocket.dataReceived(data)
+            return
+        if self._is_refused:
+            return
+        if not self._handlingRequest:
+            self._body_bytes += len(data)
+            if self._body_bytes > self.server.config.handshake.max_body_size:
+                self._refuse(413, "The body is too large")
+                return
+            self.server.budget.note(self, self._body_bytes)
+        super().rawDataReceived(data)
+
+    def allHeadersReceived(self) -> None:
+        self.server.admission.end_head(self)
+        if (self.length or 0) > self.server.config.handshake.max_body_size:
+            self._refuse(413, "The body is too large")
+            return
+        self._start_deadline(_BODY_SECONDS, self.cut_off)
+        super().allHeadersReceived()
+
+    def allContentReceived(self) -> None:
+        if self._is_refused:
+            return
+        self._stop_deadline()
+        super().allContentReceived()
+
+    def requestDone(self, request: WebRequest) -> None:
+        self._forget_body()
+        if self.server.is_draining:
+            self.persistent = False
+        if self.persistent:
+            self._is_idle = True
+            self._start_deadline(_KEEP_OPEN_SECONDS, self.loseConnection)
+        super().requestDone(request)
+
+    def loseConnection(self) -> None:
+        super().loseConnection()
+        self._start_deadline(_FLUSH_SECONDS, self.transport.abortConnection)
+
+    def connectionLost(self, reason: Failure) -> None:
+        self._let_go()
+        super().connectionLost(reason)
+
+    def close_idle(self) -> None:
+        """Close the connection if no request is under way."""
+        if self._is_idle:
+            self.loseConnection()
+
+    def cut_off(self) -> None:
+        """Refuse a request that does not become whole."""
+        self._refuse(408, "The request did not become whole in time")
+
+    def shed(self) -> None:
+        """Refuse the request whose body holds most when too much is held."""
+        self._refuse(503, "The server is out of buffers", [(b"Retry-After", b"5")])
+
+    def hand_over(self, websocket: WebSocketProtocol) -> None:
+        """Let a WebSocket have the TCP connection."""
+        self._let_go()
+        self.websocket = websocket
+        transport = self.transport
+        transport.unregisterProducer()
+        if isinstance(transport, ProtocolWrapper):
+            transport.wrappedProtocol = websocket
+        else:
+            transport.protocol = websocket
+        websocket.makeConnection(transport)
+
+    def _begin_head(self) -> None:
+        self._is_idle = False
+        peer = getattr(self.transport.getPeer(), "host", None)
+        trusted = self.server.config.trusted_proxies
+        # All clients of a proxy come from its address.
+        address = None if peer is None or is_proxy(peer, trusted) else peer
+        timeout_seconds = self.server.config.handshake.timeout_seconds
+        self._start_deadline(timeout_seconds, self.cut_off)
+        self.server.http_channels.add(self)
+        self.server.admission.begin_head(self, address)
+
+    def _refuse(
+        self, status: int, explanation: str, extra: Iterable[Header] = ()
+    ) -> None:
+        """Answer at once, then read and drop for a moment, so that it arrives."""
+        self._is_refused = True
+        self.persistent = False
+        self._forget_body()
+        self.server.admission.end_head(self)
+        self.transport.write(build_refusal(status, explanation, extra))
+        self.transport.unregisterProducer()
+        if self.isSecure():
+            self.transport.loseConnection()
+        else:
+            self.transport.resumeProducing()
+            self.transport.loseWriteConnection()
+        self._start_deadline(_LINGER_SECONDS, self.transport.abortConnection)
+
+    def _forget_body(self) -> None:
+        self._body_bytes = 0
+        self.server.budget.forget(self)
+
+    def _let_go(self) -> None:
+        self._stop_deadline()
+        self._is_idle = False
+        self._forget_body()
+        self.server.admission.end_head(self)
+        self.server.http_channels.discard(self)
+
+    def _start_deadline(self, seconds: float, action: Callable[[], None]) -> None:
+        self._stop_deadline()
+        self._deadline = self._loop.call_later(seconds, action)
+
+    def _stop_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+
+class HttpRequest(WebRequest):
+    """One HTTP request, or the handshake of a WebSocket."""
+
+    def process(self) -> Any:
+        upgrade = self.requestHeaders.getRawHeaders(b"Upgrade", [b""])[0]
+        if upgrade.lower() == b"websocket":
+            self._open_websocket()
+            return None
+        # The root path is for the server to say, not for any client.
+        self.requestHeaders.removeHeader(b"Daphne-Root-Path")
+        return super().process()
+
+    def handle_exception(self, exception: BaseException) -> None:
+        """
+        Answer 500, or break off a response that has begun.
+
+        daphne tries to begin the response anew, and the ValueError of that ends
+        its checker of applications for the rest of the process's life.
+        """
+        if self.finished or self.channel is None:
+            return
+        if self._response_started:
+            self.channel.transport.abortConnection()
+        else:
+            super().handle_exception(exception)
+
+    def check_timeouts(self) -> None:
+        if not self.finished and self.channel is not None:
+            super().check_timeouts()
+
+    def finish(self) -> None:
+        if not self.finished and self.channel is not None:
+            super().finish()
+
+    def _open_websocket(self) -> None:
+        server = self.server
+        try:
+            handshake = read_handshake(
+                self.method,
+                self.uri,
+                self.clientproto,
+                self.requestHeaders.getAllRawHeaders(),
+            )
+        except BadHandshake as exc:
+            self._answer(exc.status, exc.explanation, exc.headers)
+            return
+        websocket = WebSocketProtocol(
+            server,
+            handshake,
+            client=_get_address(self.client),
+            local=_get_address(self.host),
+            is_secure=bool(self.isSecure()),
+        )
+        refusal = server.admission.begin_handshake(
+            websocket, self._find_address(handshake)
+        )
+        if refusal is not None:
+            retry_after = str(refusal.retry_after_seconds).encode()
+            self._answer(
+                503,
+                f"Try again later: {refusal.reason}",
+                [(b"Retry-After", retry_after)],
+            )
+            return
+        channel = self.channel
+        server.protocol_disconnected(self)
+        server.protocol_connected(websocket)
+        channel.hand_over(websocket)
+        server.create_application(websocket, websocket.get_scope())
+
+    def _find_address(self, handshake: Handshake) -> str:
+        """Return whose handshake it is, as far as it can be believed."""
+        source = find_source(
+            getattr(self.client, "host", None),
+            handshake.headers,
+            self.server.config.trusted_proxies,
+            is_secure=bool(self.isSecure()),
+        )
+        return source.address
+
+    def _answer(self, status: int, explanation: str, extra: Iterable[Header]) -> None:
+        """Refuse the handshake; the connection is closed after it."""
+        self.transport.write(build_refusal(status, explanation, extra))
+        self.server.protocol_disconnected(self)
+        self.channel.loseConnection()
+
+
+class HttpFactory(HTTPFactory):
+    """Makes a channel for each TCP connection."""
+
+    protocol = HttpChannel
+
+    def buildProtocol(self, addr: Any) -> HttpChannel:
+        channel: HttpChannel = http.protocol.ServerFactory.buildProtocol(self, addr)
+        channel.callLater = self.reactor.callLater
+        channel.requestFactory = HttpRequest
+        return channel
+
+    def acceptableProtocols(self) -> list[bytes]:
+        return [b"http/1.1"]
+
+
+def _get_address(address: Any) -> list[Any] | None:
+    """Return host and port for the scope; None for a Unix socket."""
+    if hasattr(address, "host") and hasattr(address, "port"):
+        return [str(address.host), address.port]
+    return None

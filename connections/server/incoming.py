@@ -1,0 +1,94 @@
+"""What a client has sent and its consumer has not taken yet."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+Message = dict[str, Any]
+
+
+class ReceiveQueue:
+    """
+    The events that wait for one consumer, bounded in number and bytes.
+
+    The bound is kept by who puts: it looks at is_full before each. Once full,
+    on_room is called when half of it has been taken.
+    """
+
+    __slots__ = (
+        "_events",
+        "_final",
+        "_max_bytes",
+        "_max_messages",
+        "_on_room",
+        "_waiter",
+        "_was_full",
+        "held_bytes",
+    )
+
+    def __init__(
+        self, max_messages: int, max_bytes: int, on_room: Callable[[], None]
+    ) -> None:
+        self._max_messages = max_messages
+        self._max_bytes = max_bytes
+        self._on_room = on_room
+        self._events: deque[tuple[Message, int]] = deque()
+        self._final: Message | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._was_full = False
+        self.held_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+    @property
+    def is_full(self) -> bool:
+        """Tell whether nothing more should be put; on_room says when again."""
+        if len(self._events) < self._max_messages and self.held_bytes < self._max_bytes:
+            return False
+        self._was_full = True
+        return True
+
+    def put(self, event: Message, size_bytes: int = 0) -> None:
+        """Add an event; after finish() it is dropped."""
+        if self._final is None:
+            self._events.append((event, size_bytes))
+            self.held_bytes += size_bytes
+            self._wake()
+
+    def finish(self, final: Message) -> None:
+        """Have get() return this event after those that wait, for ever."""
+        if self._final is None:
+            self._final = final
+            self._wake()
+
+    def discard(self) -> None:
+        """Drop the events that wait, so that the final one comes next."""
+        self._events.clear()
+        self.held_bytes = 0
+
+    async def get(self) -> Message:
+        """Wait for the next event. One consumer waits at a time."""
+        while not self._events:
+            if self._final is not None:
+                return self._final
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        event, size_bytes = self._events.popleft()
+        self.held_bytes -= size_bytes
+        if (
+            self._was_full
+            and len(self._events) <= self._max_messages / 2
+            and self.held_bytes <= self._max_bytes / 2
+        ):
+            self._was_full = False
+            self._on_room()
+        return event
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

@@ -1,0 +1,143 @@
+"""What was sent to a client and the kernel has not taken yet."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.interfaces import IPushProducer
+from twisted.protocols.policies import ProtocolWrapper
+from zope.interface import implementer
+
+from connections.config import BuffersConfig
+
+_LEAST_PROGRESS_BYTES = 65_536
+"""Who takes less than this in send_stall_seconds does not read, it trickles."""
+
+
+@implementer(IPushProducer)
+class SendBuffer:
+    """
+    The bytes that wait in a Twisted transport, and those who wait for room.
+
+    Registered as the transport's producer, to hear when the kernel has taken
+    everything. on_slow is called when the client takes too little for
+    send_stall_seconds while more than send_high_water waits, or when more than
+    max_send_buffer does.
+    """
+
+    def __init__(
+        self,
+        transport: Any,
+        config: BuffersConfig,
+        loop: asyncio.AbstractEventLoop,
+        on_slow: Callable[[], None],
+    ) -> None:
+        self._transport = transport
+        self._descriptor = transport
+        while isinstance(self._descriptor, ProtocolWrapper):
+            self._descriptor = self._descriptor.transport  # TLS wraps a TCP one
+        self._config = config
+        self._loop = loop
+        self._on_slow = on_slow
+        self._waiters: list[asyncio.Future[None]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._written_bytes = 0
+        self._taken_bytes = 0
+        self._taken_at = 0.0
+        self.is_closed = False
+        transport.registerProducer(self, True)
+
+    @property
+    def unsent_bytes(self) -> int:
+        """
+        Bytes that wait in this process.
+
+        Twisted has no public name for them; under TLS what OpenSSL holds, at
+        most 64 kB, is not counted.
+        """
+        descriptor = self._descriptor
+        waiting: int = len(descriptor.dataBuffer) - descriptor.offset
+        return waiting + int(descriptor._tempDataLen)
+
+    @property
+    def is_above_high_water(self) -> bool:
+        """Tell whether a message that can wait should."""
+        return self.unsent_bytes > self._config.send_high_water
+
+    def write(self, frame: bytes) -> None:
+        """Send now, whatever waits already; too much of it ends the client."""
+        if self.is_closed:
+            return
+        waiting_bytes = self.unsent_bytes
+        self._transport.write(frame)
+        self._written_bytes += len(frame)
+        if waiting_bytes + len(frame) <= self._config.send_high_water:
+            return
+        # One message may be larger than the whole buffer: it goes alone.
+        is_second = waiting_bytes > self._config.send_high_water
+        if is_second and waiting_bytes + len(frame) > self._config.max_send_buffer:
+            self._on_slow()
+        elif self._timer is None:
+            self._begin_watch()
+
+    async def wait_for_room(self) -> None:
+        """Return when no more than send_high_water waits, or after close()."""
+        while not self.is_closed and self.is_above_high_water:
+            waiter = self._loop.create_future()
+            self._waiters.append(waiter)
+            try:
+                await waiter
+            finally:
+                self._waiters.remove(waiter)
+
+    def close(self) -> None:
+        """Write nothing more, and let everyone who waits go on."""
+        if self.is_closed:
+            return
+        self.is_closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._wake()
+        # A producer that stays registered would keep the transport open.
+        self._transport.unregisterProducer()
+
+    def _begin_watch(self) -> None:
+        self._taken_bytes = self._written_bytes - self.unsent_bytes
+        self._taken_at = self._loop.time()
+        self._schedule()
+
+    def _schedule(self) -> None:
+        interval_seconds = self._config.send_stall_seconds / 4
+        self._timer = self._loop.call_later(interval_seconds, self._watch)
+
+    def _watch(self) -> None:
+        """Look whether the client still reads; drained is who is below the mark."""
+        self._timer = None
+        if not self.is_above_high_water:
+            self._wake()
+            return
+        taken_bytes = self._written_bytes - self.unsent_bytes
+        if taken_bytes - self._taken_bytes >= _LEAST_PROGRESS_BYTES:
+            self._taken_bytes = taken_bytes
+            self._taken_at = self._loop.time()
+        elif self._loop.time() - self._taken_at >= self._config.send_stall_seconds:
+            self._on_slow()
+            return
+        self._schedule()
+
+    def _wake(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    # What Twisted calls.
+
+    def pauseProducing(self) -> None:
+        """Hear that more than Twisted's own 64 kB waits; wait_for_room decides."""
+
+    def resumeProducing(self) -> None:
+        """Hear that the kernel has taken everything."""
+        self._wake()
+
+    def stopProducing(self) -> None:
+        """Hear that the transport has gone."""

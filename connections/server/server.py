@@ -1,0 +1,310 @@
+"""daphne's Server with the protections that only it can give, and a drain."""
+
+# First: it installs the reactor that everything of Twisted imports.
+from daphne.server import Server as DaphneServer  # isort: skip
+
+import asyncio
+import logging
+import os
+import signal
+from functools import partial
+from typing import Any
+
+from twisted.internet import defer, reactor
+from twisted.internet.endpoints import serverFromString
+from twisted.logger import (
+    FilteringLogObserver,
+    LogLevel,
+    LogLevelFilterPredicate,
+    STDLibLogObserver,
+    globalLogBeginner,
+)
+
+from connections.config import WebSocketConfig, get_config
+from connections.node import Node, get_node
+from connections.server.admission import Admission
+from connections.server.budget import BufferBudget
+from connections.server.drain import drain
+from connections.server.http import HttpChannel, HttpFactory
+from connections.server.websocket import WebSocketProtocol
+
+logger = logging.getLogger(__name__)
+
+BACKLOG = 2048
+"""Connections the kernel keeps for us in a storm; daphne's 50 is soon full."""
+
+_DAPHNE_DEFAULTS = {
+    "ping_interval": 20,
+    "ping_timeout": 30,
+    "websocket_connect_timeout": 5,
+    "websocket_max_message_size": 1024 * 1024,
+    "websocket_max_frame_size": 1024 * 1024,
+    "proxy_forwarded_address_header": None,
+}
+"""Options of daphne's command line that the configuration decides instead."""
+
+_CONFIG_KEYS = {
+    "ping_interval": "ping_interval_seconds",
+    "ping_timeout": "ping_timeout_seconds",
+    "websocket_connect_timeout": "handshake.timeout_seconds",
+    "websocket_max_message_size": "max_message_size",
+    "websocket_max_frame_size": "max_message_size",
+    "proxy_forwarded_address_header": "trusted_proxies",
+}
+
+
+class Server(DaphneServer):
+    """
+    One node's server.
+
+    Takes daphne's arguments; an endpoint may also be an object of Twisted's.
+    What the configuration has a key for is taken from there.
+
+    Raises:
+        ConfigError: the configuration has problems.
+    """
+
+    def __init__(self, application: Any, **options: Any) -> None:
+        self.config: WebSocketConfig = get_config()
+        self.config.require_valid()
+        _warn_of_ignored(options)
+        options["proxy_forwarded_address_header"] = None
+        endpoints = [_with_backlog(one) for one in options.pop("endpoints", ())]
+        super().__init__(application, endpoints=endpoints, **options)
+        loop = reactor._asyncioEventloop
+        self.admission = Admission(self.config, loop.time)
+        self.budget = BufferBudget(self.config.buffers.max_total_bytes)
+        self.connections: dict[Any, dict[str, Any]] = {}
+        self.http_channels: set[HttpChannel] = set()
+        self.ports: list[Any] = []
+        self.node: Node | None = None
+        self.exit_code = 0
+        self.loop = loop
+        self.skips_grace = asyncio.Event()
+        self._signals = 0
+        self._starting: asyncio.Task[None] | None = None
+
+    @property
+    def is_draining(self) -> bool:
+        """Tell whether handshakes are refused because the node will stop."""
+        return self.admission.is_draining
+
+    @property
+    def websockets(self) -> list[WebSocketProtocol]:
+        """All WebSockets whose client or application is still there."""
+        return [one for one in self.connections if isinstance(one, WebSocketProtocol)]
+
+    @property
+    def applications(self) -> list[asyncio.Task[None]]:
+        """The applications that still run, of WebSockets and of requests."""
+        details = self.connections.values()
+        found = (one.get("application_instance") for one in details)
+        return [task for task in found if task is not None and not task.done()]
+
+    @property
+    def requests(self) -> list[asyncio.Task[None]]:
+        """The applications of HTTP requests under way."""
+        return [
+            task
+            for one, details in self.connections.items()
+            if not isinstance(one, WebSocketProtocol)
+            and (task := details.get("application_instance")) is not None
+            and not task.done()
+        ]
+
+    def run(self) -> None:
+        """Serve until a signal or stop()."""
+        self.http_factory = HttpFactory(self)
+        _begin_logging(self.verbosity)
+        asyncio.set_event_loop(self.loop)
+        if self.verbosity >= 3:
+            self.loop.set_debug(True)
+        for description in self.endpoints:
+            logger.info("Configuring endpoint %s", description)
+            endpoint = description
+            if isinstance(description, str):
+                endpoint = serverFromString(reactor, description)
+            listener = endpoint.listen(self.http_factory)
+            listener.addCallbacks(self.listen_success, self.listen_error)
+            self.listeners.append(listener)
+        reactor.addSystemEventTrigger("before", "shutdown", self.kill_all_applications)
+        if self.abort_start:
+            self.exit_code = 1
+            return
+        if self.ready_callable:
+            self.ready_callable()
+        reactor.callLater(0, self._begin)
+        reactor.callLater(1, self.application_checker)
+        reactor.callLater(2, self.timeout_checker)
+        reactor.run(installSignalHandlers=self.signal_handlers)
+
+    def listen_success(self, port: Any) -> None:
+        self.ports.append(port)
+        super().listen_success(port)
+
+    def listen_error(self, failure: Any) -> None:
+        self.exit_code = 1
+        super().listen_error(failure)
+
+    # Connections
+
+    def protocol_connected(self, protocol: Any) -> None:
+        self.connections[protocol] = {"connected": self.loop.time()}
+
+    def protocol_disconnected(self, protocol: Any) -> None:
+        details = self.connections.get(protocol)
+        if details is None:
+            return
+        details.setdefault("disconnected", self.loop.time())
+        self._forget_if_done(protocol)
+
+    def create_application(self, protocol: Any, scope: dict[str, Any]) -> Any:
+        """
+        Run the application for a connection; return its queue for HTTP.
+
+        A WebSocket is the application's receive and send itself.
+        """
+        scope["asgi"] = {"version": "3.0", "spec_version": "2.4"}
+        queue: asyncio.Queue[Any] | None = None
+        if isinstance(protocol, WebSocketProtocol):
+            receive, send = protocol.receive, protocol.send
+        else:
+            queue = asyncio.Queue()
+            receive, send = queue.get, partial(self.handle_reply, protocol)
+        details = self.connections.get(protocol)
+        if details is None:
+            return None
+        task = self.loop.create_task(self.application(scope, receive, send))
+        details["application_instance"] = task
+        task.add_done_callback(partial(self._application_ended, protocol))
+        return queue
+
+    def _application_ended(self, protocol: Any, task: asyncio.Task[None]) -> None:
+        """Log what an application raised, and end its connection at once."""
+        exception = None if task.cancelled() else task.exception()
+        if exception is not None:
+            logger.error(
+                "Exception inside application: %s",
+                exception,
+                exc_info=exception,
+                extra={"event": "application_failed"},
+            )
+        try:
+            if isinstance(protocol, WebSocketProtocol):
+                protocol.application_ended(exception)
+            elif exception is not None:
+                protocol.handle_exception(exception)
+        except Exception as exc:
+            _log_failure(protocol, exc)
+        self._forget_if_done(protocol)
+
+    def _forget_if_done(self, protocol: Any) -> None:
+        """Forget a connection whose client and application both have gone."""
+        details = self.connections.get(protocol, {})
+        task = details.get("application_instance")
+        if "disconnected" in details and (task is None or task.done()):
+            del self.connections[protocol]
+
+    # The checkers: one connection's failure stays its own
+
+    def application_checker(self) -> None:
+        """Cancel applications that go on too long after their client left."""
+        try:
+            latest = self.loop.time() - self.application_close_timeout
+            for protocol, details in list(self.connections.items()):
+                task = details.get("application_instance")
+                if task is None or details.get("disconnected", latest) >= latest:
+                    continue
+                logger.warning(
+                    "The application of %r did not end in time and is cancelled",
+                    protocol,
+                    extra={"event": "application_cancelled"},
+                )
+                task.cancel()
+        except Exception as exc:
+            _log_failure(None, exc)
+        finally:
+            reactor.callLater(1, self.application_checker)
+
+    def timeout_checker(self) -> None:
+        """Enforce the timeouts of requests and the lifetime of WebSockets."""
+        for protocol in list(self.connections):
+            try:
+                protocol.check_timeouts()
+            except Exception as exc:
+                _log_failure(protocol, exc)
+        reactor.callLater(2, self.timeout_checker)
+
+    # Start and stop
+
+    def kill_all_applications(self) -> Any:
+        """Hand all clients over; Twisted stops when the Deferred fires."""
+        return defer.Deferred.fromFuture(asyncio.ensure_future(drain(self)))
+
+    def _begin(self) -> None:
+        """Start the node, now that its event loop runs."""
+        self.node = get_node()
+        self._starting = asyncio.ensure_future(self.node.start())
+        if self.signal_handlers:
+            # Twisted's own ignores every signal after the first.
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, self._take_signal)
+
+    def _take_signal(self, number: int, frame: object) -> None:
+        reactor.callFromThread(self._stop_by_signal, number)
+
+    def _stop_by_signal(self, number: int) -> None:
+        self._signals += 1
+        name = signal.Signals(number).name
+        if self._signals == 1:
+            logger.info("%s: draining", name, extra={"event": "drain_began"})
+            reactor.stop()
+        elif self._signals == 2:
+            logger.warning("%s again: no grace", name, extra={"event": "drain_cut"})
+            self.skips_grace.set()
+            if self.node is not None:
+                self.node.skip_grace()
+        else:
+            os._exit(1)
+
+
+def _begin_logging(verbosity: int) -> None:
+    """Let Twisted's log be heard: daphne throws it away."""
+    observer = STDLibLogObserver("twisted")
+    if verbosity <= 1:
+        level = LogLevelFilterPredicate(defaultLogLevel=LogLevel.warn)
+        observer = FilteringLogObserver(observer, [level])
+    globalLogBeginner.beginLoggingTo(
+        [observer], redirectStandardIO=False, discardBuffer=True
+    )
+
+
+def _warn_of_ignored(options: dict[str, Any]) -> None:
+    """Name the flags that were given and have no effect."""
+    for name, default in _DAPHNE_DEFAULTS.items():
+        value = options.get(name, default)
+        if value != default:
+            logger.warning(
+                "daphne's %s=%s has no effect: websocket.%s decides",
+                name,
+                value,
+                _CONFIG_KEYS[name],
+                extra={"event": "flag_ignored"},
+            )
+
+
+def _with_backlog(endpoint: Any) -> Any:
+    """Return an endpoint of Twisted's strings with room for a storm."""
+    if isinstance(endpoint, str) and endpoint.startswith(("tcp:", "ssl:")):
+        return endpoint if ":backlog=" in endpoint else f"{endpoint}:backlog={BACKLOG}"
+    return endpoint
+
+
+def _log_failure(protocol: object, exc: Exception) -> None:
+    logger.error(
+        "The server failed over %r: %s",
+        protocol,
+        exc,
+        exc_info=exc,
+        extra={"event": "checker_failed"},
+    )

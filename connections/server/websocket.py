@@ -1,0 +1,428 @@
+"""
+One WebSocket on Twisted: from its handshake to the last of its bytes.
+
+It takes the place of daphne's WebSocketProtocol without building on it, and so
+without Autobahn (frames.py says why). daphne's Server knows it by the same few
+methods.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from enum import Enum
+from typing import Any
+
+from twisted.internet.protocol import Protocol
+from twisted.python.failure import Failure
+
+from connections import close_codes
+from connections.close_codes import Ending, Reconnect
+from connections.config import WebSocketConfig
+from connections.server import frames
+from connections.server.handshake import (
+    Handshake,
+    Header,
+    build_acceptance,
+    build_denial_head,
+    build_refusal,
+)
+from connections.server.inbound import Inbound
+from connections.server.incoming import Message
+from connections.server.keepalive import Keepalive
+from connections.server.outgoing import SendBuffer
+
+logger = logging.getLogger(__name__)
+
+_CRASHED = Ending(code=1011, reason="internal_error", reconnect=Reconnect.BACKOFF)
+
+_CLOSE_SECONDS = 2
+"""For a client to answer a close frame; then its TCP connection is dropped."""
+
+_TLS_LINGER_SECONDS = 0.5
+"""For a close frame to arrive under TLS, which cannot be closed one way."""
+
+_BACKLOG_SECONDS = 5
+"""For a consumer to take what its client sent before it left."""
+
+
+class Phase(Enum):
+    """How far a WebSocket has come."""
+
+    CONNECTING = "connecting"
+    OPEN = "open"
+    CLOSING = "closing"
+    CLOSED = "closed"
+
+
+class WebSocketProtocol(Protocol):
+    """
+    One client's WebSocket, as the ASGI application's receive and send.
+
+    It is also the scope's "transport" (connections.hub.Transport). Nothing per
+    message makes a task or a Deferred.
+    """
+
+    application_type = "websocket"
+
+    _inbound: Inbound
+    _buffer: SendBuffer
+
+    def __init__(
+        self,
+        server: Any,
+        handshake: Handshake,
+        *,
+        client: list[Any] | None,
+        local: list[Any] | None,
+        is_secure: bool,
+    ) -> None:
+        self.ending: Ending | None = None
+        self._server = server
+        self._config: WebSocketConfig = server.config
+        self._handshake = handshake
+        self._client = client
+        self._local = local
+        self._is_secure = is_secure
+        self._loop = asyncio.get_running_loop()
+        self._connected_at = self._loop.time()
+        self._phase = Phase.CONNECTING
+        self._keepalive: Keepalive | None = None
+        self._denial: Message | None = None
+        self._is_gone = False
+        # One deadline at a time: for the handshake, then for the close.
+        self._deadline: asyncio.TimerHandle | None = None
+
+    # What the application and the node see
+
+    @property
+    def unsent_bytes(self) -> int:
+        return 0 if self._phase is Phase.CLOSED else self._buffer.unsent_bytes
+
+    @property
+    def rtt_seconds(self) -> float | None:
+        return self._keepalive.rtt_seconds if self._keepalive else None
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether messages can be sent."""
+        return self._phase is Phase.OPEN
+
+    def get_scope(self) -> Message:
+        """Return the ASGI scope."""
+        return {
+            **self._handshake.get_scope(),
+            "scheme": "wss" if self._is_secure else "ws",
+            "root_path": self._server.root_path,
+            "client": self._client,
+            "server": self._local,
+            "extensions": {"websocket.http.response": {}},
+            "transport": self,
+        }
+
+    async def receive(self) -> Message:
+        """Return the next event; the last one again and again."""
+        return await self._inbound.queue.get()
+
+    async def send(self, message: Message) -> None:
+        """
+        Take an event from the application.
+
+        A message waits while more than send_high_water is unsent. After the
+        end everything is ignored: the application may not know yet.
+
+        Raises:
+            ValueError: the event may not come now, or is not valid.
+        """
+        if message["type"] != "websocket.send":
+            self._take_answer(message)
+            return
+        if self._phase is Phase.CONNECTING:
+            raise ValueError("websocket.send before websocket.accept")
+        payload = message.get("bytes")
+        if (message.get("text") is None) == (payload is None):
+            raise ValueError("websocket.send needs either text or bytes")
+        if self._buffer.is_above_high_water:
+            await self._buffer.wait_for_room()
+        if self._phase is not Phase.OPEN:
+            return
+        if payload is None:
+            self._write(frames.build_frame(frames.TEXT, message["text"].encode()))
+        else:
+            self._write(frames.build_frame(frames.BINARY, payload))
+
+    def close(self, code: int, reason: str) -> None:
+        """
+        Begin the closing handshake; before the accept, answer HTTP 403.
+
+        Raises:
+            ValueError: RFC 6455 does not let an application send the code.
+        """
+        if not close_codes.may_send(code):
+            raise ValueError(f"the close code {code} may not be sent")
+        if self._phase is Phase.CONNECTING:
+            self._refuse(403, "Access denied")
+        elif self._phase is Phase.OPEN:
+            self._leave_open()
+            self._write(frames.build_close(code, reason))
+            self._inbound.drop_messages()
+            self._start_deadline(_CLOSE_SECONDS, self.abort)
+
+    def end(self, ending: Ending) -> None:
+        """End it from the server's side, with the ending's code and reason."""
+        if self._phase is Phase.OPEN:
+            self.ending = ending
+            self.close(ending.code, ending.reason)
+        else:
+            self.cut_off()
+
+    def abort(self) -> None:
+        """Drop the TCP connection; what is unsent is lost."""
+        if self._phase is not Phase.CLOSED:
+            self._leave_open()
+            self._buffer.close()
+            self.transport.abortConnection()
+
+    def cut_off(self) -> None:
+        """Answer a handshake that the application leaves waiting."""
+        if self._phase is Phase.CONNECTING:
+            extra = [(b"Retry-After", b"1")]
+            self._refuse(503, "The application did not answer in time", extra)
+
+    def shed(self) -> None:
+        """End what holds most when all buffers together hold too much."""
+        if self._buffer.unsent_bytes > self._inbound.held_bytes:
+            self._give_up_slow()
+        else:
+            self.fail(close_codes.RATE_LIMITED, "the buffers of the node are full")
+
+    # What the server calls
+
+    def application_ended(self, exception: BaseException | None) -> None:
+        """End the WebSocket at once when its application has."""
+        if self._phase is Phase.CONNECTING:
+            self._refuse(500, "Internal server error")
+        elif self._phase is Phase.OPEN:
+            self.fail(close_codes.CLOSED if exception is None else _CRASHED)
+
+    def check_timeouts(self) -> None:
+        """End a WebSocket that is older than daphne's --websocket_timeout."""
+        limit_seconds = self._server.websocket_timeout
+        if 0 <= limit_seconds < self._loop.time() - self._connected_at:
+            self.end(close_codes.ASKED_TO_RECONNECT)
+
+    # What Twisted calls
+
+    def connectionMade(self) -> None:
+        self._inbound = Inbound(self._config, self.transport, self, self._loop)
+        self._buffer = SendBuffer(
+            self.transport, self._config.buffers, self._loop, self._give_up_slow
+        )
+        self._start_deadline(self._config.handshake.timeout_seconds, self.cut_off)
+        self._inbound.queue.put({"type": "websocket.connect"})
+        self._log_action("connecting")
+
+    def dataReceived(self, data: bytes) -> None:
+        self._inbound.take(data)
+        self._note_held()
+
+    def connectionLost(self, reason: Failure | None = None) -> None:
+        self._leave_open()
+        self._phase = Phase.CLOSED
+        self._buffer.close()
+        self._inbound.close()
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._say_gone(self.ending.code if self.ending else 1006, "")
+        self._server.budget.forget(self)
+
+    # What the reading side calls
+
+    def take_ping(self, payload: bytes) -> None:
+        # Who does not read our answers gets no more of them.
+        if self._phase is Phase.OPEN and not self._buffer.is_above_high_water:
+            self._write(frames.build_frame(frames.PONG, payload))
+
+    def take_pong(self, payload: bytes) -> None:
+        if self._keepalive is not None:
+            self._keepalive.note_pong(payload)
+
+    def take_close(self, code: int, reason: str) -> None:
+        """Complete the closing handshake, whoever began it."""
+        if self._phase is Phase.OPEN:
+            self._leave_open()
+            if code == 1005:
+                self._buffer.write(frames.build_frame(frames.CLOSE, b""))
+            else:
+                self._buffer.write(frames.build_close(code, reason))
+        self._say_gone(self.ending.code if self.ending else code, reason)
+        self._hang_up()
+
+    def fail(self, ending: Ending, explanation: str = "") -> None:
+        """
+        Say why in a close frame and take nothing more from the client.
+
+        What it still sends is read and dropped for a moment: closing on unread
+        bytes would reset the connection, and the close frame with it.
+        """
+        if self._phase is Phase.CONNECTING:
+            self.cut_off()
+            return
+        if explanation:
+            logger.debug("%r ends with %s: %s", self, ending.code, explanation)
+        was_open = self._phase is Phase.OPEN
+        self._leave_open()
+        self.ending = self.ending or ending
+        if was_open:
+            self._buffer.write(frames.build_close(ending.code, ending.reason))
+        self._buffer.close()
+        self._inbound.drop_all()
+        self._note_held()
+        self._say_gone(self.ending.code, self.ending.reason)
+        if self._is_secure:
+            self._loop.call_later(_TLS_LINGER_SECONDS, self.transport.loseConnection)
+        else:
+            self.transport.loseWriteConnection()
+        self._start_deadline(_CLOSE_SECONDS, self.abort)
+
+    # The answer to the handshake
+
+    def _take_answer(self, message: Message) -> None:
+        kind = message["type"]
+        if self._phase in (Phase.CLOSING, Phase.CLOSED):
+            return
+        if kind == "websocket.close":
+            self.close(message.get("code") or 1000, message.get("reason") or "")
+        elif self._phase is Phase.OPEN:
+            raise ValueError(f"{kind} after websocket.accept")
+        elif kind == "websocket.accept":
+            self._accept(message)
+        elif kind == "websocket.http.response.start":
+            self._denial = message
+        elif kind == "websocket.http.response.body":
+            self._deny(message)
+        else:
+            raise ValueError(f"unknown event {kind}")
+
+    def _accept(self, message: Message) -> None:
+        acceptance = build_acceptance(
+            self._handshake, message.get("subprotocol"), message.get("headers") or ()
+        )
+        self._stop_deadline()
+        self._server.admission.end_handshake(self)
+        self._server.admission.open_count += 1
+        self._phase = Phase.OPEN
+        self._buffer.write(acceptance)
+        self._keepalive = Keepalive(
+            interval_seconds=self._config.ping_interval_seconds,
+            timeout_seconds=self._config.ping_timeout_seconds,
+            schedule=self._loop.call_later,
+            clock=self._loop.time,
+            ping=self._send_ping,
+            is_behind=self._inbound.is_behind,
+            on_dead=self._give_up_dead,
+        )
+        self._log_action("connected")
+        self._inbound.open()
+
+    def _deny(self, message: Message) -> None:
+        """Pass on the HTTP response of the ASGI extension, whole or in parts."""
+        start, body = self._denial, message.get("body") or b""
+        more = bool(message.get("more_body"))
+        if start is None:
+            raise ValueError(f"{message['type']} without its start")
+        if "is_sent" not in start:
+            headers = start.get("headers") or ()
+            whole_bytes = None if more else len(body)
+            body = build_denial_head(start["status"], headers, whole_bytes) + body
+            self._denial = {**start, "is_sent": True}
+        if more:
+            self._buffer.write(body)
+        else:
+            self._finish_refusal(body)
+
+    def _refuse(
+        self, status: int, explanation: str, extra: Iterable[Header] = ()
+    ) -> None:
+        if self._denial is not None and "is_sent" in self._denial:
+            self.abort()
+        else:
+            self._finish_refusal(build_refusal(status, explanation, extra))
+
+    def _finish_refusal(self, response: bytes) -> None:
+        self._leave_open()
+        self._buffer.write(response)
+        self._log_action("rejected")
+        self._say_gone(1006, "")
+        self._hang_up()
+
+    # Ends that the transport decides on
+
+    def _give_up_slow(self) -> None:
+        """Drop a client that does not read: it could not read a close either."""
+        self.ending = self.ending or close_codes.SLOW_CONSUMER
+        self.abort()
+
+    def _give_up_dead(self) -> None:
+        self.ending = self.ending or close_codes.DEAD
+        self.abort()
+
+    def _leave_open(self) -> None:
+        """Leave CONNECTING or OPEN, whatever comes next."""
+        if self._phase is Phase.CONNECTING:
+            self._server.admission.end_handshake(self)
+        elif self._phase is Phase.OPEN:
+            self._server.admission.open_count -= 1
+            if self._keepalive is not None:
+                self._keepalive.stop()
+        if self._phase is not Phase.CLOSED:
+            self._phase = Phase.CLOSING
+
+    def _hang_up(self) -> None:
+        """Close the TCP connection once everything is sent, or after a while."""
+        self._buffer.close()
+        self.transport.loseConnection()
+        self._start_deadline(_CLOSE_SECONDS, self.abort)
+
+    def _say_gone(self, code: int, reason: str) -> None:
+        """Tell the application, once, that its client has gone."""
+        if self._is_gone:
+            return
+        self._is_gone = True
+        queue = self._inbound.queue
+        queue.finish({"type": "websocket.disconnect", "code": code, "reason": reason})
+        if len(queue):
+            # A slow consumer has a while for what was sent before, and then
+            # must learn the end while there is time to act on it.
+            self._loop.call_later(_BACKLOG_SECONDS, queue.discard)
+        self._server.protocol_disconnected(self)
+        self._log_action("disconnected")
+
+    # Small things
+
+    def _write(self, frame: bytes) -> None:
+        self._buffer.write(frame)
+        self._note_held()
+
+    def _send_ping(self, payload: bytes) -> None:
+        self._write(frames.build_frame(frames.PING, payload))
+
+    def _note_held(self) -> None:
+        held_bytes = self._inbound.held_bytes + self._buffer.unsent_bytes
+        self._server.budget.note(self, held_bytes)
+
+    def _start_deadline(self, seconds: float, action: Callable[[], None]) -> None:
+        self._stop_deadline()
+        self._deadline = self._loop.call_later(seconds, action)
+
+    def _stop_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _log_action(self, action: str) -> None:
+        client = ":".join(map(str, self._client)) if self._client else None
+        details = {"path": self._handshake.path, "client": client}
+        self._server.log_action("websocket", action, details)
+
+    def __repr__(self) -> str:
+        return f"<WebSocketProtocol client={self._client} {self._phase.value}>"

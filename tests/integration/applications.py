@@ -1,0 +1,184 @@
+"""
+Small ASGI applications that try one thing of the server each, by path.
+
+    daphne tests.integration.applications:application
+"""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import parse_qs
+
+import django
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "orchestra.settings")
+django.setup()
+
+from connections.server.install import install  # noqa: E402
+
+install()
+
+Message = dict[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+seen: list[str] = []
+"""What happened to connections, for /seen to tell."""
+
+
+async def application(scope: Message, receive: Receive, send: Send) -> None:
+    """Run the function that the path names."""
+    if scope["type"] == "http":
+        await _answer(scope, receive, send)
+    else:
+        name = scope["path"].strip("/")
+        query = {
+            key: values[0]
+            for key, values in parse_qs(scope["query_string"].decode()).items()
+        }
+        await globals()[f"ws_{name}"](scope, receive, send, query)
+
+
+async def _answer(scope: Message, receive: Receive, send: Send) -> None:
+    path = scope["path"]
+    if path == "/slow":
+        await asyncio.sleep(1)
+    if path == "/body":
+        size = 0
+        while (event := await receive())["type"] == "http.request":
+            size += len(event.get("body", b""))
+            if not event.get("more_body"):
+                break
+        seen.append(f"body {size}")
+    if path == "/crash":
+        raise RuntimeError("before the response")
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    if path == "/crash-midway":
+        await send({"type": "http.response.body", "body": b"half", "more_body": True})
+        await asyncio.sleep(0.05)
+        raise RuntimeError("in the middle of the response")
+    body = "\n".join(seen).encode() if path == "/seen" else b"ok"
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _open(receive: Receive, send: Send, **answer: Any) -> None:
+    assert (await receive())["type"] == "websocket.connect"
+    await send({"type": "websocket.accept", **answer})
+
+
+async def ws_echo(scope: Message, receive: Receive, send: Send, query: Any) -> None:
+    """Send back what comes."""
+    await _open(receive, send)
+    while (event := await receive())["type"] == "websocket.receive":
+        event.pop("type")
+        await send({"type": "websocket.send", **event})
+    seen.append(f"disconnect {event['code']} {scope['transport'].ending}")
+
+
+async def ws_close(scope: Message, receive: Receive, send: Send, query: Any) -> None:
+    """Close with the code and the reason that the query names, then send."""
+    await _open(receive, send)
+    code, reason = int(query["code"]), query.get("reason", "")
+    await send({"type": "websocket.close", "code": code, "reason": reason})
+    await send({"type": "websocket.send", "text": "after the close"})
+    event = await receive()
+    seen.append(f"disconnect {event['code']}")
+
+
+async def ws_crash(scope: Message, receive: Receive, send: Send, query: Any) -> None:
+    """Raise at the first message."""
+    await _open(receive, send)
+    await receive()
+    raise RuntimeError("a consumer that crashes")
+
+
+async def ws_return(scope: Message, receive: Receive, send: Send, query: Any) -> None:
+    """End without closing."""
+    await _open(receive, send)
+
+
+async def ws_crash_early(
+    scope: Message, receive: Receive, send: Send, query: Any
+) -> None:
+    """Raise before the answer to the handshake."""
+    raise RuntimeError("before the accept")
+
+
+async def ws_silent(scope: Message, receive: Receive, send: Send, query: Any) -> None:
+    """Never answer the handshake."""
+    await receive()
+    event = await receive()
+    seen.append(f"silent {event['type']} {event['code']}")
+
+
+async def ws_deny(scope: Message, receive: Receive, send: Send, query: Any) -> None:
+    """Refuse with 403, or with a response of the application's own."""
+    await receive()
+    if "status" not in query:
+        await send({"type": "websocket.close"})
+        return
+    status, headers = int(query["status"]), [(b"x-why", b"because")]
+    start = {"type": "websocket.http.response.start", "status": status}
+    await send({**start, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": b"no "})
+
+
+async def ws_headers(scope: Message, receive: Receive, send: Send, query: Any) -> None:
+    """Accept with a subprotocol and a header; send the scope's facts."""
+    await _open(
+        receive,
+        send,
+        subprotocol=query.get("subprotocol"),
+        headers=[(b"x-greeting", b"hello")],
+    )
+    facts = f"{scope['scheme']} {scope['subprotocols']} {scope['client'][0]}"
+    await send({"type": "websocket.send", "text": facts})
+    await receive()
+
+
+async def ws_slow(scope: Message, receive: Receive, send: Send, query: Any) -> None:
+    """Take a message every so many seconds; note how it ended."""
+    await _open(receive, send)
+    count = 0
+    while (event := await receive())["type"] == "websocket.receive":
+        count += 1
+        await asyncio.sleep(float(query["seconds"]))
+    ending = scope["transport"].ending
+    seen.append(f"slow {count} {event['code']} {ending.reason if ending else None}")
+
+
+async def ws_flood(scope: Message, receive: Receive, send: Send, query: Any) -> None:
+    """Send messages of a size for as long as the client is there."""
+    await _open(receive, send)
+    transport, highest = scope["transport"], 0
+    size, count = int(query["size"]), int(query["count"])
+    for index in range(count):
+        await send({"type": "websocket.send", "bytes": bytes(size)})
+        highest = max(highest, transport.unsent_bytes)
+        if transport.ending is not None:
+            break
+    seen.append(f"flood {index + 1} highest {highest}")
+    event = await receive()
+    while event["type"] == "websocket.receive":
+        event = await receive()
+    ending = transport.ending
+    seen.append(f"flooded {event['code']} {ending.reason if ending else None}")
+
+
+async def ws_rtt(scope: Message, receive: Receive, send: Send, query: Any) -> None:
+    """Answer each message with the round trip time."""
+    await _open(receive, send)
+    while (await receive())["type"] == "websocket.receive":
+        rtt = scope["transport"].rtt_seconds
+        await send({"type": "websocket.send", "text": str(rtt)})
+
+
+async def ws_stubborn(scope: Message, receive: Receive, send: Send, query: Any) -> None:
+    """Go on when cancelled."""
+    await _open(receive, send)
+    while True:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            seen.append("cancelled in vain")
