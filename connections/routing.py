@@ -14,6 +14,7 @@ from connections.middleware import (
     OriginMiddleware,
     deny,
 )
+from connections.server.install import install
 from connections.wire import Message, Send
 
 
@@ -21,8 +22,10 @@ def protect(*, http: Any, websocket: Sequence[URLPattern]) -> Application:
     """
     Return an ASGI application for Django's views and these WebSocket routes.
 
-    Before a consumer is reached: Host and Origin, the route, credentials.
+    Before a consumer is reached: Host and Origin, the route, credentials. Where
+    daphne is what imports this, its server becomes the one that protects itself.
     """
+    install()
     router = URLRouter([*map(_guard, websocket), _REST])
     return NodeMiddleware(
         ProtocolTypeRouter({"http": http, "websocket": OriginMiddleware(router)})

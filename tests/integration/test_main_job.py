@@ -180,14 +180,22 @@ async def test_idle_is_swept_by_a_separate_process(servers: Servers) -> None:
     )
     token = server.create_token()
     async with opened(server, token, 2) as (idle, active):
-        await asyncio.sleep(1.2)
-        for _ in range(3):
-            await assert_alive(active)
+        staying = asyncio.create_task(stay_active(active))
+        await asyncio.sleep(2)
         arguments = ("sweep_idle_connections", "--once", "--json")
-        swept = server.manage(*arguments, "--idle-seconds", "1")
+        swept = await asyncio.to_thread(
+            server.manage, *arguments, "--idle-seconds", "1.5"
+        )
         assert json.loads(swept)["idle_requested"] >= 1
         assert await closing(idle) == (4300, "idle")
+        staying.cancel()
         await assert_alive(active)
+
+
+async def stay_active(connection: ClientConnection) -> None:
+    while True:
+        await assert_alive(connection)
+        await asyncio.sleep(0.05)
 
 
 async def test_the_node_ends_its_own_idle_connections(servers: Servers) -> None:
