@@ -5,7 +5,7 @@ from enum import Enum
 
 from connections.units import Clock
 
-_LEAST_QUIET_SECONDS = 1.0
+_LEAST_QUIET_SECONDS = 2.0
 
 
 class TokenBucket:
@@ -61,7 +61,7 @@ class RateLimiter:
 
     What is over the rate is dropped. An excess that goes on for
     tolerance_seconds closes the connection: it goes on until nothing was
-    dropped for as long as half a burst takes to refill (at least a second), so
+    dropped for as long as half a burst takes to refill (at least two seconds), so
     that a few messages let through in between do not start it anew.
     """
 

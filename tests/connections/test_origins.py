@@ -1,0 +1,139 @@
+"""Which pages may open a socket, and whose address is believed."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from connections.addresses import find_source, group_address
+from connections.origins import is_origin_allowed, parse_origin, parse_pattern
+
+ALLOWED = ("https://app.example.com", "https://*.trusted.example", "http://dev:8080")
+
+
+def is_allowed(
+    *origins: str, host: str = "site.example", secure: bool = False, own: bool = False
+) -> bool:
+    return is_origin_allowed(
+        origins, host=host, is_secure=secure, allowed=ALLOWED, has_own_credential=own
+    )
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "https://app.example.com",
+        "https://app.example.com:443",
+        "https://a.trusted.example",
+        "https://a.b.trusted.example",
+        "http://dev:8080",
+        "http://site.example",
+        "http://site.example:80",
+    ],
+)
+def test_allowed(origin: str) -> None:
+    assert is_allowed(origin)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "http://app.example.com",
+        "https://app.example.com:444",
+        "https://app.example.com.evil.example",
+        "https://trusted.example",
+        "https://eviltrusted.example",
+        "http://site.example:81",
+        "http://user@site.example",
+        "http://site.example/path",
+        "http://site.example.",
+        "ftp://site.example",
+        "null",
+        "",
+        "http://",
+        "http://[::",
+        "http://site.example\n",
+        "//site.example",
+    ],
+)
+def test_refused(origin: str) -> None:
+    assert not is_allowed(origin, own=True)
+
+
+def test_two_origins_are_refused() -> None:
+    assert not is_allowed("http://site.example", "http://site.example")
+
+
+def test_none_is_allowed_only_with_a_credential_of_its_own() -> None:
+    assert is_allowed(own=True)
+    assert not is_allowed()
+
+
+def test_the_pages_own_host_needs_https_where_the_site_has_it() -> None:
+    assert is_allowed("https://site.example", secure=True)
+    assert not is_allowed("http://site.example", secure=True)
+
+
+def test_the_pages_own_port_counts() -> None:
+    assert is_allowed("http://127.0.0.1:8000", host="127.0.0.1:8000")
+    assert not is_allowed("http://127.0.0.1:9000", host="127.0.0.1:8000")
+    assert is_allowed("http://[::1]:8000", host="[::1]:8000")
+
+
+@given(st.text())
+def test_garbage_is_refused_and_never_raises(text: str) -> None:
+    parse_origin(text)
+    parse_origin(f"https://{text}")
+    assert not is_allowed(text)
+
+
+@pytest.mark.parametrize("text", ["example.com", "*", "https://", "https://*", ""])
+def test_what_is_no_pattern_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        parse_pattern(text)
+
+
+PROXIES = ("10.0.0.0/8",)
+
+
+def find(peer: str | None, **headers: str) -> tuple[str, bool, str]:
+    pairs = [(k.replace("_", "-").encode(), v.encode()) for k, v in headers.items()]
+    found = find_source(peer, pairs, PROXIES, is_secure=False)
+    return found.address, found.is_secure, found.host
+
+
+def test_a_strangers_forwarded_headers_are_ignored() -> None:
+    source = find(
+        "192.0.2.1", host="a", x_forwarded_for="1.1.1.1", x_forwarded_host="b"
+    )
+    assert source == ("192.0.2.1", False, "a")
+
+
+def test_the_last_untrusted_hop_is_the_client() -> None:
+    """What stands to its left was written by the client itself."""
+    forwarded = "6.6.6.6, 203.0.113.9, 10.0.0.7"
+    assert find("10.0.0.1", x_forwarded_for=forwarded)[0] == "203.0.113.9"
+
+
+def test_a_trusted_proxy_tells_scheme_and_host() -> None:
+    source = find(
+        "10.0.0.1",
+        host="inner",
+        x_forwarded_for="203.0.113.9:4711",
+        x_forwarded_proto="https",
+        x_forwarded_host="outer.example",
+    )
+    assert source == ("203.0.113.9", True, "outer.example")
+
+
+def test_garbage_from_a_trusted_proxy_is_not_an_address() -> None:
+    assert find("10.0.0.1", x_forwarded_for="evil, nonsense")[0] == "10.0.0.1"
+
+
+def test_a_unix_socket_is_a_local_proxy() -> None:
+    assert find(None, x_forwarded_for="203.0.113.9")[0] == "203.0.113.9"
+
+
+def test_ipv6_counts_by_64_bits() -> None:
+    assert group_address("2001:db8::1") == group_address("2001:db8::ffff:1")
+    assert group_address("2001:db8::1") != group_address("2001:db8:0:1::1")
+    assert group_address("::ffff:192.0.2.1") == group_address("192.0.2.1")

@@ -1,0 +1,195 @@
+"""Imports run one way, so that any part can be read without those above it."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+PACKAGES = ("connections", "sessions_history", "orchestra")
+"""A package imports itself and those on its left."""
+
+LAYERS = (
+    # The ground floor: no models, no I/O.
+    "units",
+    "version",
+    "options",
+    "close_codes",
+    "exceptions",
+    # Small pure parts.
+    "origins",
+    "addresses",
+    "rate_limit",
+    "error_budget",
+    "periodic",
+    "config",
+    # What is stored, and who may connect.
+    "querysets",
+    "models",
+    "migrations",
+    "database",
+    "credentials",
+    # What nodes share.
+    "redis_clients",
+    "bus",
+    "pool",
+    "layers",
+    "metrics",
+    "alerts",
+    "leaks",
+    "flight_recorder",
+    # The running node.
+    "hub",
+    "recorder",
+    "node",
+    # One socket's way.
+    "layer_feed",
+    "wire",
+    "life",
+    "consumers",
+    "middleware",
+    "server",
+    "routing",
+    # For operators.
+    "sweeper",
+    "charts",
+    "dashboard",
+    "views",
+    "admin",
+    "urls",
+    "checks",
+    "apps",
+    "management",
+    # For users.
+    "client",
+    "testing",
+)
+"""The modules and folders of connections: one imports itself and those before it."""
+
+FOR_USERS = ("client", "testing")
+"""Modules of connections that nothing here imports."""
+
+
+def find_imports(path: Path, root: Path) -> Iterator[tuple[int, str]]:
+    """Yield line and dotted name of each import that can run, wherever it stands."""
+    waiting: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    package = path.relative_to(root).with_suffix("").parts[:-1]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith(
+            "TYPE_CHECKING"
+        ):
+            # This branch never runs; its `else` always does.
+            waiting += node.orelse
+            continue
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            start = ".".join((*above, *([node.module] if node.module else [])))
+            for alias in node.names:
+                yield node.lineno, f"{start}.{alias.name}"
+        waiting += ast.iter_child_nodes(node)
+
+
+def find_violations(root: Path) -> list[str]:
+    """Return what breaks the rules under a root, each as a line for a person."""
+    found = []
+    for package in PACKAGES:
+        for path in sorted((root / package).rglob("*.py")):
+            place = path.relative_to(root)
+            layer = place.with_suffix("").parts[1]
+            if package == "connections" and layer not in (*LAYERS, "__init__"):
+                found.append(f"{place}: {layer} is in no layer; name it in LAYERS")
+                continue
+            for line, name in find_imports(path, root):
+                problem = _judge(package, layer, name)
+                if problem:
+                    found.append(f"{place}:{line}: {problem}")
+    return found
+
+
+def _judge(package: str, layer: str, name: str) -> str | None:
+    """Return what is wrong with an import, if anything."""
+    target, *rest = name.split(".")
+    if target not in PACKAGES:
+        return None
+    if PACKAGES.index(target) > PACKAGES.index(package):
+        return f"{package} imports {name}, of a later package"
+    if target != "connections" or not rest:
+        return None
+    if rest[0] in FOR_USERS and (package, layer) != (target, rest[0]):
+        return f"{name} is for users; nothing here imports it"
+    if package != "connections" or rest[0] == layer:
+        return None
+    if rest[0] not in LAYERS:
+        return f"imports {name}, which is in no layer; name it in LAYERS"
+    if layer == "__init__" or LAYERS.index(rest[0]) > LAYERS.index(layer):
+        return f"{layer} imports {name}, of a later layer"
+    return None
+
+
+def plant(root: Path, place: str, source: str) -> None:
+    path = root / place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(source, encoding="utf-8")
+
+
+def test_imports_run_one_way() -> None:
+    assert find_violations(ROOT) == []
+
+
+def test_every_package_is_looked_at() -> None:
+    """A renamed package would otherwise pass unseen."""
+    assert all((ROOT / package / "__init__.py").is_file() for package in PACKAGES)
+
+
+def test_a_planted_import_of_a_later_layer_is_found(tmp_path: Path) -> None:
+    """Imports count wherever they stand, and however they are written."""
+    plant(tmp_path, "connections/units.py", "def f():\n    import connections.node\n")
+    plant(tmp_path, "connections/options.py", "from connections import config\n")
+    plant(tmp_path, "connections/pool/base.py", "from ..hub import Hub\n")
+    plant(tmp_path, "connections/node.py", "from connections.hub import Hub\n")
+    assert find_violations(tmp_path) == [
+        "connections/options.py:1: options imports connections.config, "
+        "of a later layer",
+        "connections/pool/base.py:1: pool imports connections.hub.Hub, of a later "
+        "layer",
+        "connections/units.py:2: units imports connections.node, of a later layer",
+    ]
+
+
+def test_a_planted_import_of_a_later_package_is_found(tmp_path: Path) -> None:
+    plant(tmp_path, "connections/apps.py", "import sessions_history.models\n")
+    plant(tmp_path, "sessions_history/apps.py", "from orchestra import settings\n")
+    plant(tmp_path, "orchestra/asgi.py", "import connections.node, sessions_history\n")
+    assert [line.split(":")[0] for line in find_violations(tmp_path)] == [
+        "connections/apps.py",
+        "sessions_history/apps.py",
+    ]
+
+
+def test_an_import_for_type_checkers_alone_is_exempt(tmp_path: Path) -> None:
+    source = (
+        "from typing import TYPE_CHECKING\n"
+        "if TYPE_CHECKING:\n    from connections.node import Node\n"
+        "else:\n    from connections.hub import Hub\n"
+    )
+    plant(tmp_path, "connections/units.py", source)
+    (found,) = find_violations(tmp_path)
+    assert "connections.hub" in found
+
+
+def test_a_module_without_a_layer_is_named(tmp_path: Path) -> None:
+    plant(tmp_path, "connections/gadgets.py", "")
+    plant(tmp_path, "connections/node.py", "from connections.gadgets import x\n")
+    first, second = find_violations(tmp_path)
+    assert first.endswith("gadgets is in no layer; name it in LAYERS")
+    assert "connections/node.py:1" in second
+
+
+def test_nothing_imports_what_is_for_users(tmp_path: Path) -> None:
+    plant(tmp_path, "orchestra/asgi.py", "from connections.client import connect\n")
+    plant(tmp_path, "connections/management/x.py", "import connections.testing\n")
+    assert len(find_violations(tmp_path)) == 2
