@@ -17,18 +17,21 @@ from typing import Any
 from connections import close_codes
 from connections.exceptions import ProtocolViolation
 
+
+def mask_in_python(
+    data: bytes | bytearray | memoryview, mask: bytes | bytearray
+) -> bytes:
+    """Return data masked or unmasked (RFC 6455, section 5.3)."""
+    size = len(data)
+    repeated = bytes(mask) * (size // 4) + mask[: size % 4]
+    masked = int.from_bytes(data, "little") ^ int.from_bytes(repeated, "little")
+    return masked.to_bytes(size, "little")
+
+
 try:
     from websockets.speedups import apply_mask
 except ImportError:
-
-    def apply_mask(
-        data: bytes | bytearray | memoryview, mask: bytes | bytearray
-    ) -> bytes:
-        """Return data masked or unmasked (RFC 6455, section 5.3)."""
-        size = len(data)
-        repeated = bytes(mask) * (size // 4) + mask[: size % 4]
-        masked = int.from_bytes(data, "little") ^ int.from_bytes(repeated, "little")
-        return masked.to_bytes(size, "little")
+    apply_mask = mask_in_python
 
 
 class Opcode(IntEnum):

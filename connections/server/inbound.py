@@ -78,7 +78,7 @@ class Inbound:
         self._mode = _Mode.WAITING
         self._small_frames: TokenBucket | None = None
         self._is_paused = False
-        self._paused_at = 0.0
+        self._resumed_at = 0.0
         self._received_at = 0.0
         self._unfinished_since: float | None = None
         self._unfinished_timer: asyncio.TimerHandle | None = None
@@ -91,7 +91,9 @@ class Inbound:
 
     def is_behind(self, since: float) -> bool:
         """Tell whether a pong may wait behind data that was not read since."""
-        return self._received_at > since and self._paused_at > since
+        if self._is_paused:
+            return True  # Not for long: the pause ends in time, or the connection.
+        return self._resumed_at > since and self._received_at > since
 
     def take(self, received: bytes) -> None:
         """Take in what was read from the socket."""
@@ -217,7 +219,6 @@ class Inbound:
     def _pause(self) -> None:
         self._is_paused = True
         self._unfinished_since = None
-        self._paused_at = self._loop.time()
         self._transport.pauseProducing()
         self._stall_timer = self._loop.call_later(
             self._config.buffers.receive_stall_seconds, self._give_up
@@ -229,6 +230,7 @@ class Inbound:
             return
         self._cancel_stall()
         was_paused, self._is_paused = self._is_paused, False
+        self._resumed_at = self._loop.time()
         self._read()
         if was_paused and not self._is_paused:
             self._transport.resumeProducing()

@@ -153,12 +153,14 @@ async def ws_flood(scope: Message, receive: Receive, send: Send, query: Any) -> 
     await _open(receive, send)
     transport, highest = scope["transport"], 0
     size, count = int(query["size"]), int(query["count"])
-    for index in range(count):
+    sent = 0
+    while sent < count:
         await send({"type": "websocket.send", "bytes": bytes(size)})
+        sent += 1
         highest = max(highest, transport.unsent_bytes)
         if transport.ending is not None:
             break
-    seen.append(f"flood {index + 1} highest {highest}")
+    seen.append(f"flood {sent} highest {highest}")
     event = await receive()
     while event["type"] == "websocket.receive":
         event = await receive()

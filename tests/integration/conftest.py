@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.processes import LiveServer, Servers
+from tests.integration.raw_client import RawClient
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +21,10 @@ def servers(tmp_path: Path, migrated_database: Path) -> Iterator[Servers]:
     running = Servers(tmp_path, migrated_database)
     yield running
     running.stop_all()
+
+
+@pytest.fixture(autouse=True)
+def close_raw_clients() -> Iterator[None]:
+    """Closes the sockets of a test, whichever way it ended."""
+    yield
+    RawClient.close_all()

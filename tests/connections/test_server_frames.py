@@ -1,0 +1,214 @@
+"""The frame parser, also against the `websockets` library on arbitrary streams."""
+
+import struct
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from websockets import frames as reference
+from websockets.protocol import CLIENT, OPEN, SERVER, Protocol
+
+from connections.exceptions import ProtocolViolation
+from connections.server import frames
+from connections.server.frames import FrameReader
+
+_MAX = 1000
+_MASK = b"\x01\x02\x03\x04"
+
+
+def build(
+    first: int, payload: bytes, *, is_masked: bool = True, wide: int | None = None
+) -> bytes:
+    """Return a client's frame; `wide` is the width of its size in bytes."""
+    size = len(payload)
+    if wide is None:
+        wide = 0 if size < 126 else 2 if size < 65536 else 8
+    short = {0: size, 2: 126, 8: 127}[wide]
+    mask_bit = 0x80 if is_masked else 0
+    header = bytes((first, mask_bit | short)) + size.to_bytes(wide or 1, "big")[-wide:]
+    if not wide:
+        header = header[:2]
+    if not is_masked:
+        return header + payload
+    return header + _MASK + bytes(b ^ _MASK[i % 4] for i, b in enumerate(payload))
+
+
+Events = list[tuple[int, object]]
+
+
+def read(data: bytes, sizes: list[int]) -> tuple[Events, int]:
+    """Return what comes out of the bytes, fed in pieces, and the code of the end."""
+    reader = FrameReader(_MAX)
+    events: Events = []
+    pieces = []
+    for size in sizes:
+        pieces.append(data[:size])
+        data = data[size:]
+    try:
+        for piece in [*pieces, data]:
+            reader.feed(piece)
+            while (event := reader.next_event()) is not None:
+                opcode, payload = event
+                if opcode is frames.FRAGMENT:
+                    continue
+                if opcode is frames.CLOSE:
+                    frames.parse_close(payload)
+                events.append((int(opcode), payload))
+                if opcode is frames.CLOSE:
+                    return events, 0
+    except ProtocolViolation as violation:
+        return events, violation.code
+    return events, 0
+
+
+def read_with_reference(data: bytes) -> tuple[Events, int]:
+    """Do the same with the `websockets` library."""
+    protocol = Protocol(SERVER, state=OPEN, max_size=_MAX)
+    protocol.receive_data(data)
+    events: Events = []
+    opcode, message = 0, b""
+    for frame in protocol.events_received():
+        assert isinstance(frame, reference.Frame)
+        payload = bytes(frame.data)
+        if frame.opcode >= reference.Opcode.CLOSE:
+            events.append((int(frame.opcode), payload))
+            continue
+        if frame.opcode is not reference.Opcode.CONT:
+            opcode = int(frame.opcode)
+        message += payload
+        if frame.fin:
+            if opcode != frames.TEXT:
+                events.append((opcode, message))
+            else:
+                # The library leaves UTF-8 to its caller.
+                try:
+                    events.append((opcode, message.decode()))
+                except UnicodeDecodeError:
+                    return events, 1007
+            message = b""
+    sent = protocol.close_sent
+    ended = protocol.parser_exc is not None and sent is not None
+    return events, int(sent.code) if ended and sent is not None else 0
+
+
+_frames = st.builds(
+    build,
+    st.one_of(
+        st.sampled_from([0x81, 0x82, 0x01, 0x80, 0x00, 0x88, 0x89, 0x8A]),
+        st.integers(0, 255),
+    ),
+    st.one_of(
+        st.text(max_size=30).map(str.encode),
+        st.binary(max_size=130),
+        st.integers(0, 5000).map(lambda code: struct.pack("!H", code) + b"bye"),
+        st.just(b"x" * 600),
+    ),
+    is_masked=st.sampled_from([True, True, True, True, True, False]),
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(_frames, max_size=6), st.lists(st.integers(1, 50), max_size=20))
+def test_it_reads_what_the_reference_reads(
+    parts: list[bytes], sizes: list[int]
+) -> None:
+    """The same events and the same kind of end, however the bytes are cut."""
+    data = b"".join(parts)
+    events, code = read(data, sizes)
+    expected, expected_code = read_with_reference(data)
+    if code == 1007 and expected_code != 1007:
+        # Wrong UTF-8 is refused at its fragment, the reference waits for the rest.
+        assert expected[: len(events)] == events
+        return
+    assert events == expected
+    # A frame can be wrong in two ways; which one is named first may differ.
+    both = {code, expected_code}
+    assert code == expected_code or both == {1002, 1009}
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=200), st.lists(st.integers(1, 5), max_size=50))
+def test_rubbish_never_raises_anything_else(data: bytes, sizes: list[int]) -> None:
+    read(data, sizes)
+
+
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65535, 65536, 200_000])
+def test_a_message_of_any_size_goes_both_ways(size: int) -> None:
+    reader = FrameReader(300_000)
+    payload = bytes(i % 251 for i in range(size))
+    reader.feed(build(0x82, payload))
+    assert reader.next_event() == (frames.BINARY, payload)
+    assert reader.held_bytes == 0
+    sent = frames.build_frame(frames.BINARY, payload)
+    parsed = Protocol(CLIENT, state=OPEN, max_size=None)
+    parsed.receive_data(sent)
+    (frame,) = parsed.events_received()
+    assert isinstance(frame, reference.Frame)
+    assert bytes(frame.data) == payload
+
+
+def test_it_holds_no_more_than_a_message_and_says_how_much() -> None:
+    reader = FrameReader(_MAX)
+    reader.feed(build(0x02, b"x" * 600))
+    assert reader.next_event() == (frames.FRAGMENT, 600)
+    assert reader.held_bytes == 600
+    assert reader.is_within_message
+    reader.feed(build(0x80, b"x" * 401)[:6])
+    with pytest.raises(ProtocolViolation) as caught:
+        reader.next_event()
+    assert caught.value.code == 1009
+
+
+def test_an_event_is_taken_one_at_a_time() -> None:
+    """What is behind a full queue stays bytes, it does not become messages."""
+    reader = FrameReader(_MAX)
+    reader.feed(build(0x81, b"a") * 1000)
+    assert reader.next_event() == (frames.TEXT, "a")
+    assert reader.held_bytes == 999 * 7
+
+
+def test_wrong_utf8_is_refused_at_its_fragment() -> None:
+    reader = FrameReader(_MAX)
+    reader.feed(build(0x01, b"\xce\xba\xff"))
+    with pytest.raises(ProtocolViolation) as caught:
+        reader.next_event()
+    assert caught.value.code == 1007
+
+
+def test_a_character_may_be_cut_by_fragments() -> None:
+    reader = FrameReader(_MAX)
+    reader.feed(build(0x01, "é".encode()[:1]) + build(0x80, "é".encode()[1:]))
+    assert reader.next_event() == (frames.FRAGMENT, 1)
+    assert reader.next_event() == (frames.TEXT, "é")
+
+
+@pytest.mark.parametrize("code", [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000])
+def test_a_close_code_that_may_not_travel_is_refused(code: int) -> None:
+    with pytest.raises(ProtocolViolation) as caught:
+        frames.parse_close(code.to_bytes(2, "big"))
+    assert caught.value.code == 1002
+
+
+def test_a_close_of_one_byte_is_refused() -> None:
+    with pytest.raises(ProtocolViolation):
+        frames.parse_close(b"\x03")
+
+
+def test_a_reason_that_is_not_utf8_is_refused() -> None:
+    with pytest.raises(ProtocolViolation) as caught:
+        frames.parse_close(b"\x03\xe8\xff")
+    assert caught.value.code == 1007
+
+
+def test_a_long_reason_is_cut_between_characters() -> None:
+    frame = frames.build_close(4000, "é" * 100)
+    assert len(frame) <= 2 + 125
+    assert frame[4:].decode() == "é" * 61
+
+
+@pytest.mark.parametrize("size", [0, 1, 3, 4, 5, 100])
+def test_masking_in_python_is_as_in_c(size: int) -> None:
+    """The fallback of frames.py, where the library is not installed."""
+    payload = bytes(range(size))
+    expected = bytes(b ^ _MASK[i % 4] for i, b in enumerate(payload))
+    assert frames.mask_in_python(payload, _MASK) == expected

@@ -1,0 +1,197 @@
+"""How connections end: codes, reasons, crashes, on real sockets."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import websockets
+
+from tests.integration.processes import LiveServer, Servers, wait_until
+from tests.integration.raw_client import RESET, RawClient, build_frame
+
+RAW = "tests.integration.applications:application"
+
+
+@pytest.fixture(scope="module")
+def server(
+    tmp_path_factory: pytest.TempPathFactory, migrated_database: Path
+) -> Iterator[LiveServer]:
+    running = Servers(tmp_path_factory.mktemp("close"), migrated_database)
+    yield running.start(
+        command="daphne", application=RAW, config={"max_message_size": "100kB"}
+    )
+    running.stop_all()
+
+
+async def read_seen(server: LiveServer) -> str:
+    """Return what the applications noted."""
+    client = await RawClient.connect(server.port)
+    await client.send(b"GET /seen HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    return (await client.read_end()).decode()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [1000, 1001, 1002, 1003, *range(1007, 1015), 3000, 3999, 4000, 4105, 4999],
+)
+async def test_a_close_code_reaches_the_client_with_its_reason(
+    server: LiveServer, code: int
+) -> None:
+    uri = f"{server.ws_url}/close?code={code}&reason=why+so"
+    async with websockets.connect(uri) as ws:
+        with pytest.raises(websockets.ConnectionClosed) as caught:
+            await ws.recv()
+    assert caught.value.rcvd is not None
+    assert (caught.value.rcvd.code, caught.value.rcvd.reason) == (code, "why so")
+
+
+async def test_a_reason_too_long_is_cut_at_a_character(server: LiveServer) -> None:
+    client = await RawClient.open(
+        server.port, f"/close?code=4000&reason=a{'%C3%A9' * 100}"
+    )
+    frame = await client.read_close()
+    assert frame.close_reason == "a" + "é" * 61
+
+
+async def test_a_code_that_may_not_be_sent_is_the_consumers_error(
+    server: LiveServer,
+) -> None:
+    client = await RawClient.open(server.port, "/close?code=1006")
+    assert (await client.read_close()).close_code == 1011
+
+
+async def test_send_after_close_is_ignored(server: LiveServer) -> None:
+    """Nothing follows the close frame, and the consumer sees its own code."""
+    client = await RawClient.open(server.port, "/close?code=4321")
+    frame = await client.read_frame()
+    assert (frame.opcode, frame.close_code) == (8, 4321)
+    await client.send(build_frame(8, frame.payload))
+    assert await client.read_end() == b""
+    await wait_until(lambda: _has_seen(server, "disconnect 4321"))
+
+
+async def _has_seen(server: LiveServer, text: str) -> bool:
+    return text in await read_seen(server)
+
+
+async def test_a_frame_over_the_limit_is_answered_1009(server: LiveServer) -> None:
+    """The client gets a close frame and an orderly end, though it sends on."""
+    client = await RawClient.open(server.port, "/echo")
+    await client.send(build_frame(2, b"x" * 100_001), b"y" * 200_000)
+    frame = await client.read_close()
+    assert (frame.close_code, frame.close_reason) == (1009, "message_too_big")
+    assert await client.read_end() == b""
+    client.close()
+    await wait_until(lambda: _has_seen(server, "disconnect 1009"))
+
+
+async def test_fragments_over_the_limit_together_are_answered_1009(
+    server: LiveServer,
+) -> None:
+    client = await RawClient.open(server.port, "/echo")
+    await client.send(build_frame(2, b"x" * 60_000, is_final=False))
+    await client.send(build_frame(0, b"x" * 60_000))
+    assert (await client.read_close()).close_code == 1009
+
+
+async def test_an_announced_size_is_refused_before_its_bytes_come(
+    server: LiveServer,
+) -> None:
+    client = await RawClient.open(server.port, "/echo")
+    await client.send(build_frame(2, b"", announced=2**62))
+    assert (await client.read_close()).close_code == 1009
+
+
+async def test_a_consumer_that_crashes_closes_1011_at_once(server: LiveServer) -> None:
+    async with websockets.connect(f"{server.ws_url}/crash") as ws:
+        await ws.send("x")
+        began = time.monotonic()
+        with pytest.raises(websockets.ConnectionClosed) as caught:
+            await ws.recv()
+    assert caught.value.rcvd is not None
+    assert caught.value.rcvd.code == 1011
+    assert time.monotonic() - began < 0.5, "daphne's own checker takes up to a second"
+
+
+async def test_a_consumer_that_returns_leaves_no_socket_behind(
+    server: LiveServer,
+) -> None:
+    client = await RawClient.open(server.port, "/return")
+    assert (await client.read_close()).close_code == 1000
+    await client.send(build_frame(8, b"\x03\xe8"))
+    assert await client.read_end() == b""
+
+
+async def test_a_client_that_ignores_the_close_frame_is_dropped(
+    server: LiveServer,
+) -> None:
+    client = await RawClient.open(server.port, "/close?code=4000")
+    await client.read_close()
+    assert await client.read_end(seconds=5) == RESET
+
+
+async def test_messages_may_be_larger_than_what_clients_may_send(
+    server: LiveServer,
+) -> None:
+    """The limit on incoming messages says nothing about outgoing ones."""
+    uri = f"{server.ws_url}/flood?size=3000000&count=1"
+    async with websockets.connect(uri, max_size=None) as ws:
+        assert len(await ws.recv()) == 3_000_000
+
+
+async def test_a_clients_close_is_echoed(server: LiveServer) -> None:
+    client = await RawClient.open(server.port, "/echo")
+    await client.send(build_frame(8, (4005).to_bytes(2, "big") + b"bye"))
+    frame = await client.read_close()
+    assert (frame.close_code, frame.close_reason) == (4005, "bye")
+    assert await client.read_end() == b""
+
+
+async def test_a_close_without_code_is_echoed_without(server: LiveServer) -> None:
+    client = await RawClient.open(server.port, "/echo")
+    await client.send(build_frame(8))
+    assert (await client.read_close()).payload == b""
+    await wait_until(lambda: _has_seen(server, "disconnect 1005"))
+
+
+async def test_a_message_just_before_the_close_is_handled(server: LiveServer) -> None:
+    client = await RawClient.open(server.port, "/slow?seconds=0")
+    await client.send(*[build_frame(1, b"x")] * 3, build_frame(8, b"\x03\xe8"))
+    await client.read_close()
+    await wait_until(lambda: _has_seen(server, "slow 3 1000 None"))
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/deny", 403), ("/deny?status=404", 404), ("/crash_early", 500)],
+)
+async def test_a_refusal_is_an_http_answer(
+    server: LiveServer, path: str, status: int
+) -> None:
+    with pytest.raises(websockets.InvalidStatus) as caught:
+        await websockets.connect(server.ws_url + path)
+    response = caught.value.response
+    assert response.status_code == status
+    if status == 404:
+        assert response.headers["x-why"] == "because"
+        assert bytes(response.body or b"") == b"no "
+
+
+async def test_headers_and_subprotocol_of_the_accept_reach_the_client(
+    server: LiveServer,
+) -> None:
+    uri = f"{server.ws_url}/headers?subprotocol=b"
+    async with websockets.connect(uri, subprotocols=["a", "b"]) as ws:  # type: ignore[list-item]
+        assert ws.subprotocol == "b"
+        assert ws.response is not None
+        assert ws.response.headers["x-greeting"] == "hello"
+        assert await ws.recv() == "ws ['a', 'b'] 127.0.0.1"
+
+
+async def test_a_subprotocol_that_was_not_offered_is_an_error_not_a_hang(
+    server: LiveServer,
+) -> None:
+    with pytest.raises(websockets.InvalidStatus) as caught:
+        await websockets.connect(f"{server.ws_url}/headers?subprotocol=b")
+    assert caught.value.response.status_code == 500

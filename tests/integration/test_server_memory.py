@@ -1,0 +1,283 @@
+"""What a client can make a server hold: bounded both ways, and measured."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+
+import pytest
+import websockets
+
+from tests.integration.processes import LiveServer, Servers, wait_until
+from tests.integration.raw_client import (
+    BINARY,
+    TEXT,
+    RawClient,
+    build_frame,
+)
+from tests.integration.test_server_close import read_seen
+
+RAW = "tests.integration.applications:application"
+OFFERED_BYTES = 400_000_000
+GROWTH_KIB = 20_000
+
+
+def start(servers: Servers, **config: object) -> LiveServer:
+    return servers.start(command="daphne", application=RAW, config=config)
+
+
+async def wait_seen(server: LiveServer, text: str, seconds: float = 15) -> None:
+    async def has_seen() -> bool:
+        return text in await read_seen(server)
+
+    await wait_until(has_seen, seconds)
+
+
+class Peak:
+    """The most memory a server has had since it was made."""
+
+    def __init__(self, server: LiveServer) -> None:
+        self._server = server
+        self._before = server.rss_kib()
+        self._most = self._before
+        self._task = asyncio.create_task(self._watch())
+
+    async def growth_kib(self) -> int:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        return self._most - self._before
+
+    async def _watch(self) -> None:
+        while True:
+            self._most = max(self._most, self._server.rss_kib())
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("size", [5, 100_000])
+async def test_a_flood_into_a_slow_consumer_costs_little_and_ends_4129(
+    servers: Servers, size: int
+) -> None:
+    """Of tiny messages or of large ones: 400 MB are offered."""
+    server = start(servers, buffers__receive_stall_seconds=1)
+    client = await RawClient.open(server.port, "/slow?seconds=3")
+    peak = Peak(server)
+    piece = build_frame(BINARY, b"x" * size) * (1_000_000 // size)
+
+    async def pour() -> None:
+        with contextlib.suppress(OSError):
+            for _ in range(OFFERED_BYTES // 1_000_000):
+                await client.send(piece)
+
+    pouring = asyncio.create_task(pour())
+    frame = await client.read_close()
+    pouring.cancel()
+    await asyncio.gather(pouring, return_exceptions=True)
+    assert (frame.close_code, frame.close_reason) == (4129, "rate_limited")
+    # What waits is dropped: the consumer takes one message and learns the end.
+    await wait_seen(server, "slow 1 4129 rate_limited")
+    assert await peak.growth_kib() < GROWTH_KIB
+
+
+async def test_a_flood_into_a_fast_consumer_is_all_taken(servers: Servers) -> None:
+    """Back-pressure alone is no offence."""
+    server = start(servers)
+    client = await RawClient.open(server.port, "/slow?seconds=0")
+    peak = Peak(server)
+    for _ in range(50):
+        await client.send(build_frame(BINARY, b"x" * 100_000) * 10)
+    await client.send(build_frame(8, b"\x03\xe8"))
+    await client.read_close(seconds=30)
+    await wait_seen(server, "slow 500 1000 None")
+    assert await peak.growth_kib() < GROWTH_KIB
+
+
+@pytest.mark.parametrize("size", [100, 10_000, 1_000_000])
+async def test_a_client_that_never_reads_costs_little_and_is_cut_off(
+    servers: Servers, size: int
+) -> None:
+    server = start(servers, buffers__send_stall_seconds=1)
+    peak = Peak(server)
+    count = OFFERED_BYTES // size
+    await RawClient.open(server.port, f"/flood?size={size}&count={count}")
+    await wait_seen(server, "flooded 4208 slow_consumer")
+    assert await peak.growth_kib() < GROWTH_KIB
+
+
+async def test_a_client_that_trickles_is_cut_off_too(servers: Servers) -> None:
+    """Some bytes a second would otherwise hold a buffer for ever."""
+    server = start(servers, buffers__send_stall_seconds=1)
+    client = await RawClient.open(
+        server.port, "/flood?size=10000&count=100000", receive_bytes=4096
+    )
+
+    async def trickle() -> None:
+        with contextlib.suppress(ConnectionError, OSError):
+            while True:
+                await client.read_some(100)
+                await asyncio.sleep(0.05)
+
+    task = asyncio.create_task(trickle())
+    await wait_seen(server, "flooded 4208 slow_consumer")
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_more_than_the_buffer_is_paced_not_cut_off(servers: Servers) -> None:
+    """A replay of 60 MB goes through a send buffer of 1 MB to a slow reader."""
+    server = start(
+        servers,
+        buffers__send_high_water="200kB",
+        buffers__max_send_buffer="1MB",
+        buffers__send_stall_seconds=2,
+    )
+    uri = f"{server.ws_url}/flood?size=60000&count=1000"
+    async with websockets.connect(uri, max_queue=2) as ws:
+        for index in range(1000):
+            assert len(await ws.recv()) == 60_000
+            if index % 100 == 0:
+                await asyncio.sleep(0.3)
+    await wait_seen(server, "flooded 1000 None")
+    seen = await read_seen(server)
+    highest = int(seen.split("highest ")[1].split()[0])
+    assert 200_000 < highest <= 260_020 + 100
+
+
+async def test_all_buffers_together_have_a_bound(servers: Servers) -> None:
+    """Unfinished messages of many clients: the node sheds the largest."""
+    server = start(
+        servers,
+        buffers__max_total_bytes="5MB",
+        buffers__unfinished_message_seconds=60,
+    )
+    peak = Peak(server)
+    clients = [await RawClient.open(server.port, "/echo") for _ in range(20)]
+    small = await RawClient.open(server.port, "/echo")
+    begun = build_frame(BINARY, b"x" * 900_000, is_final=False)
+    for client in clients:
+        await client.send(begun)
+    ended = 0
+    for client in clients:
+        with contextlib.suppress(TimeoutError):
+            frame = await client.read_close(seconds=0.2)
+            assert frame.close_code == 4129
+            ended += 1
+    assert 14 <= ended <= 16
+    await small.send(build_frame(TEXT, b"still here"))
+    assert await small.read_frame() == (TEXT, b"still here")
+    assert await peak.growth_kib() < GROWTH_KIB
+
+
+async def test_a_peer_that_vanishes_while_reading_is_paused_is_noticed(
+    servers: Servers,
+) -> None:
+    server = start(
+        servers,
+        ping_interval_seconds=0.5,
+        ping_timeout_seconds=0.5,
+        buffers__receive_stall_seconds=1,
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        "import time; from websockets.sync.client import connect\n"
+        f"ws = connect('{server.ws_url}/slow?seconds=2')\n"
+        "print('open', flush=True)\n"
+        "while True: ws.send('x' * 1000)",
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    await process.stdout.readline()
+    await asyncio.sleep(0.2)
+    os.kill(process.pid, signal.SIGSTOP)
+    began = time.monotonic()
+    try:
+        await wait_seen(server, "4129 rate_limited", seconds=8)
+    finally:
+        process.kill()
+        await process.wait()
+    assert time.monotonic() - began < 8
+
+
+async def test_a_pong_behind_a_backlog_is_waited_for(servers: Servers) -> None:
+    """A client that sends a lot and answers pings in its turn is not dead."""
+    server = start(
+        servers,
+        ping_interval_seconds=0.3,
+        ping_timeout_seconds=0.3,
+        buffers__max_receive_queue=2,
+    )
+    uri = f"{server.ws_url}/slow?seconds=0.05"
+    async with websockets.connect(uri, ping_interval=None) as ws:
+        for _ in range(60):
+            await ws.send(b"x" * 50_000)
+    await wait_seen(server, "slow 60 1000 None")
+
+
+async def test_a_consumer_starved_by_its_queue_still_learns_the_end(
+    servers: Servers,
+) -> None:
+    """64 messages of half a second each wait when the client leaves."""
+    server = start(servers)
+    client = await RawClient.open(server.port, "/slow?seconds=0.5")
+    await client.send(build_frame(TEXT, b"x") * 60)
+    await asyncio.sleep(0.1)
+    client.reset()
+    await wait_seen(server, "1006 None", seconds=9)
+    assert "cancelled" not in server.log()
+
+
+async def test_a_large_body_is_refused_and_costs_nothing(servers: Servers) -> None:
+    server = start(servers, handshake__max_body_size="1MB")
+    peak = Peak(server)
+    client = await RawClient.connect(server.port)
+    await client.send(
+        b"POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 300000000\r\n\r\n"
+    )
+    status, headers, _ = await client.read_response()
+    assert (status, headers["connection"]) == (413, "close")
+
+    chunked = await RawClient.connect(server.port)
+    await chunked.send(
+        b"POST /body HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
+
+    async def pour() -> None:
+        with contextlib.suppress(OSError):
+            for _ in range(5000):
+                await chunked.send(chunk)
+
+    pouring = asyncio.create_task(pour())
+    status, _, _ = await chunked.read_response()
+    assert status == 413
+    pouring.cancel()
+    await asyncio.gather(pouring, return_exceptions=True)
+    assert await peak.growth_kib() < GROWTH_KIB
+
+
+async def test_a_body_within_the_bound_arrives(servers: Servers) -> None:
+    server = start(servers)
+    client = await RawClient.connect(server.port)
+    head = b"POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n"
+    await client.send(head, b"x" * 200_000)
+    assert (await client.read_response())[0] == 200
+    assert "body 200000" in await read_seen(server)
+
+
+async def test_pongs_do_not_pile_up_for_who_does_not_read(servers: Servers) -> None:
+    server = start(
+        servers,
+        rate_limit__small_frames_per_second=1_000_000,
+        rate_limit__burst_small_frames=10_000_000,
+        buffers__send_stall_seconds=1,
+    )
+    client = await RawClient.open(server.port, "/echo", receive_bytes=4096)
+    peak = Peak(server)
+    flood = build_frame(9, b"x" * 125) * 2000
+    with contextlib.suppress(OSError, TimeoutError):
+        async with asyncio.timeout(3):
+            while True:
+                await client.send(flood)
+    assert await peak.growth_kib() < GROWTH_KIB
