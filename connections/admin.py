@@ -30,17 +30,16 @@ class _ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 @admin.register(Connection)
 class ConnectionAdmin(_ReadOnlyAdmin):
     list_display = (
-        "connection_id",
         "client_id",
         "user",
         "path",
         "address",
         "opened_at",
-        "last_activity_at",
         "closed_at",
-        "close_code",
         "reason",
+        "connection_id",
     )
+    list_display_links = ("client_id",)
     list_filter = (("closed_at", admin.EmptyFieldListFilter), "reason")
     list_select_related = ("user",)
     search_fields = ("=connection_id", "client_id__startswith", "=user__username")
