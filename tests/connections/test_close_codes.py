@@ -1,0 +1,111 @@
+"""The registry of ends keeps the promises that clients rely on."""
+
+import re
+
+import pytest
+
+from connections import close_codes
+from connections.close_codes import (
+    APPLICATION,
+    ENDINGS,
+    PEER,
+    Ending,
+    Reconnect,
+    get_reason,
+    may_send,
+)
+
+RECORDED_ONLY = {"network", "lost"}
+"""Reasons of 1006, which stands for the absence of a close frame."""
+
+
+def test_every_code_may_be_sent_or_is_recorded_only() -> None:
+    unsendable = {one.reason for one in ENDINGS.values() if not may_send(one.code)}
+    assert unsendable == RECORDED_ONLY
+
+
+def test_every_ending_is_in_the_registry_under_its_reason() -> None:
+    """Two endings of one reason would leave one of them out."""
+    defined = [one for one in vars(close_codes).values() if isinstance(one, Ending)]
+    assert len(defined) == len(ENDINGS)
+    assert all(ENDINGS[one.reason] is one for one in defined)
+
+
+@pytest.mark.parametrize("reason", [*ENDINGS, APPLICATION, PEER])
+def test_a_reason_is_a_short_word(reason: str) -> None:
+    assert re.fullmatch(r"[a-z]+(_[a-z]+)*", reason)
+    assert len(reason) <= 32
+
+
+@pytest.mark.parametrize("ending", ENDINGS.values(), ids=lambda one: str(one.reason))
+def test_the_hundred_tells_what_to_do(ending: Ending) -> None:
+    """4013 is the exception: return, but never with the same message."""
+    hundred = ending.code // 100
+    if ending.reason == "message_too_big":
+        assert (ending.code, ending.reconnect) == (4013, Reconnect.NOW)
+    elif hundred == 40:
+        assert ending.reconnect is Reconnect.NEVER
+    elif hundred == 41:
+        assert ending.reconnect in (Reconnect.LATER, Reconnect.NEW_TOKEN)
+    elif hundred == 42:
+        assert ending.reconnect is Reconnect.NOW
+        assert ending.resume
+    elif hundred == 43:
+        assert ending.reconnect is Reconnect.ON_ACTION
+
+
+@pytest.mark.parametrize("ending", ENDINGS.values(), ids=lambda one: str(one.reason))
+def test_only_who_returns_is_told_when_to(ending: Ending) -> None:
+    if ending.after_ms is not None:
+        assert ending.reconnect in (Reconnect.LATER, Reconnect.NOW)
+    if ending.reconnect is Reconnect.LATER:
+        assert ending.after_ms is not None
+        assert ending.after_ms[0] >= 5_000
+
+
+def test_bye_says_all_that_a_client_needs() -> None:
+    assert close_codes.DRAINING.bye(ref="r1", after_ms=1840) == {
+        "type": "bye",
+        "code": 4200,
+        "reason": "draining",
+        "reconnect": "now",
+        "after_ms": 1840,
+        "resume": True,
+        "ref": "r1",
+    }
+
+
+def test_bye_spreads_clients_over_the_whole_span() -> None:
+    waits = {close_codes.POOL_FULL.bye()["after_ms"] for _ in range(200)}
+    assert len(waits) > 50
+    assert min(waits) >= 5_000
+    assert max(waits) <= 15_000
+
+
+def test_bye_names_no_moment_where_a_client_stays_away() -> None:
+    assert close_codes.KICKED.bye()["after_ms"] is None
+
+
+@pytest.mark.parametrize("code", [999, 1004, 1005, 1006, 1015, 1016, 2999, 5000])
+def test_codes_that_never_travel_may_not_be_sent(code: int) -> None:
+    assert not may_send(code)
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 1008, 1011, 1014, 3000, 4000, 4999])
+def test_codes_that_travel_may_be_sent(code: int) -> None:
+    assert may_send(code)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        (None, "closed"),
+        (1000, "closed"),
+        (1001, "closed"),
+        (1006, "network"),
+        (1009, "message_too_big"),
+        (4999, "peer"),
+    ],
+)
+def test_a_peers_code_has_a_reason(code: int | None, reason: str) -> None:
+    assert get_reason(code) == reason

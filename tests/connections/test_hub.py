@@ -1,0 +1,130 @@
+"""The live connections of a node are found by whatever a close request names."""
+
+import time
+import uuid
+from typing import Any
+
+import pytest
+
+from connections.close_codes import KICKED, Ending
+from connections.hub import Hub, LiveConnection, new_connection_id
+from connections.models import CloseRequest
+
+Target = CloseRequest.Target
+
+
+class SilentWire:
+    """A wire that remembers how it was ended."""
+
+    def __init__(self) -> None:
+        self.endings: list[Ending] = []
+
+    def end(self, ending: Ending, ref: str | None, after_ms: int | None) -> None:
+        self.endings.append(ending)
+
+    def announce(self, ending: Ending, after_ms: int) -> None: ...
+
+    def abort(self) -> None: ...
+
+
+def make_connection(connection_id: str, **values: Any) -> LiveConnection:
+    values = {"client_id": "alice", "now": 0.0, "wire": SilentWire(), **values}
+    return LiveConnection(connection_id=connection_id, **values)
+
+
+@pytest.fixture
+def hub() -> Hub:
+    hub = Hub()
+    hub.join(make_connection("a1", user_id=1, address="10.1.2.3"))
+    hub.join(make_connection("a2", token_id=7, address="2001:db8::1"))
+    hub.join(
+        make_connection("b1", client_id="bob", session_digest="d", address="10.9.0.1")
+    )
+    hub.join(make_connection("b2", client_id="bob"))
+    return hub
+
+
+@pytest.mark.parametrize(
+    ("target", "value", "expected"),
+    [
+        (Target.CONNECTION, "a1", ["a1"]),
+        (Target.CONNECTION, "gone", []),
+        (Target.CLIENT, "bob", ["b1", "b2"]),
+        (Target.CLIENT, "nobody", []),
+        (Target.USER, "1", ["a1"]),
+        (Target.USER, "2", []),
+        (Target.SESSION_KEY, "d", ["b1"]),
+        (Target.TOKEN, "7", ["a2"]),
+        (Target.ADDRESS, "10.1.2.3", ["a1"]),
+        (Target.ADDRESS, "10.0.0.0/8", ["a1", "b1"]),
+        (Target.ADDRESS, "10.1.2.99/24", ["a1"]),
+        (Target.ADDRESS, "2001:db8::/64", ["a2"]),
+        (Target.ADDRESS, "nonsense", []),
+        (Target.ADDRESS, "", []),
+        (Target.NODE, "here", ["a1", "a2", "b1", "b2"]),
+        (Target.NODE, "elsewhere", []),
+        (Target.ALL, "", ["a1", "a2", "b1", "b2"]),
+        ("nonsense", "a1", []),
+    ],
+)
+async def test_a_target_selects_what_it_names(
+    hub: Hub, target: str, value: str, expected: list[str]
+) -> None:
+    found = [one.connection_id for one in hub.select(target, value, "here")]
+    assert sorted(found) == expected
+
+
+async def test_what_left_is_found_no_more(hub: Hub) -> None:
+    connection = hub.get("b1")
+    assert connection is not None
+    assert hub.leave(connection)
+    assert not hub.leave(connection)
+    assert "b1" not in hub
+    assert len(hub) == 3
+    assert [one.connection_id for one in hub.select(Target.CLIENT, "bob", "")] == ["b2"]
+
+
+async def test_connections_may_leave_while_the_hub_is_walked(hub: Hub) -> None:
+    assert all(hub.leave(connection) for connection in hub)
+    assert len(hub) == 0
+
+
+async def test_emptied_is_set_only_while_nobody_is_there() -> None:
+    hub = Hub()
+    connection = make_connection("a1")
+    assert hub.emptied.is_set()
+    hub.join(connection)
+    assert not hub.emptied.is_set()
+    hub.leave(connection)
+    assert hub.emptied.is_set()
+
+
+def test_a_connection_ends_once() -> None:
+    wire = SilentWire()
+    connection = make_connection("a1", wire=wire)
+    assert connection.end(KICKED)
+    assert not connection.end(KICKED)
+    assert wire.endings == [KICKED]
+
+
+def test_a_connection_at_work_is_not_idle() -> None:
+    connection = make_connection("a1", now=100.0)
+    assert connection.idle_seconds(107.0) == 7
+    connection.busy_count = 1
+    assert connection.idle_seconds(107.0) == 0
+
+
+def test_ids_are_uuids_of_version_7() -> None:
+    found = uuid.UUID(new_connection_id())
+    assert (found.version, found.variant) == (7, uuid.RFC_4122)
+    assert abs((found.int >> 80) / 1000 - time.time()) < 5
+
+
+def test_ids_sort_by_the_time_they_were_made() -> None:
+    first = new_connection_id()
+    time.sleep(0.002)
+    assert first < new_connection_id()
+
+
+def test_ids_of_one_moment_differ() -> None:
+    assert len({new_connection_id() for _ in range(1000)}) == 1000
