@@ -69,10 +69,8 @@ def group_address(address: str) -> str:
     """Return what limits per address count by: IPv4 whole, IPv6 by its /64."""
     parsed = _parse(address)
     if isinstance(parsed, ipaddress.IPv6Address):
-        if parsed.ipv4_mapped is not None:
-            return str(parsed.ipv4_mapped)
         return str(ipaddress.ip_network((int(parsed), 64), strict=False))
-    return address
+    return address if parsed is None else str(parsed)
 
 
 def _parse(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
@@ -82,9 +80,11 @@ def _parse(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     elif text.count(":") == 1:
         text = text.partition(":")[0]
     try:
-        return ipaddress.ip_address(text)
+        parsed = ipaddress.ip_address(text)
     except ValueError:
         return None
+    # A socket that takes both families shows an IPv4 peer as ::ffff:192.0.2.1.
+    return getattr(parsed, "ipv4_mapped", None) or parsed
 
 
 def _is_in(

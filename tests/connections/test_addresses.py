@@ -1,0 +1,107 @@
+"""Whose request it is, whatever a client writes into its headers."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from connections.addresses import Source, find_source, group_address
+
+PROXIES = ("10.0.0.0/8", "::1")
+
+
+def find(
+    peer: str | None,
+    *forwarded: str,
+    proxies: tuple[str, ...] = PROXIES,
+    is_secure: bool = False,
+    **headers: str,
+) -> Source:
+    """Return the source of a request with X-Forwarded-For lines and other headers."""
+    lines = [(b"host", b"here.example")]
+    lines += [(b"x-forwarded-for", text.encode()) for text in forwarded]
+    for name, text in headers.items():
+        lines.append((f"x-forwarded-{name}".encode(), text.encode()))
+    return find_source(peer, lines, proxies, is_secure=is_secure)
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "address"),
+    [
+        (["198.51.100.7"], "198.51.100.7"),
+        (["1.1.1.1, 198.51.100.7"], "198.51.100.7"),
+        (["1.1.1.1, 198.51.100.7, 10.0.0.3"], "198.51.100.7"),
+        (["1.1.1.1", "198.51.100.7"], "198.51.100.7"),
+        (["198.51.100.7:4711"], "198.51.100.7"),
+        (["[2001:db8::5]:4711"], "2001:db8::5"),
+        (["198.51.100.7, "], "198.51.100.7"),
+        (["10.0.0.9"], "10.0.0.9"),
+        (["198.51.100.7, garbage"], "10.0.0.1"),
+        ([""], "10.0.0.1"),
+        ([], "10.0.0.1"),
+    ],
+)
+def test_the_rightmost_hop_that_is_no_proxy_is_the_client(
+    forwarded: list[str], address: str
+) -> None:
+    """What stands on its left was written by the client, and may be forged."""
+    assert find("10.0.0.1", *forwarded).address == address
+
+
+def test_a_stranger_is_not_believed() -> None:
+    source = find("198.51.100.7", "1.1.1.1", proto="https", host="evil.example")
+    assert source == Source("198.51.100.7", False, "here.example", True)
+
+
+def test_without_trusted_proxies_nobody_is_believed() -> None:
+    source = find("10.0.0.1", "1.1.1.1", proto="https", proxies=())
+    assert source == Source("10.0.0.1", False, "here.example", True)
+
+
+def test_a_request_without_forwarded_headers_is_no_strangers() -> None:
+    source = find("198.51.100.7", is_secure=True)
+    assert source == Source("198.51.100.7", True, "here.example", False)
+
+
+def test_a_trusted_proxy_says_scheme_and_host() -> None:
+    source = find("::1", "198.51.100.7", proto="https", host="shop.example")
+    assert source == Source("198.51.100.7", True, "shop.example")
+
+
+def test_a_trusted_proxy_may_say_that_it_was_not_secure() -> None:
+    assert not find("10.0.0.1", proto="https, http", is_secure=True).is_secure
+
+
+def test_a_unix_socket_is_a_local_proxy() -> None:
+    assert find(None, "198.51.100.7").address == "198.51.100.7"
+    assert find(None).address == ""
+
+
+def test_a_proxy_seen_by_a_socket_of_both_families_is_trusted() -> None:
+    assert find("::ffff:10.0.0.1", "198.51.100.7").address == "198.51.100.7"
+
+
+@pytest.mark.parametrize(
+    ("address", "group"),
+    [
+        ("198.51.100.7", "198.51.100.7"),
+        ("2001:db8:0:1::5", "2001:db8:0:1::/64"),
+        ("2001:db8:0:1:ffff::9", "2001:db8:0:1::/64"),
+        ("2001:db8:0:2::5", "2001:db8:0:2::/64"),
+        ("::1", "::/64"),
+        ("::ffff:198.51.100.7", "198.51.100.7"),
+        ("", ""),
+    ],
+)
+def test_addresses_are_grouped_by_who_holds_them(address: str, group: str) -> None:
+    assert group_address(address) == group
+
+
+@given(st.text(), st.text(), st.lists(st.text()))
+def test_whatever_is_written_there_never_raises(
+    peer: str, proto: str, forwarded: list[str]
+) -> None:
+    lines = [(b"x-forwarded-for", text.encode()) for text in forwarded]
+    lines.append((b"x-forwarded-proto", proto.encode()))
+    find_source(peer, lines, PROXIES, is_secure=False)
+    assert find_source("::1", lines, PROXIES, is_secure=False).address
+    assert isinstance(group_address(peer), str)
