@@ -89,7 +89,7 @@ def test_a_section_must_be_a_mapping(raw: object) -> None:
     ],
 )
 def test_what_is_not_of_the_kind_is_refused(kind: Kind, raw: Any) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         kind.parse(raw)
 
 
