@@ -1,5 +1,6 @@
 """The recorder writes what happened, in batches, whatever the database does."""
 
+import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -157,12 +158,18 @@ async def test_a_long_outage_keeps_to_its_bounds(
     for connection in living:
         bench.recorder.note_change(connection)
     last = None
-    for _ in range(600):
+    tracemalloc.start()
+    for second in range(600):
         for _ in range(100):
             last = make_connection(bench.clock)
             bench.recorder.note_change(last)
             bench.recorder.note_closed(last, 1000, "closed")
         bench.clock.advance(1)
+        if second == 30:
+            early_bytes, _ = tracemalloc.get_traced_memory()
+    late_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert late_bytes - early_bytes < 200_000
     assert bench.recorder.pending == 1000
     assert bench.recorder.dropped.closed == 60_100 - 1000
     assert last is not None
