@@ -10,9 +10,7 @@ django_application = get_asgi_application()
 # Models and settings are there only now.
 from connections.config import get_config  # noqa: E402
 from connections.routing import protect  # noqa: E402
-from connections.server.install import install  # noqa: E402
 from orchestra.routing import websocket_urlpatterns  # noqa: E402
 
 get_config().require_valid()
-install()
 application = protect(http=django_application, websocket=websocket_urlpatterns())

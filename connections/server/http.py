@@ -68,6 +68,17 @@ class HttpChannel(http.HTTPChannel):
             self._begin_head()
         http.basic.LineReceiver.dataReceived(self, data)
 
+    def lineReceived(self, line: bytes) -> None:
+        if not self._is_refused:
+            super().lineReceived(line)
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        self._refuse(431, "A header is too large")
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        # Twisted closes on what it did not read: a reset, and no answer seen.
+        self._refuse(400, "The request is not valid, or its headers are too large")
+
     def rawDataReceived(self, data: bytes) -> None:
         if self.websocket is not None:
             # What a client sent behind its handshake, not waiting for an answer.

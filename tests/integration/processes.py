@@ -103,6 +103,11 @@ class LiveServer:
             raise StartFailed("not started")
         return self._process.pid
 
+    @property
+    def is_running(self) -> bool:
+        """Tell whether its process is there."""
+        return self._process is not None and self._process.poll() is None
+
     def start(self, *, is_ready: bool = True) -> "LiveServer":
         """Start it, and wait until /readyz answers."""
         with self._log.open("ab") as log:
@@ -133,7 +138,7 @@ class LiveServer:
 
     def stop(self) -> None:
         """End it if it still runs."""
-        if self._process is not None and self._process.poll() is None:
+        if self.is_running:
             self.kill()
 
     def log(self) -> str:
@@ -215,6 +220,10 @@ class Servers:
         server = LiveServer(folder=folder, **options)
         self._started.append(server)
         return server.start(is_ready=is_ready)
+
+    def running(self) -> list[LiveServer]:
+        """Return those that have not ended."""
+        return [server for server in self._started if server.is_running]
 
     def stop_all(self) -> None:
         """End every server that still runs."""

@@ -182,6 +182,23 @@ class RawClient:
         """Read at most so many bytes from the socket."""
         return await self._loop.sock_recv(self._socket, size)
 
+    async def read_chunked(self) -> None:
+        """Read a chunked body to its end."""
+        async with asyncio.timeout(5):
+            while not self._buffer.endswith(b"0\r\n\r\n"):
+                await self._receive()
+        self._buffer = b""
+
+    def is_unanswered(self) -> bool:
+        """Tell, without waiting, whether the server has said nothing, nor closed."""
+        try:
+            self._socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
     def close(self) -> None:
         """Close the connection."""
         self._socket.close()

@@ -1,0 +1,98 @@
+"""
+Limited consumers that try one thing each, behind the whole of our middleware.
+
+    daphne tests.integration.consumers:application
+
+What happens to them is appended to the file that SEEN names.
+"""
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+import django
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "orchestra.settings")
+django.setup()
+
+from channels.generic.websocket import AsyncWebsocketConsumer  # noqa: E402
+from django.core.asgi import get_asgi_application  # noqa: E402
+from django.urls import path  # noqa: E402
+
+from connections.consumers import LimitedConsumer, LimitedJsonConsumer  # noqa: E402
+from connections.routing import protect  # noqa: E402
+
+
+def note(text: str) -> None:
+    """Write down what happened."""
+    with Path(os.environ["SEEN"]).open("a") as seen:
+        seen.write(text + "\n")
+
+
+class JsonConsumer(LimitedJsonConsumer):
+    """Echoes, and notes its disconnect()."""
+
+    async def handle_echo(self, content: dict[str, Any]) -> None:
+        await self.send_json(content)
+
+    async def disconnect(self, code: int) -> None:
+        note(f"disconnect {code}")
+
+
+class StuckConsumer(LimitedConsumer):
+    """Never returns from a message, and does not mind being cancelled once."""
+
+    async def receive(
+        self, text_data: str | None = None, bytes_data: bytes | None = None
+    ) -> None:
+        note("stuck")
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            note("cancelled")
+            if text_data == "stubborn":
+                await asyncio.sleep(3600)
+            raise
+
+
+class BroadcastConsumer(LimitedConsumer):
+    """Sends so many messages of such a size when asked."""
+
+    async def receive(
+        self, text_data: str | None = None, bytes_data: bytes | None = None
+    ) -> None:
+        count, size = map(int, (text_data or "0 0").split())
+        for _ in range(count):
+            await self.send(bytes_data=bytes(size))
+
+    async def disconnect(self, code: int) -> None:
+        note(f"disconnect {code}")
+
+
+class SlowConsumer(LimitedConsumer):
+    """Takes half a second for each message."""
+
+    async def receive(
+        self, text_data: str | None = None, bytes_data: bytes | None = None
+    ) -> None:
+        await asyncio.sleep(0.5)
+
+    async def disconnect(self, code: int) -> None:
+        note(f"disconnect {code}")
+
+
+class ForeignConsumer(AsyncWebsocketConsumer):
+    """A consumer of Channels' own, which the node does not know."""
+
+
+application = protect(
+    http=get_asgi_application(),
+    websocket=[
+        path("json/", JsonConsumer.as_asgi()),
+        path("stuck/", StuckConsumer.as_asgi()),
+        path("broadcast/", BroadcastConsumer.as_asgi()),
+        path("slow/", SlowConsumer.as_asgi()),
+        path("foreign/", ForeignConsumer.as_asgi()),
+    ],
+)

@@ -1,0 +1,329 @@
+"""A server that stops hands its clients over and loses none of them."""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import signal
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import websockets
+from websockets.asyncio.client import ClientConnection
+
+from tests.integration.processes import LiveServer, Servers, free_port, wait_until
+from tests.integration.raw_client import RawClient
+
+CONSUMERS = "tests.integration.consumers:application"
+RAW = "tests.integration.applications:application"
+MANY = {"max_total_connections": 3000, "max_connections_per_client": 3000}
+
+
+def start(servers: Servers, seen: Path, **options: Any) -> LiveServer:
+    """Start a server whose clients need no token."""
+    config = {"anonymous": "true", "node__beat_seconds": 0.2, **MANY}
+    config |= options.pop("config", {})
+    return servers.start(
+        command=options.pop("command", "daphne"),
+        application=options.pop("application", CONSUMERS),
+        environment={"SEEN": str(seen)},
+        config=config,
+        **options,
+    )
+
+
+@pytest.fixture
+def seen(tmp_path: Path) -> Path:
+    path = tmp_path / "seen"
+    path.touch()
+    return path
+
+
+def open_socket(server: LiveServer, path: str) -> Any:
+    return websockets.connect(server.ws_url + path, origin=server.url)  # type: ignore[arg-type]
+
+
+async def read_to_close(ws: ClientConnection) -> tuple[list[Any], int, float]:
+    """Return messages, close code and the moment of the close."""
+    messages = []
+    with contextlib.suppress(websockets.ConnectionClosed):
+        while True:
+            messages.append(await ws.recv())
+    return messages, ws.close_code or 0, time.monotonic()
+
+
+async def read_readyz(server: LiveServer) -> int:
+    client = await RawClient.connect(server.port)
+    await client.send(b"GET /readyz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+    status, _, _ = await client.read_response()
+    client.close()
+    return status
+
+
+async def is_refused(server: LiveServer) -> bool:
+    try:
+        client = await RawClient.connect(server.port)
+    except ConnectionRefusedError:
+        return True
+    client.close()
+    return False
+
+
+@pytest.mark.parametrize(
+    ("command", "number"),
+    [("serve", signal.SIGTERM), ("daphne", signal.SIGTERM), ("daphne", signal.SIGINT)],
+)
+async def test_a_thousand_clients_leave_within_the_grace(
+    servers: Servers, seen: Path, command: str, number: int
+) -> None:
+    """Spread over it, each with the code; all recorded; exit code 0."""
+    grace_seconds = 6
+    server = start(
+        servers,
+        seen,
+        command=command,
+        application="orchestra.asgi:application",
+        config={"drain__grace_seconds": grace_seconds, "echo_endpoint": "true"},
+    )
+    gate = asyncio.Semaphore(50)
+
+    async def connect() -> ClientConnection:
+        async with gate:
+            ws: ClientConnection = await open_socket(server, "/ws/echo/")
+            return ws
+
+    clients = await asyncio.gather(*(connect() for _ in range(1000)))
+    reading = [asyncio.create_task(read_to_close(ws)) for ws in clients]
+    began = time.monotonic()
+    server.signal(number)
+    ended = await asyncio.gather(*reading)
+    code = await asyncio.to_thread(server.wait)
+    assert code == 0
+    assert time.monotonic() - began < grace_seconds + 2
+    assert {code for _, code, _ in ended} == {4200}
+    moments = sorted(moment - began for _, _, moment in ended)
+    # Spread: no half second sees more than a quarter of them.
+    for first, last in itertools.pairwise(moments[::250]):
+        assert last - first > 0.5
+    assert read_reasons(server) == [("draining", 4200, 1000)]
+
+
+def count_seen(seen: Path, text: str) -> int:
+    """Return how often consumers noted something."""
+    return seen.read_text().count(text)
+
+
+def read_reasons(server: LiveServer) -> list[tuple[str, int, int]]:
+    """Return how recorded connections ended."""
+    query = (
+        "select reason, close_code, count(*) from connections_connection"
+        " where closed_at is not null group by 1, 2"
+    )
+    with contextlib.closing(sqlite3.connect(server.folder / "db.sqlite3")) as database:
+        return database.execute(query).fetchall()
+
+
+async def test_bye_names_the_moment_and_the_close_keeps_to_it(
+    servers: Servers, seen: Path
+) -> None:
+    server = start(servers, seen, config={"drain__grace_seconds": 4})
+    clients = [await open_socket(server, "/json/") for _ in range(20)]
+    began = time.monotonic()
+    server.signal(signal.SIGTERM)
+    ended = await asyncio.gather(*map(read_to_close, clients))
+    slots = []
+    for messages, code, moment in ended:
+        (bye,) = map(json.loads, messages)
+        assert code == 4200
+        assert (bye["type"], bye["reason"]) == ("bye", "draining")
+        assert bye["reconnect"] == "now"
+        slots.append(bye["after_ms"])
+        assert abs((moment - began) - bye["after_ms"] / 1000) < 1
+    assert len(set(slots)) == 20
+    assert server.wait() == 0
+    assert count_seen(seen, "disconnect 4200") == 20
+
+
+async def test_frames_are_served_until_the_slot(servers: Servers, seen: Path) -> None:
+    server = start(servers, seen, config={"drain__grace_seconds": 10})
+    clients = [await open_socket(server, "/json/") for _ in range(30)]
+    server.signal(signal.SIGTERM)
+    byes = [json.loads(await ws.recv()) for ws in clients]
+    last = max(range(30), key=lambda index: byes[index]["after_ms"])
+    await asyncio.sleep(0.5)
+    await clients[last].send('{"type": "echo", "n": 1}')
+    assert json.loads(await clients[last].recv()) == {"type": "echo", "n": 1}
+    await asyncio.gather(*(ws.close() for ws in clients))
+    assert await asyncio.to_thread(server.wait, 5) == 0
+
+
+async def test_readyz_turns_before_the_port_closes(
+    servers: Servers, seen: Path
+) -> None:
+    server = start(
+        servers,
+        seen,
+        config={"drain__delay_seconds": 1.5, "drain__grace_seconds": 2},
+    )
+    assert await read_readyz(server) == 200
+    stuck = await open_socket(server, "/stuck/")
+    await stuck.send("x")
+    began = time.monotonic()
+    server.signal(signal.SIGTERM)
+
+    async def is_unready() -> bool:
+        return await read_readyz(server) == 503
+
+    await wait_until(is_unready, 1)
+    refused = await RawClient.connect(server.port)
+    with pytest.raises(websockets.InvalidStatus) as caught:
+        await open_socket(server, "/json/")
+    assert caught.value.response.status_code == 503
+    assert caught.value.response.headers["retry-after"]
+    refused.close()
+    await wait_until(lambda: is_refused(server), 3)
+    assert time.monotonic() - began > 1.4
+    assert await asyncio.to_thread(server.wait, 6) == 0
+
+
+@pytest.mark.parametrize("message", ["x", "stubborn"])
+async def test_a_stuck_handler_is_aborted_at_the_deadline(
+    servers: Servers, seen: Path, message: str
+) -> None:
+    """Even one that swallows its cancellation."""
+    server = start(servers, seen, config={"drain__grace_seconds": 1})
+    ws = await open_socket(server, "/stuck/")
+    await ws.send(message)
+    await wait_until(lambda: count_seen(seen, "stuck"))
+    began = time.monotonic()
+    server.signal(signal.SIGTERM)
+    assert await asyncio.to_thread(server.wait, 5) == 0
+    assert time.monotonic() - began < 3
+    assert count_seen(seen, "cancelled")
+    assert read_reasons(server) == [("draining", 4200, 1)]
+    with contextlib.suppress(websockets.ConnectionClosed):
+        await ws.recv()
+
+
+async def test_a_stubborn_application_of_anybodys_does_not_stop_the_exit(
+    servers: Servers, seen: Path
+) -> None:
+    server = start(servers, seen, application=RAW, config={"drain__grace_seconds": 1})
+    await RawClient.open(server.port, "/stubborn")
+    began = time.monotonic()
+    server.signal(signal.SIGTERM)
+    assert await asyncio.to_thread(server.wait, 5) == 0
+    assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize("path", ["/foreign/", "/json/"])
+async def test_a_second_signal_skips_the_grace(
+    servers: Servers, seen: Path, path: str
+) -> None:
+    server = start(servers, seen, config={"drain__grace_seconds": 60})
+    clients = [await open_socket(server, path) for _ in range(300)]
+    reading = [asyncio.create_task(read_to_close(ws)) for ws in clients]
+    server.signal(signal.SIGTERM)
+    await wait_until(lambda: is_refused(server))
+    began = time.monotonic()
+    server.signal(signal.SIGTERM)
+    assert await asyncio.to_thread(server.wait, 5) == 0
+    assert time.monotonic() - began < 3
+    await asyncio.gather(*reading)
+
+
+async def test_a_socket_opened_just_now_is_drained_too(
+    servers: Servers, seen: Path
+) -> None:
+    """daphne cancels nobody when one was upgraded in the last second."""
+    server = start(servers, seen, config={"drain__grace_seconds": 1})
+    ws = await open_socket(server, "/json/")
+    waiting = await RawClient.connect(server.port)
+    await waiting.send(b"GET /readyz HTTP/1.1\r\n")
+    server.signal(signal.SIGTERM)
+    _, code, _ = await read_to_close(ws)
+    assert code == 4200
+    assert await asyncio.to_thread(server.wait, 5) == 0
+
+
+async def test_consumers_of_others_are_told_too(servers: Servers, seen: Path) -> None:
+    server = start(servers, seen, config={"drain__grace_seconds": 2})
+    clients = [await open_socket(server, "/foreign/") for _ in range(10)]
+    server.signal(signal.SIGTERM)
+    ended = await asyncio.gather(*map(read_to_close, clients))
+    assert {code for _, code, _ in ended} == {4200}
+    assert await asyncio.to_thread(server.wait, 5) == 0
+
+
+async def test_a_request_under_way_is_answered(servers: Servers, seen: Path) -> None:
+    server = start(servers, seen, application=RAW, config={"drain__grace_seconds": 5})
+    idle = await RawClient.connect(server.port)
+    await idle.send(b"GET /seen HTTP/1.1\r\nHost: x\r\n\r\n")
+    busy = await RawClient.connect(server.port)
+    await busy.send(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+    await asyncio.sleep(0.3)
+    server.signal(signal.SIGTERM)
+    # A chunked response: what counts is that it comes whole, and the end.
+    assert b"ok" in await busy.read_end(5)
+    await idle.read_end(5)
+    assert await asyncio.to_thread(server.wait, 5) == 0
+
+
+@pytest.mark.slow
+async def test_a_rolling_restart_loses_nobody(servers: Servers, seen: Path) -> None:
+    """Two processes on one port, replaced one after the other."""
+    port = free_port()
+    options: dict[str, Any] = {
+        "command": "serve",
+        "port": port,
+        "arguments": ("--reuse-port",),
+        "config": {"drain__grace_seconds": 4, "echo_endpoint": "true"},
+    }
+    first = start(servers, seen, **options)
+    options["folder"] = first.folder
+    second = start(servers, seen, **options)
+    away_seconds: list[float] = []
+    is_over = False
+
+    async def stay() -> int:
+        """Reconnect as the protocol says until it is over."""
+        returns, left_at = 0, time.monotonic()
+        while not is_over:
+            try:
+                async with open_socket(first, "/ws/echo/") as ws:
+                    away_seconds.append(time.monotonic() - left_at)
+                    _, code, left_at = await read_to_close(ws)
+                    assert code in (4200, 1000)
+                    returns += 1
+            except (OSError, websockets.InvalidHandshake):
+                await asyncio.sleep(0.25)
+        return returns
+
+    clients = [asyncio.create_task(stay()) for _ in range(100)]
+    await wait_until(lambda: len(away_seconds) == 100)
+    for old in (first, second):
+        replacement = start(servers, seen, **options)
+        old.signal(signal.SIGTERM)
+        assert await asyncio.to_thread(old.wait) == 0
+        assert replacement.pid
+    await asyncio.sleep(1)
+    opened = count_open(first)
+    is_over = True
+    for server in servers.running():
+        server.signal(signal.SIGTERM)
+        await asyncio.to_thread(server.wait)
+    returns = await asyncio.gather(*clients)
+    assert opened == 100
+    assert min(returns) >= 1
+    assert max(away_seconds) < 2
+
+
+def count_open(server: LiveServer) -> int:
+    """Return how many connections the database knows as open."""
+    query = "select count(*) from connections_connection where closed_at is null"
+    with contextlib.closing(sqlite3.connect(server.folder / "db.sqlite3")) as database:
+        count: int = database.execute(query).fetchone()[0]
+        return count

@@ -1,0 +1,255 @@
+"""What is refused before the application hears of it, and who is not."""
+
+import asyncio
+import contextlib
+import subprocess
+import time
+
+import pytest
+import websockets
+
+from tests.integration.processes import LiveServer, Servers, wait_until
+from tests.integration.raw_client import (
+    TEXT,
+    RawClient,
+    build_frame,
+    build_request,
+)
+from tests.integration.test_server_close import read_seen
+
+RAW = "tests.integration.applications:application"
+
+
+def start(servers: Servers, **config: object) -> LiveServer:
+    return servers.start(command="daphne", application=RAW, config=config)
+
+
+async def refusal(
+    server: LiveServer, source: str | None = None, *headers: str
+) -> tuple[int, dict[str, str], bytes]:
+    client = await RawClient.connect(server.port, source=source)
+    await client.send(build_request("/echo", server.port, *headers))
+    return await client.read_response()
+
+
+async def test_far_over_the_limit_is_503(servers: Servers) -> None:
+    """Accepted sockets count: 50 more than the limit, or a tenth."""
+    server = start(servers, max_total_connections=10)
+    clients = [await RawClient.open(server.port, "/echo") for _ in range(60)]
+    status, headers, body = await refusal(server)
+    assert (status, headers["retry-after"]) == (503, "5")
+    assert b"overloaded" in body
+    clients[0].reset()
+
+    async def is_admitted() -> bool:
+        return (await refusal(server))[0] == 101
+
+    await wait_until(is_admitted)
+
+
+async def test_a_full_pool_is_no_503_and_lets_a_client_replace_its_own(
+    servers: Servers,
+) -> None:
+    """Though refused and unanswered sockets crowd the door."""
+    server = servers.start(
+        config={
+            "echo_endpoint": "true",
+            "max_total_connections": 3,
+            "max_connections_per_client": 2,
+            "handshake__timeout_seconds": 5,
+        }
+    )
+    tokens = [server.create_token(name) for name in ("alice", "bob", "eve")]
+    url = f"{server.ws_url}/ws/echo/"
+
+    def connect(token: str) -> websockets.connect:
+        headers = {"Authorization": f"Bearer {token}"}
+        return websockets.connect(url, additional_headers=headers)
+
+    async with connect(tokens[0]) as oldest, connect(tokens[0]), connect(tokens[1]):
+        # Eve's are accepted only to be told that there is no place.
+        refused = [await connect(tokens[2]) for _ in range(60)]
+        unfinished = [await RawClient.connect(server.port) for _ in range(60)]
+        for client in unfinished:
+            await client.send(build_request("/ws/echo/", server.port)[:-2])
+        for ws in refused:
+            with contextlib.suppress(websockets.ConnectionClosed):
+                await ws.recv()
+            assert ws.close_code == 4103
+        async with connect(tokens[0]) as newest:
+            await newest.send("x")
+            assert await newest.recv() == "x"
+            with pytest.raises(websockets.ConnectionClosed):
+                await oldest.recv()
+            assert oldest.close_code == 4005
+
+
+async def test_an_application_that_does_not_answer_is_answered_for(
+    servers: Servers,
+) -> None:
+    """HTTP 503 at the deadline, and the application learns it."""
+    server = start(servers, handshake__timeout_seconds=0.5)
+    client = await RawClient.connect(server.port)
+    await client.send(build_request("/silent", server.port))
+    began = time.monotonic()
+    status, headers, _ = await client.read_response()
+    assert (status, headers["retry-after"]) == (503, "1")
+    assert 0.4 < time.monotonic() - began < 1.5
+    assert await client.read_end() == b""
+
+    async def has_learnt() -> bool:
+        return "silent websocket.disconnect 1006" in await read_seen(server)
+
+    await wait_until(has_learnt)
+
+
+@pytest.mark.parametrize("sent", ["", "GET /echo HTTP/1.1\r\nHost: x\r\n", "GET"])
+async def test_a_request_head_has_one_deadline(servers: Servers, sent: str) -> None:
+    """However slowly its bytes come."""
+    server = start(servers, handshake__timeout_seconds=1)
+    client = await RawClient.connect(server.port)
+    began = time.monotonic()
+
+    async def trickle() -> None:
+        with contextlib.suppress(OSError):
+            await client.send(sent.encode())
+            while sent:
+                await asyncio.sleep(0.1)
+                await client.send(b"a")
+
+    trickling = asyncio.create_task(trickle())
+    status, _, _ = await client.read_response()
+    trickling.cancel()
+    await asyncio.gather(trickling, return_exceptions=True)
+    assert status == 408
+    assert 0.9 < time.monotonic() - began < 2
+
+
+async def test_the_head_of_a_later_request_has_the_deadline_too(
+    servers: Servers,
+) -> None:
+    """From its first byte: waiting for the next request is no offence."""
+    server = start(servers, handshake__timeout_seconds=0.5)
+    kept = await RawClient.connect(server.port)
+    await kept.send(b"POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx")
+    assert (await kept.read_response())[0] == 200
+    await kept.read_chunked()
+    await asyncio.sleep(1)
+    await kept.send(b"POST /body HTTP/1.1\r\n")
+    began = time.monotonic()
+    assert (await kept.read_response())[0] == 408
+    assert 0.4 < time.monotonic() - began < 1.5
+
+
+async def test_slowloris_keeps_nobody_out(servers: Servers) -> None:
+    """Five hundred half-open handshakes, fed byte by byte, from one address."""
+    server = start(servers, handshake__timeout_seconds=20)
+    half_open: list[RawClient] = []
+    request = build_request("/echo", server.port)
+
+    async def attack() -> None:
+        while True:
+            with contextlib.suppress(OSError):
+                client = await RawClient.connect(server.port)
+                half_open.append(client)
+                await client.send(request[:20])
+            await asyncio.sleep(0.002)
+
+    attacking = asyncio.create_task(attack())
+    try:
+        await wait_until(lambda: len(half_open) > 500, 20)
+        for source in ("127.0.0.1", "127.0.0.2"):
+            began = time.monotonic()
+            for _ in range(20):
+                client = await RawClient.open(server.port, "/echo", source=source)
+                await client.send(build_frame(TEXT, b"x"))
+                assert await client.read_frame() == (TEXT, b"x")
+            assert time.monotonic() - began < 5
+    finally:
+        attacking.cancel()
+        await asyncio.gather(attacking, return_exceptions=True)
+    # No more of them than one address may have in progress, though all tried.
+    assert sum(client.is_unanswered() for client in half_open) <= 200
+
+
+async def test_handshakes_in_progress_of_one_address_are_bounded(
+    servers: Servers,
+) -> None:
+    server = start(servers, handshake__per_address_pending=5)
+    for _ in range(5):
+        client = await RawClient.connect(server.port, source="127.0.0.9")
+        await client.send(build_request("/silent", server.port))
+    await asyncio.sleep(0.1)
+    status, headers, body = await refusal(server, "127.0.0.9")
+    assert (status, headers["retry-after"]) == (503, "1")
+    assert b"pending" in body
+    assert (await refusal(server, "127.0.0.10"))[0] == 101
+
+
+async def test_the_rate_of_one_address_is_bounded(servers: Servers) -> None:
+    server = start(
+        servers,
+        handshake__per_address_per_second=0.5,
+        handshake__per_address_burst=3,
+    )
+    statuses = [(await refusal(server, "127.0.0.9"))[0] for _ in range(4)]
+    assert statuses == [101, 101, 101, 503]
+    _, headers, _ = await refusal(server, "127.0.0.9")
+    assert 1 <= int(headers["retry-after"]) <= 2
+    assert (await refusal(server, "127.0.0.10"))[0] == 101
+
+
+async def test_behind_a_trusted_proxy_the_clients_address_counts(
+    servers: Servers,
+) -> None:
+    server = start(
+        servers,
+        handshake__per_address_per_second=0.1,
+        handshake__per_address_burst=1,
+        trusted_proxies="[127.0.0.1]",
+    )
+
+    async def ask(forwarded: str, source: str = "127.0.0.1") -> int:
+        header = f"X-Forwarded-For: {forwarded}"
+        return (await refusal(server, source, header))[0]
+
+    assert await ask("203.0.113.1") == 101
+    assert await ask("203.0.113.1") == 503
+    assert await ask("203.0.113.2") == 101
+    assert await ask("1.2.3.4, 203.0.113.2") == 503, "the left is the client's to forge"
+    assert await ask("2001:db8::1") == 101
+    assert await ask("2001:db8::2") == 503, "one /64 is one client"
+    assert await ask("203.0.113.3", "127.0.0.5") == 101
+    assert await ask("203.0.113.4", "127.0.0.5") == 503, (
+        "a stranger's header is ignored"
+    )
+
+
+async def test_all_handshakes_in_progress_have_a_bound(servers: Servers) -> None:
+    """The oldest goes, answered; the newest is served."""
+    server = start(servers, handshake__max_pending=3)
+    clients = []
+    for index in range(4):
+        client = await RawClient.connect(server.port, source=f"127.0.1.{index + 1}")
+        await client.send(build_request("/silent", server.port))
+        clients.append(client)
+    assert (await clients[0].read_response())[0] == 503
+    assert (await refusal(server))[0] == 101
+
+
+async def test_headers_are_bounded(servers: Servers) -> None:
+    server = start(servers)
+    one_large = ["X-Large: " + "x" * 20_000]
+    large_together = [f"X-Large: {'x' * 1000}"] * 20
+    many = [f"X-{index}: x" for index in range(600)]
+    for headers in (one_large, large_together, many):
+        assert (await refusal(server, None, *headers))[0] in (400, 431)
+
+
+def test_the_backlog_is_large(servers: Servers) -> None:
+    """Of both ways to serve; the kernel may cap it at net.core.somaxconn."""
+    for server in (start(servers), servers.start()):
+        listening = subprocess.run(
+            ["ss", "-Hltn", f"sport = :{server.port}"], capture_output=True, text=True
+        ).stdout.split()
+        assert int(listening[2]) >= 1024

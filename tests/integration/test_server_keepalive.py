@@ -1,0 +1,144 @@
+"""Pings find who has gone, and drop nobody who is there."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sqlite3
+import sys
+import time
+from typing import Any
+
+import websockets
+
+from tests.integration.processes import LiveServer, Servers, wait_until
+from tests.integration.raw_client import PING, PONG, TEXT, RawClient, build_frame
+
+RAW = "tests.integration.applications:application"
+QUICK = {"ping_interval_seconds": 1, "ping_timeout_seconds": 0.5}
+
+
+def start(servers: Servers, **config: object) -> LiveServer:
+    return servers.start(command="daphne", application=RAW, config=QUICK | config)
+
+
+async def test_a_peer_that_vanished_is_gone_and_recorded_dead(servers: Servers) -> None:
+    """Stopped, it sends no FIN; interval + timeout + 2 s are promised."""
+    server = servers.start(
+        config={
+            "anonymous": "true",
+            "echo_endpoint": "true",
+            "node__beat_seconds": 0.1,
+            **QUICK,
+        }
+    )
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        "import sys, time; from websockets.sync.client import connect\n"
+        f"with connect('{server.ws_url}/ws/echo/', origin='{server.url}') as ws:\n"
+        "  print('open', flush=True); ws.recv()",
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    await process.stdout.readline()
+    os.kill(process.pid, signal.SIGSTOP)
+    began = time.monotonic()
+    try:
+        await wait_until(lambda: read_closed(server) == [("dead", 4201)], 10)
+    finally:
+        process.kill()
+        await process.wait()
+    assert time.monotonic() - began < 1 + 0.5 + 2
+
+
+def read_closed(server: LiveServer) -> list[tuple[Any, ...]]:
+    query = (
+        "select reason, close_code from connections_connection"
+        " where closed_at is not null"
+    )
+    with contextlib.closing(sqlite3.connect(server.folder / "db.sqlite3")) as database:
+        return database.execute(query).fetchall()
+
+
+async def test_a_client_that_answers_late_but_in_time_stays(servers: Servers) -> None:
+    """
+    The timeout is longer than the interval, the pongs come late, data flows.
+
+    In daphne the timer of an earlier ping drops such a client.
+    """
+    server = start(servers, ping_interval_seconds=0.3, ping_timeout_seconds=1)
+    client = await RawClient.open(server.port, "/echo")
+    pongs = 0
+    ends_at = time.monotonic() + 4
+    while time.monotonic() < ends_at:
+        frame = await client.read_frame()
+        if frame.opcode == PING:
+            await asyncio.sleep(0.7)
+            await client.send(build_frame(PONG, frame.payload))
+            pongs += 1
+    assert pongs >= 4
+    await client.send(build_frame(TEXT, b"x"))
+    while (frame := await client.read_frame()).opcode == PING:
+        await client.send(build_frame(PONG, frame.payload))
+    assert frame == (TEXT, b"x")
+
+
+async def test_data_is_no_pong(servers: Servers) -> None:
+    """A client that sends but answers no ping would live for ever in daphne."""
+    server = start(servers)
+    client = await RawClient.open(server.port, "/echo")
+    began = time.monotonic()
+    with contextlib.suppress(ConnectionError):
+        while time.monotonic() < began + 8:
+            await client.send(build_frame(TEXT, b"x"))
+            await client.read_frame()
+            await asyncio.sleep(0.1)
+    assert time.monotonic() - began < 1 + 0.5 + 2
+
+
+async def test_a_pong_to_no_ping_of_ours_is_none(servers: Servers) -> None:
+    server = start(servers)
+    client = await RawClient.open(server.port, "/echo")
+    began = time.monotonic()
+    with contextlib.suppress(ConnectionError):
+        while time.monotonic() < began + 8:
+            await client.send(build_frame(PONG, b"here"))
+            await asyncio.sleep(0.1)
+    assert time.monotonic() - began < 1 + 0.5 + 2
+
+
+async def test_the_round_trip_is_known_to_the_server(servers: Servers) -> None:
+    server = start(servers)
+    client = await RawClient.open(server.port, "/rtt")
+    await client.send(build_frame(TEXT, b"before any ping"))
+    assert await client.read_frame() == (TEXT, b"None")
+    ping = await client.read_frame()
+    assert ping.opcode == PING
+    await asyncio.sleep(0.2)
+    await client.send(build_frame(PONG, ping.payload), build_frame(TEXT, b"now"))
+    answer = await client.read_frame()
+    assert 0.2 <= float(answer.payload) < 0.5
+
+
+async def test_first_pings_are_spread(servers: Servers) -> None:
+    """Clients that came together are not pinged together."""
+    server = start(servers, ping_interval_seconds=2, ping_timeout_seconds=5)
+    clients = [await RawClient.open(server.port, "/echo") for _ in range(40)]
+    began = time.monotonic()
+
+    async def wait_for_ping(client: RawClient) -> float:
+        assert (await client.read_frame()).opcode == PING
+        return time.monotonic() - began
+
+    moments = sorted(await asyncio.gather(*map(wait_for_ping, clients)))
+    assert moments[-1] < 2.5
+    assert moments[30] - moments[10] > 0.4
+
+
+async def test_a_silent_client_that_answers_pings_stays(servers: Servers) -> None:
+    server = start(servers, ping_interval_seconds=0.2, ping_timeout_seconds=0.5)
+    async with websockets.connect(f"{server.ws_url}/echo", ping_interval=None) as ws:
+        await asyncio.sleep(2)
+        await ws.send("still here")
+        assert await ws.recv() == "still here"
