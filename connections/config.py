@@ -7,7 +7,7 @@ each. Nothing serves on a configuration with problems.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -192,6 +192,11 @@ class WebSocketConfig:
         "evict_oldest",
         "what happens at max_connections_per_client",
     )
+    on_pool_outage: str = option(
+        Choice(("local", "refuse", "allow")),
+        "local",
+        "newcomers while Redis is away: limited by their node alone, refused, let in",
+    )
     evict_grace_seconds: float = option(
         Number(0, 300), 2, "for a closed connection to leave before it is aborted"
     )
@@ -257,7 +262,7 @@ def load(
         document = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)
     except FileNotFoundError:
         problems.append(Problem(str(path), "no such file", "a readable YAML file"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as exc:
+    except (OSError, ValueError, yaml.YAMLError) as exc:
         text = " ".join(str(exc).split())
         problems.append(Problem(str(path), text, "a readable YAML file"))
     else:
@@ -327,7 +332,7 @@ def _with_overrides(
             target = target[part]
         try:
             target[key] = yaml.load(text, yaml.SafeLoader)
-        except yaml.YAMLError:
+        except (ValueError, yaml.YAMLError):
             problems.append(Problem(name, text, "a value as in YAML"))
     return raw
 
@@ -381,6 +386,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                continue  # The parent class reports it.
             if key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"key {key!r} is given twice", key_node.start_mark

@@ -9,14 +9,15 @@ import socket
 import time
 import weakref
 from collections.abc import Iterable
-from datetime import timedelta
 
 from channels.db import aclose_old_connections
+from django.conf import settings
 from django.db.models.functions import Now
 from django.utils import timezone
 
 from connections import close_codes, models
-from connections.close_codes import ENDINGS, Ending
+from connections.close_codes import Ending
+from connections.close_requests import AppliedRequests
 from connections.config import WebSocketConfig, get_config
 from connections.credentials.verifier import Verifier
 from connections.database import Database
@@ -24,8 +25,8 @@ from connections.exceptions import DatabaseUnavailable
 from connections.hub import Hub, LiveConnection
 from connections.models import CloseRequest
 from connections.periodic import run_periodically
-from connections.pool.base import Pool, Slot, Usage
-from connections.pool.local import LocalPool
+from connections.pool import make_pool
+from connections.pool.base import Renewal, Slot, Usage
 from connections.recorder import Recorder
 from connections.units import Clock
 from connections.version import VERSION
@@ -40,11 +41,6 @@ _CLIENTS_PER_SECOND = 10
 
 _ENDING_MARGIN_SECONDS = 2
 """The last part of the grace period, kept for connections that do not leave."""
-
-_CLOCK_TOLERANCE = timedelta(seconds=5)
-"""How far the clocks of a node and of the database may be apart."""
-
-_REMEMBERED_REQUESTS = 100_000
 
 
 class Node:
@@ -61,6 +57,7 @@ class Node:
         config: WebSocketConfig,
         *,
         database: Database | None = None,
+        redis_url: str | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
         self.config = config
@@ -68,9 +65,11 @@ class Node:
         self.node_id = os.urandom(16).hex()
         self.started_at = timezone.now()
         self.hub = Hub()
-        self.pool: Pool = LocalPool(
-            max_total=config.max_total_connections,
-            evict_oldest=config.on_client_limit == "evict_oldest",
+        self.pool = make_pool(
+            config,
+            node_id=self.node_id,
+            redis_url=redis_url,
+            on_taken=self._end_taken,
         )
         self.database = database
         self.recorder: Recorder | None = None
@@ -89,9 +88,9 @@ class Node:
         self._tasks: list[asyncio.Task[None]] = []
         self._cleaning: asyncio.Task[None] | None = None
         self._skips_grace = asyncio.Event()
-        # Close requests applied once (and when), and those applied for good.
-        self._applied_once: dict[int, float] = {}
-        self._applied: dict[int, None] = {}
+        self._close_requests = AppliedRequests(
+            hub=self.hub, recorder=self.recorder, node_id=self.node_id, clock=clock
+        )
 
     # Life
 
@@ -263,8 +262,12 @@ class Node:
 
     async def _renew(self) -> None:
         held = [one for one in self.hub if one.holds_slot and one.ending is None]
-        renewal = await self.pool.renew([self._slot_of(one) for one in held])
+        self._end_taken(await self.pool.renew([self._slot_of(one) for one in held]))
+
+    def _end_taken(self, renewal: Renewal) -> None:
+        """End the connections whose slots another node took, or that were lost."""
         self.end_connections(renewal.evicted, close_codes.EVICTED)
+        self.end_connections(renewal.replaced, close_codes.REPLACED)
         self.end_connections(renewal.lost, close_codes.POOL_FULL)
 
     async def _beat(self) -> None:
@@ -280,49 +283,7 @@ class Node:
                 self.recorder.note_change(connection)
         await self.recorder.flush()
         for request in await self.database.read(_read_close_requests):
-            self._apply(request)
-
-    def _apply(self, request: CloseRequest) -> None:
-        """
-        End what a close request names, on two beats.
-
-        What was on its way into the hub at the first is there at the second;
-        what arrived after the first came back by itself and may stay.
-        """
-        if request.pk in self._applied:
-            return
-        applied_at = self._applied_once.pop(request.pk, None)
-        if applied_at is None:
-            self._applied_once[request.pk] = self.clock()
-            self.end_matching(request, arrived_by=self.clock())
-            return
-        self.end_matching(request, arrived_by=applied_at)
-        self._applied[request.pk] = None
-        if len(self._applied) > _REMEMBERED_REQUESTS:
-            del self._applied[next(iter(self._applied))]
-
-    def end_matching(self, request: CloseRequest, *, arrived_by: float) -> int:
-        """
-        End the connections here that a request names; return how many.
-
-        Connections whose handshake began after arrived_by are left alone.
-        """
-        ending = ENDINGS.get(request.reason, close_codes.KICKED)
-        now = self.clock()
-        latest = request.created_at + _CLOCK_TOLERANCE
-        count = 0
-        for connection in self.hub.select(request.target, request.value, self.node_id):
-            if connection.arrived > arrived_by or connection.opened_at > latest:
-                continue
-            idle_seconds = request.idle_seconds
-            if idle_seconds and connection.idle_seconds(now) < idle_seconds:
-                # The row is behind: write the true time, so that the sweeper
-                # does not ask again and again.
-                if self.recorder is not None:
-                    self.recorder.note_change(connection)
-                continue
-            count += connection.end(ending)
-        return count
+            self._close_requests.apply(request)
 
     def _write_beat(self) -> bool:
         """Move the node's counter; return False where it is not known as live."""
@@ -375,7 +336,9 @@ def get_node() -> Node:
     if node is None:
         config = get_config()
         config.require_valid()
-        node = _nodes[loop] = Node(config, database=Database())
+        redis_url = getattr(settings, "REDIS_URL", None) or None
+        node = Node(config, database=Database(), redis_url=redis_url)
+        _nodes[loop] = node
     return node
 
 

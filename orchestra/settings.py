@@ -122,6 +122,8 @@ WEBSOCKET = config.load(
     defaults={"echo_endpoint": DEBUG},
 )
 
+REDIS_URL = os.environ.get("REDIS_URL")
+
 CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
 
 AUTH_PASSWORD_VALIDATORS = [

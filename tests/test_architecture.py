@@ -41,6 +41,7 @@ LAYERS = (
     # The running node.
     "hub",
     "recorder",
+    "close_requests",
     "node",
     # One socket's way.
     "layer_feed",

@@ -1,0 +1,54 @@
+"""Which pool a node uses: its own memory, or Redis where REDIS_URL is set."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from connections.config import WebSocketConfig
+from connections.pool.base import OnTaken, Pool
+from connections.pool.local import LocalPool
+
+if TYPE_CHECKING:
+    from connections.bus import RedisBus
+
+
+def make_pool(
+    config: WebSocketConfig,
+    *,
+    node_id: str,
+    redis_url: str | None,
+    on_taken: OnTaken,
+    bus: RedisBus | None = None,
+) -> Pool:
+    """
+    Return the pool of a node.
+
+    on_taken is called on the event loop, between renewals, with slots that
+    others took away; the next renewal reports what such a call may have missed.
+    The bus is made where none is given, and closed with the pool.
+
+    Raises:
+        ValueError: the URL cannot be used.
+    """
+    max_total = config.max_total_connections
+    evict_oldest = config.on_client_limit == "evict_oldest"
+    if not redis_url:
+        return LocalPool(max_total=max_total, evict_oldest=evict_oldest)
+    from connections.bus import RedisBus
+    from connections.pool.outage import OutagePool
+    from connections.pool.redis import RedisPool
+
+    shared = RedisPool(
+        redis_url,
+        bus=bus or RedisBus(redis_url, node_id=node_id),
+        max_total=max_total,
+        lease_seconds=config.node.lease_seconds,
+        evict_oldest=evict_oldest,
+    )
+    return OutagePool(
+        shared,
+        policy=config.on_pool_outage,
+        max_total=max_total,
+        evict_oldest=evict_oldest,
+        on_taken=on_taken,
+    )

@@ -1,7 +1,7 @@
 """The contract of a pool: what every backend promises."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 
@@ -31,8 +31,15 @@ class Renewal:
     evicted: tuple[str, ...] = ()
     """Connection ids that another node's acquire() evicted."""
 
+    replaced: tuple[str, ...] = ()
+    """Connection ids that came back on another node, and said so."""
+
     lost: tuple[str, ...] = ()
     """Connection ids whose lease ran out and that were not re-taken."""
+
+
+OnTaken = Callable[[Renewal], None]
+"""Told at once, on the event loop, of slots taken away between renewals."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +60,14 @@ class Pool(ABC):
 
     is_shared: bool
     """Whether other nodes take slots from the same pool."""
+
+    degraded_reason: str | None = None
+    """Why the limits do not hold across nodes just now; None while they do."""
+
+    @property
+    def is_degraded(self) -> bool:
+        """Whether the pool is less than exact at the moment."""
+        return self.degraded_reason is not None
 
     @abstractmethod
     async def acquire(
@@ -105,3 +120,23 @@ class Pool(ABC):
     @abstractmethod
     async def close(self) -> None:
         """Finish what is under way and let go of the backend."""
+
+
+class SharedPool(Pool):
+    """A pool that several nodes share, so that it can be out of reach."""
+
+    is_shared = True
+
+    on_taken: OnTaken = staticmethod(lambda renewal: None)
+
+    @abstractmethod
+    async def take_late(self, slots: Sequence[Slot]) -> Renewal:
+        """
+        Take the slots of connections admitted while the pool was out of reach.
+
+        Each counts as the newcomer that it was: the client's oldest goes, be it
+        the one taken here. Idempotent per connection_id.
+
+        Raises:
+            PoolUnavailable: the backend did not answer in time.
+        """

@@ -36,18 +36,24 @@ class LocalPool(Pool):
         if excess > 0:
             if not self._evict_oldest:
                 raise ClientFull(slot.client_id, slot.limit)
-            given_up += kept[:excess]
+            given_up = sorted(given_up + kept[:excess], key=lambda held: held.order)
         if len(self._slots) - len(given_up) >= self._max_total:
             raise PoolFull(self._max_total)
         for held in given_up:
             self.release(held.connection_id)
+        self.adopt(slot)
+        return tuple(given_up)
+
+    def adopt(self, slot: Slot) -> None:
+        """Hold a slot whatever the limits say; one that is held is no error."""
+        if slot.connection_id in self._slots:
+            return
         self._slots[slot.connection_id] = slot
         insort(
             self._by_client.setdefault(slot.client_id, []),
             slot,
             key=lambda held: held.order,
         )
-        return tuple(given_up)
 
     async def renew(self, slots: Sequence[Slot]) -> Renewal:
         lost = tuple(

@@ -77,6 +77,8 @@ def test_every_problem_is_reported_with_path_value_and_range(tmp_path: Path) -> 
         ("other: {}", "one section"),
         ("", "one section"),
         ("websocket: {a: 1, a: 2}", "given twice"),
+        ("websocket: {? [a] : 1}", "unhashable"),
+        ("websocket: {a: 2024-13-45}", "readable YAML"),
     ],
 )
 def test_a_file_that_is_none_is_a_problem(

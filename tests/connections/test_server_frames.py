@@ -123,7 +123,8 @@ def test_it_reads_what_the_reference_reads(
     assert events == expected
     # A frame can be wrong in two ways; which one is named first may differ.
     both = {code, expected_code}
-    assert code == expected_code or both == {1002, 1009}
+    wrong = {1002, 1007, 1009}
+    assert code == expected_code or both <= wrong
 
 
 @settings(max_examples=200, deadline=None)

@@ -1,16 +1,21 @@
 -- Take a slot for a connection: one atomic step, idempotent per connection.
 --
--- ARGV: lease, max_total, evicts ("1") or refuses ("0"), connection id, client,
---   node, opened, limit, the id that it replaces or "-", how many slots the node
---   holds, then for each slot of this client on this node: id, opened, limit.
+-- ARGV: lease, max_total, channels, evicts ("1") or refuses ("0"), connection id,
+--   client, node, opened, limit, the id that it replaces or "-", how many slots
+--   the node holds, how many of this client's it is giving back and their ids,
+--   then for each slot of this client on this node: id, opened, limit.
 -- Returns: "ok", then for each slot given up: id, opened, limit, node, reason;
 --   or "taken" and the reason: this connection had a slot and has lost it again;
 --   or "client_full"; or "full".
 
-local evicts, slot = ARGV[3] == '1', {
-  id = ARGV[4], client = ARGV[5], node = ARGV[6], opened = ARGV[7], limit = tonumber(ARGV[8]),
+local evicts, slot = ARGV[4] == '1', {
+  id = ARGV[5], client = ARGV[6], node = ARGV[7], opened = ARGV[8], limit = tonumber(ARGV[9]),
 }
-local replaces, held_by_node = ARGV[9], tonumber(ARGV[10])
+local replaces, held_by_node = ARGV[10], tonumber(ARGV[11])
+local first_held = 13 + tonumber(ARGV[12])
+for index = 13, first_held - 1 do
+  forget(ARGV[index])
+end
 
 -- A call repeated because its reply was lost.
 if is_alive(slot.id) then
@@ -25,7 +30,7 @@ end
 -- A recovering pool knows too little: what the node holds itself counts as well.
 local total = count_alive()
 if recovering then
-  for index = 11, #ARGV, 3 do
+  for index = first_held, #ARGV, 3 do
     local id = ARGV[index]
     if not is_alive(id) and not tomb_of(id) then
       take_unconditionally({

@@ -10,20 +10,19 @@
 --                           -> when that is forgotten, ms
 --   6 state     hash        generation; recovering_until, ms
 --   7 suspects  hash        client -> its limit; over it after a recovery
---   8 joint     (never stored) the prefix of the pub/sub channels
 --
 -- Words in ARGV are percent-encoded, so that none contains a space. `opened` is
 -- 16 hex digits that sort like the number they stand for.
 --
--- ARGV begins with: lease in ms, max_total_connections.
+-- ARGV begins with: lease in ms, max_total_connections, prefix of the channels.
 
 local LEASES, SLOTS, AGES, CLIENTS = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local TOMBS, STATE, SUSPECTS = KEYS[5], KEYS[6], KEYS[7]
-local CHANNELS = KEYS[8]
 local call = redis.call
 
 local lease_ms = tonumber(ARGV[1])
 local max_total = tonumber(ARGV[2])
+local channels = ARGV[3]
 
 -- The one clock for leases is Redis: those of nodes differ.
 local time = call('TIME')
@@ -95,7 +94,7 @@ end
 local function take_away(slot, reason)
   forget(slot.id)
   call('ZADD', TOMBS, string.format('%.0f', now + 2 * lease_ms), reason .. ' ' .. slot.id)
-  call('PUBLISH', CHANNELS .. 'node:' .. slot.node,
+  call('PUBLISH', channels .. 'node:' .. slot.node,
        cjson.encode({kind = 'taken', reason = reason, ids = {slot.id}}))
 end
 
@@ -167,7 +166,7 @@ local function is_recovering()
     end
     call('HSET', STATE, 'generation', time[1] .. '.' .. time[2],
          'recovering_until', string.format('%.0f', now + lease_ms / 3))
-    call('PUBLISH', CHANNELS .. 'all', cjson.encode({kind = 'recovering'}))
+    call('PUBLISH', channels .. 'all', cjson.encode({kind = 'recovering'}))
     return true
   end
   local until_ms = call('HGET', STATE, 'recovering_until')

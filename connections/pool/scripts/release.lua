@@ -1,9 +1,9 @@
 -- Give slots back; what is not held is no error.
 --
--- ARGV: lease, max_total, then connection ids.
+-- ARGV: lease, max_total, channels, then connection ids.
 
-for index = 3, #ARGV do
+for index = 4, #ARGV do
   forget(ARGV[index])
   call('ZREM', TOMBS, 'evicted ' .. ARGV[index], 'replaced ' .. ARGV[index])
 end
-return #ARGV - 2
+return #ARGV - 3

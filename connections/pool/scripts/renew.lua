@@ -1,11 +1,11 @@
 -- Keep slots for another lease; never takes and never evicts.
 --
--- ARGV: lease, max_total, then connection ids (a few hundred at most).
+-- ARGV: lease, max_total, channels, then connection ids (a few hundred at most).
 -- Returns: for each slot that is not there: its id, and "evicted", "replaced" or
 --   "missing".
 
 local ids, reply, kept = {}, {}, {}
-for index = 3, #ARGV do
+for index = 4, #ARGV do
   ids[#ids + 1] = ARGV[index]
 end
 if #ids == 0 then

@@ -4,12 +4,12 @@
 -- there is room ("keep": never evicts), or as the newcomer that it was while the
 -- pool was out of reach ("late": the client's oldest goes, be it this one).
 --
--- ARGV: lease, max_total, "keep" or "late", then for each slot: id, client, node,
---   opened, limit.
+-- ARGV: lease, max_total, channels, "keep" or "late", then for each slot: id,
+--   client, node, opened, limit.
 -- Returns: for each slot that was not taken: its id, and "evicted", "replaced" or
 --   "lost".
 
-local is_late, reply = ARGV[3] == 'late', {}
+local is_late, reply = ARGV[4] == 'late', {}
 
 local function refuse(slot, reason)
   reply[#reply + 1] = slot.id
@@ -29,7 +29,7 @@ local function take_late(slot)
   end
 end
 
-for index = 4, #ARGV, 5 do
+for index = 5, #ARGV, 5 do
   local slot = {
     id = ARGV[index], client = ARGV[index + 1], node = ARGV[index + 2],
     opened = ARGV[index + 3], limit = tonumber(ARGV[index + 4]),

@@ -1,0 +1,186 @@
+"""What a node does with newcomers while the shared pool is out of reach."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable, Sequence
+
+from connections.exceptions import PoolUnavailable
+from connections.pool.base import OnTaken, Pool, Renewal, SharedPool, Slot, Usage
+from connections.pool.held import HeldSlots
+from connections.pool.local import LocalPool
+from connections.units import Clock
+
+logger = logging.getLogger(__name__)
+
+
+class OutagePool(Pool):
+    """
+    A shared pool, and a policy for the time without it.
+
+    With "local" the node enforces the limits on its own connections, "refuse"
+    raises PoolUnavailable for every newcomer, "allow" lets all in. Connections
+    that are there stay, whatever the policy. The first command that fails makes
+    the pool degraded: from then on no newcomer waits for it. It is tried again
+    every probe_seconds; on its return this node's slots are renewed, and those
+    admitted meanwhile taken as the newcomers that they were.
+    """
+
+    is_shared = True
+
+    def __init__(
+        self,
+        shared: SharedPool,
+        *,
+        policy: str,
+        max_total: int,
+        evict_oldest: bool = True,
+        on_taken: OnTaken = lambda renewal: None,
+        probe_seconds: float = 1,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self._shared = shared
+        shared.on_taken = self._report
+        self._policy = policy
+        self._max_total = max_total
+        self._evict_oldest = evict_oldest
+        self._on_taken = on_taken
+        self._probe_seconds = probe_seconds
+        self._clock = clock
+        self._held = HeldSlots()
+        # Of these, the ones that the shared pool knows nothing of.
+        self._unshared = HeldSlots()
+        self._local: LocalPool | None = None
+        self._degraded_at = 0.0
+        self._probing: asyncio.Task[None] | None = None
+
+    # The contract
+
+    async def acquire(
+        self, slot: Slot, *, replaces: str | None = None
+    ) -> tuple[Slot, ...]:
+        given_up: tuple[Slot, ...]
+        if not self.is_degraded:
+            try:
+                given_up = await self._shared.acquire(slot, replaces=replaces)
+            except PoolUnavailable as exc:
+                self._degrade(exc)
+            else:
+                self._hold(slot, given_up)
+                return given_up
+        if self._local is None:
+            raise PoolUnavailable(self.degraded_reason)
+        if self._policy == "allow":
+            self._local.adopt(slot)
+            given_up = ()
+        else:
+            given_up = await self._local.acquire(slot, replaces=replaces)
+        self._unshared.add(slot)
+        self._hold(slot, given_up)
+        for one in given_up:
+            self._shared.release(one.connection_id)
+        return given_up
+
+    async def renew(self, slots: Sequence[Slot]) -> Renewal:
+        if self.is_degraded:
+            # The probe renews as well, and reports what it finds.
+            return Renewal()
+        try:
+            renewal = await self._shared.renew(slots)
+        except PoolUnavailable as exc:
+            self._degrade(exc)
+            return Renewal()
+        self._forget(renewal.evicted + renewal.replaced + renewal.lost)
+        return renewal
+
+    def release(self, connection_id: str) -> None:
+        self._forget([connection_id])
+        self._shared.release(connection_id)
+
+    async def get_usage(self) -> Usage:
+        """Return the usage of the shared pool, or this node's while that is away."""
+        if not self.is_degraded:
+            try:
+                return await self._shared.get_usage()
+            except PoolUnavailable as exc:
+                self._degrade(exc)
+        clients = len({slot.client_id for slot in self._held})
+        return Usage(slots=len(self._held), clients=clients, limit=self._max_total)
+
+    async def close(self) -> None:
+        if self._probing is not None:
+            self._probing.cancel()
+            await asyncio.wait([self._probing])
+        await self._shared.close()
+
+    # The outage
+
+    def _degrade(self, exc: PoolUnavailable) -> None:
+        if self.is_degraded:
+            return
+        self.degraded_reason = str(exc) or "the shared pool did not answer"
+        self._degraded_at = self._clock()
+        logger.error(
+            "The shared pool is out of reach (%s); policy for newcomers: %s",
+            self.degraded_reason,
+            self._policy,
+            extra={"event": "pool_degraded"},
+        )
+        if self._policy != "refuse":
+            self._local = LocalPool(
+                max_total=self._max_total, evict_oldest=self._evict_oldest
+            )
+            for slot in self._held:
+                self._local.adopt(slot)
+        self._probing = asyncio.create_task(self._probe(), name="The shared pool")
+
+    async def _probe(self) -> None:
+        while self.is_degraded:
+            await asyncio.sleep(self._probe_seconds)
+            try:
+                await self._return()
+            except PoolUnavailable as exc:
+                self.degraded_reason = str(exc) or self.degraded_reason
+
+    async def _return(self) -> None:
+        """
+        Renew and re-take this node's slots; then the pool is no longer degraded.
+
+        Raises:
+            PoolUnavailable: it still is.
+        """
+        known = [one for one in self._held if one.connection_id not in self._unshared]
+        self._report(await self._shared.renew(known))
+        # More may be admitted while these are taken.
+        while late := list(self._unshared):
+            renewal = await self._shared.take_late(late)
+            for slot in late:
+                self._unshared.remove(slot.connection_id)
+                if slot.connection_id not in self._held:
+                    self._shared.release(slot.connection_id)
+            self._report(renewal)
+        self.degraded_reason = None
+        self._local = None
+        logger.warning(
+            "The shared pool is back after %.1f s",
+            self._clock() - self._degraded_at,
+            extra={"event": "pool_restored"},
+        )
+
+    def _report(self, renewal: Renewal) -> None:
+        if renewal != Renewal():
+            self._forget(renewal.evicted + renewal.replaced + renewal.lost)
+            self._on_taken(renewal)
+
+    def _hold(self, slot: Slot, given_up: Sequence[Slot]) -> None:
+        self._held.add(slot)
+        if self._local is not None:
+            self._local.adopt(slot)
+        self._forget(one.connection_id for one in given_up)
+
+    def _forget(self, connection_ids: Iterable[str]) -> None:
+        for connection_id in connection_ids:
+            self._held.remove(connection_id)
+            self._unshared.remove(connection_id)
+            if self._local is not None:
+                self._local.release(connection_id)

@@ -1,0 +1,136 @@
+"""
+Clients of Redis, made from a URL. Imported only where REDIS_URL is set.
+
+redis://, rediss:// and unix:// are redis-py's own, with its options in the
+query (`rediss://host/0?ssl_ca_certs=/etc/ca.pem`). Beside them, for Sentinel:
+`redis+sentinel://user:password@host-1:26379,host-2:26379/0?service=mymaster`
+(`rediss+sentinel://` for TLS); other options of the query go to the client.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Iterable
+from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
+
+from redis.asyncio import Redis
+from redis.asyncio.connection import parse_url
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+_SENTINEL_SCHEMES = {"redis+sentinel": "redis", "rediss+sentinel": "rediss"}
+_SENTINEL_PORT = 26379
+
+Answer = TypeVar("Answer")
+
+
+def make_client(url: str, *, timeout_seconds: float, **options: Any) -> Redis:
+    """
+    Return a client whose commands fail within about timeout_seconds.
+
+    A connection that was found broken is opened anew once, at once: what is
+    sent through here must bear being sent twice. Options given in the URL win.
+
+    Raises:
+        ValueError: the URL cannot be used; its password is not in the text.
+    """
+    options = {
+        "socket_timeout": timeout_seconds,
+        "socket_connect_timeout": timeout_seconds,
+        "retry": Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
+        "decode_responses": True,
+        **options,
+    }
+    scheme = urlsplit(url).scheme
+    if scheme not in _SENTINEL_SCHEMES:
+        client: Redis = Redis.from_url(url, **options)
+        return client
+    host = parse_sentinel_url(url)
+    sentinel: Any = Sentinel(  # type: ignore[no-untyped-call]
+        host.pop("sentinels"), sentinel_kwargs=host["sentinel_kwargs"]
+    )
+    del host["sentinel_kwargs"]
+    master: Redis = sentinel.master_for(host.pop("master_name"), **options, **host)
+    return master
+
+
+def make_layer_host(url: str, **options: Any) -> dict[str, Any]:
+    """
+    Return a URL as channels-redis takes it in `hosts`.
+
+    Raises:
+        ValueError: the URL cannot be used.
+    """
+    if urlsplit(url).scheme in _SENTINEL_SCHEMES:
+        return {**options, **parse_sentinel_url(url)}
+    return {**options, "address": url}
+
+
+def parse_sentinel_url(url: str) -> dict[str, Any]:
+    """
+    Return what a redis+sentinel:// URL says, in redis-py's words.
+
+    User and password are those of the master and of the sentinels.
+
+    Raises:
+        ValueError: no `service` is named, or a host or port is malformed.
+    """
+    parts = urlsplit(url)
+    credentials, _, hosts = parts.netloc.rpartition("@")
+    scheme = _SENTINEL_SCHEMES[parts.scheme]
+    # The rest of the URL is read by redis-py, so that options mean the same.
+    found = parse_url(f"{scheme}://localhost{parts.path}?{parts.query}")
+    options: dict[str, Any] = {**found}
+    for name in ("host", "port", "connection_class"):
+        options.pop(name, None)
+    service = options.pop("service", None)
+    if not service:
+        raise ValueError("a redis+sentinel:// URL needs ?service=<name of the master>")
+    access: dict[str, Any] = {"ssl": True} if scheme == "rediss" else {}
+    if credentials:
+        user, _, password = credentials.partition(":")
+        access |= {"username": unquote(user) or None, "password": unquote(password)}
+    return {
+        **options,
+        **access,
+        "master_name": service,
+        "sentinels": [_parse_address(address) for address in hosts.split(",")],
+        "sentinel_kwargs": dict(access),
+    }
+
+
+def _parse_address(address: str) -> tuple[str, int]:
+    parts = urlsplit(f"//{address}")
+    if not parts.hostname:
+        raise ValueError(f"{address!r} is no host of a sentinel")
+    return parts.hostname, parts.port or _SENTINEL_PORT
+
+
+async def ask(command: Awaitable[Answer], timeout_seconds: float) -> Answer:
+    """
+    Return what Redis answers.
+
+    redis-py 8.1 swallows a cancellation that arrives together with the reply:
+    the task that was cancelled would go on for ever. Here it is raised.
+
+    Raises:
+        TimeoutError: no answer in time; whether it happened is unknown.
+        RedisError, OSError: as redis-py does.
+    """
+    task = asyncio.current_task()
+    cancelled_before = task.cancelling() if task else 0
+    async with asyncio.timeout(timeout_seconds):
+        answer = await command
+    if task and task.cancelling() > cancelled_before:
+        raise asyncio.CancelledError
+    return answer
+
+
+async def cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel tasks that use Redis, again if need be, and wait for their end."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=0.1)

@@ -1,0 +1,589 @@
+"""The pool that nodes share, on a real Redis."""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from connections.bus import RedisBus
+from connections.exceptions import ClientFull, PoolFull, PoolUnavailable
+from connections.pool.base import Renewal, Slot
+from connections.pool.redis import RedisPool
+from tests.integration.processes import wait_until
+from tests.integration.proxy import Proxy
+from tests.integration.redis_process import RedisProcess
+
+LEASE_SECONDS = 1.5
+
+
+@pytest.fixture(scope="module")
+def shared_redis() -> Iterator[RedisProcess]:
+    process = RedisProcess().start()
+    yield process
+    process.remove()
+
+
+@pytest.fixture
+def redis_server(shared_redis: RedisProcess) -> RedisProcess:
+    """A Redis that has never been used, and is not recovering."""
+    shared_redis.flush()
+    with shared_redis.connect() as client:
+        client.hset("{orchestra:pool}:state", "generation", "1")
+    return shared_redis
+
+
+class NodePool(RedisPool):
+    """One node's pool, which notes what it was told."""
+
+    def __init__(self, url: str, node_id: str, **options: Any) -> None:
+        self.node_id = node_id
+        self.told: list[Renewal] = []
+        settings = {"max_total": 1000, "lease_seconds": LEASE_SECONDS, **options}
+        bus = RedisBus(url, node_id=node_id, probe_seconds=0.3)
+        super().__init__(url, bus=bus, **settings)
+        self.on_taken = self.told.append
+        self.bus = bus
+
+    def slot(self, name: str, age: float, *, client: str = "c", limit: int = 5) -> Slot:
+        return Slot(
+            connection_id=name,
+            client_id=client,
+            node_id=self.node_id,
+            opened_at=1_700_000_000 + age,
+            limit=limit,
+        )
+
+    async def take(self, *names: str, start: float = 0, **options: Any) -> list[Slot]:
+        slots = [
+            self.slot(name, start + index, **options)
+            for index, name in enumerate(names)
+        ]
+        for slot in slots:
+            await self.acquire(slot)
+        return slots
+
+    @property
+    def told_evicted(self) -> set[str]:
+        return {one for renewal in self.told for one in renewal.evicted}
+
+
+MakePool = Callable[..., NodePool]
+
+
+@pytest.fixture
+async def make_pool(redis_server: RedisProcess) -> AsyncIterator[MakePool]:
+    made: list[NodePool] = []
+
+    def make(
+        node_id: str = "a", url: str = redis_server.url, **options: Any
+    ) -> NodePool:
+        made.append(NodePool(url, node_id, **options))
+        return made[-1]
+
+    yield make
+    redis_server.resume()
+    for pool in made:
+        await pool.close()
+
+
+def held_in(redis_server: RedisProcess) -> set[str]:
+    """Return whose leases have not ended, by Redis' own clock."""
+    with redis_server.connect() as client:
+        seconds, microseconds = client.time()
+        now_ms = seconds * 1000 + microseconds // 1000
+        return set(
+            client.zrangebyscore("{orchestra:pool}:leases", f"({now_ms}", "+inf")
+        )
+
+
+async def settle_recovery(*pools: NodePool, slots: Sequence[Sequence[Slot]]) -> None:
+    """Renew on every node, as beats do, until the pool is done recovering."""
+    deadline = time.monotonic() + 2 * LEASE_SECONDS
+    while time.monotonic() < deadline:
+        for pool, own in zip(pools, slots, strict=True):
+            pool.told.append(await pool.renew(own))
+        if not await is_recovering(pools[0]):
+            return
+        await asyncio.sleep(0.05)
+    raise TimeoutError("the pool goes on recovering")
+
+
+async def is_recovering(pool: NodePool) -> bool:
+    return bool((await pool._run("usage", []))[2])
+
+
+# The limits
+
+
+async def test_evicts_the_oldest_wherever_it_is(make_pool: MakePool) -> None:
+    """The client's oldest slot goes, though another node holds it."""
+    one, other = make_pool("a"), make_pool("b")
+    slots = await one.take("1", "2", limit=2)
+    assert await other.acquire(other.slot("3", 9, limit=2)) == (slots[0],)
+
+
+async def test_the_other_node_is_told_at_once(make_pool: MakePool) -> None:
+    one, other = make_pool("a"), make_pool("b")
+    await one.take("1", limit=1)
+    await wait_until(lambda: one.bus.is_subscribed)
+    await other.take("2", start=5, limit=1)
+    await wait_until(lambda: one.told == [Renewal(evicted=("1",))], 2)
+
+
+async def test_a_renewal_tells_evicted_from_lost(
+    make_pool: MakePool, redis_server: RedisProcess
+) -> None:
+    """A tombstone says what became of a slot when the message did not arrive."""
+    one, other = make_pool("a"), make_pool("b")
+    slots = await one.take("1", "2", limit=2)
+    await other.take("3", start=5, limit=2)
+    with redis_server.connect() as client:
+        client.zrem("{orchestra:pool}:leases", "2")
+    await other.take("4", start=6, limit=2)
+    assert await one.renew(slots) == Renewal(evicted=("1",), lost=("2",))
+
+
+async def test_says_which_connection_was_replaced(make_pool: MakePool) -> None:
+    one, other = make_pool("a"), make_pool("b")
+    slots = await one.take("1", "2", limit=2)
+    given_up = await other.acquire(other.slot("3", 9, limit=2), replaces="2")
+    assert given_up == (slots[1],)
+    assert await one.renew(slots) == Renewal(replaced=("2",))
+
+
+async def test_another_clients_connection_is_not_replaced(make_pool: MakePool) -> None:
+    pool = make_pool()
+    (mine,) = await pool.take("1", client="mine")
+    assert await pool.acquire(pool.slot("2", 5, client="x"), replaces="1") == ()
+    assert await pool.renew([mine]) == Renewal()
+
+
+async def test_refuses_without_evicting_when_the_pool_is_full(
+    make_pool: MakePool,
+) -> None:
+    pool = make_pool(max_total=2)
+    slots = await pool.take("1", client="c") + await pool.take("2", client="d")
+    with pytest.raises(PoolFull):
+        await pool.acquire(pool.slot("3", 9, client="e"))
+    assert await pool.renew(slots) == Renewal()
+
+
+async def test_a_full_pool_admits_the_newcomer_that_evicts(make_pool: MakePool) -> None:
+    pool = make_pool(max_total=2)
+    await pool.take("1", "2", limit=2)
+    assert len(await pool.acquire(pool.slot("3", 9, limit=2))) == 1
+
+
+async def test_refuses_a_client_by_policy(make_pool: MakePool) -> None:
+    pool = make_pool(evict_oldest=False)
+    await pool.take("1", limit=1)
+    with pytest.raises(ClientFull):
+        await pool.acquire(pool.slot("2", 5, limit=1))
+
+
+@pytest.mark.parametrize(
+    "client", ["a b", "a", "a!", "ü ☃", "\ud800", "", "a%20b", "\n"]
+)
+async def test_clients_with_odd_names_are_told_apart(
+    make_pool: MakePool, client: str
+) -> None:
+    """No name of a client reaches into another client's slots."""
+    pool = make_pool()
+    await pool.take("1", client="a ", limit=1)
+    await pool.take("2", client="a b c", limit=1)
+    assert await pool.acquire(pool.slot("3", 5, client=client, limit=1)) == ()
+    given_up = await pool.acquire(pool.slot("4", 6, client=client, limit=1))
+    assert [one.connection_id for one in given_up] == ["3"]
+    assert (await pool.get_usage()).clients == 3
+
+
+@pytest.mark.parametrize("age", [-1e10, -0.5, 0.0, 0.1, 3.3e9])
+async def test_ages_come_back_exactly(make_pool: MakePool, age: float) -> None:
+    pool = make_pool()
+    slot = pool.slot("1", age, limit=1)
+    await pool.acquire(slot)
+    assert await pool.acquire(pool.slot("2", 4e9, limit=1)) == (slot,)
+
+
+async def test_the_order_is_age_then_id(make_pool: MakePool) -> None:
+    pool = make_pool()
+    for name, age in (("b", 1.0), ("a", 1.0), ("z", -2e10), ("c", 0.5)):
+        await pool.acquire(pool.slot(name, age, limit=4))
+    given_up = await pool.acquire(pool.slot("new", 2, limit=1))
+    assert [one.connection_id for one in given_up] == ["z", "c", "a", "b"]
+
+
+@pytest.mark.parametrize("attempt", range(5))
+async def test_fifty_at_once_from_two_nodes_leave_five(
+    make_pool: MakePool, redis_server: RedisProcess, attempt: int
+) -> None:
+    """However many connect at the same instant, the limit holds."""
+    one, other = make_pool("a"), make_pool("b")
+    slots = [(one, other)[index % 2].slot(f"{index:02}", index) for index in range(50)]
+    random.Random(attempt).shuffle(slots)
+    given_up = await asyncio.gather(
+        *((one if slot.node_id == "a" else other).acquire(slot) for slot in slots)
+    )
+    held = held_in(redis_server)
+    evicted = [slot.connection_id for slots in given_up for slot in slots]
+    assert len(held) == 5
+    assert sorted(evicted) == sorted({slot.connection_id for slot in slots} - held)
+
+
+# Giving back
+
+
+async def test_a_released_slot_can_be_taken_at_once(make_pool: MakePool) -> None:
+    """A client that comes back never loses another of its connections."""
+    pool = make_pool()
+    await pool.take("1", "2", limit=2)
+    for index in range(20):
+        pool.release(f"{index + 2}")
+        assert await pool.acquire(pool.slot(f"{index + 3}", index + 9, limit=2)) == ()
+
+
+async def test_release_reaches_redis(
+    make_pool: MakePool, redis_server: RedisProcess
+) -> None:
+    pool = make_pool()
+    await pool.take("1", "2")
+    pool.release("1")
+    pool.release("unknown")
+    await wait_until(lambda: held_in(redis_server) == {"2"})
+
+
+async def test_close_gives_back_what_is_under_way(
+    make_pool: MakePool, redis_server: RedisProcess
+) -> None:
+    pool = NodePool(redis_server.url, "a")
+    await pool.take("1", "2")
+    pool.release("1")
+    pool.release("2")
+    await pool.close()
+    with redis_server.connect() as client:
+        assert client.keys("{orchestra:pool}:*") == ["{orchestra:pool}:state"]
+
+
+async def test_a_release_during_an_outage_is_made_good(
+    make_pool: MakePool, redis_server: RedisProcess
+) -> None:
+    pool = make_pool(timeout_seconds=0.2, lease_seconds=30)
+    await pool.take("1", "2")
+    redis_server.pause()
+    pool.release("1")
+    await asyncio.sleep(0.4)
+    redis_server.resume()
+    await wait_until(lambda: held_in(redis_server) == {"2"})
+
+
+# Leases
+
+
+async def test_a_node_that_is_gone_frees_its_slots(make_pool: MakePool) -> None:
+    gone, other = make_pool("a"), make_pool("b", max_total=3)
+    await gone.take("1", "2", limit=2)
+    kept = await other.take("9", client="d")
+
+    async def is_free() -> bool:
+        await other.renew(kept)
+        return (await other.get_usage()).slots == 1
+
+    await wait_until(is_free, 2 * LEASE_SECONDS)
+    assert await other.acquire(other.slot("3", 9, limit=1)) == ()
+
+
+async def test_a_paused_node_takes_back_what_there_is_room_for(
+    make_pool: MakePool,
+) -> None:
+    """On waking, the newest come back; the oldest has lost its place."""
+    paused, other = make_pool("a"), make_pool("b")
+    slots = await paused.take("1", "2", "3", limit=3)
+    kept = await other.take("9", client="d")
+
+    async def is_expired() -> bool:
+        await other.renew(kept)
+        return (await other.get_usage()).slots == 1
+
+    await wait_until(is_expired, 2 * LEASE_SECONDS)
+    await other.take("4", start=9, limit=3)
+    assert await paused.renew(slots) == Renewal(lost=("1",))
+    assert await paused.renew(slots[1:]) == Renewal()
+
+
+async def test_renewed_slots_do_not_expire(
+    make_pool: MakePool, redis_server: RedisProcess
+) -> None:
+    pool = make_pool()
+    slots = await pool.take(*(f"{index}" for index in range(5)))
+    deadline = time.monotonic() + 2 * LEASE_SECONDS
+    while time.monotonic() < deadline:
+        assert await pool.renew(slots) == Renewal()
+        await asyncio.sleep(LEASE_SECONDS / 3)
+    assert len(held_in(redis_server)) == 5
+
+
+async def test_nothing_is_left_of_an_empty_pool(
+    make_pool: MakePool, redis_server: RedisProcess
+) -> None:
+    """No set, no counter and no tombstone outlives the slots and their leases."""
+    one, other = make_pool("a"), make_pool("b")
+    await one.take("1", "2", "3", limit=2)
+    await other.take("4", start=9, limit=2)
+    for name in ("2", "3"):
+        one.release(name)
+    other.release("4")
+
+    async def is_empty() -> bool:
+        await one.get_usage()
+        with redis_server.connect() as client:
+            return client.keys("{orchestra:pool}:*") == ["{orchestra:pool}:state"]
+
+    await wait_until(is_empty, 4 * LEASE_SECONDS)
+
+
+# Lost replies
+
+
+async def test_a_repeated_call_changes_nothing(
+    make_pool: MakePool, redis_server: RedisProcess
+) -> None:
+    """The slot was taken and its caller never heard: the next call finds it."""
+    async with Proxy(redis_server.port) as proxy:
+        pool = make_pool("a", proxy.url, timeout_seconds=0.3)
+        await pool.take("1", "2", limit=2)
+        proxy.loses_replies = True
+        with pytest.raises(PoolUnavailable):
+            await pool.acquire(pool.slot("3", 5, limit=2))
+        assert held_in(redis_server) == {"2", "3"}
+        proxy.loses_replies = False
+        proxy.reset()
+        assert await pool.acquire(pool.slot("3", 5, limit=2)) == ()
+        assert held_in(redis_server) == {"2", "3"}
+        await pool.close()
+
+
+async def test_an_eviction_whose_reply_was_lost_is_reported(
+    make_pool: MakePool, redis_server: RedisProcess
+) -> None:
+    async with Proxy(redis_server.port) as proxy:
+        pool = make_pool("a", proxy.url, timeout_seconds=0.3)
+        slots = await pool.take("1", "2", limit=2)
+        proxy.loses_replies = True
+        with pytest.raises(PoolUnavailable):
+            await pool.acquire(pool.slot("3", 5, limit=2))
+        proxy.loses_replies = False
+        proxy.reset()
+        renewal = await pool.renew(slots)
+        assert "1" in {*renewal.evicted, *pool.told_evicted}
+        await pool.close()
+
+
+async def test_a_newcomer_nobody_heard_of_is_given_back(
+    make_pool: MakePool, redis_server: RedisProcess
+) -> None:
+    async with Proxy(redis_server.port) as proxy:
+        pool = make_pool("a", proxy.url, timeout_seconds=0.3, lease_seconds=60)
+        await pool.take("1")
+        proxy.loses_replies = True
+        with pytest.raises(PoolUnavailable):
+            await pool.acquire(pool.slot("2", 5))
+        proxy.loses_replies = False
+        proxy.reset()
+        await wait_until(lambda: held_in(redis_server) == {"1"})
+        await pool.close()
+
+
+async def test_a_cancelled_acquire_leaves_no_slot_and_no_broken_connection(
+    make_pool: MakePool, redis_server: RedisProcess
+) -> None:
+    pool = make_pool()
+    for index in range(30):
+        task = asyncio.create_task(pool.acquire(pool.slot(f"x{index}", index)))
+        for _ in range(index % 6):
+            await asyncio.sleep(0)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+            pool.release(f"x{index}")
+    await wait_until(lambda: held_in(redis_server) == set())
+    assert (await pool.get_usage()).slots == 0
+
+
+# Outages
+
+
+async def test_a_paused_redis_costs_a_second_and_no_more(
+    make_pool: MakePool, redis_server: RedisProcess
+) -> None:
+    """Many callers at once fail together, and the event loop goes on."""
+    pool = make_pool(timeout_seconds=0.5)
+    await pool.take("0")
+    redis_server.pause()
+    slots = [pool.slot(f"{index}", index, client=f"{index}") for index in range(1, 100)]
+    longest, last, started = 0.0, time.monotonic(), time.monotonic()
+
+    async def watch() -> None:
+        nonlocal longest, last
+        while True:
+            await asyncio.sleep(0.01)
+            now = time.monotonic()
+            longest, last = max(longest, now - last), now
+
+    watching = asyncio.create_task(watch())
+    results = await asyncio.gather(
+        *(pool.acquire(slot) for slot in slots), return_exceptions=True
+    )
+    watching.cancel()
+    assert all(isinstance(one, PoolUnavailable) for one in results)
+    assert time.monotonic() - started < 5
+    assert longest < 0.4
+
+
+async def test_redis_standing_still_loses_nobody_within_the_limits(
+    make_pool: MakePool, redis_server: RedisProcess
+) -> None:
+    """Paused for longer than a lease: everyone is back, in the order of their ages."""
+    one, other = (
+        make_pool("a", timeout_seconds=0.3),
+        make_pool("b", timeout_seconds=0.3),
+    )
+    mine = await one.take("1", "2", "3")
+    theirs = await other.take("4", "5", start=5)
+    redis_server.pause()
+    await asyncio.sleep(1.3 * LEASE_SECONDS)
+    redis_server.resume()
+    await settle_recovery(one, other, slots=(mine, theirs))
+    assert held_in(redis_server) == {"1", "2", "3", "4", "5"}
+    given_up = await other.acquire(other.slot("6", 9))
+    assert given_up == (mine[0],)
+    await wait_until(lambda: one.told_evicted == {"1"})
+    assert other.told_evicted == set()
+
+
+async def test_a_flushed_redis_is_exact_again_with_the_oldest_gone(
+    make_pool: MakePool, redis_server: RedisProcess
+) -> None:
+    """Newcomers to a pool that has forgotten are let in; then the excess goes."""
+    one, other = make_pool("a"), make_pool("b")
+    mine = await one.take("1", "2", "3")
+    theirs = await other.take("4", "5", start=5)
+    for pool in (one, other):
+        await wait_until(lambda pool=pool: pool.bus.is_subscribed)
+    redis_server.flush()
+    theirs += await other.take("6", "7", start=10)
+    await settle_recovery(one, other, slots=(mine, theirs))
+    assert held_in(redis_server) == {"3", "4", "5", "6", "7"}
+    await wait_until(lambda: one.told_evicted == {"1", "2"})
+    assert other.told_evicted == set()
+
+
+async def test_no_two_nodes_evict_each_other_in_turns(
+    make_pool: MakePool, redis_server: RedisProcess
+) -> None:
+    """After the excess has gone, further renewals change nothing."""
+    one, other = make_pool("a"), make_pool("b")
+    mine, theirs = await one.take("1", "3", limit=2), []
+    redis_server.flush()
+    theirs += await other.take("2", "4", start=5, limit=2)
+    await settle_recovery(one, other, slots=(mine, theirs))
+    held = held_in(redis_server)
+    assert held == {"2", "4"}
+    for _ in range(5):
+        assert set((await one.renew(mine)).evicted) == {"1", "3"}
+        assert await other.renew(theirs) == Renewal()
+    assert held_in(redis_server) == held
+
+
+async def test_a_recovering_pool_counts_the_nodes_own(
+    make_pool: MakePool, redis_server: RedisProcess
+) -> None:
+    """The limits hold on one node even while the pool knows nothing."""
+    pool = make_pool(max_total=3)
+    slots = await pool.take("1", "2", limit=2) + await pool.take("3", client="d")
+    redis_server.flush()
+    with pytest.raises(PoolFull):
+        await pool.acquire(pool.slot("4", 9, client="e"))
+    assert await pool.acquire(pool.slot("5", 9, limit=2)) == (slots[0],)
+
+
+async def test_the_excess_over_the_total_goes_oldest_first(
+    make_pool: MakePool, redis_server: RedisProcess
+) -> None:
+    one, other = make_pool("a", max_total=3), make_pool("b", max_total=3)
+    mine = [
+        *await one.take("1", client="c"),
+        *await one.take("2", start=1, client="d"),
+    ]
+    redis_server.flush()
+    theirs = [
+        *await other.take("3", start=2, client="e"),
+        *await other.take("4", start=3, client="f"),
+    ]
+    await settle_recovery(one, other, slots=(mine, theirs))
+    assert held_in(redis_server) == {"2", "3", "4"}
+
+
+async def test_a_killed_redis_comes_back_empty_and_nobody_is_lost(
+    make_pool: MakePool,
+) -> None:
+    process = RedisProcess().start()
+    try:
+        one, other = make_pool("a", process.url), make_pool("b", process.url)
+        mine, theirs = await one.take("1", "2"), await other.take("3", start=5)
+        process.kill()
+        with pytest.raises(PoolUnavailable):
+            await one.renew(mine)
+        process.start()
+        await settle_recovery(one, other, slots=(mine, theirs))
+        assert held_in(process) == {"1", "2", "3"}
+    finally:
+        process.remove()
+
+
+async def test_late_newcomers_count_by_age(
+    make_pool: MakePool, redis_server: RedisProcess
+) -> None:
+    """Admitted while the pool was away, the client's oldest goes, be it one of them."""
+    one, other = make_pool("a"), make_pool("b")
+    await one.take("3", "4", start=10, limit=2)
+    late = [other.slot("1", 0, limit=2), other.slot("5", 20, limit=2)]
+    assert await other.take_late(late) == Renewal(evicted=("1",))
+    assert held_in(redis_server) == {"4", "5"}
+    assert await other.take_late(late) == Renewal(evicted=("1",))
+
+
+# The rest
+
+
+async def test_the_scripts_fit_a_cluster() -> None:
+    """Every key lies in one hash slot, or a cluster would refuse the script."""
+    process = RedisProcess("--cluster-enabled", "yes").start()
+    try:
+        with process.connect() as client:
+            client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+            await wait_until(lambda: client.cluster("INFO")["cluster_state"] == "ok")
+        pool = NodePool(process.url, "a")
+        slots = await pool.take("1", "2", "3", limit=2)
+        assert await pool.renew(slots) == Renewal(evicted=("1",))
+        assert (await pool.get_usage()).slots == 2
+        await pool.close()
+    finally:
+        process.remove()
+
+
+async def test_a_silent_subscription_is_made_anew(
+    make_pool: MakePool, redis_server: RedisProcess
+) -> None:
+    """A connection that is healthy and carries nothing is found out by a probe."""
+    pool = make_pool()
+    await pool.take("1")
+    await wait_until(lambda: pool.bus.is_subscribed)
+    returns: list[int] = []
+    pool.bus.on_return(lambda: returns.append(1))
+    with redis_server.connect() as client:
+        client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+    await wait_until(lambda: returns, 5)

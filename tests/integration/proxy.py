@@ -1,0 +1,89 @@
+"""A TCP proxy that spoils connections on purpose."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+
+class Proxy:
+    """
+    Carries bytes between clients and one server, until told otherwise.
+
+    `loses_replies` drops what the server says, so that a command happens and
+    its caller never learns; `is_cut` holds everything back both ways, as a
+    partition does: no reset, no end.
+    """
+
+    def __init__(self, target_port: int) -> None:
+        self.loses_replies = False
+        self.is_cut = False
+        self.port = 0
+        self._target_port = target_port
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    @property
+    def url(self) -> str:
+        """Where Redis is, through this proxy."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    async def __aenter__(self) -> "Proxy":
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        if self._server is not None:
+            self._server.close()
+        self.reset()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def reset(self) -> None:
+        """Drop every connection at once, with a RST."""
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    async def _serve(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        task = asyncio.current_task()
+        if task is not None:
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        self._writers.add(writer)
+        server_writer = None
+        try:
+            server_reader, server_writer = await asyncio.open_connection(
+                "127.0.0.1", self._target_port
+            )
+            self._writers.add(server_writer)
+            there = self._carry(reader, server_writer, lambda: False)
+            back = self._carry(server_reader, writer, lambda: self.loses_replies)
+            await asyncio.wait(
+                (asyncio.create_task(there), asyncio.create_task(back)),
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        except OSError:
+            pass
+        finally:
+            for one in (writer, server_writer):
+                if one is not None:
+                    self._writers.discard(one)
+                    one.transport.abort()
+
+    async def _carry(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        is_lost: Callable[[], bool],
+    ) -> None:
+        with contextlib.suppress(OSError):
+            while chunk := await reader.read(65536):
+                while self.is_cut:  # noqa: ASYNC110 (a test sets it, anywhere)
+                    await asyncio.sleep(0.01)
+                if not is_lost():
+                    writer.write(chunk)
+                    await writer.drain()
