@@ -83,10 +83,14 @@ def take_socket(number: int, tls: Any = None) -> SocketEndpoint:
     Take over a listening socket that a supervisor opened.
 
     Raises:
-        OSError: there is no such file descriptor.
+        OSError: there is no such file descriptor, or it is no socket.
         ValueError: it is no listening stream socket.
     """
-    sock = socket.socket(fileno=number)
+    try:
+        sock = socket.socket(fileno=number)
+    except OSError as exc:
+        text = f"file descriptor {number}: {os.strerror(exc.errno or 0)}"
+        raise OSError(exc.errno, text) from exc
     if sock.type != socket.SOCK_STREAM or not sock.getsockopt(
         socket.SOL_SOCKET, socket.SO_ACCEPTCONN
     ):

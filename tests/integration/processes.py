@@ -213,13 +213,17 @@ class Servers:
 
     def start(self, *, is_ready: bool = True, **options: Any) -> LiveServer:
         """Start a server; options are LiveServer's, and `folder` to share one."""
+        return self.make(**options).start(is_ready=is_ready)
+
+    def make(self, **options: Any) -> LiveServer:
+        """Prepare a server without starting it."""
         folder = options.pop("folder", None)
         if folder is None:
             folder = Path(tempfile.mkdtemp(dir=self._folder))
             shutil.copy(self._template, folder / "db.sqlite3")
         server = LiveServer(folder=folder, **options)
         self._started.append(server)
-        return server.start(is_ready=is_ready)
+        return server
 
     def running(self) -> list[LiveServer]:
         """Return those that have not ended."""

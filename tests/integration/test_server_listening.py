@@ -1,0 +1,292 @@
+"""How the server listens: TLS, a shared port, an inherited socket; and refuses to."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sqlite3
+import ssl
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import websockets
+
+from tests.integration.processes import (
+    ROOT,
+    LiveServer,
+    Servers,
+    free_port,
+    wait_until,
+)
+
+OPEN = {"anonymous": "true", "echo_endpoint": "true", "drain__grace_seconds": 1}
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1, and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    certificate, key = folder / "cert.pem", folder / "key.pem"
+    command = (
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1"
+        f" -addext subjectAltName=IP:127.0.0.1 -keyout {key} -out {certificate}"
+    )
+    subprocess.run(command.split(), check=True, capture_output=True)
+    return certificate, key
+
+
+async def start_with_tls(
+    servers: Servers, certificate: tuple[Path, Path], **config: object
+) -> tuple[LiveServer, ssl.SSLContext]:
+    paths = map(str, certificate)
+    arguments = [
+        word
+        for pair in zip(("--tls-cert", "--tls-key"), paths, strict=True)
+        for word in pair
+    ]
+    server = servers.start(
+        is_ready=False, arguments=tuple(arguments), config=OPEN | config
+    )
+    context = ssl.create_default_context(cafile=str(certificate[0]))
+
+    async def answers() -> bool:
+        with contextlib.suppress(OSError):
+            _, writer = await asyncio.open_connection(
+                "127.0.0.1", server.port, ssl=context
+            )
+            writer.close()
+            await writer.wait_closed()
+            return True
+        return False
+
+    await wait_until(answers, 20)
+    return server, context
+
+
+def connect(
+    server: LiveServer, context: ssl.SSLContext, path: str = "/ws/echo/"
+) -> websockets.connect:
+    return websockets.connect(
+        f"wss://127.0.0.1:{server.port}{path}",
+        ssl=context,
+        origin=f"https://127.0.0.1:{server.port}",  # type: ignore[arg-type]
+    )
+
+
+async def test_tls_carries_everything(
+    servers: Servers, certificate: tuple[Path, Path]
+) -> None:
+    """Small and large, the close code, the drain's code too."""
+    server, context = await start_with_tls(servers, certificate)
+    async with connect(server, context) as ws:
+        for message in ("", "x", b"y" * 900_000):
+            await ws.send(message)
+            assert await ws.recv() == message
+        await ws.send(b"z" * 1_000_001)
+        with pytest.raises(websockets.ConnectionClosed):
+            await ws.recv()
+        assert ws.close_code == 1009
+    async with connect(server, context) as ws:
+        server.signal(signal.SIGTERM)
+        with pytest.raises(websockets.ConnectionClosed):
+            await ws.recv()
+        assert ws.close_code == 4200
+    assert await asyncio.to_thread(server.wait) == 0
+
+
+async def test_a_client_that_never_reads_is_cut_off_under_tls_too(
+    servers: Servers, certificate: tuple[Path, Path]
+) -> None:
+    server, context = await start_with_tls(
+        servers,
+        certificate,
+        buffers__send_stall_seconds=1,
+        buffers__send_high_water="200kB",
+        rate_limit__messages_per_second=100_000,
+        rate_limit__burst_messages=100_000,
+        rate_limit__bytes_per_second="1GB",
+        rate_limit__burst_bytes="1GB",
+        buffers__receive_stall_seconds=20,
+        node__beat_seconds=0.1,
+    )
+    before = server.rss_kib()
+    ws = await connect(server, context)
+    ws.transport.pause_reading()
+
+    async def pour() -> None:
+        with contextlib.suppress(websockets.ConnectionClosed):
+            while True:
+                await ws.send(b"x" * 50_000)
+
+    pouring = asyncio.create_task(pour())
+    await wait_until(lambda: read_reason(server) == "slow_consumer", 20)
+    assert server.rss_kib() - before < 20_000
+    pouring.cancel()
+    await asyncio.gather(pouring, return_exceptions=True)
+    ws.transport.abort()
+
+
+def read_reason(server: LiveServer) -> str | None:
+    with contextlib.closing(sqlite3.connect(server.folder / "db.sqlite3")) as database:
+        row = database.execute("select reason from connections_connection").fetchone()
+        return row[0] if row else None
+
+
+async def test_tls_before_1_2_is_refused(
+    servers: Servers, certificate: tuple[Path, Path]
+) -> None:
+    server, _ = await start_with_tls(servers, certificate)
+
+    def try_version(flag: str) -> int:
+        command = ["openssl", "s_client", "-connect", f"127.0.0.1:{server.port}", flag]
+        command += ["-cipher", "DEFAULT@SECLEVEL=0"]
+        return subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=10
+        ).returncode
+
+    assert await asyncio.to_thread(try_version, "-tls1_2") == 0
+    assert await asyncio.to_thread(try_version, "-tls1_1") != 0
+
+
+async def test_processes_share_a_port(servers: Servers) -> None:
+    port = free_port()
+    first = servers.start(port=port, arguments=("--reuse-port",), config=OPEN)
+    second = servers.start(
+        port=port, arguments=("--reuse-port",), config=OPEN, folder=first.folder
+    )
+    # Until it listens the other one answers /readyz in its place.
+    await wait_until(lambda: second.log().count("Listening") == 2)
+    first.signal(signal.SIGTERM)
+    assert await asyncio.to_thread(first.wait) == 0
+    origin = first.url
+    async with websockets.connect(f"{first.ws_url}/ws/echo/", origin=origin) as ws:  # type: ignore[arg-type]
+        await ws.send("x")
+        assert await ws.recv() == "x"
+
+
+async def test_a_port_that_is_taken_is_named(servers: Servers) -> None:
+    first = servers.start()
+    second = servers.start(is_ready=False, port=first.port)
+    assert await asyncio.to_thread(second.wait) == 1
+    assert f"127.0.0.1:{first.port}: Address already in use" in second.log()
+
+
+async def test_a_socket_of_a_supervisors_is_served(
+    servers: Servers, tmp_path: Path
+) -> None:
+    """It stays open when the process ends: the next one takes over."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
+        sock.set_inheritable(True)
+        port = sock.getsockname()[1]
+        for _ in range(2):
+            server = servers.make(port=port, config=OPEN)
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "manage.py",
+                "serve",
+                "--fd",
+                str(sock.fileno()),
+                cwd=ROOT,
+                env=server.environment,
+                pass_fds=[sock.fileno()],
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.DEVNULL,
+            )
+            url = f"ws://127.0.0.1:{port}/ws/echo/"
+            origin = f"http://127.0.0.1:{port}"
+            # Nobody is refused while the process starts: the kernel keeps them.
+            async with websockets.connect(url, origin=origin, open_timeout=20) as ws:  # type: ignore[arg-type]
+                await ws.send("x")
+                assert await ws.recv() == "x"
+            os.kill(process.pid, signal.SIGTERM)
+            assert await process.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("--fd", "0"), "file descriptor 0"),
+        (("--fd", "77"), "Bad file descriptor"),
+        (("--tls-cert", "nowhere.pem"), "--tls-cert and --tls-key go together"),
+        (("--tls-cert", "manage.py", "--tls-key", "manage.py"), "no matching pair"),
+        (("--tls-cert", "nowhere", "--tls-key", "nowhere"), "No such file"),
+        (("--host", "203.0.113.1"), "203.0.113.1"),
+    ],
+)
+async def test_what_cannot_be_served_is_said_in_one_line(
+    servers: Servers, arguments: tuple[str, ...], text: str
+) -> None:
+    server = servers.start(is_ready=False, arguments=arguments)
+    assert await asyncio.to_thread(server.wait) == 1
+    assert text in server.log()
+    assert "Traceback" not in server.log()
+
+
+@pytest.mark.parametrize("command", ["serve", "daphne", "uvicorn"])
+async def test_nothing_is_served_on_a_bad_configuration(
+    servers: Servers, command: str
+) -> None:
+    """All that is wrong is named, by every way to serve."""
+    server = servers.start(
+        is_ready=False,
+        command=command,
+        config={"max_total_connections": 0, "idle_timeout_secnds": 3},
+    )
+    assert await asyncio.to_thread(server.wait) != 0
+    assert "max_total_connections: 0 is not allowed" in server.log()
+    assert "idle_timeout_secnds" in server.log()
+
+
+async def test_serve_says_what_it_serves(servers: Servers) -> None:
+    server = servers.start(config=OPEN)
+    log = server.log()
+    assert f"Serving http and ws on 127.0.0.1:{server.port}" in log
+    assert "At most 1000 connections, 5 for each client" in log
+
+
+async def test_flags_of_daphne_that_have_no_effect_are_named(servers: Servers) -> None:
+    server = servers.start(
+        command="daphne", arguments=("--ping-interval", "7", "--proxy-headers")
+    )
+    assert (
+        "ping_interval=7 has no effect: websocket.ping_interval_seconds" in server.log()
+    )
+    assert "websocket.trusted_proxies decides" in server.log()
+
+
+async def test_runserver_protects_itself_too(servers: Servers) -> None:
+    server = servers.make(config=OPEN | {"max_message_size": "1kB"})
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "manage.py",
+        "runserver",
+        "--noreload",
+        str(server.port),
+        cwd=ROOT,
+        env=server.environment,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+
+        async def connected() -> websockets.ClientConnection | None:
+            with contextlib.suppress(OSError):
+                return await websockets.connect(
+                    f"{server.ws_url}/ws/echo/",
+                    origin=server.url,  # type: ignore[arg-type]
+                )
+            return None
+
+        ws = await wait_until(connected, 20)
+        await ws.send("x" * 2000)
+        with contextlib.suppress(websockets.ConnectionClosed):
+            await ws.recv()
+        assert ws.close_code == 1009
+    finally:
+        os.kill(process.pid, signal.SIGTERM)
+        assert await process.wait() == 0

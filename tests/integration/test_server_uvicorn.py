@@ -1,0 +1,80 @@
+"""Under uvicorn all that ASGI allows still holds, and the log says what does not."""
+
+import asyncio
+import contextlib
+import signal
+import sqlite3
+from pathlib import Path
+
+import pytest
+import websockets
+
+from tests.integration.processes import LiveServer, Servers, wait_until
+
+CONSUMERS = "tests.integration.consumers:application"
+
+
+@pytest.fixture
+def server(servers: Servers, tmp_path: Path) -> LiveServer:
+    return servers.start(
+        command="uvicorn",
+        application=CONSUMERS,
+        environment={"SEEN": str(tmp_path / "seen")},
+        config={
+            "anonymous": "true",
+            "max_connections_per_client": 3,
+            "drain__grace_seconds": 2,
+            "node__beat_seconds": 0.1,
+        },
+    )
+
+
+def open_socket(server: LiveServer, path: str) -> websockets.connect:
+    return websockets.connect(server.ws_url + path, origin=server.url)  # type: ignore[arg-type]
+
+
+async def read_close(ws: websockets.ClientConnection) -> int | None:
+    with contextlib.suppress(websockets.ConnectionClosed):
+        while True:
+            await ws.recv()
+    return ws.close_code
+
+
+async def test_what_it_does_not_enforce_is_said_at_the_start(
+    server: LiveServer,
+) -> None:
+    assert "Under uvicorn these are not enforced" in server.log()
+    assert "Reactor" not in server.log()
+
+
+async def test_the_oldest_is_evicted_and_a_route_that_is_none_is_404(
+    server: LiveServer,
+) -> None:
+    clients = [await open_socket(server, "/json/") for _ in range(4)]
+    assert await read_close(clients[0]) == 4005
+    with pytest.raises(websockets.InvalidStatus) as caught:
+        await open_socket(server, "/nowhere/")
+    assert caught.value.response.status_code == 404
+    await asyncio.gather(*(ws.close() for ws in clients))
+
+
+async def test_a_stop_releases_and_records_every_connection(
+    server: LiveServer, tmp_path: Path
+) -> None:
+    clients = [await open_socket(server, "/json/") for _ in range(3)]
+    server.signal(signal.SIGTERM)
+    codes = await asyncio.gather(*map(read_close, clients))
+    assert set(codes) <= {1012, 4200}
+    await asyncio.to_thread(server.wait, 20)
+
+    def count_closed() -> int:
+        query = (
+            "select count(*) from connections_connection where closed_at is not null"
+        )
+        path = server.folder / "db.sqlite3"
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            count: int = database.execute(query).fetchone()[0]
+            return count
+
+    await wait_until(lambda: count_closed() == 3)
+    assert (tmp_path / "seen").read_text().count("disconnect") == 3
