@@ -31,12 +31,12 @@ class _ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 class ConnectionAdmin(_ReadOnlyAdmin):
     list_display = (
         "client_id",
-        "user",
+        "reason",
         "path",
         "address",
         "opened_at",
         "closed_at",
-        "reason",
+        "user",
         "connection_id",
     )
     list_display_links = ("client_id",)
