@@ -8,9 +8,9 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from django.db import models, transaction
-from django.db.models import F, Q
+from django.db.models import F, OuterRef, Q, Subquery
 from django.db.models.expressions import Combinable
-from django.db.models.functions import Now
+from django.db.models.functions import Coalesce, Now
 
 if TYPE_CHECKING:
     from connections.models import (  # noqa: F401 (some are named in bases only)
@@ -69,8 +69,9 @@ class ConnectionQuerySet(models.QuerySet["Connection"]):
         return self.open().filter(last_activity_at__lte=moment)
 
     def of_dead_nodes(self) -> ConnectionQuerySet:
-        """Open connections whose node is recorded as stopped or lost."""
-        return self.open().exclude(node__state__in=LIVE_STATES)
+        """Open connections whose node has stopped, is lost, or is forgotten."""
+        live = _nodes_of(self).filter(state__in=LIVE_STATES)
+        return self.open().exclude(node_id__in=live.values("node_id"))
 
     def mark_lost(self, batch_size: int) -> int:
         """
@@ -78,27 +79,28 @@ class ConnectionQuerySet(models.QuerySet["Connection"]):
 
         Their end is put at the node's last beat, the last time anyone saw them.
         """
+        gone = _nodes_of(self).filter(node_id=OuterRef("node_id"))
         with transaction.atomic():
-            rows = list(
-                self.of_dead_nodes()
-                .order_by("connection_id")
-                .values_list("connection_id", "node__beat_at")[:batch_size]
-            )
-            by_moment: dict[datetime | None, list[str]] = {}
-            for connection_id, beat_at in rows:
-                by_moment.setdefault(beat_at, []).append(connection_id)
-            count = 0
-            for moment, connection_ids in by_moment.items():
-                count += (
-                    self.open()
-                    .filter(connection_id__in=connection_ids)
-                    .update(
-                        closed_at=moment or F("last_activity_at"),
-                        close_code=1006,
-                        reason="lost",
-                    )
+            lost = self.of_dead_nodes().order_by("connection_id")[:batch_size]
+            keys = list(lost.values_list("connection_id", flat=True))
+            return (
+                self.open()
+                .filter(connection_id__in=keys)
+                .update(
+                    closed_at=Coalesce(
+                        Subquery(gone.values("beat_at")), F("last_activity_at")
+                    ),
+                    close_code=1006,
+                    reason="lost",
                 )
-        return count
+            )
+
+
+def _nodes_of(connections: ConnectionQuerySet) -> NodeQuerySet:
+    # The models import this module, so that it cannot name them.
+    model: Any = connections.model.node.field.related_model
+    nodes: NodeQuerySet = model.objects.all()
+    return nodes
 
 
 class AccessTokenQuerySet(models.QuerySet["AccessToken"]):

@@ -1,0 +1,105 @@
+"""Rows as they are stored: what fits, what refers to what, what stays."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.db import IntegrityError, transaction
+
+from connections.close_codes import APPLICATION, ENDINGS, PEER
+from connections.hub import new_connection_id
+from connections.models import (
+    AccessToken,
+    CloseRequest,
+    Connection,
+    ErrorEvent,
+    Node,
+)
+
+pytestmark = pytest.mark.django_db
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def make_node(node_id: str = "n1") -> Node:
+    return Node.objects.create(
+        node_id=node_id, host="h", pid=1, version="v", beat_at=START, started_at=START
+    )
+
+
+def make_row(connection_id: str, **values: Any) -> Connection:
+    values = {"opened_at": START, "last_activity_at": START, **values}
+    row = Connection(
+        connection_id=connection_id, client_id="alice", node_id="n1", **values
+    )
+    return Connection.objects.bulk_create([row])[0]
+
+
+@pytest.mark.parametrize("reason", [*ENDINGS, APPLICATION, PEER])
+def test_every_reason_and_code_can_be_stored(reason: str) -> None:
+    """The largest code that a client may send is 4999 (RFC 6455, section 7.4.2)."""
+    ending = ENDINGS.get(reason)
+    row = make_row("c1", reason=reason, close_code=ending.code if ending else 4999)
+    row.clean_fields(exclude=["node", "path"])
+    CloseRequest(target="all", reason=reason).clean_fields()
+
+
+def test_ids_fit_and_the_newest_comes_first() -> None:
+    first = make_row("0" * 32)
+    second = make_row(new_connection_id())
+    second.clean_fields(exclude=["node", "path"])
+    assert list(Connection.objects.all()) == [second, first]
+
+
+def test_a_row_may_name_a_user_and_a_node_that_are_gone() -> None:
+    """One that was deleted in between must not fail the batch that names it."""
+    make_row("c1", user_id=999)
+    ErrorEvent.objects.create(
+        error_id="e1", connection_id="gone", node_id="gone", at=START, where="w"
+    )
+    assert not Node.objects.exists()
+    assert Connection.objects.get().user_id == 999
+
+
+def test_a_record_outlives_its_user_and_a_token_does_not() -> None:
+    user = User.objects.create_user("alice")
+    make_row("c1", user_id=user.pk)
+    AccessToken.objects.create(digest="d", client_id="alice", user=user)
+    user.delete()
+    assert Connection.objects.get().user_id is None
+    assert not AccessToken.objects.exists()
+
+
+def test_an_error_outlives_its_connection() -> None:
+    make_node()
+    row = make_row("c1")
+    ErrorEvent.objects.create(
+        error_id="e1", connection=row, node_id="n1", at=START, where="w"
+    )
+    row.delete()
+    assert ErrorEvent.objects.get().connection_id == "c1"
+
+
+def test_a_token_is_stored_once() -> None:
+    AccessToken.objects.create(digest="d", client_id="alice")
+    with pytest.raises(IntegrityError), transaction.atomic():
+        AccessToken.objects.create(digest="d", client_id="bob")
+
+
+def test_a_close_request_takes_its_moment_from_the_database() -> None:
+    request = CloseRequest.objects.create(target="all", reason="kicked")
+    request.refresh_from_db()
+    assert request.created_at.tzinfo is not None
+
+
+def test_rows_are_named_without_a_secret() -> None:
+    node = make_node("0123456789abcdef")
+    token = AccessToken(digest="digest", hint="abcdefgh", client_id="alice")
+    request = CloseRequest(target="client", value="alice", reason="kicked")
+    assert [str(one) for one in (node, token, request)] == [
+        "h:1 (01234567)",
+        "alice (abcdefgh…)",
+        "kicked: client alice",
+    ]
+    assert str(CloseRequest(target="all", reason="kicked")) == "kicked: all"
