@@ -1,19 +1,54 @@
-"""What every pool promises, and the local one against a plain model."""
+"""What every pool promises, on each backend, and each against a plain model."""
 
 import asyncio
-from collections.abc import Coroutine
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, TypeVar
 
 import pytest
+import redis
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 
+from connections.bus import RedisBus
 from connections.exceptions import ClientFull, PoolFull
-from connections.pool.base import Slot
+from connections.pool.base import Pool, Renewal, Slot, Usage
 from connections.pool.local import LocalPool
+from connections.pool.redis import RedisPool
+from tests.integration.redis_process import RedisProcess
 
 Result = TypeVar("Result")
+
+MakePool = Callable[..., Pool]
+
+
+def make_redis_pool(url: str, **options: Any) -> RedisPool:
+    bus = RedisBus(url, node_id="n1")
+    return RedisPool(url, bus=bus, lease_seconds=30, **options)
+
+
+@pytest.fixture(params=["local", "redis"])
+async def make_pool(request: pytest.FixtureRequest) -> AsyncIterator[MakePool]:
+    made: list[Pool] = []
+
+    def make(**options: Any) -> Pool:
+        if request.param == "local":
+            made.append(LocalPool(**options))
+        else:
+            made.append(make_redis_pool(server.url, **options))
+        return made[-1]
+
+    if request.param == "redis":
+        server: RedisProcess = request.getfixturevalue("redis_server")
+    yield make
+    for pool in made:
+        await pool.close()
 
 
 def make_slot(
@@ -32,30 +67,30 @@ def ids(slots: tuple[Slot, ...]) -> list[str]:
     return [slot.connection_id for slot in slots]
 
 
-async def test_the_oldest_is_given_up_at_the_clients_limit() -> None:
-    pool = LocalPool(max_total=10)
+async def test_the_oldest_is_given_up_at_the_clients_limit(make_pool: MakePool) -> None:
+    pool = make_pool(max_total=10)
     assert await pool.acquire(make_slot(1)) == ()
     assert await pool.acquire(make_slot(2)) == ()
     assert ids(await pool.acquire(make_slot(3))) == ["c0001"]
     assert (await pool.get_usage()).slots == 2
 
 
-async def test_age_decides_and_not_the_order_of_arrival() -> None:
-    pool = LocalPool(max_total=10)
+async def test_age_decides_and_not_the_order_of_arrival(make_pool: MakePool) -> None:
+    pool = make_pool(max_total=10)
     await pool.acquire(make_slot(1, at=50))
     await pool.acquire(make_slot(2, at=40))
     assert ids(await pool.acquire(make_slot(3, at=60))) == ["c0002"]
 
 
-async def test_acquiring_twice_takes_one_slot() -> None:
-    pool = LocalPool(max_total=10)
+async def test_acquiring_twice_takes_one_slot(make_pool: MakePool) -> None:
+    pool = make_pool(max_total=10)
     await pool.acquire(make_slot(1))
     assert await pool.acquire(make_slot(1)) == ()
     assert (await pool.get_usage()).slots == 1
 
 
-async def test_a_full_pool_refuses_and_evicts_nobody() -> None:
-    pool = LocalPool(max_total=2)
+async def test_a_full_pool_refuses_and_evicts_nobody(make_pool: MakePool) -> None:
+    pool = make_pool(max_total=2)
     await pool.acquire(make_slot(1, "alice"))
     await pool.acquire(make_slot(2, "bob"))
     with pytest.raises(PoolFull) as full:
@@ -64,36 +99,40 @@ async def test_a_full_pool_refuses_and_evicts_nobody() -> None:
     assert (await pool.renew([make_slot(1), make_slot(2, "bob")])).lost == ()
 
 
-async def test_a_full_pool_still_replaces_a_clients_own_oldest() -> None:
-    pool = LocalPool(max_total=2)
+async def test_a_full_pool_still_replaces_a_clients_own_oldest(
+    make_pool: MakePool,
+) -> None:
+    pool = make_pool(max_total=2)
     await pool.acquire(make_slot(1))
     await pool.acquire(make_slot(2))
     assert ids(await pool.acquire(make_slot(3))) == ["c0001"]
 
 
-async def test_the_policy_refuse_leaves_the_client_as_it_is() -> None:
-    pool = LocalPool(max_total=10, evict_oldest=False)
+async def test_the_policy_refuse_leaves_the_client_as_it_is(
+    make_pool: MakePool,
+) -> None:
+    pool = make_pool(max_total=10, evict_oldest=False)
     await pool.acquire(make_slot(1, limit=1))
     with pytest.raises(ClientFull):
         await pool.acquire(make_slot(2, limit=1))
     assert ids(await pool.acquire(make_slot(3, limit=1), replaces="c0001")) == ["c0001"]
 
 
-async def test_replacing_comes_before_evicting() -> None:
-    pool = LocalPool(max_total=10)
+async def test_replacing_comes_before_evicting(make_pool: MakePool) -> None:
+    pool = make_pool(max_total=10)
     await pool.acquire(make_slot(1))
     await pool.acquire(make_slot(2))
     assert ids(await pool.acquire(make_slot(3), replaces="c0002")) == ["c0002"]
 
 
-async def test_another_clients_slot_cannot_be_replaced() -> None:
-    pool = LocalPool(max_total=10)
+async def test_another_clients_slot_cannot_be_replaced(make_pool: MakePool) -> None:
+    pool = make_pool(max_total=10)
     await pool.acquire(make_slot(1, "bob"))
     assert await pool.acquire(make_slot(2, "alice"), replaces="c0001") == ()
     assert (await pool.get_usage()).slots == 2
 
 
-async def test_what_is_not_held_is_reported_lost() -> None:
+async def test_what_a_local_pool_does_not_hold_is_lost() -> None:
     pool = LocalPool(max_total=10)
     await pool.acquire(make_slot(1))
     assert (await pool.renew([make_slot(1), make_slot(2)])).lost == ("c0002",)
@@ -110,19 +149,31 @@ def run(work: Coroutine[Any, Any, Result]) -> Result:
 
 
 class PoolMachine(RuleBasedStateMachine):
-    """The local pool against a list of who holds what, from oldest to newest."""
+    """A pool against a list of who holds what, from oldest to newest."""
 
     MAX_TOTAL = 6
     LIMIT = 3
 
     def __init__(self) -> None:
         super().__init__()
-        self.pool = LocalPool(max_total=self.MAX_TOTAL)
+        self.pool = self.make_pool()
         self.model: list[Slot] = []
         self.count = 0
 
+    def make_pool(self) -> Pool:
+        return LocalPool(max_total=self.MAX_TOTAL)
+
+    def run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        return run(work)
+
+    def read_usage(self) -> Usage:
+        return self.run(self.pool.get_usage())
+
     @rule(client=st.sampled_from("abc"), replaces=st.none() | st.integers(0, 20))
     def acquire(self, client: str, replaces: int | None) -> None:
+        self.take(client, replaces)
+
+    def take(self, client: str, replaces: int | None) -> None:
         self.count += 1
         slot = make_slot(self.count, client, limit=self.LIMIT)
         replaced = f"c{replaces:04}" if replaces is not None else None
@@ -132,9 +183,9 @@ class PoolMachine(RuleBasedStateMachine):
         expected += kept[: max(0, len(kept) + 1 - self.LIMIT)]
         if len(self.model) - len(expected) >= self.MAX_TOTAL:
             with pytest.raises(PoolFull):
-                run(self.pool.acquire(slot, replaces=replaced))
+                self.run(self.pool.acquire(slot, replaces=replaced))
             return
-        assert run(self.pool.acquire(slot, replaces=replaced)) == tuple(expected)
+        assert self.run(self.pool.acquire(slot, replaces=replaced)) == tuple(expected)
         self.model = [held for held in self.model if held not in expected] + [slot]
 
     @rule(number=st.integers(0, 20))
@@ -145,18 +196,66 @@ class PoolMachine(RuleBasedStateMachine):
 
     @invariant()
     def holds_what_the_model_holds(self) -> None:
-        usage = run(self.pool.get_usage())
+        assert self.run(self.pool.renew(self.model)) == Renewal()
+        usage = self.read_usage()
         assert usage.slots == len(self.model) <= self.MAX_TOTAL
         assert usage.clients == len({slot.client_id for slot in self.model})
-        assert run(self.pool.renew(self.model)).lost == ()
 
 
 PoolMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=40)
 TestLocalPoolAgainstModel = PoolMachine.TestCase
 
 
-async def test_fifty_at_once_leave_the_limit() -> None:
-    pool = LocalPool(max_total=100)
+class RedisPoolMachine(PoolMachine):
+    """The same model for the pool in Redis, which now and then forgets everything."""
+
+    url = ""
+
+    def __init__(self) -> None:
+        self.runner = asyncio.Runner()
+        super().__init__()
+
+    def make_pool(self) -> Pool:
+        with redis.Redis.from_url(self.url) as client:
+            client.flushall()
+            client.hset("{orchestra:pool}:state", "generation", "1")
+        return make_redis_pool(self.url, max_total=self.MAX_TOTAL)
+
+    def run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        return self.runner.run(work)
+
+    def read_usage(self) -> Usage:
+        """Return the usage once what was released has reached Redis."""
+        deadline = time.monotonic() + 2
+        while True:
+            usage = super().read_usage()
+            if usage.slots == len(self.model) or time.monotonic() > deadline:
+                return usage
+
+    @rule(newcomer=st.none() | st.sampled_from("abc"))
+    def flush(self, newcomer: str | None) -> None:
+        """A recovering pool is told what there is, by the newcomer or by a beat."""
+        with redis.Redis.from_url(self.url) as client:
+            client.flushall()
+            client.script_flush()
+        if newcomer is not None:
+            self.take(newcomer, None)
+
+    def teardown(self) -> None:
+        self.run(self.pool.close())
+        self.runner.close()
+
+
+def test_redis_pool_against_model(redis_server: RedisProcess) -> None:
+    machine = type("Machine", (RedisPoolMachine,), {"url": redis_server.url})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(max_examples=20, stateful_step_count=20, deadline=None),
+    )
+
+
+async def test_fifty_at_once_leave_the_limit(make_pool: MakePool) -> None:
+    pool = make_pool(max_total=100)
     slots = [make_slot(number, limit=5) for number in range(50)]
     given_up = await asyncio.gather(*(pool.acquire(slot) for slot in slots))
     assert (await pool.get_usage()).slots == 5

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -18,22 +18,6 @@ from tests.integration.proxy import Proxy
 from tests.integration.redis_process import RedisProcess
 
 LEASE_SECONDS = 1.5
-
-
-@pytest.fixture(scope="module")
-def shared_redis() -> Iterator[RedisProcess]:
-    process = RedisProcess().start()
-    yield process
-    process.remove()
-
-
-@pytest.fixture
-def redis_server(shared_redis: RedisProcess) -> RedisProcess:
-    """A Redis that has never been used, and is not recovering."""
-    shared_redis.flush()
-    with shared_redis.connect() as client:
-        client.hset("{orchestra:pool}:state", "generation", "1")
-    return shared_redis
 
 
 class NodePool(RedisPool):

@@ -10,13 +10,14 @@ class Proxy:
     Carries bytes between clients and one server, until told otherwise.
 
     `loses_replies` drops what the server says, so that a command happens and
-    its caller never learns; `is_cut` holds everything back both ways, as a
+    its caller never learns. cut() holds everything back both ways, as a
     partition does: no reset, no end.
     """
 
     def __init__(self, target_port: int) -> None:
         self.loses_replies = False
-        self.is_cut = False
+        self._is_open = asyncio.Event()
+        self._is_open.set()
         self.port = 0
         self._target_port = target_port
         self._server: asyncio.Server | None = None
@@ -40,6 +41,14 @@ class Proxy:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def cut(self) -> None:
+        """Hold back all that is said, both ways, until mend()."""
+        self._is_open.clear()
+
+    def mend(self) -> None:
+        """Carry again, beginning with what was held back."""
+        self._is_open.set()
 
     def reset(self) -> None:
         """Drop every connection at once, with a RST."""
@@ -82,8 +91,7 @@ class Proxy:
     ) -> None:
         with contextlib.suppress(OSError):
             while chunk := await reader.read(65536):
-                while self.is_cut:  # noqa: ASYNC110 (a test sets it, anywhere)
-                    await asyncio.sleep(0.01)
+                await self._is_open.wait()
                 if not is_lost():
                     writer.write(chunk)
                     await writer.drain()
