@@ -324,7 +324,7 @@ async def test_nothing_is_left_of_an_empty_pool(
     async def is_empty() -> bool:
         await one.get_usage()
         with redis_server.connect() as client:
-            return client.keys("{orchestra:pool}:*") == ["{orchestra:pool}:state"]
+            return bool(client.keys("{orchestra:pool}:*") == ["{orchestra:pool}:state"])
 
     await wait_until(is_empty, 4 * LEASE_SECONDS)
 

@@ -1,0 +1,60 @@
+import pytest
+from redis.asyncio.connection import SSLConnection
+from redis.asyncio.sentinel import SentinelConnectionPool
+
+from connections.redis_clients import make_client, make_layer_host, parse_sentinel_url
+
+
+def test_tls_is_redis_pys_own() -> None:
+    client = make_client("rediss://host/2?ssl_ca_certs=/etc/ca.pem", timeout_seconds=1)
+    pool = client.connection_pool
+    assert pool.connection_class is SSLConnection
+    assert pool.connection_kwargs["ssl_ca_certs"] == "/etc/ca.pem"
+    assert pool.connection_kwargs["db"] == 2
+
+
+def test_options_in_the_url_win() -> None:
+    client = make_client("redis://host?socket_timeout=7", timeout_seconds=1)
+    assert client.connection_pool.connection_kwargs["socket_timeout"] == 7
+    assert client.connection_pool.connection_kwargs["socket_connect_timeout"] == 1
+
+
+def test_a_sentinel_url_names_hosts_service_and_database() -> None:
+    url = "redis+sentinel://user:p%40ss@one:1,two/3?service=main&client_name=x"
+    assert parse_sentinel_url(url) == {
+        "sentinels": [("one", 1), ("two", 26379)],
+        "master_name": "main",
+        "db": 3,
+        "client_name": "x",
+        "username": "user",
+        "password": "p@ss",
+        "sentinel_kwargs": {"username": "user", "password": "p@ss"},
+    }
+
+
+def test_a_client_asks_the_sentinels() -> None:
+    url = "rediss+sentinel://one:1/0?service=main"
+    pool = make_client(url, timeout_seconds=1).connection_pool
+    assert isinstance(pool, SentinelConnectionPool)
+    assert pool.service_name == "main"
+    assert pool.connection_kwargs["socket_timeout"] == 1
+
+
+def test_a_sentinel_url_needs_a_service() -> None:
+    with pytest.raises(ValueError, match="service"):
+        make_client("redis+sentinel://:secret@one:1/0", timeout_seconds=1)
+
+
+@pytest.mark.parametrize("url", ["http://host", "host:6379", ""])
+def test_other_urls_are_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="redis://"):
+        make_client(url, timeout_seconds=1)
+
+
+def test_the_layers_host_is_the_url_or_the_sentinels() -> None:
+    assert make_layer_host("redis://host/1", socket_timeout=3) == {
+        "socket_timeout": 3,
+        "address": "redis://host/1",
+    }
+    host = make_layer_host("redis+sentinel://one/1?service=main")
+    assert host["master_name"] == "main"
