@@ -1,11 +1,20 @@
-"""System checks: what is wrong before anything serves."""
+"""System checks: what is wrong before anything serves, and what is unsafe."""
 
-from collections.abc import Sequence
+import ipaddress
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from django.conf import settings
 from django.core import checks
 
 from connections.config import get_config
+from connections.server.files import count_needed_files, get_most_files
+
+_PROXY_TIMEOUT_SECONDS = 60
+"""After this silence nginx closes a connection (proxy_read_timeout, by default)."""
+
+_SUPERVISOR_SECONDS = 30
+"""What Kubernetes leaves a process for its stop, by default; systemd 90, Docker 10."""
 
 
 def check_configuration(**kwargs: Any) -> Sequence[checks.CheckMessage]:
@@ -22,6 +31,113 @@ def check_configuration(**kwargs: Any) -> Sequence[checks.CheckMessage]:
     ]
 
 
+def check_deployment(**kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """connections.W001 to W011, for `check --deploy`: what is unsafe in the open."""
+    return [*_check_settings(), *_check_limits(), *_check_trust()]
+
+
+def _check_settings() -> Iterator[checks.CheckMessage]:
+    if not (settings.SECURE_SSL_REDIRECT or settings.SECURE_PROXY_SSL_HEADER):
+        yield _warn(
+            1,
+            "Nothing says that clients come over TLS: tokens, tickets and session "
+            "cookies may travel in clear.",
+            "Set SECURE_PROXY_SSL_HEADER behind a proxy that ends TLS, or "
+            "SECURE_SSL_REDIRECT with `serve --tls-cert --tls-key`.",
+        )
+    layer = settings.CHANNEL_LAYERS.get("default", {}).get("BACKEND", "")
+    has_several_nodes = bool(getattr(settings, "REDIS_URL", None))
+    if has_several_nodes and layer.endswith("InMemoryChannelLayer"):
+        yield _warn(
+            2,
+            "The in-memory channel layer reaches the clients of its own node only, "
+            "and REDIS_URL says that there are several.",
+            "Use a layer on Redis in CHANNEL_LAYERS.",
+        )
+    if "*" in settings.ALLOWED_HOSTS:
+        yield _warn(
+            3,
+            "ALLOWED_HOSTS holds '*': any name that is made to point here may open "
+            "a WebSocket with its visitors' cookies.",
+            "Name the hosts that you serve.",
+        )
+
+
+def _check_limits() -> Iterator[checks.CheckMessage]:
+    config = get_config()
+    if config.ping_interval_seconds >= _PROXY_TIMEOUT_SECONDS:
+        yield _warn(
+            4,
+            f"ping_interval_seconds is {config.ping_interval_seconds:g}: a proxy "
+            f"closes what is silent for {_PROXY_TIMEOUT_SECONDS} s before that.",
+            "Ping at least twice within the timeout of every proxy in between.",
+        )
+    most_files, needed = get_most_files(), count_needed_files(config)
+    if most_files is not None and most_files < needed:
+        yield _warn(
+            5,
+            f"The process may open {most_files} files, max_total_connections takes "
+            f"about {needed}.",
+            "Raise the hard limit (LimitNOFILE=, ulimit -Hn).",
+        )
+    if config.idle_timeout_seconds == 0:
+        yield _warn(
+            6,
+            "idle_timeout_seconds is 0: an abandoned page keeps its place for ever.",
+            "Set it above the longest silence of a client at work.",
+        )
+    stop_seconds = config.drain.delay_seconds + config.drain.grace_seconds + 2
+    if stop_seconds > _SUPERVISOR_SECONDS:
+        yield _warn(
+            7,
+            f"A drain may take {stop_seconds:g} s; a supervisor may kill the process "
+            f"after {_SUPERVISOR_SECONDS}.",
+            "Raise TimeoutStopSec=, terminationGracePeriodSeconds or "
+            "stop_grace_period, or lower drain.grace_seconds.",
+        )
+
+
+def _check_trust() -> Iterator[checks.CheckMessage]:
+    config = get_config()
+    if config.anonymous:
+        yield _warn(
+            8,
+            "anonymous is true: whoever knows the address may connect, counted by "
+            "address alone.",
+            "Ask for credentials, or keep the routes harmless.",
+        )
+    proxies = [
+        ipaddress.ip_network(text, strict=False) for text in config.trusted_proxies
+    ]
+    if any(network.prefixlen == 0 for network in proxies):
+        yield _warn(
+            9,
+            "trusted_proxies holds every address: any client may say where it is "
+            "from, and so has no limit per address.",
+            "Name your proxies.",
+        )
+    in_clear = [text for text in config.allowed_origins if text.startswith("http:")]
+    if in_clear:
+        yield _warn(
+            10,
+            f"allowed_origins holds pages without TLS: {', '.join(in_clear)}. Whoever "
+            "is on the way can change such a page, and connect as its visitor.",
+            "Use https:// origins.",
+        )
+    if config.echo_endpoint:
+        yield _warn(
+            11,
+            "echo_endpoint is on: it serves measurements, not clients.",
+            "Leave it off outside of development.",
+        )
+
+
+def _warn(number: int, message: str, hint: str) -> checks.CheckMessage:
+    identifier = f"connections.W{number:03}"
+    return checks.Warning(message, hint=hint, obj="WEBSOCKET", id=identifier)
+
+
 def register() -> None:
     """Register the checks of this app; called once, when it is ready."""
     checks.register(check_configuration)
+    checks.register(check_deployment, checks.Tags.security, deploy=True)

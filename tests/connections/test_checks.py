@@ -1,0 +1,93 @@
+import resource
+from typing import Any
+
+import pytest
+from django.core import checks
+
+from connections.checks import check_configuration, check_deployment
+
+SAFE: dict[str, Any] = {
+    "SECURE_PROXY_SSL_HEADER": ("HTTP_X_FORWARDED_PROTO", "https"),
+    "ALLOWED_HOSTS": ["chat.example.com"],
+    "REDIS_URL": None,
+    "CHANNEL_LAYERS": {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}},
+    "WEBSOCKET": {},
+}
+
+
+def find(settings: Any, **changed: Any) -> set[str]:
+    """Return the ids of what is found with settings that are safe but for these."""
+    for name, value in (SAFE | changed).items():
+        setattr(settings, name, value)
+    found = check_deployment()
+    assert all(isinstance(one, checks.Warning) and one.hint for one in found)
+    return {str(one.id).removeprefix("connections.") for one in found}
+
+
+def test_nothing_is_found_in_a_safe_deployment(settings: Any) -> None:
+    assert find(settings) == set()
+
+
+def test_tls_in_the_process_itself_is_safe_too(settings: Any) -> None:
+    found = find(settings, SECURE_PROXY_SSL_HEADER=None, SECURE_SSL_REDIRECT=True)
+    assert found == set()
+
+
+@pytest.mark.parametrize(
+    ("changed", "number"),
+    [
+        ({"SECURE_PROXY_SSL_HEADER": None}, "W001"),
+        ({"REDIS_URL": "redis://localhost"}, "W002"),
+        ({"ALLOWED_HOSTS": ["chat.example.com", "*"]}, "W003"),
+        ({"WEBSOCKET": {"ping_interval_seconds": 60}}, "W004"),
+        ({"WEBSOCKET": {"idle_timeout_seconds": 0}}, "W006"),
+        ({"WEBSOCKET": {"drain": {"grace_seconds": 29}}}, "W007"),
+        (
+            {"WEBSOCKET": {"drain": {"grace_seconds": 20, "delay_seconds": 10}}},
+            "W007",
+        ),
+        ({"WEBSOCKET": {"anonymous": True}}, "W008"),
+        ({"WEBSOCKET": {"trusted_proxies": ["10.0.0.1", "0.0.0.0/0"]}}, "W009"),
+        ({"WEBSOCKET": {"trusted_proxies": ["::/0"]}}, "W009"),
+        ({"WEBSOCKET": {"allowed_origins": ["http://example.com"]}}, "W010"),
+        ({"WEBSOCKET": {"echo_endpoint": True}}, "W011"),
+    ],
+)
+def test_what_is_unsafe_is_named(
+    settings: Any, changed: dict[str, Any], number: str
+) -> None:
+    assert find(settings, **changed) == {number}
+
+
+@pytest.mark.parametrize(
+    "websocket",
+    [
+        {"ping_interval_seconds": 59},
+        {"drain": {"grace_seconds": 28}},
+        {"trusted_proxies": ["10.0.0.0/8"]},
+        {"allowed_origins": ["https://example.com"]},
+    ],
+)
+def test_what_is_just_within_is_not(settings: Any, websocket: dict[str, Any]) -> None:
+    assert find(settings, WEBSOCKET=websocket) == set()
+
+
+def test_a_redis_layer_reaches_every_node(settings: Any) -> None:
+    layer = {"default": {"BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer"}}
+    assert find(settings, REDIS_URL="redis://x", CHANNEL_LAYERS=layer) == set()
+
+
+def test_more_connections_than_the_process_may_have_files(settings: Any) -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most == resource.RLIM_INFINITY:
+        pytest.skip("there is no hard limit here")
+    fitting = int((most - 200) / 1.1) - 1
+    assert find(settings, WEBSOCKET={"max_total_connections": fitting}) == set()
+    assert find(settings, WEBSOCKET={"max_total_connections": most}) == {"W005"}
+
+
+def test_every_wrong_value_is_an_error_of_its_own(settings: Any) -> None:
+    settings.WEBSOCKET = {"max_total_connections": 0, "what": 1}
+    found = check_configuration()
+    assert [one.id for one in found] == ["connections.E001"] * 2
+    assert all(one.level == checks.ERROR for one in found)
