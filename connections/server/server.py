@@ -25,6 +25,7 @@ from connections.node import Node, get_node
 from connections.server.admission import Admission
 from connections.server.budget import BufferBudget
 from connections.server.drain import drain
+from connections.server.files import raise_file_limit
 from connections.server.http import HttpChannel, HttpFactory
 from connections.server.websocket import WebSocketProtocol
 
@@ -116,6 +117,7 @@ class Server(DaphneServer):
         """Serve until a signal or stop()."""
         self.http_factory = HttpFactory(self)
         _begin_logging(self.verbosity)
+        raise_file_limit(self.config)
         asyncio.set_event_loop(self.loop)
         if self.verbosity >= 3:
             self.loop.set_debug(True)
