@@ -227,13 +227,14 @@ async def test_behind_a_trusted_proxy_the_clients_address_counts(
 
 async def test_all_handshakes_in_progress_have_a_bound(servers: Servers) -> None:
     """The oldest goes, answered; the newest is served."""
-    server = start(servers, handshake__max_pending=3)
+    server = start(servers, handshake__max_pending=3, handshake__timeout_seconds=30)
     clients = []
     for index in range(4):
         client = await RawClient.connect(server.port, source=f"127.0.1.{index + 1}")
         await client.send(build_request("/silent", server.port))
         clients.append(client)
-    assert (await clients[0].read_response())[0] == 503
+    # 408 where its head had not been read yet, 503 where the application has it.
+    assert (await clients[0].read_response())[0] in (408, 503)
     assert (await refusal(server))[0] == 101
 
 

@@ -122,7 +122,7 @@ async def test_a_client_that_never_reads_is_cut_off_under_tls_too(
                 await ws.send(b"x" * 50_000)
 
     pouring = asyncio.create_task(pour())
-    await wait_until(lambda: read_reason(server) == "slow_consumer", 20)
+    await wait_until(lambda: read_reason(server) == "slow_consumer", 60)
     assert server.rss_kib() - before < 20_000
     pouring.cancel()
     await asyncio.gather(pouring, return_exceptions=True)
