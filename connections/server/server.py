@@ -7,6 +7,7 @@ import asyncio
 import logging
 import os
 import signal
+import threading
 from functools import partial
 from typing import Any
 
@@ -33,6 +34,9 @@ logger = logging.getLogger(__name__)
 
 BACKLOG = 2048
 """Connections the kernel keeps for us in a storm; daphne's 50 is soon full."""
+
+_EXIT_SECONDS = 3
+"""For threads to end by themselves, after the drain."""
 
 _DAPHNE_DEFAULTS = {
     "ping_interval": 20,
@@ -139,6 +143,8 @@ class Server(DaphneServer):
         reactor.callLater(1, self.application_checker)
         reactor.callLater(2, self.timeout_checker)
         reactor.run(installSignalHandlers=self.signal_handlers)
+        if self.signal_handlers:
+            _exit_in_time(self.exit_code)
 
     def listen_success(self, port: Any) -> None:
         self.ports.append(port)
@@ -268,6 +274,24 @@ class Server(DaphneServer):
                 self.node.skip_grace()
         else:
             os._exit(1)
+
+
+def _exit_in_time(exit_code: int) -> None:
+    """
+    Let the process end though a thread does not.
+
+    Python waits for every thread of an executor, and one that waits for a
+    database that stands still, or sits in a consumer's own code, may never end.
+    """
+
+    def leave() -> None:
+        logger.error("A thread does not end; left behind", extra={"event": "stuck"})
+        logging.shutdown()
+        os._exit(exit_code)
+
+    timer = threading.Timer(_EXIT_SECONDS, leave)
+    timer.daemon = True
+    timer.start()
 
 
 def _begin_logging(verbosity: int) -> None:

@@ -1,12 +1,12 @@
 """Who may connect: tokens and sessions, with the database there and away."""
 
-import asyncio
 from collections.abc import Callable
 from datetime import timedelta
 from importlib import import_module
 from typing import Any
 
 import pytest
+from channels.db import database_sync_to_async
 from django.conf import settings
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
 from django.contrib.auth.models import User
@@ -122,7 +122,7 @@ def test_a_session_of_nobody_or_of_an_inactive_user_is_unauthenticated() -> None
 
 
 class FlakyDatabase:
-    """Answers from this thread, or not at all."""
+    """Answers, or not at all."""
 
     def __init__(self) -> None:
         self.is_away = False
@@ -130,12 +130,12 @@ class FlakyDatabase:
     async def read(self, work: Any, secret: str) -> Any:
         if self.is_away:
             raise DatabaseUnavailable("away")
-        return await asyncio.to_thread(work, secret)
+        return await database_sync_to_async(work)(secret)
 
 
 @pytest.mark.django_db(transaction=True)
 async def test_a_credential_of_the_last_minute_outlives_the_database() -> None:
-    token, _ = await asyncio.to_thread(create_access_token, "alice")
+    token, _ = await database_sync_to_async(create_access_token)("alice")
     clock, database = FakeClock(), FlakyDatabase()
     verifier = Verifier(database, clock)  # type: ignore[arg-type]
     assert (await verifier.verify_token(token)).client_id == "alice"
@@ -153,12 +153,12 @@ async def test_a_credential_of_the_last_minute_outlives_the_database() -> None:
 
 @pytest.mark.django_db(transaction=True)
 async def test_a_revoked_credential_is_forgotten() -> None:
-    token, row = await asyncio.to_thread(create_access_token, "alice")
+    token, row = await database_sync_to_async(create_access_token)("alice")
     database = FlakyDatabase()
     verifier = Verifier(database, FakeClock())  # type: ignore[arg-type]
     await verifier.verify_token(token)
     row.revoked_at = timezone.now()
-    await asyncio.to_thread(row.save)
+    await database_sync_to_async(row.save)()
     with pytest.raises(Refused):
         await verifier.verify_token(token)
     database.is_away = True

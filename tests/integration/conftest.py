@@ -5,6 +5,7 @@ import pytest
 
 from tests.integration.processes import LiveServer, Servers
 from tests.integration.raw_client import RawClient
+from tests.integration.services import PostgresProcess
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +22,16 @@ def servers(tmp_path: Path, migrated_database: Path) -> Iterator[Servers]:
     running = Servers(tmp_path, migrated_database)
     yield running
     running.stop_all()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresProcess]:
+    """A PostgreSQL of the tests' own, without any database of ours."""
+    server = PostgresProcess()
+    try:
+        yield server.create()
+    finally:
+        server.remove()
 
 
 @pytest.fixture(autouse=True)

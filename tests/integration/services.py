@@ -1,0 +1,166 @@
+"""A private PostgreSQL for tests, to be paused, killed and started again."""
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.integration.processes import StartFailed, free_port
+
+_START_SECONDS = 30
+_USER = "orchestra"
+
+
+class PostgresProcess:
+    """
+    One PostgreSQL on a port of its own, its files in a temporary folder.
+
+    It refuses to run as root, so there it runs as `nobody`. Nothing is synced:
+    what is tested is our side of an outage, not the disk's.
+    """
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self._initdb = find_program("initdb", "/usr/lib/postgresql/*/bin")
+        self._postgres = self._initdb.with_name("postgres")
+        # Not pytest's tmp_path, whose parents only their owner may enter.
+        self._folder = Path(tempfile.mkdtemp(prefix="postgres-"))
+        self._log = self._folder / "log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._user: int | None = None
+        self._group: int | None = None
+        if os.geteuid() == 0:
+            account = pwd.getpwnam("nobody")
+            self._user, self._group = account.pw_uid, account.pw_gid
+            os.chown(self._folder, self._user, self._group)
+
+    def create(self) -> "PostgresProcess":
+        """Make the cluster and start it."""
+        done = subprocess.run(
+            [
+                *(self._initdb, "--pgdata", self._folder / "cluster", "--no-sync"),
+                *("--username", _USER, "--auth", "trust"),
+                *("--encoding", "UTF8", "--locale", "C"),
+            ],
+            cwd=self._folder,
+            capture_output=True,
+            text=True,
+            timeout=_START_SECONDS,
+            user=self._user,
+            group=self._group,
+            extra_groups=None if self._user is None else [],
+        )
+        if done.returncode:
+            raise StartFailed(done.stdout + done.stderr)
+        return self.start()
+
+    def start(self) -> "PostgresProcess":
+        """Start it and wait until it answers."""
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    *(self._postgres, "-D", self._folder / "cluster"),
+                    *("-p", str(self.port), "-c", "listen_addresses=127.0.0.1"),
+                    *("-k", self._folder, "-c", "fsync=off"),
+                    *("-c", "max_connections=40", "-c", "shared_buffers=16MB"),
+                ],
+                cwd=self._folder,
+                stdout=log,
+                stderr=log,
+                user=self._user,
+                group=self._group,
+                extra_groups=None if self._user is None else [],
+            )
+        deadline = time.monotonic() + _START_SECONDS
+        while True:
+            try:
+                self.connect("postgres").close()
+                return self
+            except psycopg.OperationalError as exc:
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    raise StartFailed(self._log.read_text(errors="replace")) from exc
+                time.sleep(0.05)
+
+    def url(self, database: str) -> str:
+        """Return a database's URL, as DATABASE_URL takes it."""
+        return f"postgres://{_USER}@127.0.0.1:{self.port}/{database}"
+
+    def connect(self, database: str) -> psycopg.Connection:
+        """Return a connection to look inside with."""
+        return psycopg.connect(self.url(database), connect_timeout=5, autocommit=True)
+
+    def create_database(self, name: str, template: str = "template1") -> str:
+        """Make a database, empty or a copy of another; return its URL."""
+        with self.connect("postgres") as connection:
+            connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+        return self.url(name)
+
+    def pause(self) -> None:
+        """Let it stand still, its connections open."""
+        for pid in self._pids():
+            os.kill(pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        for pid in reversed(self._pids()):
+            os.kill(pid, signal.SIGCONT)
+
+    def kill(self) -> None:
+        """End it at once, as a crash would; its files stay."""
+        self._end(signal.SIGQUIT)
+
+    def remove(self) -> None:
+        """End it for good, and its files with it."""
+        if self._process is not None and self._process.poll() is None:
+            self.resume()
+            self.kill()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _end(self, number: int) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+            self._process.wait(10)
+            self._process = None
+
+    def _pids(self) -> list[int]:
+        """Return the postmaster, and then the processes that serve connections."""
+        if self._process is None:
+            return []
+        own = self._process.pid
+        return [own, *(pid for pid, parent in _list_processes() if parent == own)]
+
+
+def _list_processes() -> list[tuple[int, int]]:
+    """Return every process and its parent (proc(5), stat)."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = stat.read_text().rpartition(")")[2].split()[1]
+        except OSError:
+            continue  # It has ended since.
+        found.append((int(stat.parent.name), int(parent)))
+    return found
+
+
+def find_program(name: str, *folders: str) -> Path:
+    """
+    Return where a program is, on PATH or in folders that are patterns.
+
+    Without it the test is skipped at home and fails in CI.
+    """
+    found = shutil.which(name)
+    if found is not None:
+        return Path(found).resolve()
+    for folder in folders:
+        for path in sorted(Path("/").glob(f"{folder.lstrip('/')}/{name}")):
+            return path
+    if os.environ.get("CI"):
+        pytest.fail(f"{name} is not installed")
+    pytest.skip(f"{name} is not installed")

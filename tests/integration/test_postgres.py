@@ -1,0 +1,177 @@
+"""The same on PostgreSQL, and what happens while it is away."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.asyncio.client import ClientConnection
+
+from tests.integration.processes import ROOT, LiveServer, Servers, wait_until
+from tests.integration.services import PostgresProcess
+from tests.integration.test_main_job import (
+    QUICK,
+    assert_alive,
+    closing,
+    open_echo,
+    opened,
+)
+
+SUITES = ("tests/connections", "tests/sessions_history")
+"""What is tested on SQLite by itself and here once more."""
+
+
+@pytest.fixture(scope="module")
+def postgres(
+    postgres_server: PostgresProcess, tmp_path_factory: pytest.TempPathFactory
+) -> PostgresProcess:
+    """A PostgreSQL with a migrated database to copy, `migrated`."""
+    url = postgres_server.create_database("migrated")
+    migrating = LiveServer(
+        folder=tmp_path_factory.mktemp("migrated"), environment={"DATABASE_URL": url}
+    )
+    migrating.manage("migrate", "--verbosity", "0")
+    return postgres_server
+
+
+@pytest.fixture
+def database(postgres: PostgresProcess) -> Iterator[str]:
+    """The name of a migrated database; the server runs again afterwards."""
+    name = f"test_{uuid.uuid4().hex}"
+    postgres.create_database(name, template="migrated")
+    yield name
+    postgres.resume()
+
+
+@pytest.fixture
+def server(servers: Servers, postgres: PostgresProcess, database: str) -> LiveServer:
+    return servers.start(
+        config=QUICK,
+        arguments=("--no-sweeper",),
+        environment={"DATABASE_URL": postgres.url(database)},
+    )
+
+
+@pytest.fixture
+def read_rows(
+    postgres: PostgresProcess, database: str
+) -> Callable[[], list[tuple[Any, ...]]]:
+    def read() -> list[tuple[Any, ...]]:
+        with postgres.connect(database) as connection:
+            return connection.execute(
+                "select client_id, reason, closed_at is null"
+                " from connections_connection order by connection_id"
+            ).fetchall()
+
+    return read
+
+
+ReadRows = Callable[[], list[tuple[Any, ...]]]
+
+
+@pytest.mark.slow
+def test_whatever_uses_the_database_works_on_postgresql(
+    postgres: PostgresProcess, tmp_path: Path
+) -> None:
+    """Every test that is marked as using the database, in a run of its own."""
+    url = postgres.create_database(f"suites_{uuid.uuid4().hex}")
+    environment = {**os.environ, "DATABASE_URL": url, "ORCHESTRA_VAR": str(tmp_path)}
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-m", "django_db"),
+            # The database goes with its server; dropping it by itself fails
+            # while Channels' thread, which lives as long as the run, is in it.
+            *("--no-cov", "--reuse-db", "-p", "no:cacheprovider"),
+            *(f"--basetemp={tmp_path / 'run'}", *SUITES),
+        ],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout
+
+
+async def test_limits_and_records(server: LiveServer, read_rows: ReadRows) -> None:
+    token = server.create_token()
+    async with opened(server, token, 6) as connections:
+        assert (await closing(connections[0]))[0] == 4005
+        await wait_until(
+            lambda: (
+                read_rows() == [("alice", "evicted", False), *[("alice", "", True)] * 5]
+            )
+        )
+    await wait_until(lambda: not any(is_open for *_, is_open in read_rows()))
+
+
+async def churn(server: LiveServer, token: str) -> None:
+    connection = await open_echo(server, token)
+    await assert_alive(connection)
+    await connection.close()
+
+
+async def assert_unavailable(server: LiveServer, token: str) -> None:
+    """A credential that was never verified cannot be verified now."""
+    stranger: ClientConnection = await open_echo(server, token)
+    assert (await closing(stranger))[0] == 4104
+
+
+async def test_a_crash_costs_no_connection_and_no_record(
+    server: LiveServer, postgres: PostgresProcess, read_rows: ReadRows
+) -> None:
+    token, other = server.create_token(), server.create_token("bob")
+    async with opened(server, token, 1) as (bystander,):
+        await wait_until(lambda: read_rows() == [("alice", "", True)])
+        postgres.kill()
+        try:
+            for _ in range(3):
+                await churn(server, token)
+            await assert_unavailable(server, other)
+            await assert_alive(bystander)
+        finally:
+            postgres.start()
+        expected = [("alice", "", True), *[("alice", "closed", False)] * 3]
+        await wait_until(lambda: read_rows() == expected, seconds=20)
+        await assert_alive(bystander)
+        await churn(server, other)
+
+
+async def test_a_database_that_stands_still_holds_up_nobody(
+    server: LiveServer, postgres: PostgresProcess, read_rows: ReadRows
+) -> None:
+    """Its sockets stay open and nothing answers: worse than one that is gone."""
+    token, other = server.create_token(), server.create_token("bob")
+    async with opened(server, token, 1) as (bystander,):
+        await wait_until(lambda: read_rows() == [("alice", "", True)])
+        postgres.pause()
+        try:
+            for _ in range(3):
+                await churn(server, token)
+            await asyncio.gather(
+                assert_unavailable(server, other), assert_alive(bystander)
+            )
+        finally:
+            postgres.resume()
+        expected = [("alice", "", True), *[("alice", "closed", False)] * 3]
+        await wait_until(lambda: read_rows() == expected, seconds=30)
+        await assert_alive(bystander)
+        await churn(server, other)
+
+
+async def test_a_server_stops_though_its_database_stands_still(
+    server: LiveServer, postgres: PostgresProcess, read_rows: ReadRows
+) -> None:
+    """What it could not write any more, the sweeper records as lost."""
+    token = server.create_token()
+    async with opened(server, token, 1) as (connection,):
+        await wait_until(lambda: read_rows() == [("alice", "", True)])
+        postgres.pause()
+        assert await asyncio.to_thread(server.terminate) == 0
+        assert (await closing(connection))[0] == 4200
