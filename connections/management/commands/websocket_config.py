@@ -1,18 +1,30 @@
 import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import yaml
+from django.conf import settings
 from django.core.management.base import BaseCommand, CommandParser
 
-from connections.config import describe, get_config
+from connections.config import (
+    ENVIRONMENT_PREFIX,
+    WebSocketConfig,
+    describe,
+    get_config,
+)
 from connections.options import Documented
 
 
 class Command(BaseCommand):
-    help = "Show the configuration in force, and what each key takes."
+    help = "Show the configuration in force, and where each value comes from."
 
     def add_arguments(self, parser: CommandParser) -> None:
         forms = parser.add_mutually_exclusive_group()
-        forms.add_argument("--json", action="store_true", help="the values as JSON")
+        forms.add_argument(
+            "--json", action="store_true", help="values and where they come from"
+        )
         forms.add_argument(
             "--table", action="store_true", help="keys and defaults as Markdown"
         )
@@ -21,13 +33,20 @@ class Command(BaseCommand):
         keys = describe()
         if options["table"]:
             self.stdout.write(make_table(keys))
-        elif options["json"]:
-            values = {key.path: _read(key.path) for key in keys}
+            return
+        given = _read_given()
+        values = {
+            key.path: {
+                "value": _read(get_config(), key.path),
+                "from": find_source(key.path, given),
+            }
+            for key in keys
+        }
+        if options["json"]:
             self.stdout.write(json.dumps(values))
-        else:
-            self.stdout.write(f"# {get_config().source or 'defaults'}")
-            for key in keys:
-                self.stdout.write(f"{key.path}: {_read(key.path)}  # {key.about}")
+            return
+        for path, one in values.items():
+            self.stdout.write(f"{path}: {json.dumps(one['value'])}  # {one['from']}")
 
 
 def make_table(keys: list[Documented]) -> str:
@@ -40,8 +59,36 @@ def make_table(keys: list[Documented]) -> str:
     return "\n".join(rows)
 
 
-def _read(path: str) -> Any:
-    value: Any = get_config()
+def find_source(path: str, given: object) -> str:
+    """Return what gave a key its value: a variable, the file, settings, a default."""
+    variable = ENVIRONMENT_PREFIX + path.replace(".", "__")
+    for name in os.environ:
+        if name.upper() == variable.upper() and name.startswith(ENVIRONMENT_PREFIX):
+            return name
+    for part in path.split("."):
+        if not isinstance(given, Mapping) or part not in given:
+            break
+        given = given[part]
+    else:
+        return get_config().source
+    # The project's settings may bring defaults of their own.
+    is_default = _read(get_config(), path) == _read(WebSocketConfig(), path)
+    return "default" if is_default else "settings"
+
+
+def _read_given() -> object:
+    """Return what the file, or the dict in settings, says itself."""
+    configured = getattr(settings, "WEBSOCKET", None)
+    if isinstance(configured, Mapping):
+        return configured
+    path = Path(get_config().source)
+    if not path.is_file():
+        return None
+    return yaml.safe_load(path.read_text(encoding="utf-8"))["websocket"]
+
+
+def _read(config: WebSocketConfig, path: str) -> Any:
+    value: Any = config
     for name in path.split("."):
         value = getattr(value, name)
     return list(value) if isinstance(value, tuple) else value
