@@ -1,0 +1,73 @@
+"""script/server itself, with the environment that script/test has made."""
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from websockets.asyncio.client import connect
+
+from tests.integration.processes import ROOT, free_port, wait_until
+from tests.integration.test_main_job import assert_alive, closing
+
+pytestmark = pytest.mark.skipif(
+    not (ROOT / ".venv" / "installed").exists(),
+    reason="script/test has not made .venv; script/server would install it now",
+)
+
+
+class Started:
+    """script/server, run from another folder than the checkout."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        self._log = folder / "log"
+        environment = {
+            **os.environ,
+            "PORT": str(self.port),
+            "ORCHESTRA_VAR": str(folder),
+        }
+        environment.pop("DEBUG", None)
+        with self._log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [ROOT / "script" / "server"],
+                cwd=folder,
+                env=environment,
+                stdout=output,
+                stderr=output,
+            )
+
+    def log(self) -> str:
+        """Return what it has printed."""
+        return self._log.read_text()
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[Started]:
+    started = Started(tmp_path)
+    yield started
+    if started.process.poll() is None:
+        started.process.kill()
+    started.process.wait(10)
+
+
+async def test_what_it_prints_is_enough_to_connect(started: Started) -> None:
+    """Six connections with the token are one too many."""
+    serving = f"Listening on TCP address 127.0.0.1:{started.port}"
+    await wait_until(
+        lambda: serving in started.log() or started.process.poll() is not None,
+        seconds=60,
+    )
+    found = re.search(r"(ws://\S+) --token (\S+)", started.log())
+    assert found, started.log()
+    headers = {"Authorization": f"Bearer {found[2]}"}
+    opened = [await connect(found[1], additional_headers=headers) for _ in range(6)]
+    assert (await closing(opened[0]))[0] == 4005
+    for connection in opened[1:]:
+        await assert_alive(connection)
+        await connection.close()
+    started.process.send_signal(signal.SIGTERM)
+    assert started.process.wait(40) == 0

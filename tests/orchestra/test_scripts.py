@@ -1,0 +1,243 @@
+"""The two commands, on a machine as bare as a test can make it."""
+
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+PROGRAMS = ("bash", "cat", "cp", "dirname", "env", "id", "mkdir", "rm", "sh", "tr")
+
+PYTHON = f"""#!/bin/sh
+# Python as the scripts see it: what installs is written down, not done.
+case "$1 $2" in
+"-m venv") mkdir -p "$3/bin" && cp "$0" "$3/bin/python" && echo venv >> "$CALLS" ;;
+"-m pip") echo "pip $*" >> "$CALLS" ;;
+*) exec {sys.executable} "$@" ;;
+esac
+"""
+
+MANAGE = """
+import os, pathlib, sys
+with open(os.environ["CALLS"], "a") as calls:
+    print("manage", *sys.argv[1:], file=calls)
+if sys.argv[1] == "prepare_development":
+    folder = pathlib.Path(os.environ.get("ORCHESTRA_VAR", "var"))
+    folder.mkdir(exist_ok=True)
+    (folder / "development_token").write_text("the-token\\n")
+    (folder / "development_password").write_text("the-password\\n")
+"""
+
+RECORD = '#!/bin/sh\necho "$(basename "$0") $*" >> "$CALLS"\n'
+
+
+def write_program(path: Path, source: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(source)
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+class Machine:
+    """A checkout, and a PATH with little more than a shell and Python on it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.checkout = folder / "checkout"
+        self.programs = folder / "bin"
+        self._calls = folder / "calls"
+        self._elsewhere = folder / "elsewhere"
+        for one in (self.checkout, self.programs, self._elsewhere):
+            one.mkdir()
+        shutil.copytree(ROOT / "script", self.checkout / "script")
+        (self.checkout / "requirements.txt").write_text("django\n")
+        (self.checkout / "manage.py").write_text(MANAGE)
+        for name in (*PROGRAMS, "basename"):
+            found = shutil.which(name)
+            assert found, name
+            (self.programs / name).symlink_to(found)
+        for name in ("ruff", "mypy"):
+            write_program(self.programs / name, RECORD)
+        write_program(self.programs / "python3", PYTHON)
+        # `python -m pytest` finds what lies in the folder it is run in.
+        (self.checkout / "pytest.py").write_text(
+            "import os, sys\n"
+            "with open(os.environ['CALLS'], 'a') as calls:\n"
+            "    print('pytest', *sys.argv[1:], file=calls)\n"
+        )
+
+    def run(
+        self, script: str, *arguments: str, **environment: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a script from another folder than the checkout."""
+        return subprocess.run(
+            [self.checkout / "script" / script, *arguments],
+            cwd=self._elsewhere,
+            env={
+                "PATH": str(self.programs),
+                "CALLS": str(self._calls),
+                "HOME": str(self._elsewhere),
+                **environment,
+            },
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    def calls(self) -> list[str]:
+        """Return what was called since the last time this was asked."""
+        found = self._calls.read_text().splitlines() if self._calls.exists() else []
+        self._calls.unlink(missing_ok=True)
+        return found
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+INSTALLED = "pip -m pip install --quiet --disable-pip-version-check -r requirements.txt"
+
+
+def test_server_sets_everything_up_and_serves(machine: Machine) -> None:
+    done = machine.run("server", "--no-sweeper")
+    assert done.returncode == 0, done.stderr
+    assert machine.calls() == [
+        "venv",
+        INSTALLED,
+        "manage migrate --verbosity 0",
+        "manage prepare_development",
+        "manage serve --host 127.0.0.1 --port 8000 --no-sweeper",
+    ]
+    assert "ws://127.0.0.1:8000/ws/echo/ --token the-token" in done.stderr
+    assert "user admin, password the-password" in done.stderr
+
+
+def test_the_second_run_installs_nothing(machine: Machine) -> None:
+    machine.run("server")
+    machine.calls()
+    assert machine.run("server", PORT="9000").returncode == 0
+    assert machine.calls() == [
+        "manage migrate --verbosity 0",
+        "manage prepare_development",
+        "manage serve --host 127.0.0.1 --port 9000",
+    ]
+
+
+def test_changed_requirements_are_installed(machine: Machine) -> None:
+    machine.run("server")
+    machine.calls()
+    (machine.checkout / "requirements.txt").write_text("django\nchannels\n")
+    machine.run("server")
+    assert machine.calls()[0] == INSTALLED
+
+
+def test_nobody_is_made_outside_development(machine: Machine) -> None:
+    done = machine.run("server", DEBUG="false")
+    assert done.returncode == 0
+    assert "manage prepare_development" not in machine.calls()
+    assert "token" not in done.stderr
+
+
+@pytest.mark.parametrize("script", ["server", "test"])
+def test_help_helps_and_does_nothing(machine: Machine, script: str) -> None:
+    done = machine.run(script, "--help")
+    assert (done.returncode, machine.calls()) == (0, [])
+    assert f"script/{script}" in done.stdout
+    assert not (machine.checkout / ".venv").exists()
+
+
+@pytest.mark.parametrize("script", ["server", "test"])
+def test_without_a_new_python_it_says_so(machine: Machine, script: str) -> None:
+    write_program(machine.programs / "python3", "#!/bin/sh\nexit 1\n")
+    done = machine.run(script)
+    assert done.returncode == 1
+    assert "Python 3.11 or newer is needed" in done.stderr
+    assert machine.calls() == []
+
+
+def test_a_half_made_environment_is_not_taken_for_one(machine: Machine) -> None:
+    """Debian's python3 without python3-venv leaves one that has no pip."""
+    failing = PYTHON.replace("&& echo venv", "&& exit 1; echo venv")
+    write_program(machine.programs / "python3", failing)
+    done = machine.run("server")
+    assert done.returncode == 1
+    assert "apt install python3-venv" in done.stderr
+    assert not (machine.checkout / ".venv").exists()
+    write_program(machine.programs / "python3", PYTHON)
+    assert machine.run("server").returncode == 0
+
+
+def test_a_failed_installation_is_tried_again(machine: Machine) -> None:
+    failing = PYTHON.replace('>> "$CALLS" ;;\n*)', '>> "$CALLS"; exit 1 ;;\n*)')
+    write_program(machine.programs / "python3", failing)
+    done = machine.run("server")
+    assert done.returncode == 1
+    assert "could not be installed" in done.stderr
+    machine.calls()
+    write_program(machine.checkout / ".venv" / "bin" / "python", PYTHON)
+    assert machine.run("server").returncode == 0
+    assert machine.calls()[0] == INSTALLED
+
+
+@pytest.mark.parametrize("order", [("--quick", "-x"), ("-x", "--quick")])
+def test_quick_leaves_out_services_and_real_processes(
+    machine: Machine, order: tuple[str, ...]
+) -> None:
+    done = machine.run("test", *order)
+    assert done.returncode == 0, done.stderr
+    assert machine.calls()[-1] == (
+        "pytest -q --ignore=tests/integration -m not slow -x"
+    )
+    assert "install:" not in done.stderr
+
+
+def test_all_checks_come_before_the_tests(machine: Machine) -> None:
+    machine.run("test", "--quick")
+    assert machine.calls()[2:-1] == [
+        "ruff check .",
+        "ruff format --check --quiet .",
+        "mypy connections sessions_history orchestra",
+        "manage check",
+        "manage makemigrations --check --dry-run",
+    ]
+
+
+def test_a_failed_check_is_a_failed_run(machine: Machine) -> None:
+    write_program(machine.programs / "mypy", "#!/bin/sh\nexit 2\n")
+    assert machine.run("test", "--quick").returncode == 2
+    assert not any(call.startswith("pytest") for call in machine.calls())
+
+
+@pytest.mark.parametrize(
+    ("environment", "consequence"),
+    [({}, "are skipped"), ({"CI": "true"}, "fail, for this is CI")],
+    ids=["home", "CI"],
+)
+def test_what_may_not_be_installed_is_named(
+    machine: Machine, environment: dict[str, str], consequence: str
+) -> None:
+    """Without apt-get nothing can be installed, whoever asks."""
+    done = machine.run("test", **environment)
+    assert done.returncode == 0, done.stderr
+    (line,) = [one for one in done.stderr.splitlines() if "May not install" in one]
+    assert "redis-server" in line
+    assert consequence in line
+    assert machine.calls()[-1] == "pytest -q --cov --cov-report=term"
+
+
+def test_packages_that_cannot_be_fetched_end_nothing(machine: Machine) -> None:
+    write_program(machine.programs / "apt-get", "#!/bin/sh\nexit 100\n")
+    write_program(machine.programs / "sudo", '#!/bin/sh\nshift\nexec "$@"\n')
+    done = machine.run("test")
+    assert done.returncode == 0, done.stderr
+    assert "Could not install: redis-server" in done.stderr
+
+
+def test_ci_calls_the_same_script() -> None:
+    lines = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert lines[-1] == "exec script/test"
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
