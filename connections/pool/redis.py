@@ -256,7 +256,7 @@ class RedisPool(SharedPool):
     def _start(self) -> None:
         if not self._has_started:
             self._has_started = True
-            self._bus.start()
+            self._spawn(self._bus.start(), "The bus between nodes")
             self._spawn(self._release_forever(), "The release of slots")
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:

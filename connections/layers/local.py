@@ -1,0 +1,194 @@
+"""The channel layer of a single node."""
+
+import asyncio
+import os
+import time
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
+
+from channels.exceptions import ChannelFull
+from channels.layers import BaseChannelLayer
+
+from connections.layers.mailbox import Mailbox, Message
+from connections.units import Clock
+
+SPECIFIC_PREFIX = "specific."
+
+
+class LocalLayer(BaseChannelLayer):
+    """
+    A channel layer in this process's memory, as Channels documents one.
+
+    A group send costs one step per member and copies the message once: members
+    share what it holds, and treat it as read-only below its outermost level.
+    send() raises ChannelFull. A group send drops for members that are full, and
+    those find a message of type channel.gap in its place. Messages unread for
+    `expiry` seconds are such a gap, too; the membership stays.
+
+    Usable from other threads and event loops, as async_to_sync() does.
+    """
+
+    extensions = ("groups", "flush")
+
+    def __init__(
+        self,
+        *,
+        expiry: float = 60,
+        group_expiry: float = 86_400,
+        capacity: int = 100,
+        channel_capacity: Mapping[Any, int] | None = None,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        super().__init__(expiry=expiry, capacity=capacity)
+        # BaseChannelLayer leaves compiling to its subclasses; its own forgets to.
+        self.channel_capacity = self.compile_capacities(channel_capacity or {})
+        self.group_expiry = group_expiry
+        self.dropped = 0
+        """Messages that found no room, since the start."""
+        self._clock = clock
+        self._mailboxes: dict[str, Mailbox] = {}
+        # Of each group its members, and when they joined: the earliest first.
+        self._groups: dict[str, dict[str, float]] = {}
+        self._groups_of: dict[str, set[str]] = {}
+        self._swept_at = clock()
+
+    # As Channels documents it
+
+    async def new_channel(self, prefix: str = SPECIFIC_PREFIX) -> str:
+        """Return the name of a channel that nobody else has."""
+        self._sweep()
+        return f"{prefix}.local!{os.urandom(12).hex()}"
+
+    async def send(self, channel: str, message: Message) -> None:
+        """
+        Send a message to a channel.
+
+        Raises:
+            ChannelFull: `capacity` messages wait there.
+            TypeError: the name is not valid, or the message not a dict.
+        """
+        self.require_valid_channel_name(channel)
+        require_message(message)
+        loop = asyncio.get_running_loop()
+        if not self._open(channel).put(deepcopy(message), self._clock(), loop):
+            self.dropped += 1
+            raise ChannelFull(channel)
+
+    async def receive(self, channel: str) -> Message:
+        """Return the next message of a channel, waiting for one if need be."""
+        self.require_valid_channel_name(channel)
+        while True:
+            mailbox = self._open(channel)
+            message = mailbox.take(self._clock())
+            if message is not None:
+                return message
+            await mailbox.wait()
+
+    async def group_add(self, group: str, channel: str) -> None:
+        """Add a channel to a group; joining again renews its membership."""
+        self.require_valid_group_name(group)
+        self.require_valid_channel_name(channel)
+        members = self._groups.setdefault(group, {})
+        members.pop(channel, None)
+        members[channel] = self._clock()
+        self._groups_of.setdefault(channel, set()).add(group)
+
+    async def group_discard(self, group: str, channel: str) -> None:
+        """Take a channel out of a group; one that is not in it is no error."""
+        self.require_valid_group_name(group)
+        self.require_valid_channel_name(channel)
+        self._leave(group, channel)
+
+    async def group_send(self, group: str, message: Message) -> None:
+        """Send a message to every member of a group."""
+        self.require_valid_group_name(group)
+        require_message(message)
+        members = self._groups.get(group)
+        if not members:
+            return
+        now = self._clock()
+        self._expire(group, members, now)
+        loop = asyncio.get_running_loop()
+        shared = deepcopy(message)
+        mailboxes = self._mailboxes
+        # A copy: another thread may join meanwhile.
+        for channel in list(members):
+            mailbox = mailboxes.get(channel)
+            if mailbox is None:
+                mailbox = self._open(channel)
+            if not mailbox.put(shared, now, loop):
+                self.dropped += 1
+                mailbox.put_gap(1, loop)
+
+    async def flush(self) -> None:
+        """Forget all messages and groups."""
+        mailboxes, self._mailboxes = self._mailboxes, {}
+        self._groups.clear()
+        self._groups_of.clear()
+        for mailbox in mailboxes.values():
+            mailbox.close()
+
+    async def close(self) -> None:
+        """Let go of everything."""
+        await self.flush()
+
+    # Beyond it
+
+    def forget_channel(self, channel: str) -> None:
+        """Take a channel out of all its groups, and drop what waits for it."""
+        for group in list(self._groups_of.get(channel, ())):
+            self._leave(group, channel)
+        mailbox = self._mailboxes.pop(channel, None)
+        if mailbox is not None:
+            mailbox.close()
+
+    def _open(self, channel: str) -> Mailbox:
+        mailbox = self._mailboxes.get(channel)
+        if mailbox is None:
+            mailbox = Mailbox(self.get_capacity(channel), self.expiry)
+            mailbox = self._mailboxes.setdefault(channel, mailbox)
+        return mailbox
+
+    def _leave(self, group: str, channel: str) -> None:
+        members = self._groups.get(group)
+        if members is None or members.pop(channel, None) is None:
+            return
+        if not members:
+            self._groups.pop(group, None)
+        groups = self._groups_of.get(channel, set())
+        groups.discard(group)
+        if not groups:
+            self._groups_of.pop(channel, None)
+
+    def _expire(self, group: str, members: dict[str, float], now: float) -> None:
+        """End memberships that are too old; the oldest stand first."""
+        latest = now - self.group_expiry
+        while members:
+            channel = next(iter(members))
+            if members[channel] > latest:
+                return
+            self._leave(group, channel)
+
+    def _sweep(self) -> None:
+        """Once per expiry, forget mailboxes whose consumers are gone."""
+        now = self._clock()
+        if now - self._swept_at < self.expiry:
+            return
+        self._swept_at = now
+        for channel, mailbox in list(self._mailboxes.items()):
+            if mailbox.is_forgotten(now) and channel not in self._groups_of:
+                del self._mailboxes[channel]
+        for group, members in list(self._groups.items()):
+            self._expire(group, members, now)
+
+
+def require_message(message: object) -> None:
+    """
+    Check that something can be sent.
+
+    Raises:
+        TypeError: it is not a dict.
+    """
+    if not isinstance(message, dict):
+        raise TypeError(f"a message is a dict, not {type(message).__name__}")

@@ -1,0 +1,218 @@
+"""
+Redis pub/sub that knows when it may have missed something.
+
+Imported only where REDIS_URL is set.
+"""
+
+import asyncio
+import logging
+import os
+import random
+import time
+from collections.abc import Callable, Collection
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from connections.redis_clients import ask, cancel
+from connections.units import Clock
+
+logger = logging.getLogger(__name__)
+
+OnMessage = Callable[[str, bytes], None]
+
+_RETRY_SECONDS = (0.1, 2.0)
+"""The first and the longest wait between attempts to subscribe again."""
+
+_CHANNELS_PER_COMMAND = 500
+
+
+class Subscriptions:
+    """
+    A set of channels on one connection, subscribed again whenever that breaks.
+
+    A connection that says nothing for probe_seconds is asked to carry a message
+    to this process itself, and made anew if that does not arrive: after a
+    fail-over it can be healthy and attached to the wrong server.
+
+    The client must not reconnect by itself, or nobody would learn of a gap, and
+    must not decode. It is closed by its owner.
+    """
+
+    def __init__(
+        self,
+        client: Redis,
+        *,
+        name: str,
+        on_message: OnMessage,
+        on_return: Callable[[], None],
+        probe_seconds: float = 5,
+        timeout_seconds: float = 1,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self.is_subscribed = False
+        self._client = client
+        self._name = name
+        self._on_message = on_message
+        self._on_return = on_return
+        self._probe_seconds = probe_seconds
+        self._timeout_seconds = timeout_seconds
+        self._clock = clock
+        self._probe_channel = f"probe:{os.urandom(16).hex()}"
+        self._wanted: set[str] = {self._probe_channel}
+        # Done once Redis has confirmed the subscription to a channel.
+        self._confirmed: dict[str, asyncio.Future[None]] = {}
+        self._subscription: Any = None
+        self._task: asyncio.Task[None] | None = None
+        self._has_subscribed = False
+        self._is_failing = False
+
+    def start(self) -> None:
+        """Begin to listen; calling it again does nothing."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name=self._name)
+
+    def wants(self, channel: str) -> bool:
+        """Tell whether a channel is, or is to be, subscribed to."""
+        return channel in self._wanted
+
+    def carries(self, channel: str) -> bool:
+        """Tell whether Redis has confirmed a channel, on a connection that works."""
+        future = self._confirmed.get(channel)
+        return self.is_subscribed and future is not None and future.done()
+
+    async def add(self, *channels: str) -> bool:
+        """
+        Subscribe; return whether Redis confirmed it in time.
+
+        What is not confirmed is tried again until it is, or is discarded.
+        """
+        self.start()
+        new = [channel for channel in channels if channel not in self._wanted]
+        self._wanted.update(new)
+        waits = [self._expect(channel) for channel in channels]
+        if new and self.is_subscribed:
+            await self._send(self._subscription.subscribe, new)
+        if all(future.done() for future in waits):
+            return True
+        _, pending = await asyncio.wait(waits, timeout=self._timeout_seconds)
+        return not pending
+
+    async def discard(self, *channels: str) -> None:
+        """Unsubscribe; where Redis is away it forgets by itself."""
+        self._wanted.difference_update(channels)
+        for channel in channels:
+            self._confirmed.pop(channel, None)
+        if self.is_subscribed:
+            await self._send(self._subscription.unsubscribe, channels)
+
+    async def close(self) -> None:
+        """Stop listening and forget the channels."""
+        if self._task is not None:
+            await cancel([self._task])
+            self._task = None
+        self._wanted = {self._probe_channel}
+        self._confirmed.clear()
+        self._has_subscribed = False
+
+    def note_failure(self, exc: Exception) -> None:
+        """Log that Redis is away, once per outage."""
+        if not self._is_failing:
+            self._is_failing = True
+            logger.warning(
+                "%s is down: %s",
+                self._name,
+                str(exc) or type(exc).__name__,
+                extra={"event": "subscription_down"},
+            )
+
+    def _expect(self, channel: str) -> asyncio.Future[None]:
+        future = self._confirmed.get(channel)
+        if future is None:
+            future = asyncio.get_running_loop().create_future()
+            self._confirmed[channel] = future
+        return future
+
+    async def _send(self, command: Any, channels: Collection[str]) -> None:
+        try:
+            await ask(command(*channels), self._timeout_seconds)
+        except (RedisError, OSError, TimeoutError) as exc:
+            # The listener finds out too, and subscribes to all that is wanted.
+            self.note_failure(exc)
+
+    async def _run(self) -> None:
+        wait_seconds, longest_seconds = _RETRY_SECONDS
+        while True:
+            started = self._clock()
+            try:
+                await self._listen()
+            except (RedisError, OSError, TimeoutError) as exc:
+                self.note_failure(exc)
+            finally:
+                self.is_subscribed = False
+                self._subscription = None
+            if self._clock() - started > longest_seconds:
+                wait_seconds = _RETRY_SECONDS[0]
+            await asyncio.sleep(wait_seconds * random.uniform(0.5, 1))
+            wait_seconds = min(2 * wait_seconds, longest_seconds)
+
+    async def _listen(self) -> None:
+        """
+        Subscribe and hand messages on, for as long as that works.
+
+        Raises:
+            RedisError, OSError, TimeoutError: it does not work any more.
+        """
+        async with self._client.pubsub() as subscription:
+            async with asyncio.timeout(self._timeout_seconds):
+                await self._subscribe_to_all(subscription)
+            self._note_subscribed(subscription)
+            is_probed = False
+            while True:
+                message = await subscription.get_message(timeout=self._probe_seconds)
+                if message is not None:
+                    is_probed = False
+                    self._take(message)
+                elif is_probed:
+                    raise TimeoutError("the subscription is silent")
+                else:
+                    is_probed = True
+                    probe = self._client.publish(self._probe_channel, b"")
+                    await ask(probe, self._timeout_seconds)
+
+    async def _subscribe_to_all(self, subscription: Any) -> None:
+        """Subscribe to what is wanted, and to what comes to be meanwhile."""
+        known: set[str] = set()
+        while new := list(self._wanted - known)[:_CHANNELS_PER_COMMAND]:
+            await subscription.subscribe(*new)
+            known.update(new)
+            missing = set(new)
+            while missing:
+                message = await subscription.get_message(timeout=None)
+                self._take(message)
+                if message["type"] == "subscribe":
+                    missing.discard(message["channel"].decode())
+        if stale := known - self._wanted:
+            await subscription.unsubscribe(*stale)
+
+    def _take(self, message: dict[str, Any]) -> None:
+        channel = message["channel"].decode()
+        if message["type"] == "subscribe":
+            future = self._confirmed.get(channel)
+            if future is not None and not future.done():
+                future.set_result(None)
+        elif message["type"] == "message" and channel != self._probe_channel:
+            self._on_message(channel, message["data"])
+
+    def _note_subscribed(self, subscription: Any) -> None:
+        if self._is_failing:
+            logger.warning(
+                "%s is back", self._name, extra={"event": "subscription_back"}
+            )
+        self._is_failing = False
+        self._subscription = subscription
+        self.is_subscribed = True
+        if self._has_subscribed:
+            self._on_return()
+        self._has_subscribed = True

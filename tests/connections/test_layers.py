@@ -1,0 +1,370 @@
+"""The behaviour that Channels documents for a layer, on both; and what ours adds."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from asgiref.sync import async_to_sync
+from channels.exceptions import ChannelFull
+from channels.layers import InMemoryChannelLayer
+
+from connections.layers.local import LocalLayer
+from connections.layers.mailbox import GAP
+from connections.layers.redis import RedisLayer
+from tests.integration.redis_process import RedisProcess
+
+MakeLayer = Callable[..., Any]
+
+
+@pytest.fixture(params=["local", "redis"])
+async def make_layer(request: pytest.FixtureRequest) -> AsyncIterator[MakeLayer]:
+    made: list[Any] = []
+
+    def make(**options: Any) -> Any:
+        if request.param == "local":
+            made.append(LocalLayer(**options))
+        else:
+            made.append(RedisLayer([server.url], **options))
+        return made[-1]
+
+    if request.param == "redis":
+        server: RedisProcess = request.getfixturevalue("redis_server")
+    yield make
+    for layer in made:
+        await layer.flush()
+
+
+@pytest.fixture
+def layer(make_layer: MakeLayer) -> Any:
+    return make_layer()
+
+
+class Reader:
+    """A consumer: reads a channel for as long as it lives."""
+
+    def __init__(self, layer: Any, channel: str) -> None:
+        self.channel = channel
+        self.messages: asyncio.Queue[Any] = asyncio.Queue()
+        self.may_read = asyncio.Event()
+        self.may_read.set()
+        self._task = asyncio.create_task(self._read(layer))
+
+    @classmethod
+    async def open(cls, layer: Any, *groups: str) -> "Reader":
+        reader = cls(layer, await layer.new_channel())
+        for group in groups:
+            await layer.group_add(group, reader.channel)
+        # A message to itself: from here on the subscription carries.
+        await layer.send(reader.channel, {"type": "ready"})
+        async with asyncio.timeout(5):
+            while (await reader.next())["type"] != "ready":
+                pass
+        return reader
+
+    async def next(self, seconds: float = 5) -> Any:
+        async with asyncio.timeout(seconds):
+            return await self.messages.get()
+
+    async def close(self) -> None:
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+    async def _read(self, layer: Any) -> None:
+        while True:
+            await self.may_read.wait()
+            self.messages.put_nowait(await layer.receive(self.channel))
+
+
+async def test_delivers_to_a_channel(layer: Any) -> None:
+    reader = await Reader.open(layer)
+    await layer.send(reader.channel, {"type": "hello", "n": 1, "of": {"a": [1, None]}})
+    assert await reader.next() == {"type": "hello", "n": 1, "of": {"a": [1, None]}}
+    await reader.close()
+
+
+async def test_channels_have_names_of_their_own(layer: Any) -> None:
+    names = {await layer.new_channel() for _ in range(100)}
+    assert len(names) == 100
+
+
+async def test_keeps_the_order(layer: Any) -> None:
+    reader = await Reader.open(layer, "group")
+    for n in range(50):
+        await layer.group_send("group", {"type": "n", "n": n})
+    assert [(await reader.next())["n"] for _ in range(50)] == list(range(50))
+    await reader.close()
+
+
+async def test_a_group_reaches_its_members_and_nobody_else(layer: Any) -> None:
+    one, two = await Reader.open(layer, "g"), await Reader.open(layer, "g", "h")
+    other = await Reader.open(layer, "h")
+    await layer.group_send("g", {"type": "x"})
+    await layer.group_send("h", {"type": "y"})
+    assert [await one.next(), await two.next(), await two.next()] == [
+        {"type": "x"},
+        {"type": "x"},
+        {"type": "y"},
+    ]
+    assert await other.next() == {"type": "y"}
+    assert one.messages.empty()
+    for reader in (one, two, other):
+        await reader.close()
+
+
+async def test_a_channel_that_left_gets_nothing_more(layer: Any) -> None:
+    reader = await Reader.open(layer, "g")
+    await layer.group_discard("g", reader.channel)
+    await layer.group_discard("g", reader.channel)
+    await layer.group_send("g", {"type": "x"})
+    await layer.send(reader.channel, {"type": "last"})
+    assert await reader.next() == {"type": "last"}
+    await reader.close()
+
+
+async def test_joining_twice_is_joining_once(layer: Any) -> None:
+    reader = await Reader.open(layer, "g", "g")
+    await layer.group_send("g", {"type": "x"})
+    await layer.send(reader.channel, {"type": "last"})
+    assert [await reader.next(), await reader.next()] == [
+        {"type": "x"},
+        {"type": "last"},
+    ]
+    await reader.close()
+
+
+async def test_an_empty_group_is_no_error(layer: Any) -> None:
+    await layer.group_send("nobody", {"type": "x"})
+
+
+async def test_what_the_sender_changes_later_is_not_seen(layer: Any) -> None:
+    reader = await Reader.open(layer, "g")
+    message = {"type": "x", "list": [1]}
+    await layer.group_send("g", message)
+    message["list"].append(2)  # type: ignore[attr-defined]
+    assert (await reader.next())["list"] == [1]
+    await reader.close()
+
+
+async def test_members_may_add_to_a_message_each(layer: Any) -> None:
+    one, two = await Reader.open(layer, "g"), await Reader.open(layer, "g")
+    await layer.group_send("g", {"type": "x"})
+    (await one.next())["mine"] = 1
+    assert await two.next() == {"type": "x"}
+    for reader in (one, two):
+        await reader.close()
+
+
+@pytest.mark.parametrize("name", ["a b", "", "é", "x" * 100, "a!b"])
+async def test_bad_group_names_are_refused(layer: Any, name: str) -> None:
+    with pytest.raises(TypeError):
+        await layer.group_send(name, {"type": "x"})
+    with pytest.raises(TypeError):
+        await layer.group_add(name, await layer.new_channel())
+
+
+async def test_a_message_is_a_dict(layer: Any) -> None:
+    with pytest.raises(TypeError):
+        await layer.send(await layer.new_channel(), "text")
+    with pytest.raises(TypeError):
+        await layer.group_send("g", ["list"])
+
+
+async def test_a_slow_member_is_told_what_it_missed(make_layer: MakeLayer) -> None:
+    """In the place of the loss, with the number; the others miss nothing."""
+    layer = make_layer(capacity=3)
+    slow, fast = await Reader.open(layer, "g"), await Reader.open(layer, "g")
+    slow.may_read.clear()
+    await layer.send(slow.channel, {"type": "held"})
+    assert await slow.next() == {"type": "held"}
+    for n in range(10):
+        await layer.group_send("g", {"type": "n", "n": n})
+        assert (await fast.next())["n"] == n
+    slow.may_read.set()
+    assert [(await slow.next())["n"] for _ in range(3)] == [0, 1, 2]
+    assert await slow.next() == {"type": GAP, "missed": 7}
+    await layer.group_send("g", {"type": "n", "n": 10})
+    assert (await slow.next())["n"] == 10
+    assert layer.dropped == 7
+    for reader in (slow, fast):
+        await reader.close()
+
+
+async def test_capacity_per_channel(make_layer: MakeLayer) -> None:
+    layer = make_layer(capacity=1, channel_capacity={"*specific.*": 5})
+    reader = await Reader.open(layer, "g")
+    reader.may_read.clear()
+    await layer.send(reader.channel, {"type": "held"})
+    await reader.next()
+    for n in range(6):
+        await layer.group_send("g", {"type": "n", "n": n})
+    await asyncio.sleep(0.05)
+    reader.may_read.set()
+    assert [(await reader.next())["n"] for _ in range(5)] == [0, 1, 2, 3, 4]
+    assert await reader.next() == {"type": GAP, "missed": 1}
+    await reader.close()
+
+
+async def test_flush_forgets_and_goes_on(layer: Any) -> None:
+    reader = await Reader.open(layer, "g")
+    await reader.close()
+    await layer.flush()
+    again = await Reader.open(layer, "h")
+    await layer.group_send("g", {"type": "x"})
+    await layer.group_send("h", {"type": "y"})
+    assert await again.next() == {"type": "y"}
+    await again.close()
+
+
+async def test_a_forgotten_channel_is_in_no_group(layer: Any) -> None:
+    reader = await Reader.open(layer, "g", "h")
+    await reader.close()
+    layer.forget_channel(reader.channel)
+    layer.forget_channel(reader.channel)
+    await layer.group_send("g", {"type": "x"})
+    await layer.group_send("h", {"type": "x"})
+    other = await Reader.open(layer, "g")
+    await layer.group_send("g", {"type": "y"})
+    assert await other.next() == {"type": "y"}
+    assert layer.dropped == 0
+    await other.close()
+
+
+async def test_sync_code_sends_from_another_thread(layer: Any) -> None:
+    """A reader that is already waiting wakes up, as for async_to_sync in a view."""
+    reader = await Reader.open(layer, "g")
+    await asyncio.sleep(0.05)
+
+    def send() -> None:
+        async_to_sync(layer.group_send)("g", {"type": "from_thread"})
+
+    await asyncio.to_thread(send)
+    assert await reader.next() == {"type": "from_thread"}
+    await reader.close()
+
+
+# The local one
+
+
+class FakeClock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def test_send_raises_when_the_channel_is_full() -> None:
+    layer = LocalLayer(capacity=2)
+    channel = await layer.new_channel()
+    await layer.send(channel, {"type": "a"})
+    await layer.send(channel, {"type": "b"})
+    with pytest.raises(ChannelFull):
+        await layer.send(channel, {"type": "c"})
+    assert (await layer.receive(channel))["type"] == "a"
+    await layer.send(channel, {"type": "c"})
+
+
+async def test_a_message_waits_for_a_reader_that_comes_later() -> None:
+    layer = LocalLayer()
+    channel = await layer.new_channel()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(layer.receive(channel), 0.01)
+    await layer.send(channel, {"type": "a"})
+    assert await layer.receive(channel) == {"type": "a"}
+
+
+async def test_expired_messages_are_a_gap_and_the_membership_stays() -> None:
+    clock = FakeClock()
+    layer = LocalLayer(expiry=60, clock=clock)
+    channel = await layer.new_channel()
+    await layer.group_add("g", channel)
+    await layer.group_send("g", {"type": "a"})
+    await layer.group_send("g", {"type": "b"})
+    clock.now += 30
+    await layer.group_send("g", {"type": "c"})
+    clock.now += 31
+    assert await layer.receive(channel) == {"type": GAP, "missed": 2}
+    assert await layer.receive(channel) == {"type": "c"}
+    await layer.group_send("g", {"type": "d"})
+    assert await layer.receive(channel) == {"type": "d"}
+
+
+async def test_expired_messages_make_room() -> None:
+    clock = FakeClock()
+    layer = LocalLayer(expiry=60, capacity=1, clock=clock)
+    channel = await layer.new_channel()
+    await layer.send(channel, {"type": "a"})
+    clock.now += 61
+    await layer.send(channel, {"type": "b"})
+    assert await layer.receive(channel) == {"type": GAP, "missed": 1}
+    assert await layer.receive(channel) == {"type": "b"}
+
+
+async def test_memberships_end_after_group_expiry() -> None:
+    clock = FakeClock()
+    layer = LocalLayer(group_expiry=100, clock=clock)
+    early, late = await layer.new_channel(), await layer.new_channel()
+    await layer.group_add("g", early)
+    clock.now += 60
+    await layer.group_add("g", late)
+    clock.now += 60
+    await layer.group_send("g", {"type": "x"})
+    assert await layer.receive(late) == {"type": "x"}
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(layer.receive(early), 0.01)
+
+
+async def test_joining_again_renews_a_membership() -> None:
+    clock = FakeClock()
+    layer = LocalLayer(group_expiry=100, clock=clock)
+    channel = await layer.new_channel()
+    for _ in range(3):
+        await layer.group_add("g", channel)
+        clock.now += 60
+    await layer.group_send("g", {"type": "x"})
+    assert await layer.receive(channel) == {"type": "x"}
+
+
+async def test_mailboxes_nobody_reads_are_forgotten() -> None:
+    clock = FakeClock()
+    layer = LocalLayer(expiry=60, group_expiry=600, clock=clock)
+    for _ in range(50):
+        channel = await layer.new_channel()
+        await layer.group_add("g", channel)
+        await layer.send(channel, {"type": "x"})
+    clock.now += 700
+    await layer.new_channel()
+    clock.now += 700
+    await layer.new_channel()
+    assert not layer._mailboxes and not layer._groups and not layer._groups_of
+
+
+async def test_a_cancelled_reader_leaves_its_message_to_the_next() -> None:
+    layer = LocalLayer()
+    first = asyncio.create_task(layer.receive("work"))
+    second = asyncio.create_task(layer.receive("work"))
+    await asyncio.sleep(0)
+    await layer.send("work", {"type": "x"})
+    first.cancel()
+    assert await asyncio.wait_for(second, 1) == {"type": "x"}
+
+
+async def test_a_thousand_members_cost_a_tenth_of_the_stock_layer() -> None:
+    """Linear in members: the bound is far above what is measured."""
+
+    async def measure(layer: Any) -> float:
+        channels = [await layer.new_channel() for _ in range(1000)]
+        for channel in channels:
+            await layer.group_add("g", channel)
+        readers = [asyncio.create_task(layer.receive(one)) for one in channels]
+        await asyncio.sleep(0)
+        started = time.perf_counter()
+        await layer.group_send("g", {"type": "x", "text": "hello"})
+        await asyncio.gather(*readers)
+        return time.perf_counter() - started
+
+    ours = min([await measure(LocalLayer()) for _ in range(3)])
+    theirs = await measure(InMemoryChannelLayer())
+    assert ours < theirs
