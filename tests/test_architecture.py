@@ -31,6 +31,7 @@ LAYERS = (
     "credentials",
     # What nodes share.
     "redis_clients",
+    "subscriptions",
     "bus",
     "pool",
     "layers",
@@ -67,6 +68,9 @@ LAYERS = (
 )
 """The modules and folders of connections: one imports itself and those before it."""
 
+TYPING_ONLY = ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+"""Conditions under which nothing runs: such an import makes no module need another."""
+
 FOR_USERS = ("client", "testing")
 """Modules of connections that nothing here imports."""
 
@@ -77,9 +81,7 @@ def find_imports(path: Path, root: Path) -> Iterator[tuple[int, str]]:
     package = path.relative_to(root).with_suffix("").parts[:-1]
     while waiting:
         node = waiting.pop()
-        if isinstance(node, ast.If) and ast.unparse(node.test).endswith(
-            "TYPE_CHECKING"
-        ):
+        if isinstance(node, ast.If) and ast.unparse(node.test) in TYPING_ONLY:
             # This branch never runs; its `else` always does.
             waiting += node.orelse
             continue
@@ -180,6 +182,12 @@ def test_an_import_for_type_checkers_alone_is_exempt(tmp_path: Path) -> None:
     plant(tmp_path, "connections/units.py", source)
     (found,) = find_violations(tmp_path)
     assert "connections.hub" in found
+
+
+def test_an_import_for_all_but_type_checkers_counts(tmp_path: Path) -> None:
+    source = "if not TYPE_CHECKING:\n    from connections.hub import Hub\n"
+    plant(tmp_path, "connections/units.py", source)
+    assert len(find_violations(tmp_path)) == 1
 
 
 def test_a_module_without_a_layer_is_named(tmp_path: Path) -> None:
