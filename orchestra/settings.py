@@ -101,19 +101,22 @@ DATABASES = {
     )
 }
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
-    DATABASES["default"]["OPTIONS"] = {
+    DATABASES["default"]["TEST"] = {"NAME": VAR_DIR / "test.sqlite3"}
+    _options = {
         # A deferred transaction that reads and then writes fails "locked" at
         # once, whatever the timeout; an immediate one waits for its turn.
         "transaction_mode": "IMMEDIATE",
         "timeout": 5,
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
     }
-    DATABASES["default"]["TEST"] = {"NAME": VAR_DIR / "test.sqlite3"}
 else:
-    DATABASES["default"]["OPTIONS"] = {
+    _options = {
         "connect_timeout": 2,
         "options": "-c statement_timeout=10000 -c lock_timeout=5000",
     }
+# What the URL says itself (?sslmode=require) goes before.
+_options |= DATABASES["default"].get("OPTIONS", {})
+DATABASES["default"]["OPTIONS"] = _options
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 WEBSOCKET = config.load(
