@@ -39,12 +39,19 @@ class Handshake:
     """Names in lower case, in the order of arrival."""
     accept_key: bytes
     subprotocols: list[str]
+    client: list[Any] | None
+    """Host and port of the peer, and of our end; None for a Unix socket."""
+    local: list[Any] | None
+    is_secure: bool
 
     def get_scope(self) -> dict[str, Any]:
         """Return the part of the ASGI scope that the request gives."""
         return {
             "type": "websocket",
             "http_version": "1.1",
+            "scheme": "wss" if self.is_secure else "ws",
+            "client": self.client,
+            "server": self.local,
             "path": self.path,
             "raw_path": self.raw_path,
             "query_string": self.query_string,
@@ -54,7 +61,14 @@ class Handshake:
 
 
 def read_handshake(
-    method: bytes, uri: bytes, version: bytes, raw: Iterable[tuple[bytes, list[bytes]]]
+    method: bytes,
+    uri: bytes,
+    version: bytes,
+    raw: Iterable[tuple[bytes, list[bytes]]],
+    *,
+    client: list[Any] | None = None,
+    local: list[Any] | None = None,
+    is_secure: bool = False,
 ) -> Handshake:
     """
     Return the handshake that an HTTP request makes.
@@ -94,6 +108,9 @@ def read_handshake(
         headers=headers,
         accept_key=_answer_key(_get_all(headers, b"sec-websocket-key")),
         subprotocols=_read_list(headers, b"sec-websocket-protocol"),
+        client=client,
+        local=local,
+        is_secure=is_secure,
     )
 
 

@@ -241,17 +241,14 @@ class HttpRequest(WebRequest):
                 self.uri,
                 self.clientproto,
                 self.requestHeaders.getAllRawHeaders(),
+                client=_get_address(self.client),
+                local=_get_address(self.host),
+                is_secure=bool(self.isSecure()),
             )
         except BadHandshake as exc:
             self._answer(exc.status, exc.explanation, exc.headers)
             return
-        websocket = WebSocketProtocol(
-            server,
-            handshake,
-            client=_get_address(self.client),
-            local=_get_address(self.host),
-            is_secure=bool(self.isSecure()),
-        )
+        websocket = WebSocketProtocol(server, handshake)
         refusal = server.admission.begin_handshake(
             websocket, self._find_address(handshake)
         )
@@ -275,7 +272,7 @@ class HttpRequest(WebRequest):
             getattr(self.client, "host", None),
             handshake.headers,
             self.server.config.trusted_proxies,
-            is_secure=bool(self.isSecure()),
+            is_secure=handshake.is_secure,
         )
         return source.address
 

@@ -19,16 +19,11 @@ from connections import close_codes
 from connections.close_codes import Ending, Reconnect
 from connections.config import WebSocketConfig
 from connections.server import frames
-from connections.server.handshake import (
-    Handshake,
-    Header,
-    build_acceptance,
-    build_denial_head,
-    build_refusal,
-)
+from connections.server.handshake import Handshake, Header
 from connections.server.inbound import Inbound
 from connections.server.incoming import Message
 from connections.server.keepalive import Keepalive
+from connections.server.opening import Opening
 from connections.server.outgoing import SendBuffer
 
 logger = logging.getLogger(__name__)
@@ -67,27 +62,15 @@ class WebSocketProtocol(Protocol):
     _inbound: Inbound
     _buffer: SendBuffer
 
-    def __init__(
-        self,
-        server: Any,
-        handshake: Handshake,
-        *,
-        client: list[Any] | None,
-        local: list[Any] | None,
-        is_secure: bool,
-    ) -> None:
+    def __init__(self, server: Any, handshake: Handshake) -> None:
         self.ending: Ending | None = None
         self._server = server
         self._config: WebSocketConfig = server.config
-        self._handshake = handshake
-        self._client = client
-        self._local = local
-        self._is_secure = is_secure
+        self._opening = Opening(handshake)
         self._loop = asyncio.get_running_loop()
         self._connected_at = self._loop.time()
         self._phase = Phase.CONNECTING
         self._keepalive: Keepalive | None = None
-        self._denial: Message | None = None
         self._is_gone = False
         # One deadline at a time: for the handshake, then for the close.
         self._deadline: asyncio.TimerHandle | None = None
@@ -110,11 +93,8 @@ class WebSocketProtocol(Protocol):
     def get_scope(self) -> Message:
         """Return the ASGI scope."""
         return {
-            **self._handshake.get_scope(),
-            "scheme": "wss" if self._is_secure else "ws",
+            **self._opening.handshake.get_scope(),
             "root_path": self._server.root_path,
-            "client": self._client,
-            "server": self._local,
             "extensions": {"websocket.http.response": {}},
             "transport": self,
         }
@@ -278,7 +258,7 @@ class WebSocketProtocol(Protocol):
         self._inbound.drop_all()
         self._note_held()
         self._say_gone(self.ending.code, self.ending.reason)
-        if self._is_secure:
+        if self._opening.handshake.is_secure:
             self._loop.call_later(_TLS_LINGER_SECONDS, self.transport.loseConnection)
         else:
             self.transport.loseWriteConnection()
@@ -297,16 +277,14 @@ class WebSocketProtocol(Protocol):
         elif kind == "websocket.accept":
             self._accept(message)
         elif kind == "websocket.http.response.start":
-            self._denial = message
+            self._opening.begin_denial(message)
         elif kind == "websocket.http.response.body":
             self._deny(message)
         else:
             raise ValueError(f"unknown event {kind}")
 
     def _accept(self, message: Message) -> None:
-        acceptance = build_acceptance(
-            self._handshake, message.get("subprotocol"), message.get("headers") or ()
-        )
+        acceptance = self._opening.accept(message)
         self._stop_deadline()
         self._server.admission.end_handshake(self)
         self._server.admission.open_count += 1
@@ -325,28 +303,20 @@ class WebSocketProtocol(Protocol):
         self._inbound.open()
 
     def _deny(self, message: Message) -> None:
-        """Pass on the HTTP response of the ASGI extension, whole or in parts."""
-        start, body = self._denial, message.get("body") or b""
-        more = bool(message.get("more_body"))
-        if start is None:
-            raise ValueError(f"{message['type']} without its start")
-        if "is_sent" not in start:
-            headers = start.get("headers") or ()
-            whole_bytes = None if more else len(body)
-            body = build_denial_head(start["status"], headers, whole_bytes) + body
-            self._denial = {**start, "is_sent": True}
-        if more:
-            self._buffer.write(body)
+        response = self._opening.deny(message)
+        if message.get("more_body"):
+            self._buffer.write(response)
         else:
-            self._finish_refusal(body)
+            self._finish_refusal(response)
 
     def _refuse(
         self, status: int, explanation: str, extra: Iterable[Header] = ()
     ) -> None:
-        if self._denial is not None and "is_sent" in self._denial:
-            self.abort()
+        response = self._opening.refuse(status, explanation, extra)
+        if response:
+            self._finish_refusal(response)
         else:
-            self._finish_refusal(build_refusal(status, explanation, extra))
+            self.abort()
 
     def _finish_refusal(self, response: bytes) -> None:
         self._leave_open()
@@ -420,9 +390,10 @@ class WebSocketProtocol(Protocol):
             self._deadline = None
 
     def _log_action(self, action: str) -> None:
-        client = ":".join(map(str, self._client)) if self._client else None
-        details = {"path": self._handshake.path, "client": client}
+        handshake = self._opening.handshake
+        client = ":".join(map(str, handshake.client)) if handshake.client else None
+        details = {"path": handshake.path, "client": client}
         self._server.log_action("websocket", action, details)
 
     def __repr__(self) -> str:
-        return f"<WebSocketProtocol client={self._client} {self._phase.value}>"
+        return f"<WebSocket {self._opening.handshake.client} {self._phase.value}>"

@@ -1,0 +1,70 @@
+"""The one answer to a handshake: accepted, denied by the application, or refused."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from connections.server.handshake import (
+    Handshake,
+    Header,
+    build_acceptance,
+    build_denial_head,
+    build_refusal,
+)
+
+Message = dict[str, Any]
+
+
+class Opening:
+    """
+    Turns what an application answers into the bytes of an HTTP response.
+
+    An application may deny with a response of its own, in parts (the ASGI
+    extension "websocket.http.response").
+    """
+
+    __slots__ = ("_denial", "_is_head_sent", "handshake")
+
+    def __init__(self, handshake: Handshake) -> None:
+        self.handshake = handshake
+        self._denial: Message | None = None
+        self._is_head_sent = False
+
+    def accept(self, message: Message) -> bytes:
+        """
+        Return the response to websocket.accept.
+
+        Raises:
+            ValueError: as build_acceptance().
+        """
+        headers = message.get("headers") or ()
+        return build_acceptance(self.handshake, message.get("subprotocol"), headers)
+
+    def begin_denial(self, message: Message) -> None:
+        """Keep websocket.http.response.start until its body comes."""
+        self._denial = message
+
+    def deny(self, message: Message) -> bytes:
+        """
+        Return what websocket.http.response.body adds to the response.
+
+        Raises:
+            ValueError: there was no start, or its headers are not valid.
+        """
+        if self._denial is None:
+            raise ValueError(f"{message['type']} without its start")
+        body: bytes = message.get("body") or b""
+        if self._is_head_sent:
+            return body
+        whole_bytes = None if message.get("more_body") else len(body)
+        headers = self._denial.get("headers") or ()
+        head = build_denial_head(self._denial["status"], headers, whole_bytes)
+        self._is_head_sent = True
+        return head + body
+
+    def refuse(
+        self, status: int, explanation: str, extra: Iterable[Header] = ()
+    ) -> bytes:
+        """Return a refusal of the server's; empty where a denial is half sent."""
+        if self._is_head_sent:
+            return b""
+        return build_refusal(status, explanation, extra)

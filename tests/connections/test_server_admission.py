@@ -1,0 +1,145 @@
+from typing import Any
+
+import pytest
+
+from connections.config import HandshakeConfig, WebSocketConfig
+from connections.server.admission import Admission, PendingHandshakes
+from tests.clock import FakeClock
+
+
+class Handshake:
+    """One in progress, as the server's channels and sockets are."""
+
+    def __init__(self) -> None:
+        self.is_cut_off = False
+
+    def cut_off(self) -> None:
+        self.is_cut_off = True
+
+
+def make(clock: FakeClock | None = None, **handshake: Any) -> Admission:
+    total = handshake.pop("total", 1000)
+    config = WebSocketConfig(
+        max_total_connections=total, handshake=HandshakeConfig(**handshake)
+    )
+    return Admission(config, clock or FakeClock())
+
+
+def begin(admission: Admission, address: str = "192.0.2.1") -> str:
+    """Begin a handshake; return why it was refused, or nothing."""
+    refusal = admission.begin_handshake(Handshake(), address)
+    return refusal.reason if refusal else ""
+
+
+def test_a_slow_head_goes_when_too_many_come_from_its_address() -> None:
+    """The newest of an address is never the one that suffers."""
+    admission = make(per_address_pending=2)
+    heads = [Handshake() for _ in range(4)]
+    other = Handshake()
+    admission.begin_head(other, "192.0.2.2")
+    for head in heads:
+        admission.begin_head(head, "192.0.2.1")
+    assert [head.is_cut_off for head in heads] == [True, True, False, False]
+    assert not other.is_cut_off
+
+
+def test_a_head_that_is_whole_does_not_count() -> None:
+    admission = make(per_address_pending=2)
+    heads = [Handshake() for _ in range(4)]
+    for head in heads:
+        admission.begin_head(head, "192.0.2.1")
+        admission.end_head(head)
+    assert not any(head.is_cut_off for head in heads)
+
+
+def test_heads_of_a_trusted_proxy_count_only_in_all() -> None:
+    admission = make(per_address_pending=2, max_pending=5)
+    heads = [Handshake() for _ in range(6)]
+    for head in heads:
+        admission.begin_head(head, None)
+    assert [head.is_cut_off for head in heads] == [True] + [False] * 5
+
+
+def test_a_whole_handshake_beyond_the_bound_of_its_address_is_refused() -> None:
+    admission = make(per_address_pending=2)
+    first = Handshake()
+    assert admission.begin_handshake(first, "192.0.2.1") is None
+    assert begin(admission) == ""
+    assert begin(admission) == "pending"
+    assert begin(admission, "192.0.2.2") == ""
+    admission.end_handshake(first)
+    assert begin(admission) == ""
+    assert admission.refusals == {"pending": 1}
+
+
+def test_the_rate_of_an_address_comes_back_with_time() -> None:
+    clock = FakeClock()
+    admission = make(clock, per_address_per_second=0.5, per_address_burst=2)
+    assert [begin(admission) for _ in range(3)] == ["", "", "rate"]
+    refusal = admission.begin_handshake(Handshake(), "192.0.2.1")
+    assert refusal is not None
+    assert refusal.retry_after_seconds == 2
+    clock.advance(2)
+    assert [begin(admission) for _ in range(2)] == ["", "rate"]
+
+
+def test_the_addresses_of_one_network_of_ipv6_are_one() -> None:
+    admission = make(per_address_burst=1)
+    assert begin(admission, "2001:db8::1") == ""
+    assert begin(admission, "2001:db8::ffff") == "rate"
+    assert begin(admission, "2001:db8:0:1::1") == ""
+
+
+@pytest.mark.parametrize(("total", "most"), [(10, 60), (100, 150), (1000, 1100)])
+def test_far_over_the_limit_is_a_tenth_or_fifty(total: int, most: int) -> None:
+    admission = make(total=total)
+    admission.open_count = most - 1
+    assert begin(admission) == ""
+    admission.open_count = most
+    assert begin(admission) == "overloaded"
+
+
+def test_what_waits_for_an_answer_does_not_refuse_a_newcomer() -> None:
+    """Beyond the bound the oldest is answered instead."""
+    admission = make(max_pending=3)
+    waiting = [Handshake() for _ in range(4)]
+    for index, handshake in enumerate(waiting):
+        address = f"192.0.2.{index}"
+        assert admission.begin_handshake(handshake, address) is None
+    assert [one.is_cut_off for one in waiting] == [True, False, False, False]
+
+
+def test_nobody_is_admitted_while_draining() -> None:
+    admission = make()
+    admission.is_draining = True
+    assert begin(admission) == "draining"
+
+
+def test_refusals_are_logged_seldom(caplog: pytest.LogCaptureFixture) -> None:
+    clock = FakeClock()
+    admission = make(clock, per_address_burst=1, per_address_per_second=0.01)
+    for _ in range(1000):
+        begin(admission)
+    clock.advance(11)
+    begin(admission)
+    assert [record.args for record in caplog.records] == [(1, "rate"), (999, "rate")]
+
+
+def test_buckets_of_many_addresses_are_forgotten() -> None:
+    admission = make()
+    for number in range(12_000):
+        begin(admission, f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
+    assert len(admission._buckets) == 10_000
+
+
+def test_pending_handshakes_leave_nothing_behind() -> None:
+    pending = PendingHandshakes()
+    handshakes = [Handshake() for _ in range(3)]
+    for handshake in handshakes:
+        pending.add(handshake, "a")
+    assert pending.oldest() is pending.oldest("a") is handshakes[0]
+    for handshake in handshakes:
+        pending.remove(handshake)
+        pending.remove(handshake)
+    assert len(pending) == pending.count("a") == 0
+    assert not pending._by_address
