@@ -49,6 +49,7 @@ class RedisBus:
         )
         self._subscriptions = Subscriptions(
             self._subscriber,
+            prober=self._client,
             name="The bus between nodes",
             on_message=self._hand_on,
             on_return=self._note_return,

@@ -37,13 +37,14 @@ class Subscriptions:
     fail-over it can be healthy and attached to the wrong server.
 
     The client must not reconnect by itself, or nobody would learn of a gap, and
-    must not decode. It is closed by its owner.
+    must not decode; the prober may do both. Their owner closes them.
     """
 
     def __init__(
         self,
         client: Redis,
         *,
+        prober: Redis,
         name: str,
         on_message: OnMessage,
         on_return: Callable[[], None],
@@ -53,6 +54,7 @@ class Subscriptions:
     ) -> None:
         self.is_subscribed = False
         self._client = client
+        self._prober = prober
         self._name = name
         self._on_message = on_message
         self._on_return = on_return
@@ -178,7 +180,7 @@ class Subscriptions:
                     raise TimeoutError("the subscription is silent")
                 else:
                     is_probed = True
-                    probe = self._client.publish(self._probe_channel, b"")
+                    probe = self._prober.publish(self._probe_channel, b"")
                     await ask(probe, self._timeout_seconds)
 
     async def _subscribe_to_all(self, subscription: Any) -> None:

@@ -1,6 +1,7 @@
 """The channel layer of several nodes. Imported only where it is configured."""
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Coroutine, Mapping, Sequence
@@ -290,14 +291,17 @@ class _Shard:
         self._subscriber = _make_client({**options, "retry": never, **host})
         self._subscriptions = Subscriptions(
             self._subscriber,
+            prober=self._client,
             name="The channel layer",
             on_message=layer.deliver,
-            on_return=lambda: layer.note_return(self),
+            on_return=self._note_return,
             probe_seconds=outer.probe_seconds,
             timeout_seconds=outer.timeout_seconds,
         )
         self._gate = asyncio.Semaphore(_COMMANDS_AT_ONCE)
-        self._is_away = False
+        self.is_away = False
+        """Whether sends are dropped at once, until Redis answers again."""
+        self._may_be_back = asyncio.Event()
         # Of each channel and group, how many messages it has missed.
         self._missed: dict[str, int] = {}
         self._leaving: set[str] = set()
@@ -328,15 +332,15 @@ class _Shard:
     async def publish(self, name: str, payload: bytes) -> bool:
         """Send a message; return False, and remember that, if Redis is away."""
         async with self._gate:
-            if not self._is_away:
+            if not self.is_away:
                 try:
                     await ask(
                         self._client.publish(name, payload), self._timeout_seconds
                     )
                 except (RedisError, OSError, TimeoutError) as exc:
                     self._subscriptions.note_failure(exc)
-                    if not self._is_away:
-                        self._is_away = True
+                    if not self.is_away:
+                        self.is_away = True
                         self._spawn(self._make_good())
                 else:
                     return True
@@ -350,9 +354,13 @@ class _Shard:
         await self._subscriptions.close()
         await self._client.aclose()
         await self._subscriber.aclose()
-        self._is_away = False
+        self.is_away = False
         self._missed.clear()
         self._leaving.clear()
+
+    def _note_return(self) -> None:
+        self._may_be_back.set()
+        self._layer.note_return(self)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -375,8 +383,11 @@ class _Shard:
     async def _make_good(self) -> None:
         """Once Redis is back, tell who has missed something, and how much."""
         outer = self._layer.channel_layer
-        while self._is_away:
-            await asyncio.sleep(_RETRY_SECONDS)
+        while self.is_away:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_RETRY_SECONDS):
+                    await self._may_be_back.wait()
+            self._may_be_back.clear()
             try:
                 while self._missed:
                     name, missed = next(iter(self._missed.items()))
@@ -387,7 +398,7 @@ class _Shard:
                         self._missed[name] = left
                     else:
                         del self._missed[name]
-                self._is_away = False
+                self.is_away = False
             except (RedisError, OSError, TimeoutError):
                 continue
 

@@ -10,12 +10,13 @@ class Proxy:
     Carries bytes between clients and one server, until told otherwise.
 
     `loses_replies` drops what the server says, so that a command happens and
-    its caller never learns. cut() holds everything back both ways, as a
-    partition does: no reset, no end.
+    its caller never learns; `loses_requests` what the clients say. cut() holds
+    everything back both ways, as a partition does: no reset, no end.
     """
 
     def __init__(self, target_port: int) -> None:
         self.loses_replies = False
+        self.loses_requests = False
         self._is_open = asyncio.Event()
         self._is_open.set()
         self.port = 0
@@ -69,7 +70,7 @@ class Proxy:
                 "127.0.0.1", self._target_port
             )
             self._writers.add(server_writer)
-            there = self._carry(reader, server_writer, lambda: False)
+            there = self._carry(reader, server_writer, lambda: self.loses_requests)
             back = self._carry(server_reader, writer, lambda: self.loses_replies)
             await asyncio.wait(
                 (asyncio.create_task(there), asyncio.create_task(back)),

@@ -1,0 +1,246 @@
+"""The queue to a consumer, the buffer to a client, the budget of them all."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from connections.config import BuffersConfig
+from connections.server.budget import COUNTED_FROM_BYTES, BufferBudget
+from connections.server.incoming import ReceiveQueue
+from connections.server.outgoing import SendBuffer
+from tests.connections.fake_loop import FakeLoop
+
+
+class Room:
+    """Counts how often a queue said that it has room again."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self) -> None:
+        self.count += 1
+
+
+def event(number: int) -> dict[str, Any]:
+    return {"type": "websocket.receive", "text": str(number)}
+
+
+async def test_events_come_in_order_and_the_last_one_for_ever() -> None:
+    queue = ReceiveQueue(10, 1000, Room())
+    queue.put(event(1))
+    queue.put(event(2))
+    queue.finish({"type": "websocket.disconnect"})
+    queue.put(event(3))
+    assert [(await queue.get()).get("text") for _ in range(2)] == ["1", "2"]
+    for _ in range(2):
+        assert (await queue.get())["type"] == "websocket.disconnect"
+
+
+@pytest.mark.parametrize(("messages", "size_bytes"), [(4, 1), (1000, 250)])
+async def test_it_is_full_by_number_or_bytes_and_has_room_at_half(
+    messages: int, size_bytes: int
+) -> None:
+    room = Room()
+    queue = ReceiveQueue(messages, 1000, room)
+    for number in range(4):
+        assert not queue.is_full
+        queue.put(event(number), size_bytes)
+    assert queue.is_full
+    await queue.get()
+    assert room.count == 0
+    await queue.get()
+    assert room.count == 1
+    await queue.get()
+    assert room.count == 1, "said once for each time it was full"
+
+
+async def test_a_waiting_consumer_is_woken() -> None:
+    queue = ReceiveQueue(10, 1000, Room())
+    waiting = asyncio.create_task(queue.get())
+    await asyncio.sleep(0)
+    queue.put(event(1))
+    assert await waiting == event(1)
+
+
+async def test_a_consumer_that_stops_waiting_loses_nothing() -> None:
+    queue = ReceiveQueue(10, 1000, Room())
+    waiting = asyncio.create_task(queue.get())
+    await asyncio.sleep(0)
+    queue.put(event(1))
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert await queue.get() == event(1)
+
+
+async def test_discarding_leaves_the_end() -> None:
+    queue = ReceiveQueue(10, 1000, Room())
+    queue.put(event(1), 100)
+    queue.finish({"type": "websocket.disconnect"})
+    queue.discard()
+    assert queue.held_bytes == 0
+    assert (await queue.get())["type"] == "websocket.disconnect"
+
+
+class Transport:
+    """As much of a Twisted transport as a SendBuffer uses."""
+
+    def __init__(self) -> None:
+        self.dataBuffer = b""
+        self.offset = 0
+        self._tempDataLen = 0
+        self.producer: Any = None
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        self.producer = producer
+
+    def unregisterProducer(self) -> None:
+        self.producer = None
+
+    def write(self, data: bytes) -> None:
+        self._tempDataLen += len(data)
+
+    def take(self, size_bytes: int | None = None) -> None:
+        """Let the kernel take some, or everything."""
+        if size_bytes is None:
+            self._tempDataLen = 0
+            self.producer.resumeProducing()
+        else:
+            self._tempDataLen -= size_bytes
+
+
+LIMITS = BuffersConfig(
+    send_high_water=200_000, max_send_buffer=500_000, send_stall_seconds=10
+)
+
+
+class Sending:
+    """A buffer on a fake transport and loop."""
+
+    def __init__(self) -> None:
+        self.transport = Transport()
+        self.loop = FakeLoop()
+        self.slow = Room()
+        self.buffer = SendBuffer(
+            self.transport,
+            LIMITS,
+            self.loop,  # type: ignore[arg-type]
+            self.slow,
+        )
+
+
+async def is_waiting(task: asyncio.Task[None]) -> bool:
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    return not task.done()
+
+
+async def test_a_sender_waits_above_the_mark_until_all_is_taken() -> None:
+    sending = Sending()
+    sending.buffer.write(bytes(200_000))
+    await sending.buffer.wait_for_room()
+    sending.buffer.write(b"x")
+    waiting = asyncio.create_task(sending.buffer.wait_for_room())
+    assert await is_waiting(waiting)
+    sending.transport.take()
+    await waiting
+
+
+async def test_senders_that_wait_go_on_at_the_end() -> None:
+    sending = Sending()
+    sending.buffer.write(bytes(200_001))
+    waiting = [asyncio.create_task(sending.buffer.wait_for_room()) for _ in range(3)]
+    assert await is_waiting(waiting[0])
+    sending.buffer.close()
+    await asyncio.gather(*waiting)
+    sending.buffer.write(b"after the end")
+    assert sending.buffer.unsent_bytes == 200_001
+
+
+async def test_one_message_may_be_larger_than_the_buffer() -> None:
+    sending = Sending()
+    sending.buffer.write(bytes(5_000_000))
+    assert sending.slow.count == 0
+
+
+async def test_sends_that_cannot_wait_have_an_end() -> None:
+    sending = Sending()
+    for _ in range(5):
+        sending.buffer.write(bytes(100_000))
+    assert sending.slow.count == 0
+    sending.buffer.write(b"x")
+    assert sending.slow.count == 1
+
+
+async def test_a_client_that_takes_nothing_is_slow_in_time() -> None:
+    sending = Sending()
+    sending.buffer.write(bytes(300_000))
+    sending.loop.advance(9.9)
+    assert sending.slow.count == 0
+    sending.loop.advance(2.6)
+    assert sending.slow.count == 1
+
+
+async def test_a_client_that_trickles_is_slow_too() -> None:
+    sending = Sending()
+    sending.buffer.write(bytes(300_000))
+    for _ in range(13):
+        sending.transport.take(1000)
+        sending.loop.advance(1)
+    assert sending.slow.count == 1
+
+
+async def test_a_client_that_takes_its_time_is_not() -> None:
+    sending = Sending()
+    sending.buffer.write(bytes(2_000_000))
+    for _ in range(20):
+        sending.transport.take(66_000)
+        sending.loop.advance(5)
+    assert sending.slow.count == 0
+
+
+async def test_below_the_mark_nobody_is_watched() -> None:
+    sending = Sending()
+    sending.buffer.write(bytes(300_000))
+    sending.transport.take(200_000)
+    sending.loop.advance(100)
+    assert sending.slow.count == 0
+
+
+class Holder:
+    """Who holds bytes, and was ended for it."""
+
+    def __init__(self, budget: BufferBudget) -> None:
+        self.budget = budget
+        self.is_shed = False
+
+    def shed(self) -> None:
+        self.is_shed = True
+        self.budget.forget(self)
+
+
+def test_the_largest_goes_when_all_together_hold_too_much() -> None:
+    budget = BufferBudget(100_000)
+    small, large, newest = (Holder(budget) for _ in range(3))
+    budget.note(small, 30_000)
+    budget.note(large, 50_000)
+    budget.note(newest, 20_000)
+    assert not large.is_shed
+    budget.note(newest, 20_001)
+    assert (small.is_shed, large.is_shed, newest.is_shed) == (False, True, False)
+    assert budget.total_bytes == 50_001
+
+
+def test_what_was_let_go_counts_no_more() -> None:
+    budget = BufferBudget(100_000)
+    holder, other = Holder(budget), Holder(budget)
+    budget.note(holder, 90_000)
+    budget.note(holder, COUNTED_FROM_BYTES - 1)
+    assert budget.total_bytes == 0
+    budget.note(holder, 90_000)
+    budget.forget(holder)
+    budget.forget(holder)
+    budget.note(other, 90_000)
+    assert budget.total_bytes == 90_000
+    assert not other.is_shed

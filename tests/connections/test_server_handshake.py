@@ -1,0 +1,113 @@
+import pytest
+
+from connections.server.handshake import (
+    BadHandshake,
+    Handshake,
+    build_acceptance,
+    build_denial_head,
+    build_refusal,
+    build_response_head,
+    read_handshake,
+)
+
+KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
+HEADERS = {
+    b"Host": [b"example.com"],
+    b"Connection": [b"keep-alive, Upgrade"],
+    b"Upgrade": [b"websocket"],
+    b"Sec-Websocket-Version": [b"13"],
+    b"Sec-Websocket-Key": [KEY],
+}
+
+
+def read(uri: bytes = b"/ws", **options: object) -> Handshake:
+    headers = HEADERS | options.pop("headers", {})  # type: ignore[operator]
+    method = options.pop("method", b"GET")
+    version = options.pop("version", b"HTTP/1.1")
+    return read_handshake(method, uri, version, headers.items())  # type: ignore[arg-type]
+
+
+def test_the_key_is_answered_as_the_rfc_shows() -> None:
+    """RFC 6455, section 1.3."""
+    assert read().accept_key == b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+
+
+def test_the_scope_has_what_the_request_says() -> None:
+    scope = read(
+        b"/a%20b/%C3%A9?x=%20",
+        headers={
+            b"Sec-Websocket-Protocol": [b"a, b", b"c"],
+            b"Origin": [b"https://one", b"https://two"],
+            b"X_Forged": [b"x"],
+            b"Daphne-Root-Path": [b"/admin"],
+        },
+    ).get_scope()
+    assert scope["path"] == "/a b/é"
+    assert scope["raw_path"] == b"/a%20b/%C3%A9"
+    assert scope["query_string"] == b"x=%20"
+    assert scope["subprotocols"] == ["a", "b", "c"]
+    origins = [value for name, value in scope["headers"] if name == b"origin"]
+    assert origins == [b"https://one", b"https://two"], "a second one is not hidden"
+    names = {name for name, _ in scope["headers"]}
+    assert not names & {b"x_forged", b"daphne-root-path"}
+
+
+@pytest.mark.parametrize(
+    ("options", "status"),
+    [
+        ({"method": b"POST"}, 400),
+        ({"version": b"HTTP/1.0"}, 400),
+        ({"uri": "/é".encode()}, 400),
+        ({"headers": {b"Host": []}}, 400),
+        ({"headers": {b"Host": [b"a", b"b"]}}, 400),
+        ({"headers": {b"Connection": [b"close"]}}, 400),
+        ({"headers": {b"Sec-Websocket-Version": [b"8"]}}, 426),
+        ({"headers": {b"Sec-Websocket-Version": []}}, 426),
+        ({"headers": {b"Sec-Websocket-Key": [b"c2hvcnQ="]}}, 400),
+        ({"headers": {b"Sec-Websocket-Key": [KEY, KEY]}}, 400),
+        ({"headers": {b"Sec-Websocket-Key": [b"not base64!"]}}, 400),
+        ({"headers": {b"X-Odd": [b"a\x0bb"]}}, 400),
+        ({"headers": {b"X Odd": [b"a"]}}, 400),
+    ],
+)
+def test_what_is_no_handshake_is_refused(
+    options: dict[str, object], status: int
+) -> None:
+    with pytest.raises(BadHandshake) as caught:
+        read(**options)  # type: ignore[arg-type]
+    assert caught.value.status == status
+
+
+def test_the_acceptance_carries_subprotocol_and_headers() -> None:
+    handshake = read(headers={b"Sec-Websocket-Protocol": [b"a, b"]})
+    text = build_acceptance(handshake, "b", [(b"x-id", b"7")]).decode()
+    assert text.startswith("HTTP/1.1 101 Switching Protocols\r\n")
+    assert "Sec-WebSocket-Protocol: b\r\n" in text
+    assert text.endswith("x-id: 7\r\n\r\n")
+
+
+def test_a_subprotocol_must_have_been_offered() -> None:
+    with pytest.raises(ValueError, match="did not offer"):
+        build_acceptance(read(), "b", [])
+
+
+@pytest.mark.parametrize("value", [b"a\r\nSet-Cookie: x", b"a\nb", b"a\0b"])
+def test_a_header_cannot_be_split(value: bytes) -> None:
+    with pytest.raises(ValueError, match="not valid"):
+        build_response_head(200, [(b"x", value)])
+
+
+def test_a_refusal_is_a_whole_response() -> None:
+    text = build_refusal(503, "why", [(b"Retry-After", b"1")]).decode()
+    head, body = text.split("\r\n\r\n")
+    assert head.splitlines()[0] == "HTTP/1.1 503 Service Unavailable"
+    assert "Content-Length: 4" in head.splitlines()
+    assert "Connection: close" in head.splitlines()
+    assert body == "why\n"
+
+
+def test_the_length_of_a_denial_is_given_once_and_only_when_known() -> None:
+    own = [(b"Content-Length", b"3")]
+    assert build_denial_head(404, own, 3).lower().count(b"content-length") == 1
+    assert b"Content-Length: 5" in build_denial_head(404, [], 5)
+    assert b"content-length" not in build_denial_head(404, [], None).lower()

@@ -1,0 +1,107 @@
+import itertools
+
+from connections.server.keepalive import Keepalive
+from tests.connections.fake_loop import FakeLoop
+
+
+class Line:
+    """A client at the other end of a Keepalive, in a time of its own."""
+
+    def __init__(self, *, interval: float = 30, timeout: float = 20) -> None:
+        self.loop = FakeLoop()
+        self.pings: list[tuple[float, bytes]] = []
+        self.died_at: float | None = None
+        self.is_behind = False
+        self.keepalive = Keepalive(
+            interval_seconds=interval,
+            timeout_seconds=timeout,
+            schedule=self.loop.call_later,
+            clock=self.loop.time,
+            ping=lambda payload: self.pings.append((self.loop.now, payload)),
+            is_behind=lambda since: self.is_behind,
+            on_dead=self._die,
+        )
+
+    def _die(self) -> None:
+        self.died_at = self.loop.now
+
+
+def test_a_client_that_answers_is_pinged_once_each_interval() -> None:
+    line = Line(timeout=40)
+    line.loop.advance(30)
+    for _ in range(10):
+        line.loop.advance(0.25)
+        line.keepalive.note_pong(line.pings[-1][1])
+        line.loop.advance(30)
+        assert len(line.loop.timers) == 1
+    moments = [at for at, _ in line.pings]
+    gaps = {round(b - a, 6) for a, b in itertools.pairwise(moments)}
+    assert gaps <= {30}
+    assert line.died_at is None
+
+
+def test_the_first_ping_comes_at_a_moment_of_its_own() -> None:
+    firsts = []
+    for _ in range(50):
+        line = Line()
+        line.loop.advance(30)
+        firsts.append(line.pings[0][0])
+    assert min(firsts) >= 3
+    assert max(firsts) <= 30
+    assert len(set(firsts)) > 40
+
+
+def test_without_a_pong_it_is_dead_after_the_timeout() -> None:
+    line = Line()
+    line.loop.advance(60)
+    assert line.died_at == line.pings[0][0] + 20
+    assert len(line.pings) == 1
+
+
+def test_a_late_pong_within_a_timeout_longer_than_the_interval_is_in_time() -> None:
+    line = Line(interval=10, timeout=60)
+    line.loop.advance(10)
+    for _ in range(5):
+        line.loop.advance(45)
+        line.keepalive.note_pong(line.pings[-1][1])
+        line.loop.advance(0.001)
+    assert line.died_at is None
+    assert len(line.loop.timers) == 1
+
+
+def test_the_round_trip_is_the_last_pongs() -> None:
+    line = Line()
+    assert line.keepalive.rtt_seconds is None
+    line.loop.advance(30)
+    sent_at, payload = line.pings[-1]
+    line.loop.now = sent_at + 0.5
+    line.keepalive.note_pong(payload)
+    assert line.keepalive.rtt_seconds == 0.5
+
+
+def test_a_pong_that_answers_no_ping_means_nothing() -> None:
+    line = Line()
+    line.loop.advance(30)
+    line.keepalive.note_pong(b"")
+    line.keepalive.note_pong(b"mine")
+    line.loop.advance(20)
+    assert line.died_at is not None
+    assert line.keepalive.rtt_seconds is None
+
+
+def test_who_is_behind_gets_more_time_but_not_for_ever() -> None:
+    line = Line()
+    line.is_behind = True
+    line.loop.advance(100)
+    assert line.died_at is None
+    line.is_behind = False
+    line.loop.advance(20)
+    assert line.died_at is not None
+
+
+def test_after_the_stop_nothing_happens() -> None:
+    line = Line()
+    line.loop.advance(30)
+    line.keepalive.stop()
+    line.keepalive.note_pong(line.pings[-1][1])
+    assert len(line.loop.timers) == 0

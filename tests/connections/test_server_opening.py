@@ -1,0 +1,50 @@
+import pytest
+
+from connections.server.opening import Opening
+from tests.connections.test_server_handshake import read
+
+START = {
+    "type": "websocket.http.response.start",
+    "status": 404,
+    "headers": [(b"x-why", b"because")],
+}
+
+
+def body(text: bytes, more_body: bool = False) -> dict[str, object]:
+    return {
+        "type": "websocket.http.response.body",
+        "body": text,
+        "more_body": more_body,
+    }
+
+
+def test_a_denial_in_one_part_says_its_length() -> None:
+    opening = Opening(read())
+    opening.begin_denial(START)
+    head, _, text = opening.deny(body(b"no")).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 404 Not Found\r\n")
+    assert b"x-why: because" in head
+    assert b"Content-Length: 2" in head
+    assert text == b"no"
+
+
+def test_a_denial_in_parts_ends_with_the_connection() -> None:
+    opening = Opening(read())
+    opening.begin_denial(START)
+    first = opening.deny(body(b"no", more_body=True))
+    assert b"content-length" not in first.lower()
+    assert b"Connection: close" in first
+    assert opening.deny(body(b" place")) == b" place"
+
+
+def test_a_body_needs_a_start() -> None:
+    with pytest.raises(ValueError, match="without its start"):
+        Opening(read()).deny(body(b"no"))
+
+
+def test_a_refusal_does_not_mix_with_a_denial_under_way() -> None:
+    opening = Opening(read())
+    assert opening.refuse(503, "later").startswith(b"HTTP/1.1 503")
+    opening.begin_denial(START)
+    opening.deny(body(b"no", more_body=True))
+    assert opening.refuse(503, "later") == b""

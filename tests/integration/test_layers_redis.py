@@ -1,0 +1,238 @@
+"""The Redis layer through outages; two layers stand for two nodes."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+from connections.layers.mailbox import GAP
+from connections.layers.redis import RedisLayer
+from tests.integration.processes import wait_until
+from tests.integration.proxy import Proxy
+from tests.integration.redis_process import RedisProcess
+
+
+@pytest.fixture
+def redis_process() -> Iterator[RedisProcess]:
+    process = RedisProcess().start()
+    yield process
+    process.remove()
+
+
+class Member:
+    """A consumer in a group: keeps what it receives."""
+
+    def __init__(self, layer: RedisLayer) -> None:
+        self.layer = layer
+        self.channel = ""
+        self.messages: list[dict[str, Any]] = []
+        self._task: asyncio.Task[None] | None = None
+
+    async def open(self, *groups: str) -> "Member":
+        self.channel = await self.layer.new_channel()
+        self._task = asyncio.create_task(self._read())
+        for group in groups:
+            await self.layer.group_add(group, self.channel)
+        return self
+
+    @property
+    def is_alive(self) -> bool:
+        return self._task is not None and not self._task.done()
+
+    @property
+    def numbers(self) -> list[int]:
+        return [one["n"] for one in self.messages if one["type"] == "n"]
+
+    @property
+    def gaps(self) -> list[int | None]:
+        return [one["missed"] for one in self.messages if one["type"] == GAP]
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def _read(self) -> None:
+        while True:
+            self.messages.append(await self.layer.receive(self.channel))
+
+
+@pytest.fixture
+async def layers(redis_process: RedisProcess) -> AsyncIterator[list[RedisLayer]]:
+    """Those of two nodes."""
+    made = [
+        RedisLayer([redis_process.url], timeout_seconds=0.3, probe_seconds=0.3)
+        for _ in range(2)
+    ]
+    yield made
+    redis_process.resume()
+    for layer in made:
+        await layer.flush()
+
+
+async def send_until_heard(layer: RedisLayer, group: str, *members: Member) -> None:
+    """Send markers until each member has got one: all is in order again."""
+
+    async def is_heard() -> bool:
+        await layer.group_send(group, {"type": "marker"})
+        return all({"type": "marker"} in member.messages for member in members)
+
+    await wait_until(is_heard, 15)
+
+
+async def test_a_thousand_members_on_two_nodes_and_a_restart(
+    redis_process: RedisProcess, layers: list[RedisLayer]
+) -> None:
+    """All get each message once; after the restart all are told of a gap, and go on."""
+    members = [await Member(layers[index % 2]).open("g") for index in range(1000)]
+    for n in range(5):
+        await layers[0].group_send("g", {"type": "n", "n": n})
+    await wait_until(lambda: all(len(one.numbers) == 5 for one in members))
+    redis_process.kill()
+    await layers[0].group_send("g", {"type": "n", "n": 5})
+    redis_process.start()
+    await send_until_heard(layers[1], "g", *members)
+    await wait_until(lambda: not layers[0]._get_layer()._shards[0].is_away)
+    await layers[0].group_send("g", {"type": "n", "n": 6})
+    await wait_until(lambda: all(one.numbers[-1] == 6 for one in members))
+    assert all(one.numbers == [0, 1, 2, 3, 4, 6] for one in members)
+    assert all(one.gaps and one.is_alive for one in members)
+    for one in members:
+        await one.close()
+
+
+async def test_a_pause_shorter_than_a_probe_is_told_by_the_sender(
+    redis_process: RedisProcess,
+) -> None:
+    """The subscription did not break; what the sender dropped is told afterwards."""
+    async with Proxy(redis_process.port) as proxy:
+        receiving = RedisLayer([redis_process.url], probe_seconds=60)
+        sending = RedisLayer([proxy.url], timeout_seconds=0.2, probe_seconds=60)
+        member = await Member(receiving).open("g")
+        await sending.group_send("g", {"type": "n", "n": 0})
+        await wait_until(lambda: member.numbers == [0])
+        proxy.loses_requests = True
+        for n in range(1, 4):
+            await sending.group_send("g", {"type": "n", "n": n})
+        proxy.loses_requests = False
+        proxy.reset()
+        await wait_until(lambda: member.gaps == [3])
+        assert sending.dropped == 3
+        await sending.group_send("g", {"type": "n", "n": 4})
+        await wait_until(lambda: member.numbers == [0, 4])
+        await member.close()
+        await receiving.flush()
+        await sending.flush()
+
+
+async def test_sending_while_redis_is_away_is_quick_and_logged_once(
+    redis_process: RedisProcess,
+    layers: list[RedisLayer],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    layer = layers[0]
+    await layer.group_send("g", {"type": "x"})
+    redis_process.pause()
+    started = time.monotonic()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(50):
+            await layer.group_send("g", {"type": "x"})
+    assert time.monotonic() - started < 3
+    assert layer.dropped == 50
+    downs = [one for one in caplog.records if "is down" in one.getMessage()]
+    assert len(downs) == 1
+
+
+async def test_joining_and_leaving_while_redis_is_away(
+    redis_process: RedisProcess, layers: list[RedisLayer]
+) -> None:
+    """Who joined meanwhile is a member on its return; who left is none."""
+    stays, leaves = await Member(layers[0]).open("g"), await Member(layers[0]).open("g")
+    redis_process.kill()
+    joins = await Member(layers[1]).open("g")
+    await layers[0].group_discard("g", leaves.channel)
+    redis_process.start()
+    await send_until_heard(layers[0], "g", stays, joins)
+    assert {"type": "marker"} not in leaves.messages
+    for one in (stays, leaves, joins):
+        assert one.is_alive
+        await one.close()
+
+
+async def test_a_consumer_reaches_its_own_channel_without_redis(
+    redis_process: RedisProcess, layers: list[RedisLayer]
+) -> None:
+    redis_process.kill()
+    member = await Member(layers[0]).open()
+    await layers[0].send(member.channel, {"type": "n", "n": 1})
+    await wait_until(lambda: member.numbers == [1])
+    await member.close()
+
+
+async def test_a_channel_of_another_node_is_reached(layers: list[RedisLayer]) -> None:
+    member = await Member(layers[0]).open("g")
+    await wait_until(lambda: layers[0]._get_layer()._shards[0].carries(member.channel))
+    await layers[1].send(member.channel, {"type": "n", "n": 1})
+    await wait_until(lambda: member.numbers == [1])
+    await member.close()
+
+
+async def test_no_subscription_outlives_its_consumer(
+    redis_process: RedisProcess, layers: list[RedisLayer]
+) -> None:
+    members = [await Member(layers[0]).open("g", f"g{n}") for n in range(20)]
+    with redis_process.connect() as client:
+        await wait_until(lambda: len(client.pubsub_channels("asgi*")) == 41)
+        for one in members:
+            await one.close()
+        await wait_until(lambda: client.pubsub_channels("asgi*") == [])
+
+
+async def test_a_payload_of_somebody_else_stops_nobody(
+    redis_process: RedisProcess, layers: list[RedisLayer]
+) -> None:
+    member = await Member(layers[0]).open("g")
+    with redis_process.connect() as client:
+        client.publish("asgi__group__g", b"\xc1 not msgpack")
+    await layers[1].group_send("g", {"type": "n", "n": 1})
+    await wait_until(lambda: member.numbers == [1])
+    await member.close()
+
+
+@pytest.mark.slow
+async def test_an_idle_consumer_is_still_there_after_half_a_minute(
+    redis_process: RedisProcess,
+) -> None:
+    """redis-py 8 ends a read after 5 s by default: stock consumers die of it."""
+    layer = RedisLayer([redis_process.url])
+    member = await Member(layer).open("g")
+    with redis_process.connect() as client:
+        before = {one["id"] for one in client.client_list(_type="pubsub")}
+        await asyncio.sleep(30)
+        assert {one["id"] for one in client.client_list(_type="pubsub")} == before
+    await layer.group_send("g", {"type": "n", "n": 1})
+    await wait_until(lambda: member.numbers == [1])
+    assert member.gaps == []
+    await member.close()
+    await layer.flush()
+
+
+async def test_several_redis_share_the_channels(redis_process: RedisProcess) -> None:
+    other = RedisProcess().start()
+    try:
+        layer = RedisLayer([redis_process.url, other.url], probe_seconds=0.3)
+        groups = [f"g{n}" for n in range(20)]
+        member = await Member(layer).open(*groups)
+        for n, group in enumerate(groups):
+            await layer.group_send(group, {"type": "n", "n": n})
+        await wait_until(lambda: sorted(member.numbers) == list(range(20)))
+        other.kill()
+        other.start()
+        await wait_until(lambda: member.gaps, 10)
+        await member.close()
+        await layer.flush()
+    finally:
+        other.remove()

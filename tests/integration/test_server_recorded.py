@@ -1,0 +1,138 @@
+"""Ends that the transport decides on reach the consumer, its slot and its record."""
+
+import asyncio
+import contextlib
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.processes import LiveServer, Servers, wait_until
+from tests.integration.raw_client import BINARY, TEXT, RawClient, build_frame
+
+CONSUMERS = "tests.integration.consumers:application"
+GENEROUS = {
+    "rate_limit__messages_per_second": 1_000_000,
+    "rate_limit__burst_messages": 1_000_000,
+    "rate_limit__bytes_per_second": "1GB",
+    "rate_limit__burst_bytes": "1GB",
+}
+
+
+@pytest.fixture
+def seen(tmp_path: Path) -> Path:
+    path = tmp_path / "seen"
+    path.touch()
+    return path
+
+
+def start(servers: Servers, seen: Path, **config: object) -> LiveServer:
+    """Start a server where each address may have one connection."""
+    return servers.start(
+        command="daphne",
+        application=CONSUMERS,
+        environment={"SEEN": str(seen)},
+        config={
+            "anonymous": "true",
+            "max_connections_per_client": 1,
+            "on_client_limit": "refuse",
+            "node__beat_seconds": 0.1,
+            **config,
+        },
+    )
+
+
+def open_socket(server: LiveServer, path: str, **options: Any) -> Any:
+    return RawClient.open(server.port, path, f"Origin: {server.url}", **options)
+
+
+def read_closed(server: LiveServer) -> list[tuple[str, int]]:
+    query = (
+        "select reason, close_code from connections_connection"
+        " where closed_at is not null order by closed_at"
+    )
+    with contextlib.closing(sqlite3.connect(server.folder / "db.sqlite3")) as database:
+        return database.execute(query).fetchall()
+
+
+def was_told(seen: Path, text: str) -> bool:
+    return text in seen.read_text().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("sent", "code", "reason"),
+    [
+        (build_frame(TEXT, b"x", is_masked=False), 1002, "protocol_error"),
+        (build_frame(TEXT, b"\xff"), 1007, "protocol_error"),
+        (build_frame(BINARY, b"", announced=1_000_001), 1009, "message_too_big"),
+    ],
+)
+async def test_a_violation_is_recorded_with_its_code(
+    servers: Servers, seen: Path, sent: bytes, code: int, reason: str
+) -> None:
+    server = start(servers, seen)
+    client = await open_socket(server, "/json/")
+    await client.send(sent)
+    frame = await client.read_close()
+    assert (frame.close_code, frame.close_reason) == (code, reason)
+    await wait_until(lambda: read_closed(server) == [(reason, code)])
+    await wait_until(lambda: was_told(seen, f"disconnect {code}"))
+
+
+async def test_a_slow_consumer_is_recorded_and_its_slot_is_free(
+    servers: Servers, seen: Path
+) -> None:
+    server = start(servers, seen, buffers__send_stall_seconds=0.5)
+    client = await open_socket(server, "/broadcast/", receive_bytes=4096)
+    await client.send(build_frame(TEXT, b"10000 10000"))
+    await wait_until(lambda: read_closed(server) == [("slow_consumer", 4208)])
+    await wait_until(lambda: was_told(seen, "disconnect 4208"))
+    again = await open_socket(server, "/broadcast/")
+    await again.send(build_frame(TEXT, b"1 3"))
+    assert await again.read_frame() == (BINARY, b"\0\0\0")
+
+
+async def test_a_flood_beyond_the_consumer_is_recorded(
+    servers: Servers, seen: Path
+) -> None:
+    """4129, and disconnect() does not wait for 64 messages of half a second."""
+    server = start(servers, seen, buffers__receive_stall_seconds=0.2, **GENEROUS)
+    client = await open_socket(server, "/slow/")
+    await client.send(build_frame(TEXT, b"x") * 1000)
+    assert (await client.read_close()).close_code == 4129
+    await wait_until(lambda: read_closed(server) == [("rate_limited", 4129)], 3)
+    await wait_until(lambda: was_told(seen, "disconnect 4129"), 3)
+
+
+async def test_a_starved_consumer_gets_its_release_and_its_disconnect(
+    servers: Servers, seen: Path
+) -> None:
+    """The client leaves with thirty seconds of work in the queue."""
+    server = start(servers, seen, **GENEROUS)
+    client = await open_socket(server, "/slow/")
+    await client.send(build_frame(TEXT, b"x") * 60)
+    await asyncio.sleep(0.2)
+    client.reset()
+    await wait_until(lambda: was_told(seen, "disconnect 1006"), 9)
+    await wait_until(lambda: read_closed(server) == [("network", 1006)])
+    assert "is cancelled" not in server.log()
+
+
+async def test_a_client_that_closes_is_recorded_so(
+    servers: Servers, seen: Path
+) -> None:
+    server = start(servers, seen)
+    client = await open_socket(server, "/json/")
+    await client.send(build_frame(8, (1001).to_bytes(2, "big")))
+    assert (await client.read_close()).close_code == 1001
+    await wait_until(lambda: read_closed(server) == [("closed", 1001)])
+
+
+async def test_a_dead_client_gives_its_place_up(servers: Servers, seen: Path) -> None:
+    server = start(servers, seen, ping_interval_seconds=0.3, ping_timeout_seconds=0.3)
+    await open_socket(server, "/json/")
+    await wait_until(lambda: read_closed(server) == [("dead", 4201)])
+    again = await open_socket(server, "/json/")
+    await again.send(build_frame(TEXT, b'{"type": "echo"}'))
+    assert (await again.read_frame()).payload == b'{"type": "echo"}'
