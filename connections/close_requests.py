@@ -1,26 +1,44 @@
-"""Close requests: which connections of this node they end, and how often."""
+"""Close requests: which connections of this node they end, and when."""
 
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from connections import close_codes
+from connections.announcements import CLOSE_REQUESTS, listen, stop_listening
 from connections.close_codes import ENDINGS
-from connections.hub import Hub
+from connections.database import Database
+from connections.hub import Hub, LiveConnection, make_selector
 from connections.models import CloseRequest
 from connections.recorder import Recorder
 from connections.units import Clock
 
+if TYPE_CHECKING:
+    from connections.bus import RedisBus
+
 _CLOCK_TOLERANCE = timedelta(seconds=5)
 """How far the clocks of a node and of the database may be apart."""
 
+_READ_SECONDS = 60
+"""How far back requests are read, beyond the last time that this succeeded."""
+
+_MOST_READ_SECONDS = 86_400
 _REMEMBERED_REQUESTS = 100_000
+
+Selector = Callable[[LiveConnection], bool]
 
 
 class AppliedRequests:
     """
-    Applies close requests to the hub of one node, each on two beats.
+    Applies close requests to the hub of one node, each once.
 
-    What was on its way into the hub at the first is there at the second; what
-    arrived after the first came back by itself and may stay.
+    What was on its way in by then (its handshake had begun, its slot was not
+    taken) is ended as it joins; what arrived later came back by itself and may
+    stay.
     """
 
     def __init__(
@@ -30,39 +48,127 @@ class AppliedRequests:
         self._recorder = recorder
         self._node_id = node_id
         self._clock = clock
-        # Applied once, and when; and applied for good.
-        self._once: dict[int, float] = {}
-        self._done: dict[int, None] = {}
+        self._applied: dict[int, None] = {}
+        # Those of the last minute, whom they mean, and when they were applied.
+        self._recent: dict[int, tuple[CloseRequest, Selector, float]] = {}
 
     def apply(self, request: CloseRequest) -> int:
-        """End what a request names, if it is due; return how many that were."""
-        if request.pk in self._done:
+        """End what a request names, unless it was applied; return how many."""
+        if request.pk in self._applied:
             return 0
-        first_at = self._once.pop(request.pk, None)
-        if first_at is None:
-            self._once[request.pk] = now = self._clock()
-            return self._end_matching(request, arrived_by=now)
-        self._done[request.pk] = None
-        if len(self._done) > _REMEMBERED_REQUESTS:
-            del self._done[next(iter(self._done))]
-        return self._end_matching(request, arrived_by=first_at)
-
-    def _end_matching(self, request: CloseRequest, *, arrived_by: float) -> int:
-        ending = ENDINGS.get(request.reason, close_codes.KICKED)
         now = self._clock()
+        self._applied[request.pk] = None
+        if len(self._applied) > _REMEMBERED_REQUESTS:
+            del self._applied[next(iter(self._applied))]
+        if not request.idle_seconds:
+            is_meant = make_selector(request.target, request.value, self._node_id)
+            self._recent[request.pk] = request, is_meant, now
+        found = self._hub.select(request.target, request.value, self._node_id)
+        return sum(self._end(connection, request, now) for connection in found)
+
+    def hold_against(self, connection: LiveConnection) -> None:
+        """End a connection that joins, if it was meant by what was applied."""
+        if not self._recent:
+            return
+        oldest = self._clock() - _READ_SECONDS
+        for request, is_meant, applied_at in list(self._recent.values()):
+            if applied_at < oldest:
+                del self._recent[request.pk]
+            elif is_meant(connection):
+                self._end(connection, request, applied_at)
+
+    def _end(
+        self, connection: LiveConnection, request: CloseRequest, applied_at: float
+    ) -> bool:
+        """End a connection, now or in its turn; return whether it is to end."""
         latest = request.created_at + _CLOCK_TOLERANCE
-        count = 0
-        for connection in self._hub.select(
-            request.target, request.value, self._node_id
-        ):
-            if connection.arrived > arrived_by or connection.opened_at > latest:
-                continue
-            idle_seconds = request.idle_seconds
-            if idle_seconds and connection.idle_seconds(now) < idle_seconds:
-                # The row is behind: write the true time, so that the sweeper
-                # does not ask again and again.
-                if self._recorder is not None:
-                    self._recorder.note_change(connection)
-                continue
-            count += connection.end(ending)
-        return count
+        if connection.arrived > applied_at or connection.opened_at > latest:
+            return False
+        idle_seconds = request.idle_seconds
+        if idle_seconds and connection.idle_seconds(applied_at) < idle_seconds:
+            # The row is behind: write the true time, so that the sweeper does
+            # not ask again and again.
+            if self._recorder is not None:
+                self._recorder.note_change(connection)
+            return False
+        ending = ENDINGS.get(request.reason, close_codes.KICKED)
+        if not request.spread_seconds:
+            return connection.end(ending)
+        after_seconds = random.uniform(0, request.spread_seconds)
+        asyncio.get_running_loop().call_later(after_seconds, connection.end, ending)
+        return True
+
+
+class IncomingRequests:
+    """
+    Reads close requests: on every beat, and at once when new ones are announced.
+
+    An announcement says no more than that it is time to look: what counts is
+    the database, and what was announced in vain is found a beat later.
+    """
+
+    def __init__(
+        self,
+        applied: AppliedRequests,
+        *,
+        database: Database,
+        bus: RedisBus | None,
+        clock: Clock,
+    ) -> None:
+        self._applied = applied
+        self._database = database
+        self._bus = bus
+        self._clock = clock
+        self._read_at = clock()
+        self._due = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._publishing: asyncio.Task[bool] | None = None
+        if bus is not None:
+            bus.on_message(CLOSE_REQUESTS, lambda message: self._due.set())
+            bus.on_return(self._due.set)
+
+    def start(self) -> None:
+        """Begin to be told of what this process posts."""
+        listen(self._hear)
+
+    def stop(self) -> None:
+        """Be told nothing more."""
+        stop_listening(self._hear)
+
+    async def look(self) -> None:
+        """
+        Read and apply what is new.
+
+        Raises:
+            DatabaseUnavailable: it is read the next time, however late that is.
+        """
+        started = self._clock()
+        since_seconds = _READ_SECONDS + started - self._read_at
+        for request in await self._database.read(_read, since_seconds):
+            self._applied.apply(request)
+        self._read_at = started
+
+    async def look_when_announced(self) -> None:
+        """Wait for an announcement, then look."""
+        await self._due.wait()
+        self._due.clear()
+        await self.look()
+
+    def _hear(self) -> bool:
+        """Note an announcement of this process; runs in any thread."""
+        try:
+            self._loop.call_soon_threadsafe(self._pass_on)
+        except RuntimeError:
+            return False  # The loop has ended, and the node with it.
+        return self._bus is not None
+
+    def _pass_on(self) -> None:
+        self._due.set()
+        if self._bus is not None:
+            publishing = self._bus.publish(CLOSE_REQUESTS, {})
+            self._publishing = self._loop.create_task(publishing)
+
+
+def _read(since_seconds: float) -> list[CloseRequest]:
+    seconds = min(since_seconds, _MOST_READ_SECONDS)
+    return list(CloseRequest.objects.recent(seconds).order_by("id"))

@@ -212,18 +212,27 @@ class Hub:
             return list(self._by_client.get(value, {}).values())
         if target == Target.ALL or (target == Target.NODE and value == node_id):
             return list(self._by_id.values())
-        if target == Target.ADDRESS:
-            network = parse_network(value)
-            if network is None:
-                return []
-            return [one for one in self if _is_within(one.address, network)]
-        matches: dict[str, Callable[[LiveConnection], bool]] = {
-            Target.USER: lambda one: str(one.user_id) == value,
-            Target.SESSION_KEY: lambda one: one.session_digest == value,
-            Target.TOKEN: lambda one: str(one.token_id) == value,
-        }
-        is_meant = matches.get(target)
-        return [one for one in self if is_meant(one)] if is_meant else []
+        is_meant = make_selector(target, value, node_id)
+        return [one for one in self if is_meant(one)]
+
+
+def make_selector(
+    target: str, value: str, node_id: str
+) -> Callable[[LiveConnection], bool]:
+    """Return a test for whom a close request means, of the connections of a node."""
+    network = parse_network(value) if target == Target.ADDRESS else None
+    is_here = target == Target.ALL or value == node_id
+    selectors: dict[str, Callable[[LiveConnection], bool]] = {
+        Target.CONNECTION: lambda one: one.connection_id == value,
+        Target.CLIENT: lambda one: one.client_id == value,
+        Target.USER: lambda one: str(one.user_id) == value,
+        Target.SESSION_KEY: lambda one: one.session_digest == value,
+        Target.TOKEN: lambda one: str(one.token_id) == value,
+        Target.ADDRESS: lambda one: _is_within(one.address, network),
+        Target.NODE: lambda one: is_here,
+        Target.ALL: lambda one: is_here,
+    }
+    return selectors.get(target, lambda one: False)
 
 
 def new_connection_id() -> str:
@@ -249,8 +258,8 @@ def parse_network(text: str) -> Network | None:
         return None
 
 
-def _is_within(address: str, network: Network) -> bool:
+def _is_within(address: str, network: Network | None) -> bool:
     try:
-        return ipaddress.ip_address(address) in network
+        return network is not None and ipaddress.ip_address(address) in network
     except ValueError:
         return False

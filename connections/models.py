@@ -41,6 +41,11 @@ class Node(models.Model):
     started_at = models.DateTimeField()
     stopped_at = models.DateTimeField(null=True, blank=True)
     open_connections = models.PositiveIntegerField(default=0)
+    degraded = models.CharField(
+        max_length=255,
+        blank=True,
+        help_text="Why the limits do not hold across nodes just now; empty: they do.",
+    )
 
     objects = NodeQuerySet.as_manager()
 
@@ -169,8 +174,9 @@ class CloseRequest(models.Model):
     """
     A request to end the connections that a selector names, wherever they are.
 
-    Every node reads the requests younger than 60 seconds on each beat and
-    applies each once. Rows are never updated.
+    Posted by announcements.post_close_requests(). Every node reads those of
+    the last minute at once and on each beat, and applies each once. Rows are
+    never updated.
     """
 
     class Target(models.TextChoices):
@@ -192,6 +198,10 @@ class CloseRequest(models.Model):
         null=True,
         blank=True,
         help_text="Only where the node itself saw no activity for so long.",
+    )
+    spread_seconds = models.FloatField(
+        default=0,
+        help_text="Each connection ends at a moment of its own within so long.",
     )
     created_at = models.DateTimeField(db_default=Now(), db_index=True)
 

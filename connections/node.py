@@ -9,6 +9,7 @@ import socket
 import time
 import weakref
 from collections.abc import Iterable
+from typing import Any
 
 from channels.db import aclose_old_connections
 from django.conf import settings
@@ -17,17 +18,16 @@ from django.utils import timezone
 
 from connections import close_codes, models
 from connections.close_codes import Ending
-from connections.close_requests import AppliedRequests
+from connections.close_requests import AppliedRequests, IncomingRequests
 from connections.config import WebSocketConfig, get_config
 from connections.credentials.verifier import Verifier
 from connections.database import Database
 from connections.exceptions import DatabaseUnavailable
 from connections.hub import Hub, LiveConnection
-from connections.models import CloseRequest
 from connections.periodic import run_periodically
-from connections.pool import make_pool
+from connections.pool import make_bus, make_pool
 from connections.pool.base import Renewal, Slot, Usage
-from connections.recorder import Recorder
+from connections.recorder import Recorder, clean
 from connections.units import Clock
 from connections.version import VERSION
 
@@ -65,11 +65,9 @@ class Node:
         self.node_id = os.urandom(16).hex()
         self.started_at = timezone.now()
         self.hub = Hub()
+        self.bus = make_bus(redis_url, node_id=self.node_id)
         self.pool = make_pool(
-            config,
-            node_id=self.node_id,
-            redis_url=redis_url,
-            on_taken=self._end_taken,
+            config, redis_url=redis_url, bus=self.bus, on_taken=self._end_taken
         )
         self.database = database
         self.recorder: Recorder | None = None
@@ -88,21 +86,28 @@ class Node:
         self._tasks: list[asyncio.Task[None]] = []
         self._cleaning: asyncio.Task[None] | None = None
         self._skips_grace = asyncio.Event()
-        self._close_requests = AppliedRequests(
+        self._applied = AppliedRequests(
             hub=self.hub, recorder=self.recorder, node_id=self.node_id, clock=clock
         )
+        self._requests: IncomingRequests | None = None
+        if database is not None:
+            self._requests = IncomingRequests(
+                self._applied, database=database, bus=self.bus, clock=clock
+            )
 
     # Life
 
     async def start(self) -> None:
         """Begin to beat; calling it again does nothing."""
-        if self._tasks or self.database is None:
+        if self._tasks or self._requests is None:
             return
+        self._requests.start()
         beat_seconds = self.config.node.beat_seconds
         steps = (
             ("The check for idle connections", self._watch, beat_seconds),
             ("The beat", self._beat, beat_seconds),
             ("The renewal of leases", self._renew, self.config.node.lease_seconds / 3),
+            ("The look for requests", self._requests.look_when_announced, 0),
         )
         for name, step, interval_seconds in steps:
             runner = run_periodically(name, step, interval_seconds)
@@ -166,6 +171,8 @@ class Node:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._requests is not None:
+            self._requests.stop()
         _nodes.pop(asyncio.get_running_loop(), None)
         if self.database is None or self.recorder is None:
             return
@@ -211,6 +218,7 @@ class Node:
         self.hub.join(connection)
         if self.recorder is not None:
             self.recorder.note_change(connection)
+        self._applied.hold_against(connection)
 
     def leave(self, connection: LiveConnection, code: int | None, reason: str) -> None:
         """Let go of a connection: its slot, its place in the hub, its record."""
@@ -272,7 +280,7 @@ class Node:
 
     async def _beat(self) -> None:
         """Tell the database that this node lives, what changed; ask what to end."""
-        if self.database is None or self.recorder is None:
+        if self.database is None or self.recorder is None or self._requests is None:
             return
         if not await self.database.write(self._write_beat):
             # At the first beat; later, after this node was taken for dead.
@@ -282,15 +290,14 @@ class Node:
             for connection in self.hub:
                 self.recorder.note_change(connection)
         await self.recorder.flush()
-        for request in await self.database.read(_read_close_requests):
-            self._close_requests.apply(request)
+        await self._requests.look()
 
     def _write_beat(self) -> bool:
         """Move the node's counter; return False where it is not known as live."""
         return bool(
             models.Node.objects.live()
             .filter(node_id=self.node_id, generation=self._generation)
-            .beat(len(self.hub), self._state())
+            .beat(**self._describe())
         )
 
     def _write_node(self) -> None:
@@ -300,14 +307,21 @@ class Node:
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
                 "version": VERSION,
-                "state": self._state(),
                 "generation": self._generation,
                 "beat_at": Now(),
                 "started_at": self.started_at,
                 "stopped_at": Now() if self._has_stopped else None,
-                "open_connections": len(self.hub),
+                **self._describe(),
             },
         )
+
+    def _describe(self) -> dict[str, Any]:
+        """Return what every beat writes into the node's row."""
+        return {
+            "state": self._state(),
+            "open_connections": len(self.hub),
+            "degraded": clean(self.pool.degraded_reason or "", 255),
+        }
 
     def _state(self) -> str:
         state = models.Node.State
@@ -349,7 +363,3 @@ def get_detached_node() -> Node:
     if node is None:
         node = _detached[loop] = Node(get_config())
     return node
-
-
-def _read_close_requests() -> list[CloseRequest]:
-    return list(CloseRequest.objects.recent().order_by("id"))

@@ -42,14 +42,9 @@ class NodeQuerySet(models.QuerySet["Node"]):
         """Nodes that ended before a moment."""
         return self.exclude(state__in=LIVE_STATES).filter(stopped_at__lt=moment)
 
-    def beat(self, open_connections: int, state: str) -> int:
+    def beat(self, **facts: Any) -> int:
         """Move the counters of the nodes selected; return how many there are."""
-        return self.update(
-            beat=F("beat") + 1,
-            beat_at=Now(),
-            open_connections=open_connections,
-            state=state,
-        )
+        return self.update(beat=F("beat") + 1, beat_at=Now(), **facts)
 
     def mark_lost(self, node: Node) -> bool:
         """Record a node as dead, unless it has beaten since it was read."""
@@ -119,7 +114,7 @@ class CloseRequestQuerySet(models.QuerySet["CloseRequest"]):
         return self.filter(created_at__gte=Now() - timedelta(seconds=seconds))
 
     def post(self, requests: Sequence[CloseRequest]) -> None:
-        """Write requests; every node applies them on its next beat."""
+        """Write requests; announcements.post_close_requests() has them applied now."""
         self.bulk_create(requests, batch_size=200)
 
 

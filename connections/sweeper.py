@@ -20,6 +20,7 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from connections import close_codes
+from connections.announcements import post_close_requests
 from connections.config import WebSocketConfig
 from connections.exceptions import ConnectionsError
 from connections.models import CloseRequest, Connection, ErrorEvent, Node, Sweep
@@ -177,7 +178,7 @@ class Sweeper:
             return idle.count()
         count = 0
         while chunk := list(idle[: self._batch_size]):
-            CloseRequest.objects.post([self._make_request(one) for one in chunk])
+            post_close_requests(*map(self._make_request, chunk))
             count += len(chunk)
             if len(chunk) < self._batch_size:
                 break

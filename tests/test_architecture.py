@@ -42,6 +42,7 @@ LAYERS = (
     # The running node.
     "hub",
     "recorder",
+    "announcements",
     "close_requests",
     "node",
     # One socket's way.

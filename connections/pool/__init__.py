@@ -12,35 +12,47 @@ if TYPE_CHECKING:
     from connections.bus import RedisBus
 
 
+def make_bus(redis_url: str | None, *, node_id: str) -> RedisBus | None:
+    """
+    Return the bus of a node; None where it is the only one.
+
+    Raises:
+        ValueError: the URL cannot be used.
+    """
+    if not redis_url:
+        return None
+    from connections.bus import RedisBus
+
+    return RedisBus(redis_url, node_id=node_id)
+
+
 def make_pool(
     config: WebSocketConfig,
     *,
-    node_id: str,
     redis_url: str | None,
+    bus: RedisBus | None,
     on_taken: OnTaken,
-    bus: RedisBus | None = None,
 ) -> Pool:
     """
     Return the pool of a node.
 
     on_taken is called on the event loop, between renewals, with slots that
     others took away; the next renewal reports what such a call may have missed.
-    The bus is made where none is given, and closed with the pool.
+    The bus is started and closed with the pool.
 
     Raises:
         ValueError: the URL cannot be used.
     """
     max_total = config.max_total_connections
     evict_oldest = config.on_client_limit == "evict_oldest"
-    if not redis_url:
+    if not redis_url or bus is None:
         return LocalPool(max_total=max_total, evict_oldest=evict_oldest)
-    from connections.bus import RedisBus
     from connections.pool.outage import OutagePool
     from connections.pool.redis import RedisPool
 
     shared = RedisPool(
         redis_url,
-        bus=bus or RedisBus(redis_url, node_id=node_id),
+        bus=bus,
         max_total=max_total,
         lease_seconds=config.node.lease_seconds,
         evict_oldest=evict_oldest,

@@ -68,12 +68,19 @@ def test_a_node_is_gone_before_a_moment() -> None:
 @pytest.mark.usefixtures("nodes")
 def test_a_beat_moves_the_counter_of_the_nodes_selected() -> None:
     one = Node.objects.filter(node_id="serving")
-    assert [one.beat(7, "draining") for _ in range(3)] == [1, 1, 1]
+    assert [one.beat(open_connections=7, state="draining") for _ in range(3)] == [
+        1,
+        1,
+        1,
+    ]
     node = one.get()
     assert (node.beat, node.open_connections, node.state) == (3, 7, "draining")
     assert abs(timezone.now() - node.beat_at) < timedelta(minutes=1)
     assert Node.objects.filter(beat=0).count() == 3
-    assert Node.objects.filter(node_id="none").beat(0, "serving") == 0
+    assert (
+        Node.objects.filter(node_id="none").beat(open_connections=0, state="serving")
+        == 0
+    )
 
 
 def test_a_node_is_marked_lost_once() -> None:

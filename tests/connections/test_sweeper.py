@@ -58,7 +58,7 @@ def test_a_node_that_beats_is_never_lost() -> None:
     for _ in range(10):
         sweeper.sweep()
         clock.advance(14)
-        Node.objects.live().beat(0, "serving")
+        Node.objects.live().beat(open_connections=0, state="serving")
     assert Node.objects.get().state == "serving"
 
 
@@ -74,7 +74,7 @@ def test_an_outage_of_the_database_is_no_silence_of_the_nodes() -> None:
 
 def test_a_node_that_beats_at_the_last_moment_is_spared() -> None:
     node = make_db_node("live")
-    Node.objects.live().beat(0, "serving")
+    Node.objects.live().beat(open_connections=0, state="serving")
     assert Node.objects.mark_lost(node) is False
     assert Node.objects.get().state == "serving"
 

@@ -5,18 +5,14 @@ from django.contrib.auth import get_user_model
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db.models import QuerySet
 
+from connections.announcements import (
+    MAY_RETURN,
+    STAFF_REASONS,
+    post_close_requests,
+)
 from connections.close_codes import ENDINGS
 from connections.models import CloseRequest, Connection
 
-_KICK_REASONS = (
-    "kicked",
-    "asked_to_reconnect",
-    "banned",
-    "forbidden",
-    "logged_out",
-    "revoked",
-    "deactivated",
-)
 _SELECTORS = ("client", "user", "id")
 
 
@@ -29,12 +25,20 @@ class Command(BaseCommand):
         listing.add_argument(
             "--limit", type=int, default=1000, help="rows (default: %(default)s)"
         )
-        kick = verbs.add_parser("kick", help="end connections within a second or two")
+        kick = verbs.add_parser("kick", help="end connections at once")
         kick.add_argument(
             "--reason",
             default="kicked",
-            choices=_KICK_REASONS,
-            help="what the client is told (default: %(default)s)",
+            choices=STAFF_REASONS,
+            help=f"what the client is told; after {MAY_RETURN} it returns, after the"
+            " others not (default: %(default)s)",
+        )
+        kick.add_argument(
+            "--spread",
+            type=float,
+            default=0,
+            metavar="SECONDS",
+            help="end each at a moment of its own within so long (default: all now)",
         )
         for verb in (listing, kick):
             verb.add_argument("--client", metavar="ID", help="of this client")
@@ -88,8 +92,12 @@ class Command(BaseCommand):
             value=str(options[given[0]]),
             reason=options["reason"],
             author="manage.py connections kick",
+            spread_seconds=options["spread"],
         )
-        CloseRequest.objects.post([request])
+        try:
+            post_close_requests(request)
+        except ValueError as exc:
+            raise CommandError(str(exc)) from exc
         ending = ENDINGS[options["reason"]]
         if options["json"]:
             result = {"requested": count, "code": ending.code, "reason": ending.reason}

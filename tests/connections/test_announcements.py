@@ -1,0 +1,164 @@
+"""Close requests take effect at once, whoever posts them and from wherever."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from channels.db import database_sync_to_async
+from django.db import transaction
+
+from connections.announcements import (
+    MAY_RETURN,
+    STAFF_REASONS,
+    listen,
+    post_close_requests,
+    stop_listening,
+)
+from connections.bus import RedisBus
+from connections.close_codes import ENDINGS, Reconnect
+from connections.database import Database
+from connections.models import CloseRequest
+from connections.node import Node
+from tests.connections.conversations import Echo, connect_to, make_config, receive_close
+from tests.integration.processes import wait_until
+from tests.integration.redis_process import RedisProcess
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+LATE = {"beat_seconds": 60, "lease_seconds": 60}
+"""A node so slow to beat that what happens in a test is no beat's doing."""
+
+
+@pytest.fixture
+def heard() -> Iterator[list[str]]:
+    """What a listener of this process was told."""
+    told: list[str] = []
+
+    def listener() -> bool:
+        told.append("look")
+        return True
+
+    listen(listener)
+    yield told
+    stop_listening(listener)
+
+
+@pytest.fixture
+async def node() -> AsyncIterator[Node]:
+    """A node at work between two beats that lie far apart."""
+    node = Node(make_config(node=LATE), database=Database())
+    await node.start()
+    await wait_until(lambda: node._is_recorded and node._requests is not None)
+    yield node
+    await node.stop()
+
+
+def make_request(**values: Any) -> CloseRequest:
+    values = {"target": "client", "value": "alice", "reason": "kicked", **values}
+    return CloseRequest(**values)
+
+
+async def test_a_request_takes_effect_without_a_beat(node: Node) -> None:
+    communicator = connect_to(Echo, node)
+    assert (await communicator.connect())[0]
+    await database_sync_to_async(post_close_requests)(make_request())
+    assert (await receive_close(communicator))["code"] == 4009
+    await communicator.disconnect()
+
+
+def test_nothing_is_announced_before_the_commit(heard: list[str]) -> None:
+    with transaction.atomic():
+        post_close_requests(make_request())
+        assert heard == []
+    assert heard == ["look"]
+
+
+def test_a_rollback_leaves_nothing(heard: list[str]) -> None:
+    with pytest.raises(KeyError), transaction.atomic():
+        post_close_requests(make_request())
+        raise KeyError
+    assert heard == []
+    assert not CloseRequest.objects.exists()
+
+
+def test_nothing_posted_is_nothing_announced(heard: list[str]) -> None:
+    post_close_requests()
+    assert heard == []
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"target": "planet"}, "target is 'planet', not one of connection"),
+        ({"reason": "because"}, "reason is 'because', not one of .*kicked"),
+        ({"reason": "lost"}, "reason is 'lost'"),
+        ({"value": ""}, "value is empty: which client"),
+        ({"target": "address", "value": "here"}, "'here'"),
+        ({"spread_seconds": -1}, "spread_seconds is -1, not a number from 0"),
+        ({"spread_seconds": float("nan")}, "spread_seconds is nan"),
+    ],
+)
+def test_a_request_that_makes_no_sense_posts_nothing(
+    values: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(ValueError, match=problem):
+        post_close_requests(make_request(), make_request(**values))
+    assert not CloseRequest.objects.exists()
+
+
+def test_one_reason_of_staff_lets_clients_return() -> None:
+    returning = [
+        one for one in STAFF_REASONS if ENDINGS[one].reconnect is Reconnect.NOW
+    ]
+    assert returning == [MAY_RETURN]
+
+
+@pytest.mark.parametrize("is_node_here", [True, False])
+async def test_nodes_of_other_processes_are_told_over_redis(
+    redis_server: RedisProcess, settings: Any, *, is_node_here: bool
+) -> None:
+    """By a node that is here, else by the process itself: a command, plain WSGI."""
+    settings.REDIS_URL = redis_server.url
+    other = RedisBus(redis_server.url, node_id="other")
+    told = asyncio.Event()
+    other.on_message("close_requests", lambda message: told.set())
+    await other.start()
+    node = Node(make_config(node=LATE), database=Database(), redis_url=redis_server.url)
+    if is_node_here:
+        await node.start()
+    await database_sync_to_async(post_close_requests)(make_request())
+    async with asyncio.timeout(10):
+        await told.wait()
+    await other.close()
+    await node.stop()
+    await node.pool.close()
+
+
+async def test_redis_away_costs_no_request(settings: Any) -> None:
+    settings.REDIS_URL = "redis://127.0.0.1:1/0"
+    await database_sync_to_async(post_close_requests)(make_request())
+    assert await CloseRequest.objects.acount() == 1
+
+
+async def test_what_a_node_missed_while_the_database_was_away_is_applied(
+    node: Node,
+) -> None:
+    """A request is read however long ago it was posted."""
+    communicator = connect_to(Echo, node)
+    assert (await communicator.connect())[0]
+    assert node._requests is not None
+    await database_sync_to_async(CloseRequest.objects.post)([make_request()])
+    # As if the last time that reading succeeded were an hour ago, and the
+    # request from then.
+    live = next(iter(node.hub))
+    hour = 3600
+    node._requests._read_at -= hour
+    for posted in await database_sync_to_async(list)(CloseRequest.objects.all()):
+        posted.created_at -= timedelta(seconds=hour - 60)
+        await posted.asave()
+    live.opened_at -= timedelta(seconds=hour)
+    await node._requests.look()
+    assert (await receive_close(communicator))["code"] == 4009
+    await communicator.disconnect()

@@ -1,0 +1,132 @@
+"""Which connections a close request ends, and when."""
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from connections.close_codes import ASKED_TO_RECONNECT, KICKED
+from connections.close_requests import AppliedRequests
+from connections.hub import Hub, LiveConnection
+from connections.models import CloseRequest
+from tests.clock import FakeClock
+from tests.connections.test_hub import make_connection
+from tests.integration.processes import wait_until
+
+
+class Case:
+    """A hub to which requests are applied, and a clock for it."""
+
+    def __init__(self) -> None:
+        self.hub = Hub()
+        self.clock = FakeClock()
+        self.applied = AppliedRequests(
+            hub=self.hub, recorder=None, node_id="here", clock=self.clock
+        )
+        self._posted = 0
+
+    def arrive(self, connection_id: str) -> LiveConnection:
+        return make_connection(connection_id, now=self.clock())
+
+    def join(self, connection: LiveConnection) -> LiveConnection:
+        """As a node does once a connection has its slot."""
+        self.hub.join(connection)
+        self.applied.hold_against(connection)
+        return connection
+
+    def make_request(self, **values: Any) -> CloseRequest:
+        self._posted += 1
+        values = {
+            "pk": self._posted,
+            "target": "client",
+            "value": "alice",
+            "reason": "kicked",
+            "created_at": timezone.now(),
+            **values,
+        }
+        return CloseRequest(**values)
+
+
+@pytest.fixture
+async def case() -> Case:
+    return Case()
+
+
+async def test_a_request_is_applied_once(case: Case) -> None:
+    first = case.join(case.arrive("1"))
+    request = case.make_request()
+    assert case.applied.apply(request) == 1
+    assert first.ending == KICKED
+    case.clock.advance(1)
+    second = case.join(case.arrive("2"))
+    assert case.applied.apply(request) == 0
+    assert second.ending is None
+
+
+async def test_who_was_on_the_way_in_is_ended_on_joining(case: Case) -> None:
+    """However long its handshake takes, and whatever was applied since."""
+    slow = case.arrive("1")
+    case.applied.apply(case.make_request())
+    case.applied.apply(case.make_request(value="bob"))
+    case.clock.advance(8)
+    assert case.join(slow).ending == KICKED
+
+
+async def test_who_came_back_afterwards_may_stay(case: Case) -> None:
+    case.applied.apply(case.make_request(target="all", value=""))
+    case.clock.advance(0.01)
+    assert case.join(case.arrive("1")).ending is None
+
+
+async def test_others_on_the_way_in_may_stay(case: Case) -> None:
+    slow = case.arrive("1")
+    case.applied.apply(case.make_request(value="bob"))
+    assert case.join(slow).ending is None
+
+
+async def test_who_opened_long_after_a_request_read_late_may_stay(case: Case) -> None:
+    """The database was away: whoever was meant has left and come back since."""
+    connection = case.join(case.arrive("1"))
+    long_ago = timezone.now() - timedelta(seconds=30)
+    assert case.applied.apply(case.make_request(created_at=long_ago)) == 0
+    assert connection.ending is None
+
+
+async def test_a_request_is_forgotten_after_a_minute(case: Case) -> None:
+    slow = case.arrive("1")
+    case.applied.apply(case.make_request())
+    case.clock.advance(61)
+    assert case.join(slow).ending is None
+    assert not case.applied._recent
+
+
+async def test_spread_ends_come_one_by_one(case: Case) -> None:
+    connections = [case.join(case.arrive(str(n))) for n in range(8)]
+    request = case.make_request(reason="asked_to_reconnect", spread_seconds=0.4)
+    assert case.applied.apply(request) == 8
+    assert sum(one.ending is not None for one in connections) == 0
+
+    def count_ended() -> int:
+        return sum(one.ending == ASKED_TO_RECONNECT for one in connections)
+
+    seen = set()
+    while (ended := count_ended()) < 8:
+        seen.add(ended)
+        await asyncio.sleep(0.01)
+    assert len(seen) > 2
+
+
+async def test_a_spread_end_passes_over_who_has_left(case: Case) -> None:
+    """The record of how a connection ended stays what it was."""
+    connection = case.join(case.arrive("1"))
+    case.applied.apply(case.make_request(spread_seconds=0.01))
+    case.hub.leave(connection)
+    await wait_until(lambda: not _timers(connection))
+    assert connection.ending is None
+
+
+def _timers(connection: LiveConnection) -> list[Any]:
+    loop: Any = asyncio.get_running_loop()
+    return [timer for timer in loop._scheduled if connection in (timer._args or ())]

@@ -1,0 +1,57 @@
+"""Several server processes that share a database and a Redis."""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from tests.integration.processes import LiveServer, Servers
+from tests.integration.redis_process import RedisProcess
+from tests.integration.test_main_job import assert_alive, closing, opened
+
+LATE = {
+    "node__beat_seconds": 60,
+    "node__lease_seconds": 180,
+    "node__node_timeout_seconds": 180,
+}
+"""Nodes so slow to beat that what happens in a test is no beat's doing."""
+
+
+@pytest.fixture
+def redis_process() -> Iterator[RedisProcess]:
+    process = RedisProcess().start()
+    yield process
+    process.remove()
+
+
+def start_pair(
+    servers: Servers, redis_process: RedisProcess, **config: object
+) -> tuple[LiveServer, LiveServer]:
+    """Start two nodes of one cluster."""
+    environment = {"REDIS_URL": redis_process.url}
+    first = servers.start(config=config, environment=environment)
+    second = servers.start(
+        config=config,
+        environment=environment,
+        arguments=("--no-sweeper",),
+        folder=first.folder,
+    )
+    return first, second
+
+
+async def test_a_kick_takes_effect_on_every_node_without_a_beat(
+    servers: Servers, redis_process: RedisProcess
+) -> None:
+    """Posted by a process that is no node."""
+    pair = start_pair(servers, redis_process, **LATE)
+    token, other = pair[0].create_token(), pair[0].create_token("bob")
+    async with (
+        opened(pair[0], token, 2) as here,
+        opened(pair[1], token, 2) as there,
+        opened(pair[1], other, 1) as (bystander,),
+    ):
+        kick = ("connections", "kick", "--client", "alice")
+        await asyncio.to_thread(pair[0].manage, *kick)
+        for connection in (*here, *there):
+            assert await closing(connection, seconds=5) == (4009, "kicked")
+        await assert_alive(bystander)
