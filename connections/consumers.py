@@ -7,6 +7,7 @@ connect, receive, disconnect, groups and send work as Channels documents them.
 
 import asyncio
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -31,6 +32,8 @@ from connections.close_codes import ENDINGS, Ending, Reconnect
 from connections.credentials.identity import identify
 from connections.exceptions import InvalidMessage
 from connections.life import Life, Receive
+from connections.limits import Limits
+from connections.node import Node, get_detached_node
 from connections.wire import Message, Send
 
 
@@ -57,7 +60,11 @@ class _Limited:
         self.scope = scope
         self.channel_layer = get_channel_layer(self.channel_layer_alias)
         self._loop = asyncio.get_running_loop()
-        self._life = Life(self, scope, receive, send)
+        limits: Any = self.get_limits(scope)
+        if inspect.isawaitable(limits):
+            limits = await limits
+        node = _find_node(scope)
+        self._life = Life(self, scope, receive, send, node=node, limits=limits)
         transmit = self._life.wire.transmit
         self.base_send = async_to_sync(transmit) if self._sync else transmit
         await self._life.run()
@@ -100,6 +107,16 @@ class _Limited:
         None: nothing is known, and the connection counts alone.
         """
         return identify(scope)
+
+    def get_limits(self, scope: Message) -> Limits:
+        """
+        Return the limits of the connection; asked once, before connect().
+
+        By default those configured. dataclasses.replace() changes some, by
+        scope["user"], scope["credential"] or scope["route"]. It may be a
+        coroutine, where a plan has to be read first; it must not block.
+        """
+        return Limits.configured(_find_node(scope).config)
 
     @property
     def channel_name(self) -> str | None:
@@ -215,6 +232,11 @@ class LimitedSyncJsonConsumer(LimitedSyncConsumer, JsonWebsocketConsumer):
 
     def receive_json(self, content: Any, **kwargs: Any) -> None:
         _find_handle(self, content)(content, **kwargs)
+
+
+def _find_node(scope: Message) -> Node:
+    """Return the node that serves a connection, of our middleware or without it."""
+    return scope.get("node") or get_detached_node()
 
 
 def _require_text(text_data: str | None) -> str:

@@ -5,11 +5,15 @@ import ipaddress
 import os
 import time
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from datetime import datetime
+from typing import Any, Protocol
 
 from django.utils import timezone
 
 from connections.close_codes import Ending
+from connections.config import get_config
+from connections.credentials.identity import Credential
+from connections.limits import Limits
 from connections.models import CloseRequest
 
 Target = CloseRequest.Target
@@ -49,6 +53,9 @@ class Wire(Protocol):
     def announce(self, ending: Ending, after_ms: int) -> None:
         """Send `bye` now, for an end that comes after_ms from now."""
 
+    def tell(self, content: dict[str, Any]) -> None:
+        """Send a message of our own on a JSON consumer, without waiting."""
+
     def abort(self) -> None:
         """Stop the consumer and drop the socket without waiting for either."""
 
@@ -71,10 +78,14 @@ class LiveConnection:
         "bytes_out",
         "client_id",
         "connection_id",
+        "credential",
         "ending",
         "errors",
+        "expires_at",
         "holds_slot",
+        "is_expiring",
         "last_activity",
+        "limits",
         "messages_in",
         "messages_out",
         "opened_at",
@@ -99,8 +110,8 @@ class LiveConnection:
         now: float,
         wire: Wire,
         user_id: int | None = None,
-        token_id: int | None = None,
-        session_digest: str = "",
+        credential: Credential | None = None,
+        limits: Limits | None = None,
         path: str = "",
         route: str = "",
         address: str = "",
@@ -111,8 +122,12 @@ class LiveConnection:
         self.connection_id = connection_id
         self.client_id = client_id
         self.user_id = user_id
-        self.token_id = token_id
-        self.session_digest = session_digest
+        self.limits = limits or Limits.configured(get_config())
+        self.token_id: int | None = None
+        self.session_digest = ""
+        self.credential: Credential | None = None
+        self.expires_at: datetime | None = None
+        self.is_expiring = False
         self.path = path
         self.route = route
         self.address = address
@@ -133,6 +148,16 @@ class LiveConnection:
         self.errors = 0
         self.ending: Ending | None = None
         self.wire = wire
+        if credential is not None:
+            self.renew(credential)
+
+    def renew(self, credential: Credential) -> None:
+        """Put the connection on another credential of the same client."""
+        self.credential = credential
+        self.token_id = credential.token_id
+        self.session_digest = credential.session_digest
+        self.expires_at = credential.expires_at
+        self.is_expiring = False
 
     def mark_opened(self, now: float) -> None:
         """Put the moment of opening, which orders a client's connections, at now."""

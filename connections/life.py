@@ -18,7 +18,8 @@ from connections.error_budget import ErrorBudget
 from connections.exceptions import ConnectionEnded, InvalidMessage
 from connections.hub import LiveConnection, new_connection_id
 from connections.layer_feed import LayerFeed
-from connections.node import Node, get_detached_node
+from connections.limits import Limits
+from connections.node import Node
 from connections.rate_limit import RateLimiter, Verdict
 from connections.recorder import clean, describe_error
 from connections.wire import AsgiWire, Message, Send, State, measure
@@ -74,10 +75,15 @@ class Life:
     )
 
     def __init__(
-        self, consumer: Consumer, scope: Message, receive: Receive, send: Send
+        self,
+        consumer: Consumer,
+        scope: Message,
+        receive: Receive,
+        send: Send,
+        *,
+        node: Node,
+        limits: Limits,
     ) -> None:
-        node: Node = scope.get("node") or get_detached_node()
-        config = node.config
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("a consumer runs in a task of an event loop")
@@ -87,18 +93,17 @@ class Life:
         self._task = task
         self._turn = asyncio.Lock()
         self._is_stopped = False
-        self._max_message_size = config.max_message_size
+        self._max_message_size = limits.max_message_size
         self._rate = RateLimiter(
-            messages_per_second=config.rate_limit.messages_per_second,
-            burst_messages=config.rate_limit.burst_messages,
-            bytes_per_second=config.rate_limit.bytes_per_second,
-            burst_bytes=config.rate_limit.burst_bytes,
-            tolerance_seconds=config.rate_limit.tolerance_seconds,
+            messages_per_second=limits.messages_per_second,
+            burst_messages=limits.burst_messages,
+            bytes_per_second=limits.bytes_per_second,
+            burst_bytes=limits.burst_bytes,
+            tolerance_seconds=node.config.rate_limit.tolerance_seconds,
             clock=node.clock,
         )
-        self._errors = ErrorBudget(
-            config.errors.budget, config.errors.window_seconds, node.clock
-        )
+        errors = node.config.errors
+        self._errors = ErrorBudget(errors.budget, errors.window_seconds, node.clock)
         self.feed: LayerFeed | None = None
         if consumer.channel_layer is not None:
             self.feed = LayerFeed(consumer.channel_layer, self._deliver)
@@ -111,7 +116,7 @@ class Life:
             replaces=_read_replaces(scope),
         )
         client_id = consumer.get_client_id(scope)
-        self.connection = _describe(scope, client_id, node, self.wire)
+        self.connection = _describe(scope, client_id, node, self.wire, limits)
         self.wire.connection = self.connection
 
     async def run(self) -> None:
@@ -312,12 +317,15 @@ class Life:
 
 
 def _describe(
-    scope: Message, client_id: str | None, node: Node, wire: AsgiWire
+    scope: Message,
+    client_id: str | None,
+    node: Node,
+    wire: AsgiWire,
+    limits: Limits,
 ) -> LiveConnection:
     """Return the connection that a handshake asks for."""
     connection_id = new_connection_id()
     headers = dict(reversed(scope.get("headers") or ()))
-    credential = scope.get("credential")
     user = scope.get("user")
     client = scope.get("client")
     return LiveConnection(
@@ -326,8 +334,8 @@ def _describe(
         now=node.clock(),
         wire=wire,
         user_id=getattr(user, "pk", None),
-        token_id=credential.token_id if credential else None,
-        session_digest=credential.session_digest if credential else "",
+        credential=scope.get("credential"),
+        limits=limits,
         path=clean(scope.get("path", ""), _TEXT),
         route=clean(scope.get("route", ""), _TEXT),
         address=clean(str(client[0]), 64) if client else "",

@@ -243,7 +243,7 @@ class Node:
             client_id=connection.client_id,
             node_id=self.node_id,
             opened_at=connection.opened_at.timestamp(),
-            limit=self.config.max_connections_per_client,
+            limit=connection.limits.max_connections_per_client,
         )
 
     # The beat
@@ -251,8 +251,8 @@ class Node:
     async def _watch(self) -> None:
         """End idle connections, from memory alone, and note who was active."""
         now = self.clock()
-        timeout_seconds = self.config.idle_timeout_seconds
         for connection in self.hub:
+            timeout_seconds = connection.limits.idle_timeout_seconds
             if timeout_seconds and connection.idle_seconds(now) >= timeout_seconds:
                 connection.end(close_codes.IDLE)
             elif self.recorder is not None and self._has_moved(connection):
@@ -264,7 +264,7 @@ class Node:
 
     def _has_moved(self, connection: LiveConnection) -> bool:
         """Tell whether activity has gone on for a tenth of the idle timeout."""
-        step_seconds = (self.config.idle_timeout_seconds or 300) / 10
+        step_seconds = (connection.limits.idle_timeout_seconds or 300) / 10
         moved_seconds = connection.last_activity - connection.written_activity
         return moved_seconds >= step_seconds
 

@@ -52,6 +52,7 @@ class AsgiWire:
         "_scope",
         "_send",
         "_task",
+        "_told",
         "connection",
         "has_left",
         "is_aborted",
@@ -82,6 +83,7 @@ class AsgiWire:
         self._announced = False
         self._abort_timer: asyncio.TimerHandle | None = None
         self._farewell: asyncio.Task[None] | None = None
+        self._told: asyncio.Task[None] | None = None
 
     async def transmit(self, message: Message) -> None:
         """
@@ -149,6 +151,10 @@ class AsgiWire:
             self._announced = True
             bye = ending.bye(after_ms=after_ms)
             self._farewell = asyncio.create_task(self.send_json(bye))
+
+    def tell(self, content: Message) -> None:
+        if self._is_json and self.state is State.OPEN:
+            self._told = asyncio.create_task(self.send_json(content))
 
     def abort(self) -> None:
         """

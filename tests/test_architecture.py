@@ -23,6 +23,7 @@ LAYERS = (
     "error_budget",
     "periodic",
     "config",
+    "limits",
     # What is stored, and who may connect.
     "querysets",
     "models",

@@ -1,6 +1,7 @@
 """Who a connection belongs to: what a credential said, or what a scope shows."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -9,7 +10,12 @@ from connections.addresses import group_address
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credential:
-    """What was found out about a client at its handshake."""
+    """
+    What was found out about a client at its handshake, or by a refresh.
+
+    `scopes` are the paths and routes it is good for, everywhere if there are
+    none; `claims` are those of a JWT, and `jti` the one that names it.
+    """
 
     client_id: str
     user: Any = None
@@ -17,6 +23,25 @@ class Credential:
     session: Any = None
     session_digest: str = ""
     expires_at: datetime | None = None
+    scopes: tuple[str, ...] = ()
+    claims: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    jti: str = ""
+
+    def covers(self, path: str, route: str) -> bool:
+        """
+        Tell whether the credential is good for a place.
+
+        A scope with a leading slash is a path and all below it; any other is a
+        route, as its pattern is written.
+        """
+        if not self.scopes:
+            return True
+        return any(
+            f"{path}/".startswith(f"{scope.rstrip('/')}/")
+            if scope.startswith("/")
+            else scope == route
+            for scope in self.scopes
+        )
 
 
 def name_user(user: Any) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from connections.close_codes import KICKED, Ending
+from connections.credentials.identity import Credential
 from connections.hub import Hub, LiveConnection, new_connection_id
 from connections.models import CloseRequest
 
@@ -24,6 +25,8 @@ class SilentWire:
 
     def announce(self, ending: Ending, after_ms: int) -> None: ...
 
+    def tell(self, content: dict[str, Any]) -> None: ...
+
     def abort(self) -> None: ...
 
 
@@ -34,11 +37,15 @@ def make_connection(connection_id: str, **values: Any) -> LiveConnection:
 
 @pytest.fixture
 def hub() -> Hub:
+    by_token = Credential(client_id="alice", token_id=7)
+    by_session = Credential(client_id="bob", session_digest="d")
     hub = Hub()
     hub.join(make_connection("a1", user_id=1, address="10.1.2.3"))
-    hub.join(make_connection("a2", token_id=7, address="2001:db8::1"))
+    hub.join(make_connection("a2", credential=by_token, address="2001:db8::1"))
     hub.join(
-        make_connection("b1", client_id="bob", session_digest="d", address="10.9.0.1")
+        make_connection(
+            "b1", client_id="bob", credential=by_session, address="10.9.0.1"
+        )
     )
     hub.join(make_connection("b2", client_id="bob"))
     return hub

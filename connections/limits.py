@@ -1,0 +1,55 @@
+"""What one connection may do: the configured limits, or those of its client's plan."""
+
+from dataclasses import dataclass, fields
+
+from connections.config import WebSocketConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """
+    The limits of one connection, decided once, at its handshake.
+
+    The names and units are those of the configuration. What the server checks
+    below ASGI goes by the configuration alone: max_message_size can be less
+    than configured here, never more.
+    """
+
+    max_connections_per_client: int
+    idle_timeout_seconds: float
+    max_message_size: int
+    messages_per_second: float
+    burst_messages: int
+    bytes_per_second: int
+    burst_bytes: int
+
+    def __post_init__(self) -> None:
+        """
+        Refuse limits that would admit nothing.
+
+        Raises:
+            ValueError: a limit is not a number, or not more than 0.
+        """
+        for field in fields(self):
+            value = getattr(self, field.name)
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            is_off = field.name == "idle_timeout_seconds" and value == 0
+            if not is_number or not (value > 0 or is_off):
+                raise ValueError(
+                    f"limits: {field.name}: {value!r} is not allowed; "
+                    "a number more than 0 (idle_timeout_seconds: 0 is never)"
+                )
+
+    @classmethod
+    def configured(cls, config: WebSocketConfig) -> "Limits":
+        """Return the limits that hold where a consumer names no others."""
+        rate = config.rate_limit
+        return cls(
+            max_connections_per_client=config.max_connections_per_client,
+            idle_timeout_seconds=config.idle_timeout_seconds,
+            max_message_size=config.max_message_size,
+            messages_per_second=rate.messages_per_second,
+            burst_messages=rate.burst_messages,
+            bytes_per_second=rate.bytes_per_second,
+            burst_bytes=rate.burst_bytes,
+        )
