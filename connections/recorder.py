@@ -11,10 +11,10 @@ from typing import TypeVar
 from django.db import DataError, IntegrityError, transaction
 from django.utils import timezone
 
-from connections.config import RecorderConfig
 from connections.database import Database
 from connections.hub import LiveConnection
 from connections.models import Connection, ErrorEvent
+from connections.sections import RecorderConfig
 from connections.units import Clock
 
 logger = logging.getLogger(__name__)

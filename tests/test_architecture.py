@@ -14,6 +14,7 @@ LAYERS = (
     "units",
     "version",
     "options",
+    "sections",
     "close_codes",
     "exceptions",
     # Small pure parts.

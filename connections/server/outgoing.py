@@ -8,7 +8,7 @@ from twisted.internet.interfaces import IPushProducer
 from twisted.protocols.policies import ProtocolWrapper
 from zope.interface import implementer
 
-from connections.config import BuffersConfig
+from connections.sections import BuffersConfig
 
 _LEAST_PROGRESS_BYTES = 65_536
 """Who takes less than this in send_stall_seconds does not read, it trickles."""

@@ -8,12 +8,12 @@ import pytest
 from django.utils import timezone
 
 from connections import close_codes
-from connections.config import RecorderConfig
 from connections.database import Database
 from connections.exceptions import DatabaseUnavailable
 from connections.hub import LiveConnection, new_connection_id
 from connections.models import Connection, ErrorEvent, Node
 from connections.recorder import Recorder, clean, describe_error
+from connections.sections import RecorderConfig
 from tests.clock import FakeClock
 
 

@@ -2,7 +2,8 @@ from typing import Any
 
 import pytest
 
-from connections.config import HandshakeConfig, WebSocketConfig
+from connections.config import WebSocketConfig
+from connections.sections import HandshakeConfig
 from connections.server.admission import Admission, PendingHandshakes
 from tests.clock import FakeClock
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from connections.config import BuffersConfig
+from connections.sections import BuffersConfig
 from connections.server.budget import COUNTED_FROM_BYTES, BufferBudget
 from connections.server.incoming import ReceiveQueue
 from connections.server.outgoing import SendBuffer
