@@ -25,19 +25,6 @@ from tests.integration.processes import (
 OPEN = {"anonymous": "true", "echo_endpoint": "true", "drain__grace_seconds": 1}
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1, and its key."""
-    folder = tmp_path_factory.mktemp("tls")
-    certificate, key = folder / "cert.pem", folder / "key.pem"
-    command = (
-        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1"
-        f" -addext subjectAltName=IP:127.0.0.1 -keyout {key} -out {certificate}"
-    )
-    subprocess.run(command.split(), check=True, capture_output=True)
-    return certificate, key
-
-
 async def start_with_tls(
     servers: Servers, certificate: tuple[Path, Path], **config: object
 ) -> tuple[LiveServer, ssl.SSLContext]:

@@ -1,0 +1,253 @@
+"""What deploy/ holds, each part before the tool that reads it."""
+
+import itertools
+import shutil
+import ssl
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from websockets.asyncio.client import connect
+
+from connections.config import WebSocketConfig
+from tests.integration.processes import ROOT, Servers, free_port, wait_until
+from tests.integration.services import find_program
+from tests.integration.test_main_job import assert_alive, read_rows
+
+DEPLOY = ROOT / "deploy"
+SCRIPTS = str(Path(sys.executable).parent)
+FLUSH_SECONDS = 5
+"""What a stop may take beside the drain."""
+
+
+def run(*command: str | Path, **options: Any) -> str:
+    """Run a tool; return all that it says, and fail if it finds fault."""
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, **options
+    )
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    return said
+
+
+def drain_seconds() -> float:
+    drain = WebSocketConfig().drain
+    return drain.delay_seconds + drain.grace_seconds + FLUSH_SECONDS
+
+
+@pytest.fixture
+def units(tmp_path: Path) -> Path:
+    """The units, for an /opt/orchestra that exists."""
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to("/bin/true")
+    for unit in (DEPLOY / "systemd").iterdir():
+        text = unit.read_text().replace("/opt/orchestra", str(tmp_path))
+        (tmp_path / unit.name).write_text(text)
+    return tmp_path
+
+
+def test_systemd_takes_the_units(units: Path) -> None:
+    program = find_program("systemd-analyze")
+    names = ("orchestra@8001.service", "orchestra-sweeper.service", "orchestra.target")
+    # The colon at the end adds the paths that are searched anyway.
+    environment = {"SYSTEMD_UNIT_PATH": f"{units}:", "PATH": "/usr/bin:/bin"}
+    said = run(program, "verify", "--man=no", *names, env=environment)
+    assert said == ""
+
+
+@pytest.mark.parametrize("name", ["orchestra@.service", "orchestra-sweeper.service"])
+def test_the_units_are_hardened(name: str) -> None:
+    """systemd's own measure: 0 is a unit that may do nothing, 10 one that may all."""
+    program = find_program("systemd-analyze")
+    unit = DEPLOY / "systemd" / name
+    run(program, "security", "--offline=true", "--threshold=20", unit)
+
+
+def test_systemd_waits_for_a_drain() -> None:
+    lines = (DEPLOY / "systemd" / "orchestra@.service").read_text().splitlines()
+    (stop,) = (line for line in lines if line.startswith("TimeoutStopSec="))
+    assert int(stop.partition("=")[2]) >= drain_seconds()
+
+
+def test_the_compose_file_is_valid() -> None:
+    program = find_program("check-jsonschema", SCRIPTS)
+    run(program, "--builtin-schema", "vendor.compose-spec", DEPLOY / "compose.yaml")
+
+
+def test_compose_waits_for_a_drain() -> None:
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    for name in ("server-1", "server-2"):
+        grace = services[name]["stop_grace_period"]
+        assert int(grace.removesuffix("s")) >= drain_seconds()
+
+
+def test_what_the_compose_file_mounts_is_there() -> None:
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    mounts = itertools.chain(*(one.get("volumes", ()) for one in services.values()))
+    sources = {mount.split(":")[0] for mount in mounts if mount.startswith(".")}
+    assert sources
+    assert all((DEPLOY / source).is_dir() for source in sources)
+
+
+def test_the_image_is_made_of_what_is_there() -> None:
+    lines = (DEPLOY / "Dockerfile").read_text().splitlines()
+    copied = [
+        source
+        for line in lines
+        if line.startswith("COPY ") and "--from" not in line
+        for source in line.split()[1:-1]
+    ]
+    assert {"connections", "sessions_history", "orchestra", "manage.py"} <= {*copied}
+    assert all((ROOT / source).exists() for source in copied)
+    mark = next(line for line in lines if "sed '/" in line).split("/")[1]
+    assert mark.removeprefix("^").removesuffix(",$d'") in (
+        (ROOT / "requirements.txt").read_text()
+    )
+
+
+def test_kubernetes_takes_the_manifest() -> None:
+    program = find_program("kubernetes-validate", SCRIPTS)
+    run(program, "--strict", DEPLOY / "kubernetes" / "orchestra.yaml")
+
+
+def test_kubernetes_waits_for_a_drain() -> None:
+    text = (DEPLOY / "kubernetes" / "orchestra.yaml").read_text()
+    nodes = next(
+        one
+        for one in yaml.safe_load_all(text)
+        if one["kind"] == "Deployment" and one["metadata"]["name"] == "orchestra"
+    )
+    pod = nodes["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    command, seconds = container["lifecycle"]["preStop"]["exec"]["command"]
+    assert command == "sleep"
+    assert pod["terminationGracePeriodSeconds"] >= int(seconds) + drain_seconds()
+    assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
+
+
+def test_prometheus_takes_its_configuration() -> None:
+    program = find_program("promtool")
+    path = DEPLOY / "prometheus" / "prometheus.yml"
+    run(program, "check", "config", "--syntax-only", path)
+
+
+class Nginx:
+    """A real nginx with the site of deploy/, on ports and in a folder of its own."""
+
+    def __init__(
+        self, folder: Path, certificate: tuple[Path, Path], upstream: tuple[int, int]
+    ) -> None:
+        self.port, self.plain_port = free_port(), free_port()
+        self.log = folder / "access.log"
+        self._program = find_program("nginx", "/usr/sbin")
+        self._configuration = folder / "nginx.conf"
+        self._process: subprocess.Popen[bytes] | None = None
+        changes = {
+            "listen 443 ssl;": f"listen 127.0.0.1:{self.port} ssl;",
+            "listen [::]:443 ssl;": "",
+            "listen 80;": f"listen 127.0.0.1:{self.plain_port};",
+            "listen [::]:80;": "",
+            "127.0.0.1:8001": f"127.0.0.1:{upstream[0]}",
+            "127.0.0.1:8002": f"127.0.0.1:{upstream[1]}",
+            "/etc/ssl/orchestra/fullchain.pem": str(certificate[0]),
+            "/etc/ssl/orchestra/privkey.pem": str(certificate[1]),
+            "/var/log/nginx/orchestra.log": str(self.log),
+        }
+        site = (DEPLOY / "nginx" / "orchestra.conf").read_text()
+        for old, new in changes.items():
+            assert site.count(old) == 1, old
+            site = site.replace(old, new)
+        temporary = "".join(
+            f"{kind}_temp_path {folder}/{kind};\n"
+            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        self._configuration.write_text(
+            f"daemon off; pid {folder}/nginx.pid; error_log {folder}/error.log;\n"
+            f"events {{}}\nhttp {{\n{temporary}{site}}}\n"
+        )
+
+    def check(self) -> None:
+        """Have nginx itself judge the configuration."""
+        run(self._program, "-t", "-c", self._configuration)
+
+    def start(self) -> None:
+        """Start it; it answers soon after."""
+        self._process = subprocess.Popen([self._program, "-c", self._configuration])
+
+    def stop(self) -> None:
+        """End it, its workers with it."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(10)
+
+
+@pytest.fixture
+def nginx_folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder that workers, which are another user, may enter."""
+    folder = tmp_path / "nginx"
+    folder.mkdir()
+    for parent in (folder, *folder.parents):
+        if parent.owner() == tmp_path.owner() and parent.is_relative_to("/tmp"):
+            parent.chmod(parent.stat().st_mode | 0o011)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+async def test_nginx_carries_connections_to_a_node_that_serves(
+    servers: Servers, nginx_folder: Path, certificate: tuple[Path, Path]
+) -> None:
+    """One node is gone: the other is asked at once, and learns the true address."""
+    server = servers.start(
+        config={"trusted_proxies": "[127.0.0.1/32]", "node__beat_seconds": 0.1},
+        environment={"ALLOWED_HOSTS": "127.0.0.1"},
+    )
+    token = server.create_token()
+    nginx = Nginx(nginx_folder, certificate, (free_port(), server.port))
+    nginx.check()
+    nginx.start()
+    context = ssl.create_default_context(cafile=str(certificate[0]))
+    secret = "a-ticket-that-no-log-may-hold"
+    try:
+        await wait_until(lambda: answers(nginx.port, context, "/livez") == 404)
+        for _ in range(3):
+            async with connect(
+                f"wss://127.0.0.1:{nginx.port}/ws/echo/?seen={secret}",
+                ssl=context,
+                origin=f"https://127.0.0.1:{nginx.port}",  # type: ignore[arg-type]
+                additional_headers={"Authorization": f"Bearer {token}"},
+                local_addr=("127.0.0.9", 0),
+            ) as connection:
+                await assert_alive(connection)
+        assert answers(nginx.port, context, "/metrics") == 404
+        assert answers(nginx.port, context, "/admin/login/") == 200
+    finally:
+        nginx.stop()
+    await wait_until(
+        lambda: (
+            read_rows(server, "select address from connections_connection")
+            == [("127.0.0.9",)] * 3
+        )
+    )
+    log = nginx.log.read_text()
+    assert log.count("GET /ws/echo/") == 3
+    assert secret not in log
+
+
+def answers(port: int, context: ssl.SSLContext, path: str) -> int:
+    """Return the status that a path is answered with; 0 while nobody answers."""
+    try:
+        url = f"https://127.0.0.1:{port}{path}"
+        with urllib.request.urlopen(url, timeout=5, context=context) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as exc:
+        exc.close()
+        return exc.code
+    except OSError:
+        return 0
