@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -65,8 +66,9 @@ class LiveConnection:
     One accepted socket: who it belongs to, what it did, how to end it.
 
     Counters and moments are written by the consumer and read by the node.
-    `arrived` (its handshake), `opened_monotonic`, `last_activity` and
-    `written_activity` are in seconds of the node's clock.
+    `arrived` (its handshake), `opened_monotonic`, `last_activity`, `limited_at`
+    (a message was dropped) and `written_activity` are in seconds of the node's
+    clock.
     """
 
     __slots__ = (
@@ -85,6 +87,7 @@ class LiveConnection:
         "holds_slot",
         "is_expiring",
         "last_activity",
+        "limited_at",
         "limits",
         "messages_in",
         "messages_out",
@@ -139,6 +142,7 @@ class LiveConnection:
         self.opened_monotonic = now
         self.last_activity = now
         self.written_activity = now
+        self.limited_at = -math.inf
         self.holds_slot = False
         self.busy_count = 0
         self.messages_in = 0

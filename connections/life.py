@@ -187,6 +187,7 @@ class Life:
         verdict = self._rate.check(size_bytes)
         if verdict is Verdict.PASS:
             return True
+        connection.limited_at = self._node.clock()
         if verdict is Verdict.CLOSE:
             connection.end(close_codes.RATE_LIMITED)
         else:

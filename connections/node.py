@@ -25,6 +25,7 @@ from connections.database import Database
 from connections.exceptions import DatabaseUnavailable
 from connections.hub import Hub, LiveConnection
 from connections.periodic import run_periodically
+from connections.pictures import Camera
 from connections.pool import make_bus, make_pool
 from connections.pool.base import Renewal, Slot, Usage
 from connections.recorder import Recorder, clean
@@ -99,15 +100,24 @@ class Node:
 
     async def start(self) -> None:
         """Begin to beat; calling it again does nothing."""
-        if self._tasks or self._requests is None:
+        if self._tasks or self._requests is None or self.database is None:
             return
         self._requests.start()
+        camera = Camera(
+            hub=self.hub,
+            database=self.database,
+            config=self.config,
+            node_id=self.node_id,
+            is_draining=lambda: self.is_draining,
+            clock=self.clock,
+        )
         beat_seconds = self.config.node.beat_seconds
         steps = (
             ("The check for idle connections", self._watch, beat_seconds),
             ("The beat", self._beat, beat_seconds),
             ("The renewal of leases", self._renew, self.config.node.lease_seconds / 3),
             ("The look for requests", self._requests.look_when_announced, 0),
+            ("The picture", camera.look, beat_seconds),
         )
         for name, step, interval_seconds in steps:
             runner = run_periodically(name, step, interval_seconds)

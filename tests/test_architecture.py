@@ -46,6 +46,7 @@ LAYERS = (
     "recorder",
     "announcements",
     "close_requests",
+    "pictures",
     "node",
     # One socket's way.
     "layer_feed",

@@ -1,0 +1,235 @@
+"""
+Pictures: what the connections of a node are doing, while somebody watches.
+
+A dashboard asks for them by writing a row for each live node; the node answers
+in that row, in one write for all of its connections, and stops when nobody has
+asked for a while. So it works across nodes with the database alone, from any
+process, and costs nothing while nobody looks.
+"""
+
+import asyncio
+import itertools
+import json
+import zlib
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+from typing import NamedTuple
+
+from connections.config import WebSocketConfig
+from connections.database import Database
+from connections.hub import Hub, LiveConnection
+from connections.models import Node, NodePicture
+from connections.units import Clock
+
+_ACTIVE_SECONDS = 10
+"""A connection counts as active for so long after application data."""
+
+_LIMITED_SECONDS = 10
+"""A connection counts as limited for so long after a message was dropped."""
+
+_NEAR_IDLE_PART = 0.8
+_AT_ONCE = 500
+"""Connections looked at before others on the event loop have their turn."""
+
+_PER_SECOND = 5_000
+"""Connections pictured a second: 10,000 are pictured every two seconds."""
+
+
+class LiveState(StrEnum):
+    """What a connection is doing; the worst that holds, in this order."""
+
+    DRAINING = "draining"
+    SLOW = "slow"
+    LIMITED = "limited"
+    ACTIVE = "active"
+    NEAR_IDLE = "near_idle"
+    QUIET = "quiet"
+
+
+class Seen(NamedTuple):
+    """An open connection as its node saw it last; moments in seconds of Unix time."""
+
+    connection_id: str
+    client_id: str
+    user_id: str
+    route: str
+    address: str
+    opened_at: float
+    state: str
+    idle_seconds: float
+    messages_in: int = 0
+    messages_out: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    errors: int = 0
+    in_per_second: float = 0.0
+    out_per_second: float = 0.0
+    rtt_ms: float | None = None
+    unsent_bytes: int = 0
+
+
+class Camera:
+    """Takes the pictures of one node."""
+
+    def __init__(
+        self,
+        *,
+        hub: Hub,
+        database: Database,
+        config: WebSocketConfig,
+        node_id: str,
+        is_draining: Callable[[], bool],
+        clock: Clock,
+    ) -> None:
+        self._hub = hub
+        self._database = database
+        self._config = config
+        self._node_id = node_id
+        self._is_draining = is_draining
+        self._clock = clock
+        self._taken_at: float | None = None
+        # Messages in and out by connection, at the picture before.
+        self._before: dict[str, tuple[int, int]] = {}
+
+    async def look(self) -> None:
+        """
+        Take a picture if somebody watches and it is time for one.
+
+        Raises:
+            DatabaseUnavailable: the next is taken a beat later.
+        """
+        now = self._clock()
+        if self._taken_at is not None:
+            wait_seconds = len(self._hub) / _PER_SECOND
+            if now - self._taken_at < wait_seconds:
+                return
+        if not await self._database.read(_is_wanted, self._node_id):
+            if self._taken_at is not None:
+                self._taken_at = None
+                self._before = {}
+                await self._database.write(_forget, self._node_id)
+            return
+        seen = await self._take()
+        await self._database.write(_store, self._node_id, seen)
+
+    async def _take(self) -> list[Seen]:
+        """Look at every connection, a few hundred at a time."""
+        now = self._clock()
+        elapsed = now - self._taken_at if self._taken_at is not None else None
+        self._taken_at = now
+        is_draining = self._is_draining()
+        seen: list[Seen] = []
+        before: dict[str, tuple[int, int]] = {}
+        for some in _batched(iter(self._hub), _AT_ONCE):
+            for live in some:
+                state = judge(live, now, self._config, is_draining=is_draining)
+                known = self._before.get(live.connection_id)
+                seen.append(_describe(live, now, state, known, elapsed))
+                before[live.connection_id] = (live.messages_in, live.messages_out)
+            await asyncio.sleep(0)
+        self._before = before
+        return seen
+
+
+def judge(
+    live: LiveConnection, now: float, config: WebSocketConfig, *, is_draining: bool
+) -> LiveState:
+    """Return what a connection is doing."""
+    if is_draining or live.ending is not None:
+        return LiveState.DRAINING
+    if live.transport is not None:
+        unsent_bytes = live.transport.unsent_bytes
+        if unsent_bytes > config.buffers.send_high_water:
+            return LiveState.SLOW
+    if now - live.limited_at < _LIMITED_SECONDS:
+        return LiveState.LIMITED
+    idle_seconds = live.idle_seconds(now)
+    return judge_idle(idle_seconds, config.idle_timeout_seconds)
+
+
+def judge_idle(idle_seconds: float, timeout_seconds: float) -> LiveState:
+    """Return what is known of a connection from its activity alone."""
+    if timeout_seconds and idle_seconds >= _NEAR_IDLE_PART * timeout_seconds:
+        return LiveState.NEAR_IDLE
+    if idle_seconds < _ACTIVE_SECONDS:
+        return LiveState.ACTIVE
+    return LiveState.QUIET
+
+
+def encode(seen: list[Seen]) -> bytes:
+    """Return a picture as it is stored: columns compress better than rows."""
+    columns = list(zip(*seen, strict=True))
+    text = json.dumps([Seen._fields, columns], separators=(",", ":"))
+    return zlib.compress(text.encode(), level=1)
+
+
+def decode(content: bytes) -> list[Seen]:
+    """
+    Return the connections of a picture; none where it is of another version.
+
+    During a deploy nodes of two versions are watched at once; what cannot be
+    read is shown as it is recorded.
+    """
+    fields, columns = json.loads(zlib.decompress(content))
+    if tuple(fields) != Seen._fields:
+        return []
+    return [Seen._make(row) for row in zip(*columns, strict=True)]
+
+
+def want_pictures() -> None:
+    """Ask every live node for pictures, for the next quarter of a minute."""
+    live = list(Node.objects.live().values_list("node_id", flat=True))
+    NodePicture.objects.want(live)
+
+
+def _describe(
+    live: LiveConnection,
+    now: float,
+    state: LiveState,
+    before: tuple[int, int] | None,
+    elapsed: float | None,
+) -> Seen:
+    in_per_second = out_per_second = 0.0
+    if before is not None and elapsed:
+        in_per_second = round((live.messages_in - before[0]) / elapsed, 1)
+        out_per_second = round((live.messages_out - before[1]) / elapsed, 1)
+    transport = live.transport
+    rtt_seconds = transport.rtt_seconds if transport is not None else None
+    return Seen(
+        connection_id=live.connection_id,
+        client_id=live.client_id,
+        user_id="" if live.user_id is None else str(live.user_id),
+        route=live.route,
+        address=live.address,
+        opened_at=round(live.opened_at.timestamp(), 3),
+        state=state.value,
+        idle_seconds=round(live.idle_seconds(now), 1),
+        messages_in=live.messages_in,
+        messages_out=live.messages_out,
+        bytes_in=live.bytes_in,
+        bytes_out=live.bytes_out,
+        errors=live.errors,
+        in_per_second=in_per_second,
+        out_per_second=out_per_second,
+        rtt_ms=None if rtt_seconds is None else round(rtt_seconds * 1000, 1),
+        unsent_bytes=transport.unsent_bytes if transport is not None else 0,
+    )
+
+
+def _batched(
+    lives: Iterator[LiveConnection], count: int
+) -> Iterator[list[LiveConnection]]:
+    while some := list(itertools.islice(lives, count)):
+        yield some
+
+
+def _is_wanted(node_id: str) -> bool:
+    return NodePicture.objects.wanted().filter(node_id=node_id).exists()
+
+
+def _store(node_id: str, seen: list[Seen]) -> None:
+    NodePicture.objects.filter(node_id=node_id).put(encode(seen))
+
+
+def _forget(node_id: str) -> None:
+    NodePicture.objects.filter(node_id=node_id).put(b"")

@@ -1,0 +1,122 @@
+"""What a node tells of its connections while somebody watches."""
+
+import json
+import zlib
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from connections import close_codes
+from connections.database import Database
+from connections.hub import Hub, LiveConnection
+from connections.models import Node, NodePicture
+from connections.pictures import (
+    Camera,
+    LiveState,
+    Seen,
+    decode,
+    encode,
+    judge,
+    want_pictures,
+)
+from tests.clock import FakeClock
+from tests.connections.conversations import make_config
+from tests.connections.test_hub import make_connection
+
+HOUR = timedelta(hours=1)
+
+
+class StubTransport:
+    """Tells what a test says."""
+
+    unsent_bytes = 0
+    rtt_seconds: float | None = None
+    ending = None
+
+    def abort(self) -> None:
+        raise AssertionError("a look must not touch")
+
+
+def make_live(now: float, **values: Any) -> LiveConnection:
+    return make_connection("c1", now=now, **values)
+
+
+def judge_after(seconds: float, live: LiveConnection, **options: Any) -> LiveState:
+    options = {"is_draining": False, **options}
+    return judge(live, 1000 + seconds, make_config(), **options)
+
+
+def test_activity_decides_where_nothing_is_wrong() -> None:
+    live = make_live(1000)
+    assert judge_after(9, live) == LiveState.ACTIVE
+    assert judge_after(11, live) == LiveState.QUIET
+    assert judge_after(239, live) == LiveState.QUIET
+    assert judge_after(241, live) == LiveState.NEAR_IDLE
+    live.busy_count = 1
+    assert judge_after(241, live) == LiveState.ACTIVE
+
+
+def test_the_worst_that_holds_is_shown() -> None:
+    transport = StubTransport()
+    live = make_live(1000, transport=transport)
+    live.limited_at = 1000
+    assert judge_after(1, live) == LiveState.LIMITED
+    assert judge_after(11, live) == LiveState.QUIET
+    transport.unsent_bytes = 1_000_001
+    assert judge_after(1, live) == LiveState.SLOW
+    assert judge_after(1, live, is_draining=True) == LiveState.DRAINING
+    live.end(close_codes.KICKED)
+    assert judge_after(1, live) == LiveState.DRAINING
+
+
+def test_a_picture_is_read_as_it_was_taken() -> None:
+    seen = [
+        Seen("c1", "<script>", "7", "ws/", "::1", 1.5, "quiet", 3.0, rtt_ms=1.5),
+        Seen("c2", "bob", "", "ws/", "", 2.0, "active", 0.0),
+    ]
+    assert decode(encode(seen)) == seen
+    assert decode(encode([])) == []
+
+
+def test_a_picture_of_another_version_is_none() -> None:
+    strange = zlib.compress(json.dumps([["connection_id"], [["c1"]]]).encode())
+    assert decode(strange) == []
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_pictures_are_taken_only_while_somebody_watches() -> None:
+    moment = timezone.now()
+    node = Node(node_id="n1", host="h", pid=1, beat_at=moment, started_at=moment)
+    clock, hub, database = FakeClock(), Hub(), Database()
+    live = make_live(clock())
+    hub.join(live)
+    camera = Camera(
+        hub=hub,
+        database=database,
+        config=make_config(),
+        node_id="n1",
+        is_draining=lambda: False,
+        clock=clock,
+    )
+    pictures = NodePicture.objects.filter(node_id="n1")
+    try:
+        await database.write(node.save)
+        await camera.look()
+        assert not await database.read(pictures.exists)
+        await database.write(want_pictures)
+        await camera.look()
+        (first,) = decode((await database.read(pictures.get)).content)
+        assert (first.connection_id, first.in_per_second) == ("c1", 0.0)
+        live.messages_in += 6
+        clock.advance(2)
+        await camera.look()
+        (second,) = decode((await database.read(pictures.get)).content)
+        assert (second.messages_in, second.in_per_second) == (6, 3.0)
+        await database.write(lambda: pictures.update(wanted_at=moment - HOUR))
+        clock.advance(1)
+        await camera.look()
+        assert (await database.read(pictures.get)).content == b""
+    finally:
+        await database.close()
