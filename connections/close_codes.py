@@ -54,6 +54,7 @@ class Ending:
 
 _LATER = (5_000, 15_000)
 _NOW_SPREAD = (0, 1_000)
+_SPANS = {Reconnect.LATER: _LATER, Reconnect.NOW: _NOW_SPREAD}
 
 CLOSED = Ending(code=1000, reason="closed", reconnect=Reconnect.NEVER)
 UNAUTHENTICATED = Ending(code=4001, reason="unauthenticated", reconnect=Reconnect.NEVER)
@@ -173,6 +174,43 @@ _PEER_REASONS = {
 def get_reason(code: int | None) -> str:
     """Return the reason recorded for a code that a client, or nobody, sent."""
     return _PEER_REASONS.get(code or 1005, PEER)
+
+
+_STANDARD = {
+    1002: PROTOCOL_ERROR,
+    1003: PROTOCOL_ERROR,
+    1007: PROTOCOL_ERROR,
+    1009: MESSAGE_TOO_BIG,
+}
+"""What a server below ASGI closes with, and which of our ends it amounts to."""
+
+HUNDREDS = {
+    40: Reconnect.NEVER,
+    41: Reconnect.LATER,
+    42: Reconnect.NOW,
+    43: Reconnect.ON_ACTION,
+}
+"""What a client does on a code that is newer than it."""
+
+BY_CODE: dict[int, Ending] = {
+    **{ending.code: ending for ending in reversed(ENDINGS.values())},
+    **_STANDARD,
+}
+"""The end that a code stands for; the first of the registry where it has several."""
+
+
+def get_ending(code: int) -> Ending:
+    """Return what a client makes of a close code, be it one that it does not know."""
+    if code in BY_CODE:
+        return BY_CODE[code]
+    reconnect = HUNDREDS.get(code // 100, Reconnect.BACKOFF)
+    return Ending(
+        code=code,
+        reason=APPLICATION if code >= 3000 else NETWORK.reason,
+        reconnect=reconnect,
+        resume=reconnect in (Reconnect.NOW, Reconnect.BACKOFF),
+        after_ms=_SPANS.get(reconnect),
+    )
 
 
 def may_send(code: int) -> bool:

@@ -11,6 +11,7 @@ from connections.close_codes import (
     PEER,
     Ending,
     Reconnect,
+    get_ending,
     get_reason,
     may_send,
 )
@@ -109,3 +110,32 @@ def test_codes_that_travel_may_be_sent(code: int) -> None:
 )
 def test_a_peers_code_has_a_reason(code: int | None, reason: str) -> None:
     assert get_reason(code) == reason
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "reconnect"),
+    [
+        (1000, "closed", Reconnect.NEVER),
+        (1001, "network", Reconnect.BACKOFF),
+        (1002, "protocol_error", Reconnect.NEVER),
+        (1006, "network", Reconnect.BACKOFF),
+        (1009, "message_too_big", Reconnect.NOW),
+        (1012, "network", Reconnect.BACKOFF),
+        (3000, "application", Reconnect.BACKOFF),
+        (4003, "forbidden", Reconnect.NEVER),
+        (4005, "evicted", Reconnect.NEVER),
+        (4077, "application", Reconnect.NEVER),
+        (4150, "application", Reconnect.LATER),
+        (4277, "application", Reconnect.NOW),
+        (4333, "application", Reconnect.ON_ACTION),
+        (4999, "application", Reconnect.BACKOFF),
+    ],
+)
+def test_a_client_knows_what_to_do_on_any_code(
+    code: int, reason: str, reconnect: Reconnect
+) -> None:
+    ending = get_ending(code)
+    assert (ending.reason, ending.reconnect) == (reason, reconnect)
+    assert (ending.after_ms is not None) == (
+        reconnect in (Reconnect.LATER, Reconnect.NOW) and reason != "message_too_big"
+    )

@@ -103,3 +103,11 @@ def test_sweep_once_in_json_and_in_words(row: Connection) -> None:
 def test_sweep_refuses_nonsense(flag: str) -> None:
     with pytest.raises(CommandError, match=flag):
         run("sweep_idle_connections", "--once", flag, "0")
+
+
+def test_close_codes_in_json_and_in_words() -> None:
+    table = json.loads(run("close_codes", "--json"))
+    assert table["codes"]["4005"]["reconnect"] == "never"
+    assert table["hundreds"]["41"]["after_ms"] == [5000, 15000]
+    assert table["others"]["reconnect"] == "backoff"
+    assert "4300  idle               on_action" in run("close_codes").splitlines()

@@ -1,0 +1,364 @@
+// A client of a session: what is said in it arrives complete, in order and once,
+// whatever the network does; what is sent is recorded once.
+//
+//   const client = new SessionClient("/ws/sessions/", { session: "new" });
+//   client.addEventListener("entry", ({ detail }) => show(detail.entry));
+//   client.connect();
+//   await client.request({ text: "Hello" });
+
+import { Heartbeat } from "./heartbeat.js";
+import { Outbox, RequestError } from "./outbox.js";
+import { REAL_CLOCK, ReconnectingSocket } from "./socket.js";
+import { Transcript } from "./transcript.js";
+
+export { ReconnectingSocket, RequestError };
+export { textOf } from "./transcript.js";
+
+/**
+ * @typedef {import("./transcript.js").Entry} Entry
+ * @typedef {import("./outbox.js").Ack} Ack
+ * @typedef {"new"|"resumed"|"nothing_missed"|"gap"|"reset"} Outcome
+ * @typedef {{connection: string, session: string, epoch: string, offset: number,
+ *   outcome: Outcome, gap: [number, number] | null, history_limit: number,
+ *   limits: Record<string, any>, heartbeat_seconds: number,
+ *   idle_timeout_seconds: number}} Hello
+ * @typedef {{session?: string, getToken?: import("./socket.js").GetToken,
+ *   storage?: Storage | null, queueLimit?: number, entryLimit?: number,
+ *   maxInFlight?: number, ackTimeoutMs?: number, heartbeatTimeoutMs?: number,
+ *   clock?: import("./socket.js").Clock, random?: () => number,
+ *   WebSocket?: typeof WebSocket, page?: Window | null}} Options
+ */
+
+const SUBPROTOCOL = "orchestra.v1";
+/** Answers that may fail to come before a message is given up. */
+const MAX_TIMEOUTS = 4;
+/** A server fills what is missing within five seconds by itself. */
+const BEHIND_MS = 6000;
+const EVICTED = 4005;
+const TOO_BIG = [1009, 4013];
+const TEMPORARY = ["rate_limited", "unavailable"];
+
+/**
+ * Events, each a CustomEvent: `state` {from, to, ending, delayMs}, `hello` (the
+ * server's, with its outcome), `entry` {entry, isReplay}, `delta` {entry, text},
+ * `ended` {entry}, `gap` {from, to}, `reset`, `refreshed`, `error` (one that
+ * settles no message), `bye`.
+ */
+export class SessionClient extends EventTarget {
+  /** @type {Hello | null} */ hello = null;
+
+  #url;
+  #session;
+  #clock;
+  #socket;
+  #heartbeat;
+  #transcript;
+  #outbox;
+  #getToken;
+  #maxInFlight;
+  #ackTimeoutMs;
+  /** @type {any} */ #resend = null;
+  #pausedUntil = 0;
+  /** When a pong was first ahead of us, and by what. */
+  #behind = { offset: 0, at: 0 };
+
+  /** @param {string | URL} url of all sessions @param {Options} [options] */
+  constructor(url, options = {}) {
+    super();
+    this.#url = url;
+    this.#session = options.session ?? "new";
+    this.#clock = options.clock ?? REAL_CLOCK;
+    this.#getToken = options.getToken;
+    // One at a time keeps the order whatever is refused for the moment.
+    this.#maxInFlight = options.maxInFlight ?? 1;
+    this.#ackTimeoutMs = options.ackTimeoutMs ?? 15_000;
+    this.#transcript = new Transcript(options.entryLimit ?? 1000);
+    const storage = options.storage ?? null;
+    const limit = options.queueLimit ?? 100;
+    const key = makeKey(this.#session);
+    this.#outbox = new Outbox({ limit, prefix: makePrefix(), key, storage });
+    this.#heartbeat = new Heartbeat({
+      clock: this.#clock,
+      timeoutMs: options.heartbeatTimeoutMs ?? 5000,
+      ask: () => this.#socket.send({ type: "ping", t: Math.round(this.#clock.now()) }),
+      giveUp: () => this.#socket.drop(),
+    });
+    this.#socket = new ReconnectingSocket(() => this.#makeUrl(), {
+      ...options,
+      protocols: [SUBPROTOCOL],
+      isReadyAtOnce: false,
+    });
+    this.#socket.addEventListener("message", (event) => this.#receive(detailOf(event)));
+    this.#socket.addEventListener("state", (event) => this.#changeState(detailOf(event)));
+    this.#socket.addEventListener("bye", (event) => this.#emit("bye", detailOf(event)));
+    this.#socket.addEventListener("probe", () => this.#heartbeat.check());
+  }
+
+  get state() {
+    return this.#socket.state;
+  }
+
+  /** How the last connection ended. */
+  get ending() {
+    return this.#socket.ending;
+  }
+
+  /** The session's id, or `new` before the first hello. */
+  get session() {
+    return this.#session;
+  }
+
+  get entries() {
+    return this.#transcript.entries;
+  }
+
+  /** How many messages are not yet recorded. */
+  get pending() {
+    return this.#outbox.size;
+  }
+
+  /** Connect, also after an end that is final: "use here" is this. */
+  connect() {
+    this.#socket.connect();
+  }
+
+  /** End it; what is not yet recorded fails with `closed`. */
+  close() {
+    this.#socket.close();
+    this.#outbox.failAll(new RequestError("closed", "the client was closed"));
+  }
+
+  /** Give the connection up as if the network had failed, and come back. */
+  drop() {
+    this.#socket.drop();
+  }
+
+  /** Tell that the user did something: after an idle end it comes back. */
+  wake() {
+    this.#socket.wake();
+  }
+
+  /**
+   * Send a message and return a promise of its ack: it is recorded then.
+   *
+   * It is sent again after a reconnect until the server settles it. Rejects with a
+   * RequestError; an aborted `signal` stops the waiting and the sending.
+   * @param {unknown} data @param {{signal?: AbortSignal}} [options]
+   * @returns {Promise<Ack>}
+   */
+  async request(data, { signal } = {}) {
+    signal?.throwIfAborted();
+    const { ending } = this;
+    if (this.state === "closed" && isFinal(ending)) throw makeClosed(ending);
+    const item = this.#outbox.add(data);
+    const stop = () => this.#fail(item.id, new RequestError("aborted", "given up"));
+    signal?.addEventListener("abort", stop);
+    this.#socket.wake();
+    this.#flush();
+    try {
+      return await item.promise;
+    } finally {
+      signal?.removeEventListener("abort", stop);
+    }
+  }
+
+  /** Send a message; one that is not recorded becomes an `error` event. */
+  send(/** @type {unknown} */ data) {
+    this.request(data).catch((error) => this.#emit("error", error));
+  }
+
+  /** Stop a stream. @param {number} offset */
+  cancel(offset) {
+    return this.#socket.send({ type: "cancel", offset });
+  }
+
+  /** Give the server a new token in place; `refreshed` answers. */
+  async refresh() {
+    const token = await this.#getToken?.({ isExpired: true, previous: null });
+    if (token) this.#socket.send({ type: "refresh", token });
+  }
+
+  #makeUrl() {
+    const base = globalThis.location?.href;
+    const url = new URL(`${encodeURIComponent(this.#session)}/`, new URL(this.#url, base));
+    url.protocol = url.protocol.replace("http", "ws");
+    url.search = this.#transcript.position;
+    if (this.hello) url.searchParams.set("replaces", this.hello.connection);
+    return url.toString();
+  }
+
+  /** @param {{to: string}} change */
+  #changeState(change) {
+    if (change.to !== "open") {
+      this.#heartbeat.stop();
+      this.#clock.clearTimeout(this.#resend);
+      this.#settleTooBig();
+      this.#outbox.rewind();
+    }
+    if (change.to === "closed" && isFinal(this.ending)) {
+      this.#outbox.failAll(makeClosed(this.ending));
+    }
+    this.#emit("state", change);
+  }
+
+  /** The same message must never be sent again. */
+  #settleTooBig() {
+    if (!TOO_BIG.includes(this.ending?.code ?? 0)) return;
+    const [biggest] = this.#outbox.inFlight.sort((one, other) => other.bytes - one.bytes);
+    if (biggest) this.#fail(biggest.id, new RequestError("message_too_big", "too big"));
+  }
+
+  /** @param {any} message */
+  #receive(message) {
+    this.#heartbeat.heard();
+    switch (message.type) {
+      case "hello":
+        return this.#greet(message);
+      case "entry":
+        return this.#takeEntry(message);
+      case "delta":
+        return this.#takeDelta(message);
+      case "state":
+        return this.#takeState(message);
+      case "ack":
+        this.#outbox.acknowledge(message.id, message.offset);
+        return this.#flush();
+      case "pong":
+        return this.#comparePositions(message.offset);
+      case "error":
+        return this.#takeError(message);
+      case "expiring":
+        return void this.refresh();
+      case "refreshed":
+        return this.#emit("refreshed", message);
+    }
+  }
+
+  /** @param {Hello} hello */
+  #greet(hello) {
+    const isReturning = this.#transcript.epoch !== null;
+    const isVoid = this.#transcript.begin(hello);
+    this.hello = hello;
+    this.#behind = { offset: 0, at: 0 };
+    this.#pausedUntil = 0;
+    if (this.#session !== hello.session) this.#outbox.move(makeKey(hello.session));
+    this.#session = hello.session;
+    if (isVoid) this.#emit("reset", hello);
+    else if (isReturning && hello.gap) {
+      this.#emit("gap", { from: hello.gap[0], to: hello.gap[1] });
+    }
+    this.#socket.markReady();
+    this.#heartbeat.start(hello.heartbeat_seconds * 1000);
+    this.#emit("hello", hello);
+    this.#flush();
+  }
+
+  /** @param {Entry} entry */
+  #takeEntry(entry) {
+    if (!this.#transcript.put(entry)) return this.#socket.drop();
+    const isReplay = entry.offset <= (this.hello?.offset ?? 0);
+    this.#emit("entry", { entry, isReplay });
+  }
+
+  /** @param {{offset: number, at_char: number, text: string}} delta */
+  #takeDelta(delta) {
+    const entry = this.#transcript.extend(delta);
+    // A piece is missing: come back, and the entry is sent whole.
+    if (entry === null) return this.#socket.drop();
+    this.#emit("delta", { entry, text: delta.text });
+  }
+
+  /** @param {{offset: number, state: import("./transcript.js").EntryState}} change */
+  #takeState(change) {
+    const entry = this.#transcript.settle(change);
+    if (entry) this.#emit("ended", { entry });
+  }
+
+  /** Come back where the log stays ahead of us. @param {number} offset */
+  #comparePositions(offset) {
+    const { last } = this.#transcript;
+    const now = this.#clock.now();
+    if (this.#behind.offset > last) {
+      if (now - this.#behind.at >= BEHIND_MS) this.#socket.drop();
+    } else {
+      this.#behind = { offset, at: now };
+    }
+  }
+
+  /** @param {any} message */
+  #takeError({ code, message, id, ref, retry_after_seconds: seconds }) {
+    if (TEMPORARY.includes(code)) {
+      // Which message was dropped is not always known: all in flight go again.
+      this.#outbox.rewind();
+      const wait = Math.max(0.2, seconds ?? 1) * 1000;
+      this.#pausedUntil = this.#clock.now() + wait;
+      return this.#later(wait);
+    }
+    const error = new RequestError(code, message, ref);
+    if (id === null || id === undefined || !this.#outbox.get(id)) this.#emit("error", error);
+    else this.#fail(id, error);
+  }
+
+  /** @param {string} id @param {RequestError} error */
+  #fail(id, error) {
+    this.#outbox.fail(id, error);
+    this.#flush();
+  }
+
+  #flush() {
+    if (this.state !== "open" || this.#clock.now() < this.#pausedUntil) return;
+    while (this.#outbox.inFlight.length < this.#maxInFlight) {
+      const item = this.#outbox.next;
+      if (item === undefined) break;
+      item.isInFlight = true;
+      this.#socket.send(item.text);
+      this.#later(this.#ackTimeoutMs);
+    }
+    if (this.#outbox.size === 0) this.#clock.clearTimeout(this.#resend);
+  }
+
+  /** @param {number} ms */
+  #later(ms) {
+    this.#clock.clearTimeout(this.#resend);
+    this.#resend = this.#clock.setTimeout(() => {
+      for (const item of this.#outbox.inFlight) {
+        item.timeouts += 1;
+        const error = new RequestError("timeout", "the server does not answer");
+        if (item.timeouts > MAX_TIMEOUTS) this.#outbox.fail(item.id, error);
+      }
+      this.#outbox.rewind();
+      this.#flush();
+    }, ms);
+  }
+
+  /** @param {string} type @param {unknown} detail */
+  #emit(type, detail) {
+    this.dispatchEvent(new CustomEvent(type, { detail }));
+  }
+}
+
+/** @param {import("./socket.js").Ending | null} ending */
+function isFinal(ending) {
+  return ending?.reconnect === "never" && ending.code !== EVICTED;
+}
+
+/** @param {import("./socket.js").Ending | null} ending */
+function makeClosed(ending) {
+  return new RequestError("closed", `the connection has ended: ${ending?.reason}`);
+}
+
+/** @param {Event} event */
+function detailOf(event) {
+  return /** @type {CustomEvent} */ (event).detail;
+}
+
+/** @param {string} session */
+function makeKey(session) {
+  return `orchestra.outbox.${session}`;
+}
+
+/** Sixteen random characters: ids of two tabs must never meet. */
+function makePrefix() {
+  const bytes = globalThis.crypto.getRandomValues(new Uint8Array(16));
+  return Array.from(bytes, (byte) => (byte % 36).toString(36)).join("");
+}

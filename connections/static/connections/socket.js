@@ -1,0 +1,284 @@
+// A WebSocket that comes back: when, how often and whether at all is decided by
+// how it ended. It knows nothing of sessions; any JSON consumer can use it.
+
+import { decide, readEnding } from "./reconnect.js";
+
+/**
+ * @typedef {"idle"|"connecting"|"open"|"waiting"|"closed"} State
+ * @typedef {import("./reconnect.js").Ending} Ending
+ * @typedef {{now: () => number, setTimeout: (work: () => void, ms: number) => any,
+ *   clearTimeout: (timer: any) => void}} Clock
+ * @typedef {(asked: {isExpired: boolean, previous: string | null})
+ *   => string | null | Promise<string | null>} GetToken
+ */
+
+/** @type {Clock} */
+export const REAL_CLOCK = {
+  now: () => performance.now(),
+  setTimeout: (work, ms) => globalThis.setTimeout(work, ms),
+  clearTimeout: (timer) => globalThis.clearTimeout(timer),
+};
+
+/** A connection that lasted so long counts as a success. */
+const LASTING_MS = 10_000;
+const OPENING_MS = 10_000;
+/** For a close frame to come after the moment that a bye named. */
+const BYE_GRACE_MS = 3000;
+const LOST = 1006;
+const DRAINING = 4200;
+const TOKEN_EXPIRED = 4100;
+
+/**
+ * Events: `state` {from, to, ending, delayMs, failures}, `opened`, `message`
+ * (what came, parsed where it is JSON), `bye`, `probe` (the network may have changed: look whether
+ * the other side is still there).
+ */
+export class ReconnectingSocket extends EventTarget {
+  /** @type {State} */ state = "idle";
+  /** How the last connection ended. @type {Ending | null} */ ending = null;
+
+  #url;
+  #protocols;
+  #getToken;
+  #clock;
+  #random;
+  #WebSocket;
+  #isReadyAtOnce;
+  #page;
+  /** @type {AbortController | null} */ #watching = null;
+  /** @type {WebSocket | null} */ #socket = null;
+  /** @type {any} */ #timer = null;
+  /** @type {any} */ #farewell = null;
+  /** @type {Record<string, any> | null} */ #bye = null;
+  #byeAt = 0;
+  #turn = 0;
+  #failures = 0;
+  /** @type {number | null} */ #readyAt = null;
+  #drainedAt = -Infinity;
+  /** @type {string | null} */ #token = null;
+  #isExpired = false;
+  #hasRenewed = false;
+
+  /**
+   * @param {() => string} url read at each attempt
+   * @param {{protocols?: string[], getToken?: GetToken, clock?: Clock,
+   *   random?: () => number, WebSocket?: typeof WebSocket, isReadyAtOnce?: boolean,
+   *   page?: Window | null}} [options] `isReadyAtOnce: false` leaves it to
+   *   markReady() to say that a connection is established
+   */
+  constructor(url, options = {}) {
+    super();
+    this.#url = url;
+    this.#protocols = options.protocols ?? [];
+    this.#getToken = options.getToken;
+    this.#clock = options.clock ?? REAL_CLOCK;
+    this.#random = options.random ?? Math.random;
+    this.#WebSocket = options.WebSocket ?? globalThis.WebSocket;
+    this.#isReadyAtOnce = options.isReadyAtOnce ?? true;
+    this.#page = options.page === undefined ? globalThis.window : options.page;
+  }
+
+  /** Connect now, whatever came before; what is under way stays. */
+  connect() {
+    if (this.state !== "connecting" && this.state !== "open") void this.#open();
+  }
+
+  /** Tell that the user did something: an idle connection returns. */
+  wake() {
+    if (this.state === "closed" && this.ending?.reconnect === "on_action") this.connect();
+  }
+
+  /** End it for good; connect() begins anew. */
+  close() {
+    this.#watching?.abort();
+    this.#watching = null;
+    this.#abandon(1000);
+    this.#stay(readEnding(1000, "", null));
+  }
+
+  /** Give the socket up as if the network had failed, and return. */
+  drop() {
+    if (this.#socket === null) return;
+    this.#abandon(4000);
+    this.#lose(readEnding(LOST, "", this.#bye));
+  }
+
+  /** Send a message as JSON; false where there is no open connection. */
+  send(/** @type {unknown} */ message) {
+    if (this.state !== "open" && !this.#isOpening) return false;
+    this.#socket?.send(typeof message === "string" ? message : JSON.stringify(message));
+    return true;
+  }
+
+  get #isOpening() {
+    return this.state === "connecting" && this.#socket?.readyState === 1;
+  }
+
+  /** Tell that the connection is established: after a hello, say. */
+  markReady() {
+    if (this.state !== "connecting") return;
+    this.#clock.clearTimeout(this.#timer);
+    this.#readyAt = this.#clock.now();
+    this.#isExpired = this.#hasRenewed = false;
+    this.ending = null;
+    this.#move("open");
+  }
+
+  async #open() {
+    const turn = ++this.#turn;
+    this.#watch();
+    this.#clock.clearTimeout(this.#timer);
+    this.#move("connecting");
+    this.#timer = this.#clock.setTimeout(() => this.#giveUp(turn), OPENING_MS);
+    const protocols = [...this.#protocols];
+    if (this.#getToken) {
+      const asked = { isExpired: this.#isExpired, previous: this.#token };
+      let token;
+      try {
+        token = await this.#getToken(asked);
+      } catch (error) {
+        console.warn("No token for the connection:", error);
+        token = undefined;
+      }
+      if (turn !== this.#turn) return;
+      const isSame = this.#isExpired && token === this.#token;
+      if (token === undefined || isSame) {
+        const reason = isSame ? "token_expired" : "no_token";
+        this.#lose(readEnding(isSame ? TOKEN_EXPIRED : LOST, reason, null));
+        return;
+      }
+      this.#token = token;
+      if (token) protocols.push(`bearer.${token}`);
+    }
+    this.#listen(new this.#WebSocket(this.#url(), protocols));
+  }
+
+  /** @param {WebSocket} socket */
+  #listen(socket) {
+    this.#socket = socket;
+    this.#bye = null;
+    const isOurs = () => this.#socket === socket;
+    socket.onopen = () => {
+      if (!isOurs()) return;
+      this.dispatchEvent(new Event("opened"));
+      if (this.#isReadyAtOnce) this.markReady();
+    };
+    socket.onmessage = (event) => {
+      if (isOurs()) this.#take(event.data);
+    };
+    socket.onclose = (event) => {
+      if (!isOurs()) return;
+      this.#socket = null;
+      this.#lose(readEnding(event.code, event.reason, this.#bye));
+    };
+  }
+
+  /** @param {string} text */
+  #take(text) {
+    const message = parse(text);
+    if (message?.type !== "bye") {
+      this.dispatchEvent(new CustomEvent("message", { detail: message }));
+      return;
+    }
+    this.#bye = message;
+    this.#byeAt = this.#clock.now();
+    this.dispatchEvent(new CustomEvent("bye", { detail: message }));
+    // The close comes at that moment; a network that fails meanwhile sends none.
+    const wait = (message.after_ms ?? 0) + BYE_GRACE_MS;
+    this.#clock.clearTimeout(this.#farewell);
+    this.#farewell = this.#clock.setTimeout(() => this.drop(), wait);
+  }
+
+  /** @param {number} turn */
+  #giveUp(turn) {
+    if (turn !== this.#turn || this.state !== "connecting") return;
+    this.#abandon(4000);
+    this.#lose(readEnding(LOST, "timeout", null));
+  }
+
+  /** Let go of the socket without waiting for its close. @param {number} code */
+  #abandon(code) {
+    this.#turn += 1;
+    const socket = this.#socket;
+    this.#socket = null;
+    // A close handshake with someone who is gone takes a browser minutes.
+    socket?.close(code);
+  }
+
+  /** @param {Ending} ending */
+  #lose(ending) {
+    const now = this.#clock.now();
+    this.#clock.clearTimeout(this.#timer);
+    this.#clock.clearTimeout(this.#farewell);
+    if (this.#readyAt !== null && now - this.#readyAt >= LASTING_MS) this.#failures = 0;
+    this.#readyAt = null;
+    if (ending.code === DRAINING) this.#drainedAt = now;
+    let delayMs = decide(ending, {
+      failures: this.#failures,
+      elapsedMs: this.#bye ? now - this.#byeAt : 0,
+      sinceDrainMs: now - this.#drainedAt,
+      random: this.#random,
+    });
+    if (ending.reconnect === "new_token") {
+      if (this.#getToken && !this.#hasRenewed) delayMs = 0;
+      this.#isExpired = this.#hasRenewed = true;
+    }
+    this.#bye = null;
+    if (delayMs === null) {
+      this.#stay(ending);
+      return;
+    }
+    this.#failures += 1;
+    this.ending = ending;
+    this.#timer = this.#clock.setTimeout(() => void this.#open(), delayMs);
+    this.#move("waiting", delayMs);
+  }
+
+  /** @param {Ending} ending */
+  #stay(ending) {
+    this.#clock.clearTimeout(this.#timer);
+    this.#clock.clearTimeout(this.#farewell);
+    this.#failures = 0;
+    this.ending = ending;
+    this.#move("closed");
+  }
+
+  /** @param {State} to @param {number | null} [delayMs] */
+  #move(to, delayMs = null) {
+    const from = this.state;
+    if (from === to) return;
+    this.state = to;
+    const detail = { from, to, ending: this.ending, delayMs, failures: this.#failures };
+    this.dispatchEvent(new CustomEvent("state", { detail }));
+  }
+
+  /** Use what a page knows of its network and its user. */
+  #watch() {
+    const page = this.#page;
+    if (!page || this.#watching) return;
+    this.#watching = new AbortController();
+    const { signal } = this.#watching;
+    const nudge = () => {
+      if (page.document.visibilityState === "visible") this.#nudge();
+    };
+    page.addEventListener("online", () => this.#nudge(), { signal });
+    page.addEventListener("pageshow", (event) => event.persisted && nudge(), { signal });
+    page.document.addEventListener("visibilitychange", nudge, { signal });
+  }
+
+  #nudge() {
+    const reconnect = this.ending?.reconnect;
+    if (this.state === "open") this.dispatchEvent(new Event("probe"));
+    else if (this.state === "waiting" && reconnect === "backoff") void this.#open();
+    else this.wake();
+  }
+}
+
+/** @param {string} text @returns {any} */
+function parse(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return text; // A consumer that speaks no JSON.
+  }
+}

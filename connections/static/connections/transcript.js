@@ -1,0 +1,122 @@
+/**
+ * @typedef {"streaming"|"done"|"cancelled"|"interrupted"|"error"} EntryState
+ * @typedef {{offset: number, kind: string, from: "client"|"server", at: string,
+ *   data: any, state: EntryState}} Entry
+ */
+
+/**
+ * What a client holds of a session's log, and so what it has to ask for.
+ *
+ * Offsets count from 1 without holes within an epoch. An entry that comes again
+ * replaces the one that is there.
+ */
+export class Transcript {
+  /** @type {string | null} */ epoch = null;
+  /** The last offset without a hole before it. */ last = 0;
+
+  #limit;
+  #isFresh = true;
+  /** @type {Map<number, Entry>} */ #entries = new Map();
+  /** Code points of each entry that grows. @type {Map<number, number>} */
+  #lengths = new Map();
+
+  /** @param {number} limit entries kept; the oldest go first */
+  constructor(limit) {
+    this.#limit = limit;
+  }
+
+  /** The entries in their order. */
+  get entries() {
+    return [...this.#entries.values()].sort((one, other) => one.offset - other.offset);
+  }
+
+  /** What a reconnecting client says it holds, as a query. */
+  get position() {
+    if (this.epoch === null) return "";
+    const open = [...this.#lengths.keys()].sort((one, other) => one - other);
+    const query = new URLSearchParams({ epoch: this.epoch, offset: String(this.last) });
+    if (open.length > 0) query.set("open", open.join(","));
+    return query.toString();
+  }
+
+  /**
+   * Prepare for what follows a hello; true where all that was held is void.
+   * @param {{epoch: string, outcome: string, gap: [number, number] | null}} hello
+   */
+  begin({ epoch, outcome, gap }) {
+    const isVoid = this.epoch !== null && (outcome === "reset" || epoch !== this.epoch);
+    if (isVoid || this.epoch === null) {
+      this.#entries.clear();
+      this.#lengths.clear();
+      this.last = 0;
+      this.#isFresh = true;
+    } else if (gap) {
+      this.last = Math.max(this.last, gap[1]);
+    }
+    this.epoch = epoch;
+    return isVoid;
+  }
+
+  /** Take an entry; false where one before it is missing. @param {Entry} entry */
+  put(entry) {
+    const { offset } = entry;
+    if (offset > this.last) {
+      // A whole log may begin anywhere: what was before it has been trimmed.
+      if (offset !== this.last + 1 && !this.#isFresh) return false;
+      this.last = offset;
+    }
+    this.#isFresh = false;
+    this.#entries.set(offset, entry);
+    if (entry.state === "streaming") this.#lengths.set(offset, countPoints(textOf(entry)));
+    else this.#lengths.delete(offset);
+    this.#trim();
+    return true;
+  }
+
+  /**
+   * Let an entry grow; null where the piece does not join on.
+   * @param {{offset: number, at_char: number, text: string}} delta
+   * @returns {Entry | null}
+   */
+  extend({ offset, at_char: at, text }) {
+    const entry = this.#entries.get(offset);
+    const length = this.#lengths.get(offset);
+    if (entry === undefined || length !== at) return null;
+    const grown = { ...entry, data: { ...entry.data, text: textOf(entry) + text } };
+    this.#entries.set(offset, grown);
+    this.#lengths.set(offset, length + countPoints(text));
+    return grown;
+  }
+
+  /**
+   * Note how a stream ended; null where the entry is not here.
+   * @param {{offset: number, state: EntryState}} change @returns {Entry | null}
+   */
+  settle({ offset, state }) {
+    const entry = this.#entries.get(offset);
+    if (entry === undefined) return null;
+    const settled = { ...entry, state };
+    this.#entries.set(offset, settled);
+    if (state !== "streaming") this.#lengths.delete(offset);
+    return settled;
+  }
+
+  #trim() {
+    for (const offset of this.#entries.keys()) {
+      if (this.#entries.size <= this.#limit) return;
+      if (!this.#lengths.has(offset)) this.#entries.delete(offset);
+    }
+  }
+}
+
+/** Return the text of an entry that streams. @param {Entry} entry */
+export function textOf(entry) {
+  return typeof entry.data?.text === "string" ? entry.data.text : "";
+}
+
+/** Count Unicode code points, as `at_char` does. @param {string} text */
+export function countPoints(text) {
+  let count = 0;
+  for (const _ of text) count += 1;
+  return count;
+}

@@ -1,0 +1,161 @@
+// Time, network and page that do what a test says.
+
+import { SessionClient } from "../../connections/static/connections/client.js";
+
+export class FakeClock {
+  #now = 1000;
+  #timers = new Map();
+  #count = 0;
+
+  now = () => this.#now;
+
+  setTimeout = (work, ms) => {
+    this.#count += 1;
+    this.#timers.set(this.#count, { at: this.#now + ms, work });
+    return this.#count;
+  };
+
+  clearTimeout = (timer) => this.#timers.delete(timer);
+
+  /** Let time pass and run what falls due, in its order. */
+  advance(ms) {
+    const end = this.#now + ms;
+    for (;;) {
+      const due = [...this.#timers].filter(([, { at }]) => at <= end);
+      if (due.length === 0) break;
+      due.sort(([, one], [, other]) => one.at - other.at);
+      const [timer, { at, work }] = due[0];
+      this.#timers.delete(timer);
+      this.#now = Math.max(this.#now, at);
+      work();
+    }
+    this.#now = end;
+  }
+}
+
+/** A WebSocket whose other side is the test. */
+export class FakeWebSocket {
+  readyState = 0;
+  sent = [];
+  closedWith = null;
+
+  constructor(url, protocols) {
+    this.url = new URL(url);
+    this.protocols = protocols;
+  }
+
+  send(text) {
+    this.sent.push(JSON.parse(text));
+  }
+
+  close(code) {
+    this.readyState = 2;
+    this.closedWith = code;
+  }
+
+  open() {
+    this.readyState = 1;
+    this.onopen?.({});
+  }
+
+  say(message) {
+    this.onmessage?.({ data: JSON.stringify(message) });
+  }
+
+  end(code, reason = "") {
+    this.readyState = 3;
+    this.onclose?.({ code, reason });
+  }
+}
+
+export class FakePage extends EventTarget {
+  document = Object.assign(new EventTarget(), { visibilityState: "visible" });
+
+  show(visibilityState) {
+    this.document.visibilityState = visibilityState;
+    this.document.dispatchEvent(new Event("visibilitychange"));
+  }
+}
+
+export class FakeStorage {
+  #items = new Map();
+  getItem = (key) => this.#items.get(key) ?? null;
+  setItem = (key, value) => this.#items.set(key, value);
+  removeItem = (key) => this.#items.delete(key);
+}
+
+/** A client with everything around it fake; `events` is what it said. */
+export class Bench {
+  clock = new FakeClock();
+  page = new FakePage();
+  sockets = [];
+  events = [];
+  random = 0.5;
+
+  constructor(options = {}) {
+    const bench = this;
+    class Socket extends FakeWebSocket {
+      constructor(url, protocols) {
+        super(url, protocols);
+        bench.sockets.push(this);
+      }
+    }
+    this.client = new SessionClient("http://host/ws/sessions/", {
+      clock: this.clock,
+      page: this.page,
+      random: () => this.random,
+      WebSocket: Socket,
+      ...options,
+    });
+    const types = "state hello entry delta ended gap reset refreshed error bye";
+    for (const type of types.split(" ")) {
+      this.client.addEventListener(type, ({ detail }) => this.events.push([type, detail]));
+    }
+  }
+
+  get socket() {
+    return this.sockets.at(-1);
+  }
+
+  /** Connect and be greeted; returns the socket. */
+  attach(hello = {}) {
+    if (this.client.state === "idle") this.client.connect();
+    this.socket.open();
+    this.socket.say({ ...HELLO, ...hello });
+    return this.socket;
+  }
+
+  named(type) {
+    return this.events.filter(([name]) => name === type).map(([, detail]) => detail);
+  }
+}
+
+const HELLO = {
+  type: "hello",
+  connection: "c1",
+  session: "s1",
+  epoch: "e1",
+  offset: 0,
+  outcome: "new",
+  gap: null,
+  history_limit: 100,
+  limits: {},
+  heartbeat_seconds: 30,
+  idle_timeout_seconds: 300,
+};
+
+export function entry(offset, changes = {}) {
+  return {
+    type: "entry",
+    offset,
+    kind: "message",
+    from: "client",
+    at: "2026-01-01T00:00:00Z",
+    data: { text: `text ${offset}` },
+    state: "done",
+    ...changes,
+  };
+}
+
+/** Let promises that are settled run on. */
+export const settle = () => new Promise((resolve) => setImmediate(resolve));

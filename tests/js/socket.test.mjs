@@ -1,0 +1,240 @@
+// What a client does when connections open, end and hang.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { Bench, settle } from "./fakes.mjs";
+
+const BYE = { type: "bye", reconnect: "now", resume: true, ref: null };
+
+test("states follow one another, and the session is named after the hello", () => {
+  const bench = new Bench();
+  bench.attach();
+  assert.deepEqual(bench.named("state").map(({ to }) => to), ["connecting", "open"]);
+  assert.equal(bench.client.session, "s1");
+  assert.deepEqual(bench.socket.protocols, ["orchestra.v1"]);
+  assert.equal(bench.socket.url.href, "ws://host/ws/sessions/new/");
+});
+
+test("a returning client says which connection it replaces", () => {
+  const bench = new Bench();
+  bench.attach({ connection: "c-old" }).end(1006);
+  bench.clock.advance(1000);
+  assert.equal(bench.socket.url.pathname, "/ws/sessions/s1/");
+  assert.equal(bench.socket.url.searchParams.get("replaces"), "c-old");
+});
+
+test("failures are forgotten only after ten seconds connected", () => {
+  const bench = new Bench();
+  bench.random = 1;
+  bench.attach();
+  const waits = [];
+  for (const lasting of [0, 0, 9999, 10_000]) {
+    bench.clock.advance(lasting);
+    bench.socket.end(1006);
+    waits.push(bench.named("state").at(-1).delayMs);
+    bench.clock.advance(waits.at(-1));
+    bench.attach();
+  }
+  assert.deepEqual(waits, [1000, 2000, 4000, 1000]);
+});
+
+test("an evicted client stays away until it is told to connect", () => {
+  const bench = new Bench();
+  bench.attach().end(4005, "evicted");
+  bench.clock.advance(3_600_000);
+  bench.page.dispatchEvent(new Event("online"));
+  bench.page.show("visible");
+  assert.equal(bench.sockets.length, 1);
+  assert.equal(bench.client.state, "closed");
+  assert.equal(bench.client.ending.reason, "evicted");
+  bench.client.connect();
+  assert.equal(bench.sockets.length, 2);
+});
+
+test("a drained client leaves at its moment and finds the next server", () => {
+  const bench = new Bench();
+  bench.attach();
+  bench.socket.say({ ...BYE, code: 4200, reason: "draining", after_ms: 1840 });
+  assert.equal(bench.client.state, "open");
+  bench.clock.advance(1840);
+  bench.socket.end(4200, "draining");
+  assert.equal(bench.named("state").at(-1).delayMs, 0);
+  bench.random = 1;
+  for (let refused = 0; refused < 10; refused += 1) {
+    bench.clock.advance(refused === 0 ? 0 : 2000);
+    bench.socket.end(1006);
+    assert.equal(bench.named("state").at(-1).delayMs, 2000);
+  }
+  bench.clock.advance(2000);
+  bench.attach();
+  assert.equal(bench.client.state, "open");
+});
+
+test("a close that never comes after a bye is not waited for", () => {
+  const bench = new Bench();
+  const socket = bench.attach();
+  socket.say({ ...BYE, code: 4200, reason: "draining", after_ms: 1000 });
+  bench.clock.advance(4000);
+  assert.equal(bench.sockets.length, 2);
+  assert.notEqual(bench.socket, socket);
+});
+
+test("what a socket says after it was given up is not heard", () => {
+  const bench = new Bench();
+  const old = bench.attach();
+  bench.client.drop();
+  old.say({ type: "ack", id: "x", offset: 1 });
+  old.end(4005, "evicted");
+  bench.clock.advance(1000);
+  bench.attach();
+  assert.equal(bench.client.state, "open");
+});
+
+test("a half-open connection is found", () => {
+  const bench = new Bench();
+  const socket = bench.attach();
+  bench.clock.advance(30_000);
+  assert.equal(socket.sent.at(-1).type, "ping");
+  bench.clock.advance(4999);
+  assert.equal(bench.client.state, "open");
+  bench.clock.advance(1);
+  assert.equal(bench.client.state, "waiting");
+  assert.equal(bench.client.ending.reason, "network");
+});
+
+test("whatever is heard proves that the other side is there", () => {
+  const bench = new Bench();
+  const socket = bench.attach();
+  for (let beats = 0; beats < 5; beats += 1) {
+    bench.clock.advance(30_000);
+    socket.say({ type: "pong", t: 0, offset: 0 });
+  }
+  assert.equal(bench.client.state, "open");
+  assert.equal(socket.sent.filter(({ type }) => type === "ping").length, 5);
+});
+
+test("coming online or into view asks at once whether the server is there", () => {
+  const bench = new Bench();
+  const socket = bench.attach();
+  bench.page.show("hidden");
+  assert.equal(socket.sent.length, 0);
+  bench.page.show("visible");
+  bench.page.dispatchEvent(new Event("online"));
+  assert.equal(socket.sent.length, 1);
+  bench.clock.advance(5000);
+  assert.equal(bench.client.state, "waiting");
+  bench.page.dispatchEvent(new Event("online"));
+  assert.equal(bench.sockets.length, 2);
+});
+
+test("a server that is full is not asked sooner because the page is looked at", () => {
+  const bench = new Bench();
+  bench.attach().end(4103, "pool_full");
+  bench.page.show("visible");
+  bench.page.dispatchEvent(new Event("online"));
+  assert.equal(bench.sockets.length, 1);
+});
+
+test("an idle end is undone by the user", async () => {
+  const bench = new Bench();
+  bench.attach().end(4300, "idle");
+  bench.clock.advance(3_600_000);
+  assert.equal(bench.client.state, "closed");
+  const ack = bench.client.request({ text: "hello again" });
+  const socket = bench.attach({ outcome: "nothing_missed" });
+  socket.say({ type: "ack", id: socket.sent[0].id, offset: 1 });
+  assert.equal((await ack).offset, 1);
+  socket.end(4300, "idle");
+  bench.page.show("visible");
+  assert.equal(bench.sockets.length, 3);
+});
+
+test("a server that accepts and says nothing is given up", () => {
+  const bench = new Bench();
+  bench.client.connect();
+  bench.socket.open();
+  bench.clock.advance(10_000);
+  assert.equal(bench.client.state, "waiting");
+  assert.equal(bench.socket.closedWith, 4000);
+});
+
+test("a closed client does nothing more, and hears no page", () => {
+  const bench = new Bench();
+  bench.attach();
+  bench.client.close();
+  bench.page.dispatchEvent(new Event("online"));
+  bench.clock.advance(3_600_000);
+  assert.equal(bench.sockets.length, 1);
+  assert.equal(bench.socket.closedWith, 1000);
+});
+
+test("the token travels as a subprotocol, beside the one that is selected", async () => {
+  const bench = new Bench({ getToken: () => "T" });
+  bench.client.connect();
+  await settle();
+  assert.deepEqual(bench.socket.protocols, ["orchestra.v1", "bearer.T"]);
+});
+
+test("an expired token is renewed at once, and once only", async () => {
+  const tokens = ["T1", "T2", "T3"];
+  const asked = [];
+  const getToken = (circumstances) => {
+    asked.push(circumstances);
+    return tokens.shift();
+  };
+  const bench = new Bench({ getToken });
+  bench.client.connect();
+  await settle();
+  bench.attach().end(4100, "token_expired");
+  bench.clock.advance(0);
+  await settle();
+  assert.deepEqual(asked[1], { isExpired: true, previous: "T1" });
+  assert.equal(bench.socket.protocols[1], "bearer.T2");
+  bench.socket.end(4100, "token_expired");
+  bench.clock.advance(400);
+  await settle();
+  assert.equal(bench.sockets.length, 2);
+  bench.clock.advance(bench.named("state").at(-1).delayMs - 400);
+  await settle();
+  assert.equal(bench.sockets.length, 3);
+});
+
+test("an expired token is not tried again", async () => {
+  const bench = new Bench({ getToken: () => "same" });
+  bench.client.connect();
+  await settle();
+  bench.attach().end(4100, "token_expired");
+  bench.clock.advance(0);
+  await settle();
+  assert.equal(bench.sockets.length, 1);
+  assert.equal(bench.client.state, "waiting");
+});
+
+test("no token is a failure like another", async (context) => {
+  context.mock.method(console, "warn", () => {});
+  let isDown = true;
+  const getToken = async () => {
+    if (isDown) throw new Error("503");
+    return "T";
+  };
+  const bench = new Bench({ getToken });
+  bench.client.connect();
+  await settle();
+  assert.equal(bench.client.state, "waiting");
+  isDown = false;
+  bench.clock.advance(1000);
+  await settle();
+  assert.equal(bench.socket.protocols[1], "bearer.T");
+});
+
+test("an expiry announced is met with a new token in place", async () => {
+  let count = 0;
+  const bench = new Bench({ getToken: () => `T${++count}` });
+  bench.client.connect();
+  await settle();
+  const socket = bench.attach();
+  socket.say({ type: "expiring", expires_at: "2026-01-01T00:00:00Z" });
+  await settle();
+  assert.deepEqual(socket.sent, [{ type: "refresh", token: "T2" }]);
+});

@@ -1,0 +1,80 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { Transcript, countPoints, textOf } from "../../connections/static/connections/transcript.js";
+import { entry } from "./fakes.mjs";
+
+const START = { epoch: "e1", outcome: "new", gap: null };
+
+function begun(...offsets) {
+  const transcript = new Transcript(1000);
+  transcript.begin(START);
+  for (const offset of offsets) transcript.put(entry(offset));
+  return transcript;
+}
+
+test("a fresh client asks for everything", () => {
+  assert.equal(new Transcript(10).position, "");
+});
+
+test("a whole log may begin anywhere, and has no holes after that", () => {
+  const transcript = begun(51, 52);
+  assert.equal(transcript.put(entry(54)), false);
+  assert.equal(transcript.last, 52);
+  assert.equal(transcript.position, "epoch=e1&offset=52");
+});
+
+test("an entry that comes again replaces the one that is there", () => {
+  const transcript = begun(1, 2);
+  transcript.put(entry(1, { data: { text: "other" } }));
+  assert.deepEqual(transcript.entries.map(textOf), ["other", "text 2"]);
+});
+
+test("entries that still grow are named, so that they come whole", () => {
+  const transcript = begun(1);
+  transcript.put(entry(2, { state: "streaming" }));
+  transcript.put(entry(3));
+  transcript.put(entry(4, { state: "streaming" }));
+  assert.equal(transcript.position, "epoch=e1&offset=4&open=2%2C4");
+  transcript.settle({ offset: 2, state: "done" });
+  assert.equal(transcript.position, "epoch=e1&offset=4&open=4");
+});
+
+test("pieces join on by code points, not by UTF-16 units", () => {
+  const transcript = begun();
+  transcript.put(entry(1, { state: "streaming", data: { text: "" } }));
+  const pieces = ["👩‍👩‍👧", "e", "\u0301", "𝒳 ", "日本"];
+  let at = 0;
+  for (const text of pieces) {
+    assert.ok(transcript.extend({ offset: 1, at_char: at, text }));
+    at += countPoints(text);
+  }
+  assert.equal(textOf(transcript.entries[0]), pieces.join(""));
+  assert.equal(at, 11);
+});
+
+test("a piece that does not join on is refused and changes nothing", () => {
+  const transcript = begun();
+  transcript.put(entry(1, { state: "streaming", data: { text: "ab" } }));
+  assert.equal(transcript.extend({ offset: 1, at_char: 3, text: "d" }), null);
+  assert.equal(transcript.extend({ offset: 1, at_char: 1, text: "b" }), null);
+  assert.equal(transcript.extend({ offset: 9, at_char: 0, text: "x" }), null);
+  assert.equal(textOf(transcript.entries[0]), "ab");
+});
+
+test("a gap moves on, a reset begins anew", () => {
+  const transcript = begun(1, 2);
+  assert.equal(transcript.begin({ epoch: "e1", outcome: "gap", gap: [3, 9] }), false);
+  assert.equal(transcript.put(entry(10)), true);
+  assert.equal(transcript.begin({ epoch: "e2", outcome: "reset", gap: null }), true);
+  assert.deepEqual(transcript.entries, []);
+  assert.equal(transcript.put(entry(7)), true);
+});
+
+test("the oldest go first, but not what still grows", () => {
+  const transcript = new Transcript(2);
+  transcript.begin(START);
+  transcript.put(entry(1, { state: "streaming" }));
+  for (const offset of [2, 3, 4]) transcript.put(entry(offset));
+  assert.deepEqual(transcript.entries.map(({ offset }) => offset), [1, 4]);
+});

@@ -1,0 +1,37 @@
+"""The browser's client: its tests run in node, its table is the one in Python."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from connections.management.commands.close_codes import make_module
+
+ROOT = Path(__file__).resolve().parents[1]
+MODULES = ROOT / "connections" / "static" / "connections"
+TESTS = sorted(ROOT.glob("tests/js/*.test.mjs"))
+
+
+def find_node() -> str:
+    """Return where node is; without it a test is skipped, and fails in CI."""
+    found = shutil.which("node")
+    if found is None:
+        if os.environ.get("CI"):
+            pytest.fail("node is missing")
+        pytest.skip("node is missing")
+    return found
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: path.name.split(".")[0])
+def test_in_node(path: Path) -> None:
+    done = subprocess.run(
+        [find_node(), "--test", path], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_table_of_close_codes_is_the_one_in_python() -> None:
+    """`manage.py close_codes --javascript` prints what the file has to hold."""
+    assert (MODULES / "close_codes.js").read_text() == make_module()
