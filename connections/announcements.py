@@ -16,11 +16,11 @@ import logging
 import math
 from collections.abc import Callable
 
-from django.conf import settings
 from django.db import transaction
 
 from connections.close_codes import ENDINGS, LOST, NETWORK
 from connections.models import CloseRequest
+from connections.pool import get_redis_url
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ def _check(request: CloseRequest) -> None:
 def _announce() -> None:
     """Tell the nodes of this process, and through one of them or ourselves all."""
     told = [listener() for listener in tuple(_listeners)]
-    redis_url = getattr(settings, "REDIS_URL", None)
+    redis_url = get_redis_url()
     if redis_url and not any(told):
         asyncio.run(_tell_others(redis_url))
 

@@ -47,12 +47,12 @@ def _check_settings() -> Iterator[checks.CheckMessage]:
         )
     layer = settings.CHANNEL_LAYERS.get("default", {}).get("BACKEND", "")
     has_several_nodes = bool(getattr(settings, "REDIS_URL", None))
-    if has_several_nodes and layer.endswith("InMemoryChannelLayer"):
+    if has_several_nodes and layer.endswith(("InMemoryChannelLayer", "LocalLayer")):
         yield _warn(
             2,
-            "The in-memory channel layer reaches the clients of its own node only, "
+            f"The channel layer {layer} reaches the clients of its own node only, "
             "and REDIS_URL says that there are several.",
-            "Use a layer on Redis in CHANNEL_LAYERS.",
+            "Use connections.layers.redis.RedisLayer in CHANNEL_LAYERS.",
         )
     if "*" in settings.ALLOWED_HOSTS:
         yield _warn(

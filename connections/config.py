@@ -86,6 +86,9 @@ class WebSocketConfig:
     evict_grace_seconds: float = option(
         Number(0, 300), 2, "for a closed connection to leave before it is aborted"
     )
+    allow_unshared_limits: bool = option(
+        Flag(), False, "serve beside other nodes without REDIS_URL, each with its own"
+    )
     node: NodeConfig = section(NodeConfig)
     recorder: RecorderConfig = section(RecorderConfig)
     anonymous: bool = option(

@@ -36,6 +36,8 @@ class Database:
         self._readers = ThreadPoolExecutor(_READERS, "connections-reader")
         self._opened: set[Any] = set()
         self._lock = threading.Lock()
+        self.failure: str | None = None
+        """Why the last call failed for want of the database; None: it answered."""
 
     async def write(
         self,
@@ -96,10 +98,13 @@ class Database:
         self._adopt()
         close_old_connections()
         try:
-            return work(*args, **kwargs)
+            result = work(*args, **kwargs)
         except (OperationalError, InterfaceError) as exc:
+            self.failure = str(exc) or type(exc).__name__
             close_old_connections()
             raise DatabaseUnavailable(str(exc)) from exc
+        self.failure = None
+        return result
 
     def _adopt(self) -> None:
         """Remember this thread's connection, so that close() can close it."""

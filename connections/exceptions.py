@@ -27,6 +27,21 @@ class ConfigError(ConnectionsError):
         return f"{len(self.problems)} problem(s) in {self.source}:{lines}"
 
 
+class UnsharedLimits(ConnectionsError):
+    """Another node is live on the database, and the two share no limits."""
+
+    def __init__(self, other: str) -> None:
+        super().__init__(other)
+        self.other = other
+
+    def __str__(self) -> str:
+        return (
+            f"another node serves on this database: {self.other}. Without REDIS_URL"
+            " each enforces the limits on its own connections alone. Set REDIS_URL,"
+            " stop the other, or allow it: websocket.allow_unshared_limits: true"
+        )
+
+
 class PoolError(ConnectionsError):
     """A slot could not be had."""
 

@@ -19,10 +19,12 @@ from connections.addresses import Source, find_source
 from connections.close_codes import Ending
 from connections.config import WebSocketConfig
 from connections.credentials.identity import Credential, name_address
-from connections.exceptions import Refused
+from connections.exceptions import Refused, UnsharedLimits
 from connections.life import Receive
+from connections.neighbours import require_shared_limits
 from connections.node import Node, get_node
 from connections.origins import is_origin_allowed, parse_host
+from connections.pool import get_redis_url
 from connections.wire import Message, Send
 
 logger = logging.getLogger(__name__)
@@ -192,6 +194,14 @@ async def _live(node: Node, receive: Receive, send: Send) -> None:
     while True:
         message = await receive()
         if message["type"] == "lifespan.startup":
+            try:
+                if node.database is not None:
+                    await node.database.read(
+                        require_shared_limits, node.config, get_redis_url()
+                    )
+            except UnsharedLimits as exc:
+                await send({"type": "lifespan.startup.failed", "message": str(exc)})
+                return
             await node.start()
             await send({"type": "lifespan.startup.complete"})
         else:

@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from channels.db import aclose_old_connections
-from django.conf import settings
 from django.db.models.functions import Now
 from django.utils import timezone
 
@@ -26,7 +25,7 @@ from connections.exceptions import DatabaseUnavailable
 from connections.hub import Hub, LiveConnection
 from connections.periodic import run_periodically
 from connections.pictures import Camera
-from connections.pool import make_bus, make_pool
+from connections.pool import get_redis_url, make_bus, make_pool
 from connections.pool.base import Renewal, Slot, Usage
 from connections.recorder import Recorder, clean
 from connections.units import Clock
@@ -360,8 +359,7 @@ def get_node() -> Node:
     if node is None:
         config = get_config()
         config.require_valid()
-        redis_url = getattr(settings, "REDIS_URL", None) or None
-        node = Node(config, database=Database(), redis_url=redis_url)
+        node = Node(config, database=Database(), redis_url=get_redis_url())
         _nodes[loop] = node
     return node
 

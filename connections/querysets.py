@@ -38,6 +38,12 @@ class NodeQuerySet(models.QuerySet["Node"]):
         """Nodes that have neither stopped nor been taken for dead."""
         return self.filter(state__in=LIVE_STATES)
 
+    def serving_within(self, seconds: float) -> NodeQuerySet:
+        """Nodes that take connections and beat so recently, by the database's clock."""
+        return self.filter(
+            state="serving", beat_at__gte=Now() - timedelta(seconds=seconds)
+        )
+
     def silent_since(self, moment: datetime | Combinable) -> NodeQuerySet:
         """Live nodes whose last beat is older than a moment of the database's clock."""
         return self.live().filter(beat_at__lt=moment)

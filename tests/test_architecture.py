@@ -30,6 +30,7 @@ LAYERS = (
     "models",
     "migrations",
     "database",
+    "neighbours",
     "credentials",
     # What nodes share.
     "redis_clients",

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from django.conf import settings
+
 from connections.config import WebSocketConfig
 from connections.pool.base import OnTaken, Pool
 from connections.pool.local import LocalPool
 
 if TYPE_CHECKING:
     from connections.bus import RedisBus
+
+
+def get_redis_url() -> str | None:
+    """Return settings.REDIS_URL; without it this is the only node."""
+    return getattr(settings, "REDIS_URL", None) or None
 
 
 def make_bus(redis_url: str | None, *, node_id: str) -> RedisBus | None:

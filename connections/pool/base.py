@@ -69,6 +69,11 @@ class Pool(ABC):
         """Whether the pool is less than exact at the moment."""
         return self.degraded_reason is not None
 
+    @property
+    def is_refusing(self) -> bool:
+        """Whether every newcomer is refused until the pool is exact again."""
+        return False
+
     @abstractmethod
     async def acquire(
         self, slot: Slot, *, replaces: str | None = None
@@ -93,6 +98,7 @@ class Pool(ABC):
         Keep the slots of this node for another lease.
 
         Never evicts. A slot that was lost is taken again where there is room.
+        The backend is asked even where there is nothing to keep.
 
         Raises:
             PoolUnavailable: the backend did not answer in time.

@@ -56,6 +56,10 @@ class OutagePool(Pool):
 
     # The contract
 
+    @property
+    def is_refusing(self) -> bool:
+        return self.is_degraded and self._policy == "refuse"
+
     async def acquire(
         self, slot: Slot, *, replaces: str | None = None
     ) -> tuple[Slot, ...]:

@@ -122,7 +122,8 @@ class RedisPool(SharedPool):
         by_id = {slot.connection_id: slot for slot in slots}
         with self._while_retaking():
             reasons: dict[str, str] = {}
-            for ids in _in_chunks(list(by_id)):
+            # With nothing to renew it still finds out whether Redis answers.
+            for ids in list(_in_chunks(list(by_id))) or [[]]:
                 reasons |= _in_pairs(await self._run("renew", ids))
             missing = [by_id[one] for one in reasons if reasons[one] == "missing"]
             for slot in missing:

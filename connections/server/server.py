@@ -22,7 +22,10 @@ from twisted.logger import (
 )
 
 from connections.config import WebSocketConfig, get_config
+from connections.exceptions import UnsharedLimits
+from connections.neighbours import require_shared_limits
 from connections.node import Node, get_node
+from connections.pool import get_redis_url
 from connections.server.admission import Admission
 from connections.server.budget import BufferBudget
 from connections.server.drain import drain
@@ -118,7 +121,14 @@ class Server(DaphneServer):
         ]
 
     def run(self) -> None:
-        """Serve until a signal or stop()."""
+        """Serve until a signal or stop(); exit_code says how it went."""
+        try:
+            require_shared_limits(self.config, get_redis_url())
+        except UnsharedLimits as exc:
+            logger.error("Not started: %s", exc, extra={"event": "unshared_limits"})
+            # daphne's command line looks at the one, ours at the other.
+            self.abort_start, self.exit_code = True, 1
+            return
         self.http_factory = HttpFactory(self)
         _begin_logging(self.verbosity)
         raise_file_limit(self.config)

@@ -10,7 +10,7 @@ SAFE: dict[str, Any] = {
     "SECURE_PROXY_SSL_HEADER": ("HTTP_X_FORWARDED_PROTO", "https"),
     "ALLOWED_HOSTS": ["chat.example.com"],
     "REDIS_URL": None,
-    "CHANNEL_LAYERS": {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}},
+    "CHANNEL_LAYERS": {"default": {"BACKEND": "connections.layers.local.LocalLayer"}},
     "WEBSOCKET": {},
 }
 
@@ -73,7 +73,7 @@ def test_what_is_just_within_is_not(settings: Any, websocket: dict[str, Any]) ->
 
 
 def test_a_redis_layer_reaches_every_node(settings: Any) -> None:
-    layer = {"default": {"BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer"}}
+    layer = {"default": {"BACKEND": "connections.layers.redis.RedisLayer"}}
     assert find(settings, REDIS_URL="redis://x", CHANNEL_LAYERS=layer) == set()
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.integration.processes import LiveServer, Servers
 from tests.integration.redis_process import RedisProcess
-from tests.integration.test_main_job import assert_alive, closing, opened
+from tests.integration.test_main_job import QUICK, assert_alive, closing, opened
 
 LATE = {
     "node__beat_seconds": 60,
@@ -55,3 +55,27 @@ async def test_a_kick_takes_effect_on_every_node_without_a_beat(
         for connection in (*here, *there):
             assert await closing(connection, seconds=5) == (4009, "kicked")
         await assert_alive(bystander)
+
+
+@pytest.mark.parametrize("command", ["serve", "daphne", "uvicorn"])
+async def test_a_second_node_without_redis_is_refused(
+    servers: Servers, command: str
+) -> None:
+    first = servers.start(config=QUICK)
+    second = servers.start(
+        command=command, folder=first.folder, config=QUICK, is_ready=False
+    )
+    assert await asyncio.to_thread(second.wait) != 0
+    assert f":{first.pid} " in second.log()
+    assert "allow_unshared_limits" in second.log()
+    # One that was killed is no neighbour.
+    first.kill()
+    servers.start(command=command, folder=first.folder, config=QUICK)
+
+
+async def test_a_second_node_without_redis_may_be_allowed(servers: Servers) -> None:
+    config = {**QUICK, "allow_unshared_limits": "true"}
+    first = servers.start(config=config)
+    second = servers.start(config=config, folder=first.folder)
+    assert first.is_running
+    assert second.is_running

@@ -140,9 +140,10 @@ async def test_tls_before_1_2_is_refused(
 
 async def test_processes_share_a_port(servers: Servers) -> None:
     port = free_port()
-    first = servers.start(port=port, arguments=("--reuse-port",), config=OPEN)
+    config = {**OPEN, "allow_unshared_limits": "true"}
+    first = servers.start(port=port, arguments=("--reuse-port",), config=config)
     second = servers.start(
-        port=port, arguments=("--reuse-port",), config=OPEN, folder=first.folder
+        port=port, arguments=("--reuse-port",), config=config, folder=first.folder
     )
     # Until it listens the other one answers /readyz in its place.
     await wait_until(lambda: second.log().count("Listening") == 2)

@@ -1,5 +1,6 @@
 import os
 import socket
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +76,11 @@ class Command(BaseCommand):
             endpoints=[endpoint],
             action_logger=AccessLogGenerator(self.stdout) if access_log else None,
             server_name="orchestra",
+            ready_callable=partial(
+                self._announce, endpoint.address, is_secure=tls is not None
+            ),
         )
         sweeper = None if options["no_sweeper"] else BackgroundSweeper(get_config())
-        self._announce(endpoint.address, is_secure=tls is not None)
         if sweeper is not None:
             sweeper.start()
         try:

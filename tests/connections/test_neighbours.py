@@ -1,0 +1,81 @@
+"""A second node without Redis is refused, but not because of one that is gone."""
+
+import os
+import socket
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from connections.exceptions import UnsharedLimits
+from connections.models import Node
+from connections.neighbours import require_shared_limits
+from tests.connections.conversations import make_config
+
+pytestmark = pytest.mark.django_db
+
+
+def make_node(**values: Any) -> Node:
+    now = timezone.now()
+    values = {"host": "elsewhere", "pid": 1, "beat_at": now, **values}
+    return Node.objects.create(
+        node_id=os.urandom(16).hex(), version="v", started_at=now, **values
+    )
+
+
+class Waits:
+    """Stands for the time between two looks: what is live beats meanwhile."""
+
+    def __init__(self, *live: Node) -> None:
+        self.seconds = 0.0
+        self._live = [node.node_id for node in live]
+
+    def __call__(self, seconds: float) -> None:
+        self.seconds += seconds
+        Node.objects.filter(node_id__in=self._live).beat()
+
+
+def test_a_live_neighbour_is_refused_and_named() -> None:
+    waits = Waits(make_node(host="other", pid=7))
+    with pytest.raises(UnsharedLimits, match=r"other:7.*REDIS_URL.*allow_unshared"):
+        require_shared_limits(make_config(), None, wait=waits)
+
+
+def test_a_live_neighbour_on_this_machine_is_refused() -> None:
+    waits = Waits(make_node(host=socket.gethostname(), pid=os.getppid()))
+    with pytest.raises(UnsharedLimits):
+        require_shared_limits(make_config(), None, wait=waits)
+
+
+def test_with_redis_or_where_it_is_allowed_nobody_is_refused() -> None:
+    waits = Waits(make_node())
+    require_shared_limits(make_config(), "redis://host", wait=waits)
+    allowing = make_config(allow_unshared_limits=True)
+    require_shared_limits(allowing, None, wait=waits)
+    assert waits.seconds == 0
+
+
+def test_one_that_was_killed_is_waited_for_three_beats() -> None:
+    make_node()
+    waits = Waits()
+    require_shared_limits(make_config(), None, wait=waits)
+    assert waits.seconds == 3
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        # Larger than any process id (proc(5), pid_max).
+        {"host": socket.gethostname(), "pid": 2**22 + 1},
+        {"host": socket.gethostname(), "pid": os.getpid()},
+        {"state": "draining"},
+        {"state": "stopped"},
+        {"state": "lost"},
+        {"beat_at": timezone.now() - timedelta(seconds=60)},
+    ],
+)
+def test_one_that_is_gone_is_not_waited_for(values: dict[str, Any]) -> None:
+    waits = Waits(make_node(**values))
+    require_shared_limits(make_config(), None, wait=waits)
+    assert waits.seconds == 0
