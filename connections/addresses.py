@@ -5,6 +5,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 Header = tuple[bytes, bytes]
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_MAPPED_BITS = 96
+"""Before the IPv4 address in ::ffff:192.0.2.1 (RFC 4291, section 2.5.5.2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +45,12 @@ def find_source(
     forwarded_host = _last(headers, b"x-forwarded-host")
     if not is_trusted or not networks:
         has_forwarded = bool(forwarded or proto or forwarded_host)
-        return Source(peer or "", is_secure, host, has_forwarded)
-    address = peer or ""
+        return Source(_normalise(peer), is_secure, host, has_forwarded)
+    address = _normalise(peer)
     for hop in reversed(",".join(forwarded).split(",")):
         if not hop.strip():
             continue
-        parsed = _parse(hop)
+        parsed = parse_address(hop)
         if parsed is None:
             break
         address = str(parsed)
@@ -58,22 +63,8 @@ def find_source(
     return Source(address, is_secure, host)
 
 
-def is_proxy(peer: str, trusted_proxies: Iterable[str]) -> bool:
-    """Tell whether a peer is one of the trusted proxies."""
-    return _is_in(
-        peer, [ipaddress.ip_network(text, strict=False) for text in trusted_proxies]
-    )
-
-
-def group_address(address: str) -> str:
-    """Return what limits per address count by: IPv4 whole, IPv6 by its /64."""
-    parsed = _parse(address)
-    if isinstance(parsed, ipaddress.IPv6Address):
-        return str(ipaddress.ip_network((int(parsed), 64), strict=False))
-    return address if parsed is None else str(parsed)
-
-
-def _parse(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def parse_address(text: str) -> Address | None:
+    """Return the address in a text, a port and brackets left out, or None."""
     text = text.strip().strip('"')
     if text.startswith("["):
         text = text[1:].partition("]")[0]
@@ -87,10 +78,56 @@ def _parse(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     return getattr(parsed, "ipv4_mapped", None) or parsed
 
 
-def _is_in(
-    address: str, networks: Iterable[ipaddress.IPv4Network | ipaddress.IPv6Network]
-) -> bool:
-    parsed = _parse(address)
+def parse_network(text: str) -> Network:
+    """
+    Return the network that an address or CIDR means.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    try:
+        network = ipaddress.ip_network(text.strip(), strict=False)
+    except ValueError as exc:
+        raise ValueError(
+            f"{text!r} is no address or network such as 192.0.2.7, 192.0.2.0/24 or "
+            "2001:db8::/64"
+        ) from exc
+    mapped = getattr(network.network_address, "ipv4_mapped", None)
+    if mapped is not None and network.prefixlen >= _MAPPED_BITS:
+        return ipaddress.ip_network((mapped, network.prefixlen - _MAPPED_BITS))
+    return network
+
+
+def format_network(network: Network) -> str:
+    """Return a network as people write it: a single address without its length."""
+    if network.prefixlen == network.max_prefixlen:
+        return str(network.network_address)
+    return str(network)
+
+
+def is_proxy(peer: str, trusted_proxies: Iterable[str]) -> bool:
+    """Tell whether a peer is one of the trusted proxies."""
+    return _is_in(
+        peer, [ipaddress.ip_network(text, strict=False) for text in trusted_proxies]
+    )
+
+
+def group_address(address: str) -> str:
+    """Return what limits per address count by: IPv4 whole, IPv6 by its /64."""
+    parsed = parse_address(address)
+    if isinstance(parsed, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((int(parsed), 64), strict=False))
+    return address if parsed is None else str(parsed)
+
+
+def _normalise(peer: str | None) -> str:
+    """Return an address as bans name it; a peer that is none stays as it is."""
+    parsed = parse_address(peer or "")
+    return str(parsed) if parsed else peer or ""
+
+
+def _is_in(address: str, networks: Iterable[Network]) -> bool:
+    parsed = parse_address(address)
     return parsed is not None and any(parsed in network for network in networks)
 
 

@@ -4,7 +4,8 @@ from django.contrib import admin
 from django.db import models
 from django.http import HttpRequest
 
-from connections.models import Connection, ErrorEvent, Node
+from connections.bans import impose, lift
+from connections.models import Ban, Connection, ErrorEvent, Node
 
 
 class _ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
@@ -67,3 +68,34 @@ class ErrorEventAdmin(_ReadOnlyAdmin):
     list_display = ("error_id", "at", "exception_class", "where", "route", "connection")
     list_filter = ("exception_class",)
     search_fields = ("=error_id", "=connection__connection_id")
+
+
+@admin.register(Ban)
+class BanAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """Bans take effect when they are saved or deleted here."""
+
+    list_display = ("value", "target", "reason", "author", "created_at", "until")
+    list_filter = ("target",)
+    search_fields = ("value", "reason")
+
+    def get_readonly_fields(
+        self, request: HttpRequest, obj: Ban | None = None
+    ) -> tuple[str, ...]:
+        # Another target is another ban.
+        whom = ("target", "value") if obj is not None else ()
+        return (*whom, "author", "created_at")
+
+    def save_model(
+        self, request: HttpRequest, obj: Ban, form: object, change: bool
+    ) -> None:
+        obj.author = request.user.get_username()
+        impose(obj)
+
+    def delete_model(self, request: HttpRequest, obj: Ban) -> None:
+        lift(obj)
+
+    def delete_queryset(
+        self, request: HttpRequest, queryset: models.QuerySet[Ban]
+    ) -> None:
+        for ban in queryset:
+            lift(ban)

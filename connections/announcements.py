@@ -81,8 +81,18 @@ def post_close_requests(*requests: CloseRequest) -> None:
         _check(request)
     CloseRequest.objects.post(requests)
     if requests:
-        # A request that is written counts, announced or not.
-        transaction.on_commit(_announce, robust=True)
+        announce()
+
+
+def announce() -> None:
+    """
+    Have every node look at the database for what concerns its connections, now.
+
+    It looks on its next beat in any case. In a transaction the word goes out
+    on the commit.
+    """
+    # What is written counts, announced or not.
+    transaction.on_commit(_announce, robust=True)
 
 
 def listen(listener: Listener) -> None:

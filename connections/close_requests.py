@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -114,8 +114,10 @@ class IncomingRequests:
         database: Database,
         bus: RedisBus | None,
         clock: Clock,
+        look_on: Callable[[], Awaitable[None]],
     ) -> None:
         self._applied = applied
+        self._look_on = look_on
         self._database = database
         self._bus = bus
         self._clock = clock
@@ -137,7 +139,7 @@ class IncomingRequests:
 
     async def look(self) -> None:
         """
-        Read and apply what is new.
+        Read and apply what is new, then look on at what else was announced.
 
         Raises:
             DatabaseUnavailable: it is read the next time, however late that is.
@@ -147,6 +149,7 @@ class IncomingRequests:
         for request in await self._database.read(_read, since_seconds):
             self._applied.apply(request)
         self._read_at = started
+        await self._look_on()
 
     async def look_when_announced(self) -> None:
         """Wait for an announcement, then look."""

@@ -108,6 +108,9 @@ class WebSocketConfig:
     echo_endpoint: bool = option(
         Flag(), False, "serve /ws/echo/; true in development (DEBUG)"
     )
+    reauthorise_seconds: float = option(
+        Number(0.1, 3600), 30, "between two looks at whether a connection may stay"
+    )
     rate_limit: RateLimitConfig = section(RateLimitConfig)
     buffers: BuffersConfig = section(BuffersConfig)
     errors: ErrorsConfig = section(ErrorsConfig)

@@ -332,7 +332,7 @@ def _describe(
     return LiveConnection(
         connection_id=connection_id,
         client_id=_bound(client_id or f"connection:{connection_id}"),
-        now=node.clock(),
+        now=scope.get("arrived", node.clock()),
         wire=wire,
         user_id=getattr(user, "pk", None),
         credential=scope.get("credential"),

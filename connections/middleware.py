@@ -53,7 +53,8 @@ class NodeMiddleware:
             await _live(node, receive, send)
             return
         await node.start()
-        scope = {**scope, "node": node}
+        # What is asked for from here on concerns this handshake too.
+        scope = {**scope, "node": node, "arrived": node.clock()}
         if scope["type"] == "websocket" and node.is_draining:
             await deny(scope, send, 503, [(b"retry-after", b"1")])
             return
@@ -123,7 +124,7 @@ class CredentialMiddleware:
         bearer = _find_bearer(scope)
         scope = {**scope, "subprotocols": plain}
         try:
-            credential = await self._verify(scope, bearer)
+            credential = await self._admit(scope, bearer)
         except Refused as exc:
             await reject(scope, receive, send, exc.ending)
             return
@@ -131,24 +132,40 @@ class CredentialMiddleware:
         scope |= {"credential": credential, "user": user, "session": credential.session}
         await self.application(scope, receive, send)
 
+    async def _admit(self, scope: Message, bearer: str | None) -> Credential:
+        """
+        Return whose handshake it is, if the gate lets them in.
+
+        Raises:
+            Refused: not these, not now, or not from there.
+        """
+        node: Node = scope["node"]
+        address = _find_address(scope)
+        await node.gate.open()
+        node.gate.judge_address(address)
+        credential = await self._verify(scope, bearer)
+        user_id = credential.user.pk if credential.user else None
+        node.gate.judge(credential.client_id, user_id, address)
+        return credential
+
     async def _verify(self, scope: Message, bearer: str | None) -> Credential:
         node: Node = scope["node"]
+        address = _find_address(scope)
         if bearer is not None:
-            return await node.verifier.verify_token(bearer)
+            with node.gate.counting_failures(address):
+                return await node.verifier.verify_token(bearer)
         session_key = _read_cookie(scope, settings.SESSION_COOKIE_NAME)
-        if session_key and not node.config.anonymous:
-            return await node.verifier.verify_session(session_key)
         if session_key:
             try:
-                return await node.verifier.verify_session(session_key)
+                with node.gate.counting_failures(address):
+                    return await node.verifier.verify_session(session_key)
             except Refused as exc:
-                if exc.ending is not close_codes.UNAUTHENTICATED:
+                is_known = exc.ending is not close_codes.UNAUTHENTICATED
+                if is_known or not node.config.anonymous:
                     raise
         if not node.config.anonymous:
             raise Refused(close_codes.UNAUTHENTICATED)
-        client = scope.get("client")
-        address = str(client[0]) if client else "unix"
-        return Credential(client_id=name_address(address))
+        return Credential(client_id=name_address(address or "unix"))
 
 
 async def deny(
@@ -170,12 +187,13 @@ async def reject(scope: Message, receive: Receive, send: Send, ending: Ending) -
     """Accept a handshake only to close it with a code and reason."""
     offered = scope.get("subprotocols") or []
     selected = offered[0] if offered else None
-    logger.info(
-        "A handshake for %.100s was refused: %s",
-        scope["path"],
-        ending.reason,
-        extra={"event": "credentials_refused"},
-    )
+    if ending is not close_codes.RATE_LIMITED:  # The gate logs those, seldom.
+        logger.info(
+            "A handshake for %.100s was refused: %s",
+            scope["path"],
+            ending.reason,
+            extra={"event": "credentials_refused"},
+        )
     await send({"type": "websocket.accept", "subprotocol": selected})
     if selected is not None and selected.startswith("orchestra."):
         await send({"type": "websocket.send", "text": json.dumps(ending.bye())})
@@ -217,6 +235,12 @@ def _with_source(scope: Message, source: Source) -> Message:
     if source.address and (client is None or client[0] != source.address):
         return {**scope, "client": [source.address, 0]}
     return scope
+
+
+def _find_address(scope: Message) -> str:
+    """Return the client's address, empty on a Unix socket."""
+    client = scope.get("client")
+    return str(client[0]) if client else ""
 
 
 def _is_host_allowed(host: str) -> bool:

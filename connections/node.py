@@ -22,6 +22,7 @@ from connections.config import WebSocketConfig, get_config
 from connections.credentials.verifier import Verifier
 from connections.database import Database
 from connections.exceptions import DatabaseUnavailable
+from connections.gate import Gate
 from connections.hub import Hub, LiveConnection
 from connections.periodic import run_periodically
 from connections.pictures import Camera
@@ -70,6 +71,7 @@ class Node:
             config, redis_url=redis_url, bus=self.bus, on_taken=self._end_taken
         )
         self.database = database
+        self.gate = Gate(config, hub=self.hub, database=database, clock=clock)
         self.recorder: Recorder | None = None
         if database is not None:
             self.verifier = Verifier(database, clock)
@@ -92,7 +94,11 @@ class Node:
         self._requests: IncomingRequests | None = None
         if database is not None:
             self._requests = IncomingRequests(
-                self._applied, database=database, bus=self.bus, clock=clock
+                self._applied,
+                database=database,
+                bus=self.bus,
+                clock=clock,
+                look_on=self.gate.refresh,
             )
 
     # Life
@@ -216,8 +222,10 @@ class Node:
         Take a slot for a connection, evicting what has to go, and let it in.
 
         Raises:
+            Refused: the client is banned.
             PoolFull, ClientFull, PoolUnavailable: as Pool.acquire().
         """
+        self.gate.judge(connection.client_id, connection.user_id, connection.address)
         slot = self._slot_of(connection)
         for given_up in await self.pool.acquire(slot, replaces=replaces):
             is_replaced = given_up.connection_id == replaces
@@ -228,6 +236,7 @@ class Node:
         if self.recorder is not None:
             self.recorder.note_change(connection)
         self._applied.hold_against(connection)
+        self.gate.hold_against(connection)
 
     def leave(self, connection: LiveConnection, code: int | None, reason: str) -> None:
         """Let go of a connection: its slot, its place in the hub, its record."""

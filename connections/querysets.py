@@ -8,13 +8,14 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from django.db import models, transaction
-from django.db.models import F, OuterRef, Q, Subquery
+from django.db.models import Count, F, Max, OuterRef, Q, Subquery
 from django.db.models.expressions import Combinable
 from django.db.models.functions import Coalesce, Now
 
 if TYPE_CHECKING:
     from connections.models import (  # noqa: F401 (some are named in bases only)
         AccessToken,
+        Ban,
         CloseRequest,
         Connection,
         Node,
@@ -116,6 +117,17 @@ class AccessTokenQuerySet(models.QuerySet["AccessToken"]):
         The look-up is by hash, so its timing tells nothing about the token.
         """
         return self.select_related("user").filter(digest=digest_token(token)).first()
+
+
+class BanQuerySet(models.QuerySet["Ban"]):
+    def in_force(self) -> BanQuerySet:
+        """Bans that have not ended, by the database's clock."""
+        return self.filter(Q(until=None) | Q(until__gt=Now()))
+
+    def find_version(self) -> tuple[Any, ...]:
+        """Return what is another whenever a ban was made, saved or deleted."""
+        found = self.aggregate(Count("pk"), Max("pk"), Max("changed_at"))
+        return tuple(found.values())
 
 
 class CloseRequestQuerySet(models.QuerySet["CloseRequest"]):

@@ -106,6 +106,12 @@ class HandshakeConfig:
     max_pending: int = option(
         Whole(1, 10_000_000), 2000, "handshakes in progress; beyond it the oldest goes"
     )
+    failures_per_address_per_minute: float = option(
+        Number(0.1, 1e6), 20, "wrong credentials per minute from one address (4129)"
+    )
+    failures_per_address_burst: int = option(
+        Whole(1, 10_000_000), 20, "wrong credentials at once from one address"
+    )
     max_body_size: int = option(
         Size(1024), "2500kB", "the body of an HTTP request (413)"
     )

@@ -14,6 +14,7 @@ from connections.exceptions import (
     ConnectionEnded,
     PoolFull,
     PoolUnavailable,
+    Refused,
 )
 from connections.hub import LiveConnection
 from connections.node import Node
@@ -201,6 +202,8 @@ class AsgiWire:
         connection.mark_opened(self._node.clock())
         try:
             await self._node.admit(connection, self._replaces)
+        except Refused as exc:
+            await self._refuse_accept(exc.ending, message, exc)
         except PoolFull as exc:
             await self._refuse_accept(close_codes.POOL_FULL, message, exc)
         except ClientFull as exc:

@@ -46,8 +46,10 @@ LAYERS = (
     "hub",
     "recorder",
     "announcements",
+    "bans",
     "close_requests",
     "pictures",
+    "gate",
     "node",
     # One socket's way.
     "layer_feed",

@@ -1,7 +1,6 @@
 import json
 from typing import Any
 
-from django.contrib.auth import get_user_model
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db.models import QuerySet
 
@@ -11,6 +10,7 @@ from connections.announcements import (
     post_close_requests,
 )
 from connections.close_codes import ENDINGS
+from connections.management.users import find_user
 from connections.models import CloseRequest, Connection
 
 _SELECTORS = ("client", "user", "id")
@@ -48,7 +48,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         if options["user"]:
-            options["user"] = self._find_user(options["user"])
+            options["user"] = find_user(options["user"]).pk
         if options["verb"] == "list":
             self._list(options)
         else:
@@ -117,10 +117,3 @@ class Command(BaseCommand):
         if options["id"]:
             rows = rows.filter(connection_id=options["id"])
         return rows
-
-    def _find_user(self, name: str) -> Any:
-        users = get_user_model()
-        try:
-            return users._default_manager.get_by_natural_key(name).pk
-        except users.DoesNotExist as exc:
-            raise CommandError(f"there is no user {name!r}") from exc

@@ -1,0 +1,30 @@
+import json
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from connections.bans import lift
+from connections.management.commands.ban import TARGETS, describe, make_ban
+from connections.models import Ban
+
+
+class Command(BaseCommand):
+    help = "Lift a ban: the client, user, address or network may connect again."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        for name, metavar in TARGETS.items():
+            parser.add_argument(f"--{name}", metavar=metavar)
+        parser.add_argument("--json", action="store_true", help="print JSON")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        meant = make_ban(options)
+        ban = Ban.objects.filter(target=meant.target, value=meant.value).first()
+        if ban is None:
+            raise CommandError(
+                f"there is no ban of {meant}; manage.py ban --list shows all"
+            )
+        lift(ban)
+        if options["json"]:
+            self.stdout.write(json.dumps(describe(ban)))
+        else:
+            self.stdout.write(f"lifted: {ban}")

@@ -1,0 +1,20 @@
+"""Users as operators name them."""
+
+from typing import Any
+
+from django.contrib.auth import get_user_model
+from django.core.management.base import CommandError
+
+
+def find_user(name: str) -> Any:
+    """
+    Return the user who logs in with a name.
+
+    Raises:
+        CommandError: there is none.
+    """
+    users = get_user_model()
+    try:
+        return users._default_manager.get_by_natural_key(name)
+    except users.DoesNotExist as exc:
+        raise CommandError(f"there is no user {name!r}") from exc

@@ -1,0 +1,292 @@
+"""Who is kept out: in memory, by commands, in the admin, on a node."""
+
+import json
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from io import StringIO
+from typing import Any
+
+import pytest
+from channels.db import database_sync_to_async
+from django.contrib.auth.models import User
+from django.core.management import CommandError, call_command
+from django.test import Client
+from django.utils import timezone
+
+from connections.bans import impose, lift
+from connections.credentials.bans import Bans
+from connections.database import Database
+from connections.exceptions import DatabaseUnavailable, Refused
+from connections.models import Ban, CloseRequest
+from connections.node import Node
+from tests.clock import FakeClock
+from tests.connections.conversations import (
+    Echo,
+    JsonEcho,
+    connect_to,
+    make_config,
+    receive_close,
+)
+
+
+def make_bans(*bans: Ban, clock: FakeClock | None = None) -> Bans:
+    known = Bans(clock or FakeClock())
+    known.replace(bans)
+    return known
+
+
+@pytest.mark.parametrize(
+    ("banned", "address", "is_out"),
+    [
+        ("192.0.2.7", "192.0.2.7", True),
+        ("192.0.2.7", "192.0.2.8", False),
+        ("192.0.2.7", "::ffff:192.0.2.7", True),
+        ("::ffff:192.0.2.7", "192.0.2.7", True),
+        ("::ffff:192.0.2.0/120", "192.0.2.200", True),
+        ("192.0.2.0/24", "192.0.2.255", True),
+        ("192.0.2.0/24", "192.0.3.0", False),
+        ("192.0.2.9/24", "192.0.2.1", True),
+        ("0.0.0.0/0", "203.0.113.1", True),
+        ("0.0.0.0/0", "2001:db8::1", False),
+        ("::/0", "192.0.2.7", False),
+        ("2001:db8::/64", "2001:db8::ffff", True),
+        ("2001:db8::/64", "2001:db8:0:1::", False),
+        ("2001:db8::1", "2001:DB8:0::1", True),
+        ("192.0.2.0/24", "", False),
+        ("192.0.2.0/24", "not an address", False),
+    ],
+)
+def test_an_address_is_held_against_networks(
+    banned: str, address: str, is_out: bool
+) -> None:
+    bans = make_bans(Ban(target="address", value=banned))
+    assert bans.holds_out(address=address) is is_out
+
+
+def test_clients_and_users_are_not_mistaken_for_each_other() -> None:
+    bans = make_bans(Ban(target="client", value="7"), Ban(target="user", value="8"))
+    assert len(bans) == 2
+    assert bans.holds_out(client_id="7", user_id=1)
+    assert bans.holds_out(client_id="1", user_id=8)
+    assert not bans.holds_out(client_id="8", user_id=7)
+    assert not bans.holds_out(client_id="1", user_id=None)
+
+
+@pytest.mark.parametrize(("target", "value"), [("client", "a"), ("address", "::1")])
+def test_a_ban_ends_by_itself(target: str, value: str) -> None:
+    clock = FakeClock()
+    until = timezone.now() + timedelta(seconds=60)
+    bans = make_bans(Ban(target=target, value=value, until=until), clock=clock)
+    assert bans.holds_out(client_id="a", address="::1")
+    clock.advance(61)
+    assert not bans.holds_out(client_id="a", address="::1")
+
+
+def test_what_is_replaced_is_forgotten() -> None:
+    bans = make_bans(
+        Ban(target="client", value="a"), Ban(target="address", value="::1")
+    )
+    bans.replace([])
+    assert len(bans) == 0
+    assert not bans.holds_out(client_id="a", address="::1")
+
+
+# Commands
+
+
+def run(*arguments: str) -> str:
+    output = StringIO()
+    call_command(*arguments, stdout=output)
+    return output.getvalue()
+
+
+@pytest.mark.django_db
+def test_ban_and_unban() -> None:
+    user = User.objects.create_user("alice")
+    made = json.loads(run("ban", "--user", "alice", "--reason", "spam", "--json"))
+    assert (made["target"], made["value"]) == ("user", str(user.pk))
+    assert (made["reason"], made["author"], made["until"]) == (
+        "spam",
+        "manage.py ban",
+        None,
+    )
+    request = CloseRequest.objects.get()
+    assert (request.target, request.value, request.reason) == (
+        "user",
+        str(user.pk),
+        "banned",
+    )
+    run("ban", "--address", "::ffff:192.0.2.9/120", "--for", "60")
+    listed = json.loads(run("ban", "--list", "--json"))
+    assert {one["value"] for one in listed} == {str(user.pk), "192.0.2.0/24"}
+    assert "1 in force" in run("ban", "--list", "--address", "192.0.2.0/24")
+    assert "lifted" in run("unban", "--user", "alice")
+    assert json.loads(run("unban", "--address", "192.0.2.0/24", "--json"))["until"]
+    assert "0 in force" in run("ban", "--list")
+
+
+@pytest.mark.django_db
+def test_a_second_ban_of_the_same_takes_the_place_of_the_first() -> None:
+    run("ban", "--client", "phone", "--reason", "first", "--for", "60")
+    first = Ban.objects.get()
+    run("ban", "--client", "phone", "--reason", "second")
+    second = Ban.objects.get()
+    assert (second.pk, second.reason, second.until) == (first.pk, "second", None)
+    assert second.created_at == first.created_at
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["ban"], "one of --client"),
+        (["ban", "--client", "a", "--user", "b"], "one of --client"),
+        (["unban"], "one of --client"),
+        (["ban", "--client", ""], "blank"),
+        (["ban", "--client", "x" * 256], "255"),
+        (["ban", "--user", "nobody"], "no user 'nobody'"),
+        (["ban", "--address", "nowhere"], "no address or network such as"),
+        (["ban", "--client", "a", "--for", "0"], "--for takes more than 0"),
+        (["ban", "--client", "a", "--for", "nan"], "--for takes more than 0"),
+        (["ban", "--client", "a", "--until", "soon"], "no time such as"),
+        (["ban", "--client", "a", "--until", "2001-02-30T00:00"], "no time such as"),
+        (["ban", "--client", "a", "--until", "2001-01-01T00:00"], "over already"),
+        (["ban", "--client", "a", "--reason", "x" * 256], "255"),
+        (["unban", "--client", "a"], "no ban of client a"),
+    ],
+)
+def test_the_commands_name_what_is_wrong(arguments: list[str], problem: str) -> None:
+    with pytest.raises(CommandError, match=problem):
+        run(*arguments)
+    assert not Ban.objects.exists()
+
+
+# The admin
+
+
+@pytest.mark.django_db
+def test_staff_ban_and_lift_in_the_admin(admin_client: Client) -> None:
+    url = "/admin/connections/ban/"
+    form = {"target": "address", "value": "::FFFF:192.0.2.7", "reason": "flood"}
+    added = admin_client.post(f"{url}add/", {**form, "until_0": "", "until_1": ""})
+    assert added.status_code == 302
+    ban = Ban.objects.get()
+    assert (ban.value, ban.author) == ("192.0.2.7", "admin")
+    assert CloseRequest.objects.get().value == "192.0.2.7"
+    again = admin_client.post(f"{url}add/", {**form, "until_0": "", "until_1": ""})
+    assert b"There is such a ban already." in again.content
+    wrong = admin_client.post(f"{url}add/", {"target": "user", "value": "nobody"})
+    assert b"there is no user" in wrong.content
+    assert admin_client.get(url, {"q": "192.0.2"}).status_code == 200
+    deleted = admin_client.post(f"{url}{ban.pk}/delete/", {"post": "yes"})
+    assert deleted.status_code == 302
+    assert not Ban.objects.exists()
+
+
+@pytest.mark.django_db
+def test_the_target_of_a_ban_stays_in_the_admin(admin_client: Client) -> None:
+    """A user's key is not read as the name of another user on the way."""
+    one = User.objects.create_user("one")
+    User.objects.create_user(str(one.pk))
+    ban = Ban(target="user", value="one")
+    impose(ban)
+    assert ban.value == str(one.pk)
+    url = f"/admin/connections/ban/{ban.pk}/change/"
+    form = {"target": "client", "value": "x", "reason": "new"}
+    admin_client.post(url, {**form, "until_0": "", "until_1": ""})
+    ban.refresh_from_db()
+    assert (ban.target, ban.value, ban.reason) == ("user", str(one.pk), "new")
+
+
+# On a node
+
+
+@pytest.fixture
+async def recording() -> AsyncIterator[Node]:
+    database = Database()
+    node = Node(make_config(), database=database, clock=FakeClock())
+    yield node
+    await database.close()
+
+
+async def open_connection(consumer: Any, node: Node, **scope: Any) -> Any:
+    communicator = connect_to(consumer, node, **scope)
+    assert (await communicator.connect())[0]
+    return communicator
+
+
+impose_here = database_sync_to_async(impose)
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    ("target", "value"),
+    [("client", "alice"), ("address", "192.0.2.0/24")],
+)
+async def test_a_ban_ends_who_is_there_and_stops_who_returns(
+    recording: Node, target: str, value: str
+) -> None:
+    """By custom client ids too, which the middleware does not know."""
+    there = await open_connection(JsonEcho, recording, client=["192.0.2.7", 1])
+    other = await open_connection(
+        Echo, recording, client_id="bob", client=["192.0.3.7", 1]
+    )
+    ban = Ban(target=target, value=value)
+    await impose_here(ban)
+    await recording._beat()
+    assert (await receive_close(there))["code"] == 4003
+    back = connect_to(JsonEcho, recording, client=["::ffff:192.0.2.7", 1])
+    await back.send_input({"type": "websocket.connect"})
+    close = await receive_close(back)
+    assert (close["code"], close["reason"]) == (4003, "banned")
+    await database_sync_to_async(lift)(ban)
+    await recording._beat()
+    assert isinstance(recording.clock, FakeClock)
+    recording.clock.advance(1)
+    third = await open_connection(Echo, recording, client=["192.0.2.7", 1])
+    for communicator in (other, third):
+        await communicator.send_to(text_data="here")
+        assert await communicator.receive_from() == "here"
+    for communicator in (there, other, back, third):
+        await communicator.disconnect()
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_bans_written_by_other_means_are_found(recording: Node) -> None:
+    """New rows on a beat; changed ones when all are read again."""
+    there = await open_connection(JsonEcho, recording)
+    await recording._beat()
+    over = timezone.now() - timedelta(days=1)
+    ban = Ban(target="client", value="alice", until=over)
+    await Ban.objects.abulk_create([ban])
+    await recording._beat()
+    assert next(iter(recording.hub)).ending is None
+    await Ban.objects.aupdate(until=None)
+    await recording._beat()
+    assert next(iter(recording.hub)).ending is None
+    assert isinstance(recording.clock, FakeClock)
+    recording.clock.advance(recording.config.reauthorise_seconds)
+    await recording._beat()
+    assert (await receive_close(there))["code"] == 4003
+    await there.disconnect()
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_an_unchanged_list_is_not_read_again(recording: Node) -> None:
+    await impose_here(Ban(target="client", value="alice"))
+    await recording.gate.refresh()
+    recording.gate.bans.replace([])
+    await recording.gate.refresh()
+    assert len(recording.gate.bans) == 0
+
+
+class AwayDatabase:
+    async def read(self, *args: Any) -> Any:
+        raise DatabaseUnavailable("away")
+
+
+async def test_a_gate_that_never_read_the_bans_lets_nobody_in() -> None:
+    node = Node(make_config(), database=AwayDatabase(), clock=FakeClock())  # type: ignore[arg-type]
+    with pytest.raises(Refused) as refused:
+        await node.gate.open()
+    assert refused.value.ending.code == 4104
