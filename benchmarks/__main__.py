@@ -1,0 +1,175 @@
+"""
+python -m benchmarks: servers side by side, on this machine.
+
+Each contender runs in a process of its own, one after another, and all of them
+again in each round, so that what else the machine does falls on all alike.
+Ratios are taken within a round; the table shows their medians and extremes.
+"""
+
+import argparse
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from benchmarks.contenders import CONTENDERS, REFERENCE, Contender
+from benchmarks.load import LoadFailed
+from benchmarks.measures import (
+    CONTENDERS_OF,
+    MEASURES,
+    QUICK,
+    QUICK_CONTENDERS,
+    WHOLE,
+    Size,
+    Values,
+)
+from benchmarks.processes import StartFailed, allow_many_files
+from benchmarks.report import compare, make_table, summarise, write_json
+from benchmarks.site import Site, make_site
+from benchmarks.targets import judge
+
+Rounds = dict[str, dict[str, list[Values]]]
+"""Of each measure and contender, what each round gave."""
+
+_ROUNDS = {"echo": 5, "connects": 3, "crowd": 1, "broadcast": 3}
+_LESS_IS_BETTER = ("_us", "_ms", "_percent", "kib_per_connection")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure what the command line asks for; return the exit code."""
+    options = _make_parser().parse_args(arguments)
+    size = QUICK if options.quick else WHOLE
+    measures = _select(options.only, tuple(MEASURES), "measure")
+    names = _select(options.contenders, tuple(CONTENDERS), "contender")
+    if options.quick and not options.contenders:
+        names = list(QUICK_CONTENDERS)
+    allow_many_files()
+    missing = _find_missing(names, measures)
+    for name, reason in missing.items():
+        print(f"{name} is left out: {reason}")
+    found: Rounds = {}
+    with make_site() as folder:
+        site = Site(Path(folder))
+        site.prepare()
+        for measure in measures:
+            rounds = options.rounds or (1 if options.quick else _ROUNDS[measure])
+            chosen = [
+                CONTENDERS[name]
+                for name in CONTENDERS_OF[measure]
+                if name in names and name not in missing
+            ]
+            found[measure] = _run(measure, chosen, site, size, rounds)
+            for table in _make_tables(found[measure]):
+                print(f"\n{measure}\n{table}", flush=True)
+    judged = judge(found)
+    if judged:
+        print("\ntargets")
+        print(make_table(("what", "at least", "measured"), judged))
+    if options.json:
+        targets = [
+            dict(zip(("what", "target", "measured"), r, strict=True)) for r in judged
+        ]
+        content = {"rounds": found, "targets": targets, "missing": missing}
+        write_json(options.json, content)
+    return 0
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measure this project beside others, on this machine.",
+        epilog="Sessions and Redis have commands of their own: see benchmarks/.",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="whether it runs, in under a minute"
+    )
+    parser.add_argument(
+        "--only",
+        metavar="MEASURE",
+        action="append",
+        help=f"one or more of {', '.join(MEASURES)}",
+    )
+    parser.add_argument(
+        "--contenders",
+        metavar="NAME",
+        action="append",
+        help=f"one or more of {', '.join(CONTENDERS)}",
+    )
+    parser.add_argument("--rounds", type=int, help="how often each is measured")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything")
+    return parser
+
+
+def _select(asked: list[str] | None, known: tuple[str, ...], kind: str) -> list[str]:
+    """Return what was asked for; all of it by default."""
+    chosen = [name for part in asked or () for name in part.split(",")]
+    for name in chosen:
+        if name not in known:
+            raise SystemExit(f"no {kind} {name!r}; there are {', '.join(known)}")
+    return chosen or list(known)
+
+
+def _find_missing(names: Sequence[str], measures: Sequence[str]) -> dict[str, str]:
+    """Return the contenders that cannot be measured here, and why."""
+    wanted = {name for measure in measures for name in CONTENDERS_OF[measure]}
+    reasons = {name: CONTENDERS[name].missing() for name in names if name in wanted}
+    return {name: reason for name, reason in reasons.items() if reason}
+
+
+def _run(
+    measure: str, contenders: Sequence[Contender], site: Site, size: Size, rounds: int
+) -> dict[str, list[Values]]:
+    found: dict[str, list[Values]] = defaultdict(list)
+    for number in range(rounds):
+        for contender in contenders:
+            started = time.monotonic()
+            try:
+                values = MEASURES[measure](contender, site, size)
+            except (LoadFailed, StartFailed) as exc:
+                raise SystemExit(f"{measure}, {contender.name}: {exc}") from exc
+            found[contender.name].append(values)
+            print(
+                f"{measure} {number + 1}/{rounds} {contender.name}: "
+                f"{time.monotonic() - started:.0f} s",
+                file=sys.stderr,
+                flush=True,
+            )
+    return dict(found)
+
+
+def _make_tables(found: dict[str, list[Values]]) -> Iterator[str]:
+    """Yield the figures, and their ratios to the reference."""
+    if not found:
+        return
+    keys = list(next(iter(found.values()))[0])
+    rows = [
+        [name, *(summarise([values[key] for values in rounds]) for key in keys)]
+        for name, rounds in found.items()
+    ]
+    yield make_table(("contender", *keys), rows)
+    reference = found.get(REFERENCE)
+    if reference is None or len(found) == 1:
+        return
+    ratios = [
+        [name, *(find_ratio(rounds, reference, key) for key in keys)]
+        for name, rounds in found.items()
+    ]
+    yield make_table((f"better than {REFERENCE}, times", *keys), ratios)
+
+
+def find_ratio(
+    rounds: Sequence[Values], reference: Sequence[Values], key: str
+) -> object:
+    """Return how many times better than the reference, round by round."""
+    ours = [values[key] for values in rounds]
+    theirs = [values[key] for values in reference]
+    if not all(ours) or not all(theirs):
+        return "-"
+    if key.endswith(_LESS_IS_BETTER):
+        return compare(theirs, ours)
+    return compare(ours, theirs)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

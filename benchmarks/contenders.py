@@ -1,0 +1,183 @@
+"""What is measured: servers, how each is started, and how one talks to it."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.processes import ROOT, ServerProcess, free_port
+from benchmarks.site import Site
+
+SERVED = Path(__file__).parent / "served"
+
+_IN_MEMORY = "channels.layers.InMemoryChannelLayer"
+_LOCAL = "connections.layers.local.LocalLayer"
+
+_RAISED = {
+    "MAX_TOTAL_CONNECTIONS": "12000",
+    "RATE_LIMIT__MESSAGES_PER_SECOND": "1000000",
+    "RATE_LIMIT__BURST_MESSAGES": "1000000",
+    "RATE_LIMIT__BYTES_PER_SECOND": "1GB",
+    "RATE_LIMIT__BURST_BYTES": "1GB",
+    # Nobody says anything on the idle ones.
+    "IDLE_TIMEOUT_SECONDS": "3600",
+}
+"""The limits that the load itself must pass; all others are as users get them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contender:
+    """One server under a name."""
+
+    name: str
+    command: Callable[[int], list[str]]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    dialect: str = "plain"
+    path: str = "/ws/echo/"
+    credentials: str = ""
+    """What a client shows: nothing, "tokens" or "sessions" of the site."""
+    drains: bool = False
+    """Whether SIGTERM hands its clients over for some time."""
+    missing: Callable[[], str] = lambda: ""
+    """Why it cannot be measured here, if it cannot."""
+
+    def start(self, site: Site, **environment: str) -> ServerProcess:
+        """Return its process, to be entered; variables are added to its own."""
+        port = free_port()
+        return ServerProcess(
+            self.command(port),
+            port=port,
+            log=site.folder / f"{self.name}.log",
+            environment={**site.environment, **self.environment, **environment},
+        )
+
+    def get_headers(self, site: Site) -> list[str]:
+        """Return the header lines that clients send, in turn."""
+        if self.credentials == "tokens":
+            return [f"Authorization: Bearer {one}\r\n" for one in site.tokens]
+        if self.credentials == "sessions":
+            return [f"Cookie: sessionid={one}\r\n" for one in site.sessions]
+        return []
+
+
+def _python(module: str, *arguments: str) -> Callable[[int], list[str]]:
+    return lambda port: [
+        sys.executable,
+        "-m",
+        module,
+        *(argument.format(port=port) for argument in arguments),
+    ]
+
+
+_UVICORN = ("--port", "{port}", "--log-level", "warning", "--ws", "websockets-sansio")
+
+
+def _limited(**environment: str) -> dict[str, str]:
+    raised = {f"WEBSOCKET__{key}": value for key, value in _RAISED.items()}
+    served = {"BENCHMARKS_SERVED": "limited", "BENCHMARKS_LAYER": _LOCAL}
+    return {**raised, **served, **environment}
+
+
+_BARE = {"BENCHMARKS_SERVED": "bare", "BENCHMARKS_LAYER": _IN_MEMORY}
+_BARE_MODULE, _LIMITED_MODULE = (
+    f"benchmarks.served.{name}:application" for name in ("bare", "limited")
+)
+
+
+def _node_modules() -> Path:
+    return Path(os.environ.get("BENCHMARKS_NODE") or ROOT / "var" / "benchmarks")
+
+
+def _node(name: str) -> Callable[[int], list[str]]:
+    return lambda port: ["node", str(SERVED / "node" / f"{name}.js"), str(port)]
+
+
+def _is_node_missing() -> str:
+    """Install ws and socket.io where node is; return why that did not work."""
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        return "node is not installed"
+    folder = _node_modules()
+    if (folder / "node_modules" / "socket.io").is_dir():
+        return ""
+    folder.mkdir(parents=True, exist_ok=True)
+    command = ["npm", "install", "--no-fund", "--no-audit", "--prefix", str(folder)]
+    done = subprocess.run(
+        [*command, "ws@8", "socket.io@4"], capture_output=True, text=True, check=False
+    )
+    return f"npm: {done.stderr.strip()[-200:]}" if done.returncode else ""
+
+
+def _is_socketio_missing() -> str:
+    found = subprocess.run(
+        [sys.executable, "-c", "import socketio"], capture_output=True, check=False
+    )
+    return "pip install python-socketio" if found.returncode else ""
+
+
+_NODE_PATH = {"NODE_PATH": str(_node_modules() / "node_modules")}
+
+REFERENCE = "channels-daphne"
+
+CONTENDERS = {
+    contender.name: contender
+    for contender in (
+        Contender(
+            name=REFERENCE,
+            command=_python("daphne", "-p", "{port}", _BARE_MODULE),
+            environment=_BARE,
+        ),
+        Contender(
+            name="orchestra-serve",
+            command=lambda port: [
+                *(sys.executable, "manage.py", "serve", "--port", str(port)),
+            ],
+            environment=_limited(),
+            credentials="tokens",
+            drains=True,
+        ),
+        Contender(
+            name="channels-uvicorn",
+            command=_python("uvicorn", *_UVICORN, _BARE_MODULE),
+            environment=_BARE,
+        ),
+        Contender(
+            name="orchestra-uvicorn",
+            command=_python("uvicorn", *_UVICORN, _LIMITED_MODULE),
+            environment=_limited(),
+            credentials="tokens",
+        ),
+        Contender(
+            name="channels-auth",
+            command=_python("daphne", "-p", "{port}", _BARE_MODULE),
+            environment=_BARE,
+            path="/ws/auth/",
+            credentials="sessions",
+        ),
+        Contender(
+            name="python-socketio",
+            command=_python(
+                "uvicorn", *_UVICORN, "benchmarks.served.socket_io:application"
+            ),
+            dialect="socket_io",
+            path="",
+            missing=_is_socketio_missing,
+        ),
+        Contender(
+            name="node-socket.io",
+            command=_node("socket_io"),
+            environment=_NODE_PATH,
+            dialect="socket_io",
+            path="",
+            missing=_is_node_missing,
+        ),
+        Contender(
+            name="node-ws",
+            command=_node("ws"),
+            environment=_NODE_PATH,
+            missing=_is_node_missing,
+        ),
+    )
+}

@@ -1,0 +1,211 @@
+"""
+The load generator's process: a step for each line of JSON, and an answer.
+
+    {"do": "open", "group": "idle", "count": 1000}
+
+Between steps it keeps its connections alive. Its CPU time per round trip is part
+of what it answers, so that a reader can tell whether it was the bottleneck.
+"""
+
+import gc
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import IO, Any
+
+from benchmarks.frames import TEXT, build_frame, build_reply
+from benchmarks.sockets import DIALECTS, Client, Clients
+
+Answer = dict[str, Any]
+
+
+class LoadFailed(Exception):
+    """A step could not be done; the text says what was seen."""
+
+
+class Load:
+    """A load generator in a process of its own, for one server."""
+
+    def __init__(self, port: int, *, dialect: str = "plain", path: str = "") -> None:
+        arguments = [str(port), dialect, path]
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.load", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).resolve().parents[1],
+        )
+
+    def do(self, step: str, **options: Any) -> Answer:
+        """
+        Have a step done; return what came of it.
+
+        Raises:
+            LoadFailed: it could not be done.
+        """
+        stdin, stdout = self._streams()
+        stdin.write(json.dumps({"do": step, **options}) + "\n")
+        stdin.flush()
+        line = stdout.readline()
+        answer: Answer = json.loads(line) if line else {"error": "it has ended"}
+        if "error" in answer:
+            raise LoadFailed(f"{step}: {answer['error']}")
+        return answer
+
+    def close(self) -> None:
+        """End the process, and with it all of its connections."""
+        stdin, stdout = self._streams()
+        stdin.close()
+        stdout.close()
+        self._process.kill()
+        self._process.wait(10)
+
+    def _streams(self) -> tuple[IO[str], IO[str]]:
+        if self._process.stdin is None or self._process.stdout is None:
+            raise LoadFailed("no pipe to the load generator")
+        return self._process.stdin, self._process.stdout
+
+    def __enter__(self) -> "Load":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+class Steps:
+    """What the process can do; each method is a step, by its name."""
+
+    def __init__(self, port: int, dialect: str, path: str) -> None:
+        self._dialect = DIALECTS[dialect]
+        self._path = path
+        self._clients = Clients(port, addresses=500)
+        self._groups: dict[str, list[Client]] = {}
+
+    def open(
+        self,
+        group: str,
+        count: int,
+        concurrency: int = 50,
+        headers: list[str] | None = None,
+        path: str = "",
+        seconds: float = 120,
+    ) -> Answer:
+        """Open connections into a group; `headers` are taken in turn."""
+        clients, times = self._clients.open(
+            count,
+            concurrency=concurrency,
+            dialect=self._dialect,
+            headers=headers or [],
+            path=path or self._path,
+            seconds=seconds,
+        )
+        self._groups.setdefault(group, []).extend(clients)
+        return summarise(times)
+
+    def echo(self, group: str, seconds: float, size: int = 100) -> Answer:
+        """Exchange messages over a group, one in flight on each connection."""
+        clients = self._groups[group]
+        self._clients.prepare(clients, size)
+        echoes = self._clients.echo(clients, seconds)
+        return {
+            "round_trips": echoes.round_trips,
+            "seconds": echoes.seconds,
+            "own_cpu_us": echoes.own_cpu_seconds / max(1, echoes.round_trips) * 1e6,
+            **summarise(echoes.times),
+        }
+
+    def broadcast(
+        self, group: str, trigger: str, reply: str, seconds: float = 60
+    ) -> Answer:
+        """Send one message; return how long until all of a group were sent another."""
+        clients = self._groups[group]
+        clients[0].socket.send(build_frame(TEXT, trigger.encode()))
+        took = self._clients.await_from(clients, build_reply(reply.encode()), seconds)
+        return {"seconds": took, "members": len(clients)}
+
+    def await_closes(self, group: str, count: int, seconds: float = 60) -> Answer:
+        """Wait until the server has closed so many connections of a group."""
+        clients = self._groups.pop(group)
+        took = self._clients.await_closes(clients, count, seconds)
+        return {"seconds": took}
+
+    def rest(self, seconds: float) -> Answer:
+        """Keep the connections alive for so long."""
+        self._clients.rest(seconds)
+        return {"open": len(self._clients)}
+
+    def drop(self, group: str) -> Answer:
+        """Reset the connections of a group."""
+        for client in self._groups.pop(group, []):
+            self._clients.drop(client)
+        return {"open": len(self._clients)}
+
+    def idle(self) -> None:
+        """Keep the connections alive for a moment."""
+        self._clients.rest(0.02)
+
+
+def summarise(times: list[float]) -> Answer:
+    """Return the median and the tail of times in seconds, in milliseconds."""
+    if not times:
+        return {"p50_ms": 0.0, "p99_ms": 0.0, "max_ms": 0.0}
+    ordered = sorted(times)
+    return {
+        "p50_ms": statistics.median(ordered) * 1000,
+        "p99_ms": ordered[len(ordered) * 99 // 100] * 1000,
+        "max_ms": ordered[-1] * 1000,
+    }
+
+
+def _read_lines() -> "SimpleQueue[str]":
+    """Return a queue of the lines of stdin; an empty one is its end."""
+    lines: SimpleQueue[str] = SimpleQueue()
+
+    def read() -> None:
+        for line in sys.stdin:
+            lines.put(line)
+        lines.put("")
+
+    threading.Thread(target=read, daemon=True).start()
+    return lines
+
+
+def _take_steps(steps: Steps) -> Iterator[Answer]:
+    lines = _read_lines()
+    while True:
+        try:
+            line = lines.get_nowait()
+        except Empty:
+            steps.idle()
+            continue
+        if not line:
+            return
+        request = json.loads(line)
+        try:
+            yield getattr(steps, request.pop("do"))(**request)
+        except (OSError, TimeoutError) as exc:
+            yield {"error": f"{type(exc).__name__}: {exc}"}
+
+
+def main() -> None:
+    """Take steps from stdin until it ends."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    # Nothing here is a cycle, and a collection among 10,000 objects is a pause.
+    gc.disable()
+    port, dialect, path = sys.argv[1:]
+    for answer in _take_steps(Steps(int(port), dialect, path)):
+        print(json.dumps(answer), flush=True)
+    # The sockets go with the process.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

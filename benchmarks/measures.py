@@ -1,0 +1,227 @@
+"""What is measured of one server: each measure starts it, loads it, and ends it."""
+
+import contextlib
+import json
+import signal
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.contenders import Contender
+from benchmarks.load import Load
+from benchmarks.processes import ServerProcess
+from benchmarks.site import Site
+
+Values = dict[str, float]
+
+_IN_FLIGHT = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """How much is done: the whole, or as much as shows that it works."""
+
+    warm_up_seconds: float = 0.7
+    echo_seconds: float = 3
+    idle: int = 1_000
+    connects: int = 2_000
+    crowd: int = 10_000
+    members: tuple[int, int] = (500, 5_000)
+    broadcasts: int = 5
+    rest_seconds: float = 30
+    drain_seconds: float = 8
+
+
+WHOLE = Size()
+QUICK = Size(
+    warm_up_seconds=0.1,
+    echo_seconds=0.3,
+    idle=50,
+    connects=100,
+    crowd=200,
+    members=(20, 100),
+    broadcasts=2,
+    rest_seconds=1,
+    drain_seconds=0.5,
+)
+
+
+def measure_echo(contender: Contender, site: Site, size: Size) -> Values:
+    """Round trips per second, alone and beside idle connections."""
+    headers = contender.get_headers(site)
+    with contender.start(site) as server, _load(contender, server) as load:
+        load.do("open", group="echo", count=_IN_FLIGHT, headers=headers)
+        load.do("echo", group="echo", seconds=size.warm_up_seconds)
+        values = _exchange(load, server, size.echo_seconds, "")
+        load.do("open", group="idle", count=size.idle, headers=headers)
+        load.do("rest", seconds=size.warm_up_seconds)
+        values |= _exchange(load, server, size.echo_seconds, "idle_")
+    return values
+
+
+def measure_connects(contender: Contender, site: Site, size: Size) -> Values:
+    """Connections opened per second, fifty at a time, and what each costs."""
+    headers = contender.get_headers(site)
+    with contender.start(site) as server, _load(contender, server) as load:
+        load.do("open", group="first", count=_IN_FLIGHT, headers=headers)
+        load.do("rest", seconds=size.warm_up_seconds)
+        before, started = server.cpu_seconds(), time.monotonic()
+        opened = load.do(
+            "open",
+            group="new",
+            count=size.connects,
+            concurrency=_IN_FLIGHT,
+            headers=headers,
+        )
+        seconds = time.monotonic() - started
+        # What is written behind a connection's back is part of its cost.
+        load.do("rest", seconds=2)
+        cpu_seconds = server.cpu_seconds() - before
+    return {
+        "connects_per_second": size.connects / seconds,
+        "connect_cpu_us": cpu_seconds / size.connects * 1e6,
+        "connect_p99_ms": opened["p99_ms"],
+    }
+
+
+def measure_crowd(contender: Contender, site: Site, size: Size) -> Values:
+    """Memory and CPU of idle connections, and how long the loop was blocked."""
+    headers = contender.get_headers(site)
+    drained: Values = {"drain_blocked_ms": 0, "drain_blocked_cpu_ms": 0}
+    observed = site.folder / f"{contender.name}.observed"
+    with (
+        contender.start(site, BENCHMARKS_OBSERVED=str(observed)) as server,
+        _load(contender, server) as load,
+    ):
+        tenth = size.crowd // 10
+        load.do("open", group="idle", count=tenth, headers=headers)
+        load.do("rest", seconds=2)
+        first_kib = server.memory_kib()
+        load.do("open", group="idle", count=size.crowd - tenth, headers=headers)
+        load.do("rest", seconds=3)
+        last_kib = server.memory_kib()
+        server.signal(signal.SIGUSR1)
+        before = server.cpu_seconds()
+        load.do("rest", seconds=size.rest_seconds)
+        cpu_seconds = server.cpu_seconds() - before
+        for _ in range(3):
+            _scrape(server)
+            load.do("rest", seconds=0.2)
+        seen = read_observed(server, observed)
+        if contender.drains:
+            server.signal(signal.SIGUSR1)
+            server.signal(signal.SIGTERM)
+            load.do("rest", seconds=size.drain_seconds)
+            drained = _describe_blocks(read_observed(server, observed), "drain_")
+    return {
+        "kib_per_connection": (last_kib - first_kib) / (size.crowd - tenth),
+        "idle_cpu_percent": cpu_seconds / size.rest_seconds * 100,
+        **_describe_blocks(seen, ""),
+        **drained,
+        "collection_ms": seen["longest_collection_seconds"] * 1000,
+    }
+
+
+def measure_broadcast(contender: Contender, site: Site, size: Size) -> Values:
+    """Deliveries per second of one group message to few and to many members."""
+    values: Values = {}
+    headers = contender.get_headers(site)
+    with contender.start(site) as server, _load(contender, server) as load:
+        opened = 0
+        for name, count in zip(("few", "many"), size.members, strict=True):
+            load.do(
+                "open",
+                group="members",
+                count=count - opened,
+                headers=headers,
+                path="/ws/broadcast/",
+                seconds=300,
+            )
+            opened = count
+            load.do("rest", seconds=1)
+            rates = []
+            for number in range(size.broadcasts):
+                text = f"broadcast {number}"
+                done = load.do("broadcast", group="members", trigger=text, reply=text)
+                rates.append(count / done["seconds"])
+            values[f"deliveries_{name}_per_second"] = sorted(rates)[len(rates) // 2]
+    return values
+
+
+MEASURES: Mapping[str, Callable[[Contender, Site, Size], Values]] = {
+    "echo": measure_echo,
+    "connects": measure_connects,
+    "crowd": measure_crowd,
+    "broadcast": measure_broadcast,
+}
+
+QUICK_CONTENDERS = ("channels-daphne", "orchestra-serve", "orchestra-uvicorn")
+
+CONTENDERS_OF = {
+    "echo": (
+        "channels-daphne",
+        "orchestra-serve",
+        "channels-uvicorn",
+        "orchestra-uvicorn",
+        "python-socketio",
+        "node-socket.io",
+        "node-ws",
+    ),
+    "connects": (
+        "channels-daphne",
+        "channels-auth",
+        "orchestra-serve",
+        "orchestra-uvicorn",
+        "node-ws",
+    ),
+    "crowd": ("channels-daphne", "orchestra-serve"),
+    "broadcast": ("channels-daphne", "orchestra-serve"),
+}
+
+
+def read_observed(server: ServerProcess, place: Path) -> dict[str, Any]:
+    """Return what the server has seen of itself since SIGUSR1."""
+    place.unlink(missing_ok=True)
+    server.signal(signal.SIGUSR2)
+    deadline = time.monotonic() + 10
+    while not place.exists():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{place} was not written: {server.log_tail()}")
+        time.sleep(0.05)
+    seen: dict[str, Any] = json.loads(place.read_text())
+    return seen
+
+
+def _scrape(server: ServerProcess) -> None:
+    """Ask for the metrics, as Prometheus does; a server may have none."""
+    url = f"http://127.0.0.1:{server.port}/metrics"
+    with contextlib.suppress(urllib.error.HTTPError):
+        urllib.request.urlopen(url, timeout=10).close()
+
+
+def _describe_blocks(seen: dict[str, Any], prefix: str) -> Values:
+    """Return for how long the loop's ticks were late at most."""
+    return {
+        f"{prefix}blocked_ms": max(seen["late_seconds"], default=0) * 1000,
+        f"{prefix}blocked_cpu_ms": max(seen["busy_seconds"], default=0) * 1000,
+    }
+
+
+def _load(contender: Contender, server: ServerProcess) -> Load:
+    return Load(server.port, dialect=contender.dialect, path=contender.path)
+
+
+def _exchange(load: Load, server: ServerProcess, seconds: float, name: str) -> Values:
+    before = server.cpu_seconds()
+    done = load.do("echo", group="echo", seconds=seconds)
+    cpu_seconds = server.cpu_seconds() - before
+    return {
+        f"{name}echoes_per_second": done["round_trips"] / done["seconds"],
+        f"{name}echo_cpu_us": cpu_seconds / max(1, done["round_trips"]) * 1e6,
+        f"{name}echo_p99_ms": done["p99_ms"],
+        f"{name}load_cpu_us": done["own_cpu_us"],
+    }

@@ -1,0 +1,131 @@
+"""Server processes to measure: started on a free port, looked at through /proc."""
+
+import os
+import resource
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+_START_SECONDS = 60
+
+
+class StartFailed(Exception):
+    """A process did not come up; the text is the end of its log."""
+
+
+class ServerProcess:
+    """
+    One server in a process of its own.
+
+    A context manager: it starts, waits until its port answers, and ends.
+    """
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        port: int,
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+        folder: Path = ROOT,
+    ) -> None:
+        self.port = port
+        self._argv = list(argv)
+        self._log = log
+        self._environment = {**os.environ, **(environment or {})}
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """The id of the process."""
+        if self._process is None:
+            raise StartFailed("not started")
+        return self._process.pid
+
+    def __enter__(self) -> "ServerProcess":
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                self._argv,
+                cwd=self._folder,
+                env=self._environment,
+                stdout=log,
+                stderr=log,
+            )
+        try:
+            self._wait_ready()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Kill the process, if it still runs."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait(10)
+
+    def signal(self, number: int) -> None:
+        """Send a signal and do not wait."""
+        os.kill(self.pid, number)
+
+    def terminate(self, seconds: float) -> float:
+        """Ask it to end; return how long that took."""
+        if self._process is None:
+            raise StartFailed("not started")
+        started = time.monotonic()
+        self._process.send_signal(signal.SIGTERM)
+        self._process.wait(seconds)
+        return time.monotonic() - started
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time of all its threads, those that ended too."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        ticks = int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    def memory_kib(self) -> int:
+        """Return its proportional set size: what it adds to the machine's use."""
+        for line in Path(f"/proc/{self.pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1])
+        raise StartFailed("no Pss in smaps_rollup")
+
+    def log_tail(self, characters: int = 2000) -> str:
+        """Return the end of what it has written."""
+        return self._log.read_text(errors="replace")[-characters:]
+
+    def _wait_ready(self) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while time.monotonic() < deadline:
+            if self._process is None or self._process.poll() is not None:
+                raise StartFailed(self.log_tail())
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+            except OSError:
+                time.sleep(0.05)
+            else:
+                return
+        raise StartFailed(f"no answer in {_START_SECONDS} s: {self.log_tail()}")
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that nothing listens on now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def allow_many_files() -> int:
+    """Let this process and those it starts open as many files as they may."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard

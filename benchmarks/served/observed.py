@@ -1,0 +1,104 @@
+"""
+What only the server's own process can see: its event loop, its time by layer.
+
+Switched on by BENCHMARKS_OBSERVED, the file to write to. SIGUSR1 begins anew,
+SIGUSR2 writes what was seen.
+"""
+
+import asyncio
+import collections
+import gc
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+_TICK_SECONDS = 0.005
+_SAMPLE_SECONDS = 0.001
+
+
+def observe(application: Any) -> Any:
+    """Return the application, watched if BENCHMARKS_OBSERVED says so."""
+    place = os.environ.get("BENCHMARKS_OBSERVED")
+    return Observed(application, Path(place)) if place else application
+
+
+class Observed:
+    """An application whose loop and stack are looked at again and again."""
+
+    def __init__(self, application: Any, place: Path) -> None:
+        self._application = application
+        self._place = place
+        self._watching: asyncio.Task[None] | None = None
+        self._layers: collections.Counter[str] = collections.Counter()
+        self._lateness: list[tuple[float, float]] = []
+        self._samples_layers = "BENCHMARKS_LAYERS" in os.environ
+        self._collecting_since = 0.0
+        self._longest_collection = 0.0
+        signal.signal(signal.SIGUSR1, self._begin)
+        signal.signal(signal.SIGUSR2, self._write)
+        gc.callbacks.append(self._note_collection)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if self._watching is None:
+            self._watching = asyncio.create_task(self._watch())
+        await self._application(scope, receive, send)
+
+    async def _watch(self) -> None:
+        """Note by how much a tick is late, by the clock and in CPU of this thread."""
+        while True:
+            due, cpu = time.monotonic() + _TICK_SECONDS, time.thread_time()
+            await asyncio.sleep(_TICK_SECONDS)
+            late = time.monotonic() - due
+            busy = time.thread_time() - cpu
+            if late > _TICK_SECONDS:
+                self._lateness.append((late, min(late, busy)))
+
+    def _begin(self, number: int, frame: FrameType | None) -> None:
+        self._layers.clear()
+        self._lateness.clear()
+        self._longest_collection = 0.0
+        if self._samples_layers:
+            signal.signal(signal.SIGPROF, self._sample)
+            signal.setitimer(signal.ITIMER_PROF, _SAMPLE_SECONDS, _SAMPLE_SECONDS)
+
+    def _sample(self, number: int, frame: FrameType | None) -> None:
+        if frame is not None:
+            self._layers[_name_layer(frame)] += 1
+
+    def _note_collection(self, phase: str, info: dict[str, int]) -> None:
+        if phase == "start":
+            self._collecting_since = time.monotonic()
+        else:
+            took = time.monotonic() - self._collecting_since
+            self._longest_collection = max(self._longest_collection, took)
+
+    def _write(self, number: int, frame: FrameType | None) -> None:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        draft = self._place.with_suffix(".draft")
+        draft.write_text(
+            json.dumps(
+                {
+                    "layers": self._layers,
+                    "late_seconds": [late for late, _ in self._lateness],
+                    "busy_seconds": [busy for _, busy in self._lateness],
+                    "longest_collection_seconds": self._longest_collection,
+                }
+            )
+        )
+        draft.rename(self._place)
+
+
+def _name_layer(frame: FrameType) -> str:
+    """Return the package or module whose own code a frame is in."""
+    name: str = frame.f_globals.get("__name__", "?")
+    parts = name.split(".")
+    if parts[0] in ("connections", "daphne", "twisted", "autobahn", "uvicorn"):
+        return ".".join(parts[:3])
+    if parts[0] in sys.stdlib_module_names:
+        return "selectors" if parts[0] in ("selectors", "select") else parts[0]
+    return parts[0]

@@ -1,0 +1,395 @@
+"""
+Thousands of WebSocket clients in one thread: epoll, raw bytes, nothing else.
+
+Frames are masked before the clock starts, and a reply is compared with the bytes
+that it has to be. So a round trip costs the clients a few microseconds, far less
+than any server that is measured.
+"""
+
+import base64
+import dataclasses
+import errno
+import hashlib
+import os
+import select
+import socket
+import struct
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from benchmarks.frames import (
+    CLOSE,
+    PING,
+    PONG,
+    TEXT,
+    build_frame,
+    build_reply,
+    split_frames,
+)
+
+_KEY = base64.b64encode(b"0123456789abcdef")
+_ACCEPT = base64.b64encode(
+    hashlib.sha1(_KEY + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest()
+)
+_READ_BYTES = 65_536
+_IP_BIND_ADDRESS_NO_PORT = 24
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Dialect:
+    """How a message travels: as it is, or in Socket.IO's envelope."""
+
+    path: str
+    wrap: Callable[[str], str]
+    greeting: str = ""
+    """What a client sends once it is connected, and has to be answered."""
+
+
+PLAIN = Dialect(path="/ws/echo/", wrap=lambda text: text)
+SOCKET_IO = Dialect(
+    path="/socket.io/?EIO=4&transport=websocket",
+    wrap=lambda text: f'42["echo","{text}"]',
+    greeting="40",
+)
+DIALECTS = {"plain": PLAIN, "socket_io": SOCKET_IO}
+
+
+class Client:
+    """One connection of the generator."""
+
+    __slots__ = (
+        "buffer",
+        "dialect",
+        "frame",
+        "is_open",
+        "on_data",
+        "reply",
+        "request",
+        "sent_at",
+        "socket",
+    )
+
+    def __init__(self, sock: socket.socket, request: bytes, dialect: Dialect) -> None:
+        self.socket = sock
+        self.request = request
+        self.dialect = dialect
+        self.buffer = b""
+        self.is_open = False
+        self.frame = self.reply = b""
+        self.sent_at = 0.0
+        self.on_data: Callable[[Client, bytes], None] = _ignore
+
+
+def _ignore(client: Client, data: bytes) -> None:
+    """Take what an idle connection is sent."""
+
+
+class Clients:
+    """Opens connections, keeps them alive, and exchanges messages over them."""
+
+    def __init__(self, port: int, addresses: int) -> None:
+        self._port = port
+        self._addresses = addresses
+        self._poll = select.epoll()
+        self._by_fd: dict[int, Client] = {}
+        self._made = 0
+        self.lost = 0
+        """Connections that the server has closed."""
+
+    def __len__(self) -> int:
+        return len(self._by_fd)
+
+    # Opening
+
+    def open(
+        self,
+        count: int,
+        *,
+        concurrency: int,
+        dialect: Dialect,
+        headers: Sequence[str],
+        path: str = "",
+        seconds: float = 120,
+    ) -> tuple[list[Client], list[float]]:
+        """
+        Open connections, so many at a time; return them, and how long each took.
+
+        Raises:
+            ConnectionError: one was refused, or answered wrongly.
+            TimeoutError: not all were open in time.
+        """
+        opened: list[Client] = []
+        times: list[float] = []
+        started = 0
+        deadline = time.monotonic() + seconds
+        waiting: set[Client] = set()
+        lost = self.lost
+
+        def note(client: Client) -> None:
+            waiting.discard(client)
+            client.is_open = True
+            times.append(time.monotonic() - client.sent_at)
+            opened.append(client)
+
+        while len(opened) < count:
+            while started < count and len(waiting) < concurrency:
+                lines = headers[self._made % len(headers)] if headers else ""
+                waiting.add(self._begin(path or dialect.path, lines, dialect, note))
+                started += 1
+            self.turn(0.5)
+            if self.lost > lost:
+                raise ConnectionError("the server has closed a connection")
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{len(opened)} of {count} open in {seconds} s")
+        return opened, times
+
+    def _begin(
+        self, path: str, lines: str, dialect: Dialect, note: Callable[[Client], None]
+    ) -> Client:
+        sock = socket.socket()
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        index = self._made % self._addresses
+        # The port is chosen when it connects: free for this peer is enough.
+        sock.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+        sock.bind((f"127.1.{index // 250}.{index % 250 + 1}", 0))
+        self._made += 1
+        request = (
+            f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\n"
+            "Connection: Upgrade\r\nUpgrade: websocket\r\n"
+            "Sec-WebSocket-Version: 13\r\n"
+            f"Sec-WebSocket-Key: {_KEY.decode()}\r\n{lines}\r\n"
+        ).encode()
+        client = Client(sock, request, dialect)
+        client.sent_at = time.monotonic()
+        client.on_data = _Opening(self, note).take
+        error = sock.connect_ex(("127.0.0.1", self._port))
+        if error not in (0, errno.EINPROGRESS):
+            raise ConnectionError(os.strerror(error))
+        self._by_fd[sock.fileno()] = client
+        self._poll.register(sock.fileno(), select.EPOLLOUT)
+        return client
+
+    # Turning
+
+    def turn(self, seconds: float) -> None:
+        """Wait for something to happen, at most so long, and deal with it."""
+        for fd, event in self._poll.poll(seconds, 2048):
+            client = self._by_fd.get(fd)
+            if client is None:
+                continue
+            if event & select.EPOLLOUT:
+                client.socket.sendall(client.request)
+                self._poll.modify(fd, select.EPOLLIN)
+                continue
+            try:
+                data = client.socket.recv(_READ_BYTES)
+            except OSError:
+                data = b""
+            if data:
+                client.on_data(client, data)
+            else:
+                self.lost += 1
+                self.drop(client)
+
+    def rest(self, seconds: float) -> None:
+        """Keep the connections alive for so long: pings are answered."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            self.turn(left)
+
+    def drop(self, client: Client) -> None:
+        """Reset a connection, so that its port is free at once."""
+        self._by_fd.pop(client.socket.fileno(), None)
+        linger = struct.pack("ii", 1, 0)
+        client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        client.socket.close()
+
+    # Echo
+
+    def prepare(self, clients: Sequence[Client], size: int) -> None:
+        """Give each connection a message of its own, masked, and its reply."""
+        for index, client in enumerate(clients):
+            text = client.dialect.wrap(f"{index:06d}".ljust(size, "x"))
+            client.frame = build_frame(TEXT, text.encode())
+            client.reply = build_reply(text.encode())
+
+    def echo(self, clients: Sequence[Client], seconds: float) -> "Echoes":
+        """Send a message on each connection, and another at each right reply."""
+        echoes = Echoes()
+        take = echoes.take
+        for client in clients:
+            client.on_data = take
+            client.buffer = b""
+        started, cpu = time.monotonic(), time.process_time()
+        for client in clients:
+            client.sent_at = time.monotonic()
+            client.socket.send(client.frame)
+        deadline = started + seconds
+        while time.monotonic() < deadline:
+            self.turn(0.1)
+        echoes.seconds = time.monotonic() - started
+        echoes.own_cpu_seconds = time.process_time() - cpu
+        echoes.is_over = True
+        stalled = time.monotonic() + 10
+        while echoes.settled < len(clients):
+            self.turn(0.1)
+            if time.monotonic() > stalled:
+                raise TimeoutError("a reply is missing")
+        for client in clients:
+            client.on_data = keep_alive
+        return echoes
+
+    # Fan-out
+
+    def await_from(
+        self, clients: Sequence[Client], expected: bytes, seconds: float
+    ) -> float:
+        """Return the seconds until each connection has been sent these bytes."""
+        missing = set(clients)
+
+        def take(client: Client, data: bytes) -> None:
+            client.buffer += data
+            if client.buffer.endswith(expected):
+                client.buffer = b""
+                missing.discard(client)
+
+        for client in clients:
+            client.on_data = take
+        started = time.monotonic()
+        while missing:
+            self.turn(0.1)
+            if time.monotonic() - started > seconds:
+                raise TimeoutError(f"{len(missing)} connections were not sent it")
+        for client in clients:
+            client.on_data = keep_alive
+        return time.monotonic() - started
+
+    def await_closes(
+        self, clients: Sequence[Client], count: int, seconds: float
+    ) -> float:
+        """Return the seconds until the server has closed so many of them."""
+        left = set(clients)
+
+        def take(client: Client, data: bytes) -> None:
+            client.buffer += data
+            frames, client.buffer = split_frames(client.buffer)
+            if any(raw[0] == CLOSE for raw, _ in frames):
+                client.socket.send(build_frame(CLOSE, b""))
+                left.discard(client)
+
+        for client in clients:
+            client.on_data = take
+        started = time.monotonic()
+        while len(clients) - len(left) < count:
+            self.turn(0.1)
+            if time.monotonic() - started > seconds:
+                raise TimeoutError(f"{len(clients) - len(left)} of {count} closed")
+        return time.monotonic() - started
+
+
+class Echoes:
+    """What an exchange of messages has come to."""
+
+    def __init__(self) -> None:
+        self.round_trips = 0
+        self.seconds = self.own_cpu_seconds = 0.0
+        self.times: list[float] = []
+        self.is_over = False
+        self.settled = 0
+
+    def take(self, client: Client, data: bytes) -> None:
+        """Check a reply; send the next message."""
+        if data != client.reply:
+            data = client.buffer + data
+            client.buffer = b""
+            if data != client.reply:
+                self._take_odd(client, data)
+                return
+        if self.is_over:
+            self.settled += 1
+            return
+        self.round_trips += 1
+        now = time.monotonic()
+        self.times.append(now - client.sent_at)
+        client.sent_at = now
+        client.socket.send(client.frame)
+
+    def _take_odd(self, client: Client, data: bytes) -> None:
+        """Take part of a reply, or what came beside it."""
+        if client.reply.startswith(data):
+            client.buffer = data
+            return
+        rest = answer_pings(client, data)
+        if rest == data:
+            raise ConnectionError(f"not what was sent: {data[:80]!r}")
+        if rest:
+            self.take(client, rest)
+
+
+class _Opening:
+    """Follows one connection from its first byte to its last greeting."""
+
+    def __init__(self, clients: Clients, note: Callable[[Client], None]) -> None:
+        self._clients = clients
+        self._note = note
+        self._has_head = False
+
+    def take(self, client: Client, data: bytes) -> None:
+        client.buffer += data
+        if not self._has_head:
+            head, end, rest = client.buffer.partition(b"\r\n\r\n")
+            if not end:
+                return
+            if not head.startswith(b"HTTP/1.1 101") or _ACCEPT not in head:
+                raise ConnectionError(head.decode("latin-1")[:300])
+            self._has_head = True
+            client.buffer = rest
+            if not client.dialect.greeting:
+                self._finish(client)
+                return
+        self._greet(client)
+
+    def _greet(self, client: Client) -> None:
+        """Socket.IO: the server says 0{...}, the client 40, the server 40{...}."""
+        frames = deque(split_frames(client.buffer)[0])
+        if frames and frames[-1][1].startswith(b"40"):
+            self._finish(client)
+        elif len(frames) == 1 and client.frame == b"":
+            client.frame = build_frame(TEXT, client.dialect.greeting.encode())
+            client.socket.send(client.frame)
+
+    def _finish(self, client: Client) -> None:
+        client.buffer = client.frame = b""
+        client.on_data = keep_alive
+        self._note(client)
+
+
+def keep_alive(client: Client, data: bytes) -> None:
+    """Answer the pings among what an idle connection is sent, and a close."""
+    try:
+        client.buffer = answer_pings(client, client.buffer + data)
+    except ConnectionError:
+        client.socket.send(build_frame(CLOSE, b""))
+
+
+def answer_pings(client: Client, data: bytes) -> bytes:
+    """
+    Answer pings, of WebSocket or of Socket.IO; return what else there is.
+
+    Raises:
+        ConnectionError: the server ends the connection.
+    """
+    frames, rest = split_frames(data)
+    kept = b""
+    for raw, payload in frames:
+        if raw[0] == PING:
+            client.socket.send(build_frame(PONG, payload))
+        elif client.dialect is SOCKET_IO and payload == b"2":
+            client.socket.send(build_frame(TEXT, b"3"))
+        elif raw[0] == CLOSE:
+            raise ConnectionError(f"closed by the server: {payload!r}")
+        else:
+            kept += raw
+    return kept + rest
