@@ -1,11 +1,12 @@
-"""Read-only lists of what the nodes recorded."""
+"""Access tokens, and read-only lists of what the nodes recorded."""
 
 from django.contrib import admin
 from django.db import models
 from django.http import HttpRequest
 
+from connections.access_token_admin import AccessTokenAdmin
 from connections.bans import impose, lift
-from connections.models import Ban, Connection, ErrorEvent, Node
+from connections.models import AccessToken, Ban, Connection, ErrorEvent, Node
 
 
 class _ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
@@ -26,6 +27,9 @@ class _ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         self, request: HttpRequest, obj: models.Model | None = None
     ) -> bool:
         return False
+
+
+admin.site.register(AccessToken, AccessTokenAdmin)
 
 
 @admin.register(Connection)

@@ -146,6 +146,8 @@ class CredentialMiddleware:
         credential = await self._verify(scope, bearer)
         user_id = credential.user.pk if credential.user else None
         node.gate.judge(credential.client_id, user_id, address)
+        if not credential.covers(scope["path"], scope.get("route", "")):
+            raise Refused(close_codes.FORBIDDEN)
         return credential
 
     async def _verify(self, scope: Message, bearer: str | None) -> Credential:

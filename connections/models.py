@@ -182,9 +182,20 @@ class AccessToken(models.Model):
         blank=True,
         related_name="access_tokens",
     )
+    scopes = models.JSONField(
+        default=list,
+        blank=True,
+        help_text="Paths it is good for, with all below them, and routes; none: all.",
+    )
     created_at = models.DateTimeField(auto_now_add=True)
     expires_at = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True)
+    last_used_at = models.DateTimeField(
+        null=True, blank=True, help_text="When a connection last began with it."
+    )
+
+    token = ""
+    """The token itself; known to the object that made it, and never stored."""
 
     objects = AccessTokenQuerySet.as_manager()
 

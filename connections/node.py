@@ -308,6 +308,7 @@ class Node:
             for connection in self.hub:
                 self.recorder.note_change(connection)
         await self.recorder.flush()
+        await self.verifier.flush()
         await self._requests.look()
 
     def _write_beat(self) -> bool:

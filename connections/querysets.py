@@ -118,6 +118,14 @@ class AccessTokenQuerySet(models.QuerySet["AccessToken"]):
         """
         return self.select_related("user").filter(digest=digest_token(token)).first()
 
+    def revoke(self) -> list[int]:
+        """Revoke the tokens selected for good; return those that were not before."""
+        with transaction.atomic():
+            valid = self.filter(revoked_at=None).select_for_update()
+            keys = list(valid.values_list("pk", flat=True))
+            self.model._default_manager.filter(pk__in=keys).update(revoked_at=Now())
+        return keys
+
 
 class BanQuerySet(models.QuerySet["Ban"]):
     def in_force(self) -> BanQuerySet:

@@ -64,6 +64,7 @@ LAYERS = (
     "charts",
     "dashboard",
     "views",
+    "access_token_admin",
     "admin",
     "urls",
     "checks",

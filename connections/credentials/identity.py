@@ -1,11 +1,14 @@
 """Who a connection belongs to: what a credential said, or what a scope shows."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from connections.addresses import group_address
+
+_SCOPE_CHARACTERS = 255
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +44,20 @@ class Credential:
             if scope.startswith("/")
             else scope == route
             for scope in self.scopes
+        )
+
+
+def check_scope(scope: str) -> None:
+    """
+    Refuse what can be neither a path nor a route.
+
+    Raises:
+        ValueError: it is empty, too long, or holds spaces or a query.
+    """
+    if not scope or len(scope) > _SCOPE_CHARACTERS or re.search(r"[\s?#]", scope):
+        raise ValueError(
+            f"{scope!r} is no scope; a path such as /ws/chat/ (and all below it), "
+            "or a route as its pattern is written, such as ws/chat/<int:room>/"
         )
 
 

@@ -1,14 +1,16 @@
 """Access tokens: random, stored as a hash, checked at every handshake."""
 
 import secrets
-from datetime import timedelta
+from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import Any
 
+from django.db.models.functions import Now
 from django.utils import timezone
 from django.utils.crypto import constant_time_compare
 
 from connections import close_codes
-from connections.credentials.identity import Credential
+from connections.credentials.identity import Credential, check_scope
 from connections.exceptions import Refused
 from connections.models import AccessToken
 from connections.querysets import digest_token
@@ -18,26 +20,36 @@ _HINT_CHARACTERS = 6
 
 
 def create_access_token(
-    client_id: str, *, user: Any = None, expires_in_seconds: float | None = None
+    client_id: str,
+    *,
+    user: Any = None,
+    scopes: Sequence[str] = (),
+    expires_at: datetime | None = None,
 ) -> tuple[str, AccessToken]:
     """
     Make a token; return it with its row. It cannot be read again.
 
     The token is base64url without padding, so it can be a WebSocket
     subprotocol (RFC 6455, section 4.1: a token of RFC 2616).
+
+    Raises:
+        ValueError: a scope is neither a path nor a route.
     """
-    token = secrets.token_urlsafe(_TOKEN_BYTES)
-    expires_at = None
-    if expires_in_seconds is not None:
-        expires_at = timezone.now() + timedelta(seconds=expires_in_seconds)
-    row = AccessToken.objects.create(
-        digest=digest_token(token),
-        hint=token[:_HINT_CHARACTERS],
-        client_id=client_id,
-        user=user,
-        expires_at=expires_at,
+    for scope in scopes:
+        check_scope(scope)
+    row = AccessToken(
+        client_id=client_id, user=user, scopes=list(scopes), expires_at=expires_at
     )
-    return token, row
+    return issue(row), row
+
+
+def issue(row: AccessToken) -> str:
+    """Give a new row its token, save it, and return the token."""
+    row.token = secrets.token_urlsafe(_TOKEN_BYTES)
+    row.digest = digest_token(row.token)
+    row.hint = row.token[:_HINT_CHARACTERS]
+    row.save(force_insert=True)
+    return row.token
 
 
 def verify_access_token(token: str) -> Credential:
@@ -62,4 +74,10 @@ def verify_access_token(token: str) -> Credential:
         user=row.user,
         token_id=row.pk,
         expires_at=row.expires_at,
+        scopes=tuple(row.scopes),
     )
+
+
+def note_use(token_ids: Iterable[int]) -> None:
+    """Write down that tokens were used just now; one query for all of them."""
+    AccessToken.objects.filter(pk__in=token_ids).update(last_used_at=Now())

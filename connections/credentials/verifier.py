@@ -7,7 +7,7 @@ from collections.abc import Callable
 from connections import close_codes
 from connections.credentials.identity import Credential
 from connections.credentials.sessions import verify_session
-from connections.credentials.tokens import verify_access_token
+from connections.credentials.tokens import note_use, verify_access_token
 from connections.database import Database
 from connections.exceptions import DatabaseUnavailable, Refused
 from connections.querysets import digest_token
@@ -30,6 +30,7 @@ class Verifier:
         self._database = database
         self._clock = clock
         self._remembered: dict[str, tuple[float, Credential]] = {}
+        self._used_tokens: set[int] = set()
 
     async def verify_token(self, token: str) -> Credential:
         """
@@ -38,7 +39,10 @@ class Verifier:
         Raises:
             Refused: the token is no good, or nobody can tell now.
         """
-        return await self._verify(verify_access_token, token)
+        credential = await self._verify(verify_access_token, token)
+        if credential.token_id is not None:
+            self._used_tokens.add(credential.token_id)
+        return credential
 
     async def verify_session(self, session_key: str) -> Credential:
         """
@@ -48,6 +52,22 @@ class Verifier:
             Refused: nobody is logged in, or nobody can tell now.
         """
         return await self._verify(verify_session, session_key)
+
+    async def flush(self) -> None:
+        """
+        Write down which access tokens were used since the last time.
+
+        Raises:
+            DatabaseUnavailable: it is written the next time.
+        """
+        if not self._used_tokens:
+            return
+        used, self._used_tokens = self._used_tokens, set()
+        try:
+            await self._database.write(note_use, used)
+        except BaseException:
+            self._used_tokens |= used
+            raise
 
     async def _verify(
         self, verify: Callable[[str], Credential], secret: str

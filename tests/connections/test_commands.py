@@ -40,9 +40,16 @@ def row() -> Connection:
 
 def test_create_access_token_prints_only_the_token() -> None:
     User.objects.create_user("alice")
-    printed = run("create_access_token", client="phone", user="alice", expires_in=60)
+    printed = run(
+        "create_access_token",
+        client="phone",
+        user="alice",
+        expires_in=60,
+        scope=["/ws/a/"],
+    )
     assert printed.count("\n") == 1
-    assert verify_access_token(printed.strip()).client_id == "phone"
+    credential = verify_access_token(printed.strip())
+    assert (credential.client_id, credential.scopes) == ("phone", ("/ws/a/",))
     assert AccessToken.objects.get().expires_at is not None
 
 
@@ -52,6 +59,7 @@ def test_create_access_token_prints_only_the_token() -> None:
         ({"client": "x" * 256}, "255"),
         ({"client": "a", "user": "nobody"}, "nobody"),
         ({"client": "a", "expires_in": -1}, "more than 0"),
+        ({"client": "a", "scope": ["/a b"]}, "--scope"),
     ],
 )
 def test_create_access_token_names_what_is_wrong(

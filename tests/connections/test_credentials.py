@@ -12,6 +12,7 @@ from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_K
 from django.contrib.auth.models import User
 from django.utils import timezone
 
+from connections.credentials.identity import Credential, check_scope
 from connections.credentials.sessions import digest_session_key, verify_session
 from connections.credentials.tokens import create_access_token, verify_access_token
 from connections.credentials.verifier import Verifier
@@ -55,7 +56,9 @@ def test_an_unknown_token_is_unauthenticated(token: str) -> None:
 @pytest.mark.django_db
 def test_expired_revoked_and_deactivated_are_told_apart() -> None:
     user = User.objects.create_user("alice")
-    token, row = create_access_token("alice", user=user, expires_in_seconds=60)
+    token, row = create_access_token(
+        "alice", user=user, expires_at=timezone.now() + timedelta(seconds=60)
+    )
     verify_access_token(token)
     User.objects.update(is_active=False)
     assert refusal(verify_access_token, token) == "deactivated"
@@ -65,6 +68,35 @@ def test_expired_revoked_and_deactivated_are_told_apart() -> None:
     row.revoked_at = timezone.now()
     row.save()
     assert refusal(verify_access_token, token) == "revoked"
+
+
+@pytest.mark.parametrize(
+    ("scopes", "path", "route", "is_covered"),
+    [
+        ((), "/ws/chat/1/", "ws/chat/<int:room>/", True),
+        (("/ws/chat/",), "/ws/chat/1/", "", True),
+        (("/ws/chat",), "/ws/chat/1/", "", True),
+        (("/ws/chat/",), "/ws/chat", "", True),
+        (("/ws/chat",), "/ws/chatter/", "", False),
+        (("/ws/chat/1",), "/ws/chat/12/", "", False),
+        (("/ws/chat/",), "/ws/", "", False),
+        (("/",), "/ws/anything/", "", True),
+        (("ws/chat/<int:room>/",), "/ws/chat/1/", "ws/chat/<int:room>/", True),
+        (("ws/chat/",), "/ws/chat/1/", "ws/chat/<int:room>/", False),
+        (("/ws/a/", "/ws/b/"), "/ws/b/", "", True),
+    ],
+)
+def test_a_scope_is_a_path_with_all_below_it_or_a_route(
+    scopes: tuple[str, ...], path: str, route: str, is_covered: bool
+) -> None:
+    credential = Credential(client_id="alice", scopes=scopes)
+    assert credential.covers(path, route) is is_covered
+
+
+@pytest.mark.parametrize("scope", ["", "/ws/ chat/", "/ws/?a=1", "/ws/#a", "x" * 256])
+def test_a_scope_that_can_match_nothing_is_refused(scope: str) -> None:
+    with pytest.raises(ValueError, match="no scope"):
+        check_scope(scope)
 
 
 def log_in(user: User, **changes: Any) -> str:
@@ -126,11 +158,17 @@ class FlakyDatabase:
 
     def __init__(self) -> None:
         self.is_away = False
+        self.writes = 0
 
-    async def read(self, work: Any, secret: str) -> Any:
+    async def read(self, work: Any, *args: Any) -> Any:
         if self.is_away:
             raise DatabaseUnavailable("away")
-        return await database_sync_to_async(work)(secret)
+        return await database_sync_to_async(work)(*args)
+
+    async def write(self, work: Any, *args: Any) -> Any:
+        result = await self.read(work, *args)
+        self.writes += 1
+        return result
 
 
 @pytest.mark.django_db(transaction=True)
@@ -165,3 +203,24 @@ async def test_a_revoked_credential_is_forgotten() -> None:
     with pytest.raises(Refused) as refused:
         await verifier.verify_token(token)
     assert refused.value.ending.code == 4104
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_the_last_use_is_written_in_batches_and_outlives_an_outage() -> None:
+    database = FlakyDatabase()
+    verifier = Verifier(database, FakeClock())  # type: ignore[arg-type]
+    for name in ("alice", "bob"):
+        token, _ = await database_sync_to_async(create_access_token)(name)
+        for _ in range(3):
+            await verifier.verify_token(token)
+    unused = AccessToken.objects.filter(last_used_at=None)
+    assert await unused.acount() == 2
+    database.is_away = True
+    with pytest.raises(DatabaseUnavailable):
+        await verifier.flush()
+    database.is_away = False
+    await verifier.flush()
+    assert await unused.acount() == 0
+    assert database.writes == 1
+    await verifier.flush()
+    assert database.writes == 1

@@ -1,7 +1,9 @@
+from datetime import timedelta
 from typing import Any
 
 from django.contrib.auth import get_user_model
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.utils import timezone
 
 from connections.credentials.tokens import create_access_token
 
@@ -20,6 +22,13 @@ class Command(BaseCommand):
             metavar="SECONDS",
             help="how long it is good for (default: until it is revoked)",
         )
+        parser.add_argument(
+            "--scope",
+            action="append",
+            metavar="PATH",
+            help="a path that it is good for, with all below it, or a route; may be "
+            "given several times (default: everywhere)",
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         client_id: str = options["client"]
@@ -35,7 +44,16 @@ class Command(BaseCommand):
                 user = users._default_manager.get_by_natural_key(options["user"])
             except users.DoesNotExist as exc:
                 raise CommandError(f"there is no user {options['user']!r}") from exc
-        token, _ = create_access_token(
-            client_id, user=user, expires_in_seconds=expires_in
-        )
+        expires_at = None
+        if expires_in is not None:
+            expires_at = timezone.now() + timedelta(seconds=expires_in)
+        try:
+            token, _ = create_access_token(
+                client_id,
+                user=user,
+                scopes=options["scope"] or (),
+                expires_at=expires_at,
+            )
+        except ValueError as exc:
+            raise CommandError(f"--scope: {exc}") from exc
         self.stdout.write(token)

@@ -1,0 +1,188 @@
+"""Access tokens in the admin: made, shown once, revoked; never changed."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils import timezone
+from django.views.decorators.http import require_POST
+
+from connections.announcements import post_close_requests
+from connections.credentials.identity import check_scope
+from connections.credentials.tokens import issue
+from connections.models import AccessToken, CloseRequest
+
+_FOLDER = "admin/connections/accesstoken"
+
+
+class AccessTokenForm(forms.ModelForm):  # type: ignore[type-arg]
+    """What is decided when a token is made."""
+
+    scopes = forms.CharField(
+        required=False,
+        strip=True,
+        widget=forms.Textarea(attrs={"rows": 3, "class": "vLargeTextField"}),
+        help_text="One a line: a path such as /ws/chat/ (and all below it), or a route "
+        "as its pattern is written. Empty: everywhere.",
+    )
+
+    class Meta:
+        model = AccessToken
+        fields = ("client_id", "user", "scopes", "expires_at")
+
+    def clean_scopes(self) -> list[str]:
+        scopes = [line.strip() for line in self.cleaned_data["scopes"].splitlines()]
+        scopes = [scope for scope in scopes if scope]
+        for scope in scopes:
+            try:
+                check_scope(scope)
+            except ValueError as exc:
+                raise forms.ValidationError(str(exc)) from exc
+        return scopes
+
+    def clean_expires_at(self) -> Any:
+        expires_at = self.cleaned_data["expires_at"]
+        if expires_at is not None and expires_at <= timezone.now():
+            raise forms.ValidationError("A moment in the future, or none.")
+        return expires_at
+
+
+class AccessTokenAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """A token cannot be changed, for its connections would not notice."""
+
+    form = AccessTokenForm
+    actions = ("revoke",)
+    list_display = (
+        "hint",
+        "client_id",
+        "user",
+        "state",
+        "shown_scopes",
+        "last_used_at",
+        "expires_at",
+        "created_at",
+    )
+    list_filter = (("revoked_at", admin.EmptyFieldListFilter),)
+    list_select_related = ("user",)
+    search_fields = ("=hint", "client_id__startswith", "=user__username")
+    raw_id_fields = ("user",)
+    change_form_template = f"{_FOLDER}/change_form.html"
+    show_full_result_count = False
+    list_per_page = 50
+
+    @admin.display(description="state")
+    def state(self, row: AccessToken) -> str:
+        if row.revoked_at is not None:
+            return "revoked"
+        if row.expires_at is not None and row.expires_at <= timezone.now():
+            return "expired"
+        return "valid"
+
+    @admin.display(description="good for")
+    def shown_scopes(self, row: AccessToken) -> str:
+        return ", ".join(row.scopes) or "everywhere"
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
+        return list(self.form.Meta.fields if obj is None else self.list_display)
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
+        return [] if obj is None else list(self.list_display)
+
+    def has_change_permission(
+        self, request: HttpRequest, obj: AccessToken | None = None
+    ) -> bool:
+        return False
+
+    def has_revoke_permission(self, request: HttpRequest) -> bool:
+        """Tell whether a user may revoke: who may change tokens may."""
+        return bool(request.user.has_perm("connections.change_accesstoken"))
+
+    def save_model(
+        self, request: HttpRequest, obj: AccessToken, form: Any, change: bool
+    ) -> None:
+        issue(obj)
+
+    def response_add(
+        self, request: HttpRequest, obj: AccessToken, post_url_continue: Any = None
+    ) -> HttpResponse:
+        """Show the token, in the one answer that ever holds it."""
+        context = {
+            **self.admin_site.each_context(request),
+            "opts": self.opts,
+            "title": "Access token made",
+            "original": obj,
+            "token": obj.token,
+        }
+        return TemplateResponse(request, f"{_FOLDER}/created.html", context)
+
+    @admin.action(
+        description="Revoke selected access tokens, and end their connections",
+        permissions=["revoke"],
+    )
+    def revoke(self, request: HttpRequest, rows: QuerySet[AccessToken]) -> None:
+        revoked = AccessToken.objects.filter(pk__in=rows.values("pk")).revoke()
+        _end_connections(request, revoked)
+        for row in AccessToken.objects.filter(pk__in=revoked):
+            self.log_change(request, row, "Revoked.")
+        message = f"{len(revoked)} revoked; connections that use them are ended."
+        self.message_user(request, message, messages.SUCCESS)
+
+    def delete_model(self, request: HttpRequest, obj: AccessToken) -> None:
+        key = obj.pk
+        super().delete_model(request, obj)
+        _end_connections(request, [key])
+
+    def delete_queryset(
+        self, request: HttpRequest, queryset: QuerySet[AccessToken]
+    ) -> None:
+        keys = list(queryset.values_list("pk", flat=True))
+        super().delete_queryset(request, queryset)
+        _end_connections(request, keys)
+
+    def change_view(
+        self,
+        request: HttpRequest,
+        object_id: str,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        context = {"may_revoke": self.has_revoke_permission(request)}
+        return super().change_view(
+            request, object_id, form_url, {**context, **(extra_context or {})}
+        )
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(require_POST(self._revoke_view))
+        name = "connections_accesstoken_revoke"
+        return [path("<path:object_id>/revoke/", view, name=name), *super().get_urls()]
+
+    def _revoke_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        """Revoke one token: the button on its page."""
+        if not self.has_revoke_permission(request):
+            raise PermissionDenied
+        row = self.get_object(request, object_id)
+        if row is not None:
+            self.revoke(request, AccessToken.objects.filter(pk=row.pk))
+        changelist = f"{self.admin_site.name}:connections_accesstoken_changelist"
+        return HttpResponseRedirect(reverse(changelist))
+
+
+def _end_connections(request: HttpRequest, token_ids: Sequence[int]) -> None:
+    """Ask the nodes to end what was opened with these tokens."""
+    post_close_requests(
+        *(
+            CloseRequest(
+                target=CloseRequest.Target.TOKEN,
+                value=str(token_id),
+                reason="revoked",
+                author=request.user.get_username(),
+            )
+            for token_id in token_ids
+        )
+    )

@@ -1,0 +1,147 @@
+"""Access tokens in the admin: shown once, scoped, revoked, never changed."""
+
+import re
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import Permission, User
+from django.test import Client
+from django.utils import timezone
+
+from connections.credentials.tokens import create_access_token, verify_access_token
+from connections.models import AccessToken, CloseRequest
+
+pytestmark = pytest.mark.django_db
+
+URL = "/admin/connections/accesstoken/"
+
+
+def add(client: Client, **values: Any) -> Any:
+    values = {"client_id": "alice", "expires_at_0": "", "expires_at_1": "", **values}
+    return client.post(f"{URL}add/", values)
+
+
+def read_token(response: Any) -> str:
+    found = re.search(
+        r'<code id="token"[^>]*>([^<]+)</code>', response.content.decode()
+    )
+    assert found, response.content.decode()
+    return found[1]
+
+
+def requests() -> list[tuple[str, str, str, str]]:
+    fields = ("target", "value", "reason", "author")
+    return list(CloseRequest.objects.order_by("id").values_list(*fields))
+
+
+def test_a_token_is_shown_once_and_works(admin_client: Client) -> None:
+    response = add(admin_client, scopes="/ws/chat/\n\n  ws/echo/  \n")
+    assert response.status_code == 200
+    assert "no-store" in response["Cache-Control"]
+    token = read_token(response)
+    credential = verify_access_token(token)
+    assert credential.client_id == "alice"
+    assert credential.scopes == ("/ws/chat/", "ws/echo/")
+
+
+def test_a_token_is_never_shown_again(admin_client: Client) -> None:
+    token = read_token(add(admin_client))
+    row = AccessToken.objects.get()
+    for page in (URL, f"{URL}{row.pk}/change/", f"{URL}{row.pk}/history/", "/admin/"):
+        response = admin_client.get(page)
+        assert response.status_code == 200
+        assert token not in response.content.decode()
+    stored = str([*AccessToken.objects.values(), *LogEntry.objects.values()])
+    assert token not in stored
+    assert token not in str(dict(admin_client.session))
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"client_id": ""}, "required"),
+        ({"scopes": "/ws/chat/?x=1"}, "no scope"),
+        ({"expires_at_0": "2001-01-01", "expires_at_1": "00:00"}, "in the future"),
+        ({"user": "99"}, "valid choice"),
+    ],
+)
+def test_what_is_wrong_is_said_and_nothing_is_made(
+    admin_client: Client, values: dict[str, str], problem: str
+) -> None:
+    assert problem in add(admin_client, **values).content.decode()
+    assert not AccessToken.objects.exists()
+
+
+def test_the_action_revokes_and_ends_connections(admin_client: Client) -> None:
+    rows = [create_access_token(name)[1] for name in ("alice", "bob", "carol")]
+    AccessToken.objects.filter(pk=rows[2].pk).revoke()
+    keys = [row.pk for row in rows]
+    admin_client.post(URL, {"action": "revoke", "_selected_action": keys})
+    assert not AccessToken.objects.filter(revoked_at=None).exists()
+    assert sorted(requests()) == [
+        ("token", str(key), "revoked", "admin") for key in sorted(keys[:2])
+    ]
+
+
+def test_the_button_revokes_one(admin_client: Client) -> None:
+    token, row = create_access_token("alice")
+    page = admin_client.get(f"{URL}{row.pk}/change/").content.decode()
+    assert f"{URL}{row.pk}/revoke/" in page
+    assert "_save" not in page
+    assert admin_client.get(f"{URL}{row.pk}/revoke/").status_code == 405
+    assert admin_client.post(f"{URL}{row.pk}/revoke/").status_code == 302
+    assert requests() == [("token", str(row.pk), "revoked", "admin")]
+    page = admin_client.get(f"{URL}{row.pk}/change/").content.decode()
+    assert "/revoke/" not in page
+    assert token not in page
+
+
+def test_a_deleted_token_ends_its_connections_too(admin_client: Client) -> None:
+    keys = [create_access_token("alice")[1].pk for _ in range(3)]
+    admin_client.post(f"{URL}{keys[0]}/delete/", {"post": "yes"})
+    chosen = {"action": "delete_selected", "_selected_action": keys[1:], "post": "yes"}
+    admin_client.post(URL, chosen)
+    assert not AccessToken.objects.exists()
+    assert {value for _, value, _, _ in requests()} == {str(key) for key in keys}
+
+
+@pytest.mark.parametrize(
+    ("permissions", "statuses"),
+    [
+        (["view_accesstoken"], (403, 403)),
+        (["view_accesstoken", "add_accesstoken"], (200, 403)),
+        (["view_accesstoken", "change_accesstoken"], (403, 302)),
+    ],
+)
+def test_staff_may_do_what_their_permissions_say(
+    client: Client, permissions: list[str], statuses: tuple[int, int]
+) -> None:
+    staff = User.objects.create_user("staff", is_staff=True)
+    staff.user_permissions.set(Permission.objects.filter(codename__in=permissions))
+    client.force_login(staff)
+    row = create_access_token("alice")[1]
+    assert client.get(f"{URL}add/").status_code == statuses[0]
+    assert client.post(f"{URL}{row.pk}/revoke/").status_code == statuses[1]
+    assert client.get(URL).status_code == 200
+
+
+def test_a_token_cannot_be_changed(admin_client: Client) -> None:
+    row = create_access_token("alice")[1]
+    values = {"client_id": "mallory", "expires_at_0": "", "expires_at_1": ""}
+    assert admin_client.post(f"{URL}{row.pk}/change/", values).status_code == 403
+    row.refresh_from_db()
+    assert row.client_id == "alice"
+
+
+def test_the_list_says_what_each_token_is_good_for(admin_client: Client) -> None:
+    create_access_token("alice", scopes=["/ws/chat/"])
+    expired = timezone.now() - timedelta(days=1)
+    create_access_token("bob", expires_at=expired)
+    page = admin_client.get(URL, {"q": "alice"}).content.decode()
+    assert "/ws/chat/" in page
+    assert "valid" in page
+    page = admin_client.get(URL, {"q": "bob"}).content.decode()
+    assert "everywhere" in page
+    assert "expired" in page
