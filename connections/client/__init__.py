@@ -1,0 +1,45 @@
+"""
+For services and tests: a client of sessions that comes back and misses nothing.
+
+    async with SessionClient("wss://host/ws/sessions/", token=TOKEN) as client:
+        ack = await client.request({"text": "Hello"})
+        async for event in client.events():
+            ...
+
+It needs the `websockets` library and no Django. By hand:
+
+    python -m connections.client ws://127.0.0.1:8000/ws/echo/ --token TOKEN
+"""
+
+from connections.client.events import (
+    Attached,
+    EntryArrived,
+    EntryGrew,
+    EntrySettled,
+    Event,
+    State,
+    StateChanged,
+    Warned,
+)
+from connections.client.opening import open_connection
+from connections.client.outbox import Ack, RequestFailed
+from connections.client.reconnect import Ended
+from connections.client.session import SessionClient
+from connections.client.transcript import Entry
+
+__all__ = [
+    "Ack",
+    "Attached",
+    "Ended",
+    "Entry",
+    "EntryArrived",
+    "EntryGrew",
+    "EntrySettled",
+    "Event",
+    "RequestFailed",
+    "SessionClient",
+    "State",
+    "StateChanged",
+    "Warned",
+    "open_connection",
+]

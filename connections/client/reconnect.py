@@ -1,0 +1,111 @@
+"""Whether and when to return after a connection has ended: decisions alone."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from connections.close_codes import BY_CODE, Reconnect, get_ending
+
+_SHORTEST_SECONDS = 0.5
+_LONGEST_SECONDS = 20.0
+_SPREAD_MS = (0, 1_000)
+_LATER_MS = (5_000, 15_000)
+_REPLACEMENT_SECONDS = 30.0
+"""While a node is being replaced its port refuses; a short wait is enough."""
+_REPLACEMENT_SPREAD = (0.25, 2.0)
+_SILENT = (1000, 1005, 1006)
+"""Codes that stand for a close frame that never came or said nothing."""
+
+Random = Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """How a connection ended, and what the server asked for."""
+
+    code: int
+    reason: str
+    reconnect: Reconnect
+    after_seconds: float | None = None
+    ref: str | None = None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing will change it; an evicted client may connect again."""
+        return self.reconnect is Reconnect.NEVER and self.reason != "evicted"
+
+
+def read_end(code: int, reason: str, bye: dict[str, Any] | None) -> Ended:
+    """Put together what the close frame and the `bye` before it said."""
+    if bye is not None and bye["code"] != code and code not in _SILENT:
+        bye = None
+    known = code if bye is None else int(bye["code"])
+    ending = get_ending(known)
+    said = bye or {}
+    reconnect = ending.reconnect
+    if known not in BY_CODE and said.get("reconnect") in list(Reconnect):
+        reconnect = Reconnect(said["reconnect"])
+    after_ms = said.get("after_ms")
+    return Ended(
+        code=known,
+        reason=said.get("reason") or reason or ending.reason,
+        reconnect=reconnect,
+        after_seconds=None if after_ms is None else after_ms / 1000,
+        ref=said.get("ref"),
+    )
+
+
+def back_off(failures: int, random: Random) -> float:
+    """
+    Return the seconds to wait after so many failures in a row.
+
+    Full jitter, applied after the cap: at the cap clients are still spread over
+    the whole span instead of arriving together.
+    """
+    cap = min(_LONGEST_SECONDS, _SHORTEST_SECONDS * 2 ** min(failures + 1, 16))
+    return _spread(_SHORTEST_SECONDS, cap, random)
+
+
+def decide(
+    ended: Ended,
+    *,
+    failures: int,
+    random: Random,
+    elapsed_seconds: float = 0,
+    since_drain_seconds: float = math.inf,
+) -> float | None:
+    """
+    Return the seconds to wait before returning, or None for staying away.
+
+    Args:
+        ended: how the connection ended.
+        failures: connections in a row that did not last.
+        random: returns numbers from 0 to 1.
+        elapsed_seconds: since the bye that named `after_seconds`.
+        since_drain_seconds: since a node said that it drains.
+    """
+    given = ended.after_seconds
+    if given is not None:
+        given = max(0.0, given - elapsed_seconds)
+    if ended.reconnect in (Reconnect.NEVER, Reconnect.ON_ACTION):
+        return None
+    if ended.reconnect is Reconnect.LATER:
+        return _spread_ms(_LATER_MS, random) if given is None else given
+    if ended.reconnect is Reconnect.NOW:
+        if failures:
+            # Sent away again and again: "now" would be a loop without a pause.
+            return max(given or 0.0, back_off(failures - 1, random))
+        return _spread_ms(_SPREAD_MS, random) if given is None else given
+    is_replacing = since_drain_seconds < _REPLACEMENT_SECONDS
+    if is_replacing and ended.reconnect is Reconnect.BACKOFF:
+        return _spread(*_REPLACEMENT_SPREAD, random)
+    return back_off(failures, random)
+
+
+def _spread(least: float, most: float, random: Random) -> float:
+    return least + random() * (most - least)
+
+
+def _spread_ms(span: tuple[int, int], random: Random) -> float:
+    return _spread(span[0] / 1000, span[1] / 1000, random)

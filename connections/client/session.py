@@ -1,0 +1,346 @@
+"""A client of one session: complete, in order and once, whatever the network does."""
+
+import asyncio
+import contextlib
+import inspect
+import json
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+from types import TracebackType
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
+
+from connections import close_codes
+from connections.client.events import (
+    Attached,
+    EntryArrived,
+    EntryGrew,
+    EntrySettled,
+    Event,
+    State,
+    StateChanged,
+    Warned,
+)
+from connections.client.outbox import Ack, Item, Outbox, RequestFailed
+from connections.client.reconnect import Ended, Random
+from connections.client.returning import (
+    OPENING_SECONDS,
+    GetToken,
+    ReconnectingSocket,
+    Sleep,
+    Token,
+)
+from connections.client.transcript import Entry, Transcript
+
+_SUBPROTOCOL = "orchestra.v1"
+_BEHIND_SECONDS = 6.0
+"""A server fills what is missing within five seconds by itself."""
+_TOO_BIG = (1009, close_codes.MESSAGE_TOO_BIG.code)
+_TEMPORARY = ("rate_limited", "unavailable")
+_EVENTS_KEPT = 10_000
+
+
+class SessionClient:
+    """
+    Sends, receives and returns, as the session protocol says.
+
+    Use it with `async with`. It stays until it is closed; an end that is final
+    fails what waits, and connect() begins anew.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        session: str = "new",
+        token: Token = None,
+        get_token: GetToken | None = None,
+        queue_limit: int = 100,
+        entry_limit: int = 1000,
+        ack_timeout_seconds: float = 15,
+        heartbeat_timeout_seconds: float = 5,
+        rng: Random = random.random,
+        sleep: Sleep = asyncio.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """
+        Prepare; `url` is that of all sessions (wss://host/ws/sessions/).
+
+        `get_token` is asked at each attempt; `token` is one that never changes.
+        """
+        self.session = session
+        """The session's id, or `new` before the first hello."""
+        self.hello: dict[str, Any] = {}
+        """The server's last greeting: limits, heartbeat, connection."""
+        self._url = url.rstrip("/")
+        self._get_token = get_token or (lambda is_expired: token)
+        self._ack_timeout_seconds = ack_timeout_seconds
+        self._heartbeat_timeout_seconds = heartbeat_timeout_seconds
+        self._sleep = sleep
+        self._clock = clock
+        self._transcript = Transcript(entry_limit)
+        self._outbox = Outbox(queue_limit)
+        self._listeners: set[asyncio.Queue[Event | None]] = set()
+        self._in_flight: Item | None = None
+        self._retry_seconds: float | None = None
+        self._has_heard = False
+        self._behind = (0, 0.0)
+        self._refreshing: asyncio.Task[None] | None = None
+        self._socket = ReconnectingSocket(
+            make_url=self._make_url,
+            subprotocol=_SUBPROTOCOL,
+            get_token=self._get_token,
+            attend=self._attend,
+            on_change=self._change_state,
+            rng=rng,
+            sleep=sleep,
+            clock=clock,
+        )
+
+    async def __aenter__(self) -> "SessionClient":
+        self.connect()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    @property
+    def state(self) -> State:
+        """How it stands with its server."""
+        return self._socket.state
+
+    @property
+    def ended(self) -> Ended | None:
+        """How the last connection ended."""
+        return self._socket.ended
+
+    @property
+    def entries(self) -> list[Entry]:
+        """The session's entries as far as they are here, in order."""
+        return self._transcript.entries
+
+    @property
+    def pending(self) -> int:
+        """How many messages are not yet recorded."""
+        return len(self._outbox)
+
+    def connect(self) -> None:
+        """Connect now, also after an end that is final."""
+        self._socket.connect()
+
+    def drop(self) -> None:
+        """Give the connection up as if the network had failed, and come back."""
+        self._socket.drop()
+
+    async def close(self) -> None:
+        """End it; what is not recorded fails with `closed`."""
+        await self._socket.close()
+        self._outbox.fail_all(RequestFailed("closed", "the client was closed"))
+        for listener in self._listeners:
+            listener.put_nowait(None)
+
+    async def request(self, content: Any) -> Ack:
+        """
+        Send a message and wait until it is recorded.
+
+        It is sent again after a reconnect until the server settles it; cancelled,
+        it is not sent any more.
+
+        Raises:
+            RequestFailed: it is not recorded; its code says why.
+        """
+        ended = self.ended
+        if self.state is State.CLOSED and ended is not None and ended.is_final:
+            raise _make_closed(ended)
+        item = self._outbox.add(content)
+        self._socket.wake()
+        try:
+            return await item.done
+        finally:
+            self._outbox.forget(item.message_id)
+
+    async def cancel(self, offset: int) -> None:
+        """Stop a stream."""
+        await self._say({"type": "cancel", "offset": offset})
+
+    async def refresh(self) -> None:
+        """Give the server a new token in place."""
+        token = self._get_token(True)
+        if inspect.isawaitable(token):
+            token = await token
+        if token:
+            await self._say({"type": "refresh", "token": token})
+
+    async def events(self) -> AsyncIterator[Event]:
+        """
+        Yield what happens from now on, until the client is closed.
+
+        Raises:
+            RequestFailed: events_missed; they were not read for too long.
+        """
+        listener: asyncio.Queue[Event | None] = asyncio.Queue(_EVENTS_KEPT)
+        self._listeners.add(listener)
+        try:
+            while (event := await listener.get()) is not None:
+                yield event
+                if listener not in self._listeners:
+                    raise RequestFailed("events_missed", "events were not read")
+        finally:
+            self._listeners.discard(listener)
+
+    def _make_url(self) -> str:
+        query = self._transcript.position
+        if self.hello:
+            replaces = urlencode({"replaces": self.hello["connection"]})
+            query = f"{query}&{replaces}" if query else replaces
+        return f"{self._url}/{quote(self.session, safe='')}/?{query}"
+
+    async def _attend(self, socket: ClientConnection) -> None:
+        with contextlib.suppress(ConnectionClosed, TimeoutError):
+            async with asyncio.timeout(OPENING_SECONDS):
+                while self.state is not State.OPEN:
+                    self._receive(json.loads(await socket.recv()))
+            async with asyncio.TaskGroup() as tasks:
+                aside = [
+                    tasks.create_task(self._send_queue()),
+                    tasks.create_task(self._beat()),
+                ]
+                with contextlib.suppress(ConnectionClosed):
+                    async for text in socket:
+                        self._receive(json.loads(text))
+                for task in aside:
+                    task.cancel()
+
+    async def _send_queue(self) -> None:
+        """
+        Send what is not settled, one message at a time.
+
+        So the order holds whatever is refused for the moment.
+        """
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                item = self._in_flight = await self._outbox.oldest()
+                item.answered.clear()
+                self._retry_seconds = None
+                await self._socket.send(item.text)
+                try:
+                    async with asyncio.timeout(self._ack_timeout_seconds):
+                        await item.answered.wait()
+                except TimeoutError:
+                    self._outbox.note_timeout(item)
+                if self._retry_seconds is not None:
+                    await self._sleep(self._retry_seconds)
+
+    async def _beat(self) -> None:
+        """Find out when the other side is not there any more."""
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                await self._sleep(self.hello["heartbeat_seconds"])
+                self._has_heard = False
+                await self._say({"type": "ping", "t": round(self._clock() * 1000)})
+                await self._sleep(self._heartbeat_timeout_seconds)
+                if not self._has_heard:
+                    self.drop()
+
+    async def _say(self, message: dict[str, Any]) -> None:
+        await self._socket.send(json.dumps(message))
+
+    def _change_state(self, state: State, delay_seconds: float | None) -> None:
+        ended = self.ended
+        if state is not State.OPEN and ended is not None:
+            if ended.code in _TOO_BIG and self._in_flight is not None:
+                error = RequestFailed("message_too_big", "never to be sent again")
+                self._outbox.fail(self._in_flight.message_id, error)
+            self._in_flight = None
+            if state is State.CLOSED and ended.is_final:
+                self._outbox.fail_all(_make_closed(ended))
+        self._tell(StateChanged(state=state, ended=ended, delay_seconds=delay_seconds))
+
+    def _tell(self, event: Event) -> None:
+        for listener in list(self._listeners):
+            try:
+                listener.put_nowait(event)
+            except asyncio.QueueFull:
+                self._listeners.discard(listener)
+
+    def _receive(self, message: dict[str, Any]) -> None:
+        self._has_heard = True
+        take = getattr(self, f"_take_{message['type']}", None)
+        if take is not None:
+            take(message)
+
+    def _take_hello(self, hello: dict[str, Any]) -> None:
+        self._transcript.begin(hello)
+        self.hello = hello
+        self.session = hello["session"]
+        self._behind = (0, 0.0)
+        self._socket.mark_ready()
+        gap = hello["gap"]
+        self._tell(
+            Attached(
+                outcome=hello["outcome"],
+                gap=(gap[0], gap[1]) if gap else None,
+                session=self.session,
+                offset=hello["offset"],
+            )
+        )
+
+    def _take_bye(self, bye: dict[str, Any]) -> None:
+        self._socket.note_bye(bye)
+
+    def _take_entry(self, message: dict[str, Any]) -> None:
+        entry = self._transcript.put(message)
+        if entry is None:
+            self.drop()
+            return
+        is_replay = entry.offset <= self.hello["offset"]
+        self._tell(EntryArrived(entry=entry, is_replay=is_replay))
+
+    def _take_delta(self, message: dict[str, Any]) -> None:
+        text = message["text"]
+        entry = self._transcript.extend(message["offset"], message["at_char"], text)
+        if entry is None:
+            # A piece is missing: come back, and the entry is sent whole.
+            self.drop()
+        else:
+            self._tell(EntryGrew(entry=entry, text=text))
+
+    def _take_state(self, message: dict[str, Any]) -> None:
+        entry = self._transcript.settle(message["offset"], message["state"])
+        if entry is not None:
+            self._tell(EntrySettled(entry=entry))
+
+    def _take_ack(self, message: dict[str, Any]) -> None:
+        self._outbox.acknowledge(message["id"], message["offset"])
+
+    def _take_pong(self, message: dict[str, Any]) -> None:
+        offset, since = self._behind
+        if offset <= self._transcript.last:
+            self._behind = (message["offset"], self._clock())
+        elif self._clock() - since >= _BEHIND_SECONDS:
+            self.drop()
+
+    def _take_expiring(self, message: dict[str, Any]) -> None:
+        self._refreshing = asyncio.create_task(self.refresh())
+
+    def _take_error(self, message: dict[str, Any]) -> None:
+        code, text, ref = message["code"], message["message"], message.get("ref")
+        if code in _TEMPORARY:
+            self._retry_seconds = max(0.2, message.get("retry_after_seconds") or 1)
+            if self._in_flight is not None:
+                self._in_flight.answered.set()
+        elif not self._outbox.fail(message.get("id"), RequestFailed(code, text, ref)):
+            self._tell(Warned(code=code, message=text, ref=ref))
+
+
+def _make_closed(ended: Ended) -> RequestFailed:
+    return RequestFailed("closed", f"the connection has ended: {ended.reason}")

@@ -1,0 +1,121 @@
+"""What a client holds of a session's log, and so what it has to ask for."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+from urllib.parse import urlencode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One entry of a session's log, as the server sent it."""
+
+    offset: int
+    kind: str
+    sender: str
+    """`client` or `server`."""
+    at: str
+    data: Any
+    state: str
+
+    @property
+    def text(self) -> str:
+        """The text of an entry that streams."""
+        text = self.data.get("text") if isinstance(self.data, dict) else None
+        return text if isinstance(text, str) else ""
+
+    @property
+    def is_streaming(self) -> bool:
+        """Whether it still grows."""
+        return self.state == "streaming"
+
+
+class Transcript:
+    """
+    A session's entries, in order and each once.
+
+    Offsets count from 1 without holes within an epoch. An entry that comes again
+    replaces the one that is there.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.epoch: str | None = None
+        self.last = 0
+        """The last offset without a hole before it."""
+        self._limit = limit
+        self._is_fresh = True
+        self._entries: dict[int, Entry] = {}
+
+    @property
+    def entries(self) -> list[Entry]:
+        """The entries in their order."""
+        return [self._entries[offset] for offset in sorted(self._entries)]
+
+    @property
+    def position(self) -> str:
+        """What a reconnecting client says it holds, as a query."""
+        if self.epoch is None:
+            return ""
+        query = {"epoch": self.epoch, "offset": self.last}
+        growing = [entry.offset for entry in self.entries if entry.is_streaming]
+        if growing:
+            query["open"] = ",".join(map(str, growing))
+        return urlencode(query)
+
+    def begin(self, hello: dict[str, Any]) -> bool:
+        """Prepare for what follows a hello; true where all that was held is void."""
+        is_known = self.epoch is not None
+        is_void = is_known and (
+            hello["outcome"] == "reset" or hello["epoch"] != self.epoch
+        )
+        if is_void or not is_known:
+            self._entries.clear()
+            self.last = 0
+            self._is_fresh = True
+        elif hello.get("gap"):
+            self.last = max(self.last, hello["gap"][1])
+        self.epoch = hello["epoch"]
+        return is_void
+
+    def put(self, message: dict[str, Any]) -> Entry | None:
+        """Take an entry; None where one before it is missing."""
+        entry = Entry(
+            offset=message["offset"],
+            kind=message["kind"],
+            sender=message["from"],
+            at=message["at"],
+            data=message["data"],
+            state=message["state"],
+        )
+        if entry.offset > self.last:
+            # A whole log may begin anywhere: what was before it was trimmed.
+            if entry.offset != self.last + 1 and not self._is_fresh:
+                return None
+            self.last = entry.offset
+        self._is_fresh = False
+        self._entries[entry.offset] = entry
+        self._trim()
+        return entry
+
+    def extend(self, offset: int, at_char: int, text: str) -> Entry | None:
+        """Let an entry grow; None where the piece does not join on."""
+        entry = self._entries.get(offset)
+        if entry is None or not entry.is_streaming or len(entry.text) != at_char:
+            return None
+        grown = replace(entry, data={**entry.data, "text": entry.text + text})
+        self._entries[offset] = grown
+        return grown
+
+    def settle(self, offset: int, state: str) -> Entry | None:
+        """Note how a stream ended; None where the entry is not here."""
+        entry = self._entries.get(offset)
+        if entry is None:
+            return None
+        self._entries[offset] = settled = replace(entry, state=state)
+        return settled
+
+    def _trim(self) -> None:
+        for offset in list(self._entries):
+            if len(self._entries) <= self._limit:
+                return
+            if not self._entries[offset].is_streaming:
+                del self._entries[offset]

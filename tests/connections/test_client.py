@@ -1,0 +1,453 @@
+"""The Python client against a server on a real socket that follows a script."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+
+from connections.client import (
+    Attached,
+    EntryArrived,
+    EntryGrew,
+    EntrySettled,
+    Event,
+    RequestFailed,
+    SessionClient,
+    State,
+)
+from connections.client.reconnect import decide, read_end
+from connections.client.transcript import Transcript
+from tests.integration.processes import wait_until
+
+CASES = json.loads(
+    (Path(__file__).parents[1] / "js" / "decisions.json").read_text(encoding="utf-8")
+)
+HELLO = {
+    "type": "hello",
+    "connection": "c1",
+    "session": "s1",
+    "epoch": "e1",
+    "offset": 0,
+    "outcome": "new",
+    "gap": None,
+    "heartbeat_seconds": 3600,
+}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
+def test_decisions_are_those_of_the_browser(case: dict[str, Any]) -> None:
+    ended = read_end(case["code"], "", case.get("bye"))
+    delay = decide(
+        ended,
+        failures=case.get("failures", 0),
+        random=lambda: case.get("random", 0.5),
+        elapsed_seconds=case.get("elapsed_ms", 0) / 1000,
+        since_drain_seconds=case.get("since_drain_ms", 3_600_000) / 1000,
+    )
+    wanted = case["delay_ms"]
+    assert delay == (None if wanted is None else pytest.approx(wanted / 1000))
+
+
+class Scripted:
+    """A server whose connections a test takes one after the other."""
+
+    def __init__(self) -> None:
+        self.waiting: asyncio.Queue[Conversation] = asyncio.Queue()
+        self.url = ""
+
+    async def serve_one(self, socket: ServerConnection) -> None:
+        conversation = Conversation(socket)
+        await self.waiting.put(conversation)
+        await socket.wait_closed()
+
+    async def next(self, hello: dict[str, Any] | None = None) -> "Conversation":
+        """Return the next connection, greeted."""
+        async with asyncio.timeout(10):
+            conversation = await self.waiting.get()
+        with contextlib.suppress(ConnectionClosed):
+            await conversation.say(HELLO | (hello or {}))
+        return conversation
+
+
+class Conversation:
+    """The server's side of one connection."""
+
+    def __init__(self, socket: ServerConnection) -> None:
+        self.socket = socket
+        request = socket.request
+        assert request is not None
+        self.path = urlsplit(request.path).path
+        query = parse_qs(urlsplit(request.path).query)
+        self.query = {name: values[0] for name, values in query.items()}
+        self.authorization = request.headers.get("Authorization")
+
+    async def say(self, message: dict[str, Any]) -> None:
+        await self.socket.send(json.dumps(message))
+
+    async def hear(self) -> dict[str, Any]:
+        async with asyncio.timeout(10):
+            heard: dict[str, Any] = json.loads(await self.socket.recv())
+            return heard
+
+    async def acknowledge(self, offset: int) -> dict[str, Any]:
+        heard = await self.hear()
+        await self.say({"type": "ack", "id": heard["id"], "offset": offset})
+        return heard
+
+    async def end(self, code: int, reason: str = "") -> None:
+        await self.socket.close(code, reason)
+
+    def cut(self) -> None:
+        self.socket.transport.abort()
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Scripted]:
+    scripted = Scripted()
+    async with serve(
+        scripted.serve_one,
+        "127.0.0.1",
+        0,
+        subprotocols=["orchestra.v1"],  # type: ignore[list-item]
+    ) as listening:
+        port = next(iter(listening.sockets)).getsockname()[1]
+        scripted.url = f"ws://127.0.0.1:{port}/ws/sessions/"
+        yield scripted
+
+
+@pytest.fixture
+def waits() -> list[float]:
+    """What the client waited for, in seconds."""
+    return []
+
+
+@pytest.fixture
+async def make_client(
+    server: Scripted, waits: list[float]
+) -> AsyncIterator[Callable[..., SessionClient]]:
+    """Makes clients for which a wait is over at once, unless it is a heartbeat."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def sleep(seconds: float) -> None:
+            waits.append(seconds)
+            await asyncio.sleep(seconds if seconds > 60 else 0)
+
+        def make(**options: Any) -> SessionClient:
+            client = SessionClient(server.url, **{"sleep": sleep, **options})
+            stack.push_async_callback(client.close)
+            client.connect()
+            return client
+
+        yield make
+
+
+Make = Callable[..., SessionClient]
+
+
+def entry(offset: int, **changes: Any) -> dict[str, Any]:
+    return {
+        "type": "entry",
+        "offset": offset,
+        "kind": "message",
+        "from": "client",
+        "at": "2026-01-01T00:00:00Z",
+        "data": {"text": f"text {offset}"},
+        "state": "done",
+        **changes,
+    }
+
+
+def listen(client: SessionClient) -> tuple[list[Event], asyncio.Task[None]]:
+    """Collect what a client tells."""
+    seen: list[Event] = []
+
+    async def collect() -> None:
+        async for event in client.events():
+            seen.append(event)
+
+    return seen, asyncio.create_task(collect())
+
+
+async def test_a_request_is_acknowledged(server: Scripted, make_client: Make) -> None:
+    client = make_client(token="T")
+    asked = asyncio.create_task(client.request({"text": "hello"}))
+    conversation = await server.next()
+    assert conversation.path == "/ws/sessions/new/"
+    assert conversation.authorization == "Bearer T"
+    heard = await conversation.acknowledge(7)
+    assert (heard["type"], heard["data"]) == ("message", {"text": "hello"})
+    assert len(heard["id"].partition("-")[0]) >= 12
+    assert (await asked).offset == 7
+    assert (client.session, client.pending) == ("s1", 0)
+
+
+async def test_what_is_not_settled_is_sent_again_in_order(
+    server: Scripted, make_client: Make
+) -> None:
+    client = make_client()
+    asked = [asyncio.create_task(client.request(text)) for text in "abc"]
+    first = await server.next()
+    message_id = (await first.hear())["id"]
+    first.cut()
+    second = await server.next()
+    assert second.path == "/ws/sessions/s1/"
+    assert second.query["replaces"] == "c1"
+    heard = [await second.acknowledge(offset) for offset in (1, 2, 3)]
+    assert heard[0]["id"] == message_id
+    assert [one["data"] for one in heard] == ["a", "b", "c"]
+    assert [ack.offset for ack in await asyncio.gather(*asked)] == [1, 2, 3]
+
+
+async def test_a_returning_client_names_what_it_holds(
+    server: Scripted, make_client: Make
+) -> None:
+    """And misses nothing of an entry that went on growing meanwhile."""
+    client = make_client()
+    seen, collecting = listen(client)
+    first = await server.next()
+    await first.say(entry(1))
+    streaming = {"from": "server", "state": "streaming"}
+    await first.say(entry(2, data={"text": ""}, **streaming))
+    await first.say({"type": "delta", "offset": 2, "at_char": 0, "text": "👩‍👧 "})
+    await wait_until(lambda: any(isinstance(one, EntryGrew) for one in seen))
+    first.cut()
+    second = await server.next({"outcome": "resumed", "offset": 2})
+    assert second.query["epoch"] == "e1"
+    assert (second.query["offset"], second.query["open"]) == ("2", "2")
+    await second.say(entry(2, data={"text": "👩‍👧 and"}, **streaming))
+    await second.say({"type": "delta", "offset": 2, "at_char": 7, "text": " more"})
+    await second.say({"type": "state", "offset": 2, "state": "done"})
+    await wait_until(lambda: any(isinstance(one, EntrySettled) for one in seen))
+    assert [one.text for one in client.entries] == ["text 1", "👩‍👧 and more"]
+    await client.close()
+    await collecting
+    outcomes = [one.outcome for one in seen if isinstance(one, Attached)]
+    assert outcomes == ["new", "resumed"]
+    arrived = [one for one in seen if isinstance(one, EntryArrived)]
+    assert [one.is_replay for one in arrived] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    "message", [entry(5), {"type": "delta", "offset": 1, "at_char": 9, "text": "x"}]
+)
+async def test_a_hole_makes_a_client_come_back(
+    server: Scripted, make_client: Make, message: dict[str, Any]
+) -> None:
+    make_client()
+    first = await server.next()
+    await first.say(entry(1, state="streaming"))
+    await first.say(message)
+    assert (await server.next()).query["open"] == "1"
+
+
+async def test_an_error_settles_a_message(server: Scripted, make_client: Make) -> None:
+    client = make_client()
+    asked = asyncio.create_task(client.request("x"))
+    conversation = await server.next()
+    heard = await conversation.hear()
+    refusal = {"type": "error", "code": "invalid_message", "message": "no", "ref": "r"}
+    await conversation.say({**refusal, "id": heard["id"]})
+    with pytest.raises(RequestFailed, match="invalid_message: no") as caught:
+        await asked
+    assert (caught.value.code, caught.value.ref) == ("invalid_message", "r")
+
+
+async def test_a_message_refused_for_the_moment_is_sent_again(
+    server: Scripted, make_client: Make, waits: list[float]
+) -> None:
+    client = make_client()
+    asked = [asyncio.create_task(client.request(text)) for text in "ab"]
+    conversation = await server.next()
+    first = await conversation.hear()
+    busy = {"type": "error", "code": "rate_limited", "message": "", "id": None}
+    await conversation.say({**busy, "retry_after_seconds": 2.5})
+    heard = [await conversation.acknowledge(offset) for offset in (1, 2)]
+    assert [one["data"] for one in heard] == ["a", "b"]
+    assert heard[0]["id"] == first["id"]
+    assert 2.5 in waits
+    await asyncio.gather(*asked)
+
+
+async def test_an_answer_that_never_comes_is_given_up_in_the_end(
+    server: Scripted, make_client: Make
+) -> None:
+    client = make_client(ack_timeout_seconds=0.02)
+    asked = asyncio.create_task(client.request("x"))
+    conversation = await server.next()
+    ids = {(await conversation.hear())["id"] for _ in range(5)}
+    assert len(ids) == 1
+    with pytest.raises(RequestFailed, match="timeout"):
+        await asked
+
+
+async def test_the_message_that_was_too_big_is_not_sent_again(
+    server: Scripted, make_client: Make
+) -> None:
+    client = make_client()
+    big = asyncio.create_task(client.request("x" * 100))
+    small = asyncio.create_task(client.request("y"))
+    first = await server.next()
+    await first.hear()
+    await first.end(4013, "message_too_big")
+    with pytest.raises(RequestFailed, match="message_too_big"):
+        await big
+    second = await server.next()
+    assert (await second.acknowledge(1))["data"] == "y"
+    assert (await small).offset == 1
+
+
+async def test_the_queue_is_bounded(make_client: Make) -> None:
+    client = make_client(queue_limit=1)
+    asked = asyncio.create_task(client.request("x"))
+    await asyncio.sleep(0)
+    with pytest.raises(RequestFailed, match="queue_full"):
+        await client.request("y")
+    await client.close()
+    with pytest.raises(RequestFailed, match="closed"):
+        await asked
+
+
+async def test_what_is_no_json_is_refused_at_once(make_client: Make) -> None:
+    client = make_client()
+    with pytest.raises(ValueError, match="JSON"):
+        await client.request(float("nan"))
+    assert client.pending == 0
+
+
+async def test_a_kicked_client_stays_away_and_says_so(
+    server: Scripted, make_client: Make
+) -> None:
+    client = make_client()
+    asked = asyncio.create_task(client.request("x"))
+    conversation = await server.next()
+    await conversation.hear()
+    await conversation.end(4009, "kicked")
+    with pytest.raises(RequestFailed, match="kicked"):
+        await asked
+    with pytest.raises(RequestFailed, match="kicked"):
+        await client.request("y")
+    assert client.state is State.CLOSED
+
+
+async def test_an_evicted_client_returns_when_it_is_told_to(
+    server: Scripted, make_client: Make
+) -> None:
+    client = make_client()
+    asked = asyncio.create_task(client.request("x"))
+    await (await server.next()).end(4005, "evicted")
+    await wait_until(lambda: client.state is State.CLOSED)
+    assert server.waiting.empty()
+    client.connect()
+    await (await server.next()).acknowledge(3)
+    assert (await asked).offset == 3
+
+
+async def test_a_message_wakes_a_client_that_was_idle(
+    server: Scripted, make_client: Make
+) -> None:
+    client = make_client()
+    await (await server.next()).end(4300, "idle")
+    await wait_until(lambda: client.state is State.CLOSED)
+    asked = asyncio.create_task(client.request("x"))
+    await (await server.next()).acknowledge(1)
+    assert (await asked).offset == 1
+
+
+async def test_a_drained_client_keeps_to_the_moment_named(
+    server: Scripted, make_client: Make, waits: list[float]
+) -> None:
+    client = make_client(clock=lambda: 1000.0)
+    first = await server.next()
+    bye = {"type": "bye", "code": 4200, "reason": "draining", "reconnect": "now"}
+    await first.say({**bye, "after_ms": 1840})
+    await first.end(4200, "draining")
+    await server.next()
+    assert 1.84 in waits
+    await wait_until(lambda: client.state is State.OPEN)
+
+
+async def test_an_expired_token_is_renewed_at_once(
+    server: Scripted, make_client: Make
+) -> None:
+    asked: list[bool] = []
+
+    async def get_token(is_expired: bool) -> str:
+        asked.append(is_expired)
+        return f"T{len(asked)}"
+
+    make_client(get_token=get_token)
+    await (await server.next()).end(4100, "token_expired")
+    second = await server.next()
+    assert second.authorization == "Bearer T2"
+    assert asked == [False, True]
+    await second.say({"type": "expiring", "expires_at": "2026-01-01T00:00:00Z"})
+    assert await second.hear() == {"type": "refresh", "token": "T3"}
+
+
+async def test_a_half_open_connection_is_found(
+    server: Scripted, make_client: Make
+) -> None:
+    make_client()
+    first = await server.next({"heartbeat_seconds": 0.01})
+    assert (await first.hear())["type"] == "ping"
+    await server.next()
+
+
+async def test_a_log_that_stays_ahead_makes_a_client_come_back(
+    server: Scripted, make_client: Make
+) -> None:
+    now = 1000.0
+    client = make_client(clock=lambda: now)
+    first = await server.next()
+    await first.say(entry(1))
+    await first.say({"type": "pong", "t": 0, "offset": 2})
+    await wait_until(lambda: client.entries)
+    await asyncio.sleep(0.02)
+    now += 6
+    await first.say({"type": "pong", "t": 0, "offset": 2})
+    assert (await server.next()).query["offset"] == "1"
+
+
+async def test_a_server_of_another_protocol_leaves_nobody_waiting(
+    server: Scripted,
+) -> None:
+    client = SessionClient(server.url)
+    client.connect()
+    asked = asyncio.create_task(client.request("x"))
+    conversation = await server.next()
+    await conversation.say({"type": "entry"})
+    with pytest.raises(RequestFailed, match="protocol_error"):
+        await asked
+    with pytest.raises(ExceptionGroup) as caught:
+        await client.close()
+    assert isinstance(caught.value.exceptions[0], KeyError)
+
+
+def test_entries_of_a_transcript_are_bounded() -> None:
+    """The oldest go first, but not what still grows."""
+    transcript = Transcript(2)
+    transcript.begin(HELLO)
+    transcript.put(entry(1, state="streaming"))
+    for offset in (2, 3, 4):
+        transcript.put(entry(offset))
+    assert [one.offset for one in transcript.entries] == [1, 4]
+
+
+def test_a_gap_moves_on_and_a_reset_begins_anew() -> None:
+    transcript = Transcript(10)
+    assert transcript.position == ""
+    transcript.begin(HELLO)
+    transcript.put(entry(1))
+    assert not transcript.begin({**HELLO, "outcome": "gap", "gap": [2, 9]})
+    assert transcript.put(entry(10))
+    assert transcript.begin({**HELLO, "outcome": "reset", "epoch": "e2"})
+    assert transcript.entries == []
+    assert transcript.put(entry(7))
+    assert transcript.put(entry(9)) is None
