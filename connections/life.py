@@ -122,6 +122,7 @@ class Life:
     async def run(self) -> None:
         """Serve the connection until it has ended."""
         code: int | None = None
+        self._node.counters.consumers += 1
         try:
             if self.feed is not None:
                 await self.feed.name_channel()
@@ -141,10 +142,12 @@ class Life:
             if self.feed is not None:
                 self.feed.close()
             self.wire.leave(code)
+            self._node.counters.note_returned(self.connection.connection_id)
 
     async def _converse(self) -> int:
         """Handle events until the client has gone; return the close code."""
         connection, wire, clock = self.connection, self.wire, self._node.clock
+        note_handled = self._node.counters.handling.observe
         while True:
             message = await self._receive()
             kind = message["type"]
@@ -152,12 +155,15 @@ class Life:
                 if not await self._is_admitted(message):
                     continue
                 is_activity = self._consumer.is_activity(message)
+                began_at = clock()
                 if is_activity:
-                    connection.last_activity = clock()
+                    connection.last_activity = began_at
                 async with self._turn:
                     await self._handle(message)
+                ended_at = clock()
                 if is_activity:
-                    connection.last_activity = clock()
+                    connection.last_activity = ended_at
+                note_handled(ended_at - began_at)
             elif kind == "websocket.disconnect":
                 code: int = message.get("code") or 1005
                 # The socket is gone: its slot is free before disconnect() runs,
@@ -188,6 +194,7 @@ class Life:
         if verdict is Verdict.PASS:
             return True
         connection.limited_at = self._node.clock()
+        self._node.counters.rate_limited += 1
         if verdict is Verdict.CLOSE:
             connection.end(close_codes.RATE_LIMITED)
         else:
@@ -226,6 +233,7 @@ class Life:
             return
         except InvalidMessage as exc:
             connection.errors += 1
+            self._node.counters.errors.add(exc.code)
             await self._send_error(exc.code, exc.message)
             self._spend(close_codes.PROTOCOL_ERROR, None)
         except Exception as exc:
@@ -273,6 +281,7 @@ class Life:
         """Log and record an exception; return the id under which it is found."""
         connection = self.connection
         connection.errors += 1
+        self._node.counters.errors.add("internal")
         error = describe_error(exc, connection)
         logger.error(
             "A handler failed (error %s, connection %s): %s",

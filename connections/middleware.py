@@ -33,6 +33,7 @@ Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
 _BEARER = "bearer."
 _LINGER_SECONDS = 1
+_OUTCOMES = {400: "bad_request", 403: "origin", 404: "not_found", 503: "draining"}
 _LOCAL_HOSTS = [".localhost", "127.0.0.1", "[::1]"]
 
 
@@ -177,6 +178,7 @@ async def deny(
     headers: list[tuple[bytes, bytes]] | None = None,
 ) -> None:
     """Refuse a handshake with an HTTP status; 403 where the server has no other."""
+    _count(scope, _OUTCOMES.get(status, "denied"))
     if "websocket.http.response" not in (scope.get("extensions") or {}):
         await send({"type": "websocket.close"})
         return
@@ -187,6 +189,7 @@ async def deny(
 
 async def reject(scope: Message, receive: Receive, send: Send, ending: Ending) -> None:
     """Accept a handshake only to close it with a code and reason."""
+    _count(scope, ending.reason)
     offered = scope.get("subprotocols") or []
     selected = offered[0] if offered else None
     if ending is not close_codes.RATE_LIMITED:  # The gate logs those, seldom.
@@ -207,6 +210,13 @@ async def reject(scope: Message, receive: Receive, send: Send, ending: Ending) -
                 continue
     except TimeoutError:
         logger.debug("A refused client lingers; the server drops it")
+
+
+def _count(scope: Message, outcome: str) -> None:
+    """Count a handshake that is refused before its consumer."""
+    node: Node | None = scope.get("node")
+    if node is not None:
+        node.counters.note_outcome(scope.get("route", ""), outcome)
 
 
 async def _live(node: Node, receive: Receive, send: Send) -> None:

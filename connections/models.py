@@ -7,6 +7,7 @@ from django.db import models
 from django.db.models.functions import Now
 
 from connections.addresses import format_network, parse_network
+from connections.minutes import MinuteRollup as MinuteRollup
 from connections.querysets import (
     AccessTokenQuerySet,
     BanQuerySet,
@@ -50,6 +51,21 @@ class Node(models.Model):
         max_length=255,
         blank=True,
         help_text="Why the limits do not hold across nodes just now; empty: they do.",
+    )
+    loop_lag_seconds = models.FloatField(
+        default=0, help_text="How far the event loop was behind, in the last 10 s."
+    )
+    counters = models.JSONField(
+        default=dict, help_text="What it has counted since its start."
+    )
+    minute = models.JSONField(
+        default=dict, help_text="What it has counted in the minute under way."
+    )
+    unrolled = models.JSONField(
+        default=list, help_text="Its whole minutes that no sweeper has taken over."
+    )
+    rolled_minute = models.PositiveBigIntegerField(
+        default=0, help_text="The last whole minute that a sweeper has taken over."
     )
 
     objects = NodeQuerySet.as_manager()

@@ -5,15 +5,12 @@ import contextlib
 import logging
 import os
 import random
-import socket
 import time
 import weakref
 from collections.abc import Iterable
 from typing import Any
 
 from channels.db import aclose_old_connections
-from django.db.models.functions import Now
-from django.utils import timezone
 
 from connections import close_codes, models
 from connections.close_codes import Ending
@@ -24,13 +21,16 @@ from connections.database import Database
 from connections.exceptions import DatabaseUnavailable
 from connections.gate import Gate
 from connections.hub import Hub, LiveConnection
+from connections.metrics.counters import Counters
+from connections.metrics.meter import TICK_SECONDS, Meter
+from connections.node_row import NodeRow
 from connections.periodic import run_periodically
 from connections.pictures import Camera
 from connections.pool import get_redis_url, make_bus, make_pool
 from connections.pool.base import Renewal, Slot, Usage
 from connections.recorder import Recorder, clean
+from connections.survey import SURVEY_SECONDS, Survey
 from connections.units import Clock
-from connections.version import VERSION
 
 logger = logging.getLogger(__name__)
 
@@ -64,8 +64,13 @@ class Node:
         self.config = config
         self.clock = clock
         self.node_id = os.urandom(16).hex()
-        self.started_at = timezone.now()
         self.hub = Hub()
+        self.counters = Counters()
+        self.meter = Meter(self.counters, self.hub, clock)
+        self.usage: Usage | None = None
+        """What get_usage() found last."""
+        self.renewed_at = clock()
+        """When the leases were last renewed."""
         self.bus = make_bus(redis_url, node_id=self.node_id)
         self.pool = make_pool(
             config, redis_url=redis_url, bus=self.bus, on_taken=self._end_taken
@@ -83,8 +88,6 @@ class Node:
             )
         self.is_draining = False
         self._has_stopped = False
-        self._is_recorded = False
-        self._generation = 1
         self._tasks: list[asyncio.Task[None]] = []
         self._cleaning: asyncio.Task[None] | None = None
         self._skips_grace = asyncio.Event()
@@ -92,7 +95,13 @@ class Node:
             hub=self.hub, recorder=self.recorder, node_id=self.node_id, clock=clock
         )
         self._requests: IncomingRequests | None = None
+        self.survey: Survey | None = None
+        self._row: NodeRow | None = None
         if database is not None:
+            self._row = NodeRow(node_id=self.node_id, database=database)
+            self.survey = Survey(
+                node_id=self.node_id, database=database, meter=self.meter
+            )
             self._requests = IncomingRequests(
                 self._applied,
                 database=database,
@@ -105,7 +114,9 @@ class Node:
 
     async def start(self) -> None:
         """Begin to beat; calling it again does nothing."""
-        if self._tasks or self._requests is None or self.database is None:
+        if self._requests is None or self.database is None or self.survey is None:
+            return
+        if self._tasks:
             return
         self._requests.start()
         camera = Camera(
@@ -121,6 +132,8 @@ class Node:
             ("The check for idle connections", self._watch, beat_seconds),
             ("The beat", self._beat, beat_seconds),
             ("The renewal of leases", self._renew, self.config.node.lease_seconds / 3),
+            ("The survey", self.survey.look, SURVEY_SECONDS),
+            ("The meter", self.meter.tick, TICK_SECONDS),
             ("The look for requests", self._requests.look_when_announced, 0),
             ("The picture", camera.look, beat_seconds),
         )
@@ -188,13 +201,14 @@ class Node:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._requests is not None:
             self._requests.stop()
+        self.meter.finish()
         _nodes.pop(asyncio.get_running_loop(), None)
-        if self.database is None or self.recorder is None:
+        if self.database is None or self.recorder is None or self._row is None:
             return
         try:
             async with asyncio.timeout(_FLUSH_SECONDS):
                 await self.recorder.flush()
-                await self.database.write(self._write_node)
+                await self._row.stop(self._describe())
         except (DatabaseUnavailable, TimeoutError):
             logger.error(
                 "%s records could not be written; the sweeper records them as lost",
@@ -233,6 +247,7 @@ class Node:
             self.end_connections([given_up.connection_id], ending)
         connection.holds_slot = True
         self.hub.join(connection)
+        self.counters.note_opened(connection, len(self.hub))
         if self.recorder is not None:
             self.recorder.note_change(connection)
         self._applied.hold_against(connection)
@@ -241,7 +256,10 @@ class Node:
     def leave(self, connection: LiveConnection, code: int | None, reason: str) -> None:
         """Let go of a connection: its slot, its place in the hub, its record."""
         self.pool.release(connection.connection_id)
-        if self.hub.leave(connection) and self.recorder is not None:
+        if not self.hub.leave(connection):
+            return
+        self.counters.note_closed(connection, reason, self.clock())
+        if self.recorder is not None:
             self.recorder.note_closed(connection, code, reason)
 
     def end_connections(self, connection_ids: Iterable[str], ending: Ending) -> None:
@@ -253,7 +271,8 @@ class Node:
 
     async def get_usage(self) -> Usage:
         """Return how much of the pool is taken."""
-        return await self.pool.get_usage()
+        self.usage = await self.pool.get_usage()
+        return self.usage
 
     def _slot_of(self, connection: LiveConnection) -> Slot:
         return Slot(
@@ -289,6 +308,8 @@ class Node:
     async def _renew(self) -> None:
         held = [one for one in self.hub if one.holds_slot and one.ending is None]
         self._end_taken(await self.pool.renew([self._slot_of(one) for one in held]))
+        self.renewed_at = self.clock()
+        await self.get_usage()
 
     def _end_taken(self, renewal: Renewal) -> None:
         """End the connections whose slots another node took, or that were lost."""
@@ -298,55 +319,36 @@ class Node:
 
     async def _beat(self) -> None:
         """Tell the database that this node lives, what changed; ask what to end."""
-        if self.database is None or self.recorder is None or self._requests is None:
+        if self._row is None or self.recorder is None or self._requests is None:
             return
-        if not await self.database.write(self._write_beat):
-            # At the first beat; later, after this node was taken for dead.
-            self._generation += self._is_recorded
-            await self.database.write(self._write_node)
-            self._is_recorded = True
+        if not await self._row.beat(self._describe()):
             for connection in self.hub:
                 self.recorder.note_change(connection)
         await self.recorder.flush()
         await self.verifier.flush()
         await self._requests.look()
 
-    def _write_beat(self) -> bool:
-        """Move the node's counter; return False where it is not known as live."""
-        return bool(
-            models.Node.objects.live()
-            .filter(node_id=self.node_id, generation=self._generation)
-            .beat(**self._describe())
-        )
-
-    def _write_node(self) -> None:
-        models.Node.objects.update_or_create(
-            node_id=self.node_id,
-            defaults={
-                "host": socket.gethostname(),
-                "pid": os.getpid(),
-                "version": VERSION,
-                "generation": self._generation,
-                "beat_at": Now(),
-                "started_at": self.started_at,
-                "stopped_at": Now() if self._has_stopped else None,
-                **self._describe(),
-            },
-        )
-
     def _describe(self) -> dict[str, Any]:
         """Return what every beat writes into the node's row."""
+        state = models.Node.State
         return {
-            "state": self._state(),
+            "state": state.DRAINING if self.is_draining else state.SERVING,
             "open_connections": len(self.hub),
             "degraded": clean(self.pool.degraded_reason or "", 255),
+            **self._measure(),
         }
 
-    def _state(self) -> str:
-        state = models.Node.State
-        if self._has_stopped:
-            return state.STOPPED
-        return state.DRAINING if self.is_draining else state.SERVING
+    def _measure(self) -> dict[str, Any]:
+        """Return what the meter read last, and how full pool and recorder are."""
+        latest = self.meter.latest
+        more: dict[str, Any] = {}
+        if self.recorder is not None:
+            more["recorder_pending"] = self.recorder.pending
+            more["recorder_lag_seconds"] = round(self.recorder.lag_seconds, 1)
+        if self.usage is not None:
+            more["pool_slots"] = self.usage.slots
+            more["pool_limit"] = self.usage.limit
+        return latest | {"counters": latest["counters"] | more}
 
 
 _nodes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Node] = (

@@ -53,6 +53,15 @@ class NodeQuerySet(models.QuerySet["Node"]):
         """Nodes that ended before a moment."""
         return self.exclude(state__in=LIVE_STATES).filter(stopped_at__lt=moment)
 
+    def lost_since(self, moment: datetime | Combinable) -> NodeQuerySet:
+        """Nodes that were found dead after a moment."""
+        return self.filter(state="lost", stopped_at__gte=moment)
+
+    def with_minutes(self) -> NodeQuerySet:
+        """Nodes that show minutes for a sweeper to take over."""
+        unfinished = ~Q(state__in=LIVE_STATES) & ~Q(minute={})
+        return self.filter(~Q(unrolled=[]) | unfinished).order_by("node_id")
+
     def beat(self, **facts: Any) -> int:
         """Move the counters of the nodes selected; return how many there are."""
         return self.update(beat=F("beat") + 1, beat_at=Now(), **facts)

@@ -7,6 +7,7 @@ from channels.routing import ProtocolTypeRouter, URLRouter
 from django.urls import URLPattern, re_path
 
 from connections.life import Receive
+from connections.metrics.counters import declare_route
 from connections.middleware import (
     Application,
     CredentialMiddleware,
@@ -38,6 +39,7 @@ def _guard(route: URLPattern) -> URLPattern:
     if isinstance(callback, URLRouter):
         inner = URLRouter([*map(_guard, callback.routes), _REST])
         return URLPattern(route.pattern, inner, route.default_args, route.name)
+    declare_route(str(route.pattern))
     named = _Named(str(route.pattern), CredentialMiddleware(callback))
     return URLPattern(route.pattern, named, route.default_args, route.name)
 

@@ -133,3 +133,6 @@ class RetentionConfig:
         Number(0, 36_500), 30, "how long records of closed connections are kept"
     )
     errors_days: float = option(Number(0, 36_500), 30, "how long error events are kept")
+    rollups_days: float = option(
+        Number(0, 36_500), 90, "how long the counts of each minute are kept"
+    )

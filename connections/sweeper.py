@@ -23,8 +23,16 @@ from connections import close_codes
 from connections.announcements import post_close_requests
 from connections.config import WebSocketConfig
 from connections.exceptions import ConnectionsError
-from connections.models import CloseRequest, Connection, ErrorEvent, Node, Sweep
+from connections.models import (
+    CloseRequest,
+    Connection,
+    ErrorEvent,
+    MinuteRollup,
+    Node,
+    Sweep,
+)
 from connections.querysets import delete_some
+from connections.rollups import roll_up
 from connections.units import Clock
 
 logger = logging.getLogger(__name__)
@@ -57,6 +65,8 @@ class Swept:
     errors_pruned: int = 0
     close_requests_pruned: int = 0
     nodes_pruned: int = 0
+    minutes_rolled: int = 0
+    rollups_pruned: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +137,12 @@ class Sweeper:
         swept = Swept(idle_requested=self._request_idle())
         swept.nodes_lost = self._mark_nodes_lost(dead)
         swept.connections_lost = self._mark_connections_lost(dead)
+        if not self._is_dry:
+            swept.minutes_rolled = roll_up(self._batch_size)
         self._prune(swept)
         if not self._is_dry:
-            Sweep.objects.filter(name=_SWEEP).update(finished_at=Now())
+            finished = {"finished_at": Now()}
+            Sweep.objects.update_or_create(name=_SWEEP, defaults=finished)
         if swept.nodes_lost or swept.connections_lost:
             logger.warning(
                 "%s dead nodes, %s lost connections recorded",
@@ -211,11 +224,14 @@ class Sweeper:
         )
         errors = ErrorEvent.objects.filter(at__lt=_days_ago(retention.errors_days))
         requests = CloseRequest.objects.filter(created_at__lt=_days_ago(1))
+        oldest_minute = _days_ago(retention.rollups_days).timestamp() // 60
+        rollups = MinuteRollup.objects.filter(minute__lt=oldest_minute)
         nodes = Node.objects.gone_before(_days_ago(retention.closed_connections_days))
         swept.connections_pruned = self._delete(connections)
         swept.errors_pruned = self._delete(errors)
         swept.close_requests_pruned = self._delete(requests)
         swept.nodes_pruned = self._delete(nodes)
+        swept.rollups_pruned = self._delete(rollups)
 
     def _delete(self, rows: "QuerySet[Any]") -> int:
         if self._is_dry:

@@ -129,7 +129,7 @@ class AsgiWire:
         if self.state is not State.CONNECTING:
             return
         self.connection.ending = ending
-        self.state = State.CLOSING
+        self._answer(ending.reason)
         await self._send(self._complete_accept(message or {"type": "websocket.accept"}))
         await self._say_goodbye(ending, ref, None)
         self._abort_after(_REFUSED_LINGER_SECONDS)
@@ -181,6 +181,9 @@ class AsgiWire:
         if self.has_left:
             return
         self.has_left = True
+        is_known = self._node.hub.get(self.connection.connection_id) is not None
+        if self.state is State.CONNECTING and not is_known:
+            self._answer("unanswered")
         self.state = State.CLOSING
         if self._abort_timer is not None:
             self._abort_timer.cancel()
@@ -251,8 +254,15 @@ class AsgiWire:
             reason = close_codes.CLOSED.reason if is_plain else close_codes.APPLICATION
             never = close_codes.Reconnect.NEVER
             self.connection.ending = Ending(code=code, reason=reason, reconnect=never)
+        else:
+            self._answer("denied")
         self.state = State.CLOSING
         await self._pass_on(message)
+
+    def _answer(self, outcome: str) -> None:
+        """Count a handshake that does not become a connection."""
+        self.state = State.CLOSING
+        self._node.counters.note_outcome(self.connection.route, outcome)
 
     async def _say_goodbye(
         self, ending: Ending, ref: str | None, after_ms: int | None

@@ -27,6 +27,7 @@ LAYERS = (
     "limits",
     # What is stored, and who may connect.
     "querysets",
+    "minutes",
     "models",
     "migrations",
     "database",
@@ -45,8 +46,10 @@ LAYERS = (
     # The running node.
     "hub",
     "recorder",
+    "node_row",
     "announcements",
     "bans",
+    "survey",
     "close_requests",
     "pictures",
     "gate",
@@ -60,6 +63,7 @@ LAYERS = (
     "server",
     "routing",
     # For operators.
+    "rollups",
     "sweeper",
     "charts",
     "dashboard",

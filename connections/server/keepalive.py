@@ -34,6 +34,7 @@ class Keepalive:
         "_interval_seconds",
         "_is_behind",
         "_on_dead",
+        "_on_round_trip",
         "_payload",
         "_ping",
         "_schedule",
@@ -53,6 +54,7 @@ class Keepalive:
         ping: Callable[[bytes], None],
         is_behind: Callable[[float], bool],
         on_dead: Callable[[], None],
+        on_round_trip: Callable[[float], None],
     ) -> None:
         self._interval_seconds = interval_seconds
         self._timeout_seconds = timeout_seconds
@@ -61,6 +63,7 @@ class Keepalive:
         self._ping = ping
         self._is_behind = is_behind
         self._on_dead = on_dead
+        self._on_round_trip = on_round_trip
         self._payload = b""
         self._sent_at = 0.0
         self.rtt_seconds: float | None = None
@@ -74,6 +77,7 @@ class Keepalive:
         now = self._clock()
         self._payload = b""
         self.rtt_seconds = now - self._sent_at
+        self._on_round_trip(self.rtt_seconds)
         self._timer.cancel()
         next_seconds = max(0.0, self._interval_seconds - self.rtt_seconds)
         self._timer = self._schedule(next_seconds, self._send)

@@ -23,6 +23,7 @@ from twisted.logger import (
 
 from connections.config import WebSocketConfig, get_config
 from connections.exceptions import UnsharedLimits
+from connections.metrics.counters import LATENCY_EDGES, Histogram
 from connections.neighbours import require_shared_limits
 from connections.node import Node, get_node
 from connections.pool import get_redis_url
@@ -82,6 +83,7 @@ class Server(DaphneServer):
         loop = reactor._asyncioEventloop
         self.admission = Admission(self.config, loop.time)
         self.budget = BufferBudget(self.config.buffers.max_total_bytes)
+        self.round_trips = Histogram(LATENCY_EDGES)
         self.connections: dict[Any, dict[str, Any]] = {}
         self.http_channels: set[HttpChannel] = set()
         self.ports: list[Any] = []
@@ -262,6 +264,8 @@ class Server(DaphneServer):
     def _begin(self) -> None:
         """Start the node, now that its event loop runs."""
         self.node = get_node()
+        self.node.counters.refused_early = self.admission.refusals
+        self.node.counters.round_trips = self.round_trips
         self._starting = asyncio.ensure_future(self.node.start())
         if self.signal_handlers:
             # Twisted's own ignores every signal after the first.

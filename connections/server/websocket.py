@@ -298,6 +298,7 @@ class WebSocketProtocol(Protocol):
             ping=self._send_ping,
             is_behind=self._inbound.is_behind,
             on_dead=self._give_up_dead,
+            on_round_trip=self._server.round_trips.observe,
         )
         self._log_action("connected")
         self._inbound.open()

@@ -50,7 +50,7 @@ async def node() -> AsyncIterator[Node]:
     """A node at work between two beats that lie far apart."""
     node = Node(make_config(node=LATE), database=Database())
     await node.start()
-    await wait_until(lambda: node._is_recorded and node._requests is not None)
+    await wait_until(lambda: node._row is not None and node._row.is_recorded)
     yield node
     await node.stop()
 

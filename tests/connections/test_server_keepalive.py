@@ -10,6 +10,7 @@ class Line:
     def __init__(self, *, interval: float = 30, timeout: float = 20) -> None:
         self.loop = FakeLoop()
         self.pings: list[tuple[float, bytes]] = []
+        self.round_trips: list[float] = []
         self.died_at: float | None = None
         self.is_behind = False
         self.keepalive = Keepalive(
@@ -20,6 +21,7 @@ class Line:
             ping=lambda payload: self.pings.append((self.loop.now, payload)),
             is_behind=lambda since: self.is_behind,
             on_dead=self._die,
+            on_round_trip=self.round_trips.append,
         )
 
     def _die(self) -> None:
@@ -77,6 +79,7 @@ def test_the_round_trip_is_the_last_pongs() -> None:
     line.loop.now = sent_at + 0.5
     line.keepalive.note_pong(payload)
     assert line.keepalive.rtt_seconds == 0.5
+    assert line.round_trips == [0.5]
 
 
 def test_a_pong_that_answers_no_ping_means_nothing() -> None:

@@ -100,6 +100,8 @@ class Command(BaseCommand):
             "errors_pruned": "old errors deleted",
             "close_requests_pruned": "old close requests deleted",
             "nodes_pruned": "old nodes deleted",
+            "minutes_rolled": "minutes of nodes rolled up",
+            "rollups_pruned": "old minutes deleted",
         }
         done = [f"{values[key]} {text}" for key, text in words.items() if values[key]]
         prefix = "would be: " if options["dry_run"] else ""

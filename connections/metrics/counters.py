@@ -1,0 +1,284 @@
+"""
+What one node has counted since it started: plain numbers, no locks.
+
+Everything here is touched on the node's event loop alone. Messages and bytes
+are not counted twice: each connection counts its own, and a route holds the sum
+of those that have closed.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from connections.hub import LiveConnection
+
+DURATION_EDGES = (0.5, 1, 5, 15, 30, 60, 300, 900, 3600, 14400, 43200, 86400)
+"""Upper edges, in seconds, of how long connections lived; one more is open."""
+
+_MILLISECONDS = (1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000)
+LATENCY_EDGES = tuple(edge / 1000 for edge in _MILLISECONDS)
+"""Upper edges, in seconds, of handling, acks and round trips; one more is open."""
+
+OTHER = "other"
+"""The label of whatever is beyond a bound on labels."""
+
+UNKNOWN_ROUTE = "unknown"
+"""The route of a handshake that was refused before its route was known."""
+
+CREDENTIAL_OUTCOMES = frozenset(
+    (
+        "unauthenticated",
+        "forbidden",
+        "banned",
+        "logged_out",
+        "revoked",
+        "deactivated",
+        "token_expired",
+    )
+)
+"""Outcomes of a handshake that are an authentication failure."""
+
+UNPLANNED_ENDS = frozenset(
+    ("network", "dead", "lost", "slow_consumer", "internal_error", "unavailable")
+)
+"""Reasons that nobody asked for: what mass disconnects are made of."""
+
+_MAX_ROUTES = 100
+_MAX_LABELS = 60
+_LINGERING_SECONDS = 60
+
+_declared_routes: dict[str, None] = {}
+
+Totals = dict[str, Any]
+"""Cumulative numbers by name; nested mappings by label, lists by bucket."""
+
+
+def declare_route(pattern: str) -> None:
+    """Name a route before its first handshake, so that its series begin at 0."""
+    _declared_routes[pattern] = None
+
+
+class Tally(dict[str, int]):
+    """Counts by label; beyond a bound on labels the rest counts as other."""
+
+    __slots__ = ()
+
+    def add(self, label: str, amount: int = 1) -> None:
+        """Count something under a label."""
+        if label not in self and len(self) >= _MAX_LABELS:
+            label = OTHER
+        self[label] = self.get(label, 0) + amount
+
+
+class Histogram:
+    """Durations in buckets of fixed upper edges, and their sum."""
+
+    __slots__ = ("counts", "edges", "sum_seconds")
+
+    def __init__(self, edges: Sequence[float]) -> None:
+        self.edges = edges
+        self.counts = [0] * (len(edges) + 1)
+        self.sum_seconds = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one duration; an edge belongs to the bucket below it."""
+        self.counts[bisect_left(self.edges, seconds)] += 1
+        self.sum_seconds += seconds
+
+
+class RouteCounters:
+    """What happened on one route; traffic is that of closed connections."""
+
+    __slots__ = (
+        "bytes_in",
+        "bytes_out",
+        "messages_in",
+        "messages_out",
+        "open_connections",
+        "outcomes",
+    )
+
+    def __init__(self) -> None:
+        self.messages_in = 0
+        self.messages_out = 0
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.outcomes = Tally()
+        self.open_connections = 0
+        """Counted by measure_routes(), in what it returns."""
+
+    def add_traffic(self, counted: "LiveConnection | RouteCounters") -> None:
+        """Add what a connection, or another route, sent and received."""
+        self.messages_in += counted.messages_in
+        self.messages_out += counted.messages_out
+        self.bytes_in += counted.bytes_in
+        self.bytes_out += counted.bytes_out
+
+
+class Counters:
+    """Everything a node counts, cumulative since its start."""
+
+    __slots__ = (
+        "_lingering",
+        "acks",
+        "consumers",
+        "durations",
+        "ends",
+        "errors",
+        "failures",
+        "handling",
+        "max_open",
+        "rate_limited",
+        "refused_early",
+        "resumes",
+        "round_trips",
+        "routes",
+    )
+
+    def __init__(self) -> None:
+        self.routes = {route: RouteCounters() for route in _declared_routes}
+        self.ends = Tally()
+        """Connections that ended, by reason."""
+        self.errors = Tally()
+        """Messages whose handling failed, by kind: internal, invalid_json ..."""
+        self.failures = Tally()
+        """Failures of the node's own parts, by part."""
+        self.resumes = Tally()
+        """Sessions attached, by outcome."""
+        self.refused_early: Mapping[str, int] = {}
+        """Handshakes that the server refused before the application, by reason."""
+        self.rate_limited = 0
+        self.max_open = 0
+        """Most connections open at once in the minute under way."""
+        self.consumers = 0
+        """Consumers that have begun and not returned."""
+        self.durations = Histogram(DURATION_EDGES)
+        self.handling = Histogram(LATENCY_EDGES)
+        self.acks = Histogram(LATENCY_EDGES)
+        self.round_trips = Histogram(LATENCY_EDGES)
+        # Connections that ended while their consumer runs on, and since when.
+        self._lingering: dict[str, float] = {}
+
+    def get_route(self, route: str) -> RouteCounters:
+        """Return a route's counters; beyond the bound on routes, the rest's."""
+        route = route or UNKNOWN_ROUTE
+        if route not in self.routes and len(self.routes) >= _MAX_ROUTES:
+            route = OTHER
+        found = self.routes.get(route)
+        if found is None:
+            found = self.routes[route] = RouteCounters()
+        return found
+
+    def note_outcome(self, route: str, outcome: str) -> None:
+        """Count how a handshake was answered."""
+        self.get_route(route).outcomes.add(outcome)
+
+    def note_opened(self, connection: "LiveConnection", open_count: int) -> None:
+        """Count a connection that was let in; open_count includes it."""
+        self.note_outcome(connection.route, "accepted")
+        self.max_open = max(self.max_open, open_count)
+
+    def note_closed(
+        self, connection: "LiveConnection", reason: str, now: float
+    ) -> None:
+        """Count the end of a connection, and what it sent and received."""
+        self.get_route(connection.route).add_traffic(connection)
+        self.ends.add(reason)
+        self.durations.observe(now - connection.opened_monotonic)
+        self._lingering[connection.connection_id] = now
+
+    def note_returned(self, connection_id: str) -> None:
+        """Count a consumer that has returned."""
+        self.consumers -= 1
+        self._lingering.pop(connection_id, None)
+
+    def count_stuck(self, now: float) -> int:
+        """Return how many consumers run on a minute after their connection."""
+        latest = now - _LINGERING_SECONDS
+        return sum(left_at <= latest for left_at in self._lingering.values())
+
+    def measure_routes(
+        self, connections: Iterable["LiveConnection"]
+    ) -> dict[str, RouteCounters]:
+        """Return a copy of each route's counters that has the open ones in it."""
+        copies = {id(counters): RouteCounters() for counters in self.routes.values()}
+        for counters in self.routes.values():
+            whole = copies[id(counters)]
+            whole.add_traffic(counters)
+            whole.outcomes = counters.outcomes
+        for connection in connections:
+            whole = copies[id(self.get_route(connection.route))]
+            whole.add_traffic(connection)
+            whole.open_connections += 1
+        return {route: copies[id(found)] for route, found in self.routes.items()}
+
+    def get_totals(self, connections: Iterable["LiveConnection"]) -> Totals:
+        """Return the sums over all routes; connections are those open now."""
+        traffic = RouteCounters()
+        refused = Tally(self.refused_early)
+        opened = 0
+        for route in self.routes.values():
+            traffic.add_traffic(route)
+            for outcome, count in route.outcomes.items():
+                if outcome == "accepted":
+                    opened += count
+                else:
+                    refused.add(outcome, count)
+        for connection in connections:
+            traffic.add_traffic(connection)
+        return {
+            "opened": opened,
+            "messages_in": traffic.messages_in,
+            "messages_out": traffic.messages_out,
+            "bytes_in": traffic.bytes_in,
+            "bytes_out": traffic.bytes_out,
+            "rate_limited": self.rate_limited,
+            "duration_seconds": self.durations.sum_seconds,
+            "handling_seconds": self.handling.sum_seconds,
+            "ack_seconds": self.acks.sum_seconds,
+            "ends": dict(self.ends),
+            "errors": dict(self.errors),
+            "refused": dict(refused),
+            "resumes": dict(self.resumes),
+            "durations": list(self.durations.counts),
+            "handling": list(self.handling.counts),
+            "acks": list(self.acks.counts),
+        }
+
+
+def subtract(later: Totals, earlier: Totals) -> Totals:
+    """Return what was counted in between; labels that did not move are left out."""
+    moved: Totals = {}
+    for name, value in later.items():
+        before = earlier.get(name)
+        if isinstance(value, dict):
+            difference: Any = subtract(value, before or {})
+        elif isinstance(value, list):
+            counts = before or [0] * len(value)
+            difference = [now - then for now, then in zip(value, counts, strict=True)]
+            if not any(difference):
+                continue
+        else:
+            difference = value - (before or 0)
+        if difference:
+            moved[name] = difference
+    return moved
+
+
+def add(one: Totals, other: Totals) -> Totals:
+    """Return the sum of two differences; of what begins with max_, the larger."""
+    total = dict(one)
+    for name, value in other.items():
+        before = total.get(name)
+        if before is None:
+            total[name] = value
+        elif isinstance(value, dict):
+            total[name] = add(before, value)
+        elif isinstance(value, list):
+            total[name] = [a + b for a, b in zip(before, value, strict=True)]
+        elif name.startswith("max_"):
+            total[name] = max(before, value)
+        else:
+            total[name] = before + value
+    return total

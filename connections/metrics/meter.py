@@ -1,0 +1,186 @@
+"""The last minute, second by second; minutes for the database; the loop's lag."""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from connections.metrics.counters import (
+    CREDENTIAL_OUTCOMES,
+    UNPLANNED_ENDS,
+    Counters,
+    Totals,
+    add,
+    subtract,
+)
+from connections.units import Clock
+
+if TYPE_CHECKING:
+    from connections.hub import Hub
+
+TICK_SECONDS = 0.25
+"""How often the lag of the event loop is looked at."""
+
+WINDOW_SECONDS = 60
+"""What the rates of the last minute are taken over."""
+
+_SAMPLE_SECONDS = 1
+_LAG_SAMPLES = 10
+_MAX_MINUTES = 240
+"""Minutes kept while no sweeper takes them over: four hours."""
+
+_RECENT = (
+    "messages_in",
+    "messages_out",
+    "errors",
+    "opened",
+    "ended",
+    "unplanned",
+    "slow_consumers",
+    "refused",
+    "auth_failures",
+)
+
+
+class Meter:
+    """
+    Reads a node's counters once a second.
+
+    `latest` is what the node's row shows: made on the event loop and never
+    changed afterwards, so that the thread that writes may read it. `unrolled`
+    are the minutes that no sweeper has taken over yet, oldest first, each a
+    difference of totals; a minute is closed once and then stands.
+    """
+
+    def __init__(
+        self,
+        counters: Counters,
+        hub: "Hub",
+        clock: Clock,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.counters = counters
+        self._hub = hub
+        self._clock = clock
+        self._wall = wall
+        self._due_at: float | None = None
+        self._lag_seconds = 0.0
+        self._max_lag_seconds = 0.0
+        now = clock()
+        totals = counters.get_totals(())
+        self._sampled_at = now
+        self._totals = totals
+        self._samples = deque([(now, _pick(totals))], WINDOW_SECONDS + 1)
+        self._lags: deque[float] = deque(maxlen=_LAG_SAMPLES)
+        self._minute = self._read_minute()
+        self._minute_totals = totals
+        self.unrolled: tuple[Totals, ...] = ()
+        self.latest: dict[str, Any] = {}
+        self._take_sample()
+
+    @property
+    def lag_seconds(self) -> float:
+        """How far the event loop was behind, at worst in the last ten seconds."""
+        return max(self._lag_seconds, *self._lags, 0.0)
+
+    async def tick(self) -> None:
+        """Look at the loop's lag; once a second, at the counters."""
+        now = self._clock()
+        if self._due_at is not None:
+            self._lag_seconds = max(self._lag_seconds, now - self._due_at)
+            self._max_lag_seconds = max(self._max_lag_seconds, self._lag_seconds)
+        if now - self._sampled_at >= _SAMPLE_SECONDS - TICK_SECONDS / 2:
+            self._lags.append(self._lag_seconds)
+            self._take_sample()
+            self._lag_seconds = 0.0
+        self._due_at = self._clock() + TICK_SECONDS
+
+    def finish(self) -> None:
+        """Close the minute under way; the node stops."""
+        self._take_sample()
+        self._close_minute(self._minute + 1)
+
+    def forget(self, rolled_minute: int) -> None:
+        """Let go of the minutes that a sweeper has taken over."""
+        self.unrolled = tuple(
+            one for one in self.unrolled if one["minute"] > rolled_minute
+        )
+
+    def get_recent(self) -> dict[str, float]:
+        """Return what happened within the last minute, up to this moment."""
+        totals = self.counters.get_totals(self._hub)
+        return self._compare(self._clock(), _pick(totals))
+
+    def _compare(self, now: float, picked: dict[str, int]) -> dict[str, float]:
+        """Return the difference to a minute ago, or to the start, and its seconds."""
+        while len(self._samples) > 1 and now - self._samples[1][0] >= WINDOW_SECONDS:
+            self._samples.popleft()
+        began_at, before = self._samples[0]
+        recent: dict[str, float] = {
+            name: picked[name] - before[name] for name in _RECENT
+        }
+        recent["seconds"] = max(now - began_at, _SAMPLE_SECONDS)
+        return recent
+
+    def _take_sample(self) -> None:
+        now = self._clock()
+        self._sampled_at = now
+        self._totals = self.counters.get_totals(self._hub)
+        picked = _pick(self._totals)
+        recent = self._compare(now, picked)
+        self._samples.append((now, picked))
+        minute = self._read_minute()
+        if minute > self._minute:
+            # A clock that was set back holds the minute open until it is there.
+            self._close_minute(minute)
+        self.latest = {
+            "counters": {
+                **self._totals,
+                "recent": recent,
+                "consumers": self.counters.consumers,
+                "stuck_consumers": self.counters.count_stuck(now),
+            },
+            "minute": self._describe_minute(),
+            "unrolled": self.unrolled,
+            "loop_lag_seconds": round(self.lag_seconds, 4),
+        }
+
+    def _close_minute(self, following: int) -> None:
+        minutes = [*self.unrolled, self._describe_minute()]
+        if len(minutes) > _MAX_MINUTES:
+            oldest, second, *rest = minutes
+            stands = {name: second[name] for name in ("minute", "open_connections")}
+            minutes = [add(oldest, second) | stands, *rest]
+        self.unrolled = tuple(minutes)
+        self._minute = following
+        self._minute_totals = self._totals
+        self.counters.max_open = len(self._hub)
+        self._max_lag_seconds = 0.0
+
+    def _describe_minute(self) -> Totals:
+        """Return the minute under way, as far as it has come."""
+        return subtract(self._totals, self._minute_totals) | {
+            "minute": self._minute,
+            "open_connections": len(self._hub),
+            "max_open": max(self.counters.max_open, len(self._hub)),
+            "max_loop_lag_seconds": round(self._max_lag_seconds, 4),
+        }
+
+    def _read_minute(self) -> int:
+        return int(self._wall() // 60)
+
+
+def _pick(totals: Totals) -> dict[str, int]:
+    """Return the few sums that the last minute is known by."""
+    ends, refused = totals["ends"], totals["refused"]
+    return {
+        "messages_in": totals["messages_in"],
+        "messages_out": totals["messages_out"],
+        "errors": sum(totals["errors"].values()),
+        "opened": totals["opened"],
+        "ended": sum(ends.values()),
+        "unplanned": sum(ends.get(reason, 0) for reason in UNPLANNED_ENDS),
+        "slow_consumers": ends.get("slow_consumer", 0),
+        "refused": sum(refused.values()),
+        "auth_failures": sum(refused.get(word, 0) for word in CREDENTIAL_OUTCOMES),
+    }

@@ -1,0 +1,152 @@
+"""What each node counted in each minute, and lines of points made of that."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from datetime import UTC, datetime
+from typing import Any
+
+from django.db import models
+from django.db.models import F, Max, Sum
+
+
+class MinuteRollupQuerySet(models.QuerySet["MinuteRollup"]):
+    SUMS = (
+        "opened",
+        "ended",
+        "refused",
+        "evicted",
+        "messages_in",
+        "messages_out",
+        "bytes_in",
+        "bytes_out",
+        "errors",
+        "rate_limited",
+        "handled",
+        "handling_seconds",
+        "duration_seconds",
+        "ack_seconds",
+    )
+    """Columns that add up, over nodes and over minutes."""
+
+    def between(self, first: datetime, last: datetime) -> MinuteRollupQuerySet:
+        """Minutes that began within [first, last)."""
+        return self.filter(
+            minute__gte=math.ceil(first.timestamp() / 60),
+            minute__lt=math.ceil(last.timestamp() / 60),
+        ).order_by()
+
+    def of_node(self, node_id: str) -> MinuteRollupQuerySet:
+        """Minutes of one node."""
+        return self.filter(node_id=node_id)
+
+    def series(self, step_minutes: int) -> list[dict[str, Any]]:
+        """
+        Return the minutes selected as one line of points, oldest first.
+
+        A point has `minute` (a multiple of the step), the SUMS, the most
+        connections open at the end of a minute, and the largest loop lag.
+        A step without any row has no point.
+        """
+        stepped = self.annotate(step=F("minute") - F("minute") % step_minutes)
+        points: dict[int, dict[str, Any]] = {
+            point["step"]: {"minute": point["step"], **point}
+            for point in stepped.values("step").annotate(
+                **{name: Sum(name) for name in self.SUMS},
+                max_loop_lag_seconds=Max("max_loop_lag_seconds"),
+            )
+        }
+        # Nodes are added up within a minute, minutes within a step compared.
+        per_minute = self.values("minute").annotate(total=Sum("open_connections"))
+        most_open: dict[int, int] = {}
+        for minute, total in per_minute.values_list("minute", "total"):
+            step = minute - minute % step_minutes
+            most_open[step] = max(most_open.get(step, 0), total)
+        for step, point in points.items():
+            del point["step"]
+            point["open_connections"] = most_open[step]
+        return [points[step] for step in sorted(points)]
+
+    def series_by_label(self, column: str, step_minutes: int) -> dict[int, Any]:
+        """
+        Return a column of counts by label, added up within each step.
+
+        By the step's first minute; columns are ends_by_reason,
+        refused_by_outcome, errors_by_kind and resumes_by_outcome.
+        """
+        series: dict[int, Counter[str]] = {}
+        rows = self.exclude(**{column: {}}).values_list("minute", column)
+        for minute, counts in rows.iterator():
+            step = minute - minute % step_minutes
+            series.setdefault(step, Counter()).update(counts)
+        return {step: dict(series[step]) for step in sorted(series)}
+
+    def sum_buckets(self, column: str) -> list[int]:
+        """Return the buckets of a histogram, durations, handling or acks, added up."""
+        rows = self.exclude(**{column: []}).values_list(column, flat=True)
+        return [sum(counts) for counts in zip(*rows.iterator(), strict=True)]
+
+
+class MinuteRollup(models.Model):
+    """
+    What one node counted in one minute; sums over nodes are the cluster's.
+
+    Numbers that charts and alerts add up are columns; what is broken down by a
+    label is JSON, as are the buckets of histograms (their edges are those of
+    connections.metrics.counters, and the last bucket is open).
+    """
+
+    node = models.ForeignKey(
+        "connections.Node",
+        on_delete=models.DO_NOTHING,
+        db_constraint=False,
+        related_name="+",
+    )
+    minute = models.PositiveBigIntegerField(
+        help_text="Minutes since 1970, by the node's clock."
+    )
+    open_connections = models.PositiveIntegerField(
+        default=0, help_text="Open when the minute ended."
+    )
+    max_open = models.PositiveIntegerField(default=0)
+    opened = models.PositiveBigIntegerField(default=0)
+    ended = models.PositiveBigIntegerField(default=0)
+    refused = models.PositiveBigIntegerField(default=0)
+    evicted = models.PositiveBigIntegerField(default=0)
+    messages_in = models.PositiveBigIntegerField(default=0)
+    messages_out = models.PositiveBigIntegerField(default=0)
+    bytes_in = models.PositiveBigIntegerField(default=0)
+    bytes_out = models.PositiveBigIntegerField(default=0)
+    errors = models.PositiveBigIntegerField(default=0)
+    rate_limited = models.PositiveBigIntegerField(default=0)
+    handled = models.PositiveBigIntegerField(default=0)
+    handling_seconds = models.FloatField(default=0)
+    duration_seconds = models.FloatField(
+        default=0, help_text="How long those that ended had lived, in all."
+    )
+    ack_seconds = models.FloatField(default=0)
+    max_loop_lag_seconds = models.FloatField(default=0)
+    ends_by_reason = models.JSONField(default=dict)
+    refused_by_outcome = models.JSONField(default=dict)
+    errors_by_kind = models.JSONField(default=dict)
+    resumes_by_outcome = models.JSONField(default=dict)
+    durations = models.JSONField(default=list)
+    handling = models.JSONField(default=list)
+    acks = models.JSONField(default=list)
+
+    objects = MinuteRollupQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-minute"]
+        constraints = [
+            models.UniqueConstraint(fields=["minute", "node"], name="rollup_minute")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.at:%Y-%m-%d %H:%M} {self.node_id[:8]}"
+
+    @property
+    def at(self) -> datetime:
+        """The moment at which the minute began."""
+        return datetime.fromtimestamp(self.minute * 60, UTC)
