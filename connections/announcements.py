@@ -41,8 +41,14 @@ STAFF_REASONS = (
 )
 """What staff may give as the reason of a close; after all but one nobody returns."""
 
+REAUTHORISE = "reauthorise"
+"""The reason that asks the nodes to look who may stay, and to end the others."""
+
 _REASONS = tuple(
-    sorted(word for word, ending in ENDINGS.items() if ending not in (LOST, NETWORK))
+    sorted(
+        {word for word, ending in ENDINGS.items() if ending not in (LOST, NETWORK)}
+        | {REAUTHORISE}
+    )
 )
 _MOST_SPREAD_SECONDS = 3600
 
@@ -71,7 +77,8 @@ def post_close_requests(*requests: CloseRequest) -> None:
     when a node heard of it; who returns afterwards may stay. With
     `spread_seconds` each connection ends at a moment of its own within that
     time, so that not all return at once; with `idle_seconds` only what its node
-    itself saw idle for so long.
+    itself saw idle for so long. With the reason REAUTHORISE those end, each for
+    its own reason, whose right the database denies.
 
     Raises:
         ValueError: a request makes no sense; nothing was posted.

@@ -7,6 +7,7 @@ class ConnectionsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from connections import checks
+        from connections import checks, revocation
 
         checks.register()
+        revocation.watch()

@@ -9,11 +9,17 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from connections import close_codes
-from connections.announcements import CLOSE_REQUESTS, listen, stop_listening
+from connections.announcements import (
+    CLOSE_REQUESTS,
+    REAUTHORISE,
+    listen,
+    stop_listening,
+)
 from connections.close_codes import ENDINGS
 from connections.database import Database
 from connections.hub import Hub, LiveConnection, make_selector
 from connections.models import CloseRequest
+from connections.reauthorisation import Reauthoriser
 from connections.recorder import Recorder
 from connections.units import Clock
 
@@ -42,9 +48,18 @@ class AppliedRequests:
     """
 
     def __init__(
-        self, *, hub: Hub, recorder: Recorder | None, node_id: str, clock: Clock
+        self,
+        *,
+        hub: Hub,
+        recorder: Recorder | None,
+        reauthoriser: Reauthoriser,
+        forget: Callable[[str, str], None] | None,
+        node_id: str,
+        clock: Clock,
     ) -> None:
         self._hub = hub
+        self._reauthoriser = reauthoriser
+        self._forget = forget
         self._recorder = recorder
         self._node_id = node_id
         self._clock = clock
@@ -57,6 +72,8 @@ class AppliedRequests:
         if request.pk in self._applied:
             return 0
         now = self._clock()
+        if self._forget is not None:
+            self._forget(request.target, request.value)
         self._applied[request.pk] = None
         if len(self._applied) > _REMEMBERED_REQUESTS:
             del self._applied[next(iter(self._applied))]
@@ -82,8 +99,12 @@ class AppliedRequests:
     ) -> bool:
         """End a connection, now or in its turn; return whether it is to end."""
         latest = request.created_at + _CLOCK_TOLERANCE
-        if connection.arrived > applied_at or connection.opened_at > latest:
+        is_late = connection.arrived > applied_at or connection.opened_at > latest
+        if is_late and not _is_final(request):
             return False
+        if request.reason == REAUTHORISE:
+            self._reauthoriser.ask(connection)
+            return True
         idle_seconds = request.idle_seconds
         if idle_seconds and connection.idle_seconds(applied_at) < idle_seconds:
             # The row is behind: write the true time, so that the sweeper does
@@ -170,6 +191,18 @@ class IncomingRequests:
         if self._bus is not None:
             publishing = self._bus.publish(CLOSE_REQUESTS, {})
             self._publishing = self._loop.create_task(publishing)
+
+
+def _is_final(request: CloseRequest) -> bool:
+    """
+    Tell whether nobody can rightly be back whom a request names.
+
+    Django announces a logout before it deletes the session: in between, a
+    handshake finds the session still there. No session is logged in to twice
+    under one key.
+    """
+    is_session = request.target == CloseRequest.Target.SESSION_KEY
+    return is_session and request.reason == close_codes.LOGGED_OUT.reason
 
 
 def _read(since_seconds: float) -> list[CloseRequest]:

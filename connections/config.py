@@ -111,6 +111,11 @@ class WebSocketConfig:
     reauthorise_seconds: float = option(
         Number(0.1, 3600), 30, "between two looks at whether a connection may stay"
     )
+    stale_authorisation_seconds: float = option(
+        Number(0, 86_400),
+        300,
+        "how long the last look holds while the database is away",
+    )
     rate_limit: RateLimitConfig = section(RateLimitConfig)
     buffers: BuffersConfig = section(BuffersConfig)
     errors: ErrorsConfig = section(ErrorsConfig)

@@ -8,7 +8,7 @@ connect, receive, disconnect, groups and send work as Channels documents them.
 import asyncio
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from asgiref.sync import async_to_sync
@@ -46,6 +46,13 @@ class _Limited:
     """
 
     is_json = False
+
+    permission_required: str | Sequence[str] = ()
+    """A permission, or several, that the user must have, at the handshake and for
+    as long as the connection lasts; without one the connection ends 4003."""
+
+    groups_required: str | Sequence[str] = ()
+    """A group, or several, that the user must be in, likewise."""
 
     scope: Message
     channel_layer: Any

@@ -14,6 +14,7 @@ from django.utils import timezone
 from connections.close_codes import Ending
 from connections.config import get_config
 from connections.credentials.identity import Credential
+from connections.credentials.requirements import Requirements
 from connections.limits import Limits
 from connections.models import CloseRequest
 
@@ -67,14 +68,15 @@ class LiveConnection:
 
     Counters and moments are written by the consumer and read by the node.
     `arrived` (its handshake), `opened_monotonic`, `last_activity`, `limited_at`
-    (a message was dropped) and `written_activity` are in seconds of the node's
-    clock.
+    (a message was dropped), `written_activity`, `authorised_at` (its right to
+    stay was last known) and `reauthorise_at` are in seconds of the node's clock.
     """
 
     __slots__ = (
         "__weakref__",
         "address",
         "arrived",
+        "authorised_at",
         "busy_count",
         "bytes_in",
         "bytes_out",
@@ -95,6 +97,8 @@ class LiveConnection:
         "opened_monotonic",
         "origin",
         "path",
+        "reauthorise_at",
+        "requirements",
         "route",
         "session_digest",
         "token_id",
@@ -126,6 +130,7 @@ class LiveConnection:
         self.client_id = client_id
         self.user_id = user_id
         self.limits = limits or Limits.configured(get_config())
+        self.requirements = Requirements()
         self.token_id: int | None = None
         self.session_digest = ""
         self.credential: Credential | None = None
@@ -138,6 +143,8 @@ class LiveConnection:
         self.user_agent = user_agent
         self.transport = transport
         self.arrived = now
+        self.authorised_at = now
+        self.reauthorise_at = math.inf
         self.opened_at = timezone.now()
         self.opened_monotonic = now
         self.last_activity = now

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 from urllib.parse import parse_qs
 
@@ -14,8 +14,9 @@ from django.db import Error as DatabaseError
 
 from connections import close_codes
 from connections.close_codes import Ending
+from connections.credentials.requirements import Requirements
 from connections.error_budget import ErrorBudget
-from connections.exceptions import ConnectionEnded, InvalidMessage
+from connections.exceptions import ConnectionEnded, InvalidMessage, Refused
 from connections.hub import LiveConnection, new_connection_id
 from connections.layer_feed import LayerFeed
 from connections.limits import Limits
@@ -38,6 +39,8 @@ class Consumer(Protocol):
     """What a life asks of its consumer."""
 
     is_json: bool
+    permission_required: str | Sequence[str]
+    groups_required: str | Sequence[str]
     channel_layer: Any
 
     def dispatch(self, message: Message) -> Awaitable[None]:
@@ -117,6 +120,9 @@ class Life:
         )
         client_id = consumer.get_client_id(scope)
         self.connection = _describe(scope, client_id, node, self.wire, limits)
+        self.connection.requirements = Requirements.read(
+            consumer.permission_required, consumer.groups_required
+        )
         self.wire.connection = self.connection
 
     async def run(self) -> None:
@@ -209,11 +215,14 @@ class Life:
     async def _connect(self, message: Message) -> None:
         """Let the consumer accept or deny; one that fails is refused."""
         try:
+            await self._node.reauthoriser.require(self.connection)
             await self._consumer.dispatch(message)
         except (StopConsumer, asyncio.CancelledError):
             raise
         except ConnectionEnded:
             return
+        except Refused as exc:
+            await self.wire.refuse(exc.ending)
         except Exception as exc:
             error_id = await self._note_error(exc)
             if self.wire.state is State.CONNECTING:

@@ -28,6 +28,7 @@ from connections.periodic import run_periodically
 from connections.pictures import Camera
 from connections.pool import get_redis_url, make_bus, make_pool
 from connections.pool.base import Renewal, Slot, Usage
+from connections.reauthorisation import Reauthoriser
 from connections.recorder import Recorder, clean
 from connections.survey import SURVEY_SECONDS, Survey
 from connections.units import Clock
@@ -77,6 +78,9 @@ class Node:
         )
         self.database = database
         self.gate = Gate(config, hub=self.hub, database=database, clock=clock)
+        self.reauthoriser = Reauthoriser(
+            config, hub=self.hub, database=database, clock=clock
+        )
         self.recorder: Recorder | None = None
         if database is not None:
             self.verifier = Verifier(database, clock)
@@ -92,7 +96,12 @@ class Node:
         self._cleaning: asyncio.Task[None] | None = None
         self._skips_grace = asyncio.Event()
         self._applied = AppliedRequests(
-            hub=self.hub, recorder=self.recorder, node_id=self.node_id, clock=clock
+            hub=self.hub,
+            recorder=self.recorder,
+            reauthoriser=self.reauthoriser,
+            forget=self.verifier.forget if database is not None else None,
+            node_id=self.node_id,
+            clock=clock,
         )
         self._requests: IncomingRequests | None = None
         self.survey: Survey | None = None
@@ -135,6 +144,7 @@ class Node:
             ("The survey", self.survey.look, SURVEY_SECONDS),
             ("The meter", self.meter.tick, TICK_SECONDS),
             ("The look for requests", self._requests.look_when_announced, 0),
+            ("The re-authorisation", self.reauthoriser.look_when_due, 0),
             ("The picture", camera.look, beat_seconds),
         )
         for name, step, interval_seconds in steps:
@@ -250,6 +260,7 @@ class Node:
         self.counters.note_opened(connection, len(self.hub))
         if self.recorder is not None:
             self.recorder.note_change(connection)
+        self.reauthoriser.expect(connection)
         self._applied.hold_against(connection)
         self.gate.hold_against(connection)
 

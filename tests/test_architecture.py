@@ -50,6 +50,8 @@ LAYERS = (
     "announcements",
     "bans",
     "survey",
+    "revocation",
+    "reauthorisation",
     "close_requests",
     "pictures",
     "gate",

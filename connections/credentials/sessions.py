@@ -48,6 +48,13 @@ def verify_session(session_key: str) -> Credential:
     )
 
 
+def is_hash_valid(session: Any, user: Any) -> bool:
+    """Tell whether a session stems from the user's present password."""
+    known = session.get(HASH_SESSION_KEY, "")
+    valid = [user.get_session_auth_hash(), *user.get_session_auth_fallback_hash()]
+    return any(constant_time_compare(known, one) for one in valid)
+
+
 def _find_user(session: Any) -> Any:
     """Return the user a session belongs to, if its hash still stands."""
     path, user_id = session.get(BACKEND_SESSION_KEY), session.get(SESSION_KEY)
@@ -57,8 +64,4 @@ def _find_user(session: Any) -> Any:
     user = load_backend(path).get_user(primary_key)
     if user is None:
         return None
-    known = session.get(HASH_SESSION_KEY, "")
-    valid = [user.get_session_auth_hash(), *user.get_session_auth_fallback_hash()]
-    if not any(constant_time_compare(known, one) for one in valid):
-        return None
-    return user
+    return user if is_hash_valid(session, user) else None

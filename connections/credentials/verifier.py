@@ -10,6 +10,7 @@ from connections.credentials.sessions import verify_session
 from connections.credentials.tokens import note_use, verify_access_token
 from connections.database import Database
 from connections.exceptions import DatabaseUnavailable, Refused
+from connections.models import CloseRequest
 from connections.querysets import digest_token
 from connections.units import Clock
 
@@ -31,6 +32,7 @@ class Verifier:
         self._clock = clock
         self._remembered: dict[str, tuple[float, Credential]] = {}
         self._used_tokens: set[int] = set()
+        self._forget_count = 0
 
     async def verify_token(self, token: str) -> Credential:
         """
@@ -69,11 +71,24 @@ class Verifier:
             self._used_tokens |= used
             raise
 
+    def forget(self, target: str, value: str) -> None:
+        """
+        Remember none of the credentials that a close request names.
+
+        What is being looked up meanwhile is not remembered either: it may have
+        been read before.
+        """
+        self._forget_count += 1
+        for key, (_, credential) in list(self._remembered.items()):
+            if _is_meant(credential, target, value):
+                del self._remembered[key]
+
     async def _verify(
         self, verify: Callable[[str], Credential], secret: str
     ) -> Credential:
         # The secret itself is not kept.
         key = f"{verify.__name__}:{digest_token(secret)}"
+        forget_count = self._forget_count
         try:
             async with asyncio.timeout(_TIMEOUT_SECONDS):
                 credential = await self._database.read(verify, secret)
@@ -88,7 +103,22 @@ class Verifier:
             self._remembered.pop(key, None)
             raise
         self._remembered.pop(key, None)
+        if forget_count != self._forget_count:
+            return credential
         self._remembered[key] = (self._clock(), credential)
         if len(self._remembered) > _REMEMBERED_CREDENTIALS:
             del self._remembered[next(iter(self._remembered))]
         return credential
+
+
+def _is_meant(credential: Credential, target: str, value: str) -> bool:
+    targets = CloseRequest.Target
+    if target == targets.USER:
+        return credential.user is not None and str(credential.user.pk) == value
+    named = {
+        targets.CLIENT: credential.client_id,
+        targets.TOKEN: str(credential.token_id),
+        targets.SESSION_KEY: credential.session_digest,
+        targets.ALL: value,
+    }
+    return named.get(targets(target)) == value

@@ -11,7 +11,9 @@ from connections.close_codes import ASKED_TO_RECONNECT, KICKED
 from connections.close_requests import AppliedRequests
 from connections.hub import Hub, LiveConnection
 from connections.models import CloseRequest
+from connections.reauthorisation import Reauthoriser
 from tests.clock import FakeClock
+from tests.connections.conversations import make_config
 from tests.connections.test_hub import make_connection
 from tests.integration.processes import wait_until
 
@@ -23,7 +25,14 @@ class Case:
         self.hub = Hub()
         self.clock = FakeClock()
         self.applied = AppliedRequests(
-            hub=self.hub, recorder=None, node_id="here", clock=self.clock
+            hub=self.hub,
+            recorder=None,
+            reauthoriser=Reauthoriser(
+                make_config(), hub=self.hub, database=None, clock=self.clock
+            ),
+            forget=None,
+            node_id="here",
+            clock=self.clock,
         )
         self._posted = 0
 

@@ -1,0 +1,116 @@
+"""The permissions and groups that a consumer asks of its clients' users."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from django.contrib.auth import get_backends, get_user_model
+from django.contrib.auth.backends import BaseBackend, ModelBackend
+from django.contrib.auth.models import PermissionsMixin
+
+_DECISIONS = (
+    "has_perm",
+    "get_all_permissions",
+    "get_user_permissions",
+    "get_group_permissions",
+    "with_perm",
+)
+"""The methods of a backend that decide about permissions."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requirements:
+    """What a user must have, all of it; an active superuser has everything."""
+
+    permissions: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.permissions or self.groups)
+
+    @classmethod
+    def read(
+        cls, permissions: str | Sequence[str], groups: str | Sequence[str]
+    ) -> "Requirements":
+        """Return what a consumer's attributes say, a single name or several."""
+        return cls(permissions=_as_tuple(permissions), groups=_as_tuple(groups))
+
+
+def find_lacking(wanted: Iterable[tuple[Requirements, Any]]) -> set[tuple[Any, Any]]:
+    """
+    Return the pairs of requirements and user of which the user lacks something.
+
+    Reads the database once for each permission that is asked for and once for
+    all groups, however many users there are. Backends that decide about
+    permissions themselves are asked user by user.
+    """
+    pairs = {(needs, user.pk): user for needs, user in wanted if needs}
+    ordinary = {
+        key: user
+        for key, user in pairs.items()
+        if not (user.is_active and getattr(user, "is_superuser", False))
+    }
+    groups = _read_groups(ordinary)
+    permitted = _read_permitted(ordinary)
+    return {
+        (needs, key)
+        for needs, key in ordinary
+        if not all((name, key) in groups for name in needs.groups)
+        or not all((name, key) in permitted for name in needs.permissions)
+    }
+
+
+Wanted = Mapping[tuple[Requirements, Any], Any]
+
+
+def _read_groups(wanted: Wanted) -> set[tuple[str, Any]]:
+    """Return which of the groups asked for which of the users are in."""
+    names = {name for needs, _ in wanted for name in needs.groups}
+    if not names:
+        return set()
+    keys = {key for needs, key in wanted if needs.groups}
+    found = get_user_model()._default_manager.filter(
+        pk__in=keys, is_active=True, groups__name__in=names
+    )
+    return set(found.values_list("groups__name", "pk"))
+
+
+def _read_permitted(wanted: Wanted) -> set[tuple[str, Any]]:
+    """Return which of the permissions asked for which of the users have."""
+    users: dict[str, dict[Any, Any]] = {}
+    for (needs, key), user in wanted.items():
+        for name in needs.permissions:
+            users.setdefault(name, {})[key] = user
+    backends = get_backends()
+    if not issubclass(get_user_model(), PermissionsMixin) or not all(
+        map(_decides_as_django, backends)
+    ):
+        return {
+            (name, key)
+            for name, asked in users.items()
+            for key, user in asked.items()
+            if user.has_perm(name)
+        }
+    return {
+        (name, key)
+        for name, asked in users.items()
+        for backend in backends
+        if isinstance(backend, ModelBackend)
+        for key in backend.with_perm(name)
+        .filter(pk__in=asked)
+        .values_list("pk", flat=True)
+    }
+
+
+def _decides_as_django(backend: Any) -> bool:
+    """Tell whether a backend's permissions are those of the database, or none."""
+    own = type(backend)
+    like: Any = ModelBackend if isinstance(backend, ModelBackend) else BaseBackend
+    return all(
+        getattr(own, name, None) in (None, getattr(like, name, None))
+        for name in _DECISIONS
+    )
+
+
+def _as_tuple(names: str | Sequence[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)

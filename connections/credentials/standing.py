@@ -1,0 +1,125 @@
+"""Whether connections may stay: one look at the database for hundreds of them."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+from django.conf import settings
+from django.contrib.auth import SESSION_KEY, get_user_model
+from django.utils import timezone
+
+from connections import close_codes
+from connections.close_codes import Ending
+from connections.credentials.requirements import Requirements, find_lacking
+from connections.credentials.sessions import is_hash_valid
+from connections.models import AccessToken
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """What the right of one connection rests on."""
+
+    connection_id: str
+    user_id: Any = None
+    token_id: int | None = None
+    session_key: str | None = None
+    requirements: Requirements = field(default_factory=Requirements)
+
+    def __bool__(self) -> bool:
+        """Tell whether there is anything that can be taken away."""
+        return bool(
+            self.user_id is not None
+            or self.token_id is not None
+            or self.session_key
+            or self.requirements
+        )
+
+
+def find_endings(standings: Sequence[Standing]) -> dict[str, Ending]:
+    """
+    Return how those connections end that may not stay, by their id.
+
+    Reads users, tokens and sessions once each, and what find_lacking() reads.
+    """
+    users = _read_users({one.user_id for one in standings} - {None})
+    tokens = AccessToken.objects.in_bulk({one.token_id for one in standings} - {None})
+    sessions = _read_sessions({one.session_key for one in standings if one.session_key})
+    lacking = find_lacking(
+        (one.requirements, users[one.user_id])
+        for one in standings
+        if one.user_id in users
+    )
+    endings = {}
+    for one in standings:
+        ending = _judge_user(one, users) or _judge_token(one, tokens)
+        if ending is None and one.session_key:
+            ending = _judge_session(one, users, sessions)
+        if ending is None and _lacks(one, lacking):
+            ending = close_codes.FORBIDDEN
+        if ending is not None:
+            endings[one.connection_id] = ending
+    return endings
+
+
+def _judge_user(one: Standing, users: dict[Any, Any]) -> Ending | None:
+    if one.user_id is None:
+        return None
+    user = users.get(one.user_id)
+    if user is None or not user.is_active:
+        return close_codes.DEACTIVATED
+    return None
+
+
+def _judge_token(one: Standing, tokens: dict[Any, AccessToken]) -> Ending | None:
+    if one.token_id is None:
+        return None
+    token = tokens.get(one.token_id)
+    if token is None or token.revoked_at is not None:
+        return close_codes.REVOKED
+    if token.user_id != one.user_id:
+        return close_codes.REVOKED
+    if token.expires_at is not None and token.expires_at <= timezone.now():
+        return close_codes.TOKEN_EXPIRED
+    return None
+
+
+def _judge_session(
+    one: Standing, users: dict[Any, Any], sessions: dict[str, dict[str, Any]]
+) -> Ending | None:
+    session = sessions.get(one.session_key or "")
+    user = users.get(one.user_id)
+    if (
+        session is None
+        or user is None
+        or session.get(SESSION_KEY) != user._meta.pk.value_to_string(user)
+        or not is_hash_valid(session, user)
+    ):
+        return close_codes.LOGGED_OUT
+    return None
+
+
+def _lacks(one: Standing, lacking: set[tuple[Any, Any]]) -> bool:
+    if one.user_id is None:
+        return bool(one.requirements)
+    return (one.requirements, one.user_id) in lacking
+
+
+def _read_users(keys: Iterable[Any]) -> dict[Any, Any]:
+    users = get_user_model()._default_manager.filter(pk__in=keys)
+    return {user.pk: user for user in users}
+
+
+def _read_sessions(keys: set[str]) -> dict[str, dict[str, Any]]:
+    """Return what is in the sessions that have not expired."""
+    if not keys:
+        return {}
+    store = import_module(settings.SESSION_ENGINE).SessionStore
+    if not hasattr(store, "get_model_class"):
+        # In a cache, in files, in the cookie itself: one by one.
+        loaded = {key: store(key).load() for key in keys}
+        return {key: session for key, session in loaded.items() if session}
+    rows = store.get_model_class().objects.filter(
+        session_key__in=keys, expire_date__gt=timezone.now()
+    )
+    return {row.session_key: row.get_decoded() for row in rows}

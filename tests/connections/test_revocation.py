@@ -1,0 +1,640 @@
+"""The right to stay: what Django says, what nodes find, and what they do about it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+from importlib import import_module
+from typing import Any
+
+import pytest
+from channels.db import database_sync_to_async
+from django.conf import settings
+from django.contrib.auth.models import Group, Permission, User
+from django.contrib.auth.signals import user_logged_out
+from django.contrib.sessions.models import Session
+from django.db import connection, transaction
+from django.test import RequestFactory
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from connections.consumers import LimitedSyncConsumer
+from connections.credentials.requirements import Requirements, find_lacking
+from connections.credentials.sessions import verify_session
+from connections.credentials.tokens import create_access_token, verify_access_token
+from connections.database import Database
+from connections.exceptions import DatabaseUnavailable, Refused
+from connections.hub import LiveConnection
+from connections.models import AccessToken, CloseRequest
+from connections.node import Node
+from tests.clock import FakeClock
+from tests.connections.conversations import (
+    JsonEcho,
+    connect_to,
+    make_config,
+    receive_close,
+)
+from tests.connections.test_credentials import log_in
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+in_database = database_sync_to_async
+
+
+class StaffEcho(JsonEcho):
+    permission_required = "auth.view_user"
+    groups_required = ("staff",)
+
+
+class SyncStaff(LimitedSyncConsumer):
+    permission_required = ["auth.view_user"]
+
+
+class FlakyDatabase(Database):
+    """A database that a test can take away."""
+
+    is_away = False
+
+    async def read(self, work: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.is_away:
+            raise DatabaseUnavailable("away")
+        return await super().read(work, *args, **kwargs)
+
+
+@pytest.fixture
+async def node() -> AsyncIterator[Node]:
+    """A node that beats and looks when the test says so."""
+    database = FlakyDatabase()
+    yield Node(make_config(), database=database, clock=FakeClock())
+    await database.close()
+
+
+def make_staff(name: str = "alice") -> User:
+    """Make a user with what StaffEcho requires: the permission by a group."""
+    group, _ = Group.objects.get_or_create(name="staff")
+    group.permissions.add(Permission.objects.get(codename="view_user"))
+    user = User.objects.create_user(name)
+    user.groups.add(group)
+    return user
+
+
+def make_token(user: User | None = None) -> tuple[Any, AccessToken]:
+    token, row = create_access_token("phone", user=user)
+    return verify_access_token(token), row
+
+
+async def open_as(credential: Any, node: Node, consumer: Any = JsonEcho) -> Any:
+    communicator = connect_to(
+        consumer, node, credential=credential, user=credential.user
+    )
+    assert (await communicator.connect())[0]
+    return communicator
+
+
+async def look(node: Node) -> None:
+    """Have a node apply what was posted and look at what is asked for."""
+    await node._beat()
+    await node.reauthoriser.look()
+
+
+async def assert_stays(node: Node) -> None:
+    await look(node)
+    assert [one.ending for one in node.hub] == [None]
+
+
+async def assert_ends(communicator: Any, code: int, reason: str) -> None:
+    close = await receive_close(communicator)
+    assert (close["code"], close["reason"]) == (code, reason)
+    await communicator.disconnect()
+
+
+# What Django says
+
+
+def deactivate(user: User) -> None:
+    user.is_active = False
+    user.save()
+
+
+def change_password(user: User) -> None:
+    user.set_unusable_password()  # Random, and quick: no hash is computed.
+    user.save()
+
+
+def leave_group(user: User) -> None:
+    user.groups.remove(Group.objects.get())
+
+
+def clear_groups(user: User) -> None:
+    user.groups.clear()
+
+
+def empty_group(user: User) -> None:
+    Group.objects.get().user_set.clear()
+
+
+def remove_member(user: User) -> None:
+    Group.objects.get().user_set.remove(user)
+
+
+def replace_groups(user: User) -> None:
+    user.groups.set([])
+
+
+def lose_permission(user: User) -> None:
+    Group.objects.get().permissions.clear()
+
+
+def delete_group(user: User) -> None:
+    Group.objects.get().delete()
+
+
+def rename_group(user: User) -> None:
+    group = Group.objects.get()
+    group.name = "others"
+    group.save()
+
+
+@pytest.mark.parametrize(
+    ("revoke", "code", "reason"),
+    [
+        (deactivate, 4009, "deactivated"),
+        (User.delete, 4009, "deactivated"),
+        (change_password, 4009, "logged_out"),
+        (leave_group, 4003, "forbidden"),
+        (clear_groups, 4003, "forbidden"),
+        (empty_group, 4003, "forbidden"),
+        (remove_member, 4003, "forbidden"),
+        (replace_groups, 4003, "forbidden"),
+        (lose_permission, 4003, "forbidden"),
+        (delete_group, 4003, "forbidden"),
+        (rename_group, 4003, "forbidden"),
+    ],
+)
+async def test_what_a_user_loses_ends_the_connections_that_rest_on_it(
+    node: Node, revoke: Callable[[User], Any], code: int, reason: str
+) -> None:
+    user = await in_database(make_staff)()
+    credential = await in_database(lambda: verify_session(log_in(user)))()
+    communicator = await open_as(credential, node, StaffEcho)
+    await assert_stays(node)
+    await in_database(revoke)(user)
+    await look(node)
+    await assert_ends(communicator, code, reason)
+
+
+async def test_a_users_other_changes_and_other_users_losses_end_nothing(
+    node: Node,
+) -> None:
+    user = await in_database(make_staff)()
+    other = await in_database(make_staff)("bob")
+    credential = await in_database(lambda: verify_session(log_in(user)))()
+    communicator = await open_as(credential, node, StaffEcho)
+    user.email = "alice@example.com"
+    await user.asave()
+    for loss in (change_password, leave_group, deactivate):
+        await in_database(loss)(other)
+    await other.adelete()
+    await assert_stays(node)
+    await communicator.disconnect()
+
+
+async def test_a_login_asks_for_nothing() -> None:
+    user = await in_database(make_staff)()
+    await CloseRequest.objects.all().adelete()
+    await user.asave(update_fields=["last_login"])
+    assert not await CloseRequest.objects.aexists()
+
+
+async def test_a_token_outlives_the_password_of_its_user(node: Node) -> None:
+    """It is a right of its own, to be revoked by itself."""
+    user = await in_database(make_staff)()
+    credential, _ = await in_database(make_token)(user)
+    communicator = await open_as(credential, node)
+    await in_database(change_password)(user)
+    await assert_stays(node)
+    await communicator.disconnect()
+
+
+def revoke(row: AccessToken) -> None:
+    row.revoked_at = timezone.now()
+    row.save()
+
+
+@pytest.mark.parametrize("end", [revoke, AccessToken.delete])
+async def test_a_revoked_or_deleted_token_ends_its_connections(
+    node: Node, end: Callable[[AccessToken], Any]
+) -> None:
+    credential, row = await in_database(make_token)()
+    other, _ = await in_database(make_token)()
+    communicator, bystander = (
+        await open_as(credential, node),
+        await open_as(other, node),
+    )
+    await in_database(end)(row)
+    await look(node)
+    await assert_ends(communicator, 4009, "revoked")
+    assert [one.ending for one in node.hub] == [None]
+    await bystander.disconnect()
+
+
+@in_database
+def log_out(key: str, user: User) -> None:
+    """Send what Django sends before it deletes the session."""
+    request = RequestFactory().get("/")
+    request.session = import_module(settings.SESSION_ENGINE).SessionStore(key)
+    user_logged_out.send(sender=User, request=request, user=user)
+
+
+async def test_a_logout_ends_the_connections_of_its_session_alone(node: Node) -> None:
+    user = await in_database(make_staff)()
+    keys = [await in_database(log_in)(user) for _ in range(2)]
+    here, there = [
+        await open_as(await in_database(verify_session)(key), node) for key in keys
+    ]
+    await log_out(keys[0], user)
+    await look(node)
+    await assert_ends(here, 4009, "logged_out")
+    assert [one.ending for one in node.hub] == [None]
+    await there.disconnect()
+
+
+async def test_who_comes_between_the_logout_and_the_end_of_its_session_is_ended(
+    node: Node,
+) -> None:
+    """Django announces the logout first and deletes the session after."""
+    user = await in_database(make_staff)()
+    key = await in_database(log_in)(user)
+    await log_out(key, user)
+    await look(node)
+    assert isinstance(node.clock, FakeClock)
+    node.clock.advance(1)
+    credential = await in_database(verify_session)(key)
+    late = connect_to(JsonEcho, node, credential=credential, user=user)
+    await late.send_input({"type": "websocket.connect"})
+    await assert_ends(late, 4009, "logged_out")
+
+
+async def test_nothing_happens_before_the_commit(node: Node) -> None:
+    user = await in_database(make_staff)()
+    credential = await in_database(lambda: verify_session(log_in(user)))()
+    communicator = await open_as(credential, node)
+
+    @in_database
+    def roll_back() -> None:
+        with transaction.atomic():
+            deactivate(User.objects.get())
+            transaction.set_rollback(True)
+
+    await roll_back()
+    await assert_stays(node)
+    assert not await CloseRequest.objects.filter(reason="deactivated").aexists()
+    await communicator.disconnect()
+
+
+# Handshakes in flight
+
+
+async def test_a_handshake_in_flight_is_held_against_what_happens_meanwhile(
+    node: Node,
+) -> None:
+    """Its credential was read before, its slot is taken after."""
+    user = await in_database(make_staff)()
+    credential = await in_database(lambda: verify_session(log_in(user)))()
+    may_accept = asyncio.Event()
+
+    class Slow(JsonEcho):
+        async def connect(self) -> None:
+            await may_accept.wait()
+            await self.accept()
+
+    slow = connect_to(Slow, node, credential=credential, user=user)
+    await slow.send_input({"type": "websocket.connect"})
+    await in_database(change_password)(user)
+    await look(node)
+    may_accept.set()
+    assert (await slow.receive_output())["type"] == "websocket.accept"
+    await node.reauthoriser.look()
+    await assert_ends(slow, 4009, "logged_out")
+
+
+async def test_a_handshake_is_as_old_as_its_first_byte(node: Node) -> None:
+    """What the middleware notes counts, not when its consumer is made."""
+    credential, row = await in_database(make_token)()
+    arrived = node.clock()
+    await in_database(revoke)(row)
+    await look(node)
+    assert isinstance(node.clock, FakeClock)
+    node.clock.advance(1)
+    late = connect_to(JsonEcho, node, credential=credential, user=None, arrived=arrived)
+    await late.send_input({"type": "websocket.connect"})
+    await assert_ends(late, 4009, "revoked")
+
+
+# What nodes find by themselves
+
+
+def vanish(**changes: Any) -> Callable[[], Any]:
+    return lambda: User.objects.update(**changes)
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "reason"),
+    [
+        (vanish(is_active=False), 4009, "deactivated"),
+        (vanish(password="!"), 4009, "logged_out"),
+        (Session.objects.all().delete, 4009, "logged_out"),
+        (
+            lambda: Session.objects.update(expire_date=timezone.now()),
+            4009,
+            "logged_out",
+        ),
+        (
+            lambda: User.objects.get().groups.through.objects.all().delete(),
+            4003,
+            "forbidden",
+        ),
+        (lambda: User.objects.all()._raw_delete("default"), 4009, "deactivated"),
+    ],
+)
+async def test_what_django_does_not_tell_is_found_within_the_period(
+    node: Node, change: Callable[[], Any], code: int, reason: str
+) -> None:
+    user = await in_database(make_staff)()
+    credential = await in_database(lambda: verify_session(log_in(user)))()
+    communicator = await open_as(credential, node, StaffEcho)
+    await look(node)
+
+    @in_database
+    def apply() -> None:
+        with connection.constraint_checks_disabled():
+            change()
+
+    await CloseRequest.objects.all().adelete()
+    await apply()
+    assert not await CloseRequest.objects.aexists()
+    assert isinstance(node.clock, FakeClock)
+    node.clock.advance(node.config.reauthorise_seconds)
+    await look(node)
+    await assert_ends(communicator, code, reason)
+    await in_database(Session.objects.all().delete)()
+    await in_database(User.groups.through.objects.all().delete)()
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "reason"),
+    [
+        ({"revoked_at": timezone.now()}, 4009, "revoked"),
+        ({"expires_at": timezone.now() - timedelta(1)}, 4100, "token_expired"),
+    ],
+)
+async def test_a_token_changed_behind_our_backs_is_found(
+    node: Node, changes: dict[str, Any], code: int, reason: str
+) -> None:
+    credential, _ = await in_database(make_token)()
+    communicator = await open_as(credential, node)
+    await AccessToken.objects.aupdate(**changes)
+    assert isinstance(node.clock, FakeClock)
+    node.clock.advance(node.config.reauthorise_seconds)
+    await look(node)
+    await assert_ends(communicator, code, reason)
+
+
+async def test_a_look_takes_few_queries_and_comes_in_its_turn(node: Node) -> None:
+    """However many connections: one for users, tokens, sessions, groups, permission."""
+    communicators = []
+    for number in range(4):
+        user = await in_database(make_staff)(f"user{number}")
+        credential = await in_database(lambda user=user: verify_session(log_in(user)))()
+        communicators.append(await open_as(credential, node, StaffEcho))
+    token, _ = await in_database(make_token)()
+    communicators.append(await open_as(token, node))
+    moments = {one.reauthorise_at for one in node.hub}
+    assert len(moments) == 5
+    assert isinstance(node.clock, FakeClock)
+    node.clock.advance(node.config.reauthorise_seconds)
+    queries: list[int] = []
+
+    class Counting:
+        async def read(self, work: Any, *args: Any) -> Any:
+            @in_database
+            def run() -> Any:
+                with CaptureQueriesContext(connection) as captured:
+                    found = work(*args)
+                queries.append(len(captured))
+                return found
+
+            return await run()
+
+    node.reauthoriser._database = Counting()  # type: ignore[assignment]
+    await node.reauthoriser.look()
+    await node.reauthoriser.look()
+    assert queries == [5]
+    for communicator in communicators:
+        await communicator.disconnect()
+
+
+async def test_the_last_answer_holds_while_the_database_is_away_and_not_for_ever(
+    node: Node,
+) -> None:
+    credential, _ = await in_database(make_token)()
+    communicator = await open_as(credential, node)
+    assert isinstance(node.database, FlakyDatabase)
+    assert isinstance(node.clock, FakeClock)
+    node.database.is_away = True
+    node.clock.advance(node.config.stale_authorisation_seconds)
+    with pytest.raises(DatabaseUnavailable):
+        await node.reauthoriser.look()
+    assert [one.ending for one in node.hub] == [None]
+    node.clock.advance(1)
+    with pytest.raises(DatabaseUnavailable):
+        await node.reauthoriser.look()
+    await assert_ends(communicator, 4104, "unavailable")
+
+
+async def test_an_answer_from_the_database_starts_the_time_anew(node: Node) -> None:
+    credential, _ = await in_database(make_token)()
+    communicator = await open_as(credential, node)
+    assert isinstance(node.database, FlakyDatabase)
+    assert isinstance(node.clock, FakeClock)
+    node.clock.advance(200)
+    await node.reauthoriser.look()
+    node.database.is_away = True
+    node.clock.advance(200)
+    with pytest.raises(DatabaseUnavailable):
+        await node.reauthoriser.look()
+    assert [one.ending for one in node.hub] == [None]
+    node.database.is_away = False
+    await node.reauthoriser.look()
+    assert [one.ending for one in node.hub] == [None]
+    await communicator.disconnect()
+
+
+async def test_a_question_during_an_answer_is_asked_again(node: Node) -> None:
+    """The answer may have been read before what the question is about."""
+    credential, _ = await in_database(make_token)()
+    communicator = await open_as(credential, node)
+    live: LiveConnection = next(iter(node.hub))
+    assert isinstance(node.clock, FakeClock)
+    node.clock.advance(node.config.reauthorise_seconds)
+    database = node.reauthoriser._database
+
+    class Asking:
+        async def read(self, work: Any, *args: Any) -> Any:
+            found = await in_database(work)(*args)
+            await AccessToken.objects.aupdate(revoked_at=timezone.now())
+            node.reauthoriser.ask(live)
+            return found
+
+    node.reauthoriser._database = Asking()  # type: ignore[assignment]
+    await node.reauthoriser.look()
+    assert live.ending is None
+    node.reauthoriser._database = database
+    await node.reauthoriser.look()
+    await assert_ends(communicator, 4009, "revoked")
+
+
+async def test_an_anonymous_connection_is_never_looked_at(node: Node) -> None:
+    communicator = connect_to(JsonEcho, node, client_id="address:192.0.2.7")
+    await communicator.connect()
+    assert isinstance(node.database, FlakyDatabase)
+    assert isinstance(node.clock, FakeClock)
+    node.database.is_away = True
+    node.clock.advance(10_000)
+    await node.reauthoriser.look()
+    assert [one.ending for one in node.hub] == [None]
+    await communicator.disconnect()
+
+
+# Requirements
+
+
+@pytest.mark.parametrize("consumer", [StaffEcho, SyncStaff])
+async def test_who_lacks_what_a_consumer_requires_is_told_at_the_handshake(
+    node: Node, consumer: Any
+) -> None:
+    user = await in_database(make_staff)()
+    await in_database(leave_group)(user)
+    credential, _ = await in_database(make_token)(user)
+    nobody, _ = await in_database(make_token)()
+    for one in (credential, nobody):
+        communicator = connect_to(consumer, node, credential=one, user=one.user)
+        await communicator.send_input({"type": "websocket.connect"})
+        await assert_ends(communicator, 4003, "forbidden")
+    assert len(node.hub) == 0
+
+
+async def test_requirements_hold_behind_another_authentication_stack() -> None:
+    user = await in_database(make_staff)()
+    communicator = connect_to(StaffEcho, user=user)
+    assert (await communicator.connect())[0]
+    await communicator.disconnect()
+    await in_database(leave_group)(user)
+    communicator = connect_to(StaffEcho, user=user)
+    await communicator.send_input({"type": "websocket.connect"})
+    await assert_ends(communicator, 4003, "forbidden")
+
+
+async def test_without_the_database_nobody_can_tell(node: Node) -> None:
+    user = await in_database(make_staff)()
+    credential, _ = await in_database(make_token)(user)
+    assert isinstance(node.database, FlakyDatabase)
+    node.database.is_away = True
+    communicator = connect_to(StaffEcho, node, credential=credential, user=user)
+    await communicator.send_input({"type": "websocket.connect"})
+    await assert_ends(communicator, 4104, "unavailable")
+
+
+class OwnBackend:
+    """A backend that decides about permissions by itself."""
+
+    def authenticate(self, request: Any, **credentials: Any) -> None:
+        return None
+
+    def get_user(self, user_id: Any) -> None:
+        return None
+
+    def has_perm(self, user: Any, permission: str, obj: Any = None) -> bool:
+        return bool(user.username == "carol" and permission == "auth.add_user")
+
+
+@pytest.mark.parametrize("has_own_backend", [False, True])
+def test_all_of_the_requirements_count_and_superusers_have_everything(
+    settings: Any, has_own_backend: bool
+) -> None:
+    if has_own_backend:
+        settings.AUTHENTICATION_BACKENDS = [
+            *settings.AUTHENTICATION_BACKENDS,
+            f"{__name__}.OwnBackend",
+        ]
+    member = make_staff("member")
+    carol = User.objects.create_user("carol")
+    root = User.objects.create_superuser("root")
+    direct = User.objects.create_user("direct")
+    direct.user_permissions.add(Permission.objects.get(codename="view_user"))
+    asleep = User.objects.create_superuser("asleep", is_active=False)
+    view = Requirements.read("auth.view_user", ())
+    add = Requirements.read(["auth.add_user"], ())
+    both = Requirements.read("auth.view_user", "staff")
+    none = Requirements.read((), ())
+    users = (member, carol, root, direct, asleep)
+    wanted = [(needs, user) for needs in (view, add, both, none) for user in users]
+    expected = {
+        *((view, one.pk) for one in (carol, asleep)),
+        *((add, one.pk) for one in (member, carol, direct, asleep)),
+        *((both, one.pk) for one in (carol, direct, asleep)),
+    }
+    if has_own_backend:
+        expected.discard((add, carol.pk))
+    assert find_lacking(wanted) == expected
+
+
+# What is remembered for an outage
+
+
+@pytest.mark.parametrize("target", ["user", "token", "client", "all"])
+async def test_what_is_revoked_is_not_remembered_for_an_outage(
+    node: Node, target: str
+) -> None:
+    user = await in_database(make_staff)()
+    token, row = await in_database(create_access_token)("phone", user=user)
+    await node.verifier.verify_token(token)
+    values = {"user": user.pk, "token": row.pk, "client": "phone", "all": ""}
+    request = CloseRequest(target=target, value=str(values[target]), reason="revoked")
+    await in_database(CloseRequest.objects.post)([request])
+    await look(node)
+    assert isinstance(node.database, FlakyDatabase)
+    node.database.is_away = True
+    with pytest.raises(Refused) as refused:
+        await node.verifier.verify_token(token)
+    assert refused.value.ending.code == 4104
+
+
+async def test_what_was_read_before_a_revocation_is_not_remembered_after_it(
+    node: Node,
+) -> None:
+    token, row = await in_database(create_access_token)("phone")
+    database = node.verifier._database
+
+    class Late:
+        async def read(self, work: Any, *args: Any) -> Any:
+            found = await in_database(work)(*args)
+            node.verifier.forget("token", str(row.pk))
+            return found
+
+    node.verifier._database = Late()  # type: ignore[assignment]
+    await node.verifier.verify_token(token)
+    node.verifier._database = database
+    assert isinstance(node.database, FlakyDatabase)
+    node.database.is_away = True
+    with pytest.raises(Refused):
+        await node.verifier.verify_token(token)
+
+
+async def test_a_kick_of_others_forgets_nothing(node: Node) -> None:
+    token, _ = await in_database(create_access_token)("phone")
+    await node.verifier.verify_token(token)
+    for target in ("session_key", "address", "connection"):
+        node.verifier.forget(target, "::1")
+    assert isinstance(node.database, FlakyDatabase)
+    node.database.is_away = True
+    assert (await node.verifier.verify_token(token)).client_id == "phone"
