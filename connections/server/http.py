@@ -23,6 +23,8 @@ from connections.server.handshake import (
     build_refusal,
     read_handshake,
 )
+from connections.server.line import SocketLine, detach_socket
+from connections.server.tls_line import TlsLine
 from connections.server.websocket import WebSocketProtocol
 
 logger = logging.getLogger(__name__)
@@ -82,7 +84,7 @@ class HttpChannel(http.HTTPChannel):
     def rawDataReceived(self, data: bytes) -> None:
         if self.websocket is not None:
             # What a client sent behind its handshake, not waiting for an answer.
-            self.websocket.dataReceived(data)
+            self.websocket.take(data)
             return
         if self._is_refused:
             return
@@ -145,10 +147,16 @@ class HttpChannel(http.HTTPChannel):
         transport = self.transport
         transport.unregisterProducer()
         if isinstance(transport, ProtocolWrapper):
-            transport.wrappedProtocol = websocket
-        else:
-            transport.protocol = websocket
-        websocket.makeConnection(transport)
+            line = TlsLine(websocket, self._loop)
+            transport.wrappedProtocol = line
+            line.makeConnection(transport)
+            websocket.begin(line)
+            return
+        sock, unsent = detach_socket(transport)
+        plain = SocketLine(sock, websocket, self._loop)
+        websocket.begin(plain)
+        if unsent:
+            plain.write(unsent)
 
     def _begin_head(self) -> None:
         self._is_idle = False

@@ -12,6 +12,7 @@ from connections.exceptions import ProtocolViolation
 from connections.rate_limit import TokenBucket
 from connections.server import frames
 from connections.server.incoming import ReceiveQueue
+from connections.server.line import Line
 
 _VIOLATIONS = {
     1002: dataclasses.replace(close_codes.PROTOCOL_ERROR, code=1002),
@@ -62,7 +63,7 @@ class Inbound:
     def __init__(
         self,
         config: WebSocketConfig,
-        transport: Any,
+        line: Line,
         owner: Owner,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
@@ -71,7 +72,7 @@ class Inbound:
             buffers.max_receive_queue, buffers.max_receive_bytes, self._resume
         )
         self._config = config
-        self._transport = transport
+        self._line = line
         self._owner = owner
         self._loop = loop
         self._reader = frames.FrameReader(config.max_message_size)
@@ -130,7 +131,7 @@ class Inbound:
         self._cancel_stall()
         if self._is_paused:
             self._is_paused = False
-            self._transport.resumeProducing()
+            self._line.resume_reading()
 
     def close(self) -> None:
         """Let go of timers; the connection is lost."""
@@ -219,7 +220,7 @@ class Inbound:
     def _pause(self) -> None:
         self._is_paused = True
         self._unfinished_since = None
-        self._transport.pauseProducing()
+        self._line.pause_reading()
         self._stall_timer = self._loop.call_later(
             self._config.buffers.receive_stall_seconds, self._give_up
         )
@@ -233,7 +234,7 @@ class Inbound:
         self._resumed_at = self._loop.time()
         self._read()
         if was_paused and not self._is_paused:
-            self._transport.resumeProducing()
+            self._line.resume_reading()
 
     def _give_up(self) -> None:
         self._owner.fail(close_codes.RATE_LIMITED, "the consumer does not keep up")

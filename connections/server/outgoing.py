@@ -2,40 +2,44 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
-
-from twisted.internet.interfaces import IPushProducer
-from twisted.protocols.policies import ProtocolWrapper
-from zope.interface import implementer
 
 from connections.sections import BuffersConfig
+from connections.server.line import Line
 
 _LEAST_PROGRESS_BYTES = 65_536
 """Who takes less than this in send_stall_seconds does not read, it trickles."""
 
 
-@implementer(IPushProducer)
 class SendBuffer:
     """
-    The bytes that wait in a Twisted transport, and those who wait for room.
+    The bytes that wait on a line, and those who wait for room.
 
-    Registered as the transport's producer, to hear when the kernel has taken
-    everything. on_slow is called when the client takes too little for
+    on_slow is called when the client takes too little for
     send_stall_seconds while more than send_high_water waits, or when more than
     max_send_buffer does.
     """
 
+    __slots__ = (
+        "_config",
+        "_line",
+        "_loop",
+        "_on_slow",
+        "_taken_at",
+        "_taken_bytes",
+        "_timer",
+        "_waiters",
+        "_written_bytes",
+        "is_closed",
+    )
+
     def __init__(
         self,
-        transport: Any,
+        line: Line,
         config: BuffersConfig,
         loop: asyncio.AbstractEventLoop,
         on_slow: Callable[[], None],
     ) -> None:
-        self._transport = transport
-        self._descriptor = transport
-        while isinstance(self._descriptor, ProtocolWrapper):
-            self._descriptor = self._descriptor.transport  # TLS wraps a TCP one
+        self._line = line
         self._config = config
         self._loop = loop
         self._on_slow = on_slow
@@ -45,19 +49,11 @@ class SendBuffer:
         self._taken_bytes = 0
         self._taken_at = 0.0
         self.is_closed = False
-        transport.registerProducer(self, True)
 
     @property
     def unsent_bytes(self) -> int:
-        """
-        Bytes that wait in this process.
-
-        Twisted has no public name for them; under TLS what OpenSSL holds, at
-        most 64 kB, is not counted.
-        """
-        descriptor = self._descriptor
-        waiting: int = len(descriptor.dataBuffer) - descriptor.offset
-        return waiting + int(descriptor._tempDataLen)
+        """Bytes that wait in this process."""
+        return self._line.unsent_bytes
 
     @property
     def is_above_high_water(self) -> bool:
@@ -69,7 +65,7 @@ class SendBuffer:
         if self.is_closed:
             return
         waiting_bytes = self.unsent_bytes
-        self._transport.write(frame)
+        self._line.write(frame)
         self._written_bytes += len(frame)
         if waiting_bytes + len(frame) <= self._config.send_high_water:
             return
@@ -90,6 +86,12 @@ class SendBuffer:
             finally:
                 self._waiters.remove(waiter)
 
+    def note_drained(self) -> None:
+        """Let those who wait look whether there is room."""
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
     def close(self) -> None:
         """Write nothing more, and let everyone who waits go on."""
         if self.is_closed:
@@ -97,9 +99,7 @@ class SendBuffer:
         self.is_closed = True
         if self._timer is not None:
             self._timer.cancel()
-        self._wake()
-        # A producer that stays registered would keep the transport open.
-        self._transport.unregisterProducer()
+        self.note_drained()
 
     def _begin_watch(self) -> None:
         self._taken_bytes = self._written_bytes - self.unsent_bytes
@@ -114,7 +114,7 @@ class SendBuffer:
         """Look whether the client still reads; drained is who is below the mark."""
         self._timer = None
         if not self.is_above_high_water:
-            self._wake()
+            self.note_drained()
             return
         taken_bytes = self._written_bytes - self.unsent_bytes
         if taken_bytes - self._taken_bytes >= _LEAST_PROGRESS_BYTES:
@@ -124,20 +124,3 @@ class SendBuffer:
             self._on_slow()
             return
         self._schedule()
-
-    def _wake(self) -> None:
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-
-    # What Twisted calls.
-
-    def pauseProducing(self) -> None:
-        """Hear that more than Twisted's own 64 kB waits; wait_for_room decides."""
-
-    def resumeProducing(self) -> None:
-        """Hear that the kernel has taken everything."""
-        self._wake()
-
-    def stopProducing(self) -> None:
-        """Hear that the transport has gone."""

@@ -1,5 +1,5 @@
 """
-One WebSocket on Twisted: from its handshake to the last of its bytes.
+One WebSocket: from its handshake to the last of its bytes.
 
 It takes the place of daphne's WebSocketProtocol without building on it, and so
 without Autobahn (frames.py says why). daphne's Server knows it by the same few
@@ -12,9 +12,6 @@ from collections.abc import Callable, Iterable
 from enum import Enum
 from typing import Any
 
-from twisted.internet.protocol import Protocol
-from twisted.python.failure import Failure
-
 from connections import close_codes
 from connections.close_codes import Ending, Reconnect
 from connections.config import WebSocketConfig
@@ -23,6 +20,7 @@ from connections.server.handshake import Handshake, Header
 from connections.server.inbound import Inbound
 from connections.server.incoming import Message
 from connections.server.keepalive import Keepalive
+from connections.server.line import Line
 from connections.server.opening import Opening
 from connections.server.outgoing import SendBuffer
 
@@ -32,9 +30,6 @@ _CRASHED = Ending(code=1011, reason="internal_error", reconnect=Reconnect.BACKOF
 
 _CLOSE_SECONDS = 2
 """For a client to answer a close frame; then its TCP connection is dropped."""
-
-_TLS_LINGER_SECONDS = 0.5
-"""For a close frame to arrive under TLS, which cannot be closed one way."""
 
 _BACKLOG_SECONDS = 5
 """For a consumer to take what its client sent before it left."""
@@ -49,7 +44,7 @@ class Phase(Enum):
     CLOSED = "closed"
 
 
-class WebSocketProtocol(Protocol):
+class WebSocketProtocol:
     """
     One client's WebSocket, as the ASGI application's receive and send.
 
@@ -59,6 +54,7 @@ class WebSocketProtocol(Protocol):
 
     application_type = "websocket"
 
+    _line: Line
     _inbound: Inbound
     _buffer: SendBuffer
 
@@ -160,7 +156,7 @@ class WebSocketProtocol(Protocol):
         if self._phase is not Phase.CLOSED:
             self._leave_open()
             self._buffer.close()
-            self.transport.abortConnection()
+            self._line.abort()
 
     def cut_off(self) -> None:
         """Answer a handshake that the application leaves waiting."""
@@ -190,22 +186,27 @@ class WebSocketProtocol(Protocol):
         if 0 <= limit_seconds < self._loop.time() - self._connected_at:
             self.end(close_codes.ASKED_TO_RECONNECT)
 
-    # What Twisted calls
-
-    def connectionMade(self) -> None:
-        self._inbound = Inbound(self._config, self.transport, self, self._loop)
+    def begin(self, line: Line) -> None:
+        """Take over the connection on which the handshake came."""
+        self._line = line
+        self._inbound = Inbound(self._config, line, self, self._loop)
         self._buffer = SendBuffer(
-            self.transport, self._config.buffers, self._loop, self._give_up_slow
+            line, self._config.buffers, self._loop, self._give_up_slow
         )
         self._start_deadline(self._config.handshake.timeout_seconds, self.cut_off)
         self._inbound.queue.put({"type": "websocket.connect"})
         self._log_action("connecting")
 
-    def dataReceived(self, data: bytes) -> None:
-        self._inbound.take(data)
+    # What the line calls
+
+    def take(self, received: bytes) -> None:
+        self._inbound.take(received)
         self._note_held()
 
-    def connectionLost(self, reason: Failure | None = None) -> None:
+    def note_drained(self) -> None:
+        self._buffer.note_drained()
+
+    def note_lost(self) -> None:
         self._leave_open()
         self._phase = Phase.CLOSED
         self._buffer.close()
@@ -258,10 +259,7 @@ class WebSocketProtocol(Protocol):
         self._inbound.drop_all()
         self._note_held()
         self._say_gone(self.ending.code, self.ending.reason)
-        if self._opening.handshake.is_secure:
-            self._loop.call_later(_TLS_LINGER_SECONDS, self.transport.loseConnection)
-        else:
-            self.transport.loseWriteConnection()
+        self._line.close_sending()
         self._start_deadline(_CLOSE_SECONDS, self.abort)
 
     # The answer to the handshake
@@ -351,7 +349,7 @@ class WebSocketProtocol(Protocol):
     def _hang_up(self) -> None:
         """Close the TCP connection once everything is sent, or after a while."""
         self._buffer.close()
-        self.transport.loseConnection()
+        self._line.close()
         self._start_deadline(_CLOSE_SECONDS, self.abort)
 
     def _say_gone(self, code: int, reason: str) -> None:

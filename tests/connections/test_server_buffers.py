@@ -83,31 +83,14 @@ async def test_discarding_leaves_the_end() -> None:
     assert (await queue.get())["type"] == "websocket.disconnect"
 
 
-class Transport:
-    """As much of a Twisted transport as a SendBuffer uses."""
+class StubLine:
+    """As much of a line as a SendBuffer uses."""
 
     def __init__(self) -> None:
-        self.dataBuffer = b""
-        self.offset = 0
-        self._tempDataLen = 0
-        self.producer: Any = None
-
-    def registerProducer(self, producer: Any, streaming: bool) -> None:
-        self.producer = producer
-
-    def unregisterProducer(self) -> None:
-        self.producer = None
+        self.unsent_bytes = 0
 
     def write(self, data: bytes) -> None:
-        self._tempDataLen += len(data)
-
-    def take(self, size_bytes: int | None = None) -> None:
-        """Let the kernel take some, or everything."""
-        if size_bytes is None:
-            self._tempDataLen = 0
-            self.producer.resumeProducing()
-        else:
-            self._tempDataLen -= size_bytes
+        self.unsent_bytes += len(data)
 
 
 LIMITS = BuffersConfig(
@@ -116,18 +99,26 @@ LIMITS = BuffersConfig(
 
 
 class Sending:
-    """A buffer on a fake transport and loop."""
+    """A buffer on a line that takes what the test says, and a fake loop."""
 
     def __init__(self) -> None:
-        self.transport = Transport()
+        self.line = StubLine()
         self.loop = FakeLoop()
         self.slow = Room()
         self.buffer = SendBuffer(
-            self.transport,
+            self.line,  # type: ignore[arg-type]
             LIMITS,
             self.loop,  # type: ignore[arg-type]
             self.slow,
         )
+
+    def take(self, size_bytes: int | None = None) -> None:
+        """Let the kernel take some, or everything."""
+        if size_bytes is None:
+            self.line.unsent_bytes = 0
+            self.buffer.note_drained()
+        else:
+            self.line.unsent_bytes -= size_bytes
 
 
 async def is_waiting(task: asyncio.Task[None]) -> bool:
@@ -143,7 +134,7 @@ async def test_a_sender_waits_above_the_mark_until_all_is_taken() -> None:
     sending.buffer.write(b"x")
     waiting = asyncio.create_task(sending.buffer.wait_for_room())
     assert await is_waiting(waiting)
-    sending.transport.take()
+    sending.take()
     await waiting
 
 
@@ -186,7 +177,7 @@ async def test_a_client_that_trickles_is_slow_too() -> None:
     sending = Sending()
     sending.buffer.write(bytes(300_000))
     for _ in range(13):
-        sending.transport.take(1000)
+        sending.take(1000)
         sending.loop.advance(1)
     assert sending.slow.count == 1
 
@@ -195,7 +186,7 @@ async def test_a_client_that_takes_its_time_is_not() -> None:
     sending = Sending()
     sending.buffer.write(bytes(2_000_000))
     for _ in range(20):
-        sending.transport.take(66_000)
+        sending.take(66_000)
         sending.loop.advance(5)
     assert sending.slow.count == 0
 
@@ -203,7 +194,7 @@ async def test_a_client_that_takes_its_time_is_not() -> None:
 async def test_below_the_mark_nobody_is_watched() -> None:
     sending = Sending()
     sending.buffer.write(bytes(300_000))
-    sending.transport.take(200_000)
+    sending.take(200_000)
     sending.loop.advance(100)
     assert sending.slow.count == 0
 

@@ -1,0 +1,95 @@
+"""A client's TCP connection under TLS, which Twisted keeps."""
+
+import asyncio
+from typing import Any
+
+from twisted.internet.interfaces import IPushProducer
+from twisted.internet.protocol import Protocol
+from twisted.protocols.policies import ProtocolWrapper
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from connections.server.line import Receiver
+
+_LINGER_SECONDS = 0.5
+"""For the last frame to arrive: TLS cannot be closed one way."""
+
+
+@implementer(IPushProducer)
+class TlsLine(Protocol):
+    """
+    A Line over Twisted's TLS: the protocol of a transport, and its producer.
+
+    As the producer it hears when the kernel has taken everything.
+    """
+
+    def __init__(self, receiver: Receiver, loop: asyncio.AbstractEventLoop) -> None:
+        self._receiver = receiver
+        self._loop = loop
+        self._is_producer = False
+        self._descriptor: Any = None
+
+    # As a Line
+
+    @property
+    def unsent_bytes(self) -> int:
+        """
+        Bytes that wait in this process.
+
+        Twisted has no public name for them; what OpenSSL holds, at most 64 kB, is
+        not counted.
+        """
+        descriptor = self._descriptor
+        waiting: int = len(descriptor.dataBuffer) - descriptor.offset
+        return waiting + int(descriptor._tempDataLen)
+
+    def write(self, data: bytes) -> None:
+        self.transport.write(data)
+
+    def pause_reading(self) -> None:
+        self.transport.pauseProducing()
+
+    def resume_reading(self) -> None:
+        self.transport.resumeProducing()
+
+    def close(self) -> None:
+        self._let_go()
+        self.transport.loseConnection()
+
+    def close_sending(self) -> None:
+        self._let_go()
+        self._loop.call_later(_LINGER_SECONDS, self.transport.loseConnection)
+
+    def abort(self) -> None:
+        self._let_go()
+        self.transport.abortConnection()
+
+    def _let_go(self) -> None:
+        """A producer that stays registered would keep the transport open."""
+        if self._is_producer:
+            self._is_producer = False
+            self.transport.unregisterProducer()
+
+    # What Twisted calls
+
+    def connectionMade(self) -> None:
+        self._descriptor = self.transport
+        while isinstance(self._descriptor, ProtocolWrapper):
+            self._descriptor = self._descriptor.transport  # TLS wraps a TCP one
+        self._is_producer = True
+        self.transport.registerProducer(self, True)
+
+    def dataReceived(self, data: bytes) -> None:
+        self._receiver.take(data)
+
+    def connectionLost(self, reason: Failure | None = None) -> None:
+        self._receiver.note_lost()
+
+    def pauseProducing(self) -> None:
+        """Hear that more than Twisted's own 64 kB waits; SendBuffer decides."""
+
+    def resumeProducing(self) -> None:
+        self._receiver.note_drained()
+
+    def stopProducing(self) -> None:
+        """Hear that the transport has gone."""

@@ -1,0 +1,155 @@
+"""A socket on the event loop: what is written, what waits, how it ends."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+
+import pytest
+
+from connections.server.line import SocketLine
+
+
+class Listener:
+    """Notes what a line tells its receiver."""
+
+    def __init__(self) -> None:
+        self.received = b""
+        self.drained = 0
+        self.lost = 0
+        self.fails = False
+
+    def take(self, received: bytes) -> None:
+        if self.fails:
+            raise RuntimeError("a defect of ours")
+        self.received += received
+
+    def note_drained(self) -> None:
+        self.drained += 1
+
+    def note_lost(self) -> None:
+        self.lost += 1
+
+
+class Pair:
+    """A line, who listens to it, and the client's end."""
+
+    def __init__(self) -> None:
+        self.client, server = socket.socketpair()
+        self.client.setblocking(False)
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        self.listener = Listener()
+        self._loop = asyncio.get_running_loop()
+        self.line = SocketLine(server, self.listener, self._loop)
+
+    async def send(self, data: bytes) -> None:
+        await self._loop.sock_sendall(self.client, data)
+        await self.turn()
+
+    async def turn(self) -> None:
+        """Let the loop see what the kernel has."""
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+    async def read(self, size: int) -> bytes:
+        """Read so many bytes at the client's end, or up to the end."""
+        data = b""
+        async with asyncio.timeout(5):
+            while len(data) < size:
+                received = await self._loop.sock_recv(self.client, 65_536)
+                if not received:
+                    break
+                data += received
+        return data
+
+
+@pytest.fixture
+async def pair() -> AsyncIterator[Pair]:
+    pair = Pair()
+    yield pair
+    pair.line.abort()
+    await pair.turn()
+    pair.client.close()
+
+
+async def test_bytes_go_both_ways(pair: Pair) -> None:
+    await pair.send(b"there")
+    assert pair.listener.received == b"there"
+    pair.line.write(b"and back")
+    assert pair.line.unsent_bytes == 0
+    assert await pair.read(8) == b"and back"
+
+
+async def test_what_the_kernel_does_not_take_waits_in_order(pair: Pair) -> None:
+    pair.line.write(b"a" * 300_000)
+    waiting = pair.line.unsent_bytes
+    assert 0 < waiting < 300_000
+    pair.line.write(b"b" * 1000)
+    assert pair.line.unsent_bytes == waiting + 1000
+    assert await pair.read(301_000) == b"a" * 300_000 + b"b" * 1000
+    await pair.turn()
+    assert pair.line.unsent_bytes == 0
+    assert pair.listener.drained == 1
+
+
+async def test_a_paused_line_leaves_bytes_to_the_kernel(pair: Pair) -> None:
+    pair.line.pause_reading()
+    pair.line.pause_reading()
+    await pair.send(b"later")
+    assert pair.listener.received == b""
+    pair.line.resume_reading()
+    await pair.turn()
+    assert pair.listener.received == b"later"
+
+
+async def test_closing_sends_what_waits_first(pair: Pair) -> None:
+    pair.line.write(b"a" * 300_000)
+    pair.line.close()
+    pair.line.close()
+    assert len(await pair.read(400_000)) == 300_000
+    assert pair.listener.lost == 1
+
+
+async def test_closing_one_way_goes_on_reading(pair: Pair) -> None:
+    pair.line.write(b"a" * 300_000)
+    pair.line.close_sending()
+    assert len(await pair.read(400_000)) == 300_000
+    await pair.send(b"still heard")
+    assert pair.listener.received == b"still heard"
+    assert pair.listener.lost == 0
+
+
+async def test_an_abort_is_told_once_and_drops_what_waits(pair: Pair) -> None:
+    pair.line.write(b"a" * 300_000)
+    pair.line.abort()
+    pair.line.abort()
+    pair.line.close()
+    pair.line.write(b"nothing")
+    assert pair.listener.lost == 0, "not within the call"
+    await pair.turn()
+    assert pair.listener.lost == 1
+    assert pair.line.unsent_bytes == 0
+
+
+async def test_the_client_that_leaves_is_noticed(pair: Pair) -> None:
+    pair.client.close()
+    await pair.turn()
+    assert pair.listener.lost == 1
+
+
+async def test_writing_to_who_has_gone_ends_the_line(pair: Pair) -> None:
+    pair.line.pause_reading()
+    pair.client.close()
+    pair.line.write(b"anyone?")
+    await pair.turn()
+    assert pair.listener.lost == 1
+
+
+async def test_a_failure_of_ours_costs_one_connection(
+    pair: Pair, caplog: pytest.LogCaptureFixture
+) -> None:
+    pair.listener.fails = True
+    with contextlib.suppress(OSError):
+        await pair.send(b"x")
+    assert pair.listener.lost == 1
+    assert "a defect of ours" in caplog.text
