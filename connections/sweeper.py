@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from django.db import close_old_connections, connection
 from django.db.models import QuerySet
@@ -37,10 +37,14 @@ from connections.units import Clock
 
 logger = logging.getLogger(__name__)
 
+Answer = TypeVar("Answer")
+
 INTERVAL_SECONDS = 10
 BATCH_SIZE = 500
 _SWEEP = "connections"
 _AUTHOR = "sweeper"
+_STALL_SECONDS = 3
+"""A wait that takes so much longer than asked for was no wait alone."""
 
 
 class AllNodesSilent(ConnectionsError):
@@ -82,8 +86,9 @@ class Sweeper:
     One sweeper; any number may run, one works at a time.
 
     A node is dead when this sweeper itself saw its counter stand still for
-    node_timeout_seconds, with every read in between succeeding: so neither a
-    database that was away nor a wrong clock kills a live node.
+    node_timeout_seconds, with every call to the database in between succeeding
+    and none held up: so neither a database that was away, or stood still, nor a
+    wrong clock kills a live node.
     """
 
     def __init__(
@@ -99,16 +104,16 @@ class Sweeper:
         self._idle_seconds = idle_seconds or config.idle_timeout_seconds
         self._batch_size = batch_size
         self._is_dry = is_dry
-        self._clock = clock
+        self.clock = clock
         self._holder_id = os.urandom(16).hex()
         self._seen: dict[str, _Seen] = {}
+        # Silence counts from here: until then the nodes were perhaps held up too.
+        self._held_up_at = float("-inf")
 
     def sweep(self) -> Swept:
         """Do one round; called again and again by the same sweeper."""
-        timeout_seconds = self._config.node.node_timeout_seconds
-        if not self._is_dry and not Sweep.objects.take(
-            _SWEEP, self._holder_id, timeout_seconds
-        ):
+        if not self._is_dry and not self._ask(self._take):
+            self.forget()
             return Swept(is_leader=False)
         return self._sweep(self._find_dead())
 
@@ -138,11 +143,10 @@ class Sweeper:
         swept.nodes_lost = self._mark_nodes_lost(dead)
         swept.connections_lost = self._mark_connections_lost(dead)
         if not self._is_dry:
-            swept.minutes_rolled = roll_up(self._batch_size)
+            swept.minutes_rolled = self._ask(lambda: roll_up(self._batch_size))
         self._prune(swept)
         if not self._is_dry:
-            finished = {"finished_at": Now()}
-            Sweep.objects.update_or_create(name=_SWEEP, defaults=finished)
+            self._ask(self._note_finished)
         if swept.nodes_lost or swept.connections_lost:
             logger.warning(
                 "%s dead nodes, %s lost connections recorded",
@@ -152,17 +156,36 @@ class Sweeper:
             )
         return swept
 
+    def _take(self) -> bool:
+        timeout_seconds = self._config.node.node_timeout_seconds
+        return Sweep.objects.take(_SWEEP, self._holder_id, timeout_seconds)
+
+    def _note_finished(self) -> None:
+        finished = {"finished_at": Now()}
+        Sweep.objects.update_or_create(name=_SWEEP, defaults=finished)
+
+    def _ask(self, call: Callable[[], Answer]) -> Answer:
+        """Call the database, and remember when it was slow to answer."""
+        started = self.clock()
+        answer = call()
+        answered = self.clock()
+        if answered - started >= self._config.node.node_timeout_seconds / 3:
+            self._held_up_at = answered
+        return answer
+
     def _find_dead(self) -> list[Node]:
-        now = self._clock()
+        nodes = self._ask(lambda: list(Node.objects.live()))
+        now = self.clock()
         dead = []
         seen: dict[str, _Seen] = {}
-        for node in Node.objects.live():
+        for node in nodes:
             beat = (node.generation, node.beat)
             known = self._seen.get(node.node_id)
             if known is None or known.beat != beat:
                 known = _Seen(beat, now)
             seen[node.node_id] = known
-            if now - known.since >= self._config.node.node_timeout_seconds:
+            silent_since = max(known.since, self._held_up_at)
+            if now - silent_since >= self._config.node.node_timeout_seconds:
                 dead.append(node)
         self._seen = seen
         return dead
@@ -190,7 +213,7 @@ class Sweeper:
         if self._is_dry:
             return idle.count()
         count = 0
-        while chunk := list(idle[: self._batch_size]):
+        while chunk := self._ask(lambda: list(idle[: self._batch_size])):
             post_close_requests(*map(self._make_request, chunk))
             count += len(chunk)
             if len(chunk) < self._batch_size:
@@ -209,7 +232,7 @@ class Sweeper:
     def _mark_nodes_lost(self, dead: list[Node]) -> int:
         if self._is_dry:
             return len(dead)
-        return sum(Node.objects.mark_lost(node) for node in dead)
+        return self._ask(lambda: sum(map(Node.objects.mark_lost, dead)))
 
     def _mark_connections_lost(self, dead: list[Node]) -> int:
         if self._is_dry:
@@ -241,7 +264,7 @@ class Sweeper:
     def _repeat(self, step: Callable[[], int]) -> int:
         """Repeat a step of short transactions until it finds nothing more."""
         total = 0
-        while count := step():
+        while count := self._ask(step):
             total += count
             if count < self._batch_size:
                 break
@@ -292,7 +315,10 @@ def run_sweeper(
                 exc,
                 extra={"event": "sweep_failed"},
             )
+        waiting_since = sweeper.clock()
         stopping.wait(interval_seconds)
+        if sweeper.clock() - waiting_since > interval_seconds + _STALL_SECONDS:
+            sweeper.forget()  # This machine stood still, and its nodes with it.
     try:
         sweeper.give_up()
     finally:

@@ -1,14 +1,16 @@
 """The sweeper judges nodes by what it saw itself, and never kills a live one."""
 
+import threading
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.db.models.functions import Now
 from django.utils import timezone
 
 from connections.models import CloseRequest, Connection, ErrorEvent, Node, Sweep
-from connections.sweeper import AllNodesSilent, Sweeper
+from connections.sweeper import AllNodesSilent, Sweeper, run_sweeper
 from tests.clock import FakeClock
 from tests.connections.conversations import make_config
 
@@ -70,6 +72,67 @@ def test_an_outage_of_the_database_is_no_silence_of_the_nodes() -> None:
     clock.advance(60)
     sweeper.forget()
     assert sweeper.sweep().nodes_lost == 0
+
+
+class StandingStill:
+    """Holds one of the queries to come up for a minute, on the clock of the test."""
+
+    def __init__(self, clock: FakeClock, number: int) -> None:
+        self._clock = clock
+        self.number = number
+
+    def __call__(self, execute: Any, *args: Any) -> Any:
+        if self.number == 0:
+            self._clock.advance(60)
+        self.number -= 1
+        return execute(*args)
+
+
+@pytest.mark.parametrize("number", range(10))
+def test_a_database_that_stood_still_is_no_silence_of_the_nodes(number: int) -> None:
+    """Its calls succeed in the end; the nodes have not had time to beat since."""
+    make_db_node("live")
+    clock = FakeClock()
+    sweeper = make_sweeper(clock)
+    sweeper.sweep()
+    standing = StandingStill(clock, number)
+    with connection.execute_wrapper(standing):
+        assert sweeper.sweep().nodes_lost == 0
+    assert standing.number < 0
+    clock.advance(14)
+    assert sweeper.sweep().nodes_lost == 0
+    clock.advance(1)
+    assert sweeper.sweep().nodes_lost == 1
+
+
+def test_a_sweeper_that_stood_still_begins_to_observe_anew() -> None:
+    make_db_node("live")
+    clock = FakeClock()
+    sweeper = make_sweeper(clock)
+    swept = []
+
+    class Stalls(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            clock.advance(60)
+            if len(swept) == 2:
+                self.set()
+            return True
+
+    run_sweeper(sweeper, 10, Stalls(), swept.append)
+    assert [one.nodes_lost for one in swept] == [0, 0]
+
+
+def test_who_takes_over_begins_to_observe_anew() -> None:
+    make_db_node("live")
+    clock = FakeClock()
+    first, second = make_sweeper(clock), make_sweeper(clock)
+    second.sweep()
+    second.give_up()
+    first.sweep()
+    assert not second.sweep().is_leader
+    first.give_up()
+    clock.advance(60)
+    assert second.sweep().nodes_lost == 0
 
 
 def test_a_node_that_beats_at_the_last_moment_is_spared() -> None:
