@@ -12,6 +12,16 @@ settings.register_profile("home", deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "home")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("invariants", "the run of tests/integration/chaos.py")
+    group.addoption(
+        "--invariant-seconds", type=float, default=40, help="how long it lasts"
+    )
+    group.addoption(
+        "--invariant-seed", type=int, default=None, help="what happens in it, and when"
+    )
+
+
 @pytest.fixture(scope="session")
 def django_db_modify_db_settings(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Give each run a SQLite file of its own, so that two at once do not meet."""

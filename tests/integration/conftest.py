@@ -6,6 +6,7 @@ import pytest
 
 from tests.integration.processes import LiveServer, Servers
 from tests.integration.raw_client import RawClient
+from tests.integration.redis_process import RedisProcess
 from tests.integration.services import PostgresProcess
 
 
@@ -23,6 +24,15 @@ def servers(tmp_path: Path, migrated_database: Path) -> Iterator[Servers]:
     running = Servers(tmp_path, migrated_database)
     yield running
     running.stop_all()
+
+
+@pytest.fixture
+def redis_process() -> Iterator[RedisProcess]:
+    """A Redis of one test's own, to be broken."""
+    process = RedisProcess().start()
+    yield process
+    process.resume()
+    process.remove()
 
 
 @pytest.fixture(scope="session")

@@ -52,8 +52,9 @@ class LiveServer:
     """
     A server of this project in a process of its own.
 
-    `command` is serve, daphne or uvicorn; `config` overrides keys, as in
-    {"idle_timeout_seconds": 1, "node__beat_seconds": 0.2}.
+    `command` is serve, daphne or uvicorn, or sweep_idle_connections, which
+    listens nowhere; `config` overrides keys, as in {"idle_timeout_seconds": 1,
+    "node__beat_seconds": 0.2}.
     """
 
     def __init__(
@@ -176,6 +177,8 @@ class LiveServer:
             argv = ["manage.py", "serve", "--port", port]
         elif self.command == "daphne":
             argv = ["-m", "daphne", "-p", port, self.application]
+        elif self.command == "sweep_idle_connections":
+            argv = ["manage.py", self.command]
         else:
             argv = ["-m", "uvicorn", "--port", port, self.application]
         return [sys.executable, *argv, *self.arguments]

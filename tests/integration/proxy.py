@@ -4,19 +4,23 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
+_SUBSCRIBE = b"SUBSCRIBE"
+
 
 class Proxy:
     """
     Carries bytes between clients and one server, until told otherwise.
 
     `loses_replies` drops what the server says, so that a command happens and
-    its caller never learns; `loses_requests` what the clients say. cut() holds
+    its caller never learns; `loses_requests` what the clients say;
+    `loses_messages` what Redis tells its subscribers unasked. cut() holds
     everything back both ways, as a partition does: no reset, no end.
     """
 
     def __init__(self, target_port: int) -> None:
         self.loses_replies = False
         self.loses_requests = False
+        self.loses_messages = False
         self._is_open = asyncio.Event()
         self._is_open.set()
         self.port = 0
@@ -38,10 +42,11 @@ class Proxy:
     async def __aexit__(self, *exc_info: object) -> None:
         if self._server is not None:
             self._server.close()
+        # A cancelled one would be logged by asyncio as an error: it ends by itself.
+        self.mend()
         self.reset()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._tasks:
+            await asyncio.wait(self._tasks)
 
     def cut(self) -> None:
         """Hold back all that is said, both ways, until mend()."""
@@ -70,8 +75,15 @@ class Proxy:
                 "127.0.0.1", self._target_port
             )
             self._writers.add(server_writer)
-            there = self._carry(reader, server_writer, lambda: self.loses_requests)
-            back = self._carry(server_reader, writer, lambda: self.loses_replies)
+            said: set[bytes] = set()
+            there = self._carry(
+                reader, server_writer, lambda: self.loses_requests, said
+            )
+            back = self._carry(
+                server_reader,
+                writer,
+                lambda: self.loses_replies or (self.loses_messages and bool(said)),
+            )
             await asyncio.wait(
                 (asyncio.create_task(there), asyncio.create_task(back)),
                 return_when=asyncio.FIRST_COMPLETED,
@@ -89,10 +101,14 @@ class Proxy:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         is_lost: Callable[[], bool],
+        said: set[bytes] | None = None,
     ) -> None:
+        """Carry bytes; what of _SUBSCRIBE they hold is added to what was said."""
         with contextlib.suppress(OSError):
             while chunk := await reader.read(65536):
                 await self._is_open.wait()
+                if said is not None and _SUBSCRIBE in chunk:
+                    said.add(_SUBSCRIBE)
                 if not is_lost():
                     writer.write(chunk)
                     await writer.drain()

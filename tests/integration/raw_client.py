@@ -78,6 +78,8 @@ class RawClient:
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self._buffer = b""
+        self.headers: dict[str, str] = {}
+        """Of the response to the handshake, by lower-case name."""
         self._loop = asyncio.get_running_loop()
         self.opened.append(self)
 
@@ -113,10 +115,14 @@ class RawClient:
             ConnectionError: it was refused; the message begins with the status.
         """
         client = await cls.connect(port, source=source, receive_bytes=receive_bytes)
-        await client.send(build_request(path, port, *headers))
-        status, _, body = await client.read_response()
-        if status != 101:
-            raise ConnectionError(f"{status} {body.decode()}")
+        try:
+            await client.send(build_request(path, port, *headers))
+            status, client.headers, body = await client.read_response()
+            if status != 101:
+                raise ConnectionError(f"{status} {body.decode()}")
+        except BaseException:
+            client.close()
+            raise
         return client
 
     @classmethod

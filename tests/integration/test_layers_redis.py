@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -13,13 +13,6 @@ from connections.layers.redis import RedisLayer
 from tests.integration.processes import wait_until
 from tests.integration.proxy import Proxy
 from tests.integration.redis_process import RedisProcess
-
-
-@pytest.fixture
-def redis_process() -> Iterator[RedisProcess]:
-    process = RedisProcess().start()
-    yield process
-    process.remove()
 
 
 class Member:

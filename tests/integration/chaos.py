@@ -1,0 +1,351 @@
+"""A cluster, clients that come, go and vanish, and faults, all from one seed."""
+
+import asyncio
+import contextlib
+import random
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from tests.integration.history import (
+    LONE_FAULTS,
+    SHARED_FAULTS,
+    Attempt,
+    Fault,
+    History,
+    Promises,
+)
+from tests.integration.processes import LiveServer, Servers
+from tests.integration.proxy import Proxy
+from tests.integration.raw_client import CLOSE, PING, PONG, RawClient, build_frame
+from tests.integration.redis_process import RedisProcess
+
+LIMIT = 3
+LEASE_SECONDS = 2.4
+CONFIG: dict[str, object] = {
+    "max_connections_per_client": LIMIT,
+    "node__beat_seconds": 0.25,
+    "node__lease_seconds": LEASE_SECONDS,
+    "node__node_timeout_seconds": 2,
+    "evict_grace_seconds": 1,
+    "drain__grace_seconds": 1.5,
+    # Clients are told apart by the addresses that they come from.
+    "anonymous": "true",
+}
+_CLIENTS = 6
+_PAUSE_SECONDS = (0.05, 0.5)
+"""Between two things that a client does."""
+
+_CALM_SECONDS = 1.5
+"""After each fault, and what it excuses, for the promises to be held in full."""
+
+_HANDSHAKE_SECONDS = 4
+_POOL_KEYS = ("leases", "slots", "ages", "clients", "suspects")
+
+
+class Chaos:
+    """
+    One run on a cluster of nodes that share a database and a Redis.
+
+    Each node reaches Redis through a proxy of its own. What is tried and broken,
+    in which order and for how long, follows from the seed; the rest is timing.
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: int,
+        servers: Servers,
+        folder: Path,
+        environment: dict[str, str],
+        redis_process: RedisProcess | None,
+        nodes: int = 3,
+        config: dict[str, object] | None = None,
+    ) -> None:
+        self.history = History(
+            seed=seed,
+            promises=Promises(
+                limit=LIMIT, lease_seconds=LEASE_SECONDS, slack_seconds=1.5
+            ),
+        )
+        self._servers = servers
+        self._folder = folder
+        self._environment = environment
+        self._redis = redis_process
+        self.config = {**CONFIG, **(config or {})}
+        self._proxies: list[Proxy] = []
+        self.nodes: list[LiveServer] = []
+        self._count = nodes
+        self._loop = asyncio.get_running_loop()
+        self._started = self._loop.time()
+        self._clients = [
+            _Client(f"127.0.0.{number + 10}", self) for number in range(_CLIENTS)
+        ]
+
+    def now(self) -> float:
+        """Return the seconds since the start of the run."""
+        return self._loop.time() - self._started
+
+    async def run(self, seconds: float) -> History:
+        """
+        Start the cluster, let everything happen, and have all go.
+
+        Without a Redis nothing is broken, and the nodes share nothing.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            for _ in range(self._count):
+                await self._add_node(stack)
+            await asyncio.gather(*(self._start(one) for one in self.nodes))
+            self._started = self._loop.time()
+            coming = [asyncio.create_task(one.live()) for one in self._clients]
+            if self._redis is None:
+                await asyncio.sleep(seconds)
+            else:
+                faults = _Faults(
+                    self.history, self.nodes, self._proxies, self._redis, self.now
+                )
+                await faults.go_on(seconds)
+            for task in coming:
+                task.cancel()
+            await asyncio.gather(*coming, return_exceptions=True)
+            for client in self._clients:
+                await client.leave_all()
+            self.history.leaked = await self._find_leaks()
+        return self.history
+
+    async def _add_node(self, stack: contextlib.AsyncExitStack) -> None:
+        environment = dict(self._environment)
+        if self._redis is not None:
+            proxy = await stack.enter_async_context(Proxy(self._redis.port))
+            self._proxies.append(proxy)
+            environment["REDIS_URL"] = proxy.url
+        self.nodes.append(
+            self._servers.make(
+                folder=self._folder,
+                config=self.config,
+                environment=environment,
+                arguments=("--no-sweeper",),
+            )
+        )
+
+    async def _start(self, node: LiveServer) -> None:
+        await asyncio.to_thread(node.start)
+
+    async def _find_leaks(self) -> list[str]:
+        """Return what is left in Redis although nobody is connected any more."""
+        if self._redis is None:
+            return []
+        deadline = self.now() + 2 * LEASE_SECONDS + 10
+        left: list[str] = []
+        while self.now() < deadline:
+            with self._redis.connect() as client:
+                keys = [f"{{orchestra:pool}}:{name}" for name in _POOL_KEYS]
+                left = [key for key in keys if client.exists(key)]
+            if not left:
+                break
+            await asyncio.sleep(0.2)
+        return left
+
+
+class _Client:
+    """One address with a handful of sockets, more than it may have."""
+
+    def __init__(self, address: str, chaos: Chaos) -> None:
+        self._address = address
+        self._chaos = chaos
+        self._random = random.Random(f"{chaos.history.seed} {address}")
+        self._open: dict[RawClient, Attempt] = {}
+        self._following: dict[RawClient, asyncio.Task[None]] = {}
+
+    async def live(self) -> None:
+        """Open, close, vanish and come back, until cancelled."""
+        actions: tuple[tuple[int, Callable[[], Awaitable[None]]], ...] = (
+            (10, self._connect),
+            (2, self._replace),
+            (4, self._close),
+            (3, self._vanish),
+        )
+        weights = [weight for weight, _ in actions]
+        while True:
+            await asyncio.sleep(self._random.uniform(*_PAUSE_SECONDS))
+            (chosen,) = self._random.choices(actions, weights)
+            await chosen[1]()
+
+    async def leave_all(self) -> None:
+        """Close every socket."""
+        while self._open:
+            await self._close()
+
+    async def _connect(self, query: str = "") -> None:
+        number = self._random.randrange(len(self._chaos.nodes))
+        node = self._chaos.nodes[number]
+        attempt = Attempt(client=self._address, node=number, asked_at=self._chaos.now())
+        self._chaos.history.attempts.append(attempt)
+        try:
+            async with asyncio.timeout(_HANDSHAKE_SECONDS):
+                client = await RawClient.open(
+                    node.port,
+                    f"/ws/echo/{query}",
+                    f"Origin: {node.url}",
+                    source=self._address,
+                )
+        except (OSError, TimeoutError) as exc:
+            attempt.failure = str(exc) or type(exc).__name__
+            attempt.ended_at = self._chaos.now()
+            return
+        except asyncio.CancelledError:
+            attempt.is_left, attempt.ended_at = True, self._chaos.now()
+            raise
+        attempt.opened_at = self._chaos.now()
+        attempt.connection_id = client.headers.get("x-connection-id", "")
+        self._open[client] = attempt
+        self._following[client] = asyncio.create_task(self._follow(client, attempt))
+
+    async def _replace(self) -> None:
+        """Vanish and come back elsewhere, saying which connection that was."""
+        chosen = self._choose()
+        if chosen is not None:
+            connection_id = self._open[chosen].connection_id
+            await self._leave(chosen, is_polite=False)
+            await self._connect(f"?replaces={connection_id}")
+
+    async def _close(self) -> None:
+        chosen = self._choose()
+        if chosen is not None:
+            await self._leave(chosen, is_polite=True)
+
+    async def _vanish(self) -> None:
+        chosen = self._choose()
+        if chosen is not None:
+            await self._leave(chosen, is_polite=False)
+
+    def _choose(self) -> RawClient | None:
+        return self._random.choice(list(self._open)) if self._open else None
+
+    async def _leave(self, client: RawClient, *, is_polite: bool) -> None:
+        attempt = self._open.pop(client)
+        following = self._following.pop(client)
+        following.cancel()
+        await asyncio.wait([following])
+        if attempt.ended_at is None:
+            attempt.is_left, attempt.ended_at = True, self._chaos.now()
+            with contextlib.suppress(OSError):
+                if is_polite:
+                    await client.send(build_frame(CLOSE, (1000).to_bytes(2, "big")))
+        if is_polite:
+            client.close()
+        else:
+            client.reset()
+
+    async def _follow(self, client: RawClient, attempt: Attempt) -> None:
+        """Read until the end, and note it."""
+        with contextlib.suppress(OSError):
+            while attempt.ended_at is None:
+                frame = await client.read_frame(seconds=3600)
+                if frame.opcode == PING:
+                    await client.send(build_frame(PONG, frame.payload))
+                elif frame.opcode == CLOSE:
+                    attempt.code = frame.close_code
+                    attempt.reason = frame.close_reason
+                    attempt.ended_at = self._chaos.now()
+                    await client.send(build_frame(CLOSE, frame.payload))
+        if attempt.ended_at is None:
+            attempt.ended_at = self._chaos.now()
+        if self._open.pop(client, None) is not None:
+            del self._following[client]
+        client.close()
+
+
+class _Faults:
+    """Breaks one thing after another."""
+
+    def __init__(
+        self,
+        history: History,
+        nodes: list[LiveServer],
+        proxies: list[Proxy],
+        redis_process: RedisProcess,
+        now: Callable[[], float],
+    ) -> None:
+        self._history = history
+        self._nodes = nodes
+        self._proxies = proxies
+        self._redis = redis_process
+        self._now = now
+        self._random = random.Random(f"{history.seed} faults")
+        self._on_node: dict[str, Callable[[int, float], Awaitable[None]]] = {
+            "killed": self._kill,
+            "drained": self._drain,
+            "frozen": self._freeze,
+            "partitioned": self._partition,
+            "replies_lost": self._lose_replies,
+            "reset": self._reset,
+        }
+        self._on_redis: dict[str, Callable[[float], Awaitable[None]]] = {
+            "redis_paused": self._pause_redis,
+            "redis_restarted": self._restart_redis,
+            "redis_flushed": self._flush_redis,
+        }
+
+    async def go_on(self, seconds: float) -> None:
+        """Break and mend, each kind once before any comes again."""
+        kinds: list[str] = []
+        while self._now() < seconds:
+            if not kinds:
+                kinds = [*self._on_node, *self._on_redis]
+                self._random.shuffle(kinds)
+            await self._break(kinds.pop())
+
+    async def _break(self, kind: str) -> None:
+        node = self._random.randrange(len(self._nodes))
+        length_seconds = self._random.uniform(0.3, 1.7) * LEASE_SECONDS
+        fault = Fault(kind=kind, began_at=self._now())
+        self._history.faults.append(fault)
+        if kind in self._on_node:
+            fault.node = node
+            await self._on_node[kind](node, length_seconds)
+        else:
+            await self._on_redis[kind](length_seconds)
+        fault.ended_at = self._now()
+        if kind in (*SHARED_FAULTS, *LONE_FAULTS):
+            await asyncio.sleep(self._history.promises.recovery_seconds)
+        await asyncio.sleep(_CALM_SECONDS)
+
+    async def _kill(self, node: int, length_seconds: float) -> None:
+        await asyncio.to_thread(self._nodes[node].kill)
+        await asyncio.to_thread(self._nodes[node].start)
+
+    async def _drain(self, node: int, length_seconds: float) -> None:
+        await asyncio.to_thread(self._nodes[node].terminate)
+        await asyncio.to_thread(self._nodes[node].start)
+
+    async def _freeze(self, node: int, length_seconds: float) -> None:
+        self._nodes[node].signal(signal.SIGSTOP)
+        await asyncio.sleep(length_seconds)
+        self._nodes[node].signal(signal.SIGCONT)
+
+    async def _partition(self, node: int, length_seconds: float) -> None:
+        self._proxies[node].cut()
+        await asyncio.sleep(length_seconds)
+        self._proxies[node].mend()
+
+    async def _lose_replies(self, node: int, length_seconds: float) -> None:
+        self._proxies[node].loses_replies = True
+        await asyncio.sleep(length_seconds)
+        self._proxies[node].loses_replies = False
+
+    async def _reset(self, node: int, length_seconds: float) -> None:
+        self._proxies[node].reset()
+
+    async def _pause_redis(self, length_seconds: float) -> None:
+        self._redis.pause()
+        await asyncio.sleep(length_seconds)
+        self._redis.resume()
+
+    async def _restart_redis(self, length_seconds: float) -> None:
+        self._redis.kill()
+        await asyncio.sleep(length_seconds)
+        await asyncio.to_thread(self._redis.start)
+
+    async def _flush_redis(self, length_seconds: float) -> None:
+        self._redis.flush()

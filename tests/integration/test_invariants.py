@@ -1,0 +1,114 @@
+"""
+Whatever breaks: no client over its limit for long, no slot lost, every end known.
+
+    pytest tests/integration/test_invariants.py --invariant-seconds 600
+    pytest tests/integration/test_invariants.py --invariant-seed 17
+
+The seed of a run is printed, and its history kept in var/ to be checked again.
+"""
+
+import contextlib
+import os
+import random
+import shutil
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.integration.chaos import Chaos
+from tests.integration.history import History, Record
+from tests.integration.processes import LiveServer, Servers, wait_until
+from tests.integration.redis_process import RedisProcess
+from tests.integration.services import PostgresProcess
+
+_RECORDS = "select connection_id, closed_at is not null, close_code, reason"
+
+
+@pytest.fixture
+def database_url(postgres_server: PostgresProcess, tmp_path: Path) -> str:
+    url = postgres_server.create_database("invariants")
+    migrating = LiveServer(folder=tmp_path, environment={"DATABASE_URL": url})
+    migrating.manage("migrate", "--verbosity", "0")
+    return url
+
+
+def read_records(url: str) -> list[Record]:
+    with psycopg.connect(url) as connection:
+        rows = connection.execute(f"{_RECORDS} from connections_connection").fetchall()
+    return [
+        Record(connection_id=one, is_closed=is_closed, code=code, reason=reason)
+        for one, is_closed, code, reason in rows
+    ]
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    given: int | None = request.config.getoption("--invariant-seed")
+    return random.SystemRandom().randrange(10_000) if given is None else given
+
+
+def keep(history: History) -> None:
+    """Keep a history, and say which it was."""
+    var = Path(os.environ.get("ORCHESTRA_VAR") or "var")
+    path = var / "invariants" / f"{history.seed}.json"
+    history.save(path)
+    print(
+        f"seed {history.seed}: {len(history.attempts)} attempts,"
+        f" {len(history.faults)} faults, worst excess"
+        f" {history.worst_excess_seconds():.2f} s; kept in {path}"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(0)
+async def test_promises_hold_through_faults(
+    request: pytest.FixtureRequest,
+    servers: Servers,
+    tmp_path: Path,
+    database_url: str,
+    redis_process: RedisProcess,
+    seed: int,
+) -> None:
+    environment = {"DATABASE_URL": database_url}
+    chaos = Chaos(
+        seed=seed,
+        servers=servers,
+        folder=tmp_path,
+        environment=environment,
+        redis_process=redis_process,
+    )
+    servers.start(
+        folder=tmp_path,
+        command="sweep_idle_connections",
+        arguments=("--interval", "0.5"),
+        config=chaos.config,
+        environment=environment,
+        is_ready=False,
+    )
+    history = await chaos.run(request.config.getoption("--invariant-seconds"))
+    with contextlib.suppress(TimeoutError):
+        await wait_until(
+            lambda: all(one.is_closed for one in read_records(database_url)), 20
+        )
+    history.records = read_records(database_url)
+    keep(history)
+    assert history.find_violations() == []
+
+
+async def test_limits_that_are_not_shared_are_found(
+    servers: Servers, migrated_database: Path, tmp_path: Path, seed: int
+) -> None:
+    """The same clients on nodes that count each for itself: the run can fail."""
+    shutil.copy(migrated_database, tmp_path / "db.sqlite3")
+    chaos = Chaos(
+        seed=seed,
+        servers=servers,
+        folder=tmp_path,
+        environment={},
+        redis_process=None,
+        nodes=2,
+        config={"allow_unshared_limits": "true"},
+    )
+    history = await chaos.run(6)
+    assert any("over its limit" in one for one in history.find_violations())
