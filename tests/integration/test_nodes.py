@@ -1,13 +1,22 @@
 """Several server processes that share a database and a Redis."""
 
 import asyncio
-from collections.abc import Iterator
+import signal
+from collections.abc import Mapping
 
 import pytest
+import redis
 
-from tests.integration.processes import LiveServer, Servers
+from tests.integration.processes import LiveServer, Servers, wait_until
+from tests.integration.proxy import Proxy
 from tests.integration.redis_process import RedisProcess
-from tests.integration.test_main_job import QUICK, assert_alive, closing, opened
+from tests.integration.test_main_job import (
+    QUICK,
+    assert_alive,
+    closing,
+    opened,
+    read_rows,
+)
 
 LATE = {
     "node__beat_seconds": 60,
@@ -17,33 +26,47 @@ LATE = {
 """Nodes so slow to beat that what happens in a test is no beat's doing."""
 
 
-@pytest.fixture
-def redis_process() -> Iterator[RedisProcess]:
-    process = RedisProcess().start()
-    yield process
-    process.remove()
+ROWS = (
+    "select reason, close_code, count(*) from connections_connection"
+    " group by reason, close_code"
+)
+OPEN_ROWS = "select count(*) from connections_connection where closed_at is null"
 
 
 def start_pair(
-    servers: Servers, redis_process: RedisProcess, **config: object
+    servers: Servers,
+    redis_process: RedisProcess,
+    config: Mapping[str, object],
+    proxy: Proxy | None = None,
 ) -> tuple[LiveServer, LiveServer]:
-    """Start two nodes of one cluster."""
-    environment = {"REDIS_URL": redis_process.url}
-    first = servers.start(config=config, environment=environment)
+    """Start two nodes of one cluster; the first may see Redis through a proxy."""
+    url = redis_process.url
+    first = servers.start(
+        config=dict(config),
+        environment={"REDIS_URL": proxy.url if proxy else url},
+        arguments=("--no-sweeper",),
+    )
     second = servers.start(
-        config=config,
-        environment=environment,
+        config=dict(config),
+        environment={"REDIS_URL": url},
         arguments=("--no-sweeper",),
         folder=first.folder,
     )
     return first, second
 
 
+def count_live(client: redis.Redis) -> int:
+    """Return how many leases have not run out, by the clock of Redis."""
+    seconds, microseconds = client.time()
+    now = f"({seconds * 1000 + microseconds // 1000}"
+    return client.zcount("{orchestra:pool}:leases", now, "+inf")
+
+
 async def test_a_kick_takes_effect_on_every_node_without_a_beat(
     servers: Servers, redis_process: RedisProcess
 ) -> None:
     """Posted by a process that is no node."""
-    pair = start_pair(servers, redis_process, **LATE)
+    pair = start_pair(servers, redis_process, LATE)
     token, other = pair[0].create_token(), pair[0].create_token("bob")
     async with (
         opened(pair[0], token, 2) as here,
@@ -79,3 +102,71 @@ async def test_a_second_node_without_redis_may_be_allowed(servers: Servers) -> N
     second = servers.start(config=config, folder=first.folder)
     assert first.is_running
     assert second.is_running
+
+
+async def test_the_sixth_connection_evicts_the_first_on_the_other_node(
+    servers: Servers, redis_process: RedisProcess
+) -> None:
+    """At once: with leases of a minute only the message can have done it."""
+    pair = start_pair(servers, redis_process, LATE)
+    token = pair[0].create_token()
+    async with (
+        opened(pair[0], token, 3) as here,
+        opened(pair[1], token, 2) as there,
+        opened(pair[1], token, 1),
+    ):
+        assert await closing(here[0], seconds=5) == (4005, "evicted")
+        for connection in (*here[1:], *there):
+            await assert_alive(connection)
+
+
+async def test_an_eviction_whose_message_is_lost_takes_effect_by_the_lease(
+    servers: Servers, redis_process: RedisProcess
+) -> None:
+    """Whoever takes the message away keeps the node from subscribing again, too."""
+    async with Proxy(redis_process.port) as proxy:
+        first, second = start_pair(servers, redis_process, QUICK, proxy)
+        token = first.create_token()
+        async with opened(first, token, 5) as here:
+            proxy.loses_messages = True
+            async with opened(second, token, 1):
+                assert await closing(here[0]) == (4005, "evicted")
+                for connection in here[1:]:
+                    await assert_alive(connection)
+
+
+async def test_a_node_that_was_frozen_for_longer_than_its_lease(
+    servers: Servers, redis_process: RedisProcess
+) -> None:
+    """It ends what others took, and the records of it and of what it has are true."""
+    config = {**QUICK, "node__node_timeout_seconds": 1}
+    first, second = start_pair(servers, redis_process, config)
+    sweeper = servers.start(
+        folder=first.folder,
+        command="sweep_idle_connections",
+        arguments=("--interval", "0.3"),
+        config=config,
+        is_ready=False,
+    )
+    alice, bob = first.create_token(), first.create_token("bob")
+    async with (
+        opened(first, alice, 5) as early,
+        opened(first, bob, 1) as (bystander,),
+    ):
+        await wait_until(lambda: read_rows(first, ROWS) == [("", None, 6)])
+        first.signal(signal.SIGSTOP)
+        await wait_until(lambda: read_rows(first, ROWS) == [("lost", 1006, 6)])
+        with redis_process.connect() as client:
+            await wait_until(lambda: count_live(client) == 0)
+        async with opened(second, alice, 5) as late:
+            first.signal(signal.SIGCONT)
+            for connection in early:
+                assert (await closing(connection))[0] in (4005, 4103)
+            for connection in (bystander, *late):
+                await assert_alive(connection)
+            await wait_until(lambda: read_rows(first, OPEN_ROWS) == [(6,)])
+            generation = "select state, generation from connections_node where pid = "
+            query = f"{generation} {first.pid}"
+            await wait_until(lambda: read_rows(first, query) == [("serving", 2)])
+    await wait_until(lambda: read_rows(first, OPEN_ROWS) == [(0,)])
+    assert sweeper.is_running

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import uuid
@@ -175,3 +176,82 @@ async def test_a_server_stops_though_its_database_stands_still(
         postgres.pause()
         assert await asyncio.to_thread(server.terminate) == 0
         assert (await closing(connection))[0] == 4200
+
+
+class Load:
+    """Clients that come, say something and go, again and again."""
+
+    def __init__(self, server: LiveServer, tokens: list[str]) -> None:
+        self.served = 0
+        self._server = server
+        self._is_stopping = False
+        self._tasks = [asyncio.create_task(self._churn(token)) for token in tokens]
+
+    async def stop(self) -> None:
+        """Let each finish what it is at; a client that failed raises here."""
+        self._is_stopping = True
+        await asyncio.gather(*self._tasks)
+
+    async def _churn(self, token: str) -> None:
+        while not self._is_stopping:
+            await churn(self._server, token)
+            self.served += 1
+
+
+async def test_a_restart_under_load(
+    servers: Servers, postgres: PostgresProcess, database: str
+) -> None:
+    """No connection is lost, no record is missing, no node is taken for dead."""
+    config = {**QUICK, "node__node_timeout_seconds": 2}
+    environment = {"DATABASE_URL": postgres.url(database)}
+    server = servers.start(
+        config=config, arguments=("--no-sweeper",), environment=environment
+    )
+    servers.start(
+        folder=server.folder,
+        command="sweep_idle_connections",
+        arguments=("--interval", "0.3"),
+        config=config,
+        environment=environment,
+        is_ready=False,
+    )
+    token, victim = server.create_token(), server.create_token("victim")
+    async with (
+        opened(server, token, 4) as bystanders,
+        opened(server, victim, 1) as (kicked,),
+    ):
+        load = Load(server, [server.create_token(f"load-{n}") for n in range(3)])
+        await wait_until(lambda: load.served > 20)
+        # Posted while the node cannot read it, just before the database goes.
+        server.signal(signal.SIGSTOP)
+        try:
+            await asyncio.to_thread(
+                server.manage, "connections", "kick", "--client", "victim"
+            )
+            postgres.kill()
+        finally:
+            server.signal(signal.SIGCONT)
+        await asyncio.sleep(3)
+        await asyncio.to_thread(postgres.start)
+        assert await closing(kicked) == (4009, "kicked")
+        postgres.pause()
+        await asyncio.sleep(4)
+        postgres.resume()
+        before = load.served
+        await wait_until(lambda: load.served > before + 20)
+        await load.stop()
+        for connection in bystanders:
+            await assert_alive(connection)
+    expected = {"closed": load.served + 4, "kicked": 1}
+    query = (
+        "select reason, count(*) from connections_connection"
+        " where closed_at is not null group by reason"
+    )
+
+    def read(query: str) -> list[tuple[Any, ...]]:
+        with postgres.connect(database) as connection:
+            return connection.execute(query).fetchall()
+
+    await wait_until(lambda: dict(read(query)) == expected, 30)
+    nodes = read("select state, generation from connections_node")
+    assert nodes == [("serving", 1)]
