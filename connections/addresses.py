@@ -105,10 +105,10 @@ def format_network(network: Network) -> str:
     return str(network)
 
 
-def is_proxy(peer: str, trusted_proxies: Iterable[str]) -> bool:
-    """Tell whether a peer is one of the trusted proxies."""
+def is_listed(address: str, networks: Iterable[str]) -> bool:
+    """Tell whether an address is in one of the networks of a list."""
     return _is_in(
-        peer, [ipaddress.ip_network(text, strict=False) for text in trusted_proxies]
+        address, [ipaddress.ip_network(text, strict=False) for text in networks]
     )
 
 

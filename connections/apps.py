@@ -7,7 +7,8 @@ class ConnectionsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from connections import checks, revocation
+        from connections import checks, exposition, revocation
 
         checks.register()
+        exposition.register()
         revocation.watch()

@@ -32,7 +32,7 @@ def check_configuration(**kwargs: Any) -> Sequence[checks.CheckMessage]:
 
 
 def check_deployment(**kwargs: Any) -> Sequence[checks.CheckMessage]:
-    """connections.W001 to W011, for `check --deploy`: what is unsafe in the open."""
+    """connections.W001 to W012, for `check --deploy`: what is unsafe in the open."""
     return [*_check_settings(), *_check_limits(), *_check_trust()]
 
 
@@ -123,6 +123,17 @@ def _check_trust() -> Iterator[checks.CheckMessage]:
             f"allowed_origins holds pages without TLS: {', '.join(in_clear)}. Whoever "
             "is on the way can change such a page, and connect as its visitor.",
             "Use https:// origins.",
+        )
+    networks = [
+        ipaddress.ip_network(text, strict=False)
+        for text in config.metrics.allowed_addresses
+    ]
+    if any(network.prefixlen == 0 for network in networks):
+        yield _warn(
+            12,
+            "metrics.allowed_addresses holds every address: anyone may read how many "
+            "clients there are and what fails.",
+            "Name the addresses of Prometheus, or have it send METRICS_TOKEN.",
         )
     if config.echo_endpoint:
         yield _warn(

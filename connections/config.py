@@ -37,6 +37,7 @@ from connections.sections import (
     DrainConfig,
     ErrorsConfig,
     HandshakeConfig,
+    MetricsConfig,
     NodeConfig,
     RateLimitConfig,
     RecorderConfig,
@@ -121,6 +122,7 @@ class WebSocketConfig:
     errors: ErrorsConfig = section(ErrorsConfig)
     handshake: HandshakeConfig = section(HandshakeConfig)
     drain: DrainConfig = section(DrainConfig)
+    metrics: MetricsConfig = section(MetricsConfig)
     retention: RetentionConfig = section(RetentionConfig)
 
     source: str = ""

@@ -109,7 +109,7 @@ class Node:
         if database is not None:
             self._row = NodeRow(node_id=self.node_id, database=database)
             self.survey = Survey(
-                node_id=self.node_id, database=database, meter=self.meter
+                node_id=self.node_id, database=database, meter=self.meter, clock=clock
             )
             self._requests = IncomingRequests(
                 self._applied,
@@ -148,7 +148,9 @@ class Node:
             ("The picture", camera.look, beat_seconds),
         )
         for name, step, interval_seconds in steps:
-            runner = run_periodically(name, step, interval_seconds)
+            runner = run_periodically(
+                name, step, interval_seconds, self.counters.failures.add
+            )
             self._tasks.append(asyncio.create_task(runner, name=name))
         logger.info(
             "Node %s started", self.node_id[:8], extra={"event": "node_started"}

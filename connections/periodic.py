@@ -8,7 +8,10 @@ logger = logging.getLogger(__name__)
 
 
 async def run_periodically(
-    name: str, step: Callable[[], Awaitable[None]], interval_seconds: float
+    name: str,
+    step: Callable[[], Awaitable[None]],
+    interval_seconds: float,
+    on_failure: Callable[[str], None] = lambda name: None,
 ) -> None:
     """
     Run a step, wait, and again, until cancelled.
@@ -23,6 +26,7 @@ async def run_periodically(
             await step()
         except Exception as exc:
             failures += 1
+            on_failure(name)
             if failures == 1:
                 logger.error(
                     "%s failed and will be tried again: %s",

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from connections.options import Number, Size, Whole, option
+from connections.options import NETWORKS, Number, Size, Whole, option
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +124,15 @@ class DrainConfig:
     )
     delay_seconds: float = option(
         Number(0, 600), 0, "between /readyz turning 503 and the port closing"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsConfig:
+    allowed_addresses: tuple[str, ...] = option(
+        NETWORKS,
+        ["127.0.0.0/8", "::1/128"],
+        "who may read /metrics without METRICS_TOKEN",
     )
 
 

@@ -127,6 +127,7 @@ WEBSOCKET = config.load(
 )
 
 REDIS_URL = os.environ.get("REDIS_URL")
+METRICS_TOKEN = os.environ.get("METRICS_TOKEN")
 
 CHANNEL_LAYERS: dict[str, dict[str, Any]] = {
     "default": {

@@ -69,6 +69,7 @@ LAYERS = (
     "sweeper",
     "charts",
     "dashboard",
+    "exposition",
     "views",
     "access_token_admin",
     "admin",

@@ -74,17 +74,22 @@ class Tally(dict[str, int]):
 class Histogram:
     """Durations in buckets of fixed upper edges, and their sum."""
 
-    __slots__ = ("counts", "edges", "sum_seconds")
+    __slots__ = ("_first_edge", "counts", "edges", "sum_seconds")
 
     def __init__(self, edges: Sequence[float]) -> None:
         self.edges = edges
+        self._first_edge = edges[0]
         self.counts = [0] * (len(edges) + 1)
         self.sum_seconds = 0.0
 
     def observe(self, seconds: float) -> None:
         """Count one duration; an edge belongs to the bucket below it."""
-        self.counts[bisect_left(self.edges, seconds)] += 1
         self.sum_seconds += seconds
+        if seconds <= self._first_edge:
+            # Most messages are handled within a millisecond.
+            self.counts[0] += 1
+        else:
+            self.counts[bisect_left(self.edges, seconds)] += 1
 
 
 class RouteCounters:

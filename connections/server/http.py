@@ -15,7 +15,7 @@ from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 from twisted.web import http
 
-from connections.addresses import find_source, is_proxy
+from connections.addresses import find_source, is_listed
 from connections.server.handshake import (
     BadHandshake,
     Handshake,
@@ -163,7 +163,7 @@ class HttpChannel(http.HTTPChannel):
         peer = getattr(self.transport.getPeer(), "host", None)
         trusted = self.server.config.trusted_proxies
         # All clients of a proxy come from its address.
-        address = None if peer is None or is_proxy(peer, trusted) else peer
+        address = None if peer is None or is_listed(peer, trusted) else peer
         timeout_seconds = self.server.config.handshake.timeout_seconds
         self._start_deadline(timeout_seconds, self.cut_off)
         self.server.http_channels.add(self)

@@ -215,7 +215,7 @@ class Server(DaphneServer):
             elif exception is not None:
                 protocol.handle_exception(exception)
         except Exception as exc:
-            _log_failure(protocol, exc)
+            self._note_failure(protocol, exc)
         self._forget_if_done(protocol)
 
     def _forget_if_done(self, protocol: Any) -> None:
@@ -242,7 +242,7 @@ class Server(DaphneServer):
                 )
                 task.cancel()
         except Exception as exc:
-            _log_failure(None, exc)
+            self._note_failure(None, exc)
         finally:
             reactor.callLater(1, self.application_checker)
 
@@ -252,8 +252,19 @@ class Server(DaphneServer):
             try:
                 protocol.check_timeouts()
             except Exception as exc:
-                _log_failure(protocol, exc)
+                self._note_failure(protocol, exc)
         reactor.callLater(2, self.timeout_checker)
+
+    def _note_failure(self, protocol: object, exc: Exception) -> None:
+        if self.node is not None:
+            self.node.counters.failures.add("The server")
+        logger.error(
+            "The server failed over %r: %s",
+            protocol,
+            exc,
+            exc_info=exc,
+            extra={"event": "checker_failed"},
+        )
 
     # Start and stop
 
@@ -338,13 +349,3 @@ def _with_backlog(endpoint: Any) -> Any:
     if isinstance(endpoint, str) and endpoint.startswith(("tcp:", "ssl:")):
         return endpoint if ":backlog=" in endpoint else f"{endpoint}:backlog={BACKLOG}"
     return endpoint
-
-
-def _log_failure(protocol: object, exc: Exception) -> None:
-    logger.error(
-        "The server failed over %r: %s",
-        protocol,
-        exc,
-        exc_info=exc,
-        extra={"event": "checker_failed"},
-    )

@@ -47,6 +47,7 @@ def test_tls_in_the_process_itself_is_safe_too(settings: Any) -> None:
             "W007",
         ),
         ({"WEBSOCKET": {"anonymous": True}}, "W008"),
+        ({"WEBSOCKET": {"metrics": {"allowed_addresses": ["::/0"]}}}, "W012"),
         ({"WEBSOCKET": {"trusted_proxies": ["10.0.0.1", "0.0.0.0/0"]}}, "W009"),
         ({"WEBSOCKET": {"trusted_proxies": ["::/0"]}}, "W009"),
         ({"WEBSOCKET": {"allowed_origins": ["http://example.com"]}}, "W010"),

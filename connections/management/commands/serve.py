@@ -28,6 +28,12 @@ class Command(BaseCommand):
             help="share the port with other processes that say so too",
         )
         parser.add_argument(
+            "--metrics-port",
+            type=int,
+            help="a port of this process alone, so that each one that shares a port "
+            "can be scraped",
+        )
+        parser.add_argument(
             "--fd", type=int, help="a listening socket from a supervisor, by number"
         )
         parser.add_argument(
@@ -68,12 +74,15 @@ class Command(BaseCommand):
                     reuse_port=options["reuse_port"],
                     tls=tls,
                 )
+            endpoints = [endpoint]
+            if options["metrics_port"] is not None:
+                endpoints.append(open_socket(options["host"], options["metrics_port"]))
         except (OSError, ValueError) as exc:
             raise CommandError(str(exc)) from exc
         access_log = options["access_log"]
         server = Server(
             get_default_application(),
-            endpoints=[endpoint],
+            endpoints=endpoints,
             action_logger=AccessLogGenerator(self.stdout) if access_log else None,
             server_name="orchestra",
             ready_callable=partial(

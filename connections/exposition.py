@@ -1,0 +1,356 @@
+"""
+A node's counters as Prometheus metrics, read at the moment of the scrape.
+
+One process is one target: numbers are this node's, and a sum over targets is
+the cluster's. Labels are bounded whatever clients do: routes are patterns from
+the code, and words beyond a bound count as "other".
+"""
+
+import asyncio
+import platform
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import channels
+import django
+from prometheus_client import REGISTRY
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from connections.close_codes import APPLICATION, ENDINGS, PEER
+from connections.metrics.counters import (
+    CREDENTIAL_OUTCOMES,
+    UNKNOWN_ROUTE,
+    Histogram,
+    RouteCounters,
+    Tally,
+)
+from connections.node import Node, get_node
+from connections.recorder import Recorder
+from connections.version import VERSION
+
+_REASONS = (*ENDINGS, APPLICATION, PEER)
+_ERROR_KINDS = ("internal", "invalid_json", "invalid_message", "unknown_type")
+_RESUME_OUTCOMES = ("new", "resumed", "nothing_missed", "gap", "reset")
+
+
+class NodeCollector(Collector):
+    """Everything that the node of the running event loop has to tell."""
+
+    def collect(self) -> Iterator[Metric]:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            # Another thread than the node's, such as an exporter on a port of
+            # its own: what is read here must not change meanwhile.
+            return
+        node = get_node()
+        yield from _describe_traffic(node)
+        yield from _describe_ends(node)
+        yield from _describe_latencies(node)
+        yield from _describe_buffers(node)
+        yield from _describe_pool(node)
+        yield from _describe_health(node)
+        yield from _describe_configuration(node)
+        if node.recorder is not None:
+            yield from _describe_recorder(node.recorder)
+
+    def describe(self) -> Iterable[Metric]:
+        """Name nothing beforehand: there is no node before an event loop runs."""
+        return ()
+
+
+def register() -> None:
+    """Have django-prometheus export the node; called once, when Django is ready."""
+    REGISTRY.register(NodeCollector())
+
+
+def _describe_traffic(node: Node) -> Iterator[Metric]:
+    routes = node.counters.measure_routes(node.hub)
+    routes.setdefault(UNKNOWN_ROUTE, RouteCounters())
+    active = GaugeMetricFamily(
+        "active_websocket_connections", "Open connections.", labels=["route"]
+    )
+    outcomes = CounterMetricFamily(
+        "websocket_connections",
+        "Handshakes answered, by outcome: accepted, or why not.",
+        labels=["route", "outcome"],
+    )
+    messages = CounterMetricFamily(
+        "websocket_messages", "Messages.", labels=["route", "direction"]
+    )
+    sizes = CounterMetricFamily(
+        "websocket_message_bytes",
+        "Bytes of messages' payloads.",
+        labels=["route", "direction"],
+    )
+    refused = Tally(node.counters.refused_early)
+    for route, counted in routes.items():
+        active.add_metric([route], counted.open_connections)
+        messages.add_metric([route, "in"], counted.messages_in)
+        messages.add_metric([route, "out"], counted.messages_out)
+        sizes.add_metric([route, "in"], counted.bytes_in)
+        sizes.add_metric([route, "out"], counted.bytes_out)
+        answered = {"accepted": 0, **counted.outcomes}
+        if route == UNKNOWN_ROUTE:
+            for outcome, count in refused.items():
+                answered[outcome] = answered.get(outcome, 0) + count
+        for outcome, count in answered.items():
+            outcomes.add_metric([route, outcome], count)
+    yield from (active, outcomes, messages, sizes)
+    recent = node.meter.get_recent()
+    rate = GaugeMetricFamily(
+        "websocket_message_rate",
+        "Messages per second over the last 60 seconds.",
+        labels=["direction"],
+    )
+    rate.add_metric(["in"], recent["messages_in"] / recent["seconds"])
+    rate.add_metric(["out"], recent["messages_out"] / recent["seconds"])
+    yield rate
+    yield GaugeMetricFamily(
+        "websocket_error_rate",
+        "Messages whose handling failed, of those that came, over the last 60 seconds.",
+        recent["errors"] / max(recent["messages_in"], recent["errors"], 1),
+    )
+
+
+def _describe_ends(node: Node) -> Iterator[Metric]:
+    counters = node.counters
+    outcomes = Tally()
+    for route in counters.routes.values():
+        for outcome, count in route.outcomes.items():
+            outcomes.add(outcome, count)
+    failures = {word: outcomes.get(word, 0) for word in sorted(CREDENTIAL_OUTCOMES)}
+    yield _count(
+        "websocket_disconnects",
+        "Connections that ended.",
+        "reason",
+        dict.fromkeys(_REASONS, 0) | counters.ends,
+    )
+    yield _count(
+        "websocket_errors",
+        "Messages whose handling failed.",
+        "kind",
+        dict.fromkeys(_ERROR_KINDS, 0) | counters.errors,
+    )
+    yield _count(
+        "websocket_auth_failures",
+        "Handshakes refused for their credentials.",
+        "reason",
+        failures,
+    )
+    yield _count(
+        "websocket_resumes",
+        "Sessions attached.",
+        "outcome",
+        dict.fromkeys(_RESUME_OUTCOMES, 0) | counters.resumes,
+    )
+    yield _count(
+        "websocket_failures",
+        "Failures of the node's own parts; each is tried again.",
+        "part",
+        counters.failures,
+    )
+    yield CounterMetricFamily(
+        "websocket_rate_limited",
+        "Messages dropped for being over a connection's rate.",
+        counters.rate_limited,
+    )
+    yield CounterMetricFamily(
+        "websocket_evicted",
+        "Connections ended for a newer one of the same client.",
+        counters.ends.get("evicted", 0),
+    )
+
+
+def _describe_latencies(node: Node) -> Iterator[Metric]:
+    counters = node.counters
+    lived = "How long connections that ended had been open, in seconds."
+    # The plain name is the one that was decided on; the other follows the
+    # convention of a unit at the end.
+    yield _bucket("websocket_connection_duration", lived, counters.durations)
+    yield _bucket("websocket_connection_duration_seconds", lived, counters.durations)
+    yield _bucket(
+        "websocket_handler_duration_seconds",
+        "From a message's turn to the end of its handling.",
+        counters.handling,
+    )
+    yield _bucket(
+        "websocket_ack_duration_seconds",
+        "From a session's message to its ack, after the commit.",
+        counters.acks,
+    )
+    yield _bucket(
+        "websocket_ping_round_trip_seconds",
+        "From a ping to its pong.",
+        counters.round_trips,
+    )
+
+
+def _describe_buffers(node: Node) -> Iterator[Metric]:
+    transports = (one.transport for one in node.hub if one.transport is not None)
+    unsent = [transport.unsent_bytes for transport in transports]
+    high_water = node.config.buffers.send_high_water
+    yield GaugeMetricFamily(
+        "websocket_send_buffer_bytes", "Unsent bytes of all connections.", sum(unsent)
+    )
+    yield GaugeMetricFamily(
+        "websocket_send_buffer_max_bytes",
+        "Unsent bytes of the connection that has most.",
+        max(unsent, default=0),
+    )
+    yield GaugeMetricFamily(
+        "websocket_slow_consumers",
+        "Connections with more unsent than buffers.send_high_water.",
+        sum(size > high_water for size in unsent),
+    )
+
+
+def _describe_pool(node: Node) -> Iterator[Metric]:
+    if node.usage is not None:
+        yield GaugeMetricFamily(
+            "websocket_pool_slots", "Slots taken, by all nodes.", node.usage.slots
+        )
+        yield GaugeMetricFamily(
+            "websocket_pool_clients", "Clients that hold slots.", node.usage.clients
+        )
+        yield GaugeMetricFamily(
+            "websocket_pool_limit", "Slots that there are.", node.usage.limit
+        )
+    yield GaugeMetricFamily(
+        "websocket_pool_degraded",
+        "1 while the limits do not hold across nodes.",
+        node.pool.is_degraded,
+    )
+    yield GaugeMetricFamily(
+        "websocket_lease_age_seconds",
+        "Since this node's leases were last renewed.",
+        node.clock() - node.renewed_at,
+    )
+
+
+def _describe_health(node: Node) -> Iterator[Metric]:
+    now = node.clock()
+    yield GaugeMetricFamily(
+        "websocket_event_loop_lag_seconds",
+        "How far the event loop was behind, at worst in the last 10 seconds.",
+        node.meter.lag_seconds,
+    )
+    yield GaugeMetricFamily(
+        "websocket_consumers_alive",
+        "Consumers that have begun and not returned.",
+        node.counters.consumers,
+    )
+    yield GaugeMetricFamily(
+        "websocket_consumers_stuck",
+        "Consumers that run on 60 seconds after their connection ended.",
+        node.counters.count_stuck(now),
+    )
+    yield GaugeMetricFamily(
+        "websocket_draining",
+        "1 while the node hands its clients over.",
+        node.is_draining,
+    )
+    survey = node.survey
+    if survey is None:
+        return
+    yield GaugeMetricFamily(
+        "websocket_nodes_lost",
+        "Nodes found dead in the last 10 minutes.",
+        survey.lost_nodes,
+    )
+    age_seconds = survey.sweep_age_seconds
+    if age_seconds is not None:
+        yield GaugeMetricFamily(
+            "websocket_sweeper_last_run_timestamp_seconds",
+            "When a sweep was last finished, in seconds of Unix time.",
+            time.time() - age_seconds,
+        )
+
+
+def _describe_recorder(recorder: Recorder) -> Iterator[Metric]:
+    dropped = recorder.dropped
+    yield GaugeMetricFamily(
+        "websocket_recorder_pending_rows", "Rows that wait.", recorder.pending
+    )
+    yield GaugeMetricFamily(
+        "websocket_recorder_lag_seconds",
+        "How long the oldest row has waited.",
+        recorder.lag_seconds,
+    )
+    yield _count(
+        "websocket_recorder_dropped",
+        "What was given up because the backlog was full, or the database refused it.",
+        "what",
+        {name: getattr(dropped, name) for name in dropped.__slots__},
+    )
+
+
+def _describe_configuration(node: Node) -> Iterator[Metric]:
+    config = node.config
+    yield InfoMetricFamily(
+        "websocket_build",
+        "What runs here.",
+        {
+            "version": VERSION,
+            "python": platform.python_version(),
+            "django": django.get_version(),
+            "channels": channels.__version__,
+        },
+    )
+    yield InfoMetricFamily(
+        "websocket_config",
+        "Policies in force.",
+        {
+            "on_client_limit": config.on_client_limit,
+            "on_pool_outage": config.on_pool_outage,
+            "anonymous": str(config.anonymous).lower(),
+        },
+    )
+    yield GaugeMetricFamily(
+        "websocket_max_connections",
+        "max_total_connections",
+        config.max_total_connections,
+    )
+    yield GaugeMetricFamily(
+        "websocket_max_connections_per_client",
+        "max_connections_per_client",
+        config.max_connections_per_client,
+    )
+    yield GaugeMetricFamily(
+        "websocket_idle_timeout_seconds",
+        "idle_timeout_seconds",
+        config.idle_timeout_seconds,
+    )
+    yield GaugeMetricFamily(
+        "websocket_max_message_bytes", "max_message_size", config.max_message_size
+    )
+
+
+def _count(
+    name: str, documentation: str, label: str, counts: Mapping[str, int]
+) -> CounterMetricFamily:
+    family = CounterMetricFamily(name, documentation, labels=[label])
+    for word, count in counts.items():
+        family.add_metric([word], count)
+    return family
+
+
+def _bucket(
+    name: str, documentation: str, histogram: Histogram
+) -> HistogramMetricFamily:
+    edges: Sequence[str] = [*(f"{edge:g}" for edge in histogram.edges), "+Inf"]
+    total = 0
+    buckets: list[tuple[str, float]] = []
+    for edge, count in zip(edges, histogram.counts, strict=True):
+        total += count
+        buckets.append((edge, total))
+    return HistogramMetricFamily(
+        name, documentation, buckets=buckets, sum_value=histogram.sum_seconds
+    )

@@ -1,0 +1,177 @@
+"""What /metrics says, and to whom."""
+
+import asyncio
+from asyncio.subprocess import PIPE, STDOUT
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from django.test import RequestFactory
+from prometheus_client import REGISTRY, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from connections.node import Node, get_node
+from connections.views import metrics
+from tests.connections.conversations import Echo, JsonEcho, connect_to
+from tests.integration.services import find_program
+
+LITERAL_NAMES = (
+    "active_websocket_connections",
+    "websocket_connection_duration",
+    "websocket_message_rate",
+    "websocket_error_rate",
+)
+
+
+@pytest.fixture
+async def node() -> AsyncIterator[Node]:
+    """The node that the views of this event loop see."""
+    yield get_node()
+
+
+async def ask(address: str = "127.0.0.1", **headers: str) -> Any:
+    request = RequestFactory().get("/metrics", REMOTE_ADDR=address, headers=headers)
+    return await metrics(request)
+
+
+async def scrape() -> dict[tuple[str, ...], float]:
+    """Return each sample by its name and the values of its labels."""
+    text = (await ask()).content.decode()
+    return {
+        (sample.name, *(sample.labels[key] for key in sorted(sample.labels))): (
+            sample.value
+        )
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+async def test_the_names_that_were_decided_on_are_there_from_the_start(
+    node: Node,
+) -> None:
+    found = {name for name, *_ in await scrape()}
+    for name in LITERAL_NAMES:
+        assert name in found or f"{name}_bucket" in found
+
+
+async def test_a_conversation_is_seen_while_and_after_it_goes_on(node: Node) -> None:
+    communicator = connect_to(Echo, node, route="ws/test/")
+    await communicator.connect()
+    for text in ("hello", "fail"):
+        await communicator.send_to(text_data=text)
+    await communicator.receive_output()
+    during = await scrape()
+    assert during["active_websocket_connections", "ws/test/"] == 1
+    assert during["websocket_messages_total", "in", "ws/test/"] == 2
+    assert during["websocket_message_bytes_total", "out", "ws/test/"] == 5
+    assert during["websocket_error_rate",] == 0.5
+    assert during["websocket_message_rate", "in"] > 0
+    assert during["websocket_pool_slots",] == 1
+    assert during["websocket_consumers_alive",] == 1
+    await communicator.disconnect()
+    after = await scrape()
+    assert after["active_websocket_connections", "ws/test/"] == 0
+    assert after["websocket_messages_total", "in", "ws/test/"] == 2
+    assert after["websocket_disconnects_total", "closed"] == 1
+    assert after["websocket_errors_total", "internal"] == 1
+    assert after["websocket_connections_total", "accepted", "ws/test/"] == 1
+    assert after["websocket_connection_duration_count",] == 1
+    assert after["websocket_connection_duration_seconds_bucket", "86400"] == 1
+    assert after["websocket_handler_duration_seconds_count",] == 2
+    assert after["websocket_consumers_alive",] == 0
+
+
+async def test_what_the_server_refused_early_is_an_outcome(node: Node) -> None:
+    node.counters.refused_early = {"rate": 7}
+    node.counters.note_outcome("", "origin")
+    found = await scrape()
+    assert found["websocket_connections_total", "rate", "unknown"] == 7
+    assert found["websocket_connections_total", "origin", "unknown"] == 1
+
+
+async def test_labels_are_bounded_whatever_clients_do(node: Node) -> None:
+    """Kinds and reasons come from code, and even a consumer that makes them up."""
+    for number in range(200):
+        node.counters.ends.add(f"made up {number}")
+        node.counters.errors.add(f"made up {number}")
+        node.counters.note_outcome(f"route {number}", f"outcome {number}")
+    communicator = connect_to(JsonEcho, node, path="/ws/test/secret/", route="r")
+    await communicator.connect()
+    text = (await ask()).content.decode()
+    assert text.count("\n") < 2000
+    assert "secret" not in text
+    assert "alice" not in text
+    await communicator.disconnect()
+
+
+async def test_promtool_finds_nothing_to_complain_about(node: Node) -> None:
+    promtool = find_program("promtool")
+    process = await asyncio.create_subprocess_exec(
+        promtool, "check", "metrics", stdin=PIPE, stdout=PIPE, stderr=STDOUT
+    )
+    complaints, _ = await process.communicate((await ask()).content)
+    assert (process.returncode, complaints) == (0, b"")
+
+
+def test_another_thread_than_the_nodes_sees_nothing_of_it() -> None:
+    assert b"active_websocket_connections" not in generate_latest(REGISTRY)
+
+
+# Who may ask
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.9.9.9", "::1"])
+async def test_a_neighbour_may_ask(node: Node, address: str) -> None:
+    assert (await ask(address)).status_code == 200
+
+
+async def test_a_stranger_is_refused(node: Node) -> None:
+    assert (await ask("192.0.2.7")).status_code == 403
+
+
+async def test_a_stranger_with_the_token_may_ask(node: Node, settings: Any) -> None:
+    settings.METRICS_TOKEN = "a long secret"
+    asked = await ask("192.0.2.7", Authorization="bearer a long secret")
+    assert asked.status_code == 200
+
+
+@pytest.mark.parametrize(
+    "given", ["", "Bearer", "Bearer another", "Basic a long secret", "Bearer \xe9"]
+)
+async def test_a_stranger_with_another_token_is_told_to_bring_one(
+    node: Node, settings: Any, given: str
+) -> None:
+    settings.METRICS_TOKEN = "a long secret"
+    asked = await ask("192.0.2.7", Authorization=given)
+    assert (asked.status_code, asked["WWW-Authenticate"]) == (401, "Bearer")
+
+
+async def test_an_empty_token_lets_nobody_in(node: Node, settings: Any) -> None:
+    settings.METRICS_TOKEN = ""
+    assert (await ask("192.0.2.7", Authorization="Bearer ")).status_code == 403
+
+
+@pytest.mark.parametrize(
+    "header", ["X-Forwarded-For", "X-Forwarded-Proto", "Forwarded", "Via", "X-Real-IP"]
+)
+async def test_what_an_unknown_proxy_passes_on_is_no_neighbour(
+    node: Node, header: str
+) -> None:
+    """A proxy on this machine would otherwise open the metrics to the world."""
+    assert (await ask(**{header: "127.0.0.1"})).status_code == 403
+
+
+@pytest.mark.parametrize(("client", "status"), [("10.1.2.3", 200), ("192.0.2.7", 403)])
+async def test_a_trusted_proxy_says_who_asks(
+    settings: Any, client: str, status: int
+) -> None:
+    settings.WEBSOCKET = {
+        "trusted_proxies": ["127.0.0.1"],
+        "metrics": {"allowed_addresses": ["10.0.0.0/8"]},
+    }
+    asked = await ask(**{"X-Forwarded-For": client, "Via": "1.1 proxy"})
+    assert asked.status_code == status
+
+
+async def test_nothing_is_posted_to_it(node: Node) -> None:
+    assert (await metrics(RequestFactory().post("/metrics"))).status_code == 405
