@@ -36,6 +36,7 @@ from connections.sections import (
     BuffersConfig,
     DrainConfig,
     ErrorsConfig,
+    ExpiryConfig,
     HandshakeConfig,
     MetricsConfig,
     NodeConfig,
@@ -121,6 +122,7 @@ class WebSocketConfig:
     buffers: BuffersConfig = section(BuffersConfig)
     errors: ErrorsConfig = section(ErrorsConfig)
     handshake: HandshakeConfig = section(HandshakeConfig)
+    expiry: ExpiryConfig = section(ExpiryConfig)
     drain: DrainConfig = section(DrainConfig)
     metrics: MetricsConfig = section(MetricsConfig)
     retention: RetentionConfig = section(RetentionConfig)

@@ -34,6 +34,7 @@ from connections.exceptions import InvalidMessage
 from connections.life import Life, Receive
 from connections.limits import Limits
 from connections.node import Node, get_detached_node
+from connections.refresh import holds_refresh, is_refresh, refresh
 from connections.wire import Message, Send
 
 
@@ -134,6 +135,17 @@ class _Limited:
         feed.open()
         return feed.channel_name
 
+    async def _refresh(self, content: Message) -> None:
+        """Put the connection on the credential that a message brings, and say so."""
+        answer = await refresh(
+            content,
+            connection=self._life.connection,
+            scope=self.scope,
+            node=_find_node(self.scope),
+            get_client_id=self.get_client_id,
+        )
+        await self._life.wire.send_json(answer)
+
     def _find_method(self, message: Message) -> Callable[[Message], Any]:
         name = get_handler_name(message)
         method: Callable[[Message], Any] | None = getattr(self, name, None)
@@ -203,10 +215,14 @@ class LimitedJsonConsumer(LimitedConsumer, AsyncJsonWebsocketConsumer):
     channels.generic.websocket.AsyncJsonWebsocketConsumer, limited.
 
     What is no JSON is answered with an `error` message. Without a receive_json
-    of its own, a subclass gets {"type": "x", ...} in its method handle_x.
+    of its own, a subclass gets {"type": "x", ...} in its method handle_x. New
+    credentials ({"type": "refresh", "token": ...}) are taken before it.
     """
 
     is_json = True
+
+    def is_activity(self, message: Message) -> bool:
+        return not holds_refresh(message)
 
     async def receive(
         self,
@@ -216,7 +232,10 @@ class LimitedJsonConsumer(LimitedConsumer, AsyncJsonWebsocketConsumer):
     ) -> None:
         with _client_at_fault():
             content = await self.decode_json(_require_text(text_data))
-        await self.receive_json(content, **kwargs)
+        if is_refresh(content):
+            await self._refresh(content)
+        else:
+            await self.receive_json(content, **kwargs)
 
     async def receive_json(self, content: Any, **kwargs: Any) -> None:
         await _find_handle(self, content)(content, **kwargs)
@@ -227,6 +246,9 @@ class LimitedSyncJsonConsumer(LimitedSyncConsumer, JsonWebsocketConsumer):
 
     is_json = True
 
+    def is_activity(self, message: Message) -> bool:
+        return not holds_refresh(message)
+
     def receive(
         self,
         text_data: str | None = None,
@@ -235,7 +257,10 @@ class LimitedSyncJsonConsumer(LimitedSyncConsumer, JsonWebsocketConsumer):
     ) -> None:
         with _client_at_fault():
             content = self.decode_json(_require_text(text_data))
-        self.receive_json(content, **kwargs)
+        if is_refresh(content):
+            async_to_sync(self._refresh)(content)
+        else:
+            self.receive_json(content, **kwargs)
 
     def receive_json(self, content: Any, **kwargs: Any) -> None:
         _find_handle(self, content)(content, **kwargs)

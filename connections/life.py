@@ -349,7 +349,7 @@ def _describe(
     client = scope.get("client")
     return LiveConnection(
         connection_id=connection_id,
-        client_id=_bound(client_id or f"connection:{connection_id}"),
+        client_id=bound_client_id(client_id or f"connection:{connection_id}"),
         now=scope.get("arrived", node.clock()),
         wire=wire,
         user_id=getattr(user, "pk", None),
@@ -364,7 +364,7 @@ def _describe(
     )
 
 
-def _bound(client_id: str) -> str:
+def bound_client_id(client_id: str) -> str:
     """Return a client id that fits its column, still one per client."""
     client_id = clean(client_id, len(client_id))
     if len(client_id) <= _TEXT:

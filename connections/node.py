@@ -19,6 +19,7 @@ from connections.config import WebSocketConfig, get_config
 from connections.credentials.verifier import Verifier
 from connections.database import Database
 from connections.exceptions import DatabaseUnavailable
+from connections.expiry import ExpiryWatch
 from connections.gate import Gate
 from connections.hub import Hub, LiveConnection
 from connections.metrics.counters import Counters
@@ -90,6 +91,8 @@ class Node:
                 database=database,
                 clock=clock,
             )
+        verifier = self.verifier if database is not None else None
+        self._expiry = ExpiryWatch(config.expiry, verifier)
         self.is_draining = False
         self._has_stopped = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -99,7 +102,7 @@ class Node:
             hub=self.hub,
             recorder=self.recorder,
             reauthoriser=self.reauthoriser,
-            forget=self.verifier.forget if database is not None else None,
+            forget=verifier.forget if verifier is not None else None,
             node_id=self.node_id,
             clock=clock,
         )
@@ -299,8 +302,9 @@ class Node:
     # The beat
 
     async def _watch(self) -> None:
-        """End idle connections, from memory alone, and note who was active."""
+        """End what is idle or expired, from memory alone; note who was active."""
         now = self.clock()
+        self._expiry.check(self.hub)
         for connection in self.hub:
             timeout_seconds = connection.limits.idle_timeout_seconds
             if timeout_seconds and connection.idle_seconds(now) >= timeout_seconds:

@@ -118,6 +118,16 @@ class HandshakeConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExpiryConfig:
+    warning_seconds: float = option(
+        Number(0, 86_400), 60, "before its credential ends a client is told so"
+    )
+    grace_seconds: float = option(
+        Number(0, 86_400), 10, "after the credential's end the connection is closed"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DrainConfig:
     grace_seconds: float = option(
         Number(0, 3600), 20, "over how long a stopping node hands its clients over"

@@ -45,6 +45,7 @@ LAYERS = (
     "flight_recorder",
     # The running node.
     "hub",
+    "expiry",
     "recorder",
     "node_row",
     "announcements",
@@ -60,6 +61,7 @@ LAYERS = (
     "layer_feed",
     "wire",
     "life",
+    "refresh",
     "consumers",
     "middleware",
     "server",

@@ -44,7 +44,7 @@ def verify_session(session_key: str) -> Credential:
         user=user,
         session=session,
         session_digest=digest_session_key(session_key),
-        expires_at=session.get_expiry_date(),
+        expires_at=_find_expiry(session),
     )
 
 
@@ -53,6 +53,15 @@ def is_hash_valid(session: Any, user: Any) -> bool:
     known = session.get(HASH_SESSION_KEY, "")
     valid = [user.get_session_auth_hash(), *user.get_session_auth_fallback_hash()]
     return any(constant_time_compare(known, one) for one in valid)
+
+
+def _find_expiry(session: Any) -> Any:
+    """Return when a session ends; get_expiry_date() would count from now."""
+    find_model = getattr(session, "get_model_class", None)
+    if find_model is None:
+        return session.get_expiry_date()
+    rows = find_model().objects.filter(session_key=session.session_key)
+    return rows.values_list("expire_date", flat=True).first()
 
 
 def _find_user(session: Any) -> Any:

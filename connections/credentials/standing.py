@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from importlib import import_module
 from typing import Any
 
@@ -11,9 +12,13 @@ from django.utils import timezone
 
 from connections import close_codes
 from connections.close_codes import Ending
+from connections.config import get_config
 from connections.credentials.requirements import Requirements, find_lacking
 from connections.credentials.sessions import is_hash_valid
 from connections.models import AccessToken
+
+_EXPIRY_SECONDS = 5
+"""How long a node takes, with its beat, to close what has expired."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +84,7 @@ def _judge_token(one: Standing, tokens: dict[Any, AccessToken]) -> Ending | None
         return close_codes.REVOKED
     if token.user_id != one.user_id:
         return close_codes.REVOKED
-    if token.expires_at is not None and token.expires_at <= timezone.now():
+    if token.expires_at is not None and token.expires_at <= _find_oldest_end():
         return close_codes.TOKEN_EXPIRED
     return None
 
@@ -99,6 +104,18 @@ def _judge_session(
     return None
 
 
+def _find_oldest_end() -> datetime:
+    """
+    Return the moment at which a credential may have ended, and no earlier.
+
+    The node itself warns of the end and closes after the grace (see expiry),
+    so that a client learns 4100. Found here is what it could not know: an end
+    that was put earlier in the database.
+    """
+    grace_seconds = get_config().expiry.grace_seconds
+    return timezone.now() - timedelta(seconds=grace_seconds + _EXPIRY_SECONDS)
+
+
 def _lacks(one: Standing, lacking: set[tuple[Any, Any]]) -> bool:
     if one.user_id is None:
         return bool(one.requirements)
@@ -111,7 +128,7 @@ def _read_users(keys: Iterable[Any]) -> dict[Any, Any]:
 
 
 def _read_sessions(keys: set[str]) -> dict[str, dict[str, Any]]:
-    """Return what is in the sessions that have not expired."""
+    """Return what is in the sessions that have not expired too long ago."""
     if not keys:
         return {}
     store = import_module(settings.SESSION_ENGINE).SessionStore
@@ -120,6 +137,6 @@ def _read_sessions(keys: set[str]) -> dict[str, dict[str, Any]]:
         loaded = {key: store(key).load() for key in keys}
         return {key: session for key, session in loaded.items() if session}
     rows = store.get_model_class().objects.filter(
-        session_key__in=keys, expire_date__gt=timezone.now()
+        session_key__in=keys, expire_date__gt=_find_oldest_end()
     )
     return {row.session_key: row.get_decoded() for row in rows}

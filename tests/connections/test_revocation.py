@@ -344,7 +344,9 @@ def vanish(**changes: Any) -> Callable[[], Any]:
         (vanish(password="!"), 4009, "logged_out"),
         (Session.objects.all().delete, 4009, "logged_out"),
         (
-            lambda: Session.objects.update(expire_date=timezone.now()),
+            lambda: Session.objects.update(
+                expire_date=timezone.now() - timedelta(minutes=1)
+            ),
             4009,
             "logged_out",
         ),

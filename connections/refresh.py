@@ -1,0 +1,100 @@
+"""New credentials for a connection that stays open."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from django.contrib.auth.models import AnonymousUser
+
+from connections import close_codes
+from connections.credentials.identity import Credential
+from connections.exceptions import InvalidMessage, Refused
+from connections.expiry import format_moment
+from connections.hub import LiveConnection
+from connections.life import bound_client_id
+from connections.node import Node
+from connections.wire import Message
+
+_REFRESH_CHARACTERS = 20_000
+"""No message with a credential is longer than this."""
+
+
+def is_refresh(content: Any) -> bool:
+    """Tell whether a JSON message brings new credentials."""
+    return (
+        isinstance(content, dict)
+        and content.get("type") == "refresh"
+        and isinstance(content.get("token"), str)
+    )
+
+
+def holds_refresh(message: Message) -> bool:
+    """Tell whether an event from the client is such a message: it is no activity."""
+    text = message.get("text")
+    if not text or len(text) > _REFRESH_CHARACTERS or '"refresh"' not in text:
+        return False
+    try:
+        return is_refresh(json.loads(text))
+    except (ValueError, RecursionError):
+        return False
+
+
+async def refresh(
+    content: Message,
+    *,
+    connection: LiveConnection,
+    scope: Message,
+    node: Node,
+    get_client_id: Callable[[Message], str | None],
+) -> Message:
+    """
+    Put a connection on the credential of a message; return the answer.
+
+    It must be the same client's and the same user's, and good for the place
+    where the connection is. The scope is changed with it.
+
+    Raises:
+        InvalidMessage: it is not; the connection keeps the credential it has.
+    """
+    try:
+        credential = await _verify(content, connection, node)
+    except Refused as exc:
+        raise InvalidMessage(_find_code(exc), f"refused: {exc.ending.reason}") from exc
+    user = credential.user or AnonymousUser()
+    changed = {"credential": credential, "user": user, "session": credential.session}
+    client_id = get_client_id({**scope, **changed})
+    if (
+        client_id is None
+        or bound_client_id(client_id) != connection.client_id
+        or user.pk != connection.user_id
+    ):
+        raise InvalidMessage("invalid_message", "refused: another client's")
+    if not credential.covers(scope["path"], scope.get("route", "")):
+        raise InvalidMessage("invalid_message", "refused: not good for this place")
+    scope.update(changed)
+    connection.renew(credential)
+    return {"type": "refreshed", "expires_at": format_moment(credential.expires_at)}
+
+
+async def _verify(
+    content: Message, connection: LiveConnection, node: Node
+) -> Credential:
+    """
+    Return the credential that a message brings.
+
+    Raises:
+        Refused: it is no good, or guessed at too often from this address.
+    """
+    if node.database is None:
+        raise Refused(close_codes.UNAVAILABLE)
+    address = connection.address
+    node.gate.judge_address(address)
+    with node.gate.counting_failures(address):
+        return await node.verifier.verify_token(content["token"])
+
+
+def _find_code(refused: Refused) -> str:
+    """Return the wire's word for why a credential was refused."""
+    if refused.ending in (close_codes.UNAVAILABLE, close_codes.RATE_LIMITED):
+        return refused.ending.reason
+    return "invalid_message"

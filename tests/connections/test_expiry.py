@@ -1,0 +1,360 @@
+"""Credentials that end under an open connection: the warning, the end, the refresh."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from channels.db import database_sync_to_async
+from channels.testing import WebsocketCommunicator
+from django.contrib.auth.models import User
+from django.contrib.sessions.models import Session
+from django.utils import timezone
+
+from connections.consumers import LimitedSyncJsonConsumer
+from connections.credentials.identity import Credential
+from connections.credentials.sessions import verify_session
+from connections.credentials.tokens import create_access_token, verify_access_token
+from connections.credentials.verifier import Verifier
+from connections.database import Database
+from connections.expiry import ExpiryWatch, format_moment
+from connections.hub import LiveConnection
+from connections.models import AccessToken
+from connections.node import Node
+from connections.refresh import holds_refresh
+from connections.sections import ExpiryConfig
+from tests.clock import FakeClock
+from tests.connections.conversations import (
+    Echo,
+    JsonEcho,
+    connect_to,
+    make_config,
+    make_node,
+    receive_close,
+    receive_type,
+)
+from tests.connections.test_credentials import FlakyDatabase, log_in
+
+EXPIRES_AT = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+class SpyingWire:
+    """Remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[dict[str, Any]] = []
+        self.endings: list[str] = []
+
+    def end(self, ending: Any, ref: str | None, after_ms: int | None) -> None:
+        self.endings.append(ending.reason)
+
+    def announce(self, ending: Any, after_ms: int) -> None: ...
+
+    def tell(self, content: dict[str, Any]) -> None:
+        self.told.append(content)
+
+    def abort(self) -> None: ...
+
+
+def make_connection(credential: Credential) -> tuple[LiveConnection, SpyingWire]:
+    wire = SpyingWire()
+    connection = LiveConnection(
+        connection_id="c1",
+        client_id=credential.client_id,
+        now=0,
+        wire=wire,
+        credential=credential,
+    )
+    return connection, wire
+
+
+@pytest.mark.parametrize(
+    ("seconds_before", "is_warned", "is_ended"),
+    [(60.001, False, False), (60, True, False), (-9.999, True, False), (-10, 0, True)],
+)
+def test_the_warning_comes_before_and_the_end_after_the_grace(
+    seconds_before: float, is_warned: bool, is_ended: bool
+) -> None:
+    watch = ExpiryWatch(ExpiryConfig(), None)
+    connection, wire = make_connection(
+        Credential(client_id="alice", expires_at=EXPIRES_AT)
+    )
+    for _ in range(3):
+        watch.check([connection], EXPIRES_AT - timedelta(seconds=seconds_before))
+    assert len(wire.told) == is_warned
+    assert wire.endings == ["token_expired"] * is_ended
+
+
+def test_a_credential_without_an_end_is_left_alone() -> None:
+    watch = ExpiryWatch(ExpiryConfig(), None)
+    connection, wire = make_connection(Credential(client_id="alice"))
+    watch.check([connection], datetime.max.replace(tzinfo=UTC))
+    assert (wire.told, wire.endings) == ([], [])
+
+
+def test_a_new_credential_is_warned_of_anew() -> None:
+    watch = ExpiryWatch(ExpiryConfig(), None)
+    connection, wire = make_connection(
+        Credential(client_id="alice", expires_at=EXPIRES_AT)
+    )
+    watch.check([connection], EXPIRES_AT)
+    later = EXPIRES_AT + timedelta(hours=1)
+    connection.renew(Credential(client_id="alice", expires_at=later))
+    watch.check([connection], EXPIRES_AT + timedelta(minutes=30))
+    assert (len(wire.told), wire.endings) == (1, [])
+    watch.check([connection], later)
+    assert len(wire.told) == 2
+
+
+@pytest.mark.parametrize(
+    ("moment", "text"),
+    [(EXPIRES_AT, "2030-01-01T00:00:00.000Z"), (None, None)],
+)
+def test_a_moment_is_written_in_utc(moment: datetime | None, text: str | None) -> None:
+    assert format_moment(moment) == text
+
+
+async def watch_over(node: Node) -> None:
+    """Run the watch of one beat, and what it began."""
+    await node._watch()
+    await asyncio.gather(*node._expiry._asking.values())
+
+
+async def test_a_json_consumer_gets_the_warning_and_then_the_close() -> None:
+    node = make_node(expiry={"warning_seconds": 60, "grace_seconds": 0})
+    expires_at = timezone.now() + timedelta(seconds=30)
+    communicator = connect_to(JsonEcho, node)
+    communicator.scope["credential"] = Credential(
+        client_id="alice", expires_at=expires_at
+    )
+    await communicator.connect()
+    await watch_over(node)
+    warning = await receive_type(communicator, "expiring")
+    assert warning["expires_at"] == format_moment(expires_at)
+    assert 0 < warning["after_ms"] <= 30_000
+    live = next(iter(node.hub))
+    live.expires_at = timezone.now()
+    await watch_over(node)
+    assert (await receive_type(communicator, "bye"))["reconnect"] == "new_token"
+    assert (await receive_close(communicator))["code"] == 4100
+    await communicator.disconnect()
+
+
+async def test_a_plain_consumer_gets_the_close_alone() -> None:
+    node = make_node(expiry={"grace_seconds": 0})
+    communicator = connect_to(Echo, node)
+    moment = timezone.now()
+    communicator.scope["credential"] = Credential(client_id="alice", expires_at=moment)
+    await communicator.connect()
+    await watch_over(node)
+    assert await communicator.receive_output() == {
+        "type": "websocket.close",
+        "code": 4100,
+        "reason": "token_expired",
+    }
+    await communicator.disconnect()
+
+
+@pytest.fixture
+async def recording() -> AsyncIterator[Node]:
+    """A node that checks credentials."""
+    database = Database()
+    config = make_config(handshake={"failures_per_address_burst": 8})
+    node = Node(config, database=database, clock=FakeClock())
+    yield node
+    await database.close()
+
+
+async def create(client_id: str = "alice", **values: Any) -> str:
+    token, _ = await database_sync_to_async(create_access_token)(client_id, **values)
+    return token
+
+
+async def open_with(token: str, node: Node, consumer: Any = JsonEcho) -> Any:
+    credential = await database_sync_to_async(verify_access_token)(token)
+    communicator = connect_to(consumer, node)
+    communicator.scope.update(credential=credential, user=credential.user)
+    assert (await communicator.connect())[0]
+    return communicator
+
+
+class SyncEcho(LimitedSyncJsonConsumer):
+    def handle_echo(self, content: Any) -> None:
+        self.send_json(content)
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("consumer", [JsonEcho, SyncEcho])
+async def test_a_refresh_puts_the_connection_on_another_token(
+    recording: Node, consumer: Any
+) -> None:
+    soon, later = (timezone.now() + timedelta(seconds=one) for one in (5, 500))
+    old, new = await create(expires_at=soon), await create(expires_at=later)
+    communicator = await open_with(old, recording, consumer)
+    await communicator.send_json_to({"type": "refresh", "token": new})
+    answer = await receive_type(communicator, "refreshed")
+    assert answer == {"type": "refreshed", "expires_at": format_moment(later)}
+    live = next(iter(recording.hub))
+    row = await AccessToken.objects.aget(expires_at=later)
+    assert (live.token_id, live.expires_at) == (row.pk, later)
+    assert communicator.scope["credential"].token_id == row.pk
+    await communicator.disconnect()
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_a_refresh_to_a_token_without_an_end_has_none(recording: Node) -> None:
+    communicator = await open_with(await create(), recording)
+    await communicator.send_json_to({"type": "refresh", "token": await create()})
+    assert (await receive_type(communicator, "refreshed"))["expires_at"] is None
+    await communicator.disconnect()
+
+
+async def refuse(communicator: WebsocketCommunicator, token: str) -> tuple[str, str]:
+    await communicator.send_json_to({"type": "refresh", "token": token})
+    error = await receive_type(communicator, "error")
+    return error["code"], error["message"]
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_a_refresh_cannot_change_who_it_is(recording: Node) -> None:
+    """Another client's token, or the client's own for another user, or nobody's."""
+    user = await User.objects.acreate(username="alice")
+    other = await User.objects.acreate(username="mallory")
+    communicator = await open_with(await create(user=user), recording)
+    before = next(iter(recording.hub)).credential
+    for values in (
+        {"client_id": "bob", "user": user},
+        {"client_id": "alice", "user": other},
+        {"client_id": "alice"},
+    ):
+        code, message = await refuse(communicator, await create(**values))
+        assert (code, message) == ("invalid_message", "refused: another client's")
+    assert next(iter(recording.hub)).credential is before
+    assert communicator.scope["user"] == user
+    await communicator.disconnect()
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_a_refresh_holds_to_the_scopes_of_the_token(recording: Node) -> None:
+    communicator = await open_with(await create(scopes=["/ws/"]), recording)
+    elsewhere = await create(scopes=["/other/"])
+    assert "this place" in (await refuse(communicator, elsewhere))[1]
+    await communicator.disconnect()
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_a_refused_refresh_says_why_and_leaves_the_connection(
+    recording: Node,
+) -> None:
+    communicator = await open_with(await create(), recording)
+    expired = await create(expires_at=timezone.now() - timedelta(seconds=1))
+    revoked = await create()
+    rows = AccessToken.objects.filter(hint=revoked[:6])
+    assert len(await database_sync_to_async(rows.revoke)()) == 1
+    for token, reason in (
+        ("wrong", "unauthenticated"),
+        ("\ud800", "unauthenticated"),
+        (expired, "token_expired"),
+        (revoked, "revoked"),
+    ):
+        answer = await refuse(communicator, token)
+        assert answer == ("invalid_message", f"refused: {reason}")
+    await communicator.send_json_to({"type": "echo"})
+    assert await receive_type(communicator, "echo")
+    await communicator.disconnect()
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_guessing_by_refresh_is_limited_like_guessing_by_handshake(
+    recording: Node,
+) -> None:
+    communicator = await open_with(await create(), recording)
+    live = next(iter(recording.hub))
+    live.address = "192.0.2.7"
+    codes = [(await refuse(communicator, f"wrong-{n}"))[0] for n in range(12)]
+    assert codes[0] == "invalid_message"
+    assert codes[-1] == "rate_limited"
+    await communicator.disconnect()
+
+
+async def test_a_refresh_is_no_activity() -> None:
+    clock = FakeClock()
+    node = make_node(clock)
+    communicator = connect_to(JsonEcho, node)
+    await communicator.connect()
+    clock.advance(100)
+    await refuse(communicator, "anything")
+    assert next(iter(node.hub)).idle_seconds(clock()) == 100
+    await communicator.send_json_to({"type": "echo", "about": "refresh"})
+    await receive_type(communicator, "echo")
+    assert next(iter(node.hub)).idle_seconds(clock()) == 0
+    await communicator.disconnect()
+
+
+@pytest.mark.parametrize(
+    ("text", "is_meant"),
+    [
+        ('{"type":"refresh","token":"t"}', True),
+        ('{"token": "t", "type": "refresh"}', True),
+        ('{"type":"refresh"}', False),
+        ('{"type":"refresh","token":7}', False),
+        ('{"type":"message","data":{"type":"refresh","token":"t"}}', False),
+        ('["refresh"]', False),
+        ('"refresh"', False),
+        ('{"type":"refresh"', False),
+        ("[" * 10_000 + '"refresh"', False),
+        (None, False),
+    ],
+)
+def test_what_is_a_refresh(text: str | None, is_meant: bool) -> None:
+    assert holds_refresh({"type": "websocket.receive", "text": text}) is is_meant
+
+
+@pytest.mark.django_db
+def test_a_session_ends_when_the_database_says(settings: Any) -> None:
+    """Not two weeks from each look at it."""
+    key = log_in(User.objects.create_user("alice"))
+    ends_at = timezone.now() + timedelta(seconds=77)
+    Session.objects.update(expire_date=ends_at)
+    assert verify_session(key).expires_at == ends_at
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_a_session_extended_over_http_is_no_expired_one(recording: Node) -> None:
+    user = await database_sync_to_async(User.objects.create_user)("alice")
+    key = await database_sync_to_async(log_in)(user)
+    soon = timezone.now() + timedelta(seconds=1)
+    await Session.objects.aupdate(expire_date=soon)
+    credential = await database_sync_to_async(verify_session)(key)
+    connection, wire = make_connection(credential)
+    watch = ExpiryWatch(ExpiryConfig(), recording.verifier)
+
+    async def check(moment: datetime) -> None:
+        watch.check([connection], moment)
+        watch.check([connection], moment)
+        await asyncio.gather(*watch._asking.values())
+
+    await check(soon)
+    assert len(wire.told) == 1
+    later = timezone.now() + timedelta(hours=1)
+    await Session.objects.aupdate(expire_date=later)
+    await check(soon + timedelta(seconds=10))
+    assert (connection.expires_at, wire.endings) == (later, [])
+    await Session.objects.all().adelete()
+    await check(later + timedelta(seconds=10))
+    assert wire.endings == ["token_expired"]
+
+
+async def test_a_session_nobody_can_look_up_is_not_ended() -> None:
+    """While the database is away, stale_authorisation_seconds decides."""
+    database = FlakyDatabase()
+    database.is_away = True
+    session = type("Session", (), {"session_key": "key"})()
+    connection, wire = make_connection(
+        Credential(client_id="alice", session=session, expires_at=EXPIRES_AT)
+    )
+    watch = ExpiryWatch(ExpiryConfig(), Verifier(database, FakeClock()))  # type: ignore[arg-type]
+    watch.check([connection], EXPIRES_AT + timedelta(hours=1))
+    await asyncio.gather(*watch._asking.values())
+    assert wire.endings == []
