@@ -13,7 +13,7 @@ from connections.bus import RedisBus
 from connections.exceptions import ClientFull, PoolFull, PoolUnavailable
 from connections.pool.base import Renewal, Slot
 from connections.pool.redis import RedisPool
-from tests.integration.processes import wait_until
+from tests.integration.processes import free_port, wait_until
 from tests.integration.proxy import Proxy
 from tests.integration.redis_process import RedisProcess
 
@@ -545,7 +545,9 @@ async def test_late_newcomers_count_by_age(
 
 async def test_the_scripts_fit_a_cluster() -> None:
     """Every key lies in one hash slot, or a cluster would refuse the script."""
-    process = RedisProcess("--cluster-enabled", "yes").start()
+    # By default the bus has a port 10,000 above, and there may be none.
+    bus = ("--cluster-port", str(free_port()))
+    process = RedisProcess("--cluster-enabled", "yes", *bus).start()
     try:
         with process.connect() as client:
             client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
