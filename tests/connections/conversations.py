@@ -12,6 +12,8 @@ from connections.node import Node
 from connections.options import read_section
 from tests.clock import FakeClock
 
+PATIENCE_SECONDS = 15
+
 
 def make_config(**values: Any) -> WebSocketConfig:
     """Return a configuration with some keys changed."""
@@ -26,6 +28,25 @@ def make_node(clock: FakeClock | None = None, **values: Any) -> Node:
     return Node(make_config(**values), clock=clock or FakeClock())
 
 
+class Communicator(WebsocketCommunicator):
+    """Channels' own, with the patience that a busy machine needs."""
+
+    async def connect(self, timeout: float = PATIENCE_SECONDS) -> Any:
+        return await super().connect(timeout)
+
+    async def receive_output(self, timeout: float = PATIENCE_SECONDS) -> Any:
+        return await super().receive_output(timeout)
+
+    async def receive_from(self, timeout: float = PATIENCE_SECONDS) -> Any:
+        return await super().receive_from(timeout)
+
+    async def receive_json_from(self, timeout: float = PATIENCE_SECONDS) -> Any:
+        return await super().receive_json_from(timeout)
+
+    async def wait(self, timeout: float = PATIENCE_SECONDS) -> None:
+        await super().wait(timeout)
+
+
 def connect_to(
     consumer: Any,
     node: Node | None = None,
@@ -34,7 +55,7 @@ def connect_to(
     **scope: Any,
 ) -> WebsocketCommunicator:
     """Return a communicator whose scope is as our middleware leaves it."""
-    communicator = WebsocketCommunicator(consumer.as_asgi(), path)
+    communicator = Communicator(consumer.as_asgi(), path)
     if node is not None:
         communicator.scope["node"] = node
         communicator.scope["credential"] = Credential(client_id=client_id)
