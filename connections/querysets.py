@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -119,13 +119,15 @@ def _nodes_of(connections: ConnectionQuerySet) -> NodeQuerySet:
 
 
 class AccessTokenQuerySet(models.QuerySet["AccessToken"]):
-    def find(self, token: str) -> AccessToken | None:
+    def find_all(self, tokens: Iterable[str]) -> dict[str, AccessToken]:
         """
-        Return the row of a token, whatever its state, with its user.
+        Return the rows of tokens by digest, whatever their state, with their users.
 
-        The look-up is by hash, so its timing tells nothing about the token.
+        The look-up is by hash, so its timing tells nothing about a token.
         """
-        return self.select_related("user").filter(digest=digest_token(token)).first()
+        digests = {digest_token(token) for token in tokens}
+        rows = self.select_related("user").filter(digest__in=digests)
+        return {row.digest: row for row in rows}
 
     def revoke(self) -> list[int]:
         """Revoke the tokens selected for good; return those that were not before."""

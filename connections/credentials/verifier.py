@@ -2,12 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from connections import close_codes
 from connections.credentials.identity import Credential
+from connections.credentials.lookups import Lookups
 from connections.credentials.sessions import verify_session
-from connections.credentials.tokens import note_use, verify_access_token
+from connections.credentials.tokens import note_use, verify_access_tokens
 from connections.database import Database
 from connections.exceptions import DatabaseUnavailable, Refused
 from connections.models import CloseRequest
@@ -31,6 +32,7 @@ class Verifier:
         self._database = database
         self._clock = clock
         self._remembered: dict[str, tuple[float, Credential]] = {}
+        self._tokens = Lookups(self._find_tokens, _TIMEOUT_SECONDS)
         self._used_tokens: set[int] = set()
         self._forget_count = 0
 
@@ -41,7 +43,7 @@ class Verifier:
         Raises:
             Refused: the token is no good, or nobody can tell now.
         """
-        credential = await self._verify(verify_access_token, token)
+        credential = await self._verify("token", self._find_token, token)
         if credential.token_id is not None:
             self._used_tokens.add(credential.token_id)
         return credential
@@ -53,7 +55,7 @@ class Verifier:
         Raises:
             Refused: nobody is logged in, or nobody can tell now.
         """
-        return await self._verify(verify_session, session_key)
+        return await self._verify("session", self._find_session, session_key)
 
     async def flush(self) -> None:
         """
@@ -83,15 +85,27 @@ class Verifier:
             if _is_meant(credential, target, value):
                 del self._remembered[key]
 
+    async def _find_token(self, token: str) -> Credential:
+        found = await self._tokens.find(token)
+        if isinstance(found, Refused):
+            raise found
+        return found
+
+    async def _find_tokens(self, tokens: list[str]) -> list[Credential | Refused]:
+        return await self._database.read(verify_access_tokens, tokens)
+
+    async def _find_session(self, session_key: str) -> Credential:
+        return await self._database.read(verify_session, session_key)
+
     async def _verify(
-        self, verify: Callable[[str], Credential], secret: str
+        self, kind: str, find: Callable[[str], Awaitable[Credential]], secret: str
     ) -> Credential:
         # The secret itself is not kept.
-        key = f"{verify.__name__}:{digest_token(secret)}"
+        key = f"{kind}:{digest_token(secret)}"
         forget_count = self._forget_count
         try:
             async with asyncio.timeout(_TIMEOUT_SECONDS):
-                credential = await self._database.read(verify, secret)
+                credential = await find(secret)
         except (DatabaseUnavailable, TimeoutError) as exc:
             verified_at, known = self._remembered.get(key, (None, None))
             if known is None or verified_at is None:

@@ -38,7 +38,7 @@ class Command(BaseCommand):
         _write_private(path, password)
 
     def _prepare_token(self, path: Path) -> None:
-        if path.exists() and AccessToken.objects.find(path.read_text().strip()):
+        if path.exists() and AccessToken.objects.find_all([path.read_text().strip()]):
             return
         token, _ = create_access_token(_CLIENT)
         _write_private(path, token)
