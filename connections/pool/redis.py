@@ -64,6 +64,8 @@ class RedisPool(SharedPool):
         self._scripts = _load_scripts(self._client)
         self._gate = asyncio.Semaphore(_COMMANDS_AT_ONCE)
         self._failed_at = float("-inf")
+        # While the pool is recovering, it is told with the first call.
+        self._tells_until = float("-inf")
         # What this node holds is what a recovering pool is told.
         self._held = HeldSlots()
         # Connections that are being admitted, and why a slot was taken away again
@@ -94,9 +96,7 @@ class RedisPool(SharedPool):
         self._forget_release(slot.connection_id)
         self._acquiring[slot.connection_id] = ""
         try:
-            status, *rest = await self._run(
-                "acquire", self._arguments_of_acquire(slot, replaces)
-            )
+            status, *rest = await self._ask_for(slot, replaces)
         except BaseException:
             # Nobody will hold it, and nobody knows whether it was taken.
             self.release(slot.connection_id)
@@ -193,7 +193,21 @@ class RedisPool(SharedPool):
                     str(exc) or "Redis did not answer in time"
                 ) from exc
 
-    def _arguments_of_acquire(self, slot: Slot, replaces: str | None) -> list[Any]:
+    async def _ask_for(self, slot: Slot, replaces: str | None) -> Any:
+        """Run acquire, once more where a recovering pool wants to be told first."""
+        answer = ["tell"]
+        if self._clock() >= self._tells_until:
+            arguments = self._arguments_of_acquire(slot, replaces, tells=False)
+            answer = await self._run("acquire", arguments)
+        if answer == ["tell"]:
+            self._tells_until = self._clock() + self._lease_seconds / 3
+            arguments = self._arguments_of_acquire(slot, replaces, tells=True)
+            answer = await self._run("acquire", arguments)
+        return answer
+
+    def _arguments_of_acquire(
+        self, slot: Slot, replaces: str | None, *, tells: bool
+    ) -> list[Any]:
         # What this client gave back a moment ago may be on its way still.
         releasing = self._releasing.of_client(slot.client_id)
         arguments: list[Any] = [
@@ -205,10 +219,13 @@ class RedisPool(SharedPool):
             slot.limit,
             replaces or "-",
             len(self._held),
+            int(tells),
             len(releasing),
             *(one.connection_id for one in releasing),
         ]
-        for held in self._held.of_client(slot.client_id):
+        held_by_client = self._held.of_client(slot.client_id) if tells else []
+        # Below its limit here the client gives nothing up here.
+        for held in held_by_client if len(held_by_client) >= slot.limit else ():
             moment = encode_moment(held.opened_at)
             arguments += (held.connection_id, moment, held.limit)
         return arguments

@@ -126,7 +126,7 @@ async def test_a_renewal_tells_evicted_from_lost(
     slots = await one.take("1", "2", limit=2)
     await other.take("3", start=5, limit=2)
     with redis_server.connect() as client:
-        client.zrem("{orchestra:pool}:leases", "2")
+        client.zadd("{orchestra:pool}:leases", {"2": 1})
     await other.take("4", start=6, limit=2)
     assert await one.renew(slots) == Renewal(evicted=("1",), lost=("2",))
 
@@ -463,6 +463,43 @@ async def test_a_flushed_redis_is_exact_again_with_the_oldest_gone(
     assert held_in(redis_server) == {"3", "4", "5", "6", "7"}
     await wait_until(lambda: one.told_evicted == {"1", "2"})
     assert other.told_evicted == set()
+
+
+async def test_a_client_of_many_connections_costs_no_more_than_many_clients(
+    make_pool: MakePool, redis_server: RedisProcess
+) -> None:
+    """Commands within scripts grow with the slots, not with their square."""
+    count, limit = 600, 1000
+
+    def count_commands() -> int:
+        with redis_server.connect() as client:
+            stats: Any = client.info("commandstats")
+            return sum(one["calls"] for one in stats.values())
+
+    async def measure(clients: int) -> int:
+        redis_server.flush()
+        pool = make_pool("a", max_total=count, lease_seconds=60)
+        slots = [
+            pool.slot(str(number), number, client=str(number % clients), limit=limit)
+            for number in range(count)
+        ]
+        before = count_commands()
+        for slot in slots[: count // 2]:
+            await pool.acquire(slot)
+        redis_server.flush()
+        # Told of all, and then asked for more: while it recovers, and after.
+        await pool.renew(slots[: count // 2])
+        with redis_server.connect() as client:
+            client.hdel("{orchestra:pool}:state", "recovering_until")
+        pool._tells_until = 0
+        for slot in slots[count // 2 :]:
+            await pool.acquire(slot)
+        found = count_commands() - before
+        assert (await pool.get_usage()).slots == count
+        await pool.close()
+        return found
+
+    assert await measure(1) < 1.5 * await measure(count)
 
 
 async def test_no_two_nodes_evict_each_other_in_turns(

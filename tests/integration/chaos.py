@@ -39,6 +39,10 @@ _PAUSE_SECONDS = (0.05, 0.5)
 _CALM_SECONDS = 1.5
 """After each fault, and what it excuses, for the promises to be held in full."""
 
+_TWO_AT_ONCE = 0.3
+"""How often a second node fails as well, whatever else is broken."""
+
+_NODE_FAULTS = ("killed", "frozen", "partitioned", "reset")
 _HANDSHAKE_SECONDS = 4
 _POOL_KEYS = ("leases", "slots", "ages", "clients", "suspects")
 
@@ -288,16 +292,21 @@ class _Faults:
         }
 
     async def go_on(self, seconds: float) -> None:
-        """Break and mend, each kind once before any comes again."""
+        """Break and mend, each kind once before any comes again, or two at once."""
         kinds: list[str] = []
         while self._now() < seconds:
             if not kinds:
                 kinds = [*self._on_node, *self._on_redis]
                 self._random.shuffle(kinds)
-            await self._break(kinds.pop())
+            first, second = self._random.sample(range(len(self._nodes)), 2)
+            breaking = [self._break(kinds.pop(), first)]
+            if self._random.random() < _TWO_AT_ONCE:
+                breaking.append(self._break(self._random.choice(_NODE_FAULTS), second))
+            await asyncio.gather(*breaking)
+            await asyncio.sleep(_CALM_SECONDS)
 
-    async def _break(self, kind: str) -> None:
-        node = self._random.randrange(len(self._nodes))
+    async def _break(self, kind: str, node: int) -> None:
+        """Break something and mend it; return when that excuses nothing more."""
         length_seconds = self._random.uniform(0.3, 1.7) * LEASE_SECONDS
         fault = Fault(kind=kind, began_at=self._now())
         self._history.faults.append(fault)
@@ -309,7 +318,6 @@ class _Faults:
         fault.ended_at = self._now()
         if kind in (*SHARED_FAULTS, *LONE_FAULTS):
             await asyncio.sleep(self._history.promises.recovery_seconds)
-        await asyncio.sleep(_CALM_SECONDS)
 
     async def _kill(self, node: int, length_seconds: float) -> None:
         await asyncio.to_thread(self._nodes[node].kill)

@@ -82,6 +82,25 @@ class SlowConsumer(LimitedConsumer):
         note(f"disconnect {code}")
 
 
+class GroupConsumer(LimitedConsumer):
+    """Sends what it gets to all, and says when something may be missing."""
+
+    groups = ["everyone"]
+
+    async def receive(
+        self, text_data: str | None = None, bytes_data: bytes | None = None
+    ) -> None:
+        await self.channel_layer.group_send(
+            "everyone", {"type": "said", "text": text_data}
+        )
+
+    async def said(self, event: dict[str, Any]) -> None:
+        await self.send(text_data=event["text"])
+
+    async def channel_gap(self, event: dict[str, Any]) -> None:
+        await self.send(text_data="gap")
+
+
 class ForeignConsumer(AsyncWebsocketConsumer):
     """A consumer of Channels' own, which the node does not know."""
 
@@ -93,6 +112,7 @@ application = protect(
         path("stuck/", StuckConsumer.as_asgi()),
         path("broadcast/", BroadcastConsumer.as_asgi()),
         path("slow/", SlowConsumer.as_asgi()),
+        path("group/", GroupConsumer.as_asgi()),
         path("foreign/", ForeignConsumer.as_asgi()),
     ],
 )

@@ -2,18 +2,19 @@
 --
 -- ARGV: lease, max_total, channels, evicts ("1") or refuses ("0"), connection id,
 --   client, node, opened, limit, the id that it replaces or "-", how many slots
---   the node holds, how many of this client's it is giving back and their ids,
---   then for each slot of this client on this node: id, opened, limit.
+--   the node holds, "1" if it tells them, how many of this client's it is giving
+--   back and their ids, then, if it tells them and this client is at its limit on
+--   this node alone, for each of its slots there: id, opened, limit.
 -- Returns: "ok", then for each slot given up: id, opened, limit, node, reason;
 --   or "taken" and the reason: this connection had a slot and has lost it again;
---   or "client_full"; or "full".
+--   or "tell": call again, and tell; or "client_full"; or "full".
 
 local evicts, slot = ARGV[4] == '1', {
   id = ARGV[5], client = ARGV[6], node = ARGV[7], opened = ARGV[8], limit = tonumber(ARGV[9]),
 }
-local replaces, held_by_node = ARGV[10], tonumber(ARGV[11])
-local first_held = 13 + tonumber(ARGV[12])
-for index = 13, first_held - 1 do
+local replaces, held_by_node, tells = ARGV[10], tonumber(ARGV[11]), ARGV[12] == '1'
+local first_held = 14 + tonumber(ARGV[13])
+for index = 14, first_held - 1 do
   forget(ARGV[index])
 end
 
@@ -30,6 +31,9 @@ end
 -- A recovering pool knows too little: what the node holds itself counts as well.
 local total = count_alive()
 if recovering then
+  if not tells then
+    return {'tell'}
+  end
   for index = first_held, #ARGV, 3 do
     local id = ARGV[index]
     if not is_alive(id) and not tomb_of(id) then
@@ -43,21 +47,21 @@ if recovering then
 end
 
 -- Decide first, so that nobody is evicted for a newcomer that is then refused.
-local given_up, kept = {}, {}
-for _, id in ipairs(slots_of(slot.client)) do
-  if id == replaces then
-    given_up[1] = {slot = describe(id), reason = 'replaced'}
-  else
-    kept[#kept + 1] = id
-  end
+local given_up, excess = {}, count_of(slot.client) + 1 - slot.limit
+local replaced = is_alive(replaces) and describe(replaces)
+if replaced and replaced.client == slot.client then
+  given_up[1] = {slot = replaced, reason = 'replaced'}
+  excess = excess - 1
 end
-local excess = #kept + 1 - slot.limit
 if excess > 0 then
   if not evicts then
     return {'client_full'}
   end
-  for index = 1, excess do
-    given_up[#given_up + 1] = {slot = describe(kept[index]), reason = 'evicted'}
+  local most = excess + #given_up
+  for _, id in ipairs(oldest_of(slot.client, most)) do
+    if id ~= replaces and #given_up < most then
+      given_up[#given_up + 1] = {slot = describe(id), reason = 'evicted'}
+    end
   end
 end
 if total - #given_up >= max_total then

@@ -72,6 +72,29 @@ local function slots_of(client)
   return found
 end
 
+-- Whether all that has expired is forgotten: then a count is a count, and what is
+-- there is alive. Otherwise a client's slots are looked at one by one.
+local is_purged = false
+
+local function count_of(client)
+  if not is_purged then
+    return #slots_of(client)
+  end
+  return call('ZLEXCOUNT', AGES, '[' .. client .. ' ', '(' .. client .. '!')
+end
+
+local function oldest_of(client, count)
+  if not is_purged then
+    return slots_of(client)
+  end
+  local found = {}
+  for _, member in ipairs(call('ZRANGEBYLEX', AGES, '[' .. client .. ' ', '(' .. client .. '!',
+                               'LIMIT', 0, math.max(count, 0))) do
+    found[#found + 1] = member:match('(%S+)$')
+  end
+  return found
+end
+
 -- Exact whatever has not been purged yet.
 local function count_alive()
   return call('ZCOUNT', LEASES, '(' .. string.format('%.0f', now), '+inf')
@@ -115,12 +138,17 @@ local function purge()
   for _, id in ipairs(expired) do
     forget(id)
   end
+  return #expired < PURGED_AT_ONCE
 end
 
-local function evict_oldest(ids, count)
-  for index = 1, count do
+local function evict(ids, count)
+  for index = 1, math.min(count, #ids) do
     take_away(describe(ids[index]), 'evicted')
   end
+end
+
+local function evict_oldest(client, count)
+  evict(oldest_of(client, count), count)
 end
 
 -- After a recovery: evict what is over a client's limit, then what is over the
@@ -131,9 +159,12 @@ local function settle()
     if not client then
       break
     end
-    local limit = tonumber(call('HGET', SUSPECTS, client))
-    local ids = slots_of(client)
-    evict_oldest(ids, #ids - limit)
+    local excess = count_of(client) - tonumber(call('HGET', SUSPECTS, client))
+    if excess > PURGED_AT_ONCE then
+      evict_oldest(client, PURGED_AT_ONCE)
+      return false
+    end
+    evict_oldest(client, excess)
     call('HDEL', SUSPECTS, client)
   end
   if call('HLEN', SUSPECTS) > 0 then
@@ -150,13 +181,14 @@ local function settle()
     for index = 1, math.min(excess, PURGED_AT_ONCE) do
       oldest[index] = all[index].id
     end
-    evict_oldest(oldest, #oldest)
+    evict(oldest, #oldest)
   end
   return excess <= PURGED_AT_ONCE
 end
 
 -- Whether the pool is recovering: for a third of a lease after Redis was flushed
--- (no generation) or stood still (every lease has expired at once).
+-- (no generation) or stood still (every lease has expired at once). Then whether
+-- what was taken meanwhile is to be settled.
 local function is_recovering()
   local newest = call('ZREVRANGE', LEASES, 0, 0, 'WITHSCORES')
   local has_stood_still = newest[2] and tonumber(newest[2]) <= now
@@ -167,28 +199,26 @@ local function is_recovering()
     call('HSET', STATE, 'generation', time[1] .. '.' .. time[2],
          'recovering_until', string.format('%.0f', now + lease_ms / 3))
     call('PUBLISH', channels .. 'all', cjson.encode({kind = 'recovering'}))
-    return true
+    return true, false
   end
   local until_ms = call('HGET', STATE, 'recovering_until')
   if not until_ms then
-    return false
+    return false, false
   end
-  if now < tonumber(until_ms) then
-    return true
-  end
-  if settle() then
-    call('HDEL', STATE, 'recovering_until')
-  end
-  return false
+  local is_over = now >= tonumber(until_ms)
+  return not is_over, is_over
 end
 
 -- Take a slot whatever the limits say; the excess is settled afterwards.
 local function take_unconditionally(slot)
   take(slot)
-  if #slots_of(slot.client) > slot.limit then
+  if count_of(slot.client) > slot.limit then
     call('HSET', SUSPECTS, slot.client, slot.limit)
   end
 end
 
-local recovering = is_recovering()
-purge()
+local recovering, must_settle = is_recovering()
+is_purged = purge()
+if must_settle and settle() then
+  call('HDEL', STATE, 'recovering_until')
+end

@@ -17,13 +17,12 @@ local function refuse(slot, reason)
 end
 
 local function take_late(slot)
-  local ids = slots_of(slot.client)
-  local excess = #ids + 1 - slot.limit
+  local excess = count_of(slot.client) + 1 - slot.limit
   if count_alive() - math.max(excess, 0) >= max_total then
     return refuse(slot, 'lost')
   end
   take(slot)
-  evict_oldest(slots_of(slot.client), excess)
+  evict_oldest(slot.client, excess)
   if not is_alive(slot.id) then
     refuse(slot, 'evicted')
   end
@@ -43,7 +42,7 @@ for index = 5, #ARGV, 5 do
     take_unconditionally(slot)
   elseif is_late then
     take_late(slot)
-  elseif #slots_of(slot.client) < slot.limit and count_alive() < max_total then
+  elseif count_of(slot.client) < slot.limit and count_alive() < max_total then
     take(slot)
   else
     refuse(slot, 'lost')

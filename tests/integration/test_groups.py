@@ -1,0 +1,104 @@
+"""Groups that reach over nodes, on real sockets."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.processes import LiveServer, Servers, wait_until
+from tests.integration.raw_client import PING, PONG, TEXT, RawClient, build_frame
+from tests.integration.redis_process import RedisProcess
+
+MEMBERS = 1000
+OPENED_AT_ONCE = 50
+CONFIG = {
+    "anonymous": "true",
+    "max_connections_per_client": MEMBERS,
+    "max_total_connections": 2 * MEMBERS,
+    "handshake__per_address_per_second": 100_000,
+    "handshake__per_address_burst": 100_000,
+}
+
+
+class Member:
+    """A socket in the group, and what it has read."""
+
+    def __init__(self, client: RawClient) -> None:
+        self.texts: list[str] = []
+        self.client = client
+        self._reading = asyncio.create_task(self._read())
+
+    @property
+    def is_there(self) -> bool:
+        return not self._reading.done()
+
+    async def say(self, text: str) -> None:
+        await self.client.send(build_frame(TEXT, text.encode()))
+
+    async def _read(self) -> None:
+        while True:
+            frame = await self.client.read_frame(seconds=3600)
+            if frame.opcode == PING:
+                await self.client.send(build_frame(PONG, frame.payload))
+            elif frame.opcode == TEXT:
+                self.texts.append(frame.payload.decode())
+            else:
+                return
+
+
+@pytest.fixture
+def pair(
+    servers: Servers, redis_process: RedisProcess, tmp_path: Path
+) -> Iterator[tuple[LiveServer, LiveServer]]:
+    options = {
+        "command": "daphne",
+        "application": "tests.integration.consumers:application",
+        "config": CONFIG,
+        "environment": {
+            "REDIS_URL": redis_process.url,
+            "SEEN": str(tmp_path / "seen"),
+        },
+    }
+    first = servers.start(**options)
+    yield first, servers.start(**options, folder=first.folder)
+
+
+async def open_members(servers: tuple[LiveServer, ...], count: int) -> list[Member]:
+    turn = asyncio.Semaphore(OPENED_AT_ONCE)
+
+    async def open_one(server: LiveServer) -> Member:
+        async with turn:
+            origin = f"Origin: {server.url}"
+            return Member(await RawClient.open(server.port, "/group/", origin))
+
+    chosen = [servers[number % len(servers)] for number in range(count)]
+    return list(await asyncio.gather(*map(open_one, chosen)))
+
+
+async def test_a_thousand_sockets_on_two_nodes_and_a_restart_of_redis(
+    pair: tuple[LiveServer, LiveServer], redis_process: RedisProcess
+) -> None:
+    """All hear what is said before and after, and that there was a gap between."""
+    members = await open_members(pair, MEMBERS)
+    first, second = members[:2]
+
+    async def hear(speaker: Member, word: str) -> None:
+        """Have a word said until all have heard it: they may have to join yet."""
+
+        async def is_heard() -> bool:
+            await speaker.say(word)
+            await asyncio.sleep(1)
+            return all(word in one.texts for one in members)
+
+        await wait_until(is_heard, 30)
+
+    await hear(first, "before")
+    await hear(second, "before as well")
+    redis_process.kill()
+    await asyncio.sleep(1)
+    redis_process.start()
+    await hear(first, "after")
+    await hear(second, "after as well")
+    assert all(one.is_there for one in members)
+    assert all("gap" in one.texts for one in members)
