@@ -14,7 +14,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from connections.redis_clients import ask, make_client
+from connections.redis_clients import ask, close_client, make_client
 from connections.subscriptions import Subscriptions
 
 logger = logging.getLogger(__name__)
@@ -98,8 +98,8 @@ class RedisBus:
     async def close(self) -> None:
         """Stop listening and let go of Redis."""
         await self._subscriptions.close()
-        await self._client.aclose()
-        await self._subscriber.aclose()
+        await close_client(self._client)
+        await close_client(self._subscriber)
 
     def _hand_on(self, channel: str, payload: bytes) -> None:
         try:

@@ -21,6 +21,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 _SENTINEL_SCHEMES = {"redis+sentinel": "redis", "rediss+sentinel": "rediss"}
 _SENTINEL_PORT = 26379
+_SENTINEL_SECONDS = 0.3
+"""For one sentinel to answer: the next is to be asked before a command gives up."""
 
 Answer = TypeVar("Answer")
 
@@ -53,6 +55,14 @@ def make_client(url: str, *, timeout_seconds: float, **options: Any) -> Redis:
     del host["sentinel_kwargs"]
     master: Redis = sentinel.master_for(host.pop("master_name"), **options, **host)
     return master
+
+
+async def close_client(client: Redis) -> None:
+    """Close a client's connections, to the sentinels as well."""
+    await client.aclose()
+    manager = getattr(client.connection_pool, "sentinel_manager", None)
+    for sentinel in manager.sentinels if manager else ():
+        await sentinel.aclose()
 
 
 def make_layer_host(url: str, **options: Any) -> dict[str, Any]:
@@ -96,7 +106,11 @@ def parse_sentinel_url(url: str) -> dict[str, Any]:
         **access,
         "master_name": service,
         "sentinels": [_parse_address(address) for address in hosts.split(",")],
-        "sentinel_kwargs": dict(access),
+        "sentinel_kwargs": {
+            **access,
+            "socket_timeout": _SENTINEL_SECONDS,
+            "socket_connect_timeout": _SENTINEL_SECONDS,
+        },
     }
 
 

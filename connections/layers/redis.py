@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 
 from connections.layers.local import SPECIFIC_PREFIX, require_message
 from connections.layers.mailbox import GAP, Mailbox, Message
-from connections.redis_clients import ask, cancel, make_layer_host
+from connections.redis_clients import ask, cancel, close_client, make_layer_host
 from connections.subscriptions import Subscriptions
 
 logger = logging.getLogger(__name__)
@@ -352,8 +352,8 @@ class _Shard:
         """Close the connections; they are opened again when they are needed."""
         await cancel(self._tasks)
         await self._subscriptions.close()
-        await self._client.aclose()
-        await self._subscriber.aclose()
+        await close_client(self._client)
+        await close_client(self._subscriber)
         self.is_away = False
         self._missed.clear()
         self._leaving.clear()

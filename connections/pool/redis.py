@@ -16,7 +16,7 @@ from connections.exceptions import ClientFull, PoolFull, PoolUnavailable
 from connections.pool.base import Renewal, SharedPool, Slot, Usage
 from connections.pool.held import HeldSlots
 from connections.pool.words import encode_moment, encode_word, read_slots
-from connections.redis_clients import ask, cancel, make_client
+from connections.redis_clients import ask, cancel, close_client, make_client
 from connections.units import Clock
 
 logger = logging.getLogger(__name__)
@@ -164,7 +164,7 @@ class RedisPool(SharedPool):
                 extra={"event": "release_failed"},
             )
         await self._bus.close()
-        await self._client.aclose()
+        await close_client(self._client)
 
     # Commands
 

@@ -28,7 +28,12 @@ def test_a_sentinel_url_names_hosts_service_and_database() -> None:
         "client_name": "x",
         "username": "user",
         "password": "p@ss",
-        "sentinel_kwargs": {"username": "user", "password": "p@ss"},
+        "sentinel_kwargs": {
+            "username": "user",
+            "password": "p@ss",
+            "socket_timeout": 0.3,
+            "socket_connect_timeout": 0.3,
+        },
     }
 
 

@@ -1,5 +1,7 @@
 import itertools
 
+import pytest
+
 from connections.server.keepalive import Keepalive
 from tests.connections.fake_loop import FakeLoop
 
@@ -78,7 +80,7 @@ def test_the_round_trip_is_the_last_pongs() -> None:
     sent_at, payload = line.pings[-1]
     line.loop.now = sent_at + 0.5
     line.keepalive.note_pong(payload)
-    assert line.keepalive.rtt_seconds == 0.5
+    assert line.keepalive.rtt_seconds == pytest.approx(0.5)
     assert line.round_trips == [0.5]
 
 
