@@ -1,0 +1,43 @@
+"""A line the size of a word."""
+
+from collections.abc import Sequence
+
+from django.utils.safestring import SafeString
+
+from connections.charts.scales import scale
+from connections.charts.svg import element, number
+
+_WIDTH = 120
+_HEIGHT = 28
+_MARGIN = 2
+
+
+def draw_sparkline(values: Sequence[float]) -> SafeString:
+    """
+    Return how something went, without axes, its last value marked.
+
+    It says nothing that is not beside it in words, so it is hidden from
+    those who cannot see it.
+    """
+    if len(values) < 2:
+        values = [0, 0]
+    inner = _HEIGHT - 2 * _MARGIN
+    step = (_WIDTH - 2 * _MARGIN) / (len(values) - 1)
+    highest = max(max(values), 1e-9)
+    points = [
+        (_MARGIN + step * index, _MARGIN + y)
+        for index, y in enumerate(scale(values, highest, inner))
+    ]
+    line = "L".join(f"{number(x)} {number(y)}" for x, y in points)
+    floor = _HEIGHT - _MARGIN
+    last_x, last_y = points[-1]
+    return element(
+        "svg",
+        element("path", d=f"M{_MARGIN} {floor}L{line}V{floor}Z", class_="area"),
+        element("path", d=f"M{line}", class_="line"),
+        element("circle", cx=last_x, cy=last_y, r=2),
+        viewBox=f"0 0 {_WIDTH} {_HEIGHT}",
+        preserveAspectRatio="none",
+        class_="sparkline",
+        aria_hidden="true",
+    )
