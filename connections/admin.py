@@ -6,7 +6,15 @@ from django.http import HttpRequest
 
 from connections.access_token_admin import AccessTokenAdmin
 from connections.bans import impose, lift
-from connections.models import AccessToken, Ban, Connection, ErrorEvent, Node
+from connections.dashboard.admin import LiveDashboardAdmin
+from connections.models import (
+    AccessToken,
+    Ban,
+    Connection,
+    ErrorEvent,
+    LiveDashboard,
+    Node,
+)
 
 
 class _ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
@@ -30,6 +38,7 @@ class _ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
 
 admin.site.register(AccessToken, AccessTokenAdmin)
+admin.site.register(LiveDashboard, LiveDashboardAdmin)
 
 
 @admin.register(Connection)

@@ -52,6 +52,7 @@ class Seen(NamedTuple):
     connection_id: str
     client_id: str
     user_id: str
+    token_id: str
     route: str
     address: str
     opened_at: float
@@ -199,6 +200,7 @@ def _describe(
         connection_id=live.connection_id,
         client_id=live.client_id,
         user_id="" if live.user_id is None else str(live.user_id),
+        token_id="" if live.token_id is None else str(live.token_id),
         route=live.route,
         address=live.address,
         opened_at=round(live.opened_at.timestamp(), 3),

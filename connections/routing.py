@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from channels.routing import ProtocolTypeRouter, URLRouter
-from django.urls import URLPattern, re_path
+from django.urls import URLPattern, path, re_path
 
+from connections.dashboard import consumers as dashboard
 from connections.life import Receive
 from connections.metrics.counters import declare_route
 from connections.middleware import (
@@ -23,11 +24,13 @@ def protect(*, http: Any, websocket: Sequence[URLPattern]) -> Application:
     """
     Return an ASGI application for Django's views and these WebSocket routes.
 
-    Before a consumer is reached: Host and Origin, the route, credentials. Where
-    daphne is what imports this, its server becomes the one that protects itself.
+    Before a consumer is reached: Host and Origin, the route, credentials. The
+    dashboard's own socket is among the routes. Where daphne is what imports
+    this, its server becomes the one that protects itself.
     """
     install()
-    router = URLRouter([*map(_guard, websocket), _REST])
+    live = path(dashboard.PATH, dashboard.LiveConsumer.as_asgi())
+    router = URLRouter([*map(_guard, [*websocket, live]), _REST])
     return NodeMiddleware(
         ProtocolTypeRouter({"http": http, "websocket": OriginMiddleware(router)})
     )

@@ -73,8 +73,8 @@ def test_the_worst_that_holds_is_shown() -> None:
 
 def test_a_picture_is_read_as_it_was_taken() -> None:
     seen = [
-        Seen("c1", "<script>", "7", "ws/", "::1", 1.5, "quiet", 3.0, rtt_ms=1.5),
-        Seen("c2", "bob", "", "ws/", "", 2.0, "active", 0.0),
+        Seen("c1", "<script>", "7", "3", "ws/", "::1", 1.5, "quiet", 3.0, rtt_ms=1.5),
+        Seen("c2", "bob", "", "", "ws/", "", 2.0, "active", 0.0),
     ]
     assert decode(encode(seen)) == seen
     assert decode(encode([])) == []

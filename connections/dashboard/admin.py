@@ -1,0 +1,105 @@
+"""The dashboard's place in Django admin: its pages, and who may see them."""
+
+from typing import Any
+
+from django.contrib import admin
+from django.core.exceptions import PermissionDenied
+from django.db import Error as DatabaseError
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils.decorators import method_decorator
+from django.views.decorators.gzip import gzip_page
+
+from connections.dashboard.consumers import PATH
+from connections.dashboard.peek import describe_client, describe_connection
+from connections.dashboard.selection import GROUPINGS, RANGES, Selection
+from connections.dashboard.shared import shared
+
+_NAME = "connections_livedashboard"
+_TEMPLATES = "admin/connections/livedashboard"
+
+
+class LiveDashboardAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """No list of rows: the page at their place shows what is going on."""
+
+    shared = shared
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view
+        return [
+            path(
+                "",
+                view(self.changelist_view),
+                name="connections_livedashboard_changelist",
+            ),
+            path("panels/", view(self.show_panels), name="connections_live_panels"),
+            path("peek/", view(self.show_peek), name="connections_live_peek"),
+        ]
+
+    @method_decorator(gzip_page)
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """Show the dashboard, whole and without any script."""
+        self._require_view(request)
+        selection = Selection.parse(request.GET.dict())
+        context: dict[str, Any] = {
+            **self.admin_site.each_context(request),
+            "opts": self.opts,
+            "title": "Live dashboard",
+            "selection": selection,
+            "socket_path": f"/{PATH}",
+            "poll_url": reverse("admin:connections_live_panels"),
+            "peek_url": reverse("admin:connections_live_peek"),
+            "ranges": [(name, selection.query(range=name)) for name in RANGES],
+            "groupings": [(name, selection.query(by=name)) for name in GROUPINGS],
+        }
+        snapshot = self.shared.get_snapshot()
+        context |= {
+            "snapshot": snapshot,
+            "panels": self.shared.get_panels(selection).html,
+            "nodes": [one for one in snapshot.nodes if one.node_id in snapshot.seen],
+            "routes": sorted({one.route for one in snapshot if one.route}),
+        }
+        return TemplateResponse(
+            request, f"{_TEMPLATES}/page.html", {**context, **(extra_context or {})}
+        )
+
+    @method_decorator(gzip_page)
+    def show_panels(self, request: HttpRequest) -> HttpResponseBase:
+        """Return the panels as the socket sends them, for who has none."""
+        self._require_view(request)
+        selection = Selection.parse(request.GET.dict())
+        try:
+            panels = self.shared.get_panels(selection)
+        except DatabaseError:
+            return JsonResponse({"type": "failed"}, status=503)
+        return JsonResponse(panels.as_message())
+
+    def show_peek(self, request: HttpRequest) -> HttpResponse:
+        """Return the details of a connection or of a client, as a fragment."""
+        self._require_view(request)
+        snapshot = self.shared.get_snapshot()
+        key, client_id = request.GET.get("key", ""), request.GET.get("client", "")
+        found = snapshot.find(key) if key else None
+        context: dict[str, Any] = {"key": key, "client_id": client_id}
+        if found is not None:
+            context |= describe_connection(snapshot, *found)
+        elif client_id:
+            region = request.GET.get("region", "")
+            context |= describe_client(snapshot, client_id, region)
+        return TemplateResponse(request, f"{_TEMPLATES}/peek.html", context)
+
+    def _require_view(self, request: HttpRequest) -> None:
+        if not self.has_view_permission(request):
+            raise PermissionDenied

@@ -1,0 +1,141 @@
+"""The dashboard's own socket: panels, pushed as often as their viewer asks."""
+
+import asyncio
+import logging
+from typing import Any
+from urllib.parse import parse_qsl
+
+from connections import close_codes
+from connections.close_codes import Ending
+from connections.consumers import LimitedJsonConsumer
+from connections.credentials.sessions import verify_session
+from connections.dashboard.selection import Selection
+from connections.dashboard.shared import shared
+from connections.database import Database
+from connections.exceptions import DatabaseUnavailable, InvalidMessage, Refused
+from connections.life import Receive
+from connections.node import Node, get_detached_node
+from connections.wire import Message, Send
+
+logger = logging.getLogger(__name__)
+
+PERMISSION = "connections.view_livedashboard"
+PATH = "ws/connections/live/"
+_RECHECK_SECONDS = 30
+_INTERVALS = (1, 2, 5, 15, 30)
+
+
+class LiveConsumer(LimitedJsonConsumer):
+    """
+    Sends a staff user the panels that changed.
+
+    It is served as any other consumer is, with one difference: its connection
+    belongs to a node of its own that records nothing, so that who watches is
+    neither counted nor shown, and takes no slot from a client.
+    """
+
+    shared = shared
+    _watched: Node
+    _pushing: asyncio.Task[None] | None = None
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        self._watched = scope["node"]
+        self._selection = Selection()
+        self._every_seconds = 2
+        self._sent: dict[str, Any] = {}
+        self._due = asyncio.Event()
+        try:
+            await super().__call__(
+                {**scope, "node": get_detached_node()}, receive, send
+            )
+        finally:
+            if self._pushing is not None:
+                self._pushing.cancel()
+
+    async def connect(self) -> None:
+        await self.accept()
+        ending = await self._find_objection()
+        if ending is not None:
+            self.end(ending.code, ending.reason)
+            return
+        self._pushing = asyncio.create_task(self._push())
+
+    async def handle_watch(self, content: Any) -> None:
+        """Show what a viewer asks for, from now on."""
+        query, every_seconds = content.get("query"), content.get("every_seconds")
+        if not isinstance(query, str) or len(query) > 2000:
+            raise InvalidMessage("invalid_message", "query is not that of a URL")
+        if every_seconds not in _INTERVALS:
+            allowed = ", ".join(map(str, _INTERVALS))
+            raise InvalidMessage(
+                "invalid_message", f"every_seconds is not one of {allowed}"
+            )
+        self._selection = Selection.parse(dict(parse_qsl(query)))
+        self._every_seconds = every_seconds
+        self._due.set()
+
+    async def _push(self) -> None:
+        """Send what changed, again and again; the first when it was asked for."""
+        loop = asyncio.get_running_loop()
+        checked_at = loop.time()
+        await self._due.wait()
+        while True:
+            self._due.clear()
+            if loop.time() - checked_at >= _RECHECK_SECONDS:
+                checked_at = loop.time()
+                ending = await self._find_objection()
+                if ending is not None:
+                    self.end(ending.code, ending.reason)
+                    return
+            if self._watched.is_draining:
+                self.end(close_codes.DRAINING.code, close_codes.DRAINING.reason)
+                return
+            await self._send_panels()
+            try:
+                async with asyncio.timeout(self._every_seconds):
+                    await self._due.wait()
+            except TimeoutError:
+                continue
+
+    async def _send_panels(self) -> None:
+        try:
+            panels = await self._database.read(self.shared.get_panels, self._selection)
+        except DatabaseUnavailable as exc:
+            logger.warning("The dashboard cannot be drawn: %s", exc)
+            await self.send_json({"type": "failed"})
+            return
+        changed = {
+            name: html
+            for name, html in panels.html.items()
+            if self._sent.get(name) != html
+        }
+        message = panels.as_message() | {"html": changed}
+        if self._sent.get("keys") == panels.keys:
+            del message["keys"]
+        self._sent = {**panels.html, "keys": panels.keys}
+        await self.send_json(message)
+
+    async def _find_objection(self) -> Ending | None:
+        """Return why this viewer may not watch now, if anything speaks against it."""
+        session = self.scope.get("session")
+        if session is None:
+            return close_codes.FORBIDDEN
+        try:
+            may_view = await self._database.read(_may_view, session.session_key)
+        except Refused as exc:
+            return exc.ending
+        except DatabaseUnavailable:
+            return close_codes.UNAVAILABLE
+        return None if may_view else close_codes.FORBIDDEN
+
+    @property
+    def _database(self) -> Database:
+        if self._watched.database is None:
+            raise RuntimeError("the dashboard needs a node with a database")
+        return self._watched.database
+
+
+def _may_view(session_key: str) -> bool:
+    """Tell whether a session's user may see the dashboard, as of now."""
+    user = verify_session(session_key).user
+    return bool(user.is_staff and user.has_perm(PERMISSION))

@@ -1,0 +1,171 @@
+"""What happened over a range of time, from the minutes that the sweeper rolls up."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from django.utils import timezone
+
+from connections.dashboard.selection import RANGES
+from connections.metrics.counters import DURATION_EDGES
+from connections.models import MinuteRollup, Node
+from connections.units import Clock
+
+_STEP_MINUTES = {"15m": 1, "1h": 1, "6h": 5, "24h": 15, "7d": 120}
+_KEPT_SECONDS = {"15m": 2, "1h": 2, "6h": 10, "24h": 30, "7d": 120}
+"""For how long figures are shown before they are read again."""
+
+_NOTHING_HAPPENED: dict[str, Any] = {
+    "opened": 0,
+    "messages_in": 0,
+    "messages_out": 0,
+    "open_connections": 0,
+    "ends": {},
+    "errors": {},
+    "durations": [0] * (len(DURATION_EDGES) + 1),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """Sums for each step of a range, oldest first, and for the whole of it."""
+
+    times: Sequence[datetime]
+    step_minutes: int
+    open_connections: Sequence[float]
+    opened: Sequence[float]
+    ended: Sequence[float]
+    messages_in: Sequence[float]
+    messages_out: Sequence[float]
+    errors: Mapping[str, Sequence[float]]
+    """By kind, those that occurred in the range alone."""
+
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    durations: Sequence[int] = (0,) * (len(DURATION_EDGES) + 1)
+    peak_open: int = 0
+    """Most open connections within 24 hours, at the end of a minute."""
+
+
+def read_figures(range_name: str, node_id: str = "") -> Figures:
+    """Return what happened in a range until now, on one node or on all."""
+    step = _STEP_MINUTES[range_name]
+    end = timezone.now()
+    rows = MinuteRollup.objects.of_node(node_id) if node_id else MinuteRollup.objects
+    chosen = rows.between(end - RANGES[range_name], end)
+    last = int(end.timestamp() // 60)
+    first = last - int(RANGES[range_name].total_seconds() // 60)
+    steps = range(first - first % step, last + 1, step)
+    sums = _Sums(
+        step=step,
+        points={point["minute"]: point for point in chosen.series(step)},
+        errors=chosen.series_by_label("errors_by_kind", step),
+        ends=chosen.series_by_label("ends_by_reason", step),
+        durations=chosen.sum_buckets("durations") or [0] * (len(DURATION_EDGES) + 1),
+    )
+    sums.add([one for one in _read_pending(node_id) if one["minute"] >= first])
+    day = rows.between(end - timedelta(days=1), end).series(1440)
+    return Figures(
+        times=[datetime.fromtimestamp(minute * 60, UTC) for minute in steps],
+        step_minutes=step,
+        open_connections=sums.pick("open_connections", steps),
+        opened=sums.pick("opened", steps),
+        ended=sums.pick("ended", steps),
+        messages_in=sums.pick("messages_in", steps),
+        messages_out=sums.pick("messages_out", steps),
+        errors={
+            kind: [sums.errors.get(minute, {}).get(kind, 0) for minute in steps]
+            for kind in _rank(sums.errors)
+        },
+        reasons=_rank(sums.ends),
+        durations=sums.durations,
+        peak_open=max((point["open_connections"] for point in day), default=0),
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class _Sums:
+    """What the rows of a range add up to, by the first minute of each step."""
+
+    step: int
+    points: dict[int, dict[str, Any]]
+    errors: dict[int, dict[str, int]]
+    ends: dict[int, dict[str, int]]
+    durations: list[int]
+
+    def add(self, minutes: Sequence[dict[str, Any]]) -> None:
+        """Add minutes that are no rows yet."""
+        open_by_minute = Counter[int]()
+        for one in minutes:
+            at = one["minute"] - one["minute"] % self.step
+            point = self.points.setdefault(at, {})
+            for name in ("opened", "messages_in", "messages_out"):
+                point[name] = point.get(name, 0) + one[name]
+            point["ended"] = point.get("ended", 0) + sum(one["ends"].values())
+            self.errors[at] = Counter(self.errors.get(at)) + Counter(one["errors"])
+            self.ends[at] = Counter(self.ends.get(at)) + Counter(one["ends"])
+            both = zip(self.durations, one["durations"], strict=True)
+            self.durations = [before + more for before, more in both]
+            open_by_minute[one["minute"]] += one["open_connections"]
+        for minute, total in open_by_minute.items():
+            point = self.points[minute - minute % self.step]
+            point["open_connections"] = max(point.get("open_connections", 0), total)
+
+    def pick(self, name: str, steps: Iterable[int]) -> list[float]:
+        """Return one column for each step."""
+        return [self.points.get(minute, {}).get(name, 0) for minute in steps]
+
+
+def _rank(series: Mapping[int, Mapping[str, int]]) -> dict[str, int]:
+    """Return the counts by label of a whole range, the largest first."""
+    total = Counter[str]()
+    for counts in series.values():
+        total.update(counts)
+    return dict(total.most_common())
+
+
+def _read_pending(node_id: str) -> list[dict[str, Any]]:
+    """Return the minutes, the one under way too, that no sweeper has taken over."""
+    nodes = Node.objects.live()
+    if node_id:
+        nodes = nodes.filter(node_id=node_id)
+    found = {
+        (name, one["minute"]): one
+        for name, unrolled, minute in nodes.values_list("node_id", "unrolled", "minute")
+        for one in (*unrolled, minute)
+        if one
+    }
+    # Read afterwards: a minute may have been taken over in between.
+    taken = MinuteRollup.objects.filter(
+        node_id__in={name for name, _ in found},
+        minute__in={minute for _, minute in found},
+    ).values_list("node_id", "minute")
+    for key in taken:
+        found.pop(key, None)
+    return [{**_NOTHING_HAPPENED, **one} for one in found.values()]
+
+
+class SharedFigures:
+    """Reads figures as rarely as their range allows, however many threads ask."""
+
+    def __init__(self, clock: Clock = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._known: dict[tuple[str, str], tuple[float, Figures]] = {}
+
+    def get(self, range_name: str, node_id: str = "") -> Figures:
+        """Return the figures of a range that are young enough, or read them."""
+        with self._lock:
+            now = self._clock()
+            key = (range_name, node_id)
+            known = self._known.get(key)
+            if known is not None and now - known[0] < _KEPT_SECONDS[range_name]:
+                return known[1]
+            figures = read_figures(range_name, node_id)
+            if len(self._known) > 100:
+                self._known.clear()
+            self._known[key] = (now, figures)
+            return figures

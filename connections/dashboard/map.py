@@ -1,0 +1,207 @@
+"""The connection map: nodes or routes, inside them clients, inside them connections."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from django.utils.safestring import SafeString
+
+from connections.charts.cells import Cell, draw_cells, draw_row
+from connections.dashboard.selection import Selection
+from connections.dashboard.snapshot import KEY_LENGTH, Snapshot, make_key
+from connections.models import Node
+from connections.pictures import LiveState, Seen
+
+STATES = (
+    (LiveState.ACTIVE, "active", "data within the last 10 s, or a handler at work"),
+    (LiveState.QUIET, "quiet", "no data for a while"),
+    (LiveState.NEAR_IDLE, "near idle", "four fifths of the idle timeout have passed"),
+    (LiveState.SLOW, "slow", "does not read as fast as it is sent to"),
+    (LiveState.LIMITED, "limited", "sends faster than it may"),
+    (LiveState.DRAINING, "draining", "about to leave"),
+)
+"""With what they mean, in the order of the legend."""
+
+_WORST = {state: rank for rank, state in enumerate(LiveState)}
+_MOST_NAMED_CLIENTS = 80
+_MOST_NAMED_CONNECTIONS = 400
+_MOST_CELLS = 12_000
+_MOST_LISTED = 12
+_NARROW = 720
+_PADDING = 26
+_GAP = 14
+_MARGIN = 34
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Client:
+    """A client inside one node or route."""
+
+    client_id: str
+    connections: Sequence[Seen]
+    cells: SafeString
+    keys: str
+    states: Sequence[int]
+    """How many connections are in each of STATES."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Region:
+    """A node or a route on the map."""
+
+    name: str
+    value: str
+    """The node's id or the route, as the URL filters by it."""
+
+    query: str
+    """The URL's query that shows this region alone."""
+
+    node: Node | None
+    count: int
+    client_count: int
+    states: Sequence[int]
+    named: Sequence[Client]
+    """Where they are few enough to be named on the map."""
+
+    grid: SafeString | None
+    keys: str
+    per_cell: int
+    """How many connections a cell stands for, where one each would be too many."""
+
+    listed: Sequence[Client]
+    """Those with the most connections, for the table."""
+
+
+def make_map(snapshot: Snapshot, selection: Selection) -> list[Region]:
+    """Return the regions that the selection shows, each drawn."""
+    groups = _group(snapshot, selection)
+    columns = count_columns(len(groups), selection.width)
+    inside = selection.width - _MARGIN
+    inner = (inside - _GAP * (columns - 1)) // columns - _PADDING
+    total = sum(len(group.connections) for group in groups)
+    return [
+        _make_region(
+            group,
+            width=inner,
+            per_cell=-(-total // _MOST_CELLS) or 1,
+            query=selection.query(**{selection.by: group.value}),
+        )
+        for group in groups
+    ]
+
+
+def count_columns(regions: int, width: int) -> int:
+    """Return how many regions stand side by side."""
+    if width < _NARROW or regions < 2:
+        return 1
+    return 2 if regions < 5 or width < 1400 else 3
+
+
+def count_states(connections: Iterable[Seen]) -> list[int]:
+    """Return how many connections are in each of STATES."""
+    counted = Counter(one.state for one in connections)
+    return [counted[state.value] for state, _, _ in STATES]
+
+
+def is_shown(one: Seen, selection: Selection) -> bool:
+    """Tell whether a connection passes the filter by route."""
+    return not selection.route or one.route == selection.route
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """What becomes a region."""
+
+    name: str
+    value: str
+    node: Node | None
+    connections: list[Seen]
+
+
+def _group(snapshot: Snapshot, selection: Selection) -> list[_Group]:
+    by_node = [
+        _Group(
+            f"{node.host}:{node.pid}",
+            node.node_id,
+            node,
+            [one for one in snapshot.seen[node.node_id] if is_shown(one, selection)],
+        )
+        for node in snapshot.nodes
+        if node.node_id in snapshot.seen and selection.node in ("", node.node_id)
+    ]
+    if selection.by == "node":
+        return by_node
+    routes: dict[str, list[Seen]] = {}
+    for group in by_node:
+        for one in group.connections:
+            routes.setdefault(one.route, []).append(one)
+    return [
+        _Group(route or "(no route)", route, None, routes[route])
+        for route in sorted(routes)
+    ]
+
+
+def _make_region(group: _Group, *, width: int, per_cell: int, query: str) -> Region:
+    connections = group.connections
+    clients: dict[str, list[Seen]] = {}
+    for one in connections:
+        clients.setdefault(one.client_id, []).append(one)
+    is_named = (
+        len(clients) <= _MOST_NAMED_CLIENTS
+        and len(connections) <= _MOST_NAMED_CONNECTIONS
+    )
+    states = count_states(connections)
+    grid = None
+    if connections and not is_named:
+        grid = draw_cells(
+            [_make_cells(some, per_cell) for some in clients.values()],
+            width=width,
+            label=f"{len(connections)} connections of {group.name}: {_say(states)}",
+            key_length=KEY_LENGTH,
+        )
+    most = sorted(clients.items(), key=lambda pair: -len(pair[1]))
+    return Region(
+        name=group.name,
+        value=group.value,
+        query=query,
+        node=group.node,
+        count=len(connections),
+        client_count=len(clients),
+        states=states,
+        named=[_make_client(*pair) for pair in clients.items()] if is_named else [],
+        grid=grid.svg if grid else None,
+        keys=grid.keys if grid else "",
+        per_cell=per_cell,
+        listed=[_make_client(*pair) for pair in most[:_MOST_LISTED]],
+    )
+
+
+def _say(states: Sequence[int]) -> str:
+    """Return in words how many connections are in which state."""
+    return ", ".join(
+        f"{count} {word}"
+        for count, (_, word, _) in zip(states, STATES, strict=True)
+        if count
+    )
+
+
+def _make_client(client_id: str, connections: list[Seen]) -> Client:
+    cells = _make_cells(connections, 1)
+    return Client(
+        client_id=client_id,
+        connections=connections,
+        cells=draw_row(cells),
+        keys="".join(key for _, key in cells),
+        states=count_states(connections),
+    )
+
+
+def _make_cells(connections: Sequence[Seen], per_cell: int) -> list[Cell]:
+    if per_cell == 1:
+        return [(one.state, make_key(one.connection_id)) for one in connections]
+    cells = []
+    for start in range(0, len(connections), per_cell):
+        some = connections[start : start + per_cell]
+        worst = min(some, key=lambda one: _WORST[LiveState(one.state)])
+        cells.append((worst.state, make_key(worst.connection_id)))
+    return cells

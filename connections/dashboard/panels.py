@@ -1,0 +1,223 @@
+"""The panels of the dashboard: what each shows, as HTML that stands alone."""
+
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from django.template.loader import render_to_string
+from django.urls import reverse
+from django.utils.safestring import SafeString
+
+from connections.charts.cells import draw_row
+from connections.charts.histogram import draw_histogram
+from connections.charts.scales import NOTHING, format_seconds
+from connections.charts.trend import Series, draw_trend
+from connections.close_codes import ENDINGS
+from connections.dashboard.figures import Figures
+from connections.dashboard.map import (
+    STATES,
+    count_columns,
+    count_states,
+    is_shown,
+    make_map,
+)
+from connections.dashboard.selection import Selection
+from connections.dashboard.snapshot import Snapshot
+from connections.dashboard.tiles import estimate_quantile, make_tiles
+from connections.metrics.counters import DURATION_EDGES
+from connections.models import Node
+from connections.pictures import Seen
+
+NAMES = ("tiles", "map", "errors", "durations", "alerts", "reasons", "nodes")
+_TEMPLATES = "admin/connections/livedashboard"
+_NARROW = 900
+_PADDING = 34
+_GAP = 16
+_MOST_KINDS = 5
+_SILENT_SECONDS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Panels:
+    """The panels for one selection, drawn from one snapshot."""
+
+    number: int
+    taken_at: datetime
+    html: Mapping[str, str]
+    keys: Mapping[str, str]
+    """The keys of the map's cells, by region; see charts.cells.Grid."""
+
+    def as_message(self) -> dict[str, Any]:
+        """Return all of it as the browser takes it."""
+        return {
+            "type": "panels",
+            "number": self.number,
+            "taken_at": self.taken_at.isoformat(),
+            "html": dict(self.html),
+            "keys": dict(self.keys),
+        }
+
+
+def render_panels(snapshot: Snapshot, figures: Figures, selection: Selection) -> Panels:
+    """Return every panel as HTML."""
+    shown = [
+        one
+        for node_id, connections in snapshot.seen.items()
+        if selection.node in ("", node_id)
+        for one in connections
+        if is_shown(one, selection)
+    ]
+    regions = make_map(snapshot, selection)
+    contexts: dict[str, dict[str, Any]] = {
+        "tiles": {
+            "tiles": make_tiles(
+                figures,
+                shown,
+                [
+                    node
+                    for node in snapshot.nodes
+                    if node.node_id in snapshot.seen
+                    and selection.node in ("", node.node_id)
+                ],
+                firing=0,
+                pending=0,
+            )
+        },
+        "map": {
+            "regions": regions,
+            "columns": count_columns(len(regions), selection.width),
+            "counts": _count_by_state(shown),
+            "list_url": reverse("admin:connections_connection_changelist"),
+        },
+        "errors": _show_errors(figures, selection),
+        "durations": _show_durations(snapshot, figures, shown, selection),
+        "alerts": {},
+        "reasons": {"reasons": _show_reasons(figures)},
+        "nodes": {"nodes": [_show_node(snapshot, node) for node in snapshot.nodes]},
+    }
+    common = {"selection": selection, "snapshot": snapshot, "states": STATES}
+    html = {
+        name: render_to_string(f"{_TEMPLATES}/{name}.html", common | contexts[name])
+        for name in NAMES
+    }
+    keys = {region.value: region.keys for region in regions if region.keys}
+    return Panels(
+        number=snapshot.number, taken_at=snapshot.taken_at, html=html, keys=keys
+    )
+
+
+def _half(selection: Selection) -> int:
+    """Return how wide a chart is, of which two stand side by side where they can."""
+    if selection.width < _NARROW:
+        return selection.width - _PADDING
+    return (selection.width - _GAP) // 2 - _PADDING
+
+
+def _count_by_state(shown: Sequence[Seen]) -> list[dict[str, Any]]:
+    return [
+        {
+            "glyph": draw_row([(state.value, "")]),
+            "word": word,
+            "meaning": meaning,
+            "count": count,
+        }
+        for (state, word, meaning), count in zip(
+            STATES, count_states(shown), strict=True
+        )
+    ]
+
+
+def _show_errors(figures: Figures, selection: Selection) -> dict[str, Any]:
+    """Return the trend of errors a minute, the rarest kinds together."""
+    kinds = list(figures.errors.items())
+    named, rest = kinds[:_MOST_KINDS], kinds[_MOST_KINDS:]
+    if rest:
+        columns = zip(*(values for _, values in rest), strict=True)
+        named.append(("other", [sum(column) for column in columns]))
+    series = [
+        Series(
+            name=kind.replace("_", " "),
+            kind=f"k{index}",
+            values=[value / figures.step_minutes for value in values],
+            is_filled=index == 0,
+        )
+        for index, (kind, values) in enumerate(named)
+    ]
+    total = sum(map(sum, figures.errors.values()))
+    chart: SafeString | str = ""
+    if total:
+        chart = draw_trend(
+            series,
+            figures.times,
+            label=f"Errors a minute over {selection.range}: {total} in all",
+            width=_half(selection),
+        )
+    legend = [
+        {"kind": one.kind, "name": one.name, "count": sum(values)}
+        for one, (_, values) in zip(series, named, strict=True)
+    ]
+    return {"chart": chart, "legend": legend, "total": total}
+
+
+def _show_durations(
+    snapshot: Snapshot, figures: Figures, shown: Sequence[Seen], selection: Selection
+) -> dict[str, Any]:
+    """Return the histogram of closed sessions with the ages of open ones over it."""
+    now = snapshot.taken_at.timestamp()
+    ages = [0] * (len(DURATION_EDGES) + 1)
+    for one in shown:
+        ages[bisect_left(DURATION_EDGES, now - one.opened_at)] += 1
+    chart = draw_histogram(
+        DURATION_EDGES, figures.durations, ages, width=_half(selection)
+    )
+    names = [f"up to {format_seconds(edge)}" for edge in DURATION_EDGES]
+    names.append(f"over {format_seconds(DURATION_EDGES[-1])}")
+    quantiles = [
+        (label, None if value is None else format_seconds(value))
+        for label, value in (
+            ("p50", estimate_quantile(figures.durations, 0.5)),
+            ("p95", estimate_quantile(figures.durations, 0.95)),
+        )
+    ]
+    return {
+        "chart": chart,
+        "rows": list(zip(names, figures.durations, ages, strict=True)),
+        "closed": sum(figures.durations),
+        "open": len(shown),
+        "quantiles": quantiles,
+    }
+
+
+def _show_reasons(figures: Figures) -> list[dict[str, Any]]:
+    """Return why connections ended, the most frequent first."""
+    total = sum(figures.reasons.values()) or 1
+    return [
+        {
+            "code": ENDINGS[reason].code if reason in ENDINGS else NOTHING,
+            "reason": reason,
+            "count": count,
+            "percent": round(100 * count / total, 1),
+        }
+        for reason, count in figures.reasons.items()
+    ]
+
+
+def _show_node(snapshot: Snapshot, node: Node) -> dict[str, Any]:
+    """Return a node as its table shows it."""
+    is_live = node.node_id in snapshot.seen
+    age: Any = getattr(node, "beat_age", None)
+    beat_seconds = age.total_seconds() if age is not None else 0.0
+    ended_at = None if is_live else node.stopped_at
+    uptime = (ended_at or snapshot.taken_at) - node.started_at
+    return {
+        "node": node,
+        "is_live": is_live,
+        "is_silent": is_live and beat_seconds > _SILENT_SECONDS,
+        "open": len(snapshot.seen.get(node.node_id, ())),
+        "uptime": format_seconds(uptime.total_seconds()),
+        "beat": format_seconds(max(0.0, round(beat_seconds, 1))),
+        "lag": format_seconds(node.loop_lag_seconds),
+        "is_recorded": node.node_id in snapshot.recorded_nodes,
+    }

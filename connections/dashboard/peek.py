@@ -1,0 +1,72 @@
+"""A connection or a client of the map, looked at closely."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from connections.charts.cells import draw_row
+from connections.charts.scales import (
+    NOTHING,
+    format_bytes,
+    format_count,
+    format_seconds,
+)
+from connections.dashboard.map import STATES
+from connections.dashboard.snapshot import Snapshot
+from connections.pictures import Seen
+
+_MOST_LISTED = 20
+_WORDS = {state.value: word for state, word, _ in STATES}
+
+
+def describe_connection(snapshot: Snapshot, node_id: str, one: Seen) -> dict[str, Any]:
+    """Return what is known of an open connection, as pairs for people."""
+    opened_at = datetime.fromtimestamp(one.opened_at, UTC)
+    age_seconds = snapshot.taken_at.timestamp() - one.opened_at
+    node = next((node for node in snapshot.nodes if node.node_id == node_id), None)
+    facts = [
+        ("Client", one.client_id),
+        ("Node", f"{node.host}:{node.pid}" if node else node_id),
+        ("Route", one.route or NOTHING),
+        ("Address", one.address or NOTHING),
+        ("Open for", f"{format_seconds(age_seconds)}, since {opened_at:%H:%M:%S} UTC"),
+        ("Idle for", format_seconds(one.idle_seconds)),
+        ("Messages", say_both(one.messages_in, one.messages_out)),
+        ("Rate", f"{say_both(one.in_per_second, one.out_per_second)} /s"),
+        ("Bytes", f"↓{format_bytes(one.bytes_in)} ↑{format_bytes(one.bytes_out)}"),
+        ("Round trip", NOTHING if one.rtt_ms is None else f"{one.rtt_ms:g} ms"),
+        ("Unsent", format_bytes(one.unsent_bytes)),
+        ("Errors", str(one.errors)),
+    ]
+    return {
+        "one": one,
+        "state": _WORDS[one.state],
+        "glyph": draw_row([(one.state, "")]),
+        "facts": facts,
+    }
+
+
+def describe_client(snapshot: Snapshot, client_id: str, region: str) -> dict[str, Any]:
+    """Return a client's open connections, those of one node or route if it is given."""
+    connections = [
+        one
+        for node_id, some in snapshot.seen.items()
+        for one in some
+        if one.client_id == client_id and region in ("", node_id, one.route)
+    ]
+    now = snapshot.taken_at.timestamp()
+    listed = [
+        {
+            "one": one,
+            "state": _WORDS[one.state],
+            "glyph": draw_row([(one.state, "")]),
+            "age": format_seconds(now - one.opened_at),
+            "idle": format_seconds(one.idle_seconds),
+        }
+        for one in connections[:_MOST_LISTED]
+    ]
+    return {"connections": listed, "count": len(connections)}
+
+
+def say_both(incoming: float, outgoing: float) -> str:
+    """Return two amounts, from the client and to it."""
+    return f"↓{format_count(incoming)} ↑{format_count(outgoing)}"

@@ -1,0 +1,75 @@
+"""What a dashboard is asked to show; it stands in the URL."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlencode
+
+RANGES = {
+    "15m": timedelta(minutes=15),
+    "1h": timedelta(hours=1),
+    "6h": timedelta(hours=6),
+    "24h": timedelta(hours=24),
+    "7d": timedelta(days=7),
+}
+GROUPINGS = ("node", "route")
+_WIDTHS = range(280, 2001)
+_WIDTH_STEP = 20
+"""Widths are rounded down to it, so that browsers share what was drawn."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """A range of time, filters, and how the map is grouped."""
+
+    range: str = "1h"
+    by: str = "node"
+    node: str = ""
+    route: str = ""
+    width: int = 1120
+    problems: tuple[str, ...] = ()
+    """What was asked for and cannot be shown; defaults stand in."""
+
+    @classmethod
+    def parse(cls, parameters: Mapping[str, str]) -> "Selection":
+        """Return the selection that a URL's parameters mean."""
+        values: dict[str, Any] = {}
+        problems = []
+        for name, allowed in (("range", tuple(RANGES)), ("by", GROUPINGS)):
+            value = parameters.get(name)
+            if value in allowed:
+                values[name] = value
+            elif value:
+                words = ", ".join(allowed)
+                problems.append(f"{name}={value:.40} is not one of {words}")
+        for name in ("node", "route"):
+            values[name] = parameters.get(name, "")[:255]
+        width = parameters.get("width", "")
+        if width.isascii() and width.isdecimal() and len(width) < 6:
+            bounded = min(max(int(width), _WIDTHS[0]), _WIDTHS[-1])
+            values["width"] = bounded // _WIDTH_STEP * _WIDTH_STEP
+        elif width:
+            problems.append(f"width={width:.40} is not a number of pixels")
+        return cls(**values, problems=tuple(problems))
+
+    @property
+    def span(self) -> timedelta:
+        """How far back the range reaches."""
+        return RANGES[self.range]
+
+    @property
+    def is_filtered(self) -> bool:
+        """Whether only some connections are shown."""
+        return bool(self.node or self.route)
+
+    def query(self, **changes: str) -> str:
+        """Return the URL's query for this selection with some values changed."""
+        values = {
+            "range": self.range,
+            "by": self.by,
+            "node": self.node,
+            "route": self.route,
+            **changes,
+        }
+        return urlencode({name: value for name, value in values.items() if value})

@@ -1,0 +1,57 @@
+"""What every view and socket of this process shows, made once for all of them."""
+
+import threading
+from dataclasses import replace
+
+from connections.dashboard.figures import SharedFigures
+from connections.dashboard.panels import Panels, render_panels
+from connections.dashboard.selection import Selection
+from connections.dashboard.snapshot import Snapshot, Snapshots
+
+
+class Shared:
+    """
+    Snapshots, figures and the panels drawn from them.
+
+    However many watch, the database is read at most once a second, and what
+    two of them select alike is drawn once. Thread-safe.
+    """
+
+    def __init__(self) -> None:
+        self._snapshots = Snapshots()
+        self._figures = SharedFigures()
+        self._lock = threading.Lock()
+        self._number = 0
+        self._drawn: dict[Selection, Panels] = {}
+
+    def get_snapshot(self) -> Snapshot:
+        """
+        Return what is open, no more than a second old.
+
+        Raises:
+            django.db.Error: the database did not answer.
+        """
+        return self._snapshots.get()
+
+    def get_panels(self, selection: Selection) -> Panels:
+        """
+        Return the panels for a selection, no more than a second old.
+
+        Raises:
+            django.db.Error: the database did not answer.
+        """
+        snapshot = self.get_snapshot()
+        figures = self._figures.get(selection.range, selection.node)
+        key = replace(selection, problems=())
+        with self._lock:
+            if snapshot.number != self._number:
+                self._number = snapshot.number
+                self._drawn.clear()
+            panels = self._drawn.get(key)
+            if panels is None:
+                panels = self._drawn[key] = render_panels(snapshot, figures, selection)
+            return panels
+
+
+shared = Shared()
+"""This process's."""

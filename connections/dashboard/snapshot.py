@@ -1,0 +1,208 @@
+"""One look at all nodes and connections, shared by everyone who watches."""
+
+import base64
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import cached_property
+from itertools import count
+from typing import Any
+
+from django.db.models import DurationField, ExpressionWrapper, F, Q
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from connections.config import get_config
+from connections.models import ID_LENGTH, Connection, Node
+from connections.pictures import Seen, decode, judge_idle, want_pictures
+from connections.querysets import LIVE_STATES
+from connections.units import Clock
+
+MAX_AGE_SECONDS = 1.0
+KEY_LENGTH = 7
+_WANT_EVERY_SECONDS = 5
+_FRESH = timedelta(seconds=10)
+"""A picture counts when it is no older than this at its node's last beat."""
+
+_GONE = timedelta(minutes=15)
+"""For so long a node that has stopped or was lost is shown still."""
+
+_MOST_RECORDED = 20_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """What is open on which node; the same object for all who ask within a second."""
+
+    number: int
+    taken_at: datetime
+    nodes: tuple[Node, ...]
+    """Those alive first; each with `beat_age`, a timedelta."""
+
+    seen: dict[str, list[Seen]]
+    """Open connections by node, oldest first."""
+
+    recorded_nodes: frozenset[str]
+    """Nodes without a picture yet: what is shown is what their rows say."""
+
+    def __iter__(self) -> Iterator[Seen]:
+        for connections in self.seen.values():
+            yield from connections
+
+    @property
+    def open_count(self) -> int:
+        """How many connections are open."""
+        return sum(map(len, self.seen.values()))
+
+    def find(self, key: str) -> tuple[str, Seen] | None:
+        """Return the node and the open connection that a key or an id names."""
+        found = self._by_key.get(make_key(key) if len(key) == ID_LENGTH else key)
+        if found and len(key) == ID_LENGTH and found[1].connection_id != key:
+            return None
+        return found
+
+    @cached_property
+    def _by_key(self) -> dict[str, tuple[str, Seen]]:
+        return {
+            make_key(one.connection_id): (node_id, one)
+            for node_id, connections in self.seen.items()
+            for one in connections
+        }
+
+
+def make_key(connection_id: str) -> str:
+    """Return a short name for a connection, told apart from all that are open."""
+    try:
+        tail = bytes.fromhex(connection_id[-10:])
+    except ValueError:
+        tail = connection_id.encode()[-5:].rjust(5, b"-")
+    return base64.urlsafe_b64encode(tail)[:KEY_LENGTH].decode()
+
+
+class Snapshots:
+    """Takes snapshots, at most one a second, however many threads ask."""
+
+    def __init__(
+        self,
+        take: Callable[[int], Snapshot] | None = None,
+        want: Callable[[], None] = want_pictures,
+        *,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self._take = take or take_snapshot
+        self._want = want
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._last: Snapshot | None = None
+        self._taken_at = 0.0
+        self._wanted_at: float | None = None
+        self._numbers = count(1)
+
+    def get(self) -> Snapshot:
+        """
+        Return the last snapshot if it is younger than a second, else a new one.
+
+        For threads that may wait for the database.
+
+        Raises:
+            django.db.Error: the database did not answer.
+        """
+        with self._lock:
+            now = self._clock()
+            if self._wanted_at is None or now - self._wanted_at >= _WANT_EVERY_SECONDS:
+                self._want()
+                self._wanted_at = now
+            if self._last is None or now - self._taken_at >= MAX_AGE_SECONDS:
+                self._last = self._take(next(self._numbers))
+                self._taken_at = now
+            return self._last
+
+
+def take_snapshot(number: int) -> Snapshot:
+    """Read what all nodes tell."""
+    moment = timezone.now()
+    age = ExpressionWrapper(Now() - F("beat_at"), output_field=DurationField())
+    nodes = list(
+        Node.objects.filter(
+            Q(state__in=LIVE_STATES) | Q(stopped_at__gte=moment - _GONE)
+        )
+        .select_related("picture")
+        .annotate(beat_age=age)
+        .order_by("started_at")
+    )
+    nodes.sort(key=lambda node: node.state not in LIVE_STATES)
+    seen: dict[str, list[Seen]] = {}
+    without: list[str] = []
+    for node in nodes:
+        if node.state not in LIVE_STATES:
+            continue
+        content = _get_content(node)
+        if content:
+            seen[node.node_id] = decode(content)
+        else:
+            seen[node.node_id] = []
+            without.append(node.node_id)
+    if without:
+        _read_recorded(without, seen, moment)
+    return Snapshot(
+        number=number,
+        taken_at=moment,
+        nodes=tuple(nodes),
+        seen=seen,
+        recorded_nodes=frozenset(without),
+    )
+
+
+def _get_content(node: Any) -> bytes:
+    """Return a node's picture, if it is one of now."""
+    picture = getattr(node, "picture", None)
+    if picture is None or picture.taken_at is None:
+        return b""
+    if picture.taken_at < node.beat_at - _FRESH:
+        return b""
+    return bytes(picture.content)
+
+
+def _read_recorded(
+    node_ids: list[str], seen: dict[str, list[Seen]], moment: datetime
+) -> None:
+    """Read the open connections of nodes without a picture from their rows."""
+    timeout_seconds = get_config().idle_timeout_seconds
+    rows = (
+        Connection.objects.open()
+        .filter(node_id__in=node_ids)
+        .order_by("connection_id")
+        .values_list(
+            "node_id",
+            "connection_id",
+            "client_id",
+            "user_id",
+            "route",
+            "address",
+            "opened_at",
+            "last_activity_at",
+            "messages_in",
+            "messages_out",
+            "bytes_in",
+            "bytes_out",
+            "errors",
+        )[:_MOST_RECORDED]
+    )
+    for node_id, key, client, user, route, address, opened, active, *counts in rows:
+        idle_seconds = max(0.0, (moment - active).total_seconds())
+        seen[node_id].append(
+            Seen(
+                key,
+                client,
+                "" if user is None else str(user),
+                "",
+                route,
+                address,
+                opened.timestamp(),
+                judge_idle(idle_seconds, timeout_seconds).value,
+                idle_seconds,
+                *counts,
+            )
+        )

@@ -1,0 +1,154 @@
+"""The numbers at the top of the dashboard."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from django.utils.safestring import SafeString
+
+from connections.charts.scales import (
+    NOTHING,
+    format_count,
+    format_seconds,
+    split_seconds,
+)
+from connections.charts.sparkline import draw_sparkline
+from connections.config import get_config
+from connections.dashboard.figures import Figures
+from connections.metrics.counters import DURATION_EDGES
+from connections.models import Node
+from connections.pictures import Seen
+
+_BAD_RATIO = 0.05
+_FULL = 0.9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tile:
+    """A number with its unit, in words what it means, and how it went."""
+
+    label: str
+    value: str
+    unit: str = ""
+    note: str = ""
+    line: SafeString | str = ""
+    is_bad: bool = False
+
+
+def make_tiles(
+    figures: Figures,
+    shown: Sequence[Seen],
+    nodes: Sequence[Node],
+    *,
+    firing: int,
+    pending: int,
+) -> list[Tile]:
+    """Return the tiles, for the connections shown, their nodes and the range."""
+    most = get_config().max_total_connections
+    peak = max(figures.peak_open, len(shown))
+    return [
+        Tile(
+            label="Open now",
+            value=format_count(len(shown)),
+            note=f"peak in 24 h {format_count(peak)} · limit {format_count(most)}",
+            line=draw_sparkline(figures.open_connections),
+            is_bad=len(shown) >= _FULL * most,
+        ),
+        _make_rate("Opened", "opened", figures.opened, nodes),
+        _make_rate("Ended", "ended", figures.ended, nodes),
+        _make_traffic(figures, shown),
+        _make_errors(figures),
+        _make_durations(figures),
+        Tile(
+            label="Alerts firing",
+            value=str(firing),
+            note=f"{pending} pending" if pending else "none pending",
+            is_bad=firing > 0,
+        ),
+    ]
+
+
+def estimate_quantile(
+    counts: Sequence[int], part: float, edges: Sequence[float] = DURATION_EDGES
+) -> float | None:
+    """
+    Return about where a part of the durations in buckets lies, in seconds.
+
+    Linear within its bucket, as Prometheus' histogram_quantile(); what is
+    above the last edge counts as that edge.
+    """
+    total = sum(counts)
+    if not total:
+        return None
+    wanted = part * total
+    below = 0
+    for index, count in enumerate(counts[: len(edges)]):
+        if count and below + count >= wanted:
+            low = edges[index - 1] if index else 0.0
+            return low + (edges[index] - low) * (wanted - below) / count
+        below += count
+    return edges[-1]
+
+
+def _make_rate(
+    label: str, name: str, values: Sequence[float], nodes: Sequence[Node]
+) -> Tile:
+    """Return how often something happened within the last minute, on all nodes."""
+    rate = 0.0
+    for node in nodes:
+        recent = node.counters.get("recent", {})
+        rate += 60 * recent.get(name, 0) / recent.get("seconds", 60)
+    return Tile(
+        label=label,
+        value=format_count(round(rate, 1)),
+        unit="/min",
+        note=f"{format_count(sum(values))} in the range",
+        line=draw_sparkline(_whole(values)),
+    )
+
+
+def _whole(values: Sequence[float]) -> Sequence[float]:
+    """Return the values without the step under way, which would seem to fall."""
+    return values[:-1]
+
+
+def _make_traffic(figures: Figures, shown: Sequence[Seen]) -> Tile:
+    incoming = format_count(round(sum(one.in_per_second for one in shown), 1))
+    outgoing = format_count(round(sum(one.out_per_second for one in shown), 1))
+    both = [
+        one + other
+        for one, other in zip(figures.messages_in, figures.messages_out, strict=True)
+    ]
+    return Tile(
+        label="Messages a second",
+        value=f"↓{incoming} ↑{outgoing}",
+        note="↓ from clients, ↑ to clients",
+        line=draw_sparkline(_whole(both)),
+    )
+
+
+def _make_errors(figures: Figures) -> Tile:
+    errors = sum(map(sum, figures.errors.values()))
+    messages = sum(figures.messages_in)
+    ratio = errors / messages if messages else 0.0
+    per_step = [sum(column) for column in zip(*figures.errors.values(), strict=True)]
+    return Tile(
+        label="Error ratio",
+        value=f"{ratio * 100:.2f}".rstrip("0").rstrip("."),
+        unit="%",
+        note=f"{format_count(errors)} of {format_count(messages)} messages",
+        line=draw_sparkline(per_step or [0, 0]),
+        is_bad=ratio >= _BAD_RATIO,
+    )
+
+
+def _make_durations(figures: Figures) -> Tile:
+    middle = estimate_quantile(figures.durations, 0.5)
+    high = estimate_quantile(figures.durations, 0.95)
+    value, unit = split_seconds(middle) if middle is not None else (NOTHING, "")
+    longest = NOTHING if high is None else format_seconds(high)
+    return Tile(
+        label="Session length",
+        value=value,
+        unit=unit,
+        note=f"half are shorter · p95 {longest}",
+    )

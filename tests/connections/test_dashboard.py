@@ -1,0 +1,239 @@
+"""The live dashboard: who may see it, and that it shows what is there."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from channels.testing import WebsocketCommunicator
+from django.contrib import admin
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Permission
+from django.test import Client
+from django.utils import timezone
+
+from connections.dashboard.admin import LiveDashboardAdmin
+from connections.dashboard.consumers import LiveConsumer
+from connections.dashboard.figures import read_figures
+from connections.dashboard.selection import Selection
+from connections.dashboard.shared import Shared
+from connections.dashboard.snapshot import make_key
+from connections.dashboard.tiles import estimate_quantile
+from connections.database import Database
+from connections.models import LiveDashboard, MinuteRollup, Node
+from connections.node import Node as RunningNode
+from tests.connections.conversations import make_config
+from tests.connections.test_dashboard_snapshot import make_node, make_seen, put_picture
+
+URL = "/admin/connections/livedashboard/"
+EVIL = "<script>alert(1)</script>"
+
+
+@pytest.fixture(autouse=True)
+def dashboard() -> Iterator[LiveDashboardAdmin]:
+    """The dashboard of the admin, which has seen nothing yet."""
+    registered: Any = admin.site.get_model_admin(LiveDashboard)
+    before, registered.shared = registered.shared, Shared()
+    yield registered
+    registered.shared = before
+
+
+def make_staff(name: str, *permissions: str) -> Any:
+    user = get_user_model().objects.create_user(name, password="x", is_staff=True)
+    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
+    return user
+
+
+@pytest.fixture
+def viewer(client: Client, db: None) -> Client:
+    client.force_login(make_staff("viewer", "view_livedashboard"))
+    return client
+
+
+@pytest.fixture
+def node(db: None) -> Node:
+    node = make_node(host="web-1", pid=77)
+    put_picture(
+        node,
+        make_seen("alice", state="active", in_per_second=2.5, out_per_second=4.0),
+        make_seen("alice"),
+        make_seen(EVIL, state="slow", route="ws/other/"),
+    )
+    return node
+
+
+@pytest.mark.usefixtures("node")
+def test_the_page_shows_what_is_open(viewer: Client) -> None:
+    page = viewer.get(URL).content.decode()
+    assert "3 connections · 2 clients" in page
+    assert "web-1:77" in page
+    assert "↓2.5 ↑4" in page
+    assert EVIL not in page and "&lt;script&gt;alert(1)" in page
+
+
+@pytest.mark.usefixtures("node")
+def test_filters_stand_in_the_url(viewer: Client) -> None:
+    page = viewer.get(URL, {"route": "ws/other/"}).content.decode()
+    assert "1 connection · 1 client" in page
+    by_route = viewer.get(URL, {"by": "route"}).content.decode()
+    assert by_route.count('class="live-region"') == 2
+    assert "of 15m, 1h" in viewer.get(URL, {"range": "9y"}).content.decode()
+
+
+def test_without_any_node_it_says_how_to_start_one(viewer: Client) -> None:
+    assert b"manage.py serve" in viewer.get(URL).content
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("path", ["", "panels/", "peek/?key=x"])
+def test_staff_without_the_permission_may_not_look(client: Client, path: str) -> None:
+    client.force_login(make_staff("other"))
+    assert client.get(URL + path).status_code == 403
+    client.logout()
+    assert client.get(URL + path).status_code == 302
+
+
+@pytest.mark.usefixtures("node")
+def test_the_panels_are_there_for_who_has_no_socket(viewer: Client) -> None:
+    panels = viewer.get(f"{URL}panels/", {"range": "15m"}).json()
+    assert panels["type"] == "panels"
+    assert "3 connections" in panels["html"]["map"]
+
+
+def test_a_look_at_a_connection_and_at_a_client(viewer: Client, node: Node) -> None:
+    seen = make_seen(EVIL, address="192.0.2.9", messages_in=1200)
+    put_picture(node, seen)
+    by_key = viewer.get(f"{URL}peek/", {"key": make_key(seen.connection_id)})
+    text = by_key.content.decode()
+    assert "192.0.2.9" in text and "↓1.2k ↑0" in text and EVIL not in text
+    of_client = viewer.get(f"{URL}peek/", {"client": EVIL, "region": "n1"})
+    assert "1 open" in of_client.content.decode()
+    assert b"has ended" in viewer.get(f"{URL}peek/", {"key": "AAAAAAA"}).content
+
+
+def test_ten_thousand_connections_stay_small(viewer: Client, node: Node) -> None:
+    seen = [make_seen(f"client-{index // 4}") for index in range(10_000)]
+    put_picture(node, *seen)
+    page = viewer.get(URL, headers={"accept-encoding": "gzip"})
+    assert page.headers["Content-Encoding"] == "gzip"
+    assert len(page.content) < 60_000
+
+
+@pytest.mark.django_db
+def test_figures_hold_the_minute_under_way_and_no_minute_twice() -> None:
+    """A minute counts once: from its row, or from the node that has it still."""
+    now = int(timezone.now().timestamp() // 60)
+    whole = {
+        "minute": now - 1,
+        "open_connections": 5,
+        "opened": 4,
+        "messages_in": 10,
+        "messages_out": 0,
+        "ends": {"idle": 2},
+        "errors": {"internal": 1},
+        "durations": [1, 1, *[0] * 11],
+    }
+    under_way = {**whole, "minute": now, "opened": 1, "ends": {"closed": 1}}
+    node = make_node(unrolled=[whole], minute=under_way)
+    MinuteRollup.objects.create(
+        node=node,
+        minute=now - 1,
+        open_connections=5,
+        opened=4,
+        ended=2,
+        ends_by_reason={"idle": 2},
+        errors_by_kind={"internal": 1},
+        durations=[1, 1, *[0] * 11],
+    )
+    figures = read_figures("15m")
+    assert figures.opened[-2:] == [4, 1]
+    assert figures.ended[-2:] == [2, 1]
+    assert figures.open_connections[-2:] == [5, 5]
+    assert figures.reasons == {"idle": 2, "closed": 1}
+    assert figures.errors["internal"][-2:] == [1, 1]
+    assert list(figures.durations[:3]) == [2, 2, 0]
+    assert len(figures.times) == 16
+
+
+@pytest.mark.parametrize(
+    ("counts", "part", "expected"),
+    [((0, 0, 0), 0.5, None), ((0, 4, 0), 0.5, 3.0), ((1, 0, 9), 0.95, 5.0)],
+)
+def test_quantiles_lie_within_their_bucket(
+    counts: tuple[int, ...], part: float, expected: float | None
+) -> None:
+    assert estimate_quantile(counts, part, edges=(1, 5)) == expected
+
+
+class OwnConsumer(LiveConsumer):
+    """The dashboard's consumer, whose snapshots are those of one test."""
+
+
+async def connect_as(
+    user_id: Any, database: Database
+) -> tuple[WebsocketCommunicator, RunningNode]:
+    """Open the dashboard's socket with a session of a user's."""
+    node = RunningNode(make_config(), database=database)
+    session = await database.write(_log_in, user_id)
+    OwnConsumer.shared = Shared()
+    communicator = WebsocketCommunicator(OwnConsumer.as_asgi(), "/ws/live/")
+    communicator.scope.update({"node": node, "session": session})
+    await communicator.connect()
+    return communicator, node
+
+
+def _log_in(user_id: Any) -> Any:
+    client = Client()
+    client.force_login(get_user_model().objects.get(pk=user_id))
+    session: Any = client.session
+    return session
+
+
+async def receive_until(communicator: WebsocketCommunicator, kind: str) -> Any:
+    while True:
+        event = await communicator.receive_output(timeout=5)
+        if event["type"] == "websocket.close":
+            return event
+        content = json.loads(event["text"])
+        if content["type"] == kind:
+            return content
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_the_socket_sends_what_changed_and_is_no_client() -> None:
+    database = Database()
+    try:
+        await database.write(lambda: put_picture(make_node(), make_seen()))
+        user = await database.write(make_staff, "viewer", "view_livedashboard")
+        communicator, node = await connect_as(user.pk, database)
+        watch = {"type": "watch", "query": "range=15m", "every_seconds": 1}
+        await communicator.send_json_to(watch)
+        first = await receive_until(communicator, "panels")
+        assert "1 connection" in first["html"]["map"]
+        await communicator.send_json_to(watch)
+        second = await receive_until(communicator, "panels")
+        assert "map" not in second["html"] and "keys" not in second
+        assert len(node.hub) == 0
+        assert node.counters.routes == {}
+        await communicator.send_json_to({**watch, "every_seconds": 7})
+        assert (await receive_until(communicator, "error"))["code"] == "invalid_message"
+        node.begin_drain()
+        await communicator.send_json_to(watch)
+        assert (await receive_until(communicator, "none"))["code"] == 4200
+    finally:
+        await database.close()
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_the_socket_is_closed_to_who_may_not_look() -> None:
+    database = Database()
+    try:
+        user = await database.write(make_staff, "other")
+        communicator, _ = await connect_as(user.pk, database)
+        assert (await receive_until(communicator, "none"))["code"] == 4003
+    finally:
+        await database.close()
+
+
+def test_a_selection_is_the_same_however_it_was_asked_for() -> None:
+    assert Selection.parse({"width": "1013"}) == Selection.parse({"width": "1001"})

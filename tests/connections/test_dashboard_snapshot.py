@@ -1,0 +1,161 @@
+"""One look at all nodes, shared by everyone who watches."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from connections.dashboard.selection import Selection
+from connections.dashboard.snapshot import Snapshot, Snapshots, make_key, take_snapshot
+from connections.hub import new_connection_id
+from connections.models import Connection, Node, NodePicture
+from connections.pictures import Seen, encode, want_pictures
+from tests.clock import FakeClock
+
+
+def make_node(node_id: str = "n1", **values: Any) -> Node:
+    now = timezone.now()
+    given = {"host": "h", "pid": 1, "version": "v", "beat_at": now, "started_at": now}
+    return Node.objects.create(node_id=node_id, **{**given, **values})
+
+
+def make_row(node: Node, **values: Any) -> Connection:
+    now = timezone.now()
+    given = {
+        "connection_id": new_connection_id(),
+        "client_id": "alice",
+        "path": "/ws/",
+        "route": "ws/",
+        "opened_at": now,
+        "last_activity_at": now,
+    }
+    return Connection.objects.create(node=node, **{**given, **values})
+
+
+def make_seen(client_id: str = "alice", **values: Any) -> Seen:
+    given = {
+        "connection_id": new_connection_id(),
+        "client_id": client_id,
+        "user_id": "",
+        "token_id": "",
+        "route": "ws/",
+        "address": "192.0.2.1",
+        "opened_at": timezone.now().timestamp(),
+        "state": "quiet",
+        "idle_seconds": 20.0,
+    }
+    return Seen(**{**given, **values})
+
+
+def put_picture(node: Node, *seen: Seen) -> None:
+    NodePicture.objects.update_or_create(
+        node=node, defaults={"wanted_at": timezone.now()}
+    )
+    NodePicture.objects.filter(node=node).put(encode(list(seen)))
+
+
+@pytest.mark.django_db
+def test_a_node_is_shown_as_its_picture_has_it() -> None:
+    node = make_node()
+    make_row(node)
+    seen = make_seen("bob", state="slow")
+    put_picture(node, seen)
+    snapshot = take_snapshot(1)
+    assert list(snapshot) == [seen]
+    assert snapshot.recorded_nodes == frozenset()
+
+
+@pytest.mark.django_db
+def test_without_a_picture_the_rows_are_shown() -> None:
+    """So it is when the first viewer comes, and during a deploy."""
+    node = make_node()
+    row = make_row(node, last_activity_at=timezone.now() - timedelta(seconds=250))
+    make_row(node, closed_at=timezone.now())
+    (seen,) = snapshot = take_snapshot(1)
+    assert (seen.connection_id, seen.state) == (row.connection_id, "near_idle")
+    assert snapshot.recorded_nodes == {"n1"}
+
+
+@pytest.mark.django_db
+def test_an_old_picture_is_not_taken_for_a_new_one() -> None:
+    node = make_node(beat_at=timezone.now() + timedelta(seconds=60))
+    put_picture(node, make_seen())
+    assert take_snapshot(1).open_count == 0
+
+
+@pytest.mark.django_db
+def test_nodes_that_ended_lately_are_shown_after_the_others() -> None:
+    now = timezone.now()
+    make_node("lost", state="lost", stopped_at=now - timedelta(minutes=5))
+    make_node("old", state="stopped", stopped_at=now - timedelta(hours=1))
+    make_node("live")
+    snapshot = take_snapshot(1)
+    assert [node.node_id for node in snapshot.nodes] == ["live", "lost"]
+    assert set(snapshot.seen) == {"live"}
+
+
+@pytest.mark.django_db
+def test_an_open_connection_is_found_by_its_key_and_by_its_id() -> None:
+    node = make_node()
+    seen = make_seen()
+    put_picture(node, seen)
+    snapshot = take_snapshot(1)
+    assert snapshot.find(make_key(seen.connection_id)) == ("n1", seen)
+    assert snapshot.find(seen.connection_id) == ("n1", seen)
+    assert snapshot.find("0" * 22 + seen.connection_id[-10:]) is None
+    assert snapshot.find("unknown") is None
+
+
+@pytest.mark.django_db
+def test_pictures_are_asked_of_live_nodes_alone() -> None:
+    gone = make_node("gone", state="stopped")
+    put_picture(gone)
+    make_node("live")
+    want_pictures()
+    assert list(NodePicture.objects.values_list("node_id", flat=True)) == ["live"]
+
+
+def test_all_who_ask_within_a_second_get_the_same_snapshot() -> None:
+    clock = FakeClock()
+    wanted: list[float] = []
+
+    def take(number: int) -> Snapshot:
+        return Snapshot(
+            number=number,
+            taken_at=timezone.now(),
+            nodes=(),
+            seen={},
+            recorded_nodes=frozenset(),
+        )
+
+    snapshots = Snapshots(take, lambda: wanted.append(clock()), clock=clock)
+    first = snapshots.get()
+    clock.advance(0.9)
+    assert snapshots.get() is first
+    clock.advance(0.2)
+    assert snapshots.get().number == 2
+    assert wanted == [1000]
+    clock.advance(5)
+    snapshots.get()
+    assert len(wanted) == 2
+
+
+def test_a_selection_reads_what_a_url_says() -> None:
+    selection = Selection.parse(
+        {"range": "24h", "by": "route", "node": "n1", "route": "ws/", "width": "1013"}
+    )
+    assert (selection.range, selection.by, selection.width) == ("24h", "route", 1000)
+    assert (selection.node, selection.route) == ("n1", "ws/")
+    assert selection.problems == ()
+    assert selection.query(range="7d") == "range=7d&by=route&node=n1&route=ws%2F"
+
+
+def test_what_a_selection_does_not_know_is_named() -> None:
+    selection = Selection.parse({"range": "9y", "by": "x", "width": "wide"})
+    assert selection.range == "1h"
+    assert selection.problems == (
+        "range=9y is not one of 15m, 1h, 6h, 24h, 7d",
+        "by=x is not one of node, route",
+        "width=wide is not a number of pixels",
+    )
