@@ -55,8 +55,12 @@ class Wire(Protocol):
     def announce(self, ending: Ending, after_ms: int) -> None:
         """Send `bye` now, for an end that comes after_ms from now."""
 
-    def tell(self, content: dict[str, Any]) -> None:
-        """Send a message of our own on a JSON consumer, without waiting."""
+    def tell(self, content: dict[str, Any]) -> bool:
+        """
+        Send a message of our own, without waiting.
+
+        Returns False where the consumer speaks no JSON, and nothing is sent.
+        """
 
     def abort(self) -> None:
         """Stop the consumer and drop the socket without waiting for either."""

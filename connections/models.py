@@ -8,6 +8,7 @@ from django.db.models.functions import Now
 
 from connections.addresses import format_network, parse_network
 from connections.minutes import MinuteRollup as MinuteRollup
+from connections.orders import Order as Order
 from connections.querysets import (
     AccessTokenQuerySet,
     BanQuerySet,

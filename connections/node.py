@@ -1,10 +1,8 @@
 """The running node: its connections, its beat, and how it stops."""
 
 import asyncio
-import contextlib
 import logging
 import os
-import random
 import time
 import weakref
 from collections.abc import Iterable
@@ -21,6 +19,7 @@ from connections.database import Database
 from connections.exceptions import DatabaseUnavailable
 from connections.expiry import ExpiryWatch
 from connections.gate import Gate
+from connections.handover import Handover
 from connections.hub import Hub, LiveConnection
 from connections.metrics.counters import Counters
 from connections.metrics.meter import TICK_SECONDS, Meter
@@ -32,18 +31,13 @@ from connections.pool.base import Renewal, Slot, Usage
 from connections.reauthorisation import Reauthoriser
 from connections.recorder import Recorder, clean
 from connections.survey import SURVEY_SECONDS, Survey
+from connections.taken_orders import TakenOrders
 from connections.units import Clock
 
 logger = logging.getLogger(__name__)
 
 _FLUSH_SECONDS = 2
 """How long a stopping node tries to write what is left."""
-
-_CLIENTS_PER_SECOND = 10
-"""A drain hands clients over no slower than this, however long the grace is."""
-
-_ENDING_MARGIN_SECONDS = 2
-"""The last part of the grace period, kept for connections that do not leave."""
 
 
 class Node:
@@ -97,7 +91,7 @@ class Node:
         self._has_stopped = False
         self._tasks: list[asyncio.Task[None]] = []
         self._cleaning: asyncio.Task[None] | None = None
-        self._skips_grace = asyncio.Event()
+        self._handover = Handover(config, hub=self.hub, pool=self.pool)
         self._applied = AppliedRequests(
             hub=self.hub,
             recorder=self.recorder,
@@ -107,6 +101,7 @@ class Node:
             clock=clock,
         )
         self._requests: IncomingRequests | None = None
+        self._orders: TakenOrders | None = None
         self.survey: Survey | None = None
         self._row: NodeRow | None = None
         if database is not None:
@@ -119,7 +114,14 @@ class Node:
                 database=database,
                 bus=self.bus,
                 clock=clock,
-                look_on=self.gate.refresh,
+                look_on=self._look_on,
+            )
+            self._orders = TakenOrders(
+                hub=self.hub,
+                database=database,
+                node_id=self.node_id,
+                drain=self.drain,
+                serve=self.end_drain,
             )
 
     # Life
@@ -163,48 +165,18 @@ class Node:
         """Refuse newcomers and have /readyz say so; those here stay."""
         self.is_draining = True
 
+    def end_drain(self) -> None:
+        """Take connections again; who was told to leave still goes."""
+        self.is_draining = False
+
     def skip_grace(self) -> None:
         """End a drain that is under way at once."""
-        self._skips_grace.set()
+        self._handover.skip_grace()
 
     async def drain(self) -> None:
-        """
-        Hand every client over within the grace period; return when all are gone.
-
-        All get `bye` now and their slots stop counting, so that a client may
-        connect elsewhere first. Each is closed at the moment its `bye` names.
-        What has not left at the deadline is aborted.
-        """
+        """Refuse newcomers, hand every client over; return when all are gone."""
         self.begin_drain()
-        grace_seconds = self.config.drain.grace_seconds
-        leaving = list(self.hub)
-        random.shuffle(leaving)
-        window_seconds = min(
-            max(grace_seconds - _ENDING_MARGIN_SECONDS, grace_seconds / 2),
-            len(leaving) / _CLIENTS_PER_SECOND,
-        )
-        loop = asyncio.get_running_loop()
-        timers = []
-        for index, connection in enumerate(leaving):
-            after_seconds = window_seconds * (index + 1) / len(leaving)
-            connection.wire.announce(close_codes.DRAINING, int(after_seconds * 1000))
-            connection.holds_slot = False
-            self.pool.release(connection.connection_id)
-            timers.append(
-                loop.call_later(after_seconds, connection.end, close_codes.DRAINING)
-            )
-        emptied = asyncio.create_task(self.hub.emptied.wait())
-        skipped = asyncio.create_task(self._skips_grace.wait())
-        await asyncio.wait(
-            (emptied, skipped),
-            timeout=grace_seconds,
-            return_when=asyncio.FIRST_COMPLETED,
-        )
-        emptied.cancel()
-        skipped.cancel()
-        for timer in timers:
-            timer.cancel()
-        await self._abort_rest()
+        await self._handover.run()
 
     async def stop(self) -> None:
         """Write what is left, for at most two seconds, and end the beat."""
@@ -234,15 +206,6 @@ class Node:
         else:
             await self.database.close()
         await self.pool.close()
-
-    async def _abort_rest(self) -> None:
-        """Abort what is still here, and give it a moment to notice."""
-        for connection in self.hub:
-            connection.ending = connection.ending or close_codes.DRAINING
-            connection.wire.abort()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_ENDING_MARGIN_SECONDS / 2):
-                await self.hub.emptied.wait()
 
     # Connections
 
@@ -344,6 +307,12 @@ class Node:
         await self.recorder.flush()
         await self.verifier.flush()
         await self._requests.look()
+
+    async def _look_on(self) -> None:
+        """Look at what is announced beside close requests."""
+        await self.gate.refresh()
+        if self._orders is not None:
+            await self._orders.look()
 
     def _describe(self) -> dict[str, Any]:
         """Return what every beat writes into the node's row."""

@@ -153,9 +153,11 @@ class AsgiWire:
             bye = ending.bye(after_ms=after_ms)
             self._farewell = asyncio.create_task(self.send_json(bye))
 
-    def tell(self, content: Message) -> None:
-        if self._is_json and self.state is State.OPEN:
-            self._told = asyncio.create_task(self.send_json(content))
+    def tell(self, content: Message) -> bool:
+        if not self._is_json or self.state is not State.OPEN:
+            return False
+        self._told = asyncio.create_task(self.send_json(content))
+        return True
 
     def abort(self) -> None:
         """

@@ -28,6 +28,8 @@ LAYERS = (
     # What is stored, and who may connect.
     "querysets",
     "minutes",
+    "orders",
+    "orders",
     "models",
     "migrations",
     "database",
@@ -54,6 +56,8 @@ LAYERS = (
     "revocation",
     "reauthorisation",
     "close_requests",
+    "taken_orders",
+    "handover",
     "pictures",
     "gate",
     "node",

@@ -19,13 +19,16 @@ class SilentWire:
 
     def __init__(self) -> None:
         self.endings: list[Ending] = []
+        self.told: list[dict[str, Any]] = []
 
     def end(self, ending: Ending, ref: str | None, after_ms: int | None) -> None:
         self.endings.append(ending)
 
     def announce(self, ending: Ending, after_ms: int) -> None: ...
 
-    def tell(self, content: dict[str, Any]) -> None: ...
+    def tell(self, content: dict[str, Any]) -> bool:
+        self.told.append(content)
+        return True
 
     def abort(self) -> None: ...
 

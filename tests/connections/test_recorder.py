@@ -37,7 +37,8 @@ class SilentWire:
 
     def announce(self, *args: Any) -> None: ...
 
-    def tell(self, *args: Any) -> None: ...
+    def tell(self, *args: Any) -> bool:
+        return False
 
     def abort(self) -> None: ...
 

@@ -1,0 +1,83 @@
+"""How a node hands its clients over: told at once, closed in turn."""
+
+import asyncio
+import contextlib
+import random
+
+from connections import close_codes
+from connections.config import WebSocketConfig
+from connections.hub import Hub
+from connections.pool.base import Pool
+
+_CLIENTS_PER_SECOND = 10
+"""A drain hands clients over no slower than this, however long the grace is."""
+
+_ENDING_MARGIN_SECONDS = 2
+"""The last part of the grace period, kept for connections that do not leave."""
+
+
+class Handover:
+    """The drain of one node, as often as it is drained."""
+
+    def __init__(self, config: WebSocketConfig, *, hub: Hub, pool: Pool) -> None:
+        self._config = config
+        self._hub = hub
+        self._pool = pool
+        self._skips_grace = asyncio.Event()
+
+    def skip_grace(self) -> None:
+        """End the one that is under way at once."""
+        self._skips_grace.set()
+
+    async def run(self) -> None:
+        """
+        Let every client go within the grace period; return when all are gone.
+
+        All get `bye` now and their slots stop counting, so that a client may
+        connect elsewhere first. Each is closed at the moment its `bye` names,
+        even if this is cancelled. What has not left at the deadline is aborted.
+        """
+        grace_seconds = self._config.drain.grace_seconds
+        leaving = list(self._hub)
+        random.shuffle(leaving)
+        window_seconds = min(
+            max(grace_seconds - _ENDING_MARGIN_SECONDS, grace_seconds / 2),
+            len(leaving) / _CLIENTS_PER_SECOND,
+        )
+        loop = asyncio.get_running_loop()
+        timers = []
+        for index, connection in enumerate(leaving):
+            after_seconds = window_seconds * (index + 1) / len(leaving)
+            connection.wire.announce(close_codes.DRAINING, int(after_seconds * 1000))
+            connection.holds_slot = False
+            self._pool.release(connection.connection_id)
+            timers.append(
+                loop.call_later(after_seconds, connection.end, close_codes.DRAINING)
+            )
+        await self._wait(grace_seconds)
+        for timer in timers:
+            timer.cancel()
+        await self._abort_rest()
+
+    async def _wait(self, seconds: float) -> None:
+        """Wait until nobody is left, for so long, or until told to skip it."""
+        emptied = asyncio.create_task(self._hub.emptied.wait())
+        skipped = asyncio.create_task(self._skips_grace.wait())
+        try:
+            await asyncio.wait(
+                (emptied, skipped),
+                timeout=seconds,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+        finally:
+            emptied.cancel()
+            skipped.cancel()
+
+    async def _abort_rest(self) -> None:
+        """Abort what is still here, and give it a moment to notice."""
+        for connection in self._hub:
+            connection.ending = connection.ending or close_codes.DRAINING
+            connection.wire.abort()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_ENDING_MARGIN_SECONDS / 2):
+                await self._hub.emptied.wait()

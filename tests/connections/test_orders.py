@@ -1,0 +1,118 @@
+"""Orders of staff to nodes: to drain, to return to service, to pass a notice on."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from connections.database import Database
+from connections.hub import Hub
+from connections.models import Order
+from connections.node import Node
+from connections.taken_orders import TakenOrders
+from tests.connections.conversations import (
+    Echo,
+    JsonEcho,
+    connect_to,
+    make_config,
+    receive_type,
+)
+from tests.connections.test_hub import SilentWire, make_connection
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+class Case:
+    """A hub, and what was done to the node that it belongs to."""
+
+    def __init__(self, database: Database) -> None:
+        self.hub = Hub()
+        self.database = database
+        self.done: list[str] = []
+        self.goes_on = asyncio.Event()
+        self.orders = TakenOrders(
+            hub=self.hub,
+            database=database,
+            node_id="n1",
+            drain=self._drain,
+            serve=lambda: self.done.append("serve"),
+        )
+
+    async def _drain(self) -> None:
+        self.done.append("drain")
+        await self.goes_on.wait()
+        self.done.append("drained")
+
+    async def give(self, **values: Any) -> Order:
+        order = Order(author="admin", **values)
+        await self.database.write(order.save)
+        await self.orders.look()
+        await asyncio.sleep(0)
+        await self.database.read(order.refresh_from_db)
+        return order
+
+
+@pytest.fixture
+async def case() -> AsyncIterator[Case]:
+    database = Database()
+    yield Case(database)
+    await database.close()
+
+
+async def test_a_notice_is_passed_on_once_and_counted(case: Case) -> None:
+    alice, bob = SilentWire(), SilentWire()
+    case.hub.join(make_connection("a", wire=alice))
+    case.hub.join(make_connection("b", client_id="bob", wire=bob))
+    order = await case.give(
+        kind="notice", target="client", value="alice", text="Back at <noon>."
+    )
+    await case.orders.look()
+    (told,) = alice.told
+    assert (told["type"], told["text"]) == ("notice", "Back at <noon>.")
+    assert bob.told == []
+    assert (order.nodes, order.reached, order.unreached) == (1, 1, 0)
+
+
+async def test_a_drain_concerns_its_node_alone(case: Case) -> None:
+    await case.give(kind="drain", target="node", value="n2")
+    assert case.done == []
+    order = await case.give(kind="drain", target="node", value="n1")
+    assert case.done == ["drain"]
+    assert order.nodes == 1
+
+
+async def test_a_node_returns_to_service_in_the_middle_of_a_drain(case: Case) -> None:
+    await case.give(kind="drain", target="node", value="n1")
+    await case.give(kind="serve", target="node", value="n1")
+    case.goes_on.set()
+    await asyncio.sleep(0)
+    assert case.done == ["drain", "serve"]
+
+
+async def test_an_old_order_is_not_carried_out(case: Case) -> None:
+    old = timezone.now() - timedelta(minutes=5)
+    order = await case.give(kind="drain", target="node", value="n1", created_at=old)
+    assert case.done == [] and order.nodes == 0
+
+
+async def test_a_notice_reaches_clients_that_speak_json() -> None:
+    """And says how many do not."""
+    database = Database()
+    node = Node(make_config(), database=database)
+    try:
+        await node.start()
+        spoken, plain = connect_to(JsonEcho, node), connect_to(Echo, node)
+        await spoken.connect()
+        await plain.connect()
+        order = Order(kind="notice", target="all", text="hello", author="admin")
+        await database.write(order.save)
+        await node._requests.look()
+        assert (await receive_type(spoken, "notice"))["text"] == "hello"
+        assert await plain.receive_nothing()
+        await database.read(order.refresh_from_db)
+        assert (order.reached, order.unreached) == (1, 1)
+    finally:
+        await node.stop()
