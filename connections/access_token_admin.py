@@ -16,6 +16,7 @@ from django.views.decorators.http import require_POST
 from connections.announcements import post_close_requests
 from connections.credentials.identity import check_scope
 from connections.credentials.tokens import issue
+from connections.dashboard.read_only import GuardedAdmin, is_read_only
 from connections.models import AccessToken, CloseRequest
 
 _FOLDER = "admin/connections/accesstoken"
@@ -53,7 +54,7 @@ class AccessTokenForm(forms.ModelForm):  # type: ignore[type-arg]
         return expires_at
 
 
-class AccessTokenAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class AccessTokenAdmin(GuardedAdmin):
     """A token cannot be changed, for its connections would not notice."""
 
     form = AccessTokenForm
@@ -101,7 +102,8 @@ class AccessTokenAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     def has_revoke_permission(self, request: HttpRequest) -> bool:
         """Tell whether a user may revoke: who may change tokens may."""
-        return bool(request.user.has_perm("connections.change_accesstoken"))
+        may_change = request.user.has_perm("connections.change_accesstoken")
+        return not is_read_only() and may_change
 
     def save_model(
         self, request: HttpRequest, obj: AccessToken, form: Any, change: bool

@@ -7,6 +7,8 @@ from django.http import HttpRequest
 from connections.access_token_admin import AccessTokenAdmin
 from connections.bans import impose, lift
 from connections.dashboard.admin import LiveDashboardAdmin
+from connections.dashboard.listing import ConnectionList
+from connections.dashboard.read_only import GuardedAdmin
 from connections.models import (
     AccessToken,
     Ban,
@@ -42,21 +44,8 @@ admin.site.register(LiveDashboard, LiveDashboardAdmin)
 
 
 @admin.register(Connection)
-class ConnectionAdmin(_ReadOnlyAdmin):
-    list_display = (
-        "client_id",
-        "reason",
-        "path",
-        "address",
-        "opened_at",
-        "closed_at",
-        "user",
-        "connection_id",
-    )
-    list_display_links = ("client_id",)
-    list_filter = (("closed_at", admin.EmptyFieldListFilter), "reason")
-    list_select_related = ("user",)
-    search_fields = ("=connection_id", "client_id__startswith", "=user__username")
+class ConnectionAdmin(_ReadOnlyAdmin, ConnectionList):
+    """Every connection of the retention period."""
 
 
 @admin.register(Node)
@@ -84,7 +73,7 @@ class ErrorEventAdmin(_ReadOnlyAdmin):
 
 
 @admin.register(Ban)
-class BanAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class BanAdmin(GuardedAdmin):
     """Bans take effect when they are saved or deleted here."""
 
     list_display = ("value", "target", "reason", "author", "created_at", "until")

@@ -34,6 +34,7 @@ from connections.options import (
 )
 from connections.sections import (
     BuffersConfig,
+    DashboardConfig,
     DrainConfig,
     ErrorsConfig,
     ExpiryConfig,
@@ -126,6 +127,7 @@ class WebSocketConfig:
     drain: DrainConfig = section(DrainConfig)
     metrics: MetricsConfig = section(MetricsConfig)
     retention: RetentionConfig = section(RetentionConfig)
+    dashboard: DashboardConfig = section(DashboardConfig)
 
     source: str = ""
     """Where the values come from: a file's path, "settings" or ""."""

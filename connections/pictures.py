@@ -144,8 +144,7 @@ def judge(
             return LiveState.SLOW
     if now - live.limited_at < _LIMITED_SECONDS:
         return LiveState.LIMITED
-    idle_seconds = live.idle_seconds(now)
-    return judge_idle(idle_seconds, config.idle_timeout_seconds)
+    return judge_idle(live.idle_seconds(now), live.limits.idle_timeout_seconds)
 
 
 def judge_idle(idle_seconds: float, timeout_seconds: float) -> LiveState:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from connections.options import NETWORKS, Number, Size, Whole, option
+from connections.options import NETWORKS, Flag, Number, Size, Whole, option
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,4 +154,13 @@ class RetentionConfig:
     errors_days: float = option(Number(0, 36_500), 30, "how long error events are kept")
     rollups_days: float = option(
         Number(0, 36_500), 90, "how long the counts of each minute are kept"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DashboardConfig:
+    read_only: bool = option(
+        Flag(),
+        False,
+        "the admin shows, and lets nobody end, ban, drain or revoke",
     )

@@ -11,6 +11,8 @@ from django.urls import URLPattern, path, reverse
 from django.utils.decorators import method_decorator
 from django.views.decorators.gzip import gzip_page
 
+from connections.dashboard.act_pages import show_act, show_result
+from connections.dashboard.acts import find_allowed
 from connections.dashboard.consumers import PATH
 from connections.dashboard.peek import describe_client, describe_connection
 from connections.dashboard.selection import GROUPINGS, RANGES, Selection
@@ -44,6 +46,8 @@ class LiveDashboardAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             ),
             path("panels/", view(self.show_panels), name="connections_live_panels"),
             path("peek/", view(self.show_peek), name="connections_live_peek"),
+            path("act/<str:name>/", view(self.act), name="connections_live_act"),
+            path("result/", view(self.show_result), name="connections_live_result"),
         ]
 
     @method_decorator(gzip_page)
@@ -54,8 +58,7 @@ class LiveDashboardAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         self._require_view(request)
         selection = Selection.parse(request.GET.dict())
         context: dict[str, Any] = {
-            **self.admin_site.each_context(request),
-            "opts": self.opts,
+            **self._get_context(request),
             "title": "Live dashboard",
             "selection": selection,
             "socket_path": f"/{PATH}",
@@ -65,9 +68,10 @@ class LiveDashboardAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             "groupings": [(name, selection.query(by=name)) for name in GROUPINGS],
         }
         snapshot = self.shared.get_snapshot()
+        allowed = find_allowed(request.user)
         context |= {
             "snapshot": snapshot,
-            "panels": self.shared.get_panels(selection).html,
+            "panels": self.shared.get_panels(selection, allowed).html,
             "nodes": [one for one in snapshot.nodes if one.node_id in snapshot.seen],
             "routes": sorted({one.route for one in snapshot if one.route}),
         }
@@ -81,7 +85,7 @@ class LiveDashboardAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         self._require_view(request)
         selection = Selection.parse(request.GET.dict())
         try:
-            panels = self.shared.get_panels(selection)
+            panels = self.shared.get_panels(selection, find_allowed(request.user))
         except DatabaseError:
             return JsonResponse({"type": "failed"}, status=503)
         return JsonResponse(panels.as_message())
@@ -92,13 +96,27 @@ class LiveDashboardAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         snapshot = self.shared.get_snapshot()
         key, client_id = request.GET.get("key", ""), request.GET.get("client", "")
         found = snapshot.find(key) if key else None
+        allowed = find_allowed(request.user)
         context: dict[str, Any] = {"key": key, "client_id": client_id}
         if found is not None:
-            context |= describe_connection(snapshot, *found)
+            context |= describe_connection(snapshot, *found, allowed)
         elif client_id:
             region = request.GET.get("region", "")
-            context |= describe_client(snapshot, client_id, region)
+            context |= describe_client(snapshot, client_id, region, allowed)
         return TemplateResponse(request, f"{_TEMPLATES}/peek.html", context)
+
+    def act(self, request: HttpRequest, name: str) -> HttpResponse:
+        """Ask whether to do something, and do it."""
+        self._require_view(request)
+        return show_act(request, name, self.shared, self._get_context(request))
+
+    def show_result(self, request: HttpRequest) -> HttpResponse:
+        """Say what came of it."""
+        self._require_view(request)
+        return show_result(request, self.shared, self._get_context(request))
+
+    def _get_context(self, request: HttpRequest) -> dict[str, Any]:
+        return {**self.admin_site.each_context(request), "opts": self.opts}
 
     def _require_view(self, request: HttpRequest) -> None:
         if not self.has_view_permission(request):

@@ -9,6 +9,7 @@ from connections import close_codes
 from connections.close_codes import Ending
 from connections.consumers import LimitedJsonConsumer
 from connections.credentials.sessions import verify_session
+from connections.dashboard.acts import find_allowed
 from connections.dashboard.selection import Selection
 from connections.dashboard.shared import shared
 from connections.database import Database
@@ -42,6 +43,7 @@ class LiveConsumer(LimitedJsonConsumer):
         self._watched = scope["node"]
         self._selection = Selection()
         self._every_seconds = 2
+        self._allowed: frozenset[str] = frozenset()
         self._sent: dict[str, Any] = {}
         self._due = asyncio.Event()
         try:
@@ -99,7 +101,9 @@ class LiveConsumer(LimitedJsonConsumer):
 
     async def _send_panels(self) -> None:
         try:
-            panels = await self._database.read(self.shared.get_panels, self._selection)
+            panels = await self._database.read(
+                self.shared.get_panels, self._selection, self._allowed
+            )
         except DatabaseUnavailable as exc:
             logger.warning("The dashboard cannot be drawn: %s", exc)
             await self.send_json({"type": "failed"})
@@ -121,12 +125,15 @@ class LiveConsumer(LimitedJsonConsumer):
         if session is None:
             return close_codes.FORBIDDEN
         try:
-            may_view = await self._database.read(_may_view, session.session_key)
+            allowed = await self._database.read(_find_allowed, session.session_key)
         except Refused as exc:
             return exc.ending
         except DatabaseUnavailable:
             return close_codes.UNAVAILABLE
-        return None if may_view else close_codes.FORBIDDEN
+        if allowed is None:
+            return close_codes.FORBIDDEN
+        self._allowed = allowed
+        return None
 
     @property
     def _database(self) -> Database:
@@ -135,7 +142,9 @@ class LiveConsumer(LimitedJsonConsumer):
         return self._watched.database
 
 
-def _may_view(session_key: str) -> bool:
-    """Tell whether a session's user may see the dashboard, as of now."""
+def _find_allowed(session_key: str) -> frozenset[str] | None:
+    """Return what a session's user may do, as of now; None: not even look."""
     user = verify_session(session_key).user
-    return bool(user.is_staff and user.has_perm(PERMISSION))
+    if not user.is_staff or not user.has_perm(PERMISSION):
+        return None
+    return find_allowed(user)

@@ -103,6 +103,16 @@ def count_states(connections: Iterable[Seen]) -> list[int]:
     return [counted[state.value] for state, _, _ in STATES]
 
 
+def list_names(snapshot: Snapshot) -> dict[str, str]:
+    """Return how nodes are called, by their ids."""
+    return {node.node_id: name_node(node) for node in snapshot.nodes}
+
+
+def name_node(node: Node) -> str:
+    """Return how people know a node."""
+    return f"{node.host}:{node.pid}"
+
+
 def is_shown(one: Seen, selection: Selection) -> bool:
     """Tell whether a connection passes the filter by route."""
     return not selection.route or one.route == selection.route
@@ -121,7 +131,7 @@ class _Group:
 def _group(snapshot: Snapshot, selection: Selection) -> list[_Group]:
     by_node = [
         _Group(
-            f"{node.host}:{node.pid}",
+            name_node(node),
             node.node_id,
             node,
             [one for one in snapshot.seen[node.node_id] if is_shown(one, selection)],

@@ -1,7 +1,7 @@
 """The panels of the dashboard: what each shows, as HTML that stands alone."""
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -22,7 +22,9 @@ from connections.dashboard.map import (
     count_states,
     is_shown,
     make_map,
+    name_node,
 )
+from connections.dashboard.peek import offer_for_node
 from connections.dashboard.selection import Selection
 from connections.dashboard.snapshot import Snapshot
 from connections.dashboard.tiles import estimate_quantile, make_tiles
@@ -60,8 +62,13 @@ class Panels:
         }
 
 
-def render_panels(snapshot: Snapshot, figures: Figures, selection: Selection) -> Panels:
-    """Return every panel as HTML."""
+def render_panels(
+    snapshot: Snapshot,
+    figures: Figures,
+    selection: Selection,
+    allowed: Collection[str],
+) -> Panels:
+    """Return every panel as HTML, with links to the acts that are allowed."""
     shown = [
         one
         for node_id, connections in snapshot.seen.items()
@@ -95,7 +102,12 @@ def render_panels(snapshot: Snapshot, figures: Figures, selection: Selection) ->
         "durations": _show_durations(snapshot, figures, shown, selection),
         "alerts": {},
         "reasons": {"reasons": _show_reasons(figures)},
-        "nodes": {"nodes": [_show_node(snapshot, node) for node in snapshot.nodes]},
+        "nodes": {
+            "nodes": [
+                _show_node(snapshot, node, selection, allowed)
+                for node in snapshot.nodes
+            ]
+        },
     }
     common = {"selection": selection, "snapshot": snapshot, "states": STATES}
     html = {
@@ -204,7 +216,9 @@ def _show_reasons(figures: Figures) -> list[dict[str, Any]]:
     ]
 
 
-def _show_node(snapshot: Snapshot, node: Node) -> dict[str, Any]:
+def _show_node(
+    snapshot: Snapshot, node: Node, selection: Selection, allowed: Collection[str]
+) -> dict[str, Any]:
     """Return a node as its table shows it."""
     is_live = node.node_id in snapshot.seen
     age: Any = getattr(node, "beat_age", None)
@@ -213,6 +227,9 @@ def _show_node(snapshot: Snapshot, node: Node) -> dict[str, Any]:
     uptime = (ended_at or snapshot.taken_at) - node.started_at
     return {
         "node": node,
+        "name": name_node(node),
+        "query": selection.query(node=node.node_id),
+        "actions": offer_for_node(node, allowed) if is_live else [],
         "is_live": is_live,
         "is_silent": is_live and beat_seconds > _SILENT_SECONDS,
         "open": len(snapshot.seen.get(node.node_id, ())),

@@ -1,5 +1,6 @@
 """A connection or a client of the map, looked at closely."""
 
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,22 +11,25 @@ from connections.charts.scales import (
     format_count,
     format_seconds,
 )
-from connections.dashboard.map import STATES
+from connections.dashboard.acts import ACTS, Target, make_url
+from connections.dashboard.map import STATES, list_names
 from connections.dashboard.snapshot import Snapshot
+from connections.models import Node
 from connections.pictures import Seen
 
 _MOST_LISTED = 20
 _WORDS = {state.value: word for state, word, _ in STATES}
 
 
-def describe_connection(snapshot: Snapshot, node_id: str, one: Seen) -> dict[str, Any]:
+def describe_connection(
+    snapshot: Snapshot, node_id: str, one: Seen, allowed: Collection[str]
+) -> dict[str, Any]:
     """Return what is known of an open connection, as pairs for people."""
     opened_at = datetime.fromtimestamp(one.opened_at, UTC)
     age_seconds = snapshot.taken_at.timestamp() - one.opened_at
-    node = next((node for node in snapshot.nodes if node.node_id == node_id), None)
     facts = [
         ("Client", one.client_id),
-        ("Node", f"{node.host}:{node.pid}" if node else node_id),
+        ("Node", list_names(snapshot).get(node_id, node_id)),
         ("Route", one.route or NOTHING),
         ("Address", one.address or NOTHING),
         ("Open for", f"{format_seconds(age_seconds)}, since {opened_at:%H:%M:%S} UTC"),
@@ -42,10 +46,13 @@ def describe_connection(snapshot: Snapshot, node_id: str, one: Seen) -> dict[str
         "state": _WORDS[one.state],
         "glyph": draw_row([(one.state, "")]),
         "facts": facts,
+        "actions": offer_for_connection(one, allowed),
     }
 
 
-def describe_client(snapshot: Snapshot, client_id: str, region: str) -> dict[str, Any]:
+def describe_client(
+    snapshot: Snapshot, client_id: str, region: str, allowed: Collection[str]
+) -> dict[str, Any]:
     """Return a client's open connections, those of one node or route if it is given."""
     connections = [
         one
@@ -64,7 +71,58 @@ def describe_client(snapshot: Snapshot, client_id: str, region: str) -> dict[str
         }
         for one in connections[:_MOST_LISTED]
     ]
-    return {"connections": listed, "count": len(connections)}
+    return {
+        "connections": listed,
+        "count": len(connections),
+        "actions": offer_for_client(client_id, allowed),
+    }
+
+
+def offer_for_connection(one: Seen, allowed: Collection[str]) -> list[dict[str, Any]]:
+    """Return links to what may be done about a connection and its client."""
+    offers = [("end", "End…", Target.CONNECTION, one.connection_id)]
+    if one.token_id:
+        offers.append(("revoke", "Revoke token…", Target.TOKEN, one.token_id))
+    if one.address:
+        offers.append(("ban", "Ban address…", Target.ADDRESS, one.address))
+    return [*_offer(offers, allowed), *offer_for_client(one.client_id, allowed)]
+
+
+def offer_for_client(client_id: str, allowed: Collection[str]) -> list[dict[str, Any]]:
+    """Return links to what may be done about a client."""
+    return _offer(
+        [
+            ("end-all", "End all of client…", Target.CLIENT, client_id),
+            ("ban", "Ban client…", Target.CLIENT, client_id),
+            ("notice", "Send notice…", Target.CLIENT, client_id),
+        ],
+        allowed,
+    )
+
+
+def offer_for_node(node: Node, allowed: Collection[str]) -> list[dict[str, Any]]:
+    """Return links to what may be done about a node that lives."""
+    turn = ("drain", "Drain")
+    if node.state == Node.State.DRAINING:
+        turn = ("serve", "Return to service")
+    offers = [(*turn, Target.NODE, node.node_id)]
+    offers.append(("end-all", "End all", Target.NODE, node.node_id))
+    offers.append(("notice", "Notice", Target.NODE, node.node_id))
+    return _offer(offers, allowed)
+
+
+def _offer(
+    offers: Iterable[tuple[str, str, str, str]], allowed: Collection[str]
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "label": label,
+            "url": make_url(name, target, value),
+            "is_grave": ACTS[name].is_grave,
+        }
+        for name, label, target, value in offers
+        if name in allowed
+    ]
 
 
 def say_both(incoming: float, outgoing: float) -> str:

@@ -22,7 +22,7 @@ class Shared:
         self._figures = SharedFigures()
         self._lock = threading.Lock()
         self._number = 0
-        self._drawn: dict[Selection, Panels] = {}
+        self._drawn: dict[tuple[Selection, frozenset[str]], Panels] = {}
 
     def get_snapshot(self) -> Snapshot:
         """
@@ -33,23 +33,26 @@ class Shared:
         """
         return self._snapshots.get()
 
-    def get_panels(self, selection: Selection) -> Panels:
+    def get_panels(self, selection: Selection, allowed: frozenset[str]) -> Panels:
         """
         Return the panels for a selection, no more than a second old.
+
+        They offer the acts that are allowed.
 
         Raises:
             django.db.Error: the database did not answer.
         """
         snapshot = self.get_snapshot()
         figures = self._figures.get(selection.range, selection.node)
-        key = replace(selection, problems=())
+        key = (replace(selection, problems=()), allowed)
         with self._lock:
             if snapshot.number != self._number:
                 self._number = snapshot.number
                 self._drawn.clear()
             panels = self._drawn.get(key)
             if panels is None:
-                panels = self._drawn[key] = render_panels(snapshot, figures, selection)
+                panels = render_panels(snapshot, figures, selection, allowed)
+                self._drawn[key] = panels
             return panels
 
 

@@ -39,7 +39,7 @@ def dashboard() -> Iterator[LiveDashboardAdmin]:
 
 
 def make_staff(name: str, *permissions: str) -> Any:
-    user = get_user_model().objects.create_user(name, password="x", is_staff=True)
+    user = get_user_model().objects.create_user(name, is_staff=True)
     user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
     return user
 

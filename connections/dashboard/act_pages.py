@@ -1,0 +1,213 @@
+"""The pages of an act: what it will do, and what came of it."""
+
+from datetime import timedelta
+from typing import Any
+
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import reverse
+from django.utils import timezone
+from django.utils.http import urlencode
+
+from connections.dashboard.act_forms import ActForm
+from connections.dashboard.acts import (
+    ACTS,
+    MOST_VALUES,
+    Act,
+    Ask,
+    Outcome,
+    find_allowed,
+    find_meant,
+    perform,
+)
+from connections.dashboard.map import list_names
+from connections.dashboard.shared import Shared
+from connections.dashboard.snapshot import Snapshot
+from connections.models import CloseRequest, Node, Order
+
+_TEMPLATES = "admin/connections/livedashboard"
+_WAIT = timedelta(seconds=10)
+"""After so long beyond its time what was not reached is not waited for."""
+
+_MOST_NAMED = 10
+
+
+def show_act(
+    request: HttpRequest, name: str, shared: Shared, context: dict[str, Any]
+) -> HttpResponse:
+    """Ask for confirmation; on POST do it, and go to what came of it."""
+    act, target, values = _read(request, name)
+    snapshot = shared.get_snapshot()
+    form = ActForm(act, request.POST if request.method == "POST" else None)
+    try:
+        meant = find_meant(snapshot, target, values)
+    except ValueError as exc:
+        raise Http404(str(exc)) from exc
+    if request.method == "POST" and form.is_valid():
+        ask = _make_ask(act, target, values, request.user, form.cleaned_data)
+        try:
+            outcome = perform(ask)
+        except ValidationError as exc:
+            form.add_error(None, exc.messages)
+        else:
+            return HttpResponseRedirect(_make_result_url(ask, outcome, len(meant)))
+    clients = {one.client_id for _, one in meant}
+    return TemplateResponse(
+        request,
+        f"{_TEMPLATES}/act.html",
+        {
+            **context,
+            "title": act.label,
+            "act": act,
+            "form": form,
+            "target": target,
+            "values": values,
+            "whom": _name(snapshot, target, values),
+            "count": len(meant),
+            "node_count": len({node_id for node_id, _ in meant}),
+            "clients": sorted(clients)[:_MOST_NAMED],
+            "more_clients": max(0, len(clients) - _MOST_NAMED),
+            "is_last_node": act.name == "drain" and _is_last(snapshot, values),
+        },
+    )
+
+
+def show_result(
+    request: HttpRequest, shared: Shared, context: dict[str, Any]
+) -> HttpResponse:
+    """Say what an act has done so far, and whom it did not reach."""
+    act = ACTS.get(request.GET.get("act", ""))
+    keys = [key for key in request.GET.getlist("key") if key.isdecimal()][:MOST_VALUES]
+    if act is None or not keys:
+        raise Http404("no such act")
+    snapshot = shared.get_snapshot()
+    author = request.user.get_username()
+    if act.name in Order.Kind.values:
+        orders = list(Order.objects.filter(pk__in=keys, author=author))
+        result = describe_orders(snapshot, orders)
+    else:
+        posted = CloseRequest.objects.filter(pk__in=keys, author=author)
+        asked = request.GET.get("asked", "")
+        count = int(asked) if asked.isdecimal() and len(asked) < 9 else 0
+        result = describe_ends(snapshot, list(posted), count)
+    return TemplateResponse(
+        request,
+        f"{_TEMPLATES}/result.html",
+        {**context, "title": act.label, "act": act, **result},
+    )
+
+
+def describe_ends(
+    snapshot: Snapshot, requests: list[CloseRequest], asked: int
+) -> dict[str, Any]:
+    """Return how many of the connections meant have ended, and which have not."""
+    left = [
+        (node_id, one)
+        for request in requests
+        for node_id, one in find_meant(
+            snapshot, request.target, [request.value], request.created_at
+        )
+    ]
+    spread_seconds = max((one.spread_seconds for one in requests), default=0)
+    created_at = max((one.created_at for one in requests), default=timezone.now())
+    due = created_at + timedelta(seconds=spread_seconds)
+    is_over = not left or snapshot.taken_at > due + _WAIT
+    names = list_names(snapshot)
+    by_node = {
+        names.get(node_id, node_id): sum(other == node_id for other, _ in left)
+        for node_id, _ in left
+    }
+    return {
+        "ended": max(0, asked - len(left)),
+        "asked": max(asked, len(left)),
+        "left": by_node,
+        "is_over": is_over,
+        "spread_seconds": spread_seconds,
+    }
+
+
+def describe_orders(snapshot: Snapshot, orders: list[Order]) -> dict[str, Any]:
+    """Return how many nodes have carried an order out, and which are silent."""
+    live = [node for node in snapshot.nodes if node.node_id in snapshot.seen]
+    done = min((order.nodes for order in orders), default=0)
+    created_at = max((one.created_at for one in orders), default=timezone.now())
+    names = {order.value for order in orders}
+    return {
+        "orders": orders,
+        "nodes": len(live),
+        "done": done,
+        "reached": sum(order.reached for order in orders),
+        "unreached": sum(order.unreached for order in orders),
+        "silent": [node for node in live if _is_silent(node)],
+        "concerned": [node for node in snapshot.nodes if node.node_id in names],
+        "is_over": done >= len(live) or snapshot.taken_at > created_at + _WAIT,
+    }
+
+
+def _read(request: HttpRequest, name: str) -> tuple[Act, str, tuple[str, ...]]:
+    """Return the act and whom it is about, if this user may do it."""
+    act = ACTS.get(name)
+    if act is None:
+        raise Http404(f"no act {name:.20}")
+    if name not in find_allowed(request.user):
+        raise PermissionDenied
+    source = request.POST if "target" in request.POST else request.GET
+    target = source.get("target", "")
+    values = tuple(dict.fromkeys(value[:255] for value in source.getlist("value")))
+    if target not in act.targets:
+        raise Http404(f"target is not one of {', '.join(act.targets)}")
+    if target == CloseRequest.Target.ALL:
+        values = ("",)
+    if not values or ("" in values and target != CloseRequest.Target.ALL):
+        raise Http404("value is missing")
+    if len(values) > MOST_VALUES:
+        raise Http404(f"more than {MOST_VALUES} at once")
+    return act, target, values
+
+
+def _make_ask(
+    act: Act, target: str, values: tuple[str, ...], user: Any, cleaned: dict[str, Any]
+) -> Ask:
+    ban_for = cleaned.get("ban_for", "")
+    return Ask(
+        act=act,
+        target=target,
+        values=values,
+        user=user,
+        reason=cleaned.get("reason", ""),
+        may_return=cleaned.get("may_return", False),
+        spread_seconds=cleaned.get("spread_seconds", 0),
+        ban_seconds=float(ban_for) if ban_for else None,
+        text=cleaned.get("text", ""),
+    )
+
+
+def _make_result_url(ask: Ask, outcome: Outcome, count: int) -> str:
+    rows = [*outcome.requests, *outcome.orders]
+    pairs: list[tuple[str, Any]] = [("act", ask.act.name), ("asked", count)]
+    pairs += [("key", one.pk) for one in rows]
+    return f"{reverse('admin:connections_live_result')}?{urlencode(pairs)}"
+
+
+def _name(snapshot: Snapshot, target: str, values: tuple[str, ...]) -> str:
+    """Return whom an act is about, in words."""
+    if target == CloseRequest.Target.ALL:
+        return "everybody"
+    if len(values) > 1:
+        return f"{len(values)} {target}s"
+    if target == CloseRequest.Target.NODE:
+        return f"node {list_names(snapshot).get(values[0], values[0])}"
+    return f"{target} {values[0]}"
+
+
+def _is_last(snapshot: Snapshot, values: tuple[str, ...]) -> bool:
+    """Tell whether no other node would be there to take the clients."""
+    return not any(
+        node.state == Node.State.SERVING and node.node_id not in values
+        for node in snapshot.nodes
+    )
+
+
+def _is_silent(node: Any) -> bool:
+    return bool(node.beat_age.total_seconds() > _WAIT.total_seconds() / 2)

@@ -1,0 +1,284 @@
+"""The list of connections: recorded in the database, with what is live beside it."""
+
+from typing import Any
+
+from django.contrib import admin, messages
+from django.contrib.admin.views.main import ChangeList
+from django.core.exceptions import PermissionDenied
+from django.core.paginator import Paginator
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
+from django.urls import URLPattern, path
+from django.utils import timezone
+from django.utils.functional import cached_property
+from django.utils.html import format_html
+
+from connections.charts.scales import (
+    NOTHING,
+    format_bytes,
+    format_seconds,
+)
+from connections.dashboard.acts import MOST_VALUES, Target, find_allowed, make_url
+from connections.dashboard.map import STATES
+from connections.dashboard.peek import describe_connection, say_both
+from connections.dashboard.shared import Shared, shared
+from connections.dashboard.snapshot import Snapshot
+from connections.models import ID_LENGTH, Connection, Node
+from connections.pictures import Seen
+
+MOST_COUNTED = 10_000
+_MOST_FOUND_LIVE = 500
+_WORDS = {state.value: word for state, word, _ in STATES}
+_LIVE_FIELDS = ("state", "age", "idle", "rate", "traffic", "round_trip", "unsent")
+
+
+class BoundedPaginator(Paginator):  # type: ignore[type-arg]
+    """Counts no further than MOST_COUNTED: a million rows are not looked through."""
+
+    @cached_property
+    def count(self) -> int:
+        rows: Any = self.object_list
+        counted: int = rows.order_by()[:MOST_COUNTED].count()
+        return counted
+
+
+class LiveChangeList(ChangeList):
+    """Puts what is known of the connections of a page beside their rows."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        model_admin: Any = self.model_admin
+        snapshot = model_admin.shared.get_snapshot()
+        rows = list(self.result_list)
+        for row in rows:
+            row.shown = show_live(row, snapshot)
+        self.result_list: Any = rows
+
+
+class StateFilter(admin.SimpleListFilter):
+    """Open ones at first; or those in one state, as of now; or what has ended."""
+
+    title = "state"
+    parameter_name = "state"
+
+    def __init__(
+        self, request: HttpRequest, params: Any, model: Any, model_admin: Any
+    ) -> None:
+        super().__init__(request, params, model, model_admin)
+        self._shared: Shared = model_admin.shared
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        states = [(state.value, f"open, {word}") for state, word, _ in STATES]
+        return [*states, ("closed", "closed"), ("all", "open and closed")]
+
+    def choices(self, changelist: Any) -> Any:
+        first, *rest = super().choices(changelist)
+        yield {**first, "display": "open"}
+        yield from rest
+
+    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
+        value = self.value()
+        if value == "all":
+            return queryset
+        if value == "closed":
+            return queryset.exclude(closed_at=None)
+        if value is None:
+            return queryset.filter(closed_at=None)
+        snapshot = self._shared.get_snapshot()
+        found = [one.connection_id for one in snapshot if one.state == value]
+        return queryset.filter(pk__in=found[:_MOST_FOUND_LIVE])
+
+
+class NodeFilter(admin.SimpleListFilter):
+    """By node, of those that are known still."""
+
+    title = "node"
+    parameter_name = "node"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        nodes = Node.objects.live().values_list("node_id", "host", "pid")
+        return [(node_id, f"{host}:{pid}") for node_id, host, pid in nodes]
+
+    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
+        return queryset.filter(node_id=self.value()) if self.value() else queryset
+
+
+class ConnectionList(admin.ModelAdmin):  # type: ignore[type-arg]
+    """Rows of the database, with what is live beside them, and what may be done."""
+
+    shared = shared
+
+    paginator = BoundedPaginator
+    change_form_template = "admin/connections/connection/change_form.html"
+    change_list_template = "admin/connections/connection/change_list.html"
+    actions = ("end_selected",)
+    list_display = (
+        "client_id",
+        "state",
+        "user",
+        "node",
+        "route",
+        "age",
+        "idle",
+        "rate",
+        "traffic",
+        "round_trip",
+        "unsent",
+    )
+    list_display_links = ("client_id",)
+    list_filter = (StateFilter, NodeFilter, "reason", "opened_at")
+    list_select_related = ("user", "node")
+    ordering = ("-connection_id",)
+    search_help_text = (
+        "A connection's id, a client or a user, whole; or a part of a client's name or "
+        f"address, among those connected now. At most {MOST_COUNTED} are counted."
+    )
+    search_fields = ("connection_id",)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Connection]:
+        rows: QuerySet[Connection] = super().get_queryset(request)
+        # What a node counts is large, and not shown here.
+        return rows.defer("node__counters", "node__minute", "node__unrolled")
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return LiveChangeList
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: Any, search_term: str
+    ) -> tuple[Any, bool]:
+        term = search_term.strip()
+        if not term:
+            return queryset, False
+        live = [
+            one.connection_id
+            for one in self.shared.get_snapshot()
+            if term in one.client_id or one.address.startswith(term)
+        ]
+        whole = Q(client_id=term) | Q(user__username=term)
+        if len(term) == ID_LENGTH:
+            whole |= Q(connection_id=term)
+        return queryset.filter(whole | Q(pk__in=live[:_MOST_FOUND_LIVE])), False
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(self.show_live)
+        name = "connections_connection_live"
+        return [path("live/", view, name=name), *super().get_urls()]
+
+    def show_live(self, request: HttpRequest) -> HttpResponse:
+        """Return the live columns of the connections of a page, as they are now."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        keys = request.GET.getlist("id")[:MOST_VALUES]
+        snapshot = self.shared.get_snapshot()
+        found = self.get_queryset(request).filter(pk__in=keys)
+        rows = {row.pk: show_live(row, snapshot) for row in found}
+        return JsonResponse({"rows": rows})
+
+    def change_view(
+        self,
+        request: HttpRequest,
+        object_id: str,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        snapshot = self.shared.get_snapshot()
+        found = snapshot.find(object_id) if len(object_id) == ID_LENGTH else None
+        context = dict(extra_context or {})
+        if found is not None:
+            allowed = find_allowed(request.user)
+            context |= describe_connection(snapshot, *found, allowed)
+        return super().change_view(request, object_id, form_url, context)
+
+    def has_end_permission(self, request: HttpRequest) -> bool:
+        """Tell whether a user may end connections."""
+        return "end" in find_allowed(request.user)
+
+    @admin.action(description="End selected connections…", permissions=["end"])
+    def end_selected(
+        self, request: HttpRequest, rows: QuerySet[Connection]
+    ) -> HttpResponse | None:
+        keys = list(
+            rows.filter(closed_at=None).values_list("pk", flat=True)[: MOST_VALUES + 1]
+        )
+        if not keys:
+            messages.error(request, "None of them is open.")
+            return None
+        if len(keys) > MOST_VALUES:
+            problem = f"At most {MOST_VALUES} at once; or end all of a client or node."
+            messages.error(request, problem)
+            return None
+        return HttpResponseRedirect(make_url("end", Target.CONNECTION, *keys))
+
+    # Columns
+
+    def _show(self, row: Any, field: str) -> str:
+        return format_html(
+            '<span data-live="{}" data-id="{}">{}</span>',
+            field,
+            row.pk,
+            row.shown[field],
+        )
+
+    @admin.display(description="state")
+    def state(self, row: Any) -> str:
+        return self._show(row, "state")
+
+    @admin.display(description="open for")
+    def age(self, row: Any) -> str:
+        return self._show(row, "age")
+
+    @admin.display(description="idle for")
+    def idle(self, row: Any) -> str:
+        return self._show(row, "idle")
+
+    @admin.display(description="messages /s")
+    def rate(self, row: Any) -> str:
+        return self._show(row, "rate")
+
+    @admin.display(description="bytes")
+    def traffic(self, row: Any) -> str:
+        return self._show(row, "traffic")
+
+    @admin.display(description="round trip")
+    def round_trip(self, row: Any) -> str:
+        return self._show(row, "round_trip")
+
+    @admin.display(description="unsent")
+    def unsent(self, row: Any) -> str:
+        return self._show(row, "unsent")
+
+
+def show_live(row: Connection, snapshot: Snapshot) -> dict[str, str]:
+    """Return the live columns of a row as texts."""
+    if row.closed_at is not None:
+        lived = (row.closed_at - row.opened_at).total_seconds()
+        return {
+            **dict.fromkeys(_LIVE_FIELDS, NOTHING),
+            "state": f"{row.close_code or ''} {row.reason}".strip(),
+            "age": format_seconds(lived),
+            "traffic": _say_bytes(row),
+        }
+    found = snapshot.find(row.pk)
+    age = (timezone.now() - row.opened_at).total_seconds()
+    if found is None:
+        return {
+            **dict.fromkeys(_LIVE_FIELDS, NOTHING),
+            "state": "open, as recorded",
+            "age": format_seconds(age),
+            "traffic": _say_bytes(row),
+        }
+    one = found[1]
+    return {
+        "state": _WORDS[one.state],
+        "age": format_seconds(age),
+        "idle": format_seconds(one.idle_seconds),
+        "rate": say_both(one.in_per_second, one.out_per_second),
+        "traffic": _say_bytes(one),
+        "round_trip": NOTHING if one.rtt_ms is None else f"{one.rtt_ms:g} ms",
+        "unsent": format_bytes(one.unsent_bytes),
+    }
+
+
+def _say_bytes(counted: Connection | Seen) -> str:
+    incoming, outgoing = counted.bytes_in, counted.bytes_out
+    return f"↓{format_bytes(incoming)} ↑{format_bytes(outgoing)}"

@@ -1,0 +1,26 @@
+"""Read-only mode: the admin shows everything, and lets nobody do anything."""
+
+from typing import Any
+
+from django.contrib import admin
+from django.http import HttpRequest
+
+from connections.config import get_config
+
+
+def is_read_only() -> bool:
+    """Tell whether the configuration says that nothing may be done here."""
+    return get_config().dashboard.read_only
+
+
+class GuardedAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """Rows that nobody makes, changes or deletes in read-only mode."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return not is_read_only() and super().has_add_permission(request)
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return not is_read_only() and super().has_change_permission(request, obj)
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return not is_read_only() and super().has_delete_permission(request, obj)

@@ -1,0 +1,219 @@
+"""What staff can do from the dashboard: confirmed, permitted, recorded."""
+
+from typing import Any
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.test import Client
+from django.utils import timezone
+from django.utils.http import urlencode
+
+from connections.models import AccessToken, Ban, CloseRequest, Node, Order
+from tests.connections.conversations import make_config
+from tests.connections.test_dashboard import (
+    EVIL,
+    URL,
+    dashboard,  # noqa: F401 (a fixture)
+    make_staff,
+)
+from tests.connections.test_dashboard_snapshot import make_node, make_seen, put_picture
+
+ALICE = make_seen("alice", connection_id="a" * 32, user_id="5", address="192.0.2.1")
+BOB = make_seen("bob", connection_id="b" * 32, token_id="9", address="198.51.100.1")
+
+ALL_PERMISSIONS = (
+    "end_connection",
+    "end_all",
+    "add_ban",
+    "change_accesstoken",
+    "send_notice",
+    "drain_node",
+)
+
+
+@pytest.fixture
+def node(db: None) -> Node:
+    node = make_node(host="web-1", pid=77)
+    put_picture(node, ALICE, BOB)
+    return node
+
+
+@pytest.fixture
+def operator(client: Client, node: Node) -> Client:
+    client.force_login(make_staff("operator", "view_livedashboard", *ALL_PERMISSIONS))
+    return client
+
+
+def url_of(name: str, target: str, *values: str) -> str:
+    pairs = [("target", target), *(("value", value) for value in values)]
+    return f"{URL}act/{name}/?{urlencode(pairs)}"
+
+
+def do(client: Client, url: str, **form: Any) -> str:
+    """Confirm an act; return the page that says what came of it."""
+    answer = client.post(url, {"reason": "a test", **form}, follow=True)
+    assert answer.status_code == 200
+    return answer.content.decode()
+
+
+def test_the_confirmation_names_the_count(operator: Client) -> None:
+    page = operator.get(url_of("end-all", "node", "n1")).content.decode()
+    assert "<b>2 connections</b> of node web-1:77" in page
+    assert "alice, bob" in page
+    assert CloseRequest.objects.count() == 0
+
+
+def test_ending_posts_requests_and_leaves_an_audit_entry(operator: Client) -> None:
+    page = do(operator, url_of("end", "connection", "a" * 32, "b" * 32))
+    assert "<b>0 of 2</b> connections ended" in page
+    assert "Still open: 2 on web-1:77" in page
+    requests = CloseRequest.objects.order_by("value")
+    found = [(one.target, one.value, one.reason, one.author) for one in requests]
+    assert found == [
+        ("connection", "a" * 32, "kicked", "operator"),
+        ("connection", "b" * 32, "kicked", "operator"),
+    ]
+    entries = LogEntry.objects.order_by("object_id")
+    assert [one.object_id for one in entries] == ["a" * 32, "b" * 32]
+    assert entries[0].get_change_message() == "End: a test"
+    assert str(entries[0].user) == "operator"
+
+
+def test_the_result_says_what_was_not_reached(operator: Client, node: Node) -> None:
+    do(operator, url_of("end", "connection", "a" * 32, "b" * 32))
+    keys = [("key", key) for key in CloseRequest.objects.values_list("pk", flat=True)]
+    url = f"{URL}result/?{urlencode([('act', 'end'), ('asked', 2), *keys])}"
+    put_picture(node, BOB)
+    CloseRequest.objects.update(created_at=timezone.now() - timezone.timedelta(hours=1))
+    later = make_seen("bob", connection_id="b" * 32)
+    put_picture(node, later._replace(opened_at=0.0))
+    from django.contrib import admin
+
+    from connections.dashboard.shared import Shared
+    from connections.models import LiveDashboard
+
+    registered: Any = admin.site.get_model_admin(LiveDashboard)
+    registered.shared = Shared()
+    page = operator.get(url).content.decode()
+    assert "<b>1 of 2</b> connections ended" in page
+    assert "Not reached: 1 on web-1:77" in page
+    assert "http-equiv" not in page
+
+
+def test_all_of_a_client_may_return_spread_over_time(operator: Client) -> None:
+    url = url_of("end-all", "client", "alice")
+    do(operator, url, may_return="on", spread_seconds="60")
+    (request,) = CloseRequest.objects.all()
+    assert (request.reason, request.spread_seconds) == ("asked_to_reconnect", 60)
+    (entry,) = LogEntry.objects.all()
+    assert entry.get_change_message() == ("End all: a test (may return) (within 60 s)")
+    assert entry.object_repr == "client alice"
+
+
+def test_a_ban_keeps_out_and_ends(operator: Client) -> None:
+    url = url_of("ban", "address", "192.0.2.1")
+    assert "<b>1 open connection</b>" in operator.get(url).content.decode()
+    do(operator, url, ban_for="3600")
+    (ban,) = Ban.objects.all()
+    assert (ban.target, ban.value, ban.reason) == ("address", "192.0.2.1", "a test")
+    assert ban.until is not None
+    assert CloseRequest.objects.get().reason == "banned"
+
+
+def test_a_revoked_token_is_never_good_again(operator: Client) -> None:
+    token = AccessToken.objects.create(pk=9, digest="d", hint="h", client_id="bob")
+    do(operator, url_of("revoke", "token", "9"))
+    token.refresh_from_db()
+    assert token.revoked_at is not None
+    assert set(CloseRequest.objects.values_list("target", "value")) == {("token", "9")}
+
+
+def test_a_drain_and_the_return_to_service(operator: Client, node: Node) -> None:
+    page = operator.get(url_of("drain", "node", "n1")).content.decode()
+    assert "nobody will be able to connect" in page
+    assert "0 of 1 node have heard" in do(operator, url_of("drain", "node", "n1"))
+    do(operator, url_of("serve", "node", "n1"))
+    kinds = Order.objects.order_by("pk").values_list("kind", "value")
+    assert list(kinds) == [("drain", "n1"), ("serve", "n1")]
+
+
+def test_a_notice_is_an_order_with_its_text(operator: Client) -> None:
+    url = url_of("notice", "all")
+    assert "everybody" in operator.get(url).content.decode()
+    do(operator, url, text=EVIL)
+    order = Order.objects.get()
+    assert (order.kind, order.target, order.text) == ("notice", "all", EVIL)
+
+
+@pytest.mark.parametrize("name", ["end", "end-all"])
+def test_a_reason_is_required(operator: Client, name: str) -> None:
+    target = ("connection", "a" * 32) if name == "end" else ("client", "alice")
+    answer = operator.post(url_of(name, *target), {"reason": ""})
+    assert "This field is required" in answer.content.decode()
+    assert CloseRequest.objects.count() == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "value", "permission"),
+    [
+        ("end", "connection", "a" * 32, "end_connection"),
+        ("end-all", "client", "alice", "end_all"),
+        ("ban", "client", "alice", "add_ban"),
+        ("revoke", "token", "9", "change_accesstoken"),
+        ("notice", "client", "alice", "send_notice"),
+        ("drain", "node", "n1", "drain_node"),
+        ("serve", "node", "n1", "drain_node"),
+    ],
+)
+@pytest.mark.usefixtures("node")
+def test_each_act_needs_its_own_permission(
+    client: Client, name: str, target: str, value: str, permission: str
+) -> None:
+    others = [one for one in ALL_PERMISSIONS if one != permission]
+    client.force_login(make_staff("other", "view_livedashboard", *others))
+    url = url_of(name, target, value)
+    assert client.get(url).status_code == 403
+    assert client.post(url, {"reason": "x", "text": "x"}).status_code == 403
+    client.force_login(make_staff("right", "view_livedashboard", permission))
+    assert client.get(url).status_code == 200
+
+
+def test_in_read_only_mode_nothing_can_be_done(operator: Client, settings: Any) -> None:
+    settings.WEBSOCKET = make_config(dashboard={"read_only": True})
+    assert operator.post(url_of("end", "connection", "a" * 32)).status_code == 403
+    assert "act/drain" not in operator.get(URL).content.decode()
+    operator.force_login(make_staff("root", "view_ban", "add_ban", "add_accesstoken"))
+    assert operator.get("/admin/connections/ban/").status_code == 200
+    assert operator.get("/admin/connections/ban/add/").status_code == 403
+    assert operator.get("/admin/connections/accesstoken/add/").status_code == 403
+
+
+def test_the_page_offers_what_is_allowed(operator: Client, client: Client) -> None:
+    assert "act/drain" in operator.get(URL).content.decode()
+    peek = operator.get(f"{URL}peek/", {"client": "alice"}).content.decode()
+    assert "act/end-all" in peek and "act/ban" in peek
+    client.force_login(make_staff("viewer", "view_livedashboard"))
+    assert "act/" not in client.get(URL).content.decode()
+    assert "act/" not in client.get(f"{URL}peek/", {"client": "alice"}).content.decode()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"{URL}act/nothing/?target=client&value=x",
+        url_of("end", "client", "alice"),
+        url_of("end", "connection"),
+        url_of("end", "connection", *(str(number) for number in range(201))),
+        f"{URL}result/?act=end",
+    ],
+)
+def test_what_makes_no_sense_is_not_found(operator: Client, url: str) -> None:
+    assert operator.get(url).status_code == 404
+
+
+def test_a_ban_that_names_nobody_says_so(operator: Client) -> None:
+    answer = operator.post(
+        url_of("ban", "user", "999"), {"reason": "x", "ban_for": "3600"}
+    )
+    assert "there is no user" in answer.content.decode()
+    assert Ban.objects.count() == 0 and LogEntry.objects.count() == 0

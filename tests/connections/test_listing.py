@@ -1,0 +1,169 @@
+"""The list of connections: what is recorded, with what is live beside it."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.core.paginator import Paginator
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from connections.dashboard import listing
+from connections.dashboard.listing import BoundedPaginator, ConnectionList
+from connections.dashboard.shared import Shared
+from connections.models import Connection, Node
+from tests.connections.test_dashboard import make_staff
+from tests.connections.test_dashboard_snapshot import (
+    make_node,
+    make_row,
+    make_seen,
+    put_picture,
+)
+
+URL = "/admin/connections/connection/"
+
+
+@pytest.fixture(autouse=True)
+def own_snapshots() -> Any:
+    before, ConnectionList.shared = ConnectionList.shared, Shared()
+    yield
+    ConnectionList.shared = before
+
+
+@pytest.fixture
+def node(db: None) -> Node:
+    return make_node(host="web-1", pid=77)
+
+
+@pytest.fixture
+def rows(node: Node) -> dict[str, Connection]:
+    """One that is slow, one only recorded, one that has ended."""
+    ended = timezone.now()
+    live = make_row(node, client_id="alice-live")
+    seen = make_seen(
+        "alice-live",
+        connection_id=live.pk,
+        state="slow",
+        rtt_ms=12.5,
+        unsent_bytes=2_000_000,
+        address="192.0.2.7",
+    )
+    found = {
+        "live": live,
+        "recorded": make_row(node, client_id="bob-recorded"),
+        "ended": make_row(
+            node,
+            client_id="carol-ended",
+            opened_at=ended - timedelta(seconds=90),
+            closed_at=ended,
+            close_code=4300,
+            reason="idle",
+        ),
+    }
+    put_picture(node, seen)
+    return found
+
+
+def find(client: Client, **query: str) -> str:
+    answer = client.get(URL, query)
+    assert answer.status_code == 200
+    return answer.content.decode()
+
+
+def test_open_ones_are_shown_with_what_is_live(
+    admin_client: Client, rows: dict[str, Connection]
+) -> None:
+    page = find(admin_client)
+    assert "alice-live" in page and "bob-recorded" in page
+    assert "carol-ended" not in page
+    assert ">slow</span>" in page and "12.5 ms" in page and "2 MB" in page
+    assert "open, as recorded" in page
+
+
+def test_filters_by_state(admin_client: Client, rows: dict[str, Connection]) -> None:
+    assert "4300 idle" in find(admin_client, state="closed")
+    slow = find(admin_client, state="slow")
+    assert "alice-live" in slow and "bob-recorded" not in slow
+    assert "carol-ended" in find(admin_client, state="all")
+
+
+@pytest.mark.parametrize(
+    ("term", "expected"),
+    [
+        ("bob-recorded", "bob-recorded"),
+        ("ice-li", "alice-live"),
+        ("192.0.2", "alice-live"),
+    ],
+)
+def test_search_is_by_whole_names_and_by_parts_of_those_connected(
+    admin_client: Client, rows: dict[str, Connection], term: str, expected: str
+) -> None:
+    page = find(admin_client, q=term)
+    assert f">{expected}</a>" in page
+    assert page.count('data-live="state"') == 1
+    by_id = find(admin_client, q=rows["recorded"].pk)
+    assert ">bob-recorded</a>" in by_id
+
+
+@pytest.mark.django_db
+def test_no_page_counts_all_rows(admin_client: Client, node: Node) -> None:
+    with CaptureQueriesContext(
+        connection,
+    ) as captured:
+        find(admin_client, state="all")
+    counts = [one["sql"] for one in captured if "COUNT(" in one["sql"]]
+    tables = [sql for sql in counts if "connections_connection" in sql]
+    assert tables and all("LIMIT" in sql for sql in tables)
+
+
+@pytest.mark.django_db
+def test_the_count_stops_at_its_bound(node: Node) -> None:
+    for _ in range(3):
+        make_row(node)
+    paginator: Paginator[Connection] = BoundedPaginator(Connection.objects.all(), 2)
+    assert paginator.count == 3
+    assert listing.MOST_COUNTED == 10_000
+
+
+def test_selected_ones_are_ended_after_a_confirmation(
+    admin_client: Client, rows: dict[str, Connection]
+) -> None:
+    keys = [rows["live"].pk, rows["ended"].pk]
+    query = {"action": "end_selected", "_selected_action": keys}
+    answer = admin_client.post(f"{URL}?state=all", query)
+    assert answer.status_code == 302
+    assert f"value={keys[0]}" in answer.url and keys[1] not in answer.url
+    only_ended = {**query, "_selected_action": keys[1:]}
+    refused = admin_client.post(f"{URL}?state=all", only_ended, follow=True)
+    assert "None of them is open" in refused.content.decode()
+
+
+def test_who_may_not_end_is_not_offered_it(
+    client: Client, rows: dict[str, Connection]
+) -> None:
+    client.force_login(make_staff("viewer", "view_connection"))
+    assert "end_selected" not in find(client)
+    detail = client.get(f"{URL}{rows['live'].pk}/change/").content.decode()
+    assert "Slow now" in detail and "act/" not in detail
+
+
+def test_the_detail_shows_what_is_live(
+    admin_client: Client, rows: dict[str, Connection]
+) -> None:
+    detail = admin_client.get(f"{URL}{rows['live'].pk}/change/").content.decode()
+    assert "Slow now" in detail and "192.0.2.7" in detail and "act/end/" in detail
+    ended = admin_client.get(f"{URL}{rows['ended'].pk}/change/").content.decode()
+    assert " now</h2>" not in ended
+
+
+def test_the_live_columns_are_refreshed(
+    admin_client: Client, client: Client, rows: dict[str, Connection]
+) -> None:
+    keys = [row.pk for row in rows.values()]
+    found = admin_client.get(f"{URL}live/", {"id": keys}).json()["rows"]
+    assert found[keys[0]]["unsent"] == "2 MB"
+    assert found[keys[2]]["state"] == "4300 idle"
+    client.force_login(make_staff("other"))
+    assert client.get(f"{URL}live/", {"id": keys}).status_code == 403
