@@ -42,7 +42,8 @@ class Transcript:
         self.last = 0
         """The last offset without a hole before it."""
         self._limit = limit
-        self._is_fresh = True
+        self._trimmed_to = 0
+        """Up to here entries may be missing: they were trimmed."""
         self._entries: dict[int, Entry] = {}
 
     @property
@@ -67,12 +68,19 @@ class Transcript:
         is_void = is_known and (
             hello["outcome"] == "reset" or hello["epoch"] != self.epoch
         )
+        gap = hello["gap"]
+        self._trimmed_to = gap[1] if gap else 0
         if is_void or not is_known:
             self._entries.clear()
             self.last = 0
-            self._is_fresh = True
-        elif hello.get("gap"):
-            self.last = max(self.last, hello["gap"][1])
+            self._trimmed_to = hello["offset"]
+        elif gap:
+            # Nothing follows a gap that reaches the end.
+            if gap[1] >= hello["offset"]:
+                self.last = gap[1]
+            for entry in self.entries:
+                if entry.is_streaming and gap[0] <= entry.offset <= gap[1]:
+                    self.settle(entry.offset, "interrupted")
         self.epoch = hello["epoch"]
         return is_void
 
@@ -87,11 +95,9 @@ class Transcript:
             state=message["state"],
         )
         if entry.offset > self.last:
-            # A whole log may begin anywhere: what was before it was trimmed.
-            if entry.offset != self.last + 1 and not self._is_fresh:
+            if entry.offset > max(self.last, self._trimmed_to) + 1:
                 return None
             self.last = entry.offset
-        self._is_fresh = False
         self._entries[entry.offset] = entry
         self._trim()
         return entry

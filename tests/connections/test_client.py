@@ -444,10 +444,17 @@ def test_a_gap_moves_on_and_a_reset_begins_anew() -> None:
     transcript = Transcript(10)
     assert transcript.position == ""
     transcript.begin(HELLO)
-    transcript.put(entry(1))
-    assert not transcript.begin({**HELLO, "outcome": "gap", "gap": [2, 9]})
+    transcript.put(entry(1, state="streaming"))
+    gap = {"outcome": "gap", "offset": 10}
+    assert not transcript.begin({**HELLO, **gap, "gap": [3, 9]})
+    assert transcript.position == "epoch=e1&offset=1&open=1"
+    assert transcript.put(entry(2))
     assert transcript.put(entry(10))
-    assert transcript.begin({**HELLO, "outcome": "reset", "epoch": "e2"})
+    assert not transcript.begin({**HELLO, **gap, "gap": [1, 10]})
+    assert transcript.position == "epoch=e1&offset=10"
+    assert transcript.begin({**HELLO, "outcome": "reset", "epoch": "e2", "offset": 7})
     assert transcript.entries == []
+    # 3 still grew when those after it were trimmed.
+    assert transcript.put(entry(3))
     assert transcript.put(entry(7))
     assert transcript.put(entry(9)) is None

@@ -4,11 +4,11 @@ import { test } from "node:test";
 import { Transcript, countPoints, textOf } from "../../connections/static/connections/transcript.js";
 import { entry } from "./fakes.mjs";
 
-const START = { epoch: "e1", outcome: "new", gap: null };
+const START = { epoch: "e1", offset: 0, outcome: "new", gap: null };
 
 function begun(...offsets) {
   const transcript = new Transcript(1000);
-  transcript.begin(START);
+  transcript.begin({ ...START, offset: offsets.at(-1) ?? 0 });
   for (const offset of offsets) transcript.put(entry(offset));
   return transcript;
 }
@@ -17,11 +17,29 @@ test("a fresh client asks for everything", () => {
   assert.equal(new Transcript(10).position, "");
 });
 
-test("a whole log may begin anywhere, and has no holes after that", () => {
-  const transcript = begun(51, 52);
+test("of a whole log some may be trimmed, and nothing is missing after it", () => {
+  // 41 still grew when those after it were trimmed.
+  const transcript = begun(41, 51, 52);
   assert.equal(transcript.put(entry(54)), false);
   assert.equal(transcript.last, 52);
   assert.equal(transcript.position, "epoch=e1&offset=52");
+});
+
+test("what came before a gap is not skipped where the connection is cut", () => {
+  const transcript = begun(1, 2);
+  transcript.begin({ ...START, outcome: "gap", offset: 12, gap: [4, 9] });
+  assert.equal(transcript.position, "epoch=e1&offset=2");
+  assert.equal(transcript.put(entry(3)), true);
+  assert.equal(transcript.put(entry(10)), true);
+  assert.equal(transcript.put(entry(12)), false);
+});
+
+test("an entry that grew and was trimmed grows no more", () => {
+  const transcript = begun();
+  transcript.put(entry(1, { state: "streaming" }));
+  transcript.begin({ ...START, outcome: "gap", offset: 9, gap: [1, 9] });
+  assert.equal(transcript.entries[0].state, "interrupted");
+  assert.equal(transcript.position, "epoch=e1&offset=9");
 });
 
 test("an entry that comes again replaces the one that is there", () => {
@@ -64,9 +82,9 @@ test("a piece that does not join on is refused and changes nothing", () => {
 
 test("a gap moves on, a reset begins anew", () => {
   const transcript = begun(1, 2);
-  assert.equal(transcript.begin({ epoch: "e1", outcome: "gap", gap: [3, 9] }), false);
+  assert.equal(transcript.begin({ ...START, outcome: "gap", offset: 10, gap: [3, 9] }), false);
   assert.equal(transcript.put(entry(10)), true);
-  assert.equal(transcript.begin({ epoch: "e2", outcome: "reset", gap: null }), true);
+  assert.equal(transcript.begin({ ...START, epoch: "e2", outcome: "reset", offset: 7 }), true);
   assert.deepEqual(transcript.entries, []);
   assert.equal(transcript.put(entry(7)), true);
 });

@@ -15,7 +15,7 @@ export class Transcript {
   /** The last offset without a hole before it. */ last = 0;
 
   #limit;
-  #isFresh = true;
+  /** Up to here entries may be missing: they were trimmed. */ #trimmedTo = 0;
   /** @type {Map<number, Entry>} */ #entries = new Map();
   /** Code points of each entry that grows. @type {Map<number, number>} */
   #lengths = new Map();
@@ -41,17 +41,24 @@ export class Transcript {
 
   /**
    * Prepare for what follows a hello; true where all that was held is void.
-   * @param {{epoch: string, outcome: string, gap: [number, number] | null}} hello
+   * @param {{epoch: string, offset: number, outcome: string,
+   *   gap: [number, number] | null}} hello
    */
-  begin({ epoch, outcome, gap }) {
-    const isVoid = this.epoch !== null && (outcome === "reset" || epoch !== this.epoch);
-    if (isVoid || this.epoch === null) {
+  begin({ epoch, offset, outcome, gap }) {
+    const isKnown = this.epoch !== null;
+    const isVoid = isKnown && (outcome === "reset" || epoch !== this.epoch);
+    this.#trimmedTo = gap ? gap[1] : 0;
+    if (isVoid || !isKnown) {
       this.#entries.clear();
       this.#lengths.clear();
       this.last = 0;
-      this.#isFresh = true;
+      this.#trimmedTo = offset;
     } else if (gap) {
-      this.last = Math.max(this.last, gap[1]);
+      // Nothing follows a gap that reaches the end.
+      if (gap[1] >= offset) this.last = gap[1];
+      for (const lost of this.#lengths.keys()) {
+        if (gap[0] <= lost && lost <= gap[1]) this.settle({ offset: lost, state: "interrupted" });
+      }
     }
     this.epoch = epoch;
     return isVoid;
@@ -61,11 +68,9 @@ export class Transcript {
   put(entry) {
     const { offset } = entry;
     if (offset > this.last) {
-      // A whole log may begin anywhere: what was before it has been trimmed.
-      if (offset !== this.last + 1 && !this.#isFresh) return false;
+      if (offset > Math.max(this.last, this.#trimmedTo) + 1) return false;
       this.last = offset;
     }
-    this.#isFresh = false;
     this.#entries.set(offset, entry);
     if (entry.state === "streaming") this.#lengths.set(offset, countPoints(textOf(entry)));
     else this.#lengths.delete(offset);
