@@ -15,6 +15,7 @@ from connections.close_codes import Ending
 from connections.config import get_config
 from connections.credentials.identity import Credential
 from connections.credentials.requirements import Requirements
+from connections.flight_recorder import FlightRecord
 from connections.limits import Limits
 from connections.models import CloseRequest
 
@@ -90,6 +91,7 @@ class LiveConnection:
         "ending",
         "errors",
         "expires_at",
+        "flight",
         "holds_slot",
         "is_expiring",
         "last_activity",
@@ -129,6 +131,7 @@ class LiveConnection:
         origin: str = "",
         user_agent: str = "",
         transport: Transport | None = None,
+        flight: FlightRecord | None = None,
     ) -> None:
         self.connection_id = connection_id
         self.client_id = client_id
@@ -163,6 +166,7 @@ class LiveConnection:
         self.errors = 0
         self.ending: Ending | None = None
         self.wire = wire
+        self.flight = flight or FlightRecord(time.monotonic)
         if credential is not None:
             self.renew(credential)
 
@@ -173,6 +177,8 @@ class LiveConnection:
         self.session_digest = credential.session_digest
         self.expires_at = credential.expires_at
         self.is_expiring = False
+        until = credential.expires_at
+        self.flight.note("authorised", f"until {until.isoformat()}" if until else "")
 
     def mark_opened(self, now: float) -> None:
         """Put the moment of opening, which orders a client's connections, at now."""
@@ -194,6 +200,7 @@ class LiveConnection:
         if self.ending is not None:
             return False
         self.ending = ending
+        self.flight.note("end_asked", ending.reason)
         self.wire.end(ending, ref, after_ms)
         return True
 

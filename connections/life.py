@@ -17,9 +17,11 @@ from connections.close_codes import Ending
 from connections.credentials.requirements import Requirements
 from connections.error_budget import ErrorBudget
 from connections.exceptions import ConnectionEnded, InvalidMessage, Refused
+from connections.flight_recorder import FlightRecord
 from connections.hub import LiveConnection, new_connection_id
 from connections.layer_feed import LayerFeed
 from connections.limits import Limits
+from connections.logs import set_connection
 from connections.node import Node
 from connections.rate_limit import RateLimiter, Verdict
 from connections.recorder import clean, describe_error
@@ -107,9 +109,6 @@ class Life:
         )
         errors = node.config.errors
         self._errors = ErrorBudget(errors.budget, errors.window_seconds, node.clock)
-        self.feed: LayerFeed | None = None
-        if consumer.channel_layer is not None:
-            self.feed = LayerFeed(consumer.channel_layer, self._deliver)
         self.wire = AsgiWire(
             node=node,
             scope=scope,
@@ -124,6 +123,10 @@ class Life:
             consumer.permission_required, consumer.groups_required
         )
         self.wire.connection = self.connection
+        set_connection(self.connection)
+        self.feed: LayerFeed | None = None
+        if consumer.channel_layer is not None:
+            self.feed = LayerFeed(consumer.channel_layer, self._deliver)
 
     async def run(self) -> None:
         """Serve the connection until it has ended."""
@@ -200,6 +203,7 @@ class Life:
         if verdict is Verdict.PASS:
             return True
         connection.limited_at = self._node.clock()
+        connection.flight.note("rate_limited")
         self._node.counters.rate_limited += 1
         if verdict is Verdict.CLOSE:
             connection.end(close_codes.RATE_LIMITED)
@@ -242,6 +246,7 @@ class Life:
             return
         except InvalidMessage as exc:
             connection.errors += 1
+            connection.flight.note("message_refused", exc.code)
             self._node.counters.errors.add(exc.code)
             await self._send_error(exc.code, exc.message)
             self._spend(close_codes.PROTOCOL_ERROR, None)
@@ -292,6 +297,7 @@ class Life:
         connection.errors += 1
         self._node.counters.errors.add("internal")
         error = describe_error(exc, connection)
+        connection.flight.note("handler_failed", error.error_id)
         logger.error(
             "A handler failed (error %s, connection %s): %s",
             error.error_id,
@@ -361,6 +367,7 @@ def _describe(
         origin=clean(headers.get(b"origin", b"").decode("latin-1"), _TEXT),
         user_agent=clean(headers.get(b"user-agent", b"").decode("latin-1"), _TEXT),
         transport=scope.get("transport"),
+        flight=FlightRecord(node.clock),
     )
 
 

@@ -135,6 +135,12 @@ class Connection(models.Model):
     bytes_in = models.PositiveBigIntegerField(default=0)
     bytes_out = models.PositiveBigIntegerField(default=0)
     errors = models.PositiveIntegerField(default=0)
+    flight = models.JSONField(
+        null=True,
+        blank=True,
+        verbose_name="flight record",
+        help_text="The last events of a connection that ended abnormally.",
+    )
 
     objects = ConnectionQuerySet.as_manager()
 

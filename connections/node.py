@@ -21,6 +21,7 @@ from connections.expiry import ExpiryWatch
 from connections.gate import Gate
 from connections.handover import Handover
 from connections.hub import Hub, LiveConnection
+from connections.logs import log_end, set_node
 from connections.metrics.counters import Counters
 from connections.metrics.meter import TICK_SECONDS, Meter
 from connections.node_row import NodeRow
@@ -132,6 +133,7 @@ class Node:
             return
         if self._tasks:
             return
+        set_node(self.node_id)
         self._requests.start()
         camera = Camera(
             hub=self.hub,
@@ -223,6 +225,8 @@ class Node:
             is_replaced = given_up.connection_id == replaces
             ending = close_codes.REPLACED if is_replaced else close_codes.EVICTED
             self.end_connections([given_up.connection_id], ending)
+            connection.flight.note(f"has_{ending.reason}", given_up.connection_id)
+        connection.flight.note("slot_taken")
         connection.holds_slot = True
         self.hub.join(connection)
         self.counters.note_opened(connection, len(self.hub))
@@ -237,7 +241,10 @@ class Node:
         self.pool.release(connection.connection_id)
         if not self.hub.leave(connection):
             return
-        self.counters.note_closed(connection, reason, self.clock())
+        now = self.clock()
+        connection.flight.note("left", reason)
+        log_end(connection, code, reason, now - connection.opened_monotonic)
+        self.counters.note_closed(connection, reason, now)
         if self.recorder is not None:
             self.recorder.note_closed(connection, code, reason)
 

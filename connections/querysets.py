@@ -79,6 +79,11 @@ class ConnectionQuerySet(models.QuerySet["Connection"]):
         """Connections not recorded as closed."""
         return self.filter(closed_at=None)
 
+    def find(self, ref: str) -> Connection | None:
+        """Return the connection that a ref means: its own id, or an error's."""
+        meant = Q(connection_id=ref) | Q(error_events__error_id=ref)
+        return self.filter(meant).first()
+
     def idle_since(self, moment: datetime) -> ConnectionQuerySet:
         """Open connections without application data since a moment."""
         return self.open().filter(last_activity_at__lte=moment)

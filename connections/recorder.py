@@ -12,6 +12,7 @@ from django.db import DataError, IntegrityError, transaction
 from django.utils import timezone
 
 from connections.database import Database
+from connections.flight_recorder import is_worth_keeping
 from connections.hub import LiveConnection
 from connections.models import Connection, ErrorEvent
 from connections.sections import RecorderConfig
@@ -24,6 +25,9 @@ _TRACEBACK_CHARACTERS = 8_000
 _ROW_BYTES = 1_000
 """About what a pending row takes in memory beside its texts."""
 
+_EVENT_BYTES = 400
+"""And each event of a flight record that it keeps."""
+
 _MUTABLE = (
     "last_activity_at",
     "closed_at",
@@ -34,6 +38,7 @@ _MUTABLE = (
     "bytes_in",
     "bytes_out",
     "errors",
+    "flight",
 )
 
 
@@ -109,16 +114,18 @@ class Recorder:
         row.closed_at = timezone.now()
         row.close_code = code
         row.reason = reason
+        if is_worth_keeping(reason, connection.errors):
+            row.flight = connection.flight.describe(connection.arrived)
         self._changed.pop(connection.connection_id, None)
         self._closed[connection.connection_id] = row
-        self._bytes += _ROW_BYTES
+        self._bytes += _measure(row)
         self._grew()
 
     def note_error(self, error: ErrorEvent) -> None:
         """Have an error event written."""
         error.node_id = self._node_id
         self._errors[error.error_id] = error
-        self._bytes += _ROW_BYTES + len(error.traceback)
+        self._bytes += _measure(error)
         self._has_tracebacks = True
         self._grew()
 
@@ -256,7 +263,9 @@ def _take(waiting: dict[str, Waiting], limit: int) -> dict[str, Waiting]:
 
 def _measure(row: Row) -> int:
     """Return about how many bytes a waiting row takes."""
-    return _ROW_BYTES + (len(row.traceback) if isinstance(row, ErrorEvent) else 0)
+    if isinstance(row, ErrorEvent):
+        return _ROW_BYTES + len(row.traceback)
+    return _ROW_BYTES + _EVENT_BYTES * len(row.flight or ())
 
 
 def _write(rows: list[Row]) -> int:

@@ -150,7 +150,8 @@ class AsgiWire:
     def announce(self, ending: Ending, after_ms: int) -> None:
         if self._is_json and self.state is State.OPEN and not self._announced:
             self._announced = True
-            bye = ending.bye(after_ms=after_ms)
+            self.connection.flight.note("end_announced", f"{after_ms} ms")
+            bye = ending.bye(self.connection.connection_id, after_ms)
             self._farewell = asyncio.create_task(self.send_json(bye))
 
     def tell(self, content: Message) -> bool:
@@ -169,6 +170,7 @@ class AsgiWire:
         if self.is_aborted:
             return
         self.is_aborted = True
+        self.connection.flight.note("aborted")
         self.state = State.CLOSING
         transport = self.connection.transport
         if transport is not None:
@@ -256,6 +258,7 @@ class AsgiWire:
             reason = close_codes.CLOSED.reason if is_plain else close_codes.APPLICATION
             never = close_codes.Reconnect.NEVER
             self.connection.ending = Ending(code=code, reason=reason, reconnect=never)
+            self.connection.flight.note("closed_by_consumer", str(code))
         else:
             self._answer("denied")
         self.state = State.CLOSING
@@ -271,7 +274,9 @@ class AsgiWire:
     ) -> None:
         """Send `bye`, where it was not announced before, and the close frame."""
         if self._is_json and not self._announced:
-            text = json.dumps(ending.bye(ref, after_ms))
+            # Whatever is quoted finds the connection, and what it went through.
+            bye = ending.bye(ref or self.connection.connection_id, after_ms)
+            text = json.dumps(bye)
             await self._pass_on({"type": "websocket.send", "text": text})
         close = {"code": ending.code, "reason": ending.reason}
         await self._pass_on({"type": "websocket.close", **close})

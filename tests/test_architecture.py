@@ -23,6 +23,7 @@ LAYERS = (
     "rate_limit",
     "error_budget",
     "periodic",
+    "logs",
     "config",
     "limits",
     # What is stored, and who may connect.

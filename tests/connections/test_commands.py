@@ -11,7 +11,7 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 
 from connections.credentials.tokens import verify_access_token
-from connections.models import AccessToken, CloseRequest, Connection, Node
+from connections.models import AccessToken, CloseRequest, Connection, ErrorEvent, Node
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -75,6 +75,31 @@ def test_connections_list_shows_open_ones() -> None:
     assert [(one["id"], one["client"]) for one in listed] == [("c1", "alice")]
     assert json.loads(run("connections", "list", "--json", "--client", "bob")) == []
     assert "1 open" in run("connections", "list")
+
+
+def test_connections_show_finds_what_a_client_quotes(row: Connection) -> None:
+    row.flight = [{"after_seconds": 0.25, "event": "handler_failed", "detail": "e1"}]
+    row.save()
+    ErrorEvent.objects.create(
+        error_id="e1",
+        connection=row,
+        node_id=row.node_id,
+        at=timezone.now(),
+        exception_class="builtins.KeyError",
+        where="app/views.py:f:3",
+    )
+    for ref in ("e1", row.connection_id):
+        found = json.loads(run("connections", "show", ref, "--json"))
+        assert (found["id"], found["flight"]) == (row.connection_id, row.flight)
+        assert found["error_events"][0]["exception"] == "builtins.KeyError"
+        text = run("connections", "show", ref)
+        assert "0.250 s   handler_failed e1" in text
+        assert "builtins.KeyError" in text
+
+
+def test_connections_show_says_when_there_is_nothing() -> None:
+    with pytest.raises(CommandError, match="'nowhere' is no connection"):
+        run("connections", "show", "nowhere")
 
 
 @pytest.mark.usefixtures("row")

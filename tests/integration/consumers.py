@@ -33,6 +33,9 @@ def note(text: str) -> None:
 class JsonConsumer(LimitedJsonConsumer):
     """Echoes, and notes its disconnect()."""
 
+    async def handle_crash(self, content: dict[str, Any]) -> None:
+        raise ArithmeticError("planted")
+
     async def handle_echo(self, content: dict[str, Any]) -> None:
         await self.send_json(content)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def start(servers: Servers, seen: Path, **config: object) -> LiveServer:
     return servers.start(
         command="daphne",
         application=CONSUMERS,
-        environment={"SEEN": str(seen)},
+        environment={"SEEN": str(seen), "LOG_FORMAT": "json"},
         config={
             "anonymous": "true",
             "max_connections_per_client": 1,
@@ -127,6 +128,36 @@ async def test_a_client_that_closes_is_recorded_so(
     await client.send(build_frame(8, (1001).to_bytes(2, "big")))
     assert (await client.read_close()).close_code == 1001
     await wait_until(lambda: read_closed(server) == [("closed", 1001)])
+
+
+async def test_the_ref_that_a_client_was_shown_finds_its_flight_record(
+    servers: Servers, seen: Path
+) -> None:
+    """And the log, a JSON object a line, has one line for its end."""
+    server = start(servers, seen, errors__budget=1)
+    client = await open_socket(server, "/json/")
+    await client.send(build_frame(TEXT, b'{"type": "crash", "token": "s3cr3t"}'))
+    error = json.loads((await client.read_frame()).payload)
+    bye = json.loads((await client.read_frame()).payload)
+    assert (bye["type"], bye["ref"]) == ("bye", error["ref"])
+    assert (await client.read_close()).close_code == 4500
+    await client.send(build_frame(8, (4500).to_bytes(2, "big")))
+    await wait_until(lambda: read_closed(server) == [("internal_error", 4500)])
+    shown = json.loads(server.manage("connections", "show", error["ref"], "--json"))
+    assert [one["event"] for one in shown["flight"]] == [
+        "authorised",
+        "slot_taken",
+        "handler_failed",
+        "end_asked",
+        "left",
+    ]
+    assert shown["error_events"][0]["exception"] == "builtins.ArithmeticError"
+    assert "s3cr3t" not in json.dumps(shown)
+    lines = [json.loads(one) for one in server.log().splitlines() if one[:1] == "{"]
+    (ended,) = (one for one in lines if one.get("event") == "connection_ended")
+    assert ended["connection_id"] == shown["id"]
+    assert (ended["reason"], ended["errors"]) == ("internal_error", 1)
+    assert ended["node_id"] == shown["node"]
 
 
 async def test_a_dead_client_gives_its_place_up(servers: Servers, seen: Path) -> None:

@@ -17,14 +17,23 @@ _SELECTORS = ("client", "user", "id")
 
 
 class Command(BaseCommand):
-    help = "List open connections, or end some of them, on whichever node they are."
+    help = "List open connections, show one, or end some, on whichever node they are."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        verbs = parser.add_subparsers(dest="verb", required=True, metavar="list | kick")
+        verbs = parser.add_subparsers(
+            dest="verb", required=True, metavar="list | show | kick"
+        )
         listing = verbs.add_parser("list", help="show open connections")
         listing.add_argument(
             "--limit", type=int, default=1000, help="rows (default: %(default)s)"
         )
+        show = verbs.add_parser(
+            "show", help="what became of a connection, and what it went through"
+        )
+        show.add_argument(
+            "ref", help="the `ref` that a client was shown, or a connection's id"
+        )
+        show.add_argument("--json", action="store_true", help="print JSON")
         kick = verbs.add_parser("kick", help="end connections at once")
         kick.add_argument(
             "--reason",
@@ -47,6 +56,9 @@ class Command(BaseCommand):
             verb.add_argument("--json", action="store_true", help="print JSON")
 
     def handle(self, *args: Any, **options: Any) -> None:
+        if options["verb"] == "show":
+            self._show(options)
+            return
         if options["user"]:
             options["user"] = find_user(options["user"]).pk
         if options["verb"] == "list":
@@ -76,6 +88,32 @@ class Command(BaseCommand):
             columns = ("id", "client", "address", "path", "opened_at")
             self.stdout.write("  ".join(str(one[name]) for name in columns))
         self.stdout.write(f"{len(found)} open")
+
+    def _show(self, options: dict[str, Any]) -> None:
+        ref = options["ref"]
+        row = Connection.objects.find(ref)
+        if row is None:
+            raise CommandError(
+                f"{ref!r} is no connection and no error that is recorded;"
+                " what is older than the retention is gone"
+            )
+        found = describe(row)
+        if options["json"]:
+            self.stdout.write(json.dumps(found))
+            return
+        flight = found.pop("flight")
+        errors = found.pop("error_events")
+        for name, value in found.items():
+            self.stdout.write(f"{name:17} {value}")
+        for error in errors:
+            line = "  ".join(str(error[name]) for name in ("at", "id", "exception"))
+            self.stdout.write(f"{'error':17} {line}  {error['where']}")
+        if flight is None:
+            self.stdout.write("no flight record: it is open, or ended as planned")
+        for one in flight or ():
+            times = f" x{one['count']}" if "count" in one else ""
+            what = f"{one['event']} {one.get('detail', '')}".rstrip()
+            self.stdout.write(f"{one['after_seconds']:>13.3f} s   {what}{times}")
 
     def _kick(self, options: dict[str, Any]) -> None:
         given = [name for name in _SELECTORS if options[name]]
@@ -117,3 +155,34 @@ class Command(BaseCommand):
         if options["id"]:
             rows = rows.filter(connection_id=options["id"])
         return rows
+
+
+def describe(row: Connection) -> dict[str, Any]:
+    """Return all that is recorded of a connection."""
+    return {
+        "id": row.connection_id,
+        "client": row.client_id,
+        "user": row.user_id,
+        "node": row.node_id,
+        "path": row.path,
+        "address": row.address,
+        "user_agent": row.user_agent,
+        "opened_at": row.opened_at.isoformat(),
+        "last_activity_at": row.last_activity_at.isoformat(),
+        "closed_at": row.closed_at.isoformat() if row.closed_at else None,
+        "close_code": row.close_code,
+        "reason": row.reason,
+        "messages_in": row.messages_in,
+        "messages_out": row.messages_out,
+        "errors": row.errors,
+        "error_events": [
+            {
+                "id": error.error_id,
+                "at": error.at.isoformat(),
+                "exception": error.exception_class,
+                "where": error.where,
+            }
+            for error in row.error_events.order_by("at")
+        ],
+        "flight": row.flight,
+    }

@@ -1,0 +1,101 @@
+"""
+What every log record says beside its message: connection, client and node.
+
+In settings.LOGGING, `ContextFilter` goes on the handlers, so that records of any
+logger pass it, a consumer's own and Django's too; `JsonFormatter` writes one
+JSON object a line.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+from pythonjsonlogger.core import RESERVED_ATTRS
+from pythonjsonlogger.json import JsonFormatter as _JsonFormatter
+
+if TYPE_CHECKING:
+    from connections.hub import LiveConnection
+
+NOTHING = "-"
+
+_FIELDS = ("connection_id", "client_id")
+
+_node_id = NOTHING
+_connection: ContextVar[LiveConnection | None] = ContextVar(
+    "connections_logs", default=None
+)
+_ends = logging.getLogger("connections.ends")
+
+
+def set_node(node_id: str) -> None:
+    """Name the node of this process."""
+    global _node_id
+    _node_id = node_id
+
+
+def set_connection(connection: LiveConnection) -> None:
+    """Name the connection that the running task, and what it starts, works for."""
+    _connection.set(connection)
+
+
+def log_end(
+    connection: LiveConnection, code: int | None, reason: str, duration_seconds: float
+) -> None:
+    """Write the one line that says how a connection ended, to connections.ends."""
+    if not _ends.isEnabledFor(logging.INFO):
+        return
+    _ends.info(
+        "Connection %s of %.100s ended after %.1f s: %s (%s); messages %s in, %s out;"
+        " errors %s",
+        connection.connection_id,
+        connection.client_id,
+        duration_seconds,
+        reason,
+        code,
+        connection.messages_in,
+        connection.messages_out,
+        connection.errors,
+        extra={
+            "event": "connection_ended",
+            "connection_id": connection.connection_id,
+            "client_id": connection.client_id,
+            "route": connection.route,
+            "reason": reason,
+            "code": code,
+            "duration_seconds": round(duration_seconds, 3),
+            "messages_in": connection.messages_in,
+            "messages_out": connection.messages_out,
+            "bytes_in": connection.bytes_in,
+            "bytes_out": connection.bytes_out,
+            "errors": connection.errors,
+        },
+    )
+
+
+class ContextFilter(logging.Filter):
+    """Adds connection_id, client_id and node_id where a record has none."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        connection = _connection.get()
+        for name in _FIELDS:
+            if not hasattr(record, name):
+                setattr(record, name, getattr(connection, name, NOTHING))
+        if not hasattr(record, "node_id"):
+            record.node_id = _node_id
+        return True
+
+
+class JsonFormatter(_JsonFormatter):
+    """One JSON object a line: time, level, logger, message, and every extra."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "{levelname}{name}{message}",
+            style="{",
+            timestamp="time",
+            rename_fields={"levelname": "level", "name": "logger"},
+            # "color_message" is uvicorn's second copy of its message.
+            reserved_attrs=[*RESERVED_ATTRS, "color_message"],
+        )

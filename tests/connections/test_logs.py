@@ -1,0 +1,94 @@
+"""Every log record says whose connection it is about, as text or as JSON."""
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from connections import logs
+from connections.consumers import LimitedConsumer
+from tests.connections.conversations import connect_to, make_node
+
+logger = logging.getLogger("project.chat")
+
+
+class Talkative(LimitedConsumer):
+    """Logs what any consumer might."""
+
+    async def receive(
+        self, text_data: str | None = None, bytes_data: bytes | None = None
+    ) -> None:
+        logger.info("a message of %s characters", len(text_data or ""))
+
+
+@pytest.fixture
+def lines() -> Iterator[io.StringIO]:
+    """What a handler with our filter and formatter writes."""
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.addFilter(logs.ContextFilter())
+    handler.setFormatter(logs.JsonFormatter())
+    root = logging.getLogger()
+    before = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    yield stream
+    root.removeHandler(handler)
+    root.setLevel(before)
+
+
+def read(lines: io.StringIO, logger_name: str) -> list[dict[str, Any]]:
+    records = [json.loads(line) for line in lines.getvalue().splitlines()]
+    return [one for one in records if one["logger"] == logger_name]
+
+
+async def test_a_record_of_any_logger_names_its_connection(lines: io.StringIO) -> None:
+    node = make_node()
+    first, second = connect_to(Talkative, node), connect_to(Talkative, node, "bob")
+    for communicator in (first, second):
+        await communicator.connect()
+    ids = {one.client_id: one.connection_id for one in node.hub}
+    await second.send_to(text_data="hello")
+    await first.send_to(text_data="hi")
+    for communicator in (first, second):
+        await communicator.disconnect()
+    found = read(lines, "project.chat")
+    assert {one["client_id"]: one["connection_id"] for one in found} == ids
+    assert {one["message"] for one in found} == {
+        "a message of 5 characters",
+        "a message of 2 characters",
+    }
+
+
+def test_a_record_outside_of_any_connection_says_so(lines: io.StringIO) -> None:
+    logger.info("at the start")
+    (found,) = read(lines, "project.chat")
+    assert (found["connection_id"], found["client_id"]) == ("-", "-")
+    assert found["level"] == "INFO"
+    assert "node_id" in found
+
+
+def test_an_exception_is_in_its_record(lines: io.StringIO) -> None:
+    try:
+        raise ArithmeticError("planted")
+    except ArithmeticError:
+        logger.exception("failed")
+    (found,) = read(lines, "project.chat")
+    assert "ArithmeticError: planted" in found["exc_info"]
+
+
+async def test_an_end_is_one_line(lines: io.StringIO) -> None:
+    node = make_node()
+    communicator = connect_to(Talkative, node)
+    await communicator.connect()
+    (connection,) = node.hub
+    await communicator.send_to(text_data="hello")
+    await communicator.disconnect()
+    (found,) = read(lines, "connections.ends")
+    assert found["event"] == "connection_ended"
+    assert found["connection_id"] == connection.connection_id
+    assert (found["reason"], found["messages_in"], found["errors"]) == ("closed", 1, 0)
+    assert found["duration_seconds"] == 0
