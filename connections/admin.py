@@ -11,6 +11,7 @@ from connections.dashboard.listing import ConnectionList
 from connections.dashboard.read_only import GuardedAdmin
 from connections.models import (
     AccessToken,
+    Alert,
     Ban,
     Connection,
     ErrorEvent,
@@ -63,6 +64,27 @@ class NodeAdmin(_ReadOnlyAdmin):
     )
     list_filter = ("state",)
     search_fields = ("=node_id", "host")
+
+
+@admin.register(Alert)
+class AlertAdmin(_ReadOnlyAdmin):
+    list_display = (
+        "rule",
+        "severity",
+        "state",
+        "value",
+        "peak",
+        "threshold",
+        "since",
+        "fired_at",
+        "resolved_at",
+        "mailed_state",
+        "mail_error",
+    )
+    list_filter = ("state", "severity", "rule")
+
+    def get_queryset(self, request: HttpRequest) -> models.QuerySet[Alert]:
+        return super().get_queryset(request).filter(is_test=False)
 
 
 @admin.register(ErrorEvent)

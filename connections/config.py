@@ -16,6 +16,7 @@ import yaml
 from django.conf import settings
 
 from connections import origins
+from connections.alert_rules import AlertRule, Rules, check_address
 from connections.exceptions import ConfigError
 from connections.options import (
     NETWORKS,
@@ -126,6 +127,14 @@ class WebSocketConfig:
     expiry: ExpiryConfig = section(ExpiryConfig)
     drain: DrainConfig = section(DrainConfig)
     metrics: MetricsConfig = section(MetricsConfig)
+    alerts: tuple[AlertRule, ...] = option(
+        Rules(), [], "what raises an alert (manage.py alerts --rules)"
+    )
+    alert_recipients: tuple[str, ...] = option(
+        Texts("e-mail addresses", check_address),
+        [],
+        "who is told of alerts by e-mail; none: ADMINS",
+    )
     retention: RetentionConfig = section(RetentionConfig)
     dashboard: DashboardConfig = section(DashboardConfig)
 

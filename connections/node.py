@@ -108,7 +108,7 @@ class Node:
         if database is not None:
             self._row = NodeRow(node_id=self.node_id, database=database)
             self.survey = Survey(
-                node_id=self.node_id, database=database, meter=self.meter, clock=clock
+                config, node_id=self.node_id, database=database, meter=self.meter
             )
             self._requests = IncomingRequests(
                 self._applied,

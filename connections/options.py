@@ -184,6 +184,21 @@ class Texts(Kind):
         return "[" + ", ".join(value) + "]"
 
 
+class Listed(Kind):
+    """A list whose items have keys of their own, and problems of their own."""
+
+    @abstractmethod
+    def read(self, raw: object, path: str, problems: list[Problem]) -> object:
+        """Return the value meant by raw, problems appended to the list."""
+
+    def parse(self, raw: object) -> object:
+        problems: list[Problem] = []
+        value = self.read(raw, "", problems)
+        if problems:
+            raise ValueError(str(problems[0]))
+        return value
+
+
 NETWORKS = Texts(
     "addresses or networks such as 10.0.0.0/8 or ::1",
     ipaddress.ip_network,
@@ -228,6 +243,9 @@ def read_section(
         elif "section" in field.metadata:
             nested = field.metadata["section"]
             values[field.name] = read_section(nested, value, key_path, problems)
+        elif isinstance(field.metadata["kind"], Listed):
+            listed = field.metadata["kind"]
+            values[field.name] = listed.read(value, key_path, problems)
         else:
             try:
                 values[field.name] = field.metadata["kind"].parse(value)

@@ -1,31 +1,45 @@
 """What a node knows of its cluster, read from the database now and then."""
 
-from datetime import timedelta
+import asyncio
+import time
 
+from django.db import connection
 from django.db.models import DurationField, ExpressionWrapper, F
 from django.db.models.functions import Now
 
+from connections.alerts.delivery import deliver
+from connections.alerts.evaluator import Evaluator
+from connections.alerts.facts import LOST_WITHIN
+from connections.config import WebSocketConfig
 from connections.database import Database
 from connections.metrics.meter import Meter
 from connections.models import Node, Sweep
 from connections.units import Clock
 
 SURVEY_SECONDS = 10
-LOST_WITHIN = timedelta(minutes=10)
-"""How long a dead node is counted as lost lately."""
 
 
 class Survey:
     """
     Asks which of a node's minutes a sweeper has taken over, and how others fare.
 
-    Ages are by the database's clock, so that nodes' clocks do not matter.
+    Ages are by the database's clock, so that nodes' clocks do not matter. A
+    sweeper evaluates the alerts; that it is silent itself is for the nodes to see.
     """
 
     def __init__(
-        self, *, node_id: str, database: Database, meter: Meter, clock: Clock
+        self,
+        config: WebSocketConfig,
+        *,
+        node_id: str,
+        database: Database,
+        meter: Meter,
+        clock: Clock = time.monotonic,
     ) -> None:
+        self._config = config
+        self._evaluator = Evaluator(config.alerts)
         self._clock = clock
+        self._started_at = clock()
         self._node_id = node_id
         self._database = database
         self._meter = meter
@@ -50,6 +64,21 @@ class Survey:
         """
         rolled_minute = await self._database.read(self._read)
         self._meter.forget(rolled_minute)
+        await self._database.write(self._watch_sweeper)
+        # Not in a thread of the database: a mail server may take its time.
+        await asyncio.to_thread(self._deliver)
+
+    def _watch_sweeper(self) -> None:
+        age_seconds = self.sweep_age_seconds
+        if age_seconds is None:
+            age_seconds = self._clock() - self._started_at
+        self._evaluator.evaluate_one("sweeper_silent", age_seconds)
+
+    def _deliver(self) -> None:
+        try:
+            deliver(self._config)
+        finally:
+            connection.close()
 
     def _read(self) -> int:
         age = ExpressionWrapper(Now() - F("finished_at"), DurationField())

@@ -20,10 +20,14 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from connections import close_codes
+from connections.alerts.delivery import deliver
+from connections.alerts.evaluator import Evaluator
+from connections.alerts.facts import read_facts
 from connections.announcements import post_close_requests
 from connections.config import WebSocketConfig
 from connections.exceptions import ConnectionsError
 from connections.models import (
+    Alert,
     CloseRequest,
     Connection,
     ErrorEvent,
@@ -71,6 +75,7 @@ class Swept:
     nodes_pruned: int = 0
     minutes_rolled: int = 0
     rollups_pruned: int = 0
+    alerts_pruned: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +159,10 @@ class Sweeper:
                 swept.connections_lost,
                 extra={"event": "lost"},
             )
+        if not self._is_dry:
+            # Last: whatever comes of the alerts, the sweep is done.
+            self._ask(self._evaluate_alerts)
+            deliver(self._config)
         return swept
 
     def _take(self) -> bool:
@@ -163,6 +172,9 @@ class Sweeper:
     def _note_finished(self) -> None:
         finished = {"finished_at": Now()}
         Sweep.objects.update_or_create(name=_SWEEP, defaults=finished)
+
+    def _evaluate_alerts(self) -> None:
+        Evaluator(self._config.alerts).evaluate(read_facts())
 
     def _ask(self, call: Callable[[], Answer]) -> Answer:
         """Call the database, and remember when it was slow to answer."""
@@ -247,7 +259,9 @@ class Sweeper:
         )
         errors = ErrorEvent.objects.filter(at__lt=_days_ago(retention.errors_days))
         requests = CloseRequest.objects.filter(created_at__lt=_days_ago(1))
-        oldest_minute = _days_ago(retention.rollups_days).timestamp() // 60
+        rollups_before = _days_ago(retention.rollups_days)
+        oldest_minute = rollups_before.timestamp() // 60
+        alerts = Alert.objects.filter(resolved_at__lt=rollups_before)
         rollups = MinuteRollup.objects.filter(minute__lt=oldest_minute)
         nodes = Node.objects.gone_before(_days_ago(retention.closed_connections_days))
         swept.connections_pruned = self._delete(connections)
@@ -255,6 +269,7 @@ class Sweeper:
         swept.close_requests_pruned = self._delete(requests)
         swept.nodes_pruned = self._delete(nodes)
         swept.rollups_pruned = self._delete(rollups)
+        swept.alerts_pruned = self._delete(alerts)
 
     def _delete(self, rows: "QuerySet[Any]") -> int:
         if self._is_dry:

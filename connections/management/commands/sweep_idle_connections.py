@@ -102,6 +102,7 @@ class Command(BaseCommand):
             "nodes_pruned": "old nodes deleted",
             "minutes_rolled": "minutes of nodes rolled up",
             "rollups_pruned": "old minutes deleted",
+            "alerts_pruned": "old alerts deleted",
         }
         done = [f"{values[key]} {text}" for key, text in words.items() if values[key]]
         prefix = "would be: " if options["dry_run"] else ""

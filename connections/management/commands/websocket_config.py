@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 from collections.abc import Mapping
@@ -8,6 +9,7 @@ import yaml
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandParser
 
+from connections.alert_rules import AlertRule
 from connections.config import (
     ENVIRONMENT_PREFIX,
     WebSocketConfig,
@@ -91,4 +93,8 @@ def _read(config: WebSocketConfig, path: str) -> Any:
     value: Any = config
     for name in path.split("."):
         value = getattr(value, name)
-    return list(value) if isinstance(value, tuple) else value
+    if not isinstance(value, tuple):
+        return value
+    return [
+        dataclasses.asdict(one) if isinstance(one, AlertRule) else one for one in value
+    ]

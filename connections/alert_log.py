@@ -1,0 +1,98 @@
+"""Alerts as they happened: one row from pending to resolved."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from django.db import models
+from django.db.models import F, Q
+
+_OPEN = ("pending", "firing")
+_MAX_ATTEMPTS = 20
+_NEWS_FOR = timedelta(days=1)
+_FIRST_WAIT_SECONDS = 60
+_LONGEST_WAIT_SECONDS = 3600
+
+
+class AlertQuerySet(models.QuerySet["Alert"]):
+    def open(self) -> AlertQuerySet:
+        """Alerts that are pending or firing."""
+        return self.filter(state__in=_OPEN)
+
+    def unsent(self, now: datetime) -> AlertQuerySet:
+        """
+        Alerts that fired, or have resolved, since they were last mailed.
+
+        What resolved a day ago is no news: so a recipient that is named for the
+        first time does not get all that ever was.
+        """
+        lately = Q(resolved_at=None) | Q(resolved_at__gte=now - _NEWS_FOR)
+        return (
+            self.filter(lately)
+            .exclude(state="pending")
+            .exclude(mailed_state=F("state"))
+            .filter(mail_attempts__lt=_MAX_ATTEMPTS)
+            .order_by("fired_at")
+        )
+
+    def claim(self, alert: Alert, now: datetime) -> bool:
+        """Take the right to mail an alert now; False: another has it, or too soon."""
+        wait_seconds = min(
+            _FIRST_WAIT_SECONDS * 2 ** max(0, alert.mail_attempts - 1),
+            _LONGEST_WAIT_SECONDS,
+        )
+        latest = now - timedelta(seconds=wait_seconds)
+        free = Q(mail_tried_at=None) | Q(mail_tried_at__lte=latest)
+        unchanged = self.filter(
+            free,
+            pk=alert.pk,
+            state=alert.state,
+            mail_attempts=alert.mail_attempts,
+        )
+        return bool(
+            unchanged.update(mail_tried_at=now, mail_attempts=F("mail_attempts") + 1)
+        )
+
+
+class Alert(models.Model):
+    """
+    One time that a rule's value was too high, and what became of it.
+
+    A rule has at most one alert that is pending or firing: a constraint, so
+    that evaluators that look at the same moment do not raise two.
+    """
+
+    class State(models.TextChoices):
+        PENDING = "pending"
+        FIRING = "firing"
+        RESOLVED = "resolved"
+
+    rule = models.CharField(max_length=40)
+    severity = models.CharField(max_length=10)
+    state = models.CharField(max_length=10, choices=State.choices)
+    value = models.FloatField(help_text="As it was when last looked at.")
+    peak = models.FloatField()
+    threshold = models.FloatField()
+    since = models.DateTimeField(help_text="When the value reached the threshold.")
+    fired_at = models.DateTimeField(null=True, blank=True)
+    resolved_at = models.DateTimeField(null=True, blank=True)
+    is_test = models.BooleanField(default=False, editable=False)
+    mailed_state = models.CharField(max_length=10, blank=True)
+    mail_attempts = models.PositiveSmallIntegerField(default=0)
+    mail_tried_at = models.DateTimeField(null=True, blank=True)
+    mail_error = models.CharField(max_length=255, blank=True)
+
+    objects = AlertQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-since"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["rule", "is_test"],
+                condition=Q(state__in=_OPEN),
+                name="alert_open_once",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.rule} {self.state}"

@@ -1,0 +1,230 @@
+"""
+The rules of alerts: what is watched, from which value on, for how long.
+
+The list in the configuration changes rules by their name; what it does not
+name stays at the defaults here.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from connections.options import Choice, Flag, Kind, Listed, Number, Problem
+
+SEVERITIES = ("info", "warning", "critical")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlertRule:
+    """
+    One rule. It fires once its value was at threshold or more for for_seconds.
+
+    It clears below `clear`, so that a value which swings around the threshold
+    does not fire again and again. `minimum` is how much has to happen before
+    the value means anything, in the unit that `about` says.
+    """
+
+    name: str
+    about: str
+    unit: str
+    threshold: float
+    clear: float
+    for_seconds: float
+    severity: str
+    minimum: float = 0
+    enabled: bool = True
+
+    @property
+    def title(self) -> str:
+        """The name as Prometheus writes it: PoolNearExhaustion."""
+        return "".join(part.capitalize() for part in self.name.split("_"))
+
+
+DEFAULT_RULES = (
+    AlertRule(
+        name="pool_near_exhaustion",
+        about="the part of all slots that is taken",
+        unit="",
+        threshold=0.9,
+        clear=0.8,
+        for_seconds=60,
+        severity="warning",
+    ),
+    AlertRule(
+        name="high_error_rate",
+        about="the part of messages whose handling failed, of at least `minimum` "
+        "messages a minute",
+        unit="",
+        threshold=0.05,
+        clear=0.02,
+        for_seconds=120,
+        minimum=100,
+        severity="critical",
+    ),
+    AlertRule(
+        name="leak_suspected",
+        about="consumers that run on a minute after their connection ended",
+        unit="",
+        threshold=1,
+        clear=1,
+        for_seconds=60,
+        severity="warning",
+    ),
+    AlertRule(
+        name="mass_disconnect",
+        about="the part of connections that went within ten minutes, where there "
+        "were at least `minimum`",
+        unit="",
+        threshold=0.5,
+        clear=0.3,
+        for_seconds=60,
+        minimum=20,
+        severity="critical",
+    ),
+    AlertRule(
+        name="reconnect_storm",
+        about="handshakes a minute for each open connection, where there are at "
+        "least `minimum` handshakes",
+        unit="",
+        threshold=2,
+        clear=1,
+        for_seconds=60,
+        minimum=100,
+        severity="warning",
+    ),
+    AlertRule(
+        name="dead_node",
+        about="nodes found dead within ten minutes",
+        unit="",
+        threshold=1,
+        clear=1,
+        for_seconds=0,
+        severity="critical",
+    ),
+    AlertRule(
+        name="sweeper_silent",
+        about="how long no sweep was finished",
+        unit="s",
+        threshold=60,
+        clear=30,
+        for_seconds=0,
+        severity="warning",
+    ),
+    AlertRule(
+        name="recorder_behind",
+        about="how long the oldest record of a node has waited for the database",
+        unit="s",
+        threshold=30,
+        clear=10,
+        for_seconds=30,
+        severity="warning",
+    ),
+    AlertRule(
+        name="slow_consumers",
+        about="connections a minute cut off for not reading",
+        unit="",
+        threshold=10,
+        clear=2,
+        for_seconds=60,
+        severity="warning",
+    ),
+    AlertRule(
+        name="authentication_failures",
+        about="handshakes a minute refused for their credentials",
+        unit="",
+        threshold=100,
+        clear=50,
+        for_seconds=60,
+        severity="warning",
+    ),
+    AlertRule(
+        name="loop_lag",
+        about="how far the event loop of a node was behind within ten seconds",
+        unit="s",
+        threshold=0.5,
+        clear=0.25,
+        for_seconds=30,
+        severity="warning",
+    ),
+)
+
+_BY_NAME = {rule.name: rule for rule in DEFAULT_RULES}
+_KINDS: dict[str, Kind] = {
+    "threshold": Number(1e-6, 1e9),
+    "clear": Number(1e-6, 1e9),
+    "for_seconds": Number(0, 86_400),
+    "minimum": Number(0, 1e9),
+    "severity": Choice(SEVERITIES),
+    "enabled": Flag(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Rules(Listed):
+    """A list of mappings, each with the name of a rule and what changes of it."""
+
+    @property
+    def allowed(self) -> str:
+        keys = ", ".join(_KINDS)
+        return f"a list of rules, each with a name and any of {keys}"
+
+    def read(
+        self, raw: object, path: str, problems: list[Problem]
+    ) -> tuple[AlertRule, ...]:
+        if not isinstance(raw, Sequence) or isinstance(raw, str):
+            problems.append(Problem(path, raw, self.allowed))
+            return DEFAULT_RULES
+        changed: dict[str, AlertRule] = {}
+        for index, one in enumerate(raw):
+            place = f"{path}[{index}]"
+            if not isinstance(one, Mapping):
+                problems.append(Problem(place, one, "a mapping with a name"))
+                continue
+            name = one.get("name")
+            if not isinstance(name, str) or name not in _BY_NAME:
+                allowed = "one of " + ", ".join(_BY_NAME)
+                problems.append(Problem(f"{place}.name", name, allowed))
+            elif name in changed:
+                problems.append(Problem(f"{place}.name", name, "each rule once"))
+            else:
+                changed[name] = _change(_BY_NAME[name], one, place, problems)
+        return tuple(changed.get(rule.name, rule) for rule in DEFAULT_RULES)
+
+    def format(self, value: object) -> str:
+        return f"{len(DEFAULT_RULES)} rules"
+
+
+def check_address(text: str) -> None:
+    """Raise ValueError for what cannot be an e-mail address."""
+    name, at, domain = text.rpartition("@")
+    if not (name and at and domain) or any(part.isspace() for part in text):
+        raise ValueError("no e-mail address")
+
+
+def _change(
+    rule: AlertRule, raw: Mapping[object, object], place: str, problems: list[Problem]
+) -> AlertRule:
+    values: dict[str, object] = {}
+    for key, value in raw.items():
+        if key == "name":
+            continue
+        kind = _KINDS.get(key) if isinstance(key, str) else None
+        if kind is None:
+            known = ", ".join(("name", *_KINDS))
+            allowed = f"an unknown key; known: {known}"
+            problems.append(Problem(f"{place}.{key}", value, allowed))
+            continue
+        try:
+            values[str(key)] = kind.parse(value)
+        except ValueError as exc:
+            problems.append(Problem(f"{place}.{key}", value, str(exc)))
+    threshold = values.get("threshold")
+    if isinstance(threshold, int | float) and "clear" not in raw:
+        # Another threshold alone keeps the distance between the two.
+        values["clear"] = threshold * rule.clear / rule.threshold
+    changed: AlertRule = dataclasses.replace(rule, **values)  # type: ignore[arg-type]
+    if changed.clear > changed.threshold:
+        allowed = f"at most the threshold, {changed.threshold:g}"
+        problems.append(Problem(f"{place}.clear", changed.clear, allowed))
+        return rule
+    return changed

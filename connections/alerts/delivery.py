@@ -1,0 +1,91 @@
+"""Alerts by e-mail: each state once, tried again where it could not be sent."""
+
+import logging
+from collections.abc import Callable
+from datetime import datetime
+
+from django.conf import settings
+from django.core import mail
+from django.utils import timezone
+
+from connections.alert_rules import AlertRule
+from connections.config import WebSocketConfig
+from connections.models import Alert
+
+logger = logging.getLogger(__name__)
+
+_TIMEOUT_SECONDS = 10
+"""For the mail server; a retry comes a minute later at the earliest."""
+
+
+def find_recipients(config: WebSocketConfig) -> list[str]:
+    """Return who is told: alert_recipients, else ADMINS."""
+    if config.alert_recipients:
+        return list(config.alert_recipients)
+    return [one if isinstance(one, str) else one[1] for one in settings.ADMINS]
+
+
+def deliver(
+    config: WebSocketConfig,
+    *,
+    is_test: bool = False,
+    now: Callable[[], datetime] = timezone.now,
+) -> int:
+    """
+    Mail what fired or resolved and was not mailed yet; return how many were.
+
+    Never raises for a mail that fails: it is logged, noted on the alert and
+    tried again after a minute, two, four, at most an hour. Of several that
+    deliver at once one sends; one that dies while it sends leaves the mail to
+    the others, so that it may, seldom, arrive twice.
+    """
+    recipients = find_recipients(config)
+    if not recipients:
+        return 0
+    count = 0
+    rules = {rule.name: rule for rule in config.alerts}
+    for alert in Alert.objects.unsent(now()).filter(is_test=is_test):
+        moment = now()
+        if not Alert.objects.claim(alert, moment):
+            continue
+        sent = Alert.objects.filter(pk=alert.pk)
+        try:
+            _send(alert, rules.get(alert.rule), recipients)
+        except Exception as exc:
+            logger.error(
+                "Alert %s could not be mailed and will be tried again: %s",
+                alert.rule,
+                exc,
+                exc_info=exc,
+                extra={"event": "alert_not_mailed", "alert": alert.rule},
+            )
+            sent.update(mail_error=f"{type(exc).__name__}: {exc}"[:255])
+            break  # The others would most likely wait as long for nothing.
+        sent.update(mailed_state=alert.state, mail_error="")
+        count += 1
+    return count
+
+
+def _send(alert: Alert, rule: AlertRule | None, recipients: list[str]) -> None:
+    prefix = "[self-test] " if alert.is_test else ""
+    about = rule.about if rule is not None else alert.rule
+    unit = rule.unit if rule is not None else ""
+    lines = [
+        f"{alert.rule} is {alert.state} ({alert.severity}).",
+        "",
+        f"What it watches: {about}",
+        f"Value: {alert.value:.4g}{unit}, worst {alert.peak:.4g}{unit}",
+        f"Threshold: {alert.threshold:.4g}{unit}",
+        f"Since: {alert.since:%Y-%m-%d %H:%M:%S} UTC",
+    ]
+    if alert.resolved_at is not None:
+        lines.append(f"Resolved: {alert.resolved_at:%Y-%m-%d %H:%M:%S} UTC")
+    lines += ["", f"What to do: deploy/runbook.md, section {alert.rule}"]
+    message = mail.EmailMessage(
+        subject=f"{prefix}{alert.state.upper()}: {alert.rule}",
+        body="\n".join(lines),
+        from_email=settings.SERVER_EMAIL,
+        to=recipients,
+        connection=mail.get_connection(timeout=_TIMEOUT_SECONDS),
+    )
+    message.send()

@@ -1,0 +1,129 @@
+"""Takes each rule's alert a step further in the database, whoever else does too."""
+
+import logging
+from collections.abc import Callable, Iterable
+from datetime import datetime
+
+from django.db import IntegrityError, transaction
+from django.utils import timezone
+
+from connections.alert_rules import AlertRule
+from connections.alerts.facts import Facts, measure
+from connections.alerts.states import Step, decide
+from connections.models import Alert
+
+logger = logging.getLogger(__name__)
+
+_LEVELS = {"info": logging.INFO, "warning": logging.WARNING}
+
+
+class Evaluator:
+    """
+    Compares values with rules; several may do so at once.
+
+    Each step is one conditional write, so that of several evaluators one takes
+    it, and that one says so in the log.
+    """
+
+    def __init__(
+        self,
+        rules: Iterable[AlertRule],
+        *,
+        is_test: bool = False,
+        now: Callable[[], datetime] = timezone.now,
+    ) -> None:
+        self._rules = [rule for rule in rules if rule.enabled]
+        self._is_test = is_test
+        self._now = now
+
+    def evaluate(self, facts: Facts) -> None:
+        """Take every rule's alert a step further."""
+        alerts = Alert.objects.open().filter(is_test=self._is_test)
+        opened = {alert.rule: alert for alert in alerts}
+        for rule in self._rules:
+            self._advance(rule, opened.pop(rule.name, None), measure(rule, facts))
+        for alert in opened.values():
+            # Its rule was switched off.
+            self._resolve(alert, alert.value)
+
+    def evaluate_one(self, name: str, value: float) -> None:
+        """Take one rule's alert a step further, by a value found elsewhere."""
+        for rule in self._rules:
+            if rule.name == name:
+                opened = Alert.objects.open().filter(rule=name, is_test=self._is_test)
+                self._advance(rule, opened.first(), value)
+
+    def _advance(self, rule: AlertRule, alert: Alert | None, value: float) -> None:
+        now = self._now()
+        state, since = (alert.state, alert.since) if alert else (None, None)
+        step = decide(rule, state, since, value, now)
+        if alert is None:
+            if step is not Step.STAY:
+                self._begin(rule, value, now, is_firing=step is Step.BEGIN_FIRING)
+        elif step is Step.FIRE:
+            self._fire(alert, value, now)
+        elif step is Step.RESOLVE:
+            self._resolve(alert, value)
+        elif step is Step.DROP:
+            Alert.objects.filter(pk=alert.pk, state=Alert.State.PENDING).delete()
+        else:
+            peak = max(alert.peak, value)
+            Alert.objects.filter(pk=alert.pk).update(value=value, peak=peak)
+
+    def _begin(
+        self, rule: AlertRule, value: float, now: datetime, *, is_firing: bool
+    ) -> None:
+        alert = Alert(
+            rule=rule.name,
+            severity=rule.severity,
+            state=Alert.State.FIRING if is_firing else Alert.State.PENDING,
+            value=value,
+            peak=value,
+            threshold=rule.threshold,
+            since=now,
+            fired_at=now if is_firing else None,
+            is_test=self._is_test,
+        )
+        try:
+            with transaction.atomic():
+                alert.save(force_insert=True)
+        except IntegrityError:
+            return  # Another evaluator was first.
+        if is_firing:
+            _say(alert)
+
+    def _fire(self, alert: Alert, value: float, now: datetime) -> None:
+        pending = Alert.objects.filter(pk=alert.pk, state=Alert.State.PENDING)
+        peak = max(alert.peak, value)
+        facts = {"value": value, "peak": peak, "fired_at": now}
+        if pending.update(state=Alert.State.FIRING, **facts):
+            alert.state, alert.value = Alert.State.FIRING, value
+            _say(alert)
+
+    def _resolve(self, alert: Alert, value: float) -> None:
+        firing = Alert.objects.filter(pk=alert.pk, state=Alert.State.FIRING)
+        facts = {"value": value, "resolved_at": self._now()}
+        # What is to be mailed now is new: it may be tried at once.
+        anew = {"mail_attempts": 0, "mail_tried_at": None}
+        if firing.update(state=Alert.State.RESOLVED, **facts, **anew):
+            alert.state, alert.value = Alert.State.RESOLVED, value
+            _say(alert)
+        elif alert.state == Alert.State.PENDING:
+            Alert.objects.filter(pk=alert.pk, state=Alert.State.PENDING).delete()
+
+
+def _say(alert: Alert) -> None:
+    """Write the line that tells of an alert which fires or has resolved."""
+    is_firing = alert.state == Alert.State.FIRING
+    level = _LEVELS.get(alert.severity, logging.ERROR) if is_firing else logging.INFO
+    logger.log(
+        level,
+        "Alert %s %s: %.4g, threshold %.4g (%s)%s",
+        alert.rule,
+        alert.state,
+        alert.value,
+        alert.threshold,
+        alert.severity,
+        " [self-test]" if alert.is_test else "",
+        extra={"event": f"alert_{alert.state}", "alert": alert.rule},
+    )

@@ -1,0 +1,81 @@
+"""The rules as Prometheus' own: the same values, thresholds and waits."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import yaml
+
+from connections.alert_rules import AlertRule
+
+RUNBOOK = "deploy/runbook.md"
+"""Where the sections of the runbook stand, by default."""
+
+_ACTIVE = "sum(active_websocket_connections)"
+_MESSAGES = '60 * sum(rate(websocket_messages_total{direction="in"}[2m]))'
+_ERRORS = "60 * sum(rate(websocket_errors_total[2m]))"
+_HANDSHAKES = "60 * sum(rate(websocket_connections_total[2m]))"
+_MOST_ACTIVE = f"max_over_time({_ACTIVE}[10m:15s])"
+
+_EXPRESSIONS = {
+    "pool_near_exhaustion": "max(websocket_pool_slots / websocket_pool_limit)",
+    "high_error_rate": f"{_ERRORS} / ({_MESSAGES} >= MINIMUM)",
+    "leak_suspected": "sum(websocket_consumers_stuck)",
+    "mass_disconnect": f"1 - ({_ACTIVE} or vector(0)) / ({_MOST_ACTIVE} >= MINIMUM)",
+    "reconnect_storm": f"({_HANDSHAKES} >= MINIMUM) / clamp_min({_ACTIVE}, 1)",
+    # Where no node is left to tell, that there is none is the alert.
+    "dead_node": "max(websocket_nodes_lost) or absent(websocket_nodes_lost)",
+    "sweeper_silent": "time() - max(websocket_sweeper_last_run_timestamp_seconds)",
+    "recorder_behind": "max(websocket_recorder_lag_seconds)",
+    "slow_consumers": (
+        '60 * sum(rate(websocket_disconnects_total{reason="slow_consumer"}[2m]))'
+    ),
+    "authentication_failures": "60 * sum(rate(websocket_auth_failures_total[2m]))",
+    "loop_lag": "max(websocket_event_loop_lag_seconds)",
+}
+
+
+def make_rules(rules: Iterable[AlertRule], runbook: str = RUNBOOK) -> str:
+    """Return a rules file for Prometheus, as YAML."""
+    groups = [
+        {
+            "name": "orchestra",
+            "rules": [_make_rule(rule, runbook) for rule in rules if rule.enabled],
+        }
+    ]
+    head = "# Made by manage.py prometheus_rules from `websocket.alerts`.\n"
+    return head + yaml.safe_dump(
+        {"groups": groups}, sort_keys=False, width=1000, allow_unicode=True
+    )
+
+
+def _make_rule(rule: AlertRule, runbook: str) -> dict[str, Any]:
+    return {
+        "alert": rule.title,
+        "expr": _make_expression(rule),
+        "for": _format_duration(rule.for_seconds),
+        "labels": {"severity": rule.severity},
+        "annotations": {
+            "summary": f"{rule.name}: {{{{ $value | humanize }}}}{rule.unit}, "
+            f"threshold {rule.threshold:g}{rule.unit}",
+            "description": rule.about.replace("`minimum`", f"{rule.minimum:g}"),
+            "runbook_url": f"{runbook}#{rule.name}",
+        },
+    }
+
+
+def _format_duration(seconds: float) -> str:
+    return f"{seconds:.0f}s" if seconds == int(seconds) else f"{seconds * 1000:.0f}ms"
+
+
+def _make_expression(rule: AlertRule) -> str:
+    """
+    Return an expression that is true from the threshold on, then down to `clear`.
+
+    What it is by itself is remembered in ALERTS, which Prometheus writes.
+    """
+    value = _EXPRESSIONS[rule.name].replace("MINIMUM", f"{rule.minimum:g}")
+    reached = f"({value}) >= {rule.threshold:g}"
+    if rule.clear == rule.threshold:
+        return reached
+    is_firing = f'ALERTS{{alertname="{rule.title}", alertstate="firing"}}'
+    return f"({reached}) or (({value}) >= {rule.clear:g} and on() {is_firing})"

@@ -1,0 +1,145 @@
+"""
+The self-test: every rule, from planted rows to the mail and back again.
+
+Planted rows are rolled back before anyone else can read them; the alerts that
+come of them are marked as tests and deleted in the end.
+"""
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import transaction
+from django.utils import timezone
+
+from connections.alert_rules import AlertRule
+from connections.alerts.delivery import deliver, find_recipients
+from connections.alerts.evaluator import Evaluator
+from connections.alerts.facts import Facts, measure, read_facts
+from connections.config import WebSocketConfig
+from connections.models import Alert, MinuteRollup, Node
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsed:
+    """How one rule did; `problem` is empty where all went well."""
+
+    rule: str
+    value: float
+    mails: int
+    problem: str = ""
+
+
+def rehearse(config: WebSocketConfig, *, with_mail: bool) -> Iterator[Rehearsed]:
+    """Drive each rule that is switched on to firing and back."""
+    for rule in config.alerts:
+        if rule.enabled:
+            try:
+                yield _Rehearsal(config, rule, with_mail=with_mail).run()
+            finally:
+                Alert.objects.filter(rule=rule.name, is_test=True).delete()
+
+
+class _Rehearsal:
+    """One rule on its way, in a time that passes by itself."""
+
+    def __init__(
+        self, config: WebSocketConfig, rule: AlertRule, *, with_mail: bool
+    ) -> None:
+        self._config = config
+        self._rule = rule
+        self._now = timezone.now()
+        self._evaluator = Evaluator([rule], is_test=True, now=self._read_clock)
+        self._mails_expected = bool(with_mail and find_recipients(config))
+        self._mails = 0
+
+    def run(self) -> Rehearsed:
+        rule = self._rule
+        Alert.objects.filter(rule=rule.name, is_test=True).delete()
+        bad = _plant(rule, is_bad=True)
+        value = measure(rule, bad)
+        steps = [(bad, "pending" if rule.for_seconds else "firing")]
+        steps += [(bad, "firing"), (_plant(rule, is_bad=False), "resolved")]
+        for facts, expected in steps:
+            self._evaluator.evaluate(facts)
+            alert = Alert.objects.filter(rule=rule.name, is_test=True).first()
+            state = alert.state if alert else "not raised"
+            if state != expected:
+                text = f"{state} at {measure(rule, facts):g} instead of {expected}"
+                return Rehearsed(rule.name, value, self._mails, text)
+            if problem := self._deliver():
+                return Rehearsed(rule.name, value, self._mails, problem)
+            self._now += timedelta(seconds=rule.for_seconds)
+        return Rehearsed(rule.name, value, self._mails)
+
+    def _deliver(self) -> str:
+        """Mail what there is to mail; return what went wrong."""
+        if not self._mails_expected:
+            return ""
+        self._mails += deliver(self._config, is_test=True, now=self._read_clock)
+        failed = Alert.objects.filter(is_test=True).exclude(mail_error="").first()
+        return f"not mailed: {failed.mail_error}" if failed else ""
+
+    def _read_clock(self) -> datetime:
+        return self._now
+
+
+def _plant(rule: AlertRule, *, is_bad: bool) -> Facts:
+    """Return the facts of a cluster that has the rule's trouble, or none at all."""
+    planted = f"rehearsal-{os.urandom(8).hex()}"
+    with transaction.atomic():
+        if is_bad:
+            _plant_trouble(rule, planted)
+        facts = read_facts(
+            Node.objects.filter(node_id__startswith=planted),
+            MinuteRollup.objects.filter(node_id=planted),
+        )
+        transaction.set_rollback(True)
+    if is_bad and rule.name == "sweeper_silent":
+        # No row of its own: how old the last sweep is, each node asks itself.
+        facts.sweep_age_seconds = rule.threshold
+    return facts
+
+
+def _plant_trouble(rule: AlertRule, planted: str) -> None:
+    """Write what a node's rows show when the rule's trouble is there."""
+    much = max(rule.minimum, 1) * 10
+    at = rule.threshold * 1.01
+    recent: dict[str, dict[str, float]] = {
+        "high_error_rate": {"messages_in": much, "errors": much * at},
+        "reconnect_storm": {"opened": much * at + 1, "refused": much * at + 1},
+        "slow_consumers": {"slow_consumers": at},
+        "authentication_failures": {"auth_failures": at},
+    }
+    counters: dict[str, dict[str, float]] = {
+        "pool_near_exhaustion": {"pool_slots": at * 1000, "pool_limit": 1000},
+        "leak_suspected": {"stuck_consumers": at},
+        "recorder_behind": {"recorder_lag_seconds": at},
+    }
+    now = timezone.now()
+    columns: dict[str, Any] = {
+        "counters": counters.get(rule.name, {}) | {"recent": recent.get(rule.name, {})},
+        "loop_lag_seconds": at if rule.name == "loop_lag" else 0,
+        "open_connections": 0 if rule.name == "mass_disconnect" else 1,
+    }
+    lost = math.ceil(rule.threshold) if rule.name == "dead_node" else 0
+    for number in range(max(lost, 1)):
+        Node.objects.create(
+            node_id=f"{planted}-{number}",
+            host="rehearsal",
+            pid=0,
+            version="",
+            state=Node.State.LOST if lost else Node.State.SERVING,
+            stopped_at=now if lost else None,
+            started_at=now,
+            beat_at=now,
+            **columns,
+        )
+    if rule.name == "mass_disconnect":
+        minute = int(now.timestamp() // 60) - 1
+        MinuteRollup.objects.create(
+            node_id=planted, minute=minute, open_connections=round(1000 * much)
+        )

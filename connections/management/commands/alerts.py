@@ -1,0 +1,110 @@
+import json
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.utils import timezone
+
+from connections.alerts.delivery import find_recipients
+from connections.alerts.rehearsal import rehearse
+from connections.config import get_config
+from connections.exceptions import ConfigError
+from connections.models import Alert
+
+_SHOWN = 20
+
+
+class Command(BaseCommand):
+    help = "Show what is pending or firing, and what has resolved lately."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        what = parser.add_mutually_exclusive_group()
+        what.add_argument(
+            "--rules", action="store_true", help="show the rules that are in force"
+        )
+        what.add_argument(
+            "--self-test",
+            action="store_true",
+            help="drive every rule to firing and back, its mails included",
+        )
+        parser.add_argument(
+            "--without-mail", action="store_true", help="with --self-test: send none"
+        )
+        parser.add_argument("--json", action="store_true", help="a JSON line each")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            get_config().require_valid()
+        except ConfigError as exc:
+            raise CommandError(str(exc)) from exc
+        if options["rules"]:
+            self._show_rules(options)
+        elif options["self_test"]:
+            self._test(options)
+        else:
+            self._show_alerts(options)
+
+    def _show_alerts(self, options: dict[str, Any]) -> None:
+        told = Alert.objects.filter(is_test=False).order_by("-since")
+        alerts = [*told.open(), *told.filter(state=Alert.State.RESOLVED)[:_SHOWN]]
+        for alert in alerts:
+            if options["json"]:
+                self._write_json(
+                    rule=alert.rule,
+                    state=alert.state,
+                    severity=alert.severity,
+                    value=alert.value,
+                    peak=alert.peak,
+                    threshold=alert.threshold,
+                    since=alert.since.isoformat(),
+                    fired_at=alert.fired_at and alert.fired_at.isoformat(),
+                    resolved_at=alert.resolved_at and alert.resolved_at.isoformat(),
+                    mail_error=alert.mail_error,
+                )
+                continue
+            ended_at = alert.resolved_at or timezone.now()
+            seconds = (ended_at - alert.since).total_seconds()
+            self.stdout.write(
+                f"{alert.state:<9} {alert.severity:<9} {alert.rule:<24} "
+                f"{alert.value:.4g} (worst {alert.peak:.4g}, threshold "
+                f"{alert.threshold:.4g}) for {seconds:.0f} s "
+                f"since {alert.since:%Y-%m-%d %H:%M:%S}"
+            )
+        if not alerts and not options["json"]:
+            self.stdout.write("nothing is pending or firing")
+
+    def _show_rules(self, options: dict[str, Any]) -> None:
+        for rule in get_config().alerts:
+            facts = {
+                "threshold": rule.threshold,
+                "clear": rule.clear,
+                "for_seconds": rule.for_seconds,
+                "minimum": rule.minimum,
+                "severity": rule.severity,
+                "enabled": rule.enabled,
+            }
+            if options["json"]:
+                self._write_json(name=rule.name, about=rule.about, **facts)
+                continue
+            values = ", ".join(f"{key}: {value}" for key, value in facts.items())
+            self.stdout.write(f"{rule.name}: {rule.about}\n    {values}")
+
+    def _test(self, options: dict[str, Any]) -> None:
+        config = get_config()
+        with_mail = not options["without_mail"]
+        if with_mail and not find_recipients(config):
+            self.stderr.write("no alert_recipients and no ADMINS: nothing is mailed")
+        failed = 0
+        for one in rehearse(config, with_mail=with_mail):
+            failed += bool(one.problem)
+            if options["json"]:
+                self._write_json(
+                    rule=one.rule, value=one.value, mails=one.mails, problem=one.problem
+                )
+            else:
+                verdict = one.problem or f"fired at {one.value:.4g}, resolved"
+                self.stdout.write(f"{one.rule}: {verdict}, {one.mails} mails")
+        if failed:
+            raise CommandError(f"{failed} rules failed")
+
+    def _write_json(self, **values: Any) -> None:
+        self.stdout.write(json.dumps(values))

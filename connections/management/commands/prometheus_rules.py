@@ -1,0 +1,28 @@
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from connections.alerts.prometheus import RUNBOOK, make_rules
+from connections.config import get_config
+from connections.exceptions import ConfigError
+
+
+class Command(BaseCommand):
+    help = "Print the alerts of the configuration as rules for Prometheus."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--runbook",
+            default=RUNBOOK,
+            metavar="URL",
+            help="where the runbook stands; rules link its sections "
+            "(default: %(default)s)",
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        config = get_config()
+        try:
+            config.require_valid()
+        except ConfigError as exc:
+            raise CommandError(str(exc)) from exc
+        self.stdout.write(make_rules(config.alerts, options["runbook"]), ending="")

@@ -1,0 +1,455 @@
+"""From rows to values, from values to states, and to the mail."""
+
+import json
+import logging
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from io import StringIO
+from typing import Any
+
+import pytest
+from django.core import mail
+from django.core.mail.backends.base import BaseEmailBackend
+from django.core.management import CommandError, call_command
+from django.utils import timezone
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+
+from connections.alert_rules import DEFAULT_RULES, AlertRule
+from connections.alerts.delivery import deliver
+from connections.alerts.evaluator import Evaluator
+from connections.alerts.facts import Facts, measure, read_facts
+from connections.alerts.rehearsal import rehearse
+from connections.config import WebSocketConfig
+from connections.models import Alert, MinuteRollup, Node
+from connections.sweeper import Sweeper
+from tests.connections.conversations import make_config
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+RULES = {rule.name: rule for rule in DEFAULT_RULES}
+START = datetime(2026, 1, 1, tzinfo=UTC)
+LAG = RULES["loop_lag"]
+
+
+class Moment:
+    """The time of day, which passes when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = START
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        """Let some seconds pass."""
+        self.now += timedelta(seconds=seconds)
+
+
+@pytest.fixture
+def moment() -> Moment:
+    return Moment()
+
+
+@pytest.fixture
+def mailed(settings: Any) -> WebSocketConfig:
+    """A configuration that names a recipient, and mails that stay in memory."""
+    settings.EMAIL_BACKEND = "django.core.mail.backends.locmem.EmailBackend"
+    return make_config(alert_recipients=["duty@example.com"])
+
+
+def make_row(node_id: str = "n1", **values: Any) -> Node:
+    now = timezone.now()
+    standing = {"host": "h", "pid": 1, "beat_at": now, "started_at": now}
+    return Node.objects.create(node_id=node_id, **(standing | values))
+
+
+def make_recent(node_id: str, **recent: float) -> Node:
+    return make_row(node_id, counters={"recent": recent}, open_connections=10)
+
+
+def fire(moment: Moment) -> Alert:
+    """Have an alert of the loop's lag fire."""
+    evaluator = Evaluator([LAG], now=moment)
+    evaluator.evaluate(Facts(loop_lag_seconds=1))
+    moment.advance(LAG.for_seconds)
+    evaluator.evaluate(Facts(loop_lag_seconds=1))
+    return Alert.objects.get()
+
+
+def resolve(moment: Moment) -> Alert:
+    Evaluator([LAG], now=moment).evaluate(Facts())
+    return Alert.objects.get()
+
+
+# Values
+
+
+def get_values() -> dict[str, float]:
+    facts = read_facts()
+    return {rule.name: measure(rule, facts) for rule in DEFAULT_RULES}
+
+
+def test_a_quiet_cluster_has_no_value_above_zero() -> None:
+    make_row()
+    assert set(get_values().values()) == {0}
+
+
+def test_values_are_those_of_all_nodes_together() -> None:
+    make_recent("n1", messages_in=150, errors=30, slow_consumers=2, auth_failures=1)
+    make_recent("n2", messages_in=50, errors=10, slow_consumers=3, opened=100)
+    make_row(
+        "n3",
+        loop_lag_seconds=0.7,
+        counters={
+            "pool_slots": 30,
+            "pool_limit": 40,
+            "stuck_consumers": 2,
+            "recorder_lag_seconds": 12.5,
+        },
+    )
+    values = get_values()
+    assert values["high_error_rate"] == 0.2
+    assert values["slow_consumers"] == 5
+    assert values["authentication_failures"] == 1
+    assert values["reconnect_storm"] == 5
+    assert values["pool_near_exhaustion"] == 0.75
+    assert values["leak_suspected"] == 2
+    assert values["recorder_behind"] == 12.5
+    assert values["loop_lag"] == 0.7
+
+
+def test_little_traffic_means_nothing() -> None:
+    make_recent("n1", messages_in=99, errors=99, opened=50, refused=49)
+    values = get_values()
+    assert (values["high_error_rate"], values["reconnect_storm"]) == (0, 0)
+
+
+def test_a_node_that_stopped_or_died_has_no_value_but_that_it_died() -> None:
+    make_row("n1", state="stopped", loop_lag_seconds=9, stopped_at=timezone.now())
+    make_row("n2", state="lost", loop_lag_seconds=9, stopped_at=timezone.now())
+    long_ago = timezone.now() - timedelta(minutes=11)
+    make_row("n3", state="lost", stopped_at=long_ago)
+    values = get_values()
+    assert (values["loop_lag"], values["dead_node"]) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "minutes_ago", "value"),
+    [(100, 25, 2, 0.75), (100, 100, 2, 0), (19, 0, 2, 0), (100, 0, 30, 0)],
+)
+def test_connections_that_went_are_a_part_of_those_that_were(
+    before: int, now: int, minutes_ago: int, value: float
+) -> None:
+    minute = int(timezone.now().timestamp() // 60) - minutes_ago
+    for node_id in ("n1", "n2"):
+        MinuteRollup.objects.create(
+            node_id=node_id, minute=minute, open_connections=before / 2
+        )
+    make_row(open_connections=now)
+    if before == 19:
+        MinuteRollup.objects.update(open_connections=9)
+    assert get_values()["mass_disconnect"] == value
+
+
+# States
+
+
+def test_an_alert_waits_before_it_fires(moment: Moment) -> None:
+    evaluator = Evaluator([LAG], now=moment)
+    evaluator.evaluate(Facts(loop_lag_seconds=0.5))
+    assert Alert.objects.get().state == "pending"
+    moment.advance(LAG.for_seconds - 1)
+    evaluator.evaluate(Facts(loop_lag_seconds=3))
+    assert Alert.objects.get().state == "pending"
+    moment.advance(1)
+    evaluator.evaluate(Facts(loop_lag_seconds=1))
+    alert = Alert.objects.get()
+    assert (alert.state, alert.value, alert.peak) == ("firing", 1, 3)
+    assert (alert.since, alert.fired_at) == (START, moment.now)
+
+
+def test_what_falls_before_it_fires_was_nothing(moment: Moment) -> None:
+    evaluator = Evaluator([LAG], now=moment)
+    evaluator.evaluate(Facts(loop_lag_seconds=1))
+    evaluator.evaluate(Facts(loop_lag_seconds=0.49))
+    assert not Alert.objects.exists()
+
+
+def test_a_value_between_clear_and_threshold_goes_on_firing(moment: Moment) -> None:
+    fire(moment)
+    Evaluator([LAG], now=moment).evaluate(Facts(loop_lag_seconds=LAG.clear))
+    assert Alert.objects.get().state == "firing"
+    assert resolve(moment).state == "resolved"
+
+
+def test_a_rule_that_is_switched_off_resolves_its_alert(moment: Moment) -> None:
+    fire(moment)
+    config = make_config(alerts=[{"name": "loop_lag", "enabled": False}])
+    Evaluator(config.alerts, now=moment).evaluate(Facts(loop_lag_seconds=9))
+    assert Alert.objects.get().state == "resolved"
+
+
+def test_the_log_says_once_that_it_fires_and_once_that_it_is_over(
+    moment: Moment, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "connections.alerts")
+    fire(moment)
+    Evaluator([LAG], now=moment).evaluate(Facts(loop_lag_seconds=1))
+    resolve(moment)
+    events = [record.__dict__["event"] for record in caplog.records]
+    assert events == ["alert_firing", "alert_resolved"]
+
+
+class Watched(RuleBasedStateMachine):
+    """Several evaluators, some with an old view, of a value that goes anywhere."""
+
+    watched = AlertRule(
+        name="loop_lag",
+        about="",
+        unit="",
+        threshold=10,
+        clear=5,
+        for_seconds=30,
+        severity="warning",
+    )
+
+    @initialize()
+    def begin(self) -> None:
+        Alert.objects.all().delete()
+        self.moment = Moment()
+        self.value = 0
+        # What a single evaluator that remembers all would say.
+        self.state = "none"
+        self.since = START
+        self.fired = 0
+
+    @rule(seconds=st.integers(1, 40))
+    def pass_time(self, seconds: int) -> None:
+        self.moment.advance(seconds)
+
+    @rule(value=st.integers(0, 15))
+    def change(self, value: int) -> None:
+        self.value = value
+
+    @rule(evaluators=st.integers(1, 3))
+    def evaluate(self, evaluators: int) -> None:
+        for _ in range(evaluators):
+            evaluator = Evaluator([self.watched], now=self.moment)
+            evaluator.evaluate(Facts(loop_lag_seconds=self.value))
+            self._model()
+
+    @rule()
+    def step_by_an_old_view(self) -> None:
+        """An evaluator that read the alert before another changed it."""
+        if self.state != "pending" or self.value < 10:
+            return
+        old = Alert.objects.open().get()
+        self.moment.advance(30)
+        self.evaluate(1)
+        stale = Evaluator([self.watched], now=self.moment)
+        stale._advance(self.watched, old, self.value)
+        stale._advance(self.watched, None, self.value)
+
+    def _model(self) -> None:
+        waited = (self.moment.now - self.since).total_seconds()
+        if self.state == "firing":
+            if self.value < 5:
+                self.state = "none"
+        elif self.value < 10:
+            self.state = "none"
+        elif self.state == "none":
+            self.state, self.since = "pending", self.moment.now
+        elif waited >= 30:
+            self.state = "firing"
+            self.fired += 1
+
+    @invariant()
+    def the_rows_say_the_same(self) -> None:
+        opened = Alert.objects.open()
+        states = [alert.state for alert in opened]
+        assert states == ([] if self.state == "none" else [self.state])
+        assert Alert.objects.exclude(fired_at=None).count() == self.fired
+        for alert in Alert.objects.exclude(fired_at=None):
+            assert alert.fired_at - alert.since >= timedelta(seconds=30)
+            assert (alert.state == "resolved") == (alert.resolved_at is not None)
+
+
+def test_whatever_the_value_does_and_whoever_looks_the_states_are_right() -> None:
+    run_state_machine_as_test(
+        Watched, settings=examples(max_examples=20, stateful_step_count=30)
+    )
+
+
+# The mail
+
+
+def test_what_fires_and_what_is_over_is_mailed_once(
+    moment: Moment, mailed: WebSocketConfig
+) -> None:
+    fire(moment)
+    assert [deliver(mailed, now=moment) for _ in range(3)] == [1, 0, 0]
+    resolve(moment)
+    assert [deliver(mailed, now=moment) for _ in range(3)] == [1, 0, 0]
+    subjects = [message.subject for message in mail.outbox]
+    assert subjects == ["FIRING: loop_lag", "RESOLVED: loop_lag"]
+    assert mail.outbox[0].to == ["duty@example.com"]
+    assert "deploy/runbook.md, section loop_lag" in mail.outbox[0].body
+    assert "Value: 1s, worst 1s" in mail.outbox[0].body
+
+
+def test_what_is_pending_is_not_mailed(moment: Moment, mailed: WebSocketConfig) -> None:
+    Evaluator([LAG], now=moment).evaluate(Facts(loop_lag_seconds=1))
+    assert deliver(mailed, now=moment) == 0
+
+
+def test_without_recipients_the_admins_are_told(
+    moment: Moment, mailed: WebSocketConfig, settings: Any
+) -> None:
+    settings.ADMINS = [("Ada", "ada@example.com")]
+    fire(moment)
+    assert deliver(make_config(), now=moment) == 1
+    assert mail.outbox[0].to == ["ada@example.com"]
+
+
+def test_who_is_named_later_does_not_hear_of_what_is_long_over(
+    moment: Moment, mailed: WebSocketConfig
+) -> None:
+    fire(moment)
+    resolve(moment)
+    moment.advance(86_401)
+    assert deliver(mailed, now=moment) == 0
+
+
+class BrokenBackend(BaseEmailBackend):
+    """A mail server that is away."""
+
+    def send_messages(self, messages: Any) -> int:
+        raise OSError("no mail server")
+
+
+BROKEN = f"{__name__}.BrokenBackend"
+
+
+def test_a_mail_that_fails_is_contained_noted_and_tried_again(
+    moment: Moment,
+    mailed: WebSocketConfig,
+    settings: Any,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    fire(moment)
+    working, settings.EMAIL_BACKEND = settings.EMAIL_BACKEND, BROKEN
+    assert deliver(mailed, now=moment) == 0
+    assert Alert.objects.get().mail_error == "OSError: no mail server"
+    assert "will be tried again: no mail server" in caplog.text
+    settings.EMAIL_BACKEND = working
+    moment.advance(59)
+    assert deliver(mailed, now=moment) == 0
+    moment.advance(1)
+    assert deliver(mailed, now=moment) == 1
+    assert Alert.objects.get().mail_error == ""
+
+
+def test_tries_grow_apart_and_end(
+    moment: Moment, mailed: WebSocketConfig, settings: Any
+) -> None:
+    settings.EMAIL_BACKEND = BROKEN
+    fire(moment)
+    tried = []
+    for minute in range(24 * 60):
+        deliver(mailed, now=moment)
+        if Alert.objects.get().mail_tried_at == moment.now:
+            tried.append(minute)
+        moment.advance(60)
+    assert tried[:6] == [0, 1, 3, 7, 15, 31]
+    assert len(tried) == 20
+
+
+def test_of_two_that_deliver_one_sends(moment: Moment, mailed: WebSocketConfig) -> None:
+    alert = fire(moment)
+    assert Alert.objects.claim(alert, moment.now)
+    assert not Alert.objects.claim(alert, moment.now)
+    assert deliver(mailed, now=moment) == 0
+
+
+def test_a_sweep_is_done_though_a_mail_fails(
+    mailed: WebSocketConfig, settings: Any
+) -> None:
+    settings.EMAIL_BACKEND = BROKEN
+    make_row(state="lost", stopped_at=timezone.now())
+    swept = Sweeper(mailed).sweep()
+    assert swept.is_leader
+    alert = Alert.objects.get(rule="dead_node")
+    assert (alert.state, alert.mail_attempts) == ("firing", 1)
+
+
+# For operators
+
+
+@pytest.fixture
+def project(settings: Any, mailed: WebSocketConfig) -> Iterator[None]:
+    """The configuration that the commands see."""
+    settings.WEBSOCKET = mailed
+    yield
+
+
+def run(*arguments: str) -> str:
+    out = StringIO()
+    call_command("alerts", *arguments, stdout=out, stderr=out)
+    return out.getvalue()
+
+
+def test_the_self_test_drives_every_rule_to_its_mails_and_leaves_nothing(
+    project: None,
+) -> None:
+    lines = [json.loads(line) for line in run("--self-test", "--json").splitlines()]
+    assert [line["rule"] for line in lines] == list(RULES)
+    assert [line["problem"] for line in lines] == [""] * len(RULES)
+    assert [line["mails"] for line in lines] == [2] * len(RULES)
+    assert len(mail.outbox) == 2 * len(RULES)
+    assert all(one.subject.startswith("[self-test] ") for one in mail.outbox)
+    assert not Alert.objects.exists()
+    assert not Node.objects.exists()
+    assert not MinuteRollup.objects.exists()
+
+
+def test_the_self_test_leaves_real_alerts_alone(moment: Moment, project: None) -> None:
+    fire(moment)
+    run("--self-test", "--without-mail")
+    assert Alert.objects.get().state == "firing"
+    assert not mail.outbox
+
+
+def test_the_self_test_fails_where_a_mail_does(project: None, settings: Any) -> None:
+    settings.EMAIL_BACKEND = BROKEN
+    with pytest.raises(CommandError, match="11 rules failed"):
+        run("--self-test")
+
+
+def test_the_self_test_finds_a_rule_that_cannot_fire() -> None:
+    unreachable = make_config(alerts=[{"name": "mass_disconnect", "threshold": 2}])
+    (failed,) = [one for one in rehearse(unreachable, with_mail=False) if one.problem]
+    assert failed.rule == "mass_disconnect"
+    assert failed.problem == "not raised at 1 instead of pending"
+
+
+def test_the_command_shows_what_fires(moment: Moment, project: None) -> None:
+    assert run() == "nothing is pending or firing\n"
+    fire(moment)
+    assert run().startswith("firing    warning   loop_lag")
+    line = json.loads(run("--json"))
+    assert (line["rule"], line["state"], line["value"]) == ("loop_lag", "firing", 1)
+    assert line["since"] == START.isoformat()
+
+
+def test_the_command_shows_the_rules(project: None) -> None:
+    rules = [json.loads(line) for line in run("--rules", "--json").splitlines()]
+    assert [one["name"] for one in rules] == list(RULES)
+    assert "loop_lag" in run("--rules")
