@@ -16,12 +16,14 @@ import django
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "orchestra.settings")
 django.setup()
 
+from channels.db import database_sync_to_async  # noqa: E402
 from channels.generic.websocket import AsyncWebsocketConsumer  # noqa: E402
 from django.core.asgi import get_asgi_application  # noqa: E402
 from django.urls import path  # noqa: E402
 
 from connections.consumers import LimitedConsumer, LimitedJsonConsumer  # noqa: E402
 from connections.routing import protect  # noqa: E402
+from tests.integration.deeds import do  # noqa: E402
 
 
 def note(text: str) -> None:
@@ -104,6 +106,30 @@ class GroupConsumer(LimitedConsumer):
         await self.send(text_data="gap")
 
 
+class StaffConsumer(LimitedConsumer):
+    """For users with a permission, in a group."""
+
+    permission_required = "auth.view_user"
+    groups_required = "staff"
+
+
+class HesitantConsumer(LimitedConsumer):
+    """Notes a handshake, and lets half a second pass before it accepts."""
+
+    async def connect(self) -> None:
+        note("hesitates")
+        await asyncio.sleep(0.5)
+        await self.accept()
+
+
+class DeedConsumer(LimitedJsonConsumer):
+    """Does deeds (tests.integration.deeds) in the process of its node."""
+
+    async def handle_do(self, content: dict[str, Any]) -> None:
+        done = await database_sync_to_async(do)(*content["deed"])
+        await self.send_json(done)
+
+
 class ForeignConsumer(AsyncWebsocketConsumer):
     """A consumer of Channels' own, which the node does not know."""
 
@@ -116,6 +142,9 @@ application = protect(
         path("broadcast/", BroadcastConsumer.as_asgi()),
         path("slow/", SlowConsumer.as_asgi()),
         path("group/", GroupConsumer.as_asgi()),
+        path("staff/", StaffConsumer.as_asgi()),
+        path("hesitant/", HesitantConsumer.as_asgi()),
+        path("deeds/", DeedConsumer.as_asgi()),
         path("foreign/", ForeignConsumer.as_asgi()),
     ],
 )

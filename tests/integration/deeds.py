@@ -1,0 +1,192 @@
+"""
+What staff, users and programs do to rights, by name, inside of a Django process.
+
+DeedConsumer (tests.integration.consumers) does them in a node's own process;
+`python -m tests.integration.deeds` in one of its own, a JSON object a line.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from typing import Any
+
+from tests.integration.processes import ROOT, LiveServer
+
+
+def do(name: str, *arguments: Any) -> dict[str, Any]:
+    """Do a deed; return what it gave, and the moment at which it was done."""
+    result = DEEDS[name](*arguments)
+    return {"result": result, "done_at": time.time()}
+
+
+def make_user(name: str) -> str:
+    """Make a user who is in the group, and a token for it."""
+    from django.contrib.auth.models import Group, Permission, User
+
+    from connections.credentials.tokens import create_access_token
+
+    user = User.objects.create_user(name)
+    group, _ = Group.objects.get_or_create(name="staff")
+    user.groups.add(group)
+    user.user_permissions.add(Permission.objects.get(codename="view_user"))
+    token, _ = create_access_token(name, user=user)
+    return token
+
+
+def log_in(name: str) -> str:
+    """Log a user in; return the session's key, which is the cookie's value."""
+    from django.contrib.auth import login
+    from django.http import HttpRequest
+
+    request = HttpRequest()
+    request.session = _open_session(None)
+    backend = "django.contrib.auth.backends.ModelBackend"
+    login(request, _find(name), backend=backend)
+    request.session.save()
+    return str(request.session.session_key)
+
+
+def log_out(key: str) -> None:
+    from django.contrib.auth import get_user, logout
+    from django.http import HttpRequest
+
+    request = HttpRequest()
+    request.session = _open_session(key)
+    request.user = get_user(request)
+    logout(request)
+
+
+def change_password(name: str) -> None:
+    user = _find(name)
+    user.set_unusable_password()
+    user.save()
+
+
+def deactivate(name: str) -> None:
+    user = _find(name)
+    user.is_active = False
+    user.save()
+
+
+def deactivate_silently(name: str) -> None:
+    """Change it in a way of which Django tells nobody."""
+    from django.contrib.auth.models import User
+
+    User.objects.filter(username=name).update(is_active=False)
+
+
+def delete_user(name: str) -> None:
+    _find(name).delete()
+
+
+def leave_group(name: str) -> None:
+    user = _find(name)
+    user.groups.clear()
+
+
+def lose_permission(name: str) -> None:
+    user = _find(name)
+    user.user_permissions.clear()
+
+
+def revoke_token(client_id: str) -> None:
+    from django.utils import timezone
+
+    from connections.models import AccessToken
+
+    token = AccessToken.objects.get(client_id=client_id)
+    token.revoked_at = timezone.now()
+    token.save()
+
+
+def delete_token(client_id: str) -> None:
+    from connections.models import AccessToken
+
+    AccessToken.objects.get(client_id=client_id).delete()
+
+
+def ban(target: str, value: str) -> None:
+    from connections.bans import impose
+    from connections.models import Ban
+
+    impose(Ban(target=target, value=value, author="tests"))
+
+
+def unban(value: str) -> None:
+    from connections.bans import lift
+    from connections.models import Ban
+
+    lift(Ban.objects.get(value=value))
+
+
+DEEDS = {
+    deed.__name__: deed
+    for deed in (
+        make_user,
+        log_in,
+        log_out,
+        change_password,
+        deactivate,
+        deactivate_silently,
+        delete_user,
+        leave_group,
+        lose_permission,
+        revoke_token,
+        delete_token,
+        ban,
+        unban,
+    )
+}
+
+
+def _find(name: str) -> Any:
+    from django.contrib.auth.models import User
+
+    return User.objects.get(username=name)
+
+
+def _open_session(key: str | None) -> Any:
+    from django.contrib.sessions.backends.db import SessionStore
+
+    return SessionStore(key)
+
+
+class DeedProcess:
+    """A process beside the nodes of a server's database, that does deeds."""
+
+    def __init__(self, server: LiveServer) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.integration.deeds"],
+            cwd=ROOT,
+            env=server.environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> "DeedProcess":
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self._process.communicate(timeout=10)
+
+    def do(self, name: str, *arguments: Any) -> Any:
+        """Have a deed done; return what do() does."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps([name, *arguments]) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+
+def _main() -> None:
+    import django
+
+    django.setup()
+    for line in sys.stdin:
+        print(json.dumps(do(*json.loads(line))), flush=True)
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,290 @@
+"""The right to a connection is taken away while it is used, on live processes."""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+
+from tests.integration.deeds import DeedProcess
+from tests.integration.processes import LiveServer, Servers, wait_until
+from tests.integration.redis_process import RedisProcess
+from tests.integration.test_main_job import closing
+
+APPLICATION = "tests.integration.consumers:application"
+CONFIG = {
+    "node__beat_seconds": 1,
+    "max_connections_per_client": 20,
+    "allow_unshared_limits": True,
+    "handshake__failures_per_address_burst": 1000,
+}
+
+Do = Callable[..., Awaitable[Any]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A right, how it is taken away, and what the client sees, then and later."""
+
+    name: str
+    deed: tuple[str, ...]
+    """The deed, and what it is done to: "NAME", "KEY" or a word of its own."""
+    close: tuple[int, str]
+    returning: tuple[int, str]
+    path: str = "/json/"
+    by_session: bool = False
+
+
+CASES = (
+    Case(
+        "token revoked", ("revoke_token", "NAME"), (4009, "revoked"), (4009, "revoked")
+    ),
+    Case(
+        "token deleted",
+        ("delete_token", "NAME"),
+        (4009, "revoked"),
+        (4001, "unauthenticated"),
+    ),
+    Case(
+        "logged out",
+        ("log_out", "KEY"),
+        (4009, "logged_out"),
+        (4001, "unauthenticated"),
+        by_session=True,
+    ),
+    Case(
+        "password changed",
+        ("change_password", "NAME"),
+        (4009, "logged_out"),
+        (4001, "unauthenticated"),
+        by_session=True,
+    ),
+    Case(
+        "user deactivated",
+        ("deactivate", "NAME"),
+        (4009, "deactivated"),
+        (4009, "deactivated"),
+    ),
+    Case(
+        "user deactivated (session)",
+        ("deactivate", "NAME"),
+        (4009, "deactivated"),
+        (4001, "unauthenticated"),
+        by_session=True,
+    ),
+    Case(
+        "user deleted",
+        ("delete_user", "NAME"),
+        (4009, "deactivated"),
+        (4001, "unauthenticated"),
+    ),
+    Case(
+        "group taken away",
+        ("leave_group", "NAME"),
+        (4003, "forbidden"),
+        (4003, "forbidden"),
+        path="/staff/",
+    ),
+    Case(
+        "permission taken away",
+        ("lose_permission", "NAME"),
+        (4003, "forbidden"),
+        (4003, "forbidden"),
+        path="/staff/",
+    ),
+    Case(
+        "client banned", ("ban", "client", "NAME"), (4003, "banned"), (4003, "banned")
+    ),
+    Case(
+        "address banned",
+        ("ban", "address", "ADDRESS"),
+        (4003, "banned"),
+        (4003, "banned"),
+    ),
+)
+
+
+@dataclass
+class Visitor:
+    """Somebody with a token, a session and an address of their own."""
+
+    name: str
+    token: str
+    key: str
+    address: str
+
+    def open(
+        self, server: LiveServer, path: str = "/json/", *, by_session: bool = False
+    ) -> connect:
+        headers = {"Authorization": f"Bearer {self.token}"}
+        origin = None
+        if by_session:
+            headers, origin = {"Cookie": f"sessionid={self.key}"}, server.url
+        return connect(
+            server.ws_url + path,
+            additional_headers=headers,
+            origin=origin,
+            local_addr=(self.address, 0),
+        )
+
+
+class Visitors:
+    """Makes them, each at another address of this machine."""
+
+    def __init__(self, do: Do) -> None:
+        self._do = do
+        self._count = 0
+
+    async def make(self) -> Visitor:
+        self._count += 1
+        name = f"visitor{self._count}"
+        token = (await self._do("make_user", name))["result"]
+        key = (await self._do("log_in", name))["result"]
+        return Visitor(name, token, key, f"127.0.1.{self._count}")
+
+
+@contextlib.asynccontextmanager
+async def deeds_in(server: LiveServer) -> AsyncIterator[Do]:
+    """Have deeds done in the process of a node."""
+    token = server.create_token("deeds")
+    headers = {"Authorization": f"Bearer {token}"}
+    async with connect(
+        f"{server.ws_url}/deeds/", additional_headers=headers
+    ) as channel:
+
+        async def do(*deed: str) -> Any:
+            await channel.send(json.dumps({"type": "do", "deed": deed}))
+            return json.loads(await channel.recv())
+
+        yield do
+
+
+@contextlib.contextmanager
+def deeds_beside(server: LiveServer) -> Iterator[Do]:
+    """Have deeds done in a process that is no node."""
+    with DeedProcess(server) as process:
+
+        async def do(*deed: str) -> Any:
+            return await asyncio.to_thread(process.do, *deed)
+
+        yield do
+
+
+def start(servers: Servers, **options: Any) -> LiveServer:
+    return servers.start(
+        command="daphne",
+        application=APPLICATION,
+        config={**CONFIG, **options.pop("config", {})},
+        **options,
+    )
+
+
+async def ended_at(connection: ClientConnection) -> tuple[tuple[int, str], float]:
+    return await closing(connection), time.time()
+
+
+async def take_away(
+    case: Case, do: Do, visitors: Visitors, nodes: list[LiveServer]
+) -> list[float]:
+    """
+    Take a right away and see its connections end, and stay away, everywhere.
+
+    Returns how many seconds after the deed each ended.
+    """
+    visitor, bystander = await visitors.make(), await visitors.make()
+    places = {"NAME": visitor.name, "KEY": visitor.key, "ADDRESS": visitor.address}
+    deed = [places.get(word, word) for word in case.deed]
+    options = {"path": case.path, "by_session": case.by_session}
+    theirs = [await visitor.open(node, **options) for node in nodes]
+    others = [await bystander.open(node) for node in nodes]
+    waiting = [asyncio.create_task(ended_at(one)) for one in theirs]
+    await asyncio.sleep(0.2)
+    assert not any(one.done() for one in waiting)
+    done_at = (await do(*deed))["done_at"]
+    ends = await asyncio.gather(*waiting)
+    assert [close for close, _ in ends] == [case.close] * len(nodes), case.name
+    for node in nodes:
+        back = await visitor.open(node, **options)
+        assert await closing(back) == case.returning, case.name
+    for other in others:
+        await other.send('{"type": "echo"}')
+        assert await other.recv() == '{"type": "echo"}'
+        await other.close()
+    return [moment - done_at for _, moment in ends]
+
+
+async def take_all_away(do: Do, nodes: list[LiveServer], where: str) -> None:
+    """Go through all cases; print how long the connections lasted."""
+    visitors = Visitors(do)
+    for case in CASES:
+        seconds = await take_away(case, do, visitors, nodes)
+        print(f"{where}: {case.name}: {max(seconds) * 1000:.0f} ms")
+
+
+async def test_in_the_process_of_the_node(servers: Servers) -> None:
+    node = start(servers)
+    async with deeds_in(node) as do:
+        await take_all_away(do, [node], "one process")
+
+
+async def test_across_processes_without_redis(servers: Servers) -> None:
+    first = start(servers)
+    second = start(servers, folder=first.folder)
+    with deeds_beside(first) as do:
+        await take_all_away(do, [first, second], "without Redis")
+
+
+async def test_across_processes_with_redis(servers: Servers) -> None:
+    redis = RedisProcess().start()
+    try:
+        environment = {"REDIS_URL": redis.url}
+        first = start(servers, environment=environment)
+        second = start(servers, folder=first.folder, environment=environment)
+        with deeds_beside(first) as do:
+            await take_all_away(do, [first, second], "with Redis")
+    finally:
+        redis.remove()
+
+
+@pytest.mark.parametrize(
+    ("deed", "close"),
+    [
+        (("revoke_token", "NAME"), (4009, "revoked")),
+        (("deactivate", "NAME"), (4009, "deactivated")),
+        (("ban", "client", "NAME"), (4003, "banned")),
+    ],
+)
+async def test_a_handshake_in_flight_does_not_slip_through(
+    servers: Servers, deed: tuple[str, ...], close: tuple[int, str]
+) -> None:
+    node = servers.make(command="daphne", application=APPLICATION, config=CONFIG)
+    seen = node.folder / "seen"
+    node.environment["SEEN"] = str(seen)
+    seen.touch()
+    node.start()
+    async with deeds_in(node) as do:
+        visitor = await Visitors(do).make()
+        opening = asyncio.create_task(_enter(visitor, node))
+        await wait_until(lambda: "hesitates" in seen.read_text())
+        await do(*(visitor.name if word == "NAME" else word for word in deed))
+        assert await opening == close
+
+
+async def _enter(visitor: Visitor, node: LiveServer) -> tuple[int, str]:
+    return await closing(await visitor.open(node, "/hesitant/"))
+
+
+async def test_what_django_does_not_tell_is_found(servers: Servers) -> None:
+    node = start(servers, config={"reauthorise_seconds": 1})
+    async with deeds_in(node) as do:
+        visitors = Visitors(do)
+        visitor, bystander = await visitors.make(), await visitors.make()
+        theirs, other = await visitor.open(node), await bystander.open(node)
+        await do("deactivate_silently", visitor.name)
+        assert await closing(theirs) == (4009, "deactivated")
+        await other.close()
