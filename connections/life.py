@@ -25,6 +25,7 @@ from connections.logs import set_connection
 from connections.node import Node
 from connections.rate_limit import RateLimiter, Verdict
 from connections.recorder import clean, describe_error
+from connections.redaction import conceal
 from connections.wire import AsgiWire, Message, Send, State, measure
 
 logger = logging.getLogger(__name__)
@@ -72,6 +73,7 @@ class Life:
         "_node",
         "_rate",
         "_receive",
+        "_scope",
         "_task",
         "_turn",
         "connection",
@@ -95,6 +97,7 @@ class Life:
         self._consumer = consumer
         self._node = node
         self._receive = receive
+        self._scope = scope
         self._task = task
         self._turn = asyncio.Lock()
         self._is_stopped = False
@@ -296,14 +299,14 @@ class Life:
         connection = self.connection
         connection.errors += 1
         self._node.counters.errors.add("internal")
-        error = describe_error(exc, connection)
+        error = describe_error(exc, connection, self._scope)
         connection.flight.note("handler_failed", error.error_id)
         logger.error(
             "A handler failed (error %s, connection %s): %s",
             error.error_id,
             connection.connection_id,
             error.exception_class,
-            exc_info=exc,
+            exc_info=conceal(exc, self._scope),
             extra={
                 "event": "handler_failed",
                 "connection_id": connection.connection_id,

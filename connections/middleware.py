@@ -25,6 +25,7 @@ from connections.neighbours import require_shared_limits
 from connections.node import Node, get_node
 from connections.origins import is_origin_allowed, parse_host
 from connections.pool import get_redis_url
+from connections.redaction import conceal
 from connections.wire import Message, Send
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,14 @@ class NodeMiddleware:
         if scope["type"] == "websocket" and node.is_draining:
             await deny(scope, send, 503, [(b"retry-after", b"1")])
             return
-        await self.application(scope, receive, send)
+        try:
+            await self.application(scope, receive, send)
+        except Exception as exc:
+            # The server logs it, whichever one it is.
+            shown = conceal(exc, scope)
+            if shown is exc:
+                raise
+            raise shown from None
 
 
 class OriginMiddleware:

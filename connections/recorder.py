@@ -4,9 +4,10 @@ import itertools
 import logging
 import os
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from django.db import DataError, IntegrityError, transaction
 from django.utils import timezone
@@ -15,6 +16,7 @@ from connections.database import Database
 from connections.flight_recorder import is_worth_keeping
 from connections.hub import LiveConnection
 from connections.models import Connection, ErrorEvent
+from connections.redaction import format_traceback, redact
 from connections.sections import RecorderConfig
 from connections.units import Clock
 
@@ -230,12 +232,18 @@ class Recorder:
         )
 
 
-def describe_error(exc: BaseException, live: LiveConnection) -> ErrorEvent:
-    """Describe an exception under a new id that is safe to show to a client."""
+def describe_error(
+    exc: BaseException, live: LiveConnection, scope: Mapping[str, Any]
+) -> ErrorEvent:
+    """
+    Describe an exception under a new id that is safe to show to a client.
+
+    The secrets of the handshake, in `scope`, are left out.
+    """
     frames = traceback.extract_tb(exc.__traceback__)
     where = f"{frames[-1].name}:{frames[-1].lineno}" if frames else ""
     module = frames[-1].filename.rsplit("/", 2)[-2:] if frames else []
-    text = "".join(traceback.format_exception(exc))
+    text = redact(format_traceback(exc), scope)
     return ErrorEvent(
         error_id=os.urandom(8).hex(),
         connection_id=live.connection_id,

@@ -188,5 +188,7 @@ LOGGING = {
             "filters": ["context"],
         }
     },
+    # At DEBUG it writes every query with its values: keys of sessions, for one.
+    "loggers": {"django.db.backends": {"level": "INFO"}},
     "root": {"handlers": ["stderr"], "level": os.environ.get("LOG_LEVEL", "INFO")},
 }

@@ -22,6 +22,7 @@ LAYERS = (
     "addresses",
     "rate_limit",
     "error_budget",
+    "redaction",
     "periodic",
     "logs",
     "alert_rules",

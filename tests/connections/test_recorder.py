@@ -57,7 +57,7 @@ def make_error(connection: LiveConnection) -> ErrorEvent:
     try:
         raise KeyError("planted")
     except KeyError as exc:
-        return describe_error(exc, connection)
+        return describe_error(exc, connection, {})
 
 
 class Bench:

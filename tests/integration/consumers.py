@@ -130,6 +130,33 @@ class DeedConsumer(LimitedJsonConsumer):
         await self.send_json(done)
 
 
+class LeakyConsumer(LimitedConsumer):
+    """Raises all that it knows of its client, here or there."""
+
+    async def connect(self) -> None:
+        await self.accept()
+        if self.scope["path"].endswith("connect"):
+            raise ValueError("cannot connect", self.scope)
+
+    async def receive(
+        self, text_data: str | None = None, bytes_data: bytes | None = None
+    ) -> None:
+        scope = self.scope
+        try:
+            raise KeyError(f"{scope['headers']} {scope['query_string'].decode()}")
+        except KeyError as exc:
+            raise ValueError(str(scope)) from exc
+
+
+class LeakyForeignConsumer(AsyncWebsocketConsumer):
+    """Channels' own, which raises all that it knows to the server."""
+
+    async def receive(
+        self, text_data: str | None = None, bytes_data: bytes | None = None
+    ) -> None:
+        raise ValueError(f"failed: {self.scope}")
+
+
 class ForeignConsumer(AsyncWebsocketConsumer):
     """A consumer of Channels' own, which the node does not know."""
 
@@ -145,6 +172,9 @@ application = protect(
         path("staff/", StaffConsumer.as_asgi()),
         path("hesitant/", HesitantConsumer.as_asgi()),
         path("deeds/", DeedConsumer.as_asgi()),
+        path("leaky/", LeakyConsumer.as_asgi()),
+        path("leaky/connect", LeakyConsumer.as_asgi()),
+        path("leaky/foreign", LeakyForeignConsumer.as_asgi()),
         path("foreign/", ForeignConsumer.as_asgi()),
     ],
 )

@@ -1,0 +1,180 @@
+"""
+Secrets are planted wherever a client can put one, then searched for everywhere.
+
+The log is at its most talkative, and handlers raise what they know.
+"""
+
+import asyncio
+import contextlib
+import re
+import sqlite3
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import WebSocketException
+
+from tests.integration.deeds import DeedProcess
+from tests.integration.processes import LiveServer, Servers, wait_until
+
+APPLICATION = "tests.integration.consumers:application"
+MOST_PAGES = 150
+
+PLANTED = "Xplantedsecret"
+"""What every planted secret begins with; each has a name of its own behind it."""
+
+MALFORMED = (
+    b"GET /leaky/?ticket=XplantedsecretBareQuery HTTP/1.1\r\nHost: %h\r\n"
+    b"Authorization: Bearer XplantedsecretPlainHttp\r\n\r\n",
+    b"GET /leaky/?ticket=XplantedsecretVersion HTTP/1.1\r\nHost: %h\r\n"
+    b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 8\r\n"
+    b"Cookie: sessionid=XplantedsecretVersionCookie\r\n\r\n",
+    b"GET /leaky/?ticket=XplantedsecretTwoHosts HTTP/1.1\r\nHost: %h\r\nHost: x\r\n"
+    b"Authorization: Bearer XplantedsecretTwoHostsHeader\r\n"
+    b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+    b"GET /leaky/?\xff\xfe=XplantedsecretNoAscii HTTP/1.1\r\nHost: %h\r\n"
+    b"Cookie: \x01sessionid=XplantedsecretControl\r\n\r\n",
+    b"GET /leaky/ HTTP/9.9\r\nAuthorization Bearer XplantedsecretNoColon\r\n\r\n",
+    b"Authorization: Bearer XplantedsecretNoRequest\r\n\r\n",
+    b"GET /leaky/?ticket=XplantedsecretUnfinished HTTP/1.1\r\nCookie: s=Xplanted",
+)
+
+
+def plant(name: str) -> str:
+    return f"{PLANTED}{name}"
+
+
+async def knock(server: LiveServer, path: str, **options: object) -> None:
+    """Open a connection, send it one message, and see it end however it will."""
+    with contextlib.suppress(WebSocketException, OSError):
+        async with connect(server.ws_url + path, **options) as connection:  # type: ignore[arg-type]
+            await connection.send("leak")
+            await asyncio.wait_for(connection.recv(), 1)
+            await connection.close()
+
+
+async def send_malformed(server: LiveServer, data: bytes) -> None:
+    _reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(data.replace(b"%h", f"127.0.0.1:{server.port}".encode()))
+    await writer.drain()
+    await asyncio.sleep(0.1)
+    writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
+
+
+async def plant_everywhere(server: LiveServer, token: str, key: str) -> None:
+    """Send secrets, good and bad ones, in all the places where they can stand."""
+    bearer = {"Authorization": f"Bearer {token}"}
+    query = f"?ticket={plant('Query')}&q=Xplanted%73ecretEncoded"
+    for path in ("/leaky/", "/leaky/connect", "/leaky/foreign", "/nowhere/"):
+        cookie = f"sessionid={plant('Cookie')}; other={plant('OtherCookie')}"
+        await knock(
+            server, path + query, additional_headers={**bearer, "Cookie": cookie}
+        )
+        await knock(
+            server,
+            path + query,
+            additional_headers={"Cookie": f"sessionid={key}"},
+            origin=server.url,
+        )
+        await knock(server, path, subprotocols=[f"bearer.{token}", "chat"])
+    wrong = {"Authorization": f"Bearer {plant('WrongHeader')}"}
+    await knock(server, f"/leaky/{query}", additional_headers=wrong)
+    await knock(server, "/leaky/", subprotocols=[f"bearer.{plant('Protocol')}", "x"])
+    await knock(server, "/leaky/", subprotocols=[f"bearer.{plant('OnlyProtocol')}"])
+    cookie = f"sessionid={plant('WrongCookie')}"
+    await knock(
+        server, "/leaky/", additional_headers={"Cookie": cookie}, origin=server.url
+    )
+    await knock(
+        server,
+        f"/leaky/?ticket={plant('Foreign')}",
+        additional_headers={**bearer, "Cookie": cookie},
+        origin="https://evil.example",
+    )
+    basic = {"Authorization": f"Basic {plant('Basic')}", "X-Api-Key": "none"}
+    await knock(
+        server, f"/leaky/?access_token={plant('Token')}", additional_headers=basic
+    )
+    for data in MALFORMED:
+        await send_malformed(server, data)
+
+
+def read_pages(server: LiveServer, key: str) -> dict[str, str]:
+    """Return the pages of the admin that can be reached, and the metrics."""
+    pages: dict[str, str] = {}
+    waiting = ["/admin/", "/metrics", "/readyz"]
+    while waiting and len(pages) < MOST_PAGES:
+        path = waiting.pop()
+        if path in pages:
+            continue
+        request = urllib.request.Request(
+            server.url + path, headers={"Cookie": f"sessionid={key}"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=20) as response:
+                pages[path] = response.read().decode(errors="replace")
+        except urllib.error.HTTPError as exc:
+            pages[path] = exc.read().decode(errors="replace")
+            exc.close()
+        waiting += [
+            link.partition("#")[0].replace("&amp;", "&")
+            for link in re.findall(r'href="(/admin/[^"]*)"', pages[path])
+            if "logout" not in link and "/auth/" not in link
+        ]
+    return pages
+
+
+def dump(server: LiveServer) -> Iterator[str]:
+    """Yield every row of every table; where a session's key is kept, without it."""
+    path = server.folder / "db.sqlite3"
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        for line in database.iterdump():
+            if not line.startswith('INSERT INTO "django_session"'):
+                yield line
+
+
+@pytest.mark.parametrize("command", ["daphne", "uvicorn"])
+async def test_a_planted_secret_is_nowhere(servers: Servers, command: str) -> None:
+    server = servers.start(
+        command=command,
+        application=APPLICATION,
+        environment={"DEBUG": "", "LOG_LEVEL": "DEBUG"},
+        config={
+            "node__beat_seconds": 0.2,
+            "max_connections_per_client": 100,
+            "handshake__timeout_seconds": 1,
+            "handshake__failures_per_address_burst": 1000,
+        },
+        arguments=("--access-log", "-", "-v", "3") if command == "daphne" else (),
+    )
+    with DeedProcess(server) as process:
+        token = process.do("make_user", "visitor")["result"]
+        key = process.do("log_in", "visitor")["result"]
+        staff_key = process.do("log_in_staff")["result"]
+    await plant_everywhere(server, token, key)
+    recorded = "SELECT count(*) FROM connections_errorevent"
+    with contextlib.closing(sqlite3.connect(server.folder / "db.sqlite3")) as database:
+        await wait_until(lambda: database.execute(recorded).fetchone()[0] >= 2)
+    pages = await asyncio.to_thread(read_pages, server, staff_key)
+    await asyncio.to_thread(server.terminate)
+    places = {
+        **pages,
+        "the database": "\n".join(dump(server)),
+        "the log": server.log(),
+    }
+    # The search would see it: errors are recorded and shown, and the log talks.
+    assert any("/errorevent/" in path for path in pages)
+    assert "[redacted]" in places["the database"]
+    assert "[redacted]" in places["the log"]
+    assert "DEBUG" in places["the log"]
+    found = [
+        (place, text[max(0, text.index(secret) - 200) : text.index(secret) + 80])
+        for secret in (PLANTED, token, key)
+        for place, text in places.items()
+        if secret in text
+    ]
+    assert found == []
