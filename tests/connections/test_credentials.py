@@ -1,5 +1,6 @@
 """Who may connect: tokens and sessions, with the database there and away."""
 
+import hashlib
 from collections.abc import Callable
 from datetime import timedelta
 from importlib import import_module
@@ -10,6 +11,8 @@ from channels.db import database_sync_to_async
 from django.conf import settings
 from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
 from django.contrib.auth.models import User
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from connections.credentials.identity import Credential, check_scope
@@ -51,6 +54,29 @@ def test_a_token_is_stored_as_a_hash_only() -> None:
 @pytest.mark.parametrize("token", ["", "wrong", "\x00", "é" * 10_000, "\ud800"])
 def test_an_unknown_token_is_unauthenticated(token: str) -> None:
     assert refusal(verify_access_token, token) == "unauthenticated"
+
+
+@pytest.mark.django_db
+def test_the_look_up_of_a_token_knows_nothing_of_it_but_its_hash() -> None:
+    """
+    Nothing is compared with the token itself, so no timing can tell of it.
+
+    What the database looks for is uniform and unknown to who guesses: a guess
+    that begins right has a hash that does not.
+    """
+    token, row = create_access_token("alice")
+    almost = token[:-1] + ("a" if token[-1] != "a" else "b")
+    statements = []
+    for guess in (token, almost, "x"):
+        with CaptureQueriesContext(connection) as captured:
+            AccessToken.objects.find(guess)
+        (query,) = captured
+        digest = hashlib.sha256(guess.encode()).hexdigest()
+        assert digest in query["sql"]
+        assert guess == "x" or guess not in query["sql"]
+        statements.append(query["sql"].replace(digest, "?"))
+    assert len(set(statements)) == 1
+    assert row.digest == hashlib.sha256(token.encode()).hexdigest()
 
 
 @pytest.mark.django_db

@@ -1,0 +1,155 @@
+"""Attacks on live processes, one for each row of README's table that has no other."""
+
+import asyncio
+import contextlib
+import sqlite3
+from http.client import HTTPConnection
+from urllib.parse import urlencode
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+
+from tests.integration.processes import LiveServer, Servers, wait_until
+from tests.integration.raw_client import RawClient, build_frame
+from tests.integration.test_main_job import (
+    QUICK,
+    assert_alive,
+    closing,
+    open_echo,
+    read_rows,
+)
+
+HOSTILE = (
+    "'; DROP TABLE connections_connection; --",
+    '" OR 1=1 --',
+    "<script>alert(1)</script>",
+    "$(touch /tmp/owned); `id`; | id",
+    "{{ 7 * 7 }} {% debug %} %(x)s {0.__class__}",
+    "../../../../etc/passwd",
+    "line\r\nSet-Cookie: x=1\r\n\r\n",
+)
+
+
+async def test_a_token_in_a_url_is_no_credential(servers: Servers) -> None:
+    """URLs are written down on the way, so only a ticket may stand there."""
+    server = servers.start(config=QUICK)
+    token = server.create_token()
+    for name in ("token", "access_token", "bearer", "authorization", "sessionid"):
+        with pytest.raises(InvalidStatus) as refused:
+            await connect(f"{server.ws_url}/ws/echo/?{name}={token}")
+        assert refused.value.response.status_code == 403
+        of_page = await connect(
+            f"{server.ws_url}/ws/echo/?{name}={token}", origin=server.url
+        )
+        assert await closing(of_page) == (4001, "unauthenticated")
+
+
+async def test_a_right_origin_is_no_credential(servers: Servers) -> None:
+    """A program can send any Origin (RFC 6455, section 10.1)."""
+    server = servers.start(config=QUICK)
+    impostor = await connect(f"{server.ws_url}/ws/echo/", origin=server.url)
+    assert await closing(impostor) == (4001, "unauthenticated")
+    cookie = {"Cookie": "sessionid=0123456789abcdef0123456789abcdef"}
+    guesser = await connect(
+        f"{server.ws_url}/ws/echo/", origin=server.url, additional_headers=cookie
+    )
+    assert await closing(guesser) == (4001, "unauthenticated")
+
+
+async def test_compression_is_never_negotiated(servers: Servers) -> None:
+    """Neither CRIME nor a small frame that becomes a large message."""
+    server = servers.start(config=QUICK)
+    token = server.create_token()
+    async with open_echo(server, token, compression="deflate") as connection:
+        assert connection.response is not None
+        assert "Sec-WebSocket-Extensions" not in connection.response.headers
+        await assert_alive(connection)
+    headers = (
+        f"Authorization: Bearer {token}",
+        "Sec-WebSocket-Extensions: permessage-deflate",
+    )
+    client = await RawClient.open(server.port, "/ws/echo/", *headers)
+    await client.send(build_frame(1, b"\xca\x48\xcd\xc9\xc9\x07\x00", reserved=4))
+    assert (await client.read_close()).close_code == 1002
+
+
+async def test_the_session_cookie_is_for_same_sites_and_no_script(
+    servers: Servers,
+) -> None:
+    server = servers.start(config=QUICK)
+    environment = {"DJANGO_SUPERUSER_PASSWORD": "correct horse"}
+    server.environment |= environment
+    server.manage(
+        *("createsuperuser", "--noinput", "--username", "root"),
+        *("--email", "root@example.com"),
+    )
+    cookie = await asyncio.to_thread(log_in, server, "root", "correct horse")
+    assert "HttpOnly" in cookie
+    assert "SameSite=Lax" in cookie
+
+
+def log_in(server: LiveServer, name: str, password: str) -> str:
+    """Log in through the admin's page; return the Set-Cookie of the session."""
+    http = HTTPConnection("127.0.0.1", server.port, timeout=20)
+    http.request("GET", "/admin/login/")
+    answer = http.getresponse()
+    token = (answer.getheader("Set-Cookie") or "").split("csrftoken=")[1].split(";")[0]
+    answer.read()
+    fields = {"username": name, "password": password, "csrfmiddlewaretoken": token}
+    headers = {
+        "Cookie": f"csrftoken={token}",
+        "Content-Type": "application/x-www-form-urlencoded",
+    }
+    http.request("POST", "/admin/login/", urlencode(fields), headers)
+    cookies = http.getresponse().headers.get_all("Set-Cookie") or []
+    http.close()
+    return next(one for one in cookies if one.startswith("sessionid="))
+
+
+async def test_hostile_text_stays_text(servers: Servers) -> None:
+    """In messages, in client ids, in headers and in paths."""
+    server = servers.start(config=QUICK)
+    with contextlib.closing(sqlite3.connect(server.folder / "db.sqlite3")) as database:
+        before = database.execute("SELECT name FROM sqlite_master").fetchall()
+    for text in HOSTILE[:3]:
+        token = server.create_token(text)
+        header = text.replace("\r\n", " ")
+        async with open_echo(server, token, user_agent_header=header) as connection:
+            for payload in HOSTILE:
+                await connection.send(payload)
+                assert await connection.recv() == payload
+    rows = "select client_id, user_agent from connections_connection"
+    await wait_until(lambda: len(read_rows(server, rows)) == 3)
+    assert {row[0] for row in read_rows(server, rows)} == set(HOSTILE[:3])
+    with contextlib.closing(sqlite3.connect(server.folder / "db.sqlite3")) as database:
+        after = database.execute("SELECT name FROM sqlite_master").fetchall()
+    assert after == before
+    with pytest.raises(InvalidStatus) as refused:
+        await connect(f"{server.ws_url}/ws/%2e%2e/%2e%2e/etc/passwd")
+    assert refused.value.response.status_code in (403, 404)
+
+
+async def test_what_concerns_security_is_logged(servers: Servers) -> None:
+    """Who was refused and why, and who was let in until when, without a secret."""
+    config = {**QUICK, "handshake__failures_per_address_burst": 1}
+    server = servers.start(config=config)
+    token = server.create_token()
+    with pytest.raises(InvalidStatus):
+        await open_echo(server, token, origin="https://evil.example")
+    assert await closing(await open_echo(server, "guess")) == (4001, "unauthenticated")
+    assert (await closing(await open_echo(server, token)))[0] == 4129
+    for line in (
+        "A handshake for /ws/echo/ was refused: foreign host or origin",
+        "A handshake for /ws/echo/ was refused: unauthenticated",
+        "Too many wrong credentials from 127.0.0.1",
+    ):
+        assert line in server.log()
+    other = {"local_addr": ("127.0.0.2", 0)}
+    async with open_echo(server, token, **other) as connection:
+        await assert_alive(connection)
+        server.manage("connections", "kick", "--client", "alice")
+        assert await closing(connection) == (4009, "kicked")
+    query = "select address, client_id, reason, close_code from connections_connection"
+    expected = [("127.0.0.2", "alice", "kicked", 4009)]
+    await wait_until(lambda: read_rows(server, query) == expected)
