@@ -113,11 +113,18 @@ class Gate:
         if self.bans.holds_out(client_id=client_id, user_id=user_id, address=address):
             raise Refused(close_codes.BANNED)
 
+    def require(self, connection: LiveConnection) -> None:
+        """
+        Decide about a connection, whose client may be of its consumer's naming.
+
+        Raises:
+            Refused: it is banned.
+        """
+        self.judge(connection.client_id, connection.user_id, connection.address)
+
     def hold_against(self, connection: LiveConnection) -> None:
         """End a connection that is banned."""
-        if self.bans.holds_out(
-            client_id=connection.client_id,
-            user_id=connection.user_id,
-            address=connection.address,
-        ):
-            connection.end(close_codes.BANNED)
+        try:
+            self.require(connection)
+        except Refused as exc:
+            connection.end(exc.ending)

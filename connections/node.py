@@ -219,7 +219,7 @@ class Node:
             Refused: the client is banned.
             PoolFull, ClientFull, PoolUnavailable: as Pool.acquire().
         """
-        self.gate.judge(connection.client_id, connection.user_id, connection.address)
+        self.gate.require(connection)
         slot = self._slot_of(connection)
         for given_up in await self.pool.acquire(slot, replaces=replaces):
             is_replaced = given_up.connection_id == replaces
