@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
 
 from tests.integration.processes import ROOT, LiveServer, Servers, wait_until
 from tests.integration.services import PostgresProcess
@@ -164,6 +165,40 @@ async def test_a_database_that_stands_still_holds_up_nobody(
         await wait_until(lambda: read_rows() == expected, seconds=30)
         await assert_alive(bystander)
         await churn(server, other)
+
+
+@pytest.mark.parametrize("trouble", ["kill", "pause"])
+async def test_without_the_database_a_right_holds_for_a_while(
+    servers: Servers, postgres: PostgresProcess, database: str, trouble: str
+) -> None:
+    """The last look stands for stale_authorisation_seconds; then nobody can tell."""
+    server = servers.start(
+        config={**QUICK, "reauthorise_seconds": 0.5, "stale_authorisation_seconds": 4},
+        arguments=("--no-sweeper",),
+        environment={"DATABASE_URL": postgres.url(database)},
+    )
+    token = server.create_token()
+    async with opened(server, token, 1) as (connection,):
+        # A right that is looked at lives longer than the last look may hold.
+        for _ in range(5):
+            await asyncio.sleep(1)
+            await assert_alive(connection)
+        getattr(postgres, trouble)()
+        try:
+            await asyncio.sleep(1)
+            await assert_alive(connection)
+            assert await closing(connection, 30) == (4104, "unavailable")
+        finally:
+            postgres.start() if trouble == "kill" else postgres.resume()
+    await wait_until(lambda: is_served(server, token), seconds=30)
+
+
+async def is_served(server: LiveServer, token: str) -> bool:
+    try:
+        await churn(server, token)
+    except ConnectionClosed:
+        return False
+    return True
 
 
 async def test_a_server_stops_though_its_database_stands_still(
