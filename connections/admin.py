@@ -18,39 +18,19 @@ from connections.models import (
     LiveDashboard,
     Node,
 )
-
-
-class _ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """Rows that only nodes and the sweeper write."""
-
-    show_full_result_count = False
-    list_per_page = 50
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(
-        self, request: HttpRequest, obj: models.Model | None = None
-    ) -> bool:
-        return False
-
-    def has_delete_permission(
-        self, request: HttpRequest, obj: models.Model | None = None
-    ) -> bool:
-        return False
-
+from connections.read_only_admin import ReadOnlyAdmin
 
 admin.site.register(AccessToken, AccessTokenAdmin)
 admin.site.register(LiveDashboard, LiveDashboardAdmin)
 
 
 @admin.register(Connection)
-class ConnectionAdmin(_ReadOnlyAdmin, ConnectionList):
+class ConnectionAdmin(ReadOnlyAdmin, ConnectionList):
     """Every connection of the retention period."""
 
 
 @admin.register(Node)
-class NodeAdmin(_ReadOnlyAdmin):
+class NodeAdmin(ReadOnlyAdmin):
     list_display = (
         "node_id",
         "host",
@@ -67,7 +47,7 @@ class NodeAdmin(_ReadOnlyAdmin):
 
 
 @admin.register(Alert)
-class AlertAdmin(_ReadOnlyAdmin):
+class AlertAdmin(ReadOnlyAdmin):
     list_display = (
         "rule",
         "severity",
@@ -88,7 +68,7 @@ class AlertAdmin(_ReadOnlyAdmin):
 
 
 @admin.register(ErrorEvent)
-class ErrorEventAdmin(_ReadOnlyAdmin):
+class ErrorEventAdmin(ReadOnlyAdmin):
     list_display = ("error_id", "at", "exception_class", "where", "route", "connection")
     list_filter = ("exception_class",)
     search_fields = ("=error_id", "=connection__connection_id")

@@ -45,6 +45,7 @@ from connections.sections import (
     RateLimitConfig,
     RecorderConfig,
     RetentionConfig,
+    SessionsConfig,
 )
 
 ENVIRONMENT_PREFIX = "WEBSOCKET__"
@@ -135,6 +136,7 @@ class WebSocketConfig:
         [],
         "who is told of alerts by e-mail; none: ADMINS",
     )
+    sessions: SessionsConfig = section(SessionsConfig)
     retention: RetentionConfig = section(RetentionConfig)
     dashboard: DashboardConfig = section(DashboardConfig)
 

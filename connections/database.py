@@ -2,8 +2,9 @@
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
 from django.db import (
@@ -11,6 +12,7 @@ from django.db import (
     InterfaceError,
     OperationalError,
     close_old_connections,
+    connection,
 )
 from django.db import connections as thread_connections
 
@@ -22,17 +24,52 @@ Result = TypeVar("Result")
 _READERS = 4
 
 
+class _Writer:
+    """A thread that does one piece of work after another, the urgent first."""
+
+    def __init__(self, name: str) -> None:
+        self._pool = ThreadPoolExecutor(1, name)
+        self._urgent: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+        self._ordinary: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+
+    def submit(self, work: Callable[[], Any], *, is_urgent: bool) -> Future[Any]:
+        future: Future[Any] = Future()
+        (self._urgent if is_urgent else self._ordinary).append((future, work))
+        self._pool.submit(self._run_next)
+        return future
+
+    def shutdown(self) -> None:
+        self._pool.shutdown()
+
+    def abandon(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for future, _ in (*self._urgent, *self._ordinary):
+            future.cancel()
+
+    def _run_next(self) -> None:
+        future, work = (self._urgent or self._ordinary).popleft()
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            future.set_result(work())
+        except BaseException as exc:
+            future.set_exception(exc)
+
+
 class Database:
     """
     The threads in which this process talks to its database.
 
     Channels runs every synchronous call of a process on one shared thread, so
     one slow query of anybody's would hold up all. SQLite has one writer at a
-    time anyway, so one thread writes and never waits for its own kind.
+    time anyway, so one thread writes and never waits for its own kind; what is
+    urgent goes first. On other databases that has a thread of its own.
     """
 
     def __init__(self) -> None:
-        self._writer = ThreadPoolExecutor(1, "connections-writer")
+        self._writer = self._urgent_writer = _Writer("connections-writer")
+        if connection.vendor != "sqlite":
+            self._urgent_writer = _Writer("connections-urgent-writer")
         self._readers = ThreadPoolExecutor(_READERS, "connections-reader")
         self._opened: set[Any] = set()
         self._lock = threading.Lock()
@@ -51,10 +88,29 @@ class Database:
         Raises:
             DatabaseUnavailable: the database did not answer.
         """
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._writer, lambda: self._run(work, *args, **kwargs)
+        future = self._writer.submit(
+            lambda: self._run(work, *args, **kwargs), is_urgent=False
         )
+        result: Result = await asyncio.wrap_future(future)
+        return result
+
+    async def write_urgently(
+        self,
+        work: Callable[Arguments, Result],
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> Result:
+        """
+        Run work that writes and that a client waits for, before all of write().
+
+        Raises:
+            DatabaseUnavailable: the database did not answer.
+        """
+        future = self._urgent_writer.submit(
+            lambda: self._run(work, *args, **kwargs), is_urgent=True
+        )
+        result: Result = await asyncio.wrap_future(future)
+        return result
 
     async def read(
         self,
@@ -79,11 +135,13 @@ class Database:
 
     def abandon(self) -> None:
         """Give up work that has not begun, and do not wait for the rest."""
-        self._writer.shutdown(wait=False, cancel_futures=True)
+        for writer in {self._writer, self._urgent_writer}:
+            writer.abandon()
         self._readers.shutdown(wait=False, cancel_futures=True)
 
     def _close(self) -> None:
-        self._writer.shutdown()
+        for writer in {self._writer, self._urgent_writer}:
+            writer.shutdown()
         self._readers.shutdown()
         for opened in self._opened:
             opened.close()
@@ -103,6 +161,9 @@ class Database:
             self.failure = str(exc) or type(exc).__name__
             close_old_connections()
             raise DatabaseUnavailable(str(exc)) from exc
+        finally:
+            # With DEBUG, Django would keep the last 9,000 statements.
+            connection.queries_log.clear()
         self.failure = None
         return result
 

@@ -105,12 +105,19 @@ class DatabaseUnavailable(ConnectionsError):
 
 
 class InvalidMessage(ConnectionsError):
-    """A client's message cannot be used; `code` is the wire's word for why."""
+    """
+    A client's message cannot be used; `code` is the wire's word for why.
 
-    def __init__(self, code: str, message: str) -> None:
+    `message_id` is what the client called it, where it did.
+    """
+
+    def __init__(
+        self, code: str, message: str, *, message_id: str | None = None
+    ) -> None:
         super().__init__(code, message)
         self.code = code
         self.message = message
+        self.message_id = message_id
 
     def __str__(self) -> str:
         return self.message

@@ -5,6 +5,7 @@ import contextlib
 import random
 
 from connections import close_codes
+from connections.companions import Companions
 from connections.config import WebSocketConfig
 from connections.hub import Hub
 from connections.pool.base import Pool
@@ -19,8 +20,16 @@ _ENDING_MARGIN_SECONDS = 2
 class Handover:
     """The drain of one node, as often as it is drained."""
 
-    def __init__(self, config: WebSocketConfig, *, hub: Hub, pool: Pool) -> None:
+    def __init__(
+        self,
+        config: WebSocketConfig,
+        *,
+        hub: Hub,
+        pool: Pool,
+        companions: Companions,
+    ) -> None:
         self._config = config
+        self._companions = companions
         self._hub = hub
         self._pool = pool
         self._skips_grace = asyncio.Event()
@@ -60,8 +69,8 @@ class Handover:
         await self._abort_rest()
 
     async def _wait(self, seconds: float) -> None:
-        """Wait until nobody is left, for so long, or until told to skip it."""
-        emptied = asyncio.create_task(self._hub.emptied.wait())
+        """Wait until nobody is left and no work, for so long, or told to skip it."""
+        emptied = asyncio.create_task(self._companions.drain())
         skipped = asyncio.create_task(self._skips_grace.wait())
         try:
             await asyncio.wait(

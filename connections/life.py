@@ -251,7 +251,7 @@ class Life:
             connection.errors += 1
             connection.flight.note("message_refused", exc.code)
             self._node.counters.errors.add(exc.code)
-            await self._send_error(exc.code, exc.message)
+            await self._send_error(exc.code, exc.message, message_id=exc.message_id)
             self._spend(close_codes.PROTOCOL_ERROR, None)
         except Exception as exc:
             error_id = await self._note_error(exc)
@@ -329,6 +329,7 @@ class Life:
         code: str,
         message: str,
         *,
+        message_id: str | None = None,
         ref: str | None = None,
         retry_after_seconds: float | None = None,
     ) -> None:
@@ -337,7 +338,7 @@ class Life:
                 "type": "error",
                 "code": code,
                 "message": message,
-                "id": None,
+                "id": message_id,
                 "ref": ref,
                 "retry_after_seconds": retry_after_seconds,
             }

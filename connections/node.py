@@ -13,6 +13,7 @@ from channels.db import aclose_old_connections
 from connections import close_codes, models
 from connections.close_codes import Ending
 from connections.close_requests import AppliedRequests, IncomingRequests
+from connections.companions import Companions
 from connections.config import WebSocketConfig, get_config
 from connections.credentials.verifier import Verifier
 from connections.database import Database
@@ -88,11 +89,14 @@ class Node:
             )
         verifier = self.verifier if database is not None else None
         self._expiry = ExpiryWatch(config.expiry, verifier)
+        self.companions = Companions(self.hub)
         self.is_draining = False
         self._has_stopped = False
         self._tasks: list[asyncio.Task[None]] = []
         self._cleaning: asyncio.Task[None] | None = None
-        self._handover = Handover(config, hub=self.hub, pool=self.pool)
+        self._handover = Handover(
+            config, hub=self.hub, pool=self.pool, companions=self.companions
+        )
         self._applied = AppliedRequests(
             hub=self.hub,
             recorder=self.recorder,
@@ -196,6 +200,7 @@ class Node:
             return
         try:
             async with asyncio.timeout(_FLUSH_SECONDS):
+                await self.companions.stop()
                 await self.recorder.flush()
                 await self._row.stop(self._describe())
         except (DatabaseUnavailable, TimeoutError):

@@ -147,6 +147,19 @@ class MetricsConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SessionsConfig:
+    max_open_streams: int = option(
+        Whole(1, 100), 4, "answers that may stream into a session at once"
+    )
+    stream_timeout_seconds: float = option(
+        Number(0.1, 86_400), 300, "a stream that takes longer ends as interrupted"
+    )
+    position_seconds: float = option(
+        Number(0.05, 3600), 5, "how often a node looks for entries that no one told of"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RetentionConfig:
     closed_connections_days: float = option(
         Number(0, 36_500), 30, "how long records of closed connections are kept"
@@ -154,6 +167,9 @@ class RetentionConfig:
     errors_days: float = option(Number(0, 36_500), 30, "how long error events are kept")
     rollups_days: float = option(
         Number(0, 36_500), 90, "how long the counts of each minute are kept"
+    )
+    sessions_days: float = option(
+        Number(0, 36_500), 90, "how long a session is kept that nobody uses"
     )
 
 

@@ -10,8 +10,9 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 
 from django.db import close_old_connections, connection
@@ -24,6 +25,7 @@ from connections.alerts.delivery import deliver
 from connections.alerts.evaluator import Evaluator
 from connections.alerts.facts import read_facts
 from connections.announcements import post_close_requests
+from connections.chores import get_chores
 from connections.config import WebSocketConfig
 from connections.exceptions import ConnectionsError
 from connections.models import (
@@ -76,6 +78,8 @@ class Swept:
     minutes_rolled: int = 0
     rollups_pruned: int = 0
     alerts_pruned: int = 0
+    chores: dict[str, int] = field(default_factory=dict)
+    """Of packages that build on this one, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +154,7 @@ class Sweeper:
         if not self._is_dry:
             swept.minutes_rolled = self._ask(lambda: roll_up(self._batch_size))
         self._prune(swept)
+        self._do_chores(swept)
         if not self._is_dry:
             self._ask(self._note_finished)
         if swept.nodes_lost or swept.connections_lost:
@@ -270,6 +275,14 @@ class Sweeper:
         swept.nodes_pruned = self._delete(nodes)
         swept.rollups_pruned = self._delete(rollups)
         swept.alerts_pruned = self._delete(alerts)
+
+    def _do_chores(self, swept: Swept) -> None:
+        for chore in get_chores():
+            work = partial(chore.work, self._config, self._batch_size)
+            if self._is_dry:
+                swept.chores[chore.name] = chore.count(self._config)
+            else:
+                swept.chores[chore.name] = self._repeat(work)
 
     def _delete(self, rows: "QuerySet[Any]") -> int:
         if self._is_dry:

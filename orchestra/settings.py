@@ -147,6 +147,9 @@ EMAIL_HOST_PASSWORD = os.environ.get("EMAIL_HOST_PASSWORD", "")
 EMAIL_USE_TLS = _is_set("EMAIL_USE_TLS")
 SERVER_EMAIL = os.environ.get("SERVER_EMAIL", "orchestra@localhost")
 
+# What answers messages in sessions: a dotted path, or nothing does.
+SESSIONS_PERFORMER = os.environ.get("SESSIONS_PERFORMER")
+
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
     for name in (

@@ -5,3 +5,9 @@ class SessionsHistoryConfig(AppConfig):
     name = "sessions_history"
     verbose_name = "Session history"
     default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        from sessions_history import checks, pruning
+
+        checks.register()
+        pruning.register()

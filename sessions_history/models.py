@@ -4,7 +4,11 @@ from django.conf import settings
 from django.db import models
 from django.db.models.functions import Now
 
+from connections.models import Node
+from sessions_history.querysets import HistoryEntryQuerySet, SessionQuerySet
+
 ID_LENGTH = 32
+KEY_LENGTH = 100
 
 
 class Session(models.Model):
@@ -29,6 +33,8 @@ class Session(models.Model):
     created_at = models.DateTimeField(db_default=Now())
     last_seen_at = models.DateTimeField(db_default=Now(), db_index=True)
 
+    objects = SessionQuerySet.as_manager()
+
     class Meta:
         ordering = ["-last_seen_at"]
         indexes = [
@@ -40,7 +46,12 @@ class Session(models.Model):
 
 
 class HistoryEntry(models.Model):
-    """One item of a session's log."""
+    """
+    One item of a session's log.
+
+    `data` is JSON text as it was sent: a column of JSON would give back other
+    texts for the same numbers on PostgreSQL than on SQLite.
+    """
 
     class Sender(models.TextChoices):
         CLIENT = "client"
@@ -51,16 +62,29 @@ class HistoryEntry(models.Model):
         DONE = "done"
         CANCELLED = "cancelled"
         INTERRUPTED = "interrupted"
+        ERROR = "error"
 
     session = models.ForeignKey(
-        Session, on_delete=models.CASCADE, related_name="entries"
+        Session, on_delete=models.CASCADE, related_name="entries", db_index=False
     )
     offset = models.PositiveBigIntegerField()
     kind = models.CharField(max_length=32)
     sender = models.CharField(max_length=6, choices=Sender.choices)
     at = models.DateTimeField(db_default=Now())
-    data = models.JSONField(null=True)
+    data = models.TextField(default="null")
     state = models.CharField(max_length=11, choices=State.choices, default=State.DONE)
+    node = models.ForeignKey(
+        Node,
+        on_delete=models.DO_NOTHING,
+        null=True,
+        blank=True,
+        db_constraint=False,
+        db_index=False,
+        related_name="+",
+        help_text="Whose producer writes the entry, while it streams.",
+    )
+
+    objects = HistoryEntryQuerySet.as_manager()
 
     class Meta:
         ordering = ["session", "offset"]
@@ -70,6 +94,40 @@ class HistoryEntry(models.Model):
                 fields=["session", "offset"], name="entry_offset_is_unique"
             )
         ]
+        indexes = [
+            models.Index(
+                fields=["session", "offset"],
+                name="entry_streaming",
+                condition=models.Q(state="streaming"),
+            )
+        ]
 
     def __str__(self) -> str:
         return f"{self.session_id} #{self.offset}"
+
+
+class AppendKey(models.Model):
+    """
+    What a client called a message when it sent it, and the offset it got.
+
+    Kept for a day, whatever was trimmed: so a message that is sent again after
+    a lost ack is answered, and not appended twice.
+    """
+
+    session = models.ForeignKey(
+        Session, on_delete=models.CASCADE, related_name="+", db_index=False
+    )
+    key = models.CharField(max_length=KEY_LENGTH)
+    digest = models.CharField(max_length=32)
+    offset = models.PositiveBigIntegerField()
+    created_at = models.DateTimeField(db_default=Now(), db_index=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["session", "key"], name="append_key_is_unique"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.key

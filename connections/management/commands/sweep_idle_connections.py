@@ -105,5 +105,7 @@ class Command(BaseCommand):
             "alerts_pruned": "old alerts deleted",
         }
         done = [f"{values[key]} {text}" for key, text in words.items() if values[key]]
+        chores = swept.chores.items()
+        done += [f"{count} {name.replace('_', ' ')}" for name, count in chores if count]
         prefix = "would be: " if options["dry_run"] else ""
         self.stdout.write(prefix + (", ".join(done) or "nothing to do"))

@@ -1,0 +1,33 @@
+"""What the sweeper does for packages that build on this one."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from connections.config import WebSocketConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chore:
+    """Work on old rows, in transactions short enough for a database in use."""
+
+    name: str
+    """What was done, as a word of the sweeper's report: streams_interrupted."""
+
+    count: Callable[[WebSocketConfig], int]
+    """Returns how many rows there are to work on."""
+
+    work: Callable[[WebSocketConfig, int], int]
+    """Works on at most so many rows in one transaction; returns how many."""
+
+
+_chores: dict[str, Chore] = {}
+
+
+def add_chore(chore: Chore) -> None:
+    """Have every sweep do a chore; called when an app is ready."""
+    _chores[chore.name] = chore
+
+
+def get_chores() -> Iterator[Chore]:
+    """Return the chores, in the order in which they were added."""
+    return iter(list(_chores.values()))

@@ -1,0 +1,76 @@
+"""Sessions and their entries, to be read and searched; only the log writes them."""
+
+from typing import Any
+
+from django.contrib import admin
+from django.http import HttpRequest
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from connections.config import get_config
+from connections.read_only_admin import ReadOnlyAdmin
+from sessions_history.models import HistoryEntry, Session
+
+_SHOWN_CHARACTERS = 200
+
+
+class _LogAdmin(ReadOnlyAdmin):
+    """Rows that only the log writes, and the retention that deletes them."""
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> Any:
+        config = get_config()
+        subtitle = (
+            f"At most {config.max_session_history} entries of a session are kept"
+            f" (max_session_history), and a session for"
+            f" {config.retention.sessions_days:g} days after its last use"
+            f" (retention.sessions_days)."
+        )
+        context = {**(extra_context or {}), "subtitle": subtitle}
+        return super().changelist_view(request, context)
+
+
+@admin.register(Session)
+class SessionAdmin(_LogAdmin):
+    list_display = (
+        "session_id",
+        "client_id",
+        "user",
+        "last_offset",
+        "last_seen_at",
+        "created_at",
+        "entries",
+    )
+    list_select_related = ("user",)
+    search_fields = ("=session_id", "client_id__startswith", "=user__username")
+    readonly_fields = ("entries",)
+
+    @admin.display(description="entries")
+    def entries(self, session: Session) -> SafeString:
+        url = reverse("admin:sessions_history_historyentry_changelist")
+        return format_html(
+            '<a href="{}?session__session_id__exact={}">entries</a>',
+            url,
+            session.session_id,
+        )
+
+
+@admin.register(HistoryEntry)
+class HistoryEntryAdmin(_LogAdmin):
+    list_display = ("session", "offset", "at", "sender", "kind", "state", "beginning")
+    list_filter = ("state", "sender")
+    list_select_related = ("session",)
+    ordering = ("-id",)
+    search_fields = ("=session__session_id", "session__client_id__startswith")
+
+    @admin.display(description="data")
+    def beginning(self, entry: HistoryEntry) -> str:
+        is_longer = len(entry.data) > _SHOWN_CHARACTERS
+        return entry.data[:_SHOWN_CHARACTERS] + ("…" if is_longer else "")
+
+    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
+        if lookup == "session__session_id__exact":
+            return True
+        return super().lookup_allowed(lookup, value, request)

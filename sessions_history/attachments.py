@@ -1,0 +1,223 @@
+"""One connection's place in one session: what it has been sent, and what is next."""
+
+import asyncio
+import json
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+
+from connections import close_codes
+from connections.database import Database
+from connections.exceptions import DatabaseUnavailable
+from connections.hub import LiveConnection
+from sessions_history.entries import Entry
+from sessions_history.feeds import Feed
+from sessions_history.reads import read_entries_after, read_entries_at
+
+logger = logging.getLogger(__name__)
+
+_ENTRIES_PER_READ = 20
+
+SendText = Callable[[str], Awaitable[None]]
+
+
+class Attachment:
+    """
+    Sends a connection what its session's log has and it has not yet.
+
+    It keeps no queue: it compares what was sent with what there is, so a slow
+    client costs no memory, and gets of a stream what came meanwhile in one
+    piece. It runs in a task of its own, only while there is something to send.
+    """
+
+    def __init__(
+        self,
+        feed: Feed,
+        *,
+        database: Database,
+        connection: LiveConnection,
+        send: SendText,
+    ) -> None:
+        self.feed = feed
+        self._database = database
+        self._connection = connection
+        self._send = send
+        self._position: int | None = None
+        # Entries up to here may be missing: the client was told.
+        self._missing_to = 0
+        # Of entries that were sent while they streamed: how much of the text.
+        self._open: dict[int, int] = {}
+        self._replies: deque[str] = deque()
+        self._is_busy = False
+        self._task: asyncio.Task[None] | None = None
+        feed.followers[self] = self.wake
+
+    async def start(
+        self, position: int, *, missing_to: int = 0, reopened: Iterable[Entry] = ()
+    ) -> None:
+        """Begin after an offset, with the entries that have to be sent again."""
+        self._missing_to = missing_to
+        for entry in reopened:
+            await self._send_entry(entry)
+        self._position = position
+        self.wake()
+
+    def reply(self, text: str) -> None:
+        """Send a message to this connection alone."""
+        self._replies.append(text)
+        self.wake()
+
+    def wake(self) -> None:
+        """Look for what is to be sent; calling it again does no harm."""
+        if self._position is None:
+            return
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._pump())
+            self._task.add_done_callback(self._note_end)
+
+    def close(self) -> None:
+        """Let go of the session."""
+        self.feed.followers.pop(self, None)
+        self._position = None
+        self._set_busy(False)
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _pump(self) -> None:
+        try:
+            while await self._step():
+                continue
+        except DatabaseUnavailable as exc:
+            # The check of positions wakes it again.
+            logger.warning(
+                "Entries for %s have to wait: %s",
+                self._connection.connection_id,
+                exc,
+                extra={"event": "entries_wait"},
+            )
+
+    async def _step(self) -> bool:
+        """Send the next message; return whether there was one."""
+        if self.feed.is_reset:
+            self._connection.end(close_codes.ASKED_TO_RECONNECT)
+            return False
+        if self._replies:
+            await self._send(self._replies.popleft())
+            return True
+        for offset, characters in list(self._open.items()):
+            if await self._follow(offset, characters):
+                return True
+        self._set_busy(bool(self._open))
+        if self._position is not None and self._position < self.feed.last_offset:
+            await self._advance(self._position)
+            return True
+        return False
+
+    async def _follow(self, offset: int, characters: int) -> bool:
+        """Send how an entry that was sent unfinished has gone on."""
+        growing = self.feed.growing.get(offset)
+        if growing is not None:
+            text = growing.text
+            if len(text) <= characters:
+                return False
+            self._open[offset] = len(text)
+            await self._send_delta(offset, characters, text)
+            return True
+        entry = self.feed.get(offset)
+        if entry is None:
+            found = await self._database.read(
+                read_entries_at, self.feed.session_id, [offset]
+            )
+            if not found:
+                self._give_up()
+                return False
+            entry = found[0]
+            self.feed.take(entry)
+            return True
+        del self._open[offset]
+        text = entry.text
+        if len(text) < characters or '"error":' in entry.data:
+            await self._send(entry.to_wire())
+            return True
+        if len(text) > characters:
+            await self._send_delta(offset, characters, text)
+        state = {"type": "state", "offset": offset, "state": entry.state}
+        await self._send(json.dumps(state))
+        return True
+
+    async def _advance(self, position: int) -> None:
+        """Send the entries after a position: the one at hand, or some that are read."""
+        next_offset = position + 1
+        # What was told to be missing is not sent, though it may be at hand still.
+        if next_offset > self._missing_to:
+            entry = self.feed.get(next_offset)
+            growing = self.feed.growing.get(next_offset)
+            if entry is None and growing is not None:
+                entry = growing.entry
+            if entry is not None:
+                await self._send_entry(entry)
+                self._position = next_offset
+                return
+        entries = await self._database.read(
+            read_entries_after, self.feed.session_id, position, _ENTRIES_PER_READ
+        )
+        for entry in entries:
+            if entry.offset > position + 1 and entry.offset - 1 > self._missing_to:
+                self._give_up()
+                return
+            await self._send_entry(entry)
+            position = self._position = entry.offset
+        if not entries:
+            if self.feed.last_offset > self._missing_to:
+                self._give_up()
+            self._position = self.feed.last_offset
+
+    async def _send_entry(self, entry: Entry) -> None:
+        """Send an entry whole, as it is now."""
+        offset = entry.offset
+        if entry.is_streaming:
+            self.feed.grow(entry, entry.text)
+            growing = self.feed.growing.get(offset)
+            if growing is None:
+                entry = self.feed.get(offset) or entry
+            else:
+                entry = entry.with_text(growing.text, entry.state)
+                self._open[offset] = len(growing.text)
+                self._set_busy(True)
+        await self._send(entry.to_wire())
+
+    async def _send_delta(self, offset: int, characters: int, text: str) -> None:
+        delta = {
+            "type": "delta",
+            "offset": offset,
+            "at_char": characters,
+            "text": text[characters:],
+        }
+        await self._send(json.dumps(delta, ensure_ascii=False))
+
+    def _give_up(self) -> None:
+        """End a connection that was too slow: what it should get next is trimmed."""
+        self._replies.clear()
+        self._open.clear()
+        self._position = self.feed.last_offset
+        self._connection.end(close_codes.SLOW_CONSUMER)
+
+    def _set_busy(self, is_busy: bool) -> None:
+        """Keep the connection from being idle while a stream is at work for it."""
+        if is_busy != self._is_busy:
+            self._is_busy = is_busy
+            self._connection.busy_count += 1 if is_busy else -1
+
+    def _note_end(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled():
+            return
+        exc = task.exception()
+        if exc is not None:
+            logger.error(
+                "Entries could not be sent to %s: %s",
+                self._connection.connection_id,
+                exc,
+                exc_info=exc,
+                extra={"event": "attachment_failed"},
+            )
+            self._connection.end(close_codes.INTERNAL_ERROR)

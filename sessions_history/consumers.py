@@ -1,0 +1,273 @@
+"""The session protocol, orchestra.v1, on one connection."""
+
+import asyncio
+import json
+import logging
+import re
+from typing import NoReturn
+from urllib.parse import parse_qs
+
+from connections import close_codes
+from connections.close_codes import Ending
+from connections.consumers import LimitedJsonConsumer
+from connections.exceptions import (
+    ConnectionEnded,
+    DatabaseUnavailable,
+    InvalidMessage,
+)
+from connections.life import Receive
+from connections.wire import Message, Send
+from sessions_history.attachments import Attachment
+from sessions_history.entries import Committed
+from sessions_history.exceptions import (
+    KeyReused,
+    LogFull,
+    SessionNotFound,
+    StreamEnded,
+    TooManyStreams,
+)
+from sessions_history.log import Attached, SessionLog, get_log
+from sessions_history.reads import Claim
+
+logger = logging.getLogger(__name__)
+
+SUBPROTOCOL = "orchestra.v1"
+NEW = "new"
+"""Stands in the path for the id of a session that is to be made."""
+
+_MESSAGE_ID = re.compile(r"[A-Za-z0-9_-]{12,80}-[0-9]{1,15}")
+_SESSION_ID = re.compile(r"[0-9a-f]{32}")
+_OFFSET = re.compile(r"[0-9]{1,15}")
+_MAX_OPEN = 100
+_MAX_UNDER_WAY = 32
+"""Messages of one connection that may wait for their commit together."""
+
+_RETRY_SECONDS = 1
+_QUIET_TYPES = ("ping", "refresh")
+
+
+class SessionConsumer(LimitedJsonConsumer):
+    """
+    One connection attached to one session of its client.
+
+    It translates messages into calls of the node's SessionLog; what is sent,
+    and when, its attachment decides.
+    """
+
+    _log: SessionLog
+    _session_id: str
+    _attachment: Attachment | None = None
+    _under_way: set[asyncio.Future[Committed]]
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        self._under_way = set()
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            if self._attachment is not None:
+                self._log.detach(self._attachment)
+
+    async def connect(self) -> None:
+        offered = self.scope.get("subprotocols") or []
+        if offered and SUBPROTOCOL not in offered:
+            await self._refuse(close_codes.PROTOCOL_ERROR)
+        try:
+            session_id, claim = _read_claim(self.scope)
+        except ValueError:
+            await self._refuse(close_codes.PROTOCOL_ERROR)
+        if session_id is not None and not _SESSION_ID.fullmatch(session_id):
+            await self._refuse(close_codes.NOT_FOUND)
+        self._log = get_log(self.scope["node"])
+        try:
+            attached = await self._log.attach(
+                session_id,
+                claim,
+                connection=self._life.connection,
+                send=self._send_text,
+            )
+        except SessionNotFound:
+            await self._refuse(close_codes.NOT_FOUND)
+        except DatabaseUnavailable:
+            await self._refuse(close_codes.UNAVAILABLE)
+        self._attachment = attached.attachment
+        self._session_id = attached.position.session_id
+        await self.accept(SUBPROTOCOL if offered else None)
+        await self.send_json(self._make_hello(attached))
+        resumption = attached.resumption
+        await self._attachment.start(
+            resumption.position,
+            missing_to=resumption.missing_to,
+            reopened=resumption.reopened,
+        )
+
+    def is_activity(self, message: Message) -> bool:
+        """Leave out heartbeats and refreshes: they would keep a dead page alive."""
+        text = message.get("text") or ""
+        if not any(f'"{kind}"' in text for kind in _QUIET_TYPES):
+            return True
+        try:
+            content = json.loads(text)
+        except (ValueError, RecursionError):
+            return True
+        return not isinstance(content, dict) or content.get("type") not in _QUIET_TYPES
+
+    async def handle_message(self, content: Message) -> None:
+        message_id = content.get("id")
+        if not isinstance(message_id, str) or not _MESSAGE_ID.fullmatch(message_id):
+            raise InvalidMessage(
+                "invalid_message",
+                "id: 12 or more of A-Z a-z 0-9 _ -, then - and a number",
+            )
+        if "data" not in content:
+            raise InvalidMessage("invalid_message", "no data", message_id=message_id)
+        while len(self._under_way) >= _MAX_UNDER_WAY:
+            await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
+        try:
+            future = self._log.say(self._session_id, message_id, content["data"])
+        except InvalidMessage as exc:
+            raise InvalidMessage(exc.code, exc.message, message_id=message_id) from exc
+        except LogFull as exc:
+            self._answer(message_id, exc)
+            return
+        self._under_way.add(future)
+        future.add_done_callback(lambda done: self._settle(message_id, done))
+
+    async def handle_cancel(self, content: Message) -> None:
+        offset = content.get("offset")
+        if not isinstance(offset, int) or isinstance(offset, bool):
+            raise InvalidMessage("invalid_message", "offset: a whole number")
+        try:
+            await self._log.cancel(self._session_id, offset)
+        except StreamEnded:
+            self._reply_error("not_found", "nothing streams at this offset")
+        except (DatabaseUnavailable, LogFull):
+            self._reply_error(
+                "unavailable", "not cancelled; try again", retry=_RETRY_SECONDS
+            )
+
+    async def handle_ping(self, content: Message) -> None:
+        offset = self._attachment.feed.last_offset if self._attachment else 0
+        pong = {"type": "pong", "t": content.get("t"), "offset": offset}
+        # Not by send_json(), which would count as activity.
+        await self._life.wire.send_json(pong)
+
+    def _settle(self, message_id: str, done: asyncio.Future[Committed]) -> None:
+        """Tell the client what became of its message."""
+        self._under_way.discard(done)
+        if done.cancelled():
+            return
+        exc = done.exception()
+        if exc is not None:
+            self._answer(message_id, exc)
+        elif self._attachment is not None:
+            ack = {"type": "ack", "id": message_id, "offset": done.result().offset}
+            self._attachment.reply(json.dumps(ack))
+
+    def _answer(self, message_id: str, exc: BaseException) -> None:
+        """Tell the client why its message was not appended."""
+        if isinstance(exc, KeyReused):
+            text = "this id was used before, with other data"
+            self._reply_error("invalid_message", text, message_id)
+        elif isinstance(exc, TooManyStreams):
+            text = "too many answers are under way"
+            self._reply_error("rate_limited", text, message_id, retry=_RETRY_SECONDS)
+        elif isinstance(exc, LogFull | DatabaseUnavailable):
+            text = "not recorded, as far as is known; send it again"
+            self._reply_error("unavailable", text, message_id, retry=_RETRY_SECONDS)
+        elif isinstance(exc, SessionNotFound):
+            self._reply_error("not_found", "the session is gone", message_id)
+            self._life.connection.end(close_codes.NOT_FOUND)
+        else:
+            self._reply_error("internal", "this cannot be stored", message_id)
+
+    def _reply_error(
+        self,
+        code: str,
+        message: str,
+        message_id: str | None = None,
+        *,
+        retry: float | None = None,
+    ) -> None:
+        if self._attachment is None:
+            return
+        error = {
+            "type": "error",
+            "code": code,
+            "message": message,
+            "id": message_id,
+            "ref": None,
+            "retry_after_seconds": retry,
+        }
+        self._attachment.reply(json.dumps(error))
+
+    def _make_hello(self, attached: Attached) -> Message:
+        config = self.scope["node"].config
+        limits = self.get_limits(self.scope)
+        resumption, position = attached.resumption, attached.position
+        return {
+            "type": "hello",
+            "connection": self._life.connection.connection_id,
+            "session": position.session_id,
+            "epoch": position.epoch,
+            "offset": position.last_offset,
+            "outcome": resumption.outcome.value,
+            "gap": list(resumption.gap) if resumption.gap else None,
+            "history_limit": config.max_session_history,
+            "limits": {
+                "max_message_size": limits.max_message_size,
+                "messages_per_second": limits.messages_per_second,
+                "burst_messages": limits.burst_messages,
+                "bytes_per_second": limits.bytes_per_second,
+                "burst_bytes": limits.burst_bytes,
+                "max_open_streams": config.sessions.max_open_streams,
+            },
+            "heartbeat_seconds": config.ping_interval_seconds,
+            "idle_timeout_seconds": config.idle_timeout_seconds,
+        }
+
+    async def _send_text(self, text: str) -> None:
+        await self.send(text_data=text)
+
+    async def _refuse(self, ending: Ending) -> NoReturn:
+        """
+        Say why there is no session, without a slot.
+
+        Raises:
+            ConnectionEnded: always, for connect() is over.
+        """
+        await self._life.wire.refuse(ending)
+        raise ConnectionEnded(ending)
+
+
+def _read_claim(scope: Message) -> tuple[str | None, Claim]:
+    """
+    Return the session that a path names, None for a new one, and the claim.
+
+    Raises:
+        ValueError: the query is malformed.
+    """
+    session_id: str = scope["url_route"]["kwargs"]["session_id"]
+    if session_id == NEW:
+        return None, Claim()
+    query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
+
+    def read(name: str) -> str | None:
+        values = query.get(name, [])
+        if len(values) > 1:
+            raise ValueError(f"{name} is given twice")
+        return values[0] if values else None
+
+    epoch, offset, open_ = read("epoch"), read("offset"), read("open")
+    if (epoch is None) != (offset is None):
+        raise ValueError("epoch and offset belong together")
+    open_offsets = open_.split(",") if open_ else []
+    if len(open_offsets) > _MAX_OPEN:
+        raise ValueError("too many open entries")
+    for text in (*open_offsets, *([offset] if offset else [])):
+        if not _OFFSET.fullmatch(text):
+            raise ValueError("an offset is a whole number")
+    return session_id, Claim(
+        epoch=epoch,
+        offset=int(offset or 0),
+        open_offsets=tuple(map(int, open_offsets)) if epoch is not None else (),
+    )

@@ -1,0 +1,142 @@
+"""Requests to the log, committed in groups."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from connections.database import Database
+from connections.exceptions import DatabaseUnavailable
+from sessions_history.commits import Limits, commit
+from sessions_history.entries import (
+    Append,
+    Committed,
+    Request,
+    Rewrite,
+)
+from sessions_history.exceptions import LogFull, SessionsError
+
+logger = logging.getLogger(__name__)
+
+MAX_BATCH_REQUESTS = 500
+MAX_BATCH_BYTES = 4_000_000
+
+_GATHER_SECONDS = 0.002
+"""How long the first of a batch waits for company."""
+
+_MAX_PENDING_REQUESTS = 20_000
+_MAX_PENDING_BYTES = 64_000_000
+
+OnCommitted = Callable[[Request, Committed], None]
+
+
+class GroupCommit:
+    """
+    What the sessions of a node ask for, committed together every few milliseconds.
+
+    What a future says is committed: it survives the node. Requests are carried
+    out in the order in which they came.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        limits: Limits,
+        on_committed: OnCommitted = lambda request, committed: None,
+    ) -> None:
+        self._database = database
+        self._limits = limits
+        self._on_committed = on_committed
+        self._pending: deque[tuple[Request, asyncio.Future[Committed]]] = deque()
+        self._pending_bytes = 0
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def pending(self) -> int:
+        """How many requests wait for a commit."""
+        return len(self._pending)
+
+    def submit(self, request: Request) -> asyncio.Future[Committed]:
+        """
+        Have a request committed; the future says what became of it.
+
+        The future raises DatabaseUnavailable where that is unknown, and what
+        is in sessions_history.exceptions where it was refused.
+
+        Raises:
+            LogFull: the database is too far behind.
+        """
+        size_bytes = _measure(request)
+        if (
+            len(self._pending) >= _MAX_PENDING_REQUESTS
+            or self._pending_bytes + size_bytes > _MAX_PENDING_BYTES
+        ):
+            raise LogFull
+        future: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
+        self._pending.append((request, future))
+        self._pending_bytes += size_bytes
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(
+                self._write(), name="The commits of the log"
+            )
+        return future
+
+    async def flush(self) -> None:
+        """Wait until all that was asked for is committed, or has failed."""
+        while self._task is not None and not self._task.done():
+            await asyncio.wait([self._task])
+
+    async def _write(self) -> None:
+        await asyncio.sleep(_GATHER_SECONDS)
+        while self._pending:
+            batch = self._take()
+            requests = [request for request, _ in batch]
+            try:
+                results = await self._database.write_urgently(
+                    commit, requests, self._limits
+                )
+            except DatabaseUnavailable as exc:
+                logger.error(
+                    "%s entries could not be written: %s",
+                    len(requests),
+                    exc,
+                    extra={"event": "append_failed"},
+                )
+                for _, future in batch:
+                    if not future.cancelled():
+                        future.set_exception(DatabaseUnavailable(str(exc)))
+                continue
+            self._settle(batch, results)
+
+    def _take(self) -> list[tuple[Request, asyncio.Future[Committed]]]:
+        """Take the next batch out of what waits."""
+        batch: list[tuple[Request, asyncio.Future[Committed]]] = []
+        size_bytes = 0
+        while self._pending and len(batch) < MAX_BATCH_REQUESTS:
+            request_bytes = _measure(self._pending[0][0])
+            if batch and size_bytes + request_bytes > MAX_BATCH_BYTES:
+                break
+            batch.append(self._pending.popleft())
+            size_bytes += request_bytes
+        self._pending_bytes -= size_bytes
+        return batch
+
+    def _settle(
+        self,
+        batch: Sequence[tuple[Request, asyncio.Future[Committed]]],
+        results: Sequence[Committed | SessionsError],
+    ) -> None:
+        for (request, future), result in zip(batch, results, strict=True):
+            if isinstance(result, Committed):
+                self._on_committed(request, result)
+                if not future.cancelled():
+                    future.set_result(result)
+            elif not future.cancelled():
+                future.set_exception(result)
+
+
+def _measure(request: Request) -> int:
+    """Return about how many bytes a request takes: texts count by characters."""
+    if isinstance(request, Append):
+        return sum(len(entry.data) for entry in request.entries)
+    return len(request.data or "") if isinstance(request, Rewrite) else 0

@@ -1,0 +1,337 @@
+"""
+The sessions of one node: their log, their streams, who is attached.
+
+get_log(node) is the one entry. What it returns after an await is committed.
+"""
+
+import asyncio
+import logging
+import weakref
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from django.conf import settings
+
+from connections.config import WebSocketConfig
+from connections.database import Database
+from connections.hub import LiveConnection
+from connections.node import Node
+from connections.periodic import run_periodically
+from sessions_history.attachments import Attachment, SendText
+from sessions_history.commits import Limits
+from sessions_history.entries import (
+    EMPTY_STREAM,
+    MESSAGE,
+    Append,
+    Committed,
+    NewEntry,
+    Request,
+    Rewrite,
+    Sender,
+    State,
+    Touch,
+)
+from sessions_history.exceptions import LogFull
+from sessions_history.fan_out import FanOut
+from sessions_history.group_commit import GroupCommit
+from sessions_history.payloads import digest, dump
+from sessions_history.performers import Performer, make_performer
+from sessions_history.producers import Producers
+from sessions_history.reads import (
+    Claim,
+    Position,
+    Snapshot,
+    create_session,
+    read_snapshot,
+)
+from sessions_history.resume import Outcome, Resumption, decide
+from sessions_history.streams import Stream
+
+logger = logging.getLogger(__name__)
+
+_RETRY_CHECK_SECONDS = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attached:
+    """A connection that is attached to a session, before it is told so."""
+
+    attachment: Attachment
+    position: Position
+    resumption: Resumption
+
+
+class SessionLog:
+    """Appends, streams and attachments of all sessions of one node."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        node_id: str,
+        config: WebSocketConfig,
+        redis_url: str | None = None,
+        performer: Performer | None = None,
+    ) -> None:
+        self._database = database
+        self._config = config
+        self.performer = performer
+        limits = Limits(
+            node_id=node_id,
+            history_limit=config.max_session_history,
+            max_open_streams=config.sessions.max_open_streams,
+        )
+        self._commits = GroupCommit(database, limits, self._note_committed)
+        self._fan_out = FanOut(database, node_id=node_id, redis_url=redis_url)
+        self._producers = Producers(
+            config=config,
+            database=database,
+            commits=self._commits,
+            fan_out=self._fan_out,
+        )
+        self._checking: asyncio.Task[None] | None = None
+        self._check_failed = False
+
+    # Life
+
+    def start(self) -> None:
+        """Begin to check positions; calling it again does nothing."""
+        if self._checking is None:
+            name = "The check of positions"
+            self._checking = asyncio.create_task(
+                run_periodically(name, self._check, 0), name=name
+            )
+
+    async def drain(self) -> None:
+        """Wait until no answer is under way."""
+        await self._producers.drain()
+
+    async def stop(self) -> None:
+        """End the streams as interrupted and commit what waits."""
+        await self._producers.stop()
+        await self._commits.flush()
+        if self._checking is not None:
+            self._checking.cancel()
+        await self._fan_out.close()
+
+    # What is written
+
+    async def append(
+        self, session_id: str, payload: object, kind: str = MESSAGE
+    ) -> int:
+        """
+        Append an entry of the server's to a session and return its offset.
+
+        Raises:
+            InvalidMessage: the payload cannot be stored.
+            SessionNotFound, LogFull: nothing was appended.
+            DatabaseUnavailable: whether it was appended is unknown.
+        """
+        entry = NewEntry(kind=kind, sender=Sender.SERVER, data=dump(payload))
+        committed = await self._submit(Append(session_id=session_id, entries=(entry,)))
+        return committed.offset
+
+    def say(
+        self, session_id: str, key: str, payload: object
+    ) -> asyncio.Future[Committed]:
+        """
+        Append a client's message, and have it answered where there is a performer.
+
+        The future is done once both the message and its answer's place in the
+        log are committed; it raises KeyReused, TooManyStreams, SessionNotFound
+        or DatabaseUnavailable.
+
+        Raises:
+            InvalidMessage: the payload cannot be stored.
+            LogFull: the database is too far behind.
+        """
+        message = NewEntry(sender=Sender.CLIENT, data=dump(payload))
+        entries: tuple[NewEntry, ...] = (message,)
+        if self.performer is not None:
+            entries = (message, _new_stream(MESSAGE))
+        return self._commits.submit(
+            Append(
+                session_id=session_id, entries=entries, key=key, digest=digest(payload)
+            )
+        )
+
+    @asynccontextmanager
+    async def stream(
+        self, session_id: str, kind: str = MESSAGE
+    ) -> AsyncIterator[Stream]:
+        """
+        Open an entry that grows: `async with log.stream(session) as stream`.
+
+        See Stream for how it ends.
+
+        Raises:
+            TooManyStreams, SessionNotFound, LogFull, DatabaseUnavailable.
+            StreamEnded: it was cancelled, or took too long.
+        """
+        committed = await self._submit(
+            Append(session_id=session_id, entries=(_new_stream(kind),))
+        )
+        async with self._producers.open(session_id, committed.entries[0]) as stream:
+            yield stream
+
+    async def cancel(self, session_id: str, offset: int) -> None:
+        """
+        Stop a stream, whichever node it is on.
+
+        Raises:
+            StreamEnded: there is none at that offset.
+            DatabaseUnavailable: it may go on.
+        """
+        if self._producers.cancel(session_id, offset):
+            return
+        await self._submit(
+            Rewrite(
+                session_id=session_id,
+                offset=offset,
+                state=State.CANCELLED,
+                is_owner=False,
+            )
+        )
+        self._fan_out.tell_changed(session_id, offset)
+
+    # Who is attached
+
+    async def attach(
+        self,
+        session_id: str | None,
+        claim: Claim,
+        *,
+        connection: LiveConnection,
+        send: SendText,
+    ) -> Attached:
+        """
+        Attach a connection to its client's session, or to a new one.
+
+        Nothing is sent before attachment.start(); its owner closes it.
+
+        Raises:
+            SessionNotFound: there is none, or it is another client's.
+            DatabaseUnavailable: the session could not be read.
+        """
+        client_id = connection.client_id
+        if session_id is None:
+            created = await self._database.write_urgently(
+                create_session, client_id, connection.user_id
+            )
+            attachment = await self._follow(created.session_id, connection, send)
+            attachment.feed.epoch = created.epoch
+            return Attached(
+                attachment=attachment,
+                position=created,
+                resumption=Resumption(outcome=Outcome.NEW),
+            )
+        attachment = await self._follow(session_id, connection, send)
+        try:
+            snapshot = await self._database.read(
+                read_snapshot, session_id, client_id, claim
+            )
+        except BaseException:
+            self.detach(attachment)
+            raise
+        if not self._adopt(attachment, snapshot):
+            # The feed was of a log that is no more.
+            return await self.attach(
+                session_id, claim, connection=connection, send=send
+            )
+        try:
+            touching = self._commits.submit(Touch(session_id=session_id))
+            touching.add_done_callback(_forget)
+        except LogFull:
+            logger.debug("last_seen_at of %s is not written", session_id)
+        return Attached(
+            attachment=attachment,
+            position=snapshot.position,
+            resumption=decide(claim, snapshot),
+        )
+
+    def detach(self, attachment: Attachment) -> None:
+        """Let go of a connection; calling it again does nothing."""
+        attachment.close()
+        self._fan_out.leave(attachment.feed)
+
+    async def _follow(
+        self, session_id: str, connection: LiveConnection, send: SendText
+    ) -> Attachment:
+        """Subscribe first, and read afterwards: nothing falls in between."""
+        feed = self._fan_out.find_or_make(session_id)
+        attachment = Attachment(
+            feed, database=self._database, connection=connection, send=send
+        )
+        await self._fan_out.listen(session_id)
+        return attachment
+
+    def _adopt(self, attachment: Attachment, snapshot: Snapshot) -> bool:
+        """Have the feed know of what was read; False where it is of another log."""
+        feed, position = attachment.feed, snapshot.position
+        if feed.epoch is None:
+            feed.epoch = position.epoch
+        if feed.is_reset or feed.epoch != position.epoch:
+            self.detach(attachment)
+            self._fan_out.reset(feed)
+            return False
+        feed.move_to(position.last_offset)
+        return True
+
+    async def _check(self) -> None:
+        """Wait for the next check of positions and make it."""
+        interval_seconds = self._config.sessions.position_seconds
+        if self._check_failed:
+            interval_seconds = min(interval_seconds, _RETRY_CHECK_SECONDS)
+        await self._fan_out.wait(interval_seconds)
+        self._check_failed = True
+        await self._fan_out.check()
+        self._check_failed = False
+
+    async def _submit(self, request: Request) -> Committed:
+        return await self._commits.submit(request)
+
+    def _note_committed(self, request: Request, committed: Committed) -> None:
+        """Tell of what was appended, and begin to answer it."""
+        if not committed.entries:
+            return
+        session_id = request.session_id
+        self._fan_out.tell_appended(session_id, committed.epoch, committed.entries)
+        if isinstance(request, Append) and request.key and self.performer is not None:
+            message, answer = committed.entries
+            self._producers.answer(self.performer, session_id, message, answer)
+
+
+def get_log(node: Node) -> SessionLog:
+    """Return the sessions of a node, made and started at the first call."""
+    log = _logs.get(node)
+    if log is None:
+        if node.database is None:
+            raise RuntimeError("sessions need a node with a database")
+        redis_url: str | None = getattr(settings, "REDIS_URL", None)
+        log = _logs[node] = SessionLog(
+            node.database,
+            node_id=node.node_id,
+            config=node.config,
+            redis_url=redis_url if node.bus is not None else None,
+            performer=make_performer(),
+        )
+        node.companions.join(log)
+        log.start()
+    return log
+
+
+_logs: weakref.WeakKeyDictionary[Node, SessionLog] = weakref.WeakKeyDictionary()
+
+
+def _new_stream(kind: str) -> NewEntry:
+    return NewEntry(
+        kind=kind, sender=Sender.SERVER, data=EMPTY_STREAM, state=State.STREAMING
+    )
+
+
+def _forget(done: "asyncio.Future[Any]") -> None:
+    """Take note of a result that nobody waits for."""
+    if not done.cancelled():
+        done.exception()

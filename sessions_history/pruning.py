@@ -1,0 +1,114 @@
+"""What is ended or deleted of sessions in time; run by the sweeper, and by hand."""
+
+from datetime import datetime, timedelta
+
+from django.db import transaction
+from django.utils import timezone
+
+from connections.chores import Chore, add_chore
+from connections.config import WebSocketConfig
+from connections.querysets import delete_some
+from sessions_history.models import AppendKey, HistoryEntry, Session
+from sessions_history.querysets import HistoryEntryQuerySet
+
+KEY_HOURS = 24
+"""How long the id of a message is known, whatever was trimmed."""
+
+_UNKNOWN_NODE_SECONDS = 5
+"""For a node that has just started to write the row that says it lives."""
+
+_SESSIONS_PER_STEP = 50
+
+
+def interrupt_abandoned(batch_size: int) -> int:
+    """End some streams whose node is gone, their text kept; return how many."""
+    with transaction.atomic():
+        found = list(_find_abandoned().values_list("pk", "session_id")[:batch_size])
+        # Locked as the log locks them, and in its order.
+        sessions = Session.objects.filter(pk__in={session for _, session in found})
+        list(sessions.select_for_update().order_by("pk").values_list("pk"))
+        abandoned = _find_abandoned().filter(pk__in=[pk for pk, _ in found])
+        return abandoned.order_by().update(state=HistoryEntry.State.INTERRUPTED)
+
+
+def prune_sessions(unused_since: datetime, batch_size: int) -> int:
+    """
+    Delete some rows of sessions that nobody used since a moment; return how many.
+
+    Entries go before their session, in transactions of their own. Whoever comes
+    back in between is told of a gap.
+    """
+    unused = Session.objects.unused_since(unused_since).order_by("last_seen_at")
+    ids = list(unused.values_list("pk", flat=True)[:_SESSIONS_PER_STEP])
+    if not ids:
+        return 0
+    still_unused = {"session__in": ids, "session__last_seen_at__lt": unused_since}
+    rows = delete_some(HistoryEntry.objects.filter(**still_unused), batch_size)
+    if rows == batch_size:
+        return rows
+    rows += delete_some(AppendKey.objects.filter(**still_unused), batch_size - rows)
+    if rows == batch_size:
+        return rows
+    with transaction.atomic():
+        locked = unused.filter(pk__in=ids).select_for_update().order_by("pk")
+        pks = list(locked.values_list("pk", flat=True)[: batch_size - rows])
+        Session.objects.filter(pk__in=pks).delete()
+    # A full batch says that there may be more.
+    return rows + len(pks) if len(ids) < _SESSIONS_PER_STEP else batch_size
+
+
+def prune_keys(batch_size: int) -> int:
+    """Delete some ids of messages that are older than a day; return how many."""
+    return delete_some(AppendKey.objects.filter(created_at__lt=_day_ago()), batch_size)
+
+
+def get_oldest_use(config: WebSocketConfig) -> datetime:
+    """Return the moment since which a session that is kept was used."""
+    return timezone.now() - timedelta(days=config.retention.sessions_days)
+
+
+def register() -> None:
+    """Have the sweeper do all this; called once, when the app is ready."""
+    add_chore(
+        Chore(
+            name="streams_interrupted",
+            count=lambda config: _find_abandoned().count(),
+            work=lambda config, batch_size: interrupt_abandoned(batch_size),
+        )
+    )
+    add_chore(
+        Chore(
+            name="append_keys_pruned",
+            count=lambda config: AppendKey.objects.filter(
+                created_at__lt=_day_ago()
+            ).count(),
+            work=lambda config, batch_size: prune_keys(batch_size),
+        )
+    )
+    add_chore(
+        Chore(
+            name="session_rows_pruned",
+            count=lambda config: count_prunable(get_oldest_use(config))["rows"],
+            work=lambda config, batch_size: prune_sessions(
+                get_oldest_use(config), batch_size
+            ),
+        )
+    )
+
+
+def count_prunable(unused_since: datetime) -> dict[str, int]:
+    """Return how many sessions nobody used since a moment, and all their rows."""
+    sessions = Session.objects.unused_since(unused_since).count()
+    of_unused = {"session__last_seen_at__lt": unused_since}
+    entries = HistoryEntry.objects.filter(**of_unused).count()
+    keys = AppendKey.objects.filter(**of_unused).count()
+    return {"sessions": sessions, "rows": sessions + entries + keys}
+
+
+def _find_abandoned() -> HistoryEntryQuerySet:
+    known_by = timezone.now() - timedelta(seconds=_UNKNOWN_NODE_SECONDS)
+    return HistoryEntry.objects.abandoned().filter(at__lt=known_by)
+
+
+def _day_ago() -> datetime:
+    return timezone.now() - timedelta(hours=KEY_HOURS)

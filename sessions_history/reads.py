@@ -1,0 +1,137 @@
+"""What is read of sessions; everything here runs in a thread of the database."""
+
+import os
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from sessions_history.entries import Entry
+from sessions_history.exceptions import SessionNotFound
+from sessions_history.models import HistoryEntry, Session
+
+_IDS_PER_QUERY = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Position:
+    """Where a session's log stands."""
+
+    session_id: str
+    epoch: str
+    last_offset: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """What a client says it holds: all up to an offset of an epoch, but some open."""
+
+    epoch: str | None = None
+    offset: int = 0
+    open_offsets: tuple[int, ...] = ()
+
+    def continues(self, position: Position) -> bool:
+        """Tell whether this is about the very log, and not ahead of it."""
+        return self.epoch == position.epoch and self.offset <= position.last_offset
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """What a client may have missed, at one moment."""
+
+    position: Position
+    offsets: Sequence[int]
+    """Of the entries after the client's offset, in order."""
+
+    reopened: Sequence[Entry]
+    """Those of the entries that the client held unfinished."""
+
+
+def create_session(client_id: str, user_id: int | None) -> Position:
+    """Begin a session for a client."""
+    session = Session.objects.create(
+        session_id=os.urandom(16).hex(),
+        client_id=client_id,
+        user_id=user_id,
+        epoch=os.urandom(8).hex(),
+    )
+    return Position(session_id=session.session_id, epoch=session.epoch, last_offset=0)
+
+
+def read_snapshot(session_id: str, client_id: str, claim: Claim) -> Snapshot:
+    """
+    Read what a client may have missed that holds what it claims.
+
+    Raises:
+        SessionNotFound: no such session, or another client's: the same to both.
+    """
+    row = (
+        Session.objects.filter(session_id=session_id, client_id=client_id)
+        .values_list("epoch", "last_offset")
+        .first()
+    )
+    if row is None:
+        raise SessionNotFound
+    position = Position(session_id=session_id, epoch=row[0], last_offset=row[1])
+    is_continued = claim.continues(position)
+    after = claim.offset if is_continued else 0
+    offsets = (
+        HistoryEntry.objects.filter(
+            session=session_id, offset__gt=after, offset__lte=position.last_offset
+        )
+        .order_by("offset")
+        .values_list("offset", flat=True)
+    )
+    reopened = [one for one in claim.open_offsets if one <= after]
+    return Snapshot(
+        position=position,
+        offsets=list(offsets),
+        reopened=read_entries_at(session_id, reopened) if reopened else (),
+    )
+
+
+def read_entries_after(session_id: str, after: int, count: int) -> list[Entry]:
+    """Read the next few entries of a session after an offset."""
+    rows = HistoryEntry.objects.filter(session=session_id, offset__gt=after)
+    return [_make_entry(row) for row in rows.order_by("offset")[:count]]
+
+
+def read_entries_at(session_id: str, offsets: Collection[int]) -> list[Entry]:
+    """Read single entries of a session; those that were trimmed are left out."""
+    rows = HistoryEntry.objects.filter(session=session_id, offset__in=offsets)
+    return [_make_entry(row) for row in rows.order_by("offset")]
+
+
+def read_latest_entries(session_id: str, before: int, count: int) -> list[Entry]:
+    """Read the last few entries before an offset, oldest first."""
+    rows = HistoryEntry.objects.filter(session=session_id, offset__lt=before)
+    return [_make_entry(row) for row in rows.order_by("-offset")[:count]][::-1]
+
+
+def read_positions(
+    session_ids: Sequence[str],
+) -> tuple[dict[str, Position], dict[str, dict[int, Entry]]]:
+    """Read where sessions stand, and their entries that stream, by offset."""
+    positions: dict[str, Position] = {}
+    streaming: dict[str, dict[int, Entry]] = {}
+    for start in range(0, len(session_ids), _IDS_PER_QUERY):
+        some = session_ids[start : start + _IDS_PER_QUERY]
+        for row in HistoryEntry.objects.streaming().filter(session__in=some):
+            entries = streaming.setdefault(row.session_id, {})
+            entries[row.offset] = _make_entry(row)
+        for session_id, epoch, last_offset in Session.objects.filter(
+            session_id__in=some
+        ).values_list("session_id", "epoch", "last_offset"):
+            positions[session_id] = Position(
+                session_id=session_id, epoch=epoch, last_offset=last_offset
+            )
+    return positions, streaming
+
+
+def _make_entry(row: HistoryEntry) -> Entry:
+    return Entry(
+        offset=row.offset,
+        kind=row.kind,
+        sender=row.sender,
+        at=row.at,
+        data=row.data,
+        state=row.state,
+    )

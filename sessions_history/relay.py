@@ -1,0 +1,103 @@
+"""
+What nodes tell each other of their sessions, over Redis.
+
+Imported only where REDIS_URL is set. A message is a hint: it may be lost, and
+what it tells stands in the log. So nothing here raises for a Redis that is away.
+"""
+
+import asyncio
+import json
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from connections.redis_clients import ask, cancel, make_client
+from connections.subscriptions import Subscriptions
+
+logger = logging.getLogger(__name__)
+
+OnMessage = Callable[[str, dict[str, Any]], None]
+
+_TIMEOUT_SECONDS = 1
+_MAX_WAITING = 10_000
+_PER_PIPELINE = 200
+
+
+class Relay:
+    """A channel for each session that a connection of this node is attached to."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        on_message: OnMessage,
+        on_return: Callable[[], None],
+        prefix: str = "orchestra",
+    ) -> None:
+        self._prefix = f"{prefix}:session:"
+        self._on_message = on_message
+        self._client = make_client(url, timeout_seconds=_TIMEOUT_SECONDS)
+        self._subscriber = make_client(
+            url,
+            timeout_seconds=_TIMEOUT_SECONDS,
+            retry=Retry(NoBackoff(), 0),
+            decode_responses=False,
+        )
+        self._subscriptions = Subscriptions(
+            self._subscriber,
+            prober=self._client,
+            name="The relay of sessions",
+            on_message=self._hand_on,
+            on_return=on_return,
+        )
+        self._waiting: deque[tuple[str, str]] = deque(maxlen=_MAX_WAITING)
+        self._task: asyncio.Task[None] | None = None
+
+    async def join(self, session_id: str) -> None:
+        """Begin to hear of a session; where Redis is away, once it is back."""
+        await self._subscriptions.add(self._prefix + session_id)
+
+    async def leave(self, session_id: str) -> None:
+        """Hear of a session no more."""
+        await self._subscriptions.discard(self._prefix + session_id)
+
+    def publish(self, session_id: str, message: Mapping[str, Any]) -> None:
+        """Tell the other nodes, soon; what Redis does not take is dropped."""
+        text = json.dumps(message, ensure_ascii=False, separators=(",", ":"))
+        self._waiting.append((self._prefix + session_id, text))
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._send(), name="The relay")
+
+    async def close(self) -> None:
+        """Stop listening and let go of Redis."""
+        await self._subscriptions.close()
+        if self._task is not None:
+            await cancel([self._task])
+        await self._client.aclose()
+        await self._subscriber.aclose()
+
+    async def _send(self) -> None:
+        while self._waiting:
+            pipeline = self._client.pipeline(transaction=False)
+            for _ in range(min(len(self._waiting), _PER_PIPELINE)):
+                pipeline.publish(*self._waiting.popleft())
+            try:
+                await ask(pipeline.execute(), _TIMEOUT_SECONDS)
+            except (RedisError, OSError, TimeoutError) as exc:
+                self._subscriptions.note_failure(exc)
+                self._waiting.clear()
+
+    def _hand_on(self, channel: str, payload: bytes) -> None:
+        try:
+            message = json.loads(payload)
+        except ValueError:
+            logger.warning(
+                "A message on %s is not ours", channel, extra={"event": "relay_foreign"}
+            )
+            return
+        self._on_message(channel.removeprefix(self._prefix), message)

@@ -1,0 +1,205 @@
+"""Entries that grow while a client watches, written by the node alone."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from connections.exceptions import DatabaseUnavailable
+from sessions_history.entries import Committed, Entry, Rewrite, State
+from sessions_history.exceptions import LogFull, SessionsError, StreamEnded
+from sessions_history.group_commit import GroupCommit
+from sessions_history.payloads import clean_text
+from sessions_history.performers import PerformerFailed
+
+logger = logging.getLogger(__name__)
+
+WRITE_SECONDS = 0.2
+_RETRY_SECONDS = 0.5
+
+OnGrowth = Callable[[str, Entry, str], None]
+OnWritten = Callable[[str, Entry], None]
+
+
+class Stream:
+    """
+    A text that grows in one entry; use it with `async with`.
+
+    Its end is the end of the block: `done`, `error` where the block raises,
+    `interrupted` where its task is cancelled or takes too long. One that a
+    client cancels, or that another node has ended, leaves the block by
+    StreamEnded.
+    """
+
+    def __init__(
+        self,
+        session_id: str,
+        entry: Entry,
+        *,
+        commits: GroupCommit,
+        max_characters: int,
+        timeout_seconds: float,
+        on_growth: OnGrowth,
+        on_written: OnWritten,
+    ) -> None:
+        self.session_id = session_id
+        self.entry = entry
+        self.text = ""
+        self._commits = commits
+        self._max_characters = max_characters
+        self._timeout_seconds = timeout_seconds
+        self._on_growth = on_growth
+        self._on_written = on_written
+        # The first half of a surrogate pair whose second half is to come.
+        self._held_back = ""
+        self._written_characters = 0
+        self._written_at = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self._writing: asyncio.Future[Committed] | None = None
+        self._task: asyncio.Task[object] | None = None
+        self._ended_as: str | None = None
+
+    @property
+    def offset(self) -> int:
+        """The offset of its entry."""
+        return self.entry.offset
+
+    async def write(self, text: str) -> None:
+        """
+        Append to the text; connections of this node see it at once.
+
+        It is committed within 200 ms, or the one after it waits.
+
+        Raises:
+            StreamEnded: it was cancelled, or its text is too long.
+        """
+        if self._ended_as is not None:
+            raise StreamEnded
+        text = self._held_back + text
+        self._held_back = ""
+        if text and "\ud800" <= text[-1] <= "\udbff":
+            text, self._held_back = text[:-1], text[-1]
+        room = self._max_characters - len(self.text)
+        self.text += clean_text(text)[:room]
+        self._on_growth(self.session_id, self.entry, self.text)
+        if len(text) > room:
+            self.end_as(State.INTERRUPTED)
+        self._write_soon()
+        if self._writing is not None and self._is_far_ahead():
+            await asyncio.wait([self._writing])
+        await asyncio.sleep(0)
+
+    def end_as(self, state: str) -> bool:
+        """Have the block left and the entry end so; False if it has ended already."""
+        if self._ended_as is not None:
+            return False
+        self._ended_as = state
+        if self._task is not None:
+            self._task.cancel()
+        return True
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.current_task()
+        loop = asyncio.get_running_loop()
+        self._deadline = loop.call_later(
+            self._timeout_seconds, self.end_as, State.INTERRUPTED
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        task, self._task = self._task, None
+        for timer in (self._deadline, self._timer):
+            if timer is not None:
+                timer.cancel()
+        error = ""
+        if self._ended_as is not None:
+            state = self._ended_as
+        elif exc is None:
+            state = State.DONE
+        elif isinstance(exc, Exception):
+            state = State.ERROR
+            error = str(exc) if isinstance(exc, PerformerFailed) else "internal error"
+        else:
+            state = State.INTERRUPTED
+        was_asked = self._ended_as is not None
+        self._ended_as = state
+        if was_asked and isinstance(exc, asyncio.CancelledError) and task is not None:
+            task.uncancel()
+        await self._finish(state, clean_text(error))
+        if was_asked and (exc is None or isinstance(exc, asyncio.CancelledError)):
+            raise StreamEnded from exc
+
+    async def _finish(self, state: str, error: str) -> None:
+        """Commit the whole text and the state, however long the database is away."""
+        text = self.text + clean_text(self._held_back)
+        entry = self.entry.with_text(text, state, error)
+        while True:
+            try:
+                await self._commit(entry)
+                break
+            except StreamEnded:
+                return
+            except (DatabaseUnavailable, LogFull):
+                await asyncio.sleep(_RETRY_SECONDS)
+        self._on_written(self.session_id, entry)
+
+    def _write_soon(self) -> None:
+        if self._timer is not None or self._writing is not None:
+            return
+        wait_seconds = self._written_at + WRITE_SECONDS - time.monotonic()
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(max(0, wait_seconds), self._write_now)
+
+    def _write_now(self) -> None:
+        self._timer = None
+        if self._ended_as is not None:
+            return
+        self._written_at = time.monotonic()
+        entry = self.entry.with_text(self.text, State.STREAMING)
+        try:
+            self._writing = self._commit(entry)
+        except LogFull:
+            self._write_soon()
+            return
+        characters = len(self.text)
+        self._writing.add_done_callback(
+            lambda done: self._note_written(done, entry, characters)
+        )
+
+    def _note_written(
+        self, done: "asyncio.Future[Committed]", entry: Entry, characters: int
+    ) -> None:
+        self._writing = None
+        if done.cancelled():
+            return
+        exc = done.exception()
+        if exc is None:
+            self._on_written(self.session_id, entry)
+            self._written_characters = characters
+        elif isinstance(exc, SessionsError):
+            # Cancelled on another node, or gone: nothing is written any more.
+            self.end_as(State.CANCELLED)
+            return
+        if self._ended_as is None and len(self.text) > self._written_characters:
+            self._write_soon()
+
+    def _commit(self, entry: Entry) -> "asyncio.Future[Committed]":
+        return self._commits.submit(
+            Rewrite(
+                session_id=self.session_id,
+                offset=entry.offset,
+                state=entry.state,
+                data=entry.data,
+            )
+        )
+
+    def _is_far_ahead(self) -> bool:
+        return len(self.text) - self._written_characters > 100_000

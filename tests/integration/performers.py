@@ -1,0 +1,18 @@
+"""Performers that servers under test use."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from sessions_history.performers import Said
+
+
+class Counting:
+    """Counts to what a message asks for, at its pace; says nothing to others."""
+
+    async def perform(
+        self, message: Any, history: Sequence[Said]
+    ) -> AsyncIterator[str]:
+        for number in range(message.get("count", 0)):
+            await asyncio.sleep(message.get("pause_seconds", 0.05))
+            yield f"{number} 👩‍👩‍👧 e\u0301 "

@@ -1,0 +1,45 @@
+"""Performers that do what a test says."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from sessions_history.performers import PerformerFailed, Said
+
+
+class Scripted:
+    """Answers with what a test puts into its queue: pieces, an error, None for done."""
+
+    def __init__(self) -> None:
+        self.script: asyncio.Queue[str | Exception | None] = asyncio.Queue()
+        self.asked: list[tuple[Any, Sequence[Said]]] = []
+        self.closed = 0
+
+    async def perform(
+        self, message: Any, history: Sequence[Said]
+    ) -> AsyncIterator[str]:
+        self.asked.append((message, history))
+        try:
+            while (piece := await self.script.get()) is not None:
+                if isinstance(piece, Exception):
+                    raise piece
+                yield piece
+        finally:
+            self.closed += 1
+
+    def play(self, *pieces: str | Exception | None) -> None:
+        for piece in pieces:
+            self.script.put_nowait(piece)
+
+
+class Reverse:
+    """Answers with the message's text, reversed, in two pieces."""
+
+    async def perform(
+        self, message: Any, history: Sequence[Said]
+    ) -> AsyncIterator[str]:
+        if not isinstance(message, dict) or "text" not in message:
+            raise PerformerFailed("a message has a text")
+        text = message["text"][::-1]
+        yield text[: len(text) // 2]
+        yield text[len(text) // 2 :]

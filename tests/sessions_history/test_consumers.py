@@ -1,0 +1,105 @@
+"""The session protocol, spoken to a consumer on a node with a database."""
+
+from typing import Any
+
+import pytest
+
+from tests.connections.conversations import receive_close
+from tests.sessions_history.conftest import MakeNode
+from tests.sessions_history.talks import start_talk, talk
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+async def test_a_new_session_greets(make_node: MakeNode) -> None:
+    async with talk(make_node()) as alice:
+        hello = alice.hello
+        assert (hello["type"], hello["outcome"], hello["offset"]) == ("hello", "new", 0)
+        assert (hello["gap"], hello["history_limit"]) == (None, 100)
+        assert hello["limits"]["max_open_streams"] == 4
+
+
+async def test_a_message_is_acked_and_comes_back_as_an_entry(
+    make_node: MakeNode,
+) -> None:
+    async with talk(make_node()) as alice:
+        message_id = await alice.say({"text": "héllo 👩‍👩‍👧"})
+        received = [await alice.receive(), await alice.receive()]
+        by_type = {one["type"]: one for one in received}
+        assert by_type["ack"] == {"type": "ack", "id": message_id, "offset": 1}
+        entry = by_type["entry"]
+        assert (entry["offset"], entry["from"], entry["state"]) == (1, "client", "done")
+        assert entry["data"] == {"text": "héllo 👩‍👩‍👧"}
+
+
+async def test_all_connections_of_a_session_see_the_same(make_node: MakeNode) -> None:
+    node = make_node()
+    async with talk(node) as first, talk(node, first.session_id) as second:
+        for n in range(5):
+            await first.say_and_wait({"n": n})
+            await second.say_and_wait({"n": n})
+        await first.say("last")
+        assert (await second.receive_offsets(11))[-1] == 11
+
+
+@pytest.mark.parametrize(
+    ("claim", "outcome", "gap", "replayed"),
+    [
+        ({}, "resumed", None, [1, 2, 3]),
+        ({"offset": 1}, "resumed", None, [2, 3]),
+        ({"offset": 3}, "nothing_missed", None, []),
+        ({"offset": 4}, "reset", None, [1, 2, 3]),
+        ({"offset": 3, "epoch": "another"}, "reset", None, [1, 2, 3]),
+    ],
+)
+async def test_outcomes(
+    make_node: MakeNode,
+    claim: dict[str, Any],
+    outcome: str,
+    gap: Any,
+    replayed: list[int],
+) -> None:
+    node = make_node()
+    async with talk(node) as alice:
+        for n in range(3):
+            await alice.say_and_wait(n)
+    if claim:
+        claim = {"epoch": alice.hello["epoch"], **claim}
+    async with talk(node, alice.session_id, **claim) as again:
+        assert (again.hello["outcome"], again.hello["gap"]) == (outcome, gap)
+        assert again.hello["offset"] == 3
+        if replayed:
+            assert await again.receive_offsets(3) == replayed
+        await again.say("more")
+        assert await again.receive_offsets(4) == [4]
+
+
+async def test_what_was_trimmed_is_named(make_node: MakeNode) -> None:
+    node = make_node(max_session_history=3)
+    async with talk(node) as alice:
+        for n in range(9):
+            await alice.say_and_wait(n)
+    claim = {"epoch": alice.hello["epoch"], "offset": 2}
+    async with talk(node, alice.session_id, **claim) as again:
+        assert (again.hello["outcome"], again.hello["gap"]) == ("gap", [3, 6])
+        assert await again.receive_offsets(9) == [7, 8, 9]
+    async with talk(node, alice.session_id) as again:
+        assert (again.hello["outcome"], again.hello["gap"]) == ("resumed", None)
+        assert await again.receive_offsets(9) == [7, 8, 9]
+
+
+@pytest.mark.parametrize("session_id", ["0" * 32, "no id", "another's"])
+async def test_anothers_session_is_refused_like_none(
+    make_node: MakeNode, session_id: str
+) -> None:
+    node = make_node()
+    async with talk(node, client_id="bob") as bob:
+        if session_id == "another's":
+            session_id = bob.session_id
+        communicator = start_talk(node, session_id)
+        connected, _ = await communicator.connect(timeout=5)
+        assert connected
+        bye = await communicator.receive_json_from(timeout=5)
+        assert (bye["type"], bye["code"], bye["reason"]) == ("bye", 4004, "not_found")
+        assert (await receive_close(communicator))["code"] == 4004
+        assert len(node.hub) == 1

@@ -1,0 +1,79 @@
+"""What a client is told that comes back, whatever it holds and whatever is left."""
+
+from datetime import UTC, datetime
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sessions_history.entries import Entry
+from sessions_history.reads import Claim, Position, Snapshot
+from sessions_history.resume import Outcome, decide
+
+
+def make_entry(offset: int) -> Entry:
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    return Entry(offset=offset, kind="message", sender="client", at=at, data="1")
+
+
+def snapshot_of(
+    left: set[int], last_offset: int, claim: Claim, epoch: str = "e"
+) -> Snapshot:
+    """Return what read_snapshot() reads of a log with these entries left."""
+    position = Position(session_id="s", epoch=epoch, last_offset=last_offset)
+    after = claim.offset if claim.continues(position) else 0
+    reopened = [
+        make_entry(offset)
+        for offset in sorted(left & set(claim.open_offsets))
+        if offset <= after
+    ]
+    return Snapshot(
+        position=position,
+        offsets=sorted(offset for offset in left if offset > after),
+        reopened=reopened,
+    )
+
+
+@given(st.data())
+def test_nothing_is_lost_silently(data: st.DataObject) -> None:
+    """What was neither held nor is sent lies within the gap that is named."""
+    last_offset = data.draw(st.integers(0, 12))
+    trimmed_to = data.draw(st.integers(0, last_offset))
+    kept_open = data.draw(st.sets(st.integers(1, 12), max_size=3))
+    left = {n for n in range(1, last_offset + 1) if n > trimmed_to or n in kept_open}
+    offset = data.draw(st.integers(0, last_offset))
+    open_offsets = data.draw(st.sets(st.integers(1, 14), max_size=3))
+    claim = Claim(epoch="e", offset=offset, open_offsets=tuple(open_offsets))
+    found = decide(claim, snapshot_of(left, last_offset, claim))
+
+    held = set(range(1, offset + 1)) - open_offsets
+    sent = {n for n in left if n > found.position}
+    sent |= {entry.offset for entry in found.reopened}
+    lost = set(range(1, last_offset + 1)) - held - sent
+    assert (found.outcome is Outcome.GAP) == bool(lost) == (found.gap is not None)
+    if found.gap is not None:
+        assert found.gap == (min(lost), max(lost))
+    if found.outcome is Outcome.NOTHING_MISSED:
+        assert not sent
+    # What is sent in order never passes over what nobody was told of.
+    unannounced = {n for n in lost if n > max(found.missing_to, offset)}
+    assert not unannounced
+
+
+@given(st.integers(0, 9), st.integers(0, 9), st.booleans())
+def test_another_log_is_a_reset(last_offset: int, offset: int, is_same: bool) -> None:
+    claim = Claim(epoch="e", offset=offset, open_offsets=(1,))
+    left = set(range(1, last_offset + 1))
+    epoch = "e" if is_same else "f"
+    found = decide(claim, snapshot_of(left, last_offset, claim, epoch))
+    if not is_same or offset > last_offset:
+        assert (found.outcome, found.position) == (Outcome.RESET, 0)
+        assert (found.gap, list(found.reopened)) == (None, [])
+    else:
+        assert found.outcome is not Outcome.RESET
+
+
+def test_a_first_visit_gets_what_is_there() -> None:
+    claim = Claim()
+    assert decide(claim, snapshot_of(set(), 0, claim)).outcome is Outcome.NOTHING_MISSED
+    found = decide(claim, snapshot_of({3, 4}, 4, claim))
+    assert (found.outcome, found.gap, found.missing_to) == (Outcome.RESUMED, None, 2)

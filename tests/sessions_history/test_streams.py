@@ -1,0 +1,245 @@
+"""Answers that stream: seen as they grow, kept whatever happens to their audience."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from connections.node import Node
+from sessions_history.exceptions import StreamEnded, TooManyStreams
+from sessions_history.log import get_log
+from sessions_history.models import HistoryEntry
+from sessions_history.performers import PerformerFailed
+from tests.sessions_history.conftest import MakeNode
+from tests.sessions_history.performing import Scripted
+from tests.sessions_history.talks import Talk, talk
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def performer() -> Scripted:
+    return Scripted()
+
+
+@pytest.fixture
+async def node(make_node: MakeNode, performer: Scripted) -> Node:
+    made = make_node()
+    get_log(made).performer = performer
+    return made
+
+
+class Screen:
+    """What a client that keeps to the protocol shows."""
+
+    def __init__(self) -> None:
+        self.entries: dict[int, dict[str, Any]] = {}
+
+    def take(self, message: dict[str, Any]) -> None:
+        if message["type"] == "entry":
+            self.entries[message["offset"]] = message
+        elif message["type"] == "delta":
+            shown = self.entries[message["offset"]]["data"]
+            assert message["at_char"] == len(shown["text"])
+            shown["text"] += message["text"]
+        elif message["type"] == "state":
+            self.entries[message["offset"]]["state"] = message["state"]
+
+    def text(self, offset: int) -> str:
+        text: str = self.entries[offset]["data"]["text"]
+        return text
+
+    async def follow(self, client: Talk, until: Callable[["Screen"], bool]) -> None:
+        while not until(self):
+            self.take(await client.receive())
+
+
+def has_ended(offset: int) -> Callable[[Screen], bool]:
+    return lambda screen: (
+        offset in screen.entries and screen.entries[offset]["state"] != "streaming"
+    )
+
+
+def shows(offset: int, text: str) -> Callable[[Screen], bool]:
+    return lambda screen: offset in screen.entries and screen.text(offset) == text
+
+
+async def read_entry(session_id: str, offset: int) -> tuple[str, Any]:
+    row = await HistoryEntry.objects.aget(session_id=session_id, offset=offset)
+    return row.state, json.loads(row.data)
+
+
+async def test_an_answer_streams_and_is_kept(node: Node, performer: Scripted) -> None:
+    pieces = ["Hé", "llo ", "👩‍", "👩‍👧", " e", "\u0301"]
+    performer.play(*pieces, None)
+    screen = Screen()
+    async with talk(node) as alice:
+        await alice.say({"text": "hi"})
+        await screen.follow(alice, has_ended(2))
+        assert screen.text(2) == "".join(pieces)
+        assert screen.entries[2]["state"] == "done"
+        assert await read_entry(alice.session_id, 2) == (
+            "done",
+            {"text": "".join(pieces)},
+        )
+        assert performer.asked == [({"text": "hi"}, [])]
+
+
+async def test_the_history_is_what_came_before(node: Node, performer: Scripted) -> None:
+    performer.play("first", None, "second", None)
+    screen = Screen()
+    async with talk(node) as alice:
+        await alice.say({"text": "1"})
+        await screen.follow(alice, has_ended(2))
+        await alice.say({"text": "2"})
+        await screen.follow(alice, has_ended(4))
+    _, history = performer.asked[1]
+    said = [(one.sender, one.data["text"], one.state) for one in history]
+    assert said == [("client", "1", "done"), ("server", "first", "done")]
+
+
+async def test_a_reload_in_the_middle_misses_nothing(
+    node: Node, performer: Scripted
+) -> None:
+    screen = Screen()
+    async with talk(node) as alice:
+        await alice.say({"text": "hi"})
+        performer.play("one ")
+        await screen.follow(alice, shows(2, "one "))
+    performer.play("two ")
+    claim = {"epoch": alice.hello["epoch"], "offset": 2, "open": "2"}
+    async with talk(node, alice.session_id, **claim) as again:
+        assert again.hello["outcome"] == "resumed"
+        await screen.follow(again, shows(2, "one two "))
+        performer.play("three", None)
+        await screen.follow(again, has_ended(2))
+        assert screen.text(2) == "one two three"
+    async with talk(node, alice.session_id, **claim) as late:
+        entry = await late.receive()
+        assert (entry["offset"], entry["state"]) == (2, "done")
+        assert entry["data"] == {"text": "one two three"}
+
+
+async def test_a_stream_goes_on_without_listeners(
+    node: Node, performer: Scripted
+) -> None:
+    async with talk(node) as alice:
+        await alice.say_and_wait({"text": "hi"})
+    performer.play("nobody ", "listens", None)
+    await get_log(node).drain()
+    expected = ("done", {"text": "nobody listens"})
+    assert await read_entry(alice.session_id, 2) == expected
+
+
+async def test_a_client_cancels(node: Node, performer: Scripted) -> None:
+    screen = Screen()
+    async with talk(node) as alice:
+        await alice.say({"text": "hi"})
+        performer.play("enough")
+        await screen.follow(alice, shows(2, "enough"))
+        await alice.send(type="cancel", offset=2)
+        await screen.follow(alice, has_ended(2))
+        assert screen.entries[2]["state"] == "cancelled"
+        assert await read_entry(alice.session_id, 2) == (
+            "cancelled",
+            {"text": "enough"},
+        )
+        assert performer.closed == 1
+        await alice.send(type="cancel", offset=2)
+        assert (await alice.receive_type("error"))["code"] == "not_found"
+
+
+async def test_another_node_cancels(
+    node: Node, make_node: MakeNode, performer: Scripted
+) -> None:
+    """The database alone carries it: there is no Redis here."""
+    screen = Screen()
+    async with talk(node) as alice:
+        await alice.say({"text": "hi"})
+        performer.play("enough")
+        await screen.follow(alice, shows(2, "enough"))
+        await get_log(make_node()).cancel(alice.session_id, 2)
+        performer.play(" and more")
+        await get_log(node).drain()
+        assert performer.closed == 1
+        assert (await read_entry(alice.session_id, 2))[0] == "cancelled"
+
+
+async def test_a_performer_that_fails_is_an_error_state(
+    node: Node, performer: Scripted
+) -> None:
+    screen = Screen()
+    async with talk(node) as alice:
+        await alice.say({"text": "hi"})
+        performer.play("half", PerformerFailed("the model is away"))
+        await screen.follow(alice, has_ended(2))
+        assert screen.entries[2]["state"] == "error"
+        error = {"text": "half", "error": "the model is away"}
+        assert screen.entries[2]["data"] == error
+        performer.play(KeyError("a secret"))
+        await alice.say({"text": "again"})
+        await screen.follow(alice, has_ended(4))
+        assert screen.entries[4]["data"] == {"text": "", "error": "internal error"}
+        performer.play("well", None)
+        await alice.say({"text": "again"})
+        await screen.follow(alice, has_ended(6))
+        assert screen.text(6) == "well"
+
+
+async def test_only_so_many_stream_at_once(node: Node, performer: Scripted) -> None:
+    screen = Screen()
+    async with talk(node) as alice:
+        for _ in range(4):
+            await alice.say_and_wait({"text": "hi"})
+        refused = await alice.say({"text": "one too many"})
+        error = await alice.receive_type("error")
+        assert (error["id"], error["code"]) == (refused, "rate_limited")
+        assert error["retry_after_seconds"] == 1
+        with pytest.raises(TooManyStreams):
+            async with get_log(node).stream(alice.session_id):
+                pass
+        performer.play(None)
+        await screen.follow(alice, lambda screen: True)
+        await alice.receive_type("state")
+        await alice.say({"text": "one too many"}, refused)
+        assert (await alice.receive_type("ack"))["offset"] == 9
+
+
+async def test_a_stream_that_takes_too_long_is_interrupted(
+    make_node: MakeNode,
+) -> None:
+    node = make_node(sessions={"stream_timeout_seconds": 0.1})
+    async with talk(node) as alice:
+        with pytest.raises(StreamEnded):
+            async with get_log(node).stream(alice.session_id) as stream:
+                await stream.write("so far")
+                await asyncio.Event().wait()
+        expected = ("interrupted", {"text": "so far"})
+        assert await read_entry(alice.session_id, 1) == expected
+
+
+async def test_a_node_that_stops_keeps_the_text(
+    node: Node, performer: Scripted
+) -> None:
+    screen = Screen()
+    async with talk(node) as alice:
+        await alice.say({"text": "hi"})
+        performer.play("so far")
+        await screen.follow(alice, shows(2, "so far"))
+    await node.stop()
+    expected = ("interrupted", {"text": "so far"})
+    assert await read_entry(alice.session_id, 2) == expected
+    assert performer.closed == 1
+
+
+async def test_pieces_of_characters_are_joined(make_node: MakeNode) -> None:
+    """Surrogate pairs that came apart, as escapes in JSON may; others are replaced."""
+    node = make_node()
+    async with talk(node) as alice:
+        async with get_log(node).stream(alice.session_id) as stream:
+            for piece in ("a\ud83d", "\ude00b", "\x00", "\udc00", "\ud83d"):
+                await stream.write(piece)
+        _, content = await read_entry(alice.session_id, 1)
+        assert content["text"] == "a😀b\ufffd\ufffd\ufffd"
