@@ -51,11 +51,6 @@ class GroupCommit:
         self._pending_bytes = 0
         self._task: asyncio.Task[None] | None = None
 
-    @property
-    def pending(self) -> int:
-        """How many requests wait for a commit."""
-        return len(self._pending)
-
     def submit(self, request: Request) -> asyncio.Future[Committed]:
         """
         Have a request committed; the future says what became of it.

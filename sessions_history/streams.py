@@ -62,11 +62,6 @@ class Stream:
         self._task: asyncio.Task[object] | None = None
         self._ended_as: str | None = None
 
-    @property
-    def offset(self) -> int:
-        """The offset of its entry."""
-        return self.entry.offset
-
     async def write(self, text: str) -> None:
         """
         Append to the text; connections of this node see it at once.
