@@ -202,7 +202,7 @@ class SessionConsumer(LimitedJsonConsumer):
 
     def _make_hello(self, attached: Attached) -> Message:
         config = self.scope["node"].config
-        limits = self.get_limits(self.scope)
+        limits = self._life.connection.limits
         resumption, position = attached.resumption, attached.position
         return {
             "type": "hello",
@@ -222,7 +222,7 @@ class SessionConsumer(LimitedJsonConsumer):
                 "max_open_streams": config.sessions.max_open_streams,
             },
             "heartbeat_seconds": config.ping_interval_seconds,
-            "idle_timeout_seconds": config.idle_timeout_seconds,
+            "idle_timeout_seconds": limits.idle_timeout_seconds,
         }
 
     async def _send_text(self, text: str) -> None:
