@@ -24,6 +24,7 @@ def require_shared_limits(
     config: WebSocketConfig,
     redis_url: str | None,
     *,
+    node_id: str | None = None,
     wait: Callable[[float], None] = time.sleep,
 ) -> None:
     """
@@ -31,6 +32,8 @@ def require_shared_limits(
 
     A node is live when it is seen to beat: so one that was killed a moment ago
     keeps its successor for three beats at most, and not at all on one machine.
+    Asked again for a node that has begun, only its elders count: of two that
+    began at the same moment, unseen by each other, one stays.
 
     Raises:
         UnsharedLimits: there is a live node, no REDIS_URL, and it is not allowed.
@@ -38,9 +41,10 @@ def require_shared_limits(
     if redis_url or config.allow_unshared_limits:
         return
     try:
+        others = Node.objects.serving_within(config.node.node_timeout_seconds)
         known = {
             node.node_id: (node.generation, node.beat)
-            for node in Node.objects.serving_within(config.node.node_timeout_seconds)
+            for node in others.elders_of(node_id)
             if not _has_ended(node)
         }
         for _ in range(_BEATS * _LOOKS_PER_BEAT if known else 0):

@@ -45,6 +45,16 @@ class NodeQuerySet(models.QuerySet["Node"]):
             state="serving", beat_at__gte=Now() - timedelta(seconds=seconds)
         )
 
+    def elders_of(self, node_id: str | None) -> NodeQuerySet:
+        """Nodes that began before one, by moment and then id; all, for None."""
+        own = self.filter(node_id=node_id).first() if node_id else None
+        if own is None:
+            return self.all()
+        is_earlier = Q(started_at__lt=own.started_at)
+        return self.filter(
+            is_earlier | Q(started_at=own.started_at, node_id__lt=own.node_id)
+        )
+
     def silent_since(self, moment: datetime | Combinable) -> NodeQuerySet:
         """Live nodes whose last beat is older than a moment of the database's clock."""
         return self.live().filter(beat_at__lt=moment)

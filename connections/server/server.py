@@ -42,6 +42,9 @@ BACKLOG = 2048
 _EXIT_SECONDS = 3
 """For threads to end by themselves, after the drain."""
 
+_BEATS_TO_BE_SEEN = 3
+"""After so many beats of its own a node's row is there, and those of others are."""
+
 _DAPHNE_DEFAULTS = {
     "ping_interval": 20,
     "ping_timeout": 30,
@@ -270,6 +273,8 @@ class Server(DaphneServer):
 
     def kill_all_applications(self) -> Any:
         """Hand all clients over; Twisted stops when the Deferred fires."""
+        if self._starting is not None:
+            self._starting.cancel()
         return defer.Deferred.fromFuture(asyncio.ensure_future(drain(self)))
 
     def _begin(self) -> None:
@@ -277,11 +282,29 @@ class Server(DaphneServer):
         self.node = get_node()
         self.node.counters.refused_early = self.admission.refusals
         self.node.counters.round_trips = self.round_trips
-        self._starting = asyncio.ensure_future(self.node.start())
+        self._starting = asyncio.ensure_future(self._start_node(self.node))
         if self.signal_handlers:
             # Twisted's own ignores every signal after the first.
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, self._take_signal)
+
+    async def _start_node(self, node: Node) -> None:
+        """Start the node, and leave again to an elder that began with it unseen."""
+        await node.start()
+        await asyncio.sleep(_BEATS_TO_BE_SEEN * self.config.node.beat_seconds)
+        if self.is_draining or node.database is None:
+            return
+        try:
+            await node.database.read(
+                require_shared_limits,
+                self.config,
+                get_redis_url(),
+                node_id=node.node_id,
+            )
+        except UnsharedLimits as exc:
+            logger.error("Stopped: %s", exc, extra={"event": "unshared_limits"})
+            self.abort_start, self.exit_code = True, 1
+            reactor.stop()
 
     def _take_signal(self, number: int, frame: object) -> None:
         reactor.callFromThread(self._stop_by_signal, number)

@@ -116,6 +116,21 @@ def test_connections_kick_posts_a_close_request() -> None:
     )
 
 
+@pytest.mark.usefixtures("row")
+def test_connections_kick_moves_a_nodes_clients_over_time() -> None:
+    reason = ("--reason", "asked_to_reconnect")
+    result = run("connections", "kick", "--node", "n1", *reason, "--spread", "60")
+    assert "1 recorded connection(s): 4202 asked_to_reconnect" in result
+    request = CloseRequest.objects.get()
+    assert (request.target, request.value) == ("node", "n1")
+    assert request.spread_seconds == 60
+
+
+def test_connections_kick_names_a_spread_that_makes_no_sense() -> None:
+    with pytest.raises(CommandError, match="spread_seconds is -1"):
+        run("connections", "kick", "--client", "a", "--spread", "-1")
+
+
 @pytest.mark.parametrize("arguments", [(), ("--client", "a", "--id", "b")])
 def test_connections_kick_wants_one_selector(arguments: tuple[str, ...]) -> None:
     with pytest.raises(CommandError, match="one of"):

@@ -63,6 +63,14 @@ def test_one_that_was_killed_is_waited_for_three_beats() -> None:
     assert waits.seconds == 3
 
 
+def test_a_node_that_has_begun_leaves_to_its_elders_alone() -> None:
+    elder, younger = make_node(), make_node()
+    waits = Waits(elder, younger)
+    require_shared_limits(make_config(), None, node_id=elder.node_id, wait=waits)
+    with pytest.raises(UnsharedLimits):
+        require_shared_limits(make_config(), None, node_id=younger.node_id, wait=waits)
+
+
 @pytest.mark.parametrize(
     "values",
     [

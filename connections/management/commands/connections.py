@@ -13,7 +13,7 @@ from connections.close_codes import ENDINGS
 from connections.management.users import find_user
 from connections.models import CloseRequest, Connection
 
-_SELECTORS = ("client", "user", "id")
+_SELECTORS = ("client", "user", "id", "node")
 
 
 class Command(BaseCommand):
@@ -53,6 +53,7 @@ class Command(BaseCommand):
             verb.add_argument("--client", metavar="ID", help="of this client")
             verb.add_argument("--user", metavar="NAME", help="of this user")
             verb.add_argument("--id", metavar="ID", help="this connection")
+            verb.add_argument("--node", metavar="ID", help="on this node")
             verb.add_argument("--json", action="store_true", help="print JSON")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -118,11 +119,13 @@ class Command(BaseCommand):
     def _kick(self, options: dict[str, Any]) -> None:
         given = [name for name in _SELECTORS if options[name]]
         if len(given) != 1:
-            raise CommandError("kick takes one of --client, --user, --id")
+            flags = ", ".join(f"--{name}" for name in _SELECTORS)
+            raise CommandError(f"kick takes one of {flags}")
         targets = {
             "client": CloseRequest.Target.CLIENT,
             "user": CloseRequest.Target.USER,
             "id": CloseRequest.Target.CONNECTION,
+            "node": CloseRequest.Target.NODE,
         }
         count = self._select(options).count()
         request = CloseRequest(
@@ -154,6 +157,8 @@ class Command(BaseCommand):
             rows = rows.filter(user_id=options["user"])
         if options["id"]:
             rows = rows.filter(connection_id=options["id"])
+        if options["node"]:
+            rows = rows.filter(node_id=options["node"])
         return rows
 
 
