@@ -303,7 +303,7 @@ async def test_a_rolling_restart_loses_nobody(servers: Servers, seen: Path) -> N
     for old in (first, second):
         started = start(servers, seen, **options)
         # Until it listens the others answer /readyz in its place.
-        await wait_until(lambda server=started: is_listening(server))
+        await wait_until(lambda server=started: is_listening(server), 30)
         old.signal(signal.SIGTERM)
         assert await asyncio.to_thread(old.wait) == 0
     await wait_until(lambda: count_open(first) == 100, 20)
