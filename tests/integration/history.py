@@ -197,14 +197,13 @@ class History:
                 yield since, at
 
     def _find_uncounted(self, attempt: Attempt) -> list[Span]:
-        """Return when a socket does not count: its node is frozen, or draining."""
-        spans = []
-        for fault in self.faults:
-            if fault.node != attempt.node:
-                continue
-            if fault.kind == "frozen" or fault.kind in ("drained", "killed"):
-                spans.append((fault.began_at, fault.ended_at))
-        return spans
+        """Return when a socket does not count: its node is frozen, or leaves."""
+        return [
+            (fault.began_at, fault.ended_at)
+            for fault in self.faults
+            if fault.node == attempt.node
+            and fault.kind in ("frozen", "drained", "killed")
+        ]
 
     # Ends
 
