@@ -47,9 +47,11 @@ class NodeQuerySet(models.QuerySet["Node"]):
 
     def elders_of(self, node_id: str | None) -> NodeQuerySet:
         """Nodes that began before one, by moment and then id; all, for None."""
-        own = self.filter(node_id=node_id).first() if node_id else None
-        if own is None:
+        if node_id is None:
             return self.all()
+        own = self.filter(node_id=node_id).first()
+        if own is None:
+            return self.none()
         is_earlier = Q(started_at__lt=own.started_at)
         return self.filter(
             is_earlier | Q(started_at=own.started_at, node_id__lt=own.node_id)

@@ -69,6 +69,7 @@ def test_a_node_that_has_begun_leaves_to_its_elders_alone() -> None:
     require_shared_limits(make_config(), None, node_id=elder.node_id, wait=waits)
     with pytest.raises(UnsharedLimits):
         require_shared_limits(make_config(), None, node_id=younger.node_id, wait=waits)
+    require_shared_limits(make_config(), None, node_id="no row yet", wait=waits)
 
 
 @pytest.mark.parametrize(
