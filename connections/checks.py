@@ -8,6 +8,7 @@ from django.conf import settings
 from django.core import checks
 
 from connections.config import get_config
+from connections.credentials.jwt_setup import find_jwt_problems
 from connections.server.files import count_needed_files, get_most_files
 
 _PROXY_TIMEOUT_SECONDS = 60
@@ -28,6 +29,19 @@ def check_configuration(**kwargs: Any) -> Sequence[checks.CheckMessage]:
             id="connections.E001",
         )
         for problem in config.problems
+    ]
+
+
+def check_jwt(**kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """connections.E002: JWTs are configured, and cannot be taken so."""
+    return [
+        checks.Error(
+            str(problem),
+            hint="See README, Who may connect.",
+            obj="WEBSOCKET",
+            id="connections.E002",
+        )
+        for problem in find_jwt_problems(get_config().jwt)
     ]
 
 
@@ -151,4 +165,5 @@ def _warn(number: int, message: str, hint: str) -> checks.CheckMessage:
 def register() -> None:
     """Register the checks of this app; called once, when it is ready."""
     checks.register(check_configuration)
+    checks.register(check_jwt)
     checks.register(check_deployment, checks.Tags.security, deploy=True)

@@ -17,6 +17,7 @@ from django.conf import settings
 
 from connections import origins
 from connections.alert_rules import AlertRule, Rules, check_address
+from connections.credential_sections import ExpiryConfig, JwtConfig, TicketsConfig
 from connections.exceptions import ConfigError
 from connections.options import (
     NETWORKS,
@@ -38,7 +39,6 @@ from connections.sections import (
     DashboardConfig,
     DrainConfig,
     ErrorsConfig,
-    ExpiryConfig,
     HandshakeConfig,
     MetricsConfig,
     NodeConfig,
@@ -125,6 +125,8 @@ class WebSocketConfig:
     buffers: BuffersConfig = section(BuffersConfig)
     errors: ErrorsConfig = section(ErrorsConfig)
     handshake: HandshakeConfig = section(HandshakeConfig)
+    jwt: JwtConfig = section(JwtConfig)
+    tickets: TicketsConfig = section(TicketsConfig)
     expiry: ExpiryConfig = section(ExpiryConfig)
     drain: DrainConfig = section(DrainConfig)
     metrics: MetricsConfig = section(MetricsConfig)

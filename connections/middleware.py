@@ -7,6 +7,7 @@ Each is an ASGI middleware; connections.routing puts them in their order.
 import asyncio
 import json
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from http.cookies import CookieError, SimpleCookie
 
@@ -35,6 +36,9 @@ Application = Callable[[Message, Receive, Send], Awaitable[None]]
 _BEARER = "bearer."
 _LINGER_SECONDS = 1
 _OUTCOMES = {400: "bad_request", 403: "origin", 404: "not_found", 503: "draining"}
+_TICKET = re.compile(rb"(?:^|(?<=&))ticket=([^&]*)&?")
+"""A ticket in a query string: what a consumer sees holds none."""
+
 _LOCAL_HOSTS = [".localhost", "127.0.0.1", "[::1]"]
 
 
@@ -99,7 +103,8 @@ class OriginMiddleware:
             host=source.host,
             is_secure=source.is_secure,
             allowed=config.allowed_origins,
-            has_own_credential=_find_bearer(scope) is not None,
+            has_own_credential=_find_bearer(scope) is not None
+            or _find_ticket(scope) is not None,
         ):
             logger.info(
                 "A handshake for %.100s was refused: foreign host or origin",
@@ -113,7 +118,7 @@ class OriginMiddleware:
 
 class CredentialMiddleware:
     """
-    Finds out who connects: bearer token, else session cookie, else address.
+    Finds out who connects: bearer token, else ticket, session cookie, address.
 
     One that is refused is accepted and closed with its code, because before the
     accept a browser sees only 1006 and would try for ever.
@@ -131,9 +136,14 @@ class CredentialMiddleware:
             await deny(scope, send, 400)
             return
         bearer = _find_bearer(scope)
-        scope = {**scope, "subprotocols": plain}
+        ticket = _find_ticket(scope)
+        scope = {
+            **scope,
+            "subprotocols": plain,
+            "query_string": _TICKET.sub(b"", scope.get("query_string", b"")),
+        }
         try:
-            credential = await self._admit(scope, bearer)
+            credential = await self._admit(scope, bearer, ticket)
         except Refused as exc:
             await reject(scope, receive, send, exc.ending)
             return
@@ -141,7 +151,9 @@ class CredentialMiddleware:
         scope |= {"credential": credential, "user": user, "session": credential.session}
         await self.application(scope, receive, send)
 
-    async def _admit(self, scope: Message, bearer: str | None) -> Credential:
+    async def _admit(
+        self, scope: Message, bearer: str | None, ticket: str | None
+    ) -> Credential:
         """
         Return whose handshake it is, if the gate lets them in.
 
@@ -152,19 +164,25 @@ class CredentialMiddleware:
         address = _find_address(scope)
         await node.gate.open()
         node.gate.judge_address(address)
-        credential = await self._verify(scope, bearer)
+        credential = await self._verify(scope, bearer, ticket)
         user_id = credential.user.pk if credential.user else None
         node.gate.judge(credential.client_id, user_id, address)
         if not credential.covers(scope["path"], scope.get("route", "")):
             raise Refused(close_codes.FORBIDDEN)
         return credential
 
-    async def _verify(self, scope: Message, bearer: str | None) -> Credential:
+    async def _verify(
+        self, scope: Message, bearer: str | None, ticket: str | None
+    ) -> Credential:
         node: Node = scope["node"]
         address = _find_address(scope)
         if bearer is not None:
             with node.gate.counting_failures(address):
                 return await node.verifier.verify_token(bearer)
+        if ticket is not None:
+            with node.gate.counting_failures(address):
+                origin = _find_origin(scope)
+                return await node.verifier.verify_ticket(ticket, origin)
         session_key = _read_cookie(scope, settings.SESSION_COOKIE_NAME)
         if session_key:
             try:
@@ -283,6 +301,19 @@ def _find_bearer(scope: Message) -> str | None:
         if subprotocol.startswith(_BEARER):
             return str(subprotocol.removeprefix(_BEARER))
     return None
+
+
+def _find_ticket(scope: Message) -> str | None:
+    """Return the ticket in the URL of a handshake."""
+    found = _TICKET.search(scope.get("query_string", b""))
+    return found[1].decode("latin-1") if found else None
+
+
+def _find_origin(scope: Message) -> str:
+    for name, value in scope["headers"]:
+        if name == b"origin":
+            return str(value.decode("latin-1"))
+    return ""
 
 
 def _read_cookie(scope: Message, name: str) -> str | None:

@@ -18,6 +18,7 @@ from connections.querysets import (
     NodePictureQuerySet,
     NodeQuerySet,
     SweepQuerySet,
+    TicketQuerySet,
 )
 
 ID_LENGTH = 32
@@ -302,6 +303,36 @@ def _find_user_key(text: str) -> str:
         return str(manager.get_by_natural_key(text).pk)
     except users.DoesNotExist as exc:
         raise ValueError(f"there is no user {text!r}") from exc
+
+
+class Ticket(models.Model):
+    """
+    A credential for one handshake within half a minute; only its hash is stored.
+
+    It names the credential behind it: an access token, a Django session or the
+    claims of a JWT. The key of the session is there until the ticket is used.
+    """
+
+    digest = models.CharField(primary_key=True, max_length=64)
+    client_digest = models.CharField(max_length=64)
+    token = models.ForeignKey(
+        AccessToken, on_delete=models.CASCADE, null=True, related_name="+"
+    )
+    session_key = models.CharField(max_length=255, blank=True)
+    claims = models.JSONField(default=dict)
+    origin = models.CharField(max_length=255, blank=True)
+    issued_at = models.DateTimeField(db_default=Now(), db_index=True)
+    used_at = models.DateTimeField(null=True)
+
+    objects = TicketQuerySet.as_manager()
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["client_digest", "issued_at"], name="ticket_client")
+        ]
+
+    def __str__(self) -> str:
+        return f"ticket of {self.issued_at}"
 
 
 class CloseRequest(models.Model):

@@ -80,7 +80,7 @@ class Node:
         )
         self.recorder: Recorder | None = None
         if database is not None:
-            self.verifier = Verifier(database, clock)
+            self.verifier = Verifier(database, clock, config)
             self.recorder = Recorder(
                 node_id=self.node_id,
                 config=config.recorder,
@@ -317,7 +317,7 @@ class Node:
             for connection in self.hub:
                 self.recorder.note_change(connection)
         await self.recorder.flush()
-        await self.verifier.flush()
+        await self.verifier.beat()
         await self._requests.look()
 
     async def _look_on(self) -> None:

@@ -199,6 +199,50 @@ class Listed(Kind):
         return value
 
 
+@dataclass(frozen=True, slots=True)
+class Text(Kind):
+    """One line of text, or none."""
+
+    what: str
+
+    @property
+    def allowed(self) -> str:
+        return self.what
+
+    def parse(self, raw: object) -> str:
+        if not isinstance(raw, str) or len(raw) > 2000:
+            raise ValueError(self.allowed)
+        if not raw.isprintable() or raw != raw.strip():
+            raise ValueError(self.allowed)
+        return raw
+
+    def format(self, value: Any) -> str:
+        return value or '""'
+
+
+@dataclass(frozen=True, slots=True)
+class Choices(Kind):
+    """Some of a few words, at least one."""
+
+    words: tuple[str, ...]
+
+    @property
+    def allowed(self) -> str:
+        return "a list of " + ", ".join(self.words)
+
+    def parse(self, raw: object) -> tuple[str, ...]:
+        if isinstance(raw, str):
+            raw = [part.strip() for part in raw.split(",")]
+        if not isinstance(raw, Sequence) or not raw:
+            raise ValueError(self.allowed)
+        if any(word not in self.words for word in raw):
+            raise ValueError(self.allowed)
+        return tuple(raw)
+
+    def format(self, value: Any) -> str:
+        return "[" + ", ".join(value) + "]"
+
+
 NETWORKS = Texts(
     "addresses or networks such as 10.0.0.0/8 or ::1",
     ipaddress.ip_network,

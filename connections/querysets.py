@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         Node,
         NodePicture,
         Sweep,
+        Ticket,
     )
 
 LIVE_STATES = ("serving", "draining")
@@ -164,6 +165,31 @@ class BanQuerySet(models.QuerySet["Ban"]):
         """Return what is another whenever a ban was made, saved or deleted."""
         found = self.aggregate(Count("pk"), Max("pk"), Max("changed_at"))
         return tuple(found.values())
+
+
+class TicketQuerySet(models.QuerySet["Ticket"]):
+    def younger_than(self, seconds: float) -> TicketQuerySet:
+        """Tickets given out lately, used or not, by the database's clock."""
+        return self.filter(issued_at__gt=Now() - timedelta(seconds=seconds))
+
+    def older_than(self, seconds: float) -> TicketQuerySet:
+        """Tickets that are of no more use."""
+        return self.filter(issued_at__lte=Now() - timedelta(seconds=seconds))
+
+    def take(self, ticket: str, lifetime_seconds: float) -> Ticket | None:
+        """
+        Use a ticket up and return its row; None if it is used, too old or none.
+
+        Of any number who try at once, on any nodes, one succeeds: the update is
+        conditional, and the database does them one after another.
+        """
+        usable = self.younger_than(lifetime_seconds).filter(
+            digest=digest_token(ticket), used_at=None
+        )
+        row = usable.select_related("token__user").first()
+        if row is None or not usable.update(used_at=Now(), session_key=""):
+            return None
+        return row
 
 
 class CloseRequestQuerySet(models.QuerySet["CloseRequest"]):

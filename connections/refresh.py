@@ -24,7 +24,7 @@ def is_refresh(content: Any) -> bool:
     return (
         isinstance(content, dict)
         and content.get("type") == "refresh"
-        and isinstance(content.get("token"), str)
+        and isinstance(content.get("token", content.get("ticket")), str)
     )
 
 
@@ -90,7 +90,9 @@ async def _verify(
     address = connection.address
     node.gate.judge_address(address)
     with node.gate.counting_failures(address):
-        return await node.verifier.verify_token(content["token"])
+        if "token" in content:
+            return await node.verifier.verify_token(content["token"])
+        return await node.verifier.verify_ticket(content["ticket"], connection.origin)
 
 
 def _find_code(refused: Refused) -> str:

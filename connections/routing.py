@@ -6,6 +6,8 @@ from typing import Any, cast
 from channels.routing import ProtocolTypeRouter, URLRouter
 from django.urls import URLPattern, path, re_path
 
+from connections.config import get_config
+from connections.credentials.jwt_setup import require_valid_jwt
 from connections.dashboard import consumers as dashboard
 from connections.life import Receive
 from connections.metrics.counters import declare_route
@@ -28,6 +30,7 @@ def protect(*, http: Any, websocket: Sequence[URLPattern]) -> Application:
     dashboard's own socket is among the routes. Where daphne is what imports
     this, its server becomes the one that protects itself.
     """
+    require_valid_jwt(get_config().jwt)
     install()
     live = path(dashboard.PATH, dashboard.LiveConsumer.as_asgi())
     router = URLRouter([*map(_guard, [*websocket, live]), _REST])

@@ -2,7 +2,14 @@
 
 from dataclasses import dataclass
 
-from connections.options import NETWORKS, Flag, Number, Size, Whole, option
+from connections.options import (
+    NETWORKS,
+    Flag,
+    Number,
+    Size,
+    Whole,
+    option,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,16 +121,6 @@ class HandshakeConfig:
     )
     max_body_size: int = option(
         Size(1024), "2500kB", "the body of an HTTP request (413)"
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExpiryConfig:
-    warning_seconds: float = option(
-        Number(0, 86_400), 60, "before its credential ends a client is told so"
-    )
-    grace_seconds: float = option(
-        Number(0, 86_400), 10, "after the credential's end the connection is closed"
     )
 
 

@@ -129,6 +129,7 @@ WEBSOCKET = config.load(
 
 REDIS_URL = os.environ.get("REDIS_URL")
 METRICS_TOKEN = os.environ.get("METRICS_TOKEN")
+JWT_SECRET = os.environ.get("JWT_SECRET")
 
 CHANNEL_LAYERS: dict[str, dict[str, Any]] = {
     "default": {

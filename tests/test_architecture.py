@@ -15,6 +15,7 @@ LAYERS = (
     "version",
     "options",
     "sections",
+    "credential_sections",
     "close_codes",
     "exceptions",
     # Small pure parts.
@@ -82,6 +83,7 @@ LAYERS = (
     "sweeper",
     "exposition",
     "views",
+    "ticket_view",
     "access_token_admin",
     "read_only_admin",
     "admin",

@@ -75,6 +75,11 @@ def _judge(digest: str, rows: dict[str, AccessToken]) -> Credential | Refused:
     row = rows.get(digest)
     if row is None or not constant_time_compare(row.digest, digest):
         return Refused(close_codes.UNAUTHENTICATED)
+    return judge(row)
+
+
+def judge(row: AccessToken) -> Credential | Refused:
+    """Return the credential that the row of a token is, or why it is none."""
     if row.revoked_at is not None:
         return Refused(close_codes.REVOKED)
     if row.expires_at is not None and row.expires_at <= timezone.now():

@@ -3,17 +3,25 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import ParamSpec, TypeVar
 
 from connections import close_codes
+from connections.config import WebSocketConfig
 from connections.credentials.identity import Credential
+from connections.credentials.jwt_setup import make_jwt_verifier
 from connections.credentials.lookups import Lookups
 from connections.credentials.sessions import verify_session
+from connections.credentials.tickets import issue_ticket, redeem_ticket
 from connections.credentials.tokens import note_use, verify_access_tokens
 from connections.database import Database
 from connections.exceptions import DatabaseUnavailable, Refused
 from connections.models import CloseRequest
 from connections.querysets import digest_token
 from connections.units import Clock
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 _REMEMBERED_SECONDS = 60
 _REMEMBERED_CREDENTIALS = 10_000
@@ -28,21 +36,34 @@ class Verifier:
     admitted from memory; any other is refused as unavailable.
     """
 
-    def __init__(self, database: Database, clock: Clock = time.monotonic) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock = time.monotonic,
+        config: WebSocketConfig | None = None,
+    ) -> None:
         self._database = database
         self._clock = clock
         self._remembered: dict[str, tuple[float, Credential]] = {}
         self._tokens = Lookups(self._find_tokens, _TIMEOUT_SECONDS)
         self._used_tokens: set[int] = set()
         self._forget_count = 0
+        self._config = config or WebSocketConfig()
+        self._jwt = make_jwt_verifier(self._config.jwt, clock)
 
     async def verify_token(self, token: str) -> Credential:
         """
-        Return the credential of an access token.
+        Return the credential of an access token or a JWT.
 
         Raises:
             Refused: the token is no good, or nobody can tell now.
         """
+        if self._jwt is not None and token.count(".") == 2:
+            claims = await self._jwt.verify(token)
+            if not self._jwt.needs_database:
+                return self._jwt.make_credential(claims)
+            make = partial(self._jwt.make_credential, claims)
+            return await self._verify("jwt", lambda _: self._database.read(make), token)
         credential = await self._verify("token", self._find_token, token)
         if credential.token_id is not None:
             self._used_tokens.add(credential.token_id)
@@ -57,13 +78,39 @@ class Verifier:
         """
         return await self._verify("session", self._find_session, session_key)
 
-    async def flush(self) -> None:
+    async def verify_ticket(self, ticket: str, origin: str) -> Credential:
         """
-        Write down which access tokens were used since the last time.
+        Return the credential behind a ticket, which is used up by that.
+
+        Raises:
+            Refused: it is no good, for this origin, or nobody can tell now.
+        """
+        return await self._write(
+            redeem_ticket, ticket, origin, self._config.tickets, self._config.jwt
+        )
+
+    async def issue_ticket(self, credential: Credential, origin: str) -> str:
+        """
+        Return a ticket for a credential and the origin of a page.
+
+        Raises:
+            Refused: too many were given out lately, or none can be written now.
+        """
+        config = self._config.tickets
+        ticket = await self._write(issue_ticket, credential, origin, config)
+        if ticket is None:
+            raise Refused(close_codes.RATE_LIMITED)
+        return ticket
+
+    async def beat(self) -> None:
+        """
+        Write down which access tokens were used, and keep the keys for JWTs fresh.
 
         Raises:
             DatabaseUnavailable: it is written the next time.
         """
+        if self._jwt is not None:
+            self._jwt.keys.refresh()
         if not self._used_tokens:
             return
         used, self._used_tokens = self._used_tokens, set()
@@ -96,6 +143,19 @@ class Verifier:
 
     async def _find_session(self, session_key: str) -> Credential:
         return await self._database.read(verify_session, session_key)
+
+    async def _write(
+        self,
+        work: Callable[Arguments, Result],
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> Result:
+        """Run work that writes, or refuse as unavailable."""
+        try:
+            async with asyncio.timeout(_TIMEOUT_SECONDS):
+                return await self._database.write(work, *args, **kwargs)
+        except (DatabaseUnavailable, TimeoutError) as exc:
+            raise Refused(close_codes.UNAVAILABLE) from exc
 
     async def _verify(
         self, kind: str, find: Callable[[str], Awaitable[Credential]], secret: str

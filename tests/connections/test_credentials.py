@@ -243,10 +243,10 @@ async def test_the_last_use_is_written_in_batches_and_outlives_an_outage() -> No
     assert await unused.acount() == 2
     database.is_away = True
     with pytest.raises(DatabaseUnavailable):
-        await verifier.flush()
+        await verifier.beat()
     database.is_away = False
-    await verifier.flush()
+    await verifier.beat()
     assert await unused.acount() == 0
     assert database.writes == 1
-    await verifier.flush()
+    await verifier.beat()
     assert database.writes == 1

@@ -13,6 +13,7 @@ from django.contrib.sessions.models import Session
 from django.utils import timezone
 
 from connections.consumers import LimitedSyncJsonConsumer
+from connections.credential_sections import ExpiryConfig
 from connections.credentials.identity import Credential
 from connections.credentials.sessions import verify_session
 from connections.credentials.tokens import create_access_token, verify_access_token
@@ -23,7 +24,6 @@ from connections.hub import LiveConnection
 from connections.models import AccessToken
 from connections.node import Node
 from connections.refresh import holds_refresh
-from connections.sections import ExpiryConfig
 from tests.clock import FakeClock
 from tests.connections.conversations import (
     Echo,

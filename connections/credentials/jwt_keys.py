@@ -1,0 +1,223 @@
+"""
+The keys of an identity provider (RFC 7517): read, kept, rotated by `kid`.
+
+Imported only where JWTs are configured.
+"""
+
+import asyncio
+import json
+import logging
+import math
+import time
+import urllib.request
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+import jwt
+
+from connections import close_codes
+from connections.exceptions import Refused
+from connections.units import Clock
+
+logger = logging.getLogger(__name__)
+
+KINDS = {
+    "RS256": ("RSA", None),
+    "ES256": ("EC", "P-256"),
+    "EdDSA": ("OKP", "Ed25519"),
+    "HS256": ("oct", None),
+}
+"""Each algorithm with the kind of key, and its curve, that it takes."""
+
+LEAST_SECRET_BYTES = 32
+"""RFC 7518, section 3.2: a key as long as the hash."""
+
+_LEAST_RSA_BITS = 2048
+_MOST_DOCUMENT_BYTES = 1_000_000
+_FETCH_SECONDS = 5
+_WAIT_SECONDS = 3
+"""How long a handshake waits for keys; handshake.timeout_seconds is 5."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """One key; its algorithm is the only one that it verifies."""
+
+    kid: str
+    algorithm: str
+    verifying_key: Any = field(repr=False)
+
+
+def make_secret_key(secret: str) -> Key:
+    """Return the key that a shared secret is (HS256)."""
+    return Key(kid="", algorithm="HS256", verifying_key=secret.encode())
+
+
+def read_keys(
+    document: bytes, algorithms: Collection[str], *, may_hold_secrets: bool
+) -> tuple[Key, ...]:
+    """
+    Return the keys of a JWKS that can be used; others are passed over.
+
+    Raises:
+        ValueError: it is no JWKS, or no key in it can be used.
+    """
+    try:
+        listed = json.loads(document)["keys"]
+        if not isinstance(listed, list):
+            raise TypeError("keys")
+    except (ValueError, KeyError, TypeError, RecursionError) as exc:
+        raise ValueError("no JSON object with a list of `keys`") from exc
+    found, problems = [], []
+    for position, jwk in enumerate(listed):
+        try:
+            found.append(_read_key(jwk, algorithms, may_hold_secrets))
+        except (jwt.PyJWTError, ValueError, TypeError, KeyError) as exc:
+            problems.append(f"key {position}: {exc}")
+    if not found:
+        raise ValueError("; ".join(problems) or "no key in it")
+    return tuple(found)
+
+
+def _read_key(jwk: Any, algorithms: Collection[str], may_hold_secrets: bool) -> Key:
+    if not isinstance(jwk, dict):
+        raise ValueError("no JSON object")
+    if "d" in jwk:
+        raise ValueError("a private key, which belongs to the provider alone")
+    kind = (jwk.get("kty"), jwk.get("crv"))
+    suiting = [name for name, known in KINDS.items() if known == kind]
+    algorithm: str = jwk.get("alg") or next(iter(suiting), "")
+    if algorithm not in algorithms or algorithm not in suiting:
+        raise ValueError(f"not a key for one of {', '.join(algorithms)}")
+    if jwk.get("use", "sig") != "sig" or "verify" not in jwk.get("key_ops", ["verify"]):
+        raise ValueError("not for signatures")
+    if kind[0] == "oct" and not may_hold_secrets:
+        raise ValueError("a secret that was read from a URL is none")
+    verifying_key = jwt.PyJWK(jwk, algorithm).key
+    if kind[0] == "RSA" and verifying_key.key_size < _LEAST_RSA_BITS:
+        raise ValueError(f"shorter than {_LEAST_RSA_BITS} bits")
+    if kind[0] == "oct" and len(verifying_key) < LEAST_SECRET_BYTES:
+        raise ValueError(f"shorter than {LEAST_SECRET_BYTES} bytes")
+    kid = jwk.get("kid", "")
+    return Key(kid=str(kid), algorithm=algorithm, verifying_key=verifying_key)
+
+
+def fetch(url: str) -> bytes:
+    """
+    Return the body of a URL: within five seconds, a megabyte, and no redirect.
+
+    Raises:
+        OSError: it does not answer with that.
+    """
+    deadline = time.monotonic() + _FETCH_SECONDS
+    opener = urllib.request.build_opener(_NoRedirect)
+    request = urllib.request.Request(url, headers={"Accept": "application/json"})
+    body = b""
+    with opener.open(request, timeout=_FETCH_SECONDS) as response:
+        while chunk := response.read1(65536):
+            body += chunk
+            if len(body) > _MOST_DOCUMENT_BYTES:
+                raise OSError(f"more than {_MOST_DOCUMENT_BYTES} bytes")
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not complete within {_FETCH_SECONDS} s")
+    return body
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Whoever may redirect the provider's URL would name the keys."""
+
+    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
+        return None
+
+
+class KeyRing:
+    """
+    The keys in use: the last that could be read, whatever happens later.
+
+    They are read in a thread, again after refresh_seconds, and when a token
+    names a key that is not there, but for that no more often than every
+    refetch_seconds. Handshakes that wait share one reading.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], tuple[Key, ...]],
+        *,
+        refresh_seconds: float,
+        refetch_seconds: float,
+        clock: Clock,
+    ) -> None:
+        self._load = load
+        self._refresh_seconds = refresh_seconds
+        self._refetch_seconds = refetch_seconds
+        self._clock = clock
+        self._keys: tuple[Key, ...] = ()
+        self._tried_at = -math.inf
+        self._has_failed = False
+        self._loading: asyncio.Task[None] | None = None
+
+    def refresh(self) -> None:
+        """Begin to read the keys again if it is time; asked on every beat."""
+        seconds = self._refetch_seconds if self._has_failed else self._refresh_seconds
+        if self._clock() - self._tried_at >= seconds:
+            self._begin()
+
+    async def find(self, kid: str | None) -> Key:
+        """
+        Return the key that a token names; the only one where it names none.
+
+        Raises:
+            Refused: there is none, or nobody can tell now.
+        """
+        key = self._select(kid)
+        if key is None:
+            await self._look_again()
+            key = self._select(kid)
+        if key is not None:
+            return key
+        is_unknown = bool(self._keys) and not self._has_failed
+        raise Refused(
+            close_codes.UNAUTHENTICATED if is_unknown else close_codes.UNAVAILABLE
+        )
+
+    def _select(self, kid: str | None) -> Key | None:
+        if kid:
+            for key in self._keys:
+                if key.kid == kid:
+                    return key
+        if len(self._keys) == 1 and not (kid and self._keys[0].kid):
+            return self._keys[0]
+        return None
+
+    async def _look_again(self) -> None:
+        if self._clock() - self._tried_at >= self._refetch_seconds:
+            self._begin()
+        if self._loading is not None:
+            await asyncio.wait((self._loading,), timeout=_WAIT_SECONDS)
+
+    def _begin(self) -> None:
+        if self._loading is None:
+            self._tried_at = self._clock()
+            self._loading = asyncio.create_task(self._reload())
+
+    async def _reload(self) -> None:
+        try:
+            self._keys = await asyncio.to_thread(self._load)
+        except (OSError, ValueError) as exc:
+            if not self._has_failed:
+                logger.error(
+                    "The keys for JWTs could not be read; the last stand: %s",
+                    exc,
+                    extra={"event": "jwt_keys_failed"},
+                )
+            self._has_failed = True
+        else:
+            if self._has_failed:
+                logger.warning(
+                    "The keys for JWTs can be read again",
+                    extra={"event": "jwt_keys_recovered"},
+                )
+            self._has_failed = False
+        finally:
+            self._loading = None

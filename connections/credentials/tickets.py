@@ -1,0 +1,94 @@
+"""
+Single-use tickets: what a page puts into the URL of a WebSocket.
+
+A ticket stands for the credential that asked for it, which is looked at again
+when the ticket is redeemed: what was revoked in between opens nothing.
+"""
+
+import secrets
+from typing import Any
+
+from django.utils import timezone
+
+from connections import close_codes
+from connections.credential_sections import JwtConfig, TicketsConfig
+from connections.credentials.identity import Credential
+from connections.credentials.jwt_setup import make_jwt_verifier
+from connections.credentials.sessions import verify_session
+from connections.credentials.tokens import judge
+from connections.exceptions import Refused
+from connections.models import Ticket
+from connections.origins import parse_origin
+from connections.querysets import delete_some, digest_token
+
+_TICKET_BYTES = 32
+_PRUNED_AT_ONCE = 200
+
+
+def issue_ticket(
+    credential: Credential, origin: str, config: TicketsConfig
+) -> str | None:
+    """
+    Return a new ticket, or None where its client was given too many lately.
+
+    `origin` is the page's, as its header said, or empty: the handshake has to
+    come from the same.
+    """
+    delete_some(Ticket.objects.older_than(2 * config.lifetime_seconds), _PRUNED_AT_ONCE)
+    client_digest = digest_token(credential.client_id)
+    lately = Ticket.objects.younger_than(config.lifetime_seconds)
+    if lately.filter(client_digest=client_digest).count() >= config.max_per_client:
+        return None
+    ticket = secrets.token_urlsafe(_TICKET_BYTES)
+    session = credential.session
+    Ticket.objects.create(
+        digest=digest_token(ticket),
+        client_digest=client_digest,
+        token_id=credential.token_id,
+        session_key=session.session_key if session is not None else "",
+        claims=dict(credential.claims),
+        origin=_name_origin(origin),
+    )
+    return ticket
+
+
+def redeem_ticket(
+    ticket: str, origin: str, config: TicketsConfig, jwt: JwtConfig
+) -> Credential:
+    """
+    Use a ticket up, and return the credential that it stands for.
+
+    It is used up whether or not it is then found to be good: two who come with
+    one ticket cannot both have been given it.
+
+    Raises:
+        Refused: it is unknown, used, too old or another origin's, or the
+            credential behind it is no good any more.
+    """
+    row = Ticket.objects.take(ticket, config.lifetime_seconds)
+    if row is None or row.origin != _name_origin(origin):
+        raise Refused(close_codes.UNAUTHENTICATED)
+    if row.token is not None:
+        found = judge(row.token)
+        if isinstance(found, Refused):
+            raise found
+        return found
+    if row.session_key:
+        return verify_session(row.session_key)
+    return _verify_claims(row.claims, jwt)
+
+
+def _verify_claims(claims: Any, config: JwtConfig) -> Credential:
+    verifier = make_jwt_verifier(config)
+    if verifier is None or not claims:
+        raise Refused(close_codes.UNAUTHENTICATED)
+    credential = verifier.make_credential(claims)
+    if credential.expires_at is not None and credential.expires_at <= timezone.now():
+        raise Refused(close_codes.TOKEN_EXPIRED)
+    return credential
+
+
+def _name_origin(header: str) -> str:
+    """Return an origin with its port, so that two ways to write it are one."""
+    origin = parse_origin(header)
+    return f"{origin.scheme}://{origin.host}:{origin.port}" if origin else ""

@@ -1,0 +1,117 @@
+"""POST /api/tickets/: a ticket for whoever is logged in, or holds a token."""
+
+from django.conf import settings
+from django.http import HttpRequest, JsonResponse
+from django.http.response import HttpResponseBase
+from django.views.decorators.cache import never_cache
+from django.views.decorators.csrf import csrf_exempt, csrf_protect
+from django.views.decorators.http import require_POST
+
+from connections import close_codes
+from connections.addresses import find_source
+from connections.close_codes import Ending
+from connections.credentials.identity import Credential
+from connections.exceptions import Refused
+from connections.node import Node, get_node
+from connections.origins import is_origin_allowed
+
+_STATUSES = {
+    close_codes.BANNED: 403,
+    close_codes.FORBIDDEN: 403,
+    close_codes.RATE_LIMITED: 429,
+    close_codes.UNAVAILABLE: 503,
+}
+"""What is not here is 401."""
+
+_RETRY_SECONDS = 5
+
+
+@csrf_exempt
+@never_cache
+@require_POST
+async def tickets(request: HttpRequest) -> HttpResponseBase:
+    """
+    Give out a ticket: {"ticket": "…", "expires_in_seconds": 30}.
+
+    A bearer token comes from a program, or a page that has it in hand: another
+    page cannot have sent it. A session cookie could come from anywhere, so that
+    it needs Django's CSRF token beside it.
+    """
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return await _issue(request, token=token.strip())
+    answer: HttpResponseBase = await _issue_to_session(request)
+    return answer
+
+
+@csrf_protect
+async def _issue_to_session(request: HttpRequest) -> HttpResponseBase:
+    return await _issue(request, token=None)
+
+
+async def _issue(request: HttpRequest, *, token: str | None) -> HttpResponseBase:
+    """Find out who asks, and give them a ticket."""
+    node = get_node()
+    headers = [
+        (name.lower().encode("latin-1"), value.encode("latin-1", "replace"))
+        for name, value in request.headers.items()
+    ]
+    source = find_source(
+        request.META.get("REMOTE_ADDR") or None,
+        headers,
+        node.config.trusted_proxies,
+        is_secure=request.is_secure(),
+    )
+    origin = request.headers.get("Origin")
+    if not is_origin_allowed(
+        [] if origin is None else [origin],
+        host=source.host,
+        is_secure=source.is_secure,
+        allowed=node.config.allowed_origins,
+        has_own_credential=token is not None,
+    ):
+        return _refuse(close_codes.FORBIDDEN, "this origin may not connect")
+    try:
+        credential = await _authenticate(node, source.address, request, token)
+        ticket = await node.verifier.issue_ticket(credential, origin or "")
+    except Refused as exc:
+        return _refuse(exc.ending, "not these credentials, or not now")
+    content = {
+        "ticket": ticket,
+        "expires_in_seconds": node.config.tickets.lifetime_seconds,
+    }
+    return JsonResponse(content, status=201)
+
+
+async def _authenticate(
+    node: Node, address: str, request: HttpRequest, token: str | None
+) -> Credential:
+    """
+    Return whose request it is, as at a handshake.
+
+    Raises:
+        Refused: nobody's, or of one who is kept out.
+    """
+    await node.gate.open()
+    node.gate.judge_address(address)
+    session_key = request.COOKIES.get(settings.SESSION_COOKIE_NAME)
+    if token is None and not session_key:
+        raise Refused(close_codes.UNAUTHENTICATED)
+    with node.gate.counting_failures(address):
+        if token is not None:
+            credential = await node.verifier.verify_token(token)
+        else:
+            credential = await node.verifier.verify_session(session_key or "")
+    user_id = credential.user.pk if credential.user else None
+    node.gate.judge(credential.client_id, user_id, address)
+    return credential
+
+
+def _refuse(ending: Ending, message: str) -> JsonResponse:
+    status = _STATUSES.get(ending, 401)
+    response = JsonResponse({"error": ending.reason, "message": message}, status=status)
+    if status in (429, 503):
+        response["Retry-After"] = str(_RETRY_SECONDS)
+    if status == 401:
+        response["WWW-Authenticate"] = "Bearer"
+    return response

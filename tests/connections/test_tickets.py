@@ -1,0 +1,397 @@
+"""Single-use tickets: who gets one, and what each attack on one comes to."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from channels.db import database_sync_to_async as in_database
+from channels.testing import WebsocketCommunicator
+from django.contrib.auth.models import User
+from django.contrib.sessions.models import Session
+from django.test import AsyncClient
+from django.utils import timezone
+
+from connections.consumers import LimitedJsonConsumer
+from connections.credential_sections import JwtConfig, TicketsConfig
+from connections.credentials.identity import Credential
+from connections.credentials.sessions import verify_session
+from connections.credentials.tickets import issue_ticket, redeem_ticket
+from connections.credentials.tokens import create_access_token, verify_access_token
+from connections.exceptions import Refused
+from connections.middleware import CredentialMiddleware, OriginMiddleware
+from connections.models import AccessToken, Ban, Ticket
+from connections.node import Node, get_node
+from tests.connections.conversations import receive_close, receive_type
+from tests.connections.jwt_provider import AUDIENCE, ISSUER, SECRET, SigningKey
+from tests.connections.test_credentials import log_in
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+PAGE = "https://app.example.com"
+CONFIG = TicketsConfig()
+NO_JWT = JwtConfig()
+
+
+def give(credential: Credential, origin: str = PAGE) -> str:
+    ticket = issue_ticket(credential, origin, CONFIG)
+    assert ticket is not None
+    return ticket
+
+
+def redeem(ticket: str, origin: str = PAGE) -> Credential:
+    return redeem_ticket(ticket, origin, CONFIG, NO_JWT)
+
+
+def refusal(ticket: str, origin: str = PAGE) -> str:
+    with pytest.raises(Refused) as refused:
+        redeem(ticket, origin)
+    return refused.value.ending.reason
+
+
+def make_token_credential(**values: Any) -> Credential:
+    token, _ = create_access_token("alice", **values)
+    return verify_access_token(token)
+
+
+# What a ticket is
+
+
+def test_a_ticket_of_a_token_is_that_token() -> None:
+    user = User.objects.create_user("alice")
+    expires_at = timezone.now() + timedelta(hours=1)
+    first = make_token_credential(user=user, scopes=["/ws/"], expires_at=expires_at)
+    assert redeem(give(first)) == first
+
+
+def test_a_ticket_of_a_session_is_that_session() -> None:
+    key = log_in(User.objects.create_user("alice"))
+    credential = redeem(give(verify_session(key)))
+    assert credential.session.session_key == key
+    assert credential.session_digest == verify_session(key).session_digest
+
+
+def test_a_ticket_is_stored_as_a_hash_and_the_session_until_it_is_used() -> None:
+    key = log_in(User.objects.create_user("alice"))
+    ticket = give(verify_session(key))
+    assert ticket not in str(Ticket.objects.values().get())
+    redeem(ticket)
+    assert key not in str(Ticket.objects.values().get())
+
+
+# Attacks
+
+
+def test_a_ticket_used_twice_is_refused() -> None:
+    ticket = give(make_token_credential())
+    redeem(ticket)
+    assert refusal(ticket) == "unauthenticated"
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "https://evil.example",
+        "http://app.example.com",
+        "https://app.example.com:8443",
+        "https://app.example.com.evil.example",
+        "null",
+        "",
+    ],
+)
+def test_a_ticket_of_another_origin_is_refused_and_used_up(origin: str) -> None:
+    ticket = give(make_token_credential())
+    assert refusal(ticket, origin) == "unauthenticated"
+    assert refusal(ticket) == "unauthenticated"
+
+
+def test_a_ticket_of_a_program_is_none_for_a_page() -> None:
+    assert refusal(give(make_token_credential(), ""), PAGE) == "unauthenticated"
+    assert redeem(give(make_token_credential(), ""), "").client_id == "alice"
+
+
+def test_an_origin_is_the_same_with_its_port_written_out() -> None:
+    ticket = give(make_token_credential(), PAGE)
+    assert redeem(ticket, f"{PAGE}:443").client_id == "alice"
+
+
+def test_a_ticket_after_half_a_minute_is_refused() -> None:
+    ticket = give(make_token_credential())
+    Ticket.objects.update(issued_at=timezone.now() - timedelta(seconds=31))
+    assert refusal(ticket) == "unauthenticated"
+
+
+@pytest.mark.parametrize("ticket", ["", "wrong", "\x00", "é" * 10_000, "\ud800"])
+def test_an_unknown_ticket_is_refused(ticket: str) -> None:
+    assert refusal(ticket) == "unauthenticated"
+
+
+def test_a_ticket_opens_nothing_when_what_is_behind_it_ended() -> None:
+    user = User.objects.create_user("alice")
+    of_token = give(make_token_credential())
+    of_user = give(make_token_credential(user=user))
+    of_session = give(verify_session(log_in(user)))
+    AccessToken.objects.filter(user=None).revoke()
+    User.objects.update(is_active=False)
+    Session.objects.all().delete()
+    assert refusal(of_token) == "revoked"
+    assert refusal(of_user) == "deactivated"
+    assert refusal(of_session) == "unauthenticated"
+
+
+def test_a_deleted_token_takes_its_tickets_along() -> None:
+    ticket = give(make_token_credential())
+    AccessToken.objects.all().delete()
+    assert refusal(ticket) == "unauthenticated"
+
+
+def test_a_client_is_given_so_many_and_others_go_on() -> None:
+    config = TicketsConfig(max_per_client=3)
+    alice = make_token_credential()
+    for _ in range(3):
+        assert issue_ticket(alice, PAGE, config)
+    assert issue_ticket(alice, PAGE, config) is None
+    bob = verify_access_token(create_access_token("bob")[0])
+    assert issue_ticket(bob, PAGE, config)
+    Ticket.objects.update(issued_at=timezone.now() - timedelta(seconds=31))
+    assert issue_ticket(alice, PAGE, config)
+
+
+def test_old_tickets_are_pruned_by_new_ones() -> None:
+    give(make_token_credential())
+    Ticket.objects.update(issued_at=timezone.now() - timedelta(seconds=61))
+    give(make_token_credential())
+    assert Ticket.objects.count() == 1
+
+
+# POST /api/tickets/
+
+
+@pytest.fixture
+async def node(settings: Any) -> AsyncIterator[Node]:
+    settings.WEBSOCKET = {
+        "allowed_origins": [PAGE],
+        "jwt": {"issuer": ISSUER, "audience": AUDIENCE},
+        "handshake": {"failures_per_address_burst": 5},
+        "tickets": {"max_per_client": 4},
+    }
+    settings.JWT_SECRET = SECRET
+    settings.ALLOWED_HOSTS = ["testserver"]
+    node = get_node()
+    yield node
+    await node.stop()
+
+
+async def post(
+    client: AsyncClient | None = None, origin: str | None = PAGE, **headers: str
+) -> Any:
+    client = client or AsyncClient(enforce_csrf_checks=True)
+    if origin is not None:
+        headers["origin"] = origin
+    return await client.post("/api/tickets/", headers=headers)
+
+
+async def bearer(**values: Any) -> dict[str, str]:
+    token, _ = await in_database(create_access_token)("alice", **values)
+    return {"authorization": f"Bearer {token}"}
+
+
+@pytest.mark.usefixtures("node")
+async def test_a_token_gets_a_ticket_that_nobody_keeps() -> None:
+    response = await post(**await bearer())
+    assert response.status_code == 201
+    assert "no-store" in response["Cache-Control"]
+    assert response.json()["expires_in_seconds"] == 30
+    credential = await in_database(redeem)(response.json()["ticket"])
+    assert credential.client_id == "alice"
+
+
+async def test_a_jwt_gets_a_ticket_with_its_claims(node: Node) -> None:
+    token = SigningKey("HS256", "").sign(plan="gold")
+    response = await post(authorization=f"Bearer {token}")
+    credential = await node.verifier.verify_ticket(response.json()["ticket"], PAGE)
+    assert (credential.client_id, credential.jti) == ("jwt:alice", "id-1")
+    assert credential.claims["plan"] == "gold"
+    assert credential.expires_at is not None
+
+
+async def log_in_as(client: AsyncClient, name: str = "alice") -> User:
+    user = await in_database(User.objects.create_user)(name)
+    await client.aforce_login(user)
+    return user
+
+
+@pytest.mark.usefixtures("node")
+async def test_a_session_gets_a_ticket_with_the_csrf_token_alone() -> None:
+    """A foreign page can make a browser send the cookie, not the header."""
+    client = AsyncClient(enforce_csrf_checks=True)
+    user = await log_in_as(client)
+    assert (await post(client, "http://testserver")).status_code == 403
+    assert (await post(client, PAGE)).status_code == 403
+    assert (await post(client, None)).status_code == 403
+    assert not await Ticket.objects.aexists()
+    client.cookies["csrftoken"] = "a" * 32
+    response = await post(client, "http://testserver", **{"x-csrftoken": "a" * 32})
+    assert response.status_code == 201
+    ticket = response.json()["ticket"]
+    credential = await in_database(redeem)(ticket, "http://testserver")
+    assert credential.user == user
+
+
+@pytest.mark.usefixtures("node")
+@pytest.mark.parametrize("method", ["get", "put", "delete"])
+async def test_a_ticket_is_not_to_be_had_by_a_link(method: str) -> None:
+    response = await getattr(AsyncClient(), method)("/api/tickets/")
+    assert response.status_code == 405
+
+
+@pytest.mark.usefixtures("node")
+async def test_a_page_that_may_not_connect_gets_none() -> None:
+    for origin in ("https://evil.example", "null", "http://app.example.com"):
+        response = await post(origin=origin, **await bearer())
+        assert (response.status_code, response.json()["error"]) == (403, "forbidden")
+    assert not await Ticket.objects.aexists()
+
+
+@pytest.mark.usefixtures("node")
+async def test_who_is_nobody_gets_none_and_is_told_why() -> None:
+    past = timezone.now() - timedelta(seconds=1)
+    expired = await bearer(expires_at=past)
+    for headers, status, reason in (
+        ({"authorization": "Bearer wrong"}, 401, "unauthenticated"),
+        (expired, 401, "token_expired"),
+    ):
+        response = await post(**headers)
+        assert (response.status_code, response.json()["error"]) == (status, reason)
+        assert response["WWW-Authenticate"] == "Bearer"
+    client = AsyncClient(enforce_csrf_checks=True)
+    client.cookies["csrftoken"] = "a" * 32
+    response = await post(client, "http://testserver", **{"x-csrftoken": "a" * 32})
+    assert response.status_code == 401
+
+
+@pytest.mark.usefixtures("node")
+async def test_too_many_tickets_and_too_many_guesses_are_429() -> None:
+    headers = await bearer()
+    statuses = [(await post(**headers)).status_code for _ in range(5)]
+    assert statuses == [201] * 4 + [429]
+    response = await post(**headers)
+    assert response["Retry-After"]
+    wrong = {"authorization": "Bearer wrong"}
+    statuses = [(await post(**wrong)).status_code for _ in range(7)]
+    assert (statuses[0], statuses[-1]) == (401, 429)
+
+
+async def test_who_is_banned_gets_none(node: Node) -> None:
+    await Ban.objects.acreate(target="client", value="alice", reason="test")
+    await node.gate.refresh()
+    response = await post(**await bearer())
+    assert (response.status_code, response.json()["error"]) == (403, "banned")
+
+
+# The handshake
+
+
+class Seeing(LimitedJsonConsumer):
+    async def connect(self) -> None:
+        await self.accept()
+        query = self.scope["query_string"].decode()
+        credential = self.scope["credential"]
+        await self.send_json({"type": "seen", "query": query, "who": str(credential)})
+
+
+def shake_hands(
+    node: Node, query: str, origin: str | None = PAGE, **headers: str
+) -> WebsocketCommunicator:
+    application = OriginMiddleware(CredentialMiddleware(Seeing.as_asgi()))
+    listed = {"host": "testserver", **headers}
+    if origin is not None:
+        listed["origin"] = origin
+    communicator = WebsocketCommunicator(
+        application,
+        f"/ws/?{query}",
+        [(name.encode(), value.encode()) for name, value in listed.items()],
+    )
+    communicator.scope.update(node=node, client=["192.0.2.1", 1])
+    return communicator
+
+
+async def ask_for_ticket(**headers: str) -> str:
+    response = await post(**(headers or await bearer()))
+    ticket: str = response.json()["ticket"]
+    return ticket
+
+
+async def test_a_ticket_opens_a_connection_and_is_not_seen_by_it(node: Node) -> None:
+    ticket = await ask_for_ticket()
+    communicator = shake_hands(node, f"a=1&ticket={ticket}&replaces=x")
+    await communicator.connect()
+    seen = await receive_type(communicator, "seen")
+    assert seen["query"] == "a=1&replaces=x"
+    assert ticket not in seen["who"]
+    await communicator.disconnect()
+
+
+@pytest.mark.parametrize(
+    ("query", "left"),
+    [
+        ("ticket=T", ""),
+        ("ticket=T&b=2", "b=2"),
+        ("t%69cket=T", "t%69cket=T"),
+        ("a=1&ticket=T", "a=1&"),
+        ("ticket=T&ticket=U&myticket=V", "myticket=V"),
+    ],
+)
+async def test_no_ticket_is_left_in_a_query(node: Node, query: str, left: str) -> None:
+    communicator = shake_hands(node, query, **await bearer())
+    await communicator.connect()
+    assert (await receive_type(communicator, "seen"))["query"] == left
+    await communicator.disconnect()
+
+
+async def test_a_ticket_goes_after_a_token_and_before_a_cookie(node: Node) -> None:
+    """The order of protocol.md; a wrong ticket is not made good by a cookie."""
+    user = await in_database(User.objects.create_user)("bob")
+    key = await in_database(log_in)(user)
+    cookie = {"cookie": f"sessionid={key}"}
+    by_token = shake_hands(node, "ticket=wrong", **await bearer(), **cookie)
+    await by_token.connect()
+    assert "alice" in (await receive_type(by_token, "seen"))["who"]
+    await by_token.disconnect()
+    by_ticket = shake_hands(node, f"ticket={await ask_for_ticket()}", **cookie)
+    await by_ticket.connect()
+    assert "alice" in (await receive_type(by_ticket, "seen"))["who"]
+    await by_ticket.disconnect()
+    wrong = shake_hands(node, "ticket=wrong", **cookie)
+    await wrong.connect()
+    assert (await receive_close(wrong))["code"] == 4001
+
+
+async def test_many_at_once_redeem_one_ticket_once(node: Node) -> None:
+    ticket = await ask_for_ticket()
+    results = await asyncio.gather(
+        *(node.verifier.verify_ticket(ticket, PAGE) for _ in range(20)),
+        return_exceptions=True,
+    )
+    assert sum(isinstance(one, Credential) for one in results) == 1
+    assert sum(isinstance(one, Refused) for one in results) == 19
+
+
+async def test_a_scoped_token_has_scoped_tickets(node: Node) -> None:
+    ticket = await ask_for_ticket(**await bearer(scopes=["/elsewhere/"]))
+    communicator = shake_hands(node, f"ticket={ticket}")
+    await communicator.connect()
+    assert (await receive_close(communicator))["code"] == 4003
+
+
+async def test_a_page_on_a_session_refreshes_with_a_ticket(node: Node) -> None:
+    communicator = shake_hands(node, f"ticket={await ask_for_ticket()}")
+    await communicator.connect()
+    await communicator.send_json_to(
+        {"type": "refresh", "ticket": await ask_for_ticket(**await bearer())}
+    )
+    assert await receive_type(communicator, "refreshed")
+    await communicator.send_json_to({"type": "refresh", "ticket": "wrong"})
+    assert "refused" in (await receive_type(communicator, "error"))["message"]
+    await communicator.disconnect()
