@@ -129,6 +129,11 @@ class Connection(models.Model):
     user_agent = models.CharField(max_length=255, blank=True)
     opened_at = models.DateTimeField(db_index=True)
     last_activity_at = models.DateTimeField()
+    idle_timeout_seconds = models.FloatField(
+        null=True,
+        blank=True,
+        help_text="Its own, which its node sees to (0: never); else as configured.",
+    )
     closed_at = models.DateTimeField(null=True, blank=True)
     close_code = models.PositiveSmallIntegerField(null=True, blank=True)
     reason = models.CharField(max_length=32, blank=True)

@@ -101,6 +101,10 @@ class ConnectionQuerySet(models.QuerySet["Connection"]):
         """Open connections without application data since a moment."""
         return self.open().filter(last_activity_at__lte=moment)
 
+    def timed_as_configured(self) -> ConnectionQuerySet:
+        """Connections whose consumer gave them no idle timeout of their own."""
+        return self.filter(idle_timeout_seconds=None)
+
     def of_dead_nodes(self) -> ConnectionQuerySet:
         """Open connections whose node has stopped, is lost, or is forgotten."""
         live = _nodes_of(self).filter(state__in=LIVE_STATES)

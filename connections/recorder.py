@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from django.db import DataError, IntegrityError, transaction
 from django.utils import timezone
 
+from connections.config import get_config
 from connections.database import Database
 from connections.flight_recorder import is_worth_keeping
 from connections.hub import LiveConnection
@@ -222,6 +223,7 @@ class Recorder:
             address=live.address,
             origin=live.origin,
             user_agent=live.user_agent,
+            idle_timeout_seconds=_find_own_timeout(live),
             opened_at=live.opened_at,
             last_activity_at=timezone.now() - quiet_for,
             messages_in=live.messages_in,
@@ -230,6 +232,12 @@ class Recorder:
             bytes_out=live.bytes_out,
             errors=live.errors,
         )
+
+
+def _find_own_timeout(live: LiveConnection) -> float | None:
+    """Return the idle timeout of a connection where it is not the configured one."""
+    own = live.limits.idle_timeout_seconds
+    return None if own == get_config().idle_timeout_seconds else own
 
 
 def describe_error(

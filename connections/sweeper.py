@@ -111,6 +111,7 @@ class Sweeper:
     ) -> None:
         self._config = config
         self._idle_seconds = idle_seconds or config.idle_timeout_seconds
+        self._is_sooner = idle_seconds is not None
         self._batch_size = batch_size
         self._is_dry = is_dry
         self.clock = clock
@@ -220,12 +221,15 @@ class Sweeper:
             .filter(reason=close_codes.IDLE.reason)
             .values("value")
         )
-        idle = (
+        candidates = (
             Connection.objects.idle_since(moment)
             .filter(node__state__in=("serving", "draining"))
             .exclude(connection_id__in=pending)
-            .order_by("last_activity_at")
-            .values_list("connection_id", flat=True)
+        )
+        if not self._is_sooner:
+            candidates = candidates.timed_as_configured()
+        idle = candidates.order_by("last_activity_at").values_list(
+            "connection_id", flat=True
         )
         if self._is_dry:
             return idle.count()

@@ -2,15 +2,18 @@
 
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from django.utils import timezone
 
 from connections import close_codes
+from connections.config import get_config
 from connections.database import Database
 from connections.exceptions import DatabaseUnavailable
 from connections.hub import LiveConnection, new_connection_id
+from connections.limits import Limits
 from connections.models import Connection, ErrorEvent, Node
 from connections.recorder import Recorder, clean, describe_error
 from connections.sections import RecorderConfig
@@ -117,6 +120,17 @@ async def test_a_row_follows_its_connection(bench: Bench) -> None:
     row = await Connection.objects.aget()
     assert (row.closed_at, row.reason) == (None, "")
     assert (timezone.now() - row.last_activity_at).total_seconds() < 5
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_a_row_names_the_idle_timeout_that_is_its_own(bench: Bench) -> None:
+    configured = Limits.configured(get_config())
+    own = replace(configured, idle_timeout_seconds=600)
+    for limits in (configured, own):
+        bench.recorder.note_change(make_connection(bench.clock, limits=limits))
+    await bench.recorder.flush()
+    timeouts = [row.idle_timeout_seconds async for row in Connection.objects.all()]
+    assert set(timeouts) == {None, 600}
 
 
 @pytest.mark.django_db(transaction=True)

@@ -178,6 +178,17 @@ def test_idle_sooner_than_configured() -> None:
     assert make_sweeper(idle_seconds=10).sweep().idle_requested == 1
 
 
+@pytest.mark.parametrize(("sooner", "expected"), [({}, 0), ({"idle_seconds": 10}, 2)])
+def test_a_timeout_of_its_own_is_left_to_the_node_unless_staff_ask_sooner(
+    sooner: dict[str, float], expected: int
+) -> None:
+    node = make_db_node("live")
+    long_ago = timezone.now() - timedelta(seconds=400)
+    make_row(node, "patient", last_activity_at=long_ago, idle_timeout_seconds=600)
+    make_row(node, "endless", last_activity_at=long_ago, idle_timeout_seconds=0)
+    assert make_sweeper(**sooner).sweep().idle_requested == expected
+
+
 def test_old_rows_are_pruned_in_batches_and_open_ones_kept() -> None:
     node = make_db_node("live")
     old = timezone.now() - timedelta(days=31)
