@@ -43,6 +43,13 @@ class Limits:
     @classmethod
     def configured(cls, config: WebSocketConfig) -> "Limits":
         """Return the limits that hold where a consumer names no others."""
+        global _last_made
+        if _last_made is None or _last_made[0] is not config:
+            _last_made = config, cls._make(config)
+        return _last_made[1]
+
+    @classmethod
+    def _make(cls, config: WebSocketConfig) -> "Limits":
         rate = config.rate_limit
         return cls(
             max_connections_per_client=config.max_connections_per_client,
@@ -53,3 +60,6 @@ class Limits:
             bytes_per_second=rate.bytes_per_second,
             burst_bytes=rate.burst_bytes,
         )
+
+
+_last_made: tuple[WebSocketConfig, Limits] | None = None
