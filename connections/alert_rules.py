@@ -107,7 +107,7 @@ DEFAULT_RULES = (
         unit="s",
         threshold=60,
         clear=30,
-        for_seconds=0,
+        for_seconds=20,
         severity="warning",
     ),
     AlertRule(

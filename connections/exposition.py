@@ -269,7 +269,7 @@ def _describe_health(node: Node) -> Iterator[Metric]:
     if age_seconds is not None:
         yield GaugeMetricFamily(
             "websocket_sweeper_last_run_timestamp_seconds",
-            "When a sweep was last finished, in seconds of Unix time.",
+            "When a sweep was last finished, or else the oldest node started.",
             time.time() - age_seconds,
         )
 

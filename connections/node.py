@@ -32,7 +32,7 @@ from connections.pool import get_redis_url, make_bus, make_pool
 from connections.pool.base import Renewal, Slot, Usage
 from connections.reauthorisation import Reauthoriser
 from connections.recorder import Recorder, clean
-from connections.survey import SURVEY_SECONDS, Survey
+from connections.survey import SURVEY_BEATS, Survey
 from connections.taken_orders import TakenOrders
 from connections.units import Clock
 
@@ -152,7 +152,7 @@ class Node:
             ("The check for idle connections", self._watch, beat_seconds),
             ("The beat", self._beat, beat_seconds),
             ("The renewal of leases", self._renew, self.config.node.lease_seconds / 3),
-            ("The survey", self.survey.look, SURVEY_SECONDS),
+            ("The survey", self.survey.look, SURVEY_BEATS * beat_seconds),
             ("The meter", self.meter.tick, TICK_SECONDS),
             ("The look for requests", self._requests.look_when_announced, 0),
             ("The re-authorisation", self.reauthoriser.look_when_due, 0),

@@ -2,9 +2,10 @@
 
 import asyncio
 import time
+from typing import Any
 
 from django.db import connection
-from django.db.models import DurationField, ExpressionWrapper, F
+from django.db.models import DurationField, ExpressionWrapper, F, QuerySet
 from django.db.models.functions import Now
 
 from connections.alerts.delivery import deliver
@@ -16,7 +17,8 @@ from connections.metrics.meter import Meter
 from connections.models import Node, Sweep
 from connections.units import Clock
 
-SURVEY_SECONDS = 10
+SURVEY_BEATS = 10
+"""Beats between two looks: ten seconds, by default."""
 
 
 class Survey:
@@ -39,7 +41,6 @@ class Survey:
         self._config = config
         self._evaluator = Evaluator(config.alerts)
         self._clock = clock
-        self._started_at = clock()
         self._node_id = node_id
         self._database = database
         self._meter = meter
@@ -50,7 +51,11 @@ class Survey:
 
     @property
     def sweep_age_seconds(self) -> float | None:
-        """Since a sweep was last finished; None: never, or nothing was read yet."""
+        """
+        How long no sweep was finished, while there were nodes; None: not known yet.
+
+        Before the first sweep it counts from the start of the oldest node.
+        """
         if self._sweep_age_seconds is None:
             return None
         return self._sweep_age_seconds + self._clock() - self._read_at
@@ -70,9 +75,8 @@ class Survey:
 
     def _watch_sweeper(self) -> None:
         age_seconds = self.sweep_age_seconds
-        if age_seconds is None:
-            age_seconds = self._clock() - self._started_at
-        self._evaluator.evaluate_one("sweeper_silent", age_seconds)
+        if age_seconds is not None:
+            self._evaluator.evaluate_one("sweeper_silent", age_seconds)
 
     def _deliver(self) -> None:
         try:
@@ -81,12 +85,20 @@ class Survey:
             connection.close()
 
     def _read(self) -> int:
-        age = ExpressionWrapper(Now() - F("finished_at"), DurationField())
-        ages = Sweep.objects.exclude(finished_at=None).annotate(age=age)
-        last = ages.order_by("-finished_at").values_list("age", flat=True).first()
-        self._sweep_age_seconds = None if last is None else last.total_seconds()
-        self._read_at = self._clock()
+        sweeps = _measure_ages(Sweep.objects.exclude(finished_at=None), "finished_at")
+        lives = _measure_ages(Node.objects.live(), "started_at")
+        if lives:
+            # A cluster that was off all night has not missed its sweeps.
+            age_seconds = min([max(lives), *sweeps])
+            self._sweep_age_seconds, self._read_at = age_seconds, self._clock()
         lately = Now() - LOST_WITHIN
         self.lost_nodes = Node.objects.lost_since(lately).count()
         own = Node.objects.filter(node_id=self._node_id)
         return own.values_list("rolled_minute", flat=True).first() or 0
+
+
+def _measure_ages(rows: QuerySet[Any], column: str) -> list[float]:
+    """Return how long ago a moment of each row was, by the database's clock."""
+    age = ExpressionWrapper(Now() - F(column), DurationField())
+    ages = rows.annotate(age=age).values_list("age", flat=True)
+    return [age.total_seconds() for age in ages]

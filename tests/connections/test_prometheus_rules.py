@@ -42,7 +42,7 @@ FIRING: dict[str, Series] = {
     "mass_disconnect": {ACTIVE: "100x20 40x10"},
     "reconnect_storm": {ACTIVE: "100x30", HANDSHAKES: "0+250x30"},
     "dead_node": {LOST: "1x30"},
-    "sweeper_silent": {SWEPT: "1500x30"},
+    "sweeper_silent": {SWEPT: "1400x30"},
     "recorder_behind": {"websocket_recorder_lag_seconds": "31x30"},
     "slow_consumers": {SLOW: "0+12x30"},
     "authentication_failures": {FAILED: "0+120x30"},

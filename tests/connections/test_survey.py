@@ -1,0 +1,109 @@
+"""What a node finds out about its cluster."""
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from connections.database import Database
+from connections.hub import Hub
+from connections.metrics.counters import Counters
+from connections.metrics.meter import Meter
+from connections.models import Alert, Node, Sweep
+from connections.survey import Survey
+from tests.clock import FakeClock
+from tests.connections.conversations import make_config
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+RULE = {"name": "sweeper_silent", "threshold": 60, "clear": 30, "for_seconds": 0}
+
+
+@pytest.fixture
+async def survey() -> AsyncIterator[Survey]:
+    clock = FakeClock()
+    database = Database()
+    meter = Meter(Counters(), Hub(), clock)
+    yield Survey(
+        make_config(alerts=[RULE]),
+        node_id="n1",
+        database=database,
+        meter=meter,
+        clock=clock,
+    )
+    await database.close()
+
+
+async def make_row(
+    node_id: str = "n1", *, age_seconds: float = 0, **values: Any
+) -> None:
+    now = timezone.now()
+    started_at = now - timedelta(seconds=age_seconds)
+    standing = {"host": "h", "pid": 1, "beat_at": now, "started_at": started_at}
+    await Node.objects.acreate(node_id=node_id, **(standing | values))
+
+
+async def note_sweep(age_seconds: float) -> None:
+    finished_at = timezone.now() - timedelta(seconds=age_seconds)
+    await Sweep.objects.aupdate_or_create(
+        name="connections", defaults={"finished_at": finished_at}
+    )
+
+
+async def read_state() -> str | None:
+    alert = await Alert.objects.order_by("-since").afirst()
+    return alert.state if alert else None
+
+
+async def test_silence_is_counted_from_the_last_sweep(survey: Survey) -> None:
+    await make_row(age_seconds=1000)
+    await note_sweep(59)
+    await survey.look()
+    assert survey.sweep_age_seconds == pytest.approx(59, abs=0.9)
+    assert await read_state() is None
+    await note_sweep(61)
+    await survey.look()
+    assert await read_state() == "firing"
+    await note_sweep(0)
+    await survey.look()
+    assert await read_state() == "resolved"
+
+
+async def test_before_the_first_sweep_it_is_counted_from_the_oldest_node(
+    survey: Survey,
+) -> None:
+    """A node that has just started must not think that all is well."""
+    await make_row("n1", age_seconds=1)
+    await make_row("n2", age_seconds=70)
+    await survey.look()
+    assert await read_state() == "firing"
+    await survey.look()
+    assert await Alert.objects.acount() == 1
+
+
+async def test_a_cluster_that_was_off_has_missed_nothing(survey: Survey) -> None:
+    await make_row(age_seconds=1)
+    await make_row("n2", age_seconds=9000, state="stopped")
+    await note_sweep(8000)
+    await survey.look()
+    assert await read_state() is None
+
+
+async def test_before_its_own_row_is_written_a_node_says_nothing(
+    survey: Survey,
+) -> None:
+    await note_sweep(8000)
+    await survey.look()
+    assert survey.sweep_age_seconds is None
+    assert await read_state() is None
+
+
+async def test_dead_nodes_are_counted_for_ten_minutes(survey: Survey) -> None:
+    now = timezone.now()
+    await make_row("n2", state="lost", stopped_at=now - timedelta(minutes=9))
+    await make_row("n3", state="lost", stopped_at=now - timedelta(minutes=11))
+    await make_row("n4", state="stopped", stopped_at=now)
+    await survey.look()
+    assert survey.lost_nodes == 1

@@ -1,0 +1,123 @@
+"""Alerts of live processes: to a mail server, and through Prometheus itself."""
+
+import asyncio
+import contextlib
+import json
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import websockets
+import yaml
+from websockets.asyncio.client import connect
+
+from tests.integration.mail_sink import MailSink
+from tests.integration.processes import LiveServer, Servers, free_port, wait_until
+from tests.integration.services import find_program
+
+RULES = [
+    {"name": "sweeper_silent", "threshold": 3, "clear": 2.5, "for_seconds": 1},
+    {"name": "authentication_failures", "threshold": 3, "for_seconds": 0},
+]
+CONFIG = {
+    "node__beat_seconds": 0.1,
+    "allow_unshared_limits": "true",
+    "alert_recipients": "[duty@example.com]",
+    "alerts": json.dumps(RULES),
+}
+
+
+async def fail_to_authenticate(server: LiveServer, times: int) -> None:
+    headers = {"Authorization": "Bearer wrong"}
+    for _ in range(times):
+        url = server.ws_url + "/ws/echo/"
+        async with connect(url, additional_headers=headers) as connection:
+            with contextlib.suppress(websockets.ConnectionClosed):
+                await connection.recv()
+
+
+def read_alerts(server: LiveServer) -> dict[str, str]:
+    """Return the state of each alert, by its rule."""
+    lines = server.manage("alerts", "--json").splitlines()
+    alerts = [json.loads(line) for line in lines]
+    return {alert["rule"]: alert["state"] for alert in alerts}
+
+
+async def test_several_nodes_tell_once_of_a_silent_sweeper(servers: Servers) -> None:
+    """Then a sweeper comes, sees what else is wrong, and is heard of as well."""
+    async with MailSink() as sink:
+        options: dict[str, Any] = {
+            "config": CONFIG,
+            "arguments": ("--no-sweeper",),
+            "environment": {"EMAIL_PORT": str(sink.port), "EMAIL_HOST": "127.0.0.1"},
+        }
+        first = servers.start(**options)
+        servers.start(folder=first.folder, **options)
+        await wait_until(lambda: sink.messages, 40)
+        await fail_to_authenticate(first, 5)
+        await asyncio.sleep(1.5)  # Both nodes have looked again since.
+        assert sink.subjects == ["FIRING: sweeper_silent"]
+        assert sink.messages[0]["to"] == "duty@example.com"
+        await asyncio.to_thread(first.manage, "sweep_idle_connections", "--once")
+        resolved = "RESOLVED: sweeper_silent"
+        await wait_until(lambda: resolved in sink.subjects, 40)
+        found = await asyncio.to_thread(read_alerts, first)
+        assert found["authentication_failures"] == "firing"
+        assert "FIRING: authentication_failures" in sink.subjects
+
+
+@pytest.fixture
+def prometheus(servers: Servers, tmp_path: Path) -> Iterator[tuple[LiveServer, str]]:
+    """A server, and the address of a Prometheus that scrapes it each second."""
+    server = servers.start(config=CONFIG)
+    (tmp_path / "rules.yml").write_text(server.manage("prometheus_rules"))
+    target = f"127.0.0.1:{server.port}"
+    job = {"job_name": "orchestra", "static_configs": [{"targets": [target]}]}
+    seconds = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    content = {"global": seconds, "rule_files": ["rules.yml"], "scrape_configs": [job]}
+    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(content))
+    address = f"127.0.0.1:{free_port()}"
+    with (tmp_path / "prometheus.log").open("wb") as log:
+        process = subprocess.Popen(
+            [
+                find_program("prometheus"),
+                f"--config.file={tmp_path / 'prometheus.yml'}",
+                f"--storage.tsdb.path={tmp_path / 'tsdb'}",
+                f"--web.listen-address={address}",
+            ],
+            stdout=log,
+            stderr=log,
+        )
+        yield server, f"http://{address}"
+        process.terminate()
+        process.wait(30)
+
+
+async def test_prometheus_scrapes_a_node_and_raises_its_alert(
+    prometheus: tuple[LiveServer, str],
+) -> None:
+    server, url = prometheus
+
+    async def read_firing() -> list[str]:
+        def read() -> list[str]:
+            with urllib.request.urlopen(f"{url}/api/v1/alerts", timeout=5) as response:
+                alerts = json.load(response)["data"]["alerts"]
+            return [
+                one["labels"]["alertname"] for one in alerts if one["state"] == "firing"
+            ]
+
+        try:
+            return await asyncio.to_thread(read)
+        except OSError:
+            return []  # It is not there yet.
+
+    async def is_raised() -> bool:
+        # A rate needs a rise that Prometheus saw from one scrape to the next.
+        await fail_to_authenticate(server, 2)
+        return "AuthenticationFailures" in await read_firing()
+
+    await wait_until(is_raised, 60)
+    assert "DeadNode" not in await read_firing()
