@@ -1,0 +1,244 @@
+"""Performers against a real HTTP server that speaks chat completions, or does not."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+
+from orchestra.performers import CompletionsPerformer, EchoPerformer
+from sessions_history.performers import Performer, PerformerFailed, Said
+
+EVENTS = "text/event-stream"
+
+
+class Model:
+    """An HTTP server on 127.0.0.1 that answers what a test has prepared."""
+
+    def __init__(self) -> None:
+        self.base_url = ""
+        self.path = ""
+        self.headers: dict[str, str] = {}
+        self.asked: dict[str, Any] = {}
+        self.status = "200 OK"
+        self.content_type = EVENTS
+        self.chunks: list[bytes | float] = []
+        """What is sent, and the seconds that pass in between."""
+        self.is_whole = True
+        self.has_hung_up = asyncio.Event()
+
+    async def answer(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        try:
+            await self._read(reader)
+            head = f"HTTP/1.1 {self.status}\r\nContent-Type: {self.content_type}\r\n"
+            writer.write(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
+            for chunk in self.chunks:
+                if isinstance(chunk, float):
+                    await asyncio.wait_for(reader.read(1), chunk)
+                    self.has_hung_up.set()
+                    return
+                writer.write(b"%x\r\n%s\r\n" % (len(chunk), chunk))
+                await writer.drain()
+            if self.is_whole:
+                writer.write(b"0\r\n\r\n")
+            await writer.drain()
+        except (TimeoutError, ConnectionError):
+            self.has_hung_up.set()
+        finally:
+            writer.close()
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        self.path = head[0].split()[1]
+        pairs = (line.split(": ", 1) for line in head[1:] if line)
+        self.headers = {name.lower(): value for name, value in pairs}
+        length = int(self.headers["content-length"])
+        self.asked = json.loads(await reader.readexactly(length))
+
+
+def event(text: str = "", **choice: Any) -> bytes:
+    chunk = {"choices": [{"index": 0, "delta": {"content": text}, **choice}]}
+    return f"data: {json.dumps(chunk)}\n\n".encode()
+
+
+DONE = b"data: [DONE]\n\n"
+
+
+@pytest.fixture
+async def model() -> AsyncIterator[Model]:
+    model = Model()
+    server = await asyncio.start_server(model.answer, "127.0.0.1", 0)
+    model.base_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+    yield model
+    server.close()
+    await server.wait_closed()
+
+
+Ask = Callable[..., AsyncIterator[str]]
+
+
+@pytest.fixture
+def ask(model: Model) -> Ask:
+    def ask(
+        message: Any = "hello", history: tuple[Said, ...] = (), **options: Any
+    ) -> AsyncIterator[str]:
+        performer: Performer = CompletionsPerformer(
+            base_url=model.base_url, **{"timeout_seconds": 5, **options}
+        )
+        return performer.perform(message, history)
+
+    return ask
+
+
+async def collect(pieces: AsyncIterator[str]) -> list[str]:
+    return [piece async for piece in pieces]
+
+
+async def test_an_echo_comes_a_word_at_a_time_and_whole() -> None:
+    text = "  two  words,\n𐍈 and 👩‍👧 e\u0301 "
+    pieces = await collect(EchoPerformer(0).perform({"text": text}, ()))
+    assert len(pieces) > 4
+    assert "".join(pieces) == text
+
+
+async def test_an_echo_of_what_has_no_text_is_its_json() -> None:
+    assert (
+        "".join(await collect(EchoPerformer(0).perform([1, None], ()))) == "[1, null]"
+    )
+
+
+async def test_the_delay_of_an_echo_comes_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ECHO_DELAY_SECONDS", "0.02")
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    await collect(EchoPerformer().perform("a b", ()))
+    assert loop.time() - began >= 0.04
+
+
+async def test_a_model_is_given_the_conversation(model: Model, ask: Ask) -> None:
+    model.chunks = [event("Hi"), DONE]
+    history = (
+        Said(offset=1, sender="client", data={"text": "who?"}, state="done"),
+        Said(offset=2, sender="server", data={"text": "me"}, state="done"),
+        Said(offset=3, sender="server", data={"text": ""}, state="error"),
+    )
+    await collect(ask({"text": "again"}, history, model="small", api_key="secret"))
+    assert model.path == "/v1/chat/completions"
+    assert model.headers["authorization"] == "Bearer secret"
+    assert (model.asked["model"], model.asked["stream"]) == ("small", True)
+    assert model.asked["messages"] == [
+        {"role": "user", "content": "who?"},
+        {"role": "assistant", "content": "me"},
+        {"role": "user", "content": "again"},
+    ]
+
+
+async def test_pieces_come_as_they_are_sent(model: Model, ask: Ask) -> None:
+    """Before the answer is over."""
+    model.chunks = [event("one "), 10.0]
+    pieces = ask()
+    assert await anext(pieces) == "one "
+    await pieces.aclose()  # type: ignore[attr-defined]
+    async with asyncio.timeout(5):
+        await model.has_hung_up.wait()
+
+
+async def test_events_may_be_cut_anywhere(model: Model, ask: Ask) -> None:
+    """Within a character too; comments and other fields say nothing."""
+    usage = b'data: {"choices": [], "usage": {"total_tokens": 3}}\r\n\r\n'
+    whole = b": ping\r\n\r\nevent: x\r\n" + event("").replace(b'""', '"é👩‍👧"'.encode())
+    whole += event("b", finish_reason="stop") + usage + DONE
+    model.chunks = [whole[index : index + 1] for index in range(len(whole))]
+    assert await collect(ask()) == ["é👩‍👧", "b"]
+
+
+async def test_an_end_without_done_is_one_that_names_its_reason(
+    model: Model, ask: Ask
+) -> None:
+    model.chunks = [event("all"), event("", finish_reason="length")]
+    assert await collect(ask()) == ["all"]
+
+
+async def test_an_answer_that_is_not_streamed_is_taken(model: Model, ask: Ask) -> None:
+    model.content_type = "application/json"
+    answer = {"choices": [{"message": {"role": "assistant", "content": "all of it"}}]}
+    model.chunks = [json.dumps(answer).encode()]
+    assert await collect(ask()) == ["all of it"]
+
+
+@pytest.mark.parametrize("status", ["500 Oops", "401 No", "302 Found", "429 Slow"])
+async def test_a_failing_model_is_an_error(model: Model, ask: Ask, status: str) -> None:
+    model.status = status
+    model.chunks = [b"secret details"]
+    with pytest.raises(PerformerFailed, match=f"HTTP {status[:3]}$"):
+        await collect(ask())
+
+
+@pytest.mark.parametrize(
+    ("chunks", "kind"),
+    [
+        ([b"<html>hello</html>"], "text/html"),
+        ([b"data: {not json}\n\n"], EVENTS),
+        ([b"data: [1, 2]\n\n"], EVENTS),
+        ([b'data: {"error": {"message": "overloaded"}}\n\n'], EVENTS),
+        ([b"data: " + b"[" * 100_000 + b"\n\n"], EVENTS),
+        ([b"x" * 700_000] * 2, EVENTS),
+        ([b"\x00\xff\xfe" * 10], EVENTS),
+        ([b"{}"], "application/json"),
+        ([b'{"choices": [{"message": {"content": null}}]}'], "application/json"),
+        ([b"x" * 1_500_000] * 2, "application/json"),
+    ],
+)
+async def test_garbage_is_an_error(
+    model: Model, ask: Ask, chunks: list[bytes | float], kind: str
+) -> None:
+    model.chunks, model.content_type = chunks, kind
+    with pytest.raises(PerformerFailed):
+        await collect(ask())
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+async def test_an_answer_that_breaks_off_is_an_error_after_what_came(
+    model: Model, ask: Ask, is_whole: bool
+) -> None:
+    model.chunks, model.is_whole = [event("half an ")], is_whole
+    pieces = ask()
+    assert await anext(pieces) == "half an "
+    with pytest.raises(PerformerFailed, match="broke off"):
+        await anext(pieces)
+
+
+async def test_a_slow_model_is_an_error(model: Model, ask: Ask) -> None:
+    model.chunks = [event("one "), 10.0]
+    pieces = ask(timeout_seconds=0.05)
+    assert await anext(pieces) == "one "
+    with pytest.raises(PerformerFailed, match=r"for 0\.05 s"):
+        await anext(pieces)
+
+
+async def test_a_model_that_is_away_is_an_error(model: Model) -> None:
+    performer = CompletionsPerformer(base_url="http://127.0.0.1:1/v1")
+    with pytest.raises(PerformerFailed, match="reached"):
+        await collect(performer.perform("x", ()))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "performer"),
+    [
+        ("COMPLETIONS_BASE_URL", "", CompletionsPerformer),
+        ("ECHO_DELAY_SECONDS", "soon", EchoPerformer),
+        ("ECHO_DELAY_SECONDS", "nan", EchoPerformer),
+    ],
+)
+def test_what_is_wrong_in_the_environment_is_named(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, performer: type
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ImproperlyConfigured, match=name):
+        performer()
