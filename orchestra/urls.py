@@ -1,7 +1,20 @@
+from django.conf import settings
 from django.contrib import admin
+from django.contrib.auth.views import LoginView, LogoutView
 from django.urls import include, path
 
+from orchestra.views import show_conversations
+
+sign_in = LoginView.as_view(
+    template_name="orchestra/sign_in.html",
+    redirect_authenticated_user=True,
+    extra_context={"is_development": settings.DEBUG},
+)
+
 urlpatterns = [
+    path("", show_conversations, name="conversations"),
+    path("sign-in/", sign_in, name="sign_in"),
+    path("sign-out/", LogoutView.as_view(), name="sign_out"),
     path("", include("connections.urls")),
     path("admin/", admin.site.urls),
 ]

@@ -1,0 +1,43 @@
+"""The demonstration: conversations that survive whatever happens to a socket."""
+
+import json
+
+from django.contrib.auth.decorators import login_required
+from django.db.models import OuterRef, Subquery
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+
+from connections.credentials.identity import name_user
+from sessions_history.models import HistoryEntry, Session
+
+_SHOWN = 12
+_TITLE_CHARACTERS = 60
+
+
+@login_required
+def show_conversations(request: HttpRequest) -> HttpResponse:
+    """Show the user's sessions, and one of them live."""
+    first_said = HistoryEntry.objects.filter(
+        session=OuterRef("pk"), sender=HistoryEntry.Sender.CLIENT
+    ).order_by("offset")
+    found = (
+        Session.objects.filter(client_id=name_user(request.user), last_offset__gt=0)
+        .annotate(first_said=Subquery(first_said.values("data")[:1]))
+        .values("session_id", "last_seen_at", "first_said")[:_SHOWN]
+    )
+    conversations = [{**one, "title": make_title(one["first_said"])} for one in found]
+    context = {
+        "conversations": conversations,
+        "session_id": request.GET.get("session", ""),
+    }
+    return render(request, "orchestra/conversations.html", context)
+
+
+def make_title(first_said: str | None) -> str:
+    """Return what a conversation is called: the first words of its first message."""
+    content = json.loads(first_said or "null")
+    text = content.get("text") if isinstance(content, dict) else content
+    words = " ".join(str(text or "").split())
+    if len(words) > _TITLE_CHARACTERS:
+        words = f"{words[: _TITLE_CHARACTERS - 1].rstrip()}…"
+    return words or "Untitled"

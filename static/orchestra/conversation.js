@@ -1,0 +1,189 @@
+// The demonstration: one session, its transcript, and what happens to its socket.
+
+import { SessionClient, textOf } from "../connections/client.js";
+import { CuttableNetwork } from "./network.js";
+import { TranscriptList } from "./transcript_list.js";
+import { LONG_TEXT, describeEnd, describeState } from "./words.js";
+
+/** @param {string} id */
+const get = (id) => /** @type {HTMLElement} */ (document.getElementById(id));
+const words = /** @type {HTMLTextAreaElement} */ (get("words"));
+const network = new CuttableNetwork();
+const client = new SessionClient("/ws/sessions/", {
+  session: document.body.dataset.session || "new",
+  storage: sessionStorage,
+  WebSocket: network.WebSocket,
+});
+const transcript = new TranscriptList({
+  list: get("transcript"),
+  pending: get("pending"),
+  scroller: get("scroller"),
+  onStop: (offset) => client.cancel(offset),
+});
+/** When the next attempt is due. */
+let dueAt = 0;
+/** @type {ReturnType<typeof setInterval> | undefined} */
+let counting;
+
+/** @param {string} type @param {(detail: any) => void} work */
+function on(type, work) {
+  client.addEventListener(type, (event) => {
+    work(/** @type {CustomEvent} */ (event).detail);
+    showFacts();
+  });
+}
+
+on("state", ({ to, delayMs }) => {
+  clearInterval(counting);
+  if (to === "waiting") {
+    dueAt = performance.now() + delayMs;
+    counting = setInterval(showState, 1000);
+  }
+  showState();
+  showNotice();
+});
+
+on("hello", ({ session }) => {
+  if (document.body.dataset.session === session) return;
+  document.body.dataset.session = session;
+  history.replaceState(null, "", `?session=${session}`);
+});
+
+on("entry", ({ entry, isReplay }) => {
+  transcript.show(entry);
+  get("welcome").hidden = true;
+  if (entry.from === "client") nameConversation(entry);
+  if (!isReplay && entry.state !== "streaming") announce(entry);
+});
+on("delta", ({ entry, text }) => transcript.grow(entry, text));
+on("ended", ({ entry }) => {
+  transcript.show(entry);
+  announce(entry);
+});
+on("reset", () => {
+  transcript.clear();
+  transcript.mark("This conversation began anew.");
+});
+on("gap", ({ from, to }) => transcript.mark(`Entries ${from} to ${to} are no longer kept.`));
+
+get("composer").addEventListener("submit", (event) => {
+  event.preventDefault();
+  void say(words.value);
+});
+words.addEventListener("input", () => {
+  client.wake();
+  fitHeight();
+});
+words.addEventListener("keydown", (event) => {
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  void say(words.value);
+});
+get("suggest").addEventListener("click", () => {
+  words.value = LONG_TEXT;
+  fitHeight();
+  words.focus();
+});
+get("now").addEventListener("click", () => client.connect());
+get("notice-button").addEventListener("click", () => {
+  const { href } = /** @type {{href?: string}} */ (describeEnd(client.ending));
+  if (href) location.assign(href);
+  else client.connect();
+  words.focus();
+});
+get("cut").addEventListener("click", () => {
+  network.isCut = !network.isCut;
+  const button = get("cut");
+  button.setAttribute("aria-pressed", String(network.isCut));
+  button.textContent = network.isCut ? "Mend the network" : "Cut the network";
+  if (network.isCut) client.drop();
+  else client.connect();
+});
+get("menu").addEventListener("click", () => {
+  const isOpen = document.body.classList.toggle("menu-open");
+  get("menu").setAttribute("aria-expanded", String(isOpen));
+});
+
+/** @param {string} text */
+async function say(text) {
+  if (!text.trim()) return;
+  words.value = "";
+  fitHeight();
+  get("welcome").hidden = true;
+  const waiting = transcript.wait(text);
+  const request = client.request({ text });
+  showFacts();
+  try {
+    await request;
+    waiting.remove();
+  } catch (error) {
+    waiting.fail(/** @type {Error} */ (error).message);
+    if (!words.value) words.value = text;
+  }
+  showFacts();
+}
+
+function showState() {
+  const seconds = Math.max(0, Math.ceil((dueAt - performance.now()) / 1000));
+  get("connection").dataset.state = client.state;
+  const text = describeState(client.state, client.ending, seconds);
+  if (get("connection-text").textContent !== text) get("connection-text").textContent = text;
+  get("now").hidden = client.state !== "waiting";
+}
+
+function showNotice() {
+  const isEnded = client.state === "closed";
+  get("notice").hidden = !isEnded;
+  if (!isEnded) return;
+  const { title, text, button } = describeEnd(client.ending);
+  get("notice-title").textContent = title;
+  get("notice-text").textContent = text;
+  get("notice-button").textContent = button;
+}
+
+function showFacts() {
+  const { hello, ending } = client;
+  const facts = {
+    session: client.session,
+    connection: hello?.connection ?? "none yet",
+    outcome: hello?.outcome.replace("_", " ") ?? "none yet",
+    entries: String(client.entries.length),
+    pending: String(client.pending),
+    ending: ending ? `${ending.code} ${ending.reason}` : "none",
+  };
+  for (const [name, text] of Object.entries(facts)) {
+    const element = document.querySelector(`[data-fact="${name}"]`);
+    if (element) element.textContent = text;
+  }
+}
+
+/** Tell a screen reader what was said, once it is whole. */
+function announce(/** @type {import("../connections/client.js").Entry} */ entry) {
+  if (entry.from === "client") return;
+  get("announcement").textContent = `Answer: ${textOf(entry).slice(0, 300)}`;
+}
+
+/** Put a new conversation into the list. */
+function nameConversation(/** @type {import("../connections/client.js").Entry} */ entry) {
+  const list = get("conversation-list");
+  const href = `?session=${client.session}`;
+  if (list.querySelector(`a[href="${href}"]`)) return;
+  const link = document.createElement("a");
+  link.href = href;
+  link.setAttribute("aria-current", "page");
+  const title = document.createElement("span");
+  title.className = "title";
+  title.textContent = textOf(entry).slice(0, 60) || "Untitled";
+  link.append(title, Object.assign(document.createElement("time"), { textContent: "now" }));
+  const item = document.createElement("li");
+  item.append(link);
+  list.prepend(item);
+}
+
+function fitHeight() {
+  words.rows = Math.min(8, words.value.split("\n").length);
+}
+
+client.connect();
+showFacts();
+words.focus();

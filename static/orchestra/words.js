@@ -1,0 +1,89 @@
+// What the page says about the connection, in words.
+
+/** @typedef {import("../connections/reconnect.js").Ending} Ending */
+
+/** What a person reads when a connection has ended for good. */
+const ENDS = {
+  evicted: {
+    title: "In use elsewhere",
+    text: "You have opened this in more places than may be connected at once, so this one was let go. Nothing is lost.",
+    button: "Use here",
+  },
+  idle: {
+    title: "Paused",
+    text: "Nothing was said for a while. Write something, or go on here.",
+    button: "Go on",
+  },
+  not_found: {
+    title: "No such conversation",
+    text: "It does not exist, or it belongs to somebody else.",
+    button: "New conversation",
+    href: location.pathname,
+  },
+  unauthenticated: askToSignIn("You are signed out"),
+  logged_out: askToSignIn("You have signed out"),
+  revoked: askToSignIn("Your access was withdrawn"),
+  kicked: {
+    title: "Disconnected by an operator",
+    text: "You may connect again, if that is what you were told.",
+    button: "Connect again",
+  },
+};
+
+/** @param {string} title */
+function askToSignIn(title) {
+  return {
+    title,
+    text: "What was said is kept. Sign in to go on.",
+    button: "Sign in",
+    href: `/sign-in/?next=${encodeURIComponent(location.pathname + location.search)}`,
+  };
+}
+
+/** @param {Ending | null} ending */
+export function describeEnd(ending) {
+  const known = ENDS[/** @type {keyof typeof ENDS} */ (ending?.reason ?? "")];
+  if (known) return known;
+  const reference = ending?.ref ? `, reference ${ending.ref}` : "";
+  return {
+    title: "The connection has ended",
+    text: `${ending?.reason.replaceAll("_", " ")} (${ending?.code}${reference})`,
+    button: "Connect again",
+  };
+}
+
+/** @param {string} state @param {Ending | null} ending @param {number} seconds */
+export function describeState(state, ending, seconds) {
+  switch (state) {
+    case "open":
+      return "Connected";
+    case "connecting":
+      return "Connecting…";
+    case "waiting":
+      return `${describeWait(ending)}, back in ${seconds} s`;
+    case "closed":
+      return describeEnd(ending).title;
+    default:
+      return "Not connected";
+  }
+}
+
+/** @param {Ending | null} ending */
+function describeWait(ending) {
+  switch (ending?.reason) {
+    case "draining":
+      return "Server is restarting";
+    case "pool_full":
+      return "Server is full";
+    case "rate_limited":
+      return "Too fast";
+    default:
+      return "Connection lost";
+  }
+}
+
+export const LONG_TEXT = `An orchestra does not stop when one player turns a page. The others go on, and whoever was away comes in again at the right bar, for everybody counts.
+
+So it is here. What you write is recorded before it is acknowledged 📜, what is answered belongs to the conversation and not to a socket, and every page knows what it has and what it lacks. Reload this one now, in the middle of the sentence. Open it twice. Cut the network for as long as you like, or stop the server and start it again: 👩‍🚀 each word comes once, in its place — naïve, café, 日本語, e\u0301, and all.
+
+When the page is back it says what it holds, and gets what is missing: no more, no less, and never the same thing twice.`;

@@ -1,0 +1,108 @@
+"""The demonstration's pages, without a browser."""
+
+import re
+from pathlib import Path
+
+import pytest
+from django.contrib.auth.models import User
+from django.test import AsyncClient, Client
+
+from orchestra.views import make_title
+from sessions_history.models import HistoryEntry, Session
+
+ROOT = Path(__file__).resolve().parents[2]
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def user(client: Client) -> User:
+    user = User.objects.create_user("alice", password="secret words")
+    client.force_login(user)
+    return user
+
+
+def add_session(client_id: str, session_id: str, data: str) -> None:
+    session = Session.objects.create(
+        session_id=session_id, client_id=client_id, epoch="e", last_offset=1
+    )
+    HistoryEntry.objects.create(
+        session=session, offset=1, kind="message", sender="client", data=data
+    )
+
+
+def test_a_stranger_is_asked_to_sign_in(client: Client) -> None:
+    response = client.get("/?session=abc")
+    assert response.status_code == 302
+    assert response["Location"] == "/sign-in/?next=/%3Fsession%3Dabc"
+
+
+def test_signing_in_leads_back_to_the_conversation(client: Client) -> None:
+    User.objects.create_user("bob", password="secret words")
+    page = client.get("/sign-in/?next=/%3Fsession%3Dabc").content.decode()
+    assert 'name="next" value="/?session=abc"' in page
+    wrong = client.post("/sign-in/", {"username": "bob", "password": "no"})
+    assert 'role="alert"' in wrong.content.decode()
+    right = client.post(
+        "/sign-in/",
+        {"username": "bob", "password": "secret words", "next": "/?session=abc"},
+    )
+    assert right["Location"] == "/?session=abc"
+
+
+def test_one_sees_ones_own_conversations_alone(client: Client, user: User) -> None:
+    add_session(f"user:{user.pk}", "a" * 32, '{"text":"Hello <b>there</b>"}')
+    add_session("user:999", "b" * 32, '{"text":"Not yours"}')
+    page = client.get("/").content.decode()
+    assert f'href="?session={"a" * 32}"' in page
+    assert "Hello &lt;b&gt;there&lt;/b&gt;" in page
+    assert "Not yours" not in page
+
+
+@pytest.mark.parametrize(
+    ("first_said", "title"),
+    [
+        ('{"text":" two\\n words "}', "two words"),
+        ('"plain"', "plain"),
+        ("[1]", "[1]"),
+        ('{"text":""}', "Untitled"),
+        (None, "Untitled"),
+        ('{"text":"%s"}' % ("word " * 40), "word " * 11 + "word…"),
+    ],
+)
+def test_a_conversation_is_called_by_its_first_words(
+    first_said: str | None, title: str
+) -> None:
+    assert make_title(first_said) == title
+
+
+@pytest.mark.usefixtures("user")
+@pytest.mark.parametrize("path", ["/", "/sign-in/", "/livez", "/admin/login/"])
+def test_every_page_has_a_strict_policy(client: Client, path: str) -> None:
+    policy = client.get(path)["Content-Security-Policy"]
+    assert policy.startswith("default-src 'self'; ")
+    assert "unsafe" not in policy
+
+
+async def test_pages_that_are_served_asynchronously_have_it_too(
+    async_client: AsyncClient,
+) -> None:
+    response = await async_client.get("/livez")
+    assert "Content-Security-Policy" in response.headers
+
+
+def test_no_page_carries_script_or_style_in_it() -> None:
+    templates = sorted((ROOT / "templates" / "orchestra").glob("*.html"))
+    assert templates
+    for path in templates:
+        text = path.read_text()
+        assert not re.search(r"<style|\sstyle=|\son\w+=|javascript:", text), path
+        assert not re.search(r"<script(?![^>]*\ssrc=)", text), path
+
+
+def test_what_pages_load_is_there(client: Client, user: User) -> None:
+    page = client.get("/").content.decode()
+    found = set(re.findall(r'(?:src|href)="(/static/[^"]+)"', page))
+    assert len(found) >= 4
+    for address in found:
+        assert client.get(address).status_code == 200
