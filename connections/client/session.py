@@ -77,6 +77,7 @@ class SessionClient:
         self.hello: dict[str, Any] = {}
         """The server's last greeting: limits, heartbeat, connection."""
         self._url = url.rstrip("/")
+        self._can_renew = get_token is not None
         self._get_token = get_token or (lambda is_expired: token)
         self._ack_timeout_seconds = ack_timeout_seconds
         self._heartbeat_timeout_seconds = heartbeat_timeout_seconds
@@ -330,7 +331,8 @@ class SessionClient:
             self.drop()
 
     def _take_expiring(self, message: dict[str, Any]) -> None:
-        self._refreshing = asyncio.create_task(self.refresh())
+        if self._can_renew:
+            self._refreshing = asyncio.create_task(self.refresh())
 
     def _take_error(self, message: dict[str, Any]) -> None:
         code, text, ref = message["code"], message["message"], message.get("ref")

@@ -124,11 +124,14 @@ async function say(text) {
 }
 
 function showState() {
-  const seconds = Math.max(0, Math.ceil((dueAt - performance.now()) / 1000));
-  get("connection").dataset.state = client.state;
-  const text = describeState(client.state, client.ending, seconds);
+  const { state, ending } = client;
+  const isWaiting = state === "waiting";
+  get("connection").dataset.state = state;
+  const text = describeState(state, ending);
   if (get("connection-text").textContent !== text) get("connection-text").textContent = text;
-  get("now").hidden = client.state !== "waiting";
+  const seconds = Math.max(0, Math.ceil((dueAt - performance.now()) / 1000));
+  get("countdown").textContent = isWaiting ? `in ${seconds} s` : "";
+  get("now").hidden = !isWaiting;
 }
 
 function showNotice() {

@@ -52,15 +52,18 @@ export function describeEnd(ending) {
   };
 }
 
-/** @param {string} state @param {Ending | null} ending @param {number} seconds */
-export function describeState(state, ending, seconds) {
+/**
+ * Return how the connection stands. A screen reader speaks it, so that it does not
+ * change while attempts follow one another.
+ * @param {string} state @param {Ending | null} ending
+ */
+export function describeState(state, ending) {
   switch (state) {
     case "open":
       return "Connected";
     case "connecting":
-      return "Connecting…";
     case "waiting":
-      return `${describeWait(ending)}, back in ${seconds} s`;
+      return ending ? describeLoss(ending) : "Connecting…";
     case "closed":
       return describeEnd(ending).title;
     default:
@@ -68,17 +71,18 @@ export function describeState(state, ending, seconds) {
   }
 }
 
-/** @param {Ending | null} ending */
-function describeWait(ending) {
-  switch (ending?.reason) {
+/** @param {Ending} ending */
+function describeLoss(ending) {
+  switch (ending.reason) {
     case "draining":
-      return "Server is restarting";
+      return "Server restarting";
     case "pool_full":
-      return "Server is full";
+    case "client_full":
+      return "Server full";
     case "rate_limited":
       return "Too fast";
     default:
-      return "Connection lost";
+      return "Reconnecting";
   }
 }
 

@@ -1,0 +1,60 @@
+"""
+Take the pictures that README shows, of the real thing: python -m tests.pictures
+
+It starts a server of its own and the system's Chromium. Fonts for emoji
+(fonts-noto-color-emoji) are worth having.
+"""
+
+import asyncio
+import tempfile
+from pathlib import Path
+
+from tests.integration.browser import PASSWORD, Person, open_browser
+from tests.integration.processes import ROOT, LiveServer
+
+_FOLDER = ROOT / "docs"
+_SAID = (
+    "What happens to this answer when I reload the page? 🎻",
+    "And if the network is gone, or the server is restarted, while you are in the"
+    " middle of a sentence like this one, which goes on for a while so that there is"
+    " time to try? Every word comes once, in its place, in every tab and on every"
+    " device that has this conversation open.",
+)
+
+
+async def take_demo(server: LiveServer) -> None:
+    """Show a conversation while an answer is being written."""
+    async with open_browser() as browser:
+        size = {"width": 1080, "height": 640}
+        context = await browser.new_context(viewport=size)  # type: ignore[arg-type]
+        tab = await Person(server, context).sign_in("alice")
+        await tab.say(_SAID[0])
+        await tab.wait_for_answers(1)
+        await tab.say(_SAID[1])
+        await tab.wait_for_text(190)
+        await tab.page.screenshot(path=_FOLDER / "demo.png", animations="disabled")
+
+
+def main() -> None:
+    """Take every picture."""
+    with tempfile.TemporaryDirectory() as folder:
+        server = LiveServer(
+            folder=Path(folder),
+            environment={
+                "SESSIONS_PERFORMER": "orchestra.performers.EchoPerformer",
+                "ECHO_DELAY_SECONDS": "0.1",
+                "DJANGO_SUPERUSER_PASSWORD": PASSWORD,
+            },
+        )
+        server.manage("migrate", "--verbosity", "0")
+        address = ("--username", "alice", "--email", "alice@example.com")
+        server.manage("createsuperuser", "--noinput", *address)
+        server.start()
+        try:
+            asyncio.run(take_demo(server))
+        finally:
+            server.stop()
+
+
+if __name__ == "__main__":
+    main()
