@@ -88,7 +88,8 @@ def _print_event(event: Event) -> None:
             _say(f"session {session}: {outcome}")
         case EntryArrived(entry=entry):
             end = "" if entry.is_streaming else "\n"
-            print(f"{entry.sender}: {entry.text or entry.data}", end=end, flush=True)
+            content = entry.text if entry.is_streaming else entry.text or entry.data
+            print(f"{entry.sender}: {content}", end=end, flush=True)
         case EntryGrew(text=text):
             print(text, end="", flush=True)
         case EntrySettled(entry=entry):
