@@ -2,9 +2,11 @@
 
 import contextlib
 import json
+import shutil
 import signal
 import sqlite3
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +23,19 @@ ENVIRONMENT = {
     "ECHO_DELAY_SECONDS": "0.03",
     "DJANGO_SUPERUSER_PASSWORD": PASSWORD,
 }
+
+
+@pytest.fixture(scope="module")
+def migrated_database(
+    migrated_database: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A copy in which somebody can sign in."""
+    folder = tmp_path_factory.mktemp("alice")
+    shutil.copy(migrated_database, folder)
+    account = ("--username", "alice", "--email", "alice@example.com")
+    server = LiveServer(folder=folder, environment=ENVIRONMENT)
+    server.manage("createsuperuser", "--noinput", *account)
+    return folder / migrated_database.name
 
 
 @pytest.fixture
@@ -41,17 +56,11 @@ async def signed_in(
     server: LiveServer, browser: Browser, **options: Any
 ) -> AsyncIterator[tuple[Person, Tab]]:
     """Let somebody sign in; no page of theirs may have complained in the end."""
-    add_user(server)
     context = await browser.new_context(**options)
     person = Person(server, context)
     yield person, await person.sign_in("alice")
     await context.close()
     assert person.complaints == []
-
-
-def add_user(server: LiveServer) -> None:
-    address = ("--username", "alice", "--email", "alice@example.com")
-    server.manage("createsuperuser", "--noinput", *address)
 
 
 def assert_conversation(shown: list[Shown], *said: str) -> None:
@@ -220,14 +229,13 @@ async def test_the_button_that_cuts_the_network(
         assert_conversation(await tab.wait_for_answers(2), LONG, "on the way")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_a_narrow_page_with_the_keyboard_alone(
-    servers: Servers, browser: Browser, scheme: str
+    servers: Servers, browser: Browser
 ) -> None:
     """390 px wide, nothing sticks out; what is read aloud is said once, at the end."""
     server = start(servers)
-    options = {"color_scheme": scheme, "viewport": {"width": 390, "height": 780}}
-    async with signed_in(server, browser, **options) as (_, tab):
+    narrow = {"width": 390, "height": 780}
+    async with signed_in(server, browser, viewport=narrow) as (_, tab):
         page = tab.page
         await tab.say("word " * 60)
         await tab.wait_for_text(20)
