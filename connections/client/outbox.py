@@ -69,12 +69,12 @@ class Outbox:
             await self._has_items.wait()
         return next(iter(self._items.values()))
 
-    def add(self, content: Any) -> Item:
+    def add(self, content: Any, max_bytes: int | None = None) -> Item:
         """
         Take a message in.
 
         Raises:
-            RequestFailed: queue_full.
+            RequestFailed: queue_full or message_too_big.
             ValueError: it is not JSON.
         """
         if len(self._items) >= self._limit:
@@ -82,9 +82,13 @@ class Outbox:
         self._count += 1
         message_id = f"{self._prefix}-{self._count}"
         message = {"type": "message", "id": message_id, "data": content}
+        text = json.dumps(message, allow_nan=False)
+        if max_bytes is not None and len(text) > max_bytes:
+            error = f"{len(text)} bytes; {max_bytes} are allowed"
+            raise RequestFailed("message_too_big", error)
         item = Item(
             message_id=message_id,
-            text=json.dumps(message, allow_nan=False),
+            text=text,
             done=asyncio.get_running_loop().create_future(),
         )
         self._items[message_id] = item

@@ -162,7 +162,8 @@ class SessionClient:
         ended = self.ended
         if self.state is State.CLOSED and ended is not None and ended.is_final:
             raise _make_closed(ended)
-        item = self._outbox.add(content)
+        limits = self.hello.get("limits", {})
+        item = self._outbox.add(content, limits.get("max_message_size"))
         self._socket.wake()
         try:
             return await item.done

@@ -303,6 +303,19 @@ async def test_the_message_that_was_too_big_is_not_sent_again(
     assert (await small).offset == 1
 
 
+async def test_a_message_over_the_limit_is_refused_before_it_is_sent(
+    server: Scripted, make_client: Make
+) -> None:
+    client = make_client()
+    conversation = await server.next({"limits": {"max_message_size": 100}})
+    await wait_until(lambda: client.state is State.OPEN)
+    with pytest.raises(RequestFailed, match="message_too_big"):
+        await client.request("x" * 100)
+    asked = asyncio.create_task(client.request("small"))
+    assert (await conversation.acknowledge(1))["data"] == "small"
+    await asked
+
+
 async def test_the_queue_is_bounded(make_client: Make) -> None:
     client = make_client(queue_limit=1)
     asked = asyncio.create_task(client.request("x"))

@@ -110,6 +110,15 @@ test("the message that was too big is not sent again, the next one is", async ()
   assert.equal((await small).offset, 1);
 });
 
+test("a message over the server's limit is refused before it is sent", async () => {
+  const bench = new Bench();
+  const socket = bench.attach({ limits: { max_message_size: 100 } });
+  await assert.rejects(bench.client.request("é".repeat(50)), { code: "message_too_big" });
+  assert.equal(bench.client.pending, 0);
+  bench.client.send("small");
+  assert.equal(socket.sent[0].data, "small");
+});
+
 test("the queue is bounded", async () => {
   const bench = new Bench({ queueLimit: 2 });
   bench.client.send("a");

@@ -150,7 +150,7 @@ export class SessionClient extends EventTarget {
     signal?.throwIfAborted();
     const { ending } = this;
     if (this.state === "closed" && isFinal(ending)) throw makeClosed(ending);
-    const item = this.#outbox.add(data);
+    const item = this.#outbox.add(data, this.hello?.limits.max_message_size);
     const stop = () => this.#fail(item.id, new RequestError("aborted", "given up"));
     signal?.addEventListener("abort", stop);
     this.#socket.wake();

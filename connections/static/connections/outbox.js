@@ -64,14 +64,21 @@ export class Outbox {
     return this.#items.get(id);
   }
 
-  /** Throws RequestError `queue_full`. @param {unknown} data @returns {Item} */
-  add(data) {
+  /**
+   * Throws RequestError `queue_full` or `message_too_big`.
+   * @param {unknown} data @param {number} [maxBytes] @returns {Item}
+   */
+  add(data, maxBytes = Infinity) {
     if (this.#items.size >= this.#limit) {
       throw new RequestError("queue_full", `${this.#limit} messages wait already`);
     }
     this.#count += 1;
     const id = `${this.#prefix}-${this.#count}`;
     const item = this.#put(id, JSON.stringify({ type: "message", id, data }));
+    if (item.bytes > maxBytes) {
+      this.#items.delete(id);
+      throw new RequestError("message_too_big", `${item.bytes} bytes; ${maxBytes} are allowed`);
+    }
     this.#keep();
     return item;
   }
