@@ -31,10 +31,6 @@ export class TranscriptList {
     this.#onStop = onStop;
   }
 
-  get size() {
-    return this.#items.size;
-  }
-
   /** @param {Entry} entry */
   show(entry) {
     this.#keepAtEnd(() => {
