@@ -73,6 +73,8 @@ async def refresh(
         raise InvalidMessage("invalid_message", "refused: not good for this place")
     scope.update(changed)
     connection.renew(credential)
+    # What was taken away between the look at it and now was not yet ours.
+    node.reauthoriser.ask(connection)
     return {"type": "refreshed", "expires_at": format_moment(credential.expires_at)}
 
 

@@ -199,6 +199,7 @@ async def test_a_refresh_puts_the_connection_on_another_token(
     row = await AccessToken.objects.aget(expires_at=later)
     assert (live.token_id, live.expires_at) == (row.pk, later)
     assert communicator.scope["credential"].token_id == row.pk
+    assert live.reauthorise_at == recording.clock()
     await communicator.disconnect()
 
 
