@@ -6,10 +6,24 @@ from typing import Any
 import pytest
 
 from connections.database import Database
+from connections.exceptions import DatabaseUnavailable
 from connections.node import Node
 from tests.connections.conversations import make_config
 
 MakeNode = Callable[..., Node]
+
+
+class SwitchableDatabase(Database):
+    """The real database, which a test can take away."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_away = False
+
+    async def write_urgently(self, work: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.is_away:
+            raise DatabaseUnavailable("away")
+        return await super().write_urgently(work, *args, **kwargs)
 
 
 @pytest.fixture
@@ -17,8 +31,8 @@ async def make_node() -> AsyncIterator[MakeNode]:
     """Makes nodes of one cluster; their threads end with the test."""
     made: list[Node] = []
 
-    def make(**values: Any) -> Node:
-        made.append(Node(make_config(**values), database=Database()))
+    def make(database: Database | None = None, **values: Any) -> Node:
+        made.append(Node(make_config(**values), database=database or Database()))
         return made[-1]
 
     yield make

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.connections.conversations import receive_close
-from tests.sessions_history.conftest import MakeNode
+from tests.sessions_history.conftest import MakeNode, SwitchableDatabase
 from tests.sessions_history.talks import start_talk, talk
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -103,3 +103,49 @@ async def test_anothers_session_is_refused_like_none(
         assert (bye["type"], bye["code"], bye["reason"]) == ("bye", 4004, "not_found")
         assert (await receive_close(communicator))["code"] == 4004
         assert len(node.hub) == 1
+
+
+async def test_no_ack_while_the_database_is_away(make_node: MakeNode) -> None:
+    """The same message is taken once it is back, and appended once."""
+    database = SwitchableDatabase()
+    async with talk(make_node(database)) as alice:
+        database.is_away = True
+        message_id = await alice.say({"text": "hello"})
+        error = await alice.receive_type("error", "ack")
+        assert (error["type"], error["code"]) == ("error", "unavailable")
+        assert (error["id"], error["retry_after_seconds"]) == (message_id, 1)
+        database.is_away = False
+        for _ in range(2):
+            await alice.say({"text": "hello"}, message_id)
+            assert (await alice.receive_type("ack"))["offset"] == 1
+        assert await alice.say_and_wait("more") == 2
+
+
+async def test_what_is_wrong_with_a_message_is_said_under_its_id(
+    make_node: MakeNode,
+) -> None:
+    async with talk(make_node()) as alice:
+        for message, said in (
+            ({"id": "short-1", "data": 1}, "id:"),
+            ({"id": "0123456789ab-1"}, "no data"),
+            ({"id": "0123456789ab-1", "data": "\x00"}, "NUL"),
+        ):
+            await alice.send(type="message", **message)
+            error = await alice.receive_type("error")
+            assert error["code"] == "invalid_message"
+            assert said in error["message"]
+            assert error["id"] in (None, "0123456789ab-1")
+        await alice.send(type="message", id="0123456789ab-1", data=1)
+        assert (await alice.receive_type("ack"))["offset"] == 1
+
+
+async def test_a_heartbeat_is_answered_and_is_no_activity(make_node: MakeNode) -> None:
+    node = make_node()
+    async with talk(node) as alice:
+        await alice.say_and_wait(1)
+        (connection,) = node.hub
+        before = connection.last_activity
+        await alice.send(type="ping", t=12.5)
+        pong = await alice.receive_type("pong")
+        assert (pong["t"], pong["offset"]) == (12.5, 1)
+        assert connection.last_activity == before
