@@ -36,8 +36,14 @@ _CLIENTS = 6
 _PAUSE_SECONDS = (0.05, 0.5)
 """Between two things that a client does."""
 
-_CALM_SECONDS = 1.5
-"""After each fault, and what it excuses, for the promises to be held in full."""
+_CALM_SECONDS = 3
+"""
+After each fault, and what it excuses, nobody does anything for longer than a client
+may be over its limit: its next connection would put right what is wrong.
+"""
+
+_LIVELY_SECONDS = 1
+"""Then for clients to fill up again before the next."""
 
 _TWO_AT_ONCE = 0.3
 """How often a second node fails as well, whatever else is broken."""
@@ -78,6 +84,8 @@ class Chaos:
         self._redis = redis_process
         self.config = {**CONFIG, **(config or {})}
         self._proxies: list[Proxy] = []
+        self.is_lively = asyncio.Event()
+        self.is_lively.set()
         self.nodes: list[LiveServer] = []
         self._count = nodes
         self._loop = asyncio.get_running_loop()
@@ -106,7 +114,12 @@ class Chaos:
                 await asyncio.sleep(seconds)
             else:
                 faults = _Faults(
-                    self.history, self.nodes, self._proxies, self._redis, self.now
+                    self.history,
+                    self.nodes,
+                    self._proxies,
+                    self._redis,
+                    self.now,
+                    self.is_lively,
                 )
                 await faults.go_on(seconds)
             for task in coming:
@@ -172,6 +185,7 @@ class _Client:
         weights = [weight for weight, _ in actions]
         while True:
             await asyncio.sleep(self._random.uniform(*_PAUSE_SECONDS))
+            await self._chaos.is_lively.wait()
             (chosen,) = self._random.choices(actions, weights)
             await chosen[1]()
 
@@ -270,12 +284,14 @@ class _Faults:
         proxies: list[Proxy],
         redis_process: RedisProcess,
         now: Callable[[], float],
+        is_lively: asyncio.Event,
     ) -> None:
         self._history = history
         self._nodes = nodes
         self._proxies = proxies
         self._redis = redis_process
         self._now = now
+        self._is_lively = is_lively
         self._random = random.Random(f"{history.seed} faults")
         self._on_node: dict[str, Callable[[int, float], Awaitable[None]]] = {
             "killed": self._kill,
@@ -303,7 +319,10 @@ class _Faults:
             if self._random.random() < _TWO_AT_ONCE:
                 breaking.append(self._break(self._random.choice(_NODE_FAULTS), second))
             await asyncio.gather(*breaking)
+            self._is_lively.clear()
             await asyncio.sleep(_CALM_SECONDS)
+            self._is_lively.set()
+            await asyncio.sleep(_LIVELY_SECONDS)
 
     async def _break(self, kind: str, node: int) -> None:
         """Break something and mend it; return when that excuses nothing more."""
