@@ -253,6 +253,16 @@ def _describe_health(node: Node) -> Iterator[Metric]:
         node.counters.count_stuck(now),
     )
     yield GaugeMetricFamily(
+        "websocket_memory_per_connection_bytes",
+        "What the process grew by since it started, for each open connection.",
+        node.meter.bytes_per_connection,
+    )
+    yield GaugeMetricFamily(
+        "websocket_leak_suspects",
+        "Objects and slots still there 60 seconds after their connection.",
+        len(node.leaks.suspects),
+    )
+    yield GaugeMetricFamily(
         "websocket_draining",
         "1 while the node hands its clients over.",
         node.is_draining,

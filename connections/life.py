@@ -154,7 +154,20 @@ class Life:
             if self.feed is not None:
                 self.feed.close()
             self.wire.leave(code)
-            self._node.counters.note_returned(self.connection.connection_id)
+            self._account(code)
+
+    def _account(self, code: int | None) -> None:
+        """Say that the consumer has returned, and what should go with it."""
+        node, connection = self._node, self.connection
+        node.counters.note_returned(connection.connection_id)
+        ending = connection.ending
+        node.leaks.follow(
+            connection.connection_id,
+            ending.reason if ending else close_codes.get_reason(code),
+            self._consumer,
+            connection,
+            connection.transport,
+        )
 
     async def _converse(self) -> int:
         """Handle events until the client has gone; return the close code."""

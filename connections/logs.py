@@ -23,8 +23,9 @@ NOTHING = "-"
 _FIELDS = ("connection_id", "client_id")
 
 _node_id = NOTHING
-_connection: ContextVar[LiveConnection | None] = ContextVar(
-    "connections_logs", default=None
+# Ids, not the connection: whatever is started for it keeps this context alive.
+_ids: ContextVar[tuple[str, str]] = ContextVar(
+    "connections_logs", default=(NOTHING, NOTHING)
 )
 _ends = logging.getLogger("connections.ends")
 
@@ -37,7 +38,7 @@ def set_node(node_id: str) -> None:
 
 def set_connection(connection: LiveConnection) -> None:
     """Name the connection that the running task, and what it starts, works for."""
-    _connection.set(connection)
+    _ids.set((connection.connection_id, connection.client_id))
 
 
 def log_end(
@@ -78,10 +79,9 @@ class ContextFilter(logging.Filter):
     """Adds connection_id, client_id and node_id where a record has none."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        connection = _connection.get()
-        for name in _FIELDS:
+        for name, value in zip(_FIELDS, _ids.get(), strict=True):
             if not hasattr(record, name):
-                setattr(record, name, getattr(connection, name, NOTHING))
+                setattr(record, name, value)
         if not hasattr(record, "node_id"):
             record.node_id = _node_id
         return True

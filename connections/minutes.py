@@ -127,6 +127,9 @@ class MinuteRollup(models.Model):
     )
     ack_seconds = models.FloatField(default=0)
     max_loop_lag_seconds = models.FloatField(default=0)
+    max_rss_bytes = models.PositiveBigIntegerField(
+        default=0, help_text="The process's resident memory."
+    )
     ends_by_reason = models.JSONField(default=dict)
     refused_by_outcome = models.JSONField(default=dict)
     errors_by_kind = models.JSONField(default=dict)

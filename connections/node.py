@@ -22,6 +22,7 @@ from connections.expiry import ExpiryWatch
 from connections.gate import Gate
 from connections.handover import Handover
 from connections.hub import Hub, LiveConnection
+from connections.leaks import LOOK_SECONDS, LeakWatch
 from connections.logs import log_end, set_node
 from connections.metrics.counters import Counters
 from connections.metrics.meter import TICK_SECONDS, Meter
@@ -72,6 +73,11 @@ class Node:
         self.bus = make_bus(redis_url, node_id=self.node_id)
         self.pool = make_pool(
             config, redis_url=redis_url, bus=self.bus, on_taken=self._end_taken
+        )
+        self.leaks = LeakWatch(
+            clock=clock,
+            is_open=self.hub.__contains__,
+            get_held_ids=self.pool.get_held_ids,
         )
         self.database = database
         self.gate = Gate(config, hub=self.hub, database=database, clock=clock)
@@ -152,6 +158,7 @@ class Node:
             ("The check for idle connections", self._watch, beat_seconds),
             ("The beat", self._beat, beat_seconds),
             ("The renewal of leases", self._renew, self.config.node.lease_seconds / 3),
+            ("The look for leaks", self.leaks.look, LOOK_SECONDS),
             ("The survey", self.survey.look, SURVEY_BEATS * beat_seconds),
             ("The meter", self.meter.tick, TICK_SECONDS),
             ("The look for requests", self._requests.look_when_announced, 0),
@@ -339,7 +346,7 @@ class Node:
     def _measure(self) -> dict[str, Any]:
         """Return what the meter read last, and how full pool and recorder are."""
         latest = self.meter.latest
-        more: dict[str, Any] = {}
+        more: dict[str, Any] = {"leak_suspects": len(self.leaks.suspects)}
         if self.recorder is not None:
             more["recorder_pending"] = self.recorder.pending
             more["recorder_lag_seconds"] = round(self.recorder.lag_seconds, 1)

@@ -22,6 +22,7 @@ _SAME_NAME = (
     "duration_seconds",
     "ack_seconds",
     "max_loop_lag_seconds",
+    "max_rss_bytes",
     "durations",
     "handling",
     "acks",

@@ -29,7 +29,8 @@ class Facts:
     most_open: int = 0
     """At the end of any of the last ten minutes."""
     pool_part: float = 0
-    stuck_consumers: int = 0
+    outliving: int = 0
+    """Consumers that run on, objects and slots that stay, after their connection."""
     lost_nodes: int = 0
     sweep_age_seconds: float = 0
     recorder_lag_seconds: float = 0
@@ -51,7 +52,8 @@ def read_facts(
     for node in nodes.live():
         counters = node.counters
         facts.open_connections += node.open_connections
-        facts.stuck_consumers += counters.get("stuck_consumers", 0)
+        facts.outliving += counters.get("stuck_consumers", 0)
+        facts.outliving += counters.get("leak_suspects", 0)
         facts.loop_lag_seconds = max(facts.loop_lag_seconds, node.loop_lag_seconds)
         lag_seconds = counters.get("recorder_lag_seconds", 0)
         facts.recorder_lag_seconds = max(facts.recorder_lag_seconds, lag_seconds)
@@ -93,7 +95,7 @@ def _measure_storm(rule: AlertRule, facts: Facts) -> float:
 _MEASURES: dict[str, Callable[[AlertRule, Facts], float]] = {
     "pool_near_exhaustion": lambda rule, facts: facts.pool_part,
     "high_error_rate": _measure_errors,
-    "leak_suspected": lambda rule, facts: facts.stuck_consumers,
+    "leak_suspected": lambda rule, facts: facts.outliving,
     "mass_disconnect": _measure_gone,
     "reconnect_storm": _measure_storm,
     "dead_node": lambda rule, facts: facts.lost_nodes,

@@ -19,7 +19,7 @@ _MOST_ACTIVE = f"max_over_time({_ACTIVE}[10m:15s])"
 _EXPRESSIONS = {
     "pool_near_exhaustion": "max(websocket_pool_slots / websocket_pool_limit)",
     "high_error_rate": f"{_ERRORS} / ({_MESSAGES} >= MINIMUM)",
-    "leak_suspected": "sum(websocket_consumers_stuck)",
+    "leak_suspected": "sum(websocket_consumers_stuck + websocket_leak_suspects)",
     "mass_disconnect": f"1 - ({_ACTIVE} or vector(0)) / ({_MOST_ACTIVE} >= MINIMUM)",
     "reconnect_storm": f"({_HANDSHAKES} >= MINIMUM) / clamp_min({_ACTIVE}, 1)",
     # Where no node is left to tell, that there is none is the alert.

@@ -13,6 +13,7 @@ from connections.metrics.counters import (
     add,
     subtract,
 )
+from connections.metrics.memory import read_rss_bytes
 from connections.units import Clock
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ class Meter:
         self._due_at: float | None = None
         self._lag_seconds = 0.0
         self._max_lag_seconds = 0.0
+        self._first_rss_bytes = self.rss_bytes = read_rss_bytes()
+        self._max_rss_bytes = self.rss_bytes
         now = clock()
         totals = counters.get_totals(())
         self._sampled_at = now
@@ -82,6 +85,12 @@ class Meter:
     def lag_seconds(self) -> float:
         """How far the event loop was behind, at worst in the last ten seconds."""
         return max(self._lag_seconds, *self._lags, 0.0)
+
+    @property
+    def bytes_per_connection(self) -> float:
+        """What the process grew by since the node was made, for each connection."""
+        grown_bytes = max(0, self.rss_bytes - self._first_rss_bytes)
+        return grown_bytes / len(self._hub) if len(self._hub) else 0.0
 
     async def tick(self) -> None:
         """Look at the loop's lag; once a second, at the counters."""
@@ -125,6 +134,8 @@ class Meter:
     def _take_sample(self) -> None:
         now = self._clock()
         self._sampled_at = now
+        self.rss_bytes = read_rss_bytes()
+        self._max_rss_bytes = max(self._max_rss_bytes, self.rss_bytes)
         self._totals = self.counters.get_totals(self._hub)
         picked = _pick(self._totals)
         recent = self._compare(now, picked)
@@ -156,6 +167,7 @@ class Meter:
         self._minute_totals = self._totals
         self.counters.max_open = len(self._hub)
         self._max_lag_seconds = 0.0
+        self._max_rss_bytes = self.rss_bytes
 
     def _describe_minute(self) -> Totals:
         """Return the minute under way, as far as it has come."""
@@ -164,6 +176,7 @@ class Meter:
             "open_connections": len(self._hub),
             "max_open": max(self.counters.max_open, len(self._hub)),
             "max_loop_lag_seconds": round(self._max_lag_seconds, 4),
+            "max_rss_bytes": self._max_rss_bytes,
         }
 
     def _read_minute(self) -> int:

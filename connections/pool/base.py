@@ -1,7 +1,7 @@
 """The contract of a pool: what every backend promises."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 
@@ -113,6 +113,10 @@ class Pool(ABC):
         a backend that has to ask others does so in the background, and a
         release that gets lost is made good by the lease.
         """
+
+    @abstractmethod
+    def get_held_ids(self) -> Collection[str]:
+        """Return the connections whose slots this process holds, as it knows."""
 
     @abstractmethod
     async def get_usage(self) -> Usage:

@@ -23,6 +23,10 @@ class HeldSlots:
     def __iter__(self) -> Iterator[Slot]:
         return iter(list(self._by_id.values()))
 
+    def get_ids(self) -> list[str]:
+        """Return the connections whose slots are here."""
+        return list(self._by_id)
+
     def of_client(self, client_id: str) -> list[Slot]:
         """Return a client's slots."""
         return list(self._by_client.get(client_id, {}).values())

@@ -72,6 +72,9 @@ class LocalPool(Pool):
         if not own:
             del self._by_client[slot.client_id]
 
+    def get_held_ids(self) -> list[str]:
+        return list(self._slots)
+
     async def get_usage(self) -> Usage:
         return Usage(
             slots=len(self._slots),

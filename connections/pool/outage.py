@@ -101,6 +101,9 @@ class OutagePool(Pool):
         self._forget([connection_id])
         self._shared.release(connection_id)
 
+    def get_held_ids(self) -> list[str]:
+        return self._held.get_ids()
+
     async def get_usage(self) -> Usage:
         """Return the usage of the shared pool, or this node's while that is away."""
         if not self.is_degraded:

@@ -149,6 +149,9 @@ class RedisPool(SharedPool):
         if self._retaking:
             self._released_meanwhile.add(connection_id)
 
+    def get_held_ids(self) -> list[str]:
+        return self._held.get_ids()
+
     async def get_usage(self) -> Usage:
         slots, clients, _ = await self._run("usage", [])
         return Usage(slots=slots, clients=clients, limit=self._max_total)

@@ -55,6 +55,9 @@ class FakeShared(SharedPool):
         ids = {slot.connection_id for slot in slots}
         return Renewal(evicted=tuple(sorted(ids & self.refuses_late)))
 
+    def get_held_ids(self) -> list[str]:
+        return []
+
     def release(self, connection_id: str) -> None:
         self.released.append(connection_id)
 

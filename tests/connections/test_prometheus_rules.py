@@ -27,6 +27,8 @@ MESSAGES = 'websocket_messages_total{direction="in"}'
 ERRORS = 'websocket_errors_total{kind="internal"}'
 HANDSHAKES = 'websocket_connections_total{outcome="accepted"}'
 LOST = "websocket_nodes_lost"
+STUCK = "websocket_consumers_stuck"
+SUSPECTS = "websocket_leak_suspects"
 SWEPT = "websocket_sweeper_last_run_timestamp_seconds"
 SLOW = 'websocket_disconnects_total{reason="slow_consumer"}'
 FAILED = 'websocket_auth_failures_total{reason="unauthenticated"}'
@@ -38,7 +40,7 @@ FIRING: dict[str, Series] = {
         "websocket_pool_limit": "100x30",
     },
     "high_error_rate": {MESSAGES: "0+1000x30", ERRORS: "0+60x30"},
-    "leak_suspected": {"websocket_consumers_stuck": "1x30"},
+    "leak_suspected": {STUCK: "0x30", SUSPECTS: "1x30"},
     "mass_disconnect": {ACTIVE: "100x20 40x10"},
     "reconnect_storm": {ACTIVE: "100x30", HANDSHAKES: "0+250x30"},
     "dead_node": {LOST: "1x30"},
@@ -60,7 +62,7 @@ QUIET: dict[str, list[Series]] = {
         {MESSAGES: "0+90x30", ERRORS: "0+90x30"},
         {},
     ],
-    "leak_suspected": [{"websocket_consumers_stuck": "0x30"}, {}],
+    "leak_suspected": [{STUCK: "0x30", SUSPECTS: "0x30"}, {}],
     "mass_disconnect": [
         {ACTIVE: "100x20 60x10"},
         {ACTIVE: "19x20 0x10"},

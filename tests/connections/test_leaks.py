@@ -1,0 +1,181 @@
+"""A leak is found, and named with what holds it; what is well raises nothing."""
+
+import gc
+import logging
+from typing import Any
+
+import pytest
+
+from connections.consumers import LimitedConsumer
+from connections.leaks import LeakWatch, find_holder
+from connections.metrics.memory import read_rss_bytes
+from connections.node import Node
+from tests.clock import FakeClock
+from tests.connections.conversations import connect_to, make_node
+
+KEPT: list[Any] = []
+
+
+class Thing:
+    """What a connection has, and may leave behind."""
+
+
+class Collector(LimitedConsumer):
+    """Is kept for ever, as by a list of everybody who is there."""
+
+    async def connect(self) -> None:
+        KEPT.append(self)
+        await self.accept()
+
+
+class Well(LimitedConsumer):
+    """Keeps to itself."""
+
+
+class Watched:
+    """A watch whose surroundings a test decides."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.open: set[str] = set()
+        self.held: list[str] = []
+        self.watch = LeakWatch(
+            clock=self.clock,
+            is_open=self.open.__contains__,
+            get_held_ids=lambda: self.held,
+        )
+
+    async def pass_a_minute(self) -> None:
+        self.clock.advance(61)
+        await self.watch.look()
+
+
+@pytest.fixture(autouse=True)
+def forget_kept() -> Any:
+    yield
+    KEPT.clear()
+
+
+async def test_what_goes_with_its_connection_is_no_suspect() -> None:
+    watched = Watched()
+    thing = Thing()
+    watched.watch.follow("c1", "closed", thing)
+    del thing
+    await watched.pass_a_minute()
+    assert watched.watch.suspects == ()
+
+
+async def test_what_stays_for_a_minute_is_one_until_it_goes() -> None:
+    watched = Watched()
+    KEPT.append(Thing())
+    watched.watch.follow("c1", "evicted", KEPT[0])
+    await watched.watch.look()
+    assert watched.watch.suspects == ()
+    await watched.pass_a_minute()
+    (suspect,) = watched.watch.suspects
+    assert suspect.kind == f"{__name__}.Thing"
+    assert (suspect.connection_id, suspect.reason) == ("c1", "evicted")
+    assert suspect.holder == f"list of 1 < {__name__}.KEPT"
+    KEPT.clear()
+    await watched.pass_a_minute()
+    assert watched.watch.suspects == ()
+
+
+async def test_a_cycle_waits_for_its_collection_and_is_no_leak() -> None:
+    """Nothing collects by itself here; the watch does before it suspects."""
+    watched = Watched()
+    thing: Any = Thing()
+    thing.itself = thing
+    gc.disable()
+    try:
+        watched.watch.follow("c1", "closed", thing)
+        del thing
+        await watched.pass_a_minute()
+    finally:
+        gc.enable()
+    assert watched.watch.suspects == ()
+
+
+async def test_a_slot_without_its_connection_is_one() -> None:
+    watched = Watched()
+    watched.open |= {"c1", "c2"}
+    watched.held += ["c1", "c2"]
+    await watched.pass_a_minute()
+    watched.open.discard("c2")
+    await watched.watch.look()
+    assert watched.watch.suspects == ()
+    await watched.pass_a_minute()
+    (suspect,) = watched.watch.suspects
+    assert (suspect.kind, suspect.connection_id) == ("slot", "c2")
+
+
+async def serve(node: Node, consumer: Any) -> None:
+    """Have a connection come and go."""
+    communicator = connect_to(consumer, node)
+    await communicator.connect()
+    await communicator.disconnect()
+
+
+async def test_a_consumer_that_is_kept_in_a_list_is_found_and_named() -> None:
+    clock = FakeClock()
+    node = make_node(clock)
+    await serve(node, Collector)
+    await serve(node, Well)
+    clock.advance(61)
+    await node.leaks.look()
+    (suspect,) = node.leaks.suspects
+    assert suspect.kind == f"{__name__}.Collector"
+    assert suspect.reason == "closed"
+    assert suspect.holder == f"list of 1 < {__name__}.KEPT"
+
+
+def test_a_holder_is_found_behind_others() -> None:
+    thing, owner = Thing(), Thing()
+    vars(owner)["cache"] = {"a": [thing]}
+    KEPT.append(owner)
+    name = find_holder(thing)
+    assert name.startswith("list of 1 < dict of 1")
+    assert name.endswith(f"list of 1 < {__name__}.KEPT")
+
+
+@pytest.mark.slow
+async def test_a_hundred_thousand_connections_leave_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """No suspect, and memory as after the first ten thousand."""
+    caplog.set_level(logging.WARNING, "connections.ends")  # pytest keeps every line
+    clock = FakeClock()
+    node = make_node(clock)
+    application = Well.as_asgi()
+    scope = {"type": "websocket", "path": "/", "headers": [], "node": node}
+
+    async def come_and_go() -> None:
+        events = [{"type": "websocket.disconnect", "code": 1000}]
+        events.append({"type": "websocket.receive", "text": "x"})
+        events.append({"type": "websocket.connect"})
+
+        async def receive() -> dict[str, Any]:
+            return events.pop()
+
+        async def send(message: dict[str, Any]) -> None:
+            return None
+
+        await application(dict(scope), receive, send)
+
+    async def churn(count: int) -> None:
+        for number in range(count):
+            await come_and_go()
+            if number % 1000 == 0:
+                clock.advance(10)
+                await node.leaks.look()
+
+    await churn(10_000)
+    gc.collect()
+    before = read_rss_bytes()
+    await churn(90_000)
+    gc.collect()
+    clock.advance(61)
+    await node.leaks.look()
+    assert node.leaks.suspects == ()
+    assert node.counters.consumers == 0
+    assert read_rss_bytes() - before < 8_000_000
