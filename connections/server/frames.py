@@ -59,6 +59,8 @@ _FIN = 0x80
 _RESERVED = 0x70
 _MASKED = 0x80
 _MAX_CONTROL_BYTES = 125
+_WHOLE_TEXT = _FIN | TEXT
+_SHORT_TEXTS = tuple(bytes((_WHOLE_TEXT, size)) for size in range(126))
 
 Event = tuple[Opcode, Any]
 """
@@ -116,6 +118,28 @@ class FrameReader:
                 self._buffer = bytearray(memoryview(self._buffer)[self._position :])
             self._buffer += received
         self._position = 0
+
+    def take_whole_text(self, received: bytes) -> str | None:
+        """
+        Return the text where a read is one short text message, nothing else.
+
+        That is the common case by far. Otherwise it returns None and has not
+        taken anything: feed() is to.
+
+        Raises:
+            ProtocolViolation: the text is not UTF-8.
+        """
+        size = len(received) - 6
+        if (
+            not 0 <= size < 126
+            or received[0] != _WHOLE_TEXT
+            or received[1] != _MASKED | size
+            or size > self._max_message_size
+            or self._opcode is not None
+            or len(self._buffer) > self._position
+        ):
+            return None
+        return _decode(apply_mask(received[6:], received[2:6]))
 
     def next_event(self) -> Event | None:
         """
@@ -224,6 +248,14 @@ def build_frame(opcode: int, payload: bytes) -> bytes:
     if size < 65536:
         return bytes((_FIN | opcode, 126)) + size.to_bytes(2, "big") + payload
     return bytes((_FIN | opcode, 127)) + size.to_bytes(8, "big") + payload
+
+
+def build_text(text: str) -> bytes:
+    """Return a text message as a server sends it."""
+    payload = text.encode()
+    if len(payload) < 126:
+        return _SHORT_TEXTS[len(payload)] + payload
+    return build_frame(TEXT, payload)
 
 
 def build_close(code: int, reason: str) -> bytes:

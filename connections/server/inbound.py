@@ -52,6 +52,10 @@ class _Mode(Enum):
     """Everything is dropped."""
 
 
+# A member of an enumeration costs a look-up in its class each time.
+_OPEN, _DEAF = _Mode.OPEN, _Mode.DEAF
+
+
 class Inbound:
     """
     Reads frames into the queue of a consumer and stops reading when it is full.
@@ -98,9 +102,11 @@ class Inbound:
 
     def take(self, received: bytes) -> None:
         """Take in what was read from the socket."""
-        if self._mode is _Mode.DEAF:
+        if self._mode is _DEAF:
             return
         self._received_at = self._loop.time()
+        if self._mode is _OPEN and not self._is_paused and self._take_whole(received):
+            return
         self._reader.feed(received)
         if self._mode is _Mode.WAITING:
             if self._reader.held_bytes > _EARLY_BYTES and not self._is_paused:
@@ -140,6 +146,20 @@ class Inbound:
         self._cancel_stall()
         if self._unfinished_timer is not None:
             self._unfinished_timer.cancel()
+
+    def _take_whole(self, received: bytes) -> bool:
+        """Hand on a read that is one message; return whether it was dealt with."""
+        if self.queue.is_full:
+            return False
+        try:
+            text = self._reader.take_whole_text(received)
+        except ProtocolViolation as violation:
+            self._owner.fail(_VIOLATIONS[violation.code], str(violation))
+            return True
+        if text is None:
+            return False
+        self.queue.put({"type": "websocket.receive", "text": text}, len(text))
+        return True
 
     def _read(self) -> None:
         """Hand on what has come in, until the queue is full."""

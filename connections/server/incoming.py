@@ -35,7 +35,7 @@ class ReceiveQueue:
         self._on_room = on_room
         self._events: deque[tuple[Message, int]] = deque()
         self._final: Message | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[Message] | None = None
         self._was_full = False
         self.held_bytes = 0
 
@@ -52,16 +52,22 @@ class ReceiveQueue:
 
     def put(self, event: Message, size_bytes: int = 0) -> None:
         """Add an event; after finish() it is dropped."""
-        if self._final is None:
-            self._events.append((event, size_bytes))
-            self.held_bytes += size_bytes
-            self._wake()
+        if self._final is not None:
+            return
+        waiter = self._waiter
+        if waiter is not None and not self._events and not waiter.done():
+            # Who waits has it at once: it is never counted as waiting.
+            waiter.set_result(event)
+            return
+        self._events.append((event, size_bytes))
+        self.held_bytes += size_bytes
 
     def finish(self, final: Message) -> None:
         """Have get() return this event after those that wait, for ever."""
         if self._final is None:
             self._final = final
-            self._wake()
+            if self._waiter is not None and not self._waiter.done():
+                self._waiter.set_result(final)
 
     def discard(self) -> None:
         """Drop the events that wait, so that the final one comes next."""
@@ -70,14 +76,10 @@ class ReceiveQueue:
 
     async def get(self) -> Message:
         """Wait for the next event. One consumer waits at a time."""
-        while not self._events:
+        if not self._events:
             if self._final is not None:
                 return self._final
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
+            return await self._wait()
         event, size_bytes = self._events.popleft()
         self.held_bytes -= size_bytes
         if (
@@ -89,6 +91,15 @@ class ReceiveQueue:
             self._on_room()
         return event
 
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+    async def _wait(self) -> Message:
+        waiter: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._waiter = waiter
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled():
+                # It was handed over already: for the next get(), then.
+                self._events.appendleft((waiter.result(), 0))
+            raise
+        finally:
+            self._waiter = None

@@ -71,6 +71,7 @@ class SocketLine:
         "_receiver",
         "_socket",
         "_unsent",
+        "unsent_bytes",
     )
 
     def __init__(
@@ -85,18 +86,16 @@ class SocketLine:
         self._loop = loop
         # None until something has to wait: most clients read what they are sent.
         self._unsent: bytearray | None = None
+        self.unsent_bytes = 0
         self._is_closing = False
         self._ends_sending = False
         self._is_reading = True
         loop.add_reader(self._fd, self._read)
 
-    @property
-    def unsent_bytes(self) -> int:
-        return 0 if self._unsent is None else len(self._unsent)
-
     def write(self, data: bytes) -> None:
         if self._unsent is not None:
             self._unsent += data
+            self.unsent_bytes += len(data)
             return
         if self._socket is None or self._is_closing:
             return
@@ -109,6 +108,7 @@ class SocketLine:
             return
         if sent < len(data):
             self._unsent = bytearray(memoryview(data)[sent:])
+            self.unsent_bytes = len(self._unsent)
             self._loop.add_writer(self._fd, self._flush)
 
     def pause_reading(self) -> None:
@@ -176,6 +176,7 @@ class SocketLine:
             self.abort()
             return
         del self._unsent[:sent]
+        self.unsent_bytes = len(self._unsent)
         if self._unsent:
             return
         self._unsent = None
@@ -203,6 +204,7 @@ class SocketLine:
         """Give the socket back to the system."""
         sock, self._socket = self._socket, None
         self._unsent = None
+        self.unsent_bytes = 0
         self._loop.remove_reader(self._fd)
         self._loop.remove_writer(self._fd)
         if sock is not None:

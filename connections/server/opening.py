@@ -1,6 +1,7 @@
 """The one answer to a handshake: accepted, denied by the application, or refused."""
 
 from collections.abc import Iterable
+from enum import Enum
 from typing import Any
 
 from connections.server.handshake import (
@@ -12,6 +13,15 @@ from connections.server.handshake import (
 )
 
 Message = dict[str, Any]
+
+
+class Phase(Enum):
+    """How far a WebSocket has come."""
+
+    CONNECTING = "connecting"
+    OPEN = "open"
+    CLOSING = "closing"
+    CLOSED = "closed"
 
 
 class Opening:

@@ -21,6 +21,7 @@ class SendBuffer:
 
     __slots__ = (
         "_config",
+        "_high_water",
         "_line",
         "_loop",
         "_on_slow",
@@ -41,6 +42,7 @@ class SendBuffer:
     ) -> None:
         self._line = line
         self._config = config
+        self._high_water = config.send_high_water
         self._loop = loop
         self._on_slow = on_slow
         self._waiters: list[asyncio.Future[None]] = []
@@ -58,19 +60,20 @@ class SendBuffer:
     @property
     def is_above_high_water(self) -> bool:
         """Tell whether a message that can wait should."""
-        return self.unsent_bytes > self._config.send_high_water
+        return self._line.unsent_bytes > self._high_water
 
     def write(self, frame: bytes) -> None:
         """Send now, whatever waits already; too much of it ends the client."""
         if self.is_closed:
             return
-        waiting_bytes = self.unsent_bytes
-        self._line.write(frame)
+        line = self._line
+        waiting_bytes = line.unsent_bytes
+        line.write(frame)
         self._written_bytes += len(frame)
-        if waiting_bytes + len(frame) <= self._config.send_high_water:
+        if waiting_bytes + len(frame) <= self._high_water:
             return
         # One message may be larger than the whole buffer: it goes alone.
-        is_second = waiting_bytes > self._config.send_high_water
+        is_second = waiting_bytes > self._high_water
         if is_second and waiting_bytes + len(frame) > self._config.max_send_buffer:
             self._on_slow()
         elif self._timer is None:

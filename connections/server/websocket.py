@@ -9,19 +9,19 @@ methods.
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from enum import Enum
 from typing import Any
 
 from connections import close_codes
 from connections.close_codes import Ending, Reconnect
 from connections.config import WebSocketConfig
 from connections.server import frames
+from connections.server.budget import COUNTED_FROM_BYTES
 from connections.server.handshake import Handshake, Header
 from connections.server.inbound import Inbound
 from connections.server.incoming import Message
 from connections.server.keepalive import Keepalive
 from connections.server.line import Line
-from connections.server.opening import Opening
+from connections.server.opening import Opening, Phase
 from connections.server.outgoing import SendBuffer
 
 logger = logging.getLogger(__name__)
@@ -35,13 +35,8 @@ _BACKLOG_SECONDS = 5
 """For a consumer to take what its client sent before it left."""
 
 
-class Phase(Enum):
-    """How far a WebSocket has come."""
-
-    CONNECTING = "connecting"
-    OPEN = "open"
-    CLOSING = "closing"
-    CLOSED = "closed"
+# A member of an enumeration costs a look-up in its class each time.
+_CONNECTING, _OPEN = Phase.CONNECTING, Phase.OPEN
 
 
 class WebSocketProtocol:
@@ -68,6 +63,7 @@ class WebSocketProtocol:
         self._phase = Phase.CONNECTING
         self._keepalive: Keepalive | None = None
         self._is_gone = False
+        self._is_counted = False
         # One deadline at a time: for the handshake, then for the close.
         self._deadline: asyncio.TimerHandle | None = None
 
@@ -112,17 +108,17 @@ class WebSocketProtocol:
         if message["type"] != "websocket.send":
             self._take_answer(message)
             return
-        if self._phase is Phase.CONNECTING:
+        if self._phase is _CONNECTING:
             raise ValueError("websocket.send before websocket.accept")
         payload = message.get("bytes")
         if (message.get("text") is None) == (payload is None):
             raise ValueError("websocket.send needs either text or bytes")
         if self._buffer.is_above_high_water:
             await self._buffer.wait_for_room()
-        if self._phase is not Phase.OPEN:
+        if self._phase is not _OPEN:
             return
         if payload is None:
-            self._write(frames.build_frame(frames.TEXT, message["text"].encode()))
+            self._write(frames.build_text(message["text"]))
         else:
             self._write(frames.build_frame(frames.BINARY, payload))
 
@@ -201,7 +197,8 @@ class WebSocketProtocol:
 
     def take(self, received: bytes) -> None:
         self._inbound.take(received)
-        self._note_held()
+        if self._inbound.held_bytes or self._is_counted:
+            self._note_held()
 
     def note_drained(self) -> None:
         self._buffer.note_drained()
@@ -370,13 +367,15 @@ class WebSocketProtocol:
 
     def _write(self, frame: bytes) -> None:
         self._buffer.write(frame)
-        self._note_held()
+        if self._line.unsent_bytes or self._is_counted:
+            self._note_held()
 
     def _send_ping(self, payload: bytes) -> None:
         self._write(frames.build_frame(frames.PING, payload))
 
     def _note_held(self) -> None:
         held_bytes = self._inbound.held_bytes + self._buffer.unsent_bytes
+        self._is_counted = held_bytes >= COUNTED_FROM_BYTES
         self._server.budget.note(self, held_bytes)
 
     def _start_deadline(self, seconds: float, action: Callable[[], None]) -> None:

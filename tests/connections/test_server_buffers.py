@@ -74,6 +74,21 @@ async def test_a_consumer_that_stops_waiting_loses_nothing() -> None:
     assert await queue.get() == event(1)
 
 
+async def test_what_was_handed_over_to_who_stopped_waiting_comes_first() -> None:
+    queue = ReceiveQueue(10, 1000, Room())
+    waiting = asyncio.create_task(queue.get())
+    await asyncio.sleep(0)
+    queue.put(event(1), 50)
+    queue.put(event(2), 50)
+    queue.finish({"type": "websocket.disconnect"})
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    got = [(await queue.get()).get("text") for _ in range(3)]
+    assert got == ["1", "2", None]
+    assert queue.held_bytes == 0
+
+
 async def test_discarding_leaves_the_end() -> None:
     queue = ReceiveQueue(10, 1000, Room())
     queue.put(event(1), 100)

@@ -213,3 +213,30 @@ def test_masking_in_python_is_as_in_c(size: int) -> None:
     payload = bytes(range(size))
     expected = bytes(b ^ _MASK[i % 4] for i, b in enumerate(payload))
     assert frames.mask_in_python(payload, _MASK) == expected
+
+
+@given(text=st.text(max_size=130), cut=st.integers(0, 3), behind=st.binary(max_size=3))
+def test_the_short_way_says_what_the_long_way_says(
+    text: str, cut: int, behind: bytes
+) -> None:
+    """A read that is one short text and nothing else is read at once, no other."""
+    whole = build(0x81, text.encode())
+    received = whole[: len(whole) - cut] + behind
+    events, code = read(received, [])
+    try:
+        found = FrameReader(_MAX).take_whole_text(received)
+    except ProtocolViolation as violation:
+        assert (events, code) == ([], violation.code)
+        return
+    if found is None:
+        assert received != whole or len(text.encode()) > 125
+    else:
+        assert events == [(frames.TEXT, found)]
+
+
+def test_the_short_way_is_not_taken_within_a_message_or_over_the_limit() -> None:
+    reader = FrameReader(10)
+    assert reader.take_whole_text(build(0x81, b"x" * 11)) is None
+    reader.feed(build(0x01, b"part"))
+    assert reader.next_event() is not None
+    assert reader.take_whole_text(build(0x81, b"x")) is None
