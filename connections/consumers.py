@@ -60,6 +60,7 @@ class _Limited:
     channel_layer_alias: str
     groups: list[str]
     base_send: Any
+    websocket_receive: Any
     _sync: bool
     _life: Life
     _loop: asyncio.AbstractEventLoop
@@ -85,7 +86,10 @@ class _Limited:
         message to close old database connections: the node does that once a
         second for all.
         """
-        await self._find_method(message)(message)
+        if message["type"] == "websocket.receive":
+            await self.websocket_receive(message)
+        else:
+            await self._find_method(message)(message)
 
     def end(self, close_code: int, reason: str) -> None:
         """
@@ -164,6 +168,22 @@ class _Limited:
 
 class LimitedConsumer(_Limited, AsyncWebsocketConsumer):
     """channels.generic.websocket.AsyncWebsocketConsumer, limited."""
+
+    async def send(
+        self,
+        text_data: str | None = None,
+        bytes_data: bytes | None = None,
+        close: bool | int = False,
+    ) -> None:
+        # As Channels', with a call less for each message.
+        if text_data is not None:
+            await self.base_send({"type": "websocket.send", "text": text_data})
+        elif bytes_data is not None:
+            await self.base_send({"type": "websocket.send", "bytes": bytes_data})
+        else:
+            raise ValueError("send() takes text_data or bytes_data")
+        if close:
+            await self.close(close)
 
     async def websocket_connect(self, message: Message) -> None:
         if self.groups:

@@ -1,11 +1,9 @@
 """The life of one connection, from its handshake to the last of its cleanup."""
 
 import asyncio
-import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
-from urllib.parse import parse_qs
 
 from channels.consumer import get_handler_name
 from channels.db import aclose_old_connections
@@ -13,19 +11,19 @@ from channels.exceptions import StopConsumer
 from django.db import Error as DatabaseError
 
 from connections import close_codes
+from connections.arrivals import describe_connection, read_replaces
 from connections.close_codes import Ending
 from connections.credentials.requirements import Requirements
 from connections.error_budget import ErrorBudget
 from connections.exceptions import ConnectionEnded, InvalidMessage, Refused
-from connections.flight_recorder import FlightRecord
-from connections.hub import LiveConnection, new_connection_id
 from connections.layer_feed import LayerFeed
 from connections.limits import Limits
 from connections.logs import set_connection
 from connections.node import Node
 from connections.rate_limit import RateLimiter, Verdict
-from connections.recorder import clean, describe_error
+from connections.recorder import describe_error
 from connections.redaction import conceal
+from connections.turn import Turn
 from connections.wire import AsgiWire, Message, Send, State, measure
 
 logger = logging.getLogger(__name__)
@@ -35,7 +33,9 @@ Receive = Callable[[], Awaitable[Message]]
 _DISCONNECT_SECONDS = 1
 """How long disconnect() may take after a consumer was aborted."""
 
-_TEXT = 255
+
+# A member of an enumeration costs a look-up in its class each time.
+_OPEN, _PASS = State.OPEN, Verdict.PASS
 
 
 class Consumer(Protocol):
@@ -60,7 +60,7 @@ class Life:
     """
     Owns one connection: its events in order, its limits, its end.
 
-    Handlers run one at a time, whether the event came from the client or over
+    Handlers run one at a time, in turns, whether the event came from the client or over
     the channel layer. No task is made per message. Whatever happens, run()
     gives back what the connection holds.
     """
@@ -99,7 +99,7 @@ class Life:
         self._receive = receive
         self._scope = scope
         self._task = task
-        self._turn = asyncio.Lock()
+        self._turn = Turn()
         self._is_stopped = False
         self._max_message_size = limits.max_message_size
         self._rate = RateLimiter(
@@ -118,10 +118,10 @@ class Life:
             send=send,
             task=task,
             is_json=consumer.is_json,
-            replaces=_read_replaces(scope),
+            replaces=read_replaces(scope),
         )
         client_id = consumer.get_client_id(scope)
-        self.connection = _describe(scope, client_id, node, self.wire, limits)
+        self.connection = describe_connection(scope, client_id, node, self.wire, limits)
         self.connection.requirements = Requirements.read(
             consumer.permission_required, consumer.groups_required
         )
@@ -172,19 +172,25 @@ class Life:
     async def _converse(self) -> int:
         """Handle events until the client has gone; return the close code."""
         connection, wire, clock = self.connection, self.wire, self._node.clock
-        note_handled = self._node.counters.handling.observe
+        turn, note_handled = self._turn, self._node.counters.handling.observe
         while True:
             message = await self._receive()
             kind = message["type"]
             if kind == "websocket.receive":
-                if not await self._is_admitted(message):
+                verdict = self._judge(message)
+                if verdict is not _PASS:
+                    await self._refuse(message, verdict)
                     continue
                 is_activity = self._consumer.is_activity(message)
                 began_at = clock()
                 if is_activity:
                     connection.last_activity = began_at
-                async with self._turn:
+                if not turn.take():
+                    await turn.wait()
+                try:
                     await self._handle(message)
+                finally:
+                    turn.give_back()
                 ended_at = clock()
                 if is_activity:
                     connection.last_activity = ended_at
@@ -194,46 +200,47 @@ class Life:
                 # The socket is gone: its slot is free before disconnect() runs,
                 # however long that takes.
                 wire.leave(code)
-                async with self._turn:
-                    await self._handle({**message, "code": code})
+                await self._handle_in_turn({**message, "code": code})
                 return code
             elif kind == "websocket.connect":
-                async with self._turn:
-                    await self._connect(message)
+                await self._connect(message)
             else:
-                async with self._turn:
-                    await self._handle(message)
+                await self._handle_in_turn(message)
 
-    async def _is_admitted(self, message: Message) -> bool:
+    def _judge(self, message: Message) -> Verdict:
         """Hold one message from the client against size and rate."""
         connection = self.connection
-        if self.wire.state is not State.OPEN:
-            return False
+        if self.wire.state is not _OPEN:
+            return Verdict.IGNORE
         size_bytes = measure(message)
         connection.messages_in += 1
         connection.bytes_in += size_bytes
         if size_bytes > self._max_message_size:
             connection.end(close_codes.MESSAGE_TOO_BIG)
-            return False
-        verdict = self._rate.check(size_bytes)
-        if verdict is Verdict.PASS:
-            return True
-        connection.limited_at = self._node.clock()
-        connection.flight.note("rate_limited")
+            return Verdict.IGNORE
+        return self._rate.check(size_bytes)
+
+    async def _refuse(self, message: Message, verdict: Verdict) -> None:
+        """Say that a message was dropped, or end the connection for it."""
+        if verdict is Verdict.IGNORE:
+            return
+        self.connection.limited_at = self._node.clock()
+        self.connection.flight.note("rate_limited")
         self._node.counters.rate_limited += 1
         if verdict is Verdict.CLOSE:
-            connection.end(close_codes.RATE_LIMITED)
-        else:
-            retry_after_seconds = round(self._rate.retry_after_seconds(size_bytes), 3)
-            await self._send_error(
-                "rate_limited",
-                "too many messages; this one was dropped",
-                retry_after_seconds=retry_after_seconds,
-            )
-        return False
+            self.connection.end(close_codes.RATE_LIMITED)
+            return
+        retry_after_seconds = self._rate.retry_after_seconds(measure(message))
+        await self._send_error(
+            "rate_limited",
+            "too many messages; this one was dropped",
+            retry_after_seconds=round(retry_after_seconds, 3),
+        )
 
     async def _connect(self, message: Message) -> None:
         """Let the consumer accept or deny; one that fails is refused."""
+        if not self._turn.take():
+            await self._turn.wait()
         try:
             await self._node.reauthoriser.require(self.connection)
             await self._consumer.dispatch(message)
@@ -249,6 +256,16 @@ class Life:
                 await self.wire.refuse(close_codes.INTERNAL_ERROR, ref=error_id)
             else:
                 self.connection.end(close_codes.INTERNAL_ERROR, ref=error_id)
+        finally:
+            self._turn.give_back()
+
+    async def _handle_in_turn(self, message: Message) -> None:
+        if not self._turn.take():
+            await self._turn.wait()
+        try:
+            await self._handle(message)
+        finally:
+            self._turn.give_back()
 
     async def _handle(self, message: Message) -> None:
         """Have one event handled; what the handler raises stays here."""
@@ -290,8 +307,7 @@ class Life:
             )
             return
         try:
-            async with self._turn:
-                await self._handle(message)
+            await self._handle_in_turn(message)
         except StopConsumer:
             self._is_stopped = True
             self._task.cancel()
@@ -356,49 +372,3 @@ class Life:
                 "retry_after_seconds": retry_after_seconds,
             }
         )
-
-
-def _describe(
-    scope: Message,
-    client_id: str | None,
-    node: Node,
-    wire: AsgiWire,
-    limits: Limits,
-) -> LiveConnection:
-    """Return the connection that a handshake asks for."""
-    connection_id = new_connection_id()
-    headers = dict(reversed(scope.get("headers") or ()))
-    user = scope.get("user")
-    client = scope.get("client")
-    return LiveConnection(
-        connection_id=connection_id,
-        client_id=bound_client_id(client_id or f"connection:{connection_id}"),
-        now=scope.get("arrived", node.clock()),
-        wire=wire,
-        user_id=getattr(user, "pk", None),
-        credential=scope.get("credential"),
-        limits=limits,
-        path=clean(scope.get("path", ""), _TEXT),
-        route=clean(scope.get("route", ""), _TEXT),
-        address=clean(str(client[0]), 64) if client else "",
-        origin=clean(headers.get(b"origin", b"").decode("latin-1"), _TEXT),
-        user_agent=clean(headers.get(b"user-agent", b"").decode("latin-1"), _TEXT),
-        transport=scope.get("transport"),
-        flight=FlightRecord(node.clock),
-    )
-
-
-def bound_client_id(client_id: str) -> str:
-    """Return a client id that fits its column, still one per client."""
-    client_id = clean(client_id, len(client_id))
-    if len(client_id) <= _TEXT:
-        return client_id
-    digest = hashlib.sha256(client_id.encode()).hexdigest()
-    return f"{client_id[:128]}:{digest}"
-
-
-def _read_replaces(scope: Message) -> str | None:
-    """Return the connection that a reconnecting client says it replaces."""
-    query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
-    replaced = query.get("replaces")
-    return replaced[0] if replaced else None

@@ -42,7 +42,8 @@ class TokenBucket:
     def _refill(self, now: float) -> float:
         elapsed = now - self._filled_at
         if elapsed > 0:
-            self._tokens = min(self.burst, self._tokens + elapsed * self.rate)
+            tokens = self._tokens + elapsed * self.rate
+            self._tokens = tokens if tokens < self.burst else self.burst
             self._filled_at = now
         return self._tokens
 
@@ -53,6 +54,11 @@ class Verdict(Enum):
     PASS = "pass"
     DROP = "drop"
     CLOSE = "close"
+    IGNORE = "ignore"
+    """It comes too late, or has ended the connection by itself."""
+
+
+_PASS = Verdict.PASS
 
 
 class RateLimiter:
@@ -102,7 +108,7 @@ class RateLimiter:
         now = self._clock()
         if self._messages.take(1, now):
             if self._bytes.take(size_bytes, now):
-                return Verdict.PASS
+                return _PASS
             self._messages.give_back(1)
         if now - self._excess_at >= self._quiet_seconds:
             self._excess_since = now

@@ -265,6 +265,8 @@ def describe_error(
 
 def clean(text: str, limit: int) -> str:
     """Return a text that every database stores: no NUL, no lone surrogate, cut."""
+    if text.isascii() and "\x00" not in text:
+        return text[:limit]
     stored = text[:limit].replace("\x00", "\ufffd")
     return stored.encode("utf-8", "replace").decode("utf-8")
 

@@ -35,6 +35,10 @@ class State(Enum):
     CLOSING = "closing"
 
 
+# A member of an enumeration costs a look-up in its class each time.
+_OPEN, _CLOSING = State.OPEN, State.CLOSING
+
+
 class AsgiWire:
     """
     The sending side of one connection, between its consumer and the server.
@@ -97,11 +101,17 @@ class AsgiWire:
         """
         kind = message["type"]
         if kind == "websocket.send":
-            if self.state is State.CLOSING:
+            if self.state is _CLOSING:
                 return
-            if self.state is State.OPEN:
-                self._count(message)
-            await self._pass_on(message)
+            if self.state is _OPEN:
+                connection = self.connection
+                connection.messages_out += 1
+                connection.bytes_out += measure(message)
+                connection.last_activity = self._node.clock()
+            try:
+                await self._send(message)
+            except (OSError, RuntimeError) as exc:
+                self._excuse(exc)
         elif kind == "websocket.accept":
             await self._accept(message)
         elif kind == "websocket.close":
@@ -282,23 +292,18 @@ class AsgiWire:
         await self._pass_on({"type": "websocket.close", **close})
 
     async def _pass_on(self, message: Message) -> None:
-        """Send, unless the client has gone: servers say so in different ways."""
         try:
             await self._send(message)
         except (OSError, RuntimeError) as exc:
-            if self.state is State.CONNECTING:
-                raise
-            logger.debug(
-                "Not sent to %s, which has gone: %s",
-                self.connection.connection_id,
-                exc,
-            )
+            self._excuse(exc)
 
-    def _count(self, message: Message) -> None:
-        connection = self.connection
-        connection.messages_out += 1
-        connection.bytes_out += measure(message)
-        connection.last_activity = self._node.clock()
+    def _excuse(self, exc: Exception) -> None:
+        """Take it that the client has gone: servers say so in different ways."""
+        if self.state is State.CONNECTING:
+            raise exc
+        logger.debug(
+            "Not sent to %s, which has gone: %s", self.connection.connection_id, exc
+        )
 
     def _abort_after(self, seconds: float) -> None:
         loop = asyncio.get_running_loop()

@@ -24,6 +24,7 @@ LAYERS = (
     "rate_limit",
     "error_budget",
     "redaction",
+    "turn",
     "periodic",
     "logs",
     "alert_rules",
@@ -68,6 +69,7 @@ LAYERS = (
     "node",
     # One socket's way.
     "layer_feed",
+    "arrivals",
     "wire",
     "life",
     "refresh",

@@ -1,0 +1,67 @@
+"""What a handshake says about the connection that it asks for."""
+
+import hashlib
+import sys
+from typing import Any
+from urllib.parse import parse_qs
+
+from connections.flight_recorder import FlightRecord
+from connections.hub import LiveConnection, Wire, new_connection_id
+from connections.limits import Limits
+from connections.node import Node
+from connections.recorder import clean
+
+Message = dict[str, Any]
+
+_TEXT = 255
+
+
+def describe_connection(
+    scope: Message,
+    client_id: str | None,
+    node: Node,
+    wire: Wire,
+    limits: Limits,
+) -> LiveConnection:
+    """Return the connection that a handshake asks for."""
+    connection_id = new_connection_id()
+    headers = dict(reversed(scope.get("headers") or ()))
+    user = scope.get("user")
+    client = scope.get("client")
+    return LiveConnection(
+        connection_id=connection_id,
+        client_id=bound_client_id(client_id or f"connection:{connection_id}"),
+        now=scope.get("arrived", node.clock()),
+        wire=wire,
+        user_id=getattr(user, "pk", None),
+        credential=scope.get("credential"),
+        limits=limits,
+        path=clean(scope.get("path", ""), _TEXT),
+        route=clean(scope.get("route", ""), _TEXT),
+        address=clean(str(client[0]), 64) if client else "",
+        origin=clean(headers.get(b"origin", b"").decode("latin-1"), _TEXT),
+        # One string for all who use the same program.
+        user_agent=sys.intern(
+            clean(headers.get(b"user-agent", b"").decode("latin-1"), _TEXT)
+        ),
+        transport=scope.get("transport"),
+        flight=FlightRecord(node.clock),
+    )
+
+
+def read_replaces(scope: Message) -> str | None:
+    """Return the connection that a reconnecting client says it replaces."""
+    query_string: bytes = scope.get("query_string", b"")
+    if b"replaces" not in query_string:
+        return None
+    replaced = parse_qs(query_string.decode("latin-1")).get("replaces")
+    return replaced[0] if replaced else None
+
+
+def bound_client_id(client_id: str) -> str:
+    """Return a client id that fits its column, still one per client."""
+    client_id = clean(client_id, len(client_id))
+    if len(client_id) <= _TEXT:
+        return client_id
+    digest = hashlib.sha256(client_id.encode()).hexdigest()
+    return f"{client_id[:128]}:{digest}"

@@ -1,0 +1,57 @@
+"""Whose turn it is: a lock that costs nothing while nobody else wants it."""
+
+import asyncio
+from collections import deque
+
+
+class Turn:
+    """
+    Lets one handler of a connection run at a time, in the order they came.
+
+    As asyncio.Lock, but taken without an await when it is free, which it is for
+    nearly every message:
+
+        if not turn.take():
+            await turn.wait()
+        try: ...
+        finally: turn.give_back()
+    """
+
+    __slots__ = ("_is_taken", "_waiters")
+
+    def __init__(self) -> None:
+        self._is_taken = False
+        # None until somebody has had to wait.
+        self._waiters: deque[asyncio.Future[None]] | None = None
+
+    def take(self) -> bool:
+        """Take the turn if it is free; return whether it was."""
+        if self._is_taken:
+            return False
+        self._is_taken = True
+        return True
+
+    async def wait(self) -> None:
+        """Wait for the turn behind those who wait already, and take it."""
+        if self._waiters is None:
+            self._waiters = deque()
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if waiter.cancelled():
+                self._waiters.remove(waiter)
+            else:
+                # It was handed over already: to the next one, then.
+                self.give_back()
+            raise
+
+    def give_back(self) -> None:
+        """Hand the turn to whoever has waited longest, or leave it free."""
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+        self._is_taken = False
