@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.contenders import CONTENDERS, REFERENCE, Contender
-from benchmarks.load import LoadFailed
 from benchmarks.measures import (
     CONTENDERS_OF,
     MEASURES,
@@ -24,10 +23,12 @@ from benchmarks.measures import (
     Size,
     Values,
 )
-from benchmarks.processes import StartFailed, allow_many_files
+from benchmarks.processes import StartFailed
 from benchmarks.report import compare, make_table, summarise, write_json
 from benchmarks.site import Site, make_site
 from benchmarks.targets import judge
+from connections.load.generator import LoadFailed
+from connections.load.processes import allow_many_files
 
 Rounds = dict[str, dict[str, list[Values]]]
 """Of each measure and contender, what each round gave."""

@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.processes import ROOT, ServerProcess, free_port
+from benchmarks.processes import ROOT, ServerProcess
 from benchmarks.site import Site
+from connections.load.processes import free_port
 
 SERVED = Path(__file__).parent / "served"
 

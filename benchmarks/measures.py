@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.contenders import Contender
-from benchmarks.load import Load
 from benchmarks.processes import ServerProcess
 from benchmarks.site import Site
+from connections.load.generator import Load
 
 Values = dict[str, float]
 

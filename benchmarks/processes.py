@@ -1,13 +1,14 @@
 """Server processes to measure: started on a free port, looked at through /proc."""
 
 import os
-import resource
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from connections.load.processes import read_cpu_seconds, read_memory_kib
 
 ROOT = Path(__file__).resolve().parents[1]
 _START_SECONDS = 60
@@ -87,16 +88,11 @@ class ServerProcess:
 
     def cpu_seconds(self) -> float:
         """Return the CPU time of all its threads, those that ended too."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        ticks = int(fields[11]) + int(fields[12])
-        return ticks / os.sysconf("SC_CLK_TCK")
+        return read_cpu_seconds(self.pid)
 
     def memory_kib(self) -> int:
         """Return its proportional set size: what it adds to the machine's use."""
-        for line in Path(f"/proc/{self.pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1])
-        raise StartFailed("no Pss in smaps_rollup")
+        return read_memory_kib(self.pid)
 
     def log_tail(self, characters: int = 2000) -> str:
         """Return the end of what it has written."""
@@ -114,18 +110,3 @@ class ServerProcess:
             else:
                 return
         raise StartFailed(f"no answer in {_START_SECONDS} s: {self.log_tail()}")
-
-
-def free_port() -> int:
-    """Return a port of 127.0.0.1 that nothing listens on now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
-def allow_many_files() -> int:
-    """Let this process and those it starts open as many files as they may."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard

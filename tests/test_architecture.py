@@ -83,6 +83,8 @@ LAYERS = (
     "rollups",
     "chores",
     "sweeper",
+    "load",
+    "capacity",
     "exposition",
     "views",
     "ticket_view",

@@ -120,6 +120,11 @@ def test_it_reads_what_the_reference_reads(
         # Wrong UTF-8 is refused at its fragment, the reference waits for the rest.
         assert expected[: len(events)] == events
         return
+    is_close_last = events[-1:] != [] and events[-1][0] == frames.CLOSE
+    if is_close_last and (expected, expected_code) == (events[:-1], 1002):
+        # RFC 6455, section 5.4, lets a control frame stand within a message; the
+        # library refuses a close there.
+        return
     assert events == expected
     # A frame can be wrong in two ways; which one is named first may differ.
     both = {code, expected_code}

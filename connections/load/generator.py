@@ -15,13 +15,14 @@ import statistics
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import IO, Any
 
-from benchmarks.frames import TEXT, build_frame, build_reply
-from benchmarks.sockets import DIALECTS, Client, Clients
+from connections.load.frames import TEXT, build_frame, build_reply
+from connections.load.sockets import DIALECTS, LOOPBACK, Client, Clients
 
 Answer = dict[str, Any]
 
@@ -33,14 +34,21 @@ class LoadFailed(Exception):
 class Load:
     """A load generator in a process of its own, for one server."""
 
-    def __init__(self, port: int, *, dialect: str = "plain", path: str = "") -> None:
-        arguments = [str(port), dialect, path]
+    def __init__(
+        self,
+        port: int,
+        *,
+        host: str = LOOPBACK,
+        dialect: str = "plain",
+        path: str = "",
+    ) -> None:
+        arguments = [host, str(port), dialect, path]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.load", *arguments],
+            [sys.executable, "-m", "connections.load.generator", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            cwd=Path(__file__).resolve().parents[1],
+            cwd=Path(__file__).resolve().parents[2],
         )
 
     def do(self, step: str, **options: Any) -> Answer:
@@ -82,10 +90,10 @@ class Load:
 class Steps:
     """What the process can do; each method is a step, by its name."""
 
-    def __init__(self, port: int, dialect: str, path: str) -> None:
+    def __init__(self, host: str, port: int, dialect: str, path: str) -> None:
         self._dialect = DIALECTS[dialect]
         self._path = path
-        self._clients = Clients(port, addresses=500)
+        self._clients = Clients(host, port, addresses=500)
         self._groups: dict[str, list[Client]] = {}
 
     def open(
@@ -111,9 +119,20 @@ class Steps:
 
     def echo(self, group: str, seconds: float, size: int = 100) -> Answer:
         """Exchange messages over a group, one in flight on each connection."""
-        clients = self._groups[group]
-        self._clients.prepare(clients, size)
-        echoes = self._clients.echo(clients, seconds)
+        self._clients.prepare_echo(self._groups[group], size)
+        return self._exchange(self._groups[group], seconds)
+
+    def ask(self, group: str, seconds: float, message: str, members: int) -> Answer:
+        """Exchange a message for any reply, or pings for pongs, over some members."""
+        clients = self._groups[group][:members]
+        if message:
+            self._clients.prepare_message(clients, message)
+        else:
+            self._clients.prepare_pings(clients)
+        return self._exchange(clients, seconds)
+
+    def _exchange(self, clients: list[Client], seconds: float) -> Answer:
+        echoes = self._clients.exchange(clients, seconds)
         return {
             "round_trips": echoes.round_trips,
             "seconds": echoes.seconds,
@@ -130,11 +149,19 @@ class Steps:
         took = self._clients.await_from(clients, build_reply(reply.encode()), seconds)
         return {"seconds": took, "members": len(clients)}
 
-    def await_closes(self, group: str, count: int, seconds: float = 60) -> Answer:
-        """Wait until the server has closed so many connections of a group."""
-        clients = self._groups.pop(group)
-        took = self._clients.await_closes(clients, count, seconds)
-        return {"seconds": took}
+    def evict(self, headers: str, limit: int, seconds: float = 10) -> Answer:
+        """Open as many as a client may have, and one more; time the oldest's end."""
+        options: Any = {"concurrency": 1, "dialect": self._dialect}
+        options |= {"headers": [headers], "path": self._path}
+        old, _ = self._clients.open(limit, **options)
+        closed = self._clients.watch_closes(old)
+        started = time.monotonic()
+        self._clients.open(1, **options)
+        while not closed:
+            self._clients.turn(0.1)
+            if time.monotonic() - started > seconds:
+                raise TimeoutError("nobody was evicted")
+        return {"seconds": time.monotonic() - started}
 
     def rest(self, seconds: float) -> Answer:
         """Keep the connections alive for so long."""
@@ -200,8 +227,8 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     # Nothing here is a cycle, and a collection among 10,000 objects is a pause.
     gc.disable()
-    port, dialect, path = sys.argv[1:]
-    for answer in _take_steps(Steps(int(port), dialect, path)):
+    host, port, dialect, path = sys.argv[1:]
+    for answer in _take_steps(Steps(host, int(port), dialect, path)):
         print(json.dumps(answer), flush=True)
     # The sockets go with the process.
     os._exit(0)

@@ -18,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from benchmarks.frames import (
+from connections.load.frames import (
     CLOSE,
     PING,
     PONG,
@@ -32,6 +32,7 @@ _KEY = base64.b64encode(b"0123456789abcdef")
 _ACCEPT = base64.b64encode(
     hashlib.sha1(_KEY + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest()
 )
+LOOPBACK = "127.0.0.1"
 _READ_BYTES = 65_536
 _IP_BIND_ADDRESS_NO_PORT = 24
 
@@ -88,7 +89,8 @@ def _ignore(client: Client, data: bytes) -> None:
 class Clients:
     """Opens connections, keeps them alive, and exchanges messages over them."""
 
-    def __init__(self, port: int, addresses: int) -> None:
+    def __init__(self, host: str, port: int, addresses: int) -> None:
+        self._host = host
         self._port = port
         self._addresses = addresses
         self._poll = select.epoll()
@@ -151,12 +153,14 @@ class Clients:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         index = self._made % self._addresses
-        # The port is chosen when it connects: free for this peer is enough.
-        sock.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
-        sock.bind((f"127.1.{index // 250}.{index % 250 + 1}", 0))
+        if self._host == LOOPBACK:
+            # One address has 28,000 ports, and limits of its own at the server. The
+            # port is chosen when it connects: free for this peer is enough.
+            sock.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+            sock.bind((f"127.1.{index // 250}.{index % 250 + 1}", 0))
         self._made += 1
         request = (
-            f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\n"
+            f"GET {path} HTTP/1.1\r\nHost: {self._host}:{self._port}\r\n"
             "Connection: Upgrade\r\nUpgrade: websocket\r\n"
             "Sec-WebSocket-Version: 13\r\n"
             f"Sec-WebSocket-Key: {_KEY.decode()}\r\n{lines}\r\n"
@@ -164,7 +168,7 @@ class Clients:
         client = Client(sock, request, dialect)
         client.sent_at = time.monotonic()
         client.on_data = _Opening(self, note).take
-        error = sock.connect_ex(("127.0.0.1", self._port))
+        error = sock.connect_ex((self._host, self._port))
         if error not in (0, errno.EINPROGRESS):
             raise ConnectionError(os.strerror(error))
         self._by_fd[sock.fileno()] = client
@@ -208,15 +212,34 @@ class Clients:
 
     # Echo
 
-    def prepare(self, clients: Sequence[Client], size: int) -> None:
+    def prepare_pings(self, clients: Sequence[Client]) -> None:
+        """Give each connection a ping, and the pong that has to come."""
+        for index, client in enumerate(clients):
+            payload = f"{index:06d}".encode()
+            client.frame = build_frame(PING, payload)
+            client.reply = bytes((PONG, len(payload))) + payload
+
+    def prepare_message(self, clients: Sequence[Client], text: str) -> None:
+        """Give each connection a message; whatever is answered is the reply."""
+        for client in clients:
+            client.frame = build_frame(TEXT, text.encode())
+            client.reply = b""
+
+    def prepare_echo(self, clients: Sequence[Client], size: int) -> None:
         """Give each connection a message of its own, masked, and its reply."""
         for index, client in enumerate(clients):
             text = client.dialect.wrap(f"{index:06d}".ljust(size, "x"))
             client.frame = build_frame(TEXT, text.encode())
             client.reply = build_reply(text.encode())
 
-    def echo(self, clients: Sequence[Client], seconds: float) -> "Echoes":
-        """Send a message on each connection, and another at each right reply."""
+    def exchange(self, clients: Sequence[Client], seconds: float) -> "Echoes":
+        """
+        Send what is prepared on each connection, and again at each right reply.
+
+        Raises:
+            ConnectionError: a reply is not the right one.
+            TimeoutError: one does not come.
+        """
         echoes = Echoes()
         take = echoes.take
         for client in clients:
@@ -266,27 +289,20 @@ class Clients:
             client.on_data = keep_alive
         return time.monotonic() - started
 
-    def await_closes(
-        self, clients: Sequence[Client], count: int, seconds: float
-    ) -> float:
-        """Return the seconds until the server has closed so many of them."""
-        left = set(clients)
+    def watch_closes(self, clients: Sequence[Client]) -> set[Client]:
+        """Return a set into which those come that the server closes from now on."""
+        closed: set[Client] = set()
 
         def take(client: Client, data: bytes) -> None:
             client.buffer += data
             frames, client.buffer = split_frames(client.buffer)
             if any(raw[0] == CLOSE for raw, _ in frames):
                 client.socket.send(build_frame(CLOSE, b""))
-                left.discard(client)
+                closed.add(client)
 
         for client in clients:
             client.on_data = take
-        started = time.monotonic()
-        while len(clients) - len(left) < count:
-            self.turn(0.1)
-            if time.monotonic() - started > seconds:
-                raise TimeoutError(f"{len(clients) - len(left)} of {count} closed")
-        return time.monotonic() - started
+        return closed
 
 
 class Echoes:
@@ -301,7 +317,7 @@ class Echoes:
 
     def take(self, client: Client, data: bytes) -> None:
         """Check a reply; send the next message."""
-        if data != client.reply:
+        if data != client.reply and client.reply:
             data = client.buffer + data
             client.buffer = b""
             if data != client.reply:

@@ -1,0 +1,178 @@
+"""How many connections one node carries: opened for real, then reckoned."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from connections.load.generator import Load, LoadFailed
+from connections.load.processes import read_cpu_seconds, read_memory_kib
+
+_ASKED = 50
+"""Connections that exchange messages while the others are idle."""
+
+_MEMORY_SHARE = 0.8
+_CPU_SHARE = 0.6
+"""What connections may take of the memory that is free, and of one core."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What was measured with so many connections open."""
+
+    connections: int
+    connects_per_second: float
+    connect_p99_ms: float
+    round_trips_per_second: float
+    round_trip_p50_ms: float
+    round_trip_p99_ms: float
+    round_trip_cpu_us: float | None
+    """CPU of the server for each; None where its process is not known."""
+    idle_cpu_percent: float | None
+    """Of one core, while nobody says anything."""
+    kib_per_connection: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """What limits the number of connections, each by itself; None: not known."""
+
+    opened: int
+    """As many were open at once, and everything worked."""
+    memory: int | None
+    cpu: int | None
+    files: int
+
+    @property
+    def max_total_connections(self) -> int:
+        """The least; what is reckoned is believed up to thrice what was seen."""
+        known = [one for one in (self.memory, self.cpu, self.files) if one is not None]
+        if self.memory is None or self.cpu is None:
+            known.append(self.opened)
+        return max(1, min(*known, 3 * self.opened))
+
+
+def reckon(
+    steps: Sequence[Step],
+    *,
+    available_kib: int,
+    max_files: int,
+    messages_per_second: float,
+) -> Bounds:
+    """Return the bounds, if each connection sends so many messages a second."""
+    last = steps[-1]
+    memory = cpu = None
+    if last.kib_per_connection:
+        # What was opened is given back before this is put to use.
+        free_kib = available_kib + last.kib_per_connection * last.connections
+        memory = math.floor(_MEMORY_SHARE * free_kib / last.kib_per_connection)
+    if last.round_trip_cpu_us is not None and last.idle_cpu_percent is not None:
+        busy = messages_per_second * last.round_trip_cpu_us / 1e6
+        idle = last.idle_cpu_percent / 100 / last.connections
+        cpu = math.floor(_CPU_SHARE / max(busy + idle, 1e-9))
+    files = math.floor((max_files - 200) / 1.1)
+    return Bounds(opened=last.connections, memory=memory, cpu=cpu, files=files)
+
+
+class Climb:
+    """Opens more and more connections to one server and measures at each step."""
+
+    def __init__(
+        self,
+        load: Load,
+        *,
+        headers: Sequence[str],
+        pid: int | None,
+        message: str,
+        seconds: float,
+        most_p99_ms: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._load = load
+        self._headers = list(headers)
+        self._pid = pid
+        self._message = message
+        self._seconds = seconds
+        self._most_p99_ms = most_p99_ms
+        self._clock = clock
+        self._open = 0
+        self.stopped_by = ""
+        """Why it went no higher; empty where every step was done."""
+
+    def run(self, counts: Sequence[int]) -> Iterator[Step]:
+        """
+        Yield a step for each number of connections, until one does not work.
+
+        Raises:
+            LoadFailed: not even the first does.
+        """
+        # What is made once and not for each connection is made before.
+        self._load.do("open", group="asked", count=_ASKED, headers=self._headers)
+        self._ask(0.2)
+        base_kib = self._read_memory()
+        for count in counts:
+            try:
+                step = self._climb(count, base_kib)
+            except LoadFailed as exc:
+                self.stopped_by = f"{count} connections: {exc}"
+                if not self._open:
+                    raise
+                return
+            yield step
+            if step.round_trip_p99_ms > self._most_p99_ms:
+                self.stopped_by = f"round trips took {step.round_trip_p99_ms:.0f} ms"
+                return
+
+    def _climb(self, count: int, base_kib: float | None) -> Step:
+        new = count - self._open
+        started = self._clock()
+        opened = self._load.do(
+            "open", group="idle", count=new, headers=self._headers, seconds=60
+        )
+        seconds = self._clock() - started
+        self._open = count
+        # Records are written, and collections run, a moment later.
+        self._load.do("rest", seconds=self._seconds)
+        memory_kib = self._read_memory()
+        idle_cpu = self._cpu_of(lambda: self._load.do("rest", seconds=self._seconds))
+        before = self._read_cpu()
+        asked = self._ask(self._seconds)
+        after = self._read_cpu()
+        return Step(
+            connections=count,
+            connects_per_second=new / seconds,
+            connect_p99_ms=opened["p99_ms"],
+            round_trips_per_second=asked["round_trips"] / asked["seconds"],
+            round_trip_p50_ms=asked["p50_ms"],
+            round_trip_p99_ms=asked["p99_ms"],
+            round_trip_cpu_us=_divide(before, after, asked["round_trips"] / 1e6),
+            idle_cpu_percent=idle_cpu,
+            kib_per_connection=_divide(base_kib, memory_kib, count),
+        )
+
+    def measure_eviction(self, headers: str, limit: int) -> float:
+        """Return in how many ms a client's oldest is closed when it opens one more."""
+        evicted = self._load.do("evict", headers=headers, limit=limit)
+        return float(evicted["seconds"]) * 1000
+
+    def _ask(self, seconds: float) -> dict[str, float]:
+        return self._load.do(
+            "ask", group="asked", seconds=seconds, message=self._message, members=_ASKED
+        )
+
+    def _cpu_of(self, work: Callable[[], object]) -> float | None:
+        before, started = self._read_cpu(), self._clock()
+        work()
+        return _divide(before, self._read_cpu(), (self._clock() - started) / 100)
+
+    def _read_cpu(self) -> float | None:
+        return None if self._pid is None else read_cpu_seconds(self._pid)
+
+    def _read_memory(self) -> float | None:
+        return None if self._pid is None else read_memory_kib(self._pid)
+
+
+def _divide(before: float | None, after: float | None, parts: float) -> float | None:
+    if before is None or after is None or not parts:
+        return None
+    return max(0.0, after - before) / parts

@@ -1,0 +1,305 @@
+import dataclasses
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from connections.capacity import Bounds, Climb, Step, reckon
+from connections.config import get_config
+from connections.credentials.tokens import issue
+from connections.load.generator import Load, LoadFailed
+from connections.load.processes import (
+    allow_many_files,
+    free_port,
+    read_available_kib,
+)
+from connections.models import AccessToken, Connection
+
+_PREFIX = "capacity:"
+_START_SECONDS = 30
+
+_RAISED = {
+    "MAX_TOTAL_CONNECTIONS": "1000000",
+    "RATE_LIMIT__MESSAGES_PER_SECOND": "1000000",
+    "RATE_LIMIT__BURST_MESSAGES": "1000000",
+    "RATE_LIMIT__SMALL_FRAMES_PER_SECOND": "1000000",
+    "RATE_LIMIT__BURST_SMALL_FRAMES": "1000000",
+}
+"""What is measured may not be one of these; everything else is as configured."""
+
+_TEXTS = {
+    "connections": "{:,}",
+    "connects_per_second": "{:,.0f}",
+    "connect_p99_ms": "{:,.0f}",
+    "round_trips_per_second": "{:,.0f}",
+    "round_trip_p50_ms": "{:.1f}",
+    "round_trip_p99_ms": "{:.1f}",
+    "round_trip_cpu_us": "{:.0f}",
+    "idle_cpu_percent": "{:.1f}",
+    "kib_per_connection": "{:.1f}",
+}
+
+
+class Command(BaseCommand):
+    help = (
+        "Measure how many connections one node carries on this machine: opens real "
+        "ones in steps, to a server of its own or to one that runs already."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--path", default="/ws/echo/", help="the consumer's (default: %(default)s)"
+        )
+        parser.add_argument(
+            "--message",
+            default="",
+            help="sent by some connections, and has to be answered with one message; "
+            "without it pings are, which no consumer sees",
+        )
+        parser.add_argument(
+            "--steps",
+            default="500,1000,2000,4000",
+            help="numbers of connections (default: %(default)s)",
+        )
+        parser.add_argument(
+            "--seconds",
+            type=float,
+            default=2,
+            help="for each measurement of a step (default: %(default)s)",
+        )
+        parser.add_argument(
+            "--messages-per-second",
+            type=float,
+            default=0.1,
+            metavar="RATE",
+            help="what a connection sends when it is put to use (default: %(default)s)",
+        )
+        parser.add_argument(
+            "--max-p99-ms",
+            type=float,
+            default=500,
+            metavar="MS",
+            help="stop where round trips take longer (default: %(default)s)",
+        )
+        parser.add_argument("--url", help="ws://host:port of a server that runs")
+        parser.add_argument(
+            "--pid", type=int, help="with --url: its process, to see CPU and memory"
+        )
+        parser.add_argument("--json", action="store_true", help="print JSON alone")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        counts = _read_steps(options["steps"])
+        for name in ("seconds", "messages_per_second", "max_p99_ms"):
+            if options[name] <= 0:
+                raise CommandError(f"--{name.replace('_', '-')} must be more than 0")
+        if options["pid"] is not None and not options["url"]:
+            raise CommandError("--pid goes with --url")
+        max_files = allow_many_files()
+        if max(counts) > max_files - 100:
+            raise CommandError(
+                f"--steps: only {max_files} files may be open here (ulimit -Hn)"
+            )
+        limit = get_config().max_connections_per_client
+        with _make_tokens(max(counts) // limit + 20) as tokens:
+            headers = [f"Authorization: Bearer {token}\r\n" for token in tokens]
+            try:
+                if options["url"]:
+                    host, port = _read_url(options["url"])
+                    found = self._measure(host, port, headers, counts, options)
+                else:
+                    found = self._measure_own(headers, counts, options)
+            except LoadFailed as exc:
+                raise CommandError(f"nothing could be measured: {exc}") from exc
+        bounds = reckon(
+            [Step(**step) for step in found["steps"]],
+            available_kib=read_available_kib(),
+            max_files=max_files,
+            messages_per_second=options["messages_per_second"],
+        )
+        found |= {
+            "bounds": dataclasses.asdict(bounds),
+            "max_total_connections": bounds.max_total_connections,
+        }
+        if options["json"]:
+            self.stdout.write(json.dumps(found, indent=2))
+        else:
+            self._conclude(bounds, found, options["messages_per_second"])
+
+    def _measure_own(
+        self, headers: list[str], counts: Sequence[int], options: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Measure a server started for it, and how it drains."""
+        port = free_port()
+        with _serve(port) as server:
+            options = {**options, "pid": server.pid}
+            found = self._measure("127.0.0.1", port, headers, counts, options, server)
+        return found
+
+    def _measure(
+        self,
+        host: str,
+        port: int,
+        headers: list[str],
+        counts: Sequence[int],
+        options: dict[str, Any],
+        server: "subprocess.Popen[bytes] | None" = None,
+    ) -> dict[str, Any]:
+        with Load(port, host=host, path=options["path"]) as load:
+            *shared, last = headers
+            climb = Climb(
+                load,
+                headers=shared,
+                pid=options["pid"],
+                message=options["message"],
+                seconds=options["seconds"],
+                most_p99_ms=options["max_p99_ms"],
+            )
+            steps = []
+            for step in climb.run(counts):
+                steps.append(dataclasses.asdict(step))
+                self._show(steps, is_quiet=options["json"])
+            found: dict[str, Any] = {"steps": steps, "stopped_by": climb.stopped_by}
+            found["eviction_ms"] = None
+            if get_config().on_client_limit == "evict_oldest":
+                limit = get_config().max_connections_per_client
+                found["eviction_ms"] = climb.measure_eviction(last, limit)
+            found["drain_seconds"] = None
+            if server is not None:
+                found["drain_seconds"] = _drain(load, server)
+        return found
+
+    def _show(self, steps: list[dict[str, Any]], *, is_quiet: bool) -> None:
+        """Print a step as soon as it is there."""
+        if is_quiet:
+            return
+        names = [name.replace("_", " ") for name in _TEXTS]
+        if len(steps) == 1:
+            self.stdout.write(" | ".join(names))
+        cells = [
+            ("-" if steps[-1][key] is None else text.format(steps[-1][key])).rjust(
+                len(name)
+            )
+            for (key, text), name in zip(_TEXTS.items(), names, strict=True)
+        ]
+        self.stdout.write(" | ".join(cells))
+        self.stdout.flush()
+
+    def _conclude(
+        self, bounds: Bounds, found: dict[str, Any], messages_per_second: float
+    ) -> None:
+        lines = [""]
+        if found["stopped_by"]:
+            lines.append(f"It went no higher: {found['stopped_by']}")
+        if found["eviction_ms"] is not None:
+            lines.append(
+                f"An eviction closes the oldest in {found['eviction_ms']:.0f} ms"
+            )
+        if found["drain_seconds"] is not None:
+            grace_seconds = get_config().drain.grace_seconds
+            lines.append(
+                f"A drain takes {found['drain_seconds']:.1f} s "
+                f"(drain.grace_seconds: {grace_seconds:g})"
+            )
+        reasons = {
+            "memory": bounds.memory,
+            f"CPU, at {messages_per_second:g} messages/s each": bounds.cpu,
+            "open files": bounds.files,
+        }
+        known = [f"{count:,} by {why}" for why, count in reasons.items() if count]
+        lines.append(f"{bounds.opened:,} were open; reckoned: {', '.join(known)}")
+        lines.append(f"max_total_connections: {bounds.max_total_connections}")
+        self.stdout.write("\n".join(lines))
+
+
+def _read_steps(text: str) -> list[int]:
+    try:
+        counts = [int(part) for part in text.split(",")]
+    except ValueError as exc:
+        raise CommandError(f"--steps {text}: numbers, as in 500,1000") from exc
+    if counts != sorted(set(counts)) or counts[0] < 1:
+        raise CommandError(f"--steps {text}: each more than the one before, from 1")
+    return counts
+
+
+def _read_url(text: str) -> tuple[str, int]:
+    parts = urlsplit(text)
+    if parts.scheme != "ws" or not parts.hostname:
+        raise CommandError(f"--url {text}: ws://host:port (TLS is not measured)")
+    return parts.hostname, parts.port or 80
+
+
+@contextmanager
+def _make_tokens(count: int) -> Iterator[list[str]]:
+    """Make access tokens of clients of their own; they and their records go again."""
+    prefix = f"{_PREFIX}{secrets.token_hex(4)}:"
+    try:
+        yield [issue(AccessToken(client_id=f"{prefix}{one}")) for one in range(count)]
+    finally:
+        AccessToken.objects.filter(client_id__startswith=prefix).delete()
+        Connection.objects.filter(client_id__startswith=prefix).delete()
+
+
+@contextmanager
+def _serve(port: int) -> "Iterator[subprocess.Popen[bytes]]":
+    """Run manage.py serve with this project's settings, on a port of its own."""
+    raised = {f"WEBSOCKET__{key}": value for key, value in _RAISED.items()}
+    environment = {
+        **os.environ,
+        **raised,
+        "DJANGO_SETTINGS_MODULE": settings.SETTINGS_MODULE,
+    }
+    command = [sys.executable, sys.argv[0], "serve", "--port", str(port)]
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            [*command, "--no-sweeper"],
+            env=environment,
+            stdout=log,
+            stderr=log,
+            cwd=Path.cwd(),
+        )
+        try:
+            if not _is_ready(process, port):
+                log.seek(0)
+                text = log.read().decode(errors="replace")[-2000:]
+                raise CommandError(f"the server did not start: {text}")
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+
+def _is_ready(process: "subprocess.Popen[bytes]", port: int) -> bool:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        with suppress(OSError, urllib.error.HTTPError):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/livez", timeout=2).close()
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def _drain(load: Load, server: "subprocess.Popen[bytes]") -> float:
+    """Return how long the server takes to hand its clients over and end."""
+    started = time.monotonic()
+    server.send_signal(signal.SIGTERM)
+    deadline = started + get_config().drain.grace_seconds + 30
+    while server.poll() is None:
+        load.do("rest", seconds=0.2)
+        if time.monotonic() > deadline:
+            raise LoadFailed("the server does not end when it is told to")
+    return time.monotonic() - started
