@@ -18,10 +18,11 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from benchmarks.processes import ServerProcess, free_port
+from benchmarks.processes import ServerProcess
 from benchmarks.report import make_table
 from connections.bus import RedisBus
 from connections.layers.redis import RedisLayer
+from connections.load.processes import free_port
 from connections.pool.base import Slot
 from connections.pool.redis import RedisPool
 

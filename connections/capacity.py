@@ -65,12 +65,12 @@ def reckon(
     if last.kib_per_connection:
         # What was opened is given back before this is put to use.
         free_kib = available_kib + last.kib_per_connection * last.connections
-        memory = math.floor(_MEMORY_SHARE * free_kib / last.kib_per_connection)
+        memory = _floor(_MEMORY_SHARE * free_kib / last.kib_per_connection)
     if last.round_trip_cpu_us is not None and last.idle_cpu_percent is not None:
         busy = messages_per_second * last.round_trip_cpu_us / 1e6
         idle = last.idle_cpu_percent / 100 / last.connections
-        cpu = math.floor(_CPU_SHARE / max(busy + idle, 1e-9))
-    files = math.floor((max_files - 200) / 1.1)
+        cpu = _floor(_CPU_SHARE / max(busy + idle, 1e-9))
+    files = _floor((max_files - 200) / 1.1)
     return Bounds(opened=last.connections, memory=memory, cpu=cpu, files=files)
 
 
@@ -130,9 +130,11 @@ class Climb:
             "open", group="idle", count=new, headers=self._headers, seconds=60
         )
         seconds = self._clock() - started
+        # Records are written, and who was refused is closed, a moment later.
+        left = int(self._load.do("rest", seconds=self._seconds)["open"]) - _ASKED
+        if left < count:
+            raise LoadFailed(f"the server closed {count - left}")
         self._open = count
-        # Records are written, and collections run, a moment later.
-        self._load.do("rest", seconds=self._seconds)
         memory_kib = self._read_memory()
         idle_cpu = self._cpu_of(lambda: self._load.do("rest", seconds=self._seconds))
         before = self._read_cpu()
@@ -170,6 +172,11 @@ class Climb:
 
     def _read_memory(self) -> float | None:
         return None if self._pid is None else read_memory_kib(self._pid)
+
+
+def _floor(value: float) -> int:
+    """Return the whole number below; one that is whole but for rounding is itself."""
+    return math.floor(round(value, 6))
 
 
 def _divide(before: float | None, after: float | None, parts: float) -> float | None:

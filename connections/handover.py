@@ -16,6 +16,9 @@ _CLIENTS_PER_SECOND = 10
 _ENDING_MARGIN_SECONDS = 2
 """The last part of the grace period, kept for connections that do not leave."""
 
+_TOLD_AT_ONCE = 100
+"""Then the others of the loop have a turn: thousands at once would stop it."""
+
 
 class Handover:
     """The drain of one node, as often as it is drained."""
@@ -54,6 +57,7 @@ class Handover:
             len(leaving) / _CLIENTS_PER_SECOND,
         )
         loop = asyncio.get_running_loop()
+        ends_at = loop.time() + grace_seconds
         timers = []
         for index, connection in enumerate(leaving):
             after_seconds = window_seconds * (index + 1) / len(leaving)
@@ -63,7 +67,9 @@ class Handover:
             timers.append(
                 loop.call_later(after_seconds, connection.end, close_codes.DRAINING)
             )
-        await self._wait(grace_seconds)
+            if index % _TOLD_AT_ONCE == _TOLD_AT_ONCE - 1:
+                await asyncio.sleep(0)
+        await self._wait(max(0.0, ends_at - loop.time()))
         for timer in timers:
             timer.cancel()
         await self._abort_rest()
@@ -84,9 +90,11 @@ class Handover:
 
     async def _abort_rest(self) -> None:
         """Abort what is still here, and give it a moment to notice."""
-        for connection in self._hub:
+        for index, connection in enumerate(self._hub):
             connection.ending = connection.ending or close_codes.DRAINING
             connection.wire.abort()
+            if index % _TOLD_AT_ONCE == _TOLD_AT_ONCE - 1:
+                await asyncio.sleep(0)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_ENDING_MARGIN_SECONDS / 2):
                 await self._hub.emptied.wait()

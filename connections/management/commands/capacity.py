@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import DatabaseError, transaction
 
 from connections.capacity import Bounds, Climb, Step, reckon
 from connections.config import get_config
@@ -174,7 +175,8 @@ class Command(BaseCommand):
                 self._show(steps, is_quiet=options["json"])
             found: dict[str, Any] = {"steps": steps, "stopped_by": climb.stopped_by}
             found["eviction_ms"] = None
-            if get_config().on_client_limit == "evict_oldest":
+            evicts = get_config().on_client_limit == "evict_oldest"
+            if evicts and not climb.stopped_by:
                 limit = get_config().max_connections_per_client
                 found["eviction_ms"] = climb.measure_eviction(last, limit)
             found["drain_seconds"] = None
@@ -246,8 +248,14 @@ def _read_url(text: str) -> tuple[str, int]:
 def _make_tokens(count: int) -> Iterator[list[str]]:
     """Make access tokens of clients of their own; they and their records go again."""
     prefix = f"{_PREFIX}{secrets.token_hex(4)}:"
+    rows = [AccessToken(client_id=f"{prefix}{one}") for one in range(count)]
     try:
-        yield [issue(AccessToken(client_id=f"{prefix}{one}")) for one in range(count)]
+        with transaction.atomic():
+            tokens = [issue(row) for row in rows]
+    except DatabaseError as exc:
+        raise CommandError(f"no access tokens could be made: {exc}") from exc
+    try:
+        yield tokens
     finally:
         AccessToken.objects.filter(client_id__startswith=prefix).delete()
         Connection.objects.filter(client_id__startswith=prefix).delete()
