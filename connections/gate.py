@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from connections import close_codes
 from connections.config import WebSocketConfig
-from connections.credentials.bans import Bans, Version, read_bans
+from connections.credentials.bans import Bans, Version
 from connections.credentials.failures import FailedCredentials
 from connections.database import Database
 from connections.exceptions import DatabaseUnavailable, Refused
@@ -72,12 +72,10 @@ class Gate:
             now = self._clock()
             is_stale = now - self._read_at >= self._reread_seconds
             known = None if is_stale else self._version
-            version, bans = await self._database.read(read_bans, known)
-            self._version = version
-            if bans is None:
+            self._version = await self._database.read(self.bans.load, known)
+            if self._version == known:
                 return
             self._read_at = now
-            self.bans.replace(bans)
         for connection in self._hub:
             self.hold_against(connection)
 

@@ -1,5 +1,6 @@
 """The bans of the database, in memory: asked at every handshake without a query."""
 
+import logging
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -9,6 +10,8 @@ from django.utils import timezone
 from connections.addresses import parse_address, parse_network
 from connections.models import Ban
 from connections.units import Clock
+
+logger = logging.getLogger(__name__)
 
 Version = tuple[Any, ...]
 
@@ -26,21 +29,39 @@ class Bans:
     def __len__(self) -> int:
         return len(self._named) + sum(map(len, self._networks.values()))
 
+    def load(self, known: Version | None) -> Version:
+        """
+        Read the bans in force, unless their version is known; return it.
+
+        Runs in a thread of the database: many bans take their time. The version
+        is read first, so that what changes in between is read again.
+        """
+        version = Ban.objects.find_version()
+        if version != known:
+            self.replace(Ban.objects.in_force().only("target", "value", "until"))
+        return version
+
     def replace(self, bans: Iterable[Ban]) -> None:
         """Forget all, and know these."""
-        self._named.clear()
-        self._networks.clear()
+        named: dict[tuple[str, str], float] = {}
+        networks: dict[tuple[int, int], dict[int, float]] = {}
         now, moment = self._clock(), timezone.now()
         for ban in bans:
             ends_at = math.inf
             if ban.until is not None:
                 ends_at = now + (ban.until - moment).total_seconds()
             if ban.target != Ban.Target.ADDRESS:
-                self._named[ban.target, ban.value] = ends_at
+                named[ban.target, ban.value] = ends_at
                 continue
-            network = parse_network(ban.value)
-            same = self._networks.setdefault((network.version, network.prefixlen), {})
+            try:
+                network = parse_network(ban.value)
+            except ValueError as exc:
+                # Written by other means; it must not cost the other bans.
+                logger.error("A ban is ignored: %s", exc, extra={"event": "ban_bad"})
+                continue
+            same = networks.setdefault((network.version, network.prefixlen), {})
             same[int(network.network_address)] = ends_at
+        self._named, self._networks = named, networks
 
     def holds_out(
         self, *, client_id: str = "", user_id: object = None, address: str = ""
@@ -67,15 +88,3 @@ class Bans:
                 if networks.get(start, -math.inf) > now:
                     return True
         return False
-
-
-def read_bans(known: Version | None) -> tuple[Version, list[Ban] | None]:
-    """
-    Return the bans in force and their version; None if that one is known.
-
-    The version is read first: what changes in between is read again.
-    """
-    version = Ban.objects.find_version()
-    if version == known:
-        return version, None
-    return version, list(Ban.objects.in_force().only("target", "value", "until"))

@@ -91,6 +91,16 @@ def test_what_is_replaced_is_forgotten() -> None:
     assert not bans.holds_out(client_id="a", address="::1")
 
 
+def test_a_ban_that_makes_no_sense_costs_no_other(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bans = make_bans(
+        Ban(target="address", value="nowhere"), Ban(target="address", value="::1")
+    )
+    assert bans.holds_out(address="::1")
+    assert "nowhere" in caplog.text
+
+
 # Commands
 
 
