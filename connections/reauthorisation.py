@@ -98,7 +98,8 @@ class Reauthoriser:
         for start in range(0, len(due), _CONNECTIONS_PER_LOOK):
             try:
                 await self._look_at(due[start : start + _CONNECTIONS_PER_LOOK])
-            except (DatabaseUnavailable, TimeoutError) as exc:
+            except Exception as exc:
+                # Sessions may be anywhere, and fail in ways of their own.
                 self._end_stale(due)
                 raise DatabaseUnavailable("the right to stay is not known") from exc
 
