@@ -1,5 +1,6 @@
 """Who is kept out: in memory, by commands, in the admin, on a node."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -19,6 +20,8 @@ from connections.database import Database
 from connections.exceptions import DatabaseUnavailable, Refused
 from connections.models import Ban, CloseRequest
 from connections.node import Node
+from connections.pool.base import Slot
+from connections.pool.local import LocalPool
 from tests.clock import FakeClock
 from tests.connections.conversations import (
     Echo,
@@ -279,6 +282,37 @@ async def test_bans_written_by_other_means_are_found(recording: Node) -> None:
     await recording._beat()
     assert (await receive_close(there))["code"] == 4003
     await there.disconnect()
+
+
+class HesitantPool(LocalPool):
+    """Gives a slot when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__(max_total=10, evict_oldest=True)
+        self.is_asked = asyncio.Event()
+        self.may_give = asyncio.Event()
+
+    async def acquire(
+        self, slot: Slot, *, replaces: str | None = None
+    ) -> tuple[Slot, ...]:
+        self.is_asked.set()
+        await self.may_give.wait()
+        return await super().acquire(slot, replaces=replaces)
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_a_ban_that_is_read_while_a_slot_is_waited_for_counts(
+    recording: Node,
+) -> None:
+    pool = recording.pool = HesitantPool()
+    communicator = connect_to(JsonEcho, recording)
+    await communicator.send_input({"type": "websocket.connect"})
+    await pool.is_asked.wait()
+    await Ban.objects.abulk_create([Ban(target="client", value="alice")])
+    await recording.gate.refresh()
+    pool.may_give.set()
+    assert (await receive_close(communicator))["code"] == 4003
+    await communicator.disconnect()
 
 
 @pytest.mark.django_db(transaction=True)
