@@ -302,6 +302,9 @@ class HttpFactory(HTTPFactory):
         channel.requestFactory = HttpRequest
         return channel
 
+    def log(self, request: HttpRequest) -> None:
+        """Write nothing: Twisted's access log holds queries, daphne's does not."""
+
     def acceptableProtocols(self) -> list[bytes]:
         return [b"http/1.1"]
 

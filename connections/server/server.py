@@ -233,6 +233,11 @@ class Server(DaphneServer):
         if "disconnected" in details and (task is None or task.done()):
             del self.connections[protocol]
 
+    def log_action(self, protocol: str, action: str, details: dict[str, Any]) -> None:
+        """Write a line of the access log, without the query: it may hold a ticket."""
+        path = str(details.get("path", "")).partition("?")[0]
+        super().log_action(protocol, action, {**details, "path": path})
+
     # The checkers: one connection's failure stays its own
 
     def application_checker(self) -> None:

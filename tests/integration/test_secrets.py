@@ -6,8 +6,10 @@ The log is at its most talkative, and handlers raise what they know.
 
 import asyncio
 import contextlib
+import json
 import re
 import sqlite3
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 
@@ -56,10 +58,12 @@ async def knock(server: LiveServer, path: str, **options: object) -> None:
 
 
 async def send_malformed(server: LiveServer, data: bytes) -> None:
-    _reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(data.replace(b"%h", f"127.0.0.1:{server.port}".encode()))
     await writer.drain()
-    await asyncio.sleep(0.1)
+    # Until it is answered and logged; what is unfinished has its deadline.
+    with contextlib.suppress(TimeoutError, ConnectionError):
+        await asyncio.wait_for(reader.read(), 3)
     writer.close()
     with contextlib.suppress(ConnectionError):
         await writer.wait_closed()
@@ -101,6 +105,28 @@ async def plant_everywhere(server: LiveServer, token: str, key: str) -> None:
     )
     for data in MALFORMED:
         await send_malformed(server, data)
+
+
+async def spend_tickets(server: LiveServer, token: str, key: str) -> list[str]:
+    """Get tickets and use all but one of them; return them."""
+    csrf = "c" * 32
+    cookies = {"Cookie": f"sessionid={key}; csrftoken={csrf}", "X-CSRFToken": csrf}
+    bearer = {"Authorization": f"Bearer {token}"}
+    tickets = [
+        await asyncio.to_thread(get_ticket, server, {**headers, "Origin": server.url})
+        for headers in (bearer, cookies, bearer)
+    ]
+    for ticket in tickets[:2]:
+        await knock(server, f"/leaky/?ticket={ticket}", origin=server.url)
+    return tickets
+
+
+def get_ticket(server: LiveServer, headers: dict[str, str]) -> str:
+    request = urllib.request.Request(
+        f"{server.url}/api/tickets/", headers=headers, method="POST"
+    )
+    with urllib.request.urlopen(request, timeout=20) as response:
+        return str(json.load(response)["ticket"])
 
 
 def read_pages(server: LiveServer, key: str) -> dict[str, str]:
@@ -156,6 +182,7 @@ async def test_a_planted_secret_is_nowhere(servers: Servers, command: str) -> No
         key = process.do("log_in", "visitor")["result"]
         staff_key = process.do("log_in_staff")["result"]
     await plant_everywhere(server, token, key)
+    tickets = await spend_tickets(server, token, key)
     recorded = "SELECT count(*) FROM connections_errorevent"
     with contextlib.closing(sqlite3.connect(server.folder / "db.sqlite3")) as database:
         await wait_until(lambda: database.execute(recorded).fetchone()[0] >= 2)
@@ -173,7 +200,7 @@ async def test_a_planted_secret_is_nowhere(servers: Servers, command: str) -> No
     assert "DEBUG" in places["the log"]
     found = [
         (place, text[max(0, text.index(secret) - 200) : text.index(secret) + 80])
-        for secret in (PLANTED, token, key)
+        for secret in (PLANTED, token, key, *tickets)
         for place, text in places.items()
         if secret in text
     ]
