@@ -1,7 +1,6 @@
 """The live connections of one node: the truth about its sockets."""
 
 import asyncio
-import ipaddress
 import math
 import os
 import time
@@ -11,6 +10,7 @@ from typing import Any, Protocol
 
 from django.utils import timezone
 
+from connections.addresses import Network, parse_address, parse_network
 from connections.close_codes import Ending
 from connections.config import get_config
 from connections.credentials.identity import Credential
@@ -20,7 +20,6 @@ from connections.limits import Limits
 from connections.models import CloseRequest
 
 Target = CloseRequest.Target
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Transport(Protocol):
@@ -267,7 +266,7 @@ def make_selector(
     target: str, value: str, node_id: str
 ) -> Callable[[LiveConnection], bool]:
     """Return a test for whom a close request means, of the connections of a node."""
-    network = parse_network(value) if target == Target.ADDRESS else None
+    network = _find_network(value) if target == Target.ADDRESS else None
     is_here = target == Target.ALL or value == node_id
     selectors: dict[str, Callable[[LiveConnection], bool]] = {
         Target.CONNECTION: lambda one: one.connection_id == value,
@@ -297,16 +296,14 @@ def new_connection_id() -> str:
     return f"{value:032x}"
 
 
-def parse_network(text: str) -> Network | None:
-    """Return the network that an address or CIDR means, or None."""
+def _find_network(text: str) -> Network | None:
+    """Return the network that a close request names, or None."""
     try:
-        return ipaddress.ip_network(text, strict=False)
+        return parse_network(text)
     except ValueError:
         return None
 
 
 def _is_within(address: str, network: Network | None) -> bool:
-    try:
-        return network is not None and ipaddress.ip_address(address) in network
-    except ValueError:
-        return False
+    parsed = parse_address(address)
+    return network is not None and parsed is not None and parsed in network

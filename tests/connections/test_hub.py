@@ -68,6 +68,7 @@ def hub() -> Hub:
         (Target.ADDRESS, "10.1.2.3", ["a1"]),
         (Target.ADDRESS, "10.0.0.0/8", ["a1", "b1"]),
         (Target.ADDRESS, "10.1.2.99/24", ["a1"]),
+        (Target.ADDRESS, "::ffff:10.1.2.3", ["a1"]),
         (Target.ADDRESS, "2001:db8::/64", ["a2"]),
         (Target.ADDRESS, "nonsense", []),
         (Target.ADDRESS, "", []),
