@@ -48,39 +48,39 @@ def roll_up(batch_size: int) -> int:
     A node closes a minute once and shows it until it is taken over; its row's
     key is node and minute. So it does not matter how often, how late or by how
     many sweepers this is done. The minute that a dead node did not finish is
-    written too, unless the node came back and finished it.
+    written too, and written again should it come back and go on.
     """
-    count = 0
-    for node in Node.objects.with_minutes():
-        if node.unrolled:
-            count += _write(node, node.unrolled, batch_size, is_whole=True)
-            last = max(minute["minute"] for minute in node.unrolled)
-            Node.objects.filter(node_id=node.node_id, rolled_minute__lt=last).update(
-                rolled_minute=last
-            )
+    node_ids = list(Node.objects.with_minutes().values_list("node_id", flat=True))
+    return sum(_take_over(node_id, batch_size) for node_id in node_ids)
+
+
+def _take_over(node_id: str, batch_size: int) -> int:
+    """
+    Write what one node shows; return how many minutes that were.
+
+    Its row is locked meanwhile: what is written is what it shows, and not what
+    it showed before it came back to life.
+    """
+    with transaction.atomic():
+        node = Node.objects.select_for_update().filter(node_id=node_id).first()
+        if node is None:
+            return 0
+        minutes: list[Totals] = list(node.unrolled)
+        last = max((minute["minute"] for minute in minutes), default=0)
+        node.rolled_minute = max(node.rolled_minute, last)
         if node.state not in LIVE_STATES:
-            if node.minute:
-                count += _write(node, [node.minute], batch_size, is_whole=False)
+            minutes += [node.minute] if node.minute else []
             # Should it come back, its next beat shows all of it again.
-            gone = Node.objects.filter(node_id=node.node_id)
-            gone.exclude(state__in=LIVE_STATES).update(unrolled=[], minute={})
-    return count
-
-
-def _write(
-    node: Node, minutes: list[Totals], batch_size: int, *, is_whole: bool
-) -> int:
-    rows = [MinuteRollup(node_id=node.node_id, **_read(minute)) for minute in minutes]
-    for start in range(0, len(rows), batch_size):
-        with transaction.atomic():
-            MinuteRollup.objects.bulk_create(
-                rows[start : start + batch_size],
-                update_conflicts=is_whole,
-                ignore_conflicts=not is_whole,
-                unique_fields=_KEY if is_whole else None,
-                update_fields=_VALUES if is_whole else None,
-            )
-    return len(rows)
+            node.unrolled, node.minute = [], {}
+        MinuteRollup.objects.bulk_create(
+            [MinuteRollup(node_id=node_id, **_read(minute)) for minute in minutes],
+            batch_size=batch_size,
+            update_conflicts=True,
+            unique_fields=_KEY,
+            update_fields=_VALUES,
+        )
+        node.save(update_fields=["rolled_minute", "unrolled", "minute"])
+    return len(minutes)
 
 
 def _read(minute: Totals) -> dict[str, Any]:

@@ -97,6 +97,14 @@ def test_a_node_that_comes_back_finishes_its_minute() -> None:
     assert count_opened() == {1: 9}
 
 
+def test_a_node_that_comes_back_and_dies_in_the_same_minute_is_counted_whole() -> None:
+    make_row(state="lost", minute=make_minute(1, opened=1))
+    roll_up(500)
+    Node.objects.update(state="lost", minute=make_minute(1, opened=3))
+    roll_up(500)
+    assert count_opened() == {1: 3}
+
+
 class Cluster(RuleBasedStateMachine):
     """Nodes count, die, come back; sweepers look when they like, or late."""
 
