@@ -18,6 +18,7 @@ from connections.charts.scales import (
     format_bytes,
     format_seconds,
 )
+from connections.close_codes import APPLICATION, ENDINGS, PEER
 from connections.dashboard.acts import MOST_VALUES, Target, find_allowed, make_url
 from connections.dashboard.map import STATES
 from connections.dashboard.peek import describe_connection, say_both
@@ -83,7 +84,9 @@ class StateFilter(admin.SimpleListFilter):
         if value == "closed":
             return queryset.exclude(closed_at=None)
         if value is None:
-            return queryset.filter(closed_at=None)
+            # Who asks for a reason means what has ended.
+            is_ended = ReasonFilter.parameter_name in request.GET
+            return queryset if is_ended else queryset.filter(closed_at=None)
         snapshot = self._shared.get_snapshot()
         found = [one.connection_id for one in snapshot if one.state == value]
         return queryset.filter(pk__in=found[:_MOST_FOUND_LIVE])
@@ -101,6 +104,19 @@ class NodeFilter(admin.SimpleListFilter):
 
     def queryset(self, request: HttpRequest, queryset: Any) -> Any:
         return queryset.filter(node_id=self.value()) if self.value() else queryset
+
+
+class ReasonFilter(admin.SimpleListFilter):
+    """By the reason of the end, of all there are: none is asked of the database."""
+
+    title = "reason"
+    parameter_name = "reason"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(reason, reason) for reason in (*sorted(ENDINGS), APPLICATION, PEER)]
+
+    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
+        return queryset.filter(reason=self.value()) if self.value() else queryset
 
 
 class ConnectionList(admin.ModelAdmin):  # type: ignore[type-arg]
@@ -126,7 +142,9 @@ class ConnectionList(admin.ModelAdmin):  # type: ignore[type-arg]
         "unsent",
     )
     list_display_links = ("client_id",)
-    list_filter = (StateFilter, NodeFilter, "reason", "opened_at")
+    list_filter = (StateFilter, NodeFilter, ReasonFilter, "opened_at")
+    # Counts beside filters would look through every row for each of them.
+    show_facets = admin.ShowFacets.NEVER
     list_select_related = ("user", "node")
     ordering = ("-connection_id",)
     search_help_text = (
@@ -213,7 +231,7 @@ class ConnectionList(admin.ModelAdmin):  # type: ignore[type-arg]
 
     def _show(self, row: Any, field: str) -> str:
         return format_html(
-            '<span data-live="{}" data-id="{}">{}</span>',
+            '<span class="live-cell" data-live="{}" data-id="{}">{}</span>',
             field,
             row.pk,
             row.shown[field],

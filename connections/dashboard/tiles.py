@@ -119,7 +119,7 @@ def _make_traffic(figures: Figures, shown: Sequence[Seen]) -> Tile:
         for one, other in zip(figures.messages_in, figures.messages_out, strict=True)
     ]
     return Tile(
-        label="Messages a second",
+        label="Messages /s",
         value=f"↓{incoming} ↑{outgoing}",
         note="↓ from clients, ↑ to clients",
         line=draw_sparkline(_whole(both)),

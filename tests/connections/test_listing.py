@@ -87,6 +87,8 @@ def test_filters_by_state(admin_client: Client, rows: dict[str, Connection]) -> 
     slow = find(admin_client, state="slow")
     assert "alice-live" in slow and "bob-recorded" not in slow
     assert "carol-ended" in find(admin_client, state="all")
+    assert "carol-ended" in find(admin_client, reason="idle")
+    assert "carol-ended" not in find(admin_client, reason="kicked")
 
 
 @pytest.mark.parametrize(
