@@ -158,6 +158,10 @@ class ConnectionList(admin.ModelAdmin):  # type: ignore[type-arg]
         # What a node counts is large, and not shown here.
         return rows.defer("node__counters", "node__minute", "node__unrolled")
 
+    def get_exclude(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
+        # The template shows it as a table.
+        return ("flight",)
+
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return LiveChangeList
 

@@ -15,6 +15,7 @@ from connections.charts.histogram import draw_histogram
 from connections.charts.scales import NOTHING, format_seconds
 from connections.charts.trend import Series, draw_trend
 from connections.close_codes import ENDINGS
+from connections.config import get_config
 from connections.dashboard.figures import Figures
 from connections.dashboard.map import (
     STATES,
@@ -29,7 +30,7 @@ from connections.dashboard.selection import Selection
 from connections.dashboard.snapshot import Snapshot
 from connections.dashboard.tiles import estimate_quantile, make_tiles
 from connections.metrics.counters import DURATION_EDGES
-from connections.models import Node
+from connections.models import Alert, Node
 from connections.pictures import Seen
 
 NAMES = ("tiles", "map", "errors", "durations", "alerts", "reasons", "nodes")
@@ -48,6 +49,7 @@ class Panels:
     number: int
     taken_at: datetime
     html: Mapping[str, str]
+    firing: int
     keys: Mapping[str, str]
     """The keys of the map's cells, by region; see charts.cells.Grid."""
 
@@ -57,6 +59,7 @@ class Panels:
             "type": "panels",
             "number": self.number,
             "taken_at": self.taken_at.isoformat(),
+            "firing": self.firing,
             "html": dict(self.html),
             "keys": dict(self.keys),
         }
@@ -88,8 +91,8 @@ def render_panels(
                     if node.node_id in snapshot.seen
                     and selection.node in ("", node.node_id)
                 ],
-                firing=0,
-                pending=0,
+                firing=snapshot.count_alerts(Alert.State.FIRING),
+                pending=snapshot.count_alerts(Alert.State.PENDING),
             )
         },
         "map": {
@@ -100,7 +103,7 @@ def render_panels(
         },
         "errors": _show_errors(figures, selection),
         "durations": _show_durations(snapshot, figures, shown, selection),
-        "alerts": {},
+        "alerts": {"alerts": [_show_alert(snapshot, one) for one in snapshot.alerts]},
         "reasons": {"reasons": _show_reasons(figures)},
         "nodes": {
             "nodes": [
@@ -116,7 +119,11 @@ def render_panels(
     }
     keys = {region.value: region.keys for region in regions if region.keys}
     return Panels(
-        number=snapshot.number, taken_at=snapshot.taken_at, html=html, keys=keys
+        number=snapshot.number,
+        taken_at=snapshot.taken_at,
+        firing=snapshot.count_alerts(Alert.State.FIRING),
+        html=html,
+        keys=keys,
     )
 
 
@@ -214,6 +221,20 @@ def _show_reasons(figures: Figures) -> list[dict[str, Any]]:
         }
         for reason, count in figures.reasons.items()
     ]
+
+
+def _show_alert(snapshot: Snapshot, alert: Alert) -> dict[str, Any]:
+    """Return an alert as its table shows it."""
+    rule = next((rule for rule in get_config().alerts if rule.name == alert.rule), None)
+    until = alert.resolved_at or snapshot.taken_at
+    return {
+        "alert": alert,
+        "name": alert.rule.replace("_", " "),
+        "about": rule.about.replace("`minimum`", f"{rule.minimum:g}") if rule else "",
+        "value": f"{alert.value:.3g}",
+        "threshold": f"{alert.threshold:.3g}",
+        "lasted": format_seconds((until - alert.since).total_seconds()),
+    }
 
 
 def _show_node(

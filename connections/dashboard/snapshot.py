@@ -15,7 +15,7 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from connections.config import get_config
-from connections.models import ID_LENGTH, Connection, Node
+from connections.models import ID_LENGTH, Alert, Connection, Node
 from connections.pictures import Seen, decode, judge_idle, want_pictures
 from connections.querysets import LIVE_STATES
 from connections.units import Clock
@@ -29,6 +29,10 @@ _FRESH = timedelta(seconds=10)
 _GONE = timedelta(minutes=15)
 """For so long a node that has stopped or was lost is shown still."""
 
+_RESOLVED = timedelta(days=1)
+"""For so long an alert that has resolved is shown still."""
+
+_MOST_RESOLVED = 5
 _MOST_RECORDED = 20_000
 
 
@@ -47,9 +51,16 @@ class Snapshot:
     recorded_nodes: frozenset[str]
     """Nodes without a picture yet: what is shown is what their rows say."""
 
+    alerts: tuple[Alert, ...] = ()
+    """Those firing, then those pending, then those resolved lately."""
+
     def __iter__(self) -> Iterator[Seen]:
         for connections in self.seen.values():
             yield from connections
+
+    def count_alerts(self, state: str) -> int:
+        """Return how many alerts are in a state."""
+        return sum(alert.state == state for alert in self.alerts)
 
     @property
     def open_count(self) -> int:
@@ -152,7 +163,15 @@ def take_snapshot(number: int) -> Snapshot:
         nodes=tuple(nodes),
         seen=seen,
         recorded_nodes=frozenset(without),
+        alerts=_read_alerts(moment),
     )
+
+
+def _read_alerts(moment: datetime) -> tuple[Alert, ...]:
+    real = Alert.objects.filter(is_test=False)
+    lately = real.filter(resolved_at__gte=moment - _RESOLVED)
+    open_ones = sorted(real.open(), key=lambda alert: alert.state)
+    return (*open_ones, *lately.order_by("-resolved_at")[:_MOST_RESOLVED])
 
 
 def _get_content(node: Any) -> bytes:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from connections.dashboard.shared import Shared
 from connections.dashboard.snapshot import make_key
 from connections.dashboard.tiles import estimate_quantile
 from connections.database import Database
-from connections.models import LiveDashboard, MinuteRollup, Node
+from connections.models import Alert, LiveDashboard, MinuteRollup, Node
 from connections.node import Node as RunningNode
 from tests.connections.conversations import make_config
 from tests.connections.test_dashboard_snapshot import make_node, make_seen, put_picture
@@ -78,6 +79,25 @@ def test_filters_stand_in_the_url(viewer: Client) -> None:
     by_route = viewer.get(URL, {"by": "route"}).content.decode()
     assert by_route.count('class="live-region"') == 2
     assert "of 15m, 1h" in viewer.get(URL, {"range": "9y"}).content.decode()
+
+
+@pytest.mark.usefixtures("node")
+def test_alerts_are_shown_with_their_state(viewer: Client) -> None:
+    since = timezone.now() - timedelta(minutes=3)
+    for state, rule in (("pending", "loop_lag"), ("firing", "high_error_rate")):
+        Alert.objects.create(
+            rule=rule,
+            severity="critical",
+            state=state,
+            value=0.123456,
+            peak=0.2,
+            threshold=0.05,
+            since=since,
+        )
+    html = viewer.get(f"{URL}panels/").json()["html"]
+    assert html["alerts"].index("high error rate") < html["alerts"].index("loop lag")
+    assert "0.123" in html["alerts"] and "3 min" in html["alerts"]
+    assert "1 pending" in html["tiles"] and "is-bad" in html["tiles"]
 
 
 def test_without_any_node_it_says_how_to_start_one(viewer: Client) -> None:

@@ -110,6 +110,15 @@ def test_search_is_by_whole_names_and_by_parts_of_those_connected(
 
 
 @pytest.mark.django_db
+def test_the_detail_shows_the_flight_record(admin_client: Client, node: Node) -> None:
+    flight = [{"after_seconds": 1.25, "event": "handler_failed", "detail": "<b>"}]
+    row = make_row(node, closed_at=timezone.now(), reason="network", flight=flight)
+    detail = admin_client.get(f"{URL}{row.pk}/change/").content.decode()
+    assert "handler_failed" in detail and "1.250 s" in detail
+    assert "&lt;b&gt;" in detail and "<td><b>" not in detail
+
+
+@pytest.mark.django_db
 def test_no_page_counts_all_rows(admin_client: Client, node: Node) -> None:
     with CaptureQueriesContext(
         connection,

@@ -18,6 +18,7 @@ const badge = document.getElementById("live-badge");
 const time = document.getElementById("live-time");
 const everySelect = document.getElementById("live-every");
 const pauseButton = document.getElementById("live-pause");
+const alarm = document.getElementById("live-alarm");
 const peek = document.getElementById("live-peek");
 const map = document.getElementById("live-map");
 
@@ -32,6 +33,7 @@ const state = {
   /** Panels as they were last swapped in. */
   shown: new Map(),
   keys: {},
+  firing: 0,
   /** What the details are of: parameters of the peek URL, and the cell's key. */
   peeked: null,
   opener: null,
@@ -70,6 +72,8 @@ function receive(content) {
   state.heardAt = performance.now();
   if (state.isPaused) return;
   if (content.keys) state.keys = content.keys;
+  if (content.firing > state.firing) alarm.textContent = `Alerts firing: ${content.firing}`;
+  state.firing = content.firing;
   for (const [name, html] of Object.entries(content.html)) swap(name, html);
   time.textContent = `${content.taken_at.slice(11, 19)} UTC`;
   time.dateTime = content.taken_at;
