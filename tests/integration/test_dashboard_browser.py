@@ -1,0 +1,317 @@
+"""The dashboard in a real Chromium, beside real connections."""
+
+import asyncio
+import json
+import re
+import shutil
+from collections.abc import AsyncIterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.async_playwright import Axe
+from playwright.async_api import Browser, Page
+from websockets.asyncio.client import ClientConnection, connect
+
+from tests.integration.browser import open_browser
+from tests.integration.processes import LiveServer, Servers, wait_until
+from tests.integration.test_main_job import closing
+
+URL = "/admin/connections/livedashboard/"
+EVIL_CLIENT = "<script>planted('client')</script>"
+EVIL_AGENT = "<script>planted('agent')</script>"
+CLIENTS = ("alice", "bob", "carol", EVIL_CLIENT)
+OPENED = {"alice": 3, "bob": 1, EVIL_CLIENT: 2}
+ENVIRONMENT = {
+    "DJANGO_SETTINGS_MODULE": "tests.integration.strict_settings",
+    # Sessions are made before the server that they are for.
+    "SECRET_KEY": "known to all servers of this module, and nowhere else",
+}
+_PATIENCE_MS = 30_000
+
+STAFF = {
+    "root": None,
+    "viewer": ["view_livedashboard"],
+    "kicker": ["view_livedashboard", "end_connection"],
+}
+_PREPARE = """
+import json
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Permission
+from django.test import Client
+from connections.credentials.tokens import create_access_token
+made = {"sessions": {}, "tokens": {}}
+for name, codes in %r.items():
+    user = get_user_model().objects.create_user(name, is_staff=True)
+    user.is_superuser = codes is None
+    user.save()
+    user.user_permissions.set(Permission.objects.filter(codename__in=codes or ()))
+    client = Client()
+    client.force_login(user)
+    made["sessions"][name] = client.session.session_key
+for name in %r:
+    made["tokens"][name] = create_access_token(name)[0]
+print(json.dumps(made))
+"""
+_READ_LOG = """
+from django.contrib.admin.models import LogEntry
+for entry in LogEntry.objects.all():
+    print(entry.user, entry.get_change_message())
+"""
+
+
+class Desk:
+    """A server with connections, and the sessions of those who may look at it."""
+
+    def __init__(self, server: LiveServer, prepared: dict[str, Any]) -> None:
+        self.server = server
+        self.sessions: dict[str, str] = prepared["sessions"]
+        self._tokens: dict[str, str] = prepared["tokens"]
+        self.complaints: list[str] = []
+        self.clients: dict[str, list[ClientConnection]] = {}
+
+    async def join(self, client: str, count: int) -> None:
+        """Let a client open some connections."""
+        token = self._tokens[client]
+        for _ in range(count):
+            opened = await connect(
+                f"{self.server.ws_url}/ws/echo/",
+                additional_headers={"Authorization": f"Bearer {token}"},
+                user_agent_header=EVIL_AGENT,
+            )
+            self.clients.setdefault(client, []).append(opened)
+
+    async def look(
+        self, browser: Browser, name: str, path: str = URL, **options: Any
+    ) -> Page:
+        """Open a page as one of the staff, under the strict policy."""
+        options = {"viewport": {"width": 1280, "height": 900}, **options}
+        context = await browser.new_context(**options)
+        context.set_default_timeout(_PATIENCE_MS)
+        session = self.sessions[name]
+        cookie = {"name": "sessionid", "value": session, "url": self.server.url}
+        await context.add_cookies([cookie])
+        page = await context.new_page()
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("console", self._note)
+        await page.goto(self.server.url + path)
+        return page
+
+    def _note(self, message: Any) -> None:
+        if message.type == "error" and "favicon" not in str(message.location):
+            self.complaints.append(message.text)
+
+    def count(self) -> int:
+        """Return how many connections their clients hold open."""
+        return sum(
+            one.close_code is None for some in self.clients.values() for one in some
+        )
+
+    async def close(self) -> None:
+        for some in self.clients.values():
+            await asyncio.gather(*(one.close() for one in some))
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    async with open_browser() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def migrated_database(
+    migrated_database: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A copy with staff who are logged in, and tokens for clients."""
+    folder = tmp_path_factory.mktemp("staff")
+    shutil.copy(migrated_database, folder)
+    server = LiveServer(folder=folder, environment=ENVIRONMENT)
+    made = server.manage("shell", "-c", _PREPARE % (STAFF, CLIENTS))
+    (folder / "prepared.json").write_text(made.splitlines()[-1])
+    return folder / migrated_database.name
+
+
+@pytest.fixture
+async def desk(servers: Servers, migrated_database: Path) -> AsyncIterator[Desk]:
+    server = servers.start(config={"node__beat_seconds": 0.2}, environment=ENVIRONMENT)
+    prepared = json.loads(migrated_database.with_name("prepared.json").read_text())
+    desk = Desk(server, prepared)
+    for client, count in OPENED.items():
+        await desk.join(client, count)
+    yield desk
+    await desk.close()
+
+
+async def read_map(page: Page) -> dict[str, int]:
+    """Return what the map shows: connections by client."""
+    found = await page.eval_on_selector_all(
+        "#live-map [data-client]",
+        "all => all.map(one => [one.dataset.client,"
+        " one.querySelector('.visually-hidden').textContent])",
+    )
+    return {client: int(text.split()[0]) for client, text in found}
+
+
+async def wait_for_map(page: Page, expected: dict[str, int]) -> None:
+    async def is_shown() -> bool:
+        return await read_map(page) == expected
+
+    try:
+        await wait_until(is_shown, 30)
+    except TimeoutError:
+        assert await read_map(page) == expected
+
+
+async def test_what_the_page_shows_is_what_is_open(
+    desk: Desk, browser: Browser
+) -> None:
+    """It follows without a reload, and who watches is not among those shown."""
+    page = await desk.look(browser, "root")
+    await page.wait_for_selector("#live-badge.is-live")
+    await wait_for_map(page, OPENED)
+    assert await page.inner_text(".live-tile .live-value >> nth=0") == "6"
+    await desk.join("carol", 2)
+    await desk.clients["bob"][0].close()
+    await wait_for_map(page, {"alice": 3, EVIL_CLIENT: 2, "carol": 2})
+    assert await page.inner_text("#live-badge") == "Live"
+    await page.click("#live-pause")
+    await desk.clients["carol"][0].close()
+    assert await page.inner_text("#live-badge") == "Paused"
+    await asyncio.sleep(2.5)
+    assert (await read_map(page))["carol"] == 2
+    await page.click("#live-pause")
+    await wait_for_map(page, {"alice": 3, EVIL_CLIENT: 2, "carol": 1})
+    assert desk.count() == 6
+    await page.select_option("#live-every", "5")
+    await page.reload()
+    assert await page.input_value("#live-every") == "5"
+    assert desk.complaints == []
+
+
+async def test_a_kick_closes_the_socket_and_leaves_an_audit_entry(
+    desk: Desk, browser: Browser
+) -> None:
+    page = await desk.look(browser, "kicker")
+    await page.wait_for_selector("#live-badge.is-live")
+    await wait_for_map(page, OPENED)
+    await page.click("[data-client=bob] svg")
+    await page.wait_for_selector("#live-peek:not([hidden]) dl")
+    assert "bob" in await page.inner_text("#live-peek dl")
+    await page.click("#live-peek >> text=End…")
+    assert "End 1 connection?" in await page.inner_text(".live-question")
+    await page.fill("#id_reason", "too loud")
+    await page.click("[type=submit].default")
+    assert await closing(desk.clients["bob"][0]) == (4009, "kicked")
+    await page.wait_for_selector(".live-result >> text=1 of 1 connection ended")
+    assert desk.count() == 5
+    said = await asyncio.to_thread(desk.server.manage, "shell", "-c", _READ_LOG)
+    assert said.splitlines()[-1] == "kicker End: too loud"
+    assert desk.complaints == []
+
+
+async def test_a_viewer_may_look_and_not_act(desk: Desk, browser: Browser) -> None:
+    page = await desk.look(browser, "viewer")
+    await page.wait_for_selector("#live-badge.is-live")
+    await wait_for_map(page, OPENED)
+    assert await page.query_selector("a[href*='/act/']") is None
+    await page.click("[data-client=alice] > span >> nth=0")
+    await page.wait_for_selector("#live-peek:not([hidden]) table")
+    assert await page.query_selector("a[href*='/act/']") is None
+    answer = await page.goto(
+        f"{desk.server.url}{URL}act/end-all/?target=client&value=alice"
+    )
+    assert answer is not None and answer.status == 403
+    assert desk.count() == 6
+
+
+async def test_a_planted_script_stays_text(desk: Desk, browser: Browser) -> None:
+    """In a client's name and a user agent, on every page that shows them."""
+    page = await desk.look(browser, "root")
+    await page.wait_for_selector("#live-badge.is-live")
+    await wait_for_map(page, OPENED)
+    await page.click(f"[data-client={json.dumps(EVIL_CLIENT)}] svg")
+    await page.wait_for_selector("#live-peek:not([hidden]) dl")
+    assert EVIL_CLIENT in await page.inner_text("#live-peek")
+    await page.click("#live-peek >> text=Record")
+    text = await page.inner_text("#content")
+    assert EVIL_AGENT in text and EVIL_CLIENT in text
+    await page.goto(f"{desk.server.url}/admin/connections/connection/")
+    assert EVIL_CLIENT in await page.inner_text("#result_list")
+    assert desk.complaints == []
+
+
+async def test_it_is_whole_without_scripts(desk: Desk, browser: Browser) -> None:
+    page = await desk.look(browser, "root", java_script_enabled=False)
+    assert await page.inner_text("#live-badge") == "Static"
+    assert "6 connections · 3 clients" in await page.inner_text("#live-map")
+    assert await page.is_visible("#live-durations-title")
+    assert await page.is_visible(".live-filters button")
+    assert not await page.is_visible("#live-controls")
+    await page.click("text=by route")
+    assert "by=route" in page.url
+    await page.click("[data-client=alice]")
+    assert "/admin/connections/connection/?client_id=alice" in page.url
+    assert await page.locator("#result_list tbody tr").count() == 3
+
+
+async def test_it_is_accessible_in_each_theme_and_width(
+    desk: Desk, browser: Browser
+) -> None:
+    schemes: tuple[Any, ...] = ("light", "dark")
+    for scheme, width in product(schemes, (1280, 390)):
+        page = await desk.look(
+            browser,
+            "root",
+            viewport={"width": width, "height": 800},
+            color_scheme=scheme,
+            reduced_motion="reduce",
+        )
+        await page.wait_for_selector("#live-badge.is-live")
+        await page.click("[data-client=alice] > span >> nth=0")
+        await page.wait_for_selector("#live-peek:not([hidden]) table")
+        await page.click("#live-twin summary")
+        found = await Axe().run(page, context="#live")
+        violations = found.response["violations"]
+        problems = [(one["id"], one["nodes"][0]["html"]) for one in violations]
+        assert problems == [], (scheme, width)
+        shown_width = await page.evaluate("document.documentElement.scrollWidth")
+        assert shown_width <= width
+        await page.context.close()
+
+
+async def test_it_can_be_used_with_the_keyboard_alone(
+    desk: Desk, browser: Browser
+) -> None:
+    page = await desk.look(browser, "root")
+    await page.wait_for_selector("#live-badge.is-live")
+    await wait_for_map(page, OPENED)
+    await page.focus("[data-client=alice]")
+    await page.keyboard.press("Enter")
+    await page.wait_for_selector("#live-peek:not([hidden]) table")
+    assert await page.evaluate("document.activeElement.id") == "live-peek"
+    await page.keyboard.press("Tab")
+    assert await page.evaluate("document.activeElement.className") == "live-close"
+    await page.keyboard.press("Escape")
+    assert await page.is_hidden("#live-peek")
+    focused = await page.evaluate("document.activeElement.dataset.client")
+    assert focused == "alice"
+
+
+async def test_it_polls_where_the_socket_fails(desk: Desk, browser: Browser) -> None:
+    context = await browser.new_context()
+    page = await context.new_page()
+    cookie = {"name": "sessionid", "value": desk.sessions["root"]}
+    await context.add_cookies([{**cookie, "url": desk.server.url}])
+    await page.route_web_socket(re.compile("/ws/"), lambda socket: socket.close())
+    await page.goto(desk.server.url + URL)
+    await desk.join("carol", 1)
+    await wait_for_map(page, {**OPENED, "carol": 1})
+    assert await page.inner_text("#live-badge") == "Live (polling)"
+
+
+async def test_it_says_when_it_is_stale(desk: Desk, browser: Browser) -> None:
+    page = await desk.look(browser, "root")
+    await page.wait_for_selector("#live-badge.is-live")
+    desk.server.kill()
+    await page.wait_for_selector("#live-badge.is-stale")
