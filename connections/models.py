@@ -15,11 +15,12 @@ from connections.querysets import (
     BanQuerySet,
     CloseRequestQuerySet,
     ConnectionQuerySet,
-    NodePictureQuerySet,
     NodeQuerySet,
     SweepQuerySet,
     TicketQuerySet,
 )
+from connections.watching import LiveDashboard as LiveDashboard
+from connections.watching import NodePicture as NodePicture
 
 ID_LENGTH = 32
 
@@ -78,26 +79,6 @@ class Node(models.Model):
 
     def __str__(self) -> str:
         return f"{self.host}:{self.pid} ({self.node_id[:8]})"
-
-
-class NodePicture(models.Model):
-    """What the connections of a node are doing, taken only while somebody watches."""
-
-    node = models.OneToOneField(
-        Node,
-        on_delete=models.DO_NOTHING,
-        db_constraint=False,
-        primary_key=True,
-        related_name="picture",
-    )
-    wanted_at = models.DateTimeField()
-    taken_at = models.DateTimeField(null=True)
-    content = models.BinaryField(default=b"")
-
-    objects = NodePictureQuerySet.as_manager()
-
-    def __str__(self) -> str:
-        return self.node_id
 
 
 class Connection(models.Model):
@@ -397,21 +378,3 @@ class Sweep(models.Model):
 
     def __str__(self) -> str:
         return self.name
-
-
-class LiveDashboard(models.Model):
-    """No table: the dashboard's entry in the admin, and who may do what there."""
-
-    class Meta:
-        managed = False
-        default_permissions = ("view",)
-        verbose_name_plural = "live dashboard"
-        permissions = [
-            ("end_connection", "Can end connections"),
-            ("end_all", "Can end all connections of a client, user or node"),
-            ("drain_node", "Can drain a node"),
-            ("send_notice", "Can send a notice to clients"),
-        ]
-
-    def __str__(self) -> str:
-        return "live dashboard"

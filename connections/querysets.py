@@ -19,15 +19,11 @@ if TYPE_CHECKING:
         CloseRequest,
         Connection,
         Node,
-        NodePicture,
         Sweep,
         Ticket,
     )
 
 LIVE_STATES = ("serving", "draining")
-
-WANTED_SECONDS = 15
-"""For so long after it was asked a node takes pictures of its connections."""
 
 
 def digest_token(token: str) -> str:
@@ -204,26 +200,6 @@ class CloseRequestQuerySet(models.QuerySet["CloseRequest"]):
     def post(self, requests: Sequence[CloseRequest]) -> None:
         """Write requests; announcements.post_close_requests() has them applied now."""
         self.bulk_create(requests, batch_size=200)
-
-
-class NodePictureQuerySet(models.QuerySet["NodePicture"]):
-    def wanted(self) -> NodePictureQuerySet:
-        """Pictures that somebody asked for lately, by the database's clock."""
-        return self.filter(wanted_at__gte=Now() - timedelta(seconds=WANTED_SECONDS))
-
-    def want(self, node_ids: Sequence[str]) -> None:
-        """Ask for pictures of these nodes, and drop what is left of others."""
-        self.exclude(node_id__in=node_ids).delete()
-        self.bulk_create(
-            [self.model(node_id=node_id, wanted_at=Now()) for node_id in node_ids],
-            update_conflicts=True,
-            unique_fields=["node_id"],
-            update_fields=["wanted_at"],
-        )
-
-    def put(self, content: bytes) -> None:
-        """Store what the nodes selected look like now."""
-        self.update(content=content, taken_at=Now())
 
 
 class SweepQuerySet(models.QuerySet["Sweep"]):

@@ -34,6 +34,7 @@ LAYERS = (
     "querysets",
     "minutes",
     "orders",
+    "watching",
     "alert_log",
     "models",
     "migrations",

@@ -57,8 +57,9 @@ def read_figures(range_name: str, node_id: str = "") -> Figures:
     rows = MinuteRollup.objects.of_node(node_id) if node_id else MinuteRollup.objects
     chosen = rows.between(end - RANGES[range_name], end)
     last = int(end.timestamp() // 60)
-    first = last - int(RANGES[range_name].total_seconds() // 60)
-    steps = range(first - first % step, last + 1, step)
+    first = last + 1 - int(RANGES[range_name].total_seconds() // 60)
+    # A step that began before the range would seem to rise.
+    steps = range(-(-first // step) * step, last + 1, step)
     sums = _Sums(
         step=step,
         points={point["minute"]: point for point in chosen.series(step)},

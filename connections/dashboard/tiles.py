@@ -32,6 +32,8 @@ class Tile:
     note: str = ""
     line: SafeString | str = ""
     is_bad: bool = False
+    is_pair: bool = False
+    """Whether the value is two numbers, which take more room."""
 
 
 def make_tiles(
@@ -122,6 +124,7 @@ def _make_traffic(figures: Figures, shown: Sequence[Seen]) -> Tile:
         label="Messages /s",
         value=f"↓{incoming} ↑{outgoing}",
         note="↓ from clients, ↑ to clients",
+        is_pair=True,
         line=draw_sparkline(_whole(both)),
     )
 

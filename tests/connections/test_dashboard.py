@@ -172,7 +172,7 @@ def test_figures_hold_the_minute_under_way_and_no_minute_twice() -> None:
     assert figures.reasons == {"idle": 2, "closed": 1}
     assert figures.errors["internal"][-2:] == [1, 1]
     assert list(figures.durations[:3]) == [2, 2, 0]
-    assert len(figures.times) == 16
+    assert len(figures.times) == 15
 
 
 @pytest.mark.parametrize(
