@@ -94,6 +94,7 @@ class SessionConsumer(LimitedJsonConsumer):
         await self.accept(SUBPROTOCOL if offered else None)
         await self.send_json(self._make_hello(attached))
         resumption = attached.resumption
+        self.scope["node"].counters.resumes.add(resumption.outcome.value)
         await self._attachment.start(
             resumption.position,
             missing_to=resumption.missing_to,
@@ -130,7 +131,8 @@ class SessionConsumer(LimitedJsonConsumer):
             self._answer(message_id, exc)
             return
         self._under_way.add(future)
-        future.add_done_callback(lambda done: self._settle(message_id, done))
+        began_at = self.scope["node"].clock()
+        future.add_done_callback(lambda done: self._settle(message_id, done, began_at))
 
     async def handle_cancel(self, content: Message) -> None:
         offset = content.get("offset")
@@ -151,7 +153,9 @@ class SessionConsumer(LimitedJsonConsumer):
         # Not by send_json(), which would count as activity.
         await self._life.wire.send_json(pong)
 
-    def _settle(self, message_id: str, done: asyncio.Future[Committed]) -> None:
+    def _settle(
+        self, message_id: str, done: asyncio.Future[Committed], began_at: float
+    ) -> None:
         """Tell the client what became of its message."""
         self._under_way.discard(done)
         if done.cancelled():
@@ -162,6 +166,8 @@ class SessionConsumer(LimitedJsonConsumer):
         elif self._attachment is not None:
             ack = {"type": "ack", "id": message_id, "offset": done.result().offset}
             self._attachment.reply(json.dumps(ack))
+            node = self.scope["node"]
+            node.counters.acks.observe(node.clock() - began_at)
 
     def _answer(self, message_id: str, exc: BaseException) -> None:
         """Tell the client why its message was not appended."""

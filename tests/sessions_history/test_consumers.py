@@ -74,6 +74,17 @@ async def test_outcomes(
         assert await again.receive_offsets(4) == [4]
 
 
+async def test_outcomes_and_the_time_of_acks_are_counted(make_node: MakeNode) -> None:
+    node = make_node()
+    async with talk(node) as alice:
+        for n in range(3):
+            await alice.say_and_wait(n)
+    claim = {"epoch": alice.hello["epoch"], "offset": 3}
+    async with talk(node, alice.session_id, **claim):
+        assert node.counters.resumes == {"new": 1, "nothing_missed": 1}
+        assert sum(node.counters.acks.counts) == 3
+
+
 async def test_what_was_trimmed_is_named(make_node: MakeNode) -> None:
     node = make_node(max_session_history=3)
     async with talk(node) as alice:
