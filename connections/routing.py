@@ -32,8 +32,10 @@ def protect(*, http: Any, websocket: Sequence[URLPattern]) -> Application:
     """
     require_valid_jwt(get_config().jwt)
     install()
-    live = path(dashboard.PATH, dashboard.LiveConsumer.as_asgi())
-    router = URLRouter([*map(_guard, [*websocket, live]), _REST])
+    # Guarded as the others are, but not declared: who watches is in no series.
+    watched = CredentialMiddleware(dashboard.LiveConsumer.as_asgi())
+    live: Any = path(dashboard.PATH, cast(Any, _Named(dashboard.PATH, watched)))
+    router = URLRouter([*map(_guard, websocket), live, _REST])
     return NodeMiddleware(
         ProtocolTypeRouter({"http": http, "websocket": OriginMiddleware(router)})
     )

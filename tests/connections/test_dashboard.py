@@ -14,15 +14,17 @@ from django.test import Client
 from django.utils import timezone
 
 from connections.dashboard.admin import LiveDashboardAdmin
-from connections.dashboard.consumers import LiveConsumer
+from connections.dashboard.consumers import PATH, LiveConsumer
 from connections.dashboard.figures import read_figures
 from connections.dashboard.selection import Selection
 from connections.dashboard.shared import Shared
 from connections.dashboard.snapshot import make_key
 from connections.dashboard.tiles import estimate_quantile
 from connections.database import Database
+from connections.metrics.counters import Counters
 from connections.models import Alert, LiveDashboard, MinuteRollup, Node
 from connections.node import Node as RunningNode
+from connections.routing import protect
 from tests.connections.conversations import make_config
 from tests.connections.test_dashboard_snapshot import make_node, make_seen, put_picture
 
@@ -253,6 +255,11 @@ async def test_the_socket_is_closed_to_who_may_not_look() -> None:
         assert (await receive_until(communicator, "none"))["code"] == 4003
     finally:
         await database.close()
+
+
+def test_its_route_begins_no_series() -> None:
+    protect(http=None, websocket=[])
+    assert PATH not in Counters().routes
 
 
 def test_a_selection_is_the_same_however_it_was_asked_for() -> None:
