@@ -33,7 +33,7 @@ def free_port() -> int:
 
 async def wait_until(
     condition: Callable[[], Awaitable[object]] | Callable[[], object],
-    seconds: float = 10,
+    seconds: float = 30,
 ) -> Any:
     """Poll a condition until it holds and return what it gave."""
     deadline = time.monotonic() + seconds

@@ -83,10 +83,11 @@ def test_every_expression_parses(path: Path, tmp_path: Path) -> None:
 
 
 def read_names(server: LiveServer) -> set[str]:
-    """Return the names of all samples of a node."""
+    """Return the names of all samples of a node, and of series without any yet."""
     with urllib.request.urlopen(f"{server.url}/metrics", timeout=10) as response:
         lines = response.read().decode().splitlines()
-    return {re.split(r"[{ ]", line)[0] for line in lines if line[:1] != "#"}
+    declared = {line.split()[2] for line in lines if line.startswith("# TYPE")}
+    return declared | {re.split(r"[{ ]", one)[0] for one in lines if one[:1] != "#"}
 
 
 async def test_every_metric_exists(servers: Servers) -> None:

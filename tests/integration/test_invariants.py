@@ -110,5 +110,5 @@ async def test_limits_that_are_not_shared_are_found(
         nodes=2,
         config={"allow_unshared_limits": "true"},
     )
-    history = await chaos.run(6)
+    history = await chaos.run(20)
     assert any("over its limit" in one for one in history.find_violations())

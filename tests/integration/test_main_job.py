@@ -23,7 +23,7 @@ def open_echo(server: LiveServer, token: str | None, **options: Any) -> connect:
     return connect(url, additional_headers=headers, **options)
 
 
-async def closing(connection: ClientConnection, seconds: float = 10) -> tuple[int, str]:
+async def closing(connection: ClientConnection, seconds: float = 30) -> tuple[int, str]:
     """Return code and reason of the close that comes."""
     async with asyncio.timeout(seconds):
         with contextlib.suppress(ConnectionClosed):
@@ -35,7 +35,7 @@ async def closing(connection: ClientConnection, seconds: float = 10) -> tuple[in
 
 async def assert_alive(connection: ClientConnection) -> None:
     await connection.send("ping")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         assert await connection.recv() == "ping"
 
 

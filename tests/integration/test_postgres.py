@@ -77,6 +77,7 @@ ReadRows = Callable[[], list[tuple[Any, ...]]]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(420)
 def test_whatever_uses_the_database_works_on_postgresql(
     postgres: PostgresProcess, tmp_path: Path
 ) -> None:
@@ -95,7 +96,7 @@ def test_whatever_uses_the_database_works_on_postgresql(
         env=environment,
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=400,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout
