@@ -317,11 +317,11 @@ async def test_a_rolling_restart_loses_nobody(servers: Servers, seen: Path) -> N
 
 def is_listening(server: LiveServer) -> bool:
     """Tell whether a process has a listening socket of its own (proc(5))."""
-    sockets = {
-        link.removeprefix("socket:[").removesuffix("]")
-        for descriptor in Path(f"/proc/{server.pid}/fd").iterdir()
-        if (link := os.readlink(descriptor)).startswith("socket:[")
-    }
+    sockets = set()
+    for descriptor in Path(f"/proc/{server.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # Closed since it was listed.
+            link = os.readlink(descriptor)
+            sockets.add(link.removeprefix("socket:[").removesuffix("]"))
     lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
     rows = (line.split() for line in lines)
     return any(row[3] == _TCP_LISTEN and row[9] in sockets for row in rows)
