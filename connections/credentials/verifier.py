@@ -47,7 +47,7 @@ class Verifier:
         self._remembered: dict[str, tuple[float, Credential]] = {}
         self._tokens = Lookups(self._find_tokens, _TIMEOUT_SECONDS)
         self._used_tokens: set[int] = set()
-        self._forget_count = 0
+        self._under_way: set[_LookUp] = set()
         self._config = config or WebSocketConfig()
         self._jwt = make_jwt_verifier(self._config.jwt, clock)
 
@@ -124,10 +124,11 @@ class Verifier:
         """
         Remember none of the credentials that a close request names.
 
-        What is being looked up meanwhile is not remembered either: it may have
-        been read before.
+        One that is being looked up meanwhile is not remembered either: it may
+        have been read before.
         """
-        self._forget_count += 1
+        for look_up in self._under_way:
+            look_up.forgotten.append((target, value))
         for key, (_, credential) in list(self._remembered.items()):
             if _is_meant(credential, target, value):
                 del self._remembered[key]
@@ -162,27 +163,41 @@ class Verifier:
     ) -> Credential:
         # The secret itself is not kept.
         key = f"{kind}:{digest_token(secret)}"
-        forget_count = self._forget_count
+        look_up = _LookUp()
+        self._under_way.add(look_up)
         try:
             async with asyncio.timeout(_TIMEOUT_SECONDS):
                 credential = await find(secret)
         except (DatabaseUnavailable, TimeoutError) as exc:
-            verified_at, known = self._remembered.get(key, (None, None))
-            if known is None or verified_at is None:
-                raise Refused(close_codes.UNAVAILABLE) from exc
-            if self._clock() - verified_at > _REMEMBERED_SECONDS:
-                raise Refused(close_codes.UNAVAILABLE) from exc
-            return known
+            return self._recall(key, exc)
         except Refused:
             self._remembered.pop(key, None)
             raise
+        finally:
+            self._under_way.discard(look_up)
         self._remembered.pop(key, None)
-        if forget_count != self._forget_count:
+        if any(_is_meant(credential, *named) for named in look_up.forgotten):
             return credential
         self._remembered[key] = (self._clock(), credential)
         if len(self._remembered) > _REMEMBERED_CREDENTIALS:
             del self._remembered[next(iter(self._remembered))]
         return credential
+
+    def _recall(self, key: str, trouble: Exception) -> Credential:
+        """Return what was verified lately, or refuse as unavailable."""
+        verified_at, known = self._remembered.get(key, (None, None))
+        if known is None or verified_at is None:
+            raise Refused(close_codes.UNAVAILABLE) from trouble
+        if self._clock() - verified_at > _REMEMBERED_SECONDS:
+            raise Refused(close_codes.UNAVAILABLE) from trouble
+        return known
+
+
+class _LookUp:
+    """One that is under way, and what close requests named meanwhile."""
+
+    def __init__(self) -> None:
+        self.forgotten: list[tuple[str, str]] = []
 
 
 def _is_meant(credential: Credential, target: str, value: str) -> bool:
