@@ -1,6 +1,8 @@
 """What every test needs: a database of its own, and examples that may take long."""
 
 import os
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from django.conf import settings as project
@@ -10,6 +12,24 @@ from hypothesis import settings
 settings.register_profile("ci", derandomize=True, deadline=None)
 settings.register_profile("home", deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "home")
+
+
+_LIVE = [Path(__file__).parent / name for name in ("integration", "abuse", "faults")]
+"""Where processes, services and browsers are real, and share the machine."""
+
+
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """
+    Try a live test of CI a second time, and name it in the summary.
+
+    A machine of others that stood still for seconds is no defect of ours. Tests
+    that stay within this process have no such excuse.
+    """
+    if not os.environ.get("CI"):
+        return
+    for item in items:
+        if any(folder in item.path.parents for folder in _LIVE):
+            item.add_marker(pytest.mark.flaky(reruns=1))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
