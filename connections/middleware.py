@@ -8,6 +8,7 @@ import asyncio
 import json
 import logging
 import re
+import signal
 from collections.abc import Awaitable, Callable
 from http.cookies import CookieError, SimpleCookie
 
@@ -22,7 +23,7 @@ from connections.config import WebSocketConfig
 from connections.credentials.identity import Credential, name_address
 from connections.exceptions import Refused, UnsharedLimits
 from connections.life import Receive
-from connections.neighbours import require_shared_limits
+from connections.neighbours import require_no_elder, require_shared_limits
 from connections.node import Node, get_node
 from connections.origins import is_origin_allowed, parse_host
 from connections.pool import get_redis_url
@@ -247,6 +248,7 @@ def _count(scope: Message, outcome: str) -> None:
 
 async def _live(node: Node, receive: Receive, send: Send) -> None:
     """Follow a server's lifespan events."""
+    leaving = None
     while True:
         message = await receive()
         if message["type"] == "lifespan.startup":
@@ -259,12 +261,28 @@ async def _live(node: Node, receive: Receive, send: Send) -> None:
                 await send({"type": "lifespan.startup.failed", "message": str(exc)})
                 return
             await node.start()
+            leaving = asyncio.create_task(_leave_to_elder(node))
             await send({"type": "lifespan.startup.complete"})
         else:
+            if leaving is not None:
+                leaving.cancel()
             node.begin_drain()
             await node.stop()
             await send({"type": "lifespan.shutdown.complete"})
             return
+
+
+async def _leave_to_elder(node: Node) -> None:
+    """Ask this server to stop where another began with it unseen."""
+    if node.database is None:
+        return
+    try:
+        await require_no_elder(
+            node.config, get_redis_url(), node.database, node.node_id
+        )
+    except UnsharedLimits as exc:
+        logger.error("Stopped: %s", exc, extra={"event": "unshared_limits"})
+        signal.raise_signal(signal.SIGTERM)
 
 
 def _with_source(scope: Message, source: Source) -> Message:

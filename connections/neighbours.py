@@ -1,5 +1,6 @@
 """Other live nodes on this database, where each would enforce limits of its own."""
 
+import asyncio
 import logging
 import os
 import socket
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from django.db import Error as DatabaseError
 
 from connections.config import WebSocketConfig
+from connections.database import Database
 from connections.exceptions import UnsharedLimits
 from connections.models import Node
 
@@ -18,6 +20,9 @@ _BEATS = 3
 """A node that does not beat for so many of its intervals is taken for gone."""
 
 _LOOKS_PER_BEAT = 4
+
+_BEATS_TO_BE_SEEN = 3
+"""After so many beats of its own a node's row is there, and those of others are."""
 
 
 def require_shared_limits(
@@ -58,6 +63,19 @@ def require_shared_limits(
             exc,
             extra={"event": "neighbours_unknown"},
         )
+
+
+async def require_no_elder(
+    config: WebSocketConfig, redis_url: str | None, database: Database, node_id: str
+) -> None:
+    """
+    Ask again for a node that has begun, once others can see it and it them.
+
+    Raises:
+        UnsharedLimits: another began at the same moment, and is older.
+    """
+    await asyncio.sleep(_BEATS_TO_BE_SEEN * config.node.beat_seconds)
+    await database.read(require_shared_limits, config, redis_url, node_id=node_id)
 
 
 def _has_ended(node: Node) -> bool:

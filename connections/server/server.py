@@ -25,7 +25,7 @@ from twisted.logger import (
 from connections.config import WebSocketConfig, get_config
 from connections.exceptions import UnsharedLimits
 from connections.metrics.counters import LATENCY_EDGES, Histogram
-from connections.neighbours import require_shared_limits
+from connections.neighbours import require_no_elder, require_shared_limits
 from connections.node import Node, get_node
 from connections.pool import get_redis_url
 from connections.server.admission import Admission
@@ -42,9 +42,6 @@ BACKLOG = 2048
 
 _EXIT_SECONDS = 3
 """For threads to end by themselves, after the drain."""
-
-_BEATS_TO_BE_SEEN = 3
-"""After so many beats of its own a node's row is there, and those of others are."""
 
 _DAPHNE_DEFAULTS = {
     "ping_interval": 20,
@@ -301,17 +298,15 @@ class Server(DaphneServer):
     async def _start_node(self, node: Node) -> None:
         """Start the node, and leave again to an elder that began with it unseen."""
         await node.start()
-        await asyncio.sleep(_BEATS_TO_BE_SEEN * self.config.node.beat_seconds)
-        if self.is_draining or node.database is None:
+        if node.database is None:
             return
         try:
-            await node.database.read(
-                require_shared_limits,
-                self.config,
-                get_redis_url(),
-                node_id=node.node_id,
+            await require_no_elder(
+                self.config, get_redis_url(), node.database, node.node_id
             )
         except UnsharedLimits as exc:
+            if self.is_draining:
+                return
             logger.error("Stopped: %s", exc, extra={"event": "unshared_limits"})
             self.abort_start, self.exit_code = True, 1
             reactor.stop()
