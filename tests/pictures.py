@@ -9,8 +9,9 @@ import asyncio
 import tempfile
 from pathlib import Path
 
+from connections.testing import LiveServer
 from tests.integration.browser import PASSWORD, Person, open_browser
-from tests.integration.processes import ROOT, LiveServer
+from tests.project import ROOT, make_server
 
 _FOLDER = ROOT / "docs"
 _SAID = (
@@ -38,8 +39,8 @@ async def take_demo(server: LiveServer) -> None:
 def main() -> None:
     """Take every picture."""
     with tempfile.TemporaryDirectory() as folder:
-        server = LiveServer(
-            folder=Path(folder),
+        server = make_server(
+            Path(folder),
             environment={
                 "SESSIONS_PERFORMER": "orchestra.performers.EchoPerformer",
                 "ECHO_DELAY_SECONDS": "0.1",

@@ -10,7 +10,7 @@ from connections.consumers import LimitedConsumer, LimitedJsonConsumer
 from connections.credentials.identity import Credential
 from connections.node import Node
 from connections.options import read_section
-from tests.clock import FakeClock
+from connections.testing import FakeClock
 
 PATIENCE_SECONDS = 15
 

@@ -21,8 +21,8 @@ from connections.close_codes import ENDINGS, Reconnect
 from connections.database import Database
 from connections.models import CloseRequest
 from connections.node import Node
+from connections.testing import wait_until
 from tests.connections.conversations import Echo, connect_to, make_config, receive_close
-from tests.integration.processes import wait_until
 from tests.integration.redis_process import RedisProcess
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -22,7 +22,7 @@ from connections.models import Ban, CloseRequest
 from connections.node import Node
 from connections.pool.base import Slot
 from connections.pool.local import LocalPool
-from tests.clock import FakeClock
+from connections.testing import FakeClock
 from tests.connections.conversations import (
     Echo,
     JsonEcho,

@@ -24,7 +24,7 @@ from connections.client import (
 )
 from connections.client.reconnect import decide, read_end
 from connections.client.transcript import Transcript
-from tests.integration.processes import wait_until
+from connections.testing import wait_until
 
 CASES = json.loads(
     (Path(__file__).parents[1] / "js" / "decisions.json").read_text(encoding="utf-8")

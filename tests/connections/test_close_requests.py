@@ -12,10 +12,9 @@ from connections.close_requests import AppliedRequests
 from connections.hub import Hub, LiveConnection
 from connections.models import CloseRequest
 from connections.reauthorisation import Reauthoriser
-from tests.clock import FakeClock
+from connections.testing import FakeClock, wait_until
 from tests.connections.conversations import make_config
 from tests.connections.test_hub import make_connection
-from tests.integration.processes import wait_until
 
 
 class Case:

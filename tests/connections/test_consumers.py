@@ -16,7 +16,7 @@ from connections.consumers import (
     LimitedSyncConsumer,
     LimitedSyncJsonConsumer,
 )
-from tests.clock import FakeClock
+from connections.testing import FakeClock
 from tests.connections.conversations import (
     Echo,
     JsonEcho,

@@ -21,7 +21,7 @@ from connections.credentials.tokens import create_access_token, verify_access_to
 from connections.credentials.verifier import Verifier
 from connections.exceptions import DatabaseUnavailable, Refused
 from connections.models import AccessToken
-from tests.clock import FakeClock
+from connections.testing import FakeClock
 
 
 def refusal(verify: Callable[[str], Any], secret: str) -> str:

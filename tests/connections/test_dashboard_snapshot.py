@@ -11,7 +11,7 @@ from connections.dashboard.snapshot import Snapshot, Snapshots, make_key, take_s
 from connections.hub import new_connection_id
 from connections.models import Connection, Node, NodePicture
 from connections.pictures import Seen, encode, want_pictures
-from tests.clock import FakeClock
+from connections.testing import FakeClock
 
 
 def make_node(node_id: str = "n1", **values: Any) -> Node:

@@ -24,7 +24,7 @@ from connections.hub import LiveConnection
 from connections.models import AccessToken
 from connections.node import Node
 from connections.refresh import holds_refresh
-from tests.clock import FakeClock
+from connections.testing import FakeClock
 from tests.connections.conversations import (
     Echo,
     JsonEcho,

@@ -7,7 +7,7 @@ import pytest
 from connections.credentials import failures
 from connections.credentials.failures import FailedCredentials
 from connections.sections import HandshakeConfig
-from tests.clock import FakeClock
+from connections.testing import FakeClock
 
 
 def make(clock: FakeClock) -> FailedCredentials:

@@ -7,7 +7,7 @@ import pytest
 from connections import close_codes
 from connections.consumers import LimitedJsonConsumer
 from connections.flight_recorder import FlightRecord, is_worth_keeping
-from tests.clock import FakeClock
+from connections.testing import FakeClock
 from tests.connections.conversations import connect_to, make_node, receive_type
 
 

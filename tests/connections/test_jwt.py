@@ -25,7 +25,7 @@ from connections.credentials.jwt_keys import Key, KeyRing, read_keys
 from connections.credentials.jwt_setup import find_jwt_problems, make_jwt_verifier
 from connections.credentials.verifier import Verifier
 from connections.exceptions import ConfigError, Refused
-from tests.clock import FakeClock
+from connections.testing import FakeClock
 from tests.connections.jwt_provider import (
     AUDIENCE,
     ISSUER,

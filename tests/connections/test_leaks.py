@@ -10,7 +10,7 @@ from connections.consumers import LimitedConsumer
 from connections.leaks import LeakWatch, find_holder
 from connections.metrics.memory import read_rss_bytes
 from connections.node import Node
-from tests.clock import FakeClock
+from connections.testing import FakeClock
 from tests.connections.conversations import connect_to, make_node
 
 KEPT: list[Any] = []

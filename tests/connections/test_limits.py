@@ -9,7 +9,7 @@ import pytest
 
 from connections.consumers import LimitedJsonConsumer, LimitedSyncConsumer
 from connections.limits import Limits
-from tests.clock import FakeClock
+from connections.testing import FakeClock
 from tests.connections.conversations import (
     connect_to,
     make_config,

@@ -21,7 +21,7 @@ from connections.metrics.counters import (
 )
 from connections.metrics.meter import TICK_SECONDS, Meter
 from connections.node import Node
-from tests.clock import FakeClock
+from connections.testing import FakeClock
 from tests.connections.conversations import Echo, JsonEcho, connect_to, make_node
 
 NOON = 1_800_000_000.0 - 1_800_000_000 % 60

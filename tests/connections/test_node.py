@@ -13,7 +13,7 @@ from connections import models
 from connections.database import Database
 from connections.models import CloseRequest, Connection
 from connections.node import Node
-from tests.clock import FakeClock
+from connections.testing import FakeClock
 from tests.connections.conversations import (
     Echo,
     JsonEcho,

@@ -21,7 +21,7 @@ from connections.pictures import (
     judge,
     want_pictures,
 )
-from tests.clock import FakeClock
+from connections.testing import FakeClock
 from tests.connections.conversations import make_config
 from tests.connections.test_hub import make_connection
 

@@ -13,7 +13,7 @@ from connections.pool.base import Renewal, SharedPool, Slot, Usage
 from connections.pool.local import LocalPool
 from connections.pool.outage import OutagePool
 from connections.pool.redis import RedisPool
-from tests.integration.processes import wait_until
+from connections.testing import wait_until
 from tests.integration.redis_process import RedisProcess
 
 

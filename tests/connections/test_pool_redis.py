@@ -13,8 +13,7 @@ from connections.bus import RedisBus
 from connections.exceptions import ClientFull, PoolFull, PoolUnavailable
 from connections.pool.base import Renewal, Slot
 from connections.pool.redis import RedisPool
-from tests.integration.processes import free_port, wait_until
-from tests.integration.proxy import Proxy
+from connections.testing import Proxy, free_port, wait_until
 from tests.integration.redis_process import RedisProcess
 
 LEASE_SECONDS = 1.5

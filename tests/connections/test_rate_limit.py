@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connections.rate_limit import RateLimiter, TokenBucket, Verdict
-from tests.clock import FakeClock
+from connections.testing import FakeClock
 
 
 def make_limiter(clock: FakeClock, **changes: float) -> RateLimiter:

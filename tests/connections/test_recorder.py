@@ -17,7 +17,7 @@ from connections.limits import Limits
 from connections.models import Connection, ErrorEvent, Node
 from connections.recorder import Recorder, clean, describe_error
 from connections.sections import RecorderConfig
-from tests.clock import FakeClock
+from connections.testing import FakeClock
 
 
 class SwitchableDatabase(Database):

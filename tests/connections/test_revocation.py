@@ -26,7 +26,7 @@ from connections.exceptions import DatabaseUnavailable, Refused
 from connections.hub import LiveConnection
 from connections.models import AccessToken, CloseRequest
 from connections.node import Node
-from tests.clock import FakeClock
+from connections.testing import FakeClock
 from tests.connections.conversations import (
     JsonEcho,
     connect_to,

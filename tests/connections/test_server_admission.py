@@ -5,7 +5,7 @@ import pytest
 from connections.config import WebSocketConfig
 from connections.sections import HandshakeConfig
 from connections.server.admission import Admission, PendingHandshakes
-from tests.clock import FakeClock
+from connections.testing import FakeClock
 
 
 class Handshake:

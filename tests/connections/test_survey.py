@@ -13,7 +13,7 @@ from connections.metrics.counters import Counters
 from connections.metrics.meter import Meter
 from connections.models import Alert, Node, Sweep
 from connections.survey import Survey
-from tests.clock import FakeClock
+from connections.testing import FakeClock
 from tests.connections.conversations import make_config
 
 pytestmark = pytest.mark.django_db(transaction=True)

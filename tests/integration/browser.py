@@ -7,7 +7,7 @@ from typing import Any
 
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
-from tests.integration.processes import LiveServer, wait_until
+from connections.testing import LiveServer, wait_until
 from tests.integration.services import find_program
 
 PASSWORD = "correct horse battery"

@@ -7,6 +7,16 @@ import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from connections.testing import (
+    CLOSE,
+    PING,
+    PONG,
+    LiveServer,
+    Proxy,
+    RawClient,
+    Servers,
+    build_frame,
+)
 from tests.integration.history import (
     LONE_FAULTS,
     SHARED_FAULTS,
@@ -15,9 +25,6 @@ from tests.integration.history import (
     History,
     Promises,
 )
-from tests.integration.processes import LiveServer, Servers
-from tests.integration.proxy import Proxy
-from tests.integration.raw_client import CLOSE, PING, PONG, RawClient, build_frame
 from tests.integration.redis_process import RedisProcess
 
 LIMIT = 3

@@ -4,24 +4,24 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.processes import LiveServer, Servers
-from tests.integration.raw_client import RawClient
+from connections.testing import RawClient, Servers
 from tests.integration.redis_process import RedisProcess
 from tests.integration.services import PostgresProcess
+from tests.project import ProjectServers, make_server
 
 
 @pytest.fixture(scope="session")
 def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A SQLite file with every migration applied, to be copied."""
     folder = tmp_path_factory.mktemp("template")
-    LiveServer(folder=folder).manage("migrate", "--verbosity", "0")
+    make_server(folder).manage("migrate", "--verbosity", "0")
     return folder / "db.sqlite3"
 
 
 @pytest.fixture
 def servers(tmp_path: Path, migrated_database: Path) -> Iterator[Servers]:
     """Starts real server processes and ends them after the test."""
-    running = Servers(tmp_path, migrated_database)
+    running = ProjectServers(tmp_path, migrated_database)
     yield running
     running.stop_all()
 

@@ -11,7 +11,8 @@ import sys
 import time
 from typing import Any
 
-from tests.integration.processes import ROOT, LiveServer
+from connections.testing import LiveServer
+from tests.project import ROOT
 
 
 def do(name: str, *arguments: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.integration.processes import free_port
+from connections.testing import free_port
 
 _START_SECONDS = 10
 

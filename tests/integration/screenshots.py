@@ -21,9 +21,9 @@ from typing import Any
 
 from playwright.async_api import Browser, Page
 
+from connections.testing import TEXT, LiveServer, build_frame, build_request
 from tests.integration.browser import open_browser
-from tests.integration.processes import ROOT, LiveServer
-from tests.integration.raw_client import TEXT, build_frame, build_request
+from tests.project import ROOT, make_server
 
 URL = "/admin/connections/livedashboard/"
 DOCS = ROOT / "docs"
@@ -144,9 +144,7 @@ async def scene(
 ) -> AsyncIterator[tuple[LiveServer, str]]:
     """Serve with so many connections, a part of which talks; yield a staff session."""
     with tempfile.TemporaryDirectory() as folder:
-        server = LiveServer(
-            folder=Path(folder), environment=ENVIRONMENT, config=dict(config)
-        )
+        server = make_server(Path(folder), environment=ENVIRONMENT, config=dict(config))
         await asyncio.to_thread(server.manage, "migrate", "--verbosity", "0")
         names = json.dumps(list(counts))
         script = _PREPARE % {"open": sum(counts.values()), "names": names}

@@ -12,7 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.integration.processes import StartFailed, free_port
+from connections.testing import StartFailed, free_port
 
 _START_SECONDS = 30
 _USER = "orchestra"

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
-from tests.integration.processes import LiveServer
+from connections.testing import LiveServer
 
 
 class SessionClient:

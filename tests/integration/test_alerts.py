@@ -14,8 +14,8 @@ import websockets
 import yaml
 from websockets.asyncio.client import connect
 
+from connections.testing import LiveServer, Servers, free_port, wait_until
 from tests.integration.mail_sink import MailSink
-from tests.integration.processes import LiveServer, Servers, free_port, wait_until
 from tests.integration.services import find_program
 
 RULES = [

@@ -4,7 +4,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from tests.integration.processes import LiveServer, Servers, wait_until
+from connections.testing import LiveServer, Servers, wait_until
 from tests.integration.test_main_job import QUICK, assert_alive, closing, open_echo
 
 BANNED = (4003, "banned")

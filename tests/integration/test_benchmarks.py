@@ -10,7 +10,7 @@ import pytest
 from benchmarks.contenders import CONTENDERS
 from benchmarks.measures import CONTENDERS_OF, MEASURES, QUICK_CONTENDERS
 from benchmarks.targets import TARGETS
-from tests.integration.processes import ROOT
+from tests.project import ROOT
 
 pytestmark = pytest.mark.slow
 

@@ -6,7 +6,7 @@ from contextlib import closing
 
 import pytest
 
-from tests.integration.processes import LiveServer, Servers
+from connections.testing import LiveServer, Servers
 
 pytestmark = pytest.mark.slow
 

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives import serialization
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from connections.testing import LiveServer, Servers, wait_until
 from tests.connections.jwt_provider import (
     AUDIENCE,
     ISSUER,
@@ -26,7 +27,6 @@ from tests.connections.jwt_provider import (
     make_claims,
 )
 from tests.integration.identity_provider import IdentityProvider
-from tests.integration.processes import LiveServer, Servers, wait_until
 
 CONSUMERS = "tests.integration.consumers:application"
 QUICK = {"node__beat_seconds": 0.1}

@@ -14,9 +14,10 @@ from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Page
 from websockets.asyncio.client import ClientConnection, connect
 
+from connections.testing import LiveServer, Servers, wait_until
 from tests.integration.browser import open_browser
-from tests.integration.processes import LiveServer, Servers, wait_until
 from tests.integration.test_main_job import closing
+from tests.project import make_server
 
 URL = "/admin/connections/livedashboard/"
 EVIL_CLIENT = "<script>planted('client')</script>"
@@ -126,7 +127,7 @@ def migrated_database(
     """A copy with staff who are logged in, and tokens for clients."""
     folder = tmp_path_factory.mktemp("staff")
     shutil.copy(migrated_database, folder)
-    server = LiveServer(folder=folder, environment=ENVIRONMENT)
+    server = make_server(folder, environment=ENVIRONMENT)
     made = server.manage("shell", "-c", _PREPARE % (STAFF, CLIENTS))
     (folder / "prepared.json").write_text(made.splitlines()[-1])
     return folder / migrated_database.name

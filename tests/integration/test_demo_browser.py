@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser
 
+from connections.testing import LiveServer, Servers, free_port, wait_until
 from tests.integration.browser import PASSWORD, Person, Shown, Tab, open_browser
-from tests.integration.processes import LiveServer, Servers, free_port, wait_until
 from tests.integration.redis_process import RedisProcess
+from tests.project import make_server
 
 LONG = " ".join(f"{number} naïve 👩‍👩‍👧 e\u0301 日本語 🇫🇷" for number in range(1, 25))
 """Emoji of several code points, combining characters, flags: 120 words."""
@@ -33,7 +34,7 @@ def migrated_database(
     folder = tmp_path_factory.mktemp("alice")
     shutil.copy(migrated_database, folder)
     account = ("--username", "alice", "--email", "alice@example.com")
-    server = LiveServer(folder=folder, environment=ENVIRONMENT)
+    server = make_server(folder, environment=ENVIRONMENT)
     server.manage("createsuperuser", "--noinput", *account)
     return folder / migrated_database.name
 

@@ -16,9 +16,10 @@ import yaml
 from websockets.asyncio.client import connect
 
 from connections.config import WebSocketConfig
-from tests.integration.processes import ROOT, Servers, free_port, wait_until
+from connections.testing import Servers, free_port, wait_until
 from tests.integration.services import find_program
 from tests.integration.test_main_job import assert_alive, read_rows
+from tests.project import ROOT
 
 DEPLOY = ROOT / "deploy"
 SCRIPTS = str(Path(sys.executable).parent)

@@ -14,8 +14,7 @@ import pytest
 import websockets
 from websockets.asyncio.client import ClientConnection
 
-from tests.integration.processes import LiveServer, Servers, free_port, wait_until
-from tests.integration.raw_client import RawClient
+from connections.testing import LiveServer, RawClient, Servers, free_port, wait_until
 
 CONSUMERS = "tests.integration.consumers:application"
 RAW = "tests.integration.applications:application"

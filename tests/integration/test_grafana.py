@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.integration.processes import ROOT, LiveServer, Servers, wait_until
+from connections.testing import LiveServer, Servers, wait_until
 from tests.integration.services import find_program
+from tests.project import ROOT
 
 GRAFANA = ROOT / "deploy" / "grafana"
 BOARDS = sorted((GRAFANA / "boards").glob("*.json"))

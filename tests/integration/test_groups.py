@@ -6,8 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.processes import LiveServer, Servers, wait_until
-from tests.integration.raw_client import PING, PONG, TEXT, RawClient, build_frame
+from connections.testing import (
+    PING,
+    PONG,
+    TEXT,
+    LiveServer,
+    RawClient,
+    Servers,
+    build_frame,
+    wait_until,
+)
 from tests.integration.redis_process import RedisProcess
 
 MEMBERS = 1000

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, Page
 
+from connections.testing import LiveServer, Servers
 from tests.integration.browser import open_browser
 from tests.integration.deeds import DeedProcess
-from tests.integration.processes import LiveServer, Servers
 
 APPLICATION = "tests.integration.consumers:application"
 

@@ -16,11 +16,12 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from connections.testing import Servers, wait_until
 from tests.integration.chaos import Chaos
 from tests.integration.history import History, Record
-from tests.integration.processes import LiveServer, Servers, wait_until
 from tests.integration.redis_process import RedisProcess
 from tests.integration.services import PostgresProcess
+from tests.project import make_server
 
 _RECORDS = "select connection_id, closed_at is not null, close_code, reason"
 
@@ -28,7 +29,7 @@ _RECORDS = "select connection_id, closed_at is not null, close_code, reason"
 @pytest.fixture
 def database_url(postgres_server: PostgresProcess, tmp_path: Path) -> str:
     url = postgres_server.create_database("invariants")
-    migrating = LiveServer(folder=tmp_path, environment={"DATABASE_URL": url})
+    migrating = make_server(tmp_path, environment={"DATABASE_URL": url})
     migrating.manage("migrate", "--verbosity", "0")
     return url
 

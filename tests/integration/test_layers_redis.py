@@ -9,8 +9,7 @@ import pytest
 
 from connections.layers.mailbox import GAP
 from connections.layers.redis import RedisLayer
-from tests.integration.processes import wait_until
-from tests.integration.proxy import Proxy
+from connections.testing import Proxy, wait_until
 from tests.integration.redis_process import RedisProcess
 
 

@@ -11,7 +11,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.integration.processes import LiveServer, Servers, wait_until
+from connections.testing import LiveServer, Servers, wait_until
 
 ECHO = "/ws/echo/"
 QUICK = {"node__beat_seconds": 0.1, "node__lease_seconds": 3}

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from websockets.asyncio.client import ClientConnection, connect
 
-from tests.integration.processes import LiveServer, Servers, free_port, wait_until
+from connections.testing import LiveServer, Servers, free_port, wait_until
 
 QUICK = {"node__beat_seconds": 0.1, "ping_interval_seconds": 0.2}
 

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 import pytest
 import redis
 
-from tests.integration.processes import LiveServer, Servers, wait_until
-from tests.integration.proxy import Proxy
+from connections.testing import LiveServer, Proxy, Servers, wait_until
 from tests.integration.redis_process import RedisProcess
 from tests.integration.test_main_job import (
     QUICK,

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import sqlite3
 
-from tests.integration.processes import Servers, wait_until
+from connections.testing import Servers, wait_until
 from tests.integration.test_main_job import QUICK, assert_alive, open_echo, read_rows
 
 

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import ClientConnection
 
-from tests.integration.processes import LiveServer, Servers, wait_until
-from tests.integration.proxy import Proxy
+from connections.testing import LiveServer, Proxy, Servers, wait_until
 from tests.integration.redis_process import RedisProcess
 from tests.integration.test_main_job import (
     QUICK,

@@ -14,7 +14,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from tests.integration.processes import ROOT, LiveServer, Servers, wait_until
+from connections.testing import LiveServer, Servers, wait_until
 from tests.integration.services import PostgresProcess
 from tests.integration.test_main_job import (
     QUICK,
@@ -23,6 +23,7 @@ from tests.integration.test_main_job import (
     open_echo,
     opened,
 )
+from tests.project import ROOT, make_server
 
 SUITES = ("tests/connections", "tests/sessions_history")
 """What is tested on SQLite by itself and here once more."""
@@ -34,8 +35,8 @@ def postgres(
 ) -> PostgresProcess:
     """A PostgreSQL with a migrated database to copy, `migrated`."""
     url = postgres_server.create_database("migrated")
-    migrating = LiveServer(
-        folder=tmp_path_factory.mktemp("migrated"), environment={"DATABASE_URL": url}
+    migrating = make_server(
+        tmp_path_factory.mktemp("migrated"), environment={"DATABASE_URL": url}
     )
     migrating.manage("migrate", "--verbosity", "0")
     return postgres_server

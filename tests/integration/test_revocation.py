@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
+from connections.testing import LiveServer, Servers, wait_until
 from tests.integration.deeds import DeedProcess
-from tests.integration.processes import LiveServer, Servers, wait_until
 from tests.integration.redis_process import RedisProcess
 from tests.integration.test_main_job import closing
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from websockets.asyncio.client import connect
 
-from tests.integration.processes import ROOT, free_port, wait_until
+from connections.testing import free_port, wait_until
 from tests.integration.test_main_job import assert_alive, closing
+from tests.project import ROOT
 
 pytestmark = pytest.mark.skipif(
     not (ROOT / ".venv" / "installed").exists(),

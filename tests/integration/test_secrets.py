@@ -17,8 +17,8 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
+from connections.testing import LiveServer, Servers, wait_until
 from tests.integration.deeds import DeedProcess
-from tests.integration.processes import LiveServer, Servers, wait_until
 
 APPLICATION = "tests.integration.consumers:application"
 MOST_PAGES = 150

@@ -10,8 +10,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from tests.integration.processes import LiveServer, Servers, wait_until
-from tests.integration.raw_client import RawClient, build_frame
+from connections.testing import LiveServer, RawClient, Servers, build_frame, wait_until
 from tests.integration.test_main_job import (
     QUICK,
     assert_alive,

@@ -2,8 +2,7 @@
 
 import asyncio
 
-from tests.integration.processes import Servers, wait_until
-from tests.integration.raw_client import RESET, RawClient, build_request
+from connections.testing import RESET, RawClient, Servers, build_request, wait_until
 
 RAW = "tests.integration.applications:application"
 

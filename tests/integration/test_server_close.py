@@ -6,8 +6,14 @@ from pathlib import Path
 import pytest
 import websockets
 
-from tests.integration.processes import LiveServer, Servers, wait_until
-from tests.integration.raw_client import RESET, RawClient, build_frame
+from connections.testing import (
+    RESET,
+    LiveServer,
+    RawClient,
+    build_frame,
+    wait_until,
+)
+from tests.project import ProjectServers
 
 RAW = "tests.integration.applications:application"
 
@@ -16,7 +22,7 @@ RAW = "tests.integration.applications:application"
 def server(
     tmp_path_factory: pytest.TempPathFactory, migrated_database: Path
 ) -> Iterator[LiveServer]:
-    running = Servers(tmp_path_factory.mktemp("close"), migrated_database)
+    running = ProjectServers(tmp_path_factory.mktemp("close"), migrated_database)
     yield running.start(
         command="daphne", application=RAW, config={"max_message_size": "100kB"}
     )

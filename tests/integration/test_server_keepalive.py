@@ -11,8 +11,16 @@ from typing import Any
 
 import websockets
 
-from tests.integration.processes import LiveServer, Servers, wait_until
-from tests.integration.raw_client import PING, PONG, TEXT, RawClient, build_frame
+from connections.testing import (
+    PING,
+    PONG,
+    TEXT,
+    LiveServer,
+    RawClient,
+    Servers,
+    build_frame,
+    wait_until,
+)
 
 RAW = "tests.integration.applications:application"
 QUICK = {"ping_interval_seconds": 1, "ping_timeout_seconds": 0.5}

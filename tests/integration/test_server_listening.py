@@ -14,13 +14,8 @@ from pathlib import Path
 import pytest
 import websockets
 
-from tests.integration.processes import (
-    ROOT,
-    LiveServer,
-    Servers,
-    free_port,
-    wait_until,
-)
+from connections.testing import LiveServer, Servers, free_port, wait_until
+from tests.project import ROOT
 
 OPEN = {"anonymous": "true", "echo_endpoint": "true", "drain__grace_seconds": 1}
 

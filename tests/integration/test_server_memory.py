@@ -10,12 +10,14 @@ import time
 import pytest
 import websockets
 
-from tests.integration.processes import LiveServer, Servers, wait_until
-from tests.integration.raw_client import (
+from connections.testing import (
     BINARY,
     TEXT,
+    LiveServer,
     RawClient,
+    Servers,
     build_frame,
+    wait_until,
 )
 from tests.integration.test_server_close import read_seen
 

@@ -10,17 +10,19 @@ from pathlib import Path
 import pytest
 import websockets
 
-from tests.integration.processes import LiveServer, Servers
-from tests.integration.raw_client import (
+from connections.testing import (
     BINARY,
     CLOSE,
     PING,
     PONG,
     TEXT,
+    LiveServer,
     RawClient,
+    Servers,
     build_frame,
     build_request,
 )
+from tests.project import ProjectServers
 
 RAW = "tests.integration.applications:application"
 
@@ -29,7 +31,7 @@ RAW = "tests.integration.applications:application"
 def server(
     tmp_path_factory: pytest.TempPathFactory, migrated_database: Path
 ) -> Iterator[LiveServer]:
-    running = Servers(tmp_path_factory.mktemp("protocol"), migrated_database)
+    running = ProjectServers(tmp_path_factory.mktemp("protocol"), migrated_database)
     yield running.start(
         command="daphne",
         application=RAW,

@@ -9,8 +9,15 @@ from typing import Any
 
 import pytest
 
-from tests.integration.processes import LiveServer, Servers, wait_until
-from tests.integration.raw_client import BINARY, TEXT, RawClient, build_frame
+from connections.testing import (
+    BINARY,
+    TEXT,
+    LiveServer,
+    RawClient,
+    Servers,
+    build_frame,
+    wait_until,
+)
 
 CONSUMERS = "tests.integration.consumers:application"
 GENEROUS = {

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import websockets
 
-from tests.integration.processes import LiveServer, Servers, wait_until
+from connections.testing import LiveServer, Servers, wait_until
 
 CONSUMERS = "tests.integration.consumers:application"
 

@@ -11,7 +11,7 @@ from connections.client import (
     SessionClient,
     State,
 )
-from tests.integration.processes import LiveServer, Servers, wait_until
+from connections.testing import LiveServer, Servers, wait_until
 from tests.orchestra.model_server import DONE, Model, event, serve_model
 
 ECHO = {

@@ -16,10 +16,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.integration.processes import LiveServer, Servers, free_port
+from connections.testing import LiveServer, Servers, free_port
 from tests.integration.redis_process import RedisProcess
 from tests.integration.services import PostgresProcess
 from tests.integration.session_client import SessionClient
+from tests.project import make_server
 
 CONFIG: dict[str, object] = {
     "node__beat_seconds": 0.2,
@@ -308,7 +309,7 @@ def crowded(
     postgres: PostgresProcess = request.getfixturevalue("postgres_server")
     name = f"sessions_{uuid.uuid4().hex}"
     url = postgres.create_database(name)
-    LiveServer(folder=tmp_path, environment={"DATABASE_URL": url}).manage("migrate")
+    make_server(tmp_path, environment={"DATABASE_URL": url}).manage("migrate")
 
     def ask(sql: str) -> list[tuple[Any, ...]]:
         with contextlib.closing(postgres.connect(name)) as connection:

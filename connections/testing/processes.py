@@ -1,60 +1,37 @@
 """Real server processes for tests: started on free ports, ended by their id."""
 
-import asyncio
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+from django.conf import settings
+
+from connections.load.processes import free_port
+
 _START_SECONDS = 60
+_LOG_LINES = 40
 
 
 class StartFailed(Exception):
-    """A process did not come up; its log is the message."""
-
-
-def free_port() -> int:
-    """Return a port of 127.0.0.1 that nothing listens on now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
-
-
-async def wait_until(
-    condition: Callable[[], Awaitable[object]] | Callable[[], object],
-    seconds: float = 30,
-) -> Any:
-    """Poll a condition until it holds and return what it gave."""
-    deadline = time.monotonic() + seconds
-    while True:
-        found = condition()
-        if isinstance(found, Awaitable):
-            found = await found
-        if found:
-            return found
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {seconds} s: {condition}")
-        await asyncio.sleep(0.05)
+    """A process did not come up; the end of its log is in the message."""
 
 
 class LiveServer:
     """
-    A server of this project in a process of its own.
+    A server of your project in a process of its own.
 
-    `command` is serve, daphne or uvicorn, or sweep_idle_connections, which
-    listens nowhere; `config` overrides keys, as in {"idle_timeout_seconds": 1,
-    "node__beat_seconds": 0.2}.
+    Its settings are those that DJANGO_SETTINGS_MODULE names. `command` is
+    serve, daphne or uvicorn, or sweep_idle_connections, which listens nowhere;
+    `application` is what daphne and uvicorn serve, by default ASGI_APPLICATION;
+    `config` overrides keys, as in {"idle_timeout_seconds": 1,
+    "node__beat_seconds": 0.2}. `folder` takes its log.
     """
 
     def __init__(
@@ -65,7 +42,7 @@ class LiveServer:
         config: dict[str, object] | None = None,
         arguments: tuple[str, ...] = (),
         environment: dict[str, str] | None = None,
-        application: str = "orchestra.asgi:application",
+        application: str | None = None,
         port: int | None = None,
     ) -> None:
         self.folder = folder
@@ -75,11 +52,9 @@ class LiveServer:
         self.arguments = arguments
         self.environment = {
             **os.environ,
-            "DJANGO_SETTINGS_MODULE": "orchestra.settings",
-            "DEBUG": "true",
-            "ORCHESTRA_VAR": str(folder),
             "PYTHONUNBUFFERED": "1",
-            "PYTHONPATH": str(ROOT),
+            # What the test may import, the server may.
+            "PYTHONPATH": os.pathsep.join(sys.path),
             **(environment or {}),
         }
         for key, value in (config or {}).items():
@@ -113,7 +88,7 @@ class LiveServer:
         """Start it, and wait until /readyz answers."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._argv(), cwd=ROOT, env=self.environment, stdout=log, stderr=log
+                self._argv(), env=self.environment, stdout=log, stderr=log
             )
         if is_ready:
             self._wait_ready()
@@ -156,8 +131,7 @@ class LiveServer:
     def manage(self, *arguments: str, is_checked: bool = True) -> str:
         """Run a management command on the same database; return its output."""
         done = subprocess.run(
-            [sys.executable, "manage.py", *arguments],
-            cwd=ROOT,
+            [sys.executable, "-m", "django", *arguments],
             env=self.environment,
             capture_output=True,
             text=True,
@@ -174,20 +148,23 @@ class LiveServer:
     def _argv(self) -> list[str]:
         port = str(self.port)
         if self.command == "serve":
-            argv = ["manage.py", "serve", "--port", port]
+            argv = ["-m", "django", "serve", "--port", port]
         elif self.command == "daphne":
-            argv = ["-m", "daphne", "-p", port, self.application]
+            argv = ["-m", "daphne", "-p", port, self._find_application()]
         elif self.command == "sweep_idle_connections":
-            argv = ["manage.py", self.command]
+            argv = ["-m", "django", self.command]
         else:
-            argv = ["-m", "uvicorn", "--port", port, self.application]
+            argv = ["-m", "uvicorn", "--port", port, self._find_application()]
         return [sys.executable, *argv, *self.arguments]
+
+    def _find_application(self) -> str:
+        return self.application or ":".join(settings.ASGI_APPLICATION.rsplit(".", 1))
 
     def _wait_ready(self) -> None:
         deadline = time.monotonic() + _START_SECONDS
         while time.monotonic() < deadline:
             if self._process is not None and self._process.poll() is not None:
-                raise StartFailed(self.log())
+                raise StartFailed(self._explain("ended at its start"))
             try:
                 with urllib.request.urlopen(f"{self.url}/readyz", timeout=1):
                     return
@@ -197,7 +174,12 @@ class LiveServer:
             except OSError:
                 time.sleep(0.05)
         self.stop()
-        raise StartFailed(self.log())
+        raise StartFailed(self._explain(f"gave no answer in {_START_SECONDS} s"))
+
+    def _explain(self, what: str) -> str:
+        lines = self.log().splitlines()[-_LOG_LINES:]
+        said = "\n".join(lines) or "nothing"
+        return f"{self.command} on port {self.port} {what}; its log ends with:\n{said}"
 
     def _end(self, number: int, seconds: float = 10) -> int:
         if self._process is None:
@@ -207,26 +189,31 @@ class LiveServer:
 
 
 class Servers:
-    """Starts servers, each with a migrated database, and ends them all."""
+    """Starts servers, and ends them all."""
 
-    def __init__(self, folder: Path, template: Path) -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._template = template
         self._started: list[LiveServer] = []
 
     def start(self, *, is_ready: bool = True, **options: Any) -> LiveServer:
         """Start a server; options are LiveServer's, and `folder` to share one."""
         return self.make(**options).start(is_ready=is_ready)
 
-    def make(self, **options: Any) -> LiveServer:
+    def make(self, *, folder: Path | None = None, **options: Any) -> LiveServer:
         """Prepare a server without starting it."""
-        folder = options.pop("folder", None)
         if folder is None:
             folder = Path(tempfile.mkdtemp(dir=self._folder))
-            shutil.copy(self._template, folder / "db.sqlite3")
-        server = LiveServer(folder=folder, **options)
+            self.prepare(folder)
+        server = self.build(folder, **options)
         self._started.append(server)
         return server
+
+    def prepare(self, folder: Path) -> None:
+        """Put into a new folder what a server needs there; nothing, by default."""
+
+    def build(self, folder: Path, **options: Any) -> LiveServer:
+        """Return the server; a subclass gives it what all of a project's need."""
+        return LiveServer(folder=folder, **options)
 
     def running(self) -> list[LiveServer]:
         """Return those that have not ended."""

@@ -1,0 +1,44 @@
+"""
+For tests of projects: real servers, clients that misbehave, time that obeys.
+
+    # conftest.py
+    pytest_plugins = ["connections.testing.plugin"]
+"""
+
+from connections.load.processes import free_port
+from connections.testing.clock import FakeClock
+from connections.testing.processes import LiveServer, Servers, StartFailed
+from connections.testing.proxy import Proxy
+from connections.testing.raw_client import (
+    BINARY,
+    CLOSE,
+    PING,
+    PONG,
+    RESET,
+    TEXT,
+    Frame,
+    RawClient,
+    build_frame,
+    build_request,
+)
+from connections.testing.waiting import wait_until
+
+__all__ = [
+    "BINARY",
+    "CLOSE",
+    "PING",
+    "PONG",
+    "RESET",
+    "TEXT",
+    "FakeClock",
+    "Frame",
+    "LiveServer",
+    "Proxy",
+    "RawClient",
+    "Servers",
+    "StartFailed",
+    "build_frame",
+    "build_request",
+    "free_port",
+    "wait_until",
+]

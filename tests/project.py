@@ -1,0 +1,35 @@
+"""Servers of this project: its settings, and a migrated database for each."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from connections.testing import LiveServer, Servers
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def make_server(
+    folder: Path, *, environment: dict[str, str] | None = None, **options: Any
+) -> LiveServer:
+    """Prepare a server that keeps everything in a folder; options are LiveServer's."""
+    own = {
+        "DJANGO_SETTINGS_MODULE": "orchestra.settings",
+        "DEBUG": "true",
+        "ORCHESTRA_VAR": str(folder),
+    }
+    return LiveServer(folder=folder, environment=own | (environment or {}), **options)
+
+
+class ProjectServers(Servers):
+    """Starts servers, each with a copy of a migrated database, and ends them all."""
+
+    def __init__(self, folder: Path, template: Path) -> None:
+        super().__init__(folder)
+        self._template = template
+
+    def prepare(self, folder: Path) -> None:
+        shutil.copy(self._template, folder / "db.sqlite3")
+
+    def build(self, folder: Path, **options: Any) -> LiveServer:
+        return make_server(folder, **options)
