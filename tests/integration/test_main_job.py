@@ -55,6 +55,9 @@ def read_rows(server: LiveServer, query: str) -> list[tuple[Any, ...]]:
         return database.execute(query).fetchall()
 
 
+on_both = pytest.mark.parametrize("command", ["serve", "uvicorn"])
+
+
 @pytest.mark.parametrize("command", ["serve", "daphne", "uvicorn"])
 async def test_the_sixth_connection_evicts_the_first(
     servers: Servers, command: str
@@ -77,8 +80,9 @@ async def test_the_sixth_connection_evicts_the_first(
         )
 
 
-async def test_fifty_at_once_leave_exactly_five(servers: Servers) -> None:
-    server = servers.start(config=QUICK)
+@on_both
+async def test_fifty_at_once_leave_exactly_five(servers: Servers, command: str) -> None:
+    server = servers.start(command=command, config=QUICK)
     token = server.create_token()
     for _ in range(4):
         connections = await asyncio.gather(
@@ -94,13 +98,14 @@ def count_open(connections: list[ClientConnection]) -> int:
     return sum(one.close_code is None for one in connections)
 
 
-async def test_limits_of_size_and_rate(servers: Servers) -> None:
+@on_both
+async def test_limits_of_size_and_rate(servers: Servers, command: str) -> None:
     rate = {
         "rate_limit__burst_messages": 10,
         "rate_limit__messages_per_second": 5,
         "rate_limit__tolerance_seconds": 1,
     }
-    server = servers.start(config={**QUICK, **rate})
+    server = servers.start(command=command, config={**QUICK, **rate})
     token = server.create_token()
     async with opened(server, token, 2) as (big, fast):
         await big.send("x" * 1_000_001)
@@ -117,7 +122,7 @@ async def flood(connection: ClientConnection) -> None:
             await asyncio.sleep(0.005)
 
 
-@pytest.mark.parametrize("command", ["serve", "uvicorn"])
+@on_both
 async def test_who_is_refused_and_how(servers: Servers, command: str) -> None:
     server = servers.start(command=command, config=QUICK)
     token = server.create_token()
@@ -159,8 +164,9 @@ async def test_revoked_and_expired_tokens(servers: Servers) -> None:
     assert (await closing(await open_echo(server, revoked)))[0] == 4009
 
 
-async def test_garbage_does_not_hurt_others(servers: Servers) -> None:
-    server = servers.start(config=QUICK)
+@on_both
+async def test_garbage_does_not_hurt_others(servers: Servers, command: str) -> None:
+    server = servers.start(command=command, config=QUICK)
     token = server.create_token()
     async with opened(server, token, 1) as (bystander,):
         for garbage in (b"\x00" * 100, b"GET / HTTP/1.1\r\n\r\n", b"\xff\xfe" * 999):
@@ -198,16 +204,24 @@ async def stay_active(connection: ClientConnection) -> None:
         await asyncio.sleep(0.05)
 
 
-async def test_the_node_ends_its_own_idle_connections(servers: Servers) -> None:
-    server = servers.start(config={**QUICK, "idle_timeout_seconds": 0.5})
+@on_both
+async def test_the_node_ends_its_own_idle_connections(
+    servers: Servers, command: str
+) -> None:
+    server = servers.start(
+        command=command, config={**QUICK, "idle_timeout_seconds": 0.5}
+    )
     token = server.create_token()
     async with opened(server, token, 1) as (idle,):
         assert await closing(idle) == (4300, "idle")
 
 
-async def test_a_killed_server_leaves_no_open_rows(servers: Servers) -> None:
+@on_both
+async def test_a_killed_server_leaves_no_open_rows(
+    servers: Servers, command: str
+) -> None:
     config = {**QUICK, "node__node_timeout_seconds": 1}
-    server = servers.start(config=config)
+    server = servers.start(command=command, config=config)
     token = server.create_token()
     connections = [await open_echo(server, token) for _ in range(3)]
     open_rows = "select count(*) from connections_connection where closed_at is null"
@@ -215,7 +229,9 @@ async def test_a_killed_server_leaves_no_open_rows(servers: Servers) -> None:
     server.kill()
     for connection in connections:
         await closing(connection)
-    again = servers.start(config=config, folder=server.folder, port=server.port)
+    again = servers.start(
+        command=command, config=config, folder=server.folder, port=server.port
+    )
     survivor = await open_echo(again, token)
 
     def reasons() -> Any:
@@ -230,8 +246,9 @@ async def test_a_killed_server_leaves_no_open_rows(servers: Servers) -> None:
     await survivor.close()
 
 
-async def test_an_operator_lists_and_kicks(servers: Servers) -> None:
-    server = servers.start(config=QUICK)
+@on_both
+async def test_an_operator_lists_and_kicks(servers: Servers, command: str) -> None:
+    server = servers.start(command=command, config=QUICK)
     alice, bob = server.create_token("alice"), server.create_token("bob")
     async with opened(server, alice, 2) as of_alice, opened(server, bob, 1) as of_bob:
         await wait_until(
