@@ -175,9 +175,9 @@ def deeds_beside(server: LiveServer) -> Iterator[Do]:
         yield do
 
 
-def start(servers: Servers, **options: Any) -> LiveServer:
+def start(servers: Servers, *, command: str = "daphne", **options: Any) -> LiveServer:
     return servers.start(
-        command="daphne",
+        command=command,
         application=APPLICATION,
         config={**CONFIG, **options.pop("config", {})},
         **options,
@@ -226,8 +226,9 @@ async def take_all_away(do: Do, nodes: list[LiveServer], where: str) -> None:
         print(f"{where}: {case.name}: {max(seconds) * 1000:.0f} ms")
 
 
-async def test_in_the_process_of_the_node(servers: Servers) -> None:
-    node = start(servers)
+@pytest.mark.parametrize("command", ["daphne", "uvicorn"])
+async def test_in_the_process_of_the_node(servers: Servers, command: str) -> None:
+    node = start(servers, command=command)
     async with deeds_in(node) as do:
         await take_all_away(do, [node], "one process")
 

@@ -20,6 +20,7 @@ from connections.testing import LiveServer, Servers, free_port
 from tests.integration.redis_process import RedisProcess
 from tests.integration.services import PostgresProcess
 from tests.integration.session_client import SessionClient
+from tests.integration.test_main_job import on_both
 from tests.project import make_server
 
 CONFIG: dict[str, object] = {
@@ -70,8 +71,9 @@ async def say_some(client: SessionClient, count: int) -> None:
     await client.wait_acked()
 
 
-async def test_each_outcome_is_told_as_it_is(servers: Servers) -> None:
-    server = start(servers, config={"max_session_history": 20})
+@on_both
+async def test_each_outcome_is_told_as_it_is(servers: Servers, command: str) -> None:
+    server = start(servers, command=command, config={"max_session_history": 20})
     token = server.create_token()
     page, other = SessionClient(token), SessionClient(token)
     async with opened(page, other):
@@ -106,9 +108,12 @@ async def test_each_outcome_is_told_as_it_is(servers: Servers) -> None:
             await stranger.connect(server)
 
 
-async def test_a_reload_in_the_middle_of_an_answer(servers: Servers) -> None:
+@on_both
+async def test_a_reload_in_the_middle_of_an_answer(
+    servers: Servers, command: str
+) -> None:
     """Two connections stay in step; one is cut again and again while it streams."""
-    server = start(servers, performs=True)
+    server = start(servers, command=command, performs=True)
     token = server.create_token()
     page, other = SessionClient(token), SessionClient(token)
     async with opened(page, other):
