@@ -1,5 +1,5 @@
 """
-Pictures of the dashboard for README, and what it costs at 10,000 connections.
+Pictures of the admin for README, and what the dashboard costs at 10,000 connections.
 
     .venv/bin/python -m tests.integration.screenshots [--connections 10000]
 
@@ -26,6 +26,7 @@ from tests.integration.browser import open_browser
 from tests.project import ROOT, make_server
 
 URL = "/admin/connections/livedashboard/"
+LIST_URL = "/admin/connections/connection/"
 DOCS = ROOT / "docs"
 ENVIRONMENT = {"SECRET_KEY": "of the pictures alone", "DEBUG": "true"}
 _NAMES = (
@@ -188,6 +189,16 @@ async def shoot(page: Page, name: str) -> None:
     print(f"{path.name}: {path.stat().st_size // 1000} kB")
 
 
+async def shoot_list(page: Page, server: LiveServer) -> None:
+    """Take the picture of the list of connections, as wide as a laptop shows it."""
+    await page.goto(server.url + LIST_URL)
+    path = DOCS / "admin.png"
+    await page.screenshot(
+        path=path, clip={"x": 0, "y": 0, "width": 1440, "height": 640}
+    )
+    print(f"{path.name}: {path.stat().st_size // 1000} kB")
+
+
 async def shoot_small() -> None:
     """Picture a few dozen connections, light, dark and narrow."""
     chance = random.Random(3)
@@ -199,6 +210,7 @@ async def shoot_small() -> None:
         wide = {"width": 1440, "height": 1000}
         page = await open_page(browser, server, session, viewport=wide)
         await shoot(page, "light")
+        await shoot_list(page, server)
         dark = {"viewport": wide, "color_scheme": "dark"}
         page = await open_page(browser, server, session, **dark)
         await page.click("[data-client=carol] svg")
