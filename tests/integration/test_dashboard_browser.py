@@ -9,6 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Page
@@ -209,6 +210,51 @@ async def test_a_kick_closes_the_socket_and_leaves_an_audit_entry(
     said = await asyncio.to_thread(desk.server.manage, "shell", "-c", _READ_LOG)
     assert said.splitlines()[-1] == "kicker End: too loud"
     assert desk.complaints == []
+
+
+async def test_what_is_done_on_one_node_reaches_the_other(
+    servers: Servers, migrated_database: Path, browser: Browser
+) -> None:
+    """Two processes that share a database and nothing else."""
+    config = {"node__beat_seconds": 0.2, "allow_unshared_limits": "true"}
+    near = servers.start(config=config, environment=ENVIRONMENT)
+    far = servers.start(folder=near.folder, config=config, environment=ENVIRONMENT)
+    prepared = json.loads(migrated_database.with_name("prepared.json").read_text())
+    desk, beyond = Desk(near, prepared), Desk(far, prepared)
+    await beyond.join("alice", 2)
+    await beyond.join("bob", 1)
+    page = await desk.look(browser, "root")
+    await page.wait_for_selector("#live-badge.is-live")
+    await wait_for_map(page, {"alice": 2, "bob": 1})
+
+    async def act(query: str, **form: str) -> None:
+        await page.goto(f"{near.url}{URL}act/{query}")
+        for name, text in {"reason": "a test", **form}.items():
+            await page.fill(f"#id_{name}", text)
+        await page.click("[type=submit].default")
+
+    await act("end-all/?target=client&value=alice")
+    for one in beyond.clients["alice"]:
+        assert await closing(one) == (4009, "kicked")
+    await page.wait_for_selector(".live-result >> text=2 of 2 connections ended")
+    node_id = read_ready(far).json()["node"]
+    await act(f"drain/?target=node&value={node_id}")
+    assert await closing(beyond.clients["bob"][0]) == (4200, "draining")
+    assert read_ready(far).status_code == 503
+    assert read_ready(near).status_code == 200
+    await act(f"serve/?target=node&value={node_id}")
+    await wait_until(lambda: read_ready(far).status_code == 200)
+    await beyond.join("bob", 1)
+    await act("notice/?target=client&value=bob", text="hello")
+    # Its consumer takes text, and no notices.
+    await page.wait_for_selector(".live-problem >> text=Not reached: 1 connection")
+    assert beyond.clients["bob"][-1].close_code is None
+    await beyond.close()
+
+
+def read_ready(server: LiveServer) -> httpx.Response:
+    """Ask a server whether it takes connections."""
+    return httpx.get(f"{server.url}/readyz")
 
 
 async def test_a_viewer_may_look_and_not_act(desk: Desk, browser: Browser) -> None:
