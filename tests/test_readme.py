@@ -1,7 +1,11 @@
 """README says what the code does."""
 
+import ast
 import re
+from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 from connections.close_codes import ENDINGS
 from connections.config import describe
@@ -30,17 +34,65 @@ def read_section(title: str) -> str:
     return README.read_text().partition(f"\n## {title}\n")[2].partition("\n## ")[0]
 
 
-def test_every_threat_names_a_test_that_exists() -> None:
+def read_rows(title: str) -> list[str]:
+    return [line for line in read_section(title).splitlines() if line[:2] == "| "][2:]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A test that is defined somewhere, with its decorators and its module."""
+
+    path: Path
+    text: str
+
+    @property
+    def is_skipped(self) -> bool:
+        return "mark.skip" in self.text
+
+    @property
+    def runs_uvicorn(self) -> bool:
+        """Within a process, what is below the consumer is no server's."""
+        is_live = "integration" in self.path.parts
+        named = f"{self.path.name} {self.text}"
+        return not is_live or "uvicorn" in named or "@on_both" in named
+
+
+def find_tests() -> dict[str, Source]:
+    tests = {}
+    for path in TESTS.rglob("test_*.py"):
+        source = path.read_text()
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                begin = min([node.lineno, *(one.lineno for one in node.decorator_list)])
+                lines = source.splitlines()[begin - 1 : node.end_lineno]
+                tests[node.name] = Source(path, "\n".join(lines))
+    return {name: test for name, test in tests.items() if name.startswith("test_")}
+
+
+@pytest.mark.parametrize("title", ["Security", "Guarantees"])
+def test_every_row_names_a_test_that_exists(title: str) -> None:
     """Skipped tests do not count, nor such as are only named alike."""
-    table = read_section("Security")
-    rows = [line for line in table.splitlines() if line.startswith("| ")][2:]
+    rows = read_rows(title)
     assert len(rows) > 20
     unnamed = [row for row in rows if "`test_" not in row.rpartition(" | ")[2]]
     assert unnamed == []
-    sources = "".join(path.read_text() for path in TESTS.rglob("test_*.py"))
-    defined = set(re.findall(r"^(?:async )?def (test_\w+)\(", sources, re.MULTILINE))
-    named = set(re.findall(r"`(test_\w+)`", table))
-    assert sorted(named - defined) == []
+    named = set(re.findall(r"`(test_\w+)`", read_section(title)))
+    tests = find_tests()
+    assert sorted(named - set(tests)) == []
+    assert [name for name in named if tests[name].is_skipped] == []
+
+
+def test_what_is_guaranteed_under_uvicorn_is_tried_there() -> None:
+    tests = find_tests()
+    untried = [
+        row
+        for row in read_rows("Guarantees")
+        if "U" in row.split("|")[3].split()
+        and not any(
+            tests[name].runs_uvicorn for name in re.findall(r"`(test_\w+)`", row)
+        )
+    ]
+    assert untried == []
 
 
 def test_every_requirement_is_pinned() -> None:
