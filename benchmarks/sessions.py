@@ -22,10 +22,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.frames import TEXT, build_frame, split_frames
-from benchmarks.processes import ROOT, ServerProcess, free_port
+from benchmarks.processes import ROOT, ServerProcess
 from benchmarks.report import describe_machine, make_table
 from benchmarks.site import make_site
+from connections.load.frames import TEXT, build_frame, split_frames
+from connections.load.processes import free_port
 
 CLIENTS = 200
 _WINDOW = 8

@@ -1,16 +1,14 @@
 """
 One commit of the log: many requests of many sessions in one transaction.
 
-Plain SQL, a statement for all rows of a kind: row by row the ORM would spend
-ten times as long. Everything here runs in a thread of the database.
+Everything here runs in a thread of the database.
 """
 
 import logging
 import random
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from django.db import DatabaseError, OperationalError, connection, transaction
 from django.utils import timezone
@@ -31,10 +29,15 @@ from sessions_history.exceptions import (
     StreamEnded,
     TooManyStreams,
 )
+from sessions_history.rows import make_rows
+from sessions_history.rows.base import Changes, Row
 
 logger = logging.getLogger(__name__)
 
 Result = Committed | SessionsError
+
+# A member of an enumeration costs a look-up in its class each time.
+_STREAMING = State.STREAMING.value
 
 _RETRY_FOR_SECONDS = 6
 _RETRY_SECONDS = 0.02
@@ -109,76 +112,55 @@ class _Commit:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._at = timezone.now()
-        self._stored_at = connection.ops.adapt_datetimefield_value(self._at)
+        self._rows = make_rows(self._at)
         self._sessions: dict[str, _Session] = {}
         self._keys: dict[tuple[str, str], tuple[str, int]] = {}
-        self._new_entries: list[tuple[Any, ...]] = []
-        self._new_keys: list[tuple[Any, ...]] = []
+        self._new_entries: list[tuple[str, Entry]] = []
+        self._new_keys: list[tuple[str, str, str, int]] = []
 
     def run(self, requests: Sequence[Request]) -> list[Result]:
-        with connection.cursor() as cursor:
-            self._lock(cursor, sorted({one.session_id for one in requests}))
-            self._find_keys(
-                cursor,
-                [(one.session_id, one.key) for one in _appends(requests) if one.key],
-            )
-            results = [self._carry_out(cursor, one) for one in requests]
-            self._write(cursor)
+        self._read(requests)
+        results = [self._carry_out(one) for one in requests]
+        self._write()
         return results
 
-    def _lock(self, cursor: Any, session_ids: Sequence[str]) -> None:
-        """Lock the sessions' rows, always in the order of their ids."""
-        suffix = " FOR UPDATE" if connection.features.has_select_for_update else ""
-        cursor.execute(
-            "SELECT session_id, epoch, last_offset FROM sessions_history_session"
-            f" WHERE session_id IN ({_marks(session_ids)})"
-            f" ORDER BY session_id{suffix}",
-            session_ids,
-        )
-        for session_id, epoch, last_offset in cursor.fetchall():
+    def _read(self, requests: Sequence[Request]) -> None:
+        """Lock the sessions and read what decides on the requests."""
+        session_ids = sorted({one.session_id for one in requests})
+        for session_id, epoch, last_offset in self._rows.lock(session_ids):
             self._sessions[session_id] = _Session(epoch, last_offset)
-        cursor.execute(
-            'SELECT session_id, "offset" FROM sessions_history_historyentry'
-            f" WHERE state = 'streaming' AND session_id IN ({_marks(session_ids)})",
-            session_ids,
-        )
-        for session_id, offset in cursor.fetchall():
+        keys = [
+            (one.session_id, one.key)
+            for one in requests
+            if isinstance(one, Append) and one.key
+        ]
+        found = self._rows.find(session_ids, keys)
+        self._keys = found.keys
+        for session_id, offset in found.streaming:
             if session_id in self._sessions:
                 self._sessions[session_id].open_offsets.add(offset)
 
-    def _find_keys(self, cursor: Any, wanted: Sequence[tuple[str, str]]) -> None:
-        if not wanted:
-            return
-        cursor.execute(
-            'SELECT session_id, key, digest, "offset" FROM sessions_history_appendkey'
-            " WHERE (session_id, key) IN (VALUES "
-            + ", ".join(["(%s, %s)"] * len(wanted))
-            + ")",
-            [value for pair in wanted for value in pair],
-        )
-        for session_id, key, digest, offset in cursor.fetchall():
-            self._keys[session_id, key] = (digest, offset)
-
-    def _carry_out(self, cursor: Any, request: Request) -> Result:
+    def _carry_out(self, request: Request) -> Result:
         session = self._sessions.get(request.session_id)
         if session is None:
             return SessionNotFound()
         if isinstance(request, Append):
             return self._append(session, request)
         if isinstance(request, Rewrite):
-            return self._rewrite(cursor, session, request)
+            return self._rewrite(session, request)
         session.is_used = True
         return Committed(epoch=session.epoch, offset=session.last_offset)
 
     def _append(self, session: _Session, request: Append) -> Result:
-        if request.key:
-            known = self._keys.get((request.session_id, request.key))
+        session_id, key = request.session_id, request.key
+        if key:
+            known = self._keys.get((session_id, key))
             if known is not None:
                 digest, offset = known
                 if digest != request.digest:
                     return KeyReused()
                 return Committed(epoch=session.epoch, offset=offset)
-        streaming = sum(one.state == State.STREAMING for one in request.entries)
+        streaming = sum(one.state == _STREAMING for one in request.entries)
         open_streams = len(session.open_offsets)
         if streaming and open_streams + streaming > self._limits.max_open_streams:
             return TooManyStreams()
@@ -195,72 +177,60 @@ class _Commit:
             for offset, new in enumerate(request.entries, first)
         )
         for entry in entries:
-            node_id = None
-            if entry.is_streaming:
-                node_id = self._limits.node_id
+            if streaming and entry.is_streaming:
                 session.open_offsets.add(entry.offset)
-            self._new_entries.append(
-                (
-                    request.session_id,
-                    entry.offset,
-                    entry.kind,
-                    entry.sender,
-                    self._stored_at,
-                    entry.data,
-                    entry.state,
-                    node_id,
-                )
-            )
+            self._new_entries.append((session_id, entry))
         session.last_offset += len(entries)
         session.is_used = True
-        if request.key:
-            self._keys[request.session_id, request.key] = (request.digest, first)
-            self._new_keys.append(
-                (
-                    request.session_id,
-                    request.key,
-                    request.digest,
-                    first,
-                    self._stored_at,
-                )
-            )
+        if key:
+            self._keys[session_id, key] = (request.digest, first)
+            self._new_keys.append((session_id, key, request.digest, first))
         return Committed(epoch=session.epoch, offset=first, entries=entries)
 
-    def _rewrite(self, cursor: Any, session: _Session, request: Rewrite) -> Result:
-        sql = "UPDATE sessions_history_historyentry SET state = %s"
-        values: list[Any] = [request.state]
-        if request.data is not None:
-            sql += ", data = %s"
-            values.append(request.data)
-        sql += " WHERE session_id = %s AND \"offset\" = %s AND state = 'streaming'"
-        values += [request.session_id, request.offset]
-        if request.is_owner:
-            sql += " AND node_id = %s"
-            values.append(self._limits.node_id)
-        cursor.execute(sql, values)
-        if not cursor.rowcount:
+    def _rewrite(self, session: _Session, request: Rewrite) -> Result:
+        is_rewritten = self._rows.rewrite(
+            request.session_id,
+            request.offset,
+            state=request.state,
+            data=request.data,
+            node_id=self._limits.node_id if request.is_owner else None,
+        )
+        if not is_rewritten:
             return StreamEnded()
         if request.state != State.STREAMING:
             session.open_offsets.discard(request.offset)
         return Committed(epoch=session.epoch, offset=request.offset)
 
-    def _write(self, cursor: Any) -> None:
-        _insert(
-            cursor,
-            "INSERT INTO sessions_history_historyentry"
-            ' (session_id, "offset", kind, sender, at, data, state, node_id)',
-            self._new_entries,
-        )
-        _insert(
-            cursor,
-            "INSERT INTO sessions_history_appendkey"
-            ' (session_id, key, digest, "offset", created_at)',
-            self._new_keys,
-        )
+    def _write(self) -> None:
         used = {key: one for key, one in self._sessions.items() if one.is_used}
-        _update_sessions(cursor, used, self._stored_at)
+        if not used:
+            return
         limit = self._limits.history_limit
-        _trim(cursor, [(key, _find_threshold(one, limit)) for key, one in used.items()])
+        thresholds = {key: _find_threshold(one, limit) for key, one in used.items()}
+        self._rows.write(
+            Changes(
+                entries=[
+                    self._make_row(session_id, entry)
+                    for session_id, entry in self._new_entries
+                    # What is trimmed at once need not be written.
+                    if entry.offset > thresholds[session_id] or entry.is_streaming
+                ],
+                keys=self._new_keys,
+                positions=[(key, one.last_offset) for key, one in used.items()],
+                thresholds=[row for row in thresholds.items() if row[1] > 0],
+            )
+        )
+
+    def _make_row(self, session_id: str, entry: Entry) -> Row:
+        return (
+            session_id,
+            entry.offset,
+            entry.kind,
+            entry.sender,
+            entry.data,
+            entry.state,
+            self._limits.node_id if entry.is_streaming else None,
+        )
 
 
 def _find_threshold(session: _Session, limit: int) -> int:
@@ -277,63 +247,3 @@ def _find_threshold(session: _Session, limit: int) -> int:
         if threshold >= session.last_offset:
             return threshold
         threshold += 1
-
-
-def _update_sessions(cursor: Any, used: dict[str, _Session], at: Any) -> None:
-    rows = [(key, session.last_offset) for key, session in used.items()]
-    if not rows:
-        return
-    if connection.vendor == "sqlite":
-        cursor.executemany(
-            "UPDATE sessions_history_session SET last_offset = %s, last_seen_at = %s"
-            " WHERE session_id = %s",
-            [(last_offset, at, key) for key, last_offset in rows],
-        )
-        return
-    cursor.execute(
-        "UPDATE sessions_history_session AS s"
-        " SET last_offset = v.last_offset, last_seen_at = %s FROM (VALUES "
-        + ", ".join(["(%s, %s)"] * len(rows))
-        + ") AS v (session_id, last_offset) WHERE s.session_id = v.session_id",
-        [at, *(value for row in rows for value in row)],
-    )
-
-
-def _trim(cursor: Any, thresholds: Iterable[tuple[str, int]]) -> None:
-    rows = [row for row in thresholds if row[1] > 0]
-    if not rows:
-        return
-    if connection.vendor == "sqlite":
-        cursor.executemany(
-            "DELETE FROM sessions_history_historyentry"
-            " WHERE session_id = %s AND \"offset\" <= %s AND state <> 'streaming'",
-            rows,
-        )
-        return
-    cursor.execute(
-        "DELETE FROM sessions_history_historyentry AS e USING (VALUES "
-        + ", ".join(["(%s, %s)"] * len(rows))
-        + ") AS v (session_id, threshold) WHERE e.session_id = v.session_id"
-        " AND e.\"offset\" <= v.threshold AND e.state <> 'streaming'",
-        [value for row in rows for value in row],
-    )
-
-
-def _insert(cursor: Any, head: str, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Insert rows: SQLite reuses one statement, elsewhere round trips are dear."""
-    if not rows:
-        return
-    marks = f"({_marks(rows[0])})"
-    if connection.vendor == "sqlite":
-        cursor.executemany(f"{head} VALUES {marks}", rows)
-    else:
-        values = [value for row in rows for value in row]
-        cursor.execute(f"{head} VALUES {', '.join([marks] * len(rows))}", values)
-
-
-def _appends(requests: Iterable[Request]) -> Iterator[Append]:
-    return (one for one in requests if isinstance(one, Append))
-
-
-def _marks(values: Sequence[Any]) -> str:
-    return ", ".join(["%s"] * len(values))

@@ -1,0 +1,78 @@
+"""The tables of the log on PostgreSQL: a commit is three round trips and its own."""
+
+from collections.abc import Collection, Sequence
+
+from sessions_history.rows.base import Changes, Found, Rows, dump
+
+# Planned for each of its rows (LATERAL, = ANY), a statement looks each up in the
+# index, and never reads a table from end to end: where statistics are old, as on a
+# table that has just begun to fill, the planner would choose that for a join.
+_LOCK = """
+SELECT session_id, epoch, last_offset FROM sessions_history_session
+WHERE session_id = ANY(%s) ORDER BY session_id FOR UPDATE
+"""
+
+# After the lock, in a statement of its own: one that has waited for a row goes on
+# with that row as it is now, but with all others as they were before.
+_FIND = """
+SELECT session_id, NULL, NULL, "offset" FROM sessions_history_historyentry
+WHERE state = 'streaming' AND session_id = ANY(%s)
+UNION ALL
+SELECT known.* FROM jsonb_array_elements(%s::jsonb) AS v CROSS JOIN LATERAL (
+    SELECT session_id, key, digest, "offset" FROM sessions_history_appendkey
+    WHERE session_id = v ->> 0 AND key = v ->> 1 LIMIT 1
+) AS known
+"""
+
+_WRITE = """
+WITH entries AS (
+    INSERT INTO sessions_history_historyentry
+    (session_id, "offset", kind, sender, data, state, node_id, at)
+    SELECT v ->> 0, (v ->> 1)::bigint, v ->> 2, v ->> 3, v ->> 4, v ->> 5, v ->> 6, %s
+    FROM jsonb_array_elements(%s::jsonb) AS v
+), keys AS (
+    INSERT INTO sessions_history_appendkey
+    (session_id, key, digest, "offset", created_at)
+    SELECT v ->> 0, v ->> 1, v ->> 2, (v ->> 3)::bigint, %s
+    FROM jsonb_array_elements(%s::jsonb) AS v
+), trimmed AS (
+    DELETE FROM sessions_history_historyentry WHERE id = ANY(ARRAY(
+        SELECT old.id FROM jsonb_array_elements(%s::jsonb) AS v CROSS JOIN LATERAL (
+            SELECT id FROM sessions_history_historyentry
+            WHERE session_id = v ->> 0 AND "offset" <= (v ->> 1)::bigint
+            AND state <> 'streaming' OFFSET 0
+        ) AS old
+    ))
+)
+UPDATE sessions_history_session AS s
+SET last_offset = (v ->> 1)::bigint, last_seen_at = %s
+FROM jsonb_array_elements(%s::jsonb) AS v WHERE s.session_id = v ->> 0
+"""
+
+
+class PostgresqlRows(Rows):
+    """Rows on PostgreSQL."""
+
+    def lock(self, session_ids: Collection[str]) -> list[tuple[str, str, int]]:
+        self._cursor.execute(_LOCK, [list(session_ids)])
+        rows: list[tuple[str, str, int]] = self._cursor.fetchall()
+        return rows
+
+    def find(
+        self, session_ids: Collection[str], keys: Sequence[tuple[str, str]]
+    ) -> Found:
+        self._cursor.execute(_FIND, [list(session_ids), dump(keys)])
+        found = Found()
+        for session_id, key, digest, offset in self._cursor.fetchall():
+            if key is None:
+                found.streaming.append((session_id, offset))
+            else:
+                found.keys[session_id, key] = (digest, offset)
+        return found
+
+    def write(self, changes: Changes) -> None:
+        at = self._at
+        entries, keys = dump(changes.entries), dump(changes.keys)
+        positions, thresholds = dump(changes.positions), dump(changes.thresholds)
+        values = [at, entries, at, keys, thresholds, at, positions]
+        self._cursor.execute(_WRITE, values)

@@ -1,0 +1,108 @@
+"""The tables of the log on SQLite."""
+
+import json
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from django.db import connection
+
+from sessions_history.rows.base import Changes, Found, Row, Rows, dump
+
+# A CROSS JOIN is carried out in the order in which it is written: each row of the
+# parameter is looked up in the index, and no table is read from end to end.
+_LOCK = """
+SELECT json_group_array(json_array(s.session_id, s.epoch, s.last_offset))
+FROM json_each(?) AS v
+CROSS JOIN sessions_history_session AS s ON s.session_id = v.value
+"""
+
+_FIND_STREAMING = """
+SELECT json_group_array(json_array(e.session_id, e."offset"))
+FROM json_each(?) AS v CROSS JOIN sessions_history_historyentry AS e
+ON e.session_id = v.value AND e.state = 'streaming'
+"""
+
+_FIND_KEYS = """
+SELECT json_group_array(json_array(k.session_id, k.key, k.digest, k."offset"))
+FROM json_each(?) AS v CROSS JOIN sessions_history_appendkey AS k
+ON k.session_id = json_extract(v.value, '$[0]')
+AND k.key = json_extract(v.value, '$[1]')
+"""
+
+_INSERT_ENTRIES = """
+INSERT INTO sessions_history_historyentry
+(session_id, "offset", kind, sender, data, state, node_id, at) VALUES
+"""
+
+_INSERT_KEYS = """
+INSERT INTO sessions_history_appendkey
+(session_id, key, digest, "offset", created_at) VALUES
+"""
+
+_UPDATE = """
+UPDATE sessions_history_session SET last_offset = json_extract(v.value, '$[1]'),
+last_seen_at = ? FROM json_each(?) AS v
+WHERE session_id = json_extract(v.value, '$[0]')
+"""
+
+_TRIM = """
+DELETE FROM sessions_history_historyentry WHERE id IN (
+    SELECT e.id FROM json_each(?) AS v CROSS JOIN sessions_history_historyentry AS e
+    ON e.session_id = json_extract(v.value, '$[0]')
+    AND e."offset" <= json_extract(v.value, '$[1]') AND e.state <> 'streaming'
+)
+"""
+
+_ROWS_PER_INSERT = (64, 8, 1)
+"""SQLite keeps the statements prepared, so there should be few different ones."""
+
+
+class SqliteRows(Rows):
+    """Rows on SQLite, where a transaction is the only one that writes."""
+
+    def lock(self, session_ids: Collection[str]) -> list[tuple[str, str, int]]:
+        return [tuple(row) for row in self._fetch(_LOCK, dump(list(session_ids)))]
+
+    def find(
+        self, session_ids: Collection[str], keys: Sequence[tuple[str, str]]
+    ) -> Found:
+        found = Found()
+        streaming = self._fetch(_FIND_STREAMING, dump(list(session_ids)))
+        found.streaming = [tuple(row) for row in streaming]
+        if keys:
+            for session_id, key, *known in self._fetch(_FIND_KEYS, dump(keys)):
+                found.keys[session_id, key] = tuple(known)
+        return found
+
+    def write(self, changes: Changes) -> None:
+        with connection.wrap_database_errors:
+            self._insert(_INSERT_ENTRIES, changes.entries)
+            self._insert(_INSERT_KEYS, changes.keys)
+            self._execute(_UPDATE, [self._at, dump(changes.positions)])
+            if changes.thresholds:
+                self._execute(_TRIM, [dump(changes.thresholds)])
+
+    def _insert(self, head: str, rows: Sequence[Row]) -> None:
+        """Insert a table's rows, the moment of the commit as their last column."""
+        if not rows:
+            return
+        marks = f"({', '.join('?' * (len(rows[0]) + 1))})"
+        start = 0
+        for count in _ROWS_PER_INSERT:
+            sql = head + ", ".join([marks] * count)
+            while len(rows) - start >= count:
+                some = rows[start : start + count]
+                self._execute(
+                    sql, [value for row in some for value in (*row, self._at)]
+                )
+                start += count
+
+    def _fetch(self, sql: str, value: str) -> list[list[Any]]:
+        with connection.wrap_database_errors:
+            (text,) = self._execute(sql, [value]).fetchone()
+        found: list[list[Any]] = json.loads(text)
+        return found
+
+    def _execute(self, sql: str, values: Sequence[Any]) -> Any:
+        """Go past Django's cursor, which would look for %s in all of it."""
+        return connection.connection.execute(sql, values)
