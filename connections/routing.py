@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from channels.routing import ProtocolTypeRouter, URLRouter
+from django.apps import apps
 from django.urls import URLPattern, path, re_path
 
 from connections.config import get_config
 from connections.credentials.jwt_setup import require_valid_jwt
-from connections.dashboard import consumers as dashboard
 from connections.life import Receive
 from connections.metrics.counters import declare_route
 from connections.middleware import (
@@ -27,18 +27,26 @@ def protect(*, http: Any, websocket: Sequence[URLPattern]) -> Application:
     Return an ASGI application for Django's views and these WebSocket routes.
 
     Before a consumer is reached: Host and Origin, the route, credentials. The
-    dashboard's own socket is among the routes. Where daphne is what imports
-    this, its server becomes the one that protects itself.
+    dashboard's own socket is among the routes where the admin is installed. Where
+    daphne is what imports this, its server becomes the one that protects itself.
     """
     require_valid_jwt(get_config().jwt)
     install()
-    # Guarded as the others are, but not declared: who watches is in no series.
-    watched = CredentialMiddleware(dashboard.LiveConsumer.as_asgi())
-    live: Any = path(dashboard.PATH, cast(Any, _Named(dashboard.PATH, watched)))
-    router = URLRouter([*map(_guard, websocket), live, _REST])
+    router = URLRouter([*map(_guard, websocket), *_find_dashboard(), _REST])
     return NodeMiddleware(
         ProtocolTypeRouter({"http": http, "websocket": OriginMiddleware(router)})
     )
+
+
+def _find_dashboard() -> list[Any]:
+    """Return the route of the dashboard, where there is an admin to show it."""
+    if not apps.is_installed("django.contrib.admin"):
+        return []
+    from connections.dashboard.consumers import PATH, LiveConsumer
+
+    # Guarded as the others are, but not declared: who watches is in no series.
+    watched = CredentialMiddleware(LiveConsumer.as_asgi())
+    return [path(PATH, cast(Any, _Named(PATH, watched)))]
 
 
 def _guard(route: URLPattern) -> URLPattern:
