@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
-
-from django.db.models import DurationField, ExpressionWrapper, F
-from django.db.models.functions import Now
+from typing import TYPE_CHECKING
 
 from connections import close_codes
 from connections.announcements import (
@@ -29,8 +26,8 @@ from connections.units import Clock
 if TYPE_CHECKING:
     from connections.bus import RedisBus
 
-_TOLERANCE_SECONDS = 5
-"""How far off it may be what a request's age says of when it was posted."""
+_CLOCK_TOLERANCE = timedelta(seconds=5)
+"""How far the clocks of a node and of the database may be apart."""
 
 _READ_SECONDS = 60
 """How far back requests are read, beyond the last time that this succeeded."""
@@ -67,21 +64,14 @@ class AppliedRequests:
         self._node_id = node_id
         self._clock = clock
         self._applied: dict[int, None] = {}
-        # Those of the last minute, whom they mean, when they were applied, and until
-        # when a handshake had to begin to be meant.
-        self._recent: dict[int, tuple[CloseRequest, Selector, float, float]] = {}
+        # Those of the last minute, whom they mean, and when they were applied.
+        self._recent: dict[int, tuple[CloseRequest, Selector, float]] = {}
 
-    def apply(self, request: CloseRequest, age_seconds: float = 0) -> int:
-        """
-        End what a request names, unless it was applied; return how many.
-
-        How old it is only the database's clock can say: that of this node may
-        be hours off.
-        """
+    def apply(self, request: CloseRequest) -> int:
+        """End what a request names, unless it was applied; return how many."""
         if request.pk in self._applied:
             return 0
         now = self._clock()
-        latest = min(now, now - age_seconds + _TOLERANCE_SECONDS)
         if self._forget is not None:
             self._forget(request.target, request.value)
         self._applied[request.pk] = None
@@ -89,30 +79,28 @@ class AppliedRequests:
             del self._applied[next(iter(self._applied))]
         if not request.idle_seconds:
             is_meant = make_selector(request.target, request.value, self._node_id)
-            self._recent[request.pk] = request, is_meant, now, latest
+            self._recent[request.pk] = request, is_meant, now
         found = self._hub.select(request.target, request.value, self._node_id)
-        return sum(self._end(connection, request, now, latest) for connection in found)
+        return sum(self._end(connection, request, now) for connection in found)
 
     def hold_against(self, connection: LiveConnection) -> None:
         """End a connection that joins, if it was meant by what was applied."""
         if not self._recent:
             return
         oldest = self._clock() - _READ_SECONDS
-        for request, is_meant, applied_at, latest in list(self._recent.values()):
+        for request, is_meant, applied_at in list(self._recent.values()):
             if applied_at < oldest:
                 del self._recent[request.pk]
             elif is_meant(connection):
-                self._end(connection, request, applied_at, latest)
+                self._end(connection, request, applied_at)
 
     def _end(
-        self,
-        connection: LiveConnection,
-        request: CloseRequest,
-        applied_at: float,
-        latest: float,
+        self, connection: LiveConnection, request: CloseRequest, applied_at: float
     ) -> bool:
         """End a connection, now or in its turn; return whether it is to end."""
-        if connection.arrived > latest and not _is_final(request):
+        latest = request.created_at + _CLOCK_TOLERANCE
+        is_late = connection.arrived > applied_at or connection.opened_at > latest
+        if is_late and not _is_final(request):
             return False
         if request.reason == REAUTHORISE:
             self._reauthoriser.ask(connection)
@@ -179,8 +167,8 @@ class IncomingRequests:
         """
         started = self._clock()
         since_seconds = _READ_SECONDS + started - self._read_at
-        for request, age in await self._database.read(_read, since_seconds):
-            self._applied.apply(request, age.total_seconds())
+        for request in await self._database.read(_read, since_seconds):
+            self._applied.apply(request)
         self._read_at = started
         await self._look_on()
 
@@ -217,10 +205,6 @@ def _is_final(request: CloseRequest) -> bool:
     return is_session and request.reason == close_codes.LOGGED_OUT.reason
 
 
-def _read(since_seconds: float) -> list[tuple[CloseRequest, timedelta]]:
-    """Return requests and how old they are."""
+def _read(since_seconds: float) -> list[CloseRequest]:
     seconds = min(since_seconds, _MOST_READ_SECONDS)
-    age = ExpressionWrapper(Now() - F("created_at"), DurationField())
-    recent = CloseRequest.objects.recent(seconds).order_by("id")
-    found: Iterable[Any] = recent.annotate(age=age)
-    return [(request, request.age) for request in found]
+    return list(CloseRequest.objects.recent(seconds).order_by("id"))

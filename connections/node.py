@@ -155,7 +155,7 @@ class Node:
         )
         beat_seconds = self.config.node.beat_seconds
         steps = (
-            ("The check for idle connections", self._watch, beat_seconds),
+            ("The check for idle connections", self.watch, beat_seconds),
             ("The beat", self._beat, beat_seconds),
             ("The renewal of leases", self._renew, self.config.node.lease_seconds / 3),
             ("The look for leaks", self.leaks.look, LOOK_SECONDS),
@@ -283,7 +283,7 @@ class Node:
 
     # The beat
 
-    async def _watch(self) -> None:
+    async def watch(self) -> None:
         """End what is idle or expired, from memory alone; note who was active."""
         now = self.clock()
         self._expiry.check(self.hub)

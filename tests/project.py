@@ -4,6 +4,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import dj_database_url
+
 from connections.testing import LiveServer, Servers
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -18,7 +20,13 @@ def make_server(
         "DEBUG": "true",
         "ORCHESTRA_VAR": str(folder),
     }
-    return LiveServer(folder=folder, environment=own | (environment or {}), **options)
+    own |= environment or {}
+    database: dict[str, Any] = {"NAME": str(folder / "db.sqlite3")}
+    if url := own.get("DATABASE_URL"):
+        database = {"OPTIONS": {}, **dj_database_url.parse(url)}
+    return LiveServer(
+        folder=folder, environment=own, databases={"default": database}, **options
+    )
 
 
 class ProjectServers(Servers):

@@ -232,6 +232,30 @@ def test_a_module_without_a_layer_is_named(tmp_path: Path) -> None:
     assert "connections/node.py:1" in second
 
 
+def test_what_is_for_users_imports_nothing_private() -> None:
+    """What a user's tests can do, these tools can do, and no more."""
+    private = [
+        f"{path.relative_to(ROOT)}:{line}: {name}"
+        for package in FOR_USERS
+        for path in sorted((ROOT / "connections" / package).rglob("*.py"))
+        for line, name in find_imports(path, ROOT)
+        if any(part.startswith("_") for part in name.split("."))
+    ]
+    assert private == []
+
+
+def test_the_application_needs_no_pytest() -> None:
+    """It is an extra: only the plugin imports it."""
+    found = [
+        str(path.relative_to(ROOT))
+        for package in PACKAGES
+        for path in sorted((ROOT / package).rglob("*.py"))
+        for _, name in find_imports(path, ROOT)
+        if name.split(".")[0].startswith(("pytest", "_pytest"))
+    ]
+    assert found == ["connections/testing/plugin.py"]
+
+
 def test_nothing_imports_what_is_for_users(tmp_path: Path) -> None:
     plant(tmp_path, "orchestra/asgi.py", "from connections.client import connect\n")
     plant(tmp_path, "connections/management/x.py", "import connections.testing\n")

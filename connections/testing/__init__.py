@@ -6,7 +6,16 @@ For tests of projects: real servers, clients that misbehave, time that obeys.
 """
 
 from connections.load.processes import free_port
+from connections.testing.assertions import (
+    LOST,
+    Closing,
+    assert_closed,
+    assert_evicted,
+    assert_open,
+    read_close,
+)
 from connections.testing.clock import FakeClock
+from connections.testing.peers import AttentiveClient, DeadPeer, Flooder, SlowClient
 from connections.testing.processes import LiveServer, Servers, StartFailed
 from connections.testing.proxy import Proxy
 from connections.testing.raw_client import (
@@ -26,19 +35,29 @@ from connections.testing.waiting import wait_until
 __all__ = [
     "BINARY",
     "CLOSE",
+    "LOST",
     "PING",
     "PONG",
     "RESET",
     "TEXT",
+    "AttentiveClient",
+    "Closing",
+    "DeadPeer",
     "FakeClock",
+    "Flooder",
     "Frame",
     "LiveServer",
     "Proxy",
     "RawClient",
     "Servers",
+    "SlowClient",
     "StartFailed",
+    "assert_closed",
+    "assert_evicted",
+    "assert_open",
     "build_frame",
     "build_request",
     "free_port",
+    "read_close",
     "wait_until",
 ]

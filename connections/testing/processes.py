@@ -8,12 +8,21 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+import weakref
+from collections.abc import Callable, Mapping
+from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from django.conf import settings
+from django.core.management import call_command
+from websockets.asyncio.client import connect
 
 from connections.load.processes import free_port
+from connections.testing.databases import Databases, run_on
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 _START_SECONDS = 60
 _LOG_LINES = 40
@@ -31,7 +40,8 @@ class LiveServer:
     serve, daphne or uvicorn, or sweep_idle_connections, which listens nowhere;
     `application` is what daphne and uvicorn serve, by default ASGI_APPLICATION;
     `config` overrides keys, as in {"idle_timeout_seconds": 1,
-    "node__beat_seconds": 0.2}. `folder` takes its log.
+    "node__beat_seconds": 0.2}. `folder` takes its log; `databases` says where
+    its differ from those of DATABASES, for run() and create_token().
     """
 
     def __init__(
@@ -44,12 +54,14 @@ class LiveServer:
         environment: dict[str, str] | None = None,
         application: str | None = None,
         port: int | None = None,
+        databases: Databases | None = None,
     ) -> None:
         self.folder = folder
         self.port = port or free_port()
         self.command = command
         self.application = application
         self.arguments = arguments
+        self.databases = databases or {}
         self.environment = {
             **os.environ,
             "PYTHONUNBUFFERED": "1",
@@ -61,6 +73,10 @@ class LiveServer:
             self.environment[f"WEBSOCKET__{key.upper()}"] = str(value)
         self._process: subprocess.Popen[bytes] | None = None
         self._log = folder / f"server-{self.port}.log"
+        _servers[self.port] = self
+
+    def __str__(self) -> str:
+        return f"{self.command} on port {self.port}"
 
     @property
     def url(self) -> str:
@@ -83,6 +99,27 @@ class LiveServer:
     def is_running(self) -> bool:
         """Tell whether its process is there."""
         return self._process is not None and self._process.poll() is None
+
+    def connect(
+        self,
+        path: str,
+        token: str | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> connect:
+        """
+        Return connect() of the `websockets` library for a path, with a token.
+
+        Await it for a connection, or use it with `async with`; options are its
+        own. `origin=server.url` is what a page of this server sends.
+        """
+        bearer = {"Authorization": f"Bearer {token}"} if token else {}
+        return connect(
+            self.ws_url + path,
+            additional_headers=bearer | dict(headers or {}),
+            **options,
+        )
 
     def start(self, *, is_ready: bool = True) -> "LiveServer":
         """Start it, and wait until /readyz answers."""
@@ -119,7 +156,11 @@ class LiveServer:
 
     def log(self) -> str:
         """Return what it has written."""
-        return self._log.read_text(errors="replace")
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
+
+    def log_tail(self, lines: int = _LOG_LINES) -> str:
+        """Return the last lines of what it has written."""
+        return "\n".join(self.log().splitlines()[-lines:]) or "(nothing)"
 
     def rss_kib(self) -> int:
         """Return its resident memory in KiB (proc(5), VmRSS)."""
@@ -141,9 +182,25 @@ class LiveServer:
             raise StartFailed(f"{arguments}: {done.stdout}{done.stderr}")
         return done.stdout.strip() if is_checked else done.stdout + done.stderr
 
+    def run(
+        self,
+        work: Callable[Arguments, Result],
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> Result:
+        """
+        Run work of Django's ORM on its databases, in this process.
+
+        As in `server.run(Connection.objects.filter(closed_at=None).count)`. It
+        may be called from a coroutine, which waits for it.
+        """
+        return run_on(self.databases, work, *args, **kwargs)
+
     def create_token(self, client: str = "alice", *arguments: str) -> str:
-        """Make an access token for a client."""
-        return self.manage("create_access_token", "--client", client, *arguments)
+        """Make an access token for a client; arguments of create_access_token."""
+        name, said = "create_access_token", StringIO()
+        self.run(call_command, name, "--client", client, *arguments, stdout=said)
+        return said.getvalue().strip()
 
     def _argv(self) -> list[str]:
         port = str(self.port)
@@ -177,9 +234,7 @@ class LiveServer:
         raise StartFailed(self._explain(f"gave no answer in {_START_SECONDS} s"))
 
     def _explain(self, what: str) -> str:
-        lines = self.log().splitlines()[-_LOG_LINES:]
-        said = "\n".join(lines) or "nothing"
-        return f"{self.command} on port {self.port} {what}; its log ends with:\n{said}"
+        return f"{self} {what}; its log ends with:\n{self.log_tail()}"
 
     def _end(self, number: int, seconds: float = 10) -> int:
         if self._process is None:
@@ -188,12 +243,21 @@ class LiveServer:
         return self._process.wait(seconds)
 
 
+_servers: weakref.WeakValueDictionary[int, LiveServer] = weakref.WeakValueDictionary()
+
+
+def find_server(port: int) -> LiveServer | None:
+    """Return the server that was made last for a port."""
+    return _servers.get(port)
+
+
 class Servers:
     """Starts servers, and ends them all."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._started: list[LiveServer] = []
+        self.made: list[LiveServer] = []
+        """All of them, whether they run or not."""
 
     def start(self, *, is_ready: bool = True, **options: Any) -> LiveServer:
         """Start a server; options are LiveServer's, and `folder` to share one."""
@@ -205,7 +269,7 @@ class Servers:
             folder = Path(tempfile.mkdtemp(dir=self._folder))
             self.prepare(folder)
         server = self.build(folder, **options)
-        self._started.append(server)
+        self.made.append(server)
         return server
 
     def prepare(self, folder: Path) -> None:
@@ -217,9 +281,9 @@ class Servers:
 
     def running(self) -> list[LiveServer]:
         """Return those that have not ended."""
-        return [server for server in self._started if server.is_running]
+        return [server for server in self.made if server.is_running]
 
     def stop_all(self) -> None:
         """End every server that still runs."""
-        for server in self._started:
+        for server in self.made:
             server.stop()

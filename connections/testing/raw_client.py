@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import struct
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Self
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 RESET = b"<reset>"
@@ -78,6 +78,10 @@ class RawClient:
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
         self._buffer = b""
+        self.port = 0
+        """Where it is connected to."""
+        self.close_frame: Frame | None = None
+        """The close frame, once read."""
         self.headers: dict[str, str] = {}
         """Of the response to the handshake, by lower-case name."""
         self._loop = asyncio.get_running_loop()
@@ -86,7 +90,7 @@ class RawClient:
     @classmethod
     async def connect(
         cls, port: int, *, source: str | None = None, receive_bytes: int | None = None
-    ) -> "RawClient":
+    ) -> Self:
         """Open a TCP connection to 127.0.0.1, from an address and with a window."""
         client = cls(socket.socket())
         if receive_bytes is not None:
@@ -96,6 +100,7 @@ class RawClient:
         if source is not None:
             client._socket.bind((source, 0))
         client._socket.setblocking(False)
+        client.port = port
         await client._loop.sock_connect(client._socket, ("127.0.0.1", port))
         return client
 
@@ -107,9 +112,9 @@ class RawClient:
         *headers: str,
         source: str | None = None,
         receive_bytes: int | None = None,
-    ) -> "RawClient":
+    ) -> Self:
         """
-        Open a WebSocket.
+        Open a WebSocket; `headers` are lines of the handshake.
 
         Raises:
             ConnectionError: it was refused; the message begins with the status.
@@ -129,7 +134,7 @@ class RawClient:
     def close_all(cls) -> None:
         """Close every connection that was opened."""
         while cls.opened:
-            cls.opened.pop()._socket.close()
+            cls.opened.pop().close()
 
     async def send(self, *parts: bytes) -> None:
         """Send bytes and wait until the kernel has them."""
@@ -150,9 +155,9 @@ class RawClient:
                 body = await self._take(int(headers.get("content-length", 0)))
         return status, headers, body
 
-    async def read_frame(self, seconds: float = 10) -> Frame:
+    async def read_frame(self, seconds: float | None = 10) -> Frame:
         """
-        Read a frame.
+        Read a frame; with None there is no limit to how long that may take.
 
         Raises:
             ConnectionError: the server has closed.
@@ -163,14 +168,17 @@ class RawClient:
             if size >= 126:
                 wide = await self._take(2 if size == 126 else 8)
                 size = int.from_bytes(wide, "big")
-            return Frame(first & 0x0F, await self._take(size))
+            frame = Frame(first & 0x0F, await self._take(size))
+        if frame.opcode == CLOSE:
+            self.close_frame = frame
+        return frame
 
     async def read_close(self, seconds: float = 10) -> Frame:
         """Read on until the close frame."""
-        while True:
-            frame = await self.read_frame(seconds)
-            if frame.opcode == CLOSE:
-                return frame
+        async with asyncio.timeout(seconds):
+            while self.close_frame is None:
+                await self.read_frame(seconds)
+        return self.close_frame
 
     async def read_end(self, seconds: float = 10) -> bytes:
         """Read until the server has closed; return the last of it, or RESET."""

@@ -1,66 +1,11 @@
-"""Consumers and communicators that several test modules use."""
+"""Consumers, and what they are asked, that several test modules use."""
 
 import json
 from typing import Any
 
 from channels.testing import WebsocketCommunicator
 
-from connections.config import WebSocketConfig
 from connections.consumers import LimitedConsumer, LimitedJsonConsumer
-from connections.credentials.identity import Credential
-from connections.node import Node
-from connections.options import read_section
-from connections.testing import FakeClock
-
-PATIENCE_SECONDS = 15
-
-
-def make_config(**values: Any) -> WebSocketConfig:
-    """Return a configuration with some keys changed."""
-    problems: list[Any] = []
-    config = read_section(WebSocketConfig, values, "websocket", problems)
-    assert not problems, problems
-    return config
-
-
-def make_node(clock: FakeClock | None = None, **values: Any) -> Node:
-    """Return a node without a database."""
-    return Node(make_config(**values), clock=clock or FakeClock())
-
-
-class Communicator(WebsocketCommunicator):
-    """Channels' own, with the patience that a busy machine needs."""
-
-    async def connect(self, timeout: float = PATIENCE_SECONDS) -> Any:
-        return await super().connect(timeout)
-
-    async def receive_output(self, timeout: float = PATIENCE_SECONDS) -> Any:
-        return await super().receive_output(timeout)
-
-    async def receive_from(self, timeout: float = PATIENCE_SECONDS) -> Any:
-        return await super().receive_from(timeout)
-
-    async def receive_json_from(self, timeout: float = PATIENCE_SECONDS) -> Any:
-        return await super().receive_json_from(timeout)
-
-    async def wait(self, timeout: float = PATIENCE_SECONDS) -> None:
-        await super().wait(timeout)
-
-
-def connect_to(
-    consumer: Any,
-    node: Node | None = None,
-    client_id: str = "alice",
-    path: str = "/ws/test/",
-    **scope: Any,
-) -> WebsocketCommunicator:
-    """Return a communicator whose scope is as our middleware leaves it."""
-    communicator = Communicator(consumer.as_asgi(), path)
-    if node is not None:
-        communicator.scope["node"] = node
-        communicator.scope["credential"] = Credential(client_id=client_id)
-    communicator.scope.update(scope)
-    return communicator
 
 
 async def receive_close(communicator: WebsocketCommunicator) -> dict[str, Any]:

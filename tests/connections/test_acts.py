@@ -9,7 +9,7 @@ from django.utils import timezone
 from django.utils.http import urlencode
 
 from connections.models import AccessToken, Ban, CloseRequest, Node, Order
-from tests.connections.conversations import make_config
+from connections.testing.communicators import make_config
 from tests.connections.test_dashboard import (
     EVIL,
     URL,

@@ -7,7 +7,7 @@ import pytest
 from connections.alert_rules import DEFAULT_RULES, AlertRule
 from connections.config import WebSocketConfig
 from connections.options import read_section
-from tests.connections.conversations import make_config
+from connections.testing.communicators import make_config
 
 
 def find_problems(alerts: object, **others: object) -> list[str]:

@@ -30,7 +30,7 @@ from connections.alerts.rehearsal import rehearse
 from connections.config import WebSocketConfig
 from connections.models import Alert, MinuteRollup, Node
 from connections.sweeper import Sweeper
-from tests.connections.conversations import make_config
+from connections.testing.communicators import make_config
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -22,7 +22,8 @@ from connections.database import Database
 from connections.models import CloseRequest
 from connections.node import Node
 from connections.testing import wait_until
-from tests.connections.conversations import Echo, connect_to, make_config, receive_close
+from connections.testing.communicators import connect_to, make_config
+from tests.connections.conversations import Echo, receive_close
 from tests.integration.redis_process import RedisProcess
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -23,13 +23,8 @@ from connections.node import Node
 from connections.pool.base import Slot
 from connections.pool.local import LocalPool
 from connections.testing import FakeClock
-from tests.connections.conversations import (
-    Echo,
-    JsonEcho,
-    connect_to,
-    make_config,
-    receive_close,
-)
+from connections.testing.communicators import connect_to, make_config
+from tests.connections.conversations import Echo, JsonEcho, receive_close
 
 
 def make_bans(*bans: Ban, clock: FakeClock | None = None) -> Bans:

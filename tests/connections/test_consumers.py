@@ -17,14 +17,8 @@ from connections.consumers import (
     LimitedSyncJsonConsumer,
 )
 from connections.testing import FakeClock
-from tests.connections.conversations import (
-    Echo,
-    JsonEcho,
-    connect_to,
-    make_node,
-    receive_close,
-    receive_type,
-)
+from connections.testing.communicators import connect_to, make_node
+from tests.connections.conversations import Echo, JsonEcho, receive_close, receive_type
 
 
 async def open_connection(consumer: Any, *args: Any, **kwargs: Any) -> Any:
@@ -330,10 +324,10 @@ async def test_idle_counts_from_the_last_application_data() -> None:
     await communicator.send_to(text_data="x")
     await communicator.receive_from()
     clock.advance(99)
-    await node._watch()
+    await node.watch()
     assert next(iter(node.hub)).ending is None
     clock.advance(1)
-    await node._watch()
+    await node.watch()
     assert (await receive_close(communicator))["reason"] == "idle"
     await communicator.disconnect()
 
@@ -349,7 +343,7 @@ async def test_what_is_no_activity_does_not_keep_a_connection() -> None:
     clock.advance(100)
     await communicator.send_to(text_data="heartbeat")
     await asyncio.sleep(0)
-    await node._watch()
+    await node.watch()
     assert (await receive_close(communicator))["reason"] == "idle"
     await communicator.disconnect()
 

@@ -25,7 +25,7 @@ from connections.metrics.counters import Counters
 from connections.models import Alert, LiveDashboard, MinuteRollup, Node
 from connections.node import Node as RunningNode
 from connections.routing import protect
-from tests.connections.conversations import make_config
+from connections.testing.communicators import make_config
 from tests.connections.test_dashboard_snapshot import make_node, make_seen, put_picture
 
 URL = "/admin/connections/livedashboard/"

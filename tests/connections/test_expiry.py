@@ -25,15 +25,8 @@ from connections.models import AccessToken
 from connections.node import Node
 from connections.refresh import holds_refresh
 from connections.testing import FakeClock
-from tests.connections.conversations import (
-    Echo,
-    JsonEcho,
-    connect_to,
-    make_config,
-    make_node,
-    receive_close,
-    receive_type,
-)
+from connections.testing.communicators import connect_to, make_config, make_node
+from tests.connections.conversations import Echo, JsonEcho, receive_close, receive_type
 from tests.connections.test_credentials import FlakyDatabase, log_in
 
 EXPIRES_AT = datetime(2030, 1, 1, tzinfo=UTC)
@@ -117,7 +110,7 @@ def test_a_moment_is_written_in_utc(moment: datetime | None, text: str | None) -
 
 async def watch_over(node: Node) -> None:
     """Run the watch of one beat, and what it began."""
-    await node._watch()
+    await node.watch()
     await asyncio.gather(*node._expiry._asking.values())
 
 

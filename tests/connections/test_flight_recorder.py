@@ -8,7 +8,8 @@ from connections import close_codes
 from connections.consumers import LimitedJsonConsumer
 from connections.flight_recorder import FlightRecord, is_worth_keeping
 from connections.testing import FakeClock
-from tests.connections.conversations import connect_to, make_node, receive_type
+from connections.testing.communicators import connect_to, make_node
+from tests.connections.conversations import receive_type
 
 
 class Clumsy(LimitedJsonConsumer):

@@ -11,7 +11,7 @@ from connections.leaks import LeakWatch, find_holder
 from connections.metrics.memory import read_rss_bytes
 from connections.node import Node
 from connections.testing import FakeClock
-from tests.connections.conversations import connect_to, make_node
+from connections.testing.communicators import connect_to, make_node
 
 KEPT: list[Any] = []
 

@@ -10,13 +10,8 @@ import pytest
 from connections.consumers import LimitedJsonConsumer, LimitedSyncConsumer
 from connections.limits import Limits
 from connections.testing import FakeClock
-from tests.connections.conversations import (
-    connect_to,
-    make_config,
-    make_node,
-    receive_close,
-    receive_type,
-)
+from connections.testing.communicators import connect_to, make_config, make_node
+from tests.connections.conversations import receive_close, receive_type
 
 
 class Planned(LimitedJsonConsumer):
@@ -114,10 +109,10 @@ async def test_a_plan_has_its_own_idle_timeout() -> None:
     for communicator in (patient, endless, usual):
         await communicator.connect()
     clock.advance(60)
-    await node._watch()
+    await node.watch()
     assert (await receive_close(usual))["code"] == 4300
     clock.advance(540)
-    await node._watch()
+    await node.watch()
     assert (await receive_close(patient))["code"] == 4300
     assert [one.ending for one in node.hub if one.ending is None] == [None]
     for communicator in (patient, endless, usual):

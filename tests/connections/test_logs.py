@@ -10,7 +10,7 @@ import pytest
 
 from connections import logs
 from connections.consumers import LimitedConsumer
-from tests.connections.conversations import connect_to, make_node
+from connections.testing.communicators import connect_to, make_node
 
 logger = logging.getLogger("project.chat")
 

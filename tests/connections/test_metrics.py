@@ -22,7 +22,8 @@ from connections.metrics.counters import (
 from connections.metrics.meter import TICK_SECONDS, Meter
 from connections.node import Node
 from connections.testing import FakeClock
-from tests.connections.conversations import Echo, JsonEcho, connect_to, make_node
+from connections.testing.communicators import connect_to, make_node
+from tests.connections.conversations import Echo, JsonEcho
 
 NOON = 1_800_000_000.0 - 1_800_000_000 % 60
 

@@ -11,7 +11,7 @@ from django.utils import timezone
 from connections.exceptions import UnsharedLimits
 from connections.models import Node
 from connections.neighbours import require_shared_limits
-from tests.connections.conversations import make_config
+from connections.testing.communicators import make_config
 
 pytestmark = pytest.mark.django_db
 

@@ -14,15 +14,8 @@ from connections.database import Database
 from connections.models import CloseRequest, Connection
 from connections.node import Node
 from connections.testing import FakeClock
-from tests.connections.conversations import (
-    Echo,
-    JsonEcho,
-    connect_to,
-    make_config,
-    make_node,
-    receive_close,
-    receive_type,
-)
+from connections.testing.communicators import connect_to, make_config, make_node
+from tests.connections.conversations import Echo, JsonEcho, receive_close, receive_type
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

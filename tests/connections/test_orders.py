@@ -13,13 +13,8 @@ from connections.hub import Hub
 from connections.models import Order
 from connections.node import Node
 from connections.taken_orders import TakenOrders
-from tests.connections.conversations import (
-    Echo,
-    JsonEcho,
-    connect_to,
-    make_config,
-    receive_type,
-)
+from connections.testing.communicators import connect_to, make_config
+from tests.connections.conversations import Echo, JsonEcho, receive_type
 from tests.connections.test_hub import SilentWire, make_connection
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -22,7 +22,7 @@ from connections.pictures import (
     want_pictures,
 )
 from connections.testing import FakeClock
-from tests.connections.conversations import make_config
+from connections.testing.communicators import make_config
 from tests.connections.test_hub import make_connection
 
 HOUR = timedelta(hours=1)

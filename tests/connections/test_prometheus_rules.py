@@ -12,7 +12,7 @@ from django.core.management import call_command
 
 from connections.alert_rules import DEFAULT_RULES
 from connections.alerts.prometheus import make_rules
-from tests.connections.conversations import make_config
+from connections.testing.communicators import make_config
 from tests.integration.services import find_program
 
 ROOT = Path(__file__).parents[2]

@@ -27,12 +27,8 @@ from connections.hub import LiveConnection
 from connections.models import AccessToken, CloseRequest
 from connections.node import Node
 from connections.testing import FakeClock
-from tests.connections.conversations import (
-    JsonEcho,
-    connect_to,
-    make_config,
-    receive_close,
-)
+from connections.testing.communicators import connect_to, make_config
+from tests.connections.conversations import JsonEcho, receive_close
 from tests.connections.test_credentials import log_in
 
 pytestmark = pytest.mark.django_db(transaction=True)

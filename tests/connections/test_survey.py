@@ -14,7 +14,7 @@ from connections.metrics.meter import Meter
 from connections.models import Alert, Node, Sweep
 from connections.survey import Survey
 from connections.testing import FakeClock
-from tests.connections.conversations import make_config
+from connections.testing.communicators import make_config
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

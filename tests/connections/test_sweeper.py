@@ -12,7 +12,7 @@ from django.utils import timezone
 from connections.models import CloseRequest, Connection, ErrorEvent, Node, Sweep
 from connections.sweeper import AllNodesSilent, Sweeper, run_sweeper
 from connections.testing import FakeClock
-from tests.connections.conversations import make_config
+from connections.testing.communicators import make_config
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -3,8 +3,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pytest_django import DjangoDbBlocker
 
-from connections.testing import RawClient, Servers
+from connections.testing import Servers
 from tests.integration.redis_process import RedisProcess
 from tests.integration.services import PostgresProcess
 from tests.project import ProjectServers, make_server
@@ -58,8 +59,8 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return certificate, key
 
 
-@pytest.fixture(autouse=True)
-def close_raw_clients() -> Iterator[None]:
-    """Closes the sockets of a test, whichever way it ended."""
-    yield
-    RawClient.close_all()
+@pytest.fixture(scope="package", autouse=True)
+def open_databases(django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
+    """Let tests use the databases of their servers (LiveServer.run)."""
+    with django_db_blocker.unblock():
+        yield

@@ -4,8 +4,8 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from connections.testing import LiveServer, Servers, wait_until
-from tests.integration.test_main_job import QUICK, assert_alive, closing, open_echo
+from connections.testing import LiveServer, Servers, read_close, wait_until
+from tests.integration.test_main_job import QUICK, assert_alive, open_echo
 
 BANNED = (4003, "banned")
 
@@ -31,11 +31,11 @@ async def test_an_operator_bans_and_lifts(servers: Servers) -> None:
     of_alice = await open_from("127.0.0.2", server, alice)
     of_bob = await open_from("127.0.0.3", server, bob)
     server.manage("ban", "--client", "alice", "--reason", "spam", "--for", "600")
-    assert await closing(of_alice) == BANNED
-    assert await closing(await open_from("127.0.0.4", server, alice)) == BANNED
+    assert await read_close(of_alice) == BANNED
+    assert await read_close(await open_from("127.0.0.4", server, alice)) == BANNED
     server.manage("ban", "--address", "::ffff:127.0.0.3")
-    assert await closing(of_bob) == BANNED
-    assert await closing(await open_from("127.0.0.3", server, bob)) == BANNED
+    assert await read_close(of_bob) == BANNED
+    assert await read_close(await open_from("127.0.0.3", server, bob)) == BANNED
     assert await is_welcome(open_from("127.0.0.5", server, bob))
     server.manage("unban", "--client", "alice")
     server.manage("unban", "--address", "127.0.0.3")
@@ -50,7 +50,7 @@ async def test_a_ban_stands_from_the_first_handshake_on(servers: Servers) -> Non
     server.manage("ban", "--address", "127.0.0.0/30")
     token = server.create_token("alice")
     server.start()
-    assert await closing(await open_from("127.0.0.2", server, token)) == BANNED
+    assert await read_close(await open_from("127.0.0.2", server, token)) == BANNED
     assert await is_welcome(open_from("127.0.0.4", server, token))
 
 
@@ -73,7 +73,7 @@ async def test_addresses_of_both_families(servers: Servers, host: str) -> None:
         except OSError:
             return None
 
-    assert await closing(await wait_until(is_up, seconds=30)) == BANNED
+    assert await read_close(await wait_until(is_up, seconds=30)) == BANNED
 
 
 async def test_guessing_is_limited_by_address(servers: Servers) -> None:
@@ -88,11 +88,11 @@ async def test_guessing_is_limited_by_address(servers: Servers) -> None:
     codes = []
     for number in range(5):
         guess = await open_from("127.0.0.2", server, f"guess{number}")
-        codes.append(await closing(guess))
+        codes.append(await read_close(guess))
     assert codes == [(4001, "unauthenticated")] * 5
     limited = (4129, "rate_limited")
-    assert await closing(await open_from("127.0.0.2", server, "guess")) == limited
-    assert await closing(await open_from("127.0.0.2", server, token)) == limited
+    assert await read_close(await open_from("127.0.0.2", server, "guess")) == limited
+    assert await read_close(await open_from("127.0.0.2", server, token)) == limited
     assert await is_welcome(open_from("127.0.0.3", server, token))
     assert server.log().count("Too many wrong credentials from 127.0.0.2") == 1
 

@@ -15,9 +15,8 @@ from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Page
 from websockets.asyncio.client import ClientConnection, connect
 
-from connections.testing import LiveServer, Servers, wait_until
+from connections.testing import LiveServer, Servers, read_close, wait_until
 from tests.integration.browser import open_browser
-from tests.integration.test_main_job import closing
 from tests.project import make_server
 
 URL = "/admin/connections/livedashboard/"
@@ -204,7 +203,7 @@ async def test_a_kick_closes_the_socket_and_leaves_an_audit_entry(
     assert "End 1 connection?" in await page.inner_text(".live-question")
     await page.fill("#id_reason", "too loud")
     await page.click("[type=submit].default")
-    assert await closing(desk.clients["bob"][0]) == (4009, "kicked")
+    assert await read_close(desk.clients["bob"][0]) == (4009, "kicked")
     await page.wait_for_selector(".live-result >> text=1 of 1 connection ended")
     assert desk.count() == 5
     said = await asyncio.to_thread(desk.server.manage, "shell", "-c", _READ_LOG)
@@ -235,11 +234,11 @@ async def test_what_is_done_on_one_node_reaches_the_other(
 
     await act("end-all/?target=client&value=alice")
     for one in beyond.clients["alice"]:
-        assert await closing(one) == (4009, "kicked")
+        assert await read_close(one) == (4009, "kicked")
     await page.wait_for_selector(".live-result >> text=2 of 2 connections ended")
     node_id = read_ready(far).json()["node"]
     await act(f"drain/?target=node&value={node_id}")
-    assert await closing(beyond.clients["bob"][0]) == (4200, "draining")
+    assert await read_close(beyond.clients["bob"][0]) == (4200, "draining")
     assert read_ready(far).status_code == 503
     assert read_ready(near).status_code == 200
     await act(f"serve/?target=node&value={node_id}")

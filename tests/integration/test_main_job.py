@@ -11,26 +11,14 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from connections.testing import LiveServer, Servers, wait_until
+from connections.testing import LiveServer, Servers, read_close, wait_until
 
 ECHO = "/ws/echo/"
 QUICK = {"node__beat_seconds": 0.1, "node__lease_seconds": 3}
 
 
 def open_echo(server: LiveServer, token: str | None, **options: Any) -> connect:
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    url = server.ws_url + options.pop("path", ECHO)
-    return connect(url, additional_headers=headers, **options)
-
-
-async def closing(connection: ClientConnection, seconds: float = 30) -> tuple[int, str]:
-    """Return code and reason of the close that comes."""
-    async with asyncio.timeout(seconds):
-        with contextlib.suppress(ConnectionClosed):
-            while True:
-                await connection.recv()
-    assert connection.close_code is not None
-    return connection.close_code, connection.close_reason or ""
+    return server.connect(options.pop("path", ECHO), token, **options)
 
 
 async def assert_alive(connection: ClientConnection) -> None:
@@ -65,7 +53,7 @@ async def test_the_sixth_connection_evicts_the_first(
     server = servers.start(command=command, config=QUICK)
     token = server.create_token()
     async with opened(server, token, 6) as connections:
-        assert (await closing(connections[0]))[0] == 4005
+        assert (await read_close(connections[0]))[0] == 4005
         for connection in connections[1:]:
             await assert_alive(connection)
         await wait_until(
@@ -109,9 +97,9 @@ async def test_limits_of_size_and_rate(servers: Servers, command: str) -> None:
     token = server.create_token()
     async with opened(server, token, 2) as (big, fast):
         await big.send("x" * 1_000_001)
-        assert (await closing(big))[0] in (4013, 1009)
+        assert (await read_close(big))[0] in (4013, 1009)
         flooding = asyncio.create_task(flood(fast))
-        assert (await closing(fast))[0] == 4129
+        assert (await read_close(fast))[0] == 4129
         flooding.cancel()
 
 
@@ -136,7 +124,7 @@ async def test_who_is_refused_and_how(servers: Servers, command: str) -> None:
     with pytest.raises(InvalidStatus):
         await open_echo(server, None)
     wrong = await open_echo(server, "wrong")
-    assert (await closing(wrong))[0] == 4001
+    assert (await read_close(wrong))[0] == 4001
     own = await open_echo(server, token, origin=server.url)
     await assert_alive(own)
     await own.close()
@@ -160,8 +148,8 @@ async def test_revoked_and_expired_tokens(servers: Servers) -> None:
         "AccessToken.objects.filter(client_id='bob')"
         ".update(revoked_at=timezone.now())",
     )
-    assert (await closing(await open_echo(server, expiring)))[0] == 4100
-    assert (await closing(await open_echo(server, revoked)))[0] == 4009
+    assert (await read_close(await open_echo(server, expiring)))[0] == 4100
+    assert (await read_close(await open_echo(server, revoked)))[0] == 4009
 
 
 @on_both
@@ -193,7 +181,7 @@ async def test_idle_is_swept_by_a_separate_process(servers: Servers) -> None:
             server.manage, *arguments, "--idle-seconds", "1.5"
         )
         assert json.loads(swept)["idle_requested"] >= 1
-        assert await closing(idle) == (4300, "idle")
+        assert await read_close(idle) == (4300, "idle")
         staying.cancel()
         await assert_alive(active)
 
@@ -213,7 +201,7 @@ async def test_the_node_ends_its_own_idle_connections(
     )
     token = server.create_token()
     async with opened(server, token, 1) as (idle,):
-        assert await closing(idle) == (4300, "idle")
+        assert await read_close(idle) == (4300, "idle")
 
 
 @on_both
@@ -228,7 +216,7 @@ async def test_a_killed_server_leaves_no_open_rows(
     await wait_until(lambda: read_rows(server, open_rows) == [(3,)])
     server.kill()
     for connection in connections:
-        await closing(connection)
+        await read_close(connection)
     again = servers.start(
         command=command, config=config, folder=server.folder, port=server.port
     )
@@ -256,7 +244,7 @@ async def test_an_operator_lists_and_kicks(servers: Servers, command: str) -> No
         )
         server.manage("connections", "kick", "--client", "alice")
         for connection in of_alice:
-            assert await closing(connection) == (4009, "kicked")
+            assert await read_close(connection) == (4009, "kicked")
         await assert_alive(of_bob[0])
         # The request is spent: who comes back afterwards stays.
         await asyncio.sleep(0.5)

@@ -7,15 +7,9 @@ from collections.abc import Mapping
 import pytest
 import redis
 
-from connections.testing import LiveServer, Proxy, Servers, wait_until
+from connections.testing import LiveServer, Proxy, Servers, read_close, wait_until
 from tests.integration.redis_process import RedisProcess
-from tests.integration.test_main_job import (
-    QUICK,
-    assert_alive,
-    closing,
-    opened,
-    read_rows,
-)
+from tests.integration.test_main_job import QUICK, assert_alive, opened, read_rows
 
 LATE = {
     "node__beat_seconds": 60,
@@ -75,7 +69,7 @@ async def test_a_kick_takes_effect_on_every_node_without_a_beat(
         kick = ("connections", "kick", "--client", "alice")
         await asyncio.to_thread(pair[0].manage, *kick)
         for connection in (*here, *there):
-            assert await closing(connection, seconds=5) == (4009, "kicked")
+            assert await read_close(connection, seconds=5) == (4009, "kicked")
         await assert_alive(bystander)
 
 
@@ -130,7 +124,7 @@ async def test_the_sixth_connection_evicts_the_first_on_the_other_node(
         opened(pair[1], token, 2) as there,
         opened(pair[1], token, 1),
     ):
-        assert await closing(here[0], seconds=5) == (4005, "evicted")
+        assert await read_close(here[0], seconds=5) == (4005, "evicted")
         for connection in (*here[1:], *there):
             await assert_alive(connection)
 
@@ -145,7 +139,7 @@ async def test_an_eviction_whose_message_is_lost_takes_effect_by_the_lease(
         async with opened(first, token, 5) as here:
             proxy.loses_messages = True
             async with opened(second, token, 1):
-                assert await closing(here[0]) == (4005, "evicted")
+                assert await read_close(here[0]) == (4005, "evicted")
                 for connection in here[1:]:
                     await assert_alive(connection)
 
@@ -176,7 +170,7 @@ async def test_a_node_that_was_frozen_for_longer_than_its_lease(
         async with opened(second, alice, 5) as late:
             first.signal(signal.SIGCONT)
             for connection in early:
-                assert (await closing(connection))[0] in (4005, 4103)
+                assert (await read_close(connection))[0] in (4005, 4103)
             for connection in (bystander, *late):
                 await assert_alive(connection)
             await wait_until(lambda: read_rows(first, OPEN_ROWS) == [(6,)])

@@ -14,15 +14,9 @@ import pytest
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from connections.testing import LiveServer, Servers, wait_until
+from connections.testing import LiveServer, Servers, read_close, wait_until
 from tests.integration.services import PostgresProcess
-from tests.integration.test_main_job import (
-    QUICK,
-    assert_alive,
-    closing,
-    open_echo,
-    opened,
-)
+from tests.integration.test_main_job import QUICK, assert_alive, open_echo, opened
 from tests.project import ROOT, make_server
 
 SUITES = ("tests/connections", "tests/sessions_history")
@@ -106,7 +100,7 @@ def test_whatever_uses_the_database_works_on_postgresql(
 async def test_limits_and_records(server: LiveServer, read_rows: ReadRows) -> None:
     token = server.create_token()
     async with opened(server, token, 6) as connections:
-        assert (await closing(connections[0]))[0] == 4005
+        assert (await read_close(connections[0]))[0] == 4005
         await wait_until(
             lambda: (
                 read_rows() == [("alice", "evicted", False), *[("alice", "", True)] * 5]
@@ -124,7 +118,7 @@ async def churn(server: LiveServer, token: str) -> None:
 async def assert_unavailable(server: LiveServer, token: str) -> None:
     """A credential that was never verified cannot be verified now."""
     stranger: ClientConnection = await open_echo(server, token)
-    assert (await closing(stranger))[0] == 4104
+    assert (await read_close(stranger))[0] == 4104
 
 
 async def test_a_crash_costs_no_connection_and_no_record(
@@ -189,7 +183,7 @@ async def test_without_the_database_a_right_holds_for_a_while(
         try:
             await asyncio.sleep(1)
             await assert_alive(connection)
-            assert await closing(connection, 30) == (4104, "unavailable")
+            assert await read_close(connection, 30) == (4104, "unavailable")
         finally:
             postgres.start() if trouble == "kill" else postgres.resume()
     await wait_until(lambda: is_served(server, token), seconds=30)
@@ -212,7 +206,7 @@ async def test_a_server_stops_though_its_database_stands_still(
         await wait_until(lambda: read_rows() == [("alice", "", True)])
         postgres.pause()
         assert await asyncio.to_thread(server.terminate) == 0
-        assert (await closing(connection))[0] == 4200
+        assert (await read_close(connection))[0] == 4200
 
 
 class Load:
@@ -270,7 +264,7 @@ async def test_a_restart_under_load(
             server.signal(signal.SIGCONT)
         await asyncio.sleep(3)
         await asyncio.to_thread(postgres.start)
-        assert await closing(kicked) == (4009, "kicked")
+        assert await read_close(kicked) == (4009, "kicked")
         postgres.pause()
         await asyncio.sleep(4)
         postgres.resume()

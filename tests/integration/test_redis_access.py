@@ -11,7 +11,7 @@ from connections.layers.redis import RedisLayer
 from connections.pool import make_bus, make_pool
 from connections.pool.base import Pool, Slot
 from connections.testing import free_port, wait_until
-from tests.connections.conversations import make_config
+from connections.testing.communicators import make_config
 from tests.integration.redis_process import RedisProcess, find_redis_server
 
 OPTIONS = {"node": {"lease_seconds": 3}}

@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
-from connections.testing import LiveServer, Servers, wait_until
+from connections.testing import LiveServer, Servers, read_close, wait_until
 from tests.integration.deeds import DeedProcess
 from tests.integration.redis_process import RedisProcess
-from tests.integration.test_main_job import closing
 
 APPLICATION = "tests.integration.consumers:application"
 CONFIG = {
@@ -185,7 +184,7 @@ def start(servers: Servers, *, command: str = "daphne", **options: Any) -> LiveS
 
 
 async def ended_at(connection: ClientConnection) -> tuple[tuple[int, str], float]:
-    return await closing(connection), time.time()
+    return await read_close(connection), time.time()
 
 
 async def take_away(
@@ -210,7 +209,7 @@ async def take_away(
     assert [close for close, _ in ends] == [case.close] * len(nodes), case.name
     for node in nodes:
         back = await visitor.open(node, **options)
-        assert await closing(back) == case.returning, case.name
+        assert await read_close(back) == case.returning, case.name
     for other in others:
         await other.send('{"type": "echo"}')
         assert await other.recv() == '{"type": "echo"}'
@@ -277,7 +276,7 @@ async def test_a_handshake_in_flight_does_not_slip_through(
 
 
 async def _enter(visitor: Visitor, node: LiveServer) -> tuple[int, str]:
-    return await closing(await visitor.open(node, "/hesitant/"))
+    return await read_close(await visitor.open(node, "/hesitant/"))
 
 
 async def test_what_django_does_not_tell_is_found(servers: Servers) -> None:
@@ -287,5 +286,5 @@ async def test_what_django_does_not_tell_is_found(servers: Servers) -> None:
         visitor, bystander = await visitors.make(), await visitors.make()
         theirs, other = await visitor.open(node), await bystander.open(node)
         await do("deactivate_silently", visitor.name)
-        assert await closing(theirs) == (4009, "deactivated")
+        assert await read_close(theirs) == (4009, "deactivated")
         await other.close()

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from websockets.asyncio.client import connect
 
-from connections.testing import free_port, wait_until
-from tests.integration.test_main_job import assert_alive, closing
+from connections.testing import free_port, read_close, wait_until
+from tests.integration.test_main_job import assert_alive
 from tests.project import ROOT
 
 pytestmark = pytest.mark.skipif(
@@ -66,7 +66,7 @@ async def test_what_it_prints_is_enough_to_connect(started: Started) -> None:
     assert found, started.log()
     headers = {"Authorization": f"Bearer {found[2]}"}
     opened = [await connect(found[1], additional_headers=headers) for _ in range(6)]
-    assert (await closing(opened[0]))[0] == 4005
+    assert (await read_close(opened[0]))[0] == 4005
     for connection in opened[1:]:
         await assert_alive(connection)
         await connection.close()

@@ -10,14 +10,15 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from connections.testing import LiveServer, RawClient, Servers, build_frame, wait_until
-from tests.integration.test_main_job import (
-    QUICK,
-    assert_alive,
-    closing,
-    open_echo,
-    read_rows,
+from connections.testing import (
+    LiveServer,
+    RawClient,
+    Servers,
+    build_frame,
+    read_close,
+    wait_until,
 )
+from tests.integration.test_main_job import QUICK, assert_alive, open_echo, read_rows
 
 HOSTILE = (
     "'; DROP TABLE connections_connection; --",
@@ -41,19 +42,19 @@ async def test_a_token_in_a_url_is_no_credential(servers: Servers) -> None:
         of_page = await connect(
             f"{server.ws_url}/ws/echo/?{name}={token}", origin=server.url
         )
-        assert await closing(of_page) == (4001, "unauthenticated")
+        assert await read_close(of_page) == (4001, "unauthenticated")
 
 
 async def test_a_right_origin_is_no_credential(servers: Servers) -> None:
     """A program can send any Origin (RFC 6455, section 10.1)."""
     server = servers.start(config=QUICK)
     impostor = await connect(f"{server.ws_url}/ws/echo/", origin=server.url)
-    assert await closing(impostor) == (4001, "unauthenticated")
+    assert await read_close(impostor) == (4001, "unauthenticated")
     cookie = {"Cookie": "sessionid=0123456789abcdef0123456789abcdef"}
     guesser = await connect(
         f"{server.ws_url}/ws/echo/", origin=server.url, additional_headers=cookie
     )
-    assert await closing(guesser) == (4001, "unauthenticated")
+    assert await read_close(guesser) == (4001, "unauthenticated")
 
 
 async def test_compression_is_never_negotiated(servers: Servers) -> None:
@@ -136,8 +137,11 @@ async def test_what_concerns_security_is_logged(servers: Servers) -> None:
     token = server.create_token()
     with pytest.raises(InvalidStatus):
         await open_echo(server, token, origin="https://evil.example")
-    assert await closing(await open_echo(server, "guess")) == (4001, "unauthenticated")
-    assert (await closing(await open_echo(server, token)))[0] == 4129
+    assert await read_close(await open_echo(server, "guess")) == (
+        4001,
+        "unauthenticated",
+    )
+    assert (await read_close(await open_echo(server, token)))[0] == 4129
     for line in (
         "A handshake for /ws/echo/ was refused: foreign host or origin",
         "A handshake for /ws/echo/ was refused: unauthenticated",
@@ -148,7 +152,7 @@ async def test_what_concerns_security_is_logged(servers: Servers) -> None:
     async with open_echo(server, token, **other) as connection:
         await assert_alive(connection)
         server.manage("connections", "kick", "--client", "alice")
-        assert await closing(connection) == (4009, "kicked")
+        assert await read_close(connection) == (4009, "kicked")
     query = "select address, client_id, reason, close_code from connections_connection"
     expected = [("127.0.0.2", "alice", "kicked", 4009)]
     await wait_until(lambda: read_rows(server, query) == expected)

@@ -8,7 +8,7 @@ import pytest
 from connections.database import Database
 from connections.exceptions import DatabaseUnavailable
 from connections.node import Node
-from tests.connections.conversations import make_config
+from connections.testing.communicators import make_config
 
 MakeNode = Callable[..., Node]
 

@@ -10,8 +10,8 @@ from urllib.parse import urlencode
 from channels.testing import WebsocketCommunicator
 
 from connections.node import Node
+from connections.testing.communicators import connect_to
 from sessions_history.consumers import SessionConsumer
-from tests.connections.conversations import connect_to
 
 
 class Talk:

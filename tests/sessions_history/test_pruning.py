@@ -11,8 +11,8 @@ from django.utils import timezone
 
 from connections.models import Node
 from connections.sweeper import Sweeper
+from connections.testing.communicators import make_config
 from sessions_history.models import AppendKey, HistoryEntry, Session
-from tests.connections.conversations import make_config
 
 pytestmark = pytest.mark.django_db
 

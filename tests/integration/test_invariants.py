@@ -1,9 +1,8 @@
 """
 Whatever breaks: no client over its limit for long, no slot lost, every end known.
 
-    pytest tests/faults/test_invariants.py --invariant-seconds 600
-    pytest tests/faults/test_invariants.py --invariant-seed 17
-    pytest tests/faults/test_invariants.py --invariant-faults outlived,islanded
+    pytest tests/integration/test_invariants.py --invariant-seconds 600
+    pytest tests/integration/test_invariants.py --invariant-seed 17
 
 The seed of a run is printed, and its history kept in var/ to be checked again.
 """
@@ -18,8 +17,8 @@ import psycopg
 import pytest
 
 from connections.testing import Servers, wait_until
-from tests.faults.chaos import Chaos
-from tests.faults.history import History, Record
+from tests.integration.chaos import Chaos
+from tests.integration.history import History, Record
 from tests.integration.redis_process import RedisProcess
 from tests.integration.services import PostgresProcess
 from tests.project import make_server
@@ -79,7 +78,6 @@ async def test_promises_hold_through_faults(
         folder=tmp_path,
         environment=environment,
         redis_process=redis_process,
-        kinds=request.config.getoption("--invariant-faults"),
     )
     servers.start(
         folder=tmp_path,

@@ -11,15 +11,9 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import ClientConnection
 
-from connections.testing import LiveServer, Proxy, Servers, wait_until
+from connections.testing import LiveServer, Proxy, Servers, read_close, wait_until
 from tests.integration.redis_process import RedisProcess
-from tests.integration.test_main_job import (
-    QUICK,
-    assert_alive,
-    closing,
-    open_echo,
-    opened,
-)
+from tests.integration.test_main_job import QUICK, assert_alive, open_echo, opened
 from tests.integration.test_nodes import count_live, start_pair
 
 LEASE_SECONDS = 3
@@ -98,7 +92,7 @@ async def test_nobody_is_dropped_and_the_limits_come_back(
         with redis_process.connect() as client:
             await wait_until(lambda: count_live(client) == len(everyone))
         async with opened(pair[1], token, 1) as (newest,):
-            assert await closing(here[0]) == (4005, "evicted")
+            assert await read_close(here[0]) == (4005, "evicted")
             for connection in (*everyone[1:], newest):
                 await assert_alive(connection)
     with redis_process.connect() as client:
@@ -122,12 +116,12 @@ async def test_without_redis_each_node_limits_its_own(
             await wait_for_status(server, 200, "degraded")
         late_here = await open_on(pair[0], 2)
         late_there = await open_on(pair[1], 5)
-        assert await closing(here[0]) == (4005, "evicted")
+        assert await read_close(here[0]) == (4005, "evicted")
         redis_process.start()
         for server in pair:
             await wait_for_status(server, 200, "ok")
         for connection in (*here[1:], *late_here):
-            assert (await closing(connection, 2 * LEASE_SECONDS))[0] == 4005
+            assert (await read_close(connection, 2 * LEASE_SECONDS))[0] == 4005
         for connection in late_there:
             await assert_alive(connection)
 
@@ -144,7 +138,7 @@ async def test_a_node_that_may_admit_nobody_is_not_ready(
         redis_process.pause()
         await wait_for_status(server, 503, "unavailable")
         late = await open_echo(server, token)
-        assert (await closing(late))[0] == 4104
+        assert (await read_close(late))[0] == 4104
         await assert_alive(inside)
         redis_process.resume()
         await wait_for_status(server, 200, "ok")

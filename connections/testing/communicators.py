@@ -1,0 +1,94 @@
+"""
+Consumers in the process of the test, with time that passes when it says so.
+
+    node = make_node(idle_timeout_seconds=300)
+    communicator = connect_to(ChatConsumer, node)
+    assert (await communicator.connect())[0]
+    await node.advance(301)
+    await assert_closed(communicator, 4300)
+
+Models have to be ready before this is imported.
+"""
+
+from typing import Any
+
+from channels.testing import WebsocketCommunicator
+
+from connections.config import WebSocketConfig
+from connections.credentials.identity import Credential
+from connections.node import Node
+from connections.options import Problem, read_section
+from connections.testing.clock import FakeClock
+
+PATIENCE_SECONDS = 15
+
+
+class VirtualNode(Node):
+    """A node without a database, in whose time a test moves on."""
+
+    def __init__(self, config: WebSocketConfig, clock: FakeClock) -> None:
+        super().__init__(config, clock=clock)
+        self._clock = clock
+
+    async def advance(self, seconds: float) -> None:
+        """Let time pass, and end what is idle or expired by then."""
+        self._clock.advance(seconds)
+        await self.watch()
+
+
+def make_config(**values: Any) -> WebSocketConfig:
+    """
+    Return a configuration with some keys changed.
+
+    Raises:
+        ValueError: a key or value is not allowed.
+    """
+    problems: list[Problem] = []
+    config = read_section(WebSocketConfig, values, "websocket", problems)
+    if problems:
+        raise ValueError("\n".join(map(str, problems)))
+    return config
+
+
+def make_node(clock: FakeClock | None = None, **values: Any) -> VirtualNode:
+    """Return a node without a database; values are keys of the configuration."""
+    return VirtualNode(make_config(**values), clock or FakeClock())
+
+
+class Communicator(WebsocketCommunicator):
+    """Channels' own, with the patience that a busy machine needs."""
+
+    async def connect(self, timeout: float = PATIENCE_SECONDS) -> Any:
+        return await super().connect(timeout)
+
+    async def receive_output(self, timeout: float = PATIENCE_SECONDS) -> Any:
+        return await super().receive_output(timeout)
+
+    async def receive_from(self, timeout: float = PATIENCE_SECONDS) -> Any:
+        return await super().receive_from(timeout)
+
+    async def receive_json_from(self, timeout: float = PATIENCE_SECONDS) -> Any:
+        return await super().receive_json_from(timeout)
+
+    async def wait(self, timeout: float = PATIENCE_SECONDS) -> None:
+        await super().wait(timeout)
+
+
+def connect_to(
+    consumer: Any,
+    node: Node | None = None,
+    client_id: str = "alice",
+    path: str = "/ws/test/",
+    **scope: Any,
+) -> Communicator:
+    """
+    Return a communicator whose scope is as our middleware leaves it.
+
+    `scope` is what differs: `user=`, `session=`, `url_route=` and so on.
+    """
+    communicator = Communicator(consumer.as_asgi(), path)
+    if node is not None:
+        communicator.scope["node"] = node
+        communicator.scope["credential"] = Credential(client_id=client_id)
+    communicator.scope.update(scope)
+    return communicator

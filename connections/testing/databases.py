@@ -1,0 +1,60 @@
+"""The databases of a server, used in the process of the test."""
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ParamSpec, TypeVar
+
+from django.db import connections
+from django.db.utils import load_backend
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+Databases = Mapping[str, Mapping[str, Any]]
+"""By alias, what differs from DATABASES."""
+
+
+def run_on(
+    databases: Databases,
+    work: Callable[Arguments, Result],
+    *args: Arguments.args,
+    **kwargs: Arguments.kwargs,
+) -> Result:
+    """
+    Run work of Django's ORM on other databases, and wait for its result.
+
+    It has a thread of its own, so that it may be called from a coroutine too:
+    in no other thread are these the databases.
+    """
+
+    def run() -> Result:
+        for alias, changed in databases.items():
+            settings = {**connections.settings[alias], **changed}
+            backend = load_backend(settings["ENGINE"])
+            connections[alias] = backend.DatabaseWrapper(settings, alias)
+        try:
+            return work(*args, **kwargs)
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(run).result()
+
+
+def find_test_databases() -> dict[str, dict[str, Any]]:
+    """
+    Return the names of the databases of this test run, by alias.
+
+    Raises:
+        ValueError: one is in memory, where no other process finds it.
+    """
+    found = {}
+    for alias in connections:
+        name = str(connections[alias].settings_dict["NAME"])
+        if name == ":memory:" or "mode=memory" in name:
+            raise ValueError(
+                f"the test database {alias!r} is in memory, where a server process "
+                f"cannot read it: give DATABASES[{alias!r}]['TEST']['NAME'] a file"
+            )
+        found[alias] = {"NAME": name}
+    return found
