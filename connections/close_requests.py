@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from django.db.models import DurationField, ExpressionWrapper, F
+from django.db.models.functions import Now
 
 from connections import close_codes
 from connections.announcements import (
@@ -26,8 +29,8 @@ from connections.units import Clock
 if TYPE_CHECKING:
     from connections.bus import RedisBus
 
-_CLOCK_TOLERANCE = timedelta(seconds=5)
-"""How far the clocks of a node and of the database may be apart."""
+_TOLERANCE_SECONDS = 5
+"""How far off it may be what a request's age says of when it was posted."""
 
 _READ_SECONDS = 60
 """How far back requests are read, beyond the last time that this succeeded."""
@@ -64,14 +67,21 @@ class AppliedRequests:
         self._node_id = node_id
         self._clock = clock
         self._applied: dict[int, None] = {}
-        # Those of the last minute, whom they mean, and when they were applied.
-        self._recent: dict[int, tuple[CloseRequest, Selector, float]] = {}
+        # Those of the last minute, whom they mean, when they were applied, and until
+        # when a handshake had to begin to be meant.
+        self._recent: dict[int, tuple[CloseRequest, Selector, float, float]] = {}
 
-    def apply(self, request: CloseRequest) -> int:
-        """End what a request names, unless it was applied; return how many."""
+    def apply(self, request: CloseRequest, age_seconds: float = 0) -> int:
+        """
+        End what a request names, unless it was applied; return how many.
+
+        How old it is only the database's clock can say: that of this node may
+        be hours off.
+        """
         if request.pk in self._applied:
             return 0
         now = self._clock()
+        latest = min(now, now - age_seconds + _TOLERANCE_SECONDS)
         if self._forget is not None:
             self._forget(request.target, request.value)
         self._applied[request.pk] = None
@@ -79,28 +89,30 @@ class AppliedRequests:
             del self._applied[next(iter(self._applied))]
         if not request.idle_seconds:
             is_meant = make_selector(request.target, request.value, self._node_id)
-            self._recent[request.pk] = request, is_meant, now
+            self._recent[request.pk] = request, is_meant, now, latest
         found = self._hub.select(request.target, request.value, self._node_id)
-        return sum(self._end(connection, request, now) for connection in found)
+        return sum(self._end(connection, request, now, latest) for connection in found)
 
     def hold_against(self, connection: LiveConnection) -> None:
         """End a connection that joins, if it was meant by what was applied."""
         if not self._recent:
             return
         oldest = self._clock() - _READ_SECONDS
-        for request, is_meant, applied_at in list(self._recent.values()):
+        for request, is_meant, applied_at, latest in list(self._recent.values()):
             if applied_at < oldest:
                 del self._recent[request.pk]
             elif is_meant(connection):
-                self._end(connection, request, applied_at)
+                self._end(connection, request, applied_at, latest)
 
     def _end(
-        self, connection: LiveConnection, request: CloseRequest, applied_at: float
+        self,
+        connection: LiveConnection,
+        request: CloseRequest,
+        applied_at: float,
+        latest: float,
     ) -> bool:
         """End a connection, now or in its turn; return whether it is to end."""
-        latest = request.created_at + _CLOCK_TOLERANCE
-        is_late = connection.arrived > applied_at or connection.opened_at > latest
-        if is_late and not _is_final(request):
+        if connection.arrived > latest and not _is_final(request):
             return False
         if request.reason == REAUTHORISE:
             self._reauthoriser.ask(connection)
@@ -167,8 +179,8 @@ class IncomingRequests:
         """
         started = self._clock()
         since_seconds = _READ_SECONDS + started - self._read_at
-        for request in await self._database.read(_read, since_seconds):
-            self._applied.apply(request)
+        for request, age in await self._database.read(_read, since_seconds):
+            self._applied.apply(request, age.total_seconds())
         self._read_at = started
         await self._look_on()
 
@@ -205,6 +217,10 @@ def _is_final(request: CloseRequest) -> bool:
     return is_session and request.reason == close_codes.LOGGED_OUT.reason
 
 
-def _read(since_seconds: float) -> list[CloseRequest]:
+def _read(since_seconds: float) -> list[tuple[CloseRequest, timedelta]]:
+    """Return requests and how old they are."""
     seconds = min(since_seconds, _MOST_READ_SECONDS)
-    return list(CloseRequest.objects.recent(seconds).order_by("id"))
+    age = ExpressionWrapper(Now() - F("created_at"), DurationField())
+    recent = CloseRequest.objects.recent(seconds).order_by("id")
+    found: Iterable[Any] = recent.annotate(age=age)
+    return [(request, request.age) for request in found]

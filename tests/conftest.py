@@ -35,12 +35,19 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("invariants", "the run of tests/integration/chaos.py")
+    group = parser.getgroup("invariants", "the run of tests/faults/chaos.py")
     group.addoption(
         "--invariant-seconds", type=float, default=40, help="how long it lasts"
     )
     group.addoption(
         "--invariant-seed", type=int, default=None, help="what happens in it, and when"
+    )
+    group.addoption(
+        "--invariant-faults",
+        type=lambda text: text.split(","),
+        default=(),
+        metavar="FAULT,...",
+        help="what to break (tests/faults/nemesis.py), by default all",
     )
 
 

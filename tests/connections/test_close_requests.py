@@ -1,7 +1,6 @@
 """Which connections a close request ends, and when."""
 
 import asyncio
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -97,9 +96,15 @@ async def test_others_on_the_way_in_may_stay(case: Case) -> None:
 async def test_who_opened_long_after_a_request_read_late_may_stay(case: Case) -> None:
     """The database was away: whoever was meant has left and come back since."""
     connection = case.join(case.arrive("1"))
-    long_ago = timezone.now() - timedelta(seconds=30)
-    assert case.applied.apply(case.make_request(created_at=long_ago)) == 0
+    assert case.applied.apply(case.make_request(), 30) == 0
     assert connection.ending is None
+
+
+async def test_who_began_to_open_long_after_one_read_late_may_stay(case: Case) -> None:
+    slow = case.arrive("1")
+    case.applied.apply(case.make_request(), 30)
+    case.clock.advance(1)
+    assert case.join(slow).ending is None
 
 
 async def test_a_request_is_forgotten_after_a_minute(case: Case) -> None:

@@ -141,6 +141,16 @@ local function purge()
   return #expired < PURGED_AT_ONCE
 end
 
+-- A lease that ends later than any can is from before the clock of Redis went back.
+-- Nodes whose leases differ, up to twice as long, leave each other's alone.
+local function shorten()
+  local latest = string.format('%.0f', now + 2 * lease_ms)
+  for _, id in ipairs(call('ZRANGEBYSCORE', LEASES, '(' .. latest, '+inf',
+                           'LIMIT', 0, PURGED_AT_ONCE)) do
+    extend(id)
+  end
+end
+
 local function evict(ids, count)
   for index = 1, math.min(count, #ids) do
     take_away(describe(ids[index]), 'evicted')
@@ -205,7 +215,8 @@ local function is_recovering()
   if not until_ms then
     return false, false
   end
-  local is_over = now >= tonumber(until_ms)
+  -- It is never so far off, unless the clock of Redis went back.
+  local is_over = now >= tonumber(until_ms) or tonumber(until_ms) > now + lease_ms
   return not is_over, is_over
 end
 
@@ -218,6 +229,7 @@ local function take_unconditionally(slot)
 end
 
 local recovering, must_settle = is_recovering()
+shorten()
 is_purged = purge()
 if must_settle and settle() then
   call('HDEL', STATE, 'recovering_until')

@@ -3,8 +3,7 @@
 import asyncio
 import contextlib
 import random
-import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from connections.testing import (
@@ -17,14 +16,8 @@ from connections.testing import (
     Servers,
     build_frame,
 )
-from tests.integration.history import (
-    LONE_FAULTS,
-    SHARED_FAULTS,
-    Attempt,
-    Fault,
-    History,
-    Promises,
-)
+from tests.faults.history import Attempt, History, Promises
+from tests.faults.nemesis import Nemesis, Scene
 from tests.integration.redis_process import RedisProcess
 
 LIMIT = 3
@@ -40,22 +33,10 @@ CONFIG: dict[str, object] = {
     "anonymous": "true",
 }
 _CLIENTS = 6
+_BYSTANDERS = 2
 _PAUSE_SECONDS = (0.05, 0.5)
 """Between two things that a client does."""
 
-_CALM_SECONDS = 3
-"""
-After each fault, and what it excuses, nobody does anything for longer than a client
-may be over its limit: its next connection would put right what is wrong.
-"""
-
-_LIVELY_SECONDS = 1
-"""Then for clients to fill up again before the next."""
-
-_TWO_AT_ONCE = 0.3
-"""How often a second node fails as well, whatever else is broken."""
-
-_NODE_FAULTS = ("killed", "frozen", "partitioned", "reset")
 _HANDSHAKE_SECONDS = 4
 _POOL_KEYS = ("leases", "slots", "ages", "clients", "suspects")
 
@@ -78,6 +59,7 @@ class Chaos:
         redis_process: RedisProcess | None,
         nodes: int = 3,
         config: dict[str, object] | None = None,
+        kinds: Sequence[str] = (),
     ) -> None:
         self.history = History(
             seed=seed,
@@ -91,14 +73,16 @@ class Chaos:
         self._redis = redis_process
         self.config = {**CONFIG, **(config or {})}
         self._proxies: list[Proxy] = []
-        self.is_lively = asyncio.Event()
-        self.is_lively.set()
+        self.scene = Scene()
         self.nodes: list[LiveServer] = []
         self._count = nodes
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.time()
+        self._kinds = kinds
         self._clients = [
             _Client(f"127.0.0.{number + 10}", self) for number in range(_CLIENTS)
+        ] + [
+            _Bystander(f"127.0.0.{number + 30}", self) for number in range(_BYSTANDERS)
         ]
 
     def now(self) -> float:
@@ -120,15 +104,16 @@ class Chaos:
             if self._redis is None:
                 await asyncio.sleep(seconds)
             else:
-                faults = _Faults(
+                nemesis = Nemesis(
                     self.history,
                     self.nodes,
                     self._proxies,
                     self._redis,
-                    self.now,
-                    self.is_lively,
+                    scene=self.scene,
+                    now=self.now,
+                    kinds=self._kinds,
                 )
-                await faults.go_on(seconds)
+                await nemesis.go_on(seconds)
             for task in coming:
                 task.cancel()
             await asyncio.gather(*coming, return_exceptions=True)
@@ -192,18 +177,22 @@ class _Client:
         weights = [weight for weight, _ in actions]
         while True:
             await asyncio.sleep(self._random.uniform(*_PAUSE_SECONDS))
-            await self._chaos.is_lively.wait()
+            await self._chaos.scene.is_lively.wait()
             (chosen,) = self._random.choices(actions, weights)
-            await chosen[1]()
+            with self._chaos.scene.acting():
+                await chosen[1]()
 
     async def leave_all(self) -> None:
         """Close every socket."""
         while self._open:
-            await self._close()
+            await self._leave(next(iter(self._open)), is_polite=True)
 
     async def _connect(self, query: str = "") -> None:
-        number = self._random.randrange(len(self._chaos.nodes))
-        node = self._chaos.nodes[number]
+        nodes = self._chaos.nodes
+        number = self._random.choice(
+            [n for n in range(len(nodes)) if n not in self._chaos.scene.avoided]
+        )
+        node = nodes[number]
         attempt = Attempt(client=self._address, node=number, asked_at=self._chaos.now())
         self._chaos.history.attempts.append(attempt)
         try:
@@ -245,7 +234,9 @@ class _Client:
             await self._leave(chosen, is_polite=False)
 
     def _choose(self) -> RawClient | None:
-        return self._random.choice(list(self._open)) if self._open else None
+        avoided = self._chaos.scene.avoided
+        choice = [one for one in self._open if self._open[one].node not in avoided]
+        return self._random.choice(choice) if choice else None
 
     async def _leave(self, client: RawClient, *, is_polite: bool) -> None:
         attempt = self._open.pop(client)
@@ -281,105 +272,14 @@ class _Client:
         client.close()
 
 
-class _Faults:
-    """Breaks one thing after another."""
+class _Bystander(_Client):
+    """One address with one socket less than it may have: none is ever to be ended."""
 
-    def __init__(
-        self,
-        history: History,
-        nodes: list[LiveServer],
-        proxies: list[Proxy],
-        redis_process: RedisProcess,
-        now: Callable[[], float],
-        is_lively: asyncio.Event,
-    ) -> None:
-        self._history = history
-        self._nodes = nodes
-        self._proxies = proxies
-        self._redis = redis_process
-        self._now = now
-        self._is_lively = is_lively
-        self._random = random.Random(f"{history.seed} faults")
-        self._on_node: dict[str, Callable[[int, float], Awaitable[None]]] = {
-            "killed": self._kill,
-            "drained": self._drain,
-            "frozen": self._freeze,
-            "partitioned": self._partition,
-            "replies_lost": self._lose_replies,
-            "reset": self._reset,
-        }
-        self._on_redis: dict[str, Callable[[float], Awaitable[None]]] = {
-            "redis_paused": self._pause_redis,
-            "redis_restarted": self._restart_redis,
-            "redis_flushed": self._flush_redis,
-        }
-
-    async def go_on(self, seconds: float) -> None:
-        """Break and mend, each kind once before any comes again, or two at once."""
-        kinds: list[str] = []
-        while self._now() < seconds:
-            if not kinds:
-                kinds = [*self._on_node, *self._on_redis]
-                self._random.shuffle(kinds)
-            first, second = self._random.sample(range(len(self._nodes)), 2)
-            breaking = [self._break(kinds.pop(), first)]
-            if self._random.random() < _TWO_AT_ONCE:
-                breaking.append(self._break(self._random.choice(_NODE_FAULTS), second))
-            await asyncio.gather(*breaking)
-            self._is_lively.clear()
-            await asyncio.sleep(_CALM_SECONDS)
-            self._is_lively.set()
-            await asyncio.sleep(_LIVELY_SECONDS)
-
-    async def _break(self, kind: str, node: int) -> None:
-        """Break something and mend it; return when that excuses nothing more."""
-        length_seconds = self._random.uniform(0.3, 1.7) * LEASE_SECONDS
-        fault = Fault(kind=kind, began_at=self._now())
-        self._history.faults.append(fault)
-        if kind in self._on_node:
-            fault.node = node
-            await self._on_node[kind](node, length_seconds)
-        else:
-            await self._on_redis[kind](length_seconds)
-        fault.ended_at = self._now()
-        if kind in (*SHARED_FAULTS, *LONE_FAULTS):
-            await asyncio.sleep(self._history.promises.recovery_seconds)
-
-    async def _kill(self, node: int, length_seconds: float) -> None:
-        await asyncio.to_thread(self._nodes[node].kill)
-        await asyncio.to_thread(self._nodes[node].start)
-
-    async def _drain(self, node: int, length_seconds: float) -> None:
-        await asyncio.to_thread(self._nodes[node].terminate)
-        await asyncio.to_thread(self._nodes[node].start)
-
-    async def _freeze(self, node: int, length_seconds: float) -> None:
-        self._nodes[node].signal(signal.SIGSTOP)
-        await asyncio.sleep(length_seconds)
-        self._nodes[node].signal(signal.SIGCONT)
-
-    async def _partition(self, node: int, length_seconds: float) -> None:
-        self._proxies[node].cut()
-        await asyncio.sleep(length_seconds)
-        self._proxies[node].mend()
-
-    async def _lose_replies(self, node: int, length_seconds: float) -> None:
-        self._proxies[node].loses_replies = True
-        await asyncio.sleep(length_seconds)
-        self._proxies[node].loses_replies = False
-
-    async def _reset(self, node: int, length_seconds: float) -> None:
-        self._proxies[node].reset()
-
-    async def _pause_redis(self, length_seconds: float) -> None:
-        self._redis.pause()
-        await asyncio.sleep(length_seconds)
-        self._redis.resume()
-
-    async def _restart_redis(self, length_seconds: float) -> None:
-        self._redis.kill()
-        await asyncio.sleep(length_seconds)
-        await asyncio.to_thread(self._redis.start)
-
-    async def _flush_redis(self, length_seconds: float) -> None:
-        self._redis.flush()
+    async def live(self) -> None:
+        """Keep as many sockets open, until cancelled."""
+        while True:
+            await asyncio.sleep(self._random.uniform(*_PAUSE_SECONDS))
+            await self._chaos.scene.is_lively.wait()
+            if len(self._open) < LIMIT - 1:
+                with self._chaos.scene.acting():
+                    await self._connect()

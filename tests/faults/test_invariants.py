@@ -1,8 +1,9 @@
 """
 Whatever breaks: no client over its limit for long, no slot lost, every end known.
 
-    pytest tests/integration/test_invariants.py --invariant-seconds 600
-    pytest tests/integration/test_invariants.py --invariant-seed 17
+    pytest tests/faults/test_invariants.py --invariant-seconds 600
+    pytest tests/faults/test_invariants.py --invariant-seed 17
+    pytest tests/faults/test_invariants.py --invariant-faults outlived,islanded
 
 The seed of a run is printed, and its history kept in var/ to be checked again.
 """
@@ -17,8 +18,8 @@ import psycopg
 import pytest
 
 from connections.testing import Servers, wait_until
-from tests.integration.chaos import Chaos
-from tests.integration.history import History, Record
+from tests.faults.chaos import Chaos
+from tests.faults.history import History, Record
 from tests.integration.redis_process import RedisProcess
 from tests.integration.services import PostgresProcess
 from tests.project import make_server
@@ -78,6 +79,7 @@ async def test_promises_hold_through_faults(
         folder=tmp_path,
         environment=environment,
         redis_process=redis_process,
+        kinds=request.config.getoption("--invariant-faults"),
     )
     servers.start(
         folder=tmp_path,

@@ -1,7 +1,7 @@
 """
 What happened to the sockets of a cluster, and whether its promises held.
 
-    python -m tests.integration.history var/tests/invariants/17.json
+    python -m tests.faults.history var/tests/invariants/17.json
 
 checks a history that was saved once more. Moments are seconds since its start,
 as the clients saw them.

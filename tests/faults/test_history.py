@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.history import Attempt, Fault, History, Promises, Record, main
+from tests.faults.history import Attempt, Fault, History, Promises, Record, main
 
 LIMIT = 2
 

@@ -1,0 +1,36 @@
+"""What is broken here is what runs in tests/integration/."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.databases import Store, make_postgres_store
+from tests.integration.conftest import (
+    close_raw_clients,
+    migrated_database,
+    postgres_server,
+    redis_process,
+    servers,
+)
+from tests.integration.services import PostgresProcess
+
+
+@pytest.fixture
+def postgres_store(postgres_server: PostgresProcess, tmp_path: Path) -> Iterator[Store]:
+    """A migrated PostgreSQL database."""
+    with make_postgres_store(postgres_server, tmp_path) as store:
+        yield store
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store(
+    request: pytest.FixtureRequest, tmp_path: Path, migrated_database: Path
+) -> Store:
+    """A migrated database, of either kind."""
+    if request.param == "postgresql":
+        found: Store = request.getfixturevalue("postgres_store")
+        return found
+    shutil.copy(migrated_database, tmp_path / "db.sqlite3")
+    return Store(folder=tmp_path)

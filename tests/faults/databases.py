@@ -1,0 +1,58 @@
+"""SQLite and PostgreSQL under live servers, and how to look inside."""
+
+import contextlib
+import sqlite3
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.integration.services import PostgresProcess
+from tests.project import make_server
+
+
+@dataclass(kw_only=True)
+class Store:
+    """A migrated database that servers may share."""
+
+    folder: Path
+    environment: dict[str, str] = field(default_factory=dict)
+    """What makes a server use it."""
+
+    postgres: PostgresProcess | None = None
+    name: str = ""
+
+    def ask(self, query: str) -> list[tuple[Any, ...]]:
+        """Return the rows of a query."""
+        if self.postgres is None:
+            path = self.folder / "db.sqlite3"
+            with contextlib.closing(sqlite3.connect(path)) as database:
+                return database.execute(query).fetchall()
+        with contextlib.closing(self.postgres.connect(self.name)) as database:
+            return database.execute(query.encode()).fetchall()
+
+
+@contextlib.contextmanager
+def make_postgres_store(postgres: PostgresProcess, folder: Path) -> Iterator[Store]:
+    """A database of one test's own; the server runs again afterwards."""
+    name = f"faults_{uuid.uuid4().hex}"
+    url = postgres.create_database(name, template=_find_template(postgres, folder))
+    yield Store(
+        folder=folder, environment={"DATABASE_URL": url}, postgres=postgres, name=name
+    )
+    postgres.resume()
+
+
+def _find_template(postgres: PostgresProcess, folder: Path) -> str:
+    """Return the name of a database that is migrated once for all tests."""
+    name = "faults_migrated"
+    with postgres.connect("postgres") as connection:
+        found = connection.execute(
+            "select 1 from pg_database where datname = %s", (name,)
+        ).fetchone()
+    if found is None:
+        url = postgres.create_database(name)
+        migrating = make_server(folder, environment={"DATABASE_URL": url})
+        migrating.manage("migrate", "--verbosity", "0")
+    return name

@@ -1,0 +1,208 @@
+"""What is broken in a cluster, in which order and for how long: all from a seed."""
+
+import asyncio
+import contextlib
+import random
+import signal
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+
+from connections.testing import LiveServer, Proxy
+from tests.faults.history import LONE_FAULTS, SHARED_FAULTS, Fault, History
+from tests.integration.redis_process import RedisProcess
+
+_CALM_SECONDS = 3
+"""
+After each fault, and what it excuses, nobody does anything for longer than a client
+may be over its limit: its next connection would put right what is wrong.
+"""
+
+_LIVELY_SECONDS = 1
+"""Then for clients to fill up again before the next."""
+
+_TWO_AT_ONCE = 0.3
+"""How often a second node fails as well, whatever else is broken."""
+
+_QUIET_RETURN = 0.7
+"""How often nobody comes while nodes make up for the time without the shared pool."""
+
+_NODE_FAULTS = ("killed", "frozen", "partitioned", "reset")
+
+
+class Scene:
+    """What clients heed: whether anybody acts at all, and whom to leave alone."""
+
+    def __init__(self) -> None:
+        self.is_lively = asyncio.Event()
+        self.is_lively.set()
+        self.avoided: set[int] = set()
+        self._acting = 0
+        self._is_still = asyncio.Event()
+        self._is_still.set()
+
+    @contextlib.contextmanager
+    def acting(self) -> Iterator[None]:
+        """While a client does something."""
+        self._acting += 1
+        self._is_still.clear()
+        try:
+            yield
+        finally:
+            self._acting -= 1
+            if not self._acting:
+                self._is_still.set()
+
+    async def hush(self) -> None:
+        """Have nobody do anything more; return when all have finished."""
+        self.is_lively.clear()
+        await self._is_still.wait()
+
+
+class Nemesis:
+    """Breaks one thing after another, of some kinds or of all."""
+
+    def __init__(
+        self,
+        history: History,
+        nodes: Sequence[LiveServer],
+        proxies: Sequence[Proxy],
+        redis_process: RedisProcess,
+        *,
+        scene: Scene,
+        now: Callable[[], float],
+        kinds: Sequence[str] = (),
+    ) -> None:
+        self._history = history
+        self._lease_seconds = history.promises.lease_seconds
+        self._nodes = nodes
+        self._proxies = proxies
+        self._redis = redis_process
+        self._scene = scene
+        self._now = now
+        self._random = random.Random(f"{history.seed} faults")
+        on_node: dict[str, Callable[[int, float], Awaitable[None]]] = {
+            "killed": self._kill,
+            "drained": self._drain,
+            "frozen": self._freeze,
+            "outlived": self._outlive,
+            "partitioned": self._partition,
+            "islanded": self._island,
+            "replies_lost": self._lose_replies,
+            "reset": self._reset,
+        }
+        on_redis: dict[str, Callable[[float], Awaitable[None]]] = {
+            "redis_paused": self._pause_redis,
+            "redis_restarted": self._restart_redis,
+            "redis_flushed": self._flush_redis,
+        }
+        self._on_node, self._on_redis = on_node, on_redis
+        known = [*on_node, *on_redis]
+        self._kinds = list(kinds) or known
+        for kind in self._kinds:
+            if kind not in known:
+                raise ValueError(f"no fault {kind!r}; there are {', '.join(known)}")
+
+    async def go_on(self, seconds: float) -> None:
+        """Break and mend, each kind once before any comes again, or two at once."""
+        kinds: list[str] = []
+        while self._now() < seconds:
+            if not kinds:
+                kinds = list(self._kinds)
+                self._random.shuffle(kinds)
+            first, second = self._random.sample(range(len(self._nodes)), 2)
+            breaking = [self._break(kinds.pop(), first)]
+            if self._random.random() < _TWO_AT_ONCE:
+                breaking.append(self._break(self._random.choice(_NODE_FAULTS), second))
+            await asyncio.gather(*breaking)
+            self._scene.is_lively.clear()
+            await asyncio.sleep(_CALM_SECONDS)
+            self._scene.is_lively.set()
+            await asyncio.sleep(_LIVELY_SECONDS)
+
+    async def _break(self, kind: str, node: int) -> None:
+        """Break something and mend it; return when that excuses nothing more."""
+        length_seconds = self._random.uniform(0.3, 1.7) * self._lease_seconds
+        # What is excused depends on what it does, not on how long.
+        effect = {"outlived": "frozen", "islanded": "partitioned"}.get(kind, kind)
+        fault = Fault(kind=effect, began_at=self._now())
+        self._history.faults.append(fault)
+        is_quiet = self._random.random() < _QUIET_RETURN
+        # While the pool is recovering newcomers matter as well.
+        quiet_after_seconds = self._random.choice((0, self._lease_seconds / 3))
+        if kind in self._on_node:
+            fault.node = node
+            await self._on_node[kind](node, length_seconds)
+        else:
+            await self._on_redis[kind](length_seconds)
+        fault.ended_at = self._now()
+        if effect in (*SHARED_FAULTS, *LONE_FAULTS):
+            if is_quiet:
+                await asyncio.sleep(quiet_after_seconds)
+                await self._scene.hush()
+            excused_until = fault.ended_at + self._history.promises.recovery_seconds
+            await asyncio.sleep(excused_until - self._now())
+
+    # Nodes
+
+    async def _kill(self, node: int, length_seconds: float) -> None:
+        await asyncio.to_thread(self._nodes[node].kill)
+        await asyncio.to_thread(self._nodes[node].start)
+
+    async def _drain(self, node: int, length_seconds: float) -> None:
+        await asyncio.to_thread(self._nodes[node].terminate)
+        await asyncio.to_thread(self._nodes[node].start)
+
+    async def _freeze(self, node: int, length_seconds: float) -> None:
+        self._nodes[node].signal(signal.SIGSTOP)
+        await asyncio.sleep(length_seconds)
+        self._nodes[node].signal(signal.SIGCONT)
+
+    async def _outlive(self, node: int, length_seconds: float) -> None:
+        """
+        Freeze a node until its leases have run out, and have clients fill up elsewhere.
+
+        As it wakes nobody comes whose admission would put right what it does.
+        """
+        self._scene.avoided.add(node)
+        await self._scene.hush()
+        self._nodes[node].signal(signal.SIGSTOP)
+        await asyncio.sleep(self._lease_seconds + 0.2)
+        self._scene.is_lively.set()
+        await asyncio.sleep(length_seconds)
+        await self._scene.hush()
+        self._nodes[node].signal(signal.SIGCONT)
+        self._scene.avoided.discard(node)
+
+    async def _partition(self, node: int, length_seconds: float) -> None:
+        self._proxies[node].cut()
+        await asyncio.sleep(length_seconds)
+        self._proxies[node].mend()
+
+    async def _island(self, node: int, length_seconds: float) -> None:
+        """Cut a node off for longer than its leases; nobody comes on its return."""
+        self._proxies[node].cut()
+        await asyncio.sleep(self._lease_seconds + length_seconds)
+        await self._scene.hush()
+        self._proxies[node].mend()
+
+    async def _lose_replies(self, node: int, length_seconds: float) -> None:
+        self._proxies[node].loses_replies = True
+        await asyncio.sleep(length_seconds)
+        self._proxies[node].loses_replies = False
+
+    async def _reset(self, node: int, length_seconds: float) -> None:
+        self._proxies[node].reset()
+
+    # Redis
+
+    async def _pause_redis(self, length_seconds: float) -> None:
+        self._redis.pause()
+        await asyncio.sleep(length_seconds)
+        self._redis.resume()
+
+    async def _restart_redis(self, length_seconds: float) -> None:
+        self._redis.kill()
+        await asyncio.sleep(length_seconds)
+        await asyncio.to_thread(self._redis.start)
+
+    async def _flush_redis(self, length_seconds: float) -> None:
+        self._redis.flush()
