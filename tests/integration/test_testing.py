@@ -1,26 +1,36 @@
-"""The test kit from outside: a project of somebody's, whose own tests use it."""
+"""README from outside: a project of somebody's, made as it says, with its tests."""
 
 import os
+import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 
 from tests.project import ROOT
 
+
+def read_block(section: str, index: int = 0) -> str:
+    """Return a block of Python in README."""
+    text = (ROOT / "README.md").read_text().partition(f"\n## {section}\n")[2]
+    blocks: list[str] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    return blocks[index]
+
+
 _FILES = {
     "pytest.ini": """
 [pytest]
-DJANGO_SETTINGS_MODULE = shop.settings
+DJANGO_SETTINGS_MODULE = chat.settings
 pythonpath = .
 asyncio_mode = auto
 asyncio_default_fixture_loop_scope = function
 addopts = --strict-markers
 """,
     "conftest.py": 'pytest_plugins = ["connections.testing.plugin"]\n',
-    "shop/__init__.py": "",
-    "shop/settings.py": """
+    "chat/__init__.py": "",
+    "chat/settings.py": """
 SECRET_KEY = "for tests"
 INSTALLED_APPS = [
     "daphne",
@@ -31,74 +41,33 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
 ]
 MIDDLEWARE = ["django.contrib.sessions.middleware.SessionMiddleware"]
-ROOT_URLCONF = "shop.urls"
-ASGI_APPLICATION = "shop.asgi.application"
+ROOT_URLCONF = "chat.urls"
+ASGI_APPLICATION = "chat.asgi.application"
 DATABASES = {
-    "default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "the_shops_own.sqlite3"}
+    "default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "their_own.sqlite3"}
 }
+CHANNEL_LAYERS = {"default": {"BACKEND": "connections.layers.local.LocalLayer"}}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
-WEBSOCKET = {"max_connections_per_client": 2, "node": {"beat_seconds": 0.1}}
+WEBSOCKET = {"node": {"beat_seconds": 0.1}}
 """,
-    "shop/urls.py": """
+    "chat/urls.py": """
 from django.http import HttpResponse
 from django.urls import path
 
-urlpatterns = [path("", lambda request: HttpResponse("shop"))]
+urlpatterns = [path("", lambda request: HttpResponse("chat"))]
 """,
-    "shop/asgi.py": """
-from django.core.asgi import get_asgi_application
-
-django_application = get_asgi_application()
-from connections.routing import protect
-from django.urls import path
-from shop.consumers import ChatConsumer
-
-application = protect(
-    http=django_application, websocket=[path("ws/chat/", ChatConsumer.as_asgi())]
-)
-""",
-    "shop/consumers.py": """
-import logging
-
-from connections.consumers import LimitedJsonConsumer
-
-
-class ChatConsumer(LimitedJsonConsumer):
-    async def handle_say(self, content):
-        if len(content["text"]) > 500:
-            logging.warning("%s characters are too many", len(content["text"]))
-            self.end(1008, "policy")
-            return
-        user = self.scope["user"].get_username()
-        await self.send_json({"type": "said", "text": content["text"], "by": user})
-""",
+    "chat/consumers.py": "import logging\n"
+    + read_block("A consumer").replace(
+        "self.end(", "logging.warning('too long')\n            self.end("
+    ),
+    "chat/asgi.py": read_block("In your own project").partition("# asgi.py\n")[2],
     "test_good.py": """
 import json
 
 import pytest
 from connections.models import Connection
 from connections.testing import assert_closed, assert_evicted, assert_open, wait_until
-from connections.testing.communicators import connect_to, make_node
-from shop.consumers import ChatConsumer
-
-CHAT = "/ws/chat/"
-
-
-@pytest.mark.parametrize("command", ["serve", "uvicorn"])
-async def test_a_third_tab_evicts_the_first(servers, command):
-    server = servers.start(command=command)
-    token = server.create_token("alice")
-    first, second, third = [await server.connect(CHAT, token) for _ in range(3)]
-    await assert_evicted(first)
-    await assert_open(second)
-    await assert_open(third)
-    evicted = Connection.objects.filter(reason="evicted", client_id="alice")
-    await wait_until(lambda: server.run(evicted.count) == 1)
-
-
-def test_the_test_database_is_that_of_the_server(live_server):
-    assert not Connection.objects.exists()
-    assert live_server.run(Connection.objects.count) == 0
+from chat.consumers import ChatConsumer
 
 
 @pytest.fixture
@@ -109,21 +78,29 @@ def cookie(client, django_user_model, transactional_db):
 
 async def test_who_is_logged_in_on_the_page_may_talk(cookie, live_server):
     connection = await live_server.connect(
-        CHAT, origin=live_server.url, headers={"Cookie": cookie}
+        "/ws/chat/", origin=live_server.url, headers={"Cookie": cookie}
     )
     await connection.send(json.dumps({"type": "say", "text": "hello"}))
-    assert json.loads(await connection.recv())["by"] == "bob"
+    assert json.loads(await connection.recv())["text"] == "hello"
 
 
-async def test_idle_takes_no_time_here():
-    node = make_node(idle_timeout_seconds=3600)
-    communicator = connect_to(ChatConsumer, node)
-    assert (await communicator.connect())[0]
-    await node.advance(3599)
-    assert await communicator.receive_nothing()
-    await node.advance(1)
-    await assert_closed(communicator, 4300, "idle")
-""",
+async def test_servers_share_the_test_database(servers):
+    assert not await Connection.objects.aexists()
+    for command in ("uvicorn", "daphne"):
+        server = servers.start(command=command)
+        connection = await server.connect("/ws/chat/", server.create_token(command))
+        await connection.close()
+        assert server.terminate() in (0, -15)
+    assert await Connection.objects.exclude(closed_at=None).acount() == 2
+
+
+"""
+    + read_block("Testing your project", 0)
+    + """
+
+async def test_idle_takes_no_time():
+"""
+    + textwrap.indent(read_block("Testing your project", 1), "    "),
     "test_bad.py": """
 import json
 
@@ -181,10 +158,10 @@ def run_tests(project: Path, name: str) -> str:
     return done.stdout + done.stderr
 
 
-def test_a_projects_tests_use_the_kit(project: Path) -> None:
+def test_a_projects_tests_use_real_servers(project: Path) -> None:
     said = run_tests(project, "test_good.py")
-    assert " 5 passed" in said.splitlines()[-1], said
-    assert not (project / "the_shops_own.sqlite3").exists()
+    assert " 4 passed" in said.splitlines()[-1], said
+    assert not (project / "their_own.sqlite3").exists()
 
 
 def test_what_fails_says_why(project: Path) -> None:
@@ -192,7 +169,7 @@ def test_what_fails_says_why(project: Path) -> None:
     said = run_tests(project, "test_bad.py")
     assert "3 failed, 1 error" in said.splitlines()[-1], said
     assert "not closed with 4300 idle, but with 1008 policy" in said
-    assert "501 characters are too many" in said
+    assert "WARNING:root:too long" in said
     assert "not closed with 4300, but open after 1 s; the last that it got:" in said
     assert '"type":"error"' in said.replace(": ", ":")
     assert "ended at its start; its log ends with:" in said
