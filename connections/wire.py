@@ -102,6 +102,8 @@ class AsgiWire:
         kind = message["type"]
         if kind == "websocket.send":
             if self.state is _CLOSING:
+                # A handler that goes on sending holds nobody up.
+                await asyncio.sleep(0)
                 return
             if self.state is _OPEN:
                 connection = self.connection
@@ -112,6 +114,7 @@ class AsgiWire:
                 await self._send(message)
             except (OSError, RuntimeError) as exc:
                 self._excuse(exc)
+                await asyncio.sleep(0)
         elif kind == "websocket.accept":
             await self._accept(message)
         elif kind == "websocket.close":

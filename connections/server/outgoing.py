@@ -6,6 +6,9 @@ from collections.abc import Callable
 from connections.sections import BuffersConfig
 from connections.server.line import Line
 
+_TURN_BYTES = 65_536
+"""After so much others have their turn: while the kernel takes all, nothing waits."""
+
 _LEAST_PROGRESS_BYTES = 65_536
 """Who takes less than this in send_stall_seconds does not read, it trickles."""
 
@@ -28,6 +31,7 @@ class SendBuffer:
         "_taken_at",
         "_taken_bytes",
         "_timer",
+        "_turn_began_at",
         "_waiters",
         "_written_bytes",
         "is_closed",
@@ -48,6 +52,7 @@ class SendBuffer:
         self._waiters: list[asyncio.Future[None]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._written_bytes = 0
+        self._turn_began_at = 0
         self._taken_bytes = 0
         self._taken_at = 0.0
         self.is_closed = False
@@ -61,6 +66,15 @@ class SendBuffer:
     def is_above_high_water(self) -> bool:
         """Tell whether a message that can wait should."""
         return self._line.unsent_bytes > self._high_water
+
+    @property
+    def should_wait(self) -> bool:
+        """Tell whether who sends should wait first: for room, or for others."""
+        return (
+            self._line.unsent_bytes > self._high_water
+            or self._written_bytes - self._turn_began_at > _TURN_BYTES
+            or self.is_closed
+        )
 
     def write(self, frame: bytes) -> None:
         """Send now, whatever waits already; too much of it ends the client."""
@@ -80,7 +94,14 @@ class SendBuffer:
             self._begin_watch()
 
     async def wait_for_room(self) -> None:
-        """Return when no more than send_high_water waits, or after close()."""
+        """
+        Return when no more than send_high_water waits, or after close().
+
+        Others have a turn in any case: a handler that sends in a loop would
+        hold them up for as long as its client reads, or for ever once it has gone.
+        """
+        self._turn_began_at = self._written_bytes
+        await asyncio.sleep(0)
         while not self.is_closed and self.is_above_high_water:
             waiter = self._loop.create_future()
             self._waiters.append(waiter)

@@ -99,8 +99,9 @@ class WebSocketProtocol:
         """
         Take an event from the application.
 
-        A message waits while more than send_high_water is unsent. After the
-        end everything is ignored: the application may not know yet.
+        A message waits while more than send_high_water is unsent, and now and
+        then for others to have their turn. After the end everything is
+        ignored: the application may not know yet.
 
         Raises:
             ValueError: the event may not come now, or is not valid.
@@ -113,7 +114,7 @@ class WebSocketProtocol:
         payload = message.get("bytes")
         if (message.get("text") is None) == (payload is None):
             raise ValueError("websocket.send needs either text or bytes")
-        if self._buffer.is_above_high_water:
+        if self._buffer.should_wait:
             await self._buffer.wait_for_room()
         if self._phase is not _OPEN:
             return

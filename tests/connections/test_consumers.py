@@ -316,6 +316,23 @@ async def test_sending_after_the_end_is_ignored() -> None:
     await communicator.disconnect()
 
 
+async def test_sending_on_after_the_end_holds_nobody_up() -> None:
+    """Others have their turn, and so may what would stop the handler."""
+
+    class Unaware(LimitedConsumer):
+        async def receive(self, *args: Any, **kwargs: Any) -> None:
+            await self.close()
+            while not is_noticed.is_set():
+                await self.send(text_data="too late")
+
+    is_noticed = asyncio.Event()
+    communicator = await open_connection(Unaware, make_node())
+    await communicator.send_to(text_data="x")
+    assert (await communicator.receive_output())["type"] == "websocket.close"
+    is_noticed.set()
+    await communicator.disconnect()
+
+
 async def test_idle_counts_from_the_last_application_data() -> None:
     clock = FakeClock()
     node = make_node(clock, idle_timeout_seconds=100)

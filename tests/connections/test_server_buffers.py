@@ -164,6 +164,36 @@ async def test_senders_that_wait_go_on_at_the_end() -> None:
     assert sending.buffer.unsent_bytes == 200_001
 
 
+async def count_turns_of_others(sending: Sending, messages: int) -> int:
+    """Send messages of 1 kB as a handler does in a loop; count who else ran."""
+    turns = Room()
+
+    async def take_turns() -> None:
+        while True:
+            await asyncio.sleep(0)
+            turns()
+
+    others = asyncio.create_task(take_turns())
+    for _ in range(messages):
+        if sending.buffer.should_wait:
+            await sending.buffer.wait_for_room()
+        sending.buffer.write(bytes(1000))
+        sending.take()
+    others.cancel()
+    return turns.count
+
+
+async def test_others_have_their_turn_while_a_client_takes_all_it_is_sent() -> None:
+    assert await count_turns_of_others(Sending(), 60) == 0
+    assert await count_turns_of_others(Sending(), 700) >= 9
+
+
+async def test_others_have_their_turn_though_nobody_is_there_to_be_sent_to() -> None:
+    sending = Sending()
+    sending.buffer.close()
+    assert await count_turns_of_others(sending, 700) >= 600
+
+
 async def test_one_message_may_be_larger_than_the_buffer() -> None:
     sending = Sending()
     sending.buffer.write(bytes(5_000_000))
