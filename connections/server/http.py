@@ -75,10 +75,12 @@ class HttpChannel(http.HTTPChannel):
             super().lineReceived(line)
 
     def lineLengthExceeded(self, line: bytes) -> None:
+        self.server.admission.refusals["bad_request"] += 1
         self._refuse(431, "A header is too large")
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         # Twisted closes on what it did not read: a reset, and no answer seen.
+        self.server.admission.refusals["bad_request"] += 1
         self._refuse(400, "The request is not valid, or its headers are too large")
 
     def rawDataReceived(self, data: bytes) -> None:
@@ -101,7 +103,7 @@ class HttpChannel(http.HTTPChannel):
         if (self.length or 0) > self.server.config.handshake.max_body_size:
             self._refuse(413, "The body is too large")
             return
-        self._start_deadline(_BODY_SECONDS, self.cut_off)
+        self._start_deadline(_BODY_SECONDS, self._time_out)
         super().allHeadersReceived()
 
     def allContentReceived(self) -> None:
@@ -165,7 +167,7 @@ class HttpChannel(http.HTTPChannel):
         # All clients of a proxy come from its address.
         address = None if peer is None or is_listed(peer, trusted) else peer
         timeout_seconds = self.server.config.handshake.timeout_seconds
-        self._start_deadline(timeout_seconds, self.cut_off)
+        self._start_deadline(timeout_seconds, self._time_out)
         self.server.http_channels.add(self)
         self.server.admission.begin_head(self, address)
 
@@ -185,6 +187,10 @@ class HttpChannel(http.HTTPChannel):
             self.transport.resumeProducing()
             self.transport.loseWriteConnection()
         self._start_deadline(_LINGER_SECONDS, self.transport.abortConnection)
+
+    def _time_out(self) -> None:
+        self.server.admission.refusals["timeout"] += 1
+        self.cut_off()
 
     def _forget_body(self) -> None:
         self._body_bytes = 0
@@ -254,6 +260,7 @@ class HttpRequest(WebRequest):
                 is_secure=bool(self.isSecure()),
             )
         except BadHandshake as exc:
+            server.admission.refusals["bad_request"] += 1
             self._answer(exc.status, exc.explanation, exc.headers)
             return
         websocket = WebSocketProtocol(server, handshake)

@@ -1,6 +1,7 @@
 """A WebSocket client that sends what it is told, frame by frame, right or wrong."""
 
 import asyncio
+import select
 import socket
 import struct
 from typing import ClassVar, NamedTuple, Self
@@ -212,6 +213,16 @@ class RawClient:
         except OSError:
             return False
         return False
+
+    def is_dropped(self) -> bool:
+        """Tell, without reading what has come, whether the server has reset it."""
+        poller = select.poll()
+        poller.register(self._socket, 0)
+        return bool(poller.poll(0))
+
+    def finish_sending(self) -> None:
+        """Say that nothing follows (FIN); what comes can still be read."""
+        self._socket.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
         """Close the connection."""

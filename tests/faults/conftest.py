@@ -8,6 +8,7 @@ import pytest
 
 from tests.faults.databases import Store, make_postgres_store
 from tests.integration.conftest import (
+    close_raw_clients,
     migrated_database,
     postgres_server,
     redis_process,

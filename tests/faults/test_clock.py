@@ -11,10 +11,16 @@ from connections.bus import RedisBus
 from connections.exceptions import PoolFull
 from connections.pool.base import Slot
 from connections.pool.redis import RedisPool
-from connections.testing import LiveServer, Servers, read_close, wait_until
+from connections.testing import LiveServer, Servers, wait_until
 from tests.faults.databases import Store
 from tests.integration.redis_process import RedisProcess
-from tests.integration.test_main_job import QUICK, assert_alive, open_echo, opened
+from tests.integration.test_main_job import (
+    QUICK,
+    assert_alive,
+    closing,
+    open_echo,
+    opened,
+)
 
 FORWARD, BACK = signal.SIGUSR1, signal.SIGUSR2
 HOUR_SECONDS = 3600
@@ -73,7 +79,7 @@ async def test_nobody_is_idle_dead_or_over_the_limit_for_a_jump(
         for connection in before:
             await assert_alive(connection)
         if jump is FORWARD:
-            assert await read_close(expiring) == (4100, "token_expired")
+            assert await closing(expiring) == (4100, "token_expired")
         else:
             await assert_alive(expiring)
         # By no other than the limits, and one for one.
@@ -85,7 +91,7 @@ async def test_nobody_is_idle_dead_or_over_the_limit_for_a_jump(
             # Who came after the jump is as much meant as anybody, and nobody later.
             kick = ("connections", "kick", "--client", "alice")
             await asyncio.to_thread(elsewhere.manage, *kick)
-            assert await read_close(newest) == (4009, "kicked")
+            assert await closing(newest) == (4009, "kicked")
         async with opened(server, token, 1) as (again,):
             await asyncio.sleep(0.5)
             await assert_alive(again)

@@ -1,0 +1,159 @@
+"""What an attack is, and what every attack needs."""
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from connections.testing import RawClient, build_request
+
+OPEN = "open"
+"""What a connection is that nobody has ended in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The server under attack, and addresses that no other attack comes from."""
+
+    port: int
+    number: int
+    patience_seconds: float
+    """How long an attacker waits for an end before it counts as open."""
+
+    @property
+    def network(self) -> str:
+        """What all addresses of the attack begin with."""
+        return f"127.{self.number}."
+
+    def find_address(self, index: int = 0) -> str:
+        """Return one of the attack's addresses; each may be a client's."""
+        return f"{self.network}{index // 250}.{index % 250 + 1}"
+
+    def count_open(self) -> int:
+        """Return how many connections of the attack the server's process holds."""
+        lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+        rows = (line.split() for line in lines)
+        # Addresses stand there in the machine's byte order, ports do not.
+        return sum(
+            int(local.partition(":")[2], 16) == self.port
+            and remote[4:8] == f"{self.number:02X}7F"
+            and inode != "0"
+            for _, local, remote, _, _, _, _, _, _, inode, *_ in rows
+        )
+
+    def build_request(self, path: str = "/echo/", *headers: str) -> bytes:
+        """Return a handshake of a page of the server's own."""
+        return build_request(path, self.port, self.origin, *headers)
+
+    @property
+    def origin(self) -> str:
+        """The header of the server's own pages."""
+        return f"Origin: http://127.0.0.1:{self.port}"
+
+    async def connect(self, index: int = 0) -> RawClient:
+        """Open a TCP connection."""
+        return await RawClient.connect(self.port, source=self.find_address(index))
+
+    async def open(
+        self,
+        path: str = "/echo/",
+        *headers: str,
+        index: int = 0,
+        kind: type[RawClient] = RawClient,
+        **options: Any,
+    ) -> RawClient:
+        """Open a WebSocket as a page of the server's own does."""
+        source = self.find_address(index)
+        return await kind.open(
+            self.port, path, self.origin, *headers, source=source, **options
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attack:
+    """
+    One row of the corpus.
+
+    `run` attacks, waits for what becomes of it, and returns how the attackers
+    were answered: the status of a refused handshake, code and reason of a
+    close frame, "reset", "closed", or "open".
+    """
+
+    name: str
+    what: str
+    run: Callable[[Target], Awaitable[Counter[str]]]
+    answers: frozenset[str]
+    """What this project may answer, and nothing else."""
+    most: Mapping[str, int] = field(default_factory=dict)
+    """Of which answers there may be how many at most."""
+    recorded: frozenset[str] = frozenset()
+    """Code and reason of the records that it leaves behind."""
+    counted: tuple[str, ...] = ()
+    """Series of /metrics that grow."""
+    logged: tuple[str, ...] = ()
+    """What the log says."""
+    held_kib: int = 0
+    """What the configured limits let it hold."""
+    config: Mapping[str, object] = field(default_factory=dict)
+    """Keys that differ from those of the other attacks."""
+
+
+async def read_ending(client: RawClient, seconds: float) -> str:
+    """Return code and reason with which a WebSocket ended, or how else it did."""
+    try:
+        async with asyncio.timeout(seconds):
+            frame = await client.read_close(seconds)
+    except TimeoutError:
+        return OPEN
+    except ConnectionResetError:
+        return "reset"
+    except ConnectionError:
+        return "closed"
+    if not frame.payload:
+        return "1005"
+    return f"{frame.close_code} {frame.close_reason}".strip()
+
+
+async def read_status(client: RawClient, seconds: float) -> str:
+    """Return the status with which a request was answered, or how else it ended."""
+    try:
+        async with asyncio.timeout(seconds):
+            status, _, _ = await client.read_response()
+    except TimeoutError:
+        return OPEN
+    except ConnectionResetError:
+        return "reset"
+    except ConnectionError:
+        return "closed"
+    return str(status)
+
+
+async def read_answer(client: RawClient, seconds: float) -> str:
+    """Return how a handshake was refused, or how its WebSocket ended."""
+    status = await read_status(client, seconds)
+    return await read_ending(client, seconds) if status == "101" else status
+
+
+async def send_until_cut(client: RawClient, pieces: Iterable[bytes]) -> None:
+    """Send pieces until there are none, or the server has had enough."""
+    with contextlib.suppress(OSError):
+        for piece in pieces:
+            await client.send(piece)
+
+
+async def during(attack: Awaitable[object], ending: Awaitable[str]) -> str:
+    """Return the ending that an attacker sees who goes on until it comes."""
+    attacking = asyncio.ensure_future(attack)
+    try:
+        return await ending
+    finally:
+        attacking.cancel()
+        await asyncio.gather(attacking, return_exceptions=True)
+
+
+async def gather_answers(answers: Iterable[Awaitable[str]]) -> Counter[str]:
+    """Return how often which answer came."""
+    return Counter(await asyncio.gather(*answers))

@@ -1,0 +1,69 @@
+"""One server for all attacks that can share it, and a table of what they did."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.report import make_table
+from tests.abuse.attack import Attack
+from tests.abuse.corpus import LIMITS
+from tests.abuse.report import HEADER, describe, make_rows
+from tests.abuse.watch import Arena, Report
+from tests.integration.conftest import migrated_database  # noqa: F401
+from tests.project import ProjectServers
+
+_PATIENCE_SECONDS = 20
+
+_reports: list[Report] = []
+
+
+@pytest.fixture(scope="session")
+def find_arena(
+    tmp_path_factory: pytest.TempPathFactory,
+    migrated_database: Path,  # noqa: F811
+) -> Iterator[Callable[[Attack], Arena]]:
+    """Gives an attack its server: the same one where the configuration is the same."""
+    folder = tmp_path_factory.mktemp("abuse")
+    running = ProjectServers(folder, migrated_database)
+    arenas: dict[str, Arena] = {}
+
+    def find(attack: Attack) -> Arena:
+        config = {**LIMITS, **attack.config}
+        key = json.dumps(config)
+        if key not in arenas:
+            server = running.start(
+                command="daphne",
+                application="tests.abuse.served.limited:application",
+                arguments=(
+                    *("--access-log", str(folder / "access.log")),
+                    *("--application-close-timeout", "2"),
+                ),
+                config=config,
+            )
+            arenas[key] = Arena(server, _PATIENCE_SECONDS)
+        return arenas[key]
+
+    yield find
+    for arena in arenas.values():
+        arena.close()
+    running.stop_all()
+
+
+@pytest.fixture
+def note_report() -> Callable[[Report], None]:
+    """Keeps a report for the table at the end of the run."""
+    return _reports.append
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not _reports:
+        return
+    folder = Path(os.environ.get("ORCHESTRA_VAR") or "var")
+    folder.mkdir(parents=True, exist_ok=True)
+    place = folder / "abuse.json"
+    place.write_text(json.dumps([describe(one) for one in _reports], indent=2))
+    terminalreporter.section(f"under attack; also in {place}")
+    terminalreporter.write_line(make_table(HEADER, make_rows(_reports)))

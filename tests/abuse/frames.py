@@ -1,0 +1,91 @@
+"""Attacks by frames that may not be, and by frames without number."""
+
+import asyncio
+import contextlib
+import itertools
+from collections import Counter
+from collections.abc import Iterable
+
+from connections.testing import (
+    BINARY,
+    PING,
+    TEXT,
+    Flooder,
+    SlowClient,
+    build_frame,
+)
+from tests.abuse.attack import (
+    Target,
+    during,
+    gather_answers,
+    read_ending,
+    send_until_cut,
+)
+from tests.abuse.cases import Case
+
+_POUR_SECONDS = 4
+
+
+async def send_each(target: Target, cases: Iterable[Case]) -> Counter[str]:
+    """Send each case on a connection of its own."""
+
+    async def try_one(index: int, case: Case) -> str:
+        client = await target.open(index=index)
+        await client.send(case[1])
+        ending = await read_ending(client, target.patience_seconds)
+        if ending != "open" and await client.read_end() != b"":
+            ending = f"{ending}, then reset"
+        return f"{case[0]}: {ending}"
+
+    return await gather_answers(
+        try_one(index, case) for index, case in enumerate(cases)
+    )
+
+
+async def hold_unfinished(target: Target, count: int, size: int) -> Counter[str]:
+    """Begin messages from many addresses and finish none; answer every ping."""
+    begun = build_frame(BINARY, bytes(size), is_final=False)
+
+    async def hold(index: int) -> str:
+        client = await target.open(index=index)
+        await send_until_cut(client, [begun])
+        return await read_ending(client, target.patience_seconds)
+
+    return await gather_answers(map(hold, range(count)))
+
+
+async def flood_frames(
+    target: Target, begin: bytes, piece: bytes, *, reads: bool = True
+) -> Counter[str]:
+    """Send one frame again and again, as fast as the server takes it."""
+    seconds = min(_POUR_SECONDS, target.patience_seconds)
+    client = await target.open(kind=Flooder if reads else SlowClient)
+    if isinstance(client, Flooder):
+        await client.send(begin)
+        pouring = client.flood(piece * 1000, seconds=seconds)
+        return Counter([await during(pouring, read_ending(client, seconds))])
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await send_until_cut(client, itertools.repeat(begin + piece * 1000))
+    return Counter([await read_ending(client, 1)])
+
+
+def pour_fragments(payload: bytes) -> tuple[bytes, bytes]:
+    """Return the begin of a text and a fragment of it."""
+    begin = build_frame(TEXT, b"x", is_final=False)
+    return begin, build_frame(0, payload, is_final=False)
+
+
+def pour_pings(payload: bytes) -> tuple[bytes, bytes]:
+    """Return nothing to begin with, and a ping."""
+    return b"", build_frame(PING, payload)
+
+
+async def inflate(target: Target) -> Counter[str]:
+    """Offer compression, and send as compressed what would become 1 GiB."""
+    client = await target.open("/echo/", "Sec-WebSocket-Extensions: permessage-deflate")
+    if "sec-websocket-extensions" in client.headers:
+        return Counter(["negotiated"])
+    # 1 GiB of zeros is about 1 MiB of this byte (RFC 1951).
+    await send_until_cut(client, [build_frame(BINARY, bytes(1000), reserved=4)])
+    return Counter([await read_ending(client, target.patience_seconds)])

@@ -1,0 +1,104 @@
+"""Attacks before a WebSocket is there: heads, answers, credentials, addresses."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+
+from connections.testing import RawClient
+from tests.abuse.attack import (
+    Target,
+    during,
+    gather_answers,
+    read_answer,
+    read_ending,
+    read_status,
+    send_until_cut,
+)
+from tests.abuse.heads import Head
+
+_CROWD = 300
+
+
+async def say_nothing(target: Target) -> Counter[str]:
+    """Open 300 TCP connections from one address and send nothing."""
+    return await _wait_for_heads(target, lambda request: iter(()))
+
+
+async def trickle_heads(target: Target) -> Counter[str]:
+    """Slowloris: 300 heads from one address, a byte a second each."""
+    return await _wait_for_heads(target, lambda request: iter(request[:-2]))
+
+
+async def _wait_for_heads(
+    target: Target, feed: Callable[[bytes], Iterator[int]]
+) -> Counter[str]:
+    """Have a crowd feed their heads; its neighbours of the same address come in."""
+    request = target.build_request()
+
+    async def trickle(client: RawClient) -> None:
+        for byte in feed(request):
+            await send_until_cut(client, [bytes([byte])])
+            await asyncio.sleep(1)
+
+    async def attack() -> str:
+        client = await target.connect()
+        ending = read_status(client, target.patience_seconds)
+        return await during(trickle(client), ending)
+
+    async def come_in() -> str:
+        client = await target.connect()
+        await client.send(request)
+        return f"a neighbour: {await read_status(client, target.patience_seconds)}"
+
+    attackers = [asyncio.create_task(attack()) for _ in range(_CROWD)]
+    await asyncio.sleep(0.5)
+    answers = await gather_answers(come_in() for _ in range(5))
+    return answers + await gather_answers(attackers)
+
+
+async def wait_for_accept(target: Target) -> Counter[str]:
+    """Ask 50 times for a WebSocket that a consumer never accepts."""
+
+    async def ask(index: int) -> str:
+        client = await target.connect(index)
+        await client.send(target.build_request("/silent/"))
+        return await read_status(client, target.patience_seconds)
+
+    return await gather_answers(map(ask, range(50)))
+
+
+async def try_heads(target: Target, heads: Iterable[Head]) -> Counter[str]:
+    """Send each head, once, on a connection of its own."""
+
+    async def try_one(index: int, head: Head) -> str:
+        name, change, _ = head
+        client = await target.connect(index)
+        await send_until_cut(client, [change(target.build_request())])
+        answer = await read_status(client, target.patience_seconds)
+        if answer == "101":
+            # Whom the application does not want it says so in a close frame.
+            ending = await read_ending(client, 0.3)
+            answer = "101" if ending == "open" else ending
+        return f"{name}: {answer}"
+
+    return await gather_answers(
+        try_one(index, head) for index, head in enumerate(heads)
+    )
+
+
+async def guess_tokens(target: Target) -> Counter[str]:
+    """Try 200 tokens and tickets from one address, forwarded for another each time."""
+    answers: Counter[str] = Counter()
+    for number in range(200):
+        guess = f"guess-{number}"
+        path, header = (
+            ("/echo/", f"Authorization: Bearer {guess}"),
+            ("/echo/", f"Sec-WebSocket-Protocol: bearer.{guess}, chat"),
+            (f"/echo/?ticket={guess}", "X-Nothing: here"),
+        )[number % 3]
+        forwarded = f"X-Forwarded-For: 203.0.113.{number}"
+        client = await target.connect()
+        await client.send(target.build_request(path, header, forwarded))
+        answers[await read_answer(client, target.patience_seconds)] += 1
+        client.close()
+    return answers

@@ -1,0 +1,76 @@
+"""Attacks by messages that are valid, one by one."""
+
+import asyncio
+import itertools
+from collections import Counter
+
+from connections.testing import BINARY, TEXT, SlowClient, build_frame
+from tests.abuse.attack import (
+    OPEN,
+    Target,
+    during,
+    gather_answers,
+    read_ending,
+    read_status,
+    send_until_cut,
+)
+
+_OFFERED_BYTES = 400_000_000
+_POUR_SECONDS = 6
+
+
+async def flood_a_slow_consumer(target: Target, size: int) -> Counter[str]:
+    """Offer 400 MB of messages to a consumer that takes two a second."""
+    client = await target.open("/slow/")
+    piece = build_frame(BINARY, bytes(size)) * (1_000_000 // size)
+    pouring = send_until_cut(
+        client, itertools.repeat(piece, _OFFERED_BYTES // 1_000_000)
+    )
+    ending = read_ending(client, min(_POUR_SECONDS, target.patience_seconds))
+    return Counter([await during(pouring, ending)])
+
+
+async def break_json(target: Target) -> Counter[str]:
+    """Send 1000 messages of one byte that a handler raises at."""
+    client = await target.open("/json/")
+    pouring = send_until_cut(client, [build_frame(TEXT, b"x") * 1000])
+    ending = read_ending(client, target.patience_seconds)
+    return Counter([await during(pouring, ending)])
+
+
+async def read_slowly(
+    target: Target, count: int, size: int, bytes_per_second: int = 0
+) -> Counter[str]:
+    """Ask for 400 MB each, from several addresses, and read none, or hardly any."""
+
+    async def ask(index: int) -> str:
+        client = await target.open(
+            "/flood/", index=index, kind=SlowClient, bytes_per_second=bytes_per_second
+        )
+        wanted = f"{_OFFERED_BYTES // size} {size}".encode()
+        await client.send(build_frame(TEXT, wanted))
+        deadline = asyncio.get_running_loop().time() + target.patience_seconds
+        while asyncio.get_running_loop().time() < deadline:
+            if client.is_dropped():
+                return "reset"
+            await asyncio.sleep(0.1)
+        return OPEN
+
+    answers = await gather_answers(map(ask, range(count)))
+    # What the server does about its consumers now is part of it.
+    await asyncio.sleep(1)
+    return answers
+
+
+async def send_large_bodies(target: Target) -> Counter[str]:
+    """POST 300 MB in chunks without end, over HTTP."""
+    client = await target.connect()
+    head = (
+        f"POST /healthz HTTP/1.1\r\nHost: 127.0.0.1:{target.port}\r\n"
+        "Transfer-Encoding: chunked\r\n\r\n"
+    )
+    await client.send(head.encode())
+    chunk = b"10000\r\n" + bytes(65536) + b"\r\n"
+    pouring = send_until_cut(client, itertools.repeat(chunk, 5000))
+    status = read_status(client, min(_POUR_SECONDS, target.patience_seconds))
+    return Counter([await during(pouring, status)])

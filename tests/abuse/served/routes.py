@@ -1,0 +1,65 @@
+"""What is under attack: five consumers, of whichever base class."""
+
+import asyncio
+import json
+from typing import Any
+
+from django.urls import URLPattern, path
+
+
+class Echo:
+    """Sends every message back."""
+
+    send: Any
+
+    async def receive(
+        self, text_data: str | None = None, bytes_data: bytes | None = None
+    ) -> None:
+        await self.send(text_data=text_data, bytes_data=bytes_data)
+
+
+class Slow:
+    """Takes half a second for each message."""
+
+    async def receive(
+        self, text_data: str | None = None, bytes_data: bytes | None = None
+    ) -> None:
+        await asyncio.sleep(0.5)
+
+
+class Flood:
+    """Sends as many messages of such a size as it is asked for."""
+
+    send: Any
+
+    async def receive(
+        self, text_data: str | None = None, bytes_data: bytes | None = None
+    ) -> None:
+        count, size = map(int, (text_data or "0 0").split())
+        for _ in range(count):
+            await self.send(bytes_data=bytes(size))
+
+
+class Json:
+    """Reads JSON, which may be none."""
+
+    async def receive(
+        self, text_data: str | None = None, bytes_data: bytes | None = None
+    ) -> None:
+        json.loads(text_data or "")
+
+
+class Silent:
+    """Never answers a handshake."""
+
+    async def connect(self) -> None:
+        await asyncio.sleep(3600)
+
+
+def make_routes(base: Any) -> list[URLPattern]:
+    """Return a route for each consumer, with what it does on top of a base class."""
+    consumers: list[Any] = [
+        type(deed.__name__, (deed, base), {})
+        for deed in (Echo, Slow, Flood, Json, Silent)
+    ]
+    return [path(f"{one.__name__.lower()}/", one.as_asgi()) for one in consumers]

@@ -1,0 +1,104 @@
+"""
+Every attack of the corpus on live servers, beside a client that does no harm.
+
+After each: whoever attacked was answered as the corpus says, and it is recorded;
+the canary was served; memory stayed within bounds; no socket is left.
+"""
+
+import contextlib
+import re
+import sqlite3
+import urllib.request
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from connections.testing import LiveServer, wait_until
+from tests.abuse.attack import Attack
+from tests.abuse.corpus import ATTACKS
+from tests.abuse.watch import Arena, Report
+
+pytestmark = pytest.mark.slow
+
+MARGIN_KIB = 20_000
+"""What a server may grow by, beside what its limits let attackers hold."""
+
+MOST_HELD_KIB = max(attack.held_kib for attack in ATTACKS)
+"""The same for all attacks on a server: memory once used is not all given back."""
+
+LOG_BYTES = 40_000
+"""What an attack may write to the log, and LOG_BYTES_EACH for each answer."""
+
+LOG_BYTES_EACH = 400
+
+LINE = re.compile(
+    r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ |\s|$|Traceback |\w+(\.\w+)*: "
+)
+"""What a line of the log, or of a traceback, begins with."""
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
+async def test_attack(
+    attack: Attack,
+    find_arena: Callable[[Attack], Arena],
+    note_report: Callable[[Report], None],
+) -> None:
+    arena = find_arena(attack)
+    server = arena.server
+    sockets, counted = arena.count_sockets(), read_metrics(server)
+    report = await arena.suffer(attack)
+    note_report(report)
+    # The attackers were answered as they should be,
+    assert report.answers and report.answers.keys() <= attack.answers
+    for answer, most in attack.most.items():
+        assert report.answers[answer] <= most
+    # the others were served,
+    assert report.sighting.failures == []
+    assert report.sighting.round_trip_seconds
+    assert report.sighting.connect_seconds
+    # what it cost is bounded,
+    assert report.grown_kib <= attack.held_kib + MARGIN_KIB
+    assert report.peak_kib <= MOST_HELD_KIB + MARGIN_KIB
+    total = sum(report.answers.values())
+    assert len(report.log) <= LOG_BYTES + LOG_BYTES_EACH * total
+    # it is known why it ended,
+    await wait_until(lambda: read_endings(server, report) == attack.recorded)
+    await wait_until(lambda: find_unchanged(counted, server, attack.counted) == [])
+    for text in attack.logged:
+        assert text in report.log
+    assert [line for line in report.log.splitlines() if not LINE.match(line)] == []
+    # and nothing is left.
+    await wait_until(lambda: arena.count_sockets() <= sockets)
+
+
+def read_endings(server: LiveServer, report: Report) -> set[str]:
+    """Return code and reason of every record of the attack; all must have ended."""
+    query = (
+        "select distinct coalesce(close_code, '') || ' ' || reason"
+        " from connections_connection where address like ?"
+    )
+    with contextlib.closing(sqlite3.connect(server.folder / "db.sqlite3")) as database:
+        return {row[0] for row in database.execute(query, (f"{report.network}%",))}
+
+
+def read_metrics(server: LiveServer) -> str:
+    with urllib.request.urlopen(f"{server.url}/metrics", timeout=30) as response:
+        text: str = response.read().decode()
+        return text
+
+
+def find_unchanged(before: str, server: LiveServer, series: Sequence[str]) -> list[str]:
+    """Return the series that are what they were."""
+    now = read_metrics(server)
+    return [one for one in series if add_up(now, one) == add_up(before, one)]
+
+
+def add_up(metrics: str, series: str) -> float:
+    """Return the sum over all series that have the labels."""
+    name, _, labels = series.partition("{")
+    wanted = labels.removesuffix("}").split(",")
+    return sum(
+        float(line.rpartition(" ")[2])
+        for line in metrics.splitlines()
+        if line.startswith(name) and all(label in line for label in wanted)
+    )
