@@ -27,7 +27,7 @@ class Attachment:
 
     It keeps no queue: it compares what was sent with what there is, so a slow
     client costs no memory, and gets of a stream what came meanwhile in one
-    piece. It runs in a task of its own, only while there is something to send.
+    piece.
     """
 
     def __init__(
@@ -49,6 +49,8 @@ class Attachment:
         self._open: dict[int, int] = {}
         self._replies: deque[str] = deque()
         self._is_busy = False
+        self._is_woken = False
+        self._waiter: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         feed.followers[self] = self.wake
 
@@ -69,9 +71,15 @@ class Attachment:
 
     def wake(self) -> None:
         """Look for what is to be sent; calling it again does no harm."""
-        if self._position is None:
+        if self._position is None or self._is_woken:
             return
-        if self._task is None or self._task.done():
+        self._is_woken = True
+        if self._waiter is not None:
+            if not self._waiter.done():
+                self._waiter.set_result(None)
+        elif self._task is None:
+            # One task for as long as it is attached: one for each message would
+            # cost as much as half of all that is sent.
             self._task = asyncio.create_task(self._pump())
             self._task.add_done_callback(self._note_end)
 
@@ -84,17 +92,24 @@ class Attachment:
             self._task.cancel()
 
     async def _pump(self) -> None:
-        try:
-            while await self._step():
-                continue
-        except DatabaseUnavailable as exc:
-            # The check of positions wakes it again.
-            logger.warning(
-                "Entries for %s have to wait: %s",
-                self._connection.connection_id,
-                exc,
-                extra={"event": "entries_wait"},
-            )
+        loop = asyncio.get_running_loop()
+        while True:
+            if not self._is_woken:
+                self._waiter = loop.create_future()
+                await self._waiter
+                self._waiter = None
+            self._is_woken = False
+            try:
+                while await self._step():
+                    continue
+            except DatabaseUnavailable as exc:
+                # The check of positions wakes it again.
+                logger.warning(
+                    "Entries for %s have to wait: %s",
+                    self._connection.connection_id,
+                    exc,
+                    extra={"event": "entries_wait"},
+                )
 
     async def _step(self) -> bool:
         """Send the next message; return whether there was one."""

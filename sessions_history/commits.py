@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 Result = Committed | SessionsError
 
-# A member of an enumeration costs a look-up in its class each time.
+# A member of an enumeration costs a call each time it is compared.
 _STREAMING = State.STREAMING.value
 
 _RETRY_FOR_SECONDS = 6
@@ -60,6 +60,7 @@ class _Session:
 
     epoch: str
     last_offset: int
+    is_stale: bool
     open_offsets: set[int] = field(default_factory=set)
     is_used: bool = False
 
@@ -127,8 +128,8 @@ class _Commit:
     def _read(self, requests: Sequence[Request]) -> None:
         """Lock the sessions and read what decides on the requests."""
         session_ids = sorted({one.session_id for one in requests})
-        for session_id, epoch, last_offset in self._rows.lock(session_ids):
-            self._sessions[session_id] = _Session(epoch, last_offset)
+        for session_id, *row in self._rows.lock(session_ids):
+            self._sessions[session_id] = _Session(*row)
         keys = [
             (one.session_id, one.key)
             for one in requests
@@ -148,7 +149,7 @@ class _Commit:
             return self._append(session, request)
         if isinstance(request, Rewrite):
             return self._rewrite(session, request)
-        session.is_used = True
+        session.is_used = session.is_used or session.is_stale
         return Committed(epoch=session.epoch, offset=session.last_offset)
 
     def _append(self, session: _Session, request: Append) -> Result:
@@ -216,7 +217,9 @@ class _Commit:
                     if entry.offset > thresholds[session_id] or entry.is_streaming
                 ],
                 keys=self._new_keys,
-                positions=[(key, one.last_offset) for key, one in used.items()],
+                positions=[
+                    (key, one.last_offset, one.is_stale) for key, one in used.items()
+                ],
                 thresholds=[row for row in thresholds.items() if row[1] > 0],
             )
         )

@@ -69,6 +69,8 @@ class FanOut:
         if feed is not None:
             for entry in entries:
                 feed.take(entry)
+        if self._relay is None:
+            return
         size = sum(len(entry.data) for entry in entries)
         message: dict[str, Any] = {"epoch": epoch, "last": entries[-1].offset}
         if size <= _HINT_CHARACTERS:

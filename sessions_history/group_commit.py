@@ -123,9 +123,10 @@ class GroupCommit:
     ) -> None:
         for (request, future), result in zip(batch, results, strict=True):
             if isinstance(result, Committed):
-                self._on_committed(request, result)
+                # First, so that an ack goes out together with its entry.
                 if not future.cancelled():
                     future.set_result(result)
+                self._on_committed(request, result)
             elif not future.cancelled():
                 future.set_exception(result)
 

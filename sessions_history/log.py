@@ -51,6 +51,9 @@ from sessions_history.streams import Stream
 
 logger = logging.getLogger(__name__)
 
+# A member of an enumeration costs a call each time it becomes text.
+_CLIENT, _SERVER = Sender.CLIENT.value, Sender.SERVER.value
+
 _RETRY_CHECK_SECONDS = 1
 
 
@@ -129,7 +132,7 @@ class SessionLog:
             SessionNotFound, LogFull: nothing was appended.
             DatabaseUnavailable: whether it was appended is unknown.
         """
-        entry = NewEntry(kind=kind, sender=Sender.SERVER, data=dump(payload))
+        entry = NewEntry(kind=kind, sender=_SERVER, data=dump(payload))
         committed = await self._submit(Append(session_id=session_id, entries=(entry,)))
         return committed.offset
 
@@ -147,7 +150,7 @@ class SessionLog:
             InvalidMessage: the payload cannot be stored.
             LogFull: the database is too far behind.
         """
-        message = NewEntry(sender=Sender.CLIENT, data=dump(payload))
+        message = NewEntry(sender=_CLIENT, data=dump(payload))
         entries: tuple[NewEntry, ...] = (message,)
         if self.performer is not None:
             entries = (message, _new_stream(MESSAGE))
@@ -327,7 +330,7 @@ _logs: weakref.WeakKeyDictionary[Node, SessionLog] = weakref.WeakKeyDictionary()
 
 def _new_stream(kind: str) -> NewEntry:
     return NewEntry(
-        kind=kind, sender=Sender.SERVER, data=EMPTY_STREAM, state=State.STREAMING
+        kind=kind, sender=_SERVER, data=EMPTY_STREAM, state=State.STREAMING.value
     )
 
 

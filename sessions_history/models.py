@@ -32,6 +32,7 @@ class Session(models.Model):
     last_offset = models.PositiveBigIntegerField(default=0)
     created_at = models.DateTimeField(db_default=Now())
     last_seen_at = models.DateTimeField(db_default=Now(), db_index=True)
+    """When somebody attached or wrote last, to within a few seconds."""
 
     objects = SessionQuerySet.as_manager()
 

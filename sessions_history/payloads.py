@@ -13,6 +13,12 @@ from connections.exceptions import InvalidMessage
 
 MAX_DEPTH = 64
 
+# json.dumps() makes an encoder at each call where it is given options.
+_encode = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, separators=(",", ":")
+).encode
+_encode_sorted = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+
 
 def dump(payload: Any) -> str:
     """
@@ -23,9 +29,7 @@ def dump(payload: Any) -> str:
             nested more than 64 deep.
     """
     try:
-        text = json.dumps(
-            payload, ensure_ascii=False, allow_nan=False, separators=(",", ":")
-        )
+        text = _encode(payload)
         text.encode()
     except UnicodeEncodeError as exc:
         raise _invalid("a lone surrogate") from exc
@@ -41,8 +45,8 @@ def dump(payload: Any) -> str:
 
 def digest(payload: Any) -> str:
     """Return what tells one payload from another, whatever the order of its keys."""
-    text = json.dumps(payload, sort_keys=True, separators=(",", ":"))
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    text = _encode_sorted(payload).encode()
+    return hashlib.blake2b(text, digest_size=16).hexdigest()
 
 
 def clean_text(text: str) -> str:

@@ -4,12 +4,15 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import connection
 
 Row = tuple[Any, ...]
+
+SEEN_SECONDS = 5
+"""How old last_seen_at may be: it stands in three indexes, last_offset in none."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -34,7 +37,8 @@ class Changes:
     """(session_id, key, digest, offset)"""
 
     positions: list[Row] = field(default_factory=list)
-    """(session_id, last_offset) of the sessions that were used."""
+    """(session_id, last_offset, is_stale) of the sessions that were used: what is
+    stale is seen now."""
 
     thresholds: list[Row] = field(default_factory=list)
     """(session_id, offset): the entries up to there go, unless they stream."""
@@ -51,15 +55,18 @@ class Rows(ABC):
     """
 
     def __init__(self, at: datetime) -> None:
-        self._at = connection.ops.adapt_datetimefield_value(at)
+        adapt = connection.ops.adapt_datetimefield_value
+        self._at = adapt(at)
+        self._seen_before = adapt(at - timedelta(seconds=SEEN_SECONDS))
         self._cursor = connection.cursor()
 
     @abstractmethod
-    def lock(self, session_ids: Collection[str]) -> list[tuple[str, str, int]]:
+    def lock(self, session_ids: Collection[str]) -> list[Row]:
         """
         Lock sessions, always in the order of their ids.
 
-        Returns (session_id, epoch, last_offset) of each that is there.
+        Returns (session_id, epoch, last_offset, is_stale) of each that is
+        there, stale where it was seen longer than SEEN_SECONDS ago.
         """
 
     @abstractmethod

@@ -2,13 +2,13 @@
 
 from collections.abc import Collection, Sequence
 
-from sessions_history.rows.base import Changes, Found, Rows, dump
+from sessions_history.rows.base import Changes, Found, Row, Rows, dump
 
 # Planned for each of its rows (LATERAL, = ANY), a statement looks each up in the
 # index, and never reads a table from end to end: where statistics are old, as on a
 # table that has just begun to fill, the planner would choose that for a join.
 _LOCK = """
-SELECT session_id, epoch, last_offset FROM sessions_history_session
+SELECT session_id, epoch, last_offset, last_seen_at < %s FROM sessions_history_session
 WHERE session_id = ANY(%s) ORDER BY session_id FOR UPDATE
 """
 
@@ -44,8 +44,8 @@ WITH entries AS (
         ) AS old
     ))
 )
-UPDATE sessions_history_session AS s
-SET last_offset = (v ->> 1)::bigint, last_seen_at = %s
+UPDATE sessions_history_session AS s SET last_offset = (v ->> 1)::bigint,
+last_seen_at = CASE WHEN (v ->> 2)::boolean THEN %s ELSE last_seen_at END
 FROM jsonb_array_elements(%s::jsonb) AS v WHERE s.session_id = v ->> 0
 """
 
@@ -53,9 +53,9 @@ FROM jsonb_array_elements(%s::jsonb) AS v WHERE s.session_id = v ->> 0
 class PostgresqlRows(Rows):
     """Rows on PostgreSQL."""
 
-    def lock(self, session_ids: Collection[str]) -> list[tuple[str, str, int]]:
-        self._cursor.execute(_LOCK, [list(session_ids)])
-        rows: list[tuple[str, str, int]] = self._cursor.fetchall()
+    def lock(self, session_ids: Collection[str]) -> list[Row]:
+        self._cursor.execute(_LOCK, [self._seen_before, list(session_ids)])
+        rows: list[Row] = self._cursor.fetchall()
         return rows
 
     def find(

@@ -11,8 +11,9 @@ from sessions_history.rows.base import Changes, Found, Row, Rows, dump
 # A CROSS JOIN is carried out in the order in which it is written: each row of the
 # parameter is looked up in the index, and no table is read from end to end.
 _LOCK = """
-SELECT json_group_array(json_array(s.session_id, s.epoch, s.last_offset))
-FROM json_each(?) AS v
+SELECT json_group_array(
+    json_array(s.session_id, s.epoch, s.last_offset, s.last_seen_at < ?)
+) FROM json_each(?) AS v
 CROSS JOIN sessions_history_session AS s ON s.session_id = v.value
 """
 
@@ -39,10 +40,15 @@ INSERT INTO sessions_history_appendkey
 (session_id, key, digest, "offset", created_at) VALUES
 """
 
-_UPDATE = """
-UPDATE sessions_history_session SET last_offset = json_extract(v.value, '$[1]'),
-last_seen_at = ? FROM json_each(?) AS v
-WHERE session_id = json_extract(v.value, '$[0]')
+_MOVE = """
+UPDATE sessions_history_session SET last_offset = json_extract(v.value, '$[1]')
+FROM json_each(?) AS v WHERE session_id = json_extract(v.value, '$[0]')
+"""
+
+# By itself: a column that is named is written in all of its indexes.
+_SEE = """
+UPDATE sessions_history_session SET last_seen_at = ?
+FROM json_each(?) AS v WHERE session_id = v.value
 """
 
 _TRIM = """
@@ -60,8 +66,9 @@ _ROWS_PER_INSERT = (64, 8, 1)
 class SqliteRows(Rows):
     """Rows on SQLite, where a transaction is the only one that writes."""
 
-    def lock(self, session_ids: Collection[str]) -> list[tuple[str, str, int]]:
-        return [tuple(row) for row in self._fetch(_LOCK, dump(list(session_ids)))]
+    def lock(self, session_ids: Collection[str]) -> list[Row]:
+        ids = dump(list(session_ids))
+        return [tuple(row) for row in self._fetch(_LOCK, self._seen_before, ids)]
 
     def find(
         self, session_ids: Collection[str], keys: Sequence[tuple[str, str]]
@@ -78,7 +85,10 @@ class SqliteRows(Rows):
         with connection.wrap_database_errors:
             self._insert(_INSERT_ENTRIES, changes.entries)
             self._insert(_INSERT_KEYS, changes.keys)
-            self._execute(_UPDATE, [self._at, dump(changes.positions)])
+            self._execute(_MOVE, [dump(changes.positions)])
+            stale = [key for key, _, is_stale in changes.positions if is_stale]
+            if stale:
+                self._execute(_SEE, [self._at, dump(stale)])
             if changes.thresholds:
                 self._execute(_TRIM, [dump(changes.thresholds)])
 
@@ -97,9 +107,9 @@ class SqliteRows(Rows):
                 )
                 start += count
 
-    def _fetch(self, sql: str, value: str) -> list[list[Any]]:
+    def _fetch(self, sql: str, *values: Any) -> list[list[Any]]:
         with connection.wrap_database_errors:
-            (text,) = self._execute(sql, [value]).fetchone()
+            (text,) = self._execute(sql, values).fetchone()
         found: list[list[Any]] = json.loads(text)
         return found
 

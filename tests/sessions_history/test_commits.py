@@ -1,10 +1,13 @@
 """One commit of the log, against a model of it that fits on a page."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import pytest
 from django.db import DataError, OperationalError, connection
+from django.utils import timezone
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -48,6 +51,10 @@ def make_append(
 ) -> Append:
     new = NewEntry(sender="client", data=data, state=state)
     return Append(session_id=session_id, entries=(new,) * count, key=key, digest=data)
+
+
+def make_touch(session_id: str) -> Touch:
+    return Touch(session_id=session_id)
 
 
 def commit_one(request: Request) -> Committed:
@@ -103,6 +110,20 @@ def test_a_session_that_is_not_there_fails_by_itself() -> None:
     assert isinstance(lost, SessionNotFound)
     assert isinstance(kept, Committed)
     assert isinstance(touched, SessionNotFound)
+
+
+@pytest.mark.parametrize("make_request", [make_append, make_touch])
+def test_when_a_session_was_seen_is_known_to_a_few_seconds(
+    make_request: Callable[[str], Request],
+) -> None:
+    """Each change of it is one in three indexes, so it lags behind a little."""
+    session_id = make_session()
+    for ago_seconds, is_written in ((60, True), (2, False)):
+        moment = timezone.now() - timedelta(seconds=ago_seconds)
+        Session.objects.update(last_seen_at=moment)
+        commit_one(make_request(session_id))
+        seen_at = Session.objects.get().last_seen_at
+        assert (seen_at > moment) is is_written
 
 
 def test_an_entry_that_streams_is_not_trimmed() -> None:

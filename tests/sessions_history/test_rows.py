@@ -28,10 +28,11 @@ def test_no_table_is_read_from_end_to_end() -> None:
 def find_sqlite_scans() -> list[str]:
     """Return the steps of the statements' plans that go through a whole table."""
     statements = {
-        sqlite._LOCK: 1,
+        sqlite._LOCK: 2,
         sqlite._FIND_STREAMING: 1,
         sqlite._FIND_KEYS: 1,
-        sqlite._UPDATE: 2,
+        sqlite._MOVE: 1,
+        sqlite._SEE: 2,
         sqlite._TRIM: 1,
     }
     found = []
