@@ -9,9 +9,19 @@ from typing import Any
 
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import InvalidStatus
 
-from connections.testing import LiveServer, Servers, read_close, wait_until
+from connections.testing import (
+    TEXT,
+    Flooder,
+    LiveServer,
+    Servers,
+    assert_closed,
+    assert_evicted,
+    build_frame,
+    read_close,
+    wait_until,
+)
 
 ECHO = "/ws/echo/"
 QUICK = {"node__beat_seconds": 0.1, "node__lease_seconds": 3}
@@ -53,7 +63,7 @@ async def test_the_sixth_connection_evicts_the_first(
     server = servers.start(command=command, config=QUICK)
     token = server.create_token()
     async with opened(server, token, 6) as connections:
-        assert (await read_close(connections[0]))[0] == 4005
+        await assert_evicted(connections[0])
         for connection in connections[1:]:
             await assert_alive(connection)
         await wait_until(
@@ -95,19 +105,12 @@ async def test_limits_of_size_and_rate(servers: Servers, command: str) -> None:
     }
     server = servers.start(command=command, config={**QUICK, **rate})
     token = server.create_token()
-    async with opened(server, token, 2) as (big, fast):
+    async with open_echo(server, token) as big:
         await big.send("x" * 1_000_001)
         assert (await read_close(big))[0] in (4013, 1009)
-        flooding = asyncio.create_task(flood(fast))
-        assert (await read_close(fast))[0] == 4129
-        flooding.cancel()
-
-
-async def flood(connection: ClientConnection) -> None:
-    with contextlib.suppress(ConnectionClosed):
-        for _ in range(100_000):
-            await connection.send("x")
-            await asyncio.sleep(0.005)
+    fast = await Flooder.open(server.port, ECHO, f"Authorization: Bearer {token}")
+    await fast.flood(build_frame(TEXT, b"x"), per_second=200, seconds=30)
+    await assert_closed(fast, 4129)
 
 
 @on_both

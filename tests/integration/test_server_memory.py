@@ -2,10 +2,6 @@
 
 import asyncio
 import contextlib
-import os
-import signal
-import sys
-import time
 
 import pytest
 import websockets
@@ -13,9 +9,13 @@ import websockets
 from connections.testing import (
     BINARY,
     TEXT,
+    DeadPeer,
+    Flooder,
     LiveServer,
     RawClient,
     Servers,
+    SlowClient,
+    assert_closed,
     build_frame,
     wait_until,
 )
@@ -61,22 +61,12 @@ class Peak:
 async def test_a_flood_into_a_slow_consumer_costs_little_and_ends_4129(
     servers: Servers, size: int
 ) -> None:
-    """Of tiny messages or of large ones: 400 MB are offered."""
+    """Of tiny messages or of large ones, without end."""
     server = start(servers, buffers__receive_stall_seconds=1)
-    client = await RawClient.open(server.port, "/slow?seconds=3")
+    client = await Flooder.open(server.port, "/slow?seconds=3")
     peak = Peak(server)
-    piece = build_frame(BINARY, b"x" * size) * (1_000_000 // size)
-
-    async def pour() -> None:
-        with contextlib.suppress(OSError):
-            for _ in range(OFFERED_BYTES // 1_000_000):
-                await client.send(piece)
-
-    pouring = asyncio.create_task(pour())
-    frame = await client.read_close()
-    pouring.cancel()
-    await asyncio.gather(pouring, return_exceptions=True)
-    assert (frame.close_code, frame.close_reason) == (4129, "rate_limited")
+    await client.flood(build_frame(BINARY, b"x" * size) * (1_000_000 // size))
+    await assert_closed(client, 4129, "rate_limited")
     # What waits is dropped: the consumer takes one message and learns the end.
     await wait_seen(server, "slow 1 4129 rate_limited")
     assert await peak.growth_kib() < GROWTH_KIB
@@ -102,7 +92,7 @@ async def test_a_client_that_never_reads_costs_little_and_is_cut_off(
     server = start(servers, buffers__send_stall_seconds=1)
     peak = Peak(server)
     count = OFFERED_BYTES // size
-    await RawClient.open(server.port, f"/flood?size={size}&count={count}")
+    await SlowClient.open(server.port, f"/flood?size={size}&count={count}")
     await wait_seen(server, "flooded 4208 slow_consumer")
     assert await peak.growth_kib() < GROWTH_KIB
 
@@ -110,20 +100,10 @@ async def test_a_client_that_never_reads_costs_little_and_is_cut_off(
 async def test_a_client_that_trickles_is_cut_off_too(servers: Servers) -> None:
     """Some bytes a second would otherwise hold a buffer for ever."""
     server = start(servers, buffers__send_stall_seconds=1)
-    client = await RawClient.open(
-        server.port, "/flood?size=10000&count=100000", receive_bytes=4096
+    await SlowClient.open(
+        server.port, "/flood?size=10000&count=100000", bytes_per_second=2000
     )
-
-    async def trickle() -> None:
-        with contextlib.suppress(ConnectionError, OSError):
-            while True:
-                await client.read_some(100)
-                await asyncio.sleep(0.05)
-
-    task = asyncio.create_task(trickle())
     await wait_seen(server, "flooded 4208 slow_consumer")
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_more_than_the_buffer_is_paced_not_cut_off(servers: Servers) -> None:
@@ -180,26 +160,12 @@ async def test_a_peer_that_vanishes_while_reading_is_paused_is_noticed(
         ping_timeout_seconds=0.5,
         buffers__receive_stall_seconds=1,
     )
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        "import time; from websockets.sync.client import connect\n"
-        f"ws = connect('{server.ws_url}/slow?seconds=2')\n"
-        "print('open', flush=True)\n"
-        "while True: ws.send('x' * 1000)",
-        stdout=asyncio.subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    await process.stdout.readline()
+    peer = await DeadPeer.open(server.port, "/slow?seconds=2")
+    sending = asyncio.create_task(peer.send(build_frame(TEXT, b"x" * 1000) * 100_000))
     await asyncio.sleep(0.2)
-    os.kill(process.pid, signal.SIGSTOP)
-    began = time.monotonic()
-    try:
-        await wait_seen(server, "4129 rate_limited", seconds=8)
-    finally:
-        process.kill()
-        await process.wait()
-    assert time.monotonic() - began < 8
+    sending.cancel()
+    await peer.vanish()
+    await wait_seen(server, "4129 rate_limited")
 
 
 async def test_a_pong_behind_a_backlog_is_waited_for(servers: Servers) -> None:
@@ -275,7 +241,7 @@ async def test_pongs_do_not_pile_up_for_who_does_not_read(servers: Servers) -> N
         rate_limit__burst_small_frames=10_000_000,
         buffers__send_stall_seconds=1,
     )
-    client = await RawClient.open(server.port, "/echo", receive_bytes=4096)
+    client = await SlowClient.open(server.port, "/echo")
     peak = Peak(server)
     flood = build_frame(9, b"x" * 125) * 2000
     with contextlib.suppress(OSError, TimeoutError):

@@ -16,9 +16,11 @@ from connections.testing import (
     PING,
     PONG,
     TEXT,
+    Flooder,
     LiveServer,
     RawClient,
     Servers,
+    assert_closed,
     build_frame,
     build_request,
 )
@@ -181,20 +183,10 @@ async def test_a_flood_of_small_frames_costs_its_sender_the_connection(
     """And not the others their latency."""
     flood = build_frame(*again, is_final=again[0] != 0) * 5000
     async with canary(server) as delays:
-        client = await RawClient.open(server.port, "/echo")
+        client = await Flooder.open(server.port, "/echo")
         await client.send(begin)
-
-        async def pour() -> None:
-            with contextlib.suppress(OSError):
-                while True:
-                    await client.send(flood)
-
-        pouring = asyncio.create_task(pour())
-        frame = await client.read_close()
-        await asyncio.sleep(0.2)
-        pouring.cancel()
-        await asyncio.gather(pouring, return_exceptions=True)
-    assert (frame.close_code, frame.close_reason) == (4129, "rate_limited"), name
+        await client.flood(flood)
+        await assert_closed(client, 4129, "rate_limited")
     assert statistics.median(delays) < 0.1
 
 

@@ -15,6 +15,7 @@ from connections.testing import (
     LiveServer,
     RawClient,
     Servers,
+    SlowClient,
     build_frame,
     wait_until,
 )
@@ -51,8 +52,8 @@ def start(servers: Servers, seen: Path, **config: object) -> LiveServer:
     )
 
 
-def open_socket(server: LiveServer, path: str, **options: Any) -> Any:
-    return RawClient.open(server.port, path, f"Origin: {server.url}", **options)
+def open_socket(server: LiveServer, path: str) -> Any:
+    return RawClient.open(server.port, path, f"Origin: {server.url}")
 
 
 def read_closed(server: LiveServer) -> list[tuple[str, int]]:
@@ -92,7 +93,8 @@ async def test_a_slow_consumer_is_recorded_and_its_slot_is_free(
     servers: Servers, seen: Path
 ) -> None:
     server = start(servers, seen, buffers__send_stall_seconds=0.5)
-    client = await open_socket(server, "/broadcast/", receive_bytes=4096)
+    origin = f"Origin: {server.url}"
+    client = await SlowClient.open(server.port, "/broadcast/", origin)
     await client.send(build_frame(TEXT, b"10000 10000"))
     await wait_until(lambda: read_closed(server) == [("slow_consumer", 4208)])
     await wait_until(lambda: was_told(seen, "disconnect 4208"))
