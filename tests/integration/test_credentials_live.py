@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import serialization
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from connections.testing import LiveServer, Servers, wait_until
+from connections.testing import LiveServer, Servers, assert_closed, wait_until
 from tests.connections.jwt_provider import (
     AUDIENCE,
     ISSUER,
@@ -36,18 +36,7 @@ ISSUED = {"jwt__issuer": ISSUER, "jwt__audience": AUDIENCE}
 def open_socket(
     server: LiveServer, path: str, token: str | None = None, **options: Any
 ) -> connect:
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    url = server.ws_url + path
-    return connect(url, additional_headers=headers, open_timeout=30, **options)
-
-
-async def read_close(connection: ClientConnection, seconds: float = 30) -> int | None:
-    """Return the code of the close that comes."""
-    async with asyncio.timeout(seconds):
-        with contextlib.suppress(ConnectionClosed):
-            while True:
-                await connection.recv()
-    return connection.close_code
+    return server.connect(path, token, open_timeout=30, **options)
 
 
 async def is_let_in(server: LiveServer, path: str, **options: Any) -> bool:
@@ -236,7 +225,7 @@ async def test_a_credential_expires_under_the_socket_or_is_refreshed(
     assert (await receive(refreshing, "refreshed"))["expires_at"].endswith("Z")
     bye = await receive(silent, "bye")
     assert (bye["code"], bye["reconnect"]) == (4100, "new_token")
-    assert await read_close(silent) == 4100
+    await assert_closed(silent, 4100)
     assert time.time() >= ends_at + 1
     await refreshing.send(json.dumps({"type": "echo"}))
     assert await receive(refreshing, "echo")
@@ -250,7 +239,7 @@ async def test_a_token_is_held_to_its_scopes_and_its_use_is_noted(
     here = server.create_token("alice", "--scope", "/ws/echo")
     elsewhere = server.create_token("bob", "--scope", "ws/other/")
     assert await is_let_in(server, "/ws/echo/", token=here)
-    assert await read_close(await open_socket(server, "/ws/echo/", elsewhere)) == 4003
+    await assert_closed(await open_socket(server, "/ws/echo/", elsewhere), 4003)
 
     def used() -> list[tuple[str]]:
         path = server.folder / "db.sqlite3"
