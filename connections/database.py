@@ -73,8 +73,13 @@ class Database:
         self._readers = ThreadPoolExecutor(_READERS, "connections-reader")
         self._opened: set[Any] = set()
         self._lock = threading.Lock()
-        self.failure: str | None = None
-        """Why the last call failed for want of the database; None: it answered."""
+        # A full disk still reads: that says nothing of what is to be written.
+        self._failures: dict[str, str] = {}
+
+    @property
+    def failure(self) -> str | None:
+        """Why the last call that wrote, or read, failed; None: both succeeded."""
+        return self._failures.get("write") or self._failures.get("read")
 
     async def write(
         self,
@@ -89,7 +94,7 @@ class Database:
             DatabaseUnavailable: the database did not answer.
         """
         future = self._writer.submit(
-            lambda: self._run(work, *args, **kwargs), is_urgent=False
+            lambda: self._run("write", work, *args, **kwargs), is_urgent=False
         )
         result: Result = await asyncio.wrap_future(future)
         return result
@@ -107,7 +112,7 @@ class Database:
             DatabaseUnavailable: the database did not answer.
         """
         future = self._urgent_writer.submit(
-            lambda: self._run(work, *args, **kwargs), is_urgent=True
+            lambda: self._run("write", work, *args, **kwargs), is_urgent=True
         )
         result: Result = await asyncio.wrap_future(future)
         return result
@@ -126,7 +131,7 @@ class Database:
         """
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(
-            self._readers, lambda: self._run(work, *args, **kwargs)
+            self._readers, lambda: self._run("read", work, *args, **kwargs)
         )
 
     async def close(self) -> None:
@@ -149,6 +154,7 @@ class Database:
 
     def _run(
         self,
+        kind: str,
         work: Callable[Arguments, Result],
         *args: Arguments.args,
         **kwargs: Arguments.kwargs,
@@ -158,13 +164,13 @@ class Database:
         try:
             result = work(*args, **kwargs)
         except (OperationalError, InterfaceError) as exc:
-            self.failure = str(exc) or type(exc).__name__
+            self._failures[kind] = str(exc) or type(exc).__name__
             close_old_connections()
             raise DatabaseUnavailable(str(exc)) from exc
         finally:
             # With DEBUG, Django would keep the last 9,000 statements.
             connection.queries_log.clear()
-        self.failure = None
+        self._failures.pop(kind, None)
         return result
 
     def _adopt(self) -> None:
