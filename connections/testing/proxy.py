@@ -13,7 +13,8 @@ class Proxy:
 
     `loses_replies` drops what the server says, so that a command happens and
     its caller never learns; `loses_requests` what the clients say;
-    `loses_messages` what Redis tells its subscribers unasked. cut() holds
+    `loses_messages` what Redis tells its subscribers unasked. `delay_seconds` is
+    how late comes each thing that the server says. cut() holds
     everything back both ways, as a partition does: no reset, no end.
     """
 
@@ -21,6 +22,7 @@ class Proxy:
         self.loses_replies = False
         self.loses_requests = False
         self.loses_messages = False
+        self.delay_seconds = 0.0
         self._is_open = asyncio.Event()
         self._is_open.set()
         self.port = 0
@@ -83,6 +85,7 @@ class Proxy:
                 server_reader,
                 writer,
                 lambda: self.loses_replies or (self.loses_messages and bool(said)),
+                is_answer=True,
             )
             await asyncio.wait(
                 (asyncio.create_task(there), asyncio.create_task(back)),
@@ -102,10 +105,14 @@ class Proxy:
         writer: asyncio.StreamWriter,
         is_lost: Callable[[], bool],
         said: set[bytes] | None = None,
+        *,
+        is_answer: bool = False,
     ) -> None:
         """Carry bytes; what of _SUBSCRIBE they hold is added to what was said."""
         with contextlib.suppress(OSError):
             while chunk := await reader.read(65536):
+                if is_answer and self.delay_seconds:
+                    await asyncio.sleep(self.delay_seconds)
                 await self._is_open.wait()
                 if said is not None and _SUBSCRIBE in chunk:
                     said.add(_SUBSCRIBE)

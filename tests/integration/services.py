@@ -1,5 +1,6 @@
 """A private PostgreSQL for tests, to be paused, killed and started again."""
 
+import contextlib
 import os
 import pwd
 import shutil
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import psycopg
@@ -104,13 +106,11 @@ class PostgresProcess:
 
     def pause(self) -> None:
         """Let it stand still, its connections open."""
-        for pid in self._pids():
-            os.kill(pid, signal.SIGSTOP)
+        self._signal(self._pids(), signal.SIGSTOP)
 
     def resume(self) -> None:
         """Let it go on."""
-        for pid in reversed(self._pids()):
-            os.kill(pid, signal.SIGCONT)
+        self._signal(reversed(self._pids()), signal.SIGCONT)
 
     def kill(self) -> None:
         """End it at once, as a crash would; its files stay."""
@@ -122,6 +122,12 @@ class PostgresProcess:
             self.resume()
             self.kill()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _signal(self, pids: Iterable[int], number: int) -> None:
+        for pid in pids:
+            # One whose client has just gone may have ended since it was listed.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def _end(self, number: int) -> None:
         if self._process is not None:

@@ -1,0 +1,90 @@
+"""A database that is slow, not away: handshakes wait or are told, sockets do not."""
+
+import asyncio
+import time
+
+import pytest
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
+
+from connections.testing import LiveServer, Proxy, Servers, wait_until
+from tests.faults.databases import Store
+from tests.integration.session_client import SessionClient
+from tests.integration.test_main_job import (
+    QUICK,
+    assert_alive,
+    closing,
+    open_echo,
+    opened,
+)
+
+DELAY_SECONDS = 1
+
+
+@pytest.fixture
+def postgres_url(postgres_store: Store) -> str:
+    return postgres_store.environment["DATABASE_URL"]
+
+
+async def measure(connection: ClientConnection, times: list[float]) -> None:
+    """Take the time of round trips until cancelled."""
+    while True:
+        began = time.monotonic()
+        await assert_alive(connection)
+        times.append(time.monotonic() - began)
+        await asyncio.sleep(0.02)
+
+
+async def is_served(server: LiveServer, token: str) -> bool:
+    """Open, and tell whether that was served, or told that nobody can tell."""
+    connection = await open_echo(server, token, open_timeout=20)
+    try:
+        await assert_alive(connection)
+    except ConnectionClosed:
+        assert await closing(connection) == (4104, "unavailable")
+        return False
+    await connection.close()
+    return True
+
+
+async def test_a_second_for_each_answer_of_the_database(
+    servers: Servers, postgres_store: Store, postgres_url: str
+) -> None:
+    """Who is known is admitted, who is not may be told 4104; nobody else notices."""
+    assert postgres_store.postgres is not None
+    port = postgres_store.postgres.port
+    async with Proxy(port) as proxy:
+        url = postgres_url.replace(f":{port}/", f":{proxy.port}/")
+        server = servers.start(
+            config=QUICK,
+            arguments=("--no-sweeper",),
+            environment={"DATABASE_URL": url},
+        )
+        known = await asyncio.to_thread(server.create_token)
+        unknown = await asyncio.to_thread(server.create_token, "bob")
+        page = SessionClient(known)
+        async with opened(server, known, 1) as (bystander,):
+            await page.connect(server)
+            times: list[float] = []
+            measuring = asyncio.create_task(measure(bystander, times))
+            proxy.delay_seconds = DELAY_SECONDS
+            said = await page.say({"text": "slowly"})
+            served = await asyncio.gather(
+                *(is_served(server, token) for token in (known, known, unknown))
+            )
+            assert served[:2] == [True, True]
+            # Acked late, and in the log: or not acked.
+            await page.wait(lambda: said in page.acked or page.errors)
+            measuring.cancel()
+            await asyncio.wait([measuring])
+            # Whoever waited for the database would take a second each time.
+            slow = [one for one in times if one > DELAY_SECONDS / 2]
+            assert len(slow) <= len(times) / 20, sorted(times)[-10:]
+            proxy.delay_seconds = 0
+            await wait_until(lambda: is_served(server, unknown))
+            await page.connect(server)
+            await page.wait_acked()
+            await page.wait(lambda: page.last_offset == 1)
+            await page.cut()
+        query = "select count(*) from connections_connection where closed_at is null"
+        await wait_until(lambda: postgres_store.ask(query) == [(0,)])
