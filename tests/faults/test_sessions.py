@@ -1,0 +1,140 @@
+"""Sessions of two nodes on PostgreSQL: kills, deadlocks and trims cost no ack."""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from connections.testing import LiveServer, Servers, wait_until
+from tests.faults.databases import Store
+from tests.integration.redis_process import RedisProcess
+from tests.integration.session_client import SessionClient
+from tests.integration.test_sessions import CONFIG, COUNT, COUNTED, done_at
+
+HISTORY = 20
+LOCK = "select 1 from sessions_history_session where session_id = %s for update"
+
+
+@pytest.fixture
+def pair(
+    servers: Servers, postgres_store: Store, redis_process: RedisProcess
+) -> Iterator[tuple[LiveServer, LiveServer]]:
+    """Two nodes of one cluster whose sessions keep little."""
+    options = {
+        "config": {**CONFIG, "max_session_history": HISTORY, "anonymous": "true"},
+        "environment": {
+            **postgres_store.environment,
+            "REDIS_URL": redis_process.url,
+            "SESSIONS_PERFORMER": "tests.integration.performers.Counting",
+        },
+    }
+    first = servers.start(**options)
+    yield first, servers.start(folder=first.folder, **options)
+
+
+async def test_a_node_killed_beside_another(
+    pair: tuple[LiveServer, LiveServer],
+) -> None:
+    """The page on the other goes on; the answer under way is told to be interrupted."""
+    first, second = pair
+    token = await asyncio.to_thread(first.create_token)
+    here, there = SessionClient(token), SessionClient(token)
+    async with contextlib.AsyncExitStack() as stack:
+        for page in (here, there):
+            stack.push_async_callback(page.cut)
+        await here.connect(first)
+        there.session_id = here.session_id
+        await there.connect(second)
+        await there.say(COUNT)
+        for page in (here, there):
+            await page.wait(lambda page=page: done_at(page, 2))
+        await here.say({**COUNT, "count": 10_000})
+        await there.wait(lambda: 4 in there.entries and "9 " in there.texts()[4])
+        first.kill()
+        await here.wait(lambda: not here.is_connected)
+        await there.say({"text": "meanwhile"})
+        await there.wait_acked()
+        await there.wait(lambda: there.entries[4]["state"] == "interrupted", 40)
+        await here.return_to(second)
+        for page in (here, there):
+            await page.wait(lambda page=page: page.last_offset == 6)
+            assert page.texts()[2] == COUNTED
+        await here.wait(lambda: here.entries[4]["state"] == "interrupted")
+        assert here.texts() == there.texts()
+
+
+async def test_appends_and_trims_of_two_nodes_at_once(
+    pair: tuple[LiveServer, LiveServer], postgres_store: Store
+) -> None:
+    """Every message is in the log exactly once, though little of it is kept."""
+    token = await asyncio.to_thread(pair[0].create_token)
+    pages = [SessionClient(token) for _ in range(4)]
+    count = 30
+    async with contextlib.AsyncExitStack() as stack:
+        for number, page in enumerate(pages):
+            stack.push_async_callback(page.cut)
+            # Two sessions, each with a page on either node.
+            page.session_id = pages[number - 2].session_id if number > 1 else "new"
+            await page.connect(pair[(number + number // 2) % 2])
+
+        async def talk(page: SessionClient) -> None:
+            for number in range(count):
+                await page.say({"text": str(number)})
+                await page.wait_acked()
+
+        await asyncio.gather(*map(talk, pages))
+        assert not any(page.errors for page in pages)
+        for first, second in ((pages[0], pages[2]), (pages[1], pages[3])):
+            acked = {**first.acked, **second.acked}
+            assert len(acked) == len(set(acked.values())) == 2 * count
+            query = (
+                'select key, "offset" from sessions_history_appendkey'
+                f" where session_id = '{first.session_id}'"
+            )
+            assert dict(postgres_store.ask(query)) == acked
+            kept = (
+                "select count(*) from sessions_history_historyentry"
+                f" where session_id = '{first.session_id}'"
+            )
+            await wait_until(lambda kept=kept: postgres_store.ask(kept) == [(HISTORY,)])
+
+
+async def test_a_deadlock_is_tried_again(
+    pair: tuple[LiveServer, LiveServer], postgres_store: Store
+) -> None:
+    """Another holds the second session of a commit, and asks for the first."""
+    server = pair[0]
+    token = await asyncio.to_thread(server.create_token)
+    pages = [SessionClient(token) for _ in range(3)]
+    url = postgres_store.environment["DATABASE_URL"]
+    async with contextlib.AsyncExitStack() as stack:
+        for page in pages:
+            stack.push_async_callback(page.cut)
+            await page.connect(server)
+        gate, *two = pages
+        low, high = sorted(two, key=lambda page: page.session_id)
+        holding = await psycopg.AsyncConnection.connect(url)
+        gating = await psycopg.AsyncConnection.connect(url)
+        stack.push_async_callback(holding.close)
+        stack.push_async_callback(gating.close)
+        # Whoever waits for so long is found out first: that is the server.
+        await holding.execute("set deadlock_timeout = '60s'")
+        await gating.execute(LOCK, [gate.session_id])
+        await gate.say({"text": "holds up the commits"})
+        await asyncio.sleep(0.5)
+        for page in (high, low):
+            await page.say({"text": "in one commit"})
+        await asyncio.sleep(0.5)
+        await holding.execute(LOCK, [high.session_id])
+        await gating.rollback()
+        # The commit has locked the lower one by now, and waits for the higher.
+        await asyncio.sleep(0.3)
+        await holding.execute(LOCK, [low.session_id])
+        assert "tried again: deadlock detected" in server.log()
+        await holding.rollback()
+        for page in pages:
+            await page.wait_acked()
+            await page.wait(lambda page=page: done_at(page, 2))
+            assert not page.errors

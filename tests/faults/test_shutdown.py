@@ -1,0 +1,135 @@
+"""SIGTERM in the middle of everything: who is there is told, what was acked is kept."""
+
+import asyncio
+import contextlib
+import signal
+from pathlib import Path
+
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+
+from connections.testing import TEXT, RawClient, Servers, build_frame, wait_until
+from tests.faults.databases import Store
+from tests.integration.redis_process import RedisProcess
+from tests.integration.session_client import SessionClient
+from tests.integration.test_main_job import QUICK, closing
+
+GRACE_SECONDS = 3
+CONFIG = {
+    **QUICK,
+    "anonymous": "true",
+    "max_connections_per_client": 100,
+    "max_session_history": 1000,
+    "drain__grace_seconds": GRACE_SECONDS,
+    "node__node_timeout_seconds": 2,
+}
+ENDLESS = {"text": "count", "count": 10_000, "pause_seconds": 0.05}
+
+
+async def open_raw(port: int, path: str, **options: int) -> RawClient:
+    origin = f"Origin: http://127.0.0.1:{port}"
+    return await RawClient.open(port, path, origin, **options)
+
+
+async def talk(page: SessionClient) -> None:
+    """Say one thing after another, as long as somebody answers."""
+    number = 0
+    while page.is_connected:
+        # No more than may be sent again at once.
+        if len(page.waiting) < 10:
+            await page.say({"text": str(number)})
+            number += 1
+        await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("are_services_stopped", [False, True])
+async def test_sigterm_in_the_middle_of_everything(
+    servers: Servers,
+    postgres_store: Store,
+    redis_process: RedisProcess,
+    tmp_path: Path,
+    *,
+    are_services_stopped: bool,
+) -> None:
+    """
+    Handshakes at every stage, a stream, a stuck handler, a client that reads nothing.
+
+    Also with a database and a Redis that stand still: the process ends in time, with
+    0, and no ack was a lie.
+    """
+    postgres = postgres_store.postgres
+    assert postgres is not None
+    seen = tmp_path / "seen"
+    seen.touch()
+    environment = {
+        **postgres_store.environment,
+        "REDIS_URL": redis_process.url,
+        "SEEN": str(seen),
+        "SESSIONS_PERFORMER": "tests.integration.performers.Counting",
+    }
+    server = servers.start(
+        command="daphne",
+        application="tests.faults.applications:application",
+        config=CONFIG,
+        environment=environment,
+    )
+    token = await asyncio.to_thread(server.create_token)
+    listening, talking = SessionClient(token), SessionClient(token)
+    await listening.connect(server)
+    await listening.say(ENDLESS)
+    await listening.wait(lambda: 2 in listening.entries)
+    talking.session_id = listening.session_id
+    await talking.connect(server)
+    chatter = asyncio.create_task(talk(talking))
+    told: list[ClientConnection] = [
+        await connect(f"{server.ws_url}/json/", origin=server.url)  # type: ignore[arg-type]
+        for _ in range(5)
+    ]
+    stuck = await open_raw(server.port, "/stuck/")
+    await stuck.send(build_frame(TEXT, b"stubborn"))
+    deaf = await open_raw(server.port, "/broadcast/", receive_bytes=4096)
+    await deaf.send(build_frame(TEXT, b"30 100000"))
+    await wait_until(lambda: "stuck" in seen.read_text())
+    await wait_until(lambda: len(talking.acked) > 5)
+    begun = await RawClient.connect(server.port)
+    await begun.send(b"GET /json/ HTTP/1.1\r\nHost: 127.0.0.1\r\n")
+    hesitating = asyncio.create_task(open_raw(server.port, "/hesitant/"))
+    await wait_until(lambda: "hesitates" in seen.read_text())
+    if are_services_stopped:
+        postgres.pause()
+        redis_process.pause()
+    server.signal(signal.SIGTERM)
+    assert await asyncio.to_thread(server.wait, GRACE_SECONDS + 25) == 0
+    for connection in told:
+        assert await closing(connection) == (4200, "draining")
+    for page in (listening, talking):
+        await page.wait(lambda page=page: not page.is_connected)
+    await chatter
+    with contextlib.suppress(OSError):
+        (await hesitating).close()
+    if are_services_stopped:
+        postgres.resume()
+        redis_process.resume()
+    acked = dict(talking.acked)
+    again = servers.start(config=CONFIG, environment=environment, folder=server.folder)
+    for page in (listening, talking):
+        await page.return_to(again)
+        await page.wait_acked()
+    assert acked.items() <= talking.acked.items()
+    offsets = sorted(talking.acked.values())
+    await listening.wait(lambda: listening.last_offset >= offsets[-1])
+    assert len(set(offsets)) == len(offsets)
+    # By the node itself, or by the sweeper once the node's end is known.
+    await listening.wait(
+        lambda: listening.entries[2]["state"] == "interrupted", seconds=40
+    )
+    for page in (listening, talking):
+        await page.cut()
+    await wait_until(
+        lambda: (
+            postgres_store.ask(
+                "select count(*) from connections_connection where closed_at is null"
+            )
+            == [(0,)]
+        )
+    )
