@@ -179,8 +179,9 @@ class _Client:
             await asyncio.sleep(self._random.uniform(*_PAUSE_SECONDS))
             await self._chaos.scene.is_lively.wait()
             (chosen,) = self._random.choices(actions, weights)
+            act = self._connect if self._chaos.scene.is_greedy else chosen[1]
             with self._chaos.scene.acting():
-                await chosen[1]()
+                await act()
 
     async def leave_all(self) -> None:
         """Close every socket."""

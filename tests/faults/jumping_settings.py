@@ -1,9 +1,9 @@
 """
 The project's settings in a process whose wall clock jumps while it runs.
 
-SIGUSR1 puts it an hour on, SIGUSR2 an hour back: time.time(), Django's clock, and
-SQLite's, which is this process's own. Monotonic clocks go on as they do. Begins at
-CLOCK_JUMPED_SECONDS.
+SIGUSR1 puts it an hour before the true time, SIGUSR2 an hour behind: time.time(),
+Django's clock, and SQLite's, which is this process's own. Monotonic clocks go on as
+they do. CLOCK_JUMPED_SECONDS says where it begins.
 """
 
 import os
@@ -26,7 +26,7 @@ _true_time, _true_now = time.time, timezone.now
 
 def _jump(number: int, frame: object) -> None:
     global _jumped_seconds
-    _jumped_seconds += JUMP_SECONDS if number == signal.SIGUSR1 else -JUMP_SECONDS
+    _jumped_seconds = JUMP_SECONDS if number == signal.SIGUSR1 else -JUMP_SECONDS
 
 
 def _now() -> datetime:

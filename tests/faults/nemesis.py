@@ -35,6 +35,8 @@ class Scene:
         self.is_lively = asyncio.Event()
         self.is_lively.set()
         self.avoided: set[int] = set()
+        self.is_greedy = False
+        """Whether clients only come, and none of them leaves."""
         self._acting = 0
         self._is_still = asyncio.Event()
         self._is_still.set()
@@ -50,6 +52,15 @@ class Scene:
             self._acting -= 1
             if not self._acting:
                 self._is_still.set()
+
+    @contextlib.contextmanager
+    def greedy(self) -> Iterator[None]:
+        """While clients take all that they are given."""
+        self.is_greedy = True
+        try:
+            yield
+        finally:
+            self.is_greedy = False
 
     async def hush(self) -> None:
         """Have nobody do anything more; return when all have finished."""
@@ -167,7 +178,8 @@ class Nemesis:
         self._nodes[node].signal(signal.SIGSTOP)
         await asyncio.sleep(self._lease_seconds + 0.2)
         self._scene.is_lively.set()
-        await asyncio.sleep(length_seconds)
+        with self._scene.greedy():
+            await asyncio.sleep(length_seconds)
         await self._scene.hush()
         self._nodes[node].signal(signal.SIGCONT)
         self._scene.avoided.discard(node)
@@ -180,7 +192,8 @@ class Nemesis:
     async def _island(self, node: int, length_seconds: float) -> None:
         """Cut a node off for longer than its leases; nobody comes on its return."""
         self._proxies[node].cut()
-        await asyncio.sleep(self._lease_seconds + length_seconds)
+        with self._scene.greedy():
+            await asyncio.sleep(self._lease_seconds + length_seconds)
         await self._scene.hush()
         self._proxies[node].mend()
 
@@ -196,12 +209,14 @@ class Nemesis:
 
     async def _pause_redis(self, length_seconds: float) -> None:
         self._redis.pause()
-        await asyncio.sleep(length_seconds)
+        with self._scene.greedy():
+            await asyncio.sleep(length_seconds)
         self._redis.resume()
 
     async def _restart_redis(self, length_seconds: float) -> None:
         self._redis.kill()
-        await asyncio.sleep(length_seconds)
+        with self._scene.greedy():
+            await asyncio.sleep(length_seconds)
         await asyncio.to_thread(self._redis.start)
 
     async def _flush_redis(self, length_seconds: float) -> None:

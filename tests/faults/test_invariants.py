@@ -113,5 +113,5 @@ async def test_limits_that_are_not_shared_are_found(
         nodes=2,
         config={"allow_unshared_limits": "true"},
     )
-    history = await chaos.run(20)
+    history = await chaos.run(8)
     assert any("over its limit" in one for one in history.find_violations())

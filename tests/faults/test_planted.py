@@ -1,0 +1,18 @@
+"""The checker of test_invariants.py finds what is planted (the rest by the command)."""
+
+import pytest
+
+from tests.faults.planted import FLAWS, Flaw, find
+from tests.project import ROOT
+
+
+@pytest.mark.parametrize("flaw", FLAWS.values(), ids=list(FLAWS))
+def test_each_flaw_has_its_place(flaw: Flaw) -> None:
+    assert (ROOT / flaw.path).read_text().count(flaw.right) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_slot_taken_again_over_the_limit_is_found() -> None:
+    is_found, output = find(FLAWS["keep-has-room-for-all"], seconds=8, seed=1)
+    assert is_found, output
