@@ -1,0 +1,63 @@
+"""
+The project as it is served, and a page that tells what is alive in the process.
+
+SOAK_PLANT makes each WebSocket leave something behind: memory, a file or a task.
+"""
+
+import asyncio
+import ctypes
+import gc
+import json
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from connections.node import get_node
+from orchestra.asgi import application as project
+
+_LEFT_BYTES = 200_000
+
+_left: list[Any] = []
+_opened = 0
+
+
+async def application(
+    scope: dict[str, Any],
+    receive: Callable[[], Awaitable[dict[str, Any]]],
+    send: Callable[[dict[str, Any]], Awaitable[None]],
+) -> None:
+    """Serve as the project does."""
+    global _opened
+    if scope["type"] == "http" and scope["path"] == "/soak/":
+        await _tell(send)
+        return
+    if scope["type"] == "websocket":
+        _opened += 1
+        _leave_behind(os.environ.get("SOAK_PLANT"))
+    await project(scope, receive, send)
+
+
+async def _tell(send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
+    """Answer with what is alive, after garbage is collected and memory given back."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    node = get_node()
+    alive = {
+        "tasks": len(asyncio.all_tasks()),
+        "consumers": node.counters.consumers,
+        "open": len(node.hub),
+        "opened": _opened,
+    }
+    body = json.dumps(alive).encode()
+    headers = [(b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _leave_behind(plant: str | None) -> None:
+    if plant == "memory":
+        _left.append(os.urandom(_LEFT_BYTES))
+    elif plant == "files":
+        _left.append(os.open(os.devnull, os.O_RDONLY))
+    elif plant == "tasks":
+        _left.append(asyncio.create_task(asyncio.Event().wait()))

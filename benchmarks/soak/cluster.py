@@ -1,0 +1,147 @@
+"""What is soaked: nodes, their services, and what befalls them."""
+
+import asyncio
+import contextlib
+import shutil
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from connections.testing import LiveServer
+from tests.faults.databases import Store, make_postgres_store
+from tests.integration.redis_process import RedisProcess
+from tests.integration.services import PostgresProcess
+from tests.project import make_server
+
+SERVERS = ("serve", "daphne", "uvicorn")
+PLANTS = ("memory", "files", "tasks")
+"""What benchmarks.soak.application can have each WebSocket leave behind."""
+
+_STOP_SECONDS = 60
+_CONFIG: dict[str, object] = {
+    "anonymous": "true",
+    "echo_endpoint": "true",
+    "max_connections_per_client": 5,
+    "max_session_history": 10,
+    "node__node_timeout_seconds": 3,
+    "node__lease_seconds": 6,
+    "drain__grace_seconds": 3,
+    "handshake__per_address_per_second": 10_000,
+    "handshake__per_address_burst": 10_000,
+    # So that rows are pruned while somebody looks.
+    "retention__closed_connections_days": 0,
+    "buffers__send_stall_seconds": 2,
+}
+
+
+def has_services() -> bool:
+    """Tell whether Redis and PostgreSQL are installed."""
+    has_postgres = any(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
+    has_postgres = has_postgres or shutil.which("postgres") is not None
+    return has_postgres and shutil.which("redis-server") is not None
+
+
+@dataclass(kw_only=True)
+class Cluster:
+    """Nodes that share a database, and a Redis where there is more than one."""
+
+    nodes: list[LiveServer]
+    store: Store
+    redis: RedisProcess | None
+    befallen: dict[str, int] = field(default_factory=dict)
+    """How often nodes were killed and drained."""
+
+    @property
+    def steady(self) -> LiveServer:
+        """The node that nothing befalls, so that what it holds can be followed."""
+        return self.nodes[0]
+
+    async def kill(self, node: LiveServer) -> None:
+        """End a node as a crash would, and start it again."""
+        await asyncio.to_thread(node.kill)
+        await asyncio.to_thread(node.start)
+        self._count("killed")
+
+    async def drain(self, node: LiveServer) -> None:
+        """
+        Have a node hand its clients over, and start it again.
+
+        Raises:
+            RuntimeError: it did not end with 0.
+        """
+        node.signal(signal.SIGTERM)
+        code = await asyncio.to_thread(node.wait, _STOP_SECONDS)
+        if code != 0:
+            raise RuntimeError(
+                f"a drained node ended with {code}: {node.log()[-2000:]}"
+            )
+        await asyncio.to_thread(node.start)
+        self._count("drained")
+
+    def count_rows(self, table: str, condition: str = "true") -> int:
+        """Return how many rows of a table there are."""
+        ((count,),) = self.store.ask(f"select count(*) from {table} where {condition}")
+        return int(count)
+
+    def count_keys(self) -> int:
+        """Return how many keys Redis has."""
+        if self.redis is None:
+            return 0
+        with self.redis.connect() as client:
+            return int(client.dbsize())
+
+    def _count(self, what: str) -> None:
+        self.befallen[what] = self.befallen.get(what, 0) + 1
+
+
+@contextlib.contextmanager
+def serving(
+    folder: Path, *, nodes: int, server: str, plant: str | None
+) -> Iterator[Cluster]:
+    """
+    Start nodes, their services and a sweeper; end all of it.
+
+    One node has SQLite, several have PostgreSQL and Redis.
+    """
+    with contextlib.ExitStack() as stack:
+        store, redis_process = Store(folder=folder), None
+        if nodes > 1:
+            postgres = PostgresProcess()
+            stack.callback(postgres.remove)
+            postgres.create()
+            redis_process = RedisProcess()
+            stack.callback(redis_process.remove)
+            redis_process.start()
+            store = stack.enter_context(make_postgres_store(postgres, folder))
+        else:
+            make_server(folder).manage("migrate", "--verbosity", "0")
+        options: dict[str, Any] = {
+            "config": _CONFIG,
+            "environment": {
+                **store.environment,
+                "DJANGO_SETTINGS_MODULE": "benchmarks.soak.settings",
+                "SESSIONS_PERFORMER": "tests.integration.performers.Counting",
+                "LOG_LEVEL": "WARNING",
+            },
+        }
+        if redis_process is not None:
+            options["environment"]["REDIS_URL"] = redis_process.url
+        if plant is not None:
+            options["environment"]["SOAK_PLANT"] = plant
+        sweeper = make_server(
+            folder,
+            command="sweep_idle_connections",
+            arguments=("--interval", "0.5"),
+            **options,
+        )
+        if server == "serve":
+            options["arguments"] = ("--no-sweeper",)
+        started = [make_server(folder, command=server, **options) for _ in range(nodes)]
+        for one in (sweeper, *started):
+            stack.callback(one.stop)
+        for one in started:
+            one.start()
+        sweeper.start(is_ready=False)
+        yield Cluster(nodes=started, store=store, redis=redis_process)

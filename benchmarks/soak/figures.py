@@ -1,0 +1,148 @@
+"""What a cluster holds while nobody acts, and whether it stays that much."""
+
+import asyncio
+import json
+import statistics
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+from benchmarks.soak.cluster import Cluster
+from connections.testing import LiveServer
+
+_CLOSED = "closed_at is not null"
+_SETTLE_SECONDS = 30
+_WARM_UP = 1 / 3
+"""What share of the figures comes before memory is warm, and is not judged."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """What there is in a moment of rest; of the steady node, and of all."""
+
+    at_seconds: float
+    opened: int
+    """Connections opened so far, for which something could have been left."""
+
+    rss_kib: int
+    files: int
+    threads: int
+    tasks: int
+    consumers: int
+    rows_open: int
+    rows: int
+    entries: int
+    redis_keys: int
+
+
+ALLOWED: dict[str, tuple[float, float]] = {
+    "rss_kib": (4096, 0.25),
+    "files": (8, 0),
+    "threads": (4, 0),
+    "tasks": (3, 0),
+    "consumers": (1, 0),
+    "rows_open": (2, 0),
+    "rows": (5, 0),
+    "entries": (20, 0),
+    "redis_keys": (5, 0),
+}
+"""How much each may grow: in all, and for each connection opened meanwhile."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """How one figure went, after the warm-up."""
+
+    name: str
+    first: float
+    last: float
+    growth: float
+    """By the median of the slopes between any two samples: no single one decides."""
+
+    allowed: float
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether it grew by no more than allowed."""
+        return self.growth <= self.allowed
+
+
+async def take(cluster: Cluster, *, standing: int, at_seconds: float) -> Sample:
+    """
+    Wait until all is at rest and return what there is.
+
+    What does not come to rest in time is there to be seen.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + _SETTLE_SECONDS
+    while loop.time() < deadline:
+        alive = [await asyncio.to_thread(_ask, node) for node in cluster.nodes]
+        consumers = sum(one["consumers"] for one in alive)
+        rows = await asyncio.to_thread(cluster.count_rows, "connections_connection")
+        if consumers == rows == standing:
+            break
+        await asyncio.sleep(0.2)
+    return await asyncio.to_thread(_take, cluster, alive[0], at_seconds)
+
+
+def judge(samples: Sequence[Sample]) -> list[Judged]:
+    """
+    Hold every figure to what is allowed.
+
+    Raises:
+        ValueError: there are fewer than three samples after the warm-up.
+    """
+    judged = samples[int(len(samples) * _WARM_UP) :]
+    if len(judged) < 3:
+        raise ValueError(f"{len(samples)} samples are too few to judge")
+    opened = judged[-1].opened - judged[0].opened
+    found = []
+    for name, (allowed, allowed_each) in ALLOWED.items():
+        values = [float(getattr(sample, name)) for sample in judged]
+        found.append(
+            Judged(
+                name=name,
+                first=values[0],
+                last=values[-1],
+                growth=find_growth(values),
+                allowed=allowed + allowed_each * opened,
+            )
+        )
+    return found
+
+
+def find_growth(values: Sequence[float]) -> float:
+    """Return by how much equally spaced values grew, by the Theil-Sen estimator."""
+    slopes = [
+        (values[later] - values[earlier]) / (later - earlier)
+        for earlier, later in combinations(range(len(values)), 2)
+    ]
+    return statistics.median(slopes) * (len(values) - 1)
+
+
+def _take(cluster: Cluster, alive: dict[str, int], at_seconds: float) -> Sample:
+    node = cluster.steady
+    process = Path(f"/proc/{node.pid}")
+    table = "connections_connection"
+    rows = cluster.count_rows(table)
+    return Sample(
+        at_seconds=round(at_seconds, 1),
+        opened=alive["opened"],
+        rss_kib=node.rss_kib(),
+        files=len(list((process / "fd").iterdir())),
+        threads=len(list((process / "task").iterdir())),
+        tasks=alive["tasks"],
+        consumers=alive["consumers"],
+        rows_open=rows - cluster.count_rows(table, _CLOSED),
+        rows=rows,
+        entries=cluster.count_rows("sessions_history_historyentry"),
+        redis_keys=cluster.count_keys(),
+    )
+
+
+def _ask(node: LiveServer) -> dict[str, int]:
+    with urllib.request.urlopen(f"{node.url}/soak/", timeout=20) as response:
+        alive: dict[str, int] = json.load(response)
+    return alive
