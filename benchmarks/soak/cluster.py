@@ -138,6 +138,7 @@ def serving(
         )
         if server == "serve":
             options["arguments"] = ("--no-sweeper",)
+        options["application"] = "benchmarks.soak.application:application"
         started = [make_server(folder, command=server, **options) for _ in range(nodes)]
         for one in (sweeper, *started):
             stack.callback(one.stop)

@@ -8,8 +8,8 @@ import pytest
 
 from tests.faults.databases import Store, make_postgres_store
 from tests.integration.conftest import (
-    close_raw_clients,
     migrated_database,
+    open_databases,
     postgres_server,
     redis_process,
     servers,

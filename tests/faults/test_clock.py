@@ -12,13 +12,12 @@ from connections.bus import RedisBus
 from connections.exceptions import PoolFull
 from connections.pool.base import Slot
 from connections.pool.redis import RedisPool
-from connections.testing import LiveServer, Servers, wait_until
+from connections.testing import LiveServer, Servers, read_close, wait_until
 from tests.faults.databases import Store
 from tests.integration.redis_process import RedisProcess
 from tests.integration.test_main_job import (
     QUICK,
     assert_alive,
-    closing,
     open_echo,
     opened,
 )
@@ -89,14 +88,14 @@ async def test_nobody_is_idle_dead_or_over_the_limit_for_a_jump(
                 # Who came after the jump is meant as much as anybody, and nobody later.
                 kick = ("connections", "kick", "--client", "alice")
                 await asyncio.to_thread(elsewhere.manage, *kick)
-                assert await closing(newest) == (4009, "kicked")
+                assert await read_close(newest) == (4009, "kicked")
             async with opened(server, token, 1) as (again,):
                 await asyncio.sleep(0.5)
                 await assert_alive(again)
         # What is taken for expired is so for no longer than the clock says.
         if jump is FORWARD:
-            assert await closing(expiring) == (4100, "token_expired")
-            assert await closing(await open_echo(server, passing)) == (
+            assert await read_close(expiring) == (4100, "token_expired")
+            assert await read_close(await open_echo(server, passing)) == (
                 4100,
                 "token_expired",
             )

@@ -4,14 +4,13 @@ import asyncio
 
 import pytest
 
-from connections.testing import Servers, wait_until
+from connections.testing import Servers, read_close, wait_until
 from tests.faults.databases import Store
 from tests.faults.test_outage_redis import wait_for_status
 from tests.integration.redis_process import RedisProcess
 from tests.integration.test_main_job import (
     QUICK,
     assert_alive,
-    closing,
     open_echo,
     opened,
 )
@@ -89,7 +88,7 @@ async def test_a_minute_without_the_database_and_half_of_it_without_redis(
         await pass_by()
         # Exact on both nodes again: the oldest goes, wherever the newest comes.
         async with opened(pair[1], alice, 1) as (newest,):
-            assert await closing(here[0]) == (4005, "evicted")
+            assert await read_close(here[0]) == (4005, "evicted")
             for connection in (here[1], *there, newest):
                 await assert_alive(connection)
     ends = {("alice", "evicted"): 1, ("alice", "closed"): 3, ("bob", "closed"): passed}

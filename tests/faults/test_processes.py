@@ -4,12 +4,11 @@ import asyncio
 import contextlib
 import signal
 
-from connections.testing import LiveServer, Servers, wait_until
+from connections.testing import LiveServer, Servers, read_close, wait_until
 from tests.integration.redis_process import RedisProcess
 from tests.integration.test_main_job import (
     QUICK,
     assert_alive,
-    closing,
     open_echo,
     opened,
     read_rows,
@@ -53,7 +52,7 @@ async def test_a_killed_node_costs_its_own_clients_alone(
         )
         first.kill()
         for connection in (*early, *gone):
-            assert (await closing(connection))[0] == 1006
+            assert (await read_close(connection))[0] == 1006
         # In the places of those that died, not of those that live.
         async with opened(second, alice, 3) as returned:
             for connection in (*there, *returned):
@@ -88,7 +87,7 @@ async def test_whichever_sweeper_dies_or_sleeps_another_goes_on(
             await asyncio.sleep(0.5)
             victim.kill()
             with contextlib.suppress(AssertionError):
-                await closing(connection)
+                await read_close(connection)
         await wait_until(
             lambda: (
                 read_rows(

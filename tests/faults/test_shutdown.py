@@ -8,11 +8,18 @@ from pathlib import Path
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
-from connections.testing import TEXT, RawClient, Servers, build_frame, wait_until
+from connections.testing import (
+    TEXT,
+    RawClient,
+    Servers,
+    build_frame,
+    read_close,
+    wait_until,
+)
 from tests.faults.databases import Store
 from tests.integration.redis_process import RedisProcess
 from tests.integration.session_client import SessionClient
-from tests.integration.test_main_job import QUICK, closing
+from tests.integration.test_main_job import QUICK
 
 GRACE_SECONDS = 3
 CONFIG = {
@@ -101,7 +108,7 @@ async def test_sigterm_in_the_middle_of_everything(
     server.signal(signal.SIGTERM)
     assert await asyncio.to_thread(server.wait, GRACE_SECONDS + 25) == 0
     for connection in told:
-        assert await closing(connection) == (4200, "draining")
+        assert await read_close(connection) == (4200, "draining")
     for page in (listening, talking):
         await page.wait(lambda page=page: not page.is_connected)
     await chatter

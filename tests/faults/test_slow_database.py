@@ -7,13 +7,12 @@ import pytest
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from connections.testing import LiveServer, Proxy, Servers, wait_until
+from connections.testing import LiveServer, Proxy, Servers, read_close, wait_until
 from tests.faults.databases import Store
 from tests.integration.session_client import SessionClient
 from tests.integration.test_main_job import (
     QUICK,
     assert_alive,
-    closing,
     open_echo,
     opened,
 )
@@ -41,7 +40,7 @@ async def is_served(server: LiveServer, token: str) -> bool:
     try:
         await assert_alive(connection)
     except ConnectionClosed:
-        assert await closing(connection) == (4104, "unavailable")
+        assert await read_close(connection) == (4104, "unavailable")
         return False
     await connection.close()
     return True
