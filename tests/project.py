@@ -39,5 +39,10 @@ class ProjectServers(Servers):
     def prepare(self, folder: Path) -> None:
         shutil.copy(self._template, folder / "db.sqlite3")
 
+    def stop_all(self) -> None:
+        # Nobody looks at them any more, and there are hundreds in a run.
+        for server in self.running():
+            server.kill()
+
     def build(self, folder: Path, **options: Any) -> LiveServer:
         return make_server(folder, **options)

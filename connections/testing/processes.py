@@ -25,6 +25,7 @@ Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 _START_SECONDS = 60
+_STOP_SECONDS = 5
 _LOG_LINES = 40
 
 
@@ -150,8 +151,15 @@ class LiveServer:
         return self._process.wait(seconds)
 
     def stop(self) -> None:
-        """End it if it still runs."""
-        if self.is_running:
+        """End it if it still runs, in seconds: whoever is connected is cut off."""
+        if not self.is_running:
+            return
+        # The second one skips the grace period; frozen, it would hear of neither.
+        for number in (signal.SIGCONT, signal.SIGTERM, signal.SIGTERM):
+            self.signal(number)
+        try:
+            self.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
             self.kill()
 
     def log(self) -> str:
