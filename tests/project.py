@@ -1,5 +1,6 @@
 """Servers of this project: its settings, and a migrated database for each."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,14 @@ class ProjectServers(Servers):
     def __init__(self, folder: Path, template: Path) -> None:
         super().__init__(folder)
         self._template = template
+        self._shared: dict[str, LiveServer] = {}
+
+    def share(self, **options: Any) -> LiveServer:
+        """Return a server with these options: one for all tests that ask for it so."""
+        key = json.dumps(options, sort_keys=True)
+        if key not in self._shared:
+            self._shared[key] = self.start(**options)
+        return self._shared[key]
 
     def prepare(self, folder: Path) -> None:
         shutil.copy(self._template, folder / "db.sqlite3")

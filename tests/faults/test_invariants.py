@@ -22,17 +22,13 @@ from tests.faults.chaos import Chaos
 from tests.faults.history import History, Record
 from tests.integration.redis_process import RedisProcess
 from tests.integration.services import PostgresProcess
-from tests.project import make_server
 
 _RECORDS = "select connection_id, closed_at is not null, close_code, reason"
 
 
 @pytest.fixture
-def database_url(postgres_server: PostgresProcess, tmp_path: Path) -> str:
-    url = postgres_server.create_database("invariants")
-    migrating = make_server(tmp_path, environment={"DATABASE_URL": url})
-    migrating.manage("migrate", "--verbosity", "0")
-    return url
+def database_url(migrated_postgres: PostgresProcess) -> str:
+    return migrated_postgres.create_database("invariants", template="migrated")
 
 
 def read_records(url: str) -> list[Record]:

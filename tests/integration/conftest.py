@@ -27,6 +27,16 @@ def servers(tmp_path: Path, migrated_database: Path) -> Iterator[Servers]:
     running.stop_all()
 
 
+@pytest.fixture(scope="module")
+def shared_servers(
+    tmp_path_factory: pytest.TempPathFactory, migrated_database: Path
+) -> Iterator[ProjectServers]:
+    """Servers that several tests of a module use, each with clients of its own."""
+    running = ProjectServers(tmp_path_factory.mktemp("shared"), migrated_database)
+    yield running
+    running.stop_all()
+
+
 @pytest.fixture
 def redis_process() -> Iterator[RedisProcess]:
     """A Redis of one test's own, to be broken."""
@@ -44,6 +54,18 @@ def postgres_server() -> Iterator[PostgresProcess]:
         yield server.create()
     finally:
         server.remove()
+
+
+@pytest.fixture(scope="session")
+def migrated_postgres(
+    postgres_server: PostgresProcess, tmp_path_factory: pytest.TempPathFactory
+) -> PostgresProcess:
+    """The PostgreSQL, with a migrated database to copy, `migrated`."""
+    url = postgres_server.create_database("migrated")
+    folder = tmp_path_factory.mktemp("migrated")
+    migrating = make_server(folder, environment={"DATABASE_URL": url})
+    migrating.manage("migrate", "--verbosity", "0")
+    return postgres_server
 
 
 @pytest.fixture(scope="session")

@@ -30,15 +30,15 @@ async def test_an_operator_bans_and_lifts(servers: Servers) -> None:
     alice, bob = server.create_token("alice"), server.create_token("bob")
     of_alice = await open_from("127.0.0.2", server, alice)
     of_bob = await open_from("127.0.0.3", server, bob)
-    server.manage("ban", "--client", "alice", "--reason", "spam", "--for", "600")
+    server.call("ban", "--client", "alice", "--reason", "spam", "--for", "600")
     assert await read_close(of_alice) == BANNED
     assert await read_close(await open_from("127.0.0.4", server, alice)) == BANNED
-    server.manage("ban", "--address", "::ffff:127.0.0.3")
+    server.call("ban", "--address", "::ffff:127.0.0.3")
     assert await read_close(of_bob) == BANNED
     assert await read_close(await open_from("127.0.0.3", server, bob)) == BANNED
     assert await is_welcome(open_from("127.0.0.5", server, bob))
-    server.manage("unban", "--client", "alice")
-    server.manage("unban", "--address", "127.0.0.3")
+    server.call("unban", "--client", "alice")
+    server.call("unban", "--address", "127.0.0.3")
 
     await wait_until(lambda: is_welcome(open_from("127.0.0.3", server, alice)))
     assert await is_welcome(open_from("127.0.0.3", server, bob))
@@ -47,7 +47,7 @@ async def test_an_operator_bans_and_lifts(servers: Servers) -> None:
 async def test_a_ban_stands_from_the_first_handshake_on(servers: Servers) -> None:
     """A node that has just started knows the bans before it admits anybody."""
     server = servers.make(config={"node__beat_seconds": 5})
-    server.manage("ban", "--address", "127.0.0.0/30")
+    server.call("ban", "--address", "127.0.0.0/30")
     token = server.create_token("alice")
     server.start()
     assert await read_close(await open_from("127.0.0.2", server, token)) == BANNED
@@ -59,7 +59,7 @@ async def test_addresses_of_both_families(servers: Servers, host: str) -> None:
     """A socket of both families shows IPv4 clients as ::ffff:127.0.0.2."""
     server = servers.make(config=QUICK, arguments=("--host", host))
     token = server.create_token("alice")
-    server.manage("ban", "--address", "127.0.0.0/30" if host == "::" else "::1/64")
+    server.call("ban", "--address", "127.0.0.0/30" if host == "::" else "::1/64")
     server.start(is_ready=False)
     address = "127.0.0.2" if host == "::" else "::1"
     url = f"ws://{'127.0.0.1' if host == '::' else '[::1]'}:{server.port}/ws/echo/"

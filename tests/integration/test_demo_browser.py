@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
 from playwright.async_api import Browser
 
 from connections.testing import LiveServer, Servers, free_port, wait_until
@@ -33,9 +34,9 @@ def migrated_database(
     """A copy in which somebody can sign in."""
     folder = tmp_path_factory.mktemp("alice")
     shutil.copy(migrated_database, folder)
-    account = ("--username", "alice", "--email", "alice@example.com")
     server = make_server(folder, environment=ENVIRONMENT)
-    server.manage("createsuperuser", "--noinput", *account)
+    create: Any = User.objects.create_superuser  # type: ignore[misc]
+    server.run(create, "alice", "alice@example.com", PASSWORD)
     return folder / migrated_database.name
 
 

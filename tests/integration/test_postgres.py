@@ -17,23 +17,15 @@ from websockets.exceptions import ConnectionClosed
 from connections.testing import LiveServer, Servers, read_close, wait_until
 from tests.integration.services import PostgresProcess
 from tests.integration.test_main_job import QUICK, assert_alive, open_echo, opened
-from tests.project import ROOT, make_server
+from tests.project import ROOT
 
 SUITES = ("tests/connections", "tests/sessions_history")
 """What is tested on SQLite by itself and here once more."""
 
 
 @pytest.fixture(scope="module")
-def postgres(
-    postgres_server: PostgresProcess, tmp_path_factory: pytest.TempPathFactory
-) -> PostgresProcess:
-    """A PostgreSQL with a migrated database to copy, `migrated`."""
-    url = postgres_server.create_database("migrated")
-    migrating = make_server(
-        tmp_path_factory.mktemp("migrated"), environment={"DATABASE_URL": url}
-    )
-    migrating.manage("migrate", "--verbosity", "0")
-    return postgres_server
+def postgres(migrated_postgres: PostgresProcess) -> PostgresProcess:
+    return migrated_postgres
 
 
 @pytest.fixture

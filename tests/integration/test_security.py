@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 import sqlite3
 from http.client import HTTPConnection
+from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+from django.contrib.auth.models import User
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
@@ -19,6 +21,7 @@ from connections.testing import (
     wait_until,
 )
 from tests.integration.test_main_job import QUICK, assert_alive, open_echo, read_rows
+from tests.project import ProjectServers
 
 HOSTILE = (
     "'; DROP TABLE connections_connection; --",
@@ -31,9 +34,11 @@ HOSTILE = (
 )
 
 
-async def test_a_token_in_a_url_is_no_credential(servers: Servers) -> None:
+async def test_a_token_in_a_url_is_no_credential(
+    shared_servers: ProjectServers,
+) -> None:
     """URLs are written down on the way, so only a ticket may stand there."""
-    server = servers.start(config=QUICK)
+    server = shared_servers.share(config=QUICK)
     token = server.create_token()
     for name in ("token", "access_token", "bearer", "authorization", "sessionid"):
         with pytest.raises(InvalidStatus) as refused:
@@ -45,9 +50,9 @@ async def test_a_token_in_a_url_is_no_credential(servers: Servers) -> None:
         assert await read_close(of_page) == (4001, "unauthenticated")
 
 
-async def test_a_right_origin_is_no_credential(servers: Servers) -> None:
+async def test_a_right_origin_is_no_credential(shared_servers: ProjectServers) -> None:
     """A program can send any Origin (RFC 6455, section 10.1)."""
-    server = servers.start(config=QUICK)
+    server = shared_servers.share(config=QUICK)
     impostor = await connect(f"{server.ws_url}/ws/echo/", origin=server.url)
     assert await read_close(impostor) == (4001, "unauthenticated")
     cookie = {"Cookie": "sessionid=0123456789abcdef0123456789abcdef"}
@@ -57,9 +62,9 @@ async def test_a_right_origin_is_no_credential(servers: Servers) -> None:
     assert await read_close(guesser) == (4001, "unauthenticated")
 
 
-async def test_compression_is_never_negotiated(servers: Servers) -> None:
+async def test_compression_is_never_negotiated(shared_servers: ProjectServers) -> None:
     """Neither CRIME nor a small frame that becomes a large message."""
-    server = servers.start(config=QUICK)
+    server = shared_servers.share(config=QUICK)
     token = server.create_token()
     async with open_echo(server, token, compression="deflate") as connection:
         assert connection.response is not None
@@ -75,15 +80,11 @@ async def test_compression_is_never_negotiated(servers: Servers) -> None:
 
 
 async def test_the_session_cookie_is_for_same_sites_and_no_script(
-    servers: Servers,
+    shared_servers: ProjectServers,
 ) -> None:
-    server = servers.start(config=QUICK)
-    environment = {"DJANGO_SUPERUSER_PASSWORD": "correct horse"}
-    server.environment |= environment
-    server.manage(
-        *("createsuperuser", "--noinput", "--username", "root"),
-        *("--email", "root@example.com"),
-    )
+    server = shared_servers.share(config=QUICK)
+    create: Any = User.objects.create_superuser  # type: ignore[misc]
+    server.run(create, "root", password="correct horse")
     cookie = await asyncio.to_thread(log_in, server, "root", "correct horse")
     assert "HttpOnly" in cookie
     assert "SameSite=Lax" in cookie

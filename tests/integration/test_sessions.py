@@ -10,18 +10,17 @@ import sqlite3
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
+from connections.credentials.tokens import create_access_token
 from connections.testing import LiveServer, Servers, free_port
 from tests.integration.redis_process import RedisProcess
 from tests.integration.services import PostgresProcess
 from tests.integration.session_client import SessionClient
 from tests.integration.test_main_job import on_both
-from tests.project import make_server
 
 CONFIG: dict[str, object] = {
     "node__beat_seconds": 0.2,
@@ -303,7 +302,7 @@ def done_at(page: SessionClient, last_offset: int) -> bool:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def crowded(
-    request: pytest.FixtureRequest, servers: Servers, tmp_path: Path
+    request: pytest.FixtureRequest, servers: Servers
 ) -> Iterator[tuple[LiveServer, Query]]:
     """A server for 200 clients, and how to ask its database."""
     config = {"max_total_connections": 1000, "max_session_history": 1000}
@@ -311,10 +310,9 @@ def crowded(
         server = start(servers, config=config)
         yield server, lambda sql: query(server, sql)
         return
-    postgres: PostgresProcess = request.getfixturevalue("postgres_server")
+    postgres: PostgresProcess = request.getfixturevalue("migrated_postgres")
     name = f"sessions_{uuid.uuid4().hex}"
-    url = postgres.create_database(name)
-    make_server(tmp_path, environment={"DATABASE_URL": url}).manage("migrate")
+    url = postgres.create_database(name, template="migrated")
 
     def ask(sql: str) -> list[tuple[Any, ...]]:
         with contextlib.closing(postgres.connect(name)) as connection:
@@ -334,16 +332,8 @@ async def test_what_clients_know_acked_is_the_log(
 ) -> None:
     """200 clients append while connections are cut at random."""
     server, ask = crowded
-    tokens = json.loads(
-        server.manage(
-            "shell",
-            "-v0",
-            "-c",
-            "import json\n"
-            "from connections.credentials.tokens import create_access_token\n"
-            f"print(json.dumps([create_access_token(f'c{{n}}')[0]"
-            f" for n in range({CLIENTS})]))",
-        )
+    tokens = server.run(
+        lambda: [create_access_token(f"c{number}")[0] for number in range(CLIENTS)]
     )
     chance = random.Random(5)
     clients = [SessionClient(token) for token in tokens]
