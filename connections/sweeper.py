@@ -30,11 +30,13 @@ from connections.config import WebSocketConfig
 from connections.exceptions import ConnectionsError
 from connections.models import (
     Alert,
+    Ban,
     CloseRequest,
     Connection,
     ErrorEvent,
     MinuteRollup,
     Node,
+    Order,
     Sweep,
 )
 from connections.querysets import delete_some
@@ -78,6 +80,8 @@ class Swept:
     minutes_rolled: int = 0
     rollups_pruned: int = 0
     alerts_pruned: int = 0
+    bans_pruned: int = 0
+    orders_pruned: int = 0
     chores: dict[str, int] = field(default_factory=dict)
     """Of packages that build on this one, by name."""
 
@@ -263,22 +267,26 @@ class Sweeper:
 
     def _prune(self, swept: Swept) -> None:
         retention = self._config.retention
-        connections = Connection.objects.filter(
-            closed_at__lt=_days_ago(retention.closed_connections_days)
-        )
+        gone_before = _days_ago(retention.closed_connections_days)
+        connections = Connection.objects.filter(closed_at__lt=gone_before)
         errors = ErrorEvent.objects.filter(at__lt=_days_ago(retention.errors_days))
         requests = CloseRequest.objects.filter(created_at__lt=_days_ago(1))
         rollups_before = _days_ago(retention.rollups_days)
         oldest_minute = rollups_before.timestamp() // 60
         alerts = Alert.objects.filter(resolved_at__lt=rollups_before)
         rollups = MinuteRollup.objects.filter(minute__lt=oldest_minute)
-        nodes = Node.objects.gone_before(_days_ago(retention.closed_connections_days))
+        nodes = Node.objects.gone_before(gone_before)
+        # Whom staff kept out, and what they ordered, explains how connections ended.
+        bans = Ban.objects.filter(until__lt=gone_before)
+        orders = Order.objects.filter(created_at__lt=gone_before)
         swept.connections_pruned = self._delete(connections)
         swept.errors_pruned = self._delete(errors)
         swept.close_requests_pruned = self._delete(requests)
         swept.nodes_pruned = self._delete(nodes)
         swept.rollups_pruned = self._delete(rollups)
         swept.alerts_pruned = self._delete(alerts)
+        swept.bans_pruned = self._delete(bans)
+        swept.orders_pruned = self._delete(orders)
 
     def _do_chores(self, swept: Swept) -> None:
         for chore in get_chores():

@@ -9,7 +9,15 @@ from django.db import connection
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from connections.models import CloseRequest, Connection, ErrorEvent, Node, Sweep
+from connections.models import (
+    Ban,
+    CloseRequest,
+    Connection,
+    ErrorEvent,
+    Node,
+    Order,
+    Sweep,
+)
 from connections.sweeper import AllNodesSilent, Sweeper, run_sweeper
 from connections.testing import FakeClock
 from connections.testing.communicators import make_config
@@ -204,6 +212,21 @@ def test_old_rows_are_pruned_in_batches_and_open_ones_kept() -> None:
     assert (swept.connections_pruned, swept.errors_pruned) == (7, 1)
     assert (swept.close_requests_pruned, swept.nodes_pruned) == (1, 1)
     assert [row.pk for row in Connection.objects.all()] == ["open"]
+
+
+def test_bans_go_long_after_their_end_and_orders_with_what_they_caused() -> None:
+    old, recent = (timezone.now() - timedelta(days=days) for days in (31, 29))
+    for value, until in (("a", old), ("b", recent), ("c", None)):
+        Ban.objects.create(target="client", value=value, until=until)
+    Ban.objects.update(created_at=old - timedelta(days=31))
+    Order.objects.create(kind="notice", target="all", created_at=old)
+    Order.objects.create(kind="drain", target="node", created_at=recent)
+    dry = make_sweeper(is_dry=True).sweep()
+    swept = make_sweeper().sweep()
+    assert (dry.bans_pruned, dry.orders_pruned) == (1, 1)
+    assert (swept.bans_pruned, swept.orders_pruned) == (1, 1)
+    assert set(Ban.objects.values_list("value", flat=True)) == {"b", "c"}
+    assert Order.objects.get().kind == "drain"
 
 
 def test_a_dry_run_changes_nothing() -> None:

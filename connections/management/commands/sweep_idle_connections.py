@@ -103,6 +103,8 @@ class Command(BaseCommand):
             "minutes_rolled": "minutes of nodes rolled up",
             "rollups_pruned": "old minutes deleted",
             "alerts_pruned": "old alerts deleted",
+            "bans_pruned": "ended bans deleted",
+            "orders_pruned": "old orders deleted",
         }
         done = [f"{values[key]} {text}" for key, text in words.items() if values[key]]
         chores = swept.chores.items()
