@@ -12,7 +12,7 @@ from sessions_history.entries import Entry, State
 from sessions_history.exceptions import StreamEnded
 from sessions_history.fan_out import FanOut
 from sessions_history.group_commit import GroupCommit
-from sessions_history.performers import Performer, Said
+from sessions_history.performers import Performer, PerformerFailed, Said
 from sessions_history.reads import read_latest_entries
 from sessions_history.streams import Stream
 
@@ -106,6 +106,12 @@ class Producers:
                         await close()
         except StreamEnded:
             logger.debug("The answer %s of %s was ended", answer.offset, session_id)
+        except PerformerFailed as exc:
+            logger.warning(
+                "The performer has no answer: %s",
+                exc,
+                extra={"event": "performer_failed"},
+            )
         except Exception as exc:
             logger.error(
                 "The performer failed: %s",

@@ -168,8 +168,9 @@ async def test_another_node_cancels(
 
 
 async def test_a_performer_that_fails_is_an_error_state(
-    node: Node, performer: Scripted
+    node: Node, performer: Scripted, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """One that says why is a line of the log; any other is logged in full."""
     screen = Screen()
     async with talk(node) as alice:
         await alice.say({"text": "hi"})
@@ -182,6 +183,9 @@ async def test_a_performer_that_fails_is_an_error_state(
         await alice.say({"text": "again"})
         await screen.follow(alice, has_ended(4))
         assert screen.entries[4]["data"] == {"text": "", "error": "internal error"}
+        failed = [one for one in caplog.records if "performer" in one.getMessage()]
+        assert [one.exc_info is None for one in failed] == [True, False]
+        assert "the model is away" in failed[0].getMessage()
         performer.play("well", None)
         await alice.say({"text": "again"})
         await screen.follow(alice, has_ended(6))
