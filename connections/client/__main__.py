@@ -15,6 +15,7 @@ from connections.client.events import (
     EntryGrew,
     EntrySettled,
     Event,
+    Noticed,
     StateChanged,
     Warned,
 )
@@ -96,6 +97,8 @@ def _print_event(event: Event) -> None:
             print("" if entry.state == "done" else f" [{entry.state}]")
         case Warned(code=code, message=message):
             _say(f"{code}: {message}")
+        case Noticed(text=text):
+            _say(f"notice: {text}")
 
 
 async def _read_lines() -> AsyncIterator[str]:

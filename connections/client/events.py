@@ -74,4 +74,14 @@ class Warned:
     ref: str | None
 
 
-Event = StateChanged | Attached | EntryArrived | EntryGrew | EntrySettled | Warned
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noticed:
+    """Staff told all who are connected something, at a moment in ISO 8601."""
+
+    text: str
+    at: str
+
+
+Event = (
+    StateChanged | Attached | EntryArrived | EntryGrew | EntrySettled | Warned | Noticed
+)

@@ -21,6 +21,7 @@ from connections.client.events import (
     EntryGrew,
     EntrySettled,
     Event,
+    Noticed,
     State,
     StateChanged,
     Warned,
@@ -334,6 +335,9 @@ class SessionClient:
     def _take_expiring(self, message: dict[str, Any]) -> None:
         if self._can_renew:
             self._refreshing = asyncio.create_task(self.refresh())
+
+    def _take_notice(self, message: dict[str, Any]) -> None:
+        self._tell(Noticed(text=str(message["text"]), at=message["at"]))
 
     def _take_error(self, message: dict[str, Any]) -> None:
         code, text, ref = message["code"], message["message"], message.get("ref")

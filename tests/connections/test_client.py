@@ -18,6 +18,7 @@ from connections.client import (
     EntryGrew,
     EntrySettled,
     Event,
+    Noticed,
     RequestFailed,
     SessionClient,
     State,
@@ -257,6 +258,17 @@ async def test_an_error_settles_a_message(server: Scripted, make_client: Make) -
     with pytest.raises(RequestFailed, match="invalid_message: no") as caught:
         await asked
     assert (caught.value.code, caught.value.ref) == ("invalid_message", "r")
+
+
+async def test_a_notice_of_staff_is_told(server: Scripted, make_client: Make) -> None:
+    client = make_client()
+    conversation = await server.next()
+    at = "2026-11-25T08:00:00+00:00"
+    await conversation.say({"type": "notice", "text": "Back at noon.", "at": at})
+    async for event in client.events():
+        if isinstance(event, Noticed):
+            assert event == Noticed(text="Back at noon.", at=at)
+            break
 
 
 async def test_a_message_refused_for_the_moment_is_sent_again(

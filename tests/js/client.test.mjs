@@ -50,6 +50,14 @@ test("nothing is sent before the hello", () => {
   assert.deepEqual(bench.socket.sent, []);
 });
 
+test("a notice of staff is an event, and no entry", () => {
+  const bench = new Bench();
+  const at = "2026-11-25T08:00:00Z";
+  bench.attach().say({ type: "notice", text: "Back at <noon>.", at });
+  assert.deepEqual(bench.named("notice"), [{ text: "Back at <noon>.", at }]);
+  assert.equal(bench.client.entries.length, 0);
+});
+
 test("an error settles a message, with its code", async () => {
   const bench = new Bench();
   const socket = bench.attach();

@@ -107,7 +107,7 @@ export class Bench {
       WebSocket: Socket,
       ...options,
     });
-    const types = "state hello entry delta ended gap reset refreshed error bye";
+    const types = "state hello entry delta ended gap reset refreshed error notice bye";
     for (const type of types.split(" ")) {
       this.client.addEventListener(type, ({ detail }) => this.events.push([type, detail]));
     }

@@ -42,7 +42,7 @@ const TEMPORARY = ["rate_limited", "unavailable"];
  * Events, each a CustomEvent: `state` {from, to, ending, delayMs}, `hello` (the
  * server's, with its outcome), `entry` {entry, isReplay}, `delta` {entry, text},
  * `ended` {entry}, `gap` {from, to}, `reset`, `refreshed`, `error` (one that
- * settles no message), `bye`.
+ * settles no message), `notice` {text, at} of staff, `bye`.
  */
 export class SessionClient extends EventTarget {
   /** @type {Hello | null} */ hello = null;
@@ -231,6 +231,8 @@ export class SessionClient extends EventTarget {
         return void this.refresh();
       case "refreshed":
         return this.#emit("refreshed", message);
+      case "notice":
+        return this.#emit("notice", { text: String(message.text), at: message.at });
     }
   }
 
