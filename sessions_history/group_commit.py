@@ -21,8 +21,10 @@ logger = logging.getLogger(__name__)
 MAX_BATCH_REQUESTS = 500
 MAX_BATCH_BYTES = 4_000_000
 
-_GATHER_SECONDS = 0.002
-"""How long the first of a batch waits for company."""
+_GATHER_SECONDS = 0.003
+_ENOUGH_REQUESTS = 64
+"""How long a batch waits for company, unless it has that much already: a commit of
+one costs half a millisecond of CPU, each further request a tenth of that."""
 
 _MAX_PENDING_REQUESTS = 20_000
 _MAX_PENDING_BYTES = 64_000_000
@@ -82,8 +84,9 @@ class GroupCommit:
             await asyncio.wait([self._task])
 
     async def _write(self) -> None:
-        await asyncio.sleep(_GATHER_SECONDS)
         while self._pending:
+            if len(self._pending) < _ENOUGH_REQUESTS:
+                await asyncio.sleep(_GATHER_SECONDS)
             batch = self._take()
             requests = [request for request, _ in batch]
             try:
