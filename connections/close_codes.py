@@ -70,6 +70,7 @@ DEACTIVATED = Ending(code=4009, reason="deactivated", reconnect=Reconnect.NEVER)
 KICKED = Ending(code=4009, reason="kicked", reconnect=Reconnect.NEVER)
 MESSAGE_TOO_BIG = Ending(code=4013, reason="message_too_big", reconnect=Reconnect.NOW)
 POLICY = Ending(code=1008, reason="policy", reconnect=Reconnect.NEVER)
+SESSIONS_FULL = Ending(code=1008, reason="sessions_full", reconnect=Reconnect.NEVER)
 TOKEN_EXPIRED = Ending(code=4100, reason="token_expired", reconnect=Reconnect.NEW_TOKEN)
 POOL_FULL = Ending(
     code=4103, reason="pool_full", reconnect=Reconnect.LATER, after_ms=_LATER
@@ -134,6 +135,7 @@ ENDINGS: dict[str, Ending] = {
         KICKED,
         MESSAGE_TOO_BIG,
         POLICY,
+        SESSIONS_FULL,
         TOKEN_EXPIRED,
         POOL_FULL,
         CLIENT_FULL,

@@ -148,6 +148,11 @@ class SessionsConfig:
     max_open_streams: int = option(
         Whole(1, 100), 4, "answers that may stream into a session at once"
     )
+    max_sessions_per_client: int = option(
+        Whole(0, 1_000_000),
+        1000,
+        "one more is refused (1008 sessions_full); 0: no limit",
+    )
     stream_timeout_seconds: float = option(
         Number(0.1, 86_400), 300, "a stream that takes longer ends as interrupted"
     )

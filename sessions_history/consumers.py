@@ -24,6 +24,7 @@ from sessions_history.exceptions import (
     LogFull,
     SessionNotFound,
     StreamEnded,
+    TooManySessions,
     TooManyStreams,
 )
 from sessions_history.log import Attached, SessionLog, get_log
@@ -88,6 +89,8 @@ class SessionConsumer(LimitedJsonConsumer):
             )
         except SessionNotFound:
             await self._refuse(close_codes.NOT_FOUND)
+        except TooManySessions:
+            await self._refuse(close_codes.SESSIONS_FULL)
         except DatabaseUnavailable:
             await self._refuse(close_codes.UNAVAILABLE)
         self._attachment = attached.attachment

@@ -11,6 +11,10 @@ class SessionNotFound(SessionsError):
     """There is no such session, or it belongs to another client."""
 
 
+class TooManySessions(SessionsError):
+    """The client has its limit of sessions."""
+
+
 class KeyReused(SessionsError):
     """The id was used before, for a message with another payload."""
 

@@ -216,12 +216,16 @@ class SessionLog:
 
         Raises:
             SessionNotFound: there is none, or it is another client's.
+            TooManySessions: the client may not begin another.
             DatabaseUnavailable: the session could not be read.
         """
         client_id = connection.client_id
         if session_id is None:
             created = await self._database.write_urgently(
-                create_session, client_id, connection.user_id
+                create_session,
+                client_id,
+                connection.user_id,
+                self._config.sessions.max_sessions_per_client,
             )
             attachment = await self._follow(created.session_id, connection, send)
             attachment.feed.epoch = created.epoch

@@ -4,8 +4,10 @@ import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from django.db import connection, transaction
+
 from sessions_history.entries import Entry
-from sessions_history.exceptions import SessionNotFound
+from sessions_history.exceptions import SessionNotFound, TooManySessions
 from sessions_history.models import HistoryEntry, Session
 
 _IDS_PER_QUERY = 500
@@ -45,15 +47,40 @@ class Snapshot:
     """Those of the entries that the client held unfinished."""
 
 
-def create_session(client_id: str, user_id: int | None) -> Position:
-    """Begin a session for a client."""
-    session = Session.objects.create(
+def create_session(
+    client_id: str, user_id: int | None, max_sessions: int = 0
+) -> Position:
+    """
+    Begin a session for a client that has less than max_sessions; 0: any number.
+
+    Raises:
+        TooManySessions: it has so many, however many nodes are asked at once.
+    """
+    session = Session(
         session_id=os.urandom(16).hex(),
         client_id=client_id,
         user_id=user_id,
         epoch=os.urandom(8).hex(),
     )
+    with transaction.atomic():
+        if max_sessions:
+            _lock_client(client_id)
+            existing = Session.objects.filter(client_id=client_id).order_by()
+            if existing[:max_sessions].count() >= max_sessions:
+                raise TooManySessions
+        session.save(force_insert=True)
     return Position(session_id=session.session_id, epoch=session.epoch, last_offset=0)
+
+
+def _lock_client(client_id: str) -> None:
+    """Have other transactions that begin a session for this client wait."""
+    if connection.vendor == "postgresql":
+        # Elsewhere a transaction is the only one that writes.
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))",
+                [f"session of {client_id}"],
+            )
 
 
 def read_snapshot(session_id: str, client_id: str, claim: Claim) -> Snapshot:

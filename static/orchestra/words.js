@@ -20,6 +20,12 @@ const ENDS = {
     button: "New conversation",
     href: location.pathname,
   },
+  sessions_full: {
+    title: "Too many conversations",
+    text: "There is no room for another one. Those you have are all still here.",
+    button: "Back to them",
+    href: location.pathname,
+  },
   unauthenticated: askToSignIn("You are signed out"),
   logged_out: askToSignIn("You have signed out"),
   revoked: askToSignIn("Your access was withdrawn"),

@@ -1,5 +1,6 @@
 """The session protocol, spoken to a consumer on a node with a database."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -114,6 +115,26 @@ async def test_anothers_session_is_refused_like_none(
         assert (bye["type"], bye["code"], bye["reason"]) == ("bye", 4004, "not_found")
         assert (await receive_close(communicator))["code"] == 4004
         assert len(node.hub) == 1
+
+
+async def test_one_session_more_than_allowed_is_refused(make_node: MakeNode) -> None:
+    """However many are asked for at once, on several nodes; another's count not."""
+    nodes = [make_node(sessions={"max_sessions_per_client": 3}) for _ in range(2)]
+    async with talk(nodes[0], client_id="bob"), talk(nodes[0]) as kept:
+        asked = [start_talk(nodes[number % 2]) for number in range(6)]
+        await asyncio.gather(*(one.connect(timeout=5) for one in asked))
+        first = [await one.receive_json_from(timeout=5) for one in asked]
+        assert sorted(one["type"] for one in first) == ["bye"] * 4 + ["hello"] * 2
+        refused = [one for one in first if one["type"] == "bye"]
+        assert {(one["code"], one["reason"]) for one in refused} == {
+            (1008, "sessions_full")
+        }
+        assert {one["reconnect"] for one in refused} == {"never"}
+        # Those that there are are open to the client as before.
+        async with talk(nodes[1], kept.session_id) as again:
+            assert again.hello["outcome"] == "nothing_missed"
+        for one in asked:
+            await one.disconnect()
 
 
 async def test_no_ack_while_the_database_is_away(make_node: MakeNode) -> None:
