@@ -57,3 +57,12 @@ def django_db_modify_db_settings(tmp_path_factory: pytest.TempPathFactory) -> No
     database = project.DATABASES["default"]
     if database["ENGINE"] == "django.db.backends.sqlite3":
         database["TEST"]["NAME"] = tmp_path_factory.mktemp("database") / "test.sqlite3"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was not run here for want of something that cannot be installed."""
+    for report in terminalreporter.getreports("skipped"):
+        reason = str(report.longrepr[2]) if isinstance(report.longrepr, tuple) else ""
+        if "NOT RUN" in reason:
+            said = reason.removeprefix("Skipped: ")
+            terminalreporter.write_line(f"{said} ({report.nodeid})", yellow=True)

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.utils import load_backend
 
 Arguments = ParamSpec("Arguments")
@@ -31,7 +33,9 @@ def run_on(
         for alias, changed in databases.items():
             settings = {**connections.settings[alias], **changed}
             backend = load_backend(settings["ENGINE"])
-            connections[alias] = backend.DatabaseWrapper(settings, alias)
+            opened = backend.DatabaseWrapper(settings, alias)
+            opened.ensure_connection = partial(_ensure_connection, opened)
+            connections[alias] = opened
         try:
             return work(*args, **kwargs)
         finally:
@@ -39,6 +43,18 @@ def run_on(
 
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(run).result()
+
+
+def _ensure_connection(opened: BaseDatabaseWrapper) -> None:
+    """
+    Do what Django does.
+
+    Its own is what pytest-django bars where a test has asked for no database: for
+    the default one. These were named.
+    """
+    if opened.connection is None:
+        with opened.wrap_database_errors:
+            opened.connect()
 
 
 def find_test_databases() -> dict[str, dict[str, Any]]:

@@ -1,6 +1,7 @@
 """The frame parser, also against the `websockets` library on arbitrary streams."""
 
 import struct
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given, settings
@@ -173,6 +174,71 @@ def test_an_event_is_taken_one_at_a_time() -> None:
     assert reader.held_bytes == 999 * 7
 
 
+@pytest.mark.parametrize("parts", [(b"",), (b"", b"", b""), (b"", b"middle", b"")])
+@pytest.mark.parametrize("opcode", [frames.TEXT, frames.BINARY])
+def test_an_empty_fragment_is_a_fragment_like_any(
+    parts: tuple[bytes, ...], opcode: int
+) -> None:
+    """A message of nothing at all is a message (the suite's 1.1.1, 6.1.1 to 6.1.3)."""
+    firsts = [opcode, *[0] * (len(parts) - 1)]
+    firsts[-1] |= 0x80
+    whole = b"".join(map(build, firsts, parts))
+    message = b"".join(parts)
+    expected = message.decode() if opcode == frames.TEXT else message
+    assert read(whole, []) == ([(opcode, expected)], 0)
+
+
+VALID_TEXTS = [
+    # The suite's 6.5 to 6.9, 6.11, 6.22, 6.23: first, last and special code points.
+    *("κόσμε", "\x00", "\x7f", "\x80", "\u07ff", "\u0800", "\ud7ff", "\ue000"),
+    *("\ufdd0", "\ufffd", "\ufffe", "\uffff", "\U00010000", "\U0001fffe"),
+    *("\U000fffff", "\U0010ffff"),
+]
+
+INVALID_TEXTS = [
+    # The suite's 6.10, 6.12 to 6.21: beyond Unicode, lone continuations and starts,
+    # cut sequences, impossible bytes, overlong forms, surrogates alone and in pairs.
+    *(b"\xf8\x88\x80\x80\x80", b"\xfc\x84\x80\x80\x80\x80", b"\xf4\x90\x80\x80"),
+    *(b"\xf7\xbf\xbf\xbf", b"\xfb\xbf\xbf\xbf\xbf", b"\xfd\xbf\xbf\xbf\xbf\xbf"),
+    *(b"\x80", b"\xbf", b"\x80\xbf\x80", bytes(range(0x80, 0xC0))),
+    *(b"\xc0 \xc1 \xdf ", b"\xe0 \xef ", b"\xf0 \xf7 ", b"\xf8 \xfb ", b"\xfc \xfd "),
+    *(b"\xc3", b"\xe0\x80", b"\xf0\x80\x80", b"\xdf", b"\xef\xbf", b"\xf7\xbf\xbf"),
+    *(b"\xfe", b"\xff", b"\xfe\xfe\xff\xff"),
+    *(b"\xc0\xaf", b"\xe0\x80\xaf", b"\xf0\x80\x80\xaf", b"\xc1\xbf", b"\xe0\x9f\xbf"),
+    *(b"\xf0\x8f\xbf\xbf", b"\xc0\x80", b"\xe0\x80\x80", b"\xf0\x80\x80\x80"),
+    *(b"\xed\xa0\x80", b"\xed\xaf\xbf", b"\xed\xb0\x80", b"\xed\xbf\xbf"),
+    *(b"\xed\xa0\x80\xed\xb0\x80", b"\xed\xaf\xbf\xed\xbf\xbf"),
+]
+
+
+def read_in_three_ways(payload: bytes) -> Iterator[tuple[Events, int]]:
+    """Read a text as one frame, as one short read, and as a fragment for each byte."""
+    yield read(build(0x81, payload), [])
+    try:
+        text = FrameReader(_MAX).take_whole_text(build(0x81, payload))
+        yield [(int(frames.TEXT), text)], 0
+    except ProtocolViolation as violation:
+        yield [], violation.code
+    bytewise = b"".join(build(0x00, payload[i : i + 1]) for i in range(len(payload)))
+    yield read(build(0x01, b"") + bytewise + build(0x80, b""), [])
+
+
+@pytest.mark.parametrize("text", VALID_TEXTS, ids=ascii)
+def test_utf8_arrives_however_it_is_cut(text: str) -> None:
+    for found in read_in_three_ways(text.encode()):
+        assert found == ([(frames.TEXT, text)], 0)
+
+
+@pytest.mark.parametrize("payload", INVALID_TEXTS, ids=bytes.hex)
+@pytest.mark.parametrize("around", [(b"", b""), ("κόσμε".encode(), b"edited")])
+def test_what_is_no_utf8_is_1007_however_it_is_cut(
+    payload: bytes, around: tuple[bytes, bytes]
+) -> None:
+    before, after = around
+    for found in read_in_three_ways(before + payload + after):
+        assert found == ([], 1007)
+
+
 def test_wrong_utf8_is_refused_at_its_fragment() -> None:
     reader = FrameReader(_MAX)
     reader.feed(build(0x01, b"\xce\xba\xff"))
@@ -188,11 +254,23 @@ def test_a_character_may_be_cut_by_fragments() -> None:
     assert reader.next_event() == (frames.TEXT, "é")
 
 
-@pytest.mark.parametrize("code", [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000])
+@pytest.mark.parametrize(
+    "code", [0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535]
+)
 def test_a_close_code_that_may_not_travel_is_refused(code: int) -> None:
     with pytest.raises(ProtocolViolation) as caught:
         frames.parse_close(code.to_bytes(2, "big"))
     assert caught.value.code == 1002
+
+
+@pytest.mark.parametrize(
+    "code",
+    [1000, 1001, 1002, 1003, *range(1007, 1015), 3000, 3999, 4000, 4999],
+)
+@pytest.mark.parametrize("reason", ["", "bye", "é" * 61 + "x"])
+def test_a_close_code_that_may_travel_is_taken(code: int, reason: str) -> None:
+    payload = code.to_bytes(2, "big") + reason.encode()
+    assert frames.parse_close(payload) == (code, reason)
 
 
 def test_a_close_of_one_byte_is_refused() -> None:

@@ -9,7 +9,6 @@ import pytest
 from tests.faults.databases import Store, make_postgres_store
 from tests.integration.conftest import (
     migrated_database,
-    open_databases,
     postgres_server,
     redis_process,
     servers,

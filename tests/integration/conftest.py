@@ -3,7 +3,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pytest_django import DjangoDbBlocker
 
 from connections.testing import Servers
 from tests.integration.redis_process import RedisProcess
@@ -79,10 +78,3 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     )
     subprocess.run(command.split(), check=True, capture_output=True)
     return certificate, key
-
-
-@pytest.fixture(scope="package", autouse=True)
-def open_databases(django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
-    """Let tests use the databases of their servers (LiveServer.run)."""
-    with django_db_blocker.unblock():
-        yield

@@ -143,11 +143,43 @@ async def test_messages_may_be_larger_than_what_clients_may_send(
         assert len(await ws.recv()) == 3_000_000
 
 
-async def test_a_clients_close_is_echoed(server: LiveServer) -> None:
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        *((code, "bye") for code in (1000, 1001, 1002, 1003, *range(1007, 1015))),
+        *((code, "") for code in (3000, 3999, 4000, 4005, 4999)),
+        (1000, "é" * 61 + "x"),
+    ],
+)
+async def test_a_clients_close_is_echoed(
+    server: LiveServer, code: int, reason: str
+) -> None:
     client = await RawClient.open(server.port, "/echo")
-    await client.send(build_frame(8, (4005).to_bytes(2, "big") + b"bye"))
+    await client.send(build_frame(8, code.to_bytes(2, "big") + reason.encode()))
     frame = await client.read_close()
-    assert (frame.close_code, frame.close_reason) == (4005, "bye")
+    assert (frame.close_code, frame.close_reason) == (code, reason)
+    assert await client.read_end() == b""
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [
+        build_frame(8, b"\x03\xe8"),
+        build_frame(9, b"are you there"),
+        build_frame(1, b"more"),
+        build_frame(0, b"the rest"),
+        b"\xff" * 70,
+    ],
+)
+async def test_nothing_behind_a_clients_close_is_answered(
+    server: LiveServer, behind: bytes
+) -> None:
+    """What had begun before it is not finished, either."""
+    client = await RawClient.open(server.port, "/echo")
+    begun = build_frame(1, b"begun", is_final=False)
+    await client.send(begun, build_frame(8, b"\x03\xe8"), behind)
+    frame = await client.read_frame()
+    assert (frame.opcode, frame.close_code) == (8, 1000)
     assert await client.read_end() == b""
 
 

@@ -71,6 +71,19 @@ async def test_fragments_become_one_message_with_control_frames_between(
     assert await client.read_frame() == (TEXT, "aéb".encode())
 
 
+async def test_a_message_of_empty_fragments_is_an_empty_message(
+    server: LiveServer,
+) -> None:
+    client = await RawClient.open(server.port, "/echo")
+    for opcode in (TEXT, BINARY):
+        await client.send(
+            build_frame(opcode, is_final=False),
+            build_frame(0, is_final=False),
+            build_frame(0),
+        )
+        assert await client.read_frame() == (opcode, b"")
+
+
 @pytest.mark.parametrize(
     ("name", "data", "code"),
     [

@@ -1,0 +1,108 @@
+"""
+python -m benchmarks.conformance: the Autobahn test suite against /ws/echo/.
+
+The suite's fuzzing client, in a CPython 2.7 that is looked for, against a server
+of its own on a free port. The exit code is 1 where a case failed that is not known
+to, 2 where the suite cannot be run.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.conformance.runs import SERVERS, SUBSETS, RunFailed, Server, run
+from benchmarks.conformance.suite import (
+    SUITE_VERSION,
+    SuiteMissing,
+    find_python,
+    install,
+)
+from benchmarks.conformance.verdicts import (
+    Case,
+    count_cases,
+    make_section_table,
+    read_cases,
+)
+from benchmarks.processes import StartFailed
+from benchmarks.report import write_json
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what the command line asks for; return the exit code."""
+    options = _make_parser().parse_args(arguments)
+    try:
+        python = find_python(options.python)
+        suite = install(python)
+    except SuiteMissing as exc:
+        print(f"NOT RUN: {exc}", file=sys.stderr)
+        return 2
+    began = time.monotonic()
+    try:
+        with tempfile.TemporaryDirectory() as temporary:
+            report = (options.report or Path(temporary)).resolve()
+            report.mkdir(parents=True, exist_ok=True)
+            run(options.server, SUBSETS[options.subset], python, suite, report)
+            cases = read_cases(report, options.server)
+    except (RunFailed, StartFailed) as exc:
+        print(f"The run against {options.server} failed: {exc}", file=sys.stderr)
+        return 1
+    seconds = time.monotonic() - began
+    print(make_section_table(cases))
+    print(f"{len(cases)} cases in {seconds:.0f} s, {options.server}")
+    if options.report:
+        print(f"each case: {options.report}/index.html")
+    if options.json:
+        _write(options, cases, seconds)
+    return _judge(cases, SERVERS[options.server])
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.conformance",
+        description="Run the Autobahn test suite against /ws/echo/.",
+    )
+    parser.add_argument(
+        "--subset",
+        choices=SUBSETS,
+        default="all",
+        help="fast: 1-7 and 10, limits as shipped; ci: and the quick ones of 9, "
+        "limits raised; all (the default): every case there is",
+    )
+    parser.add_argument("--server", choices=SERVERS, default="serve")
+    parser.add_argument("--python", metavar="PATH", help="the CPython 2.7 to use")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything")
+    parser.add_argument(
+        "--report", type=Path, metavar="FOLDER", help="keep the suite's own report"
+    )
+    return parser
+
+
+def _write(options: argparse.Namespace, cases: Sequence[Case], seconds: float) -> None:
+    content = {
+        "suite": SUITE_VERSION,
+        "server": options.server,
+        "subset": options.subset,
+        "seconds": round(seconds, 1),
+        "counts": count_cases(cases),
+        "cases": {one.number: [one.behavior, one.close] for one in cases},
+    }
+    write_json(options.json, content)
+
+
+def _judge(cases: Sequence[Case], server: Server) -> int:
+    """Name what failed; return the exit code."""
+    failed = [case for case in cases if case.has_failed]
+    known = [case.number for case in failed if case.number in server.known]
+    unknown = [case for case in failed if case.number not in server.known]
+    if known:
+        print(f"known to fail: {', '.join(known)}: {server.why}")
+    for case in unknown:
+        print(f"FAILED {case}")
+    return 1 if unknown else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,163 @@
+"""What can be run: subsets of the suite's cases, and servers to run them on."""
+
+import os
+import re
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.conformance.suite import Python, run_cases
+from benchmarks.processes import ROOT, ServerProcess, StartFailed
+from benchmarks.site import make_site
+from connections.load.processes import free_port
+
+_ENVIRONMENT = {
+    "DJANGO_SETTINGS_MODULE": "orchestra.settings",
+    "PYTHONPATH": str(ROOT),
+    "LOG_LEVEL": "WARNING",
+    "DATABASE_URL": "",
+    "REDIS_URL": "",
+    "WEBSOCKET_CONFIG": "",
+    "WEBSOCKET__ECHO_ENDPOINT": "true",
+    "WEBSOCKET__ANONYMOUS": "true",
+}
+
+_RAISED = {
+    "WEBSOCKET__MAX_MESSAGE_SIZE": "17MB",
+    "WEBSOCKET__BUFFERS__MAX_SEND_BUFFER": "64MB",
+    "WEBSOCKET__RATE_LIMIT__MESSAGES_PER_SECOND": "1000000",
+    "WEBSOCKET__RATE_LIMIT__BURST_MESSAGES": "1000000",
+    "WEBSOCKET__RATE_LIMIT__BYTES_PER_SECOND": "1GB",
+    "WEBSOCKET__RATE_LIMIT__BURST_BYTES": "1GB",
+}
+"""The limits that section 9 has to pass, with up to 16 MiB in a message."""
+
+_TAIL_LINES = 20
+_HOW_MANY = re.compile(r"Ok, will run (\d+) test cases")
+_BEGINS = re.compile(r"Running test case ID (\d+)\.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subset:
+    """Cases under a name, and what they need."""
+
+    cases: Sequence[str]
+    excluded: Sequence[str] = ()
+    has_raised_limits: bool = True
+    seconds: float
+    """After which a run is given up: several times what it takes."""
+
+
+_PROTOCOL = ("1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "10.*")
+
+SUBSETS = {
+    "fast": Subset(cases=_PROTOCOL, has_raised_limits=False, seconds=200),
+    "ci": Subset(
+        cases=(*_PROTOCOL, "9.*"),
+        # Megabytes, which the suite itself takes long to look at.
+        excluded=("9.1.5", "9.1.6", "9.2.5", "9.2.6", "9.3.*", "9.4.*", "9.7.6"),
+        seconds=400,
+    ),
+    "all": Subset(cases=("*",), seconds=1800),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """How a server is started, and which cases it is known to fail."""
+
+    command: Callable[[str], list[str]]
+    known: Sequence[str] = ()
+    why: str = ""
+
+
+SERVERS = {
+    "serve": Server(command=lambda port: ["manage.py", "serve", "--port", port]),
+    "uvicorn": Server(
+        command=lambda port: [
+            *("-m", "uvicorn", "--port", port, "--log-level", "warning"),
+            *("--ws-max-size", "17000000", "orchestra.asgi:application"),
+        ],
+        known=("9.3.1", "9.3.2", "9.3.3", "9.4.1", "9.4.2", "9.4.3"),
+        why="4 MiB in small fragments: more of them than the websockets library "
+        "takes for one message (1009)",
+    ),
+}
+
+
+class RunFailed(Exception):
+    """The suite did not come to its end; the text is what it wrote last."""
+
+
+def run(server: str, subset: Subset, python: Python, suite: Path, report: Path) -> None:
+    """
+    Run cases against a server of their own; the suite writes what it found.
+
+    Raises:
+        RunFailed: not all cases were run.
+        StartFailed: the server did not come up.
+    """
+    port = free_port()
+    with make_site() as made:
+        environment = {**_ENVIRONMENT, "ORCHESTRA_VAR": made}
+        if subset.has_raised_limits:
+            environment.update(_RAISED)
+        _migrate(environment)
+        process = ServerProcess(
+            [sys.executable, *SERVERS[server].command(str(port))],
+            port=port,
+            log=Path(made) / "server.log",
+            environment=environment,
+        )
+        specification = {
+            "outdir": str(report),
+            "servers": [
+                {
+                    "agent": server,
+                    "url": f"ws://127.0.0.1:{port}/ws/echo/",
+                    "origin": f"http://127.0.0.1:{port}",
+                }
+            ],
+            "cases": list(subset.cases),
+            "exclude-cases": list(subset.excluded),
+            "exclude-agent-cases": {},
+        }
+        with process:
+            lines = run_cases(python, suite, specification, seconds=subset.seconds)
+            _follow(lines, process)
+
+
+def _migrate(environment: dict[str, str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "manage.py", "migrate", "--verbosity", "0"],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise StartFailed(done.stderr)
+
+
+def _follow(lines: Iterator[str], process: ServerProcess) -> None:
+    """Say how far the suite is, and see that it comes to its end."""
+    tail: deque[str] = deque(maxlen=_TAIL_LINES)
+    expected, begun, section = 0, 0, ""
+    for line in lines:
+        tail.append(line)
+        if found := _HOW_MANY.match(line):
+            expected = int(found[1])
+        elif found := _BEGINS.match(line):
+            begun += 1
+            if found[1] != section:
+                section = found[1]
+                print(f"section {section}, case {begun} of {expected}", file=sys.stderr)
+    if not expected or begun < expected:
+        raise RunFailed(
+            f"{begun} of {expected} cases were run. The suite wrote last:\n"
+            f"{''.join(tail)}\nand the server:\n{process.log_tail()}"
+        )

@@ -1,0 +1,69 @@
+"""What the suite found, case by case, and whether it is good enough."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.report import make_table
+
+_GOOD = frozenset({"OK", "NON-STRICT", "INFORMATIONAL"})
+
+_COMPRESSION = ("12", "13")
+"""Sections on an extension; a server without it leaves them unimplemented."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One case: its number, how the server behaved, and how it closed."""
+
+    number: str
+    behavior: str
+    close: str
+
+    @property
+    def section(self) -> str:
+        """The first part of its number."""
+        return self.number.partition(".")[0]
+
+    @property
+    def has_failed(self) -> bool:
+        """Tell whether the server did what it must not."""
+        is_left_out = self.behavior == "UNIMPLEMENTED" and self.section in _COMPRESSION
+        return not ((self.behavior in _GOOD or is_left_out) and self.close in _GOOD)
+
+    def __str__(self) -> str:
+        return f"{self.number}: {self.behavior}, close {self.close}"
+
+
+def read_cases(folder: Path, agent: str) -> list[Case]:
+    """Return what the suite wrote into its folder, in the order of the numbers."""
+    path = folder / "index.json"
+    if not path.is_file():
+        return []
+    found = json.loads(path.read_text())[agent]
+    cases = [
+        Case(number, one["behavior"], one["behaviorClose"])
+        for number, one in found.items()
+    ]
+    return sorted(
+        cases, key=lambda case: [int(part) for part in case.number.split(".")]
+    )
+
+
+def count_cases(cases: Sequence[Case]) -> Counter[str]:
+    """Return how many ended how; FAILED where the close was wrong, too."""
+    return Counter("FAILED" if one.has_failed else one.behavior for one in cases)
+
+
+def make_section_table(cases: Sequence[Case]) -> str:
+    """Return how many of each section ended how."""
+    outcomes = [*sorted(_GOOD, reverse=True), "UNIMPLEMENTED", "FAILED"]
+    rows = []
+    for section in dict.fromkeys(case.section for case in cases):
+        counts = count_cases([case for case in cases if case.section == section])
+        rows.append([section, *(counts[outcome] for outcome in outcomes)])
+    total = count_cases(cases)
+    rows.append(["all", *(total[outcome] for outcome in outcomes)])
+    return make_table(("section", *outcomes), rows)

@@ -1,0 +1,106 @@
+"""Where our base classes differ from Channels': README, "In your own project"."""
+
+from typing import Any
+
+import pytest
+from channels.layers import get_channel_layer
+from channels.testing import WebsocketCommunicator
+
+from tests.drop_in.editions import load
+
+pytestmark = pytest.mark.django_db
+
+STOCK = load("asynchronous", "stock")
+LIMITED = load("asynchronous", "limited")
+
+
+@pytest.fixture(autouse=True)
+def memory_layer(settings: Any) -> None:
+    settings.CHANNEL_LAYERS = {
+        "default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}
+    }
+
+
+async def open_connection(consumer: Any, url: str = "/ws/") -> WebsocketCommunicator:
+    communicator = WebsocketCommunicator(consumer.as_asgi(), url)
+    assert (await communicator.connect(timeout=15))[0]
+    return communicator
+
+
+async def assert_alive(communicator: WebsocketCommunicator) -> None:
+    await communicator.send_json_to("alive?")
+    assert await communicator.receive_json_from(timeout=15) == "alive?"
+    await communicator.disconnect()
+
+
+@pytest.mark.parametrize(
+    ("sent", "raised", "code"),
+    [
+        ({"text": '"fail"'}, ArithmeticError, "internal"),
+        ({"text": "{nonsense"}, ValueError, "invalid_json"),
+        ({"bytes": b"[]"}, ValueError, "invalid_message"),
+    ],
+)
+async def test_what_a_message_raises_costs_an_answer_not_the_connection(
+    sent: dict[str, Any], raised: type[Exception], code: str
+) -> None:
+    event = {"type": "websocket.receive", **sent}
+    communicator = await open_connection(STOCK.Careless)
+    await communicator.send_input(event)
+    with pytest.raises(raised):
+        await communicator.wait(timeout=15)
+
+    communicator = await open_connection(LIMITED.Careless)
+    await communicator.send_input(event)
+    error = await communicator.receive_json_from(timeout=15)
+    assert (error["type"], error["code"]) == ("error", code)
+    await assert_alive(communicator)
+
+
+async def test_an_event_that_nobody_takes_costs_nothing() -> None:
+    """One wrong group_send() ends every member on Channels."""
+    stock = await open_connection(STOCK.Careless)
+    limited = await open_connection(LIMITED.Careless)
+    await get_channel_layer().group_send("careless", {"type": "nobody.takes"})
+    with pytest.raises(ValueError, match="No handler for message type"):
+        await stock.wait(timeout=15)
+    await assert_alive(limited)
+
+
+async def test_connect_that_raises_is_accepted_and_closed_4500() -> None:
+    """Before the accept a browser would learn nothing, and try for ever."""
+    communicator = WebsocketCommunicator(STOCK.Careless.as_asgi(), "/ws/connect/")
+    with pytest.raises(ArithmeticError):
+        await communicator.connect(timeout=15)
+
+    communicator = await open_connection(LIMITED.Careless, "/ws/connect/")
+    bye = await communicator.receive_json_from(timeout=15)
+    assert (bye["type"], bye["reason"]) == ("bye", "internal_error")
+    assert (await communicator.receive_output(15))["code"] == 4500
+    await communicator.disconnect()
+
+
+async def test_what_is_sent_after_the_close_is_dropped() -> None:
+    """Channels hands it to the server, which raises or drops it as it likes."""
+    outcomes = []
+    for edition in (STOCK, LIMITED):
+        communicator = await open_connection(edition.Careless)
+        await communicator.send_json_to("send after close")
+        assert (await communicator.receive_output(15))["type"] == "websocket.close"
+        outcomes.append(await communicator.receive_nothing())
+        await communicator.disconnect()
+    assert outcomes == [False, True]
+
+
+async def test_json_that_nothing_takes_is_answered() -> None:
+    """Without receive_json() a message goes to handle_<type>()."""
+    communicator = await open_connection(STOCK.Silent)
+    await communicator.send_json_to({"type": "ping"})
+    assert await communicator.receive_nothing()
+    await communicator.disconnect()
+
+    communicator = await open_connection(LIMITED.Silent)
+    await communicator.send_json_to({"type": "ping"})
+    error = await communicator.receive_json_from(timeout=15)
+    assert error["code"] == "unknown_type"
+    await communicator.disconnect()

@@ -1,0 +1,301 @@
+"""Consumers written for Channels do the same on our base classes."""
+
+import asyncio
+import json
+from types import ModuleType
+from typing import Any
+
+import pytest
+from channels.auth import AuthMiddlewareStack
+from channels.layers import get_channel_layer
+from channels.routing import URLRouter
+from channels.testing import WebsocketCommunicator
+from django.contrib.auth.models import User
+from django.test import Client
+from django.urls import path
+
+from tests.drop_in.editions import EDITIONS, load
+
+# Channels' own consumers visit the database for each event.
+pytestmark = pytest.mark.django_db
+
+_ROUND = 15
+"""Seconds for one thing to happen, on a busy machine."""
+
+
+@pytest.fixture(params=EDITIONS)
+def edition(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(params=["asynchronous", "synchronous"])
+def sample(request: pytest.FixtureRequest, edition: str) -> ModuleType:
+    """The sample of each flavour, in each edition."""
+    return load(request.param, edition)
+
+
+@pytest.fixture(autouse=True)
+def memory_layer(settings: Any) -> None:
+    settings.CHANNEL_LAYERS = {
+        "default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}
+    }
+
+
+def reach(consumer: Any, url: str = "/ws/", **options: Any) -> WebsocketCommunicator:
+    return WebsocketCommunicator(consumer.as_asgi(), url, **options)
+
+
+async def open_connection(
+    consumer: Any, url: str = "/ws/", **options: Any
+) -> WebsocketCommunicator:
+    communicator = reach(consumer, url, **options)
+    is_accepted, _ = await communicator.connect(timeout=_ROUND)
+    assert is_accepted
+    return communicator
+
+
+async def receive_close(communicator: WebsocketCommunicator) -> dict[str, Any]:
+    while True:
+        event: dict[str, Any] = await communicator.receive_output(_ROUND)
+        if event["type"] == "websocket.close":
+            return event
+
+
+def test_only_the_base_classes_differ(edition: str) -> None:
+    """Otherwise both editions would be one, and all that follows say nothing."""
+    bases = {one.__module__ for one in load("tutorial", edition).ChatConsumer.__mro__}
+    assert ("connections.consumers" in bases) is (edition == "limited")
+
+
+@pytest.mark.parametrize("message", ["", "héllo", "x" * 100_000])
+async def test_text_comes_back(sample: ModuleType, message: str) -> None:
+    communicator = await open_connection(sample.Echo)
+    await communicator.send_input({"type": "websocket.receive", "text": message})
+    assert await communicator.receive_from(_ROUND) == message
+    await communicator.disconnect()
+
+
+@pytest.mark.parametrize("message", [b"", b"\x00\xff", b"x" * 100_000])
+async def test_bytes_come_back(sample: ModuleType, message: bytes) -> None:
+    communicator = await open_connection(sample.Echo)
+    await communicator.send_input({"type": "websocket.receive", "bytes": message})
+    assert await communicator.receive_from(_ROUND) == message
+    await communicator.disconnect()
+
+
+async def test_json_both_ways(sample: ModuleType) -> None:
+    communicator = await open_connection(sample.JsonEcho, "/ws/json/")
+    assert await communicator.receive_json_from(_ROUND) == {"hello": "/ws/json/"}
+    for content in ({"type": "anything", "n": [1, None, "é"]}, [], 7, "text", None):
+        await communicator.send_json_to(content)
+        assert await communicator.receive_json_from(_ROUND) == {"echo": content}
+    await communicator.disconnect()
+
+
+async def test_a_notation_of_its_own(edition: str) -> None:
+    communicator = await open_connection(load("asynchronous", edition).Dates)
+    await communicator.send_json_to({"day": "2026-02-28"})
+    assert await communicator.receive_json_from(_ROUND) == {"day": "2026-03-01"}
+    await communicator.disconnect()
+
+
+async def test_groups_and_the_own_channel(sample: ModuleType) -> None:
+    first = await open_connection(sample.Member)
+    second = await open_connection(sample.Member)
+    await first.send_to(text_data="hello all")
+    assert await first.receive_from(_ROUND) == "hello all"
+    assert await second.receive_from(_ROUND) == "hello all"
+    await first.send_to(text_data="me")
+    assert await first.receive_from(_ROUND) == "only me"
+    assert await second.receive_nothing()
+    await first.disconnect()
+    await second.send_to(text_data="who is left")
+    assert await second.receive_from(_ROUND) == "who is left"
+    await second.disconnect()
+    assert not get_channel_layer().groups.get("everyone")
+
+
+@pytest.mark.parametrize("name", ["ChatConsumer", "AsyncChatConsumer"])
+async def test_the_rooms_of_the_tutorial(edition: str, name: str) -> None:
+    consumer = getattr(load("tutorial", edition), name)
+    rooms = URLRouter([path("ws/chat/<str:room_name>/", consumer.as_asgi())])
+    lobby = [WebsocketCommunicator(rooms, "/ws/chat/lobby/") for _ in range(2)]
+    other = WebsocketCommunicator(rooms, "/ws/chat/other/")
+    for communicator in (*lobby, other):
+        assert (await communicator.connect(timeout=_ROUND))[0]
+    await lobby[0].send_to(text_data=json.dumps({"message": "hello"}))
+    for communicator in lobby:
+        answer = await communicator.receive_from(_ROUND)
+        assert json.loads(answer) == {"message": "hello"}
+    assert await other.receive_nothing()
+    for communicator in (*lobby, other):
+        await communicator.disconnect()
+    assert not any(get_channel_layer().groups.values())
+
+
+@pytest.mark.parametrize(
+    ("offered", "selected"), [(["v1"], "v1"), (["v0", "v1", "v2"], "v2")]
+)
+async def test_subprotocol_and_headers(
+    sample: ModuleType, offered: list[str], selected: str
+) -> None:
+    communicator = reach(sample.Subprotocols, subprotocols=offered)
+    await communicator.send_input({"type": "websocket.connect"})
+    assert await communicator.receive_output(_ROUND) == {
+        "type": "websocket.accept",
+        "subprotocol": selected,
+        "headers": [(b"x-chosen", b"yes")],
+    }
+    await communicator.disconnect()
+
+
+@pytest.mark.parametrize("offered", [None, ["v0"]])
+async def test_a_subprotocol_that_is_missing_is_refused(
+    sample: ModuleType, offered: list[str] | None
+) -> None:
+    communicator = reach(sample.Subprotocols, subprotocols=offered)
+    assert await communicator.connect(timeout=_ROUND) == (False, 1000)
+    await communicator.disconnect()
+
+
+def reach_door(sample: ModuleType, manner: str) -> WebsocketCommunicator:
+    door = URLRouter([path("door/<slug:manner>/", sample.Doorkeeper.as_asgi())])
+    return WebsocketCommunicator(door, f"/door/{manner}/")
+
+
+@pytest.mark.parametrize(
+    ("manner", "answer"),
+    [
+        ("close", (False, 1000)),
+        ("close-code", (False, 4401)),
+        ("deny", (False, 1000)),
+        ("accept", (True, None)),
+        ("anything", (True, None)),
+    ],
+)
+async def test_who_is_let_in_and_who_not(
+    sample: ModuleType, manner: str, answer: tuple[bool, int | None]
+) -> None:
+    communicator = reach_door(sample, manner)
+    assert await communicator.connect(timeout=_ROUND) == answer
+    await communicator.disconnect()
+
+
+async def test_a_close_right_after_the_accept(sample: ModuleType) -> None:
+    communicator = reach_door(sample, "accept-then-close")
+    assert (await communicator.connect(timeout=_ROUND))[0]
+    assert (await receive_close(communicator))["code"] == 4401
+    await communicator.disconnect()
+
+
+@pytest.mark.parametrize(
+    ("asked", "closed"),
+    [
+        ("close", {}),
+        ("close 4123", {"code": 4123}),
+        ("close 1000", {"code": 1000}),
+        ("reason 3001", {"code": 3001, "reason": "because"}),
+        ("send-and-close", {}),
+        ("send-and-close 4007", {"code": 4007}),
+    ],
+)
+async def test_a_close_says_what_the_consumer_says(
+    sample: ModuleType, asked: str, closed: dict[str, Any]
+) -> None:
+    communicator = await open_connection(sample.Farewell)
+    await communicator.send_to(text_data=asked)
+    if asked.startswith("send"):
+        assert await communicator.receive_from(_ROUND) == "bye"
+    assert await receive_close(communicator) == {"type": "websocket.close", **closed}
+    await communicator.disconnect()
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 1006, 4123])
+async def test_disconnect_gets_the_code(sample: ModuleType, code: int) -> None:
+    sample.Farewell.ended.clear()
+    communicator = await open_connection(sample.Farewell)
+    await communicator.disconnect(code=code, timeout=_ROUND)
+    assert sample.Farewell.ended == [code]
+
+
+async def test_a_consumer_stops_when_it_wants_to(sample: ModuleType) -> None:
+    """By an exception from a message of the client."""
+    sample.Farewell.ended.clear()
+    communicator = await open_connection(sample.Farewell)
+    await communicator.send_to(text_data="stop")
+    await communicator.wait(timeout=_ROUND)
+    assert sample.Farewell.ended == []
+
+
+async def test_a_consumer_is_stopped_over_the_layer(sample: ModuleType) -> None:
+    communicator = await open_connection(sample.Stopping)
+    await get_channel_layer().group_send("stopping", {"type": "stop.please"})
+    assert await communicator.receive_from(_ROUND) == "stopping"
+    await communicator.wait(timeout=_ROUND)
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_the_database_without_a_user(sample: ModuleType) -> None:
+    await User.objects.acreate(username="alice")
+    communicator = await open_connection(sample.Users)
+    await communicator.send_to(text_data="?")
+    assert await communicator.receive_from(_ROUND) == "None of 1"
+    await communicator.disconnect()
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_the_user_of_channels_own_stack(sample: ModuleType) -> None:
+    """AuthMiddlewareStack in front, a session's cookie in the handshake."""
+    user = await User.objects.acreate(username="alice")
+    client = Client()
+    await client.aforce_login(user)
+    cookie = client.cookies["sessionid"].OutputString().encode()
+    application = AuthMiddlewareStack(sample.Users.as_asgi())
+    communicator = WebsocketCommunicator(
+        application, "/ws/", headers=[(b"cookie", cookie)]
+    )
+    assert (await communicator.connect(timeout=_ROUND))[0]
+    await communicator.send_to(text_data="?")
+    assert await communicator.receive_from(_ROUND) == "alice of 1"
+    await communicator.disconnect()
+
+
+async def test_arguments_of_as_asgi_and_state_of_its_own(sample: ModuleType) -> None:
+    application = sample.Configured.as_asgi(greeting="good morning")
+    for _ in range(2):
+        communicator = WebsocketCommunicator(application, "/ws/")
+        assert (await communicator.connect(timeout=_ROUND))[0]
+        for number in (1, 2):
+            await communicator.send_to(text_data="x")
+            answer = await communicator.receive_from(_ROUND)
+            assert answer == f"good morning {number}"
+        await communicator.disconnect()
+
+
+async def test_events_answered_without_the_generic_methods(sample: ModuleType) -> None:
+    communicator = await open_connection(sample.Low)
+    assert await communicator.receive_from(_ROUND) == "websocket.connect"
+    await communicator.send_to(text_data="twice")
+    assert await communicator.receive_from(_ROUND) == "twicetwice"
+    await communicator.disconnect()
+
+
+async def test_a_task_beside_the_messages(edition: str) -> None:
+    consumer = load("asynchronous", edition).Ticker
+    consumer.running.clear()
+    communicator = await open_connection(consumer)
+    for number in range(1, 4):
+        assert await communicator.receive_from(_ROUND) == f"tick {number}"
+    await communicator.disconnect()
+    (task,) = consumer.running
+    await asyncio.wait([task], timeout=_ROUND)
+    assert task.cancelled()
+
+
+async def test_a_mixin_around_every_event(edition: str) -> None:
+    communicator = await open_connection(load("asynchronous", edition).Traced)
+    await communicator.send_json_to({})
+    expected = [True, ["websocket.connect", "websocket.receive"]]
+    assert await communicator.receive_json_from(_ROUND) == expected
+    await communicator.disconnect()
