@@ -9,6 +9,7 @@ JSON object a line.
 from __future__ import annotations
 
 import logging
+import re
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from connections.hub import LiveConnection
 
 NOTHING = "-"
+
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+"""Control characters, breaks of lines, and what turns the direction of a text."""
 
 _FIELDS = ("connection_id", "client_id")
 
@@ -85,6 +89,26 @@ class ContextFilter(logging.Filter):
         if not hasattr(record, "node_id"):
             record.node_id = _node_id
         return True
+
+
+class TextFormatter(logging.Formatter):
+    """
+    One line for each record, whatever a client made it hold; tracebacks indented.
+
+    A line break in a name would begin a line that nobody wrote, an escape
+    sequence would reach the terminal of who reads it.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        first, *rest = super().format(record).splitlines() or [""]
+        return "\n    ".join([first, *map(_escape, rest)])
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return _escape(super().formatMessage(record))
+
+
+def _escape(text: str) -> str:
+    return _UNPRINTABLE.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 class JsonFormatter(_JsonFormatter):

@@ -11,6 +11,7 @@ import re
 import signal
 from collections.abc import Awaitable, Callable
 from http.cookies import CookieError, SimpleCookie
+from urllib.parse import quote
 
 from django.conf import settings
 from django.contrib.auth.models import AnonymousUser
@@ -109,7 +110,7 @@ class OriginMiddleware:
         ):
             logger.info(
                 "A handshake for %.100s was refused: foreign host or origin",
-                scope["path"],
+                quote(scope["path"]),
                 extra={"event": "origin_refused"},
             )
             await deny(scope, send, 403)
@@ -222,7 +223,7 @@ async def reject(scope: Message, receive: Receive, send: Send, ending: Ending) -
     if ending is not close_codes.RATE_LIMITED:  # The gate logs those, seldom.
         logger.info(
             "A handshake for %.100s was refused: %s",
-            scope["path"],
+            quote(scope["path"]),
             ending.reason,
             extra={"event": "credentials_refused"},
         )

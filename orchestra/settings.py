@@ -185,8 +185,9 @@ LOGGING = {
     "disable_existing_loggers": False,
     "formatters": {
         "text": {
-            "format": "%(asctime)s %(levelname)s %(name)s [node %(node_id).8s,"
-            " connection %(connection_id)s, client %(client_id).100s]: %(message)s"
+            "()": "connections.logs.TextFormatter",
+            "fmt": "%(asctime)s %(levelname)s %(name)s [node %(node_id).8s,"
+            " connection %(connection_id)s, client %(client_id).100s]: %(message)s",
         },
         "json": {"()": "connections.logs.JsonFormatter"},
     },

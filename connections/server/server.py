@@ -11,6 +11,7 @@ import signal
 import threading
 from functools import partial
 from typing import Any
+from urllib.parse import quote
 
 from twisted.internet import defer, reactor
 from twisted.internet.endpoints import serverFromString
@@ -39,6 +40,9 @@ logger = logging.getLogger(__name__)
 
 BACKLOG = 2048
 """Connections the kernel keeps for us in a storm; daphne's 50 is soon full."""
+
+_PATH_CHARACTERS = 500
+"""Of a path, in the access log."""
 
 _EXIT_SECONDS = 3
 """For threads to end by themselves, after the drain."""
@@ -231,8 +235,12 @@ class Server(DaphneServer):
             del self.connections[protocol]
 
     def log_action(self, protocol: str, action: str, details: dict[str, Any]) -> None:
-        """Write a line of the access log, without the query: it may hold a ticket."""
-        path = str(details.get("path", "")).partition("?")[0]
+        """
+        Write a line of the access log, without the query: it may hold a ticket.
+
+        The path as it came: decoded, a line break in it would begin a line.
+        """
+        path = quote(str(details.get("path", "")).partition("?")[0])[:_PATH_CHARACTERS]
         super().log_action(protocol, action, {**details, "path": path})
 
     # The checkers: one connection's failure stays its own

@@ -92,3 +92,29 @@ async def test_an_end_is_one_line(lines: io.StringIO) -> None:
     assert found["connection_id"] == connection.connection_id
     assert (found["reason"], found["messages_in"], found["errors"]) == ("closed", 1, 0)
     assert found["duration_seconds"] == 0
+
+
+HOSTILE = "a\n2026-01-01 00:00:00,000 INFO forged\r\x1b[2J\u2028b\u202ec"
+
+
+def write_text(**options: Any) -> list[str]:
+    """Return the lines that a record with hostile text makes."""
+    record = logging.LogRecord("x", logging.INFO, "", 0, "%s", (HOSTILE,), **options)
+    return logs.TextFormatter("%(levelname)s: %(message)s").format(record).splitlines()
+
+
+def test_a_record_is_one_line_whatever_is_in_it() -> None:
+    (line,) = write_text(exc_info=None)
+    assert line == f"INFO: {repr(HOSTILE)[1:-1]}"
+
+
+def test_what_follows_a_record_is_indented() -> None:
+    """A traceback, in which an exception says what a client sent."""
+    try:
+        raise ValueError(HOSTILE)
+    except ValueError as exc:
+        first, *rest = write_text(exc_info=(type(exc), exc, exc.__traceback__))
+    assert first.startswith("INFO: a")
+    assert len(rest) > 3
+    assert all(line.startswith("    ") for line in rest)
+    assert all(line.isprintable() for line in rest)
