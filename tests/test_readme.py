@@ -10,9 +10,13 @@ import pytest
 from connections.close_codes import ENDINGS
 from connections.config import describe
 from connections.management.commands.websocket_config import make_table
+from tests.abuse.corpus import ATTACKS
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 TESTS = README.parent / "tests"
+
+_TEST = re.compile(r"`(test_\w+)(?:\[\w+\])?`")
+"""A test, or one case of it."""
 
 
 def test_the_table_of_keys_is_the_one_the_code_gives() -> None:
@@ -52,7 +56,9 @@ class Source:
     @property
     def runs_uvicorn(self) -> bool:
         """Within a process, what is below the consumer is no server's."""
-        is_live = "integration" in self.path.parts
+        is_live = not {"integration", "abuse"}.isdisjoint(
+            self.path.relative_to(TESTS).parts
+        )
         named = f"{self.path.name} {self.text}"
         return not is_live or "uvicorn" in named or "@on_both" in named
 
@@ -78,7 +84,7 @@ def test_every_row_names_a_test_that_exists(title: str, least: int) -> None:
     assert len(rows) >= least
     unnamed = [row for row in rows if "`test_" not in row.rpartition(" | ")[2]]
     assert unnamed == []
-    named = set(re.findall(r"`(test_\w+)`", read_section(title)))
+    named = set(re.findall(_TEST, read_section(title)))
     tests = find_tests()
     assert sorted(named - set(tests)) == []
     assert [name for name in named if tests[name].is_skipped] == []
@@ -90,11 +96,15 @@ def test_what_is_guaranteed_under_uvicorn_is_tried_there() -> None:
         row
         for row in read_rows("Guarantees")
         if "U" in row.split("|")[3].split()
-        and not any(
-            tests[name].runs_uvicorn for name in re.findall(r"`(test_\w+)`", row)
-        )
+        and not any(tests[name].runs_uvicorn for name in re.findall(_TEST, row))
     ]
     assert untried == []
+
+
+def test_every_attack_that_is_named_is_in_the_corpus() -> None:
+    named = set(re.findall(r"`test_attack\[(\w+)\]`", README.read_text()))
+    assert len(named) > 10
+    assert sorted(named - {attack.name for attack in ATTACKS}) == []
 
 
 def test_every_requirement_is_pinned() -> None:

@@ -12,7 +12,7 @@ from tests.abuse.attack import Attack
 from tests.abuse.corpus import LIMITS
 from tests.abuse.report import HEADER, describe, make_rows
 from tests.abuse.watch import Arena, Report
-from tests.integration.conftest import migrated_database  # noqa: F401
+from tests.integration.conftest import migrated_database
 from tests.project import ProjectServers
 
 _PATIENCE_SECONDS = 20
@@ -23,7 +23,7 @@ _reports: list[Report] = []
 @pytest.fixture(scope="session")
 def find_arena(
     tmp_path_factory: pytest.TempPathFactory,
-    migrated_database: Path,  # noqa: F811
+    migrated_database: Path,
 ) -> Iterator[Callable[[Attack], Arena]]:
     """Gives an attack its server: the same one where the configuration is the same."""
     folder = tmp_path_factory.mktemp("abuse")
@@ -34,16 +34,18 @@ def find_arena(
         config = {**LIMITS, **attack.config}
         key = json.dumps(config)
         if key not in arenas:
+            access_log = folder / f"access-{len(arenas)}.log"
             server = running.start(
                 command="daphne",
                 application="tests.abuse.served.limited:application",
+                environment={"DEBUG": ""},
                 arguments=(
-                    *("--access-log", str(folder / "access.log")),
+                    *("--access-log", str(access_log)),
                     *("--application-close-timeout", "2"),
                 ),
                 config=config,
             )
-            arenas[key] = Arena(server, _PATIENCE_SECONDS)
+            arenas[key] = Arena(server, _PATIENCE_SECONDS, access_log=access_log)
         return arenas[key]
 
     yield find

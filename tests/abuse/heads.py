@@ -55,11 +55,13 @@ HEADS: tuple[Head, ...] = (
     ("HTTP/9.9", _swap(b"HTTP/1.1", b"HTTP/9.9"), "400"),
     ("POST", _swap(b"GET", b"POST"), "400"),
     ("no key", _swap(b"Sec-WebSocket-Key", b"X-Key"), "400"),
+    ("no upgrade", _swap(b"Connection: Upgrade", b"Connection: close"), "400"),
     ("a short key", _swap(b"dGhlIHNhbXBsZSBub25jZQ==", b"dGhl"), "400"),
     ("version 8", _swap(b"Version: 13", b"Version: 8"), "426"),
     ("a tab in a name", _swap(b"Host:", b"Ho\tst:"), "400"),
     ("two hosts", _swap(b"Host:", b"Host: evil.example\r\nHost:"), "400"),
     ("a foreign host", _swap(b"Host: 127.0.0.1", b"Host: evil.example"), "403"),
+    ("an empty host", _swap(b"Host: ", b"Host:\r\nX-Host: "), "403"),
     (
         "a suffix of the host",
         _swap(b"Host: 127.0.0.1", b"Host: 127.0.0.1.evil.example"),

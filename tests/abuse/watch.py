@@ -46,8 +46,11 @@ class Report:
 class Arena:
     """One server with its canary, for attacks one after another."""
 
-    def __init__(self, server: LiveServer, patience_seconds: float) -> None:
+    def __init__(
+        self, server: LiveServer, patience_seconds: float, *, access_log: Path
+    ) -> None:
         self.server = server
+        self._access_log = access_log
         self._patience_seconds = patience_seconds
         self._canary = Canary(server.port)
         self._base_kib: int | None = None
@@ -55,6 +58,10 @@ class Arena:
     def close(self) -> None:
         """End the canary."""
         self._canary.stop()
+
+    def access_log(self) -> str:
+        """Return what the server has written to its access log."""
+        return self._access_log.read_text(errors="replace")
 
     async def suffer(self, attack: Attack) -> Report:
         """Have the server attacked; return what was measured."""

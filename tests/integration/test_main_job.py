@@ -155,21 +155,6 @@ async def test_revoked_and_expired_tokens(servers: Servers) -> None:
     assert (await read_close(await open_echo(server, revoked)))[0] == 4009
 
 
-@on_both
-async def test_garbage_does_not_hurt_others(servers: Servers, command: str) -> None:
-    server = servers.start(command=command, config=QUICK)
-    token = server.create_token()
-    async with opened(server, token, 1) as (bystander,):
-        for garbage in (b"\x00" * 100, b"GET / HTTP/1.1\r\n\r\n", b"\xff\xfe" * 999):
-            _reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-            writer.write(garbage)
-            await writer.drain()
-            writer.close()
-            with contextlib.suppress(ConnectionError):
-                await writer.wait_closed()
-        await assert_alive(bystander)
-
-
 async def test_idle_is_swept_by_a_separate_process(servers: Servers) -> None:
     server = servers.start(
         config={**QUICK, "idle_timeout_seconds": 300},

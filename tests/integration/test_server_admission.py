@@ -9,11 +9,9 @@ import pytest
 import websockets
 
 from connections.testing import (
-    TEXT,
     LiveServer,
     RawClient,
     Servers,
-    build_frame,
     build_request,
     wait_until,
 )
@@ -105,28 +103,6 @@ async def test_an_application_that_does_not_answer_is_answered_for(
     await wait_until(has_learnt)
 
 
-@pytest.mark.parametrize("sent", ["", "GET /echo HTTP/1.1\r\nHost: x\r\n", "GET"])
-async def test_a_request_head_has_one_deadline(servers: Servers, sent: str) -> None:
-    """However slowly its bytes come."""
-    server = start(servers, handshake__timeout_seconds=1)
-    client = await RawClient.connect(server.port)
-    began = time.monotonic()
-
-    async def trickle() -> None:
-        with contextlib.suppress(OSError):
-            await client.send(sent.encode())
-            while sent:
-                await asyncio.sleep(0.1)
-                await client.send(b"a")
-
-    trickling = asyncio.create_task(trickle())
-    status, _, _ = await client.read_response()
-    trickling.cancel()
-    await asyncio.gather(trickling, return_exceptions=True)
-    assert status == 408
-    assert time.monotonic() - began > 0.9
-
-
 async def test_the_head_of_a_later_request_has_the_deadline_too(
     servers: Servers,
 ) -> None:
@@ -141,35 +117,6 @@ async def test_the_head_of_a_later_request_has_the_deadline_too(
     began = time.monotonic()
     assert (await kept.read_response())[0] == 408
     assert time.monotonic() - began > 0.4
-
-
-async def test_slowloris_keeps_nobody_out(servers: Servers) -> None:
-    """Five hundred half-open handshakes, fed byte by byte, from one address."""
-    server = start(servers, handshake__timeout_seconds=20)
-    half_open: list[RawClient] = []
-    request = build_request("/echo", server.port)
-
-    async def attack() -> None:
-        while True:
-            with contextlib.suppress(OSError):
-                client = await RawClient.connect(server.port)
-                half_open.append(client)
-                await client.send(request[:20])
-            await asyncio.sleep(0.002)
-
-    attacking = asyncio.create_task(attack())
-    try:
-        await wait_until(lambda: len(half_open) > 500, 20)
-        for source in ("127.0.0.1", "127.0.0.2"):
-            for _ in range(20):
-                client = await RawClient.open(server.port, "/echo", source=source)
-                await client.send(build_frame(TEXT, b"x"))
-                assert await client.read_frame() == (TEXT, b"x")
-    finally:
-        attacking.cancel()
-        await asyncio.gather(attacking, return_exceptions=True)
-    # No more of them than one address may have in progress, though all tried.
-    assert sum(client.is_unanswered() for client in half_open) <= 200
 
 
 async def test_handshakes_in_progress_of_one_address_are_bounded(
@@ -236,15 +183,6 @@ async def test_all_handshakes_in_progress_have_a_bound(servers: Servers) -> None
     # 408 where its head had not been read yet, 503 where the application has it.
     assert (await clients[0].read_response())[0] in (408, 503)
     assert (await refusal(server))[0] == 101
-
-
-async def test_headers_are_bounded(servers: Servers) -> None:
-    server = start(servers)
-    one_large = ["X-Large: " + "x" * 20_000]
-    large_together = [f"X-Large: {'x' * 1000}"] * 20
-    many = [f"X-{index}: x" for index in range(600)]
-    for headers in (one_large, large_together, many):
-        assert (await refusal(server, None, *headers))[0] in (400, 431)
 
 
 def test_the_backlog_is_large(servers: Servers) -> None:

@@ -91,23 +91,6 @@ async def test_a_frame_over_the_limit_is_answered_1009(server: LiveServer) -> No
     await wait_until(lambda: _has_seen(server, "disconnect 1009"))
 
 
-async def test_fragments_over_the_limit_together_are_answered_1009(
-    server: LiveServer,
-) -> None:
-    client = await RawClient.open(server.port, "/echo")
-    await client.send(build_frame(2, b"x" * 60_000, is_final=False))
-    await client.send(build_frame(0, b"x" * 60_000))
-    assert (await client.read_close()).close_code == 1009
-
-
-async def test_an_announced_size_is_refused_before_its_bytes_come(
-    server: LiveServer,
-) -> None:
-    client = await RawClient.open(server.port, "/echo")
-    await client.send(build_frame(2, b"", announced=2**62))
-    assert (await client.read_close()).close_code == 1009
-
-
 async def test_a_consumer_that_crashes_closes_1011(server: LiveServer) -> None:
     async with websockets.connect(f"{server.ws_url}/crash") as ws:
         await ws.send("x")

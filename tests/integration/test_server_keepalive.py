@@ -2,9 +2,7 @@
 
 import asyncio
 import contextlib
-import sqlite3
 import time
-from typing import Any
 
 import websockets
 
@@ -12,13 +10,10 @@ from connections.testing import (
     PING,
     PONG,
     TEXT,
-    DeadPeer,
     LiveServer,
     RawClient,
     Servers,
-    assert_open,
     build_frame,
-    wait_until,
 )
 
 RAW = "tests.integration.applications:application"
@@ -27,33 +22,6 @@ QUICK = {"ping_interval_seconds": 1, "ping_timeout_seconds": 0.5}
 
 def start(servers: Servers, **config: object) -> LiveServer:
     return servers.start(command="daphne", application=RAW, config=QUICK | config)
-
-
-async def test_a_peer_that_vanished_is_gone_and_recorded_dead(servers: Servers) -> None:
-    """It sends no FIN; interval + timeout + 2 s are promised."""
-    server = servers.start(
-        config={
-            "anonymous": "true",
-            "echo_endpoint": "true",
-            "node__beat_seconds": 0.1,
-            **QUICK,
-        }
-    )
-    origin = f"Origin: {server.url}"
-    there = await DeadPeer.open(server.port, "/ws/echo/", origin)
-    peer = await DeadPeer.open(server.port, "/ws/echo/", origin)
-    await peer.vanish()
-    await wait_until(lambda: read_closed(server) == [("dead", 4201)])
-    await assert_open(there)
-
-
-def read_closed(server: LiveServer) -> list[tuple[Any, ...]]:
-    query = (
-        "select reason, close_code from connections_connection"
-        " where closed_at is not null"
-    )
-    with contextlib.closing(sqlite3.connect(server.folder / "db.sqlite3")) as database:
-        return database.execute(query).fetchall()
 
 
 async def test_a_client_that_answers_late_but_in_time_stays(servers: Servers) -> None:

@@ -3,26 +3,22 @@
 import asyncio
 import contextlib
 
-import pytest
 import websockets
 
 from connections.testing import (
     BINARY,
     TEXT,
     DeadPeer,
-    Flooder,
     LiveServer,
     RawClient,
     Servers,
     SlowClient,
-    assert_closed,
     build_frame,
     wait_until,
 )
 from tests.integration.test_server_close import read_seen
 
 RAW = "tests.integration.applications:application"
-OFFERED_BYTES = 400_000_000
 GROWTH_KIB = 20_000
 
 
@@ -57,21 +53,6 @@ class Peak:
             await asyncio.sleep(0.02)
 
 
-@pytest.mark.parametrize("size", [5, 100_000])
-async def test_a_flood_into_a_slow_consumer_costs_little_and_ends_4129(
-    servers: Servers, size: int
-) -> None:
-    """Of tiny messages or of large ones, without end."""
-    server = start(servers, buffers__receive_stall_seconds=1)
-    client = await Flooder.open(server.port, "/slow?seconds=3")
-    peak = Peak(server)
-    await client.flood(build_frame(BINARY, b"x" * size) * (1_000_000 // size))
-    await assert_closed(client, 4129, "rate_limited")
-    # What waits is dropped: the consumer takes one message and learns the end.
-    await wait_seen(server, "slow 1 4129 rate_limited")
-    assert await peak.growth_kib() < GROWTH_KIB
-
-
 async def test_a_flood_into_a_fast_consumer_is_all_taken(servers: Servers) -> None:
     """Back-pressure alone is no offence."""
     server = start(servers)
@@ -83,27 +64,6 @@ async def test_a_flood_into_a_fast_consumer_is_all_taken(servers: Servers) -> No
     await client.read_close(seconds=30)
     await wait_seen(server, "slow 500 1000 None")
     assert await peak.growth_kib() < GROWTH_KIB
-
-
-@pytest.mark.parametrize("size", [100, 10_000, 1_000_000])
-async def test_a_client_that_never_reads_costs_little_and_is_cut_off(
-    servers: Servers, size: int
-) -> None:
-    server = start(servers, buffers__send_stall_seconds=1)
-    peak = Peak(server)
-    count = OFFERED_BYTES // size
-    await SlowClient.open(server.port, f"/flood?size={size}&count={count}")
-    await wait_seen(server, "flooded 4208 slow_consumer")
-    assert await peak.growth_kib() < GROWTH_KIB
-
-
-async def test_a_client_that_trickles_is_cut_off_too(servers: Servers) -> None:
-    """Some bytes a second would otherwise hold a buffer for ever."""
-    server = start(servers, buffers__send_stall_seconds=1)
-    await SlowClient.open(
-        server.port, "/flood?size=10000&count=100000", bytes_per_second=2000
-    )
-    await wait_seen(server, "flooded 4208 slow_consumer")
 
 
 async def test_more_than_the_buffer_is_paced_not_cut_off(servers: Servers) -> None:
@@ -124,31 +84,6 @@ async def test_more_than_the_buffer_is_paced_not_cut_off(servers: Servers) -> No
     seen = await read_seen(server)
     highest = int(seen.split("highest ")[1].split()[0])
     assert 200_000 < highest <= 260_020 + 100
-
-
-async def test_all_buffers_together_have_a_bound(servers: Servers) -> None:
-    """Unfinished messages of many clients: the node sheds the largest."""
-    server = start(
-        servers,
-        buffers__max_total_bytes="5MB",
-        buffers__unfinished_message_seconds=60,
-    )
-    peak = Peak(server)
-    clients = [await RawClient.open(server.port, "/echo") for _ in range(20)]
-    small = await RawClient.open(server.port, "/echo")
-    begun = build_frame(BINARY, b"x" * 900_000, is_final=False)
-    for client in clients:
-        await client.send(begun)
-    ended = 0
-    for client in clients:
-        with contextlib.suppress(TimeoutError):
-            frame = await client.read_close(seconds=0.2)
-            assert frame.close_code == 4129
-            ended += 1
-    assert 14 <= ended <= 16
-    await small.send(build_frame(TEXT, b"still here"))
-    assert await small.read_frame() == (TEXT, b"still here")
-    assert await peak.growth_kib() < GROWTH_KIB
 
 
 async def test_a_peer_that_vanishes_while_reading_is_paused_is_noticed(
@@ -181,48 +116,6 @@ async def test_a_pong_behind_a_backlog_is_waited_for(servers: Servers) -> None:
         for _ in range(60):
             await ws.send(b"x" * 50_000)
     await wait_seen(server, "slow 60 1000 None")
-
-
-async def test_a_consumer_starved_by_its_queue_still_learns_the_end(
-    servers: Servers,
-) -> None:
-    """64 messages of half a second each wait when the client leaves."""
-    server = start(servers)
-    client = await RawClient.open(server.port, "/slow?seconds=0.5")
-    await client.send(build_frame(TEXT, b"x") * 60)
-    await asyncio.sleep(0.1)
-    client.reset()
-    await wait_seen(server, "1006 None", seconds=9)
-    assert "cancelled" not in server.log()
-
-
-async def test_a_large_body_is_refused_and_costs_nothing(servers: Servers) -> None:
-    server = start(servers, handshake__max_body_size="1MB")
-    peak = Peak(server)
-    client = await RawClient.connect(server.port)
-    await client.send(
-        b"POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 300000000\r\n\r\n"
-    )
-    status, headers, _ = await client.read_response()
-    assert (status, headers["connection"]) == (413, "close")
-
-    chunked = await RawClient.connect(server.port)
-    await chunked.send(
-        b"POST /body HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-    )
-    chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
-
-    async def pour() -> None:
-        with contextlib.suppress(OSError):
-            for _ in range(5000):
-                await chunked.send(chunk)
-
-    pouring = asyncio.create_task(pour())
-    status, _, _ = await chunked.read_response()
-    assert status == 413
-    pouring.cancel()
-    await asyncio.gather(pouring, return_exceptions=True)
-    assert await peak.growth_kib() < GROWTH_KIB
 
 
 async def test_a_body_within_the_bound_arrives(servers: Servers) -> None:

@@ -69,26 +69,6 @@ def was_told(seen: Path, text: str) -> bool:
     return text in seen.read_text().splitlines()
 
 
-@pytest.mark.parametrize(
-    ("sent", "code", "reason"),
-    [
-        (build_frame(TEXT, b"x", is_masked=False), 1002, "protocol_error"),
-        (build_frame(TEXT, b"\xff"), 1007, "protocol_error"),
-        (build_frame(BINARY, b"", announced=1_000_001), 1009, "message_too_big"),
-    ],
-)
-async def test_a_violation_is_recorded_with_its_code(
-    servers: Servers, seen: Path, sent: bytes, code: int, reason: str
-) -> None:
-    server = start(servers, seen)
-    client = await open_socket(server, "/json/")
-    await client.send(sent)
-    frame = await client.read_close()
-    assert (frame.close_code, frame.close_reason) == (code, reason)
-    await wait_until(lambda: read_closed(server) == [(reason, code)])
-    await wait_until(lambda: was_told(seen, f"disconnect {code}"))
-
-
 async def test_a_slow_consumer_is_recorded_and_its_slot_is_free(
     servers: Servers, seen: Path
 ) -> None:
