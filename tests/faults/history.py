@@ -233,7 +233,9 @@ class History:
             if one is ended or one.client != ended.client:
                 continue
             opened_by = one.gone_at if one.opened_at is None else one.opened_at
-            if must_be_newer and opened_by < ended.asked_at:
+            # What was held back on its way comes as the newest when it arrives.
+            arrived = max(opened_by, self._find_arrival(one))
+            if must_be_newer and arrived < ended.asked_at:
                 continue
             # What nobody gave back keeps its slot for a lease.
             if ended.gone_at + slack >= one.asked_at and (
@@ -241,6 +243,18 @@ class History:
             ):
                 count += 1
         return count
+
+    def _find_arrival(self, attempt: Attempt) -> float:
+        """Return when at the latest the shared pool was asked for its slot."""
+        mended = (
+            fault.ended_at
+            for fault in self.faults
+            if fault.kind == "partitioned"
+            and fault.node == attempt.node
+            and fault.began_at <= attempt.gone_at
+            and attempt.asked_at <= fault.ended_at
+        )
+        return max(mended, default=attempt.asked_at)
 
     def _find_last_effect(self, attempt: Attempt) -> float:
         """Return when its node at the latest learned that a client had gone."""

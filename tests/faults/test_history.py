@@ -111,6 +111,16 @@ def test_older_connections_evict_nobody() -> None:
     assert found[-1].startswith("ended for only 0 others")
 
 
+def test_what_a_partition_held_back_comes_as_the_newest() -> None:
+    """Asked for before, and by the shared pool heard of afterwards."""
+    attempts = (left(4, 20, node=1), left(8, 20), evicted(6, 10))
+    parted = Fault(kind="partitioned", began_at=3, ended_at=9.9, node=1)
+    assert make_history(*attempts, faults=[parted]).find_violations() == []
+    parted.ended_at = 5
+    (found,) = make_history(*attempts, faults=[parted]).find_violations()
+    assert found.startswith("ended for only 1 others")
+
+
 def test_one_that_vanished_a_lease_ago_may_have_held_its_slot() -> None:
     attempts = (left(1, 7), left(9, 20), evicted(0, 10))
     assert make_history(*attempts).find_violations() == []
