@@ -1,12 +1,18 @@
 """What every test needs: a database of its own, and examples that may take long."""
 
 import os
-from collections.abc import Sequence
+import subprocess
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from django.conf import settings as project
 from hypothesis import settings
+
+from connections.testing import Servers
+from tests.integration.redis_process import RedisProcess
+from tests.integration.services import PostgresProcess
+from tests.project import ProjectServers, make_server
 
 pytest_plugins = ["connections.testing.plugin"]
 
@@ -66,3 +72,73 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         if "NOT RUN" in reason:
             said = reason.removeprefix("Skipped: ")
             terminalreporter.write_line(f"{said} ({report.nodeid})", yellow=True)
+
+
+@pytest.fixture(scope="session")
+def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SQLite file with every migration applied, to be copied."""
+    folder = tmp_path_factory.mktemp("template")
+    make_server(folder).manage("migrate", "--verbosity", "0")
+    return folder / "db.sqlite3"
+
+
+@pytest.fixture
+def servers(tmp_path: Path, migrated_database: Path) -> Iterator[Servers]:
+    """Starts real server processes and ends them after the test."""
+    running = ProjectServers(tmp_path, migrated_database)
+    yield running
+    running.stop_all()
+
+
+@pytest.fixture(scope="module")
+def shared_servers(
+    tmp_path_factory: pytest.TempPathFactory, migrated_database: Path
+) -> Iterator[ProjectServers]:
+    """Servers that several tests of a module use, each with clients of its own."""
+    running = ProjectServers(tmp_path_factory.mktemp("shared"), migrated_database)
+    yield running
+    running.stop_all()
+
+
+@pytest.fixture
+def redis_process() -> Iterator[RedisProcess]:
+    """A Redis of one test's own, to be broken."""
+    process = RedisProcess().start()
+    yield process
+    process.resume()
+    process.remove()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresProcess]:
+    """A PostgreSQL of the tests' own, without any database of ours."""
+    server = PostgresProcess()
+    try:
+        yield server.create()
+    finally:
+        server.remove()
+
+
+@pytest.fixture(scope="session")
+def migrated_postgres(
+    postgres_server: PostgresProcess, tmp_path_factory: pytest.TempPathFactory
+) -> PostgresProcess:
+    """The PostgreSQL, with a migrated database to copy, `migrated`."""
+    url = postgres_server.create_database("migrated")
+    folder = tmp_path_factory.mktemp("migrated")
+    migrating = make_server(folder, environment={"DATABASE_URL": url})
+    migrating.manage("migrate", "--verbosity", "0")
+    return postgres_server
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1, and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    certificate, key = folder / "cert.pem", folder / "key.pem"
+    command = (
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1"
+        f" -addext subjectAltName=IP:127.0.0.1 -keyout {key} -out {certificate}"
+    )
+    subprocess.run(command.split(), check=True, capture_output=True)
+    return certificate, key

@@ -12,7 +12,6 @@ from tests.abuse.attack import Attack
 from tests.abuse.corpus import LIMITS
 from tests.abuse.report import HEADER, describe, make_rows
 from tests.abuse.watch import Arena, Report
-from tests.integration.conftest import migrated_database
 from tests.project import ProjectServers
 
 _PATIENCE_SECONDS = 20

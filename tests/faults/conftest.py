@@ -1,4 +1,4 @@
-"""What is broken here is what runs in tests/integration/."""
+"""Databases of either kind, to be broken under live servers."""
 
 import shutil
 from collections.abc import Iterator
@@ -7,19 +7,15 @@ from pathlib import Path
 import pytest
 
 from tests.faults.databases import Store, make_postgres_store
-from tests.integration.conftest import (
-    migrated_database,
-    postgres_server,
-    redis_process,
-    servers,
-)
 from tests.integration.services import PostgresProcess
 
 
 @pytest.fixture
-def postgres_store(postgres_server: PostgresProcess, tmp_path: Path) -> Iterator[Store]:
+def postgres_store(
+    migrated_postgres: PostgresProcess, tmp_path: Path
+) -> Iterator[Store]:
     """A migrated PostgreSQL database."""
-    with make_postgres_store(postgres_server, tmp_path) as store:
+    with make_postgres_store(migrated_postgres, tmp_path) as store:
         yield store
 
 

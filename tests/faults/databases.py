@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from tests.integration.services import PostgresProcess
-from tests.project import make_server
 
 
 @dataclass(kw_only=True)
@@ -35,24 +34,10 @@ class Store:
 
 @contextlib.contextmanager
 def make_postgres_store(postgres: PostgresProcess, folder: Path) -> Iterator[Store]:
-    """A database of one test's own; the server runs again afterwards."""
+    """A migrated database of one test's own; the server runs again afterwards."""
     name = f"faults_{uuid.uuid4().hex}"
-    url = postgres.create_database(name, template=_find_template(postgres, folder))
+    url = postgres.create_database(name, template="migrated")
     yield Store(
         folder=folder, environment={"DATABASE_URL": url}, postgres=postgres, name=name
     )
     postgres.resume()
-
-
-def _find_template(postgres: PostgresProcess, folder: Path) -> str:
-    """Return the name of a database that is migrated once for all tests."""
-    name = "faults_migrated"
-    with postgres.connect("postgres") as connection:
-        found = connection.execute(
-            "select 1 from pg_database where datname = %s", (name,)
-        ).fetchone()
-    if found is None:
-        url = postgres.create_database(name)
-        migrating = make_server(folder, environment={"DATABASE_URL": url})
-        migrating.manage("migrate", "--verbosity", "0")
-    return name
