@@ -62,7 +62,7 @@ class Handover:
         for index, connection in enumerate(leaving):
             after_seconds = window_seconds * (index + 1) / len(leaving)
             connection.wire.announce(close_codes.DRAINING, int(after_seconds * 1000))
-            connection.holds_slot = False
+            connection.slot = None
             self._pool.release(connection.connection_id)
             timers.append(
                 loop.call_later(after_seconds, connection.end, close_codes.DRAINING)

@@ -18,6 +18,7 @@ from connections.credentials.requirements import Requirements
 from connections.flight_recorder import FlightRecord
 from connections.limits import Limits
 from connections.models import CloseRequest
+from connections.pool.base import Slot
 
 Target = CloseRequest.Target
 
@@ -66,6 +67,25 @@ class Wire(Protocol):
         """Stop the consumer and drop the socket without waiting for either."""
 
 
+class LooseWire:
+    """The Wire of a connection that has ended: there is nothing left to be done."""
+
+    def end(self, ending: Ending, ref: str | None, after_ms: int | None) -> None:
+        return
+
+    def announce(self, ending: Ending, after_ms: int) -> None:
+        return
+
+    def tell(self, content: dict[str, Any]) -> bool:
+        return False
+
+    def abort(self) -> None:
+        return
+
+
+LOOSE_WIRE = LooseWire()
+
+
 class LiveConnection:
     """
     One accepted socket: who it belongs to, what it did, how to end it.
@@ -74,6 +94,7 @@ class LiveConnection:
     `arrived` (its handshake), `opened_monotonic`, `last_activity`, `limited_at`
     (a message was dropped), `written_activity`, `authorised_at` (its right to
     stay was last known) and `reauthorise_at` are in seconds of the node's clock.
+    `slot` is what its node renews; None before the accept and once handed over.
     """
 
     __slots__ = (
@@ -91,7 +112,6 @@ class LiveConnection:
         "errors",
         "expires_at",
         "flight",
-        "holds_slot",
         "is_expiring",
         "last_activity",
         "limited_at",
@@ -106,6 +126,7 @@ class LiveConnection:
         "requirements",
         "route",
         "session_digest",
+        "slot",
         "token_id",
         "transport",
         "user_agent",
@@ -156,7 +177,7 @@ class LiveConnection:
         self.last_activity = now
         self.written_activity = now
         self.limited_at = -math.inf
-        self.holds_slot = False
+        self.slot: Slot | None = None
         self.busy_count = 0
         self.messages_in = 0
         self.messages_out = 0

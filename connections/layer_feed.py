@@ -70,6 +70,7 @@ class LayerFeed:
         for task in (self._task, self._rejoining):
             if task is not None:
                 task.cancel()
+        self._deliver = _drop
 
     async def join(self, groups: Iterable[str]) -> None:
         """Join groups; those that cannot be joined now are tried again."""
@@ -133,6 +134,10 @@ class LayerFeed:
                 extra={"event": "layer_failed"},
             )
             return None
+
+
+async def _drop(message: dict[str, Any]) -> None:
+    """Take a message for a connection that has ended."""
 
 
 def _retry_after(failures: int) -> float:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from connections.garbage import collect_all, count_freezes, thawed
 from connections.units import Clock
 
 logger = logging.getLogger(__name__)
@@ -79,11 +80,13 @@ class LeakWatch:
         *,
         clock: Clock,
         is_open: Callable[[str], bool],
+        count_open: Callable[[], int],
         get_held_ids: Callable[[], Iterable[str]],
     ) -> None:
         self.suspects: tuple[Suspect, ...] = ()
         self._clock = clock
         self._is_open = is_open
+        self._count_open = count_open
         self._get_held_ids = get_held_ids
         self._gone: deque[_Gone] = deque()
         # Slots without a connection, and since when.
@@ -103,6 +106,9 @@ class LeakWatch:
         late = [one for one in self._gone if now - one.left_at >= _OUTLIVED_SECONDS]
         if any(one.collections == _count_collections() for one in late):
             self._collect(now)
+        elif not self._count_open() and count_freezes():
+            # Nobody is here who would have to wait.
+            collect_all()
         suspects = [self._suspect(one) for one in late[:_MAX_SUSPECTS]]
         suspects += self._find_slots(now)
         self.suspects = tuple(one for one in suspects if one is not None)
@@ -110,7 +116,7 @@ class LeakWatch:
     def _collect(self, now: float) -> None:
         if now - self._collected_at >= _COLLECT_SECONDS:
             self._collected_at = now
-            gc.collect()
+            collect_all()
 
     def _suspect(self, gone: _Gone) -> Suspect | None:
         left = gone.find_left()
@@ -119,7 +125,8 @@ class LeakWatch:
         kind = f"{type(left).__module__}.{type(left).__qualname__}"
         holder = self._holders.get(kind)
         if holder is None:
-            holder = self._holders[kind] = find_holder(left)
+            with thawed():
+                holder = self._holders[kind] = find_holder(left)
             logger.warning(
                 "A leak is suspected: %s of connection %s (%s) is still there after"
                 " %.0f s, held by %s",

@@ -16,6 +16,7 @@ from connections.close_codes import Ending
 from connections.credentials.requirements import Requirements
 from connections.error_budget import ErrorBudget
 from connections.exceptions import ConnectionEnded, InvalidMessage, Refused
+from connections.hub import LOOSE_WIRE
 from connections.layer_feed import LayerFeed
 from connections.limits import Limits
 from connections.logs import set_connection
@@ -155,6 +156,9 @@ class Life:
                 self.feed.close()
             self.wire.leave(code)
             self._account(code)
+            # Two circles less for the garbage collector.
+            self.connection.wire = LOOSE_WIRE
+            del self._consumer
 
     def _account(self, code: int | None) -> None:
         """Say that the consumer has returned, and what should go with it."""

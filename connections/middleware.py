@@ -23,6 +23,7 @@ from connections.close_codes import Ending
 from connections.config import WebSocketConfig
 from connections.credentials.identity import Credential, name_address
 from connections.exceptions import Refused, UnsharedLimits
+from connections.garbage import keep_collections_short
 from connections.life import Receive
 from connections.neighbours import require_no_elder, require_shared_limits
 from connections.node import Node, get_node
@@ -263,6 +264,7 @@ async def _live(node: Node, receive: Receive, send: Send) -> None:
                 return
             await node.start()
             leaving = asyncio.create_task(_leave_to_elder(node))
+            keep_collections_short()
             await send({"type": "lifespan.startup.complete"})
         else:
             if leaving is not None:

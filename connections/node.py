@@ -77,6 +77,7 @@ class Node:
         self.leaks = LeakWatch(
             clock=clock,
             is_open=self.hub.__contains__,
+            count_open=self.hub.__len__,
             get_held_ids=self.pool.get_held_ids,
         )
         self.database = database
@@ -239,7 +240,7 @@ class Node:
             self.end_connections([given_up.connection_id], ending)
             connection.flight.note(f"has_{ending.reason}", given_up.connection_id)
         connection.flight.note("slot_taken")
-        connection.holds_slot = True
+        connection.slot = slot
         self.hub.join(connection)
         self.counters.note_opened(connection, len(self.hub))
         if self.recorder is not None:
@@ -289,24 +290,30 @@ class Node:
         self._expiry.check(self.hub)
         for connection in self.hub:
             timeout_seconds = connection.limits.idle_timeout_seconds
-            if timeout_seconds and connection.idle_seconds(now) >= timeout_seconds:
+            active_at = connection.last_activity
+            if (
+                timeout_seconds
+                and now - active_at >= timeout_seconds
+                and not connection.busy_count
+            ):
                 connection.end(close_codes.IDLE)
-            elif self.recorder is not None and self._has_moved(connection):
-                self.recorder.note_change(connection)
+            elif active_at != connection.written_activity:
+                self._note_activity(connection)
         # Handlers may use Django's ORM in the shared thread, where Channels
         # closes stale database connections around every single message.
         if self._cleaning is None or self._cleaning.done():
             self._cleaning = asyncio.create_task(aclose_old_connections())
 
-    def _has_moved(self, connection: LiveConnection) -> bool:
-        """Tell whether activity has gone on for a tenth of the idle timeout."""
+    def _note_activity(self, connection: LiveConnection) -> None:
+        """Have it written once it has gone on for a tenth of the idle timeout."""
         step_seconds = (connection.limits.idle_timeout_seconds or 300) / 10
         moved_seconds = connection.last_activity - connection.written_activity
-        return moved_seconds >= step_seconds
+        if self.recorder is not None and moved_seconds >= step_seconds:
+            self.recorder.note_change(connection)
 
     async def _renew(self) -> None:
-        held = [one for one in self.hub if one.holds_slot and one.ending is None]
-        self._end_taken(await self.pool.renew([self._slot_of(one) for one in held]))
+        held = [one.slot for one in self.hub if one.slot and one.ending is None]
+        self._end_taken(await self.pool.renew(held))
         self.renewed_at = self.clock()
         await self.get_usage()
 

@@ -49,6 +49,7 @@ LAYERS = (
     "layers",
     "metrics",
     "alerts",
+    "garbage",
     "leaks",
     "flight_recorder",
     # The running node.

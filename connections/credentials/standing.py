@@ -48,7 +48,7 @@ def find_endings(standings: Sequence[Standing]) -> dict[str, Ending]:
     Reads users, tokens and sessions once each, and what find_lacking() reads.
     """
     users = _read_users({one.user_id for one in standings} - {None})
-    tokens = AccessToken.objects.in_bulk({one.token_id for one in standings} - {None})
+    tokens = _read_tokens({one.token_id for one in standings} - {None})
     sessions = _read_sessions({one.session_key for one in standings if one.session_key})
     lacking = find_lacking(
         (one.requirements, users[one.user_id])
@@ -76,7 +76,7 @@ def _judge_user(one: Standing, users: dict[Any, Any]) -> Ending | None:
     return None
 
 
-def _judge_token(one: Standing, tokens: dict[Any, AccessToken]) -> Ending | None:
+def _judge_token(one: Standing, tokens: dict[Any, Any]) -> Ending | None:
     if one.token_id is None:
         return None
     token = tokens.get(one.token_id)
@@ -125,6 +125,14 @@ def _lacks(one: Standing, lacking: set[tuple[Any, Any]]) -> bool:
 def _read_users(keys: Iterable[Any]) -> dict[Any, Any]:
     users = get_user_model()._default_manager.filter(pk__in=keys)
     return {user.pk: user for user in users}
+
+
+def _read_tokens(keys: Iterable[Any]) -> dict[Any, Any]:
+    """Return the few columns that count: every connection's are read each minute."""
+    rows = AccessToken.objects.filter(pk__in=keys).values_list(
+        "pk", "user_id", "revoked_at", "expires_at", named=True
+    )
+    return {row.pk: row for row in rows}
 
 
 def _read_sessions(keys: set[str]) -> dict[str, dict[str, Any]]:

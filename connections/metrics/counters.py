@@ -230,14 +230,20 @@ class Counters:
                     opened += count
                 else:
                     refused.add(outcome, count)
-        for connection in connections:
-            traffic.add_traffic(connection)
+        messages_in, messages_out = traffic.messages_in, traffic.messages_out
+        bytes_in, bytes_out = traffic.bytes_in, traffic.bytes_out
+        # Once a second for every connection: without a call for each.
+        for one in connections:
+            messages_in += one.messages_in
+            messages_out += one.messages_out
+            bytes_in += one.bytes_in
+            bytes_out += one.bytes_out
         return {
             "opened": opened,
-            "messages_in": traffic.messages_in,
-            "messages_out": traffic.messages_out,
-            "bytes_in": traffic.bytes_in,
-            "bytes_out": traffic.bytes_out,
+            "messages_in": messages_in,
+            "messages_out": messages_out,
+            "bytes_in": bytes_in,
+            "bytes_out": bytes_out,
             "rate_limited": self.rate_limited,
             "duration_seconds": self.durations.sum_seconds,
             "handling_seconds": self.handling.sum_seconds,

@@ -51,6 +51,7 @@ class HttpChannel(http.HTTPChannel):
     """
 
     timeOut = None
+    transport: Any
 
     def connectionMade(self) -> None:
         super().connectionMade()
@@ -146,7 +147,9 @@ class HttpChannel(http.HTTPChannel):
         """Let a WebSocket have the TCP connection."""
         self._let_go()
         self.websocket = websocket
-        transport = self.transport
+        # Channel, request and transport hold one another: a circle less to collect.
+        transport, self.transport = self.transport, None
+        self.requests.clear()
         transport.unregisterProducer()
         if isinstance(transport, ProtocolWrapper):
             line = TlsLine(websocket, self._loop)
@@ -154,6 +157,7 @@ class HttpChannel(http.HTTPChannel):
             line.makeConnection(transport)
             websocket.begin(line)
             return
+        transport.protocol = None
         sock, unsent = detach_socket(transport)
         plain = SocketLine(sock, websocket, self._loop)
         websocket.begin(plain)

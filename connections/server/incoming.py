@@ -8,6 +8,10 @@ from typing import Any
 Message = dict[str, Any]
 
 
+def _stay_away() -> None:
+    """Do nothing about room in a queue that is finished."""
+
+
 class ReceiveQueue:
     """
     The events that wait for one consumer, bounded in number and bytes.
@@ -66,6 +70,8 @@ class ReceiveQueue:
         """Have get() return this event after those that wait, for ever."""
         if self._final is None:
             self._final = final
+            # Nothing more is put: nobody has to hear of room, or be kept for it.
+            self._on_room = _stay_away
             if self._waiter is not None and not self._waiter.done():
                 self._waiter.set_result(final)
 

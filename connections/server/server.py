@@ -4,7 +4,6 @@
 from daphne.server import Server as DaphneServer  # isort: skip
 
 import asyncio
-import gc
 import logging
 import os
 import signal
@@ -25,6 +24,7 @@ from twisted.logger import (
 
 from connections.config import WebSocketConfig, get_config
 from connections.exceptions import UnsharedLimits
+from connections.garbage import keep_collections_short
 from connections.metrics.counters import LATENCY_EDGES, Histogram
 from connections.neighbours import require_no_elder, require_shared_limits
 from connections.node import Node, get_node
@@ -90,6 +90,11 @@ class Server(DaphneServer):
         self.budget = BufferBudget(self.config.buffers.max_total_bytes)
         self.round_trips = Histogram(LATENCY_EDGES)
         self.connections: dict[Any, dict[str, Any]] = {}
+        """What is known of each, those first that came first."""
+
+        self._requests: dict[Any, None] = {}
+        # Those whose client has gone while their application goes on, and since when.
+        self._lingering: dict[Any, float] = {}
         self.http_channels: set[HttpChannel] = set()
         self.ports: list[Any] = []
         self.node: Node | None = None
@@ -156,10 +161,7 @@ class Server(DaphneServer):
             return
         if self.ready_callable:
             self.ready_callable()
-        # A full collection stops the loop. What is loaded by now stays for good, and
-        # looking through it was 200 of its milliseconds.
-        gc.collect()
-        gc.freeze()
+        keep_collections_short()
         reactor.callLater(0, self._begin)
         reactor.callLater(1, self.application_checker)
         reactor.callLater(2, self.timeout_checker)
@@ -179,12 +181,15 @@ class Server(DaphneServer):
 
     def protocol_connected(self, protocol: Any) -> None:
         self.connections[protocol] = {"connected": self.loop.time()}
+        if not isinstance(protocol, WebSocketProtocol):
+            self._requests[protocol] = None
 
     def protocol_disconnected(self, protocol: Any) -> None:
         details = self.connections.get(protocol)
         if details is None:
             return
-        details.setdefault("disconnected", self.loop.time())
+        left_at = self._lingering.setdefault(protocol, self.loop.time())
+        details["disconnected"] = left_at
         self._forget_if_done(protocol)
 
     def create_application(self, protocol: Any, scope: dict[str, Any]) -> Any:
@@ -229,10 +234,15 @@ class Server(DaphneServer):
 
     def _forget_if_done(self, protocol: Any) -> None:
         """Forget a connection whose client and application both have gone."""
-        details = self.connections.get(protocol, {})
-        task = details.get("application_instance")
-        if "disconnected" in details and (task is None or task.done()):
+        if protocol not in self._lingering:
+            return
+        task = self.connections[protocol].get("application_instance")
+        if task is None or task.done():
             del self.connections[protocol]
+            self._requests.pop(protocol, None)
+            del self._lingering[protocol]
+            if isinstance(protocol, WebSocketProtocol):
+                protocol.release()
 
     def log_action(self, protocol: str, action: str, details: dict[str, Any]) -> None:
         """
@@ -249,9 +259,9 @@ class Server(DaphneServer):
         """Cancel applications that go on too long after their client left."""
         try:
             latest = self.loop.time() - self.application_close_timeout
-            for protocol, details in list(self.connections.items()):
-                task = details.get("application_instance")
-                if task is None or details.get("disconnected", latest) >= latest:
+            for protocol, left_at in list(self._lingering.items()):
+                task = self.connections[protocol].get("application_instance")
+                if task is None or left_at >= latest:
                     continue
                 logger.warning(
                     "The application of %r did not end in time and is cancelled",
@@ -266,12 +276,25 @@ class Server(DaphneServer):
 
     def timeout_checker(self) -> None:
         """Enforce the timeouts of requests and the lifetime of WebSockets."""
-        for protocol in list(self.connections):
+        for protocol in [*self._requests, *self._find_old()]:
             try:
                 protocol.check_timeouts()
             except Exception as exc:
                 self._note_failure(protocol, exc)
         reactor.callLater(2, self.timeout_checker)
+
+    def _find_old(self) -> list[WebSocketProtocol]:
+        """Return the WebSockets that are older than daphne's --websocket_timeout."""
+        found: list[WebSocketProtocol] = []
+        if self.websocket_timeout < 0:
+            return found
+        oldest = self.loop.time() - self.websocket_timeout
+        for protocol, details in self.connections.items():
+            if details["connected"] > oldest:
+                break
+            if isinstance(protocol, WebSocketProtocol):
+                found.append(protocol)
+        return found
 
     def _note_failure(self, protocol: object, exc: Exception) -> None:
         if self.node is not None:

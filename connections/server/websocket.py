@@ -8,7 +8,7 @@ methods.
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from connections import close_codes
@@ -91,9 +91,10 @@ class WebSocketProtocol:
             "transport": self,
         }
 
-    async def receive(self) -> Message:
-        """Return the next event; the last one again and again."""
-        return await self._inbound.queue.get()
+    @property
+    def receive(self) -> Callable[[], Awaitable[Message]]:
+        """What returns the next event, and the last one again and again."""
+        return self._inbound.queue.get
 
     async def send(self, message: Message) -> None:
         """
@@ -109,8 +110,12 @@ class WebSocketProtocol:
         if message["type"] != "websocket.send":
             self._take_answer(message)
             return
-        if self._phase is _CONNECTING:
-            raise ValueError("websocket.send before websocket.accept")
+        if self._phase is not _OPEN:
+            if self._phase is _CONNECTING:
+                raise ValueError("websocket.send before websocket.accept")
+            # A handler that goes on sending holds nobody up.
+            await asyncio.sleep(0)
+            return
         payload = message.get("bytes")
         if (message.get("text") is None) == (payload is None):
             raise ValueError("websocket.send needs either text or bytes")
@@ -193,6 +198,15 @@ class WebSocketProtocol:
         self._start_deadline(self._config.handshake.timeout_seconds, self.cut_off)
         self._inbound.queue.put({"type": "websocket.connect"})
         self._log_action("connecting")
+
+    def release(self) -> None:
+        """
+        Let go of the parts, now that client and application both have gone.
+
+        They refer back to here: such a circle is for the garbage collector alone.
+        """
+        del self._line, self._inbound, self._buffer
+        self._keepalive = None
 
     # What the line calls
 

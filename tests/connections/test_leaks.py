@@ -42,6 +42,7 @@ class Watched:
         self.watch = LeakWatch(
             clock=self.clock,
             is_open=self.open.__contains__,
+            count_open=lambda: len(self.open),
             get_held_ids=lambda: self.held,
         )
 

@@ -5,6 +5,7 @@ Small ASGI applications that try one thing of the server each, by path.
 """
 
 import asyncio
+import gc
 import os
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -51,6 +52,9 @@ async def _answer(scope: Message, receive: Receive, send: Send) -> None:
             if not event.get("more_body"):
                 break
         seen.append(f"body {size}")
+    if path == "/garbage":
+        gc.disable()
+        seen.append(f"garbage {gc.collect()}")
     if path == "/crash":
         raise RuntimeError("before the response")
     await send({"type": "http.response.start", "status": 200, "headers": []})

@@ -1,0 +1,91 @@
+"""Collections stay short, and connections go without one."""
+
+import gc
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from connections.consumers import LimitedConsumer, LimitedJsonConsumer
+from connections.garbage import Freezer
+from tests.clock import FakeClock
+from tests.connections.conversations import connect_to, make_node
+
+
+@pytest.fixture
+def frozen_before() -> Iterator[int]:
+    """How much is frozen; what a test freezes thaws after it."""
+    yield gc.get_freeze_count()
+    gc.unfreeze()
+
+
+class Member(LimitedConsumer):
+    """Uses its channel as well."""
+
+    groups = ["all"]
+
+
+@pytest.mark.parametrize("kind", [Member, LimitedJsonConsumer])
+async def test_a_connection_that_ends_needs_no_collection(kind: Any) -> None:
+    """Not its consumer, its record or its scope: reference counts free them."""
+    node = make_node()
+    gc.collect()
+    gc.disable()
+    try:
+        communicator = connect_to(kind, node)
+        await communicator.connect()
+        (connection,) = node.hub
+        left = [weakref.ref(connection)]
+        left += [weakref.ref(one) for one in gc.get_objects() if type(one) is kind]
+        assert len(left) == 2
+        await communicator.disconnect()
+        await node.leaks.look()
+        del communicator, connection
+        assert [one() for one in left] == [None, None]
+    finally:
+        gc.enable()
+
+
+def collect(
+    freezer: Freezer, clock: FakeClock, seconds: float, generation: int
+) -> None:
+    facts = {"generation": generation, "collected": 0, "uncollectable": 0}
+    freezer.note("start", facts)
+    clock.advance(seconds)
+    freezer.note("stop", facts)
+
+
+def test_what_survives_a_long_full_collection_is_frozen(frozen_before: int) -> None:
+    clock = FakeClock()
+    freezer = Freezer(clock)
+    collect(freezer, clock, 0.3, generation=2)
+    assert freezer.freezes == 1
+    assert gc.get_freeze_count() > frozen_before
+
+
+@pytest.mark.parametrize(("seconds", "generation"), [(0.01, 2), (0.3, 1)])
+def test_what_a_short_or_a_young_one_sees_stays_in_sight(
+    frozen_before: int, seconds: float, generation: int
+) -> None:
+    clock = FakeClock()
+    freezer = Freezer(clock)
+    collect(freezer, clock, seconds, generation)
+    assert freezer.freezes == 0
+    assert gc.get_freeze_count() == frozen_before
+
+
+def test_what_is_frozen_is_collected_once_it_thaws(frozen_before: int) -> None:
+    freezer = Freezer(FakeClock())
+    freezer.is_on = True
+    circle: Any = Member()
+    circle.itself = circle
+    gone = weakref.ref(circle)
+    gc.freeze()
+    del circle
+    gc.collect()
+    assert gone() is not None
+    with freezer.thawed():
+        assert gone() is None
+        assert gc.get_freeze_count() == 0
+    assert gc.get_freeze_count() > 0
