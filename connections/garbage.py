@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from connections.units import Clock
 
 _LONG_SECONDS = 0.02
-"""A collection that took so long has looked at some thirty thousand objects."""
+"""Of CPU: a collection that took so much has looked at thirty thousand objects."""
 
 _FULL = 2
 """The number of the oldest generation."""
@@ -64,7 +64,7 @@ class Freezer:
                 self.freezes = 0
 
 
-_freezer = Freezer(time.perf_counter)
+_freezer = Freezer(time.thread_time)
 keep_collections_short = _freezer.begin
 thawed = _freezer.thawed
 
