@@ -24,6 +24,7 @@ from connections.server.handshake import (
     read_handshake,
 )
 from connections.server.line import SocketLine, detach_socket
+from connections.server.rounds import Appointment
 from connections.server.tls_line import TlsLine
 from connections.server.websocket import WebSocketProtocol
 
@@ -58,7 +59,7 @@ class HttpChannel(http.HTTPChannel):
         self.server = self.factory.server
         self.websocket: WebSocketProtocol | None = None
         self._loop = asyncio.get_running_loop()
-        self._deadline: asyncio.TimerHandle | None = None
+        self._deadline: Appointment | None = None
         self._is_idle = False
         self._is_refused = False
         self._body_bytes = 0
@@ -209,7 +210,7 @@ class HttpChannel(http.HTTPChannel):
 
     def _start_deadline(self, seconds: float, action: Callable[[], None]) -> None:
         self._stop_deadline()
-        self._deadline = self._loop.call_later(seconds, action)
+        self._deadline = self.server.rounds.call_later(seconds, action)
 
     def _stop_deadline(self) -> None:
         if self._deadline is not None:

@@ -5,8 +5,6 @@ import random
 from collections.abc import Callable
 from typing import Protocol
 
-from connections.units import Clock
-
 
 class Timer(Protocol):
     """What scheduling something returns."""
@@ -15,8 +13,30 @@ class Timer(Protocol):
         """Do not run it."""
 
 
-Schedule = Callable[[float, Callable[[], None]], Timer]
-"""Run a function after so many seconds, as loop.call_later."""
+class Timers(Protocol):
+    """An event loop, as far as time goes."""
+
+    def time(self) -> float:
+        """Return the moment it is, in seconds, monotonic."""
+
+    def call_later(self, seconds: float, action: Callable[[], None]) -> Timer:
+        """Run a function after so many seconds."""
+
+
+class Owner(Protocol):
+    """Whose client it is about."""
+
+    def send_ping(self, payload: bytes) -> None:
+        """Send a ping."""
+
+    def is_behind(self, since: float) -> bool:
+        """Tell whether a pong may wait behind what was not read since."""
+
+    def note_round_trip(self, seconds: float) -> None:
+        """Take note of how long the pong took."""
+
+    def give_up_dead(self) -> None:
+        """End the connection: no pong came."""
 
 
 class Keepalive:
@@ -30,17 +50,13 @@ class Keepalive:
     """
 
     __slots__ = (
-        "_clock",
         "_interval_seconds",
-        "_is_behind",
-        "_on_dead",
-        "_on_round_trip",
+        "_owner",
         "_payload",
-        "_ping",
-        "_schedule",
         "_sent_at",
         "_timeout_seconds",
         "_timer",
+        "_timers",
         "rtt_seconds",
     )
 
@@ -49,38 +65,30 @@ class Keepalive:
         *,
         interval_seconds: float,
         timeout_seconds: float,
-        schedule: Schedule,
-        clock: Clock,
-        ping: Callable[[bytes], None],
-        is_behind: Callable[[float], bool],
-        on_dead: Callable[[], None],
-        on_round_trip: Callable[[float], None],
+        timers: Timers,
+        owner: Owner,
     ) -> None:
         self._interval_seconds = interval_seconds
         self._timeout_seconds = timeout_seconds
-        self._schedule = schedule
-        self._clock = clock
-        self._ping = ping
-        self._is_behind = is_behind
-        self._on_dead = on_dead
-        self._on_round_trip = on_round_trip
+        self._timers = timers
+        self._owner = owner
         self._payload = b""
         self._sent_at = 0.0
         self.rtt_seconds: float | None = None
         first_seconds = random.uniform(0.1, 1) * interval_seconds
-        self._timer: Timer = schedule(first_seconds, self._send)
+        self._timer: Timer = timers.call_later(first_seconds, self._send)
 
     def note_pong(self, payload: bytes) -> None:
         """Take in a pong; one that answers no ping of ours means nothing."""
         if not self._payload or payload != self._payload:
             return
-        now = self._clock()
+        now = self._timers.time()
         self._payload = b""
         self.rtt_seconds = now - self._sent_at
-        self._on_round_trip(self.rtt_seconds)
+        self._owner.note_round_trip(self.rtt_seconds)
         self._timer.cancel()
         next_seconds = max(0.0, self._interval_seconds - self.rtt_seconds)
-        self._timer = self._schedule(next_seconds, self._send)
+        self._timer = self._timers.call_later(next_seconds, self._send)
 
     def stop(self) -> None:
         """Send no more pings."""
@@ -89,13 +97,13 @@ class Keepalive:
 
     def _send(self) -> None:
         self._payload = os.urandom(4)
-        self._sent_at = self._clock()
-        self._timer = self._schedule(self._timeout_seconds, self._judge)
-        self._ping(self._payload)
+        self._sent_at = self._timers.time()
+        self._timer = self._timers.call_later(self._timeout_seconds, self._judge)
+        self._owner.send_ping(self._payload)
 
     def _judge(self) -> None:
-        if self._is_behind(self._sent_at):
+        if self._owner.is_behind(self._sent_at):
             # The pong may wait behind what we did not read yet.
-            self._timer = self._schedule(self._timeout_seconds, self._judge)
+            self._timer = self._timers.call_later(self._timeout_seconds, self._judge)
         else:
-            self._on_dead()
+            self._owner.give_up_dead()

@@ -34,6 +34,7 @@ from connections.server.budget import BufferBudget
 from connections.server.drain import drain
 from connections.server.files import raise_file_limit
 from connections.server.http import HttpChannel, HttpFactory
+from connections.server.rounds import Rounds
 from connections.server.websocket import WebSocketProtocol
 
 logger = logging.getLogger(__name__)
@@ -89,6 +90,7 @@ class Server(DaphneServer):
         self.admission = Admission(self.config, loop.time)
         self.budget = BufferBudget(self.config.buffers.max_total_bytes)
         self.round_trips = Histogram(LATENCY_EDGES)
+        self.rounds = Rounds(loop)
         self.connections: dict[Any, dict[str, Any]] = {}
         """What is known of each, those first that came first."""
 

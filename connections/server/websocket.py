@@ -23,6 +23,7 @@ from connections.server.keepalive import Keepalive
 from connections.server.line import Line
 from connections.server.opening import Opening, Phase
 from connections.server.outgoing import SendBuffer
+from connections.server.rounds import Appointment
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class WebSocketProtocol:
         self._is_gone = False
         self._is_counted = False
         # One deadline at a time: for the handshake, then for the close.
-        self._deadline: asyncio.TimerHandle | None = None
+        self._deadline: Appointment | None = None
 
     # What the application and the node see
 
@@ -228,6 +229,21 @@ class WebSocketProtocol:
         self._say_gone(self.ending.code if self.ending else 1006, "")
         self._server.budget.forget(self)
 
+    # What the keepalive calls
+
+    def send_ping(self, payload: bytes) -> None:
+        self._write(frames.build_frame(frames.PING, payload))
+
+    def is_behind(self, since: float) -> bool:
+        return self._inbound.is_behind(since)
+
+    def note_round_trip(self, seconds: float) -> None:
+        self._server.round_trips.observe(seconds)
+
+    def give_up_dead(self) -> None:
+        self.ending = self.ending or close_codes.DEAD
+        self.abort()
+
     # What the reading side calls
 
     def take_ping(self, payload: bytes) -> None:
@@ -303,12 +319,8 @@ class WebSocketProtocol:
         self._keepalive = Keepalive(
             interval_seconds=self._config.ping_interval_seconds,
             timeout_seconds=self._config.ping_timeout_seconds,
-            schedule=self._loop.call_later,
-            clock=self._loop.time,
-            ping=self._send_ping,
-            is_behind=self._inbound.is_behind,
-            on_dead=self._give_up_dead,
-            on_round_trip=self._server.round_trips.observe,
+            timers=self._server.rounds,
+            owner=self,
         )
         self._log_action("connected")
         self._inbound.open()
@@ -341,10 +353,6 @@ class WebSocketProtocol:
     def _give_up_slow(self) -> None:
         """Drop a client that does not read: it could not read a close either."""
         self.ending = self.ending or close_codes.SLOW_CONSUMER
-        self.abort()
-
-    def _give_up_dead(self) -> None:
-        self.ending = self.ending or close_codes.DEAD
         self.abort()
 
     def _leave_open(self) -> None:
@@ -385,9 +393,6 @@ class WebSocketProtocol:
         if self._line.unsent_bytes or self._is_counted:
             self._note_held()
 
-    def _send_ping(self, payload: bytes) -> None:
-        self._write(frames.build_frame(frames.PING, payload))
-
     def _note_held(self) -> None:
         held_bytes = self._inbound.held_bytes + self._buffer.unsent_bytes
         self._is_counted = held_bytes >= COUNTED_FROM_BYTES
@@ -395,7 +400,7 @@ class WebSocketProtocol:
 
     def _start_deadline(self, seconds: float, action: Callable[[], None]) -> None:
         self._stop_deadline()
-        self._deadline = self._loop.call_later(seconds, action)
+        self._deadline = self._server.rounds.call_later(seconds, action)
 
     def _stop_deadline(self) -> None:
         if self._deadline is not None:

@@ -2,14 +2,18 @@
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 
 class FakeTimer:
     """What call_later() returns."""
 
-    def __init__(self, loop: "FakeLoop", due_at: float, action: Callable[[], None]):
+    def __init__(
+        self, loop: "FakeLoop", due_at: float, action: Callable[..., None], *args: Any
+    ) -> None:
         self.due_at = due_at
-        self.action = action
+        self.action = partial(action, *args)
         self._loop = loop
 
     def cancel(self) -> None:
@@ -23,6 +27,7 @@ class FakeLoop:
     def __init__(self) -> None:
         self.now = 0.0
         self.timers: list[FakeTimer] = []
+        self.exceptions: list[dict[str, Any]] = []
 
     def time(self) -> float:
         return self.now
@@ -31,9 +36,17 @@ class FakeLoop:
         return asyncio.get_running_loop().create_future()
 
     def call_later(self, seconds: float, action: Callable[[], None]) -> FakeTimer:
-        timer = FakeTimer(self, self.now + seconds, action)
+        return self.call_at(self.now + seconds, action)
+
+    def call_at(
+        self, due_at: float, action: Callable[..., None], *args: Any
+    ) -> FakeTimer:
+        timer = FakeTimer(self, due_at, action, *args)
         self.timers.append(timer)
         return timer
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        self.exceptions.append(context)
 
     def advance(self, seconds: float) -> None:
         """Let time pass, and run what falls due in it."""

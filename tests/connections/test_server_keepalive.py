@@ -14,19 +14,24 @@ class Line:
         self.pings: list[tuple[float, bytes]] = []
         self.round_trips: list[float] = []
         self.died_at: float | None = None
-        self.is_behind = False
+        self.lags = False
         self.keepalive = Keepalive(
             interval_seconds=interval,
             timeout_seconds=timeout,
-            schedule=self.loop.call_later,
-            clock=self.loop.time,
-            ping=lambda payload: self.pings.append((self.loop.now, payload)),
-            is_behind=lambda since: self.is_behind,
-            on_dead=self._die,
-            on_round_trip=self.round_trips.append,
+            timers=self.loop,
+            owner=self,
         )
 
-    def _die(self) -> None:
+    def send_ping(self, payload: bytes) -> None:
+        self.pings.append((self.loop.now, payload))
+
+    def is_behind(self, since: float) -> bool:
+        return self.lags
+
+    def note_round_trip(self, seconds: float) -> None:
+        self.round_trips.append(seconds)
+
+    def give_up_dead(self) -> None:
         self.died_at = self.loop.now
 
 
@@ -96,10 +101,10 @@ def test_a_pong_that_answers_no_ping_means_nothing() -> None:
 
 def test_who_is_behind_gets_more_time_but_not_for_ever() -> None:
     line = Line()
-    line.is_behind = True
+    line.lags = True
     line.loop.advance(100)
     assert line.died_at is None
-    line.is_behind = False
+    line.lags = False
     line.loop.advance(20)
     assert line.died_at is not None
 

@@ -1,0 +1,62 @@
+"""Timers of thousands of connections, rung together: one of the loop for each round."""
+
+import asyncio
+import math
+from collections.abc import Callable
+
+ROUND_SECONDS = 0.1
+"""A timer may ring late by so much."""
+
+
+class Appointment:
+    """Something to be done in a round, unless it is cancelled before."""
+
+    __slots__ = ("_action",)
+
+    def __init__(self, action: Callable[[], None]) -> None:
+        self._action: Callable[[], None] | None = action
+
+    def cancel(self) -> None:
+        """Do not do it."""
+        self._action = None
+
+    def keep(self) -> None:
+        """Do it."""
+        if self._action is not None:
+            self._action()
+
+
+class Rounds:
+    """
+    call_later() for what need not be exact: pings, and deadlines that nearly
+    always are cancelled.
+
+    A timer of the loop's costs a place in its heap, a context and a wake-up of its
+    own. What is due in the same tenth of a second shares all of that here.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.time = loop.time
+        self._loop = loop
+        self._rounds: dict[int, list[Appointment]] = {}
+
+    def call_later(self, seconds: float, action: Callable[[], None]) -> Appointment:
+        """Do something after so many seconds, and at most a round more."""
+        appointment = Appointment(action)
+        number = math.ceil((self.time() + seconds) / ROUND_SECONDS)
+        appointments = self._rounds.get(number)
+        if appointments is None:
+            appointments = self._rounds[number] = []
+            self._loop.call_at(number * ROUND_SECONDS, self._ring, number)
+        appointments.append(appointment)
+        return appointment
+
+    def _ring(self, number: int) -> None:
+        for appointment in self._rounds.pop(number):
+            try:
+                appointment.keep()
+            except Exception as exc:
+                # As the loop does with a timer of its own: the others still ring.
+                self._loop.call_exception_handler(
+                    {"message": f"{appointment!r} failed", "exception": exc}
+                )
