@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.contenders import CONTENDERS
+from benchmarks.layers import LAYERS, find_layer
 from benchmarks.measures import CONTENDERS_OF, MEASURES, QUICK_CONTENDERS
 from benchmarks.targets import TARGETS
 from tests.project import ROOT
@@ -15,9 +16,12 @@ from tests.project import ROOT
 pytestmark = pytest.mark.slow
 
 
-def run_benchmarks(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run_benchmarks(
+    *arguments: str, module: str = ""
+) -> subprocess.CompletedProcess[str]:
+    name = f"benchmarks.{module}" if module else "benchmarks"
     return subprocess.run(
-        [sys.executable, "-m", "benchmarks", *arguments],
+        [sys.executable, "-m", name, *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -41,6 +45,30 @@ def test_every_measure_gives_figures_for_each_contender(tmp_path: Path) -> None:
     echoes = written["rounds"]["echo"]["orchestra-serve"][0]
     assert echoes["echoes_per_second"] > 0
     assert "longest block of the loop" in done.stdout
+
+
+def test_a_messages_time_is_shared_out_among_layers() -> None:
+    done = run_benchmarks("orchestra-serve", "--seconds", "0.5", module="layers")
+    assert done.returncode == 0, done.stderr
+    cells = [line.split("|")[1:-1] for line in done.stdout.splitlines() if "|" in line]
+    shares = {name.strip(): value.strip() for name, value in cells}
+    parts = [float(shares[name]) for name in LAYERS]
+    assert sum(parts) == pytest.approx(float(shares["together"]), abs=0.5)
+    assert float(shares["frames, queue, buffers (server/)"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("module", "layer"),
+    [
+        ("connections.server.line", "system calls, event loop"),
+        ("connections.server.frames", "frames, queue, buffers (server/)"),
+        ("connections.life", "limits, error boundary, wire, consumer"),
+        ("asyncio", "system calls, event loop"),
+        ("asynciox", "other"),
+    ],
+)
+def test_code_belongs_to_a_layer(module: str, layer: str) -> None:
+    assert find_layer(module) == layer
 
 
 def test_what_is_unknown_is_named() -> None:
