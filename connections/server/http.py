@@ -7,7 +7,7 @@ a proxy: WebSockets open with HTTP/1.1.
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from daphne.http_protocol import HTTPFactory, WebRequest
@@ -24,7 +24,7 @@ from connections.server.handshake import (
     read_handshake,
 )
 from connections.server.line import SocketLine, detach_socket
-from connections.server.rounds import Appointment
+from connections.server.rounds import HasDeadline
 from connections.server.tls_line import TlsLine
 from connections.server.websocket import WebSocketProtocol
 
@@ -43,7 +43,7 @@ _FLUSH_SECONDS = 15
 """For a client to read the end of a response once we have closed."""
 
 
-class HttpChannel(http.HTTPChannel):
+class HttpChannel(HasDeadline, http.HTTPChannel):
     """
     One TCP connection that speaks HTTP, until it becomes a WebSocket.
 
@@ -59,7 +59,7 @@ class HttpChannel(http.HTTPChannel):
         self.server = self.factory.server
         self.websocket: WebSocketProtocol | None = None
         self._loop = asyncio.get_running_loop()
-        self._deadline: Appointment | None = None
+        self._rounds = self.server.rounds
         self._is_idle = False
         self._is_refused = False
         self._body_bytes = 0
@@ -207,15 +207,6 @@ class HttpChannel(http.HTTPChannel):
         self._forget_body()
         self.server.admission.end_head(self)
         self.server.http_channels.discard(self)
-
-    def _start_deadline(self, seconds: float, action: Callable[[], None]) -> None:
-        self._stop_deadline()
-        self._deadline = self.server.rounds.call_later(seconds, action)
-
-    def _stop_deadline(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
 
 
 class HttpRequest(WebRequest):

@@ -39,6 +39,14 @@ class Opening:
         self._denial: Message | None = None
         self._is_head_sent = False
 
+    def describe(self) -> dict[str, Any]:
+        """Return what a line of the access log says of the handshake."""
+        client = self.handshake.client
+        return {
+            "path": self.handshake.path,
+            "client": ":".join(map(str, client)) if client else None,
+        }
+
     def accept(self, message: Message) -> bytes:
         """
         Return the response to websocket.accept.

@@ -103,6 +103,9 @@ class SendBuffer:
         self._turn_began_at = self._written_bytes
         await asyncio.sleep(0)
         while not self.is_closed and self.is_above_high_water:
+            if self._timer is None:
+                # TLS adds to a frame: it was below the mark when it was written.
+                self._begin_watch()
             waiter = self._loop.create_future()
             self._waiters.append(waiter)
             try:

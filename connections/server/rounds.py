@@ -60,3 +60,19 @@ class Rounds:
                 self._loop.call_exception_handler(
                     {"message": f"{appointment!r} failed", "exception": exc}
                 )
+
+
+class HasDeadline:
+    """What has one deadline at a time, which nearly always is met."""
+
+    _rounds: Rounds
+    _deadline: Appointment | None = None
+
+    def _start_deadline(self, seconds: float, action: Callable[[], None]) -> None:
+        self._stop_deadline()
+        self._deadline = self._rounds.call_later(seconds, action)
+
+    def _stop_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None

@@ -22,6 +22,7 @@ from twisted.logger import (
     globalLogBeginner,
 )
 
+from connections import close_codes
 from connections.config import WebSocketConfig, get_config
 from connections.exceptions import UnsharedLimits
 from connections.garbage import keep_collections_short
@@ -33,6 +34,7 @@ from connections.server.admission import Admission
 from connections.server.budget import BufferBudget
 from connections.server.drain import drain
 from connections.server.files import raise_file_limit
+from connections.server.flags import warn_of_ignored
 from connections.server.http import HttpChannel, HttpFactory
 from connections.server.rounds import Rounds
 from connections.server.websocket import WebSocketProtocol
@@ -47,25 +49,6 @@ _PATH_CHARACTERS = 500
 
 _EXIT_SECONDS = 3
 """For threads to end by themselves, after the drain."""
-
-_DAPHNE_DEFAULTS = {
-    "ping_interval": 20,
-    "ping_timeout": 30,
-    "websocket_connect_timeout": 5,
-    "websocket_max_message_size": 1024 * 1024,
-    "websocket_max_frame_size": 1024 * 1024,
-    "proxy_forwarded_address_header": None,
-}
-"""Options of daphne's command line that the configuration decides instead."""
-
-_CONFIG_KEYS = {
-    "ping_interval": "ping_interval_seconds",
-    "ping_timeout": "ping_timeout_seconds",
-    "websocket_connect_timeout": "handshake.timeout_seconds",
-    "websocket_max_message_size": "max_message_size",
-    "websocket_max_frame_size": "max_message_size",
-    "proxy_forwarded_address_header": "trusted_proxies",
-}
 
 
 class Server(DaphneServer):
@@ -82,7 +65,7 @@ class Server(DaphneServer):
     def __init__(self, application: Any, **options: Any) -> None:
         self.config: WebSocketConfig = get_config()
         self.config.require_valid()
-        _warn_of_ignored(options)
+        warn_of_ignored(options)
         options["proxy_forwarded_address_header"] = None
         endpoints = [_with_backlog(one) for one in options.pop("endpoints", ())]
         super().__init__(application, endpoints=endpoints, **options)
@@ -243,8 +226,6 @@ class Server(DaphneServer):
             del self.connections[protocol]
             self._requests.pop(protocol, None)
             del self._lingering[protocol]
-            if isinstance(protocol, WebSocketProtocol):
-                protocol.release()
 
     def log_action(self, protocol: str, action: str, details: dict[str, Any]) -> None:
         """
@@ -280,7 +261,10 @@ class Server(DaphneServer):
         """Enforce the timeouts of requests and the lifetime of WebSockets."""
         for protocol in [*self._requests, *self._find_old()]:
             try:
-                protocol.check_timeouts()
+                if isinstance(protocol, WebSocketProtocol):
+                    protocol.end(close_codes.ASKED_TO_RECONNECT)
+                else:
+                    protocol.check_timeouts()
             except Exception as exc:
                 self._note_failure(protocol, exc)
         reactor.callLater(2, self.timeout_checker)
@@ -389,20 +373,6 @@ def _begin_logging(verbosity: int) -> None:
     globalLogBeginner.beginLoggingTo(
         [observer], redirectStandardIO=False, discardBuffer=True
     )
-
-
-def _warn_of_ignored(options: dict[str, Any]) -> None:
-    """Name the flags that were given and have no effect."""
-    for name, default in _DAPHNE_DEFAULTS.items():
-        value = options.get(name, default)
-        if value != default:
-            logger.warning(
-                "daphne's %s=%s has no effect: websocket.%s decides",
-                name,
-                value,
-                _CONFIG_KEYS[name],
-                extra={"event": "flag_ignored"},
-            )
 
 
 def _with_backlog(endpoint: Any) -> Any:

@@ -23,7 +23,7 @@ from connections.server.keepalive import Keepalive
 from connections.server.line import Line
 from connections.server.opening import Opening, Phase
 from connections.server.outgoing import SendBuffer
-from connections.server.rounds import Appointment
+from connections.server.rounds import HasDeadline
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ _BACKLOG_SECONDS = 5
 _CONNECTING, _OPEN = Phase.CONNECTING, Phase.OPEN
 
 
-class WebSocketProtocol:
+class WebSocketProtocol(HasDeadline):
     """
     One client's WebSocket, as the ASGI application's receive and send.
 
@@ -58,15 +58,14 @@ class WebSocketProtocol:
         self.ending: Ending | None = None
         self._server = server
         self._config: WebSocketConfig = server.config
+        self._rounds = server.rounds
         self._opening = Opening(handshake)
         self._loop = asyncio.get_running_loop()
-        self._connected_at = self._loop.time()
         self._phase = Phase.CONNECTING
         self._keepalive: Keepalive | None = None
         self._is_gone = False
         self._is_counted = False
-        # One deadline at a time: for the handshake, then for the close.
-        self._deadline: Appointment | None = None
+        self._is_unattended = False
 
     # What the application and the node see
 
@@ -77,11 +76,6 @@ class WebSocketProtocol:
     @property
     def rtt_seconds(self) -> float | None:
         return self._keepalive.rtt_seconds if self._keepalive else None
-
-    @property
-    def is_open(self) -> bool:
-        """Tell whether messages can be sent."""
-        return self._phase is Phase.OPEN
 
     def get_scope(self) -> Message:
         """Return the ASGI scope."""
@@ -182,12 +176,8 @@ class WebSocketProtocol:
             self._refuse(500, "Internal server error")
         elif self._phase is Phase.OPEN:
             self.fail(close_codes.CLOSED if exception is None else _CRASHED)
-
-    def check_timeouts(self) -> None:
-        """End a WebSocket that is older than daphne's --websocket_timeout."""
-        limit_seconds = self._server.websocket_timeout
-        if 0 <= limit_seconds < self._loop.time() - self._connected_at:
-            self.end(close_codes.ASKED_TO_RECONNECT)
+        self._is_unattended = True
+        self._fall_apart()
 
     def begin(self, line: Line) -> None:
         """Take over the connection on which the handshake came."""
@@ -196,18 +186,10 @@ class WebSocketProtocol:
         self._buffer = SendBuffer(
             line, self._config.buffers, self._loop, self._give_up_slow
         )
-        self._start_deadline(self._config.handshake.timeout_seconds, self.cut_off)
+        seconds = self._config.handshake.timeout_seconds
+        self._start_deadline(seconds, self.cut_off)
         self._inbound.queue.put({"type": "websocket.connect"})
         self._log_action("connecting")
-
-    def release(self) -> None:
-        """
-        Let go of the parts, now that client and application both have gone.
-
-        They refer back to here: such a circle is for the garbage collector alone.
-        """
-        del self._line, self._inbound, self._buffer
-        self._keepalive = None
 
     # What the line calls
 
@@ -224,10 +206,10 @@ class WebSocketProtocol:
         self._phase = Phase.CLOSED
         self._buffer.close()
         self._inbound.close()
-        if self._deadline is not None:
-            self._deadline.cancel()
+        self._stop_deadline()
         self._say_gone(self.ending.code if self.ending else 1006, "")
         self._server.budget.forget(self)
+        self._fall_apart()
 
     # What the keepalive calls
 
@@ -319,7 +301,7 @@ class WebSocketProtocol:
         self._keepalive = Keepalive(
             interval_seconds=self._config.ping_interval_seconds,
             timeout_seconds=self._config.ping_timeout_seconds,
-            timers=self._server.rounds,
+            timers=self._rounds,
             owner=self,
         )
         self._log_action("connected")
@@ -386,6 +368,16 @@ class WebSocketProtocol:
         self._server.protocol_disconnected(self)
         self._log_action("disconnected")
 
+    def _fall_apart(self) -> None:
+        """
+        Let go of the parts once both the client and the application have gone.
+
+        They refer back to here: such a circle is for the garbage collector alone.
+        """
+        if self._is_unattended and self._phase is Phase.CLOSED:
+            del self._line, self._inbound, self._buffer
+            self._keepalive = None
+
     # Small things
 
     def _write(self, frame: bytes) -> None:
@@ -398,20 +390,8 @@ class WebSocketProtocol:
         self._is_counted = held_bytes >= COUNTED_FROM_BYTES
         self._server.budget.note(self, held_bytes)
 
-    def _start_deadline(self, seconds: float, action: Callable[[], None]) -> None:
-        self._stop_deadline()
-        self._deadline = self._server.rounds.call_later(seconds, action)
-
-    def _stop_deadline(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
     def _log_action(self, action: str) -> None:
-        handshake = self._opening.handshake
-        client = ":".join(map(str, handshake.client)) if handshake.client else None
-        details = {"path": handshake.path, "client": client}
-        self._server.log_action("websocket", action, details)
+        self._server.log_action("websocket", action, self._opening.describe())
 
     def __repr__(self) -> str:
         return f"<WebSocket {self._opening.handshake.client} {self._phase.value}>"

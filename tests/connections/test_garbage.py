@@ -9,8 +9,8 @@ import pytest
 
 from connections.consumers import LimitedConsumer, LimitedJsonConsumer
 from connections.garbage import Freezer
-from tests.clock import FakeClock
-from tests.connections.conversations import connect_to, make_node
+from connections.testing import FakeClock
+from connections.testing.communicators import connect_to, make_node
 
 
 @pytest.fixture

@@ -218,6 +218,18 @@ async def test_a_client_that_takes_nothing_is_slow_in_time() -> None:
     assert sending.slow.count == 1
 
 
+async def test_who_waits_for_what_tls_has_added_is_not_forgotten() -> None:
+    """The frame was below the mark; what TLS made of it is above."""
+    sending = Sending()
+    sending.buffer.write(bytes(199_990))
+    sending.line.unsent_bytes += 100
+    waiting = asyncio.create_task(sending.buffer.wait_for_room())
+    assert await is_waiting(waiting)
+    sending.loop.advance(12.6)
+    assert sending.slow.count == 1
+    waiting.cancel()
+
+
 async def test_a_client_that_trickles_is_slow_too() -> None:
     sending = Sending()
     sending.buffer.write(bytes(300_000))
