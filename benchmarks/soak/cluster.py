@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from connections.testing import LiveServer
-from tests.faults.databases import Store, make_postgres_store
+from tests.faults.databases import Store
 from tests.integration.redis_process import RedisProcess
 from tests.integration.services import PostgresProcess
 from tests.project import make_server
@@ -114,9 +114,13 @@ def serving(
             redis_process = RedisProcess()
             stack.callback(redis_process.remove)
             redis_process.start()
-            store = stack.enter_context(make_postgres_store(postgres, folder))
-        else:
-            make_server(folder).manage("migrate", "--verbosity", "0")
+            url = postgres.create_database("soak")
+            environment = {"DATABASE_URL": url}
+            store = Store(
+                folder=folder, environment=environment, postgres=postgres, name="soak"
+            )
+        migrating = make_server(folder, environment=store.environment)
+        migrating.manage("migrate", "--verbosity", "0")
         options: dict[str, Any] = {
             "config": _CONFIG,
             "environment": {
