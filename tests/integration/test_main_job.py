@@ -8,9 +8,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from django.utils import timezone
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
+from connections.models import AccessToken, Connection
 from connections.testing import (
     TEXT,
     Flooder,
@@ -22,6 +24,7 @@ from connections.testing import (
     read_close,
     wait_until,
 )
+from tests.project import ProjectServers
 
 ECHO = "/ws/echo/"
 QUICK = {"node__beat_seconds": 0.1, "node__lease_seconds": 3}
@@ -58,10 +61,10 @@ on_both = pytest.mark.parametrize("command", ["serve", "uvicorn"])
 
 @pytest.mark.parametrize("command", ["serve", "daphne", "uvicorn"])
 async def test_the_sixth_connection_evicts_the_first(
-    servers: Servers, command: str
+    shared_servers: ProjectServers, command: str
 ) -> None:
-    server = servers.start(command=command, config=QUICK)
-    token = server.create_token()
+    server = shared_servers.share(command=command, config=QUICK)
+    token = server.create_token("of six")
     async with opened(server, token, 6) as connections:
         await assert_evicted(connections[0])
         for connection in connections[1:]:
@@ -71,7 +74,7 @@ async def test_the_sixth_connection_evicts_the_first(
                 read_rows(
                     server,
                     "select reason, close_code from connections_connection"
-                    " where closed_at is not null",
+                    " where closed_at is not null and client_id = 'of six'",
                 )
                 == [("evicted", 4005)]
             )
@@ -79,9 +82,11 @@ async def test_the_sixth_connection_evicts_the_first(
 
 
 @on_both
-async def test_fifty_at_once_leave_exactly_five(servers: Servers, command: str) -> None:
-    server = servers.start(command=command, config=QUICK)
-    token = server.create_token()
+async def test_fifty_at_once_leave_exactly_five(
+    shared_servers: ProjectServers, command: str
+) -> None:
+    server = shared_servers.share(command=command, config=QUICK)
+    token = server.create_token("of fifty")
     for _ in range(4):
         connections = await asyncio.gather(
             *(open_echo(server, token) for _ in range(50))
@@ -114,9 +119,11 @@ async def test_limits_of_size_and_rate(servers: Servers, command: str) -> None:
 
 
 @on_both
-async def test_who_is_refused_and_how(servers: Servers, command: str) -> None:
-    server = servers.start(command=command, config=QUICK)
-    token = server.create_token()
+async def test_who_is_refused_and_how(
+    shared_servers: ProjectServers, command: str
+) -> None:
+    server = shared_servers.share(command=command, config=QUICK)
+    token = server.create_token("refused")
     with pytest.raises(InvalidStatus) as refused:
         await open_echo(server, token, origin="https://evil.example")
     assert refused.value.response.status_code == 403
@@ -139,18 +146,12 @@ async def test_who_is_refused_and_how(servers: Servers, command: str) -> None:
     await by_subprotocol.close()
 
 
-async def test_revoked_and_expired_tokens(servers: Servers) -> None:
-    server = servers.start(config=QUICK)
-    expiring = server.create_token("alice", "--expires-in", "0.001")
-    revoked = server.create_token("bob")
-    server.manage(
-        "shell",
-        "-c",
-        "from django.utils import timezone\n"
-        "from connections.models import AccessToken\n"
-        "AccessToken.objects.filter(client_id='bob')"
-        ".update(revoked_at=timezone.now())",
-    )
+async def test_revoked_and_expired_tokens(shared_servers: ProjectServers) -> None:
+    server = shared_servers.share(command="serve", config=QUICK)
+    expiring = server.create_token("expired", "--expires-in", "0.001")
+    revoked = server.create_token("revoked")
+    tokens = AccessToken.objects.filter(client_id="revoked")
+    server.run(tokens.update, revoked_at=timezone.now())
     assert (await read_close(await open_echo(server, expiring)))[0] == 4100
     assert (await read_close(await open_echo(server, revoked)))[0] == 4009
 
@@ -223,13 +224,17 @@ async def test_a_killed_server_leaves_no_open_rows(
 
 
 @on_both
-async def test_an_operator_lists_and_kicks(servers: Servers, command: str) -> None:
-    server = servers.start(command=command, config=QUICK)
+async def test_an_operator_lists_and_kicks(
+    shared_servers: ProjectServers, command: str
+) -> None:
+    server = shared_servers.share(command=command, config=QUICK)
     alice, bob = server.create_token("alice"), server.create_token("bob")
     async with opened(server, alice, 2) as of_alice, opened(server, bob, 1) as of_bob:
-        await wait_until(
-            lambda: len(json.loads(server.manage("connections", "list", "--json"))) == 3
-        )
+        known = Connection.objects.filter(client_id__in=("alice", "bob"))
+        await wait_until(lambda: server.run(known.count) == 3)
+        listed = json.loads(server.manage("connections", "list", "--json"))
+        clients = [one["client"] for one in listed]
+        assert (clients.count("alice"), clients.count("bob")) == (2, 1)
         server.manage("connections", "kick", "--client", "alice")
         for connection in of_alice:
             assert await read_close(connection) == (4009, "kicked")
