@@ -22,6 +22,8 @@ class Target:
     number: int
     patience_seconds: float
     """How long an attacker waits for an end before it counts as open."""
+    offered_bytes: int
+    """How much one attacker sends, or asks for."""
 
     @property
     def network(self) -> str:

@@ -15,6 +15,7 @@ from tests.abuse.watch import Arena, Report
 from tests.project import ProjectServers
 
 _PATIENCE_SECONDS = 20
+_OFFERED_BYTES = 400_000_000
 
 _reports: list[Report] = []
 
@@ -44,7 +45,12 @@ def find_arena(
                 ),
                 config=config,
             )
-            arenas[key] = Arena(server, _PATIENCE_SECONDS, access_log=access_log)
+            arenas[key] = Arena(
+                server,
+                patience_seconds=_PATIENCE_SECONDS,
+                offered_bytes=_OFFERED_BYTES,
+                access_log=access_log,
+            )
         return arenas[key]
 
     yield find

@@ -180,7 +180,7 @@ ATTACKS = (
     *(
         Attack(
             name=f"flood_of_{name}",
-            what=f"400 MB of {name} messages, to a consumer that takes two a second",
+            what=f"{name} messages without end, to a consumer that takes two a second",
             run=partial(messages.flood_a_slow_consumer, size=size),
             answers=frozenset((_RATE_LIMITED,)),
             recorded=frozenset((_RATE_LIMITED,)),
@@ -201,7 +201,7 @@ ATTACKS = (
     *(
         Attack(
             name=f"unread_{name}",
-            what=f"{count} clients ask for 400 MB in {name} messages and read nothing",
+            what=f"{count} clients ask for much in {name} messages and read nothing",
             run=partial(messages.read_slowly, count=count, size=size),
             answers=frozenset(("reset",)),
             recorded=frozenset(("4208 slow_consumer",)),
@@ -216,7 +216,7 @@ ATTACKS = (
     ),
     Attack(
         name="trickle",
-        what="a client asks for 400 MB and reads 2 kB a second",
+        what="a client asks for much and reads 2 kB a second",
         run=partial(messages.read_slowly, count=1, size=10_000, bytes_per_second=2_000),
         answers=frozenset(("reset",)),
         recorded=frozenset(("4208 slow_consumer",)),
@@ -224,7 +224,7 @@ ATTACKS = (
     ),
     Attack(
         name="body",
-        what="300 MB are posted in chunks, over HTTP",
+        what="chunks without end are posted, over HTTP",
         run=messages.send_large_bodies,
         answers=frozenset(("413",)),
         held_kib=2_500,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from connections.testing import RawClient
 from tests.abuse.attack import (
+    OPEN,
     Target,
     during,
     gather_answers,
@@ -99,6 +100,9 @@ async def guess_tokens(target: Target) -> Counter[str]:
         forwarded = f"X-Forwarded-For: 203.0.113.{number}"
         client = await target.connect()
         await client.send(target.build_request(path, header, forwarded))
-        answers[await read_answer(client, target.patience_seconds)] += 1
+        answer = await read_answer(client, target.patience_seconds)
+        answers[answer] += 1
         client.close()
+        if answer == OPEN:  # Who is in need not guess on.
+            break
     return answers

@@ -15,16 +15,15 @@ from tests.abuse.attack import (
     send_until_cut,
 )
 
-_OFFERED_BYTES = 400_000_000
 _POUR_SECONDS = 6
 
 
 async def flood_a_slow_consumer(target: Target, size: int) -> Counter[str]:
-    """Offer 400 MB of messages to a consumer that takes two a second."""
+    """Offer messages to a consumer that takes two a second."""
     client = await target.open("/slow/")
     piece = build_frame(BINARY, bytes(size)) * (1_000_000 // size)
     pouring = send_until_cut(
-        client, itertools.repeat(piece, _OFFERED_BYTES // 1_000_000)
+        client, itertools.repeat(piece, target.offered_bytes // 1_000_000)
     )
     ending = read_ending(client, min(_POUR_SECONDS, target.patience_seconds))
     return Counter([await during(pouring, ending)])
@@ -41,13 +40,13 @@ async def break_json(target: Target) -> Counter[str]:
 async def read_slowly(
     target: Target, count: int, size: int, bytes_per_second: int = 0
 ) -> Counter[str]:
-    """Ask for 400 MB each, from several addresses, and read none, or hardly any."""
+    """Ask for much, from several addresses, and read none of it, or hardly any."""
 
     async def ask(index: int) -> str:
         client = await target.open(
             "/flood/", index=index, kind=SlowClient, bytes_per_second=bytes_per_second
         )
-        wanted = f"{_OFFERED_BYTES // size} {size}".encode()
+        wanted = f"{target.offered_bytes // size} {size}".encode()
         await client.send(build_frame(TEXT, wanted))
         deadline = asyncio.get_running_loop().time() + target.patience_seconds
         while asyncio.get_running_loop().time() < deadline:
@@ -63,7 +62,7 @@ async def read_slowly(
 
 
 async def send_large_bodies(target: Target) -> Counter[str]:
-    """POST 300 MB in chunks without end, over HTTP."""
+    """POST chunks without end, over HTTP."""
     client = await target.connect()
     head = (
         f"POST /healthz HTTP/1.1\r\nHost: 127.0.0.1:{target.port}\r\n"
@@ -71,6 +70,8 @@ async def send_large_bodies(target: Target) -> Counter[str]:
     )
     await client.send(head.encode())
     chunk = b"10000\r\n" + bytes(65536) + b"\r\n"
-    pouring = send_until_cut(client, itertools.repeat(chunk, 5000))
+    pouring = send_until_cut(
+        client, itertools.repeat(chunk, target.offered_bytes // 65536)
+    )
     status = read_status(client, min(_POUR_SECONDS, target.patience_seconds))
     return Counter([await during(pouring, status)])

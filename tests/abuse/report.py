@@ -31,7 +31,6 @@ def describe(report: Report) -> dict[str, Any]:
     return {
         "attack": report.name,
         "answers": dict(report.answers),
-        "still_open": report.still_open,
         "canary_round_trips": len(sighting.round_trip_seconds),
         "canary_failures": sighting.failures,
         **{

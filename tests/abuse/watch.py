@@ -29,8 +29,6 @@ class Report:
     """The most memory the server had during it, above what it had before."""
     peak_kib: int
     """The same, above what the server had before all attacks."""
-    still_open: int
-    """Connections of the attackers that the server held at the end."""
     log: str
     seconds: float
 
@@ -47,9 +45,15 @@ class Arena:
     """One server with its canary, for attacks one after another."""
 
     def __init__(
-        self, server: LiveServer, patience_seconds: float, *, access_log: Path
+        self,
+        server: LiveServer,
+        *,
+        patience_seconds: float,
+        offered_bytes: int,
+        access_log: Path | None = None,
     ) -> None:
         self.server = server
+        self._offered_bytes = offered_bytes
         self._access_log = access_log
         self._patience_seconds = patience_seconds
         self._canary = Canary(server.port)
@@ -61,7 +65,7 @@ class Arena:
 
     def access_log(self) -> str:
         """Return what the server has written to its access log."""
-        return self._access_log.read_text(errors="replace")
+        return self._access_log.read_text(errors="replace") if self._access_log else ""
 
     async def suffer(self, attack: Attack) -> Report:
         """Have the server attacked; return what was measured."""
@@ -73,12 +77,12 @@ class Arena:
             port=server.port,
             number=next(_numbers),
             patience_seconds=self._patience_seconds,
+            offered_bytes=self._offered_bytes,
         )
         began = time.monotonic()
         _forget_peak(server)
         async with self._canary.watching() as sighting:
             answers = await attack.run(target)
-            still_open = target.count_open()
         peak_kib = _read_peak_kib(server)
         seconds = time.monotonic() - began
         RawClient.close_all()
@@ -90,7 +94,6 @@ class Arena:
             sighting=sighting,
             grown_kib=peak_kib - before_kib,
             peak_kib=peak_kib - self._base_kib,
-            still_open=still_open,
             log=server.log()[log_size:],
             seconds=seconds,
         )

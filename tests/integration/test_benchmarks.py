@@ -57,6 +57,19 @@ def test_a_messages_time_is_shared_out_among_layers() -> None:
     assert float(shares["frames, queue, buffers (server/)"]) > 0
 
 
+def test_an_attack_is_made_on_stock_daphne_and_on_ours(tmp_path: Path) -> None:
+    place = tmp_path / "figures.json"
+    arguments = ("--only", "no_utf8", "--json", str(place))
+    done = run_benchmarks(*arguments, module="abuse")
+    assert done.returncode == 0, done.stderr
+    bare, ours = json.loads(place.read_text())["attacks"]["no_utf8"].values()
+    assert {answer.rpartition(": ")[2] for answer in bare["answers"]} == {"reset"}
+    assert "a lonely 0xff: 1007 protocol_error" in ours["answers"]
+    assert bare["canary_round_trips"] and ours["canary_round_trips"]
+    assert "| no_utf8 |" in done.stdout
+    assert "there are mute" in run_benchmarks("--only", "x", module="abuse").stderr
+
+
 @pytest.mark.parametrize(
     ("module", "layer"),
     [
