@@ -5,9 +5,7 @@ After each: whoever attacked was answered as the corpus says, and it is recorded
 the canary was served; memory stayed within bounds; no socket is left.
 """
 
-import contextlib
 import re
-import sqlite3
 import urllib.request
 from collections.abc import Callable, Sequence
 
@@ -16,6 +14,7 @@ import pytest
 from connections.testing import LiveServer, wait_until
 from tests.abuse.attack import Attack
 from tests.abuse.corpus import ATTACKS
+from tests.abuse.endings import find_unexplained, read_endings
 from tests.abuse.watch import Arena, Report
 
 pytestmark = pytest.mark.slow
@@ -60,23 +59,14 @@ async def test_attack(
     total = sum(report.answers.values())
     assert len(report.log) <= LOG_BYTES + LOG_BYTES_EACH * total
     # it is known why it ended,
-    await wait_until(lambda: read_endings(server, report) == attack.recorded)
+    await wait_until(lambda: read_endings(server, report.network) == attack.recorded)
+    assert find_unexplained(server, report.network) == set()
     await wait_until(lambda: find_unchanged(counted, server, attack.counted) == [])
     for text in attack.logged:
         assert text in report.log
     assert find_odd_lines(report.log) == []
     # and nothing is left.
     await wait_until(lambda: arena.count_sockets() <= sockets)
-
-
-def read_endings(server: LiveServer, report: Report) -> set[str]:
-    """Return code and reason of every record of the attack; all must have ended."""
-    query = (
-        "select distinct coalesce(close_code, '') || ' ' || reason"
-        " from connections_connection where address like ?"
-    )
-    with contextlib.closing(sqlite3.connect(server.folder / "db.sqlite3")) as database:
-        return {row[0] for row in database.execute(query, (f"{report.network}%",))}
 
 
 def find_odd_lines(log: str) -> list[str]:

@@ -1,0 +1,33 @@
+"""What is recorded of attackers."""
+
+import contextlib
+import sqlite3
+from typing import Any
+
+from connections.flight_recorder import PLANNED_ENDS
+from connections.testing import LiveServer
+
+
+def read_endings(server: LiveServer, network: str) -> set[str]:
+    """
+    Return code and reason of the records of all addresses that begin so.
+
+    A connection that is open has neither: " ".
+    """
+    return {f"{code or ''} {reason}" for code, reason, _ in _read(server, network)}
+
+
+def find_unexplained(server: LiveServer, network: str) -> set[str]:
+    """Return the reasons after which one asks what had happened, and nothing tells."""
+    rows = _read(server, network)
+    reasons = {reason for _, reason, flight in rows if flight in (None, "[]")}
+    return reasons - PLANNED_ENDS
+
+
+def _read(server: LiveServer, network: str) -> list[tuple[Any, ...]]:
+    query = (
+        "select distinct close_code, reason, flight from connections_connection"
+        " where address like ?"
+    )
+    with contextlib.closing(sqlite3.connect(server.folder / "db.sqlite3")) as database:
+        return database.execute(query, (f"{network}%",)).fetchall()

@@ -1,0 +1,34 @@
+"""A peer that no packet reaches any more."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.project import ROOT
+
+pytestmark = pytest.mark.slow
+
+_ALONE = ("unshare", "--map-root-user", "--net")
+
+
+def has_networks_of_its_own() -> bool:
+    """Tell whether a process may have a network of its own here."""
+    if shutil.which("unshare") is None or shutil.which("tc") is None:
+        return False
+    return not subprocess.run([*_ALONE, "true"], capture_output=True).returncode
+
+
+def test_a_peer_behind_a_black_hole_is_recorded_dead(
+    tmp_path: Path, migrated_database: Path
+) -> None:
+    if not has_networks_of_its_own():
+        pytest.skip("NOT RUN: a process may have no network of its own here")
+    shutil.copy(migrated_database, tmp_path / "db.sqlite3")
+    command = (*_ALONE, sys.executable, "-m", "tests.abuse.black_hole", str(tmp_path))
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout == "4201 dead\n", done.stderr
