@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 import random
+from weakref import WeakSet
 
 from connections import close_codes
 from connections.companions import Companions
 from connections.config import WebSocketConfig
-from connections.hub import Hub
+from connections.hub import Hub, LiveConnection
 from connections.pool.base import Pool
 
 _CLIENTS_PER_SECOND = 10
@@ -36,6 +37,7 @@ class Handover:
         self._hub = hub
         self._pool = pool
         self._skips_grace = asyncio.Event()
+        self._told: WeakSet[LiveConnection] = WeakSet()
 
     def skip_grace(self) -> None:
         """End the one that is under way at once."""
@@ -47,10 +49,13 @@ class Handover:
 
         All get `bye` now and their slots stop counting, so that a client may
         connect elsewhere first. Each is closed at the moment its `bye` names,
-        even if this is cancelled. What has not left at the deadline is aborted.
+        even if this is cancelled, or the node drained once more. What has not
+        left at the deadline is aborted.
         """
         grace_seconds = self._config.drain.grace_seconds
-        leaving = list(self._hub)
+        leaving = [
+            connection for connection in self._hub if connection not in self._told
+        ]
         random.shuffle(leaving)
         window_seconds = min(
             max(grace_seconds - _ENDING_MARGIN_SECONDS, grace_seconds / 2),
@@ -61,6 +66,7 @@ class Handover:
         timers = []
         for index, connection in enumerate(leaving):
             after_seconds = window_seconds * (index + 1) / len(leaving)
+            self._told.add(connection)
             connection.wire.announce(close_codes.DRAINING, int(after_seconds * 1000))
             connection.slot = None
             self._pool.release(connection.connection_id)

@@ -1,0 +1,430 @@
+"""
+A drain against a model of what its clients are promised, in virtual time.
+
+Clients come, talk, leave, are kicked and are deaf, in any order, before and
+during drains that are begun, begun again, called off and cut short.
+"""
+
+import asyncio
+import itertools
+import json
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from connections import close_codes
+from connections.consumers import LimitedConsumer, LimitedJsonConsumer
+from connections.credentials.identity import Credential
+from connections.node import Node
+from connections.testing.communicators import make_config
+from tests.connections.virtual_loop import VirtualTime
+
+DRAINING, KICKED = close_codes.DRAINING.code, close_codes.KICKED.code
+CLOSED = 1000
+
+EVICT_GRACE_SECONDS = 2
+ABORTED_WITHIN_SECONDS = 1
+TOLERANCE_SECONDS = 0.002
+"""after_ms is in whole milliseconds."""
+
+
+class _Noted:
+    """Notes its end with the client that it serves."""
+
+    scope: dict[str, Any]
+
+    async def disconnect(self, code: int) -> None:
+        self.scope["client_side"].disconnects.append(code)
+
+
+class Talker(_Noted, LimitedJsonConsumer):
+    async def receive_json(self, content: Any, **kwargs: Any) -> None:
+        await self.send_json({"type": "echo"})
+
+
+class Plain(_Noted, LimitedConsumer):
+    async def receive(self, text_data: Any = None, bytes_data: Any = None) -> None:
+        await self.send(text_data=text_data)
+
+
+class Stuck(_Noted, LimitedConsumer):
+    """Never comes back from its first message."""
+
+    async def receive(self, text_data: Any = None, bytes_data: Any = None) -> None:
+        await asyncio.Event().wait()
+
+
+class FakeTransport:
+    """A socket of our own server, as far as a node knows it."""
+
+    ending = None
+    unsent_bytes = 0
+    rtt_seconds = None
+
+    def __init__(self, client: "Client") -> None:
+        self._client = client
+
+    def abort(self) -> None:
+        self._client.hang_up(1006)
+
+
+class Client:
+    """One client and the server's side of its connection."""
+
+    def __init__(
+        self,
+        node: Node,
+        time: VirtualTime,
+        consumer: type[LimitedConsumer],
+        number: int,
+        *,
+        answers_after: float | None,
+        has_transport: bool,
+    ) -> None:
+        self.is_json = consumer is Talker
+        self.is_stuck = consumer is Stuck
+        self.answers_after = answers_after
+        """Seconds until it answers a close frame; None: it never does."""
+        self.connection_id: str | None = None
+        self.disconnects: list[int] = []
+        self.echoes = 0
+        self.bye_at: float | None = None
+        self.after_ms = 0
+        self.closed_at: float | None = None
+        self.close_code: int | None = None
+        self.has_left = False
+        self._time = time
+        self._inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        scope: dict[str, Any] = {
+            "type": "websocket",
+            "path": "/ws/",
+            "query_string": b"",
+            "headers": [],
+            "subprotocols": [],
+            "node": node,
+            "credential": Credential(client_id=f"client-{number}"),
+            "client_side": self,
+        }
+        if has_transport:
+            scope["transport"] = FakeTransport(self)
+        self._inbox.put_nowait({"type": "websocket.connect"})
+        served = consumer.as_asgi()(scope, self._inbox.get, self._take)
+        self.task = asyncio.get_running_loop().create_task(served)
+        self.task.add_done_callback(lambda task: self.hang_up(1006))
+
+    def say(self) -> None:
+        text = '{"type": "anything"}'
+        self._inbox.put_nowait({"type": "websocket.receive", "text": text})
+
+    def hang_up(self, code: int) -> None:
+        """Close the socket, from either side."""
+        if not self.has_left:
+            self.has_left = True
+            self._inbox.put_nowait({"type": "websocket.disconnect", "code": code})
+
+    async def _take(self, message: dict[str, Any]) -> None:
+        now = self._time()
+        assert self.closed_at is None, "nothing comes after the close frame"
+        if message["type"] == "websocket.close":
+            self.closed_at, self.close_code = now, message["code"]
+            if self.answers_after is not None:
+                loop = asyncio.get_running_loop()
+                loop.call_later(self.answers_after, self.hang_up, message["code"])
+        elif message["type"] == "websocket.accept":
+            headers = dict(message["headers"])
+            self.connection_id = headers[b"x-connection-id"].decode()
+        elif self.is_json:
+            content = json.loads(message["text"])
+            if content["type"] == "bye" and content["code"] == DRAINING:
+                assert self.bye_at is None, "it is told once"
+                self.bye_at, self.after_ms = now, content["after_ms"] or 0
+            elif content["type"] == "echo":
+                self.echoes += 1
+
+
+class Records:
+    """What a node says about its connections, as its recorder hears it."""
+
+    def __init__(self) -> None:
+        self.opened: list[str] = []
+        self.closed: dict[str, list[str]] = {}
+
+    def note_change(self, connection: Any) -> None:
+        if connection.connection_id not in self.opened:
+            self.opened.append(connection.connection_id)
+
+    def note_closed(self, connection: Any, code: int | None, reason: str) -> None:
+        self.closed.setdefault(connection.connection_id, []).append(reason)
+
+    def note_error(self, error: Any) -> None:
+        raise AssertionError(f"a handler failed: {error.exception_class}")
+
+
+_CONSUMERS = st.sampled_from([Talker, Talker, Plain, Stuck])
+_ANSWERS = st.sampled_from([0, 0, 0.3, None])
+
+
+class DrainMachine(RuleBasedStateMachine):
+    """A node, its clients, and what both may expect of a drain."""
+
+    @initialize(
+        grace_seconds=st.sampled_from([0, 0.5, 3, 20]),
+        crowd=st.lists(st.tuples(_CONSUMERS, _ANSWERS, st.booleans()), max_size=10),
+    )
+    def start(self, grace_seconds: float, crowd: list[tuple[Any, Any, bool]]) -> None:
+        self.time = VirtualTime()
+        self.grace_seconds = grace_seconds
+        self.node = Node(
+            make_config(
+                drain={"grace_seconds": grace_seconds},
+                evict_grace_seconds=EVICT_GRACE_SECONDS,
+                idle_timeout_seconds=0,
+            ),
+            clock=self.time,
+        )
+        self.records = Records()
+        self.node.recorder = self.records  # type: ignore[assignment]
+        self.clients: list[Client] = []
+        self.admitted: list[Client] = []
+        # Of those admitted: who a drain has asked to leave, and by when at the latest.
+        self.leave_by: dict[Client, float] = {}
+        self.slotless: set[Client] = set()
+        self.kicked: set[Client] = set()
+        self.left: set[Client] = set()
+        self.drains: list[tuple[asyncio.Task[None], float]] = []
+        self.is_skipped = False
+        for consumer, answers_after, has_transport in crowd:
+            self.connect(consumer, answers_after, has_transport)
+
+    # What happens
+
+    @rule(consumer=_CONSUMERS, answers_after=_ANSWERS, has_transport=st.booleans())
+    def connect(
+        self,
+        consumer: type[LimitedConsumer],
+        answers_after: float | None,
+        has_transport: bool,
+    ) -> None:
+        was_draining = self.node.is_draining
+
+        async def come() -> Client:
+            return Client(
+                self.node,
+                self.time,
+                consumer,
+                len(self.clients),
+                answers_after=answers_after,
+                has_transport=has_transport,
+            )
+
+        client = self.time.run(come())
+        self.time.settle()
+        self.clients.append(client)
+        if was_draining:
+            assert client.close_code == DRAINING, "a draining node admits nobody"
+            assert client.connection_id not in self.node.hub
+        else:
+            assert client.connection_id in self.node.hub
+            self.admitted.append(client)
+
+    @precondition(lambda self: self.standing)
+    @rule(index=st.integers(0, 1000))
+    def talk(self, index: int) -> None:
+        """Messages are served until the close frame."""
+        client = self.pick(index)
+        before = client.echoes
+        client.say()
+        self.time.settle()
+        if client.is_json:
+            assert client.echoes == before + 1
+
+    @precondition(lambda self: self.standing)
+    @rule(index=st.integers(0, 1000))
+    def leave(self, index: int) -> None:
+        client = self.pick(index)
+        self.left.add(client)
+        client.hang_up(CLOSED)
+        self.time.settle()
+
+    @precondition(lambda self: self.standing)
+    @rule(index=st.integers(0, 1000))
+    def kick(self, index: int) -> None:
+        client = self.pick(index)
+        self.kicked.add(client)
+
+        async def end() -> None:
+            self.node.end_connections([str(client.connection_id)], close_codes.KICKED)
+
+        self.time.run(end())
+        self.time.settle()
+        assert client.close_code == KICKED
+
+    @precondition(lambda self: self.standing)
+    @rule(is_called_off=st.booleans())
+    def drain(self, is_called_off: bool) -> None:
+        """Staff drains a node, or a signal stops it, or one after the other."""
+        asked = [client for client in self.standing if client not in self.leave_by]
+        here = [
+            client
+            for client in self.admitted
+            if client.connection_id in self.node.hub and client not in self.leave_by
+        ]
+        now = self.time()
+
+        async def begin() -> asyncio.Task[None]:
+            return asyncio.create_task(self.node.drain())
+
+        self.drains.append((self.time.run(begin()), now))
+        self.time.settle()
+        self.slotless.update(self.admitted)
+        for client in asked:
+            self.leave_by[client] = now + self.grace_seconds
+        if self.is_skipped:
+            self.time.advance(ABORTED_WITHIN_SECONDS)
+            return
+        told = [client for client in asked if client.is_json]
+        assert all(client.bye_at == now for client in told), "all are told at once"
+        self.check_spread(sorted(client.after_ms for client in told), len(here))
+        if is_called_off:
+            self.call_off()
+
+    def check_spread(self, moments: list[int], count: int) -> None:
+        """A flock that is let go at once returns at once, elsewhere."""
+        if not moments:
+            return
+        grace_ms = 1000 * self.grace_seconds
+        assert moments[0] >= 0
+        assert moments[-1] <= max(grace_ms - 2000, grace_ms / 2), "the last is kept"
+        assert moments[-1] <= 100 * count, "few need not wait long"
+        gaps = [later - one for one, later in itertools.pairwise(moments)]
+        assert all(gaps) or not grace_ms
+        if len(moments) == count:
+            assert not gaps or max(gaps) - min(gaps) <= 2
+
+    @precondition(lambda self: self.node.is_draining)
+    @rule()
+    def call_off(self) -> None:
+        """Staff returns the node to service; who was told to leave still goes."""
+        for task, _ in self.running:
+            task.cancel()
+        self.time.settle()
+        self.drains = []
+        self.node.end_drain()
+
+    @precondition(lambda self: self.running)
+    @rule()
+    def skip(self) -> None:
+        """A second signal: nobody is waited for any longer."""
+        self.is_skipped = True
+        self.node.skip_grace()
+        self.time.advance(ABORTED_WITHIN_SECONDS)
+        assert not self.running
+
+    @rule(seconds=st.sampled_from([0.02, 0.1, 0.5, 2, 12]))
+    def wait(self, seconds: float) -> None:
+        self.time.advance(seconds)
+
+    # What holds
+
+    @property
+    def standing(self) -> list[Client]:
+        """Who was admitted and has heard of no end."""
+        return [
+            client
+            for client in self.admitted
+            if client.closed_at is None and not client.has_left
+        ]
+
+    @property
+    def running(self) -> list[tuple[asyncio.Task[None], float]]:
+        return [(task, since) for task, since in self.drains if not task.done()]
+
+    def pick(self, index: int) -> Client:
+        standing = self.standing
+        return standing[index % len(standing)]
+
+    @invariant()
+    def slots_are_of_those_who_may_stay(self) -> None:
+        """Who is told to leave takes no slot: it may connect elsewhere first."""
+        staying = {
+            client.connection_id
+            for client in self.admitted
+            if client not in self.slotless
+        }
+        held = {one.connection_id for one in self.node.hub} & staying
+        usage = self.time.run(self.node.get_usage())
+        assert usage.slots == len(held)
+
+    @invariant()
+    def each_goes_when_it_was_told(self) -> None:
+        now = self.time()
+        for client, leave_by in self.leave_by.items():
+            if client in self.kicked or client in self.left or self.is_skipped:
+                continue
+            due = leave_by
+            if client.bye_at is not None:
+                due = client.bye_at + client.after_ms / 1000
+            if client.closed_at is None and client.has_left:
+                assert now >= leave_by - TOLERANCE_SECONDS, "aborted before its time"
+            elif client.closed_at is None:
+                assert now <= due + TOLERANCE_SECONDS, "it was promised to be closed"
+            elif client.bye_at is not None:
+                assert abs(client.closed_at - due) <= TOLERANCE_SECONDS
+                assert client.close_code == DRAINING
+            else:
+                assert client.closed_at <= due + TOLERANCE_SECONDS
+
+    @invariant()
+    def a_drain_ends_with_its_grace_or_its_last_client(self) -> None:
+        for _, since in self.running:
+            assert len(self.node.hub), "nobody is left to wait for"
+            limit = self.grace_seconds + ABORTED_WITHIN_SECONDS
+            assert self.time() <= since + limit + TOLERANCE_SECONDS
+
+    @invariant()
+    def a_drain_that_is_done_has_left_nobody(self) -> None:
+        for task, _ in self.drains:
+            if task.done():
+                task.result()
+                assert not len(self.node.hub)
+
+    @invariant()
+    def each_end_is_recorded_once_with_its_reason(self) -> None:
+        for client in self.admitted:
+            reasons = self.records.closed.get(str(client.connection_id), [])
+            if client.connection_id in self.node.hub:
+                assert reasons == []
+                continue
+            allowed = {"draining"} if client in self.slotless else set()
+            if client in self.kicked:
+                allowed = {"kicked"}
+            if client in self.left:
+                allowed |= {"closed"}
+            assert len(reasons) == 1
+            assert reasons[0] in allowed
+
+    def teardown(self) -> None:
+        """Whatever was before: after a last drain nothing is left at all."""
+        if not hasattr(self, "time"):
+            return
+        with self.time:
+            self.time.run(self.node.drain())
+            self.time.advance(EVICT_GRACE_SECONDS + ABORTED_WITHIN_SECONDS)
+            assert not len(self.node.hub)
+            assert self.time.run(self.node.get_usage()).slots == 0
+            assert all(client.task.done() for client in self.clients)
+            assert self.node.counters.consumers == 0
+            for client in self.admitted:
+                assert len(client.disconnects) == 1
+
+
+DrainMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=30)
+TestDrainAgainstModel = DrainMachine.TestCase
