@@ -23,7 +23,12 @@ def pair(
 ) -> Iterator[tuple[LiveServer, LiveServer]]:
     """Two nodes of one cluster whose sessions keep little."""
     options = {
-        "config": {**CONFIG, "max_session_history": HISTORY, "anonymous": "true"},
+        "config": {
+            **CONFIG,
+            "max_session_history": HISTORY,
+            # Every message is answered, if by nothing.
+            "sessions__max_open_streams": 100,
+        },
         "environment": {
             **postgres_store.environment,
             "REDIS_URL": redis_process.url,
