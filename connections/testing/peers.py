@@ -55,9 +55,11 @@ class SlowClient(RawClient):
         size = max(1, bytes_per_second // _READS_PER_SECOND)
         with contextlib.suppress(OSError):
             while True:
-                if not await self.read_some(size):
+                # A small receive buffer may hold less than was asked for.
+                taken = await self.read_some(size)
+                if not taken:
                     return
-                await asyncio.sleep(size / bytes_per_second)
+                await asyncio.sleep(len(taken) / bytes_per_second)
 
 
 class AttentiveClient(RawClient):
