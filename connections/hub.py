@@ -43,6 +43,9 @@ class Transport(Protocol):
     def ending(self) -> Ending | None:
         """Why the transport itself ended the connection, if it did."""
 
+    def gather(self) -> None:
+        """Have what is sent in this turn of the loop leave together."""
+
     def abort(self) -> None:
         """Drop the TCP connection without a close frame."""
 

@@ -10,6 +10,9 @@ logger = logging.getLogger(__name__)
 
 _READ_BYTES = 65_536
 
+_GATHERED_BYTES = 65_536
+"""So much leaves at once, though more may be written in the same turn."""
+
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 """socket(7), SO_LINGER: what is unsent is dropped, and the peer gets a reset."""
 
@@ -36,6 +39,9 @@ class Line(Protocol):
 
     def write(self, data: bytes) -> None:
         """Send, or keep what the kernel does not take now. Nothing after close()."""
+
+    def gather(self) -> None:
+        """Have what is written in this turn of the loop leave together."""
 
     def pause_reading(self) -> None:
         """Leave what the client sends to the kernel."""
@@ -71,6 +77,7 @@ class SocketLine:
         "_receiver",
         "_socket",
         "_unsent",
+        "_waits_for_kernel",
         "unsent_bytes",
     )
 
@@ -90,12 +97,20 @@ class SocketLine:
         self._is_closing = False
         self._ends_sending = False
         self._is_reading = True
+        self._waits_for_kernel = False
         loop.add_reader(self._fd, self._read)
+
+    def gather(self) -> None:
+        if self._unsent is None and self._socket is not None and not self._is_closing:
+            self._unsent = bytearray()
+            self._loop.call_soon(self._flush)
 
     def write(self, data: bytes) -> None:
         if self._unsent is not None:
             self._unsent += data
             self.unsent_bytes += len(data)
+            if self.unsent_bytes > _GATHERED_BYTES and not self._waits_for_kernel:
+                self._flush()
             return
         if self._socket is None or self._is_closing:
             return
@@ -109,7 +124,7 @@ class SocketLine:
         if sent < len(data):
             self._unsent = bytearray(memoryview(data)[sent:])
             self.unsent_bytes = len(self._unsent)
-            self._loop.add_writer(self._fd, self._flush)
+            self._wait_for_kernel()
 
     def pause_reading(self) -> None:
         if self._is_reading:
@@ -169,8 +184,9 @@ class SocketLine:
         if self._socket is None or self._unsent is None:
             return
         try:
-            sent = self._socket.send(self._unsent)
+            sent = self._socket.send(self._unsent) if self._unsent else 0
         except (BlockingIOError, InterruptedError):
+            self._wait_for_kernel()
             return
         except OSError:
             self.abort()
@@ -178,15 +194,23 @@ class SocketLine:
         del self._unsent[:sent]
         self.unsent_bytes = len(self._unsent)
         if self._unsent:
+            self._wait_for_kernel()
             return
         self._unsent = None
-        self._loop.remove_writer(self._fd)
+        if self._waits_for_kernel:
+            self._waits_for_kernel = False
+            self._loop.remove_writer(self._fd)
         if self._is_closing:
             self._end()
             return
         if self._ends_sending:
             self._shut_down()
         self._receiver.note_drained()
+
+    def _wait_for_kernel(self) -> None:
+        if not self._waits_for_kernel:
+            self._waits_for_kernel = True
+            self._loop.add_writer(self._fd, self._flush)
 
     def _shut_down(self) -> None:
         if self._socket is not None:

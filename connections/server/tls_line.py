@@ -46,6 +46,9 @@ class TlsLine(Protocol):
     def write(self, data: bytes) -> None:
         self.transport.write(data)
 
+    def gather(self) -> None:
+        """Twisted gathers by itself."""
+
     def pause_reading(self) -> None:
         self.transport.pauseProducing()
 

@@ -123,6 +123,11 @@ class WebSocketProtocol(HasDeadline):
         else:
             self._write(frames.build_frame(frames.BINARY, payload))
 
+    def gather(self) -> None:
+        """Have what is sent in this turn of the loop leave together."""
+        if self._phase is _OPEN:
+            self._line.gather()
+
     def close(self, code: int, reason: str) -> None:
         """
         Begin the closing handshake; before the accept, answer HTTP 403.
@@ -200,6 +205,8 @@ class WebSocketProtocol(HasDeadline):
 
     def note_drained(self) -> None:
         self._buffer.note_drained()
+        if self._is_counted:
+            self._note_held()
 
     def note_lost(self) -> None:
         self._leave_open()

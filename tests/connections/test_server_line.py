@@ -92,6 +92,42 @@ async def test_what_the_kernel_does_not_take_waits_in_order(pair: Pair) -> None:
     assert pair.listener.drained == 1
 
 
+async def test_what_is_gathered_leaves_together_at_the_end_of_the_turn(
+    pair: Pair,
+) -> None:
+    pair.line.gather()
+    pair.line.gather()
+    for part in (b"ack ", b"and ", b"entry"):
+        pair.line.write(part)
+    assert pair.line.unsent_bytes == 13
+    with pytest.raises(BlockingIOError):
+        pair.client.recv(100)
+    await pair.turn()
+    assert pair.client.recv(100) == b"ack and entry"
+    assert (pair.line.unsent_bytes, pair.listener.drained) == (0, 1)
+    pair.line.write(b"by itself")
+    assert pair.client.recv(100) == b"by itself"
+
+
+async def test_gathering_ends_where_it_becomes_much(pair: Pair) -> None:
+    pair.line.gather()
+    pair.line.write(b"a" * 70_000)
+    assert len(pair.client.recv(100)) == 100
+    pair.line.write(b"b" * 300_000)
+    assert await pair.read(369_900) == b"a" * 69_900 + b"b" * 300_000
+    await pair.turn()
+    assert (pair.line.unsent_bytes, pair.listener.drained) == (0, 1)
+
+
+async def test_what_is_gathered_is_sent_before_the_end(pair: Pair) -> None:
+    pair.line.gather()
+    pair.line.write(b"the last")
+    pair.line.close()
+    assert await pair.read(100) == b"the last"
+    assert pair.listener.lost == 1
+    pair.line.gather()
+
+
 async def test_a_paused_line_leaves_bytes_to_the_kernel(pair: Pair) -> None:
     pair.line.pause_reading()
     pair.line.pause_reading()
