@@ -5,12 +5,16 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from django.db import connection, transaction
+from django.utils import timezone
 
 from sessions_history.entries import Entry
 from sessions_history.exceptions import SessionNotFound, TooManySessions
 from sessions_history.models import HistoryEntry, Session
 
 _IDS_PER_QUERY = 500
+_NODES_AT_ONCE = 100
+"""A node begins one session after another: more than one node for each may not
+begin one in the same moment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,14 +66,41 @@ def create_session(
         user_id=user_id,
         epoch=os.urandom(8).hex(),
     )
-    with transaction.atomic():
-        if max_sessions:
-            _lock_client(client_id)
-            existing = Session.objects.filter(client_id=client_id).order_by()
-            if existing[:max_sessions].count() >= max_sessions:
-                raise TooManySessions
+    # Far from the limit one statement is enough: a storm of clients is many.
+    if not max_sessions:
         session.save(force_insert=True)
+    elif not _insert_below(session, max_sessions - _NODES_AT_ONCE):
+        with transaction.atomic():
+            _lock_client(client_id)
+            if not _insert_below(session, max_sessions):
+                raise TooManySessions
     return Position(session_id=session.session_id, epoch=session.epoch, last_offset=0)
+
+
+def _insert_below(session: Session, limit: int) -> bool:
+    """Write a session whose client has less than so many; return whether it was."""
+    now = connection.ops.adapt_datetimefield_value(timezone.now())
+    user = Session._meta.get_field("user")
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO sessions_history_session (session_id, client_id, user_id,"
+            " epoch, last_offset, created_at, last_seen_at)"
+            " SELECT %s, %s, %s, %s, 0, %s, %s WHERE ("
+            "SELECT count(*) FROM (SELECT 1 FROM sessions_history_session"
+            " WHERE client_id = %s LIMIT %s) AS existing) < %s",
+            [
+                session.session_id,
+                session.client_id,
+                user.get_db_prep_save(session.user_id, connection),
+                session.epoch,
+                now,
+                now,
+                session.client_id,
+                max(0, limit),
+                limit,
+            ],
+        )
+        return bool(cursor.rowcount)
 
 
 def _lock_client(client_id: str) -> None:
