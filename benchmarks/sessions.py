@@ -1,41 +1,43 @@
 """
 How fast sessions are: python -m benchmarks.sessions
 
-On SQLite and on a PostgreSQL that it starts itself: entries that the log by
-itself commits per second; entries that 200 clients have acked per second over
-sockets, as fast as it goes; how long an ack takes at a steady 1,000 a second;
+On SQLite and on a PostgreSQL that it starts itself, which syncs every commit to its
+disk: entries that the log by itself commits per second; entries that 200 clients
+have acked per second over sockets, as fast as it goes; how long an ack takes at a
+steady 1,000 a second, and beside it how long a ping takes on the same sockets at
+the same rate, which is what the machine and the transport alone do to the times;
 how long it takes a client to get 100 entries that it missed.
+
+The generator is a process of its own. It, the server and PostgreSQL share the
+machine, so the CPU time of each for one append says more than a rate.
 """
 
 import argparse
 import asyncio
-import base64
 import itertools
-import json
 import os
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
+from benchmarks.appends import PAYLOAD
 from benchmarks.processes import ROOT, ServerProcess
-from benchmarks.report import describe_machine, make_table
+from benchmarks.report import describe_machine, make_table, summarise
 from benchmarks.site import make_site
-from connections.load.frames import TEXT, build_frame, split_frames
-from connections.load.processes import free_port
+from connections.load.generator import Load
+from connections.load.processes import free_port, read_cpu_seconds
 
 CLIENTS = 200
 _WINDOW = 8
 """Messages that a client has under way when it goes as fast as it can."""
 
 _STEADY_PER_SECOND = 1_000
+_EXPECTED_PER_SECOND = 10_000
 _ENTRIES = 100
 _RESUMES = 50
-_PAYLOAD = {"text": "a message of about a hundred bytes, as people write: é👍🏽"}
 
 _UNLIMITED = {
     "WEBSOCKET__ANONYMOUS": "true",
@@ -47,176 +49,65 @@ _UNLIMITED = {
     "LOG_LEVEL": "WARNING",
 }
 
-
-class Page(asyncio.Protocol):
-    """One client on one connection, as lean as Python can be."""
-
-    def __init__(self, port: int, path: str) -> None:
-        self.times: list[float] = []
-        self.hello: dict[str, Any] = {}
-        self.entries = 0
-        self.on_ack: Callable[[Page], None] = lambda page: None
-        self.greeted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.caught_up: asyncio.Future[None] | None = None
-        self._request = (
-            f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
-            f"Origin: http://127.0.0.1:{port}\r\nUpgrade: websocket\r\n"
-            "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-            f"Sec-WebSocket-Key: {base64.b64encode(os.urandom(16)).decode()}\r\n\r\n"
-        )
-        self._buffer = b""
-        self._is_open = False
-        self._prefix = os.urandom(8).hex()
-        self._numbers = itertools.count(1)
-        self.all_acked = asyncio.Event()
-        self._sent: dict[str, float] = {}
-        self._transport: asyncio.WriteTransport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        self._transport = transport
-        transport.write(self._request.encode())
-
-    def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        if not self._is_open:
-            head, separator, rest = self._buffer.partition(b"\r\n\r\n")
-            if not separator:
-                return
-            if b" 101 " not in head.splitlines()[0]:
-                raise ConnectionRefusedError(head.decode())
-            self._is_open, self._buffer = True, rest
-        frames, self._buffer = split_frames(self._buffer)
-        for whole, payload in frames:
-            if whole[0] == TEXT:
-                self._take(payload)
-
-    def say(self) -> None:
-        """Send a message and take the time until its ack."""
-        message_id = f"{self._prefix}-{next(self._numbers)}"
-        self._sent[message_id] = time.perf_counter()
-        self.all_acked.clear()
-        message = {"type": "message", "id": message_id, "data": _PAYLOAD}
-        frame = build_frame(TEXT, json.dumps(message).encode())
-        if self._transport is not None:
-            self._transport.write(frame)
-
-    def close(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
-
-    def _take(self, payload: bytes) -> None:
-        if payload.startswith(b'{"type":"entry"'):
-            self.entries += 1
-            if self.entries == _ENTRIES and self.caught_up is not None:
-                self.caught_up.set_result(None)
-            return
-        message = json.loads(payload)
-        if message["type"] == "ack":
-            sent_at = self._sent.pop(message["id"])
-            self.times.append(time.perf_counter() - sent_at)
-            self.on_ack(self)
-            if not self._sent:
-                self.all_acked.set()
-        elif message["type"] == "hello":
-            self.hello = message
-            self.greeted.set_result(None)
-        else:
-            raise ConnectionError(payload.decode())
+Figures = dict[str, float]
+ListPids = Callable[[], Sequence[int]]
+"""Returns the processes of the database."""
 
 
-async def open_page(port: int, session: str = "new", query: str = "") -> Page:
-    """Connect and return when greeted."""
-    loop = asyncio.get_running_loop()
-    path = f"/ws/sessions/{session}/{query}"
-    _, page = await loop.create_connection(lambda: Page(port, path), "127.0.0.1", port)
-    async with asyncio.timeout(30):
-        await page.greeted
-    return page
+class CpuClock:
+    """The CPU time that processes spend from now on."""
+
+    def __init__(self, server: ServerProcess, list_pids: ListPids) -> None:
+        self._server = server
+        self._database_pids = list_pids()
+        self._started = self._read()
+
+    def per_append_us(self, count: float) -> Figures:
+        """Return the CPU time of each part for one of so many appends."""
+        spent = {name: now - self._started[name] for name, now in self._read().items()}
+        return {name: 1e6 * one / max(1, count) for name, one in spent.items()}
+
+    def _read(self) -> Figures:
+        pid = self._server.pid
+        server = read_cpu_seconds(pid)
+        loop = read_cpu_seconds(pid, thread=pid)
+        return {
+            "cpu_us_event_loop": loop,
+            "cpu_us_other_threads": server - loop,
+            "cpu_us_database": sum(map(read_cpu_seconds, self._database_pids)),
+        }
 
 
-async def measure_sockets(server: ServerProcess, seconds: float) -> dict[str, float]:
+def measure_sockets(
+    server: ServerProcess, list_pids: ListPids, seconds: float
+) -> Figures:
     """Return what 200 clients see, and one that comes back."""
-    port = server.port
-    pages = [await open_page(port) for _ in range(CLIENTS)]
-    fast = await _go_fast(pages, server, seconds)
-    steady = await _go_steady(pages, seconds)
-    for page in pages:
-        page.close()
-    page = await open_page(port)
-    for _ in range(_ENTRIES):
-        page.say()
-    await _wait_acked([page])
-    page.close()
-    query = f"?epoch={page.hello['epoch']}&offset=0"
-    resumes = []
-    for _ in range(_RESUMES):
-        started = time.perf_counter()
-        again = await open_page(port, page.hello["session"], query)
-        again.caught_up = asyncio.get_running_loop().create_future()
-        if again.entries < _ENTRIES:
-            async with asyncio.timeout(30):
-                await again.caught_up
-        resumes.append(time.perf_counter() - started)
-        again.close()
-    return {
-        **fast,
-        **steady,
-        "resume_p50_ms": 1000 * statistics.median(resumes),
-        "resume_p99_ms": 1000 * _find_quantile(resumes, 0.99),
-    }
-
-
-async def _go_fast(
-    pages: list[Page], server: ServerProcess, seconds: float
-) -> dict[str, float]:
-    """Have every client send its next message as soon as one is acked."""
-    ends_at = time.perf_counter() + seconds
-    cpu_seconds = server.cpu_seconds()
-    for page in pages:
-        page.times.clear()
-        page.on_ack = lambda one: one.say() if time.perf_counter() < ends_at else None
-        for _ in range(_WINDOW):
-            page.say()
-    await asyncio.sleep(seconds)
-    acked = sum(len(page.times) for page in pages)
-    cpu_seconds = server.cpu_seconds() - cpu_seconds
-    for page in pages:
-        page.on_ack = lambda one: None
-    await _wait_acked(pages)
-    return {
-        "acked_per_second": acked / seconds,
-        "server_cpu_us_per_append": 1e6 * cpu_seconds / acked,
-    }
-
-
-async def _go_steady(pages: list[Page], seconds: float) -> dict[str, float]:
-    """Have the clients send in turn, at a steady rate."""
-    for page in pages:
-        page.times.clear()
-    started = time.perf_counter()
-    count = int(_STEADY_PER_SECOND * seconds)
-    for number in range(count):
-        wait_seconds = started + number / _STEADY_PER_SECOND - time.perf_counter()
-        if wait_seconds > 0.001:
-            await asyncio.sleep(wait_seconds)
-        pages[number % len(pages)].say()
-    await _wait_acked(pages)
-    times = [one for page in pages for one in page.times]
-    return {
-        "ack_p50_ms": 1000 * statistics.median(times),
-        "ack_p99_ms": 1000 * _find_quantile(times, 0.99),
-    }
-
-
-async def _wait_acked(pages: list[Page]) -> None:
-    async with asyncio.timeout(60):
-        for page in pages:
-            await page.all_acked.wait()
-
-
-def _find_quantile(values: list[float], share: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+    with Load(server.port, module="benchmarks.appends") as load:
+        load.do("begin", count=CLIENTS)
+        load.do("go_steadily", seconds=1, per_second=_STEADY_PER_SECOND)
+        clock = CpuClock(server, list_pids)
+        fast = load.do(
+            "go_fast",
+            seconds=seconds,
+            window=_WINDOW,
+            expected=int(_EXPECTED_PER_SECOND * seconds),
+        )
+        found = {
+            "acked_per_second": fast["per_second"],
+            **clock.per_append_us(fast["count"]),
+            "cpu_us_generator": fast["own_cpu_us"],
+        }
+        for name, is_ping in (("ping", True), ("ack", False)):
+            times = load.do(
+                "go_steadily",
+                seconds=seconds,
+                per_second=_STEADY_PER_SECOND,
+                is_ping=is_ping,
+            )
+            found |= {f"{name}_{key}": times[key] for key in ("p50_ms", "p99_ms")}
+        resumed = load.do("resume", entries=_ENTRIES, times=_RESUMES)
+    found |= {f"resume_{key}": resumed[key] for key in ("p50_ms", "p99_ms")}
+    return found
 
 
 async def measure_log(seconds: float) -> float:
@@ -238,7 +129,7 @@ async def measure_log(seconds: float) -> float:
     async def append(session_id: str, place: int) -> None:
         prefix = os.urandom(8).hex()
         while time.perf_counter() < ends_at:
-            await log.say(session_id, f"{prefix}-{next(counts)}", _PAYLOAD)
+            await log.say(session_id, f"{prefix}-{next(counts)}", PAYLOAD)
 
     await asyncio.gather(
         *(append(one.session_id, place) for one in sessions for place in range(_WINDOW))
@@ -260,7 +151,9 @@ def serve(folder: Path, environment: dict[str, str]) -> Iterator[ServerProcess]:
         yield server
 
 
-def measure(folder: Path, database_url: str, seconds: float) -> dict[str, float]:
+def measure(
+    folder: Path, database_url: str, list_pids: ListPids, seconds: float
+) -> Figures:
     """Return all figures on one database, which is empty."""
     environment = {
         **os.environ,
@@ -270,10 +163,29 @@ def measure(folder: Path, database_url: str, seconds: float) -> dict[str, float]
         "DATABASE_URL": database_url,
     }
     with serve(folder, environment) as server:
-        found = asyncio.run(measure_sockets(server, seconds))
+        found = measure_sockets(server, list_pids, seconds)
     arguments = ("-m", "benchmarks.sessions", "--log", "--seconds", str(seconds))
     alone = float(_manage(environment, *arguments))
     return {"committed_per_second": alone, **found}
+
+
+def measure_round(only: str | None, seconds: float) -> Iterator[tuple[str, Figures]]:
+    """Measure on each database once."""
+    with make_site() as folder:
+        place = Path(folder)
+        if only != "postgresql":
+            url = f"sqlite:///{place / 'db.sqlite3'}"
+            yield "SQLite", measure(place, url, list, seconds)
+        if only != "sqlite":
+            from tests.integration.services import PostgresProcess
+
+            server = PostgresProcess(is_synced=True)
+            try:
+                server.create()
+                url = server.create_database("benchmark")
+                yield "PostgreSQL", measure(place, url, server.pids, seconds)
+            finally:
+                server.remove()
 
 
 def _manage(environment: dict[str, str], *arguments: str) -> str:
@@ -298,6 +210,7 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--seconds", type=float, default=8, help="for each load")
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--only", choices=("sqlite", "postgresql"))
     parser.add_argument("--log", action="store_true", help="the log alone, in here")
     arguments = parser.parse_args()
@@ -307,29 +220,20 @@ def main() -> int:
         django.setup()
         print(asyncio.run(measure_log(arguments.seconds)))
         return 0
-    found = {}
-    with make_site() as folder:
-        if arguments.only != "postgresql":
-            place = Path(folder) / "sqlite"
-            place.mkdir()
-            url = f"sqlite:///{place / 'db.sqlite3'}"
-            found["SQLite"] = measure(place, url, arguments.seconds)
-        if arguments.only != "sqlite":
-            from tests.integration.services import PostgresProcess
-
-            place = Path(folder) / "postgresql"
-            place.mkdir()
-            server = PostgresProcess()
-            try:
-                server.create()
-                url = server.create_database("benchmark")
-                found["PostgreSQL"] = measure(place, url, arguments.seconds)
-            finally:
-                server.remove()
+    found: dict[str, list[Figures]] = {}
+    for _ in range(arguments.rounds):
+        for name, figures in measure_round(arguments.only, arguments.seconds):
+            found.setdefault(name, []).append(figures)
     machine = describe_machine()
-    print(f"{machine['processor']}, {machine['cores']} cores, {machine['revision']}")
-    names = list(next(iter(found.values())))
-    rows = [[name, *(f"{one[name]:,.1f}" for one in found.values())] for name in names]
+    print(
+        f"{machine['processor']}, {machine['cores']} cores,"
+        f" load {machine['load_average']:.1f}, {machine['revision']}"
+    )
+    names = list(next(iter(found.values()))[0])
+    rows = [
+        [name, *(summarise([one[name] for one in some]) for some in found.values())]
+        for name in names
+    ]
     print(make_table(["", *found], rows))
     return 0
 

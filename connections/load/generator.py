@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import IO, Any
@@ -41,10 +41,11 @@ class Load:
         host: str = LOOPBACK,
         dialect: str = "plain",
         path: str = "",
+        module: str = "connections.load.generator",
     ) -> None:
         arguments = [host, str(port), dialect, path]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "connections.load.generator", *arguments],
+            [sys.executable, "-m", module, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -93,8 +94,8 @@ class Steps:
     def __init__(self, host: str, port: int, dialect: str, path: str) -> None:
         self._dialect = DIALECTS[dialect]
         self._path = path
-        self._clients = Clients(host, port, addresses=500)
-        self._groups: dict[str, list[Client]] = {}
+        self.clients = Clients(host, port, addresses=500)
+        self.groups: dict[str, list[Client]] = {}
 
     def open(
         self,
@@ -106,7 +107,7 @@ class Steps:
         seconds: float = 120,
     ) -> Answer:
         """Open connections into a group; `headers` are taken in turn."""
-        clients, times = self._clients.open(
+        clients, times = self.clients.open(
             count,
             concurrency=concurrency,
             dialect=self._dialect,
@@ -114,25 +115,25 @@ class Steps:
             path=path or self._path,
             seconds=seconds,
         )
-        self._groups.setdefault(group, []).extend(clients)
+        self.groups.setdefault(group, []).extend(clients)
         return summarise(times)
 
     def echo(self, group: str, seconds: float, size: int = 100) -> Answer:
         """Exchange messages over a group, one in flight on each connection."""
-        self._clients.prepare_echo(self._groups[group], size)
-        return self._exchange(self._groups[group], seconds)
+        self.clients.prepare_echo(self.groups[group], size)
+        return self._exchange(self.groups[group], seconds)
 
     def ask(self, group: str, seconds: float, message: str, members: int) -> Answer:
         """Exchange a message for any reply, or pings for pongs, over some members."""
-        clients = self._groups[group][:members]
+        clients = self.groups[group][:members]
         if message:
-            self._clients.prepare_message(clients, message)
+            self.clients.prepare_message(clients, message)
         else:
-            self._clients.prepare_pings(clients)
+            self.clients.prepare_pings(clients)
         return self._exchange(clients, seconds)
 
     def _exchange(self, clients: list[Client], seconds: float) -> Answer:
-        echoes = self._clients.exchange(clients, seconds)
+        echoes = self.clients.exchange(clients, seconds)
         return {
             "round_trips": echoes.round_trips,
             "seconds": echoes.seconds,
@@ -144,39 +145,39 @@ class Steps:
         self, group: str, trigger: str, reply: str, seconds: float = 60
     ) -> Answer:
         """Send one message; return how long until all of a group were sent another."""
-        clients = self._groups[group]
+        clients = self.groups[group]
         clients[0].socket.send(build_frame(TEXT, trigger.encode()))
-        took = self._clients.await_from(clients, build_reply(reply.encode()), seconds)
+        took = self.clients.await_from(clients, build_reply(reply.encode()), seconds)
         return {"seconds": took, "members": len(clients)}
 
     def evict(self, headers: str, limit: int, seconds: float = 10) -> Answer:
         """Open as many as a client may have, and one more; time the oldest's end."""
         options: Any = {"concurrency": 1, "dialect": self._dialect}
         options |= {"headers": [headers], "path": self._path}
-        old, _ = self._clients.open(limit, **options)
-        closed = self._clients.watch_closes(old)
+        old, _ = self.clients.open(limit, **options)
+        closed = self.clients.watch_closes(old)
         started = time.monotonic()
-        self._clients.open(1, **options)
+        self.clients.open(1, **options)
         while not closed:
-            self._clients.turn(0.1)
+            self.clients.turn(0.1)
             if time.monotonic() - started > seconds:
                 raise TimeoutError("nobody was evicted")
         return {"seconds": time.monotonic() - started}
 
     def rest(self, seconds: float) -> Answer:
         """Keep the connections alive for so long."""
-        self._clients.rest(seconds)
-        return {"open": len(self._clients)}
+        self.clients.rest(seconds)
+        return {"open": len(self.clients)}
 
     def drop(self, group: str) -> Answer:
         """Reset the connections of a group."""
-        for client in self._groups.pop(group, []):
-            self._clients.drop(client)
-        return {"open": len(self._clients)}
+        for client in self.groups.pop(group, []):
+            self.clients.drop(client)
+        return {"open": len(self.clients)}
 
     def idle(self) -> None:
         """Keep the connections alive for a moment."""
-        self._clients.rest(0.02)
+        self.clients.rest(0.02)
 
 
 def summarise(times: list[float]) -> Answer:
@@ -221,14 +222,14 @@ def _take_steps(steps: Steps) -> Iterator[Answer]:
             yield {"error": f"{type(exc).__name__}: {exc}"}
 
 
-def main() -> None:
+def main(make_steps: Callable[[str, int, str, str], Steps] = Steps) -> None:
     """Take steps from stdin until it ends."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     # Nothing here is a cycle, and a collection among 10,000 objects is a pause.
     gc.disable()
     host, port, dialect, path = sys.argv[1:]
-    for answer in _take_steps(Steps(host, int(port), dialect, path)):
+    for answer in _take_steps(make_steps(host, int(port), dialect, path)):
         print(json.dumps(answer), flush=True)
     # The sockets go with the process.
     os._exit(0)

@@ -6,9 +6,14 @@ import socket
 from pathlib import Path
 
 
-def read_cpu_seconds(pid: int) -> float:
-    """Return the CPU time of a process (proc(5), stat), ended threads included."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+def read_cpu_seconds(pid: int, *, thread: int | None = None) -> float:
+    """
+    Return the CPU time of a process (proc(5), stat), ended threads included.
+
+    With a thread, that of it alone; the first has the process's own id.
+    """
+    place = f"/proc/{pid}/task/{thread}" if thread else f"/proc/{pid}"
+    fields = Path(place, "stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 

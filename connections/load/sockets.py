@@ -363,7 +363,7 @@ class _Opening:
             self._has_head = True
             client.buffer = rest
             if not client.dialect.greeting:
-                self._finish(client)
+                self._finish(client, rest)
                 return
         self._greet(client)
 
@@ -371,13 +371,14 @@ class _Opening:
         """Socket.IO: the server says 0{...}, the client 40, the server 40{...}."""
         frames = deque(split_frames(client.buffer)[0])
         if frames and frames[-1][1].startswith(b"40"):
-            self._finish(client)
+            self._finish(client, b"")
         elif len(frames) == 1 and client.frame == b"":
             client.frame = build_frame(TEXT, client.dialect.greeting.encode())
             client.socket.send(client.frame)
 
-    def _finish(self, client: Client) -> None:
-        client.buffer = client.frame = b""
+    def _finish(self, client: Client, rest: bytes) -> None:
+        """Begin to keep it alive; what came after the greeting stays to be read."""
+        client.buffer, client.frame = rest, b""
         client.on_data = keep_alive
         self._note(client)
 

@@ -24,12 +24,13 @@ class PostgresProcess:
     """
     One PostgreSQL on a port of its own, its files in a temporary folder.
 
-    It refuses to run as root, so there it runs as `nobody`. Nothing is synced:
-    what is tested is our side of an outage, not the disk's.
+    It refuses to run as root, so there it runs as `nobody`. Nothing is synced,
+    unless that is measured: what is tested is our side of an outage, not the disk's.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_synced: bool = False) -> None:
         self.port = free_port()
+        self._fsync = "on" if is_synced else "off"
         self._initdb = find_program("initdb", "/usr/lib/postgresql/*/bin")
         self._postgres = self._initdb.with_name("postgres")
         # Not pytest's tmp_path, whose parents only their owner may enter.
@@ -70,7 +71,7 @@ class PostgresProcess:
                 [
                     *(self._postgres, "-D", self._folder / "cluster"),
                     *("-p", str(self.port), "-c", "listen_addresses=127.0.0.1"),
-                    *("-k", self._folder, "-c", "fsync=off"),
+                    *("-k", self._folder, "-c", f"fsync={self._fsync}"),
                     *("-c", "max_connections=40", "-c", "shared_buffers=16MB"),
                 ],
                 cwd=self._folder,
@@ -106,11 +107,11 @@ class PostgresProcess:
 
     def pause(self) -> None:
         """Let it stand still, its connections open."""
-        self._signal(self._pids(), signal.SIGSTOP)
+        self._signal(self.pids(), signal.SIGSTOP)
 
     def resume(self) -> None:
         """Let it go on."""
-        self._signal(reversed(self._pids()), signal.SIGCONT)
+        self._signal(reversed(self.pids()), signal.SIGCONT)
 
     def kill(self) -> None:
         """End it at once, as a crash would; its files stay."""
@@ -135,7 +136,7 @@ class PostgresProcess:
             self._process.wait(10)
             self._process = None
 
-    def _pids(self) -> list[int]:
+    def pids(self) -> list[int]:
         """Return the postmaster, and then the processes that serve connections."""
         if self._process is None:
             return []

@@ -84,6 +84,15 @@ def test_code_belongs_to_a_layer(module: str, layer: str) -> None:
     assert find_layer(module) == layer
 
 
+def test_sessions_are_measured() -> None:
+    """The generator ends the run where an offset is missing or comes twice."""
+    arguments = ("--only", "sqlite", "--seconds", "1")
+    done = run_benchmarks(*arguments, module="sessions")
+    assert done.returncode == 0, done.stderr
+    for name in ("committed_per_second", "cpu_us_event_loop", "resume_p99_ms"):
+        assert f"| {name} " in done.stdout
+
+
 def test_what_is_unknown_is_named() -> None:
     done = run_benchmarks("--only", "speed")
     assert done.returncode != 0
