@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 Receive = Callable[[], Awaitable[Message]]
 
 _DISCONNECT_SECONDS = 1
+_DENSE_BYTES = 4096
+"""What is smaller holds too few values to matter."""
 """How long disconnect() may take after a consumer was aborted."""
 
 
@@ -185,7 +187,11 @@ class Life:
                 if verdict is not _PASS:
                     await self._refuse(message, verdict)
                     continue
-                is_activity = self._consumer.is_activity(message)
+                try:
+                    is_activity = self._consumer.is_activity(message)
+                except Exception as exc:
+                    await self._contain(exc)
+                    continue
                 began_at = clock()
                 if is_activity:
                     connection.last_activity = began_at
@@ -222,7 +228,13 @@ class Life:
         if size_bytes > self._max_message_size:
             connection.end(close_codes.MESSAGE_TOO_BIG)
             return Verdict.IGNORE
-        return self._rate.check(size_bytes)
+        return self._rate.check(self._weigh(message, size_bytes))
+
+    def _weigh(self, message: Message, size_bytes: int) -> int:
+        """Return what a message counts for: more where JSON takes long to parse."""
+        if size_bytes < _DENSE_BYTES or not self._consumer.is_json:
+            return size_bytes
+        return self._rate.weigh(message.get("text") or "", size_bytes)
 
     async def _refuse(self, message: Message, verdict: Verdict) -> None:
         """Say that a message was dropped, or end the connection for it."""
@@ -234,7 +246,8 @@ class Life:
         if verdict is Verdict.CLOSE:
             self.connection.end(close_codes.RATE_LIMITED)
             return
-        retry_after_seconds = self._rate.retry_after_seconds(measure(message))
+        weight = self._weigh(message, measure(message))
+        retry_after_seconds = self._rate.retry_after_seconds(weight)
         await self._send_error(
             "rate_limited",
             "too many messages; this one was dropped",
@@ -288,13 +301,17 @@ class Life:
             await self._send_error(exc.code, exc.message, message_id=exc.message_id)
             self._spend(close_codes.PROTOCOL_ERROR, None)
         except Exception as exc:
-            error_id = await self._note_error(exc)
-            await self._send_error(
-                "internal", "an error on our side; it is recorded", ref=error_id
-            )
-            self._spend(close_codes.INTERNAL_ERROR, error_id)
+            await self._contain(exc)
         finally:
             connection.busy_count -= 1
+
+    async def _contain(self, exc: Exception) -> None:
+        """Have an exception cost an error, and not the connection."""
+        error_id = await self._note_error(exc)
+        await self._send_error(
+            "internal", "an error on our side; it is recorded", ref=error_id
+        )
+        self._spend(close_codes.INTERNAL_ERROR, error_id)
 
     async def _deliver(self, message: Message) -> None:
         """Hand on an event from the channel layer."""

@@ -10,7 +10,6 @@ import logging
 import re
 import signal
 from collections.abc import Awaitable, Callable
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import quote
 
 from django.conf import settings
@@ -21,6 +20,7 @@ from connections import close_codes
 from connections.addresses import Source, find_source
 from connections.close_codes import Ending
 from connections.config import WebSocketConfig
+from connections.cookies import read_cookies
 from connections.credentials.identity import Credential, name_address
 from connections.exceptions import Refused, UnsharedLimits
 from connections.garbage import keep_collections_short
@@ -338,12 +338,11 @@ def _find_origin(scope: Message) -> str:
 
 
 def _read_cookie(scope: Message, name: str) -> str | None:
+    """Return the value of a cookie; of several the last, as Django does."""
+    found = None
     for key, value in scope["headers"]:
         if key == b"cookie":
-            try:
-                cookies = SimpleCookie(value.decode("latin-1"))
-            except CookieError:
-                continue
-            if name in cookies:
-                return cookies[name].value
-    return None
+            for known, text in read_cookies(value.decode("latin-1")):
+                if known == name:
+                    found = text
+    return found

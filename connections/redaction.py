@@ -8,9 +8,10 @@ they stand and whatever is around them.
 
 import traceback
 from collections.abc import Iterator, Mapping
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qsl, unquote_plus
+
+from connections.cookies import read_cookies
 
 REDACTED = "[redacted]"
 
@@ -60,7 +61,8 @@ def _read_secrets(scope: Mapping[str, Any]) -> Iterator[str]:
         if name in _SECRET_HEADERS:
             yield text
         if name == b"cookie":
-            yield from _read_cookies(text)
+            for _, value in read_cookies(text):
+                yield value
         elif name in _SECRET_HEADERS:
             yield text.partition(" ")[2].strip()
         elif name == b"sec-websocket-protocol":
@@ -74,14 +76,3 @@ def _read_secrets(scope: Mapping[str, Any]) -> Iterator[str]:
         yield part.partition("=")[2]
     for _, value in parse_qsl(query):
         yield value
-
-
-def _read_cookies(text: str) -> Iterator[str]:
-    for part in text.split(";"):
-        yield part.partition("=")[2].strip()
-    try:
-        cookies = SimpleCookie(text)
-    except CookieError:
-        return
-    for cookie in cookies.values():
-        yield cookie.value

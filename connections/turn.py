@@ -1,6 +1,7 @@
 """Whose turn it is: a lock that costs nothing while nobody else wants it."""
 
 import asyncio
+import contextlib
 from collections import deque
 
 
@@ -41,7 +42,9 @@ class Turn:
             await waiter
         except asyncio.CancelledError:
             if waiter.cancelled():
-                self._waiters.remove(waiter)
+                # give_back() may have passed it over in the same step.
+                with contextlib.suppress(ValueError):
+                    self._waiters.remove(waiter)
             else:
                 # It was handed over already: to the next one, then.
                 self.give_back()

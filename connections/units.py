@@ -19,6 +19,11 @@ _SIZE_UNITS = {
 }
 
 
+def measure_text(text: str) -> int:
+    """Return at most how many bytes a text takes in memory, or as UTF-8."""
+    return len(text) if text.isascii() else 4 * len(text)
+
+
 def parse_size(text: str | int) -> int:
     """
     Return the bytes meant by a size such as 1MB, 64KiB or 4096.

@@ -230,7 +230,11 @@ class AsgiWire:
             await self._refuse_accept(close_codes.CLIENT_FULL, message, exc)
         except PoolUnavailable as exc:
             await self._refuse_accept(close_codes.UNAVAILABLE, message, exc)
-        await self._send(self._complete_accept(message))
+        try:
+            await self._send(self._complete_accept(message))
+        except OSError as exc:
+            # The client has gone; our own server ignores what comes then.
+            raise ConnectionEnded(close_codes.NETWORK) from exc
         if self.has_left or self.is_aborted:
             raise ConnectionEnded(connection.ending or close_codes.NETWORK)
         self.state = State.OPEN

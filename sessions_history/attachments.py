@@ -17,6 +17,7 @@ from sessions_history.reads import read_entries_after, read_entries_at
 logger = logging.getLogger(__name__)
 
 _ENTRIES_PER_READ = 20
+_MOST_REPLIES = 1000
 
 SendText = Callable[[str], Awaitable[None]]
 
@@ -55,17 +56,27 @@ class Attachment:
         feed.followers[self] = self.wake
 
     async def start(
-        self, position: int, *, missing_to: int = 0, reopened: Iterable[Entry] = ()
+        self, position: int, *, missing_to: int = 0, reopened: Iterable[int] = ()
     ) -> None:
         """Begin after an offset, with the entries that have to be sent again."""
         self._missing_to = missing_to
-        for entry in reopened:
-            await self._send_entry(entry)
+        for offset in reopened:
+            # One at a time: a client that reads slowly holds no more than that.
+            found = await self._database.read(
+                read_entries_at, self.feed.session_id, [offset]
+            )
+            if not found:
+                self._give_up()
+                return
+            await self._send_entry(found[0])
         self._position = position
         self.wake()
 
     def reply(self, text: str) -> None:
-        """Send a message to this connection alone."""
+        """Send a message to this connection alone; one that reads none is ended."""
+        if len(self._replies) >= _MOST_REPLIES:
+            self._give_up()
+            return
         self._replies.append(text)
         self.wake()
 

@@ -87,7 +87,7 @@ def commit(requests: Sequence[Request], limits: Limits) -> list[Result]:
                 raise
             logger.info("A commit of the log is tried again: %s", exc)
             time.sleep(_RETRY_SECONDS * random.uniform(0.5, 1))
-        except (DatabaseError, ValueError) as exc:
+        except (DatabaseError, ValueError, OverflowError) as exc:
             if len(requests) == 1:
                 logger.error(
                     "An entry was refused by the database: %s",

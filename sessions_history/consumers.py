@@ -45,6 +45,10 @@ _MAX_UNDER_WAY = 32
 
 _RETRY_SECONDS = 1
 _QUIET_TYPES = ("ping", "refresh")
+_LONGEST_QUIET = 20_000
+"""What is longer is activity: to parse it for that alone would cost too much."""
+
+_MOST_OFFSET = 2**63 - 1
 _PING, _REFRESH = (f'"{kind}"' for kind in _QUIET_TYPES)
 
 
@@ -108,7 +112,7 @@ class SessionConsumer(LimitedJsonConsumer):
     def is_activity(self, message: Message) -> bool:
         """Leave out heartbeats and refreshes: they would keep a dead page alive."""
         text = message.get("text") or ""
-        if _PING not in text and _REFRESH not in text:
+        if len(text) > _LONGEST_QUIET or (_PING not in text and _REFRESH not in text):
             return True
         try:
             content = json.loads(text)
@@ -140,7 +144,11 @@ class SessionConsumer(LimitedJsonConsumer):
 
     async def handle_cancel(self, content: Message) -> None:
         offset = content.get("offset")
-        if not isinstance(offset, int) or isinstance(offset, bool):
+        if (
+            not isinstance(offset, int)
+            or isinstance(offset, bool)
+            or not 0 < offset <= _MOST_OFFSET
+        ):
             raise InvalidMessage("invalid_message", "offset: a whole number")
         try:
             await self._log.cancel(self._session_id, offset)

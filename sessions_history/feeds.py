@@ -4,10 +4,11 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from connections.units import measure_text
 from sessions_history.entries import Entry
 
 _RECENT_ENTRIES = 64
-_RECENT_CHARACTERS = 256_000
+_RECENT_BYTES = 256_000
 
 
 @dataclass(slots=True)
@@ -40,7 +41,7 @@ class Feed:
         """Who is told of a change, and how."""
 
         self._recent: OrderedDict[int, Entry] = OrderedDict()
-        self._recent_characters = 0
+        self._recent_bytes = 0
 
     def take(self, entry: Entry) -> None:
         """Take in an entry, or a newer version of it, and tell the followers."""
@@ -51,10 +52,10 @@ class Feed:
         self.growing.pop(entry.offset, None)
         if entry.offset not in self._recent:
             self._recent[entry.offset] = entry
-            self._recent_characters += len(entry.data)
+            self._recent_bytes += measure_text(entry.data)
             while self._is_over() and len(self._recent) > 1:
                 _, oldest = self._recent.popitem(last=False)
-                self._recent_characters -= len(oldest.data)
+                self._recent_bytes -= measure_text(oldest.data)
         self.tell()
 
     def grow(self, entry: Entry, text: str) -> None:
@@ -83,7 +84,4 @@ class Feed:
         return self._recent.get(offset)
 
     def _is_over(self) -> bool:
-        return (
-            len(self._recent) > _RECENT_ENTRIES
-            or self._recent_characters > _RECENT_CHARACTERS
-        )
+        return len(self._recent) > _RECENT_ENTRIES or self._recent_bytes > _RECENT_BYTES

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from connections.database import Database
 from connections.exceptions import DatabaseUnavailable
+from connections.units import measure_text
 from sessions_history.commits import Limits, commit
 from sessions_history.entries import (
     Append,
@@ -93,18 +94,11 @@ class GroupCommit:
                 results = await self._database.write_urgently(
                     commit, requests, self._limits
                 )
-            except DatabaseUnavailable as exc:
-                logger.error(
-                    "%s entries could not be written: %s",
-                    len(requests),
-                    exc,
-                    extra={"event": "append_failed"},
-                )
-                for _, future in batch:
-                    if not future.cancelled():
-                        future.set_exception(DatabaseUnavailable(str(exc)))
-                continue
-            self._settle(batch, results)
+            except Exception as exc:
+                # Whatever it is, nobody waits for ever, and the next batch goes on.
+                self._fail(batch, exc)
+            else:
+                self._settle(batch, results)
 
     def _take(self) -> list[tuple[Request, asyncio.Future[Committed]]]:
         """Take the next batch out of what waits."""
@@ -118,6 +112,23 @@ class GroupCommit:
             size_bytes += request_bytes
         self._pending_bytes -= size_bytes
         return batch
+
+    def _fail(
+        self,
+        batch: Sequence[tuple[Request, asyncio.Future[Committed]]],
+        exc: Exception,
+    ) -> None:
+        """Tell all that wait that nobody knows what became of their requests."""
+        logger.error(
+            "%s entries could not be written: %s",
+            len(batch),
+            exc,
+            exc_info=None if isinstance(exc, DatabaseUnavailable) else exc,
+            extra={"event": "append_failed"},
+        )
+        for _, future in batch:
+            if not future.cancelled():
+                future.set_exception(DatabaseUnavailable(str(exc)))
 
     def _settle(
         self,
@@ -135,7 +146,7 @@ class GroupCommit:
 
 
 def _measure(request: Request) -> int:
-    """Return about how many bytes a request takes: texts count by characters."""
+    """Return about how many bytes a request takes: those of its texts."""
     if isinstance(request, Append):
-        return sum(len(entry.data) for entry in request.entries)
-    return len(request.data or "") if isinstance(request, Rewrite) else 0
+        return sum(measure_text(entry.data) for entry in request.entries)
+    return measure_text(request.data or "") if isinstance(request, Rewrite) else 0

@@ -89,14 +89,12 @@ class Producers:
         try:
             async with self.open(session_id, answer) as stream:
                 before = await self._database.read(
-                    read_latest_entries,
+                    _read_before,
                     session_id,
                     message.offset,
                     self._config.max_session_history,
                 )
-                pieces = performer.perform(
-                    json.loads(message.data), [_describe(entry) for entry in before]
-                )
+                pieces = performer.perform(json.loads(message.data), before)
                 try:
                     async for piece in pieces:
                         await stream.write(piece)
@@ -121,10 +119,14 @@ class Producers:
             )
 
 
-def _describe(entry: Entry) -> Said:
-    return Said(
-        offset=entry.offset,
-        sender=entry.sender,
-        data=json.loads(entry.data),
-        state=entry.state,
-    )
+def _read_before(session_id: str, before: int, count: int) -> list[Said]:
+    """Read what was said before an offset, and parse it here, beside the loop."""
+    return [
+        Said(
+            offset=entry.offset,
+            sender=entry.sender,
+            data=json.loads(entry.data),
+            state=entry.state,
+        )
+        for entry in read_latest_entries(session_id, before, count)
+    ]

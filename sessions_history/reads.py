@@ -1,10 +1,11 @@
 """What is read of sessions; everything here runs in a thread of the database."""
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from django.db import connection, transaction
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from sessions_history.entries import Entry
@@ -15,6 +16,8 @@ _IDS_PER_QUERY = 500
 _NODES_AT_ONCE = 100
 """A node begins one session after another: more than one node for each may not
 begin one in the same moment."""
+_CHARACTERS_PER_READ = 256_000
+_ROWS_PER_FETCH = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +50,8 @@ class Snapshot:
     offsets: Sequence[int]
     """Of the entries after the client's offset, in order."""
 
-    reopened: Sequence[Entry]
-    """Those of the entries that the client held unfinished."""
+    reopened: Sequence[int]
+    """Where those of the entries stand that the client held unfinished."""
 
 
 def create_session(
@@ -142,14 +145,19 @@ def read_snapshot(session_id: str, client_id: str, claim: Claim) -> Snapshot:
     return Snapshot(
         position=position,
         offsets=list(offsets),
-        reopened=read_entries_at(session_id, reopened) if reopened else (),
+        reopened=_find_offsets(session_id, reopened) if reopened else (),
     )
 
 
+def _find_offsets(session_id: str, offsets: Collection[int]) -> list[int]:
+    rows = HistoryEntry.objects.filter(session=session_id, offset__in=offsets)
+    return list(rows.order_by("offset").values_list("offset", flat=True))
+
+
 def read_entries_after(session_id: str, after: int, count: int) -> list[Entry]:
-    """Read the next few entries of a session after an offset."""
+    """Read the next few entries of a session after an offset, fewer large ones."""
     rows = HistoryEntry.objects.filter(session=session_id, offset__gt=after)
-    return [_make_entry(row) for row in rows.order_by("offset")[:count]]
+    return list(_read_some(rows.order_by("offset")[:count]))
 
 
 def read_entries_at(session_id: str, offsets: Collection[int]) -> list[Entry]:
@@ -159,9 +167,19 @@ def read_entries_at(session_id: str, offsets: Collection[int]) -> list[Entry]:
 
 
 def read_latest_entries(session_id: str, before: int, count: int) -> list[Entry]:
-    """Read the last few entries before an offset, oldest first."""
+    """Read the last few entries before an offset, oldest first, fewer large ones."""
     rows = HistoryEntry.objects.filter(session=session_id, offset__lt=before)
-    return [_make_entry(row) for row in rows.order_by("-offset")[:count]][::-1]
+    return list(_read_some(rows.order_by("-offset")[:count]))[::-1]
+
+
+def _read_some(rows: QuerySet[HistoryEntry]) -> Iterator[Entry]:
+    """Yield entries until they are large together, one at least."""
+    characters = 0
+    for row in rows.iterator(chunk_size=_ROWS_PER_FETCH):
+        yield _make_entry(row)
+        characters += len(row.data)
+        if characters > _CHARACTERS_PER_READ:
+            return
 
 
 def read_positions(

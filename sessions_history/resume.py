@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from sessions_history.entries import Entry
 from sessions_history.reads import Claim, Snapshot
 
 
@@ -28,7 +27,7 @@ class Resumption:
     missing_to: int = 0
     """Entries after the position and up to here may be missing."""
 
-    reopened: Sequence[Entry] = ()
+    reopened: Sequence[int] = ()
 
 
 def decide(claim: Claim, snapshot: Snapshot) -> Resumption:
@@ -44,7 +43,7 @@ def decide(claim: Claim, snapshot: Snapshot) -> Resumption:
         )
     missing_to = _find_missing_end(claim.offset, last_offset, snapshot.offsets)
     held_open = {offset for offset in claim.open_offsets if offset <= claim.offset}
-    lost = held_open - {entry.offset for entry in snapshot.reopened}
+    lost = held_open - set(snapshot.reopened)
     gap = None
     if missing_to:
         first = _find_first_missing(claim.offset, snapshot.offsets)

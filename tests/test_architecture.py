@@ -21,6 +21,7 @@ LAYERS = (
     # Small pure parts.
     "origins",
     "addresses",
+    "cookies",
     "rate_limit",
     "error_budget",
     "redaction",

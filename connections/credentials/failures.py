@@ -45,7 +45,9 @@ class FailedCredentials:
                 self._buckets.popitem(last=False)
             rate = self._config.failures_per_address_per_minute / 60
             bucket = TokenBucket(rate, self._config.failures_per_address_burst, now)
-        bucket.take(1, now)
+        if not bucket.take(1, now):
+            # It came before the first was found wrong: paid for afterwards.
+            bucket.owe(1, self._config.per_address_pending)
         self._buckets[key] = bucket
 
     def is_limited(self, address: str) -> bool:

@@ -36,6 +36,7 @@ LEAST_SECRET_BYTES = 32
 _LEAST_RSA_BITS = 2048
 _MOST_DOCUMENT_BYTES = 1_000_000
 _FETCH_SECONDS = 5
+_RELOAD_SECONDS = 15
 _WAIT_SECONDS = 3
 """How long a handshake waits for keys; handshake.timeout_seconds is 5."""
 
@@ -203,12 +204,15 @@ class KeyRing:
 
     async def _reload(self) -> None:
         try:
-            self._keys = await asyncio.to_thread(self._load)
+            # A provider that sends a byte now and then is waited for no longer; the
+            # thread is left to it.
+            async with asyncio.timeout(_RELOAD_SECONDS):
+                self._keys = await asyncio.to_thread(self._load)
         except (OSError, ValueError) as exc:
             if not self._has_failed:
                 logger.error(
                     "The keys for JWTs could not be read; the last stand: %s",
-                    exc,
+                    str(exc) or "no answer in time",
                     extra={"event": "jwt_keys_failed"},
                 )
             self._has_failed = True

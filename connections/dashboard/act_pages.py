@@ -1,5 +1,6 @@
 """The pages of an act: what it will do, and what came of it."""
 
+import re
 from datetime import timedelta
 from typing import Any
 
@@ -30,6 +31,7 @@ _TEMPLATES = "admin/connections/livedashboard"
 _WAIT = timedelta(seconds=10)
 """After so long beyond its time what was not reached is not waited for."""
 
+_TOKEN_ID = re.compile(r"[0-9]{1,18}")
 _MOST_NAMED = 10
 
 
@@ -161,6 +163,10 @@ def _read(request: HttpRequest, name: str) -> tuple[Act, str, tuple[str, ...]]:
         values = ("",)
     if not values or ("" in values and target != CloseRequest.Target.ALL):
         raise Http404("value is missing")
+    if target == CloseRequest.Target.TOKEN and not all(
+        map(_TOKEN_ID.fullmatch, values)
+    ):
+        raise Http404("value is not the number of a token")
     if len(values) > MOST_VALUES:
         raise Http404(f"more than {MOST_VALUES} at once")
     return act, target, values

@@ -13,7 +13,11 @@ _SPARE_FILES = 200
 
 def count_needed_files(config: WebSocketConfig) -> int:
     """Return about how many files a node has open when it is full."""
-    return int(config.max_total_connections * 1.1) + _SPARE_FILES
+    return (
+        int(config.max_total_connections * 1.1)
+        + config.handshake.max_pending
+        + _SPARE_FILES
+    )
 
 
 def get_most_files() -> int | None:

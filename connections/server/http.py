@@ -43,6 +43,11 @@ _FLUSH_SECONDS = 15
 """For a client to read the end of a response once we have closed."""
 
 
+_MOST_ESCAPES = 100
+"""In a cookie: what http.cookies takes for a quoted one grows with the square of its
+length before Python 3.11.10 and 3.12.6 (CVE-2024-7592), and Django asks it."""
+
+
 class HttpChannel(HasDeadline, http.HTTPChannel):
     """
     One TCP connection that speaks HTTP, until it becomes a WebSocket.
@@ -101,9 +106,12 @@ class HttpChannel(HasDeadline, http.HTTPChannel):
         super().rawDataReceived(data)
 
     def allHeadersReceived(self) -> None:
-        self.server.admission.end_head(self)
         if (self.length or 0) > self.server.config.handshake.max_body_size:
             self._refuse(413, "The body is too large")
+            return
+        cookies = self.requests[-1].requestHeaders.getRawHeaders(b"cookie", ())
+        if any(cookie.count(b"\\") > _MOST_ESCAPES for cookie in cookies):
+            self._refuse(400, "A cookie has too many escapes")
             return
         self._start_deadline(_BODY_SECONDS, self._time_out)
         super().allHeadersReceived()
@@ -112,6 +120,7 @@ class HttpChannel(HasDeadline, http.HTTPChannel):
         if self._is_refused:
             return
         self._stop_deadline()
+        self.server.admission.end_head(self)
         super().allContentReceived()
 
     def requestDone(self, request: WebRequest) -> None:
@@ -119,6 +128,7 @@ class HttpChannel(HasDeadline, http.HTTPChannel):
         if self.server.is_draining:
             self.persistent = False
         if self.persistent:
+            self._begin_head()
             self._is_idle = True
             self._start_deadline(_KEEP_OPEN_SECONDS, self.loseConnection)
         super().requestDone(request)
@@ -137,7 +147,11 @@ class HttpChannel(HasDeadline, http.HTTPChannel):
             self.loseConnection()
 
     def cut_off(self) -> None:
-        """Refuse a request that does not become whole."""
+        """Refuse a request that does not become whole; close what waits for one."""
+        if self._is_idle:
+            self._is_idle = False
+            self.loseConnection()
+            return
         self._refuse(408, "The request did not become whole in time")
 
     def shed(self) -> None:
@@ -174,6 +188,7 @@ class HttpChannel(HasDeadline, http.HTTPChannel):
         timeout_seconds = self.server.config.handshake.timeout_seconds
         self._start_deadline(timeout_seconds, self._time_out)
         self.server.http_channels.add(self)
+        self.server.admission.end_head(self)
         self.server.admission.begin_head(self, address)
 
     def _refuse(

@@ -13,6 +13,7 @@ from connections.rate_limit import TokenBucket
 from connections.server import frames
 from connections.server.incoming import ReceiveQueue
 from connections.server.line import Line
+from connections.units import measure_text
 
 _VIOLATIONS = {
     1002: dataclasses.replace(close_codes.PROTOCOL_ERROR, code=1002),
@@ -158,7 +159,7 @@ class Inbound:
             return True
         if text is None:
             return False
-        self.queue.put({"type": "websocket.receive", "text": text}, len(text))
+        self.queue.put({"type": "websocket.receive", "text": text}, measure_text(text))
         return True
 
     def _read(self) -> None:
@@ -178,7 +179,7 @@ class Inbound:
                     has_finished_message = True
                     if self._mode is _Mode.OPEN:
                         received = {"type": "websocket.receive", "text": payload}
-                        put(received, len(payload))
+                        put(received, measure_text(payload))
                 elif opcode is frames.BINARY:
                     has_finished_message = True
                     if self._mode is _Mode.OPEN:

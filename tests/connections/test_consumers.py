@@ -365,6 +365,19 @@ async def test_what_is_no_activity_does_not_keep_a_connection() -> None:
     await communicator.disconnect()
 
 
+async def test_an_exception_about_activity_costs_an_error_too() -> None:
+    class Failing(JsonEcho):
+        def is_activity(self, message: dict[str, Any]) -> bool:
+            raise LookupError("planted")
+
+    node = make_node()
+    communicator = await open_connection(Failing, node)
+    await communicator.send_json_to({"type": "echo", "n": 1})
+    assert (await communicator.receive_json_from())["code"] == "internal"
+    assert next(iter(node.hub)).errors == 1
+    await communicator.disconnect()
+
+
 @pytest.fixture
 def memory_layer(settings: Any) -> Any:
     settings.CHANNEL_LAYERS = {

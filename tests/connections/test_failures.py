@@ -66,3 +66,24 @@ def test_a_storm_is_logged_seldom(caplog: pytest.LogCaptureFixture) -> None:
     clock.advance(5)
     failed.is_limited("192.0.2.7")
     assert len(caplog.records) == 1
+
+
+def test_what_came_at_once_is_paid_for_afterwards() -> None:
+    """A look-up takes its time: many are under way before the first was wrong."""
+    clock = FakeClock()
+    failed = make(clock)
+    for _ in range(33):
+        failed.note("192.0.2.7")
+    clock.advance(300)
+    assert failed.is_limited("192.0.2.7")
+    clock.advance(11)
+    assert not failed.is_limited("192.0.2.7")
+
+
+def test_no_debt_is_for_ever() -> None:
+    clock = FakeClock()
+    failed = make(clock)
+    for _ in range(10_000):
+        failed.note("192.0.2.7")
+    clock.advance(201 / 6 * 60)
+    assert not failed.is_limited("192.0.2.7")

@@ -105,3 +105,14 @@ def test_who_waits_as_told_passes() -> None:
         continue
     clock.advance(limiter.retry_after_seconds(100) + 1e-9)
     assert limiter.check(100) is Verdict.PASS
+
+
+def test_a_json_text_of_many_values_counts_for_more() -> None:
+    limiter = make_limiter(FakeClock(), burst_bytes=100_000)
+    prose = '{"text": "' + "word " * 1000 + '"}'
+    assert limiter.weigh(prose, len(prose)) < 1.01 * len(prose)
+    dense = "[" + "[]," * 1000 + "[]]"
+    assert limiter.weigh(dense, len(dense)) > 10 * len(dense)
+    # What may come at all comes when nothing else does.
+    assert limiter.weigh(dense * 100, 300_000) == 300_000
+    assert limiter.weigh(dense * 10, 30_000) == 100_000

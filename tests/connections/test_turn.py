@@ -47,3 +47,16 @@ async def test_who_stops_waiting_does_not_keep_it(is_handed_over: bool) -> None:
     await asyncio.gather(first, second, return_exceptions=True)
     assert order == ["b"]
     assert turn.take()
+
+
+async def test_who_is_passed_over_and_stops_waiting_in_one_step_is_cancelled() -> None:
+    """So it is when a connection ends while several wait for their turn."""
+    turn = Turn()
+    assert turn.take()
+    waiting = asyncio.create_task(turn.wait())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    turn.give_back()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert turn.take()

@@ -9,6 +9,7 @@ import pytest
 import websockets
 
 from connections.testing import (
+    RESET,
     LiveServer,
     RawClient,
     Servers,
@@ -95,7 +96,7 @@ async def test_an_application_that_does_not_answer_is_answered_for(
     status, headers, _ = await client.read_response()
     assert (status, headers["retry-after"]) == (503, "1")
     assert time.monotonic() - began > 0.4
-    assert await client.read_end() == b""
+    assert RESET not in await client.read_end()
 
     async def has_learnt() -> bool:
         return "silent websocket.disconnect 1006" in await read_seen(server)
@@ -192,3 +193,28 @@ def test_the_backlog_is_large(servers: Servers) -> None:
             ["ss", "-Hltn", f"sport = :{server.port}"], capture_output=True, text=True
         ).stdout.split()
         assert int(listening[2]) >= 1024
+
+
+async def test_connections_that_wait_for_another_request_are_bounded(
+    servers: Servers,
+) -> None:
+    """The oldest goes, as of those whose first request is not whole."""
+    server = start(servers, handshake__per_address_pending=3)
+    clients = []
+    for _ in range(5):
+        client = await RawClient.connect(server.port, source="127.0.0.9")
+        await client.send(b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert (await client.read_response())[0] == 200
+        clients.append(client)
+    for client in clients[:2]:
+        assert RESET not in await client.read_end()
+    assert not any(client.is_dropped() for client in clients[2:])
+
+
+async def test_a_cookie_that_python_is_slow_to_read_is_refused(
+    servers: Servers,
+) -> None:
+    server = start(servers)
+    cookie = 'Cookie: a="' + "\\\\" * 101 + '"'
+    assert (await refusal(server, None, cookie))[0] == 400
+    assert (await refusal(server, None, 'Cookie: a="b\\"c"'))[0] == 101

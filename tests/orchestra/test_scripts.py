@@ -190,7 +190,8 @@ def test_quick_leaves_out_services_and_real_processes(
     done = machine.run("test", *order)
     assert done.returncode == 0, done.stderr
     assert machine.calls()[-1] == (
-        "pytest -q --ignore=tests/integration -m not slow -x"
+        "pytest -q --ignore=tests/integration --ignore=tests/faults"
+        " --ignore=tests/abuse -m not slow -x"
     )
     assert "install:" not in done.stderr
 

@@ -19,10 +19,15 @@ class SwitchableDatabase(Database):
     def __init__(self) -> None:
         super().__init__()
         self.is_away = False
+        self.trouble: Exception | None = None
+        """What the next write raises."""
 
     async def write_urgently(self, work: Any, *args: Any, **kwargs: Any) -> Any:
         if self.is_away:
             raise DatabaseUnavailable("away")
+        trouble, self.trouble = self.trouble, None
+        if trouble is not None:
+            raise trouble
         return await super().write_urgently(work, *args, **kwargs)
 
 

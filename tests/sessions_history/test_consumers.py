@@ -181,3 +181,25 @@ async def test_a_heartbeat_is_answered_and_is_no_activity(make_node: MakeNode) -
         pong = await alice.receive_type("pong")
         assert (pong["t"], pong["offset"]) == (12.5, 1)
         assert connection.last_activity == before
+
+
+async def test_whatever_a_commit_raises_nobody_waits_for_ever(
+    make_node: MakeNode,
+) -> None:
+    database = SwitchableDatabase()
+    async with talk(make_node(database)) as alice:
+        database.trouble = RuntimeError("planted")
+        message_id = await alice.say("lost")
+        error = await alice.receive_type("error")
+        assert (error["id"], error["code"]) == (message_id, "unavailable")
+        await alice.say_and_wait("kept")
+
+
+@pytest.mark.parametrize("offset", [0, -1, 2**63, 2**70, True, "1", 1.0])
+async def test_an_offset_that_is_none_is_said(make_node: MakeNode, offset: Any) -> None:
+    async with talk(make_node()) as alice:
+        await alice.send(type="cancel", offset=offset)
+        assert (await alice.receive_type("error"))["code"] == "invalid_message"
+        await alice.send(type="cancel", offset=2**63 - 1)
+        assert (await alice.receive_type("error"))["code"] == "not_found"
+        await alice.say_and_wait("kept")
