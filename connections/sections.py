@@ -44,7 +44,10 @@ class RateLimitConfig:
         Whole(1, 10_000_000), 100, "messages a connection may send at once"
     )
     bytes_per_second: int = option(
-        Size(1), "2MB", "bytes a connection may send per second, sustained"
+        Size(1),
+        "2MB",
+        "bytes a connection may send per second, sustained; each value of a JSON text"
+        " over 4 kB counts for 16 more",
     )
     burst_bytes: int = option(Size(1), "4MB", "bytes a connection may send at once")
     tolerance_seconds: float = option(
