@@ -2,8 +2,9 @@
 python -m benchmarks.abuse: the attacks of tests/abuse/, on stock daphne and on ours.
 
 The same consumers on either, each attack on a server of its own, with the
-configuration as users get it but for two keys: clients need no credentials, and
-one foreign origin is listed. A canary in a third process says what others notice.
+configuration as users get it but for three keys: clients need no credentials,
+one foreign origin is listed, and messages may be as large as daphne lets them.
+A canary in a third process says what others notice.
 """
 
 import argparse
@@ -24,7 +25,11 @@ from tests.abuse.watch import Arena, Report
 from tests.project import ProjectServers, make_server
 
 _CONTENDERS = ("bare", "limited")
-_CONFIG = {"anonymous": "true", "allowed_origins": "[https://app.example.com]"}
+_CONFIG = {
+    "anonymous": "true",
+    "allowed_origins": "[https://app.example.com]",
+    "max_message_size": "1MiB",
+}
 _OFFERED_BYTES = 50_000_000
 """For each attacker: stock daphne keeps all of it in memory."""
 

@@ -31,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 Receive = Callable[[], Awaitable[Message]]
 
+_NOTHING: Message = {}
+
 _DISCONNECT_SECONDS = 1
 _DENSE_BYTES = 4096
 """What is smaller holds too few values to matter."""
@@ -180,6 +182,8 @@ class Life:
         connection, wire, clock = self.connection, self.wire, self._node.clock
         turn, note_handled = self._turn, self._node.counters.handling.observe
         while True:
+            # The last one may be large, and the next may be long in coming.
+            message = _NOTHING
             message = await self._receive()
             kind = message["type"]
             if kind == "websocket.receive":

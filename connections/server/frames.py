@@ -178,7 +178,11 @@ class FrameReader:
         payload = apply_mask(
             buffer[start + header : end], buffer[start + header - 4 : start + header]
         )
-        self._position = end
+        if available == header + size:
+            # A client that says nothing more must not keep what it has said.
+            self._buffer, self._position = b"", 0
+        else:
+            self._position = end
         self._needed = 2
         return (TEXT, _decode(payload)) if is_plain else self._take(first, payload)
 

@@ -190,6 +190,13 @@ ATTACKS = (
         for name, size in (("tiny", 5), ("large", 100_000))
     ),
     Attack(
+        name="sated",
+        what="100 clients say 1 MB each, read it back and are silent",
+        run=messages.sate,
+        answers=frozenset(("open",)),
+        recorded=frozenset(("1006 network",)),
+    ),
+    Attack(
         name="broken_json",
         what="1000 messages of one byte, at each of which a handler raises",
         run=messages.break_json,

@@ -29,6 +29,18 @@ async def flood_a_slow_consumer(target: Target, size: int) -> Counter[str]:
     return Counter([await during(pouring, ending)])
 
 
+async def sate(target: Target) -> Counter[str]:
+    """Send 1 MB, read it back and be silent, from 100 addresses after another."""
+    frame = build_frame(BINARY, bytes(1_000_000))
+    clients = []
+    for index in range(100):
+        client = await target.open(index=index)
+        await client.send(frame)
+        await client.read_frame(target.patience_seconds)
+        clients.append(client)
+    return Counter("reset" if one.is_dropped() else OPEN for one in clients)
+
+
 async def break_json(target: Target) -> Counter[str]:
     """Send 1000 messages of one byte that a handler raises at."""
     client = await target.open("/json/")

@@ -1,7 +1,9 @@
 """What a consumer does for its client, seen through Channels' communicator."""
 
 import asyncio
+import gc
 import json
+import weakref
 from typing import Any
 
 import pytest
@@ -330,6 +332,28 @@ async def test_sending_on_after_the_end_holds_nobody_up() -> None:
     await communicator.send_to(text_data="x")
     assert (await communicator.receive_output())["type"] == "websocket.close"
     is_noticed.set()
+    await communicator.disconnect()
+
+
+async def test_a_message_that_is_handled_is_held_no_longer() -> None:
+    """A client that said much once, and is silent, costs nothing for it."""
+
+    class Text(str):
+        """A text that can be looked after."""
+
+    class Measuring(LimitedConsumer):
+        async def receive(self, text_data: Any = None, bytes_data: Any = None) -> None:
+            await self.send(text_data=str(len(text_data)))
+
+    communicator = await open_connection(Measuring, make_node())
+    text = Text("hello")
+    is_there = weakref.ref(text)
+    await communicator.send_input({"type": "websocket.receive", "text": text})
+    del text
+    assert await communicator.receive_from() == "5"
+    await asyncio.sleep(0)
+    gc.collect()
+    assert is_there() is None
     await communicator.disconnect()
 
 

@@ -1,6 +1,7 @@
 """The frame parser, also against the `websockets` library on arbitrary streams."""
 
 import struct
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -164,6 +165,18 @@ def test_it_holds_no_more_than_a_message_and_says_how_much() -> None:
     with pytest.raises(ProtocolViolation) as caught:
         reader.next_event()
     assert caught.value.code == 1009
+
+
+def test_what_was_handed_on_is_held_no_longer() -> None:
+    """A client that said much once, and is silent, costs nothing for it."""
+    reader = FrameReader(_MAX)
+    received = build(0x82, bytes(500)) * 2
+    before = sys.getrefcount(received)
+    reader.feed(received)
+    reader.next_event()
+    assert sys.getrefcount(received) > before
+    reader.next_event()
+    assert sys.getrefcount(received) == before
 
 
 def test_an_event_is_taken_one_at_a_time() -> None:
