@@ -3,10 +3,14 @@
 import ipaddress
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 Header = tuple[bytes, bytes]
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_MOST_CHARACTERS = 128
+"""An address with zone, brackets, quotes and a port has fewer."""
 
 _MAPPED_BITS = 96
 """Before the IPv4 address in ::ffff:192.0.2.1 (RFC 4291, section 2.5.5.2)."""
@@ -37,7 +41,7 @@ def find_source(
     write: the first address there that is no trusted proxy is the client's.
     A peer without an address (a Unix socket) is trusted as a local proxy.
     """
-    networks = [ipaddress.ip_network(text, strict=False) for text in trusted_proxies]
+    networks = _parse_all(tuple(trusted_proxies))
     host = _last(headers, b"host")
     is_trusted = peer is None or _is_in(peer, networks)
     forwarded = _all(headers, b"x-forwarded-for")
@@ -65,6 +69,12 @@ def find_source(
 
 def parse_address(text: str) -> Address | None:
     """Return the address in a text, a port and brackets left out, or None."""
+    return _parse(text) if len(text) <= _MOST_CHARACTERS else None
+
+
+# A handshake's is parsed a dozen times on its way, and clients return.
+@lru_cache(4096)
+def _parse(text: str) -> Address | None:
     text = text.strip().strip('"')
     if text.startswith("["):
         text = text[1:].partition("]")[0]
@@ -107,9 +117,7 @@ def format_network(network: Network) -> str:
 
 def is_listed(address: str, networks: Iterable[str]) -> bool:
     """Tell whether an address is in one of the networks of a list."""
-    return _is_in(
-        address, [ipaddress.ip_network(text, strict=False) for text in networks]
-    )
+    return _is_in(address, _parse_all(tuple(networks)))
 
 
 def group_address(address: str) -> str:
@@ -118,6 +126,11 @@ def group_address(address: str) -> str:
     if isinstance(parsed, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((int(parsed), 64), strict=False))
     return address if parsed is None else str(parsed)
+
+
+@lru_cache(64)
+def _parse_all(networks: tuple[str, ...]) -> tuple[Network, ...]:
+    return tuple(ipaddress.ip_network(text, strict=False) for text in networks)
 
 
 def _normalise(peer: str | None) -> str:

@@ -84,7 +84,8 @@ class OriginMiddleware:
         self.application = application
         self._has_warned = False
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Message, receive: Receive, send: Send) -> Awaitable[None]:
+        # No coroutine of its own, which would stay for as long as the connection.
         config: WebSocketConfig = scope["node"].config
         headers = scope["headers"]
         client = scope.get("client")
@@ -114,9 +115,8 @@ class OriginMiddleware:
                 quote(scope["path"]),
                 extra={"event": "origin_refused"},
             )
-            await deny(scope, send, 403)
-            return
-        await self.application(_with_source(scope, source), receive, send)
+            return deny(scope, send, 403)
+        return self.application(_with_source(scope, source), receive, send)
 
 
 class CredentialMiddleware:

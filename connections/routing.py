@@ -1,6 +1,6 @@
 """The whole WebSocket side of a project, put together in its order."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any, cast
 
 from channels.routing import ProtocolTypeRouter, URLRouter
@@ -67,8 +67,8 @@ class _Named:
         self.pattern = pattern
         self.application = application
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        await self.application({**scope, "route": self.pattern}, receive, send)
+    def __call__(self, scope: Message, receive: Receive, send: Send) -> Awaitable[None]:
+        return self.application({**scope, "route": self.pattern}, receive, send)
 
 
 async def _not_found(scope: Message, receive: Receive, send: Send) -> None:

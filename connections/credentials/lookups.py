@@ -8,6 +8,9 @@ Found = TypeVar("Found")
 
 _MOST_AT_ONCE = 500
 
+_GATHERING_SECONDS = 0.005
+"""After a look-up for several, so that more of the storm share the next one."""
+
 
 class Lookups(Generic[Found]):
     """
@@ -47,6 +50,8 @@ class Lookups(Generic[Found]):
             asked = self._waiting[:_MOST_AT_ONCE]
             del self._waiting[:_MOST_AT_ONCE]
             await self._answer(asked)
+            if len(asked) > 1:
+                await asyncio.sleep(_GATHERING_SECONDS)
 
     async def _answer(self, asked: list[tuple[str, asyncio.Future[Found]]]) -> None:
         work = asyncio.wait_for(

@@ -398,7 +398,8 @@ class WebSocketProtocol(HasDeadline):
         self._server.budget.note(self, held_bytes)
 
     def _log_action(self, action: str) -> None:
-        self._server.log_action("websocket", action, self._opening.describe())
+        if self._server.action_logger:
+            self._server.log_action("websocket", action, self._opening.describe())
 
     def __repr__(self) -> str:
         return f"<WebSocket {self._opening.handshake.client} {self._phase.value}>"
