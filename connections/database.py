@@ -21,7 +21,8 @@ from connections.exceptions import DatabaseUnavailable
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
-_READERS = 4
+READERS = 4
+"""Threads that read, each with a connection of its own."""
 
 
 class _Writer:
@@ -70,7 +71,7 @@ class Database:
         self._writer = self._urgent_writer = _Writer("connections-writer")
         if connection.vendor != "sqlite":
             self._urgent_writer = _Writer("connections-urgent-writer")
-        self._readers = ThreadPoolExecutor(_READERS, "connections-reader")
+        self._readers = ThreadPoolExecutor(READERS, "connections-reader")
         self._opened: set[Any] = set()
         self._lock = threading.Lock()
         # A full disk still reads: that says nothing of what is to be written.

@@ -29,6 +29,7 @@ from connections.neighbours import require_no_elder, require_shared_limits
 from connections.node import Node, get_node
 from connections.origins import is_origin_allowed, parse_host
 from connections.pool import get_redis_url
+from connections.readiness import warm_up
 from connections.redaction import conceal
 from connections.wire import Message, Send
 
@@ -262,6 +263,7 @@ async def _live(node: Node, receive: Receive, send: Send) -> None:
             except UnsharedLimits as exc:
                 await send({"type": "lifespan.startup.failed", "message": str(exc)})
                 return
+            await warm_up(node)
             await node.start()
             leaving = asyncio.create_task(_leave_to_elder(node))
             keep_collections_short()

@@ -70,6 +70,7 @@ LAYERS = (
     "pictures",
     "gate",
     "node",
+    "readiness",
     # One socket's way.
     "layer_feed",
     "arrivals",

@@ -30,6 +30,7 @@ from connections.metrics.counters import LATENCY_EDGES, Histogram
 from connections.neighbours import require_no_elder, require_shared_limits
 from connections.node import Node, get_node
 from connections.pool import get_redis_url
+from connections.readiness import warm_up
 from connections.server.admission import Admission
 from connections.server.budget import BufferBudget
 from connections.server.drain import drain
@@ -132,6 +133,7 @@ class Server(DaphneServer):
         asyncio.set_event_loop(self.loop)
         if self.verbosity >= 3:
             self.loop.set_debug(True)
+        self.loop.run_until_complete(self._prepare())
         for description in self.endpoints:
             logger.info("Configuring endpoint %s", description)
             endpoint = description
@@ -301,8 +303,12 @@ class Server(DaphneServer):
             self._starting.cancel()
         return defer.Deferred.fromFuture(asyncio.ensure_future(drain(self)))
 
+    async def _prepare(self) -> None:
+        """Make the node, and be quick for the first who come."""
+        await warm_up(get_node())
+
     def _begin(self) -> None:
-        """Start the node, now that its event loop runs."""
+        """Start the node, now that its event loop goes on running."""
         self.node = get_node()
         self.node.counters.refused_early = self.admission.refusals
         self.node.counters.round_trips = self.round_trips

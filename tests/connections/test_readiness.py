@@ -1,0 +1,45 @@
+"""A node is warm before its first handshake, and starts though it cannot be."""
+
+import threading
+from typing import Any
+
+import pytest
+
+from connections.database import READERS, Database
+from connections.exceptions import DatabaseUnavailable
+from connections.node import Node
+from connections.readiness import warm_up
+from connections.testing.communicators import make_config
+
+
+class Away(Database):
+    """Does not answer."""
+
+    async def read(self, work: Any, *args: Any, **kwargs: Any) -> Any:
+        raise DatabaseUnavailable("away")
+
+
+def count_readers() -> int:
+    names = [thread.name for thread in threading.enumerate()]
+    return sum(name.startswith("connections-reader") for name in names)
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_each_thread_that_reads_has_looked_up_a_token() -> None:
+    before = count_readers()
+    database = Database()
+    await warm_up(Node(make_config(), database=database))
+    assert count_readers() - before == READERS
+    assert database.failure is None
+    await database.close()
+
+
+async def test_without_an_answer_it_starts_and_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    await warm_up(Node(make_config(), database=Away()))
+    assert "The database does not answer yet" in caplog.text
+
+
+async def test_without_a_database_there_is_nothing_to_do() -> None:
+    await warm_up(Node(make_config()))
