@@ -21,8 +21,9 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import IO, Any
 
+from connections.load.client import DIALECTS, Client
 from connections.load.frames import TEXT, build_frame, build_reply
-from connections.load.sockets import DIALECTS, LOOPBACK, Client, Clients
+from connections.load.sockets import LOOPBACK, Clients
 
 Answer = dict[str, Any]
 

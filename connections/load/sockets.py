@@ -7,7 +7,6 @@ than any server that is measured.
 """
 
 import base64
-import dataclasses
 import errno
 import hashlib
 import os
@@ -18,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from connections.load.client import Client, Dialect, answer_pings, keep_alive
 from connections.load.frames import (
     CLOSE,
     PING,
@@ -35,55 +35,6 @@ _ACCEPT = base64.b64encode(
 LOOPBACK = "127.0.0.1"
 _READ_BYTES = 65_536
 _IP_BIND_ADDRESS_NO_PORT = 24
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Dialect:
-    """How a message travels: as it is, or in Socket.IO's envelope."""
-
-    path: str
-    wrap: Callable[[str], str]
-    greeting: str = ""
-    """What a client sends once it is connected, and has to be answered."""
-
-
-PLAIN = Dialect(path="/ws/echo/", wrap=lambda text: text)
-SOCKET_IO = Dialect(
-    path="/socket.io/?EIO=4&transport=websocket",
-    wrap=lambda text: f'42["echo","{text}"]',
-    greeting="40",
-)
-DIALECTS = {"plain": PLAIN, "socket_io": SOCKET_IO}
-
-
-class Client:
-    """One connection of the generator."""
-
-    __slots__ = (
-        "buffer",
-        "dialect",
-        "frame",
-        "is_open",
-        "on_data",
-        "reply",
-        "request",
-        "sent_at",
-        "socket",
-    )
-
-    def __init__(self, sock: socket.socket, request: bytes, dialect: Dialect) -> None:
-        self.socket = sock
-        self.request = request
-        self.dialect = dialect
-        self.buffer = b""
-        self.is_open = False
-        self.frame = self.reply = b""
-        self.sent_at = 0.0
-        self.on_data: Callable[[Client, bytes], None] = _ignore
-
-
-def _ignore(client: Client, data: bytes) -> None:
-    """Take what an idle connection is sent."""
 
 
 class Clients:
@@ -381,32 +332,3 @@ class _Opening:
         client.buffer, client.frame = rest, b""
         client.on_data = keep_alive
         self._note(client)
-
-
-def keep_alive(client: Client, data: bytes) -> None:
-    """Answer the pings among what an idle connection is sent, and a close."""
-    try:
-        client.buffer = answer_pings(client, client.buffer + data)
-    except ConnectionError:
-        client.socket.send(build_frame(CLOSE, b""))
-
-
-def answer_pings(client: Client, data: bytes) -> bytes:
-    """
-    Answer pings, of WebSocket or of Socket.IO; return what else there is.
-
-    Raises:
-        ConnectionError: the server ends the connection.
-    """
-    frames, rest = split_frames(data)
-    kept = b""
-    for raw, payload in frames:
-        if raw[0] == PING:
-            client.socket.send(build_frame(PONG, payload))
-        elif client.dialect is SOCKET_IO and payload == b"2":
-            client.socket.send(build_frame(TEXT, b"3"))
-        elif raw[0] == CLOSE:
-            raise ConnectionError(f"closed by the server: {payload!r}")
-        else:
-            kept += raw
-    return kept + rest
