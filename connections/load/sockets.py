@@ -224,7 +224,8 @@ class Clients:
         missing = set(clients)
 
         def take(client: Client, data: bytes) -> None:
-            client.buffer += data
+            # A ping may stand before it, behind it, or both.
+            client.buffer = answer_pings(client, client.buffer + data)
             if client.buffer.endswith(expected):
                 client.buffer = b""
                 missing.discard(client)
