@@ -159,6 +159,7 @@ APPLICATION = "application"
 PEER = "peer"
 """The reason recorded where a client closed with a code of its own."""
 
+# Not 1011: an error of the client's own is none of ours.
 _PEER_REASONS = {
     1000: CLOSED.reason,
     1001: CLOSED.reason,
@@ -169,7 +170,6 @@ _PEER_REASONS = {
     1007: PROTOCOL_ERROR.reason,
     1008: POLICY.reason,
     1009: MESSAGE_TOO_BIG.reason,
-    1011: INTERNAL_ERROR.reason,
 }
 
 

@@ -105,6 +105,7 @@ def test_codes_that_travel_may_be_sent(code: int) -> None:
         (1001, "closed"),
         (1006, "network"),
         (1009, "message_too_big"),
+        (1011, "peer"),
         (4999, "peer"),
     ],
 )
