@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -90,11 +90,16 @@ class ConnectionEnded(ConnectionsError):
 
 
 class Refused(ConnectionsError):
-    """A handshake was refused; `ending` tells the client why."""
+    """
+    A handshake was refused; `ending` tells the client why.
 
-    def __init__(self, ending: Ending) -> None:
-        super().__init__(ending)
+    `client_id` is whose it was, where that was known.
+    """
+
+    def __init__(self, ending: Ending, client_id: str = "") -> None:
+        super().__init__(ending, client_id)
         self.ending = ending
+        self.client_id = client_id
 
     def __str__(self) -> str:
         return f"refused: {self.ending.reason}"
@@ -102,6 +107,20 @@ class Refused(ConnectionsError):
 
 class DatabaseUnavailable(ConnectionsError):
     """The database did not answer; what was asked may or may not have happened."""
+
+
+class NotMigrated(ConnectionsError):
+    """Tables are missing in the database."""
+
+    def __init__(self, missing: Collection[str], *, has_some: bool) -> None:
+        super().__init__(missing, has_some)
+        self.missing = frozenset(missing)
+        self.has_some = has_some
+
+    def __str__(self) -> str:
+        names = ", ".join(sorted(self.missing))
+        lacking = f"lacks tables ({names})" if self.has_some else "has no tables"
+        return f"the database {lacking}; run manage.py migrate"
 
 
 class InvalidMessage(ConnectionsError):

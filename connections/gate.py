@@ -109,7 +109,7 @@ class Gate:
             Refused: it is banned.
         """
         if self.bans.holds_out(client_id=client_id, user_id=user_id, address=address):
-            raise Refused(close_codes.BANNED)
+            raise Refused(close_codes.BANNED, client_id)
 
     def require(self, connection: LiveConnection) -> None:
         """

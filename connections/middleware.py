@@ -18,13 +18,13 @@ from django.http.request import validate_host
 
 from connections import close_codes
 from connections.addresses import Source, find_source
-from connections.close_codes import Ending
 from connections.config import WebSocketConfig
 from connections.cookies import read_cookies
 from connections.credentials.identity import Credential, name_address
 from connections.exceptions import Refused, UnsharedLimits
 from connections.garbage import keep_collections_short
 from connections.life import Receive
+from connections.logs import NOTHING
 from connections.neighbours import require_no_elder, require_shared_limits
 from connections.node import Node, get_node
 from connections.origins import is_origin_allowed, parse_host
@@ -111,10 +111,20 @@ class OriginMiddleware:
             has_own_credential=_find_bearer(scope) is not None
             or _find_ticket(scope) is not None,
         ):
+            origin = _find_origin(scope)
             logger.info(
-                "A handshake for %.100s was refused: foreign host or origin",
+                "A handshake for %.100s was refused: foreign host or origin; "
+                "from %s, host %.100r, origin %.100r",
                 quote(scope["path"]),
-                extra={"event": "origin_refused"},
+                source.address or "unix",
+                source.host,
+                origin,
+                extra={
+                    "event": "origin_refused",
+                    "address": source.address,
+                    "host": source.host[:100],
+                    "origin": origin[:100],
+                },
             )
             return deny(scope, send, 403)
         return self.application(_with_source(scope, source), receive, send)
@@ -149,7 +159,7 @@ class CredentialMiddleware:
         try:
             credential = await self._admit(scope, bearer, ticket)
         except Refused as exc:
-            await reject(scope, receive, send, exc.ending)
+            await reject(scope, receive, send, exc)
             return
         user = credential.user or AnonymousUser()
         scope |= {"credential": credential, "user": user, "session": credential.session}
@@ -172,7 +182,7 @@ class CredentialMiddleware:
         user_id = credential.user.pk if credential.user else None
         node.gate.judge(credential.client_id, user_id, address)
         if not credential.covers(scope["path"], scope.get("route", "")):
-            raise Refused(close_codes.FORBIDDEN)
+            raise Refused(close_codes.FORBIDDEN, credential.client_id)
         return credential
 
     async def _verify(
@@ -217,18 +227,14 @@ async def deny(
     await send({"type": "websocket.http.response.body", "body": b""})
 
 
-async def reject(scope: Message, receive: Receive, send: Send, ending: Ending) -> None:
+async def reject(scope: Message, receive: Receive, send: Send, why: Refused) -> None:
     """Accept a handshake only to close it with a code and reason."""
+    ending = why.ending
     _count(scope, ending.reason)
     offered = scope.get("subprotocols") or []
     selected = offered[0] if offered else None
     if ending is not close_codes.RATE_LIMITED:  # The gate logs those, seldom.
-        logger.info(
-            "A handshake for %.100s was refused: %s",
-            quote(scope["path"]),
-            ending.reason,
-            extra={"event": "credentials_refused"},
-        )
+        _log_refusal(scope, why)
     await send({"type": "websocket.accept", "subprotocol": selected})
     if selected is not None and selected.startswith("orchestra."):
         await send({"type": "websocket.send", "text": json.dumps(ending.bye())})
@@ -240,6 +246,26 @@ async def reject(scope: Message, receive: Receive, send: Send, ending: Ending) -
                 continue
     except TimeoutError:
         logger.debug("A refused client lingers; the server drops it")
+
+
+def _log_refusal(scope: Message, why: Refused) -> None:
+    """Say who was refused, as far as that is known; never what they showed for it."""
+    address, origin = _find_address(scope), _find_origin(scope)
+    logger.info(
+        "A handshake for %.100s was refused: %s; from %s, client %.100r, origin %.100r",
+        quote(scope["path"]),
+        why.ending.reason,
+        address or "unix",
+        why.client_id,
+        origin,
+        extra={
+            "event": "credentials_refused",
+            "reason": why.ending.reason,
+            "address": address,
+            "origin": origin[:100],
+            "client_id": why.client_id or NOTHING,
+        },
+    )
 
 
 def _count(scope: Message, outcome: str) -> None:

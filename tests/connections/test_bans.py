@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from channels.db import database_sync_to_async
+from channels.testing import WebsocketCommunicator
 from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 from django.test import Client
@@ -16,14 +17,16 @@ from django.utils import timezone
 
 from connections.bans import impose, lift
 from connections.credentials.bans import Bans
+from connections.credentials.identity import name_address
 from connections.database import Database
 from connections.exceptions import DatabaseUnavailable, Refused
+from connections.middleware import CredentialMiddleware
 from connections.models import Ban, CloseRequest
 from connections.node import Node
 from connections.pool.base import Slot
 from connections.pool.local import LocalPool
 from connections.testing import FakeClock
-from connections.testing.communicators import connect_to, make_config
+from connections.testing.communicators import connect_to, make_config, make_node
 from tests.connections.conversations import Echo, JsonEcho, receive_close
 
 
@@ -329,3 +332,28 @@ async def test_a_gate_that_never_read_the_bans_lets_nobody_in() -> None:
     with pytest.raises(Refused) as refused:
         await node.gate.open()
     assert refused.value.ending.code == 4104
+
+
+async def test_the_log_says_who_was_banned(caplog: pytest.LogCaptureFixture) -> None:
+    """Where from, whose client and whose page; what is a client's text stays short."""
+    caplog.set_level("INFO", "connections.middleware")
+    node = make_node(anonymous=True)
+    client_id = name_address("192.0.2.7")
+    node.gate.bans.replace([Ban(target="client", value=client_id)])
+    communicator = WebsocketCommunicator(CredentialMiddleware(Echo.as_asgi()), "/ws/")
+    origin = b"https://evil.example/\x1b[31m" + b"x" * 1000
+    communicator.scope |= {
+        "node": node,
+        "client": ["192.0.2.7", 1],
+        "headers": [(b"origin", origin)],
+    }
+    await communicator.connect()
+    assert (await receive_close(communicator))["reason"] == "banned"
+    (record,) = [one for one in caplog.records if "refused" in one.msg]
+    text = record.getMessage()
+    assert f"refused: banned; from 192.0.2.7, client {client_id!r}," in text
+    assert "'https://evil.example/\\x1b[31mxxx" in text
+    assert len(text) < 400
+    fields = vars(record)
+    assert (fields["address"], fields["client_id"]) == ("192.0.2.7", client_id)
+    assert len(fields["origin"]) == 100

@@ -90,8 +90,9 @@ async def test_what_concerns_security_is_logged(servers: Servers) -> None:
     )
     assert (await read_close(await open_echo(server, token)))[0] == 4129
     for line in (
-        "A handshake for /ws/echo/ was refused: foreign host or origin",
-        "A handshake for /ws/echo/ was refused: unauthenticated",
+        "A handshake for /ws/echo/ was refused: foreign host or origin; from 127.0.0.1",
+        "origin 'https://evil.example'",
+        "A handshake for /ws/echo/ was refused: unauthenticated; from 127.0.0.1",
         "Too many wrong credentials from 127.0.0.1",
     ):
         assert line in server.log()
