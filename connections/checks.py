@@ -9,6 +9,7 @@ from django.core import checks
 
 from connections.config import get_config
 from connections.credentials.jwt_setup import find_jwt_problems
+from connections.pool import find_url_problem, get_redis_url
 from connections.server.files import count_needed_files, get_most_files
 
 _PROXY_TIMEOUT_SECONDS = 60
@@ -42,6 +43,21 @@ def check_jwt(**kwargs: Any) -> Sequence[checks.CheckMessage]:
             id="connections.E002",
         )
         for problem in find_jwt_problems(get_config().jwt)
+    ]
+
+
+def check_redis_url(**kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """connections.E003: REDIS_URL cannot be used."""
+    problem = find_url_problem(get_redis_url())
+    if problem is None:
+        return []
+    return [
+        checks.Error(
+            str(problem),
+            hint="Leave it out where one process serves.",
+            obj="settings",
+            id="connections.E003",
+        )
     ]
 
 
@@ -166,4 +182,5 @@ def register() -> None:
     """Register the checks of this app; called once, when it is ready."""
     checks.register(check_configuration)
     checks.register(check_jwt)
+    checks.register(check_redis_url)
     checks.register(check_deployment, checks.Tags.security, deploy=True)

@@ -18,6 +18,7 @@ from connections.middleware import (
     OriginMiddleware,
     deny,
 )
+from connections.pool import get_redis_url, require_valid_url
 from connections.server.install import install
 from connections.wire import Message, Send
 
@@ -31,6 +32,7 @@ def protect(*, http: Any, websocket: Sequence[URLPattern]) -> Application:
     daphne is what imports this, its server becomes the one that protects itself.
     """
     require_valid_jwt(get_config().jwt)
+    require_valid_url(get_redis_url())
     install()
     router = URLRouter([*map(_guard, websocket), *_find_dashboard(), _REST])
     return NodeMiddleware(

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from django.conf import settings
 
 from connections.config import WebSocketConfig
+from connections.exceptions import ConfigError
+from connections.options import Problem
 from connections.pool.base import OnTaken, Pool
 from connections.pool.local import LocalPool
 
@@ -14,9 +16,43 @@ if TYPE_CHECKING:
     from connections.bus import RedisBus
 
 
+_ALLOWED_URLS = (
+    "redis://host:6379/0, rediss:// for TLS, unix:///path/of/the/socket, or"
+    " redis+sentinel://host:26379/0?service=name (rediss+sentinel:// for TLS)"
+)
+
+
 def get_redis_url() -> str | None:
     """Return settings.REDIS_URL; without it this is the only node."""
     return getattr(settings, "REDIS_URL", None) or None
+
+
+def find_url_problem(redis_url: str | None) -> Problem | None:
+    """Return what stands against using a REDIS_URL; nothing of its password."""
+    if not redis_url:
+        return None
+    from connections.redis_clients import make_client
+
+    try:
+        make_client(redis_url, timeout_seconds=1)
+    except ValueError:
+        # Where there may be a password, the whole of it is left out.
+        is_secret = "@" in redis_url or "password" in redis_url
+        shown = redis_url.partition("://")[0] + "://..." if is_secret else redis_url
+        return Problem("REDIS_URL", shown[:100], _ALLOWED_URLS)
+    return None
+
+
+def require_valid_url(redis_url: str | None) -> None:
+    """
+    Refuse to serve with a REDIS_URL that cannot be used.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    problem = find_url_problem(redis_url)
+    if problem is not None:
+        raise ConfigError("settings.REDIS_URL", [problem])
 
 
 def make_bus(redis_url: str | None, *, node_id: str) -> RedisBus | None:

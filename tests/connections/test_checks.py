@@ -4,7 +4,13 @@ from typing import Any
 import pytest
 from django.core import checks
 
-from connections.checks import check_configuration, check_deployment
+from connections.checks import (
+    check_configuration,
+    check_deployment,
+    check_redis_url,
+)
+from connections.exceptions import ConfigError
+from connections.routing import protect
 
 SAFE: dict[str, Any] = {
     "SECURE_PROXY_SSL_HEADER": ("HTTP_X_FORWARDED_PROTO", "https"),
@@ -93,3 +99,34 @@ def test_every_wrong_value_is_an_error_of_its_own(settings: Any) -> None:
     found = check_configuration()
     assert [one.id for one in found] == ["connections.E001"] * 2
     assert all(one.level == checks.ERROR for one in found)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("nonsense", "'nonsense'"),
+        ("http://host", "'http://host'"),
+        ("redis://host:port", "'redis://host:port'"),
+        ("redis+sentinel://host/0", "'redis+sentinel://host/0'"),
+        ("redis://:hidden/half@host", "'redis://...'"),
+        ("http://host?password=hidden", "'http://...'"),
+    ],
+)
+def test_a_redis_url_that_cannot_be_used_is_named(
+    settings: Any, url: str, shown: str
+) -> None:
+    """And nothing is served with it, whichever server imports the application."""
+    settings.REDIS_URL = url
+    (found,) = check_redis_url()
+    assert (found.id, found.level) == ("connections.E003", checks.ERROR)
+    assert found.msg.startswith(f"REDIS_URL: {shown} is not allowed; redis://")
+    for scheme in ("rediss://", "unix://", "redis+sentinel://"):
+        assert scheme in found.msg
+    with pytest.raises(ConfigError, match="REDIS_URL"):
+        protect(http=None, websocket=[])
+
+
+@pytest.mark.parametrize("url", [None, "", "redis://host", "unix:///run/redis"])
+def test_a_redis_url_that_can_be_used_is_not(settings: Any, url: str | None) -> None:
+    settings.REDIS_URL = url
+    assert check_redis_url() == []
