@@ -1,12 +1,14 @@
 """Database work off the event loop: one thread that writes, a few that read."""
 
 import asyncio
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
+from django.apps import apps
 from django.db import (
     DEFAULT_DB_ALIAS,
     InterfaceError,
@@ -14,15 +16,45 @@ from django.db import (
     close_old_connections,
     connection,
 )
+from django.db import Error as DatabaseError
 from django.db import connections as thread_connections
 
-from connections.exceptions import DatabaseUnavailable
+from connections.database_failures import describe_failure
+from connections.exceptions import DatabaseUnavailable, NotMigrated
+
+logger = logging.getLogger(__name__)
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 READERS = 4
 """Threads that read, each with a connection of its own."""
+
+
+def require_tables() -> None:
+    """
+    Refuse to serve on a database that is not migrated.
+
+    One that does not answer now hinders nobody: it may be there in a moment.
+
+    Raises:
+        NotMigrated: it answers, and tables are missing.
+    """
+    models = apps.get_app_config("connections").get_models()
+    needed = {one._meta.db_table for one in models if one._meta.managed}
+    try:
+        found = set(connection.introspection.table_names())
+    except DatabaseError as exc:
+        logger.warning(
+            "Nobody knows whether the tables are there: %s",
+            exc,
+            extra={"event": "tables_unknown"},
+        )
+        return
+    finally:
+        connection.close()
+    if not needed <= found:
+        raise NotMigrated(needed - found, has_some=bool(found))
 
 
 class _Writer:
@@ -79,7 +111,8 @@ class Database:
 
     @property
     def failure(self) -> str | None:
-        """Why the last call that wrote, or read, failed; None: both succeeded."""
+        """What the database did in the last call that failed, in describe_failure()'s
+        words; None: the last that wrote and the last that read succeeded."""
         return self._failures.get("write") or self._failures.get("read")
 
     async def write(
@@ -165,7 +198,7 @@ class Database:
         try:
             result = work(*args, **kwargs)
         except (OperationalError, InterfaceError) as exc:
-            self._failures[kind] = str(exc) or type(exc).__name__
+            self._failures[kind] = describe_failure(exc)
             close_old_connections()
             raise DatabaseUnavailable(str(exc)) from exc
         finally:

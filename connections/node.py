@@ -212,11 +212,12 @@ class Node:
                 await self.recorder.flush()
                 await self._row.stop(self._describe())
         except (DatabaseUnavailable, TimeoutError):
-            logger.error(
-                "%s records could not be written; the sweeper records them as lost",
-                self.recorder.pending,
-                extra={"event": "flush_failed"},
-            )
+            if self.recorder.pending:
+                logger.error(
+                    "%s records could not be written; the sweeper records them as lost",
+                    self.recorder.pending,
+                    extra={"event": "flush_failed"},
+                )
             self.database.abandon()
         else:
             await self.database.close()

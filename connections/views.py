@@ -104,4 +104,4 @@ def _find_problems(node: Node) -> Iterator[str]:
         policy = node.config.on_pool_outage
         yield f"the shared pool is out of reach; policy for newcomers: {policy}"
     if node.database is not None and node.database.failure is not None:
-        yield "the database does not answer; records wait in memory"
+        yield f"the database {node.database.failure}; records wait in memory"

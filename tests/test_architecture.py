@@ -39,6 +39,7 @@ LAYERS = (
     "alert_log",
     "models",
     "migrations",
+    "database_failures",
     "database",
     "neighbours",
     "credentials",

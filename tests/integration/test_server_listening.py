@@ -213,6 +213,16 @@ async def test_what_cannot_be_served_is_said_in_one_line(
     assert "Traceback" not in server.log()
 
 
+async def test_a_database_without_tables_is_not_served(
+    servers: Servers, tmp_path: Path
+) -> None:
+    environment = {"DATABASE_URL": f"sqlite:///{tmp_path / 'empty'}"}
+    server = servers.start(is_ready=False, environment=environment)
+    assert await asyncio.to_thread(server.wait) == 1
+    problem = "CommandError: the database has no tables; run manage.py migrate"
+    assert server.log().splitlines() == [problem]
+
+
 @pytest.mark.parametrize("command", ["serve", "daphne", "uvicorn"])
 async def test_nothing_is_served_on_a_bad_configuration(
     servers: Servers, command: str

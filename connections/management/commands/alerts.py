@@ -1,19 +1,20 @@
 import json
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
 from connections.alerts.delivery import find_recipients
 from connections.alerts.rehearsal import rehearse
 from connections.config import get_config
 from connections.exceptions import ConfigError
+from connections.management.database_command import DatabaseCommand
 from connections.models import Alert
 
 _SHOWN = 20
 
 
-class Command(BaseCommand):
+class Command(DatabaseCommand):
     help = "Show what is pending or firing, and what has resolved lately."
 
     def add_arguments(self, parser: CommandParser) -> None:

@@ -3,11 +3,12 @@ from datetime import timedelta
 from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 
 from connections.bans import impose
+from connections.management.database_command import DatabaseCommand
 from connections.management.users import find_user
 from connections.models import Ban
 
@@ -50,7 +51,7 @@ def describe(ban: Ban) -> dict[str, Any]:
     }
 
 
-class Command(BaseCommand):
+class Command(DatabaseCommand):
     help = (
         "Keep a client, a user, an address or a network out, and end their "
         "connections (4003 banned); or list who is kept out."

@@ -1,7 +1,7 @@
 import json
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.db.models import QuerySet
 
 from connections.announcements import (
@@ -10,13 +10,14 @@ from connections.announcements import (
     post_close_requests,
 )
 from connections.close_codes import ENDINGS
+from connections.management.database_command import DatabaseCommand
 from connections.management.users import find_user
 from connections.models import CloseRequest, Connection
 
 _SELECTORS = ("client", "user", "id", "node")
 
 
-class Command(BaseCommand):
+class Command(DatabaseCommand):
     help = "List open connections, show one, or end some, on whichever node they are."
 
     def add_arguments(self, parser: CommandParser) -> None:

@@ -2,13 +2,14 @@ from datetime import timedelta
 from typing import Any
 
 from django.contrib.auth import get_user_model
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
 from connections.credentials.tokens import create_access_token
+from connections.management.database_command import DatabaseCommand
 
 
-class Command(BaseCommand):
+class Command(DatabaseCommand):
     help = "Make an access token and print it; it cannot be shown again."
 
     def add_arguments(self, parser: CommandParser) -> None:

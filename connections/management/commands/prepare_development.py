@@ -4,15 +4,16 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib.auth import get_user_model
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 
 from connections.credentials.tokens import create_access_token
+from connections.management.database_command import DatabaseCommand
 from connections.models import AccessToken
 
 _CLIENT = "development"
 
 
-class Command(BaseCommand):
+class Command(DatabaseCommand):
     help = (
         "Make the staff user `admin` and an access token for development, and keep"
         " both in files that only this user can read. Refuses without DEBUG."

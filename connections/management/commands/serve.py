@@ -8,7 +8,8 @@ from django.core.checks import ERROR, run_checks
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from connections.config import get_config
-from connections.exceptions import ConfigError
+from connections.database import require_tables
+from connections.exceptions import ConfigError, NotMigrated
 
 
 class Command(BaseCommand):
@@ -55,6 +56,10 @@ class Command(BaseCommand):
         except ConfigError as exc:
             raise CommandError(f"nothing is served: {exc}") from exc
         self._check()
+        try:
+            require_tables()
+        except NotMigrated as exc:
+            raise CommandError(str(exc)) from exc
         # Only now: these install Twisted's reactor and import the project.
         from daphne.access import AccessLogGenerator
         from daphne.management.commands.runserver import get_default_application

@@ -4,9 +4,10 @@ import signal
 import threading
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from connections.config import get_config
+from connections.management.database_command import DatabaseCommand
 from connections.sweeper import (
     BATCH_SIZE,
     INTERVAL_SECONDS,
@@ -17,7 +18,7 @@ from connections.sweeper import (
 )
 
 
-class Command(BaseCommand):
+class Command(DatabaseCommand):
     help = (
         "End idle connections, record those of dead nodes as lost, delete old rows;"
         " for the whole cluster, from any machine that reaches the database."

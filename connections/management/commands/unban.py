@@ -1,14 +1,15 @@
 import json
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from connections.bans import lift
 from connections.management.commands.ban import TARGETS, describe, make_ban
+from connections.management.database_command import DatabaseCommand
 from connections.models import Ban
 
 
-class Command(BaseCommand):
+class Command(DatabaseCommand):
     help = "Lift a ban: the client, user, address or network may connect again."
 
     def add_arguments(self, parser: CommandParser) -> None:

@@ -2,16 +2,17 @@ import json
 from datetime import timedelta
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
 from connections.config import get_config
+from connections.management.database_command import DatabaseCommand
 from sessions_history.pruning import count_prunable, prune_sessions
 
 _BATCH_SIZE = 500
 
 
-class Command(BaseCommand):
+class Command(DatabaseCommand):
     help = (
         "Delete the sessions that nobody used for long, with their entries, in short "
         "transactions. A sweeper does this by itself, by retention.sessions_days."
