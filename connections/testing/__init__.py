@@ -16,7 +16,7 @@ from connections.testing.assertions import (
 )
 from connections.testing.clock import FakeClock
 from connections.testing.peers import AttentiveClient, DeadPeer, Flooder, SlowClient
-from connections.testing.processes import LiveServer, Servers, StartFailed
+from connections.testing.processes import LiveServer, StartFailed
 from connections.testing.proxy import Proxy
 from connections.testing.raw_client import (
     BINARY,
@@ -30,6 +30,7 @@ from connections.testing.raw_client import (
     build_frame,
     build_request,
 )
+from connections.testing.servers import Servers
 from connections.testing.waiting import wait_until
 
 __all__ = [

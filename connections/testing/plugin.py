@@ -17,8 +17,9 @@ from django.conf import settings
 from django.db import connections
 
 from connections.testing.databases import find_test_databases
-from connections.testing.processes import LiveServer, Servers
+from connections.testing.processes import LiveServer
 from connections.testing.raw_client import RawClient
+from connections.testing.servers import Servers
 
 _SHOWN_LINES = 60
 

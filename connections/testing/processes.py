@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -129,8 +128,30 @@ class LiveServer:
                 self._argv(), env=self.environment, stdout=log, stderr=log
             )
         if is_ready:
-            self._wait_ready()
+            self.wait_ready()
         return self
+
+    def wait_ready(self) -> None:
+        """
+        Wait until /readyz answers, whatever it says.
+
+        Raises:
+            StartFailed: it has ended, or gives no answer in a minute.
+        """
+        deadline = time.monotonic() + _START_SECONDS
+        while time.monotonic() < deadline:
+            if self._process is not None and self._process.poll() is not None:
+                raise StartFailed(self._explain("ended at its start"))
+            try:
+                with urllib.request.urlopen(f"{self.url}/readyz", timeout=1):
+                    return
+            except urllib.error.HTTPError as exc:
+                exc.close()
+                return
+            except OSError:
+                time.sleep(0.05)
+        self.stop()
+        raise StartFailed(self._explain(f"gave no answer in {_START_SECONDS} s"))
 
     def kill(self) -> None:
         """End it with SIGKILL, as a crash would."""
@@ -234,22 +255,6 @@ class LiveServer:
     def _find_application(self) -> str:
         return self.application or ":".join(settings.ASGI_APPLICATION.rsplit(".", 1))
 
-    def _wait_ready(self) -> None:
-        deadline = time.monotonic() + _START_SECONDS
-        while time.monotonic() < deadline:
-            if self._process is not None and self._process.poll() is not None:
-                raise StartFailed(self._explain("ended at its start"))
-            try:
-                with urllib.request.urlopen(f"{self.url}/readyz", timeout=1):
-                    return
-            except urllib.error.HTTPError as exc:
-                exc.close()
-                return
-            except OSError:
-                time.sleep(0.05)
-        self.stop()
-        raise StartFailed(self._explain(f"gave no answer in {_START_SECONDS} s"))
-
     def _explain(self, what: str) -> str:
         return f"{self} {what}; its log ends with:\n{self.log_tail()}"
 
@@ -266,41 +271,3 @@ _servers: weakref.WeakValueDictionary[int, LiveServer] = weakref.WeakValueDictio
 def find_server(port: int) -> LiveServer | None:
     """Return the server that was made last for a port."""
     return _servers.get(port)
-
-
-class Servers:
-    """Starts servers, and ends them all."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self.made: list[LiveServer] = []
-        """All of them, whether they run or not."""
-
-    def start(self, *, is_ready: bool = True, **options: Any) -> LiveServer:
-        """Start a server; options are LiveServer's, and `folder` to share one."""
-        return self.make(**options).start(is_ready=is_ready)
-
-    def make(self, *, folder: Path | None = None, **options: Any) -> LiveServer:
-        """Prepare a server without starting it."""
-        if folder is None:
-            folder = Path(tempfile.mkdtemp(dir=self._folder))
-            self.prepare(folder)
-        server = self.build(folder, **options)
-        self.made.append(server)
-        return server
-
-    def prepare(self, folder: Path) -> None:
-        """Put into a new folder what a server needs there; nothing, by default."""
-
-    def build(self, folder: Path, **options: Any) -> LiveServer:
-        """Return the server; a subclass gives it what all of a project's need."""
-        return LiveServer(folder=folder, **options)
-
-    def running(self) -> list[LiveServer]:
-        """Return those that have not ended."""
-        return [server for server in self.made if server.is_running]
-
-    def stop_all(self) -> None:
-        """End every server that still runs."""
-        for server in self.made:
-            server.stop()

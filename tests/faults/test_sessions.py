@@ -35,8 +35,7 @@ def pair(
             "SESSIONS_PERFORMER": "tests.integration.performers.Counting",
         },
     }
-    first = servers.start(**options)
-    yield first, servers.start(folder=first.folder, **options)
+    yield servers.start_pair(**options)
 
 
 async def test_a_node_killed_beside_another(

@@ -54,8 +54,7 @@ async def test_several_nodes_tell_once_of_a_silent_sweeper(servers: Servers) -> 
             "arguments": ("--no-sweeper",),
             "environment": {"EMAIL_PORT": str(sink.port), "EMAIL_HOST": "127.0.0.1"},
         }
-        first = servers.start(**options)
-        servers.start(folder=first.folder, **options)
+        first, _ = servers.start_pair(**options)
         await wait_until(lambda: sink.messages, 40)
         await fail_to_authenticate(first, 5)
         await asyncio.sleep(1.5)  # Both nodes have looked again since.

@@ -166,8 +166,7 @@ async def test_a_ticket_raced_on_two_processes_is_redeemed_once(
     # Whoever lost the race has failed: here that must not lock the address out.
     lenient = {"handshake__failures_per_address_burst": 1000}
     config = {**QUICK, **lenient, "allow_unshared_limits": "true"}
-    first = servers.start(config=config)
-    second = servers.start(config=config, folder=first.folder, command="uvicorn")
+    first, second = servers.start_pair(config=config, second={"command": "uvicorn"})
     token = first.create_token()
     for _ in range(3):
         ticket = await asyncio.to_thread(fetch_ticket, first, token)

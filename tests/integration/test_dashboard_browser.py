@@ -216,8 +216,7 @@ async def test_what_is_done_on_one_node_reaches_the_other(
 ) -> None:
     """Two processes that share a database and nothing else."""
     config = {"node__beat_seconds": 0.2, "allow_unshared_limits": "true"}
-    near = servers.start(config=config, environment=ENVIRONMENT)
-    far = servers.start(folder=near.folder, config=config, environment=ENVIRONMENT)
+    near, far = servers.start_pair(config=config, environment=ENVIRONMENT)
     prepared = json.loads(migrated_database.with_name("prepared.json").read_text())
     desk, beyond = Desk(near, prepared), Desk(far, prepared)
     await beyond.join("alice", 2)

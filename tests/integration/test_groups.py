@@ -68,8 +68,7 @@ def pair(
             "SEEN": str(tmp_path / "seen"),
         },
     }
-    first = servers.start(**options)
-    yield first, servers.start(**options, folder=first.folder)
+    yield servers.start_pair(**options)
 
 
 async def open_members(servers: tuple[LiveServer, ...], count: int) -> list[Member]:

@@ -34,18 +34,12 @@ def start_pair(
 ) -> tuple[LiveServer, LiveServer]:
     """Start two nodes of one cluster; the first may see Redis through a proxy."""
     url = redis_process.url
-    first = servers.start(
+    return servers.start_pair(
         config=dict(config),
         environment={"REDIS_URL": proxy.url if proxy else url},
         arguments=("--no-sweeper",),
+        second={"environment": {"REDIS_URL": url}},
     )
-    second = servers.start(
-        config=dict(config),
-        environment={"REDIS_URL": url},
-        arguments=("--no-sweeper",),
-        folder=first.folder,
-    )
-    return first, second
 
 
 def count_live(client: redis.Redis) -> int:
@@ -107,8 +101,7 @@ async def test_of_two_nodes_that_begin_at_once_one_stays(
 
 async def test_a_second_node_without_redis_may_be_allowed(servers: Servers) -> None:
     config = {**QUICK, "allow_unshared_limits": "true"}
-    first = servers.start(config=config)
-    second = servers.start(config=config, folder=first.folder)
+    first, second = servers.start_pair(config=config)
     assert first.is_running
     assert second.is_running
 

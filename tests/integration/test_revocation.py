@@ -183,6 +183,11 @@ def start(servers: Servers, *, command: str = "daphne", **options: Any) -> LiveS
     )
 
 
+def start_pair(servers: Servers, **options: Any) -> list[LiveServer]:
+    application = {"command": "daphne", "application": APPLICATION}
+    return [*servers.start_pair(config=CONFIG, **application, **options)]
+
+
 async def ended_at(connection: ClientConnection) -> tuple[tuple[int, str], float]:
     return await read_close(connection), time.time()
 
@@ -233,20 +238,17 @@ async def test_in_the_process_of_the_node(servers: Servers, command: str) -> Non
 
 
 async def test_across_processes_without_redis(servers: Servers) -> None:
-    first = start(servers)
-    second = start(servers, folder=first.folder)
-    with deeds_beside(first) as do:
-        await take_all_away(do, [first, second], "without Redis")
+    nodes = start_pair(servers)
+    with deeds_beside(nodes[0]) as do:
+        await take_all_away(do, nodes, "without Redis")
 
 
 async def test_across_processes_with_redis(servers: Servers) -> None:
     redis = RedisProcess().start()
     try:
-        environment = {"REDIS_URL": redis.url}
-        first = start(servers, environment=environment)
-        second = start(servers, folder=first.folder, environment=environment)
-        with deeds_beside(first) as do:
-            await take_all_away(do, [first, second], "with Redis")
+        nodes = start_pair(servers, environment={"REDIS_URL": redis.url})
+        with deeds_beside(nodes[0]) as do:
+            await take_all_away(do, nodes, "with Redis")
     finally:
         redis.remove()
 
