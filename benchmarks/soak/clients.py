@@ -102,9 +102,11 @@ class Crowd:
                 await self._return(page)
             self.said[page].add(await page.say(_ANSWER))
             try:
-                await page.wait(lambda: not page.waiting or not page.is_connected, 60)
+                await page.wait(lambda: not page.waiting or not page.is_connected, 15)
             except TimeoutError:
-                self.counts["unacked"] += 1
+                # Told to come later, or not at all: it is sent again on return.
+                self.counts["sent again"] += 1
+                await page.cut()
             if loop.time() > ends_at and page.is_connected and not page.waiting:
                 break
             if self._random.random() < 0.2:

@@ -118,11 +118,22 @@ async def test_sigterm_in_the_middle_of_everything(
         postgres.resume()
         redis_process.resume()
     acked = dict(talking.acked)
-    again = servers.start(config=CONFIG, environment=environment, folder=server.folder)
+    shared = {"config": CONFIG, "environment": environment, "folder": server.folder}
+    servers.start(
+        command="sweep_idle_connections",
+        arguments=("--interval", "0.3"),
+        is_ready=False,
+        **shared,
+    )
+    again = servers.start(arguments=("--no-sweeper",), **shared)
     for page in (listening, talking):
         await page.return_to(again)
         await page.wait_acked()
-    assert acked.items() <= talking.acked.items()
+    logged = postgres_store.ask(
+        'select key, "offset" from sessions_history_appendkey'
+        f" where session_id = '{talking.session_id}'"
+    )
+    assert acked.items() <= dict(logged).items()
     offsets = sorted(talking.acked.values())
     await listening.wait(lambda: listening.last_offset >= offsets[-1])
     assert len(set(offsets)) == len(offsets)
