@@ -59,9 +59,6 @@ DELETE FROM sessions_history_historyentry WHERE id IN (
 )
 """
 
-_ROWS_PER_INSERT = (64, 8, 1)
-"""SQLite keeps the statements prepared, so there should be few different ones."""
-
 
 class SqliteRows(Rows):
     """Rows on SQLite, where a transaction is the only one that writes."""
@@ -93,19 +90,16 @@ class SqliteRows(Rows):
                 self._execute(_TRIM, [dump(changes.thresholds)])
 
     def _insert(self, head: str, rows: Sequence[Row]) -> None:
-        """Insert a table's rows, the moment of the commit as their last column."""
-        if not rows:
-            return
-        marks = f"({', '.join('?' * (len(rows[0]) + 1))})"
-        start = 0
-        for count in _ROWS_PER_INSERT:
-            sql = head + ", ".join([marks] * count)
-            while len(rows) - start >= count:
-                some = rows[start : start + count]
-                self._execute(
-                    sql, [value for row in some for value in (*row, self._at)]
-                )
-                start += count
+        """
+        Insert a table's rows, the moment of the commit as their last column.
+
+        All in one statement: on a busy machine each time that the interpreter's
+        lock changes hands costs more than preparing another statement.
+        """
+        if rows:
+            marks = f"({', '.join('?' * (len(rows[0]) + 1))})"
+            sql = head + ", ".join([marks] * len(rows))
+            self._execute(sql, [value for row in rows for value in (*row, self._at)])
 
     def _fetch(self, sql: str, *values: Any) -> list[list[Any]]:
         with connection.wrap_database_errors:
