@@ -61,6 +61,22 @@ def check_redis_url(**kwargs: Any) -> Sequence[checks.CheckMessage]:
     ]
 
 
+def check_channel_layer(**kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """connections.W013: consumers have no channel layer, which groups need."""
+    if _get_layer():
+        return []
+    message = (
+        "No channel layer is configured: a consumer that has groups, or sends to "
+        "one, ends with 4500."
+    )
+    hint = (
+        'Set CHANNEL_LAYERS = {"default": {"BACKEND": '
+        '"connections.layers.local.LocalLayer"}}; with several nodes '
+        "connections.layers.redis.RedisLayer."
+    )
+    return [checks.Warning(message, hint=hint, id="connections.W013")]
+
+
 def check_deployment(**kwargs: Any) -> Sequence[checks.CheckMessage]:
     """connections.W001 to W012, for `check --deploy`: what is unsafe in the open."""
     return [*_check_settings(), *_check_limits(), *_check_trust()]
@@ -75,7 +91,7 @@ def _check_settings() -> Iterator[checks.CheckMessage]:
             "Set SECURE_PROXY_SSL_HEADER behind a proxy that ends TLS, or "
             "SECURE_SSL_REDIRECT with `serve --tls-cert --tls-key`.",
         )
-    layer = settings.CHANNEL_LAYERS.get("default", {}).get("BACKEND", "")
+    layer = _get_layer()
     has_several_nodes = bool(getattr(settings, "REDIS_URL", None))
     if has_several_nodes and layer.endswith(("InMemoryChannelLayer", "LocalLayer")):
         yield _warn(
@@ -91,6 +107,12 @@ def _check_settings() -> Iterator[checks.CheckMessage]:
             "a WebSocket with its visitors' cookies.",
             "Name the hosts that you serve.",
         )
+
+
+def _get_layer() -> str:
+    """Return the path of the channel layer, empty where none is configured."""
+    layers = getattr(settings, "CHANNEL_LAYERS", {})
+    return str(layers.get("default", {}).get("BACKEND", ""))
 
 
 def _check_limits() -> Iterator[checks.CheckMessage]:
@@ -183,4 +205,5 @@ def register() -> None:
     checks.register(check_configuration)
     checks.register(check_jwt)
     checks.register(check_redis_url)
+    checks.register(check_channel_layer)
     checks.register(check_deployment, checks.Tags.security, deploy=True)

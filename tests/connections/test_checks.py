@@ -11,6 +11,10 @@ from connections.checks import (
 )
 from connections.exceptions import ConfigError
 from connections.routing import protect
+    check_channel_layer,
+    check_configuration,
+    check_deployment,
+)
 
 SAFE: dict[str, Any] = {
     "SECURE_PROXY_SSL_HEADER": ("HTTP_X_FORWARDED_PROTO", "https"),
@@ -130,3 +134,14 @@ def test_a_redis_url_that_cannot_be_used_is_named(
 def test_a_redis_url_that_can_be_used_is_not(settings: Any, url: str | None) -> None:
     settings.REDIS_URL = url
     assert check_redis_url() == []
+def test_no_channel_layer_is_named(settings: Any) -> None:
+    """Before the first consumer with groups finds out, and without --deploy."""
+    assert check_channel_layer() == []
+    settings.CHANNEL_LAYERS = {}
+    (found,) = check_channel_layer()
+    assert isinstance(found, checks.Warning)
+    assert found.id == "connections.W013"
+    assert "connections.layers.local.LocalLayer" in str(found.hint)
+    del settings.CHANNEL_LAYERS
+    assert check_channel_layer() == [found]
+    assert check_deployment() is not None
