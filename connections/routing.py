@@ -30,8 +30,13 @@ def protect(*, http: Any, websocket: Sequence[URLPattern]) -> Application:
     Before a consumer is reached: Host and Origin, the route, credentials. The
     dashboard's own socket is among the routes where the admin is installed. Where
     daphne is what imports this, its server becomes the one that protects itself.
+
+    Raises:
+        ConfigError: the configuration, or REDIS_URL, is wrong; nothing serves with it.
     """
-    require_valid_jwt(get_config().jwt)
+    config = get_config()
+    config.require_valid()
+    require_valid_jwt(config.jwt)
     require_valid_url(get_redis_url())
     install()
     router = URLRouter([*map(_guard, websocket), *_find_dashboard(), _REST])

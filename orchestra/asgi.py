@@ -8,9 +8,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "orchestra.settings")
 django_application = get_asgi_application()
 
 # Models and settings are there only now.
-from connections.config import get_config  # noqa: E402
 from connections.routing import protect  # noqa: E402
 from orchestra.routing import websocket_urlpatterns  # noqa: E402
 
-get_config().require_valid()
 application = protect(http=django_application, websocket=websocket_urlpatterns())

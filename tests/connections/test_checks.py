@@ -5,16 +5,13 @@ import pytest
 from django.core import checks
 
 from connections.checks import (
+    check_channel_layer,
     check_configuration,
     check_deployment,
     check_redis_url,
 )
 from connections.exceptions import ConfigError
 from connections.routing import protect
-    check_channel_layer,
-    check_configuration,
-    check_deployment,
-)
 
 SAFE: dict[str, Any] = {
     "SECURE_PROXY_SSL_HEADER": ("HTTP_X_FORWARDED_PROTO", "https"),

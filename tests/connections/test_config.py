@@ -8,6 +8,7 @@ from django.core import checks
 
 from connections.config import WebSocketConfig, get_config, load
 from connections.exceptions import ConfigError
+from connections.routing import protect
 from connections.units import format_size, parse_size
 
 
@@ -166,3 +167,10 @@ def test_sizes_are_decimal_or_binary(text: str | int, size: int) -> None:
 def test_what_is_no_size_is_refused(text: Any) -> None:
     with pytest.raises(ValueError):
         parse_size(text)
+
+
+def test_no_application_is_made_of_a_bad_configuration(settings: Any) -> None:
+    """Whichever server imports it."""
+    settings.WEBSOCKET = {"max_total_connections": 0}
+    with pytest.raises(ConfigError, match="max_total_connections: 0 is not allowed"):
+        protect(http=None, websocket=[])
