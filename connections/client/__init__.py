@@ -11,6 +11,16 @@ It needs the `websockets` library and no Django. By hand:
     python -m connections.client ws://127.0.0.1:8000/ws/echo/ --token TOKEN
 """
 
+import sys
+
+try:
+    import websockets as _websockets  # noqa: F401
+except ModuleNotFoundError as exc:
+    _NEEDED = "websockets is needed: pip install 'orchestra-websocket[client]'"
+    if sys.argv[:1] == ["-m"]:  # So it stands while `python -m` looks for the module.
+        sys.exit(f"connections.client: {_NEEDED}")
+    raise ImportError(_NEEDED) from exc
+
 from connections.client.events import (
     Attached,
     EntryArrived,

@@ -1,0 +1,121 @@
+"""python -m connections.client, as somebody at a terminal has it."""
+
+import asyncio
+import os
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from connections.testing import LiveServer
+from tests.integration.test_main_job import QUICK
+from tests.project import ROOT, ProjectServers
+
+_SECONDS = 60
+
+Start = Callable[..., Awaitable[Process]]
+
+
+@pytest.fixture
+async def start() -> AsyncIterator[Start]:
+    """Starts the command, with a keyboard at which nobody types."""
+    started: list[Process] = []
+
+    async def start(*arguments: str, **environment: str) -> Process:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "connections.client", *arguments),
+            cwd=ROOT,
+            env=os.environ | environment,
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=PIPE,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+@pytest.fixture
+def server(shared_servers: ProjectServers) -> LiveServer:
+    return shared_servers.share(config=QUICK)
+
+
+async def read_until(process: Process, text: str) -> str:
+    """Return what it says up to and with a line that holds a text."""
+    said = ""
+    async with asyncio.timeout(_SECONDS):
+        while text not in said:
+            line = await process.stderr.readline()  # type: ignore[union-attr]
+            assert line, said
+            said += line.decode()
+    return said
+
+
+async def wait(process: Process) -> int:
+    async with asyncio.timeout(_SECONDS):
+        return await process.wait()
+
+
+async def test_an_end_is_shown_at_once(server: LiveServer, start: Start) -> None:
+    """No Enter is needed, and no traceback comes."""
+    token = server.create_token("at-a-terminal")
+    client = await start(f"{server.ws_url}/ws/echo/", "--token", token)
+    await read_until(client, "connected to")
+    server.call("connections", "kick", "--client", "at-a-terminal")
+    said = await read_until(client, "closed: ")
+    assert said == "closed: 4009 kicked\n"
+    assert await wait(client) == 1
+    assert await client.stderr.read() == b""  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("path", "arguments", "said"),
+    [
+        ("/ws/echo/", (), "closed: 4001 unauthenticated"),
+        ("/ws/sessions/", ("--session", "new"), "closed (4001 unauthenticated)"),
+    ],
+)
+async def test_who_may_not_connect_is_told_and_out(
+    server: LiveServer,
+    start: Start,
+    path: str,
+    arguments: tuple[str, ...],
+    said: str,
+) -> None:
+    client = await start(f"{server.ws_url}{path}", "--token", "wrong", *arguments)
+    told = await read_until(client, "closed")
+    assert said in told
+    assert await wait(client) == 1
+    assert b"Traceback" not in await client.stderr.read()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:8000/ws/echo/", "127.0.0.1/ws/"])
+async def test_what_is_no_websocket_url_is_said_in_a_line(
+    start: Start, url: str
+) -> None:
+    client = await start(url)
+    assert await wait(client) == 2
+    told = (await client.stderr.read()).decode()  # type: ignore[union-attr]
+    assert f"{url!r} is not ws://HOST:PORT/PATH or wss://HOST/PATH" in told
+    assert "Traceback" not in told
+
+
+async def test_without_websockets_the_extra_is_named(
+    tmp_path: Path, start: Start
+) -> None:
+    hiding = "import sys\nsys.modules['websockets'] = None\n"
+    (tmp_path / "sitecustomize.py").write_text(hiding)
+    client = await start("ws://127.0.0.1:9/", PYTHONPATH=str(tmp_path))
+    assert await wait(client) == 1
+    told = (await client.stderr.read()).decode()  # type: ignore[union-attr]
+    assert told == (
+        "connections.client: websockets is needed:"
+        " pip install 'orchestra-websocket[client]'\n"
+    )
