@@ -6,6 +6,7 @@ time of a live server. Counting is what is done for each message beyond what
 the connection itself keeps: one observation of a histogram.
 """
 
+import argparse
 import statistics
 import sys
 import time
@@ -27,6 +28,9 @@ _SIZE = Size(warm_up_seconds=0.5, echo_seconds=2, idle=1)
 
 def main() -> int:
     """Measure; return 1 where counting takes more than it may."""
+    argparse.ArgumentParser(
+        prog="python -m benchmarks.counting", description=main.__doc__
+    ).parse_args()
     with make_site() as folder:
         site = Site(Path(folder))
         site.prepare()

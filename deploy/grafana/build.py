@@ -5,6 +5,7 @@ The JSON is committed, so that nobody needs the SDK to use a board; a test
 compares it with what this writes.
 """
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -350,6 +351,7 @@ def _encode(board: Dashboard) -> str:
 
 def main() -> None:
     """Write the boards."""
+    argparse.ArgumentParser(description=main.__doc__).parse_args()
     for name, text in build().items():
         json.loads(text)
         (BOARDS / name).write_text(text, encoding="utf-8")

@@ -7,6 +7,7 @@ checks a history that was saved once more. Moments are seconds since its start,
 as the clients saw them.
 """
 
+import argparse
 import dataclasses
 import json
 import sys
@@ -316,10 +317,14 @@ def _subtract(spans: Iterable[Span], holes: Iterable[Span]) -> Iterator[Span]:
             yield start, end
 
 
-def main(paths: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     """Check histories that were saved; return how many broke a promise."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.faults.history", description=main.__doc__
+    )
+    parser.add_argument("paths", nargs="+", metavar="FILE", help="var/tests/*/17.json")
     broken = 0
-    for path in paths:
+    for path in parser.parse_args(arguments).paths:
         history = History.load(Path(path))
         violations = history.find_violations()
         broken += bool(violations)
