@@ -103,8 +103,12 @@ class OriginMiddleware:
                 source.address,
                 extra={"event": "forwarded_header_ignored"},
             )
-        if not _is_host_allowed(source.host) or not is_origin_allowed(
-            [value.decode("latin-1") for name, value in headers if name == b"origin"],
+        origins = [
+            value.decode("latin-1") for name, value in headers if name == b"origin"
+        ]
+        is_host_allowed = _is_host_allowed(source.host)
+        if not is_host_allowed or not is_origin_allowed(
+            origins,
             host=source.host,
             is_secure=source.is_secure,
             allowed=config.allowed_origins,
@@ -112,10 +116,12 @@ class OriginMiddleware:
             or _find_ticket(scope) is not None,
         ):
             origin = _find_origin(scope)
+            is_bare = is_host_allowed and not origins
             logger.info(
-                "A handshake for %.100s was refused: foreign host or origin; "
+                "A handshake for %.100s was refused: %s; "
                 "from %s, host %.100r, origin %.100r",
                 quote(scope["path"]),
+                "no Origin and no credential" if is_bare else "foreign host or origin",
                 source.address or "unix",
                 source.host,
                 origin,

@@ -84,6 +84,8 @@ async def test_what_concerns_security_is_logged(servers: Servers) -> None:
     token = server.create_token()
     with pytest.raises(InvalidStatus):
         await open_echo(server, token, origin="https://evil.example")
+    with pytest.raises(InvalidStatus):
+        await server.connect("/ws/echo/")
     assert await read_close(await open_echo(server, "guess")) == (
         4001,
         "unauthenticated",
@@ -92,6 +94,7 @@ async def test_what_concerns_security_is_logged(servers: Servers) -> None:
     for line in (
         "A handshake for /ws/echo/ was refused: foreign host or origin; from 127.0.0.1",
         "origin 'https://evil.example'",
+        "A handshake for /ws/echo/ was refused: no Origin and no credential; from",
         "A handshake for /ws/echo/ was refused: unauthenticated; from 127.0.0.1",
         "Too many wrong credentials from 127.0.0.1",
     ):
