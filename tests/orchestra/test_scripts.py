@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import stat
 import subprocess
 import sys
@@ -17,6 +18,7 @@ PYTHON = f"""#!/bin/sh
 # Python as the scripts see it: what installs is written down, not done.
 case "$1 $2" in
 "-m venv") mkdir -p "$3/bin" && cp "$0" "$3/bin/python" && echo venv >> "$CALLS" ;;
+"- 127.0.0.1") ;;  # As if no other server on this machine had the port.
 "-m pip") echo "pip $*" >> "$CALLS" ;;
 *) exec {sys.executable} "$@" ;;
 esac
@@ -133,6 +135,17 @@ def test_changed_requirements_are_installed(machine: Machine) -> None:
     (machine.checkout / "requirements.txt").write_text("django\nchannels\n")
     machine.run("server")
     assert machine.calls()[0] == INSTALLED
+
+
+def test_nothing_is_said_of_a_port_that_is_taken(machine: Machine) -> None:
+    with socket.create_server(("127.0.0.2", 0)) as other:
+        port = str(other.getsockname()[1])
+        done = machine.run("server", HOST="127.0.0.2", PORT=port)
+    assert done.returncode == 1
+    assert f"127.0.0.2:{port} is taken; take another: PORT=8001" in done.stderr
+    assert "token" not in done.stderr
+    assert machine.calls() == ["venv", INSTALLED]
+    assert machine.run("server", HOST="127.0.0.2", PORT=port).returncode == 0
 
 
 def test_nobody_is_made_outside_development(machine: Machine) -> None:

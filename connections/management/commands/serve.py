@@ -1,3 +1,4 @@
+import errno
 import os
 import socket
 from functools import partial
@@ -5,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from django.core.checks import ERROR, run_checks
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from connections.config import get_config
@@ -62,12 +64,12 @@ class Command(BaseCommand):
             raise CommandError(str(exc)) from exc
         # Only now: these install Twisted's reactor and import the project.
         from daphne.access import AccessLogGenerator
-        from daphne.management.commands.runserver import get_default_application
 
         from connections.server.endpoints import make_tls, open_socket, take_socket
         from connections.server.server import Server
         from connections.sweeper import BackgroundSweeper
 
+        application = self._import_application()
         try:
             tls = make_tls(options["tls_cert"], options["tls_key"])
             if options["fd"] is not None:
@@ -83,10 +85,12 @@ class Command(BaseCommand):
             if options["metrics_port"] is not None:
                 endpoints.append(open_socket(options["host"], options["metrics_port"]))
         except (OSError, ValueError) as exc:
-            raise CommandError(str(exc)) from exc
+            advice = "; take another with --port, or $PORT"
+            is_taken = isinstance(exc, OSError) and exc.errno == errno.EADDRINUSE
+            raise CommandError(f"{exc}{advice if is_taken else ''}") from exc
         access_log = options["access_log"]
         server = Server(
-            get_default_application(),
+            application,
             endpoints=endpoints,
             action_logger=AccessLogGenerator(self.stdout) if access_log else None,
             server_name="orchestra",
@@ -110,6 +114,19 @@ class Command(BaseCommand):
         found = [message for message in run_checks() if message.level >= ERROR]
         if found:
             raise CommandError("\n".join(["nothing is served:", *map(str, found)]))
+
+    def _import_application(self) -> Any:
+        """Return what ASGI_APPLICATION names."""
+        from daphne.management.commands.runserver import get_default_application
+
+        try:
+            return get_default_application()
+        except ImproperlyConfigured as exc:
+            why = exc if exc.__context__ is None else f"{exc} ({exc.__context__})"
+            raise CommandError(
+                f"nothing is served: {why} "
+                'It is set like this: ASGI_APPLICATION = "mysite.asgi.application"'
+            ) from exc
 
     def _announce(self, address: Any, *, is_secure: bool) -> None:
         config = get_config()
