@@ -11,8 +11,8 @@ from connections.close_codes import ENDINGS
 from connections.config import describe
 from connections.management.commands.websocket_config import make_table
 from tests.abuse.corpus import ATTACKS
+from tests.readme import README, read_section
 
-README = Path(__file__).resolve().parents[1] / "README.md"
 TESTS = README.parent / "tests"
 
 _TEST = re.compile(r"`(test_\w+)(?:\[\w+\])?`")
@@ -32,10 +32,6 @@ def test_every_reason_is_in_the_table_of_close_codes() -> None:
     assert [
         word for word in ENDINGS if word not in table and word not in never_sent
     ] == []
-
-
-def read_section(title: str) -> str:
-    return README.read_text().partition(f"\n## {title}\n")[2].partition("\n## ")[0]
 
 
 def read_rows(title: str) -> list[str]:

@@ -131,6 +131,8 @@ def test_a_redis_url_that_cannot_be_used_is_named(
 def test_a_redis_url_that_can_be_used_is_not(settings: Any, url: str | None) -> None:
     settings.REDIS_URL = url
     assert check_redis_url() == []
+
+
 def test_no_channel_layer_is_named(settings: Any) -> None:
     """Before the first consumer with groups finds out, and without --deploy."""
     assert check_channel_layer() == []

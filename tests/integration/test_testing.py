@@ -1,7 +1,6 @@
 """README from outside: a project of somebody's, made as it says, with its tests."""
 
 import os
-import re
 import subprocess
 import sys
 import textwrap
@@ -10,14 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.project import ROOT
-
-
-def read_block(section: str, index: int = 0) -> str:
-    """Return a block of Python in README."""
-    text = (ROOT / "README.md").read_text().partition(f"\n## {section}\n")[2]
-    blocks: list[str] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    return blocks[index]
-
+from tests.readme import read_blocks
 
 _FILES = {
     "pytest.ini": """
@@ -33,8 +25,8 @@ addopts = --strict-markers
     "chat/settings.py": """
 SECRET_KEY = "for tests"
 INSTALLED_APPS = [
-    "daphne",
     "connections",
+    "daphne",
     "sessions_history",
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -57,10 +49,10 @@ from django.urls import path
 urlpatterns = [path("", lambda request: HttpResponse("chat"))]
 """,
     "chat/consumers.py": "import logging\n"
-    + read_block("A consumer").replace(
+    + read_blocks("A consumer", "python")[0].replace(
         "self.end(", "logging.warning('too long')\n            self.end("
     ),
-    "chat/asgi.py": read_block("In your own project").partition("# asgi.py\n")[2],
+    "chat/asgi.py": read_blocks("In your own project", "python")[2],
     "test_good.py": """
 import json
 
@@ -95,12 +87,12 @@ async def test_servers_share_the_test_database(servers):
 
 
 """
-    + read_block("Testing your project", 0)
+    + read_blocks("Testing your project", "python")[0]
     + """
 
 async def test_idle_takes_no_time():
 """
-    + textwrap.indent(read_block("Testing your project", 1), "    "),
+    + textwrap.indent(read_blocks("Testing your project", "python")[1], "    "),
     "test_bad.py": """
 import json
 

@@ -85,8 +85,8 @@ class Command(BaseCommand):
             if options["metrics_port"] is not None:
                 endpoints.append(open_socket(options["host"], options["metrics_port"]))
         except (OSError, ValueError) as exc:
-            advice = "; take another with --port, or $PORT"
             is_taken = isinstance(exc, OSError) and exc.errno == errno.EADDRINUSE
+            advice = "; take another with --port (or $PORT), or --metrics-port"
             raise CommandError(f"{exc}{advice if is_taken else ''}") from exc
         access_log = options["access_log"]
         server = Server(

@@ -1,0 +1,175 @@
+"""README's "In your own project", followed to the letter by a newcomer."""
+
+import asyncio
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from http.client import HTTPConnection
+from pathlib import Path
+
+import pytest
+
+from connections.testing import free_port, wait_until
+from tests.project import ROOT
+from tests.readme import read_blocks, read_section
+
+PASSWORD = "not-a-common-one"
+
+
+class Newcomer:
+    """Somebody in an empty folder, who does what README says and no more."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.environment = {
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.defpath]),
+            "HOME": str(folder),
+            "PORT": str(self.port),
+            "PYTHONUNBUFFERED": "1",
+            # In the place of pip install.
+            "PYTHONPATH": str(ROOT),
+        }
+        self._log = folder / "log"
+        self._started: list[subprocess.Popen[bytes]] = []
+
+    def run(self, line: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a line of a shell, and return how it went."""
+        return subprocess.run(
+            line,
+            shell=True,
+            cwd=self.folder,
+            env=self.environment | environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    def start(self, line: str) -> subprocess.Popen[bytes]:
+        """Run a line that goes on; all that are started share a log."""
+        with self._log.open("ab") as log:
+            process = subprocess.Popen(
+                shlex.split(line, comments=True),
+                cwd=self.folder,
+                env=self.environment,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+            )
+        self._started.append(process)
+        return process
+
+    def stop(self) -> None:
+        """End what still runs."""
+        for process in self._started:
+            if process.poll() is None:
+                process.kill()
+            process.communicate()
+
+    def log(self) -> str:
+        """Return what was written by all that was started."""
+        return self._log.read_text()
+
+    def get(self, path: str) -> int:
+        """Return the status of a page."""
+        http = HTTPConnection("127.0.0.1", self.port, timeout=20)
+        http.request("GET", path)
+        status = http.getresponse().status
+        http.close()
+        return status
+
+
+def read_commands() -> list[str]:
+    """Return what README runs in the project, line by line."""
+    return read_blocks("In your own project", "sh")[1].splitlines()
+
+
+def make_project(newcomer: Newcomer) -> None:
+    """Write what README shows to where it says."""
+    install, start = read_blocks("In your own project", "sh")[0].splitlines()
+    assert install.startswith("pip install ")
+    assert newcomer.run(start).returncode == 0
+    newcomer.folder /= "mysite"
+    (consumer,) = read_blocks("A consumer", "python")
+    (newcomer.folder / "chat" / "consumers.py").write_text(consumer)
+    for block in read_blocks("In your own project", "python"):
+        named = re.match(r"# (mysite/\w+\.py)(, at its end)?", block)
+        if named is not None:
+            path = newcomer.folder / named[1]
+            before = path.read_text() if named[2] else ""
+            path.write_text(before + block)
+
+
+@pytest.fixture(scope="module")
+def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Newcomer]:
+    newcomer = Newcomer(tmp_path_factory.mktemp("newcomer"))
+    make_project(newcomer)
+    migrate, *_ = read_commands()
+    assert newcomer.run(migrate).returncode == 0
+    yield newcomer
+    newcomer.stop()
+
+
+async def test_readme_followed_to_the_letter_makes_a_chat(newcomer: Newcomer) -> None:
+    _, make_user, make_token, serve, talk = read_commands()
+    checked = newcomer.run("python manage.py check")
+    assert "no issues (0 silenced)" in checked.stdout, checked.stderr
+    made = newcomer.run(
+        f"{make_user} --noinput --username ann --email ann@example.com",
+        DJANGO_SUPERUSER_PASSWORD=PASSWORD,
+    )
+    assert made.returncode == 0, made.stderr
+    token = newcomer.run(make_token).stdout.strip()
+    server = newcomer.start(serve)
+    await wait_until(lambda: "Serving http and ws" in newcomer.log(), 60)
+    for path in ("/livez", "/readyz", "/metrics", "/static/admin/css/base.css"):
+        assert newcomer.get(path) == 200, path
+    assert newcomer.get("/api/tickets/") == 405
+    talk = talk.replace("8000", str(newcomer.port)).replace("TOKEN", token)
+    client = newcomer.start(talk)
+    assert client.stdin
+    client.stdin.write(f"{find_message()}\n".encode())
+    client.stdin.flush()
+    said = '{"type": "said", "text": "hello"}'
+    await wait_until(lambda: said in newcomer.log(), 60)
+    second = newcomer.run(serve)
+    assert second.returncode == 1
+    assert "already in use; take another with --port (or $PORT)" in second.stderr
+    client.stdin.close()
+    assert await asyncio.to_thread(client.wait, 60) == 0
+    server.terminate()
+    assert await asyncio.to_thread(server.wait, 60) == 0
+    log = newcomer.log()
+    assert re.search(r"INFO connections\.ends \[\w+ development\]: ", log), log
+    bad = r"WARNING (?!django\.request)|ERROR|Traceback|locked|UserWarning"
+    assert not re.search(bad, log), log
+
+
+def find_message() -> str:
+    """Return what README says to type."""
+    found = re.search(r'`(\{"type": "say".*?\})`', read_section("In your own project"))
+    assert found
+    return found[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("del ASGI_APPLICATION", "Cannot find ASGI_APPLICATION setting."),
+        ('ASGI_APPLICATION = "away.application"', "No module named 'away'"),
+    ],
+)
+def test_what_was_forgotten_is_said_in_a_line(
+    newcomer: Newcomer, change: str, said: str
+) -> None:
+    settings = newcomer.folder / "mysite" / "forgotten.py"
+    settings.write_text(f"from mysite.settings import *\n{change}\n")
+    done = newcomer.run("python manage.py serve --settings mysite.forgotten")
+    assert done.returncode == 1
+    assert "nothing is served: " in done.stderr
+    assert said in done.stderr
+    assert 'ASGI_APPLICATION = "mysite.asgi.application"' in done.stderr
+    assert "Traceback" not in done.stderr
