@@ -231,15 +231,17 @@ class Watched(RuleBasedStateMachine):
         self.since = START
         self.fired = 0
 
-    @rule(seconds=st.integers(1, 40))
-    def pass_time(self, seconds: int) -> None:
-        self.moment.advance(seconds)
-
-    @rule(value=st.integers(0, 15))
-    def change(self, value: int) -> None:
+    # One rule, not one for each: then every step may change something.
+    @rule(
+        value=st.sampled_from([10, 15, 10, 15, 9, 5, 4, 0]),
+        seconds=st.sampled_from([1, 10, 29, 30, 40]),
+        evaluators=st.integers(1, 3),
+    )
+    def look(self, value: int, seconds: int, evaluators: int) -> None:
         self.value = value
+        self.moment.advance(seconds)
+        self.evaluate(evaluators)
 
-    @rule(evaluators=st.integers(1, 3))
     def evaluate(self, evaluators: int) -> None:
         for _ in range(evaluators):
             evaluator = Evaluator([self.watched], now=self.moment)

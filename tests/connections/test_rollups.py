@@ -127,7 +127,9 @@ class Cluster(RuleBasedStateMachine):
     @precondition(lambda self: self.memory)
     @rule(data=st.data(), amount=st.integers(1, 9))
     def count(self, data: st.DataObject, amount: int) -> None:
-        node_id = data.draw(st.sampled_from(sorted(self.memory)))
+        self._count(data.draw(st.sampled_from(sorted(self.memory))), amount)
+
+    def _count(self, node_id: str, amount: int) -> None:
         self.memory[node_id]["now"] += amount
         key = (node_id, self.minute)
         self.true[key] = self.true.get(key, 0) + amount
@@ -155,10 +157,14 @@ class Cluster(RuleBasedStateMachine):
         self.memory[node_id]["closed"] = {k: v for k, v in closed.items() if k > rolled}
 
     @precondition(lambda self: self.memory)
-    @rule(data=st.data())
-    def take_for_dead_though_it_lives(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), amount=st.integers(0, 9))
+    def take_for_dead_though_it_lives(self, data: st.DataObject, amount: int) -> None:
+        """It may go on with the minute that was taken over already."""
         node_id = data.draw(st.sampled_from(sorted(self.memory)))
         Node.objects.filter(node_id=node_id).update(state="lost")
+        if amount:
+            roll_up(2)
+            self._count(node_id, amount)
 
     @precondition(lambda self: self.memory)
     @rule(data=st.data())
