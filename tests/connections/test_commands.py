@@ -74,7 +74,35 @@ def test_connections_list_shows_open_ones() -> None:
     listed = json.loads(run("connections", "list", "--json"))
     assert [(one["id"], one["client"]) for one in listed] == [("c1", "alice")]
     assert json.loads(run("connections", "list", "--json", "--client", "bob")) == []
-    assert "1 open" in run("connections", "list")
+    header, line, total = run("connections", "list").splitlines()
+    assert header.index("node") == line.index("h:1 (n1)")
+    assert header.index("errors") == len(line) - 1
+    assert total == "1 open"
+
+
+def test_connections_list_says_how_many_there_are_in_all(row: Connection) -> None:
+    """Whatever --limit shows of them, and although a node may be forgotten."""
+    row.user = User.objects.create_user("alice")
+    row.errors = 3
+    row.save()
+    row.pk, row.node_id = "c2", "gone"
+    row.last_activity_at -= timedelta(minutes=5)
+    row.save()
+    *_, total = run("connections", "list", "--limit", "1").splitlines()
+    assert total == "1 of 2 open"
+    _, _, last, total = run("connections", "list", "--limit", "2").splitlines()
+    assert last.split()[:3] == ["c2", "alice", "alice"]
+    assert last.split()[-3:] == ["5", "min", "3"]
+    assert total == "2 open"
+    (listed,) = json.loads(run("connections", "list", "--json", "--node", "gone"))
+    assert listed["idle_seconds"] >= 300
+    assert listed["errors"] == 3
+
+
+@pytest.mark.parametrize("limit", ["0", "-1"])
+def test_connections_list_names_a_limit_that_makes_no_sense(limit: str) -> None:
+    with pytest.raises(CommandError, match=f"--limit is {limit}"):
+        run("connections", "list", f"--limit={limit}")
 
 
 def test_connections_show_finds_what_a_client_quotes(row: Connection) -> None:

@@ -1,19 +1,27 @@
 import json
+from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 from django.db.models import QuerySet
+from django.utils import timezone
 
 from connections.announcements import (
     MAY_RETURN,
     STAFF_REASONS,
     post_close_requests,
 )
+from connections.charts.scales import format_seconds
 from connections.close_codes import ENDINGS
 from connections.management.database_command import DatabaseCommand
 from connections.management.users import find_user
-from connections.models import CloseRequest, Connection
+from connections.models import CloseRequest, Connection, Node
 
+_COLUMNS = (
+    *("id", "client", "user", "address", "path", "node"),
+    *("opened at", "idle for", "errors"),
+)
 _SELECTORS = ("client", "user", "id", "node")
 
 
@@ -69,7 +77,12 @@ class Command(DatabaseCommand):
             self._kick(options)
 
     def _list(self, options: dict[str, Any]) -> None:
-        rows = self._select(options).order_by("opened_at")[: options["limit"]]
+        limit = options["limit"]
+        if limit < 1:
+            raise CommandError(f"--limit is {limit}; it must be 1 or more")
+        selected = self._select(options)
+        rows = list(selected.select_related("user").order_by("opened_at")[:limit])
+        now = timezone.now()
         found = [
             {
                 "id": row.connection_id,
@@ -80,16 +93,20 @@ class Command(DatabaseCommand):
                 "address": row.address,
                 "opened_at": row.opened_at.isoformat(),
                 "last_activity_at": row.last_activity_at.isoformat(),
+                "idle_seconds": _measure_idle(row, now),
+                "errors": row.errors,
             }
             for row in rows
         ]
         if options["json"]:
             self.stdout.write(json.dumps(found))
             return
-        for one in found:
-            columns = ("id", "client", "address", "path", "opened_at")
-            self.stdout.write("  ".join(str(one[name]) for name in columns))
-        self.stdout.write(f"{len(found)} open")
+        for line in _tabulate(rows, now):
+            self.stdout.write(line)
+        # Those that ended meanwhile are not counted a second time.
+        count = max(selected.count(), len(rows)) if len(rows) == limit else len(rows)
+        of_all = f" of {count}" if count > len(rows) else ""
+        self.stdout.write(f"{len(rows)}{of_all} open")
 
     def _show(self, options: dict[str, Any]) -> None:
         ref = options["ref"]
@@ -161,6 +178,38 @@ class Command(DatabaseCommand):
         if options["node"]:
             rows = rows.filter(node_id=options["node"])
         return rows
+
+
+def _measure_idle(row: Connection, now: datetime) -> float:
+    return max(0.0, round((now - row.last_activity_at).total_seconds(), 1))
+
+
+def _tabulate(rows: Sequence[Connection], now: datetime) -> Iterator[str]:
+    """Yield a header and a line for each row, in columns."""
+    if not rows:
+        return
+    # Not joined: of a node that is forgotten the connections are not.
+    nodes = Node.objects.in_bulk({row.node_id for row in rows})
+    cells = [_COLUMNS]
+    for row in rows:
+        idle = format_seconds(_measure_idle(row, now))
+        cells.append(
+            (
+                row.connection_id,
+                row.client_id,
+                row.user.get_username() if row.user else "-",
+                row.address or "-",
+                row.path,
+                str(nodes.get(row.node_id, row.node_id)),
+                row.opened_at.isoformat(timespec="seconds"),
+                idle,
+                str(row.errors),
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for line in cells:
+        padded = map(str.ljust, line, widths)
+        yield "  ".join(padded).rstrip()
 
 
 def describe(row: Connection) -> dict[str, Any]:
