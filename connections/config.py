@@ -186,8 +186,16 @@ def load(
             raw = document["websocket"]
         else:
             allowed = "one section `websocket:` at the top"
-            problems.append(Problem(str(path), document, allowed))
+            problems.append(Problem(str(path), _name_sections(document), allowed))
     return _build(raw, environ, str(path), problems, defaults)
+
+
+def _name_sections(document: object) -> str:
+    """Say what stands at the top of a file, but for the values: they may be many."""
+    if not isinstance(document, Mapping) or "websocket" not in document:
+        return "no section websocket:"
+    others = ", ".join(str(name) for name in document if name != "websocket")
+    return f"other sections: {others[:200]}"
 
 
 def get_config() -> WebSocketConfig:

@@ -9,6 +9,7 @@ SQLite, in one process, on this machine.
 import contextlib
 import os
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,26 @@ def _read_secret_key() -> str:
             os.link(draft, path)
         draft.unlink()
     return path.read_text()
+
+
+def _read_choice(name: str, default: str, allowed: Sequence[str]) -> str:
+    chosen = os.environ.get(name) or default
+    if chosen not in allowed:
+        text = f"{name} is {chosen!r}; allowed: {', '.join(allowed)}"
+        raise ImproperlyConfigured(text)
+    return chosen
+
+
+def _read_database() -> Any:
+    url = os.environ.get("DATABASE_URL") or f"sqlite:///{VAR_DIR / 'db.sqlite3'}"
+    try:
+        return dj_database_url.parse(url, conn_max_age=60, conn_health_checks=True)
+    except ValueError:
+        # What stands there may be a password.
+        raise ImproperlyConfigured(
+            "DATABASE_URL is no URL of a database; allowed: sqlite:////path/of/the/file"
+            " or postgres://user:password@host:5432/name"
+        ) from None
 
 
 DEBUG = _is_set("DEBUG")
@@ -96,13 +117,7 @@ TEMPLATES = [
     },
 ]
 
-DATABASES = {
-    "default": dj_database_url.parse(
-        os.environ.get("DATABASE_URL") or f"sqlite:///{VAR_DIR / 'db.sqlite3'}",
-        conn_max_age=60,
-        conn_health_checks=True,
-    )
-}
+DATABASES = {"default": _read_database()}
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     DATABASES["default"]["TEST"] = {"NAME": VAR_DIR / "test.sqlite3"}
     _options = {
@@ -177,9 +192,10 @@ STATIC_ROOT.mkdir(exist_ok=True)
 SERVESTATIC_AUTOREFRESH = DEBUG
 SERVESTATIC_USE_FINDERS = True
 
-LOG_FORMAT = os.environ.get("LOG_FORMAT") or "text"
-if LOG_FORMAT not in ("text", "json"):
-    raise ImproperlyConfigured(f"LOG_FORMAT is {LOG_FORMAT!r}; allowed: text, json")
+LOG_FORMAT = _read_choice("LOG_FORMAT", "text", ("text", "json"))
+LOG_LEVEL = _read_choice(
+    "LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+)
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -201,5 +217,5 @@ LOGGING = {
     },
     # At DEBUG it writes every query with its values: keys of sessions, for one.
     "loggers": {"django.db.backends": {"level": "INFO"}},
-    "root": {"handlers": ["stderr"], "level": os.environ.get("LOG_LEVEL", "INFO")},
+    "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
 }

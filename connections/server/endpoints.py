@@ -12,6 +12,8 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from connections.server.server import BACKLOG
 
+MAX_PORT = 65_535
+
 _CERTIFICATE = re.compile(
     rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL
 )
@@ -59,7 +61,10 @@ def open_socket(
 
     Raises:
         OSError: it cannot be had.
+        ValueError: there is no such port.
     """
+    if not 0 <= port <= MAX_PORT:
+        raise ValueError(f"port {port} is not allowed; 0 (a free one) to {MAX_PORT}")
     host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
@@ -112,11 +117,12 @@ def make_tls(certificate: Path | None, key: Path | None) -> Any:
         return None
     if certificate is None or key is None:
         raise ValueError("--tls-cert and --tls-key go together")
-    chain = _CERTIFICATE.findall(certificate.read_bytes())
+    chain = _CERTIFICATE.findall(_read(certificate, "--tls-cert"))
+    secret = _read(key, "--tls-key")
     try:
         own, *others = [crypto.load_certificate(crypto.FILETYPE_PEM, c) for c in chain]
         options = ssl.CertificateOptions(
-            privateKey=crypto.load_privatekey(crypto.FILETYPE_PEM, key.read_bytes()),
+            privateKey=crypto.load_privatekey(crypto.FILETYPE_PEM, secret),
             certificate=own,
             extraCertChain=others,
             raiseMinimumTo=ssl.TLSVersion.TLSv1_2,
@@ -125,3 +131,11 @@ def make_tls(certificate: Path | None, key: Path | None) -> Any:
     except (crypto.Error, ssl.SSL.Error, ValueError) as exc:
         raise ValueError(f"{certificate} and {key} hold no matching pair") from exc
     return options
+
+
+def _read(path: Path, flag: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        text = f"{flag} {path}: {os.strerror(exc.errno or 0)}"
+        raise OSError(exc.errno, text) from exc

@@ -75,7 +75,8 @@ def test_every_problem_is_reported_with_path_value_and_range(tmp_path: Path) -> 
     ("text", "problem"),
     [
         ("websocket: [", "readable YAML"),
-        ("other: {}", "one section"),
+        ("other: {}", "no section websocket:"),
+        ("websocket: {}\nother: {secret: 1}", "other sections: other'"),
         ("", "one section"),
         ("websocket: {a: 1, a: 2}", "given twice"),
         ("websocket: {? [a] : 1}", "unhashable"),

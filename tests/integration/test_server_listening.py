@@ -200,7 +200,11 @@ async def test_a_socket_of_a_supervisors_is_served(
         (("--fd", "77"), "Bad file descriptor"),
         (("--tls-cert", "nowhere.pem"), "--tls-cert and --tls-key go together"),
         (("--tls-cert", "manage.py", "--tls-key", "manage.py"), "no matching pair"),
-        (("--tls-cert", "nowhere", "--tls-key", "nowhere"), "No such file"),
+        (
+            ("--tls-cert", "nowhere", "--tls-key", "manage.py"),
+            "--tls-cert nowhere: No such file",
+        ),
+        (("--port", "99999"), "port 99999 is not allowed; 0 (a free one) to 65535"),
         (("--host", "203.0.113.1"), "203.0.113.1"),
     ],
 )

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 PRINT = (
@@ -48,3 +50,29 @@ def test_what_the_url_asks_for_is_not_dropped(tmp_path: Path) -> None:
     assert options["sslmode"] == "require"
     assert options["connect_timeout"] == 9
     assert "statement_timeout" in options["options"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("LOG_LEVEL", "LOUD", "'LOUD'; allowed: DEBUG, INFO, WARNING, ERROR, CRITICAL"),
+        ("LOG_FORMAT", "xml", "'xml'; allowed: text, json"),
+        ("DATABASE_URL", "pass:word", "allowed: sqlite:////path/of/the/file or post"),
+    ],
+)
+def test_a_wrong_value_is_named_in_one_line(
+    tmp_path: Path, name: str, value: str, allowed: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "manage.py", "check"],
+        cwd=ROOT,
+        env={**os.environ, "ORCHESTRA_VAR": str(tmp_path), name: value},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 1
+    assert line.startswith(f"manage.py: {name} is ")
+    assert allowed in line
+    assert "word" not in line.partition(";")[0]

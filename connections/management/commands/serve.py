@@ -1,4 +1,5 @@
 import errno
+import logging
 import os
 import socket
 from functools import partial
@@ -12,6 +13,8 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from connections.config import get_config
 from connections.database import require_tables
 from connections.exceptions import ConfigError, NotMigrated
+
+logger = logging.getLogger(__name__)
 
 
 class Command(BaseCommand):
@@ -135,13 +138,18 @@ class Command(BaseCommand):
             host, port = address[:2]
             where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         scheme = "https and wss" if is_secure else "http and ws"
-        self.stdout.write(
+        lines = (
             f"Serving {scheme} on {where}, process {os.getpid()} "
-            f"on {socket.gethostname()}\n"
+            f"on {socket.gethostname()}",
             f"At most {config.max_total_connections} connections, "
             f"{config.max_connections_per_client} for each client "
-            f"({config.source or 'defaults'})\n"
+            f"({config.source or 'defaults'})",
             f"SIGTERM or Ctrl-C hands the clients over within "
-            f"{config.drain.grace_seconds:g} s; a second one exits at once"
+            f"{config.drain.grace_seconds:g} s; a second one exits at once",
         )
-        self.stdout.flush()
+        if self.stdout.isatty():
+            self.stdout.write("\n".join(lines))
+            self.stdout.flush()
+            return
+        for line in lines:  # As the log is written, be it JSON, and where it goes.
+            logger.info("%s", line, extra={"event": "serving"})
