@@ -4,6 +4,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from connections.exceptions import DatabaseUnavailable
+
 logger = logging.getLogger(__name__)
 
 
@@ -28,11 +30,14 @@ async def run_periodically(
             failures += 1
             on_failure(name)
             if failures == 1:
+                # Where a database that is away was asked tells nobody anything.
+                is_known = isinstance(exc, DatabaseUnavailable)
+                is_short = is_known and not logger.isEnabledFor(logging.DEBUG)
                 logger.error(
                     "%s failed and will be tried again: %s",
                     name,
                     exc,
-                    exc_info=exc,
+                    exc_info=None if is_short else exc,
                     extra={"event": "periodic_failed"},
                 )
         else:

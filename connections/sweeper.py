@@ -15,6 +15,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any, TypeVar
 
+from django.db import Error as DatabaseError
 from django.db import close_old_connections, connection
 from django.db.models import QuerySet
 from django.db.models.functions import Now
@@ -41,7 +42,7 @@ from connections.models import (
 )
 from connections.querysets import delete_some
 from connections.rollups import roll_up
-from connections.units import Clock
+from connections.units import Clock, count_of
 
 logger = logging.getLogger(__name__)
 
@@ -162,12 +163,11 @@ class Sweeper:
         self._do_chores(swept)
         if not self._is_dry:
             self._ask(self._note_finished)
-        if swept.nodes_lost or swept.connections_lost:
+        if swept.connections_lost:
             logger.warning(
-                "%s dead nodes, %s lost connections recorded",
-                swept.nodes_lost,
-                swept.connections_lost,
-                extra={"event": "lost"},
+                "%s of dead nodes recorded as lost",
+                count_of(swept.connections_lost, "connection"),
+                extra={"event": "connections_lost", "count": swept.connections_lost},
             )
         if not self._is_dry:
             # Last: whatever comes of the alerts, the sweep is done.
@@ -257,7 +257,14 @@ class Sweeper:
     def _mark_nodes_lost(self, dead: list[Node]) -> int:
         if self._is_dry:
             return len(dead)
-        return self._ask(lambda: sum(map(Node.objects.mark_lost, dead)))
+        lost = self._ask(lambda: list(filter(Node.objects.mark_lost, dead)))
+        for node in lost:
+            logger.warning(
+                "Node %s is dead: recorded as lost",
+                node,
+                extra={"event": "node_lost", "lost_node_id": node.node_id},
+            )
+        return len(lost)
 
     def _mark_connections_lost(self, dead: list[Node]) -> int:
         if self._is_dry:
@@ -361,6 +368,12 @@ def run_sweeper(
             sweeper.forget()  # This machine stood still, and its nodes with it.
     try:
         sweeper.give_up()
+    except DatabaseError as exc:
+        logger.warning(
+            "Another sweeper waits until this one is taken for gone: %s",
+            exc,
+            extra={"event": "give_up_failed"},
+        )
     finally:
         connection.close()
 

@@ -6,6 +6,12 @@ from collections.abc import Callable
 Clock = Callable[[], float]
 """A monotonic clock: seconds from an arbitrary start, never going back."""
 
+
+def count_of(count: int, noun: str) -> str:
+    """Return a number of things: 1 node, 2 nodes."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", re.ASCII)
 _SIZE_UNITS = {
     "": 1,

@@ -170,7 +170,9 @@ def test_sweep_once_in_json_and_in_words(row: Connection) -> None:
     assert (swept["idle_requested"], swept["connections_lost"]) == (0, 0)
     assert "nothing to do" in run("sweep_idle_connections", "--once")
     Connection.objects.update(last_activity_at=timezone.now() - timedelta(days=1))
-    assert "would be: 1 idle" in run("sweep_idle_connections", "--dry-run")
+    assert "would be: 1 idle connection asked" in run(
+        "sweep_idle_connections", "--dry-run"
+    )
     assert not CloseRequest.objects.exists()
     assert "1 idle" in run("sweep_idle_connections", "--once")
 
@@ -179,6 +181,20 @@ def test_sweep_once_in_json_and_in_words(row: Connection) -> None:
 def test_sweep_refuses_nonsense(flag: str) -> None:
     with pytest.raises(CommandError, match=flag):
         run("sweep_idle_connections", "--once", flag, "0")
+
+
+@pytest.mark.parametrize(
+    ("command", "problem"),
+    [
+        (("alerts", "--without-mail"), "--without-mail goes with --self-test"),
+        (("sweep_idle_connections", "--force"), "--force goes with --once"),
+    ],
+)
+def test_a_flag_without_the_one_it_goes_with_is_refused(
+    command: tuple[str, ...], problem: str
+) -> None:
+    with pytest.raises(CommandError, match=problem):
+        run(*command)
 
 
 def test_close_codes_in_json_and_in_words() -> None:

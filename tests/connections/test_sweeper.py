@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import OperationalError, connection
 from django.db.models.functions import Now
 from django.utils import timezone
 
@@ -47,7 +47,9 @@ def make_sweeper(clock: FakeClock | None = None, **options: Any) -> Sweeper:
     return Sweeper(make_config(), clock=clock or FakeClock(), **options)
 
 
-def test_a_node_that_stands_still_is_lost_with_its_connections() -> None:
+def test_a_node_that_stands_still_is_lost_with_its_connections(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     node = make_db_node("dead")
     make_row(node, "c1")
     clock = FakeClock()
@@ -58,7 +60,12 @@ def test_a_node_that_stands_still_is_lost_with_its_connections() -> None:
     assert (swept.nodes_lost, swept.connections_lost) == (1, 1)
     row = Connection.objects.get()
     assert (row.reason, row.close_code) == ("lost", 1006)
-    assert row.closed_at == Node.objects.get().beat_at
+    node = Node.objects.get()
+    assert row.closed_at == node.beat_at
+    assert [one.getMessage() for one in caplog.records[:2]] == [
+        f"Node {node.host}:{node.pid} ({node.node_id[:8]}) is dead: recorded as lost",
+        "1 connection of dead nodes recorded as lost",
+    ]
 
 
 def test_a_node_that_beats_is_never_lost() -> None:
@@ -253,3 +260,17 @@ def test_the_work_of_a_vanished_sweeper_is_taken_over() -> None:
     first.sweep()
     Sweep.objects.update(held_at=Now() - timedelta(seconds=16))
     assert second.sweep().is_leader
+
+
+def test_a_database_that_is_away_does_not_hinder_the_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(*args: Any) -> None:
+        raise OperationalError("connection refused")
+
+    stopping = threading.Event()
+    stopping.set()
+    with connection.execute_wrapper(fail):
+        run_sweeper(make_sweeper(), 10, stopping)
+    (record,) = caplog.records
+    assert record.getMessage().endswith("taken for gone: connection refused")

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connections.units import format_size, parse_size
+from connections.units import count_of, format_size, parse_size
 
 
 @pytest.mark.parametrize(
@@ -53,3 +53,10 @@ def test_a_formatted_size_means_the_same_bytes(size_bytes: int) -> None:
 )
 def test_a_size_is_formatted_in_its_largest_unit(size_bytes: int, text: str) -> None:
     assert format_size(size_bytes) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 nodes"), (1, "1 node"), (2, "2 nodes")]
+)
+def test_one_is_no_plural(count: int, text: str) -> None:
+    assert count_of(count, "node") == text

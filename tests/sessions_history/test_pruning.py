@@ -66,7 +66,7 @@ def test_sessions_that_nobody_uses_are_deleted_whole(batch_size: int) -> None:
 
 def test_how_long_is_for_the_caller_to_say() -> None:
     make_session("old", unused_days=2)
-    assert "1 sessions" in run("--unused-days=1")
+    assert "1 session, " in run("--unused-days=1")
     with pytest.raises(CommandError, match="--batch-size"):
         run("--batch-size=0")
     with pytest.raises(CommandError, match="--unused-days"):

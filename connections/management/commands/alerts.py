@@ -33,6 +33,8 @@ class Command(DatabaseCommand):
         parser.add_argument("--json", action="store_true", help="a JSON line each")
 
     def handle(self, *args: Any, **options: Any) -> None:
+        if options["without_mail"] and not options["self_test"]:
+            raise CommandError("--without-mail goes with --self-test")
         try:
             get_config().require_valid()
         except ConfigError as exc:

@@ -16,6 +16,7 @@ from connections.sweeper import (
     Swept,
     run_sweeper,
 )
+from connections.units import count_of
 
 
 class Command(DatabaseCommand):
@@ -61,13 +62,16 @@ class Command(DatabaseCommand):
             if options[name] is not None and options[name] <= 0:
                 flag = name.replace("_", "-")
                 raise CommandError(f"--{flag} must be more than 0")
+        is_single = options["once"] or options["dry_run"]
+        if options["force"] and not is_single:
+            raise CommandError("--force goes with --once, or --dry-run")
         sweeper = Sweeper(
             get_config(),
             idle_seconds=options["idle_seconds"],
             batch_size=options["batch_size"],
             is_dry=options["dry_run"],
         )
-        if options["once"] or options["dry_run"]:
+        if is_single:
             try:
                 swept = sweeper.sweep_once(is_forced=options["force"])
             except AllNodesSilent as exc:
@@ -94,20 +98,24 @@ class Command(DatabaseCommand):
             self.stdout.write("another sweeper is at work")
             return
         words = {
-            "idle_requested": "idle connections asked to end",
-            "nodes_lost": "nodes found dead",
-            "connections_lost": "connections recorded lost",
-            "connections_pruned": "old connections deleted",
-            "errors_pruned": "old errors deleted",
-            "close_requests_pruned": "old close requests deleted",
-            "nodes_pruned": "old nodes deleted",
-            "minutes_rolled": "minutes of nodes rolled up",
-            "rollups_pruned": "old minutes deleted",
-            "alerts_pruned": "old alerts deleted",
-            "bans_pruned": "ended bans deleted",
-            "orders_pruned": "old orders deleted",
+            "idle_requested": ("idle connection", "asked to end"),
+            "nodes_lost": ("node", "found dead"),
+            "connections_lost": ("connection", "recorded lost"),
+            "connections_pruned": ("old connection", "deleted"),
+            "errors_pruned": ("old error", "deleted"),
+            "close_requests_pruned": ("old close request", "deleted"),
+            "nodes_pruned": ("old node", "deleted"),
+            "minutes_rolled": ("node minute", "rolled up"),
+            "rollups_pruned": ("old minute", "deleted"),
+            "alerts_pruned": ("old alert", "deleted"),
+            "bans_pruned": ("ended ban", "deleted"),
+            "orders_pruned": ("old order", "deleted"),
         }
-        done = [f"{values[key]} {text}" for key, text in words.items() if values[key]]
+        done = [
+            f"{count_of(values[key], noun)} {what}"
+            for key, (noun, what) in words.items()
+            if values[key]
+        ]
         chores = swept.chores.items()
         done += [f"{count} {name.replace('_', ' ')}" for name, count in chores if count]
         prefix = "would be: " if options["dry_run"] else ""

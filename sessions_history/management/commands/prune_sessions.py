@@ -7,6 +7,7 @@ from django.utils import timezone
 
 from connections.config import get_config
 from connections.management.database_command import DatabaseCommand
+from connections.units import count_of
 from sessions_history.pruning import count_prunable, prune_sessions
 
 _BATCH_SIZE = 500
@@ -57,5 +58,6 @@ class Command(DatabaseCommand):
             return
         verb = "would be deleted" if options["dry_run"] else "deleted"
         self.stdout.write(
-            f"{count['sessions']} sessions, {count['rows']} rows in all, {verb}"
+            f"{count_of(count['sessions'], 'session')}, "
+            f"{count_of(count['rows'], 'row')} in all, {verb}"
         )

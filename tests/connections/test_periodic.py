@@ -1,0 +1,48 @@
+"""What is said of work that fails again and again."""
+
+import asyncio
+
+import pytest
+
+from connections.exceptions import DatabaseUnavailable
+from connections.periodic import run_periodically
+
+
+async def fail_once(exc: Exception) -> None:
+    """Run a step that fails with an exception the first time."""
+    failures = [exc]
+    again = asyncio.Event()
+
+    async def step() -> None:
+        if failures:
+            raise failures.pop()
+        again.set()
+
+    task = asyncio.create_task(run_periodically("The beat", step, 0))
+    await again.wait()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_database_that_is_away_takes_a_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    await fail_once(DatabaseUnavailable("connection refused"))
+    (record,) = (one for one in caplog.records if one.levelname == "ERROR")
+    text = "The beat failed and will be tried again: connection refused"
+    assert (record.getMessage(), record.exc_info) == (text, None)
+
+
+@pytest.mark.parametrize(
+    ("level", "exc"),
+    [("INFO", KeyError("x")), ("DEBUG", DatabaseUnavailable("connection refused"))],
+)
+async def test_what_is_not_expected_has_its_traceback(
+    caplog: pytest.LogCaptureFixture, level: str, exc: Exception
+) -> None:
+    caplog.set_level(level)
+    await fail_once(exc)
+    (record,) = (one for one in caplog.records if one.levelname == "ERROR")
+    assert record.exc_info is not None
+    assert record.exc_info[1] is exc
