@@ -102,7 +102,7 @@ class Crowd:
                 await self._return(page)
             self.said[page].add(await page.say(_ANSWER))
             try:
-                await page.wait(lambda: not page.waiting or not page.is_connected, 15)
+                await page.wait(lambda: not page.waiting or not page.is_connected, 10)
             except TimeoutError:
                 # Told to come later, or not at all: it is sent again on return.
                 self.counts["sent again"] += 1
