@@ -36,8 +36,11 @@ _EXIT_CODES = """\
 exit code: 0 where you ended it (Ctrl-D), or the server closed with 1000 or 1001;
 1 where it could not connect, or the connection ended otherwise: `closed: 4005
 evicted` says how. With --session it returns by itself as the code advises, and
-ends with 1 at one that says not to (`manage.py close_codes` lists them)."""
+ends with 1 at one that says not to (`manage.py close_codes` lists them). 130
+where Ctrl-C ended it."""
 _PEACEFUL = (1000, 1001)
+_INTERRUPTED = 130
+"""As a shell has it for SIGINT."""
 
 
 async def _talk(url: str, token: str | None) -> int:
@@ -83,6 +86,7 @@ async def _print_messages(connection: ClientConnection) -> int:
 async def _converse(url: str, token: str | None, session: str) -> int:
     async with SessionClient(url, token=token, session=session) as client:
         answered = asyncio.Event()
+        answered.set()  # Nothing was asked yet.
         return await _do_until_ended(
             _request_lines(client, answered), _print_events(client, answered)
         )
@@ -206,7 +210,10 @@ def main() -> int:
         talk = _converse(arguments.url, arguments.token, arguments.session)
     else:
         talk = _talk(arguments.url, arguments.token)
-    return asyncio.run(talk)
+    try:
+        return asyncio.run(talk)
+    except KeyboardInterrupt:
+        return _INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -1,0 +1,30 @@
+"""Every command that README names says what it does, and does nothing yet."""
+
+import asyncio
+import re
+import sys
+
+from tests.project import ROOT
+from tests.readme import README
+
+_COMMAND = re.compile(r"python (-m [\w.]+\w|deploy/[\w/]+\.py)")
+
+
+async def ask_for_help(command: str) -> tuple[str, bool]:
+    """Return a command, and whether it answered --help as it should."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, *command.split(), "--help"),
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    said, _ = await process.communicate()
+    return command, process.returncode == 0 and said.startswith(b"usage: ")
+
+
+async def test_every_command_of_readme_has_help() -> None:
+    commands = sorted(set(re.findall(_COMMAND, README.read_text())))
+    assert "-m benchmarks.sessions" in commands
+    async with asyncio.timeout(120):
+        answers = [await ask_for_help(command) for command in commands]
+    assert [command for command, has_helped in answers if not has_helped] == []
