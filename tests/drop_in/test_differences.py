@@ -70,8 +70,9 @@ async def test_an_event_that_nobody_takes_costs_nothing() -> None:
 async def test_connect_that_raises_is_accepted_and_closed_4500() -> None:
     """Before the accept a browser would learn nothing, and try for ever."""
     communicator = WebsocketCommunicator(STOCK.Careless.as_asgi(), "/ws/connect/")
+    await communicator.send_input({"type": "websocket.connect"})
     with pytest.raises(ArithmeticError):
-        await communicator.connect(timeout=15)
+        await communicator.wait(timeout=15)
 
     communicator = await open_connection(LIMITED.Careless, "/ws/connect/")
     bye = await communicator.receive_json_from(timeout=15)
