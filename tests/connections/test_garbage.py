@@ -64,7 +64,7 @@ def test_what_survives_a_long_full_collection_is_frozen(frozen_before: int) -> N
     assert gc.get_freeze_count() > frozen_before
 
 
-@pytest.mark.parametrize(("seconds", "generation"), [(0.01, 2), (0.3, 1)])
+@pytest.mark.parametrize(("seconds", "generation"), [(0.005, 2), (0.3, 1)])
 def test_what_a_short_or_a_young_one_sees_stays_in_sight(
     frozen_before: int, seconds: float, generation: int
 ) -> None:
