@@ -12,8 +12,11 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from connections.node import get_node
 from orchestra.asgi import application as project
+
+# isort: split
+# Models are there only now.
+from connections.node import get_node
 
 _LEFT_BYTES = 200_000
 
