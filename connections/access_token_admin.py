@@ -6,7 +6,7 @@ from typing import Any
 from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
@@ -54,6 +54,27 @@ class AccessTokenForm(forms.ModelForm):  # type: ignore[type-arg]
         return expires_at
 
 
+class StateFilter(admin.SimpleListFilter):
+    """By what a token is still good for."""
+
+    title = "state"
+    parameter_name = "state"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(state, state) for state in ("valid", "expired", "revoked")]
+
+    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
+        is_over = Q(expires_at__lte=timezone.now())
+        match self.value():
+            case "valid":
+                return queryset.filter(revoked_at=None).exclude(is_over)
+            case "expired":
+                return queryset.filter(is_over, revoked_at=None)
+            case "revoked":
+                return queryset.exclude(revoked_at=None)
+        return queryset
+
+
 class AccessTokenAdmin(GuardedAdmin):
     """A token cannot be changed, for its connections would not notice."""
 
@@ -69,7 +90,7 @@ class AccessTokenAdmin(GuardedAdmin):
         "expires_at",
         "created_at",
     )
-    list_filter = (("revoked_at", admin.EmptyFieldListFilter),)
+    list_filter = (StateFilter,)
     list_select_related = ("user",)
     search_fields = ("=hint", "client_id__startswith", "=user__username")
     raw_id_fields = ("user",)

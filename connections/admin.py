@@ -1,11 +1,15 @@
 """Access tokens, and read-only lists of what the nodes recorded."""
 
+from datetime import datetime
+
 from django.contrib import admin
 from django.db import models
 from django.http import HttpRequest
+from django.utils import timezone
 
 from connections.access_token_admin import AccessTokenAdmin
 from connections.bans import impose, lift
+from connections.charts.scales import NOTHING, format_seconds
 from connections.dashboard.admin import LiveDashboardAdmin
 from connections.dashboard.listing import ConnectionList
 from connections.dashboard.read_only import GuardedAdmin
@@ -32,18 +36,37 @@ class ConnectionAdmin(ReadOnlyAdmin, ConnectionList):
 @admin.register(Node)
 class NodeAdmin(ReadOnlyAdmin):
     list_display = (
-        "node_id",
-        "host",
-        "pid",
+        "__str__",
         "version",
         "state",
-        "open_connections",
-        "beat_at",
-        "started_at",
-        "stopped_at",
+        "open",
+        "beaten",
+        "started",
+        "stopped",
     )
     list_filter = ("state",)
     search_fields = ("=node_id", "host")
+
+    @admin.display(description="open", ordering="open_connections")
+    def open(self, row: Node) -> int:
+        return row.open_connections
+
+    @admin.display(description="last beat", ordering="beat_at")
+    def beaten(self, row: Node) -> str:
+        return _say_how_long_ago(row.beat_at)
+
+    @admin.display(description="started", ordering="started_at")
+    def started(self, row: Node) -> str:
+        return _say_how_long_ago(row.started_at)
+
+    @admin.display(description="stopped", ordering="stopped_at")
+    def stopped(self, row: Node) -> str:
+        return _say_how_long_ago(row.stopped_at) if row.stopped_at else NOTHING
+
+
+def _say_how_long_ago(moment: datetime) -> str:
+    seconds = (timezone.now() - moment).total_seconds()
+    return f"{format_seconds(max(0.0, seconds))} ago"
 
 
 @admin.register(Alert)

@@ -178,6 +178,13 @@ def get_reason(code: int | None) -> str:
     return _PEER_REASONS.get(code or 1005, PEER)
 
 
+def get_codes(reason: str) -> list[int]:
+    """Return every code that is recorded with a reason of ours, our own first."""
+    own = [ENDINGS[reason].code] if reason in ENDINGS else []
+    of_peers = [code for code, one in _PEER_REASONS.items() if one == reason]
+    return list(dict.fromkeys([*own, *of_peers]))
+
+
 _STANDARD = {
     1002: PROTOCOL_ERROR,
     1003: PROTOCOL_ERROR,

@@ -14,7 +14,7 @@ from connections.charts.cells import draw_row
 from connections.charts.histogram import draw_histogram
 from connections.charts.scales import NOTHING, format_seconds
 from connections.charts.trend import Series, draw_trend
-from connections.close_codes import ENDINGS
+from connections.close_codes import get_codes
 from connections.config import get_config
 from connections.dashboard.figures import Figures
 from connections.dashboard.map import (
@@ -214,7 +214,7 @@ def _show_reasons(figures: Figures) -> list[dict[str, Any]]:
     total = sum(figures.reasons.values()) or 1
     return [
         {
-            "code": ENDINGS[reason].code if reason in ENDINGS else NOTHING,
+            "codes": ", ".join(map(str, get_codes(reason))) or NOTHING,
             "reason": reason,
             "count": count,
             "percent": round(100 * count / total, 1),

@@ -73,7 +73,7 @@ export function describeState(state, ending) {
     case "closed":
       return describeEnd(ending).title;
     default:
-      return "Not connected";
+      return "Ready";
   }
 }
 

@@ -145,3 +145,19 @@ def test_the_list_says_what_each_token_is_good_for(admin_client: Client) -> None
     page = admin_client.get(URL, {"q": "bob"}).content.decode()
     assert "everywhere" in page
     assert "expired" in page
+
+
+def test_tokens_are_found_by_what_they_are_good_for(admin_client: Client) -> None:
+    now = timezone.now()
+    create_access_token("lasting")
+    create_access_token("fresh", expires_at=now + timedelta(hours=1))
+    create_access_token("stale", expires_at=now - timedelta(hours=1))
+    create_access_token("withdrawn")
+    AccessToken.objects.filter(client_id="withdrawn").revoke()
+    for state, expected in {
+        "valid": {"lasting", "fresh"},
+        "expired": {"stale"},
+        "revoked": {"withdrawn"},
+    }.items():
+        found = admin_client.get(URL, {"state": state}).context["cl"].queryset
+        assert {row.client_id for row in found} == expected

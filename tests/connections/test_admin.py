@@ -51,6 +51,13 @@ def test_lists_and_details_are_read_only(
 
 
 @pytest.mark.usefixtures("rows")
+def test_nodes_are_called_as_elsewhere(admin_client: Client) -> None:
+    page = admin_client.get("/admin/connections/node/").content.decode()
+    assert ">h:1 (n1)</a>" in page
+    assert "s ago</td>" in page
+
+
+@pytest.mark.usefixtures("rows")
 def test_a_planted_script_stays_text(admin_client: Client) -> None:
     page = admin_client.get("/admin/connections/connection/").content
     assert b"<script>alert(1)" not in page

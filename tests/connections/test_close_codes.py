@@ -11,6 +11,7 @@ from connections.close_codes import (
     PEER,
     Ending,
     Reconnect,
+    get_codes,
     get_ending,
     get_reason,
     may_send,
@@ -111,6 +112,13 @@ def test_codes_that_travel_may_be_sent(code: int) -> None:
 )
 def test_a_peers_code_has_a_reason(code: int | None, reason: str) -> None:
     assert get_reason(code) == reason
+
+
+def test_a_reason_has_all_the_codes_that_are_recorded_with_it() -> None:
+    assert get_codes("closed") == [1000, 1001, 1005]
+    assert get_codes("message_too_big") == [4013, 1009]
+    assert get_codes("idle") == [4300]
+    assert get_codes("application") == []
 
 
 @pytest.mark.parametrize(

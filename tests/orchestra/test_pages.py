@@ -56,6 +56,7 @@ def test_one_sees_ones_own_conversations_alone(client: Client, user: User) -> No
     page = client.get("/").content.decode()
     assert f'href="?session={"a" * 32}"' in page
     assert "Hello &lt;b&gt;there&lt;/b&gt;" in page
+    assert "just now</time>" in page
     assert "Not yours" not in page
 
 
