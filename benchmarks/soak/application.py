@@ -18,7 +18,7 @@ from orchestra.asgi import application as project
 # Models are there only now.
 from connections.node import get_node
 
-_LEFT_BYTES = 200_000
+_LEFT_BYTES = 500_000
 
 _left: list[Any] = []
 _opened = 0
