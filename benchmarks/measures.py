@@ -104,10 +104,11 @@ def measure_crowd(contender: Contender, site: Site, size: Size) -> Values:
         load.do("open", group="idle", count=size.crowd - tenth, headers=headers)
         load.do("rest", seconds=3)
         last_kib = server.memory_kib()
-        server.signal(signal.SIGUSR1)
         before = server.cpu_seconds()
         load.do("rest", seconds=size.rest_seconds)
         cpu_seconds = server.cpu_seconds() - before
+        server.signal(signal.SIGUSR1)
+        load.do("rest", seconds=size.rest_seconds / 2)
         for _ in range(3):
             _scrape(server)
             load.do("rest", seconds=0.2)

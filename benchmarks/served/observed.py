@@ -2,7 +2,7 @@
 What only the server's own process can see: its event loop, its time by layer.
 
 Switched on by BENCHMARKS_OBSERVED, the file to write to. SIGUSR1 begins anew,
-SIGUSR2 writes what was seen.
+SIGUSR2 writes what was seen and ends it: to watch takes CPU itself.
 """
 
 import asyncio
@@ -33,7 +33,9 @@ class Observed:
     def __init__(self, application: Any, place: Path) -> None:
         self._application = application
         self._place = place
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._is_watching = False
         self._layers: collections.Counter[str] = collections.Counter()
         self._lateness: list[tuple[float, float]] = []
         self._samples_layers = "BENCHMARKS_LAYERS" in os.environ
@@ -44,13 +46,13 @@ class Observed:
         gc.callbacks.append(self._note_collection)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if self._watching is None:
-            self._watching = asyncio.create_task(self._watch())
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
         await self._application(scope, receive, send)
 
     async def _watch(self) -> None:
         """Note by how much a tick is late, by the clock and in CPU of this thread."""
-        while True:
+        while self._is_watching:
             due, cpu = time.monotonic() + _TICK_SECONDS, time.thread_time()
             await asyncio.sleep(_TICK_SECONDS)
             late = time.monotonic() - due
@@ -62,9 +64,15 @@ class Observed:
         self._layers.clear()
         self._lateness.clear()
         self._longest_collection = 0.0
+        if self._loop is not None and not self._is_watching:
+            self._is_watching = True
+            self._loop.call_soon_threadsafe(self._start_watch)
         if self._samples_layers:
             signal.signal(signal.SIGPROF, self._sample)
             signal.setitimer(signal.ITIMER_PROF, _SAMPLE_SECONDS, _SAMPLE_SECONDS)
+
+    def _start_watch(self) -> None:
+        self._watching = asyncio.ensure_future(self._watch())
 
     def _sample(self, number: int, frame: FrameType | None) -> None:
         if frame is not None:
@@ -79,6 +87,7 @@ class Observed:
 
     def _write(self, number: int, frame: FrameType | None) -> None:
         signal.setitimer(signal.ITIMER_PROF, 0)
+        self._is_watching = False
         draft = self._place.with_suffix(".draft")
         draft.write_text(
             json.dumps(
