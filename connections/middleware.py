@@ -81,6 +81,9 @@ class NodeMiddleware:
 class OriginMiddleware:
     """Refuses foreign pages and hosts with 403 before the accept."""
 
+    # asgiref takes whatever has no coroutine for ASGI 2.
+    _asgi_single_callable = True
+
     def __init__(self, application: Application) -> None:
         self.application = application
         self._has_warned = False

@@ -70,6 +70,8 @@ def _guard(route: URLPattern) -> URLPattern:
 class _Named:
     """Notes the pattern of the route: a bounded label, unlike the path."""
 
+    _asgi_single_callable = True  # What has no coroutine asgiref takes for ASGI 2.
+
     def __init__(self, pattern: str, application: Application) -> None:
         self.pattern = pattern
         self.application = application

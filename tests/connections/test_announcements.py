@@ -159,7 +159,7 @@ async def test_what_a_node_missed_while_the_database_was_away_is_applied(
     for posted in await database_sync_to_async(list)(CloseRequest.objects.all()):
         posted.created_at -= timedelta(seconds=hour - 60)
         await posted.asave()
-    live.opened_at -= timedelta(seconds=hour)
+    live.arrived -= hour
     await node._requests.look()
     assert (await receive_close(communicator))["code"] == 4009
     await communicator.disconnect()
