@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -28,7 +28,7 @@ _LIVE = [Path(__file__).parent / name for name in ("integration", "abuse", "faul
 
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     """
-    Try a live test of CI a second time, and name it in the summary.
+    Try a live test of CI again, at most twice, and name it in the summary.
 
     A machine of others that stood still for seconds is no defect of ours. Tests
     that stay within this process have no such excuse.
@@ -36,8 +36,23 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     if not os.environ.get("CI"):
         return
     for item in items:
-        if any(folder in item.path.parents for folder in _LIVE):
-            item.add_marker(pytest.mark.flaky(reruns=1))
+        if _is_live(item):
+            item.add_marker(pytest.mark.flaky(reruns=2))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let no other test fail for the sockets that a failed one left open."""
+    report = yield
+    if report.failed and _is_live(item):
+        item.config.addinivalue_line("filterwarnings", "ignore::ResourceWarning")
+    return report
+
+
+def _is_live(item: pytest.Item) -> bool:
+    return any(folder in item.path.parents for folder in _LIVE)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
