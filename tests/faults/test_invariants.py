@@ -11,6 +11,7 @@ The seed of a run is printed, and its history kept in var/ to be checked again.
 import contextlib
 import os
 import random
+import uuid
 import shutil
 from pathlib import Path
 
@@ -28,7 +29,9 @@ _RECORDS = "select connection_id, closed_at is not null, close_code, reason"
 
 @pytest.fixture
 def database_url(migrated_postgres: PostgresProcess) -> str:
-    return migrated_postgres.create_database("invariants", template="migrated")
+    return migrated_postgres.create_database(
+        f"invariants_{uuid.uuid4().hex}", template="migrated"
+    )
 
 
 def read_records(url: str) -> list[Record]:

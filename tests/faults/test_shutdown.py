@@ -27,6 +27,7 @@ CONFIG = {
     "anonymous": "true",
     "max_connections_per_client": 100,
     "max_session_history": 1000,
+    "sessions__max_open_streams": 100,
     "drain__grace_seconds": GRACE_SECONDS,
     "node__node_timeout_seconds": 2,
 }

@@ -268,9 +268,11 @@ def _serve(port: int) -> "Iterator[subprocess.Popen[bytes]]":
     environment = {
         **os.environ,
         **raised,
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
         "DJANGO_SETTINGS_MODULE": settings.SETTINGS_MODULE,
     }
-    command = [sys.executable, sys.argv[0], "serve", "--port", str(port)]
+    # Django knows the settings from the environment, whichever way this was begun.
+    command = [sys.executable, "-m", "django", "serve", "--port", str(port)]
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             [*command, "--no-sweeper"],

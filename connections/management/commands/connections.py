@@ -81,7 +81,8 @@ class Command(DatabaseCommand):
         if limit < 1:
             raise CommandError(f"--limit is {limit}; it must be 1 or more")
         selected = self._select(options)
-        rows = list(selected.select_related("user").order_by("opened_at")[:limit])
+        ordered = selected.select_related("user").order_by("opened_at", "connection_id")
+        rows = list(ordered[:limit])
         now = timezone.now()
         found = [
             {
