@@ -11,8 +11,8 @@ The seed of a run is printed, and its history kept in var/ to be checked again.
 import contextlib
 import os
 import random
-import uuid
 import shutil
+import uuid
 from pathlib import Path
 
 import psycopg
