@@ -33,11 +33,11 @@ Receive = Callable[[], Awaitable[Message]]
 
 _NOTHING: Message = {}
 
-_DISCONNECT_SECONDS = 1
 _DENSE_BYTES = 4096
 """What is smaller holds too few values to matter."""
-"""How long disconnect() may take after a consumer was aborted."""
 
+_DISCONNECT_SECONDS = 1
+"""How long disconnect() may take after a consumer was aborted."""
 
 # A member of an enumeration costs a look-up in its class each time.
 _OPEN, _PASS = State.OPEN, Verdict.PASS

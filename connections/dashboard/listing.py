@@ -129,15 +129,16 @@ class ConnectionList(admin.ModelAdmin):  # type: ignore[type-arg]
     change_list_template = "admin/connections/connection/change_list.html"
     actions = ("end_selected",)
     list_display = (
+        # What an operator looks for first: beside the filters little more is seen.
         "client_id",
         "state",
-        "user",
-        "node",
-        "route",
         "age",
         "idle",
         "rate",
         "traffic",
+        "node",
+        "route",
+        "user",
         "round_trip",
         "unsent",
     )

@@ -26,6 +26,9 @@ _EARLY_BYTES = 65_536
 
 _SMALL_FRAGMENT_BYTES = 64
 
+_BACKLOG_SECONDS = 5
+"""For a consumer to take what its client sent before it left."""
+
 
 class Owner(Protocol):
     """Who is told what is no message."""
@@ -139,6 +142,18 @@ class Inbound:
         if self._is_paused:
             self._is_paused = False
             self._line.resume_reading()
+
+    def finish(self, code: int, reason: str) -> None:
+        """
+        Let the consumer know that its client has gone.
+
+        A slow one has a while for what was sent before, and then must learn the
+        end while there is time to act on it.
+        """
+        gone = {"type": "websocket.disconnect", "code": code, "reason": reason}
+        self.queue.finish(gone)
+        if len(self.queue):
+            self._loop.call_later(_BACKLOG_SECONDS, self.queue.discard)
 
     def close(self) -> None:
         """Let go of timers; the connection is lost."""

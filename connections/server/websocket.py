@@ -32,9 +32,6 @@ _CRASHED = Ending(code=1011, reason="internal_error", reconnect=Reconnect.BACKOF
 _CLOSE_SECONDS = 2
 """For a client to answer a close frame; then its TCP connection is dropped."""
 
-_BACKLOG_SECONDS = 5
-"""For a consumer to take what its client sent before it left."""
-
 
 # A member of an enumeration costs a look-up in its class each time.
 _CONNECTING, _OPEN = Phase.CONNECTING, Phase.OPEN
@@ -60,7 +57,6 @@ class WebSocketProtocol(HasDeadline):
         self._config: WebSocketConfig = server.config
         self._rounds = server.rounds
         self._opening = Opening(handshake)
-        self._loop = asyncio.get_running_loop()
         self._phase = Phase.CONNECTING
         self._keepalive: Keepalive | None = None
         self._is_gone = False
@@ -186,13 +182,11 @@ class WebSocketProtocol(HasDeadline):
 
     def begin(self, line: Line) -> None:
         """Take over the connection on which the handshake came."""
+        loop = asyncio.get_running_loop()
         self._line = line
-        self._inbound = Inbound(self._config, line, self, self._loop)
-        self._buffer = SendBuffer(
-            line, self._config.buffers, self._loop, self._give_up_slow
-        )
-        seconds = self._config.handshake.timeout_seconds
-        self._start_deadline(seconds, self.cut_off)
+        self._inbound = Inbound(self._config, line, self, loop)
+        self._buffer = SendBuffer(line, self._config.buffers, loop, self._give_up_slow)
+        self._start_deadline(self._config.handshake.timeout_seconds, self.cut_off)
         self._inbound.queue.put({"type": "websocket.connect"})
         self._log_action("connecting")
 
@@ -366,12 +360,7 @@ class WebSocketProtocol(HasDeadline):
         if self._is_gone:
             return
         self._is_gone = True
-        queue = self._inbound.queue
-        queue.finish({"type": "websocket.disconnect", "code": code, "reason": reason})
-        if len(queue):
-            # A slow consumer has a while for what was sent before, and then
-            # must learn the end while there is time to act on it.
-            self._loop.call_later(_BACKLOG_SECONDS, queue.discard)
+        self._inbound.finish(code, reason)
         self._server.protocol_disconnected(self)
         self._log_action("disconnected")
 
