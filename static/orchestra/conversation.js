@@ -177,7 +177,7 @@ function nameConversation(/** @type {import("../connections/client.js").Entry} *
   const title = document.createElement("span");
   title.className = "title";
   title.textContent = textOf(entry).slice(0, 60) || "Untitled";
-  link.append(title, Object.assign(document.createElement("time"), { textContent: "now" }));
+  link.append(title, Object.assign(document.createElement("time"), { textContent: "just now" }));
   const item = document.createElement("li");
   item.append(link);
   list.prepend(item);
