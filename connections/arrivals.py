@@ -2,16 +2,14 @@
 
 import hashlib
 import sys
-from typing import Any
 from urllib.parse import parse_qs
 
+from connections.asgi import Message
 from connections.flight_recorder import FlightRecord
 from connections.hub import LiveConnection, Wire, new_connection_id
 from connections.limits import Limits
 from connections.node import Node
 from connections.recorder import clean
-
-Message = dict[str, Any]
 
 _TEXT = 255
 

@@ -28,14 +28,14 @@ from channels.generic.websocket import (
 )
 from channels.layers import get_channel_layer
 
+from connections.asgi import Message, Receive, Send
 from connections.close_codes import ENDINGS, Ending, Reconnect
 from connections.credentials.identity import identify
 from connections.exceptions import InvalidMessage
-from connections.life import Life, Receive
+from connections.life import Life
 from connections.limits import Limits
 from connections.node import Node, get_detached_node
 from connections.refresh import holds_refresh, is_refresh, refresh
-from connections.wire import Message, Send
 
 
 class _Limited:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from connections.close_codes import Ending
-    from connections.options import Problem
 
 
 class ConnectionsError(Exception):
@@ -17,7 +16,7 @@ class ConnectionsError(Exception):
 class ConfigError(ConnectionsError):
     """The configuration has problems; all of them are in `problems`."""
 
-    def __init__(self, source: str, problems: Sequence[Problem]) -> None:
+    def __init__(self, source: str, problems: Sequence[object]) -> None:
         super().__init__(source, problems)
         self.source = source
         self.problems = tuple(problems)

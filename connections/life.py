@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any, Protocol
 
 from channels.consumer import get_handler_name
@@ -12,6 +12,7 @@ from django.db import Error as DatabaseError
 
 from connections import close_codes
 from connections.arrivals import describe_connection, read_replaces
+from connections.asgi import Message, Receive, Send
 from connections.close_codes import Ending
 from connections.credentials.requirements import Requirements
 from connections.error_budget import ErrorBudget
@@ -21,15 +22,13 @@ from connections.layer_feed import LayerFeed
 from connections.limits import Limits
 from connections.logs import set_connection
 from connections.node import Node
-from connections.rate_limit import RateLimiter, Verdict
 from connections.recorder import describe_error
 from connections.redaction import conceal
+from connections.token_bucket import RateLimiter, Verdict
 from connections.turn import Turn
-from connections.wire import AsgiWire, Message, Send, State, measure
+from connections.wire import AsgiWire, State, measure
 
 logger = logging.getLogger(__name__)
-
-Receive = Callable[[], Awaitable[Message]]
 
 _NOTHING: Message = {}
 

@@ -9,7 +9,7 @@ import json
 import logging
 import re
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from urllib.parse import quote
 
 from django.conf import settings
@@ -18,12 +18,12 @@ from django.http.request import validate_host
 
 from connections import close_codes
 from connections.addresses import Source, find_source
+from connections.asgi import Application, Message, Receive, Send
 from connections.config import WebSocketConfig
 from connections.cookies import read_cookies
 from connections.credentials.identity import Credential, name_address
 from connections.exceptions import Refused, UnsharedLimits
 from connections.garbage import keep_collections_short
-from connections.life import Receive
 from connections.logs import NOTHING
 from connections.neighbours import require_no_elder, require_shared_limits
 from connections.node import Node, get_node
@@ -31,11 +31,8 @@ from connections.origins import is_origin_allowed, parse_host
 from connections.pool import get_redis_url
 from connections.readiness import warm_up
 from connections.redaction import conceal
-from connections.wire import Message, Send
 
 logger = logging.getLogger(__name__)
-
-Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
 _BEARER = "bearer."
 _LINGER_SECONDS = 1

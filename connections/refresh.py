@@ -8,12 +8,12 @@ from django.contrib.auth.models import AnonymousUser
 
 from connections import close_codes
 from connections.arrivals import bound_client_id
+from connections.asgi import Message
 from connections.credentials.identity import Credential
 from connections.exceptions import InvalidMessage, Refused
 from connections.expiry import format_moment
 from connections.hub import LiveConnection
 from connections.node import Node
-from connections.wire import Message
 
 _REFRESH_CHARACTERS = 20_000
 """No message with a credential is longer than this."""

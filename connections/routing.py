@@ -7,12 +7,11 @@ from channels.routing import ProtocolTypeRouter, URLRouter
 from django.apps import apps
 from django.urls import URLPattern, path, re_path
 
+from connections.asgi import Application, Message, Receive, Send
 from connections.config import get_config
 from connections.credentials.jwt_setup import require_valid_jwt
-from connections.life import Receive
 from connections.metrics.counters import declare_route
 from connections.middleware import (
-    Application,
     CredentialMiddleware,
     NodeMiddleware,
     OriginMiddleware,
@@ -20,7 +19,6 @@ from connections.middleware import (
 )
 from connections.pool import get_redis_url, require_valid_url
 from connections.server.install import install
-from connections.wire import Message, Send
 
 
 def protect(*, http: Any, websocket: Sequence[URLPattern]) -> Application:

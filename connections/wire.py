@@ -3,11 +3,11 @@
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable
 from enum import Enum
 from typing import Any
 
 from connections import close_codes
+from connections.asgi import Message, Send
 from connections.close_codes import Ending
 from connections.exceptions import (
     ClientFull,
@@ -20,9 +20,6 @@ from connections.hub import LiveConnection
 from connections.node import Node
 
 logger = logging.getLogger(__name__)
-
-Message = dict[str, Any]
-Send = Callable[[Message], Awaitable[None]]
 
 _REFUSED_LINGER_SECONDS = 1
 

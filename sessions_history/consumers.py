@@ -8,6 +8,7 @@ from typing import NoReturn
 from urllib.parse import parse_qs
 
 from connections import close_codes
+from connections.asgi import Message, Receive, Send
 from connections.close_codes import Ending
 from connections.consumers import LimitedJsonConsumer
 from connections.exceptions import (
@@ -15,8 +16,6 @@ from connections.exceptions import (
     DatabaseUnavailable,
     InvalidMessage,
 )
-from connections.life import Receive
-from connections.wire import Message, Send
 from sessions_history.attachments import Attachment
 from sessions_history.entries import Committed
 from sessions_history.exceptions import (

@@ -5,8 +5,8 @@ import math
 from collections import OrderedDict
 
 from connections.addresses import group_address
-from connections.rate_limit import TokenBucket
 from connections.sections import HandshakeConfig
+from connections.token_bucket import TokenBucket
 from connections.units import Clock
 
 logger = logging.getLogger(__name__)

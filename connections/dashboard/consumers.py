@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from connections import close_codes
+from connections.asgi import Message, Receive, Send
 from connections.close_codes import Ending
 from connections.consumers import LimitedJsonConsumer
 from connections.credentials.sessions import verify_session
@@ -14,9 +15,7 @@ from connections.dashboard.selection import Selection
 from connections.dashboard.shared import shared
 from connections.database import Database
 from connections.exceptions import DatabaseUnavailable, InvalidMessage, Refused
-from connections.life import Receive
 from connections.node import Node, get_detached_node
-from connections.wire import Message, Send
 
 logger = logging.getLogger(__name__)
 

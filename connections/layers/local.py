@@ -10,7 +10,8 @@ from typing import Any
 from channels.exceptions import ChannelFull
 from channels.layers import BaseChannelLayer
 
-from connections.layers.mailbox import Mailbox, Message
+from connections.asgi import Message
+from connections.layers.mailbox import Mailbox
 from connections.units import Clock
 
 SPECIFIC_PREFIX = "specific."

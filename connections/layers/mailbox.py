@@ -2,9 +2,8 @@
 
 import asyncio
 from collections import deque
-from typing import Any
 
-Message = dict[str, Any]
+from connections.asgi import Message
 
 GAP = "channel.gap"
 """

@@ -10,8 +10,9 @@ from channels.layers import BaseChannelLayer
 from channels_redis.pubsub import RedisPubSubChannelLayer, RedisPubSubLoopLayer
 from channels_redis.utils import decode_hosts
 
+from connections.asgi import Message
 from connections.layers.local import SPECIFIC_PREFIX, require_message
-from connections.layers.mailbox import GAP, Mailbox, Message
+from connections.layers.mailbox import GAP, Mailbox
 from connections.layers.shard import Shard
 from connections.redis_clients import make_layer_host
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from connections.addresses import group_address
 from connections.config import WebSocketConfig
-from connections.rate_limit import TokenBucket
+from connections.token_bucket import TokenBucket
 from connections.units import Clock
 
 logger = logging.getLogger(__name__)

@@ -9,10 +9,10 @@ from connections import close_codes
 from connections.close_codes import Ending
 from connections.config import WebSocketConfig
 from connections.exceptions import ProtocolViolation
-from connections.rate_limit import TokenBucket
 from connections.server import frames
 from connections.server.incoming import ReceiveQueue
 from connections.server.line import Line
+from connections.token_bucket import TokenBucket
 from connections.units import measure_text
 
 _VIOLATIONS = {

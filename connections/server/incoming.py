@@ -3,9 +3,8 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
-Message = dict[str, Any]
+from connections.asgi import Message
 
 
 def _stay_away() -> None:

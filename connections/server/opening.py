@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from enum import Enum
 from typing import Any
 
+from connections.asgi import Message
 from connections.server.handshake import (
     Handshake,
     Header,
@@ -11,8 +12,6 @@ from connections.server.handshake import (
     build_denial_head,
     build_refusal,
 )
-
-Message = dict[str, Any]
 
 
 class Phase(Enum):

@@ -12,13 +12,13 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from connections import close_codes
+from connections.asgi import Message
 from connections.close_codes import Ending, Reconnect
 from connections.config import WebSocketConfig
 from connections.server import frames
 from connections.server.budget import COUNTED_FROM_BYTES
 from connections.server.handshake import Handshake, Header
 from connections.server.inbound import Inbound
-from connections.server.incoming import Message
 from connections.server.keepalive import Keepalive
 from connections.server.line import Line
 from connections.server.opening import Opening, Phase

@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connections.rate_limit import RateLimiter, TokenBucket, Verdict
 from connections.testing import FakeClock
+from connections.token_bucket import RateLimiter, TokenBucket, Verdict
 
 
 def make_limiter(clock: FakeClock, **changes: float) -> RateLimiter:
