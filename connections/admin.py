@@ -7,8 +7,8 @@ from django.db import models
 from django.http import HttpRequest
 from django.utils import timezone
 
+from connections.access.bans import impose, lift
 from connections.access_token_admin import AccessTokenAdmin
-from connections.bans import impose, lift
 from connections.charts.scales import NOTHING, format_seconds
 from connections.dashboard.admin import LiveDashboardAdmin
 from connections.dashboard.listing import ConnectionList

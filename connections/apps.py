@@ -7,7 +7,8 @@ class ConnectionsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from connections import checks, exposition, revocation
+        from connections import checks, exposition
+        from connections.access import revocation
 
         checks.register()
         exposition.register()

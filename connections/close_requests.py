@@ -12,6 +12,7 @@ from django.db.models import DurationField, ExpressionWrapper, F
 from django.db.models.functions import Now
 
 from connections import close_codes
+from connections.access.reauthorisation import Reauthoriser
 from connections.announcements import (
     CLOSE_REQUESTS,
     REAUTHORISE,
@@ -22,7 +23,6 @@ from connections.close_codes import ENDINGS
 from connections.database import Database
 from connections.hub import Hub, LiveConnection, make_selector
 from connections.models import CloseRequest
-from connections.reauthorisation import Reauthoriser
 from connections.recorder import Recorder
 from connections.units import Clock
 

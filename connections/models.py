@@ -221,7 +221,7 @@ class Ban(models.Model):
     """
     A client, a user, an address or a network that is kept out.
 
-    Made and lifted by connections.bans, which has it take effect at once; what
+    Made and lifted by connections.access.bans, which has it take effect at once; what
     is written here by other means takes effect on the next beat.
     """
 

@@ -11,6 +11,9 @@ from typing import Any
 from channels.db import aclose_old_connections
 
 from connections import close_codes, models
+from connections.access.expiry import ExpiryWatch
+from connections.access.gate import Gate
+from connections.access.reauthorisation import Reauthoriser
 from connections.close_codes import Ending
 from connections.close_requests import AppliedRequests, IncomingRequests
 from connections.companions import Companions
@@ -18,8 +21,6 @@ from connections.config import WebSocketConfig, get_config
 from connections.credentials.verifier import Verifier
 from connections.database import Database
 from connections.exceptions import DatabaseUnavailable
-from connections.expiry import ExpiryWatch
-from connections.gate import Gate
 from connections.handover import Handover
 from connections.hub import Hub, LiveConnection
 from connections.leaks import LOOK_SECONDS, LeakWatch
@@ -31,7 +32,6 @@ from connections.periodic import run_periodically
 from connections.pictures import Camera
 from connections.pool import get_redis_url, make_bus, make_pool
 from connections.pool.base import Renewal, Slot, Usage
-from connections.reauthorisation import Reauthoriser
 from connections.recorder import Recorder, clean
 from connections.survey import SURVEY_BEATS, Survey
 from connections.taken_orders import TakenOrders

@@ -7,11 +7,11 @@ from typing import Any
 from django.contrib.auth.models import AnonymousUser
 
 from connections import close_codes
+from connections.access.expiry import format_moment
 from connections.arrivals import bound_client_id
 from connections.asgi import Message
 from connections.credentials.identity import Credential
 from connections.exceptions import InvalidMessage, Refused
-from connections.expiry import format_moment
 from connections.hub import LiveConnection
 from connections.node import Node
 

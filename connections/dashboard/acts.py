@@ -13,8 +13,8 @@ from django.db import transaction
 from django.urls import reverse
 from django.utils import timezone
 
+from connections.access.bans import impose
 from connections.announcements import MAY_RETURN, announce, post_close_requests
-from connections.bans import impose
 from connections.dashboard.read_only import is_read_only
 from connections.dashboard.snapshot import Snapshot
 from connections.models import (

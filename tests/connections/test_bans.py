@@ -15,8 +15,8 @@ from django.core.management import CommandError, call_command
 from django.test import Client
 from django.utils import timezone
 
-from connections.bans import impose, lift
-from connections.credentials.bans import Bans
+from connections.access.ban_list import Bans
+from connections.access.bans import impose, lift
 from connections.credentials.identity import name_address
 from connections.database import Database
 from connections.exceptions import DatabaseUnavailable, Refused

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
+from connections.access.reauthorisation import Reauthoriser
 from connections.close_codes import ASKED_TO_RECONNECT, KICKED
 from connections.close_requests import AppliedRequests
 from connections.hub import Hub, LiveConnection
 from connections.models import CloseRequest
-from connections.reauthorisation import Reauthoriser
 from connections.testing import FakeClock, wait_until
 from connections.testing.communicators import make_config
 from tests.connections.test_hub import make_connection

@@ -12,6 +12,7 @@ from django.contrib.auth.models import User
 from django.contrib.sessions.models import Session
 from django.utils import timezone
 
+from connections.access.expiry import ExpiryWatch, format_moment
 from connections.consumers import LimitedSyncJsonConsumer
 from connections.credential_sections import ExpiryConfig
 from connections.credentials.identity import Credential
@@ -19,7 +20,6 @@ from connections.credentials.sessions import verify_session
 from connections.credentials.tokens import create_access_token, verify_access_token
 from connections.credentials.verifier import Verifier
 from connections.database import Database
-from connections.expiry import ExpiryWatch, format_moment
 from connections.hub import LiveConnection
 from connections.models import AccessToken
 from connections.node import Node

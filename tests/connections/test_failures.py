@@ -4,8 +4,7 @@ import logging
 
 import pytest
 
-from connections.credentials import failures
-from connections.credentials.failures import FailedCredentials
+from connections.access.failed_attempts import FailedCredentials
 from connections.sections import HandshakeConfig
 from connections.testing import FakeClock
 

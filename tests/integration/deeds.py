@@ -116,14 +116,14 @@ def delete_token(client_id: str) -> None:
 
 
 def ban(target: str, value: str) -> None:
-    from connections.bans import impose
+    from connections.access.bans import impose
     from connections.models import Ban
 
     impose(Ban(target=target, value=value, author="tests"))
 
 
 def unban(value: str) -> None:
-    from connections.bans import lift
+    from connections.access.bans import lift
     from connections.models import Ban
 
     lift(Ban.objects.get(value=value))

@@ -7,7 +7,7 @@ from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 
-from connections.bans import impose
+from connections.access.bans import impose
 from connections.management.database_command import DatabaseCommand
 from connections.management.users import find_user
 from connections.models import Ban

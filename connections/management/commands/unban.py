@@ -3,7 +3,7 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from connections.bans import lift
+from connections.access.bans import lift
 from connections.management.commands.ban import TARGETS, describe, make_ban
 from connections.management.database_command import DatabaseCommand
 from connections.models import Ban

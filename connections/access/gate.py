@@ -5,9 +5,9 @@ import contextlib
 from collections.abc import Iterator
 
 from connections import close_codes
+from connections.access.ban_list import Bans, Version
+from connections.access.failed_attempts import FailedCredentials
 from connections.config import WebSocketConfig
-from connections.credentials.bans import Bans, Version
-from connections.credentials.failures import FailedCredentials
 from connections.database import Database
 from connections.exceptions import DatabaseUnavailable, Refused
 from connections.hub import Hub, LiveConnection
