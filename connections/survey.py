@@ -8,9 +8,9 @@ from django.db import connection
 from django.db.models import DurationField, ExpressionWrapper, F, QuerySet
 from django.db.models.functions import Now
 
-from connections.alerts.delivery import deliver
+from connections.alerts.email import deliver
 from connections.alerts.evaluator import Evaluator
-from connections.alerts.facts import LOST_WITHIN
+from connections.alerts.measurements import LOST_WITHIN
 from connections.config import WebSocketConfig
 from connections.database import Database
 from connections.metrics.meter import Meter

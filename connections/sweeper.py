@@ -22,9 +22,9 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from connections import close_codes
-from connections.alerts.delivery import deliver
+from connections.alerts.email import deliver
 from connections.alerts.evaluator import Evaluator
-from connections.alerts.facts import read_facts
+from connections.alerts.measurements import read_facts
 from connections.announcements import post_close_requests
 from connections.chores import get_chores
 from connections.config import WebSocketConfig

@@ -8,7 +8,7 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from connections.alert_rules import AlertRule
-from connections.alerts.facts import Facts, measure
+from connections.alerts.measurements import Facts, measure
 from connections.alerts.states import Step, decide
 from connections.models import Alert
 

@@ -23,10 +23,10 @@ from hypothesis.stateful import (
 )
 
 from connections.alert_rules import DEFAULT_RULES, AlertRule
-from connections.alerts.delivery import deliver
+from connections.alerts.email import deliver
 from connections.alerts.evaluator import Evaluator
-from connections.alerts.facts import Facts, measure, read_facts
-from connections.alerts.rehearsal import rehearse
+from connections.alerts.measurements import Facts, measure, read_facts
+from connections.alerts.self_test import rehearse
 from connections.config import WebSocketConfig
 from connections.models import Alert, MinuteRollup, Node
 from connections.sweeper import Sweeper

@@ -4,8 +4,8 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
-from connections.alerts.delivery import find_recipients
-from connections.alerts.rehearsal import rehearse
+from connections.alerts.email import find_recipients
+from connections.alerts.self_test import rehearse
 from connections.config import get_config
 from connections.exceptions import ConfigError
 from connections.management.database_command import DatabaseCommand

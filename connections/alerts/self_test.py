@@ -16,9 +16,9 @@ from django.db import transaction
 from django.utils import timezone
 
 from connections.alert_rules import AlertRule
-from connections.alerts.delivery import deliver, find_recipients
+from connections.alerts.email import deliver, find_recipients
 from connections.alerts.evaluator import Evaluator
-from connections.alerts.facts import Facts, measure, read_facts
+from connections.alerts.measurements import Facts, measure, read_facts
 from connections.config import WebSocketConfig
 from connections.models import Alert, MinuteRollup, Node
 
