@@ -15,10 +15,10 @@ from typing import Any
 import yaml
 from django.conf import settings
 
-from connections import origins
 from connections.alert_rules import AlertRule, Rules, check_address
 from connections.credential_sections import ExpiryConfig, JwtConfig, TicketsConfig
 from connections.exceptions import ConfigError
+from connections.net import origins
 from connections.options import (
     NETWORKS,
     Choice,

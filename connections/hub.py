@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 from django.utils import timezone
 
-from connections.addresses import Network, parse_address, parse_network
 from connections.close_codes import Ending
 from connections.config import get_config
 from connections.credentials.identity import Credential
@@ -18,6 +17,7 @@ from connections.credentials.requirements import Requirements
 from connections.flight_recorder import FlightRecord
 from connections.limits import Limits
 from connections.models import CloseRequest
+from connections.net.addresses import Network, parse_address, parse_network
 from connections.pool.base import Slot
 
 Target = CloseRequest.Target

@@ -21,9 +21,9 @@ from connections.hub import LOOSE_WIRE
 from connections.layer_feed import LayerFeed
 from connections.limits import Limits
 from connections.logs import set_connection
+from connections.net.redaction import conceal
 from connections.node import Node
 from connections.recorder import describe_error
-from connections.redaction import conceal
 from connections.token_bucket import RateLimiter, Verdict
 from connections.turn import Turn
 from connections.wire import AsgiWire, State, measure

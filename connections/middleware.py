@@ -17,20 +17,20 @@ from django.contrib.auth.models import AnonymousUser
 from django.http.request import validate_host
 
 from connections import close_codes
-from connections.addresses import Source, find_source
 from connections.asgi import Application, Message, Receive, Send
 from connections.config import WebSocketConfig
-from connections.cookies import read_cookies
 from connections.credentials.identity import Credential, name_address
 from connections.exceptions import Refused, UnsharedLimits
 from connections.garbage import keep_collections_short
 from connections.logs import NOTHING
 from connections.neighbours import require_no_elder, require_shared_limits
+from connections.net.addresses import Source, find_source
+from connections.net.cookies import read_cookies
+from connections.net.origins import is_origin_allowed, parse_host
+from connections.net.redaction import conceal
 from connections.node import Node, get_node
-from connections.origins import is_origin_allowed, parse_host
 from connections.pool import get_redis_url
 from connections.readiness import warm_up
-from connections.redaction import conceal
 
 logger = logging.getLogger(__name__)
 

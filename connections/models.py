@@ -6,9 +6,9 @@ from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models.functions import Now
 
-from connections.addresses import format_network, parse_network
 from connections.alert_log import Alert as Alert
 from connections.minutes import MinuteRollup as MinuteRollup
+from connections.net.addresses import format_network, parse_network
 from connections.orders import Order as Order
 from connections.querysets import (
     AccessTokenQuerySet,

@@ -17,7 +17,7 @@ from connections.database import Database
 from connections.flight_recorder import is_worth_keeping
 from connections.hub import LiveConnection
 from connections.models import Connection, ErrorEvent
-from connections.redaction import format_traceback, redact
+from connections.net.redaction import format_traceback, redact
 from connections.sections import RecorderConfig
 from connections.units import Clock
 

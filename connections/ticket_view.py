@@ -8,12 +8,12 @@ from django.views.decorators.csrf import csrf_exempt, csrf_protect
 from django.views.decorators.http import require_POST
 
 from connections import close_codes
-from connections.addresses import find_source
 from connections.close_codes import Ending
 from connections.credentials.identity import Credential
 from connections.exceptions import Refused
+from connections.net.addresses import find_source
+from connections.net.origins import is_origin_allowed
 from connections.node import Node, get_node
-from connections.origins import is_origin_allowed
 
 _STATUSES = {
     close_codes.BANNED: 403,

@@ -9,9 +9,9 @@ from django.utils.crypto import constant_time_compare
 from django.views.decorators.http import require_safe
 from django_prometheus.exports import ExportToDjangoView
 
-from connections.addresses import find_source, is_listed
 from connections.config import WebSocketConfig
 from connections.exceptions import PoolUnavailable
+from connections.net.addresses import find_source, is_listed
 from connections.node import Node, get_node
 
 _PASSED_ON = ("Forwarded", "Via", "X-Real-IP")

@@ -7,8 +7,8 @@ from typing import Any
 
 from django.utils import timezone
 
-from connections.addresses import parse_address, parse_network
 from connections.models import Ban
+from connections.net.addresses import parse_address, parse_network
 from connections.units import Clock
 
 logger = logging.getLogger(__name__)

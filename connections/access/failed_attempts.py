@@ -4,7 +4,7 @@ import logging
 import math
 from collections import OrderedDict
 
-from connections.addresses import group_address
+from connections.net.addresses import group_address
 from connections.sections import HandshakeConfig
 from connections.token_bucket import TokenBucket
 from connections.units import Clock

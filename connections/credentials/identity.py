@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from connections.addresses import group_address
+from connections.net.addresses import group_address
 
 _SCOPE_CHARACTERS = 255
 

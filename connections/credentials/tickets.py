@@ -18,7 +18,7 @@ from connections.credentials.sessions import verify_session
 from connections.credentials.tokens import judge
 from connections.exceptions import Refused
 from connections.models import Ticket
-from connections.origins import parse_origin
+from connections.net.origins import parse_origin
 from connections.querysets import delete_some, digest_token
 
 _TICKET_BYTES = 32

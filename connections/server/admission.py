@@ -6,8 +6,8 @@ from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from typing import Protocol
 
-from connections.addresses import group_address
 from connections.config import WebSocketConfig
+from connections.net.addresses import group_address
 from connections.token_bucket import TokenBucket
 from connections.units import Clock
 

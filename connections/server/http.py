@@ -15,7 +15,7 @@ from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 from twisted.web import http
 
-from connections.addresses import find_source, is_listed
+from connections.net.addresses import find_source, is_listed
 from connections.server.handshake import (
     BadHandshake,
     Handshake,

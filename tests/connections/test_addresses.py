@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connections.addresses import Source, find_source, group_address
+from connections.net.addresses import Source, find_source, group_address
 
 PROXIES = ("10.0.0.0/8", "::1")
 

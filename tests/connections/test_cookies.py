@@ -5,7 +5,7 @@ from http.cookies import SimpleCookie
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connections.cookies import read_cookies
+from connections.net.cookies import read_cookies
 
 
 @given(

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connections.addresses import find_source, group_address
-from connections.origins import is_origin_allowed, parse_origin, parse_pattern
+from connections.net.addresses import find_source, group_address
+from connections.net.origins import is_origin_allowed, parse_origin, parse_pattern
 
 ALLOWED = ("https://app.example.com", "https://*.trusted.example", "http://dev:8080")
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, unquote_plus
 
-from connections.cookies import read_cookies
+from connections.net.cookies import read_cookies
 
 REDACTED = "[redacted]"
 
