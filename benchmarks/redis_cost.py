@@ -20,11 +20,11 @@ from redis.asyncio import Redis
 
 from benchmarks.processes import ServerProcess
 from benchmarks.report import make_table
-from connections.bus import RedisBus
 from connections.layers.redis import RedisLayer
 from connections.load.processes import free_port
 from connections.pool.base import Slot
 from connections.pool.redis import RedisPool
+from connections.redis.bus import RedisBus
 
 LIMIT = 5
 LEASE_SECONDS = 15

@@ -143,7 +143,7 @@ def _announce() -> None:
 
 
 async def _tell_others(redis_url: str) -> None:
-    from connections.bus import RedisBus
+    from connections.redis.bus import RedisBus
 
     bus = RedisBus(redis_url, node_id="none")
     try:

@@ -27,7 +27,7 @@ from connections.recorder import Recorder
 from connections.units import Clock
 
 if TYPE_CHECKING:
-    from connections.bus import RedisBus
+    from connections.redis.bus import RedisBus
 
 _TOLERANCE_SECONDS = 5
 """How far off it may be what a request's age says of when it was posted."""

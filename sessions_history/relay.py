@@ -16,8 +16,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from connections.redis_clients import ask, cancel, make_client
-from connections.subscriptions import Subscriptions
+from connections.redis.clients import ask, cancel, make_client
+from connections.redis.pubsub import Subscriptions
 
 logger = logging.getLogger(__name__)
 

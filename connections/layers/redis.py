@@ -14,7 +14,7 @@ from connections.asgi import Message
 from connections.layers.local import SPECIFIC_PREFIX, require_message
 from connections.layers.mailbox import GAP, Mailbox
 from connections.layers.shard import Shard
-from connections.redis_clients import make_layer_host
+from connections.redis.clients import make_layer_host
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from connections.layers.mailbox import GAP
-from connections.redis_clients import ask, cancel, close_client
-from connections.subscriptions import Subscriptions
+from connections.redis.clients import ask, cancel, close_client
+from connections.redis.pubsub import Subscriptions
 
 _RETRY_SECONDS = 0.5
 _COMMANDS_AT_ONCE = 8

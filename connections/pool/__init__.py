@@ -13,7 +13,7 @@ from connections.pool.base import OnTaken, Pool
 from connections.pool.local import LocalPool
 
 if TYPE_CHECKING:
-    from connections.bus import RedisBus
+    from connections.redis.bus import RedisBus
 
 
 _ALLOWED_URLS = (
@@ -31,7 +31,7 @@ def find_url_problem(redis_url: str | None) -> Problem | None:
     """Return what stands against using a REDIS_URL; nothing of its password."""
     if not redis_url:
         return None
-    from connections.redis_clients import make_client
+    from connections.redis.clients import make_client
 
     try:
         make_client(redis_url, timeout_seconds=1)
@@ -64,7 +64,7 @@ def make_bus(redis_url: str | None, *, node_id: str) -> RedisBus | None:
     """
     if not redis_url:
         return None
-    from connections.bus import RedisBus
+    from connections.redis.bus import RedisBus
 
     return RedisBus(redis_url, node_id=node_id)
 

@@ -11,12 +11,12 @@ from typing import Any
 from redis.commands.core import AsyncScript
 from redis.exceptions import RedisError
 
-from connections.bus import Message, RedisBus
 from connections.exceptions import ClientFull, PoolFull, PoolUnavailable
 from connections.pool.base import Renewal, SharedPool, Slot, Usage
 from connections.pool.held import HeldSlots
 from connections.pool.words import encode_moment, encode_word, read_slots
-from connections.redis_clients import ask, cancel, close_client, make_client
+from connections.redis.bus import Message, RedisBus
+from connections.redis.clients import ask, cancel, close_client, make_client
 from connections.units import Clock
 
 logger = logging.getLogger(__name__)

@@ -16,11 +16,11 @@ from connections.announcements import (
     post_close_requests,
     stop_listening,
 )
-from connections.bus import RedisBus
 from connections.close_codes import ENDINGS, Reconnect
 from connections.database import Database
 from connections.models import CloseRequest
 from connections.node import Node
+from connections.redis.bus import RedisBus
 from connections.testing import wait_until
 from connections.testing.communicators import connect_to, make_config
 from tests.connections.conversations import Echo, receive_close

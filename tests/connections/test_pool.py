@@ -16,11 +16,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from connections.bus import RedisBus
 from connections.exceptions import ClientFull, PoolFull
 from connections.pool.base import Pool, Renewal, Slot, Usage
 from connections.pool.local import LocalPool
 from connections.pool.redis import RedisPool
+from connections.redis.bus import RedisBus
 from tests.integration.redis_process import RedisProcess
 
 Result = TypeVar("Result")

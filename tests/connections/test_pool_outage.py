@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from connections.bus import RedisBus
 from connections.exceptions import ClientFull, PoolFull, PoolUnavailable
 from connections.pool.base import Renewal, SharedPool, Slot, Usage
 from connections.pool.local import LocalPool
 from connections.pool.outage import OutagePool
 from connections.pool.redis import RedisPool
+from connections.redis.bus import RedisBus
 from connections.testing import wait_until
 from tests.integration.redis_process import RedisProcess
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from connections.bus import RedisBus
 from connections.exceptions import ClientFull, PoolFull, PoolUnavailable
 from connections.pool.base import Renewal, Slot
 from connections.pool.redis import RedisPool
+from connections.redis.bus import RedisBus
 from connections.testing import Proxy, free_port, wait_until
 from tests.integration.redis_process import RedisProcess
 

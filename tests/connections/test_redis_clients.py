@@ -2,7 +2,7 @@ import pytest
 from redis.asyncio.connection import SSLConnection
 from redis.asyncio.sentinel import SentinelConnectionPool
 
-from connections.redis_clients import make_client, make_layer_host, parse_sentinel_url
+from connections.redis.clients import make_client, make_layer_host, parse_sentinel_url
 
 
 def test_tls_is_redis_pys_own() -> None:

@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from websockets.asyncio.client import ClientConnection
 
-from connections.bus import RedisBus
 from connections.exceptions import PoolFull
 from connections.pool.base import Slot
 from connections.pool.redis import RedisPool
+from connections.redis.bus import RedisBus
 from connections.testing import LiveServer, Servers, read_close, wait_until
 from tests.faults.databases import Store
 from tests.integration.redis_process import RedisProcess

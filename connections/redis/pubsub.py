@@ -15,7 +15,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from connections.redis_clients import ask, cancel
+from connections.redis.clients import ask, cancel
 from connections.units import Clock
 
 logger = logging.getLogger(__name__)

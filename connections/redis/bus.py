@@ -14,8 +14,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from connections.redis_clients import ask, close_client, make_client
-from connections.subscriptions import Subscriptions
+from connections.redis.clients import ask, close_client, make_client
+from connections.redis.pubsub import Subscriptions
 
 logger = logging.getLogger(__name__)
 
