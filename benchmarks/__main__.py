@@ -27,8 +27,8 @@ from benchmarks.processes import StartFailed
 from benchmarks.report import compare, make_table, summarise, write_json
 from benchmarks.site import Site, make_site
 from benchmarks.targets import judge
-from connections.load.generator import LoadFailed
-from connections.load.processes import allow_many_files
+from connections.capacity.load.generator import LoadFailed
+from connections.capacity.load.procfs import allow_many_files
 
 Rounds = dict[str, dict[str, list[Values]]]
 """Of each measure and contender, what each round gave."""

@@ -1,7 +1,7 @@
 """
 The load generator of sessions: messages said as fast as it goes, or at a steady rate.
 
-A process of its own, as connections.load.generator. Each ack is looked at: no
+A process of its own, as connections.capacity.load.generator. Each ack is looked at: no
 offset of a session may be left out, none come twice.
 """
 
@@ -12,9 +12,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from connections.load.frames import PING, PONG, TEXT, build_frame, split_frames
-from connections.load.generator import Answer, Steps, main, summarise
-from connections.load.sockets import Client, Clients
+from connections.capacity.load.frames import PING, PONG, TEXT, build_frame, split_frames
+from connections.capacity.load.generator import Answer, Steps, main, summarise
+from connections.capacity.load.sockets import Client, Clients
 
 PAYLOAD = {"text": "a message of about a hundred bytes, as people write: é👍🏽"}
 _LATE_SECONDS = 60

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.processes import ROOT, ServerProcess
 from benchmarks.site import Site
-from connections.load.processes import free_port
+from connections.capacity.load.procfs import free_port
 
 SERVED = Path(__file__).parent / "served"
 

@@ -17,7 +17,7 @@ from benchmarks.contenders import CONTENDERS, Contender
 from benchmarks.measures import read_observed
 from benchmarks.report import describe_machine, make_table
 from benchmarks.site import Site, make_site
-from connections.load.generator import Load
+from connections.capacity.load.generator import Load
 
 _MEASURED = ("channels-daphne", "orchestra-serve", "orchestra-uvicorn")
 _IN_FLIGHT = 50

@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.contenders import Contender
 from benchmarks.processes import ServerProcess
 from benchmarks.site import Site
-from connections.load.generator import Load
+from connections.capacity.load.generator import Load
 
 Values = dict[str, float]
 

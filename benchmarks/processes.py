@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from connections.load.processes import read_cpu_seconds, read_memory_kib
+from connections.capacity.load.procfs import read_cpu_seconds, read_memory_kib
 
 ROOT = Path(__file__).resolve().parents[1]
 _START_SECONDS = 60

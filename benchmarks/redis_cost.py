@@ -20,8 +20,8 @@ from redis.asyncio import Redis
 
 from benchmarks.processes import ServerProcess
 from benchmarks.report import make_table
+from connections.capacity.load.procfs import free_port
 from connections.layers.redis import RedisLayer
-from connections.load.processes import free_port
 from connections.pool.base import Slot
 from connections.pool.redis import RedisPool
 from connections.redis.bus import RedisBus

@@ -27,8 +27,8 @@ from benchmarks.appends import PAYLOAD
 from benchmarks.processes import ROOT, ServerProcess
 from benchmarks.report import describe_machine, make_table, summarise
 from benchmarks.site import make_site
-from connections.load.generator import Load
-from connections.load.processes import free_port, read_cpu_seconds
+from connections.capacity.load.generator import Load
+from connections.capacity.load.procfs import free_port, read_cpu_seconds
 
 CLIENTS = 200
 _WINDOW = 8

@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.conformance.suite import Python, run_cases
 from benchmarks.processes import ROOT, ServerProcess, StartFailed
 from benchmarks.site import make_site
-from connections.load.processes import free_port
+from connections.capacity.load.procfs import free_port
 
 _ENVIRONMENT = {
     "DJANGO_SETTINGS_MODULE": "orchestra.settings",

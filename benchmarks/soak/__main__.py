@@ -24,7 +24,7 @@ from benchmarks.report import make_table, write_json
 from benchmarks.soak.clients import PAGES, Crowd
 from benchmarks.soak.cluster import PLANTS, SERVERS, Cluster, has_services, serving
 from benchmarks.soak.figures import Judged, Sample, judge, take
-from connections.load.processes import allow_many_files
+from connections.capacity.load.procfs import allow_many_files
 
 _ROUNDS = 10
 """About so many samples; half of them at least, however short it is."""

@@ -5,7 +5,7 @@ For tests of projects: real servers, clients that misbehave, time that obeys.
     pytest_plugins = ["connections.testing.plugin"]
 """
 
-from connections.load.processes import free_port
+from connections.capacity.load.procfs import free_port
 from connections.testing.assertions import (
     LOST,
     Closing,

@@ -17,7 +17,7 @@ from django.conf import settings
 from django.core.management import call_command
 from websockets.asyncio.client import connect
 
-from connections.load.processes import free_port
+from connections.capacity.load.procfs import free_port
 from connections.testing.databases import Databases, run_on
 
 Arguments = ParamSpec("Arguments")

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from django.core.management import CommandError, call_command
 
-from connections.capacity import Bounds, Step, reckon
+from connections.capacity.probe import Bounds, Step, reckon
 
 STEP = Step(
     connections=1000,

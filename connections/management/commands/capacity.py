@@ -19,15 +19,15 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError, transaction
 
-from connections.capacity import Bounds, Climb, Step, reckon
-from connections.config import get_config
-from connections.credentials.tokens import issue
-from connections.load.generator import Load, LoadFailed
-from connections.load.processes import (
+from connections.capacity.load.generator import Load, LoadFailed
+from connections.capacity.load.procfs import (
     allow_many_files,
     free_port,
     read_available_kib,
 )
+from connections.capacity.probe import Bounds, Climb, Step, reckon
+from connections.config import get_config
+from connections.credentials.tokens import issue
 from connections.models import AccessToken, Connection
 
 _PREFIX = "capacity:"

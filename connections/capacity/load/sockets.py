@@ -17,8 +17,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from connections.load.client import Client, Dialect, answer_pings, keep_alive
-from connections.load.frames import (
+from connections.capacity.load.client import Client, Dialect, answer_pings, keep_alive
+from connections.capacity.load.frames import (
     CLOSE,
     PING,
     PONG,

@@ -21,9 +21,9 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import IO, Any
 
-from connections.load.client import DIALECTS, Client
-from connections.load.frames import TEXT, build_frame, build_reply
-from connections.load.sockets import LOOPBACK, Clients
+from connections.capacity.load.client import DIALECTS, Client
+from connections.capacity.load.frames import TEXT, build_frame, build_reply
+from connections.capacity.load.sockets import LOOPBACK, Clients
 
 Answer = dict[str, Any]
 
@@ -42,7 +42,7 @@ class Load:
         host: str = LOOPBACK,
         dialect: str = "plain",
         path: str = "",
-        module: str = "connections.load.generator",
+        module: str = "connections.capacity.load.generator",
     ) -> None:
         arguments = [host, str(port), dialect, path]
         self._process = subprocess.Popen(

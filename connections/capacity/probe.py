@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from connections.load.generator import Load, LoadFailed
-from connections.load.processes import read_cpu_seconds, read_memory_kib
+from connections.capacity.load.generator import Load, LoadFailed
+from connections.capacity.load.procfs import read_cpu_seconds, read_memory_kib
 
 _ASKED = 50
 """Connections that exchange messages while the others are idle."""

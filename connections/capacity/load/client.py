@@ -4,7 +4,14 @@ import dataclasses
 import socket
 from collections.abc import Callable
 
-from connections.load.frames import CLOSE, PING, PONG, TEXT, build_frame, split_frames
+from connections.capacity.load.frames import (
+    CLOSE,
+    PING,
+    PONG,
+    TEXT,
+    build_frame,
+    split_frames,
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
