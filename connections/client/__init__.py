@@ -21,6 +21,7 @@ except ModuleNotFoundError as exc:
         sys.exit(f"connections.client: {_NEEDED}")
     raise ImportError(_NEEDED) from exc
 
+from connections.client.connect import open_connection
 from connections.client.events import (
     Attached,
     EntryArrived,
@@ -32,7 +33,6 @@ from connections.client.events import (
     StateChanged,
     Warned,
 )
-from connections.client.opening import open_connection
 from connections.client.outbox import Ack, RequestFailed
 from connections.client.reconnect import Ended
 from connections.client.session import SessionClient

@@ -13,6 +13,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 from websockets.uri import parse_uri
 
+from connections.client.connect import open_connection
 from connections.client.events import (
     Attached,
     EntryArrived,
@@ -24,7 +25,6 @@ from connections.client.events import (
     StateChanged,
     Warned,
 )
-from connections.client.opening import open_connection
 from connections.client.outbox import RequestFailed
 from connections.client.session import SessionClient
 from connections.close_codes import Reconnect

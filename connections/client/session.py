@@ -28,7 +28,7 @@ from connections.client.events import (
 )
 from connections.client.outbox import Ack, Item, Outbox, RequestFailed
 from connections.client.reconnect import Ended, Random
-from connections.client.returning import (
+from connections.client.reconnecting_socket import (
     OPENING_SECONDS,
     GetToken,
     ReconnectingSocket,

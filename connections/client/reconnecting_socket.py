@@ -10,8 +10,8 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import InvalidHandshake
 
 from connections import close_codes
+from connections.client.connect import open_connection, read_failure
 from connections.client.events import State
-from connections.client.opening import open_connection, read_failure
 from connections.client.reconnect import Ended, Random, decide, read_end
 from connections.close_codes import Reconnect
 
