@@ -8,7 +8,7 @@ from django.conf import settings
 from django.core import checks
 
 from connections.config import get_config
-from connections.credentials.jwt_setup import find_jwt_problems
+from connections.credentials.jwt_config import find_jwt_problems
 from connections.pool import find_url_problem, get_redis_url
 from connections.server.files import count_needed_files, get_most_files
 

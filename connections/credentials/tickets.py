@@ -13,7 +13,7 @@ from django.utils import timezone
 from connections import close_codes
 from connections.credential_sections import JwtConfig, TicketsConfig
 from connections.credentials.identity import Credential
-from connections.credentials.jwt_setup import make_jwt_verifier
+from connections.credentials.jwt_config import make_jwt_verifier
 from connections.credentials.sessions import verify_session
 from connections.credentials.tokens import judge
 from connections.exceptions import Refused

@@ -8,9 +8,9 @@ from typing import ParamSpec, TypeVar
 
 from connections import close_codes
 from connections.config import WebSocketConfig
+from connections.credentials.batching import Lookups
 from connections.credentials.identity import Credential
-from connections.credentials.jwt_setup import make_jwt_verifier
-from connections.credentials.lookups import Lookups
+from connections.credentials.jwt_config import make_jwt_verifier
 from connections.credentials.sessions import verify_session
 from connections.credentials.tickets import issue_ticket, redeem_ticket
 from connections.credentials.tokens import note_use, verify_access_tokens

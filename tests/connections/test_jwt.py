@@ -21,8 +21,8 @@ from connections.checks import check_jwt
 from connections.config import WebSocketConfig, get_config
 from connections.credential_sections import JwtConfig
 from connections.credentials.jwt import JwtVerifier
+from connections.credentials.jwt_config import find_jwt_problems, make_jwt_verifier
 from connections.credentials.jwt_keys import Key, KeyRing, read_keys
-from connections.credentials.jwt_setup import find_jwt_problems, make_jwt_verifier
 from connections.credentials.verifier import Verifier
 from connections.exceptions import ConfigError, Refused
 from connections.testing import FakeClock

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from connections.credentials.lookups import Lookups
+from connections.credentials.batching import Lookups
 
 
 class Source:
