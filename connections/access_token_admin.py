@@ -16,7 +16,7 @@ from django.views.decorators.http import require_POST
 from connections.announcements import post_close_requests
 from connections.credentials.identity import check_scope
 from connections.credentials.tokens import issue
-from connections.dashboard.read_only import GuardedAdmin, is_read_only
+from connections.dashboard.permissions import GuardedAdmin, is_read_only
 from connections.models import AccessToken, CloseRequest
 
 _FOLDER = "admin/connections/accesstoken"

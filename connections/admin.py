@@ -9,10 +9,10 @@ from django.utils import timezone
 
 from connections.access.bans import impose, lift
 from connections.access_token_admin import AccessTokenAdmin
-from connections.charts.scales import NOTHING, format_seconds
 from connections.dashboard.admin import LiveDashboardAdmin
+from connections.dashboard.charts.scales import NOTHING, format_seconds
 from connections.dashboard.listing import ConnectionList
-from connections.dashboard.read_only import GuardedAdmin
+from connections.dashboard.permissions import GuardedAdmin
 from connections.models import (
     AccessToken,
     Alert,

@@ -11,12 +11,12 @@ from django.urls import URLPattern, path, reverse
 from django.utils.decorators import method_decorator
 from django.views.decorators.gzip import gzip_page
 
-from connections.dashboard.act_pages import show_act, show_result
-from connections.dashboard.acts import find_allowed
+from connections.dashboard.action_views import show_act, show_result
+from connections.dashboard.actions import find_allowed
+from connections.dashboard.cache import shared
 from connections.dashboard.consumers import PATH
-from connections.dashboard.peek import describe_client, describe_connection
-from connections.dashboard.selection import GROUPINGS, RANGES, Selection
-from connections.dashboard.shared import shared
+from connections.dashboard.details import describe_client, describe_connection
+from connections.dashboard.filters import GROUPINGS, RANGES, Selection
 
 _NAME = "connections_livedashboard"
 _TEMPLATES = "admin/connections/livedashboard"

@@ -10,9 +10,9 @@ from connections.asgi import Message, Receive, Send
 from connections.close_codes import Ending
 from connections.consumers import LimitedJsonConsumer
 from connections.credentials.sessions import verify_session
-from connections.dashboard.acts import find_allowed
-from connections.dashboard.selection import Selection
-from connections.dashboard.shared import shared
+from connections.dashboard.actions import find_allowed
+from connections.dashboard.cache import shared
+from connections.dashboard.filters import Selection
 from connections.database import Database
 from connections.exceptions import DatabaseUnavailable, InvalidMessage, Refused
 from connections.node import Node, get_detached_node

@@ -13,16 +13,12 @@ from django.utils import timezone
 from django.utils.functional import cached_property
 from django.utils.html import format_html
 
-from connections.charts.scales import (
-    NOTHING,
-    format_bytes,
-    format_seconds,
-)
 from connections.close_codes import APPLICATION, ENDINGS, PEER
-from connections.dashboard.acts import MOST_VALUES, Target, find_allowed, make_url
+from connections.dashboard.actions import MOST_VALUES, Target, find_allowed, make_url
+from connections.dashboard.cache import Shared, shared
+from connections.dashboard.charts.scales import NOTHING, format_bytes, format_seconds
+from connections.dashboard.details import describe_connection, say_both
 from connections.dashboard.map import STATES
-from connections.dashboard.peek import describe_connection, say_both
-from connections.dashboard.shared import Shared, shared
 from connections.dashboard.snapshot import Snapshot
 from connections.models import ID_LENGTH, Connection, Node
 from connections.pictures import Seen

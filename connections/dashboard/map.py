@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from django.utils.safestring import SafeString
 
-from connections.charts.cells import Cell, draw_cells, draw_row
-from connections.dashboard.selection import Selection
+from connections.dashboard.charts.cells import Cell, draw_cells, draw_row
+from connections.dashboard.filters import Selection
 from connections.dashboard.snapshot import KEY_LENGTH, Snapshot, make_key
 from connections.models import Node
 from connections.pictures import LiveState, Seen

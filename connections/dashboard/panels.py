@@ -10,13 +10,14 @@ from django.template.loader import render_to_string
 from django.urls import reverse
 from django.utils.safestring import SafeString
 
-from connections.charts.cells import draw_row
-from connections.charts.histogram import draw_histogram
-from connections.charts.scales import NOTHING, format_seconds
-from connections.charts.trend import Series, draw_trend
 from connections.close_codes import get_codes
 from connections.config import get_config
-from connections.dashboard.figures import Figures
+from connections.dashboard.charts.cells import draw_row
+from connections.dashboard.charts.histogram import draw_histogram
+from connections.dashboard.charts.scales import NOTHING, format_seconds
+from connections.dashboard.charts.trend import Series, draw_trend
+from connections.dashboard.details import offer_for_node
+from connections.dashboard.filters import Selection
 from connections.dashboard.map import (
     STATES,
     count_columns,
@@ -25,9 +26,8 @@ from connections.dashboard.map import (
     make_map,
     name_node,
 )
-from connections.dashboard.peek import offer_for_node
-from connections.dashboard.selection import Selection
 from connections.dashboard.snapshot import Snapshot
+from connections.dashboard.statistics import Figures
 from connections.dashboard.tiles import estimate_quantile, make_tiles
 from connections.metrics.counters import DURATION_EDGES
 from connections.models import Alert, Node

@@ -5,15 +5,15 @@ from dataclasses import dataclass
 
 from django.utils.safestring import SafeString
 
-from connections.charts.scales import (
+from connections.config import get_config
+from connections.dashboard.charts.scales import (
     NOTHING,
     format_count,
     format_seconds,
     split_seconds,
 )
-from connections.charts.sparkline import draw_sparkline
-from connections.config import get_config
-from connections.dashboard.figures import Figures
+from connections.dashboard.charts.sparkline import draw_sparkline
+from connections.dashboard.statistics import Figures
 from connections.metrics.counters import DURATION_EDGES
 from connections.models import Node
 from connections.pictures import Seen

@@ -89,7 +89,7 @@ def test_the_result_says_what_was_not_reached(operator: Client, node: Node) -> N
     put_picture(node, later._replace(opened_at=0.0))
     from django.contrib import admin
 
-    from connections.dashboard.shared import Shared
+    from connections.dashboard.cache import Shared
     from connections.models import LiveDashboard
 
     registered: Any = admin.site.get_model_admin(LiveDashboard)

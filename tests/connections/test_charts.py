@@ -6,9 +6,14 @@ from xml.etree import ElementTree
 
 import pytest
 
-from connections.charts.cells import GLYPHS, choose_pitch, draw_cells, draw_row
-from connections.charts.histogram import draw_histogram
-from connections.charts.scales import (
+from connections.dashboard.charts.cells import (
+    GLYPHS,
+    choose_pitch,
+    draw_cells,
+    draw_row,
+)
+from connections.dashboard.charts.histogram import draw_histogram
+from connections.dashboard.charts.scales import (
     format_bytes,
     format_count,
     format_seconds,
@@ -16,9 +21,9 @@ from connections.charts.scales import (
     make_time_ticks,
     split_seconds,
 )
-from connections.charts.sparkline import draw_sparkline
-from connections.charts.svg import element, picture, text
-from connections.charts.trend import Series, draw_trend
+from connections.dashboard.charts.sparkline import draw_sparkline
+from connections.dashboard.charts.svg import element, picture, text
+from connections.dashboard.charts.trend import Series, draw_trend
 from connections.pictures import LiveState
 
 NOON = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)

@@ -14,11 +14,11 @@ from django.test import Client
 from django.utils import timezone
 
 from connections.dashboard.admin import LiveDashboardAdmin
+from connections.dashboard.cache import Shared
 from connections.dashboard.consumers import PATH, LiveConsumer
-from connections.dashboard.figures import read_figures
-from connections.dashboard.selection import Selection
-from connections.dashboard.shared import Shared
+from connections.dashboard.filters import Selection
 from connections.dashboard.snapshot import make_key
+from connections.dashboard.statistics import read_figures
 from connections.dashboard.tiles import estimate_quantile
 from connections.database import Database
 from connections.metrics.counters import Counters

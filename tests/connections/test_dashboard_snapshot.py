@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from connections.dashboard.selection import Selection
+from connections.dashboard.filters import Selection
 from connections.dashboard.snapshot import Snapshot, Snapshots, make_key, take_snapshot
 from connections.hub import new_connection_id
 from connections.models import Connection, Node, NodePicture

@@ -11,8 +11,8 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from connections.dashboard import listing
+from connections.dashboard.cache import Shared
 from connections.dashboard.listing import BoundedPaginator, ConnectionList
-from connections.dashboard.shared import Shared
 from connections.models import Connection, Node
 from tests.connections.test_dashboard import make_staff
 from tests.connections.test_dashboard_snapshot import (

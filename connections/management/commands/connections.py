@@ -12,8 +12,8 @@ from connections.announcements import (
     STAFF_REASONS,
     post_close_requests,
 )
-from connections.charts.scales import format_seconds
 from connections.close_codes import ENDINGS
+from connections.dashboard.charts.scales import format_seconds
 from connections.management.database_command import DatabaseCommand
 from connections.management.users import find_user
 from connections.models import CloseRequest, Connection, Node

@@ -10,7 +10,7 @@ from typing import Any
 
 from django.utils import timezone
 
-from connections.dashboard.selection import RANGES
+from connections.dashboard.filters import RANGES
 from connections.metrics.counters import DURATION_EDGES
 from connections.models import MinuteRollup, Node
 from connections.units import Clock

@@ -11,8 +11,8 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.http import urlencode
 
-from connections.dashboard.act_forms import ActForm
-from connections.dashboard.acts import (
+from connections.dashboard.action_forms import ActForm
+from connections.dashboard.actions import (
     ACTS,
     MOST_VALUES,
     Act,
@@ -22,8 +22,8 @@ from connections.dashboard.acts import (
     find_meant,
     perform,
 )
+from connections.dashboard.cache import Shared
 from connections.dashboard.map import list_names
-from connections.dashboard.shared import Shared
 from connections.dashboard.snapshot import Snapshot
 from connections.models import CloseRequest, Node, Order
 

@@ -3,10 +3,10 @@
 import threading
 from dataclasses import replace
 
-from connections.dashboard.figures import SharedFigures
+from connections.dashboard.filters import Selection
 from connections.dashboard.panels import Panels, render_panels
-from connections.dashboard.selection import Selection
 from connections.dashboard.snapshot import Snapshot, Snapshots
+from connections.dashboard.statistics import SharedFigures
 
 
 class Shared:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from django.utils.safestring import SafeString
 
-from connections.charts.scales import scale
-from connections.charts.svg import element, number
+from connections.dashboard.charts.scales import scale
+from connections.dashboard.charts.svg import element, number
 
 _WIDTH = 120
 _HEIGHT = 28

@@ -12,7 +12,7 @@ from itertools import groupby
 
 from django.utils.safestring import SafeString
 
-from connections.charts.svg import element, number, picture
+from connections.dashboard.charts.svg import element, number, picture
 
 PITCHES = (14, 11, 9, 7, 6, 5)
 _BLANK = ""

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from django.utils.safestring import SafeString
 
-from connections.charts.scales import format_seconds, make_ticks
-from connections.charts.svg import element, number, picture, text, title
+from connections.dashboard.charts.scales import format_seconds, make_ticks
+from connections.dashboard.charts.svg import element, number, picture, text, title
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 40, 8, 10, 34
 _GAP = 0.22

@@ -4,7 +4,7 @@ from typing import Any
 
 from django import forms
 
-from connections.dashboard.acts import Act
+from connections.dashboard.actions import Act
 
 _BANS = (
     ("3600", "for an hour"),

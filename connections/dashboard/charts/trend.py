@@ -6,8 +6,12 @@ from datetime import datetime
 
 from django.utils.safestring import SafeString
 
-from connections.charts.scales import format_count, make_ticks, make_time_ticks
-from connections.charts.svg import element, number, picture, text, title
+from connections.dashboard.charts.scales import (
+    format_count,
+    make_ticks,
+    make_time_ticks,
+)
+from connections.dashboard.charts.svg import element, number, picture, text, title
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 40, 10, 10, 26
 _MOST_TARGETS = 180

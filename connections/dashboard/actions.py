@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from connections.access.bans import impose
 from connections.announcements import MAY_RETURN, announce, post_close_requests
-from connections.dashboard.read_only import is_read_only
+from connections.dashboard.permissions import is_read_only
 from connections.dashboard.snapshot import Snapshot
 from connections.models import (
     AccessToken,

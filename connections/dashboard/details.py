@@ -4,14 +4,14 @@ from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from connections.charts.cells import draw_row
-from connections.charts.scales import (
+from connections.dashboard.actions import ACTS, Target, make_url
+from connections.dashboard.charts.cells import draw_row
+from connections.dashboard.charts.scales import (
     NOTHING,
     format_bytes,
     format_count,
     format_seconds,
 )
-from connections.dashboard.acts import ACTS, Target, make_url
 from connections.dashboard.map import STATES, list_names
 from connections.dashboard.snapshot import Snapshot
 from connections.models import Node
