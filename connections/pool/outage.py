@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from connections.exceptions import PoolUnavailable
 from connections.pool.base import OnTaken, Pool, Renewal, SharedPool, Slot, Usage
-from connections.pool.held import HeldSlots
+from connections.pool.index import HeldSlots
 from connections.pool.local import LocalPool
 from connections.units import Clock
 

@@ -13,8 +13,8 @@ from redis.exceptions import RedisError
 
 from connections.exceptions import ClientFull, PoolFull, PoolUnavailable
 from connections.pool.base import Renewal, SharedPool, Slot, Usage
-from connections.pool.held import HeldSlots
-from connections.pool.words import encode_moment, encode_word, read_slots
+from connections.pool.codec import encode_moment, encode_word, read_slots
+from connections.pool.index import HeldSlots
 from connections.redis.bus import Message, RedisBus
 from connections.redis.clients import ask, cancel, close_client, make_client
 from connections.units import Clock
