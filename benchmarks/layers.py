@@ -26,7 +26,7 @@ _WARM_UP_SECONDS = 0.7
 _OTHER = "other"
 _PACKAGES = {
     "system calls, event loop": (
-        *("asyncio", "selectors", "contextvars", "connections.server.line"),
+        *("asyncio", "selectors", "contextvars", "connections.server.transport"),
     ),
     "Twisted, Autobahn, daphne": (
         *("twisted", "autobahn", "daphne", "txaio", "zope", "incremental"),

@@ -10,7 +10,7 @@ from django.core import checks
 from connections.config import get_config
 from connections.credentials.jwt_config import find_jwt_problems
 from connections.pool import find_url_problem, get_redis_url
-from connections.server.files import count_needed_files, get_most_files
+from connections.server.file_limit import count_needed_files, get_most_files
 
 _PROXY_TIMEOUT_SECONDS = 60
 """After this silence nginx closes a connection (proxy_read_timeout, by default)."""

@@ -16,17 +16,17 @@ from twisted.python.failure import Failure
 from twisted.web import http
 
 from connections.net.addresses import find_source, is_listed
-from connections.server.handshake import (
+from connections.server.timers import HasDeadline
+from connections.server.tls_transport import TlsLine
+from connections.server.transport import SocketLine, detach_socket
+from connections.server.websocket.handshake import (
     BadHandshake,
     Handshake,
     Header,
     build_refusal,
     read_handshake,
 )
-from connections.server.line import SocketLine, detach_socket
-from connections.server.rounds import HasDeadline
-from connections.server.tls_line import TlsLine
-from connections.server.websocket import WebSocketProtocol
+from connections.server.websocket.protocol import WebSocketProtocol
 
 logger = logging.getLogger(__name__)
 

@@ -33,12 +33,12 @@ from connections.pool import get_redis_url
 from connections.readiness import warm_up
 from connections.server.admission import Admission
 from connections.server.budget import BufferBudget
+from connections.server.daphne_options import warn_of_ignored
 from connections.server.drain import drain
-from connections.server.files import raise_file_limit
-from connections.server.flags import warn_of_ignored
+from connections.server.file_limit import raise_file_limit
 from connections.server.http import HttpChannel, HttpFactory
-from connections.server.rounds import Rounds
-from connections.server.websocket import WebSocketProtocol
+from connections.server.timers import Rounds
+from connections.server.websocket.protocol import WebSocketProtocol
 
 logger = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ import pytest
 
 from connections.sections import BuffersConfig
 from connections.server.budget import COUNTED_FROM_BYTES, BufferBudget
-from connections.server.incoming import ReceiveQueue
-from connections.server.outgoing import SendBuffer
+from connections.server.websocket.receive_queue import ReceiveQueue
+from connections.server.websocket.send_buffer import SendBuffer
 from tests.connections.fake_loop import FakeLoop
 
 

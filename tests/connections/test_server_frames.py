@@ -11,8 +11,8 @@ from websockets import frames as reference
 from websockets.protocol import CLIENT, OPEN, SERVER, Protocol
 
 from connections.exceptions import ProtocolViolation
-from connections.server import frames
-from connections.server.frames import FrameReader
+from connections.server.websocket import frames
+from connections.server.websocket.frames import FrameReader
 
 _MAX = 1000
 _MASK = b"\x01\x02\x03\x04"

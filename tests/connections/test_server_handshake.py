@@ -1,6 +1,6 @@
 import pytest
 
-from connections.server.handshake import (
+from connections.server.websocket.handshake import (
     BadHandshake,
     Handshake,
     build_acceptance,

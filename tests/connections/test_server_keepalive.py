@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 
-from connections.server.keepalive import Keepalive
+from connections.server.websocket.keepalive import Keepalive
 from tests.connections.fake_loop import FakeLoop
 
 

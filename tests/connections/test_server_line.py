@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from connections.server.line import SocketLine
+from connections.server.transport import SocketLine
 
 
 class Listener:

@@ -1,6 +1,6 @@
 import pytest
 
-from connections.server.opening import Opening
+from connections.server.websocket.response import Opening
 from tests.connections.test_server_handshake import read
 
 START = {

@@ -1,6 +1,6 @@
 import pytest
 
-from connections.server.rounds import ROUND_SECONDS, Rounds
+from connections.server.timers import ROUND_SECONDS, Rounds
 from tests.connections.fake_loop import FakeLoop
 
 

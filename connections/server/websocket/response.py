@@ -5,7 +5,7 @@ from enum import Enum
 from typing import Any
 
 from connections.asgi import Message
-from connections.server.handshake import (
+from connections.server.websocket.handshake import (
     Handshake,
     Header,
     build_acceptance,

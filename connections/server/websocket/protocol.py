@@ -15,15 +15,15 @@ from connections import close_codes
 from connections.asgi import Message
 from connections.close_codes import Ending, Reconnect
 from connections.config import WebSocketConfig
-from connections.server import frames
 from connections.server.budget import COUNTED_FROM_BYTES
-from connections.server.handshake import Handshake, Header
-from connections.server.inbound import Inbound
-from connections.server.keepalive import Keepalive
-from connections.server.line import Line
-from connections.server.opening import Opening, Phase
-from connections.server.outgoing import SendBuffer
-from connections.server.rounds import HasDeadline
+from connections.server.timers import HasDeadline
+from connections.server.transport import Line
+from connections.server.websocket import frames
+from connections.server.websocket.handshake import Handshake, Header
+from connections.server.websocket.keepalive import Keepalive
+from connections.server.websocket.reader import Inbound
+from connections.server.websocket.response import Opening, Phase
+from connections.server.websocket.send_buffer import SendBuffer
 
 logger = logging.getLogger(__name__)
 

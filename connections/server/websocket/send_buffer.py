@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 from connections.sections import BuffersConfig
-from connections.server.line import Line
+from connections.server.transport import Line
 
 _TURN_BYTES = 65_536
 """After so much others have their turn: while the kernel takes all, nothing waits."""

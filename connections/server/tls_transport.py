@@ -9,7 +9,7 @@ from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from connections.server.line import Receiver
+from connections.server.transport import Receiver
 
 _LINGER_SECONDS = 0.5
 """For the last frame to arrive: TLS cannot be closed one way."""

@@ -9,9 +9,9 @@ from connections import close_codes
 from connections.close_codes import Ending
 from connections.config import WebSocketConfig
 from connections.exceptions import ProtocolViolation
-from connections.server import frames
-from connections.server.incoming import ReceiveQueue
-from connections.server.line import Line
+from connections.server.transport import Line
+from connections.server.websocket import frames
+from connections.server.websocket.receive_queue import ReceiveQueue
 from connections.token_bucket import TokenBucket
 from connections.units import measure_text
 
