@@ -29,7 +29,7 @@ from connections.alerts.measurements import Facts, measure, read_facts
 from connections.alerts.self_test import rehearse
 from connections.config import WebSocketConfig
 from connections.models import Alert, MinuteRollup, Node
-from connections.sweeper import Sweeper
+from connections.sweeper.sweeper import Sweeper
 from connections.testing.communicators import make_config
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -17,7 +17,7 @@ from hypothesis.stateful import (
 )
 
 from connections.models import MinuteRollup, Node
-from connections.rollups import roll_up
+from connections.sweeper.rollups import roll_up
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -18,7 +18,7 @@ from connections.models import (
     Order,
     Sweep,
 )
-from connections.sweeper import AllNodesSilent, Sweeper, run_sweeper
+from connections.sweeper.sweeper import AllNodesSilent, Sweeper, run_sweeper
 from connections.testing import FakeClock
 from connections.testing.communicators import make_config
 

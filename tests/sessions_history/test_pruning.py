@@ -10,7 +10,7 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 
 from connections.models import Node
-from connections.sweeper import Sweeper
+from connections.sweeper.sweeper import Sweeper
 from connections.testing.communicators import make_config
 from sessions_history.models import AppendKey, HistoryEntry, Session
 

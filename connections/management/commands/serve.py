@@ -70,7 +70,7 @@ class Command(BaseCommand):
 
         from connections.server.endpoints import make_tls, open_socket, take_socket
         from connections.server.server import Server
-        from connections.sweeper import BackgroundSweeper
+        from connections.sweeper.sweeper import BackgroundSweeper
 
         application = self._import_application()
         try:

@@ -8,7 +8,7 @@ from django.core.management.base import CommandError, CommandParser
 
 from connections.config import get_config
 from connections.management.database_command import DatabaseCommand
-from connections.sweeper import (
+from connections.sweeper.sweeper import (
     BATCH_SIZE,
     INTERVAL_SECONDS,
     AllNodesSilent,

@@ -26,7 +26,6 @@ from connections.alerts.email import deliver
 from connections.alerts.evaluator import Evaluator
 from connections.alerts.measurements import read_facts
 from connections.announcements import post_close_requests
-from connections.chores import get_chores
 from connections.config import WebSocketConfig
 from connections.exceptions import ConnectionsError
 from connections.models import (
@@ -41,7 +40,8 @@ from connections.models import (
     Sweep,
 )
 from connections.querysets import delete_some
-from connections.rollups import roll_up
+from connections.sweeper.rollups import roll_up
+from connections.sweeper.tasks import get_chores
 from connections.units import Clock, count_of
 
 logger = logging.getLogger(__name__)
