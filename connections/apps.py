@@ -7,9 +7,10 @@ class ConnectionsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from connections import checks, exposition
+        from connections import checks
         from connections.access import revocation
+        from connections.views import prometheus
 
         checks.register()
-        exposition.register()
+        prometheus.register()
         revocation.watch()

@@ -1,11 +1,11 @@
 from django.urls import path
 
-from connections import views
-from connections.ticket_view import tickets
+from connections.views import health
+from connections.views.tickets import tickets
 
 urlpatterns = [
     path("api/tickets/", tickets, name="tickets"),
-    path("livez", views.livez, name="livez"),
-    path("readyz", views.readyz, name="readyz"),
-    path("metrics", views.metrics, name="metrics"),
+    path("livez", health.livez, name="livez"),
+    path("readyz", health.readyz, name="readyz"),
+    path("metrics", health.metrics, name="metrics"),
 ]

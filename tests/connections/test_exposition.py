@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from connections.node import Node, get_node
 from connections.testing.communicators import connect_to
-from connections.views import metrics
+from connections.views.health import metrics
 from tests.connections.conversations import Echo, JsonEcho
 from tests.integration.services import find_program
 

@@ -10,7 +10,7 @@ from django.test import RequestFactory
 
 from connections.exceptions import DatabaseUnavailable
 from connections.node import Node, get_node
-from connections.views import livez, readyz
+from connections.views.health import livez, readyz
 
 NOBODY = "redis://127.0.0.1:1/0"
 """Where no Redis listens."""
