@@ -112,7 +112,7 @@ def measure_sockets(
 
 async def measure_log(seconds: float) -> float:
     """Return the entries per second that the log commits; needs Django set up."""
-    from connections.config import get_config
+    from connections.config.loader import get_config
     from connections.database import Database
     from sessions_history.log import SessionLog
     from sessions_history.reads import create_session

@@ -7,7 +7,7 @@ from typing import Any
 from django.conf import settings
 from django.core import checks
 
-from connections.config import get_config
+from connections.config.loader import get_config
 from connections.credentials.jwt_config import find_jwt_problems
 from connections.pool import find_url_problem, get_redis_url
 from connections.server.file_limit import count_needed_files, get_most_files

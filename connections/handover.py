@@ -7,7 +7,7 @@ from weakref import WeakSet
 
 from connections import close_codes
 from connections.companions import Companions
-from connections.config import WebSocketConfig
+from connections.config.loader import WebSocketConfig
 from connections.hub import Hub, LiveConnection
 from connections.pool.base import Pool
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from django.utils import timezone
 
 from connections.close_codes import Ending
-from connections.config import get_config
+from connections.config.loader import get_config
 from connections.credentials.identity import Credential
 from connections.credentials.requirements import Requirements
 from connections.flight_recorder import FlightRecord

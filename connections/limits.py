@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, fields
 
-from connections.config import WebSocketConfig
+from connections.config.loader import WebSocketConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from django.http.request import validate_host
 
 from connections import close_codes
 from connections.asgi import Application, Message, Receive, Send
-from connections.config import WebSocketConfig
+from connections.config.loader import WebSocketConfig
 from connections.credentials.identity import Credential, name_address
 from connections.exceptions import Refused, UnsharedLimits
 from connections.garbage import keep_collections_short

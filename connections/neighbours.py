@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from django.db import Error as DatabaseError
 
-from connections.config import WebSocketConfig
+from connections.config.loader import WebSocketConfig
 from connections.database import Database
 from connections.exceptions import UnsharedLimits
 from connections.models import Node

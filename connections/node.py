@@ -17,7 +17,7 @@ from connections.access.reauthorisation import Reauthoriser
 from connections.close_codes import Ending
 from connections.close_requests import AppliedRequests, IncomingRequests
 from connections.companions import Companions
-from connections.config import WebSocketConfig, get_config
+from connections.config.loader import WebSocketConfig, get_config
 from connections.credentials.verifier import Verifier
 from connections.database import Database
 from connections.exceptions import DatabaseUnavailable

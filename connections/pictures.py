@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from enum import StrEnum
 from typing import NamedTuple
 
-from connections.config import WebSocketConfig
+from connections.config.loader import WebSocketConfig
 from connections.database import Database
 from connections.hub import Hub, LiveConnection
 from connections.models import Node, NodePicture

@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 from django.db import DataError, IntegrityError, transaction
 from django.utils import timezone
 
-from connections.config import get_config
+from connections.config.loader import get_config
+from connections.config.sections import RecorderConfig
 from connections.database import Database
 from connections.flight_recorder import is_worth_keeping
 from connections.hub import LiveConnection
 from connections.models import Connection, ErrorEvent
 from connections.net.redaction import format_traceback, redact
-from connections.sections import RecorderConfig
 from connections.units import Clock
 
 logger = logging.getLogger(__name__)

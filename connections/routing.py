@@ -8,7 +8,7 @@ from django.apps import apps
 from django.urls import URLPattern, path, re_path
 
 from connections.asgi import Application, Message, Receive, Send
-from connections.config import get_config
+from connections.config.loader import get_config
 from connections.credentials.jwt_config import require_valid_jwt
 from connections.metrics.counters import declare_route
 from connections.middleware import (

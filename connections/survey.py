@@ -11,7 +11,7 @@ from django.db.models.functions import Now
 from connections.alerts.email import deliver
 from connections.alerts.evaluator import Evaluator
 from connections.alerts.measurements import LOST_WITHIN
-from connections.config import WebSocketConfig
+from connections.config.loader import WebSocketConfig
 from connections.database import Database
 from connections.metrics.meter import Meter
 from connections.models import Node, Sweep

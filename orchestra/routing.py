@@ -1,6 +1,6 @@
 from django.urls import URLPattern, path
 
-from connections.config import get_config
+from connections.config.loader import get_config
 from orchestra.consumers import EchoConsumer
 from sessions_history.consumers import SessionConsumer
 

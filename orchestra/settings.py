@@ -16,7 +16,7 @@ from typing import Any
 import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
 
-from connections import config
+from connections.config import load
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 VAR_DIR = Path(os.environ.get("ORCHESTRA_VAR") or BASE_DIR / "var")
@@ -137,7 +137,7 @@ _options |= DATABASES["default"].get("OPTIONS", {})
 DATABASES["default"]["OPTIONS"] = _options
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
-WEBSOCKET = config.load(
+WEBSOCKET = load(
     BASE_DIR / "orchestra" / "websocket.yaml",
     os.environ,
     defaults={"echo_endpoint": DEBUG},

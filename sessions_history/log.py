@@ -14,7 +14,7 @@ from typing import Any
 
 from django.conf import settings
 
-from connections.config import WebSocketConfig
+from connections.config.loader import WebSocketConfig
 from connections.database import Database
 from connections.hub import LiveConnection
 from connections.node import Node

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from django.db import transaction
 from django.utils import timezone
 
-from connections.config import WebSocketConfig
+from connections.config.loader import WebSocketConfig
 from connections.querysets import delete_some
 from connections.sweeper.tasks import Chore, add_chore
 from sessions_history.models import AppendKey, HistoryEntry, Session

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from connections.close_codes import ENDINGS
-from connections.config import describe
+from connections.config.loader import describe
 from connections.management.commands.websocket_config import make_table
 from tests.abuse.corpus import ATTACKS
 from tests.readme import README, read_section

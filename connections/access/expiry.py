@@ -8,7 +8,7 @@ from typing import Any
 from django.utils import timezone
 
 from connections import close_codes
-from connections.credential_sections import ExpiryConfig
+from connections.config.auth_sections import ExpiryConfig
 from connections.credentials.verifier import Verifier
 from connections.exceptions import Refused
 from connections.hub import LiveConnection

@@ -4,8 +4,8 @@ import logging
 import math
 from collections import OrderedDict
 
+from connections.config.sections import HandshakeConfig
 from connections.net.addresses import group_address
-from connections.sections import HandshakeConfig
 from connections.token_bucket import TokenBucket
 from connections.units import Clock
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from connections import close_codes
 from connections.access.ban_list import Bans, Version
 from connections.access.failed_attempts import FailedCredentials
-from connections.config import WebSocketConfig
+from connections.config.loader import WebSocketConfig
 from connections.database import Database
 from connections.exceptions import DatabaseUnavailable, Refused
 from connections.hub import Hub, LiveConnection

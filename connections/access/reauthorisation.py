@@ -9,7 +9,7 @@ from channels.db import database_sync_to_async
 
 from connections import close_codes
 from connections.close_codes import Ending
-from connections.config import WebSocketConfig
+from connections.config.loader import WebSocketConfig
 from connections.credentials.recheck import Standing, find_endings
 from connections.database import Database
 from connections.exceptions import DatabaseUnavailable, Refused

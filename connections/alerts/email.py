@@ -8,8 +8,8 @@ from django.conf import settings
 from django.core import mail
 from django.utils import timezone
 
-from connections.alert_rules import AlertRule
-from connections.config import WebSocketConfig
+from connections.config.alert_rules import AlertRule
+from connections.config.loader import WebSocketConfig
 from connections.models import Alert
 
 logger = logging.getLogger(__name__)

@@ -7,9 +7,9 @@ from datetime import datetime
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
-from connections.alert_rules import AlertRule
 from connections.alerts.measurements import Facts, measure
 from connections.alerts.states import Step, decide
+from connections.config.alert_rules import AlertRule
 from connections.models import Alert
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from django.db.models import Sum
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from connections.alert_rules import AlertRule
+from connections.config.alert_rules import AlertRule
 from connections.minutes import MinuteRollupQuerySet
 from connections.models import MinuteRollup, Node
 from connections.querysets import NodeQuerySet

@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from connections.alert_rules import AlertRule
+from connections.config.alert_rules import AlertRule
 
 RUNBOOK = "deploy/runbook.md"
 """Where the sections of the runbook stand, by default."""

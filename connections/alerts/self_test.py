@@ -15,11 +15,11 @@ from typing import Any
 from django.db import transaction
 from django.utils import timezone
 
-from connections.alert_rules import AlertRule
 from connections.alerts.email import deliver, find_recipients
 from connections.alerts.evaluator import Evaluator
 from connections.alerts.measurements import Facts, measure, read_facts
-from connections.config import WebSocketConfig
+from connections.config.alert_rules import AlertRule
+from connections.config.loader import WebSocketConfig
 from connections.models import Alert, MinuteRollup, Node
 
 

@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 from enum import Enum
 
-from connections.alert_rules import AlertRule
+from connections.config.alert_rules import AlertRule
 
 
 class Step(Enum):

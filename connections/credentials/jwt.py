@@ -13,7 +13,7 @@ import jwt
 from django.contrib.auth import get_user_model
 
 from connections import close_codes
-from connections.credential_sections import JwtConfig
+from connections.config.auth_sections import JwtConfig
 from connections.credentials.identity import Credential, name_user
 from connections.credentials.jwt_keys import KeyRing
 from connections.exceptions import Refused

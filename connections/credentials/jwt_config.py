@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 
 from django.conf import settings
 
-from connections.credential_sections import JwtConfig
+from connections.config.auth_sections import JwtConfig
+from connections.config.fields import Problem
 from connections.exceptions import ConfigError
-from connections.options import Problem
 from connections.units import Clock
 
 if TYPE_CHECKING:

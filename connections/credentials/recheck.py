@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from connections import close_codes
 from connections.close_codes import Ending
-from connections.config import get_config
+from connections.config.loader import get_config
 from connections.credentials.requirements import Requirements, find_lacking
 from connections.credentials.sessions import is_hash_valid
 from connections.models import AccessToken

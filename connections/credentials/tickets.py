@@ -11,7 +11,7 @@ from typing import Any
 from django.utils import timezone
 
 from connections import close_codes
-from connections.credential_sections import JwtConfig, TicketsConfig
+from connections.config.auth_sections import JwtConfig, TicketsConfig
 from connections.credentials.identity import Credential
 from connections.credentials.jwt_config import make_jwt_verifier
 from connections.credentials.sessions import verify_session

@@ -7,7 +7,7 @@ from functools import partial
 from typing import ParamSpec, TypeVar
 
 from connections import close_codes
-from connections.config import WebSocketConfig
+from connections.config.loader import WebSocketConfig
 from connections.credentials.batching import Lookups
 from connections.credentials.identity import Credential
 from connections.credentials.jwt_config import make_jwt_verifier

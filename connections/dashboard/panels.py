@@ -11,7 +11,7 @@ from django.urls import reverse
 from django.utils.safestring import SafeString
 
 from connections.close_codes import get_codes
-from connections.config import get_config
+from connections.config.loader import get_config
 from connections.dashboard.charts.cells import draw_row
 from connections.dashboard.charts.histogram import draw_histogram
 from connections.dashboard.charts.scales import NOTHING, format_seconds

@@ -5,7 +5,7 @@ from typing import Any
 from django.contrib import admin
 from django.http import HttpRequest
 
-from connections.config import get_config
+from connections.config.loader import get_config
 
 
 def is_read_only() -> bool:

@@ -14,7 +14,7 @@ from django.db.models import DurationField, ExpressionWrapper, F, Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from connections.config import get_config
+from connections.config.loader import get_config
 from connections.models import ID_LENGTH, Alert, Connection, Node
 from connections.pictures import Seen, decode, judge_idle, want_pictures
 from connections.querysets import LIVE_STATES

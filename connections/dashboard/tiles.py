@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from django.utils.safestring import SafeString
 
-from connections.config import get_config
+from connections.config.loader import get_config
 from connections.dashboard.charts.scales import (
     NOTHING,
     format_count,

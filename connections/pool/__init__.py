@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from django.conf import settings
 
-from connections.config import WebSocketConfig
+from connections.config.fields import Problem
+from connections.config.loader import WebSocketConfig
 from connections.exceptions import ConfigError
-from connections.options import Problem
 from connections.pool.base import OnTaken, Pool
 from connections.pool.local import LocalPool
 

@@ -6,7 +6,7 @@ from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from typing import Protocol
 
-from connections.config import WebSocketConfig
+from connections.config.loader import WebSocketConfig
 from connections.net.addresses import group_address
 from connections.token_bucket import TokenBucket
 from connections.units import Clock

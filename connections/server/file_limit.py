@@ -3,7 +3,7 @@
 import logging
 import resource
 
-from connections.config import WebSocketConfig
+from connections.config.loader import WebSocketConfig
 
 logger = logging.getLogger(__name__)
 

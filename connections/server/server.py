@@ -23,7 +23,7 @@ from twisted.logger import (
 )
 
 from connections import close_codes
-from connections.config import WebSocketConfig, get_config
+from connections.config.loader import WebSocketConfig, get_config
 from connections.exceptions import UnsharedLimits
 from connections.garbage import keep_collections_short
 from connections.metrics.counters import LATENCY_EDGES, Histogram

@@ -26,7 +26,7 @@ from connections.alerts.email import deliver
 from connections.alerts.evaluator import Evaluator
 from connections.alerts.measurements import read_facts
 from connections.announcements import post_close_requests
-from connections.config import WebSocketConfig
+from connections.config.loader import WebSocketConfig
 from connections.exceptions import ConnectionsError
 from connections.models import (
     Alert,

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from connections.config import WebSocketConfig
+from connections.config.loader import WebSocketConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

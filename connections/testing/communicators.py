@@ -14,10 +14,10 @@ from typing import Any
 
 from channels.testing import WebsocketCommunicator
 
-from connections.config import WebSocketConfig
+from connections.config.fields import Problem, read_section
+from connections.config.loader import WebSocketConfig
 from connections.credentials.identity import Credential
 from connections.node import Node
-from connections.options import Problem, read_section
 from connections.testing.clock import FakeClock
 
 PATIENCE_SECONDS = 15

@@ -9,7 +9,7 @@ from django.utils.crypto import constant_time_compare
 from django.views.decorators.http import require_safe
 from django_prometheus.exports import ExportToDjangoView
 
-from connections.config import WebSocketConfig
+from connections.config.loader import WebSocketConfig
 from connections.exceptions import PoolUnavailable
 from connections.net.addresses import find_source, is_listed
 from connections.node import Node, get_node

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from connections.alert_rules import DEFAULT_RULES, AlertRule
-from connections.config import WebSocketConfig
-from connections.options import read_section
+from connections.config.alert_rules import DEFAULT_RULES, AlertRule
+from connections.config.fields import read_section
+from connections.config.loader import WebSocketConfig
 from connections.testing.communicators import make_config
 
 

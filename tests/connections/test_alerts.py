@@ -22,12 +22,12 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from connections.alert_rules import DEFAULT_RULES, AlertRule
 from connections.alerts.email import deliver
 from connections.alerts.evaluator import Evaluator
 from connections.alerts.measurements import Facts, measure, read_facts
 from connections.alerts.self_test import rehearse
-from connections.config import WebSocketConfig
+from connections.config.alert_rules import DEFAULT_RULES, AlertRule
+from connections.config.loader import WebSocketConfig
 from connections.models import Alert, MinuteRollup, Node
 from connections.sweeper.sweeper import Sweeper
 from connections.testing.communicators import make_config

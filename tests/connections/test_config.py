@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from django.core import checks
 
-from connections.config import WebSocketConfig, get_config, load
+from connections.config.loader import WebSocketConfig, get_config, load
 from connections.exceptions import ConfigError
 from connections.routing import protect
 from connections.units import format_size, parse_size

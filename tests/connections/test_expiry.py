@@ -13,8 +13,8 @@ from django.contrib.sessions.models import Session
 from django.utils import timezone
 
 from connections.access.expiry import ExpiryWatch, format_moment
+from connections.config.auth_sections import ExpiryConfig
 from connections.consumers import LimitedSyncJsonConsumer
-from connections.credential_sections import ExpiryConfig
 from connections.credentials.identity import Credential
 from connections.credentials.sessions import verify_session
 from connections.credentials.tokens import create_access_token, verify_access_token

@@ -6,7 +6,7 @@ import pytest
 
 from connections.access import failed_attempts
 from connections.access.failed_attempts import FailedCredentials
-from connections.sections import HandshakeConfig
+from connections.config.sections import HandshakeConfig
 from connections.testing import FakeClock
 
 

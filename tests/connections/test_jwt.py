@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connections.checks import check_jwt
-from connections.config import WebSocketConfig, get_config
-from connections.credential_sections import JwtConfig
+from connections.config.auth_sections import JwtConfig
+from connections.config.loader import WebSocketConfig, get_config
 from connections.credentials.jwt import JwtVerifier
 from connections.credentials.jwt_config import find_jwt_problems, make_jwt_verifier
 from connections.credentials.jwt_keys import Key, KeyRing, read_keys

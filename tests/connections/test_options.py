@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from connections.options import (
+from connections.config.fields import (
     NETWORKS,
     Choice,
     Flag,

@@ -10,8 +10,8 @@ import pytest
 import yaml
 from django.core.management import call_command
 
-from connections.alert_rules import DEFAULT_RULES
 from connections.alerts.prometheus import make_rules
+from connections.config.alert_rules import DEFAULT_RULES
 from connections.testing.communicators import make_config
 from tests.integration.services import find_program
 

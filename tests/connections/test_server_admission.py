@@ -2,8 +2,8 @@ from typing import Any
 
 import pytest
 
-from connections.config import WebSocketConfig
-from connections.sections import HandshakeConfig
+from connections.config.loader import WebSocketConfig
+from connections.config.sections import HandshakeConfig
 from connections.server.admission import Admission, PendingHandshakes
 from connections.testing import FakeClock
 

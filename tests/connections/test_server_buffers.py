@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from connections.sections import BuffersConfig
+from connections.config.sections import BuffersConfig
 from connections.server.budget import COUNTED_FROM_BYTES, BufferBudget
 from connections.server.websocket.receive_queue import ReceiveQueue
 from connections.server.websocket.send_buffer import SendBuffer

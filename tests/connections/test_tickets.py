@@ -13,8 +13,8 @@ from django.contrib.sessions.models import Session
 from django.test import AsyncClient
 from django.utils import timezone
 
+from connections.config.auth_sections import JwtConfig, TicketsConfig
 from connections.consumers import LimitedJsonConsumer
-from connections.credential_sections import JwtConfig, TicketsConfig
 from connections.credentials.identity import Credential
 from connections.credentials.sessions import verify_session
 from connections.credentials.tickets import issue_ticket, redeem_ticket

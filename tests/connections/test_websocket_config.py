@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from django.core.management import call_command
 
-from connections.config import describe, load
+from connections.config.loader import describe, load
 
 
 def run(*arguments: str) -> str:

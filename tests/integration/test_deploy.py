@@ -15,7 +15,7 @@ import pytest
 import yaml
 from websockets.asyncio.client import connect
 
-from connections.config import WebSocketConfig
+from connections.config.loader import WebSocketConfig
 from connections.testing import Servers, free_port, wait_until
 from tests.integration.services import find_program
 from tests.integration.test_main_job import assert_alive, read_rows

@@ -6,7 +6,7 @@ from django.utils import timezone
 
 from connections.alerts.email import find_recipients
 from connections.alerts.self_test import rehearse
-from connections.config import get_config
+from connections.config.loader import get_config
 from connections.exceptions import ConfigError
 from connections.management.database_command import DatabaseCommand
 from connections.models import Alert

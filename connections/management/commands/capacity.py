@@ -26,7 +26,7 @@ from connections.capacity.load.procfs import (
     read_available_kib,
 )
 from connections.capacity.probe import Bounds, Climb, Step, reckon
-from connections.config import get_config
+from connections.config.loader import get_config
 from connections.credentials.tokens import issue
 from connections.models import AccessToken, Connection
 

@@ -3,7 +3,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from connections.alerts.prometheus import RUNBOOK, make_rules
-from connections.config import get_config
+from connections.config.loader import get_config
 from connections.exceptions import ConfigError
 
 

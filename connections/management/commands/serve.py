@@ -10,7 +10,7 @@ from django.core.checks import ERROR, run_checks
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from connections.config import get_config
+from connections.config.loader import get_config
 from connections.database import require_tables
 from connections.exceptions import ConfigError, NotMigrated
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from connections.config import get_config
+from connections.config.loader import get_config
 from connections.management.database_command import DatabaseCommand
 from connections.sweeper.sweeper import (
     BATCH_SIZE,

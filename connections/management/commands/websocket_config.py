@@ -9,14 +9,14 @@ import yaml
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandParser
 
-from connections.alert_rules import AlertRule
-from connections.config import (
+from connections.config.alert_rules import AlertRule
+from connections.config.fields import Documented
+from connections.config.loader import (
     ENVIRONMENT_PREFIX,
     WebSocketConfig,
     describe,
     get_config,
 )
-from connections.options import Documented
 
 
 class Command(BaseCommand):

@@ -14,7 +14,7 @@ from typing import Any
 from connections import close_codes
 from connections.asgi import Message
 from connections.close_codes import Ending, Reconnect
-from connections.config import WebSocketConfig
+from connections.config.loader import WebSocketConfig
 from connections.server.budget import COUNTED_FROM_BYTES
 from connections.server.timers import HasDeadline
 from connections.server.transport import Line

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from connections import close_codes
 from connections.close_codes import Ending
-from connections.config import WebSocketConfig
+from connections.config.loader import WebSocketConfig
 from connections.exceptions import ProtocolViolation
 from connections.server.transport import Line
 from connections.server.websocket import frames

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-from connections.sections import BuffersConfig
+from connections.config.sections import BuffersConfig
 from connections.server.transport import Line
 
 _TURN_BYTES = 65_536

@@ -5,7 +5,7 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
-from connections.config import get_config
+from connections.config.loader import get_config
 from connections.management.database_command import DatabaseCommand
 from connections.units import count_of
 from sessions_history.pruning import count_prunable, prune_sessions

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from connections.options import Choices, Number, Text, Whole, option
+from connections.config.fields import Choices, Number, Text, Whole, option
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from connections.options import Choice, Flag, Kind, Listed, Number, Problem
+from connections.config.fields import Choice, Flag, Kind, Listed, Number, Problem
 
 SEVERITIES = ("info", "warning", "critical")
 

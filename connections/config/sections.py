@@ -2,14 +2,7 @@
 
 from dataclasses import dataclass
 
-from connections.options import (
-    NETWORKS,
-    Flag,
-    Number,
-    Size,
-    Whole,
-    option,
-)
+from connections.config.fields import NETWORKS, Flag, Number, Size, Whole, option
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,11 +15,9 @@ from typing import Any
 import yaml
 from django.conf import settings
 
-from connections.alert_rules import AlertRule, Rules, check_address
-from connections.credential_sections import ExpiryConfig, JwtConfig, TicketsConfig
-from connections.exceptions import ConfigError
-from connections.net import origins
-from connections.options import (
+from connections.config.alert_rules import AlertRule, Rules, check_address
+from connections.config.auth_sections import ExpiryConfig, JwtConfig, TicketsConfig
+from connections.config.fields import (
     NETWORKS,
     Choice,
     Documented,
@@ -34,7 +32,7 @@ from connections.options import (
     section,
     walk,
 )
-from connections.sections import (
+from connections.config.sections import (
     BuffersConfig,
     DashboardConfig,
     DrainConfig,
@@ -47,6 +45,8 @@ from connections.sections import (
     RetentionConfig,
     SessionsConfig,
 )
+from connections.exceptions import ConfigError
+from connections.net import origins
 
 ENVIRONMENT_PREFIX = "WEBSOCKET__"
 
