@@ -113,7 +113,7 @@ def measure_sockets(
 async def measure_log(seconds: float) -> float:
     """Return the entries per second that the log commits; needs Django set up."""
     from connections.config.loader import get_config
-    from connections.database import Database
+    from connections.storage.database import Database
     from sessions_history.log import SessionLog
     from sessions_history.reads import create_session
 

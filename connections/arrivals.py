@@ -9,7 +9,7 @@ from connections.flight_recorder import FlightRecord
 from connections.hub import LiveConnection, Wire, new_connection_id
 from connections.limits import Limits
 from connections.node import Node
-from connections.recorder import clean
+from connections.storage.text import clean
 
 _TEXT = 255
 

@@ -20,10 +20,10 @@ from connections.announcements import (
     stop_listening,
 )
 from connections.close_codes import ENDINGS
-from connections.database import Database
 from connections.hub import Hub, LiveConnection, make_selector
 from connections.models import CloseRequest
 from connections.recorder import Recorder
+from connections.storage.database import Database
 from connections.units import Clock
 
 if TYPE_CHECKING:

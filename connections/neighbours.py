@@ -10,9 +10,9 @@ from collections.abc import Callable
 from django.db import Error as DatabaseError
 
 from connections.config.loader import WebSocketConfig
-from connections.database import Database
 from connections.exceptions import UnsharedLimits
 from connections.models import Node
+from connections.storage.database import Database
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,6 @@ from connections.close_requests import AppliedRequests, IncomingRequests
 from connections.companions import Companions
 from connections.config.loader import WebSocketConfig, get_config
 from connections.credentials.verifier import Verifier
-from connections.database import Database
 from connections.exceptions import DatabaseUnavailable
 from connections.handover import Handover
 from connections.hub import Hub, LiveConnection
@@ -32,7 +31,9 @@ from connections.periodic import run_periodically
 from connections.pictures import Camera
 from connections.pool import get_redis_url, make_bus, make_pool
 from connections.pool.base import Renewal, Slot, Usage
-from connections.recorder import Recorder, clean
+from connections.recorder import Recorder
+from connections.storage.database import Database
+from connections.storage.text import clean
 from connections.survey import SURVEY_BEATS, Survey
 from connections.taken_orders import TakenOrders
 from connections.units import Clock

@@ -7,8 +7,8 @@ from typing import Any
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from connections.database import Database
 from connections.models import Node
+from connections.storage.database import Database
 from connections.version import VERSION
 
 

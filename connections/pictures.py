@@ -16,9 +16,9 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from connections.config.loader import WebSocketConfig
-from connections.database import Database
 from connections.hub import Hub, LiveConnection
 from connections.models import Node, NodePicture
+from connections.storage.database import Database
 from connections.units import Clock
 
 _ACTIVE_SECONDS = 10

@@ -7,9 +7,9 @@ import threading
 from django.db import DatabaseError
 
 from connections.credentials.tokens import verify_access_tokens
-from connections.database import READERS
 from connections.exceptions import DatabaseUnavailable, Refused
 from connections.node import Node
+from connections.storage.database import READERS
 
 logger = logging.getLogger(__name__)
 

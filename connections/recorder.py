@@ -14,11 +14,12 @@ from django.utils import timezone
 
 from connections.config.loader import get_config
 from connections.config.sections import RecorderConfig
-from connections.database import Database
 from connections.flight_recorder import is_worth_keeping
 from connections.hub import LiveConnection
 from connections.models import Connection, ErrorEvent
 from connections.net.redaction import format_traceback, redact
+from connections.storage.database import Database
+from connections.storage.text import clean
 from connections.units import Clock
 
 logger = logging.getLogger(__name__)
@@ -261,14 +262,6 @@ def describe_error(
         route=live.route,
         traceback=clean(text, len(text))[-_TRACEBACK_CHARACTERS:],
     )
-
-
-def clean(text: str, limit: int) -> str:
-    """Return a text that every database stores: no NUL, no lone surrogate, cut."""
-    if text.isascii() and "\x00" not in text:
-        return text[:limit]
-    stored = text[:limit].replace("\x00", "\ufffd")
-    return stored.encode("utf-8", "replace").decode("utf-8")
 
 
 def _take(waiting: dict[str, Waiting], limit: int) -> dict[str, Waiting]:

@@ -12,9 +12,9 @@ from connections.alerts.email import deliver
 from connections.alerts.evaluator import Evaluator
 from connections.alerts.measurements import LOST_WITHIN
 from connections.config.loader import WebSocketConfig
-from connections.database import Database
 from connections.metrics.meter import Meter
 from connections.models import Node, Sweep
+from connections.storage.database import Database
 from connections.units import Clock
 
 SURVEY_BEATS = 10

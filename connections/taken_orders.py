@@ -4,9 +4,9 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from connections.database import Database
 from connections.hub import Hub
 from connections.models import Order
+from connections.storage.database import Database
 
 logger = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 
 from connections import close_codes
-from connections.database import Database
 from connections.exceptions import DatabaseUnavailable
 from connections.hub import LiveConnection
+from connections.storage.database import Database
 from sessions_history.entries import Entry
 from sessions_history.feeds import Feed
 from sessions_history.reads import read_entries_after, read_entries_at

@@ -6,8 +6,8 @@ from collections.abc import Collection, Coroutine, Sequence
 from datetime import datetime
 from typing import Any
 
-from connections.database import Database
 from connections.exceptions import DatabaseUnavailable
+from connections.storage.database import Database
 from sessions_history.entries import Entry
 from sessions_history.feeds import Feed
 from sessions_history.reads import read_entries_at, read_positions

@@ -5,8 +5,8 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from connections.database import Database
 from connections.exceptions import DatabaseUnavailable
+from connections.storage.database import Database
 from connections.units import measure_text
 from sessions_history.commits import Limits, commit
 from sessions_history.entries import (

@@ -15,10 +15,10 @@ from typing import Any
 from django.conf import settings
 
 from connections.config.loader import WebSocketConfig
-from connections.database import Database
 from connections.hub import LiveConnection
 from connections.node import Node
 from connections.periodic import run_periodically
+from connections.storage.database import Database
 from sessions_history.attachments import Attachment, SendText
 from sessions_history.commits import Limits
 from sessions_history.entries import (

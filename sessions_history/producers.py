@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from connections.config.loader import WebSocketConfig
-from connections.database import Database
+from connections.storage.database import Database
 from sessions_history.entries import Entry, State
 from sessions_history.exceptions import StreamEnded
 from sessions_history.fan_out import FanOut

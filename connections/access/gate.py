@@ -8,9 +8,9 @@ from connections import close_codes
 from connections.access.ban_list import Bans, Version
 from connections.access.failed_attempts import FailedCredentials
 from connections.config.loader import WebSocketConfig
-from connections.database import Database
 from connections.exceptions import DatabaseUnavailable, Refused
 from connections.hub import Hub, LiveConnection
+from connections.storage.database import Database
 from connections.units import Clock
 
 _LOAD_SECONDS = 2

@@ -11,9 +11,9 @@ from connections import close_codes
 from connections.close_codes import Ending
 from connections.config.loader import WebSocketConfig
 from connections.credentials.recheck import Standing, find_endings
-from connections.database import Database
 from connections.exceptions import DatabaseUnavailable, Refused
 from connections.hub import Hub, LiveConnection
+from connections.storage.database import Database
 from connections.units import Clock
 
 _CONNECTIONS_PER_LOOK = 500

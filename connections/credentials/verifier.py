@@ -14,10 +14,10 @@ from connections.credentials.jwt_config import make_jwt_verifier
 from connections.credentials.sessions import verify_session
 from connections.credentials.tickets import issue_ticket, redeem_ticket
 from connections.credentials.tokens import note_use, verify_access_tokens
-from connections.database import Database
 from connections.exceptions import DatabaseUnavailable, Refused
 from connections.models import CloseRequest
 from connections.querysets import digest_token
+from connections.storage.database import Database
 from connections.units import Clock
 
 Arguments = ParamSpec("Arguments")

@@ -5,7 +5,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.db import Error as DatabaseError
 
-from connections.database_failures import explain_failure
+from connections.storage.failures import explain_failure
 
 
 class DatabaseCommand(BaseCommand):

@@ -17,10 +17,10 @@ from connections.announcements import (
     stop_listening,
 )
 from connections.close_codes import ENDINGS, Reconnect
-from connections.database import Database
 from connections.models import CloseRequest
 from connections.node import Node
 from connections.redis.bus import RedisBus
+from connections.storage.database import Database
 from connections.testing import wait_until
 from connections.testing.communicators import connect_to, make_config
 from tests.connections.conversations import Echo, receive_close

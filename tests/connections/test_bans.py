@@ -18,13 +18,13 @@ from django.utils import timezone
 from connections.access.ban_list import Bans
 from connections.access.bans import impose, lift
 from connections.credentials.identity import name_address
-from connections.database import Database
 from connections.exceptions import DatabaseUnavailable, Refused
 from connections.middleware import CredentialMiddleware
 from connections.models import Ban, CloseRequest
 from connections.node import Node
 from connections.pool.base import Slot
 from connections.pool.local import LocalPool
+from connections.storage.database import Database
 from connections.testing import FakeClock
 from connections.testing.communicators import connect_to, make_config, make_node
 from tests.connections.conversations import Echo, JsonEcho, receive_close

@@ -20,11 +20,11 @@ from connections.dashboard.filters import Selection
 from connections.dashboard.snapshot import make_key
 from connections.dashboard.statistics import read_figures
 from connections.dashboard.tiles import estimate_quantile
-from connections.database import Database
 from connections.metrics.counters import Counters
 from connections.models import Alert, LiveDashboard, MinuteRollup, Node
 from connections.node import Node as RunningNode
 from connections.routing import protect
+from connections.storage.database import Database
 from connections.testing.communicators import make_config
 from tests.connections.test_dashboard_snapshot import make_node, make_seen, put_picture
 

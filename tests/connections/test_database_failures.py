@@ -10,7 +10,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import Error, OperationalError, ProgrammingError, connection
 
-from connections.database_failures import describe_failure
+from connections.storage.failures import describe_failure
 
 
 def fail_as(cause: Exception, kind: type[Error] = OperationalError) -> Error:

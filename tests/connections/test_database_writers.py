@@ -6,7 +6,7 @@ import threading
 import pytest
 from django.db import connection
 
-from connections.database import Database
+from connections.storage.database import Database
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

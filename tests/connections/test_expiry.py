@@ -19,11 +19,11 @@ from connections.credentials.identity import Credential
 from connections.credentials.sessions import verify_session
 from connections.credentials.tokens import create_access_token, verify_access_token
 from connections.credentials.verifier import Verifier
-from connections.database import Database
 from connections.hub import LiveConnection
 from connections.models import AccessToken
 from connections.node import Node
 from connections.refresh import holds_refresh
+from connections.storage.database import Database
 from connections.testing import FakeClock
 from connections.testing.communicators import connect_to, make_config, make_node
 from tests.connections.conversations import Echo, JsonEcho, receive_close, receive_type

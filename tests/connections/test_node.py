@@ -10,9 +10,9 @@ from channels.db import database_sync_to_async
 from django.utils import timezone
 
 from connections import models
-from connections.database import Database
 from connections.models import CloseRequest, Connection
 from connections.node import Node
+from connections.storage.database import Database
 from connections.testing import FakeClock
 from connections.testing.communicators import connect_to, make_config, make_node
 from tests.connections.conversations import Echo, JsonEcho, receive_close, receive_type

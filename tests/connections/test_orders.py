@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from connections.database import Database
 from connections.hub import Hub
 from connections.models import Order
 from connections.node import Node
+from connections.storage.database import Database
 from connections.taken_orders import TakenOrders
 from connections.testing.communicators import connect_to, make_config
 from tests.connections.conversations import Echo, JsonEcho, receive_type

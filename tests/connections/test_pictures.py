@@ -9,7 +9,6 @@ import pytest
 from django.utils import timezone
 
 from connections import close_codes
-from connections.database import Database
 from connections.hub import Hub, LiveConnection
 from connections.models import Node, NodePicture
 from connections.pictures import (
@@ -21,6 +20,7 @@ from connections.pictures import (
     judge,
     want_pictures,
 )
+from connections.storage.database import Database
 from connections.testing import FakeClock
 from connections.testing.communicators import make_config
 from tests.connections.test_hub import make_connection

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from connections.database import READERS, Database
 from connections.exceptions import DatabaseUnavailable
 from connections.node import Node
 from connections.readiness import warm_up
+from connections.storage.database import READERS, Database
 from connections.testing.communicators import make_config
 
 

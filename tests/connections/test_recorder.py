@@ -11,12 +11,13 @@ from django.utils import timezone
 from connections import close_codes
 from connections.config.loader import get_config
 from connections.config.sections import RecorderConfig
-from connections.database import Database
 from connections.exceptions import DatabaseUnavailable
 from connections.hub import LiveConnection, new_connection_id
 from connections.limits import Limits
 from connections.models import Connection, ErrorEvent, Node
-from connections.recorder import Recorder, clean, describe_error
+from connections.recorder import Recorder, describe_error
+from connections.storage.database import Database
+from connections.storage.text import clean
 from connections.testing import FakeClock
 
 

@@ -21,11 +21,11 @@ from connections.consumers import LimitedSyncConsumer
 from connections.credentials.requirements import Requirements, find_lacking
 from connections.credentials.sessions import verify_session
 from connections.credentials.tokens import create_access_token, verify_access_token
-from connections.database import Database
 from connections.exceptions import DatabaseUnavailable, Refused
 from connections.hub import LiveConnection
 from connections.models import AccessToken, CloseRequest
 from connections.node import Node
+from connections.storage.database import Database
 from connections.testing import FakeClock
 from connections.testing.communicators import connect_to, make_config
 from tests.connections.conversations import JsonEcho, receive_close

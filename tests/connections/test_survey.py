@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from connections.database import Database
 from connections.hub import Hub
 from connections.metrics.counters import Counters
 from connections.metrics.meter import Meter
 from connections.models import Alert, Node, Sweep
+from connections.storage.database import Database
 from connections.survey import Survey
 from connections.testing import FakeClock
 from connections.testing.communicators import make_config

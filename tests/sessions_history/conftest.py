@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from connections.database import Database
 from connections.exceptions import DatabaseUnavailable
 from connections.node import Node
+from connections.storage.database import Database
 from connections.testing.communicators import make_config
 
 MakeNode = Callable[..., Node]

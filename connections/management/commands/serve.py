@@ -11,8 +11,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from connections.config.loader import get_config
-from connections.database import require_tables
 from connections.exceptions import ConfigError, NotMigrated
+from connections.storage.database import require_tables
 
 logger = logging.getLogger(__name__)
 

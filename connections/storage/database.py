@@ -19,8 +19,8 @@ from django.db import (
 from django.db import Error as DatabaseError
 from django.db import connections as thread_connections
 
-from connections.database_failures import describe_failure
 from connections.exceptions import DatabaseUnavailable, NotMigrated
+from connections.storage.failures import describe_failure
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,9 @@
+"""Make text storable: bound its length and remove what a database refuses."""
+
+
+def clean(text: str, limit: int) -> str:
+    """Return a text that every database stores: no NUL, no lone surrogate, cut."""
+    if text.isascii() and "\x00" not in text:
+        return text[:limit]
+    stored = text[:limit].replace("\x00", "\ufffd")
+    return stored.encode("utf-8", "replace").decode("utf-8")
