@@ -5,8 +5,8 @@ import sys
 from urllib.parse import parse_qs
 
 from connections.asgi import Message
-from connections.flight_recorder import FlightRecord
-from connections.hub import LiveConnection, Wire, new_connection_id
+from connections.hub.connection import LiveConnection, Wire, new_connection_id
+from connections.hub.flight_recorder import FlightRecord
 from connections.limits import Limits
 from connections.node import Node
 from connections.storage.text import clean

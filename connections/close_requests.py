@@ -20,7 +20,8 @@ from connections.announcements import (
     stop_listening,
 )
 from connections.close_codes import ENDINGS
-from connections.hub import Hub, LiveConnection, make_selector
+from connections.hub.connection import LiveConnection
+from connections.hub.hub import Hub, make_selector
 from connections.models import CloseRequest
 from connections.recorder import Recorder
 from connections.storage.database import Database

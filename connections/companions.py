@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from connections.hub import Hub
+from connections.hub.hub import Hub
 
 
 class Companion(Protocol):

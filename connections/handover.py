@@ -8,7 +8,8 @@ from weakref import WeakSet
 from connections import close_codes
 from connections.companions import Companions
 from connections.config.loader import WebSocketConfig
-from connections.hub import Hub, LiveConnection
+from connections.hub.connection import LiveConnection
+from connections.hub.hub import Hub
 from connections.pool.base import Pool
 
 _CLIENTS_PER_SECOND = 10

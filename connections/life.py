@@ -17,7 +17,7 @@ from connections.close_codes import Ending
 from connections.credentials.requirements import Requirements
 from connections.error_budget import ErrorBudget
 from connections.exceptions import ConnectionEnded, InvalidMessage, Refused
-from connections.hub import LOOSE_WIRE
+from connections.hub.connection import LOOSE_WIRE
 from connections.layer_feed import LayerFeed
 from connections.limits import Limits
 from connections.logs import set_connection

@@ -17,7 +17,7 @@ from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter as _JsonFormatter
 
 if TYPE_CHECKING:
-    from connections.hub import LiveConnection
+    from connections.hub.connection import LiveConnection
 
 NOTHING = "-"
 

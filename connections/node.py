@@ -21,7 +21,8 @@ from connections.config.loader import WebSocketConfig, get_config
 from connections.credentials.verifier import Verifier
 from connections.exceptions import DatabaseUnavailable
 from connections.handover import Handover
-from connections.hub import Hub, LiveConnection
+from connections.hub.connection import LiveConnection
+from connections.hub.hub import Hub
 from connections.leaks import LOOK_SECONDS, LeakWatch
 from connections.logs import log_end, set_node
 from connections.metrics.counters import Counters

@@ -16,7 +16,8 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from connections.config.loader import WebSocketConfig
-from connections.hub import Hub, LiveConnection
+from connections.hub.connection import LiveConnection
+from connections.hub.hub import Hub
 from connections.models import Node, NodePicture
 from connections.storage.database import Database
 from connections.units import Clock

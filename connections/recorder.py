@@ -14,8 +14,8 @@ from django.utils import timezone
 
 from connections.config.loader import get_config
 from connections.config.sections import RecorderConfig
-from connections.flight_recorder import is_worth_keeping
-from connections.hub import LiveConnection
+from connections.hub.connection import LiveConnection
+from connections.hub.flight_recorder import is_worth_keeping
 from connections.models import Connection, ErrorEvent
 from connections.net.redaction import format_traceback, redact
 from connections.storage.database import Database

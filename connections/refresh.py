@@ -12,7 +12,7 @@ from connections.arrivals import bound_client_id
 from connections.asgi import Message
 from connections.credentials.identity import Credential
 from connections.exceptions import InvalidMessage, Refused
-from connections.hub import LiveConnection
+from connections.hub.connection import LiveConnection
 from connections.node import Node
 
 _REFRESH_CHARACTERS = 20_000

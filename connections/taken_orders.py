@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from connections.hub import Hub
+from connections.hub.hub import Hub
 from connections.models import Order
 from connections.storage.database import Database
 

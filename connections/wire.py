@@ -16,7 +16,7 @@ from connections.exceptions import (
     PoolUnavailable,
     Refused,
 )
-from connections.hub import LiveConnection
+from connections.hub.connection import LiveConnection
 from connections.node import Node
 
 logger = logging.getLogger(__name__)

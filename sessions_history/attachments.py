@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from connections import close_codes
 from connections.exceptions import DatabaseUnavailable
-from connections.hub import LiveConnection
+from connections.hub.connection import LiveConnection
 from connections.storage.database import Database
 from sessions_history.entries import Entry
 from sessions_history.feeds import Feed

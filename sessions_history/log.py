@@ -15,7 +15,7 @@ from typing import Any
 from django.conf import settings
 
 from connections.config.loader import WebSocketConfig
-from connections.hub import LiveConnection
+from connections.hub.connection import LiveConnection
 from connections.node import Node
 from connections.periodic import run_periodically
 from connections.storage.database import Database

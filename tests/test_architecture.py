@@ -191,11 +191,11 @@ def test_a_planted_import_of_a_later_layer_is_found(tmp_path: Path) -> None:
     plant(tmp_path, "connections/units.py", "def f():\n    import connections.node\n")
     plant(tmp_path, "connections/config/fields.py", "from connections import config\n")
     plant(tmp_path, "connections/pool/base.py", "from ..hub import Hub\n")
-    plant(tmp_path, "connections/node.py", "from connections.hub import Hub\n")
+    plant(tmp_path, "connections/node.py", "from connections.hub.hub import Hub\n")
     assert find_violations(tmp_path) == [
         "connections/config/fields.py:1: options imports connections.config.loader, "
         "of a later layer",
-        "connections/pool/base.py:1: pool imports connections.hub.Hub, of a later "
+        "connections/pool/base.py:1: pool imports connections.hub.hub.Hub, of a later "
         "layer",
         "connections/units.py:2: units imports connections.node, of a later layer",
     ]
@@ -215,15 +215,15 @@ def test_an_import_for_type_checkers_alone_is_exempt(tmp_path: Path) -> None:
     source = (
         "from typing import TYPE_CHECKING\n"
         "if TYPE_CHECKING:\n    from connections.node import Node\n"
-        "else:\n    from connections.hub import Hub\n"
+        "else:\n    from connections.hub.hub import Hub\n"
     )
     plant(tmp_path, "connections/units.py", source)
     (found,) = find_violations(tmp_path)
-    assert "connections.hub" in found
+    assert "connections.hub.hub" in found
 
 
 def test_an_import_for_all_but_type_checkers_counts(tmp_path: Path) -> None:
-    source = "if not TYPE_CHECKING:\n    from connections.hub import Hub\n"
+    source = "if not TYPE_CHECKING:\n    from connections.hub.hub import Hub\n"
     plant(tmp_path, "connections/units.py", source)
     assert len(find_violations(tmp_path)) == 1
 

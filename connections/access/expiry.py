@@ -11,7 +11,7 @@ from connections import close_codes
 from connections.config.auth_sections import ExpiryConfig
 from connections.credentials.verifier import Verifier
 from connections.exceptions import Refused
-from connections.hub import LiveConnection
+from connections.hub.connection import LiveConnection
 
 
 def format_moment(moment: datetime | None) -> str | None:

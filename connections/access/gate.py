@@ -9,7 +9,8 @@ from connections.access.ban_list import Bans, Version
 from connections.access.failed_attempts import FailedCredentials
 from connections.config.loader import WebSocketConfig
 from connections.exceptions import DatabaseUnavailable, Refused
-from connections.hub import Hub, LiveConnection
+from connections.hub.connection import LiveConnection
+from connections.hub.hub import Hub
 from connections.storage.database import Database
 from connections.units import Clock
 

@@ -12,7 +12,8 @@ from connections.close_codes import Ending
 from connections.config.loader import WebSocketConfig
 from connections.credentials.recheck import Standing, find_endings
 from connections.exceptions import DatabaseUnavailable, Refused
-from connections.hub import Hub, LiveConnection
+from connections.hub.connection import LiveConnection
+from connections.hub.hub import Hub
 from connections.storage.database import Database
 from connections.units import Clock
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from connections.hub import LiveConnection
+    from connections.hub.connection import LiveConnection
 
 DURATION_EDGES = (0.5, 1, 5, 15, 30, 60, 300, 900, 3600, 14400, 43200, 86400)
 """Upper edges, in seconds, of how long connections lived; one more is open."""

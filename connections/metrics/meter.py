@@ -17,7 +17,7 @@ from connections.metrics.memory import read_rss_bytes
 from connections.units import Clock
 
 if TYPE_CHECKING:
-    from connections.hub import Hub
+    from connections.hub.hub import Hub
 
 TICK_SECONDS = 0.25
 """How often the lag of the event loop is looked at."""

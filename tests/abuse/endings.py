@@ -4,7 +4,7 @@ import contextlib
 import sqlite3
 from typing import Any
 
-from connections.flight_recorder import PLANNED_ENDS
+from connections.hub.flight_recorder import PLANNED_ENDS
 from connections.testing import LiveServer
 
 

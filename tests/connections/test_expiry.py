@@ -19,7 +19,7 @@ from connections.credentials.identity import Credential
 from connections.credentials.sessions import verify_session
 from connections.credentials.tokens import create_access_token, verify_access_token
 from connections.credentials.verifier import Verifier
-from connections.hub import LiveConnection
+from connections.hub.connection import LiveConnection
 from connections.models import AccessToken
 from connections.node import Node
 from connections.refresh import holds_refresh

@@ -6,7 +6,7 @@ import pytest
 
 from connections import close_codes
 from connections.consumers import LimitedJsonConsumer
-from connections.flight_recorder import FlightRecord, is_worth_keeping
+from connections.hub.flight_recorder import FlightRecord, is_worth_keeping
 from connections.testing import FakeClock
 from connections.testing.communicators import connect_to, make_node
 from tests.connections.conversations import receive_type

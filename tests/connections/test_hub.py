@@ -8,7 +8,8 @@ import pytest
 
 from connections.close_codes import KICKED, Ending
 from connections.credentials.identity import Credential
-from connections.hub import Hub, LiveConnection, new_connection_id
+from connections.hub.connection import LiveConnection, new_connection_id
+from connections.hub.hub import Hub
 from connections.models import CloseRequest
 
 Target = CloseRequest.Target

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connections.close_codes import KICKED
-from connections.hub import Hub
+from connections.hub.hub import Hub
 from connections.metrics.counters import (
     DURATION_EDGES,
     OTHER,

@@ -8,7 +8,7 @@ from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
 
 from connections.close_codes import APPLICATION, ENDINGS, PEER
-from connections.hub import new_connection_id
+from connections.hub.connection import new_connection_id
 from connections.models import (
     AccessToken,
     CloseRequest,

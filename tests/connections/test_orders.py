@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from connections.hub import Hub
+from connections.hub.hub import Hub
 from connections.models import Order
 from connections.node import Node
 from connections.storage.database import Database

@@ -9,7 +9,8 @@ import pytest
 from django.utils import timezone
 
 from connections import close_codes
-from connections.hub import Hub, LiveConnection
+from connections.hub.connection import LiveConnection
+from connections.hub.hub import Hub
 from connections.models import Node, NodePicture
 from connections.pictures import (
     Camera,

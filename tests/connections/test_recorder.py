@@ -12,7 +12,7 @@ from connections import close_codes
 from connections.config.loader import get_config
 from connections.config.sections import RecorderConfig
 from connections.exceptions import DatabaseUnavailable
-from connections.hub import LiveConnection, new_connection_id
+from connections.hub.connection import LiveConnection, new_connection_id
 from connections.limits import Limits
 from connections.models import Connection, ErrorEvent, Node
 from connections.recorder import Recorder, describe_error

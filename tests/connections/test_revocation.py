@@ -22,7 +22,7 @@ from connections.credentials.requirements import Requirements, find_lacking
 from connections.credentials.sessions import verify_session
 from connections.credentials.tokens import create_access_token, verify_access_token
 from connections.exceptions import DatabaseUnavailable, Refused
-from connections.hub import LiveConnection
+from connections.hub.connection import LiveConnection
 from connections.models import AccessToken, CloseRequest
 from connections.node import Node
 from connections.storage.database import Database

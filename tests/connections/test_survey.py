@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from connections.hub import Hub
+from connections.hub.hub import Hub
 from connections.metrics.counters import Counters
 from connections.metrics.meter import Meter
 from connections.models import Alert, Node, Sweep

@@ -41,7 +41,7 @@ class WebSocketProtocol(HasDeadline):
     """
     One client's WebSocket, as the ASGI application's receive and send.
 
-    It is also the scope's "transport" (connections.hub.Transport). Nothing per
+    It is also the scope's "transport" (connections.hub.hub.Transport). Nothing per
     message makes a task or a Deferred.
     """
 

@@ -1,10 +1,8 @@
-"""The live connections of one node: the truth about its sockets."""
+"""Hold one live connection: who it belongs to, what it did, how to end it."""
 
-import asyncio
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -14,13 +12,9 @@ from connections.close_codes import Ending
 from connections.config.loader import get_config
 from connections.credentials.identity import Credential
 from connections.credentials.requirements import Requirements
-from connections.flight_recorder import FlightRecord
+from connections.hub.flight_recorder import FlightRecord
 from connections.limits import Limits
-from connections.models import CloseRequest
-from connections.net.addresses import Network, parse_address, parse_network
 from connections.pool.base import Slot
-
-Target = CloseRequest.Target
 
 
 class Transport(Protocol):
@@ -232,79 +226,6 @@ class LiveConnection:
         return 0.0 if self.busy_count else now - self.last_activity
 
 
-class Hub:
-    """All live connections of a node, found by id, client, user, token or address."""
-
-    def __init__(self) -> None:
-        self._by_id: dict[str, LiveConnection] = {}
-        self._by_client: dict[str, dict[str, LiveConnection]] = {}
-        self.emptied = asyncio.Event()
-        self.emptied.set()
-
-    def __len__(self) -> int:
-        return len(self._by_id)
-
-    def __iter__(self) -> Iterator[LiveConnection]:
-        return iter(list(self._by_id.values()))
-
-    def __contains__(self, connection_id: str) -> bool:
-        return connection_id in self._by_id
-
-    def get(self, connection_id: str) -> LiveConnection | None:
-        """Return a connection of this node, or None."""
-        return self._by_id.get(connection_id)
-
-    def join(self, connection: LiveConnection) -> None:
-        """Add a connection that was accepted."""
-        self._by_id[connection.connection_id] = connection
-        self.emptied.clear()
-        clients = self._by_client.setdefault(connection.client_id, {})
-        clients[connection.connection_id] = connection
-
-    def leave(self, connection: LiveConnection) -> bool:
-        """Take a connection out; return whether it was there."""
-        if self._by_id.pop(connection.connection_id, None) is None:
-            return False
-        clients = self._by_client[connection.client_id]
-        del clients[connection.connection_id]
-        if not clients:
-            del self._by_client[connection.client_id]
-        if not self._by_id:
-            self.emptied.set()
-        return True
-
-    def select(self, target: str, value: str, node_id: str) -> list[LiveConnection]:
-        """Return the connections that a close request's selector names."""
-        if target == Target.CONNECTION:
-            found = self._by_id.get(value)
-            return [found] if found else []
-        if target == Target.CLIENT:
-            return list(self._by_client.get(value, {}).values())
-        if target == Target.ALL or (target == Target.NODE and value == node_id):
-            return list(self._by_id.values())
-        is_meant = make_selector(target, value, node_id)
-        return [one for one in self if is_meant(one)]
-
-
-def make_selector(
-    target: str, value: str, node_id: str
-) -> Callable[[LiveConnection], bool]:
-    """Return a test for whom a close request means, of the connections of a node."""
-    network = _find_network(value) if target == Target.ADDRESS else None
-    is_here = target == Target.ALL or value == node_id
-    selectors: dict[str, Callable[[LiveConnection], bool]] = {
-        Target.CONNECTION: lambda one: one.connection_id == value,
-        Target.CLIENT: lambda one: one.client_id == value,
-        Target.USER: lambda one: str(one.user_id) == value,
-        Target.SESSION_KEY: lambda one: one.session_digest == value,
-        Target.TOKEN: lambda one: str(one.token_id) == value,
-        Target.ADDRESS: lambda one: _is_within(one.address, network),
-        Target.NODE: lambda one: is_here,
-        Target.ALL: lambda one: is_here,
-    }
-    return selectors.get(target, lambda one: False)
-
-
 def new_connection_id() -> str:
     """
     Return an unguessable id that sorts by the time it was made.
@@ -318,16 +239,3 @@ def new_connection_id() -> str:
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62
     return f"{value:032x}"
-
-
-def _find_network(text: str) -> Network | None:
-    """Return the network that a close request names, or None."""
-    try:
-        return parse_network(text)
-    except ValueError:
-        return None
-
-
-def _is_within(address: str, network: Network | None) -> bool:
-    parsed = parse_address(address)
-    return network is not None and parsed is not None and parsed in network
