@@ -30,12 +30,12 @@ from channels.layers import get_channel_layer
 
 from connections.asgi import Message, Receive, Send
 from connections.close_codes import ENDINGS, Ending, Reconnect
+from connections.connection.refresh import holds_refresh, is_refresh, refresh
+from connections.connection.runner import Life
 from connections.credentials.identity import identify
 from connections.exceptions import InvalidMessage
-from connections.life import Life
 from connections.limits import Limits
 from connections.node import Node, get_detached_node
-from connections.refresh import holds_refresh, is_refresh, refresh
 
 
 class _Limited:

@@ -14,6 +14,7 @@ from django.utils import timezone
 
 from connections.access.expiry import ExpiryWatch, format_moment
 from connections.config.auth_sections import ExpiryConfig
+from connections.connection.refresh import holds_refresh
 from connections.consumers import LimitedSyncJsonConsumer
 from connections.credentials.identity import Credential
 from connections.credentials.sessions import verify_session
@@ -22,7 +23,6 @@ from connections.credentials.verifier import Verifier
 from connections.hub.connection import LiveConnection
 from connections.models import AccessToken
 from connections.node import Node
-from connections.refresh import holds_refresh
 from connections.storage.database import Database
 from connections.testing import FakeClock
 from connections.testing.communicators import connect_to, make_config, make_node

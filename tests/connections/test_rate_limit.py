@@ -3,8 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from connections.connection.rate_limiter import RateLimiter, Verdict
 from connections.testing import FakeClock
-from connections.token_bucket import RateLimiter, TokenBucket, Verdict
+from connections.token_bucket import TokenBucket
 
 
 def make_limiter(clock: FakeClock, **changes: float) -> RateLimiter:

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from connections.turn import Turn
+from connections.connection.lock import Turn
 
 
 async def take(turn: Turn, name: str, order: list[str]) -> None:

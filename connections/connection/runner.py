@@ -11,22 +11,22 @@ from channels.exceptions import StopConsumer
 from django.db import Error as DatabaseError
 
 from connections import close_codes
-from connections.arrivals import describe_connection, read_replaces
 from connections.asgi import Message, Receive, Send
 from connections.close_codes import Ending
+from connections.connection.channel import LayerFeed
+from connections.connection.error_budget import ErrorBudget
+from connections.connection.lock import Turn
+from connections.connection.rate_limiter import RateLimiter, Verdict
+from connections.connection.scope import describe_connection, read_replaces
+from connections.connection.sender import AsgiWire, State, measure
 from connections.credentials.requirements import Requirements
-from connections.error_budget import ErrorBudget
 from connections.exceptions import ConnectionEnded, InvalidMessage, Refused
 from connections.hub.connection import LOOSE_WIRE
-from connections.layer_feed import LayerFeed
 from connections.limits import Limits
 from connections.logs import set_connection
 from connections.net.redaction import conceal
 from connections.node import Node
 from connections.recorder import describe_error
-from connections.token_bucket import RateLimiter, Verdict
-from connections.turn import Turn
-from connections.wire import AsgiWire, State, measure
 
 logger = logging.getLogger(__name__)
 

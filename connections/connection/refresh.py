@@ -8,8 +8,8 @@ from django.contrib.auth.models import AnonymousUser
 
 from connections import close_codes
 from connections.access.expiry import format_moment
-from connections.arrivals import bound_client_id
 from connections.asgi import Message
+from connections.connection.scope import bound_client_id
 from connections.credentials.identity import Credential
 from connections.exceptions import InvalidMessage, Refused
 from connections.hub.connection import LiveConnection
