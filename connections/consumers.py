@@ -35,7 +35,7 @@ from connections.connection.runner import Life
 from connections.credentials.identity import identify
 from connections.exceptions import InvalidMessage
 from connections.limits import Limits
-from connections.node import Node, get_detached_node
+from connections.node.node import Node, get_detached_node
 
 
 class _Limited:

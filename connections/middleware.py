@@ -8,7 +8,6 @@ import asyncio
 import json
 import logging
 import re
-import signal
 from collections.abc import Awaitable
 from urllib.parse import quote
 
@@ -20,17 +19,14 @@ from connections import close_codes
 from connections.asgi import Application, Message, Receive, Send
 from connections.config.loader import WebSocketConfig
 from connections.credentials.identity import Credential, name_address
-from connections.exceptions import Refused, UnsharedLimits
-from connections.garbage import keep_collections_short
+from connections.exceptions import Refused
 from connections.logs import NOTHING
-from connections.neighbours import require_no_elder, require_shared_limits
 from connections.net.addresses import Source, find_source
 from connections.net.cookies import read_cookies
 from connections.net.origins import is_origin_allowed, parse_host
 from connections.net.redaction import conceal
-from connections.node import Node, get_node
-from connections.pool import get_redis_url
-from connections.readiness import warm_up
+from connections.node.lifespan import follow_lifespan
+from connections.node.node import Node, get_node
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +53,7 @@ class NodeMiddleware:
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         node = get_node()
         if scope["type"] == "lifespan":
-            await _live(node, receive, send)
+            await follow_lifespan(node, receive, send)
             return
         await node.start()
         # What is asked for from here on concerns this handshake too.
@@ -279,47 +275,6 @@ def _count(scope: Message, outcome: str) -> None:
     node: Node | None = scope.get("node")
     if node is not None:
         node.counters.note_outcome(scope.get("route", ""), outcome)
-
-
-async def _live(node: Node, receive: Receive, send: Send) -> None:
-    """Follow a server's lifespan events."""
-    leaving = None
-    while True:
-        message = await receive()
-        if message["type"] == "lifespan.startup":
-            try:
-                if node.database is not None:
-                    await node.database.read(
-                        require_shared_limits, node.config, get_redis_url()
-                    )
-            except UnsharedLimits as exc:
-                await send({"type": "lifespan.startup.failed", "message": str(exc)})
-                return
-            await warm_up(node)
-            await node.start()
-            leaving = asyncio.create_task(_leave_to_elder(node))
-            keep_collections_short()
-            await send({"type": "lifespan.startup.complete"})
-        else:
-            if leaving is not None:
-                leaving.cancel()
-            node.begin_drain()
-            await node.stop()
-            await send({"type": "lifespan.shutdown.complete"})
-            return
-
-
-async def _leave_to_elder(node: Node) -> None:
-    """Ask this server to stop where another began with it unseen."""
-    if node.database is None:
-        return
-    try:
-        await require_no_elder(
-            node.config, get_redis_url(), node.database, node.node_id
-        )
-    except UnsharedLimits as exc:
-        logger.error("Stopped: %s", exc, extra={"event": "unshared_limits"})
-        signal.raise_signal(signal.SIGTERM)
 
 
 def _with_source(scope: Message, source: Source) -> Message:

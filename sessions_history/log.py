@@ -16,8 +16,8 @@ from django.conf import settings
 
 from connections.config.loader import WebSocketConfig
 from connections.hub.connection import LiveConnection
-from connections.node import Node
-from connections.periodic import run_periodically
+from connections.node.node import Node
+from connections.node.periodic import run_periodically
 from connections.storage.database import Database
 from sessions_history.attachments import Attachment, SendText
 from sessions_history.commits import Limits

@@ -188,23 +188,29 @@ def test_every_package_is_looked_at() -> None:
 
 def test_a_planted_import_of_a_later_layer_is_found(tmp_path: Path) -> None:
     """Imports count wherever they stand, and however they are written."""
-    plant(tmp_path, "connections/units.py", "def f():\n    import connections.node\n")
+    plant(
+        tmp_path, "connections/units.py", "def f():\n    import connections.node.node\n"
+    )
     plant(tmp_path, "connections/config/fields.py", "from connections import config\n")
     plant(tmp_path, "connections/pool/base.py", "from ..hub import Hub\n")
-    plant(tmp_path, "connections/node.py", "from connections.hub.hub import Hub\n")
+    plant(tmp_path, "connections/node/node.py", "from connections.hub.hub import Hub\n")
     assert find_violations(tmp_path) == [
         "connections/config/fields.py:1: options imports connections.config.loader, "
         "of a later layer",
         "connections/pool/base.py:1: pool imports connections.hub.hub.Hub, of a later "
         "layer",
-        "connections/units.py:2: units imports connections.node, of a later layer",
+        "connections/units.py:2: units imports connections.node.node, of a later layer",
     ]
 
 
 def test_a_planted_import_of_a_later_package_is_found(tmp_path: Path) -> None:
     plant(tmp_path, "connections/apps.py", "import sessions_history.models\n")
     plant(tmp_path, "sessions_history/apps.py", "from orchestra import settings\n")
-    plant(tmp_path, "orchestra/asgi.py", "import connections.node, sessions_history\n")
+    plant(
+        tmp_path,
+        "orchestra/asgi.py",
+        "import connections.node.node, sessions_history\n",
+    )
     assert [line.split(":")[0] for line in find_violations(tmp_path)] == [
         "connections/apps.py",
         "sessions_history/apps.py",
@@ -214,7 +220,7 @@ def test_a_planted_import_of_a_later_package_is_found(tmp_path: Path) -> None:
 def test_an_import_for_type_checkers_alone_is_exempt(tmp_path: Path) -> None:
     source = (
         "from typing import TYPE_CHECKING\n"
-        "if TYPE_CHECKING:\n    from connections.node import Node\n"
+        "if TYPE_CHECKING:\n    from connections.node.node import Node\n"
         "else:\n    from connections.hub.hub import Hub\n"
     )
     plant(tmp_path, "connections/units.py", source)
@@ -230,10 +236,10 @@ def test_an_import_for_all_but_type_checkers_counts(tmp_path: Path) -> None:
 
 def test_a_module_without_a_layer_is_named(tmp_path: Path) -> None:
     plant(tmp_path, "connections/gadgets.py", "")
-    plant(tmp_path, "connections/node.py", "from connections.gadgets import x\n")
+    plant(tmp_path, "connections/node/node.py", "from connections.gadgets import x\n")
     first, second = find_violations(tmp_path)
     assert first.endswith("gadgets is in no layer; name it in LAYERS")
-    assert "connections/node.py:1" in second
+    assert "connections/node/node.py:1" in second
 
 
 def test_what_is_for_users_imports_nothing_private() -> None:

@@ -13,7 +13,7 @@ from connections.connection.scope import bound_client_id
 from connections.credentials.identity import Credential
 from connections.exceptions import InvalidMessage, Refused
 from connections.hub.connection import LiveConnection
-from connections.node import Node
+from connections.node.node import Node
 
 _REFRESH_CHARACTERS = 20_000
 """No message with a credential is longer than this."""

@@ -25,8 +25,8 @@ from connections.hub.connection import LOOSE_WIRE
 from connections.limits import Limits
 from connections.logs import set_connection
 from connections.net.redaction import conceal
-from connections.node import Node
-from connections.recorder import describe_error
+from connections.node.node import Node
+from connections.node.recorder import describe_error
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from connections.asgi import Message
 from connections.hub.connection import LiveConnection, Wire, new_connection_id
 from connections.hub.flight_recorder import FlightRecord
 from connections.limits import Limits
-from connections.node import Node
+from connections.node.node import Node
 from connections.storage.text import clean
 
 _TEXT = 255

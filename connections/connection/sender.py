@@ -17,7 +17,7 @@ from connections.exceptions import (
     Refused,
 )
 from connections.hub.connection import LiveConnection
-from connections.node import Node
+from connections.node.node import Node
 
 logger = logging.getLogger(__name__)
 

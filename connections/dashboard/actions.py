@@ -26,7 +26,7 @@ from connections.models import (
     Node,
     Order,
 )
-from connections.pictures import Seen
+from connections.node.live_state import Seen
 
 Target = CloseRequest.Target
 MOST_VALUES = 200

@@ -15,7 +15,7 @@ from connections.dashboard.charts.scales import (
 from connections.dashboard.map import STATES, list_names
 from connections.dashboard.snapshot import Snapshot
 from connections.models import Node
-from connections.pictures import Seen
+from connections.node.live_state import Seen
 
 _MOST_LISTED = 20
 _WORDS = {state.value: word for state, word, _ in STATES}

@@ -21,7 +21,7 @@ from connections.dashboard.details import describe_connection, say_both
 from connections.dashboard.map import STATES
 from connections.dashboard.snapshot import Snapshot
 from connections.models import ID_LENGTH, Connection, Node
-from connections.pictures import Seen
+from connections.node.live_state import Seen
 
 MOST_COUNTED = 10_000
 _MOST_FOUND_LIVE = 500

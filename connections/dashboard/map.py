@@ -10,7 +10,7 @@ from connections.dashboard.charts.cells import Cell, draw_cells, draw_row
 from connections.dashboard.filters import Selection
 from connections.dashboard.snapshot import KEY_LENGTH, Snapshot, make_key
 from connections.models import Node
-from connections.pictures import LiveState, Seen
+from connections.node.live_state import LiveState, Seen
 
 STATES = (
     (LiveState.ACTIVE, "active", "data within the last 10 s, or a handler at work"),

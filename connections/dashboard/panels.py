@@ -31,7 +31,7 @@ from connections.dashboard.statistics import Figures
 from connections.dashboard.tiles import estimate_quantile, make_tiles
 from connections.metrics.counters import DURATION_EDGES
 from connections.models import Alert, Node
-from connections.pictures import Seen
+from connections.node.live_state import Seen
 
 NAMES = ("tiles", "map", "errors", "durations", "alerts", "reasons", "nodes")
 _TEMPLATES = "admin/connections/livedashboard"

@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from connections.config.loader import get_config
 from connections.models import ID_LENGTH, Alert, Connection, Node
-from connections.pictures import Seen, decode, judge_idle, want_pictures
+from connections.node.live_state import Seen, decode, judge_idle, want_pictures
 from connections.querysets import LIVE_STATES
 from connections.units import Clock
 

@@ -16,7 +16,7 @@ from connections.dashboard.charts.sparkline import draw_sparkline
 from connections.dashboard.statistics import Figures
 from connections.metrics.counters import DURATION_EDGES
 from connections.models import Node
-from connections.pictures import Seen
+from connections.node.live_state import Seen
 
 _BAD_RATIO = 0.05
 _FULL = 0.9

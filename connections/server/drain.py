@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from connections import close_codes
 
 if TYPE_CHECKING:
-    from connections.node import Node
+    from connections.node.node import Node
     from connections.server.server import Server
 
 logger = logging.getLogger(__name__)

@@ -25,12 +25,12 @@ from twisted.logger import (
 from connections import close_codes
 from connections.config.loader import WebSocketConfig, get_config
 from connections.exceptions import UnsharedLimits
-from connections.garbage import keep_collections_short
 from connections.metrics.counters import LATENCY_EDGES, Histogram
-from connections.neighbours import require_no_elder, require_shared_limits
-from connections.node import Node, get_node
+from connections.node.exclusivity import require_no_elder, require_shared_limits
+from connections.node.gc import keep_collections_short
+from connections.node.node import Node, get_node
+from connections.node.warmup import warm_up
 from connections.pool import get_redis_url
-from connections.readiness import warm_up
 from connections.server.admission import Admission
 from connections.server.budget import BufferBudget
 from connections.server.daphne_options import warn_of_ignored

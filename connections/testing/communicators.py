@@ -17,7 +17,7 @@ from channels.testing import WebsocketCommunicator
 from connections.config.fields import Problem, read_section
 from connections.config.loader import WebSocketConfig
 from connections.credentials.identity import Credential
-from connections.node import Node
+from connections.node.node import Node
 from connections.testing.clock import FakeClock
 
 PATIENCE_SECONDS = 15

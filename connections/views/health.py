@@ -12,7 +12,7 @@ from django_prometheus.exports import ExportToDjangoView
 from connections.config.loader import WebSocketConfig
 from connections.exceptions import PoolUnavailable
 from connections.net.addresses import find_source, is_listed
-from connections.node import Node, get_node
+from connections.node.node import Node, get_node
 
 _PASSED_ON = ("Forwarded", "Via", "X-Real-IP")
 """Headers of proxies that say nothing which is believed, but that there is one."""

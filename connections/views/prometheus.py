@@ -31,8 +31,8 @@ from connections.metrics.counters import (
     RouteCounters,
     Tally,
 )
-from connections.node import Node, get_node
-from connections.recorder import Recorder
+from connections.node.node import Node, get_node
+from connections.node.recorder import Recorder
 from connections.version import VERSION
 
 _REASONS = (*ENDINGS, APPLICATION, PEER)

@@ -18,7 +18,7 @@ from connections.announcements import (
 )
 from connections.close_codes import ENDINGS, Reconnect
 from connections.models import CloseRequest
-from connections.node import Node
+from connections.node.node import Node
 from connections.redis.bus import RedisBus
 from connections.storage.database import Database
 from connections.testing import wait_until

@@ -21,7 +21,7 @@ from connections.credentials.identity import name_address
 from connections.exceptions import DatabaseUnavailable, Refused
 from connections.middleware import CredentialMiddleware
 from connections.models import Ban, CloseRequest
-from connections.node import Node
+from connections.node.node import Node
 from connections.pool.base import Slot
 from connections.pool.local import LocalPool
 from connections.storage.database import Database

@@ -24,7 +24,7 @@ from connections.dashboard.charts.scales import (
 from connections.dashboard.charts.sparkline import draw_sparkline
 from connections.dashboard.charts.svg import element, picture, text
 from connections.dashboard.charts.trend import Series, draw_trend
-from connections.pictures import LiveState
+from connections.node.live_state import LiveState
 
 NOON = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
 

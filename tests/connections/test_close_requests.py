@@ -8,10 +8,10 @@ from django.utils import timezone
 
 from connections.access.reauthorisation import Reauthoriser
 from connections.close_codes import ASKED_TO_RECONNECT, KICKED
-from connections.close_requests import AppliedRequests
 from connections.hub.connection import LiveConnection
 from connections.hub.hub import Hub
 from connections.models import CloseRequest
+from connections.node.close_requests import AppliedRequests
 from connections.testing import FakeClock, wait_until
 from connections.testing.communicators import make_config
 from tests.connections.test_hub import make_connection

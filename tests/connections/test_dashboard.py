@@ -22,7 +22,7 @@ from connections.dashboard.statistics import read_figures
 from connections.dashboard.tiles import estimate_quantile
 from connections.metrics.counters import Counters
 from connections.models import Alert, LiveDashboard, MinuteRollup, Node
-from connections.node import Node as RunningNode
+from connections.node.node import Node as RunningNode
 from connections.routing import protect
 from connections.storage.database import Database
 from connections.testing.communicators import make_config

@@ -10,7 +10,7 @@ from connections.dashboard.filters import Selection
 from connections.dashboard.snapshot import Snapshot, Snapshots, make_key, take_snapshot
 from connections.hub.connection import new_connection_id
 from connections.models import Connection, Node, NodePicture
-from connections.pictures import Seen, encode, want_pictures
+from connections.node.live_state import Seen, encode, want_pictures
 from connections.testing import FakeClock
 
 

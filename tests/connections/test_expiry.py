@@ -22,7 +22,7 @@ from connections.credentials.tokens import create_access_token, verify_access_to
 from connections.credentials.verifier import Verifier
 from connections.hub.connection import LiveConnection
 from connections.models import AccessToken
-from connections.node import Node
+from connections.node.node import Node
 from connections.storage.database import Database
 from connections.testing import FakeClock
 from connections.testing.communicators import connect_to, make_config, make_node

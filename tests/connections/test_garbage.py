@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from connections.consumers import LimitedConsumer, LimitedJsonConsumer
-from connections.garbage import Freezer
+from connections.node.gc import Freezer
 from connections.testing import FakeClock
 from connections.testing.communicators import connect_to, make_node
 

@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 from connections import close_codes
 from connections.consumers import LimitedConsumer, LimitedJsonConsumer
 from connections.credentials.identity import Credential
-from connections.node import Node
+from connections.node.node import Node
 from connections.testing.communicators import make_config
 from tests.connections.virtual_loop import VirtualTime
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from connections.consumers import LimitedConsumer
-from connections.leaks import LeakWatch, find_holder
 from connections.metrics.memory import read_rss_bytes
-from connections.node import Node
+from connections.node.leaks import LeakWatch, find_holder
+from connections.node.node import Node
 from connections.testing import FakeClock
 from connections.testing.communicators import connect_to, make_node
 

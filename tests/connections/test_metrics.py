@@ -20,7 +20,7 @@ from connections.metrics.counters import (
     subtract,
 )
 from connections.metrics.meter import TICK_SECONDS, Meter
-from connections.node import Node
+from connections.node.node import Node
 from connections.testing import FakeClock
 from connections.testing.communicators import connect_to, make_node
 from tests.connections.conversations import Echo, JsonEcho

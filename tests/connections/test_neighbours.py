@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from connections.exceptions import UnsharedLimits
 from connections.models import Node
-from connections.neighbours import require_shared_limits
+from connections.node.exclusivity import require_shared_limits
 from connections.testing.communicators import make_config
 
 pytestmark = pytest.mark.django_db

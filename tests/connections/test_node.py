@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from connections import models
 from connections.models import CloseRequest, Connection
-from connections.node import Node
+from connections.node.node import Node
 from connections.storage.database import Database
 from connections.testing import FakeClock
 from connections.testing.communicators import connect_to, make_config, make_node

@@ -10,9 +10,9 @@ from django.utils import timezone
 
 from connections.hub.hub import Hub
 from connections.models import Order
-from connections.node import Node
+from connections.node.commands import TakenOrders
+from connections.node.node import Node
 from connections.storage.database import Database
-from connections.taken_orders import TakenOrders
 from connections.testing.communicators import connect_to, make_config
 from tests.connections.conversations import Echo, JsonEcho, receive_type
 from tests.connections.test_hub import SilentWire, make_connection

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from connections.exceptions import DatabaseUnavailable
-from connections.periodic import run_periodically
+from connections.node.periodic import run_periodically
 
 
 async def fail_once(exc: Exception) -> None:

@@ -12,7 +12,7 @@ from connections import close_codes
 from connections.hub.connection import LiveConnection
 from connections.hub.hub import Hub
 from connections.models import Node, NodePicture
-from connections.pictures import (
+from connections.node.live_state import (
     Camera,
     LiveState,
     Seen,

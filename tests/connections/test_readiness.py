@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from connections.exceptions import DatabaseUnavailable
-from connections.node import Node
-from connections.readiness import warm_up
+from connections.node.node import Node
+from connections.node.warmup import warm_up
 from connections.storage.database import READERS, Database
 from connections.testing.communicators import make_config
 

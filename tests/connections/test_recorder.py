@@ -15,7 +15,7 @@ from connections.exceptions import DatabaseUnavailable
 from connections.hub.connection import LiveConnection, new_connection_id
 from connections.limits import Limits
 from connections.models import Connection, ErrorEvent, Node
-from connections.recorder import Recorder, describe_error
+from connections.node.recorder import Recorder, describe_error
 from connections.storage.database import Database
 from connections.storage.text import clean
 from connections.testing import FakeClock

@@ -11,8 +11,8 @@ from connections.hub.hub import Hub
 from connections.metrics.counters import Counters
 from connections.metrics.meter import Meter
 from connections.models import Alert, Node, Sweep
+from connections.node.cluster_monitor import Survey
 from connections.storage.database import Database
-from connections.survey import Survey
 from connections.testing import FakeClock
 from connections.testing.communicators import make_config
 

@@ -77,7 +77,7 @@ FLAWS = {
         shows="over its limit",
     ),
     "a-woken-node-keeps-what-it-lost": Flaw(
-        path="connections/node.py",
+        path="connections/node/node.py",
         right="        self.end_connections(renewal.lost, close_codes.POOL_FULL)\n",
         wrong="",
         faults="outlived",

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from connections.exceptions import DatabaseUnavailable
-from connections.node import Node
+from connections.node.node import Node
 from connections.storage.database import Database
 from connections.testing.communicators import make_config
 

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 from channels.testing import WebsocketCommunicator
 
-from connections.node import Node
+from connections.node.node import Node
 from connections.testing.communicators import connect_to
 from sessions_history.consumers import SessionConsumer
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from connections.node import Node
+from connections.node.node import Node
 from sessions_history.exceptions import StreamEnded, TooManyStreams
 from sessions_history.log import get_log
 from sessions_history.models import HistoryEntry

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from connections.garbage import collect_all, count_freezes, thawed
+from connections.node.gc import collect_all, count_freezes, thawed
 from connections.units import Clock
 
 logger = logging.getLogger(__name__)

@@ -6,10 +6,10 @@ import random
 from weakref import WeakSet
 
 from connections import close_codes
-from connections.companions import Companions
 from connections.config.loader import WebSocketConfig
 from connections.hub.connection import LiveConnection
 from connections.hub.hub import Hub
+from connections.node.extensions import Companions
 from connections.pool.base import Pool
 
 _CLIENTS_PER_SECOND = 10

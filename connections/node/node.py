@@ -15,28 +15,28 @@ from connections.access.expiry import ExpiryWatch
 from connections.access.gate import Gate
 from connections.access.reauthorisation import Reauthoriser
 from connections.close_codes import Ending
-from connections.close_requests import AppliedRequests, IncomingRequests
-from connections.companions import Companions
 from connections.config.loader import WebSocketConfig, get_config
 from connections.credentials.verifier import Verifier
 from connections.exceptions import DatabaseUnavailable
-from connections.handover import Handover
 from connections.hub.connection import LiveConnection
 from connections.hub.hub import Hub
-from connections.leaks import LOOK_SECONDS, LeakWatch
 from connections.logs import log_end, set_node
 from connections.metrics.counters import Counters
 from connections.metrics.meter import TICK_SECONDS, Meter
-from connections.node_row import NodeRow
-from connections.periodic import run_periodically
-from connections.pictures import Camera
+from connections.node.close_requests import AppliedRequests, IncomingRequests
+from connections.node.cluster_monitor import SURVEY_BEATS, Survey
+from connections.node.commands import TakenOrders
+from connections.node.drain import Handover
+from connections.node.extensions import Companions
+from connections.node.heartbeat import NodeRow
+from connections.node.leaks import LOOK_SECONDS, LeakWatch
+from connections.node.live_state import Camera
+from connections.node.periodic import run_periodically
+from connections.node.recorder import Recorder
 from connections.pool import get_redis_url, make_bus, make_pool
 from connections.pool.base import Renewal, Slot, Usage
-from connections.recorder import Recorder
 from connections.storage.database import Database
 from connections.storage.text import clean
-from connections.survey import SURVEY_BEATS, Survey
-from connections.taken_orders import TakenOrders
 from connections.units import Clock
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from django.db import DatabaseError
 
 from connections.credentials.tokens import verify_access_tokens
 from connections.exceptions import DatabaseUnavailable, Refused
-from connections.node import Node
+from connections.node.node import Node
 from connections.storage.database import READERS
 
 logger = logging.getLogger(__name__)

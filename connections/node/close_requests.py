@@ -23,7 +23,7 @@ from connections.close_codes import ENDINGS
 from connections.hub.connection import LiveConnection
 from connections.hub.hub import Hub, make_selector
 from connections.models import CloseRequest
-from connections.recorder import Recorder
+from connections.node.recorder import Recorder
 from connections.storage.database import Database
 from connections.units import Clock
 
