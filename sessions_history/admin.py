@@ -8,8 +8,8 @@ from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from connections.admin.read_only import ReadOnlyAdmin
 from connections.config.loader import get_config
-from connections.read_only_admin import ReadOnlyAdmin
 from sessions_history.models import HistoryEntry, Session
 
 _SHOWN_CHARACTERS = 200

@@ -8,7 +8,8 @@ from django.http import HttpRequest
 from django.utils import timezone
 
 from connections.access.bans import impose, lift
-from connections.access_token_admin import AccessTokenAdmin
+from connections.admin.access_tokens import AccessTokenAdmin
+from connections.admin.read_only import ReadOnlyAdmin
 from connections.dashboard.admin import LiveDashboardAdmin
 from connections.dashboard.charts.scales import NOTHING, format_seconds
 from connections.dashboard.listing import ConnectionList
@@ -22,7 +23,6 @@ from connections.models import (
     LiveDashboard,
     Node,
 )
-from connections.read_only_admin import ReadOnlyAdmin
 
 admin.site.register(AccessToken, AccessTokenAdmin)
 admin.site.register(LiveDashboard, LiveDashboardAdmin)
