@@ -6,7 +6,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from connections.config.loader import WebSocketConfig
-from connections.querysets import delete_some
+from connections.models.sweep import delete_some
 from connections.sweeper.tasks import Chore, add_chore
 from sessions_history.models import AppendKey, HistoryEntry, Session
 from sessions_history.querysets import HistoryEntryQuerySet

@@ -10,9 +10,9 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from connections.config.alert_rules import AlertRule
-from connections.minutes import MinuteRollupQuerySet
 from connections.models import MinuteRollup, Node
-from connections.querysets import NodeQuerySet
+from connections.models.minute_rollup import MinuteRollupQuerySet
+from connections.models.node import NodeQuerySet
 
 LOST_WITHIN = timedelta(minutes=10)
 """How long a dead node is counted as lost lately."""

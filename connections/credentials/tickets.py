@@ -18,8 +18,9 @@ from connections.credentials.sessions import verify_session
 from connections.credentials.tokens import judge
 from connections.exceptions import Refused
 from connections.models import Ticket
+from connections.models.credentials import digest_token
+from connections.models.sweep import delete_some
 from connections.net.origins import parse_origin
-from connections.querysets import delete_some, digest_token
 
 _TICKET_BYTES = 32
 _PRUNED_AT_ONCE = 200

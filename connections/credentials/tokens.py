@@ -13,7 +13,7 @@ from connections import close_codes
 from connections.credentials.identity import Credential, check_scope
 from connections.exceptions import Refused
 from connections.models import AccessToken
-from connections.querysets import digest_token
+from connections.models.credentials import digest_token
 
 _TOKEN_BYTES = 32
 _HINT_CHARACTERS = 6

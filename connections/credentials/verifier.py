@@ -16,7 +16,7 @@ from connections.credentials.tickets import issue_ticket, redeem_ticket
 from connections.credentials.tokens import note_use, verify_access_tokens
 from connections.exceptions import DatabaseUnavailable, Refused
 from connections.models import CloseRequest
-from connections.querysets import digest_token
+from connections.models.credentials import digest_token
 from connections.storage.database import Database
 from connections.units import Clock
 

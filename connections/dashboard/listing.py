@@ -20,7 +20,8 @@ from connections.dashboard.charts.scales import NOTHING, format_bytes, format_se
 from connections.dashboard.details import describe_connection, say_both
 from connections.dashboard.map import STATES
 from connections.dashboard.snapshot import Snapshot
-from connections.models import ID_LENGTH, Connection, Node
+from connections.models import Connection, Node
+from connections.models.node import ID_LENGTH
 from connections.node.live_state import Seen
 
 MOST_COUNTED = 10_000

@@ -15,9 +15,9 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from connections.config.loader import get_config
-from connections.models import ID_LENGTH, Alert, Connection, Node
+from connections.models import Alert, Connection, Node
+from connections.models.node import ID_LENGTH, LIVE_STATES
 from connections.node.live_state import Seen, decode, judge_idle, want_pictures
-from connections.querysets import LIVE_STATES
 from connections.units import Clock
 
 MAX_AGE_SECONDS = 1.0

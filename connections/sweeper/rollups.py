@@ -6,7 +6,7 @@ from django.db import transaction
 
 from connections.metrics.counters import Totals
 from connections.models import MinuteRollup, Node
-from connections.querysets import LIVE_STATES
+from connections.models.node import LIVE_STATES
 
 _SAME_NAME = (
     "minute",

@@ -39,7 +39,7 @@ from connections.models import (
     Order,
     Sweep,
 )
-from connections.querysets import delete_some
+from connections.models.sweep import delete_some
 from connections.sweeper.rollups import roll_up
 from connections.sweeper.tasks import get_chores
 from connections.units import Clock, count_of

@@ -9,13 +9,7 @@ from django.db import IntegrityError, transaction
 
 from connections.close_codes import APPLICATION, ENDINGS, PEER
 from connections.hub.connection import new_connection_id
-from connections.models import (
-    AccessToken,
-    CloseRequest,
-    Connection,
-    ErrorEvent,
-    Node,
-)
+from connections.models import AccessToken, CloseRequest, Connection, ErrorEvent, Node
 
 pytestmark = pytest.mark.django_db
 

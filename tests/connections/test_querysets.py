@@ -8,7 +8,8 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from connections.models import AccessToken, CloseRequest, Connection, Node, Sweep
-from connections.querysets import delete_some, digest_token
+from connections.models.credentials import digest_token
+from connections.models.sweep import delete_some
 
 pytestmark = pytest.mark.django_db
 

@@ -1,0 +1,28 @@
+"""Store nodes, connections, errors, credentials, bans, requests and figures."""
+
+from connections.models.alert import Alert
+from connections.models.ban import Ban
+from connections.models.close_request import CloseRequest
+from connections.models.connection import Connection, ErrorEvent
+from connections.models.credentials import AccessToken, Ticket
+from connections.models.live_state import LiveDashboard, NodePicture
+from connections.models.minute_rollup import MinuteRollup
+from connections.models.node import Node
+from connections.models.node_command import Order
+from connections.models.sweep import Sweep
+
+__all__ = [
+    "AccessToken",
+    "Alert",
+    "Ban",
+    "CloseRequest",
+    "Connection",
+    "ErrorEvent",
+    "LiveDashboard",
+    "MinuteRollup",
+    "Node",
+    "NodePicture",
+    "Order",
+    "Sweep",
+    "Ticket",
+]

@@ -1,0 +1,98 @@
+"""Store bans: clients, users and addresses that are kept out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib.auth import get_user_model
+from django.core.exceptions import ValidationError
+from django.db import models
+from django.db.models import Count, Max, Q
+from django.db.models.functions import Now
+
+from connections.net.addresses import format_network, parse_network
+
+
+class BanQuerySet(models.QuerySet["Ban"]):
+    def in_force(self) -> BanQuerySet:
+        """Bans that have not ended, by the database's clock."""
+        return self.filter(Q(until=None) | Q(until__gt=Now()))
+
+    def find_version(self) -> tuple[Any, ...]:
+        """Return what is another whenever a ban was made, saved or deleted."""
+        found = self.aggregate(Count("pk"), Max("pk"), Max("changed_at"))
+        return tuple(found.values())
+
+
+class Ban(models.Model):
+    """
+    A client, a user, an address or a network that is kept out.
+
+    Made and lifted by connections.access.bans, which has it take effect at once; what
+    is written here by other means takes effect on the next beat.
+    """
+
+    class Target(models.TextChoices):
+        CLIENT = "client"
+        USER = "user"
+        ADDRESS = "address", "address or network"
+
+    target = models.CharField(max_length=12, choices=Target.choices)
+    value = models.CharField(
+        max_length=255,
+        help_text="A client id, the name or key of a user, or an address such as "
+        "192.0.2.7, 2001:db8::/64 or 192.0.2.0/24.",
+    )
+    reason = models.CharField(
+        max_length=255, blank=True, help_text="For staff; no client sees it."
+    )
+    author = models.CharField(max_length=150, blank=True, editable=False)
+    created_at = models.DateTimeField(auto_now_add=True)
+    changed_at = models.DateTimeField(auto_now=True)
+    until = models.DateTimeField(
+        null=True, blank=True, help_text="Empty: until it is lifted."
+    )
+
+    objects = BanQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-created_at"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["target", "value"],
+                name="ban_is_unique",
+                violation_error_message="There is such a ban already.",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.target} {self.value}"
+
+    def clean(self) -> None:
+        """Write the value as it is compared: a user's key, a network's own form."""
+        try:
+            if self.target == self.Target.USER:
+                self.value = _find_user_key(self.value)
+            elif self.target == self.Target.ADDRESS:
+                self.value = format_network(parse_network(self.value))
+        except ValueError as exc:
+            raise ValidationError({"value": str(exc)}) from exc
+
+
+def _find_user_key(text: str) -> str:
+    """
+    Return the primary key that a text is, or that of the user it names.
+
+    Raises:
+        ValueError: there is no such user.
+    """
+    users = get_user_model()
+    manager = users._default_manager
+    try:
+        return str(manager.get(pk=text).pk)
+    except (users.DoesNotExist, ValueError, ValidationError):
+        pass
+    try:
+        return str(manager.get_by_natural_key(text).pk)
+    except users.DoesNotExist as exc:
+        raise ValueError(f"there is no user {text!r}") from exc

@@ -1,0 +1,155 @@
+"""Store connections and the errors of their consumers."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from django.conf import settings
+from django.db import models, transaction
+from django.db.models import F, OuterRef, Q, Subquery
+from django.db.models.functions import Coalesce
+
+from connections.models.node import ID_LENGTH, LIVE_STATES, Node
+
+
+class ConnectionQuerySet(models.QuerySet["Connection"]):
+    def open(self) -> ConnectionQuerySet:
+        """Connections not recorded as closed."""
+        return self.filter(closed_at=None)
+
+    def find(self, ref: str) -> Connection | None:
+        """Return the connection that a ref means: its own id, or an error's."""
+        meant = Q(connection_id=ref) | Q(error_events__error_id=ref)
+        return self.filter(meant).first()
+
+    def idle_since(self, moment: datetime) -> ConnectionQuerySet:
+        """Open connections without application data since a moment."""
+        return self.open().filter(last_activity_at__lte=moment)
+
+    def timed_as_configured(self) -> ConnectionQuerySet:
+        """Connections whose consumer gave them no idle timeout of their own."""
+        return self.filter(idle_timeout_seconds=None)
+
+    def of_dead_nodes(self) -> ConnectionQuerySet:
+        """Open connections whose node has stopped, is lost, or is forgotten."""
+        live = Node.objects.filter(state__in=LIVE_STATES)
+        return self.open().exclude(node_id__in=live.values("node_id"))
+
+    def mark_lost(self, batch_size: int) -> int:
+        """
+        Record as lost some open connections whose node is gone; return how many.
+
+        Their end is put at the node's last beat, the last time anyone saw them.
+        """
+        gone = Node.objects.filter(node_id=OuterRef("node_id"))
+        with transaction.atomic():
+            lost = self.of_dead_nodes().order_by("connection_id")[:batch_size]
+            keys = list(lost.values_list("connection_id", flat=True))
+            return (
+                self.open()
+                .filter(connection_id__in=keys)
+                .update(
+                    closed_at=Coalesce(
+                        Subquery(gone.values("beat_at")), F("last_activity_at")
+                    ),
+                    close_code=1006,
+                    reason="lost",
+                )
+            )
+
+
+class Connection(models.Model):
+    """
+    One WebSocket, from accept to close.
+
+    Rows are written in batches by the node's recorder. References have no
+    constraint in the database: a user or node deleted in between must not fail
+    the batch that names it.
+    """
+
+    connection_id = models.CharField(primary_key=True, max_length=ID_LENGTH)
+    client_id = models.CharField(max_length=255)
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        db_constraint=False,
+        related_name="+",
+    )
+    node = models.ForeignKey(
+        Node, on_delete=models.DO_NOTHING, db_constraint=False, related_name="+"
+    )
+    path = models.CharField(max_length=255)
+    route = models.CharField(max_length=255, blank=True)
+    address = models.CharField(max_length=64, blank=True)
+    origin = models.CharField(max_length=255, blank=True)
+    user_agent = models.CharField(max_length=255, blank=True)
+    opened_at = models.DateTimeField(db_index=True)
+    last_activity_at = models.DateTimeField()
+    idle_timeout_seconds = models.FloatField(
+        null=True,
+        blank=True,
+        help_text="Its own, which its node sees to (0: never); else as configured.",
+    )
+    closed_at = models.DateTimeField(null=True, blank=True)
+    close_code = models.PositiveSmallIntegerField(null=True, blank=True)
+    reason = models.CharField(max_length=32, blank=True)
+    messages_in = models.PositiveBigIntegerField(default=0)
+    messages_out = models.PositiveBigIntegerField(default=0)
+    bytes_in = models.PositiveBigIntegerField(default=0)
+    bytes_out = models.PositiveBigIntegerField(default=0)
+    errors = models.PositiveIntegerField(default=0)
+    flight = models.JSONField(
+        null=True,
+        blank=True,
+        verbose_name="flight record",
+        help_text="The last events of a connection that ended abnormally.",
+    )
+
+    objects = ConnectionQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-connection_id"]
+        indexes = [
+            models.Index(fields=["client_id", "-opened_at"], name="connection_client"),
+            models.Index(fields=["node", "closed_at"], name="connection_node"),
+            models.Index(fields=["reason", "-closed_at"], name="connection_reason"),
+            models.Index(fields=["closed_at"], name="connection_closed"),
+            models.Index(
+                fields=["last_activity_at"],
+                name="connection_open_activity",
+                condition=models.Q(closed_at=None),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.client_id} ({self.connection_id})"
+
+
+class ErrorEvent(models.Model):
+    """An exception that the error boundary caught; `error_id` is what users see."""
+
+    error_id = models.CharField(primary_key=True, max_length=ID_LENGTH)
+    connection = models.ForeignKey(
+        Connection,
+        on_delete=models.DO_NOTHING,
+        null=True,
+        blank=True,
+        db_constraint=False,
+        related_name="error_events",
+    )
+    node = models.ForeignKey(
+        Node, on_delete=models.DO_NOTHING, db_constraint=False, related_name="+"
+    )
+    at = models.DateTimeField(db_index=True)
+    exception_class = models.CharField(max_length=255, db_index=True)
+    where = models.CharField(max_length=255)
+    route = models.CharField(max_length=255, blank=True)
+    traceback = models.TextField(blank=True)
+
+    class Meta:
+        ordering = ["-at"]
+
+    def __str__(self) -> str:
+        return f"{self.exception_class} ({self.error_id})"

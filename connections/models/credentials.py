@@ -1,0 +1,130 @@
+"""Store access tokens and tickets; only their hashes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from datetime import timedelta
+
+from django.conf import settings
+from django.db import models, transaction
+from django.db.models.functions import Now
+
+
+def digest_token(token: str) -> str:
+    """Return what is stored of a token: SHA-256, for it has 256 random bits."""
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class AccessTokenQuerySet(models.QuerySet["AccessToken"]):
+    def find_all(self, tokens: Iterable[str]) -> dict[str, AccessToken]:
+        """
+        Return the rows of tokens by digest, whatever their state, with their users.
+
+        The look-up is by hash, so its timing tells nothing about a token.
+        """
+        digests = {digest_token(token) for token in tokens}
+        rows = self.select_related("user").filter(digest__in=digests)
+        return {row.digest: row for row in rows}
+
+    def revoke(self) -> list[int]:
+        """Revoke the tokens selected for good; return those that were not before."""
+        with transaction.atomic():
+            valid = self.filter(revoked_at=None).select_for_update()
+            keys = list(valid.values_list("pk", flat=True))
+            self.model._default_manager.filter(pk__in=keys).update(revoked_at=Now())
+        return keys
+
+
+class TicketQuerySet(models.QuerySet["Ticket"]):
+    def younger_than(self, seconds: float) -> TicketQuerySet:
+        """Tickets given out lately, used or not, by the database's clock."""
+        return self.filter(issued_at__gt=Now() - timedelta(seconds=seconds))
+
+    def older_than(self, seconds: float) -> TicketQuerySet:
+        """Tickets that are of no more use."""
+        return self.filter(issued_at__lte=Now() - timedelta(seconds=seconds))
+
+    def take(self, ticket: str, lifetime_seconds: float) -> Ticket | None:
+        """
+        Use a ticket up and return its row; None if it is used, too old or none.
+
+        Of any number who try at once, on any nodes, one succeeds: the update is
+        conditional, and the database does them one after another.
+        """
+        usable = self.younger_than(lifetime_seconds).filter(
+            digest=digest_token(ticket), used_at=None
+        )
+        row = usable.select_related("token__user").first()
+        if row is None or not usable.update(used_at=Now(), session_key=""):
+            return None
+        return row
+
+
+class AccessToken(models.Model):
+    """A bearer token; only its hash is stored."""
+
+    digest = models.CharField(max_length=64, unique=True, editable=False)
+    hint = models.CharField(
+        max_length=8, editable=False, help_text="How the token begins."
+    )
+    client_id = models.CharField(max_length=255, db_index=True)
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.CASCADE,
+        null=True,
+        blank=True,
+        related_name="access_tokens",
+    )
+    scopes = models.JSONField(
+        default=list,
+        blank=True,
+        help_text="Paths it is good for, with all below them, and routes; none: all.",
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+    expires_at = models.DateTimeField(null=True, blank=True)
+    revoked_at = models.DateTimeField(null=True, blank=True)
+    last_used_at = models.DateTimeField(
+        null=True, blank=True, help_text="When a connection last began with it."
+    )
+
+    token = ""
+    """The token itself; known to the object that made it, and never stored."""
+
+    objects = AccessTokenQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return f"{self.client_id} ({self.hint}…)"
+
+
+class Ticket(models.Model):
+    """
+    A credential for one handshake within half a minute; only its hash is stored.
+
+    It names the credential behind it: an access token, a Django session or the
+    claims of a JWT. The key of the session is there until the ticket is used.
+    """
+
+    digest = models.CharField(primary_key=True, max_length=64)
+    client_digest = models.CharField(max_length=64)
+    token = models.ForeignKey(
+        AccessToken, on_delete=models.CASCADE, null=True, related_name="+"
+    )
+    session_key = models.CharField(max_length=255, blank=True)
+    claims = models.JSONField(default=dict)
+    origin = models.CharField(max_length=255, blank=True)
+    issued_at = models.DateTimeField(db_default=Now(), db_index=True)
+    used_at = models.DateTimeField(null=True)
+
+    objects = TicketQuerySet.as_manager()
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["client_digest", "issued_at"], name="ticket_client")
+        ]
+
+    def __str__(self) -> str:
+        return f"ticket of {self.issued_at}"

@@ -1,0 +1,53 @@
+"""Store who sweeps, and delete rows in small batches."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from django.db import models
+from django.db.models import Q
+from django.db.models.functions import Now
+
+from connections.models.node import ID_LENGTH
+
+
+class SweepQuerySet(models.QuerySet["Sweep"]):
+    def take(self, name: str, holder_id: str, timeout_seconds: float) -> bool:
+        """Take or keep the right to sweep, unless another holds it and is alive."""
+        self.get_or_create(name=name)
+        free = Q(holder_id__in=("", holder_id)) | Q(held_at=None)
+        silent = Q(held_at__lt=Now() - timedelta(seconds=timeout_seconds))
+        return bool(
+            self.filter(free | silent, name=name).update(
+                holder_id=holder_id, held_at=Now()
+            )
+        )
+
+    def give_up(self, name: str, holder_id: str) -> None:
+        """Let another sweeper begin at once."""
+        self.filter(name=name, holder_id=holder_id).update(holder_id="", held_at=None)
+
+
+class Sweep(models.Model):
+    """Who sweeps: one row, held by one sweeper at a time, and its last result."""
+
+    name = models.CharField(primary_key=True, max_length=20)
+    holder_id = models.CharField(max_length=ID_LENGTH, blank=True)
+    held_at = models.DateTimeField(null=True)
+    finished_at = models.DateTimeField(null=True)
+    result = models.JSONField(default=dict)
+
+    objects = SweepQuerySet.as_manager()
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def delete_some(rows: models.QuerySet[Any], batch_size: int) -> int:
+    """Delete at most batch_size rows in one short transaction; return how many."""
+    keys = list(rows.order_by().values_list("pk", flat=True)[:batch_size])
+    if not keys:
+        return 0
+    count: int = rows.model._default_manager.filter(pk__in=keys)._raw_delete(rows.db)
+    return count
