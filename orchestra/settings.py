@@ -77,6 +77,7 @@ INSTALLED_APPS = [
     "connections",
     "daphne",
     "sessions_history",
+    "orchestra",
     "servestatic",
     "django_prometheus",
     "django.contrib.admin",
@@ -186,7 +187,6 @@ LOGIN_REDIRECT_URL = "conversations"
 LOGOUT_REDIRECT_URL = "sign_in"
 
 STATIC_URL = "static/"
-STATICFILES_DIRS = [BASE_DIR / "static"]
 STATIC_ROOT = VAR_DIR / "static"
 STATIC_ROOT.mkdir(exist_ok=True)
 SERVESTATIC_AUTOREFRESH = DEBUG
