@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from django.db import DatabaseError, OperationalError, connection, transaction
 from django.utils import timezone
 
+from sessions_history.backends import make_rows
+from sessions_history.backends.base import Changes, Row
 from sessions_history.entries import (
     Append,
     Committed,
@@ -29,8 +31,6 @@ from sessions_history.exceptions import (
     StreamEnded,
     TooManyStreams,
 )
-from sessions_history.rows import make_rows
-from sessions_history.rows.base import Changes, Row
 
 logger = logging.getLogger(__name__)
 

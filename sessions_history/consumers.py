@@ -16,7 +16,6 @@ from connections.exceptions import (
     DatabaseUnavailable,
     InvalidMessage,
 )
-from sessions_history.attachments import Attachment
 from sessions_history.entries import Committed
 from sessions_history.exceptions import (
     KeyReused,
@@ -28,6 +27,7 @@ from sessions_history.exceptions import (
 )
 from sessions_history.log import Attached, SessionLog, get_log
 from sessions_history.reads import Claim
+from sessions_history.subscribers import Attachment
 
 logger = logging.getLogger(__name__)
 

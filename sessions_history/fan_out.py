@@ -36,7 +36,7 @@ class FanOut:
         self._has_returned = asyncio.Event()
         self._relay = None
         if redis_url:
-            from sessions_history.relay import Relay
+            from sessions_history.redis_relay import Relay
 
             self._relay = Relay(
                 redis_url,

@@ -19,7 +19,6 @@ from connections.hub.connection import LiveConnection
 from connections.node.node import Node
 from connections.node.periodic import run_periodically
 from connections.storage.database import Database
-from sessions_history.attachments import Attachment, SendText
 from sessions_history.commits import Limits
 from sessions_history.entries import (
     EMPTY_STREAM,
@@ -48,6 +47,7 @@ from sessions_history.reads import (
 )
 from sessions_history.resume import Outcome, Resumption, decide
 from sessions_history.streams import Stream
+from sessions_history.subscribers import Attachment, SendText
 
 logger = logging.getLogger(__name__)
 

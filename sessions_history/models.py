@@ -1,14 +1,34 @@
 """What outlives a socket: a client's sessions and their entries."""
 
+from __future__ import annotations
+
+from datetime import datetime
+
 from django.conf import settings
 from django.db import models
 from django.db.models.functions import Now
 
 from connections.models import Node
-from sessions_history.querysets import HistoryEntryQuerySet, SessionQuerySet
 
 ID_LENGTH = 32
 KEY_LENGTH = 100
+
+
+class SessionQuerySet(models.QuerySet["Session"]):
+    def unused_since(self, moment: datetime) -> SessionQuerySet:
+        """Sessions that nobody attached to or wrote to since a moment."""
+        return self.filter(last_seen_at__lt=moment)
+
+
+class HistoryEntryQuerySet(models.QuerySet["HistoryEntry"]):
+    def streaming(self) -> HistoryEntryQuerySet:
+        """Entries that still grow, as far as the database knows."""
+        return self.filter(state="streaming")
+
+    def abandoned(self) -> HistoryEntryQuerySet:
+        """Entries that will grow no more: their node has stopped, or is lost."""
+        live = Node.objects.live().values("node_id")
+        return self.streaming().exclude(node__in=live)
 
 
 class Session(models.Model):

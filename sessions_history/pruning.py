@@ -8,8 +8,12 @@ from django.utils import timezone
 from connections.config.loader import WebSocketConfig
 from connections.models.sweep import delete_some
 from connections.sweeper.tasks import Chore, add_chore
-from sessions_history.models import AppendKey, HistoryEntry, Session
-from sessions_history.querysets import HistoryEntryQuerySet
+from sessions_history.models import (
+    AppendKey,
+    HistoryEntry,
+    HistoryEntryQuerySet,
+    Session,
+)
 
 KEY_HOURS = 24
 """How long the id of a message is known, whatever was trimmed."""

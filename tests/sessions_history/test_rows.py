@@ -3,8 +3,8 @@
 import pytest
 from django.db import connection
 
+from sessions_history.backends import sqlite
 from sessions_history.commits import commit
-from sessions_history.rows import sqlite
 from tests.sessions_history.test_commits import LIMITS, make_append, make_session
 
 pytestmark = pytest.mark.django_db

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 
-from sessions_history.rows.base import Changes, Found, Row, Rows, dump
+from sessions_history.backends.base import Changes, Found, Row, Rows, dump
 
 # Planned for each of its rows (LATERAL, = ANY), a statement looks each up in the
 # index, and never reads a table from end to end: where statistics are old, as on a

@@ -4,9 +4,9 @@ from datetime import datetime
 
 from django.db import connection
 
-from sessions_history.rows.base import Rows
-from sessions_history.rows.postgresql import PostgresqlRows
-from sessions_history.rows.sqlite import SqliteRows
+from sessions_history.backends.base import Rows
+from sessions_history.backends.postgresql import PostgresqlRows
+from sessions_history.backends.sqlite import SqliteRows
 
 
 def make_rows(at: datetime) -> Rows:

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.db import connection
 
-from sessions_history.rows.base import Changes, Found, Row, Rows, dump
+from sessions_history.backends.base import Changes, Found, Row, Rows, dump
 
 # A CROSS JOIN is carried out in the order in which it is written: each row of the
 # parameter is looked up in the index, and no table is read from end to end.
