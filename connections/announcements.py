@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from django.db import transaction
 
-from connections.close_codes import ENDINGS, LOST, NETWORK
+from connections.close_codes import CLOSE_REASONS, LOST, NETWORK
 from connections.models import CloseRequest
 from connections.pool import get_redis_url
 
@@ -46,7 +46,11 @@ REAUTHORISE = "reauthorise"
 
 _REASONS = tuple(
     sorted(
-        {word for word, ending in ENDINGS.items() if ending not in (LOST, NETWORK)}
+        {
+            word
+            for word, close_reason in CLOSE_REASONS.items()
+            if close_reason not in (LOST, NETWORK)
+        }
         | {REAUTHORISE}
     )
 )
@@ -72,7 +76,7 @@ def post_close_requests(*requests: CloseRequest) -> None:
     rolled back.
 
     A request names whom it means (`target`, `value`) and why (`reason`, one of
-    close_codes.ENDINGS: 4202 "asked_to_reconnect" brings clients back, 4009
+    close_codes.CLOSE_REASONS: 4202 "asked_to_reconnect" brings clients back, 4009
     "kicked" does not). Ended are the connections whose handshake had begun
     when a node heard of it; who returns afterwards may stay. With
     `spread_seconds` each connection ends at a moment of its own within that

@@ -24,7 +24,7 @@ class Reconnect(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ending:
+class CloseReason:
     """One way a connection ends: close code, reason, what a client does next."""
 
     code: int
@@ -56,71 +56,85 @@ _LATER = (5_000, 15_000)
 _NOW_SPREAD = (0, 1_000)
 _SPANS = {Reconnect.LATER: _LATER, Reconnect.NOW: _NOW_SPREAD}
 
-CLOSED = Ending(code=1000, reason="closed", reconnect=Reconnect.NEVER)
-UNAUTHENTICATED = Ending(code=4001, reason="unauthenticated", reconnect=Reconnect.NEVER)
-PROTOCOL_ERROR = Ending(code=4002, reason="protocol_error", reconnect=Reconnect.NEVER)
-FORBIDDEN = Ending(code=4003, reason="forbidden", reconnect=Reconnect.NEVER)
-BANNED = Ending(code=4003, reason="banned", reconnect=Reconnect.NEVER)
-NOT_FOUND = Ending(code=4004, reason="not_found", reconnect=Reconnect.NEVER)
-EVICTED = Ending(code=4005, reason="evicted", reconnect=Reconnect.NEVER)
-REPLACED = Ending(code=4005, reason="replaced", reconnect=Reconnect.NEVER)
-LOGGED_OUT = Ending(code=4009, reason="logged_out", reconnect=Reconnect.NEVER)
-REVOKED = Ending(code=4009, reason="revoked", reconnect=Reconnect.NEVER)
-DEACTIVATED = Ending(code=4009, reason="deactivated", reconnect=Reconnect.NEVER)
-KICKED = Ending(code=4009, reason="kicked", reconnect=Reconnect.NEVER)
-MESSAGE_TOO_BIG = Ending(code=4013, reason="message_too_big", reconnect=Reconnect.NOW)
-POLICY = Ending(code=1008, reason="policy", reconnect=Reconnect.NEVER)
-SESSIONS_FULL = Ending(code=1008, reason="sessions_full", reconnect=Reconnect.NEVER)
-TOKEN_EXPIRED = Ending(code=4100, reason="token_expired", reconnect=Reconnect.NEW_TOKEN)
-POOL_FULL = Ending(
+CLOSED = CloseReason(code=1000, reason="closed", reconnect=Reconnect.NEVER)
+UNAUTHENTICATED = CloseReason(
+    code=4001, reason="unauthenticated", reconnect=Reconnect.NEVER
+)
+PROTOCOL_ERROR = CloseReason(
+    code=4002, reason="protocol_error", reconnect=Reconnect.NEVER
+)
+FORBIDDEN = CloseReason(code=4003, reason="forbidden", reconnect=Reconnect.NEVER)
+BANNED = CloseReason(code=4003, reason="banned", reconnect=Reconnect.NEVER)
+NOT_FOUND = CloseReason(code=4004, reason="not_found", reconnect=Reconnect.NEVER)
+EVICTED = CloseReason(code=4005, reason="evicted", reconnect=Reconnect.NEVER)
+REPLACED = CloseReason(code=4005, reason="replaced", reconnect=Reconnect.NEVER)
+LOGGED_OUT = CloseReason(code=4009, reason="logged_out", reconnect=Reconnect.NEVER)
+REVOKED = CloseReason(code=4009, reason="revoked", reconnect=Reconnect.NEVER)
+DEACTIVATED = CloseReason(code=4009, reason="deactivated", reconnect=Reconnect.NEVER)
+KICKED = CloseReason(code=4009, reason="kicked", reconnect=Reconnect.NEVER)
+MESSAGE_TOO_BIG = CloseReason(
+    code=4013, reason="message_too_big", reconnect=Reconnect.NOW
+)
+POLICY = CloseReason(code=1008, reason="policy", reconnect=Reconnect.NEVER)
+SESSIONS_FULL = CloseReason(
+    code=1008, reason="sessions_full", reconnect=Reconnect.NEVER
+)
+TOKEN_EXPIRED = CloseReason(
+    code=4100, reason="token_expired", reconnect=Reconnect.NEW_TOKEN
+)
+POOL_FULL = CloseReason(
     code=4103, reason="pool_full", reconnect=Reconnect.LATER, after_ms=_LATER
 )
-CLIENT_FULL = Ending(
+CLIENT_FULL = CloseReason(
     code=4103, reason="client_full", reconnect=Reconnect.LATER, after_ms=_LATER
 )
-UNAVAILABLE = Ending(
+UNAVAILABLE = CloseReason(
     code=4104, reason="unavailable", reconnect=Reconnect.LATER, after_ms=_LATER
 )
-RATE_LIMITED = Ending(
+RATE_LIMITED = CloseReason(
     code=4129, reason="rate_limited", reconnect=Reconnect.LATER, after_ms=_LATER
 )
-DRAINING = Ending(
+DRAINING = CloseReason(
     code=4200,
     reason="draining",
     reconnect=Reconnect.NOW,
     resume=True,
     after_ms=_NOW_SPREAD,
 )
-DEAD = Ending(
+DEAD = CloseReason(
     code=4201,
     reason="dead",
     reconnect=Reconnect.NOW,
     resume=True,
     after_ms=_NOW_SPREAD,
 )
-ASKED_TO_RECONNECT = Ending(
+ASKED_TO_RECONNECT = CloseReason(
     code=4202,
     reason="asked_to_reconnect",
     reconnect=Reconnect.NOW,
     resume=True,
     after_ms=_NOW_SPREAD,
 )
-SLOW_CONSUMER = Ending(
+SLOW_CONSUMER = CloseReason(
     code=4208,
     reason="slow_consumer",
     reconnect=Reconnect.NOW,
     resume=True,
     after_ms=_NOW_SPREAD,
 )
-IDLE = Ending(code=4300, reason="idle", reconnect=Reconnect.ON_ACTION)
-INTERNAL_ERROR = Ending(code=4500, reason="internal_error", reconnect=Reconnect.BACKOFF)
-NETWORK = Ending(code=1006, reason="network", reconnect=Reconnect.BACKOFF, resume=True)
-LOST = Ending(code=1006, reason="lost", reconnect=Reconnect.BACKOFF, resume=True)
+IDLE = CloseReason(code=4300, reason="idle", reconnect=Reconnect.ON_ACTION)
+INTERNAL_ERROR = CloseReason(
+    code=4500, reason="internal_error", reconnect=Reconnect.BACKOFF
+)
+NETWORK = CloseReason(
+    code=1006, reason="network", reconnect=Reconnect.BACKOFF, resume=True
+)
+LOST = CloseReason(code=1006, reason="lost", reconnect=Reconnect.BACKOFF, resume=True)
 """Recorded, never sent: the node was gone, so nobody saw how it ended."""
 
-ENDINGS: dict[str, Ending] = {
-    ending.reason: ending
-    for ending in (
+CLOSE_REASONS: dict[str, CloseReason] = {
+    close_reason.reason: close_reason
+    for close_reason in (
         CLOSED,
         UNAUTHENTICATED,
         PROTOCOL_ERROR,
@@ -180,7 +194,7 @@ def get_reason(code: int | None) -> str:
 
 def get_codes(reason: str) -> list[int]:
     """Return every code that is recorded with a reason of ours, our own first."""
-    own = [ENDINGS[reason].code] if reason in ENDINGS else []
+    own = [CLOSE_REASONS[reason].code] if reason in CLOSE_REASONS else []
     of_peers = [code for code, one in _PEER_REASONS.items() if one == reason]
     return list(dict.fromkeys([*own, *of_peers]))
 
@@ -201,19 +215,22 @@ HUNDREDS = {
 }
 """What a client does on a code that is newer than it."""
 
-BY_CODE: dict[int, Ending] = {
-    **{ending.code: ending for ending in reversed(ENDINGS.values())},
+BY_CODE: dict[int, CloseReason] = {
+    **{
+        close_reason.code: close_reason
+        for close_reason in reversed(CLOSE_REASONS.values())
+    },
     **_STANDARD,
 }
 """The end that a code stands for; the first of the registry where it has several."""
 
 
-def get_ending(code: int) -> Ending:
+def get_close_reason(code: int) -> CloseReason:
     """Return what a client makes of a close code, be it one that it does not know."""
     if code in BY_CODE:
         return BY_CODE[code]
     reconnect = HUNDREDS.get(code // 100, Reconnect.BACKOFF)
-    return Ending(
+    return CloseReason(
         code=code,
         reason=APPLICATION if code >= 3000 else NETWORK.reason,
         reconnect=reconnect,

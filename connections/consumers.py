@@ -29,9 +29,9 @@ from channels.generic.websocket import (
 from channels.layers import get_channel_layer
 
 from connections.asgi import Message, Receive, Send
-from connections.close_codes import ENDINGS, Ending, Reconnect
+from connections.close_codes import CLOSE_REASONS, CloseReason, Reconnect
 from connections.connection.refresh import holds_refresh, is_refresh, refresh
-from connections.connection.runner import Life
+from connections.connection.runner import ConnectionRunner
 from connections.credentials.identity import identify
 from connections.exceptions import InvalidMessage
 from connections.limits import Limits
@@ -43,7 +43,7 @@ class _Limited:
     What every limited consumer has, whichever Channels class it builds on.
 
     It stands before the Channels class in the bases. Its own state is one
-    attribute, `_life`, so that a subclass is free in its names.
+    attribute, `_runner`, so that a subclass is free in its names.
     """
 
     is_json = False
@@ -62,7 +62,7 @@ class _Limited:
     base_send: Any
     websocket_receive: Any
     _sync: bool
-    _life: Life
+    _runner: ConnectionRunner
     _loop: asyncio.AbstractEventLoop
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -73,10 +73,12 @@ class _Limited:
         if inspect.isawaitable(limits):
             limits = await limits
         node = _find_node(scope)
-        self._life = Life(self, scope, receive, send, node=node, limits=limits)
-        transmit = self._life.wire.transmit
+        self._runner = ConnectionRunner(
+            self, scope, receive, send, node=node, limits=limits
+        )
+        transmit = self._runner.sender.transmit
         self.base_send = async_to_sync(transmit) if self._sync else transmit
-        await self._life.run()
+        await self._runner.run()
 
     async def dispatch(self, message: Message) -> None:
         """
@@ -98,10 +100,12 @@ class _Limited:
         Returns at once. A reason of the registry (connections.close_codes)
         tells the client what to do next; any other, that it should not return.
         """
-        ending = ENDINGS.get(reason)
-        if ending is None or ending.code != close_code:
-            ending = Ending(code=close_code, reason=reason, reconnect=Reconnect.NEVER)
-        self._loop.call_soon_threadsafe(self._life.connection.end, ending)
+        close_reason = CLOSE_REASONS.get(reason)
+        if close_reason is None or close_reason.code != close_code:
+            close_reason = CloseReason(
+                code=close_code, reason=reason, reconnect=Reconnect.NEVER
+            )
+        self._loop.call_soon_threadsafe(self._runner.connection.end, close_reason)
 
     def is_activity(self, message: Message) -> bool:
         """
@@ -133,22 +137,22 @@ class _Limited:
     @property
     def channel_name(self) -> str | None:
         """The connection's own channel; its first use begins to receive on it."""
-        feed = self._life.feed
-        if feed is None:
+        channel = self._runner.channel
+        if channel is None:
             raise AttributeError("channel_name: no channel layer is configured")
-        feed.open()
-        return feed.channel_name
+        channel.open()
+        return channel.channel_name
 
     async def _refresh(self, content: Message) -> None:
         """Put the connection on the credential that a message brings, and say so."""
         answer = await refresh(
             content,
-            connection=self._life.connection,
+            connection=self._runner.connection,
             scope=self.scope,
             node=_find_node(self.scope),
             get_client_id=self.get_client_id,
         )
-        await self._life.wire.send_json(answer)
+        await self._runner.sender.send_json(answer)
 
     def _find_method(self, message: Message) -> Callable[[Message], Any]:
         name = get_handler_name(message)
@@ -158,12 +162,12 @@ class _Limited:
         return method
 
     def _require_feed(self) -> Any:
-        feed = self._life.feed
-        if feed is None or not hasattr(self.channel_layer, "group_add"):
+        channel = self._runner.channel
+        if channel is None or not hasattr(self.channel_layer, "group_add"):
             raise InvalidChannelLayerError(
                 "BACKEND is unconfigured or doesn't support groups"
             )
-        return feed
+        return channel
 
 
 class LimitedConsumer(_Limited, AsyncWebsocketConsumer):

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from connections.close_codes import Ending
+    from connections.close_codes import CloseReason
 
 
 class ConnectionsError(Exception):
@@ -80,12 +80,12 @@ class ConnectionEnded(ConnectionsError):
     that was refused. A consumer need not catch it.
     """
 
-    def __init__(self, ending: Ending) -> None:
-        super().__init__(ending)
-        self.ending = ending
+    def __init__(self, close_reason: CloseReason) -> None:
+        super().__init__(close_reason)
+        self.close_reason = close_reason
 
     def __str__(self) -> str:
-        return f"ended with {self.ending.code} {self.ending.reason}"
+        return f"ended with {self.close_reason.code} {self.close_reason.reason}"
 
 
 class Refused(ConnectionsError):
@@ -95,13 +95,13 @@ class Refused(ConnectionsError):
     `client_id` is whose it was, where that was known.
     """
 
-    def __init__(self, ending: Ending, client_id: str = "") -> None:
-        super().__init__(ending, client_id)
-        self.ending = ending
+    def __init__(self, close_reason: CloseReason, client_id: str = "") -> None:
+        super().__init__(close_reason, client_id)
+        self.close_reason = close_reason
         self.client_id = client_id
 
     def __str__(self) -> str:
-        return f"refused: {self.ending.reason}"
+        return f"refused: {self.close_reason.reason}"
 
 
 class DatabaseUnavailable(ConnectionsError):

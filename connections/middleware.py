@@ -205,7 +205,7 @@ class CredentialMiddleware:
                 with node.gate.counting_failures(address):
                     return await node.verifier.verify_session(session_key)
             except Refused as exc:
-                is_known = exc.ending is not close_codes.UNAUTHENTICATED
+                is_known = exc.close_reason is not close_codes.UNAUTHENTICATED
                 if is_known or not node.config.anonymous:
                     raise
         if not node.config.anonymous:
@@ -231,16 +231,20 @@ async def deny(
 
 async def reject(scope: Message, receive: Receive, send: Send, why: Refused) -> None:
     """Accept a handshake only to close it with a code and reason."""
-    ending = why.ending
-    _count(scope, ending.reason)
+    close_reason = why.close_reason
+    _count(scope, close_reason.reason)
     offered = scope.get("subprotocols") or []
     selected = offered[0] if offered else None
-    if ending is not close_codes.RATE_LIMITED:  # The gate logs those, seldom.
+    if close_reason is not close_codes.RATE_LIMITED:  # The gate logs those, seldom.
         _log_refusal(scope, why)
     await send({"type": "websocket.accept", "subprotocol": selected})
     if selected is not None and selected.startswith("orchestra."):
-        await send({"type": "websocket.send", "text": json.dumps(ending.bye())})
-    close = {"type": "websocket.close", "code": ending.code, "reason": ending.reason}
+        await send({"type": "websocket.send", "text": json.dumps(close_reason.bye())})
+    close = {
+        "type": "websocket.close",
+        "code": close_reason.code,
+        "reason": close_reason.reason,
+    }
     await send(close)
     try:
         async with asyncio.timeout(_LINGER_SECONDS):
@@ -256,13 +260,13 @@ def _log_refusal(scope: Message, why: Refused) -> None:
     logger.info(
         "A handshake for %.100s was refused: %s; from %s, client %.100r, origin %.100r",
         quote(scope["path"]),
-        why.ending.reason,
+        why.close_reason.reason,
         address or "unix",
         why.client_id,
         origin,
         extra={
             "event": "credentials_refused",
-            "reason": why.ending.reason,
+            "reason": why.close_reason.reason,
             "address": address,
             "origin": origin[:100],
             "client_id": why.client_id or NOTHING,

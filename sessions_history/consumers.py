@@ -9,7 +9,7 @@ from urllib.parse import parse_qs
 
 from connections import close_codes
 from connections.asgi import Message, Receive, Send
-from connections.close_codes import Ending
+from connections.close_codes import CloseReason
 from connections.consumers import LimitedJsonConsumer
 from connections.exceptions import (
     ConnectionEnded,
@@ -87,7 +87,7 @@ class SessionConsumer(LimitedJsonConsumer):
             attached = await self._log.attach(
                 session_id,
                 claim,
-                connection=self._life.connection,
+                connection=self._runner.connection,
                 send=self._send_text,
             )
         except SessionNotFound:
@@ -162,7 +162,7 @@ class SessionConsumer(LimitedJsonConsumer):
         offset = self._attachment.feed.last_offset if self._attachment else 0
         pong = {"type": "pong", "t": content.get("t"), "offset": offset}
         # Not by send_json(), which would count as activity.
-        await self._life.wire.send_json(pong)
+        await self._runner.sender.send_json(pong)
 
     def _settle(
         self, message_id: str, done: asyncio.Future[Committed], began_at: float
@@ -196,7 +196,7 @@ class SessionConsumer(LimitedJsonConsumer):
             self._reply_error("unavailable", text, message_id, retry=_RETRY_SECONDS)
         elif isinstance(exc, SessionNotFound):
             self._reply_error("not_found", "the session is gone", message_id)
-            self._life.connection.end(close_codes.NOT_FOUND)
+            self._runner.connection.end(close_codes.NOT_FOUND)
         else:
             self._reply_error("internal", "this cannot be stored", message_id)
 
@@ -222,11 +222,11 @@ class SessionConsumer(LimitedJsonConsumer):
 
     def _make_hello(self, attached: Attached) -> Message:
         config = self.scope["node"].config
-        limits = self._life.connection.limits
+        limits = self._runner.connection.limits
         resumption, position = attached.resumption, attached.position
         return {
             "type": "hello",
-            "connection": self._life.connection.connection_id,
+            "connection": self._runner.connection.connection_id,
             "session": position.session_id,
             "epoch": position.epoch,
             "offset": position.last_offset,
@@ -248,15 +248,15 @@ class SessionConsumer(LimitedJsonConsumer):
     async def _send_text(self, text: str) -> None:
         await self.send(text_data=text)
 
-    async def _refuse(self, ending: Ending) -> NoReturn:
+    async def _refuse(self, close_reason: CloseReason) -> NoReturn:
         """
         Say why there is no session, without a slot.
 
         Raises:
             ConnectionEnded: always, for connect() is over.
         """
-        await self._life.wire.refuse(ending)
-        raise ConnectionEnded(ending)
+        await self._runner.sender.refuse(close_reason)
+        raise ConnectionEnded(close_reason)
 
 
 def _read_claim(scope: Message) -> tuple[str | None, Claim]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from connections.close_codes import ENDINGS
+from connections.close_codes import CLOSE_REASONS
 from connections.config.loader import describe
 from connections.management.commands.websocket_config import make_table
 from tests.abuse.corpus import ATTACKS
@@ -30,7 +30,7 @@ def test_every_reason_is_in_the_table_of_close_codes() -> None:
     table = README.read_text().partition("## Close codes")[2].partition("\n## ")[0]
     never_sent = {"closed", "network", "lost", "policy"}
     assert [
-        word for word in ENDINGS if word not in table and word not in never_sent
+        word for word in CLOSE_REASONS if word not in table and word not in never_sent
     ] == []
 
 

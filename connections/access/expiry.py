@@ -43,7 +43,7 @@ class ExpiryWatch:
         now = now or timezone.now()
         for connection in connections:
             expires_at = connection.expires_at
-            if expires_at is None or connection.ending is not None:
+            if expires_at is None or connection.close_reason is not None:
                 continue
             if now >= expires_at + self._grace:
                 self._act(connection, self._end)
@@ -74,7 +74,7 @@ class ExpiryWatch:
             credential = await verifier.verify_session(session.session_key)
         except Refused as exc:
             # Nobody can tell now: stale_authorisation_seconds decides.
-            if exc.ending is not close_codes.UNAVAILABLE:
+            if exc.close_reason is not close_codes.UNAVAILABLE:
                 action(connection)
         else:
             if connection.expires_at != expires_at:
@@ -92,7 +92,7 @@ class ExpiryWatch:
         connection.is_expiring = True
         connection.flight.note("expiry_warned")
         left = connection.expires_at + self._grace - timezone.now()
-        connection.wire.tell(
+        connection.sender.send(
             {
                 "type": "expiring",
                 "expires_at": format_moment(connection.expires_at),

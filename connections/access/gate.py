@@ -98,7 +98,7 @@ class Gate:
         try:
             yield
         except Refused as exc:
-            if exc.ending is close_codes.UNAUTHENTICATED and address:
+            if exc.close_reason is close_codes.UNAUTHENTICATED and address:
                 self.failures.note(address)
             raise
 
@@ -126,4 +126,4 @@ class Gate:
         try:
             self.require(connection)
         except Refused as exc:
-            connection.end(exc.ending)
+            connection.end(exc.close_reason)

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from channels.db import database_sync_to_async
 
 from connections import close_codes
-from connections.close_codes import Ending
+from connections.close_codes import CloseReason
 from connections.config.loader import WebSocketConfig
-from connections.credentials.recheck import Standing, find_endings
+from connections.credentials.recheck import Standing, find_close_reasons
 from connections.exceptions import DatabaseUnavailable, Refused
 from connections.hub.connection import LiveConnection
 from connections.hub.hub import Hub
@@ -59,11 +59,13 @@ class Reauthoriser:
             return
         standing = _describe(connection)
         try:
-            ending = (await self._find_endings([standing])).get(standing.connection_id)
+            close_reason = (await self._find_close_reasons([standing])).get(
+                standing.connection_id
+            )
         except (DatabaseUnavailable, TimeoutError) as exc:
             raise Refused(close_codes.UNAVAILABLE) from exc
-        if ending is not None:
-            raise Refused(ending)
+        if close_reason is not None:
+            raise Refused(close_reason)
 
     def expect(self, connection: LiveConnection) -> None:
         """Begin to look after a connection that has been let in."""
@@ -94,7 +96,7 @@ class Reauthoriser:
         due = [
             one
             for one in self._hub
-            if one.reauthorise_at <= now and one.ending is None and _describe(one)
+            if one.reauthorise_at <= now and one.close_reason is None and _describe(one)
         ]
         for start in range(0, len(due), _CONNECTIONS_PER_LOOK):
             try:
@@ -111,7 +113,7 @@ class Reauthoriser:
             # What is asked for while we wait for the answer stays asked for.
             self._put_off(connection, asked_at)
         try:
-            endings = await self._find_endings(standings)
+            close_reasons = await self._find_close_reasons(standings)
         except BaseException:
             for connection in connections:
                 connection.reauthorise_at = asked_at
@@ -119,19 +121,21 @@ class Reauthoriser:
         for connection, standing in zip(connections, standings, strict=True):
             if _describe(connection) != standing:
                 self.ask(connection)  # It has other credentials since.
-            elif ending := endings.get(standing.connection_id):
-                connection.end(ending)
+            elif close_reason := close_reasons.get(standing.connection_id):
+                connection.end(close_reason)
             else:
                 connection.authorised_at = asked_at
 
-    async def _find_endings(self, standings: Sequence[Standing]) -> dict[str, Ending]:
+    async def _find_close_reasons(
+        self, standings: Sequence[Standing]
+    ) -> dict[str, CloseReason]:
         if self._database is None:
-            found: dict[str, Ending] = await database_sync_to_async(find_endings)(
-                standings
-            )
+            found: dict[str, CloseReason] = await database_sync_to_async(
+                find_close_reasons
+            )(standings)
             return found
         async with asyncio.timeout(_TIMEOUT_SECONDS):
-            return await self._database.read(find_endings, standings)
+            return await self._database.read(find_close_reasons, standings)
 
     def _end_stale(self, connections: Sequence[LiveConnection]) -> None:
         """End those whose right was last known too long ago."""

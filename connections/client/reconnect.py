@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from connections.close_codes import BY_CODE, Reconnect, get_ending
+from connections.close_codes import BY_CODE, Reconnect, get_close_reason
 
 _SHORTEST_SECONDS = 0.5
 _LONGEST_SECONDS = 20.0
@@ -41,15 +41,15 @@ def read_end(code: int, reason: str, bye: dict[str, Any] | None) -> Ended:
     if bye is not None and bye["code"] != code and code not in _SILENT:
         bye = None
     known = code if bye is None else int(bye["code"])
-    ending = get_ending(known)
+    close_reason = get_close_reason(known)
     said = bye or {}
-    reconnect = ending.reconnect
+    reconnect = close_reason.reconnect
     if known not in BY_CODE and said.get("reconnect") in list(Reconnect):
         reconnect = Reconnect(said["reconnect"])
     after_ms = said.get("after_ms")
     return Ended(
         code=known,
-        reason=said.get("reason") or reason or ending.reason,
+        reason=said.get("reason") or reason or close_reason.reason,
         reconnect=reconnect,
         after_seconds=None if after_ms is None else after_ms / 1000,
         ref=said.get("ref"),

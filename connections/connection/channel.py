@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 _RETRY_SECONDS = (0.5, 1, 2, 5, 10)
 
 
-class LayerFeed:
+class ConnectionChannel:
     """
     A connection's own channel, and its membership in groups.
 

@@ -5,17 +5,17 @@ import contextlib
 from collections import deque
 
 
-class Turn:
+class FifoLock:
     """
     Lets one handler of a connection run at a time, in the order they came.
 
     As asyncio.Lock, but taken without an await when it is free, which it is for
     nearly every message:
 
-        if not turn.take():
-            await turn.wait()
+        if not turn.acquire_nowait():
+            await turn.acquire()
         try: ...
-        finally: turn.give_back()
+        finally: turn.release()
     """
 
     __slots__ = ("_is_taken", "_waiters")
@@ -25,14 +25,14 @@ class Turn:
         # None until somebody has had to wait.
         self._waiters: deque[asyncio.Future[None]] | None = None
 
-    def take(self) -> bool:
+    def acquire_nowait(self) -> bool:
         """Take the turn if it is free; return whether it was."""
         if self._is_taken:
             return False
         self._is_taken = True
         return True
 
-    async def wait(self) -> None:
+    async def acquire(self) -> None:
         """Wait for the turn behind those who wait already, and take it."""
         if self._waiters is None:
             self._waiters = deque()
@@ -42,15 +42,15 @@ class Turn:
             await waiter
         except asyncio.CancelledError:
             if waiter.cancelled():
-                # give_back() may have passed it over in the same step.
+                # release() may have passed it over in the same step.
                 with contextlib.suppress(ValueError):
                     self._waiters.remove(waiter)
             else:
                 # It was handed over already: to the next one, then.
-                self.give_back()
+                self.release()
             raise
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """Hand the turn to whoever has waited longest, or leave it free."""
         while self._waiters:
             waiter = self._waiters.popleft()

@@ -59,7 +59,9 @@ async def refresh(
     try:
         credential = await _verify(content, connection, node)
     except Refused as exc:
-        raise InvalidMessage(_find_code(exc), f"refused: {exc.ending.reason}") from exc
+        raise InvalidMessage(
+            _find_code(exc), f"refused: {exc.close_reason.reason}"
+        ) from exc
     user = credential.user or AnonymousUser()
     changed = {"credential": credential, "user": user, "session": credential.session}
     client_id = get_client_id({**scope, **changed})
@@ -99,6 +101,6 @@ async def _verify(
 
 def _find_code(refused: Refused) -> str:
     """Return the wire's word for why a credential was refused."""
-    if refused.ending in (close_codes.UNAVAILABLE, close_codes.RATE_LIMITED):
-        return refused.ending.reason
+    if refused.close_reason in (close_codes.UNAVAILABLE, close_codes.RATE_LIMITED):
+        return refused.close_reason.reason
     return "invalid_message"

@@ -12,16 +12,16 @@ from django.db import Error as DatabaseError
 
 from connections import close_codes
 from connections.asgi import Message, Receive, Send
-from connections.close_codes import Ending
-from connections.connection.channel import LayerFeed
+from connections.close_codes import CloseReason
+from connections.connection.channel import ConnectionChannel
 from connections.connection.error_budget import ErrorBudget
-from connections.connection.lock import Turn
+from connections.connection.lock import FifoLock
 from connections.connection.rate_limiter import RateLimiter, Verdict
-from connections.connection.scope import describe_connection, read_replaces
-from connections.connection.sender import AsgiWire, State, measure
+from connections.connection.scope import connection_from_scope, read_replaces
+from connections.connection.sender import AsgiSender, State, measure
 from connections.credentials.requirements import Requirements
 from connections.exceptions import ConnectionEnded, InvalidMessage, Refused
-from connections.hub.connection import LOOSE_WIRE
+from connections.hub.connection import CLOSED_SENDER
 from connections.limits import Limits
 from connections.logs import set_connection
 from connections.net.redaction import conceal
@@ -60,7 +60,7 @@ class Consumer(Protocol):
         """Return who the connection belongs to."""
 
 
-class Life:
+class ConnectionRunner:
     """
     Owns one connection: its events in order, its limits, its end.
 
@@ -73,16 +73,16 @@ class Life:
         "_consumer",
         "_errors",
         "_is_stopped",
+        "_lock",
         "_max_message_size",
         "_node",
         "_rate",
         "_receive",
         "_scope",
         "_task",
-        "_turn",
+        "channel",
         "connection",
-        "feed",
-        "wire",
+        "sender",
     )
 
     def __init__(
@@ -103,7 +103,7 @@ class Life:
         self._receive = receive
         self._scope = scope
         self._task = task
-        self._turn = Turn()
+        self._lock = FifoLock()
         self._is_stopped = False
         self._max_message_size = limits.max_message_size
         self._rate = RateLimiter(
@@ -116,7 +116,7 @@ class Life:
         )
         errors = node.config.errors
         self._errors = ErrorBudget(errors.budget, errors.window_seconds, node.clock)
-        self.wire = AsgiWire(
+        self.sender = AsgiSender(
             node=node,
             scope=scope,
             send=send,
@@ -125,52 +125,54 @@ class Life:
             replaces=read_replaces(scope),
         )
         client_id = consumer.get_client_id(scope)
-        self.connection = describe_connection(scope, client_id, node, self.wire, limits)
+        self.connection = connection_from_scope(
+            scope, client_id, node, self.sender, limits
+        )
         self.connection.requirements = Requirements.read(
             consumer.permission_required, consumer.groups_required
         )
-        self.wire.connection = self.connection
+        self.sender.connection = self.connection
         set_connection(self.connection)
-        self.feed: LayerFeed | None = None
+        self.channel: ConnectionChannel | None = None
         if consumer.channel_layer is not None:
-            self.feed = LayerFeed(consumer.channel_layer, self._deliver)
+            self.channel = ConnectionChannel(consumer.channel_layer, self._deliver)
 
     async def run(self) -> None:
         """Serve the connection until it has ended."""
         code: int | None = None
         self._node.counters.consumers += 1
         try:
-            if self.feed is not None:
-                await self.feed.name_channel()
+            if self.channel is not None:
+                await self.channel.name_channel()
             code = await self._converse()
         except StopConsumer:
-            await self.wire.hang_up()
+            await self.sender.hang_up()
         except asyncio.CancelledError:
-            if self.wire.is_aborted:
+            if self.sender.is_aborted:
                 self._task.uncancel()
                 await self._disconnect_aborted()
             elif self._is_stopped:
                 self._task.uncancel()
-                await self.wire.hang_up()
+                await self.sender.hang_up()
             else:
                 raise
         finally:
-            if self.feed is not None:
-                self.feed.close()
-            self.wire.leave(code)
+            if self.channel is not None:
+                self.channel.close()
+            self.sender.leave(code)
             self._account(code)
             # Two circles less for the garbage collector.
-            self.connection.wire = LOOSE_WIRE
+            self.connection.sender = CLOSED_SENDER
             del self._consumer
 
     def _account(self, code: int | None) -> None:
         """Say that the consumer has returned, and what should go with it."""
         node, connection = self._node, self.connection
         node.counters.note_returned(connection.connection_id)
-        ending = connection.ending
+        close_reason = connection.close_reason
         node.leaks.follow(
             connection.connection_id,
-            ending.reason if ending else close_codes.get_reason(code),
+            close_reason.reason if close_reason else close_codes.get_reason(code),
             self._consumer,
             connection,
             connection.transport,
@@ -178,8 +180,8 @@ class Life:
 
     async def _converse(self) -> int:
         """Handle events until the client has gone; return the close code."""
-        connection, wire, clock = self.connection, self.wire, self._node.clock
-        turn, note_handled = self._turn, self._node.counters.handling.observe
+        connection, sender, clock = self.connection, self.sender, self._node.clock
+        lock, note_handled = self._lock, self._node.counters.handling.observe
         while True:
             # The last one may be large, and the next may be long in coming.
             message = _NOTHING
@@ -198,12 +200,12 @@ class Life:
                 began_at = clock()
                 if is_activity:
                     connection.last_activity = began_at
-                if not turn.take():
-                    await turn.wait()
+                if not lock.acquire_nowait():
+                    await lock.acquire()
                 try:
                     await self._handle(message)
                 finally:
-                    turn.give_back()
+                    lock.release()
                 ended_at = clock()
                 if is_activity:
                     connection.last_activity = ended_at
@@ -212,18 +214,18 @@ class Life:
                 code: int = message.get("code") or 1005
                 # The socket is gone: its slot is free before disconnect() runs,
                 # however long that takes.
-                wire.leave(code)
-                await self._handle_in_turn({**message, "code": code})
+                sender.leave(code)
+                await self._handle_locked({**message, "code": code})
                 return code
             elif kind == "websocket.connect":
                 await self._connect(message)
             else:
-                await self._handle_in_turn(message)
+                await self._handle_locked(message)
 
     def _judge(self, message: Message) -> Verdict:
         """Hold one message from the client against size and rate."""
         connection = self.connection
-        if self.wire.state is not _OPEN:
+        if self.sender.state is not _OPEN:
             return Verdict.IGNORE
         size_bytes = measure(message)
         connection.messages_in += 1
@@ -259,8 +261,8 @@ class Life:
 
     async def _connect(self, message: Message) -> None:
         """Let the consumer accept or deny; one that fails is refused."""
-        if not self._turn.take():
-            await self._turn.wait()
+        if not self._lock.acquire_nowait():
+            await self._lock.acquire()
         try:
             await self._node.reauthoriser.require(self.connection)
             await self._consumer.dispatch(message)
@@ -269,23 +271,23 @@ class Life:
         except ConnectionEnded:
             return
         except Refused as exc:
-            await self.wire.refuse(exc.ending)
+            await self.sender.refuse(exc.close_reason)
         except Exception as exc:
             error_id = await self._note_error(exc)
-            if self.wire.state is State.CONNECTING:
-                await self.wire.refuse(close_codes.INTERNAL_ERROR, ref=error_id)
+            if self.sender.state is State.CONNECTING:
+                await self.sender.refuse(close_codes.INTERNAL_ERROR, ref=error_id)
             else:
                 self.connection.end(close_codes.INTERNAL_ERROR, ref=error_id)
         finally:
-            self._turn.give_back()
+            self._lock.release()
 
-    async def _handle_in_turn(self, message: Message) -> None:
-        if not self._turn.take():
-            await self._turn.wait()
+    async def _handle_locked(self, message: Message) -> None:
+        if not self._lock.acquire_nowait():
+            await self._lock.acquire()
         try:
             await self._handle(message)
         finally:
-            self._turn.give_back()
+            self._lock.release()
 
     async def _handle(self, message: Message) -> None:
         """Have one event handled; what the handler raises stays here."""
@@ -331,18 +333,18 @@ class Life:
             )
             return
         try:
-            await self._handle_in_turn(message)
+            await self._handle_locked(message)
         except StopConsumer:
             self._is_stopped = True
             self._task.cancel()
 
     async def _disconnect_aborted(self) -> None:
         """Let the consumer of an aborted connection clean up, briefly."""
-        ending = self.connection.ending or close_codes.NETWORK
+        close_reason = self.connection.close_reason or close_codes.NETWORK
         try:
             async with asyncio.timeout(_DISCONNECT_SECONDS):
                 await self._handle(
-                    {"type": "websocket.disconnect", "code": ending.code}
+                    {"type": "websocket.disconnect", "code": close_reason.code}
                 )
         except (StopConsumer, TimeoutError):
             return
@@ -372,10 +374,10 @@ class Life:
             await aclose_old_connections()
         return error.error_id
 
-    def _spend(self, ending: Ending, ref: str | None) -> None:
+    def _spend(self, close_reason: CloseReason, ref: str | None) -> None:
         """Charge an error to the budget; whose fault the last one was decides."""
         if not self._errors.spend():
-            self.connection.end(ending, ref=ref)
+            self.connection.end(close_reason, ref=ref)
 
     async def _send_error(
         self,
@@ -386,7 +388,7 @@ class Life:
         ref: str | None = None,
         retry_after_seconds: float | None = None,
     ) -> None:
-        await self.wire.send_json(
+        await self.sender.send_json(
             {
                 "type": "error",
                 "code": code,

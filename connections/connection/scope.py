@@ -5,7 +5,7 @@ import sys
 from urllib.parse import parse_qs
 
 from connections.asgi import Message
-from connections.hub.connection import LiveConnection, Wire, new_connection_id
+from connections.hub.connection import LiveConnection, Sender, new_connection_id
 from connections.hub.flight_recorder import FlightRecord
 from connections.limits import Limits
 from connections.node.node import Node
@@ -14,11 +14,11 @@ from connections.storage.text import clean
 _TEXT = 255
 
 
-def describe_connection(
+def connection_from_scope(
     scope: Message,
     client_id: str | None,
     node: Node,
-    wire: Wire,
+    sender: Sender,
     limits: Limits,
 ) -> LiveConnection:
     """Return the connection that a handshake asks for."""
@@ -30,7 +30,7 @@ def describe_connection(
         connection_id=connection_id,
         client_id=bound_client_id(client_id or f"connection:{connection_id}"),
         now=scope.get("arrived", node.clock()),
-        wire=wire,
+        sender=sender,
         user_id=getattr(user, "pk", None),
         credential=scope.get("credential"),
         limits=limits,

@@ -8,7 +8,7 @@ from typing import Any
 
 from connections import close_codes
 from connections.asgi import Message, Send
-from connections.close_codes import Ending
+from connections.close_codes import CloseReason
 from connections.exceptions import (
     ClientFull,
     ConnectionEnded,
@@ -36,7 +36,7 @@ class State(Enum):
 _OPEN, _CLOSING = State.OPEN, State.CLOSING
 
 
-class AsgiWire:
+class AsgiSender:
     """
     The sending side of one connection, between its consumer and the server.
 
@@ -126,7 +126,7 @@ class AsgiWire:
 
     async def refuse(
         self,
-        ending: Ending,
+        close_reason: CloseReason,
         message: Message | None = None,
         *,
         ref: str | None = None,
@@ -138,10 +138,10 @@ class AsgiWire:
         """
         if self.state is not State.CONNECTING:
             return
-        self.connection.ending = ending
-        self._answer(ending.reason)
+        self.connection.close_reason = close_reason
+        self._answer(close_reason.reason)
         await self._send(self._complete_accept(message or {"type": "websocket.accept"}))
-        await self._say_goodbye(ending, ref, None)
+        await self._say_goodbye(close_reason, ref, None)
         self._abort_after(_REFUSED_LINGER_SECONDS)
 
     async def hang_up(self) -> None:
@@ -149,22 +149,24 @@ class AsgiWire:
         if not self.has_left:
             await self._close({"type": "websocket.close"})
 
-    def end(self, ending: Ending, ref: str | None, after_ms: int | None) -> None:
+    def end(
+        self, close_reason: CloseReason, ref: str | None, after_ms: int | None
+    ) -> None:
         if self.state is not State.OPEN:
             return  # Before the accept frame: _accept() looks at connection.ending.
         self.state = State.CLOSING
         self._abort_after(self._node.config.evict_grace_seconds)
-        farewell = self._say_goodbye(ending, ref, after_ms)
+        farewell = self._say_goodbye(close_reason, ref, after_ms)
         self._farewell = asyncio.create_task(farewell)
 
-    def announce(self, ending: Ending, after_ms: int) -> None:
+    def announce(self, close_reason: CloseReason, after_ms: int) -> None:
         if self._is_json and self.state is State.OPEN and not self._announced:
             self._announced = True
             self.connection.flight.note("end_announced", f"{after_ms} ms")
-            bye = ending.bye(self.connection.connection_id, after_ms)
+            bye = close_reason.bye(self.connection.connection_id, after_ms)
             self._farewell = asyncio.create_task(self.send_json(bye))
 
-    def tell(self, content: Message) -> bool:
+    def send(self, content: Message) -> bool:
         if not self._is_json or self.state is not State.OPEN:
             return False
         self._told = asyncio.create_task(self.send_json(content))
@@ -185,9 +187,9 @@ class AsgiWire:
         transport = self.connection.transport
         if transport is not None:
             transport.abort()
-        ending = self.connection.ending
-        if ending is not None:
-            self._node.leave(self.connection, ending.code, ending.reason)
+        close_reason = self.connection.close_reason
+        if close_reason is not None:
+            self._node.leave(self.connection, close_reason.code, close_reason.reason)
         self._task.cancel()
 
     def leave(self, code: int | None) -> None:
@@ -202,9 +204,11 @@ class AsgiWire:
         if self._abort_timer is not None:
             self._abort_timer.cancel()
         transport = self.connection.transport
-        ending = self.connection.ending or (transport and transport.ending)
-        if ending:
-            self._node.leave(self.connection, ending.code, ending.reason)
+        close_reason = self.connection.close_reason or (
+            transport and transport.close_reason
+        )
+        if close_reason:
+            self._node.leave(self.connection, close_reason.code, close_reason.reason)
         else:
             reason = close_codes.get_reason(code)
             self._node.leave(self.connection, code, reason)
@@ -220,7 +224,7 @@ class AsgiWire:
         try:
             await self._node.admit(connection, self._replaces)
         except Refused as exc:
-            await self._refuse_accept(exc.ending, message, exc)
+            await self._refuse_accept(exc.close_reason, message, exc)
         except PoolFull as exc:
             await self._refuse_accept(close_codes.POOL_FULL, message, exc)
         except ClientFull as exc:
@@ -233,18 +237,21 @@ class AsgiWire:
             # The client has gone; our own server ignores what comes then.
             raise ConnectionEnded(close_codes.NETWORK) from exc
         if self.has_left or self.is_aborted:
-            raise ConnectionEnded(connection.ending or close_codes.NETWORK)
+            raise ConnectionEnded(connection.close_reason or close_codes.NETWORK)
         self.state = State.OPEN
-        if connection.ending is not None:
+        if connection.close_reason is not None:
             # Asked to end between taking the slot and the accept frame.
-            self.end(connection.ending, None, None)
-            raise ConnectionEnded(connection.ending)
+            self.end(connection.close_reason, None, None)
+            raise ConnectionEnded(connection.close_reason)
 
     async def _refuse_accept(
-        self, ending: Ending, message: Message, cause: Exception | None = None
+        self,
+        close_reason: CloseReason,
+        message: Message,
+        cause: Exception | None = None,
     ) -> None:
-        await self.refuse(ending, message)
-        raise ConnectionEnded(ending) from cause
+        await self.refuse(close_reason, message)
+        raise ConnectionEnded(close_reason) from cause
 
     def _complete_accept(self, message: Message) -> Message:
         """Add what the protocol promises where our middleware is in front."""
@@ -271,7 +278,9 @@ class AsgiWire:
             is_plain = code == close_codes.CLOSED.code
             reason = close_codes.CLOSED.reason if is_plain else close_codes.APPLICATION
             never = close_codes.Reconnect.NEVER
-            self.connection.ending = Ending(code=code, reason=reason, reconnect=never)
+            self.connection.close_reason = CloseReason(
+                code=code, reason=reason, reconnect=never
+            )
             self.connection.flight.note("closed_by_consumer", str(code))
         else:
             self._answer("denied")
@@ -284,15 +293,15 @@ class AsgiWire:
         self._node.counters.note_outcome(self.connection.route, outcome)
 
     async def _say_goodbye(
-        self, ending: Ending, ref: str | None, after_ms: int | None
+        self, close_reason: CloseReason, ref: str | None, after_ms: int | None
     ) -> None:
         """Send `bye`, where it was not announced before, and the close frame."""
         if self._is_json and not self._announced:
             # Whatever is quoted finds the connection, and what it went through.
-            bye = ending.bye(ref or self.connection.connection_id, after_ms)
+            bye = close_reason.bye(ref or self.connection.connection_id, after_ms)
             text = json.dumps(bye)
             await self._pass_on({"type": "websocket.send", "text": text})
-        close = {"code": ending.code, "reason": ending.reason}
+        close = {"code": close_reason.code, "reason": close_reason.reason}
         await self._pass_on({"type": "websocket.close", **close})
 
     async def _pass_on(self, message: Message) -> None:

@@ -11,7 +11,7 @@ from django.contrib.auth import SESSION_KEY, get_user_model
 from django.utils import timezone
 
 from connections import close_codes
-from connections.close_codes import Ending
+from connections.close_codes import CloseReason
 from connections.config.loader import get_config
 from connections.credentials.requirements import Requirements, find_lacking
 from connections.credentials.sessions import is_hash_valid
@@ -41,7 +41,7 @@ class Standing:
         )
 
 
-def find_endings(standings: Sequence[Standing]) -> dict[str, Ending]:
+def find_close_reasons(standings: Sequence[Standing]) -> dict[str, CloseReason]:
     """
     Return how those connections end that may not stay, by their id.
 
@@ -55,19 +55,19 @@ def find_endings(standings: Sequence[Standing]) -> dict[str, Ending]:
         for one in standings
         if one.user_id in users
     )
-    endings = {}
+    close_reasons = {}
     for one in standings:
-        ending = _judge_user(one, users) or _judge_token(one, tokens)
-        if ending is None and one.session_key:
-            ending = _judge_session(one, users, sessions)
-        if ending is None and _lacks(one, lacking):
-            ending = close_codes.FORBIDDEN
-        if ending is not None:
-            endings[one.connection_id] = ending
-    return endings
+        close_reason = _judge_user(one, users) or _judge_token(one, tokens)
+        if close_reason is None and one.session_key:
+            close_reason = _judge_session(one, users, sessions)
+        if close_reason is None and _lacks(one, lacking):
+            close_reason = close_codes.FORBIDDEN
+        if close_reason is not None:
+            close_reasons[one.connection_id] = close_reason
+    return close_reasons
 
 
-def _judge_user(one: Standing, users: dict[Any, Any]) -> Ending | None:
+def _judge_user(one: Standing, users: dict[Any, Any]) -> CloseReason | None:
     if one.user_id is None:
         return None
     user = users.get(one.user_id)
@@ -76,7 +76,7 @@ def _judge_user(one: Standing, users: dict[Any, Any]) -> Ending | None:
     return None
 
 
-def _judge_token(one: Standing, tokens: dict[Any, Any]) -> Ending | None:
+def _judge_token(one: Standing, tokens: dict[Any, Any]) -> CloseReason | None:
     if one.token_id is None:
         return None
     token = tokens.get(one.token_id)
@@ -91,7 +91,7 @@ def _judge_token(one: Standing, tokens: dict[Any, Any]) -> Ending | None:
 
 def _judge_session(
     one: Standing, users: dict[Any, Any], sessions: dict[str, dict[str, Any]]
-) -> Ending | None:
+) -> CloseReason | None:
     session = sessions.get(one.session_key or "")
     user = users.get(one.user_id)
     if (

@@ -15,7 +15,7 @@ from connections.dashboard.action_views import show_act, show_result
 from connections.dashboard.actions import find_allowed
 from connections.dashboard.cache import shared
 from connections.dashboard.consumers import PATH
-from connections.dashboard.details import describe_client, describe_connection
+from connections.dashboard.details import connection_from_scope, describe_client
 from connections.dashboard.filters import GROUPINGS, RANGES, Selection
 
 _NAME = "connections_livedashboard"
@@ -99,7 +99,7 @@ class LiveDashboardAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         allowed = find_allowed(request.user)
         context: dict[str, Any] = {"key": key, "client_id": client_id}
         if found is not None:
-            context |= describe_connection(snapshot, *found, allowed)
+            context |= connection_from_scope(snapshot, *found, allowed)
         elif client_id:
             region = request.GET.get("region", "")
             context |= describe_client(snapshot, client_id, region, allowed)

@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl
 
 from connections import close_codes
 from connections.asgi import Message, Receive, Send
-from connections.close_codes import Ending
+from connections.close_codes import CloseReason
 from connections.consumers import LimitedJsonConsumer
 from connections.credentials.sessions import verify_session
 from connections.dashboard.actions import find_allowed
@@ -55,9 +55,9 @@ class LiveConsumer(LimitedJsonConsumer):
 
     async def connect(self) -> None:
         await self.accept()
-        ending = await self._find_objection()
-        if ending is not None:
-            self.end(ending.code, ending.reason)
+        close_reason = await self._find_objection()
+        if close_reason is not None:
+            self.end(close_reason.code, close_reason.reason)
             return
         self._pushing = asyncio.create_task(self._push())
 
@@ -84,9 +84,9 @@ class LiveConsumer(LimitedJsonConsumer):
             self._due.clear()
             if loop.time() - checked_at >= _RECHECK_SECONDS:
                 checked_at = loop.time()
-                ending = await self._find_objection()
-                if ending is not None:
-                    self.end(ending.code, ending.reason)
+                close_reason = await self._find_objection()
+                if close_reason is not None:
+                    self.end(close_reason.code, close_reason.reason)
                     return
             if self._watched.is_draining:
                 self.end(close_codes.DRAINING.code, close_codes.DRAINING.reason)
@@ -118,7 +118,7 @@ class LiveConsumer(LimitedJsonConsumer):
         self._sent = {**panels.html, "keys": panels.keys}
         await self.send_json(message)
 
-    async def _find_objection(self) -> Ending | None:
+    async def _find_objection(self) -> CloseReason | None:
         """Return why this viewer may not watch now, if anything speaks against it."""
         session = self.scope.get("session")
         if session is None:
@@ -126,7 +126,7 @@ class LiveConsumer(LimitedJsonConsumer):
         try:
             allowed = await self._database.read(_find_allowed, session.session_key)
         except Refused as exc:
-            return exc.ending
+            return exc.close_reason
         except DatabaseUnavailable:
             return close_codes.UNAVAILABLE
         if allowed is None:

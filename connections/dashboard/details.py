@@ -21,7 +21,7 @@ _MOST_LISTED = 20
 _WORDS = {state.value: word for state, word, _ in STATES}
 
 
-def describe_connection(
+def connection_from_scope(
     snapshot: Snapshot, node_id: str, one: Seen, allowed: Collection[str]
 ) -> dict[str, Any]:
     """Return what is known of an open connection, as pairs for people."""

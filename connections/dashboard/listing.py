@@ -13,11 +13,11 @@ from django.utils import timezone
 from django.utils.functional import cached_property
 from django.utils.html import format_html
 
-from connections.close_codes import APPLICATION, ENDINGS, PEER
+from connections.close_codes import APPLICATION, CLOSE_REASONS, PEER
 from connections.dashboard.actions import MOST_VALUES, Target, find_allowed, make_url
 from connections.dashboard.cache import Shared, shared
 from connections.dashboard.charts.scales import NOTHING, format_bytes, format_seconds
-from connections.dashboard.details import describe_connection, say_both
+from connections.dashboard.details import connection_from_scope, say_both
 from connections.dashboard.map import STATES
 from connections.dashboard.snapshot import Snapshot
 from connections.models import Connection, Node
@@ -110,7 +110,9 @@ class ReasonFilter(admin.SimpleListFilter):
     parameter_name = "reason"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [(reason, reason) for reason in (*sorted(ENDINGS), APPLICATION, PEER)]
+        return [
+            (reason, reason) for reason in (*sorted(CLOSE_REASONS), APPLICATION, PEER)
+        ]
 
     def queryset(self, request: HttpRequest, queryset: Any) -> Any:
         return queryset.filter(reason=self.value()) if self.value() else queryset
@@ -206,7 +208,7 @@ class ConnectionList(admin.ModelAdmin):  # type: ignore[type-arg]
         context = dict(extra_context or {})
         if found is not None:
             allowed = find_allowed(request.user)
-            context |= describe_connection(snapshot, *found, allowed)
+            context |= connection_from_scope(snapshot, *found, allowed)
         return super().change_view(request, object_id, form_url, context)
 
     def has_end_permission(self, request: HttpRequest) -> bool:

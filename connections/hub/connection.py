@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from django.utils import timezone
 
-from connections.close_codes import Ending
+from connections.close_codes import CloseReason
 from connections.config.loader import get_config
 from connections.credentials.identity import Credential
 from connections.credentials.requirements import Requirements
@@ -34,7 +34,7 @@ class Transport(Protocol):
         """The last round trip of a ping, or None before the first pong."""
 
     @property
-    def ending(self) -> Ending | None:
+    def close_reason(self) -> CloseReason | None:
         """Why the transport itself ended the connection, if it did."""
 
     def gather(self) -> None:
@@ -44,16 +44,18 @@ class Transport(Protocol):
         """Drop the TCP connection without a close frame."""
 
 
-class Wire(Protocol):
+class Sender(Protocol):
     """What can be done to a connection from outside its consumer."""
 
-    def end(self, ending: Ending, ref: str | None, after_ms: int | None) -> None:
+    def end(
+        self, close_reason: CloseReason, ref: str | None, after_ms: int | None
+    ) -> None:
         """Send `bye` and the close frame; abort if the client lingers."""
 
-    def announce(self, ending: Ending, after_ms: int) -> None:
+    def announce(self, close_reason: CloseReason, after_ms: int) -> None:
         """Send `bye` now, for an end that comes after_ms from now."""
 
-    def tell(self, content: dict[str, Any]) -> bool:
+    def send(self, content: dict[str, Any]) -> bool:
         """
         Send a message of our own, without waiting.
 
@@ -64,23 +66,25 @@ class Wire(Protocol):
         """Stop the consumer and drop the socket without waiting for either."""
 
 
-class LooseWire:
+class ClosedSender:
     """The Wire of a connection that has ended: there is nothing left to be done."""
 
-    def end(self, ending: Ending, ref: str | None, after_ms: int | None) -> None:
+    def end(
+        self, close_reason: CloseReason, ref: str | None, after_ms: int | None
+    ) -> None:
         return
 
-    def announce(self, ending: Ending, after_ms: int) -> None:
+    def announce(self, close_reason: CloseReason, after_ms: int) -> None:
         return
 
-    def tell(self, content: dict[str, Any]) -> bool:
+    def send(self, content: dict[str, Any]) -> bool:
         return False
 
     def abort(self) -> None:
         return
 
 
-LOOSE_WIRE = LooseWire()
+CLOSED_SENDER = ClosedSender()
 
 
 class LiveConnection:
@@ -103,9 +107,9 @@ class LiveConnection:
         "bytes_in",
         "bytes_out",
         "client_id",
+        "close_reason",
         "connection_id",
         "credential",
-        "ending",
         "errors",
         "expires_at",
         "flight",
@@ -122,13 +126,13 @@ class LiveConnection:
         "reauthorise_at",
         "requirements",
         "route",
+        "sender",
         "session_digest",
         "slot",
         "token_id",
         "transport",
         "user_agent",
         "user_id",
-        "wire",
         "written_activity",
     )
 
@@ -138,7 +142,7 @@ class LiveConnection:
         connection_id: str,
         client_id: str,
         now: float,
-        wire: Wire,
+        sender: Sender,
         user_id: int | None = None,
         credential: Credential | None = None,
         limits: Limits | None = None,
@@ -181,8 +185,8 @@ class LiveConnection:
         self.bytes_in = 0
         self.bytes_out = 0
         self.errors = 0
-        self.ending: Ending | None = None
-        self.wire = wire
+        self.close_reason: CloseReason | None = None
+        self.sender = sender
         self.flight = flight or FlightRecord(time.monotonic)
         if credential is not None:
             self.renew(credential)
@@ -205,7 +209,11 @@ class LiveConnection:
         self.written_activity = now
 
     def end(
-        self, ending: Ending, *, ref: str | None = None, after_ms: int | None = None
+        self,
+        close_reason: CloseReason,
+        *,
+        ref: str | None = None,
+        after_ms: int | None = None,
     ) -> bool:
         """
         End the connection, whoever asks; return False if it is ending already.
@@ -214,11 +222,11 @@ class LiveConnection:
         frame, and is aborted if it lingers. `ref` is an id the client may quote,
         `after_ms` when it should return.
         """
-        if self.ending is not None:
+        if self.close_reason is not None:
             return False
-        self.ending = ending
-        self.flight.note("end_asked", ending.reason)
-        self.wire.end(ending, ref, after_ms)
+        self.close_reason = close_reason
+        self.flight.note("end_asked", close_reason.reason)
+        self.sender.end(close_reason, ref, after_ms)
         return True
 
     def idle_seconds(self, now: float) -> float:

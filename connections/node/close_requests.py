@@ -19,7 +19,7 @@ from connections.announcements import (
     listen,
     stop_listening,
 )
-from connections.close_codes import ENDINGS
+from connections.close_codes import CLOSE_REASONS
 from connections.hub.connection import LiveConnection
 from connections.hub.hub import Hub, make_selector
 from connections.models import CloseRequest
@@ -125,11 +125,13 @@ class AppliedRequests:
             if self._recorder is not None:
                 self._recorder.note_change(connection)
             return False
-        ending = ENDINGS.get(request.reason, close_codes.KICKED)
+        close_reason = CLOSE_REASONS.get(request.reason, close_codes.KICKED)
         if not request.spread_seconds:
-            return connection.end(ending)
+            return connection.end(close_reason)
         after_seconds = random.uniform(0, request.spread_seconds)
-        asyncio.get_running_loop().call_later(after_seconds, connection.end, ending)
+        asyncio.get_running_loop().call_later(
+            after_seconds, connection.end, close_reason
+        )
         return True
 
 

@@ -89,7 +89,7 @@ class TakenOrders:
             "at": order.created_at.isoformat(),
         }
         found = self._hub.select(order.target, order.value, self._node_id)
-        reached = sum(connection.wire.tell(notice) for connection in found)
+        reached = sum(connection.sender.send(notice) for connection in found)
         return reached, len(found) - reached
 
 

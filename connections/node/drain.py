@@ -68,7 +68,7 @@ class Handover:
         for index, connection in enumerate(leaving):
             after_seconds = window_seconds * (index + 1) / len(leaving)
             self._told.add(connection)
-            connection.wire.announce(close_codes.DRAINING, int(after_seconds * 1000))
+            connection.sender.announce(close_codes.DRAINING, int(after_seconds * 1000))
             connection.slot = None
             self._pool.release(connection.connection_id)
             timers.append(
@@ -98,8 +98,8 @@ class Handover:
     async def _abort_rest(self) -> None:
         """Abort what is still here, and give it a moment to notice."""
         for index, connection in enumerate(self._hub):
-            connection.ending = connection.ending or close_codes.DRAINING
-            connection.wire.abort()
+            connection.close_reason = connection.close_reason or close_codes.DRAINING
+            connection.sender.abort()
             if index % _TOLD_AT_ONCE == _TOLD_AT_ONCE - 1:
                 await asyncio.sleep(0)
         with contextlib.suppress(TimeoutError):

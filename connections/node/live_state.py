@@ -137,7 +137,7 @@ def judge(
     live: LiveConnection, now: float, config: WebSocketConfig, *, is_draining: bool
 ) -> LiveState:
     """Return what a connection is doing."""
-    if is_draining or live.ending is not None:
+    if is_draining or live.close_reason is not None:
         return LiveState.DRAINING
     if live.transport is not None:
         unsent_bytes = live.transport.unsent_bytes

@@ -14,7 +14,7 @@ from connections import close_codes, models
 from connections.access.expiry import ExpiryWatch
 from connections.access.gate import Gate
 from connections.access.reauthorisation import Reauthoriser
-from connections.close_codes import Ending
+from connections.close_codes import CloseReason
 from connections.config.loader import WebSocketConfig, get_config
 from connections.credentials.verifier import Verifier
 from connections.exceptions import DatabaseUnavailable
@@ -239,9 +239,9 @@ class Node:
         slot = self._slot_of(connection)
         for given_up in await self.pool.acquire(slot, replaces=replaces):
             is_replaced = given_up.connection_id == replaces
-            ending = close_codes.REPLACED if is_replaced else close_codes.EVICTED
-            self.end_connections([given_up.connection_id], ending)
-            connection.flight.note(f"has_{ending.reason}", given_up.connection_id)
+            close_reason = close_codes.REPLACED if is_replaced else close_codes.EVICTED
+            self.end_connections([given_up.connection_id], close_reason)
+            connection.flight.note(f"has_{close_reason.reason}", given_up.connection_id)
         connection.flight.note("slot_taken")
         connection.slot = slot
         self.hub.join(connection)
@@ -264,12 +264,14 @@ class Node:
         if self.recorder is not None:
             self.recorder.note_closed(connection, code, reason)
 
-    def end_connections(self, connection_ids: Iterable[str], ending: Ending) -> None:
+    def end_connections(
+        self, connection_ids: Iterable[str], close_reason: CloseReason
+    ) -> None:
         """End those of the connections that are here."""
         for connection_id in connection_ids:
             connection = self.hub.get(connection_id)
             if connection is not None:
-                connection.end(ending)
+                connection.end(close_reason)
 
     async def get_usage(self) -> Usage:
         """Return how much of the pool is taken."""
@@ -315,7 +317,7 @@ class Node:
             self.recorder.note_change(connection)
 
     async def _renew(self) -> None:
-        held = [one.slot for one in self.hub if one.slot and one.ending is None]
+        held = [one.slot for one in self.hub if one.slot and one.close_reason is None]
         self._end_taken(await self.pool.renew(held))
         self.renewed_at = self.clock()
         await self.get_usage()

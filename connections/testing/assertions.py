@@ -81,8 +81,8 @@ async def assert_closed(
 
 async def assert_evicted(peer: Peer, *, seconds: float = 30) -> None:
     """Wait until a connection is closed for a newer one of its client."""
-    ending = close_codes.EVICTED
-    await assert_closed(peer, ending.code, ending.reason, seconds=seconds)
+    close_reason = close_codes.EVICTED
+    await assert_closed(peer, close_reason.code, close_reason.reason, seconds=seconds)
 
 
 async def assert_open(

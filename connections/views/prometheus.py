@@ -23,7 +23,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from connections.close_codes import APPLICATION, ENDINGS, PEER
+from connections.close_codes import APPLICATION, CLOSE_REASONS, PEER
 from connections.metrics.counters import (
     CREDENTIAL_OUTCOMES,
     UNKNOWN_ROUTE,
@@ -35,7 +35,7 @@ from connections.node.node import Node, get_node
 from connections.node.recorder import Recorder
 from connections.version import VERSION
 
-_REASONS = (*ENDINGS, APPLICATION, PEER)
+_REASONS = (*CLOSE_REASONS, APPLICATION, PEER)
 _ERROR_KINDS = ("internal", "invalid_json", "invalid_message", "unknown_type")
 _RESUME_OUTCOMES = ("new", "resumed", "nothing_missed", "gap", "reset")
 

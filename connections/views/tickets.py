@@ -8,7 +8,7 @@ from django.views.decorators.csrf import csrf_exempt, csrf_protect
 from django.views.decorators.http import require_POST
 
 from connections import close_codes
-from connections.close_codes import Ending
+from connections.close_codes import CloseReason
 from connections.credentials.identity import Credential
 from connections.exceptions import Refused
 from connections.net.addresses import find_source
@@ -75,7 +75,7 @@ async def _issue(request: HttpRequest, *, token: str | None) -> HttpResponseBase
         credential = await _authenticate(node, source.address, request, token)
         ticket = await node.verifier.issue_ticket(credential, origin or "")
     except Refused as exc:
-        return _refuse(exc.ending, "not these credentials, or not now")
+        return _refuse(exc.close_reason, "not these credentials, or not now")
     content = {
         "ticket": ticket,
         "expires_in_seconds": node.config.tickets.lifetime_seconds,
@@ -107,9 +107,11 @@ async def _authenticate(
     return credential
 
 
-def _refuse(ending: Ending, message: str) -> JsonResponse:
-    status = _STATUSES.get(ending, 401)
-    response = JsonResponse({"error": ending.reason, "message": message}, status=status)
+def _refuse(close_reason: CloseReason, message: str) -> JsonResponse:
+    status = _STATUSES.get(close_reason, 401)
+    response = JsonResponse(
+        {"error": close_reason.reason, "message": message}, status=status
+    )
     if status in (429, 503):
         response["Retry-After"] = str(_RETRY_SECONDS)
     if status == 401:

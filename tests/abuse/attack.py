@@ -103,7 +103,7 @@ class Attack:
     """Keys that differ from those of the other attacks."""
 
 
-async def read_ending(client: RawClient, seconds: float) -> str:
+async def read_close_reason(client: RawClient, seconds: float) -> str:
     """Return code and reason with which a WebSocket ended, or how else it did."""
     try:
         async with asyncio.timeout(seconds):
@@ -136,7 +136,7 @@ async def read_status(client: RawClient, seconds: float) -> str:
 async def read_answer(client: RawClient, seconds: float) -> str:
     """Return how a handshake was refused, or how its WebSocket ended."""
     status = await read_status(client, seconds)
-    return await read_ending(client, seconds) if status == "101" else status
+    return await read_close_reason(client, seconds) if status == "101" else status
 
 
 async def send_until_cut(client: RawClient, pieces: Iterable[bytes]) -> None:
@@ -146,11 +146,11 @@ async def send_until_cut(client: RawClient, pieces: Iterable[bytes]) -> None:
             await client.send(piece)
 
 
-async def during(attack: Awaitable[object], ending: Awaitable[str]) -> str:
+async def during(attack: Awaitable[object], close_reason: Awaitable[str]) -> str:
     """Return the ending that an attacker sees who goes on until it comes."""
     attacking = asyncio.ensure_future(attack)
     try:
-        return await ending
+        return await close_reason
     finally:
         attacking.cancel()
         await asyncio.gather(attacking, return_exceptions=True)

@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 
 from connections.testing import TEXT, AttentiveClient, build_frame, wait_until
+from tests.abuse.close_reasons import read_close_reasons
 from tests.abuse.corpus import LIMITS
-from tests.abuse.endings import read_endings
 from tests.project import make_server
 
 _QUICK = {"ping_interval_seconds": 1, "ping_timeout_seconds": 1}
@@ -38,7 +38,9 @@ async def _main(folder: Path) -> None:
         await client.send(build_frame(TEXT, b"x"))
         await client.read_frame()
         _run("tc qdisc add dev lo root blackhole")
-        print(*await wait_until(lambda: read_endings(server, "127.0.0.1") - {" "}))
+        print(
+            *await wait_until(lambda: read_close_reasons(server, "127.0.0.1") - {" "})
+        )
     finally:
         server.stop()
 

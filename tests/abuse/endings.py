@@ -8,7 +8,7 @@ from connections.hub.flight_recorder import PLANNED_ENDS
 from connections.testing import LiveServer
 
 
-def read_endings(server: LiveServer, network: str) -> set[str]:
+def read_close_reasons(server: LiveServer, network: str) -> set[str]:
     """
     Return code and reason of the records of all addresses that begin so.
 

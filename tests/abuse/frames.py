@@ -18,7 +18,7 @@ from tests.abuse.attack import (
     Target,
     during,
     gather_answers,
-    read_ending,
+    read_close_reason,
     send_until_cut,
 )
 from tests.abuse.cases import Case
@@ -32,10 +32,10 @@ async def send_each(target: Target, cases: Iterable[Case]) -> Counter[str]:
     async def try_one(index: int, case: Case) -> str:
         client = await target.open(index=index)
         await client.send(case[1])
-        ending = await read_ending(client, target.patience_seconds)
-        if ending != "open" and await client.read_end() != b"":
-            ending = f"{ending}, then reset"
-        return f"{case[0]}: {ending}"
+        close_reason = await read_close_reason(client, target.patience_seconds)
+        if close_reason != "open" and await client.read_end() != b"":
+            close_reason = f"{close_reason}, then reset"
+        return f"{case[0]}: {close_reason}"
 
     return await gather_answers(
         try_one(index, case) for index, case in enumerate(cases)
@@ -49,7 +49,7 @@ async def hold_unfinished(target: Target, count: int, size: int) -> Counter[str]
     async def hold(index: int) -> str:
         client = await target.open(index=index)
         await send_until_cut(client, [begun])
-        return await read_ending(client, target.patience_seconds)
+        return await read_close_reason(client, target.patience_seconds)
 
     return await gather_answers(map(hold, range(count)))
 
@@ -63,11 +63,11 @@ async def flood_frames(
     if isinstance(client, Flooder):
         await client.send(begin)
         pouring = client.flood(piece * 1000, seconds=seconds)
-        return Counter([await during(pouring, read_ending(client, seconds))])
+        return Counter([await during(pouring, read_close_reason(client, seconds))])
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await send_until_cut(client, itertools.repeat(begin + piece * 1000))
-    return Counter([await read_ending(client, 1)])
+    return Counter([await read_close_reason(client, 1)])
 
 
 def pour_fragments(payload: bytes) -> tuple[bytes, bytes]:
@@ -88,4 +88,4 @@ async def inflate(target: Target) -> Counter[str]:
         return Counter(["negotiated"])
     # 1 GiB of zeros is about 1 MiB of this byte (RFC 1951).
     await send_until_cut(client, [build_frame(BINARY, bytes(1000), reserved=4)])
-    return Counter([await read_ending(client, target.patience_seconds)])
+    return Counter([await read_close_reason(client, target.patience_seconds)])

@@ -11,7 +11,7 @@ from tests.abuse.attack import (
     during,
     gather_answers,
     read_answer,
-    read_ending,
+    read_close_reason,
     read_status,
     send_until_cut,
 )
@@ -43,8 +43,8 @@ async def _wait_for_heads(
 
     async def attack() -> str:
         client = await target.connect()
-        ending = read_status(client, target.patience_seconds)
-        return await during(trickle(client), ending)
+        close_reason = read_status(client, target.patience_seconds)
+        return await during(trickle(client), close_reason)
 
     async def come_in() -> str:
         client = await target.connect()
@@ -78,8 +78,8 @@ async def try_heads(target: Target, heads: Iterable[Head]) -> Counter[str]:
         answer = await read_status(client, target.patience_seconds)
         if answer == "101":
             # Whom the application does not want it says so in a close frame.
-            ending = await read_ending(client, 0.3)
-            answer = "101" if ending == "open" else ending
+            close_reason = await read_close_reason(client, 0.3)
+            answer = "101" if close_reason == "open" else close_reason
         return f"{name}: {answer}"
 
     return await gather_answers(

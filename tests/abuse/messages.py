@@ -10,7 +10,7 @@ from tests.abuse.attack import (
     Target,
     during,
     gather_answers,
-    read_ending,
+    read_close_reason,
     read_status,
     send_until_cut,
 )
@@ -25,8 +25,10 @@ async def flood_a_slow_consumer(target: Target, size: int) -> Counter[str]:
     pouring = send_until_cut(
         client, itertools.repeat(piece, target.offered_bytes // 1_000_000)
     )
-    ending = read_ending(client, min(_POUR_SECONDS, target.patience_seconds))
-    return Counter([await during(pouring, ending)])
+    close_reason = read_close_reason(
+        client, min(_POUR_SECONDS, target.patience_seconds)
+    )
+    return Counter([await during(pouring, close_reason)])
 
 
 async def sate(target: Target) -> Counter[str]:
@@ -45,8 +47,8 @@ async def break_json(target: Target) -> Counter[str]:
     """Send 1000 messages of one byte that a handler raises at."""
     client = await target.open("/json/")
     pouring = send_until_cut(client, [build_frame(TEXT, b"x") * 1000])
-    ending = read_ending(client, target.patience_seconds)
-    return Counter([await during(pouring, ending)])
+    close_reason = read_close_reason(client, target.patience_seconds)
+    return Counter([await during(pouring, close_reason)])
 
 
 async def read_slowly(

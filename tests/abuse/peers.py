@@ -7,7 +7,13 @@ import sys
 from collections import Counter
 
 from connections.testing import CLOSE, TEXT, RawClient, build_frame
-from tests.abuse.attack import OPEN, Target, gather_answers, read_ending, read_status
+from tests.abuse.attack import (
+    OPEN,
+    Target,
+    gather_answers,
+    read_close_reason,
+    read_status,
+)
 
 _NORMAL = (1000).to_bytes(2, "big")
 _VANISHING = """
@@ -30,7 +36,7 @@ async def come_and_go(target: Target) -> Counter[str]:
         await client.send(build_frame(TEXT, b"x"))
         await client.read_frame()
         await client.send(build_frame(CLOSE, _NORMAL))
-        answers[await read_ending(client, target.patience_seconds)] += 1
+        answers[await read_close_reason(client, target.patience_seconds)] += 1
         client.close()
     return answers
 
@@ -53,7 +59,7 @@ async def close_half(target: Target) -> Counter[str]:
         client = await target.open(index=index)
         await client.send(build_frame(TEXT, b"x"))
         client.finish_sending()
-        return await read_ending(client, target.patience_seconds)
+        return await read_close_reason(client, target.patience_seconds)
 
     return await gather_answers(map(try_one, range(20)))
 
@@ -80,12 +86,12 @@ async def storm(target: Target) -> Counter[str]:
 async def hoard(target: Target) -> Counter[str]:
     """Open 300 connections from one address, forwarded for as many, and keep them."""
 
-    endings = []
+    close_reasons = []
     for number in range(300):
         header = f"X-Forwarded-For: 198.51.{number // 250}.{number % 250}"
         client = await target.open("/echo/", header)
-        endings.append(asyncio.create_task(read_ending(client, 4)))
-    return await gather_answers(endings)
+        close_reasons.append(asyncio.create_task(read_close_reason(client, 4)))
+    return await gather_answers(close_reasons)
 
 
 async def vanish(target: Target, *, count: int = 5) -> Counter[str]:

@@ -13,8 +13,8 @@ import pytest
 
 from connections.testing import LiveServer, wait_until
 from tests.abuse.attack import Attack
+from tests.abuse.close_reasons import find_unexplained, read_close_reasons
 from tests.abuse.corpus import ATTACKS
-from tests.abuse.endings import find_unexplained, read_endings
 from tests.abuse.watch import Arena, Report
 
 pytestmark = pytest.mark.slow
@@ -59,7 +59,9 @@ async def test_attack(
     total = sum(report.answers.values())
     assert len(report.log) <= LOG_BYTES + LOG_BYTES_EACH * total
     # it is known why it ended,
-    await wait_until(lambda: read_endings(server, report.network) == attack.recorded)
+    await wait_until(
+        lambda: read_close_reasons(server, report.network) == attack.recorded
+    )
     assert find_unexplained(server, report.network) == set()
     await wait_until(lambda: find_unchanged(counted, server, attack.counted) == [])
     for text in attack.logged:

@@ -16,7 +16,7 @@ from connections.announcements import (
     post_close_requests,
     stop_listening,
 )
-from connections.close_codes import ENDINGS, Reconnect
+from connections.close_codes import CLOSE_REASONS, Reconnect
 from connections.models import CloseRequest
 from connections.node.node import Node
 from connections.redis.bus import RedisBus
@@ -111,7 +111,7 @@ def test_a_request_that_makes_no_sense_posts_nothing(
 
 def test_one_reason_of_staff_lets_clients_return() -> None:
     returning = [
-        one for one in STAFF_REASONS if ENDINGS[one].reconnect is Reconnect.NOW
+        one for one in STAFF_REASONS if CLOSE_REASONS[one].reconnect is Reconnect.NOW
     ]
     assert returning == [MAY_RETURN]
 

@@ -271,10 +271,10 @@ async def test_bans_written_by_other_means_are_found(recording: Node) -> None:
     ban = Ban(target="client", value="alice", until=over)
     await Ban.objects.abulk_create([ban])
     await recording._beat()
-    assert next(iter(recording.hub)).ending is None
+    assert next(iter(recording.hub)).close_reason is None
     await Ban.objects.aupdate(until=None)
     await recording._beat()
-    assert next(iter(recording.hub)).ending is None
+    assert next(iter(recording.hub)).close_reason is None
     assert isinstance(recording.clock, FakeClock)
     recording.clock.advance(recording.config.reauthorise_seconds)
     await recording._beat()
@@ -331,7 +331,7 @@ async def test_a_gate_that_never_read_the_bans_lets_nobody_in() -> None:
     node = Node(make_config(), database=AwayDatabase(), clock=FakeClock())  # type: ignore[arg-type]
     with pytest.raises(Refused) as refused:
         await node.gate.open()
-    assert refused.value.ending.code == 4104
+    assert refused.value.close_reason.code == 4104
 
 
 async def test_the_log_says_who_was_banned(caplog: pytest.LogCaptureFixture) -> None:

@@ -7,12 +7,12 @@ import pytest
 from connections import close_codes
 from connections.close_codes import (
     APPLICATION,
-    ENDINGS,
+    CLOSE_REASONS,
     PEER,
-    Ending,
+    CloseReason,
     Reconnect,
+    get_close_reason,
     get_codes,
-    get_ending,
     get_reason,
     may_send,
 )
@@ -22,47 +22,55 @@ RECORDED_ONLY = {"network", "lost"}
 
 
 def test_every_code_may_be_sent_or_is_recorded_only() -> None:
-    unsendable = {one.reason for one in ENDINGS.values() if not may_send(one.code)}
+    unsendable = {
+        one.reason for one in CLOSE_REASONS.values() if not may_send(one.code)
+    }
     assert unsendable == RECORDED_ONLY
 
 
 def test_every_ending_is_in_the_registry_under_its_reason() -> None:
     """Two endings of one reason would leave one of them out."""
-    defined = [one for one in vars(close_codes).values() if isinstance(one, Ending)]
-    assert len(defined) == len(ENDINGS)
-    assert all(ENDINGS[one.reason] is one for one in defined)
+    defined = [
+        one for one in vars(close_codes).values() if isinstance(one, CloseReason)
+    ]
+    assert len(defined) == len(CLOSE_REASONS)
+    assert all(CLOSE_REASONS[one.reason] is one for one in defined)
 
 
-@pytest.mark.parametrize("reason", [*ENDINGS, APPLICATION, PEER])
+@pytest.mark.parametrize("reason", [*CLOSE_REASONS, APPLICATION, PEER])
 def test_a_reason_is_a_short_word(reason: str) -> None:
     assert re.fullmatch(r"[a-z]+(_[a-z]+)*", reason)
     assert len(reason) <= 32
 
 
-@pytest.mark.parametrize("ending", ENDINGS.values(), ids=lambda one: str(one.reason))
-def test_the_hundred_tells_what_to_do(ending: Ending) -> None:
+@pytest.mark.parametrize(
+    "ending", CLOSE_REASONS.values(), ids=lambda one: str(one.reason)
+)
+def test_the_hundred_tells_what_to_do(close_reason: CloseReason) -> None:
     """4013 is the exception: return, but never with the same message."""
-    hundred = ending.code // 100
-    if ending.reason == "message_too_big":
-        assert (ending.code, ending.reconnect) == (4013, Reconnect.NOW)
+    hundred = close_reason.code // 100
+    if close_reason.reason == "message_too_big":
+        assert (close_reason.code, close_reason.reconnect) == (4013, Reconnect.NOW)
     elif hundred == 40:
-        assert ending.reconnect is Reconnect.NEVER
+        assert close_reason.reconnect is Reconnect.NEVER
     elif hundred == 41:
-        assert ending.reconnect in (Reconnect.LATER, Reconnect.NEW_TOKEN)
+        assert close_reason.reconnect in (Reconnect.LATER, Reconnect.NEW_TOKEN)
     elif hundred == 42:
-        assert ending.reconnect is Reconnect.NOW
-        assert ending.resume
+        assert close_reason.reconnect is Reconnect.NOW
+        assert close_reason.resume
     elif hundred == 43:
-        assert ending.reconnect is Reconnect.ON_ACTION
+        assert close_reason.reconnect is Reconnect.ON_ACTION
 
 
-@pytest.mark.parametrize("ending", ENDINGS.values(), ids=lambda one: str(one.reason))
-def test_only_who_returns_is_told_when_to(ending: Ending) -> None:
-    if ending.after_ms is not None:
-        assert ending.reconnect in (Reconnect.LATER, Reconnect.NOW)
-    if ending.reconnect is Reconnect.LATER:
-        assert ending.after_ms is not None
-        assert ending.after_ms[0] >= 5_000
+@pytest.mark.parametrize(
+    "ending", CLOSE_REASONS.values(), ids=lambda one: str(one.reason)
+)
+def test_only_who_returns_is_told_when_to(close_reason: CloseReason) -> None:
+    if close_reason.after_ms is not None:
+        assert close_reason.reconnect in (Reconnect.LATER, Reconnect.NOW)
+    if close_reason.reconnect is Reconnect.LATER:
+        assert close_reason.after_ms is not None
+        assert close_reason.after_ms[0] >= 5_000
 
 
 def test_bye_says_all_that_a_client_needs() -> None:
@@ -143,8 +151,8 @@ def test_a_reason_has_all_the_codes_that_are_recorded_with_it() -> None:
 def test_a_client_knows_what_to_do_on_any_code(
     code: int, reason: str, reconnect: Reconnect
 ) -> None:
-    ending = get_ending(code)
-    assert (ending.reason, ending.reconnect) == (reason, reconnect)
-    assert (ending.after_ms is not None) == (
+    close_reason = get_close_reason(code)
+    assert (close_reason.reason, close_reason.reconnect) == (reason, reconnect)
+    assert (close_reason.after_ms is not None) == (
         reconnect in (Reconnect.LATER, Reconnect.NOW) and reason != "message_too_big"
     )

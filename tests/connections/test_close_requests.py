@@ -66,11 +66,11 @@ async def test_a_request_is_applied_once(case: Case) -> None:
     first = case.join(case.arrive("1"))
     request = case.make_request()
     assert case.applied.apply(request) == 1
-    assert first.ending == KICKED
+    assert first.close_reason == KICKED
     case.clock.advance(1)
     second = case.join(case.arrive("2"))
     assert case.applied.apply(request) == 0
-    assert second.ending is None
+    assert second.close_reason is None
 
 
 async def test_who_was_on_the_way_in_is_ended_on_joining(case: Case) -> None:
@@ -79,40 +79,40 @@ async def test_who_was_on_the_way_in_is_ended_on_joining(case: Case) -> None:
     case.applied.apply(case.make_request())
     case.applied.apply(case.make_request(value="bob"))
     case.clock.advance(8)
-    assert case.join(slow).ending == KICKED
+    assert case.join(slow).close_reason == KICKED
 
 
 async def test_who_came_back_afterwards_may_stay(case: Case) -> None:
     case.applied.apply(case.make_request(target="all", value=""))
     case.clock.advance(0.01)
-    assert case.join(case.arrive("1")).ending is None
+    assert case.join(case.arrive("1")).close_reason is None
 
 
 async def test_others_on_the_way_in_may_stay(case: Case) -> None:
     slow = case.arrive("1")
     case.applied.apply(case.make_request(value="bob"))
-    assert case.join(slow).ending is None
+    assert case.join(slow).close_reason is None
 
 
 async def test_who_opened_long_after_a_request_read_late_may_stay(case: Case) -> None:
     """The database was away: whoever was meant has left and come back since."""
     connection = case.join(case.arrive("1"))
     assert case.applied.apply(case.make_request(), 30) == 0
-    assert connection.ending is None
+    assert connection.close_reason is None
 
 
 async def test_who_began_to_open_long_after_one_read_late_may_stay(case: Case) -> None:
     slow = case.arrive("1")
     case.applied.apply(case.make_request(), 30)
     case.clock.advance(1)
-    assert case.join(slow).ending is None
+    assert case.join(slow).close_reason is None
 
 
 async def test_a_request_is_forgotten_after_a_minute(case: Case) -> None:
     slow = case.arrive("1")
     case.applied.apply(case.make_request())
     case.clock.advance(61)
-    assert case.join(slow).ending is None
+    assert case.join(slow).close_reason is None
     assert not case.applied._recent
 
 
@@ -120,10 +120,10 @@ async def test_spread_ends_come_one_by_one(case: Case) -> None:
     connections = [case.join(case.arrive(str(n))) for n in range(8)]
     request = case.make_request(reason="asked_to_reconnect", spread_seconds=0.4)
     assert case.applied.apply(request) == 8
-    assert sum(one.ending is not None for one in connections) == 0
+    assert sum(one.close_reason is not None for one in connections) == 0
 
     def count_ended() -> int:
-        return sum(one.ending == ASKED_TO_RECONNECT for one in connections)
+        return sum(one.close_reason == ASKED_TO_RECONNECT for one in connections)
 
     seen = set()
     while (ended := count_ended()) < 8:
@@ -138,7 +138,7 @@ async def test_a_spread_end_passes_over_who_has_left(case: Case) -> None:
     case.applied.apply(case.make_request(spread_seconds=0.01))
     case.hub.leave(connection)
     await wait_until(lambda: not _timers(connection))
-    assert connection.ending is None
+    assert connection.close_reason is None
 
 
 def _timers(connection: LiveConnection) -> list[Any]:

@@ -140,7 +140,7 @@ async def test_fifty_at_once_leave_exactly_the_limit() -> None:
         communicators = [connect_to(Echo, node) for _ in range(50)]
         await asyncio.gather(*(one.connect(timeout=5) for one in communicators))
         await asyncio.sleep(0)
-        standing = [one for one in node.hub if one.ending is None]
+        standing = [one for one in node.hub if one.close_reason is None]
         assert len(standing) == (await node.get_usage()).slots == 5
         await asyncio.gather(*(one.disconnect() for one in communicators))
         assert (len(node.hub), (await node.get_usage()).slots) == (0, 0)
@@ -294,11 +294,11 @@ async def test_a_stuck_handler_is_aborted_and_disconnect_runs() -> None:
 
 
 async def test_a_consumer_ends_itself_with_a_reason() -> None:
-    class Ending(LimitedJsonConsumer):
+    class CloseReason(LimitedJsonConsumer):
         async def receive_json(self, content: Any, **kwargs: Any) -> None:
             self.end(4003, "forbidden")
 
-    communicator = await open_connection(Ending, make_node())
+    communicator = await open_connection(CloseReason, make_node())
     await communicator.send_json_to({})
     assert (await receive_type(communicator, "bye"))["reconnect"] == "never"
     assert (await receive_close(communicator))["code"] == 4003
@@ -366,7 +366,7 @@ async def test_idle_counts_from_the_last_application_data() -> None:
     await communicator.receive_from()
     clock.advance(99)
     await node.watch()
-    assert next(iter(node.hub)).ending is None
+    assert next(iter(node.hub)).close_reason is None
     clock.advance(1)
     await node.watch()
     assert (await receive_close(communicator))["reason"] == "idle"

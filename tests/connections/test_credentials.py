@@ -27,7 +27,7 @@ from connections.testing import FakeClock
 def refusal(verify: Callable[[str], Any], secret: str) -> str:
     with pytest.raises(Refused) as refused:
         verify(secret)
-    return refused.value.ending.reason
+    return refused.value.close_reason.reason
 
 
 @pytest.mark.django_db
@@ -208,11 +208,11 @@ async def test_a_credential_of_the_last_minute_outlives_the_database() -> None:
     assert (await verifier.verify_token(token)).client_id == "alice"
     with pytest.raises(Refused) as refused:
         await verifier.verify_token("never seen")
-    assert refused.value.ending.code == 4104
+    assert refused.value.close_reason.code == 4104
     clock.advance(1)
     with pytest.raises(Refused) as refused:
         await verifier.verify_token(token)
-    assert refused.value.ending.code == 4104
+    assert refused.value.close_reason.code == 4104
 
 
 @pytest.mark.django_db(transaction=True)
@@ -228,7 +228,7 @@ async def test_a_revoked_credential_is_forgotten() -> None:
     database.is_away = True
     with pytest.raises(Refused) as refused:
         await verifier.verify_token(token)
-    assert refused.value.ending.code == 4104
+    assert refused.value.close_reason.code == 4104
 
 
 @pytest.mark.django_db(transaction=True)

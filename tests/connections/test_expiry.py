@@ -32,34 +32,34 @@ from tests.connections.test_credentials import FlakyDatabase, log_in
 EXPIRES_AT = datetime(2030, 1, 1, tzinfo=UTC)
 
 
-class SpyingWire:
+class SpyingSender:
     """Remembers what it was told."""
 
     def __init__(self) -> None:
         self.told: list[dict[str, Any]] = []
-        self.endings: list[str] = []
+        self.close_reasons: list[str] = []
 
-    def end(self, ending: Any, ref: str | None, after_ms: int | None) -> None:
-        self.endings.append(ending.reason)
+    def end(self, close_reason: Any, ref: str | None, after_ms: int | None) -> None:
+        self.close_reasons.append(close_reason.reason)
 
-    def announce(self, ending: Any, after_ms: int) -> None: ...
+    def announce(self, close_reason: Any, after_ms: int) -> None: ...
 
-    def tell(self, content: dict[str, Any]) -> None:
+    def send(self, content: dict[str, Any]) -> None:
         self.told.append(content)
 
     def abort(self) -> None: ...
 
 
-def make_connection(credential: Credential) -> tuple[LiveConnection, SpyingWire]:
-    wire = SpyingWire()
+def make_connection(credential: Credential) -> tuple[LiveConnection, SpyingSender]:
+    sender = SpyingSender()
     connection = LiveConnection(
         connection_id="c1",
         client_id=credential.client_id,
         now=0,
-        wire=wire,
+        sender=sender,
         credential=credential,
     )
-    return connection, wire
+    return connection, sender
 
 
 @pytest.mark.parametrize(
@@ -70,34 +70,34 @@ def test_the_warning_comes_before_and_the_end_after_the_grace(
     seconds_before: float, is_warned: bool, is_ended: bool
 ) -> None:
     watch = ExpiryWatch(ExpiryConfig(), None)
-    connection, wire = make_connection(
+    connection, sender = make_connection(
         Credential(client_id="alice", expires_at=EXPIRES_AT)
     )
     for _ in range(3):
         watch.check([connection], EXPIRES_AT - timedelta(seconds=seconds_before))
-    assert len(wire.told) == is_warned
-    assert wire.endings == ["token_expired"] * is_ended
+    assert len(sender.told) == is_warned
+    assert sender.close_reasons == ["token_expired"] * is_ended
 
 
 def test_a_credential_without_an_end_is_left_alone() -> None:
     watch = ExpiryWatch(ExpiryConfig(), None)
-    connection, wire = make_connection(Credential(client_id="alice"))
+    connection, sender = make_connection(Credential(client_id="alice"))
     watch.check([connection], datetime.max.replace(tzinfo=UTC))
-    assert (wire.told, wire.endings) == ([], [])
+    assert (sender.told, sender.close_reasons) == ([], [])
 
 
 def test_a_new_credential_is_warned_of_anew() -> None:
     watch = ExpiryWatch(ExpiryConfig(), None)
-    connection, wire = make_connection(
+    connection, sender = make_connection(
         Credential(client_id="alice", expires_at=EXPIRES_AT)
     )
     watch.check([connection], EXPIRES_AT)
     later = EXPIRES_AT + timedelta(hours=1)
     connection.renew(Credential(client_id="alice", expires_at=later))
     watch.check([connection], EXPIRES_AT + timedelta(minutes=30))
-    assert (len(wire.told), wire.endings) == (1, [])
+    assert (len(sender.told), sender.close_reasons) == (1, [])
     watch.check([connection], later)
-    assert len(wire.told) == 2
+    assert len(sender.told) == 2
 
 
 @pytest.mark.parametrize(
@@ -321,7 +321,7 @@ async def test_a_session_extended_over_http_is_no_expired_one(recording: Node) -
     soon = timezone.now() + timedelta(seconds=1)
     await Session.objects.aupdate(expire_date=soon)
     credential = await database_sync_to_async(verify_session)(key)
-    connection, wire = make_connection(credential)
+    connection, sender = make_connection(credential)
     watch = ExpiryWatch(ExpiryConfig(), recording.verifier)
 
     async def check(moment: datetime) -> None:
@@ -330,14 +330,14 @@ async def test_a_session_extended_over_http_is_no_expired_one(recording: Node) -
         await asyncio.gather(*watch._asking.values())
 
     await check(soon)
-    assert len(wire.told) == 1
+    assert len(sender.told) == 1
     later = timezone.now() + timedelta(hours=1)
     await Session.objects.aupdate(expire_date=later)
     await check(soon + timedelta(seconds=10))
-    assert (connection.expires_at, wire.endings) == (later, [])
+    assert (connection.expires_at, sender.close_reasons) == (later, [])
     await Session.objects.all().adelete()
     await check(later + timedelta(seconds=10))
-    assert wire.endings == ["token_expired"]
+    assert sender.close_reasons == ["token_expired"]
 
 
 async def test_a_session_nobody_can_look_up_is_not_ended() -> None:
@@ -345,10 +345,10 @@ async def test_a_session_nobody_can_look_up_is_not_ended() -> None:
     database = FlakyDatabase()
     database.is_away = True
     session = type("Session", (), {"session_key": "key"})()
-    connection, wire = make_connection(
+    connection, sender = make_connection(
         Credential(client_id="alice", session=session, expires_at=EXPIRES_AT)
     )
     watch = ExpiryWatch(ExpiryConfig(), Verifier(database, FakeClock()))  # type: ignore[arg-type]
     watch.check([connection], EXPIRES_AT + timedelta(hours=1))
     await asyncio.gather(*watch._asking.values())
-    assert wire.endings == []
+    assert sender.close_reasons == []

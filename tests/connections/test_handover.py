@@ -65,7 +65,7 @@ class Stuck(_Noted, LimitedConsumer):
 class FakeTransport:
     """A socket of our own server, as far as a node knows it."""
 
-    ending = None
+    close_reason = None
     unsent_bytes = 0
     rtt_seconds = None
 

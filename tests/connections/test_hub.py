@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from connections.close_codes import KICKED, Ending
+from connections.close_codes import KICKED, CloseReason
 from connections.credentials.identity import Credential
 from connections.hub.connection import LiveConnection, new_connection_id
 from connections.hub.hub import Hub
@@ -15,19 +15,21 @@ from connections.models import CloseRequest
 Target = CloseRequest.Target
 
 
-class SilentWire:
+class SilentSender:
     """A wire that remembers how it was ended."""
 
     def __init__(self) -> None:
-        self.endings: list[Ending] = []
+        self.close_reasons: list[CloseReason] = []
         self.told: list[dict[str, Any]] = []
 
-    def end(self, ending: Ending, ref: str | None, after_ms: int | None) -> None:
-        self.endings.append(ending)
+    def end(
+        self, close_reason: CloseReason, ref: str | None, after_ms: int | None
+    ) -> None:
+        self.close_reasons.append(close_reason)
 
-    def announce(self, ending: Ending, after_ms: int) -> None: ...
+    def announce(self, close_reason: CloseReason, after_ms: int) -> None: ...
 
-    def tell(self, content: dict[str, Any]) -> bool:
+    def send(self, content: dict[str, Any]) -> bool:
         self.told.append(content)
         return True
 
@@ -35,7 +37,7 @@ class SilentWire:
 
 
 def make_connection(connection_id: str, **values: Any) -> LiveConnection:
-    values = {"client_id": "alice", "now": 0.0, "wire": SilentWire(), **values}
+    values = {"client_id": "alice", "now": 0.0, "sender": SilentSender(), **values}
     return LiveConnection(connection_id=connection_id, **values)
 
 
@@ -112,11 +114,11 @@ async def test_emptied_is_set_only_while_nobody_is_there() -> None:
 
 
 def test_a_connection_ends_once() -> None:
-    wire = SilentWire()
-    connection = make_connection("a1", wire=wire)
+    sender = SilentSender()
+    connection = make_connection("a1", sender=sender)
     assert connection.end(KICKED)
     assert not connection.end(KICKED)
-    assert wire.endings == [KICKED]
+    assert sender.close_reasons == [KICKED]
 
 
 def test_a_connection_at_work_is_not_idle() -> None:

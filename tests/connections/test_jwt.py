@@ -73,7 +73,7 @@ def make_verifier(*keys: Any, **config: Any) -> JwtVerifier:
 async def refusal(verifier: JwtVerifier, token: str) -> str:
     with pytest.raises(Refused) as refused:
         await verifier.verify(token)
-    return refused.value.ending.reason
+    return refused.value.close_reason.reason
 
 
 @pytest.mark.parametrize("key", [RSA, EC, ED, HMAC], ids=lambda key: key.algorithm)
@@ -227,7 +227,7 @@ def test_a_claim_may_name_the_user_who_is_the_client_then() -> None:
     ):
         with pytest.raises(Refused) as refused:
             verifier.make_credential(make_claims(name=name))
-        assert refused.value.ending.reason == reason
+        assert refused.value.close_reason.reason == reason
 
 
 async def test_a_subject_cannot_pose_as_a_user() -> None:
@@ -327,7 +327,7 @@ async def test_made_up_kids_do_not_make_us_fetch() -> None:
     for number in range(100):
         with pytest.raises(Refused) as refused:
             await ring.find(f"made-up-{number}")
-        assert refused.value.ending.reason == "unauthenticated"
+        assert refused.value.close_reason.reason == "unauthenticated"
         clock.advance(0.19)
     assert provider.count == 2
     assert await ring.find("ES256")
@@ -347,7 +347,7 @@ async def test_the_last_keys_stand_while_the_provider_is_away() -> None:
     assert await ring.find("ES256")
     with pytest.raises(Refused) as refused:
         await ring.find("new")
-    assert refused.value.ending.reason == "unavailable"
+    assert refused.value.close_reason.reason == "unavailable"
     provider.is_away = False
     clock.advance(10)
     ring.refresh()
@@ -355,7 +355,7 @@ async def test_the_last_keys_stand_while_the_provider_is_away() -> None:
     await ring._loading
     with pytest.raises(Refused) as refused:
         await ring.find("new")
-    assert refused.value.ending.reason == "unauthenticated"
+    assert refused.value.close_reason.reason == "unauthenticated"
 
 
 async def test_without_any_keys_nobody_can_tell() -> None:
@@ -363,7 +363,7 @@ async def test_without_any_keys_nobody_can_tell() -> None:
     provider.is_away = True
     with pytest.raises(Refused) as refused:
         await provider.ring().find("ES256")
-    assert refused.value.ending.reason == "unavailable"
+    assert refused.value.close_reason.reason == "unavailable"
 
 
 async def test_an_outage_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -487,4 +487,4 @@ async def test_the_user_of_a_jwt_is_remembered_for_an_outage(
     assert (await checking.verify_token(first)).user.username == "alice"
     with pytest.raises(Refused) as refused:
         await checking.verify_token(second)
-    assert refused.value.ending.reason == "unavailable"
+    assert refused.value.close_reason.reason == "unavailable"

@@ -69,7 +69,7 @@ async def test_a_plan_may_hold_more_connections_than_configured() -> None:
     for communicator in opened:
         assert (await communicator.connect())[0]
     assert (await receive_close(opened[0]))["code"] == 4005
-    assert len([one for one in node.hub if one.ending is None]) == 3
+    assert len([one for one in node.hub if one.close_reason is None]) == 3
     for communicator in opened:
         await communicator.disconnect()
 
@@ -114,7 +114,7 @@ async def test_a_plan_has_its_own_idle_timeout() -> None:
     clock.advance(540)
     await node.watch()
     assert (await receive_close(patient))["code"] == 4300
-    assert [one.ending for one in node.hub if one.ending is None] == [None]
+    assert [one.close_reason for one in node.hub if one.close_reason is None] == [None]
     for communicator in (patient, endless, usual):
         await communicator.disconnect()
 

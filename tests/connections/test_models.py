@@ -7,7 +7,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
 
-from connections.close_codes import APPLICATION, ENDINGS, PEER
+from connections.close_codes import APPLICATION, CLOSE_REASONS, PEER
 from connections.hub.connection import new_connection_id
 from connections.models import AccessToken, CloseRequest, Connection, ErrorEvent, Node
 
@@ -30,11 +30,13 @@ def make_row(connection_id: str, **values: Any) -> Connection:
     return Connection.objects.bulk_create([row])[0]
 
 
-@pytest.mark.parametrize("reason", [*ENDINGS, APPLICATION, PEER])
+@pytest.mark.parametrize("reason", [*CLOSE_REASONS, APPLICATION, PEER])
 def test_every_reason_and_code_can_be_stored(reason: str) -> None:
     """The largest code that a client may send is 4999 (RFC 6455, section 7.4.2)."""
-    ending = ENDINGS.get(reason)
-    row = make_row("c1", reason=reason, close_code=ending.code if ending else 4999)
+    close_reason = CLOSE_REASONS.get(reason)
+    row = make_row(
+        "c1", reason=reason, close_code=close_reason.code if close_reason else 4999
+    )
     row.clean_fields(exclude=["node", "path"])
     CloseRequest(target="all", reason=reason).clean_fields()
 

@@ -118,7 +118,7 @@ async def test_an_old_close_request_is_not_applied(recording: Node) -> None:
     old = timezone.now() - timedelta(seconds=61)
     await post(target="all", reason="kicked", created_at=old)
     await recording._beat()
-    assert next(iter(recording.hub)).ending is None
+    assert next(iter(recording.hub)).close_reason is None
     await communicator.disconnect()
 
 
@@ -136,7 +136,7 @@ async def test_a_node_declines_to_end_what_it_knows_is_active(recording: Node) -
     before = (await Connection.objects.aget()).last_activity_at
     await recording._beat()
     await recording._beat()
-    assert live.ending is None
+    assert live.close_reason is None
     assert (await Connection.objects.aget()).last_activity_at > before
     recording.clock.advance(10)
     await post(

@@ -15,7 +15,7 @@ from connections.node.node import Node
 from connections.storage.database import Database
 from connections.testing.communicators import connect_to, make_config
 from tests.connections.conversations import Echo, JsonEcho, receive_type
-from tests.connections.test_hub import SilentWire, make_connection
+from tests.connections.test_hub import SilentSender, make_connection
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -58,9 +58,9 @@ async def case() -> AsyncIterator[Case]:
 
 
 async def test_a_notice_is_passed_on_once_and_counted(case: Case) -> None:
-    alice, bob = SilentWire(), SilentWire()
-    case.hub.join(make_connection("a", wire=alice))
-    case.hub.join(make_connection("b", client_id="bob", wire=bob))
+    alice, bob = SilentSender(), SilentSender()
+    case.hub.join(make_connection("a", sender=alice))
+    case.hub.join(make_connection("b", client_id="bob", sender=bob))
     order = await case.give(
         kind="notice", target="client", value="alice", text="Back at <noon>."
     )

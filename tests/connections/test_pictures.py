@@ -34,7 +34,7 @@ class StubTransport:
 
     unsent_bytes = 0
     rtt_seconds: float | None = None
-    ending = None
+    close_reason = None
 
     def abort(self) -> None:
         raise AssertionError("a look must not touch")

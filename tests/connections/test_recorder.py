@@ -36,12 +36,12 @@ class SwitchableDatabase(Database):
         return await super().write(work, *args, **kwargs)
 
 
-class SilentWire:
+class SilentSender:
     def end(self, *args: Any) -> None: ...
 
     def announce(self, *args: Any) -> None: ...
 
-    def tell(self, *args: Any) -> bool:
+    def send(self, *args: Any) -> bool:
         return False
 
     def abort(self) -> None: ...
@@ -52,7 +52,7 @@ def make_connection(clock: FakeClock, **values: Any) -> LiveConnection:
         connection_id=new_connection_id(),
         client_id="alice",
         now=clock(),
-        wire=SilentWire(),
+        sender=SilentSender(),
         **values,
     )
 
@@ -248,6 +248,6 @@ def test_every_database_stores_a_cleaned_text() -> None:
 
 
 def test_reasons_fit_their_column() -> None:
-    longest = max(map(len, close_codes.ENDINGS))
+    longest = max(map(len, close_codes.CLOSE_REASONS))
     assert longest <= (Connection._meta.get_field("reason").max_length or 0)
     assert Node.State.LOST == "lost"

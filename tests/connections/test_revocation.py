@@ -94,7 +94,7 @@ async def look(node: Node) -> None:
 
 async def assert_stays(node: Node) -> None:
     await look(node)
-    assert [one.ending for one in node.hub] == [None]
+    assert [one.close_reason for one in node.hub] == [None]
 
 
 async def assert_ends(communicator: Any, code: int, reason: str) -> None:
@@ -229,7 +229,7 @@ async def test_a_revoked_or_deleted_token_ends_its_connections(
     await in_database(end)(row)
     await look(node)
     await assert_ends(communicator, 4009, "revoked")
-    assert [one.ending for one in node.hub] == [None]
+    assert [one.close_reason for one in node.hub] == [None]
     await bystander.disconnect()
 
 
@@ -250,7 +250,7 @@ async def test_a_logout_ends_the_connections_of_its_session_alone(node: Node) ->
     await log_out(keys[0], user)
     await look(node)
     await assert_ends(here, 4009, "logged_out")
-    assert [one.ending for one in node.hub] == [None]
+    assert [one.close_reason for one in node.hub] == [None]
     await there.disconnect()
 
 
@@ -448,7 +448,7 @@ async def test_the_last_answer_holds_while_the_database_is_away_and_not_for_ever
     node.clock.advance(node.config.stale_authorisation_seconds)
     with pytest.raises(DatabaseUnavailable):
         await node.reauthoriser.look()
-    assert [one.ending for one in node.hub] == [None]
+    assert [one.close_reason for one in node.hub] == [None]
     node.clock.advance(1)
     with pytest.raises(DatabaseUnavailable):
         await node.reauthoriser.look()
@@ -466,10 +466,10 @@ async def test_an_answer_from_the_database_starts_the_time_anew(node: Node) -> N
     node.clock.advance(200)
     with pytest.raises(DatabaseUnavailable):
         await node.reauthoriser.look()
-    assert [one.ending for one in node.hub] == [None]
+    assert [one.close_reason for one in node.hub] == [None]
     node.database.is_away = False
     await node.reauthoriser.look()
-    assert [one.ending for one in node.hub] == [None]
+    assert [one.close_reason for one in node.hub] == [None]
     await communicator.disconnect()
 
 
@@ -491,7 +491,7 @@ async def test_a_question_during_an_answer_is_asked_again(node: Node) -> None:
 
     node.reauthoriser._database = Asking()  # type: ignore[assignment]
     await node.reauthoriser.look()
-    assert live.ending is None
+    assert live.close_reason is None
     node.reauthoriser._database = database
     await node.reauthoriser.look()
     await assert_ends(communicator, 4009, "revoked")
@@ -505,7 +505,7 @@ async def test_an_anonymous_connection_is_never_looked_at(node: Node) -> None:
     node.database.is_away = True
     node.clock.advance(10_000)
     await node.reauthoriser.look()
-    assert [one.ending for one in node.hub] == [None]
+    assert [one.close_reason for one in node.hub] == [None]
     await communicator.disconnect()
 
 
@@ -610,7 +610,7 @@ async def test_what_is_revoked_is_not_remembered_for_an_outage(
     node.database.is_away = True
     with pytest.raises(Refused) as refused:
         await node.verifier.verify_token(token)
-    assert refused.value.ending.code == 4104
+    assert refused.value.close_reason.code == 4104
 
 
 @pytest.mark.parametrize("is_its_own", [True, False])

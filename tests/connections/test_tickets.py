@@ -47,7 +47,7 @@ def redeem(ticket: str, origin: str = PAGE) -> Credential:
 def refusal(ticket: str, origin: str = PAGE) -> str:
     with pytest.raises(Refused) as refused:
         redeem(ticket, origin)
-    return refused.value.ending.reason
+    return refused.value.close_reason.reason
 
 
 def make_token_credential(**values: Any) -> Credential:

@@ -77,7 +77,7 @@ async def ws_echo(scope: Message, receive: Receive, send: Send, query: Any) -> N
     while (event := await receive())["type"] == "websocket.receive":
         event.pop("type")
         await send({"type": "websocket.send", **event})
-    seen.append(f"disconnect {event['code']} {scope['transport'].ending}")
+    seen.append(f"disconnect {event['code']} {scope['transport'].close_reason}")
 
 
 async def ws_close(scope: Message, receive: Receive, send: Send, query: Any) -> None:
@@ -148,8 +148,10 @@ async def ws_slow(scope: Message, receive: Receive, send: Send, query: Any) -> N
     while (event := await receive())["type"] == "websocket.receive":
         count += 1
         await asyncio.sleep(float(query["seconds"]))
-    ending = scope["transport"].ending
-    seen.append(f"slow {count} {event['code']} {ending.reason if ending else None}")
+    close_reason = scope["transport"].close_reason
+    seen.append(
+        f"slow {count} {event['code']} {close_reason.reason if close_reason else None}"
+    )
 
 
 async def ws_flood(scope: Message, receive: Receive, send: Send, query: Any) -> None:
@@ -162,14 +164,16 @@ async def ws_flood(scope: Message, receive: Receive, send: Send, query: Any) -> 
         await send({"type": "websocket.send", "bytes": bytes(size)})
         sent += 1
         highest = max(highest, transport.unsent_bytes)
-        if transport.ending is not None:
+        if transport.close_reason is not None:
             break
     seen.append(f"flood {sent} highest {highest}")
     event = await receive()
     while event["type"] == "websocket.receive":
         event = await receive()
-    ending = transport.ending
-    seen.append(f"flooded {event['code']} {ending.reason if ending else None}")
+    close_reason = transport.close_reason
+    seen.append(
+        f"flooded {event['code']} {close_reason.reason if close_reason else None}"
+    )
 
 
 async def ws_rtt(scope: Message, receive: Receive, send: Send, query: Any) -> None:

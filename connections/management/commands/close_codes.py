@@ -3,7 +3,13 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
-from connections.close_codes import BY_CODE, HUNDREDS, Ending, Reconnect, get_ending
+from connections.close_codes import (
+    BY_CODE,
+    HUNDREDS,
+    CloseReason,
+    Reconnect,
+    get_close_reason,
+)
 
 _UNKNOWN = 1006
 
@@ -28,8 +34,10 @@ class Command(BaseCommand):
         if options["json"]:
             self.stdout.write(json.dumps(table))
             return
-        for code, ending in table["codes"].items():
-            self.stdout.write(f"{code}  {ending['reason']:<18} {ending['reconnect']}")
+        for code, close_reason in table["codes"].items():
+            self.stdout.write(
+                f"{code}  {close_reason['reason']:<18} {close_reason['reconnect']}"
+            )
 
 
 def make_table() -> dict[str, Any]:
@@ -37,9 +45,10 @@ def make_table() -> dict[str, Any]:
     return {
         "codes": {code: _describe(BY_CODE[code]) for code in sorted(BY_CODE)},
         "hundreds": {
-            hundred: _describe(get_ending(hundred * 100 + 99)) for hundred in HUNDREDS
+            hundred: _describe(get_close_reason(hundred * 100 + 99))
+            for hundred in HUNDREDS
         },
-        "others": _describe(get_ending(_UNKNOWN)),
+        "others": _describe(get_close_reason(_UNKNOWN)),
     }
 
 
@@ -67,10 +76,10 @@ def make_module() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _describe(ending: Ending) -> dict[str, Any]:
+def _describe(close_reason: CloseReason) -> dict[str, Any]:
     return {
-        "reason": ending.reason,
-        "reconnect": ending.reconnect.value,
-        "resume": ending.resume,
-        "after_ms": ending.after_ms,
+        "reason": close_reason.reason,
+        "reconnect": close_reason.reconnect.value,
+        "resume": close_reason.resume,
+        "after_ms": close_reason.after_ms,
     }

@@ -12,7 +12,7 @@ from connections.announcements import (
     STAFF_REASONS,
     post_close_requests,
 )
-from connections.close_codes import ENDINGS
+from connections.close_codes import CLOSE_REASONS
 from connections.dashboard.charts.scales import format_seconds
 from connections.management.database_command import DatabaseCommand
 from connections.management.users import find_user
@@ -158,14 +158,18 @@ class Command(DatabaseCommand):
             post_close_requests(request)
         except ValueError as exc:
             raise CommandError(str(exc)) from exc
-        ending = ENDINGS[options["reason"]]
+        close_reason = CLOSE_REASONS[options["reason"]]
         if options["json"]:
-            result = {"requested": count, "code": ending.code, "reason": ending.reason}
+            result = {
+                "requested": count,
+                "code": close_reason.code,
+                "reason": close_reason.reason,
+            }
             self.stdout.write(json.dumps(result))
         else:
             self.stdout.write(
                 f"asked for the end of {count} recorded connection(s):"
-                f" {ending.code} {ending.reason}"
+                f" {close_reason.code} {close_reason.reason}"
             )
 
     def _select(self, options: dict[str, Any]) -> "QuerySet[Connection]":

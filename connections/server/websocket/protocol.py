@@ -13,7 +13,7 @@ from typing import Any
 
 from connections import close_codes
 from connections.asgi import Message
-from connections.close_codes import Ending, Reconnect
+from connections.close_codes import CloseReason, Reconnect
 from connections.config.loader import WebSocketConfig
 from connections.server.budget import COUNTED_FROM_BYTES
 from connections.server.timers import HasDeadline
@@ -27,7 +27,7 @@ from connections.server.websocket.send_buffer import SendBuffer
 
 logger = logging.getLogger(__name__)
 
-_CRASHED = Ending(code=1011, reason="internal_error", reconnect=Reconnect.BACKOFF)
+_CRASHED = CloseReason(code=1011, reason="internal_error", reconnect=Reconnect.BACKOFF)
 
 _CLOSE_SECONDS = 2
 """For a client to answer a close frame; then its TCP connection is dropped."""
@@ -52,7 +52,7 @@ class WebSocketProtocol(HasDeadline):
     _buffer: SendBuffer
 
     def __init__(self, server: Any, handshake: Handshake) -> None:
-        self.ending: Ending | None = None
+        self.close_reason: CloseReason | None = None
         self._server = server
         self._config: WebSocketConfig = server.config
         self._rounds = server.rounds
@@ -141,11 +141,11 @@ class WebSocketProtocol(HasDeadline):
             self._inbound.drop_messages()
             self._start_deadline(_CLOSE_SECONDS, self.abort)
 
-    def end(self, ending: Ending) -> None:
+    def end(self, close_reason: CloseReason) -> None:
         """End it from the server's side, with the ending's code and reason."""
         if self._phase is Phase.OPEN:
-            self.ending = ending
-            self.close(ending.code, ending.reason)
+            self.close_reason = close_reason
+            self.close(close_reason.code, close_reason.reason)
         else:
             self.cut_off()
 
@@ -208,7 +208,7 @@ class WebSocketProtocol(HasDeadline):
         self._buffer.close()
         self._inbound.close()
         self._stop_deadline()
-        self._say_gone(self.ending.code if self.ending else 1006, "")
+        self._say_gone(self.close_reason.code if self.close_reason else 1006, "")
         self._server.budget.forget(self)
         self._fall_apart()
 
@@ -224,7 +224,7 @@ class WebSocketProtocol(HasDeadline):
         self._server.round_trips.observe(seconds)
 
     def give_up_dead(self) -> None:
-        self.ending = self.ending or close_codes.DEAD
+        self.close_reason = self.close_reason or close_codes.DEAD
         self.abort()
 
     # What the reading side calls
@@ -246,10 +246,10 @@ class WebSocketProtocol(HasDeadline):
                 self._buffer.write(frames.build_frame(frames.CLOSE, b""))
             else:
                 self._buffer.write(frames.build_close(code, reason))
-        self._say_gone(self.ending.code if self.ending else code, reason)
+        self._say_gone(self.close_reason.code if self.close_reason else code, reason)
         self._hang_up()
 
-    def fail(self, ending: Ending, explanation: str = "") -> None:
+    def fail(self, close_reason: CloseReason, explanation: str = "") -> None:
         """
         Say why in a close frame and take nothing more from the client.
 
@@ -260,16 +260,18 @@ class WebSocketProtocol(HasDeadline):
             self.cut_off()
             return
         if explanation:
-            logger.debug("%r ends with %s: %s", self, ending.code, explanation)
+            logger.debug("%r ends with %s: %s", self, close_reason.code, explanation)
         was_open = self._phase is Phase.OPEN
         self._leave_open()
-        self.ending = self.ending or ending
+        self.close_reason = self.close_reason or close_reason
         if was_open:
-            self._buffer.write(frames.build_close(ending.code, ending.reason))
+            self._buffer.write(
+                frames.build_close(close_reason.code, close_reason.reason)
+            )
         self._buffer.close()
         self._inbound.drop_all()
         self._note_held()
-        self._say_gone(self.ending.code, self.ending.reason)
+        self._say_gone(self.close_reason.code, self.close_reason.reason)
         self._line.close_sending()
         self._start_deadline(_CLOSE_SECONDS, self.abort)
 
@@ -335,7 +337,7 @@ class WebSocketProtocol(HasDeadline):
 
     def _give_up_slow(self) -> None:
         """Drop a client that does not read: it could not read a close either."""
-        self.ending = self.ending or close_codes.SLOW_CONSUMER
+        self.close_reason = self.close_reason or close_codes.SLOW_CONSUMER
         self.abort()
 
     def _leave_open(self) -> None:

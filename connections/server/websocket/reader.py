@@ -6,7 +6,7 @@ from enum import Enum
 from typing import Any, Protocol
 
 from connections import close_codes
-from connections.close_codes import Ending
+from connections.close_codes import CloseReason
 from connections.config.loader import WebSocketConfig
 from connections.exceptions import ProtocolViolation
 from connections.server.transport import Line
@@ -42,7 +42,7 @@ class Owner(Protocol):
     def take_close(self, code: int, reason: str) -> None:
         """A close frame came; nothing after it is looked at."""
 
-    def fail(self, ending: Ending, explanation: str) -> None:
+    def fail(self, close_reason: CloseReason, explanation: str) -> None:
         """The client broke the protocol or a bound."""
 
 
