@@ -179,10 +179,10 @@ class CredentialMiddleware:
         node: Node = scope["node"]
         address = _find_address(scope)
         await node.gate.open()
-        node.gate.judge_address(address)
+        node.gate.check_address(address)
         credential = await self._verify(scope, bearer, ticket)
         user_id = credential.user.pk if credential.user else None
-        node.gate.judge(credential.client_id, user_id, address)
+        node.gate.check(credential.client_id, user_id, address)
         if not credential.covers(scope["path"], scope.get("route", "")):
             raise Refused(close_codes.FORBIDDEN, credential.client_id)
         return credential
@@ -278,7 +278,7 @@ def _count(scope: Message, outcome: str) -> None:
     """Count a handshake that is refused before its consumer."""
     node: Node | None = scope.get("node")
     if node is not None:
-        node.counters.note_outcome(scope.get("route", ""), outcome)
+        node.counters.record_outcome(scope.get("route", ""), outcome)
 
 
 def _with_source(scope: Message, source: Source) -> Message:

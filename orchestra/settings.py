@@ -166,7 +166,8 @@ EMAIL_USE_TLS = _is_set("EMAIL_USE_TLS")
 SERVER_EMAIL = os.environ.get("SERVER_EMAIL", "orchestra@localhost")
 
 # What answers messages in sessions: a dotted path, or nothing does.
-SESSIONS_PERFORMER = os.environ.get("SESSIONS_PERFORMER")
+SESSIONS_RESPONDER = os.environ.get("SESSIONS_RESPONDER")
+SESSIONS_PERFORMER = os.environ.get("SESSIONS_PERFORMER")  # Its name until 0.3.
 
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}

@@ -3,29 +3,28 @@
 from collections.abc import Sequence
 from typing import Any
 
-from django.conf import settings
 from django.core import checks
 
-from sessions_history.performers import make_performer
+from sessions_history.responders import get_responder_path, make_responder
 
 
-def check_performer(**kwargs: Any) -> Sequence[checks.CheckMessage]:
-    """sessions_history.E001: what SESSIONS_PERFORMER names cannot be made."""
+def check_responder(**kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """sessions_history.E001: what SESSIONS_RESPONDER names cannot be made."""
     try:
-        performer = make_performer()
+        responder = make_responder()
     except Exception as exc:
         problem = f"{type(exc).__name__}: {exc}"
     else:
-        if performer is None or callable(getattr(performer, "perform", None)):
+        if responder is None or callable(getattr(responder, "respond", None)):
             return []
-        problem = "it has no method perform(message, history)"
-    path = settings.SESSIONS_PERFORMER
+        problem = "it has no method respond(message, history)"
+    path = get_responder_path()
     return [
         checks.Error(
-            f"SESSIONS_PERFORMER is {path!r}, which cannot be used: {problem}",
-            hint="Name a callable without arguments that returns a performer, "
-            "such as orchestra.performers.EchoPerformer.",
-            obj="SESSIONS_PERFORMER",
+            f"SESSIONS_RESPONDER is {path!r}, which cannot be used: {problem}",
+            hint="Name a callable without arguments that returns a responder, "
+            "such as orchestra.responders.EchoResponder.",
+            obj="SESSIONS_RESPONDER",
             id="sessions_history.E001",
         )
     ]
@@ -33,4 +32,4 @@ def check_performer(**kwargs: Any) -> Sequence[checks.CheckMessage]:
 
 def register() -> None:
     """Register the checks of this app; called once, when it is ready."""
-    checks.register(check_performer)
+    checks.register(check_responder)

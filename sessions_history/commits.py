@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from django.db import DatabaseError, OperationalError, connection, transaction
 from django.utils import timezone
 
-from sessions_history.backends import make_rows
+from sessions_history.backends import make_backend
 from sessions_history.backends.base import Changes, Row
 from sessions_history.entries import (
     Append,
@@ -46,7 +46,7 @@ _TRANSIENT_STATES = ("40001", "40P01", "55P03")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class LogLimits:
     """What holds inside of every commit."""
 
     node_id: str
@@ -65,7 +65,7 @@ class _Session:
     is_used: bool = False
 
 
-def commit(requests: Sequence[Request], limits: Limits) -> list[Result]:
+def commit(requests: Sequence[Request], limits: LogLimits) -> list[Result]:
     """
     Carry out requests in one transaction; return what became of each.
 
@@ -110,10 +110,10 @@ def is_transient(exc: OperationalError) -> bool:
 class _Commit:
     """The work inside of one transaction."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: LogLimits) -> None:
         self._limits = limits
         self._at = timezone.now()
-        self._rows = make_rows(self._at)
+        self._backend = make_backend(self._at)
         self._sessions: dict[str, _Session] = {}
         self._keys: dict[tuple[str, str], tuple[str, int]] = {}
         self._new_entries: list[tuple[str, Entry]] = []
@@ -128,14 +128,14 @@ class _Commit:
     def _read(self, requests: Sequence[Request]) -> None:
         """Lock the sessions and read what decides on the requests."""
         session_ids = sorted({one.session_id for one in requests})
-        for session_id, *row in self._rows.lock(session_ids):
+        for session_id, *row in self._backend.lock(session_ids):
             self._sessions[session_id] = _Session(*row)
         keys = [
             (one.session_id, one.key)
             for one in requests
             if isinstance(one, Append) and one.key
         ]
-        found = self._rows.find(session_ids, keys)
+        found = self._backend.find(session_ids, keys)
         self._keys = found.keys
         for session_id, offset in found.streaming:
             if session_id in self._sessions:
@@ -189,7 +189,7 @@ class _Commit:
         return Committed(epoch=session.epoch, offset=first, entries=entries)
 
     def _rewrite(self, session: _Session, request: Rewrite) -> Result:
-        is_rewritten = self._rows.rewrite(
+        is_rewritten = self._backend.rewrite(
             request.session_id,
             request.offset,
             state=request.state,
@@ -208,7 +208,7 @@ class _Commit:
             return
         limit = self._limits.history_limit
         thresholds = {key: _find_threshold(one, limit) for key, one in used.items()}
-        self._rows.write(
+        self._backend.write(
             Changes(
                 entries=[
                     self._make_row(session_id, entry)

@@ -27,7 +27,7 @@ from sessions_history.exceptions import (
 )
 from sessions_history.log import Attached, SessionLog, get_log
 from sessions_history.reads import Claim
-from sessions_history.subscribers import Attachment
+from sessions_history.subscribers import Subscriber
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class SessionConsumer(LimitedJsonConsumer):
 
     _log: SessionLog
     _session_id: str
-    _attachment: Attachment | None = None
+    _subscriber: Subscriber | None = None
     _under_way: set[asyncio.Future[Committed]]
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -69,8 +69,8 @@ class SessionConsumer(LimitedJsonConsumer):
         try:
             await super().__call__(scope, receive, send)
         finally:
-            if self._attachment is not None:
-                self._log.detach(self._attachment)
+            if self._subscriber is not None:
+                self._log.detach(self._subscriber)
 
     async def connect(self) -> None:
         offered = self.scope.get("subprotocols") or []
@@ -96,13 +96,13 @@ class SessionConsumer(LimitedJsonConsumer):
             await self._refuse(close_codes.SESSIONS_FULL)
         except DatabaseUnavailable:
             await self._refuse(close_codes.UNAVAILABLE)
-        self._attachment = attached.attachment
+        self._subscriber = attached.subscriber
         self._session_id = attached.position.session_id
         await self.accept(SUBPROTOCOL if offered else None)
         await self.send_json(self._make_hello(attached))
         resumption = attached.resumption
         self.scope["node"].counters.resumes.add(resumption.outcome.value)
-        await self._attachment.start(
+        await self._subscriber.start(
             resumption.position,
             missing_to=resumption.missing_to,
             reopened=resumption.reopened,
@@ -159,7 +159,7 @@ class SessionConsumer(LimitedJsonConsumer):
             )
 
     async def handle_ping(self, content: Message) -> None:
-        offset = self._attachment.feed.last_offset if self._attachment else 0
+        offset = self._subscriber.tail.last_offset if self._subscriber else 0
         pong = {"type": "pong", "t": content.get("t"), "offset": offset}
         # Not by send_json(), which would count as activity.
         await self._runner.sender.send_json(pong)
@@ -174,10 +174,10 @@ class SessionConsumer(LimitedJsonConsumer):
         exc = done.exception()
         if exc is not None:
             self._answer(message_id, exc)
-        elif self._attachment is not None:
+        elif self._subscriber is not None:
             offset = done.result().offset
             # What an id may consist of needs no escapes.
-            self._attachment.reply(
+            self._subscriber.reply(
                 f'{{"type":"ack","id":"{message_id}","offset":{offset}}}'
             )
             node = self.scope["node"]
@@ -208,7 +208,7 @@ class SessionConsumer(LimitedJsonConsumer):
         *,
         retry: float | None = None,
     ) -> None:
-        if self._attachment is None:
+        if self._subscriber is None:
             return
         error = {
             "type": "error",
@@ -218,7 +218,7 @@ class SessionConsumer(LimitedJsonConsumer):
             "ref": None,
             "retry_after_seconds": retry,
         }
-        self._attachment.reply(json.dumps(error))
+        self._subscriber.reply(json.dumps(error))
 
     def _make_hello(self, attached: Attached) -> Message:
         config = self.scope["node"].config

@@ -14,7 +14,7 @@ Sender = HistoryEntry.Sender
 _DONE, _STREAMING = State.DONE.value, State.STREAMING.value
 
 MESSAGE = "message"
-"""The kind of an entry that a client or a performer said."""
+"""The kind of an entry that a client or a responder said."""
 
 EMPTY_STREAM = '{"text":""}'
 

@@ -9,8 +9,8 @@ from typing import Any
 from connections.exceptions import DatabaseUnavailable
 from connections.storage.database import Database
 from sessions_history.entries import Entry
-from sessions_history.feeds import Feed
 from sessions_history.reads import read_entries_at, read_positions
+from sessions_history.tails import Tail
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class FanOut:
     ) -> None:
         self._database = database
         self._node_id = node_id
-        self._feeds: dict[str, Feed] = {}
+        self._tails: dict[str, Tail] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._has_returned = asyncio.Event()
         self._relay = None
@@ -44,31 +44,31 @@ class FanOut:
                 on_return=self._has_returned.set,
             )
 
-    def find_or_make(self, session_id: str) -> Feed:
+    def find_or_make(self, session_id: str) -> Tail:
         """Return the feed of a session; what this node commits from now is in it."""
-        return self._feeds.setdefault(session_id, Feed(session_id))
+        return self._tails.setdefault(session_id, Tail(session_id))
 
     async def listen(self, session_id: str) -> None:
         """Hear of what other nodes commit, from now on."""
         if self._relay is not None:
             await self._relay.join(session_id)
 
-    def leave(self, feed: Feed) -> None:
+    def leave(self, tail: Tail) -> None:
         """Drop the feed of a session that nobody follows any more."""
-        if feed.followers or self._feeds.get(feed.session_id) is not feed:
+        if tail.followers or self._tails.get(tail.session_id) is not tail:
             return
-        del self._feeds[feed.session_id]
+        del self._tails[tail.session_id]
         if self._relay is not None:
-            self._start(self._stop_hearing(feed.session_id))
+            self._start(self._stop_hearing(tail.session_id))
 
     def tell_appended(
         self, session_id: str, epoch: str, entries: Sequence[Entry]
     ) -> None:
         """Tell of entries that were committed."""
-        feed = self._find(session_id, epoch)
-        if feed is not None:
+        tail = self._find(session_id, epoch)
+        if tail is not None:
             for entry in entries:
-                feed.take(entry)
+                tail.take(entry)
         if self._relay is None:
             return
         size = sum(len(entry.data) for entry in entries)
@@ -79,15 +79,15 @@ class FanOut:
 
     def tell_growth(self, session_id: str, entry: Entry, text: str) -> None:
         """Tell connections of this node of a text that is not committed yet."""
-        feed = self._feeds.get(session_id)
-        if feed is not None:
-            feed.grow(entry, text)
+        tail = self._tails.get(session_id)
+        if tail is not None:
+            tail.grow(entry, text)
 
     def tell_rewritten(self, session_id: str, entry: Entry) -> None:
         """Tell of a streaming entry whose text or state was committed."""
-        feed = self._feeds.get(session_id)
-        if feed is not None:
-            feed.take(entry)
+        tail = self._tails.get(session_id)
+        if tail is not None:
+            tail.take(entry)
         if len(entry.data) <= _HINT_CHARACTERS:
             self._publish(session_id, {"entries": [_pack(entry)]})
         else:
@@ -95,9 +95,9 @@ class FanOut:
 
     def tell_changed(self, session_id: str, offset: int) -> None:
         """Tell of an entry that has to be read again."""
-        feed = self._feeds.get(session_id)
-        if feed is not None:
-            self._start(self._read_again(feed, [offset]))
+        tail = self._tails.get(session_id)
+        if tail is not None:
+            self._start(self._read_again(tail, [offset]))
         self._publish(session_id, {"changed": offset})
 
     async def check(self) -> None:
@@ -108,37 +108,37 @@ class FanOut:
             DatabaseUnavailable: nothing is known; the next check looks again.
         """
         self._has_returned.clear()
-        known = {feed: feed.last_offset for feed in self._feeds.values() if feed.epoch}
+        known = {tail: tail.last_offset for tail in self._tails.values() if tail.epoch}
         if not known:
             return
         positions, streaming = await self._database.read(
-            read_positions, [feed.session_id for feed in known]
+            read_positions, [tail.session_id for tail in known]
         )
-        for feed, last_offset in known.items():
-            position = positions.get(feed.session_id)
+        for tail, last_offset in known.items():
+            position = positions.get(tail.session_id)
             if (
                 position is None
-                or position.epoch != feed.epoch
+                or position.epoch != tail.epoch
                 or position.last_offset < last_offset
             ):
-                self.reset(feed)
+                self.reset(tail)
                 continue
-            still_open = streaming.get(feed.session_id, {})
+            still_open = streaming.get(tail.session_id, {})
             for offset, entry in still_open.items():
-                if offset in feed.growing:
-                    feed.take(entry)
-            ended = feed.growing.keys() - still_open.keys()
+                if offset in tail.growing:
+                    tail.take(entry)
+            ended = tail.growing.keys() - still_open.keys()
             if ended:
-                await self._read_again(feed, ended)
-            feed.move_to(position.last_offset)
+                await self._read_again(tail, ended)
+            tail.move_to(position.last_offset)
 
-    def reset(self, feed: Feed) -> None:
+    def reset(self, tail: Tail) -> None:
         """Have those who follow a feed begin anew: the log is not the same."""
-        if self._feeds.get(feed.session_id) is feed:
-            del self._feeds[feed.session_id]
-            self._start(self._stop_hearing(feed.session_id))
-        feed.is_reset = True
-        feed.tell()
+        if self._tails.get(tail.session_id) is tail:
+            del self._tails[tail.session_id]
+            self._start(self._stop_hearing(tail.session_id))
+        tail.is_reset = True
+        tail.notify()
 
     async def wait(self, seconds: float) -> None:
         """Wait until the next check is due: after some seconds, or an outage."""
@@ -155,13 +155,13 @@ class FanOut:
         if self._relay is not None:
             await self._relay.close()
 
-    def _find(self, session_id: str, epoch: str | None) -> Feed | None:
+    def _find(self, session_id: str, epoch: str | None) -> Tail | None:
         """Return the feed of a session, unless its log is another one by now."""
-        feed = self._feeds.get(session_id)
-        if feed is not None and feed.epoch and epoch and feed.epoch != epoch:
-            self.reset(feed)
+        tail = self._tails.get(session_id)
+        if tail is not None and tail.epoch and epoch and tail.epoch != epoch:
+            self.reset(tail)
             return None
-        return feed
+        return tail
 
     def _publish(self, session_id: str, message: dict[str, Any]) -> None:
         if self._relay is not None:
@@ -171,29 +171,29 @@ class FanOut:
         """Take in what another node says of a session."""
         if message.get("node") == self._node_id:
             return
-        feed = self._find(session_id, message.get("epoch"))
-        if feed is None:
+        tail = self._find(session_id, message.get("epoch"))
+        if tail is None:
             return
         for packed in message.get("entries", ()):
-            feed.take(_unpack(packed))
+            tail.take(_unpack(packed))
         if "last" in message:
-            feed.move_to(message["last"])
+            tail.move_to(message["last"])
         if "changed" in message:
-            self._start(self._read_again(feed, [message["changed"]]))
+            self._start(self._read_again(tail, [message["changed"]]))
 
-    async def _read_again(self, feed: Feed, offsets: Collection[int]) -> None:
+    async def _read_again(self, tail: Tail, offsets: Collection[int]) -> None:
         try:
             entries = await self._database.read(
-                read_entries_at, feed.session_id, list(offsets)
+                read_entries_at, tail.session_id, list(offsets)
             )
         except DatabaseUnavailable as exc:
-            logger.debug("The next check reads %s: %s", feed.session_id, exc)
+            logger.debug("The next check reads %s: %s", tail.session_id, exc)
             return
         for entry in entries:
-            feed.take(entry)
+            tail.take(entry)
 
     async def _stop_hearing(self, session_id: str) -> None:
-        if self._relay is not None and session_id not in self._feeds:
+        if self._relay is not None and session_id not in self._tails:
             await self._relay.leave(session_id)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from connections.exceptions import DatabaseUnavailable
 from connections.storage.database import Database
 from connections.units import measure_text
-from sessions_history.commits import Limits, commit
+from sessions_history.commits import LogLimits, commit
 from sessions_history.entries import (
     Append,
     Committed,
@@ -44,7 +44,7 @@ class GroupCommit:
     def __init__(
         self,
         database: Database,
-        limits: Limits,
+        limits: LogLimits,
         on_committed: OnCommitted = lambda request, committed: None,
     ) -> None:
         self._database = database

@@ -19,7 +19,7 @@ from connections.hub.connection import LiveConnection
 from connections.node.node import Node
 from connections.node.periodic import run_periodically
 from connections.storage.database import Database
-from sessions_history.commits import Limits
+from sessions_history.commits import LogLimits
 from sessions_history.entries import (
     EMPTY_STREAM,
     MESSAGE,
@@ -36,7 +36,6 @@ from sessions_history.exceptions import LogFull
 from sessions_history.fan_out import FanOut
 from sessions_history.group_commit import GroupCommit
 from sessions_history.payloads import digest, dump
-from sessions_history.performers import Performer, make_performer
 from sessions_history.producers import Producers
 from sessions_history.reads import (
     Claim,
@@ -45,9 +44,10 @@ from sessions_history.reads import (
     create_session,
     read_snapshot,
 )
+from sessions_history.responders import Responder, make_responder
 from sessions_history.resume import Outcome, Resumption, decide
 from sessions_history.streams import Stream
-from sessions_history.subscribers import Attachment, SendText
+from sessions_history.subscribers import SendText, Subscriber
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ _RETRY_CHECK_SECONDS = 1
 class Attached:
     """A connection that is attached to a session, before it is told so."""
 
-    attachment: Attachment
+    subscriber: Subscriber
     position: Position
     resumption: Resumption
 
@@ -76,17 +76,17 @@ class SessionLog:
         node_id: str,
         config: WebSocketConfig,
         redis_url: str | None = None,
-        performer: Performer | None = None,
+        responder: Responder | None = None,
     ) -> None:
         self._database = database
         self._config = config
-        self.performer = performer
-        limits = Limits(
+        self.responder = responder
+        limits = LogLimits(
             node_id=node_id,
             history_limit=config.max_session_history,
             max_open_streams=config.sessions.max_open_streams,
         )
-        self._commits = GroupCommit(database, limits, self._note_committed)
+        self._commits = GroupCommit(database, limits, self._on_committed)
         self._fan_out = FanOut(database, node_id=node_id, redis_url=redis_url)
         self._producers = Producers(
             config=config,
@@ -140,7 +140,7 @@ class SessionLog:
         self, session_id: str, key: str, payload: object
     ) -> asyncio.Future[Committed]:
         """
-        Append a client's message, and have it answered where there is a performer.
+        Append a client's message, and have it answered where there is a responder.
 
         The future is done once both the message and its answer's place in the
         log are committed; it raises KeyReused, TooManyStreams, SessionNotFound
@@ -152,7 +152,7 @@ class SessionLog:
         """
         message = NewEntry(sender=_CLIENT, data=dump(payload))
         entries: tuple[NewEntry, ...] = (message,)
-        if self.performer is not None:
+        if self.responder is not None:
             entries = (message, _new_stream(MESSAGE))
         return self._commits.submit(
             Append(
@@ -227,22 +227,22 @@ class SessionLog:
                 connection.user_id,
                 self._config.sessions.max_sessions_per_client,
             )
-            attachment = await self._follow(created.session_id, connection, send)
-            attachment.feed.epoch = created.epoch
+            subscriber = await self._follow(created.session_id, connection, send)
+            subscriber.tail.epoch = created.epoch
             return Attached(
-                attachment=attachment,
+                subscriber=subscriber,
                 position=created,
                 resumption=Resumption(outcome=Outcome.NEW),
             )
-        attachment = await self._follow(session_id, connection, send)
+        subscriber = await self._follow(session_id, connection, send)
         try:
             snapshot = await self._database.read(
                 read_snapshot, session_id, client_id, claim
             )
         except BaseException:
-            self.detach(attachment)
+            self.detach(subscriber)
             raise
-        if not self._adopt(attachment, snapshot):
+        if not self._adopt(subscriber, snapshot):
             # The feed was of a log that is no more.
             return await self.attach(
                 session_id, claim, connection=connection, send=send
@@ -253,37 +253,37 @@ class SessionLog:
         except LogFull:
             logger.debug("last_seen_at of %s is not written", session_id)
         return Attached(
-            attachment=attachment,
+            subscriber=subscriber,
             position=snapshot.position,
             resumption=decide(claim, snapshot),
         )
 
-    def detach(self, attachment: Attachment) -> None:
+    def detach(self, subscriber: Subscriber) -> None:
         """Let go of a connection; calling it again does nothing."""
-        attachment.close()
-        self._fan_out.leave(attachment.feed)
+        subscriber.close()
+        self._fan_out.leave(subscriber.tail)
 
     async def _follow(
         self, session_id: str, connection: LiveConnection, send: SendText
-    ) -> Attachment:
+    ) -> Subscriber:
         """Subscribe first, and read afterwards: nothing falls in between."""
-        feed = self._fan_out.find_or_make(session_id)
-        attachment = Attachment(
-            feed, database=self._database, connection=connection, send=send
+        tail = self._fan_out.find_or_make(session_id)
+        subscriber = Subscriber(
+            tail, database=self._database, connection=connection, send=send
         )
         await self._fan_out.listen(session_id)
-        return attachment
+        return subscriber
 
-    def _adopt(self, attachment: Attachment, snapshot: Snapshot) -> bool:
+    def _adopt(self, subscriber: Subscriber, snapshot: Snapshot) -> bool:
         """Have the feed know of what was read; False where it is of another log."""
-        feed, position = attachment.feed, snapshot.position
-        if feed.epoch is None:
-            feed.epoch = position.epoch
-        if feed.is_reset or feed.epoch != position.epoch:
-            self.detach(attachment)
-            self._fan_out.reset(feed)
+        tail, position = subscriber.tail, snapshot.position
+        if tail.epoch is None:
+            tail.epoch = position.epoch
+        if tail.is_reset or tail.epoch != position.epoch:
+            self.detach(subscriber)
+            self._fan_out.reset(tail)
             return False
-        feed.move_to(position.last_offset)
+        tail.move_to(position.last_offset)
         return True
 
     async def _check(self) -> None:
@@ -299,15 +299,15 @@ class SessionLog:
     async def _submit(self, request: Request) -> Committed:
         return await self._commits.submit(request)
 
-    def _note_committed(self, request: Request, committed: Committed) -> None:
+    def _on_committed(self, request: Request, committed: Committed) -> None:
         """Tell of what was appended, and begin to answer it."""
         if not committed.entries:
             return
         session_id = request.session_id
         self._fan_out.tell_appended(session_id, committed.epoch, committed.entries)
-        if isinstance(request, Append) and request.key and self.performer is not None:
+        if isinstance(request, Append) and request.key and self.responder is not None:
             message, answer = committed.entries
-            self._producers.answer(self.performer, session_id, message, answer)
+            self._producers.answer(self.responder, session_id, message, answer)
 
 
 def get_log(node: Node) -> SessionLog:
@@ -322,9 +322,9 @@ def get_log(node: Node) -> SessionLog:
             node_id=node.node_id,
             config=node.config,
             redis_url=redis_url if node.bus is not None else None,
-            performer=make_performer(),
+            responder=make_responder(),
         )
-        node.companions.join(log)
+        node.extensions.join(log)
         log.start()
     return log
 

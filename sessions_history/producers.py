@@ -12,8 +12,8 @@ from sessions_history.entries import Entry, State
 from sessions_history.exceptions import StreamEnded
 from sessions_history.fan_out import FanOut
 from sessions_history.group_commit import GroupCommit
-from sessions_history.performers import Performer, PerformerFailed, Said
 from sessions_history.reads import read_latest_entries
+from sessions_history.responders import HistoryMessage, Responder, ResponderFailed
 from sessions_history.streams import Stream
 
 logger = logging.getLogger(__name__)
@@ -58,10 +58,10 @@ class Producers:
             del self._streams[key]
 
     def answer(
-        self, performer: Performer, session_id: str, message: Entry, answer: Entry
+        self, responder: Responder, session_id: str, message: Entry, answer: Entry
     ) -> None:
         """Have a message answered, in a task of the node."""
-        work = self._answer(performer, session_id, message, answer)
+        work = self._answer(responder, session_id, message, answer)
         task = asyncio.create_task(work, name=f"The answer {answer.offset}")
         self._answers.add(task)
         task.add_done_callback(self._answers.discard)
@@ -83,9 +83,9 @@ class Producers:
         await self.drain()
 
     async def _answer(
-        self, performer: Performer, session_id: str, message: Entry, answer: Entry
+        self, responder: Responder, session_id: str, message: Entry, answer: Entry
     ) -> None:
-        """Write what the performer says; what it raises stays here."""
+        """Write what the responder says; what it raises stays here."""
         try:
             async with self.open(session_id, answer) as stream:
                 before = await self._database.read(
@@ -94,7 +94,7 @@ class Producers:
                     message.offset,
                     self._config.max_session_history,
                 )
-                pieces = performer.perform(json.loads(message.data), before)
+                pieces = responder.respond(json.loads(message.data), before)
                 try:
                     async for piece in pieces:
                         await stream.write(piece)
@@ -104,25 +104,25 @@ class Producers:
                         await close()
         except StreamEnded:
             logger.debug("The answer %s of %s was ended", answer.offset, session_id)
-        except PerformerFailed as exc:
+        except ResponderFailed as exc:
             logger.warning(
-                "The performer has no answer: %s",
+                "The responder has no answer: %s",
                 exc,
-                extra={"event": "performer_failed"},
+                extra={"event": "responder_failed"},
             )
         except Exception as exc:
             logger.error(
-                "The performer failed: %s",
+                "The responder failed: %s",
                 type(exc).__name__,
                 exc_info=exc,
-                extra={"event": "performer_failed"},
+                extra={"event": "responder_failed"},
             )
 
 
-def _read_before(session_id: str, before: int, count: int) -> list[Said]:
+def _read_before(session_id: str, before: int, count: int) -> list[HistoryMessage]:
     """Read what was said before an offset, and parse it here, beside the loop."""
     return [
-        Said(
+        HistoryMessage(
             offset=entry.offset,
             sender=entry.sender,
             data=json.loads(entry.data),

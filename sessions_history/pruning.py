@@ -7,7 +7,7 @@ from django.utils import timezone
 
 from connections.config.loader import WebSocketConfig
 from connections.models.sweep import delete_some
-from connections.sweeper.tasks import Chore, add_chore
+from connections.sweeper.tasks import SweepTask, add_sweep_task
 from sessions_history.models import (
     AppendKey,
     HistoryEntry,
@@ -73,15 +73,15 @@ def get_oldest_use(config: WebSocketConfig) -> datetime:
 
 def register() -> None:
     """Have the sweeper do all this; called once, when the app is ready."""
-    add_chore(
-        Chore(
+    add_sweep_task(
+        SweepTask(
             name="streams_interrupted",
             count=lambda config: _find_abandoned().count(),
             work=lambda config, batch_size: interrupt_abandoned(batch_size),
         )
     )
-    add_chore(
-        Chore(
+    add_sweep_task(
+        SweepTask(
             name="append_keys_pruned",
             count=lambda config: AppendKey.objects.filter(
                 created_at__lt=_day_ago()
@@ -89,8 +89,8 @@ def register() -> None:
             work=lambda config, batch_size: prune_keys(batch_size),
         )
     )
-    add_chore(
-        Chore(
+    add_sweep_task(
+        SweepTask(
             name="session_rows_pruned",
             count=lambda config: count_prunable(get_oldest_use(config))["rows"],
             work=lambda config, batch_size: prune_sessions(

@@ -89,7 +89,7 @@ class Relay:
             try:
                 await ask(pipeline.execute(), _TIMEOUT_SECONDS)
             except (RedisError, OSError, TimeoutError) as exc:
-                self._subscriptions.note_failure(exc)
+                self._subscriptions.on_failure(exc)
                 self._waiting.clear()
 
     def _hand_on(self, channel: str, payload: bytes) -> None:

@@ -12,7 +12,7 @@ from sessions_history.entries import Committed, Entry, Rewrite, State
 from sessions_history.exceptions import LogFull, SessionsError, StreamEnded
 from sessions_history.group_commit import GroupCommit
 from sessions_history.payloads import clean_text
-from sessions_history.performers import PerformerFailed
+from sessions_history.responders import ResponderFailed
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ class Stream:
             state = State.DONE
         elif isinstance(exc, Exception):
             state = State.ERROR
-            error = str(exc) if isinstance(exc, PerformerFailed) else "internal error"
+            error = str(exc) if isinstance(exc, ResponderFailed) else "internal error"
         else:
             state = State.INTERRUPTED
         was_asked = self._ended_as is not None
@@ -166,10 +166,10 @@ class Stream:
             return
         characters = len(self.text)
         self._writing.add_done_callback(
-            lambda done: self._note_written(done, entry, characters)
+            lambda done: self._finish_write(done, entry, characters)
         )
 
-    def _note_written(
+    def _finish_write(
         self, done: "asyncio.Future[Committed]", entry: Entry, characters: int
     ) -> None:
         self._writing = None

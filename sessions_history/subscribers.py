@@ -11,8 +11,8 @@ from connections.exceptions import DatabaseUnavailable
 from connections.hub.connection import LiveConnection
 from connections.storage.database import Database
 from sessions_history.entries import Entry
-from sessions_history.feeds import Feed
 from sessions_history.reads import read_entries_after, read_entries_at
+from sessions_history.tails import Tail
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ _MOST_REPLIES = 1000
 SendText = Callable[[str], Awaitable[None]]
 
 
-class Attachment:
+class Subscriber:
     """
     Sends a connection what its session's log has and it has not yet.
 
@@ -33,13 +33,13 @@ class Attachment:
 
     def __init__(
         self,
-        feed: Feed,
+        tail: Tail,
         *,
         database: Database,
         connection: LiveConnection,
         send: SendText,
     ) -> None:
-        self.feed = feed
+        self.tail = tail
         self._database = database
         self._connection = connection
         self._send = send
@@ -53,7 +53,7 @@ class Attachment:
         self._is_woken = False
         self._waiter: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
-        feed.followers[self] = self.wake
+        tail.followers[self] = self.wake
 
     async def start(
         self, position: int, *, missing_to: int = 0, reopened: Iterable[int] = ()
@@ -63,7 +63,7 @@ class Attachment:
         for offset in reopened:
             # One at a time: a client that reads slowly holds no more than that.
             found = await self._database.read(
-                read_entries_at, self.feed.session_id, [offset]
+                read_entries_at, self.tail.session_id, [offset]
             )
             if not found:
                 self._give_up()
@@ -92,11 +92,11 @@ class Attachment:
             # One task for as long as it is attached: one for each message would
             # cost as much as half of all that is sent.
             self._task = asyncio.create_task(self._pump())
-            self._task.add_done_callback(self._note_end)
+            self._task.add_done_callback(self._on_end)
 
     def close(self) -> None:
         """Let go of the session."""
-        self.feed.followers.pop(self, None)
+        self.tail.followers.pop(self, None)
         self._position = None
         self._set_busy(False)
         if self._task is not None:
@@ -128,7 +128,7 @@ class Attachment:
 
     async def _step(self) -> bool:
         """Send the next message; return whether there was one."""
-        if self.feed.is_reset:
+        if self.tail.is_reset:
             self._connection.end(close_codes.ASKED_TO_RECONNECT)
             return False
         if self._replies:
@@ -138,14 +138,14 @@ class Attachment:
             if await self._follow(offset, characters):
                 return True
         self._set_busy(bool(self._open))
-        if self._position is not None and self._position < self.feed.last_offset:
+        if self._position is not None and self._position < self.tail.last_offset:
             await self._advance(self._position)
             return True
         return False
 
     async def _follow(self, offset: int, characters: int) -> bool:
         """Send how an entry that was sent unfinished has gone on."""
-        growing = self.feed.growing.get(offset)
+        growing = self.tail.growing.get(offset)
         if growing is not None:
             text = growing.text
             if len(text) <= characters:
@@ -153,16 +153,16 @@ class Attachment:
             self._open[offset] = len(text)
             await self._send_delta(offset, characters, text)
             return True
-        entry = self.feed.get(offset)
+        entry = self.tail.get(offset)
         if entry is None:
             found = await self._database.read(
-                read_entries_at, self.feed.session_id, [offset]
+                read_entries_at, self.tail.session_id, [offset]
             )
             if not found:
                 self._give_up()
                 return False
             entry = found[0]
-            self.feed.take(entry)
+            self.tail.take(entry)
             return True
         del self._open[offset]
         text = entry.text
@@ -180,8 +180,8 @@ class Attachment:
         next_offset = position + 1
         # What was told to be missing is not sent, though it may be at hand still.
         if next_offset > self._missing_to:
-            entry = self.feed.get(next_offset)
-            growing = self.feed.growing.get(next_offset)
+            entry = self.tail.get(next_offset)
+            growing = self.tail.growing.get(next_offset)
             if entry is None and growing is not None:
                 entry = growing.entry
             if entry is not None:
@@ -189,7 +189,7 @@ class Attachment:
                 self._position = next_offset
                 return
         entries = await self._database.read(
-            read_entries_after, self.feed.session_id, position, _ENTRIES_PER_READ
+            read_entries_after, self.tail.session_id, position, _ENTRIES_PER_READ
         )
         for entry in entries:
             if entry.offset > position + 1 and entry.offset - 1 > self._missing_to:
@@ -198,18 +198,18 @@ class Attachment:
             await self._send_entry(entry)
             position = self._position = entry.offset
         if not entries:
-            if self.feed.last_offset > self._missing_to:
+            if self.tail.last_offset > self._missing_to:
                 self._give_up()
-            self._position = self.feed.last_offset
+            self._position = self.tail.last_offset
 
     async def _send_entry(self, entry: Entry) -> None:
         """Send an entry whole, as it is now."""
         offset = entry.offset
         if entry.is_streaming:
-            self.feed.grow(entry, entry.text)
-            growing = self.feed.growing.get(offset)
+            self.tail.grow(entry, entry.text)
+            growing = self.tail.growing.get(offset)
             if growing is None:
-                entry = self.feed.get(offset) or entry
+                entry = self.tail.get(offset) or entry
             else:
                 entry = entry.with_text(growing.text, entry.state)
                 self._open[offset] = len(growing.text)
@@ -229,7 +229,7 @@ class Attachment:
         """End a connection that was too slow: what it should get next is trimmed."""
         self._replies.clear()
         self._open.clear()
-        self._position = self.feed.last_offset
+        self._position = self.tail.last_offset
         self._connection.end(close_codes.SLOW_CONSUMER)
 
     def _set_busy(self, is_busy: bool) -> None:
@@ -238,7 +238,7 @@ class Attachment:
             self._is_busy = is_busy
             self._connection.busy_count += 1 if is_busy else -1
 
-    def _note_end(self, task: asyncio.Task[None]) -> None:
+    def _on_end(self, task: asyncio.Task[None]) -> None:
         if task.cancelled():
             return
         exc = task.exception()

@@ -42,7 +42,7 @@ def main() -> None:
         server = make_server(
             Path(folder),
             environment={
-                "SESSIONS_PERFORMER": "orchestra.performers.EchoPerformer",
+                "SESSIONS_RESPONDER": "orchestra.responders.EchoResponder",
                 "ECHO_DELAY_SECONDS": "0.1",
                 "DJANGO_SUPERUSER_PASSWORD": PASSWORD,
             },

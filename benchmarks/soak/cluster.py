@@ -127,7 +127,7 @@ def serving(
             "environment": {
                 **store.environment,
                 "DJANGO_SETTINGS_MODULE": "benchmarks.soak.settings",
-                "SESSIONS_PERFORMER": "tests.integration.performers.Counting",
+                "SESSIONS_RESPONDER": "tests.integration.responders.Counting",
                 "LOG_LEVEL": "WARNING",
             },
         }

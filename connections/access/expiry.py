@@ -90,7 +90,7 @@ class ExpiryWatch:
         if connection.expires_at is None:
             return
         connection.is_expiring = True
-        connection.flight.note("expiry_warned")
+        connection.flight.record("expiry_warned")
         left = connection.expires_at + self._grace - timezone.now()
         connection.sender.send(
             {

@@ -36,7 +36,7 @@ class FailedCredentials:
     def __len__(self) -> int:
         return len(self._buckets)
 
-    def note(self, address: str) -> None:
+    def record(self, address: str) -> None:
         """Count a credential that nobody knows."""
         key, now = group_address(address), self._clock()
         bucket = self._buckets.pop(key, None)

@@ -78,9 +78,9 @@ class Gate:
                 return
             self._read_at = now
         for connection in self._hub:
-            self.hold_against(connection)
+            self.apply_to(connection)
 
-    def judge_address(self, address: str) -> None:
+    def check_address(self, address: str) -> None:
         """
         Decide about an address before its credential is looked at.
 
@@ -99,10 +99,10 @@ class Gate:
             yield
         except Refused as exc:
             if exc.close_reason is close_codes.UNAUTHENTICATED and address:
-                self.failures.note(address)
+                self.failures.record(address)
             raise
 
-    def judge(self, client_id: str, user_id: object, address: str) -> None:
+    def check(self, client_id: str, user_id: object, address: str) -> None:
         """
         Decide about a client that is known.
 
@@ -119,9 +119,9 @@ class Gate:
         Raises:
             Refused: it is banned.
         """
-        self.judge(connection.client_id, connection.user_id, connection.address)
+        self.check(connection.client_id, connection.user_id, connection.address)
 
-    def hold_against(self, connection: LiveConnection) -> None:
+    def apply_to(self, connection: LiveConnection) -> None:
         """End a connection that is banned."""
         try:
             self.require(connection)

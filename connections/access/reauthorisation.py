@@ -10,14 +10,14 @@ from channels.db import database_sync_to_async
 from connections import close_codes
 from connections.close_codes import CloseReason
 from connections.config.loader import WebSocketConfig
-from connections.credentials.recheck import Standing, find_close_reasons
+from connections.credentials.recheck import AuthorisationSnapshot, find_close_reasons
 from connections.exceptions import DatabaseUnavailable, Refused
 from connections.hub.connection import LiveConnection
 from connections.hub.hub import Hub
 from connections.storage.database import Database
 from connections.units import Clock
 
-_CONNECTIONS_PER_LOOK = 500
+_CONNECTIONS_PER_POLL = 500
 _TIMEOUT_SECONDS = 2
 _MOST_PAUSE_SECONDS = 1
 
@@ -57,10 +57,10 @@ class Reauthoriser:
         """
         if not connection.requirements:
             return
-        standing = _describe(connection)
+        snapshot = _describe(connection)
         try:
-            close_reason = (await self._find_close_reasons([standing])).get(
-                standing.connection_id
+            close_reason = (await self._find_close_reasons([snapshot])).get(
+                snapshot.connection_id
             )
         except (DatabaseUnavailable, TimeoutError) as exc:
             raise Refused(close_codes.UNAVAILABLE) from exc
@@ -77,15 +77,15 @@ class Reauthoriser:
         connection.reauthorise_at = self._clock()
         self._is_asked.set()
 
-    async def look_when_due(self) -> None:
+    async def poll_when_due(self) -> None:
         """Wait until somebody asks, or a moment; then look at what is due."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._pause_seconds):
                 await self._is_asked.wait()
         self._is_asked.clear()
-        await self.look()
+        await self.poll()
 
-    async def look(self) -> None:
+    async def poll(self) -> None:
         """
         Look at the connections that are due, and end those that may not stay.
 
@@ -98,44 +98,46 @@ class Reauthoriser:
             for one in self._hub
             if one.reauthorise_at <= now and one.close_reason is None and _describe(one)
         ]
-        for start in range(0, len(due), _CONNECTIONS_PER_LOOK):
+        for start in range(0, len(due), _CONNECTIONS_PER_POLL):
             try:
-                await self._look_at(due[start : start + _CONNECTIONS_PER_LOOK])
+                await self._check_connections(
+                    due[start : start + _CONNECTIONS_PER_POLL]
+                )
             except Exception as exc:
                 # Sessions may be anywhere, and fail in ways of their own.
                 self._end_stale(due)
                 raise DatabaseUnavailable("the right to stay is not known") from exc
 
-    async def _look_at(self, connections: Sequence[LiveConnection]) -> None:
+    async def _check_connections(self, connections: Sequence[LiveConnection]) -> None:
         asked_at = self._clock()
-        standings = [_describe(one) for one in connections]
+        snapshots = [_describe(one) for one in connections]
         for connection in connections:
             # What is asked for while we wait for the answer stays asked for.
             self._put_off(connection, asked_at)
         try:
-            close_reasons = await self._find_close_reasons(standings)
+            close_reasons = await self._find_close_reasons(snapshots)
         except BaseException:
             for connection in connections:
                 connection.reauthorise_at = asked_at
             raise
-        for connection, standing in zip(connections, standings, strict=True):
-            if _describe(connection) != standing:
+        for connection, snapshot in zip(connections, snapshots, strict=True):
+            if _describe(connection) != snapshot:
                 self.ask(connection)  # It has other credentials since.
-            elif close_reason := close_reasons.get(standing.connection_id):
+            elif close_reason := close_reasons.get(snapshot.connection_id):
                 connection.end(close_reason)
             else:
                 connection.authorised_at = asked_at
 
     async def _find_close_reasons(
-        self, standings: Sequence[Standing]
+        self, snapshots: Sequence[AuthorisationSnapshot]
     ) -> dict[str, CloseReason]:
         if self._database is None:
             found: dict[str, CloseReason] = await database_sync_to_async(
                 find_close_reasons
-            )(standings)
+            )(snapshots)
             return found
         async with asyncio.timeout(_TIMEOUT_SECONDS):
-            return await self._database.read(find_close_reasons, standings)
+            return await self._database.read(find_close_reasons, snapshots)
 
     def _end_stale(self, connections: Sequence[LiveConnection]) -> None:
         """End those whose right was last known too long ago."""
@@ -152,9 +154,9 @@ class Reauthoriser:
         connection.reauthorise_at = now + after_seconds
 
 
-def _describe(connection: LiveConnection) -> Standing:
+def _describe(connection: LiveConnection) -> AuthorisationSnapshot:
     session = connection.credential.session if connection.credential else None
-    return Standing(
+    return AuthorisationSnapshot(
         connection_id=connection.connection_id,
         user_id=connection.user_id,
         token_id=connection.token_id,

@@ -29,17 +29,17 @@ def watch() -> None:
     """Connect the receivers; called once, when the app is ready."""
     users = get_user_model()
     user_logged_out.connect(_end_session, dispatch_uid="connections.logout")
-    _on_save(users, _look_at_user)
+    _on_save(users, _on_user_saved)
     _on_delete(users, _end_user)
-    _on_save(AccessToken, _look_at_token)
+    _on_save(AccessToken, _on_token_saved)
     _on_delete(AccessToken, _end_token)
     if issubclass(users, PermissionsMixin):
         for relation in (users.groups.through, users.user_permissions.through):
-            _on_change(relation, _look_at_members)
-        _on_change(Group.permissions.through, _look_at_all)
+            _on_change(relation, _on_members_changed)
+        _on_change(Group.permissions.through, _recheck_everybody)
         for model in (Group, Permission):
-            _on_save(model, _look_at_all)
-            _on_delete(model, _look_at_all)
+            _on_save(model, _recheck_everybody)
+            _on_delete(model, _recheck_everybody)
 
 
 def _on_save(model: Any, receiver: Any) -> None:
@@ -71,7 +71,7 @@ def _end_session(request: Any, **kwargs: Any) -> None:
         _post(Target.SESSION_KEY, [digest_session_key(key)], "logged_out")
 
 
-def _look_at_user(
+def _on_user_saved(
     instance: Any, created: bool, raw: bool, update_fields: Any, **kwargs: Any
 ) -> None:
     """
@@ -90,7 +90,7 @@ def _end_user(instance: Any, **kwargs: Any) -> None:
     _post(Target.USER, [instance.pk], "deactivated")
 
 
-def _look_at_token(instance: AccessToken, created: bool, **kwargs: Any) -> None:
+def _on_token_saved(instance: AccessToken, created: bool, **kwargs: Any) -> None:
     if not created:
         reason = REAUTHORISE if instance.revoked_at is None else "revoked"
         _post(Target.TOKEN, [instance.pk], reason)
@@ -102,7 +102,7 @@ def _end_token(instance: AccessToken, origin: Any = None, **kwargs: Any) -> None
         _post(Target.TOKEN, [instance.pk], "revoked")
 
 
-def _look_at_members(
+def _on_members_changed(
     instance: Any, action: str, reverse: bool, pk_set: Any, **kwargs: Any
 ) -> None:
     """Look at the users who may have lost a group or a permission."""
@@ -110,12 +110,12 @@ def _look_at_members(
         return
     keys = pk_set if reverse else {instance.pk}
     if keys is None or len(keys) > _MOST_REQUESTS:
-        _look_at_all(action=action)
+        _recheck_everybody(action=action)
     else:
         _post(Target.USER, keys, REAUTHORISE)
 
 
-def _look_at_all(
+def _recheck_everybody(
     action: str = "", created: bool = False, raw: bool = False, **kwargs: Any
 ) -> None:
     """Look at everybody, for what was lost is a group's or a permission's."""

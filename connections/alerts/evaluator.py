@@ -7,7 +7,7 @@ from datetime import datetime
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
-from connections.alerts.measurements import Facts, measure
+from connections.alerts.measurements import Measurements, measure
 from connections.alerts.states import Step, decide
 from connections.config.alert_rules import AlertRule
 from connections.models import Alert
@@ -36,12 +36,14 @@ class Evaluator:
         self._is_test = is_test
         self._now = now
 
-    def evaluate(self, facts: Facts) -> None:
+    def evaluate(self, measurements: Measurements) -> None:
         """Take every rule's alert a step further."""
         alerts = Alert.objects.open().filter(is_test=self._is_test)
         opened = {alert.rule: alert for alert in alerts}
         for rule in self._rules:
-            self._advance(rule, opened.pop(rule.name, None), measure(rule, facts))
+            self._advance(
+                rule, opened.pop(rule.name, None), measure(rule, measurements)
+            )
         for alert in opened.values():
             # Its rule was switched off.
             self._resolve(alert, alert.value)
@@ -95,17 +97,17 @@ class Evaluator:
     def _fire(self, alert: Alert, value: float, now: datetime) -> None:
         pending = Alert.objects.filter(pk=alert.pk, state=Alert.State.PENDING)
         peak = max(alert.peak, value)
-        facts = {"value": value, "peak": peak, "fired_at": now}
-        if pending.update(state=Alert.State.FIRING, **facts):
+        measurements = {"value": value, "peak": peak, "fired_at": now}
+        if pending.update(state=Alert.State.FIRING, **measurements):
             alert.state, alert.value = Alert.State.FIRING, value
             _say(alert)
 
     def _resolve(self, alert: Alert, value: float) -> None:
         firing = Alert.objects.filter(pk=alert.pk, state=Alert.State.FIRING)
-        facts = {"value": value, "resolved_at": self._now()}
+        measurements = {"value": value, "resolved_at": self._now()}
         # What is to be mailed now is new: it may be tried at once.
         anew = {"mail_attempts": 0, "mail_tried_at": None}
-        if firing.update(state=Alert.State.RESOLVED, **facts, **anew):
+        if firing.update(state=Alert.State.RESOLVED, **measurements, **anew):
             alert.state, alert.value = Alert.State.RESOLVED, value
             _say(alert)
         elif alert.state == Alert.State.PENDING:

@@ -21,7 +21,7 @@ _MOST_OPEN_WITHIN = timedelta(minutes=10)
 
 
 @dataclass(slots=True, kw_only=True)
-class Facts:
+class Measurements:
     """A cluster at one moment; counts are of the last minute."""
 
     recent: Counter[str] = field(default_factory=Counter)
@@ -37,9 +37,9 @@ class Facts:
     loop_lag_seconds: float = 0
 
 
-def read_facts(
+def read_measurements(
     nodes: NodeQuerySet | None = None, minutes: MinuteRollupQuerySet | None = None
-) -> Facts:
+) -> Measurements:
     """
     Read the facts of all nodes, or of those given.
 
@@ -48,60 +48,70 @@ def read_facts(
     """
     nodes = Node.objects.all() if nodes is None else nodes
     minutes = MinuteRollup.objects.all() if minutes is None else minutes
-    facts = Facts(lost_nodes=nodes.lost_since(Now() - LOST_WITHIN).count())
+    measurements = Measurements(
+        lost_nodes=nodes.lost_since(Now() - LOST_WITHIN).count()
+    )
     for node in nodes.live():
         counters = node.counters
-        facts.open_connections += node.open_connections
-        facts.outliving += counters.get("stuck_consumers", 0)
-        facts.outliving += counters.get("leak_suspects", 0)
-        facts.loop_lag_seconds = max(facts.loop_lag_seconds, node.loop_lag_seconds)
+        measurements.open_connections += node.open_connections
+        measurements.outliving += counters.get("stuck_consumers", 0)
+        measurements.outliving += counters.get("leak_suspects", 0)
+        measurements.loop_lag_seconds = max(
+            measurements.loop_lag_seconds, node.loop_lag_seconds
+        )
         lag_seconds = counters.get("recorder_lag_seconds", 0)
-        facts.recorder_lag_seconds = max(facts.recorder_lag_seconds, lag_seconds)
+        measurements.recorder_lag_seconds = max(
+            measurements.recorder_lag_seconds, lag_seconds
+        )
         if limit := counters.get("pool_limit"):
-            facts.pool_part = max(facts.pool_part, counters["pool_slots"] / limit)
-        facts.recent.update(counters.get("recent", {}))
+            measurements.pool_part = max(
+                measurements.pool_part, counters["pool_slots"] / limit
+            )
+        measurements.recent.update(counters.get("recent", {}))
     now = timezone.now()
     lately = minutes.between(now - _MOST_OPEN_WITHIN, now)
     totals = lately.values("minute").annotate(total=Sum("open_connections"))
-    facts.most_open = max((one["total"] for one in totals), default=0)
-    return facts
+    measurements.most_open = max((one["total"] for one in totals), default=0)
+    return measurements
 
 
-def measure(rule: AlertRule, facts: Facts) -> float:
+def measure(rule: AlertRule, measurements: Measurements) -> float:
     """Return the value of a rule."""
-    return _MEASURES[rule.name](rule, facts)
+    return _MEASURES[rule.name](rule, measurements)
 
 
-def _measure_errors(rule: AlertRule, facts: Facts) -> float:
-    messages = facts.recent["messages_in"]
+def _measure_errors(rule: AlertRule, measurements: Measurements) -> float:
+    messages = measurements.recent["messages_in"]
     if messages < max(rule.minimum, 1):
         return 0.0
-    return facts.recent["errors"] / messages
+    return measurements.recent["errors"] / messages
 
 
-def _measure_gone(rule: AlertRule, facts: Facts) -> float:
-    if facts.most_open < max(rule.minimum, 1):
+def _measure_gone(rule: AlertRule, measurements: Measurements) -> float:
+    if measurements.most_open < max(rule.minimum, 1):
         return 0.0
-    return max(0.0, 1 - facts.open_connections / facts.most_open)
+    return max(0.0, 1 - measurements.open_connections / measurements.most_open)
 
 
-def _measure_storm(rule: AlertRule, facts: Facts) -> float:
-    handshakes = facts.recent["opened"] + facts.recent["refused"]
+def _measure_storm(rule: AlertRule, measurements: Measurements) -> float:
+    handshakes = measurements.recent["opened"] + measurements.recent["refused"]
     if handshakes < max(rule.minimum, 1):
         return 0.0
-    return handshakes / max(facts.open_connections, 1)
+    return handshakes / max(measurements.open_connections, 1)
 
 
-_MEASURES: dict[str, Callable[[AlertRule, Facts], float]] = {
-    "pool_near_exhaustion": lambda rule, facts: facts.pool_part,
+_MEASURES: dict[str, Callable[[AlertRule, Measurements], float]] = {
+    "pool_near_exhaustion": lambda rule, measurements: measurements.pool_part,
     "high_error_rate": _measure_errors,
-    "leak_suspected": lambda rule, facts: facts.outliving,
+    "leak_suspected": lambda rule, measurements: measurements.outliving,
     "mass_disconnect": _measure_gone,
     "reconnect_storm": _measure_storm,
-    "dead_node": lambda rule, facts: facts.lost_nodes,
-    "sweeper_silent": lambda rule, facts: facts.sweep_age_seconds,
-    "recorder_behind": lambda rule, facts: facts.recorder_lag_seconds,
-    "slow_consumers": lambda rule, facts: facts.recent["slow_consumers"],
-    "authentication_failures": lambda rule, facts: facts.recent["auth_failures"],
-    "loop_lag": lambda rule, facts: facts.loop_lag_seconds,
+    "dead_node": lambda rule, measurements: measurements.lost_nodes,
+    "sweeper_silent": lambda rule, measurements: measurements.sweep_age_seconds,
+    "recorder_behind": lambda rule, measurements: measurements.recorder_lag_seconds,
+    "slow_consumers": lambda rule, measurements: measurements.recent["slow_consumers"],
+    "authentication_failures": lambda rule, measurements: measurements.recent[
+        "auth_failures"
+    ],
+    "loop_lag": lambda rule, measurements: measurements.loop_lag_seconds,
 }

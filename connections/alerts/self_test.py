@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from connections.alerts.email import deliver, find_recipients
 from connections.alerts.evaluator import Evaluator
-from connections.alerts.measurements import Facts, measure, read_facts
+from connections.alerts.measurements import Measurements, measure, read_measurements
 from connections.config.alert_rules import AlertRule
 from connections.config.loader import WebSocketConfig
 from connections.models import Alert, MinuteRollup, Node
@@ -33,7 +33,7 @@ class Rehearsed:
     problem: str = ""
 
 
-def rehearse(config: WebSocketConfig, *, with_mail: bool) -> Iterator[Rehearsed]:
+def run_self_test(config: WebSocketConfig, *, with_mail: bool) -> Iterator[Rehearsed]:
     """Drive each rule that is switched on to firing and back."""
     for rule in config.alerts:
         if rule.enabled:
@@ -63,12 +63,14 @@ class _Rehearsal:
         value = measure(rule, bad)
         steps = [(bad, "pending" if rule.for_seconds else "firing")]
         steps += [(bad, "firing"), (_plant(rule, is_bad=False), "resolved")]
-        for facts, expected in steps:
-            self._evaluator.evaluate(facts)
+        for measurements, expected in steps:
+            self._evaluator.evaluate(measurements)
             alert = Alert.objects.filter(rule=rule.name, is_test=True).first()
             state = alert.state if alert else "not raised"
             if state != expected:
-                text = f"{state} at {measure(rule, facts):g} instead of {expected}"
+                text = (
+                    f"{state} at {measure(rule, measurements):g} instead of {expected}"
+                )
                 return Rehearsed(rule.name, value, self._mails, text)
             if problem := self._deliver():
                 return Rehearsed(rule.name, value, self._mails, problem)
@@ -87,21 +89,21 @@ class _Rehearsal:
         return self._now
 
 
-def _plant(rule: AlertRule, *, is_bad: bool) -> Facts:
+def _plant(rule: AlertRule, *, is_bad: bool) -> Measurements:
     """Return the facts of a cluster that has the rule's trouble, or none at all."""
     planted = f"rehearsal-{os.urandom(8).hex()}"
     with transaction.atomic():
         if is_bad:
             _plant_trouble(rule, planted)
-        facts = read_facts(
+        measurements = read_measurements(
             Node.objects.filter(node_id__startswith=planted),
             MinuteRollup.objects.filter(node_id=planted),
         )
         transaction.set_rollback(True)
     if is_bad and rule.name == "sweeper_silent":
         # No row of its own: how old the last sweep is, each node asks itself.
-        facts.sweep_age_seconds = rule.threshold
-    return facts
+        measurements.sweep_age_seconds = rule.threshold
+    return measurements
 
 
 def _plant_trouble(rule: AlertRule, planted: str) -> None:

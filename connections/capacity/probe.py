@@ -52,7 +52,7 @@ class Bounds:
         return max(1, min(*known, 3 * self.opened))
 
 
-def reckon(
+def estimate_capacity(
     steps: Sequence[Step],
     *,
     available_kib: int,
@@ -74,7 +74,7 @@ def reckon(
     return Bounds(opened=last.connections, memory=memory, cpu=cpu, files=files)
 
 
-class Climb:
+class Ramp:
     """Opens more and more connections to one server and measures at each step."""
 
     def __init__(

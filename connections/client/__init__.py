@@ -12,6 +12,7 @@ It needs the `websockets` library and no Django. By hand:
 """
 
 import sys
+import warnings
 
 try:
     import websockets as _websockets  # noqa: F401
@@ -25,13 +26,13 @@ from connections.client.connect import open_connection
 from connections.client.events import (
     Attached,
     EntryArrived,
+    EntryCompleted,
     EntryGrew,
-    EntrySettled,
     Event,
-    Noticed,
+    ExpiryWarning,
+    NoticeReceived,
     State,
     StateChanged,
-    Warned,
 )
 from connections.client.outbox import Ack, RequestFailed
 from connections.client.reconnect import Ended
@@ -44,14 +45,33 @@ __all__ = [
     "Ended",
     "Entry",
     "EntryArrived",
+    "EntryCompleted",
     "EntryGrew",
-    "EntrySettled",
     "Event",
-    "Noticed",
+    "ExpiryWarning",
+    "NoticeReceived",
     "RequestFailed",
     "SessionClient",
     "State",
     "StateChanged",
-    "Warned",
     "open_connection",
 ]
+
+_RENAMED = {
+    "EntrySettled": EntryCompleted,
+    "Noticed": NoticeReceived,
+    "Warned": ExpiryWarning,
+}
+
+
+def __getattr__(name: str) -> object:
+    # Not by connections.deprecation: this package is also published alone.
+    if name not in _RENAMED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    event = _RENAMED[name]
+    warnings.warn(
+        f"{__name__}.{name} is called {event.__name__} now; the old name goes with 0.3",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    return event

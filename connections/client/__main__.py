@@ -17,13 +17,13 @@ from connections.client.connect import open_connection
 from connections.client.events import (
     Attached,
     EntryArrived,
+    EntryCompleted,
     EntryGrew,
-    EntrySettled,
     Event,
-    Noticed,
+    ExpiryWarning,
+    NoticeReceived,
     State,
     StateChanged,
-    Warned,
 )
 from connections.client.outbox import RequestFailed
 from connections.client.session import SessionClient
@@ -137,11 +137,11 @@ def _print_event(event: Event) -> None:
             print(f"{entry.sender}: {content}", end=end, flush=True)
         case EntryGrew(text=text):
             print(text, end="", flush=True)
-        case EntrySettled(entry=entry):
+        case EntryCompleted(entry=entry):
             print("" if entry.state == "done" else f" [{entry.state}]")
-        case Warned(code=code, message=message):
+        case ExpiryWarning(code=code, message=message):
             _say(f"{code}: {message}")
-        case Noticed(text=text):
+        case NoticeReceived(text=text):
             _say(f"notice: {text}")
 
 

@@ -59,14 +59,14 @@ class EntryGrew:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EntrySettled:
+class EntryCompleted:
     """An entry grows no more; its state says why."""
 
     entry: Entry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Warned:
+class ExpiryWarning:
     """The server sent an error that settles no message."""
 
     code: str
@@ -75,7 +75,7 @@ class Warned:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Noticed:
+class NoticeReceived:
     """Staff told all who are connected something, at a moment in ISO 8601."""
 
     text: str
@@ -83,5 +83,11 @@ class Noticed:
 
 
 Event = (
-    StateChanged | Attached | EntryArrived | EntryGrew | EntrySettled | Warned | Noticed
+    StateChanged
+    | Attached
+    | EntryArrived
+    | EntryGrew
+    | EntryCompleted
+    | ExpiryWarning
+    | NoticeReceived
 )

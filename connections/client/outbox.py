@@ -113,7 +113,7 @@ class Outbox:
         for message_id in list(self._items):
             self.fail(message_id, error)
 
-    def note_timeout(self, item: Item) -> None:
+    def on_timeout(self, item: Item) -> None:
         """Count an answer that did not come; too many of them are a failure."""
         item.timeouts += 1
         if item.timeouts > _MAX_TIMEOUTS:

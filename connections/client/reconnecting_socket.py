@@ -76,7 +76,7 @@ class ReconnectingSocket:
         """Connect now, whatever came before; what is under way stays."""
         if self._task is None:
             self._task = asyncio.create_task(self._stay())
-            self._task.add_done_callback(self._note_failure)
+            self._task.add_done_callback(self._on_failure)
         self._wanted.set()
 
     def wake(self) -> None:
@@ -117,7 +117,7 @@ class ReconnectingSocket:
         self.ended = None
         self._change(State.OPEN)
 
-    def note_bye(self, bye: dict[str, Any]) -> None:
+    def on_bye(self, bye: dict[str, Any]) -> None:
         """Tell that the server announced the end."""
         self._bye = bye
         self._bye_at = self._clock()
@@ -132,7 +132,7 @@ class ReconnectingSocket:
             self._wanted.clear()
             self._change(State.CONNECTING)
             ended = await self._live_once()
-            delay = self._judge(ended)
+            delay = self._decide(ended)
             self.ended = ended
             if delay is not None:
                 self._change(State.WAITING, delay)
@@ -143,7 +143,7 @@ class ReconnectingSocket:
                 self._change(State.CLOSED)
                 await self._wanted.wait()
 
-    def _note_failure(self, task: asyncio.Task[None]) -> None:
+    def _on_failure(self, task: asyncio.Task[None]) -> None:
         """Leave nobody waiting where the server spoke another protocol."""
         if not task.cancelled():
             self.ended = read_end(close_codes.PROTOCOL_ERROR.code, "", None)
@@ -190,7 +190,7 @@ class ReconnectingSocket:
         code = socket.close_code or _LOST
         return read_end(code, socket.close_reason or "", self._bye)
 
-    def _judge(self, ended: Ended) -> float | None:
+    def _decide(self, ended: Ended) -> float | None:
         now = self._clock()
         if self._ready_at is not None and now - self._ready_at >= _LASTING_SECONDS:
             self._failures = 0

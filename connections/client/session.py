@@ -18,13 +18,13 @@ from connections import close_codes
 from connections.client.events import (
     Attached,
     EntryArrived,
+    EntryCompleted,
     EntryGrew,
-    EntrySettled,
     Event,
-    Noticed,
+    ExpiryWarning,
+    NoticeReceived,
     State,
     StateChanged,
-    Warned,
 )
 from connections.client.outbox import Ack, Item, Outbox, RequestFailed
 from connections.client.reconnect import Ended, Random
@@ -239,7 +239,7 @@ class SessionClient:
                     async with asyncio.timeout(self._ack_timeout_seconds):
                         await item.answered.wait()
                 except TimeoutError:
-                    self._outbox.note_timeout(item)
+                    self._outbox.on_timeout(item)
                 if self._retry_seconds is not None:
                     await self._sleep(self._retry_seconds)
 
@@ -298,7 +298,7 @@ class SessionClient:
         )
 
     def _take_bye(self, bye: dict[str, Any]) -> None:
-        self._socket.note_bye(bye)
+        self._socket.on_bye(bye)
 
     def _take_entry(self, message: dict[str, Any]) -> None:
         entry = self._transcript.put(message)
@@ -320,7 +320,7 @@ class SessionClient:
     def _take_state(self, message: dict[str, Any]) -> None:
         entry = self._transcript.settle(message["offset"], message["state"])
         if entry is not None:
-            self._tell(EntrySettled(entry=entry))
+            self._tell(EntryCompleted(entry=entry))
 
     def _take_ack(self, message: dict[str, Any]) -> None:
         self._outbox.acknowledge(message["id"], message["offset"])
@@ -337,7 +337,7 @@ class SessionClient:
             self._refreshing = asyncio.create_task(self.refresh())
 
     def _take_notice(self, message: dict[str, Any]) -> None:
-        self._tell(Noticed(text=str(message["text"]), at=message["at"]))
+        self._tell(NoticeReceived(text=str(message["text"]), at=message["at"]))
 
     def _take_error(self, message: dict[str, Any]) -> None:
         code, text, ref = message["code"], message["message"], message.get("ref")
@@ -346,7 +346,7 @@ class SessionClient:
             if self._in_flight is not None:
                 self._in_flight.answered.set()
         elif not self._outbox.fail(message.get("id"), RequestFailed(code, text, ref)):
-            self._tell(Warned(code=code, message=text, ref=ref))
+            self._tell(ExpiryWarning(code=code, message=text, ref=ref))
 
 
 def _make_closed(ended: Ended) -> RequestFailed:

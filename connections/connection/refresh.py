@@ -92,7 +92,7 @@ async def _verify(
     if node.database is None:
         raise Refused(close_codes.UNAVAILABLE)
     address = connection.address
-    node.gate.judge_address(address)
+    node.gate.check_address(address)
     with node.gate.counting_failures(address):
         if "token" in content:
             return await node.verifier.verify_token(content["token"])

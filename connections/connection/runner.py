@@ -168,7 +168,7 @@ class ConnectionRunner:
     def _account(self, code: int | None) -> None:
         """Say that the consumer has returned, and what should go with it."""
         node, connection = self._node, self.connection
-        node.counters.note_returned(connection.connection_id)
+        node.counters.record_returned(connection.connection_id)
         close_reason = connection.close_reason
         node.leaks.follow(
             connection.connection_id,
@@ -181,14 +181,14 @@ class ConnectionRunner:
     async def _converse(self) -> int:
         """Handle events until the client has gone; return the close code."""
         connection, sender, clock = self.connection, self.sender, self._node.clock
-        lock, note_handled = self._lock, self._node.counters.handling.observe
+        lock, record_handled = self._lock, self._node.counters.handling.observe
         while True:
             # The last one may be large, and the next may be long in coming.
             message = _NOTHING
             message = await self._receive()
             kind = message["type"]
             if kind == "websocket.receive":
-                verdict = self._judge(message)
+                verdict = self._check(message)
                 if verdict is not _PASS:
                     await self._refuse(message, verdict)
                     continue
@@ -209,7 +209,7 @@ class ConnectionRunner:
                 ended_at = clock()
                 if is_activity:
                     connection.last_activity = ended_at
-                note_handled(ended_at - began_at)
+                record_handled(ended_at - began_at)
             elif kind == "websocket.disconnect":
                 code: int = message.get("code") or 1005
                 # The socket is gone: its slot is free before disconnect() runs,
@@ -222,7 +222,7 @@ class ConnectionRunner:
             else:
                 await self._handle_locked(message)
 
-    def _judge(self, message: Message) -> Verdict:
+    def _check(self, message: Message) -> Verdict:
         """Hold one message from the client against size and rate."""
         connection = self.connection
         if self.sender.state is not _OPEN:
@@ -246,7 +246,7 @@ class ConnectionRunner:
         if verdict is Verdict.IGNORE:
             return
         self.connection.limited_at = self._node.clock()
-        self.connection.flight.note("rate_limited")
+        self.connection.flight.record("rate_limited")
         self._node.counters.rate_limited += 1
         if verdict is Verdict.CLOSE:
             self.connection.end(close_codes.RATE_LIMITED)
@@ -273,7 +273,7 @@ class ConnectionRunner:
         except Refused as exc:
             await self.sender.refuse(exc.close_reason)
         except Exception as exc:
-            error_id = await self._note_error(exc)
+            error_id = await self._record_error(exc)
             if self.sender.state is State.CONNECTING:
                 await self.sender.refuse(close_codes.INTERNAL_ERROR, ref=error_id)
             else:
@@ -301,7 +301,7 @@ class ConnectionRunner:
             return
         except InvalidMessage as exc:
             connection.errors += 1
-            connection.flight.note("message_refused", exc.code)
+            connection.flight.record("message_refused", exc.code)
             self._node.counters.errors.add(exc.code)
             await self._send_error(exc.code, exc.message, message_id=exc.message_id)
             self._spend(close_codes.PROTOCOL_ERROR, None)
@@ -312,7 +312,7 @@ class ConnectionRunner:
 
     async def _contain(self, exc: Exception) -> None:
         """Have an exception cost an error, and not the connection."""
-        error_id = await self._note_error(exc)
+        error_id = await self._record_error(exc)
         await self._send_error(
             "internal", "an error on our side; it is recorded", ref=error_id
         )
@@ -349,13 +349,13 @@ class ConnectionRunner:
         except (StopConsumer, TimeoutError):
             return
 
-    async def _note_error(self, exc: Exception) -> str:
+    async def _record_error(self, exc: Exception) -> str:
         """Log and record an exception; return the id under which it is found."""
         connection = self.connection
         connection.errors += 1
         self._node.counters.errors.add("internal")
         error = describe_error(exc, connection, self._scope)
-        connection.flight.note("handler_failed", error.error_id)
+        connection.flight.record("handler_failed", error.error_id)
         logger.error(
             "A handler failed (error %s, connection %s): %s",
             error.error_id,
@@ -369,7 +369,7 @@ class ConnectionRunner:
             },
         )
         if self._node.recorder is not None:
-            self._node.recorder.note_error(error)
+            self._node.recorder.record_error(error)
         if isinstance(exc, DatabaseError):
             await aclose_old_connections()
         return error.error_id

@@ -162,7 +162,7 @@ class AsgiSender:
     def announce(self, close_reason: CloseReason, after_ms: int) -> None:
         if self._is_json and self.state is State.OPEN and not self._announced:
             self._announced = True
-            self.connection.flight.note("end_announced", f"{after_ms} ms")
+            self.connection.flight.record("end_announced", f"{after_ms} ms")
             bye = close_reason.bye(self.connection.connection_id, after_ms)
             self._farewell = asyncio.create_task(self.send_json(bye))
 
@@ -182,7 +182,7 @@ class AsgiSender:
         if self.is_aborted:
             return
         self.is_aborted = True
-        self.connection.flight.note("aborted")
+        self.connection.flight.record("aborted")
         self.state = State.CLOSING
         transport = self.connection.transport
         if transport is not None:
@@ -281,7 +281,7 @@ class AsgiSender:
             self.connection.close_reason = CloseReason(
                 code=code, reason=reason, reconnect=never
             )
-            self.connection.flight.note("closed_by_consumer", str(code))
+            self.connection.flight.record("closed_by_consumer", str(code))
         else:
             self._answer("denied")
         self.state = State.CLOSING
@@ -290,7 +290,7 @@ class AsgiSender:
     def _answer(self, outcome: str) -> None:
         """Count a handshake that does not become a connection."""
         self.state = State.CLOSING
-        self._node.counters.note_outcome(self.connection.route, outcome)
+        self._node.counters.record_outcome(self.connection.route, outcome)
 
     async def _say_goodbye(
         self, close_reason: CloseReason, ref: str | None, after_ms: int | None

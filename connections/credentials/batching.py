@@ -12,7 +12,7 @@ _GATHERING_SECONDS = 0.005
 """After a look-up for several, so that more of the storm share the next one."""
 
 
-class Lookups(Generic[Found]):
+class BatchLoader(Generic[Found]):
     """
     Turns many look-ups into few.
 

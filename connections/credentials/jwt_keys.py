@@ -173,7 +173,7 @@ class KeyRing:
         """
         key = self._select(kid)
         if key is None:
-            await self._look_again()
+            await self._refetch()
             key = self._select(kid)
         if key is not None:
             return key
@@ -191,7 +191,7 @@ class KeyRing:
             return self._keys[0]
         return None
 
-    async def _look_again(self) -> None:
+    async def _refetch(self) -> None:
         if self._clock() - self._tried_at >= self._refetch_seconds:
             self._begin()
         if self._loading is not None:

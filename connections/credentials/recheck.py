@@ -22,7 +22,7 @@ _EXPIRY_SECONDS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class AuthorisationSnapshot:
     """What the right of one connection rests on."""
 
     connection_id: str
@@ -41,25 +41,27 @@ class Standing:
         )
 
 
-def find_close_reasons(standings: Sequence[Standing]) -> dict[str, CloseReason]:
+def find_close_reasons(
+    snapshots: Sequence[AuthorisationSnapshot],
+) -> dict[str, CloseReason]:
     """
     Return how those connections end that may not stay, by their id.
 
     Reads users, tokens and sessions once each, and what find_lacking() reads.
     """
-    users = _read_users({one.user_id for one in standings} - {None})
-    tokens = _read_tokens({one.token_id for one in standings} - {None})
-    sessions = _read_sessions({one.session_key for one in standings if one.session_key})
+    users = _read_users({one.user_id for one in snapshots} - {None})
+    tokens = _read_tokens({one.token_id for one in snapshots} - {None})
+    sessions = _read_sessions({one.session_key for one in snapshots if one.session_key})
     lacking = find_lacking(
         (one.requirements, users[one.user_id])
-        for one in standings
+        for one in snapshots
         if one.user_id in users
     )
     close_reasons = {}
-    for one in standings:
-        close_reason = _judge_user(one, users) or _judge_token(one, tokens)
+    for one in snapshots:
+        close_reason = _check_user(one, users) or _check_token(one, tokens)
         if close_reason is None and one.session_key:
-            close_reason = _judge_session(one, users, sessions)
+            close_reason = _check_session(one, users, sessions)
         if close_reason is None and _lacks(one, lacking):
             close_reason = close_codes.FORBIDDEN
         if close_reason is not None:
@@ -67,7 +69,9 @@ def find_close_reasons(standings: Sequence[Standing]) -> dict[str, CloseReason]:
     return close_reasons
 
 
-def _judge_user(one: Standing, users: dict[Any, Any]) -> CloseReason | None:
+def _check_user(
+    one: AuthorisationSnapshot, users: dict[Any, Any]
+) -> CloseReason | None:
     if one.user_id is None:
         return None
     user = users.get(one.user_id)
@@ -76,7 +80,9 @@ def _judge_user(one: Standing, users: dict[Any, Any]) -> CloseReason | None:
     return None
 
 
-def _judge_token(one: Standing, tokens: dict[Any, Any]) -> CloseReason | None:
+def _check_token(
+    one: AuthorisationSnapshot, tokens: dict[Any, Any]
+) -> CloseReason | None:
     if one.token_id is None:
         return None
     token = tokens.get(one.token_id)
@@ -89,8 +95,10 @@ def _judge_token(one: Standing, tokens: dict[Any, Any]) -> CloseReason | None:
     return None
 
 
-def _judge_session(
-    one: Standing, users: dict[Any, Any], sessions: dict[str, dict[str, Any]]
+def _check_session(
+    one: AuthorisationSnapshot,
+    users: dict[Any, Any],
+    sessions: dict[str, dict[str, Any]],
 ) -> CloseReason | None:
     session = sessions.get(one.session_key or "")
     user = users.get(one.user_id)
@@ -116,7 +124,7 @@ def _find_oldest_end() -> datetime:
     return timezone.now() - timedelta(seconds=grace_seconds + _EXPIRY_SECONDS)
 
 
-def _lacks(one: Standing, lacking: set[tuple[Any, Any]]) -> bool:
+def _lacks(one: AuthorisationSnapshot, lacking: set[tuple[Any, Any]]) -> bool:
     if one.user_id is None:
         return bool(one.requirements)
     return (one.requirements, one.user_id) in lacking

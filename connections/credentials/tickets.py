@@ -15,7 +15,7 @@ from connections.config.auth_sections import JwtConfig, TicketsConfig
 from connections.credentials.identity import Credential
 from connections.credentials.jwt_config import make_jwt_verifier
 from connections.credentials.sessions import verify_session
-from connections.credentials.tokens import judge
+from connections.credentials.tokens import check
 from connections.exceptions import Refused
 from connections.models import Ticket
 from connections.models.credentials import digest_token
@@ -70,7 +70,7 @@ def redeem_ticket(
     if row is None or row.origin != _name_origin(origin):
         raise Refused(close_codes.UNAUTHENTICATED)
     if row.token is not None:
-        found = judge(row.token)
+        found = check(row.token)
         if isinstance(found, Refused):
             raise found
         return found

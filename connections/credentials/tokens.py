@@ -68,17 +68,17 @@ def verify_access_token(token: str) -> Credential:
 def verify_access_tokens(tokens: Sequence[str]) -> list[Credential | Refused]:
     """Return the credential of each token, or why it has none; in one query."""
     rows = AccessToken.objects.find_all(tokens)
-    return [_judge(digest_token(token), rows) for token in tokens]
+    return [_check(digest_token(token), rows) for token in tokens]
 
 
-def _judge(digest: str, rows: dict[str, AccessToken]) -> Credential | Refused:
+def _check(digest: str, rows: dict[str, AccessToken]) -> Credential | Refused:
     row = rows.get(digest)
     if row is None or not constant_time_compare(row.digest, digest):
         return Refused(close_codes.UNAUTHENTICATED)
-    return judge(row)
+    return check(row)
 
 
-def judge(row: AccessToken) -> Credential | Refused:
+def check(row: AccessToken) -> Credential | Refused:
     """Return the credential that the row of a token is, or why it is none."""
     if row.revoked_at is not None:
         return Refused(close_codes.REVOKED)
@@ -95,6 +95,6 @@ def judge(row: AccessToken) -> Credential | Refused:
     )
 
 
-def note_use(token_ids: Iterable[int]) -> None:
+def record_use(token_ids: Iterable[int]) -> None:
     """Write down that tokens were used just now; one query for all of them."""
     AccessToken.objects.filter(pk__in=token_ids).update(last_used_at=Now())

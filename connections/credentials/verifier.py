@@ -8,12 +8,12 @@ from typing import ParamSpec, TypeVar
 
 from connections import close_codes
 from connections.config.loader import WebSocketConfig
-from connections.credentials.batching import Lookups
+from connections.credentials.batching import BatchLoader
 from connections.credentials.identity import Credential
 from connections.credentials.jwt_config import make_jwt_verifier
 from connections.credentials.sessions import verify_session
 from connections.credentials.tickets import issue_ticket, redeem_ticket
-from connections.credentials.tokens import note_use, verify_access_tokens
+from connections.credentials.tokens import record_use, verify_access_tokens
 from connections.exceptions import DatabaseUnavailable, Refused
 from connections.models import CloseRequest
 from connections.models.credentials import digest_token
@@ -45,7 +45,7 @@ class Verifier:
         self._database = database
         self._clock = clock
         self._remembered: dict[str, tuple[float, Credential]] = {}
-        self._tokens = Lookups(self._find_tokens, _TIMEOUT_SECONDS)
+        self._tokens = BatchLoader(self._find_tokens, _TIMEOUT_SECONDS)
         self._used_tokens: set[int] = set()
         self._under_way: set[_LookUp] = set()
         self._config = config or WebSocketConfig()
@@ -115,7 +115,7 @@ class Verifier:
             return
         used, self._used_tokens = self._used_tokens, set()
         try:
-            await self._database.write(note_use, used)
+            await self._database.write(record_use, used)
         except BaseException:
             self._used_tokens |= used
             raise

@@ -4,7 +4,7 @@ from typing import Any
 
 from django import forms
 
-from connections.dashboard.actions import Act
+from connections.dashboard.actions import Action
 
 _BANS = (
     ("3600", "for an hour"),
@@ -14,7 +14,7 @@ _BANS = (
 )
 
 
-class ActForm(forms.Form):
+class ActionForm(forms.Form):
     """A reason, which goes into the audit log, and what the act leaves open."""
 
     reason = forms.CharField(
@@ -56,9 +56,9 @@ class ActForm(forms.Form):
         "serve": ("reason",),
     }
 
-    def __init__(self, act: Act, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, action: Action, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        kept = self._FIELDS[act.name]
+        kept = self._FIELDS[action.name]
         self.fields = {name: self.fields[name] for name in kept}
-        if act.name == "notice":
+        if action.name == "notice":
             self.fields["reason"].required = False

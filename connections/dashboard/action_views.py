@@ -11,21 +11,21 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.http import urlencode
 
-from connections.dashboard.action_forms import ActForm
+from connections.dashboard.action_forms import ActionForm
 from connections.dashboard.actions import (
-    ACTS,
+    ACTIONS,
     MOST_VALUES,
-    Act,
+    Action,
     Ask,
     Outcome,
     find_allowed,
     find_meant,
     perform,
 )
-from connections.dashboard.cache import Shared
+from connections.dashboard.cache import SnapshotCache
 from connections.dashboard.map import list_names
 from connections.dashboard.snapshot import Snapshot
-from connections.models import CloseRequest, Node, Order
+from connections.models import CloseRequest, Node, NodeCommand
 
 _TEMPLATES = "admin/connections/livedashboard"
 _WAIT = timedelta(seconds=10)
@@ -35,19 +35,19 @@ _TOKEN_ID = re.compile(r"[0-9]{1,18}")
 _MOST_NAMED = 10
 
 
-def show_act(
-    request: HttpRequest, name: str, shared: Shared, context: dict[str, Any]
+def show_action(
+    request: HttpRequest, name: str, shared: SnapshotCache, context: dict[str, Any]
 ) -> HttpResponse:
     """Ask for confirmation; on POST do it, and go to what came of it."""
-    act, target, values = _read(request, name)
+    action, target, values = _read(request, name)
     snapshot = shared.get_snapshot()
-    form = ActForm(act, request.POST if request.method == "POST" else None)
+    form = ActionForm(action, request.POST if request.method == "POST" else None)
     try:
         meant = find_meant(snapshot, target, values)
     except ValueError as exc:
         raise Http404(str(exc)) from exc
     if request.method == "POST" and form.is_valid():
-        ask = _make_ask(act, target, values, request.user, form.cleaned_data)
+        ask = _make_ask(action, target, values, request.user, form.cleaned_data)
         try:
             outcome = perform(ask)
         except ValidationError as exc:
@@ -57,11 +57,11 @@ def show_act(
     clients = {one.client_id for _, one in meant}
     return TemplateResponse(
         request,
-        f"{_TEMPLATES}/act.html",
+        f"{_TEMPLATES}/action.html",
         {
             **context,
-            "title": act.label,
-            "act": act,
+            "title": action.label,
+            "action": action,
             "form": form,
             "target": target,
             "values": values,
@@ -70,24 +70,24 @@ def show_act(
             "node_count": len({node_id for node_id, _ in meant}),
             "clients": sorted(clients)[:_MOST_NAMED],
             "more_clients": max(0, len(clients) - _MOST_NAMED),
-            "is_last_node": act.name == "drain" and _is_last(snapshot, values),
+            "is_last_node": action.name == "drain" and _is_last(snapshot, values),
         },
     )
 
 
 def show_result(
-    request: HttpRequest, shared: Shared, context: dict[str, Any]
+    request: HttpRequest, shared: SnapshotCache, context: dict[str, Any]
 ) -> HttpResponse:
     """Say what an act has done so far, and whom it did not reach."""
-    act = ACTS.get(request.GET.get("act", ""))
+    action = ACTIONS.get(request.GET.get("action", ""))
     keys = [key for key in request.GET.getlist("key") if key.isdecimal()][:MOST_VALUES]
-    if act is None or not keys:
+    if action is None or not keys:
         raise Http404("no such act")
     snapshot = shared.get_snapshot()
     author = request.user.get_username()
-    if act.name in Order.Kind.values:
-        orders = list(Order.objects.filter(pk__in=keys, author=author))
-        result = describe_orders(snapshot, orders)
+    if action.name in NodeCommand.Kind.values:
+        commands = list(NodeCommand.objects.filter(pk__in=keys, author=author))
+        result = describe_commands(snapshot, commands)
     else:
         posted = CloseRequest.objects.filter(pk__in=keys, author=author)
         asked = request.GET.get("asked", "")
@@ -96,7 +96,7 @@ def show_result(
     return TemplateResponse(
         request,
         f"{_TEMPLATES}/result.html",
-        {**context, "title": act.label, "act": act, **result},
+        {**context, "title": action.label, "action": action, **result},
     )
 
 
@@ -129,36 +129,38 @@ def describe_ends(
     }
 
 
-def describe_orders(snapshot: Snapshot, orders: list[Order]) -> dict[str, Any]:
+def describe_commands(
+    snapshot: Snapshot, commands: list[NodeCommand]
+) -> dict[str, Any]:
     """Return how many nodes have carried an order out, and which are silent."""
     live = [node for node in snapshot.nodes if node.node_id in snapshot.seen]
-    done = min((order.nodes for order in orders), default=0)
-    created_at = max((one.created_at for one in orders), default=timezone.now())
-    names = {order.value for order in orders}
+    done = min((command.nodes for command in commands), default=0)
+    created_at = max((one.created_at for one in commands), default=timezone.now())
+    names = {command.value for command in commands}
     return {
-        "orders": orders,
+        "orders": commands,
         "nodes": len(live),
         "done": done,
-        "reached": sum(order.reached for order in orders),
-        "unreached": sum(order.unreached for order in orders),
+        "reached": sum(command.reached for command in commands),
+        "unreached": sum(command.unreached for command in commands),
         "silent": [node for node in live if _is_silent(node)],
         "concerned": [node for node in snapshot.nodes if node.node_id in names],
         "is_over": done >= len(live) or snapshot.taken_at > created_at + _WAIT,
     }
 
 
-def _read(request: HttpRequest, name: str) -> tuple[Act, str, tuple[str, ...]]:
+def _read(request: HttpRequest, name: str) -> tuple[Action, str, tuple[str, ...]]:
     """Return the act and whom it is about, if this user may do it."""
-    act = ACTS.get(name)
-    if act is None:
+    action = ACTIONS.get(name)
+    if action is None:
         raise Http404(f"no act {name:.20}")
     if name not in find_allowed(request.user):
         raise PermissionDenied
     source = request.POST if "target" in request.POST else request.GET
     target = source.get("target", "")
     values = tuple(dict.fromkeys(value[:255] for value in source.getlist("value")))
-    if target not in act.targets:
-        raise Http404(f"target is not one of {', '.join(act.targets)}")
+    if target not in action.targets:
+        raise Http404(f"target is not one of {', '.join(action.targets)}")
     if target == CloseRequest.Target.ALL:
         values = ("",)
     if not values or ("" in values and target != CloseRequest.Target.ALL):
@@ -169,15 +171,19 @@ def _read(request: HttpRequest, name: str) -> tuple[Act, str, tuple[str, ...]]:
         raise Http404("value is not the number of a token")
     if len(values) > MOST_VALUES:
         raise Http404(f"more than {MOST_VALUES} at once")
-    return act, target, values
+    return action, target, values
 
 
 def _make_ask(
-    act: Act, target: str, values: tuple[str, ...], user: Any, cleaned: dict[str, Any]
+    action: Action,
+    target: str,
+    values: tuple[str, ...],
+    user: Any,
+    cleaned: dict[str, Any],
 ) -> Ask:
     ban_for = cleaned.get("ban_for", "")
     return Ask(
-        act=act,
+        action=action,
         target=target,
         values=values,
         user=user,
@@ -190,8 +196,8 @@ def _make_ask(
 
 
 def _make_result_url(ask: Ask, outcome: Outcome, count: int) -> str:
-    rows = [*outcome.requests, *outcome.orders]
-    pairs: list[tuple[str, Any]] = [("act", ask.act.name), ("asked", count)]
+    rows = [*outcome.requests, *outcome.commands]
+    pairs: list[tuple[str, Any]] = [("action", ask.action.name), ("asked", count)]
     pairs += [("key", one.pk) for one in rows]
     return f"{reverse('admin:connections_live_result')}?{urlencode(pairs)}"
 

@@ -24,16 +24,16 @@ from connections.models import (
     Connection,
     LiveDashboard,
     Node,
-    Order,
+    NodeCommand,
 )
-from connections.node.live_state import Seen
+from connections.node.live_state import ConnectionState
 
 Target = CloseRequest.Target
 MOST_VALUES = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Act:
+class Action:
     """One thing to do: what it is called, who may, to whom."""
 
     name: str
@@ -43,38 +43,38 @@ class Act:
     is_grave: bool = False
 
 
-ACTS = {
-    act.name: act
-    for act in (
-        Act(
+ACTIONS = {
+    action.name: action
+    for action in (
+        Action(
             name="end",
             label="End",
             permission="connections.end_connection",
             targets=(Target.CONNECTION,),
             is_grave=True,
         ),
-        Act(
+        Action(
             name="end-all",
             label="End all",
             permission="connections.end_all",
             targets=(Target.CLIENT, Target.USER, Target.NODE),
             is_grave=True,
         ),
-        Act(
+        Action(
             name="ban",
             label="Ban",
             permission="connections.add_ban",
             targets=(Target.CLIENT, Target.USER, Target.ADDRESS),
             is_grave=True,
         ),
-        Act(
+        Action(
             name="revoke",
             label="Revoke token",
             permission="connections.change_accesstoken",
             targets=(Target.TOKEN,),
             is_grave=True,
         ),
-        Act(
+        Action(
             name="notice",
             label="Send notice",
             permission="connections.send_notice",
@@ -86,14 +86,14 @@ ACTS = {
                 Target.ALL,
             ),
         ),
-        Act(
+        Action(
             name="drain",
             label="Drain",
             permission="connections.drain_node",
             targets=(Target.NODE,),
             is_grave=True,
         ),
-        Act(
+        Action(
             name="serve",
             label="Return to service",
             permission="connections.drain_node",
@@ -107,7 +107,7 @@ ACTS = {
 class Ask:
     """An act, asked for: of whom, by whom, why."""
 
-    act: Act
+    action: Action
     target: str
     values: tuple[str, ...]
     user: Any
@@ -128,7 +128,7 @@ class Outcome:
     """What was posted: the rows by which the nodes learn of it."""
 
     requests: Sequence[CloseRequest] = ()
-    orders: Sequence[Order] = ()
+    commands: Sequence[NodeCommand] = ()
 
 
 def find_allowed(user: Any) -> frozenset[str]:
@@ -136,14 +136,14 @@ def find_allowed(user: Any) -> frozenset[str]:
     if is_read_only():
         return frozenset()
     return frozenset(
-        name for name, act in ACTS.items() if user.has_perm(act.permission)
+        name for name, action in ACTIONS.items() if user.has_perm(action.permission)
     )
 
 
 def make_url(name: str, target: str, *values: str) -> str:
     """Return where an act on somebody is confirmed."""
     pairs = [("target", target), *(("value", value) for value in values)]
-    return f"{reverse('admin:connections_live_act', args=[name])}?{urlencode(pairs)}"
+    return f"{reverse('admin:connections_live_action', args=[name])}?{urlencode(pairs)}"
 
 
 def find_meant(
@@ -151,7 +151,7 @@ def find_meant(
     target: str,
     values: Iterable[str],
     opened_before: datetime | None = None,
-) -> list[tuple[str, Seen]]:
+) -> list[tuple[str, ConnectionState]]:
     """Return the open connections that an act would concern, with their nodes."""
     wanted = frozenset(values)
     is_meant = _make_test(target, wanted)
@@ -172,12 +172,14 @@ def perform(ask: Ask) -> Outcome:
         ValidationError: there is no such user, or it is no address.
     """
     with transaction.atomic():
-        outcome = _PERFORM[ask.act.name](ask)
+        outcome = _PERFORM[ask.action.name](ask)
         _record(ask)
     return outcome
 
 
-def _make_test(target: str, wanted: frozenset[str]) -> Callable[[str, Seen], bool]:
+def _make_test(
+    target: str, wanted: frozenset[str]
+) -> Callable[[str, ConnectionState], bool]:
     if target == Target.ADDRESS:
         networks = [ipaddress.ip_network(text, strict=False) for text in wanted]
         return lambda node_id, one: any(
@@ -185,7 +187,7 @@ def _make_test(target: str, wanted: frozenset[str]) -> Callable[[str, Seen], boo
             for network in networks
             if one.address
         )
-    tests: Mapping[str, Callable[[str, Seen], bool]] = {
+    tests: Mapping[str, Callable[[str, ConnectionState], bool]] = {
         Target.CONNECTION: lambda node_id, one: one.connection_id in wanted,
         Target.CLIENT: lambda node_id, one: one.client_id in wanted,
         Target.USER: lambda node_id, one: one.user_id in wanted,
@@ -246,9 +248,9 @@ def _revoke(ask: Ask) -> Outcome:
 
 
 def _order(ask: Ask) -> Outcome:
-    orders = [
-        Order.objects.create(
-            kind=ask.act.name,
+    commands = [
+        NodeCommand.objects.create(
+            kind=ask.action.name,
             target=ask.target,
             value=value,
             text=ask.text,
@@ -257,7 +259,7 @@ def _order(ask: Ask) -> Outcome:
         for value in ask.values
     ]
     announce()
-    return Outcome(orders=orders)
+    return Outcome(commands=commands)
 
 
 def _reread(ask: Ask, posted: Sequence[Any]) -> list[CloseRequest]:
@@ -287,7 +289,7 @@ def _record(ask: Ask) -> None:
     """Write who did what, and why, where Django's admin keeps such things."""
     model = _LOGGED.get(ask.target, LiveDashboard)
     content_type = ContentType.objects.get_for_model(model)
-    said = f"{ask.act.label}: {ask.reason or ask.text}"
+    said = f"{ask.action.label}: {ask.reason or ask.text}"
     if ask.may_return:
         said += " (may return)"
     if ask.spread_seconds:

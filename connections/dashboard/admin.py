@@ -11,7 +11,7 @@ from django.urls import URLPattern, path, reverse
 from django.utils.decorators import method_decorator
 from django.views.decorators.gzip import gzip_page
 
-from connections.dashboard.action_views import show_act, show_result
+from connections.dashboard.action_views import show_action, show_result
 from connections.dashboard.actions import find_allowed
 from connections.dashboard.cache import shared
 from connections.dashboard.consumers import PATH
@@ -45,8 +45,10 @@ class LiveDashboardAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
                 name="connections_livedashboard_changelist",
             ),
             path("panels/", view(self.show_panels), name="connections_live_panels"),
-            path("peek/", view(self.show_peek), name="connections_live_peek"),
-            path("act/<str:name>/", view(self.act), name="connections_live_act"),
+            path("details/", view(self.show_details), name="connections_live_details"),
+            path(
+                "action/<str:name>/", view(self.action), name="connections_live_action"
+            ),
             path("result/", view(self.show_result), name="connections_live_result"),
         ]
 
@@ -63,7 +65,7 @@ class LiveDashboardAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             "selection": selection,
             "socket_path": f"/{PATH}",
             "poll_url": reverse("admin:connections_live_panels"),
-            "peek_url": reverse("admin:connections_live_peek"),
+            "details_url": reverse("admin:connections_live_details"),
             "ranges": [(name, selection.query(range=name)) for name in RANGES],
             "groupings": [(name, selection.query(by=name)) for name in GROUPINGS],
         }
@@ -90,7 +92,7 @@ class LiveDashboardAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             return JsonResponse({"type": "failed"}, status=503)
         return JsonResponse(panels.as_message())
 
-    def show_peek(self, request: HttpRequest) -> HttpResponse:
+    def show_details(self, request: HttpRequest) -> HttpResponse:
         """Return the details of a connection or of a client, as a fragment."""
         self._require_view(request)
         snapshot = self.shared.get_snapshot()
@@ -103,12 +105,12 @@ class LiveDashboardAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         elif client_id:
             region = request.GET.get("region", "")
             context |= describe_client(snapshot, client_id, region, allowed)
-        return TemplateResponse(request, f"{_TEMPLATES}/peek.html", context)
+        return TemplateResponse(request, f"{_TEMPLATES}/details.html", context)
 
-    def act(self, request: HttpRequest, name: str) -> HttpResponse:
+    def action(self, request: HttpRequest, name: str) -> HttpResponse:
         """Ask whether to do something, and do it."""
         self._require_view(request)
-        return show_act(request, name, self.shared, self._get_context(request))
+        return show_action(request, name, self.shared, self._get_context(request))
 
     def show_result(self, request: HttpRequest) -> HttpResponse:
         """Say what came of it."""

@@ -6,10 +6,10 @@ from dataclasses import replace
 from connections.dashboard.filters import Selection
 from connections.dashboard.panels import Panels, render_panels
 from connections.dashboard.snapshot import Snapshot, Snapshots
-from connections.dashboard.statistics import SharedFigures
+from connections.dashboard.statistics import StatisticsCache
 
 
-class Shared:
+class SnapshotCache:
     """
     Snapshots, figures and the panels drawn from them.
 
@@ -19,7 +19,7 @@ class Shared:
 
     def __init__(self) -> None:
         self._snapshots = Snapshots()
-        self._figures = SharedFigures()
+        self._statistics = StatisticsCache()
         self._lock = threading.Lock()
         self._number = 0
         self._drawn: dict[tuple[Selection, frozenset[str]], Panels] = {}
@@ -43,7 +43,7 @@ class Shared:
             django.db.Error: the database did not answer.
         """
         snapshot = self.get_snapshot()
-        figures = self._figures.get(selection.range, selection.node)
+        statistics = self._statistics.get(selection.range, selection.node)
         key = (replace(selection, problems=()), allowed)
         with self._lock:
             if snapshot.number != self._number:
@@ -51,10 +51,10 @@ class Shared:
                 self._drawn.clear()
             panels = self._drawn.get(key)
             if panels is None:
-                panels = render_panels(snapshot, figures, selection, allowed)
+                panels = render_panels(snapshot, statistics, selection, allowed)
                 self._drawn[key] = panels
             return panels
 
 
-shared = Shared()
+shared = SnapshotCache()
 """This process's."""

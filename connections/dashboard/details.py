@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from connections.dashboard.actions import ACTS, Target, make_url
+from connections.dashboard.actions import ACTIONS, Target, make_url
 from connections.dashboard.charts.cells import draw_row
 from connections.dashboard.charts.scales import (
     NOTHING,
@@ -15,14 +15,14 @@ from connections.dashboard.charts.scales import (
 from connections.dashboard.map import STATES, list_names
 from connections.dashboard.snapshot import Snapshot
 from connections.models import Node
-from connections.node.live_state import Seen
+from connections.node.live_state import ConnectionState
 
 _MOST_LISTED = 20
 _WORDS = {state.value: word for state, word, _ in STATES}
 
 
 def connection_from_scope(
-    snapshot: Snapshot, node_id: str, one: Seen, allowed: Collection[str]
+    snapshot: Snapshot, node_id: str, one: ConnectionState, allowed: Collection[str]
 ) -> dict[str, Any]:
     """Return what is known of an open connection, as pairs for people."""
     opened_at = datetime.fromtimestamp(one.opened_at, UTC)
@@ -78,7 +78,9 @@ def describe_client(
     }
 
 
-def offer_for_connection(one: Seen, allowed: Collection[str]) -> list[dict[str, Any]]:
+def offer_for_connection(
+    one: ConnectionState, allowed: Collection[str]
+) -> list[dict[str, Any]]:
     """Return links to what may be done about a connection and its client."""
     offers = [("end", "End…", Target.CONNECTION, one.connection_id)]
     if one.token_id:
@@ -118,7 +120,7 @@ def _offer(
         {
             "label": label,
             "url": make_url(name, target, value),
-            "is_grave": ACTS[name].is_grave,
+            "is_grave": ACTIONS[name].is_grave,
         }
         for name, label, target, value in offers
         if name in allowed

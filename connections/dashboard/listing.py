@@ -15,14 +15,14 @@ from django.utils.html import format_html
 
 from connections.close_codes import APPLICATION, CLOSE_REASONS, PEER
 from connections.dashboard.actions import MOST_VALUES, Target, find_allowed, make_url
-from connections.dashboard.cache import Shared, shared
+from connections.dashboard.cache import SnapshotCache, shared
 from connections.dashboard.charts.scales import NOTHING, format_bytes, format_seconds
 from connections.dashboard.details import connection_from_scope, say_both
 from connections.dashboard.map import STATES
 from connections.dashboard.snapshot import Snapshot
 from connections.models import Connection, Node
 from connections.models.node import ID_LENGTH
-from connections.node.live_state import Seen
+from connections.node.live_state import ConnectionState
 
 MOST_COUNTED = 10_000
 _MOST_FOUND_LIVE = 500
@@ -63,7 +63,7 @@ class StateFilter(admin.SimpleListFilter):
         self, request: HttpRequest, params: Any, model: Any, model_admin: Any
     ) -> None:
         super().__init__(request, params, model, model_admin)
-        self._shared: Shared = model_admin.shared
+        self._shared: SnapshotCache = model_admin.shared
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         states = [(state.value, f"open, {word}") for state, word, _ in STATES]
@@ -301,6 +301,6 @@ def show_live(row: Connection, snapshot: Snapshot) -> dict[str, str]:
     }
 
 
-def _say_bytes(counted: Connection | Seen) -> str:
+def _say_bytes(counted: Connection | ConnectionState) -> str:
     incoming, outgoing = counted.bytes_in, counted.bytes_out
     return f"↓{format_bytes(incoming)} ↑{format_bytes(outgoing)}"

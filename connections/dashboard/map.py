@@ -10,7 +10,7 @@ from connections.dashboard.charts.cells import Cell, draw_cells, draw_row
 from connections.dashboard.filters import Selection
 from connections.dashboard.snapshot import KEY_LENGTH, Snapshot, make_key
 from connections.models import Node
-from connections.node.live_state import LiveState, Seen
+from connections.node.live_state import ConnectionState, LiveState
 
 STATES = (
     (LiveState.ACTIVE, "active", "data within the last 10 s, or a handler at work"),
@@ -38,7 +38,7 @@ class Client:
     """A client inside one node or route."""
 
     client_id: str
-    connections: Sequence[Seen]
+    connections: Sequence[ConnectionState]
     cells: SafeString
     keys: str
     states: Sequence[int]
@@ -97,7 +97,7 @@ def count_columns(regions: int, width: int) -> int:
     return 2 if regions < 5 or width < 1400 else 3
 
 
-def count_states(connections: Iterable[Seen]) -> list[int]:
+def count_states(connections: Iterable[ConnectionState]) -> list[int]:
     """Return how many connections are in each of STATES."""
     counted = Counter(one.state for one in connections)
     return [counted[state.value] for state, _, _ in STATES]
@@ -113,7 +113,7 @@ def name_node(node: Node) -> str:
     return f"{node.host}:{node.pid}"
 
 
-def is_shown(one: Seen, selection: Selection) -> bool:
+def is_shown(one: ConnectionState, selection: Selection) -> bool:
     """Tell whether a connection passes the filter by route."""
     return not selection.route or one.route == selection.route
 
@@ -125,7 +125,7 @@ class _Group:
     name: str
     value: str
     node: Node | None
-    connections: list[Seen]
+    connections: list[ConnectionState]
 
 
 def _group(snapshot: Snapshot, selection: Selection) -> list[_Group]:
@@ -141,7 +141,7 @@ def _group(snapshot: Snapshot, selection: Selection) -> list[_Group]:
     ]
     if selection.by == "node":
         return by_node
-    routes: dict[str, list[Seen]] = {}
+    routes: dict[str, list[ConnectionState]] = {}
     for group in by_node:
         for one in group.connections:
             routes.setdefault(one.route, []).append(one)
@@ -153,7 +153,7 @@ def _group(snapshot: Snapshot, selection: Selection) -> list[_Group]:
 
 def _make_region(group: _Group, *, width: int, per_cell: int, query: str) -> Region:
     connections = group.connections
-    clients: dict[str, list[Seen]] = {}
+    clients: dict[str, list[ConnectionState]] = {}
     for one in connections:
         clients.setdefault(one.client_id, []).append(one)
     is_named = (
@@ -195,7 +195,7 @@ def _say(states: Sequence[int]) -> str:
     )
 
 
-def _make_client(client_id: str, connections: list[Seen]) -> Client:
+def _make_client(client_id: str, connections: list[ConnectionState]) -> Client:
     cells = _make_cells(connections, 1)
     return Client(
         client_id=client_id,
@@ -206,7 +206,7 @@ def _make_client(client_id: str, connections: list[Seen]) -> Client:
     )
 
 
-def _make_cells(connections: Sequence[Seen], per_cell: int) -> list[Cell]:
+def _make_cells(connections: Sequence[ConnectionState], per_cell: int) -> list[Cell]:
     if per_cell == 1:
         return [(one.state, make_key(one.connection_id)) for one in connections]
     cells = []

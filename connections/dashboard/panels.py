@@ -27,11 +27,11 @@ from connections.dashboard.map import (
     name_node,
 )
 from connections.dashboard.snapshot import Snapshot
-from connections.dashboard.statistics import Figures
+from connections.dashboard.statistics import Statistics
 from connections.dashboard.tiles import estimate_quantile, make_tiles
 from connections.metrics.counters import DURATION_EDGES
 from connections.models import Alert, Node
-from connections.node.live_state import Seen
+from connections.node.live_state import ConnectionState
 
 NAMES = ("tiles", "map", "errors", "durations", "alerts", "reasons", "nodes")
 _TEMPLATES = "admin/connections/livedashboard"
@@ -67,7 +67,7 @@ class Panels:
 
 def render_panels(
     snapshot: Snapshot,
-    figures: Figures,
+    statistics: Statistics,
     selection: Selection,
     allowed: Collection[str],
 ) -> Panels:
@@ -83,7 +83,7 @@ def render_panels(
     contexts: dict[str, dict[str, Any]] = {
         "tiles": {
             "tiles": make_tiles(
-                figures,
+                statistics,
                 shown,
                 [
                     node
@@ -101,10 +101,10 @@ def render_panels(
             "counts": _count_by_state(shown),
             "list_url": reverse("admin:connections_connection_changelist"),
         },
-        "errors": _show_errors(figures, selection),
-        "durations": _show_durations(snapshot, figures, shown, selection),
+        "errors": _show_errors(statistics, selection),
+        "durations": _show_durations(snapshot, statistics, shown, selection),
         "alerts": {"alerts": [_show_alert(snapshot, one) for one in snapshot.alerts]},
-        "reasons": {"reasons": _show_reasons(figures)},
+        "reasons": {"reasons": _show_reasons(statistics)},
         "nodes": {
             "nodes": [
                 _show_node(snapshot, node, selection, allowed)
@@ -134,7 +134,7 @@ def _half(selection: Selection) -> int:
     return (selection.width - _GAP) // 2 - _PADDING
 
 
-def _count_by_state(shown: Sequence[Seen]) -> list[dict[str, Any]]:
+def _count_by_state(shown: Sequence[ConnectionState]) -> list[dict[str, Any]]:
     return [
         {
             "glyph": draw_row([(state.value, "")]),
@@ -148,9 +148,9 @@ def _count_by_state(shown: Sequence[Seen]) -> list[dict[str, Any]]:
     ]
 
 
-def _show_errors(figures: Figures, selection: Selection) -> dict[str, Any]:
+def _show_errors(statistics: Statistics, selection: Selection) -> dict[str, Any]:
     """Return the trend of errors a minute, the rarest kinds together."""
-    kinds = list(figures.errors.items())
+    kinds = list(statistics.errors.items())
     named, rest = kinds[:_MOST_KINDS], kinds[_MOST_KINDS:]
     if rest:
         columns = zip(*(values for _, values in rest), strict=True)
@@ -159,17 +159,17 @@ def _show_errors(figures: Figures, selection: Selection) -> dict[str, Any]:
         Series(
             name=kind.replace("_", " "),
             kind=f"k{index}",
-            values=[value / figures.step_minutes for value in values],
+            values=[value / statistics.step_minutes for value in values],
             is_filled=index == 0,
         )
         for index, (kind, values) in enumerate(named)
     ]
-    total = sum(map(sum, figures.errors.values()))
+    total = sum(map(sum, statistics.errors.values()))
     chart: SafeString | str = ""
     if total:
         chart = draw_trend(
             series,
-            figures.times,
+            statistics.times,
             label=f"Errors a minute over {selection.range}: {total} in all",
             width=_half(selection),
         )
@@ -181,7 +181,10 @@ def _show_errors(figures: Figures, selection: Selection) -> dict[str, Any]:
 
 
 def _show_durations(
-    snapshot: Snapshot, figures: Figures, shown: Sequence[Seen], selection: Selection
+    snapshot: Snapshot,
+    statistics: Statistics,
+    shown: Sequence[ConnectionState],
+    selection: Selection,
 ) -> dict[str, Any]:
     """Return the histogram of closed sessions with the ages of open ones over it."""
     now = snapshot.taken_at.timestamp()
@@ -189,29 +192,29 @@ def _show_durations(
     for one in shown:
         ages[bisect_left(DURATION_EDGES, now - one.opened_at)] += 1
     chart = draw_histogram(
-        DURATION_EDGES, figures.durations, ages, width=_half(selection)
+        DURATION_EDGES, statistics.durations, ages, width=_half(selection)
     )
     names = [f"up to {format_seconds(edge)}" for edge in DURATION_EDGES]
     names.append(f"over {format_seconds(DURATION_EDGES[-1])}")
     quantiles = [
         (label, None if value is None else format_seconds(value))
         for label, value in (
-            ("p50", estimate_quantile(figures.durations, 0.5)),
-            ("p95", estimate_quantile(figures.durations, 0.95)),
+            ("p50", estimate_quantile(statistics.durations, 0.5)),
+            ("p95", estimate_quantile(statistics.durations, 0.95)),
         )
     ]
     return {
         "chart": chart,
-        "rows": list(zip(names, figures.durations, ages, strict=True)),
-        "closed": sum(figures.durations),
+        "rows": list(zip(names, statistics.durations, ages, strict=True)),
+        "closed": sum(statistics.durations),
         "open": len(shown),
         "quantiles": quantiles,
     }
 
 
-def _show_reasons(figures: Figures) -> list[dict[str, Any]]:
+def _show_reasons(statistics: Statistics) -> list[dict[str, Any]]:
     """Return why connections ended, the most frequent first."""
-    total = sum(figures.reasons.values()) or 1
+    total = sum(statistics.reasons.values()) or 1
     return [
         {
             "codes": ", ".join(map(str, get_codes(reason))) or NOTHING,
@@ -219,7 +222,7 @@ def _show_reasons(figures: Figures) -> list[dict[str, Any]]:
             "count": count,
             "percent": round(100 * count / total, 1),
         }
-        for reason, count in figures.reasons.items()
+        for reason, count in statistics.reasons.items()
     ]
 
 

@@ -17,7 +17,12 @@ from django.utils import timezone
 from connections.config.loader import get_config
 from connections.models import Alert, Connection, Node
 from connections.models.node import ID_LENGTH, LIVE_STATES
-from connections.node.live_state import Seen, decode, judge_idle, want_pictures
+from connections.node.live_state import (
+    ConnectionState,
+    classify_idle,
+    decode,
+    want_pictures,
+)
 from connections.units import Clock
 
 MAX_AGE_SECONDS = 1.0
@@ -45,7 +50,7 @@ class Snapshot:
     nodes: tuple[Node, ...]
     """Those alive first; each with `beat_age`, a timedelta."""
 
-    seen: dict[str, list[Seen]]
+    seen: dict[str, list[ConnectionState]]
     """Open connections by node, oldest first."""
 
     recorded_nodes: frozenset[str]
@@ -54,7 +59,7 @@ class Snapshot:
     alerts: tuple[Alert, ...] = ()
     """Those firing, then those pending, then those resolved lately."""
 
-    def __iter__(self) -> Iterator[Seen]:
+    def __iter__(self) -> Iterator[ConnectionState]:
         for connections in self.seen.values():
             yield from connections
 
@@ -67,7 +72,7 @@ class Snapshot:
         """How many connections are open."""
         return sum(map(len, self.seen.values()))
 
-    def find(self, key: str) -> tuple[str, Seen] | None:
+    def find(self, key: str) -> tuple[str, ConnectionState] | None:
         """Return the node and the open connection that a key or an id names."""
         found = self._by_key.get(make_key(key) if len(key) == ID_LENGTH else key)
         if found and len(key) == ID_LENGTH and found[1].connection_id != key:
@@ -75,7 +80,7 @@ class Snapshot:
         return found
 
     @cached_property
-    def _by_key(self) -> dict[str, tuple[str, Seen]]:
+    def _by_key(self) -> dict[str, tuple[str, ConnectionState]]:
         return {
             make_key(one.connection_id): (node_id, one)
             for node_id, connections in self.seen.items()
@@ -144,7 +149,7 @@ def take_snapshot(number: int) -> Snapshot:
         .order_by("started_at")
     )
     nodes.sort(key=lambda node: node.state not in LIVE_STATES)
-    seen: dict[str, list[Seen]] = {}
+    seen: dict[str, list[ConnectionState]] = {}
     without: list[str] = []
     for node in nodes:
         if node.state not in LIVE_STATES:
@@ -185,7 +190,7 @@ def _get_content(node: Any) -> bytes:
 
 
 def _read_recorded(
-    node_ids: list[str], seen: dict[str, list[Seen]], moment: datetime
+    node_ids: list[str], seen: dict[str, list[ConnectionState]], moment: datetime
 ) -> None:
     """Read the open connections of nodes without a picture from their rows."""
     timeout_seconds = get_config().idle_timeout_seconds
@@ -212,7 +217,7 @@ def _read_recorded(
     for node_id, key, client, user, route, address, opened, active, *counts in rows:
         idle_seconds = max(0.0, (moment - active).total_seconds())
         seen[node_id].append(
-            Seen(
+            ConnectionState(
                 key,
                 client,
                 "" if user is None else str(user),
@@ -220,7 +225,7 @@ def _read_recorded(
                 route,
                 address,
                 opened.timestamp(),
-                judge_idle(idle_seconds, timeout_seconds).value,
+                classify_idle(idle_seconds, timeout_seconds).value,
                 idle_seconds,
                 *counts,
             )

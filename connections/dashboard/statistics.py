@@ -31,7 +31,7 @@ _NOTHING_HAPPENED: dict[str, Any] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Figures:
+class Statistics:
     """Sums for each step of a range, oldest first, and for the whole of it."""
 
     times: Sequence[datetime]
@@ -50,7 +50,7 @@ class Figures:
     """Most open connections within 24 hours, at the end of a minute."""
 
 
-def read_figures(range_name: str, node_id: str = "") -> Figures:
+def read_statistics(range_name: str, node_id: str = "") -> Statistics:
     """Return what happened in a range until now, on one node or on all."""
     step = _STEP_MINUTES[range_name]
     end = timezone.now()
@@ -69,7 +69,7 @@ def read_figures(range_name: str, node_id: str = "") -> Figures:
     )
     sums.add([one for one in _read_pending(node_id) if one["minute"] >= first])
     day = rows.between(end - timedelta(days=1), end).series(1440)
-    return Figures(
+    return Statistics(
         times=[datetime.fromtimestamp(minute * 60, UTC) for minute in steps],
         step_minutes=step,
         open_connections=sums.pick("open_connections", steps),
@@ -149,15 +149,15 @@ def _read_pending(node_id: str) -> list[dict[str, Any]]:
     return [{**_NOTHING_HAPPENED, **one} for one in found.values()]
 
 
-class SharedFigures:
+class StatisticsCache:
     """Reads figures as rarely as their range allows, however many threads ask."""
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._known: dict[tuple[str, str], tuple[float, Figures]] = {}
+        self._known: dict[tuple[str, str], tuple[float, Statistics]] = {}
 
-    def get(self, range_name: str, node_id: str = "") -> Figures:
+    def get(self, range_name: str, node_id: str = "") -> Statistics:
         """Return the figures of a range that are young enough, or read them."""
         with self._lock:
             now = self._clock()
@@ -165,8 +165,8 @@ class SharedFigures:
             known = self._known.get(key)
             if known is not None and now - known[0] < _KEPT_SECONDS[range_name]:
                 return known[1]
-            figures = read_figures(range_name, node_id)
+            statistics = read_statistics(range_name, node_id)
             if len(self._known) > 100:
                 self._known.clear()
-            self._known[key] = (now, figures)
-            return figures
+            self._known[key] = (now, statistics)
+            return statistics

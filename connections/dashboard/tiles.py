@@ -13,10 +13,10 @@ from connections.dashboard.charts.scales import (
     split_seconds,
 )
 from connections.dashboard.charts.sparkline import draw_sparkline
-from connections.dashboard.statistics import Figures
+from connections.dashboard.statistics import Statistics
 from connections.metrics.counters import DURATION_EDGES
 from connections.models import Node
-from connections.node.live_state import Seen
+from connections.node.live_state import ConnectionState
 
 _BAD_RATIO = 0.05
 _FULL = 0.9
@@ -37,8 +37,8 @@ class Tile:
 
 
 def make_tiles(
-    figures: Figures,
-    shown: Sequence[Seen],
+    statistics: Statistics,
+    shown: Sequence[ConnectionState],
     nodes: Sequence[Node],
     *,
     firing: int,
@@ -46,20 +46,20 @@ def make_tiles(
 ) -> list[Tile]:
     """Return the tiles, for the connections shown, their nodes and the range."""
     most = get_config().max_total_connections
-    peak = max(figures.peak_open, len(shown))
+    peak = max(statistics.peak_open, len(shown))
     return [
         Tile(
             label="Open now",
             value=format_count(len(shown)),
             note=f"peak in 24 h {format_count(peak)} · limit {format_count(most)}",
-            line=draw_sparkline(figures.open_connections),
+            line=draw_sparkline(statistics.open_connections),
             is_bad=len(shown) >= _FULL * most,
         ),
-        _make_rate("Opened", "opened", figures.opened, nodes),
-        _make_rate("Ended", "ended", figures.ended, nodes),
-        _make_traffic(figures, shown),
-        _make_errors(figures),
-        _make_durations(figures),
+        _make_rate("Opened", "opened", statistics.opened, nodes),
+        _make_rate("Ended", "ended", statistics.ended, nodes),
+        _make_traffic(statistics, shown),
+        _make_errors(statistics),
+        _make_durations(statistics),
         Tile(
             label="Alerts firing",
             value=str(firing),
@@ -113,12 +113,14 @@ def _whole(values: Sequence[float]) -> Sequence[float]:
     return values[:-1]
 
 
-def _make_traffic(figures: Figures, shown: Sequence[Seen]) -> Tile:
+def _make_traffic(statistics: Statistics, shown: Sequence[ConnectionState]) -> Tile:
     incoming = format_count(round(sum(one.in_per_second for one in shown), 1))
     outgoing = format_count(round(sum(one.out_per_second for one in shown), 1))
     both = [
         one + other
-        for one, other in zip(figures.messages_in, figures.messages_out, strict=True)
+        for one, other in zip(
+            statistics.messages_in, statistics.messages_out, strict=True
+        )
     ]
     return Tile(
         label="Messages /s",
@@ -129,11 +131,11 @@ def _make_traffic(figures: Figures, shown: Sequence[Seen]) -> Tile:
     )
 
 
-def _make_errors(figures: Figures) -> Tile:
-    errors = sum(map(sum, figures.errors.values()))
-    messages = sum(figures.messages_in)
+def _make_errors(statistics: Statistics) -> Tile:
+    errors = sum(map(sum, statistics.errors.values()))
+    messages = sum(statistics.messages_in)
     ratio = errors / messages if messages else 0.0
-    per_step = [sum(column) for column in zip(*figures.errors.values(), strict=True)]
+    per_step = [sum(column) for column in zip(*statistics.errors.values(), strict=True)]
     return Tile(
         label="Error ratio",
         value=f"{ratio * 100:.2f}".rstrip("0").rstrip("."),
@@ -144,9 +146,9 @@ def _make_errors(figures: Figures) -> Tile:
     )
 
 
-def _make_durations(figures: Figures) -> Tile:
-    middle = estimate_quantile(figures.durations, 0.5)
-    high = estimate_quantile(figures.durations, 0.95)
+def _make_durations(statistics: Statistics) -> Tile:
+    middle = estimate_quantile(statistics.durations, 0.5)
+    high = estimate_quantile(statistics.durations, 0.95)
     value, unit = split_seconds(middle) if middle is not None else (NOTHING, "")
     longest = NOTHING if high is None else format_seconds(high)
     return Tile(

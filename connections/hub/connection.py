@@ -199,7 +199,7 @@ class LiveConnection:
         self.expires_at = credential.expires_at
         self.is_expiring = False
         until = credential.expires_at
-        self.flight.note("authorised", f"until {until.isoformat()}" if until else "")
+        self.flight.record("authorised", f"until {until.isoformat()}" if until else "")
 
     def mark_opened(self, now: float) -> None:
         """Put the moment of opening, which orders a client's connections, at now."""
@@ -225,7 +225,7 @@ class LiveConnection:
         if self.close_reason is not None:
             return False
         self.close_reason = close_reason
-        self.flight.note("end_asked", close_reason.reason)
+        self.flight.record("end_asked", close_reason.reason)
         self.sender.end(close_reason, ref, after_ms)
         return True
 

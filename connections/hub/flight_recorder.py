@@ -50,7 +50,7 @@ class FlightRecord:
         self._clock = clock
         self._events: list[_Noted] = []
 
-    def note(self, event: str, detail: str = "") -> None:
+    def record(self, event: str, detail: str = "") -> None:
         """Add an event, as of now; a flood of one kind takes one place."""
         events = self._events
         if events and (events[-1].event, events[-1].detail) == (event, detail):

@@ -229,7 +229,7 @@ class _LoopLayer(RedisPubSubLoopLayer):
                 self.channel_layer.dropped += 1
                 mailbox.put_gap(1, loop)
 
-    def note_return(self, shard: Shard) -> None:
+    def on_return(self, shard: Shard) -> None:
         """Tell all who subscribed there that messages may be missing."""
         reached = {channel for channel in self.channels if shard.has(channel)}
         for name, members in self.groups.items():

@@ -38,7 +38,7 @@ class Layer(Protocol):
     def deliver(self, name: str, payload: bytes) -> None:
         """Hand on a message for a channel or a group."""
 
-    def note_return(self, shard: "Shard") -> None:
+    def on_return(self, shard: "Shard") -> None:
         """Hear that subscriptions hold again, and what came meanwhile is lost."""
 
 
@@ -63,7 +63,7 @@ class Shard:
             prober=self._client,
             name="The channel layer",
             on_message=layer.deliver,
-            on_return=self._note_return,
+            on_return=self._on_return,
             probe_seconds=outer.probe_seconds,
             timeout_seconds=outer.timeout_seconds,
         )
@@ -107,7 +107,7 @@ class Shard:
                         self._client.publish(name, payload), self._timeout_seconds
                     )
                 except (RedisError, OSError, TimeoutError) as exc:
-                    self._subscriptions.note_failure(exc)
+                    self._subscriptions.on_failure(exc)
                     if not self.is_away:
                         self.is_away = True
                         self._spawn(self._make_good())
@@ -127,9 +127,9 @@ class Shard:
         self._missed.clear()
         self._leaving.clear()
 
-    def _note_return(self) -> None:
+    def _on_return(self) -> None:
         self._may_be_back.set()
-        self._layer.note_return(self)
+        self._layer.on_return(self)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

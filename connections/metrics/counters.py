@@ -175,16 +175,16 @@ class Counters:
             found = self.routes[route] = RouteCounters()
         return found
 
-    def note_outcome(self, route: str, outcome: str) -> None:
+    def record_outcome(self, route: str, outcome: str) -> None:
         """Count how a handshake was answered."""
         self.get_route(route).outcomes.add(outcome)
 
-    def note_opened(self, connection: "LiveConnection", open_count: int) -> None:
+    def record_opened(self, connection: "LiveConnection", open_count: int) -> None:
         """Count a connection that was let in; open_count includes it."""
-        self.note_outcome(connection.route, "accepted")
+        self.record_outcome(connection.route, "accepted")
         self.max_open = max(self.max_open, open_count)
 
-    def note_closed(
+    def record_closed(
         self, connection: "LiveConnection", reason: str, now: float
     ) -> None:
         """Count the end of a connection, and what it sent and received."""
@@ -193,7 +193,7 @@ class Counters:
         self.durations.observe(now - connection.opened_monotonic)
         self._lingering[connection.connection_id] = now
 
-    def note_returned(self, connection_id: str) -> None:
+    def record_returned(self, connection_id: str) -> None:
         """Count a consumer that has returned."""
         self.consumers -= 1
         self._lingering.pop(connection_id, None)

@@ -8,7 +8,7 @@ from connections.models.credentials import AccessToken, Ticket
 from connections.models.live_state import LiveDashboard, NodePicture
 from connections.models.minute_rollup import MinuteRollup
 from connections.models.node import Node
-from connections.models.node_command import Order
+from connections.models.node_command import NodeCommand
 from connections.models.sweep import Sweep
 
 __all__ = [
@@ -21,8 +21,8 @@ __all__ = [
     "LiveDashboard",
     "MinuteRollup",
     "Node",
+    "NodeCommand",
     "NodePicture",
-    "Order",
     "Sweep",
     "Ticket",
 ]

@@ -25,7 +25,7 @@ class NodeQuerySet(models.QuerySet["Node"]):
             state="serving", beat_at__gte=Now() - timedelta(seconds=seconds)
         )
 
-    def elders_of(self, node_id: str | None) -> NodeQuerySet:
+    def started_before(self, node_id: str | None) -> NodeQuerySet:
         """Nodes that began before one, by moment and then id; all, for None."""
         if node_id is None:
             return self.all()

@@ -12,12 +12,12 @@ RECENT_SECONDS = 60
 """An order that a node has not seen for so long it does not carry out any more."""
 
 
-class OrderQuerySet(models.QuerySet["Order"]):
-    def recent(self) -> OrderQuerySet:
+class NodeCommandQuerySet(models.QuerySet["NodeCommand"]):
+    def recent(self) -> NodeCommandQuerySet:
         """Orders young enough to be carried out, by the database's clock."""
         return self.filter(created_at__gte=Now() - timedelta(seconds=RECENT_SECONDS))
 
-    def note_done(self, *, reached: int, unreached: int) -> None:
+    def record_done(self, *, reached: int, unreached: int) -> None:
         """Add what one node did; nodes may write at the same time."""
         self.update(
             nodes=F("nodes") + 1,
@@ -26,7 +26,7 @@ class OrderQuerySet(models.QuerySet["Order"]):
         )
 
 
-class Order(models.Model):
+class NodeCommand(models.Model):
     """
     An order to all nodes whose connections, or who themselves, a target names.
 
@@ -58,10 +58,12 @@ class Order(models.Model):
         default=0, help_text="Connections whose consumer takes no notices."
     )
 
-    objects = OrderQuerySet.as_manager()
+    objects = NodeCommandQuerySet.as_manager()
 
     class Meta:
         ordering = ["-id"]
+        # The table is older than the name of the model.
+        db_table = "connections_order"
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.target} {self.value}".rstrip()

@@ -94,7 +94,7 @@ class AppliedRequests:
         found = self._hub.select(request.target, request.value, self._node_id)
         return sum(self._end(connection, request, now, latest) for connection in found)
 
-    def hold_against(self, connection: LiveConnection) -> None:
+    def apply_to(self, connection: LiveConnection) -> None:
         """End a connection that joins, if it was meant by what was applied."""
         if not self._recent:
             return
@@ -123,7 +123,7 @@ class AppliedRequests:
             # The row is behind: write the true time, so that the sweeper does
             # not ask again and again.
             if self._recorder is not None:
-                self._recorder.note_change(connection)
+                self._recorder.record_change(connection)
             return False
         close_reason = CLOSE_REASONS.get(request.reason, close_codes.KICKED)
         if not request.spread_seconds:
@@ -150,10 +150,10 @@ class IncomingRequests:
         database: Database,
         bus: RedisBus | None,
         clock: Clock,
-        look_on: Callable[[], Awaitable[None]],
+        poll_others: Callable[[], Awaitable[None]],
     ) -> None:
         self._applied = applied
-        self._look_on = look_on
+        self._poll_others = poll_others
         self._database = database
         self._bus = bus
         self._clock = clock
@@ -173,7 +173,7 @@ class IncomingRequests:
         """Be told nothing more."""
         stop_listening(self._hear)
 
-    async def look(self) -> None:
+    async def poll(self) -> None:
         """
         Read and apply what is new, then look on at what else was announced.
 
@@ -185,13 +185,13 @@ class IncomingRequests:
         for request, age in await self._database.read(_read, since_seconds):
             self._applied.apply(request, age.total_seconds())
         self._read_at = started
-        await self._look_on()
+        await self._poll_others()
 
-    async def look_when_announced(self) -> None:
+    async def poll_when_announced(self) -> None:
         """Wait for an announcement, then look."""
         await self._due.wait()
         self._due.clear()
-        await self.look()
+        await self.poll()
 
     def _hear(self) -> bool:
         """Note an announcement of this process; runs in any thread."""

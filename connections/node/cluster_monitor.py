@@ -17,11 +17,11 @@ from connections.models import Node, Sweep
 from connections.storage.database import Database
 from connections.units import Clock
 
-SURVEY_BEATS = 10
+MONITOR_BEATS = 10
 """Beats between two looks: ten seconds, by default."""
 
 
-class Survey:
+class ClusterMonitor:
     """
     Asks which of a node's minutes a sweeper has taken over, and how others fare.
 
@@ -60,7 +60,7 @@ class Survey:
             return None
         return self._sweep_age_seconds + self._clock() - self._read_at
 
-    async def look(self) -> None:
+    async def refresh(self) -> None:
         """
         Read all of it once.
 

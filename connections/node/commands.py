@@ -5,15 +5,15 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from connections.hub.hub import Hub
-from connections.models import Order
+from connections.models import NodeCommand
 from connections.storage.database import Database
 
 logger = logging.getLogger(__name__)
 
-_REMEMBERED_ORDERS = 10_000
+_REMEMBERED_COMMANDS = 10_000
 
 
-class TakenOrders:
+class AppliedCommands:
     """
     Looks for orders to this node.
 
@@ -38,42 +38,42 @@ class TakenOrders:
         self._taken: dict[int, None] = {}
         self._draining: asyncio.Task[None] | None = None
 
-    async def look(self) -> None:
+    async def poll(self) -> None:
         """
         Carry out what is new.
 
         Raises:
             DatabaseUnavailable: what was not seen is found the next time.
         """
-        for order in await self._database.read(_read):
-            if order.pk in self._taken:
+        for command in await self._database.read(_read):
+            if command.pk in self._taken:
                 continue
-            self._taken[order.pk] = None
-            if len(self._taken) > _REMEMBERED_ORDERS:
+            self._taken[command.pk] = None
+            if len(self._taken) > _REMEMBERED_COMMANDS:
                 del self._taken[next(iter(self._taken))]
-            reached, unreached = self._carry_out(order)
-            own = Order.objects.filter(pk=order.pk)
+            reached, unreached = self._carry_out(command)
+            own = NodeCommand.objects.filter(pk=command.pk)
             await self._database.write(
-                own.note_done, reached=reached, unreached=unreached
+                own.record_done, reached=reached, unreached=unreached
             )
 
-    def _carry_out(self, order: Order) -> tuple[int, int]:
+    def _carry_out(self, command: NodeCommand) -> tuple[int, int]:
         """Do what is asked; return how many were told, and how many could not be."""
-        if order.kind == Order.Kind.NOTICE:
-            return self._pass_on(order)
-        if order.value != self._node_id:
+        if command.kind == NodeCommand.Kind.NOTICE:
+            return self._pass_on(command)
+        if command.value != self._node_id:
             return 0, 0
         logger.warning(
             "Node %s: %s, asked for by %s",
             self._node_id[:8],
-            order.kind,
-            order.author,
+            command.kind,
+            command.author,
             extra={"event": "order_taken"},
         )
         if self._draining is not None:
             self._draining.cancel()
             self._draining = None
-        if order.kind == Order.Kind.DRAIN:
+        if command.kind == NodeCommand.Kind.DRAIN:
             self._draining = asyncio.create_task(self._run_drain())
         else:
             self._serve()
@@ -82,16 +82,16 @@ class TakenOrders:
     async def _run_drain(self) -> None:
         await self._drain()
 
-    def _pass_on(self, order: Order) -> tuple[int, int]:
+    def _pass_on(self, command: NodeCommand) -> tuple[int, int]:
         notice = {
             "type": "notice",
-            "text": order.text,
-            "at": order.created_at.isoformat(),
+            "text": command.text,
+            "at": command.created_at.isoformat(),
         }
-        found = self._hub.select(order.target, order.value, self._node_id)
+        found = self._hub.select(command.target, command.value, self._node_id)
         reached = sum(connection.sender.send(notice) for connection in found)
         return reached, len(found) - reached
 
 
-def _read() -> list[Order]:
-    return list(Order.objects.recent().order_by("id"))
+def _read() -> list[NodeCommand]:
+    return list(NodeCommand.objects.recent().order_by("id"))

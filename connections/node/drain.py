@@ -9,7 +9,7 @@ from connections import close_codes
 from connections.config.loader import WebSocketConfig
 from connections.hub.connection import LiveConnection
 from connections.hub.hub import Hub
-from connections.node.extensions import Companions
+from connections.node.extensions import NodeExtensions
 from connections.pool.base import Pool
 
 _CLIENTS_PER_SECOND = 10
@@ -22,7 +22,7 @@ _TOLD_AT_ONCE = 100
 """Then the others of the loop have a turn: thousands at once would stop it."""
 
 
-class Handover:
+class Drain:
     """The drain of one node, as often as it is drained."""
 
     def __init__(
@@ -31,10 +31,10 @@ class Handover:
         *,
         hub: Hub,
         pool: Pool,
-        companions: Companions,
+        extensions: NodeExtensions,
     ) -> None:
         self._config = config
-        self._companions = companions
+        self._extensions = extensions
         self._hub = hub
         self._pool = pool
         self._skips_grace = asyncio.Event()
@@ -83,7 +83,7 @@ class Handover:
 
     async def _wait(self, seconds: float) -> None:
         """Wait until nobody is left and no work, for so long, or told to skip it."""
-        emptied = asyncio.create_task(self._companions.drain())
+        emptied = asyncio.create_task(self._extensions.drain())
         skipped = asyncio.create_task(self._skips_grace.wait())
         try:
             await asyncio.wait(

@@ -49,7 +49,7 @@ def require_shared_limits(
         others = Node.objects.serving_within(config.node.node_timeout_seconds)
         known = {
             node.node_id: (node.generation, node.beat)
-            for node in others.elders_of(node_id)
+            for node in others.started_before(node_id)
             if not _has_ended(node)
         }
         for _ in range(_BEATS * _LOOKS_PER_BEAT if known else 0):
@@ -65,7 +65,7 @@ def require_shared_limits(
         )
 
 
-async def require_no_elder(
+async def require_no_older_node(
     config: WebSocketConfig, redis_url: str | None, database: Database, node_id: str
 ) -> None:
     """

@@ -5,7 +5,7 @@ from typing import Protocol
 from connections.hub.hub import Hub
 
 
-class Companion(Protocol):
+class NodeExtension(Protocol):
     """Lives as long as the node that it joined."""
 
     async def drain(self) -> None:
@@ -15,24 +15,24 @@ class Companion(Protocol):
         """Write what is left, within the seconds that a stopping node has."""
 
 
-class Companions:
+class NodeExtensions:
     """Those of one node."""
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
-        self._joined: list[Companion] = []
+        self._joined: list[NodeExtension] = []
 
-    def join(self, companion: Companion) -> None:
+    def join(self, extension: NodeExtension) -> None:
         """Have a companion end with the node."""
-        self._joined.append(companion)
+        self._joined.append(extension)
 
     async def drain(self) -> None:
         """Wait until every client has left and no work is under way."""
         await self._hub.emptied.wait()
-        for companion in self._joined:
-            await companion.drain()
+        for extension in self._joined:
+            await extension.drain()
 
     async def stop(self) -> None:
         """Have all write what is left."""
-        for companion in self._joined:
-            await companion.stop()
+        for extension in self._joined:
+            await extension.stop()

@@ -44,9 +44,9 @@ class Freezer:
             gc.freeze()
             young, middle, _ = gc.get_threshold()
             gc.set_threshold(young, middle, _MIDDLE_COLLECTIONS)
-            gc.callbacks.append(self.note)
+            gc.callbacks.append(self.on_collection)
 
-    def note(self, phase: str, facts: dict[str, int]) -> None:
+    def on_collection(self, phase: str, facts: dict[str, int]) -> None:
         """Be told when a collection begins and ends, as gc.callbacks are."""
         if facts["generation"] != _FULL:
             return

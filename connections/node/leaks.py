@@ -21,7 +21,7 @@ from connections.units import Clock
 
 logger = logging.getLogger(__name__)
 
-LOOK_SECONDS = 5
+POLL_SECONDS = 5
 
 _OUTLIVED_SECONDS = 60
 _COLLECT_SECONDS = 300
@@ -99,7 +99,7 @@ class LeakWatch:
         present = [one for one in objects if one is not None]
         self._gone.append(_Gone(connection_id, reason, self._clock(), present))
 
-    async def look(self) -> None:
+    async def poll(self) -> None:
         """Take stock: who is left, and is it long enough to be suspected."""
         now = self._clock()
         self._gone = deque(one for one in self._gone if one.find_left() is not None)

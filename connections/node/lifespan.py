@@ -6,7 +6,7 @@ import signal
 
 from connections.asgi import Receive, Send
 from connections.exceptions import UnsharedLimits
-from connections.node.exclusivity import require_no_elder, require_shared_limits
+from connections.node.exclusivity import require_no_older_node, require_shared_limits
 from connections.node.gc import keep_collections_short
 from connections.node.node import Node
 from connections.node.warmup import warm_up
@@ -48,7 +48,7 @@ async def _yield_to_older_node(node: Node) -> None:
     if node.database is None:
         return
     try:
-        await require_no_elder(
+        await require_no_older_node(
             node.config, get_redis_url(), node.database, node.node_id
         )
     except UnsharedLimits as exc:

@@ -47,7 +47,7 @@ class LiveState(StrEnum):
     QUIET = "quiet"
 
 
-class Seen(NamedTuple):
+class ConnectionState(NamedTuple):
     """An open connection as its node saw it last; moments in seconds of Unix time."""
 
     connection_id: str
@@ -70,7 +70,7 @@ class Seen(NamedTuple):
     unsent_bytes: int = 0
 
 
-class Camera:
+class LiveStateSampler:
     """Takes the pictures of one node."""
 
     def __init__(
@@ -93,7 +93,7 @@ class Camera:
         # Messages in and out by connection, at the picture before.
         self._before: dict[str, tuple[int, int]] = {}
 
-    async def look(self) -> None:
+    async def sample(self) -> None:
         """
         Take a picture if somebody watches and it is time for one.
 
@@ -114,17 +114,17 @@ class Camera:
         seen = await self._take()
         await self._database.write(_store, self._node_id, seen)
 
-    async def _take(self) -> list[Seen]:
+    async def _take(self) -> list[ConnectionState]:
         """Look at every connection, a few hundred at a time."""
         now = self._clock()
         elapsed = now - self._taken_at if self._taken_at is not None else None
         self._taken_at = now
         is_draining = self._is_draining()
-        seen: list[Seen] = []
+        seen: list[ConnectionState] = []
         before: dict[str, tuple[int, int]] = {}
         for some in _batched(iter(self._hub), _AT_ONCE):
             for live in some:
-                state = judge(live, now, self._config, is_draining=is_draining)
+                state = classify(live, now, self._config, is_draining=is_draining)
                 known = self._before.get(live.connection_id)
                 seen.append(_describe(live, now, state, known, elapsed))
                 before[live.connection_id] = (live.messages_in, live.messages_out)
@@ -133,7 +133,7 @@ class Camera:
         return seen
 
 
-def judge(
+def classify(
     live: LiveConnection, now: float, config: WebSocketConfig, *, is_draining: bool
 ) -> LiveState:
     """Return what a connection is doing."""
@@ -145,10 +145,10 @@ def judge(
             return LiveState.SLOW
     if now - live.limited_at < _LIMITED_SECONDS:
         return LiveState.LIMITED
-    return judge_idle(live.idle_seconds(now), live.limits.idle_timeout_seconds)
+    return classify_idle(live.idle_seconds(now), live.limits.idle_timeout_seconds)
 
 
-def judge_idle(idle_seconds: float, timeout_seconds: float) -> LiveState:
+def classify_idle(idle_seconds: float, timeout_seconds: float) -> LiveState:
     """Return what is known of a connection from its activity alone."""
     if timeout_seconds and idle_seconds >= _NEAR_IDLE_PART * timeout_seconds:
         return LiveState.NEAR_IDLE
@@ -157,14 +157,14 @@ def judge_idle(idle_seconds: float, timeout_seconds: float) -> LiveState:
     return LiveState.QUIET
 
 
-def encode(seen: list[Seen]) -> bytes:
+def encode(seen: list[ConnectionState]) -> bytes:
     """Return a picture as it is stored: columns compress better than rows."""
     columns = list(zip(*seen, strict=True))
-    text = json.dumps([Seen._fields, columns], separators=(",", ":"))
+    text = json.dumps([ConnectionState._fields, columns], separators=(",", ":"))
     return zlib.compress(text.encode(), level=1)
 
 
-def decode(content: bytes) -> list[Seen]:
+def decode(content: bytes) -> list[ConnectionState]:
     """
     Return the connections of a picture; none where it is of another version.
 
@@ -172,9 +172,9 @@ def decode(content: bytes) -> list[Seen]:
     read is shown as it is recorded.
     """
     fields, columns = json.loads(zlib.decompress(content))
-    if tuple(fields) != Seen._fields:
+    if tuple(fields) != ConnectionState._fields:
         return []
-    return [Seen._make(row) for row in zip(*columns, strict=True)]
+    return [ConnectionState._make(row) for row in zip(*columns, strict=True)]
 
 
 def want_pictures() -> None:
@@ -189,14 +189,14 @@ def _describe(
     state: LiveState,
     before: tuple[int, int] | None,
     elapsed: float | None,
-) -> Seen:
+) -> ConnectionState:
     in_per_second = out_per_second = 0.0
     if before is not None and elapsed:
         in_per_second = round((live.messages_in - before[0]) / elapsed, 1)
         out_per_second = round((live.messages_out - before[1]) / elapsed, 1)
     transport = live.transport
     rtt_seconds = transport.rtt_seconds if transport is not None else None
-    return Seen(
+    return ConnectionState(
         connection_id=live.connection_id,
         client_id=live.client_id,
         user_id="" if live.user_id is None else str(live.user_id),
@@ -229,7 +229,7 @@ def _is_wanted(node_id: str) -> bool:
     return NodePicture.objects.wanted().filter(node_id=node_id).exists()
 
 
-def _store(node_id: str, seen: list[Seen]) -> None:
+def _store(node_id: str, seen: list[ConnectionState]) -> None:
     NodePicture.objects.filter(node_id=node_id).put(encode(seen))
 
 

@@ -24,13 +24,13 @@ from connections.logs import log_end, set_node
 from connections.metrics.counters import Counters
 from connections.metrics.meter import TICK_SECONDS, Meter
 from connections.node.close_requests import AppliedRequests, IncomingRequests
-from connections.node.cluster_monitor import SURVEY_BEATS, Survey
-from connections.node.commands import TakenOrders
-from connections.node.drain import Handover
-from connections.node.extensions import Companions
+from connections.node.cluster_monitor import MONITOR_BEATS, ClusterMonitor
+from connections.node.commands import AppliedCommands
+from connections.node.drain import Drain
+from connections.node.extensions import NodeExtensions
 from connections.node.heartbeat import NodeRow
-from connections.node.leaks import LOOK_SECONDS, LeakWatch
-from connections.node.live_state import Camera
+from connections.node.leaks import POLL_SECONDS, LeakWatch
+from connections.node.live_state import LiveStateSampler
 from connections.node.periodic import run_periodically
 from connections.node.recorder import Recorder
 from connections.pool import get_redis_url, make_bus, make_pool
@@ -98,13 +98,13 @@ class Node:
             )
         verifier = self.verifier if database is not None else None
         self._expiry = ExpiryWatch(config.expiry, verifier)
-        self.companions = Companions(self.hub)
+        self.extensions = NodeExtensions(self.hub)
         self.is_draining = False
         self._has_stopped = False
         self._tasks: list[asyncio.Task[None]] = []
         self._cleaning: asyncio.Task[None] | None = None
-        self._handover = Handover(
-            config, hub=self.hub, pool=self.pool, companions=self.companions
+        self._draining_clients = Drain(
+            config, hub=self.hub, pool=self.pool, extensions=self.extensions
         )
         self._applied = AppliedRequests(
             hub=self.hub,
@@ -115,12 +115,12 @@ class Node:
             clock=clock,
         )
         self._requests: IncomingRequests | None = None
-        self._orders: TakenOrders | None = None
-        self.survey: Survey | None = None
+        self._commands: AppliedCommands | None = None
+        self.cluster_monitor: ClusterMonitor | None = None
         self._row: NodeRow | None = None
         if database is not None:
             self._row = NodeRow(node_id=self.node_id, database=database)
-            self.survey = Survey(
+            self.cluster_monitor = ClusterMonitor(
                 config, node_id=self.node_id, database=database, meter=self.meter
             )
             self._requests = IncomingRequests(
@@ -128,9 +128,9 @@ class Node:
                 database=database,
                 bus=self.bus,
                 clock=clock,
-                look_on=self._look_on,
+                poll_others=self._poll_others,
             )
-            self._orders = TakenOrders(
+            self._commands = AppliedCommands(
                 hub=self.hub,
                 database=database,
                 node_id=self.node_id,
@@ -142,13 +142,17 @@ class Node:
 
     async def start(self) -> None:
         """Begin to beat; calling it again does nothing."""
-        if self._requests is None or self.database is None or self.survey is None:
+        if (
+            self._requests is None
+            or self.database is None
+            or self.cluster_monitor is None
+        ):
             return
         if self._tasks:
             return
         set_node(self.node_id)
         self._requests.start()
-        camera = Camera(
+        sampler = LiveStateSampler(
             hub=self.hub,
             database=self.database,
             config=self.config,
@@ -161,12 +165,12 @@ class Node:
             ("The check for idle connections", self.watch, beat_seconds),
             ("The beat", self._beat, beat_seconds),
             ("The renewal of leases", self._renew, self.config.node.lease_seconds / 3),
-            ("The look for leaks", self.leaks.look, LOOK_SECONDS),
-            ("The survey", self.survey.look, SURVEY_BEATS * beat_seconds),
+            ("The look for leaks", self.leaks.poll, POLL_SECONDS),
+            ("The survey", self.cluster_monitor.refresh, MONITOR_BEATS * beat_seconds),
             ("The meter", self.meter.tick, TICK_SECONDS),
-            ("The look for requests", self._requests.look_when_announced, 0),
-            ("The re-authorisation", self.reauthoriser.look_when_due, 0),
-            ("The picture", camera.look, beat_seconds),
+            ("The look for requests", self._requests.poll_when_announced, 0),
+            ("The re-authorisation", self.reauthoriser.poll_when_due, 0),
+            ("The picture", sampler.sample, beat_seconds),
         )
         for name, step, interval_seconds in steps:
             runner = run_periodically(
@@ -187,12 +191,12 @@ class Node:
 
     def skip_grace(self) -> None:
         """End a drain that is under way at once."""
-        self._handover.skip_grace()
+        self._draining_clients.skip_grace()
 
     async def drain(self) -> None:
         """Refuse newcomers, hand every client over; return when all are gone."""
         self.begin_drain()
-        await self._handover.run()
+        await self._draining_clients.run()
 
     async def stop(self) -> None:
         """Write what is left, for at most two seconds, and end the beat."""
@@ -210,7 +214,7 @@ class Node:
             return
         try:
             async with asyncio.timeout(_FLUSH_SECONDS):
-                await self.companions.stop()
+                await self.extensions.stop()
                 await self.recorder.flush()
                 await self._row.stop(self._describe())
         except (DatabaseUnavailable, TimeoutError):
@@ -241,16 +245,18 @@ class Node:
             is_replaced = given_up.connection_id == replaces
             close_reason = close_codes.REPLACED if is_replaced else close_codes.EVICTED
             self.end_connections([given_up.connection_id], close_reason)
-            connection.flight.note(f"has_{close_reason.reason}", given_up.connection_id)
-        connection.flight.note("slot_taken")
+            connection.flight.record(
+                f"has_{close_reason.reason}", given_up.connection_id
+            )
+        connection.flight.record("slot_taken")
         connection.slot = slot
         self.hub.join(connection)
-        self.counters.note_opened(connection, len(self.hub))
+        self.counters.record_opened(connection, len(self.hub))
         if self.recorder is not None:
-            self.recorder.note_change(connection)
+            self.recorder.record_change(connection)
         self.reauthoriser.expect(connection)
-        self._applied.hold_against(connection)
-        self.gate.hold_against(connection)
+        self._applied.apply_to(connection)
+        self.gate.apply_to(connection)
 
     def leave(self, connection: LiveConnection, code: int | None, reason: str) -> None:
         """Let go of a connection: its slot, its place in the hub, its record."""
@@ -258,11 +264,11 @@ class Node:
         if not self.hub.leave(connection):
             return
         now = self.clock()
-        connection.flight.note("left", reason)
+        connection.flight.record("left", reason)
         log_end(connection, code, reason, now - connection.opened_monotonic)
-        self.counters.note_closed(connection, reason, now)
+        self.counters.record_closed(connection, reason, now)
         if self.recorder is not None:
-            self.recorder.note_closed(connection, code, reason)
+            self.recorder.record_closed(connection, code, reason)
 
     def end_connections(
         self, connection_ids: Iterable[str], close_reason: CloseReason
@@ -303,18 +309,18 @@ class Node:
             ):
                 connection.end(close_codes.IDLE)
             elif active_at != connection.written_activity:
-                self._note_activity(connection)
+                self._record_activity(connection)
         # Handlers may use Django's ORM in the shared thread, where Channels
         # closes stale database connections around every single message.
         if self._cleaning is None or self._cleaning.done():
             self._cleaning = asyncio.create_task(aclose_old_connections())
 
-    def _note_activity(self, connection: LiveConnection) -> None:
+    def _record_activity(self, connection: LiveConnection) -> None:
         """Have it written once it has gone on for a tenth of the idle timeout."""
         step_seconds = (connection.limits.idle_timeout_seconds or 300) / 10
         moved_seconds = connection.last_activity - connection.written_activity
         if self.recorder is not None and moved_seconds >= step_seconds:
-            self.recorder.note_change(connection)
+            self.recorder.record_change(connection)
 
     async def _renew(self) -> None:
         held = [one.slot for one in self.hub if one.slot and one.close_reason is None]
@@ -334,16 +340,16 @@ class Node:
             return
         if not await self._row.beat(self._describe()):
             for connection in self.hub:
-                self.recorder.note_change(connection)
+                self.recorder.record_change(connection)
         await self.recorder.flush()
         await self.verifier.beat()
-        await self._requests.look()
+        await self._requests.poll()
 
-    async def _look_on(self) -> None:
+    async def _poll_others(self) -> None:
         """Look at what is announced beside close requests."""
         await self.gate.refresh()
-        if self._orders is not None:
-            await self._orders.look()
+        if self._commands is not None:
+            await self._commands.poll()
 
     def _describe(self) -> dict[str, Any]:
         """Return what every beat writes into the node's row."""

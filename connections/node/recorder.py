@@ -105,12 +105,12 @@ class Recorder:
             return 0.0
         return self._clock() - self._waiting_since
 
-    def note_change(self, connection: LiveConnection) -> None:
+    def record_change(self, connection: LiveConnection) -> None:
         """Have an open connection's row written as it is at the next flush."""
         self._changed[connection.connection_id] = connection
         self._grew()
 
-    def note_closed(
+    def record_closed(
         self, connection: LiveConnection, code: int | None, reason: str
     ) -> None:
         """Have a connection's row closed, as of now."""
@@ -125,7 +125,7 @@ class Recorder:
         self._bytes += _measure(row)
         self._grew()
 
-    def note_error(self, error: ErrorEvent) -> None:
+    def record_error(self, error: ErrorEvent) -> None:
         """Have an error event written."""
         error.node_id = self._node_id
         self._errors[error.error_id] = error

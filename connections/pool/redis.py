@@ -83,7 +83,7 @@ class RedisPool(SharedPool):
         self._tasks: set[asyncio.Task[None]] = set()
         self._has_started = False
         self._bus = bus
-        bus.on_message("taken", self._note_taken)
+        bus.on_message("taken", self._on_taken)
         bus.on_message("recovering", lambda message: self._renew_soon())
         bus.on_return(self._renew_soon)
 
@@ -131,7 +131,7 @@ class RedisPool(SharedPool):
             # The newest first: where there is not room for all, the oldest goes.
             missing.sort(key=lambda slot: slot.order, reverse=True)
             reasons |= await self._retake("keep", missing)
-            return self._note_renewal(slots, reasons)
+            return self._apply_renewal(slots, reasons)
 
     async def take_late(self, slots: Sequence[Slot]) -> Renewal:
         self._start()
@@ -139,7 +139,7 @@ class RedisPool(SharedPool):
             for slot in slots:
                 self._forget_release(slot.connection_id)
             in_order = sorted(slots, key=lambda slot: slot.order)
-            return self._note_renewal(slots, await self._retake("late", in_order))
+            return self._apply_renewal(slots, await self._retake("late", in_order))
 
     def release(self, connection_id: str) -> None:
         slot = self._held.remove(connection_id) or _nameless(connection_id)
@@ -251,7 +251,7 @@ class RedisPool(SharedPool):
                 reasons |= _in_pairs(await self._run("retake", arguments))
         return reasons
 
-    def _note_renewal(self, slots: Iterable[Slot], reasons: dict[str, str]) -> Renewal:
+    def _apply_renewal(self, slots: Iterable[Slot], reasons: dict[str, str]) -> Renewal:
         """Remember what a renewal found, and return it."""
         for slot in slots:
             if slot.connection_id in self._released_meanwhile:
@@ -333,7 +333,7 @@ class RedisPool(SharedPool):
         if renewal != Renewal():
             self.on_taken(renewal)
 
-    def _note_taken(self, message: Message) -> None:
+    def _on_taken(self, message: Message) -> None:
         """Act on another node's, or our own, script having taken slots away."""
         ids = [str(one) for one in message["ids"]]
         reason = str(message["reason"])

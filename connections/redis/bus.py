@@ -52,7 +52,7 @@ class RedisBus:
             prober=self._client,
             name="The bus between nodes",
             on_message=self._hand_on,
-            on_return=self._note_return,
+            on_return=self._on_return,
             probe_seconds=probe_seconds,
             timeout_seconds=timeout_seconds,
         )
@@ -91,7 +91,7 @@ class RedisBus:
                 self._client.publish(self._all_channel, text), self._timeout_seconds
             )
         except (RedisError, OSError, TimeoutError) as exc:
-            self._subscriptions.note_failure(exc)
+            self._subscriptions.on_failure(exc)
             return False
         return True
 
@@ -120,6 +120,6 @@ class RedisBus:
                     extra={"event": "bus_failed"},
                 )
 
-    def _note_return(self) -> None:
+    def _on_return(self) -> None:
         for callback in self._returns:
             callback()

@@ -118,7 +118,7 @@ class Subscriptions:
         self._confirmed.clear()
         self._has_subscribed = False
 
-    def note_failure(self, exc: Exception) -> None:
+    def on_failure(self, exc: Exception) -> None:
         """Log that Redis is away, once per outage."""
         if not self._is_failing:
             self._is_failing = True
@@ -141,7 +141,7 @@ class Subscriptions:
             await ask(command(*channels), self._timeout_seconds)
         except (RedisError, OSError, TimeoutError) as exc:
             # The listener finds out too, and subscribes to all that is wanted.
-            self.note_failure(exc)
+            self.on_failure(exc)
 
     async def _run(self) -> None:
         wait_seconds, longest_seconds = _RETRY_SECONDS
@@ -150,7 +150,7 @@ class Subscriptions:
             try:
                 await self._listen()
             except (RedisError, OSError, TimeoutError) as exc:
-                self.note_failure(exc)
+                self.on_failure(exc)
             finally:
                 self.is_subscribed = False
                 self._subscription = None
@@ -169,7 +169,7 @@ class Subscriptions:
         async with self._client.pubsub() as subscription:
             async with asyncio.timeout(self._timeout_seconds):
                 await self._subscribe_to_all(subscription)
-            self._note_subscribed(subscription)
+            self._on_subscribed(subscription)
             is_probed = False
             while True:
                 message = await subscription.get_message(timeout=self._probe_seconds)
@@ -207,7 +207,7 @@ class Subscriptions:
         elif message["type"] == "message" and channel != self._probe_channel:
             self._on_message(channel, message["data"])
 
-    def _note_subscribed(self, subscription: Any) -> None:
+    def _on_subscribed(self, subscription: Any) -> None:
         if self._is_failing:
             logger.warning(
                 "%s is back", self._name, extra={"event": "subscription_back"}

@@ -118,9 +118,9 @@ class Admission:
     def begin_handshake(self, pending: Pending, address: str) -> Refusal | None:
         """Count a handshake, unless it is refused."""
         address = group_address(address)
-        refusal = self._judge(address)
+        refusal = self._check(address)
         if refusal is not None:
-            self._note(refusal.reason)
+            self._record(refusal.reason)
             return refusal
         if len(self._unanswered) >= self._config.max_pending:
             self._cut_off(self._unanswered.oldest())
@@ -131,7 +131,7 @@ class Admission:
         """Stop counting it: it was answered, or the client has gone."""
         self._unanswered.remove(pending)
 
-    def _judge(self, address: str) -> Refusal | None:
+    def _check(self, address: str) -> Refusal | None:
         if self.is_draining:
             return Refusal("draining", 1)
         if self.open_count >= self._max_open:
@@ -157,10 +157,10 @@ class Admission:
     def _cut_off(self, pending: Pending) -> None:
         self._heads.remove(pending)
         self._unanswered.remove(pending)
-        self._note("oldest")
+        self._record("oldest")
         pending.cut_off()
 
-    def _note(self, reason: str) -> None:
+    def _record(self, reason: str) -> None:
         """Count a refusal; log how many there were, seldom."""
         self.refusals[reason] += 1
         self._unlogged += 1

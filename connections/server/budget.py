@@ -9,7 +9,7 @@ COUNTED_FROM_BYTES = 16_384
 class Holder(Protocol):
     """Who holds bytes for a client."""
 
-    def shed(self) -> None:
+    def end_over_budget(self) -> None:
         """End the connection and let go of what it holds."""
 
 
@@ -25,7 +25,7 @@ class BufferBudget:
         self._held: dict[Holder, int] = {}
         self.total_bytes = 0
 
-    def note(self, holder: Holder, held_bytes: int) -> None:
+    def record(self, holder: Holder, held_bytes: int) -> None:
         """Record what a connection holds now."""
         before = self._held.get(holder, 0)
         if held_bytes < COUNTED_FROM_BYTES:
@@ -36,10 +36,13 @@ class BufferBudget:
         self._held[holder] = held_bytes
         self.total_bytes += held_bytes - before
         while self.total_bytes > self._max_total_bytes and self._held:
-            largest = max(self._held, key=self._held.__getitem__)
-            self.total_bytes -= self._held.pop(largest)
-            largest.shed()
+            self._evict_largest()
 
     def forget(self, holder: Holder) -> None:
         """Record that a connection has gone."""
         self.total_bytes -= self._held.pop(holder, 0)
+
+    def _evict_largest(self) -> None:
+        largest = max(self._held, key=self._held.__getitem__)
+        self.total_bytes -= self._held.pop(largest)
+        largest.end_over_budget()

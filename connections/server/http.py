@@ -17,8 +17,8 @@ from twisted.web import http
 
 from connections.net.addresses import find_source, is_listed
 from connections.server.timers import HasDeadline
-from connections.server.tls_transport import TlsLine
-from connections.server.transport import SocketLine, detach_socket
+from connections.server.tls_transport import TlsTransport
+from connections.server.transport import SocketTransport, detach_socket
 from connections.server.websocket.handshake import (
     BadHandshake,
     Handshake,
@@ -64,7 +64,7 @@ class HttpChannel(HasDeadline, http.HTTPChannel):
         self.server = self.factory.server
         self.websocket: WebSocketProtocol | None = None
         self._loop = asyncio.get_running_loop()
-        self._rounds = self.server.rounds
+        self._timers = self.server.timers
         self._is_idle = False
         self._is_refused = False
         self._body_bytes = 0
@@ -102,7 +102,7 @@ class HttpChannel(HasDeadline, http.HTTPChannel):
             if self._body_bytes > self.server.config.handshake.max_body_size:
                 self._refuse(413, "The body is too large")
                 return
-            self.server.budget.note(self, self._body_bytes)
+            self.server.budget.record(self, self._body_bytes)
         super().rawDataReceived(data)
 
     def allHeadersReceived(self) -> None:
@@ -154,7 +154,7 @@ class HttpChannel(HasDeadline, http.HTTPChannel):
             return
         self._refuse(408, "The request did not become whole in time")
 
-    def shed(self) -> None:
+    def end_over_budget(self) -> None:
         """Refuse the request whose body holds most when too much is held."""
         self._refuse(503, "The server is out of buffers", [(b"Retry-After", b"5")])
 
@@ -167,14 +167,14 @@ class HttpChannel(HasDeadline, http.HTTPChannel):
         self.requests.clear()
         transport.unregisterProducer()
         if isinstance(transport, ProtocolWrapper):
-            line = TlsLine(websocket, self._loop)
+            line = TlsTransport(websocket, self._loop)
             transport.wrappedProtocol = line
             line.makeConnection(transport)
             websocket.begin(line)
             return
         transport.protocol = None
         sock, unsent = detach_socket(transport)
-        plain = SocketLine(sock, websocket, self._loop)
+        plain = SocketTransport(sock, websocket, self._loop)
         websocket.begin(plain)
         if unsent:
             plain.write(unsent)

@@ -26,7 +26,7 @@ from connections import close_codes
 from connections.config.loader import WebSocketConfig, get_config
 from connections.exceptions import UnsharedLimits
 from connections.metrics.counters import LATENCY_EDGES, Histogram
-from connections.node.exclusivity import require_no_elder, require_shared_limits
+from connections.node.exclusivity import require_no_older_node, require_shared_limits
 from connections.node.gc import keep_collections_short
 from connections.node.node import Node, get_node
 from connections.node.warmup import warm_up
@@ -37,7 +37,7 @@ from connections.server.daphne_options import warn_of_ignored
 from connections.server.drain import drain
 from connections.server.file_limit import raise_file_limit
 from connections.server.http import HttpChannel, HttpFactory
-from connections.server.timers import Rounds
+from connections.server.timers import CoarseTimers
 from connections.server.websocket.protocol import WebSocketProtocol
 
 logger = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class Server(DaphneServer):
         self.admission = Admission(self.config, loop.time)
         self.budget = BufferBudget(self.config.buffers.max_total_bytes)
         self.round_trips = Histogram(LATENCY_EDGES)
-        self.rounds = Rounds(loop)
+        self.timers = CoarseTimers(loop)
         self.connections: dict[Any, dict[str, Any]] = {}
         """What is known of each, those first that came first."""
 
@@ -216,7 +216,7 @@ class Server(DaphneServer):
             elif exception is not None:
                 protocol.handle_exception(exception)
         except Exception as exc:
-            self._note_failure(protocol, exc)
+            self._on_failure(protocol, exc)
         self._forget_if_done(protocol)
 
     def _forget_if_done(self, protocol: Any) -> None:
@@ -255,7 +255,7 @@ class Server(DaphneServer):
                 )
                 task.cancel()
         except Exception as exc:
-            self._note_failure(None, exc)
+            self._on_failure(None, exc)
         finally:
             reactor.callLater(1, self.application_checker)
 
@@ -268,7 +268,7 @@ class Server(DaphneServer):
                 else:
                     protocol.check_timeouts()
             except Exception as exc:
-                self._note_failure(protocol, exc)
+                self._on_failure(protocol, exc)
         reactor.callLater(2, self.timeout_checker)
 
     def _find_old(self) -> list[WebSocketProtocol]:
@@ -284,7 +284,7 @@ class Server(DaphneServer):
                 found.append(protocol)
         return found
 
-    def _note_failure(self, protocol: object, exc: Exception) -> None:
+    def _on_failure(self, protocol: object, exc: Exception) -> None:
         if self.node is not None:
             self.node.counters.failures.add("The server")
         logger.error(
@@ -324,7 +324,7 @@ class Server(DaphneServer):
         if node.database is None:
             return
         try:
-            await require_no_elder(
+            await require_no_older_node(
                 self.config, get_redis_url(), node.database, node.node_id
             )
         except UnsharedLimits as exc:

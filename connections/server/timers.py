@@ -4,11 +4,11 @@ import asyncio
 import math
 from collections.abc import Callable
 
-ROUND_SECONDS = 0.1
+TICK_SECONDS = 0.1
 """A timer may ring late by so much."""
 
 
-class Appointment:
+class Timer:
     """Something to be done in a round, unless it is cancelled before."""
 
     __slots__ = ("_action",)
@@ -20,13 +20,13 @@ class Appointment:
         """Do not do it."""
         self._action = None
 
-    def keep(self) -> None:
+    def run(self) -> None:
         """Do it."""
         if self._action is not None:
             self._action()
 
 
-class Rounds:
+class CoarseTimers:
     """
     call_later() for what need not be exact: pings, and deadlines that nearly
     always are cancelled.
@@ -38,39 +38,39 @@ class Rounds:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.time = loop.time
         self._loop = loop
-        self._rounds: dict[int, list[Appointment]] = {}
+        self._timers: dict[int, list[Timer]] = {}
 
-    def call_later(self, seconds: float, action: Callable[[], None]) -> Appointment:
+    def call_later(self, seconds: float, action: Callable[[], None]) -> Timer:
         """Do something after so many seconds, and at most a round more."""
-        appointment = Appointment(action)
-        number = math.ceil((self.time() + seconds) / ROUND_SECONDS)
-        appointments = self._rounds.get(number)
-        if appointments is None:
-            appointments = self._rounds[number] = []
-            self._loop.call_at(number * ROUND_SECONDS, self._ring, number)
-        appointments.append(appointment)
-        return appointment
+        timer = Timer(action)
+        number = math.ceil((self.time() + seconds) / TICK_SECONDS)
+        timers = self._timers.get(number)
+        if timers is None:
+            timers = self._timers[number] = []
+            self._loop.call_at(number * TICK_SECONDS, self._ring, number)
+        timers.append(timer)
+        return timer
 
     def _ring(self, number: int) -> None:
-        for appointment in self._rounds.pop(number):
+        for timer in self._timers.pop(number):
             try:
-                appointment.keep()
+                timer.run()
             except Exception as exc:
                 # As the loop does with a timer of its own: the others still ring.
                 self._loop.call_exception_handler(
-                    {"message": f"{appointment!r} failed", "exception": exc}
+                    {"message": f"{timer!r} failed", "exception": exc}
                 )
 
 
 class HasDeadline:
     """What has one deadline at a time, which nearly always is met."""
 
-    _rounds: Rounds
-    _deadline: Appointment | None = None
+    _timers: CoarseTimers
+    _deadline: Timer | None = None
 
     def _start_deadline(self, seconds: float, action: Callable[[], None]) -> None:
         self._stop_deadline()
-        self._deadline = self._rounds.call_later(seconds, action)
+        self._deadline = self._timers.call_later(seconds, action)
 
     def _stop_deadline(self) -> None:
         if self._deadline is not None:

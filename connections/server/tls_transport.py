@@ -16,9 +16,9 @@ _LINGER_SECONDS = 0.5
 
 
 @implementer(IPushProducer)
-class TlsLine(Protocol):
+class TlsTransport(Protocol):
     """
-    A Line over Twisted's TLS: the protocol of a transport, and its producer.
+    A Transport over Twisted's TLS: the protocol of a transport, and its producer.
 
     As the producer it hears when the kernel has taken everything.
     """
@@ -29,7 +29,7 @@ class TlsLine(Protocol):
         self._is_producer = False
         self._descriptor: Any = None
 
-    # As a Line
+    # As a Transport
 
     @property
     def unsent_bytes(self) -> int:
@@ -86,13 +86,13 @@ class TlsLine(Protocol):
         self._receiver.take(data)
 
     def connectionLost(self, reason: Failure | None = None) -> None:
-        self._receiver.note_lost()
+        self._receiver.on_lost()
 
     def pauseProducing(self) -> None:
         """Hear that more than Twisted's own 64 kB waits; SendBuffer decides."""
 
     def resumeProducing(self) -> None:
-        self._receiver.note_drained()
+        self._receiver.on_drained()
 
     def stopProducing(self) -> None:
         """Hear that the transport has gone."""

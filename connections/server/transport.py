@@ -23,14 +23,14 @@ class Receiver(Protocol):
     def take(self, received: bytes) -> None:
         """Bytes came."""
 
-    def note_drained(self) -> None:
+    def on_drained(self) -> None:
         """The kernel has taken everything, after some had to wait."""
 
-    def note_lost(self) -> None:
+    def on_lost(self) -> None:
         """The connection is gone. Said once, and the last."""
 
 
-class Line(Protocol):
+class Transport(Protocol):
     """What a WebSocket asks of its TCP connection."""
 
     @property
@@ -59,7 +59,7 @@ class Line(Protocol):
         """Drop the connection now, and what is unsent with it."""
 
 
-class SocketLine:
+class SocketTransport:
     """
     A socket right on the event loop.
 
@@ -154,7 +154,7 @@ class SocketLine:
                 socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE
             )
             self._release()
-            self._loop.call_soon(self._receiver.note_lost)
+            self._loop.call_soon(self._receiver.on_lost)
 
     def _read(self) -> None:
         if self._socket is None:
@@ -205,7 +205,7 @@ class SocketLine:
             return
         if self._ends_sending:
             self._shut_down()
-        self._receiver.note_drained()
+        self._receiver.on_drained()
 
     def _wait_for_kernel(self) -> None:
         if not self._waits_for_kernel:
@@ -222,7 +222,7 @@ class SocketLine:
     def _end(self) -> None:
         if self._socket is not None:
             self._release()
-            self._receiver.note_lost()
+            self._receiver.on_lost()
 
     def _release(self) -> None:
         """Give the socket back to the system."""

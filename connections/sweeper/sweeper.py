@@ -24,7 +24,7 @@ from django.utils import timezone
 from connections import close_codes
 from connections.alerts.email import deliver
 from connections.alerts.evaluator import Evaluator
-from connections.alerts.measurements import read_facts
+from connections.alerts.measurements import read_measurements
 from connections.announcements import post_close_requests
 from connections.config.loader import WebSocketConfig
 from connections.exceptions import ConnectionsError
@@ -36,12 +36,12 @@ from connections.models import (
     ErrorEvent,
     MinuteRollup,
     Node,
-    Order,
+    NodeCommand,
     Sweep,
 )
 from connections.models.sweep import delete_some
 from connections.sweeper.rollups import roll_up
-from connections.sweeper.tasks import get_chores
+from connections.sweeper.tasks import get_sweep_tasks
 from connections.units import Clock, count_of
 
 logger = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ class Swept:
     alerts_pruned: int = 0
     bans_pruned: int = 0
     orders_pruned: int = 0
-    chores: dict[str, int] = field(default_factory=dict)
+    tasks: dict[str, int] = field(default_factory=dict)
     """Of packages that build on this one, by name."""
 
 
@@ -162,7 +162,7 @@ class Sweeper:
         self._prune(swept)
         self._do_chores(swept)
         if not self._is_dry:
-            self._ask(self._note_finished)
+            self._ask(self._record_finished)
         if swept.connections_lost:
             logger.warning(
                 "%s of dead nodes recorded as lost",
@@ -179,12 +179,12 @@ class Sweeper:
         timeout_seconds = self._config.node.node_timeout_seconds
         return Sweep.objects.take(_SWEEP, self._holder_id, timeout_seconds)
 
-    def _note_finished(self) -> None:
+    def _record_finished(self) -> None:
         finished = {"finished_at": Now()}
         Sweep.objects.update_or_create(name=_SWEEP, defaults=finished)
 
     def _evaluate_alerts(self) -> None:
-        Evaluator(self._config.alerts).evaluate(read_facts())
+        Evaluator(self._config.alerts).evaluate(read_measurements())
 
     def _ask(self, call: Callable[[], Answer]) -> Answer:
         """Call the database, and remember when it was slow to answer."""
@@ -285,7 +285,7 @@ class Sweeper:
         nodes = Node.objects.gone_before(gone_before)
         # Whom staff kept out, and what they ordered, explains how connections ended.
         bans = Ban.objects.filter(until__lt=gone_before)
-        orders = Order.objects.filter(created_at__lt=gone_before)
+        orders = NodeCommand.objects.filter(created_at__lt=gone_before)
         swept.connections_pruned = self._delete(connections)
         swept.errors_pruned = self._delete(errors)
         swept.close_requests_pruned = self._delete(requests)
@@ -296,12 +296,12 @@ class Sweeper:
         swept.orders_pruned = self._delete(orders)
 
     def _do_chores(self, swept: Swept) -> None:
-        for chore in get_chores():
-            work = partial(chore.work, self._config, self._batch_size)
+        for task in get_sweep_tasks():
+            work = partial(task.work, self._config, self._batch_size)
             if self._is_dry:
-                swept.chores[chore.name] = chore.count(self._config)
+                swept.tasks[task.name] = task.count(self._config)
             else:
-                swept.chores[chore.name] = self._repeat(work)
+                swept.tasks[task.name] = self._repeat(work)
 
     def _delete(self, rows: "QuerySet[Any]") -> int:
         if self._is_dry:

@@ -7,7 +7,7 @@ from connections.config.loader import WebSocketConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Chore:
+class SweepTask:
     """Work on old rows, in transactions short enough for a database in use."""
 
     name: str
@@ -20,14 +20,14 @@ class Chore:
     """Works on at most so many rows in one transaction; returns how many."""
 
 
-_chores: dict[str, Chore] = {}
+_tasks: dict[str, SweepTask] = {}
 
 
-def add_chore(chore: Chore) -> None:
+def add_sweep_task(task: SweepTask) -> None:
     """Have every sweep do a chore; called when an app is ready."""
-    _chores[chore.name] = chore
+    _tasks[task.name] = task
 
 
-def get_chores() -> Iterator[Chore]:
+def get_sweep_tasks() -> Iterator[SweepTask]:
     """Return the chores, in the order in which they were added."""
-    return iter(list(_chores.values()))
+    return iter(list(_tasks.values()))

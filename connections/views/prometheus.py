@@ -267,15 +267,15 @@ def _describe_health(node: Node) -> Iterator[Metric]:
         "1 while the node hands its clients over.",
         node.is_draining,
     )
-    survey = node.survey
-    if survey is None:
+    cluster_monitor = node.cluster_monitor
+    if cluster_monitor is None:
         return
     yield GaugeMetricFamily(
         "websocket_nodes_lost",
         "Nodes found dead in the last 10 minutes.",
-        survey.lost_nodes,
+        cluster_monitor.lost_nodes,
     )
-    age_seconds = survey.sweep_age_seconds
+    age_seconds = cluster_monitor.sweep_age_seconds
     if age_seconds is not None:
         yield GaugeMetricFamily(
             "websocket_sweeper_last_run_timestamp_seconds",

@@ -93,7 +93,7 @@ async def _authenticate(
         Refused: nobody's, or of one who is kept out.
     """
     await node.gate.open()
-    node.gate.judge_address(address)
+    node.gate.check_address(address)
     session_key = request.COOKIES.get(settings.SESSION_COOKIE_NAME)
     if token is None and not session_key:
         raise Refused(close_codes.UNAUTHENTICATED)
@@ -103,7 +103,7 @@ async def _authenticate(
         else:
             credential = await node.verifier.verify_session(session_key or "")
     user_id = credential.user.pk if credential.user else None
-    node.gate.judge(credential.client_id, user_id, address)
+    node.gate.check(credential.client_id, user_id, address)
     return credential
 
 

@@ -4,12 +4,14 @@ from datetime import datetime
 
 from django.db import connection
 
-from sessions_history.backends.base import Rows
-from sessions_history.backends.postgresql import PostgresqlRows
-from sessions_history.backends.sqlite import SqliteRows
+from sessions_history.backends.base import Backend
+from sessions_history.backends.postgresql import PostgresqlBackend
+from sessions_history.backends.sqlite import SqliteBackend
 
 
-def make_rows(at: datetime) -> Rows:
+def make_backend(at: datetime) -> Backend:
     """Return the tables for a transaction that is open."""
-    rows_class = SqliteRows if connection.vendor == "sqlite" else PostgresqlRows
-    return rows_class(at)
+    backend_class = (
+        SqliteBackend if connection.vendor == "sqlite" else PostgresqlBackend
+    )
+    return backend_class(at)

@@ -44,7 +44,7 @@ class Changes:
     """(session_id, offset): the entries up to there go, unless they stream."""
 
 
-class Rows(ABC):
+class Backend(ABC):
     """
     The tables of the log inside of one transaction.
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 
-from sessions_history.backends.base import Changes, Found, Row, Rows, dump
+from sessions_history.backends.base import Backend, Changes, Found, Row, dump
 
 # Planned for each of its rows (LATERAL, = ANY), a statement looks each up in the
 # index, and never reads a table from end to end: where statistics are old, as on a
@@ -50,7 +50,7 @@ FROM jsonb_array_elements(%s::jsonb) AS v WHERE s.session_id = v ->> 0
 """
 
 
-class PostgresqlRows(Rows):
+class PostgresqlBackend(Backend):
     """Rows on PostgreSQL."""
 
     def lock(self, session_ids: Collection[str]) -> list[Row]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.db import connection
 
-from sessions_history.backends.base import Changes, Found, Row, Rows, dump
+from sessions_history.backends.base import Backend, Changes, Found, Row, dump
 
 # A CROSS JOIN is carried out in the order in which it is written: each row of the
 # parameter is looked up in the index, and no table is read from end to end.
@@ -60,7 +60,7 @@ DELETE FROM sessions_history_historyentry WHERE id IN (
 """
 
 
-class SqliteRows(Rows):
+class SqliteBackend(Backend):
     """Rows on SQLite, where a transaction is the only one that writes."""
 
     def lock(self, session_ids: Collection[str]) -> list[Row]:

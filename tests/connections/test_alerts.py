@@ -24,8 +24,8 @@ from hypothesis.stateful import (
 
 from connections.alerts.email import deliver
 from connections.alerts.evaluator import Evaluator
-from connections.alerts.measurements import Facts, measure, read_facts
-from connections.alerts.self_test import rehearse
+from connections.alerts.measurements import Measurements, measure, read_measurements
+from connections.alerts.self_test import run_self_test
 from connections.config.alert_rules import DEFAULT_RULES, AlertRule
 from connections.config.loader import WebSocketConfig
 from connections.models import Alert, MinuteRollup, Node
@@ -67,8 +67,8 @@ def mailed(settings: Any) -> WebSocketConfig:
 
 def make_row(node_id: str = "n1", **values: Any) -> Node:
     now = timezone.now()
-    standing = {"host": "h", "pid": 1, "beat_at": now, "started_at": now}
-    return Node.objects.create(node_id=node_id, **(standing | values))
+    snapshot = {"host": "h", "pid": 1, "beat_at": now, "started_at": now}
+    return Node.objects.create(node_id=node_id, **(snapshot | values))
 
 
 def make_recent(node_id: str, **recent: float) -> Node:
@@ -78,14 +78,14 @@ def make_recent(node_id: str, **recent: float) -> Node:
 def fire(moment: Moment) -> Alert:
     """Have an alert of the loop's lag fire."""
     evaluator = Evaluator([LAG], now=moment)
-    evaluator.evaluate(Facts(loop_lag_seconds=1))
+    evaluator.evaluate(Measurements(loop_lag_seconds=1))
     moment.advance(LAG.for_seconds)
-    evaluator.evaluate(Facts(loop_lag_seconds=1))
+    evaluator.evaluate(Measurements(loop_lag_seconds=1))
     return Alert.objects.get()
 
 
 def resolve(moment: Moment) -> Alert:
-    Evaluator([LAG], now=moment).evaluate(Facts())
+    Evaluator([LAG], now=moment).evaluate(Measurements())
     return Alert.objects.get()
 
 
@@ -93,7 +93,7 @@ def resolve(moment: Moment) -> Alert:
 
 
 def get_values() -> dict[str, float]:
-    facts = read_facts()
+    facts = read_measurements()
     return {rule.name: measure(rule, facts) for rule in DEFAULT_RULES}
 
 
@@ -164,13 +164,13 @@ def test_connections_that_went_are_a_part_of_those_that_were(
 
 def test_an_alert_waits_before_it_fires(moment: Moment) -> None:
     evaluator = Evaluator([LAG], now=moment)
-    evaluator.evaluate(Facts(loop_lag_seconds=0.5))
+    evaluator.evaluate(Measurements(loop_lag_seconds=0.5))
     assert Alert.objects.get().state == "pending"
     moment.advance(LAG.for_seconds - 1)
-    evaluator.evaluate(Facts(loop_lag_seconds=3))
+    evaluator.evaluate(Measurements(loop_lag_seconds=3))
     assert Alert.objects.get().state == "pending"
     moment.advance(1)
-    evaluator.evaluate(Facts(loop_lag_seconds=1))
+    evaluator.evaluate(Measurements(loop_lag_seconds=1))
     alert = Alert.objects.get()
     assert (alert.state, alert.value, alert.peak) == ("firing", 1, 3)
     assert (alert.since, alert.fired_at) == (START, moment.now)
@@ -178,14 +178,14 @@ def test_an_alert_waits_before_it_fires(moment: Moment) -> None:
 
 def test_what_falls_before_it_fires_was_nothing(moment: Moment) -> None:
     evaluator = Evaluator([LAG], now=moment)
-    evaluator.evaluate(Facts(loop_lag_seconds=1))
-    evaluator.evaluate(Facts(loop_lag_seconds=0.49))
+    evaluator.evaluate(Measurements(loop_lag_seconds=1))
+    evaluator.evaluate(Measurements(loop_lag_seconds=0.49))
     assert not Alert.objects.exists()
 
 
 def test_a_value_between_clear_and_threshold_goes_on_firing(moment: Moment) -> None:
     fire(moment)
-    Evaluator([LAG], now=moment).evaluate(Facts(loop_lag_seconds=LAG.clear))
+    Evaluator([LAG], now=moment).evaluate(Measurements(loop_lag_seconds=LAG.clear))
     assert Alert.objects.get().state == "firing"
     assert resolve(moment).state == "resolved"
 
@@ -193,7 +193,7 @@ def test_a_value_between_clear_and_threshold_goes_on_firing(moment: Moment) -> N
 def test_a_rule_that_is_switched_off_resolves_its_alert(moment: Moment) -> None:
     fire(moment)
     config = make_config(alerts=[{"name": "loop_lag", "enabled": False}])
-    Evaluator(config.alerts, now=moment).evaluate(Facts(loop_lag_seconds=9))
+    Evaluator(config.alerts, now=moment).evaluate(Measurements(loop_lag_seconds=9))
     assert Alert.objects.get().state == "resolved"
 
 
@@ -202,7 +202,7 @@ def test_the_log_says_once_that_it_fires_and_once_that_it_is_over(
 ) -> None:
     caplog.set_level(logging.INFO, "connections.alerts")
     fire(moment)
-    Evaluator([LAG], now=moment).evaluate(Facts(loop_lag_seconds=1))
+    Evaluator([LAG], now=moment).evaluate(Measurements(loop_lag_seconds=1))
     resolve(moment)
     events = [record.__dict__["event"] for record in caplog.records]
     assert events == ["alert_firing", "alert_resolved"]
@@ -245,7 +245,7 @@ class Watched(RuleBasedStateMachine):
     def evaluate(self, evaluators: int) -> None:
         for _ in range(evaluators):
             evaluator = Evaluator([self.watched], now=self.moment)
-            evaluator.evaluate(Facts(loop_lag_seconds=self.value))
+            evaluator.evaluate(Measurements(loop_lag_seconds=self.value))
             self._model()
 
     @rule()
@@ -308,7 +308,7 @@ def test_what_fires_and_what_is_over_is_mailed_once(
 
 
 def test_what_is_pending_is_not_mailed(moment: Moment, mailed: WebSocketConfig) -> None:
-    Evaluator([LAG], now=moment).evaluate(Facts(loop_lag_seconds=1))
+    Evaluator([LAG], now=moment).evaluate(Measurements(loop_lag_seconds=1))
     assert deliver(mailed, now=moment) == 0
 
 
@@ -440,7 +440,9 @@ def test_the_self_test_fails_where_a_mail_does(project: None, settings: Any) -> 
 
 def test_the_self_test_finds_a_rule_that_cannot_fire() -> None:
     unreachable = make_config(alerts=[{"name": "mass_disconnect", "threshold": 2}])
-    (failed,) = [one for one in rehearse(unreachable, with_mail=False) if one.problem]
+    (failed,) = [
+        one for one in run_self_test(unreachable, with_mail=False) if one.problem
+    ]
     assert failed.rule == "mass_disconnect"
     assert failed.problem == "not raised at 1 instead of pending"
 

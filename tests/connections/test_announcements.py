@@ -160,6 +160,6 @@ async def test_what_a_node_missed_while_the_database_was_away_is_applied(
         posted.created_at -= timedelta(seconds=hour - 60)
         await posted.asave()
     live.arrived -= hour
-    await node._requests.look()
+    await node._requests.poll()
     assert (await receive_close(communicator))["code"] == 4009
     await communicator.disconnect()

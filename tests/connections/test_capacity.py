@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from django.core.management import CommandError, call_command
 
-from connections.capacity.probe import Bounds, Step, reckon
+from connections.capacity.probe import Bounds, Step, estimate_capacity
 
 STEP = Step(
     connections=1000,
@@ -22,7 +22,7 @@ STEP = Step(
 
 def bounds(step: Step = STEP, messages_per_second: float = 1, **more: int) -> Bounds:
     options = {"available_kib": 180_000, "max_files": 100_000} | more
-    return reckon([step], messages_per_second=messages_per_second, **options)
+    return estimate_capacity([step], messages_per_second=messages_per_second, **options)
 
 
 def test_memory_bounds_by_what_a_connection_takes() -> None:

@@ -15,10 +15,10 @@ from websockets.exceptions import ConnectionClosed
 from connections.client import (
     Attached,
     EntryArrived,
+    EntryCompleted,
     EntryGrew,
-    EntrySettled,
     Event,
-    Noticed,
+    NoticeReceived,
     RequestFailed,
     SessionClient,
     State,
@@ -225,7 +225,7 @@ async def test_a_returning_client_names_what_it_holds(
     await second.say(entry(2, data={"text": "👩‍👧 and"}, **streaming))
     await second.say({"type": "delta", "offset": 2, "at_char": 7, "text": " more"})
     await second.say({"type": "state", "offset": 2, "state": "done"})
-    await wait_until(lambda: any(isinstance(one, EntrySettled) for one in seen))
+    await wait_until(lambda: any(isinstance(one, EntryCompleted) for one in seen))
     assert [one.text for one in client.entries] == ["text 1", "👩‍👧 and more"]
     await client.close()
     await collecting
@@ -266,8 +266,8 @@ async def test_a_notice_of_staff_is_told(server: Scripted, make_client: Make) ->
     at = "2026-11-25T08:00:00+00:00"
     await conversation.say({"type": "notice", "text": "Back at noon.", "at": at})
     async for event in client.events():
-        if isinstance(event, Noticed):
-            assert event == Noticed(text="Back at noon.", at=at)
+        if isinstance(event, NoticeReceived):
+            assert event == NoticeReceived(text="Back at noon.", at=at)
             break
 
 

@@ -44,7 +44,7 @@ def test_a_reason_is_a_short_word(reason: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "ending", CLOSE_REASONS.values(), ids=lambda one: str(one.reason)
+    "close_reason", CLOSE_REASONS.values(), ids=lambda one: str(one.reason)
 )
 def test_the_hundred_tells_what_to_do(close_reason: CloseReason) -> None:
     """4013 is the exception: return, but never with the same message."""
@@ -63,7 +63,7 @@ def test_the_hundred_tells_what_to_do(close_reason: CloseReason) -> None:
 
 
 @pytest.mark.parametrize(
-    "ending", CLOSE_REASONS.values(), ids=lambda one: str(one.reason)
+    "close_reason", CLOSE_REASONS.values(), ids=lambda one: str(one.reason)
 )
 def test_only_who_returns_is_told_when_to(close_reason: CloseReason) -> None:
     if close_reason.after_ms is not None:

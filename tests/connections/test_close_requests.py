@@ -41,7 +41,7 @@ class Case:
     def join(self, connection: LiveConnection) -> LiveConnection:
         """As a node does once a connection has its slot."""
         self.hub.join(connection)
-        self.applied.hold_against(connection)
+        self.applied.apply_to(connection)
         return connection
 
     def make_request(self, **values: Any) -> CloseRequest:

@@ -140,8 +140,8 @@ async def test_fifty_at_once_leave_exactly_the_limit() -> None:
         communicators = [connect_to(Echo, node) for _ in range(50)]
         await asyncio.gather(*(one.connect(timeout=5) for one in communicators))
         await asyncio.sleep(0)
-        standing = [one for one in node.hub if one.close_reason is None]
-        assert len(standing) == (await node.get_usage()).slots == 5
+        snapshot = [one for one in node.hub if one.close_reason is None]
+        assert len(snapshot) == (await node.get_usage()).slots == 5
         await asyncio.gather(*(one.disconnect() for one in communicators))
         assert (len(node.hub), (await node.get_usage()).slots) == (0, 0)
 

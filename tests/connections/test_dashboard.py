@@ -14,11 +14,11 @@ from django.test import Client
 from django.utils import timezone
 
 from connections.dashboard.admin import LiveDashboardAdmin
-from connections.dashboard.cache import Shared
+from connections.dashboard.cache import SnapshotCache
 from connections.dashboard.consumers import PATH, LiveConsumer
 from connections.dashboard.filters import Selection
 from connections.dashboard.snapshot import make_key
-from connections.dashboard.statistics import read_figures
+from connections.dashboard.statistics import read_statistics
 from connections.dashboard.tiles import estimate_quantile
 from connections.metrics.counters import Counters
 from connections.models import Alert, LiveDashboard, MinuteRollup, Node
@@ -36,7 +36,7 @@ EVIL = "<script>alert(1)</script>"
 def dashboard() -> Iterator[LiveDashboardAdmin]:
     """The dashboard of the admin, which has seen nothing yet."""
     registered: Any = admin.site.get_model_admin(LiveDashboard)
-    before, registered.shared = registered.shared, Shared()
+    before, registered.shared = registered.shared, SnapshotCache()
     yield registered
     registered.shared = before
 
@@ -107,7 +107,7 @@ def test_without_any_node_it_says_how_to_start_one(viewer: Client) -> None:
 
 
 @pytest.mark.django_db
-@pytest.mark.parametrize("path", ["", "panels/", "peek/?key=x"])
+@pytest.mark.parametrize("path", ["", "panels/", "details/?key=x"])
 def test_staff_without_the_permission_may_not_look(client: Client, path: str) -> None:
     client.force_login(make_staff("other"))
     assert client.get(URL + path).status_code == 403
@@ -125,12 +125,12 @@ def test_the_panels_are_there_for_who_has_no_socket(viewer: Client) -> None:
 def test_a_look_at_a_connection_and_at_a_client(viewer: Client, node: Node) -> None:
     seen = make_seen(EVIL, address="192.0.2.9", messages_in=1200)
     put_picture(node, seen)
-    by_key = viewer.get(f"{URL}peek/", {"key": make_key(seen.connection_id)})
+    by_key = viewer.get(f"{URL}details/", {"key": make_key(seen.connection_id)})
     text = by_key.content.decode()
     assert "192.0.2.9" in text and "↓1.2k ↑0" in text and EVIL not in text
-    of_client = viewer.get(f"{URL}peek/", {"client": EVIL, "region": "n1"})
+    of_client = viewer.get(f"{URL}details/", {"client": EVIL, "region": "n1"})
     assert "1 open" in of_client.content.decode()
-    assert b"has ended" in viewer.get(f"{URL}peek/", {"key": "AAAAAAA"}).content
+    assert b"has ended" in viewer.get(f"{URL}details/", {"key": "AAAAAAA"}).content
 
 
 def test_ten_thousand_connections_stay_small(viewer: Client, node: Node) -> None:
@@ -167,7 +167,7 @@ def test_figures_hold_the_minute_under_way_and_no_minute_twice() -> None:
         errors_by_kind={"internal": 1},
         durations=[1, 1, *[0] * 11],
     )
-    figures = read_figures("15m")
+    figures = read_statistics("15m")
     assert figures.opened[-2:] == [4, 1]
     assert figures.ended[-2:] == [2, 1]
     assert figures.open_connections[-2:] == [5, 5]
@@ -197,7 +197,7 @@ async def connect_as(
     """Open the dashboard's socket with a session of a user's."""
     node = RunningNode(make_config(), database=database)
     session = await database.write(_log_in, user_id)
-    OwnConsumer.shared = Shared()
+    OwnConsumer.shared = SnapshotCache()
     communicator = WebsocketCommunicator(OwnConsumer.as_asgi(), "/ws/live/")
     communicator.scope.update({"node": node, "session": session})
     await communicator.connect()

@@ -10,7 +10,7 @@ from connections.dashboard.filters import Selection
 from connections.dashboard.snapshot import Snapshot, Snapshots, make_key, take_snapshot
 from connections.hub.connection import new_connection_id
 from connections.models import Connection, Node, NodePicture
-from connections.node.live_state import Seen, encode, want_pictures
+from connections.node.live_state import ConnectionState, encode, want_pictures
 from connections.testing import FakeClock
 
 
@@ -33,7 +33,7 @@ def make_row(node: Node, **values: Any) -> Connection:
     return Connection.objects.create(node=node, **{**given, **values})
 
 
-def make_seen(client_id: str = "alice", **values: Any) -> Seen:
+def make_seen(client_id: str = "alice", **values: Any) -> ConnectionState:
     given = {
         "connection_id": new_connection_id(),
         "client_id": client_id,
@@ -45,10 +45,10 @@ def make_seen(client_id: str = "alice", **values: Any) -> Seen:
         "state": "quiet",
         "idle_seconds": 20.0,
     }
-    return Seen(**{**given, **values})
+    return ConnectionState(**{**given, **values})
 
 
-def put_picture(node: Node, *seen: Seen) -> None:
+def put_picture(node: Node, *seen: ConnectionState) -> None:
     NodePicture.objects.update_or_create(
         node=node, defaults={"wanted_at": timezone.now()}
     )

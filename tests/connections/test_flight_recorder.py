@@ -28,9 +28,9 @@ def test_moments_count_from_the_handshake() -> None:
     since = clock()
     flight = FlightRecord(clock)
     clock.advance(1.5)
-    flight.note("slot_taken")
+    flight.record("slot_taken")
     clock.advance(2)
-    flight.note("left", "network")
+    flight.record("left", "network")
     assert flight.describe(since) == [
         {"after_seconds": 1.5, "event": "slot_taken"},
         {"after_seconds": 3.5, "event": "left", "detail": "network"},
@@ -40,17 +40,17 @@ def test_moments_count_from_the_handshake() -> None:
 def test_the_last_fifty_stay() -> None:
     flight = FlightRecord(FakeClock())
     for number in range(60):
-        flight.note("event", str(number))
+        flight.record("event", str(number))
     details = [one["detail"] for one in flight.describe(0)]
     assert details == [str(number) for number in range(10, 60)]
 
 
 def test_a_flood_of_one_kind_pushes_nothing_out() -> None:
     flight = FlightRecord(FakeClock())
-    flight.note("slot_taken")
+    flight.record("slot_taken")
     for _ in range(1000):
-        flight.note("rate_limited")
-    flight.note("left", "rate_limited")
+        flight.record("rate_limited")
+    flight.record("left", "rate_limited")
     assert [one.get("count", 1) for one in flight.describe(0)] == [1, 1000, 1]
 
 

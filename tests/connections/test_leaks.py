@@ -48,7 +48,7 @@ class Watched:
 
     async def pass_a_minute(self) -> None:
         self.clock.advance(61)
-        await self.watch.look()
+        await self.watch.poll()
 
 
 @pytest.fixture(autouse=True)
@@ -70,7 +70,7 @@ async def test_what_stays_for_a_minute_is_one_until_it_goes() -> None:
     watched = Watched()
     KEPT.append(Thing())
     watched.watch.follow("c1", "evicted", KEPT[0])
-    await watched.watch.look()
+    await watched.watch.poll()
     assert watched.watch.suspects == ()
     await watched.pass_a_minute()
     (suspect,) = watched.watch.suspects
@@ -103,7 +103,7 @@ async def test_a_slot_without_its_connection_is_one() -> None:
     watched.held += ["c1", "c2"]
     await watched.pass_a_minute()
     watched.open.discard("c2")
-    await watched.watch.look()
+    await watched.watch.poll()
     assert watched.watch.suspects == ()
     await watched.pass_a_minute()
     (suspect,) = watched.watch.suspects
@@ -123,7 +123,7 @@ async def test_a_consumer_that_is_kept_in_a_list_is_found_and_named() -> None:
     await serve(node, Collector)
     await serve(node, Well)
     clock.advance(61)
-    await node.leaks.look()
+    await node.leaks.poll()
     (suspect,) = node.leaks.suspects
     assert suspect.kind == f"{__name__}.Collector"
     assert suspect.reason == "closed"
@@ -168,7 +168,7 @@ async def test_a_hundred_thousand_connections_leave_nothing(
             await come_and_go()
             if number % 1000 == 0:
                 clock.advance(10)
-                await node.leaks.look()
+                await node.leaks.poll()
 
     await churn(10_000)
     gc.collect()
@@ -176,7 +176,7 @@ async def test_a_hundred_thousand_connections_leave_nothing(
     await churn(90_000)
     gc.collect()
     clock.advance(61)
-    await node.leaks.look()
+    await node.leaks.poll()
     assert node.leaks.suspects == ()
     assert node.counters.consumers == 0
     assert read_rss_bytes() - before < 8_000_000

@@ -11,7 +11,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from connections.dashboard import listing
-from connections.dashboard.cache import Shared
+from connections.dashboard.cache import SnapshotCache
 from connections.dashboard.listing import BoundedPaginator, ConnectionList
 from connections.models import Connection, Node
 from tests.connections.test_dashboard import make_staff
@@ -27,7 +27,7 @@ URL = "/admin/connections/connection/"
 
 @pytest.fixture(autouse=True)
 def own_snapshots() -> Any:
-    before, ConnectionList.shared = ConnectionList.shared, Shared()
+    before, ConnectionList.shared = ConnectionList.shared, SnapshotCache()
     yield
     ConnectionList.shared = before
 
@@ -157,14 +157,14 @@ def test_who_may_not_end_is_not_offered_it(
     client.force_login(make_staff("viewer", "view_connection"))
     assert "end_selected" not in find(client)
     detail = client.get(f"{URL}{rows['live'].pk}/change/").content.decode()
-    assert "Slow now" in detail and "act/" not in detail
+    assert "Slow now" in detail and "action/" not in detail
 
 
 def test_the_detail_shows_what_is_live(
     admin_client: Client, rows: dict[str, Connection]
 ) -> None:
     detail = admin_client.get(f"{URL}{rows['live'].pk}/change/").content.decode()
-    assert "Slow now" in detail and "192.0.2.7" in detail and "act/end/" in detail
+    assert "Slow now" in detail and "192.0.2.7" in detail and "action/end/" in detail
     ended = admin_client.get(f"{URL}{rows['ended'].pk}/change/").content.decode()
     assert " now</h2>" not in ended
 

@@ -159,7 +159,7 @@ async def test_a_consumer_that_does_not_return_is_stuck_after_a_minute() -> None
 def test_routes_beyond_the_bound_are_one() -> None:
     counters = Counters()
     for number in range(500):
-        counters.note_outcome(f"route {number}", "accepted")
+        counters.record_outcome(f"route {number}", "accepted")
     assert len(counters.routes) <= 101
     assert counters.routes[OTHER].outcomes["accepted"] >= 400
 

@@ -99,9 +99,9 @@ async def bench(make_bench: Callable[..., Bench]) -> Bench:
 @pytest.mark.django_db(transaction=True)
 async def test_a_connection_that_opened_and_closed_is_one_row(bench: Bench) -> None:
     connection = make_connection(bench.clock, address="192.0.2.1")
-    bench.recorder.note_change(connection)
+    bench.recorder.record_change(connection)
     connection.messages_in = 3
-    bench.recorder.note_closed(connection, 4300, "idle")
+    bench.recorder.record_closed(connection, 4300, "idle")
     assert bench.recorder.pending == 1
     await bench.recorder.flush()
     row = await Connection.objects.aget()
@@ -112,11 +112,11 @@ async def test_a_connection_that_opened_and_closed_is_one_row(bench: Bench) -> N
 @pytest.mark.django_db(transaction=True)
 async def test_a_row_follows_its_connection(bench: Bench) -> None:
     connection = make_connection(bench.clock)
-    bench.recorder.note_change(connection)
+    bench.recorder.record_change(connection)
     await bench.recorder.flush()
     bench.clock.advance(50)
     connection.last_activity = bench.clock()
-    bench.recorder.note_change(connection)
+    bench.recorder.record_change(connection)
     await bench.recorder.flush()
     row = await Connection.objects.aget()
     assert (row.closed_at, row.reason) == (None, "")
@@ -128,7 +128,7 @@ async def test_a_row_names_the_idle_timeout_that_is_its_own(bench: Bench) -> Non
     configured = Limits.configured(get_config())
     own = replace(configured, idle_timeout_seconds=600)
     for limits in (configured, own):
-        bench.recorder.note_change(make_connection(bench.clock, limits=limits))
+        bench.recorder.record_change(make_connection(bench.clock, limits=limits))
     await bench.recorder.flush()
     timeouts = [row.idle_timeout_seconds async for row in Connection.objects.all()]
     assert set(timeouts) == {None, 600}
@@ -138,7 +138,7 @@ async def test_a_row_names_the_idle_timeout_that_is_its_own(bench: Bench) -> Non
 async def test_an_error_is_found_by_its_id(bench: Bench) -> None:
     connection = make_connection(bench.clock, route="/ws/x/")
     error = make_error(connection)
-    bench.recorder.note_error(error)
+    bench.recorder.record_error(error)
     await bench.recorder.flush()
     row = await ErrorEvent.objects.aget(error_id=error.error_id)
     assert row.exception_class == "builtins.KeyError"
@@ -151,9 +151,9 @@ async def test_an_outage_loses_nothing_that_fits(bench: Bench) -> None:
     bench.database.is_away = True
     connections = [make_connection(bench.clock) for _ in range(1200)]
     for connection in connections:
-        bench.recorder.note_change(connection)
+        bench.recorder.record_change(connection)
     for connection in connections[:700]:
-        bench.recorder.note_closed(connection, 1000, "closed")
+        bench.recorder.record_closed(connection, 1000, "closed")
     with pytest.raises(DatabaseUnavailable):
         await bench.recorder.flush()
     bench.clock.advance(60)
@@ -174,14 +174,14 @@ async def test_a_long_outage_keeps_to_its_bounds(
     bench.database.is_away = True
     living = [make_connection(bench.clock) for _ in range(100)]
     for connection in living:
-        bench.recorder.note_change(connection)
+        bench.recorder.record_change(connection)
     last = None
     tracemalloc.start()
     for second in range(600):
         for _ in range(100):
             last = make_connection(bench.clock)
-            bench.recorder.note_change(last)
-            bench.recorder.note_closed(last, 1000, "closed")
+            bench.recorder.record_change(last)
+            bench.recorder.record_closed(last, 1000, "closed")
         bench.clock.advance(1)
         if second == 30:
             early_bytes, _ = tracemalloc.get_traced_memory()
@@ -199,11 +199,11 @@ async def test_tracebacks_are_given_up_first(make_bench: Callable[..., Bench]) -
     bench = make_bench(max_bytes=100_000)
     bench.database.is_away = True
     connection = make_connection(bench.clock)
-    bench.recorder.note_closed(connection, 1000, "closed")
+    bench.recorder.record_closed(connection, 1000, "closed")
     for _ in range(90):
         error = make_error(connection)
         error.traceback = "x" * 8000
-        bench.recorder.note_error(error)
+        bench.recorder.record_error(error)
     dropped = bench.recorder.dropped
     assert dropped.tracebacks > 70
     assert (dropped.closed, dropped.errors) == (0, 0)
@@ -216,13 +216,13 @@ async def test_activity_is_given_up_before_closed_rows(
     bench = make_bench(max_pending=100)
     living = [make_connection(bench.clock) for _ in range(60)]
     for connection in living:
-        bench.recorder.note_change(connection)
+        bench.recorder.record_change(connection)
     await bench.recorder.flush()
     bench.database.is_away = True
     for connection in living:
-        bench.recorder.note_change(connection)
+        bench.recorder.record_change(connection)
     for _ in range(41):
-        bench.recorder.note_closed(make_connection(bench.clock), 1000, "closed")
+        bench.recorder.record_closed(make_connection(bench.clock), 1000, "closed")
     assert bench.recorder.dropped.activities == 60
     assert bench.recorder.dropped.closed == 0
     assert bench.recorder.pending == 41
@@ -235,7 +235,7 @@ async def test_one_row_that_the_database_refuses_does_not_fail_the_others(
     good = [make_connection(bench.clock) for _ in range(5)]
     bad = make_connection(bench.clock)
     for connection in [*good[:3], bad, *good[3:]]:
-        bench.recorder.note_closed(connection, 1000, "closed")
+        bench.recorder.record_closed(connection, 1000, "closed")
     bench.recorder._closed[bad.connection_id].close_code = -1
     await bench.recorder.flush()
     assert await Connection.objects.acount() == 5

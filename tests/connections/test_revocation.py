@@ -86,14 +86,14 @@ async def open_as(credential: Any, node: Node, consumer: Any = JsonEcho) -> Any:
     return communicator
 
 
-async def look(node: Node) -> None:
+async def poll(node: Node) -> None:
     """Have a node apply what was posted and look at what is asked for."""
     await node._beat()
-    await node.reauthoriser.look()
+    await node.reauthoriser.poll()
 
 
 async def assert_stays(node: Node) -> None:
-    await look(node)
+    await poll(node)
     assert [one.close_reason for one in node.hub] == [None]
 
 
@@ -174,7 +174,7 @@ async def test_what_a_user_loses_ends_the_connections_that_rest_on_it(
     communicator = await open_as(credential, node, StaffEcho)
     await assert_stays(node)
     await in_database(revoke)(user)
-    await look(node)
+    await poll(node)
     await assert_ends(communicator, code, reason)
 
 
@@ -227,7 +227,7 @@ async def test_a_revoked_or_deleted_token_ends_its_connections(
         await open_as(other, node),
     )
     await in_database(end)(row)
-    await look(node)
+    await poll(node)
     await assert_ends(communicator, 4009, "revoked")
     assert [one.close_reason for one in node.hub] == [None]
     await bystander.disconnect()
@@ -248,7 +248,7 @@ async def test_a_logout_ends_the_connections_of_its_session_alone(node: Node) ->
         await open_as(await in_database(verify_session)(key), node) for key in keys
     ]
     await log_out(keys[0], user)
-    await look(node)
+    await poll(node)
     await assert_ends(here, 4009, "logged_out")
     assert [one.close_reason for one in node.hub] == [None]
     await there.disconnect()
@@ -261,7 +261,7 @@ async def test_who_comes_between_the_logout_and_the_end_of_its_session_is_ended(
     user = await in_database(make_staff)()
     key = await in_database(log_in)(user)
     await log_out(key, user)
-    await look(node)
+    await poll(node)
     assert isinstance(node.clock, FakeClock)
     node.clock.advance(1)
     credential = await in_database(verify_session)(key)
@@ -306,10 +306,10 @@ async def test_a_handshake_in_flight_is_held_against_what_happens_meanwhile(
     slow = connect_to(Slow, node, credential=credential, user=user)
     await slow.send_input({"type": "websocket.connect"})
     await in_database(change_password)(user)
-    await look(node)
+    await poll(node)
     may_accept.set()
     assert (await slow.receive_output())["type"] == "websocket.accept"
-    await node.reauthoriser.look()
+    await node.reauthoriser.poll()
     await assert_ends(slow, 4009, "logged_out")
 
 
@@ -318,7 +318,7 @@ async def test_a_handshake_is_as_old_as_its_first_byte(node: Node) -> None:
     credential, row = await in_database(make_token)()
     arrived = node.clock()
     await in_database(revoke)(row)
-    await look(node)
+    await poll(node)
     assert isinstance(node.clock, FakeClock)
     node.clock.advance(1)
     late = connect_to(JsonEcho, node, credential=credential, user=None, arrived=arrived)
@@ -366,7 +366,7 @@ async def test_what_django_does_not_tell_is_found_within_the_period(
     user = await in_database(make_staff)()
     credential = await in_database(lambda: verify_session(log_in(user)))()
     communicator = await open_as(credential, node, StaffEcho)
-    await look(node)
+    await poll(node)
 
     @in_database
     def apply() -> None:
@@ -378,7 +378,7 @@ async def test_what_django_does_not_tell_is_found_within_the_period(
     assert not await CloseRequest.objects.aexists()
     assert isinstance(node.clock, FakeClock)
     node.clock.advance(node.config.reauthorise_seconds)
-    await look(node)
+    await poll(node)
     await assert_ends(communicator, code, reason)
     await in_database(Session.objects.all().delete)()
     await in_database(User.groups.through.objects.all().delete)()
@@ -399,7 +399,7 @@ async def test_a_token_changed_behind_our_backs_is_found(
     await AccessToken.objects.aupdate(**changes)
     assert isinstance(node.clock, FakeClock)
     node.clock.advance(node.config.reauthorise_seconds)
-    await look(node)
+    await poll(node)
     await assert_ends(communicator, code, reason)
 
 
@@ -430,8 +430,8 @@ async def test_a_look_takes_few_queries_and_comes_in_its_turn(node: Node) -> Non
             return await run()
 
     node.reauthoriser._database = Counting()  # type: ignore[assignment]
-    await node.reauthoriser.look()
-    await node.reauthoriser.look()
+    await node.reauthoriser.poll()
+    await node.reauthoriser.poll()
     assert queries == [5]
     for communicator in communicators:
         await communicator.disconnect()
@@ -447,11 +447,11 @@ async def test_the_last_answer_holds_while_the_database_is_away_and_not_for_ever
     node.database.is_away = True
     node.clock.advance(node.config.stale_authorisation_seconds)
     with pytest.raises(DatabaseUnavailable):
-        await node.reauthoriser.look()
+        await node.reauthoriser.poll()
     assert [one.close_reason for one in node.hub] == [None]
     node.clock.advance(1)
     with pytest.raises(DatabaseUnavailable):
-        await node.reauthoriser.look()
+        await node.reauthoriser.poll()
     await assert_ends(communicator, 4104, "unavailable")
 
 
@@ -461,14 +461,14 @@ async def test_an_answer_from_the_database_starts_the_time_anew(node: Node) -> N
     assert isinstance(node.database, FlakyDatabase)
     assert isinstance(node.clock, FakeClock)
     node.clock.advance(200)
-    await node.reauthoriser.look()
+    await node.reauthoriser.poll()
     node.database.is_away = True
     node.clock.advance(200)
     with pytest.raises(DatabaseUnavailable):
-        await node.reauthoriser.look()
+        await node.reauthoriser.poll()
     assert [one.close_reason for one in node.hub] == [None]
     node.database.is_away = False
-    await node.reauthoriser.look()
+    await node.reauthoriser.poll()
     assert [one.close_reason for one in node.hub] == [None]
     await communicator.disconnect()
 
@@ -490,10 +490,10 @@ async def test_a_question_during_an_answer_is_asked_again(node: Node) -> None:
             return found
 
     node.reauthoriser._database = Asking()  # type: ignore[assignment]
-    await node.reauthoriser.look()
+    await node.reauthoriser.poll()
     assert live.close_reason is None
     node.reauthoriser._database = database
-    await node.reauthoriser.look()
+    await node.reauthoriser.poll()
     await assert_ends(communicator, 4009, "revoked")
 
 
@@ -504,7 +504,7 @@ async def test_an_anonymous_connection_is_never_looked_at(node: Node) -> None:
     assert isinstance(node.clock, FakeClock)
     node.database.is_away = True
     node.clock.advance(10_000)
-    await node.reauthoriser.look()
+    await node.reauthoriser.poll()
     assert [one.close_reason for one in node.hub] == [None]
     await communicator.disconnect()
 
@@ -605,7 +605,7 @@ async def test_what_is_revoked_is_not_remembered_for_an_outage(
     values = {"user": user.pk, "token": row.pk, "client": "phone", "all": ""}
     request = CloseRequest(target=target, value=str(values[target]), reason="revoked")
     await in_database(CloseRequest.objects.post)([request])
-    await look(node)
+    await poll(node)
     assert isinstance(node.database, FlakyDatabase)
     node.database.is_away = True
     with pytest.raises(Refused) as refused:

@@ -26,8 +26,8 @@ FIRST = 30_000_000
 
 def make_row(node_id: str = "n1", **values: Any) -> Node:
     now = timezone.now()
-    standing = {"host": "h", "pid": 1, "beat_at": now, "started_at": now}
-    return Node.objects.create(node_id=node_id, **(standing | values))
+    snapshot = {"host": "h", "pid": 1, "beat_at": now, "started_at": now}
+    return Node.objects.create(node_id=node_id, **(snapshot | values))
 
 
 def make_minute(minute: int, **values: Any) -> dict[str, Any]:

@@ -131,7 +131,7 @@ class Sending:
         """Let the kernel take some, or everything."""
         if size_bytes is None:
             self.line.unsent_bytes = 0
-            self.buffer.note_drained()
+            self.buffer.on_drained()
         else:
             self.line.unsent_bytes -= size_bytes
 
@@ -263,7 +263,7 @@ class Holder:
         self.budget = budget
         self.is_shed = False
 
-    def shed(self) -> None:
+    def end_over_budget(self) -> None:
         self.is_shed = True
         self.budget.forget(self)
 
@@ -271,11 +271,11 @@ class Holder:
 def test_the_largest_goes_when_all_together_hold_too_much() -> None:
     budget = BufferBudget(100_000)
     small, large, newest = (Holder(budget) for _ in range(3))
-    budget.note(small, 30_000)
-    budget.note(large, 50_000)
-    budget.note(newest, 20_000)
+    budget.record(small, 30_000)
+    budget.record(large, 50_000)
+    budget.record(newest, 20_000)
     assert not large.is_shed
-    budget.note(newest, 20_001)
+    budget.record(newest, 20_001)
     assert (small.is_shed, large.is_shed, newest.is_shed) == (False, True, False)
     assert budget.total_bytes == 50_001
 
@@ -283,12 +283,12 @@ def test_the_largest_goes_when_all_together_hold_too_much() -> None:
 def test_what_was_let_go_counts_no_more() -> None:
     budget = BufferBudget(100_000)
     holder, other = Holder(budget), Holder(budget)
-    budget.note(holder, 90_000)
-    budget.note(holder, COUNTED_FROM_BYTES - 1)
+    budget.record(holder, 90_000)
+    budget.record(holder, COUNTED_FROM_BYTES - 1)
     assert budget.total_bytes == 0
-    budget.note(holder, 90_000)
+    budget.record(holder, 90_000)
     budget.forget(holder)
     budget.forget(holder)
-    budget.note(other, 90_000)
+    budget.record(other, 90_000)
     assert budget.total_bytes == 90_000
     assert not other.is_shed

@@ -6,7 +6,7 @@ from connections.server.websocket.keepalive import Keepalive
 from tests.connections.fake_loop import FakeLoop
 
 
-class Line:
+class Transport:
     """A client at the other end of a Keepalive, in a time of its own."""
 
     def __init__(self, *, interval: float = 30, timeout: float = 20) -> None:
@@ -28,7 +28,7 @@ class Line:
     def is_behind(self, since: float) -> bool:
         return self.lags
 
-    def note_round_trip(self, seconds: float) -> None:
+    def record_round_trip(self, seconds: float) -> None:
         self.round_trips.append(seconds)
 
     def give_up_dead(self) -> None:
@@ -36,11 +36,11 @@ class Line:
 
 
 def test_a_client_that_answers_is_pinged_once_each_interval() -> None:
-    line = Line(timeout=40)
+    line = Transport(timeout=40)
     line.loop.advance(30)
     for _ in range(10):
         line.loop.advance(0.25)
-        line.keepalive.note_pong(line.pings[-1][1])
+        line.keepalive.on_pong(line.pings[-1][1])
         line.loop.advance(30)
         assert len(line.loop.timers) == 1
     moments = [at for at, _ in line.pings]
@@ -52,7 +52,7 @@ def test_a_client_that_answers_is_pinged_once_each_interval() -> None:
 def test_the_first_ping_comes_at_a_moment_of_its_own() -> None:
     firsts = []
     for _ in range(50):
-        line = Line()
+        line = Transport()
         line.loop.advance(30)
         firsts.append(line.pings[0][0])
     assert min(firsts) >= 3
@@ -61,46 +61,46 @@ def test_the_first_ping_comes_at_a_moment_of_its_own() -> None:
 
 
 def test_without_a_pong_it_is_dead_after_the_timeout() -> None:
-    line = Line()
+    line = Transport()
     line.loop.advance(60)
     assert line.died_at == line.pings[0][0] + 20
     assert len(line.pings) == 1
 
 
 def test_a_late_pong_within_a_timeout_longer_than_the_interval_is_in_time() -> None:
-    line = Line(interval=10, timeout=60)
+    line = Transport(interval=10, timeout=60)
     line.loop.advance(10)
     for _ in range(5):
         line.loop.advance(45)
-        line.keepalive.note_pong(line.pings[-1][1])
+        line.keepalive.on_pong(line.pings[-1][1])
         line.loop.advance(0.001)
     assert line.died_at is None
     assert len(line.loop.timers) == 1
 
 
 def test_the_round_trip_is_the_last_pongs() -> None:
-    line = Line()
+    line = Transport()
     assert line.keepalive.rtt_seconds is None
     line.loop.advance(30)
     sent_at, payload = line.pings[-1]
     line.loop.now = sent_at + 0.5
-    line.keepalive.note_pong(payload)
+    line.keepalive.on_pong(payload)
     assert line.keepalive.rtt_seconds == pytest.approx(0.5)
     assert line.round_trips == [0.5]
 
 
 def test_a_pong_that_answers_no_ping_means_nothing() -> None:
-    line = Line()
+    line = Transport()
     line.loop.advance(30)
-    line.keepalive.note_pong(b"")
-    line.keepalive.note_pong(b"mine")
+    line.keepalive.on_pong(b"")
+    line.keepalive.on_pong(b"mine")
     line.loop.advance(20)
     assert line.died_at is not None
     assert line.keepalive.rtt_seconds is None
 
 
 def test_who_is_behind_gets_more_time_but_not_for_ever() -> None:
-    line = Line()
+    line = Transport()
     line.lags = True
     line.loop.advance(100)
     assert line.died_at is None
@@ -110,8 +110,8 @@ def test_who_is_behind_gets_more_time_but_not_for_ever() -> None:
 
 
 def test_after_the_stop_nothing_happens() -> None:
-    line = Line()
+    line = Transport()
     line.loop.advance(30)
     line.keepalive.stop()
-    line.keepalive.note_pong(line.pings[-1][1])
+    line.keepalive.on_pong(line.pings[-1][1])
     assert len(line.loop.timers) == 0

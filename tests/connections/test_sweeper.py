@@ -15,7 +15,7 @@ from connections.models import (
     Connection,
     ErrorEvent,
     Node,
-    Order,
+    NodeCommand,
     Sweep,
 )
 from connections.sweeper.sweeper import AllNodesSilent, Sweeper, run_sweeper
@@ -110,10 +110,10 @@ def test_a_database_that_stood_still_is_no_silence_of_the_nodes(number: int) -> 
     clock = FakeClock()
     sweeper = make_sweeper(clock)
     sweeper.sweep()
-    standing = StandingStill(clock, number)
-    with connection.execute_wrapper(standing):
+    snapshot = StandingStill(clock, number)
+    with connection.execute_wrapper(snapshot):
         assert sweeper.sweep().nodes_lost == 0
-    assert standing.number < 0
+    assert snapshot.number < 0
     clock.advance(14)
     assert sweeper.sweep().nodes_lost == 0
     clock.advance(1)
@@ -226,14 +226,14 @@ def test_bans_go_long_after_their_end_and_orders_with_what_they_caused() -> None
     for value, until in (("a", old), ("b", recent), ("c", None)):
         Ban.objects.create(target="client", value=value, until=until)
     Ban.objects.update(created_at=old - timedelta(days=31))
-    Order.objects.create(kind="notice", target="all", created_at=old)
-    Order.objects.create(kind="drain", target="node", created_at=recent)
+    NodeCommand.objects.create(kind="notice", target="all", created_at=old)
+    NodeCommand.objects.create(kind="drain", target="node", created_at=recent)
     dry = make_sweeper(is_dry=True).sweep()
     swept = make_sweeper().sweep()
     assert (dry.bans_pruned, dry.orders_pruned) == (1, 1)
     assert (swept.bans_pruned, swept.orders_pruned) == (1, 1)
     assert set(Ban.objects.values_list("value", flat=True)) == {"b", "c"}
-    assert Order.objects.get().kind == "drain"
+    assert NodeCommand.objects.get().kind == "drain"
 
 
 def test_a_dry_run_changes_nothing() -> None:

@@ -32,7 +32,7 @@ def pair(
         "environment": {
             **postgres_store.environment,
             "REDIS_URL": redis_process.url,
-            "SESSIONS_PERFORMER": "tests.integration.performers.Counting",
+            "SESSIONS_RESPONDER": "tests.integration.responders.Counting",
         },
     }
     yield servers.start_pair(**options)

@@ -73,7 +73,7 @@ async def test_sigterm_in_the_middle_of_everything(
         **postgres_store.environment,
         "REDIS_URL": redis_process.url,
         "SEEN": str(seen),
-        "SESSIONS_PERFORMER": "tests.integration.performers.Counting",
+        "SESSIONS_RESPONDER": "tests.integration.responders.Counting",
     }
     server = servers.start(
         command="daphne",

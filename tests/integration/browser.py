@@ -72,11 +72,11 @@ class Person:
         page = await self.context.new_page()
         page.set_default_timeout(_PATIENCE_MS)
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("console", lambda message: self._note(message.type, message.text))
+        page.on("console", lambda message: self._record(message.type, message.text))
         await page.goto(self._server.url + path)
         return Tab(page)
 
-    def _note(self, kind: str, text: str) -> None:
+    def _record(self, kind: str, text: str) -> None:
         # A refused port is an error to the browser, and nothing wrong here.
         if kind == "error" and "WebSocket connection to" not in text:
             self.complaints.append(text)

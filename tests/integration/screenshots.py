@@ -214,7 +214,7 @@ async def shoot_small() -> None:
         dark = {"viewport": wide, "color_scheme": "dark"}
         page = await open_page(browser, server, session, **dark)
         await page.click("[data-client=carol] svg")
-        await page.wait_for_selector("#live-peek:not([hidden]) dl")
+        await page.wait_for_selector("#live-details:not([hidden]) dl")
         await shoot(page, "dark")
         narrow = {"viewport": {"width": 390, "height": 844}}
         page = await open_page(browser, server, session, **narrow)

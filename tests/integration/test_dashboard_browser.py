@@ -95,11 +95,11 @@ class Desk:
         await context.add_cookies([cookie])
         page = await context.new_page()
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("console", self._note)
+        page.on("console", self._record)
         await page.goto(self.server.url + path)
         return page
 
-    def _note(self, message: Any) -> None:
+    def _record(self, message: Any) -> None:
         if message.type == "error" and "favicon" not in str(message.location):
             self.complaints.append(message.text)
 
@@ -197,9 +197,9 @@ async def test_a_kick_closes_the_socket_and_leaves_an_audit_entry(
     await page.wait_for_selector("#live-badge.is-live")
     await wait_for_map(page, OPENED)
     await page.click("[data-client=bob] svg")
-    await page.wait_for_selector("#live-peek:not([hidden]) dl")
-    assert "bob" in await page.inner_text("#live-peek dl")
-    await page.click("#live-peek >> text=End…")
+    await page.wait_for_selector("#live-details:not([hidden]) dl")
+    assert "bob" in await page.inner_text("#live-details dl")
+    await page.click("#live-details >> text=End…")
     assert "End 1 connection?" in await page.inner_text(".live-question")
     await page.fill("#id_reason", "too loud")
     await page.click("[type=submit].default")
@@ -226,7 +226,7 @@ async def test_what_is_done_on_one_node_reaches_the_other(
     await wait_for_map(page, {"alice": 2, "bob": 1})
 
     async def act(query: str, **form: str) -> None:
-        await page.goto(f"{near.url}{URL}act/{query}")
+        await page.goto(f"{near.url}{URL}action/{query}")
         for name, text in {"reason": "a test", **form}.items():
             await page.fill(f"#id_{name}", text)
         await page.click("[type=submit].default")
@@ -259,12 +259,12 @@ async def test_a_viewer_may_look_and_not_act(desk: Desk, browser: Browser) -> No
     page = await desk.look(browser, "viewer")
     await page.wait_for_selector("#live-badge.is-live")
     await wait_for_map(page, OPENED)
-    assert await page.query_selector("a[href*='/act/']") is None
+    assert await page.query_selector("a[href*='/action/']") is None
     await page.click("[data-client=alice] > span >> nth=0")
-    await page.wait_for_selector("#live-peek:not([hidden]) table")
-    assert await page.query_selector("a[href*='/act/']") is None
+    await page.wait_for_selector("#live-details:not([hidden]) table")
+    assert await page.query_selector("a[href*='/action/']") is None
     answer = await page.goto(
-        f"{desk.server.url}{URL}act/end-all/?target=client&value=alice"
+        f"{desk.server.url}{URL}action/end-all/?target=client&value=alice"
     )
     assert answer is not None and answer.status == 403
     assert desk.count() == 6
@@ -276,9 +276,9 @@ async def test_a_planted_script_stays_text(desk: Desk, browser: Browser) -> None
     await page.wait_for_selector("#live-badge.is-live")
     await wait_for_map(page, OPENED)
     await page.click(f"[data-client={json.dumps(EVIL_CLIENT)}] svg")
-    await page.wait_for_selector("#live-peek:not([hidden]) dl")
-    assert EVIL_CLIENT in await page.inner_text("#live-peek")
-    await page.click("#live-peek >> text=Record")
+    await page.wait_for_selector("#live-details:not([hidden]) dl")
+    assert EVIL_CLIENT in await page.inner_text("#live-details")
+    await page.click("#live-details >> text=Record")
     text = await page.inner_text("#content")
     assert EVIL_AGENT in text and EVIL_CLIENT in text
     await page.goto(f"{desk.server.url}/admin/connections/connection/")
@@ -314,7 +314,7 @@ async def test_it_is_accessible_in_each_theme_and_width(
         )
         await page.wait_for_selector("#live-badge.is-live")
         await page.click("[data-client=alice] > span >> nth=0")
-        await page.wait_for_selector("#live-peek:not([hidden]) table")
+        await page.wait_for_selector("#live-details:not([hidden]) table")
         await page.click("#live-twin summary")
         found = await Axe().run(page, context="#live")
         violations = found.response["violations"]
@@ -333,12 +333,12 @@ async def test_it_can_be_used_with_the_keyboard_alone(
     await wait_for_map(page, OPENED)
     await page.focus("[data-client=alice]")
     await page.keyboard.press("Enter")
-    await page.wait_for_selector("#live-peek:not([hidden]) table")
-    assert await page.evaluate("document.activeElement.id") == "live-peek"
+    await page.wait_for_selector("#live-details:not([hidden]) table")
+    assert await page.evaluate("document.activeElement.id") == "live-details"
     await page.keyboard.press("Tab")
     assert await page.evaluate("document.activeElement.className") == "live-close"
     await page.keyboard.press("Escape")
-    assert await page.is_hidden("#live-peek")
+    assert await page.is_hidden("#live-details")
     focused = await page.evaluate("document.activeElement.dataset.client")
     assert focused == "alice"
 

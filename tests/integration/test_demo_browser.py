@@ -21,7 +21,7 @@ from tests.project import make_server
 LONG = " ".join(f"{number} naïve 👩‍👩‍👧 e\u0301 日本語 🇫🇷" for number in range(1, 25))
 """Emoji of several code points, combining characters, flags: 120 words."""
 ENVIRONMENT = {
-    "SESSIONS_PERFORMER": "orchestra.performers.EchoPerformer",
+    "SESSIONS_RESPONDER": "orchestra.responders.EchoResponder",
     "ECHO_DELAY_SECONDS": "0.03",
     "DJANGO_SUPERUSER_PASSWORD": PASSWORD,
 }

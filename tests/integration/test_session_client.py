@@ -7,7 +7,7 @@ from typing import Any
 from connections.client import (
     Entry,
     EntryArrived,
-    EntrySettled,
+    EntryCompleted,
     SessionClient,
     State,
 )
@@ -15,7 +15,7 @@ from connections.testing import LiveServer, Servers, wait_until
 from tests.orchestra.model_server import DONE, Model, event, serve_model
 
 ECHO = {
-    "SESSIONS_PERFORMER": "orchestra.performers.EchoPerformer",
+    "SESSIONS_RESPONDER": "orchestra.responders.EchoResponder",
     "ECHO_DELAY_SECONDS": "0.01",
 }
 
@@ -53,7 +53,7 @@ async def test_two_clients_of_a_session_see_the_same(servers: Servers) -> None:
 
             async def watch() -> None:
                 async for one in second.events():
-                    if isinstance(one, EntryArrived | EntrySettled):
+                    if isinstance(one, EntryArrived | EntryCompleted):
                         seen.append(one.entry)
 
             watching = asyncio.create_task(watch())
@@ -117,7 +117,7 @@ async def test_a_model_that_fails_ends_an_answer_and_no_connection(
         server = start(
             servers,
             {
-                "SESSIONS_PERFORMER": "orchestra.performers.CompletionsPerformer",
+                "SESSIONS_RESPONDER": "orchestra.responders.CompletionsResponder",
                 "COMPLETIONS_BASE_URL": model.base_url,
                 "COMPLETIONS_TIMEOUT_SECONDS": "0.5",
             },

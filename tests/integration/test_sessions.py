@@ -29,7 +29,7 @@ CONFIG: dict[str, object] = {
     "sessions__position_seconds": 0.5,
     "drain__grace_seconds": 4,
 }
-PERFORMER = {"SESSIONS_PERFORMER": "tests.integration.performers.Counting"}
+PERFORMER = {"SESSIONS_RESPONDER": "tests.integration.responders.Counting"}
 COUNT = {"text": "count", "count": 30, "pause_seconds": 0.05}
 COUNTED = "".join(f"{number} 👩‍👩‍👧 e\u0301 " for number in range(30))
 

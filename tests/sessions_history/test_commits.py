@@ -11,7 +11,7 @@ from django.utils import timezone
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sessions_history.commits import Limits, commit, is_transient
+from sessions_history.commits import LogLimits, commit, is_transient
 from sessions_history.entries import (
     Append,
     Committed,
@@ -31,7 +31,7 @@ from sessions_history.models import HistoryEntry, Session
 
 pytestmark = pytest.mark.django_db
 
-LIMITS = Limits(node_id="n" * 32, history_limit=5, max_open_streams=2)
+LIMITS = LogLimits(node_id="n" * 32, history_limit=5, max_open_streams=2)
 
 
 def make_session(client_id: str = "alice") -> str:
@@ -152,7 +152,7 @@ def test_only_so_many_stream() -> None:
 def test_only_its_node_writes_a_stream_and_only_while_it_streams() -> None:
     session_id = make_session()
     commit_one(make_append(session_id, state="streaming"))
-    other = Limits(node_id="o" * 32, history_limit=5, max_open_streams=2)
+    other = LogLimits(node_id="o" * 32, history_limit=5, max_open_streams=2)
     growth = Rewrite(session_id=session_id, offset=1, state="streaming", data="2")
     (refused,) = commit([growth], other)
     assert isinstance(refused, StreamEnded)
@@ -172,7 +172,7 @@ def test_one_bad_entry_fails_alone() -> None:
     session_id = make_session()
     batch = [make_append(session_id, data=str(n)) for n in range(20)]
     batch[13] = make_append(session_id, data="\ud83d")
-    limits = Limits(node_id="n" * 32, history_limit=50, max_open_streams=2)
+    limits = LogLimits(node_id="n" * 32, history_limit=50, max_open_streams=2)
     results = commit(batch, limits)
     assert isinstance(results.pop(13), EntryRefused)
     offsets = [one.offset for one in results if isinstance(one, Committed)]

@@ -85,9 +85,9 @@ def test_a_sweep_ends_what_streams_on_a_node_that_is_gone() -> None:
     make_entry(session, 3, node_id="never seen", at=long_ago, **values)
     make_entry(session, 4, node_id="about to write its row", **values)
     would = Sweeper(make_config(), is_dry=True).sweep_once()
-    assert would.chores["streams_interrupted"] == 2
+    assert would.tasks["streams_interrupted"] == 2
     swept = Sweeper(make_config()).sweep_once()
-    assert swept.chores["streams_interrupted"] == 2
+    assert swept.tasks["streams_interrupted"] == 2
     rows = HistoryEntry.objects.order_by("offset").values_list("state", "data")
     states = ["streaming", "interrupted", "interrupted", "streaming"]
     assert list(rows) == [(state, text) for state in states]
@@ -100,6 +100,6 @@ def test_a_sweep_deletes_old_ids_and_old_sessions() -> None:
         created_at=timezone.now() - timedelta(hours=25)
     )
     swept = Sweeper(make_config(), batch_size=2).sweep_once()
-    assert swept.chores["append_keys_pruned"] == 1
+    assert swept.tasks["append_keys_pruned"] == 1
     assert [session.pk for session in Session.objects.all()] == ["new"]
     assert sorted(AppendKey.objects.values_list("key", flat=True)) == ["2", "3"]

@@ -11,23 +11,23 @@ from connections.node.node import Node
 from sessions_history.exceptions import StreamEnded, TooManyStreams
 from sessions_history.log import get_log
 from sessions_history.models import HistoryEntry
-from sessions_history.performers import PerformerFailed
+from sessions_history.responders import ResponderFailed
 from tests.sessions_history.conftest import MakeNode
-from tests.sessions_history.performing import Scripted
+from tests.sessions_history.responding import Scripted
 from tests.sessions_history.talks import Talk, talk
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture
-def performer() -> Scripted:
+def responder() -> Scripted:
     return Scripted()
 
 
 @pytest.fixture
-async def node(make_node: MakeNode, performer: Scripted) -> Node:
+async def node(make_node: MakeNode, responder: Scripted) -> Node:
     made = make_node()
-    get_log(made).performer = performer
+    get_log(made).responder = responder
     return made
 
 
@@ -71,9 +71,9 @@ async def read_entry(session_id: str, offset: int) -> tuple[str, Any]:
     return row.state, json.loads(row.data)
 
 
-async def test_an_answer_streams_and_is_kept(node: Node, performer: Scripted) -> None:
+async def test_an_answer_streams_and_is_kept(node: Node, responder: Scripted) -> None:
     pieces = ["Hé", "llo ", "👩‍", "👩‍👧", " e", "\u0301"]
-    performer.play(*pieces, None)
+    responder.play(*pieces, None)
     screen = Screen()
     async with talk(node) as alice:
         await alice.say({"text": "hi"})
@@ -84,36 +84,36 @@ async def test_an_answer_streams_and_is_kept(node: Node, performer: Scripted) ->
             "done",
             {"text": "".join(pieces)},
         )
-        assert performer.asked == [({"text": "hi"}, [])]
+        assert responder.asked == [({"text": "hi"}, [])]
 
 
-async def test_the_history_is_what_came_before(node: Node, performer: Scripted) -> None:
-    performer.play("first", None, "second", None)
+async def test_the_history_is_what_came_before(node: Node, responder: Scripted) -> None:
+    responder.play("first", None, "second", None)
     screen = Screen()
     async with talk(node) as alice:
         await alice.say({"text": "1"})
         await screen.follow(alice, has_ended(2))
         await alice.say({"text": "2"})
         await screen.follow(alice, has_ended(4))
-    _, history = performer.asked[1]
+    _, history = responder.asked[1]
     said = [(one.sender, one.data["text"], one.state) for one in history]
     assert said == [("client", "1", "done"), ("server", "first", "done")]
 
 
 async def test_a_reload_in_the_middle_misses_nothing(
-    node: Node, performer: Scripted
+    node: Node, responder: Scripted
 ) -> None:
     screen = Screen()
     async with talk(node) as alice:
         await alice.say({"text": "hi"})
-        performer.play("one ")
+        responder.play("one ")
         await screen.follow(alice, shows(2, "one "))
-    performer.play("two ")
+    responder.play("two ")
     claim = {"epoch": alice.hello["epoch"], "offset": 2, "open": "2"}
     async with talk(node, alice.session_id, **claim) as again:
         assert again.hello["outcome"] == "resumed"
         await screen.follow(again, shows(2, "one two "))
-        performer.play("three", None)
+        responder.play("three", None)
         await screen.follow(again, has_ended(2))
         assert screen.text(2) == "one two three"
     async with talk(node, alice.session_id, **claim) as late:
@@ -123,21 +123,21 @@ async def test_a_reload_in_the_middle_misses_nothing(
 
 
 async def test_a_stream_goes_on_without_listeners(
-    node: Node, performer: Scripted
+    node: Node, responder: Scripted
 ) -> None:
     async with talk(node) as alice:
         await alice.say_and_wait({"text": "hi"})
-    performer.play("nobody ", "listens", None)
+    responder.play("nobody ", "listens", None)
     await get_log(node).drain()
     expected = ("done", {"text": "nobody listens"})
     assert await read_entry(alice.session_id, 2) == expected
 
 
-async def test_a_client_cancels(node: Node, performer: Scripted) -> None:
+async def test_a_client_cancels(node: Node, responder: Scripted) -> None:
     screen = Screen()
     async with talk(node) as alice:
         await alice.say({"text": "hi"})
-        performer.play("enough")
+        responder.play("enough")
         await screen.follow(alice, shows(2, "enough"))
         await alice.send(type="cancel", offset=2)
         await screen.follow(alice, has_ended(2))
@@ -146,53 +146,53 @@ async def test_a_client_cancels(node: Node, performer: Scripted) -> None:
             "cancelled",
             {"text": "enough"},
         )
-        assert performer.closed == 1
+        assert responder.closed == 1
         await alice.send(type="cancel", offset=2)
         assert (await alice.receive_type("error"))["code"] == "not_found"
 
 
 async def test_another_node_cancels(
-    node: Node, make_node: MakeNode, performer: Scripted
+    node: Node, make_node: MakeNode, responder: Scripted
 ) -> None:
     """The database alone carries it: there is no Redis here."""
     screen = Screen()
     async with talk(node) as alice:
         await alice.say({"text": "hi"})
-        performer.play("enough")
+        responder.play("enough")
         await screen.follow(alice, shows(2, "enough"))
         await get_log(make_node()).cancel(alice.session_id, 2)
-        performer.play(" and more")
+        responder.play(" and more")
         await get_log(node).drain()
-        assert performer.closed == 1
+        assert responder.closed == 1
         assert (await read_entry(alice.session_id, 2))[0] == "cancelled"
 
 
-async def test_a_performer_that_fails_is_an_error_state(
-    node: Node, performer: Scripted, caplog: pytest.LogCaptureFixture
+async def test_a_responder_that_fails_is_an_error_state(
+    node: Node, responder: Scripted, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One that says why is a line of the log; any other is logged in full."""
     screen = Screen()
     async with talk(node) as alice:
         await alice.say({"text": "hi"})
-        performer.play("half", PerformerFailed("the model is away"))
+        responder.play("half", ResponderFailed("the model is away"))
         await screen.follow(alice, has_ended(2))
         assert screen.entries[2]["state"] == "error"
         error = {"text": "half", "error": "the model is away"}
         assert screen.entries[2]["data"] == error
-        performer.play(KeyError("a secret"))
+        responder.play(KeyError("a secret"))
         await alice.say({"text": "again"})
         await screen.follow(alice, has_ended(4))
         assert screen.entries[4]["data"] == {"text": "", "error": "internal error"}
-        failed = [one for one in caplog.records if "performer" in one.getMessage()]
+        failed = [one for one in caplog.records if "responder" in one.getMessage()]
         assert [one.exc_info is None for one in failed] == [True, False]
         assert "the model is away" in failed[0].getMessage()
-        performer.play("well", None)
+        responder.play("well", None)
         await alice.say({"text": "again"})
         await screen.follow(alice, has_ended(6))
         assert screen.text(6) == "well"
 
 
-async def test_only_so_many_stream_at_once(node: Node, performer: Scripted) -> None:
+async def test_only_so_many_stream_at_once(node: Node, responder: Scripted) -> None:
     screen = Screen()
     async with talk(node) as alice:
         for _ in range(4):
@@ -204,7 +204,7 @@ async def test_only_so_many_stream_at_once(node: Node, performer: Scripted) -> N
         with pytest.raises(TooManyStreams):
             async with get_log(node).stream(alice.session_id):
                 pass
-        performer.play(None)
+        responder.play(None)
         await screen.follow(alice, lambda screen: True)
         await alice.receive_type("state")
         await alice.say({"text": "one too many"}, refused)
@@ -225,17 +225,17 @@ async def test_a_stream_that_takes_too_long_is_interrupted(
 
 
 async def test_a_node_that_stops_keeps_the_text(
-    node: Node, performer: Scripted
+    node: Node, responder: Scripted
 ) -> None:
     screen = Screen()
     async with talk(node) as alice:
         await alice.say({"text": "hi"})
-        performer.play("so far")
+        responder.play("so far")
         await screen.follow(alice, shows(2, "so far"))
     await node.stop()
     expected = ("interrupted", {"text": "so far"})
     assert await read_entry(alice.session_id, 2) == expected
-    assert performer.closed == 1
+    assert responder.closed == 1
 
 
 async def test_pieces_of_characters_are_joined(make_node: MakeNode) -> None:

@@ -301,7 +301,7 @@ class _Opening:
 
     def __init__(self, clients: Clients, note: Callable[[Client], None]) -> None:
         self._clients = clients
-        self._note = note
+        self._record = note
         self._has_head = False
 
     def take(self, client: Client, data: bytes) -> None:
@@ -332,4 +332,4 @@ class _Opening:
         """Begin to keep it alive; what came after the greeting stays to be read."""
         client.buffer, client.frame = rest, b""
         client.on_data = keep_alive
-        self._note(client)
+        self._record(client)

@@ -5,7 +5,7 @@ from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
 from connections.alerts.email import find_recipients
-from connections.alerts.self_test import rehearse
+from connections.alerts.self_test import run_self_test
 from connections.config.loader import get_config
 from connections.exceptions import ConfigError
 from connections.management.database_command import DatabaseCommand
@@ -97,7 +97,7 @@ class Command(DatabaseCommand):
         if with_mail and not find_recipients(config):
             self.stderr.write("no alert_recipients and no ADMINS: nothing is mailed")
         failed = 0
-        for one in rehearse(config, with_mail=with_mail):
+        for one in run_self_test(config, with_mail=with_mail):
             failed += bool(one.problem)
             if options["json"]:
                 self._write_json(

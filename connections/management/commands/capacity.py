@@ -25,7 +25,7 @@ from connections.capacity.load.procfs import (
     free_port,
     read_available_kib,
 )
-from connections.capacity.probe import Bounds, Climb, Step, reckon
+from connections.capacity.probe import Bounds, Ramp, Step, estimate_capacity
 from connections.config.loader import get_config
 from connections.credentials.tokens import issue
 from connections.models import AccessToken, Connection
@@ -125,7 +125,7 @@ class Command(BaseCommand):
                     found = self._measure_own(headers, counts, options)
             except LoadFailed as exc:
                 raise CommandError(f"nothing could be measured: {exc}") from exc
-        bounds = reckon(
+        bounds = estimate_capacity(
             [Step(**step) for step in found["steps"]],
             available_kib=read_available_kib(),
             max_files=max_files,
@@ -161,7 +161,7 @@ class Command(BaseCommand):
     ) -> dict[str, Any]:
         with Load(port, host=host, path=options["path"]) as load:
             *shared, last = headers
-            climb = Climb(
+            climb = Ramp(
                 load,
                 headers=shared,
                 pid=options["pid"],

@@ -116,7 +116,7 @@ class Command(DatabaseCommand):
             for key, (noun, what) in words.items()
             if values[key]
         ]
-        chores = swept.chores.items()
-        done += [f"{count} {name.replace('_', ' ')}" for name, count in chores if count]
+        tasks = swept.tasks.items()
+        done += [f"{count} {name.replace('_', ' ')}" for name, count in tasks if count]
         prefix = "would be: " if options["dry_run"] else ""
         self.stdout.write(prefix + (", ".join(done) or "nothing to do"))

@@ -32,7 +32,7 @@ class Owner(Protocol):
     def is_behind(self, since: float) -> bool:
         """Tell whether a pong may wait behind what was not read since."""
 
-    def note_round_trip(self, seconds: float) -> None:
+    def record_round_trip(self, seconds: float) -> None:
         """Take note of how long the pong took."""
 
     def give_up_dead(self) -> None:
@@ -78,14 +78,14 @@ class Keepalive:
         first_seconds = random.uniform(0.1, 1) * interval_seconds
         self._timer: Timer = timers.call_later(first_seconds, self._send)
 
-    def note_pong(self, payload: bytes) -> None:
+    def on_pong(self, payload: bytes) -> None:
         """Take in a pong; one that answers no ping of ours means nothing."""
         if not self._payload or payload != self._payload:
             return
         now = self._timers.time()
         self._payload = b""
         self.rtt_seconds = now - self._sent_at
-        self._owner.note_round_trip(self.rtt_seconds)
+        self._owner.record_round_trip(self.rtt_seconds)
         self._timer.cancel()
         next_seconds = max(0.0, self._interval_seconds - self.rtt_seconds)
         self._timer = self._timers.call_later(next_seconds, self._send)
@@ -98,12 +98,12 @@ class Keepalive:
     def _send(self) -> None:
         self._payload = os.urandom(4)
         self._sent_at = self._timers.time()
-        self._timer = self._timers.call_later(self._timeout_seconds, self._judge)
+        self._timer = self._timers.call_later(self._timeout_seconds, self._check)
         self._owner.send_ping(self._payload)
 
-    def _judge(self) -> None:
+    def _check(self) -> None:
         if self._owner.is_behind(self._sent_at):
             # The pong may wait behind what we did not read yet.
-            self._timer = self._timers.call_later(self._timeout_seconds, self._judge)
+            self._timer = self._timers.call_later(self._timeout_seconds, self._check)
         else:
             self._owner.give_up_dead()

@@ -17,7 +17,7 @@ from connections.close_codes import CloseReason, Reconnect
 from connections.config.loader import WebSocketConfig
 from connections.server.budget import COUNTED_FROM_BYTES
 from connections.server.timers import HasDeadline
-from connections.server.transport import Line
+from connections.server.transport import Transport
 from connections.server.websocket import frames
 from connections.server.websocket.handshake import Handshake, Header
 from connections.server.websocket.keepalive import Keepalive
@@ -47,7 +47,7 @@ class WebSocketProtocol(HasDeadline):
 
     application_type = "websocket"
 
-    _line: Line
+    _transport: Transport
     _inbound: Inbound
     _buffer: SendBuffer
 
@@ -55,7 +55,7 @@ class WebSocketProtocol(HasDeadline):
         self.close_reason: CloseReason | None = None
         self._server = server
         self._config: WebSocketConfig = server.config
-        self._rounds = server.rounds
+        self._timers = server.timers
         self._opening = Opening(handshake)
         self._phase = Phase.CONNECTING
         self._keepalive: Keepalive | None = None
@@ -122,7 +122,7 @@ class WebSocketProtocol(HasDeadline):
     def gather(self) -> None:
         """Have what is sent in this turn of the loop leave together."""
         if self._phase is _OPEN:
-            self._line.gather()
+            self._transport.gather()
 
     def close(self, code: int, reason: str) -> None:
         """
@@ -154,7 +154,7 @@ class WebSocketProtocol(HasDeadline):
         if self._phase is not Phase.CLOSED:
             self._leave_open()
             self._buffer.close()
-            self._line.abort()
+            self._transport.abort()
 
     def cut_off(self) -> None:
         """Answer a handshake that the application leaves waiting."""
@@ -162,7 +162,7 @@ class WebSocketProtocol(HasDeadline):
             extra = [(b"Retry-After", b"1")]
             self._refuse(503, "The application did not answer in time", extra)
 
-    def shed(self) -> None:
+    def end_over_budget(self) -> None:
         """End what holds most when all buffers together hold too much."""
         if self._buffer.unsent_bytes > self._inbound.held_bytes:
             self._give_up_slow()
@@ -178,14 +178,16 @@ class WebSocketProtocol(HasDeadline):
         elif self._phase is Phase.OPEN:
             self.fail(close_codes.CLOSED if exception is None else _CRASHED)
         self._is_unattended = True
-        self._fall_apart()
+        self._break_reference_cycles()
 
-    def begin(self, line: Line) -> None:
+    def begin(self, transport: Transport) -> None:
         """Take over the connection on which the handshake came."""
         loop = asyncio.get_running_loop()
-        self._line = line
-        self._inbound = Inbound(self._config, line, self, loop)
-        self._buffer = SendBuffer(line, self._config.buffers, loop, self._give_up_slow)
+        self._transport = transport
+        self._inbound = Inbound(self._config, transport, self, loop)
+        self._buffer = SendBuffer(
+            transport, self._config.buffers, loop, self._give_up_slow
+        )
         self._start_deadline(self._config.handshake.timeout_seconds, self.cut_off)
         self._inbound.queue.put({"type": "websocket.connect"})
         self._log_action("connecting")
@@ -195,14 +197,14 @@ class WebSocketProtocol(HasDeadline):
     def take(self, received: bytes) -> None:
         self._inbound.take(received)
         if self._inbound.held_bytes or self._is_counted:
-            self._note_held()
+            self._record_held()
 
-    def note_drained(self) -> None:
-        self._buffer.note_drained()
+    def on_drained(self) -> None:
+        self._buffer.on_drained()
         if self._is_counted:
-            self._note_held()
+            self._record_held()
 
-    def note_lost(self) -> None:
+    def on_lost(self) -> None:
         self._leave_open()
         self._phase = Phase.CLOSED
         self._buffer.close()
@@ -210,7 +212,7 @@ class WebSocketProtocol(HasDeadline):
         self._stop_deadline()
         self._say_gone(self.close_reason.code if self.close_reason else 1006, "")
         self._server.budget.forget(self)
-        self._fall_apart()
+        self._break_reference_cycles()
 
     # What the keepalive calls
 
@@ -220,7 +222,7 @@ class WebSocketProtocol(HasDeadline):
     def is_behind(self, since: float) -> bool:
         return self._inbound.is_behind(since)
 
-    def note_round_trip(self, seconds: float) -> None:
+    def record_round_trip(self, seconds: float) -> None:
         self._server.round_trips.observe(seconds)
 
     def give_up_dead(self) -> None:
@@ -236,7 +238,7 @@ class WebSocketProtocol(HasDeadline):
 
     def take_pong(self, payload: bytes) -> None:
         if self._keepalive is not None:
-            self._keepalive.note_pong(payload)
+            self._keepalive.on_pong(payload)
 
     def take_close(self, code: int, reason: str) -> None:
         """Complete the closing handshake, whoever began it."""
@@ -270,9 +272,9 @@ class WebSocketProtocol(HasDeadline):
             )
         self._buffer.close()
         self._inbound.drop_all()
-        self._note_held()
+        self._record_held()
         self._say_gone(self.close_reason.code, self.close_reason.reason)
-        self._line.close_sending()
+        self._transport.close_sending()
         self._start_deadline(_CLOSE_SECONDS, self.abort)
 
     # The answer to the handshake
@@ -304,7 +306,7 @@ class WebSocketProtocol(HasDeadline):
         self._keepalive = Keepalive(
             interval_seconds=self._config.ping_interval_seconds,
             timeout_seconds=self._config.ping_timeout_seconds,
-            timers=self._rounds,
+            timers=self._timers,
             owner=self,
         )
         self._log_action("connected")
@@ -354,7 +356,7 @@ class WebSocketProtocol(HasDeadline):
     def _hang_up(self) -> None:
         """Close the TCP connection once everything is sent, or after a while."""
         self._buffer.close()
-        self._line.close()
+        self._transport.close()
         self._start_deadline(_CLOSE_SECONDS, self.abort)
 
     def _say_gone(self, code: int, reason: str) -> None:
@@ -366,27 +368,27 @@ class WebSocketProtocol(HasDeadline):
         self._server.protocol_disconnected(self)
         self._log_action("disconnected")
 
-    def _fall_apart(self) -> None:
+    def _break_reference_cycles(self) -> None:
         """
         Let go of the parts once both the client and the application have gone.
 
         They refer back to here: such a circle is for the garbage collector alone.
         """
         if self._is_unattended and self._phase is Phase.CLOSED:
-            del self._line, self._inbound, self._buffer
+            del self._transport, self._inbound, self._buffer
             self._keepalive = None
 
     # Small things
 
     def _write(self, frame: bytes) -> None:
         self._buffer.write(frame)
-        if self._line.unsent_bytes or self._is_counted:
-            self._note_held()
+        if self._transport.unsent_bytes or self._is_counted:
+            self._record_held()
 
-    def _note_held(self) -> None:
+    def _record_held(self) -> None:
         held_bytes = self._inbound.held_bytes + self._buffer.unsent_bytes
         self._is_counted = held_bytes >= COUNTED_FROM_BYTES
-        self._server.budget.note(self, held_bytes)
+        self._server.budget.record(self, held_bytes)
 
     def _log_action(self, action: str) -> None:
         if self._server.action_logger:

@@ -9,7 +9,7 @@ from connections import close_codes
 from connections.close_codes import CloseReason
 from connections.config.loader import WebSocketConfig
 from connections.exceptions import ProtocolViolation
-from connections.server.transport import Line
+from connections.server.transport import Transport
 from connections.server.websocket import frames
 from connections.server.websocket.receive_queue import ReceiveQueue
 from connections.token_bucket import TokenBucket
@@ -71,7 +71,7 @@ class Inbound:
     def __init__(
         self,
         config: WebSocketConfig,
-        line: Line,
+        transport: Transport,
         owner: Owner,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
@@ -80,7 +80,7 @@ class Inbound:
             buffers.max_receive_queue, buffers.max_receive_bytes, self._resume
         )
         self._config = config
-        self._line = line
+        self._transport = transport
         self._owner = owner
         self._loop = loop
         self._reader = frames.FrameReader(config.max_message_size)
@@ -141,7 +141,7 @@ class Inbound:
         self._cancel_stall()
         if self._is_paused:
             self._is_paused = False
-            self._line.resume_reading()
+            self._transport.resume_reading()
 
     def finish(self, code: int, reason: str) -> None:
         """
@@ -256,7 +256,7 @@ class Inbound:
     def _pause(self) -> None:
         self._is_paused = True
         self._unfinished_since = None
-        self._line.pause_reading()
+        self._transport.pause_reading()
         self._stall_timer = self._loop.call_later(
             self._config.buffers.receive_stall_seconds, self._give_up
         )
@@ -270,7 +270,7 @@ class Inbound:
         self._resumed_at = self._loop.time()
         self._read()
         if was_paused and not self._is_paused:
-            self._line.resume_reading()
+            self._transport.resume_reading()
 
     def _give_up(self) -> None:
         self._owner.fail(close_codes.RATE_LIMITED, "the consumer does not keep up")

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 from connections.config.sections import BuffersConfig
-from connections.server.transport import Line
+from connections.server.transport import Transport
 
 _TURN_BYTES = 65_536
 """After so much others have their turn: while the kernel takes all, nothing waits."""
@@ -25,12 +25,12 @@ class SendBuffer:
     __slots__ = (
         "_config",
         "_high_water",
-        "_line",
         "_loop",
         "_on_slow",
         "_taken_at",
         "_taken_bytes",
         "_timer",
+        "_transport",
         "_turn_began_at",
         "_waiters",
         "_written_bytes",
@@ -39,12 +39,12 @@ class SendBuffer:
 
     def __init__(
         self,
-        line: Line,
+        transport: Transport,
         config: BuffersConfig,
         loop: asyncio.AbstractEventLoop,
         on_slow: Callable[[], None],
     ) -> None:
-        self._line = line
+        self._transport = transport
         self._config = config
         self._high_water = config.send_high_water
         self._loop = loop
@@ -60,18 +60,18 @@ class SendBuffer:
     @property
     def unsent_bytes(self) -> int:
         """Bytes that wait in this process."""
-        return self._line.unsent_bytes
+        return self._transport.unsent_bytes
 
     @property
     def is_above_high_water(self) -> bool:
         """Tell whether a message that can wait should."""
-        return self._line.unsent_bytes > self._high_water
+        return self._transport.unsent_bytes > self._high_water
 
     @property
     def should_wait(self) -> bool:
         """Tell whether who sends should wait first: for room, or for others."""
         return (
-            self._line.unsent_bytes > self._high_water
+            self._transport.unsent_bytes > self._high_water
             or self._written_bytes - self._turn_began_at > _TURN_BYTES
             or self.is_closed
         )
@@ -80,9 +80,9 @@ class SendBuffer:
         """Send now, whatever waits already; too much of it ends the client."""
         if self.is_closed:
             return
-        line = self._line
-        waiting_bytes = line.unsent_bytes
-        line.write(frame)
+        transport = self._transport
+        waiting_bytes = transport.unsent_bytes
+        transport.write(frame)
         self._written_bytes += len(frame)
         if waiting_bytes + len(frame) <= self._high_water:
             return
@@ -113,7 +113,7 @@ class SendBuffer:
             finally:
                 self._waiters.remove(waiter)
 
-    def note_drained(self) -> None:
+    def on_drained(self) -> None:
         """Let those who wait look whether there is room."""
         for waiter in self._waiters:
             if not waiter.done():
@@ -126,7 +126,7 @@ class SendBuffer:
         self.is_closed = True
         if self._timer is not None:
             self._timer.cancel()
-        self.note_drained()
+        self.on_drained()
 
     def _begin_watch(self) -> None:
         self._taken_bytes = self._written_bytes - self.unsent_bytes
@@ -141,7 +141,7 @@ class SendBuffer:
         """Look whether the client still reads; drained is who is below the mark."""
         self._timer = None
         if not self.is_above_high_water:
-            self.note_drained()
+            self.on_drained()
             return
         taken_bytes = self._written_bytes - self.unsent_bytes
         if taken_bytes - self._taken_bytes >= _LEAST_PROGRESS_BYTES:

@@ -19,7 +19,7 @@ const time = document.getElementById("live-time");
 const everySelect = document.getElementById("live-every");
 const pauseButton = document.getElementById("live-pause");
 const alarm = document.getElementById("live-alarm");
-const peek = document.getElementById("live-peek");
+const details = document.getElementById("live-details");
 const map = document.getElementById("live-map");
 
 const state = {
@@ -34,8 +34,8 @@ const state = {
   shown: new Map(),
   keys: {},
   firing: 0,
-  /** What the details are of: parameters of the peek URL, and the cell's key. */
-  peeked: null,
+  /** What the details are of: parameters of the details URL, and the cell's key. */
+  detailed: null,
   opener: null,
 };
 
@@ -78,7 +78,7 @@ function receive(content) {
   time.textContent = `${content.taken_at.slice(11, 19)} UTC`;
   time.dateTime = content.taken_at;
   markChosen();
-  if (state.peeked) loadPeek(state.peeked, false);
+  if (state.detailed) loadDetails(state.detailed, false);
   showFreshness();
 }
 
@@ -202,7 +202,7 @@ function getKeys(svg) {
 
 function markChosen() {
   map.querySelectorAll(".chosen").forEach((one) => one.remove());
-  const key = state.peeked?.key;
+  const key = state.detailed?.key;
   if (!key) return;
   for (const svg of map.querySelectorAll(".live-grid .cells")) {
     const keys = getKeys(svg);
@@ -222,27 +222,27 @@ function markChosen() {
   }
 }
 
-async function loadPeek(peeked, isNew) {
+async function loadDetails(detailed, isNew) {
   let html;
   try {
-    const response = await fetch(`${root.dataset.peek}?${new URLSearchParams(peeked)}`);
+    const response = await fetch(`${root.dataset.details}?${new URLSearchParams(detailed)}`);
     if (!response.ok) return;
     html = await response.text();
   } catch {
     return;
   }
-  if (!isNew && state.peeked !== peeked) return;
-  state.peeked = peeked;
-  peek.hidden = false;
-  replaceKeeping(peek, html);
-  if (isNew) peek.focus({ preventScroll: true });
+  if (!isNew && state.detailed !== detailed) return;
+  state.detailed = detailed;
+  details.hidden = false;
+  replaceKeeping(details, html);
+  if (isNew) details.focus({ preventScroll: true });
   markChosen();
 }
 
 function closePeek() {
-  peek.hidden = true;
-  peek.replaceChildren();
-  state.peeked = null;
+  details.hidden = true;
+  details.replaceChildren();
+  state.detailed = null;
   markChosen();
   if (state.opener?.isConnected) state.opener.focus();
 }
@@ -257,13 +257,13 @@ map.addEventListener("click", (event) => {
   event.preventDefault();
   state.opener = client;
   const region = event.target.closest(".live-region").dataset.region;
-  loadPeek(key ? { key } : { client: client.dataset.client, region }, true);
+  loadDetails(key ? { key } : { client: client.dataset.client, region }, true);
 });
-peek.addEventListener("click", (event) => {
+details.addEventListener("click", (event) => {
   if (event.target.closest(".live-close")) closePeek();
 });
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && !peek.hidden) closePeek();
+  if (event.key === "Escape" && !details.hidden) closePeek();
 });
 everySelect.value = String(state.every);
 everySelect.addEventListener("change", () => {

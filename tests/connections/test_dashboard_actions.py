@@ -8,7 +8,7 @@ from django.test import Client
 from django.utils import timezone
 from django.utils.http import urlencode
 
-from connections.models import AccessToken, Ban, CloseRequest, Node, Order
+from connections.models import AccessToken, Ban, CloseRequest, Node, NodeCommand
 from connections.testing.communicators import make_config
 from tests.connections.test_dashboard import (
     EVIL,
@@ -46,7 +46,7 @@ def operator(client: Client, node: Node) -> Client:
 
 def url_of(name: str, target: str, *values: str) -> str:
     pairs = [("target", target), *(("value", value) for value in values)]
-    return f"{URL}act/{name}/?{urlencode(pairs)}"
+    return f"{URL}action/{name}/?{urlencode(pairs)}"
 
 
 def do(client: Client, url: str, **form: Any) -> str:
@@ -82,18 +82,18 @@ def test_ending_posts_requests_and_leaves_an_audit_entry(operator: Client) -> No
 def test_the_result_says_what_was_not_reached(operator: Client, node: Node) -> None:
     do(operator, url_of("end", "connection", "a" * 32, "b" * 32))
     keys = [("key", key) for key in CloseRequest.objects.values_list("pk", flat=True)]
-    url = f"{URL}result/?{urlencode([('act', 'end'), ('asked', 2), *keys])}"
+    url = f"{URL}result/?{urlencode([('action', 'end'), ('asked', 2), *keys])}"
     put_picture(node, BOB)
     CloseRequest.objects.update(created_at=timezone.now() - timezone.timedelta(hours=1))
     later = make_seen("bob", connection_id="b" * 32)
     put_picture(node, later._replace(opened_at=0.0))
     from django.contrib import admin
 
-    from connections.dashboard.cache import Shared
+    from connections.dashboard.cache import SnapshotCache
     from connections.models import LiveDashboard
 
     registered: Any = admin.site.get_model_admin(LiveDashboard)
-    registered.shared = Shared()
+    registered.shared = SnapshotCache()
     page = operator.get(url).content.decode()
     assert "<b>1 of 2</b> connections ended" in page
     assert "Not reached: 1 on web-1:77" in page
@@ -133,7 +133,7 @@ def test_a_drain_and_the_return_to_service(operator: Client, node: Node) -> None
     assert "nobody will be able to connect" in page
     assert "0 of 1 node have heard" in do(operator, url_of("drain", "node", "n1"))
     do(operator, url_of("serve", "node", "n1"))
-    kinds = Order.objects.order_by("pk").values_list("kind", "value")
+    kinds = NodeCommand.objects.order_by("pk").values_list("kind", "value")
     assert list(kinds) == [("drain", "n1"), ("serve", "n1")]
 
 
@@ -141,7 +141,7 @@ def test_a_notice_is_an_order_with_its_text(operator: Client) -> None:
     url = url_of("notice", "all")
     assert "everybody" in operator.get(url).content.decode()
     do(operator, url, text=EVIL)
-    order = Order.objects.get()
+    order = NodeCommand.objects.get()
     assert (order.kind, order.target, order.text) == ("notice", "all", EVIL)
 
 
@@ -181,7 +181,7 @@ def test_each_act_needs_its_own_permission(
 def test_in_read_only_mode_nothing_can_be_done(operator: Client, settings: Any) -> None:
     settings.WEBSOCKET = make_config(dashboard={"read_only": True})
     assert operator.post(url_of("end", "connection", "a" * 32)).status_code == 403
-    assert "act/drain" not in operator.get(URL).content.decode()
+    assert "action/drain" not in operator.get(URL).content.decode()
     operator.force_login(make_staff("root", "view_ban", "add_ban", "add_accesstoken"))
     assert operator.get("/admin/connections/ban/").status_code == 200
     assert operator.get("/admin/connections/ban/add/").status_code == 403
@@ -189,22 +189,25 @@ def test_in_read_only_mode_nothing_can_be_done(operator: Client, settings: Any) 
 
 
 def test_the_page_offers_what_is_allowed(operator: Client, client: Client) -> None:
-    assert "act/drain" in operator.get(URL).content.decode()
-    peek = operator.get(f"{URL}peek/", {"client": "alice"}).content.decode()
-    assert "act/end-all" in peek and "act/ban" in peek
+    assert "action/drain" in operator.get(URL).content.decode()
+    peek = operator.get(f"{URL}details/", {"client": "alice"}).content.decode()
+    assert "action/end-all" in peek and "action/ban" in peek
     client.force_login(make_staff("viewer", "view_livedashboard"))
-    assert "act/" not in client.get(URL).content.decode()
-    assert "act/" not in client.get(f"{URL}peek/", {"client": "alice"}).content.decode()
+    assert "action/" not in client.get(URL).content.decode()
+    assert (
+        "action/"
+        not in client.get(f"{URL}details/", {"client": "alice"}).content.decode()
+    )
 
 
 @pytest.mark.parametrize(
     "url",
     [
-        f"{URL}act/nothing/?target=client&value=x",
+        f"{URL}action/nothing/?target=client&value=x",
         url_of("end", "client", "alice"),
         url_of("end", "connection"),
         url_of("end", "connection", *(str(number) for number in range(201))),
-        f"{URL}result/?act=end",
+        f"{URL}result/?action=end",
     ],
 )
 def test_what_makes_no_sense_is_not_found(operator: Client, url: str) -> None:

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from connections.credentials.batching import Lookups
+from connections.credentials.batching import BatchLoader
 
 
 class Source:
@@ -23,7 +23,7 @@ class Source:
         return [key.upper() for key in keys]
 
 
-async def ask(lookups: Lookups[str], *keys: str) -> list[asyncio.Task[str]]:
+async def ask(lookups: BatchLoader[str], *keys: str) -> list[asyncio.Task[str]]:
     tasks = [asyncio.create_task(lookups.find(key)) for key in keys]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -32,7 +32,7 @@ async def ask(lookups: Lookups[str], *keys: str) -> list[asyncio.Task[str]]:
 
 async def test_those_that_come_meanwhile_go_into_the_next_together() -> None:
     source = Source()
-    lookups = Lookups(source.find_all, 5)
+    lookups = BatchLoader(source.find_all, 5)
     first = await ask(lookups, "a", "b")
     second = await ask(lookups, "c")
     third = await ask(lookups, "a")
@@ -45,7 +45,7 @@ async def test_those_that_come_meanwhile_go_into_the_next_together() -> None:
 
 async def test_a_failure_is_that_of_all_who_asked_and_of_no_one_else() -> None:
     source = Source()
-    lookups = Lookups(source.find_all, 5)
+    lookups = BatchLoader(source.find_all, 5)
     source.failure = LookupError("away")
     source.is_open.set()
     for task in await ask(lookups, "a", "b"):
@@ -58,7 +58,7 @@ async def test_a_failure_is_that_of_all_who_asked_and_of_no_one_else() -> None:
 
 async def test_one_that_never_answers_holds_up_nobody_for_longer() -> None:
     source = Source()
-    lookups = Lookups(source.find_all, 0.02)
+    lookups = BatchLoader(source.find_all, 0.02)
     (stuck,) = await ask(lookups, "a")
     (waiting,) = await ask(lookups, "b")
     with pytest.raises(TimeoutError):
@@ -69,7 +69,7 @@ async def test_one_that_never_answers_holds_up_nobody_for_longer() -> None:
 
 async def test_who_stops_waiting_takes_nothing_from_others() -> None:
     source = Source()
-    lookups = Lookups(source.find_all, 5)
+    lookups = BatchLoader(source.find_all, 5)
     gone, waiting = await ask(lookups, "a", "b")
     gone.cancel()
     source.is_open.set()

@@ -40,7 +40,7 @@ async def test_a_connection_that_ends_needs_no_collection(kind: Any) -> None:
         left += [weakref.ref(one) for one in gc.get_objects() if type(one) is kind]
         assert len(left) == 2
         await communicator.disconnect()
-        await node.leaks.look()
+        await node.leaks.poll()
         del communicator, connection
         assert [one() for one in left] == [None, None]
     finally:
@@ -51,9 +51,9 @@ def collect(
     freezer: Freezer, clock: FakeClock, seconds: float, generation: int
 ) -> None:
     facts = {"generation": generation, "collected": 0, "uncollectable": 0}
-    freezer.note("start", facts)
+    freezer.on_collection("start", facts)
     clock.advance(seconds)
-    freezer.note("stop", facts)
+    freezer.on_collection("stop", facts)
 
 
 def test_what_survives_a_long_full_collection_is_frozen(frozen_before: int) -> None:

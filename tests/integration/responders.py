@@ -4,14 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from sessions_history.performers import Said
+from sessions_history.responders import HistoryMessage
 
 
 class Counting:
     """Counts to what a message asks for, at its pace; says nothing to others."""
 
-    async def perform(
-        self, message: Any, history: Sequence[Said]
+    async def respond(
+        self, message: Any, history: Sequence[HistoryMessage]
     ) -> AsyncIterator[str]:
         for number in range(message.get("count", 0)):
             await asyncio.sleep(message.get("pause_seconds", 0.05))

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from sessions_history.performers import PerformerFailed, Said
+from sessions_history.responders import HistoryMessage, ResponderFailed
 
 
 class Scripted:
@@ -12,11 +12,11 @@ class Scripted:
 
     def __init__(self) -> None:
         self.script: asyncio.Queue[str | Exception | None] = asyncio.Queue()
-        self.asked: list[tuple[Any, Sequence[Said]]] = []
+        self.asked: list[tuple[Any, Sequence[HistoryMessage]]] = []
         self.closed = 0
 
-    async def perform(
-        self, message: Any, history: Sequence[Said]
+    async def respond(
+        self, message: Any, history: Sequence[HistoryMessage]
     ) -> AsyncIterator[str]:
         self.asked.append((message, history))
         try:
@@ -35,11 +35,11 @@ class Scripted:
 class Reverse:
     """Answers with the message's text, reversed, in two pieces."""
 
-    async def perform(
-        self, message: Any, history: Sequence[Said]
+    async def respond(
+        self, message: Any, history: Sequence[HistoryMessage]
     ) -> AsyncIterator[str]:
         if not isinstance(message, dict) or "text" not in message:
-            raise PerformerFailed("a message has a text")
+            raise ResponderFailed("a message has a text")
         text = message["text"][::-1]
         yield text[: len(text) // 2]
         yield text[len(text) // 2 :]

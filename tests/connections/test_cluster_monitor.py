@@ -11,7 +11,7 @@ from connections.hub.hub import Hub
 from connections.metrics.counters import Counters
 from connections.metrics.meter import Meter
 from connections.models import Alert, Node, Sweep
-from connections.node.cluster_monitor import Survey
+from connections.node.cluster_monitor import ClusterMonitor
 from connections.storage.database import Database
 from connections.testing import FakeClock
 from connections.testing.communicators import make_config
@@ -22,11 +22,11 @@ RULE = {"name": "sweeper_silent", "threshold": 60, "clear": 30, "for_seconds": 0
 
 
 @pytest.fixture
-async def survey() -> AsyncIterator[Survey]:
+async def cluster_monitor() -> AsyncIterator[ClusterMonitor]:
     clock = FakeClock()
     database = Database()
     meter = Meter(Counters(), Hub(), clock)
-    yield Survey(
+    yield ClusterMonitor(
         make_config(alerts=[RULE]),
         node_id="n1",
         database=database,
@@ -41,8 +41,8 @@ async def make_row(
 ) -> None:
     now = timezone.now()
     started_at = now - timedelta(seconds=age_seconds)
-    standing = {"host": "h", "pid": 1, "beat_at": now, "started_at": started_at}
-    await Node.objects.acreate(node_id=node_id, **(standing | values))
+    snapshot = {"host": "h", "pid": 1, "beat_at": now, "started_at": started_at}
+    await Node.objects.acreate(node_id=node_id, **(snapshot | values))
 
 
 async def note_sweep(age_seconds: float) -> None:
@@ -57,53 +57,59 @@ async def read_state() -> str | None:
     return alert.state if alert else None
 
 
-async def test_silence_is_counted_from_the_last_sweep(survey: Survey) -> None:
+async def test_silence_is_counted_from_the_last_sweep(
+    cluster_monitor: ClusterMonitor,
+) -> None:
     await make_row(age_seconds=1000)
     await note_sweep(59)
-    await survey.look()
-    assert survey.sweep_age_seconds == pytest.approx(59, abs=0.9)
+    await cluster_monitor.refresh()
+    assert cluster_monitor.sweep_age_seconds == pytest.approx(59, abs=0.9)
     assert await read_state() is None
     await note_sweep(61)
-    await survey.look()
+    await cluster_monitor.refresh()
     assert await read_state() == "firing"
     await note_sweep(0)
-    await survey.look()
+    await cluster_monitor.refresh()
     assert await read_state() == "resolved"
 
 
 async def test_before_the_first_sweep_it_is_counted_from_the_oldest_node(
-    survey: Survey,
+    cluster_monitor: ClusterMonitor,
 ) -> None:
     """A node that has just started must not think that all is well."""
     await make_row("n1", age_seconds=1)
     await make_row("n2", age_seconds=70)
-    await survey.look()
+    await cluster_monitor.refresh()
     assert await read_state() == "firing"
-    await survey.look()
+    await cluster_monitor.refresh()
     assert await Alert.objects.acount() == 1
 
 
-async def test_a_cluster_that_was_off_has_missed_nothing(survey: Survey) -> None:
+async def test_a_cluster_that_was_off_has_missed_nothing(
+    cluster_monitor: ClusterMonitor,
+) -> None:
     await make_row(age_seconds=1)
     await make_row("n2", age_seconds=9000, state="stopped")
     await note_sweep(8000)
-    await survey.look()
+    await cluster_monitor.refresh()
     assert await read_state() is None
 
 
 async def test_before_its_own_row_is_written_a_node_says_nothing(
-    survey: Survey,
+    cluster_monitor: ClusterMonitor,
 ) -> None:
     await note_sweep(8000)
-    await survey.look()
-    assert survey.sweep_age_seconds is None
+    await cluster_monitor.refresh()
+    assert cluster_monitor.sweep_age_seconds is None
     assert await read_state() is None
 
 
-async def test_dead_nodes_are_counted_for_ten_minutes(survey: Survey) -> None:
+async def test_dead_nodes_are_counted_for_ten_minutes(
+    cluster_monitor: ClusterMonitor,
+) -> None:
     now = timezone.now()
     await make_row("n2", state="lost", stopped_at=now - timedelta(minutes=9))
     await make_row("n3", state="lost", stopped_at=now - timedelta(minutes=11))
     await make_row("n4", state="stopped", stopped_at=now)
-    await survey.look()
-    assert survey.lost_nodes == 1
+    await cluster_monitor.refresh()
+    assert cluster_monitor.lost_nodes == 1

@@ -157,14 +157,14 @@ class Records:
         self.opened: list[str] = []
         self.closed: dict[str, list[str]] = {}
 
-    def note_change(self, connection: Any) -> None:
+    def record_change(self, connection: Any) -> None:
         if connection.connection_id not in self.opened:
             self.opened.append(connection.connection_id)
 
-    def note_closed(self, connection: Any, code: int | None, reason: str) -> None:
+    def record_closed(self, connection: Any, code: int | None, reason: str) -> None:
         self.closed.setdefault(connection.connection_id, []).append(reason)
 
-    def note_error(self, error: Any) -> None:
+    def record_error(self, error: Any) -> None:
         raise AssertionError(f"a handler failed: {error.exception_class}")
 
 
@@ -235,7 +235,7 @@ class DrainMachine(RuleBasedStateMachine):
             assert client.connection_id in self.node.hub
             self.admitted.append(client)
 
-    @precondition(lambda self: self.standing)
+    @precondition(lambda self: self.snapshot)
     @rule(index=st.integers(0, 1000))
     def talk(self, index: int) -> None:
         """Messages are served until the close frame."""
@@ -246,7 +246,7 @@ class DrainMachine(RuleBasedStateMachine):
         if client.is_json:
             assert client.echoes == before + 1
 
-    @precondition(lambda self: self.standing)
+    @precondition(lambda self: self.snapshot)
     @rule(index=st.integers(0, 1000))
     def leave(self, index: int) -> None:
         client = self.pick(index)
@@ -254,7 +254,7 @@ class DrainMachine(RuleBasedStateMachine):
         client.hang_up(CLOSED)
         self.time.settle()
 
-    @precondition(lambda self: self.standing)
+    @precondition(lambda self: self.snapshot)
     @rule(index=st.integers(0, 1000))
     def kick(self, index: int) -> None:
         client = self.pick(index)
@@ -267,11 +267,11 @@ class DrainMachine(RuleBasedStateMachine):
         self.time.settle()
         assert client.close_code == KICKED
 
-    @precondition(lambda self: self.standing)
+    @precondition(lambda self: self.snapshot)
     @rule(is_called_off=st.booleans())
     def drain(self, is_called_off: bool) -> None:
         """Staff drains a node, or a signal stops it, or one after the other."""
-        asked = [client for client in self.standing if client not in self.leave_by]
+        asked = [client for client in self.snapshot if client not in self.leave_by]
         here = [
             client
             for client in self.admitted
@@ -335,7 +335,7 @@ class DrainMachine(RuleBasedStateMachine):
     # What holds
 
     @property
-    def standing(self) -> list[Client]:
+    def snapshot(self) -> list[Client]:
         """Who was admitted and has heard of no end."""
         return [
             client
@@ -348,8 +348,8 @@ class DrainMachine(RuleBasedStateMachine):
         return [(task, since) for task, since in self.drains if not task.done()]
 
     def pick(self, index: int) -> Client:
-        standing = self.standing
-        return standing[index % len(standing)]
+        snapshot = self.snapshot
+        return snapshot[index % len(snapshot)]
 
     @invariant()
     def slots_are_of_those_who_may_stay(self) -> None:

@@ -19,7 +19,7 @@ class Growing:
     text: str
 
 
-class Feed:
+class Tail:
     """
     The end of one session's log, in memory.
 
@@ -56,7 +56,7 @@ class Feed:
             while self._is_over() and len(self._recent) > 1:
                 _, oldest = self._recent.popitem(last=False)
                 self._recent_bytes -= measure_text(oldest.data)
-        self.tell()
+        self.notify()
 
     def grow(self, entry: Entry, text: str) -> None:
         """Take in the text so far of an entry that streams."""
@@ -67,14 +67,14 @@ class Feed:
             self.growing[entry.offset] = Growing(entry, text)
         elif len(text) > len(growing.text):
             growing.text = text
-        self.tell()
+        self.notify()
 
     def move_to(self, last_offset: int) -> None:
         """Note that the log has entries up to an offset, and tell the followers."""
         self.last_offset = max(self.last_offset, last_offset)
-        self.tell()
+        self.notify()
 
-    def tell(self) -> None:
+    def notify(self) -> None:
         """Have the followers look at what there is."""
         for wake in list(self.followers.values()):
             wake()

@@ -84,7 +84,7 @@ async def test_a_conversation_is_seen_while_and_after_it_goes_on(node: Node) -> 
 
 async def test_what_the_server_refused_early_is_an_outcome(node: Node) -> None:
     node.counters.refused_early = {"rate": 7}
-    node.counters.note_outcome("", "origin")
+    node.counters.record_outcome("", "origin")
     found = await scrape()
     assert found["websocket_connections_total", "rate", "unknown"] == 7
     assert found["websocket_connections_total", "origin", "unknown"] == 1
@@ -95,7 +95,7 @@ async def test_labels_are_bounded_whatever_clients_do(node: Node) -> None:
     for number in range(200):
         node.counters.ends.add(f"made up {number}")
         node.counters.errors.add(f"made up {number}")
-        node.counters.note_outcome(f"route {number}", f"outcome {number}")
+        node.counters.record_outcome(f"route {number}", f"outcome {number}")
     communicator = connect_to(JsonEcho, node, path="/ws/test/secret/", route="r")
     await communicator.connect()
     text = (await ask()).content.decode()

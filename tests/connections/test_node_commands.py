@@ -9,8 +9,8 @@ import pytest
 from django.utils import timezone
 
 from connections.hub.hub import Hub
-from connections.models import Order
-from connections.node.commands import TakenOrders
+from connections.models import NodeCommand
+from connections.node.commands import AppliedCommands
 from connections.node.node import Node
 from connections.storage.database import Database
 from connections.testing.communicators import connect_to, make_config
@@ -28,7 +28,7 @@ class Case:
         self.database = database
         self.done: list[str] = []
         self.goes_on = asyncio.Event()
-        self.orders = TakenOrders(
+        self.commands = AppliedCommands(
             hub=self.hub,
             database=database,
             node_id="n1",
@@ -41,13 +41,13 @@ class Case:
         await self.goes_on.wait()
         self.done.append("drained")
 
-    async def give(self, **values: Any) -> Order:
-        order = Order(author="admin", **values)
-        await self.database.write(order.save)
-        await self.orders.look()
+    async def give(self, **values: Any) -> NodeCommand:
+        command = NodeCommand(author="admin", **values)
+        await self.database.write(command.save)
+        await self.commands.poll()
         await asyncio.sleep(0)
-        await self.database.read(order.refresh_from_db)
-        return order
+        await self.database.read(command.refresh_from_db)
+        return command
 
 
 @pytest.fixture
@@ -61,22 +61,22 @@ async def test_a_notice_is_passed_on_once_and_counted(case: Case) -> None:
     alice, bob = SilentSender(), SilentSender()
     case.hub.join(make_connection("a", sender=alice))
     case.hub.join(make_connection("b", client_id="bob", sender=bob))
-    order = await case.give(
+    command = await case.give(
         kind="notice", target="client", value="alice", text="Back at <noon>."
     )
-    await case.orders.look()
+    await case.commands.poll()
     (told,) = alice.told
     assert (told["type"], told["text"]) == ("notice", "Back at <noon>.")
     assert bob.told == []
-    assert (order.nodes, order.reached, order.unreached) == (1, 1, 0)
+    assert (command.nodes, command.reached, command.unreached) == (1, 1, 0)
 
 
 async def test_a_drain_concerns_its_node_alone(case: Case) -> None:
     await case.give(kind="drain", target="node", value="n2")
     assert case.done == []
-    order = await case.give(kind="drain", target="node", value="n1")
+    command = await case.give(kind="drain", target="node", value="n1")
     assert case.done == ["drain"]
-    assert order.nodes == 1
+    assert command.nodes == 1
 
 
 async def test_a_node_returns_to_service_in_the_middle_of_a_drain(case: Case) -> None:
@@ -89,8 +89,8 @@ async def test_a_node_returns_to_service_in_the_middle_of_a_drain(case: Case) ->
 
 async def test_an_old_order_is_not_carried_out(case: Case) -> None:
     old = timezone.now() - timedelta(minutes=5)
-    order = await case.give(kind="drain", target="node", value="n1", created_at=old)
-    assert case.done == [] and order.nodes == 0
+    command = await case.give(kind="drain", target="node", value="n1", created_at=old)
+    assert case.done == [] and command.nodes == 0
 
 
 async def test_a_notice_reaches_clients_that_speak_json() -> None:
@@ -102,12 +102,12 @@ async def test_a_notice_reaches_clients_that_speak_json() -> None:
         spoken, plain = connect_to(JsonEcho, node), connect_to(Echo, node)
         await spoken.connect()
         await plain.connect()
-        order = Order(kind="notice", target="all", text="hello", author="admin")
-        await database.write(order.save)
-        await node._requests.look()
+        command = NodeCommand(kind="notice", target="all", text="hello", author="admin")
+        await database.write(command.save)
+        await node._requests.poll()
         assert (await receive_type(spoken, "notice"))["text"] == "hello"
         assert await plain.receive_nothing()
-        await database.read(order.refresh_from_db)
-        assert (order.reached, order.unreached) == (1, 1)
+        await database.read(command.refresh_from_db)
+        assert (command.reached, command.unreached) == (1, 1)
     finally:
         await node.stop()

@@ -13,12 +13,12 @@ from connections.hub.connection import LiveConnection
 from connections.hub.hub import Hub
 from connections.models import Node, NodePicture
 from connections.node.live_state import (
-    Camera,
+    ConnectionState,
     LiveState,
-    Seen,
+    LiveStateSampler,
+    classify,
     decode,
     encode,
-    judge,
     want_pictures,
 )
 from connections.storage.database import Database
@@ -44,38 +44,40 @@ def make_live(now: float, **values: Any) -> LiveConnection:
     return make_connection("c1", now=now, **values)
 
 
-def judge_after(seconds: float, live: LiveConnection, **options: Any) -> LiveState:
+def classify_after(seconds: float, live: LiveConnection, **options: Any) -> LiveState:
     options = {"is_draining": False, **options}
-    return judge(live, 1000 + seconds, make_config(), **options)
+    return classify(live, 1000 + seconds, make_config(), **options)
 
 
 def test_activity_decides_where_nothing_is_wrong() -> None:
     live = make_live(1000)
-    assert judge_after(9, live) == LiveState.ACTIVE
-    assert judge_after(11, live) == LiveState.QUIET
-    assert judge_after(239, live) == LiveState.QUIET
-    assert judge_after(241, live) == LiveState.NEAR_IDLE
+    assert classify_after(9, live) == LiveState.ACTIVE
+    assert classify_after(11, live) == LiveState.QUIET
+    assert classify_after(239, live) == LiveState.QUIET
+    assert classify_after(241, live) == LiveState.NEAR_IDLE
     live.busy_count = 1
-    assert judge_after(241, live) == LiveState.ACTIVE
+    assert classify_after(241, live) == LiveState.ACTIVE
 
 
 def test_the_worst_that_holds_is_shown() -> None:
     transport = StubTransport()
     live = make_live(1000, transport=transport)
     live.limited_at = 1000
-    assert judge_after(1, live) == LiveState.LIMITED
-    assert judge_after(11, live) == LiveState.QUIET
+    assert classify_after(1, live) == LiveState.LIMITED
+    assert classify_after(11, live) == LiveState.QUIET
     transport.unsent_bytes = 1_000_001
-    assert judge_after(1, live) == LiveState.SLOW
-    assert judge_after(1, live, is_draining=True) == LiveState.DRAINING
+    assert classify_after(1, live) == LiveState.SLOW
+    assert classify_after(1, live, is_draining=True) == LiveState.DRAINING
     live.end(close_codes.KICKED)
-    assert judge_after(1, live) == LiveState.DRAINING
+    assert classify_after(1, live) == LiveState.DRAINING
 
 
 def test_a_picture_is_read_as_it_was_taken() -> None:
     seen = [
-        Seen("c1", "<script>", "7", "3", "ws/", "::1", 1.5, "quiet", 3.0, rtt_ms=1.5),
-        Seen("c2", "bob", "", "", "ws/", "", 2.0, "active", 0.0),
+        ConnectionState(
+            "c1", "<script>", "7", "3", "ws/", "::1", 1.5, "quiet", 3.0, rtt_ms=1.5
+        ),
+        ConnectionState("c2", "bob", "", "", "ws/", "", 2.0, "active", 0.0),
     ]
     assert decode(encode(seen)) == seen
     assert decode(encode([])) == []
@@ -93,7 +95,7 @@ async def test_pictures_are_taken_only_while_somebody_watches() -> None:
     clock, hub, database = FakeClock(), Hub(), Database()
     live = make_live(clock())
     hub.join(live)
-    camera = Camera(
+    sampler = LiveStateSampler(
         hub=hub,
         database=database,
         config=make_config(),
@@ -104,20 +106,20 @@ async def test_pictures_are_taken_only_while_somebody_watches() -> None:
     pictures = NodePicture.objects.filter(node_id="n1")
     try:
         await database.write(node.save)
-        await camera.look()
+        await sampler.sample()
         assert not await database.read(pictures.exists)
         await database.write(want_pictures)
-        await camera.look()
+        await sampler.sample()
         (first,) = decode((await database.read(pictures.get)).content)
         assert (first.connection_id, first.in_per_second) == ("c1", 0.0)
         live.messages_in += 6
         clock.advance(2)
-        await camera.look()
+        await sampler.sample()
         (second,) = decode((await database.read(pictures.get)).content)
         assert (second.messages_in, second.in_per_second) == (6, 3.0)
         await database.write(lambda: pictures.update(wanted_at=moment - HOUR))
         clock.advance(1)
-        await camera.look()
+        await sampler.sample()
         assert (await database.read(pictures.get)).content == b""
     finally:
         await database.close()

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from connections.server.transport import SocketLine
+from connections.server.transport import SocketTransport
 
 
 class Listener:
@@ -24,10 +24,10 @@ class Listener:
             raise RuntimeError("a defect of ours")
         self.received += received
 
-    def note_drained(self) -> None:
+    def on_drained(self) -> None:
         self.drained += 1
 
-    def note_lost(self) -> None:
+    def on_lost(self) -> None:
         self.lost += 1
 
 
@@ -40,7 +40,7 @@ class Pair:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         self.listener = Listener()
         self._loop = asyncio.get_running_loop()
-        self.line = SocketLine(server, self.listener, self._loop)
+        self.line = SocketTransport(server, self.listener, self._loop)
 
     async def send(self, data: bytes) -> None:
         await self._loop.sock_sendall(self.client, data)

@@ -22,14 +22,14 @@ def test_an_address_is_limited_after_its_burst_and_free_again() -> None:
     failed = make(clock)
     for _ in range(3):
         assert not failed.is_limited("192.0.2.7")
-        failed.note("192.0.2.7")
+        failed.record("192.0.2.7")
     assert failed.is_limited("192.0.2.7")
     assert not failed.is_limited("192.0.2.8")
     clock.advance(9.9)
     assert failed.is_limited("192.0.2.7")
     clock.advance(0.2)
     assert not failed.is_limited("192.0.2.7")
-    failed.note("192.0.2.7")
+    failed.record("192.0.2.7")
     assert failed.is_limited("192.0.2.7")
     assert failed.refused_count == 3
 
@@ -37,9 +37,9 @@ def test_an_address_is_limited_after_its_burst_and_free_again() -> None:
 def test_ipv6_counts_by_its_network_and_mapped_addresses_as_ipv4() -> None:
     failed = make(FakeClock())
     for text in ("2001:db8::1", "2001:db8::2", "2001:db8::ffff"):
-        failed.note(text)
+        failed.record(text)
     for text in ("::ffff:192.0.2.7", "192.0.2.7", "192.0.2.7"):
-        failed.note(text)
+        failed.record(text)
     assert failed.is_limited("2001:db8::3")
     assert not failed.is_limited("2001:db8:0:1::3")
     assert failed.is_limited("192.0.2.7")
@@ -49,7 +49,7 @@ def test_memory_is_bounded_and_the_longest_unseen_goes_first() -> None:
     failed = make(FakeClock())
     for number in range(failed_attempts._MAX_ADDRESSES + 1):
         for _ in range(3):
-            failed.note(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
+            failed.record(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
     assert len(failed) == failed_attempts._MAX_ADDRESSES
     assert not failed.is_limited("10.0.0.0")
     assert failed.is_limited("10.0.0.1")
@@ -60,7 +60,7 @@ def test_a_storm_is_logged_seldom(caplog: pytest.LogCaptureFixture) -> None:
     failed = make(clock)
     caplog.set_level(logging.INFO)
     for _ in range(100):
-        failed.note("192.0.2.7")
+        failed.record("192.0.2.7")
         failed.is_limited("192.0.2.7")
     assert len(caplog.records) == 1
     clock.advance(5)
@@ -73,7 +73,7 @@ def test_what_came_at_once_is_paid_for_afterwards() -> None:
     clock = FakeClock()
     failed = make(clock)
     for _ in range(33):
-        failed.note("192.0.2.7")
+        failed.record("192.0.2.7")
     clock.advance(300)
     assert failed.is_limited("192.0.2.7")
     clock.advance(11)
@@ -84,6 +84,6 @@ def test_no_debt_is_for_ever() -> None:
     clock = FakeClock()
     failed = make(clock)
     for _ in range(10_000):
-        failed.note("192.0.2.7")
+        failed.record("192.0.2.7")
     clock.advance(201 / 6 * 60)
     assert not failed.is_limited("192.0.2.7")

@@ -1,6 +1,6 @@
 import pytest
 
-from connections.server.timers import ROUND_SECONDS, Rounds
+from connections.server.timers import TICK_SECONDS, CoarseTimers
 from tests.connections.fake_loop import FakeLoop
 
 
@@ -9,11 +9,11 @@ class Diary:
 
     def __init__(self) -> None:
         self.loop = FakeLoop()
-        self.rounds = Rounds(self.loop)  # type: ignore[arg-type]
+        self.timers = CoarseTimers(self.loop)  # type: ignore[arg-type]
         self.done: list[tuple[str, float]] = []
 
     def plan(self, name: str, seconds: float) -> None:
-        self.rounds.call_later(seconds, lambda: self.done.append((name, self.loop.now)))
+        self.timers.call_later(seconds, lambda: self.done.append((name, self.loop.now)))
 
 
 @pytest.mark.parametrize("seconds", [0, 0.01, 0.1, 1.234, 30])
@@ -23,7 +23,7 @@ def test_it_rings_in_time_and_at_most_a_round_late(seconds: float) -> None:
     diary.plan("one", seconds)
     diary.loop.advance(60)
     ((_, at),) = diary.done
-    assert 17.03 + seconds <= at + 1e-9 <= 17.03 + seconds + ROUND_SECONDS + 1e-6
+    assert 17.03 + seconds <= at + 1e-9 <= 17.03 + seconds + TICK_SECONDS + 1e-6
 
 
 def test_what_is_due_together_shares_one_timer_and_keeps_its_order() -> None:
@@ -39,14 +39,14 @@ def test_what_is_due_together_shares_one_timer_and_keeps_its_order() -> None:
 
 def test_what_is_cancelled_does_not_ring() -> None:
     diary = Diary()
-    diary.rounds.call_later(5, lambda: diary.plan("never", 0)).cancel()
+    diary.timers.call_later(5, lambda: diary.plan("never", 0)).cancel()
     diary.loop.advance(10)
     assert diary.done == []
 
 
 def test_one_that_fails_leaves_the_others_theirs() -> None:
     diary = Diary()
-    diary.rounds.call_later(5, lambda: [][0])
+    diary.timers.call_later(5, lambda: [][0])
     diary.plan("next", 5)
     diary.loop.advance(6)
     assert [name for name, _ in diary.done] == ["next"]
@@ -56,6 +56,6 @@ def test_one_that_fails_leaves_the_others_theirs() -> None:
 
 def test_one_may_plan_another_in_the_same_round() -> None:
     diary = Diary()
-    diary.rounds.call_later(1, lambda: diary.plan("again", 0))
+    diary.timers.call_later(1, lambda: diary.plan("again", 0))
     diary.loop.advance(3)
     assert [name for name, _ in diary.done] == ["again"]

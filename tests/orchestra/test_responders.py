@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
-from orchestra.performers import CompletionsPerformer, EchoPerformer
-from sessions_history.performers import Performer, PerformerFailed, Said
+from orchestra.responders import CompletionsResponder, EchoResponder
+from sessions_history.responders import HistoryMessage, Responder, ResponderFailed
 from tests.orchestra.model_server import DONE, EVENTS, Model, event, serve_model
 
 
@@ -25,12 +25,12 @@ Ask = Callable[..., AsyncIterator[str]]
 @pytest.fixture
 def ask(model: Model) -> Ask:
     def ask(
-        message: Any = "hello", history: tuple[Said, ...] = (), **options: Any
+        message: Any = "hello", history: tuple[HistoryMessage, ...] = (), **options: Any
     ) -> AsyncIterator[str]:
-        performer: Performer = CompletionsPerformer(
+        responder: Responder = CompletionsResponder(
             base_url=model.base_url, **{"timeout_seconds": 5, **options}
         )
-        return performer.perform(message, history)
+        return responder.respond(message, history)
 
     return ask
 
@@ -41,14 +41,14 @@ async def collect(pieces: AsyncIterator[str]) -> list[str]:
 
 async def test_an_echo_comes_a_word_at_a_time_and_whole() -> None:
     text = "  two  words,\n𐍈 and 👩‍👧 e\u0301 "
-    pieces = await collect(EchoPerformer(0).perform({"text": text}, ()))
+    pieces = await collect(EchoResponder(0).respond({"text": text}, ()))
     assert len(pieces) > 4
     assert "".join(pieces) == text
 
 
 async def test_an_echo_of_what_has_no_text_is_its_json() -> None:
     assert (
-        "".join(await collect(EchoPerformer(0).perform([1, None], ()))) == "[1, null]"
+        "".join(await collect(EchoResponder(0).respond([1, None], ()))) == "[1, null]"
     )
 
 
@@ -58,16 +58,16 @@ async def test_the_delay_of_an_echo_comes_from_the_environment(
     monkeypatch.setenv("ECHO_DELAY_SECONDS", "0.02")
     loop = asyncio.get_running_loop()
     began = loop.time()
-    await collect(EchoPerformer().perform("a b", ()))
+    await collect(EchoResponder().respond("a b", ()))
     assert loop.time() - began >= 0.04
 
 
 async def test_a_model_is_given_the_conversation(model: Model, ask: Ask) -> None:
     model.chunks = [event("Hi"), DONE]
     history = (
-        Said(offset=1, sender="client", data={"text": "who?"}, state="done"),
-        Said(offset=2, sender="server", data={"text": "me"}, state="done"),
-        Said(offset=3, sender="server", data={"text": ""}, state="error"),
+        HistoryMessage(offset=1, sender="client", data={"text": "who?"}, state="done"),
+        HistoryMessage(offset=2, sender="server", data={"text": "me"}, state="done"),
+        HistoryMessage(offset=3, sender="server", data={"text": ""}, state="error"),
     )
     await collect(ask({"text": "again"}, history, model="small", api_key="secret"))
     assert model.path == "/v1/chat/completions"
@@ -117,7 +117,7 @@ async def test_an_answer_that_is_not_streamed_is_taken(model: Model, ask: Ask) -
 async def test_a_failing_model_is_an_error(model: Model, ask: Ask, status: str) -> None:
     model.status = status
     model.chunks = [b"secret details"]
-    with pytest.raises(PerformerFailed, match=f"HTTP {status[:3]}$"):
+    with pytest.raises(ResponderFailed, match=f"HTTP {status[:3]}$"):
         await collect(ask())
 
 
@@ -140,7 +140,7 @@ async def test_garbage_is_an_error(
     model: Model, ask: Ask, chunks: list[bytes | float], kind: str
 ) -> None:
     model.chunks, model.content_type = chunks, kind
-    with pytest.raises(PerformerFailed):
+    with pytest.raises(ResponderFailed):
         await collect(ask())
 
 
@@ -151,7 +151,7 @@ async def test_an_answer_that_breaks_off_is_an_error_after_what_came(
     model.chunks, model.is_whole = [event("half an ")], is_whole
     pieces = ask()
     assert await anext(pieces) == "half an "
-    with pytest.raises(PerformerFailed, match="broke off"):
+    with pytest.raises(ResponderFailed, match="broke off"):
         await anext(pieces)
 
 
@@ -159,27 +159,27 @@ async def test_a_slow_model_is_an_error(model: Model, ask: Ask) -> None:
     model.chunks = [event("one "), 10.0]
     pieces = ask(timeout_seconds=0.05)
     assert await anext(pieces) == "one "
-    with pytest.raises(PerformerFailed, match=r"for 0\.05 s"):
+    with pytest.raises(ResponderFailed, match=r"for 0\.05 s"):
         await anext(pieces)
 
 
 async def test_a_model_that_is_away_is_an_error(model: Model) -> None:
-    performer = CompletionsPerformer(base_url="http://127.0.0.1:1/v1")
-    with pytest.raises(PerformerFailed, match="reached"):
-        await collect(performer.perform("x", ()))
+    responder = CompletionsResponder(base_url="http://127.0.0.1:1/v1")
+    with pytest.raises(ResponderFailed, match="reached"):
+        await collect(responder.respond("x", ()))
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "performer"),
+    ("name", "value", "responder"),
     [
-        ("COMPLETIONS_BASE_URL", "", CompletionsPerformer),
-        ("ECHO_DELAY_SECONDS", "soon", EchoPerformer),
-        ("ECHO_DELAY_SECONDS", "nan", EchoPerformer),
+        ("COMPLETIONS_BASE_URL", "", CompletionsResponder),
+        ("ECHO_DELAY_SECONDS", "soon", EchoResponder),
+        ("ECHO_DELAY_SECONDS", "nan", EchoResponder),
     ],
 )
 def test_what_is_wrong_in_the_environment_is_named(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: str, performer: type
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, responder: type
 ) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(ImproperlyConfigured, match=name):
-        performer()
+        responder()
