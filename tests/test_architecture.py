@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -10,91 +11,45 @@ PACKAGES = ("connections", "sessions_history", "orchestra")
 """A package imports itself and those on its left."""
 
 LAYERS = (
-    # The ground floor: no models, no I/O.
+    # The ground: no Django models, no I/O.
     "units",
     "version",
-    "options",
-    "sections",
-    "credential_sections",
+    "asgi",
     "close_codes",
     "exceptions",
-    # Small pure parts.
-    "origins",
-    "addresses",
-    "cookies",
-    "rate_limit",
-    "error_budget",
-    "redaction",
-    "turn",
-    "periodic",
-    "logs",
-    "alert_rules",
+    "token_bucket",
+    "background",
+    "deprecation",
+    "net",
+    # Configuration, storage, and what nodes share.
     "config",
     "limits",
-    # What is stored, and who may connect.
-    "querysets",
-    "minutes",
-    "orders",
-    "watching",
-    "alert_log",
     "models",
     "migrations",
-    "database_failures",
-    "database",
-    "neighbours",
-    "credentials",
-    # What nodes share.
-    "redis_clients",
-    "subscriptions",
-    "bus",
+    "storage",
+    "redis",
     "pool",
     "layers",
-    "metrics",
-    "alerts",
-    "garbage",
-    "leaks",
-    "flight_recorder",
+    "credentials",
     # The running node.
     "hub",
-    "expiry",
-    "recorder",
-    "node_row",
+    "logs",
+    "metrics",
     "announcements",
-    "bans",
-    "survey",
-    "revocation",
-    "reauthorisation",
-    "close_requests",
-    "taken_orders",
-    "companions",
-    "handover",
-    "pictures",
-    "gate",
+    "access",
+    "alerts",
     "node",
-    "readiness",
-    # One socket's way.
-    "layer_feed",
-    "arrivals",
-    "wire",
-    "life",
-    "refresh",
+    # One connection, and the server below it.
+    "connection",
     "consumers",
     "middleware",
     "server",
-    "charts",
+    # For operators.
     "dashboard",
     "routing",
-    # For operators.
-    "rollups",
-    "chores",
     "sweeper",
-    "load",
     "capacity",
-    "exposition",
     "views",
-    "ticket_view",
-    "access_token_admin",
-    "read_only_admin",
     "admin",
     "urls",
     "checks",
@@ -104,7 +59,7 @@ LAYERS = (
     "client",
     "testing",
 )
-"""The modules and folders of connections: one imports itself and those before it."""
+"""The packages and root modules of connections: one imports itself and those before."""
 
 TYPING_ONLY = ("TYPE_CHECKING", "typing.TYPE_CHECKING")
 """Conditions under which nothing runs: such an import makes no module need another."""
@@ -171,6 +126,30 @@ def _judge(package: str, layer: str, name: str) -> str | None:
     return None
 
 
+def find_circles(root: Path) -> list[list[str]]:
+    """Return the modules that import each other, directly or through others."""
+    modules = {
+        ".".join(path.relative_to(root).with_suffix("").parts): path
+        for package in PACKAGES
+        for path in sorted((root / package).rglob("*.py"))
+    }
+    imported = {
+        module: {
+            target
+            for _, name in find_imports(path, root)
+            for target in (name, name.rpartition(".")[0])
+            if target in modules and target != module
+        }
+        for module, path in modules.items()
+    }
+    order = TopologicalSorter(imported)
+    try:
+        order.prepare()
+    except CycleError as exc:
+        return [exc.args[1]]
+    return []
+
+
 def plant(root: Path, place: str, source: str) -> None:
     path = root / place
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -181,6 +160,20 @@ def test_imports_run_one_way() -> None:
     assert find_violations(ROOT) == []
 
 
+def test_no_module_imports_itself_by_a_circle() -> None:
+    assert find_circles(ROOT) == []
+
+
+def test_a_planted_circle_is_found(tmp_path: Path) -> None:
+    """Imports within functions count: they only hide a circle."""
+    plant(tmp_path, "connections/hub/hub.py", "import connections.hub.connection\n")
+    source = "def f():\n    from connections.hub.hub import Hub\n"
+    plant(tmp_path, "connections/hub/connection.py", source)
+    ((*circle, last),) = find_circles(tmp_path)
+    assert set(circle) == {"connections.hub.hub", "connections.hub.connection"}
+    assert last == circle[0]
+
+
 def test_every_package_is_looked_at() -> None:
     """A renamed package would otherwise pass unseen."""
     assert all((ROOT / package / "__init__.py").is_file() for package in PACKAGES)
@@ -188,16 +181,15 @@ def test_every_package_is_looked_at() -> None:
 
 def test_a_planted_import_of_a_later_layer_is_found(tmp_path: Path) -> None:
     """Imports count wherever they stand, and however they are written."""
-    plant(
-        tmp_path, "connections/units.py", "def f():\n    import connections.node.node\n"
-    )
-    plant(tmp_path, "connections/config/fields.py", "from connections import config\n")
+    source = "def f():\n    import connections.node.node\n"
+    plant(tmp_path, "connections/units.py", source)
+    plant(tmp_path, "connections/net/origins.py", "from connections import config\n")
     plant(tmp_path, "connections/pool/base.py", "from ..hub import Hub\n")
-    plant(tmp_path, "connections/node/node.py", "from connections.hub.hub import Hub\n")
+    plant(tmp_path, "connections/node/node.py", "from connections.hub import Hub\n")
     assert find_violations(tmp_path) == [
-        "connections/config/fields.py:1: options imports connections.config.loader, "
+        "connections/net/origins.py:1: net imports connections.config, "
         "of a later layer",
-        "connections/pool/base.py:1: pool imports connections.hub.hub.Hub, of a later "
+        "connections/pool/base.py:1: pool imports connections.hub.Hub, of a later "
         "layer",
         "connections/units.py:2: units imports connections.node.node, of a later layer",
     ]

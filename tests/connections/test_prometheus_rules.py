@@ -253,7 +253,7 @@ def test_every_link_of_the_rules_and_of_the_runbook_leads_somewhere() -> None:
 
 def test_the_runbook_names_series_and_keys_that_exist() -> None:
     text = RUNBOOK.read_text()
-    exported = (ROOT / "connections" / "exposition.py").read_text()
+    exported = (ROOT / "connections" / "views/prometheus.py").read_text()
     for name in set(re.findall(r"`((?:active_)?websocket_[a-z_]+)", text)):
         stem = name.removesuffix("_total")
         assert f'"{stem}"' in exported, name

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tests.project import ROOT
 
-_COPIED = ("connections", "sessions_history", "orchestra", "templates", "static")
+_COPIED = ("connections", "sessions_history", "orchestra", "templates")
 _COPIED_AS_WELL = ("tests", "manage.py", "pyproject.toml")
 _RETAKE = "connections/pool/scripts/retake.lua"
 _PRELUDE = "connections/pool/scripts/prelude.lua"

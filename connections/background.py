@@ -1,0 +1,57 @@
+"""Own the background tasks of one object: keep, log and cancel them."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+
+class BackgroundTasks:
+    """
+    The tasks that an object started and did not wait for.
+
+    asyncio keeps only weak references to tasks: without an owner one may be
+    collected while it runs, and what it raises is told to nobody.
+    """
+
+    __slots__ = ("_tasks",)
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Run work on the running loop; what it raises is logged under its name."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
+        return task
+
+    def cancel(self) -> None:
+        """Cancel all tasks, without waiting for them."""
+        for task in list(self._tasks):
+            task.cancel()
+
+    async def stop(self) -> None:
+        """Cancel all tasks and wait until each has ended."""
+        tasks = list(self._tasks)
+        self.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            return
+        exc = task.exception()
+        if exc is not None:
+            logger.error(
+                "The background task %r failed: %s",
+                task.get_name(),
+                exc,
+                exc_info=exc,
+                extra={"event": "background_task_failed"},
+            )

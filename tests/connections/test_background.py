@@ -1,0 +1,56 @@
+"""Background tasks are kept, logged and cancelled by their owner."""
+
+import asyncio
+import gc
+import logging
+
+import pytest
+
+from connections.background import BackgroundTasks
+
+
+async def test_a_task_that_nobody_else_holds_runs_to_its_end() -> None:
+    tasks, done = BackgroundTasks(), asyncio.Event()
+
+    async def work() -> None:
+        await asyncio.sleep(0)
+        done.set()
+
+    tasks.start(work(), "the work")
+    gc.collect()
+    await asyncio.wait_for(done.wait(), 5)
+    await asyncio.sleep(0)
+    assert len(tasks) == 0
+
+
+async def test_what_a_task_raises_is_logged_under_its_name(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tasks = BackgroundTasks()
+
+    async def fail() -> None:
+        raise ValueError("broken")
+
+    task = tasks.start(fail(), "the work")
+    await asyncio.wait([task])
+    await asyncio.sleep(0)
+    (record,) = caplog.records
+    assert record.getMessage() == "The background task 'the work' failed: broken"
+    assert record.levelno == logging.ERROR and record.exc_info is not None
+
+
+async def test_a_stop_cancels_all_and_waits_for_their_cleanup() -> None:
+    tasks, cleaned = BackgroundTasks(), []
+
+    async def work(number: int) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            cleaned.append(number)
+
+    for number in range(3):
+        tasks.start(work(number), f"number {number}")
+    await asyncio.sleep(0)
+    await tasks.stop()
+    assert sorted(cleaned) == [0, 1, 2] and len(tasks) == 0
