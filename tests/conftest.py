@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,45 +14,18 @@ from tests.integration.redis_process import RedisProcess
 from tests.integration.services import PostgresProcess
 from tests.project import ProjectServers, make_server
 
-pytest_plugins = ["connections.testing.plugin"]
+pytest_plugins = [
+    "connections.testing.plugin",
+    "tests.plugins.budget",
+    "tests.plugins.calibration",
+    "tests.plugins.selection",
+    "tests.plugins.unstable",
+]
 
 # The same examples in every run of CI: chance must not decide what lands.
 settings.register_profile("ci", derandomize=True, deadline=None)
 settings.register_profile("home", deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "home")
-
-
-_LIVE = [Path(__file__).parent / name for name in ("integration", "abuse", "faults")]
-"""Where processes, services and browsers are real, and share the machine."""
-
-
-def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
-    """
-    Try a live test of CI again, at most twice, and name it in the summary.
-
-    A machine of others that stood still for seconds is no defect of ours. Tests
-    that stay within this process have no such excuse.
-    """
-    if not os.environ.get("CI"):
-        return
-    for item in items:
-        if _is_live(item):
-            item.add_marker(pytest.mark.flaky(reruns=2))
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item,
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Let no other test fail for the sockets that a failed one left open."""
-    report = yield
-    if report.failed and _is_live(item):
-        item.config.addinivalue_line("filterwarnings", "ignore::ResourceWarning")
-    return report
-
-
-def _is_live(item: pytest.Item) -> bool:
-    return any(folder in item.path.parents for folder in _LIVE)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -10,6 +10,7 @@ from websockets.exceptions import ConnectionClosed
 from connections import close_codes
 from connections.testing.processes import find_server
 from connections.testing.raw_client import PING, PONG, RawClient, build_frame
+from connections.testing.waiting import scale
 
 LOST = 1006
 """RFC 6455, section 7.1.5: what stands for a close without a close frame."""
@@ -54,7 +55,7 @@ async def read_close(peer: Peer, seconds: float = 30) -> Closing:
     """
     messages: deque[object] = deque(maxlen=_SHOWN_MESSAGES)
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(scale(seconds)):
             return await _read_close(peer, messages)
     except TimeoutError:
         got = "".join(f"\n  {str(one)[:_SHOWN_CHARACTERS]}" for one in messages)
@@ -94,7 +95,7 @@ async def assert_open(
     A RawClient passes over what comes before it.
     """
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(scale(seconds)):
             if isinstance(peer, RawClient):
                 await peer.send(build_frame(PING, _PING))
                 while await peer.read_frame(None) != (PONG, _PING):

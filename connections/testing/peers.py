@@ -13,6 +13,7 @@ from connections.testing.raw_client import (
     RawClient,
     build_frame,
 )
+from connections.testing.waiting import scale
 
 _SMALL_BYTES = 4096
 _KEPT_FRAMES = 1000
@@ -83,7 +84,7 @@ class AttentiveClient(RawClient):
         return client
 
     async def read_frame(self, seconds: float | None = 10) -> Frame:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(scale(seconds)):
             frame = await self._frames.get()
         if frame is None:
             self._frames.put_nowait(None)
@@ -94,7 +95,7 @@ class AttentiveClient(RawClient):
         """Wait until the server has closed; return RESET, or nothing."""
         if self._reading is None:
             return await super().read_end(seconds)
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(scale(seconds)):
             return await asyncio.shield(self._reading)
 
     def close(self) -> None:
@@ -153,7 +154,7 @@ class Flooder(AttentiveClient):
         sent = 0
         began = time.monotonic()
         with contextlib.suppress(OSError, TimeoutError):
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(scale(seconds)):
                 while self.close_frame is None:
                     await self.send(frames[sent % len(frames)])
                     sent += 1

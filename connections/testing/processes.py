@@ -19,6 +19,7 @@ from websockets.asyncio.client import connect
 
 from connections.capacity.load.procfs import free_port
 from connections.testing.databases import Databases, run_on
+from connections.testing.waiting import scale
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -138,7 +139,7 @@ class LiveServer:
         Raises:
             StartFailed: it has ended, or gives no answer in a minute.
         """
-        deadline = time.monotonic() + _START_SECONDS
+        deadline = time.monotonic() + scale(_START_SECONDS)
         while time.monotonic() < deadline:
             if self._process is not None and self._process.poll() is not None:
                 raise StartFailed(self._explain("ended at its start"))
@@ -169,7 +170,7 @@ class LiveServer:
         """Wait for its end; return its exit code."""
         if self._process is None:
             raise StartFailed("not started")
-        return self._process.wait(seconds)
+        return self._process.wait(scale(seconds))
 
     def stop(self) -> None:
         """End it if it still runs, in seconds: whoever is connected is cut off."""
@@ -205,7 +206,7 @@ class LiveServer:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=scale(60),
         )
         if is_checked and done.returncode:
             raise StartFailed(f"{arguments}: {done.stdout}{done.stderr}")
@@ -262,7 +263,7 @@ class LiveServer:
         if self._process is None:
             raise StartFailed("not started")
         self._process.send_signal(number)
-        return self._process.wait(seconds)
+        return self._process.wait(scale(seconds))
 
 
 _servers: weakref.WeakValueDictionary[int, LiveServer] = weakref.WeakValueDictionary()

@@ -6,6 +6,8 @@ import socket
 import struct
 from typing import ClassVar, NamedTuple, Self
 
+from connections.testing.waiting import scale
+
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 RESET = b"<reset>"
 
@@ -143,7 +145,7 @@ class RawClient:
 
     async def read_response(self) -> tuple[int, dict[str, str], bytes]:
         """Read status, headers and, unless it is a WebSocket, the body."""
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(scale(15)):
             while b"\r\n\r\n" not in self._buffer:
                 await self._receive()
             head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
@@ -163,7 +165,7 @@ class RawClient:
         Raises:
             ConnectionError: the server has closed.
         """
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(scale(seconds)):
             first, second = await self._take(2)
             size = second & 0x7F
             if size >= 126:
@@ -176,14 +178,14 @@ class RawClient:
 
     async def read_close(self, seconds: float = 10) -> Frame:
         """Read on until the close frame."""
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(scale(seconds)):
             while self.close_frame is None:
                 await self.read_frame(seconds)
         return self.close_frame
 
     async def read_end(self, seconds: float = 10) -> bytes:
         """Read until the server has closed; return the last of it, or RESET."""
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(scale(seconds)):
             try:
                 while True:
                     await self._receive()
@@ -199,7 +201,7 @@ class RawClient:
 
     async def read_chunked(self) -> None:
         """Read a chunked body to its end."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(scale(5)):
             while not self._buffer.endswith(b"0\r\n\r\n"):
                 await self._receive()
         self._buffer = b""

@@ -1,10 +1,31 @@
-"""Waiting for what happens elsewhere: by polling, never for a fixed time."""
+"""Wait for what happens elsewhere: by polling, with deadlines that scale."""
 
 import asyncio
 import inspect
+import os
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, overload
+
+PATIENCE = "TEST_PATIENCE"
+"""The environment variable that multiplies every deadline of these tools."""
+
+
+@overload
+def scale(seconds: float) -> float: ...
+@overload
+def scale(seconds: None) -> None: ...
+def scale(seconds: float | None) -> float | None:
+    """
+    Return a deadline for this machine: seconds times TEST_PATIENCE, by default 1.
+
+    A test that waits for a condition passes as soon as the condition holds; the
+    factor only decides when it gives up. Set it on slow or shared machines. None,
+    no deadline, stays None.
+    """
+    if seconds is None:
+        return None
+    return seconds * float(os.environ.get(PATIENCE) or 1)
 
 
 async def wait_until(
@@ -14,9 +35,12 @@ async def wait_until(
     """
     Poll a condition until it holds and return what it gave.
 
+    `seconds` is multiplied by TEST_PATIENCE.
+
     Raises:
         TimeoutError: it did not; the text shows its source and what it gave last.
     """
+    seconds = scale(seconds)
     deadline = time.monotonic() + seconds
     while True:
         found = condition()

@@ -14,6 +14,7 @@ import pytest
 import redis
 
 from connections.testing import free_port
+from connections.testing.waiting import scale
 
 _START_SECONDS = 10
 
@@ -40,7 +41,7 @@ class RedisProcess:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        deadline = time.monotonic() + _START_SECONDS
+        deadline = time.monotonic() + scale(_START_SECONDS)
         while True:
             with contextlib.suppress(redis.ConnectionError), self.connect() as client:
                 client.ping()
@@ -71,7 +72,7 @@ class RedisProcess:
         """End it at once; whatever it held is gone."""
         if self._process is not None:
             self._signal(signal.SIGKILL)
-            self._process.wait(10)
+            self._process.wait(scale(10))
             self._process = None
 
     def remove(self) -> None:

@@ -15,8 +15,9 @@ import psycopg
 import pytest
 
 from connections.testing import StartFailed, free_port
+from connections.testing.waiting import scale
 
-_START_SECONDS = 30
+_START_SECONDS = 60
 _USER = "orchestra"
 
 
@@ -55,7 +56,7 @@ class PostgresProcess:
             cwd=self._folder,
             capture_output=True,
             text=True,
-            timeout=_START_SECONDS,
+            timeout=scale(_START_SECONDS),
             user=self._user,
             group=self._group,
             extra_groups=None if self._user is None else [],
@@ -81,7 +82,7 @@ class PostgresProcess:
                 group=self._group,
                 extra_groups=None if self._user is None else [],
             )
-        deadline = time.monotonic() + _START_SECONDS
+        deadline = time.monotonic() + scale(_START_SECONDS)
         while True:
             try:
                 self.connect("postgres").close()
@@ -133,7 +134,7 @@ class PostgresProcess:
     def _end(self, number: int) -> None:
         if self._process is not None:
             self._process.send_signal(number)
-            self._process.wait(10)
+            self._process.wait(scale(10))
             self._process = None
 
     def pids(self) -> list[int]:

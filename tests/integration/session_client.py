@@ -12,6 +12,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from connections.testing import LiveServer
+from connections.testing.waiting import scale
 
 
 class SessionClient:
@@ -79,7 +80,7 @@ class SessionClient:
 
     async def return_to(self, server: LiveServer, seconds: float = 30) -> None:
         """Connect again and again until it works."""
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(scale(seconds)):
             while True:
                 try:
                     await self.connect(server)
@@ -110,7 +111,7 @@ class SessionClient:
 
     async def wait(self, condition: Callable[[], object], seconds: float = 20) -> None:
         """Wait until something holds of what was received."""
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(scale(seconds)):
             while not condition():
                 self._changed.clear()
                 await self._changed.wait()

@@ -95,6 +95,15 @@ class Machine:
         self._calls.unlink(missing_ok=True)
         return found
 
+    def tests(self) -> list[str]:
+        """Return the runs of pytest that were called, each as `name: options`."""
+        start = f"pytest -q --failures-to {self.checkout}/var/tests/failures/"
+        return [
+            call.removeprefix(start).replace(".json", ":", 1)
+            for call in self.calls()
+            if call.startswith(start)
+        ]
+
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Machine:
@@ -202,10 +211,8 @@ def test_quick_leaves_out_services_and_real_processes(
 ) -> None:
     done = machine.run("test", *order)
     assert done.returncode == 0, done.stderr
-    assert machine.calls()[-1] == (
-        "pytest -q --ignore=tests/integration --ignore=tests/faults"
-        " --ignore=tests/abuse -m not slow -x"
-    )
+    (call,) = machine.tests()
+    assert call == "quick: -n 2 --dist loadfile -m quick -x"
     assert "install:" not in done.stderr
 
 
@@ -214,7 +221,7 @@ def test_all_checks_come_before_the_tests(machine: Machine) -> None:
     assert machine.calls()[2:-1] == [
         "ruff check .",
         "ruff format --check --quiet .",
-        "mypy connections sessions_history orchestra",
+        "mypy connections sessions_history orchestra tests benchmarks",
         "manage check",
         "manage makemigrations --check --dry-run",
     ]
@@ -240,7 +247,11 @@ def test_what_may_not_be_installed_is_named(
     (line,) = [one for one in done.stderr.splitlines() if "May not install" in one]
     assert "redis-server" in line
     assert consequence in line
-    assert machine.calls()[-1] == "pytest -q --cov --cov-report=term"
+    assert [call.partition(":")[0] for call in machine.tests()] == [
+        "quick",
+        "live",
+        "alone",
+    ]
 
 
 def test_packages_that_cannot_be_fetched_end_nothing(machine: Machine) -> None:
@@ -253,5 +264,40 @@ def test_packages_that_cannot_be_fetched_end_nothing(machine: Machine) -> None:
 
 def test_ci_calls_the_same_script() -> None:
     lines = (ROOT / ".ci" / "run").read_text().splitlines()
-    assert lines[-1] == "exec script/test"
+    assert lines[-1] == "exec script/test --all"
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
+
+
+def test_all_runs_every_test_but_the_long_ones(machine: Machine) -> None:
+    machine.run("test", "--all")
+    quick, live, alone = machine.tests()
+    assert "-m not live and not long" in quick and "--cov" in quick
+    assert live.endswith("-m live and not long and not alone")
+    assert alone == "alone: -m live and alone and not long"
+
+
+FAILING = """
+import json, pathlib, sys
+if "--failures-to" in sys.argv:
+    path = pathlib.Path(sys.argv[sys.argv.index("--failures-to") + 1])
+    failed = {"tests/integration/test_x.py::test_y": "AssertionError"}
+    path.write_text(json.dumps(failed))
+    sys.exit(CODE)
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "environment", "expected"),
+    [(1, {}, 1), (1, {"CI": "true"}, 0), (6, {"CI": "true"}, 1), (5, {}, 0)],
+    ids=["home", "unstable in CI", "over budget", "nothing selected"],
+)
+def test_only_ci_runs_a_failed_live_test_again(
+    machine: Machine, code: int, environment: dict[str, str], expected: int
+) -> None:
+    (machine.checkout / "pytest.py").write_text(FAILING.replace("CODE", str(code)))
+    (machine.checkout / "tests" / "plugins").mkdir(parents=True)
+    again = "import sys; print('again', len(sys.argv) - 1)\n"
+    (machine.checkout / "tests" / "plugins" / "unstable.py").write_text(again)
+    done = machine.run("test", "--all", **environment)
+    assert done.returncode == expected, done.stderr
+    assert ("again 3" in done.stdout) is (code == 1 and bool(environment))

@@ -1,0 +1,74 @@
+"""How tests are selected, held to budgets, and run again in CI."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.plugins.budget import find_overruns, read_budgets
+from tests.plugins.selection import LIVE_FOLDERS, TESTS, is_live
+from tests.plugins.unstable import run_again
+
+ROOT = TESTS.parent
+
+
+def test_a_file_over_its_budget_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEST_PATIENCE", "2")
+    taken = {"tests/a.py": 39.0, "tests/b.py": 41.0, "tests/c.py": 9.0}
+    (sentence,) = find_overruns(taken, 20, {"tests/c.py": 5})
+    assert sentence == "tests/b.py took 41 s; its budget is 20 s, here 40"
+
+
+def test_every_budget_is_of_a_file_that_exists() -> None:
+    _, budgets = read_budgets()
+    assert [name for name in budgets if not (ROOT / name).is_file()] == []
+
+
+def test_the_budgets_add_up_to_what_all_tests_may_take() -> None:
+    """Two files run at once, so 25 minutes by the clock are 50 of tests."""
+    _, budgets = read_budgets()
+    assert sum(budgets.values()) <= 2 * 25 * 60
+
+
+def test_live_folders_exist_and_others_are_within_the_process() -> None:
+    assert is_live(TESTS / "integration" / "test_drain.py")
+    assert not is_live(TESTS / "connections" / "test_drain.py")
+    assert any((TESTS / name).is_dir() for name in LIVE_FOLDERS)
+
+
+def test_a_failure_within_the_process_is_not_run_again(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run_again({"tests/connections/test_hub.py::test_x": "AssertionError"}) == 1
+    assert "within one process" in capsys.readouterr().out
+
+
+def test_three_unstable_tests_are_a_failure(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    failed = {f"tests/integration/test_drain.py::test_{x}": "" for x in "abc"}
+    assert run_again(failed) == 1
+    assert "at most 2" in capsys.readouterr().out
+
+
+def test_nothing_failed_is_nothing_to_run_again() -> None:
+    assert run_again({}) == 0
+
+
+def test_the_failures_of_a_run_are_written(tmp_path: Path) -> None:
+    """By the plugin, in a run of its own; xdist's workers report to one place."""
+    (tmp_path / "test_it.py").write_text("def test_wrong():\n    assert 1 == 2\n")
+    written = tmp_path / "failed.json"
+    command = [
+        *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
+        *("-c", "/dev/null", "-p", "no:django", "-p", "no:randomly", "--rootdir"),
+        *(str(tmp_path), "-p", "tests.plugins.unstable", "--failures-to"),
+        *(str(written), str(tmp_path / "test_it.py")),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1, done.stdout + done.stderr
+    failed = json.loads(written.read_text())
+    assert list(failed) == ["test_it.py::test_wrong"]
+    assert "assert 1 == 2" in failed["test_it.py::test_wrong"]
