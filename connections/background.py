@@ -7,13 +7,15 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
+_CANCEL_AGAIN_SECONDS = 0.1
+
 
 class BackgroundTasks:
     """
     The tasks that an object started and did not wait for.
 
     asyncio keeps only weak references to tasks: without an owner one may be
-    collected while it runs, and what it raises is told to nobody.
+    collected while it runs, and nobody learns what it raises.
     """
 
     __slots__ = ("_tasks",)
@@ -37,10 +39,15 @@ class BackgroundTasks:
             task.cancel()
 
     async def stop(self) -> None:
-        """Cancel all tasks and wait until each has ended."""
-        tasks = list(self._tasks)
-        self.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        """
+        Cancel all tasks and wait until each has ended.
+
+        A task that swallowed its cancellation, as redis-py 8.1 may, is cancelled
+        again.
+        """
+        while self._tasks:
+            self.cancel()
+            await asyncio.wait(list(self._tasks), timeout=_CANCEL_AGAIN_SECONDS)
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

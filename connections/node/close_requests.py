@@ -1,4 +1,4 @@
-"""Close requests: which connections of this node they end, and when."""
+"""Read close requests, and end the connections of this node that they select."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from connections.announcements import (
     listen,
     stop_listening,
 )
+from connections.background import BackgroundTasks
 from connections.close_codes import CLOSE_REASONS
 from connections.hub.connection import LiveConnection
 from connections.hub.hub import Hub, make_selector
@@ -31,10 +32,10 @@ if TYPE_CHECKING:
     from connections.redis.bus import RedisBus
 
 _TOLERANCE_SECONDS = 5
-"""How far off it may be what a request's age says of when it was posted."""
+"""How far the age of a request may be off."""
 
 _READ_SECONDS = 60
-"""How far back requests are read, beyond the last time that this succeeded."""
+"""How far before the last successful poll requests are read."""
 
 _MOST_READ_SECONDS = 86_400
 _REMEMBERED_REQUESTS = 100_000
@@ -46,9 +47,8 @@ class AppliedRequests:
     """
     Applies close requests to the hub of one node, each once.
 
-    What was on its way in by then (its handshake had begun, its slot was not
-    taken) is ended as it joins; what arrived later came back by itself and may
-    stay.
+    A request also ends a matching connection whose handshake had begun by then,
+    as soon as that connection joins. Later reconnects are unaffected.
     """
 
     def __init__(
@@ -68,16 +68,16 @@ class AppliedRequests:
         self._node_id = node_id
         self._clock = clock
         self._applied: dict[int, None] = {}
-        # Those of the last minute, whom they mean, when they were applied, and until
-        # when a handshake had to begin to be meant.
+        # The requests of the last minute, by key: their selector, when they were
+        # applied, and the latest arrival of a connection that they end.
         self._recent: dict[int, tuple[CloseRequest, Selector, float, float]] = {}
 
     def apply(self, request: CloseRequest, age_seconds: float = 0) -> int:
         """
-        End what a request names, unless it was applied; return how many.
+        End the connections a request selects, and return how many.
 
-        How old it is only the database's clock can say: that of this node may
-        be hours off.
+        A request that was applied before ends none. age_seconds is by the
+        database's clock, because this node's may be hours off.
         """
         if request.pk in self._applied:
             return 0
@@ -89,20 +89,20 @@ class AppliedRequests:
         if len(self._applied) > _REMEMBERED_REQUESTS:
             del self._applied[next(iter(self._applied))]
         if not request.idle_seconds:
-            is_meant = make_selector(request.target, request.value, self._node_id)
-            self._recent[request.pk] = request, is_meant, now, latest
+            is_selected = make_selector(request.target, request.value, self._node_id)
+            self._recent[request.pk] = request, is_selected, now, latest
         found = self._hub.select(request.target, request.value, self._node_id)
         return sum(self._end(connection, request, now, latest) for connection in found)
 
     def apply_to(self, connection: LiveConnection) -> None:
-        """End a connection that joins, if it was meant by what was applied."""
+        """End a joining connection that a request of the last minute selects."""
         if not self._recent:
             return
         oldest = self._clock() - _READ_SECONDS
-        for request, is_meant, applied_at, latest in list(self._recent.values()):
+        for request, is_selected, applied_at, latest in list(self._recent.values()):
             if applied_at < oldest:
                 del self._recent[request.pk]
-            elif is_meant(connection):
+            elif is_selected(connection):
                 self._end(connection, request, applied_at, latest)
 
     def _end(
@@ -112,7 +112,7 @@ class AppliedRequests:
         applied_at: float,
         latest: float,
     ) -> bool:
-        """End a connection, now or in its turn; return whether it is to end."""
+        """End a connection at once or spread out; return whether it will end."""
         if connection.arrived > latest and not _is_final(request):
             return False
         if request.reason == REAUTHORISE:
@@ -120,8 +120,8 @@ class AppliedRequests:
             return True
         idle_seconds = request.idle_seconds
         if idle_seconds and connection.idle_seconds(applied_at) < idle_seconds:
-            # The row is behind: write the true time, so that the sweeper does
-            # not ask again and again.
+            # The row is out of date: record the true activity, so that the
+            # sweeper does not repeat its request.
             if self._recorder is not None:
                 self._recorder.record_change(connection)
             return False
@@ -137,10 +137,10 @@ class AppliedRequests:
 
 class IncomingRequests:
     """
-    Reads close requests: on every beat, and at once when new ones are announced.
+    Reads close requests on every beat, and at once when new ones are announced.
 
-    An announcement says no more than that it is time to look: what counts is
-    the database, and what was announced in vain is found a beat later.
+    An announcement has no content; the requests are in the database. Where an
+    announcement is lost, the next beat finds the requests.
     """
 
     def __init__(
@@ -160,25 +160,26 @@ class IncomingRequests:
         self._read_at = clock()
         self._due = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        self._publishing: asyncio.Task[bool] | None = None
+        self._tasks = BackgroundTasks()
         if bus is not None:
             bus.on_message(CLOSE_REQUESTS, lambda message: self._due.set())
             bus.on_return(self._due.set)
 
     def start(self) -> None:
-        """Begin to be told of what this process posts."""
-        listen(self._hear)
+        """Begin to receive the announcements of this process."""
+        listen(self._on_announcement)
 
-    def stop(self) -> None:
-        """Be told nothing more."""
-        stop_listening(self._hear)
+    async def stop(self) -> None:
+        """Receive no more announcements."""
+        stop_listening(self._on_announcement)
+        await self._tasks.stop()
 
     async def poll(self) -> None:
         """
-        Read and apply what is new, then look on at what else was announced.
+        Read and apply new requests, then poll whatever else was announced.
 
         Raises:
-            DatabaseUnavailable: it is read the next time, however late that is.
+            DatabaseUnavailable: the next poll reads them, however late that is.
         """
         started = self._clock()
         since_seconds = _READ_SECONDS + started - self._read_at
@@ -188,13 +189,13 @@ class IncomingRequests:
         await self._poll_others()
 
     async def poll_when_announced(self) -> None:
-        """Wait for an announcement, then look."""
+        """Wait for an announcement, then poll."""
         await self._due.wait()
         self._due.clear()
         await self.poll()
 
-    def _hear(self) -> bool:
-        """Note an announcement of this process; runs in any thread."""
+    def _on_announcement(self) -> bool:
+        """Schedule a poll; return whether this node tells others. Thread-safe."""
         try:
             self._loop.call_soon_threadsafe(self._pass_on)
         except RuntimeError:
@@ -204,24 +205,26 @@ class IncomingRequests:
     def _pass_on(self) -> None:
         self._due.set()
         if self._bus is not None:
-            publishing = self._bus.publish(CLOSE_REQUESTS, {})
-            self._publishing = self._loop.create_task(publishing)
+            self._tasks.start(self._publish(self._bus), "The announcement of requests")
+
+    async def _publish(self, bus: RedisBus) -> None:
+        await bus.publish(CLOSE_REQUESTS, {})
 
 
 def _is_final(request: CloseRequest) -> bool:
     """
-    Tell whether nobody can rightly be back whom a request names.
+    Return True if the target cannot legitimately reconnect.
 
-    Django announces a logout before it deletes the session: in between, a
-    handshake finds the session still there. No session is logged in to twice
-    under one key.
+    Django announces a logout before it deletes the session, so a handshake in
+    between still finds the session. A session key is never used for a second
+    login.
     """
     is_session = request.target == CloseRequest.Target.SESSION_KEY
     return is_session and request.reason == close_codes.LOGGED_OUT.reason
 
 
 def _read(since_seconds: float) -> list[tuple[CloseRequest, timedelta]]:
-    """Return requests and how old they are."""
+    """Return requests with their ages."""
     seconds = min(since_seconds, _MOST_READ_SECONDS)
     age = ExpressionWrapper(Now() - F("created_at"), DurationField())
     recent = CloseRequest.objects.recent(seconds).order_by("id")

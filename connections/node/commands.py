@@ -1,9 +1,10 @@
-"""How one node carries out the orders of staff, each once."""
+"""Carry out the commands of staff on one node, each once."""
 
-import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
+from connections.background import BackgroundTasks
 from connections.hub.hub import Hub
 from connections.models import NodeCommand
 from connections.storage.database import Database
@@ -15,10 +16,10 @@ _REMEMBERED_COMMANDS = 10_000
 
 class AppliedCommands:
     """
-    Looks for orders to this node.
+    Reads the commands to one node, and carries each out once.
 
-    `drain` hands its clients over and returns when they are gone, `serve` has
-    it take connections again.
+    `drain` runs a drain and returns when every connection has ended; `serve`
+    makes the node accept connections again.
     """
 
     def __init__(
@@ -27,7 +28,7 @@ class AppliedCommands:
         hub: Hub,
         database: Database,
         node_id: str,
-        drain: Callable[[], Awaitable[None]],
+        drain: Callable[[], Coroutine[Any, Any, None]],
         serve: Callable[[], None],
     ) -> None:
         self._hub = hub
@@ -35,54 +36,53 @@ class AppliedCommands:
         self._node_id = node_id
         self._drain = drain
         self._serve = serve
-        self._taken: dict[int, None] = {}
-        self._draining: asyncio.Task[None] | None = None
+        self._applied: dict[int, None] = {}
+        self._draining = BackgroundTasks()
 
     async def poll(self) -> None:
         """
-        Carry out what is new.
+        Carry out new commands.
 
         Raises:
-            DatabaseUnavailable: what was not seen is found the next time.
+            DatabaseUnavailable: the next poll finds them.
         """
         for command in await self._database.read(_read):
-            if command.pk in self._taken:
+            if command.pk in self._applied:
                 continue
-            self._taken[command.pk] = None
-            if len(self._taken) > _REMEMBERED_COMMANDS:
-                del self._taken[next(iter(self._taken))]
+            self._applied[command.pk] = None
+            if len(self._applied) > _REMEMBERED_COMMANDS:
+                del self._applied[next(iter(self._applied))]
             reached, unreached = self._carry_out(command)
             own = NodeCommand.objects.filter(pk=command.pk)
             await self._database.write(
                 own.record_done, reached=reached, unreached=unreached
             )
 
+    async def stop(self) -> None:
+        """Stop waiting for the end of a drain."""
+        await self._draining.stop()
+
     def _carry_out(self, command: NodeCommand) -> tuple[int, int]:
-        """Do what is asked; return how many were told, and how many could not be."""
+        """Carry a command out; return how many connections it reached, and missed."""
         if command.kind == NodeCommand.Kind.NOTICE:
-            return self._pass_on(command)
+            return self._send_notice(command)
         if command.value != self._node_id:
             return 0, 0
         logger.warning(
-            "Node %s: %s, asked for by %s",
+            "Node %s received the command %s from %s",
             self._node_id[:8],
             command.kind,
             command.author,
             extra={"event": "order_taken"},
         )
-        if self._draining is not None:
-            self._draining.cancel()
-            self._draining = None
+        self._draining.cancel()
         if command.kind == NodeCommand.Kind.DRAIN:
-            self._draining = asyncio.create_task(self._run_drain())
+            self._draining.start(self._drain(), "The drain")
         else:
             self._serve()
         return 0, 0
 
-    async def _run_drain(self) -> None:
-        await self._drain()
-
-    def _pass_on(self, command: NodeCommand) -> tuple[int, int]:
+    def _send_notice(self, command: NodeCommand) -> tuple[int, int]:
         notice = {
             "type": "notice",
             "text": command.text,

@@ -1,10 +1,10 @@
 """Follow the lifespan events of an ASGI server."""
 
-import asyncio
 import logging
 import signal
 
 from connections.asgi import Receive, Send
+from connections.background import BackgroundTasks
 from connections.exceptions import UnsharedLimits
 from connections.node.exclusivity import require_no_older_node, require_shared_limits
 from connections.node.gc import keep_collections_short
@@ -16,8 +16,8 @@ logger = logging.getLogger(__name__)
 
 
 async def follow_lifespan(node: Node, receive: Receive, send: Send) -> None:
-    """Follow a server's lifespan events."""
-    leaving = None
+    """Start a node at the startup event, and drain and stop it at the shutdown."""
+    tasks = BackgroundTasks()
     while True:
         message = await receive()
         if message["type"] == "lifespan.startup":
@@ -31,20 +31,19 @@ async def follow_lifespan(node: Node, receive: Receive, send: Send) -> None:
                 return
             await warm_up(node)
             await node.start()
-            leaving = asyncio.create_task(_yield_to_older_node(node))
+            tasks.start(_yield_to_older_node(node), "The check for older nodes")
             keep_collections_short()
             await send({"type": "lifespan.startup.complete"})
         else:
-            if leaving is not None:
-                leaving.cancel()
             node.begin_drain()
+            await tasks.stop()
             await node.stop()
             await send({"type": "lifespan.shutdown.complete"})
             return
 
 
 async def _yield_to_older_node(node: Node) -> None:
-    """Ask this server to stop where another began with it unseen."""
+    """Stop this server where an older node runs without shared limits."""
     if node.database is None:
         return
     try:

@@ -1,4 +1,4 @@
-"""The running node: its connections, its beat, and how it stops."""
+"""The running node: its parts, its life cycle, and its connections."""
 
 import asyncio
 import logging
@@ -6,14 +6,14 @@ import os
 import time
 import weakref
 from collections.abc import Iterable
+from enum import Enum
 from typing import Any
-
-from channels.db import aclose_old_connections
 
 from connections import close_codes, models
 from connections.access.expiry import ExpiryWatch
 from connections.access.gate import Gate
 from connections.access.reauthorisation import Reauthoriser
+from connections.background import BackgroundTasks
 from connections.close_codes import CloseReason
 from connections.config.loader import WebSocketConfig, get_config
 from connections.credentials.verifier import Verifier
@@ -23,6 +23,7 @@ from connections.hub.hub import Hub
 from connections.logs import log_end, set_node
 from connections.metrics.counters import Counters
 from connections.metrics.meter import TICK_SECONDS, Meter
+from connections.node.activity import ActivityWatch
 from connections.node.close_requests import AppliedRequests, IncomingRequests
 from connections.node.cluster_monitor import MONITOR_BEATS, ClusterMonitor
 from connections.node.commands import AppliedCommands
@@ -42,16 +43,24 @@ from connections.units import Clock
 logger = logging.getLogger(__name__)
 
 _FLUSH_SECONDS = 2
-"""How long a stopping node tries to write what is left."""
+"""How long a stopping node tries to write pending records."""
+
+
+class _Phase(Enum):
+    """The life cycle of a node; each phase follows the one above it."""
+
+    NEW = "new"
+    RUNNING = "running"
+    STOPPED = "stopped"
 
 
 class Node:
     """
     One server process: the only owner of its connections.
 
-    Made without a database it limits and ends connections as usual, but
-    records nothing and has no beat: so it serves a consumer that is used
-    outside of this package's middleware.
+    A node without a database limits and ends connections as usual, but records
+    nothing and has no beat. A consumer that is used outside of this package's
+    middleware gets such a node.
     """
 
     def __init__(
@@ -69,12 +78,12 @@ class Node:
         self.counters = Counters()
         self.meter = Meter(self.counters, self.hub, clock)
         self.usage: Usage | None = None
-        """What get_usage() found last."""
+        """The last result of get_usage()."""
         self.renewed_at = clock()
-        """When the leases were last renewed."""
+        """When the node last renewed its leases."""
         self.bus = make_bus(redis_url, node_id=self.node_id)
         self.pool = make_pool(
-            config, redis_url=redis_url, bus=self.bus, on_taken=self._end_taken
+            config, redis_url=redis_url, bus=self.bus, on_taken=self._end_lost_slots
         )
         self.leaks = LeakWatch(
             clock=clock,
@@ -97,14 +106,18 @@ class Node:
                 clock=clock,
             )
         verifier = self.verifier if database is not None else None
-        self._expiry = ExpiryWatch(config.expiry, verifier)
         self.extensions = NodeExtensions(self.hub)
         self.is_draining = False
-        self._has_stopped = False
-        self._tasks: list[asyncio.Task[None]] = []
-        self._cleaning: asyncio.Task[None] | None = None
-        self._draining_clients = Drain(
+        self._phase = _Phase.NEW
+        self._tasks = BackgroundTasks()
+        self._draining = Drain(
             config, hub=self.hub, pool=self.pool, extensions=self.extensions
+        )
+        self.activity = ActivityWatch(
+            hub=self.hub,
+            expiry=ExpiryWatch(config.expiry, verifier),
+            recorder=self.recorder,
+            clock=clock,
         )
         self._applied = AppliedRequests(
             hub=self.hub,
@@ -138,18 +151,19 @@ class Node:
                 serve=self.end_drain,
             )
 
-    # Life
+    # The life cycle
 
     async def start(self) -> None:
-        """Begin to beat; calling it again does nothing."""
+        """Begin to beat; a second call does nothing."""
         if (
             self._requests is None
             or self.database is None
             or self.cluster_monitor is None
         ):
             return
-        if self._tasks:
+        if self._phase is not _Phase.NEW:
             return
+        self._phase = _Phase.RUNNING
         set_node(self.node_id)
         self._requests.start()
         sampler = LiveStateSampler(
@@ -161,10 +175,11 @@ class Node:
             clock=self.clock,
         )
         beat_seconds = self.config.node.beat_seconds
+        lease_seconds = self.config.node.lease_seconds
         steps = (
-            ("The check for idle connections", self.watch, beat_seconds),
-            ("The beat", self._beat, beat_seconds),
-            ("The renewal of leases", self._renew, self.config.node.lease_seconds / 3),
+            ("The check for idle connections", self.activity.check, beat_seconds),
+            ("The beat", self.beat, beat_seconds),
+            ("The renewal of leases", self.renew_leases, lease_seconds / 3),
             ("The look for leaks", self.leaks.poll, POLL_SECONDS),
             ("The survey", self.cluster_monitor.refresh, MONITOR_BEATS * beat_seconds),
             ("The meter", self.meter.tick, TICK_SECONDS),
@@ -176,38 +191,39 @@ class Node:
             runner = run_periodically(
                 name, step, interval_seconds, self.counters.failures.add
             )
-            self._tasks.append(asyncio.create_task(runner, name=name))
+            self._tasks.start(runner, name)
         logger.info(
             "Node %s started", self.node_id[:8], extra={"event": "node_started"}
         )
 
     def begin_drain(self) -> None:
-        """Refuse newcomers and have /readyz say so; those here stay."""
+        """Refuse new connections, and report it on /readyz; open ones stay."""
         self.is_draining = True
 
     def end_drain(self) -> None:
-        """Take connections again; who was told to leave still goes."""
+        """Accept connections again; clients that got `bye` are still closed."""
         self.is_draining = False
 
     def skip_grace(self) -> None:
-        """End a drain that is under way at once."""
-        self._draining_clients.skip_grace()
+        """Cut the grace period of the drain under way short."""
+        self._draining.skip_grace()
 
     async def drain(self) -> None:
-        """Refuse newcomers, hand every client over; return when all are gone."""
+        """Refuse new connections, and return when every open one has ended."""
         self.begin_drain()
-        await self._draining_clients.run()
+        await self._draining.run()
 
     async def stop(self) -> None:
-        """Write what is left, for at most two seconds, and end the beat."""
-        if self._has_stopped:
+        """End the beat, and write pending records for at most two seconds."""
+        if self._phase is _Phase.STOPPED:
             return
-        self._has_stopped = True
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._phase = _Phase.STOPPED
+        await self._tasks.stop()
+        await self.activity.stop()
         if self._requests is not None:
-            self._requests.stop()
+            await self._requests.stop()
+        if self._commands is not None:
+            await self._commands.stop()
         self.meter.finish()
         _nodes.pop(asyncio.get_running_loop(), None)
         if self.database is None or self.recorder is None or self._row is None:
@@ -233,14 +249,14 @@ class Node:
 
     async def admit(self, connection: LiveConnection, replaces: str | None) -> None:
         """
-        Take a slot for a connection, evicting what has to go, and let it in.
+        Take a slot for a connection, end the evicted ones, and add it to the hub.
 
         Raises:
             Refused: the client is banned.
             PoolFull, ClientFull, PoolUnavailable: as Pool.acquire().
         """
         self.gate.require(connection)
-        slot = self._slot_of(connection)
+        slot = self._make_slot(connection)
         for given_up in await self.pool.acquire(slot, replaces=replaces):
             is_replaced = given_up.connection_id == replaces
             close_reason = close_codes.REPLACED if is_replaced else close_codes.EVICTED
@@ -259,7 +275,7 @@ class Node:
         self.gate.apply_to(connection)
 
     def leave(self, connection: LiveConnection, code: int | None, reason: str) -> None:
-        """Let go of a connection: its slot, its place in the hub, its record."""
+        """Release a connection's slot, remove it from the hub, and record its end."""
         self.pool.release(connection.connection_id)
         if not self.hub.leave(connection):
             return
@@ -273,18 +289,18 @@ class Node:
     def end_connections(
         self, connection_ids: Iterable[str], close_reason: CloseReason
     ) -> None:
-        """End those of the connections that are here."""
+        """End those of the connections that belong to this node."""
         for connection_id in connection_ids:
             connection = self.hub.get(connection_id)
             if connection is not None:
                 connection.end(close_reason)
 
     async def get_usage(self) -> Usage:
-        """Return how much of the pool is taken."""
+        """Return how many slots of the pool are taken."""
         self.usage = await self.pool.get_usage()
         return self.usage
 
-    def _slot_of(self, connection: LiveConnection) -> Slot:
+    def _make_slot(self, connection: LiveConnection) -> Slot:
         return Slot(
             connection_id=connection.connection_id,
             client_id=connection.client_id,
@@ -293,66 +309,62 @@ class Node:
             limit=connection.limits.max_connections_per_client,
         )
 
-    # The beat
+    # Periodic work
 
-    async def watch(self) -> None:
-        """End what is idle or expired, from memory alone; note who was active."""
-        now = self.clock()
-        self._expiry.check(self.hub)
-        for connection in self.hub:
-            timeout_seconds = connection.limits.idle_timeout_seconds
-            active_at = connection.last_activity
-            if (
-                timeout_seconds
-                and now - active_at >= timeout_seconds
-                and not connection.busy_count
-            ):
-                connection.end(close_codes.IDLE)
-            elif active_at != connection.written_activity:
-                self._record_activity(connection)
-        # Handlers may use Django's ORM in the shared thread, where Channels
-        # closes stale database connections around every single message.
-        if self._cleaning is None or self._cleaning.done():
-            self._cleaning = asyncio.create_task(aclose_old_connections())
+    async def renew_leases(self) -> None:
+        """
+        Renew the leases of this node's slots, and end connections that lost theirs.
 
-    def _record_activity(self, connection: LiveConnection) -> None:
-        """Have it written once it has gone on for a tenth of the idle timeout."""
-        step_seconds = (connection.limits.idle_timeout_seconds or 300) / 10
-        moved_seconds = connection.last_activity - connection.written_activity
-        if self.recorder is not None and moved_seconds >= step_seconds:
-            self.recorder.record_change(connection)
-
-    async def _renew(self) -> None:
-        held = [one.slot for one in self.hub if one.slot and one.close_reason is None]
-        self._end_taken(await self.pool.renew(held))
+        Raises:
+            PoolUnavailable: the pool did not answer in time.
+        """
+        slots = [one.slot for one in self.hub if one.slot and one.close_reason is None]
+        self._end_lost_slots(await self.pool.renew(slots))
         self.renewed_at = self.clock()
         await self.get_usage()
 
-    def _end_taken(self, renewal: Renewal) -> None:
+    def _end_lost_slots(self, renewal: Renewal) -> None:
         """End the connections whose slots another node took, or that were lost."""
         self.end_connections(renewal.evicted, close_codes.EVICTED)
         self.end_connections(renewal.replaced, close_codes.REPLACED)
         self.end_connections(renewal.lost, close_codes.POOL_FULL)
 
-    async def _beat(self) -> None:
-        """Tell the database that this node lives, what changed; ask what to end."""
-        if self._row is None or self.recorder is None or self._requests is None:
+    async def beat(self) -> None:
+        """
+        Write the node's row and pending records, then poll for requests.
+
+        A node without a database has no beat.
+
+        Raises:
+            DatabaseUnavailable: the database did not answer.
+        """
+        if self._row is None or self.recorder is None:
             return
         if not await self._row.beat(self._describe()):
             for connection in self.hub:
                 self.recorder.record_change(connection)
         await self.recorder.flush()
         await self.verifier.beat()
-        await self._requests.poll()
+        await self.poll_requests()
+
+    async def poll_requests(self) -> None:
+        """
+        Apply the close requests, bans and commands posted since the last poll.
+
+        Raises:
+            DatabaseUnavailable: the next poll reads them.
+        """
+        if self._requests is not None:
+            await self._requests.poll()
 
     async def _poll_others(self) -> None:
-        """Look at what is announced beside close requests."""
+        """Read bans and commands, which are announced as close requests are."""
         await self.gate.refresh()
         if self._commands is not None:
             await self._commands.poll()
 
     def _describe(self) -> dict[str, Any]:
-        """Return what every beat writes into the node's row."""
+        """Return the columns of the node's row that each beat writes."""
         state = models.Node.State
         return {
             "state": state.DRAINING if self.is_draining else state.SERVING,
@@ -362,7 +374,7 @@ class Node:
         }
 
     def _measure(self) -> dict[str, Any]:
-        """Return what the meter read last, and how full pool and recorder are."""
+        """Return the meter's last sample with the use of pool and recorder."""
         latest = self.meter.latest
         more: dict[str, Any] = {"leak_suspects": len(self.leaks.suspects)}
         if self.recorder is not None:
@@ -384,7 +396,7 @@ _detached: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Node] = (
 
 def get_node() -> Node:
     """
-    Return this process's node, made at the first call on its event loop.
+    Return the node of the running event loop; the first call creates it.
 
     Raises:
         ConfigError: the configuration has problems.
@@ -400,7 +412,7 @@ def get_node() -> Node:
 
 
 def get_detached_node() -> Node:
-    """Return a node that keeps limits in memory and records nothing."""
+    """Return a node without a database: its limits are in memory alone."""
     loop = asyncio.get_running_loop()
     node = _detached.get(loop)
     if node is None:

@@ -33,7 +33,7 @@ class VirtualNode(Node):
     async def advance(self, seconds: float) -> None:
         """Let time pass, and end what is idle or expired by then."""
         self._clock.advance(seconds)
-        await self.watch()
+        await self.activity.check()
 
 
 def make_config(**values: Any) -> WebSocketConfig:

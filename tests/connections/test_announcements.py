@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from channels.db import database_sync_to_async
 from django.db import transaction
+from django.utils import timezone
 
 from connections.announcements import (
     MAY_RETURN,
@@ -18,10 +19,11 @@ from connections.announcements import (
 )
 from connections.close_codes import CLOSE_REASONS, Reconnect
 from connections.models import CloseRequest
+from connections.models import Node as NodeRow
 from connections.node.node import Node
 from connections.redis.bus import RedisBus
 from connections.storage.database import Database
-from connections.testing import wait_until
+from connections.testing import FakeClock, wait_until
 from connections.testing.communicators import connect_to, make_config
 from tests.connections.conversations import Echo, receive_close
 from tests.integration.redis_process import RedisProcess
@@ -29,7 +31,7 @@ from tests.integration.redis_process import RedisProcess
 pytestmark = pytest.mark.django_db(transaction=True)
 
 LATE = {"beat_seconds": 60, "lease_seconds": 60}
-"""A node so slow to beat that what happens in a test is no beat's doing."""
+"""A node that beats too seldom to beat twice in a test."""
 
 
 @pytest.fixture
@@ -48,10 +50,10 @@ def heard() -> Iterator[list[str]]:
 
 @pytest.fixture
 async def node() -> AsyncIterator[Node]:
-    """A node at work between two beats that lie far apart."""
+    """A running node whose first beat is done and whose second is far off."""
     node = Node(make_config(node=LATE), database=Database())
     await node.start()
-    await wait_until(lambda: node._row is not None and node._row.is_recorded)
+    await wait_until(NodeRow.objects.filter(node_id=node.node_id).aexists)
     yield node
     await node.stop()
 
@@ -143,23 +145,17 @@ async def test_redis_away_costs_no_request(settings: Any) -> None:
     assert await CloseRequest.objects.acount() == 1
 
 
-async def test_what_a_node_missed_while_the_database_was_away_is_applied(
-    node: Node,
-) -> None:
+async def test_a_node_applies_requests_posted_while_the_database_was_away() -> None:
     """A request is read however long ago it was posted."""
+    database, clock = Database(), FakeClock()
+    node = Node(make_config(), database=database, clock=clock)
     communicator = connect_to(Echo, node)
     assert (await communicator.connect())[0]
-    assert node._requests is not None
-    await database_sync_to_async(CloseRequest.objects.post)([make_request()])
-    # As if the last time that reading succeeded were an hour ago, and the
-    # request from then.
-    live = next(iter(node.hub))
-    hour = 3600
-    node._requests._read_at -= hour
-    for posted in await database_sync_to_async(list)(CloseRequest.objects.all()):
-        posted.created_at -= timedelta(seconds=hour - 60)
-        await posted.asave()
-    live.arrived -= hour
-    await node._requests.poll()
+    clock.advance(3600)
+    soon_after_the_last_poll = timezone.now() - timedelta(seconds=3540)
+    request = make_request(created_at=soon_after_the_last_poll)
+    await database_sync_to_async(CloseRequest.objects.post)([request])
+    await node.poll_requests()
     assert (await receive_close(communicator))["code"] == 4009
     await communicator.disconnect()
+    await database.close()

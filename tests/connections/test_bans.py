@@ -244,14 +244,14 @@ async def test_a_ban_ends_who_is_there_and_stops_who_returns(
     )
     ban = Ban(target=target, value=value)
     await impose_here(ban)
-    await recording._beat()
+    await recording.beat()
     assert (await receive_close(there))["code"] == 4003
     back = connect_to(JsonEcho, recording, client=["::ffff:192.0.2.7", 1])
     await back.send_input({"type": "websocket.connect"})
     close = await receive_close(back)
     assert (close["code"], close["reason"]) == (4003, "banned")
     await database_sync_to_async(lift)(ban)
-    await recording._beat()
+    await recording.beat()
     assert isinstance(recording.clock, FakeClock)
     recording.clock.advance(1)
     third = await open_connection(Echo, recording, client=["192.0.2.7", 1])
@@ -266,18 +266,18 @@ async def test_a_ban_ends_who_is_there_and_stops_who_returns(
 async def test_bans_written_by_other_means_are_found(recording: Node) -> None:
     """New rows on a beat; changed ones when all are read again."""
     there = await open_connection(JsonEcho, recording)
-    await recording._beat()
+    await recording.beat()
     over = timezone.now() - timedelta(days=1)
     ban = Ban(target="client", value="alice", until=over)
     await Ban.objects.abulk_create([ban])
-    await recording._beat()
+    await recording.beat()
     assert next(iter(recording.hub)).close_reason is None
     await Ban.objects.aupdate(until=None)
-    await recording._beat()
+    await recording.beat()
     assert next(iter(recording.hub)).close_reason is None
     assert isinstance(recording.clock, FakeClock)
     recording.clock.advance(recording.config.reauthorise_seconds)
-    await recording._beat()
+    await recording.beat()
     assert (await receive_close(there))["code"] == 4003
     await there.disconnect()
 

@@ -365,10 +365,10 @@ async def test_idle_counts_from_the_last_application_data() -> None:
     await communicator.send_to(text_data="x")
     await communicator.receive_from()
     clock.advance(99)
-    await node.watch()
+    await node.activity.check()
     assert next(iter(node.hub)).close_reason is None
     clock.advance(1)
-    await node.watch()
+    await node.activity.check()
     assert (await receive_close(communicator))["reason"] == "idle"
     await communicator.disconnect()
 
@@ -384,7 +384,7 @@ async def test_what_is_no_activity_does_not_keep_a_connection() -> None:
     clock.advance(100)
     await communicator.send_to(text_data="heartbeat")
     await asyncio.sleep(0)
-    await node.watch()
+    await node.activity.check()
     assert (await receive_close(communicator))["reason"] == "idle"
     await communicator.disconnect()
 

@@ -108,12 +108,6 @@ def test_a_moment_is_written_in_utc(moment: datetime | None, text: str | None) -
     assert format_moment(moment) == text
 
 
-async def watch_over(node: Node) -> None:
-    """Run the watch of one beat, and what it began."""
-    await node.watch()
-    await asyncio.gather(*node._expiry._asking.values())
-
-
 async def test_a_json_consumer_gets_the_warning_and_then_the_close() -> None:
     node = make_node(expiry={"warning_seconds": 60, "grace_seconds": 0})
     expires_at = timezone.now() + timedelta(seconds=30)
@@ -122,13 +116,13 @@ async def test_a_json_consumer_gets_the_warning_and_then_the_close() -> None:
         client_id="alice", expires_at=expires_at
     )
     await communicator.connect()
-    await watch_over(node)
+    await node.activity.check()
     warning = await receive_type(communicator, "expiring")
     assert warning["expires_at"] == format_moment(expires_at)
     assert 0 < warning["after_ms"] <= 30_000
     live = next(iter(node.hub))
     live.expires_at = timezone.now()
-    await watch_over(node)
+    await node.activity.check()
     assert (await receive_type(communicator, "bye"))["reconnect"] == "new_token"
     assert (await receive_close(communicator))["code"] == 4100
     await communicator.disconnect()
@@ -140,7 +134,7 @@ async def test_a_plain_consumer_gets_the_close_alone() -> None:
     moment = timezone.now()
     communicator.scope["credential"] = Credential(client_id="alice", expires_at=moment)
     await communicator.connect()
-    await watch_over(node)
+    await node.activity.check()
     assert await communicator.receive_output() == {
         "type": "websocket.close",
         "code": 4100,

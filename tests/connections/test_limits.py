@@ -109,10 +109,10 @@ async def test_a_plan_has_its_own_idle_timeout() -> None:
     for communicator in (patient, endless, usual):
         await communicator.connect()
     clock.advance(60)
-    await node.watch()
+    await node.activity.check()
     assert (await receive_close(usual))["code"] == 4300
     clock.advance(540)
-    await node.watch()
+    await node.activity.check()
     assert (await receive_close(patient))["code"] == 4300
     assert [one.close_reason for one in node.hub if one.close_reason is None] == [None]
     for communicator in (patient, endless, usual):

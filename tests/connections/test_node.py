@@ -43,9 +43,9 @@ def post(**values: Any) -> CloseRequest:
 
 
 async def test_a_beat_moves_the_counter_of_the_nodes_row(recording: Node) -> None:
-    await recording._beat()
+    await recording.beat()
     first = await models.Node.objects.aget(node_id=recording.node_id)
-    await recording._beat()
+    await recording.beat()
     second = await models.Node.objects.aget(node_id=recording.node_id)
     assert (first.state, first.generation) == ("serving", 1)
     assert second.beat == first.beat + 1
@@ -55,12 +55,12 @@ async def test_a_node_taken_for_dead_comes_back_with_its_connections(
     recording: Node,
 ) -> None:
     communicator = await open_connection(Echo, recording)
-    await recording._beat()
+    await recording.beat()
     node = await models.Node.objects.aget()
     await database_sync_to_async(models.Node.objects.mark_lost)(node)
     assert await database_sync_to_async(Connection.objects.mark_lost)(500) == 1
     assert (await Connection.objects.aget()).reason == "lost"
-    await recording._beat()
+    await recording.beat()
     row = await Connection.objects.aget()
     assert (row.closed_at, row.close_code, row.reason) == (None, None, "")
     node = await models.Node.objects.aget()
@@ -83,7 +83,7 @@ async def test_a_close_request_ends_what_it_names(
         JsonEcho, recording, client=["192.0.2.7", 1234]
     )
     await post(target=target, value=value, reason="kicked", author="test")
-    await recording._beat()
+    await recording.beat()
     assert (await receive_type(communicator, "bye"))["reason"] == "kicked"
     assert (await receive_close(communicator))["code"] == 4009
     await communicator.disconnect()
@@ -94,8 +94,8 @@ async def test_a_close_request_leaves_others_alone(recording: Node) -> None:
     await post(target="client", value="bob", reason="kicked")
     await post(target="address", value="not an address", reason="kicked")
     await post(target="node", value="another", reason="kicked")
-    await recording._beat()
-    await recording._beat()
+    await recording.beat()
+    await recording.beat()
     await communicator.send_to(text_data="here")
     assert await communicator.receive_from() == "here"
     await communicator.disconnect()
@@ -103,11 +103,11 @@ async def test_a_close_request_leaves_others_alone(recording: Node) -> None:
 
 async def test_who_returns_after_a_close_request_may_stay(recording: Node) -> None:
     await post(target="client", value="alice", reason="asked_to_reconnect")
-    await recording._beat()
+    await recording.beat()
     assert isinstance(recording.clock, FakeClock)
     recording.clock.advance(1)
     communicator = await open_connection(Echo, recording)
-    await recording._beat()
+    await recording.beat()
     await communicator.send_to(text_data="here")
     assert await communicator.receive_from() == "here"
     await communicator.disconnect()
@@ -117,14 +117,14 @@ async def test_an_old_close_request_is_not_applied(recording: Node) -> None:
     communicator = await open_connection(Echo, recording)
     old = timezone.now() - timedelta(seconds=61)
     await post(target="all", reason="kicked", created_at=old)
-    await recording._beat()
+    await recording.beat()
     assert next(iter(recording.hub)).close_reason is None
     await communicator.disconnect()
 
 
 async def test_a_node_declines_to_end_what_it_knows_is_active(recording: Node) -> None:
     communicator = await open_connection(Echo, recording)
-    await recording._beat()
+    await recording.beat()
     assert isinstance(recording.clock, FakeClock)
     recording.clock.advance(20)
     await communicator.send_to(text_data="x")
@@ -134,15 +134,15 @@ async def test_a_node_declines_to_end_what_it_knows_is_active(recording: Node) -
         target="connection", value=live.connection_id, reason="idle", idle_seconds=10
     )
     before = (await Connection.objects.aget()).last_activity_at
-    await recording._beat()
-    await recording._beat()
+    await recording.beat()
+    await recording.beat()
     assert live.close_reason is None
     assert (await Connection.objects.aget()).last_activity_at > before
     recording.clock.advance(10)
     await post(
         target="connection", value=live.connection_id, reason="idle", idle_seconds=10
     )
-    await recording._beat()
+    await recording.beat()
     assert (await receive_close(communicator))["code"] == 4300
     await communicator.disconnect()
 

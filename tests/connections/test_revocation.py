@@ -88,7 +88,7 @@ async def open_as(credential: Any, node: Node, consumer: Any = JsonEcho) -> Any:
 
 async def poll(node: Node) -> None:
     """Have a node apply what was posted and look at what is asked for."""
-    await node._beat()
+    await node.beat()
     await node.reauthoriser.poll()
 
 

@@ -1,0 +1,63 @@
+"""End idle connections, and have the activity of the others recorded."""
+
+from channels.db import aclose_old_connections
+
+from connections import close_codes
+from connections.access.expiry import ExpiryWatch
+from connections.background import BackgroundTasks
+from connections.hub.connection import LiveConnection
+from connections.hub.hub import Hub
+from connections.node.recorder import Recorder
+from connections.units import Clock
+
+_UNLIMITED_SECONDS = 300
+"""Stands for the idle timeout of a connection that has none."""
+
+
+class ActivityWatch:
+    """Checks the connections of one node from memory alone, once a beat."""
+
+    def __init__(
+        self,
+        *,
+        hub: Hub,
+        expiry: ExpiryWatch,
+        recorder: Recorder | None,
+        clock: Clock,
+    ) -> None:
+        self._hub = hub
+        self._expiry = expiry
+        self._recorder = recorder
+        self._clock = clock
+        self._cleaning = BackgroundTasks()
+
+    async def check(self) -> None:
+        """End idle and expired connections; record the activity of the others."""
+        now = self._clock()
+        self._expiry.check(self._hub)
+        for connection in self._hub:
+            timeout_seconds = connection.limits.idle_timeout_seconds
+            active_at = connection.last_activity
+            if (
+                timeout_seconds
+                and now - active_at >= timeout_seconds
+                and not connection.busy_count
+            ):
+                connection.end(close_codes.IDLE)
+            elif active_at != connection.written_activity:
+                self._record_activity(connection)
+        # Handlers may use Django's ORM in the shared thread, where Channels
+        # closes stale database connections around every single message.
+        if not self._cleaning:
+            self._cleaning.start(aclose_old_connections(), "The stale connections")
+
+    async def stop(self) -> None:
+        """Leave the cleaning of stale database connections."""
+        await self._cleaning.stop()
+
+    def _record_activity(self, connection: LiveConnection) -> None:
+        """Record activity once it has gone on for a tenth of the idle timeout."""
+        timeout_seconds = connection.limits.idle_timeout_seconds or _UNLIMITED_SECONDS
+        moved_seconds = connection.last_activity - connection.written_activity
+        if self._recorder is not None and moved_seconds >= timeout_seconds / 10:
+            self._recorder.record_change(connection)
