@@ -35,7 +35,8 @@ from connections.connection.runner import ConnectionRunner
 from connections.credentials.identity import identify
 from connections.exceptions import InvalidMessage
 from connections.limits import Limits
-from connections.node.node import Node, get_detached_node
+from connections.node.current import get_detached_node
+from connections.node.node import Node
 
 
 class _Limited:

@@ -25,8 +25,9 @@ from connections.net.addresses import Source, find_source
 from connections.net.cookies import read_cookies
 from connections.net.origins import is_origin_allowed, parse_host
 from connections.net.redaction import conceal
+from connections.node.current import get_node
 from connections.node.lifespan import follow_lifespan
-from connections.node.node import Node, get_node
+from connections.node.node import Node
 
 logger = logging.getLogger(__name__)
 

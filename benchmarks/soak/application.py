@@ -16,7 +16,7 @@ from orchestra.asgi import application as project
 
 # isort: split
 # Models are there only now.
-from connections.node.node import get_node
+from connections.node.current import get_node
 
 _LEFT_BYTES = 500_000
 

@@ -14,7 +14,8 @@ from connections.dashboard.actions import find_allowed
 from connections.dashboard.cache import shared
 from connections.dashboard.filters import Selection
 from connections.exceptions import DatabaseUnavailable, InvalidMessage, Refused
-from connections.node.node import Node, get_detached_node
+from connections.node.current import get_detached_node
+from connections.node.node import Node
 from connections.storage.database import Database
 
 logger = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""A node's row in the database: that it lives, and what it counts."""
+"""Write a node's row in the database with each beat."""
 
 import os
 import socket
@@ -7,16 +7,20 @@ from typing import Any
 from django.db.models.functions import Now
 from django.utils import timezone
 
+from connections.metrics.meter import Meter
 from connections.models import Node
+from connections.node.recorder import Recorder
+from connections.pool.base import Usage
 from connections.storage.database import Database
+from connections.storage.text import clean
 from connections.version import VERSION
 
 
 class NodeRow:
     """
-    Written with each beat; `facts` are the columns that change.
+    The row of one node; each beat writes the columns that change.
 
-    A node that finds its row taken for dead takes a new generation.
+    A node whose row was marked as lost starts a new generation.
     """
 
     def __init__(self, *, node_id: str, database: Database) -> None:
@@ -24,24 +28,25 @@ class NodeRow:
         self._database = database
         self._started_at = timezone.now()
         self._generation = 1
-        self.is_recorded = False
+        self._is_written = False
 
-    async def beat(self, facts: dict[str, Any]) -> bool:
+    async def beat(self, columns: dict[str, Any]) -> bool:
         """
-        Move the counter; return False where the row had to be written anew.
+        Advance the row's counter; return False if the row had to be created anew.
 
         Raises:
             DatabaseUnavailable: the database did not answer.
         """
-        if await self._database.write(self._move, facts):
+        if await self._database.write(self._advance, columns):
             return True
-        # At the first beat; later, after this node was taken for dead.
-        self._generation += self.is_recorded
-        await self._database.write(self._write, facts)
-        self.is_recorded = True
+        # Before the first beat there is no row. Later the row was marked as lost, or
+        # pruned, and the node comes back in a new generation.
+        self._generation += self._is_written
+        await self._database.write(self._write, columns)
+        self._is_written = True
         return False
 
-    async def stop(self, facts: dict[str, Any]) -> None:
+    async def stop(self, columns: dict[str, Any]) -> None:
         """
         Record that the node has stopped.
 
@@ -49,16 +54,16 @@ class NodeRow:
             DatabaseUnavailable: the database did not answer.
         """
         stopped = {"state": Node.State.STOPPED, "stopped_at": Now()}
-        await self._database.write(self._write, facts | stopped)
+        await self._database.write(self._write, columns | stopped)
 
-    def _move(self, facts: dict[str, Any]) -> bool:
-        """Return whether the row is known as live."""
+    def _advance(self, columns: dict[str, Any]) -> bool:
+        """Return whether there was a live row of this generation to advance."""
         own = Node.objects.live().filter(
             node_id=self._node_id, generation=self._generation
         )
-        return bool(own.beat(**facts))
+        return bool(own.beat(**columns))
 
-    def _write(self, facts: dict[str, Any]) -> None:
+    def _write(self, columns: dict[str, Any]) -> None:
         Node.objects.update_or_create(
             node_id=self._node_id,
             defaults={
@@ -69,6 +74,33 @@ class NodeRow:
                 "beat_at": Now(),
                 "started_at": self._started_at,
                 "stopped_at": None,
-                **facts,
+                **columns,
             },
         )
+
+
+def describe_node(
+    *,
+    is_draining: bool,
+    open_connections: int,
+    degraded_reason: str | None,
+    usage: Usage | None,
+    meter: Meter,
+    recorder: Recorder | None,
+    leak_suspects: int,
+) -> dict[str, Any]:
+    """Return the columns of a node's row that each beat writes."""
+    latest = meter.latest
+    counters = latest["counters"] | {"leak_suspects": leak_suspects}
+    if recorder is not None:
+        counters["recorder_pending"] = recorder.pending
+        counters["recorder_lag_seconds"] = round(recorder.lag_seconds, 1)
+    if usage is not None:
+        counters["pool_slots"] = usage.slots
+        counters["pool_limit"] = usage.limit
+    return latest | {
+        "state": Node.State.DRAINING if is_draining else Node.State.SERVING,
+        "open_connections": open_connections,
+        "degraded": clean(degraded_reason or "", 255),
+        "counters": counters,
+    }

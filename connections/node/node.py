@@ -4,18 +4,17 @@ import asyncio
 import logging
 import os
 import time
-import weakref
 from collections.abc import Iterable
 from enum import Enum
 from typing import Any
 
-from connections import close_codes, models
+from connections import close_codes
 from connections.access.expiry import ExpiryWatch
 from connections.access.gate import Gate
 from connections.access.reauthorisation import Reauthoriser
 from connections.background import BackgroundTasks
 from connections.close_codes import CloseReason
-from connections.config.loader import WebSocketConfig, get_config
+from connections.config.loader import WebSocketConfig
 from connections.credentials.verifier import Verifier
 from connections.exceptions import DatabaseUnavailable
 from connections.hub.connection import LiveConnection
@@ -29,15 +28,14 @@ from connections.node.cluster_monitor import MONITOR_BEATS, ClusterMonitor
 from connections.node.commands import AppliedCommands
 from connections.node.drain import Drain
 from connections.node.extensions import NodeExtensions
-from connections.node.heartbeat import NodeRow
+from connections.node.heartbeat import NodeRow, describe_node
 from connections.node.leaks import POLL_SECONDS, LeakWatch
 from connections.node.live_state import LiveStateSampler
 from connections.node.periodic import run_periodically
 from connections.node.recorder import Recorder
-from connections.pool import get_redis_url, make_bus, make_pool
+from connections.pool import make_bus, make_pool
 from connections.pool.base import Renewal, Slot, Usage
 from connections.storage.database import Database
-from connections.storage.text import clean
 from connections.units import Clock
 
 logger = logging.getLogger(__name__)
@@ -132,26 +130,35 @@ class Node:
         self.cluster_monitor: ClusterMonitor | None = None
         self._row: NodeRow | None = None
         if database is not None:
-            self._row = NodeRow(node_id=self.node_id, database=database)
-            self.cluster_monitor = ClusterMonitor(
-                config, node_id=self.node_id, database=database, meter=self.meter
-            )
-            self._requests = IncomingRequests(
-                self._applied,
-                database=database,
-                bus=self.bus,
-                clock=clock,
-                poll_others=self._poll_others,
-            )
-            self._commands = AppliedCommands(
-                hub=self.hub,
-                database=database,
-                node_id=self.node_id,
-                drain=self.drain,
-                serve=self.end_drain,
-            )
+            self._join_cluster(database)
+
+    def _join_cluster(self, database: Database) -> None:
+        """Create the parts that read and write what nodes share in a database."""
+        self._row = NodeRow(node_id=self.node_id, database=database)
+        self.cluster_monitor = ClusterMonitor(
+            self.config, node_id=self.node_id, database=database, meter=self.meter
+        )
+        self._requests = IncomingRequests(
+            self._applied,
+            database=database,
+            bus=self.bus,
+            clock=self.clock,
+            poll_others=self._poll_others,
+        )
+        self._commands = AppliedCommands(
+            hub=self.hub,
+            database=database,
+            node_id=self.node_id,
+            drain=self.drain,
+            serve=self.end_drain,
+        )
 
     # The life cycle
+
+    @property
+    def has_stopped(self) -> bool:
+        """Whether the node has ended for good."""
+        return self._phase is _Phase.STOPPED
 
     async def start(self) -> None:
         """Begin to beat; a second call does nothing."""
@@ -215,7 +222,7 @@ class Node:
 
     async def stop(self) -> None:
         """End the beat, and write pending records for at most two seconds."""
-        if self._phase is _Phase.STOPPED:
+        if self.has_stopped:
             return
         self._phase = _Phase.STOPPED
         await self._tasks.stop()
@@ -225,7 +232,6 @@ class Node:
         if self._commands is not None:
             await self._commands.stop()
         self.meter.finish()
-        _nodes.pop(asyncio.get_running_loop(), None)
         if self.database is None or self.recorder is None or self._row is None:
             return
         try:
@@ -364,57 +370,12 @@ class Node:
             await self._commands.poll()
 
     def _describe(self) -> dict[str, Any]:
-        """Return the columns of the node's row that each beat writes."""
-        state = models.Node.State
-        return {
-            "state": state.DRAINING if self.is_draining else state.SERVING,
-            "open_connections": len(self.hub),
-            "degraded": clean(self.pool.degraded_reason or "", 255),
-            **self._measure(),
-        }
-
-    def _measure(self) -> dict[str, Any]:
-        """Return the meter's last sample with the use of pool and recorder."""
-        latest = self.meter.latest
-        more: dict[str, Any] = {"leak_suspects": len(self.leaks.suspects)}
-        if self.recorder is not None:
-            more["recorder_pending"] = self.recorder.pending
-            more["recorder_lag_seconds"] = round(self.recorder.lag_seconds, 1)
-        if self.usage is not None:
-            more["pool_slots"] = self.usage.slots
-            more["pool_limit"] = self.usage.limit
-        return latest | {"counters": latest["counters"] | more}
-
-
-_nodes: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Node] = (
-    weakref.WeakKeyDictionary()
-)
-_detached: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Node] = (
-    weakref.WeakKeyDictionary()
-)
-
-
-def get_node() -> Node:
-    """
-    Return the node of the running event loop; the first call creates it.
-
-    Raises:
-        ConfigError: the configuration has problems.
-    """
-    loop = asyncio.get_running_loop()
-    node = _nodes.get(loop)
-    if node is None:
-        config = get_config()
-        config.require_valid()
-        node = Node(config, database=Database(), redis_url=get_redis_url())
-        _nodes[loop] = node
-    return node
-
-
-def get_detached_node() -> Node:
-    """Return a node without a database: its limits are in memory alone."""
-    loop = asyncio.get_running_loop()
-    node = _detached.get(loop)
-    if node is None:
-        node = _detached[loop] = Node(get_config())
-    return node
+        return describe_node(
+            is_draining=self.is_draining,
+            open_connections=len(self.hub),
+            degraded_reason=self.pool.degraded_reason,
+            usage=self.usage,
+            meter=self.meter,
+            recorder=self.recorder,
+            leak_suspects=len(self.leaks.suspects),
+        )

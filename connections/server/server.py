@@ -26,9 +26,10 @@ from connections import close_codes
 from connections.config.loader import WebSocketConfig, get_config
 from connections.exceptions import UnsharedLimits
 from connections.metrics.counters import LATENCY_EDGES, Histogram
+from connections.node.current import get_node
 from connections.node.exclusivity import require_no_older_node, require_shared_limits
 from connections.node.gc import keep_collections_short
-from connections.node.node import Node, get_node
+from connections.node.node import Node
 from connections.node.warmup import warm_up
 from connections.pool import get_redis_url
 from connections.server.admission import Admission

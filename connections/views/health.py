@@ -12,7 +12,8 @@ from django_prometheus.exports import ExportToDjangoView
 from connections.config.loader import WebSocketConfig
 from connections.exceptions import PoolUnavailable
 from connections.net.addresses import find_source, is_listed
-from connections.node.node import Node, get_node
+from connections.node.current import get_node
+from connections.node.node import Node
 
 _PASSED_ON = ("Forwarded", "Via", "X-Real-IP")
 """Headers of proxies that say nothing which is believed, but that there is one."""

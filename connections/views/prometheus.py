@@ -31,7 +31,8 @@ from connections.metrics.counters import (
     RouteCounters,
     Tally,
 )
-from connections.node.node import Node, get_node
+from connections.node.current import get_node
+from connections.node.node import Node
 from connections.node.recorder import Recorder
 from connections.version import VERSION
 

@@ -13,7 +13,8 @@ from connections.credentials.identity import Credential
 from connections.exceptions import Refused
 from connections.net.addresses import find_source
 from connections.net.origins import is_origin_allowed
-from connections.node.node import Node, get_node
+from connections.node.current import get_node
+from connections.node.node import Node
 
 _STATUSES = {
     close_codes.BANNED: 403,

@@ -10,7 +10,8 @@ from django.test import RequestFactory
 from prometheus_client import REGISTRY, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from connections.node.node import Node, get_node
+from connections.node.current import get_node
+from connections.node.node import Node
 from connections.testing.communicators import connect_to
 from connections.views.health import metrics
 from tests.connections.conversations import Echo, JsonEcho

@@ -22,7 +22,8 @@ from connections.credentials.tokens import create_access_token, verify_access_to
 from connections.exceptions import Refused
 from connections.middleware import CredentialMiddleware, OriginMiddleware
 from connections.models import AccessToken, Ban, Ticket
-from connections.node.node import Node, get_node
+from connections.node.current import get_node
+from connections.node.node import Node
 from tests.connections.conversations import receive_close, receive_type
 from tests.connections.jwt_provider import AUDIENCE, ISSUER, SECRET, SigningKey
 from tests.connections.test_credentials import log_in

@@ -9,7 +9,8 @@ from django.db import OperationalError
 from django.test import RequestFactory
 
 from connections.exceptions import DatabaseUnavailable
-from connections.node.node import Node, get_node
+from connections.node.current import get_node
+from connections.node.node import Node
 from connections.views.health import livez, readyz
 
 NOBODY = "redis://127.0.0.1:1/0"
