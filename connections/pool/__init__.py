@@ -1,4 +1,4 @@
-"""Which pool a node uses: its own memory, or Redis where REDIS_URL is set."""
+"""Choose the pool of a node: its own memory, or Redis where REDIS_URL is set."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _ALLOWED_URLS = (
 
 
 def get_redis_url() -> str | None:
-    """Return settings.REDIS_URL; without it this is the only node."""
+    """Return settings.REDIS_URL; without it there may be one node only."""
     return getattr(settings, "REDIS_URL", None) or None
 
 
 def find_url_problem(redis_url: str | None) -> Problem | None:
-    """Return what stands against using a REDIS_URL; nothing of its password."""
+    """Return why a REDIS_URL cannot be used, or None; never with its password."""
     if not redis_url:
         return None
     from connections.redis.clients import make_client
@@ -36,7 +36,7 @@ def find_url_problem(redis_url: str | None) -> Problem | None:
     try:
         make_client(redis_url, timeout_seconds=1)
     except ValueError:
-        # Where there may be a password, the whole of it is left out.
+        # A URL that may contain a password is not shown.
         is_secret = "@" in redis_url or "password" in redis_url
         shown = redis_url.partition("://")[0] + "://..." if is_secret else redis_url
         return Problem("REDIS_URL", shown[:100], _ALLOWED_URLS)
@@ -48,7 +48,7 @@ def require_valid_url(redis_url: str | None) -> None:
     Refuse to serve with a REDIS_URL that cannot be used.
 
     Raises:
-        ConfigError: it cannot.
+        ConfigError: the URL cannot be used.
     """
     problem = find_url_problem(redis_url)
     if problem is not None:
@@ -57,7 +57,7 @@ def require_valid_url(redis_url: str | None) -> None:
 
 def make_bus(redis_url: str | None, *, node_id: str) -> RedisBus | None:
     """
-    Return the bus of a node; None where it is the only one.
+    Return the bus of a node; None without a REDIS_URL.
 
     Raises:
         ValueError: the URL cannot be used.
@@ -79,8 +79,8 @@ def make_pool(
     """
     Return the pool of a node.
 
-    on_taken is called on the event loop, between renewals, with slots that
-    others took away; the next renewal reports what such a call may have missed.
+    on_taken is called on the event loop, between renewals, with slots that were
+    taken away. A call may be missing; the next renewal then reports those slots.
     The bus is started and closed with the pool.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The contract of a pool: what every backend promises."""
+"""Define the contract of a pool, for every backend."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
@@ -13,65 +13,67 @@ class Slot:
     client_id: str
     node_id: str
     opened_at: float
-    """Seconds since the Unix epoch; with connection_id it orders a client's slots."""
+    """Seconds since the Unix epoch; a client's slots are ordered by it, then by id."""
 
     limit: int
     """How many slots this client may have."""
 
     @property
     def order(self) -> tuple[float, str]:
-        """The least is the client's oldest."""
+        """A sort key: the oldest slot of a client is the least."""
         return self.opened_at, self.connection_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Renewal:
-    """What a renewal found: slots that are no longer this node's to keep."""
+    """The result of a renewal: the connection ids whose slots this node has lost."""
 
     evicted: tuple[str, ...] = ()
-    """Connection ids that another node's acquire() evicted."""
+    """Connections that another node's acquire() evicted."""
 
     replaced: tuple[str, ...] = ()
-    """Connection ids that came back on another node, and said so."""
+    """Connections whose client returned on another node with their id."""
 
     lost: tuple[str, ...] = ()
-    """Connection ids whose lease ran out and that were not re-taken."""
+    """Connections whose lease ended and whose slot could not be taken again."""
 
 
 OnTaken = Callable[[Renewal], None]
-"""Told at once, on the event loop, of slots taken away between renewals."""
+"""Called at once, on the event loop, with slots taken away between renewals."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """How much of a pool is taken."""
+    """The use of a pool at one moment."""
 
     slots: int
     clients: int
     limit: int
+    is_recovering: bool = False
+    """Whether nodes still report their slots, after Redis lost them."""
 
 
 class Pool(ABC):
     """
-    Who may be connected: max_total_connections, and each client's own limit.
+    Enforces max_total_connections and each client's own limit.
 
-    Slots are ids in ordered sets, never a counter: a counter drifts.
+    Slots are ids in ordered sets, never a counter, because a counter drifts.
     """
 
     is_shared: bool
     """Whether other nodes take slots from the same pool."""
 
     degraded_reason: str | None = None
-    """Why the limits do not hold across nodes just now; None while they do."""
+    """Why the limits do not hold across nodes at present; None while they do."""
 
     @property
     def is_degraded(self) -> bool:
-        """Whether the pool is less than exact at the moment."""
+        """Whether the limits do not hold across nodes at present."""
         return self.degraded_reason is not None
 
     @property
     def is_refusing(self) -> bool:
-        """Whether every newcomer is refused until the pool is exact again."""
+        """Whether every acquire() is refused until the pool is exact again."""
         return False
 
     @abstractmethod
@@ -79,12 +81,12 @@ class Pool(ABC):
         self, slot: Slot, *, replaces: str | None = None
     ) -> tuple[Slot, ...]:
         """
-        Take a slot and return the slots given up for it, oldest first.
+        Take a slot and return the slots that were taken away for it, oldest first.
 
-        One atomic step, idempotent per connection_id: give up `replaces` if it
-        is the same client's; decide whether this one is admitted at all; evict
-        the client's oldest while it is at its limit; take. Nobody is evicted
-        for a newcomer that is then refused.
+        One atomic step, idempotent per connection_id: replace `replaces` if it
+        belongs to the same client; decide whether this slot is admitted at all;
+        evict the client's oldest while it is at its limit; take. No slot is
+        evicted for a connection that is then refused.
 
         Raises:
             PoolFull: max_total_connections slots are taken.
@@ -95,10 +97,10 @@ class Pool(ABC):
     @abstractmethod
     async def renew(self, slots: Sequence[Slot]) -> Renewal:
         """
-        Keep the slots of this node for another lease.
+        Extend the leases of this node's slots.
 
         Never evicts. A slot that was lost is taken again where there is room.
-        The backend is asked even where there is nothing to keep.
+        Without slots, the call still checks that the backend answers.
 
         Raises:
             PoolUnavailable: the backend did not answer in time.
@@ -107,16 +109,16 @@ class Pool(ABC):
     @abstractmethod
     def release(self, connection_id: str) -> None:
         """
-        Give a slot back; a slot not held is no error.
+        Release a slot; an id without a slot is no error.
 
-        Returns at once and never raises, so that it can stand in a `finally`:
-        a backend that has to ask others does so in the background, and a
-        release that gets lost is made good by the lease.
+        Returns at once and never raises, so that it can stand in a `finally`. A
+        shared backend releases in the background; the slot of a release that is
+        lost expires with its lease.
         """
 
     @abstractmethod
     def get_held_ids(self) -> Collection[str]:
-        """Return the connections whose slots this process holds, as it knows."""
+        """Return the connections whose slots this process holds, from its memory."""
 
     @abstractmethod
     async def get_usage(self) -> Usage:
@@ -129,11 +131,11 @@ class Pool(ABC):
 
     @abstractmethod
     async def close(self) -> None:
-        """Finish what is under way and let go of the backend."""
+        """Finish pending releases and close the backend."""
 
 
 class SharedPool(Pool):
-    """A pool that several nodes share, so that it can be out of reach."""
+    """A pool that several nodes share, and that can be out of reach."""
 
     is_shared = True
 
@@ -144,8 +146,8 @@ class SharedPool(Pool):
         """
         Take the slots of connections admitted while the pool was out of reach.
 
-        Each counts as the newcomer that it was: the client's oldest goes, be it
-        the one taken here. Idempotent per connection_id.
+        Each is treated as new: the client's oldest is evicted, be it the one taken
+        here. Idempotent per connection_id.
 
         Raises:
             PoolUnavailable: the backend did not answer in time.

@@ -1,4 +1,4 @@
-"""Slots as the words that the scripts of the Redis pool read and return."""
+"""Encode slots as the words that the scripts of the Redis pool read and return."""
 
 import struct
 from collections.abc import Iterator, Sequence
@@ -9,15 +9,15 @@ from connections.pool.base import Slot
 
 
 def encode_word(word: str) -> str:
-    """Return a word without spaces or control characters, whatever it held."""
+    """Percent-encode a word, so that it has no spaces or control characters."""
     return quote(word, safe=":@", errors="surrogatepass") or "%"
 
 
 def encode_moment(seconds: float) -> str:
     """
-    Return 16 hex digits that sort like the number, and give it back exactly.
+    Return 16 hex digits that sort like the number; decode_moment() is exact.
 
-    IEEE 754 doubles sort like integers once the sign bit is turned around, and
+    IEEE 754 doubles sort like unsigned integers once the sign bit is inverted, and
     all other bits too where it was set.
     """
     (bits,) = struct.unpack(">Q", struct.pack(">d", seconds))
@@ -33,7 +33,7 @@ def decode_moment(text: str) -> float:
 
 
 def read_slots(client_id: str, words: Sequence[Any]) -> Iterator[Slot]:
-    """Return the slots that acquire.lua gave up, oldest first."""
+    """Return the slots that acquire.lua took away, oldest first."""
     for index in range(0, len(words), 5):
         connection_id, opened, limit, node, _reason = words[index : index + 5]
         yield Slot(

@@ -1,4 +1,4 @@
-"""The slots that one node holds, found by connection and by client."""
+"""Index the slots that one node holds, by connection and by client."""
 
 from collections.abc import Iterator
 
@@ -24,7 +24,7 @@ class HeldSlots:
         return iter(list(self._by_id.values()))
 
     def get_ids(self) -> list[str]:
-        """Return the connections whose slots are here."""
+        """Return the connection ids of all slots."""
         return list(self._by_id)
 
     def of_client(self, client_id: str) -> list[Slot]:
@@ -32,14 +32,14 @@ class HeldSlots:
         return list(self._by_client.get(client_id, {}).values())
 
     def add(self, slot: Slot) -> None:
-        """Put a slot in; one that is there stays as it is."""
+        """Add a slot; one that is in the set already stays as it is."""
         if slot.connection_id not in self._by_id:
             self._by_id[slot.connection_id] = slot
             own = self._by_client.setdefault(slot.client_id, {})
             own[slot.connection_id] = slot
 
     def remove(self, connection_id: str) -> Slot | None:
-        """Take a slot out and return it; None if it is not there."""
+        """Remove a slot and return it; None if it is not in the set."""
         slot = self._by_id.pop(connection_id, None)
         if slot is not None:
             own = self._by_client[slot.client_id]
@@ -49,6 +49,6 @@ class HeldSlots:
         return slot
 
     def clear(self) -> None:
-        """Take all out."""
+        """Remove all slots."""
         self._by_id.clear()
         self._by_client.clear()

@@ -1,4 +1,4 @@
-"""The pool of a single node, in its own memory."""
+"""Keep the pool of a single node in its own memory."""
 
 from bisect import bisect_left, insort
 from collections.abc import Sequence
@@ -9,10 +9,10 @@ from connections.pool.base import Pool, Renewal, Slot, Usage
 
 class LocalPool(Pool):
     """
-    A pool that lives and dies with its process.
+    A pool in the memory of one process.
 
-    No step awaits anything, so each is atomic on the event loop. Leases are not
-    needed: a slot cannot outlive the process that holds it.
+    No step awaits anything, so each is atomic on the event loop. There are no
+    leases, because a slot cannot outlive the process that holds it.
     """
 
     is_shared = False
@@ -21,7 +21,7 @@ class LocalPool(Pool):
         self._max_total = max_total
         self._evict_oldest = evict_oldest
         self._slots: dict[str, Slot] = {}
-        # Of each client, its slots from the oldest to the newest.
+        # The slots of each client, oldest first.
         self._by_client: dict[str, list[Slot]] = {}
 
     async def acquire(
@@ -45,7 +45,7 @@ class LocalPool(Pool):
         return tuple(given_up)
 
     def adopt(self, slot: Slot) -> None:
-        """Hold a slot whatever the limits say; one that is held is no error."""
+        """Take a slot whatever the limits say; a second call changes nothing."""
         if slot.connection_id in self._slots:
             return
         self._slots[slot.connection_id] = slot

@@ -1,10 +1,11 @@
-"""What a node does with newcomers while the shared pool is out of reach."""
+"""Admit or refuse connections while the shared pool is out of reach."""
 
 import asyncio
 import logging
 import time
 from collections.abc import Iterable, Sequence
 
+from connections.background import BackgroundTasks
 from connections.exceptions import PoolUnavailable
 from connections.pool.base import OnTaken, Pool, Renewal, SharedPool, Slot, Usage
 from connections.pool.index import HeldSlots
@@ -16,14 +17,14 @@ logger = logging.getLogger(__name__)
 
 class OutagePool(Pool):
     """
-    A shared pool, and a policy for the time without it.
+    A shared pool, with a policy for the time without it.
 
     With "local" the node enforces the limits on its own connections, "refuse"
-    raises PoolUnavailable for every newcomer, "allow" lets all in. Connections
-    that are there stay, whatever the policy. The first command that fails makes
-    the pool degraded: from then on no newcomer waits for it. It is tried again
-    every probe_seconds; on its return this node's slots are renewed, and those
-    admitted meanwhile taken as the newcomers that they were.
+    raises PoolUnavailable for every acquire(), "allow" admits all. Open
+    connections stay, whatever the policy. The first command that fails makes the
+    pool degraded: from then on no acquire() waits for it. It is tried again every
+    probe_seconds; when it answers, this node's slots are renewed, and the late
+    ones, which were acquired meanwhile, are taken as new.
     """
 
     is_shared = True
@@ -48,11 +49,11 @@ class OutagePool(Pool):
         self._probe_seconds = probe_seconds
         self._clock = clock
         self._held = HeldSlots()
-        # Of these, the ones that the shared pool knows nothing of.
-        self._unshared = HeldSlots()
+        # Those of the held slots that the shared pool does not know.
+        self._late = HeldSlots()
         self._local: LocalPool | None = None
         self._degraded_at = 0.0
-        self._probing: asyncio.Task[None] | None = None
+        self._probing = BackgroundTasks()
 
     # The contract
 
@@ -79,7 +80,7 @@ class OutagePool(Pool):
             given_up = ()
         else:
             given_up = await self._local.acquire(slot, replaces=replaces)
-        self._unshared.add(slot)
+        self._late.add(slot)
         self._hold(slot, given_up)
         for one in given_up:
             self._shared.release(one.connection_id)
@@ -87,7 +88,7 @@ class OutagePool(Pool):
 
     async def renew(self, slots: Sequence[Slot]) -> Renewal:
         if self.is_degraded:
-            # The probe renews as well, and reports what it finds.
+            # The probe renews as well, and reports the result.
             return Renewal()
         try:
             renewal = await self._shared.renew(slots)
@@ -105,7 +106,7 @@ class OutagePool(Pool):
         return self._held.get_ids()
 
     async def get_usage(self) -> Usage:
-        """Return the usage of the shared pool, or this node's while that is away."""
+        """Return the usage of the shared pool, or of this node while degraded."""
         if not self.is_degraded:
             try:
                 return await self._shared.get_usage()
@@ -115,9 +116,7 @@ class OutagePool(Pool):
         return Usage(slots=len(self._held), clients=clients, limit=self._max_total)
 
     async def close(self) -> None:
-        if self._probing is not None:
-            self._probing.cancel()
-            await asyncio.wait([self._probing])
+        await self._probing.stop()
         await self._shared.close()
 
     # The outage
@@ -128,7 +127,7 @@ class OutagePool(Pool):
         self.degraded_reason = str(exc) or "the shared pool did not answer"
         self._degraded_at = self._clock()
         logger.error(
-            "The shared pool is out of reach (%s); policy for newcomers: %s",
+            "The shared pool is out of reach (%s); policy for new connections: %s",
             self.degraded_reason,
             self._policy,
             extra={"event": "pool_degraded"},
@@ -139,37 +138,37 @@ class OutagePool(Pool):
             )
             for slot in self._held:
                 self._local.adopt(slot)
-        self._probing = asyncio.create_task(self._probe(), name="The shared pool")
+        self._probing.start(self._probe(), "The probe of the shared pool")
 
     async def _probe(self) -> None:
         while self.is_degraded:
             await asyncio.sleep(self._probe_seconds)
             try:
-                await self._return()
+                await self._restore()
             except PoolUnavailable as exc:
                 self.degraded_reason = str(exc) or self.degraded_reason
 
-    async def _return(self) -> None:
+    async def _restore(self) -> None:
         """
-        Renew and re-take this node's slots; then the pool is no longer degraded.
+        Renew this node's slots and take the late ones; end the degraded state.
 
         Raises:
-            PoolUnavailable: it still is.
+            PoolUnavailable: the shared pool is still out of reach.
         """
-        known = [one for one in self._held if one.connection_id not in self._unshared]
+        known = [one for one in self._held if one.connection_id not in self._late]
         self._report(await self._shared.renew(known))
-        # More may be admitted while these are taken.
-        while late := list(self._unshared):
+        # More may be acquired while these are taken.
+        while late := list(self._late):
             renewal = await self._shared.take_late(late)
             for slot in late:
-                self._unshared.remove(slot.connection_id)
+                self._late.remove(slot.connection_id)
                 if slot.connection_id not in self._held:
                     self._shared.release(slot.connection_id)
             self._report(renewal)
         self.degraded_reason = None
         self._local = None
         logger.warning(
-            "The shared pool is back after %.1f s",
+            "The shared pool answers again after %.1f s",
             self._clock() - self._degraded_at,
             extra={"event": "pool_restored"},
         )
@@ -188,6 +187,6 @@ class OutagePool(Pool):
     def _forget(self, connection_ids: Iterable[str]) -> None:
         for connection_id in connection_ids:
             self._held.remove(connection_id)
-            self._unshared.remove(connection_id)
+            self._late.remove(connection_id)
             if self._local is not None:
                 self._local.release(connection_id)

@@ -1,9 +1,9 @@
-"""The pool that nodes share, in Redis. Imported only where REDIS_URL is set."""
+"""Share a pool between nodes in Redis. Imported only where REDIS_URL is set."""
 
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,13 @@ from typing import Any
 from redis.commands.core import AsyncScript
 from redis.exceptions import RedisError
 
+from connections.background import BackgroundTasks
 from connections.exceptions import ClientFull, PoolFull, PoolUnavailable
 from connections.pool.base import Renewal, SharedPool, Slot, Usage
 from connections.pool.codec import encode_moment, encode_word, read_slots
 from connections.pool.index import HeldSlots
 from connections.redis.bus import Message, RedisBus
-from connections.redis.clients import ask, cancel, close_client, make_client
+from connections.redis.clients import ask, close_client, make_client
 from connections.units import Clock
 
 logger = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ _SCRIPTS = Path(__file__).with_name("scripts")
 _KEYS = ("leases", "slots", "ages", "clients", "tombs", "state", "suspects")
 
 _SLOTS_PER_CALL = 200
-"""So that no script keeps Redis from others for more than a few milliseconds."""
+"""Bounds how long one script blocks Redis: a few milliseconds."""
 
 _COMMANDS_AT_ONCE = 8
 _RELEASE_RETRY_SECONDS = 0.5
@@ -33,12 +34,13 @@ _RELEASE_RETRY_SECONDS = 0.5
 
 class RedisPool(SharedPool):
     """
-    Slots as leases in Redis; every step is one script, timed by Redis alone.
+    Slots are leases in Redis; every step is one script, timed by Redis alone.
 
-    Calls may be repeated: one whose reply was lost and that comes again changes
-    nothing. A command that takes longer than timeout_seconds raises
-    PoolUnavailable; whether it happened is then unknown, and made good by
-    repeating it, by release(), or by the lease. The bus is the pool's to close.
+    The states of the pool and of a slot, and their transitions, are at the top of
+    scripts/prelude.lua. Every script may be repeated. A command that takes longer
+    than timeout_seconds raises PoolUnavailable; whether Redis ran it is unknown
+    then, and a repetition, release() or the end of the lease puts it right. The
+    pool closes the bus.
     """
 
     def __init__(
@@ -64,23 +66,23 @@ class RedisPool(SharedPool):
         self._scripts = _load_scripts(self._client)
         self._gate = asyncio.Semaphore(_COMMANDS_AT_ONCE)
         self._failed_at = float("-inf")
-        # While the pool is recovering, it is told with the first call.
-        self._tells_until = float("-inf")
-        # What this node holds is what a recovering pool is told.
+        # A recovering pool answered lately: until then acquire() reports at once.
+        self._reports_until = float("-inf")
+        # The slots of this node, which it reports to a recovering pool.
         self._held = HeldSlots()
-        # Connections that are being admitted, and why a slot was taken away again
-        # before the reply that it was there.
+        # Connections whose acquire() is under way; the reason, where their slot was
+        # taken away again before the reply arrived.
         self._acquiring: dict[str, str] = {}
-        # What is to be given back, and since when.
+        # Slots whose release is pending, and since when.
         self._releasing = HeldSlots()
         self._released_at: dict[str, float] = {}
         self._release_due = asyncio.Event()
-        # Released while slots are being re-taken: they may just have come back.
+        # Slots released during a retake, which may just have taken them again.
         self._retaking = 0
         self._released_meanwhile: set[str] = set()
-        # Neither overtakes the other on its way to Redis.
-        self._one_way = asyncio.Lock()
-        self._tasks: set[asyncio.Task[None]] = set()
+        # Keeps retakes and releases in order on their way to Redis.
+        self._ordered = asyncio.Lock()
+        self._tasks = BackgroundTasks()
         self._has_started = False
         self._bus = bus
         bus.on_message("taken", self._on_taken)
@@ -98,7 +100,7 @@ class RedisPool(SharedPool):
         try:
             status, *rest = await self._ask_for(slot, replaces)
         except BaseException:
-            # Nobody will hold it, and nobody knows whether it was taken.
+            # Whether Redis took the slot is unknown, and its caller is gone.
             self.release(slot.connection_id)
             raise
         finally:
@@ -111,7 +113,8 @@ class RedisPool(SharedPool):
         if status == "taken":
             taken_early, rest = rest[0], []
         if taken_early:
-            self._spawn(self._tell(slot.connection_id, taken_early), "A slot taken")
+            report = self._report_taken(slot.connection_id, taken_early)
+            self._tasks.start(report, "The report of a slot taken away")
         given_up = tuple(read_slots(slot.client_id, rest))
         for one in given_up:
             self._held.remove(one.connection_id)
@@ -122,13 +125,13 @@ class RedisPool(SharedPool):
         by_id = {slot.connection_id: slot for slot in slots}
         with self._while_retaking():
             reasons: dict[str, str] = {}
-            # With nothing to renew it still finds out whether Redis answers.
+            # Without slots, the call still checks that Redis answers.
             for ids in list(_in_chunks(list(by_id))) or [[]]:
                 reasons |= _in_pairs(await self._run("renew", ids))
             missing = [by_id[one] for one in reasons if reasons[one] == "missing"]
             for slot in missing:
                 del reasons[slot.connection_id]
-            # The newest first: where there is not room for all, the oldest goes.
+            # Newest first: where there is no room for all, the oldest are lost.
             missing.sort(key=lambda slot: slot.order, reverse=True)
             reasons |= await self._retake("keep", missing)
             return self._apply_renewal(slots, reasons)
@@ -142,7 +145,7 @@ class RedisPool(SharedPool):
             return self._apply_renewal(slots, await self._retake("late", in_order))
 
     def release(self, connection_id: str) -> None:
-        slot = self._held.remove(connection_id) or _nameless(connection_id)
+        slot = self._held.remove(connection_id) or _unknown_slot(connection_id)
         self._releasing.add(slot)
         self._released_at[connection_id] = self._clock()
         self._release_due.set()
@@ -153,16 +156,21 @@ class RedisPool(SharedPool):
         return self._held.get_ids()
 
     async def get_usage(self) -> Usage:
-        slots, clients, _ = await self._run("usage", [])
-        return Usage(slots=slots, clients=clients, limit=self._max_total)
+        slots, clients, is_recovering = await self._run("usage", [])
+        return Usage(
+            slots=slots,
+            clients=clients,
+            limit=self._max_total,
+            is_recovering=bool(is_recovering),
+        )
 
     async def close(self) -> None:
-        await cancel(self._tasks)
+        await self._tasks.stop()
         try:
             await self._release_pending()
         except PoolUnavailable:
             logger.warning(
-                "%s slots could not be given back; their leases end by themselves",
+                "%s slots could not be released; their leases end by themselves",
                 len(self._releasing),
                 extra={"event": "release_failed"},
             )
@@ -181,7 +189,7 @@ class RedisPool(SharedPool):
         asked_at = self._clock()
         async with self._gate:
             if self._failed_at >= asked_at:
-                # Others found out while this one waited for its turn.
+                # Another command failed while this one waited.
                 raise PoolUnavailable("Redis did not answer in time")
             lease_ms = round(self._lease_seconds * 1000)
             try:
@@ -197,21 +205,21 @@ class RedisPool(SharedPool):
                 ) from exc
 
     async def _ask_for(self, slot: Slot, replaces: str | None) -> Any:
-        """Run acquire, once more where a recovering pool wants to be told first."""
+        """Run acquire, again with this node's slots where the pool is recovering."""
         answer = ["tell"]
-        if self._clock() >= self._tells_until:
-            arguments = self._arguments_of_acquire(slot, replaces, tells=False)
+        if self._clock() >= self._reports_until:
+            arguments = self._arguments_of_acquire(slot, replaces, reports_own=False)
             answer = await self._run("acquire", arguments)
         if answer == ["tell"]:
-            self._tells_until = self._clock() + self._lease_seconds / 3
-            arguments = self._arguments_of_acquire(slot, replaces, tells=True)
+            self._reports_until = self._clock() + self._lease_seconds / 3
+            arguments = self._arguments_of_acquire(slot, replaces, reports_own=True)
             answer = await self._run("acquire", arguments)
         return answer
 
     def _arguments_of_acquire(
-        self, slot: Slot, replaces: str | None, *, tells: bool
+        self, slot: Slot, replaces: str | None, *, reports_own: bool
     ) -> list[Any]:
-        # What this client gave back a moment ago may be on its way still.
+        # Slots that this client released a moment ago may still be in Redis.
         releasing = self._releasing.of_client(slot.client_id)
         arguments: list[Any] = [
             int(self._evict_oldest),
@@ -222,19 +230,19 @@ class RedisPool(SharedPool):
             slot.limit,
             replaces or "-",
             len(self._held),
-            int(tells),
+            int(reports_own),
             len(releasing),
             *(one.connection_id for one in releasing),
         ]
-        held_by_client = self._held.of_client(slot.client_id) if tells else []
-        # Below its limit here the client gives nothing up here.
+        held_by_client = self._held.of_client(slot.client_id) if reports_own else []
+        # A client below its limit here has no slot evicted here.
         for held in held_by_client if len(held_by_client) >= slot.limit else ():
             moment = encode_moment(held.opened_at)
             arguments += (held.connection_id, moment, held.limit)
         return arguments
 
     async def _retake(self, mode: str, slots: Sequence[Slot]) -> dict[str, str]:
-        """Take slots again; return those that were not, and why."""
+        """Run retake; return the ids that were not taken, and why."""
         reasons: dict[str, str] = {}
         for chunk in _in_chunks(slots):
             arguments: list[Any] = [mode]
@@ -247,12 +255,12 @@ class RedisPool(SharedPool):
                         encode_moment(slot.opened_at),
                         slot.limit,
                     )
-            async with self._one_way:
+            async with self._ordered:
                 reasons |= _in_pairs(await self._run("retake", arguments))
         return reasons
 
     def _apply_renewal(self, slots: Iterable[Slot], reasons: dict[str, str]) -> Renewal:
-        """Remember what a renewal found, and return it."""
+        """Update the held slots by the result of a renewal, and return it."""
         for slot in slots:
             if slot.connection_id in self._released_meanwhile:
                 self.release(slot.connection_id)
@@ -277,13 +285,8 @@ class RedisPool(SharedPool):
     def _start(self) -> None:
         if not self._has_started:
             self._has_started = True
-            self._spawn(self._bus.start(), "The bus between nodes")
-            self._spawn(self._release_forever(), "The release of slots")
-
-    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        task = asyncio.create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+            self._tasks.start(self._bus.start(), "The bus between nodes")
+            self._tasks.start(self._release_forever(), "The release of slots")
 
     async def _release_forever(self) -> None:
         while True:
@@ -295,23 +298,23 @@ class RedisPool(SharedPool):
 
     async def _release_pending(self) -> None:
         """
-        Give back what is to be given back, unless its lease has ended.
+        Release the pending slots whose lease has not ended.
 
         Raises:
-            PoolUnavailable: not all of it could be.
+            PoolUnavailable: some are still pending.
         """
         while self._released_at:
             expired_before = self._clock() - self._lease_seconds
-            given_back: dict[str, float] = {}
+            released: dict[str, float] = {}
             for connection_id, since in list(self._released_at.items()):
                 if since <= expired_before:
                     self._forget_release(connection_id)
-                elif len(given_back) < _SLOTS_PER_CALL:
-                    given_back[connection_id] = since
-            if given_back:
-                async with self._one_way:
-                    await self._run("release", list(given_back))
-            for connection_id, since in given_back.items():
+                elif len(released) < _SLOTS_PER_CALL:
+                    released[connection_id] = since
+            if released:
+                async with self._ordered:
+                    await self._run("release", list(released))
+            for connection_id, since in released.items():
                 if self._released_at.get(connection_id) == since:
                     self._forget_release(connection_id)
         self._release_due.clear()
@@ -322,10 +325,10 @@ class RedisPool(SharedPool):
 
     def _renew_soon(self) -> None:
         if len(self._held):
-            self._spawn(self._renew_held(), "A renewal out of turn")
+            self._tasks.start(self._renew_held(), "A renewal out of turn")
 
     async def _renew_held(self) -> None:
-        """Tell a recovering pool, or catch up on lost messages, right now."""
+        """Renew now, for a recovering pool or after a gap in the messages."""
         try:
             renewal = await self.renew(list(self._held))
         except PoolUnavailable:
@@ -334,7 +337,7 @@ class RedisPool(SharedPool):
             self.on_taken(renewal)
 
     def _on_taken(self, message: Message) -> None:
-        """Act on another node's, or our own, script having taken slots away."""
+        """Report slots that a script, of this or another node, took away."""
         ids = [str(one) for one in message["ids"]]
         reason = str(message["reason"])
         for connection_id in ids:
@@ -346,9 +349,9 @@ class RedisPool(SharedPool):
         if here:
             self.on_taken(_make_renewal(dict.fromkeys(here, reason)))
 
-    async def _tell(self, connection_id: str, reason: str) -> None:
-        """Report a slot taken away before the reply of its acquire() was here."""
-        # The caller of acquire() goes on first.
+    async def _report_taken(self, connection_id: str, reason: str) -> None:
+        """Report a slot that was taken away before the reply of its acquire()."""
+        # The caller of acquire() continues first.
         await asyncio.sleep(0)
         if self._held.remove(connection_id) is not None:
             self.on_taken(_make_renewal({connection_id: reason}))
@@ -363,8 +366,8 @@ def _load_scripts(client: Any) -> dict[str, AsyncScript]:
     }
 
 
-def _nameless(connection_id: str) -> Slot:
-    """Return a slot of which nothing but the connection is known."""
+def _unknown_slot(connection_id: str) -> Slot:
+    """Return a slot of which only the connection is known."""
     return Slot(
         connection_id=connection_id, client_id="", node_id="", opened_at=0, limit=0
     )

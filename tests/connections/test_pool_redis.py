@@ -13,7 +13,7 @@ from connections.exceptions import ClientFull, PoolFull, PoolUnavailable
 from connections.pool.base import Renewal, Slot
 from connections.pool.redis import RedisPool
 from connections.redis.bus import RedisBus
-from connections.testing import Proxy, free_port, wait_until
+from connections.testing import FakeClock, Proxy, free_port, wait_until
 from tests.integration.redis_process import RedisProcess
 
 LEASE_SECONDS = 1.5
@@ -96,7 +96,7 @@ async def settle_recovery(*pools: NodePool, slots: Sequence[Sequence[Slot]]) -> 
 
 
 async def is_recovering(pool: NodePool) -> bool:
-    return bool((await pool._run("usage", []))[2])
+    return (await pool.get_usage()).is_recovering
 
 
 # The limits
@@ -477,7 +477,8 @@ async def test_a_client_of_many_connections_costs_no_more_than_many_clients(
 
     async def measure(clients: int) -> int:
         redis_server.flush()
-        pool = make_pool("a", max_total=count, lease_seconds=60)
+        clock = FakeClock()
+        pool = make_pool("a", max_total=count, lease_seconds=60, clock=clock)
         slots = [
             pool.slot(str(number), number, client=str(number % clients), limit=limit)
             for number in range(count)
@@ -486,11 +487,11 @@ async def test_a_client_of_many_connections_costs_no_more_than_many_clients(
         for slot in slots[: count // 2]:
             await pool.acquire(slot)
         redis_server.flush()
-        # Told of all, and then asked for more: while it recovers, and after.
+        # The node reports its slots, then takes more: in and after the recovery.
         await pool.renew(slots[: count // 2])
         with redis_server.connect() as client:
             client.hdel("{orchestra:pool}:state", "recovering_until")
-        pool._tells_until = 0
+        clock.advance(20)
         for slot in slots[count // 2 :]:
             await pool.acquire(slot)
         found = count_commands() - before
@@ -577,6 +578,28 @@ async def test_late_newcomers_count_by_age(
 
 
 # The rest
+
+
+async def test_a_pool_of_a_newer_format_is_refused_and_left_alone(
+    make_pool: MakePool, redis_server: RedisProcess
+) -> None:
+    """A node of this release says why it cannot use the pool of a later one."""
+    pool = make_pool()
+    with redis_server.connect() as client:
+        client.hset("{orchestra:pool}:state", "format", 2)
+        sentence = "has format 2, written by a newer release; this one reads format 1"
+        with pytest.raises(PoolUnavailable, match=sentence):
+            await pool.take("1")
+        assert client.keys("{orchestra:pool}:*") == ["{orchestra:pool}:state"]
+
+
+async def test_a_recovered_pool_names_its_format(
+    make_pool: MakePool, redis_server: RedisProcess
+) -> None:
+    redis_server.flush()
+    await make_pool().take("1")
+    with redis_server.connect() as client:
+        assert client.hget("{orchestra:pool}:state", "format") == "1"
 
 
 async def test_the_scripts_fit_a_cluster() -> None:

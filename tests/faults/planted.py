@@ -43,14 +43,14 @@ class Flaw:
 FLAWS = {
     "keep-has-room-for-all": Flaw(
         path=_RETAKE,
-        right="elseif count_of(slot.client) < slot.limit and count_alive() < max_total",
-        wrong="elseif count_alive() < max_total",
+        right="elseif count_of(slot.client) < slot.limit and count_slots() < max_total",
+        wrong="elseif count_slots() < max_total",
         faults="outlived",
         shows="over its limit",
     ),
     "keep-has-room-for-nobody": Flaw(
         path=_RETAKE,
-        right="elseif count_of(slot.client) < slot.limit and count_alive() < max_total",
+        right="elseif count_of(slot.client) < slot.limit and count_slots() < max_total",
         wrong="elseif count_of(slot.client) < 0",
         faults="outlived",
         shows="ended for only",
@@ -64,8 +64,8 @@ FLAWS = {
     ),
     "a-recovering-pool-keeps-nobody": Flaw(
         path=_RETAKE,
-        right="  elseif recovering then\n    take_unconditionally(slot)\n",
-        wrong="  elseif recovering then\n    refuse(slot, 'lost')\n",
+        right="== RECOVERING then\n    take_unconditionally(slot)\n",
+        wrong="== RECOVERING then\n    refuse(slot, 'lost')\n",
         faults="redis_flushed,redis_restarted",
         shows="ended for only",
     ),

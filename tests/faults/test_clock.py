@@ -210,7 +210,6 @@ async def test_when_redis_jumps_back_a_recovery_ends(
 
     async def is_exact() -> bool:
         await shelf.pool.renew([shelf.slot("first")])
-        *_, is_recovering = await shelf.pool._run("usage", [])
-        return not is_recovering
+        return not (await shelf.pool.get_usage()).is_recovering
 
     await wait_until(is_exact, 10)

@@ -2,53 +2,54 @@
 --
 -- ARGV: lease, max_total, channels, evicts ("1") or refuses ("0"), connection id,
 --   client, node, opened, limit, the id that it replaces or "-", how many slots
---   the node holds, "1" if it tells them, how many of this client's it is giving
---   back and their ids, then, if it tells them and this client is at its limit on
---   this node alone, for each of its slots there: id, opened, limit.
--- Returns: "ok", then for each slot given up: id, opened, limit, node, reason;
+--   the node has, "1" if the call reports them, how many slots of this client the
+--   node is releasing, and their ids. Where the call reports and this client is at
+--   its limit on this node alone, each of its slots there follows: id, opened, limit.
+-- Returns: "ok", then for each slot taken away: id, opened, limit, node, reason;
 --   or "taken" and the reason: this connection had a slot and has lost it again;
---   or "tell": call again, and tell; or "client_full"; or "full".
+--   or "tell": the pool is recovering, so repeat the call with the node's slots;
+--   or "client_full"; or "full".
 
 local evicts, slot = ARGV[4] == '1', {
   id = ARGV[5], client = ARGV[6], node = ARGV[7], opened = ARGV[8], limit = tonumber(ARGV[9]),
 }
-local replaces, held_by_node, tells = ARGV[10], tonumber(ARGV[11]), ARGV[12] == '1'
-local first_held = 14 + tonumber(ARGV[13])
-for index = 14, first_held - 1 do
+local replaces, own_count, reports_own = ARGV[10], tonumber(ARGV[11]), ARGV[12] == '1'
+local first_own = 14 + tonumber(ARGV[13])
+for index = 14, first_own - 1 do
   forget(ARGV[index])
 end
 
--- A call repeated because its reply was lost.
-if is_alive(slot.id) then
+-- This call repeats one whose reply was lost.
+if is_leased(slot.id) then
   extend(slot.id)
   return {'ok'}
 end
-local tomb = tomb_of(slot.id)
-if tomb then
-  return {'taken', tomb}
+local taken_for = tombstone_of(slot.id)
+if taken_for then
+  return {'taken', taken_for}
 end
 
--- A recovering pool knows too little: what the node holds itself counts as well.
-local total = count_alive()
-if recovering then
-  if not tells then
+-- A recovering pool does not know all slots yet: those of the node count as well.
+local total = count_slots()
+if pool_state == RECOVERING then
+  if not reports_own then
     return {'tell'}
   end
-  for index = first_held, #ARGV, 3 do
+  for index = first_own, #ARGV, 3 do
     local id = ARGV[index]
-    if not is_alive(id) and not tomb_of(id) then
+    if not is_leased(id) and not tombstone_of(id) then
       take_unconditionally({
         id = id, opened = ARGV[index + 1], limit = tonumber(ARGV[index + 2]),
         node = slot.node, client = slot.client,
       })
     end
   end
-  total = math.max(count_alive(), held_by_node)
+  total = math.max(count_slots(), own_count)
 end
 
--- Decide first, so that nobody is evicted for a newcomer that is then refused.
+-- Decide first, so that no slot is evicted for a connection that is then refused.
 local given_up, excess = {}, count_of(slot.client) + 1 - slot.limit
-local replaced = is_alive(replaces) and describe(replaces)
+local replaced = is_leased(replaces) and describe(replaces)
 if replaced and replaced.client == slot.client then
   given_up[1] = {slot = replaced, reason = 'replaced'}
   excess = excess - 1

@@ -1,4 +1,4 @@
--- Give slots back; what is not held is no error.
+-- Release slots; an id without a slot is no error.
 --
 -- ARGV: lease, max_total, channels, then connection ids.
 

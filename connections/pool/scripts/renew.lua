@@ -1,7 +1,7 @@
--- Keep slots for another lease; never takes and never evicts.
+-- Extend leases; never takes a slot and never evicts one.
 --
 -- ARGV: lease, max_total, channels, then connection ids (a few hundred at most).
--- Returns: for each slot that is not there: its id, and "evicted", "replaced" or
+-- Returns: for each slot that has no lease: its id, and "evicted", "replaced" or
 --   "missing".
 
 local ids, reply, kept = {}, {}, {}
@@ -11,14 +11,14 @@ end
 if #ids == 0 then
   return reply
 end
-local ends = string.format('%.0f', now + lease_ms)
+local ends = as_integer(now + lease_ms)
 for index, score in ipairs(call('ZMSCORE', LEASES, unpack(ids))) do
   if score and tonumber(score) > now then
     kept[#kept + 1] = ends
     kept[#kept + 1] = ids[index]
   else
     reply[#reply + 1] = ids[index]
-    reply[#reply + 1] = tomb_of(ids[index]) or 'missing'
+    reply[#reply + 1] = tombstone_of(ids[index]) or 'missing'
   end
 end
 if #kept > 0 then

@@ -1,8 +1,8 @@
--- Take slots again that a node holds and the pool does not know.
+-- Take slots that a node has and the pool does not know.
 --
--- Unconditional while the pool is recovering. Otherwise a slot comes back where
--- there is room ("keep": never evicts), or as the newcomer that it was while the
--- pool was out of reach ("late": the client's oldest goes, be it this one).
+-- Unconditional while the pool is recovering. Otherwise, "keep" takes a slot only
+-- where there is room and never evicts; "late" treats it as new, for a connection
+-- that was admitted during an outage: the client's oldest is evicted, be it this one.
 --
 -- ARGV: lease, max_total, channels, "keep" or "late", then for each slot: id,
 --   client, node, opened, limit.
@@ -18,12 +18,12 @@ end
 
 local function take_late(slot)
   local excess = count_of(slot.client) + 1 - slot.limit
-  if count_alive() - math.max(excess, 0) >= max_total then
+  if count_slots() - math.max(excess, 0) >= max_total then
     return refuse(slot, 'lost')
   end
   take(slot)
   evict_oldest(slot.client, excess)
-  if not is_alive(slot.id) then
+  if not is_leased(slot.id) then
     refuse(slot, 'evicted')
   end
 end
@@ -33,16 +33,16 @@ for index = 5, #ARGV, 5 do
     id = ARGV[index], client = ARGV[index + 1], node = ARGV[index + 2],
     opened = ARGV[index + 3], limit = tonumber(ARGV[index + 4]),
   }
-  local tomb = tomb_of(slot.id)
-  if is_alive(slot.id) then
+  local taken_for = tombstone_of(slot.id)
+  if is_leased(slot.id) then
     extend(slot.id)
-  elseif tomb then
-    refuse(slot, tomb)
-  elseif recovering then
+  elseif taken_for then
+    refuse(slot, taken_for)
+  elseif pool_state == RECOVERING then
     take_unconditionally(slot)
   elseif is_late then
     take_late(slot)
-  elseif count_of(slot.client) < slot.limit and count_alive() < max_total then
+  elseif count_of(slot.client) < slot.limit and count_slots() < max_total then
     take(slot)
   else
     refuse(slot, 'lost')
