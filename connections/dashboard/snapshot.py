@@ -21,7 +21,7 @@ from connections.node.live_state import (
     ConnectionState,
     classify_idle,
     decode,
-    want_pictures,
+    request_samples,
 )
 from connections.units import Clock
 
@@ -103,7 +103,7 @@ class Snapshots:
     def __init__(
         self,
         take: Callable[[int], Snapshot] | None = None,
-        want: Callable[[], None] = want_pictures,
+        want: Callable[[], None] = request_samples,
         *,
         clock: Clock = time.monotonic,
     ) -> None:

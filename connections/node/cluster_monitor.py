@@ -1,4 +1,4 @@
-"""What a node knows of its cluster, read from the database now and then."""
+"""Read the state of the cluster from the database at intervals."""
 
 import asyncio
 import time
@@ -18,15 +18,15 @@ from connections.storage.database import Database
 from connections.units import Clock
 
 MONITOR_BEATS = 10
-"""Beats between two looks: ten seconds, by default."""
+"""Beats between two refreshes: ten seconds, by default."""
 
 
 class ClusterMonitor:
     """
-    Asks which of a node's minutes a sweeper has taken over, and how others fare.
+    Reads which minutes of a node were rolled up, and which nodes were lost.
 
     Ages are by the database's clock, so that nodes' clocks do not matter. A
-    sweeper evaluates the alerts; that it is silent itself is for the nodes to see.
+    sweeper evaluates the alerts; the nodes evaluate the one on a silent sweeper.
     """
 
     def __init__(
@@ -47,14 +47,14 @@ class ClusterMonitor:
         self._sweep_age_seconds: float | None = None
         self._read_at = clock()
         self.lost_nodes = 0
-        """Nodes found dead within the last ten minutes."""
+        """Nodes marked as lost within the last ten minutes."""
 
     @property
     def sweep_age_seconds(self) -> float | None:
         """
-        How long no sweep was finished, while there were nodes; None: not known yet.
+        The age of the last finished sweep; None while it is unknown.
 
-        Before the first sweep it counts from the start of the oldest node.
+        Before the first sweep it is the age of the oldest live node.
         """
         if self._sweep_age_seconds is None:
             return None
@@ -62,18 +62,18 @@ class ClusterMonitor:
 
     async def refresh(self) -> None:
         """
-        Read all of it once.
+        Read the state of the cluster, and evaluate and deliver the alert.
 
         Raises:
-            DatabaseUnavailable: what was known before stands.
+            DatabaseUnavailable: the state from before remains.
         """
         rolled_minute = await self._database.read(self._read)
         self._meter.forget(rolled_minute)
-        await self._database.write(self._watch_sweeper)
-        # Not in a thread of the database: a mail server may take its time.
+        await self._database.write(self._evaluate_sweeper)
+        # Not in a thread of the database, because a mail server may be slow.
         await asyncio.to_thread(self._deliver)
 
-    def _watch_sweeper(self) -> None:
+    def _evaluate_sweeper(self) -> None:
         age_seconds = self.sweep_age_seconds
         if age_seconds is not None:
             self._evaluator.evaluate_one("sweeper_silent", age_seconds)
@@ -86,10 +86,10 @@ class ClusterMonitor:
 
     def _read(self) -> int:
         sweeps = _measure_ages(Sweep.objects.exclude(finished_at=None), "finished_at")
-        lives = _measure_ages(Node.objects.live(), "started_at")
-        if lives:
-            # A cluster that was off all night has not missed its sweeps.
-            age_seconds = min([max(lives), *sweeps])
+        uptimes = _measure_ages(Node.objects.live(), "started_at")
+        if uptimes:
+            # A cluster that was off all night has not missed any sweeps.
+            age_seconds = min([max(uptimes), *sweeps])
             self._sweep_age_seconds, self._read_at = age_seconds, self._clock()
         lately = Now() - LOST_WITHIN
         self.lost_nodes = Node.objects.lost_since(lately).count()
@@ -98,7 +98,7 @@ class ClusterMonitor:
 
 
 def _measure_ages(rows: QuerySet[Any], column: str) -> list[float]:
-    """Return how long ago a moment of each row was, by the database's clock."""
+    """Return the age of a column of each row, by the database's clock."""
     age = ExpressionWrapper(Now() - F(column), DurationField())
     ages = rows.annotate(age=age).values_list("age", flat=True)
     return [age.total_seconds() for age in ages]

@@ -1,4 +1,4 @@
-"""How a node hands its clients over: told at once, closed in turn."""
+"""Drain a node: announce `bye` to all clients at once, and close them spread out."""
 
 import asyncio
 import contextlib
@@ -13,17 +13,17 @@ from connections.node.extensions import NodeExtensions
 from connections.pool.base import Pool
 
 _CLIENTS_PER_SECOND = 10
-"""A drain hands clients over no slower than this, however long the grace is."""
+"""The slowest rate at which a drain closes connections, however long the grace."""
 
 _ENDING_MARGIN_SECONDS = 2
-"""The last part of the grace period, kept for connections that do not leave."""
+"""The end of the grace period, reserved for connections that do not leave."""
 
-_TOLD_AT_ONCE = 100
-"""Then the others of the loop have a turn: thousands at once would stop it."""
+_CONNECTIONS_AT_ONCE = 100
+"""Connections handled before the event loop runs other tasks."""
 
 
 class Drain:
-    """The drain of one node, as often as it is drained."""
+    """Drains one node, any number of times."""
 
     def __init__(
         self,
@@ -38,24 +38,24 @@ class Drain:
         self._hub = hub
         self._pool = pool
         self._skips_grace = asyncio.Event()
-        self._told: WeakSet[LiveConnection] = WeakSet()
+        self._announced: WeakSet[LiveConnection] = WeakSet()
 
     def skip_grace(self) -> None:
-        """End the one that is under way at once."""
+        """Cut the grace period of the drain under way short."""
         self._skips_grace.set()
 
     async def run(self) -> None:
         """
-        Let every client go within the grace period; return when all are gone.
+        End every connection within the grace period; return when none is left.
 
-        All get `bye` now and their slots stop counting, so that a client may
-        connect elsewhere first. Each is closed at the moment its `bye` names,
-        even if this is cancelled, or the node drained once more. What has not
-        left at the deadline is aborted.
+        Every client gets `bye` now, and its slot is released, so that it can
+        connect to another node first. Each connection is closed at the moment
+        that its `bye` names, even if this call is cancelled or the node drained
+        again. Connections that are left at the deadline are aborted.
         """
         grace_seconds = self._config.drain.grace_seconds
         leaving = [
-            connection for connection in self._hub if connection not in self._told
+            connection for connection in self._hub if connection not in self._announced
         ]
         random.shuffle(leaving)
         window_seconds = min(
@@ -67,14 +67,14 @@ class Drain:
         timers = []
         for index, connection in enumerate(leaving):
             after_seconds = window_seconds * (index + 1) / len(leaving)
-            self._told.add(connection)
+            self._announced.add(connection)
             connection.sender.announce(close_codes.DRAINING, int(after_seconds * 1000))
             connection.slot = None
             self._pool.release(connection.connection_id)
             timers.append(
                 loop.call_later(after_seconds, connection.end, close_codes.DRAINING)
             )
-            if index % _TOLD_AT_ONCE == _TOLD_AT_ONCE - 1:
+            if index % _CONNECTIONS_AT_ONCE == _CONNECTIONS_AT_ONCE - 1:
                 await asyncio.sleep(0)
         await self._wait(max(0.0, ends_at - loop.time()))
         for timer in timers:
@@ -82,7 +82,7 @@ class Drain:
         await self._abort_rest()
 
     async def _wait(self, seconds: float) -> None:
-        """Wait until nobody is left and no work, for so long, or told to skip it."""
+        """Wait for the last connection and extension, the timeout or skip_grace()."""
         emptied = asyncio.create_task(self._extensions.drain())
         skipped = asyncio.create_task(self._skips_grace.wait())
         try:
@@ -96,11 +96,11 @@ class Drain:
             skipped.cancel()
 
     async def _abort_rest(self) -> None:
-        """Abort what is still here, and give it a moment to notice."""
+        """Abort the connections that are left, and wait briefly for their end."""
         for index, connection in enumerate(self._hub):
             connection.close_reason = connection.close_reason or close_codes.DRAINING
             connection.sender.abort()
-            if index % _TOLD_AT_ONCE == _TOLD_AT_ONCE - 1:
+            if index % _CONNECTIONS_AT_ONCE == _CONNECTIONS_AT_ONCE - 1:
                 await asyncio.sleep(0)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_ENDING_MARGIN_SECONDS / 2):

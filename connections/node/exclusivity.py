@@ -1,4 +1,4 @@
-"""Other live nodes on this database, where each would enforce limits of its own."""
+"""Refuse to start beside another live node whose limits are not shared."""
 
 import asyncio
 import logging
@@ -17,12 +17,12 @@ from connections.storage.database import Database
 logger = logging.getLogger(__name__)
 
 _BEATS = 3
-"""A node that does not beat for so many of its intervals is taken for gone."""
+"""A node whose beat stands still for so many intervals counts as gone."""
 
-_LOOKS_PER_BEAT = 4
+_POLLS_PER_BEAT = 4
 
-_BEATS_TO_BE_SEEN = 3
-"""After so many beats of its own a node's row is there, and those of others are."""
+_BEATS_TO_APPEAR = 3
+"""Beats after which the row of a new node is written, and others see it."""
 
 
 def require_shared_limits(
@@ -33,15 +33,16 @@ def require_shared_limits(
     wait: Callable[[float], None] = time.sleep,
 ) -> None:
     """
-    Refuse to start a second node whose limits the first knows nothing of.
+    Refuse to start a second node without a shared pool.
 
-    A node is live when it is seen to beat: so one that was killed a moment ago
-    keeps its successor for three beats at most, and not at all on one machine.
-    Asked again for a node that has begun, only its elders count: of two that
-    began at the same moment, unseen by each other, one stays.
+    A node counts as live while its heartbeat advances. After a kill on another
+    host, a successor waits at most three beats; on the same host it does not
+    wait. With node_id, only nodes that started before that one count: of two that
+    started at the same moment, one stays.
 
     Raises:
-        UnsharedLimits: there is a live node, no REDIS_URL, and it is not allowed.
+        UnsharedLimits: another node is live, and neither REDIS_URL nor
+            allow_unshared_limits is set.
     """
     if redis_url or config.allow_unshared_limits:
         return
@@ -52,14 +53,14 @@ def require_shared_limits(
             for node in others.started_before(node_id)
             if not _has_ended(node)
         }
-        for _ in range(_BEATS * _LOOKS_PER_BEAT if known else 0):
-            wait(config.node.beat_seconds / _LOOKS_PER_BEAT)
+        for _ in range(_BEATS * _POLLS_PER_BEAT if known else 0):
+            wait(config.node.beat_seconds / _POLLS_PER_BEAT)
             for node in Node.objects.filter(node_id__in=known):
                 if (node.generation, node.beat) != known[node.node_id]:
                     raise UnsharedLimits(str(node))
     except DatabaseError as exc:
         logger.warning(
-            "Nobody knows whether other nodes are live: %s",
+            "Whether other nodes are live could not be checked: %s",
             exc,
             extra={"event": "neighbours_unknown"},
         )
@@ -69,21 +70,21 @@ async def require_no_older_node(
     config: WebSocketConfig, redis_url: str | None, database: Database, node_id: str
 ) -> None:
     """
-    Ask again for a node that has begun, once others can see it and it them.
+    Check again for a running node, once the rows of new nodes are written.
 
     Raises:
-        UnsharedLimits: another began at the same moment, and is older.
+        UnsharedLimits: another node is live that started before this one.
     """
-    await asyncio.sleep(_BEATS_TO_BE_SEEN * config.node.beat_seconds)
+    await asyncio.sleep(_BEATS_TO_APPEAR * config.node.beat_seconds)
     await database.read(require_shared_limits, config, redis_url, node_id=node_id)
 
 
 def _has_ended(node: Node) -> bool:
-    """Tell whether a node ran on this machine and its process is gone."""
+    """Return True if a node ran on this host and its process is gone."""
     if node.host != socket.gethostname():
         return False
     if node.pid == os.getpid():
-        return True  # A predecessor: containers number their processes alike.
+        return True  # A predecessor: containers reuse process ids.
     try:
         os.kill(node.pid, 0)
     except ProcessLookupError:

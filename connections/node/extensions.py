@@ -1,4 +1,4 @@
-"""What a package that builds on this one has live and end with a node."""
+"""Let other packages drain and stop with a node."""
 
 from typing import Protocol
 
@@ -6,33 +6,33 @@ from connections.hub.hub import Hub
 
 
 class NodeExtension(Protocol):
-    """Lives as long as the node that it joined."""
+    """A part of another package that lives as long as its node."""
 
     async def drain(self) -> None:
-        """Finish what is under way; cancelled at the end of the grace period."""
+        """Finish pending work; cancelled at the end of the grace period."""
 
     async def stop(self) -> None:
-        """Write what is left, within the seconds that a stopping node has."""
+        """Write pending data, within the two seconds that a stopping node has."""
 
 
 class NodeExtensions:
-    """Those of one node."""
+    """The extensions of one node."""
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self._joined: list[NodeExtension] = []
 
     def join(self, extension: NodeExtension) -> None:
-        """Have a companion end with the node."""
+        """Add an extension."""
         self._joined.append(extension)
 
     async def drain(self) -> None:
-        """Wait until every client has left and no work is under way."""
+        """Wait until no connection is left and every extension has drained."""
         await self._hub.emptied.wait()
         for extension in self._joined:
             await extension.drain()
 
     async def stop(self) -> None:
-        """Have all write what is left."""
+        """Stop every extension."""
         for extension in self._joined:
             await extension.stop()

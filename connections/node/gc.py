@@ -1,11 +1,11 @@
 """
-Keeping garbage collection from stopping the event loop.
+Keep garbage collections short, so that they do not stop the event loop.
 
-A full collection looks at every container there is: 0.7 s at 10,000 connections.
-So what has survived a long one is frozen, out of its sight, and each looks only at
-what came since. Connections need no collection: their parts are freed by reference
-counts, once both the client and the consumer have gone. Only what is frozen and
-becomes a circle later stays; collect_all() is for that.
+A full collection visits every container: 0.7 s at 10,000 connections. So objects
+that survive a long one are frozen, and later collections visit newer objects only.
+Connections need no collection: reference counting frees them once the client and
+the consumer have gone. Frozen objects that become a cycle later stay; collect_all()
+frees them.
 """
 
 import contextlib
@@ -16,28 +16,28 @@ from collections.abc import Iterator
 from connections.units import Clock
 
 _LONG_SECONDS = 0.01
-"""Of CPU: a collection that took so much has looked at some ten thousand objects."""
+"""CPU time of a collection that has visited some ten thousand objects."""
 
 _MIDDLE_COLLECTIONS = 5
-"""Before a full one, half as many as Python's: it then has half as much to look at."""
+"""Collections before a full one: half of Python's, which halves a full one's work."""
 
 _FULL = 2
-"""The number of the oldest generation."""
+"""The index of the oldest generation."""
 
 
 class Freezer:
-    """Freezes what survives a long full collection; a process needs one."""
+    """Freezes objects that survive a long full collection; one per process."""
 
     def __init__(self, clock: Clock) -> None:
         self.is_on = False
         self.freezes = 0
-        """How often something was frozen since everything was looked at."""
+        """Freezes since the last collection of all objects."""
 
         self._clock = clock
         self._began_at = 0.0
 
     def begin(self) -> None:
-        """Freeze what is loaded by now, and from now on what survives."""
+        """Freeze all present objects, and from now on those that survive."""
         if not self.is_on:
             self.is_on = True
             gc.collect()
@@ -46,9 +46,9 @@ class Freezer:
             gc.set_threshold(young, middle, _MIDDLE_COLLECTIONS)
             gc.callbacks.append(self.on_collection)
 
-    def on_collection(self, phase: str, facts: dict[str, int]) -> None:
-        """Be told when a collection begins and ends, as gc.callbacks are."""
-        if facts["generation"] != _FULL:
+    def on_collection(self, phase: str, info: dict[str, int]) -> None:
+        """Time a collection; the signature is that of gc.callbacks."""
+        if info["generation"] != _FULL:
             return
         if phase == "start":
             self._began_at = self._clock()
@@ -58,7 +58,7 @@ class Freezer:
 
     @contextlib.contextmanager
     def thawed(self) -> Iterator[None]:
-        """Collect everything, and have gc.get_referrers() see what was frozen."""
+        """Collect all objects, and keep them unfrozen for gc.get_referrers()."""
         gc.unfreeze()
         gc.collect()
         try:
@@ -75,11 +75,11 @@ thawed = _freezer.thawed
 
 
 def count_freezes() -> int:
-    """Return how often something was frozen since everything was looked at."""
+    """Return the freezes since the last collection of all objects."""
     return _freezer.freezes
 
 
 def collect_all() -> None:
-    """Look through everything, what is frozen too; stops the process meanwhile."""
+    """Collect all objects, frozen ones too; the process stands still meanwhile."""
     with thawed():
         return

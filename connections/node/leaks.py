@@ -1,9 +1,9 @@
 """
-What outlives its connection: found by weak references, named with what holds it.
+Find objects and slots that outlive their connection.
 
-An object that is there 60 seconds after its connection ended, and after a
-collection since, is a suspect. Objects are followed from the end of their
-connection on, so that open ones cost nothing.
+An object that still exists 60 seconds after its connection ended, and after a
+collection since, is a suspect. Weak references follow objects from the end of their
+connection on, so that open connections cost nothing.
 """
 
 import gc
@@ -25,7 +25,7 @@ POLL_SECONDS = 5
 
 _OUTLIVED_SECONDS = 60
 _COLLECT_SECONDS = 300
-"""Between collections of our own: each stops the whole process for a moment."""
+"""The least time between forced collections, because each stops the process."""
 
 _MAX_SUSPECTS = 100
 _MAX_DEPTH = 6
@@ -36,7 +36,7 @@ SLOT = "slot"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Suspect:
-    """Something that is still there: its class, whose it was, what holds it."""
+    """An object that outlived its connection: its class and what refers to it."""
 
     kind: str
     connection_id: str
@@ -44,8 +44,8 @@ class Suspect:
     holder: str
 
 
-class _Gone:
-    """A connection that has ended, and what should have gone with it."""
+class _EndedConnection:
+    """A connection that has ended, with weak references to its objects."""
 
     __slots__ = ("collections", "connection_id", "left_at", "reason", "references")
 
@@ -59,7 +59,7 @@ class _Gone:
         self.references = [weakref.ref(one) for one in objects]
 
     def find_left(self) -> Any:
-        """Return the first object that is still there, or None."""
+        """Return the first object that still exists, or None."""
         for reference in self.references:
             if (found := reference()) is not None:
                 return found
@@ -68,11 +68,11 @@ class _Gone:
 
 class LeakWatch:
     """
-    Accounts for the objects and slots of connections that have ended.
+    Follows the objects and slots of connections that have ended.
 
-    `suspects` is what a look found last. Objects are given in the order of who
-    holds whom, so that the first that is left explains the others. What holds it
-    is looked for once for each class: that takes a pass over all objects.
+    `suspects` is the result of the last poll. Objects are passed in order of
+    reference, so that the first one left explains the others. The holder is
+    searched once for each class, because that takes a pass over all objects.
     """
 
     def __init__(
@@ -88,26 +88,28 @@ class LeakWatch:
         self._is_open = is_open
         self._count_open = count_open
         self._get_held_ids = get_held_ids
-        self._gone: deque[_Gone] = deque()
-        # Slots without a connection, and since when.
+        self._ended: deque[_EndedConnection] = deque()
+        # Slots without a connection, and when a poll first found them so.
         self._unowned: dict[str, float] = {}
         self._collected_at = clock() - _COLLECT_SECONDS
         self._holders: dict[str, str] = {}
 
     def follow(self, connection_id: str, reason: str, *objects: Any) -> None:
-        """Expect objects to go, for their connection has ended."""
+        """Follow the objects of a connection that has ended."""
         present = [one for one in objects if one is not None]
-        self._gone.append(_Gone(connection_id, reason, self._clock(), present))
+        self._ended.append(
+            _EndedConnection(connection_id, reason, self._clock(), present)
+        )
 
     async def poll(self) -> None:
-        """Take stock: who is left, and is it long enough to be suspected."""
+        """Update the suspects."""
         now = self._clock()
-        self._gone = deque(one for one in self._gone if one.find_left() is not None)
-        late = [one for one in self._gone if now - one.left_at >= _OUTLIVED_SECONDS]
+        self._ended = deque(one for one in self._ended if one.find_left() is not None)
+        late = [one for one in self._ended if now - one.left_at >= _OUTLIVED_SECONDS]
         if any(one.collections == _count_collections() for one in late):
             self._collect(now)
         elif not self._count_open() and count_freezes():
-            # Nobody is here who would have to wait.
+            # No client has to wait for the collection.
             collect_all()
         suspects = [self._suspect(one) for one in late[:_MAX_SUSPECTS]]
         suspects += self._find_slots(now)
@@ -118,9 +120,9 @@ class LeakWatch:
             self._collected_at = now
             collect_all()
 
-    def _suspect(self, gone: _Gone) -> Suspect | None:
-        left = gone.find_left()
-        if left is None or gone.collections == _count_collections():
+    def _suspect(self, ended: _EndedConnection) -> Suspect | None:
+        left = ended.find_left()
+        if left is None or ended.collections == _count_collections():
             return None
         kind = f"{type(left).__module__}.{type(left).__qualname__}"
         holder = self._holders.get(kind)
@@ -131,21 +133,21 @@ class LeakWatch:
                 "A leak is suspected: %s of connection %s (%s) is still there after"
                 " %.0f s, held by %s",
                 kind,
-                gone.connection_id,
-                gone.reason,
-                self._clock() - gone.left_at,
+                ended.connection_id,
+                ended.reason,
+                self._clock() - ended.left_at,
                 holder,
-                extra={"event": "leak_suspected", "connection_id": gone.connection_id},
+                extra={"event": "leak_suspected", "connection_id": ended.connection_id},
             )
         return Suspect(
             kind=kind,
-            connection_id=gone.connection_id,
-            reason=gone.reason,
+            connection_id=ended.connection_id,
+            reason=ended.reason,
             holder=holder,
         )
 
     def _find_slots(self, now: float) -> list[Suspect]:
-        """Hold the slots of this node against its connections."""
+        """Return the slots that have had no connection for too long."""
         unowned = [one for one in self._get_held_ids() if not self._is_open(one)]
         self._unowned = {one: self._unowned.get(one, now) for one in unowned}
         return [
@@ -157,28 +159,28 @@ class LeakWatch:
 
 def find_holder(leaked: Any) -> str:
     """
-    Return what holds an object, from the nearest to where the way ends.
+    Return the chain of references to an object, the nearest holder first.
 
-    As in "list of 3 < chat.consumers.seen". The way ends at a module's global, a
-    class, or code that runs; what only refers back to the object is passed over.
+    For example "list of 3 < chat.consumers.seen". The chain ends at a module's
+    global, a class or running code; holders that only refer back are passed over.
     """
-    way: dict[int, tuple[Any, str]] = {id(leaked): (leaked, "")}
+    chains: dict[int, tuple[Any, str]] = {id(leaked): (leaked, "")}
     level = [leaked]
-    longest = "nothing that can be seen"
-    # What this search itself holds, and must not take for a holder.
-    own: list[Any] = [way, level]
+    longest = "no visible object"
+    # The search's own references, which are no holders.
+    own: list[Any] = [chains, level]
     for _ in range(_MAX_DEPTH):
         found = gc.get_referrers(*level)
         following: list[Any] = []
         own += [found, following, level]
         hidden = {id(one) for one in own}
         for holder in found:
-            if id(holder) in hidden or id(holder) in way:
+            if id(holder) in hidden or id(holder) in chains:
                 continue
             held = next((one for one in level if _refers(holder, one)), None)
             if held is None or isinstance(held, types.ModuleType):
                 continue
-            before = way[id(held)][1]
+            before = chains[id(held)][1]
             name, is_end = _name_holder(holder, held)
             if name is None:
                 continue
@@ -186,7 +188,7 @@ def find_holder(leaked: Any) -> str:
             if is_end:
                 return text
             longest = text
-            way[id(holder)] = (holder, text)
+            chains[id(holder)] = (holder, text)
             following.append(holder)
         level = following[:_MAX_WIDTH]
         if not level:
@@ -199,7 +201,7 @@ def _refers(holder: Any, held: Any) -> bool:
 
 
 def _name_holder(holder: Any, held: Any) -> tuple[str | None, bool]:
-    """Return how a holder is called, and whether the way ends there."""
+    """Return the name of a holder, and whether the chain ends there."""
     if isinstance(holder, dict):
         key = next((key for key, value in holder.items() if value is held), None)
         module = holder.get("__name__")
@@ -223,6 +225,6 @@ def _name_holder(holder: Any, held: Any) -> tuple[str | None, bool]:
 
 
 def _count_collections() -> int:
-    """Return how often the oldest generation was collected."""
+    """Return the number of collections of the oldest generation."""
     generations: Sequence[dict[str, int]] = gc.get_stats()
     return generations[-1]["collections"]

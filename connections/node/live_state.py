@@ -1,10 +1,10 @@
 """
-Pictures: what the connections of a node are doing, while somebody watches.
+Sample the live state of a node's connections while a dashboard is open.
 
-A dashboard asks for them by writing a row for each live node; the node answers
-in that row, in one write for all of its connections, and stops when nobody has
-asked for a while. So it works across nodes with the database alone, from any
-process, and costs nothing while nobody looks.
+A dashboard requests samples by writing a row for each live node. The node answers
+in that row, in one write for all of its connections, and stops when no request has
+come for a while. So it works across nodes with the database alone, and costs nothing
+while no dashboard is open.
 """
 
 import asyncio
@@ -23,21 +23,21 @@ from connections.storage.database import Database
 from connections.units import Clock
 
 _ACTIVE_SECONDS = 10
-"""A connection counts as active for so long after application data."""
+"""How long a connection counts as active after application data."""
 
 _LIMITED_SECONDS = 10
-"""A connection counts as limited for so long after a message was dropped."""
+"""How long a connection counts as limited after a message was dropped."""
 
 _NEAR_IDLE_PART = 0.8
 _AT_ONCE = 500
-"""Connections looked at before others on the event loop have their turn."""
+"""Connections sampled before the event loop runs other tasks."""
 
 _PER_SECOND = 5_000
-"""Connections pictured a second: 10,000 are pictured every two seconds."""
+"""Connections sampled a second: 10,000 are sampled every two seconds."""
 
 
 class LiveState(StrEnum):
-    """What a connection is doing; the worst that holds, in this order."""
+    """The state of a connection; the first that applies, in this order."""
 
     DRAINING = "draining"
     SLOW = "slow"
@@ -48,7 +48,7 @@ class LiveState(StrEnum):
 
 
 class ConnectionState(NamedTuple):
-    """An open connection as its node saw it last; moments in seconds of Unix time."""
+    """An open connection as its node sampled it last; opened_at is Unix time."""
 
     connection_id: str
     client_id: str
@@ -71,7 +71,7 @@ class ConnectionState(NamedTuple):
 
 
 class LiveStateSampler:
-    """Takes the pictures of one node."""
+    """Samples the connections of one node."""
 
     def __init__(
         self,
@@ -90,53 +90,53 @@ class LiveStateSampler:
         self._is_draining = is_draining
         self._clock = clock
         self._taken_at: float | None = None
-        # Messages in and out by connection, at the picture before.
+        # Messages in and out by connection, at the sample before.
         self._before: dict[str, tuple[int, int]] = {}
 
     async def sample(self) -> None:
         """
-        Take a picture if somebody watches and it is time for one.
+        Take a sample if one is requested and due.
 
         Raises:
-            DatabaseUnavailable: the next is taken a beat later.
+            DatabaseUnavailable: the next sample is a beat later.
         """
         now = self._clock()
         if self._taken_at is not None:
             wait_seconds = len(self._hub) / _PER_SECOND
             if now - self._taken_at < wait_seconds:
                 return
-        if not await self._database.read(_is_wanted, self._node_id):
+        if not await self._database.read(_is_requested, self._node_id):
             if self._taken_at is not None:
                 self._taken_at = None
                 self._before = {}
                 await self._database.write(_forget, self._node_id)
             return
-        seen = await self._take()
-        await self._database.write(_store, self._node_id, seen)
+        states = await self._take()
+        await self._database.write(_store, self._node_id, states)
 
     async def _take(self) -> list[ConnectionState]:
-        """Look at every connection, a few hundred at a time."""
+        """Describe every connection, a few hundred at a time."""
         now = self._clock()
         elapsed = now - self._taken_at if self._taken_at is not None else None
         self._taken_at = now
         is_draining = self._is_draining()
-        seen: list[ConnectionState] = []
+        states: list[ConnectionState] = []
         before: dict[str, tuple[int, int]] = {}
         for some in _batched(iter(self._hub), _AT_ONCE):
             for live in some:
                 state = classify(live, now, self._config, is_draining=is_draining)
                 known = self._before.get(live.connection_id)
-                seen.append(_describe(live, now, state, known, elapsed))
+                states.append(_describe(live, now, state, known, elapsed))
                 before[live.connection_id] = (live.messages_in, live.messages_out)
             await asyncio.sleep(0)
         self._before = before
-        return seen
+        return states
 
 
 def classify(
     live: LiveConnection, now: float, config: WebSocketConfig, *, is_draining: bool
 ) -> LiveState:
-    """Return what a connection is doing."""
+    """Return the live state of a connection."""
     if is_draining or live.close_reason is not None:
         return LiveState.DRAINING
     if live.transport is not None:
@@ -149,7 +149,7 @@ def classify(
 
 
 def classify_idle(idle_seconds: float, timeout_seconds: float) -> LiveState:
-    """Return what is known of a connection from its activity alone."""
+    """Return the live state that follows from activity alone."""
     if timeout_seconds and idle_seconds >= _NEAR_IDLE_PART * timeout_seconds:
         return LiveState.NEAR_IDLE
     if idle_seconds < _ACTIVE_SECONDS:
@@ -157,19 +157,19 @@ def classify_idle(idle_seconds: float, timeout_seconds: float) -> LiveState:
     return LiveState.QUIET
 
 
-def encode(seen: list[ConnectionState]) -> bytes:
-    """Return a picture as it is stored: columns compress better than rows."""
-    columns = list(zip(*seen, strict=True))
+def encode(states: list[ConnectionState]) -> bytes:
+    """Encode a sample for storage, by columns, which compress better than rows."""
+    columns = list(zip(*states, strict=True))
     text = json.dumps([ConnectionState._fields, columns], separators=(",", ":"))
     return zlib.compress(text.encode(), level=1)
 
 
 def decode(content: bytes) -> list[ConnectionState]:
     """
-    Return the connections of a picture; none where it is of another version.
+    Return the connections of a sample; none if another version wrote it.
 
-    During a deploy nodes of two versions are watched at once; what cannot be
-    read is shown as it is recorded.
+    During a deploy, nodes of two versions are shown at once. Connections without a
+    readable sample are shown as they are recorded.
     """
     fields, columns = json.loads(zlib.decompress(content))
     if tuple(fields) != ConnectionState._fields:
@@ -177,8 +177,8 @@ def decode(content: bytes) -> list[ConnectionState]:
     return [ConnectionState._make(row) for row in zip(*columns, strict=True)]
 
 
-def want_pictures() -> None:
-    """Ask every live node for pictures, for the next quarter of a minute."""
+def request_samples() -> None:
+    """Request samples from every live node, for the next quarter of a minute."""
     live = list(Node.objects.live().values_list("node_id", flat=True))
     NodePicture.objects.want(live)
 
@@ -219,18 +219,18 @@ def _describe(
 
 
 def _batched(
-    lives: Iterator[LiveConnection], count: int
+    connections: Iterator[LiveConnection], count: int
 ) -> Iterator[list[LiveConnection]]:
-    while some := list(itertools.islice(lives, count)):
+    while some := list(itertools.islice(connections, count)):
         yield some
 
 
-def _is_wanted(node_id: str) -> bool:
+def _is_requested(node_id: str) -> bool:
     return NodePicture.objects.wanted().filter(node_id=node_id).exists()
 
 
-def _store(node_id: str, seen: list[ConnectionState]) -> None:
-    NodePicture.objects.filter(node_id=node_id).put(encode(seen))
+def _store(node_id: str, states: list[ConnectionState]) -> None:
+    NodePicture.objects.filter(node_id=node_id).put(encode(states))
 
 
 def _forget(node_id: str) -> None:

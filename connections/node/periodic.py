@@ -1,4 +1,4 @@
-"""Work that a node does again and again."""
+"""Run a step periodically, and report its failures."""
 
 import asyncio
 import logging
@@ -16,11 +16,11 @@ async def run_periodically(
     on_failure: Callable[[str], None] = lambda name: None,
 ) -> None:
     """
-    Run a step, wait, and again, until cancelled.
+    Run a step and wait, repeatedly, until cancelled.
 
     The interval lies between the end of one step and the start of the next, so
-    steps never overlap. A step that fails is logged and tried again; the log
-    gets one line when failing begins and one when it ends.
+    steps never overlap. A step that fails is tried again. Every failure is passed
+    to on_failure; the log gets one line at the first failure and one at recovery.
     """
     failures = 0
     while True:
@@ -30,7 +30,7 @@ async def run_periodically(
             failures += 1
             on_failure(name)
             if failures == 1:
-                # Where a database that is away was asked tells nobody anything.
+                # The traceback of a database that is away tells nothing.
                 is_known = isinstance(exc, DatabaseUnavailable)
                 is_short = is_known and not logger.isEnabledFor(logging.DEBUG)
                 logger.error(

@@ -1,4 +1,4 @@
-"""Batched records: what happened to connections, written behind their backs."""
+"""Write connection records in batches, off the message path."""
 
 import itertools
 import logging
@@ -27,10 +27,10 @@ logger = logging.getLogger(__name__)
 _ROWS_PER_TRANSACTION = 500
 _TRACEBACK_CHARACTERS = 8_000
 _ROW_BYTES = 1_000
-"""About what a pending row takes in memory beside its texts."""
+"""The approximate memory of a pending row without its texts."""
 
 _EVENT_BYTES = 400
-"""And each event of a flight record that it keeps."""
+"""The approximate memory of an event in its flight record."""
 
 _MUTABLE = (
     "last_activity_at",
@@ -48,7 +48,7 @@ _MUTABLE = (
 
 @dataclass(slots=True)
 class Dropped:
-    """What was given up because the backlog was full."""
+    """Counts of what was dropped because the backlog was full."""
 
     tracebacks: int = 0
     activities: int = 0
@@ -58,17 +58,16 @@ class Dropped:
 
 
 Row = Connection | ErrorEvent
-Waiting = TypeVar("Waiting")
+Pending = TypeVar("Pending")
 
 
 class Recorder:
     """
-    Collects what changed and writes it in batches, once a beat.
+    Collects changes of connections and writes them in batches, once a beat.
 
-    The calls that collect never wait and never fail. While the database is
-    away the backlog is bounded: beyond max_pending rows or max_bytes,
-    tracebacks go first, then activity, then the oldest rows; `dropped` counts
-    them.
+    The calls that collect never wait and never fail. The backlog is bounded:
+    beyond max_pending rows or max_bytes, tracebacks are dropped first, then
+    activity, then the oldest rows; `dropped` counts them.
     """
 
     def __init__(
@@ -89,31 +88,31 @@ class Recorder:
         self._errors: dict[str, ErrorEvent] = {}
         self._bytes = 0
         self._has_tracebacks = False
-        # Connections whose row exists, so that only their activity is pending.
+        # Connections whose row exists, so that only an update is pending.
         self._recorded: set[str] = set()
         self._waiting_since: float | None = None
 
     @property
     def pending(self) -> int:
-        """How many rows wait."""
+        """The number of pending rows."""
         return len(self._changed) + len(self._closed) + len(self._errors)
 
     @property
     def lag_seconds(self) -> float:
-        """How long the oldest pending row has waited."""
+        """How long the oldest row has been pending."""
         if self._waiting_since is None:
             return 0.0
         return self._clock() - self._waiting_since
 
     def record_change(self, connection: LiveConnection) -> None:
-        """Have an open connection's row written as it is at the next flush."""
+        """Write an open connection's row at the next flush, as it is then."""
         self._changed[connection.connection_id] = connection
-        self._grew()
+        self._bound_backlog()
 
     def record_closed(
         self, connection: LiveConnection, code: int | None, reason: str
     ) -> None:
-        """Have a connection's row closed, as of now."""
+        """Close a connection's row, as of now, at the next flush."""
         row = self._make_row(connection)
         row.closed_at = timezone.now()
         row.close_code = code
@@ -123,22 +122,22 @@ class Recorder:
         self._changed.pop(connection.connection_id, None)
         self._closed[connection.connection_id] = row
         self._bytes += _measure(row)
-        self._grew()
+        self._bound_backlog()
 
     def record_error(self, error: ErrorEvent) -> None:
-        """Have an error event written."""
+        """Write an error event at the next flush."""
         error.node_id = self._node_id
         self._errors[error.error_id] = error
         self._bytes += _measure(error)
         self._has_tracebacks = True
-        self._grew()
+        self._bound_backlog()
 
     async def flush(self) -> None:
         """
-        Write what waits now, in transactions of at most 500 rows.
+        Write the rows pending now, in transactions of at most 500.
 
         Raises:
-            DatabaseUnavailable: nothing is lost, the rest waits for the next.
+            DatabaseUnavailable: nothing is lost; the next flush writes the rest.
         """
         remaining = self.pending
         while remaining > 0:
@@ -158,8 +157,8 @@ class Recorder:
             self._recorded.update(changed)
             self._recorded.difference_update(closed)
             remaining -= len(rows) + len(errors)
-        waiting: list[Row] = [*self._closed.values(), *self._errors.values()]
-        self._bytes = sum(map(_measure, waiting))
+        unwritten: list[Row] = [*self._closed.values(), *self._errors.values()]
+        self._bytes = sum(map(_measure, unwritten))
         self._waiting_since = self._clock() if self.pending else None
 
     def _put_back(
@@ -168,16 +167,16 @@ class Recorder:
         closed: dict[str, Connection],
         errors: dict[str, ErrorEvent],
     ) -> None:
-        """Return what was not written to the head of the queue."""
+        """Return rows that were not written to the head of the backlog."""
         self._errors = errors | self._errors
         self._closed = closed | self._closed
-        # What has closed meanwhile is written as closed.
+        # A connection that closed meanwhile is written as closed.
         still_open = {k: v for k, v in changed.items() if k not in self._closed}
         self._changed = still_open | self._changed
-        self._grew()
+        self._bound_backlog()
 
-    def _grew(self) -> None:
-        """Note that something waits, and give up what is over the bounds."""
+    def _bound_backlog(self) -> None:
+        """Time the oldest row, and drop rows beyond the bounds."""
         if self._waiting_since is None:
             self._waiting_since = self._clock()
         if self._has_tracebacks and self._is_over():
@@ -213,7 +212,7 @@ class Recorder:
             self.dropped.activities += 1
 
     def _make_row(self, live: LiveConnection) -> Connection:
-        quiet_for = timedelta(seconds=self._clock() - live.last_activity)
+        idle_time = timedelta(seconds=self._clock() - live.last_activity)
         return Connection(
             connection_id=live.connection_id,
             client_id=live.client_id,
@@ -226,7 +225,7 @@ class Recorder:
             user_agent=live.user_agent,
             idle_timeout_seconds=_find_own_timeout(live),
             opened_at=live.opened_at,
-            last_activity_at=timezone.now() - quiet_for,
+            last_activity_at=timezone.now() - idle_time,
             messages_in=live.messages_in,
             messages_out=live.messages_out,
             bytes_in=live.bytes_in,
@@ -236,7 +235,7 @@ class Recorder:
 
 
 def _find_own_timeout(live: LiveConnection) -> float | None:
-    """Return the idle timeout of a connection where it is not the configured one."""
+    """Return the idle timeout of a connection; None if it is the configured one."""
     own = live.limits.idle_timeout_seconds
     return None if own == get_config().idle_timeout_seconds else own
 
@@ -247,7 +246,7 @@ def describe_error(
     """
     Describe an exception under a new id that is safe to show to a client.
 
-    The secrets of the handshake, in `scope`, are left out.
+    The secrets of the handshake in `scope` are redacted.
     """
     frames = traceback.extract_tb(exc.__traceback__)
     where = f"{frames[-1].name}:{frames[-1].lineno}" if frames else ""
@@ -264,16 +263,16 @@ def describe_error(
     )
 
 
-def _take(waiting: dict[str, Waiting], limit: int) -> dict[str, Waiting]:
-    """Move the first few items out of a dict."""
-    taken = dict(itertools.islice(waiting.items(), limit))
+def _take(pending: dict[str, Pending], limit: int) -> dict[str, Pending]:
+    """Remove the first items of a dict and return them."""
+    taken = dict(itertools.islice(pending.items(), limit))
     for key in taken:
-        del waiting[key]
+        del pending[key]
     return taken
 
 
 def _measure(row: Row) -> int:
-    """Return about how many bytes a waiting row takes."""
+    """Return about how many bytes a pending row takes."""
     if isinstance(row, ErrorEvent):
         return _ROW_BYTES + len(row.traceback)
     return _ROW_BYTES + _EVENT_BYTES * len(row.flight or ())
@@ -283,7 +282,7 @@ def _write(rows: list[Row]) -> int:
     """
     Write rows in one transaction; return how many were dropped as invalid.
 
-    Where a single row is what the database refuses, the others are written.
+    A row that the database refuses is dropped alone; the others are written.
     """
     try:
         with transaction.atomic():
@@ -300,7 +299,7 @@ def _write(rows: list[Row]) -> int:
     except (DataError, IntegrityError) as exc:
         if len(rows) == 1:
             logger.error(
-                "A record was refused by the database and dropped: %s",
+                "The database refused a record, which was dropped: %s",
                 exc,
                 extra={"event": "record_dropped"},
             )

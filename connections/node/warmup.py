@@ -1,4 +1,4 @@
-"""Doing beforehand what the first handshakes would have to wait for."""
+"""Warm up a node, so that the first handshakes do not have to wait."""
 
 import asyncio
 import logging
@@ -14,19 +14,19 @@ from connections.storage.database import READERS
 logger = logging.getLogger(__name__)
 
 _SECONDS = 5
-"""A node whose database is away starts all the same."""
+"""The limit of the warm-up; a node starts even while its database is away."""
 
 
 async def warm_up(node: Node) -> None:
     """
-    Read the bans, and have each thread that reads connect and look up a token.
+    Read the bans, and let each reading thread connect and look up a token.
 
-    In a storm upon a cold node, the first look-up takes longer than a handshake
-    may wait for it. Never raises.
+    Without it, the first look-up on a cold node takes longer than a handshake may
+    wait when many clients connect at once. Never raises.
     """
     if node.database is None:
         return
-    # One thread would do the work of all, were it done before the next begins.
+    # The barrier keeps one thread from doing the look-ups of all.
     together = threading.Barrier(READERS)
 
     def look_up() -> None:

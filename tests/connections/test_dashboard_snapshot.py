@@ -10,7 +10,7 @@ from connections.dashboard.filters import Selection
 from connections.dashboard.snapshot import Snapshot, Snapshots, make_key, take_snapshot
 from connections.hub.connection import new_connection_id
 from connections.models import Connection, Node, NodePicture
-from connections.node.live_state import ConnectionState, encode, want_pictures
+from connections.node.live_state import ConnectionState, encode, request_samples
 from connections.testing import FakeClock
 
 
@@ -112,7 +112,7 @@ def test_pictures_are_asked_of_live_nodes_alone() -> None:
     gone = make_node("gone", state="stopped")
     put_picture(gone)
     make_node("live")
-    want_pictures()
+    request_samples()
     assert list(NodePicture.objects.values_list("node_id", flat=True)) == ["live"]
 
 

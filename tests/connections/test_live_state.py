@@ -19,7 +19,7 @@ from connections.node.live_state import (
     classify,
     decode,
     encode,
-    want_pictures,
+    request_samples,
 )
 from connections.storage.database import Database
 from connections.testing import FakeClock
@@ -108,7 +108,7 @@ async def test_pictures_are_taken_only_while_somebody_watches() -> None:
         await database.write(node.save)
         await sampler.sample()
         assert not await database.read(pictures.exists)
-        await database.write(want_pictures)
+        await database.write(request_samples)
         await sampler.sample()
         (first,) = decode((await database.read(pictures.get)).content)
         assert (first.connection_id, first.in_per_second) == ("c1", 0.0)
