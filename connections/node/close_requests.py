@@ -20,7 +20,7 @@ from connections.announcements import (
     stop_listening,
 )
 from connections.background import BackgroundTasks
-from connections.close_codes import CLOSE_REASONS
+from connections.close_codes import CLOSE_REASONS, CloseReason
 from connections.hub.connection import LiveConnection
 from connections.hub.hub import Hub, make_selector
 from connections.models import CloseRequest
@@ -130,9 +130,15 @@ class AppliedRequests:
             return connection.end(close_reason)
         after_seconds = random.uniform(0, request.spread_seconds)
         asyncio.get_running_loop().call_later(
-            after_seconds, connection.end, close_reason
+            after_seconds, self._end_if_open, connection.connection_id, close_reason
         )
         return True
+
+    def _end_if_open(self, connection_id: str, close_reason: CloseReason) -> None:
+        # A timer that referred to the connection would keep it after its end.
+        connection = self._hub.get(connection_id)
+        if connection is not None:
+            connection.end(close_reason)
 
 
 class IncomingRequests:

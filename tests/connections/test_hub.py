@@ -2,43 +2,17 @@
 
 import time
 import uuid
-from typing import Any
 
 import pytest
 
-from connections.close_codes import KICKED, CloseReason
+from connections.close_codes import KICKED
 from connections.credentials.identity import Credential
-from connections.hub.connection import LiveConnection, new_connection_id
+from connections.hub.connection import new_connection_id
 from connections.hub.hub import Hub
 from connections.models import CloseRequest
+from tests.connections.live_connections import SilentSender, make_connection
 
 Target = CloseRequest.Target
-
-
-class SilentSender:
-    """A wire that remembers how it was ended."""
-
-    def __init__(self) -> None:
-        self.close_reasons: list[CloseReason] = []
-        self.told: list[dict[str, Any]] = []
-
-    def end(
-        self, close_reason: CloseReason, ref: str | None, after_ms: int | None
-    ) -> None:
-        self.close_reasons.append(close_reason)
-
-    def announce(self, close_reason: CloseReason, after_ms: int) -> None: ...
-
-    def send(self, content: dict[str, Any]) -> bool:
-        self.told.append(content)
-        return True
-
-    def abort(self) -> None: ...
-
-
-def make_connection(connection_id: str, **values: Any) -> LiveConnection:
-    values = {"client_id": "alice", "now": 0.0, "sender": SilentSender(), **values}
-    return LiveConnection(connection_id=connection_id, **values)
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from connections.node.live_state import (
 from connections.storage.database import Database
 from connections.testing import FakeClock
 from connections.testing.communicators import make_config
-from tests.connections.test_hub import make_connection
+from tests.connections.live_connections import make_connection
 
 HOUR = timedelta(hours=1)
 

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture
 async def recording() -> AsyncIterator[Node]:
-    """A node that records, and beats when the test says so."""
+    """A node that records, and beats when the test calls beat()."""
     database = Database()
     node = Node(make_config(), database=database, clock=FakeClock())
     yield node
@@ -76,7 +76,7 @@ async def test_a_node_taken_for_dead_comes_back_with_its_connections(
         ("all", ""),
     ],
 )
-async def test_a_close_request_ends_what_it_names(
+async def test_a_close_request_ends_the_connections_it_selects(
     recording: Node, target: str, value: str
 ) -> None:
     communicator = await open_connection(
@@ -101,7 +101,7 @@ async def test_a_close_request_leaves_others_alone(recording: Node) -> None:
     await communicator.disconnect()
 
 
-async def test_who_returns_after_a_close_request_may_stay(recording: Node) -> None:
+async def test_a_connection_after_a_close_request_stays(recording: Node) -> None:
     await post(target="client", value="alice", reason="asked_to_reconnect")
     await recording.beat()
     assert isinstance(recording.clock, FakeClock)
@@ -122,7 +122,9 @@ async def test_an_old_close_request_is_not_applied(recording: Node) -> None:
     await communicator.disconnect()
 
 
-async def test_a_node_declines_to_end_what_it_knows_is_active(recording: Node) -> None:
+async def test_a_node_does_not_end_an_active_connection_as_idle(
+    recording: Node,
+) -> None:
     communicator = await open_connection(Echo, recording)
     await recording.beat()
     assert isinstance(recording.clock, FakeClock)
@@ -147,7 +149,7 @@ async def test_a_node_declines_to_end_what_it_knows_is_active(recording: Node) -
     await communicator.disconnect()
 
 
-async def test_a_stopped_node_says_so() -> None:
+async def test_a_stopped_node_is_recorded_as_stopped() -> None:
     node = Node(make_config(), database=Database())
     await node.start()
     communicator = await open_connection(Echo, node)
@@ -176,7 +178,7 @@ async def test_a_drain_announces_at_once_and_closes_in_turn() -> None:
     assert len(node.hub) == 0
 
 
-async def test_a_draining_node_admits_nobody() -> None:
+async def test_a_draining_node_refuses_new_connections() -> None:
     node = make_node()
     node.begin_drain()
     late = connect_to(JsonEcho, node)
@@ -185,7 +187,7 @@ async def test_a_draining_node_admits_nobody() -> None:
     await late.disconnect()
 
 
-async def test_a_drain_aborts_what_does_not_leave() -> None:
+async def test_a_drain_aborts_connections_that_do_not_leave() -> None:
     node = make_node(drain={"grace_seconds": 0.1}, evict_grace_seconds=30)
     communicator = await open_connection(Echo, node)
     await node.drain()

@@ -15,7 +15,7 @@ from connections.node.node import Node
 from connections.storage.database import Database
 from connections.testing.communicators import connect_to, make_config
 from tests.connections.conversations import Echo, JsonEcho, receive_type
-from tests.connections.test_hub import SilentSender, make_connection
+from tests.connections.live_connections import SilentSender, make_connection
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -65,9 +65,9 @@ async def test_a_notice_is_passed_on_once_and_counted(case: Case) -> None:
         kind="notice", target="client", value="alice", text="Back at <noon>."
     )
     await case.commands.poll()
-    (told,) = alice.told
+    (told,) = alice.sent
     assert (told["type"], told["text"]) == ("notice", "Back at <noon>.")
-    assert bob.told == []
+    assert bob.sent == []
     assert (command.nodes, command.reached, command.unreached) == (1, 1, 0)
 
 

@@ -1,4 +1,4 @@
-"""The recorder writes what happened, in batches, whatever the database does."""
+"""The recorder writes records in batches, whatever the database does."""
 
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
@@ -19,6 +19,7 @@ from connections.node.recorder import Recorder, describe_error
 from connections.storage.database import Database
 from connections.storage.text import clean
 from connections.testing import FakeClock
+from tests.connections.live_connections import make_connection as make_live
 
 
 class SwitchableDatabase(Database):
@@ -36,25 +37,8 @@ class SwitchableDatabase(Database):
         return await super().write(work, *args, **kwargs)
 
 
-class SilentSender:
-    def end(self, *args: Any) -> None: ...
-
-    def announce(self, *args: Any) -> None: ...
-
-    def send(self, *args: Any) -> bool:
-        return False
-
-    def abort(self) -> None: ...
-
-
 def make_connection(clock: FakeClock, **values: Any) -> LiveConnection:
-    return LiveConnection(
-        connection_id=new_connection_id(),
-        client_id="alice",
-        now=clock(),
-        sender=SilentSender(),
-        **values,
-    )
+    return make_live(new_connection_id(), now=clock(), **values)
 
 
 def make_error(connection: LiveConnection) -> ErrorEvent:
@@ -65,7 +49,7 @@ def make_error(connection: LiveConnection) -> ErrorEvent:
 
 
 class Bench:
-    """A recorder with all that it needs."""
+    """A recorder with its clock and database."""
 
     def __init__(self, **config: Any) -> None:
         self.clock = FakeClock()
@@ -166,14 +150,15 @@ async def test_an_outage_loses_nothing_that_fits(bench: Bench) -> None:
     assert bench.database.writes == 3
 
 
+@pytest.mark.django_db(transaction=True)
 async def test_a_long_outage_keeps_to_its_bounds(
     make_bench: Callable[..., Bench],
 ) -> None:
     """Ten minutes of churn, a hundred connections a second, in a small backlog."""
     bench = make_bench(max_pending=1000)
     bench.database.is_away = True
-    living = [make_connection(bench.clock) for _ in range(100)]
-    for connection in living:
+    open_ones = [make_connection(bench.clock) for _ in range(100)]
+    for connection in open_ones:
         bench.recorder.record_change(connection)
     last = None
     tracemalloc.start()
@@ -190,12 +175,14 @@ async def test_a_long_outage_keeps_to_its_bounds(
     assert late_bytes - early_bytes < 200_000
     assert bench.recorder.pending == 1000
     assert bench.recorder.dropped.closed == 60_100 - 1000
+    bench.database.is_away = False
+    await bench.recorder.flush()
     assert last is not None
-    assert last.connection_id in bench.recorder._closed
-    assert living[0].connection_id in bench.recorder._changed
+    assert await Connection.objects.filter(pk=last.connection_id).aexists()
+    assert await Connection.objects.open().acount() == 100
 
 
-async def test_tracebacks_are_given_up_first(make_bench: Callable[..., Bench]) -> None:
+async def test_tracebacks_are_dropped_first(make_bench: Callable[..., Bench]) -> None:
     bench = make_bench(max_bytes=100_000)
     bench.database.is_away = True
     connection = make_connection(bench.clock)
@@ -210,16 +197,16 @@ async def test_tracebacks_are_given_up_first(make_bench: Callable[..., Bench]) -
 
 
 @pytest.mark.django_db(transaction=True)
-async def test_activity_is_given_up_before_closed_rows(
+async def test_activity_is_dropped_before_closed_rows(
     make_bench: Callable[..., Bench],
 ) -> None:
     bench = make_bench(max_pending=100)
-    living = [make_connection(bench.clock) for _ in range(60)]
-    for connection in living:
+    open_ones = [make_connection(bench.clock) for _ in range(60)]
+    for connection in open_ones:
         bench.recorder.record_change(connection)
     await bench.recorder.flush()
     bench.database.is_away = True
-    for connection in living:
+    for connection in open_ones:
         bench.recorder.record_change(connection)
     for _ in range(41):
         bench.recorder.record_closed(make_connection(bench.clock), 1000, "closed")
@@ -235,8 +222,8 @@ async def test_one_row_that_the_database_refuses_does_not_fail_the_others(
     good = [make_connection(bench.clock) for _ in range(5)]
     bad = make_connection(bench.clock)
     for connection in [*good[:3], bad, *good[3:]]:
-        bench.recorder.record_closed(connection, 1000, "closed")
-    bench.recorder._closed[bad.connection_id].close_code = -1
+        code = -1 if connection is bad else 1000
+        bench.recorder.record_closed(connection, code, "closed")
     await bench.recorder.flush()
     assert await Connection.objects.acount() == 5
     assert bench.recorder.dropped.invalid == 1
