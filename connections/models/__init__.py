@@ -1,4 +1,4 @@
-"""Store nodes, connections, errors, credentials, bans, requests and figures."""
+"""Store nodes, connections, errors, credentials, bans, requests and statistics."""
 
 from connections.models.alert import Alert
 from connections.models.ban import Ban

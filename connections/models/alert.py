@@ -1,4 +1,4 @@
-"""Alerts as they happened: one row from pending to resolved."""
+"""Store alerts: one row for each, from pending to resolved."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from django.db.models import F, Q
 
 _OPEN = ("pending", "firing")
 _MAX_ATTEMPTS = 20
-_NEWS_FOR = timedelta(days=1)
+_MAILED_WITHIN = timedelta(days=1)
 _FIRST_WAIT_SECONDS = 60
-_LONGEST_WAIT_SECONDS = 3600
+_MAX_WAIT_SECONDS = 3600
 
 
 class AlertQuerySet(models.QuerySet["Alert"]):
@@ -21,12 +21,12 @@ class AlertQuerySet(models.QuerySet["Alert"]):
 
     def unsent(self, now: datetime) -> AlertQuerySet:
         """
-        Alerts that fired, or have resolved, since they were last mailed.
+        Alerts whose present state was not mailed yet.
 
-        What resolved a day ago is no news: so a recipient that is named for the
-        first time does not get all that ever was.
+        Alerts that resolved more than a day ago are left out, so that a recipient
+        that is configured for the first time does not get all past ones.
         """
-        lately = Q(resolved_at=None) | Q(resolved_at__gte=now - _NEWS_FOR)
+        lately = Q(resolved_at=None) | Q(resolved_at__gte=now - _MAILED_WITHIN)
         return (
             self.filter(lately)
             .exclude(state="pending")
@@ -36,10 +36,10 @@ class AlertQuerySet(models.QuerySet["Alert"]):
         )
 
     def claim(self, alert: Alert, now: datetime) -> bool:
-        """Take the right to mail an alert now; False: another has it, or too soon."""
+        """Reserve the mail of an alert; False if it is reserved, or tried too soon."""
         wait_seconds = min(
             _FIRST_WAIT_SECONDS * 2 ** max(0, alert.mail_attempts - 1),
-            _LONGEST_WAIT_SECONDS,
+            _MAX_WAIT_SECONDS,
         )
         latest = now - timedelta(seconds=wait_seconds)
         free = Q(mail_tried_at=None) | Q(mail_tried_at__lte=latest)
@@ -56,10 +56,10 @@ class AlertQuerySet(models.QuerySet["Alert"]):
 
 class Alert(models.Model):
     """
-    One time that a rule's value was too high, and what became of it.
+    One period in which a rule's value was at or above its threshold.
 
-    A rule has at most one alert that is pending or firing: a constraint, so
-    that evaluators that look at the same moment do not raise two.
+    A rule has at most one alert that is pending or firing. A constraint ensures
+    it when several evaluators run at the same moment.
     """
 
     class State(models.TextChoices):
@@ -70,7 +70,7 @@ class Alert(models.Model):
     rule = models.CharField(max_length=40)
     severity = models.CharField(max_length=10)
     state = models.CharField(max_length=10, choices=State.choices)
-    value = models.FloatField(help_text="As it was when last looked at.")
+    value = models.FloatField(help_text="The value at the last evaluation.")
     peak = models.FloatField()
     threshold = models.FloatField()
     since = models.DateTimeField(help_text="When the value reached the threshold.")

@@ -1,4 +1,4 @@
-"""Store bans: clients, users and addresses that are kept out."""
+"""Store bans of clients, users and addresses."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ class BanQuerySet(models.QuerySet["Ban"]):
         return self.filter(Q(until=None) | Q(until__gt=Now()))
 
     def find_version(self) -> tuple[Any, ...]:
-        """Return what is another whenever a ban was made, saved or deleted."""
+        """Return a value that changes when a ban is created, saved or deleted."""
         found = self.aggregate(Count("pk"), Max("pk"), Max("changed_at"))
         return tuple(found.values())
 
 
 class Ban(models.Model):
     """
-    A client, a user, an address or a network that is kept out.
+    A client, a user, an address or a network that may not connect.
 
-    Made and lifted by connections.access.bans, which has it take effect at once; what
-    is written here by other means takes effect on the next beat.
+    connections.access.bans imposes and lifts bans with effect at once. A row that is
+    written by other means takes effect on the next beat.
     """
 
     class Target(models.TextChoices):
@@ -50,7 +50,7 @@ class Ban(models.Model):
     created_at = models.DateTimeField(auto_now_add=True)
     changed_at = models.DateTimeField(auto_now=True)
     until = models.DateTimeField(
-        null=True, blank=True, help_text="Empty: until it is lifted."
+        null=True, blank=True, help_text="Leave empty for a ban without an end."
     )
 
     objects = BanQuerySet.as_manager()
@@ -69,7 +69,7 @@ class Ban(models.Model):
         return f"{self.target} {self.value}"
 
     def clean(self) -> None:
-        """Write the value as it is compared: a user's key, a network's own form."""
+        """Normalise the value: a user's key, a network in canonical form."""
         try:
             if self.target == self.Target.USER:
                 self.value = _find_user_key(self.value)
@@ -81,7 +81,7 @@ class Ban(models.Model):
 
 def _find_user_key(text: str) -> str:
     """
-    Return the primary key that a text is, or that of the user it names.
+    Return the primary key of the user that a text names, by key or by name.
 
     Raises:
         ValueError: there is no such user.

@@ -1,4 +1,4 @@
-"""Store requests to end connections, for every node to apply."""
+"""Store requests to end connections, which every node applies."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from django.db.models.functions import Now
 
 class CloseRequestQuerySet(models.QuerySet["CloseRequest"]):
     def recent(self, seconds: float = 60) -> CloseRequestQuerySet:
-        """Requests young enough to be applied still, by the database's clock."""
+        """Requests recent enough to be applied, by the database's clock."""
         return self.filter(created_at__gte=Now() - timedelta(seconds=seconds))
 
     def post(self, requests: Sequence[CloseRequest]) -> None:
-        """Write requests; announcements.post_close_requests() has them applied now."""
+        """Write requests; announcements.post_close_requests() also announces them."""
         self.bulk_create(requests, batch_size=200)
 
 
 class CloseRequest(models.Model):
     """
-    A request to end the connections that a selector names, wherever they are.
+    A request to end the connections that a selector names, on every node.
 
-    Posted by announcements.post_close_requests(). Every node reads those of
-    the last minute at once and on each beat, and applies each once. Rows are
-    never updated.
+    announcements.post_close_requests() posts requests. Every node reads those of
+    the last minute when they are announced and on each beat, and applies each
+    once. Rows are never updated.
     """
 
     class Target(models.TextChoices):
@@ -46,11 +46,11 @@ class CloseRequest(models.Model):
     idle_seconds = models.FloatField(
         null=True,
         blank=True,
-        help_text="Only where the node itself saw no activity for so long.",
+        help_text="Ends only connections that their node saw idle for this long.",
     )
     spread_seconds = models.FloatField(
         default=0,
-        help_text="Each connection ends at a moment of its own within so long.",
+        help_text="The ends of the connections are spread over this time.",
     )
     created_at = models.DateTimeField(db_default=Now(), db_index=True)
 

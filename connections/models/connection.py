@@ -18,28 +18,28 @@ class ConnectionQuerySet(models.QuerySet["Connection"]):
         return self.filter(closed_at=None)
 
     def find(self, ref: str) -> Connection | None:
-        """Return the connection that a ref means: its own id, or an error's."""
-        meant = Q(connection_id=ref) | Q(error_events__error_id=ref)
-        return self.filter(meant).first()
+        """Return the connection of a ref: its own id, or the id of its error."""
+        is_named = Q(connection_id=ref) | Q(error_events__error_id=ref)
+        return self.filter(is_named).first()
 
     def idle_since(self, moment: datetime) -> ConnectionQuerySet:
         """Open connections without application data since a moment."""
         return self.open().filter(last_activity_at__lte=moment)
 
     def timed_as_configured(self) -> ConnectionQuerySet:
-        """Connections whose consumer gave them no idle timeout of their own."""
+        """Connections whose idle timeout is the configured one."""
         return self.filter(idle_timeout_seconds=None)
 
     def of_dead_nodes(self) -> ConnectionQuerySet:
-        """Open connections whose node has stopped, is lost, or is forgotten."""
+        """Open connections whose node has stopped, is lost, or was pruned."""
         live = Node.objects.filter(state__in=LIVE_STATES)
         return self.open().exclude(node_id__in=live.values("node_id"))
 
     def mark_lost(self, batch_size: int) -> int:
         """
-        Record as lost some open connections whose node is gone; return how many.
+        Record open connections of dead nodes as lost, one batch; return how many.
 
-        Their end is put at the node's last beat, the last time anyone saw them.
+        They end at the last beat of their node, when they were last known open.
         """
         gone = Node.objects.filter(node_id=OuterRef("node_id"))
         with transaction.atomic():
@@ -62,9 +62,9 @@ class Connection(models.Model):
     """
     One WebSocket, from accept to close.
 
-    Rows are written in batches by the node's recorder. References have no
-    constraint in the database: a user or node deleted in between must not fail
-    the batch that names it.
+    The node's recorder writes rows in batches. References have no constraint in
+    the database, so that a batch does not fail when a user or node in it was
+    deleted meanwhile.
     """
 
     connection_id = models.CharField(primary_key=True, max_length=ID_LENGTH)
@@ -90,7 +90,7 @@ class Connection(models.Model):
     idle_timeout_seconds = models.FloatField(
         null=True,
         blank=True,
-        help_text="Its own, which its node sees to (0: never); else as configured.",
+        help_text="Its own idle timeout (0: none); empty: the configured one.",
     )
     closed_at = models.DateTimeField(null=True, blank=True)
     close_code = models.PositiveSmallIntegerField(null=True, blank=True)
@@ -128,7 +128,7 @@ class Connection(models.Model):
 
 
 class ErrorEvent(models.Model):
-    """An exception that the error boundary caught; `error_id` is what users see."""
+    """An exception that the error boundary caught; users are shown `error_id`."""
 
     error_id = models.CharField(primary_key=True, max_length=ID_LENGTH)
     connection = models.ForeignKey(

@@ -1,4 +1,4 @@
-"""Store access tokens and tickets; only their hashes."""
+"""Store access tokens and tickets by their hashes."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from django.db.models.functions import Now
 
 
 def digest_token(token: str) -> str:
-    """Return what is stored of a token: SHA-256, for it has 256 random bits."""
+    """Return the stored hash of a token: SHA-256, as a token has 256 random bits."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 class AccessTokenQuerySet(models.QuerySet["AccessToken"]):
     def find_all(self, tokens: Iterable[str]) -> dict[str, AccessToken]:
         """
-        Return the rows of tokens by digest, whatever their state, with their users.
+        Return the rows of tokens by digest, in any state, with their users.
 
-        The look-up is by hash, so its timing tells nothing about a token.
+        The look-up is by hash, so its timing reveals nothing about a token.
         """
         digests = {digest_token(token) for token in tokens}
         rows = self.select_related("user").filter(digest__in=digests)
         return {row.digest: row for row in rows}
 
     def revoke(self) -> list[int]:
-        """Revoke the tokens selected for good; return those that were not before."""
+        """Revoke the selected tokens; return the keys of those revoked only now."""
         with transaction.atomic():
             valid = self.filter(revoked_at=None).select_for_update()
             keys = list(valid.values_list("pk", flat=True))
@@ -38,19 +38,19 @@ class AccessTokenQuerySet(models.QuerySet["AccessToken"]):
 
 class TicketQuerySet(models.QuerySet["Ticket"]):
     def younger_than(self, seconds: float) -> TicketQuerySet:
-        """Tickets given out lately, used or not, by the database's clock."""
+        """Tickets issued within some seconds, used or not, by the database's clock."""
         return self.filter(issued_at__gt=Now() - timedelta(seconds=seconds))
 
     def older_than(self, seconds: float) -> TicketQuerySet:
-        """Tickets that are of no more use."""
+        """Tickets issued more than some seconds ago, by the database's clock."""
         return self.filter(issued_at__lte=Now() - timedelta(seconds=seconds))
 
     def take(self, ticket: str, lifetime_seconds: float) -> Ticket | None:
         """
-        Use a ticket up and return its row; None if it is used, too old or none.
+        Use a ticket and return its row; None if it is used, too old or unknown.
 
-        Of any number who try at once, on any nodes, one succeeds: the update is
-        conditional, and the database does them one after another.
+        Of any number of attempts at once, on any nodes, one succeeds: the update
+        is conditional, and the database serialises updates.
         """
         usable = self.younger_than(lifetime_seconds).filter(
             digest=digest_token(ticket), used_at=None
@@ -66,7 +66,7 @@ class AccessToken(models.Model):
 
     digest = models.CharField(max_length=64, unique=True, editable=False)
     hint = models.CharField(
-        max_length=8, editable=False, help_text="How the token begins."
+        max_length=8, editable=False, help_text="The first characters of the token."
     )
     client_id = models.CharField(max_length=255, db_index=True)
     user = models.ForeignKey(
@@ -79,17 +79,17 @@ class AccessToken(models.Model):
     scopes = models.JSONField(
         default=list,
         blank=True,
-        help_text="Paths it is good for, with all below them, and routes; none: all.",
+        help_text="Routes, and paths with all below them; empty: valid for all.",
     )
     created_at = models.DateTimeField(auto_now_add=True)
     expires_at = models.DateTimeField(null=True, blank=True)
     revoked_at = models.DateTimeField(null=True, blank=True)
     last_used_at = models.DateTimeField(
-        null=True, blank=True, help_text="When a connection last began with it."
+        null=True, blank=True, help_text="When it last opened a connection."
     )
 
     token = ""
-    """The token itself; known to the object that made it, and never stored."""
+    """The token itself; never stored, set only on the object that created it."""
 
     objects = AccessTokenQuerySet.as_manager()
 
@@ -104,8 +104,8 @@ class Ticket(models.Model):
     """
     A credential for one handshake within half a minute; only its hash is stored.
 
-    It names the credential behind it: an access token, a Django session or the
-    claims of a JWT. The key of the session is there until the ticket is used.
+    It refers to the credential it was issued for: an access token, a Django session
+    or the claims of a JWT. The session key is erased when the ticket is used.
     """
 
     digest = models.CharField(primary_key=True, max_length=64)

@@ -1,4 +1,4 @@
-"""Who watches, and may: what a dashboard asks of nodes, and its permissions."""
+"""Store requested samples of live state, and the permissions of the dashboard."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from django.db import models
 from django.db.models.functions import Now
 
 WANTED_SECONDS = 15
-"""For so long after it was asked a node takes pictures of its connections."""
+"""How long a node samples its connections after a request."""
 
 
 class NodePictureQuerySet(models.QuerySet["NodePicture"]):
     def wanted(self) -> NodePictureQuerySet:
-        """Pictures that somebody asked for lately, by the database's clock."""
+        """Samples requested within WANTED_SECONDS, by the database's clock."""
         return self.filter(wanted_at__gte=Now() - timedelta(seconds=WANTED_SECONDS))
 
     def want(self, node_ids: Sequence[str]) -> None:
-        """Ask for pictures of these nodes, and drop what is left of others."""
+        """Request samples of these nodes, and delete those of others."""
         self.exclude(node_id__in=node_ids).delete()
         self.bulk_create(
             [self.model(node_id=node_id, wanted_at=Now()) for node_id in node_ids],
@@ -28,12 +28,12 @@ class NodePictureQuerySet(models.QuerySet["NodePicture"]):
         )
 
     def put(self, content: bytes) -> None:
-        """Store what the nodes selected look like now."""
+        """Store a sample for the selected nodes, taken now."""
         self.update(content=content, taken_at=Now())
 
 
 class NodePicture(models.Model):
-    """What the connections of a node are doing, taken only while somebody watches."""
+    """The last sample of a node's connections, taken while a dashboard is open."""
 
     node = models.OneToOneField(
         "connections.Node",
@@ -53,7 +53,7 @@ class NodePicture(models.Model):
 
 
 class LiveDashboard(models.Model):
-    """No table: the dashboard's entry in the admin, and who may do what there."""
+    """The dashboard's entry in the admin and its permissions; it has no table."""
 
     class Meta:
         managed = False

@@ -1,4 +1,4 @@
-"""What each node counted in each minute, and lines of points made of that."""
+"""Store the counts of each node and minute, and query them as series of points."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class MinuteRollupQuerySet(models.QuerySet["MinuteRollup"]):
         "duration_seconds",
         "ack_seconds",
     )
-    """Columns that add up, over nodes and over minutes."""
+    """Columns that can be summed over nodes and over minutes."""
 
     def between(self, first: datetime, last: datetime) -> MinuteRollupQuerySet:
         """Minutes that began within [first, last)."""
@@ -43,11 +43,11 @@ class MinuteRollupQuerySet(models.QuerySet["MinuteRollup"]):
 
     def series(self, step_minutes: int) -> list[dict[str, Any]]:
         """
-        Return the minutes selected as one line of points, oldest first.
+        Return the selected minutes as one series of points, oldest first.
 
-        A point has `minute` (a multiple of the step), the SUMS, the most
-        connections open at the end of a minute, and the largest loop lag.
-        A step without any row has no point.
+        A point has `minute` (a multiple of the step), the SUMS, the maximum of
+        open connections at the end of a minute, and the largest loop lag. A step
+        without rows has no point.
         """
         stepped = self.annotate(step=F("minute") - F("minute") % step_minutes)
         points: dict[int, dict[str, Any]] = {
@@ -57,7 +57,7 @@ class MinuteRollupQuerySet(models.QuerySet["MinuteRollup"]):
                 max_loop_lag_seconds=Max("max_loop_lag_seconds"),
             )
         }
-        # Nodes are added up within a minute, minutes within a step compared.
+        # The sum over nodes within a minute, then the maximum over minutes.
         per_minute = self.values("minute").annotate(total=Sum("open_connections"))
         most_open: dict[int, int] = {}
         for minute, total in per_minute.values_list("minute", "total"):
@@ -70,9 +70,9 @@ class MinuteRollupQuerySet(models.QuerySet["MinuteRollup"]):
 
     def series_by_label(self, column: str, step_minutes: int) -> dict[int, Any]:
         """
-        Return a column of counts by label, added up within each step.
+        Return the counts of a column by label, summed within each step.
 
-        By the step's first minute; columns are ends_by_reason,
+        Keys are the steps' first minutes. Columns are ends_by_reason,
         refused_by_outcome, errors_by_kind and resumes_by_outcome.
         """
         series: dict[int, Counter[str]] = {}
@@ -83,18 +83,18 @@ class MinuteRollupQuerySet(models.QuerySet["MinuteRollup"]):
         return {step: dict(series[step]) for step in sorted(series)}
 
     def sum_buckets(self, column: str) -> list[int]:
-        """Return the buckets of a histogram, durations, handling or acks, added up."""
+        """Return the summed buckets of a histogram: durations, handling or acks."""
         rows = self.exclude(**{column: []}).values_list(column, flat=True)
         return [sum(counts) for counts in zip(*rows.iterator(), strict=True)]
 
 
 class MinuteRollup(models.Model):
     """
-    What one node counted in one minute; sums over nodes are the cluster's.
+    The counts of one node in one minute; sums over nodes are the cluster's.
 
-    Numbers that charts and alerts add up are columns; what is broken down by a
-    label is JSON, as are the buckets of histograms (their edges are those of
-    connections.metrics.counters, and the last bucket is open).
+    Numbers that charts and alerts sum are columns. Counts by label are JSON, as are
+    the buckets of histograms, whose edges are in connections.metrics.counters and
+    whose last bucket is open.
     """
 
     node = models.ForeignKey(
@@ -107,7 +107,7 @@ class MinuteRollup(models.Model):
         help_text="Minutes since 1970, by the node's clock."
     )
     open_connections = models.PositiveIntegerField(
-        default=0, help_text="Open when the minute ended."
+        default=0, help_text="Open at the end of the minute."
     )
     max_open = models.PositiveIntegerField(default=0)
     opened = models.PositiveBigIntegerField(default=0)
@@ -123,7 +123,7 @@ class MinuteRollup(models.Model):
     handled = models.PositiveBigIntegerField(default=0)
     handling_seconds = models.FloatField(default=0)
     duration_seconds = models.FloatField(
-        default=0, help_text="How long those that ended had lived, in all."
+        default=0, help_text="Sum over the connections that ended."
     )
     ack_seconds = models.FloatField(default=0)
     max_loop_lag_seconds = models.FloatField(default=0)
@@ -151,5 +151,5 @@ class MinuteRollup(models.Model):
 
     @property
     def at(self) -> datetime:
-        """The moment at which the minute began."""
+        """The start of the minute."""
         return datetime.fromtimestamp(self.minute * 60, UTC)

@@ -1,4 +1,4 @@
-"""Store nodes: one row a server process, from its start to its end."""
+"""Store nodes: one row per server process, from its start to its end."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ LIVE_STATES = ("serving", "draining")
 
 class NodeQuerySet(models.QuerySet["Node"]):
     def live(self) -> NodeQuerySet:
-        """Nodes that have neither stopped nor been taken for dead."""
+        """Nodes that have neither stopped nor been marked as lost."""
         return self.filter(state__in=LIVE_STATES)
 
     def serving_within(self, seconds: float) -> NodeQuerySet:
-        """Nodes that take connections and beat so recently, by the database's clock."""
+        """Nodes that accept connections and beat recently, by the database's clock."""
         return self.filter(
             state="serving", beat_at__gte=Now() - timedelta(seconds=seconds)
         )
 
     def started_before(self, node_id: str | None) -> NodeQuerySet:
-        """Nodes that began before one, by moment and then id; all, for None."""
+        """Nodes that started before another, by time and then id; None: all nodes."""
         if node_id is None:
             return self.all()
         own = self.filter(node_id=node_id).first()
@@ -38,7 +38,7 @@ class NodeQuerySet(models.QuerySet["Node"]):
         )
 
     def silent_since(self, moment: datetime | Combinable) -> NodeQuerySet:
-        """Live nodes whose last beat is older than a moment of the database's clock."""
+        """Live nodes whose last beat was before a moment of the database's clock."""
         return self.live().filter(beat_at__lt=moment)
 
     def gone_before(self, moment: datetime) -> NodeQuerySet:
@@ -46,20 +46,20 @@ class NodeQuerySet(models.QuerySet["Node"]):
         return self.exclude(state__in=LIVE_STATES).filter(stopped_at__lt=moment)
 
     def lost_since(self, moment: datetime | Combinable) -> NodeQuerySet:
-        """Nodes that were found dead after a moment."""
+        """Nodes that were marked as lost after a moment."""
         return self.filter(state="lost", stopped_at__gte=moment)
 
     def with_minutes(self) -> NodeQuerySet:
-        """Nodes that show minutes for a sweeper to take over."""
+        """Nodes with minutes that a sweeper can roll up."""
         unfinished = ~Q(state__in=LIVE_STATES) & ~Q(minute={})
         return self.filter(~Q(unrolled=[]) | unfinished).order_by("node_id")
 
-    def beat(self, **facts: Any) -> int:
-        """Move the counters of the nodes selected; return how many there are."""
-        return self.update(beat=F("beat") + 1, beat_at=Now(), **facts)
+    def beat(self, **columns: Any) -> int:
+        """Advance the counters of the selected nodes; return how many there are."""
+        return self.update(beat=F("beat") + 1, beat_at=Now(), **columns)
 
     def mark_lost(self, node: Node) -> bool:
-        """Record a node as dead, unless it has beaten since it was read."""
+        """Mark a node as lost, unless it has beaten since it was read."""
         unchanged = self.live().filter(
             node_id=node.node_id, beat=node.beat, generation=node.generation
         )
@@ -83,7 +83,8 @@ class Node(models.Model):
         max_length=10, choices=State.choices, default=State.SERVING
     )
     generation = models.PositiveIntegerField(
-        default=1, help_text="How often the node came back after it was taken for dead."
+        default=1,
+        help_text="Grows each time the node returns after it was lost.",
     )
     beat = models.PositiveBigIntegerField(
         default=0, help_text="Grows with each beat; stands still when the node is dead."
@@ -95,22 +96,20 @@ class Node(models.Model):
     degraded = models.CharField(
         max_length=255,
         blank=True,
-        help_text="Why the limits do not hold across nodes just now; empty: they do.",
+        help_text="Why the limits do not hold across nodes at present; empty: they do.",
     )
     loop_lag_seconds = models.FloatField(
-        default=0, help_text="How far the event loop was behind, in the last 10 s."
+        default=0, help_text="The largest lag of the event loop in the last 10 s."
     )
     counters = models.JSONField(
-        default=dict, help_text="What it has counted since its start."
+        default=dict, help_text="Counts since the start of the node."
     )
-    minute = models.JSONField(
-        default=dict, help_text="What it has counted in the minute under way."
-    )
+    minute = models.JSONField(default=dict, help_text="Counts of the minute under way.")
     unrolled = models.JSONField(
-        default=list, help_text="Its whole minutes that no sweeper has taken over."
+        default=list, help_text="Whole minutes that no sweeper has rolled up."
     )
     rolled_minute = models.PositiveBigIntegerField(
-        default=0, help_text="The last whole minute that a sweeper has taken over."
+        default=0, help_text="The last whole minute that a sweeper has rolled up."
     )
 
     objects = NodeQuerySet.as_manager()

@@ -1,4 +1,4 @@
-"""What staff have nodes do beside ending connections, and what came of it."""
+"""Store commands of staff to nodes, and their results."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from django.db.models import F
 from django.db.models.functions import Now
 
 RECENT_SECONDS = 60
-"""An order that a node has not seen for so long it does not carry out any more."""
+"""The age from which a node does not carry a command out any more."""
 
 
 class NodeCommandQuerySet(models.QuerySet["NodeCommand"]):
     def recent(self) -> NodeCommandQuerySet:
-        """Orders young enough to be carried out, by the database's clock."""
+        """Commands recent enough to be carried out, by the database's clock."""
         return self.filter(created_at__gte=Now() - timedelta(seconds=RECENT_SECONDS))
 
     def record_done(self, *, reached: int, unreached: int) -> None:
-        """Add what one node did; nodes may write at the same time."""
+        """Add the result of one node; nodes may write at the same time."""
         self.update(
             nodes=F("nodes") + 1,
             reached=F("reached") + reached,
@@ -28,9 +28,9 @@ class NodeCommandQuerySet(models.QuerySet["NodeCommand"]):
 
 class NodeCommand(models.Model):
     """
-    An order to all nodes whose connections, or who themselves, a target names.
+    A command to a node, or a notice to the connections that a target names.
 
-    Each node carries it out once, and adds what it did.
+    Each node carries it out once, and adds its result.
     """
 
     class Kind(models.TextChoices):
@@ -40,16 +40,16 @@ class NodeCommand(models.Model):
 
     kind = models.CharField(max_length=8, choices=Kind.choices)
     target = models.CharField(
-        max_length=12, help_text="As of a close request; the node for the others."
+        max_length=12, help_text="As of a close request; for other commands, node."
     )
     value = models.CharField(max_length=255, blank=True)
     text = models.CharField(
-        max_length=500, blank=True, help_text="What a notice says to the client."
+        max_length=500, blank=True, help_text="The text of a notice."
     )
     author = models.CharField(max_length=150, blank=True)
     created_at = models.DateTimeField(db_default=Now(), db_index=True)
     nodes = models.PositiveIntegerField(
-        default=0, help_text="How many nodes have carried it out."
+        default=0, help_text="Nodes that have carried it out."
     )
     reached = models.PositiveIntegerField(
         default=0, help_text="Connections a notice was sent to."

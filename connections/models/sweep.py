@@ -1,4 +1,4 @@
-"""Store who sweeps, and delete rows in small batches."""
+"""Store the leader of the sweepers, and delete rows in small batches."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from connections.models.node import ID_LENGTH
 
 class SweepQuerySet(models.QuerySet["Sweep"]):
     def take(self, name: str, holder_id: str, timeout_seconds: float) -> bool:
-        """Take or keep the right to sweep, unless another holds it and is alive."""
+        """Take or keep the lead, unless another sweeper holds it and is alive."""
         self.get_or_create(name=name)
         free = Q(holder_id__in=("", holder_id)) | Q(held_at=None)
         silent = Q(held_at__lt=Now() - timedelta(seconds=timeout_seconds))
@@ -25,12 +25,12 @@ class SweepQuerySet(models.QuerySet["Sweep"]):
         )
 
     def give_up(self, name: str, holder_id: str) -> None:
-        """Let another sweeper begin at once."""
+        """Give the lead up, so that another sweeper can take it at once."""
         self.filter(name=name, holder_id=holder_id).update(holder_id="", held_at=None)
 
 
 class Sweep(models.Model):
-    """Who sweeps: one row, held by one sweeper at a time, and its last result."""
+    """The lead among sweepers, held by one at a time, and its last result."""
 
     name = models.CharField(primary_key=True, max_length=20)
     holder_id = models.CharField(max_length=ID_LENGTH, blank=True)
