@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from asgiref.sync import async_to_sync
-from channels.consumer import get_handler_name
+from channels.consumer import SyncConsumer
 from channels.db import database_sync_to_async
 from channels.exceptions import (
     AcceptConnection,
@@ -30,6 +30,7 @@ from channels.layers import get_channel_layer
 
 from connections.asgi import Message, Receive, Send
 from connections.close_codes import CLOSE_REASONS, CloseReason, Reconnect
+from connections.connection.compat import get_handler_name
 from connections.connection.refresh import holds_refresh, is_refresh, refresh
 from connections.connection.runner import ConnectionRunner
 from connections.credentials.identity import identify
@@ -62,7 +63,6 @@ class _Limited:
     groups: list[str]
     base_send: Any
     websocket_receive: Any
-    _sync: bool
     _runner: ConnectionRunner
     _loop: asyncio.AbstractEventLoop
 
@@ -78,7 +78,9 @@ class _Limited:
             self, scope, receive, send, node=node, limits=limits
         )
         transmit = self._runner.sender.transmit
-        self.base_send = async_to_sync(transmit) if self._sync else transmit
+        self.base_send = (
+            async_to_sync(transmit) if isinstance(self, SyncConsumer) else transmit
+        )
         await self._runner.run()
 
     async def dispatch(self, message: Message) -> None:

@@ -26,6 +26,23 @@ class ConfigError(ConnectionsError):
         return f"{len(self.problems)} problem(s) in {self.source}:{lines}"
 
 
+class IncompatibleDependency(ConnectionsError):
+    """An installed package lacks undocumented names that this project relies on."""
+
+    def __init__(self, package: str, version: str, missing: Sequence[str]) -> None:
+        super().__init__(package, version, missing)
+        self.package = package
+        self.version = version
+        self.missing = tuple(missing)
+
+    def __str__(self) -> str:
+        names = ", ".join(self.missing)
+        return (
+            f"{self.package} {self.version} cannot be used: it has no {names}."
+            f" Install another version of {self.package}"
+        )
+
+
 class UnsharedLimits(ConnectionsError):
     """Another node is live on the database, and the two share no limits."""
 

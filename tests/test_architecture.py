@@ -17,6 +17,7 @@ LAYERS = (
     "asgi",
     "close_codes",
     "exceptions",
+    "dependencies",
     "token_bucket",
     "background",
     "deprecation",
@@ -63,6 +64,29 @@ LAYERS = (
 
 TYPING_ONLY = ("TYPE_CHECKING", "typing.TYPE_CHECKING")
 """Conditions under which nothing runs: such an import makes no module need another."""
+
+COMPAT_ONLY = {
+    "autobahn": "",
+    "channels.consumer.get_handler_name": "connections/connection/compat.py",
+    "daphne": "connections/server/compat.py",
+    "websockets.speedups": "connections/server/compat.py",
+}
+"""Foreign modules and names without documentation, and the one user of each."""
+
+PRIVATE_ATTRIBUTES = {
+    "_asyncioEventloop",
+    "_dataBuffer",
+    "_handlingRequest",
+    "_networkProducer",
+    "_respondToBadRequestAndDisconnect",
+    "_response_started",
+    "_sync",
+    "_tempDataBuffer",
+    "_tempDataLen",
+    "dataBuffer",
+    "server_class",
+}
+"""Private attributes of foreign classes, which only a compat.py may touch."""
 
 FOR_USERS = ("client", "testing")
 """Modules of connections that nothing here imports."""
@@ -150,6 +174,33 @@ def find_circles(root: Path) -> list[list[str]]:
     return []
 
 
+def find_private_uses(root: Path) -> list[str]:
+    """Return the uses of private foreign names outside a compat.py."""
+    found = []
+    for package in PACKAGES:
+        for path in sorted((root / package).rglob("*.py")):
+            place = path.relative_to(root)
+            for line, name in find_imports(path, root):
+                if is_private_import(str(place), name):
+                    found.append(f"{place}:{line}: {name}")
+            if path.name == "compat.py":
+                continue
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                names = {getattr(node, "attr", ""), getattr(node, "name", "")}
+                for name in sorted(names & PRIVATE_ATTRIBUTES):
+                    found.append(f"{place}:{getattr(node, 'lineno', 0)}: {name}")
+    return found
+
+
+def is_private_import(place: str, name: str) -> bool:
+    if name.split(".")[0] in (*PACKAGES, "__future__"):
+        return False
+    for foreign, user in COMPAT_ONLY.items():
+        if name == foreign or name.startswith(f"{foreign}."):
+            return place != user
+    return any(part.startswith("_") for part in name.split("."))
+
+
 def plant(root: Path, place: str, source: str) -> None:
     path = root / place
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -172,6 +223,31 @@ def test_a_planted_circle_is_found(tmp_path: Path) -> None:
     ((*circle, last),) = find_circles(tmp_path)
     assert set(circle) == {"connections.hub.hub", "connections.hub.connection"}
     assert last == circle[0]
+
+
+def test_private_names_of_other_packages_are_used_in_compat_alone() -> None:
+    assert find_private_uses(ROOT) == []
+
+
+def test_a_planted_private_use_is_found(tmp_path: Path) -> None:
+    """Imports and attributes count, and definitions that override an attribute."""
+    plant(
+        tmp_path,
+        "connections/server/http.py",
+        "from daphne.utils import parse_x_forwarded_for\n"
+        "from twisted.web._newclient import makeStatefulDispatcher\n"
+        "transport.dataBuffer\n"
+        "class A:\n    def _respondToBadRequestAndDisconnect(self): ...\n",
+    )
+    plant(tmp_path, "connections/server/compat.py", "import daphne.utils\nx._sync\n")
+    plant(tmp_path, "connections/layers/compat.py", "import daphne.utils\n")
+    assert find_private_uses(tmp_path) == [
+        "connections/layers/compat.py:1: daphne.utils",
+        "connections/server/http.py:2: twisted.web._newclient.makeStatefulDispatcher",
+        "connections/server/http.py:1: daphne.utils.parse_x_forwarded_for",
+        "connections/server/http.py:3: dataBuffer",
+        "connections/server/http.py:5: _respondToBadRequestAndDisconnect",
+    ]
 
 
 def test_every_package_is_looked_at() -> None:

@@ -5,7 +5,6 @@ import logging
 from collections.abc import Awaitable, Sequence
 from typing import Any, Protocol
 
-from channels.consumer import get_handler_name
 from channels.db import aclose_old_connections
 from channels.exceptions import StopConsumer
 from django.db import Error as DatabaseError
@@ -14,6 +13,7 @@ from connections import close_codes
 from connections.asgi import Message, Receive, Send
 from connections.close_codes import CloseReason
 from connections.connection.channel import ConnectionChannel
+from connections.connection.compat import get_handler_name
 from connections.connection.error_budget import ErrorBudget
 from connections.connection.lock import FifoLock
 from connections.connection.rate_limiter import RateLimiter, Verdict

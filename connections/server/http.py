@@ -1,8 +1,8 @@
 """
-The HTTP side: request heads with one deadline, bodies with a bound.
+Serve HTTP: one deadline for a request head, a bound for a body.
 
-Subclasses of Twisted's HTTPChannel and of daphne's WebRequest. HTTP/2 is left to
-a proxy: WebSockets open with HTTP/1.1.
+The classes extend Twisted's HTTPChannel and daphne's WebRequest, by the names of
+compat.py. HTTP/2 is left to a proxy: WebSockets open with HTTP/1.1.
 """
 
 import asyncio
@@ -10,15 +10,22 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
-from daphne.http_protocol import HTTPFactory, WebRequest
+from twisted.internet.protocol import ServerFactory
+from twisted.protocols.basic import LineReceiver
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
-from twisted.web import http
 
 from connections.net.addresses import find_source, is_listed
+from connections.server.compat import (
+    DaphneFactory,
+    DaphneRequest,
+    PublicHttpChannel,
+    detach_socket,
+    has_response_started,
+)
 from connections.server.timers import HasDeadline
 from connections.server.tls_transport import TlsTransport
-from connections.server.transport import SocketTransport, detach_socket
+from connections.server.transport import SocketTransport
 from connections.server.websocket.handshake import (
     BadHandshake,
     Handshake,
@@ -48,7 +55,7 @@ _MOST_ESCAPES = 100
 length before Python 3.11.10 and 3.12.6 (CVE-2024-7592), and Django asks it."""
 
 
-class HttpChannel(HasDeadline, http.HTTPChannel):
+class HttpChannel(HasDeadline, PublicHttpChannel):
     """
     One TCP connection that speaks HTTP, until it becomes a WebSocket.
 
@@ -75,7 +82,7 @@ class HttpChannel(HasDeadline, http.HTTPChannel):
             return
         if self._is_idle:
             self._begin_head()
-        http.basic.LineReceiver.dataReceived(self, data)
+        LineReceiver.dataReceived(self, data)
 
     def lineReceived(self, line: bytes) -> None:
         if not self._is_refused:
@@ -85,8 +92,9 @@ class HttpChannel(HasDeadline, http.HTTPChannel):
         self.server.admission.refusals["bad_request"] += 1
         self._refuse(431, "A header is too large")
 
-    def _respondToBadRequestAndDisconnect(self) -> None:
-        # Twisted closes on what it did not read: a reset, and no answer seen.
+    def refuse_bad_request(self) -> None:
+        # Twisted closes with bytes unread: the kernel resets the connection, and the
+        # client never sees the answer.
         self.server.admission.refusals["bad_request"] += 1
         self._refuse(400, "The request is not valid, or its headers are too large")
 
@@ -97,7 +105,7 @@ class HttpChannel(HasDeadline, http.HTTPChannel):
             return
         if self._is_refused:
             return
-        if not self._handlingRequest:
+        if not self.is_handling_request:
             self._body_bytes += len(data)
             if self._body_bytes > self.server.config.handshake.max_body_size:
                 self._refuse(413, "The body is too large")
@@ -123,7 +131,7 @@ class HttpChannel(HasDeadline, http.HTTPChannel):
         self.server.admission.end_head(self)
         super().allContentReceived()
 
-    def requestDone(self, request: WebRequest) -> None:
+    def requestDone(self, request: "HttpRequest") -> None:
         self._forget_body()
         if self.server.is_draining:
             self.persistent = False
@@ -224,7 +232,7 @@ class HttpChannel(HasDeadline, http.HTTPChannel):
         self.server.http_channels.discard(self)
 
 
-class HttpRequest(WebRequest):
+class HttpRequest(DaphneRequest):
     """One HTTP request, or the handshake of a WebSocket."""
 
     def process(self) -> Any:
@@ -245,7 +253,7 @@ class HttpRequest(WebRequest):
         """
         if self.finished or self.channel is None:
             return
-        if self._response_started:
+        if has_response_started(self):
             self.channel.transport.abortConnection()
         else:
             super().handle_exception(exception)
@@ -309,13 +317,13 @@ class HttpRequest(WebRequest):
         self.channel.loseConnection()
 
 
-class HttpFactory(HTTPFactory):
+class HttpFactory(DaphneFactory):
     """Makes a channel for each TCP connection."""
 
     protocol = HttpChannel
 
     def buildProtocol(self, addr: Any) -> HttpChannel:
-        channel: HttpChannel = http.protocol.ServerFactory.buildProtocol(self, addr)
+        channel: HttpChannel = ServerFactory.buildProtocol(self, addr)
         channel.callLater = self.reactor.callLater
         channel.requestFactory = HttpRequest
         return channel

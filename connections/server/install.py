@@ -21,11 +21,10 @@ def install() -> None:
     what only our server does.
     """
     if "daphne.cli" in sys.modules:
-        from daphne.cli import CommandLineInterface
-
+        from connections.server.compat import set_server_class
         from connections.server.server import Server
 
-        CommandLineInterface.server_class = Server
+        set_server_class(Server)
         return
     for name in _OTHER_SERVERS:
         if name in sys.modules:

@@ -1,7 +1,7 @@
 """daphne's Server with the protections that only it can give, and a drain."""
 
-# First: it installs the reactor that everything of Twisted imports.
-from daphne.server import Server as DaphneServer  # isort: skip
+# First: daphne installs the reactor that everything of Twisted imports.
+from connections.server.compat import DaphneServer, get_event_loop  # isort: skip
 
 import asyncio
 import logging
@@ -71,7 +71,7 @@ class Server(DaphneServer):
         options["proxy_forwarded_address_header"] = None
         endpoints = [_with_backlog(one) for one in options.pop("endpoints", ())]
         super().__init__(application, endpoints=endpoints, **options)
-        loop = reactor._asyncioEventloop
+        loop = get_event_loop()
         self.admission = Admission(self.config, loop.time)
         self.budget = BufferBudget(self.config.buffers.max_total_bytes)
         self.round_trips = Histogram(LATENCY_EDGES)

@@ -9,6 +9,7 @@ from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from connections.server.compat import count_unsent_bytes
 from connections.server.transport import Receiver
 
 _LINGER_SECONDS = 0.5
@@ -33,15 +34,7 @@ class TlsTransport(Protocol):
 
     @property
     def unsent_bytes(self) -> int:
-        """
-        Bytes that wait in this process.
-
-        Twisted has no public name for them; what OpenSSL holds, at most 64 kB, is
-        not counted.
-        """
-        descriptor = self._descriptor
-        waiting: int = len(descriptor.dataBuffer) - descriptor.offset
-        return waiting + int(descriptor._tempDataLen)
+        return count_unsent_bytes(self._descriptor)
 
     def write(self, data: bytes) -> None:
         self.transport.write(data)

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import socket
 import struct
-from typing import Any, Protocol
+from typing import Protocol
 
 logger = logging.getLogger(__name__)
 
@@ -233,17 +233,3 @@ class SocketTransport:
         self._loop.remove_writer(self._fd)
         if sock is not None:
             sock.close()
-
-
-def detach_socket(transport: Any) -> tuple[socket.socket, bytes]:
-    """
-    Take the socket out of a plain transport of Twisted's, and what it had to send.
-
-    Twisted forgets the transport: it keeps those alone that wait for events.
-    """
-    transport.stopReading()
-    transport.stopWriting()
-    unsent = transport.dataBuffer[transport.offset :] + b"".join(
-        transport._tempDataBuffer
-    )
-    return socket.socket(fileno=transport.socket.detach()), unsent

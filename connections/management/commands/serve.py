@@ -11,7 +11,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from connections.config.loader import get_config
-from connections.exceptions import ConfigError, NotMigrated
+from connections.exceptions import ConfigError, IncompatibleDependency, NotMigrated
 from connections.storage.database import require_tables
 
 logger = logging.getLogger(__name__)
@@ -66,8 +66,10 @@ class Command(BaseCommand):
         except NotMigrated as exc:
             raise CommandError(str(exc)) from exc
         # Only now: these install Twisted's reactor and import the project.
-        from daphne.access import AccessLogGenerator
-
+        try:
+            from connections.server.compat import AccessLogGenerator
+        except IncompatibleDependency as exc:
+            raise CommandError(f"nothing is served: {exc}") from exc
         from connections.server.endpoints import make_tls, open_socket, take_socket
         from connections.server.server import Server
         from connections.sweeper.sweeper import BackgroundSweeper
@@ -120,10 +122,10 @@ class Command(BaseCommand):
 
     def _import_application(self) -> Any:
         """Return what ASGI_APPLICATION names."""
-        from daphne.management.commands.runserver import get_default_application
+        from connections.server.compat import import_application
 
         try:
-            return get_default_application()
+            return import_application()
         except ImproperlyConfigured as exc:
             why = exc if exc.__context__ is None else f"{exc} ({exc.__context__})"
             raise CommandError(

@@ -16,6 +16,7 @@ from typing import Any
 
 from connections import close_codes
 from connections.exceptions import ProtocolViolation
+from connections.server.compat import find_mask_function
 
 
 def mask_in_python(
@@ -28,10 +29,7 @@ def mask_in_python(
     return masked.to_bytes(size, "little")
 
 
-try:
-    from websockets.speedups import apply_mask
-except ImportError:
-    apply_mask = mask_in_python
+apply_mask = find_mask_function() or mask_in_python
 
 
 class Opcode(IntEnum):

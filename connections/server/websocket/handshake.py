@@ -9,7 +9,7 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote
 
-from daphne.utils import HEADER_NAME_RE, INVALID_HEADER_VALUE_BYTES
+from connections.server.compat import HEADER_NAME_RE, INVALID_HEADER_VALUE_BYTES
 
 Header = tuple[bytes, bytes]
 
