@@ -12,9 +12,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from connections.capacity.load.client import Client
 from connections.capacity.load.frames import PING, PONG, TEXT, build_frame, split_frames
 from connections.capacity.load.generator import Answer, Steps, main, summarise
-from connections.capacity.load.sockets import Client, Clients
+from connections.capacity.load.sockets import Clients
 
 PAYLOAD = {"text": "a message of about a hundred bytes, as people write: é👍🏽"}
 _LATE_SECONDS = 60

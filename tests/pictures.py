@@ -26,8 +26,7 @@ _SAID = (
 async def take_demo(server: LiveServer) -> None:
     """Show a conversation while an answer is being written."""
     async with open_browser() as browser:
-        size = {"width": 1080, "height": 640}
-        context = await browser.new_context(viewport=size)  # type: ignore[arg-type]
+        context = await browser.new_context(viewport={"width": 1080, "height": 640})
         tab = await Person(server, context).sign_in("alice")
         await tab.say(_SAID[0])
         await tab.wait_for_answers(1)

@@ -5,10 +5,10 @@ import socketio
 sio = socketio.AsyncServer(async_mode="asgi", cors_allowed_origins="*")
 
 
-@sio.on("echo")
 async def echo(sid: str, text: str) -> None:
     """Send a message back."""
     await sio.emit("echo", text, to=sid)
 
 
+sio.on("echo", echo)
 application = socketio.ASGIApp(sio)

@@ -282,6 +282,7 @@ class AlertMachine(RuleBasedStateMachine):
         assert states == ([] if self.state == "none" else [self.state])
         assert Alert.objects.exclude(fired_at=None).count() == self.fired
         for alert in Alert.objects.exclude(fired_at=None):
+            assert alert.fired_at is not None
             assert alert.fired_at - alert.since >= timedelta(seconds=30)
             assert (alert.state == "resolved") == (alert.resolved_at is not None)
 

@@ -1,5 +1,6 @@
 """What staff can do from the dashboard: confirmed, permitted, recorded."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -84,7 +85,7 @@ def test_the_result_says_what_was_not_reached(operator: Client, node: Node) -> N
     keys = [("key", key) for key in CloseRequest.objects.values_list("pk", flat=True)]
     url = f"{URL}result/?{urlencode([('action', 'end'), ('asked', 2), *keys])}"
     put_picture(node, BOB)
-    CloseRequest.objects.update(created_at=timezone.now() - timezone.timedelta(hours=1))
+    CloseRequest.objects.update(created_at=timezone.now() - timedelta(hours=1))
     later = make_seen("bob", connection_id="b" * 32)
     put_picture(node, later._replace(opened_at=0.0))
     from django.contrib import admin

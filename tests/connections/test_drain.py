@@ -93,7 +93,7 @@ class Client:
         self.is_stuck = consumer is Stuck
         self.answers_after = answers_after
         """Seconds until it answers a close frame; None: it never does."""
-        self.connection_id: str | None = None
+        self.connection_id = ""
         self.disconnects: list[int] = []
         self.echoes = 0
         self.bye_at: float | None = None

@@ -44,8 +44,9 @@ class SpyingSender:
 
     def announce(self, close_reason: Any, after_ms: int) -> None: ...
 
-    def send(self, content: dict[str, Any]) -> None:
+    def send(self, content: dict[str, Any]) -> bool:
         self.told.append(content)
+        return True
 
     def abort(self) -> None: ...
 
@@ -154,7 +155,8 @@ async def recording() -> AsyncIterator[Node]:
 
 
 async def create(client_id: str = "alice", **values: Any) -> str:
-    token, _ = await database_sync_to_async(create_access_token)(client_id, **values)
+    made = database_sync_to_async(create_access_token)
+    token: str = (await made(client_id, **values))[0]
     return token
 
 

@@ -390,7 +390,7 @@ def jwks_file(tmp_path: Path) -> str:
     return str(path)
 
 
-GOOD = {"issuer": ISSUER, "audience": AUDIENCE}
+GOOD: dict[str, Any] = {"issuer": ISSUER, "audience": AUDIENCE}
 
 
 def test_a_good_configuration_has_no_problems(settings: Any, jwks_file: str) -> None:

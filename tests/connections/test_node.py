@@ -35,11 +35,9 @@ async def open_connection(consumer: Any, node: Node, **kwargs: Any) -> Any:
     return communicator
 
 
-@database_sync_to_async
-def post(**values: Any) -> CloseRequest:
+async def post(**values: Any) -> None:
     request = CloseRequest(**values)
-    CloseRequest.objects.post([request])
-    return request
+    await database_sync_to_async(CloseRequest.objects.post)([request])
 
 
 async def test_a_beat_moves_the_counter_of_the_nodes_row(recording: Node) -> None:

@@ -237,4 +237,4 @@ def test_every_database_stores_a_cleaned_text() -> None:
 def test_reasons_fit_their_column() -> None:
     longest = max(map(len, close_codes.CLOSE_REASONS))
     assert longest <= (Connection._meta.get_field("reason").max_length or 0)
-    assert Node.State.LOST == "lost"
+    assert Node.State.LOST.value == "lost"

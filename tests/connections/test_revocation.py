@@ -233,7 +233,6 @@ async def test_a_revoked_or_deleted_token_ends_its_connections(
     await bystander.disconnect()
 
 
-@in_database
 def log_out(key: str, user: User) -> None:
     """Send what Django sends before it deletes the session."""
     request = RequestFactory().get("/")
@@ -247,7 +246,7 @@ async def test_a_logout_ends_the_connections_of_its_session_alone(node: Node) ->
     here, there = [
         await open_as(await in_database(verify_session)(key), node) for key in keys
     ]
-    await log_out(keys[0], user)
+    await in_database(log_out)(keys[0], user)
     await poll(node)
     await assert_ends(here, 4009, "logged_out")
     assert [one.close_reason for one in node.hub] == [None]
@@ -260,7 +259,7 @@ async def test_who_comes_between_the_logout_and_the_end_of_its_session_is_ended(
     """Django announces the logout first and deletes the session after."""
     user = await in_database(make_staff)()
     key = await in_database(log_in)(user)
-    await log_out(key, user)
+    await in_database(log_out)(key, user)
     await poll(node)
     assert isinstance(node.clock, FakeClock)
     node.clock.advance(1)
@@ -275,13 +274,12 @@ async def test_nothing_happens_before_the_commit(node: Node) -> None:
     credential = await in_database(lambda: verify_session(log_in(user)))()
     communicator = await open_as(credential, node)
 
-    @in_database
     def roll_back() -> None:
         with transaction.atomic():
             deactivate(User.objects.get())
             transaction.set_rollback(True)
 
-    await roll_back()
+    await in_database(roll_back)()
     await assert_stays(node)
     assert not await CloseRequest.objects.filter(reason="deactivated").aexists()
     await communicator.disconnect()
@@ -368,13 +366,12 @@ async def test_what_django_does_not_tell_is_found_within_the_period(
     communicator = await open_as(credential, node, StaffEcho)
     await poll(node)
 
-    @in_database
     def apply() -> None:
         with connection.constraint_checks_disabled():
             change()
 
     await CloseRequest.objects.all().adelete()
-    await apply()
+    await in_database(apply)()
     assert not await CloseRequest.objects.aexists()
     assert isinstance(node.clock, FakeClock)
     node.clock.advance(node.config.reauthorise_seconds)
@@ -420,14 +417,13 @@ async def test_a_look_takes_few_queries_and_comes_in_its_turn(node: Node) -> Non
 
     class Counting:
         async def read(self, work: Any, *args: Any) -> Any:
-            @in_database
             def run() -> Any:
                 with CaptureQueriesContext(connection) as captured:
                     found = work(*args)
                 queries.append(len(captured))
                 return found
 
-            return await run()
+            return await in_database(run)()
 
     node.reauthoriser._database = Counting()  # type: ignore[assignment]
     await node.reauthoriser.poll()

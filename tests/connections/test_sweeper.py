@@ -18,7 +18,7 @@ from connections.models import (
     NodeCommand,
     Sweep,
 )
-from connections.sweeper.sweeper import AllNodesSilent, Sweeper, run_sweeper
+from connections.sweeper.sweeper import AllNodesSilent, Sweeper, Swept, run_sweeper
 from connections.testing import FakeClock
 from connections.testing.communicators import make_config
 
@@ -124,7 +124,7 @@ def test_a_sweeper_that_stood_still_begins_to_observe_anew() -> None:
     make_db_node("live")
     clock = FakeClock()
     sweeper = make_sweeper(clock)
-    swept = []
+    swept: list[Swept] = []
 
     class Stalls(threading.Event):
         def wait(self, timeout: float | None = None) -> bool:
@@ -195,7 +195,7 @@ def test_idle_sooner_than_configured() -> None:
 
 @pytest.mark.parametrize(("sooner", "expected"), [({}, 0), ({"idle_seconds": 10}, 2)])
 def test_a_timeout_of_its_own_is_left_to_the_node_unless_staff_ask_sooner(
-    sooner: dict[str, float], expected: int
+    sooner: dict[str, Any], expected: int
 ) -> None:
     node = make_db_node("live")
     long_ago = timezone.now() - timedelta(seconds=400)

@@ -1,7 +1,7 @@
 """Single-use tickets: who gets one, and what each attack on one comes to."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -185,12 +185,13 @@ async def node(settings: Any) -> AsyncIterator[Node]:
 
 
 async def post(
-    client: AsyncClient | None = None, origin: str | None = PAGE, **headers: str
+    client: AsyncClient | None = None,
+    origin: str | None = PAGE,
+    headers: Mapping[str, str] | None = None,
 ) -> Any:
     client = client or AsyncClient(enforce_csrf_checks=True)
-    if origin is not None:
-        headers["origin"] = origin
-    return await client.post("/api/tickets/", headers=headers)
+    own = {} if origin is None else {"origin": origin}
+    return await client.post("/api/tickets/", headers={**(headers or {}), **own})
 
 
 async def bearer(**values: Any) -> dict[str, str]:
@@ -200,7 +201,7 @@ async def bearer(**values: Any) -> dict[str, str]:
 
 @pytest.mark.usefixtures("node")
 async def test_a_token_gets_a_ticket_that_nobody_keeps() -> None:
-    response = await post(**await bearer())
+    response = await post(headers=await bearer())
     assert response.status_code == 201
     assert "no-store" in response["Cache-Control"]
     assert response.json()["expires_in_seconds"] == 30
@@ -210,7 +211,7 @@ async def test_a_token_gets_a_ticket_that_nobody_keeps() -> None:
 
 async def test_a_jwt_gets_a_ticket_with_its_claims(node: Node) -> None:
     token = SigningKey("HS256", "").sign(plan="gold")
-    response = await post(authorization=f"Bearer {token}")
+    response = await post(headers={"authorization": f"Bearer {token}"})
     credential = await node.verifier.verify_ticket(response.json()["ticket"], PAGE)
     assert (credential.client_id, credential.jti) == ("jwt:alice", "id-1")
     assert credential.claims["plan"] == "gold"
@@ -218,7 +219,7 @@ async def test_a_jwt_gets_a_ticket_with_its_claims(node: Node) -> None:
 
 
 async def log_in_as(client: AsyncClient, name: str = "alice") -> User:
-    user = await in_database(User.objects.create_user)(name)
+    user: User = await in_database(User.objects.create_user)(name)
     await client.aforce_login(user)
     return user
 
@@ -233,7 +234,7 @@ async def test_a_session_gets_a_ticket_with_the_csrf_token_alone() -> None:
     assert (await post(client, None)).status_code == 403
     assert not await Ticket.objects.aexists()
     client.cookies["csrftoken"] = "a" * 32
-    response = await post(client, "http://testserver", **{"x-csrftoken": "a" * 32})
+    response = await post(client, "http://testserver", {"x-csrftoken": "a" * 32})
     assert response.status_code == 201
     ticket = response.json()["ticket"]
     credential = await in_database(redeem)(ticket, "http://testserver")
@@ -250,7 +251,7 @@ async def test_a_ticket_is_not_to_be_had_by_a_link(method: str) -> None:
 @pytest.mark.usefixtures("node")
 async def test_a_page_that_may_not_connect_gets_none() -> None:
     for origin in ("https://evil.example", "null", "http://app.example.com"):
-        response = await post(origin=origin, **await bearer())
+        response = await post(origin=origin, headers=await bearer())
         assert (response.status_code, response.json()["error"]) == (403, "forbidden")
     assert not await Ticket.objects.aexists()
 
@@ -263,31 +264,31 @@ async def test_who_is_nobody_gets_none_and_is_told_why() -> None:
         ({"authorization": "Bearer wrong"}, 401, "unauthenticated"),
         (expired, 401, "token_expired"),
     ):
-        response = await post(**headers)
+        response = await post(headers=headers)
         assert (response.status_code, response.json()["error"]) == (status, reason)
         assert response["WWW-Authenticate"] == "Bearer"
     client = AsyncClient(enforce_csrf_checks=True)
     client.cookies["csrftoken"] = "a" * 32
-    response = await post(client, "http://testserver", **{"x-csrftoken": "a" * 32})
+    response = await post(client, "http://testserver", {"x-csrftoken": "a" * 32})
     assert response.status_code == 401
 
 
 @pytest.mark.usefixtures("node")
 async def test_too_many_tickets_and_too_many_guesses_are_429() -> None:
     headers = await bearer()
-    statuses = [(await post(**headers)).status_code for _ in range(5)]
+    statuses = [(await post(headers=headers)).status_code for _ in range(5)]
     assert statuses == [201] * 4 + [429]
-    response = await post(**headers)
+    response = await post(headers=headers)
     assert response["Retry-After"]
     wrong = {"authorization": "Bearer wrong"}
-    statuses = [(await post(**wrong)).status_code for _ in range(7)]
+    statuses = [(await post(headers=wrong)).status_code for _ in range(7)]
     assert (statuses[0], statuses[-1]) == (401, 429)
 
 
 async def test_who_is_banned_gets_none(node: Node) -> None:
     await Ban.objects.acreate(target="client", value="alice", reason="test")
     await node.gate.refresh()
-    response = await post(**await bearer())
+    response = await post(headers=await bearer())
     assert (response.status_code, response.json()["error"]) == (403, "banned")
 
 
@@ -319,7 +320,7 @@ def shake_hands(
 
 
 async def ask_for_ticket(**headers: str) -> str:
-    response = await post(**(headers or await bearer()))
+    response = await post(headers=headers or await bearer())
     ticket: str = response.json()["ticket"]
     return ticket
 

@@ -87,7 +87,14 @@ async def test_bytes_come_back(sample: ModuleType, message: bytes) -> None:
 async def test_json_both_ways(sample: ModuleType) -> None:
     communicator = await open_connection(sample.JsonEcho, "/ws/json/")
     assert await communicator.receive_json_from(_ROUND) == {"hello": "/ws/json/"}
-    for content in ({"type": "anything", "n": [1, None, "é"]}, [], 7, "text", None):
+    contents: tuple[Any, ...] = (
+        {"type": "anything", "n": [1, None, "é"]},
+        [],
+        7,
+        "text",
+        None,
+    )
+    for content in contents:
         await communicator.send_json_to(content)
         assert await communicator.receive_json_from(_ROUND) == {"echo": content}
     await communicator.disconnect()

@@ -1,6 +1,7 @@
 """A minute without the database, and half of it without Redis: really that long."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -32,7 +33,7 @@ async def test_a_minute_without_the_database_and_half_of_it_without_redis(
 ) -> None:
     """Two nodes lose nobody, admit whom they know, and are exact again."""
     environment = {**postgres_store.environment, "REDIS_URL": redis_process.url}
-    options = {"config": CONFIG, "arguments": ("--no-sweeper",)}
+    options: dict[str, Any] = {"config": CONFIG, "arguments": ("--no-sweeper",)}
     pair = [servers.start(environment=environment, **options)]
     folder = pair[0].folder
     pair.append(servers.start(environment=environment, folder=folder, **options))

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import psycopg
 import pytest
@@ -22,7 +24,7 @@ def pair(
     servers: Servers, postgres_store: Store, redis_process: RedisProcess
 ) -> Iterator[tuple[LiveServer, LiveServer]]:
     """Two nodes of one cluster whose sessions keep little."""
-    options = {
+    options: dict[str, Any] = {
         "config": {
             **CONFIG,
             "max_session_history": HISTORY,
@@ -53,17 +55,17 @@ async def test_a_node_killed_beside_another(
         await there.connect(second)
         await there.say(COUNT)
         for page in (here, there):
-            await page.wait(lambda page=page: done_at(page, 2))
+            await page.wait(partial(done_at, page, 2))
         await here.say({**COUNT, "count": 10_000})
         await there.wait(lambda: 4 in there.entries and "9 " in there.texts()[4])
         first.kill()
-        await here.wait(lambda: not here.is_connected)
+        await here.wait_disconnected()
         await there.say({"text": "meanwhile"})
         await there.wait_acked()
         await there.wait(lambda: there.entries[4]["state"] == "interrupted", 40)
         await here.return_to(second)
         for page in (here, there):
-            await page.wait(lambda page=page: page.last_offset == 6)
+            await page.wait_offset(6)
             assert page.texts()[2] == COUNTED
         await here.wait(lambda: here.entries[4]["state"] == "interrupted")
         assert here.texts() == there.texts()
@@ -125,7 +127,7 @@ async def test_a_deadlock_is_tried_again(
             for page in pages:
                 await page.wait_acked()
         for page in pages:
-            await page.wait(lambda page=page: done_at(page, 2 * rounds))
+            await page.wait(partial(done_at, page, 2 * rounds))
             assert not page.errors
 
 

@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.typing import Origin
 
 from connections.testing import (
     TEXT,
@@ -34,9 +36,11 @@ CONFIG = {
 ENDLESS = {"text": "count", "count": 10_000, "pause_seconds": 0.05}
 
 
-async def open_raw(port: int, path: str, **options: int) -> RawClient:
+async def open_raw(
+    port: int, path: str, *, receive_bytes: int | None = None
+) -> RawClient:
     origin = f"Origin: http://127.0.0.1:{port}"
-    return await RawClient.open(port, path, origin, **options)
+    return await RawClient.open(port, path, origin, receive_bytes=receive_bytes)
 
 
 async def talk(page: SessionClient) -> None:
@@ -90,7 +94,7 @@ async def test_sigterm_in_the_middle_of_everything(
     await talking.connect(server)
     chatter = asyncio.create_task(talk(talking))
     told: list[ClientConnection] = [
-        await connect(f"{server.ws_url}/json/", origin=server.url)  # type: ignore[arg-type]
+        await connect(f"{server.ws_url}/json/", origin=Origin(server.url))
         for _ in range(5)
     ]
     stuck = await open_raw(server.port, "/stuck/")
@@ -111,7 +115,7 @@ async def test_sigterm_in_the_middle_of_everything(
     for connection in told:
         assert await read_close(connection) == (4200, "draining")
     for page in (listening, talking):
-        await page.wait(lambda page=page: not page.is_connected)
+        await page.wait_disconnected()
     await chatter
     with contextlib.suppress(OSError):
         (await hesitating).close()
@@ -119,7 +123,11 @@ async def test_sigterm_in_the_middle_of_everything(
         postgres.resume()
         redis_process.resume()
     acked = dict(talking.acked)
-    shared = {"config": CONFIG, "environment": environment, "folder": server.folder}
+    shared: dict[str, Any] = {
+        "config": CONFIG,
+        "environment": environment,
+        "folder": server.folder,
+    }
     servers.start(
         command="sweep_idle_connections",
         arguments=("--interval", "0.3"),

@@ -173,8 +173,8 @@ async def open_page(
 ) -> Page:
     """Open the dashboard as staff, until it is live."""
     context = await browser.new_context(**options)
-    cookie = {"name": "sessionid", "value": session, "url": server.url}
-    await context.add_cookies([cookie])
+    url = server.url
+    await context.add_cookies([{"name": "sessionid", "value": session, "url": url}])
     page = await context.new_page()
     await page.goto(server.url + URL)
     await page.wait_for_selector("#live-badge.is-live", timeout=60_000)

@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
+from websockets.typing import Subprotocol
 
 from connections.testing import LiveServer
 from connections.testing.waiting import scale
@@ -64,7 +65,10 @@ class SessionClient:
         url = f"{server.ws_url}/ws/sessions/{self.session_id}/?{urlencode(query)}"
         self._socket = await connect(
             url,
-            subprotocols=["orchestra.v1", f"bearer.{self.token}"],
+            subprotocols=[
+                Subprotocol("orchestra.v1"),
+                Subprotocol(f"bearer.{self.token}"),
+            ],
             max_size=None,
             open_timeout=20,
         )
@@ -115,6 +119,14 @@ class SessionClient:
             while not condition():
                 self._changed.clear()
                 await self._changed.wait()
+
+    async def wait_disconnected(self) -> None:
+        """Wait until the server or the network has ended the connection."""
+        await self.wait(lambda: not self.is_connected)
+
+    async def wait_offset(self, offset: int) -> None:
+        """Wait until this entry is the last one received."""
+        await self.wait(lambda: self.last_offset == offset)
 
     async def wait_acked(self, seconds: float = 30) -> None:
         """Wait until nothing waits for its ack."""

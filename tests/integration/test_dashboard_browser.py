@@ -91,8 +91,9 @@ class Desk:
         context = await browser.new_context(**options)
         context.set_default_timeout(_PATIENCE_MS)
         session = self.sessions[name]
-        cookie = {"name": "sessionid", "value": session, "url": self.server.url}
-        await context.add_cookies([cookie])
+        await context.add_cookies(
+            [{"name": "sessionid", "value": session, "url": self.server.url}]
+        )
         page = await context.new_page()
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on("console", self._record)
@@ -346,8 +347,8 @@ async def test_it_can_be_used_with_the_keyboard_alone(
 async def test_it_polls_where_the_socket_fails(desk: Desk, browser: Browser) -> None:
     context = await browser.new_context()
     page = await context.new_page()
-    cookie = {"name": "sessionid", "value": desk.sessions["root"]}
-    await context.add_cookies([{**cookie, "url": desk.server.url}])
+    session, url = desk.sessions["root"], desk.server.url
+    await context.add_cookies([{"name": "sessionid", "value": session, "url": url}])
     await page.route_web_socket(re.compile("/ws/"), lambda socket: socket.close())
     await page.goto(desk.server.url + URL)
     await desk.join("carol", 1)

@@ -35,7 +35,7 @@ def migrated_database(
     folder = tmp_path_factory.mktemp("alice")
     shutil.copy(migrated_database, folder)
     server = make_server(folder, environment=ENVIRONMENT)
-    create: Any = User.objects.create_superuser  # type: ignore[misc]
+    create: Any = User.objects.create_superuser
     server.run(create, "alice", "alice@example.com", PASSWORD)
     return folder / migrated_database.name
 

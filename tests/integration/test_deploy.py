@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from websockets.asyncio.client import connect
+from websockets.typing import Origin
 
 from connections.config.loader import WebSocketConfig
 from connections.testing import Servers, free_port, wait_until
@@ -32,9 +33,9 @@ def run(*command: str | Path, **options: Any) -> str:
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=60, **options
     )
-    said = done.stdout + done.stderr
-    assert done.returncode == 0, said
-    return said
+    output: str = done.stdout + done.stderr
+    assert done.returncode == 0, output
+    return output
 
 
 def drain_seconds() -> float:
@@ -221,7 +222,7 @@ async def test_nginx_carries_connections_to_a_node_that_serves(
             async with connect(
                 f"wss://127.0.0.1:{nginx.port}/ws/echo/?seen={secret}",
                 ssl=context,
-                origin=f"https://127.0.0.1:{nginx.port}",  # type: ignore[arg-type]
+                origin=Origin(f"https://127.0.0.1:{nginx.port}"),
                 additional_headers={"Authorization": f"Bearer {token}"},
                 local_addr=("127.0.0.9", 0),
             ) as connection:

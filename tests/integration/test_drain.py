@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import websockets
 from websockets.asyncio.client import ClientConnection
+from websockets.typing import Origin
 
 from connections.testing import LiveServer, RawClient, Servers, free_port, wait_until
 
@@ -43,7 +44,7 @@ def seen(tmp_path: Path) -> Path:
 
 
 def open_socket(server: LiveServer, path: str) -> Any:
-    return websockets.connect(server.ws_url + path, origin=server.url)  # type: ignore[arg-type]
+    return websockets.connect(server.ws_url + path, origin=Origin(server.url))
 
 
 async def read_to_close(ws: ClientConnection) -> tuple[list[Any], int, float]:

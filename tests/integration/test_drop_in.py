@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import websockets
+from websockets.typing import Origin
 
 from connections.testing import LiveServer
 from tests.drop_in.editions import EDITIONS
@@ -40,7 +41,7 @@ def reach(
 ) -> websockets.connect:
     return websockets.connect(
         f"{server.ws_url}/{path}/",
-        origin=server.url,  # type: ignore[arg-type]
+        origin=Origin(server.url),
         subprotocols=subprotocols,  # type: ignore[arg-type]
         open_timeout=30,
     )

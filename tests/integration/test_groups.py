@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,7 +60,7 @@ class Member:
 def pair(
     servers: Servers, redis_process: RedisProcess, tmp_path: Path
 ) -> Iterator[tuple[LiveServer, LiveServer]]:
-    options = {
+    options: dict[str, Any] = {
         "command": "daphne",
         "application": "tests.integration.consumers:application",
         "config": CONFIG,

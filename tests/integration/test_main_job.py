@@ -11,6 +11,7 @@ import pytest
 from django.utils import timezone
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
+from websockets.typing import Subprotocol
 
 from connections.models import AccessToken, Connection
 from connections.testing import (
@@ -139,7 +140,8 @@ async def test_who_is_refused_and_how(
     await assert_alive(own)
     await own.close()
     by_subprotocol = await connect(
-        server.ws_url + ECHO, subprotocols=[f"bearer.{token}", "chat"]
+        server.ws_url + ECHO,
+        subprotocols=[Subprotocol(f"bearer.{token}"), Subprotocol("chat")],
     )
     assert by_subprotocol.subprotocol == "chat"
     await assert_alive(by_subprotocol)

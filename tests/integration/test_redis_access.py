@@ -123,7 +123,8 @@ async def sentinel(tmp_path: Path) -> AsyncIterator[Sentinel]:
 
     def has_replica() -> bool:
         with made.replica.connect() as client:
-            return client.info("replication").get("master_link_status") == "up"
+            status: str | None = client.info("replication").get("master_link_status")
+        return status == "up"
 
     await wait_until(has_replica, 20)
     yield made

@@ -6,10 +6,12 @@ import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.typing import Origin
 
 from connections.testing import LiveServer, Servers, read_close, wait_until
 from tests.integration.deeds import DeedProcess
@@ -121,9 +123,9 @@ class Visitor:
         self, server: LiveServer, path: str = "/json/", *, by_session: bool = False
     ) -> connect:
         headers = {"Authorization": f"Bearer {self.token}"}
-        origin = None
+        origin: Origin | None = None
         if by_session:
-            headers, origin = {"Cookie": f"sessionid={self.key}"}, server.url
+            headers, origin = {"Cookie": f"sessionid={self.key}"}, Origin(server.url)
         return connect(
             server.ws_url + path,
             additional_headers=headers,
@@ -184,8 +186,11 @@ def start(servers: Servers, *, command: str = "daphne", **options: Any) -> LiveS
 
 
 def start_pair(servers: Servers, **options: Any) -> list[LiveServer]:
-    application = {"command": "daphne", "application": APPLICATION}
-    return [*servers.start_pair(config=CONFIG, **application, **options)]
+    return [
+        *servers.start_pair(
+            config=CONFIG, command="daphne", application=APPLICATION, **options
+        )
+    ]
 
 
 async def ended_at(connection: ClientConnection) -> tuple[tuple[int, str], float]:
@@ -203,8 +208,8 @@ async def take_away(
     visitor, bystander = await visitors.make(), await visitors.make()
     places = {"NAME": visitor.name, "KEY": visitor.key, "ADDRESS": visitor.address}
     deed = [places.get(word, word) for word in case.deed]
-    options = {"path": case.path, "by_session": case.by_session}
-    theirs = [await visitor.open(node, **options) for node in nodes]
+    open_case = partial(visitor.open, path=case.path, by_session=case.by_session)
+    theirs = [await open_case(node) for node in nodes]
     others = [await bystander.open(node) for node in nodes]
     waiting = [asyncio.create_task(ended_at(one)) for one in theirs]
     await asyncio.sleep(0.2)
@@ -213,7 +218,7 @@ async def take_away(
     ends = await asyncio.gather(*waiting)
     assert [close for close, _ in ends] == [case.close] * len(nodes), case.name
     for node in nodes:
-        back = await visitor.open(node, **options)
+        back = await open_case(node)
         assert await read_close(back) == case.returning, case.name
     for other in others:
         await other.send('{"type": "echo"}')

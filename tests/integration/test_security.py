@@ -9,6 +9,7 @@ import pytest
 from django.contrib.auth.models import User
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
+from websockets.typing import Origin
 
 from connections.testing import (
     LiveServer,
@@ -31,7 +32,7 @@ async def test_a_token_in_a_url_is_no_credential(
             await connect(f"{server.ws_url}/ws/echo/?{name}={token}")
         assert refused.value.response.status_code == 403
         of_page = await connect(
-            f"{server.ws_url}/ws/echo/?{name}={token}", origin=server.url
+            f"{server.ws_url}/ws/echo/?{name}={token}", origin=Origin(server.url)
         )
         assert await read_close(of_page) == (4001, "unauthenticated")
 
@@ -39,11 +40,13 @@ async def test_a_token_in_a_url_is_no_credential(
 async def test_a_right_origin_is_no_credential(shared_servers: ProjectServers) -> None:
     """A program can send any Origin (RFC 6455, section 10.1)."""
     server = shared_servers.share(config=QUICK)
-    impostor = await connect(f"{server.ws_url}/ws/echo/", origin=server.url)
+    impostor = await connect(f"{server.ws_url}/ws/echo/", origin=Origin(server.url))
     assert await read_close(impostor) == (4001, "unauthenticated")
     cookie = {"Cookie": "sessionid=0123456789abcdef0123456789abcdef"}
     guesser = await connect(
-        f"{server.ws_url}/ws/echo/", origin=server.url, additional_headers=cookie
+        f"{server.ws_url}/ws/echo/",
+        origin=Origin(server.url),
+        additional_headers=cookie,
     )
     assert await read_close(guesser) == (4001, "unauthenticated")
 
@@ -52,7 +55,7 @@ async def test_the_session_cookie_is_for_same_sites_and_no_script(
     shared_servers: ProjectServers,
 ) -> None:
     server = shared_servers.share(config=QUICK)
-    create: Any = User.objects.create_superuser  # type: ignore[misc]
+    create: Any = User.objects.create_superuser
     server.run(create, "root", password="correct horse")
     cookie = await asyncio.to_thread(log_in, server, "root", "correct horse")
     assert "HttpOnly" in cookie

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import websockets
+from websockets.typing import Origin
 
 from connections.testing import LiveServer, Servers, free_port, wait_until
 from tests.project import ROOT
@@ -54,7 +55,7 @@ def connect(
     return websockets.connect(
         f"wss://127.0.0.1:{server.port}{path}",
         ssl=context,
-        origin=f"https://127.0.0.1:{server.port}",  # type: ignore[arg-type]
+        origin=Origin(f"https://127.0.0.1:{server.port}"),
     )
 
 
@@ -148,7 +149,9 @@ async def test_processes_share_a_port(servers: Servers) -> None:
     first.signal(signal.SIGTERM)
     assert await asyncio.to_thread(first.wait) == 0
     origin = first.url
-    async with websockets.connect(f"{first.ws_url}/ws/echo/", origin=origin) as ws:  # type: ignore[arg-type]
+    async with websockets.connect(
+        f"{first.ws_url}/ws/echo/", origin=Origin(origin)
+    ) as ws:
         await ws.send("x")
         assert await ws.recv() == "x"
 
@@ -186,7 +189,9 @@ async def test_a_socket_of_a_supervisors_is_served(
             url = f"ws://127.0.0.1:{port}/ws/echo/"
             origin = f"http://127.0.0.1:{port}"
             # Nobody is refused while the process starts: the kernel keeps them.
-            async with websockets.connect(url, origin=origin, open_timeout=20) as ws:  # type: ignore[arg-type]
+            async with websockets.connect(
+                url, origin=Origin(origin), open_timeout=20
+            ) as ws:
                 await ws.send("x")
                 assert await ws.recv() == "x"
             os.kill(process.pid, signal.SIGTERM)
@@ -278,7 +283,7 @@ async def test_runserver_protects_itself_too(servers: Servers) -> None:
             with contextlib.suppress(OSError):
                 return await websockets.connect(
                     f"{server.ws_url}/ws/echo/",
-                    origin=server.url,  # type: ignore[arg-type]
+                    origin=Origin(server.url),
                 )
             return None
 

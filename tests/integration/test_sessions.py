@@ -10,6 +10,7 @@ import sqlite3
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -97,7 +98,7 @@ async def test_each_outcome_is_told_as_it_is(servers: Servers, command: str) -> 
         await page.cut()
         execute(server, "update sessions_history_session set epoch = 'another'")
         # Whoever is attached is told to come back, and then what happened.
-        await other.wait(lambda: not other.is_connected)
+        await other.wait_disconnected()
         assert other.close_code == 4202
         await page.connect(server)
         assert page.outcome == "reset"
@@ -195,7 +196,7 @@ async def test_a_server_killed_in_the_middle_of_a_conversation(
         await page.say({**COUNT, "count": 10_000})
         await page.wait(lambda: 4 in page.entries and "12 " in page.texts()[4])
         server.kill()
-        await page.wait(lambda: not page.is_connected)
+        await page.wait_disconnected()
         await page.say({"text": "meanwhile"})
         again = start(servers, performs=True, folder=server.folder, port=server.port)
         await page.return_to(again)
@@ -225,17 +226,15 @@ async def test_a_rolling_restart_in_the_middle_of_answers(servers: Servers) -> N
             for page in pages:
                 await page.connect(old)
                 await page.say(COUNT)
-                await page.wait(lambda page=page: 2 in page.entries)
+                await page.wait(partial(page.entries.get, 2))
             new = start(servers, folder=old.folder, **options)
             old.signal(signal.SIGTERM)
             for page in pages:
-                await page.wait(lambda page=page: not page.is_connected)
+                await page.wait_disconnected()
                 assert page.close_code == 4200
             await asyncio.gather(*(page.return_to(new) for page in pages))
             for page in pages:
-                await page.wait(
-                    lambda page=page: page.entries[2]["state"] != "streaming"
-                )
+                await page.wait(partial(done_at, page, 2))
                 assert page.entries[2]["state"] == "done"
                 assert page.texts() == {1: "count", 2: COUNTED}
             assert await asyncio.to_thread(old.wait) == 0
@@ -266,9 +265,7 @@ async def test_two_nodes_and_a_redis_that_comes_and_goes(servers: Servers) -> No
             for number in range(10):
                 speaker = (here, there)[number % 2]
                 await speaker.say({"text": str(number)})
-                await speaker.wait(
-                    lambda page=speaker, last=2 * number + 2: done_at(page, last)
-                )
+                await speaker.wait(partial(done_at, speaker, 2 * number + 2))
             await there.say(COUNT)
             await here.wait(lambda: done_at(here, 22))
             await there.wait(lambda: done_at(there, 22))

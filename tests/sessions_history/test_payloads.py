@@ -11,7 +11,7 @@ from connections.exceptions import InvalidMessage
 from sessions_history.payloads import MAX_DEPTH, clean_text, digest, dump
 
 STORABLE = st.text(
-    st.characters(exclude_categories=("Cs",), exclude_characters="\x00"), max_size=30
+    st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=30
 )
 PAYLOADS = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | STORABLE,

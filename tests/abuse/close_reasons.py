@@ -1,4 +1,4 @@
-"""What is recorded of attackers."""
+"""Read the close reasons recorded for the connections of attackers."""
 
 import contextlib
 import sqlite3
@@ -10,15 +10,15 @@ from connections.testing import LiveServer
 
 def read_close_reasons(server: LiveServer, network: str) -> set[str]:
     """
-    Return code and reason of the records of all addresses that begin so.
+    Return the close codes and reasons recorded for addresses with this prefix.
 
-    A connection that is open has neither: " ".
+    An open connection has neither and appears as " ".
     """
     return {f"{code or ''} {reason}" for code, reason, _ in _read(server, network)}
 
 
 def find_unexplained(server: LiveServer, network: str) -> set[str]:
-    """Return the reasons after which one asks what had happened, and nothing tells."""
+    """Return the unplanned close reasons of records without a flight recorder trace."""
     rows = _read(server, network)
     reasons = {reason for _, reason, flight in rows if flight in (None, "[]")}
     return reasons - PLANNED_ENDS
