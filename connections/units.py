@@ -1,4 +1,4 @@
-"""Sizes as people write them, and the clock that everything timed is given."""
+"""Parse and format sizes; define the type of clocks."""
 
 import re
 from collections.abc import Callable
@@ -8,7 +8,7 @@ Clock = Callable[[], float]
 
 
 def count_of(count: int, noun: str) -> str:
-    """Return a number of things: 1 node, 2 nodes."""
+    """Return a count with its noun: 1 node, 2 nodes."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
@@ -26,13 +26,13 @@ _SIZE_UNITS = {
 
 
 def measure_text(text: str) -> int:
-    """Return at most how many bytes a text takes in memory, or as UTF-8."""
+    """Return an upper bound of a text's bytes, in memory or as UTF-8."""
     return len(text) if text.isascii() else 4 * len(text)
 
 
 def parse_size(text: str | int) -> int:
     """
-    Return the bytes meant by a size such as 1MB, 64KiB or 4096.
+    Return the number of bytes of a size such as 1MB, 64KiB or 4096.
 
     kB, MB and GB are decimal (1MB is 1 000 000 bytes), KiB, MiB and GiB
     binary, as in IEC 80000-13. Case does not matter.

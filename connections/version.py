@@ -1,10 +1,10 @@
-"""The version of this package, as it is installed or checked out."""
+"""Read the version of the installed package."""
 
 from importlib.metadata import PackageNotFoundError, version
 
 
 def read_version() -> str:
-    """Return the installed version, or a word for a checkout."""
+    """Return the installed version, or "checkout" without one."""
     try:
         return version("orchestra-websocket")
     except PackageNotFoundError:

@@ -1,9 +1,9 @@
 """
-What one node has counted since it started: plain numbers, no locks.
+Count the events of one node since its start, as plain numbers without locks.
 
-Everything here is touched on the node's event loop alone. Messages and bytes
-are not counted twice: each connection counts its own, and a route holds the sum
-of those that have closed.
+Only the node's event loop touches the counters of a node. Messages and bytes are
+counted once: each connection counts its own, and a route holds the sums of those
+that have closed. record_failure() is for other threads.
 """
 
 from bisect import bisect_left
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from connections.hub.connection import LiveConnection
 
 DURATION_EDGES = (0.5, 1, 5, 15, 30, 60, 300, 900, 3600, 14400, 43200, 86400)
-"""Upper edges, in seconds, of how long connections lived; one more is open."""
+"""Upper edges, in seconds, of the durations of connections; one more is open."""
 
 _MILLISECONDS = (1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000)
 LATENCY_EDGES = tuple(edge / 1000 for edge in _MILLISECONDS)
 """Upper edges, in seconds, of handling, acks and round trips; one more is open."""
 
 OTHER = "other"
-"""The label of whatever is beyond a bound on labels."""
+"""The label for everything beyond a bound on labels."""
 
 UNKNOWN_ROUTE = "unknown"
-"""The route of a handshake that was refused before its route was known."""
+"""The route of handshakes that were refused before their route was known."""
 
 CREDENTIAL_OUTCOMES = frozenset(
     (
@@ -37,12 +37,12 @@ CREDENTIAL_OUTCOMES = frozenset(
         "token_expired",
     )
 )
-"""Outcomes of a handshake that are an authentication failure."""
+"""Outcomes of a handshake that count as an authentication failure."""
 
 UNPLANNED_ENDS = frozenset(
     ("network", "dead", "lost", "slow_consumer", "internal_error", "unavailable")
 )
-"""Reasons that nobody asked for: what mass disconnects are made of."""
+"""Reasons of unplanned ends, which mass disconnects consist of."""
 
 _MAX_ROUTES = 100
 _MAX_LABELS = 60
@@ -55,17 +55,17 @@ Totals = dict[str, Any]
 
 
 def declare_route(pattern: str) -> None:
-    """Name a route before its first handshake, so that its series begin at 0."""
+    """Declare a route before its first handshake, so that its series start at 0."""
     _declared_routes[pattern] = None
 
 
 class Tally(dict[str, int]):
-    """Counts by label; beyond a bound on labels the rest counts as other."""
+    """Counts by label; labels beyond a bound count as other."""
 
     __slots__ = ()
 
     def add(self, label: str, amount: int = 1) -> None:
-        """Count something under a label."""
+        """Add an amount to the count of a label."""
         if label not in self and len(self) >= _MAX_LABELS:
             label = OTHER
         self[label] = self.get(label, 0) + amount
@@ -93,7 +93,7 @@ class Histogram:
 
 
 class RouteCounters:
-    """What happened on one route; traffic is that of closed connections."""
+    """The counts of one route; traffic is that of closed connections."""
 
     __slots__ = (
         "bytes_in",
@@ -111,10 +111,10 @@ class RouteCounters:
         self.bytes_out = 0
         self.outcomes = Tally()
         self.open_connections = 0
-        """Counted by measure_routes(), in what it returns."""
+        """Set by measure_routes() on the copies that it returns."""
 
     def add_traffic(self, counted: "LiveConnection | RouteCounters") -> None:
-        """Add what a connection, or another route, sent and received."""
+        """Add the traffic of a connection or another route."""
         self.messages_in += counted.messages_in
         self.messages_out += counted.messages_out
         self.bytes_in += counted.bytes_in
@@ -122,7 +122,7 @@ class RouteCounters:
 
 
 class Counters:
-    """Everything a node counts, cumulative since its start."""
+    """The counters of a node, cumulative since its start."""
 
     __slots__ = (
         "_lingering",
@@ -150,23 +150,23 @@ class Counters:
         self.failures = Tally()
         """Failures of the node's own parts, by part."""
         self.resumes = Tally()
-        """Sessions attached, by outcome."""
+        """Attached sessions, by outcome."""
         self.refused_early: Mapping[str, int] = {}
-        """Handshakes that the server refused before the application, by reason."""
+        """Handshakes that the server refused by itself, by reason."""
         self.rate_limited = 0
         self.max_open = 0
-        """Most connections open at once in the minute under way."""
+        """The maximum of open connections in the minute under way."""
         self.consumers = 0
-        """Consumers that have begun and not returned."""
+        """Consumers that have started and not returned."""
         self.durations = Histogram(DURATION_EDGES)
         self.handling = Histogram(LATENCY_EDGES)
         self.acks = Histogram(LATENCY_EDGES)
         self.round_trips = Histogram(LATENCY_EDGES)
-        # Connections that ended while their consumer runs on, and since when.
+        # Connections that ended while their consumer still runs, and when they ended.
         self._lingering: dict[str, float] = {}
 
     def get_route(self, route: str) -> RouteCounters:
-        """Return a route's counters; beyond the bound on routes, the rest's."""
+        """Return the counters of a route; beyond the bound on routes, of other."""
         route = route or UNKNOWN_ROUTE
         if route not in self.routes and len(self.routes) >= _MAX_ROUTES:
             route = OTHER
@@ -176,18 +176,18 @@ class Counters:
         return found
 
     def record_outcome(self, route: str, outcome: str) -> None:
-        """Count how a handshake was answered."""
+        """Count the outcome of a handshake."""
         self.get_route(route).outcomes.add(outcome)
 
     def record_opened(self, connection: "LiveConnection", open_count: int) -> None:
-        """Count a connection that was let in; open_count includes it."""
+        """Count an admitted connection; open_count includes it."""
         self.record_outcome(connection.route, "accepted")
         self.max_open = max(self.max_open, open_count)
 
     def record_closed(
         self, connection: "LiveConnection", reason: str, now: float
     ) -> None:
-        """Count the end of a connection, and what it sent and received."""
+        """Count the end of a connection, and its traffic."""
         self.get_route(connection.route).add_traffic(connection)
         self.ends.add(reason)
         self.durations.observe(now - connection.opened_monotonic)
@@ -199,14 +199,14 @@ class Counters:
         self._lingering.pop(connection_id, None)
 
     def count_stuck(self, now: float) -> int:
-        """Return how many consumers run on a minute after their connection."""
+        """Return how many consumers still run a minute after their connection."""
         latest = now - _LINGERING_SECONDS
         return sum(left_at <= latest for left_at in self._lingering.values())
 
     def measure_routes(
         self, connections: Iterable["LiveConnection"]
     ) -> dict[str, RouteCounters]:
-        """Return a copy of each route's counters that has the open ones in it."""
+        """Return a copy of each route's counters that includes open connections."""
         copies = {id(counters): RouteCounters() for counters in self.routes.values()}
         for counters in self.routes.values():
             whole = copies[id(counters)]
@@ -232,7 +232,7 @@ class Counters:
                     refused.add(outcome, count)
         messages_in, messages_out = traffic.messages_in, traffic.messages_out
         bytes_in, bytes_out = traffic.bytes_in, traffic.bytes_out
-        # Once a second for every connection: without a call for each.
+        # This runs once a second for every connection, so it calls no function.
         for one in connections:
             messages_in += one.messages_in
             messages_out += one.messages_out
@@ -259,7 +259,7 @@ class Counters:
 
 
 def subtract(later: Totals, earlier: Totals) -> Totals:
-    """Return what was counted in between; labels that did not move are left out."""
+    """Return the difference of two totals; unchanged labels are left out."""
     moved: Totals = {}
     for name, value in later.items():
         before = earlier.get(name)
@@ -278,7 +278,7 @@ def subtract(later: Totals, earlier: Totals) -> Totals:
 
 
 def add(one: Totals, other: Totals) -> Totals:
-    """Return the sum of two differences; of what begins with max_, the larger."""
+    """Return the sum of two differences; of names with max_, the larger value."""
     total = dict(one)
     for name, value in other.items():
         before = total.get(name)

@@ -1,4 +1,4 @@
-"""How much memory this process takes."""
+"""Measure the memory of this process."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The last minute, second by second; minutes for the database; the loop's lag."""
+"""Sample a node's counters: the last minute, whole minutes, the event loop's lag."""
 
 import time
 from collections import deque
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from connections.hub.hub import Hub
 
 TICK_SECONDS = 0.25
-"""How often the lag of the event loop is looked at."""
+"""The interval at which the lag of the event loop is measured."""
 
 WINDOW_SECONDS = 60
-"""What the rates of the last minute are taken over."""
+"""The period of the recent counts."""
 
 _SAMPLE_SECONDS = 1
 _LAG_SAMPLES = 10
 _MAX_MINUTES = 240
-"""Minutes kept while no sweeper takes them over: four hours."""
+"""Minutes kept while no sweeper rolls them up: four hours."""
 
 _RECENT = (
     "messages_in",
@@ -45,12 +45,12 @@ _RECENT = (
 
 class Meter:
     """
-    Reads a node's counters once a second.
+    Samples a node's counters once a second.
 
-    `latest` is what the node's row shows: made on the event loop and never
-    changed afterwards, so that the thread that writes may read it. `unrolled`
-    are the minutes that no sweeper has taken over yet, oldest first, each a
-    difference of totals; a minute is closed once and then stands.
+    `latest` are columns of the node's row. It is made on the event loop and never
+    changed afterwards, so that the writing thread may read it. `unrolled` are the
+    minutes that no sweeper has rolled up yet, oldest first, each a difference of
+    totals. A minute is closed once and does not change afterwards.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Meter:
         totals = counters.get_totals(())
         self._sampled_at = now
         self._totals = totals
-        self._samples = deque([(now, _pick(totals))], WINDOW_SECONDS + 1)
+        self._samples = deque([(now, _pick_sums(totals))], WINDOW_SECONDS + 1)
         self._lags: deque[float] = deque(maxlen=_LAG_SAMPLES)
         self._minute = self._read_minute()
         self._minute_totals = totals
@@ -83,17 +83,17 @@ class Meter:
 
     @property
     def lag_seconds(self) -> float:
-        """How far the event loop was behind, at worst in the last ten seconds."""
+        """The largest lag of the event loop in the last ten seconds."""
         return max(self._lag_seconds, *self._lags, 0.0)
 
     @property
     def bytes_per_connection(self) -> float:
-        """What the process grew by since the node was made, for each connection."""
+        """The growth of the process since the node was created, per connection."""
         grown_bytes = max(0, self.rss_bytes - self._first_rss_bytes)
         return grown_bytes / len(self._hub) if len(self._hub) else 0.0
 
     async def tick(self) -> None:
-        """Look at the loop's lag; once a second, at the counters."""
+        """Measure the loop's lag, and once a second sample the counters."""
         now = self._clock()
         if self._due_at is not None:
             self._lag_seconds = max(self._lag_seconds, now - self._due_at)
@@ -105,23 +105,23 @@ class Meter:
         self._due_at = self._clock() + TICK_SECONDS
 
     def finish(self) -> None:
-        """Close the minute under way; the node stops."""
+        """Close the minute under way, because the node stops."""
         self._take_sample()
         self._close_minute(self._minute + 1)
 
     def forget(self, rolled_minute: int) -> None:
-        """Let go of the minutes that a sweeper has taken over."""
+        """Delete the minutes that a sweeper has rolled up."""
         self.unrolled = tuple(
             one for one in self.unrolled if one["minute"] > rolled_minute
         )
 
     def get_recent(self) -> dict[str, float]:
-        """Return what happened within the last minute, up to this moment."""
+        """Return the counts of the last minute, up to now."""
         totals = self.counters.get_totals(self._hub)
-        return self._compare(self._clock(), _pick(totals))
+        return self._compare(self._clock(), _pick_sums(totals))
 
     def _compare(self, now: float, picked: dict[str, int]) -> dict[str, float]:
-        """Return the difference to a minute ago, or to the start, and its seconds."""
+        """Return the difference to a minute ago, or to the start, and its length."""
         while len(self._samples) > 1 and now - self._samples[1][0] >= WINDOW_SECONDS:
             self._samples.popleft()
         began_at, before = self._samples[0]
@@ -137,12 +137,12 @@ class Meter:
         self.rss_bytes = read_rss_bytes()
         self._max_rss_bytes = max(self._max_rss_bytes, self.rss_bytes)
         self._totals = self.counters.get_totals(self._hub)
-        picked = _pick(self._totals)
+        picked = _pick_sums(self._totals)
         recent = self._compare(now, picked)
         self._samples.append((now, picked))
         minute = self._read_minute()
         if minute > self._minute:
-            # A clock that was set back holds the minute open until it is there.
+            # After a clock was set back, the minute stays open until its end again.
             self._close_minute(minute)
         self.latest = {
             "counters": {
@@ -160,8 +160,8 @@ class Meter:
         minutes = [*self.unrolled, self._describe_minute()]
         if len(minutes) > _MAX_MINUTES:
             oldest, second, *rest = minutes
-            stands = {name: second[name] for name in ("minute", "open_connections")}
-            minutes = [add(oldest, second) | stands, *rest]
+            at_end = {name: second[name] for name in ("minute", "open_connections")}
+            minutes = [add(oldest, second) | at_end, *rest]
         self.unrolled = tuple(minutes)
         self._minute = following
         self._minute_totals = self._totals
@@ -170,7 +170,7 @@ class Meter:
         self._max_rss_bytes = self.rss_bytes
 
     def _describe_minute(self) -> Totals:
-        """Return the minute under way, as far as it has come."""
+        """Return the counts of the minute under way so far."""
         return subtract(self._totals, self._minute_totals) | {
             "minute": self._minute,
             "open_connections": len(self._hub),
@@ -183,8 +183,8 @@ class Meter:
         return int(self._wall() // 60)
 
 
-def _pick(totals: Totals) -> dict[str, int]:
-    """Return the few sums that the last minute is known by."""
+def _pick_sums(totals: Totals) -> dict[str, int]:
+    """Return the sums that the recent counts consist of."""
     ends, refused = totals["ends"], totals["refused"]
     return {
         "messages_in": totals["messages_in"],

@@ -1,4 +1,4 @@
-"""Database work off the event loop: one thread that writes, a few that read."""
+"""Run database work off the event loop: one thread writes, a few read."""
 
 import asyncio
 import logging
@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 from django.apps import apps
@@ -28,17 +29,17 @@ Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 READERS = 4
-"""Threads that read, each with a connection of its own."""
+"""The number of reading threads, each with a connection of its own."""
 
 
 def require_tables() -> None:
     """
     Refuse to serve on a database that is not migrated.
 
-    One that does not answer now hinders nobody: it may be there in a moment.
+    A database that does not answer is accepted, as it may be back in a moment.
 
     Raises:
-        NotMigrated: it answers, and tables are missing.
+        NotMigrated: the database answers, and tables are missing.
     """
     models = apps.get_app_config("connections").get_models()
     needed = {one._meta.db_table for one in models if one._meta.managed}
@@ -46,7 +47,7 @@ def require_tables() -> None:
         found = set(connection.introspection.table_names())
     except DatabaseError as exc:
         logger.warning(
-            "Nobody knows whether the tables are there: %s",
+            "Whether the database is migrated could not be checked: %s",
             exc,
             extra={"event": "tables_unknown"},
         )
@@ -58,18 +59,18 @@ def require_tables() -> None:
 
 
 class _Writer:
-    """A thread that does one piece of work after another, the urgent first."""
+    """A thread that does one piece of work after another, urgent ones first."""
 
     def __init__(self, name: str) -> None:
         self._pool = ThreadPoolExecutor(1, name)
         self._urgent: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._ordinary: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
 
-    def submit(self, work: Callable[[], Any], *, is_urgent: bool) -> Future[Any]:
-        future: Future[Any] = Future()
+    async def run(self, work: Callable[[], Result], *, is_urgent: bool) -> Result:
+        future: Future[Result] = Future()
         (self._urgent if is_urgent else self._ordinary).append((future, work))
         self._pool.submit(self._run_next)
-        return future
+        return await asyncio.wrap_future(future)
 
     def shutdown(self) -> None:
         self._pool.shutdown()
@@ -91,12 +92,12 @@ class _Writer:
 
 class Database:
     """
-    The threads in which this process talks to its database.
+    The threads in which this process uses its database.
 
-    Channels runs every synchronous call of a process on one shared thread, so
-    one slow query of anybody's would hold up all. SQLite has one writer at a
-    time anyway, so one thread writes and never waits for its own kind; what is
-    urgent goes first. On other databases that has a thread of its own.
+    Channels runs every synchronous call of a process on one shared thread, where
+    one slow query would delay all others. SQLite allows one writer at a time, so
+    one thread writes, urgent work first. On other databases urgent work has a
+    thread of its own.
     """
 
     def __init__(self) -> None:
@@ -106,13 +107,12 @@ class Database:
         self._readers = ThreadPoolExecutor(READERS, "connections-reader")
         self._opened: set[Any] = set()
         self._lock = threading.Lock()
-        # A full disk still reads: that says nothing of what is to be written.
+        # Reads and writes are apart: reads succeed on a full disk, writes fail.
         self._failures: dict[str, str] = {}
 
     @property
     def failure(self) -> str | None:
-        """What the database did in the last call that failed, in describe_failure()'s
-        words; None: the last that wrote and the last that read succeeded."""
+        """describe_failure() of the last write or read; None if both succeeded."""
         return self._failures.get("write") or self._failures.get("read")
 
     async def write(
@@ -127,11 +127,8 @@ class Database:
         Raises:
             DatabaseUnavailable: the database did not answer.
         """
-        future = self._writer.submit(
-            lambda: self._run("write", work, *args, **kwargs), is_urgent=False
-        )
-        result: Result = await asyncio.wrap_future(future)
-        return result
+        call = partial(self._run, "write", work, *args, **kwargs)
+        return await self._writer.run(call, is_urgent=False)
 
     async def write_urgently(
         self,
@@ -140,16 +137,13 @@ class Database:
         **kwargs: Arguments.kwargs,
     ) -> Result:
         """
-        Run work that writes and that a client waits for, before all of write().
+        Run work that writes and that a client waits for, ahead of write().
 
         Raises:
             DatabaseUnavailable: the database did not answer.
         """
-        future = self._urgent_writer.submit(
-            lambda: self._run("write", work, *args, **kwargs), is_urgent=True
-        )
-        result: Result = await asyncio.wrap_future(future)
-        return result
+        call = partial(self._run, "write", work, *args, **kwargs)
+        return await self._urgent_writer.run(call, is_urgent=True)
 
     async def read(
         self,
@@ -163,17 +157,15 @@ class Database:
         Raises:
             DatabaseUnavailable: the database did not answer.
         """
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._readers, lambda: self._run("read", work, *args, **kwargs)
-        )
+        call = partial(self._run, "read", work, *args, **kwargs)
+        return await asyncio.get_running_loop().run_in_executor(self._readers, call)
 
     async def close(self) -> None:
-        """Wait for what is under way, then close every thread's connection."""
+        """Finish submitted work, then close the connection of every thread."""
         await asyncio.to_thread(self._close)
 
     def abandon(self) -> None:
-        """Give up work that has not begun, and do not wait for the rest."""
+        """Cancel work that has not begun, and do not wait for the rest."""
         for writer in {self._writer, self._urgent_writer}:
             writer.abandon()
         self._readers.shutdown(wait=False, cancel_futures=True)
@@ -193,7 +185,7 @@ class Database:
         *args: Arguments.args,
         **kwargs: Arguments.kwargs,
     ) -> Result:
-        self._adopt()
+        self._track_connection()
         close_old_connections()
         try:
             result = work(*args, **kwargs)
@@ -202,16 +194,16 @@ class Database:
             close_old_connections()
             raise DatabaseUnavailable(str(exc)) from exc
         finally:
-            # With DEBUG, Django would keep the last 9,000 statements.
+            # With DEBUG, Django keeps the last 9,000 statements.
             connection.queries_log.clear()
         self._failures.pop(kind, None)
         return result
 
-    def _adopt(self) -> None:
-        """Remember this thread's connection, so that close() can close it."""
+    def _track_connection(self) -> None:
+        """Keep this thread's connection, so that close() can close it."""
         opened = thread_connections[DEFAULT_DB_ALIAS]
         if opened not in self._opened:
             with self._lock:
-                # close() runs in another thread than the one that opened it.
+                # close() runs in another thread than the one that opened this.
                 opened.inc_thread_sharing()
                 self._opened.add(opened)

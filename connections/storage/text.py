@@ -2,7 +2,7 @@
 
 
 def clean(text: str, limit: int) -> str:
-    """Return a text that every database stores: no NUL, no lone surrogate, cut."""
+    """Cut a text, and replace NULs and lone surrogates, which databases refuse."""
     if text.isascii() and "\x00" not in text:
         return text[:limit]
     stored = text[:limit].replace("\x00", "\ufffd")

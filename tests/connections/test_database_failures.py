@@ -36,7 +36,7 @@ def test_sqlite_that_another_writes_to_is_locked(tmp_path: Path) -> None:
     other.execute("begin exclusive")
     failure = fail_in_sqlite("begin immediate", tmp_path / "db")
     other.close()
-    assert describe_failure(failure) == "is locked by somebody else"
+    assert describe_failure(failure) == "is locked by another process"
 
 
 def test_sqlite_that_cannot_be_opened_does_not_answer(tmp_path: Path) -> None:
@@ -55,8 +55,8 @@ def test_sqlite_that_cannot_be_opened_does_not_answer(tmp_path: Path) -> None:
         (psycopg.errors.AdminShutdown(), "does not answer"),
         (psycopg.errors.ConnectionFailure(), "does not answer"),
         (psycopg.OperationalError("connection refused"), "does not answer"),
-        (psycopg.errors.DiskFull(), "refuses what is asked"),
-        (psycopg.errors.InsufficientPrivilege(), "refuses what is asked"),
+        (psycopg.errors.DiskFull(), "refuses the statement"),
+        (psycopg.errors.InsufficientPrivilege(), "refuses the statement"),
     ],
 )
 def test_what_postgresql_means(cause: Exception, words: str) -> None:
