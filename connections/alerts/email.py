@@ -1,4 +1,4 @@
-"""Alerts by e-mail: each state once, tried again where it could not be sent."""
+"""Mail alerts: each state once, with retries."""
 
 import logging
 from collections.abc import Callable
@@ -10,16 +10,17 @@ from django.utils import timezone
 
 from connections.config.alert_rules import AlertRule
 from connections.config.loader import WebSocketConfig
+from connections.metrics.counters import record_failure
 from connections.models import Alert
 
 logger = logging.getLogger(__name__)
 
 _TIMEOUT_SECONDS = 10
-"""For the mail server; a retry comes a minute later at the earliest."""
+"""The timeout of the mail server; a retry follows a minute later or more."""
 
 
 def find_recipients(config: WebSocketConfig) -> list[str]:
-    """Return who is told: alert_recipients, else ADMINS."""
+    """Return the recipients: alert_recipients, else ADMINS."""
     if config.alert_recipients:
         return list(config.alert_recipients)
     return [one if isinstance(one, str) else one[1] for one in settings.ADMINS]
@@ -32,12 +33,12 @@ def deliver(
     now: Callable[[], datetime] = timezone.now,
 ) -> int:
     """
-    Mail what fired or resolved and was not mailed yet; return how many were.
+    Mail the alerts that fired or resolved since their last mail; return how many.
 
-    Never raises for a mail that fails: it is logged, noted on the alert and
-    tried again after a minute, two, four, at most an hour. Of several that
-    deliver at once one sends; one that dies while it sends leaves the mail to
-    the others, so that it may, seldom, arrive twice.
+    A mail that fails does not raise: it is logged, counted, stored on the alert
+    and tried again after a minute, two, four, at most an hour. Of several calls
+    at once, one sends a mail. Where that one dies while it sends, another sends
+    the mail again, so that it may arrive twice.
     """
     recipients = find_recipients(config)
     if not recipients:
@@ -59,8 +60,9 @@ def deliver(
                 exc_info=exc,
                 extra={"event": "alert_not_mailed", "alert": alert.rule},
             )
+            record_failure("The delivery of alerts")
             sent.update(mail_error=f"{type(exc).__name__}: {exc}"[:255])
-            break  # The others would most likely wait as long for nothing.
+            break  # The other mails would most likely fail after the same wait.
         sent.update(mailed_state=alert.state, mail_error="")
         count += 1
     return count
@@ -73,14 +75,14 @@ def _send(alert: Alert, rule: AlertRule | None, recipients: list[str]) -> None:
     lines = [
         f"{alert.rule} is {alert.state} ({alert.severity}).",
         "",
-        f"What it watches: {about}",
-        f"Value: {alert.value:.4g}{unit}, worst {alert.peak:.4g}{unit}",
+        f"Condition: {about}",
+        f"Value: {alert.value:.4g}{unit}, highest {alert.peak:.4g}{unit}",
         f"Threshold: {alert.threshold:.4g}{unit}",
         f"Since: {alert.since:%Y-%m-%d %H:%M:%S} UTC",
     ]
     if alert.resolved_at is not None:
         lines.append(f"Resolved: {alert.resolved_at:%Y-%m-%d %H:%M:%S} UTC")
-    lines += ["", f"What to do: deploy/runbook.md, section {alert.rule}"]
+    lines += ["", f"Runbook: deploy/runbook.md, section {alert.rule}"]
     message = mail.EmailMessage(
         subject=f"{prefix}{alert.state.upper()}: {alert.rule}",
         body="\n".join(lines),

@@ -1,4 +1,4 @@
-"""Takes each rule's alert a step further in the database, whoever else does too."""
+"""Evaluate alert rules, and advance their alerts in the database."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -19,10 +19,10 @@ _LEVELS = {"info": logging.INFO, "warning": logging.WARNING}
 
 class Evaluator:
     """
-    Compares values with rules; several may do so at once.
+    Compares values with rules; several evaluators may run at once.
 
-    Each step is one conditional write, so that of several evaluators one takes
-    it, and that one says so in the log.
+    Each step is one conditional write, so that one of several evaluators takes it;
+    that one logs it.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Evaluator:
         self._now = now
 
     def evaluate(self, measurements: Measurements) -> None:
-        """Take every rule's alert a step further."""
+        """Advance the alert of every rule."""
         alerts = Alert.objects.open().filter(is_test=self._is_test)
         opened = {alert.rule: alert for alert in alerts}
         for rule in self._rules:
@@ -45,11 +45,11 @@ class Evaluator:
                 rule, opened.pop(rule.name, None), measure(rule, measurements)
             )
         for alert in opened.values():
-            # Its rule was switched off.
+            # Its rule was disabled.
             self._resolve(alert, alert.value)
 
     def evaluate_one(self, name: str, value: float) -> None:
-        """Take one rule's alert a step further, by a value found elsewhere."""
+        """Advance the alert of one rule, by a value from elsewhere."""
         for rule in self._rules:
             if rule.name == name:
                 opened = Alert.objects.open().filter(rule=name, is_test=self._is_test)
@@ -92,30 +92,34 @@ class Evaluator:
         except IntegrityError:
             return  # Another evaluator was first.
         if is_firing:
-            _say(alert)
+            _log(alert)
 
     def _fire(self, alert: Alert, value: float, now: datetime) -> None:
         pending = Alert.objects.filter(pk=alert.pk, state=Alert.State.PENDING)
         peak = max(alert.peak, value)
-        measurements = {"value": value, "peak": peak, "fired_at": now}
-        if pending.update(state=Alert.State.FIRING, **measurements):
+        columns = {"value": value, "peak": peak, "fired_at": now}
+        if pending.update(state=Alert.State.FIRING, **columns):
             alert.state, alert.value = Alert.State.FIRING, value
-            _say(alert)
+            _log(alert)
 
     def _resolve(self, alert: Alert, value: float) -> None:
         firing = Alert.objects.filter(pk=alert.pk, state=Alert.State.FIRING)
-        measurements = {"value": value, "resolved_at": self._now()}
-        # What is to be mailed now is new: it may be tried at once.
-        anew = {"mail_attempts": 0, "mail_tried_at": None}
-        if firing.update(state=Alert.State.RESOLVED, **measurements, **anew):
+        columns = {
+            "value": value,
+            "resolved_at": self._now(),
+            # The mail of the new state is due at once.
+            "mail_attempts": 0,
+            "mail_tried_at": None,
+        }
+        if firing.update(state=Alert.State.RESOLVED, **columns):
             alert.state, alert.value = Alert.State.RESOLVED, value
-            _say(alert)
+            _log(alert)
         elif alert.state == Alert.State.PENDING:
             Alert.objects.filter(pk=alert.pk, state=Alert.State.PENDING).delete()
 
 
-def _say(alert: Alert) -> None:
-    """Write the line that tells of an alert which fires or has resolved."""
+def _log(alert: Alert) -> None:
+    """Log an alert that fires or has resolved."""
     is_firing = alert.state == Alert.State.FIRING
     level = _LEVELS.get(alert.severity, logging.ERROR) if is_firing else logging.INFO
     logger.log(

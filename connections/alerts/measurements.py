@@ -1,4 +1,4 @@
-"""What the rules look at, read from the nodes' rows and minutes."""
+"""Read the values that alert rules compare, from the nodes' rows and minutes."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -15,22 +15,22 @@ from connections.models.minute_rollup import MinuteRollupQuerySet
 from connections.models.node import NodeQuerySet
 
 LOST_WITHIN = timedelta(minutes=10)
-"""How long a dead node is counted as lost lately."""
+"""How long a lost node is counted."""
 
 _MOST_OPEN_WITHIN = timedelta(minutes=10)
 
 
 @dataclass(slots=True, kw_only=True)
 class Measurements:
-    """A cluster at one moment; counts are of the last minute."""
+    """The measurements of a cluster; recent counts are of the last minute."""
 
     recent: Counter[str] = field(default_factory=Counter)
     open_connections: int = 0
     most_open: int = 0
-    """At the end of any of the last ten minutes."""
+    """The maximum at the end of a minute, in the last ten minutes."""
     pool_part: float = 0
     outliving: int = 0
-    """Consumers that run on, objects and slots that stay, after their connection."""
+    """Consumers, objects and slots that outlive their connection."""
     lost_nodes: int = 0
     sweep_age_seconds: float = 0
     recorder_lag_seconds: float = 0
@@ -41,10 +41,10 @@ def read_measurements(
     nodes: NodeQuerySet | None = None, minutes: MinuteRollupQuerySet | None = None
 ) -> Measurements:
     """
-    Read the facts of all nodes, or of those given.
+    Read the measurements of all nodes, or of the given ones.
 
-    Whoever reads them sweeps, so the age of the last sweep is 0: silence is for
-    the nodes to notice.
+    The caller is a sweeper, so the age of the last sweep is 0. Nodes measure that
+    age themselves.
     """
     nodes = Node.objects.all() if nodes is None else nodes
     minutes = MinuteRollup.objects.all() if minutes is None else minutes

@@ -1,4 +1,4 @@
-"""The rules as Prometheus' own: the same values, thresholds and waits."""
+"""Translate alert rules to Prometheus rules: same values, thresholds and waits."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,7 +8,7 @@ import yaml
 from connections.config.alert_rules import AlertRule
 
 RUNBOOK = "deploy/runbook.md"
-"""Where the sections of the runbook stand, by default."""
+"""The default location of the runbook."""
 
 _ACTIVE = "sum(active_websocket_connections)"
 _MESSAGES = '60 * sum(rate(websocket_messages_total{direction="in"}[2m]))'
@@ -22,7 +22,7 @@ _EXPRESSIONS = {
     "leak_suspected": "sum(websocket_consumers_stuck + websocket_leak_suspects)",
     "mass_disconnect": f"1 - ({_ACTIVE} or vector(0)) / ({_MOST_ACTIVE} >= MINIMUM)",
     "reconnect_storm": f"({_HANDSHAKES} >= MINIMUM) / clamp_min({_ACTIVE}, 1)",
-    # Where no node is left to tell, that there is none is the alert.
+    # Without any node there is no metric, and that is alerted as well.
     "dead_node": "max(websocket_nodes_lost) or absent(websocket_nodes_lost)",
     "sweeper_silent": "time() - max(websocket_sweeper_last_run_timestamp_seconds)",
     "recorder_behind": "max(websocket_recorder_lag_seconds)",
@@ -69,9 +69,9 @@ def _format_duration(seconds: float) -> str:
 
 def _make_expression(rule: AlertRule) -> str:
     """
-    Return an expression that is true from the threshold on, then down to `clear`.
+    Return an expression that holds from the threshold on, then down to `clear`.
 
-    What it is by itself is remembered in ALERTS, which Prometheus writes.
+    Prometheus writes the present state of the alert to ALERTS.
     """
     value = _EXPRESSIONS[rule.name].replace("MINIMUM", f"{rule.minimum:g}")
     reached = f"({value}) >= {rule.threshold:g}"

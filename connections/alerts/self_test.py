@@ -1,8 +1,8 @@
 """
-The self-test: every rule, from planted rows to the mail and back again.
+Test every alert rule, from planted rows to the mail.
 
-Planted rows are rolled back before anyone else can read them; the alerts that
-come of them are marked as tests and deleted in the end.
+Planted rows are rolled back before another process can read them. The alerts that
+they cause are marked as tests and deleted at the end.
 """
 
 import math
@@ -24,8 +24,8 @@ from connections.models import Alert, MinuteRollup, Node
 
 
 @dataclass(frozen=True, slots=True)
-class Rehearsed:
-    """How one rule did; `problem` is empty where all went well."""
+class RuleResult:
+    """The result of one rule; `problem` is empty if the test passed."""
 
     rule: str
     value: float
@@ -33,18 +33,18 @@ class Rehearsed:
     problem: str = ""
 
 
-def run_self_test(config: WebSocketConfig, *, with_mail: bool) -> Iterator[Rehearsed]:
-    """Drive each rule that is switched on to firing and back."""
+def run_self_test(config: WebSocketConfig, *, with_mail: bool) -> Iterator[RuleResult]:
+    """Make the alert of each enabled rule fire and resolve."""
     for rule in config.alerts:
         if rule.enabled:
             try:
-                yield _Rehearsal(config, rule, with_mail=with_mail).run()
+                yield _RuleTest(config, rule, with_mail=with_mail).run()
             finally:
                 Alert.objects.filter(rule=rule.name, is_test=True).delete()
 
 
-class _Rehearsal:
-    """One rule on its way, in a time that passes by itself."""
+class _RuleTest:
+    """Tests one rule, with a clock of its own."""
 
     def __init__(
         self, config: WebSocketConfig, rule: AlertRule, *, with_mail: bool
@@ -56,7 +56,7 @@ class _Rehearsal:
         self._mails_expected = bool(with_mail and find_recipients(config))
         self._mails = 0
 
-    def run(self) -> Rehearsed:
+    def run(self) -> RuleResult:
         rule = self._rule
         Alert.objects.filter(rule=rule.name, is_test=True).delete()
         bad = _plant(rule, is_bad=True)
@@ -71,14 +71,14 @@ class _Rehearsal:
                 text = (
                     f"{state} at {measure(rule, measurements):g} instead of {expected}"
                 )
-                return Rehearsed(rule.name, value, self._mails, text)
+                return RuleResult(rule.name, value, self._mails, text)
             if problem := self._deliver():
-                return Rehearsed(rule.name, value, self._mails, problem)
+                return RuleResult(rule.name, value, self._mails, problem)
             self._now += timedelta(seconds=rule.for_seconds)
-        return Rehearsed(rule.name, value, self._mails)
+        return RuleResult(rule.name, value, self._mails)
 
     def _deliver(self) -> str:
-        """Mail what there is to mail; return what went wrong."""
+        """Send the mails that are due; return the problem, or an empty text."""
         if not self._mails_expected:
             return ""
         self._mails += deliver(self._config, is_test=True, now=self._read_clock)
@@ -90,24 +90,24 @@ class _Rehearsal:
 
 
 def _plant(rule: AlertRule, *, is_bad: bool) -> Measurements:
-    """Return the facts of a cluster that has the rule's trouble, or none at all."""
-    planted = f"rehearsal-{os.urandom(8).hex()}"
+    """Return the measurements of a cluster with, or without, the rule's problem."""
+    planted = f"self-test-{os.urandom(8).hex()}"
     with transaction.atomic():
         if is_bad:
-            _plant_trouble(rule, planted)
+            _plant_problem(rule, planted)
         measurements = read_measurements(
             Node.objects.filter(node_id__startswith=planted),
             MinuteRollup.objects.filter(node_id=planted),
         )
         transaction.set_rollback(True)
     if is_bad and rule.name == "sweeper_silent":
-        # No row of its own: how old the last sweep is, each node asks itself.
+        # Nodes measure the age of the last sweep themselves; no row holds it.
         measurements.sweep_age_seconds = rule.threshold
     return measurements
 
 
-def _plant_trouble(rule: AlertRule, planted: str) -> None:
-    """Write what a node's rows show when the rule's trouble is there."""
+def _plant_problem(rule: AlertRule, planted: str) -> None:
+    """Write rows of nodes that have the rule's problem."""
     much = max(rule.minimum, 1) * 10
     at = rule.threshold * 1.01
     recent: dict[str, dict[str, float]] = {
@@ -131,7 +131,7 @@ def _plant_trouble(rule: AlertRule, planted: str) -> None:
     for number in range(max(lost, 1)):
         Node.objects.create(
             node_id=f"{planted}-{number}",
-            host="rehearsal",
+            host="self-test",
             pid=0,
             version="",
             state=Node.State.LOST if lost else Node.State.SERVING,

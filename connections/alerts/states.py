@@ -1,4 +1,4 @@
-"""How an alert goes from pending to firing to resolved: decisions, no I/O."""
+"""Decide the transitions of an alert: pending, firing, resolved. No I/O."""
 
 from datetime import datetime, timedelta
 from enum import Enum
@@ -7,16 +7,16 @@ from connections.config.alert_rules import AlertRule
 
 
 class Step(Enum):
-    """What becomes of a rule's alert."""
+    """A transition of a rule's alert."""
 
     STAY = "stay"
     BEGIN = "begin"
-    """Make one that is pending."""
+    """Create a pending alert."""
     BEGIN_FIRING = "begin firing"
-    """Make one that fires at once."""
+    """Create a firing alert."""
     FIRE = "fire"
     DROP = "drop"
-    """The value fell before it fired: as if nothing had been."""
+    """Delete a pending alert, because the value fell before it fired."""
     RESOLVE = "resolve"
 
 
@@ -28,10 +28,10 @@ def decide(
     now: datetime,
 ) -> Step:
     """
-    Return the next step; state is None where no alert is pending or firing.
+    Return the next step; state is None if no alert is pending or firing.
 
-    `since` is when a pending one began. A clear value equal to the threshold is
-    allowed for counts: then one less than the threshold clears.
+    `since` is the start of a pending alert. A clear value may equal the threshold,
+    for counts: then a count of one less than the threshold resolves.
     """
     if state == "firing":
         return Step.RESOLVE if value < rule.clear else Step.STAY

@@ -6,6 +6,7 @@ counted once: each connection counts its own, and a route holds the sums of thos
 that have closed. record_failure() is for other threads.
 """
 
+import threading
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -69,6 +70,16 @@ class Tally(dict[str, int]):
         if label not in self and len(self) >= _MAX_LABELS:
             label = OTHER
         self[label] = self.get(label, 0) + amount
+
+
+_process_failures = Tally()
+_process_failures_lock = threading.Lock()
+
+
+def record_failure(part: str) -> None:
+    """Count a failure of a part that runs outside of the event loop; thread-safe."""
+    with _process_failures_lock:
+        _process_failures.add(part)
 
 
 class Histogram:
@@ -148,7 +159,7 @@ class Counters:
         self.errors = Tally()
         """Messages whose handling failed, by kind: internal, invalid_json ..."""
         self.failures = Tally()
-        """Failures of the node's own parts, by part."""
+        """Failures of the node's own parts on the event loop, by part."""
         self.resumes = Tally()
         """Attached sessions, by outcome."""
         self.refused_early: Mapping[str, int] = {}
@@ -164,6 +175,14 @@ class Counters:
         self.round_trips = Histogram(LATENCY_EDGES)
         # Connections that ended while their consumer still runs, and when they ended.
         self._lingering: dict[str, float] = {}
+
+    def get_failures(self) -> Tally:
+        """Return the failures of the node's own parts, and of other threads."""
+        failures = Tally(self.failures)
+        with _process_failures_lock:
+            for part, count in _process_failures.items():
+                failures.add(part, count)
+        return failures
 
     def get_route(self, route: str) -> RouteCounters:
         """Return the counters of a route; beyond the bound on routes, of other."""

@@ -1,4 +1,4 @@
-"""From the counters on the nodes' rows to one row for each minute and node."""
+"""Roll the minutes on the nodes' rows up to one row per minute and node."""
 
 from typing import Any
 
@@ -45,21 +45,21 @@ def roll_up(batch_size: int) -> int:
     """
     Write the nodes' whole minutes as rows; return how many were written.
 
-    A node closes a minute once and shows it until it is taken over; its row's
-    key is node and minute. So it does not matter how often, how late or by how
-    many sweepers this is done. The minute that a dead node did not finish is
-    written too, and written again should it come back and go on.
+    A node closes a minute once and shows it until it is rolled up, and the key of
+    a rollup is node and minute. So any number of sweepers may do this, any number
+    of times. The unfinished minute of a dead node is written too, and written
+    again if the node comes back and continues it.
     """
     node_ids = list(Node.objects.with_minutes().values_list("node_id", flat=True))
-    return sum(_take_over(node_id, batch_size) for node_id in node_ids)
+    return sum(_roll_up_node(node_id, batch_size) for node_id in node_ids)
 
 
-def _take_over(node_id: str, batch_size: int) -> int:
+def _roll_up_node(node_id: str, batch_size: int) -> int:
     """
-    Write what one node shows; return how many minutes that were.
+    Write the minutes of one node; return how many there were.
 
-    Its row is locked meanwhile: what is written is what it shows, and not what
-    it showed before it came back to life.
+    The node's row is locked meanwhile, so that a node which comes back at the same
+    time does not lose minutes.
     """
     with transaction.atomic():
         node = Node.objects.select_for_update().filter(node_id=node_id).first()
@@ -70,7 +70,7 @@ def _take_over(node_id: str, batch_size: int) -> int:
         node.rolled_minute = max(node.rolled_minute, last)
         if node.state not in LIVE_STATES:
             minutes += [node.minute] if node.minute else []
-            # Should it come back, its next beat shows all of it again.
+            # If the node comes back, its next beat writes all of this again.
             node.unrolled, node.minute = [], {}
         MinuteRollup.objects.bulk_create(
             [MinuteRollup(node_id=node_id, **_read(minute)) for minute in minutes],
@@ -84,7 +84,7 @@ def _take_over(node_id: str, batch_size: int) -> int:
 
 
 def _read(minute: Totals) -> dict[str, Any]:
-    """Return the columns of a minute; what it leaves out did not happen."""
+    """Return the columns of a minute; counts that it leaves out are 0."""
     columns = {name: minute[name] for name in _SAME_NAME if name in minute}
     columns |= {name: minute.get(key, {}) for name, key in _BY_LABEL.items()}
     ends = columns["ends_by_reason"]

@@ -1,8 +1,8 @@
 """
-The sweeper: idle connections, dead nodes and old rows of the whole cluster.
+Sweep idle connections, dead nodes and old rows of the whole cluster.
 
-It works through the database alone, from any process, and never gives a slot
-back: leases expire by themselves.
+The sweeper works through the database alone, from any process. It releases no
+slots, because leases expire by themselves.
 """
 
 import logging
@@ -28,6 +28,7 @@ from connections.alerts.measurements import read_measurements
 from connections.announcements import post_close_requests
 from connections.config.loader import WebSocketConfig
 from connections.exceptions import ConnectionsError
+from connections.metrics.counters import record_failure
 from connections.models import (
     Alert,
     Ban,
@@ -53,22 +54,22 @@ BATCH_SIZE = 500
 _SWEEP = "connections"
 _AUTHOR = "sweeper"
 _STALL_SECONDS = 3
-"""A wait that takes so much longer than asked for was no wait alone."""
+"""A wait that takes so much longer means that the process or host was paused."""
 
 
 class AllNodesSilent(ConnectionsError):
-    """Every node looks dead at once: more likely the database was away."""
+    """Every node looks dead at once, most likely after an outage of the database."""
 
     def __str__(self) -> str:
         return (
             "every node looks dead at once, as after an outage of the database;"
-            " try again later, or use --force if they really are gone"
+            " try again later, or use --force if the nodes really are gone"
         )
 
 
 @dataclass(slots=True, kw_only=True)
 class Swept:
-    """What one sweep did, or would do."""
+    """The counts of one sweep; of a dry run, what it would do."""
 
     is_leader: bool = True
     idle_requested: int = 0
@@ -84,12 +85,12 @@ class Swept:
     bans_pruned: int = 0
     orders_pruned: int = 0
     tasks: dict[str, int] = field(default_factory=dict)
-    """Of packages that build on this one, by name."""
+    """The counts of tasks that other packages added, by name."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
-    """A node's counter, and since when it stands there on our own clock."""
+class _ObservedBeat:
+    """A node's counter, and when this sweeper first read that value."""
 
     beat: tuple[int, int]
     since: float
@@ -97,12 +98,11 @@ class _Seen:
 
 class Sweeper:
     """
-    One sweeper; any number may run, one works at a time.
+    One sweeper; any number may run, and one of them works at a time.
 
-    A node is dead when this sweeper itself saw its counter stand still for
-    node_timeout_seconds, with every call to the database in between succeeding
-    and none held up: so neither a database that was away, or stood still, nor a
-    wrong clock kills a live node.
+    A node is dead when its counter stood still for node_timeout_seconds, while
+    every call of this sweeper to the database succeeded without delay. So neither
+    an outage of the database nor a wrong clock makes a live node look dead.
     """
 
     def __init__(
@@ -121,23 +121,23 @@ class Sweeper:
         self._is_dry = is_dry
         self.clock = clock
         self._holder_id = os.urandom(16).hex()
-        self._seen: dict[str, _Seen] = {}
-        # Silence counts from here: until then the nodes were perhaps held up too.
-        self._held_up_at = float("-inf")
+        self._beats: dict[str, _ObservedBeat] = {}
+        # The last slow call; before its end, nodes may have been delayed as well.
+        self._delayed_at = float("-inf")
 
     def sweep(self) -> Swept:
-        """Do one round; called again and again by the same sweeper."""
-        if not self._is_dry and not self._ask(self._take):
+        """Sweep once, as one of many rounds of this sweeper."""
+        if not self._is_dry and not self._call(self._take_lead):
             self.forget()
             return Swept(is_leader=False)
         return self._sweep(self._find_dead())
 
     def sweep_once(self, *, is_forced: bool = False) -> Swept:
         """
-        Do a single round, judging nodes by the database's clock.
+        Sweep a single time, with the silence of nodes by the database's clock.
 
         Raises:
-            AllNodesSilent: every live node looks dead, and it is not forced.
+            AllNodesSilent: every live node looks dead, and is_forced is not set.
         """
         timeout = timedelta(seconds=self._config.node.node_timeout_seconds)
         silent = list(Node.objects.silent_since(Now() - timeout))
@@ -150,19 +150,19 @@ class Sweeper:
         Sweep.objects.give_up(_SWEEP, self._holder_id)
 
     def forget(self) -> None:
-        """Begin to observe anew, after a read that failed."""
-        self._seen.clear()
+        """Forget the observed beats, after a failure or a pause."""
+        self._beats.clear()
 
     def _sweep(self, dead: list[Node]) -> Swept:
         swept = Swept(idle_requested=self._request_idle())
         swept.nodes_lost = self._mark_nodes_lost(dead)
         swept.connections_lost = self._mark_connections_lost(dead)
         if not self._is_dry:
-            swept.minutes_rolled = self._ask(lambda: roll_up(self._batch_size))
+            swept.minutes_rolled = self._call(lambda: roll_up(self._batch_size))
         self._prune(swept)
-        self._do_chores(swept)
+        self._run_tasks(swept)
         if not self._is_dry:
-            self._ask(self._record_finished)
+            self._call(self._record_finished)
         if swept.connections_lost:
             logger.warning(
                 "%s of dead nodes recorded as lost",
@@ -170,12 +170,12 @@ class Sweeper:
                 extra={"event": "connections_lost", "count": swept.connections_lost},
             )
         if not self._is_dry:
-            # Last: whatever comes of the alerts, the sweep is done.
-            self._ask(self._evaluate_alerts)
+            # Last, so that a failure of the alerts does not affect the sweep.
+            self._call(self._evaluate_alerts)
             deliver(self._config)
         return swept
 
-    def _take(self) -> bool:
+    def _take_lead(self) -> bool:
         timeout_seconds = self._config.node.node_timeout_seconds
         return Sweep.objects.take(_SWEEP, self._holder_id, timeout_seconds)
 
@@ -186,37 +186,37 @@ class Sweeper:
     def _evaluate_alerts(self) -> None:
         Evaluator(self._config.alerts).evaluate(read_measurements())
 
-    def _ask(self, call: Callable[[], Answer]) -> Answer:
-        """Call the database, and remember when it was slow to answer."""
+    def _call(self, work: Callable[[], Answer]) -> Answer:
+        """Call the database, and record when a call was slow."""
         started = self.clock()
-        answer = call()
+        answer = work()
         answered = self.clock()
         if answered - started >= self._config.node.node_timeout_seconds / 3:
-            self._held_up_at = answered
+            self._delayed_at = answered
         return answer
 
     def _find_dead(self) -> list[Node]:
-        nodes = self._ask(lambda: list(Node.objects.live()))
+        nodes = self._call(lambda: list(Node.objects.live()))
         now = self.clock()
         dead = []
-        seen: dict[str, _Seen] = {}
+        beats: dict[str, _ObservedBeat] = {}
         for node in nodes:
             beat = (node.generation, node.beat)
-            known = self._seen.get(node.node_id)
+            known = self._beats.get(node.node_id)
             if known is None or known.beat != beat:
-                known = _Seen(beat, now)
-            seen[node.node_id] = known
-            silent_since = max(known.since, self._held_up_at)
+                known = _ObservedBeat(beat, now)
+            beats[node.node_id] = known
+            silent_since = max(known.since, self._delayed_at)
             if now - silent_since >= self._config.node.node_timeout_seconds:
                 dead.append(node)
-        self._seen = seen
+        self._beats = beats
         return dead
 
     def _count_live(self) -> int:
         return Node.objects.live().count()
 
     def _request_idle(self) -> int:
-        """Ask the nodes to end idle connections; they check with their memory."""
+        """Post close requests for idle connections, which the nodes check again."""
         if not self._idle_seconds:
             return 0
         moment = timezone.now() - timedelta(seconds=self._idle_seconds)
@@ -238,7 +238,7 @@ class Sweeper:
         if self._is_dry:
             return idle.count()
         count = 0
-        while chunk := self._ask(lambda: list(idle[: self._batch_size])):
+        while chunk := self._call(lambda: list(idle[: self._batch_size])):
             post_close_requests(*map(self._make_request, chunk))
             count += len(chunk)
             if len(chunk) < self._batch_size:
@@ -257,7 +257,7 @@ class Sweeper:
     def _mark_nodes_lost(self, dead: list[Node]) -> int:
         if self._is_dry:
             return len(dead)
-        lost = self._ask(lambda: list(filter(Node.objects.mark_lost, dead)))
+        lost = self._call(lambda: list(filter(Node.objects.mark_lost, dead)))
         for node in lost:
             logger.warning(
                 "Node %s is dead: recorded as lost",
@@ -283,9 +283,9 @@ class Sweeper:
         alerts = Alert.objects.filter(resolved_at__lt=rollups_before)
         rollups = MinuteRollup.objects.filter(minute__lt=oldest_minute)
         nodes = Node.objects.gone_before(gone_before)
-        # Whom staff kept out, and what they ordered, explains how connections ended.
+        # Bans and commands are kept as long as the connections that they ended.
         bans = Ban.objects.filter(until__lt=gone_before)
-        orders = NodeCommand.objects.filter(created_at__lt=gone_before)
+        commands = NodeCommand.objects.filter(created_at__lt=gone_before)
         swept.connections_pruned = self._delete(connections)
         swept.errors_pruned = self._delete(errors)
         swept.close_requests_pruned = self._delete(requests)
@@ -293,9 +293,9 @@ class Sweeper:
         swept.rollups_pruned = self._delete(rollups)
         swept.alerts_pruned = self._delete(alerts)
         swept.bans_pruned = self._delete(bans)
-        swept.orders_pruned = self._delete(orders)
+        swept.orders_pruned = self._delete(commands)
 
-    def _do_chores(self, swept: Swept) -> None:
+    def _run_tasks(self, swept: Swept) -> None:
         for task in get_sweep_tasks():
             work = partial(task.work, self._config, self._batch_size)
             if self._is_dry:
@@ -309,9 +309,9 @@ class Sweeper:
         return self._repeat(lambda: delete_some(rows, self._batch_size))
 
     def _repeat(self, step: Callable[[], int]) -> int:
-        """Repeat a step of short transactions until it finds nothing more."""
+        """Repeat a step of one short transaction until it finds nothing more."""
         total = 0
-        while count := self._ask(step):
+        while count := self._call(step):
             total += count
             if count < self._batch_size:
                 break
@@ -319,7 +319,7 @@ class Sweeper:
 
 
 class BackgroundSweeper:
-    """A sweeper in a thread of its own, inside `serve`."""
+    """A sweeper in a thread of its own, within `serve`."""
 
     def __init__(
         self, config: WebSocketConfig, interval_seconds: float = INTERVAL_SECONDS
@@ -336,7 +336,7 @@ class BackgroundSweeper:
         self._thread.start()
 
     def stop(self) -> None:
-        """Let the round under way finish, for at most two seconds."""
+        """Wait at most two seconds for the sweep under way, then stop."""
         self._stopping.set()
         self._thread.join(timeout=2)
 
@@ -350,7 +350,7 @@ def run_sweeper(
     stopping: threading.Event,
     report: Callable[[Swept], None] = lambda swept: None,
 ) -> None:
-    """Sweep on an interval until told to stop; what fails is tried again."""
+    """Sweep at an interval until stopping is set; a sweep that fails is repeated."""
     while not stopping.is_set():
         close_old_connections()
         try:
@@ -360,17 +360,19 @@ def run_sweeper(
             logger.error(
                 "A sweep failed and will be tried again: %s",
                 exc,
+                exc_info=exc,
                 extra={"event": "sweep_failed"},
             )
+            record_failure("The sweep")
         waiting_since = sweeper.clock()
         stopping.wait(interval_seconds)
         if sweeper.clock() - waiting_since > interval_seconds + _STALL_SECONDS:
-            sweeper.forget()  # This machine stood still, and its nodes with it.
+            sweeper.forget()  # This host stood still, and the nodes on it as well.
     try:
         sweeper.give_up()
     except DatabaseError as exc:
         logger.warning(
-            "Another sweeper waits until this one is taken for gone: %s",
+            "The lead could not be given up; another sweeper waits for its end: %s",
             exc,
             extra={"event": "give_up_failed"},
         )

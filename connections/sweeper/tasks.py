@@ -1,4 +1,4 @@
-"""What the sweeper does for packages that build on this one."""
+"""Let other packages add work to the sweeper."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ class SweepTask:
     """Work on old rows, in transactions short enough for a database in use."""
 
     name: str
-    """What was done, as a word of the sweeper's report: streams_interrupted."""
+    """The name of its count in the sweeper's report, as streams_interrupted."""
 
     count: Callable[[WebSocketConfig], int]
     """Returns how many rows there are to work on."""
@@ -24,10 +24,10 @@ _tasks: dict[str, SweepTask] = {}
 
 
 def add_sweep_task(task: SweepTask) -> None:
-    """Have every sweep do a chore; called when an app is ready."""
+    """Add a task to every sweep; called when an app is ready."""
     _tasks[task.name] = task
 
 
 def get_sweep_tasks() -> Iterator[SweepTask]:
-    """Return the chores, in the order in which they were added."""
+    """Return the tasks, in the order in which they were added."""
     return iter(list(_tasks.values()))

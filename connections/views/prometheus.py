@@ -156,7 +156,7 @@ def _describe_ends(node: Node) -> Iterator[Metric]:
         "websocket_failures",
         "Failures of the node's own parts; each is tried again.",
         "part",
-        counters.failures,
+        counters.get_failures(),
     )
     yield CounterMetricFamily(
         "websocket_rate_limited",

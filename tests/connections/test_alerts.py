@@ -28,6 +28,7 @@ from connections.alerts.measurements import Measurements, measure, read_measurem
 from connections.alerts.self_test import run_self_test
 from connections.config.alert_rules import DEFAULT_RULES, AlertRule
 from connections.config.loader import WebSocketConfig
+from connections.metrics.counters import Counters
 from connections.models import Alert, MinuteRollup, Node
 from connections.sweeper.sweeper import Sweeper
 from connections.testing.communicators import make_config
@@ -67,8 +68,8 @@ def mailed(settings: Any) -> WebSocketConfig:
 
 def make_row(node_id: str = "n1", **values: Any) -> Node:
     now = timezone.now()
-    snapshot = {"host": "h", "pid": 1, "beat_at": now, "started_at": now}
-    return Node.objects.create(node_id=node_id, **(snapshot | values))
+    defaults = {"host": "h", "pid": 1, "beat_at": now, "started_at": now}
+    return Node.objects.create(node_id=node_id, **(defaults | values))
 
 
 def make_recent(node_id: str, **recent: float) -> Node:
@@ -307,7 +308,7 @@ def test_what_fires_and_what_is_over_is_mailed_once(
     assert subjects == ["FIRING: loop_lag", "RESOLVED: loop_lag"]
     assert mail.outbox[0].to == ["duty@example.com"]
     assert "deploy/runbook.md, section loop_lag" in mail.outbox[0].body
-    assert "Value: 1s, worst 1s" in mail.outbox[0].body
+    assert "Value: 1s, highest 1s" in mail.outbox[0].body
 
 
 def test_what_is_pending_is_not_mailed(moment: Moment, mailed: WebSocketConfig) -> None:
@@ -350,10 +351,12 @@ def test_a_mail_that_fails_is_contained_noted_and_tried_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     fire(moment)
+    failed_before = Counters().get_failures().get("The delivery of alerts", 0)
     working, settings.EMAIL_BACKEND = settings.EMAIL_BACKEND, BROKEN
     assert deliver(mailed, now=moment) == 0
     assert Alert.objects.get().mail_error == "OSError: no mail server"
     assert "will be tried again: no mail server" in caplog.text
+    assert Counters().get_failures()["The delivery of alerts"] > failed_before
     settings.EMAIL_BACKEND = working
     moment.advance(59)
     assert deliver(mailed, now=moment) == 0

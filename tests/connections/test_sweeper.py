@@ -1,4 +1,4 @@
-"""The sweeper judges nodes by what it saw itself, and never kills a live one."""
+"""The sweeper finds dead nodes by its own observation, and spares live ones."""
 
 import threading
 from datetime import timedelta
@@ -9,6 +9,7 @@ from django.db import OperationalError, connection
 from django.db.models.functions import Now
 from django.utils import timezone
 
+from connections.metrics.counters import Counters
 from connections.models import (
     Ban,
     CloseRequest,
@@ -104,16 +105,16 @@ class StandingStill:
 
 
 @pytest.mark.parametrize("number", range(10))
-def test_a_database_that_stood_still_is_no_silence_of_the_nodes(number: int) -> None:
-    """Its calls succeed in the end; the nodes have not had time to beat since."""
+def test_an_outage_of_the_database_is_not_counted_as_silence(number: int) -> None:
+    """Calls succeed in the end, but nodes could not beat in the meantime."""
     make_db_node("live")
     clock = FakeClock()
     sweeper = make_sweeper(clock)
     sweeper.sweep()
-    snapshot = StandingStill(clock, number)
-    with connection.execute_wrapper(snapshot):
+    outage = StandingStill(clock, number)
+    with connection.execute_wrapper(outage):
         assert sweeper.sweep().nodes_lost == 0
-    assert snapshot.number < 0
+    assert outage.number < 0
     clock.advance(14)
     assert sweeper.sweep().nodes_lost == 0
     clock.advance(1)
@@ -137,7 +138,30 @@ def test_a_sweeper_that_stood_still_begins_to_observe_anew() -> None:
     assert [one.nodes_lost for one in swept] == [0, 0]
 
 
-def test_who_takes_over_begins_to_observe_anew() -> None:
+def test_a_sweep_that_fails_is_logged_counted_and_repeated(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(*args: Any) -> None:
+        raise OperationalError("connection refused")
+
+    class EndsAfterTwo(threading.Event):
+        waits = 0
+
+        def wait(self, timeout: float | None = None) -> bool:
+            self.waits += 1
+            if self.waits == 2:
+                self.set()
+            return True
+
+    failed_before = Counters().get_failures().get("The sweep", 0)
+    with connection.execute_wrapper(fail):
+        run_sweeper(make_sweeper(), 10, EndsAfterTwo())
+    failed = [one for one in caplog.records if one.__dict__["event"] == "sweep_failed"]
+    assert [one.exc_info is not None for one in failed] == [True, True]
+    assert Counters().get_failures()["The sweep"] == failed_before + 2
+
+
+def test_a_sweeper_that_takes_the_lead_begins_to_observe_anew() -> None:
     make_db_node("live")
     clock = FakeClock()
     first, second = make_sweeper(clock), make_sweeper(clock)
@@ -221,7 +245,7 @@ def test_old_rows_are_pruned_in_batches_and_open_ones_kept() -> None:
     assert [row.pk for row in Connection.objects.all()] == ["open"]
 
 
-def test_bans_go_long_after_their_end_and_orders_with_what_they_caused() -> None:
+def test_bans_are_pruned_after_their_end_and_commands_by_age() -> None:
     old, recent = (timezone.now() - timedelta(days=days) for days in (31, 29))
     for value, until in (("a", old), ("b", recent), ("c", None)):
         Ban.objects.create(target="client", value=value, until=until)
@@ -273,4 +297,4 @@ def test_a_database_that_is_away_does_not_hinder_the_end(
     with connection.execute_wrapper(fail):
         run_sweeper(make_sweeper(), 10, stopping)
     (record,) = caplog.records
-    assert record.getMessage().endswith("taken for gone: connection refused")
+    assert record.getMessage().endswith("waits for its end: connection refused")
