@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 
 from connections.testing import TEXT, AttentiveClient, build_frame, wait_until
-from tests.abuse.close_reasons import read_close_reasons
 from tests.abuse.corpus import LIMITS
+from tests.abuse.records import read_close_reasons
 from tests.project import make_server
 
 _QUICK = {"ping_interval_seconds": 1, "ping_timeout_seconds": 1}

@@ -5,16 +5,19 @@ After each: whoever attacked was answered as the corpus says, and it is recorded
 the canary was served; memory stayed within bounds; no socket is left.
 """
 
-import re
-import urllib.request
 from collections.abc import Callable, Sequence
 
 import pytest
 
 from connections.testing import LiveServer, wait_until
 from tests.abuse.attack import Attack
-from tests.abuse.close_reasons import find_unexplained, read_close_reasons
 from tests.abuse.corpus import ATTACKS
+from tests.abuse.records import (
+    find_odd_lines,
+    find_unexplained,
+    read_close_reasons,
+    read_metrics,
+)
 from tests.abuse.watch import Arena, Report
 
 pytestmark = pytest.mark.slow
@@ -29,9 +32,6 @@ LOG_BYTES = 40_000
 """What an attack may write to the log, and LOG_BYTES_EACH for each answer."""
 
 LOG_BYTES_EACH = 400
-
-_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ \w|    ")
-"""What a line of the log begins with, or one of a traceback in it."""
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
@@ -69,17 +69,6 @@ async def test_attack(
     assert find_odd_lines(report.log) == []
     # and nothing is left.
     await wait_until(lambda: arena.count_sockets() <= sockets)
-
-
-def find_odd_lines(log: str) -> list[str]:
-    """Return the lines of a log that nobody wrote as such."""
-    return [line for line in log.splitlines() if not _LINE.match(line)]
-
-
-def read_metrics(server: LiveServer) -> str:
-    with urllib.request.urlopen(f"{server.url}/metrics", timeout=30) as response:
-        text: str = response.read().decode()
-        return text
 
 
 def find_unchanged(before: str, server: LiveServer, series: Sequence[str]) -> list[str]:

@@ -7,15 +7,16 @@ import sqlite3
 from collections.abc import Callable
 from urllib.parse import quote
 
+import pytest
 from websockets.asyncio.client import connect
 
 from connections.testing import LiveServer, RawClient, build_request, wait_until
 from tests.abuse.attack import Attack, read_answer
 from tests.abuse.corpus import ATTACKS
-from tests.abuse.test_corpus import find_odd_lines, pytestmark, read_metrics
+from tests.abuse.records import find_odd_lines, read_metrics
 from tests.abuse.watch import Arena
 
-__all__ = ["pytestmark"]
+pytestmark = pytest.mark.slow
 
 INJECTIONS = (
     "'; DROP TABLE connections_connection; --",

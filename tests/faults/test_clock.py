@@ -14,13 +14,8 @@ from connections.pool.redis import RedisPool
 from connections.redis.bus import RedisBus
 from connections.testing import LiveServer, Servers, read_close, wait_until
 from tests.faults.databases import Store
+from tests.integration.echo import QUICK, assert_alive, open_echo, opened
 from tests.integration.redis_process import RedisProcess
-from tests.integration.test_main_job import (
-    QUICK,
-    assert_alive,
-    open_echo,
-    opened,
-)
 
 FORWARD, BACK = signal.SIGUSR1, signal.SIGUSR2
 HOUR_SECONDS = 3600

@@ -10,15 +10,9 @@ import pytest
 
 from connections.testing import LiveServer, Servers, wait_until
 from tests.faults.disks import Disk, FileSizeLimit, may_mount, mounted
-from tests.faults.test_outage_redis import read_health, wait_for_status
+from tests.faults.health import read_health, wait_for_status
+from tests.integration.echo import QUICK, assert_alive, open_echo, opened, read_rows
 from tests.integration.session_client import SessionClient
-from tests.integration.test_main_job import (
-    QUICK,
-    assert_alive,
-    open_echo,
-    opened,
-    read_rows,
-)
 
 DISKS = ["file_size", "filesystem"] if may_mount() else ["file_size"]
 

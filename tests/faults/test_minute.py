@@ -7,15 +7,10 @@ import pytest
 
 from connections.testing import Servers, read_close, wait_until
 from tests.faults.databases import Store
-from tests.faults.test_outage_redis import wait_for_status
+from tests.faults.health import wait_for_status
+from tests.integration.cluster import count_live
+from tests.integration.echo import QUICK, assert_alive, open_echo, opened
 from tests.integration.redis_process import RedisProcess
-from tests.integration.test_main_job import (
-    QUICK,
-    assert_alive,
-    open_echo,
-    opened,
-)
-from tests.integration.test_nodes import count_live
 
 DATABASE_SECONDS, REDIS_SECONDS = 60, 30
 CONFIG = {

@@ -5,7 +5,7 @@ import contextlib
 import sqlite3
 
 from connections.testing import Servers, wait_until
-from tests.integration.test_main_job import QUICK, assert_alive, open_echo, read_rows
+from tests.integration.echo import QUICK, assert_alive, open_echo, read_rows
 
 
 async def test_a_locked_database_costs_no_connection_and_no_record(

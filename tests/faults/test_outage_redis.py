@@ -2,9 +2,6 @@
 
 import asyncio
 import contextlib
-import json
-import urllib.error
-import urllib.request
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -12,29 +9,13 @@ import pytest
 from websockets.asyncio.client import ClientConnection
 
 from connections.testing import LiveServer, Proxy, Servers, read_close, wait_until
+from tests.faults.health import wait_for_status
+from tests.integration.cluster import count_live, start_pair
+from tests.integration.echo import QUICK, assert_alive, open_echo, opened
 from tests.integration.redis_process import RedisProcess
-from tests.integration.test_main_job import QUICK, assert_alive, open_echo, opened
-from tests.integration.test_nodes import count_live, start_pair
 
 LEASE_SECONDS = 3
 CONFIG = {**QUICK, "node__lease_seconds": LEASE_SECONDS}
-
-
-def read_health(server: LiveServer) -> tuple[int, dict[str, Any]]:
-    try:
-        with urllib.request.urlopen(f"{server.url}/readyz", timeout=5) as response:
-            return response.status, json.load(response)
-    except urllib.error.HTTPError as exc:
-        with exc:
-            return exc.code, json.load(exc)
-
-
-async def wait_for_status(server: LiveServer, status: int, word: str) -> None:
-    async def has_it() -> bool:
-        found, health = await asyncio.to_thread(read_health, server)
-        return (found, health["status"]) == (status, word)
-
-    await wait_until(has_it, 20)
 
 
 @contextlib.asynccontextmanager

@@ -3,15 +3,9 @@
 import signal
 
 from connections.testing import LiveServer, Servers, read_close, wait_until
+from tests.integration.cluster import count_live, start_pair
+from tests.integration.echo import QUICK, assert_alive, open_echo, opened, read_rows
 from tests.integration.redis_process import RedisProcess
-from tests.integration.test_main_job import (
-    QUICK,
-    assert_alive,
-    open_echo,
-    opened,
-    read_rows,
-)
-from tests.integration.test_nodes import count_live, start_pair
 
 CONFIG = {**QUICK, "node__node_timeout_seconds": 2}
 ENDS = (

@@ -12,8 +12,12 @@ import pytest
 from connections.testing import LiveServer, Servers, wait_until
 from tests.faults.databases import Store
 from tests.integration.redis_process import RedisProcess
-from tests.integration.session_client import SessionClient
-from tests.integration.test_sessions import CONFIG, COUNT, COUNTED, done_at
+from tests.integration.session_client import (
+    COUNT,
+    COUNTED,
+    SESSION_CONFIG,
+    SessionClient,
+)
 
 HISTORY = 20
 LOCK = "select 1 from sessions_history_session where session_id = %s for update"
@@ -26,7 +30,7 @@ def pair(
     """Two nodes of one cluster whose sessions keep little."""
     options: dict[str, Any] = {
         "config": {
-            **CONFIG,
+            **SESSION_CONFIG,
             "max_session_history": HISTORY,
             # Every message is answered, if by nothing.
             "sessions__max_open_streams": 100,
@@ -55,7 +59,7 @@ async def test_a_node_killed_beside_another(
         await there.connect(second)
         await there.say(COUNT)
         for page in (here, there):
-            await page.wait(partial(done_at, page, 2))
+            await page.wait(partial(page.is_done_at, 2))
         await here.say({**COUNT, "count": 10_000})
         await there.wait(lambda: 4 in there.entries and "9 " in there.texts()[4])
         first.kill()
@@ -127,7 +131,7 @@ async def test_a_deadlock_is_tried_again(
             for page in pages:
                 await page.wait_acked()
         for page in pages:
-            await page.wait(partial(done_at, page, 2 * rounds))
+            await page.wait(partial(page.is_done_at, 2 * rounds))
             assert not page.errors
 
 

@@ -19,9 +19,9 @@ from connections.testing import (
     wait_until,
 )
 from tests.faults.databases import Store
+from tests.integration.echo import QUICK
 from tests.integration.redis_process import RedisProcess
 from tests.integration.session_client import SessionClient
-from tests.integration.test_main_job import QUICK
 
 GRACE_SECONDS = 3
 CONFIG = {

@@ -9,13 +9,8 @@ from websockets.exceptions import ConnectionClosed
 
 from connections.testing import LiveServer, Proxy, Servers, read_close, wait_until
 from tests.faults.databases import Store
+from tests.integration.echo import QUICK, assert_alive, open_echo, opened
 from tests.integration.session_client import SessionClient
-from tests.integration.test_main_job import (
-    QUICK,
-    assert_alive,
-    open_echo,
-    opened,
-)
 
 DELAY_SECONDS = 1
 

@@ -15,6 +15,18 @@ from websockets.typing import Subprotocol
 from connections.testing import LiveServer
 from connections.testing.waiting import scale
 
+SESSION_CONFIG: dict[str, object] = {
+    "node__beat_seconds": 0.2,
+    "node__lease_seconds": 3,
+    "node__node_timeout_seconds": 2,
+    "sessions__position_seconds": 0.5,
+    "drain__grace_seconds": 4,
+}
+"""Short periods, for a test to wait for."""
+
+COUNT = {"text": "count", "count": 30, "pause_seconds": 0.05}
+COUNTED = "".join(f"{number} 👩‍👩‍👧 e\u0301 " for number in range(30))
+
 
 class SessionClient:
     """
@@ -127,6 +139,12 @@ class SessionClient:
     async def wait_offset(self, offset: int) -> None:
         """Wait until this entry is the last one received."""
         await self.wait(lambda: self.last_offset == offset)
+
+    def is_done_at(self, offset: int) -> bool:
+        """Return True if this entry is the last one and every entry is done."""
+        return self.last_offset == offset and all(
+            entry["state"] == "done" for entry in self.entries.values()
+        )
 
     async def wait_acked(self, seconds: float = 30) -> None:
         """Wait until nothing waits for its ack."""

@@ -5,7 +5,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from connections.testing import LiveServer, Servers, read_close, wait_until
-from tests.integration.test_main_job import QUICK, assert_alive, open_echo
+from tests.integration.echo import QUICK, assert_alive, open_echo
 
 BANNED = (4003, "banned")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from connections.testing import LiveServer
-from tests.integration.test_main_job import QUICK
+from tests.integration.echo import QUICK
 from tests.project import ROOT, ProjectServers
 
 _SECONDS = 60

@@ -18,8 +18,8 @@ from websockets.typing import Origin
 
 from connections.config.loader import WebSocketConfig
 from connections.testing import Servers, free_port, wait_until
+from tests.integration.echo import assert_alive, read_rows
 from tests.integration.services import find_program
-from tests.integration.test_main_job import assert_alive, read_rows
 from tests.project import ROOT
 
 DEPLOY = ROOT / "deploy"

@@ -86,7 +86,9 @@ async def test_a_thousand_members_on_two_nodes_and_a_restart(
     await layers[0].group_send("g", {"type": "n", "n": 5})
     redis_process.start()
     await send_until_heard(layers[1], "g", *members)
-    await wait_until(lambda: not layers[0]._get_layer()._shards[0].is_away)
+    probe = await Member(layers[1]).open("probe")
+    await send_until_heard(layers[0], "probe", probe)
+    await probe.close()
     await layers[0].group_send("g", {"type": "n", "n": 6})
     await wait_until(lambda: all(one.numbers[-1] == 6 for one in members))
     assert all(one.numbers == [0, 1, 2, 3, 4, 6] for one in members)
@@ -165,7 +167,7 @@ async def test_a_consumer_reaches_its_own_channel_without_redis(
 
 async def test_a_channel_of_another_node_is_reached(layers: list[RedisLayer]) -> None:
     member = await Member(layers[0]).open("g")
-    await wait_until(lambda: layers[0]._get_layer()._shards[0].carries(member.channel))
+    await send_until_heard(layers[1], "g", member)
     await layers[1].send(member.channel, {"type": "n", "n": 1})
     await wait_until(lambda: member.numbers == [1])
     await member.close()

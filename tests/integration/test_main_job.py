@@ -1,10 +1,7 @@
 """The main job on real sockets, by a client library that knows nothing of us."""
 
 import asyncio
-import contextlib
 import json
-import sqlite3
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -17,7 +14,6 @@ from connections.models import AccessToken, Connection
 from connections.testing import (
     TEXT,
     Flooder,
-    LiveServer,
     Servers,
     assert_closed,
     assert_evicted,
@@ -25,39 +21,16 @@ from connections.testing import (
     read_close,
     wait_until,
 )
+from tests.integration.echo import (
+    ECHO,
+    QUICK,
+    assert_alive,
+    on_both,
+    open_echo,
+    opened,
+    read_rows,
+)
 from tests.project import ProjectServers
-
-ECHO = "/ws/echo/"
-QUICK = {"node__beat_seconds": 0.1, "node__lease_seconds": 3}
-
-
-def open_echo(server: LiveServer, token: str | None, **options: Any) -> connect:
-    return server.connect(options.pop("path", ECHO), token, **options)
-
-
-async def assert_alive(connection: ClientConnection) -> None:
-    await connection.send("ping")
-    async with asyncio.timeout(30):
-        assert await connection.recv() == "ping"
-
-
-@contextlib.asynccontextmanager
-async def opened(
-    server: LiveServer, token: str, count: int
-) -> AsyncIterator[list[ClientConnection]]:
-    connections = [await open_echo(server, token) for _ in range(count)]
-    try:
-        yield connections
-    finally:
-        await asyncio.gather(*(one.close() for one in connections))
-
-
-def read_rows(server: LiveServer, query: str) -> list[tuple[Any, ...]]:
-    with contextlib.closing(sqlite3.connect(server.folder / "db.sqlite3")) as database:
-        return database.execute(query).fetchall()
-
-
-on_both = pytest.mark.parametrize("command", ["serve", "uvicorn"])
 
 
 @pytest.mark.parametrize("command", ["serve", "daphne", "uvicorn"])

@@ -2,14 +2,13 @@
 
 import asyncio
 import signal
-from collections.abc import Mapping
 
 import pytest
-import redis
 
-from connections.testing import LiveServer, Proxy, Servers, read_close, wait_until
+from connections.testing import Proxy, Servers, read_close, wait_until
+from tests.integration.cluster import count_live, start_pair
+from tests.integration.echo import QUICK, assert_alive, opened, read_rows
 from tests.integration.redis_process import RedisProcess
-from tests.integration.test_main_job import QUICK, assert_alive, opened, read_rows
 
 LATE = {
     "node__beat_seconds": 60,
@@ -24,29 +23,6 @@ ROWS = (
     " group by reason, close_code"
 )
 OPEN_ROWS = "select count(*) from connections_connection where closed_at is null"
-
-
-def start_pair(
-    servers: Servers,
-    redis_process: RedisProcess,
-    config: Mapping[str, object],
-    proxy: Proxy | None = None,
-) -> tuple[LiveServer, LiveServer]:
-    """Start two nodes of one cluster; the first may see Redis through a proxy."""
-    url = redis_process.url
-    return servers.start_pair(
-        config=dict(config),
-        environment={"REDIS_URL": proxy.url if proxy else url},
-        arguments=("--no-sweeper",),
-        second={"environment": {"REDIS_URL": url}},
-    )
-
-
-def count_live(client: redis.Redis) -> int:
-    """Return how many leases have not run out, by the clock of Redis."""
-    seconds, microseconds = client.time()
-    now = f"({seconds * 1000 + microseconds // 1000}"
-    return client.zcount("{orchestra:pool}:leases", now, "+inf")
 
 
 async def test_a_kick_takes_effect_on_every_node_without_a_beat(

@@ -15,8 +15,8 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from connections.testing import LiveServer, Servers, read_close, wait_until
+from tests.integration.echo import QUICK, assert_alive, open_echo, opened
 from tests.integration.services import PostgresProcess
-from tests.integration.test_main_job import QUICK, assert_alive, open_echo, opened
 from tests.project import ROOT
 
 SUITES = ("tests/connections", "tests/sessions_history")

@@ -11,7 +11,7 @@ import pytest
 from websockets.asyncio.client import connect
 
 from connections.testing import free_port, read_close, wait_until
-from tests.integration.test_main_job import assert_alive
+from tests.integration.echo import assert_alive
 from tests.project import ROOT
 
 pytestmark = pytest.mark.skipif(

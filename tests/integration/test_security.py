@@ -17,7 +17,7 @@ from connections.testing import (
     read_close,
     wait_until,
 )
-from tests.integration.test_main_job import QUICK, assert_alive, open_echo, read_rows
+from tests.integration.echo import QUICK, assert_alive, open_echo, read_rows
 from tests.project import ProjectServers
 
 

@@ -16,7 +16,7 @@ from connections.testing import (
     build_request,
     wait_until,
 )
-from tests.integration.test_server_close import read_seen
+from tests.integration.seen import read_seen
 
 RAW = "tests.integration.applications:application"
 

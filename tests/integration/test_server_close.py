@@ -13,6 +13,7 @@ from connections.testing import (
     build_frame,
     wait_until,
 )
+from tests.integration.seen import read_seen
 from tests.project import ProjectServers
 
 RAW = "tests.integration.applications:application"
@@ -27,13 +28,6 @@ def server(
         command="daphne", application=RAW, config={"max_message_size": "100kB"}
     )
     running.stop_all()
-
-
-async def read_seen(server: LiveServer) -> str:
-    """Return what the applications noted."""
-    client = await RawClient.connect(server.port)
-    await client.send(b"GET /seen HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-    return (await client.read_end()).decode()
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from connections.testing import (
     build_frame,
     wait_until,
 )
-from tests.integration.test_server_close import read_seen
+from tests.integration.seen import read_seen
 
 RAW = "tests.integration.applications:application"
 GROWTH_KIB = 20_000

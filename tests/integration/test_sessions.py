@@ -18,28 +18,24 @@ import pytest
 
 from connections.credentials.tokens import create_access_token
 from connections.testing import LiveServer, Servers, free_port
+from tests.integration.echo import on_both
 from tests.integration.redis_process import RedisProcess
 from tests.integration.services import PostgresProcess
-from tests.integration.session_client import SessionClient
-from tests.integration.test_main_job import on_both
+from tests.integration.session_client import (
+    COUNT,
+    COUNTED,
+    SESSION_CONFIG,
+    SessionClient,
+)
 
-CONFIG: dict[str, object] = {
-    "node__beat_seconds": 0.2,
-    "node__lease_seconds": 3,
-    "node__node_timeout_seconds": 2,
-    "sessions__position_seconds": 0.5,
-    "drain__grace_seconds": 4,
-}
-PERFORMER = {"SESSIONS_RESPONDER": "tests.integration.responders.Counting"}
-COUNT = {"text": "count", "count": 30, "pause_seconds": 0.05}
-COUNTED = "".join(f"{number} 👩‍👩‍👧 e\u0301 " for number in range(30))
+RESPONDER = {"SESSIONS_RESPONDER": "tests.integration.responders.Counting"}
 
 Query = Callable[[str], list[tuple[Any, ...]]]
 
 
 def start(servers: Servers, *, performs: bool = False, **options: Any) -> LiveServer:
-    options["config"] = {**CONFIG, **options.get("config", {})}
-    environment = PERFORMER if performs else {}
+    options["config"] = {**SESSION_CONFIG, **options.get("config", {})}
+    environment = RESPONDER if performs else {}
     options["environment"] = {**environment, **options.get("environment", {})}
     return servers.start(**options)
 
@@ -234,7 +230,7 @@ async def test_a_rolling_restart_in_the_middle_of_answers(servers: Servers) -> N
                 assert page.close_code == 4200
             await asyncio.gather(*(page.return_to(new) for page in pages))
             for page in pages:
-                await page.wait(partial(done_at, page, 2))
+                await page.wait(partial(page.is_done_at, 2))
                 assert page.entries[2]["state"] == "done"
                 assert page.texts() == {1: "count", 2: COUNTED}
             assert await asyncio.to_thread(old.wait) == 0
@@ -265,10 +261,10 @@ async def test_two_nodes_and_a_redis_that_comes_and_goes(servers: Servers) -> No
             for number in range(10):
                 speaker = (here, there)[number % 2]
                 await speaker.say({"text": str(number)})
-                await speaker.wait(partial(done_at, speaker, 2 * number + 2))
+                await speaker.wait(partial(speaker.is_done_at, 2 * number + 2))
             await there.say(COUNT)
-            await here.wait(lambda: done_at(here, 22))
-            await there.wait(lambda: done_at(there, 22))
+            await here.wait(partial(here.is_done_at, 22))
+            await there.wait(partial(there.is_done_at, 22))
             assert here.texts() == there.texts()
             assert COUNTED in here.texts().values()
             redis.kill()
@@ -278,8 +274,8 @@ async def test_two_nodes_and_a_redis_that_comes_and_goes(servers: Servers) -> No
             redis.start()
             await there.say(COUNT)
             await there.wait_acked()
-            await here.wait(lambda: done_at(here, 26), seconds=30)
-            await there.wait(lambda: done_at(there, 26), seconds=30)
+            await here.wait(partial(here.is_done_at, 26), seconds=30)
+            await there.wait(partial(there.is_done_at, 26), seconds=30)
             assert here.texts() == there.texts()
             # Stopped on the node that does not write it.
             await there.say({**COUNT, "count": 10_000})
@@ -289,12 +285,6 @@ async def test_two_nodes_and_a_redis_that_comes_and_goes(servers: Servers) -> No
             await there.wait(lambda: there.entries[28]["state"] == "cancelled")
     finally:
         redis.remove()
-
-
-def done_at(page: SessionClient, last_offset: int) -> bool:
-    return page.last_offset == last_offset and all(
-        entry["state"] == "done" for entry in page.entries.values()
-    )
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -1,11 +1,16 @@
-"""Read the close reasons recorded for the connections of attackers."""
+"""Read what a server recorded: close reasons, metrics and its log."""
 
 import contextlib
+import re
 import sqlite3
+import urllib.request
 from typing import Any
 
 from connections.hub.flight_recorder import PLANNED_ENDS
 from connections.testing import LiveServer
+
+_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ \w|    ")
+"""Matches the start of a log line, or of a line of a traceback."""
 
 
 def read_close_reasons(server: LiveServer, network: str) -> set[str]:
@@ -22,6 +27,18 @@ def find_unexplained(server: LiveServer, network: str) -> set[str]:
     rows = _read(server, network)
     reasons = {reason for _, reason, flight in rows if flight in (None, "[]")}
     return reasons - PLANNED_ENDS
+
+
+def find_odd_lines(log: str) -> list[str]:
+    """Return the lines that no logging call began."""
+    return [line for line in log.splitlines() if not _LINE.match(line)]
+
+
+def read_metrics(server: LiveServer) -> str:
+    """Return the Prometheus metrics of a server."""
+    with urllib.request.urlopen(f"{server.url}/metrics", timeout=30) as response:
+        text: str = response.read().decode()
+        return text
 
 
 def _read(server: LiveServer, network: str) -> list[tuple[Any, ...]]:

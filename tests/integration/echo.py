@@ -1,0 +1,49 @@
+"""Connections to the echo consumer of a live server, and queries of its database."""
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+
+from connections.testing import LiveServer
+
+ECHO = "/ws/echo/"
+QUICK: dict[str, Any] = {"node__beat_seconds": 0.1, "node__lease_seconds": 3}
+"""Beats and leases short enough for a test to wait for."""
+
+
+def open_echo(server: LiveServer, token: str | None, **options: Any) -> connect:
+    """Connect to the echo consumer, or to the path that the options name."""
+    return server.connect(options.pop("path", ECHO), token, **options)
+
+
+async def assert_alive(connection: ClientConnection) -> None:
+    """Check that the server echoes a message."""
+    await connection.send("ping")
+    async with asyncio.timeout(30):
+        assert await connection.recv() == "ping"
+
+
+@contextlib.asynccontextmanager
+async def opened(
+    server: LiveServer, token: str, count: int
+) -> AsyncIterator[list[ClientConnection]]:
+    """Open connections of one client, and close them on exit."""
+    connections = [await open_echo(server, token) for _ in range(count)]
+    try:
+        yield connections
+    finally:
+        await asyncio.gather(*(one.close() for one in connections))
+
+
+def read_rows(server: LiveServer, query: str) -> list[tuple[Any, ...]]:
+    """Run a query on the SQLite file of a server."""
+    with contextlib.closing(sqlite3.connect(server.folder / "db.sqlite3")) as database:
+        return database.execute(query).fetchall()
+
+
+on_both = pytest.mark.parametrize("command", ["serve", "uvicorn"])
