@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.plugins.budget import find_overruns, read_budgets
-from tests.plugins.selection import LIVE_FOLDERS, TESTS, is_live
+from tests.plugins.selection import LIVE_FOLDERS, PROMISES, TESTS, is_live
 from tests.plugins.unstable import run_again
 
 ROOT = TESTS.parent
@@ -72,3 +72,14 @@ def test_the_failures_of_a_run_are_written(tmp_path: Path) -> None:
     failed = json.loads(written.read_text())
     assert list(failed) == ["test_it.py::test_wrong"]
     assert "assert 1 == 2" in failed["test_it.py::test_wrong"]
+
+
+def test_every_promise_is_a_test_that_exists() -> None:
+    """A renamed test would otherwise no longer be run by `script/test`."""
+    source = "\n".join(
+        path.read_text()
+        for name in LIVE_FOLDERS
+        for path in (TESTS / name).rglob("*.py")
+    )
+    names = {name.partition("[")[0] for name in PROMISES}
+    assert [name for name in sorted(names) if f"def {name}(" not in source] == []

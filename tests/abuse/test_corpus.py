@@ -20,7 +20,7 @@ from tests.abuse.records import (
 )
 from tests.abuse.watch import Arena, Report
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 MARGIN_KIB = 20_000
 """What a server may grow by, beside what its limits let attackers hold."""

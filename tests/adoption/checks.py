@@ -505,7 +505,13 @@ async def a_session_answers_and_resumes(case: Case) -> None:
     ) as talker:
         hello = await read(talker, "hello")
         await talker.send(
-            json.dumps({"type": "message", "id": "page-1", "data": {"text": "hi"}})
+            json.dumps(
+                {
+                    "type": "message",
+                    "id": "a-page-of-a-browser-1",
+                    "data": {"text": "hi"},
+                }
+            )
         )
         async with asyncio.timeout(scale(20)):
             is_answered = False

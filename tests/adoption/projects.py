@@ -32,7 +32,9 @@ class Variation:
     prefix: str = ""
     """What stands before every path, as a proxy or FORCE_SCRIPT_NAME has it."""
 
-    name_field: str = "username"
+    databases: tuple[str, ...] = ("default",)
+    """The aliases that are migrated."""
+
     make_migrations: tuple[str, ...] = ()
     """Apps of the project whose migrations are made first."""
 
@@ -161,7 +163,8 @@ class Project:
         """Migrate, and make a superuser and some users with one password."""
         for app in self.variation.make_migrations:
             self.manage("makemigrations", app)
-        self.manage("migrate", "--verbosity", "0")
+        for alias in self.variation.databases:
+            self.manage("migrate", "--verbosity", "0", "--database", alias)
         self.shell(
             f"""
 from django.contrib.auth import get_user_model

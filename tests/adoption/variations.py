@@ -50,17 +50,6 @@ MIDDLEWARE.append("django.contrib.auth.middleware.LoginRequiredMiddleware")
 LOGIN_URL = "/admin/login/"
 """
 
-OWN_METRICS_URLS = """
-from django.contrib import admin
-from django.urls import include, path
-
-urlpatterns = [
-    {first}
-    {second}
-    path("admin/", admin.site.urls),
-]
-"""
-
 VARIATIONS = {
     "quickstart": Variation(),
     "uuid_user": Variation(
@@ -71,7 +60,6 @@ VARIATIONS = {
             "people/migrations/__init__.py": "",
         },
         make_migrations=("people",),
-        name_field="email",
     ),
     "no_time_zones": Variation(settings="USE_TZ = False\n"),
     "another_time_zone": Variation(settings='TIME_ZONE = "Asia/Kathmandu"\n'),
@@ -105,6 +93,7 @@ VARIATIONS = {
         " 'NAME': BASE_DIR / 'sockets.sqlite3'}\n"
         'DATABASE_ROUTERS = ["mysite.routers.Router"]\n',
         files={"mysite/routers.py": ROUTER},
+        databases=("default", "sockets"),
         cases=("sqlite",),
     ),
 }

@@ -13,7 +13,7 @@ from benchmarks.measures import CONTENDERS_OF, MEASURES, QUICK_CONTENDERS
 from benchmarks.targets import TARGETS
 from tests.project import ROOT
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
 def run_benchmarks(

@@ -8,7 +8,7 @@ import pytest
 
 from connections.testing import LiveServer, Servers
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 SHORT = ("--steps", "20,40", "--seconds", "0.3", "--json")
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import re
 
+import pytest
 import websockets
 
 from connections.testing import (
@@ -18,6 +19,8 @@ from connections.testing import (
     wait_until,
 )
 from tests.integration.seen import read_seen
+
+pytestmark = pytest.mark.alone
 
 RAW = "tests.integration.applications:application"
 GROWTH_KIB = 20_000

@@ -11,6 +11,8 @@ import pytest
 from benchmarks.soak.figures import ALLOWED, Sample, find_growth, judge
 from tests.project import ROOT
 
+pytestmark = pytest.mark.alone
+
 
 def soak(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(

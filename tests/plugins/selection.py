@@ -14,6 +14,40 @@ import pytest
 TESTS = Path(__file__).parent.parent
 LIVE_FOLDERS = ("abuse", "adoption", "faults", "integration", "packaging", "upgrade")
 
+PROMISES = frozenset(
+    {
+        # Limits, and the end of connections.
+        "test_the_node_ends_its_own_idle_connections",
+        "test_limits_and_records",
+        "test_a_kick_takes_effect_on_every_node_without_a_beat",
+        "test_the_sixth_connection_evicts_the_first_on_the_other_node",
+        "test_a_killed_server_leaves_no_open_rows",
+        "test_attack[vanish]",
+        "test_attack[unread_small]",
+        "test_attack[flood_of_large]",
+        "test_attack[violations]",
+        "test_attack[guessing]",
+        # Rights.
+        "test_who_is_refused_and_how",
+        "test_in_the_process_of_the_node",
+        "test_across_processes_with_redis",
+        "test_a_planted_secret_is_nowhere[serve]",
+        # Drain and outages.
+        "test_a_rolling_restart_loses_nobody",
+        "test_bye_names_the_moment_and_the_close_keeps_to_it",
+        "test_nobody_is_dropped_and_the_limits_come_back[restart]",
+        "test_a_restart_under_load",
+        # Sessions.
+        "test_what_clients_know_acked_is_the_log",
+        "test_a_reload_in_the_middle_of_an_answer",
+        # Adoption.
+        "test_the_tutorials_rooms",
+        "test_a_project_keeps_every_promise[quickstart-sqlite]",
+        "test_what_the_page_shows_is_what_is_open",
+    }
+)
+"""The live tests that `script/test` runs: one for each promise that only they show."""
+
 
 def pytest_configure(config: pytest.Config) -> None:
     for line in (
@@ -30,6 +64,8 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     for item in items:
         if is_live(item.path):
             item.add_marker("live")
+            if item.name in PROMISES:
+                item.add_marker("promise")
         elif item.get_closest_marker("slow") is None:
             item.add_marker("quick")
 
