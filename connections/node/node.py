@@ -181,18 +181,19 @@ class Node:
             is_draining=lambda: self.is_draining,
             clock=self.clock,
         )
+        monitor = self.cluster_monitor
         beat_seconds = self.config.node.beat_seconds
         lease_seconds = self.config.node.lease_seconds
         steps = (
             ("The check for idle connections", self.activity.check, beat_seconds),
             ("The beat", self.beat, beat_seconds),
             ("The renewal of leases", self.renew_leases, lease_seconds / 3),
-            ("The look for leaks", self.leaks.poll, POLL_SECONDS),
-            ("The survey", self.cluster_monitor.refresh, MONITOR_BEATS * beat_seconds),
+            ("The search for leaks", self.leaks.poll, POLL_SECONDS),
+            ("The cluster monitor", monitor.refresh, MONITOR_BEATS * beat_seconds),
             ("The meter", self.meter.tick, TICK_SECONDS),
-            ("The look for requests", self._requests.poll_when_announced, 0),
+            ("The poll of requests", self._requests.poll_when_announced, 0),
             ("The re-authorisation", self.reauthoriser.poll_when_due, 0),
-            ("The picture", sampler.sample, beat_seconds),
+            ("The sample of live state", sampler.sample, beat_seconds),
         )
         for name, step, interval_seconds in steps:
             runner = run_periodically(

@@ -1,4 +1,4 @@
-"""From rows to values, from values to states, and to the mail."""
+"""Alerts: values from rows, states from values, and mails."""
 
 import json
 import logging
@@ -41,7 +41,7 @@ LAG = RULES["loop_lag"]
 
 
 class Moment:
-    """The time of day, which passes when a test says so."""
+    """The time of day, which the test advances."""
 
     def __init__(self) -> None:
         self.now = START
@@ -98,12 +98,12 @@ def get_values() -> dict[str, float]:
     return {rule.name: measure(rule, measurements) for rule in DEFAULT_RULES}
 
 
-def test_a_quiet_cluster_has_no_value_above_zero() -> None:
+def test_every_value_of_a_quiet_cluster_is_zero() -> None:
     make_row()
     assert set(get_values().values()) == {0}
 
 
-def test_values_are_those_of_all_nodes_together() -> None:
+def test_values_are_of_all_nodes_together() -> None:
     make_recent("n1", messages_in=150, errors=30, slow_consumers=2, auth_failures=1)
     make_recent("n2", messages_in=50, errors=10, slow_consumers=3, opened=100)
     make_row(
@@ -127,13 +127,13 @@ def test_values_are_those_of_all_nodes_together() -> None:
     assert values["loop_lag"] == 0.7
 
 
-def test_little_traffic_means_nothing() -> None:
+def test_rates_of_little_traffic_are_zero() -> None:
     make_recent("n1", messages_in=99, errors=99, opened=50, refused=49)
     values = get_values()
     assert (values["high_error_rate"], values["reconnect_storm"]) == (0, 0)
 
 
-def test_a_node_that_stopped_or_died_has_no_value_but_that_it_died() -> None:
+def test_dead_nodes_count_as_dead_alone() -> None:
     make_row("n1", state="stopped", loop_lag_seconds=9, stopped_at=timezone.now())
     make_row("n2", state="lost", loop_lag_seconds=9, stopped_at=timezone.now())
     long_ago = timezone.now() - timedelta(minutes=11)
@@ -146,7 +146,7 @@ def test_a_node_that_stopped_or_died_has_no_value_but_that_it_died() -> None:
     ("before", "now", "minutes_ago", "value"),
     [(100, 25, 2, 0.75), (100, 100, 2, 0), (19, 0, 2, 0), (100, 0, 30, 0)],
 )
-def test_connections_that_went_are_a_part_of_those_that_were(
+def test_a_mass_disconnect_is_the_part_that_ended(
     before: int, now: int, minutes_ago: int, value: float
 ) -> None:
     minute = int(timezone.now().timestamp() // 60) - minutes_ago
@@ -177,7 +177,7 @@ def test_an_alert_waits_before_it_fires(moment: Moment) -> None:
     assert (alert.since, alert.fired_at) == (START, moment.now)
 
 
-def test_what_falls_before_it_fires_was_nothing(moment: Moment) -> None:
+def test_a_pending_alert_whose_value_falls_is_deleted(moment: Moment) -> None:
     evaluator = Evaluator([LAG], now=moment)
     evaluator.evaluate(Measurements(loop_lag_seconds=1))
     evaluator.evaluate(Measurements(loop_lag_seconds=0.49))
@@ -191,14 +191,14 @@ def test_a_value_between_clear_and_threshold_goes_on_firing(moment: Moment) -> N
     assert resolve(moment).state == "resolved"
 
 
-def test_a_rule_that_is_switched_off_resolves_its_alert(moment: Moment) -> None:
+def test_a_disabled_rule_resolves_its_alert(moment: Moment) -> None:
     fire(moment)
     config = make_config(alerts=[{"name": "loop_lag", "enabled": False}])
     Evaluator(config.alerts, now=moment).evaluate(Measurements(loop_lag_seconds=9))
     assert Alert.objects.get().state == "resolved"
 
 
-def test_the_log_says_once_that_it_fires_and_once_that_it_is_over(
+def test_firing_and_resolving_are_logged_once_each(
     moment: Moment, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "connections.alerts")
@@ -277,7 +277,7 @@ class AlertMachine(RuleBasedStateMachine):
             self.fired += 1
 
     @invariant()
-    def the_rows_say_the_same(self) -> None:
+    def the_rows_match_the_model(self) -> None:
         opened = Alert.objects.open()
         states = [alert.state for alert in opened]
         assert states == ([] if self.state == "none" else [self.state])
@@ -297,9 +297,7 @@ def test_states_are_right_for_any_value_and_any_evaluators() -> None:
 # The mail
 
 
-def test_what_fires_and_what_is_over_is_mailed_once(
-    moment: Moment, mailed: WebSocketConfig
-) -> None:
+def test_each_state_is_mailed_once(moment: Moment, mailed: WebSocketConfig) -> None:
     fire(moment)
     assert [deliver(mailed, now=moment) for _ in range(3)] == [1, 0, 0]
     resolve(moment)
@@ -311,12 +309,12 @@ def test_what_fires_and_what_is_over_is_mailed_once(
     assert "Value: 1s, highest 1s" in mail.outbox[0].body
 
 
-def test_what_is_pending_is_not_mailed(moment: Moment, mailed: WebSocketConfig) -> None:
+def test_a_pending_alert_is_not_mailed(moment: Moment, mailed: WebSocketConfig) -> None:
     Evaluator([LAG], now=moment).evaluate(Measurements(loop_lag_seconds=1))
     assert deliver(mailed, now=moment) == 0
 
 
-def test_without_recipients_the_admins_are_told(
+def test_without_recipients_the_admins_get_the_mail(
     moment: Moment, mailed: WebSocketConfig, settings: Any
 ) -> None:
     settings.ADMINS = [("Ada", "ada@example.com")]
@@ -325,7 +323,7 @@ def test_without_recipients_the_admins_are_told(
     assert mail.outbox[0].to == ["ada@example.com"]
 
 
-def test_who_is_named_later_does_not_hear_of_what_is_long_over(
+def test_alerts_resolved_long_ago_are_not_mailed(
     moment: Moment, mailed: WebSocketConfig
 ) -> None:
     fire(moment)
@@ -344,7 +342,7 @@ class BrokenBackend(BaseEmailBackend):
 BROKEN = f"{__name__}.BrokenBackend"
 
 
-def test_a_mail_that_fails_is_contained_noted_and_tried_again(
+def test_a_mail_that_fails_is_recorded_and_tried_again(
     moment: Moment,
     mailed: WebSocketConfig,
     settings: Any,
@@ -365,7 +363,7 @@ def test_a_mail_that_fails_is_contained_noted_and_tried_again(
     assert Alert.objects.get().mail_error == ""
 
 
-def test_tries_grow_apart_and_end(
+def test_retries_back_off_and_end(
     moment: Moment, mailed: WebSocketConfig, settings: Any
 ) -> None:
     settings.EMAIL_BACKEND = BROKEN
@@ -383,14 +381,14 @@ def test_tries_grow_apart_and_end(
     assert not Alert.objects.unsent(moment.now).exists()
 
 
-def test_of_two_that_deliver_one_sends(moment: Moment, mailed: WebSocketConfig) -> None:
+def test_one_of_two_deliveries_sends(moment: Moment, mailed: WebSocketConfig) -> None:
     alert = fire(moment)
     assert Alert.objects.claim(alert, moment.now)
     assert not Alert.objects.claim(alert, moment.now)
     assert deliver(mailed, now=moment) == 0
 
 
-def test_a_sweep_is_done_though_a_mail_fails(
+def test_a_sweep_completes_when_a_mail_fails(
     mailed: WebSocketConfig, settings: Any
 ) -> None:
     settings.EMAIL_BACKEND = BROKEN
@@ -417,7 +415,7 @@ def run(*arguments: str) -> str:
     return out.getvalue()
 
 
-def test_the_self_test_drives_every_rule_to_its_mails_and_leaves_nothing(
+def test_the_self_test_mails_every_rule_and_leaves_no_rows(
     project: None,
 ) -> None:
     lines = [json.loads(line) for line in run("--self-test", "--json").splitlines()]
@@ -438,7 +436,7 @@ def test_the_self_test_leaves_real_alerts_alone(moment: Moment, project: None) -
     assert not mail.outbox
 
 
-def test_the_self_test_fails_where_a_mail_does(project: None, settings: Any) -> None:
+def test_the_self_test_fails_when_a_mail_fails(project: None, settings: Any) -> None:
     settings.EMAIL_BACKEND = BROKEN
     with pytest.raises(CommandError, match="11 rules failed"):
         run("--self-test")
@@ -453,7 +451,7 @@ def test_the_self_test_finds_a_rule_that_cannot_fire() -> None:
     assert failed.problem == "not raised at 1 instead of pending"
 
 
-def test_the_command_shows_what_fires(moment: Moment, project: None) -> None:
+def test_the_command_shows_firing_alerts(moment: Moment, project: None) -> None:
     assert run() == "nothing is pending or firing\n"
     fire(moment)
     assert run().startswith("firing    warning   loop_lag")

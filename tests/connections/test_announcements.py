@@ -1,4 +1,4 @@
-"""Close requests take effect at once, whoever posts them and from wherever."""
+"""Close requests take effect at once, from any process."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -35,16 +35,16 @@ LATE = {"beat_seconds": 60, "lease_seconds": 60}
 
 
 @pytest.fixture
-def heard() -> Iterator[list[str]]:
-    """What a listener of this process was told."""
-    told: list[str] = []
+def announced() -> Iterator[list[str]]:
+    """The announcements that a listener of this process received."""
+    received: list[str] = []
 
     def listener() -> bool:
-        told.append("look")
+        received.append("close requests")
         return True
 
     listen(listener)
-    yield told
+    yield received
     stop_listening(listener)
 
 
@@ -71,24 +71,24 @@ async def test_a_request_takes_effect_without_a_beat(node: Node) -> None:
     await communicator.disconnect()
 
 
-def test_nothing_is_announced_before_the_commit(heard: list[str]) -> None:
+def test_nothing_is_announced_before_the_commit(announced: list[str]) -> None:
     with transaction.atomic():
         post_close_requests(make_request())
-        assert heard == []
-    assert heard == ["look"]
+        assert announced == []
+    assert announced == ["close requests"]
 
 
-def test_a_rollback_leaves_nothing(heard: list[str]) -> None:
+def test_a_rollback_leaves_nothing(announced: list[str]) -> None:
     with pytest.raises(KeyError), transaction.atomic():
         post_close_requests(make_request())
         raise KeyError
-    assert heard == []
+    assert announced == []
     assert not CloseRequest.objects.exists()
 
 
-def test_nothing_posted_is_nothing_announced(heard: list[str]) -> None:
+def test_no_request_is_no_announcement(announced: list[str]) -> None:
     post_close_requests()
-    assert heard == []
+    assert announced == []
 
 
 @pytest.mark.parametrize(
@@ -103,15 +103,13 @@ def test_nothing_posted_is_nothing_announced(heard: list[str]) -> None:
         ({"spread_seconds": float("nan")}, "spread_seconds is nan"),
     ],
 )
-def test_a_request_that_makes_no_sense_posts_nothing(
-    values: dict[str, Any], problem: str
-) -> None:
+def test_an_invalid_request_posts_nothing(values: dict[str, Any], problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         post_close_requests(make_request(), make_request(**values))
     assert not CloseRequest.objects.exists()
 
 
-def test_one_reason_of_staff_lets_clients_return() -> None:
+def test_one_reason_of_staff_lets_clients_reconnect() -> None:
     returning = [
         one for one in STAFF_REASONS if CLOSE_REASONS[one].reconnect is Reconnect.NOW
     ]
@@ -119,27 +117,27 @@ def test_one_reason_of_staff_lets_clients_return() -> None:
 
 
 @pytest.mark.parametrize("is_node_here", [True, False])
-async def test_nodes_of_other_processes_are_told_over_redis(
+async def test_nodes_of_other_processes_are_notified_over_redis(
     redis_server: RedisProcess, settings: Any, *, is_node_here: bool
 ) -> None:
-    """By a node that is here, else by the process itself: a command, plain WSGI."""
+    """By a node of this process, else by the process itself, such as a command."""
     settings.REDIS_URL = redis_server.url
     other = RedisBus(redis_server.url, node_id="other")
-    told = asyncio.Event()
-    other.on_message("close_requests", lambda message: told.set())
+    is_notified = asyncio.Event()
+    other.on_message("close_requests", lambda message: is_notified.set())
     await other.start()
     node = Node(make_config(node=LATE), database=Database(), redis_url=redis_server.url)
     if is_node_here:
         await node.start()
     await database_sync_to_async(post_close_requests)(make_request())
     async with asyncio.timeout(10):
-        await told.wait()
+        await is_notified.wait()
     await other.close()
     await node.stop()
     await node.pool.close()
 
 
-async def test_redis_away_costs_no_request(settings: Any) -> None:
+async def test_a_request_is_posted_while_redis_is_away(settings: Any) -> None:
     settings.REDIS_URL = "redis://127.0.0.1:1/0"
     await database_sync_to_async(post_close_requests)(make_request())
     assert await CloseRequest.objects.acount() == 1

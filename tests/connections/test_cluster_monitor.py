@@ -1,4 +1,4 @@
-"""What a node finds out about its cluster."""
+"""A node reads the state of its cluster."""
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -41,11 +41,11 @@ async def make_row(
 ) -> None:
     now = timezone.now()
     started_at = now - timedelta(seconds=age_seconds)
-    snapshot = {"host": "h", "pid": 1, "beat_at": now, "started_at": started_at}
-    await Node.objects.acreate(node_id=node_id, **(snapshot | values))
+    defaults = {"host": "h", "pid": 1, "beat_at": now, "started_at": started_at}
+    await Node.objects.acreate(node_id=node_id, **(defaults | values))
 
 
-async def note_sweep(age_seconds: float) -> None:
+async def record_sweep(age_seconds: float) -> None:
     finished_at = timezone.now() - timedelta(seconds=age_seconds)
     await Sweep.objects.aupdate_or_create(
         name="connections", defaults={"finished_at": finished_at}
@@ -61,14 +61,14 @@ async def test_silence_is_counted_from_the_last_sweep(
     cluster_monitor: ClusterMonitor,
 ) -> None:
     await make_row(age_seconds=1000)
-    await note_sweep(59)
+    await record_sweep(59)
     await cluster_monitor.refresh()
     assert cluster_monitor.sweep_age_seconds == pytest.approx(59, abs=0.9)
     assert await read_state() is None
-    await note_sweep(61)
+    await record_sweep(61)
     await cluster_monitor.refresh()
     assert await read_state() == "firing"
-    await note_sweep(0)
+    await record_sweep(0)
     await cluster_monitor.refresh()
     assert await read_state() == "resolved"
 
@@ -76,7 +76,7 @@ async def test_silence_is_counted_from_the_last_sweep(
 async def test_before_the_first_sweep_it_is_counted_from_the_oldest_node(
     cluster_monitor: ClusterMonitor,
 ) -> None:
-    """A node that has just started must not think that all is well."""
+    """A node that has just started also sees that sweeps are missing."""
     await make_row("n1", age_seconds=1)
     await make_row("n2", age_seconds=70)
     await cluster_monitor.refresh()
@@ -85,20 +85,20 @@ async def test_before_the_first_sweep_it_is_counted_from_the_oldest_node(
     assert await Alert.objects.acount() == 1
 
 
-async def test_a_cluster_that_was_off_has_missed_nothing(
+async def test_a_cluster_that_was_off_has_missed_no_sweep(
     cluster_monitor: ClusterMonitor,
 ) -> None:
     await make_row(age_seconds=1)
     await make_row("n2", age_seconds=9000, state="stopped")
-    await note_sweep(8000)
+    await record_sweep(8000)
     await cluster_monitor.refresh()
     assert await read_state() is None
 
 
-async def test_before_its_own_row_is_written_a_node_says_nothing(
+async def test_without_live_nodes_the_age_is_unknown(
     cluster_monitor: ClusterMonitor,
 ) -> None:
-    await note_sweep(8000)
+    await record_sweep(8000)
     await cluster_monitor.refresh()
     assert cluster_monitor.sweep_age_seconds is None
     assert await read_state() is None

@@ -59,7 +59,7 @@ def test_sqlite_that_cannot_be_opened_does_not_answer(tmp_path: Path) -> None:
         (psycopg.errors.InsufficientPrivilege(), "refuses the statement"),
     ],
 )
-def test_what_postgresql_means(cause: Exception, words: str) -> None:
+def test_postgresql_errors_are_described(cause: Exception, words: str) -> None:
     assert describe_failure(fail_as(cause, ProgrammingError)).startswith(words)
 
 
@@ -81,7 +81,7 @@ def test_what_postgresql_means(cause: Exception, words: str) -> None:
     ],
     ids=" ".join,
 )
-def test_commands_say_in_one_line_what_fails(command: tuple[str, ...]) -> None:
+def test_commands_report_a_failure_in_one_line(command: tuple[str, ...]) -> None:
     def fail(execute: Callable[..., Any], *args: Any) -> Any:
         raise fail_as(psycopg.OperationalError("connection failed:\nno such host"))
 

@@ -1,4 +1,4 @@
-"""What a client waits for is written before what only records."""
+"""Urgent writes, which clients wait for, run ahead of records."""
 
 import asyncio
 import threading
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 async def test_urgent_work_goes_first() -> None:
-    """On SQLite in the one thread that writes; elsewhere it does not even wait."""
+    """On SQLite ahead in the one writing thread; elsewhere in a thread of its own."""
     database = Database()
     may_go = threading.Event()
     order: list[str] = []
@@ -31,15 +31,15 @@ async def test_urgent_work_goes_first() -> None:
     await database.close()
 
 
-async def test_what_fails_is_told_and_the_thread_goes_on() -> None:
+async def test_a_failure_is_raised_and_the_thread_continues() -> None:
     database = Database()
     with pytest.raises(ZeroDivisionError):
         await database.write_urgently(lambda: 1 / 0)
-    assert await database.write_urgently(lambda: "well") == "well"
+    assert await database.write_urgently(lambda: "done") == "done"
     await database.close()
 
 
-async def test_what_is_abandoned_does_not_hang() -> None:
+async def test_abandoned_work_is_cancelled() -> None:
     database = Database()
     may_go = threading.Event()
     holding = asyncio.create_task(database.write_urgently(may_go.wait, 10))

@@ -1,8 +1,8 @@
 """
-A drain against a model of what its clients are promised, in virtual time.
+A drain against a model of its promises to clients, in virtual time.
 
-Clients come, talk, leave, are kicked and are deaf, in any order, before and
-during drains that are begun, begun again, called off and cut short.
+Clients connect, send, leave, are kicked or do not answer, in any order, before and
+during drains that are begun, repeated, cancelled and cut short.
 """
 
 import asyncio
@@ -36,8 +36,8 @@ TOLERANCE_SECONDS = 0.002
 """after_ms is in whole milliseconds."""
 
 
-class _Noted:
-    """Notes its end with the client that it serves."""
+class _Recording:
+    """Records its disconnects with the client that it serves."""
 
     scope: dict[str, Any]
 
@@ -45,25 +45,25 @@ class _Noted:
         self.scope["client_side"].disconnects.append(code)
 
 
-class Talker(_Noted, LimitedJsonConsumer):
+class Talker(_Recording, LimitedJsonConsumer):
     async def receive_json(self, content: Any, **kwargs: Any) -> None:
         await self.send_json({"type": "echo"})
 
 
-class Plain(_Noted, LimitedConsumer):
+class Plain(_Recording, LimitedConsumer):
     async def receive(self, text_data: Any = None, bytes_data: Any = None) -> None:
         await self.send(text_data=text_data)
 
 
-class Stuck(_Noted, LimitedConsumer):
-    """Never comes back from its first message."""
+class Stuck(_Recording, LimitedConsumer):
+    """Never returns from its first message."""
 
     async def receive(self, text_data: Any = None, bytes_data: Any = None) -> None:
         await asyncio.Event().wait()
 
 
 class FakeTransport:
-    """A socket of our own server, as far as a node knows it."""
+    """A transport of our own server, as far as a node uses it."""
 
     close_reason = None
     unsent_bytes = 0
@@ -120,7 +120,7 @@ class Client:
         self.task = asyncio.get_running_loop().create_task(served)
         self.task.add_done_callback(lambda task: self.hang_up(1006))
 
-    def say(self) -> None:
+    def send_text(self) -> None:
         text = '{"type": "anything"}'
         self._inbox.put_nowait({"type": "websocket.receive", "text": text})
 
@@ -144,14 +144,14 @@ class Client:
         elif self.is_json:
             content = json.loads(message["text"])
             if content["type"] == "bye" and content["code"] == DRAINING:
-                assert self.bye_at is None, "it is told once"
+                assert self.bye_at is None, "bye is sent once"
                 self.bye_at, self.after_ms = now, content["after_ms"] or 0
             elif content["type"] == "echo":
                 self.echoes += 1
 
 
 class Records:
-    """What a node says about its connections, as its recorder hears it."""
+    """A recorder that keeps what it is called with."""
 
     def __init__(self) -> None:
         self.opened: list[str] = []
@@ -173,7 +173,7 @@ _ANSWERS = st.sampled_from([0, 0, 0.3, None])
 
 
 class DrainMachine(RuleBasedStateMachine):
-    """A node, its clients, and what both may expect of a drain."""
+    """A node and its clients, against the promises of a drain."""
 
     @initialize(
         grace_seconds=st.sampled_from([0, 0.5, 3, 20]),
@@ -194,7 +194,7 @@ class DrainMachine(RuleBasedStateMachine):
         self.node.recorder = self.records  # type: ignore[assignment]
         self.clients: list[Client] = []
         self.admitted: list[Client] = []
-        # Of those admitted: who a drain has asked to leave, and by when at the latest.
+        # Clients that a drain asked to leave, and their deadline.
         self.leave_by: dict[Client, float] = {}
         self.slotless: set[Client] = set()
         self.kicked: set[Client] = set()
@@ -204,7 +204,7 @@ class DrainMachine(RuleBasedStateMachine):
         for consumer, answers_after, has_transport in crowd:
             self.connect(consumer, answers_after, has_transport)
 
-    # What happens
+    # Events
 
     @rule(consumer=_CONSUMERS, answers_after=_ANSWERS, has_transport=st.booleans())
     def connect(
@@ -215,7 +215,7 @@ class DrainMachine(RuleBasedStateMachine):
     ) -> None:
         was_draining = self.node.is_draining
 
-        async def come() -> Client:
+        async def open_client() -> Client:
             return Client(
                 self.node,
                 self.time,
@@ -225,28 +225,28 @@ class DrainMachine(RuleBasedStateMachine):
                 has_transport=has_transport,
             )
 
-        client = self.time.run(come())
+        client = self.time.run(open_client())
         self.time.settle()
         self.clients.append(client)
         if was_draining:
-            assert client.close_code == DRAINING, "a draining node admits nobody"
+            assert client.close_code == DRAINING, "a draining node admits no connection"
             assert client.connection_id not in self.node.hub
         else:
             assert client.connection_id in self.node.hub
             self.admitted.append(client)
 
-    @precondition(lambda self: self.snapshot)
+    @precondition(lambda self: self.open_clients)
     @rule(index=st.integers(0, 1000))
     def talk(self, index: int) -> None:
         """Messages are served until the close frame."""
         client = self.pick(index)
         before = client.echoes
-        client.say()
+        client.send_text()
         self.time.settle()
         if client.is_json:
             assert client.echoes == before + 1
 
-    @precondition(lambda self: self.snapshot)
+    @precondition(lambda self: self.open_clients)
     @rule(index=st.integers(0, 1000))
     def leave(self, index: int) -> None:
         client = self.pick(index)
@@ -254,7 +254,7 @@ class DrainMachine(RuleBasedStateMachine):
         client.hang_up(CLOSED)
         self.time.settle()
 
-    @precondition(lambda self: self.snapshot)
+    @precondition(lambda self: self.open_clients)
     @rule(index=st.integers(0, 1000))
     def kick(self, index: int) -> None:
         client = self.pick(index)
@@ -267,11 +267,11 @@ class DrainMachine(RuleBasedStateMachine):
         self.time.settle()
         assert client.close_code == KICKED
 
-    @precondition(lambda self: self.snapshot)
+    @precondition(lambda self: self.open_clients)
     @rule(is_called_off=st.booleans())
     def drain(self, is_called_off: bool) -> None:
         """Staff drains a node, or a signal stops it, or one after the other."""
-        asked = [client for client in self.snapshot if client not in self.leave_by]
+        asked = [client for client in self.open_clients if client not in self.leave_by]
         here = [
             client
             for client in self.admitted
@@ -290,19 +290,19 @@ class DrainMachine(RuleBasedStateMachine):
         if self.is_skipped:
             self.time.advance(ABORTED_WITHIN_SECONDS)
             return
-        told = [client for client in asked if client.is_json]
-        assert all(client.bye_at == now for client in told), "all are told at once"
-        self.check_spread(sorted(client.after_ms for client in told), len(here))
+        notified = [client for client in asked if client.is_json]
+        assert all(client.bye_at == now for client in notified), "bye comes at once"
+        self.check_spread(sorted(client.after_ms for client in notified), len(here))
         if is_called_off:
             self.call_off()
 
     def check_spread(self, moments: list[int], count: int) -> None:
-        """A flock that is let go at once returns at once, elsewhere."""
+        """Closes are spread, because clients reconnect elsewhere at once."""
         if not moments:
             return
         grace_ms = 1000 * self.grace_seconds
         assert moments[0] >= 0
-        assert moments[-1] <= max(grace_ms - 2000, grace_ms / 2), "the last is kept"
+        assert moments[-1] <= max(grace_ms - 2000, grace_ms / 2), "its end is reserved"
         assert moments[-1] <= 100 * count, "few need not wait long"
         gaps = [later - one for one, later in itertools.pairwise(moments)]
         assert all(gaps) or not grace_ms
@@ -312,7 +312,7 @@ class DrainMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.node.is_draining)
     @rule()
     def call_off(self) -> None:
-        """Staff returns the node to service; who was told to leave still goes."""
+        """Staff returns the node to service; clients that got `bye` still leave."""
         for task, _ in self.running:
             task.cancel()
         self.time.settle()
@@ -322,7 +322,7 @@ class DrainMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.running)
     @rule()
     def skip(self) -> None:
-        """A second signal: nobody is waited for any longer."""
+        """A second signal cuts the grace period short."""
         self.is_skipped = True
         self.node.skip_grace()
         self.time.advance(ABORTED_WITHIN_SECONDS)
@@ -332,11 +332,11 @@ class DrainMachine(RuleBasedStateMachine):
     def wait(self, seconds: float) -> None:
         self.time.advance(seconds)
 
-    # What holds
+    # Invariants
 
     @property
-    def snapshot(self) -> list[Client]:
-        """Who was admitted and has heard of no end."""
+    def open_clients(self) -> list[Client]:
+        """Admitted clients without a close frame or disconnect."""
         return [
             client
             for client in self.admitted
@@ -348,12 +348,12 @@ class DrainMachine(RuleBasedStateMachine):
         return [(task, since) for task, since in self.drains if not task.done()]
 
     def pick(self, index: int) -> Client:
-        snapshot = self.snapshot
-        return snapshot[index % len(snapshot)]
+        clients = self.open_clients
+        return clients[index % len(clients)]
 
     @invariant()
-    def slots_are_of_those_who_may_stay(self) -> None:
-        """Who is told to leave takes no slot: it may connect elsewhere first."""
+    def only_staying_connections_have_slots(self) -> None:
+        """A client that got `bye` has no slot, so it may connect elsewhere first."""
         staying = {
             client.connection_id
             for client in self.admitted
@@ -364,7 +364,7 @@ class DrainMachine(RuleBasedStateMachine):
         assert usage.slots == len(held)
 
     @invariant()
-    def each_goes_when_it_was_told(self) -> None:
+    def each_closes_at_its_announced_time(self) -> None:
         now = self.time()
         for client, leave_by in self.leave_by.items():
             if client in self.kicked or client in self.left or self.is_skipped:
@@ -385,12 +385,12 @@ class DrainMachine(RuleBasedStateMachine):
     @invariant()
     def a_drain_ends_with_its_grace_or_its_last_client(self) -> None:
         for _, since in self.running:
-            assert len(self.node.hub), "nobody is left to wait for"
+            assert len(self.node.hub), "no connection is left to wait for"
             limit = self.grace_seconds + ABORTED_WITHIN_SECONDS
             assert self.time() <= since + limit + TOLERANCE_SECONDS
 
     @invariant()
-    def a_drain_that_is_done_has_left_nobody(self) -> None:
+    def a_finished_drain_leaves_no_connection(self) -> None:
         for task, _ in self.drains:
             if task.done():
                 task.result()
@@ -412,7 +412,7 @@ class DrainMachine(RuleBasedStateMachine):
             assert reasons[0] in allowed
 
     def teardown(self) -> None:
-        """Whatever was before: after a last drain nothing is left at all."""
+        """A last drain leaves nothing behind, whatever happened before."""
         if not hasattr(self, "time"):
             return
         with self.time:

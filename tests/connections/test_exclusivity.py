@@ -1,4 +1,4 @@
-"""A second node without Redis is refused, but not because of one that is gone."""
+"""A second node without Redis is refused, unless the first has ended."""
 
 import os
 import socket
@@ -25,7 +25,7 @@ def make_node(**values: Any) -> Node:
 
 
 class Waits:
-    """Stands for the time between two looks: what is live beats meanwhile."""
+    """A wait in which live nodes beat."""
 
     def __init__(self, *live: Node) -> None:
         self.seconds = 0.0
@@ -36,19 +36,19 @@ class Waits:
         Node.objects.filter(node_id__in=self._live).beat()
 
 
-def test_a_live_neighbour_is_refused_and_named() -> None:
+def test_another_live_node_is_named() -> None:
     waits = Waits(make_node(host="other", pid=7))
     with pytest.raises(UnsharedLimits, match=r"other:7.*REDIS_URL.*allow_unshared"):
         require_shared_limits(make_config(), None, wait=waits)
 
 
-def test_a_live_neighbour_on_this_machine_is_refused() -> None:
+def test_another_live_node_on_this_host_is_found() -> None:
     waits = Waits(make_node(host=socket.gethostname(), pid=os.getppid()))
     with pytest.raises(UnsharedLimits):
         require_shared_limits(make_config(), None, wait=waits)
 
 
-def test_with_redis_or_where_it_is_allowed_nobody_is_refused() -> None:
+def test_with_redis_or_permission_no_node_is_refused() -> None:
     waits = Waits(make_node())
     require_shared_limits(make_config(), "redis://host", wait=waits)
     allowing = make_config(allow_unshared_limits=True)
@@ -56,19 +56,19 @@ def test_with_redis_or_where_it_is_allowed_nobody_is_refused() -> None:
     assert waits.seconds == 0
 
 
-def test_one_that_was_killed_is_waited_for_three_beats() -> None:
+def test_a_killed_node_is_waited_for_three_beats() -> None:
     make_node()
     waits = Waits()
     require_shared_limits(make_config(), None, wait=waits)
     assert waits.seconds == 3
 
 
-def test_a_node_that_has_begun_leaves_to_its_elders_alone() -> None:
-    elder, younger = make_node(), make_node()
-    waits = Waits(elder, younger)
-    require_shared_limits(make_config(), None, node_id=elder.node_id, wait=waits)
+def test_a_running_node_yields_to_older_nodes_alone() -> None:
+    older, newer = make_node(), make_node()
+    waits = Waits(older, newer)
+    require_shared_limits(make_config(), None, node_id=older.node_id, wait=waits)
     with pytest.raises(UnsharedLimits):
-        require_shared_limits(make_config(), None, node_id=younger.node_id, wait=waits)
+        require_shared_limits(make_config(), None, node_id=newer.node_id, wait=waits)
     require_shared_limits(make_config(), None, node_id="no row yet", wait=waits)
 
 
@@ -84,7 +84,7 @@ def test_a_node_that_has_begun_leaves_to_its_elders_alone() -> None:
         {"beat_at": timezone.now() - timedelta(seconds=60)},
     ],
 )
-def test_one_that_is_gone_is_not_waited_for(values: dict[str, Any]) -> None:
+def test_a_node_that_has_ended_is_not_waited_for(values: dict[str, Any]) -> None:
     waits = Waits(make_node(**values))
     require_shared_limits(make_config(), None, wait=waits)
     assert waits.seconds == 0

@@ -1,4 +1,4 @@
-"""Collections stay short, and connections go without one."""
+"""Collections stay short, and connections are freed without one."""
 
 import gc
 import weakref
@@ -15,20 +15,20 @@ from connections.testing.communicators import connect_to, make_node
 
 @pytest.fixture
 def frozen_before() -> Iterator[int]:
-    """How much is frozen; what a test freezes thaws after it."""
+    """The number of frozen objects; all are unfrozen after the test."""
     yield gc.get_freeze_count()
     gc.unfreeze()
 
 
 class Member(LimitedConsumer):
-    """Uses its channel as well."""
+    """A consumer that also uses its channel."""
 
     groups = ["all"]
 
 
 @pytest.mark.parametrize("kind", [Member, LimitedJsonConsumer])
 async def test_a_connection_that_ends_needs_no_collection(kind: Any) -> None:
-    """Not its consumer, its record or its scope: reference counts free them."""
+    """Reference counts free its consumer, its record and its scope."""
     node = make_node()
     gc.collect()
     gc.disable()
@@ -50,13 +50,13 @@ async def test_a_connection_that_ends_needs_no_collection(kind: Any) -> None:
 def collect(
     freezer: Freezer, clock: FakeClock, seconds: float, generation: int
 ) -> None:
-    facts = {"generation": generation, "collected": 0, "uncollectable": 0}
-    freezer.on_collection("start", facts)
+    info = {"generation": generation, "collected": 0, "uncollectable": 0}
+    freezer.on_collection("start", info)
     clock.advance(seconds)
-    freezer.on_collection("stop", facts)
+    freezer.on_collection("stop", info)
 
 
-def test_what_survives_a_long_full_collection_is_frozen(frozen_before: int) -> None:
+def test_survivors_of_a_long_full_collection_are_frozen(frozen_before: int) -> None:
     clock = FakeClock()
     freezer = Freezer(clock)
     collect(freezer, clock, 0.3, generation=2)
@@ -65,7 +65,7 @@ def test_what_survives_a_long_full_collection_is_frozen(frozen_before: int) -> N
 
 
 @pytest.mark.parametrize(("seconds", "generation"), [(0.005, 2), (0.3, 1)])
-def test_what_a_short_or_a_young_one_sees_stays_in_sight(
+def test_a_short_or_young_collection_freezes_nothing(
     frozen_before: int, seconds: float, generation: int
 ) -> None:
     clock = FakeClock()
@@ -75,17 +75,17 @@ def test_what_a_short_or_a_young_one_sees_stays_in_sight(
     assert gc.get_freeze_count() == frozen_before
 
 
-def test_what_is_frozen_is_collected_once_it_thaws(frozen_before: int) -> None:
+def test_frozen_objects_are_collected_once_unfrozen(frozen_before: int) -> None:
     freezer = Freezer(FakeClock())
     freezer.is_on = True
-    circle: Any = Member()
-    circle.itself = circle
-    gone = weakref.ref(circle)
+    cycle: Any = Member()
+    cycle.itself = cycle
+    reference = weakref.ref(cycle)
     gc.freeze()
-    del circle
+    del cycle
     gc.collect()
-    assert gone() is not None
+    assert reference() is not None
     with freezer.thawed():
-        assert gone() is None
+        assert reference() is None
         assert gc.get_freeze_count() == 0
     assert gc.get_freeze_count() > 0

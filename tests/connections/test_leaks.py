@@ -1,4 +1,4 @@
-"""A leak is found, and named with what holds it; what is well raises nothing."""
+"""A leak is found and named with its holder; without a leak there is no suspect."""
 
 import gc
 import logging
@@ -17,23 +17,23 @@ KEPT: list[Any] = []
 
 
 class Thing:
-    """What a connection has, and may leave behind."""
+    """An object of a connection."""
 
 
 class Collector(LimitedConsumer):
-    """Is kept for ever, as by a list of everybody who is there."""
+    """A consumer that a global list keeps for ever."""
 
     async def connect(self) -> None:
         KEPT.append(self)
         await self.accept()
 
 
-class Well(LimitedConsumer):
-    """Keeps to itself."""
+class Tidy(LimitedConsumer):
+    """A consumer that leaves no reference behind."""
 
 
 class Watched:
-    """A watch whose surroundings a test decides."""
+    """A leak watch whose clock, connections and slots the test sets."""
 
     def __init__(self) -> None:
         self.clock = FakeClock()
@@ -60,7 +60,7 @@ def forget_kept() -> Any:
     KEPT.clear()
 
 
-async def test_what_goes_with_its_connection_is_no_suspect() -> None:
+async def test_an_object_that_ends_with_its_connection_is_no_suspect() -> None:
     watched = Watched()
     thing = Thing()
     watched.watch.follow("c1", "closed", thing)
@@ -69,7 +69,7 @@ async def test_what_goes_with_its_connection_is_no_suspect() -> None:
     assert watched.suspects() == ()
 
 
-async def test_what_stays_for_a_minute_is_one_until_it_goes() -> None:
+async def test_an_object_that_stays_for_a_minute_is_a_suspect_until_it_ends() -> None:
     watched = Watched()
     KEPT.append(Thing())
     watched.watch.follow("c1", "evicted", KEPT[0])
@@ -86,7 +86,7 @@ async def test_what_stays_for_a_minute_is_one_until_it_goes() -> None:
 
 
 async def test_a_cycle_waits_for_its_collection_and_is_no_leak() -> None:
-    """Nothing collects by itself here; the watch does before it suspects."""
+    """Automatic collection is off; the watch collects before it suspects."""
     watched = Watched()
     thing: Any = Thing()
     thing.itself = thing
@@ -100,7 +100,7 @@ async def test_a_cycle_waits_for_its_collection_and_is_no_leak() -> None:
     assert watched.suspects() == ()
 
 
-async def test_a_slot_without_its_connection_is_one() -> None:
+async def test_a_slot_without_its_connection_is_a_suspect() -> None:
     watched = Watched()
     watched.open |= {"c1", "c2"}
     watched.held += ["c1", "c2"]
@@ -114,7 +114,7 @@ async def test_a_slot_without_its_connection_is_one() -> None:
 
 
 async def serve(node: Node, consumer: Any) -> None:
-    """Have a connection come and go."""
+    """Open and close a connection."""
     communicator = connect_to(consumer, node)
     await communicator.connect()
     await communicator.disconnect()
@@ -124,7 +124,7 @@ async def test_a_consumer_that_is_kept_in_a_list_is_found_and_named() -> None:
     clock = FakeClock()
     node = make_node(clock)
     await serve(node, Collector)
-    await serve(node, Well)
+    await serve(node, Tidy)
     clock.advance(61)
     await node.leaks.poll()
     (suspect,) = node.leaks.suspects
@@ -150,10 +150,10 @@ async def test_a_hundred_thousand_connections_leave_nothing(
     caplog.set_level(logging.WARNING, "connections.ends")  # pytest keeps every line
     clock = FakeClock()
     node = make_node(clock)
-    application = Well.as_asgi()
+    application = Tidy.as_asgi()
     scope = {"type": "websocket", "path": "/", "headers": [], "node": node}
 
-    async def come_and_go() -> None:
+    async def open_and_close() -> None:
         events = [{"type": "websocket.disconnect", "code": 1000}]
         events.append({"type": "websocket.receive", "text": "x"})
         events.append({"type": "websocket.connect"})
@@ -168,7 +168,7 @@ async def test_a_hundred_thousand_connections_leave_nothing(
 
     async def churn(count: int) -> None:
         for number in range(count):
-            await come_and_go()
+            await open_and_close()
             if number % 1000 == 0:
                 clock.advance(10)
                 await node.leaks.poll()

@@ -1,4 +1,4 @@
-"""What a node tells of its connections while somebody watches."""
+"""A node samples its connections while a dashboard is open."""
 
 import json
 import zlib
@@ -30,14 +30,14 @@ HOUR = timedelta(hours=1)
 
 
 class StubTransport:
-    """Tells what a test says."""
+    """A transport whose state the test sets."""
 
     unsent_bytes = 0
     rtt_seconds: float | None = None
     close_reason = None
 
     def abort(self) -> None:
-        raise AssertionError("a look must not touch")
+        raise AssertionError("a sample must not abort")
 
 
 def make_live(now: float, **values: Any) -> LiveConnection:
@@ -49,7 +49,7 @@ def classify_after(seconds: float, live: LiveConnection, **options: Any) -> Live
     return classify(live, 1000 + seconds, make_config(), **options)
 
 
-def test_activity_decides_where_nothing_is_wrong() -> None:
+def test_activity_decides_for_a_healthy_connection() -> None:
     live = make_live(1000)
     assert classify_after(9, live) == LiveState.ACTIVE
     assert classify_after(11, live) == LiveState.QUIET
@@ -59,7 +59,7 @@ def test_activity_decides_where_nothing_is_wrong() -> None:
     assert classify_after(241, live) == LiveState.ACTIVE
 
 
-def test_the_worst_that_holds_is_shown() -> None:
+def test_the_worst_state_that_applies_is_shown() -> None:
     transport = StubTransport()
     live = make_live(1000, transport=transport)
     live.limited_at = 1000
@@ -72,24 +72,24 @@ def test_the_worst_that_holds_is_shown() -> None:
     assert classify_after(1, live) == LiveState.DRAINING
 
 
-def test_a_picture_is_read_as_it_was_taken() -> None:
-    seen = [
+def test_a_decoded_sample_equals_the_encoded_one() -> None:
+    states = [
         ConnectionState(
             "c1", "<script>", "7", "3", "ws/", "::1", 1.5, "quiet", 3.0, rtt_ms=1.5
         ),
         ConnectionState("c2", "bob", "", "", "ws/", "", 2.0, "active", 0.0),
     ]
-    assert decode(encode(seen)) == seen
+    assert decode(encode(states)) == states
     assert decode(encode([])) == []
 
 
-def test_a_picture_of_another_version_is_none() -> None:
+def test_a_sample_of_another_version_is_empty() -> None:
     strange = zlib.compress(json.dumps([["connection_id"], [["c1"]]]).encode())
     assert decode(strange) == []
 
 
 @pytest.mark.django_db(transaction=True)
-async def test_pictures_are_taken_only_while_somebody_watches() -> None:
+async def test_samples_are_taken_only_while_requested() -> None:
     moment = timezone.now()
     node = Node(node_id="n1", host="h", pid=1, beat_at=moment, started_at=moment)
     clock, hub, database = FakeClock(), Hub(), Database()

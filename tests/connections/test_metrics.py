@@ -1,4 +1,4 @@
-"""What a node counts, and how its minutes are cut."""
+"""A node counts its events, and cuts them into minutes."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ NOON = 1_800_000_000.0 - 1_800_000_000 % 60
 
 
 class Metered:
-    """A meter over counters without connections, in a time of its own."""
+    """A meter over counters without connections, with clocks of its own."""
 
     def __init__(self, wall: float = NOON) -> None:
         self.clock = FakeClock()
@@ -77,7 +77,7 @@ async def test_a_connection_is_counted_from_its_opening_to_its_end() -> None:
     assert sum(totals["handling"]) == 2
 
 
-async def test_what_an_open_connection_did_is_counted_before_it_closes() -> None:
+async def test_the_traffic_of_an_open_connection_is_counted() -> None:
     node = make_node()
     communicator = connect_to(Echo, node, route="ws/test/")
     await communicator.connect()
@@ -92,7 +92,7 @@ async def test_what_an_open_connection_did_is_counted_before_it_closes() -> None
         assert open_totals[name] == closed_totals[name]
 
 
-async def test_what_a_client_did_wrong_is_counted_by_kind() -> None:
+async def test_invalid_messages_are_counted_by_kind() -> None:
     node = make_node()
     await open_and_close(node, consumer=JsonEcho, texts=["{", '{"type":"x"}', "[]"])
     totals = node.counters.get_totals(node.hub)
@@ -135,7 +135,7 @@ async def test_a_consumer_that_denies_is_counted_as_denied() -> None:
 
 
 async def test_a_consumer_that_does_not_return_is_stuck_after_a_minute() -> None:
-    """The connection has left; what served it has not."""
+    """The connection has ended, but its consumer runs on."""
 
     class Lingering(Echo):
         async def disconnect(self, code: int) -> None:
@@ -156,7 +156,7 @@ async def test_a_consumer_that_does_not_return_is_stuck_after_a_minute() -> None
     assert (node.counters.count_stuck(clock()), node.counters.consumers) == (0, 0)
 
 
-def test_routes_beyond_the_bound_are_one() -> None:
+def test_routes_beyond_the_bound_share_a_label() -> None:
     counters = Counters()
     for number in range(500):
         counters.record_outcome(f"route {number}", "accepted")
@@ -164,7 +164,7 @@ def test_routes_beyond_the_bound_are_one() -> None:
     assert counters.routes[OTHER].outcomes["accepted"] >= 400
 
 
-def test_labels_beyond_the_bound_are_one() -> None:
+def test_labels_beyond_the_bound_share_one() -> None:
     tally = Tally()
     for number in range(500):
         tally.add(f"label {number}")
@@ -194,7 +194,9 @@ _DIFFERENCES = st.fixed_dictionaries(
 
 
 @given(_DIFFERENCES, _DIFFERENCES)
-def test_a_difference_and_what_was_before_add_up(before: Any, moved: Any) -> None:
+def test_earlier_totals_and_a_difference_give_the_later(
+    before: Any, moved: Any
+) -> None:
     after = add(before, moved)
     again = add(before, subtract(after, before))
     assert subtract(again, after) == subtract(after, again) == {}
@@ -203,7 +205,7 @@ def test_a_difference_and_what_was_before_add_up(before: Any, moved: Any) -> Non
 # The meter
 
 
-async def test_rates_are_those_of_the_last_minute() -> None:
+async def test_recent_counts_are_those_of_the_last_minute() -> None:
     metered = Metered()
     metered.counters.errors.add("internal", 30)
     await metered.pass_time(10)
@@ -230,7 +232,7 @@ async def test_the_lag_is_the_worst_of_the_last_ten_seconds() -> None:
     assert metered.meter.lag_seconds == 0
 
 
-async def test_each_minute_holds_what_was_counted_in_it() -> None:
+async def test_each_minute_holds_its_own_counts() -> None:
     metered = Metered()
     for minute in range(3):
         metered.counters.errors.add("internal", minute + 1)
@@ -243,7 +245,7 @@ async def test_each_minute_holds_what_was_counted_in_it() -> None:
     assert json.loads(json.dumps(metered.meter.latest["unrolled"]))
 
 
-async def test_a_minute_taken_over_is_forgotten() -> None:
+async def test_a_minute_that_was_rolled_up_is_deleted() -> None:
     metered = Metered()
     await metered.pass_time(180)
     metered.meter.forget(int(NOON // 60) + 1)
@@ -259,7 +261,7 @@ async def test_a_clock_that_is_set_back_closes_no_minute_twice() -> None:
     assert metered.get_minutes() == {0: {}, 1: {"internal": 1}}
 
 
-async def test_minutes_that_nobody_takes_over_are_bounded_and_lose_nothing() -> None:
+async def test_minutes_without_a_sweeper_are_bounded_and_lose_nothing() -> None:
     metered = Metered()
     for _ in range(300):
         metered.counters.errors.add("internal")

@@ -1,4 +1,4 @@
-"""Queries by name, on whichever database the tests run."""
+"""Named queries, on the database that the tests use."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -60,14 +60,14 @@ def test_only_a_live_node_can_be_silent() -> None:
 
 
 @pytest.mark.usefixtures("nodes")
-def test_a_node_is_gone_before_a_moment() -> None:
+def test_a_node_ended_before_a_moment_is_found() -> None:
     assert ids(Node.objects.gone_before(START)) == []
     later = START + timedelta(seconds=1)
     assert ids(Node.objects.gone_before(later)) == ["lost", "stopped"]
 
 
 @pytest.mark.usefixtures("nodes")
-def test_a_beat_moves_the_counter_of_the_nodes_selected() -> None:
+def test_a_beat_advances_the_counter_of_the_selected_nodes() -> None:
     one = Node.objects.filter(node_id="serving")
     assert [one.beat(open_connections=7, state="draining") for _ in range(3)] == [
         1,
@@ -98,7 +98,7 @@ def test_a_node_is_marked_lost_once() -> None:
     [{"beat": 1}, {"generation": 2}, {"state": "stopped"}],
     ids=lambda change: next(iter(change)),
 )
-def test_a_node_that_moved_since_it_was_read_is_not_lost(
+def test_a_node_that_has_beaten_since_it_was_read_is_not_lost(
     change: dict[str, object],
 ) -> None:
     node = make_node("n1")
@@ -118,7 +118,7 @@ def test_an_idle_connection_is_open_and_was_silent_to_the_moment() -> None:
 
 
 @pytest.mark.usefixtures("nodes")
-def test_open_connections_of_gone_nodes_are_lost_at_the_last_beat() -> None:
+def test_open_connections_of_dead_nodes_are_lost_at_the_last_beat() -> None:
     for state in Node.State.values:
         make_row(f"of-{state}", state)
     make_row("closed", "lost", closed_at=START, close_code=4300, reason="idle")
@@ -134,8 +134,8 @@ def test_open_connections_of_gone_nodes_are_lost_at_the_last_beat() -> None:
     assert Connection.objects.get(pk="closed").reason == "idle"
 
 
-def test_a_connection_of_a_node_that_is_forgotten_is_lost() -> None:
-    """Its end is its last activity: nothing else is known of it."""
+def test_a_connection_of_a_pruned_node_is_lost() -> None:
+    """It ends at its last activity, the last known moment."""
     seen_at = START + timedelta(seconds=5)
     make_row("c1", "forgotten", last_activity_at=seen_at)
     assert Connection.objects.mark_lost(batch_size=10) == 1
@@ -153,7 +153,7 @@ def test_lost_connections_are_marked_in_batches() -> None:
 
 @pytest.mark.parametrize("token", ["other", "", "TOKEN", "token\x00", "\ud800"])
 def test_a_token_is_found_by_its_hash_alone(token: str) -> None:
-    """A token that cannot even be encoded is one that does not exist."""
+    """A token that cannot be encoded is unknown, and no error."""
     made = AccessToken.objects.create(digest=digest_token("token"), client_id="alice")
     found = AccessToken.objects.find_all(["token", made.digest, token])
     assert found == {made.digest: made}
@@ -173,7 +173,7 @@ def test_close_requests_are_recent_by_the_databases_clock() -> None:
     assert CloseRequest.objects.recent(seconds=120).count() == 450
 
 
-def test_one_sweeper_holds_the_right_to_sweep() -> None:
+def test_one_sweeper_has_the_lead() -> None:
     take = Sweep.objects.take
     assert take("all", "one", 15)
     assert take("all", "one", 15)
@@ -181,7 +181,7 @@ def test_one_sweeper_holds_the_right_to_sweep() -> None:
     assert take("another", "other", 15)
 
 
-def test_a_silent_sweeper_loses_its_right() -> None:
+def test_a_silent_sweeper_loses_the_lead() -> None:
     assert Sweep.objects.take("all", "one", 15)
     Sweep.objects.update(held_at=Now() - timedelta(seconds=16))
     assert not Sweep.objects.take("all", "other", 60)
@@ -189,7 +189,7 @@ def test_a_silent_sweeper_loses_its_right() -> None:
     assert not Sweep.objects.take("all", "one", 15)
 
 
-def test_a_sweeper_gives_up_its_own_right_only() -> None:
+def test_a_sweeper_gives_up_its_own_lead_only() -> None:
     assert Sweep.objects.take("all", "one", 15)
     Sweep.objects.give_up("all", "other")
     assert not Sweep.objects.take("all", "other", 15)
@@ -198,7 +198,7 @@ def test_a_sweeper_gives_up_its_own_right_only() -> None:
 
 
 @pytest.mark.usefixtures("nodes")
-def test_some_rows_are_deleted_and_no_others() -> None:
+def test_the_selected_rows_are_deleted_in_batches() -> None:
     for number in range(5):
         make_row(f"c{number}", closed_at=START)
     make_row("open")

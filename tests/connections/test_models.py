@@ -1,4 +1,4 @@
-"""Rows as they are stored: what fits, what refers to what, what stays."""
+"""Values fit their columns, and rows outlive what they refer to."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -49,7 +49,7 @@ def test_ids_fit_and_the_newest_comes_first() -> None:
 
 
 def test_a_row_may_name_a_user_and_a_node_that_are_gone() -> None:
-    """One that was deleted in between must not fail the batch that names it."""
+    """A batch does not fail because a user in it was deleted meanwhile."""
     make_row("c1", user_id=999)
     ErrorEvent.objects.create(
         error_id="e1", connection_id="gone", node_id="gone", at=START, where="w"
@@ -83,7 +83,7 @@ def test_a_token_is_stored_once() -> None:
         AccessToken.objects.create(digest="d", client_id="bob")
 
 
-def test_a_close_request_takes_its_moment_from_the_database() -> None:
+def test_the_database_dates_a_close_request() -> None:
     request = CloseRequest.objects.create(target="all", reason="kicked")
     request.refresh_from_db()
     assert request.created_at.tzinfo is not None

@@ -1,4 +1,4 @@
-"""Orders of staff to nodes: to drain, to return to service, to pass a notice on."""
+"""Nodes carry out the commands of staff: drain, serve, notice."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -21,13 +21,13 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 class Case:
-    """A hub, and what was done to the node that it belongs to."""
+    """A hub, and the commands that its node has carried out."""
 
     def __init__(self, database: Database) -> None:
         self.hub = Hub()
         self.database = database
         self.done: list[str] = []
-        self.goes_on = asyncio.Event()
+        self.may_end = asyncio.Event()
         self.commands = AppliedCommands(
             hub=self.hub,
             database=database,
@@ -38,10 +38,10 @@ class Case:
 
     async def _drain(self) -> None:
         self.done.append("drain")
-        await self.goes_on.wait()
+        await self.may_end.wait()
         self.done.append("drained")
 
-    async def give(self, **values: Any) -> NodeCommand:
+    async def post(self, **values: Any) -> NodeCommand:
         command = NodeCommand(author="admin", **values)
         await self.database.write(command.save)
         await self.commands.poll()
@@ -57,44 +57,44 @@ async def case() -> AsyncIterator[Case]:
     await database.close()
 
 
-async def test_a_notice_is_passed_on_once_and_counted(case: Case) -> None:
+async def test_a_notice_is_sent_once_and_counted(case: Case) -> None:
     alice, bob = SilentSender(), SilentSender()
     case.hub.join(make_connection("a", sender=alice))
     case.hub.join(make_connection("b", client_id="bob", sender=bob))
-    command = await case.give(
+    command = await case.post(
         kind="notice", target="client", value="alice", text="Back at <noon>."
     )
     await case.commands.poll()
-    (told,) = alice.sent
-    assert (told["type"], told["text"]) == ("notice", "Back at <noon>.")
+    (notice,) = alice.sent
+    assert (notice["type"], notice["text"]) == ("notice", "Back at <noon>.")
     assert bob.sent == []
     assert (command.nodes, command.reached, command.unreached) == (1, 1, 0)
 
 
-async def test_a_drain_concerns_its_node_alone(case: Case) -> None:
-    await case.give(kind="drain", target="node", value="n2")
+async def test_a_drain_is_carried_out_by_its_node_alone(case: Case) -> None:
+    await case.post(kind="drain", target="node", value="n2")
     assert case.done == []
-    command = await case.give(kind="drain", target="node", value="n1")
+    command = await case.post(kind="drain", target="node", value="n1")
     assert case.done == ["drain"]
     assert command.nodes == 1
 
 
-async def test_a_node_returns_to_service_in_the_middle_of_a_drain(case: Case) -> None:
-    await case.give(kind="drain", target="node", value="n1")
-    await case.give(kind="serve", target="node", value="n1")
-    case.goes_on.set()
+async def test_a_node_returns_to_service_during_a_drain(case: Case) -> None:
+    await case.post(kind="drain", target="node", value="n1")
+    await case.post(kind="serve", target="node", value="n1")
+    case.may_end.set()
     await asyncio.sleep(0)
     assert case.done == ["drain", "serve"]
 
 
-async def test_an_old_order_is_not_carried_out(case: Case) -> None:
+async def test_an_old_command_is_not_carried_out(case: Case) -> None:
     old = timezone.now() - timedelta(minutes=5)
-    command = await case.give(kind="drain", target="node", value="n1", created_at=old)
+    command = await case.post(kind="drain", target="node", value="n1", created_at=old)
     assert case.done == [] and command.nodes == 0
 
 
 async def test_a_notice_reaches_clients_that_speak_json() -> None:
-    """And says how many do not."""
+    """Consumers that speak no JSON are counted as unreached."""
     database = Database()
     node = Node(make_config(), database=database)
     try:

@@ -1,4 +1,4 @@
-"""What is said of work that fails again and again."""
+"""Periodic steps that fail are logged and repeated."""
 
 import asyncio
 
@@ -24,7 +24,7 @@ async def fail_once(exc: Exception) -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_a_database_that_is_away_takes_a_line(
+async def test_an_outage_of_the_database_is_logged_in_one_line(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO")
@@ -38,7 +38,7 @@ async def test_a_database_that_is_away_takes_a_line(
     ("level", "exc"),
     [("INFO", KeyError("x")), ("DEBUG", DatabaseUnavailable("connection refused"))],
 )
-async def test_what_is_not_expected_has_its_traceback(
+async def test_an_unexpected_failure_is_logged_with_its_traceback(
     caplog: pytest.LogCaptureFixture, level: str, exc: Exception
 ) -> None:
     caplog.set_level(level)

@@ -1,4 +1,4 @@
-"""What every pool promises, on each backend, and each against a plain model."""
+"""The contract of a pool on each backend, and each backend against a model."""
 
 import asyncio
 import time
@@ -67,7 +67,7 @@ def ids(slots: tuple[Slot, ...]) -> list[str]:
     return [slot.connection_id for slot in slots]
 
 
-async def test_the_oldest_is_given_up_at_the_clients_limit(make_pool: MakePool) -> None:
+async def test_the_oldest_is_evicted_at_the_clients_limit(make_pool: MakePool) -> None:
     pool = make_pool(max_total=10)
     assert await pool.acquire(make_slot(1)) == ()
     assert await pool.acquire(make_slot(2)) == ()
@@ -89,7 +89,7 @@ async def test_acquiring_twice_takes_one_slot(make_pool: MakePool) -> None:
     assert (await pool.get_usage()).slots == 1
 
 
-async def test_a_full_pool_refuses_and_evicts_nobody(make_pool: MakePool) -> None:
+async def test_a_full_pool_refuses_and_evicts_no_slot(make_pool: MakePool) -> None:
     pool = make_pool(max_total=2)
     await pool.acquire(make_slot(1, "alice"))
     await pool.acquire(make_slot(2, "bob"))
@@ -132,7 +132,7 @@ async def test_another_clients_slot_cannot_be_replaced(make_pool: MakePool) -> N
     assert (await pool.get_usage()).slots == 2
 
 
-async def test_what_a_local_pool_does_not_hold_is_lost() -> None:
+async def test_a_slot_that_a_local_pool_does_not_have_is_lost() -> None:
     pool = LocalPool(max_total=10)
     await pool.acquire(make_slot(1))
     assert (await pool.renew([make_slot(1), make_slot(2)])).lost == ("c0002",)
@@ -149,7 +149,7 @@ def run(work: Coroutine[Any, Any, Result]) -> Result:
 
 
 class PoolMachine(RuleBasedStateMachine):
-    """A pool against a list of who holds what, from oldest to newest."""
+    """A pool against a list of slots, oldest first."""
 
     MAX_TOTAL = 6
     LIMIT = 3
@@ -195,7 +195,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.model = [one for one in self.model if one.connection_id != connection_id]
 
     @invariant()
-    def holds_what_the_model_holds(self) -> None:
+    def has_the_slots_of_the_model(self) -> None:
         assert self.run(self.pool.renew(self.model)) == Renewal()
         usage = self.read_usage()
         assert usage.slots == len(self.model) <= self.MAX_TOTAL
@@ -207,7 +207,7 @@ TestLocalPoolAgainstModel = PoolMachine.TestCase
 
 
 class RedisPoolMachine(PoolMachine):
-    """The same model for the pool in Redis, which now and then forgets everything."""
+    """The same model for the pool in Redis, which is flushed now and then."""
 
     url = ""
 
@@ -225,21 +225,21 @@ class RedisPoolMachine(PoolMachine):
         return self.runner.run(work)
 
     def read_usage(self) -> Usage:
-        """Return the usage once what was released has reached Redis."""
+        """Return the usage once all releases have reached Redis."""
         deadline = time.monotonic() + 2
         while True:
             usage = super().read_usage()
             if usage.slots == len(self.model) or time.monotonic() > deadline:
                 return usage
 
-    @rule(newcomer=st.none() | st.sampled_from("abc"))
-    def flush(self, newcomer: str | None) -> None:
-        """A recovering pool is told what there is, by the newcomer or by a beat."""
+    @rule(reporter=st.none() | st.sampled_from("abc"))
+    def flush(self, reporter: str | None) -> None:
+        """Lose all slots, which an acquire or the next renewal reports."""
         with redis.Redis.from_url(self.url) as client:
             client.flushall()
             client.script_flush()
-        if newcomer is not None:
-            self.take(newcomer, None)
+        if reporter is not None:
+            self.take(reporter, None)
 
     def teardown(self) -> None:
         self.run(self.pool.close())
@@ -254,7 +254,7 @@ def test_redis_pool_against_model(redis_server: RedisProcess) -> None:
     )
 
 
-async def test_fifty_at_once_leave_the_limit(make_pool: MakePool) -> None:
+async def test_fifty_at_once_keep_to_the_limit(make_pool: MakePool) -> None:
     pool = make_pool(max_total=100)
     slots = [make_slot(number, limit=5) for number in range(50)]
     given_up = await asyncio.gather(*(pool.acquire(slot) for slot in slots))

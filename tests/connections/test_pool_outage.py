@@ -1,4 +1,4 @@
-"""What a node does with newcomers while the shared pool is out of reach."""
+"""Connections are admitted by policy while the shared pool is out of reach."""
 
 import asyncio
 import time
@@ -76,27 +76,27 @@ def make_slot(name: str, age: float, *, client: str = "c", limit: int = 2) -> Sl
 
 
 class Case:
-    """A pool under test, what it stands on, and what it reported."""
+    """A pool under test, its shared pool, and the slots reported taken."""
 
     def __init__(self, **options: Any) -> None:
         self.shared = FakeShared(options.get("max_total", 100))
-        self.told: list[Renewal] = []
+        self.taken: list[Renewal] = []
         settings = {"policy": "local", "max_total": 100, **options}
         self.pool = OutagePool(
-            self.shared, on_taken=self.told.append, probe_seconds=0.02, **settings
+            self.shared, on_taken=self.taken.append, probe_seconds=0.02, **settings
         )
 
     async def take(self, *names: str, start: float = 0, **options: Any) -> None:
         for index, name in enumerate(names):
             await self.pool.acquire(make_slot(name, start + index, **options))
 
-    async def begin_return(self) -> None:
-        """Have the shared pool back, and held up while it takes what it missed."""
+    async def begin_restore(self) -> None:
+        """Bring the shared pool back, and block it while it takes late slots."""
         self.shared.may_answer.clear()
         self.shared.is_away = False
         await asyncio.wait_for(self.shared.asked_late.wait(), 5)
 
-    async def return_shared(self) -> None:
+    async def restore_shared(self) -> None:
         self.shared.is_away = False
         self.shared.may_answer.set()
         await wait_until(lambda: not self.pool.is_degraded, 5)
@@ -118,7 +118,7 @@ async def make_case() -> AsyncIterator[MakeCase]:
         await case.pool.close()
 
 
-async def test_is_the_shared_pool_while_that_answers(make_case: MakeCase) -> None:
+async def test_the_shared_pool_is_used_while_it_answers(make_case: MakeCase) -> None:
     case = make_case()
     await case.take("1", "2")
     assert await case.pool.acquire(make_slot("3", 5)) == (make_slot("1", 0),)
@@ -127,7 +127,7 @@ async def test_is_the_shared_pool_while_that_answers(make_case: MakeCase) -> Non
 
 
 async def test_local_limits_the_nodes_own_connections(make_case: MakeCase) -> None:
-    """What was admitted before the outage counts, and the oldest goes."""
+    """Slots from before the outage count, and the oldest is evicted."""
     case = make_case()
     await case.take("1", "2")
     case.shared.is_away = True
@@ -158,7 +158,7 @@ async def test_local_refuses_a_client_where_that_is_the_policy(
         await case.take("3")
 
 
-async def test_refuse_refuses_newcomers_and_keeps_the_rest(make_case: MakeCase) -> None:
+async def test_refuse_admits_none_and_keeps_the_rest(make_case: MakeCase) -> None:
     case = make_case(policy="refuse")
     await case.take("1")
     case.shared.is_away = True
@@ -168,49 +168,53 @@ async def test_refuse_refuses_newcomers_and_keeps_the_rest(make_case: MakeCase) 
     assert (await case.pool.get_usage()).slots == 1
 
 
-async def test_allow_lets_everyone_in(make_case: MakeCase) -> None:
+async def test_allow_admits_every_connection(make_case: MakeCase) -> None:
     case = make_case(policy="allow", max_total=2)
     case.shared.is_away = True
     await case.take("1", "2", "3", "4")
     assert (await case.pool.get_usage()).slots == 4
 
 
-async def test_renews_and_takes_late_on_return(make_case: MakeCase) -> None:
-    """What the shared pool knew is renewed; what it missed counts as newcomers."""
+async def test_renews_and_takes_late_slots_on_return(make_case: MakeCase) -> None:
+    """Slots that the shared pool had are renewed; the others are taken as new."""
     case = make_case()
     await case.take("1")
     case.shared.is_away = True
     await case.take("2", start=5)
     case.shared.refuses_late = {"2"}
-    await case.return_shared()
+    await case.restore_shared()
     assert case.shared.renewed == ["1"]
     assert case.shared.late == ["2"]
-    assert case.told == [Renewal(evicted=("2",))]
+    assert case.taken == [Renewal(evicted=("2",))]
     assert case.pool.degraded_reason is None
 
 
-async def test_newcomers_during_the_return_are_taken_too(make_case: MakeCase) -> None:
+async def test_slots_acquired_during_the_return_are_taken(
+    make_case: MakeCase,
+) -> None:
     case = make_case(policy="allow")
     case.shared.is_away = True
     await case.take("1")
-    await case.begin_return()
+    await case.begin_restore()
     await case.take("2")
-    await case.return_shared()
+    await case.restore_shared()
     assert case.shared.late == ["1", "2"]
 
 
-async def test_what_left_during_the_return_is_given_back(make_case: MakeCase) -> None:
+async def test_a_slot_released_during_the_return_stays_free(
+    make_case: MakeCase,
+) -> None:
     case = make_case()
     case.shared.is_away = True
     await case.take("1")
-    await case.begin_return()
+    await case.begin_restore()
     case.pool.release("1")
     case.shared.released.clear()
-    await case.return_shared()
+    await case.restore_shared()
     assert case.shared.released == ["1"]
 
 
-async def test_a_renewal_that_fails_loses_nobody(make_case: MakeCase) -> None:
+async def test_a_renewal_that_fails_loses_no_slot(make_case: MakeCase) -> None:
     case = make_case()
     await case.take("1")
     case.shared.is_away = True
@@ -221,7 +225,7 @@ async def test_a_renewal_that_fails_loses_nobody(make_case: MakeCase) -> None:
 async def test_redis_away_and_back(redis_server: RedisProcess) -> None:
     """Two nodes, Redis paused for longer than a lease: exact within a lease."""
     lease_seconds = 2.0
-    told: dict[str, list[Renewal]] = {"a": [], "b": []}
+    taken: dict[str, list[Renewal]] = {"a": [], "b": []}
     pools = {}
     for node_id in "ab":
         shared = RedisPool(
@@ -235,7 +239,7 @@ async def test_redis_away_and_back(redis_server: RedisProcess) -> None:
             shared,
             policy="local",
             max_total=100,
-            on_taken=told[node_id].append,
+            on_taken=taken[node_id].append,
             probe_seconds=0.1,
         )
     held: dict[str, dict[str, Slot]] = {"a": {}, "b": {}}
@@ -258,7 +262,7 @@ async def test_redis_away_and_back(redis_server: RedisProcess) -> None:
         while True:
             for node_id, pool in pools.items():
                 renewal = await pool.renew(list(held[node_id].values()))
-                for one in (renewal, *told[node_id]):
+                for one in (renewal, *taken[node_id]):
                     for name in one.evicted + one.lost:
                         held[node_id].pop(name, None)
             await asyncio.sleep(0.1)

@@ -20,15 +20,15 @@ LEASE_SECONDS = 1.5
 
 
 class NodePool(RedisPool):
-    """One node's pool, which notes what it was told."""
+    """The pool of one node, with the slots that were reported taken."""
 
     def __init__(self, url: str, node_id: str, **options: Any) -> None:
         self.node_id = node_id
-        self.told: list[Renewal] = []
+        self.taken: list[Renewal] = []
         settings = {"max_total": 1000, "lease_seconds": LEASE_SECONDS, **options}
         bus = RedisBus(url, node_id=node_id, probe_seconds=0.3)
         super().__init__(url, bus=bus, **settings)
-        self.on_taken = self.told.append
+        self.on_taken = self.taken.append
         self.bus = bus
 
     def slot(self, name: str, age: float, *, client: str = "c", limit: int = 5) -> Slot:
@@ -50,8 +50,8 @@ class NodePool(RedisPool):
         return slots
 
     @property
-    def told_evicted(self) -> set[str]:
-        return {one for renewal in self.told for one in renewal.evicted}
+    def evicted(self) -> set[str]:
+        return {one for renewal in self.taken for one in renewal.evicted}
 
 
 MakePool = Callable[..., NodePool]
@@ -73,8 +73,8 @@ async def make_pool(redis_server: RedisProcess) -> AsyncIterator[MakePool]:
         await pool.close()
 
 
-def held_in(redis_server: RedisProcess) -> set[str]:
-    """Return whose leases have not ended, by Redis' own clock."""
+def leased_in(redis_server: RedisProcess) -> set[str]:
+    """Return the connections with a lease, by the clock of Redis."""
     with redis_server.connect() as client:
         seconds, microseconds = client.time()
         now_ms = seconds * 1000 + microseconds // 1000
@@ -88,7 +88,7 @@ async def settle_recovery(*pools: NodePool, slots: Sequence[Sequence[Slot]]) -> 
     deadline = time.monotonic() + 2 * LEASE_SECONDS
     while time.monotonic() < deadline:
         for pool, own in zip(pools, slots, strict=True):
-            pool.told.append(await pool.renew(own))
+            pool.taken.append(await pool.renew(own))
         if not await is_recovering(pools[0]):
             return
         await asyncio.sleep(0.05)
@@ -103,24 +103,24 @@ async def is_recovering(pool: NodePool) -> bool:
 
 
 async def test_evicts_the_oldest_wherever_it_is(make_pool: MakePool) -> None:
-    """The client's oldest slot goes, though another node holds it."""
+    """The client's oldest slot is evicted, even from another node."""
     one, other = make_pool("a"), make_pool("b")
     slots = await one.take("1", "2", limit=2)
     assert await other.acquire(other.slot("3", 9, limit=2)) == (slots[0],)
 
 
-async def test_the_other_node_is_told_at_once(make_pool: MakePool) -> None:
+async def test_the_other_node_is_notified_at_once(make_pool: MakePool) -> None:
     one, other = make_pool("a"), make_pool("b")
     await one.take("1", limit=1)
     await wait_until(lambda: one.bus.is_subscribed)
     await other.take("2", start=5, limit=1)
-    await wait_until(lambda: one.told == [Renewal(evicted=("1",))], 2)
+    await wait_until(lambda: one.taken == [Renewal(evicted=("1",))], 2)
 
 
-async def test_a_renewal_tells_evicted_from_lost(
+async def test_a_renewal_distinguishes_evicted_and_lost(
     make_pool: MakePool, redis_server: RedisProcess
 ) -> None:
-    """A tombstone says what became of a slot when the message did not arrive."""
+    """A tombstone keeps the reason in case the message does not arrive."""
     one, other = make_pool("a"), make_pool("b")
     slots = await one.take("1", "2", limit=2)
     await other.take("3", start=5, limit=2)
@@ -130,7 +130,7 @@ async def test_a_renewal_tells_evicted_from_lost(
     assert await one.renew(slots) == Renewal(evicted=("1",), lost=("2",))
 
 
-async def test_says_which_connection_was_replaced(make_pool: MakePool) -> None:
+async def test_a_replaced_connection_is_reported(make_pool: MakePool) -> None:
     one, other = make_pool("a"), make_pool("b")
     slots = await one.take("1", "2", limit=2)
     given_up = await other.acquire(other.slot("3", 9, limit=2), replaces="2")
@@ -155,7 +155,7 @@ async def test_refuses_without_evicting_when_the_pool_is_full(
     assert await pool.renew(slots) == Renewal()
 
 
-async def test_a_full_pool_admits_the_newcomer_that_evicts(make_pool: MakePool) -> None:
+async def test_a_full_pool_admits_a_connection_that_evicts(make_pool: MakePool) -> None:
     pool = make_pool(max_total=2)
     await pool.take("1", "2", limit=2)
     assert len(await pool.acquire(pool.slot("3", 9, limit=2))) == 1
@@ -171,7 +171,7 @@ async def test_refuses_a_client_by_policy(make_pool: MakePool) -> None:
 @pytest.mark.parametrize(
     "client", ["a b", "a", "a!", "ü ☃", "\ud800", "", "a%20b", "\n"]
 )
-async def test_clients_with_odd_names_are_told_apart(
+async def test_clients_with_odd_names_are_distinct(
     make_pool: MakePool, client: str
 ) -> None:
     """No name of a client reaches into another client's slots."""
@@ -201,7 +201,7 @@ async def test_the_order_is_age_then_id(make_pool: MakePool) -> None:
 
 
 @pytest.mark.parametrize("attempt", range(5))
-async def test_fifty_at_once_from_two_nodes_leave_five(
+async def test_fifty_at_once_from_two_nodes_keep_to_five(
     make_pool: MakePool, redis_server: RedisProcess, attempt: int
 ) -> None:
     """However many connect at the same instant, the limit holds."""
@@ -211,7 +211,7 @@ async def test_fifty_at_once_from_two_nodes_leave_five(
     given_up = await asyncio.gather(
         *((one if slot.node_id == "a" else other).acquire(slot) for slot in slots)
     )
-    held = held_in(redis_server)
+    held = leased_in(redis_server)
     evicted = [slot.connection_id for slots in given_up for slot in slots]
     assert len(held) == 5
     assert sorted(evicted) == sorted({slot.connection_id for slot in slots} - held)
@@ -236,10 +236,10 @@ async def test_release_reaches_redis(
     await pool.take("1", "2")
     pool.release("1")
     pool.release("unknown")
-    await wait_until(lambda: held_in(redis_server) == {"2"})
+    await wait_until(lambda: leased_in(redis_server) == {"2"})
 
 
-async def test_close_gives_back_what_is_under_way(
+async def test_close_finishes_pending_releases(
     make_pool: MakePool, redis_server: RedisProcess
 ) -> None:
     pool = NodePool(redis_server.url, "a")
@@ -251,7 +251,7 @@ async def test_close_gives_back_what_is_under_way(
         assert client.keys("{orchestra:pool}:*") == ["{orchestra:pool}:state"]
 
 
-async def test_a_release_during_an_outage_is_made_good(
+async def test_a_release_during_an_outage_is_repeated(
     make_pool: MakePool, redis_server: RedisProcess
 ) -> None:
     pool = make_pool(timeout_seconds=0.2, lease_seconds=30)
@@ -260,13 +260,13 @@ async def test_a_release_during_an_outage_is_made_good(
     pool.release("1")
     await asyncio.sleep(0.4)
     redis_server.resume()
-    await wait_until(lambda: held_in(redis_server) == {"2"})
+    await wait_until(lambda: leased_in(redis_server) == {"2"})
 
 
 # Leases
 
 
-async def test_a_node_that_is_gone_frees_its_slots(make_pool: MakePool) -> None:
+async def test_the_slots_of_a_dead_node_expire(make_pool: MakePool) -> None:
     gone, other = make_pool("a"), make_pool("b", max_total=3)
     await gone.take("1", "2", limit=2)
     kept = await other.take("9", client="d")
@@ -279,10 +279,10 @@ async def test_a_node_that_is_gone_frees_its_slots(make_pool: MakePool) -> None:
     assert await other.acquire(other.slot("3", 9, limit=1)) == ()
 
 
-async def test_a_paused_node_takes_back_what_there_is_room_for(
+async def test_a_paused_node_retakes_slots_where_there_is_room(
     make_pool: MakePool,
 ) -> None:
-    """On waking, the newest come back; the oldest has lost its place."""
+    """The newest slots are taken again; the oldest is lost."""
     paused, other = make_pool("a"), make_pool("b")
     slots = await paused.take("1", "2", "3", limit=3)
     kept = await other.take("9", client="d")
@@ -306,10 +306,10 @@ async def test_renewed_slots_do_not_expire(
     while time.monotonic() < deadline:
         assert await pool.renew(slots) == Renewal()
         await asyncio.sleep(LEASE_SECONDS / 3)
-    assert len(held_in(redis_server)) == 5
+    assert len(leased_in(redis_server)) == 5
 
 
-async def test_nothing_is_left_of_an_empty_pool(
+async def test_an_empty_pool_leaves_no_keys(
     make_pool: MakePool, redis_server: RedisProcess
 ) -> None:
     """No set, no counter and no tombstone outlives the slots and their leases."""
@@ -334,18 +334,18 @@ async def test_nothing_is_left_of_an_empty_pool(
 async def test_a_repeated_call_changes_nothing(
     make_pool: MakePool, redis_server: RedisProcess
 ) -> None:
-    """The slot was taken and its caller never heard: the next call finds it."""
+    """The slot was taken and the reply lost: the next call finds it."""
     async with Proxy(redis_server.port) as proxy:
         pool = make_pool("a", proxy.url, timeout_seconds=0.3)
         await pool.take("1", "2", limit=2)
         proxy.loses_replies = True
         with pytest.raises(PoolUnavailable):
             await pool.acquire(pool.slot("3", 5, limit=2))
-        assert held_in(redis_server) == {"2", "3"}
+        assert leased_in(redis_server) == {"2", "3"}
         proxy.loses_replies = False
         proxy.reset()
         assert await pool.acquire(pool.slot("3", 5, limit=2)) == ()
-        assert held_in(redis_server) == {"2", "3"}
+        assert leased_in(redis_server) == {"2", "3"}
         await pool.close()
 
 
@@ -361,11 +361,11 @@ async def test_an_eviction_whose_reply_was_lost_is_reported(
         proxy.loses_replies = False
         proxy.reset()
         renewal = await pool.renew(slots)
-        assert "1" in {*renewal.evicted, *pool.told_evicted}
+        assert "1" in {*renewal.evicted, *pool.evicted}
         await pool.close()
 
 
-async def test_a_newcomer_nobody_heard_of_is_given_back(
+async def test_a_slot_whose_reply_was_lost_is_released(
     make_pool: MakePool, redis_server: RedisProcess
 ) -> None:
     async with Proxy(redis_server.port) as proxy:
@@ -376,7 +376,7 @@ async def test_a_newcomer_nobody_heard_of_is_given_back(
             await pool.acquire(pool.slot("2", 5))
         proxy.loses_replies = False
         proxy.reset()
-        await wait_until(lambda: held_in(redis_server) == {"1"})
+        await wait_until(lambda: leased_in(redis_server) == {"1"})
         await pool.close()
 
 
@@ -392,7 +392,7 @@ async def test_a_cancelled_acquire_leaves_no_slot_and_no_broken_connection(
         with contextlib.suppress(asyncio.CancelledError):
             await task
             pool.release(f"x{index}")
-    await wait_until(lambda: held_in(redis_server) == set())
+    await wait_until(lambda: leased_in(redis_server) == set())
     assert (await pool.get_usage()).slots == 0
 
 
@@ -402,7 +402,7 @@ async def test_a_cancelled_acquire_leaves_no_slot_and_no_broken_connection(
 async def test_a_paused_redis_costs_a_second_and_no_more(
     make_pool: MakePool, redis_server: RedisProcess
 ) -> None:
-    """Many callers at once fail together, and the event loop goes on."""
+    """Many callers fail together, and the event loop is not blocked."""
     pool = make_pool(timeout_seconds=0.5)
     await pool.take("0")
     redis_server.pause()
@@ -426,10 +426,10 @@ async def test_a_paused_redis_costs_a_second_and_no_more(
     assert longest < 0.4
 
 
-async def test_redis_standing_still_loses_nobody_within_the_limits(
+async def test_a_pause_of_redis_loses_no_slot_within_the_limits(
     make_pool: MakePool, redis_server: RedisProcess
 ) -> None:
-    """Paused for longer than a lease: everyone is back, in the order of their ages."""
+    """After more than a lease, all slots are taken again in order of age."""
     one, other = (
         make_pool("a", timeout_seconds=0.3),
         make_pool("b", timeout_seconds=0.3),
@@ -440,17 +440,17 @@ async def test_redis_standing_still_loses_nobody_within_the_limits(
     await asyncio.sleep(1.3 * LEASE_SECONDS)
     redis_server.resume()
     await settle_recovery(one, other, slots=(mine, theirs))
-    assert held_in(redis_server) == {"1", "2", "3", "4", "5"}
+    assert leased_in(redis_server) == {"1", "2", "3", "4", "5"}
     given_up = await other.acquire(other.slot("6", 9))
     assert given_up == (mine[0],)
-    await wait_until(lambda: one.told_evicted == {"1"})
-    assert other.told_evicted == set()
+    await wait_until(lambda: one.evicted == {"1"})
+    assert other.evicted == set()
 
 
-async def test_a_flushed_redis_is_exact_again_with_the_oldest_gone(
+async def test_a_flushed_pool_is_exact_again_and_evicts_the_oldest(
     make_pool: MakePool, redis_server: RedisProcess
 ) -> None:
-    """Newcomers to a pool that has forgotten are let in; then the excess goes."""
+    """A recovering pool admits connections; then it evicts the excess."""
     one, other = make_pool("a"), make_pool("b")
     mine = await one.take("1", "2", "3")
     theirs = await other.take("4", "5", start=5)
@@ -459,9 +459,9 @@ async def test_a_flushed_redis_is_exact_again_with_the_oldest_gone(
     redis_server.flush()
     theirs += await other.take("6", "7", start=10)
     await settle_recovery(one, other, slots=(mine, theirs))
-    assert held_in(redis_server) == {"3", "4", "5", "6", "7"}
-    await wait_until(lambda: one.told_evicted == {"1", "2"})
-    assert other.told_evicted == set()
+    assert leased_in(redis_server) == {"3", "4", "5", "6", "7"}
+    await wait_until(lambda: one.evicted == {"1", "2"})
+    assert other.evicted == set()
 
 
 async def test_a_client_of_many_connections_costs_no_more_than_many_clients(
@@ -505,24 +505,24 @@ async def test_a_client_of_many_connections_costs_no_more_than_many_clients(
 async def test_no_two_nodes_evict_each_other_in_turns(
     make_pool: MakePool, redis_server: RedisProcess
 ) -> None:
-    """After the excess has gone, further renewals change nothing."""
+    """Once the excess is evicted, further renewals change nothing."""
     one, other = make_pool("a"), make_pool("b")
     mine, theirs = await one.take("1", "3", limit=2), []
     redis_server.flush()
     theirs += await other.take("2", "4", start=5, limit=2)
     await settle_recovery(one, other, slots=(mine, theirs))
-    held = held_in(redis_server)
+    held = leased_in(redis_server)
     assert held == {"2", "4"}
     for _ in range(5):
         assert set((await one.renew(mine)).evicted) == {"1", "3"}
         assert await other.renew(theirs) == Renewal()
-    assert held_in(redis_server) == held
+    assert leased_in(redis_server) == held
 
 
-async def test_a_recovering_pool_counts_the_nodes_own(
+async def test_a_recovering_pool_counts_the_slots_of_the_node(
     make_pool: MakePool, redis_server: RedisProcess
 ) -> None:
-    """The limits hold on one node even while the pool knows nothing."""
+    """The limits hold on one node even while the pool is empty."""
     pool = make_pool(max_total=3)
     slots = await pool.take("1", "2", limit=2) + await pool.take("3", client="d")
     redis_server.flush()
@@ -531,7 +531,7 @@ async def test_a_recovering_pool_counts_the_nodes_own(
     assert await pool.acquire(pool.slot("5", 9, limit=2)) == (slots[0],)
 
 
-async def test_the_excess_over_the_total_goes_oldest_first(
+async def test_the_excess_over_the_total_is_evicted_oldest_first(
     make_pool: MakePool, redis_server: RedisProcess
 ) -> None:
     one, other = make_pool("a", max_total=3), make_pool("b", max_total=3)
@@ -545,10 +545,10 @@ async def test_the_excess_over_the_total_goes_oldest_first(
         *await other.take("4", start=3, client="f"),
     ]
     await settle_recovery(one, other, slots=(mine, theirs))
-    assert held_in(redis_server) == {"2", "3", "4"}
+    assert leased_in(redis_server) == {"2", "3", "4"}
 
 
-async def test_a_killed_redis_comes_back_empty_and_nobody_is_lost(
+async def test_a_killed_redis_comes_back_empty_and_no_slot_is_lost(
     make_pool: MakePool,
 ) -> None:
     process = RedisProcess().start()
@@ -560,20 +560,20 @@ async def test_a_killed_redis_comes_back_empty_and_nobody_is_lost(
             await one.renew(mine)
         process.start()
         await settle_recovery(one, other, slots=(mine, theirs))
-        assert held_in(process) == {"1", "2", "3"}
+        assert leased_in(process) == {"1", "2", "3"}
     finally:
         process.remove()
 
 
-async def test_late_newcomers_count_by_age(
+async def test_late_slots_count_by_age(
     make_pool: MakePool, redis_server: RedisProcess
 ) -> None:
-    """Admitted while the pool was away, the client's oldest goes, be it one of them."""
+    """The client's oldest is evicted, be it a late one."""
     one, other = make_pool("a"), make_pool("b")
     await one.take("3", "4", start=10, limit=2)
     late = [other.slot("1", 0, limit=2), other.slot("5", 20, limit=2)]
     assert await other.take_late(late) == Renewal(evicted=("1",))
-    assert held_in(redis_server) == {"4", "5"}
+    assert leased_in(redis_server) == {"4", "5"}
     assert await other.take_late(late) == Renewal(evicted=("1",))
 
 
@@ -623,7 +623,7 @@ async def test_the_scripts_fit_a_cluster() -> None:
 async def test_a_silent_subscription_is_made_anew(
     make_pool: MakePool, redis_server: RedisProcess
 ) -> None:
-    """A connection that is healthy and carries nothing is found out by a probe."""
+    """A probe finds a connection that is open but delivers nothing."""
     pool = make_pool()
     await pool.take("1")
     await wait_until(lambda: pool.bus.is_subscribed)

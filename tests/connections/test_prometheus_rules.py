@@ -173,7 +173,7 @@ def test_each_rule_fires_when_it_should_and_only_then(rules: Path, rule: str) ->
 
 
 @pytest.mark.parametrize("rule", list(BETWEEN))
-def test_what_fires_goes_on_down_to_its_clear_value(rules: Path, rule: str) -> None:
+def test_a_firing_rule_fires_down_to_its_clear_value(rules: Path, rule: str) -> None:
     code, output = run_rules(rules.parent, [make_test(rule, BETWEEN[rule], fires=True)])
     assert code == 0, output
 
@@ -199,7 +199,7 @@ def test_a_wrong_threshold_would_be_found(tmp_path: Path) -> None:
     assert code != 0
 
 
-def test_a_rule_that_is_switched_off_is_left_out() -> None:
+def test_a_disabled_rule_is_left_out() -> None:
     config = make_config(alerts=[{"name": "loop_lag", "enabled": False}])
     assert "LoopLag" not in make_rules(config.alerts)
 
@@ -231,7 +231,7 @@ def read_sections() -> dict[str, str]:
     return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
-def test_every_rule_has_its_section_with_what_an_operator_needs() -> None:
+def test_every_rule_has_a_complete_section() -> None:
     sections = read_sections()
     assert list(sections) == [rule.name for rule in DEFAULT_RULES]
     for text in sections.values():

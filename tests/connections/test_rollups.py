@@ -1,4 +1,4 @@
-"""Minutes become rows once, whoever does it, how often and how late."""
+"""Each minute becomes one row, however often and late it is rolled up."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -26,8 +26,8 @@ FIRST = 30_000_000
 
 def make_row(node_id: str = "n1", **values: Any) -> Node:
     now = timezone.now()
-    snapshot = {"host": "h", "pid": 1, "beat_at": now, "started_at": now}
-    return Node.objects.create(node_id=node_id, **(snapshot | values))
+    defaults = {"host": "h", "pid": 1, "beat_at": now, "started_at": now}
+    return Node.objects.create(node_id=node_id, **(defaults | values))
 
 
 def make_minute(minute: int, **values: Any) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def test_a_live_nodes_minute_under_way_waits() -> None:
 
 
 @pytest.mark.parametrize("state", ["lost", "stopped"])
-def test_what_a_dead_node_counted_last_is_kept(state: str) -> None:
+def test_the_last_counts_of_a_dead_node_are_kept(state: str) -> None:
     make_row(
         state=state,
         unrolled=[make_minute(0, opened=3)],
@@ -106,7 +106,7 @@ def test_a_node_that_comes_back_and_dies_in_the_same_minute_is_counted_whole() -
 
 
 class Cluster(RuleBasedStateMachine):
-    """Nodes count, die, come back; sweepers look when they like, or late."""
+    """Nodes count, die and come back, while sweepers run at any time."""
 
     @initialize()
     def begin(self) -> None:
@@ -150,7 +150,7 @@ class Cluster(RuleBasedStateMachine):
 
     @precondition(lambda self: self.memory)
     @rule(data=st.data())
-    def forget_what_was_taken_over(self, data: st.DataObject) -> None:
+    def forget_rolled_minutes(self, data: st.DataObject) -> None:
         node_id = data.draw(st.sampled_from(sorted(self.memory)))
         rolled = Node.objects.get(node_id=node_id).rolled_minute - FIRST
         closed = self.memory[node_id]["closed"]
@@ -158,8 +158,8 @@ class Cluster(RuleBasedStateMachine):
 
     @precondition(lambda self: self.memory)
     @rule(data=st.data(), amount=st.integers(0, 9))
-    def take_for_dead_though_it_lives(self, data: st.DataObject, amount: int) -> None:
-        """It may go on with the minute that was taken over already."""
+    def mark_a_live_node_as_lost(self, data: st.DataObject, amount: int) -> None:
+        """The node may continue a minute that was rolled up already."""
         node_id = data.draw(st.sampled_from(sorted(self.memory)))
         Node.objects.filter(node_id=node_id).update(state="lost")
         if amount:
@@ -197,7 +197,7 @@ class Cluster(RuleBasedStateMachine):
         )
 
 
-def test_whatever_happens_nothing_is_lost_and_nothing_counted_twice() -> None:
+def test_every_event_is_counted_exactly_once() -> None:
     examples = settings(max_examples=30, stateful_step_count=25)
     run_state_machine_as_test(Cluster, settings=examples)
 
@@ -209,7 +209,7 @@ def make_rollup(minute: int, node_id: str = "n1", **values: Any) -> None:
     MinuteRollup.objects.create(node_id=node_id, minute=FIRST + minute, **values)
 
 
-def test_a_series_adds_nodes_up_and_takes_the_most_open_of_a_step() -> None:
+def test_a_series_sums_nodes_and_takes_the_maximum_of_a_step() -> None:
     for minute, open_now in enumerate([5, 9, 4, 2]):
         for node_id in ("n1", "n2"):
             make_rollup(
@@ -221,7 +221,7 @@ def test_a_series_adds_nodes_up_and_takes_the_most_open_of_a_step() -> None:
     assert (first["open_connections"], second["open_connections"]) == (18, 8)
 
 
-def test_a_series_begins_and_ends_where_it_was_asked_to() -> None:
+def test_a_series_covers_the_requested_period() -> None:
     for minute in range(5):
         make_rollup(minute, opened=1)
     start = datetime.fromtimestamp((FIRST + 1) * 60, UTC)
@@ -230,7 +230,7 @@ def test_a_series_begins_and_ends_where_it_was_asked_to() -> None:
     assert [point["minute"] - FIRST for point in points] == [1, 2]
 
 
-def test_labels_and_buckets_are_added_up() -> None:
+def test_labels_and_buckets_are_summed() -> None:
     make_rollup(0, ends_by_reason={"idle": 2}, durations=[1, 0, 3])
     make_rollup(1, ends_by_reason={"idle": 1, "kicked": 1}, durations=[0, 2, 1])
     make_rollup(2)

@@ -22,7 +22,7 @@ from connections.units import count_of, format_size, parse_size
         (" 64 kib ", 65_536),
     ],
 )
-def test_decimal_and_binary_sizes_are_told_apart(
+def test_decimal_and_binary_sizes_are_distinct(
     text: str | int, size_bytes: int
 ) -> None:
     assert parse_size(text) == size_bytes
@@ -31,7 +31,7 @@ def test_decimal_and_binary_sizes_are_told_apart(
 @pytest.mark.parametrize(
     "text", ["", "MB", "-1", -1, True, "1TB", "1.0001kB", "1 M B", "1e3", "٣MB", "0x10"]
 )
-def test_what_is_no_size_is_refused(text: str | int) -> None:
+def test_an_invalid_size_is_refused(text: str | int) -> None:
     with pytest.raises(ValueError, match=r"size|bytes"):
         parse_size(text)
 

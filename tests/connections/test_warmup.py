@@ -1,4 +1,4 @@
-"""A node is warm before its first handshake, and starts though it cannot be."""
+"""A node warms up before its first handshake, and starts even if that fails."""
 
 import threading
 from typing import Any
@@ -13,7 +13,7 @@ from connections.testing.communicators import make_config
 
 
 class Away(Database):
-    """Does not answer."""
+    """A database that does not answer."""
 
     async def read(self, work: Any, *args: Any, **kwargs: Any) -> Any:
         raise DatabaseUnavailable("away")
@@ -25,7 +25,7 @@ def count_readers() -> int:
 
 
 @pytest.mark.django_db(transaction=True)
-async def test_each_thread_that_reads_has_looked_up_a_token() -> None:
+async def test_each_reading_thread_looks_up_a_token() -> None:
     before = count_readers()
     database = Database()
     await warm_up(Node(make_config(), database=database))
@@ -34,7 +34,7 @@ async def test_each_thread_that_reads_has_looked_up_a_token() -> None:
     await database.close()
 
 
-async def test_without_an_answer_it_starts_and_says_so(
+async def test_a_database_that_does_not_answer_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     await warm_up(Node(make_config(), database=Away()))
