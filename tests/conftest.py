@@ -1,4 +1,4 @@
-"""What every test needs: a database of its own, and examples that may take long."""
+"""Provide every test with databases, server processes and a hypothesis profile."""
 
 import os
 import subprocess

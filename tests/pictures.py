@@ -1,5 +1,5 @@
 """
-Take the pictures that README shows, of the real thing: python -m tests.pictures
+Take README's screenshots of a running server: python -m tests.pictures
 
 It starts a server of its own and the system's Chromium. Fonts for emoji
 (fonts-noto-color-emoji) are worth having.

@@ -1,4 +1,4 @@
-"""Servers of this project: its settings, and a migrated database for each."""
+"""Start servers with this project's settings and a migrated database each."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""README, cut into sections and blocks of code."""
+"""Read sections and blocks of code from README."""
 
 import re
 

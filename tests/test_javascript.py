@@ -1,4 +1,4 @@
-"""The browser's client: its tests run in node, its table is the one in Python."""
+"""Run the browser client's own tests in node, and compare its close codes."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""README says what the code does."""
+"""Compare README with the code, the configuration and the tests."""
 
 import ast
 import re

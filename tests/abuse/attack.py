@@ -1,4 +1,4 @@
-"""What an attack is, and what every attack needs."""
+"""Define an attack, its target and the answers it can observe."""
 
 import asyncio
 import contextlib

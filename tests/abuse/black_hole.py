@@ -1,5 +1,5 @@
 """
-A peer behind a network that swallows all: no FIN, no reset, no acknowledgement.
+Cut a peer off without FIN, reset or acknowledgement.
 
     unshare --map-root-user --net python -m tests.abuse.black_hole FOLDER
 

@@ -1,5 +1,5 @@
 """
-A well-behaved client in a process of its own: what others notice of an attack.
+A well-behaved client in its own process that measures service during an attack.
 
     python -m tests.abuse.canary 8000
 

@@ -1,5 +1,5 @@
 """
-Lists of what may not be sent, each with the answer it gets.
+Invalid frames and messages, each with its expected answer.
 
 A case is a name, what is sent, and the status, or the code and reason, that this
 project answers.

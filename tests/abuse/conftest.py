@@ -1,4 +1,4 @@
-"""One server for all attacks that can share it, and a table of what they did."""
+"""Share servers among attacks, and print a table of the measurements."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The corpus: every attack, how it may be answered, and what it leaves behind."""
+"""The corpus: every attack with its allowed answers, records and log texts."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Attacks by frames that may not be, and by frames without number."""
+"""Attacks with invalid frames and with floods of frames."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Attacks before a WebSocket is there: heads, answers, credentials, addresses."""
+"""Attacks on the handshake: request heads, credentials, addresses."""
 
 import asyncio
 from collections import Counter

@@ -1,5 +1,5 @@
 """
-Heads of requests that are no right handshake, each with its answer.
+Invalid request heads, each with its expected answer.
 
 A head is a name, what becomes of a right handshake, and the status that this
 project answers; where it accepts only to say why not, code and reason.

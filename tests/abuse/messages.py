@@ -1,4 +1,4 @@
-"""Attacks by messages that are valid, one by one."""
+"""Attacks with messages that are each valid."""
 
 import asyncio
 import itertools

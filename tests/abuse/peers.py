@@ -1,4 +1,4 @@
-"""Attacks by how clients come, go, and stay away."""
+"""Attacks by connecting, leaving and vanishing."""
 
 import asyncio
 import os

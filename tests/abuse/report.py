@@ -1,4 +1,4 @@
-"""What was measured of attacks, for people and for programs."""
+"""Format the measurements of attacks as a table and as JSON."""
 
 from collections import Counter
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""A peer that no packet reaches any more."""
+"""Test that an unreachable peer is recorded as dead."""
 
 import shutil
 import subprocess

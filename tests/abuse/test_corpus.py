@@ -1,5 +1,5 @@
 """
-Every attack of the corpus on live servers, beside a client that does no harm.
+Run every attack of the corpus on live servers, beside a well-behaved client.
 
 After each: whoever attacked was answered as the corpus says, and it is recorded;
 the canary was served; memory stayed within bounds; no socket is left.

@@ -1,4 +1,4 @@
-"""Text that would be something else where it is written down: it stays text."""
+"""Test that hostile text stays text in logs, metrics, pages and the database."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""What an attack does to a server, measured before, during and after it."""
+"""Measure a server before, during and after an attack."""
 
 import asyncio
 import os

@@ -1,5 +1,5 @@
 """
-The sample on a real server, in the edition that DROP_IN_EDITION names.
+Serve the sample in the edition that DROP_IN_EDITION names.
 
 Stock is what Channels' documentation tells to write; limited stands behind
 protect(), as README tells.

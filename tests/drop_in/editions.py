@@ -1,5 +1,5 @@
 """
-The sample in two editions: as it stands, on Channels, and on our base classes.
+Load the sample on Channels' base classes or on this project's.
 
 All that differs is one import: the names of channels.generic.websocket are
 taken from connections.consumers instead, as the README tells a project to do.

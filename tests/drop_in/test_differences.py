@@ -1,4 +1,4 @@
-"""Where our base classes differ from Channels': README, "In your own project"."""
+"""Test the documented differences from Channels (README, "In your own project")."""
 
 from typing import Any
 

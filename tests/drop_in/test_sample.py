@@ -1,4 +1,4 @@
-"""Consumers written for Channels do the same on our base classes."""
+"""Test that consumers written for Channels behave the same on this project's bases."""
 
 import asyncio
 import json

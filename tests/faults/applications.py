@@ -1,5 +1,5 @@
 """
-Sessions beside consumers that are stuck, slow or hesitant.
+Serve sessions beside consumers that are stuck or slow.
 
     daphne tests.faults.applications:application
 """

@@ -1,4 +1,4 @@
-"""A cluster, clients that come, go and vanish, and faults, all from one seed."""
+"""Run a cluster with churning clients and faults, all derived from one seed."""
 
 import asyncio
 import contextlib

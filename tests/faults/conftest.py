@@ -1,4 +1,4 @@
-"""Databases of either kind, to be broken under live servers."""
+"""Provide databases that tests can break under live servers."""
 
 import shutil
 from collections.abc import Iterator

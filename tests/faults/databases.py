@@ -1,4 +1,4 @@
-"""SQLite and PostgreSQL under live servers, and how to look inside."""
+"""Query the SQLite or PostgreSQL database of live servers."""
 
 import contextlib
 import sqlite3

@@ -1,4 +1,4 @@
-"""Disks that are full: a small file system, or a limit on the size of files."""
+"""Fill a disk: a small file system, or a limit on the size of files."""
 
 import contextlib
 import os

@@ -1,5 +1,5 @@
 """
-What happened to the sockets of a cluster, and whether its promises held.
+Record the connections of a cluster's run, and check its promises.
 
     python -m tests.faults.history var/tests/invariants/17.json
 

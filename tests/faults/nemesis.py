@@ -1,4 +1,4 @@
-"""What is broken in a cluster, in which order and for how long: all from a seed."""
+"""Break parts of a cluster in an order and for times derived from a seed."""
 
 import asyncio
 import contextlib

@@ -1,5 +1,5 @@
 """
-Flaws planted one by one into a copy of this project, for the checker to find.
+Plant flaws, one at a time, into a copy of this project for the checker to find.
 
     python -m tests.faults.planted
     python -m tests.faults.planted late-evicts-nobody --seconds 30 --seed 3

@@ -1,4 +1,4 @@
-"""A node's wall clock jumps by an hour: nothing ends but what that clock says."""
+"""Test that a wall clock jump ends only connections whose expiry it reaches."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""SQLite's disk is full: nobody is dropped, and nothing that was acked is lost."""
+"""Test that a full disk drops no connection and loses no acked entry."""
 
 import contextlib
 import shutil

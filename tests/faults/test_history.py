@@ -1,4 +1,4 @@
-"""A checker that cannot fail proves nothing: histories with one flaw each."""
+"""Test that the checker finds the flaw of each planted history."""
 
 from pathlib import Path
 from typing import Any

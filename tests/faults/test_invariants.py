@@ -1,5 +1,5 @@
 """
-Whatever breaks: no client over its limit for long, no slot lost, every end known.
+Test under random faults that limits hold, no slot leaks and every close is known.
 
     pytest tests/faults/test_invariants.py --invariant-seconds 600
     pytest tests/faults/test_invariants.py --invariant-seed 17

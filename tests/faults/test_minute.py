@@ -1,4 +1,4 @@
-"""A minute without the database, and half of it without Redis: really that long."""
+"""Test a real minute without the database, half of it without Redis."""
 
 import asyncio
 from typing import Any

@@ -1,4 +1,4 @@
-"""The database stands still under churn: nobody is dropped, nothing is lost."""
+"""Test that a locked database drops no connection and loses no record."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Redis goes and comes back under real nodes: nobody is dropped, limits return."""
+"""Test that a Redis outage drops no connection, and that limits are restored."""
 
 import asyncio
 import contextlib

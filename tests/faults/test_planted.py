@@ -1,4 +1,4 @@
-"""The checker of test_invariants.py finds what is planted (the rest by the command)."""
+"""Test that test_invariants.py finds one planted flaw; tests.faults.planted has all."""
 
 import pytest
 

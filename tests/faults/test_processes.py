@@ -1,4 +1,4 @@
-"""Nodes and sweepers are killed or stand still: the others make it good."""
+"""Test that other nodes and sweepers take over from killed or frozen ones."""
 
 import signal
 

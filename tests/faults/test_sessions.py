@@ -1,4 +1,4 @@
-"""Sessions of two nodes on PostgreSQL: kills, deadlocks and trims cost no ack."""
+"""Test that kills, deadlocks and trims on PostgreSQL lose no acked entry."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""SIGTERM in the middle of everything: who is there is told, what was acked is kept."""
+"""Test that SIGTERM under load notifies every client and keeps every acked entry."""
 
 import asyncio
 import contextlib

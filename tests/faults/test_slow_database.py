@@ -1,4 +1,4 @@
-"""A database that is slow, not away: handshakes wait or are told, sockets do not."""
+"""Test that a slow database delays handshakes, but no open connection."""
 
 import asyncio
 import time

@@ -1,5 +1,5 @@
 """
-Small ASGI applications that try one thing of the server each, by path.
+ASGI applications, one a path, that each exercise one feature of the server.
 
     daphne tests.integration.applications:application
 """

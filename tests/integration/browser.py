@@ -1,4 +1,4 @@
-"""The system's Chromium, driven by Playwright, and a person at the demo page."""
+"""Drive the system's Chromium by Playwright, as a user of the demo page."""
 
 import contextlib
 from collections.abc import AsyncIterator

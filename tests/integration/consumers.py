@@ -1,5 +1,5 @@
 """
-Limited consumers that try one thing each, behind the whole of our middleware.
+Limited consumers, one a path, that each exercise one feature of the middleware.
 
     daphne tests.integration.consumers:application
 
@@ -23,7 +23,7 @@ from django.urls import path  # noqa: E402
 
 from connections.consumers import LimitedConsumer, LimitedJsonConsumer  # noqa: E402
 from connections.routing import protect  # noqa: E402
-from tests.integration.deeds import do  # noqa: E402
+from tests.integration.access_changes import apply  # noqa: E402
 
 
 def note(text: str) -> None:
@@ -122,11 +122,11 @@ class HesitantConsumer(LimitedConsumer):
         await self.accept()
 
 
-class DeedConsumer(LimitedJsonConsumer):
-    """Does deeds (tests.integration.deeds) in the process of its node."""
+class AccessChangeConsumer(LimitedJsonConsumer):
+    """Apply changes of tests.integration.access_changes in the node's process."""
 
     async def handle_do(self, content: dict[str, Any]) -> None:
-        done = await database_sync_to_async(do)(*content["deed"])
+        done = await database_sync_to_async(apply)(*content["change"])
         await self.send_json(done)
 
 
@@ -171,7 +171,7 @@ application = protect(
         path("group/", GroupConsumer.as_asgi()),
         path("staff/", StaffConsumer.as_asgi()),
         path("hesitant/", HesitantConsumer.as_asgi()),
-        path("deeds/", DeedConsumer.as_asgi()),
+        path("access-changes/", AccessChangeConsumer.as_asgi()),
         path("leaky/", LeakyConsumer.as_asgi()),
         path("leaky/connect", LeakyConsumer.as_asgi()),
         path("leaky/foreign", LeakyForeignConsumer.as_asgi()),

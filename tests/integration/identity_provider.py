@@ -1,4 +1,4 @@
-"""An identity provider on 127.0.0.1 that publishes its keys, or is away."""
+"""An identity provider on 127.0.0.1 whose JWKS can change or become unavailable."""
 
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer

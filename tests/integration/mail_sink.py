@@ -1,4 +1,4 @@
-"""A mail server that keeps what it is sent (RFC 5321, the least of it)."""
+"""A mail server that stores messages (the required minimum of RFC 5321)."""
 
 import asyncio
 from email import message_from_bytes, policy

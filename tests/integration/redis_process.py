@@ -1,4 +1,4 @@
-"""A private Redis for tests, to be paused, killed and started again."""
+"""A private Redis that tests can pause, kill and restart."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Performers that servers under test use."""
+"""Responders for the servers under test."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence

@@ -1,5 +1,5 @@
 """
-Pictures of the admin for README, and what the dashboard costs at 10,000 connections.
+Take README's screenshots of the admin; measure the dashboard at 10,000 connections.
 
     .venv/bin/python -m tests.integration.screenshots [--connections 10000]
 

@@ -1,4 +1,4 @@
-"""A private PostgreSQL for tests, to be paused, killed and started again."""
+"""A private PostgreSQL that tests can pause, kill and restart."""
 
 import contextlib
 import os

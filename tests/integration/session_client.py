@@ -1,4 +1,4 @@
-"""A client of the session protocol for tests: it resumes and shows what it got."""
+"""A client of the session protocol that resumes and records what it received."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""The project's settings under a policy that allows nothing inline."""
+"""The project's settings with a Content-Security-Policy that forbids inline code."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Alerts of live processes: to a mail server, and through Prometheus itself."""
+"""Test that live processes deliver alerts by mail and through Prometheus."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Bans and wrong credentials, by commands and clients of live processes."""
+"""Test bans and wrong credentials on live processes."""
 
 import pytest
 from websockets.asyncio.client import ClientConnection, connect

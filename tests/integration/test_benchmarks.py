@@ -1,4 +1,4 @@
-"""The benchmarks run and say what they found; how fast it was is not looked at."""
+"""Test that the benchmarks run and report; their figures are not checked."""
 
 import json
 import subprocess

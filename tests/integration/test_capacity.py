@@ -1,4 +1,4 @@
-"""manage.py capacity against real servers, its own and one that runs."""
+"""Test manage.py capacity against its own server and a running one."""
 
 import json
 import sqlite3

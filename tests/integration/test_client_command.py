@@ -1,4 +1,4 @@
-"""python -m connections.client, as somebody at a terminal has it."""
+"""Test python -m connections.client as a user at a terminal runs it."""
 
 import asyncio
 import os

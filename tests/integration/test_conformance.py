@@ -1,4 +1,4 @@
-"""The Autobahn test suite, and what stands around it."""
+"""Run the Autobahn test suite, and test its report."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Credentials against real processes: keys that rotate, tickets, expiry, scopes."""
+"""Test rotating keys, tickets, expiry and scopes on live processes."""
 
 import asyncio
 import contextlib

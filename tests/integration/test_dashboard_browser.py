@@ -1,4 +1,4 @@
-"""The dashboard in a real Chromium, beside real connections."""
+"""Test the dashboard in Chromium with real connections."""
 
 import asyncio
 import json

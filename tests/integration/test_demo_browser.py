@@ -1,4 +1,4 @@
-"""The demo page in a real Chromium: complete, in order and once, come what may."""
+"""Test in Chromium that the demo page shows every message once and in order."""
 
 import contextlib
 import json

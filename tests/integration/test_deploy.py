@@ -1,4 +1,4 @@
-"""What deploy/ holds, each part before the tool that reads it."""
+"""Check each file of deploy/ with the tool that reads it."""
 
 import itertools
 import shutil

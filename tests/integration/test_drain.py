@@ -1,4 +1,4 @@
-"""A server that stops hands its clients over and loses none of them."""
+"""Test that a stopping server hands over every client."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""The same consumers on real servers: Channels' own on daphne, ours on `serve`'s."""
+"""Run the same consumers on Channels under daphne and on this project's server."""
 
 import asyncio
 import json

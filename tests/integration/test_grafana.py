@@ -1,4 +1,4 @@
-"""The boards for Grafana: as their script makes them, and what they ask for exists."""
+"""Test that Grafana's dashboards are current and query existing metrics."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Groups that reach over nodes, on real sockets."""
+"""Test groups across nodes on real sockets."""
 
 import asyncio
 from collections.abc import Iterator

@@ -1,5 +1,5 @@
 """
-Cross-site WebSocket hijacking, tried in a real browser from a real second origin.
+Try cross-site WebSocket hijacking in Chromium, from a second origin.
 
 A cookie goes by host, not by port, and SameSite by site: a page on another port
 of the victim's host sends the victim's session along with its handshake.
@@ -15,8 +15,8 @@ import pytest
 from playwright.async_api import Browser, Page
 
 from connections.testing import LiveServer, Servers
+from tests.integration.access_changes import AccessChangeProcess
 from tests.integration.browser import open_browser
-from tests.integration.deeds import DeedProcess
 
 APPLICATION = "tests.integration.consumers:application"
 
@@ -61,9 +61,9 @@ async def browser() -> AsyncIterator[Browser]:
 @contextlib.asynccontextmanager
 async def victim(server: LiveServer, browser: Browser) -> AsyncIterator[Page]:
     """Somebody who is logged in, with an empty tab."""
-    with DeedProcess(server) as process:
-        process.do("make_user", "victim")
-        key = process.do("log_in", "victim")["result"]
+    with AccessChangeProcess(server) as process:
+        process.apply("make_user", "victim")
+        key = process.apply("log_in", "victim")["result"]
     context = await browser.new_context()
     same_site: Any = "Lax"
     await context.add_cookies(

@@ -1,4 +1,4 @@
-"""The Redis layer through outages; two layers stand for two nodes."""
+"""Test the Redis layer through outages; two layers stand for two nodes."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""The main job on real sockets, by a client library that knows nothing of us."""
+"""Test limits, sweeps and kicks on real sockets, with an independent client library."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""/metrics of live processes, and the minutes that a sweeper makes of them."""
+"""Test /metrics of live processes, and the minute rollups of a sweeper."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""Several server processes that share a database and a Redis."""
+"""Test several nodes that share a database and a Redis."""
 
 import asyncio
 import signal

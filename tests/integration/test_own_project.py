@@ -1,4 +1,4 @@
-"""README's "In your own project", followed to the letter by a newcomer."""
+"""Follow README's "In your own project" in an empty folder."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""The same on PostgreSQL, and what happens while it is away."""
+"""Repeat the database tests on PostgreSQL, and test its outages."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""Every command that README names says what it does, and does nothing yet."""
+"""Test that every command in README answers --help."""
 
 import asyncio
 import re

@@ -1,4 +1,4 @@
-"""Redis behind TLS, and behind Sentinel through a fail-over."""
+"""Test Redis behind TLS, and behind Sentinel through a fail-over."""
 
 import asyncio
 import subprocess

@@ -1,4 +1,4 @@
-"""The right to a connection is taken away while it is used, on live processes."""
+"""Test that live connections end when their authorisation is revoked."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.typing import Origin
 
 from connections.testing import LiveServer, Servers, read_close, wait_until
-from tests.integration.deeds import DeedProcess
+from tests.integration.access_changes import AccessChangeProcess
 from tests.integration.redis_process import RedisProcess
 
 APPLICATION = "tests.integration.consumers:application"
@@ -25,7 +25,7 @@ CONFIG = {
     "handshake__failures_per_address_burst": 1000,
 }
 
-Do = Callable[..., Awaitable[Any]]
+Apply = Callable[..., Awaitable[Any]]
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class Case:
     """A right, how it is taken away, and what the client sees, then and later."""
 
     name: str
-    deed: tuple[str, ...]
-    """The deed, and what it is done to: "NAME", "KEY" or a word of its own."""
+    change: tuple[str, ...]
+    """The change and its target: "NAME", "KEY" or a word of its own."""
     close: tuple[int, str]
     returning: tuple[int, str]
     path: str = "/json/"
@@ -137,43 +137,43 @@ class Visitor:
 class Visitors:
     """Makes them, each at another address of this machine."""
 
-    def __init__(self, do: Do) -> None:
-        self._do = do
+    def __init__(self, apply: Apply) -> None:
+        self._apply = apply
         self._count = 0
 
     async def make(self) -> Visitor:
         self._count += 1
         name = f"visitor{self._count}"
-        token = (await self._do("make_user", name))["result"]
-        key = (await self._do("log_in", name))["result"]
+        token = (await self._apply("make_user", name))["result"]
+        key = (await self._apply("log_in", name))["result"]
         return Visitor(name, token, key, f"127.0.1.{self._count}")
 
 
 @contextlib.asynccontextmanager
-async def deeds_in(server: LiveServer) -> AsyncIterator[Do]:
-    """Have deeds done in the process of a node."""
-    token = server.create_token("deeds")
+async def changes_in(server: LiveServer) -> AsyncIterator[Apply]:
+    """Apply access changes in the process of a node."""
+    token = server.create_token("access changes")
     headers = {"Authorization": f"Bearer {token}"}
     async with connect(
-        f"{server.ws_url}/deeds/", additional_headers=headers
+        f"{server.ws_url}/access-changes/", additional_headers=headers
     ) as channel:
 
-        async def do(*deed: str) -> Any:
-            await channel.send(json.dumps({"type": "do", "deed": deed}))
+        async def apply(*change: str) -> Any:
+            await channel.send(json.dumps({"type": "do", "change": change}))
             return json.loads(await channel.recv())
 
-        yield do
+        yield apply
 
 
 @contextlib.contextmanager
-def deeds_beside(server: LiveServer) -> Iterator[Do]:
-    """Have deeds done in a process that is no node."""
-    with DeedProcess(server) as process:
+def changes_beside(server: LiveServer) -> Iterator[Apply]:
+    """Apply access changes in a process that is not a node."""
+    with AccessChangeProcess(server) as process:
 
-        async def do(*deed: str) -> Any:
-            return await asyncio.to_thread(process.do, *deed)
+        async def apply(*change: str) -> Any:
+            return await asyncio.to_thread(process.apply, *change)
 
-        yield do
+        yield apply
 
 
 def start(servers: Servers, *, command: str = "daphne", **options: Any) -> LiveServer:
@@ -198,23 +198,23 @@ async def ended_at(connection: ClientConnection) -> tuple[tuple[int, str], float
 
 
 async def take_away(
-    case: Case, do: Do, visitors: Visitors, nodes: list[LiveServer]
+    case: Case, apply: Apply, visitors: Visitors, nodes: list[LiveServer]
 ) -> list[float]:
     """
     Take a right away and see its connections end, and stay away, everywhere.
 
-    Returns how many seconds after the deed each ended.
+    Returns how many seconds after the change each ended.
     """
     visitor, bystander = await visitors.make(), await visitors.make()
     places = {"NAME": visitor.name, "KEY": visitor.key, "ADDRESS": visitor.address}
-    deed = [places.get(word, word) for word in case.deed]
+    change = [places.get(word, word) for word in case.change]
     open_case = partial(visitor.open, path=case.path, by_session=case.by_session)
     theirs = [await open_case(node) for node in nodes]
     others = [await bystander.open(node) for node in nodes]
     waiting = [asyncio.create_task(ended_at(one)) for one in theirs]
     await asyncio.sleep(0.2)
     assert not any(one.done() for one in waiting)
-    done_at = (await do(*deed))["done_at"]
+    applied_at = (await apply(*change))["applied_at"]
     ends = await asyncio.gather(*waiting)
     assert [close for close, _ in ends] == [case.close] * len(nodes), case.name
     for node in nodes:
@@ -224,42 +224,42 @@ async def take_away(
         await other.send('{"type": "echo"}')
         assert await other.recv() == '{"type": "echo"}'
         await other.close()
-    return [moment - done_at for _, moment in ends]
+    return [moment - applied_at for _, moment in ends]
 
 
-async def take_all_away(do: Do, nodes: list[LiveServer], where: str) -> None:
+async def take_all_away(apply: Apply, nodes: list[LiveServer], where: str) -> None:
     """Go through all cases; print how long the connections lasted."""
-    visitors = Visitors(do)
+    visitors = Visitors(apply)
     for case in CASES:
-        seconds = await take_away(case, do, visitors, nodes)
+        seconds = await take_away(case, apply, visitors, nodes)
         print(f"{where}: {case.name}: {max(seconds) * 1000:.0f} ms")
 
 
 @pytest.mark.parametrize("command", ["daphne", "uvicorn"])
 async def test_in_the_process_of_the_node(servers: Servers, command: str) -> None:
     node = start(servers, command=command)
-    async with deeds_in(node) as do:
-        await take_all_away(do, [node], "one process")
+    async with changes_in(node) as apply:
+        await take_all_away(apply, [node], "one process")
 
 
 async def test_across_processes_without_redis(servers: Servers) -> None:
     nodes = start_pair(servers)
-    with deeds_beside(nodes[0]) as do:
-        await take_all_away(do, nodes, "without Redis")
+    with changes_beside(nodes[0]) as apply:
+        await take_all_away(apply, nodes, "without Redis")
 
 
 async def test_across_processes_with_redis(servers: Servers) -> None:
     redis = RedisProcess().start()
     try:
         nodes = start_pair(servers, environment={"REDIS_URL": redis.url})
-        with deeds_beside(nodes[0]) as do:
-            await take_all_away(do, nodes, "with Redis")
+        with changes_beside(nodes[0]) as apply:
+            await take_all_away(apply, nodes, "with Redis")
     finally:
         redis.remove()
 
 
 @pytest.mark.parametrize(
-    ("deed", "close"),
+    ("change", "close"),
     [
         (("revoke_token", "NAME"), (4009, "revoked")),
         (("deactivate", "NAME"), (4009, "deactivated")),
@@ -267,18 +267,18 @@ async def test_across_processes_with_redis(servers: Servers) -> None:
     ],
 )
 async def test_a_handshake_in_flight_does_not_slip_through(
-    servers: Servers, deed: tuple[str, ...], close: tuple[int, str]
+    servers: Servers, change: tuple[str, ...], close: tuple[int, str]
 ) -> None:
     node = servers.make(command="daphne", application=APPLICATION, config=CONFIG)
     seen = node.folder / "seen"
     node.environment["SEEN"] = str(seen)
     seen.touch()
     node.start()
-    async with deeds_in(node) as do:
-        visitor = await Visitors(do).make()
+    async with changes_in(node) as apply:
+        visitor = await Visitors(apply).make()
         opening = asyncio.create_task(_enter(visitor, node))
         await wait_until(lambda: "hesitates" in seen.read_text())
-        await do(*(visitor.name if word == "NAME" else word for word in deed))
+        await apply(*(visitor.name if word == "NAME" else word for word in change))
         assert await opening == close
 
 
@@ -288,10 +288,10 @@ async def _enter(visitor: Visitor, node: LiveServer) -> tuple[int, str]:
 
 async def test_what_django_does_not_tell_is_found(servers: Servers) -> None:
     node = start(servers, config={"reauthorise_seconds": 1})
-    async with deeds_in(node) as do:
-        visitors = Visitors(do)
+    async with changes_in(node) as apply:
+        visitors = Visitors(apply)
         visitor, bystander = await visitors.make(), await visitors.make()
         theirs, other = await visitor.open(node), await bystander.open(node)
-        await do("deactivate_silently", visitor.name)
+        await apply("deactivate_silently", visitor.name)
         assert await read_close(theirs) == (4009, "deactivated")
         await other.close()

@@ -1,4 +1,4 @@
-"""script/server itself, with the environment that script/test has made."""
+"""Test script/server in the environment of script/test."""
 
 import os
 import re

@@ -1,5 +1,5 @@
 """
-Secrets are planted wherever a client can put one, then searched for everywhere.
+Plant secrets in every place a client controls, then search everything stored.
 
 The log is at its most talkative, and handlers raise what they know.
 """
@@ -18,7 +18,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import WebSocketException
 
 from connections.testing import LiveServer, Servers, wait_until
-from tests.integration.deeds import DeedProcess
+from tests.integration.access_changes import AccessChangeProcess
 
 APPLICATION = "tests.integration.consumers:application"
 MOST_PAGES = 150
@@ -177,10 +177,10 @@ async def test_a_planted_secret_is_nowhere(servers: Servers, command: str) -> No
         },
         arguments=("--access-log", "-", "-v", "3") if command == "daphne" else (),
     )
-    with DeedProcess(server) as process:
-        token = process.do("make_user", "visitor")["result"]
-        key = process.do("log_in", "visitor")["result"]
-        staff_key = process.do("log_in_staff")["result"]
+    with AccessChangeProcess(server) as process:
+        token = process.apply("make_user", "visitor")["result"]
+        key = process.apply("log_in", "visitor")["result"]
+        staff_key = process.apply("log_in_staff")["result"]
     await plant_everywhere(server, token, key)
     tickets = await spend_tickets(server, token, key)
     recorded = "SELECT count(*) FROM connections_errorevent"

@@ -1,4 +1,4 @@
-"""Attacks on live processes, one for each row of README's table that has no other."""
+"""Try the attacks of README's security table that no other module covers."""
 
 import asyncio
 from http.client import HTTPConnection

@@ -1,4 +1,4 @@
-"""What is refused before the application hears of it, and who is not."""
+"""Test which requests the server refuses before the application runs."""
 
 import asyncio
 import contextlib

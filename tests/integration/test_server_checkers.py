@@ -1,4 +1,4 @@
-"""One connection's failure stays its own: the checkers go on, and the log tells."""
+"""Test that one connection's failure stops neither the server's checkers nor others."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""How connections end: codes, reasons, crashes, on real sockets."""
+"""Test close codes, reasons and crashes on real sockets."""
 
 from collections.abc import Iterator
 from pathlib import Path

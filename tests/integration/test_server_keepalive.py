@@ -1,4 +1,4 @@
-"""Pings find who has gone, and drop nobody who is there."""
+"""Test that keepalive ends dead connections and no live ones."""
 
 import asyncio
 import contextlib

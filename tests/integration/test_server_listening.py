@@ -1,4 +1,4 @@
-"""How the server listens: TLS, a shared port, an inherited socket; and refuses to."""
+"""Test TLS, shared ports, inherited sockets, and refusals to start."""
 
 import asyncio
 import contextlib

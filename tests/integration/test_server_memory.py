@@ -1,4 +1,4 @@
-"""What a client can make a server hold: bounded both ways, and measured."""
+"""Test that buffers are bounded in both directions, and measure the memory."""
 
 import asyncio
 import contextlib

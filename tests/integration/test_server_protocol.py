@@ -1,4 +1,4 @@
-"""The WebSocket protocol as it is meant; its violations are in tests/abuse/."""
+"""Test valid use of the WebSocket protocol; tests/abuse/ has its violations."""
 
 import asyncio
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Ends that the transport decides on reach the consumer, its slot and its record."""
+"""Test that a close by the transport reaches the consumer, the pool and the record."""
 
 import asyncio
 import contextlib

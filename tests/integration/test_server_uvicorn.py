@@ -1,4 +1,4 @@
-"""Under uvicorn all that ASGI allows still holds, and the log says what does not."""
+"""Test the guarantees under uvicorn; the log names those it cannot enforce."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""The Python client, and what answers it, against real processes."""
+"""Test the Python client and the responders on live processes."""
 
 import asyncio
 import sys

@@ -1,4 +1,4 @@
-"""Sessions on real servers: whatever is cut or killed, nothing is lost or doubled."""
+"""Test that cuts and kills neither lose nor duplicate session entries."""
 
 import asyncio
 import contextlib

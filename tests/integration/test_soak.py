@@ -1,4 +1,4 @@
-"""The soak runs on real nodes, and finds what is left behind on purpose."""
+"""Test that the soak run finds leaks planted in real nodes."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""README from outside: a project of somebody's, made as it says, with its tests."""
+"""Run the tests of a separate project that uses connections.testing."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The same consumers as Channels has them, on daphne as it is."""
+"""The same consumers on Channels' base classes, under stock daphne."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""The consumers under attack behind the whole of this project."""
+"""The consumers under attack behind this project's middleware."""
 
 import os
 

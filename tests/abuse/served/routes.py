@@ -1,4 +1,4 @@
-"""What is under attack: five consumers, of whichever base class."""
+"""Five consumers to attack, for any base class."""
 
 import asyncio
 import json
@@ -59,7 +59,7 @@ class Silent:
 def make_routes(base: Any) -> list[URLPattern]:
     """Return a route for each consumer, with what it does on top of a base class."""
     consumers: list[Any] = [
-        type(deed.__name__, (deed, base), {})
-        for deed in (Echo, Slow, Flood, Json, Silent)
+        type(consumer.__name__, (consumer, base), {})
+        for consumer in (Echo, Slow, Flood, Json, Silent)
     ]
     return [path(f"{one.__name__.lower()}/", one.as_asgi()) for one in consumers]

@@ -1,4 +1,4 @@
-"""Asynchronous consumers in the ways that Channels documents, and people write."""
+"""Asynchronous consumers as Channels documents them and users write them."""
 
 import asyncio
 import datetime

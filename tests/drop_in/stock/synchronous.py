@@ -1,4 +1,4 @@
-"""Synchronous consumers in the ways that Channels documents, and people write."""
+"""Synchronous consumers as Channels documents them and users write them."""
 
 from asgiref.sync import async_to_sync
 from channels.exceptions import DenyConnection, StopConsumer

@@ -1,4 +1,4 @@
-"""The chat rooms of Channels' tutorial, parts 2 and 3, as one types them in."""
+"""The chat rooms of Channels' tutorial, parts 2 and 3."""
 
 import json
 

@@ -1,8 +1,9 @@
 """
-What staff, users and programs do to rights, by name, inside of a Django process.
+Change the rights of users and clients, by name, inside a Django process.
 
-DeedConsumer (tests.integration.consumers) does them in a node's own process;
-`python -m tests.integration.deeds` in one of its own, a JSON object a line.
+AccessChangeConsumer (tests.integration.consumers) applies changes in a node's
+process; `python -m tests.integration.access_changes` applies them in a process of
+its own, one JSON object a line.
 """
 
 import json
@@ -15,14 +16,14 @@ from connections.testing import LiveServer
 from tests.project import ROOT
 
 
-def do(name: str, *arguments: Any) -> dict[str, Any]:
-    """Do a deed; return what it gave, and the moment at which it was done."""
-    result = DEEDS[name](*arguments)
-    return {"result": result, "done_at": time.time()}
+def apply(name: str, *arguments: Any) -> dict[str, Any]:
+    """Apply a change; return its result and the time when it was applied."""
+    result = CHANGES[name](*arguments)
+    return {"result": result, "applied_at": time.time()}
 
 
 def make_user(name: str) -> str:
-    """Make a user who is in the group, and a token for it."""
+    """Create a user with the group and the permission, and return a token."""
     from django.contrib.auth.models import Group, Permission, User
 
     from connections.credentials.tokens import create_access_token
@@ -36,7 +37,7 @@ def make_user(name: str) -> str:
 
 
 def log_in(name: str) -> str:
-    """Log a user in; return the session's key, which is the cookie's value."""
+    """Log a user in; return the session key, the value of the cookie."""
     from django.contrib.auth import login
     from django.http import HttpRequest
 
@@ -49,7 +50,7 @@ def log_in(name: str) -> str:
 
 
 def log_in_staff() -> str:
-    """Make somebody who may see everything, and log them in."""
+    """Create a superuser and log in; return the session key."""
     from django.contrib.auth.models import User
 
     User.objects.create_superuser("root")
@@ -79,7 +80,7 @@ def deactivate(name: str) -> None:
 
 
 def deactivate_silently(name: str) -> None:
-    """Change it in a way of which Django tells nobody."""
+    """Deactivate a user by a query, which sends no signal."""
     from django.contrib.auth.models import User
 
     User.objects.filter(username=name).update(is_active=False)
@@ -129,9 +130,9 @@ def unban(value: str) -> None:
     lift(Ban.objects.get(value=value))
 
 
-DEEDS = {
-    deed.__name__: deed
-    for deed in (
+CHANGES = {
+    change.__name__: change
+    for change in (
         make_user,
         log_in,
         log_in_staff,
@@ -162,12 +163,12 @@ def _open_session(key: str | None) -> Any:
     return SessionStore(key)
 
 
-class DeedProcess:
-    """A process beside the nodes of a server's database, that does deeds."""
+class AccessChangeProcess:
+    """A process, not a node, that applies changes to a server's database."""
 
     def __init__(self, server: LiveServer) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.integration.deeds"],
+            [sys.executable, "-m", "tests.integration.access_changes"],
             cwd=ROOT,
             env=server.environment,
             stdin=subprocess.PIPE,
@@ -175,14 +176,14 @@ class DeedProcess:
             text=True,
         )
 
-    def __enter__(self) -> "DeedProcess":
+    def __enter__(self) -> "AccessChangeProcess":
         return self
 
     def __exit__(self, *details: object) -> None:
         self._process.communicate(timeout=10)
 
-    def do(self, name: str, *arguments: Any) -> Any:
-        """Have a deed done; return what do() does."""
+    def apply(self, name: str, *arguments: Any) -> Any:
+        """Apply a change; return the result of apply()."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps([name, *arguments]) + "\n")
@@ -195,7 +196,7 @@ def _main() -> None:
 
     django.setup()
     for line in sys.stdin:
-        print(json.dumps(do(*json.loads(line))), flush=True)
+        print(json.dumps(apply(*json.loads(line))), flush=True)
 
 
 if __name__ == "__main__":
