@@ -125,7 +125,7 @@ class HesitantConsumer(LimitedConsumer):
 class AccessChangeConsumer(LimitedJsonConsumer):
     """Apply changes of tests.integration.access_changes in the node's process."""
 
-    async def handle_do(self, content: dict[str, Any]) -> None:
+    async def handle_apply(self, content: dict[str, Any]) -> None:
         done = await database_sync_to_async(apply)(*content["change"])
         await self.send_json(done)
 

@@ -159,7 +159,7 @@ async def changes_in(server: LiveServer) -> AsyncIterator[Apply]:
     ) as channel:
 
         async def apply(*change: str) -> Any:
-            await channel.send(json.dumps({"type": "do", "change": change}))
+            await channel.send(json.dumps({"type": "apply", "change": change}))
             return json.loads(await channel.recv())
 
         yield apply
