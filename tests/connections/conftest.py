@@ -1,7 +1,11 @@
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from connections.node.node import Node
+from connections.storage.database import Database
+from connections.testing import FakeClock
+from connections.testing.communicators import make_config
 from tests.integration.redis_process import RedisProcess
 
 
@@ -19,3 +23,11 @@ def redis_server(shared_redis: RedisProcess) -> RedisProcess:
     with shared_redis.connect() as client:
         client.hset("{orchestra:pool}:state", "generation", "1")
     return shared_redis
+
+
+@pytest.fixture
+async def recording() -> AsyncIterator[Node]:
+    """A node that records, and beats when the test calls beat()."""
+    database = Database()
+    yield Node(make_config(), database=database, clock=FakeClock())
+    await database.close()

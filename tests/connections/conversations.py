@@ -6,6 +6,8 @@ from typing import Any
 from channels.testing import WebsocketCommunicator
 
 from connections.consumers import LimitedConsumer, LimitedJsonConsumer
+from connections.node.node import Node
+from connections.testing.communicators import Communicator, connect_to
 
 
 async def receive_close(communicator: WebsocketCommunicator) -> dict[str, Any]:
@@ -22,6 +24,13 @@ async def receive_type(communicator: WebsocketCommunicator, kind: str) -> Any:
         content = json.loads((await communicator.receive_output())["text"])
         if content["type"] == kind:
             return content
+
+
+async def open_connection(consumer: Any, node: Node, **scope: Any) -> Communicator:
+    """Return a communicator whose connection is open."""
+    communicator = connect_to(consumer, node, **scope)
+    assert (await communicator.connect())[0]
+    return communicator
 
 
 class Echo(LimitedConsumer):

@@ -4,7 +4,8 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from connections.models import Connection, ErrorEvent, Node
+from connections.models import ErrorEvent
+from tests.connections.rows import make_connection_row, make_node_row
 
 pytestmark = pytest.mark.django_db
 
@@ -12,17 +13,8 @@ pytestmark = pytest.mark.django_db
 @pytest.fixture
 def rows() -> None:
     now = timezone.now()
-    node = Node.objects.create(
-        node_id="n1", host="h", pid=1, version="v", beat_at=now, started_at=now
-    )
-    connection = Connection.objects.create(
-        connection_id="c1",
-        client_id="<script>alert(1)</script>",
-        node=node,
-        path="/ws/",
-        opened_at=now,
-        last_activity_at=now,
-    )
+    node = make_node_row()
+    connection = make_connection_row("c1", client_id="<script>alert(1)</script>")
     ErrorEvent.objects.create(
         error_id="e1",
         connection=connection,

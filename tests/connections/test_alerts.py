@@ -32,6 +32,7 @@ from connections.metrics.counters import Counters
 from connections.models import Alert, MinuteRollup, Node
 from connections.sweeper.sweeper import Sweeper
 from connections.testing.communicators import make_config
+from tests.connections.rows import make_node_row
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -66,14 +67,8 @@ def mailed(settings: Any) -> WebSocketConfig:
     return make_config(alert_recipients=["duty@example.com"])
 
 
-def make_row(node_id: str = "n1", **values: Any) -> Node:
-    now = timezone.now()
-    defaults = {"host": "h", "pid": 1, "beat_at": now, "started_at": now}
-    return Node.objects.create(node_id=node_id, **(defaults | values))
-
-
 def make_recent(node_id: str, **recent: float) -> Node:
-    return make_row(node_id, counters={"recent": recent}, open_connections=10)
+    return make_node_row(node_id, counters={"recent": recent}, open_connections=10)
 
 
 def fire(moment: Moment) -> Alert:
@@ -99,14 +94,14 @@ def get_values() -> dict[str, float]:
 
 
 def test_every_value_of_a_quiet_cluster_is_zero() -> None:
-    make_row()
+    make_node_row()
     assert set(get_values().values()) == {0}
 
 
 def test_values_are_of_all_nodes_together() -> None:
     make_recent("n1", messages_in=150, errors=30, slow_consumers=2, auth_failures=1)
     make_recent("n2", messages_in=50, errors=10, slow_consumers=3, opened=100)
-    make_row(
+    make_node_row(
         "n3",
         loop_lag_seconds=0.7,
         counters={
@@ -134,10 +129,10 @@ def test_rates_of_little_traffic_are_zero() -> None:
 
 
 def test_dead_nodes_count_as_dead_alone() -> None:
-    make_row("n1", state="stopped", loop_lag_seconds=9, stopped_at=timezone.now())
-    make_row("n2", state="lost", loop_lag_seconds=9, stopped_at=timezone.now())
+    make_node_row("n1", state="stopped", loop_lag_seconds=9, stopped_at=timezone.now())
+    make_node_row("n2", state="lost", loop_lag_seconds=9, stopped_at=timezone.now())
     long_ago = timezone.now() - timedelta(minutes=11)
-    make_row("n3", state="lost", stopped_at=long_ago)
+    make_node_row("n3", state="lost", stopped_at=long_ago)
     values = get_values()
     assert (values["loop_lag"], values["dead_node"]) == (0, 1)
 
@@ -154,7 +149,7 @@ def test_a_mass_disconnect_is_the_part_that_ended(
         MinuteRollup.objects.create(
             node_id=node_id, minute=minute, open_connections=before / 2
         )
-    make_row(open_connections=now)
+    make_node_row(open_connections=now)
     if before == 19:
         MinuteRollup.objects.update(open_connections=9)
     assert get_values()["mass_disconnect"] == value
@@ -392,7 +387,7 @@ def test_a_sweep_completes_when_a_mail_fails(
     mailed: WebSocketConfig, settings: Any
 ) -> None:
     settings.EMAIL_BACKEND = BROKEN
-    make_row(state="lost", stopped_at=timezone.now())
+    make_node_row(state="lost", stopped_at=timezone.now())
     swept = Sweeper(mailed).sweep()
     assert swept.is_leader
     alert = Alert.objects.get(rule="dead_node")

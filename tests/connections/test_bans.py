@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from io import StringIO
 from typing import Any
@@ -24,10 +23,14 @@ from connections.models import Ban, CloseRequest
 from connections.node.node import Node
 from connections.pool.base import Slot
 from connections.pool.local import LocalPool
-from connections.storage.database import Database
 from connections.testing import FakeClock
 from connections.testing.communicators import connect_to, make_config, make_node
-from tests.connections.conversations import Echo, JsonEcho, receive_close
+from tests.connections.conversations import (
+    Echo,
+    JsonEcho,
+    open_connection,
+    receive_close,
+)
 
 
 def make_bans(*bans: Ban, clock: FakeClock | None = None) -> Bans:
@@ -210,20 +213,6 @@ def test_the_target_of_a_ban_stays_in_the_admin(admin_client: Client) -> None:
 
 
 # On a node
-
-
-@pytest.fixture
-async def recording() -> AsyncIterator[Node]:
-    database = Database()
-    node = Node(make_config(), database=database, clock=FakeClock())
-    yield node
-    await database.close()
-
-
-async def open_connection(consumer: Any, node: Node, **scope: Any) -> Any:
-    communicator = connect_to(consumer, node, **scope)
-    assert (await communicator.connect())[0]
-    return communicator
 
 
 impose_here = database_sync_to_async(impose)

@@ -5,16 +5,18 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from channels.db import database_sync_to_async
 from django.utils import timezone
 
 from connections.hub.hub import Hub
 from connections.metrics.counters import Counters
 from connections.metrics.meter import Meter
-from connections.models import Alert, Node, Sweep
+from connections.models import Alert, Sweep
 from connections.node.cluster_monitor import ClusterMonitor
 from connections.storage.database import Database
 from connections.testing import FakeClock
 from connections.testing.communicators import make_config
+from tests.connections.rows import make_node_row
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -39,10 +41,9 @@ async def cluster_monitor() -> AsyncIterator[ClusterMonitor]:
 async def make_row(
     node_id: str = "n1", *, age_seconds: float = 0, **values: Any
 ) -> None:
-    now = timezone.now()
-    started_at = now - timedelta(seconds=age_seconds)
-    defaults = {"host": "h", "pid": 1, "beat_at": now, "started_at": started_at}
-    await Node.objects.acreate(node_id=node_id, **(defaults | values))
+    started_at = timezone.now() - timedelta(seconds=age_seconds)
+    make = database_sync_to_async(make_node_row)
+    await make(node_id, started_at=started_at, **values)
 
 
 async def record_sweep(age_seconds: float) -> None:

@@ -11,7 +11,8 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 
 from connections.credentials.tokens import verify_access_token
-from connections.models import AccessToken, CloseRequest, Connection, ErrorEvent, Node
+from connections.models import AccessToken, CloseRequest, Connection, ErrorEvent
+from tests.connections.rows import make_connection_row, make_node_row
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -24,18 +25,8 @@ def run(*arguments: Any, **options: Any) -> str:
 
 @pytest.fixture
 def row() -> Connection:
-    now = timezone.now()
-    node = Node.objects.create(
-        node_id="n1", host="h", pid=1, version="v", beat_at=now, started_at=now
-    )
-    return Connection.objects.create(
-        connection_id="c1",
-        client_id="alice",
-        node=node,
-        path="/ws/",
-        opened_at=now,
-        last_activity_at=now,
-    )
+    make_node_row()
+    return make_connection_row("c1")
 
 
 def test_create_access_token_prints_only_the_token() -> None:

@@ -12,16 +12,13 @@ from connections.exceptions import UnsharedLimits
 from connections.models import Node
 from connections.node.exclusivity import require_shared_limits
 from connections.testing.communicators import make_config
+from tests.connections.rows import make_node_row
 
 pytestmark = pytest.mark.django_db
 
 
 def make_node(**values: Any) -> Node:
-    now = timezone.now()
-    values = {"host": "elsewhere", "pid": 1, "beat_at": now, **values}
-    return Node.objects.create(
-        node_id=os.urandom(16).hex(), version="v", started_at=now, **values
-    )
+    return make_node_row(os.urandom(16).hex(), **({"host": "elsewhere"} | values))
 
 
 class Waits:

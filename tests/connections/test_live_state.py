@@ -11,7 +11,7 @@ from django.utils import timezone
 from connections import close_codes
 from connections.hub.connection import LiveConnection
 from connections.hub.hub import Hub
-from connections.models import Node, NodePicture
+from connections.models import NodePicture
 from connections.node.live_state import (
     ConnectionState,
     LiveState,
@@ -25,6 +25,7 @@ from connections.storage.database import Database
 from connections.testing import FakeClock
 from connections.testing.communicators import make_config
 from tests.connections.live_connections import make_connection
+from tests.connections.rows import make_node_row
 
 HOUR = timedelta(hours=1)
 
@@ -91,7 +92,6 @@ def test_a_sample_of_another_version_is_empty() -> None:
 @pytest.mark.django_db(transaction=True)
 async def test_samples_are_taken_only_while_requested() -> None:
     moment = timezone.now()
-    node = Node(node_id="n1", host="h", pid=1, beat_at=moment, started_at=moment)
     clock, hub, database = FakeClock(), Hub(), Database()
     live = make_live(clock())
     hub.join(live)
@@ -105,7 +105,7 @@ async def test_samples_are_taken_only_while_requested() -> None:
     )
     pictures = NodePicture.objects.filter(node_id="n1")
     try:
-        await database.write(node.save)
+        await database.write(make_node_row)
         await sampler.sample()
         assert not await database.read(pictures.exists)
         await database.write(request_samples)

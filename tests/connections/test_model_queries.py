@@ -10,6 +10,7 @@ from django.utils import timezone
 from connections.models import AccessToken, CloseRequest, Connection, Node, Sweep
 from connections.models.credentials import digest_token
 from connections.models.sweep import delete_some
+from tests.connections.rows import make_connection_row, make_node_row
 
 pytestmark = pytest.mark.django_db
 
@@ -18,20 +19,12 @@ START = datetime(2026, 1, 1, 12, tzinfo=timezone.get_default_timezone())
 
 def make_node(node_id: str, state: str = "serving", **values: Any) -> Node:
     values = {"beat_at": START, "started_at": START, **values}
-    return Node.objects.create(
-        node_id=node_id, host="h", pid=1, version="v", state=state, **values
-    )
+    return make_node_row(node_id, state=state, **values)
 
 
 def make_row(connection_id: str, node_id: str = "n1", **values: Any) -> Connection:
     values = {"opened_at": START, "last_activity_at": START, **values}
-    return Connection.objects.create(
-        connection_id=connection_id,
-        client_id="alice",
-        node_id=node_id,
-        path="/ws/",
-        **values,
-    )
+    return make_connection_row(connection_id, node_id=node_id, **values)
 
 
 def ids(rows: Any) -> list[str]:

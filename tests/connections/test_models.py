@@ -1,7 +1,6 @@
 """Values fit their columns, and rows outlive what they refer to."""
 
 from datetime import UTC, datetime
-from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
@@ -10,31 +9,18 @@ from django.db import IntegrityError, transaction
 from connections.close_codes import APPLICATION, CLOSE_REASONS, PEER
 from connections.hub.connection import new_connection_id
 from connections.models import AccessToken, CloseRequest, Connection, ErrorEvent, Node
+from tests.connections.rows import make_connection_row, make_node_row
 
 pytestmark = pytest.mark.django_db
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def make_node(node_id: str = "n1") -> Node:
-    return Node.objects.create(
-        node_id=node_id, host="h", pid=1, version="v", beat_at=START, started_at=START
-    )
-
-
-def make_row(connection_id: str, **values: Any) -> Connection:
-    values = {"opened_at": START, "last_activity_at": START, **values}
-    row = Connection(
-        connection_id=connection_id, client_id="alice", node_id="n1", **values
-    )
-    return Connection.objects.bulk_create([row])[0]
-
-
 @pytest.mark.parametrize("reason", [*CLOSE_REASONS, APPLICATION, PEER])
 def test_every_reason_and_code_can_be_stored(reason: str) -> None:
     """The largest code that a client may send is 4999 (RFC 6455, section 7.4.2)."""
     close_reason = CLOSE_REASONS.get(reason)
-    row = make_row(
+    row = make_connection_row(
         "c1", reason=reason, close_code=close_reason.code if close_reason else 4999
     )
     row.clean_fields(exclude=["node", "path"])
@@ -42,15 +28,15 @@ def test_every_reason_and_code_can_be_stored(reason: str) -> None:
 
 
 def test_ids_fit_and_the_newest_comes_first() -> None:
-    first = make_row("0" * 32)
-    second = make_row(new_connection_id())
+    first = make_connection_row("0" * 32)
+    second = make_connection_row(new_connection_id())
     second.clean_fields(exclude=["node", "path"])
     assert list(Connection.objects.all()) == [second, first]
 
 
 def test_a_row_may_name_a_user_and_a_node_that_are_gone() -> None:
     """A batch does not fail because a user in it was deleted meanwhile."""
-    make_row("c1", user_id=999)
+    make_connection_row("c1", user_id=999)
     ErrorEvent.objects.create(
         error_id="e1", connection_id="gone", node_id="gone", at=START, where="w"
     )
@@ -60,7 +46,7 @@ def test_a_row_may_name_a_user_and_a_node_that_are_gone() -> None:
 
 def test_a_record_outlives_its_user_and_a_token_does_not() -> None:
     user = User.objects.create_user("alice")
-    make_row("c1", user_id=user.pk)
+    make_connection_row("c1", user_id=user.pk)
     AccessToken.objects.create(digest="d", client_id="alice", user=user)
     user.delete()
     assert Connection.objects.get().user_id is None
@@ -68,8 +54,8 @@ def test_a_record_outlives_its_user_and_a_token_does_not() -> None:
 
 
 def test_an_error_outlives_its_connection() -> None:
-    make_node()
-    row = make_row("c1")
+    make_node_row()
+    row = make_connection_row("c1")
     ErrorEvent.objects.create(
         error_id="e1", connection=row, node_id="n1", at=START, where="w"
     )
@@ -90,7 +76,7 @@ def test_the_database_dates_a_close_request() -> None:
 
 
 def test_rows_are_named_without_a_secret() -> None:
-    node = make_node("0123456789abcdef")
+    node = make_node_row("0123456789abcdef")
     token = AccessToken(digest="digest", hint="abcdefgh", client_id="alice")
     request = CloseRequest(target="client", value="alice", reason="kicked")
     assert [str(one) for one in (node, token, request)] == [

@@ -1,7 +1,6 @@
 """The beat of a node, the close requests it applies, and how it drains."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -15,24 +14,15 @@ from connections.node.node import Node
 from connections.storage.database import Database
 from connections.testing import FakeClock
 from connections.testing.communicators import connect_to, make_config, make_node
-from tests.connections.conversations import Echo, JsonEcho, receive_close, receive_type
+from tests.connections.conversations import (
+    Echo,
+    JsonEcho,
+    open_connection,
+    receive_close,
+    receive_type,
+)
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture
-async def recording() -> AsyncIterator[Node]:
-    """A node that records, and beats when the test calls beat()."""
-    database = Database()
-    node = Node(make_config(), database=database, clock=FakeClock())
-    yield node
-    await database.close()
-
-
-async def open_connection(consumer: Any, node: Node, **kwargs: Any) -> Any:
-    communicator = connect_to(consumer, node, **kwargs)
-    assert (await communicator.connect())[0]
-    return communicator
 
 
 async def post(**values: Any) -> None:

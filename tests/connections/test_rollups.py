@@ -4,7 +4,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from django.utils import timezone
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -18,16 +17,11 @@ from hypothesis.stateful import (
 
 from connections.models import MinuteRollup, Node
 from connections.sweeper.rollups import roll_up
+from tests.connections.rows import make_node_row
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 FIRST = 30_000_000
-
-
-def make_row(node_id: str = "n1", **values: Any) -> Node:
-    now = timezone.now()
-    defaults = {"host": "h", "pid": 1, "beat_at": now, "started_at": now}
-    return Node.objects.create(node_id=node_id, **(defaults | values))
 
 
 def make_minute(minute: int, **values: Any) -> dict[str, Any]:
@@ -40,7 +34,7 @@ def count_opened() -> dict[int, int]:
 
 
 def test_a_minute_becomes_a_row() -> None:
-    make_row(
+    make_node_row(
         unrolled=[
             make_minute(
                 0,
@@ -66,20 +60,20 @@ def test_a_minute_becomes_a_row() -> None:
 
 
 def test_rolling_up_again_changes_nothing() -> None:
-    make_row(unrolled=[make_minute(0, opened=3), make_minute(1, opened=4)])
+    make_node_row(unrolled=[make_minute(0, opened=3), make_minute(1, opened=4)])
     for _ in range(3):
         roll_up(1)
     assert count_opened() == {0: 3, 1: 4}
 
 
 def test_a_live_nodes_minute_under_way_waits() -> None:
-    make_row(minute=make_minute(0, opened=3))
+    make_node_row(minute=make_minute(0, opened=3))
     assert roll_up(500) == 0
 
 
 @pytest.mark.parametrize("state", ["lost", "stopped"])
 def test_the_last_counts_of_a_dead_node_are_kept(state: str) -> None:
-    make_row(
+    make_node_row(
         state=state,
         unrolled=[make_minute(0, opened=3)],
         minute=make_minute(1, opened=1),
@@ -90,7 +84,7 @@ def test_the_last_counts_of_a_dead_node_are_kept(state: str) -> None:
 
 
 def test_a_node_that_comes_back_finishes_its_minute() -> None:
-    make_row(state="lost", minute=make_minute(1, opened=1))
+    make_node_row(state="lost", minute=make_minute(1, opened=1))
     roll_up(500)
     Node.objects.update(state="serving", unrolled=[make_minute(1, opened=9)])
     roll_up(500)
@@ -98,7 +92,7 @@ def test_a_node_that_comes_back_finishes_its_minute() -> None:
 
 
 def test_a_node_that_comes_back_and_dies_in_the_same_minute_is_counted_whole() -> None:
-    make_row(state="lost", minute=make_minute(1, opened=1))
+    make_node_row(state="lost", minute=make_minute(1, opened=1))
     roll_up(500)
     Node.objects.update(state="lost", minute=make_minute(1, opened=3))
     roll_up(500)
@@ -121,7 +115,7 @@ class Cluster(RuleBasedStateMachine):
     def start_node(self) -> None:
         self.started += 1
         node_id = f"n{self.started}"
-        make_row(node_id)
+        make_node_row(node_id)
         self.memory[node_id] = {"closed": {}, "now": 0}
 
     @precondition(lambda self: self.memory)

@@ -22,26 +22,13 @@ from connections.models import (
 from connections.sweeper.sweeper import AllNodesSilent, Sweeper, Swept, run_sweeper
 from connections.testing import FakeClock
 from connections.testing.communicators import make_config
+from tests.connections.rows import make_connection_row, make_node_row
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def make_db_node(node_id: str, **values: Any) -> Node:
-    defaults = {"beat_at": timezone.now(), "started_at": timezone.now()}
-    return Node.objects.create(
-        node_id=node_id, host="h", pid=1, version="v", **{**defaults, **values}
-    )
-
-
 def make_row(node: Node, connection_id: str, **values: Any) -> Connection:
-    defaults = {"opened_at": timezone.now(), "last_activity_at": timezone.now()}
-    return Connection.objects.create(
-        connection_id=connection_id,
-        client_id="alice",
-        node=node,
-        path="/",
-        **{**defaults, **values},
-    )
+    return make_connection_row(connection_id, node_id=node.node_id, **values)
 
 
 def make_sweeper(clock: FakeClock | None = None, **options: Any) -> Sweeper:
@@ -51,7 +38,7 @@ def make_sweeper(clock: FakeClock | None = None, **options: Any) -> Sweeper:
 def test_a_node_that_stands_still_is_lost_with_its_connections(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    node = make_db_node("dead")
+    node = make_node_row("dead")
     make_row(node, "c1")
     clock = FakeClock()
     sweeper = make_sweeper(clock)
@@ -70,7 +57,7 @@ def test_a_node_that_stands_still_is_lost_with_its_connections(
 
 
 def test_a_node_that_beats_is_never_lost() -> None:
-    make_db_node("live")
+    make_node_row("live")
     clock = FakeClock()
     sweeper = make_sweeper(clock)
     for _ in range(10):
@@ -81,7 +68,7 @@ def test_a_node_that_beats_is_never_lost() -> None:
 
 
 def test_an_outage_of_the_database_is_no_silence_of_the_nodes() -> None:
-    make_db_node("live")
+    make_node_row("live")
     clock = FakeClock()
     sweeper = make_sweeper(clock)
     sweeper.sweep()
@@ -107,7 +94,7 @@ class StandingStill:
 @pytest.mark.parametrize("number", range(10))
 def test_an_outage_of_the_database_is_not_counted_as_silence(number: int) -> None:
     """Calls succeed in the end, but nodes could not beat in the meantime."""
-    make_db_node("live")
+    make_node_row("live")
     clock = FakeClock()
     sweeper = make_sweeper(clock)
     sweeper.sweep()
@@ -122,7 +109,7 @@ def test_an_outage_of_the_database_is_not_counted_as_silence(number: int) -> Non
 
 
 def test_a_sweeper_that_stood_still_begins_to_observe_anew() -> None:
-    make_db_node("live")
+    make_node_row("live")
     clock = FakeClock()
     sweeper = make_sweeper(clock)
     swept: list[Swept] = []
@@ -162,7 +149,7 @@ def test_a_sweep_that_fails_is_logged_counted_and_repeated(
 
 
 def test_a_sweeper_that_takes_the_lead_begins_to_observe_anew() -> None:
-    make_db_node("live")
+    make_node_row("live")
     clock = FakeClock()
     first, second = make_sweeper(clock), make_sweeper(clock)
     second.sweep()
@@ -175,7 +162,7 @@ def test_a_sweeper_that_takes_the_lead_begins_to_observe_anew() -> None:
 
 
 def test_a_node_that_beats_at_the_last_moment_is_spared() -> None:
-    node = make_db_node("live")
+    node = make_node_row("live")
     Node.objects.live().beat(open_connections=0, state="serving")
     assert Node.objects.mark_lost(node) is False
     assert Node.objects.get().state == "serving"
@@ -183,15 +170,15 @@ def test_a_node_that_beats_at_the_last_moment_is_spared() -> None:
 
 def test_once_refuses_when_every_node_looks_dead() -> None:
     for name in ("a", "b"):
-        make_db_node(name, beat_at=timezone.now() - timedelta(minutes=5))
+        make_node_row(name, beat_at=timezone.now() - timedelta(minutes=5))
     with pytest.raises(AllNodesSilent, match="--force"):
         make_sweeper().sweep_once()
     assert make_sweeper().sweep_once(is_forced=True).nodes_lost == 2
 
 
 def test_once_finds_the_dead_among_the_living() -> None:
-    make_db_node("live")
-    dead = make_db_node("dead", beat_at=timezone.now() - timedelta(minutes=5))
+    make_node_row("live")
+    dead = make_node_row("dead", beat_at=timezone.now() - timedelta(minutes=5))
     make_row(dead, "c1")
     swept = make_sweeper().sweep_once()
     assert (swept.nodes_lost, swept.connections_lost) == (1, 1)
@@ -199,7 +186,7 @@ def test_once_finds_the_dead_among_the_living() -> None:
 
 
 def test_idle_connections_are_asked_to_end_once() -> None:
-    node = make_db_node("live")
+    node = make_node_row("live")
     long_ago = timezone.now() - timedelta(seconds=400)
     make_row(node, "idle", last_activity_at=long_ago)
     make_row(node, "active")
@@ -212,7 +199,7 @@ def test_idle_connections_are_asked_to_end_once() -> None:
 
 
 def test_idle_sooner_than_configured() -> None:
-    node = make_db_node("live")
+    node = make_node_row("live")
     make_row(node, "c1", last_activity_at=timezone.now() - timedelta(seconds=20))
     assert make_sweeper(idle_seconds=10).sweep().idle_requested == 1
 
@@ -221,7 +208,7 @@ def test_idle_sooner_than_configured() -> None:
 def test_a_timeout_of_its_own_is_left_to_the_node_unless_staff_ask_sooner(
     sooner: dict[str, Any], expected: int
 ) -> None:
-    node = make_db_node("live")
+    node = make_node_row("live")
     long_ago = timezone.now() - timedelta(seconds=400)
     make_row(node, "patient", last_activity_at=long_ago, idle_timeout_seconds=600)
     make_row(node, "endless", last_activity_at=long_ago, idle_timeout_seconds=0)
@@ -229,7 +216,7 @@ def test_a_timeout_of_its_own_is_left_to_the_node_unless_staff_ask_sooner(
 
 
 def test_old_rows_are_pruned_in_batches_and_open_ones_kept() -> None:
-    node = make_db_node("live")
+    node = make_node_row("live")
     old = timezone.now() - timedelta(days=31)
     for number in range(7):
         make_row(node, f"old{number}", closed_at=old)
@@ -238,7 +225,7 @@ def test_old_rows_are_pruned_in_batches_and_open_ones_kept() -> None:
         error_id="e", node=node, at=old, exception_class="E", where="w"
     )
     CloseRequest.objects.create(target="all", reason="kicked", created_at=old)
-    make_db_node("gone", state="stopped", stopped_at=old)
+    make_node_row("gone", state="stopped", stopped_at=old)
     swept = make_sweeper(batch_size=3).sweep()
     assert (swept.connections_pruned, swept.errors_pruned) == (7, 1)
     assert (swept.close_requests_pruned, swept.nodes_pruned) == (1, 1)
@@ -261,7 +248,7 @@ def test_bans_are_pruned_after_their_end_and_commands_by_age() -> None:
 
 
 def test_a_dry_run_changes_nothing() -> None:
-    dead = make_db_node("dead", beat_at=timezone.now() - timedelta(minutes=5))
+    dead = make_node_row("dead", beat_at=timezone.now() - timedelta(minutes=5))
     make_row(dead, "c1")
     make_row(dead, "old", closed_at=timezone.now() - timedelta(days=31))
     swept = make_sweeper(is_dry=True).sweep_once()
