@@ -10,8 +10,8 @@ from connections.models import Connection, Node
 def make_node_row(node_id: str = "n1", **values: Any) -> Node:
     """Create the row of a node that serves and has just beaten."""
     now = timezone.now()
-    defaults = {"host": "h", "pid": 1, "version": "v"}
-    defaults |= {"beat_at": now, "started_at": now}
+    moments = {"beat_at": now, "started_at": now}
+    defaults: dict[str, Any] = {"host": "h", "pid": 1, "version": "v", **moments}
     return Node.objects.create(node_id=node_id, **(defaults | values))
 
 
@@ -20,8 +20,8 @@ def make_connection_row(
 ) -> Connection:
     """Create the row of an open connection of alice that was active just now."""
     now = timezone.now()
-    defaults = {"client_id": "alice", "path": "/ws/"}
-    defaults |= {"opened_at": now, "last_activity_at": now}
+    moments = {"opened_at": now, "last_activity_at": now}
+    defaults: dict[str, Any] = {"client_id": "alice", "path": "/ws/", **moments}
     return Connection.objects.create(
         connection_id=connection_id, node_id=node_id, **(defaults | values)
     )
