@@ -22,7 +22,7 @@ pytest_plugins = [
     "tests.plugins.unstable",
 ]
 
-# The same examples in every run of CI: chance must not decide what lands.
+# CI runs the same examples every time, so that chance does not fail a change.
 settings.register_profile("ci", derandomize=True, deadline=None)
 settings.register_profile("home", deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") else "home")
@@ -47,14 +47,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def django_db_modify_db_settings(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Give each run a SQLite file of its own, so that two at once do not meet."""
+    """Give each run its own SQLite file, so that concurrent runs do not collide."""
     database = project.DATABASES["default"]
     if database["ENGINE"] == "django.db.backends.sqlite3":
         database["TEST"]["NAME"] = tmp_path_factory.mktemp("database") / "test.sqlite3"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say what was not run here for want of something that cannot be installed."""
+    """List the tests that were skipped for lack of a program."""
     for report in terminalreporter.getreports("skipped"):
         reason = str(report.longrepr[2]) if isinstance(report.longrepr, tuple) else ""
         if "NOT RUN" in reason:
@@ -64,7 +64,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session")
 def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SQLite file with every migration applied, to be copied."""
+    """A SQLite file with every migration applied, to copy."""
     folder = tmp_path_factory.mktemp("template")
     make_server(folder).manage("migrate", "--verbosity", "0")
     return folder / "db.sqlite3"
@@ -72,7 +72,7 @@ def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def servers(tmp_path: Path, migrated_database: Path) -> Iterator[Servers]:
-    """Starts real server processes and ends them after the test."""
+    """Start real server processes, and stop them after the test."""
     running = ProjectServers(tmp_path, migrated_database)
     yield running
     running.stop_all()
@@ -82,7 +82,7 @@ def servers(tmp_path: Path, migrated_database: Path) -> Iterator[Servers]:
 def shared_servers(
     tmp_path_factory: pytest.TempPathFactory, migrated_database: Path
 ) -> Iterator[ProjectServers]:
-    """Servers that several tests of a module use, each with clients of its own."""
+    """Servers shared by the tests of a module; each test uses its own clients."""
     running = ProjectServers(tmp_path_factory.mktemp("shared"), migrated_database)
     yield running
     running.stop_all()
@@ -90,7 +90,7 @@ def shared_servers(
 
 @pytest.fixture
 def redis_process() -> Iterator[RedisProcess]:
-    """A Redis of one test's own, to be broken."""
+    """A private Redis for one test to break."""
     process = RedisProcess().start()
     yield process
     process.resume()
@@ -99,7 +99,7 @@ def redis_process() -> Iterator[RedisProcess]:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresProcess]:
-    """A PostgreSQL of the tests' own, without any database of ours."""
+    """A private PostgreSQL without project databases."""
     server = PostgresProcess()
     try:
         yield server.create()
@@ -111,7 +111,7 @@ def postgres_server() -> Iterator[PostgresProcess]:
 def migrated_postgres(
     postgres_server: PostgresProcess, tmp_path_factory: pytest.TempPathFactory
 ) -> PostgresProcess:
-    """The PostgreSQL, with a migrated database to copy, `migrated`."""
+    """The private PostgreSQL with a migrated database, `migrated`, to copy."""
     url = postgres_server.create_database("migrated")
     folder = tmp_path_factory.mktemp("migrated")
     migrating = make_server(folder, environment={"DATABASE_URL": url})

@@ -36,7 +36,7 @@ async def take_demo(server: LiveServer) -> None:
 
 
 def main() -> None:
-    """Take every picture."""
+    """Take every screenshot."""
     with tempfile.TemporaryDirectory() as folder:
         server = make_server(
             Path(folder),

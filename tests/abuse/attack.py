@@ -11,12 +11,12 @@ from typing import Any
 from connections.testing import RawClient, build_request
 
 OPEN = "open"
-"""What a connection is that nobody has ended in time."""
+"""The answer counted for a connection that is still open at the deadline."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """The server under attack, and addresses that no other attack comes from."""
+    """The server under attack, and a range of addresses for one attack."""
 
     port: int
     number: int
@@ -27,18 +27,18 @@ class Target:
 
     @property
     def network(self) -> str:
-        """What all addresses of the attack begin with."""
+        """The prefix of the attack's addresses."""
         return f"127.{self.number}."
 
     def find_address(self, index: int = 0) -> str:
-        """Return one of the attack's addresses; each may be a client's."""
+        """Return an address of the attack; each can stand for a client."""
         return f"{self.network}{index // 250}.{index % 250 + 1}"
 
     def count_open(self) -> int:
-        """Return how many connections of the attack the server's process holds."""
+        """Return the number of the attack's connections that the server holds."""
         lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
         rows = (line.split() for line in lines)
-        # Addresses stand there in the machine's byte order, ports do not.
+        # Addresses are in the machine's byte order there; ports are not.
         return sum(
             int(local.partition(":")[2], 16) == self.port
             and remote[4:8] == f"{self.number:02X}7F"
@@ -47,12 +47,12 @@ class Target:
         )
 
     def build_request(self, path: str = "/echo/", *headers: str) -> bytes:
-        """Return a handshake of a page of the server's own."""
+        """Return a handshake with the server's own Origin."""
         return build_request(path, self.port, self.origin, *headers)
 
     @property
     def origin(self) -> str:
-        """The header of the server's own pages."""
+        """The Origin header of the server's own pages."""
         return f"Origin: http://127.0.0.1:{self.port}"
 
     async def connect(self, index: int = 0) -> RawClient:
@@ -67,7 +67,7 @@ class Target:
         kind: type[RawClient] = RawClient,
         **options: Any,
     ) -> RawClient:
-        """Open a WebSocket as a page of the server's own does."""
+        """Open a WebSocket with the server's own Origin."""
         source = self.find_address(index)
         return await kind.open(
             self.port, path, self.origin, *headers, source=source, **options
@@ -104,7 +104,7 @@ class Attack:
 
 
 async def read_close_reason(client: RawClient, seconds: float) -> str:
-    """Return code and reason with which a WebSocket ended, or how else it did."""
+    """Return the close code and reason of a WebSocket, or how else it ended."""
     try:
         async with asyncio.timeout(seconds):
             frame = await client.read_close(seconds)
@@ -120,7 +120,7 @@ async def read_close_reason(client: RawClient, seconds: float) -> str:
 
 
 async def read_status(client: RawClient, seconds: float) -> str:
-    """Return the status with which a request was answered, or how else it ended."""
+    """Return the HTTP status of a request, or how else it ended."""
     try:
         async with asyncio.timeout(seconds):
             status, _, _ = await client.read_response()
@@ -134,20 +134,20 @@ async def read_status(client: RawClient, seconds: float) -> str:
 
 
 async def read_answer(client: RawClient, seconds: float) -> str:
-    """Return how a handshake was refused, or how its WebSocket ended."""
+    """Return the refusal of a handshake, or the end of its WebSocket."""
     status = await read_status(client, seconds)
     return await read_close_reason(client, seconds) if status == "101" else status
 
 
 async def send_until_cut(client: RawClient, pieces: Iterable[bytes]) -> None:
-    """Send pieces until there are none, or the server has had enough."""
+    """Send all pieces, or until the server closes."""
     with contextlib.suppress(OSError):
         for piece in pieces:
             await client.send(piece)
 
 
 async def during(attack: Awaitable[object], close_reason: Awaitable[str]) -> str:
-    """Return the ending that an attacker sees who goes on until it comes."""
+    """Return the answer to an attacker that continues until the connection ends."""
     attacking = asyncio.ensure_future(attack)
     try:
         return await close_reason
@@ -157,5 +157,5 @@ async def during(attack: Awaitable[object], close_reason: Awaitable[str]) -> str
 
 
 async def gather_answers(answers: Iterable[Awaitable[str]]) -> Counter[str]:
-    """Return how often which answer came."""
+    """Return the count of each answer."""
     return Counter(await asyncio.gather(*answers))

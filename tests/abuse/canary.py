@@ -25,12 +25,12 @@ _ADDRESS = "127.254.0.1"
 _MESSAGE_SECONDS = 0.025
 _CONNECT_SECONDS = 0.2
 _ANSWER_SECONDS = 15
-"""After so long without an answer a message counts as lost."""
+"""A message without an answer after this time counts as lost."""
 
 
 @dataclass(slots=True)
 class Sighting:
-    """What a canary saw: how long its round trips and its connects took."""
+    """The canary's measurements: round trips, connects and failures."""
 
     round_trip_seconds: list[float] = field(default_factory=list)
     connect_seconds: list[float] = field(default_factory=list)
@@ -38,13 +38,13 @@ class Sighting:
 
 
 def find_percentile(values: Sequence[float], part: float) -> float:
-    """Return the value that so large a part of the values does not exceed."""
+    """Return a percentile of the values; `part` is between 0 and 1."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(part * len(ordered)))] if ordered else 0.0
 
 
 class Canary:
-    """The canary's process, as its owner sees it."""
+    """Start, read and stop the canary's process."""
 
     def __init__(self, port: int) -> None:
         self._process = subprocess.Popen(
@@ -57,7 +57,7 @@ class Canary:
 
     @contextlib.asynccontextmanager
     async def watching(self) -> AsyncIterator[Sighting]:
-        """Look while something goes on; what was seen is whole at the end."""
+        """Measure during the block; the measurements are complete at its end."""
         sighting = Sighting()
         await asyncio.to_thread(self._ask, "begin")
         try:
@@ -80,7 +80,7 @@ class Canary:
 
 
 class _Singing:
-    """One watch: a connection that talks, and connections that come and go."""
+    """One measurement: a connection that sends, and short-lived connections."""
 
     def __init__(self, port: int) -> None:
         self._url = f"ws://127.0.0.1:{port}/echo/"
@@ -94,7 +94,7 @@ class _Singing:
         ]
 
     async def end(self) -> Sighting:
-        """Finish what is under way; return what was seen."""
+        """Finish the measurement and return it."""
         self._is_over.set()
         await asyncio.gather(*self.tasks)
         return self.sighting

@@ -98,7 +98,7 @@ CLOSES: tuple[Case, ...] = (
     ("no code", build_frame(CLOSE), "1005"),
     ("a reason", build_frame(CLOSE, b"\x0f\xa0so\0it\nis"), "4000 so\0it\nis"),
 )
-"""RFC 6455, section 7.4; what is valid is echoed."""
+"""RFC 6455, section 7.4; valid codes are echoed."""
 
 SIZES: tuple[Case, ...] = (
     ("1 MiB + 1", build_frame(BINARY, announced=2**20 + 1), _TOO_BIG),
@@ -115,7 +115,7 @@ SIZES: tuple[Case, ...] = (
         _TOO_BIG,
     ),
 )
-"""Announced, the bytes never come; the limit is 1 MiB."""
+"""Headers that announce payloads that never arrive; the limit is 1 MiB."""
 
 UNFINISHED: tuple[Case, ...] = (
     ("half a header", b"\x81", _UNFINISHED),
@@ -136,5 +136,5 @@ UNFINISHED: tuple[Case, ...] = (
 
 
 def expect(cases: Iterable[tuple[str, Any, str]]) -> frozenset[str]:
-    """Return the answers that cases have to get, as an attack counts them."""
+    """Return the expected answers of the cases, as an attack counts them."""
     return frozenset(f"{name}: {answer}" for name, _, answer in cases)

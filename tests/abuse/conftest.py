@@ -25,7 +25,7 @@ def find_arena(
     tmp_path_factory: pytest.TempPathFactory,
     migrated_database: Path,
 ) -> Iterator[Callable[[Attack], Arena]]:
-    """Gives an attack its server: the same one where the configuration is the same."""
+    """Return the server for an attack; attacks of equal configuration share one."""
     folder = tmp_path_factory.mktemp("abuse")
     running = ProjectServers(folder, migrated_database)
     arenas: dict[str, Arena] = {}
@@ -61,7 +61,7 @@ def find_arena(
 
 @pytest.fixture
 def note_report() -> Callable[[Report], None]:
-    """Keeps a report for the table at the end of the run."""
+    """Add a report to the table at the end of the run."""
     return _reports.append
 
 

@@ -27,7 +27,7 @@ LIMITS = {
     "buffers__receive_stall_seconds": 1,
     "buffers__send_stall_seconds": 1,
 }
-"""Deadlines that a test can wait for; what is not here is as users get it."""
+"""Short deadlines for tests; all other settings have their defaults."""
 
 _OUTCOME = 'websocket_connections_total{outcome="%s"'
 _END = 'websocket_disconnects_total{reason="%s"}'
@@ -45,7 +45,7 @@ _CLOSED = frozenset(
 def _flood(
     name: str, what: str, begin: bytes, piece: bytes, *, reads: bool = True
 ) -> Attack:
-    """Return a flood of small frames; who reads nothing may not read the end either."""
+    """Return a flood of small frames; a peer that reads nothing may miss the close."""
     return Attack(
         name=name,
         what=what,
@@ -236,7 +236,7 @@ ATTACKS = (
         answers=frozenset(("413",)),
         held_kib=2_500,
     ),
-    # Those who come and go.
+    # Connections that come and go.
     Attack(
         name="churn",
         what="500 clients come, say a word and close",

@@ -43,7 +43,7 @@ async def send_each(target: Target, cases: Iterable[Case]) -> Counter[str]:
 
 
 async def hold_unfinished(target: Target, count: int, size: int) -> Counter[str]:
-    """Begin messages from many addresses and finish none; answer every ping."""
+    """Begin messages from many addresses, finish none, and answer every ping."""
     begun = build_frame(BINARY, bytes(size), is_final=False)
 
     async def hold(index: int) -> str:
@@ -71,18 +71,18 @@ async def flood_frames(
 
 
 def pour_fragments(payload: bytes) -> tuple[bytes, bytes]:
-    """Return the begin of a text and a fragment of it."""
+    """Return the first frame of a text, and a fragment."""
     begin = build_frame(TEXT, b"x", is_final=False)
     return begin, build_frame(0, payload, is_final=False)
 
 
 def pour_pings(payload: bytes) -> tuple[bytes, bytes]:
-    """Return nothing to begin with, and a ping."""
+    """Return no first frame, and a ping."""
     return b"", build_frame(PING, payload)
 
 
 async def inflate(target: Target) -> Counter[str]:
-    """Offer compression, and send as compressed what would become 1 GiB."""
+    """Offer compression, and send a compressed message that inflates to 1 GiB."""
     client = await target.open("/echo/", "Sec-WebSocket-Extensions: permessage-deflate")
     if "sec-websocket-extensions" in client.headers:
         return Counter(["negotiated"])

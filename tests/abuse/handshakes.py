@@ -33,7 +33,7 @@ async def trickle_heads(target: Target) -> Counter[str]:
 async def _wait_for_heads(
     target: Target, feed: Callable[[bytes], Iterator[int]]
 ) -> Counter[str]:
-    """Have a crowd feed their heads; its neighbours of the same address come in."""
+    """Run slow heads; another client of the same address must still connect."""
     request = target.build_request()
 
     async def trickle(client: RawClient) -> None:
@@ -77,7 +77,7 @@ async def try_heads(target: Target, heads: Iterable[Head]) -> Counter[str]:
         await send_until_cut(client, [change(target.build_request())])
         answer = await read_status(client, target.patience_seconds)
         if answer == "101":
-            # Whom the application does not want it says so in a close frame.
+            # The application refuses with a close frame.
             close_reason = await read_close_reason(client, 0.3)
             answer = "101" if close_reason == "open" else close_reason
         return f"{name}: {answer}"
@@ -88,7 +88,7 @@ async def try_heads(target: Target, heads: Iterable[Head]) -> Counter[str]:
 
 
 async def guess_tokens(target: Target) -> Counter[str]:
-    """Try 200 tokens and tickets from one address, forwarded for another each time."""
+    """Try 200 tokens and tickets from one address with varying X-Forwarded-For."""
     answers: Counter[str] = Counter()
     for number in range(200):
         guess = f"guess-{number}"

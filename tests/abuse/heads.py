@@ -25,7 +25,7 @@ def _swap(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
 
 
 def _with_origin(*origins: str) -> Callable[[bytes], bytes]:
-    """Return who replaces the Origin; {port} is the server's."""
+    """Return a function that replaces the Origin; {port} is the server's."""
 
     def change(request: bytes) -> bytes:
         lines = request.split(b"\r\n")
@@ -92,7 +92,7 @@ HEADS: tuple[Head, ...] = (
     ("zeros", lambda request: bytes(1000), "408"),
     ("rubbish", lambda request: b"\xff\xfe\r\n\r\n" * 9, "400"),
 )
-"""What a head may be, and may not."""
+"""Valid and invalid request heads."""
 
 ORIGINS: tuple[Head, ...] = (
     ("its own", _with_origin(_OWN), "101"),

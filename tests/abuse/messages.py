@@ -32,7 +32,7 @@ async def flood_a_slow_consumer(target: Target, size: int) -> Counter[str]:
 
 
 async def sate(target: Target) -> Counter[str]:
-    """Send 1 MB, read it back and be silent, from 100 addresses after another."""
+    """Send 1 MB, read it back and stay silent, from 100 addresses in turn."""
     frame = build_frame(BINARY, bytes(1_000_000))
     clients = []
     for index in range(100):
@@ -54,7 +54,7 @@ async def break_json(target: Target) -> Counter[str]:
 async def read_slowly(
     target: Target, count: int, size: int, bytes_per_second: int = 0
 ) -> Counter[str]:
-    """Ask for much, from several addresses, and read none of it, or hardly any."""
+    """Request much output from several addresses, and read little or none."""
 
     async def ask(index: int) -> str:
         client = await target.open(
@@ -70,7 +70,7 @@ async def read_slowly(
         return OPEN
 
     answers = await gather_answers(map(ask, range(count)))
-    # What the server does about its consumers now is part of it.
+    # The server's reaction to its consumers is part of the measurement.
     await asyncio.sleep(1)
     return answers
 

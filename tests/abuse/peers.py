@@ -29,7 +29,7 @@ sys.stdin.read()
 
 
 async def come_and_go(target: Target) -> Counter[str]:
-    """Connect, say a word and close, 500 times."""
+    """Connect, send a message and close, 500 times."""
     answers: Counter[str] = Counter()
     for number in range(500):
         client = await target.open(index=number % 200)
@@ -53,7 +53,7 @@ async def leave_without_a_word(target: Target) -> Counter[str]:
 
 
 async def close_half(target: Target) -> Counter[str]:
-    """Send a message and FIN, and wait for what comes."""
+    """Send a message and FIN, and wait for the answer."""
 
     async def try_one(index: int) -> str:
         client = await target.open(index=index)
@@ -84,7 +84,7 @@ async def storm(target: Target) -> Counter[str]:
 
 
 async def hoard(target: Target) -> Counter[str]:
-    """Open 300 connections from one address, forwarded for as many, and keep them."""
+    """Hold 300 connections of one address, each with another X-Forwarded-For."""
 
     close_reasons = []
     for number in range(300):

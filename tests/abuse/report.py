@@ -18,7 +18,7 @@ def make_rows(reports: Iterable[Report]) -> list[tuple[str, ...]]:
 
 
 def summarise_answers(report: Report) -> str:
-    """Return how often which answer came, without the names of cases."""
+    """Return the count of each answer, without the names of cases."""
     answers: Counter[str] = Counter()
     for answer, count in report.answers.items():
         answers[answer.rpartition(": ")[2]] += count

@@ -15,7 +15,7 @@ _ALONE = ("unshare", "--map-root-user", "--net")
 
 
 def has_networks_of_its_own() -> bool:
-    """Tell whether a process may have a network of its own here."""
+    """Return True if a process may create a network namespace here."""
     if shutil.which("unshare") is None or shutil.which("tc") is None:
         return False
     return not subprocess.run([*_ALONE, "true"], capture_output=True).returncode

@@ -23,13 +23,13 @@ from tests.abuse.watch import Arena, Report
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 MARGIN_KIB = 20_000
-"""What a server may grow by, beside what its limits let attackers hold."""
+"""Allowed growth of a server beyond what its limits let attackers hold."""
 
 MOST_HELD_KIB = max(attack.held_kib for attack in ATTACKS)
-"""The same for all attacks on a server: memory once used is not all given back."""
+"""The highest of all attacks: a process does not return all freed memory."""
 
 LOG_BYTES = 40_000
-"""What an attack may write to the log, and LOG_BYTES_EACH for each answer."""
+"""The log an attack may cause, plus LOG_BYTES_EACH for each answer."""
 
 LOG_BYTES_EACH = 400
 
@@ -72,13 +72,13 @@ async def test_attack(
 
 
 def find_unchanged(before: str, server: LiveServer, series: Sequence[str]) -> list[str]:
-    """Return the series that are what they were."""
+    """Return the series whose values have not changed."""
     now = read_metrics(server)
     return [one for one in series if add_up(now, one) == add_up(before, one)]
 
 
 def add_up(metrics: str, series: str) -> float:
-    """Return the sum over all series that have the labels."""
+    """Return the sum over all series with the labels."""
     name, _, labels = series.partition("{")
     wanted = labels.removesuffix("}").split(",")
     return sum(

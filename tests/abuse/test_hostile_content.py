@@ -43,7 +43,7 @@ PATHS = (
     'a"b\\c{d="e"} 1',
     "x" * 12_000,
 )
-"""Of requests; %-encoded on the wire, and decoded before they are looked at."""
+"""Request paths, %-encoded on the wire."""
 
 
 async def send_everywhere(server: LiveServer, text: str) -> None:

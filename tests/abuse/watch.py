@@ -13,22 +13,22 @@ from tests.abuse.attack import Attack, Target
 from tests.abuse.canary import Canary, Sighting, find_percentile
 
 _numbers = count(2)
-"""Of attacks in this process: each has a network of its own."""
+"""Numbers of the attacks in this process; each has its own address range."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What was measured of one attack."""
+    """The measurements of one attack."""
 
     name: str
     answers: Counter[str]
     network: str
-    """What the addresses of its attackers begin with."""
+    """The prefix of the attackers' addresses."""
     sighting: Sighting
     grown_kib: int
-    """The most memory the server had during it, above what it had before."""
+    """Peak memory during the attack, above the memory before it."""
     peak_kib: int
-    """The same, above what the server had before all attacks."""
+    """Peak memory during the attack, above the memory before all attacks."""
     log: str
     seconds: float
 
@@ -42,7 +42,7 @@ class Report:
 
 
 class Arena:
-    """One server with its canary, for attacks one after another."""
+    """One server with its canary, for attacks in sequence."""
 
     def __init__(
         self,
@@ -64,11 +64,11 @@ class Arena:
         self._canary.stop()
 
     def access_log(self) -> str:
-        """Return what the server has written to its access log."""
+        """Return the server's access log."""
         return self._access_log.read_text(errors="replace") if self._access_log else ""
 
     async def suffer(self, attack: Attack) -> Report:
-        """Have the server attacked; return what was measured."""
+        """Run an attack; return the measurements."""
         if self._base_kib is None:
             await self._warm_up()
         server = self.server
@@ -99,11 +99,11 @@ class Arena:
         )
 
     def count_sockets(self) -> int:
-        """Return how many sockets the server's process has."""
+        """Return the number of sockets of the server's process."""
         return sum(one.startswith("socket:") for one in _read_links(self.server.pid))
 
     async def _warm_up(self) -> None:
-        """Let the server load and make whatever any client makes it."""
+        """Let the server load what any client needs, and measure its memory."""
         async with self._canary.watching():
             await asyncio.sleep(1)
         self._base_kib = self.server.rss_kib()
@@ -120,7 +120,7 @@ def _read_links(pid: int) -> list[str]:
 
 
 def _forget_peak(server: LiveServer) -> None:
-    """Begin VmHWM anew (proc(5), clear_refs)."""
+    """Reset VmHWM (proc(5), clear_refs)."""
     Path(f"/proc/{server.pid}/clear_refs").write_text("5")
 
 

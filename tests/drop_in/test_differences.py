@@ -58,7 +58,7 @@ async def test_what_a_message_raises_costs_an_answer_not_the_connection(
 
 
 async def test_an_event_that_nobody_takes_costs_nothing() -> None:
-    """One wrong group_send() ends every member on Channels."""
+    """On Channels, one wrong group_send() ends every member."""
     stock = await open_connection(STOCK.Careless)
     limited = await open_connection(LIMITED.Careless)
     await get_channel_layer().group_send("careless", {"type": "nobody.takes"})
@@ -68,7 +68,7 @@ async def test_an_event_that_nobody_takes_costs_nothing() -> None:
 
 
 async def test_connect_that_raises_is_accepted_and_closed_4500() -> None:
-    """Before the accept a browser would learn nothing, and try for ever."""
+    """A refusal before the accept tells a browser nothing, and it retries for ever."""
     communicator = WebsocketCommunicator(STOCK.Careless.as_asgi(), "/ws/connect/")
     await communicator.send_input({"type": "websocket.connect"})
     with pytest.raises(ArithmeticError):
@@ -82,7 +82,7 @@ async def test_connect_that_raises_is_accepted_and_closed_4500() -> None:
 
 
 async def test_what_is_sent_after_the_close_is_dropped() -> None:
-    """Channels hands it to the server, which raises or drops it as it likes."""
+    """Channels passes it to the server, which raises or drops it."""
     outcomes = []
     for edition in (STOCK, LIMITED):
         communicator = await open_connection(edition.Careless)

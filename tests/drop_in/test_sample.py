@@ -16,11 +16,11 @@ from django.urls import path
 
 from tests.drop_in.editions import EDITIONS, load
 
-# Channels' own consumers visit the database for each event.
+# Channels' consumers close old database connections for each event.
 pytestmark = pytest.mark.django_db
 
 _ROUND = 15
-"""Seconds for one thing to happen, on a busy machine."""
+"""Seconds to wait for one event on a busy machine."""
 
 
 @pytest.fixture(params=EDITIONS)
@@ -63,7 +63,7 @@ async def receive_close(communicator: WebsocketCommunicator) -> dict[str, Any]:
 
 
 def test_only_the_base_classes_differ(edition: str) -> None:
-    """Otherwise both editions would be one, and all that follows say nothing."""
+    """Otherwise both editions would be the same, and the tests meaningless."""
     bases = {one.__module__ for one in load("tutorial", edition).ChatConsumer.__mro__}
     assert ("connections.consumers" in bases) is (edition == "limited")
 
@@ -227,7 +227,7 @@ async def test_disconnect_gets_the_code(sample: ModuleType, code: int) -> None:
 
 
 async def test_a_consumer_stops_when_it_wants_to(sample: ModuleType) -> None:
-    """By an exception from a message of the client."""
+    """An exception in the message handler stops it."""
     sample.Farewell.ended.clear()
     communicator = await open_connection(sample.Farewell)
     await communicator.send_to(text_data="stop")
@@ -253,7 +253,7 @@ async def test_the_database_without_a_user(sample: ModuleType) -> None:
 
 @pytest.mark.django_db(transaction=True)
 async def test_the_user_of_channels_own_stack(sample: ModuleType) -> None:
-    """AuthMiddlewareStack in front, a session's cookie in the handshake."""
+    """AuthMiddlewareStack reads the session cookie of the handshake."""
     user = await User.objects.acreate(username="alice")
     client = Client()
     await client.aforce_login(user)

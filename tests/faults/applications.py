@@ -9,7 +9,7 @@ from django.urls import path
 
 django_application = get_asgi_application()
 
-# Models and settings are there only now.
+# Models and settings are loaded only now.
 from connections.routing import protect  # noqa: E402
 from sessions_history.consumers import SessionConsumer  # noqa: E402
 from tests.integration.consumers import (  # noqa: E402

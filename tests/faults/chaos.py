@@ -29,13 +29,13 @@ CONFIG: dict[str, object] = {
     "node__node_timeout_seconds": 2,
     "evict_grace_seconds": 1,
     "drain__grace_seconds": 1.5,
-    # Clients are told apart by the addresses that they come from.
+    # Clients are identified by their addresses.
     "anonymous": "true",
 }
 _CLIENTS = 6
 _BYSTANDERS = 2
 _PAUSE_SECONDS = (0.05, 0.5)
-"""Between two things that a client does."""
+"""The range of pauses between two actions of a client."""
 
 _HANDSHAKE_SECONDS = 4
 _POOL_KEYS = ("leases", "slots", "ages", "clients", "suspects")
@@ -91,9 +91,9 @@ class Chaos:
 
     async def run(self, seconds: float) -> History:
         """
-        Start the cluster, let everything happen, and have all go.
+        Start the cluster, run clients and faults, and disconnect all clients.
 
-        Without a Redis nothing is broken, and the nodes share nothing.
+        Without a Redis there are no faults, and the nodes share no limits.
         """
         async with contextlib.AsyncExitStack() as stack:
             for _ in range(self._count):
@@ -141,7 +141,7 @@ class Chaos:
         await asyncio.to_thread(node.start)
 
     async def _find_leaks(self) -> list[str]:
-        """Return what is left in Redis although nobody is connected any more."""
+        """Return the keys left in Redis after every client has disconnected."""
         if self._redis is None:
             return []
         deadline = self.now() + 2 * LEASE_SECONDS + 10
@@ -157,7 +157,7 @@ class Chaos:
 
 
 class _Client:
-    """One address with a handful of sockets, more than it may have."""
+    """One address that opens more sockets than its limit."""
 
     def __init__(self, address: str, chaos: Chaos) -> None:
         self._address = address
@@ -167,7 +167,7 @@ class _Client:
         self._following: dict[RawClient, asyncio.Task[None]] = {}
 
     async def live(self) -> None:
-        """Open, close, vanish and come back, until cancelled."""
+        """Open, close, abort and reopen sockets until cancelled."""
         actions: tuple[tuple[int, Callable[[], Awaitable[None]]], ...] = (
             (10, self._connect),
             (2, self._replace),
@@ -217,7 +217,7 @@ class _Client:
         self._following[client] = asyncio.create_task(self._follow(client, attempt))
 
     async def _replace(self) -> None:
-        """Vanish and come back elsewhere, saying which connection that was."""
+        """Abort a connection and open another with `replaces`."""
         chosen = self._choose()
         if chosen is not None:
             connection_id = self._open[chosen].connection_id
@@ -274,10 +274,10 @@ class _Client:
 
 
 class _Bystander(_Client):
-    """One address with one socket less than it may have: none is ever to be ended."""
+    """One address with one socket less than its limit; none may be closed."""
 
     async def live(self) -> None:
-        """Keep as many sockets open, until cancelled."""
+        """Keep the sockets open until cancelled."""
         while True:
             await asyncio.sleep(self._random.uniform(*_PAUSE_SECONDS))
             await self._chaos.scene.is_lively.wait()

@@ -23,7 +23,7 @@ def postgres_store(
 def store(
     request: pytest.FixtureRequest, tmp_path: Path, migrated_database: Path
 ) -> Store:
-    """A migrated database, of either kind."""
+    """A migrated SQLite or PostgreSQL database."""
     if request.param == "postgresql":
         found: Store = request.getfixturevalue("postgres_store")
         return found

@@ -17,7 +17,7 @@ class Store:
 
     folder: Path
     environment: dict[str, str] = field(default_factory=dict)
-    """What makes a server use it."""
+    """The environment that makes a server use this database."""
 
     postgres: PostgresProcess | None = None
     name: str = ""
@@ -34,7 +34,7 @@ class Store:
 
 @contextlib.contextmanager
 def make_postgres_store(postgres: PostgresProcess, folder: Path) -> Iterator[Store]:
-    """A migrated database of one test's own; the server runs again afterwards."""
+    """Yield a private migrated database; resume the server afterwards."""
     name = f"faults_{uuid.uuid4().hex}"
     url = postgres.create_database(name, template="migrated")
     yield Store(

@@ -14,13 +14,13 @@ _SIZE = "8m"
 
 
 class SmallFilesystem:
-    """A file system in memory, filled up with one file to its last block."""
+    """An in-memory file system that one file fills to the last block."""
 
     def __init__(self, folder: Path) -> None:
         self._filler = folder / "filler"
 
     def fill(self, server: LiveServer) -> None:
-        """Leave no room: from now on ENOSPC."""
+        """Fill the file system: writes fail with ENOSPC."""
         with (
             self._filler.open("ab", buffering=0) as filler,
             contextlib.suppress(OSError),
@@ -29,19 +29,19 @@ class SmallFilesystem:
                 filler.write(bytes(_BLOCK))
 
     def free(self, server: LiveServer) -> None:
-        """Make room again."""
+        """Remove the filler."""
         self._filler.unlink()
 
 
 class FileSizeLimit:
-    """No file of a process may grow any more: what anybody may do to a process."""
+    """A limit that stops a process's files from growing; needs no privilege."""
 
     def fill(self, server: LiveServer) -> None:
-        """Allow nothing beyond the first byte: from now on EFBIG."""
+        """Set the limit to one byte: writes fail with EFBIG."""
         self._limit(server, 1)
 
     def free(self, server: LiveServer) -> None:
-        """Allow everything again."""
+        """Remove the limit."""
         self._limit(server, resource.RLIM_INFINITY)
 
     def _limit(self, server: LiveServer, size_bytes: int) -> None:
@@ -54,25 +54,25 @@ Disk = SmallFilesystem | FileSizeLimit
 
 
 def may_mount() -> bool:
-    """Tell whether a file system can be mounted here."""
+    """Return True if a file system can be mounted here."""
     return os.geteuid() == 0 and _mount(Path("/mnt"), is_trial=True)
 
 
 @contextlib.contextmanager
 def mounted(folder: Path) -> Iterator[SmallFilesystem]:
-    """A small file system on an empty folder."""
+    """Mount a small file system on an empty folder."""
     if not _mount(folder):
         raise OSError(f"nothing can be mounted on {folder}")
     try:
         yield SmallFilesystem(folder)
     finally:
-        # Lazily: whoever is still in it is about to end.
+        # Lazily: processes that still use it are about to end.
         subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def _mount(folder: Path, *, is_trial: bool = False) -> bool:
     command = ["mount", "-t", "tmpfs", "-o", f"size={_SIZE}", "tmpfs", str(folder)]
     if is_trial:
-        # In a name space of its own, which takes the mount with it.
+        # A mount namespace of its own removes the mount at its end.
         command = ["unshare", "--mount", *command]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0

@@ -18,17 +18,17 @@ from pathlib import Path
 NEVER = float("inf")
 
 SHARED_FAULTS = ("redis_paused", "redis_restarted", "redis_flushed")
-"""What takes the shared pool from every node."""
+"""Faults that take the shared pool from every node."""
 
 LONE_FAULTS = ("partitioned", "replies_lost")
-"""What takes the shared pool from one node."""
+"""Faults that take the shared pool from one node."""
 
 Span = tuple[float, float]
 
 
 @dataclass(kw_only=True)
 class Attempt:
-    """A client's handshake with a node, and the socket that came of it."""
+    """A client's handshake with a node, and the resulting connection."""
 
     client: str
     node: int
@@ -50,7 +50,7 @@ class Attempt:
 
     @property
     def gone_at(self) -> float:
-        """When it was no more there."""
+        """When the connection had ended."""
         return NEVER if self.ended_at is None else self.ended_at
 
     def __str__(self) -> str:
@@ -63,7 +63,7 @@ class Attempt:
 
 @dataclass(kw_only=True)
 class Fault:
-    """Something broken on purpose, for a while."""
+    """A fault and its duration."""
 
     kind: str
     began_at: float
@@ -73,7 +73,7 @@ class Fault:
 
 @dataclass(kw_only=True)
 class Record:
-    """A connection's row in the database, at the end."""
+    """A connection's row in the database after the run."""
 
     connection_id: str
     is_closed: bool
@@ -83,7 +83,7 @@ class Record:
 
 @dataclass(kw_only=True)
 class Promises:
-    """What is held against a history."""
+    """The promises that a history is checked against."""
 
     limit: int
     lease_seconds: float
@@ -92,18 +92,18 @@ class Promises:
 
     @property
     def bound_seconds(self) -> float:
-        """How long a client may be over its limit: until the next renewal."""
+        """The longest time a client may exceed its limit: until the next renewal."""
         return self.lease_seconds / 3 + self.slack_seconds
 
     @property
     def recovery_seconds(self) -> float:
-        """How long after an outage of the shared pool it is exact again."""
+        """The time after an outage until the shared pool is exact again."""
         return self.lease_seconds + self.slack_seconds
 
 
 @dataclass(kw_only=True)
 class History:
-    """One run: who tried what, what was broken, what was left."""
+    """One run: the attempts, the faults, and the leftovers."""
 
     seed: int
     promises: Promises
@@ -114,13 +114,13 @@ class History:
     """What the shared pool held after all had gone."""
 
     def save(self, path: Path) -> None:
-        """Write it as JSON."""
+        """Write the history as JSON."""
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(dataclasses.asdict(self), indent=1))
 
     @classmethod
     def load(cls, path: Path) -> "History":
-        """Read what save() wrote."""
+        """Read a history that save() wrote."""
         raw = json.loads(path.read_text())
         return cls(
             seed=raw["seed"],
@@ -132,7 +132,7 @@ class History:
         )
 
     def find_violations(self) -> list[str]:
-        """Return every broken promise, in words."""
+        """Return a sentence for every broken promise."""
         return [
             *self._find_excess(),
             *self._find_wrongful_ends(),
@@ -142,7 +142,7 @@ class History:
         ]
 
     def worst_excess_seconds(self) -> float:
-        """Return for how long a client was over its limit while it should not be."""
+        """Return the longest time that a client exceeded its limit without excuse."""
         return max(
             (end - start for _, start, end in self._find_spells()),
             default=0.0,
@@ -161,7 +161,7 @@ class History:
                 )
 
     def _find_spells(self) -> Iterator[tuple[str, float, float]]:
-        """Yield who was over the limit, from when to when, where that counts."""
+        """Yield each client and span over the limit that no fault excuses."""
         degraded = list(self._find_outages(SHARED_FAULTS))
         for client in sorted({one.client for one in self.attempts}):
             own = [one for one in self.attempts if one.client == client]
@@ -180,7 +180,7 @@ class History:
                 yield fault.began_at, fault.ended_at + self.promises.recovery_seconds
 
     def _find_over(self, attempts: list[Attempt]) -> Iterator[Span]:
-        """Yield when more of these sockets were open and undrained than allowed."""
+        """Yield the spans with more open, undrained connections than allowed."""
         changes = []
         for one in attempts:
             if one.opened_at is not None:
@@ -198,7 +198,7 @@ class History:
                 yield since, at
 
     def _find_uncounted(self, attempt: Attempt) -> list[Span]:
-        """Return when a socket does not count: its node is frozen, or leaves."""
+        """Return the spans in which a node's connections do not count."""
         return [
             (fault.began_at, fault.ended_at)
             for fault in self.faults
@@ -213,7 +213,7 @@ class History:
             if one.opened_at is None or one.ended_at is None or one.is_left:
                 continue
             if one.code in (4005, 4103):
-                # Evicted, or its slot lost to others: they were as many as allowed.
+                # Evicted or displaced: the client must have had as many as allowed.
                 rivals = self._count_rivals(one)
                 if one.reason != "replaced" and rivals < self.promises.limit:
                     yield f"ended for only {rivals} others: {one}"
@@ -226,7 +226,7 @@ class History:
                 yield f"dropped: {one}"
 
     def _count_rivals(self, ended: Attempt) -> int:
-        """Count what may have had a slot as the connection lost its own."""
+        """Count the connections that could hold a slot when this one lost its own."""
         slack, lease = self.promises.slack_seconds, self.promises.lease_seconds
         must_be_newer = ended.code == 4005
         count = 0
@@ -234,11 +234,11 @@ class History:
             if one is ended or one.client != ended.client:
                 continue
             opened_by = one.gone_at if one.opened_at is None else one.opened_at
-            # What was held back on its way comes as the newest when it arrives.
+            # A request that a fault delays counts as the newest when it arrives.
             arrived = max(opened_by, self._find_arrival(one))
             if must_be_newer and arrived < ended.asked_at:
                 continue
-            # What nobody gave back keeps its slot for a lease.
+            # A slot that was not released is held for a lease.
             if ended.gone_at + slack >= one.asked_at and (
                 self._find_last_effect(one) + lease + slack >= ended.gone_at
             ):
@@ -246,7 +246,7 @@ class History:
         return count
 
     def _find_arrival(self, attempt: Attempt) -> float:
-        """Return when at the latest the shared pool was asked for its slot."""
+        """Return the latest time of the request for its slot."""
         mended = (
             fault.ended_at
             for fault in self.faults
@@ -258,7 +258,7 @@ class History:
         return max(mended, default=attempt.asked_at)
 
     def _find_last_effect(self, attempt: Attempt) -> float:
-        """Return when its node at the latest learned that a client had gone."""
+        """Return the latest time at which the node learned of the disconnect."""
         thawed = (
             fault.ended_at
             for fault in self.faults
@@ -269,14 +269,14 @@ class History:
         return max(thawed, default=attempt.gone_at)
 
     def _find_failures(self) -> Iterator[str]:
-        """Yield handshakes that failed though nothing was broken."""
+        """Yield handshakes that failed without a fault."""
         kinds = ("killed", "drained", "frozen")
         for one in self.attempts:
             if one.failure and not self._has_fault(one, kinds):
                 yield f"not let in: {one}"
 
     def _has_fault(self, attempt: Attempt, kinds: Iterable[str]) -> bool:
-        """Tell whether its node was broken so towards its end."""
+        """Return True if the node had such a fault near the connection's end."""
         slack = self.promises.slack_seconds
         return any(
             fault.kind in kinds
@@ -304,7 +304,7 @@ class History:
 
 
 def _subtract(spans: Iterable[Span], holes: Iterable[Span]) -> Iterator[Span]:
-    """Yield what is left of spans outside of holes."""
+    """Yield the parts of spans outside of holes."""
     holes = sorted(holes)
     for start, end in spans:
         for hole_start, hole_end in holes:
@@ -318,7 +318,7 @@ def _subtract(spans: Iterable[Span], holes: Iterable[Span]) -> Iterator[Span]:
 
 
 def main(arguments: list[str]) -> int:
-    """Check histories that were saved; return how many broke a promise."""
+    """Check saved histories; return the number with a broken promise."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.faults.history", description=main.__doc__
     )

@@ -17,19 +17,19 @@ may be over its limit: its next connection would put right what is wrong.
 """
 
 _LIVELY_SECONDS = 1
-"""Then for clients to fill up again before the next."""
+"""The pause in which clients fill up again."""
 
 _TWO_AT_ONCE = 0.3
-"""How often a second node fails as well, whatever else is broken."""
+"""The probability of a second node's fault at the same time."""
 
 _QUIET_RETURN = 0.7
-"""How often nobody comes while nodes make up for the time without the shared pool."""
+"""The probability that no client connects while a node recovers."""
 
 _NODE_FAULTS = ("killed", "frozen", "partitioned", "reset")
 
 
 class Scene:
-    """What clients heed: whether anybody acts at all, and whom to leave alone."""
+    """Shared state that tells clients whether to act, and which nodes to avoid."""
 
     def __init__(self) -> None:
         self.is_lively = asyncio.Event()
@@ -43,7 +43,7 @@ class Scene:
 
     @contextlib.contextmanager
     def acting(self) -> Iterator[None]:
-        """While a client does something."""
+        """Count the block as an action of a client."""
         self._acting += 1
         self._is_still.clear()
         try:
@@ -55,7 +55,7 @@ class Scene:
 
     @contextlib.contextmanager
     def greedy(self) -> Iterator[None]:
-        """While clients take all that they are given."""
+        """Let clients only open connections during the block."""
         self.is_greedy = True
         try:
             yield
@@ -63,13 +63,13 @@ class Scene:
             self.is_greedy = False
 
     async def hush(self) -> None:
-        """Have nobody do anything more; return when all have finished."""
+        """Stop new actions; return when running ones have finished."""
         self.is_lively.clear()
         await self._is_still.wait()
 
 
 class Nemesis:
-    """Breaks one thing after another, of some kinds or of all."""
+    """Break and mend parts of a cluster, of the given kinds or of all."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class Nemesis:
                 raise ValueError(f"no fault {kind!r}; there are {', '.join(known)}")
 
     async def go_on(self, seconds: float) -> None:
-        """Break and mend, each kind once before any comes again, or two at once."""
+        """Run faults in rounds of all kinds; some rounds break two nodes at once."""
         kinds: list[str] = []
         while self._now() < seconds:
             if not kinds:
@@ -130,14 +130,14 @@ class Nemesis:
             await asyncio.sleep(_LIVELY_SECONDS)
 
     async def _break(self, kind: str, node: int) -> None:
-        """Break something and mend it; return when that excuses nothing more."""
+        """Cause a fault and end it; return when it excuses nothing any more."""
         length_seconds = self._random.uniform(0.3, 1.7) * self._lease_seconds
-        # What is excused depends on what it does, not on how long.
+        # The effect decides what is excused, not the duration.
         effect = {"outlived": "frozen", "islanded": "partitioned"}.get(kind, kind)
         fault = Fault(kind=effect, began_at=self._now())
         self._history.faults.append(fault)
         is_quiet = self._random.random() < _QUIET_RETURN
-        # While the pool is recovering newcomers matter as well.
+        # New connections matter while the pool is recovering as well.
         quiet_after_seconds = self._random.choice((0, self._lease_seconds / 3))
         if kind in self._on_node:
             fault.node = node
@@ -169,9 +169,9 @@ class Nemesis:
 
     async def _outlive(self, node: int, length_seconds: float) -> None:
         """
-        Freeze a node until its leases have run out, and have clients fill up elsewhere.
+        Freeze a node beyond its leases while clients fill up on other nodes.
 
-        As it wakes nobody comes whose admission would put right what it does.
+        No admission hides the node's own behaviour when it resumes.
         """
         self._scene.avoided.add(node)
         await self._scene.hush()
@@ -190,7 +190,7 @@ class Nemesis:
         self._proxies[node].mend()
 
     async def _island(self, node: int, length_seconds: float) -> None:
-        """Cut a node off for longer than its leases; nobody comes on its return."""
+        """Cut a node off beyond its leases; no client connects on its return."""
         self._proxies[node].cut()
         with self._scene.greedy():
             await asyncio.sleep(self._lease_seconds + length_seconds)

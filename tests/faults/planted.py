@@ -28,16 +28,16 @@ _PRELUDE = "connections/pool/scripts/prelude.lua"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flaw:
-    """A text of one file that is replaced by another, and how it shows."""
+    """A replacement of one text in a file, and the expected finding."""
 
     path: str
     right: str
     wrong: str
     faults: str
-    """What has to be broken for it to matter."""
+    """The faults under which the flaw matters."""
 
     shows: str
-    """What the checker says of it."""
+    """A part of the checker's finding."""
 
 
 FLAWS = {
@@ -106,7 +106,7 @@ def plant(flaw: Flaw, folder: Path) -> None:
 
 
 def find(flaw: Flaw, *, seconds: float, seed: int) -> tuple[bool, str]:
-    """Run the checker on a copy with a flaw; return whether it shows, and the run."""
+    """Run the checker on a flawed copy; return whether it finds it, and its output."""
     with tempfile.TemporaryDirectory(prefix="planted-") as folder:
         plant(flaw, Path(folder))
         done = subprocess.run(
@@ -117,7 +117,7 @@ def find(flaw: Flaw, *, seconds: float, seed: int) -> tuple[bool, str]:
                 *("--invariant-seconds", str(seconds), "--invariant-seed", str(seed)),
             ],
             cwd=folder,
-            # In CI a test that fails is tried again; here it has to fail.
+            # In CI failed tests run again; this run has to fail.
             env={**os.environ, "CI": "", "ORCHESTRA_VAR": str(Path(folder) / "var")},
             capture_output=True,
             text=True,
@@ -128,7 +128,7 @@ def find(flaw: Flaw, *, seconds: float, seed: int) -> tuple[bool, str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Plant what the command line names; return how many were not found."""
+    """Plant the named flaws; return the number that the checker missed."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.faults.planted",
         description=__doc__,

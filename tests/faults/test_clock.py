@@ -28,7 +28,7 @@ JUMPING = {"DJANGO_SETTINGS_MODULE": "tests.faults.jumping_settings"}
 
 @pytest.fixture
 def server(servers: Servers, store: Store) -> LiveServer:
-    """A node whose clock jumps; that of its database does so where it is SQLite."""
+    """A node whose clock jumps; SQLite's clock jumps with it."""
     return servers.start(
         folder=store.folder,
         config={**QUICK, "expiry__grace_seconds": 0, "reauthorise_seconds": 0.5},
@@ -40,9 +40,9 @@ def server(servers: Servers, store: Store) -> LiveServer:
 @pytest.fixture
 def elsewhere(servers: Servers, store: Store) -> LiveServer:
     """
-    A sweeper, and whoever runs commands: they share a clock with the database.
+    The environment of a sweeper and of commands, which share the database's clock.
 
-    Of a SQLite file there is one clock, and the node's is the same.
+    With SQLite that is the node's clock.
     """
     return servers.start(
         folder=store.folder,
@@ -57,7 +57,7 @@ def elsewhere(servers: Servers, store: Store) -> LiveServer:
 async def test_nobody_is_idle_dead_or_over_the_limit_for_a_jump(
     server: LiveServer, elsewhere: LiveServer, store: Store
 ) -> None:
-    """An hour on, and then two hours back."""
+    """The clock jumps an hour ahead, and then two hours back."""
     jumping = [server, elsewhere] if store.postgres is None else [server]
     token = await asyncio.to_thread(server.create_token)
     # For half an hour.
@@ -72,22 +72,22 @@ async def test_nobody_is_idle_dead_or_over_the_limit_for_a_jump(
             if elsewhere in jumping:
                 seconds = HOUR_SECONDS if jump is FORWARD else -HOUR_SECONDS
                 elsewhere.environment["CLOCK_JUMPED_SECONDS"] = str(seconds)
-            # For a node to be taken for dead, had it fallen silent.
+            # Long enough for a silent node to be recorded as lost.
             await asyncio.sleep(2.5)
             for connection in before:
                 await assert_alive(connection)
-            # By no other than the limits, and one for one.
+            # Only the limits end connections, one for each new one.
             async with opened(server, token, 1) as (newest,):
                 await wait_until(lambda seen=before: find_ended(seen) == [4005])
                 await assert_alive(newest)
-                # Who came after the jump is meant as much as anybody, and nobody later.
+                # A request covers connections opened after the jump, none opened later.
                 kick = ("connections", "kick", "--client", "alice")
                 await asyncio.to_thread(elsewhere.manage, *kick)
                 assert await read_close(newest) == (4009, "kicked")
             async with opened(server, token, 1) as (again,):
                 await asyncio.sleep(0.5)
                 await assert_alive(again)
-        # What is taken for expired is so for no longer than the clock says.
+        # Credentials count as expired only while the clock says so.
         if jump is FORWARD:
             assert await read_close(expiring) == (4100, "token_expired")
             assert await read_close(await open_echo(server, passing)) == (
@@ -104,12 +104,12 @@ async def test_nobody_is_idle_dead_or_over_the_limit_for_a_jump(
 
 
 def find_ended(connections: list[ClientConnection]) -> list[int]:
-    """Return the close codes of those that have ended."""
+    """Return the close codes of the closed connections."""
     return [one.close_code for one in connections if one.close_code is not None]
 
 
 class Shelf:
-    """The pool of one node, and the clock of its Redis."""
+    """A node's pool, and control over the clock of its Redis."""
 
     def __init__(self, redis_process: RedisProcess, *, max_total: int = 100) -> None:
         self._redis = redis_process
@@ -130,7 +130,7 @@ class Shelf:
         )
 
     def jump(self, milliseconds: int) -> None:
-        """Let the clock of Redis jump: all moments that it keeps move the other way."""
+        """Make the clock of Redis jump by moving all stored times the other way."""
         with self._redis.connect() as client:
             for name in ("leases", "tombs"):
                 key = f"{{orchestra:pool}}:{name}"
@@ -159,7 +159,7 @@ async def make_shelf(
 async def test_when_redis_jumps_ahead_every_slot_is_taken_again(
     make_shelf: Callable[..., Shelf],
 ) -> None:
-    """All leases have run out at once: the pool recovers, and nobody is lost."""
+    """All leases expire at once; the pool recovers and keeps every slot."""
     shelf = make_shelf()
     slots = [shelf.slot(str(number)) for number in range(10)]
     for slot in slots:
@@ -173,7 +173,7 @@ async def test_when_redis_jumps_ahead_every_slot_is_taken_again(
 async def test_when_redis_jumps_back_no_lease_lives_for_an_hour(
     make_shelf: Callable[..., Shelf],
 ) -> None:
-    """That of a node which died just before ends as it would have, or a lease later."""
+    """The lease of a node that just died ends in time, or one lease later."""
     dead, alive = make_shelf(max_total=2), make_shelf(max_total=2)
     await dead.pool.acquire(dead.slot("dead"))
     held = alive.slot("held")
@@ -198,7 +198,7 @@ async def test_when_redis_jumps_back_no_lease_lives_for_an_hour(
 async def test_when_redis_jumps_back_a_recovery_ends(
     make_shelf: Callable[..., Shelf],
 ) -> None:
-    """Until then limits are no more than each node's own."""
+    """Until then each node enforces its own limits."""
     shelf = make_shelf()
     await shelf.pool.acquire(shelf.slot("first"))
     shelf.jump(-HOUR_MS)

@@ -21,7 +21,7 @@ DISKS = ["file_size", "filesystem"] if may_mount() else ["file_size"]
 def disk(
     request: pytest.FixtureRequest, tmp_path: Path, migrated_database: Path
 ) -> Iterator[tuple[Disk, Path]]:
-    """A disk to be filled, and the folder on it that has the database."""
+    """A disk to fill, and the folder on it with the database."""
     folder = tmp_path / "disk"
     folder.mkdir()
     with contextlib.ExitStack() as stack:
@@ -49,7 +49,7 @@ async def test_a_full_disk_costs_no_connection_and_no_record(
     """
     What is not written is not acked, and can be sent again.
 
-    Nor can the process's own log be written meanwhile; then it is killed as well.
+    The process's log cannot be written meanwhile either; then it is killed.
     """
     room, folder = disk
     server = start(servers, folder)
@@ -65,7 +65,7 @@ async def test_a_full_disk_costs_no_connection_and_no_record(
             assert page.errors[0]["code"] == "unavailable"
             assert unwritten not in page.acked
             await wait_for_status(server, 200, "degraded")
-            # What reads goes on: also a credential that is looked up now.
+            # Reads continue, including the lookup of a credential.
             for _ in range(3):
                 async with open_echo(server, token) as passing:
                     await assert_alive(passing)
@@ -79,7 +79,7 @@ async def test_a_full_disk_costs_no_connection_and_no_record(
             await page.wait(lambda: page.last_offset == 4)
             assert list(page.texts().values()) == ["one", "two", "three", "four"]
             await assert_alive(bystander)
-            # A page that came twice, three that passed, one that stands by.
+            # One client reconnected, three came and went, one stayed connected.
             query = "select count(*), count(closed_at) from connections_connection"
             await wait_until(lambda: read_rows(server, query) == [(6, 4)])
             room.fill(server)

@@ -11,7 +11,7 @@ LIMIT = 2
 
 
 def make_history(*attempts: Attempt, faults: Any = ()) -> History:
-    """Return a history in which every socket that opened is recorded as it ended."""
+    """Return a history whose records match its attempts."""
     for number, one in enumerate(attempts):
         one.connection_id = one.connection_id or str(number)
     return History(
@@ -33,7 +33,7 @@ def make_history(*attempts: Attempt, faults: Any = ()) -> History:
 
 
 def left(opened_at: float, ended_at: float, **values: Any) -> Attempt:
-    """A socket that its client closed."""
+    """A connection that its client closed."""
     return make_attempt(opened_at, ended_at, is_left=True, **values)
 
 

@@ -48,12 +48,12 @@ def seed(request: pytest.FixtureRequest) -> int:
     given: int | None = request.config.getoption("--invariant-seed")
     if given is not None:
         return given
-    # The same run in every CI: chance must not decide what lands.
+    # CI runs the same seed every time, so that chance does not fail a change.
     return 11 if os.environ.get("CI") else random.SystemRandom().randrange(10_000)
 
 
 def keep(history: History) -> None:
-    """Keep a history, and say which it was."""
+    """Save a history, and print its seed and path."""
     var = Path(os.environ.get("ORCHESTRA_VAR") or "var")
     path = var / "invariants" / f"{history.seed}.json"
     history.save(path)
@@ -104,7 +104,7 @@ async def test_promises_hold_through_faults(
 async def test_limits_that_are_not_shared_are_found(
     servers: Servers, migrated_database: Path, tmp_path: Path, seed: int
 ) -> None:
-    """The same clients on nodes that count each for itself: the run can fail."""
+    """Nodes that each count by themselves break the limit, so the run can fail."""
     shutil.copy(migrated_database, tmp_path / "db.sqlite3")
     chaos = Chaos(
         seed=seed,

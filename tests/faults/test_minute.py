@@ -26,7 +26,7 @@ CONFIG = {
 async def test_a_minute_without_the_database_and_half_of_it_without_redis(
     servers: Servers, postgres_store: Store, redis_process: RedisProcess
 ) -> None:
-    """Two nodes lose nobody, admit whom they know, and are exact again."""
+    """Nodes keep every connection, admit known clients, and are exact afterwards."""
     environment = {**postgres_store.environment, "REDIS_URL": redis_process.url}
     options: dict[str, Any] = {"config": CONFIG, "arguments": ("--no-sweeper",)}
     pair = [servers.start(environment=environment, **options)]
@@ -46,7 +46,7 @@ async def test_a_minute_without_the_database_and_half_of_it_without_redis(
     passed = 0
 
     async def pass_by() -> None:
-        """Come as one who is known, say something and go."""
+        """Connect with a known credential, send a message and close."""
         nonlocal passed
         for server in pair:
             async with open_echo(server, bob, open_timeout=20) as passing:
@@ -70,7 +70,7 @@ async def test_a_minute_without_the_database_and_half_of_it_without_redis(
             if not is_back and loop.time() > began + REDIS_SECONDS:
                 redis_process.resume()
                 is_back = True
-            # Remembered for a minute, as long as somebody could look it up.
+            # Credentials are remembered for a minute after the last lookup.
             if loop.time() < began + DATABASE_SECONDS / 2:
                 await pass_by()
             for connection in everyone:
@@ -82,14 +82,14 @@ async def test_a_minute_without_the_database_and_half_of_it_without_redis(
         with redis_process.connect() as client:
             await wait_until(lambda: count_live(client) == len(everyone))
         await pass_by()
-        # Exact on both nodes again: the oldest goes, wherever the newest comes.
+        # Limits span both nodes again: a new connection on either evicts the oldest.
         async with opened(pair[1], alice, 1) as (newest,):
             assert await read_close(here[0]) == (4005, "evicted")
             for connection in (here[1], *there, newest):
                 await assert_alive(connection)
     ends = {("alice", "evicted"): 1, ("alice", "closed"): 3, ("bob", "closed"): passed}
     await wait_until(lambda: count_ends(postgres_store) == ends)
-    # Nobody was taken for dead, neither then nor on the return.
+    # No node was recorded as lost, neither during the outage nor after it.
     nodes = "select state, generation from connections_node"
     assert postgres_store.ask(nodes) == [("serving", 1)] * 2
 

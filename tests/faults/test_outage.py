@@ -11,7 +11,7 @@ from tests.integration.echo import QUICK, assert_alive, open_echo, read_rows
 async def test_a_locked_database_costs_no_connection_and_no_record(
     servers: Servers,
 ) -> None:
-    """SQLite's readers go on beside an exclusive lock; every write has to wait."""
+    """Readers continue beside the lock; every write waits."""
     server = servers.start(
         config={**QUICK, "max_connections_per_client": 50}, arguments=("--no-sweeper",)
     )
@@ -25,7 +25,7 @@ async def test_a_locked_database_costs_no_connection_and_no_record(
                 churned = [await open_echo(server, token) for _ in range(20)]
                 await asyncio.gather(*(one.close() for one in churned))
                 await assert_alive(bystander)
-            # Longer than SQLite's own time-out, so that flushes really fail.
+            # Longer than SQLite's own time-out, so that flushes fail.
             await asyncio.sleep(6)
             await assert_alive(bystander)
             lock.execute("ROLLBACK")

@@ -22,7 +22,7 @@ CONFIG = {**QUICK, "node__lease_seconds": LEASE_SECONDS}
 async def opened_by_many(
     servers: tuple[LiveServer, ...], count: int
 ) -> AsyncIterator[list[ClientConnection]]:
-    """Connections of one client each, spread over the servers."""
+    """Open one connection for each of several clients, spread over the servers."""
     tokens = [servers[0].create_token(f"other-{number}") for number in range(count)]
     async with contextlib.AsyncExitStack() as stack:
         yield [
@@ -49,7 +49,7 @@ async def test_nobody_is_dropped_and_the_limits_come_back(
     redis_process: RedisProcess,
     break_it: Callable[[RedisProcess], Any],
 ) -> None:
-    """A client at its limit keeps all it has; the next one evicts the oldest."""
+    """A client at its limit keeps its connections; the next one evicts the oldest."""
     pair = start_pair(servers, redis_process, CONFIG)
     token = pair[0].create_token()
     async with (
@@ -76,7 +76,7 @@ async def test_nobody_is_dropped_and_the_limits_come_back(
 async def test_without_redis_each_node_limits_its_own(
     servers: Servers, redis_process: RedisProcess
 ) -> None:
-    """And says so; what was let in meanwhile counts on the return."""
+    """/readyz reports it; connections admitted meanwhile count once Redis is back."""
     pair = start_pair(servers, redis_process, CONFIG)
     token = pair[0].create_token()
     async with contextlib.AsyncExitStack() as stack:
@@ -126,7 +126,7 @@ def cut(proxy: Proxy) -> None:
 
 
 def lose_replies(proxy: Proxy) -> None:
-    """What the node asks for happens, and it never learns."""
+    """Redis executes the node's commands, but the node gets no replies."""
     proxy.loses_replies = True
 
 
@@ -143,7 +143,7 @@ def mend(proxy: Proxy) -> None:
 async def test_a_node_that_is_cut_off_from_redis_keeps_its_clients(
     servers: Servers, redis_process: RedisProcess, part: Callable[[Proxy], None]
 ) -> None:
-    """Its leases run out, others take their place, and it ends no more than it must."""
+    """Its leases expire, other connections take the slots, and it closes only those."""
     async with Proxy(redis_process.port) as proxy:
         first, second = start_pair(servers, redis_process, CONFIG, proxy)
         token, other = first.create_token(), first.create_token("bob")
@@ -153,7 +153,7 @@ async def test_a_node_that_is_cut_off_from_redis_keeps_its_clients(
         ):
             part(proxy)
             await wait_for_status(first, 200, "degraded")
-            # Renewals that are asked for and never answered keep leases alive.
+            # Renewals keep leases alive although their replies are lost.
             if part is not lose_replies:
                 with redis_process.connect() as client:
                     await wait_until(lambda: count_live(client) == 0)
@@ -172,7 +172,7 @@ async def test_a_node_that_is_cut_off_from_redis_keeps_its_clients(
 async def closing_of_some(
     connections: list[ClientConnection],
 ) -> list[ClientConnection]:
-    """Return those that end, once one does and the rest have had their time."""
+    """Return the connections that close within a while of the first."""
 
     def ended() -> list[ClientConnection]:
         return [one for one in connections if one.close_code is not None]

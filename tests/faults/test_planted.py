@@ -14,7 +14,7 @@ def test_each_flaw_has_its_place(flaw: Flaw) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_slot_taken_again_over_the_limit_is_found() -> None:
-    """On a busy machine fewer things happen in a run: then in a longer one."""
+    """A busy machine does less in a run, so a longer run follows."""
     flaw = FLAWS["keep-has-room-for-all"]
     is_found, output = find(flaw, seconds=8, seed=1)
     if not is_found:

@@ -27,7 +27,7 @@ def start_sweeper(servers: Servers, server: LiveServer) -> LiveServer:
 async def test_a_killed_node_costs_its_own_clients_alone(
     servers: Servers, redis_process: RedisProcess
 ) -> None:
-    """They come back elsewhere at once; slots nobody returns for go by the lease."""
+    """Its clients reconnect elsewhere; unclaimed slots expire with the lease."""
     first, second = start_pair(servers, redis_process, CONFIG)
     start_sweeper(servers, first)
     alice, bob = first.create_token(), first.create_token("bob")
@@ -45,7 +45,7 @@ async def test_a_killed_node_costs_its_own_clients_alone(
         first.kill()
         for connection in (*early, *gone):
             assert (await read_close(connection))[0] == 1006
-        # In the places of those that died, not of those that live.
+        # New connections take the slots of dead ones, not of live ones.
         async with opened(second, alice, 3) as returned:
             for connection in (*there, *returned):
                 await assert_alive(connection)
@@ -60,7 +60,7 @@ async def test_a_killed_node_costs_its_own_clients_alone(
 async def test_whichever_sweeper_dies_or_sleeps_another_goes_on(
     servers: Servers,
 ) -> None:
-    """One that wakes up takes nobody for dead whom it has not seen meanwhile."""
+    """A sweeper that resumes records no node as lost before observing it anew."""
     config = {**CONFIG, "allow_unshared_limits": "true"}
     server = servers.start(config=config, arguments=("--no-sweeper",))
     token = server.create_token()
@@ -70,7 +70,7 @@ async def test_whichever_sweeper_dies_or_sleeps_another_goes_on(
         return str(rows[0][0]) if rows else ""
 
     async def lose_a_node(lost: int) -> None:
-        """Kill a node that has a connection; return when that is recorded."""
+        """Kill a node with a connection; return when the loss is recorded."""
         victim = servers.start(
             config=config, arguments=("--no-sweeper",), folder=server.folder
         )

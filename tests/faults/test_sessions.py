@@ -27,12 +27,12 @@ LOCK = "select 1 from sessions_history_session where session_id = %s for update"
 def pair(
     servers: Servers, postgres_store: Store, redis_process: RedisProcess
 ) -> Iterator[tuple[LiveServer, LiveServer]]:
-    """Two nodes of one cluster whose sessions keep little."""
+    """Two nodes of one cluster with a short session history."""
     options: dict[str, Any] = {
         "config": {
             **SESSION_CONFIG,
             "max_session_history": HISTORY,
-            # Every message is answered, if by nothing.
+            # Every message gets an answer, even an empty one.
             "sessions__max_open_streams": 100,
         },
         "environment": {
@@ -47,7 +47,7 @@ def pair(
 async def test_a_node_killed_beside_another(
     pair: tuple[LiveServer, LiveServer],
 ) -> None:
-    """The page on the other goes on; the answer under way is told to be interrupted."""
+    """The other client continues; the streaming answer becomes interrupted."""
     first, second = pair
     token = await asyncio.to_thread(first.create_token)
     here, there = SessionClient(token), SessionClient(token)
@@ -78,14 +78,14 @@ async def test_a_node_killed_beside_another(
 async def test_appends_and_trims_of_two_nodes_at_once(
     pair: tuple[LiveServer, LiveServer], postgres_store: Store
 ) -> None:
-    """Every message is in the log exactly once, though little of it is kept."""
+    """Every message is logged exactly once, although the log is trimmed."""
     token = await asyncio.to_thread(pair[0].create_token)
     pages = [SessionClient(token) for _ in range(4)]
     count = 30
     async with contextlib.AsyncExitStack() as stack:
         for number, page in enumerate(pages):
             stack.push_async_callback(page.cut)
-            # Two sessions, each with a page on either node.
+            # Two sessions, each with a client on either node.
             page.session_id = pages[number - 2].session_id if number > 1 else "new"
             await page.connect(pair[(number + number // 2) % 2])
 
@@ -114,7 +114,7 @@ async def test_appends_and_trims_of_two_nodes_at_once(
 async def test_a_deadlock_is_tried_again(
     pair: tuple[LiveServer, LiveServer], postgres_store: Store
 ) -> None:
-    """Another holds the second session of a commit, and asks for the first."""
+    """Another transaction locks a commit's second session, then wants the first."""
     server = pair[0]
     token = await asyncio.to_thread(server.create_token)
     pages = [SessionClient(token) for _ in range(3)]
@@ -124,7 +124,7 @@ async def test_a_deadlock_is_tried_again(
             stack.push_async_callback(page.cut)
             await page.connect(server)
         while "tried again: deadlock detected" not in server.log():
-            # Both have to be in one commit, and that in time: not so every time.
+            # Both messages must be in one commit, which not every round achieves.
             rounds += 1
             assert rounds < 8, server.log()
             await cross(pages, postgres_store)
@@ -136,7 +136,7 @@ async def test_a_deadlock_is_tried_again(
 
 
 async def cross(pages: list[SessionClient], store: Store) -> None:
-    """Have all say something, and another transaction be in the way."""
+    """Send a message from every client while another transaction holds a lock."""
     gate, *two = pages
     low, high = sorted(two, key=lambda page: page.session_id)
     url = store.environment["DATABASE_URL"]
@@ -148,7 +148,7 @@ async def cross(pages: list[SessionClient], store: Store) -> None:
         await psycopg.AsyncConnection.connect(url) as holding,
         await psycopg.AsyncConnection.connect(url) as gating,
     ):
-        # Whoever waits for so long is found out first: that is the server.
+        # PostgreSQL aborts the server's transaction, which waits longest.
         await holding.execute("set deadlock_timeout = '60s'")
         await gating.execute(LOCK, [gate.session_id])
         await gate.say({"text": "holds up the commits"})
@@ -158,7 +158,7 @@ async def cross(pages: list[SessionClient], store: Store) -> None:
         await asyncio.sleep(0.5)
         await holding.execute(LOCK, [high.session_id])
         await gating.rollback()
-        # The commit has locked the lower one, and waits for the higher.
+        # The commit has locked the lower session, and waits for the higher.
         await wait_until(lambda: store.ask(waiting) == [(1,)])
         await holding.execute(LOCK, [low.session_id])
         await holding.rollback()

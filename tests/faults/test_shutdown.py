@@ -44,10 +44,10 @@ async def open_raw(
 
 
 async def talk(page: SessionClient) -> None:
-    """Say one thing after another, as long as somebody answers."""
+    """Send one message after another while the connection is open."""
     number = 0
     while page.is_connected:
-        # No more than may be sent again at once.
+        # No more messages than a reconnect may send at once.
         if len(page.waiting) < 10:
             await page.say({"text": str(number)})
             number += 1
@@ -146,7 +146,7 @@ async def test_sigterm_in_the_middle_of_everything(
     offsets = sorted(talking.acked.values())
     await listening.wait(lambda: listening.last_offset >= offsets[-1])
     assert len(set(offsets)) == len(offsets)
-    # By the node itself, or by the sweeper once the node's end is known.
+    # The node records them, or the sweeper after the node's end.
     await listening.wait(
         lambda: listening.entries[2]["state"] == "interrupted", seconds=40
     )

@@ -21,7 +21,7 @@ def postgres_url(postgres_store: Store) -> str:
 
 
 async def measure(connection: ClientConnection, times: list[float]) -> None:
-    """Take the time of round trips until cancelled."""
+    """Measure round trips until cancelled."""
     while True:
         began = time.monotonic()
         await assert_alive(connection)
@@ -30,7 +30,7 @@ async def measure(connection: ClientConnection, times: list[float]) -> None:
 
 
 async def is_served(server: LiveServer, token: str) -> bool:
-    """Open, and tell whether that was served, or told that nobody can tell."""
+    """Connect; return True if served, False if closed with 4104."""
     connection = await open_echo(server, token, open_timeout=20)
     try:
         await assert_alive(connection)
@@ -44,7 +44,7 @@ async def is_served(server: LiveServer, token: str) -> bool:
 async def test_a_second_for_each_answer_of_the_database(
     servers: Servers, postgres_store: Store, postgres_url: str
 ) -> None:
-    """Who is known is admitted, who is not may be told 4104; nobody else notices."""
+    """Known clients are admitted; unknown ones may get 4104; others notice nothing."""
     assert postgres_store.postgres is not None
     port = postgres_store.postgres.port
     async with Proxy(port) as proxy:
@@ -67,11 +67,11 @@ async def test_a_second_for_each_answer_of_the_database(
                 *(is_served(server, token) for token in (known, known, unknown))
             )
             assert served[:2] == [True, True]
-            # Acked late, and in the log: or not acked.
+            # A message is acked late and logged, or not acked.
             await page.wait(lambda: said in page.acked or page.errors)
             measuring.cancel()
             await asyncio.wait([measuring])
-            # Whoever waited for the database would take a second each time.
+            # Each wait for the database would take a second.
             slow = [one for one in times if one > DELAY_SECONDS / 2]
             assert len(slow) <= len(times) / 20, sorted(times)[-10:]
             proxy.delay_seconds = 0

@@ -25,7 +25,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 seen: list[str] = []
-"""What happened to connections, for /seen to tell."""
+"""Events of connections, which /seen returns."""
 
 
 async def application(scope: Message, receive: Receive, send: Send) -> None:
@@ -72,7 +72,7 @@ async def _open(receive: Receive, send: Send, **answer: Any) -> None:
 
 
 async def ws_echo(scope: Message, receive: Receive, send: Send, query: Any) -> None:
-    """Send back what comes."""
+    """Echo every message."""
     await _open(receive, send)
     while (event := await receive())["type"] == "websocket.receive":
         event.pop("type")
@@ -81,7 +81,7 @@ async def ws_echo(scope: Message, receive: Receive, send: Send, query: Any) -> N
 
 
 async def ws_close(scope: Message, receive: Receive, send: Send, query: Any) -> None:
-    """Close with the code and the reason that the query names, then send."""
+    """Close with the query's code and reason, then send."""
     await _open(receive, send)
     code, reason = int(query["code"]), query.get("reason", "")
     await send({"type": "websocket.close", "code": code, "reason": reason})
@@ -91,7 +91,7 @@ async def ws_close(scope: Message, receive: Receive, send: Send, query: Any) -> 
 
 
 async def ws_crash(scope: Message, receive: Receive, send: Send, query: Any) -> None:
-    """Raise at the first message."""
+    """Raise on the first message."""
     await _open(receive, send)
     await receive()
     raise RuntimeError("a consumer that crashes")
@@ -105,7 +105,7 @@ async def ws_return(scope: Message, receive: Receive, send: Send, query: Any) ->
 async def ws_crash_early(
     scope: Message, receive: Receive, send: Send, query: Any
 ) -> None:
-    """Raise before the answer to the handshake."""
+    """Raise before answering the handshake."""
     raise RuntimeError("before the accept")
 
 
@@ -117,7 +117,7 @@ async def ws_silent(scope: Message, receive: Receive, send: Send, query: Any) ->
 
 
 async def ws_deny(scope: Message, receive: Receive, send: Send, query: Any) -> None:
-    """Refuse with 403, or with a response of the application's own."""
+    """Refuse with 403, or with the application's own response."""
     await receive()
     if "status" not in query:
         await send({"type": "websocket.close"})
@@ -129,7 +129,7 @@ async def ws_deny(scope: Message, receive: Receive, send: Send, query: Any) -> N
 
 
 async def ws_headers(scope: Message, receive: Receive, send: Send, query: Any) -> None:
-    """Accept with a subprotocol and a header; send the scope's facts."""
+    """Accept with a subprotocol and a header; send values of the scope."""
     await _open(
         receive,
         send,
@@ -142,7 +142,7 @@ async def ws_headers(scope: Message, receive: Receive, send: Send, query: Any) -
 
 
 async def ws_slow(scope: Message, receive: Receive, send: Send, query: Any) -> None:
-    """Take a message every so many seconds; note how it ended."""
+    """Read one message per `seconds`; record how the connection ended."""
     await _open(receive, send)
     count = 0
     while (event := await receive())["type"] == "websocket.receive":
@@ -155,7 +155,7 @@ async def ws_slow(scope: Message, receive: Receive, send: Send, query: Any) -> N
 
 
 async def ws_flood(scope: Message, receive: Receive, send: Send, query: Any) -> None:
-    """Send messages of a size for as long as the client is there."""
+    """Send messages of `size` bytes while the connection is open."""
     await _open(receive, send)
     transport, highest = scope["transport"], 0
     size, count = int(query["size"]), int(query["count"])
@@ -185,7 +185,7 @@ async def ws_rtt(scope: Message, receive: Receive, send: Send, query: Any) -> No
 
 
 async def ws_stubborn(scope: Message, receive: Receive, send: Send, query: Any) -> None:
-    """Go on when cancelled."""
+    """Continue when cancelled."""
     await _open(receive, send)
     while True:
         try:

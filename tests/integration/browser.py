@@ -27,7 +27,7 @@ _PATIENCE_MS = 30_000
 
 @contextlib.asynccontextmanager
 async def open_browser() -> AsyncIterator[Browser]:
-    """Start Chromium, and end it."""
+    """Start Chromium, and close it on exit."""
     path = find_program("chromium")
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
@@ -41,7 +41,7 @@ async def open_browser() -> AsyncIterator[Browser]:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """An entry as a page shows it."""
+    """An entry as the page displays it."""
 
     offset: int
     sender: str
@@ -50,16 +50,16 @@ class Shown:
 
 
 class Person:
-    """Somebody with a browser of their own, signed in."""
+    """A signed-in user with a private browser context."""
 
     def __init__(self, server: LiveServer, context: BrowserContext) -> None:
         self.context = context
         self.complaints: list[str] = []
-        """What the browser said against a page: errors, violated policies."""
+        """Errors and policy violations that the browser reported."""
         self._server = server
 
     async def sign_in(self, name: str) -> "Tab":
-        """Sign in through the page; return the tab with a new conversation."""
+        """Sign in on the page; return the tab with a new conversation."""
         tab = await self.open_tab()
         await tab.page.fill("#id_username", name)
         await tab.page.fill("#id_password", PASSWORD)
@@ -77,7 +77,7 @@ class Person:
         return Tab(page)
 
     def _record(self, kind: str, text: str) -> None:
-        # A refused port is an error to the browser, and nothing wrong here.
+        # The browser logs refused connections as errors; tests expect them.
         if kind == "error" and "WebSocket connection to" not in text:
             self.complaints.append(text)
 
@@ -89,17 +89,17 @@ class Tab:
         self.page = page
 
     async def wait_for_state(self, state: str) -> None:
-        """Wait until the connection is so."""
+        """Wait until the connection has this state."""
         await self.page.wait_for_selector(f'#connection[data-state="{state}"]')
 
     async def say(self, text: str) -> None:
-        """Type a message and send it, with the keyboard alone."""
+        """Type and send a message by keyboard."""
         await self.page.focus("#words")
         await self.page.keyboard.insert_text(text)
         await self.page.keyboard.press("Enter")
 
     async def read(self) -> list[Shown]:
-        """Return the transcript as it is shown."""
+        """Return the displayed transcript."""
         found: list[dict[str, Any]] = await self.page.eval_on_selector_all(
             "#transcript > .entry",
             """items => items.map((item) => ({
@@ -112,7 +112,7 @@ class Tab:
         return [Shown(**one) for one in found]
 
     async def wait_for_answers(self, count: int, state: str = "done") -> list[Shown]:
-        """Wait until so many answers are final; return the transcript."""
+        """Wait for `count` final answers; return the transcript."""
 
         async def are_there() -> list[Shown]:
             shown = await self.read()
@@ -125,7 +125,7 @@ class Tab:
         return shown
 
     async def wait_for_text(self, length: int) -> None:
-        """Wait until the answer that is being written has so much text."""
+        """Wait until a streaming answer has `length` characters."""
 
         async def is_long() -> bool:
             return any(
@@ -136,6 +136,6 @@ class Tab:
         await wait_until(is_long, 30)
 
     async def read_fact(self, name: str) -> str:
-        """Return what the page says about its connection."""
+        """Return a value that the page shows about its connection."""
         text = await self.page.text_content(f'[data-fact="{name}"]')
         return text or ""

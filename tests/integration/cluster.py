@@ -25,7 +25,7 @@ def start_pair(
 
 
 def count_live(client: redis.Redis) -> int:
-    """Return how many leases have not run out, by the clock of Redis."""
+    """Return the number of live leases by the clock of Redis."""
     seconds, microseconds = client.time()
     now = f"({seconds * 1000 + microseconds // 1000}"
     return client.zcount("{orchestra:pool}:leases", now, "+inf")

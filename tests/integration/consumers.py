@@ -3,7 +3,7 @@ Limited consumers, one a path, that each exercise one feature of the middleware.
 
     daphne tests.integration.consumers:application
 
-What happens to them is appended to the file that SEEN names.
+Consumers append their events to the file that SEEN names.
 """
 
 import asyncio
@@ -27,13 +27,13 @@ from tests.integration.access_changes import apply  # noqa: E402
 
 
 def note(text: str) -> None:
-    """Write down what happened."""
+    """Append an event to the file that SEEN names."""
     with Path(os.environ["SEEN"]).open("a") as seen:
         seen.write(text + "\n")
 
 
 class JsonConsumer(LimitedJsonConsumer):
-    """Echoes, and notes its disconnect()."""
+    """Echo messages; record disconnect()."""
 
     async def handle_crash(self, content: dict[str, Any]) -> None:
         raise ArithmeticError("planted")
@@ -46,7 +46,7 @@ class JsonConsumer(LimitedJsonConsumer):
 
 
 class StuckConsumer(LimitedConsumer):
-    """Never returns from a message, and does not mind being cancelled once."""
+    """Never return from a message; "stubborn" survives one cancellation."""
 
     async def receive(
         self, text_data: str | None = None, bytes_data: bytes | None = None
@@ -62,7 +62,7 @@ class StuckConsumer(LimitedConsumer):
 
 
 class BroadcastConsumer(LimitedConsumer):
-    """Sends so many messages of such a size when asked."""
+    """Send the requested number of messages of the requested size."""
 
     async def receive(
         self, text_data: str | None = None, bytes_data: bytes | None = None
@@ -76,7 +76,7 @@ class BroadcastConsumer(LimitedConsumer):
 
 
 class SlowConsumer(LimitedConsumer):
-    """Takes half a second for each message."""
+    """Take half a second for each message."""
 
     async def receive(
         self, text_data: str | None = None, bytes_data: bytes | None = None
@@ -88,7 +88,7 @@ class SlowConsumer(LimitedConsumer):
 
 
 class GroupConsumer(LimitedConsumer):
-    """Sends what it gets to all, and says when something may be missing."""
+    """Send each message to the group; send "gap" after a gap."""
 
     groups = ["everyone"]
 
@@ -107,14 +107,14 @@ class GroupConsumer(LimitedConsumer):
 
 
 class StaffConsumer(LimitedConsumer):
-    """For users with a permission, in a group."""
+    """Require a permission and a group."""
 
     permission_required = "auth.view_user"
     groups_required = "staff"
 
 
 class HesitantConsumer(LimitedConsumer):
-    """Notes a handshake, and lets half a second pass before it accepts."""
+    """Record the handshake, and accept after half a second."""
 
     async def connect(self) -> None:
         note("hesitates")
@@ -131,7 +131,7 @@ class AccessChangeConsumer(LimitedJsonConsumer):
 
 
 class LeakyConsumer(LimitedConsumer):
-    """Raises all that it knows of its client, here or there."""
+    """Raise an error with all the client's values, in connect() or receive()."""
 
     async def connect(self) -> None:
         await self.accept()
@@ -149,7 +149,7 @@ class LeakyConsumer(LimitedConsumer):
 
 
 class LeakyForeignConsumer(AsyncWebsocketConsumer):
-    """Channels' own, which raises all that it knows to the server."""
+    """A consumer of Channels that raises its scope to the server."""
 
     async def receive(
         self, text_data: str | None = None, bytes_data: bytes | None = None
@@ -158,7 +158,7 @@ class LeakyForeignConsumer(AsyncWebsocketConsumer):
 
 
 class ForeignConsumer(AsyncWebsocketConsumer):
-    """A consumer of Channels' own, which the node does not know."""
+    """A consumer of Channels, not derived from a Limited base."""
 
 
 application = protect(

@@ -7,7 +7,7 @@ from tests.connections.jwt_provider import SigningKey, make_jwks
 
 
 class IdentityProvider:
-    """Serves a JWKS over HTTP; its keys and its health change as a test says."""
+    """Serve a JWKS over HTTP; tests change its keys and its health."""
 
     def __init__(self, *keys: SigningKey) -> None:
         self.keys = keys
@@ -19,16 +19,16 @@ class IdentityProvider:
 
     @property
     def url(self) -> str:
-        """Where its keys are."""
+        """The URL of the JWKS."""
         return f"http://127.0.0.1:{self._server.server_port}/jwks"
 
     def start(self) -> "IdentityProvider":
-        """Begin to answer."""
+        """Start the server."""
         self._thread.start()
         return self
 
     def stop(self) -> None:
-        """Answer no more."""
+        """Stop the server."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(5)

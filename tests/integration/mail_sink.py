@@ -7,7 +7,7 @@ from typing import Self
 
 
 class MailSink:
-    """Listens on 127.0.0.1; `messages` are those that came, in their order."""
+    """Listen on 127.0.0.1; `messages` holds what arrived, in order."""
 
     def __init__(self) -> None:
         self.messages: list[EmailMessage] = []
@@ -26,7 +26,7 @@ class MailSink:
 
     @property
     def subjects(self) -> list[str]:
-        """The subjects of what came, sorted."""
+        """The sorted subjects of the messages."""
         return sorted(str(message["subject"]) for message in self.messages)
 
     async def _serve(

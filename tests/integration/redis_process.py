@@ -20,7 +20,7 @@ _START_SECONDS = 10
 
 
 class RedisProcess:
-    """One redis-server on a port of its own, with nothing on disk."""
+    """One redis-server on its own port, without files."""
 
     def __init__(self, *arguments: str) -> None:
         self.port = free_port()
@@ -30,7 +30,7 @@ class RedisProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> "RedisProcess":
-        """Start it and wait until it answers."""
+        """Start the server and wait until it answers."""
         self._process = subprocess.Popen(
             [
                 *(find_redis_server(), "--port", str(self.port)),
@@ -51,32 +51,32 @@ class RedisProcess:
             time.sleep(0.02)
 
     def connect(self) -> redis.Redis:
-        """Return a client to look inside with."""
+        """Return a client for inspection."""
         return redis.Redis(port=self.port, decode_responses=True, socket_timeout=5)
 
     def flush(self) -> None:
-        """Forget everything, scripts included."""
+        """Remove all keys and scripts."""
         with self.connect() as client:
             client.flushall()
             client.script_flush()
 
     def pause(self) -> None:
-        """Let it stand still, its connections open."""
+        """Freeze it; its connections stay open."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let it go on."""
+        """Continue it after pause()."""
         self._signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """End it at once; whatever it held is gone."""
+        """Kill it; its contents are lost."""
         if self._process is not None:
             self._signal(signal.SIGKILL)
             self._process.wait(scale(10))
             self._process = None
 
     def remove(self) -> None:
-        """End it for good."""
+        """Stop it and remove its folder."""
         self.kill()
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -86,7 +86,7 @@ class RedisProcess:
 
 
 def find_redis_server() -> str:
-    """Return the program; without one skip at home and fail in CI."""
+    """Return the path of redis-server; without one skip, or fail in CI."""
     found = shutil.which("redis-server")
     if found is None:
         if os.environ.get("CI"):

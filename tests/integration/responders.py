@@ -8,7 +8,7 @@ from sessions_history.responders import HistoryMessage
 
 
 class Counting:
-    """Counts to what a message asks for, at its pace; says nothing to others."""
+    """Count to the message's `count`; answer other messages with nothing."""
 
     async def respond(
         self, message: Any, history: Sequence[HistoryMessage]

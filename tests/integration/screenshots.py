@@ -79,7 +79,7 @@ print(json.dumps({"session": client.session.session_key, "tokens": tokens}))
 
 
 class Socket:
-    """A client of which only its bytes are known, so that thousands cost little."""
+    """A client on a plain socket, cheap enough for thousands."""
 
     def __init__(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -89,7 +89,7 @@ class Socket:
 
     @classmethod
     async def open(cls, server: LiveServer, token: str) -> "Socket":
-        """Shake hands."""
+        """Open the WebSocket."""
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         authorization = f"Authorization: Bearer {token}"
         writer.write(build_request("/ws/echo/", server.port, authorization))
@@ -99,21 +99,21 @@ class Socket:
         return cls(reader, writer)
 
     async def say(self, text: str, times: int = 1) -> None:
-        """Send a message, and throw away what has come back."""
+        """Send a message, and discard what has arrived."""
         self._writer.write(build_frame(TEXT, text.encode()) * times)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(0.001):
                 await self._reader.read(65536)
 
     def close(self) -> None:
-        """Drop it."""
+        """Close the socket."""
         self._writer.close()
 
 
 async def open_all(
     server: LiveServer, tokens: dict[str, str], counts: dict[str, int]
 ) -> dict[str, list[Socket]]:
-    """Open so many connections of each client, a hundred handshakes at a time."""
+    """Open the connections of each client, a hundred handshakes at a time."""
     turn = asyncio.Semaphore(100)
 
     async def open_one(name: str) -> tuple[str, Socket]:
@@ -128,7 +128,7 @@ async def open_all(
 
 
 async def chat(sockets: list[Socket], flooder: Socket) -> None:
-    """Talk on the sockets for ever, and on one of them too fast."""
+    """Send on the sockets until cancelled, on one of them beyond its rate."""
     round_number = 0
     while True:
         for socket in sockets:
@@ -143,7 +143,7 @@ async def chat(sockets: list[Socket], flooder: Socket) -> None:
 async def scene(
     counts: dict[str, int], talking: float, **config: object
 ) -> AsyncIterator[tuple[LiveServer, str]]:
-    """Serve with so many connections, a part of which talks; yield a staff session."""
+    """Serve with open connections, some of them active; yield a staff session."""
     with tempfile.TemporaryDirectory() as folder:
         server = make_server(Path(folder), environment=ENVIRONMENT, config=dict(config))
         await asyncio.to_thread(server.manage, "migrate", "--verbosity", "0")
@@ -158,7 +158,7 @@ async def scene(
             chance = random.Random(3)
             talkers = [one for one in everyone if chance.random() < talking]
             talk = asyncio.create_task(chat(talkers, everyone[-1]))
-            # The states of those that say nothing change after ten seconds.
+            # Silent connections change their state after ten seconds.
             await asyncio.sleep(14)
             yield server, prepared["session"]
             talk.cancel()
@@ -183,14 +183,14 @@ async def open_page(
 
 
 async def shoot(page: Page, name: str) -> None:
-    """Take the picture of what is the dashboard's, without what Django frames it in."""
+    """Take a screenshot of the dashboard without the admin's frame."""
     path = DOCS / f"dashboard-{name}.png"
     await page.locator("#content").screenshot(path=path)
     print(f"{path.name}: {path.stat().st_size // 1000} kB")
 
 
 async def shoot_list(page: Page, server: LiveServer) -> None:
-    """Take the picture of the list of connections, as wide as a laptop shows it."""
+    """Take a screenshot of the list of connections at a laptop's width."""
     await page.goto(server.url + LIST_URL)
     path = DOCS / "admin.png"
     await page.screenshot(
@@ -200,7 +200,7 @@ async def shoot_list(page: Page, server: LiveServer) -> None:
 
 
 async def shoot_small() -> None:
-    """Picture a few dozen connections, light, dark and narrow."""
+    """Take screenshots of a few dozen connections: light, dark and narrow."""
     chance = random.Random(3)
     counts = {name: chance.choice([1, 1, 2, 3, 4]) for name in _NAMES.split()}
     async with (
@@ -222,7 +222,7 @@ async def shoot_small() -> None:
 
 
 async def shoot_large(connections: int) -> None:
-    """Picture thousands of connections, and measure what they cost."""
+    """Take a screenshot of thousands of connections, and measure the page."""
     counts = {f"client-{index:04}": 4 for index in range(connections // 4)}
     limits = {
         "max_total_connections": 2 * connections,
@@ -241,7 +241,7 @@ async def shoot_large(connections: int) -> None:
 
 
 async def measure(page: Page, server: LiveServer, session: str) -> dict[str, Any]:
-    """Return what a page costs the server, the network and the browser."""
+    """Measure a page's cost for the server, the network and the browser."""
     seconds = []
     size = 0
     for _ in range(7):
@@ -275,7 +275,7 @@ async def measure(page: Page, server: LiveServer, session: str) -> dict[str, Any
 
 
 def _fetch(server: LiveServer, session: str) -> tuple[float, int]:
-    """Return how long the page took, none of it cached, and its compressed size."""
+    """Return an uncached page's load time and its compressed size."""
     headers = {"Cookie": f"sessionid={session}", "Accept-Encoding": "gzip"}
     request = urllib.request.Request(server.url + URL, headers=headers)
     began = time.perf_counter()
@@ -284,7 +284,7 @@ def _fetch(server: LiveServer, session: str) -> tuple[float, int]:
 
 
 def main() -> None:
-    """Take all pictures."""
+    """Take all screenshots."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("--connections", type=int, default=10_000)
     parser.add_argument("--only", choices=["small", "large"])

@@ -23,7 +23,7 @@ _USER = "orchestra"
 
 class PostgresProcess:
     """
-    One PostgreSQL on a port of its own, its files in a temporary folder.
+    One PostgreSQL on its own port, with its files in a temporary folder.
 
     It refuses to run as root, so there it runs as `nobody`. Nothing is synced,
     unless that is measured: what is tested is our side of an outage, not the disk's.
@@ -34,7 +34,7 @@ class PostgresProcess:
         self._fsync = "on" if is_synced else "off"
         self._initdb = find_program("initdb", "/usr/lib/postgresql/*/bin")
         self._postgres = self._initdb.with_name("postgres")
-        # Not pytest's tmp_path, whose parents only their owner may enter.
+        # pytest's tmp_path will not do: only its owner may enter its parents.
         self._folder = Path(tempfile.mkdtemp(prefix="postgres-"))
         self._log = self._folder / "log"
         self._process: subprocess.Popen[bytes] | None = None
@@ -46,7 +46,7 @@ class PostgresProcess:
             os.chown(self._folder, self._user, self._group)
 
     def create(self) -> "PostgresProcess":
-        """Make the cluster and start it."""
+        """Create the cluster and start the server."""
         done = subprocess.run(
             [
                 *(self._initdb, "--pgdata", self._folder / "cluster", "--no-sync"),
@@ -66,7 +66,7 @@ class PostgresProcess:
         return self.start()
 
     def start(self) -> "PostgresProcess":
-        """Start it and wait until it answers."""
+        """Start the server and wait until it answers."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [
@@ -97,29 +97,29 @@ class PostgresProcess:
         return f"postgres://{_USER}@127.0.0.1:{self.port}/{database}"
 
     def connect(self, database: str) -> psycopg.Connection:
-        """Return a connection to look inside with."""
+        """Return a connection for inspection."""
         return psycopg.connect(self.url(database), connect_timeout=5, autocommit=True)
 
     def create_database(self, name: str, template: str = "template1") -> str:
-        """Make a database, empty or a copy of another; return its URL."""
+        """Create a database, empty or from a template; return its URL."""
         with self.connect("postgres") as connection:
             connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
         return self.url(name)
 
     def pause(self) -> None:
-        """Let it stand still, its connections open."""
+        """Freeze it; its connections stay open."""
         self._signal(self.pids(), signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let it go on."""
+        """Continue it after pause()."""
         self._signal(reversed(self.pids()), signal.SIGCONT)
 
     def kill(self) -> None:
-        """End it at once, as a crash would; its files stay."""
+        """Stop it at once, as in a crash; its files stay."""
         self._end(signal.SIGQUIT)
 
     def remove(self) -> None:
-        """End it for good, and its files with it."""
+        """Stop it and remove its files."""
         if self._process is not None and self._process.poll() is None:
             self.resume()
             self.kill()
@@ -127,7 +127,7 @@ class PostgresProcess:
 
     def _signal(self, pids: Iterable[int], number: int) -> None:
         for pid in pids:
-            # One whose client has just gone may have ended since it was listed.
+            # A backend whose client has left may have ended since the listing.
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
@@ -138,7 +138,7 @@ class PostgresProcess:
             self._process = None
 
     def pids(self) -> list[int]:
-        """Return the postmaster, and then the processes that serve connections."""
+        """Return the pids of the postmaster and then of its backends."""
         if self._process is None:
             return []
         own = self._process.pid
@@ -159,7 +159,7 @@ def _list_processes() -> list[tuple[int, int]]:
 
 def find_program(name: str, *folders: str) -> Path:
     """
-    Return where a program is, on PATH or in folders that are patterns.
+    Return the path of a program, from PATH or from folder patterns.
 
     Without it the test is skipped at home and fails in CI.
     """

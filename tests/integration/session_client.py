@@ -30,8 +30,10 @@ COUNTED = "".join(f"{number} 👩‍👩‍👧 e\u0301 " for number in range(30
 
 class SessionClient:
     """
-    One page of a client: it keeps what it was sent, and sends again what was not
-    acked. It checks the order of what arrives and never reconnects unasked.
+    One client of a session.
+
+    It keeps received entries, resends messages that were not acked, checks the order
+    of entries, and never reconnects by itself.
     """
 
     def __init__(self, token: str, session_id: str = "new") -> None:
@@ -62,7 +64,7 @@ class SessionClient:
         return self._reading is not None and not self._reading.done()
 
     async def connect(self, server: LiveServer) -> "SessionClient":
-        """Attach, saying what is held, and send again what was not acked."""
+        """Attach with the held position, and resend messages that were not acked."""
         await self.cut()
         query: dict[str, Any] = {}
         if self.epoch is not None:
@@ -95,7 +97,7 @@ class SessionClient:
         return self
 
     async def return_to(self, server: LiveServer, seconds: float = 30) -> None:
-        """Connect again and again until it works."""
+        """Retry connect() until it succeeds."""
         async with asyncio.timeout(scale(seconds)):
             while True:
                 try:
@@ -105,7 +107,7 @@ class SessionClient:
                     await asyncio.sleep(0.1)
 
     async def cut(self) -> None:
-        """Drop the connection without a word, as a lost network does."""
+        """Abort the connection without a close frame, as a lost network does."""
         if self._socket is not None:
             self._socket.transport.abort()
             self._socket = None
@@ -113,7 +115,7 @@ class SessionClient:
             await asyncio.wait([self._reading])
 
     async def say(self, payload: Any, message_id: str | None = None) -> str:
-        """Send a message; it waits for its ack across connections."""
+        """Send a message; it is resent on reconnects until it is acked."""
         self._sent += 1
         message_id = message_id or f"{self._page}-{self._sent}"
         self.waiting[message_id] = payload
@@ -121,12 +123,12 @@ class SessionClient:
         return message_id
 
     async def send(self, text: str) -> None:
-        """Send something of one's own making."""
+        """Send raw text."""
         if self._socket is not None:
             await self._socket.send(text)
 
     async def wait(self, condition: Callable[[], object], seconds: float = 20) -> None:
-        """Wait until something holds of what was received."""
+        """Wait until a condition on the received messages holds."""
         async with asyncio.timeout(scale(seconds)):
             while not condition():
                 self._changed.clear()
@@ -147,11 +149,11 @@ class SessionClient:
         )
 
     async def wait_acked(self, seconds: float = 30) -> None:
-        """Wait until nothing waits for its ack."""
+        """Wait until every message is acked."""
         await self.wait(lambda: not self.waiting, seconds)
 
     def texts(self) -> dict[int, str]:
-        """Return the texts that a page would show, by offset."""
+        """Return the texts of the entries by offset."""
         return {
             offset: entry["data"]["text"]
             for offset, entry in sorted(self.entries.items())

@@ -8,7 +8,7 @@ from django.urls import URLPattern, path
 
 
 class Echo:
-    """Sends every message back."""
+    """Echo every message."""
 
     send: Any
 
@@ -19,7 +19,7 @@ class Echo:
 
 
 class Slow:
-    """Takes half a second for each message."""
+    """Take half a second for each message."""
 
     async def receive(
         self, text_data: str | None = None, bytes_data: bytes | None = None
@@ -28,7 +28,7 @@ class Slow:
 
 
 class Flood:
-    """Sends as many messages of such a size as it is asked for."""
+    """Send the requested number of messages of the requested size."""
 
     send: Any
 
@@ -41,7 +41,7 @@ class Flood:
 
 
 class Json:
-    """Reads JSON, which may be none."""
+    """Parse each message as JSON, valid or not."""
 
     async def receive(
         self, text_data: str | None = None, bytes_data: bytes | None = None
@@ -50,14 +50,14 @@ class Json:
 
 
 class Silent:
-    """Never answers a handshake."""
+    """Never answer a handshake."""
 
     async def connect(self) -> None:
         await asyncio.sleep(3600)
 
 
 def make_routes(base: Any) -> list[URLPattern]:
-    """Return a route for each consumer, with what it does on top of a base class."""
+    """Return a route for each consumer, derived from a base class."""
     consumers: list[Any] = [
         type(consumer.__name__, (consumer, base), {})
         for consumer in (Echo, Slow, Flood, Json, Silent)
