@@ -54,3 +54,20 @@ async def test_a_stop_cancels_all_and_waits_for_their_cleanup() -> None:
     await asyncio.sleep(0)
     await tasks.stop()
     assert sorted(cleaned) == [0, 1, 2] and len(tasks) == 0
+
+
+async def test_a_stop_cancels_a_task_again_that_swallowed_its_cancellation() -> None:
+    tasks, cancellations = BackgroundTasks(), []
+
+    async def work() -> None:
+        while len(cancellations) < 2:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError as exc:
+                cancellations.append(exc)
+
+    tasks.start(work(), "the work")
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        await tasks.stop()
+    assert len(cancellations) == 2 and len(tasks) == 0

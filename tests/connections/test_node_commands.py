@@ -87,6 +87,15 @@ async def test_a_node_returns_to_service_during_a_drain(case: Case) -> None:
     assert case.done == ["drain", "serve"]
 
 
+async def test_a_stop_does_not_wait_for_a_drain(case: Case) -> None:
+    await case.post(kind="drain", target="node", value="n1")
+    async with asyncio.timeout(5):
+        await case.commands.stop()
+    case.may_end.set()
+    await asyncio.sleep(0)
+    assert case.done == ["drain"]
+
+
 async def test_an_old_command_is_not_carried_out(case: Case) -> None:
     old = timezone.now() - timedelta(minutes=5)
     command = await case.post(kind="drain", target="node", value="n1", created_at=old)
