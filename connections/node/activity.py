@@ -1,4 +1,4 @@
-"""End idle connections, and have the activity of the others recorded."""
+"""End idle connections, and record the activity of the others."""
 
 from channels.db import aclose_old_connections
 
@@ -11,7 +11,7 @@ from connections.node.recorder import Recorder
 from connections.units import Clock
 
 _UNLIMITED_SECONDS = 300
-"""Stands for the idle timeout of a connection that has none."""
+"""Used instead of the idle timeout for connections without one."""
 
 
 class ActivityWatch:
@@ -52,11 +52,11 @@ class ActivityWatch:
             self._cleaning.start(aclose_old_connections(), "The stale connections")
 
     async def stop(self) -> None:
-        """Leave the cleaning of stale database connections."""
+        """Stop closing stale database connections."""
         await self._cleaning.stop()
 
     def _record_activity(self, connection: LiveConnection) -> None:
-        """Record activity once it has gone on for a tenth of the idle timeout."""
+        """Record activity at intervals of a tenth of the idle timeout."""
         timeout_seconds = connection.limits.idle_timeout_seconds or _UNLIMITED_SECONDS
         moved_seconds = connection.last_activity - connection.written_activity
         if self._recorder is not None and moved_seconds >= timeout_seconds / 10:

@@ -39,8 +39,8 @@ class NodeRow:
         """
         if await self._database.write(self._advance, columns):
             return True
-        # Before the first beat there is no row. Later the row was marked as lost, or
-        # pruned, and the node comes back in a new generation.
+        # There is no row before the first beat. Later, the row was marked as lost or
+        # pruned, and the node returns with a new generation.
         self._generation += self._is_written
         await self._database.write(self._write, columns)
         self._is_written = True

@@ -66,7 +66,8 @@ class RedisPool(SharedPool):
         self._scripts = _load_scripts(self._client)
         self._gate = asyncio.Semaphore(_COMMANDS_AT_ONCE)
         self._failed_at = float("-inf")
-        # A recovering pool answered lately: until then acquire() reports at once.
+        # Until then acquire() reports its slots in the first call: the pool was
+        # recovering lately.
         self._reports_until = float("-inf")
         # The slots of this node, which it reports to a recovering pool.
         self._held = HeldSlots()

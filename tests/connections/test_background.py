@@ -57,7 +57,8 @@ async def test_a_stop_cancels_all_and_waits_for_their_cleanup() -> None:
 
 
 async def test_a_stop_cancels_a_task_again_that_swallowed_its_cancellation() -> None:
-    tasks, cancellations = BackgroundTasks(), []
+    tasks = BackgroundTasks()
+    cancellations: list[asyncio.CancelledError] = []
 
     async def work() -> None:
         while len(cancellations) < 2:
