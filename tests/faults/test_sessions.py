@@ -148,7 +148,7 @@ async def cross(pages: list[SessionClient], store: Store) -> None:
         await psycopg.AsyncConnection.connect(url) as holding,
         await psycopg.AsyncConnection.connect(url) as gating,
     ):
-        # PostgreSQL aborts the server's transaction, which waits longest.
+        # PostgreSQL aborts the transaction that checks first: the server's.
         await holding.execute("set deadlock_timeout = '60s'")
         await gating.execute(LOCK, [gate.session_id])
         await gate.say({"text": "holds up the commits"})
