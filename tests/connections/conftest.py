@@ -1,11 +1,17 @@
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
+from django.contrib import admin
 
+from connections.dashboard.admin import LiveDashboardAdmin
+from connections.dashboard.cache import SnapshotCache
+from connections.models import LiveDashboard
 from connections.node.node import Node
 from connections.storage.database import Database
 from connections.testing import FakeClock
 from connections.testing.communicators import make_config
+from tests.connections.switchable_database import SwitchableDatabase
 from tests.integration.redis_process import RedisProcess
 
 
@@ -30,4 +36,21 @@ async def recording() -> AsyncIterator[Node]:
     """A node that records, and beats when the test calls beat()."""
     database = Database()
     yield Node(make_config(), database=database, clock=FakeClock())
+    await database.close()
+
+
+@pytest.fixture
+def dashboard() -> Iterator[LiveDashboardAdmin]:
+    """The admin's dashboard with an empty snapshot cache."""
+    registered: Any = admin.site.get_model_admin(LiveDashboard)
+    before, registered.shared = registered.shared, SnapshotCache()
+    yield registered
+    registered.shared = before
+
+
+@pytest.fixture
+async def switchable_database() -> AsyncIterator[SwitchableDatabase]:
+    """The real database, which the test can take away."""
+    database = SwitchableDatabase()
+    yield database
     await database.close()

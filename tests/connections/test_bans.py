@@ -4,7 +4,6 @@ import asyncio
 import json
 from datetime import timedelta
 from io import StringIO
-from typing import Any
 
 import pytest
 from channels.db import database_sync_to_async
@@ -17,7 +16,7 @@ from django.utils import timezone
 from connections.access.ban_list import Bans
 from connections.access.bans import impose, lift
 from connections.credentials.identity import name_address
-from connections.exceptions import DatabaseUnavailable, Refused
+from connections.exceptions import Refused
 from connections.middleware import CredentialMiddleware
 from connections.models import Ban, CloseRequest
 from connections.node.node import Node
@@ -31,6 +30,7 @@ from tests.connections.conversations import (
     open_connection,
     receive_close,
 )
+from tests.connections.switchable_database import SwitchableDatabase
 
 
 def make_bans(*bans: Ban, clock: FakeClock | None = None) -> Bans:
@@ -311,13 +311,11 @@ async def test_an_unchanged_list_is_not_read_again(recording: Node) -> None:
     assert len(recording.gate.bans) == 0
 
 
-class AwayDatabase:
-    async def read(self, *args: Any) -> Any:
-        raise DatabaseUnavailable("away")
-
-
-async def test_a_gate_that_never_read_the_bans_lets_nobody_in() -> None:
-    node = Node(make_config(), database=AwayDatabase(), clock=FakeClock())  # type: ignore[arg-type]
+async def test_a_gate_that_never_read_the_bans_lets_nobody_in(
+    switchable_database: SwitchableDatabase,
+) -> None:
+    switchable_database.is_away = True
+    node = Node(make_config(), database=switchable_database, clock=FakeClock())
     with pytest.raises(Refused) as refused:
         await node.gate.open()
     assert refused.value.close_reason.code == 4104

@@ -3,13 +3,11 @@
 import hashlib
 from collections.abc import Callable
 from datetime import timedelta
-from importlib import import_module
 from typing import Any
 
 import pytest
 from channels.db import database_sync_to_async
-from django.conf import settings
-from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY
+from django.contrib.auth import BACKEND_SESSION_KEY
 from django.contrib.auth.models import User
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
@@ -22,6 +20,8 @@ from connections.credentials.verifier import Verifier
 from connections.exceptions import DatabaseUnavailable, Refused
 from connections.models import AccessToken
 from connections.testing import FakeClock
+from tests.connections.login import log_in
+from tests.connections.switchable_database import SwitchableDatabase
 
 
 def refusal(verify: Callable[[str], Any], secret: str) -> str:
@@ -125,17 +125,6 @@ def test_a_scope_that_can_match_nothing_is_refused(scope: str) -> None:
         check_scope(scope)
 
 
-def log_in(user: User, **changes: Any) -> str:
-    session = import_module(settings.SESSION_ENGINE).SessionStore()
-    session[SESSION_KEY] = str(user.pk)
-    session[BACKEND_SESSION_KEY] = settings.AUTHENTICATION_BACKENDS[0]
-    session[HASH_SESSION_KEY] = user.get_session_auth_hash()
-    session.update(changes)
-    session.create()
-    key: str = session.session_key
-    return key
-
-
 @pytest.mark.django_db
 def test_a_session_gives_its_user() -> None:
     user = User.objects.create_user("alice")
@@ -179,29 +168,13 @@ def test_a_session_of_nobody_or_of_an_inactive_user_is_unauthenticated() -> None
     assert refusal(verify_session, key) == "unauthenticated"
 
 
-class FlakyDatabase:
-    """Answers, or not at all."""
-
-    def __init__(self) -> None:
-        self.is_away = False
-        self.writes = 0
-
-    async def read(self, work: Any, *args: Any) -> Any:
-        if self.is_away:
-            raise DatabaseUnavailable("away")
-        return await database_sync_to_async(work)(*args)
-
-    async def write(self, work: Any, *args: Any) -> Any:
-        result = await self.read(work, *args)
-        self.writes += 1
-        return result
-
-
 @pytest.mark.django_db(transaction=True)
-async def test_a_credential_of_the_last_minute_outlives_the_database() -> None:
+async def test_a_credential_of_the_last_minute_outlives_the_database(
+    switchable_database: SwitchableDatabase,
+) -> None:
     token, _ = await database_sync_to_async(create_access_token)("alice")
-    clock, database = FakeClock(), FlakyDatabase()
-    verifier = Verifier(database, clock)  # type: ignore[arg-type]
+    clock, database = FakeClock(), switchable_database
+    verifier = Verifier(database, clock)
     assert (await verifier.verify_token(token)).client_id == "alice"
     database.is_away = True
     clock.advance(60)
@@ -216,10 +189,12 @@ async def test_a_credential_of_the_last_minute_outlives_the_database() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-async def test_a_revoked_credential_is_forgotten() -> None:
+async def test_a_revoked_credential_is_forgotten(
+    switchable_database: SwitchableDatabase,
+) -> None:
     token, row = await database_sync_to_async(create_access_token)("alice")
-    database = FlakyDatabase()
-    verifier = Verifier(database, FakeClock())  # type: ignore[arg-type]
+    database = switchable_database
+    verifier = Verifier(database, FakeClock())
     await verifier.verify_token(token)
     row.revoked_at = timezone.now()
     await database_sync_to_async(row.save)()
@@ -232,9 +207,11 @@ async def test_a_revoked_credential_is_forgotten() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-async def test_the_last_use_is_written_in_batches_and_outlives_an_outage() -> None:
-    database = FlakyDatabase()
-    verifier = Verifier(database, FakeClock())  # type: ignore[arg-type]
+async def test_the_last_use_is_written_in_batches_and_outlives_an_outage(
+    switchable_database: SwitchableDatabase,
+) -> None:
+    database = switchable_database
+    verifier = Verifier(database, FakeClock())
     for name in ("alice", "bob"):
         token, _ = await database_sync_to_async(create_access_token)(name)
         for _ in range(3):

@@ -1,19 +1,15 @@
 """The live dashboard: who may see it, and that it shows what is there."""
 
 import json
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from channels.testing import WebsocketCommunicator
-from django.contrib import admin
 from django.contrib.auth import get_user_model
-from django.contrib.auth.models import Permission
 from django.test import Client
 from django.utils import timezone
 
-from connections.dashboard.admin import LiveDashboardAdmin
 from connections.dashboard.cache import SnapshotCache
 from connections.dashboard.consumers import PATH, LiveConsumer
 from connections.dashboard.filters import Selection
@@ -21,30 +17,16 @@ from connections.dashboard.snapshot import make_key
 from connections.dashboard.statistics import read_statistics
 from connections.dashboard.tiles import estimate_quantile
 from connections.metrics.counters import Counters
-from connections.models import Alert, LiveDashboard, MinuteRollup, Node
+from connections.models import Alert, MinuteRollup, Node
 from connections.node.node import Node as RunningNode
 from connections.routing import protect
 from connections.storage.database import Database
 from connections.testing.communicators import make_config
-from tests.connections.test_dashboard_snapshot import make_node, make_seen, put_picture
+from tests.connections.dashboard_pages import EVIL, URL, make_staff
+from tests.connections.live_states import make_state, store_states
+from tests.connections.rows import make_node_row
 
-URL = "/admin/connections/livedashboard/"
-EVIL = "<script>alert(1)</script>"
-
-
-@pytest.fixture(autouse=True)
-def dashboard() -> Iterator[LiveDashboardAdmin]:
-    """The dashboard of the admin, which has seen nothing yet."""
-    registered: Any = admin.site.get_model_admin(LiveDashboard)
-    before, registered.shared = registered.shared, SnapshotCache()
-    yield registered
-    registered.shared = before
-
-
-def make_staff(name: str, *permissions: str) -> Any:
-    user = get_user_model().objects.create_user(name, is_staff=True)
-    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
-    return user
+pytestmark = pytest.mark.usefixtures("dashboard")
 
 
 @pytest.fixture
@@ -55,12 +37,12 @@ def viewer(client: Client, db: None) -> Client:
 
 @pytest.fixture
 def node(db: None) -> Node:
-    node = make_node(host="web-1", pid=77)
-    put_picture(
+    node = make_node_row(host="web-1", pid=77)
+    store_states(
         node,
-        make_seen("alice", state="active", in_per_second=2.5, out_per_second=4.0),
-        make_seen("alice"),
-        make_seen(EVIL, state="slow", route="ws/other/"),
+        make_state("alice", state="active", in_per_second=2.5, out_per_second=4.0),
+        make_state("alice"),
+        make_state(EVIL, state="slow", route="ws/other/"),
     )
     return node
 
@@ -123,8 +105,8 @@ def test_the_panels_are_there_for_who_has_no_socket(viewer: Client) -> None:
 
 
 def test_a_look_at_a_connection_and_at_a_client(viewer: Client, node: Node) -> None:
-    seen = make_seen(EVIL, address="192.0.2.9", messages_in=1200)
-    put_picture(node, seen)
+    seen = make_state(EVIL, address="192.0.2.9", messages_in=1200)
+    store_states(node, seen)
     by_key = viewer.get(f"{URL}details/", {"key": make_key(seen.connection_id)})
     text = by_key.content.decode()
     assert "192.0.2.9" in text and "↓1.2k ↑0" in text and EVIL not in text
@@ -134,8 +116,8 @@ def test_a_look_at_a_connection_and_at_a_client(viewer: Client, node: Node) -> N
 
 
 def test_ten_thousand_connections_stay_small(viewer: Client, node: Node) -> None:
-    seen = [make_seen(f"client-{index // 4}") for index in range(10_000)]
-    put_picture(node, *seen)
+    seen = [make_state(f"client-{index // 4}") for index in range(10_000)]
+    store_states(node, *seen)
     page = viewer.get(URL, headers={"accept-encoding": "gzip"})
     assert page.headers["Content-Encoding"] == "gzip"
     assert len(page.content) < 60_000
@@ -156,7 +138,7 @@ def test_figures_hold_the_minute_under_way_and_no_minute_twice() -> None:
         "durations": [1, 1, *[0] * 11],
     }
     under_way = {**whole, "minute": now, "opened": 1, "ends": {"closed": 1}}
-    node = make_node(unrolled=[whole], minute=under_way)
+    node = make_node_row(unrolled=[whole], minute=under_way)
     MinuteRollup.objects.create(
         node=node,
         minute=now - 1,
@@ -225,7 +207,7 @@ async def receive_until(communicator: WebsocketCommunicator, kind: str) -> Any:
 async def test_the_socket_sends_what_changed_and_is_no_client() -> None:
     database = Database()
     try:
-        await database.write(lambda: put_picture(make_node(), make_seen()))
+        await database.write(lambda: store_states(make_node_row(), make_state()))
         user = await database.write(make_staff, "viewer", "view_livedashboard")
         communicator, node = await connect_as(user.pk, database)
         watch = {"type": "watch", "query": "range=15m", "every_seconds": 1}

@@ -11,16 +11,14 @@ from django.utils.http import urlencode
 
 from connections.models import AccessToken, Ban, CloseRequest, Node, NodeCommand
 from connections.testing.communicators import make_config
-from tests.connections.test_dashboard import (
-    EVIL,
-    URL,
-    dashboard,  # noqa: F401 (a fixture)
-    make_staff,
-)
-from tests.connections.test_dashboard_snapshot import make_node, make_seen, put_picture
+from tests.connections.dashboard_pages import EVIL, URL, make_staff
+from tests.connections.live_states import make_state, store_states
+from tests.connections.rows import make_node_row
 
-ALICE = make_seen("alice", connection_id="a" * 32, user_id="5", address="192.0.2.1")
-BOB = make_seen("bob", connection_id="b" * 32, token_id="9", address="198.51.100.1")
+pytestmark = pytest.mark.usefixtures("dashboard")
+
+ALICE = make_state("alice", connection_id="a" * 32, user_id="5", address="192.0.2.1")
+BOB = make_state("bob", connection_id="b" * 32, token_id="9", address="198.51.100.1")
 
 ALL_PERMISSIONS = (
     "end_connection",
@@ -34,8 +32,8 @@ ALL_PERMISSIONS = (
 
 @pytest.fixture
 def node(db: None) -> Node:
-    node = make_node(host="web-1", pid=77)
-    put_picture(node, ALICE, BOB)
+    node = make_node_row(host="web-1", pid=77)
+    store_states(node, ALICE, BOB)
     return node
 
 
@@ -84,10 +82,10 @@ def test_the_result_says_what_was_not_reached(operator: Client, node: Node) -> N
     do(operator, url_of("end", "connection", "a" * 32, "b" * 32))
     keys = [("key", key) for key in CloseRequest.objects.values_list("pk", flat=True)]
     url = f"{URL}result/?{urlencode([('action', 'end'), ('asked', 2), *keys])}"
-    put_picture(node, BOB)
+    store_states(node, BOB)
     CloseRequest.objects.update(created_at=timezone.now() - timedelta(hours=1))
-    later = make_seen("bob", connection_id="b" * 32)
-    put_picture(node, later._replace(opened_at=0.0))
+    later = make_state("bob", connection_id="b" * 32)
+    store_states(node, later._replace(opened_at=0.0))
     from django.contrib import admin
 
     from connections.dashboard.cache import SnapshotCache

@@ -1,66 +1,25 @@
 """One look at all nodes, shared by everyone who watches."""
 
 from datetime import timedelta
-from typing import Any
 
 import pytest
 from django.utils import timezone
 
 from connections.dashboard.filters import Selection
 from connections.dashboard.snapshot import Snapshot, Snapshots, make_key, take_snapshot
-from connections.hub.connection import new_connection_id
-from connections.models import Connection, Node, NodePicture
-from connections.node.live_state import ConnectionState, encode, request_samples
+from connections.models import NodePicture
+from connections.node.live_state import request_samples
 from connections.testing import FakeClock
-
-
-def make_node(node_id: str = "n1", **values: Any) -> Node:
-    now = timezone.now()
-    given = {"host": "h", "pid": 1, "version": "v", "beat_at": now, "started_at": now}
-    return Node.objects.create(node_id=node_id, **{**given, **values})
-
-
-def make_row(node: Node, **values: Any) -> Connection:
-    now = timezone.now()
-    given = {
-        "connection_id": new_connection_id(),
-        "client_id": "alice",
-        "path": "/ws/",
-        "route": "ws/",
-        "opened_at": now,
-        "last_activity_at": now,
-    }
-    return Connection.objects.create(node=node, **{**given, **values})
-
-
-def make_seen(client_id: str = "alice", **values: Any) -> ConnectionState:
-    given = {
-        "connection_id": new_connection_id(),
-        "client_id": client_id,
-        "user_id": "",
-        "token_id": "",
-        "route": "ws/",
-        "address": "192.0.2.1",
-        "opened_at": timezone.now().timestamp(),
-        "state": "quiet",
-        "idle_seconds": 20.0,
-    }
-    return ConnectionState(**{**given, **values})
-
-
-def put_picture(node: Node, *seen: ConnectionState) -> None:
-    NodePicture.objects.update_or_create(
-        node=node, defaults={"wanted_at": timezone.now()}
-    )
-    NodePicture.objects.filter(node=node).put(encode(list(seen)))
+from tests.connections.live_states import make_row, make_state, store_states
+from tests.connections.rows import make_node_row
 
 
 @pytest.mark.django_db
 def test_a_node_is_shown_as_its_picture_has_it() -> None:
-    node = make_node()
+    node = make_node_row()
     make_row(node)
-    seen = make_seen("bob", state="slow")
-    put_picture(node, seen)
+    seen = make_state("bob", state="slow")
+    store_states(node, seen)
     snapshot = take_snapshot(1)
     assert list(snapshot) == [seen]
     assert snapshot.recorded_nodes == frozenset()
@@ -69,7 +28,7 @@ def test_a_node_is_shown_as_its_picture_has_it() -> None:
 @pytest.mark.django_db
 def test_without_a_picture_the_rows_are_shown() -> None:
     """So it is when the first viewer comes, and during a deploy."""
-    node = make_node()
+    node = make_node_row()
     row = make_row(node, last_activity_at=timezone.now() - timedelta(seconds=250))
     make_row(node, closed_at=timezone.now())
     (seen,) = snapshot = take_snapshot(1)
@@ -79,17 +38,17 @@ def test_without_a_picture_the_rows_are_shown() -> None:
 
 @pytest.mark.django_db
 def test_an_old_picture_is_not_taken_for_a_new_one() -> None:
-    node = make_node(beat_at=timezone.now() + timedelta(seconds=60))
-    put_picture(node, make_seen())
+    node = make_node_row(beat_at=timezone.now() + timedelta(seconds=60))
+    store_states(node, make_state())
     assert take_snapshot(1).open_count == 0
 
 
 @pytest.mark.django_db
 def test_nodes_that_ended_lately_are_shown_after_the_others() -> None:
     now = timezone.now()
-    make_node("lost", state="lost", stopped_at=now - timedelta(minutes=5))
-    make_node("old", state="stopped", stopped_at=now - timedelta(hours=1))
-    make_node("live")
+    make_node_row("lost", state="lost", stopped_at=now - timedelta(minutes=5))
+    make_node_row("old", state="stopped", stopped_at=now - timedelta(hours=1))
+    make_node_row("live")
     snapshot = take_snapshot(1)
     assert [node.node_id for node in snapshot.nodes] == ["live", "lost"]
     assert set(snapshot.seen) == {"live"}
@@ -97,9 +56,9 @@ def test_nodes_that_ended_lately_are_shown_after_the_others() -> None:
 
 @pytest.mark.django_db
 def test_an_open_connection_is_found_by_its_key_and_by_its_id() -> None:
-    node = make_node()
-    seen = make_seen()
-    put_picture(node, seen)
+    node = make_node_row()
+    seen = make_state()
+    store_states(node, seen)
     snapshot = take_snapshot(1)
     assert snapshot.find(make_key(seen.connection_id)) == ("n1", seen)
     assert snapshot.find(seen.connection_id) == ("n1", seen)
@@ -109,9 +68,9 @@ def test_an_open_connection_is_found_by_its_key_and_by_its_id() -> None:
 
 @pytest.mark.django_db
 def test_pictures_are_asked_of_live_nodes_alone() -> None:
-    gone = make_node("gone", state="stopped")
-    put_picture(gone)
-    make_node("live")
+    gone = make_node_row("gone", state="stopped")
+    store_states(gone)
+    make_node_row("live")
     request_samples()
     assert list(NodePicture.objects.values_list("node_id", flat=True)) == ["live"]
 

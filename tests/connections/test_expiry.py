@@ -27,7 +27,8 @@ from connections.storage.database import Database
 from connections.testing import FakeClock
 from connections.testing.communicators import connect_to, make_config, make_node
 from tests.connections.conversations import Echo, JsonEcho, receive_close, receive_type
-from tests.connections.test_credentials import FlakyDatabase, log_in
+from tests.connections.login import log_in
+from tests.connections.switchable_database import SwitchableDatabase
 
 EXPIRES_AT = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -338,13 +339,13 @@ async def test_a_session_extended_over_http_is_no_expired_one(recording: Node) -
 
 async def test_a_session_nobody_can_look_up_is_not_ended() -> None:
     """While the database is away, stale_authorisation_seconds decides."""
-    database = FlakyDatabase()
+    database = SwitchableDatabase()
     database.is_away = True
     session = type("Session", (), {"session_key": "key"})()
     connection, sender = make_connection(
         Credential(client_id="alice", session=session, expires_at=EXPIRES_AT)
     )
-    watch = ExpiryWatch(ExpiryConfig(), Verifier(database, FakeClock()))  # type: ignore[arg-type]
+    watch = ExpiryWatch(ExpiryConfig(), Verifier(database, FakeClock()))
     watch.check([connection], EXPIRES_AT + timedelta(hours=1))
     await asyncio.gather(*watch._asking.values())
     assert sender.close_reasons == []

@@ -35,7 +35,7 @@ from tests.connections.jwt_provider import (
     make_claims,
     make_jwks,
 )
-from tests.connections.test_credentials import FlakyDatabase
+from tests.connections.switchable_database import SwitchableDatabase
 
 ALL = JwtConfig().algorithms
 RSA, EC, ED = (SigningKey(name, name) for name in ("RS256", "ES256", "EdDSA"))
@@ -454,14 +454,16 @@ def test_the_check_says_what_is_wrong(settings: Any) -> None:
 
 
 @pytest.fixture
-async def verifier(settings: Any, jwks_file: str) -> AsyncIterator[Any]:
+async def verifier(
+    settings: Any, jwks_file: str, switchable_database: SwitchableDatabase
+) -> AsyncIterator[Any]:
     settings.JWT_SECRET = None
 
-    def make(**config: Any) -> tuple[Verifier, FlakyDatabase]:
-        database = FlakyDatabase()
+    def make(**config: Any) -> tuple[Verifier, SwitchableDatabase]:
+        database = switchable_database
         jwt = JwtConfig(**GOOD, jwks_file=jwks_file, **config)
         whole = WebSocketConfig(jwt=jwt)
-        return Verifier(database, FakeClock(), whole), database  # type: ignore[arg-type]
+        return Verifier(database, FakeClock(), whole), database
 
     yield make
 

@@ -14,13 +14,9 @@ from connections.dashboard import listing
 from connections.dashboard.cache import SnapshotCache
 from connections.dashboard.listing import BoundedPaginator, ConnectionList
 from connections.models import Connection, Node
-from tests.connections.test_dashboard import make_staff
-from tests.connections.test_dashboard_snapshot import (
-    make_node,
-    make_row,
-    make_seen,
-    put_picture,
-)
+from tests.connections.dashboard_pages import make_staff
+from tests.connections.live_states import make_row, make_state, store_states
+from tests.connections.rows import make_node_row
 
 URL = "/admin/connections/connection/"
 
@@ -34,7 +30,7 @@ def own_snapshots() -> Any:
 
 @pytest.fixture
 def node(db: None) -> Node:
-    return make_node(host="web-1", pid=77)
+    return make_node_row(host="web-1", pid=77)
 
 
 @pytest.fixture
@@ -42,7 +38,7 @@ def rows(node: Node) -> dict[str, Connection]:
     """One that is slow, one only recorded, one that has ended."""
     ended = timezone.now()
     live = make_row(node, client_id="alice-live")
-    seen = make_seen(
+    seen = make_state(
         "alice-live",
         connection_id=live.pk,
         state="slow",
@@ -62,7 +58,7 @@ def rows(node: Node) -> dict[str, Connection]:
             reason="idle",
         ),
     }
-    put_picture(node, seen)
+    store_states(node, seen)
     return found
 
 

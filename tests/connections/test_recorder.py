@@ -16,25 +16,10 @@ from connections.hub.connection import LiveConnection, new_connection_id
 from connections.limits import Limits
 from connections.models import Connection, ErrorEvent, Node
 from connections.node.recorder import Recorder, describe_error
-from connections.storage.database import Database
 from connections.storage.text import clean
 from connections.testing import FakeClock
 from tests.connections.live_connections import make_connection as make_live
-
-
-class SwitchableDatabase(Database):
-    """The real database, which a test can take away."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.is_away = False
-        self.writes = 0
-
-    async def write(self, work: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.is_away:
-            raise DatabaseUnavailable("away")
-        self.writes += 1
-        return await super().write(work, *args, **kwargs)
+from tests.connections.switchable_database import SwitchableDatabase
 
 
 def make_connection(clock: FakeClock, **values: Any) -> LiveConnection:

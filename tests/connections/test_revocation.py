@@ -25,11 +25,11 @@ from connections.exceptions import DatabaseUnavailable, Refused
 from connections.hub.connection import LiveConnection
 from connections.models import AccessToken, CloseRequest
 from connections.node.node import Node
-from connections.storage.database import Database
 from connections.testing import FakeClock
 from connections.testing.communicators import connect_to, make_config
 from tests.connections.conversations import JsonEcho, receive_close
-from tests.connections.test_credentials import log_in
+from tests.connections.login import log_in
+from tests.connections.switchable_database import SwitchableDatabase
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -45,21 +45,10 @@ class SyncStaff(LimitedSyncConsumer):
     permission_required = ["auth.view_user"]
 
 
-class FlakyDatabase(Database):
-    """A database that a test can take away."""
-
-    is_away = False
-
-    async def read(self, work: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.is_away:
-            raise DatabaseUnavailable("away")
-        return await super().read(work, *args, **kwargs)
-
-
 @pytest.fixture
 async def node() -> AsyncIterator[Node]:
     """A node that beats and looks when the test says so."""
-    database = FlakyDatabase()
+    database = SwitchableDatabase()
     yield Node(make_config(), database=database, clock=FakeClock())
     await database.close()
 
@@ -438,7 +427,7 @@ async def test_the_last_answer_holds_while_the_database_is_away_and_not_for_ever
 ) -> None:
     credential, _ = await in_database(make_token)()
     communicator = await open_as(credential, node)
-    assert isinstance(node.database, FlakyDatabase)
+    assert isinstance(node.database, SwitchableDatabase)
     assert isinstance(node.clock, FakeClock)
     node.database.is_away = True
     node.clock.advance(node.config.stale_authorisation_seconds)
@@ -454,7 +443,7 @@ async def test_the_last_answer_holds_while_the_database_is_away_and_not_for_ever
 async def test_an_answer_from_the_database_starts_the_time_anew(node: Node) -> None:
     credential, _ = await in_database(make_token)()
     communicator = await open_as(credential, node)
-    assert isinstance(node.database, FlakyDatabase)
+    assert isinstance(node.database, SwitchableDatabase)
     assert isinstance(node.clock, FakeClock)
     node.clock.advance(200)
     await node.reauthoriser.poll()
@@ -496,7 +485,7 @@ async def test_a_question_during_an_answer_is_asked_again(node: Node) -> None:
 async def test_an_anonymous_connection_is_never_looked_at(node: Node) -> None:
     communicator = connect_to(JsonEcho, node, client_id="address:192.0.2.7")
     await communicator.connect()
-    assert isinstance(node.database, FlakyDatabase)
+    assert isinstance(node.database, SwitchableDatabase)
     assert isinstance(node.clock, FakeClock)
     node.database.is_away = True
     node.clock.advance(10_000)
@@ -537,7 +526,7 @@ async def test_requirements_hold_behind_another_authentication_stack() -> None:
 async def test_without_the_database_nobody_can_tell(node: Node) -> None:
     user = await in_database(make_staff)()
     credential, _ = await in_database(make_token)(user)
-    assert isinstance(node.database, FlakyDatabase)
+    assert isinstance(node.database, SwitchableDatabase)
     node.database.is_away = True
     communicator = connect_to(StaffEcho, node, credential=credential, user=user)
     await communicator.send_input({"type": "websocket.connect"})
@@ -602,7 +591,7 @@ async def test_what_is_revoked_is_not_remembered_for_an_outage(
     request = CloseRequest(target=target, value=str(values[target]), reason="revoked")
     await in_database(CloseRequest.objects.post)([request])
     await poll(node)
-    assert isinstance(node.database, FlakyDatabase)
+    assert isinstance(node.database, SwitchableDatabase)
     node.database.is_away = True
     with pytest.raises(Refused) as refused:
         await node.verifier.verify_token(token)
@@ -626,7 +615,7 @@ async def test_what_was_read_before_a_revocation_is_not_remembered_after_it(
     node.verifier._database = Late()  # type: ignore[assignment]
     await node.verifier.verify_token(token)
     node.verifier._database = database
-    assert isinstance(node.database, FlakyDatabase)
+    assert isinstance(node.database, SwitchableDatabase)
     node.database.is_away = True
     if is_its_own:
         with pytest.raises(Refused):
@@ -640,6 +629,6 @@ async def test_a_kick_of_others_forgets_nothing(node: Node) -> None:
     await node.verifier.verify_token(token)
     for target in ("session_key", "address", "connection"):
         node.verifier.forget(target, "::1")
-    assert isinstance(node.database, FlakyDatabase)
+    assert isinstance(node.database, SwitchableDatabase)
     node.database.is_away = True
     assert (await node.verifier.verify_token(token)).client_id == "phone"

@@ -1,30 +1,15 @@
+from typing import Any
+
 import pytest
 
 from connections.server.websocket.handshake import (
     BadHandshake,
-    Handshake,
     build_acceptance,
     build_denial_head,
     build_refusal,
     build_response_head,
-    read_handshake,
 )
-
-KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
-HEADERS = {
-    b"Host": [b"example.com"],
-    b"Connection": [b"keep-alive, Upgrade"],
-    b"Upgrade": [b"websocket"],
-    b"Sec-Websocket-Version": [b"13"],
-    b"Sec-Websocket-Key": [KEY],
-}
-
-
-def read(uri: bytes = b"/ws", **options: object) -> Handshake:
-    headers = HEADERS | options.pop("headers", {})  # type: ignore[operator]
-    method = options.pop("method", b"GET")
-    version = options.pop("version", b"HTTP/1.1")
-    return read_handshake(method, uri, version, headers.items())  # type: ignore[arg-type]
+from tests.connections.handshakes import KEY, read
 
 
 def test_the_key_is_answered_as_the_rfc_shows() -> None:
@@ -70,11 +55,9 @@ def test_the_scope_has_what_the_request_says() -> None:
         ({"headers": {b"X Odd": [b"a"]}}, 400),
     ],
 )
-def test_what_is_no_handshake_is_refused(
-    options: dict[str, object], status: int
-) -> None:
+def test_what_is_no_handshake_is_refused(options: dict[str, Any], status: int) -> None:
     with pytest.raises(BadHandshake) as caught:
-        read(**options)  # type: ignore[arg-type]
+        read(**options)
     assert caught.value.status == status
 
 

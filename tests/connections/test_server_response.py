@@ -1,7 +1,7 @@
 import pytest
 
 from connections.server.websocket.response import Opening
-from tests.connections.test_server_handshake import read
+from tests.connections.handshakes import read
 
 START = {
     "type": "websocket.http.response.start",

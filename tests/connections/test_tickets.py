@@ -26,7 +26,7 @@ from connections.node.current import get_node
 from connections.node.node import Node
 from tests.connections.conversations import receive_close, receive_type
 from tests.connections.jwt_provider import AUDIENCE, ISSUER, SECRET, SigningKey
-from tests.connections.test_credentials import log_in
+from tests.connections.login import log_in
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -5,7 +5,7 @@ from django.db import connection
 
 from sessions_history.backends import sqlite
 from sessions_history.commits import commit
-from tests.sessions_history.test_commits import LIMITS, make_append, make_session
+from tests.sessions_history.appends import LIMITS, make_append, make_session
 
 pytestmark = pytest.mark.django_db
 

@@ -1,6 +1,5 @@
 """One commit of the log, against a model of it that fits on a page."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -13,9 +12,7 @@ from hypothesis import strategies as st
 
 from sessions_history.commits import LogLimits, commit, is_transient
 from sessions_history.entries import (
-    Append,
     Committed,
-    NewEntry,
     Request,
     Rewrite,
     Touch,
@@ -28,29 +25,9 @@ from sessions_history.exceptions import (
     TooManyStreams,
 )
 from sessions_history.models import HistoryEntry, Session
+from tests.sessions_history.appends import LIMITS, make_append, make_session
 
 pytestmark = pytest.mark.django_db
-
-LIMITS = LogLimits(node_id="n" * 32, history_limit=5, max_open_streams=2)
-
-
-def make_session(client_id: str = "alice") -> str:
-    session = Session.objects.create(
-        session_id=os.urandom(16).hex(), client_id=client_id, epoch="e"
-    )
-    return session.session_id
-
-
-def make_append(
-    session_id: str,
-    key: str = "",
-    data: str = "1",
-    *,
-    state: str = "done",
-    count: int = 1,
-) -> Append:
-    new = NewEntry(sender="client", data=data, state=state)
-    return Append(session_id=session_id, entries=(new,) * count, key=key, digest=data)
 
 
 def make_touch(session_id: str) -> Touch:

@@ -1,0 +1,30 @@
+"""Sessions, appends to them, and the limits of their log."""
+
+import os
+
+from sessions_history.commits import LogLimits
+from sessions_history.entries import Append, NewEntry
+from sessions_history.models import Session
+
+LIMITS = LogLimits(node_id="n" * 32, history_limit=5, max_open_streams=2)
+
+
+def make_session(client_id: str = "alice") -> str:
+    """Create a session; return its id."""
+    session = Session.objects.create(
+        session_id=os.urandom(16).hex(), client_id=client_id, epoch="e"
+    )
+    return session.session_id
+
+
+def make_append(
+    session_id: str,
+    key: str = "",
+    data: str = "1",
+    *,
+    state: str = "done",
+    count: int = 1,
+) -> Append:
+    """Return a request to append `count` equal entries."""
+    new = NewEntry(sender="client", data=data, state=state)
+    return Append(session_id=session_id, entries=(new,) * count, key=key, digest=data)
