@@ -6,6 +6,7 @@ import random
 from weakref import WeakSet
 
 from connections import close_codes
+from connections.background import BackgroundTasks
 from connections.config.loader import WebSocketConfig
 from connections.hub.connection import LiveConnection
 from connections.hub.hub import Hub
@@ -83,8 +84,9 @@ class Drain:
 
     async def _wait(self, seconds: float) -> None:
         """Wait for the last connection and extension, the timeout or skip_grace()."""
-        emptied = asyncio.create_task(self._extensions.drain())
-        skipped = asyncio.create_task(self._skips_grace.wait())
+        tasks = BackgroundTasks()
+        emptied = tasks.start(self._extensions.drain(), "The drain of extensions")
+        skipped = tasks.start(self._wait_for_skip(), "The end of the grace period")
         try:
             await asyncio.wait(
                 (emptied, skipped),
@@ -92,8 +94,10 @@ class Drain:
                 return_when=asyncio.FIRST_COMPLETED,
             )
         finally:
-            emptied.cancel()
-            skipped.cancel()
+            tasks.cancel()
+
+    async def _wait_for_skip(self) -> None:
+        await self._skips_grace.wait()
 
     async def _abort_rest(self) -> None:
         """Abort the connections that are left, and wait briefly for their end."""
