@@ -88,6 +88,11 @@ PRIVATE_ATTRIBUTES = {
 }
 """Private attributes of foreign classes, which only a compat.py may touch."""
 
+DOCUMENTED = ("_meta", "_replace")
+"""Attributes that Django and Python document, in spite of their underscore."""
+
+OWNERS = ("self", "cls")
+
 FOR_USERS = ("client", "testing")
 """Modules of connections that nothing here imports."""
 
@@ -111,6 +116,29 @@ def find_imports(path: Path, root: Path) -> Iterator[tuple[int, str]]:
             for alias in node.names:
                 yield node.lineno, f"{start}.{alias.name}"
         waiting += ast.iter_child_nodes(node)
+
+
+def find_test_violations(root: Path) -> list[str]:
+    """Return the private attributes and the test modules that tests use."""
+    found = []
+    for path in sorted((root / "tests").rglob("*.py")):
+        place = path.relative_to(root)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and _is_private(node):
+                found.append(f"{place}:{node.lineno}: {ast.unparse(node)}")
+        for line, name in find_imports(path, root):
+            package, *parts = name.split(".")
+            if package == "tests" and any(one.startswith("test_") for one in parts):
+                found.append(f"{place}:{line}: imports {name}")
+    return found
+
+
+def _is_private(node: ast.Attribute) -> bool:
+    """Return True for a private attribute of another object."""
+    if node.attr in DOCUMENTED or not node.attr.startswith("_"):
+        return False
+    is_own = isinstance(node.value, ast.Name) and node.value.id in OWNERS
+    return not is_own and not node.attr.startswith("__")
 
 
 def find_violations(root: Path) -> list[str]:
@@ -338,3 +366,18 @@ def test_nothing_imports_what_is_for_users(tmp_path: Path) -> None:
     plant(tmp_path, "orchestra/asgi.py", "from connections.client import connect\n")
     plant(tmp_path, "connections/management/x.py", "import connections.testing\n")
     assert len(find_violations(tmp_path)) == 2
+
+
+def test_tests_use_no_private_attribute_and_no_other_test() -> None:
+    assert find_test_violations(ROOT) == []
+
+
+def test_a_planted_private_attribute_or_import_of_a_test_is_found(
+    tmp_path: Path,
+) -> None:
+    plant(tmp_path, "tests/test_a.py", "self._mine = other._theirs\n")
+    plant(tmp_path, "tests/a/test_b.py", "from tests.test_a import x\n")
+    assert find_test_violations(tmp_path) == [
+        "tests/a/test_b.py:1: imports tests.test_a.x",
+        "tests/test_a.py:1: other._theirs",
+    ]

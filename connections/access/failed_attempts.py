@@ -11,7 +11,7 @@ from connections.units import Clock
 
 logger = logging.getLogger(__name__)
 
-_MAX_ADDRESSES = 10_000
+MAX_ADDRESSES = 10_000
 """How many are remembered; those that failed the longest ago are forgotten first."""
 
 _LOG_SECONDS = 10
@@ -41,7 +41,7 @@ class FailedCredentials:
         key, now = group_address(address), self._clock()
         bucket = self._buckets.pop(key, None)
         if bucket is None:
-            while len(self._buckets) >= _MAX_ADDRESSES:
+            while len(self._buckets) >= MAX_ADDRESSES:
                 self._buckets.popitem(last=False)
             rate = self._config.failures_per_address_per_minute / 60
             bucket = TokenBucket(rate, self._config.failures_per_address_burst, now)

@@ -10,20 +10,20 @@ from sessions_history.backends.base import Backend, Changes, Found, Row, dump
 
 # A CROSS JOIN is carried out in the order in which it is written: each row of the
 # parameter is looked up in the index, and no table is read from end to end.
-_LOCK = """
+LOCK = """
 SELECT json_group_array(
     json_array(s.session_id, s.epoch, s.last_offset, s.last_seen_at < ?)
 ) FROM json_each(?) AS v
 CROSS JOIN sessions_history_session AS s ON s.session_id = v.value
 """
 
-_FIND_STREAMING = """
+FIND_STREAMING = """
 SELECT json_group_array(json_array(e.session_id, e."offset"))
 FROM json_each(?) AS v CROSS JOIN sessions_history_historyentry AS e
 ON e.session_id = v.value AND e.state = 'streaming'
 """
 
-_FIND_KEYS = """
+FIND_KEYS = """
 SELECT json_group_array(json_array(k.session_id, k.key, k.digest, k."offset"))
 FROM json_each(?) AS v CROSS JOIN sessions_history_appendkey AS k
 ON k.session_id = json_extract(v.value, '$[0]')
@@ -40,18 +40,18 @@ INSERT INTO sessions_history_appendkey
 (session_id, key, digest, "offset", created_at) VALUES
 """
 
-_MOVE = """
+MOVE = """
 UPDATE sessions_history_session SET last_offset = json_extract(v.value, '$[1]')
 FROM json_each(?) AS v WHERE session_id = json_extract(v.value, '$[0]')
 """
 
 # By itself: a column that is named is written in all of its indexes.
-_SEE = """
+SEE = """
 UPDATE sessions_history_session SET last_seen_at = ?
 FROM json_each(?) AS v WHERE session_id = v.value
 """
 
-_TRIM = """
+TRIM = """
 DELETE FROM sessions_history_historyentry WHERE id IN (
     SELECT e.id FROM json_each(?) AS v CROSS JOIN sessions_history_historyentry AS e
     ON e.session_id = json_extract(v.value, '$[0]')
@@ -65,16 +65,16 @@ class SqliteBackend(Backend):
 
     def lock(self, session_ids: Collection[str]) -> list[Row]:
         ids = dump(list(session_ids))
-        return [tuple(row) for row in self._fetch(_LOCK, self._seen_before, ids)]
+        return [tuple(row) for row in self._fetch(LOCK, self._seen_before, ids)]
 
     def find(
         self, session_ids: Collection[str], keys: Sequence[tuple[str, str]]
     ) -> Found:
         found = Found()
-        streaming = self._fetch(_FIND_STREAMING, dump(list(session_ids)))
+        streaming = self._fetch(FIND_STREAMING, dump(list(session_ids)))
         found.streaming = [tuple(row) for row in streaming]
         if keys:
-            for session_id, key, *known in self._fetch(_FIND_KEYS, dump(keys)):
+            for session_id, key, *known in self._fetch(FIND_KEYS, dump(keys)):
                 found.keys[session_id, key] = tuple(known)
         return found
 
@@ -82,12 +82,12 @@ class SqliteBackend(Backend):
         with connection.wrap_database_errors:
             self._insert(_INSERT_ENTRIES, changes.entries)
             self._insert(_INSERT_KEYS, changes.keys)
-            self._execute(_MOVE, [dump(changes.positions)])
+            self._execute(MOVE, [dump(changes.positions)])
             stale = [key for key, _, is_stale in changes.positions if is_stale]
             if stale:
-                self._execute(_SEE, [self._at, dump(stale)])
+                self._execute(SEE, [self._at, dump(stale)])
             if changes.thresholds:
-                self._execute(_TRIM, [dump(changes.thresholds)])
+                self._execute(TRIM, [dump(changes.thresholds)])
 
     def _insert(self, head: str, rows: Sequence[Row]) -> None:
         """

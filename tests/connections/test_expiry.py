@@ -1,6 +1,5 @@
 """Credentials that end under an open connection: the warning, the end, the refresh."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -26,6 +25,7 @@ from connections.node.node import Node
 from connections.storage.database import Database
 from connections.testing import FakeClock
 from connections.testing.communicators import connect_to, make_config, make_node
+from tests.connections.background_tasks import finish_tasks
 from tests.connections.conversations import Echo, JsonEcho, receive_close, receive_type
 from tests.connections.login import log_in
 from tests.connections.switchable_database import SwitchableDatabase
@@ -324,7 +324,7 @@ async def test_a_session_extended_over_http_is_no_expired_one(recording: Node) -
     async def check(moment: datetime) -> None:
         watch.check([connection], moment)
         watch.check([connection], moment)
-        await asyncio.gather(*watch._asking.values())
+        await finish_tasks()
 
     await check(soon)
     assert len(sender.told) == 1
@@ -347,5 +347,5 @@ async def test_a_session_nobody_can_look_up_is_not_ended() -> None:
     )
     watch = ExpiryWatch(ExpiryConfig(), Verifier(database, FakeClock()))
     watch.check([connection], EXPIRES_AT + timedelta(hours=1))
-    await asyncio.gather(*watch._asking.values())
+    await finish_tasks()
     assert sender.close_reasons == []

@@ -47,10 +47,10 @@ def test_ipv6_counts_by_its_network_and_mapped_addresses_as_ipv4() -> None:
 
 def test_memory_is_bounded_and_the_longest_unseen_goes_first() -> None:
     failed = make(FakeClock())
-    for number in range(failed_attempts._MAX_ADDRESSES + 1):
+    for number in range(failed_attempts.MAX_ADDRESSES + 1):
         for _ in range(3):
             failed.record(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
-    assert len(failed) == failed_attempts._MAX_ADDRESSES
+    assert len(failed) == failed_attempts.MAX_ADDRESSES
     assert not failed.is_limited("10.0.0.0")
     assert failed.is_limited("10.0.0.1")
 

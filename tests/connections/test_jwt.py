@@ -26,6 +26,7 @@ from connections.credentials.jwt_keys import Key, KeyRing, read_keys
 from connections.credentials.verifier import Verifier
 from connections.exceptions import ConfigError, Refused
 from connections.testing import FakeClock
+from tests.connections.background_tasks import finish_tasks
 from tests.connections.jwt_provider import (
     AUDIENCE,
     ISSUER,
@@ -313,8 +314,7 @@ async def test_a_key_that_was_taken_out_verifies_nothing_more() -> None:
     provider.keys = (ED, RSA)
     clock.advance(300)
     ring.refresh()
-    assert ring._loading is not None
-    await ring._loading
+    await finish_tasks()
     with pytest.raises(Refused):
         await ring.find("ES256")
 
@@ -342,8 +342,7 @@ async def test_the_last_keys_stand_while_the_provider_is_away() -> None:
     for _ in range(5):
         clock.advance(400)
         ring.refresh()
-        assert ring._loading is not None
-        await ring._loading
+        await finish_tasks()
     assert await ring.find("ES256")
     with pytest.raises(Refused) as refused:
         await ring.find("new")
@@ -351,8 +350,7 @@ async def test_the_last_keys_stand_while_the_provider_is_away() -> None:
     provider.is_away = False
     clock.advance(10)
     ring.refresh()
-    assert ring._loading is not None
-    await ring._loading
+    await finish_tasks()
     with pytest.raises(Refused) as refused:
         await ring.find("new")
     assert refused.value.close_reason.reason == "unauthenticated"
@@ -374,8 +372,7 @@ async def test_an_outage_is_logged_once(caplog: pytest.LogCaptureFixture) -> Non
     for provider.is_away in (True, True, True, False, False):
         clock.advance(1000)
         ring.refresh()
-        assert ring._loading is not None
-        await ring._loading
+        await finish_tasks()
     events = [record.__dict__["event"] for record in caplog.records]
     assert events == ["jwt_keys_failed", "jwt_keys_recovered"]
 

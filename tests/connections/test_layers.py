@@ -1,6 +1,7 @@
 """The behaviour that Channels documents for a layer, on both; and what ours adds."""
 
 import asyncio
+import gc
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -11,7 +12,7 @@ from channels.exceptions import ChannelFull
 from channels.layers import InMemoryChannelLayer
 
 from connections.layers.local import LocalLayer
-from connections.layers.mailbox import GAP
+from connections.layers.mailbox import GAP, Mailbox
 from connections.layers.redis import RedisLayer
 from tests.integration.redis_process import RedisProcess
 
@@ -327,18 +328,26 @@ async def test_joining_again_renews_a_membership() -> None:
     assert await layer.receive(channel) == {"type": "x"}
 
 
+def count_mailboxes() -> int:
+    return sum(isinstance(one, Mailbox) for one in gc.get_objects())
+
+
 async def test_mailboxes_nobody_reads_are_forgotten() -> None:
     clock = FakeClock()
     layer = LocalLayer(expiry=60, group_expiry=600, clock=clock)
+    gc.collect()
+    before = count_mailboxes()
     for _ in range(50):
         channel = await layer.new_channel()
         await layer.group_add("g", channel)
         await layer.send(channel, {"type": "x"})
+    assert count_mailboxes() == before + 50
     clock.now += 700
     await layer.new_channel()
     clock.now += 700
     await layer.new_channel()
-    assert not layer._mailboxes and not layer._groups and not layer._groups_of
+    gc.collect()
+    assert count_mailboxes() == before
 
 
 async def test_a_cancelled_reader_leaves_its_message_to_the_next() -> None:

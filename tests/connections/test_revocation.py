@@ -322,8 +322,9 @@ def vanish(**changes: Any) -> Callable[[], Any]:
 
 def erase_users() -> None:
     """Delete all users as SQL does, past Django's signals."""
-    User.groups.through.objects.all()._raw_delete("default")
-    User.objects.all()._raw_delete("default")
+    with connection.cursor() as cursor:
+        cursor.execute("delete from auth_user_groups")
+        cursor.execute("delete from auth_user")
 
 
 @pytest.mark.parametrize(
@@ -404,17 +405,17 @@ async def test_a_look_takes_few_queries_and_comes_in_its_turn(node: Node) -> Non
     node.clock.advance(node.config.reauthorise_seconds)
     queries: list[int] = []
 
-    class Counting:
-        async def read(self, work: Any, *args: Any) -> Any:
-            def run() -> Any:
-                with CaptureQueriesContext(connection) as captured:
-                    found = work(*args)
-                queries.append(len(captured))
-                return found
+    def count(work: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any) -> Any:
+            with CaptureQueriesContext(connection) as captured:
+                found = work(*args)
+            queries.append(len(captured))
+            return found
 
-            return await in_database(run)()
+        return run
 
-    node.reauthoriser._database = Counting()  # type: ignore[assignment]
+    assert isinstance(node.database, SwitchableDatabase)
+    node.database.around_read = count
     await node.reauthoriser.poll()
     await node.reauthoriser.poll()
     assert queries == [5]
@@ -465,19 +466,16 @@ async def test_a_question_during_an_answer_is_asked_again(node: Node) -> None:
     live: LiveConnection = next(iter(node.hub))
     assert isinstance(node.clock, FakeClock)
     node.clock.advance(node.config.reauthorise_seconds)
-    database = node.reauthoriser._database
 
-    class Asking:
-        async def read(self, work: Any, *args: Any) -> Any:
-            found = await in_database(work)(*args)
-            await AccessToken.objects.aupdate(revoked_at=timezone.now())
-            node.reauthoriser.ask(live)
-            return found
+    async def revoke() -> None:
+        await AccessToken.objects.aupdate(revoked_at=timezone.now())
+        node.reauthoriser.ask(live)
 
-    node.reauthoriser._database = Asking()  # type: ignore[assignment]
+    assert isinstance(node.database, SwitchableDatabase)
+    node.database.after_read = revoke
     await node.reauthoriser.poll()
     assert live.close_reason is None
-    node.reauthoriser._database = database
+    node.database.after_read = None
     await node.reauthoriser.poll()
     await assert_ends(communicator, 4009, "revoked")
 
@@ -604,18 +602,14 @@ async def test_what_was_read_before_a_revocation_is_not_remembered_after_it(
 ) -> None:
     """That of another token, at the same time, takes nothing from this one."""
     token, row = await in_database(create_access_token)("phone")
-    database = node.verifier._database
 
-    class Late:
-        async def read(self, work: Any, *args: Any) -> Any:
-            found = await in_database(work)(*args)
-            node.verifier.forget("token", str(row.pk if is_its_own else row.pk + 1))
-            return found
+    async def forget() -> None:
+        node.verifier.forget("token", str(row.pk if is_its_own else row.pk + 1))
 
-    node.verifier._database = Late()  # type: ignore[assignment]
-    await node.verifier.verify_token(token)
-    node.verifier._database = database
     assert isinstance(node.database, SwitchableDatabase)
+    node.database.after_read = forget
+    await node.verifier.verify_token(token)
+    node.database.after_read = None
     node.database.is_away = True
     if is_its_own:
         with pytest.raises(Refused):

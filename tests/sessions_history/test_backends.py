@@ -28,12 +28,12 @@ def test_no_table_is_read_from_end_to_end() -> None:
 def find_sqlite_scans() -> list[str]:
     """Return the steps of the statements' plans that go through a whole table."""
     statements = {
-        sqlite._LOCK: 2,
-        sqlite._FIND_STREAMING: 1,
-        sqlite._FIND_KEYS: 1,
-        sqlite._MOVE: 1,
-        sqlite._SEE: 2,
-        sqlite._TRIM: 1,
+        sqlite.LOCK: 2,
+        sqlite.FIND_STREAMING: 1,
+        sqlite.FIND_KEYS: 1,
+        sqlite.MOVE: 1,
+        sqlite.SEE: 2,
+        sqlite.TRIM: 1,
     }
     found = []
     with connection.cursor() as cursor:
