@@ -47,7 +47,7 @@ def read_alerts(server: LiveServer) -> dict[str, str]:
 
 
 async def test_several_nodes_tell_once_of_a_silent_sweeper(servers: Servers) -> None:
-    """Then a sweeper comes, sees what else is wrong, and is heard of as well."""
+    """A sweeper that starts later also raises and reports its alerts."""
     async with MailSink() as sink:
         options: dict[str, Any] = {
             "config": CONFIG,
@@ -70,7 +70,7 @@ async def test_several_nodes_tell_once_of_a_silent_sweeper(servers: Servers) -> 
 
 @pytest.fixture
 def prometheus(servers: Servers, tmp_path: Path) -> Iterator[tuple[LiveServer, str]]:
-    """A server, and the address of a Prometheus that scrapes it each second."""
+    """A server, and the URL of a Prometheus that scrapes it every second."""
     server = servers.start(config=CONFIG)
     (tmp_path / "rules.yml").write_text(server.manage("prometheus_rules"))
     target = f"127.0.0.1:{server.port}"
@@ -114,7 +114,7 @@ async def test_prometheus_scrapes_a_node_and_raises_its_alert(
             return []  # It is not there yet.
 
     async def is_raised() -> bool:
-        # A rate needs a rise that Prometheus saw from one scrape to the next.
+        # A rate needs a rise between two scrapes of Prometheus.
         await fail_to_authenticate(server, 2)
         return "AuthenticationFailures" in await read_firing()
 

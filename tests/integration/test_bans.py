@@ -15,7 +15,7 @@ def open_from(address: str, server: LiveServer, token: str) -> connect:
 
 
 async def is_welcome(opening: connect) -> bool:
-    """Tell whether a connection is served; one that is closed is not."""
+    """Return True if a connection is served, and False if it is closed."""
     try:
         async with opening as connection:
             await assert_alive(connection)
@@ -25,7 +25,7 @@ async def is_welcome(opening: connect) -> bool:
 
 
 async def test_an_operator_bans_and_lifts(servers: Servers) -> None:
-    """Another process bans: the node hears of it on its beat, and not from a query."""
+    """Another process bans; the node learns of it with its beat."""
     server = servers.start(config=QUICK)
     alice, bob = server.create_token("alice"), server.create_token("bob")
     of_alice = await open_from("127.0.0.2", server, alice)
@@ -45,7 +45,7 @@ async def test_an_operator_bans_and_lifts(servers: Servers) -> None:
 
 
 async def test_a_ban_stands_from_the_first_handshake_on(servers: Servers) -> None:
-    """A node that has just started knows the bans before it admits anybody."""
+    """A new node reads the bans before it admits connections."""
     server = servers.make(config={"node__beat_seconds": 5})
     server.call("ban", "--address", "127.0.0.0/30")
     token = server.create_token("alice")
@@ -56,7 +56,7 @@ async def test_a_ban_stands_from_the_first_handshake_on(servers: Servers) -> Non
 
 @pytest.mark.parametrize("host", ["::", "::1"])
 async def test_addresses_of_both_families(servers: Servers, host: str) -> None:
-    """A socket of both families shows IPv4 clients as ::ffff:127.0.0.2."""
+    """A dual-stack socket reports IPv4 clients as ::ffff:127.0.0.2."""
     server = servers.make(config=QUICK, arguments=("--host", host))
     token = server.create_token("alice")
     server.call("ban", "--address", "127.0.0.0/30" if host == "::" else "::1/64")
@@ -77,7 +77,7 @@ async def test_addresses_of_both_families(servers: Servers, host: str) -> None:
 
 
 async def test_guessing_is_limited_by_address(servers: Servers) -> None:
-    """After the burst a client is told to come later, its credential unread."""
+    """After the burst, connections close before their credential is checked."""
     config = {
         **QUICK,
         "handshake__failures_per_address_burst": 5,

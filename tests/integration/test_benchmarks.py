@@ -85,7 +85,7 @@ def test_code_belongs_to_a_layer(module: str, layer: str) -> None:
 
 
 def test_sessions_are_measured() -> None:
-    """The generator ends the run where an offset is missing or comes twice."""
+    """The generator fails the run if an offset is missing or repeated."""
     arguments = ("--only", "sqlite", "--seconds", "1")
     done = run_benchmarks(*arguments, module="sessions")
     assert done.returncode == 0, done.stderr

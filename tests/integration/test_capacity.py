@@ -14,7 +14,7 @@ SHORT = ("--steps", "20,40", "--seconds", "0.3", "--json")
 
 
 def count_left(server: LiveServer) -> int:
-    """Return how many tokens the command has left behind."""
+    """Return the number of tokens that the command left behind."""
     query = "select count(*) from connections_accesstoken where client_id like 'cap%'"
     with closing(sqlite3.connect(server.folder / "db.sqlite3")) as database:
         count: int = database.execute(query).fetchone()[0]

@@ -20,7 +20,7 @@ Start = Callable[..., Awaitable[Process]]
 
 @pytest.fixture
 async def start() -> AsyncIterator[Start]:
-    """Starts the command, with a keyboard at which nobody types."""
+    """Start the command with an idle standard input."""
     started: list[Process] = []
 
     async def start(*arguments: str, **environment: str) -> Process:
@@ -48,7 +48,7 @@ def server(shared_servers: ProjectServers) -> LiveServer:
 
 
 async def read_until(process: Process, text: str) -> str:
-    """Return what it says up to and with a line that holds a text."""
+    """Return the output up to and including a line with a text."""
     said = ""
     async with asyncio.timeout(_SECONDS):
         while text not in said:
@@ -64,7 +64,7 @@ async def wait(process: Process) -> int:
 
 
 async def test_an_end_is_shown_at_once(server: LiveServer, start: Start) -> None:
-    """No Enter is needed, and no traceback comes."""
+    """The command exits without input and without a traceback."""
     token = server.create_token("at-a-terminal")
     client = await start(f"{server.ws_url}/ws/echo/", "--token", token)
     await read_until(client, "connected to")

@@ -45,7 +45,7 @@ def test_no_case_of_the_suite_fails(tmp_path: Path) -> None:
 
 @pytest.fixture
 def no_python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """An empty folder, which is all that a CPython 2.7 is looked for in."""
+    """An empty folder as the only place to look for CPython 2.7."""
     monkeypatch.delenv("PYTHON27", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
@@ -63,7 +63,7 @@ def test_without_a_python_it_says_how_to_get_one(
 
 
 def plant_python(path: Path, answer: str, code: int = 0) -> Path:
-    """Write a program that answers as a Python would."""
+    """Write a program that prints a version as Python does."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"#!/bin/sh\necho '{answer}'\nexit {code}\n")
     path.chmod(0o755)
@@ -71,7 +71,7 @@ def plant_python(path: Path, answer: str, code: int = 0) -> Path:
 
 
 def test_a_shim_without_a_python_behind_it_is_passed_over(no_python: Path) -> None:
-    """pyenv leaves them on the path for versions that are not switched on."""
+    """pyenv leaves shims on PATH for versions that are not active."""
     plant_python(no_python / "python2.7", "2.7 1114111", code=127)
     plant_python(no_python / "python2", "2.6 1114111")
     behind = plant_python(

@@ -40,7 +40,7 @@ def open_socket(
 
 
 async def is_let_in(server: LiveServer, path: str, **options: Any) -> bool:
-    """Tell whether a handshake leads to a consumer that answers; else 4001."""
+    """Return True if the consumer answers, and False if the close code is 4001."""
     connection = await open_socket(server, path, **options)
     try:
         await connection.send("ping")
@@ -106,7 +106,7 @@ async def test_the_keys_of_a_provider_rotate(
 
 
 def confuse(key: SigningKey) -> str:
-    """Return a token signed by HMAC with what everybody knows: the public key."""
+    """Return a token signed by HMAC with the public key as its secret."""
     pem = key.private.public_key().public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
@@ -162,8 +162,8 @@ def fetch_ticket(server: LiveServer, token: str, origin: str | None = None) -> s
 async def test_a_ticket_raced_on_two_processes_is_redeemed_once(
     servers: Servers,
 ) -> None:
-    """Twenty handshakes at once, ten on each node, however they fall."""
-    # Whoever lost the race has failed: here that must not lock the address out.
+    """Of twenty concurrent handshakes on two nodes, one is accepted."""
+    # The failed handshakes must not lock the address out here.
     lenient = {"handshake__failures_per_address_burst": 1000}
     config = {**QUICK, **lenient, "allow_unshared_limits": "true"}
     first, second = servers.start_pair(config=config, second={"command": "uvicorn"})

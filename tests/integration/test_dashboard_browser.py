@@ -26,7 +26,7 @@ CLIENTS = ("alice", "bob", "carol", EVIL_CLIENT)
 OPENED = {"alice": 3, "bob": 1, EVIL_CLIENT: 2}
 ENVIRONMENT = {
     "DJANGO_SETTINGS_MODULE": "tests.integration.strict_settings",
-    # Sessions are made before the server that they are for.
+    # Sessions are created before their server.
     "SECRET_KEY": "known to all servers of this module, and nowhere else",
 }
 _PATIENCE_MS = 30_000
@@ -63,7 +63,7 @@ for entry in LogEntry.objects.all():
 
 
 class Desk:
-    """A server with connections, and the sessions of those who may look at it."""
+    """A server with connections, and the sessions of its staff."""
 
     def __init__(self, server: LiveServer, prepared: dict[str, Any]) -> None:
         self.server = server
@@ -73,7 +73,7 @@ class Desk:
         self.clients: dict[str, list[ClientConnection]] = {}
 
     async def join(self, client: str, count: int) -> None:
-        """Let a client open some connections."""
+        """Open connections of a client."""
         token = self._tokens[client]
         for _ in range(count):
             opened = await connect(
@@ -86,7 +86,7 @@ class Desk:
     async def look(
         self, browser: Browser, name: str, path: str = URL, **options: Any
     ) -> Page:
-        """Open a page as one of the staff, under the strict policy."""
+        """Open a page as a member of staff, under the strict policy."""
         options = {"viewport": {"width": 1280, "height": 900}, **options}
         context = await browser.new_context(**options)
         context.set_default_timeout(_PATIENCE_MS)
@@ -105,7 +105,7 @@ class Desk:
             self.complaints.append(message.text)
 
     def count(self) -> int:
-        """Return how many connections their clients hold open."""
+        """Return the number of open connections."""
         return sum(
             one.close_code is None for some in self.clients.values() for one in some
         )
@@ -125,7 +125,7 @@ async def browser() -> AsyncIterator[Browser]:
 def migrated_database(
     migrated_database: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """A copy with staff who are logged in, and tokens for clients."""
+    """A copy with logged-in staff, and tokens for clients."""
     folder = tmp_path_factory.mktemp("staff")
     shutil.copy(migrated_database, folder)
     server = make_server(folder, environment=ENVIRONMENT)
@@ -146,7 +146,7 @@ async def desk(servers: Servers, migrated_database: Path) -> AsyncIterator[Desk]
 
 
 async def read_map(page: Page) -> dict[str, int]:
-    """Return what the map shows: connections by client."""
+    """Return the map's number of connections by client."""
     found = await page.eval_on_selector_all(
         "#live-map [data-client]",
         "all => all.map(one => [one.dataset.client,"
@@ -168,7 +168,7 @@ async def wait_for_map(page: Page, expected: dict[str, int]) -> None:
 async def test_what_the_page_shows_is_what_is_open(
     desk: Desk, browser: Browser
 ) -> None:
-    """It follows without a reload, and who watches is not among those shown."""
+    """The page updates without a reload, and omits the dashboard's own connections."""
     page = await desk.look(browser, "root")
     await page.wait_for_selector("#live-badge.is-live")
     await wait_for_map(page, OPENED)
@@ -215,7 +215,7 @@ async def test_a_kick_closes_the_socket_and_leaves_an_audit_entry(
 async def test_what_is_done_on_one_node_reaches_the_other(
     servers: Servers, migrated_database: Path, browser: Browser
 ) -> None:
-    """Two processes that share a database and nothing else."""
+    """The two processes share only a database."""
     config = {"node__beat_seconds": 0.2, "allow_unshared_limits": "true"}
     near, far = servers.start_pair(config=config, environment=ENVIRONMENT)
     prepared = json.loads(migrated_database.with_name("prepared.json").read_text())
@@ -245,14 +245,14 @@ async def test_what_is_done_on_one_node_reaches_the_other(
     await wait_until(lambda: read_ready(far).status_code == 200)
     await beyond.join("bob", 1)
     await act("notice/?target=client&value=bob", text="hello")
-    # Its consumer takes text, and no notices.
+    # The consumer takes text, but no notices.
     await page.wait_for_selector(".live-problem >> text=Not reached: 1 connection")
     assert beyond.clients["bob"][-1].close_code is None
     await beyond.close()
 
 
 def read_ready(server: LiveServer) -> httpx.Response:
-    """Ask a server whether it takes connections."""
+    """Return the answer of /readyz."""
     return httpx.get(f"{server.url}/readyz")
 
 
@@ -272,7 +272,7 @@ async def test_a_viewer_may_look_and_not_act(desk: Desk, browser: Browser) -> No
 
 
 async def test_a_planted_script_stays_text(desk: Desk, browser: Browser) -> None:
-    """In a client's name and a user agent, on every page that shows them."""
+    """The script is a client id and a user agent, on every page that shows them."""
     page = await desk.look(browser, "root")
     await page.wait_for_selector("#live-badge.is-live")
     await wait_for_map(page, OPENED)

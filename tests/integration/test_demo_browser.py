@@ -31,7 +31,7 @@ ENVIRONMENT = {
 def migrated_database(
     migrated_database: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """A copy in which somebody can sign in."""
+    """A copy with a user."""
     folder = tmp_path_factory.mktemp("alice")
     shutil.copy(migrated_database, folder)
     server = make_server(folder, environment=ENVIRONMENT)
@@ -47,7 +47,7 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 def start(servers: Servers, **options: Any) -> LiveServer:
-    """Start a server whose answers come a word at a time."""
+    """Start a server whose answers stream word by word."""
     config = {"node__beat_seconds": 0.2, **options.pop("config", {})}
     environment = {**ENVIRONMENT, **options.pop("environment", {})}
     return servers.start(config=config, environment=environment, **options)
@@ -57,7 +57,7 @@ def start(servers: Servers, **options: Any) -> LiveServer:
 async def signed_in(
     server: LiveServer, browser: Browser, **options: Any
 ) -> AsyncIterator[tuple[Person, Tab]]:
-    """Let somebody sign in; no page of theirs may have complained in the end."""
+    """Sign a user in; fail if a page reported an error."""
     context = await browser.new_context(**options)
     person = Person(server, context)
     yield person, await person.sign_in("alice")
@@ -66,7 +66,7 @@ async def signed_in(
 
 
 def assert_conversation(shown: list[Shown], *said: str) -> None:
-    """What was said and its echo alternate, complete, and nothing is there twice."""
+    """Messages and echoes alternate, complete and without duplicates."""
     assert [one.offset for one in shown] == list(range(1, 2 * len(said) + 1))
     assert [one.text for one in shown] == [text for one in said for text in (one, one)]
     assert [one.sender for one in shown] == ["client", "server"] * len(said)
@@ -74,7 +74,7 @@ def assert_conversation(shown: list[Shown], *said: str) -> None:
 
 
 def read_log(server: LiveServer) -> list[tuple[int, str, str]]:
-    """Return offset, sender and text of every entry that the database has."""
+    """Return offset, sender and text of every entry in the database."""
     query = 'select "offset", sender, data from sessions_history_historyentry'
     with contextlib.closing(sqlite3.connect(server.folder / "db.sqlite3")) as database:
         rows = database.execute(f"{query} order by session_id, 1").fetchall()
@@ -88,7 +88,7 @@ def as_rows(shown: list[Shown]) -> list[tuple[int, str, str]]:
 async def test_a_reload_in_the_middle_of_an_answer(
     servers: Servers, browser: Browser
 ) -> None:
-    """And a second tab beside it, in step all the time."""
+    """A second tab shows the same entries."""
     server = start(servers)
     async with signed_in(server, browser) as (person, tab):
         await tab.say(LONG)
@@ -108,7 +108,7 @@ async def test_a_reload_in_the_middle_of_an_answer(
 async def test_a_network_that_is_gone_for_longer_than_the_heartbeat(
     servers: Servers, browser: Browser
 ) -> None:
-    """The connection looks open meanwhile; another device goes on."""
+    """The connection looks open meanwhile; another device continues."""
     server = start(servers, config={"ping_interval_seconds": 1})
     async with signed_in(server, browser) as (person, tab):
         await tab.say("before")
@@ -136,7 +136,7 @@ async def test_a_network_that_is_gone_for_longer_than_the_heartbeat(
 async def test_a_server_that_is_killed_and_started_again(
     servers: Servers, browser: Browser
 ) -> None:
-    """What was recorded is there, the answer is kept as far as it had come."""
+    """Recorded entries remain, and the answer keeps its text so far."""
     config = {"node__node_timeout_seconds": 1, "node__lease_seconds": 1}
     server = start(servers, config=config)
     async with signed_in(server, browser) as (_, tab):
@@ -160,7 +160,7 @@ async def test_a_server_that_is_killed_and_started_again(
 
 
 async def test_a_rolling_restart(servers: Servers, browser: Browser) -> None:
-    """One node takes over from another on the same port, in the middle of an answer."""
+    """One node replaces another on the same port during an answer."""
     redis = RedisProcess().start()
     options: dict[str, Any] = {
         "port": free_port(),
@@ -189,7 +189,7 @@ async def test_a_rolling_restart(servers: Servers, browser: Browser) -> None:
 
 
 async def test_six_tabs_and_use_here(servers: Servers, browser: Browser) -> None:
-    """Five may be connected: the first is let go, says so, and returns when told."""
+    """The limit is five: the first tab is evicted, shows it, and returns on request."""
     server = start(servers)
     async with signed_in(server, browser) as (person, first):
         await first.say("one of six")
@@ -203,7 +203,7 @@ async def test_six_tabs_and_use_here(servers: Servers, browser: Browser) -> None
         await others[4].say("while one is away")
         await others[0].wait_for_answers(2)
         assert len(await first.read()) == 2
-        # It does not come back by itself: two tabs would evict each other for ever.
+        # It does not reconnect by itself: two tabs would evict each other for ever.
         await first.page.evaluate("window.dispatchEvent(new Event('online'))")
         assert await first.page.is_visible("#notice")
         await first.page.get_by_role("button", name="Use here").press("Enter")
@@ -217,7 +217,7 @@ async def test_six_tabs_and_use_here(servers: Servers, browser: Browser) -> None
 async def test_the_button_that_cuts_the_network(
     servers: Servers, browser: Browser
 ) -> None:
-    """A message written meanwhile survives even a reload of the page."""
+    """A message sent offline survives a reload of the page."""
     server = start(servers)
     async with signed_in(server, browser) as (_, tab):
         await tab.say(LONG)
@@ -234,7 +234,7 @@ async def test_the_button_that_cuts_the_network(
 async def test_a_narrow_page_with_the_keyboard_alone(
     servers: Servers, browser: Browser
 ) -> None:
-    """390 px wide, nothing sticks out; what is read aloud is said once, at the end."""
+    """At 390 px nothing overflows; a screen reader announces each answer once."""
     server = start(servers)
     narrow = {"width": 390, "height": 780}
     async with signed_in(server, browser, viewport=narrow) as (_, tab):

@@ -25,11 +25,11 @@ from tests.project import ROOT
 DEPLOY = ROOT / "deploy"
 SCRIPTS = str(Path(sys.executable).parent)
 FLUSH_SECONDS = 5
-"""What a stop may take beside the drain."""
+"""The time a stop may take in addition to the drain."""
 
 
 def run(*command: str | Path, **options: Any) -> str:
-    """Run a tool; return all that it says, and fail if it finds fault."""
+    """Run a tool; return its output, and fail on a non-zero exit code."""
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=60, **options
     )
@@ -45,7 +45,7 @@ def drain_seconds() -> float:
 
 @pytest.fixture
 def units(tmp_path: Path) -> Path:
-    """The units, for an /opt/orchestra that exists."""
+    """The units, adapted to an /opt/orchestra that exists."""
     python = tmp_path / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.symlink_to("/bin/true")
@@ -58,7 +58,7 @@ def units(tmp_path: Path) -> Path:
 def test_systemd_takes_the_units(units: Path) -> None:
     program = find_program("systemd-analyze")
     names = ("orchestra@8001.service", "orchestra-sweeper.service", "orchestra.target")
-    # The colon at the end adds the paths that are searched anyway.
+    # The trailing colon adds the default search paths.
     environment = {"SYSTEMD_UNIT_PATH": f"{units}:", "PATH": "/usr/bin:/bin"}
     said = run(program, "verify", "--man=no", *names, env=environment)
     assert said == ""
@@ -66,7 +66,7 @@ def test_systemd_takes_the_units(units: Path) -> None:
 
 @pytest.mark.parametrize("name", ["orchestra@.service", "orchestra-sweeper.service"])
 def test_the_units_are_hardened(name: str) -> None:
-    """systemd's own measure: 0 is a unit that may do nothing, 10 one that may all."""
+    """systemd's exposure score: 0 is fully confined, 10 is unconfined."""
     program = find_program("systemd-analyze")
     unit = DEPLOY / "systemd" / name
     run(program, "security", "--offline=true", "--threshold=20", unit)
@@ -141,7 +141,7 @@ def test_prometheus_takes_its_configuration() -> None:
 
 
 class Nginx:
-    """A real nginx with the site of deploy/, on ports and in a folder of its own."""
+    """A private nginx with the site of deploy/."""
 
     def __init__(
         self, folder: Path, certificate: tuple[Path, Path], upstream: tuple[int, int]
@@ -176,15 +176,15 @@ class Nginx:
         )
 
     def check(self) -> None:
-        """Have nginx itself judge the configuration."""
+        """Check the configuration by nginx itself."""
         run(self._program, "-t", "-c", self._configuration)
 
     def start(self) -> None:
-        """Start it; it answers soon after."""
+        """Start nginx."""
         self._process = subprocess.Popen([self._program, "-c", self._configuration])
 
     def stop(self) -> None:
-        """End it, its workers with it."""
+        """Stop nginx and its workers."""
         if self._process is not None:
             self._process.terminate()
             self._process.wait(10)
@@ -192,7 +192,7 @@ class Nginx:
 
 @pytest.fixture
 def nginx_folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder that workers, which are another user, may enter."""
+    """A folder that nginx's workers, who are another user, may enter."""
     folder = tmp_path / "nginx"
     folder.mkdir()
     for parent in (folder, *folder.parents):
@@ -205,7 +205,7 @@ def nginx_folder(tmp_path: Path) -> Iterator[Path]:
 async def test_nginx_carries_connections_to_a_node_that_serves(
     servers: Servers, nginx_folder: Path, certificate: tuple[Path, Path]
 ) -> None:
-    """One node is gone: the other is asked at once, and learns the true address."""
+    """One node is down: nginx asks the other, which learns the client's address."""
     server = servers.start(
         config={"trusted_proxies": "[127.0.0.1/32]", "node__beat_seconds": 0.1},
         environment={"ALLOWED_HOSTS": "127.0.0.1"},
@@ -243,7 +243,7 @@ async def test_nginx_carries_connections_to_a_node_that_serves(
 
 
 def answers(port: int, context: ssl.SSLContext, path: str) -> int:
-    """Return the status that a path is answered with; 0 while nobody answers."""
+    """Return the HTTP status of a path, or 0 without an answer."""
     try:
         url = f"https://127.0.0.1:{port}{path}"
         with urllib.request.urlopen(url, timeout=5, context=context) as response:

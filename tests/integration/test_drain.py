@@ -48,7 +48,7 @@ def open_socket(server: LiveServer, path: str) -> Any:
 
 
 async def read_to_close(ws: ClientConnection) -> tuple[list[Any], int, float]:
-    """Return messages, close code and the moment of the close."""
+    """Return the messages, the close code and the time of the close."""
     messages = []
     with contextlib.suppress(websockets.ConnectionClosed):
         while True:
@@ -80,7 +80,7 @@ async def is_refused(server: LiveServer) -> bool:
 async def test_a_thousand_clients_leave_within_the_grace(
     servers: Servers, seen: Path, command: str, number: int
 ) -> None:
-    """Spread over it, each with the code; all recorded; exit code 0."""
+    """The closes are spread over the grace period and recorded; the exit code is 0."""
     grace_seconds = 6
     server = start(
         servers,
@@ -109,12 +109,12 @@ async def test_a_thousand_clients_leave_within_the_grace(
 
 
 def count_seen(seen: Path, text: str) -> int:
-    """Return how often consumers noted something."""
+    """Return how often consumers recorded an event."""
     return seen.read_text().count(text)
 
 
 def read_reasons(server: LiveServer) -> list[tuple[str, int, int]]:
-    """Return how recorded connections ended."""
+    """Return the close reasons of recorded connections."""
     query = (
         "select reason, close_code, count(*) from connections_connection"
         " where closed_at is not null group by 1, 2"
@@ -190,7 +190,7 @@ async def test_readyz_turns_before_the_port_closes(
 async def test_a_stuck_handler_is_aborted_at_the_deadline(
     servers: Servers, seen: Path, message: str
 ) -> None:
-    """Even one that swallows its cancellation."""
+    """Even a handler that swallows its cancellation is aborted."""
     server = start(servers, seen, config={"drain__grace_seconds": 1})
     ws = await open_socket(server, "/stuck/")
     await ws.send(message)
@@ -229,7 +229,7 @@ async def test_a_second_signal_skips_the_grace(
 async def test_a_socket_opened_just_now_is_drained_too(
     servers: Servers, seen: Path
 ) -> None:
-    """daphne cancels nobody when one was upgraded in the last second."""
+    """daphne cancels no application if one was upgraded in the last second."""
     server = start(servers, seen, config={"drain__grace_seconds": 1})
     ws = await open_socket(server, "/json/")
     waiting = await RawClient.connect(server.port)
@@ -257,7 +257,7 @@ async def test_a_request_under_way_is_answered(servers: Servers, seen: Path) -> 
     await busy.send(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
     await asyncio.sleep(0.3)
     server.signal(signal.SIGTERM)
-    # A chunked response: what counts is that it comes whole, and the end.
+    # The chunked response must arrive complete, with its end.
     assert b"ok" in await busy.read_end(5)
     await idle.read_end(5)
     assert await asyncio.to_thread(server.wait, 30) == 0
@@ -265,7 +265,7 @@ async def test_a_request_under_way_is_answered(servers: Servers, seen: Path) -> 
 
 @pytest.mark.slow
 async def test_a_rolling_restart_loses_nobody(servers: Servers, seen: Path) -> None:
-    """Two processes on one port, replaced one after the other."""
+    """Two processes on one port are replaced in turn."""
     port = free_port()
     options: dict[str, Any] = {
         "command": "serve",
@@ -284,7 +284,7 @@ async def test_a_rolling_restart_loses_nobody(servers: Servers, seen: Path) -> N
     is_over = False
 
     async def stay() -> int:
-        """Reconnect as the protocol says until it is over."""
+        """Reconnect as the protocol requires until the test ends."""
         nonlocal arrivals
         returns = 0
         while not is_over:
@@ -302,7 +302,7 @@ async def test_a_rolling_restart_loses_nobody(servers: Servers, seen: Path) -> N
     await wait_until(lambda: arrivals == 100, 30)
     for old in (first, second):
         started = start(servers, seen, **options)
-        # Until it listens the others answer /readyz in its place.
+        # Until it listens, the other processes answer /readyz.
         await wait_until(lambda server=started: is_listening(server), 30)
         old.signal(signal.SIGTERM)
         assert await asyncio.to_thread(old.wait) == 0
@@ -316,7 +316,7 @@ async def test_a_rolling_restart_loses_nobody(servers: Servers, seen: Path) -> N
 
 
 def is_listening(server: LiveServer) -> bool:
-    """Tell whether a process has a listening socket of its own (proc(5))."""
+    """Return True if a process has a listening socket (proc(5))."""
     sockets = set()
     for descriptor in Path(f"/proc/{server.pid}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):  # Closed since it was listed.
@@ -328,7 +328,7 @@ def is_listening(server: LiveServer) -> bool:
 
 
 def count_open(server: LiveServer) -> int:
-    """Return how many connections the database knows as open."""
+    """Return the number of open connections in the database."""
     query = "select count(*) from connections_connection where closed_at is null"
     with contextlib.closing(sqlite3.connect(server.folder / "db.sqlite3")) as database:
         count: int = database.execute(query).fetchone()[0]

@@ -53,7 +53,7 @@ async def receive(client: websockets.ClientConnection) -> str | bytes:
 
 
 async def test_it_is_the_edition_that_it_should_be(server: LiveServer) -> None:
-    """Otherwise all that follows would say nothing."""
+    """Otherwise the other tests would prove nothing."""
     is_limited = server.environment["DROP_IN_EDITION"] == "limited"
     async with reach(server, "asynchronous/echo") as client:
         assert client.response is not None

@@ -26,7 +26,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def find_expressions(board: dict[str, Any]) -> Iterator[str]:
-    """Yield what a board asks Prometheus, with its variables filled in."""
+    """Yield a dashboard's queries, with its variables filled in."""
     for panel in board["panels"]:
         for target in panel["targets"]:
             expression = target["expr"].replace("$__rate_interval", "5m")
@@ -40,7 +40,7 @@ def test_the_boards_are_what_their_script_makes() -> None:
 
 @pytest.mark.parametrize("path", BOARDS, ids=lambda path: path.stem)
 def test_panels_keep_the_rules(path: Path) -> None:
-    """Those of Grafana's dashboard-linter, and a place of its own for each panel."""
+    """Panels follow Grafana's dashboard-linter and do not overlap."""
     board = read(path)
     assert board["uid"]
     assert board["editable"] is False
@@ -84,7 +84,7 @@ def test_every_expression_parses(path: Path, tmp_path: Path) -> None:
 
 
 def read_names(server: LiveServer) -> set[str]:
-    """Return the names of all samples of a node, and of series without any yet."""
+    """Return the names of a node's samples, and of series without samples."""
     with urllib.request.urlopen(f"{server.url}/metrics", timeout=10) as response:
         lines = response.read().decode().splitlines()
     declared = {line.split()[2] for line in lines if line.startswith("# TYPE")}
@@ -100,5 +100,5 @@ async def test_every_metric_exists(servers: Servers) -> None:
         for name in re.findall(r"\b(?:active_)?websocket_\w+", expression)
     }
     assert len(wanted) > 20
-    # The sweeper's come with its first round.
+    # The sweeper's series appear with its first round.
     await wait_until(lambda: wanted <= read_names(server), 60)

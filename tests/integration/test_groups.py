@@ -31,7 +31,7 @@ CONFIG = {
 
 
 class Member:
-    """A socket in the group, and what it has read."""
+    """A connection in the group, and the messages it received."""
 
     def __init__(self, client: RawClient) -> None:
         self.texts: list[str] = []
@@ -87,12 +87,12 @@ async def open_members(servers: tuple[LiveServer, ...], count: int) -> list[Memb
 async def test_a_thousand_sockets_on_two_nodes_and_a_restart_of_redis(
     pair: tuple[LiveServer, LiveServer], redis_process: RedisProcess
 ) -> None:
-    """All hear what is said before and after, and that there was a gap between."""
+    """Every member gets the messages before and after, and a gap between."""
     members = await open_members(pair, MEMBERS)
     first, second = members[:2]
 
     async def hear(speaker: Member, word: str) -> None:
-        """Have a word said until all have heard it: they may have to join yet."""
+        """Send a message until every member received it; some may still be joining."""
 
         async def is_heard() -> bool:
             await speaker.say(word)

@@ -43,7 +43,7 @@ class _Page(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def other_site() -> Iterator[int]:
-    """The port of a site that is not ours."""
+    """The port of a foreign site."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Page) as site:
         thread = threading.Thread(target=site.serve_forever)
         thread.start()
@@ -60,7 +60,7 @@ async def browser() -> AsyncIterator[Browser]:
 
 @contextlib.asynccontextmanager
 async def victim(server: LiveServer, browser: Browser) -> AsyncIterator[Page]:
-    """Somebody who is logged in, with an empty tab."""
+    """A logged-in user with an empty tab."""
     with AccessChangeProcess(server) as process:
         process.apply("make_user", "victim")
         key = process.apply("log_in", "victim")["result"]
@@ -87,7 +87,7 @@ def start(servers: Servers, **config: object) -> LiveServer:
 
 
 async def try_from(page: Page, address: str, server: LiveServer) -> str:
-    """Open a socket to the server from a page of some address."""
+    """Open a WebSocket to the server from a page of an origin."""
     await page.goto(address)
     return str(await page.evaluate(OPEN_SOCKET, f"{server.ws_url}/json/"))
 
@@ -111,7 +111,7 @@ async def test_a_foreign_page_cannot_open_a_socket_with_the_victims_cookies(
 async def test_a_page_that_is_allowed_opens_one(
     servers: Servers, browser: Browser, other_site: int
 ) -> None:
-    """So the attack would succeed, if it were not for the Origin."""
+    """Without the check of Origin the attack would succeed."""
     address = f"http://127.0.0.1:{other_site}"
     server = start(servers, allowed_origins=[address])
     async with victim(server, browser) as page:

@@ -14,7 +14,7 @@ from tests.integration.redis_process import RedisProcess
 
 
 class Member:
-    """A consumer in a group: keeps what it receives."""
+    """A consumer in a group that stores received messages."""
 
     def __init__(self, layer: RedisLayer) -> None:
         self.layer = layer
@@ -53,7 +53,7 @@ class Member:
 
 @pytest.fixture
 async def layers(redis_process: RedisProcess) -> AsyncIterator[list[RedisLayer]]:
-    """Those of two nodes."""
+    """The layers of two nodes."""
     made = [
         RedisLayer([redis_process.url], timeout_seconds=0.3, probe_seconds=0.3)
         for _ in range(2)
@@ -65,7 +65,7 @@ async def layers(redis_process: RedisProcess) -> AsyncIterator[list[RedisLayer]]
 
 
 async def send_until_heard(layer: RedisLayer, group: str, *members: Member) -> None:
-    """Send markers until each member has got one: all is in order again."""
+    """Send markers until each member has received one."""
 
     async def is_heard() -> bool:
         await layer.group_send(group, {"type": "marker"})
@@ -77,7 +77,7 @@ async def send_until_heard(layer: RedisLayer, group: str, *members: Member) -> N
 async def test_a_thousand_members_on_two_nodes_and_a_restart(
     redis_process: RedisProcess, layers: list[RedisLayer]
 ) -> None:
-    """All get each message once; after the restart all are told of a gap, and go on."""
+    """Members get each message once; after the restart they get a gap, and continue."""
     members = [await Member(layers[index % 2]).open("g") for index in range(1000)]
     for n in range(5):
         await layers[0].group_send("g", {"type": "n", "n": n})
@@ -100,7 +100,7 @@ async def test_a_thousand_members_on_two_nodes_and_a_restart(
 async def test_a_pause_shorter_than_a_probe_is_told_by_the_sender(
     redis_process: RedisProcess,
 ) -> None:
-    """The subscription did not break; what the sender dropped is told afterwards."""
+    """The subscription survives; the sender reports its dropped messages afterwards."""
     async with Proxy(redis_process.port) as proxy:
         receiving = RedisLayer([redis_process.url], probe_seconds=60)
         sending = RedisLayer([proxy.url], timeout_seconds=0.2, probe_seconds=60)
@@ -130,7 +130,7 @@ async def test_sending_while_redis_is_away_is_quick_and_logged_once(
     await layer.group_send("g", {"type": "x"})
     redis_process.pause()
     with caplog.at_level(logging.WARNING):
-        # The first waits for Redis, for a second; none of the others may.
+        # Only the first send waits for Redis, for a second.
         async with asyncio.timeout(20):
             for _ in range(50):
                 await layer.group_send("g", {"type": "x"})
@@ -142,7 +142,7 @@ async def test_sending_while_redis_is_away_is_quick_and_logged_once(
 async def test_joining_and_leaving_while_redis_is_away(
     redis_process: RedisProcess, layers: list[RedisLayer]
 ) -> None:
-    """Who joined meanwhile is a member on its return; who left is none."""
+    """Joins and leaves during the outage take effect on Redis's return."""
     stays, leaves = await Member(layers[0]).open("g"), await Member(layers[0]).open("g")
     redis_process.kill()
     joins = await Member(layers[1]).open("g")
@@ -199,7 +199,7 @@ async def test_a_payload_of_somebody_else_stops_nobody(
 async def test_an_idle_consumer_is_still_there_after_half_a_minute(
     redis_process: RedisProcess,
 ) -> None:
-    """redis-py 8 ends a read after 5 s by default: stock consumers die of it."""
+    """redis-py 8 ends a read after 5 s by default, which ends stock consumers."""
     layer = RedisLayer([redis_process.url])
     member = await Member(layer).open("g")
     with redis_process.connect() as client:

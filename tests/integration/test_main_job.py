@@ -214,7 +214,7 @@ async def test_an_operator_lists_and_kicks(
         for connection in of_alice:
             assert await read_close(connection) == (4009, "kicked")
         await assert_alive(of_bob[0])
-        # The request is spent: who comes back afterwards stays.
+        # The close request is spent: later connections stay.
         await asyncio.sleep(0.5)
         async with opened(server, alice, 1) as (returned,):
             await asyncio.sleep(0.5)

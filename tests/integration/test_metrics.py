@@ -22,7 +22,7 @@ def open_echo(server: LiveServer, token: str) -> Any:
 
 
 def scrape(url: str, **headers: str) -> dict[tuple[str, ...], float]:
-    """Return each sample by its name and the values of its labels."""
+    """Return the samples by name and label values."""
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     request = urllib.request.Request(f"{url}/metrics", headers=names)
     with urllib.request.urlopen(request, timeout=10) as response:

@@ -15,7 +15,7 @@ LATE = {
     "node__lease_seconds": 180,
     "node__node_timeout_seconds": 180,
 }
-"""Nodes so slow to beat that what happens in a test is no beat's doing."""
+"""Beats too slow to cause anything within a test."""
 
 
 ROWS = (
@@ -28,7 +28,7 @@ OPEN_ROWS = "select count(*) from connections_connection where closed_at is null
 async def test_a_kick_takes_effect_on_every_node_without_a_beat(
     servers: Servers, redis_process: RedisProcess
 ) -> None:
-    """Posted by a process that is no node."""
+    """The request comes from a process that is not a node."""
     pair = start_pair(servers, redis_process, LATE)
     token, other = pair[0].create_token(), pair[0].create_token("bob")
     async with (
@@ -54,7 +54,7 @@ async def test_a_second_node_without_redis_is_refused(
     assert await asyncio.to_thread(second.wait) != 0
     assert f":{first.pid} " in second.log()
     assert "allow_unshared_limits" in second.log()
-    # One that was killed is no neighbour.
+    # A killed node does not block its successor.
     first.kill()
     servers.start(command=command, folder=first.folder, config=QUICK)
 
@@ -63,7 +63,7 @@ async def test_a_second_node_without_redis_is_refused(
 async def test_of_two_nodes_that_begin_at_once_one_stays(
     servers: Servers, command: str
 ) -> None:
-    """Neither saw the other as it started."""
+    """Neither sees the other at its start."""
     first = servers.make(config=QUICK, command=command)
     second = servers.make(config=QUICK, command=command, folder=first.folder)
     pair = (first, second)
@@ -85,7 +85,7 @@ async def test_a_second_node_without_redis_may_be_allowed(servers: Servers) -> N
 async def test_the_sixth_connection_evicts_the_first_on_the_other_node(
     servers: Servers, redis_process: RedisProcess
 ) -> None:
-    """At once: with leases of a minute only the message can have done it."""
+    """The eviction is immediate: leases of minutes cannot have caused it."""
     pair = start_pair(servers, redis_process, LATE)
     token = pair[0].create_token()
     async with (
@@ -101,7 +101,7 @@ async def test_the_sixth_connection_evicts_the_first_on_the_other_node(
 async def test_an_eviction_whose_message_is_lost_takes_effect_by_the_lease(
     servers: Servers, redis_process: RedisProcess
 ) -> None:
-    """Whoever takes the message away keeps the node from subscribing again, too."""
+    """The proxy that drops the message also prevents a new subscription."""
     async with Proxy(redis_process.port) as proxy:
         first, second = start_pair(servers, redis_process, QUICK, proxy)
         token = first.create_token()
@@ -116,7 +116,7 @@ async def test_an_eviction_whose_message_is_lost_takes_effect_by_the_lease(
 async def test_a_node_that_was_frozen_for_longer_than_its_lease(
     servers: Servers, redis_process: RedisProcess
 ) -> None:
-    """It ends what others took, and the records of it and of what it has are true."""
+    """It closes connections whose slots others took; all records are correct."""
     config = {**QUICK, "node__node_timeout_seconds": 1}
     first, second = start_pair(servers, redis_process, config)
     sweeper = servers.start(

@@ -20,7 +20,7 @@ PASSWORD = "not-a-common-one"
 
 
 class Newcomer:
-    """Somebody in an empty folder, who does what README says and no more."""
+    """A user in an empty folder who follows README exactly."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -30,14 +30,14 @@ class Newcomer:
             "HOME": str(folder),
             "PORT": str(self.port),
             "PYTHONUNBUFFERED": "1",
-            # In the place of pip install.
+            # Instead of pip install.
             "PYTHONPATH": str(ROOT),
         }
         self._log = folder / "log"
         self._started: list[subprocess.Popen[bytes]] = []
 
     def run(self, line: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run a line of a shell, and return how it went."""
+        """Run a shell command; return its result."""
         return subprocess.run(
             line,
             shell=True,
@@ -49,7 +49,7 @@ class Newcomer:
         )
 
     def start(self, line: str) -> subprocess.Popen[bytes]:
-        """Run a line that goes on; all that are started share a log."""
+        """Start a long-running shell command; all share one log."""
         with self._log.open("ab") as log:
             process = subprocess.Popen(
                 shlex.split(line, comments=True),
@@ -63,18 +63,18 @@ class Newcomer:
         return process
 
     def stop(self) -> None:
-        """End what still runs."""
+        """Stop the running commands."""
         for process in self._started:
             if process.poll() is None:
                 process.kill()
             process.communicate()
 
     def log(self) -> str:
-        """Return what was written by all that was started."""
+        """Return the shared log."""
         return self._log.read_text()
 
     def get(self, path: str) -> int:
-        """Return the status of a page."""
+        """Return the HTTP status of a page."""
         http = HTTPConnection("127.0.0.1", self.port, timeout=20)
         http.request("GET", path)
         status = http.getresponse().status
@@ -83,12 +83,12 @@ class Newcomer:
 
 
 def read_commands() -> list[str]:
-    """Return what README runs in the project, line by line."""
+    """Return README's shell commands for the project."""
     return read_blocks("In your own project", "sh")[1].splitlines()
 
 
 def make_project(newcomer: Newcomer) -> None:
-    """Write what README shows to where it says."""
+    """Write README's files to the paths it names."""
     install, start = read_blocks("In your own project", "sh")[0].splitlines()
     assert install.startswith("pip install ")
     assert newcomer.run(start).returncode == 0
@@ -149,7 +149,7 @@ async def test_readme_followed_to_the_letter_makes_a_chat(newcomer: Newcomer) ->
 
 
 def find_message() -> str:
-    """Return what README says to type."""
+    """Return the message that README says to type."""
     found = re.search(r'`(\{"type": "say".*?\})`', read_section("In your own project"))
     assert found
     return found[1]

@@ -20,7 +20,7 @@ from tests.integration.services import PostgresProcess
 from tests.project import ROOT
 
 SUITES = ("tests/connections", "tests/sessions_history")
-"""What is tested on SQLite by itself and here once more."""
+"""Test modules that run on SQLite and here again on PostgreSQL."""
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def postgres(migrated_postgres: PostgresProcess) -> PostgresProcess:
 
 @pytest.fixture
 def database(postgres: PostgresProcess) -> Iterator[str]:
-    """The name of a migrated database; the server runs again afterwards."""
+    """The name of a migrated database; the server is resumed afterwards."""
     name = f"test_{uuid.uuid4().hex}"
     postgres.create_database(name, template="migrated")
     yield name
@@ -68,7 +68,7 @@ ReadRows = Callable[[], list[tuple[Any, ...]]]
 def test_whatever_uses_the_database_works_on_postgresql(
     postgres: PostgresProcess, tmp_path: Path
 ) -> None:
-    """Every test that is marked as using the database, in a run of its own."""
+    """A separate run of every test marked as using the database."""
     url = postgres.create_database(f"suites_{uuid.uuid4().hex}")
     environment = {**os.environ, "DATABASE_URL": url, "ORCHESTRA_VAR": str(tmp_path)}
     done = subprocess.run(
@@ -108,7 +108,7 @@ async def churn(server: LiveServer, token: str) -> None:
 
 
 async def assert_unavailable(server: LiveServer, token: str) -> None:
-    """A credential that was never verified cannot be verified now."""
+    """A new credential cannot be verified during the outage."""
     stranger: ClientConnection = await open_echo(server, token)
     assert (await read_close(stranger))[0] == 4104
 
@@ -136,7 +136,7 @@ async def test_a_crash_costs_no_connection_and_no_record(
 async def test_a_database_that_stands_still_holds_up_nobody(
     server: LiveServer, postgres: PostgresProcess, read_rows: ReadRows
 ) -> None:
-    """Its sockets stay open and nothing answers: worse than one that is gone."""
+    """A frozen database keeps its sockets open without answering."""
     token, other = server.create_token(), server.create_token("bob")
     async with opened(server, token, 1) as (bystander,):
         await wait_until(lambda: read_rows() == [("alice", "", True)])
@@ -159,7 +159,7 @@ async def test_a_database_that_stands_still_holds_up_nobody(
 async def test_without_the_database_a_right_holds_for_a_while(
     servers: Servers, postgres: PostgresProcess, database: str, trouble: str
 ) -> None:
-    """The last look stands for stale_authorisation_seconds; then nobody can tell."""
+    """The last check is valid for stale_authorisation_seconds."""
     server = servers.start(
         config={**QUICK, "reauthorise_seconds": 0.5, "stale_authorisation_seconds": 4},
         arguments=("--no-sweeper",),
@@ -167,7 +167,7 @@ async def test_without_the_database_a_right_holds_for_a_while(
     )
     token = server.create_token()
     async with opened(server, token, 1) as (connection,):
-        # A right that is looked at lives longer than the last look may hold.
+        # The connection must outlive the validity of its last check.
         for _ in range(5):
             await asyncio.sleep(1)
             await assert_alive(connection)
@@ -192,7 +192,7 @@ async def is_served(server: LiveServer, token: str) -> bool:
 async def test_a_server_stops_though_its_database_stands_still(
     server: LiveServer, postgres: PostgresProcess, read_rows: ReadRows
 ) -> None:
-    """What it could not write any more, the sweeper records as lost."""
+    """The sweeper records as lost what the server could not write."""
     token = server.create_token()
     async with opened(server, token, 1) as (connection,):
         await wait_until(lambda: read_rows() == [("alice", "", True)])
@@ -202,7 +202,7 @@ async def test_a_server_stops_though_its_database_stands_still(
 
 
 class Load:
-    """Clients that come, say something and go, again and again."""
+    """Clients that repeatedly connect, send a message and close."""
 
     def __init__(self, server: LiveServer, tokens: list[str]) -> None:
         self.served = 0
@@ -211,7 +211,7 @@ class Load:
         self._tasks = [asyncio.create_task(self._churn(token)) for token in tokens]
 
     async def stop(self) -> None:
-        """Let each finish what it is at; a client that failed raises here."""
+        """Stop the clients; raise the error of a failed one."""
         self._is_stopping = True
         await asyncio.gather(*self._tasks)
 
@@ -224,7 +224,7 @@ class Load:
 async def test_a_restart_under_load(
     servers: Servers, postgres: PostgresProcess, database: str
 ) -> None:
-    """No connection is lost, no record is missing, no node is taken for dead."""
+    """No connection is lost, no record is missing, no node is recorded as lost."""
     config = {**QUICK, "node__node_timeout_seconds": 2}
     environment = {"DATABASE_URL": postgres.url(database)}
     server = servers.start(
@@ -245,7 +245,7 @@ async def test_a_restart_under_load(
     ):
         load = Load(server, [server.create_token(f"load-{n}") for n in range(3)])
         await wait_until(lambda: load.served > 20)
-        # Posted while the node cannot read it, just before the database goes.
+        # The request is posted while the node cannot read it.
         server.signal(signal.SIGSTOP)
         try:
             await asyncio.to_thread(

@@ -11,7 +11,7 @@ _COMMAND = re.compile(r"python (-m [\w.]+\w|deploy/[\w/]+\.py)")
 
 
 async def ask_for_help(command: str) -> tuple[str, bool]:
-    """Return a command, and whether it answered --help as it should."""
+    """Return a command, and whether it answered --help correctly."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, *command.split(), "--help"),
         cwd=ROOT,

@@ -28,7 +28,7 @@ def make_slot(name: str) -> Slot:
 
 
 def make_node_pool(url: str, node_id: str = "a") -> Pool:
-    """Return a pool as a node makes it."""
+    """Return a pool as a node creates it."""
     return make_pool(
         make_config(**OPTIONS),
         redis_url=url,
@@ -39,7 +39,7 @@ def make_node_pool(url: str, node_id: str = "a") -> Pool:
 
 @pytest.fixture
 def authority(tmp_path: Path) -> Path:
-    """A certificate for localhost that signs itself; its key lies beside it."""
+    """A self-signed certificate for localhost, with its key beside it."""
     certificate = tmp_path / "redis.pem"
     subprocess.run(
         [
@@ -56,7 +56,7 @@ def authority(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tls_port(authority: Path) -> Iterator[int]:
-    """Where a Redis speaks TLS alone."""
+    """The port of a Redis that accepts only TLS."""
     port = free_port()
     process = RedisProcess(
         *("--tls-port", str(port), "--tls-auth-clients", "no"),
@@ -69,7 +69,7 @@ def tls_port(authority: Path) -> Iterator[int]:
 
 
 async def test_redis_behind_tls(tls_port: int, authority: Path) -> None:
-    """The pool, the bus and the layer; a certificate of nobody's is not believed."""
+    """The pool, the bus and the layer work; an unknown certificate is rejected."""
     url = f"rediss://localhost:{tls_port}/0?ssl_ca_certs={authority}"
     pool = make_node_pool(url)
     await pool.acquire(make_slot("1"))
@@ -89,7 +89,7 @@ async def test_redis_behind_tls(tls_port: int, authority: Path) -> None:
 
 
 class Sentinel:
-    """A Redis, its replica, and one sentinel that decides by itself."""
+    """A Redis, its replica, and one sentinel with a quorum of one."""
 
     def __init__(self, folder: Path) -> None:
         self.master = RedisProcess().start()
@@ -132,7 +132,7 @@ async def sentinel(tmp_path: Path) -> AsyncIterator[Sentinel]:
 
 
 async def test_a_fail_over(sentinel: Sentinel) -> None:
-    """The node is degraded until the replica takes over, and holds all it let in."""
+    """The node is degraded until the replica takes over, and keeps its connections."""
     pool = make_node_pool(sentinel.url)
     await wait_until(lambda: _has_answered(pool), 20)
     await pool.acquire(make_slot("1"))
@@ -149,6 +149,6 @@ async def test_a_fail_over(sentinel: Sentinel) -> None:
 
 
 async def _has_answered(pool: Pool) -> bool:
-    """The sentinel needs a moment to know the replica."""
+    """The sentinel needs a moment to discover the replica."""
     await pool.renew([])
     return not pool.is_degraded

@@ -30,7 +30,7 @@ Apply = Callable[..., Awaitable[Any]]
 
 @dataclass(frozen=True)
 class Case:
-    """A right, how it is taken away, and what the client sees, then and later."""
+    """A right, the change that revokes it, and the expected close codes."""
 
     name: str
     change: tuple[str, ...]
@@ -112,7 +112,7 @@ CASES = (
 
 @dataclass
 class Visitor:
-    """Somebody with a token, a session and an address of their own."""
+    """A client with its own token, session and address."""
 
     name: str
     token: str
@@ -135,7 +135,7 @@ class Visitor:
 
 
 class Visitors:
-    """Makes them, each at another address of this machine."""
+    """Create visitors, each with another local address."""
 
     def __init__(self, apply: Apply) -> None:
         self._apply = apply
@@ -201,7 +201,7 @@ async def take_away(
     case: Case, apply: Apply, visitors: Visitors, nodes: list[LiveServer]
 ) -> list[float]:
     """
-    Take a right away and see its connections end, and stay away, everywhere.
+    Revoke a right; check that its connections end and are refused on every node.
 
     Returns how many seconds after the change each ended.
     """
@@ -228,7 +228,7 @@ async def take_away(
 
 
 async def take_all_away(apply: Apply, nodes: list[LiveServer], where: str) -> None:
-    """Go through all cases; print how long the connections lasted."""
+    """Run all cases; print how long the connections lasted."""
     visitors = Visitors(apply)
     for case in CASES:
         seconds = await take_away(case, apply, visitors, nodes)

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(
 
 
 class Started:
-    """script/server, run from another folder than the checkout."""
+    """A running script/server, started from another folder."""
 
     def __init__(self, folder: Path) -> None:
         self.port = free_port()
@@ -42,7 +42,7 @@ class Started:
             )
 
     def log(self) -> str:
-        """Return what it has printed."""
+        """Return its output."""
         return self._log.read_text()
 
 
@@ -56,7 +56,7 @@ def started(tmp_path: Path) -> Iterator[Started]:
 
 
 async def test_what_it_prints_is_enough_to_connect(started: Started) -> None:
-    """Six connections with the token are one too many."""
+    """Six connections with the token exceed the limit by one."""
     serving = f"Listening on TCP address 127.0.0.1:{started.port}"
     await wait_until(
         lambda: serving in started.log() or started.process.poll() is not None,

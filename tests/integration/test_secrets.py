@@ -24,7 +24,7 @@ APPLICATION = "tests.integration.consumers:application"
 MOST_PAGES = 150
 
 PLANTED = "Xplantedsecret"
-"""What every planted secret begins with; each has a name of its own behind it."""
+"""The prefix of every planted secret; a unique name follows."""
 
 MALFORMED = (
     b"GET /leaky/?ticket=XplantedsecretBareQuery HTTP/1.1\r\nHost: %h\r\n"
@@ -49,7 +49,7 @@ def plant(name: str) -> str:
 
 
 async def knock(server: LiveServer, path: str, **options: object) -> None:
-    """Open a connection, send it one message, and see it end however it will."""
+    """Open a connection, send one message, and wait for the end."""
     with contextlib.suppress(WebSocketException, OSError):
         async with connect(server.ws_url + path, **options) as connection:  # type: ignore[arg-type]
             await connection.send("leak")
@@ -61,7 +61,7 @@ async def send_malformed(server: LiveServer, data: bytes) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(data.replace(b"%h", f"127.0.0.1:{server.port}".encode()))
     await writer.drain()
-    # Until it is answered and logged; what is unfinished has its deadline.
+    # Wait until it is answered and logged; unfinished requests have a deadline.
     with contextlib.suppress(TimeoutError, ConnectionError):
         await asyncio.wait_for(reader.read(), 3)
     writer.close()
@@ -70,7 +70,7 @@ async def send_malformed(server: LiveServer, data: bytes) -> None:
 
 
 async def plant_everywhere(server: LiveServer, token: str, key: str) -> None:
-    """Send secrets, good and bad ones, in all the places where they can stand."""
+    """Send valid and invalid secrets in every place that can hold them."""
     bearer = {"Authorization": f"Bearer {token}"}
     query = f"?ticket={plant('Query')}&q=Xplanted%73ecretEncoded"
     for path in ("/leaky/", "/leaky/connect", "/leaky/foreign", "/nowhere/"):
@@ -108,7 +108,7 @@ async def plant_everywhere(server: LiveServer, token: str, key: str) -> None:
 
 
 async def spend_tickets(server: LiveServer, token: str, key: str) -> list[str]:
-    """Get tickets and use all but one of them; return them."""
+    """Issue tickets and redeem all but one; return them."""
     csrf = "c" * 32
     cookies = {"Cookie": f"sessionid={key}; csrftoken={csrf}", "X-CSRFToken": csrf}
     bearer = {"Authorization": f"Bearer {token}"}
@@ -130,7 +130,7 @@ def get_ticket(server: LiveServer, headers: dict[str, str]) -> str:
 
 
 def read_pages(server: LiveServer, key: str) -> dict[str, str]:
-    """Return the pages of the admin that can be reached, and the metrics."""
+    """Return the reachable pages of the admin, and the metrics."""
     pages: dict[str, str] = {}
     waiting = ["/admin/", "/metrics", "/readyz"]
     while waiting and len(pages) < MOST_PAGES:
@@ -155,7 +155,7 @@ def read_pages(server: LiveServer, key: str) -> dict[str, str]:
 
 
 def dump(server: LiveServer) -> Iterator[str]:
-    """Yield every row of every table; where a session's key is kept, without it."""
+    """Yield every row of every table, without the keys of sessions."""
     path = server.folder / "db.sqlite3"
     with contextlib.closing(sqlite3.connect(path)) as database:
         for line in database.iterdump():
@@ -193,7 +193,7 @@ async def test_a_planted_secret_is_nowhere(servers: Servers, command: str) -> No
         "the database": "\n".join(dump(server)),
         "the log": server.log(),
     }
-    # The search would see it: errors are recorded and shown, and the log talks.
+    # The search works: errors are recorded and shown, and the log is verbose.
     assert any("/errorevent/" in path for path in pages)
     assert "[redacted]" in places["the database"]
     assert "[redacted]" in places["the log"]

@@ -24,7 +24,7 @@ from tests.project import ProjectServers
 async def test_a_token_in_a_url_is_no_credential(
     shared_servers: ProjectServers,
 ) -> None:
-    """URLs are written down on the way, so only a ticket may stand there."""
+    """Intermediaries log URLs, so a URL may hold only a ticket."""
     server = shared_servers.share(config=QUICK)
     token = server.create_token()
     for name in ("token", "access_token", "bearer", "authorization", "sessionid"):
@@ -81,7 +81,7 @@ def log_in(server: LiveServer, name: str, password: str) -> str:
 
 
 async def test_what_concerns_security_is_logged(servers: Servers) -> None:
-    """Who was refused and why, and who was let in until when, without a secret."""
+    """The log has refusals with reasons and admissions with expiry, but no secret."""
     config = {**QUICK, "handshake__failures_per_address_burst": 1}
     server = servers.start(config=config)
     token = server.create_token()

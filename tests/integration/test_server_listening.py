@@ -144,7 +144,7 @@ async def test_processes_share_a_port(servers: Servers) -> None:
     second = servers.start(
         port=port, arguments=("--reuse-port",), config=config, folder=first.folder
     )
-    # Until it listens the other one answers /readyz in its place.
+    # Until it listens, the other process answers /readyz.
     await wait_until(lambda: second.log().count("Listening") == 2)
     first.signal(signal.SIGTERM)
     assert await asyncio.to_thread(first.wait) == 0

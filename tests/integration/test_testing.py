@@ -140,7 +140,7 @@ def run_tests(project: Path, name: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rA", name],
         cwd=project,
-        # The path stands for pip install.
+        # PYTHONPATH replaces pip install.
         env={key: os.environ[key] for key in own if key in os.environ}
         | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
