@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def make_server(
     folder: Path, *, environment: dict[str, str] | None = None, **options: Any
 ) -> LiveServer:
-    """Prepare a server that keeps everything in a folder; options are LiveServer's."""
+    """Return a server that keeps its files in a folder; options are LiveServer's."""
     own = {
         "DJANGO_SETTINGS_MODULE": "orchestra.settings",
         "DEBUG": "true",
@@ -31,7 +31,7 @@ def make_server(
 
 
 class ProjectServers(Servers):
-    """Starts servers, each with a copy of a migrated database, and ends them all."""
+    """Start servers, each with a copy of a migrated database, and stop them all."""
 
     def __init__(self, folder: Path, template: Path) -> None:
         super().__init__(folder)
@@ -39,7 +39,7 @@ class ProjectServers(Servers):
         self._shared: dict[str, LiveServer] = {}
 
     def share(self, **options: Any) -> LiveServer:
-        """Return a server with these options: one for all tests that ask for it so."""
+        """Return a server with these options, shared by tests with equal options."""
         key = json.dumps(options, sort_keys=True)
         if key not in self._shared:
             self._shared[key] = self.start(**options)
@@ -49,7 +49,7 @@ class ProjectServers(Servers):
         shutil.copy(self._template, folder / "db.sqlite3")
 
     def stop_all(self) -> None:
-        # Nobody looks at them any more, and there are hundreds in a run.
+        # A kill is faster than a stop, and a run has hundreds of servers.
         for server in self.running():
             server.kill()
 

@@ -8,7 +8,7 @@ README = ROOT / "README.md"
 
 
 def read_section(title: str) -> str:
-    """Return the text below a title, up to the next one of its level."""
+    """Return the text below a title, up to the next title of its level."""
     return README.read_text().partition(f"\n## {title}\n")[2].partition("\n## ")[0]
 
 

@@ -1,4 +1,4 @@
-"""Imports run one way, so that any part can be read without those above it."""
+"""Test that imports run one way, and that tests use public names alone."""
 
 import ast
 from collections.abc import Iterator
@@ -142,7 +142,7 @@ def _is_private(node: ast.Attribute) -> bool:
 
 
 def find_violations(root: Path) -> list[str]:
-    """Return what breaks the rules under a root, each as a line for a person."""
+    """Return a line for each violation of the rules under a root."""
     found = []
     for package in PACKAGES:
         for path in sorted((root / package).rglob("*.py")):
@@ -159,7 +159,7 @@ def find_violations(root: Path) -> list[str]:
 
 
 def _judge(package: str, layer: str, name: str) -> str | None:
-    """Return what is wrong with an import, if anything."""
+    """Return the problem of an import, if it has one."""
     target, *rest = name.split(".")
     if target not in PACKAGES:
         return None
@@ -279,7 +279,7 @@ def test_a_planted_private_use_is_found(tmp_path: Path) -> None:
 
 
 def test_every_package_is_looked_at() -> None:
-    """A renamed package would otherwise pass unseen."""
+    """A renamed package would otherwise pass unchecked."""
     assert all((ROOT / package / "__init__.py").is_file() for package in PACKAGES)
 
 
@@ -339,7 +339,7 @@ def test_a_module_without_a_layer_is_named(tmp_path: Path) -> None:
 
 
 def test_what_is_for_users_imports_nothing_private() -> None:
-    """What a user's tests can do, these tools can do, and no more."""
+    """These tools can do what a user's tests can do, and no more."""
     private = [
         f"{path.relative_to(ROOT)}:{line}: {name}"
         for package in FOR_USERS
@@ -351,7 +351,7 @@ def test_what_is_for_users_imports_nothing_private() -> None:
 
 
 def test_the_application_needs_no_pytest() -> None:
-    """It is an extra: only the plugin imports it."""
+    """pytest is an extra, which only the plugin imports."""
     found = [
         str(path.relative_to(ROOT))
         for package in PACKAGES

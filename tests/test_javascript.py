@@ -15,7 +15,7 @@ TESTS = sorted(ROOT.glob("tests/js/*.test.mjs"))
 
 
 def find_node() -> str:
-    """Return where node is; without it a test is skipped, and fails in CI."""
+    """Return the path of node; without it skip the test, or fail in CI."""
     found = shutil.which("node")
     if found is None:
         if os.environ.get("CI"):
@@ -33,5 +33,5 @@ def test_in_node(path: Path) -> None:
 
 
 def test_the_table_of_close_codes_is_the_one_in_python() -> None:
-    """`manage.py close_codes --javascript` prints what the file has to hold."""
+    """The file holds the output of `manage.py close_codes --javascript`."""
     assert (MODULES / "close_codes.js").read_text() == make_module()

@@ -1,4 +1,4 @@
-"""What users import stays at its path; a renamed one warns until 0.3."""
+"""Test that public imports keep their paths, and that renamed ones warn until 0.3."""
 
 import importlib
 

@@ -20,7 +20,7 @@ _TEST = re.compile(r"`(test_\w+)(?:\[\w+\])?`")
 
 
 def test_the_table_of_keys_is_the_one_the_code_gives() -> None:
-    """`manage.py websocket_config --table` prints what has to stand there."""
+    """The table is the output of `manage.py websocket_config --table`."""
     text = README.read_text()
     start, end = "<!-- configuration -->\n", "\n<!-- /configuration -->"
     assert text.partition(start)[2].partition(end)[0] == make_table(describe())
@@ -40,7 +40,7 @@ def read_rows(title: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Source:
-    """A test that is defined somewhere, with its decorators and its module."""
+    """A test function with its decorators and its module."""
 
     path: Path
     text: str
@@ -51,7 +51,7 @@ class Source:
 
     @property
     def runs_uvicorn(self) -> bool:
-        """Within a process, what is below the consumer is no server's."""
+        """A test within the process uses no server."""
         is_live = not {"integration", "abuse"}.isdisjoint(
             self.path.relative_to(TESTS).parts
         )
@@ -75,7 +75,7 @@ def find_tests() -> dict[str, Source]:
     ("title", "least"), [("Security", 20), ("Guarantees", 20), ("Faults", 15)]
 )
 def test_every_row_names_a_test_that_exists(title: str, least: int) -> None:
-    """Skipped tests do not count, nor such as are only named alike."""
+    """Skipped tests and tests with only a similar name do not count."""
     rows = read_rows(title)
     assert len(rows) >= least
     unnamed = [row for row in rows if "`test_" not in row.rpartition(" | ")[2]]
@@ -104,7 +104,7 @@ def test_every_attack_that_is_named_is_in_the_corpus() -> None:
 
 
 def test_every_requirement_is_pinned() -> None:
-    """What is tested is what is installed, until somebody decides otherwise."""
+    """Tests and installations use the same versions until a change pins others."""
     lines = (README.parent / "requirements.txt").read_text().splitlines()
     pins = [line for line in lines if line.strip() and not line.startswith("#")]
     assert [line for line in pins if "==" not in line] == []

@@ -34,7 +34,7 @@ async def refusal(
 
 
 async def test_far_over_the_limit_is_503(servers: Servers) -> None:
-    """Accepted sockets count: 50 more than the limit, or a tenth."""
+    """Accepted sockets count; the bound is 50 above the limit, or a tenth."""
     server = start(servers, max_total_connections=10)
     clients = [await RawClient.open(server.port, "/echo") for _ in range(60)]
     status, headers, body = await refusal(server)
@@ -51,7 +51,7 @@ async def test_far_over_the_limit_is_503(servers: Servers) -> None:
 async def test_a_full_pool_is_no_503_and_lets_a_client_replace_its_own(
     servers: Servers,
 ) -> None:
-    """Though refused and unanswered sockets crowd the door."""
+    """Refused and unanswered sockets fill the server meanwhile."""
     server = servers.start(
         config={
             "echo_endpoint": "true",
@@ -68,7 +68,7 @@ async def test_a_full_pool_is_no_503_and_lets_a_client_replace_its_own(
         return websockets.connect(url, additional_headers=headers)
 
     async with connect(tokens[0]) as oldest, connect(tokens[0]), connect(tokens[1]):
-        # Eve's are accepted only to be told that there is no place.
+        # Eve's connections are accepted only to be closed with the reason.
         refused = [await connect(tokens[2]) for _ in range(60)]
         unfinished = [await RawClient.connect(server.port) for _ in range(60)]
         for client in unfinished:
@@ -88,7 +88,7 @@ async def test_a_full_pool_is_no_503_and_lets_a_client_replace_its_own(
 async def test_an_application_that_does_not_answer_is_answered_for(
     servers: Servers,
 ) -> None:
-    """HTTP 503 at the deadline, and the application learns it."""
+    """The client gets HTTP 503 at the deadline, and the application a disconnect."""
     server = start(servers, handshake__timeout_seconds=0.5)
     client = await RawClient.connect(server.port)
     await client.send(build_request("/silent", server.port))
@@ -107,7 +107,7 @@ async def test_an_application_that_does_not_answer_is_answered_for(
 async def test_the_head_of_a_later_request_has_the_deadline_too(
     servers: Servers,
 ) -> None:
-    """From its first byte: waiting for the next request is no offence."""
+    """The deadline starts with its first byte, not while the connection waits."""
     server = start(servers, handshake__timeout_seconds=0.5)
     kept = await RawClient.connect(server.port)
     await kept.send(b"POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nx")
@@ -174,20 +174,20 @@ async def test_behind_a_trusted_proxy_the_clients_address_counts(
 
 
 async def test_all_handshakes_in_progress_have_a_bound(servers: Servers) -> None:
-    """The oldest goes, answered; the newest is served."""
+    """The oldest handshake is answered and closed; the newest is served."""
     server = start(servers, handshake__max_pending=3, handshake__timeout_seconds=30)
     clients = []
     for index in range(4):
         client = await RawClient.connect(server.port, source=f"127.0.1.{index + 1}")
         await client.send(build_request("/silent", server.port))
         clients.append(client)
-    # 408 where its head had not been read yet, 503 where the application has it.
+    # 408 if its head was still incomplete, 503 if the application has it.
     assert (await clients[0].read_response())[0] in (408, 503)
     assert (await refusal(server))[0] == 101
 
 
 def test_the_backlog_is_large(servers: Servers) -> None:
-    """Of both ways to serve; the kernel may cap it at net.core.somaxconn."""
+    """Both servers set it; the kernel may cap it at net.core.somaxconn."""
     for server in (start(servers), servers.start()):
         listening = subprocess.run(
             ["ss", "-Hltn", f"sport = :{server.port}"], capture_output=True, text=True
@@ -198,7 +198,7 @@ def test_the_backlog_is_large(servers: Servers) -> None:
 async def test_connections_that_wait_for_another_request_are_bounded(
     servers: Servers,
 ) -> None:
-    """The oldest goes, as of those whose first request is not whole."""
+    """The oldest closes, as among those with an incomplete first request."""
     server = start(servers, handshake__per_address_pending=3)
     clients = []
     for _ in range(5):

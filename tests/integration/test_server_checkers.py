@@ -14,11 +14,11 @@ async def _get(port: int, path: str) -> bytes:
 
 
 async def test_a_view_that_raises_mid_stream_stops_nothing(servers: Servers) -> None:
-    """Consumers that crash afterwards are still closed, and still logged."""
+    """Later crashes of consumers are still closed and logged."""
     server = servers.start(command="daphne", application=RAW)
     answer = await _get(server.port, "/crash-midway")
     assert b"half" in answer or answer == RESET
-    # Two rounds of daphne's application_checker, which this used to stop.
+    # The error used to stop daphne's application_checker; wait for two rounds.
     await asyncio.sleep(2.2)
     client = await RawClient.open(server.port, "/crash")
     await client.send(b"\x81\x80\0\0\0\0")
@@ -39,7 +39,7 @@ async def test_a_response_that_breaks_off_is_not_taken_for_whole(
 
 
 async def test_timeouts_while_connecting_stop_nothing(servers: Servers) -> None:
-    """A lifetime shorter than a handshake used to end all pings and timeouts."""
+    """A lifetime shorter than a handshake used to stop all pings and timeouts."""
     server = servers.start(
         command="daphne",
         application=RAW,

@@ -61,7 +61,7 @@ async def test_a_code_that_may_not_be_sent_is_the_consumers_error(
 
 
 async def test_send_after_close_is_ignored(server: LiveServer) -> None:
-    """Nothing follows the close frame, and the consumer sees its own code."""
+    """No frame follows the close frame, and disconnect() gets the consumer's code."""
     client = await RawClient.open(server.port, "/close?code=4321")
     frame = await client.read_frame()
     assert (frame.opcode, frame.close_code) == (8, 4321)
@@ -75,7 +75,7 @@ async def _has_seen(server: LiveServer, text: str) -> bool:
 
 
 async def test_a_frame_over_the_limit_is_answered_1009(server: LiveServer) -> None:
-    """The client gets a close frame and an orderly end, though it sends on."""
+    """The client gets a close frame and an orderly end although it keeps sending."""
     client = await RawClient.open(server.port, "/echo")
     await client.send(build_frame(2, b"x" * 100_001), b"y" * 200_000)
     frame = await client.read_close()
@@ -114,7 +114,7 @@ async def test_a_client_that_ignores_the_close_frame_is_dropped(
 async def test_messages_may_be_larger_than_what_clients_may_send(
     server: LiveServer,
 ) -> None:
-    """The limit on incoming messages says nothing about outgoing ones."""
+    """The limit on incoming messages does not apply to outgoing ones."""
     uri = f"{server.ws_url}/flood?size=3000000&count=1"
     async with websockets.connect(uri, max_size=None) as ws:
         assert len(await ws.recv()) == 3_000_000
@@ -151,7 +151,7 @@ async def test_a_clients_close_is_echoed(
 async def test_nothing_behind_a_clients_close_is_answered(
     server: LiveServer, behind: bytes
 ) -> None:
-    """What had begun before it is not finished, either."""
+    """An unfinished message before the close is not delivered either."""
     client = await RawClient.open(server.port, "/echo")
     begun = build_frame(1, b"begun", is_final=False)
     await client.send(begun, build_frame(8, b"\x03\xe8"), behind)

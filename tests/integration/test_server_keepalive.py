@@ -48,7 +48,7 @@ async def test_a_client_that_answers_late_but_in_time_stays(servers: Servers) ->
 
 
 async def test_data_is_no_pong(servers: Servers) -> None:
-    """A client that sends but answers no ping would live for ever in daphne."""
+    """Under daphne a client that sends but answers no ping stays for ever."""
     server = start(servers)
     client = await RawClient.open(server.port, "/echo")
     began = time.monotonic()
@@ -83,7 +83,7 @@ async def test_the_round_trip_is_known_to_the_server(servers: Servers) -> None:
 
 
 async def test_first_pings_are_spread(servers: Servers) -> None:
-    """Clients that came together are not pinged together."""
+    """Clients that connect together are not pinged together."""
     server = start(servers, ping_interval_seconds=2, ping_timeout_seconds=5)
     clients = [await RawClient.open(server.port, "/echo") for _ in range(40)]
     began = time.monotonic()

@@ -62,7 +62,7 @@ def connect(
 async def test_tls_carries_everything(
     servers: Servers, certificate: tuple[Path, Path]
 ) -> None:
-    """Small and large, the close code, the drain's code too."""
+    """Small and large messages, close codes and the drain work over TLS."""
     server, context = await start_with_tls(servers, certificate)
     async with connect(server, context) as ws:
         for message in ("", "x", b"y" * 900_000):
@@ -103,8 +103,8 @@ async def test_a_client_that_never_reads_is_cut_off_under_tls_too(
         with contextlib.suppress(websockets.ConnectionClosed):
             while True:
                 await ws.send(b"x" * 50_000)
-                # asyncio's TLS takes all that it is given: without this turn of
-                # the loop, nobody would learn that the connection is gone.
+                # asyncio's TLS accepts any amount of data: without this turn of
+                # the loop, the closed connection would go unnoticed.
                 await asyncio.sleep(0)
 
     pouring = asyncio.create_task(pour())
@@ -166,7 +166,7 @@ async def test_a_port_that_is_taken_is_named(servers: Servers) -> None:
 async def test_a_socket_of_a_supervisors_is_served(
     servers: Servers, tmp_path: Path
 ) -> None:
-    """It stays open when the process ends: the next one takes over."""
+    """The socket stays open between processes: the next one takes over."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         sock.listen()
@@ -188,7 +188,7 @@ async def test_a_socket_of_a_supervisors_is_served(
             )
             url = f"ws://127.0.0.1:{port}/ws/echo/"
             origin = f"http://127.0.0.1:{port}"
-            # Nobody is refused while the process starts: the kernel keeps them.
+            # The kernel queues connections while the process starts.
             async with websockets.connect(
                 url, origin=Origin(origin), open_timeout=20
             ) as ws:
@@ -236,7 +236,7 @@ async def test_a_database_without_tables_is_not_served(
 async def test_nothing_is_served_on_a_bad_configuration(
     servers: Servers, command: str
 ) -> None:
-    """All that is wrong is named, by every way to serve."""
+    """Every server names every problem."""
     server = servers.start(
         is_ready=False,
         command=command,

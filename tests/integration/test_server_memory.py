@@ -38,7 +38,7 @@ async def wait_seen(server: LiveServer, text: str, seconds: float = 15) -> None:
 
 
 class Peak:
-    """The most memory a server has had since it was made."""
+    """The peak memory of a server since the start of the measurement."""
 
     def __init__(self, server: LiveServer) -> None:
         self._server = server
@@ -58,7 +58,7 @@ class Peak:
 
 
 async def test_a_flood_into_a_fast_consumer_is_all_taken(servers: Servers) -> None:
-    """Back-pressure alone is no offence."""
+    """Back-pressure alone does not close the connection."""
     server = start(servers)
     client = await RawClient.open(server.port, "/slow?seconds=0")
     peak = Peak(server)
@@ -71,7 +71,7 @@ async def test_a_flood_into_a_fast_consumer_is_all_taken(servers: Servers) -> No
 
 
 async def test_more_than_the_buffer_is_paced_not_cut_off(servers: Servers) -> None:
-    """A replay of 60 MB goes through a send buffer of 1 MB to a slow reader."""
+    """A replay of 60 MB passes a send buffer of 1 MB to a slow reader."""
     server = start(
         servers,
         buffers__send_high_water="200kB",
@@ -108,7 +108,7 @@ async def test_a_peer_that_vanishes_while_reading_is_paused_is_noticed(
 
 
 async def test_a_pong_behind_a_backlog_is_waited_for(servers: Servers) -> None:
-    """A client that sends a lot and answers pings in its turn is not dead."""
+    """A client that answers pings after its queued messages is not dead."""
     server = start(
         servers,
         ping_interval_seconds=0.3,
@@ -123,7 +123,7 @@ async def test_a_pong_behind_a_backlog_is_waited_for(servers: Servers) -> None:
 
 
 async def test_connections_go_without_a_collection(servers: Servers) -> None:
-    """Whoever ends it: reference counts free all that a WebSocket consisted of."""
+    """Reference counting frees a closed connection, whichever side closes."""
     server = start(servers)
     await request(server, "/garbage")  # Collected by hand from here on.
     for _ in range(20):
@@ -136,7 +136,7 @@ async def test_connections_go_without_a_collection(servers: Servers) -> None:
     await asyncio.sleep(0.5)
     await request(server, "/garbage")
     found = re.findall(r"garbage (\d+)", await read_seen(server))
-    # Requests over HTTP leave some: the few here, not eighty connections.
+    # HTTP requests leave some garbage, but not that of eighty connections.
     assert int(found[1]) < 80 * 10
 
 

@@ -42,7 +42,7 @@ def server(
 async def test_a_message_arrives_as_it_was_sent(
     server: LiveServer, message: str | bytes
 ) -> None:
-    """Empty ones too, which stock daphne drops."""
+    """Empty messages arrive too; stock daphne drops them."""
     async with websockets.connect(f"{server.ws_url}/echo") as ws:
         await ws.send(message)
         assert await ws.recv() == message
@@ -78,7 +78,7 @@ async def test_a_message_of_empty_fragments_is_an_empty_message(
 async def test_messages_that_follow_each_other_have_each_their_time(
     server: LiveServer,
 ) -> None:
-    """Always within a message, never for long: nothing is wrong with that."""
+    """The connection is always within a message, but never for long."""
     client = await RawClient.open(server.port, "/echo")
     frame = build_frame(TEXT, b"hello")
     stream = frame * 8

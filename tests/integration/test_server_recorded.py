@@ -37,7 +37,7 @@ def seen(tmp_path: Path) -> Path:
 
 
 def start(servers: Servers, seen: Path, **config: object) -> LiveServer:
-    """Start a server where each address may have one connection."""
+    """Start a server with a limit of one connection per address."""
     return servers.start(
         command="daphne",
         application=CONSUMERS,
@@ -86,7 +86,7 @@ async def test_a_slow_consumer_is_recorded_and_its_slot_is_free(
 async def test_a_flood_beyond_the_consumer_is_recorded(
     servers: Servers, seen: Path
 ) -> None:
-    """4129, and disconnect() does not wait for 64 messages of half a second."""
+    """The code is 4129; disconnect() does not wait for 64 messages of 0.5 s."""
     server = start(servers, seen, buffers__receive_stall_seconds=0.2, **GENEROUS)
     client = await open_socket(server, "/slow/")
     await client.send(build_frame(TEXT, b"x") * 1000)
@@ -98,7 +98,7 @@ async def test_a_flood_beyond_the_consumer_is_recorded(
 async def test_a_starved_consumer_gets_its_release_and_its_disconnect(
     servers: Servers, seen: Path
 ) -> None:
-    """The client leaves with thirty seconds of work in the queue."""
+    """The client leaves with thirty seconds of work queued."""
     server = start(servers, seen, **GENEROUS)
     client = await open_socket(server, "/slow/")
     await client.send(build_frame(TEXT, b"x") * 60)
@@ -122,7 +122,7 @@ async def test_a_client_that_closes_is_recorded_so(
 async def test_the_ref_that_a_client_was_shown_finds_its_flight_record(
     servers: Servers, seen: Path
 ) -> None:
-    """And the log, a JSON object a line, has one line for its end."""
+    """The JSON log has one line for the close."""
     server = start(servers, seen, errors__budget=1)
     client = await open_socket(server, "/json/")
     await client.send(build_frame(TEXT, b'{"type": "crash", "token": "s3cr3t"}'))

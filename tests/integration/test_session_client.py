@@ -30,7 +30,7 @@ def connect(server: LiveServer, **options: Any) -> SessionClient:
 
 
 async def ask(client: SessionClient, text: str) -> Entry:
-    """Say something and return the answer once it is final."""
+    """Send a message; return the final answer."""
     before = len(client.entries)
     await client.request({"text": text})
 
@@ -67,7 +67,7 @@ async def test_two_clients_of_a_session_see_the_same(servers: Servers) -> None:
 async def test_a_server_that_dies_loses_nothing_that_was_said(
     servers: Servers,
 ) -> None:
-    """Said while it is away, too; each once and in order."""
+    """Messages sent during the outage arrive too, once and in order."""
     server = start(servers, {})
     token = server.create_token()
     async with connect(server, token=token) as client:
@@ -129,7 +129,7 @@ async def test_a_model_that_fails_ends_an_answer_and_no_connection(
 
 
 async def check_failures(client: SessionClient, model: Model) -> None:
-    """Have one conversation with a model that is well, and ill in four ways."""
+    """Converse with a model that works, and that fails in four ways."""
     model.chunks = [event("I am "), event("well"), DONE]
     answer = await ask(client, "how are you?")
     assert (answer.text, answer.state) == ("I am well", "done")

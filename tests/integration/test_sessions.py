@@ -50,7 +50,7 @@ async def opened(*clients: SessionClient) -> AsyncIterator[None]:
 
 
 def query(server: LiveServer, sql: str) -> list[tuple[Any, ...]]:
-    """Ask the server's SQLite."""
+    """Run a query on the server's SQLite file."""
     with contextlib.closing(sqlite3.connect(server.folder / "db.sqlite3")) as database:
         return database.execute(sql).fetchall()
 
@@ -93,7 +93,7 @@ async def test_each_outcome_is_told_as_it_is(servers: Servers, command: str) -> 
         assert sorted(page.entries) == [*range(1, 6), *range(16, 36)]
         await page.cut()
         execute(server, "update sessions_history_session set epoch = 'another'")
-        # Whoever is attached is told to come back, and then what happened.
+        # Attached clients are asked to reconnect, and then get the new epoch.
         await other.wait_disconnected()
         assert other.close_code == 4202
         await page.connect(server)
@@ -108,7 +108,7 @@ async def test_each_outcome_is_told_as_it_is(servers: Servers, command: str) -> 
 async def test_a_reload_in_the_middle_of_an_answer(
     servers: Servers, command: str
 ) -> None:
-    """Two connections stay in step; one is cut again and again while it streams."""
+    """Two connections show the same; one is repeatedly cut during a stream."""
     server = start(servers, command=command, performs=True)
     token = server.create_token()
     page, other = SessionClient(token), SessionClient(token)
@@ -132,7 +132,7 @@ async def test_a_reload_in_the_middle_of_an_answer(
 
 
 async def test_bad_payloads_fail_alone(servers: Servers) -> None:
-    """In one burst, so that they meet in a batch."""
+    """They are sent in one burst, to share a batch."""
     server = start(servers, config={"errors__budget": 100})
     page = SessionClient(server.create_token())
     async with opened(page):
@@ -155,7 +155,7 @@ async def test_bad_payloads_fail_alone(servers: Servers) -> None:
 
 
 async def test_tabs_and_a_message_sent_twice(servers: Servers) -> None:
-    """Both tabs begin at their first message; a resend is answered after a trim."""
+    """Both tabs start with their first message; a resend is acked after a trim."""
     server = start(servers, config={"max_session_history": 5})
     token = server.create_token()
     first, second = SessionClient(token), SessionClient(token)
@@ -183,7 +183,7 @@ async def test_tabs_and_a_message_sent_twice(servers: Servers) -> None:
 async def test_a_server_killed_in_the_middle_of_a_conversation(
     servers: Servers,
 ) -> None:
-    """What was acked is there; the answer under way is kept, and called interrupted."""
+    """Acked entries remain; the streaming answer is kept as interrupted."""
     server = start(servers, performs=True)
     page = SessionClient(server.create_token())
     async with opened(page):
@@ -206,7 +206,7 @@ async def test_a_server_killed_in_the_middle_of_a_conversation(
 
 @pytest.mark.slow
 async def test_a_rolling_restart_in_the_middle_of_answers(servers: Servers) -> None:
-    """Two processes on one port: answers end on the old one, clients on the new."""
+    """Two processes share a port: the old one finishes answers, the new one clients."""
     port, redis = free_port(), RedisProcess().start()
     options: dict[str, Any] = {
         "performs": True,
@@ -239,7 +239,7 @@ async def test_a_rolling_restart_in_the_middle_of_answers(servers: Servers) -> N
 
 
 async def test_two_nodes_and_a_redis_that_comes_and_goes(servers: Servers) -> None:
-    """What Redis lost, the last message too, is found in the database."""
+    """Clients get from the database what Redis lost, including the last message."""
     redis = RedisProcess().start()
     try:
         environment = {"REDIS_URL": redis.url}
@@ -277,7 +277,7 @@ async def test_two_nodes_and_a_redis_that_comes_and_goes(servers: Servers) -> No
             await here.wait(partial(here.is_done_at, 26), seconds=30)
             await there.wait(partial(there.is_done_at, 26), seconds=30)
             assert here.texts() == there.texts()
-            # Stopped on the node that does not write it.
+            # The stop is sent to the node that does not stream the answer.
             await there.say({**COUNT, "count": 10_000})
             await here.wait(lambda: 28 in here.entries)
             await here.send(json.dumps({"type": "cancel", "offset": 28}))
@@ -291,7 +291,7 @@ async def test_two_nodes_and_a_redis_that_comes_and_goes(servers: Servers) -> No
 def crowded(
     request: pytest.FixtureRequest, servers: Servers
 ) -> Iterator[tuple[LiveServer, Query]]:
-    """A server for 200 clients, and how to ask its database."""
+    """A server for 200 clients, and a function that queries its database."""
     config = {"max_total_connections": 1000, "max_session_history": 1000}
     if request.param == "sqlite":
         server = start(servers, config=config)

@@ -28,7 +28,7 @@ def soak(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 @pytest.mark.timeout(320)
 def test_nothing_grows_in_a_cluster(tmp_path: Path) -> None:
-    """Two nodes, one of which is killed and drained again and again."""
+    """One of the two nodes is killed and drained repeatedly."""
     place = tmp_path / "soak.json"
     done = soak("--nodes", "2", "--minutes", "0.1", "--json", str(place))
     assert done.returncode == 0, done.stdout + done.stderr

@@ -126,7 +126,7 @@ async def test_waits_in_vain():
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Django project of somebody's, with tests."""
+    """A separate Django project with tests."""
     folder = tmp_path_factory.mktemp("project")
     for name, source in _FILES.items():
         (folder / name).parent.mkdir(exist_ok=True)
@@ -135,7 +135,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_tests(project: Path, name: str) -> str:
-    """Run a test file of the project, as its owner would."""
+    """Run a test file of the project."""
     own = ("PATH", "HOME", "LANG", "TMPDIR")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rA", name],
@@ -157,7 +157,7 @@ def test_a_projects_tests_use_real_servers(project: Path) -> None:
 
 
 def test_what_fails_says_why(project: Path) -> None:
-    """What was expected, what came instead, and what the server says of it."""
+    """A failure shows the expected result, the actual one, and the server's log."""
     said = run_tests(project, "test_bad.py")
     assert "3 failed, 1 error" in said.splitlines()[-1], said
     assert "not closed with 4300 idle, but with 1008 policy" in said
