@@ -58,8 +58,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for report in terminalreporter.getreports("skipped"):
         reason = str(report.longrepr[2]) if isinstance(report.longrepr, tuple) else ""
         if "NOT RUN" in reason:
-            said = reason.removeprefix("Skipped: ")
-            terminalreporter.write_line(f"{said} ({report.nodeid})", yellow=True)
+            note = reason.removeprefix("Skipped: ")
+            terminalreporter.write_line(f"{note} ({report.nodeid})", yellow=True)
 
 
 @pytest.fixture(scope="session")

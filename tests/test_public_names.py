@@ -104,5 +104,5 @@ def test_the_old_setting_and_method_of_a_responder_are_taken() -> None:
     with pytest.warns(DeprecationWarning) as warned:
         responder = make_responder()
     assert responder.respond({}, ()) == "performed"
-    said = " ".join(str(one.message) for one in warned)
-    assert "SESSIONS_RESPONDER" in said and "respond()" in said
+    text = " ".join(str(one.message) for one in warned)
+    assert "SESSIONS_RESPONDER" in text and "respond()" in text

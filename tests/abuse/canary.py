@@ -14,7 +14,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 import websockets
@@ -99,9 +99,9 @@ class _Singing:
         await asyncio.gather(*self.tasks)
         return self.sighting
 
-    async def _note_failure(self, work: object) -> None:
+    async def _note_failure(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
-            await work()  # type: ignore[operator]
+            await work()
         except (websockets.WebSocketException, OSError, TimeoutError) as exc:
             self.sighting.failures.append(f"{type(exc).__name__}: {exc}")
         finally:

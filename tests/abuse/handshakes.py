@@ -49,7 +49,7 @@ async def _wait_for_heads(
     async def come_in() -> str:
         client = await target.connect()
         await client.send(request)
-        return f"a neighbour: {await read_status(client, target.patience_seconds)}"
+        return f"another client: {await read_status(client, target.patience_seconds)}"
 
     attackers = [asyncio.create_task(attack()) for _ in range(_CROWD)]
     await asyncio.sleep(0.5)

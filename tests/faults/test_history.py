@@ -112,7 +112,7 @@ def test_older_connections_evict_nobody() -> None:
 
 
 def test_what_a_partition_held_back_comes_as_the_newest() -> None:
-    """Asked for before, and by the shared pool heard of afterwards."""
+    """The request came before, but reached the shared pool afterwards."""
     attempts = (left(4, 20, node=1), left(8, 20), evicted(6, 10))
     parted = Fault(kind="partitioned", began_at=3, ended_at=9.9, node=1)
     assert make_history(*attempts, faults=[parted]).find_violations() == []

@@ -93,7 +93,7 @@ async def test_sigterm_in_the_middle_of_everything(
     talking.session_id = listening.session_id
     await talking.connect(server)
     chatter = asyncio.create_task(talk(talking))
-    told: list[ClientConnection] = [
+    connections: list[ClientConnection] = [
         await connect(f"{server.ws_url}/json/", origin=Origin(server.url))
         for _ in range(5)
     ]
@@ -112,7 +112,7 @@ async def test_sigterm_in_the_middle_of_everything(
         redis_process.pause()
     server.signal(signal.SIGTERM)
     assert await asyncio.to_thread(server.wait, GRACE_SECONDS + 25) == 0
-    for connection in told:
+    for connection in connections:
         assert await read_close(connection) == (4200, "draining")
     for page in (listening, talking):
         await page.wait_disconnected()

@@ -49,13 +49,20 @@ def server(shared_servers: ProjectServers) -> LiveServer:
 
 async def read_until(process: Process, text: str) -> str:
     """Return the output up to and including a line with a text."""
-    said = ""
+    output = ""
+    assert process.stderr is not None
     async with asyncio.timeout(_SECONDS):
-        while text not in said:
-            line = await process.stderr.readline()  # type: ignore[union-attr]
-            assert line, said
-            said += line.decode()
-    return said
+        while text not in output:
+            line = await process.stderr.readline()
+            assert line, output
+            output += line.decode()
+    return output
+
+
+async def read_errors(process: Process) -> bytes:
+    """Return the rest of the standard error."""
+    assert process.stderr is not None
+    return await process.stderr.read()
 
 
 async def wait(process: Process) -> int:
@@ -69,14 +76,14 @@ async def test_an_end_is_shown_at_once(server: LiveServer, start: Start) -> None
     client = await start(f"{server.ws_url}/ws/echo/", "--token", token)
     await read_until(client, "connected to")
     server.call("connections", "kick", "--client", "at-a-terminal")
-    said = await read_until(client, "closed: ")
-    assert said == "closed: 4009 kicked\n"
+    output = await read_until(client, "closed: ")
+    assert output == "closed: 4009 kicked\n"
     assert await wait(client) == 1
-    assert await client.stderr.read() == b""  # type: ignore[union-attr]
+    assert await read_errors(client) == b""
 
 
 @pytest.mark.parametrize(
-    ("path", "arguments", "said"),
+    ("path", "arguments", "expected"),
     [
         ("/ws/echo/", (), "closed: 4001 unauthenticated"),
         ("/ws/sessions/", ("--session", "new"), "closed (4001 unauthenticated)"),
@@ -87,13 +94,13 @@ async def test_who_may_not_connect_is_told_and_out(
     start: Start,
     path: str,
     arguments: tuple[str, ...],
-    said: str,
+    expected: str,
 ) -> None:
     client = await start(f"{server.ws_url}{path}", "--token", "wrong", *arguments)
-    told = await read_until(client, "closed")
-    assert said in told
+    output = await read_until(client, "closed")
+    assert expected in output
     assert await wait(client) == 1
-    assert b"Traceback" not in await client.stderr.read()  # type: ignore[union-attr]
+    assert b"Traceback" not in await read_errors(client)
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:8000/ws/echo/", "127.0.0.1/ws/"])
@@ -102,9 +109,9 @@ async def test_what_is_no_websocket_url_is_said_in_a_line(
 ) -> None:
     client = await start(url)
     assert await wait(client) == 2
-    told = (await client.stderr.read()).decode()  # type: ignore[union-attr]
-    assert f"{url!r} is not ws://HOST:PORT/PATH or wss://HOST/PATH" in told
-    assert "Traceback" not in told
+    output = (await read_errors(client)).decode()
+    assert f"{url!r} is not ws://HOST:PORT/PATH or wss://HOST/PATH" in output
+    assert "Traceback" not in output
 
 
 async def test_without_websockets_the_extra_is_named(
@@ -114,8 +121,8 @@ async def test_without_websockets_the_extra_is_named(
     (tmp_path / "sitecustomize.py").write_text(hiding)
     client = await start("ws://127.0.0.1:9/", PYTHONPATH=str(tmp_path))
     assert await wait(client) == 1
-    told = (await client.stderr.read()).decode()  # type: ignore[union-attr]
-    assert told == (
+    output = (await read_errors(client)).decode()
+    assert output == (
         "connections.client: websockets is needed:"
         " pip install 'orchestra-websocket[client]'\n"
     )

@@ -57,9 +57,9 @@ def test_without_a_python_it_says_how_to_get_one(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main([]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("NOT RUN: ")
-    assert "pyenv install 2.7.18" in said
+    output = capsys.readouterr().err
+    assert output.startswith("NOT RUN: ")
+    assert "pyenv install 2.7.18" in output
 
 
 def plant_python(path: Path, answer: str, code: int = 0) -> Path:

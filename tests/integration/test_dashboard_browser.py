@@ -83,7 +83,7 @@ class Desk:
             )
             self.clients.setdefault(client, []).append(opened)
 
-    async def look(
+    async def open_page(
         self, browser: Browser, name: str, path: str = URL, **options: Any
     ) -> Page:
         """Open a page as a member of staff, under the strict policy."""
@@ -169,7 +169,7 @@ async def test_what_the_page_shows_is_what_is_open(
     desk: Desk, browser: Browser
 ) -> None:
     """The page updates without a reload, and omits the dashboard's own connections."""
-    page = await desk.look(browser, "root")
+    page = await desk.open_page(browser, "root")
     await page.wait_for_selector("#live-badge.is-live")
     await wait_for_map(page, OPENED)
     assert await page.inner_text(".live-tile .live-value >> nth=0") == "6"
@@ -194,7 +194,7 @@ async def test_what_the_page_shows_is_what_is_open(
 async def test_a_kick_closes_the_socket_and_leaves_an_audit_entry(
     desk: Desk, browser: Browser
 ) -> None:
-    page = await desk.look(browser, "kicker")
+    page = await desk.open_page(browser, "kicker")
     await page.wait_for_selector("#live-badge.is-live")
     await wait_for_map(page, OPENED)
     await page.click("[data-client=bob] svg")
@@ -207,8 +207,8 @@ async def test_a_kick_closes_the_socket_and_leaves_an_audit_entry(
     assert await read_close(desk.clients["bob"][0]) == (4009, "kicked")
     await page.wait_for_selector(".live-result >> text=1 of 1 connection ended")
     assert desk.count() == 5
-    said = await asyncio.to_thread(desk.server.manage, "shell", "-c", _READ_LOG)
-    assert said.splitlines()[-1] == "kicker End: too loud"
+    output = await asyncio.to_thread(desk.server.manage, "shell", "-c", _READ_LOG)
+    assert output.splitlines()[-1] == "kicker End: too loud"
     assert desk.complaints == []
 
 
@@ -222,7 +222,7 @@ async def test_what_is_done_on_one_node_reaches_the_other(
     desk, beyond = Desk(near, prepared), Desk(far, prepared)
     await beyond.join("alice", 2)
     await beyond.join("bob", 1)
-    page = await desk.look(browser, "root")
+    page = await desk.open_page(browser, "root")
     await page.wait_for_selector("#live-badge.is-live")
     await wait_for_map(page, {"alice": 2, "bob": 1})
 
@@ -257,7 +257,7 @@ def read_ready(server: LiveServer) -> httpx.Response:
 
 
 async def test_a_viewer_may_look_and_not_act(desk: Desk, browser: Browser) -> None:
-    page = await desk.look(browser, "viewer")
+    page = await desk.open_page(browser, "viewer")
     await page.wait_for_selector("#live-badge.is-live")
     await wait_for_map(page, OPENED)
     assert await page.query_selector("a[href*='/action/']") is None
@@ -273,7 +273,7 @@ async def test_a_viewer_may_look_and_not_act(desk: Desk, browser: Browser) -> No
 
 async def test_a_planted_script_stays_text(desk: Desk, browser: Browser) -> None:
     """The script is a client id and a user agent, on every page that shows them."""
-    page = await desk.look(browser, "root")
+    page = await desk.open_page(browser, "root")
     await page.wait_for_selector("#live-badge.is-live")
     await wait_for_map(page, OPENED)
     await page.click(f"[data-client={json.dumps(EVIL_CLIENT)}] svg")
@@ -288,7 +288,7 @@ async def test_a_planted_script_stays_text(desk: Desk, browser: Browser) -> None
 
 
 async def test_it_is_whole_without_scripts(desk: Desk, browser: Browser) -> None:
-    page = await desk.look(browser, "root", java_script_enabled=False)
+    page = await desk.open_page(browser, "root", java_script_enabled=False)
     assert await page.inner_text("#live-badge") == "Static"
     assert "6 connections · 3 clients" in await page.inner_text("#live-map")
     assert await page.is_visible("#live-durations-title")
@@ -306,7 +306,7 @@ async def test_it_is_accessible_in_each_theme_and_width(
 ) -> None:
     schemes: tuple[Any, ...] = ("light", "dark")
     for scheme, width in product(schemes, (1280, 390)):
-        page = await desk.look(
+        page = await desk.open_page(
             browser,
             "root",
             viewport={"width": width, "height": 800},
@@ -329,7 +329,7 @@ async def test_it_is_accessible_in_each_theme_and_width(
 async def test_it_can_be_used_with_the_keyboard_alone(
     desk: Desk, browser: Browser
 ) -> None:
-    page = await desk.look(browser, "root")
+    page = await desk.open_page(browser, "root")
     await page.wait_for_selector("#live-badge.is-live")
     await wait_for_map(page, OPENED)
     await page.focus("[data-client=alice]")
@@ -357,7 +357,7 @@ async def test_it_polls_where_the_socket_fails(desk: Desk, browser: Browser) -> 
 
 
 async def test_it_says_when_it_is_stale(desk: Desk, browser: Browser) -> None:
-    page = await desk.look(browser, "root")
+    page = await desk.open_page(browser, "root")
     await page.wait_for_selector("#live-badge.is-live")
     desk.server.kill()
     await page.wait_for_selector("#live-badge.is-stale")

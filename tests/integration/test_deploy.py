@@ -60,8 +60,8 @@ def test_systemd_takes_the_units(units: Path) -> None:
     names = ("orchestra@8001.service", "orchestra-sweeper.service", "orchestra.target")
     # The trailing colon adds the default search paths.
     environment = {"SYSTEMD_UNIT_PATH": f"{units}:", "PATH": "/usr/bin:/bin"}
-    said = run(program, "verify", "--man=no", *names, env=environment)
-    assert said == ""
+    output = run(program, "verify", "--man=no", *names, env=environment)
+    assert output == ""
 
 
 @pytest.mark.parametrize("name", ["orchestra@.service", "orchestra-sweeper.service"])

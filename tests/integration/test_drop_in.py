@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import websockets
-from websockets.typing import Origin
+from websockets.typing import Origin, Subprotocol
 
 from connections.testing import LiveServer
 from tests.drop_in.editions import EDITIONS
@@ -37,12 +37,12 @@ def server(
 
 
 def reach(
-    server: LiveServer, path: str, subprotocols: list[str] | None = None
+    server: LiveServer, path: str, subprotocols: list[Subprotocol] | None = None
 ) -> websockets.connect:
     return websockets.connect(
         f"{server.ws_url}/{path}/",
         origin=Origin(server.url),
-        subprotocols=subprotocols,  # type: ignore[arg-type]
+        subprotocols=subprotocols,
         open_timeout=30,
     )
 
@@ -104,9 +104,9 @@ async def test_the_tutorials_rooms(server: LiveServer, name: str) -> None:
 @in_both_flavours
 async def test_subprotocols(server: LiveServer, flavour: str) -> None:
     path = f"{flavour}/subprotocols"
-    async with reach(server, path, ["v1", "v0"]) as client:
+    async with reach(server, path, [Subprotocol("v1"), Subprotocol("v0")]) as client:
         assert client.subprotocol == "v1"
-    for offered in (None, ["v0"]):
+    for offered in (None, [Subprotocol("v0")]):
         with pytest.raises(websockets.InvalidStatus) as caught:
             await reach(server, path, offered)
         assert caught.value.response.status_code == 403

@@ -91,7 +91,7 @@ async def test_a_thousand_sockets_on_two_nodes_and_a_restart_of_redis(
     members = await open_members(pair, MEMBERS)
     first, second = members[:2]
 
-    async def hear(speaker: Member, word: str) -> None:
+    async def send_until_received(speaker: Member, word: str) -> None:
         """Send a message until every member received it; some may still be joining."""
 
         async def is_heard() -> bool:
@@ -101,12 +101,12 @@ async def test_a_thousand_sockets_on_two_nodes_and_a_restart_of_redis(
 
         await wait_until(is_heard, 30)
 
-    await hear(first, "before")
-    await hear(second, "before as well")
+    await send_until_received(first, "before")
+    await send_until_received(second, "before as well")
     redis_process.kill()
     await asyncio.sleep(1)
     redis_process.start()
-    await hear(first, "after")
-    await hear(second, "after as well")
+    await send_until_received(first, "after")
+    await send_until_received(second, "after as well")
     assert all(one.is_there for one in members)
     assert all("gap" in one.texts for one in members)

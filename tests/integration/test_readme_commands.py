@@ -18,8 +18,8 @@ async def ask_for_help(command: str) -> tuple[str, bool]:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    said, _ = await process.communicate()
-    return command, process.returncode == 0 and said.startswith(b"usage: ")
+    output, _ = await process.communicate()
+    return command, process.returncode == 0 and output.startswith(b"usage: ")
 
 
 async def test_every_command_of_readme_has_help() -> None:

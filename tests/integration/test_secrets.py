@@ -12,6 +12,7 @@ import sqlite3
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from websockets.asyncio.client import connect
@@ -48,10 +49,10 @@ def plant(name: str) -> str:
     return f"{PLANTED}{name}"
 
 
-async def knock(server: LiveServer, path: str, **options: object) -> None:
+async def knock(server: LiveServer, path: str, **options: Any) -> None:
     """Open a connection, send one message, and wait for the end."""
     with contextlib.suppress(WebSocketException, OSError):
-        async with connect(server.ws_url + path, **options) as connection:  # type: ignore[arg-type]
+        async with connect(server.ws_url + path, **options) as connection:
             await connection.send("leak")
             await asyncio.wait_for(connection.recv(), 1)
             await connection.close()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import websockets
+from websockets.typing import Subprotocol
 
 from connections.testing import (
     RESET,
@@ -194,7 +195,8 @@ async def test_headers_and_subprotocol_of_the_accept_reach_the_client(
     server: LiveServer,
 ) -> None:
     uri = f"{server.ws_url}/headers?subprotocol=b"
-    async with websockets.connect(uri, subprotocols=["a", "b"]) as ws:  # type: ignore[list-item]
+    offered = [Subprotocol("a"), Subprotocol("b")]
+    async with websockets.connect(uri, subprotocols=offered) as ws:
         assert ws.subprotocol == "b"
         assert ws.response is not None
         assert ws.response.headers["x-greeting"] == "hello"

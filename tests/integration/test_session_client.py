@@ -162,10 +162,10 @@ async def test_the_command_prints_a_conversation(servers: Servers) -> None:
     )
     try:
         async with asyncio.timeout(60):
-            out, told = await command.communicate(b"hello there\n")
+            out, errors = await command.communicate(b"hello there\n")
     finally:
         if command.returncode is None:
             command.kill()
     assert out.decode() == "client: hello there\nserver: hello there\n"
-    assert b"session" in told
+    assert b"session" in errors
     assert command.returncode == 0

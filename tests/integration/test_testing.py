@@ -151,20 +151,20 @@ def run_tests(project: Path, name: str) -> str:
 
 
 def test_a_projects_tests_use_real_servers(project: Path) -> None:
-    said = run_tests(project, "test_good.py")
-    assert " 4 passed" in said.splitlines()[-1], said
+    output = run_tests(project, "test_good.py")
+    assert " 4 passed" in output.splitlines()[-1], output
     assert not (project / "their_own.sqlite3").exists()
 
 
 def test_what_fails_says_why(project: Path) -> None:
     """A failure shows the expected result, the actual one, and the server's log."""
-    said = run_tests(project, "test_bad.py")
-    assert "3 failed, 1 error" in said.splitlines()[-1], said
-    assert "not closed with 4300 idle, but with 1008 policy" in said
-    assert "WARNING:root:too long" in said
-    assert "not closed with 4300, but open after 1 s; the last that it got:" in said
-    assert '"type":"error"' in said.replace(": ", ":")
-    assert "ended at its start; its log ends with:" in said
-    assert "idle_timeout_seconds: -1 is not allowed" in said
-    assert "not within 0.1 s: " in said
-    assert "lambda: len(orders) == 3" in said
+    output = run_tests(project, "test_bad.py")
+    assert "3 failed, 1 error" in output.splitlines()[-1], output
+    assert "not closed with 4300 idle, but with 1008 policy" in output
+    assert "WARNING:root:too long" in output
+    assert "not closed with 4300, but open after 1 s; the last that it got:" in output
+    assert '"type":"error"' in output.replace(": ", ":")
+    assert "ended at its start; its log ends with:" in output
+    assert "idle_timeout_seconds: -1 is not allowed" in output
+    assert "not within 0.1 s: " in output
+    assert "lambda: len(orders) == 3" in output
