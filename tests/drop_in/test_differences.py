@@ -41,7 +41,7 @@ async def assert_alive(communicator: WebsocketCommunicator) -> None:
         ({"bytes": b"[]"}, ValueError, "invalid_message"),
     ],
 )
-async def test_what_a_message_raises_costs_an_answer_not_the_connection(
+async def test_an_error_in_a_message_is_answered_and_closes_nothing(
     sent: dict[str, Any], raised: type[Exception], code: str
 ) -> None:
     event = {"type": "websocket.receive", **sent}
@@ -57,7 +57,7 @@ async def test_what_a_message_raises_costs_an_answer_not_the_connection(
     await assert_alive(communicator)
 
 
-async def test_an_event_that_nobody_takes_costs_nothing() -> None:
+async def test_an_event_without_a_handler_closes_nothing() -> None:
     """On Channels, one wrong group_send() ends every member."""
     stock = await open_connection(STOCK.Careless)
     limited = await open_connection(LIMITED.Careless)
@@ -81,7 +81,7 @@ async def test_connect_that_raises_is_accepted_and_closed_4500() -> None:
     await communicator.disconnect()
 
 
-async def test_what_is_sent_after_the_close_is_dropped() -> None:
+async def test_messages_after_the_close_are_dropped() -> None:
     """Channels passes it to the server, which raises or drops it."""
     outcomes = []
     for edition in (STOCK, LIMITED):

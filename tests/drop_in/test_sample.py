@@ -181,7 +181,7 @@ def reach_door(sample: ModuleType, manner: str) -> WebsocketCommunicator:
         ("anything", (True, None)),
     ],
 )
-async def test_who_is_let_in_and_who_not(
+async def test_admission_and_refusal(
     sample: ModuleType, manner: str, answer: tuple[bool, int | None]
 ) -> None:
     communicator = reach_door(sample, manner)
@@ -207,7 +207,7 @@ async def test_a_close_right_after_the_accept(sample: ModuleType) -> None:
         ("send-and-close 4007", {"code": 4007}),
     ],
 )
-async def test_a_close_says_what_the_consumer_says(
+async def test_a_close_has_the_code_and_reason_of_the_consumer(
     sample: ModuleType, asked: str, closed: dict[str, Any]
 ) -> None:
     communicator = await open_connection(sample.Farewell)

@@ -111,7 +111,7 @@ def test_older_connections_evict_nobody() -> None:
     assert found[-1].startswith("ended for only 0 others")
 
 
-def test_what_a_partition_held_back_comes_as_the_newest() -> None:
+def test_a_request_delayed_by_a_partition_counts_as_the_newest() -> None:
     """The request came before, but reached the shared pool afterwards."""
     attempts = (left(4, 20, node=1), left(8, 20), evicted(6, 10))
     parted = Fault(kind="partitioned", began_at=3, ended_at=9.9, node=1)

@@ -100,7 +100,7 @@ async def test_without_redis_each_node_limits_its_own(
             await assert_alive(connection)
 
 
-async def test_a_node_that_may_admit_nobody_is_not_ready(
+async def test_a_node_that_refuses_all_is_not_ready(
     servers: Servers, redis_process: RedisProcess
 ) -> None:
     server = servers.start(

@@ -89,7 +89,7 @@ async def test_an_end_is_shown_at_once(server: LiveServer, start: Start) -> None
         ("/ws/sessions/", ("--session", "new"), "closed (4001 unauthenticated)"),
     ],
 )
-async def test_who_may_not_connect_is_told_and_out(
+async def test_a_refused_client_prints_the_reason_and_exits(
     server: LiveServer,
     start: Start,
     path: str,
@@ -104,9 +104,7 @@ async def test_who_may_not_connect_is_told_and_out(
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:8000/ws/echo/", "127.0.0.1/ws/"])
-async def test_what_is_no_websocket_url_is_said_in_a_line(
-    start: Start, url: str
-) -> None:
+async def test_an_invalid_url_is_named_in_one_line(start: Start, url: str) -> None:
     client = await start(url)
     assert await wait(client) == 2
     output = (await read_errors(client)).decode()

@@ -212,7 +212,7 @@ async def test_a_kick_closes_the_socket_and_leaves_an_audit_entry(
     assert desk.complaints == []
 
 
-async def test_what_is_done_on_one_node_reaches_the_other(
+async def test_actions_on_one_node_reach_the_other(
     servers: Servers, migrated_database: Path, browser: Browser
 ) -> None:
     """The two processes share only a database."""

@@ -90,7 +90,7 @@ def test_compose_waits_for_a_drain() -> None:
         assert int(grace.removesuffix("s")) >= drain_seconds()
 
 
-def test_what_the_compose_file_mounts_is_there() -> None:
+def test_mounts_of_the_compose_file_exist() -> None:
     services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
     mounts = itertools.chain(*(one.get("volumes", ()) for one in services.values()))
     sources = {mount.split(":")[0] for mount in mounts if mount.startswith(".")}
@@ -98,7 +98,7 @@ def test_what_the_compose_file_mounts_is_there() -> None:
     assert all((DEPLOY / source).is_dir() for source in sources)
 
 
-def test_the_image_is_made_of_what_is_there() -> None:
+def test_files_copied_into_the_image_exist() -> None:
     lines = (DEPLOY / "Dockerfile").read_text().splitlines()
     copied = [
         source

@@ -240,7 +240,7 @@ async def test_a_socket_opened_just_now_is_drained_too(
     assert await asyncio.to_thread(server.wait, 30) == 0
 
 
-async def test_consumers_of_others_are_told_too(servers: Servers, seen: Path) -> None:
+async def test_foreign_consumers_are_drained_too(servers: Servers, seen: Path) -> None:
     server = start(servers, seen, config={"drain__grace_seconds": 2})
     clients = [await open_socket(server, "/foreign/") for _ in range(10)]
     server.signal(signal.SIGTERM)

@@ -33,7 +33,7 @@ def find_expressions(board: dict[str, Any]) -> Iterator[str]:
             yield re.sub(r"\$\w+", "x", expression)
 
 
-def test_the_boards_are_what_their_script_makes() -> None:
+def test_the_boards_are_the_output_of_their_script() -> None:
     made = runpy.run_path(str(GRAFANA / "build.py"))["build"]()
     assert {path.name: path.read_text() for path in BOARDS} == made
 

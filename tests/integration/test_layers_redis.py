@@ -97,7 +97,7 @@ async def test_a_thousand_members_on_two_nodes_and_a_restart(
         await one.close()
 
 
-async def test_a_pause_shorter_than_a_probe_is_told_by_the_sender(
+async def test_the_sender_reports_a_pause_shorter_than_a_probe(
     redis_process: RedisProcess,
 ) -> None:
     """The subscription survives; the sender reports its dropped messages afterwards."""
@@ -184,7 +184,7 @@ async def test_no_subscription_outlives_its_consumer(
         await wait_until(lambda: client.pubsub_channels("asgi*") == [])
 
 
-async def test_a_payload_of_somebody_else_stops_nobody(
+async def test_a_foreign_payload_stops_no_member(
     redis_process: RedisProcess, layers: list[RedisLayer]
 ) -> None:
     member = await Member(layers[0]).open("g")

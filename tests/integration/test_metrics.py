@@ -53,7 +53,7 @@ async def say(connection: ClientConnection, count: int) -> None:
 
 
 @pytest.mark.parametrize("command", ["serve", "daphne", "uvicorn"])
-async def test_every_server_tells_what_it_does(servers: Servers, command: str) -> None:
+async def test_every_server_exports_its_metrics(servers: Servers, command: str) -> None:
     server = servers.start(command=command, config=QUICK)
     async with open_echo(server, server.create_token()) as connection:
         await say(connection, 10)
@@ -105,7 +105,7 @@ async def test_processes_that_share_a_port_are_scraped_apart(servers: Servers) -
         await connection.close()
 
 
-async def test_what_a_node_counted_is_rolled_up_though_it_was_killed(
+async def test_counts_of_a_killed_node_are_rolled_up(
     servers: Servers,
 ) -> None:
     server = servers.start(config=QUICK, arguments=("--no-sweeper",))

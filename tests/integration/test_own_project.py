@@ -162,7 +162,7 @@ def find_message() -> str:
         ('ASGI_APPLICATION = "away.application"', "No module named 'away'"),
     ],
 )
-def test_what_was_forgotten_is_said_in_a_line(
+def test_a_wrong_setting_is_named_in_one_line(
     newcomer: Newcomer, change: str, said: str
 ) -> None:
     settings = newcomer.folder / "mysite" / "forgotten.py"

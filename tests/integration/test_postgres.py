@@ -65,7 +65,7 @@ ReadRows = Callable[[], list[tuple[Any, ...]]]
 
 @pytest.mark.slow
 @pytest.mark.timeout(420)
-def test_whatever_uses_the_database_works_on_postgresql(
+def test_all_database_tests_pass_on_postgresql(
     postgres: PostgresProcess, tmp_path: Path
 ) -> None:
     """A separate run of every test marked as using the database."""

@@ -55,7 +55,7 @@ def started(tmp_path: Path) -> Iterator[Started]:
     started.process.wait(10)
 
 
-async def test_what_it_prints_is_enough_to_connect(started: Started) -> None:
+async def test_its_output_suffices_to_connect(started: Started) -> None:
     """Six connections with the token exceed the limit by one."""
     serving = f"Listening on TCP address 127.0.0.1:{started.port}"
     await wait_until(

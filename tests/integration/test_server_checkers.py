@@ -27,7 +27,7 @@ async def test_a_view_that_raises_mid_stream_stops_nothing(servers: Servers) -> 
     assert "a consumer that crashes" in server.log()
 
 
-async def test_a_response_that_breaks_off_is_not_taken_for_whole(
+async def test_a_truncated_response_is_not_taken_for_complete(
     servers: Servers,
 ) -> None:
     server = servers.start(command="daphne", application=RAW)

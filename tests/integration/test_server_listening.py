@@ -213,7 +213,7 @@ async def test_a_socket_of_a_supervisors_is_served(
         (("--host", "203.0.113.1"), "203.0.113.1"),
     ],
 )
-async def test_what_cannot_be_served_is_said_in_one_line(
+async def test_a_refusal_to_start_is_logged_in_one_line(
     servers: Servers, arguments: tuple[str, ...], text: str
 ) -> None:
     server = servers.start(is_ready=False, arguments=arguments)
@@ -247,7 +247,7 @@ async def test_nothing_is_served_on_a_bad_configuration(
     assert "idle_timeout_secnds" in server.log()
 
 
-async def test_serve_says_what_it_serves(servers: Servers) -> None:
+async def test_serve_logs_its_configuration(servers: Servers) -> None:
     server = servers.start(config=OPEN)
     log = server.log()
     assert f"Serving http and ws on 127.0.0.1:{server.port}" in log

@@ -156,7 +156,9 @@ async def test_a_body_within_the_bound_arrives(servers: Servers) -> None:
     assert "body 200000" in await read_seen(server)
 
 
-async def test_pongs_do_not_pile_up_for_who_does_not_read(servers: Servers) -> None:
+async def test_pongs_do_not_pile_up_for_a_client_that_does_not_read(
+    servers: Servers,
+) -> None:
     server = start(
         servers,
         rate_limit__small_frames_per_second=1_000_000,

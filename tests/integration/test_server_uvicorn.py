@@ -39,7 +39,7 @@ def open_socket(server: LiveServer, path: str) -> websockets.connect:
     return server.connect(path, origin=server.url)
 
 
-async def test_what_it_does_not_enforce_is_said_at_the_start(
+async def test_unenforced_guarantees_are_logged_at_start(
     server: LiveServer,
 ) -> None:
     assert "Under uvicorn these are not enforced" in server.log()

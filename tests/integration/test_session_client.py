@@ -97,7 +97,7 @@ async def test_a_drained_client_returns_to_the_next_server(servers: Servers) -> 
         assert [one.offset for one in client.entries] == [1, 2, 3, 4]
 
 
-async def test_a_stranger_is_told_that_there_is_no_such_session(
+async def test_a_session_of_another_client_is_not_found(
     servers: Servers,
 ) -> None:
     server = start(servers, {})

@@ -68,7 +68,7 @@ def cookie(client, django_user_model, transactional_db):
     return "sessionid=" + client.cookies["sessionid"].value
 
 
-async def test_who_is_logged_in_on_the_page_may_talk(cookie, live_server):
+async def test_a_user_logged_in_on_the_page_may_send(cookie, live_server):
     connection = await live_server.connect(
         "/ws/chat/", origin=live_server.url, headers={"Cookie": cookie}
     )
@@ -156,7 +156,7 @@ def test_a_projects_tests_use_real_servers(project: Path) -> None:
     assert not (project / "their_own.sqlite3").exists()
 
 
-def test_what_fails_says_why(project: Path) -> None:
+def test_failures_are_explained(project: Path) -> None:
     """A failure shows the expected result, the actual one, and the server's log."""
     output = run_tests(project, "test_bad.py")
     assert "3 failed, 1 error" in output.splitlines()[-1], output
