@@ -1,4 +1,4 @@
-"""What is measured: servers, how each is started, and how one talks to it."""
+"""Servers to compare: how each is started, and how a client talks to it."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""What is measured of one server: each measure starts it, loads it, and ends it."""
+"""Measurements of one server: each starts the server, loads it and stops it."""
 
 import contextlib
 import json

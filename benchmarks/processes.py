@@ -1,4 +1,4 @@
-"""Server processes to measure: started on a free port, looked at through /proc."""
+"""Start server processes on free ports, and read their use of memory and CPU."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The database that the contenders share: tokens, users, sessions."""
+"""The database that all compared servers share: tokens, users and sessions."""
 
 import json
 import os

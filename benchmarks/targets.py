@@ -1,4 +1,4 @@
-"""What has to be reached, and what was."""
+"""Performance targets, and the comparison of results with them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""System checks: what is wrong before anything serves, and what is unsafe."""
+"""System checks: report invalid and unsafe configuration before a start."""
 
 import ipaddress
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""What can be run: subsets of the suite's cases, and servers to run them on."""
+"""Runs of the conformance suite: subsets of its cases, and servers under test."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""What the suite found, case by case, and whether it is good enough."""
+"""Verdicts of the conformance suite for each case, and whether they pass."""
 
 import json
 from collections import Counter

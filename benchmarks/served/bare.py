@@ -1,4 +1,4 @@
-"""Channels as its tutorial has it, and behind AuthMiddlewareStack."""
+"""Channels as in its tutorial, and the same behind AuthMiddlewareStack."""
 
 import os
 from typing import Any

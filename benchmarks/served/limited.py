@@ -1,4 +1,4 @@
-"""This project: limited consumers behind the whole of its middleware."""
+"""Limited consumers of this project behind all of its middleware."""
 
 import os
 from typing import Any

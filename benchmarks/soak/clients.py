@@ -1,4 +1,4 @@
-"""Who soaks: clients that come and go, talk, stream, read nothing and vanish."""
+"""Clients of a soak: they connect, send, stream, stop reading and vanish."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""What is soaked: nodes, their services, and what befalls them."""
+"""The nodes and services of a soak, and the failures that it causes."""
 
 import asyncio
 import contextlib

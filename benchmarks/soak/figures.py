@@ -1,4 +1,4 @@
-"""What a cluster holds while nobody acts, and whether it stays that much."""
+"""Measure what a cluster holds at rest, and check that it does not grow."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Access tokens in the admin: made, shown once, revoked; never changed."""
+"""Access tokens in the admin: staff create and revoke them, but never edit them."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""What the admin shows and nobody changes there."""
+"""Admin classes for models that staff can view but not change."""
 
 from django.contrib import admin
 from django.db import models

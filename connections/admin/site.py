@@ -1,4 +1,4 @@
-"""Access tokens, and read-only lists of what the nodes recorded."""
+"""Register access tokens and the read-only lists of recorded models."""
 
 from datetime import datetime
 

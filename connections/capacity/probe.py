@@ -1,4 +1,4 @@
-"""How many connections one node carries: opened for real, then reckoned."""
+"""Open real connections to a node, and estimate how many it can carry."""
 
 import math
 import time

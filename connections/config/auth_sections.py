@@ -1,4 +1,4 @@
-"""The sections that say who may connect, and for how long."""
+"""Configuration sections for credentials: kinds, lifetimes and failed attempts."""
 
 from dataclasses import dataclass
 

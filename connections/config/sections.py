@@ -1,4 +1,4 @@
-"""The sections inside of `websocket:`, one frozen object each."""
+"""The sections of `websocket:`, one frozen dataclass each."""
 
 from dataclasses import dataclass
 

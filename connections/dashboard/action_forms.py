@@ -1,4 +1,4 @@
-"""What is asked before something is done."""
+"""Forms in which staff confirm an action."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The pages of an act: what it will do, and what came of it."""
+"""Views of an action: one shows its effect beforehand, one its result."""
 
 import re
 from datetime import timedelta

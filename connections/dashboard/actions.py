@@ -1,4 +1,4 @@
-"""What staff can do from the dashboard: each with a permission of its own."""
+"""Actions of staff on the dashboard, each with its own permission."""
 
 import ipaddress
 from collections.abc import Callable, Iterable, Mapping, Sequence

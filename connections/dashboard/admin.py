@@ -1,4 +1,4 @@
-"""The dashboard's place in Django admin: its pages, and who may see them."""
+"""Register the dashboard with Django admin: its pages and their permissions."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What every view and socket of this process shows, made once for all of them."""
+"""Cache snapshots and panels for all views and sockets of one process."""
 
 import threading
 from dataclasses import replace

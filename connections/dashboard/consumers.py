@@ -1,4 +1,4 @@
-"""The dashboard's own socket: panels, pushed as often as their viewer asks."""
+"""Push the dashboard's panels over a WebSocket, as often as the viewer chose."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""A connection or a client of the map, looked at closely."""
+"""Details of one connection or client on the connection map."""
 
 from collections.abc import Collection, Iterable
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""What a dashboard is asked to show; it stands in the URL."""
+"""Filters of the dashboard, read from the query string."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The list of connections: recorded in the database, with what is live beside it."""
+"""List recorded connections, with the live state of those still open."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The connection map: nodes or routes, inside them clients, inside them connections."""
+"""The connection map: nodes or routes contain clients, clients contain connections."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence

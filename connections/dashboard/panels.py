@@ -1,4 +1,4 @@
-"""The panels of the dashboard: what each shows, as HTML that stands alone."""
+"""Render each panel of the dashboard as a self-contained piece of HTML."""
 
 from bisect import bisect_left
 from collections.abc import Collection, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Read-only mode: the admin shows everything, and lets nobody do anything."""
+"""Read-only mode: the admin shows everything and permits no action."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""One look at all nodes and connections, shared by everyone who watches."""
+"""A snapshot of all nodes and open connections, shared by all viewers."""
 
 import base64
 import threading

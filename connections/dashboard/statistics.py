@@ -1,4 +1,4 @@
-"""What happened over a range of time, from the minutes that the sweeper rolls up."""
+"""Statistics over a range of time, from the per-minute rollups."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""Users as operators name them."""
+"""Find users by the names that operators type."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Whose request it is: the peer's address, or what a trusted proxy says."""
+"""Find a request's client address: the peer's, or one from a trusted proxy."""
 
 import ipaddress
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""Health for whoever supervises the process, numbers for whoever watches it."""
+"""Views for supervisors and monitoring: liveness, readiness and metrics."""
 
 import contextlib
 from collections.abc import Iterator

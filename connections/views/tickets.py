@@ -1,4 +1,4 @@
-"""POST /api/tickets/: a ticket for whoever is logged in, or holds a token."""
+"""POST /api/tickets/: issue a ticket to a logged-in user or a token's owner."""
 
 from django.conf import settings
 from django.http import HttpRequest, JsonResponse

@@ -1,4 +1,4 @@
-"""One connection of the generator: what it says, and how it is kept alive."""
+"""One connection of the load generator: its messages and its keepalive."""
 
 import dataclasses
 import socket

@@ -1,4 +1,4 @@
-"""What /proc tells of a process, and how many files one may have open."""
+"""Read the memory and CPU use of a process and its file limit from /proc."""
 
 import os
 import resource

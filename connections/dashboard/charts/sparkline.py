@@ -1,4 +1,4 @@
-"""A line the size of a word."""
+"""Draw a line chart the size of a word."""
 
 from collections.abc import Sequence
 

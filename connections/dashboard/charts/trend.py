@@ -1,4 +1,4 @@
-"""Lines over time, each with a dash pattern of its own beside its colour."""
+"""Draw lines over time, each with its own colour and dash pattern."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
