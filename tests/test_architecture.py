@@ -68,6 +68,7 @@ TYPING_ONLY = ("TYPE_CHECKING", "typing.TYPE_CHECKING")
 COMPAT_ONLY = {
     "autobahn": "",
     "channels.consumer.get_handler_name": "connections/connection/compat.py",
+    "channels_redis": "connections/layers/compat.py",
     "daphne": "connections/server/compat.py",
     "websockets.speedups": "connections/server/compat.py",
 }

@@ -2,86 +2,94 @@
 
 import asyncio
 import contextlib
-from collections.abc import Container, Coroutine
 from typing import Any, Protocol
 
-from channels_redis.utils import create_pool
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
+from connections.asgi import Message
+from connections.background import BackgroundTasks
+from connections.layers.compat import create_pool
 from connections.layers.mailbox import GAP
-from connections.redis.clients import ask, cancel, close_client
+from connections.redis.clients import ask, close_client
 from connections.redis.pubsub import Subscriptions
 
 _RETRY_SECONDS = 0.5
 _COMMANDS_AT_ONCE = 8
 _NAMES_REMEMBERED = 10_000
-"""Channels and groups that are told, after an outage, that a message is missing."""
+"""Channels and groups that get a gap after an outage; others lose messages unseen."""
 
 
 class Layer(Protocol):
-    """The layer that it is a part of, on one event loop."""
+    """The part of RedisLayer that holds its configuration."""
 
-    channel_layer: Any
+    probe_seconds: float
+    timeout_seconds: float
 
-    @property
-    def channels(self) -> Container[str]:
-        """The channels that somebody here receives."""
+    def serialize(self, message: Message) -> bytes:
+        """Return a message as bytes."""
 
-    @property
-    def groups(self) -> Container[str]:
-        """The groups that have a member here."""
+
+class Receiver(Protocol):
+    """The mailboxes of one event loop."""
+
+    def is_received(self, name: str) -> bool:
+        """Return whether a channel, or a member of a group, is read here."""
 
     def deliver(self, name: str, payload: bytes) -> None:
-        """Hand on a message for a channel or a group."""
+        """Put a message into the mailboxes of a channel or group."""
 
     def on_return(self, shard: "Shard") -> None:
-        """Hear that subscriptions hold again, and what came meanwhile is lost."""
+        """Take notice of new subscriptions: messages before them are lost."""
 
 
 class Shard:
-    """One Redis: its connections, and what is to be made good on its return."""
+    """
+    The connections to one Redis, and the losses to report on its return.
 
-    def __init__(self, host: dict[str, Any], layer: Layer) -> None:
-        outer = layer.channel_layer
+    While it is away publish() drops messages and counts them by name; afterwards
+    each name is sent a gap of that size.
+    """
+
+    def __init__(self, host: dict[str, Any], layer: Layer, receiver: Receiver) -> None:
         self._layer = layer
-        self._timeout_seconds = outer.timeout_seconds
+        self._receiver = receiver
+        self._timeout_seconds = layer.timeout_seconds
         options = {
-            "socket_timeout": outer.timeout_seconds,
-            "socket_connect_timeout": outer.timeout_seconds,
+            "socket_timeout": layer.timeout_seconds,
+            "socket_connect_timeout": layer.timeout_seconds,
         }
-        # A pooled connection may be stale after a restart: once again, at once.
-        again = Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
+        # A pooled connection may be stale after a restart: it is opened anew, once.
+        once = Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
         never = Retry(NoBackoff(), 0)
-        self._client = _make_client({**options, "retry": again, **host})
+        self._client = _make_client({**options, "retry": once, **host})
         self._subscriber = _make_client({**options, "retry": never, **host})
         self._subscriptions = Subscriptions(
             self._subscriber,
             prober=self._client,
             name="The channel layer",
-            on_message=layer.deliver,
+            on_message=receiver.deliver,
             on_return=self._on_return,
-            probe_seconds=outer.probe_seconds,
-            timeout_seconds=outer.timeout_seconds,
+            probe_seconds=layer.probe_seconds,
+            timeout_seconds=layer.timeout_seconds,
         )
         self._gate = asyncio.Semaphore(_COMMANDS_AT_ONCE)
-        self.is_away = False
-        """Whether sends are dropped at once, until Redis answers again."""
+        self._is_away = False
         self._may_be_back = asyncio.Event()
-        # Of each channel and group, how many messages it has missed.
+        # The number of dropped messages by channel or group.
         self._missed: dict[str, int] = {}
         self._leaving: set[str] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = BackgroundTasks()
 
     def has(self, name: str) -> bool:
-        """Tell whether a channel or group is subscribed to here."""
+        """Return whether a channel or group is, or is to be, subscribed to."""
         return self._subscriptions.wants(name)
 
     def carries(self, name: str) -> bool:
-        """Tell whether what is sent to a channel or group arrives here now."""
+        """Return whether a message to a channel or group arrives here now."""
         return self._subscriptions.carries(name)
 
     async def subscribe(self, name: str) -> None:
@@ -93,24 +101,24 @@ class Shard:
         await self._subscriptions.discard(name)
 
     def unsubscribe_soon(self, name: str) -> None:
-        """Unsubscribe in the background, unless it is wanted again by then."""
+        """Unsubscribe in the background, unless it is received again by then."""
         self._leaving.add(name)
         if len(self._leaving) == 1:
-            self._spawn(self._unsubscribe_leaving())
+            self._tasks.start(self._unsubscribe_leaving(), "The layer unsubscribes")
 
     async def publish(self, name: str, payload: bytes) -> bool:
-        """Send a message; return False, and remember that, if Redis is away."""
+        """Send a message; return False, and count it as missed, if Redis is away."""
         async with self._gate:
-            if not self.is_away:
+            if not self._is_away:
                 try:
                     await ask(
                         self._client.publish(name, payload), self._timeout_seconds
                     )
                 except (RedisError, OSError, TimeoutError) as exc:
                     self._subscriptions.on_failure(exc)
-                    if not self.is_away:
-                        self.is_away = True
-                        self._spawn(self._make_good())
+                    if not self._is_away:
+                        self._is_away = True
+                        self._tasks.start(self._report_missed(), "The layer recovers")
                 else:
                     return True
         if name in self._missed or len(self._missed) < _NAMES_REMEMBERED:
@@ -119,57 +127,46 @@ class Shard:
 
     async def flush(self) -> None:
         """Close the connections; they are opened again when they are needed."""
-        await cancel(self._tasks)
+        await self._tasks.stop()
         await self._subscriptions.close()
         await close_client(self._client)
         await close_client(self._subscriber)
-        self.is_away = False
+        self._is_away = False
         self._missed.clear()
         self._leaving.clear()
 
     def _on_return(self) -> None:
         self._may_be_back.set()
-        self._layer.on_return(self)
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._receiver.on_return(self)
 
     async def _unsubscribe_leaving(self) -> None:
         # One command for all that leave in the same instant.
         await asyncio.sleep(0)
         names, self._leaving = self._leaving, set()
-        layer = self._layer
-        gone = [
-            one
-            for one in names
-            if one not in layer.channels and one not in layer.groups
-        ]
+        gone = [name for name in names if not self._receiver.is_received(name)]
         if gone:
             await self._subscriptions.discard(*gone)
 
-    async def _make_good(self) -> None:
-        """Once Redis is back, tell who has missed something, and how much."""
-        outer = self._layer.channel_layer
-        while self.is_away:
+    async def _report_missed(self) -> None:
+        """Wait for Redis and send each name a gap of the messages it missed."""
+        while self._is_away:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_RETRY_SECONDS):
                     await self._may_be_back.wait()
             self._may_be_back.clear()
-            try:
-                while self._missed:
-                    name, missed = next(iter(self._missed.items()))
-                    gap = outer.serialize({"type": GAP, "missed": missed})
-                    await ask(self._client.publish(name, gap), self._timeout_seconds)
-                    left = self._missed[name] - missed
-                    if left:
-                        self._missed[name] = left
-                    else:
-                        del self._missed[name]
-                self.is_away = False
-            except (RedisError, OSError, TimeoutError):
-                continue
+            with contextlib.suppress(RedisError, OSError, TimeoutError):
+                await self._send_gaps()
+                self._is_away = False
+
+    async def _send_gaps(self) -> None:
+        while self._missed:
+            name, missed = next(iter(self._missed.items()))
+            gap = self._layer.serialize({"type": GAP, "missed": missed})
+            await ask(self._client.publish(name, gap), self._timeout_seconds)
+            # More may have been dropped during the command.
+            self._missed[name] -= missed
+            if not self._missed[name]:
+                del self._missed[name]
 
 
 def _make_client(host: dict[str, Any]) -> Redis:

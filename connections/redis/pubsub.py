@@ -15,6 +15,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from connections.background import BackgroundTasks
 from connections.redis.clients import ask, cancel
 from connections.units import Clock
 
@@ -66,6 +67,7 @@ class Subscriptions:
         # Done once Redis has confirmed the subscription to a channel.
         self._confirmed: dict[str, asyncio.Future[None]] = {}
         self._subscription: Any = None
+        self._tasks = BackgroundTasks()
         self._task: asyncio.Task[None] | None = None
         self._has_subscribed = False
         self._is_failing = False
@@ -73,7 +75,7 @@ class Subscriptions:
     def start(self) -> None:
         """Begin to listen; calling it again does nothing."""
         if self._task is None:
-            self._task = asyncio.create_task(self._run(), name=self._name)
+            self._task = self._tasks.start(self._run(), self._name)
 
     def wants(self, channel: str) -> bool:
         """Tell whether a channel is, or is to be, subscribed to."""
