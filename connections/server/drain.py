@@ -1,16 +1,18 @@
-"""How a server stops: no client lost, nothing waited for without a deadline."""
+"""Stop a server without losing a client; every wait has a deadline."""
 
 import asyncio
 import logging
 import random
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from connections import close_codes
-
-if TYPE_CHECKING:
-    from connections.node.node import Node
-    from connections.server.server import Server
+from connections.background import BackgroundTasks
+from connections.config.loader import WebSocketConfig
+from connections.node.node import Node
+from connections.server.admission import Admission
+from connections.server.http import HttpChannel
+from connections.server.websocket.protocol import WebSocketProtocol
 
 logger = logging.getLogger(__name__)
 
@@ -18,11 +20,36 @@ _CANCEL_SECONDS = 0.5
 """For applications to end by themselves, and again after they are cancelled."""
 
 
-async def drain(server: "Server") -> None:
-    """
-    Stop a server: say so, close the port, hand the clients over, flush.
+class DrainedServer(Protocol):
+    """The parts of a server that a drain stops."""
 
-    Never raises. While the database answers it takes at most the delay, the
+    admission: Admission
+    config: WebSocketConfig
+    http_channels: set[HttpChannel]
+    loop: asyncio.AbstractEventLoop
+    node: Node | None
+    ports: list[Any]
+    skips_grace: asyncio.Event
+    tasks: BackgroundTasks
+
+    @property
+    def websockets(self) -> list[WebSocketProtocol]:
+        """All WebSockets whose client or application is still there."""
+
+    @property
+    def applications(self) -> list[asyncio.Task[None]]:
+        """The applications that still run, of WebSockets and of requests."""
+
+    @property
+    def requests(self) -> list[asyncio.Task[None]]:
+        """The applications of HTTP requests under way."""
+
+
+async def drain(server: DrainedServer) -> None:
+    """
+    Refuse handshakes, close the ports, hand the clients over and flush records.
+
+    While the database answers it takes at most the delay, the
     grace period and two seconds more.
     """
     server.admission.is_draining = True
@@ -30,28 +57,22 @@ async def drain(server: "Server") -> None:
     if node is None:
         return
     node.begin_drain()
-    try:
-        delay_seconds = server.config.drain.delay_seconds
-        delay = asyncio.create_task(asyncio.sleep(delay_seconds))
-        await _wait(server, [delay], delay_seconds)
-        ends_at = server.loop.time() + server.config.drain.grace_seconds
-        await _close_ports(server)
-        others = asyncio.create_task(_close_others(server, node))
-        await node.drain()
-        others.cancel()
-        await _wait(server, server.requests, ends_at - server.loop.time())
-        await _end_applications(server)
-        await node.stop()
-    except Exception as exc:
-        logger.error(
-            "The drain failed: %s", exc, exc_info=exc, extra={"event": "drain_failed"}
-        )
-    else:
-        logger.info("Drained", extra={"event": "drained"})
+    delay_seconds = server.config.drain.delay_seconds
+    delay = server.tasks.start(asyncio.sleep(delay_seconds), "The delay of the drain")
+    await _wait(server, [delay], delay_seconds)
+    ends_at = server.loop.time() + server.config.drain.grace_seconds
+    await _close_ports(server)
+    others = server.tasks.start(_close_others(server, node), "The drain of others")
+    await node.drain()
+    others.cancel()
+    await _wait(server, server.requests, ends_at - server.loop.time())
+    await _end_applications(server)
+    await node.stop()
+    logger.info("Drained", extra={"event": "drained"})
 
 
 async def _wait(
-    server: "Server", tasks: Iterable[asyncio.Task[Any]], seconds: float
+    server: DrainedServer, tasks: Iterable[asyncio.Task[Any]], seconds: float
 ) -> None:
     """Wait until the tasks are done, but not for longer than that."""
     if seconds <= 0:
@@ -71,7 +92,7 @@ async def _wait(
     skipped.cancel()
 
 
-async def _close_ports(server: "Server") -> None:
+async def _close_ports(server: DrainedServer) -> None:
     """Accept nothing more; HTTP connections end with the request under way."""
     for port in server.ports:
         stopped = port.stopListening()
@@ -81,7 +102,7 @@ async def _close_ports(server: "Server") -> None:
         channel.close_idle()
 
 
-async def _close_others(server: "Server", node: "Node") -> None:
+async def _close_others(server: DrainedServer, node: Node) -> None:
     """
     Close the WebSockets that the node does not know, spread over the grace.
 
@@ -95,7 +116,7 @@ async def _close_others(server: "Server", node: "Node") -> None:
         one.end(close_codes.DRAINING)
 
 
-async def _end_applications(server: "Server") -> None:
+async def _end_applications(server: DrainedServer) -> None:
     """Have what still runs see its client go; then cancel it."""
     for websocket in server.websockets:
         websocket.end(close_codes.DRAINING)

@@ -38,16 +38,19 @@ class SocketEndpoint:
 
         if self._tls is not None:
             factory = TLSMemoryBIOFactory(self._tls, False, factory)
-        try:
-            port = reactor.adoptStreamPort(
-                self._socket.fileno(), self._socket.family, factory
-            )
-        except Exception:
-            return defer.fail()
-        # The port has a duplicate: as long as this one were open too, a port
-        # that was closed would go on taking connections.
+        listening = defer.maybeDeferred(
+            reactor.adoptStreamPort,
+            self._socket.fileno(),
+            self._socket.family,
+            factory,
+        )
+        listening.addCallback(self._close_original)
+        return listening
+
+    def _close_original(self, port: Any) -> Any:
+        """Close our socket: a closed port would still accept through it."""
         self._socket.close()
-        return defer.succeed(port)
+        return port
 
     def __str__(self) -> str:
         return f"socket {self.address}"

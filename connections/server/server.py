@@ -23,6 +23,7 @@ from twisted.logger import (
 )
 
 from connections import close_codes
+from connections.background import BackgroundTasks
 from connections.config.loader import WebSocketConfig, get_config
 from connections.exceptions import UnsharedLimits
 from connections.metrics.counters import LATENCY_EDGES, Histogram
@@ -89,6 +90,7 @@ class Server(DaphneServer):
         self.loop = loop
         self.skips_grace = asyncio.Event()
         self._signals = 0
+        self.tasks = BackgroundTasks()
         self._starting: asyncio.Task[None] | None = None
 
     @property
@@ -302,7 +304,10 @@ class Server(DaphneServer):
         """Hand all clients over; Twisted stops when the Deferred fires."""
         if self._starting is not None:
             self._starting.cancel()
-        return defer.Deferred.fromFuture(asyncio.ensure_future(drain(self)))
+        drained = defer.Deferred()
+        draining = self.tasks.start(drain(self), "The drain")
+        draining.add_done_callback(lambda _: drained.callback(None))
+        return drained
 
     async def _prepare(self) -> None:
         """Make the node, and be quick for the first who come."""
@@ -313,7 +318,9 @@ class Server(DaphneServer):
         self.node = get_node()
         self.node.counters.refused_early = self.admission.refusals
         self.node.counters.round_trips = self.round_trips
-        self._starting = asyncio.ensure_future(self._start_node(self.node))
+        self._starting = self.tasks.start(
+            self._start_node(self.node), "The start of the node"
+        )
         if self.signal_handlers:
             # Twisted's own ignores every signal after the first.
             for number in (signal.SIGTERM, signal.SIGINT):
