@@ -1,4 +1,4 @@
-"""Which handshakes reach the application: cheap refusals under a storm."""
+"""Decide which handshakes reach the application, and refuse the others cheaply."""
 
 import logging
 import math
@@ -14,10 +14,10 @@ from connections.units import Clock
 logger = logging.getLogger(__name__)
 
 _OVERLOADED_SECONDS = 5
-"""When a client that found the node full, or too much waiting, may return."""
+"""Seconds in Retry-After when the node is full or too many handshakes wait."""
 
 _MAX_BUCKETS = 10_000
-"""Addresses whose rate is remembered; the longest unseen are forgotten first."""
+"""Addresses whose rate is kept; the address seen longest ago is dropped first."""
 
 _LOG_SECONDS = 10
 
@@ -31,7 +31,7 @@ class Pending(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a handshake gets HTTP 503, and when its client may return."""
+    """A reason for HTTP 503, and when the client may return."""
 
     reason: str
     retry_after_seconds: int
@@ -48,13 +48,13 @@ class PendingHandshakes:
         return len(self._addresses)
 
     def add(self, pending: Pending, address: str | None) -> None:
-        """Add one; without an address it counts only in all."""
+        """Add a handshake; without an address it counts in the total only."""
         self._addresses[pending] = address
         if address is not None:
             self._by_address.setdefault(address, OrderedDict())[pending] = None
 
     def remove(self, pending: Pending) -> None:
-        """Take one out, if it is there."""
+        """Remove a handshake if it is there."""
         address = self._addresses.pop(pending, None)
         if address is not None:
             same = self._by_address[address]
@@ -63,22 +63,22 @@ class PendingHandshakes:
                 del self._by_address[address]
 
     def count(self, address: str) -> int:
-        """Return how many come from an address."""
+        """Return how many handshakes come from an address."""
         return len(self._by_address.get(address, ()))
 
     def oldest(self, address: str | None = None) -> Pending:
-        """Return the oldest of all, or of an address that has some."""
+        """Return the oldest handshake, of all or of one address."""
         same = self._addresses if address is None else self._by_address[address]
         return next(iter(same))
 
 
 class Admission:
     """
-    Decides about handshakes before the application hears of them.
+    Admits or refuses handshakes before the application sees them.
 
-    A request head that comes in slowly never keeps another out: beyond the
-    bound it is the oldest unfinished one that goes. A whole handshake counts
-    from its arrival until the application has answered it.
+    A slow request head never keeps another out: beyond the bound the oldest
+    unfinished head is refused. A complete handshake counts from its arrival
+    until the application has answered it.
     """
 
     def __init__(self, config: WebSocketConfig, clock: Clock) -> None:
@@ -93,14 +93,14 @@ class Admission:
         self._unlogged = 0
         self.is_draining = False
         self.open_count = 0
-        """WebSockets that were accepted and are not closing."""
+        """How many WebSockets are accepted and not closing."""
         self.refusals: Counter[str] = Counter()
-        """Handshakes refused here, by reason."""
+        """How many handshakes were refused here, by reason."""
 
     # Request heads
 
     def begin_head(self, pending: Pending, address: str | None) -> None:
-        """Count a connection whose request head is not whole yet."""
+        """Count a connection whose request head is incomplete."""
         if address is not None:
             address = group_address(address)
             if self._heads.count(address) >= self._config.per_address_pending:
@@ -110,10 +110,10 @@ class Admission:
         self._heads.add(pending, address)
 
     def end_head(self, pending: Pending) -> None:
-        """Stop counting it: the head is whole, or the connection gone."""
+        """Stop counting it: the head is complete, or the connection is closed."""
         self._heads.remove(pending)
 
-    # Whole handshakes
+    # Complete handshakes
 
     def begin_handshake(self, pending: Pending, address: str) -> Refusal | None:
         """Count a handshake, unless it is refused."""
@@ -128,7 +128,7 @@ class Admission:
         return None
 
     def end_handshake(self, pending: Pending) -> None:
-        """Stop counting it: it was answered, or the client has gone."""
+        """Stop counting it: it was answered, or the client has left."""
         self._unanswered.remove(pending)
 
     def _check(self, address: str) -> Refusal | None:
@@ -161,7 +161,7 @@ class Admission:
         pending.cut_off()
 
     def _record(self, reason: str) -> None:
-        """Count a refusal; log how many there were, seldom."""
+        """Count a refusal; log the number at most once in a while."""
         self.refusals[reason] += 1
         self._unlogged += 1
         now = self._clock()

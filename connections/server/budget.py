@@ -1,23 +1,23 @@
-"""What the buffers of all connections of a node may hold together."""
+"""Bound the bytes that the buffers of all connections hold together."""
 
 from typing import Protocol
 
 COUNTED_FROM_BYTES = 16_384
-"""A connection that holds less is not counted: most hold nothing at all."""
+"""A connection that holds less is not counted; most hold nothing."""
 
 
 class Holder(Protocol):
-    """Who holds bytes for a client."""
+    """A connection that holds bytes for its client."""
 
     def end_over_budget(self) -> None:
-        """End the connection and let go of what it holds."""
+        """End the connection and free its bytes."""
 
 
 class BufferBudget:
     """
     Counts the bytes that connections hold; over the limit the largest ends.
 
-    So a flood costs those who cause it, not who comes next.
+    A flood thus ends its own connections, not the next newcomer.
     """
 
     def __init__(self, max_total_bytes: int) -> None:
@@ -26,7 +26,7 @@ class BufferBudget:
         self.total_bytes = 0
 
     def record(self, holder: Holder, held_bytes: int) -> None:
-        """Record what a connection holds now."""
+        """Record how many bytes a connection holds now."""
         before = self._held.get(holder, 0)
         if held_bytes < COUNTED_FROM_BYTES:
             if before:
@@ -39,7 +39,7 @@ class BufferBudget:
             self._evict_largest()
 
     def forget(self, holder: Holder) -> None:
-        """Record that a connection has gone."""
+        """Stop counting a closed connection."""
         self.total_bytes -= self._held.pop(holder, 0)
 
     def _evict_largest(self) -> None:

@@ -1,4 +1,4 @@
-"""What daphne's command line has flags for and the configuration decides instead."""
+"""Warn about options of daphne that the configuration replaces."""
 
 import logging
 from typing import Any
@@ -13,7 +13,7 @@ _DAPHNE_DEFAULTS = {
     "websocket_max_frame_size": 1024 * 1024,
     "proxy_forwarded_address_header": None,
 }
-"""Options that have no effect, and what daphne's command line sets them to."""
+"""Options without effect, with the defaults of daphne's command line."""
 
 _CONFIG_KEYS = {
     "ping_interval": "ping_interval_seconds",
@@ -26,7 +26,7 @@ _CONFIG_KEYS = {
 
 
 def warn_of_ignored(options: dict[str, Any]) -> None:
-    """Name the flags that were given and have no effect."""
+    """Log each option that was given and has no effect."""
     for name, default in _DAPHNE_DEFAULTS.items():
         value = options.get(name, default)
         if value != default:

@@ -1,4 +1,4 @@
-"""How many files, sockets among them, the process may have open."""
+"""Raise the limit of open files, sockets included, to what the node needs."""
 
 import logging
 import resource
@@ -8,11 +8,11 @@ from connections.config.loader import WebSocketConfig
 logger = logging.getLogger(__name__)
 
 _SPARE_FILES = 200
-"""Beside the sockets: the database, logs, modules, handshakes in progress."""
+"""Files beside the sockets: database, logs, modules, handshakes in progress."""
 
 
 def count_needed_files(config: WebSocketConfig) -> int:
-    """Return about how many files a node has open when it is full."""
+    """Return roughly how many files a full node has open."""
     return (
         int(config.max_total_connections * 1.1)
         + config.handshake.max_pending
@@ -21,13 +21,13 @@ def count_needed_files(config: WebSocketConfig) -> int:
 
 
 def get_most_files() -> int | None:
-    """Return to how many the process can raise its limit; None: to any number."""
+    """Return the highest limit the process can set; None: no limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     return None if hard == resource.RLIM_INFINITY else hard
 
 
 def raise_file_limit(config: WebSocketConfig) -> None:
-    """Raise the soft limit to what is needed, or as far as it goes."""
+    """Raise the soft limit to what is needed, or as far as the hard limit allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = count_needed_files(config)
     if soft == resource.RLIM_INFINITY or soft >= needed:

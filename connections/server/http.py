@@ -41,26 +41,26 @@ _KEEP_OPEN_SECONDS = 60
 """How long an HTTP connection may wait for its next request."""
 
 _BODY_SECONDS = 60
-"""For the whole body of a request, however slowly its bytes come."""
+"""How long the body of a request may take in all."""
 
 _LINGER_SECONDS = 2
-"""For a client to read a refusal before its connection is dropped."""
+"""How long a client may read a refusal before its connection is dropped."""
 
 _FLUSH_SECONDS = 15
-"""For a client to read the end of a response once we have closed."""
+"""How long a client may read the end of a response after our close."""
 
 
 _MOST_ESCAPES = 100
-"""In a cookie: what http.cookies takes for a quoted one grows with the square of its
-length before Python 3.11.10 and 3.12.6 (CVE-2024-7592), and Django asks it."""
+"""The most backslashes in a Cookie header. Before Python 3.11.10 and 3.12.6
+http.cookies, which Django uses, takes quadratic time on them (CVE-2024-7592)."""
 
 
 class HttpChannel(HasDeadline, PublicHttpChannel):
     """
     One TCP connection that speaks HTTP, until it becomes a WebSocket.
 
-    Twisted's own timer starts anew with every byte; here there is one deadline
-    for a request head and one for a body.
+    Twisted's timer restarts with every byte; this channel has one deadline for a
+    request head and one for a body.
     """
 
     timeOut = None
@@ -93,14 +93,14 @@ class HttpChannel(HasDeadline, PublicHttpChannel):
         self._refuse(431, "A header is too large")
 
     def refuse_bad_request(self) -> None:
-        # Twisted closes with bytes unread: the kernel resets the connection, and the
-        # client never sees the answer.
+        # Twisted closes with unread bytes: the kernel then resets the connection,
+        # and the client never sees the answer.
         self.server.admission.refusals["bad_request"] += 1
         self._refuse(400, "The request is not valid, or its headers are too large")
 
     def rawDataReceived(self, data: bytes) -> None:
         if self.websocket is not None:
-            # What a client sent behind its handshake, not waiting for an answer.
+            # Bytes behind the handshake that did not wait for the answer.
             self.websocket.take(data)
             return
         if self._is_refused:
@@ -155,7 +155,7 @@ class HttpChannel(HasDeadline, PublicHttpChannel):
             self.loseConnection()
 
     def cut_off(self) -> None:
-        """Refuse a request that does not become whole; close what waits for one."""
+        """Refuse an incomplete request; close a connection that waits for one."""
         if self._is_idle:
             self._is_idle = False
             self.loseConnection()
@@ -163,14 +163,14 @@ class HttpChannel(HasDeadline, PublicHttpChannel):
         self._refuse(408, "The request did not become whole in time")
 
     def end_over_budget(self) -> None:
-        """Refuse the request whose body holds most when too much is held."""
+        """Refuse this request: its body holds most while buffers hold too much."""
         self._refuse(503, "The server is out of buffers", [(b"Retry-After", b"5")])
 
     def hand_over(self, websocket: WebSocketProtocol) -> None:
-        """Let a WebSocket have the TCP connection."""
+        """Hand the TCP connection over to a WebSocket."""
         self._let_go()
         self.websocket = websocket
-        # Channel, request and transport hold one another: a circle less to collect.
+        # Channel, request and transport form a reference cycle: break it.
         transport, self.transport = self.transport, None
         self.requests.clear()
         transport.unregisterProducer()
@@ -191,7 +191,7 @@ class HttpChannel(HasDeadline, PublicHttpChannel):
         self._is_idle = False
         peer = getattr(self.transport.getPeer(), "host", None)
         trusted = self.server.config.trusted_proxies
-        # All clients of a proxy come from its address.
+        # All clients of a proxy share its address.
         address = None if peer is None or is_listed(peer, trusted) else peer
         timeout_seconds = self.server.config.handshake.timeout_seconds
         self._start_deadline(timeout_seconds, self._time_out)
@@ -202,7 +202,7 @@ class HttpChannel(HasDeadline, PublicHttpChannel):
     def _refuse(
         self, status: int, explanation: str, extra: Iterable[Header] = ()
     ) -> None:
-        """Answer at once, then read and drop for a moment, so that it arrives."""
+        """Answer at once, then read on for a moment so that the answer arrives."""
         self._is_refused = True
         self.persistent = False
         self._forget_body()
@@ -240,7 +240,7 @@ class HttpRequest(DaphneRequest):
         if upgrade.lower() == b"websocket":
             self._open_websocket()
             return None
-        # The root path is for the server to say, not for any client.
+        # The server sets the root path; a client must not.
         self.requestHeaders.removeHeader(b"Daphne-Root-Path")
         return super().process()
 
@@ -248,8 +248,8 @@ class HttpRequest(DaphneRequest):
         """
         Answer 500, or break off a response that has begun.
 
-        daphne tries to begin the response anew, and the ValueError of that ends
-        its checker of applications for the rest of the process's life.
+        daphne starts the response a second time, and the resulting ValueError
+        ends its checker of applications for the life of the process.
         """
         if self.finished or self.channel is None:
             return
@@ -301,7 +301,7 @@ class HttpRequest(DaphneRequest):
         server.create_application(websocket, websocket.get_scope())
 
     def _find_address(self, handshake: Handshake) -> str:
-        """Return whose handshake it is, as far as it can be believed."""
+        """Return the address of the client, through trusted proxies."""
         source = find_source(
             getattr(self.client, "host", None),
             handshake.headers,
@@ -329,7 +329,7 @@ class HttpFactory(DaphneFactory):
         return channel
 
     def log(self, request: HttpRequest) -> None:
-        """Write nothing: Twisted's access log holds queries, daphne's does not."""
+        """Write nothing: Twisted's access log would hold queries."""
 
     def acceptableProtocols(self) -> list[bytes]:
         return [b"http/1.1"]

@@ -1,4 +1,4 @@
-"""Putting our server in the place of daphne's, where daphne is what serves."""
+"""Replace daphne's server by ours where daphne serves."""
 
 import logging
 import sys
@@ -9,16 +9,16 @@ _OTHER_SERVERS = ("uvicorn", "hypercorn", "granian")
 
 
 _TALKATIVE_LOGS = ("uvicorn.error", "uvicorn.access", "hypercorn.access")
-"""The logs of other servers that hold the paths of requests, or all they read."""
+"""Loggers of other servers that write request paths, or all received bytes."""
 
 
 def install() -> None:
     """
-    Have daphne's command line use our Server; called by the ASGI module.
+    Have daphne's command line use our Server; the ASGI module calls it.
 
-    daphne imports the application before it makes its server, so this is in
-    time. Under another server nothing of Twisted is touched, and the log says
-    what only our server does.
+    daphne imports the application before it makes its server, so the call comes
+    in time. Under another server Twisted stays untouched, and the log names the
+    protections that only our server has.
     """
     if "daphne.cli" in sys.modules:
         from connections.server.compat import set_server_class
@@ -42,10 +42,10 @@ def install() -> None:
 
 def _hide_queries(record: logging.LogRecord) -> bool:
     """
-    Take the query out of a line of another server's log; it may hold a ticket.
+    Remove the query from a line of another server's log; it may hold a ticket.
 
-    What such a server says at DEBUG is all that a client sends, headers and
-    messages alike: that is dropped.
+    DEBUG lines of such a server hold headers and messages of clients: they are
+    dropped.
     """
     if isinstance(record.args, tuple):
         record.args = tuple(

@@ -1,15 +1,15 @@
-"""Timers of thousands of connections, rung together: one of the loop for each round."""
+"""Run the timers of thousands of connections on few timers of the event loop."""
 
 import asyncio
 import math
 from collections.abc import Callable
 
 TICK_SECONDS = 0.1
-"""A timer may ring late by so much."""
+"""How late a timer may run."""
 
 
 class Timer:
-    """Something to be done in a round, unless it is cancelled before."""
+    """An action that runs at a tick unless it is cancelled before."""
 
     __slots__ = ("_action",)
 
@@ -17,22 +17,22 @@ class Timer:
         self._action: Callable[[], None] | None = action
 
     def cancel(self) -> None:
-        """Do not do it."""
+        """Drop the action."""
         self._action = None
 
     def run(self) -> None:
-        """Do it."""
+        """Run the action unless it was cancelled."""
         if self._action is not None:
             self._action()
 
 
 class CoarseTimers:
     """
-    call_later() for what need not be exact: pings, and deadlines that nearly
-    always are cancelled.
+    A call_later() for inexact timers: pings, and deadlines that are nearly always
+    cancelled.
 
-    A timer of the loop's costs a place in its heap, a context and a wake-up of its
-    own. What is due in the same tenth of a second shares all of that here.
+    A timer of the loop costs a heap entry, a context and a wake-up. Timers that
+    are due in the same tenth of a second share them here.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -41,7 +41,7 @@ class CoarseTimers:
         self._timers: dict[int, list[Timer]] = {}
 
     def call_later(self, seconds: float, action: Callable[[], None]) -> Timer:
-        """Do something after so many seconds, and at most a round more."""
+        """Run an action after so many seconds, at most one tick later."""
         timer = Timer(action)
         number = math.ceil((self.time() + seconds) / TICK_SECONDS)
         timers = self._timers.get(number)
@@ -56,14 +56,14 @@ class CoarseTimers:
             try:
                 timer.run()
             except Exception as exc:
-                # As the loop does with a timer of its own: the others still ring.
+                # The loop does the same with its own timers: the others still run.
                 self._loop.call_exception_handler(
                     {"message": f"{timer!r} failed", "exception": exc}
                 )
 
 
 class HasDeadline:
-    """What has one deadline at a time, which nearly always is met."""
+    """An object with at most one deadline at a time, which is nearly always met."""
 
     _timers: CoarseTimers
     _deadline: Timer | None = None

@@ -1,4 +1,4 @@
-"""A client's TCP connection under TLS, which Twisted keeps."""
+"""Send and receive on a TLS connection, which stays with Twisted."""
 
 import asyncio
 from typing import Any
@@ -13,15 +13,15 @@ from connections.server.compat import count_unsent_bytes
 from connections.server.transport import Receiver
 
 _LINGER_SECONDS = 0.5
-"""For the last frame to arrive: TLS cannot be closed one way."""
+"""How long the last frame may take to arrive: TLS cannot be half-closed."""
 
 
 @implementer(IPushProducer)
 class TlsTransport(Protocol):
     """
-    A Transport over Twisted's TLS: the protocol of a transport, and its producer.
+    A Transport over Twisted's TLS: its protocol and its producer.
 
-    As the producer it hears when the kernel has taken everything.
+    Twisted tells the producer when the kernel has taken everything.
     """
 
     def __init__(self, receiver: Receiver, loop: asyncio.AbstractEventLoop) -> None:
@@ -40,7 +40,7 @@ class TlsTransport(Protocol):
         self.transport.write(data)
 
     def gather(self) -> None:
-        """Twisted gathers by itself."""
+        """Do nothing: Twisted gathers writes by itself."""
 
     def pause_reading(self) -> None:
         self.transport.pauseProducing()
@@ -61,12 +61,12 @@ class TlsTransport(Protocol):
         self.transport.abortConnection()
 
     def _let_go(self) -> None:
-        """A producer that stays registered would keep the transport open."""
+        """Unregister the producer, which would keep the transport open."""
         if self._is_producer:
             self._is_producer = False
             self.transport.unregisterProducer()
 
-    # What Twisted calls
+    # Called by Twisted
 
     def connectionMade(self) -> None:
         self._descriptor = self.transport
@@ -82,10 +82,10 @@ class TlsTransport(Protocol):
         self._receiver.on_lost()
 
     def pauseProducing(self) -> None:
-        """Hear that more than Twisted's own 64 kB waits; SendBuffer decides."""
+        """Ignore that more than Twisted's 64 kB wait; SendBuffer decides."""
 
     def resumeProducing(self) -> None:
         self._receiver.on_drained()
 
     def stopProducing(self) -> None:
-        """Hear that the transport has gone."""
+        """Ignore that the transport is closed."""

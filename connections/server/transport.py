@@ -1,4 +1,4 @@
-"""One client's TCP connection, below WebSocket: bytes in, bytes out, its end."""
+"""Send and receive bytes on one client's TCP connection."""
 
 import asyncio
 import logging
@@ -11,61 +11,61 @@ logger = logging.getLogger(__name__)
 _READ_BYTES = 65_536
 
 _GATHERED_BYTES = 65_536
-"""So much leaves at once, though more may be written in the same turn."""
+"""Bytes that are sent at once, even while more may be gathered."""
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
-"""socket(7), SO_LINGER: what is unsent is dropped, and the peer gets a reset."""
+"""socket(7), SO_LINGER: unsent bytes are dropped, and the peer gets a reset."""
 
 
 class Receiver(Protocol):
-    """Who is told what happens on a line."""
+    """The object that a transport reports to."""
 
     def take(self, received: bytes) -> None:
-        """Bytes came."""
+        """Take received bytes."""
 
     def on_drained(self) -> None:
-        """The kernel has taken everything, after some had to wait."""
+        """Learn that the kernel has taken all bytes that waited."""
 
     def on_lost(self) -> None:
-        """The connection is gone. Said once, and the last."""
+        """Learn that the connection is closed; called once, as the last."""
 
 
 class Transport(Protocol):
-    """What a WebSocket asks of its TCP connection."""
+    """The TCP connection as a WebSocket uses it."""
 
     @property
     def unsent_bytes(self) -> int:
         """Bytes that wait in this process."""
 
     def write(self, data: bytes) -> None:
-        """Send, or keep what the kernel does not take now. Nothing after close()."""
+        """Send bytes, or keep those the kernel does not take. Ignored after close()."""
 
     def gather(self) -> None:
-        """Have what is written in this turn of the loop leave together."""
+        """Send what is written in this turn of the loop together."""
 
     def pause_reading(self) -> None:
-        """Leave what the client sends to the kernel."""
+        """Stop reading; the kernel keeps what the client sends."""
 
     def resume_reading(self) -> None:
-        """Read again."""
+        """Resume reading."""
 
     def close(self) -> None:
-        """Read nothing more; close once everything is sent."""
+        """Stop reading, and close once everything is sent."""
 
     def close_sending(self) -> None:
-        """Once everything is sent, say that nothing follows; go on reading."""
+        """Half-close once everything is sent; keep reading."""
 
     def abort(self) -> None:
-        """Drop the connection now, and what is unsent with it."""
+        """Drop the connection and its unsent bytes now."""
 
 
 class SocketTransport:
     """
-    A socket right on the event loop.
+    A socket directly on the event loop.
 
-    A transport of Twisted's costs 29 us for each message there and back, most of
-    it in the call to select for writing and the log context around each read.
-    Here a frame goes to the kernel at once, and only what it does not take waits.
+    A Twisted transport costs 29 us a round trip, mostly for selecting on writes
+    and for the log context around each read. Here a frame goes to the kernel at
+    once, and only the rest that the kernel does not take waits.
     """
 
     __slots__ = (
@@ -91,7 +91,7 @@ class SocketTransport:
         self._fd = sock.fileno()
         self._receiver = receiver
         self._loop = loop
-        # None until something has to wait: most clients read what they are sent.
+        # None until bytes have to wait: most clients read at once.
         self._unsent: bytearray | None = None
         self.unsent_bytes = 0
         self._is_closing = False
@@ -171,7 +171,7 @@ class SocketTransport:
         try:
             self._receiver.take(received)
         except Exception as exc:
-            # The loop would log it and call again, for the next bytes.
+            # The loop would only log the exception and read on.
             logger.error(
                 "Reading from a client failed: %s",
                 exc,
@@ -225,7 +225,7 @@ class SocketTransport:
             self._receiver.on_lost()
 
     def _release(self) -> None:
-        """Give the socket back to the system."""
+        """Close the socket."""
         sock, self._socket = self._socket, None
         self._unsent = None
         self.unsent_bytes = 0
