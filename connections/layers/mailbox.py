@@ -1,4 +1,4 @@
-"""What waits for one channel: a bounded queue that says where it lost something."""
+"""A bounded queue for one channel that marks where messages were lost."""
 
 import asyncio
 from collections import deque

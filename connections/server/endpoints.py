@@ -1,4 +1,4 @@
-"""Where a server listens: a socket of its own, a shared one, an inherited one."""
+"""Listen on a socket of this process, a shared one or an inherited one."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Pings: whether a client that says nothing is still there."""
+"""Send pings to a client and detect that it is dead."""
 
 import os
 import random
@@ -24,7 +24,7 @@ class Timers(Protocol):
 
 
 class Owner(Protocol):
-    """Whose client it is about."""
+    """The connection that sends the pings."""
 
     def send_ping(self, payload: bytes) -> None:
         """Send a ping."""

@@ -1,4 +1,4 @@
-"""What comes from one client: bytes to events, bounded in size and in time."""
+"""Turn the bytes of one client into events, bounded in size and in time."""
 
 import asyncio
 import dataclasses

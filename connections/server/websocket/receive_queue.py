@@ -1,4 +1,4 @@
-"""What a client has sent and its consumer has not taken yet."""
+"""Queue the messages of a client until its consumer takes them."""
 
 import asyncio
 from collections import deque

@@ -1,4 +1,4 @@
-"""What was sent to a client and the kernel has not taken yet."""
+"""Bound the bytes to a client that the kernel has not taken yet."""
 
 import asyncio
 from collections.abc import Callable
