@@ -7,6 +7,7 @@ connect, receive, disconnect, groups and send work as Channels documents them.
 
 import asyncio
 import contextlib
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -29,8 +30,8 @@ from channels.generic.websocket import (
 from channels.layers import get_channel_layer
 
 from connections.asgi import Message, Receive, Send
-from connections.close_codes import CLOSE_REASONS, CloseReason, Reconnect
 from connections.connection.compat import get_handler_name
+from connections.connection.public import ConsumerConnection
 from connections.connection.refresh import holds_refresh, is_refresh, refresh
 from connections.connection.runner import ConnectionRunner
 from connections.credentials.identity import identify
@@ -42,20 +43,22 @@ from connections.node.node import Node
 
 class _Limited:
     """
-    What every limited consumer has, whichever Channels class it builds on.
+    The common base of all limited consumers; it precedes the Channels class.
 
-    It stands before the Channels class in the bases. Its own state is one
-    attribute, `_runner`, so that a subclass is free in its names.
+    Reserved names, beside those of Channels: `end`, `is_activity`, `is_json`,
+    `get_client_id`, `get_limits`, `permission_required`, `groups_required`,
+    `_runner` and `_connection`. A subclass may set or define `connection` for a
+    purpose of its own: nothing here reads it.
     """
 
     is_json = False
 
     permission_required: str | Sequence[str] = ()
-    """A permission, or several, that the user must have, at the handshake and for
-    as long as the connection lasts; without one the connection ends 4003."""
+    """The permission, or permissions, that the user must have at the handshake and
+    while the connection lasts; without one of them it ends with 4003."""
 
     groups_required: str | Sequence[str] = ()
-    """A group, or several, that the user must be in, likewise."""
+    """The group, or groups, that the user must be in; otherwise the same."""
 
     scope: Message
     channel_layer: Any
@@ -64,12 +67,11 @@ class _Limited:
     base_send: Any
     websocket_receive: Any
     _runner: ConnectionRunner
-    _loop: asyncio.AbstractEventLoop
+    _connection: ConsumerConnection
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         self.scope = scope
         self.channel_layer = get_channel_layer(self.channel_layer_alias)
-        self._loop = asyncio.get_running_loop()
         limits: Any = self.get_limits(scope)
         if inspect.isawaitable(limits):
             limits = await limits
@@ -77,19 +79,32 @@ class _Limited:
         self._runner = ConnectionRunner(
             self, scope, receive, send, node=node, limits=limits
         )
-        transmit = self._runner.sender.transmit
+        sender = self._runner.sender
+        loop = asyncio.get_running_loop()
+        self._connection = ConsumerConnection(self._runner.connection, sender, loop)
+        transmit = sender.transmit
         self.base_send = (
             async_to_sync(transmit) if isinstance(self, SyncConsumer) else transmit
         )
         await self._runner.run()
 
+    # A property would forbid a subclass to assign the name.
+    @functools.cached_property
+    def connection(self) -> ConsumerConnection:
+        """
+        The connection of this consumer, from connect() on.
+
+        Has `id`, `client_id`, `limits`, `opened_at`, `end()`, and `send()` for
+        messages that are no activity.
+        """
+        return self._connection
+
     async def dispatch(self, message: Message) -> None:
         """
-        Hand an event to the method its type names.
+        Call the method for an event's type.
 
-        Unlike Channels' own it does not visit the shared thread for each
-        message to close old database connections: the node does that once a
-        second for all.
+        Channels' own dispatch() enters the shared thread for each message to
+        close old database connections; the node does that once a second for all.
         """
         if message["type"] == "websocket.receive":
             await self.websocket_receive(message)
@@ -100,15 +115,9 @@ class _Limited:
         """
         End the connection with a close code and a reason, from any thread.
 
-        Returns at once. A reason of the registry (connections.close_codes)
-        tells the client what to do next; any other, that it should not return.
+        See ConsumerConnection.end().
         """
-        close_reason = CLOSE_REASONS.get(reason)
-        if close_reason is None or close_reason.code != close_code:
-            close_reason = CloseReason(
-                code=close_code, reason=reason, reconnect=Reconnect.NEVER
-            )
-        self._loop.call_soon_threadsafe(self._runner.connection.end, close_reason)
+        self._connection.end(close_code, reason)
 
     def is_activity(self, message: Message) -> bool:
         """
@@ -120,26 +129,26 @@ class _Limited:
 
     def get_client_id(self, scope: Message) -> str | None:
         """
-        Return who the connection belongs to: limits count per client.
+        Return the client that the connection belongs to; limits count per client.
 
-        By default whom the middleware found, else the user, else the address.
-        None: nothing is known, and the connection counts alone.
+        The default is the client that the middleware found, else the user, else
+        the address. With None the connection counts alone.
         """
         return identify(scope)
 
     def get_limits(self, scope: Message) -> Limits:
         """
-        Return the limits of the connection; asked once, before connect().
+        Return the limits of the connection; called once, before connect().
 
-        By default those configured. dataclasses.replace() changes some, by
-        scope["user"], scope["credential"] or scope["route"]. It may be a
-        coroutine, where a plan has to be read first; it must not block.
+        The default is the configuration. dataclasses.replace() changes some, by
+        scope["user"], scope["credential"] or scope["route"]. An override may be
+        a coroutine, to read a plan first; it must not block.
         """
         return Limits.configured(_find_node(scope).config)
 
     @property
     def channel_name(self) -> str | None:
-        """The connection's own channel; its first use begins to receive on it."""
+        """The connection's own channel; the first use starts receiving on it."""
         channel = self._runner.channel
         if channel is None:
             raise AttributeError("channel_name: no channel layer is configured")
@@ -147,7 +156,7 @@ class _Limited:
         return channel.channel_name
 
     async def _refresh(self, content: Message) -> None:
-        """Put the connection on the credential that a message brings, and say so."""
+        """Put the connection on the credential of a message, and answer."""
         answer = await refresh(
             content,
             connection=self._runner.connection,
@@ -164,7 +173,7 @@ class _Limited:
             raise ValueError(f"No method for messages of type {message['type']}")
         return method
 
-    def _require_feed(self) -> Any:
+    def _require_channel(self) -> Any:
         channel = self._runner.channel
         if channel is None or not hasattr(self.channel_layer, "group_add"):
             raise InvalidChannelLayerError(
@@ -182,7 +191,7 @@ class LimitedConsumer(_Limited, AsyncWebsocketConsumer):
         bytes_data: bytes | None = None,
         close: bool | int = False,
     ) -> None:
-        # As Channels', with a call less for each message.
+        # The same as in Channels, with one call less per message.
         if text_data is not None:
             await self.base_send({"type": "websocket.send", "text": text_data})
         elif bytes_data is not None:
@@ -194,7 +203,7 @@ class LimitedConsumer(_Limited, AsyncWebsocketConsumer):
 
     async def websocket_connect(self, message: Message) -> None:
         if self.groups:
-            await self._require_feed().join(self.groups)
+            await self._require_channel().join(self.groups)
         try:
             await self.connect()
         except AcceptConnection:
@@ -204,7 +213,7 @@ class LimitedConsumer(_Limited, AsyncWebsocketConsumer):
 
     async def websocket_disconnect(self, message: Message) -> None:
         if self.groups:
-            await self._require_feed().leave(self.groups)
+            await self._require_channel().leave(self.groups)
         await self.disconnect(message["code"])
         raise StopConsumer()
 
@@ -213,8 +222,8 @@ class LimitedSyncConsumer(_Limited, WebsocketConsumer):
     """
     channels.generic.websocket.WebsocketConsumer, limited.
 
-    Its handlers run in the thread that Channels shares among all synchronous
-    code of the process; prefer LimitedConsumer where many clients connect.
+    Handlers run in the thread that Channels shares among all synchronous code
+    of the process; prefer LimitedConsumer where many clients connect.
     """
 
     async def dispatch(self, message: Message) -> None:
@@ -222,7 +231,7 @@ class LimitedSyncConsumer(_Limited, WebsocketConsumer):
 
     def websocket_connect(self, message: Message) -> None:
         if self.groups:
-            async_to_sync(self._require_feed().join)(self.groups)
+            async_to_sync(self._require_channel().join)(self.groups)
         try:
             self.connect()
         except AcceptConnection:
@@ -232,7 +241,7 @@ class LimitedSyncConsumer(_Limited, WebsocketConsumer):
 
     def websocket_disconnect(self, message: Message) -> None:
         if self.groups:
-            async_to_sync(self._require_feed().leave)(self.groups)
+            async_to_sync(self._require_channel().leave)(self.groups)
         self.disconnect(message["code"])
         raise StopConsumer()
 
@@ -241,8 +250,8 @@ class LimitedJsonConsumer(LimitedConsumer, AsyncJsonWebsocketConsumer):
     """
     channels.generic.websocket.AsyncJsonWebsocketConsumer, limited.
 
-    What is no JSON is answered with an `error` message. Without a receive_json
-    of its own, a subclass gets {"type": "x", ...} in its method handle_x. New
+    Text that is not JSON gets an `error` message as its answer. The default
+    receive_json() calls the method handle_x for {"type": "x", ...}. New
     credentials ({"type": "refresh", "token": ...}) are taken before it.
     """
 
@@ -257,7 +266,7 @@ class LimitedJsonConsumer(LimitedConsumer, AsyncJsonWebsocketConsumer):
         bytes_data: bytes | None = None,
         **kwargs: Any,
     ) -> None:
-        with _client_at_fault():
+        with _raise_invalid_json():
             content = await self.decode_json(_require_text(text_data))
         if is_refresh(content):
             await self._refresh(content)
@@ -265,7 +274,7 @@ class LimitedJsonConsumer(LimitedConsumer, AsyncJsonWebsocketConsumer):
             await self.receive_json(content, **kwargs)
 
     async def receive_json(self, content: Any, **kwargs: Any) -> None:
-        await _find_handle(self, content)(content, **kwargs)
+        await _find_json_method(self, content)(content, **kwargs)
 
 
 class LimitedSyncJsonConsumer(LimitedSyncConsumer, JsonWebsocketConsumer):
@@ -282,7 +291,7 @@ class LimitedSyncJsonConsumer(LimitedSyncConsumer, JsonWebsocketConsumer):
         bytes_data: bytes | None = None,
         **kwargs: Any,
     ) -> None:
-        with _client_at_fault():
+        with _raise_invalid_json():
             content = self.decode_json(_require_text(text_data))
         if is_refresh(content):
             async_to_sync(self._refresh)(content)
@@ -290,11 +299,11 @@ class LimitedSyncJsonConsumer(LimitedSyncConsumer, JsonWebsocketConsumer):
             self.receive_json(content, **kwargs)
 
     def receive_json(self, content: Any, **kwargs: Any) -> None:
-        _find_handle(self, content)(content, **kwargs)
+        _find_json_method(self, content)(content, **kwargs)
 
 
 def _find_node(scope: Message) -> Node:
-    """Return the node that serves a connection, of our middleware or without it."""
+    """Return the node of the middleware, or without it the detached node."""
     return scope.get("node") or get_detached_node()
 
 
@@ -305,15 +314,15 @@ def _require_text(text_data: str | None) -> str:
 
 
 @contextlib.contextmanager
-def _client_at_fault() -> Iterator[None]:
-    """Turn what decoding raises into an answer to the client."""
+def _raise_invalid_json() -> Iterator[None]:
+    """Raise InvalidMessage for the exceptions of a JSON decoder."""
     try:
         yield
     except (ValueError, RecursionError) as exc:
         raise InvalidMessage("invalid_json", "not valid JSON") from exc
 
 
-def _find_handle(consumer: _Limited, content: Any) -> Callable[..., Any]:
+def _find_json_method(consumer: _Limited, content: Any) -> Callable[..., Any]:
     """Return the handle_<type> method that a message names."""
     kind = content.get("type") if isinstance(content, dict) else None
     if not isinstance(kind, str):

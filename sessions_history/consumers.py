@@ -4,17 +4,15 @@ import asyncio
 import json
 import logging
 import re
-from typing import NoReturn
 from urllib.parse import parse_qs
 
 from connections import close_codes
 from connections.asgi import Message, Receive, Send
-from connections.close_codes import CloseReason
 from connections.consumers import LimitedJsonConsumer
 from connections.exceptions import (
-    ConnectionEnded,
     DatabaseUnavailable,
     InvalidMessage,
+    Refused,
 )
 from sessions_history.entries import Committed
 from sessions_history.exceptions import (
@@ -75,27 +73,27 @@ class SessionConsumer(LimitedJsonConsumer):
     async def connect(self) -> None:
         offered = self.scope.get("subprotocols") or []
         if offered and SUBPROTOCOL not in offered:
-            await self._refuse(close_codes.PROTOCOL_ERROR)
+            raise Refused(close_codes.PROTOCOL_ERROR)
         try:
             session_id, claim = _read_claim(self.scope)
-        except ValueError:
-            await self._refuse(close_codes.PROTOCOL_ERROR)
+        except ValueError as exc:
+            raise Refused(close_codes.PROTOCOL_ERROR) from exc
         if session_id is not None and not _SESSION_ID.fullmatch(session_id):
-            await self._refuse(close_codes.NOT_FOUND)
+            raise Refused(close_codes.NOT_FOUND)
         self._log = get_log(self.scope["node"])
         try:
             attached = await self._log.attach(
                 session_id,
                 claim,
-                connection=self._runner.connection,
+                connection=self.connection.live,
                 send=self._send_text,
             )
-        except SessionNotFound:
-            await self._refuse(close_codes.NOT_FOUND)
-        except TooManySessions:
-            await self._refuse(close_codes.SESSIONS_FULL)
-        except DatabaseUnavailable:
-            await self._refuse(close_codes.UNAVAILABLE)
+        except SessionNotFound as exc:
+            raise Refused(close_codes.NOT_FOUND) from exc
+        except TooManySessions as exc:
+            raise Refused(close_codes.SESSIONS_FULL) from exc
+        except DatabaseUnavailable as exc:
+            raise Refused(close_codes.UNAVAILABLE) from exc
         self._subscriber = attached.subscriber
         self._session_id = attached.position.session_id
         await self.accept(SUBPROTOCOL if offered else None)
@@ -161,8 +159,8 @@ class SessionConsumer(LimitedJsonConsumer):
     async def handle_ping(self, content: Message) -> None:
         offset = self._subscriber.tail.last_offset if self._subscriber else 0
         pong = {"type": "pong", "t": content.get("t"), "offset": offset}
-        # Not by send_json(), which would count as activity.
-        await self._runner.sender.send_json(pong)
+        # send_json() would count as activity.
+        await self.connection.send(json.dumps(pong))
 
     def _settle(
         self, message_id: str, done: asyncio.Future[Committed], began_at: float
@@ -196,7 +194,7 @@ class SessionConsumer(LimitedJsonConsumer):
             self._reply_error("unavailable", text, message_id, retry=_RETRY_SECONDS)
         elif isinstance(exc, SessionNotFound):
             self._reply_error("not_found", "the session is gone", message_id)
-            self._runner.connection.end(close_codes.NOT_FOUND)
+            self.connection.live.end(close_codes.NOT_FOUND)
         else:
             self._reply_error("internal", "this cannot be stored", message_id)
 
@@ -222,11 +220,11 @@ class SessionConsumer(LimitedJsonConsumer):
 
     def _make_hello(self, attached: Attached) -> Message:
         config = self.scope["node"].config
-        limits = self._runner.connection.limits
+        limits = self.connection.limits
         resumption, position = attached.resumption, attached.position
         return {
             "type": "hello",
-            "connection": self._runner.connection.connection_id,
+            "connection": self.connection.id,
             "session": position.session_id,
             "epoch": position.epoch,
             "offset": position.last_offset,
@@ -247,16 +245,6 @@ class SessionConsumer(LimitedJsonConsumer):
 
     async def _send_text(self, text: str) -> None:
         await self.send(text_data=text)
-
-    async def _refuse(self, close_reason: CloseReason) -> NoReturn:
-        """
-        Say why there is no session, without a slot.
-
-        Raises:
-            ConnectionEnded: always, for connect() is over.
-        """
-        await self._runner.sender.refuse(close_reason)
-        raise ConnectionEnded(close_reason)
 
 
 def _read_claim(scope: Message) -> tuple[str | None, Claim]:

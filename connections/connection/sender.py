@@ -124,6 +124,11 @@ class AsgiSender:
         if self._is_json and self.state is State.OPEN:
             await self._pass_on({"type": "websocket.send", "text": json.dumps(content)})
 
+    async def send_own(self, message: Message) -> None:
+        """Send an ASGI event that neither counts nor is activity."""
+        if self.state is State.OPEN:
+            await self._pass_on(message)
+
     async def refuse(
         self,
         close_reason: CloseReason,
