@@ -1,4 +1,4 @@
-"""Sessions and their entries, to be read and searched; only the log writes them."""
+"""Show sessions and their entries in the admin, read-only."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ _SHOWN_CHARACTERS = 200
 
 
 class _LogAdmin(ReadOnlyAdmin):
-    """Rows that only the log writes, and the retention that deletes them."""
+    """Read-only rows: the log writes them, and retention deletes them."""
 
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None

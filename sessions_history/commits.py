@@ -1,7 +1,7 @@
 """
-One commit of the log: many requests of many sessions in one transaction.
+Commit requests of many sessions in one transaction.
 
-Everything here runs in a thread of the database.
+This module runs in a database thread.
 """
 
 import logging
@@ -47,7 +47,7 @@ _TRANSIENT_STATES = ("40001", "40P01", "55P03")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogLimits:
-    """What holds inside of every commit."""
+    """Limits that every commit enforces."""
 
     node_id: str
     history_limit: int
@@ -67,14 +67,14 @@ class _Session:
 
 def commit(requests: Sequence[Request], limits: LogLimits) -> list[Result]:
     """
-    Carry out requests in one transaction; return what became of each.
+    Apply requests in one transaction; return the result of each.
 
-    A batch that the database refuses is halved until only the requests at
-    fault are left out. What may work the next time is tried again.
+    A batch that the database refuses is halved until only the faulty requests
+    are left out. A transient failure is retried.
 
     Raises:
-        OperationalError, InterfaceError: the database is away; whether it
-            happened is unknown.
+        OperationalError, InterfaceError: the database is away; whether the
+            commit happened is unknown.
     """
     started = time.monotonic()
     while True:
@@ -100,7 +100,7 @@ def commit(requests: Sequence[Request], limits: LogLimits) -> list[Result]:
 
 
 def is_transient(exc: OperationalError) -> bool:
-    """Tell whether the same transaction may well succeed the next time."""
+    """Return True if the same transaction may succeed when it is retried."""
     cause = exc.__cause__
     if connection.vendor == "sqlite":
         return "locked" in str(exc)
@@ -108,7 +108,7 @@ def is_transient(exc: OperationalError) -> bool:
 
 
 class _Commit:
-    """The work inside of one transaction."""
+    """The reads and writes of one transaction."""
 
     def __init__(self, limits: LogLimits) -> None:
         self._limits = limits
@@ -126,7 +126,7 @@ class _Commit:
         return results
 
     def _read(self, requests: Sequence[Request]) -> None:
-        """Lock the sessions and read what decides on the requests."""
+        """Lock the sessions and read the rows that decide on the requests."""
         session_ids = sorted({one.session_id for one in requests})
         for session_id, *row in self._backend.lock(session_ids):
             self._sessions[session_id] = _Session(*row)
@@ -213,7 +213,7 @@ class _Commit:
                 entries=[
                     self._make_row(session_id, entry)
                     for session_id, entry in self._new_entries
-                    # What is trimmed at once need not be written.
+                    # An entry that is trimmed at once need not be written.
                     if entry.offset > thresholds[session_id] or entry.is_streaming
                 ],
                 keys=self._new_keys,
@@ -238,9 +238,9 @@ class _Commit:
 
 def _find_threshold(session: _Session, limit: int) -> int:
     """
-    Return the offset up to which entries go, those that stream excepted.
+    Return the offset up to which entries are trimmed, except streaming ones.
 
-    What is left is at most the limit: entries that stream count, too.
+    At most the limit remains, streaming entries included.
     """
     threshold = max(0, session.last_offset - limit)
     while True:

@@ -31,19 +31,20 @@ logger = logging.getLogger(__name__)
 
 SUBPROTOCOL = "orchestra.v1"
 NEW = "new"
-"""Stands in the path for the id of a session that is to be made."""
+"""The word in the path that asks for a new session."""
 
 _MESSAGE_ID = re.compile(r"[A-Za-z0-9_-]{12,80}-[0-9]{1,15}")
 _SESSION_ID = re.compile(r"[0-9a-f]{32}")
 _OFFSET = re.compile(r"[0-9]{1,15}")
 _MAX_OPEN = 100
 _MAX_UNDER_WAY = 32
-"""Messages of one connection that may wait for their commit together."""
+"""How many messages of one connection may wait for their commit."""
 
 _RETRY_SECONDS = 1
 _QUIET_TYPES = ("ping", "refresh")
 _LONGEST_QUIET = 20_000
-"""What is longer is activity: to parse it for that alone would cost too much."""
+"""A longer message always counts as activity: parsing it only to find out would
+cost too much."""
 
 _MOST_OFFSET = 2**63 - 1
 _PING, _REFRESH = (f'"{kind}"' for kind in _QUIET_TYPES)
@@ -53,8 +54,8 @@ class SessionConsumer(LimitedJsonConsumer):
     """
     One connection attached to one session of its client.
 
-    It translates messages into calls of the node's SessionLog; what is sent,
-    and when, its attachment decides.
+    It translates messages into calls of the node's SessionLog. Its subscriber
+    decides what is sent and when.
     """
 
     _log: SessionLog
@@ -107,7 +108,7 @@ class SessionConsumer(LimitedJsonConsumer):
         )
 
     def is_activity(self, message: Message) -> bool:
-        """Leave out heartbeats and refreshes: they would keep a dead page alive."""
+        """Return False for heartbeats and refreshes: they keep a dead page alive."""
         text = message.get("text") or ""
         if len(text) > _LONGEST_QUIET or (_PING not in text and _REFRESH not in text):
             return True
@@ -165,7 +166,7 @@ class SessionConsumer(LimitedJsonConsumer):
     def _settle(
         self, message_id: str, done: asyncio.Future[Committed], began_at: float
     ) -> None:
-        """Tell the client what became of its message."""
+        """Send the client the result of its message."""
         self._under_way.discard(done)
         if done.cancelled():
             return
@@ -174,7 +175,7 @@ class SessionConsumer(LimitedJsonConsumer):
             self._answer(message_id, exc)
         elif self._subscriber is not None:
             offset = done.result().offset
-            # What an id may consist of needs no escapes.
+            # The characters of an id need no escapes.
             self._subscriber.reply(
                 f'{{"type":"ack","id":"{message_id}","offset":{offset}}}'
             )
@@ -182,7 +183,7 @@ class SessionConsumer(LimitedJsonConsumer):
             node.counters.acks.observe(node.clock() - began_at)
 
     def _answer(self, message_id: str, exc: BaseException) -> None:
-        """Tell the client why its message was not appended."""
+        """Send the client the reason why its message was not appended."""
         if isinstance(exc, KeyReused):
             text = "this id was used before, with other data"
             self._reply_error("invalid_message", text, message_id)
@@ -249,7 +250,7 @@ class SessionConsumer(LimitedJsonConsumer):
 
 def _read_claim(scope: Message) -> tuple[str | None, Claim]:
     """
-    Return the session that a path names, None for a new one, and the claim.
+    Return the session id of a path, None for a new session, and the claim.
 
     Raises:
         ValueError: the query is malformed.

@@ -1,4 +1,4 @@
-"""Entries as values: what is asked of the log, and what it holds."""
+"""Define the entries of a session and the requests to its log."""
 
 import json
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ Sender = HistoryEntry.Sender
 _DONE, _STREAMING = State.DONE.value, State.STREAMING.value
 
 MESSAGE = "message"
-"""The kind of an entry that a client or a responder said."""
+"""The kind of an entry from a client or a responder."""
 
 EMPTY_STREAM = '{"text":""}'
 
@@ -32,21 +32,21 @@ class Entry:
 
     @property
     def is_streaming(self) -> bool:
-        """Whether it still grows."""
+        """True while the entry grows."""
         return self.state == _STREAMING
 
     @property
     def text(self) -> str:
-        """The text so far of an entry that streams or has streamed."""
+        """The text so far of a streaming entry, or the whole text of a finished one."""
         text: str = json.loads(self.data)["text"]
         return text
 
     def with_text(self, text: str, state: str, error: str = "") -> "Entry":
-        """Return the entry with another text and state."""
+        """Return a copy with another text and state."""
         return replace(self, data=dump_stream(text, error), state=state)
 
     def to_wire(self) -> str:
-        """Return the message that carries the entry; its data is JSON already."""
+        """Return the message for the client; `data` is already JSON."""
         at = self.at.isoformat().replace("+00:00", "Z")
         return (
             f'{{"type":"entry","offset":{self.offset},"kind":{json.dumps(self.kind)},'
@@ -56,7 +56,7 @@ class Entry:
 
 
 def dump_stream(text: str, error: str = "") -> str:
-    """Return the data of an entry that streams; `error` is why it failed."""
+    """Return the data of a streaming entry; `error` says why it failed."""
     content: dict[str, Any] = {"text": text}
     if error:
         content["error"] = error
@@ -65,7 +65,7 @@ def dump_stream(text: str, error: str = "") -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewEntry:
-    """An entry that has no offset yet."""
+    """An entry without an offset yet."""
 
     kind: str = MESSAGE
     sender: str
@@ -76,9 +76,9 @@ class NewEntry:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Append:
     """
-    Entries to be added to one session together, or not at all.
+    Entries to append to one session, all or none.
 
-    With a key, the same key again is answered and appends nothing.
+    A key that was used before returns the earlier result and appends nothing.
     """
 
     session_id: str
@@ -90,10 +90,10 @@ class Append:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rewrite:
     """
-    The text so far of an entry that streams, and its state.
+    A new text or state of a streaming entry.
 
-    Without data the text stays as it was written last. It applies only while
-    the entry streams; is_owner: only while it streams from this node.
+    Without data the text stays as it was written last. The request applies only
+    while the entry streams; with is_owner only while this node streams it.
     """
 
     session_id: str
@@ -105,7 +105,7 @@ class Rewrite:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Touch:
-    """Somebody attached to the session."""
+    """A connection attached to the session."""
 
     session_id: str
 
@@ -115,7 +115,7 @@ Request = Append | Rewrite | Touch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Committed:
-    """What became of a request; `entries` is empty where nothing was appended."""
+    """The result of a request; `entries` is empty if nothing was appended."""
 
     epoch: str
     offset: int

@@ -1,14 +1,14 @@
-"""Every error that this package raises, as one tree."""
+"""Define every error that this package raises, as one tree."""
 
 from connections.exceptions import ConnectionsError
 
 
 class SessionsError(ConnectionsError):
-    """What this package raises on purpose."""
+    """Base class of the errors of this package."""
 
 
 class SessionNotFound(SessionsError):
-    """There is no such session, or it belongs to another client."""
+    """The session does not exist, or belongs to another client."""
 
 
 class TooManySessions(SessionsError):
@@ -16,20 +16,20 @@ class TooManySessions(SessionsError):
 
 
 class KeyReused(SessionsError):
-    """The id was used before, for a message with another payload."""
+    """The message id was used before with another payload."""
 
 
 class TooManyStreams(SessionsError):
-    """The session has its limit of entries that stream."""
+    """The session has its limit of streaming entries."""
 
 
 class LogFull(SessionsError):
-    """More waits to be written than a node may keep."""
+    """More requests wait for the database than a node may keep."""
 
 
 class EntryRefused(SessionsError):
-    """The database refuses this entry, whatever stands beside it."""
+    """The database refuses this entry, also alone."""
 
 
 class StreamEnded(SessionsError):
-    """The entry streams no more: it was cancelled, or its node taken for dead."""
+    """The entry no longer streams: it was cancelled, or its node counts as dead."""

@@ -1,11 +1,12 @@
-"""Tells connections what was committed: on this node in memory, elsewhere by Redis."""
+"""Send committed entries to subscribers: in memory on this node, by Redis elsewhere."""
 
 import asyncio
 import logging
-from collections.abc import Collection, Coroutine, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
+from connections.background import BackgroundTasks
 from connections.exceptions import DatabaseUnavailable
 from connections.storage.database import Database
 from sessions_history.entries import Entry
@@ -20,10 +21,10 @@ _HINT_CHARACTERS = 32_000
 
 class FanOut:
     """
-    The feeds of the sessions that connections of this node are attached to.
+    The tails of the sessions with subscribers on this node.
 
-    Messages between nodes are hints, the log is the truth: what they leave out
-    is found at the next check of positions.
+    Messages between nodes are hints; the log is the truth. The next check of
+    positions finds what the hints left out.
     """
 
     def __init__(
@@ -32,7 +33,7 @@ class FanOut:
         self._database = database
         self._node_id = node_id
         self._tails: dict[str, Tail] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = BackgroundTasks()
         self._has_returned = asyncio.Event()
         self._relay = None
         if redis_url:
@@ -40,31 +41,31 @@ class FanOut:
 
             self._relay = Relay(
                 redis_url,
-                on_message=self._hear,
+                on_message=self._receive,
                 on_return=self._has_returned.set,
             )
 
     def find_or_make(self, session_id: str) -> Tail:
-        """Return the feed of a session; what this node commits from now is in it."""
+        """Return the tail of a session; this node's commits go into it from now."""
         return self._tails.setdefault(session_id, Tail(session_id))
 
     async def listen(self, session_id: str) -> None:
-        """Hear of what other nodes commit, from now on."""
+        """Receive the commits of other nodes from now on."""
         if self._relay is not None:
             await self._relay.join(session_id)
 
     def leave(self, tail: Tail) -> None:
-        """Drop the feed of a session that nobody follows any more."""
-        if tail.followers or self._tails.get(tail.session_id) is not tail:
+        """Drop the tail of a session without subscribers."""
+        if tail.subscribers or self._tails.get(tail.session_id) is not tail:
             return
         del self._tails[tail.session_id]
         if self._relay is not None:
-            self._start(self._stop_hearing(tail.session_id))
+            self._tasks.start(self._unsubscribe(tail.session_id), "Unsubscribing")
 
-    def tell_appended(
+    def send_appended(
         self, session_id: str, epoch: str, entries: Sequence[Entry]
     ) -> None:
-        """Tell of entries that were committed."""
+        """Send committed entries to the subscribers of all nodes."""
         tail = self._find(session_id, epoch)
         if tail is not None:
             for entry in entries:
@@ -77,14 +78,14 @@ class FanOut:
             message["entries"] = [_pack(entry) for entry in entries]
         self._publish(session_id, message)
 
-    def tell_growth(self, session_id: str, entry: Entry, text: str) -> None:
-        """Tell connections of this node of a text that is not committed yet."""
+    def send_growth(self, session_id: str, entry: Entry, text: str) -> None:
+        """Send an uncommitted text to the subscribers of this node."""
         tail = self._tails.get(session_id)
         if tail is not None:
             tail.grow(entry, text)
 
-    def tell_rewritten(self, session_id: str, entry: Entry) -> None:
-        """Tell of a streaming entry whose text or state was committed."""
+    def send_rewritten(self, session_id: str, entry: Entry) -> None:
+        """Send the committed text or state of a streaming entry."""
         tail = self._tails.get(session_id)
         if tail is not None:
             tail.take(entry)
@@ -93,19 +94,19 @@ class FanOut:
         else:
             self._publish(session_id, {"changed": entry.offset})
 
-    def tell_changed(self, session_id: str, offset: int) -> None:
-        """Tell of an entry that has to be read again."""
+    def send_changed(self, session_id: str, offset: int) -> None:
+        """Make all nodes read an entry again."""
         tail = self._tails.get(session_id)
         if tail is not None:
-            self._start(self._read_again(tail, [offset]))
+            self._tasks.start(self._read_again(tail, [offset]), "Reading an entry")
         self._publish(session_id, {"changed": offset})
 
     async def check(self) -> None:
         """
-        Read where the attached sessions stand, and catch up where one is behind.
+        Read the positions of the attached sessions, and catch up.
 
         Raises:
-            DatabaseUnavailable: nothing is known; the next check looks again.
+            DatabaseUnavailable: nothing was read; the next check tries again.
         """
         self._has_returned.clear()
         known = {tail: tail.last_offset for tail in self._tails.values() if tail.epoch}
@@ -133,15 +134,15 @@ class FanOut:
             tail.move_to(position.last_offset)
 
     def reset(self, tail: Tail) -> None:
-        """Have those who follow a feed begin anew: the log is not the same."""
+        """Make the subscribers of a tail attach anew: the log is another one."""
         if self._tails.get(tail.session_id) is tail:
             del self._tails[tail.session_id]
-            self._start(self._stop_hearing(tail.session_id))
+            self._tasks.start(self._unsubscribe(tail.session_id), "Unsubscribing")
         tail.is_reset = True
         tail.notify()
 
     async def wait(self, seconds: float) -> None:
-        """Wait until the next check is due: after some seconds, or an outage."""
+        """Wait until the next check is due: after some seconds, or after an outage."""
         try:
             async with asyncio.timeout(seconds):
                 await self._has_returned.wait()
@@ -149,14 +150,13 @@ class FanOut:
             return
 
     async def close(self) -> None:
-        """Let go of Redis."""
-        for task in self._tasks:
-            task.cancel()
+        """Stop the tasks and close the connections to Redis."""
+        await self._tasks.stop()
         if self._relay is not None:
             await self._relay.close()
 
     def _find(self, session_id: str, epoch: str | None) -> Tail | None:
-        """Return the feed of a session, unless its log is another one by now."""
+        """Return the tail of a session unless its log is another one by now."""
         tail = self._tails.get(session_id)
         if tail is not None and tail.epoch and epoch and tail.epoch != epoch:
             self.reset(tail)
@@ -167,8 +167,8 @@ class FanOut:
         if self._relay is not None:
             self._relay.publish(session_id, {"node": self._node_id, **message})
 
-    def _hear(self, session_id: str, message: dict[str, Any]) -> None:
-        """Take in what another node says of a session."""
+    def _receive(self, session_id: str, message: dict[str, Any]) -> None:
+        """Apply a hint of another node about a session."""
         if message.get("node") == self._node_id:
             return
         tail = self._find(session_id, message.get("epoch"))
@@ -179,7 +179,8 @@ class FanOut:
         if "last" in message:
             tail.move_to(message["last"])
         if "changed" in message:
-            self._start(self._read_again(tail, [message["changed"]]))
+            reading = self._read_again(tail, [message["changed"]])
+            self._tasks.start(reading, "Reading an entry")
 
     async def _read_again(self, tail: Tail, offsets: Collection[int]) -> None:
         try:
@@ -192,14 +193,9 @@ class FanOut:
         for entry in entries:
             tail.take(entry)
 
-    async def _stop_hearing(self, session_id: str) -> None:
+    async def _unsubscribe(self, session_id: str) -> None:
         if self._relay is not None and session_id not in self._tails:
             await self._relay.leave(session_id)
-
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
 
 def _pack(entry: Entry) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Requests to the log, committed in groups."""
+"""Commit requests to the log in groups."""
 
 import asyncio
 import logging
@@ -24,8 +24,8 @@ MAX_BATCH_BYTES = 4_000_000
 
 _GATHER_SECONDS = 0.003
 _ENOUGH_REQUESTS = 64
-"""How long a batch waits for company, unless it has that much already: a commit of
-one costs half a millisecond of CPU, each further request a tenth of that."""
+"""How long a batch waits for more requests, and how many make it go at once. A
+commit costs half a millisecond of CPU, each further request a tenth of that."""
 
 _MAX_PENDING_REQUESTS = 20_000
 _MAX_PENDING_BYTES = 64_000_000
@@ -35,10 +35,10 @@ OnCommitted = Callable[[Request, Committed], None]
 
 class GroupCommit:
     """
-    What the sessions of a node ask for, committed together every few milliseconds.
+    Commits the requests of all sessions of a node every few milliseconds.
 
-    What a future says is committed: it survives the node. Requests are carried
-    out in the order in which they came.
+    A future's result is committed: it survives the node. Requests are applied in
+    the order of their arrival.
     """
 
     def __init__(
@@ -56,10 +56,10 @@ class GroupCommit:
 
     def submit(self, request: Request) -> asyncio.Future[Committed]:
         """
-        Have a request committed; the future says what became of it.
+        Queue a request; the future returns its result.
 
-        The future raises DatabaseUnavailable where that is unknown, and what
-        is in sessions_history.exceptions where it was refused.
+        The future raises DatabaseUnavailable if the result is unknown, and an
+        error of sessions_history.exceptions if the request was refused.
 
         Raises:
             LogFull: the database is too far behind.
@@ -80,7 +80,7 @@ class GroupCommit:
         return future
 
     async def flush(self) -> None:
-        """Wait until all that was asked for is committed, or has failed."""
+        """Wait until every queued request is committed or has failed."""
         while self._task is not None and not self._task.done():
             await asyncio.wait([self._task])
 
@@ -95,13 +95,13 @@ class GroupCommit:
                     commit, requests, self._limits
                 )
             except Exception as exc:
-                # Whatever it is, nobody waits for ever, and the next batch goes on.
+                # Whatever the error, no future waits for ever, and the next batch runs.
                 self._fail(batch, exc)
             else:
                 self._settle(batch, results)
 
     def _take(self) -> list[tuple[Request, asyncio.Future[Committed]]]:
-        """Take the next batch out of what waits."""
+        """Take the next batch out of the queue."""
         batch: list[tuple[Request, asyncio.Future[Committed]]] = []
         size_bytes = 0
         while self._pending and len(batch) < MAX_BATCH_REQUESTS:
@@ -118,7 +118,7 @@ class GroupCommit:
         batch: Sequence[tuple[Request, asyncio.Future[Committed]]],
         exc: Exception,
     ) -> None:
-        """Tell all that wait that nobody knows what became of their requests."""
+        """Fail the futures of a batch: the results of its requests are unknown."""
         logger.error(
             "%s entries could not be written: %s",
             len(batch),
@@ -137,7 +137,7 @@ class GroupCommit:
     ) -> None:
         for (request, future), result in zip(batch, results, strict=True):
             if isinstance(result, Committed):
-                # First, so that an ack goes out together with its entry.
+                # First, so that an ack and its entry are sent together.
                 if not future.cancelled():
                     future.set_result(result)
                 self._on_committed(request, result)
@@ -146,7 +146,7 @@ class GroupCommit:
 
 
 def _measure(request: Request) -> int:
-    """Return about how many bytes a request takes: those of its texts."""
+    """Return roughly how many bytes a request takes: those of its texts."""
     if isinstance(request, Append):
         return sum(measure_text(entry.data) for entry in request.entries)
     return measure_text(request.data or "") if isinstance(request, Rewrite) else 0

@@ -1,7 +1,7 @@
 """
-The sessions of one node: their log, their streams, who is attached.
+Append to, stream into and attach to the sessions of one node.
 
-get_log(node) is the one entry. What it returns after an await is committed.
+get_log(node) is the entry point. An awaited result is committed.
 """
 
 import asyncio
@@ -59,7 +59,7 @@ _RETRY_CHECK_SECONDS = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attached:
-    """A connection that is attached to a session, before it is told so."""
+    """An attached connection, before its client gets `hello`."""
 
     subscriber: Subscriber
     position: Position
@@ -67,7 +67,7 @@ class Attached:
 
 
 class SessionLog:
-    """Appends, streams and attachments of all sessions of one node."""
+    """The log of all sessions on one node: appends, streams and subscribers."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class SessionLog:
     # Life
 
     def start(self) -> None:
-        """Begin to check positions; calling it again does nothing."""
+        """Start checking positions; a second call does nothing."""
         if self._checking is None:
             name = "The check of positions"
             self._checking = asyncio.create_task(
@@ -112,20 +112,20 @@ class SessionLog:
         await self._producers.drain()
 
     async def stop(self) -> None:
-        """End the streams as interrupted and commit what waits."""
+        """End all streams as interrupted and commit the queued requests."""
         await self._producers.stop()
         await self._commits.flush()
         if self._checking is not None:
             self._checking.cancel()
         await self._fan_out.close()
 
-    # What is written
+    # Writing
 
     async def append(
         self, session_id: str, payload: object, kind: str = MESSAGE
     ) -> int:
         """
-        Append an entry of the server's to a session and return its offset.
+        Append an entry from the server to a session and return its offset.
 
         Raises:
             InvalidMessage: the payload cannot be stored.
@@ -140,11 +140,11 @@ class SessionLog:
         self, session_id: str, key: str, payload: object
     ) -> asyncio.Future[Committed]:
         """
-        Append a client's message, and have it answered where there is a responder.
+        Append a client's message, and start its answer if there is a responder.
 
-        The future is done once both the message and its answer's place in the
-        log are committed; it raises KeyReused, TooManyStreams, SessionNotFound
-        or DatabaseUnavailable.
+        The future is done once the message and the place of its answer in the log
+        are committed; it raises KeyReused, TooManyStreams, SessionNotFound or
+        DatabaseUnavailable.
 
         Raises:
             InvalidMessage: the payload cannot be stored.
@@ -165,7 +165,7 @@ class SessionLog:
         self, session_id: str, kind: str = MESSAGE
     ) -> AsyncIterator[Stream]:
         """
-        Open an entry that grows: `async with log.stream(session) as stream`.
+        Open a streaming entry: `async with log.stream(session) as stream`.
 
         See Stream for how it ends.
 
@@ -184,8 +184,8 @@ class SessionLog:
         Stop a stream, whichever node it is on.
 
         Raises:
-            StreamEnded: there is none at that offset.
-            DatabaseUnavailable: it may go on.
+            StreamEnded: no entry streams at that offset.
+            DatabaseUnavailable: the stream may go on.
         """
         if self._producers.cancel(session_id, offset):
             return
@@ -197,9 +197,9 @@ class SessionLog:
                 is_owner=False,
             )
         )
-        self._fan_out.tell_changed(session_id, offset)
+        self._fan_out.send_changed(session_id, offset)
 
-    # Who is attached
+    # Subscribers
 
     async def attach(
         self,
@@ -212,11 +212,11 @@ class SessionLog:
         """
         Attach a connection to its client's session, or to a new one.
 
-        Nothing is sent before attachment.start(); its owner closes it.
+        Nothing is sent before subscriber.start(); its owner closes it.
 
         Raises:
-            SessionNotFound: there is none, or it is another client's.
-            TooManySessions: the client may not begin another.
+            SessionNotFound: it does not exist, or belongs to another client.
+            TooManySessions: the client has its limit of sessions.
             DatabaseUnavailable: the session could not be read.
         """
         client_id = connection.client_id
@@ -243,7 +243,7 @@ class SessionLog:
             self.detach(subscriber)
             raise
         if not self._adopt(subscriber, snapshot):
-            # The feed was of a log that is no more.
+            # The tail was of an earlier log of this session.
             return await self.attach(
                 session_id, claim, connection=connection, send=send
             )
@@ -259,14 +259,14 @@ class SessionLog:
         )
 
     def detach(self, subscriber: Subscriber) -> None:
-        """Let go of a connection; calling it again does nothing."""
+        """Detach a connection; a second call does nothing."""
         subscriber.close()
         self._fan_out.leave(subscriber.tail)
 
     async def _follow(
         self, session_id: str, connection: LiveConnection, send: SendText
     ) -> Subscriber:
-        """Subscribe first, and read afterwards: nothing falls in between."""
+        """Subscribe first and read afterwards, so that no entry is missed."""
         tail = self._fan_out.find_or_make(session_id)
         subscriber = Subscriber(
             tail, database=self._database, connection=connection, send=send
@@ -275,7 +275,7 @@ class SessionLog:
         return subscriber
 
     def _adopt(self, subscriber: Subscriber, snapshot: Snapshot) -> bool:
-        """Have the feed know of what was read; False where it is of another log."""
+        """Add the read entries to the tail; return False if its log is another one."""
         tail, position = subscriber.tail, snapshot.position
         if tail.epoch is None:
             tail.epoch = position.epoch
@@ -300,18 +300,18 @@ class SessionLog:
         return await self._commits.submit(request)
 
     def _on_committed(self, request: Request, committed: Committed) -> None:
-        """Tell of what was appended, and begin to answer it."""
+        """Send what was appended to the subscribers, and start its answer."""
         if not committed.entries:
             return
         session_id = request.session_id
-        self._fan_out.tell_appended(session_id, committed.epoch, committed.entries)
+        self._fan_out.send_appended(session_id, committed.epoch, committed.entries)
         if isinstance(request, Append) and request.key and self.responder is not None:
             message, answer = committed.entries
             self._producers.answer(self.responder, session_id, message, answer)
 
 
 def get_log(node: Node) -> SessionLog:
-    """Return the sessions of a node, made and started at the first call."""
+    """Return the log of a node, made and started at the first call."""
     log = _logs.get(node)
     if log is None:
         if node.database is None:
@@ -339,6 +339,6 @@ def _new_stream(kind: str) -> NewEntry:
 
 
 def _forget(done: "asyncio.Future[Any]") -> None:
-    """Take note of a result that nobody waits for."""
+    """Retrieve the exception of a future that nobody awaits."""
     if not done.cancelled():
         done.exception()

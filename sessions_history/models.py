@@ -1,4 +1,4 @@
-"""What outlives a socket: a client's sessions and their entries."""
+"""Store sessions and their entries, which outlive connections."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ KEY_LENGTH = 100
 
 class SessionQuerySet(models.QuerySet["Session"]):
     def unused_since(self, moment: datetime) -> SessionQuerySet:
-        """Sessions that nobody attached to or wrote to since a moment."""
+        """Sessions without an attach or a write since a moment."""
         return self.filter(last_seen_at__lt=moment)
 
 
 class HistoryEntryQuerySet(models.QuerySet["HistoryEntry"]):
     def streaming(self) -> HistoryEntryQuerySet:
-        """Entries that still grow, as far as the database knows."""
+        """Entries that stream according to the database."""
         return self.filter(state="streaming")
 
     def abandoned(self) -> HistoryEntryQuerySet:
-        """Entries that will grow no more: their node has stopped, or is lost."""
+        """Streaming entries whose node has stopped or is lost."""
         live = Node.objects.live().values("node_id")
         return self.streaming().exclude(node__in=live)
 
@@ -52,7 +52,7 @@ class Session(models.Model):
     last_offset = models.PositiveBigIntegerField(default=0)
     created_at = models.DateTimeField(db_default=Now())
     last_seen_at = models.DateTimeField(db_default=Now(), db_index=True)
-    """When somebody attached or wrote last, to within a few seconds."""
+    """When a client last attached or wrote, to within a few seconds."""
 
     objects = SessionQuerySet.as_manager()
 
@@ -70,8 +70,8 @@ class HistoryEntry(models.Model):
     """
     One item of a session's log.
 
-    `data` is JSON text as it was sent: a column of JSON would give back other
-    texts for the same numbers on PostgreSQL than on SQLite.
+    `data` is the JSON text as it was sent. A JSON column would return different
+    texts for the same numbers on PostgreSQL and SQLite.
     """
 
     class Sender(models.TextChoices):
@@ -129,10 +129,10 @@ class HistoryEntry(models.Model):
 
 class AppendKey(models.Model):
     """
-    What a client called a message when it sent it, and the offset it got.
+    The id that a client gave a message, and the offset of the entry.
 
-    Kept for a day, whatever was trimmed: so a message that is sent again after
-    a lost ack is answered, and not appended twice.
+    Kept for a day, also after trimming, so that a message that is sent again
+    after a lost ack gets the same ack and is not appended twice.
     """
 
     session = models.ForeignKey(

@@ -1,8 +1,8 @@
 """
-What a client may have stored, judged before it reaches the database.
+Check payloads of clients before they reach the database.
 
-SQLite and PostgreSQL disagree on NUL, lone surrogates and NaN, and one row that
-is refused would fail the batch that others wait in.
+SQLite and PostgreSQL disagree on NUL, lone surrogates and NaN. One refused row
+would fail the whole batch.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from connections.exceptions import InvalidMessage
 
 MAX_DEPTH = 64
 
-# json.dumps() makes an encoder at each call where it is given options.
+# json.dumps() makes an encoder at each call that has options.
 _encode = json.JSONEncoder(
     ensure_ascii=False, allow_nan=False, separators=(",", ":")
 ).encode
@@ -54,16 +54,16 @@ def dump(payload: Any) -> str:
 
 
 def digest(payload: Any) -> str:
-    """Return what tells one payload from another, whatever the order of its keys."""
+    """Return a digest of a payload that does not depend on the order of its keys."""
     text = _encode_sorted(payload).encode()
     return hashlib.blake2b(text, digest_size=16).hexdigest()
 
 
 def clean_text(text: str) -> str:
     """
-    Return a text without what cannot be stored, each such character replaced.
+    Return a text in which each character that cannot be stored is replaced.
 
-    Surrogate pairs are joined, as escapes in JSON leave them that came apart.
+    Split surrogate pairs, which JSON escapes can leave, are joined.
     """
     if text.isascii():
         return text.replace("\x00", "\ufffd")
@@ -75,8 +75,8 @@ def _measure_depth(text: str) -> int:
     """
     Return how deep a JSON text is nested.
 
-    Its brackets are counted, not its values walked: that would hold up the event
-    loop for a second where a message is a million empty lists.
+    It counts brackets. Walking the values would block the event loop for a second
+    on a message of a million empty lists.
     """
     brackets = _STRINGS.sub(b"", text.encode()).translate(None, _NO_BRACKETS)
     return max(accumulate(map(_STEPS.__getitem__, brackets)), default=0)

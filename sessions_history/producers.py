@@ -1,4 +1,4 @@
-"""The streams of one node, and what writes them: tasks of the node, not of a socket."""
+"""Run the streams and answers of one node, independent of any connection."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class Producers:
-    """What is open on this node, by session and offset, and the answers under way."""
+    """The open streams of this node, by session and offset, and its running answers."""
 
     def __init__(
         self,
@@ -39,15 +39,15 @@ class Producers:
 
     @asynccontextmanager
     async def open(self, session_id: str, entry: Entry) -> AsyncIterator[Stream]:
-        """Have an entry that was committed as streaming written, and ended."""
+        """Open a stream for an entry that was committed as streaming."""
         stream = Stream(
             session_id,
             entry,
             commits=self._commits,
             max_characters=self._config.max_message_size,
             timeout_seconds=self._config.sessions.stream_timeout_seconds,
-            on_growth=self._fan_out.tell_growth,
-            on_written=self._fan_out.tell_rewritten,
+            on_growth=self._fan_out.send_growth,
+            on_written=self._fan_out.send_rewritten,
         )
         key = (session_id, entry.offset)
         self._streams[key] = stream
@@ -60,24 +60,24 @@ class Producers:
     def answer(
         self, responder: Responder, session_id: str, message: Entry, answer: Entry
     ) -> None:
-        """Have a message answered, in a task of the node."""
+        """Start the answer to a message in a task of the node."""
         work = self._answer(responder, session_id, message, answer)
         task = asyncio.create_task(work, name=f"The answer {answer.offset}")
         self._answers.add(task)
         task.add_done_callback(self._answers.discard)
 
     def cancel(self, session_id: str, offset: int) -> bool:
-        """Have a client's wish to stop a stream heard; False: it is not here."""
+        """Cancel a stream for a client; return False if it is not on this node."""
         stream = self._streams.get((session_id, offset))
         return stream is not None and stream.end_as(State.CANCELLED)
 
     async def drain(self) -> None:
-        """Wait until no answer is under way."""
+        """Wait until no answer is running."""
         while self._answers:
             await asyncio.wait(self._answers)
 
     async def stop(self) -> None:
-        """End every stream as interrupted, its text committed."""
+        """End every stream as interrupted and commit its text."""
         for stream in list(self._streams.values()):
             stream.end_as(State.INTERRUPTED)
         await self.drain()
@@ -85,7 +85,7 @@ class Producers:
     async def _answer(
         self, responder: Responder, session_id: str, message: Entry, answer: Entry
     ) -> None:
-        """Write what the responder says; what it raises stays here."""
+        """Write the responder's pieces; its exceptions end the answer only."""
         try:
             async with self.open(session_id, answer) as stream:
                 before = await self._database.read(
@@ -120,7 +120,7 @@ class Producers:
 
 
 def _read_before(session_id: str, before: int, count: int) -> list[HistoryMessage]:
-    """Read what was said before an offset, and parse it here, beside the loop."""
+    """Read and parse the entries before an offset, off the event loop."""
     return [
         HistoryMessage(
             offset=entry.offset,

@@ -1,4 +1,4 @@
-"""What is ended or deleted of sessions in time; run by the sweeper, and by hand."""
+"""End abandoned streams and delete old rows of sessions, in small batches."""
 
 from datetime import datetime, timedelta
 
@@ -16,19 +16,19 @@ from sessions_history.models import (
 )
 
 KEY_HOURS = 24
-"""How long the id of a message is known, whatever was trimmed."""
+"""How long message ids are kept, also after trimming."""
 
 _UNKNOWN_NODE_SECONDS = 5
-"""For a node that has just started to write the row that says it lives."""
+"""Grace for a node that has just started and has no row yet."""
 
 _SESSIONS_PER_STEP = 50
 
 
 def interrupt_abandoned(batch_size: int) -> int:
-    """End some streams whose node is gone, their text kept; return how many."""
+    """End some streams whose node is gone, keeping their text; return how many."""
     with transaction.atomic():
         found = list(_find_abandoned().values_list("pk", "session_id")[:batch_size])
-        # Locked as the log locks them, and in its order.
+        # The log locks sessions in the same order.
         sessions = Session.objects.filter(pk__in={session for _, session in found})
         list(sessions.select_for_update().order_by("pk").values_list("pk"))
         abandoned = _find_abandoned().filter(pk__in=[pk for pk, _ in found])
@@ -37,10 +37,10 @@ def interrupt_abandoned(batch_size: int) -> int:
 
 def prune_sessions(unused_since: datetime, batch_size: int) -> int:
     """
-    Delete some rows of sessions that nobody used since a moment; return how many.
+    Delete some rows of sessions unused since a moment; return how many.
 
-    Entries go before their session, in transactions of their own. Whoever comes
-    back in between is told of a gap.
+    Entries are deleted before their session, in separate transactions. A client
+    that resumes in between gets a gap.
     """
     unused = Session.objects.unused_since(unused_since).order_by("last_seen_at")
     ids = list(unused.values_list("pk", flat=True)[:_SESSIONS_PER_STEP])
@@ -57,22 +57,22 @@ def prune_sessions(unused_since: datetime, batch_size: int) -> int:
         locked = unused.filter(pk__in=ids).select_for_update().order_by("pk")
         pks = list(locked.values_list("pk", flat=True)[: batch_size - rows])
         Session.objects.filter(pk__in=pks).delete()
-    # A full batch says that there may be more.
+    # After a full batch there may be more.
     return rows + len(pks) if len(ids) < _SESSIONS_PER_STEP else batch_size
 
 
 def prune_keys(batch_size: int) -> int:
-    """Delete some ids of messages that are older than a day; return how many."""
+    """Delete some message ids older than a day; return how many."""
     return delete_some(AppendKey.objects.filter(created_at__lt=_day_ago()), batch_size)
 
 
 def get_oldest_use(config: WebSocketConfig) -> datetime:
-    """Return the moment since which a session that is kept was used."""
+    """Return the moment before which unused sessions are deleted."""
     return timezone.now() - timedelta(days=config.retention.sessions_days)
 
 
 def register() -> None:
-    """Have the sweeper do all this; called once, when the app is ready."""
+    """Register these tasks with the sweeper; called once, when the app is ready."""
     add_sweep_task(
         SweepTask(
             name="streams_interrupted",
@@ -101,7 +101,7 @@ def register() -> None:
 
 
 def count_prunable(unused_since: datetime) -> dict[str, int]:
-    """Return how many sessions nobody used since a moment, and all their rows."""
+    """Return the number of sessions unused since a moment, and of all their rows."""
     sessions = Session.objects.unused_since(unused_since).count()
     of_unused = {"session__last_seen_at__lt": unused_since}
     entries = HistoryEntry.objects.filter(**of_unused).count()

@@ -1,4 +1,4 @@
-"""What is read of sessions; everything here runs in a thread of the database."""
+"""Read sessions and entries; this module runs in a database thread."""
 
 import os
 from collections.abc import Collection, Iterator, Sequence
@@ -14,15 +14,15 @@ from sessions_history.models import HistoryEntry, Session
 
 _IDS_PER_QUERY = 500
 _NODES_AT_ONCE = 100
-"""A node begins one session after another: more than one node for each may not
-begin one in the same moment."""
+"""Margin below the limit within which a session is begun under a lock. A node
+begins one session at a time, so only other nodes can begin one meanwhile."""
 _CHARACTERS_PER_READ = 256_000
 _ROWS_PER_FETCH = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Position:
-    """Where a session's log stands."""
+    """The position of a session's log."""
 
     session_id: str
     epoch: str
@@ -31,37 +31,37 @@ class Position:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """What a client says it holds: all up to an offset of an epoch, but some open."""
+    """The entries a client claims to hold: all up to an offset, some unfinished."""
 
     epoch: str | None = None
     offset: int = 0
     open_offsets: tuple[int, ...] = ()
 
     def continues(self, position: Position) -> bool:
-        """Tell whether this is about the very log, and not ahead of it."""
+        """Return True if the claim is of this log and not ahead of it."""
         return self.epoch == position.epoch and self.offset <= position.last_offset
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """What a client may have missed, at one moment."""
+    """The entries that a client may have missed, read at one moment."""
 
     position: Position
     offsets: Sequence[int]
-    """Of the entries after the client's offset, in order."""
+    """Offsets of the entries after the client's offset, in order."""
 
     reopened: Sequence[int]
-    """Where those of the entries stand that the client held unfinished."""
+    """Offsets of the entries that the client holds unfinished."""
 
 
 def create_session(
     client_id: str, user_id: int | None, max_sessions: int = 0
 ) -> Position:
     """
-    Begin a session for a client that has less than max_sessions; 0: any number.
+    Begin a session for a client with less than max_sessions (0: no limit).
 
     Raises:
-        TooManySessions: it has so many, however many nodes are asked at once.
+        TooManySessions: the client has its limit; exact across nodes.
     """
     session = Session(
         session_id=os.urandom(16).hex(),
@@ -69,7 +69,7 @@ def create_session(
         user_id=user_id,
         epoch=os.urandom(8).hex(),
     )
-    # Far from the limit one statement is enough: a storm of clients is many.
+    # Far from the limit one statement is enough, also in a storm of clients.
     if not max_sessions:
         session.save(force_insert=True)
     elif not _insert_below(session, max_sessions - _NODES_AT_ONCE):
@@ -81,7 +81,7 @@ def create_session(
 
 
 def _insert_below(session: Session, limit: int) -> bool:
-    """Write a session whose client has less than so many; return whether it was."""
+    """Insert a session if its client has less than so many; return True if it did."""
     now = connection.ops.adapt_datetimefield_value(timezone.now())
     user = Session._meta.get_field("user")
     with connection.cursor() as cursor:
@@ -107,9 +107,9 @@ def _insert_below(session: Session, limit: int) -> bool:
 
 
 def _lock_client(client_id: str) -> None:
-    """Have other transactions that begin a session for this client wait."""
+    """Make other transactions that begin a session for this client wait."""
     if connection.vendor == "postgresql":
-        # Elsewhere a transaction is the only one that writes.
+        # On SQLite only one transaction writes at a time.
         with connection.cursor() as cursor:
             cursor.execute(
                 "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))",
@@ -119,10 +119,11 @@ def _lock_client(client_id: str) -> None:
 
 def read_snapshot(session_id: str, client_id: str, claim: Claim) -> Snapshot:
     """
-    Read what a client may have missed that holds what it claims.
+    Read what a client with a claim may have missed.
 
     Raises:
-        SessionNotFound: no such session, or another client's: the same to both.
+        SessionNotFound: it does not exist, or belongs to another client; the client
+            cannot tell which.
     """
     row = (
         Session.objects.filter(session_id=session_id, client_id=client_id)
@@ -155,25 +156,25 @@ def _find_offsets(session_id: str, offsets: Collection[int]) -> list[int]:
 
 
 def read_entries_after(session_id: str, after: int, count: int) -> list[Entry]:
-    """Read the next few entries of a session after an offset, fewer large ones."""
+    """Read the next entries after an offset; fewer if they are large."""
     rows = HistoryEntry.objects.filter(session=session_id, offset__gt=after)
     return list(_read_some(rows.order_by("offset")[:count]))
 
 
 def read_entries_at(session_id: str, offsets: Collection[int]) -> list[Entry]:
-    """Read single entries of a session; those that were trimmed are left out."""
+    """Read single entries of a session; trimmed ones are left out."""
     rows = HistoryEntry.objects.filter(session=session_id, offset__in=offsets)
     return [_make_entry(row) for row in rows.order_by("offset")]
 
 
 def read_latest_entries(session_id: str, before: int, count: int) -> list[Entry]:
-    """Read the last few entries before an offset, oldest first, fewer large ones."""
+    """Read the last entries before an offset, oldest first; fewer if they are large."""
     rows = HistoryEntry.objects.filter(session=session_id, offset__lt=before)
     return list(_read_some(rows.order_by("-offset")[:count]))[::-1]
 
 
 def _read_some(rows: QuerySet[HistoryEntry]) -> Iterator[Entry]:
-    """Yield entries until they are large together, one at least."""
+    """Yield entries until their sizes add up to a bound, at least one."""
     characters = 0
     for row in rows.iterator(chunk_size=_ROWS_PER_FETCH):
         yield _make_entry(row)
@@ -185,7 +186,7 @@ def _read_some(rows: QuerySet[HistoryEntry]) -> Iterator[Entry]:
 def read_positions(
     session_ids: Sequence[str],
 ) -> tuple[dict[str, Position], dict[str, dict[int, Entry]]]:
-    """Read where sessions stand, and their entries that stream, by offset."""
+    """Read the positions of sessions, and their streaming entries by offset."""
     positions: dict[str, Position] = {}
     streaming: dict[str, dict[int, Entry]] = {}
     for start in range(0, len(session_ids), _IDS_PER_QUERY):

@@ -1,8 +1,8 @@
 """
-What nodes tell each other of their sessions, over Redis.
+Send hints about sessions to the other nodes over Redis.
 
-Imported only where REDIS_URL is set. A message is a hint: it may be lost, and
-what it tells stands in the log. So nothing here raises for a Redis that is away.
+Imported only if REDIS_URL is set. A hint may be lost, because the log holds the
+truth. Therefore a Redis that is away raises nothing here.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ _PER_PIPELINE = 200
 
 
 class Relay:
-    """A channel for each session that a connection of this node is attached to."""
+    """A Redis channel for each session with a connection on this node."""
 
     def __init__(
         self,
@@ -59,22 +59,22 @@ class Relay:
         self._task: asyncio.Task[None] | None = None
 
     async def join(self, session_id: str) -> None:
-        """Begin to hear of a session; where Redis is away, once it is back."""
+        """Subscribe to a session; while Redis is away, once it is back."""
         await self._subscriptions.add(self._prefix + session_id)
 
     async def leave(self, session_id: str) -> None:
-        """Hear of a session no more."""
+        """Unsubscribe from a session."""
         await self._subscriptions.discard(self._prefix + session_id)
 
     def publish(self, session_id: str, message: Mapping[str, Any]) -> None:
-        """Tell the other nodes, soon; what Redis does not take is dropped."""
+        """Send a hint to the other nodes soon; drop it if Redis does not take it."""
         text = json.dumps(message, ensure_ascii=False, separators=(",", ":"))
         self._waiting.append((self._prefix + session_id, text))
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._send(), name="The relay")
 
     async def close(self) -> None:
-        """Stop listening and let go of Redis."""
+        """Stop receiving and close the connections to Redis."""
         await self._subscriptions.close()
         if self._task is not None:
             await cancel([self._task])

@@ -1,8 +1,8 @@
 """
-What answers a client's message: the protocol that a responder keeps.
+Define the protocol of responders, which answer the messages of clients.
 
-settings.SESSIONS_RESPONDER names one, as a dotted path to a callable without
-arguments that returns it. Without one, messages are appended and no more.
+settings.SESSIONS_RESPONDER is the dotted path of a callable without arguments
+that returns a responder. Without it messages are appended but not answered.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -18,14 +18,14 @@ from sessions_history.exceptions import SessionsError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistoryMessage:
-    """One entry of the history, as a responder sees it."""
+    """One entry of the history that a responder gets."""
 
     offset: int
     sender: str
     """"client" or "server"."""
 
     data: Any
-    """What was sent; of an answer {"text": ...}, and "error" where it failed."""
+    """The payload; of an answer {"text": ...}, with "error" if it failed."""
 
     state: str
     """"done", "streaming", "cancelled", "interrupted" or "error"."""
@@ -41,18 +41,18 @@ class Responder(Protocol):
         Yield the answer to a message in pieces, as they come.
 
         `message` is the data of the client's message, any JSON; `history` the
-        entries before it, oldest first. The node cancels what the client
-        stops, what takes longer than sessions.stream_timeout_seconds, and what
-        is not done when the node has to stop.
+        entries before it, oldest first. The node cancels an answer that the
+        client stops, that takes longer than sessions.stream_timeout_seconds, or
+        that is not done when the node stops.
 
         Raises:
             ResponderFailed: its text becomes the `error` of the answer. Any
-                other exception is logged, and told as an internal error.
+                other exception is logged and sent as an internal error.
         """
 
 
 class ResponderFailed(SessionsError):
-    """There is no answer; the text says why, in words for the client."""
+    """The responder has no answer; the text tells the client why."""
 
 
 def make_responder() -> Responder | None:
@@ -60,7 +60,7 @@ def make_responder() -> Responder | None:
     Return the responder that the settings name, or None.
 
     Raises:
-        ImportError: there is none under that name.
+        ImportError: the path names nothing.
     """
     path = get_responder_path()
     if not path:
@@ -85,6 +85,6 @@ def get_responder_path() -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class _RespondsByPerforming:
-    """A responder whose method has its name of before 0.2."""
+    """Adapts a responder whose method is still called perform()."""
 
     respond: Callable[[Any, Sequence[HistoryMessage]], AsyncIterator[str]]

@@ -1,4 +1,4 @@
-"""What a client that attaches is told: the outcome, and what follows."""
+"""Decide how a client resumes: the outcome, and where sending begins."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from sessions_history.reads import Claim, Snapshot
 
 
 class Outcome(StrEnum):
-    """How much of what a client missed can be sent."""
+    """How much of the missed entries can be sent."""
 
     NEW = "new"
     RESUMED = "resumed"
@@ -19,7 +19,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resumption:
-    """How a client goes on: what it is told, and where sending begins."""
+    """The outcome for a client, and the position where sending begins."""
 
     outcome: Outcome
     gap: tuple[int, int] | None = None
@@ -31,7 +31,7 @@ class Resumption:
 
 
 def decide(claim: Claim, snapshot: Snapshot) -> Resumption:
-    """Return how a client with a claim goes on from what the log has now."""
+    """Return how a client with a claim resumes from the log's current state."""
     last_offset = snapshot.position.last_offset
     is_first = claim.epoch is None
     if is_first or not claim.continues(snapshot.position):
@@ -73,7 +73,7 @@ def _find_first_missing(after: int, offsets: Sequence[int]) -> int:
 
 
 def _find_missing_end(after: int, last_offset: int, offsets: Sequence[int]) -> int:
-    """Return the last offset in (after, last_offset] that is not there; 0: none."""
+    """Return the last missing offset in (after, last_offset]; 0 if none is missing."""
     expected = last_offset
     for offset in reversed(offsets):
         if offset != expected:

@@ -1,4 +1,4 @@
-"""Entries that grow while a client watches, written by the node alone."""
+"""Write entries that grow while clients watch."""
 
 import asyncio
 import logging
@@ -27,10 +27,9 @@ class Stream:
     """
     A text that grows in one entry; use it with `async with`.
 
-    Its end is the end of the block: `done`, `error` where the block raises,
-    `interrupted` where its task is cancelled or takes too long. One that a
-    client cancels, or that another node has ended, leaves the block by
-    StreamEnded.
+    The entry ends with the block: as `done`, as `error` if the block raises, as
+    `interrupted` if its task is cancelled or takes too long. If a client cancels
+    it, or another node has ended it, the block is left by StreamEnded.
     """
 
     def __init__(
@@ -52,7 +51,7 @@ class Stream:
         self._timeout_seconds = timeout_seconds
         self._on_growth = on_growth
         self._on_written = on_written
-        # The first half of a surrogate pair whose second half is to come.
+        # The first half of a surrogate pair whose second half has not arrived.
         self._held_back = ""
         self._written_characters = 0
         self._written_at = 0.0
@@ -66,7 +65,7 @@ class Stream:
         """
         Append to the text; connections of this node see it at once.
 
-        It is committed within 200 ms, or the one after it waits.
+        It is committed within 200 ms; otherwise the next call waits.
 
         Raises:
             StreamEnded: it was cancelled, or its text is too long.
@@ -88,7 +87,7 @@ class Stream:
         await asyncio.sleep(0)
 
     def end_as(self, state: str) -> bool:
-        """Have the block left and the entry end so; False if it has ended already."""
+        """End the entry with a state and leave the block; False if it had ended."""
         if self._ended_as is not None:
             return False
         self._ended_as = state
@@ -133,7 +132,7 @@ class Stream:
             raise StreamEnded from exc
 
     async def _finish(self, state: str, error: str) -> None:
-        """Commit the whole text and the state, however long the database is away."""
+        """Commit the whole text and the state; wait while the database is away."""
         text = self.text + clean_text(self._held_back)
         entry = self.entry.with_text(text, state, error)
         while True:
@@ -180,7 +179,7 @@ class Stream:
             self._on_written(self.session_id, entry)
             self._written_characters = characters
         elif isinstance(exc, SessionsError):
-            # Cancelled on another node, or gone: nothing is written any more.
+            # Cancelled on another node, or deleted: nothing more is written.
             self.end_as(State.CANCELLED)
             return
         if self._ended_as is None and len(self.text) > self._written_characters:

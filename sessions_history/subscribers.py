@@ -1,4 +1,4 @@
-"""One connection's place in one session: what it has been sent, and what is next."""
+"""Send one connection the entries of its session."""
 
 import asyncio
 import json
@@ -24,11 +24,10 @@ SendText = Callable[[str], Awaitable[None]]
 
 class Subscriber:
     """
-    Sends a connection what its session's log has and it has not yet.
+    Sends a connection the entries that it does not have yet.
 
-    It keeps no queue: it compares what was sent with what there is, so a slow
-    client costs no memory, and gets of a stream what came meanwhile in one
-    piece.
+    It keeps no queue. It compares the position sent with the log, so a slow client
+    costs no memory and gets the growth of a stream in one piece.
     """
 
     def __init__(
@@ -44,24 +43,24 @@ class Subscriber:
         self._connection = connection
         self._send = send
         self._position: int | None = None
-        # Entries up to here may be missing: the client was told.
+        # Entries up to here may be missing: the client got a gap.
         self._missing_to = 0
-        # Of entries that were sent while they streamed: how much of the text.
+        # Characters sent of each entry that was sent while it streamed, by offset.
         self._open: dict[int, int] = {}
         self._replies: deque[str] = deque()
         self._is_busy = False
         self._is_woken = False
         self._waiter: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
-        tail.followers[self] = self.wake
+        tail.subscribers[self] = self.wake
 
     async def start(
         self, position: int, *, missing_to: int = 0, reopened: Iterable[int] = ()
     ) -> None:
-        """Begin after an offset, with the entries that have to be sent again."""
+        """Start after an offset, and send some unfinished entries again."""
         self._missing_to = missing_to
         for offset in reopened:
-            # One at a time: a client that reads slowly holds no more than that.
+            # One at a time, so that a slow client holds one entry in memory.
             found = await self._database.read(
                 read_entries_at, self.tail.session_id, [offset]
             )
@@ -73,7 +72,7 @@ class Subscriber:
         self.wake()
 
     def reply(self, text: str) -> None:
-        """Send a message to this connection alone; one that reads none is ended."""
+        """Send a message to this connection alone; end a connection that reads none."""
         if len(self._replies) >= _MOST_REPLIES:
             self._give_up()
             return
@@ -81,7 +80,7 @@ class Subscriber:
         self.wake()
 
     def wake(self) -> None:
-        """Look for what is to be sent; calling it again does no harm."""
+        """Send what is due; extra calls do no harm."""
         if self._position is None or self._is_woken:
             return
         self._is_woken = True
@@ -89,14 +88,14 @@ class Subscriber:
             if not self._waiter.done():
                 self._waiter.set_result(None)
         elif self._task is None:
-            # One task for as long as it is attached: one for each message would
-            # cost as much as half of all that is sent.
+            # One task per attached connection: a task per message would cost half
+            # as much as sending.
             self._task = asyncio.create_task(self._pump())
             self._task.add_done_callback(self._on_end)
 
     def close(self) -> None:
-        """Let go of the session."""
-        self.tail.followers.pop(self, None)
+        """Detach from the session."""
+        self.tail.subscribers.pop(self, None)
         self._position = None
         self._set_busy(False)
         if self._task is not None:
@@ -110,15 +109,15 @@ class Subscriber:
                 await self._waiter
                 self._waiter = None
             self._is_woken = False
-            # An ack and its entry, or entries that were missed: one call to the
-            # kernel for all costs less than half of a call for each of two.
+            # One system call for an ack and its entry costs less than half of two
+            # calls.
             if self._connection.transport is not None:
                 self._connection.transport.gather()
             try:
                 while await self._step():
                     continue
             except DatabaseUnavailable as exc:
-                # The check of positions wakes it again.
+                # The check of positions wakes this task again.
                 logger.warning(
                     "Entries for %s have to wait: %s",
                     self._connection.connection_id,
@@ -144,7 +143,7 @@ class Subscriber:
         return False
 
     async def _follow(self, offset: int, characters: int) -> bool:
-        """Send how an entry that was sent unfinished has gone on."""
+        """Send the growth or the end of an entry that was sent unfinished."""
         growing = self.tail.growing.get(offset)
         if growing is not None:
             text = growing.text
@@ -176,9 +175,9 @@ class Subscriber:
         return True
 
     async def _advance(self, position: int) -> None:
-        """Send the entries after a position: the one at hand, or some that are read."""
+        """Send the next entry from memory, or read some entries and send them."""
         next_offset = position + 1
-        # What was told to be missing is not sent, though it may be at hand still.
+        # An entry inside the announced gap is not sent, even if it is in memory.
         if next_offset > self._missing_to:
             entry = self.tail.get(next_offset)
             growing = self.tail.growing.get(next_offset)
@@ -203,7 +202,7 @@ class Subscriber:
             self._position = self.tail.last_offset
 
     async def _send_entry(self, entry: Entry) -> None:
-        """Send an entry whole, as it is now."""
+        """Send an entry with its current text."""
         offset = entry.offset
         if entry.is_streaming:
             self.tail.grow(entry, entry.text)
@@ -226,14 +225,14 @@ class Subscriber:
         await self._send(json.dumps(delta, ensure_ascii=False))
 
     def _give_up(self) -> None:
-        """End a connection that was too slow: what it should get next is trimmed."""
+        """End a connection that was too slow: its next entry is trimmed."""
         self._replies.clear()
         self._open.clear()
         self._position = self.tail.last_offset
         self._connection.end(close_codes.SLOW_CONSUMER)
 
     def _set_busy(self, is_busy: bool) -> None:
-        """Keep the connection from being idle while a stream is at work for it."""
+        """Keep the connection from being idle while an entry streams to it."""
         if is_busy != self._is_busy:
             self._is_busy = is_busy
             self._connection.busy_count += 1 if is_busy else -1

@@ -1,4 +1,4 @@
-"""What a node knows of the sessions that its connections are attached to."""
+"""Keep the end of each attached session's log in memory."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -23,8 +23,8 @@ class Tail:
     """
     The end of one session's log, in memory.
 
-    It may lag behind the log and lack entries: whoever misses one reads it.
-    Texts only grow, so of two versions of a streaming entry the longer is newer.
+    A tail may lag behind the log and lack entries; a subscriber reads those from the
+    database. Texts only grow, so the longer of two versions is newer.
     """
 
     def __init__(self, session_id: str) -> None:
@@ -33,18 +33,18 @@ class Tail:
         """None until the session was read."""
 
         self.is_reset = False
-        """Whether the log is another one now: whoever follows has to begin anew."""
+        """True if the session has another log now, so that clients must attach anew."""
 
         self.last_offset = 0
         self.growing: dict[int, Growing] = {}
-        self.followers: dict[object, Callable[[], None]] = {}
-        """Who is told of a change, and how."""
+        self.subscribers: dict[object, Callable[[], None]] = {}
+        """The callbacks of the subscribers, called after each change."""
 
         self._recent: OrderedDict[int, Entry] = OrderedDict()
         self._recent_bytes = 0
 
     def take(self, entry: Entry) -> None:
-        """Take in an entry, or a newer version of it, and tell the followers."""
+        """Add an entry or its newer version, and notify the subscribers."""
         self.last_offset = max(self.last_offset, entry.offset)
         if entry.is_streaming:
             self.grow(entry, entry.text)
@@ -59,9 +59,9 @@ class Tail:
         self.notify()
 
     def grow(self, entry: Entry, text: str) -> None:
-        """Take in the text so far of an entry that streams."""
+        """Add the text so far of a streaming entry."""
         if entry.offset in self._recent:
-            return  # Read before it ended, and told only now.
+            return  # A late hint: the entry has ended.
         growing = self.growing.get(entry.offset)
         if growing is None:
             self.growing[entry.offset] = Growing(entry, text)
@@ -70,17 +70,17 @@ class Tail:
         self.notify()
 
     def move_to(self, last_offset: int) -> None:
-        """Note that the log has entries up to an offset, and tell the followers."""
+        """Record the last offset of the log, and notify the subscribers."""
         self.last_offset = max(self.last_offset, last_offset)
         self.notify()
 
     def notify(self) -> None:
-        """Have the followers look at what there is."""
-        for wake in list(self.followers.values()):
+        """Wake the subscribers."""
+        for wake in list(self.subscribers.values()):
             wake()
 
     def get(self, offset: int) -> Entry | None:
-        """Return an entry that is final, or None where it is not at hand."""
+        """Return a finished entry, or None if it is not in memory."""
         return self._recent.get(offset)
 
     def _is_over(self) -> bool:

@@ -1,4 +1,4 @@
-"""The tables of the log, on the database that is configured."""
+"""Choose the backend of the log for the configured database."""
 
 from datetime import datetime
 
@@ -10,7 +10,7 @@ from sessions_history.backends.sqlite import SqliteBackend
 
 
 def make_backend(at: datetime) -> Backend:
-    """Return the tables for a transaction that is open."""
+    """Return the backend for an open transaction."""
     backend_class = (
         SqliteBackend if connection.vendor == "sqlite" else PostgresqlBackend
     )

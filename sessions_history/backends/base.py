@@ -1,4 +1,4 @@
-"""What one commit of the log asks of its tables; a contract for each database."""
+"""Define the contract between a commit of the log and its database."""
 
 import json
 from abc import ABC, abstractmethod
@@ -12,23 +12,23 @@ from django.db import connection
 Row = tuple[Any, ...]
 
 SEEN_SECONDS = 5
-"""How old last_seen_at may be: it stands in three indexes, last_offset in none."""
+"""How old last_seen_at may be; it is part of three indexes and costly to update."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Found:
-    """What there is of the sessions that a commit is about."""
+    """The streaming entries and known keys of the sessions in a commit."""
 
     streaming: list[tuple[str, int]] = field(default_factory=list)
-    """(session_id, offset) of the entries that stream."""
+    """(session_id, offset) of the streaming entries."""
 
     keys: dict[tuple[str, str], tuple[str, int]] = field(default_factory=dict)
-    """(session_id, key) of the keys that are known: (digest, offset)."""
+    """(session_id, key) of the known keys, with (digest, offset)."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Changes:
-    """What a commit writes."""
+    """The changes that a commit writes."""
 
     entries: list[Row] = field(default_factory=list)
     """(session_id, offset, kind, sender, data, state, node_id)"""
@@ -37,21 +37,20 @@ class Changes:
     """(session_id, key, digest, offset)"""
 
     positions: list[Row] = field(default_factory=list)
-    """(session_id, last_offset, is_stale) of the sessions that were used: what is
-    stale is seen now."""
+    """(session_id, last_offset, is_stale) of the sessions used; a stale last_seen_at
+    is set to now."""
 
     thresholds: list[Row] = field(default_factory=list)
-    """(session_id, offset): the entries up to there go, unless they stream."""
+    """(session_id, offset): entries up to the offset are trimmed unless they stream."""
 
 
 class Backend(ABC):
     """
-    The tables of the log inside of one transaction.
+    The tables of the log inside one transaction.
 
-    All rows of a statement are one parameter, a JSON text, wherever that is
-    no slower: the statement's own text stays the same, and the interpreter's
-    lock changes hands once for all rows, where a driver that is given them one
-    by one would wait for the busy event loop at each.
+    All rows of a statement are one parameter, a JSON text, unless that is slower.
+    The statement's text stays the same, and the interpreter's lock changes hands
+    once. A driver with one parameter per row would wait for the event loop at each.
     """
 
     def __init__(self, at: datetime) -> None:
@@ -65,19 +64,19 @@ class Backend(ABC):
         """
         Lock sessions, always in the order of their ids.
 
-        Returns (session_id, epoch, last_offset, is_stale) of each that is
-        there, stale where it was seen longer than SEEN_SECONDS ago.
+        Returns (session_id, epoch, last_offset, is_stale) of each existing session;
+        it is stale if last_seen_at is older than SEEN_SECONDS.
         """
 
     @abstractmethod
     def find(
         self, session_ids: Collection[str], keys: Sequence[tuple[str, str]]
     ) -> Found:
-        """Return what there is of sessions that are locked, and of keys."""
+        """Return the streaming entries of locked sessions, and the known keys."""
 
     @abstractmethod
     def write(self, changes: Changes) -> None:
-        """Write what a commit changes, trimmed in the same transaction."""
+        """Write the changes of a commit and trim in the same transaction."""
 
     def rewrite(
         self,
@@ -89,9 +88,9 @@ class Backend(ABC):
         node_id: str | None,
     ) -> bool:
         """
-        Change an entry that streams; return whether one does at that offset.
+        Change a streaming entry; return False if none streams at that offset.
 
-        Without data it keeps its text; with a node_id it is that node's alone.
+        Without data its text stays; with a node_id only that node's entry matches.
         """
         sql = "UPDATE sessions_history_historyentry SET state = %s"
         values: list[Any] = [state]
@@ -108,5 +107,5 @@ class Backend(ABC):
 
 
 def dump(rows: Collection[Any]) -> str:
-    """Return rows as the JSON text that a statement takes."""
+    """Return rows as the JSON parameter of a statement."""
     return json.dumps(rows, ensure_ascii=False)

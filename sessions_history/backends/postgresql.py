@@ -1,19 +1,18 @@
-"""The tables of the log on PostgreSQL: a commit is three round trips and its own."""
+"""Write the log on PostgreSQL: three round trips and the commit itself."""
 
 from collections.abc import Collection, Sequence
 
 from sessions_history.backends.base import Backend, Changes, Found, Row, dump
 
-# Planned for each of its rows (LATERAL, = ANY), a statement looks each up in the
-# index, and never reads a table from end to end: where statistics are old, as on a
-# table that has just begun to fill, the planner would choose that for a join.
+# LATERAL and = ANY make PostgreSQL look each row up in the index. For a join with
+# old statistics, as on a table that fills up, the planner would scan the table.
 _LOCK = """
 SELECT session_id, epoch, last_offset, last_seen_at < %s FROM sessions_history_session
 WHERE session_id = ANY(%s) ORDER BY session_id FOR UPDATE
 """
 
-# After the lock, in a statement of its own: one that has waited for a row goes on
-# with that row as it is now, but with all others as they were before.
+# After the lock, in a separate statement: a statement that waited for a row sees
+# that row as it is now, but all others as they were before.
 _FIND = """
 SELECT session_id, NULL, NULL, "offset" FROM sessions_history_historyentry
 WHERE state = 'streaming' AND session_id = ANY(%s)
@@ -51,7 +50,7 @@ FROM jsonb_array_elements(%s::jsonb) AS v WHERE s.session_id = v ->> 0
 
 
 class PostgresqlBackend(Backend):
-    """Rows on PostgreSQL."""
+    """The tables of the log on PostgreSQL."""
 
     def lock(self, session_ids: Collection[str]) -> list[Row]:
         self._cursor.execute(_LOCK, [self._seen_before, list(session_ids)])

@@ -1,4 +1,4 @@
-"""The tables of the log on SQLite."""
+"""Write the log on SQLite."""
 
 import json
 from collections.abc import Collection, Sequence
@@ -8,8 +8,8 @@ from django.db import connection
 
 from sessions_history.backends.base import Backend, Changes, Found, Row, dump
 
-# A CROSS JOIN is carried out in the order in which it is written: each row of the
-# parameter is looked up in the index, and no table is read from end to end.
+# SQLite runs a CROSS JOIN in the written order: each row of the parameter is looked
+# up in the index, and no table is scanned.
 LOCK = """
 SELECT json_group_array(
     json_array(s.session_id, s.epoch, s.last_offset, s.last_seen_at < ?)
@@ -45,7 +45,7 @@ UPDATE sessions_history_session SET last_offset = json_extract(v.value, '$[1]')
 FROM json_each(?) AS v WHERE session_id = json_extract(v.value, '$[0]')
 """
 
-# By itself: a column that is named is written in all of its indexes.
+# In a separate statement: SQLite rewrites all indexes of each named column.
 SEE = """
 UPDATE sessions_history_session SET last_seen_at = ?
 FROM json_each(?) AS v WHERE session_id = v.value
@@ -61,7 +61,7 @@ DELETE FROM sessions_history_historyentry WHERE id IN (
 
 
 class SqliteBackend(Backend):
-    """Rows on SQLite, where a transaction is the only one that writes."""
+    """The tables of the log on SQLite, where one transaction writes at a time."""
 
     def lock(self, session_ids: Collection[str]) -> list[Row]:
         ids = dump(list(session_ids))
@@ -91,10 +91,10 @@ class SqliteBackend(Backend):
 
     def _insert(self, head: str, rows: Sequence[Row]) -> None:
         """
-        Insert a table's rows, the moment of the commit as their last column.
+        Insert rows with the moment of the commit as their last column.
 
-        All in one statement: on a busy machine each time that the interpreter's
-        lock changes hands costs more than preparing another statement.
+        One statement for all: on a busy machine each change of the interpreter's
+        lock costs more than preparing another statement.
         """
         if rows:
             marks = f"({', '.join('?' * (len(rows[0]) + 1))})"
@@ -108,5 +108,5 @@ class SqliteBackend(Backend):
         return found
 
     def _execute(self, sql: str, values: Sequence[Any]) -> Any:
-        """Go past Django's cursor, which would look for %s in all of it."""
+        """Bypass Django's cursor, which would search the whole text for %s."""
         return connection.connection.execute(sql, values)
