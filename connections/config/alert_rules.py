@@ -1,8 +1,8 @@
 """
-The rules of alerts: what is watched, from which value on, for how long.
+Alert rules: the measured value, its threshold and how long it must last.
 
-The list in the configuration changes rules by their name; what it does not
-name stays at the defaults here.
+The list in the configuration changes rules by name. Rules and keys that the
+list does not name keep the defaults in this module.
 """
 
 import dataclasses
@@ -17,11 +17,11 @@ SEVERITIES = ("info", "warning", "critical")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlertRule:
     """
-    One rule. It fires once its value was at threshold or more for for_seconds.
+    One rule; it fires once its value has been at the threshold for for_seconds.
 
-    It clears below `clear`, so that a value which swings around the threshold
-    does not fire again and again. `minimum` is how much has to happen before
-    the value means anything, in the unit that `about` says.
+    It clears below `clear`, so that a value around the threshold does not fire
+    repeatedly. Below `minimum` events the value is ignored; `about` names the
+    events.
     """
 
     name: str
@@ -36,14 +36,14 @@ class AlertRule:
 
     @property
     def title(self) -> str:
-        """The name as Prometheus writes it: PoolNearExhaustion."""
+        """The name in Prometheus style, such as PoolNearExhaustion."""
         return "".join(part.capitalize() for part in self.name.split("_"))
 
 
 DEFAULT_RULES = (
     AlertRule(
         name="pool_near_exhaustion",
-        about="the part of all slots that is taken",
+        about="share of all slots that is taken",
         unit="",
         threshold=0.9,
         clear=0.8,
@@ -52,8 +52,8 @@ DEFAULT_RULES = (
     ),
     AlertRule(
         name="high_error_rate",
-        about="the part of messages whose handling failed, of at least `minimum` "
-        "messages a minute",
+        about="share of messages whose handling failed, from `minimum` messages "
+        "per minute on",
         unit="",
         threshold=0.05,
         clear=0.02,
@@ -63,7 +63,7 @@ DEFAULT_RULES = (
     ),
     AlertRule(
         name="leak_suspected",
-        about="consumers that run on a minute after their connection ended",
+        about="consumers that still run a minute after their connection ended",
         unit="",
         threshold=1,
         clear=1,
@@ -72,8 +72,8 @@ DEFAULT_RULES = (
     ),
     AlertRule(
         name="mass_disconnect",
-        about="the part of connections that went within ten minutes, where there "
-        "were at least `minimum`",
+        about="share of connections that ended within ten minutes, from `minimum` "
+        "connections on",
         unit="",
         threshold=0.5,
         clear=0.3,
@@ -83,8 +83,7 @@ DEFAULT_RULES = (
     ),
     AlertRule(
         name="reconnect_storm",
-        about="handshakes a minute for each open connection, where there are at "
-        "least `minimum` handshakes",
+        about="handshakes per minute and open connection, from `minimum` handshakes on",
         unit="",
         threshold=2,
         clear=1,
@@ -103,7 +102,7 @@ DEFAULT_RULES = (
     ),
     AlertRule(
         name="sweeper_silent",
-        about="how long no sweep was finished",
+        about="time since the last finished sweep",
         unit="s",
         threshold=60,
         clear=30,
@@ -112,7 +111,7 @@ DEFAULT_RULES = (
     ),
     AlertRule(
         name="recorder_behind",
-        about="how long the oldest record of a node has waited for the database",
+        about="age of the oldest record of a node that waits for the database",
         unit="s",
         threshold=30,
         clear=10,
@@ -121,7 +120,7 @@ DEFAULT_RULES = (
     ),
     AlertRule(
         name="slow_consumers",
-        about="connections a minute cut off for not reading",
+        about="connections per minute aborted because the client did not read",
         unit="",
         threshold=10,
         clear=2,
@@ -130,7 +129,7 @@ DEFAULT_RULES = (
     ),
     AlertRule(
         name="authentication_failures",
-        about="handshakes a minute refused for their credentials",
+        about="handshakes per minute that were refused for their credentials",
         unit="",
         threshold=100,
         clear=50,
@@ -139,7 +138,7 @@ DEFAULT_RULES = (
     ),
     AlertRule(
         name="loop_lag",
-        about="how far the event loop of a node was behind within ten seconds",
+        about="greatest delay of a node's event loop within ten seconds",
         unit="s",
         threshold=0.5,
         clear=0.25,
@@ -161,7 +160,7 @@ _KINDS: dict[str, Kind] = {
 
 @dataclass(frozen=True, slots=True)
 class Rules(Listed):
-    """A list of mappings, each with the name of a rule and what changes of it."""
+    """A list of mappings, each with a rule's name and its changed keys."""
 
     @property
     def allowed(self) -> str:
@@ -195,7 +194,7 @@ class Rules(Listed):
 
 
 def check_address(text: str) -> None:
-    """Raise ValueError for what cannot be an e-mail address."""
+    """Raise ValueError for a text that cannot be an e-mail address."""
     name, at, domain = text.rpartition("@")
     if not (name and at and domain) or any(part.isspace() for part in text):
         raise ValueError("no e-mail address")
@@ -220,7 +219,7 @@ def _change(
             problems.append(Problem(f"{place}.{key}", value, str(exc)))
     threshold = values.get("threshold")
     if isinstance(threshold, int | float) and "clear" not in raw:
-        # Another threshold alone keeps the distance between the two.
+        # A changed threshold alone keeps its ratio to `clear`.
         values["clear"] = threshold * rule.clear / rule.threshold
     changed: AlertRule = dataclasses.replace(rule, **values)  # type: ignore[arg-type]
     if changed.clear > changed.threshold:

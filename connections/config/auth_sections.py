@@ -7,55 +7,67 @@ from connections.config.fields import Choices, Number, Text, Whole, option
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JwtConfig:
-    issuer: str = option(Text("the claim iss, exactly"), "", "who issues JWTs")
+    issuer: str = option(
+        Text("the claim iss, exactly"), "", "issuer that a JWT must name"
+    )
     audience: str = option(
-        Text("one of the claim aud, exactly"), "", "whom they must be meant for"
+        Text("one of the claim aud, exactly"), "", "audience that a JWT must name"
     )
     jwks_url: str = option(
-        Text("an https:// URL"), "", "where the issuer's keys are (JWKS)"
+        Text("an https:// URL"), "", "URL of the issuer's public keys (JWKS)"
     )
     jwks_file: str = option(
-        Text("the path of a file"), "", "or a file with the keys (JWKS)"
+        Text("the path of a file"),
+        "",
+        "file with the issuer's keys (JWKS), instead of a URL",
     )
     algorithms: tuple[str, ...] = option(
         Choices(("RS256", "ES256", "EdDSA", "HS256")),
         ["RS256", "ES256", "EdDSA", "HS256"],
-        "what keys may be for; each key verifies its own algorithm alone",
+        "accepted signature algorithms; a key verifies only its own algorithm",
     )
     leeway_seconds: float = option(
-        Number(0, 300), 10, "how far the issuer's clock may be off"
+        Number(0, 300), 10, "seconds that the issuer's clock may differ"
     )
     client_claim: str = option(
-        Text("the name of a claim"), "sub", "names the client, as jwt:<claim>"
+        Text("the name of a claim"),
+        "sub",
+        "claim that becomes the client_id, as jwt:<claim>",
     )
     user_claim: str = option(
         Text("the name of a claim, or none"),
         "",
-        "names the Django user, who is the client then",
+        "claim with the Django user's name, who is then the client; empty: no user",
     )
     refresh_seconds: float = option(
-        Number(1, 86_400), 300, "after which keys are read again"
+        Number(1, 86_400), 300, "seconds between two readings of the keys"
     )
     refetch_seconds: float = option(
-        Number(0.1, 3600), 10, "least time between readings for unknown keys"
+        Number(0.1, 3600), 10, "least seconds between readings because of unknown keys"
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TicketsConfig:
     lifetime_seconds: int = option(
-        Whole(1, 300), 30, "from POST /api/tickets/ to the handshake"
+        Whole(1, 300), 30, "seconds that a ticket of POST /api/tickets/ is valid"
     )
     max_per_client: int = option(
-        Whole(1, 1_000_000), 20, "tickets a client may be given within that time (429)"
+        Whole(1, 1_000_000),
+        20,
+        "tickets per client within lifetime_seconds; more are answered with 429",
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpiryConfig:
     warning_seconds: float = option(
-        Number(0, 86_400), 60, "before its credential ends a client is told so"
+        Number(0, 86_400),
+        60,
+        "seconds before a credential expires at which its client is warned",
     )
     grace_seconds: float = option(
-        Number(0, 86_400), 10, "after the credential's end the connection is closed"
+        Number(0, 86_400),
+        10,
+        "seconds from a credential's expiry to the close of its connection",
     )

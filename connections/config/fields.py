@@ -1,10 +1,9 @@
 """
-Typed options: a frozen dataclass describes a section, this module reads it.
+Read sections of typed options, each described by a frozen dataclass.
 
-A field made with option() says what kind of value it takes, its range and what
-it is for. read_section() turns a mapping (from YAML, a dict in settings, or
-the environment) into the dataclass and reports every problem it finds, never
-only the first.
+option() declares a field with its kind, range, default and description.
+read_section() turns a mapping (from YAML, a dict in settings, or the
+environment) into the dataclass and reports every problem, not only the first.
 """
 
 import dataclasses
@@ -21,7 +20,7 @@ Section = TypeVar("Section")
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One wrong value: where it stands, what stands there, what is allowed."""
+    """One wrong value: its path, the value, and the allowed values."""
 
     path: str
     value: object
@@ -32,24 +31,24 @@ class Problem:
 
 
 class Kind(ABC):
-    """What values an option takes."""
+    """The values that an option accepts."""
 
     @property
     @abstractmethod
     def allowed(self) -> str:
-        """What is allowed, as the end of a sentence for a person."""
+        """The allowed values, as the end of a sentence."""
 
     @abstractmethod
     def parse(self, raw: object) -> object:
         """
-        Return the value meant by raw.
+        Return raw as a value of this kind.
 
         Raises:
-            ValueError: raw is not of this kind or out of its range.
+            ValueError: raw is not of this kind, or out of range.
         """
 
     def format(self, value: Any) -> str:
-        """Return the value as one writes it in YAML."""
+        """Return the value as YAML text."""
         return str(value)
 
 
@@ -156,7 +155,7 @@ class Size(Kind):
 
 @dataclass(frozen=True, slots=True)
 class Texts(Kind):
-    """A list of texts that each pass a test."""
+    """A list of texts, each checked by a function."""
 
     what: str
     accept: Callable[[str], object]
@@ -185,11 +184,11 @@ class Texts(Kind):
 
 
 class Listed(Kind):
-    """A list whose items have keys of their own, and problems of their own."""
+    """A list of mappings; each item reports its own problems."""
 
     @abstractmethod
     def read(self, raw: object, path: str, problems: list[Problem]) -> object:
-        """Return the value meant by raw, problems appended to the list."""
+        """Return raw as a value, and append its problems to the list."""
 
     def parse(self, raw: object) -> object:
         problems: list[Problem] = []
@@ -201,7 +200,7 @@ class Listed(Kind):
 
 @dataclass(frozen=True, slots=True)
 class Text(Kind):
-    """One line of text, or none."""
+    """One line of text; it may be empty."""
 
     what: str
 
@@ -222,7 +221,7 @@ class Text(Kind):
 
 @dataclass(frozen=True, slots=True)
 class Choices(Kind):
-    """Some of a few words, at least one."""
+    """A list of one or more of a few words."""
 
     words: tuple[str, ...]
 
@@ -250,14 +249,14 @@ NETWORKS = Texts(
 
 
 def option(kind: Kind, default: object, about: str) -> Any:
-    """Return a dataclass field of a kind, with its default and one line about it."""
+    """Return a dataclass field of a kind, with its default and description."""
     return dataclasses.field(
         default=kind.parse(default), metadata={"kind": kind, "about": about}
     )
 
 
 def section(section_class: type) -> Any:
-    """Return a dataclass field that is a section of its own."""
+    """Return a dataclass field that holds a nested section."""
     return dataclasses.field(
         default_factory=section_class, metadata={"section": section_class}
     )
@@ -267,9 +266,9 @@ def read_section(
     section_class: type[Section], raw: object, path: str, problems: list[Problem]
 ) -> Section:
     """
-    Return section_class filled from a mapping, problems appended to the list.
+    Return section_class filled from a mapping; append problems to the list.
 
-    A value with a problem, and a key that is not given, take the default.
+    Wrong values and missing keys get their defaults.
     """
     if raw is None:
         raw = {}
@@ -300,7 +299,7 @@ def read_section(
 
 @dataclass(frozen=True, slots=True)
 class Documented:
-    """One option as the table in README shows it."""
+    """One option, as the table of options shows it."""
 
     path: str
     default: str
@@ -309,7 +308,7 @@ class Documented:
 
 
 def walk(section_class: type, prefix: str = "") -> Iterator[Documented]:
-    """Yield every option of a section and of the sections inside it."""
+    """Yield every option of a section and of its nested sections."""
     for field in _fields(section_class):
         if "section" in field.metadata:
             yield from walk(field.metadata["section"], f"{prefix}{field.name}.")

@@ -1,9 +1,9 @@
 """
-The configuration: one frozen object, read from YAML and the environment.
+Read the configuration from YAML and the environment into one frozen object.
 
-The file is orchestra/websocket.yaml, or the one that WEBSOCKET_CONFIG names.
-WEBSOCKET__KEY and WEBSOCKET__SECTION__KEY in the environment override one key
-each. Nothing serves on a configuration with problems.
+The file is orchestra/websocket.yaml, unless WEBSOCKET_CONFIG names another.
+Each variable WEBSOCKET__KEY or WEBSOCKET__SECTION__KEY overrides one key. The
+server refuses to start with a configuration that has problems.
 """
 
 import os
@@ -56,48 +56,54 @@ class WebSocketConfig:
     """The section `websocket:`; every key has a default."""
 
     max_connections_per_client: int = option(
-        Whole(1, 1_000_000), 5, "open connections a client may have"
+        Whole(1, 1_000_000), 5, "open connections per client"
     )
     max_total_connections: int = option(
-        Whole(1, 10_000_000), 1000, "open connections in all"
+        Whole(1, 10_000_000), 1000, "open connections of all nodes together"
     )
     idle_timeout_seconds: float = option(
         Number(0, 604_800),
         300,
-        "no application data for so long ends a connection; 0: never",
+        "seconds without application data after which a connection is closed; 0: never",
     )
     ping_interval_seconds: float = option(
-        Number(0.1, 3600), 30, "between WebSocket pings"
+        Number(0.1, 3600), 30, "seconds between WebSocket pings"
     )
     max_message_size: int = option(
-        Size(1, 1024**3), "1MB", "the largest message a client may send"
+        Size(1, 1024**3), "1MB", "largest message from a client"
     )
     max_session_history: int = option(
-        Whole(1, 100_000), 100, "entries kept of a session"
+        Whole(1, 100_000), 100, "newest entries kept per session"
     )
     ping_timeout_seconds: float = option(
-        Number(0.1, 3600), 20, "a ping unanswered for so long means a dead connection"
+        Number(0.1, 3600), 20, "seconds without a pong after which a connection is dead"
     )
     on_client_limit: str = option(
         Choice(("evict_oldest", "refuse")),
         "evict_oldest",
-        "what happens at max_connections_per_client",
+        "at max_connections_per_client: close the oldest, or refuse the newcomer",
     )
     on_pool_outage: str = option(
         Choice(("local", "refuse", "allow")),
         "local",
-        "newcomers while Redis is away: limited by their node alone, refused, let in",
+        "new connections without Redis: limited per node, refused, or all admitted",
     )
     evict_grace_seconds: float = option(
-        Number(0, 300), 2, "for a closed connection to leave before it is aborted"
+        Number(0, 300),
+        2,
+        "seconds for an evicted connection to close before it is aborted",
     )
     allow_unshared_limits: bool = option(
-        Flag(), False, "serve beside other nodes without REDIS_URL, each with its own"
+        Flag(),
+        False,
+        "let several nodes serve without REDIS_URL, each with its own limits",
     )
     node: NodeConfig = section(NodeConfig)
     recorder: RecorderConfig = section(RecorderConfig)
     anonymous: bool = option(
-        Flag(), False, "admit clients without credentials, counted by their address"
+        Flag(),
+        False,
+        "admit clients without credentials; limits then count per address",
     )
     allowed_origins: tuple[str, ...] = option(
         Texts(
@@ -105,21 +111,23 @@ class WebSocketConfig:
             origins.parse_pattern,
         ),
         [],
-        "pages that may connect, beside the page's own host",
+        "origins whose pages may connect, besides the server's own host",
     )
     trusted_proxies: tuple[str, ...] = option(
-        NETWORKS, [], "whose X-Forwarded-For, -Proto and -Host are believed"
+        NETWORKS, [], "proxies whose X-Forwarded-For, -Proto and -Host are trusted"
     )
     echo_endpoint: bool = option(
         Flag(), False, "serve /ws/echo/; true in development (DEBUG)"
     )
     reauthorise_seconds: float = option(
-        Number(0.1, 3600), 30, "between two looks at whether a connection may stay"
+        Number(0.1, 3600),
+        30,
+        "seconds between checks that a connection is still authorised",
     )
     stale_authorisation_seconds: float = option(
         Number(0, 86_400),
         300,
-        "how long the last look holds while the database is away",
+        "seconds for which the last check holds while the database is unavailable",
     )
     rate_limit: RateLimitConfig = section(RateLimitConfig)
     buffers: BuffersConfig = section(BuffersConfig)
@@ -131,29 +139,29 @@ class WebSocketConfig:
     drain: DrainConfig = section(DrainConfig)
     metrics: MetricsConfig = section(MetricsConfig)
     alerts: tuple[AlertRule, ...] = option(
-        Rules(), [], "what raises an alert (manage.py alerts --rules)"
+        Rules(), [], "changes to the alert rules (manage.py alerts --rules)"
     )
     alert_recipients: tuple[str, ...] = option(
         Texts("e-mail addresses", check_address),
         [],
-        "who is told of alerts by e-mail; none: ADMINS",
+        "recipients of alert e-mails; empty: ADMINS",
     )
     sessions: SessionsConfig = section(SessionsConfig)
     retention: RetentionConfig = section(RetentionConfig)
     dashboard: DashboardConfig = section(DashboardConfig)
 
     source: str = ""
-    """Where the values come from: a file's path, "settings" or ""."""
+    """Source of the values: a file's path, "settings.WEBSOCKET" or ""."""
 
     problems: tuple[Problem, ...] = field(default=(), compare=False)
-    """What was wrong; the values concerned stand at their defaults."""
+    """Wrong values; each of their options has its default."""
 
     def require_valid(self) -> None:
         """
-        Refuse to go on with a configuration that has problems.
+        Raise an error if the configuration has problems.
 
         Raises:
-            ConfigError: there is at least one; it names them all.
+            ConfigError: there are problems; the error names all of them.
         """
         if self.problems:
             raise ConfigError(self.source, self.problems)
@@ -168,8 +176,8 @@ def load(
     """
     Read the configuration from a YAML file and the environment.
 
-    Never raises for what it reads: look at `problems`, or call
-    require_valid(). `defaults` stand in for keys that neither gives.
+    Wrong content raises nothing: read `problems`, or call require_valid().
+    `defaults` apply to keys that neither the file nor the environment gives.
     """
     path = Path(environ.get("WEBSOCKET_CONFIG") or path)
     problems: list[Problem] = []
@@ -191,7 +199,7 @@ def load(
 
 
 def _name_sections(document: object) -> str:
-    """Say what stands at the top of a file, but for the values: they may be many."""
+    """Return the names of a file's top-level sections, without their values."""
     if not isinstance(document, Mapping) or "websocket" not in document:
         return "no section websocket:"
     others = ", ".join(str(name) for name in document if name != "websocket")
@@ -202,8 +210,9 @@ def get_config() -> WebSocketConfig:
     """
     Return the configuration in force.
 
-    settings.WEBSOCKET is what load() returned, or a dict with the keys of the
-    section, or absent: then the file that WEBSOCKET_CONFIG names, else defaults.
+    settings.WEBSOCKET is a result of load() or a dict with the section's keys.
+    Without it, the file that WEBSOCKET_CONFIG names is read; without that
+    file, all defaults apply.
     """
     configured = getattr(settings, "WEBSOCKET", None)
     if isinstance(configured, WebSocketConfig):
@@ -222,7 +231,7 @@ _last_read: tuple[object, WebSocketConfig] | None = None
 
 
 def describe() -> list[Documented]:
-    """Return every key with its default, as README's table shows it."""
+    """Return every key with its default, for the table of options."""
     return list(walk(WebSocketConfig))
 
 
@@ -262,7 +271,7 @@ def _with_overrides(
 
 
 def _find_contradictions(config: WebSocketConfig) -> list[Problem]:
-    """Return what is wrong between keys that are each right by themselves."""
+    """Return problems between keys whose values are each valid alone."""
     found = []
 
     def require(held: bool, path: str, value: object, allowed: str) -> None:
@@ -298,13 +307,13 @@ def _find_contradictions(config: WebSocketConfig) -> list[Problem]:
         rate.burst_bytes >= config.max_message_size,
         "rate_limit.burst_bytes",
         rate.burst_bytes,
-        "at least max_message_size, or such a message could never pass",
+        "at least max_message_size, or the largest message could never pass",
     )
     return found
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML in which a key given twice is an error, not a silent choice."""
+    """A YAML loader that raises an error for duplicate keys."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen = set()

@@ -8,125 +8,155 @@ from connections.config.fields import NETWORKS, Flag, Number, Size, Whole, optio
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeConfig:
     beat_seconds: float = option(
-        Number(0.05, 60), 1, "how often a node writes, applies close requests, beats"
+        Number(0.05, 60),
+        1,
+        "seconds between beats: a node renews its leases and applies close requests",
     )
     lease_seconds: float = option(
-        Number(1, 600), 15, "a slot not renewed for so long is free again"
+        Number(1, 600), 15, "seconds without renewal after which a slot is free"
     )
     node_timeout_seconds: float = option(
-        Number(1, 3600), 15, "a node whose beat stands still for so long is dead"
+        Number(1, 3600), 15, "seconds without a beat after which a node counts as dead"
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecorderConfig:
     max_pending: int = option(
-        Whole(100, 10_000_000), 50_000, "rows kept while the database is away"
+        Whole(100, 10_000_000),
+        50_000,
+        "rows kept in memory while the database is unavailable",
     )
     max_bytes: int = option(
-        Size(100_000), "64MB", "memory for rows kept while the database is away"
+        Size(100_000), "64MB", "memory for rows kept while the database is unavailable"
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateLimitConfig:
     messages_per_second: float = option(
-        Number(0.01, 1e6), 50, "messages a connection may send, sustained"
+        Number(0.01, 1e6), 50, "messages per second from one connection, sustained"
     )
     burst_messages: int = option(
-        Whole(1, 10_000_000), 100, "messages a connection may send at once"
+        Whole(1, 10_000_000), 100, "messages from one connection in a burst"
     )
     bytes_per_second: int = option(
         Size(1),
         "2MB",
-        "bytes a connection may send per second, sustained; each value of a JSON text"
-        " over 4 kB counts for 16 more",
+        "bytes per second from one connection, sustained; in JSON texts over 4 kB each"
+        " value adds 16 bytes",
     )
-    burst_bytes: int = option(Size(1), "4MB", "bytes a connection may send at once")
+    burst_bytes: int = option(Size(1), "4MB", "bytes from one connection in a burst")
     tolerance_seconds: float = option(
-        Number(0, 3600), 5, "over the rate for so long closes the connection (4129)"
+        Number(0, 3600),
+        5,
+        "seconds over the rate after which a connection is closed (4129)",
     )
     small_frames_per_second: float = option(
-        Number(0.1, 1e6), 100, "pings, pongs and fragments under 64 bytes, sustained"
+        Number(0.1, 1e6),
+        100,
+        "pings, pongs and fragments under 64 bytes per second, sustained",
     )
     burst_small_frames: int = option(
-        Whole(1, 10_000_000), 1000, "pings, pongs and such fragments at once"
+        Whole(1, 10_000_000),
+        1000,
+        "pings, pongs and fragments under 64 bytes in a burst",
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuffersConfig:
     send_high_water: int = option(
-        Size(1024), "1MB", "unsent bytes above which await send() waits"
+        Size(1024), "1MB", "unsent bytes of a connection above which send() waits"
     )
     max_send_buffer: int = option(
-        Size(1024), "4MB", "unsent bytes at which a slow client is cut off (4208)"
+        Size(1024),
+        "4MB",
+        "unsent bytes at which a slow client's connection is aborted (4208)",
     )
     send_stall_seconds: float = option(
-        Number(0.1, 3600), 10, "a client that reads nothing for so long is cut off"
+        Number(0.1, 3600),
+        10,
+        "seconds without reading after which a connection is aborted (4208)",
     )
     max_receive_queue: int = option(
-        Whole(1, 1_000_000), 64, "messages waiting for a consumer before reading pauses"
+        Whole(1, 1_000_000),
+        64,
+        "unhandled messages of a connection at which reading pauses",
     )
     max_receive_bytes: int = option(
-        Size(1024), "2MB", "bytes waiting for a consumer before reading pauses"
+        Size(1024), "2MB", "unhandled bytes of a connection at which reading pauses"
     )
     receive_stall_seconds: float = option(
-        Number(0.1, 3600), 5, "reading paused for so long ends the connection (4129)"
+        Number(0.1, 3600),
+        5,
+        "seconds of paused reading after which a connection is closed (4129)",
     )
     unfinished_message_seconds: float = option(
-        Number(0.1, 3600), 60, "for a message that has begun to become whole (1008)"
+        Number(0.1, 3600),
+        60,
+        "seconds within which a begun message must be complete (1008)",
     )
     max_total_bytes: int = option(
-        Size(1024), "256MB", "bytes of all these buffers of a node together"
+        Size(1024), "256MB", "bytes in all send and receive buffers of one node"
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorsConfig:
     budget: int = option(
-        Whole(1, 1_000_000), 20, "errors within the window that close a connection"
+        Whole(1, 1_000_000),
+        20,
+        "errors within window_seconds at which a connection is closed",
     )
     window_seconds: float = option(
-        Number(0.1, 86_400), 60, "how long an error counts against the budget"
+        Number(0.1, 86_400), 60, "seconds for which an error counts against the budget"
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HandshakeConfig:
     timeout_seconds: float = option(
-        Number(0.1, 300), 5, "for the whole request head, and again for accepting it"
+        Number(0.1, 300),
+        5,
+        "seconds for the request head, and again for accepting the connection",
     )
     per_address_per_second: float = option(
-        Number(0.1, 1e6), 200, "handshakes per second from one address (IPv6: one /64)"
+        Number(0.1, 1e6),
+        200,
+        "handshakes per second from one address (IPv6: one /64), sustained",
     )
     per_address_burst: int = option(
-        Whole(1, 10_000_000), 1000, "handshakes at once from one address"
+        Whole(1, 10_000_000), 1000, "handshakes from one address in a burst"
     )
     per_address_pending: int = option(
-        Whole(1, 10_000_000), 200, "handshakes in progress from one address"
+        Whole(1, 10_000_000), 200, "unfinished handshakes from one address"
     )
     max_pending: int = option(
-        Whole(1, 10_000_000), 2000, "handshakes in progress; beyond it the oldest goes"
+        Whole(1, 10_000_000),
+        2000,
+        "unfinished handshakes of one node; one more drops the oldest",
     )
     failures_per_address_per_minute: float = option(
-        Number(0.1, 1e6), 20, "wrong credentials per minute from one address (4129)"
+        Number(0.1, 1e6),
+        20,
+        "failed authentications per minute from one address (4129)",
     )
     failures_per_address_burst: int = option(
-        Whole(1, 10_000_000), 20, "wrong credentials at once from one address"
+        Whole(1, 10_000_000), 20, "failed authentications from one address in a burst"
     )
     max_body_size: int = option(
-        Size(1024), "2500kB", "the body of an HTTP request (413)"
+        Size(1024), "2500kB", "largest body of an HTTP request (413)"
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrainConfig:
     grace_seconds: float = option(
-        Number(0, 3600), 20, "over how long a stopping node hands its clients over"
+        Number(0, 3600), 20, "seconds over which a draining node closes its connections"
     )
     delay_seconds: float = option(
-        Number(0, 600), 0, "between /readyz turning 503 and the port closing"
+        Number(0, 600), 0, "seconds from /readyz answering 503 to closing the port"
     )
 
 
@@ -135,39 +165,45 @@ class MetricsConfig:
     allowed_addresses: tuple[str, ...] = option(
         NETWORKS,
         ["127.0.0.0/8", "::1/128"],
-        "who may read /metrics without METRICS_TOKEN",
+        "addresses that may read /metrics without METRICS_TOKEN",
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionsConfig:
     max_open_streams: int = option(
-        Whole(1, 100), 4, "answers that may stream into a session at once"
+        Whole(1, 100), 4, "streams open at once in one session"
     )
     max_sessions_per_client: int = option(
         Whole(0, 1_000_000),
         1000,
-        "one more is refused (1008 sessions_full); 0: no limit",
+        "sessions per client; one more is refused (1008 sessions_full); 0: no limit",
     )
     stream_timeout_seconds: float = option(
-        Number(0.1, 86_400), 300, "a stream that takes longer ends as interrupted"
+        Number(0.1, 86_400),
+        300,
+        "seconds after which an unfinished stream is interrupted",
     )
     position_seconds: float = option(
-        Number(0.05, 3600), 5, "how often a node looks for entries that no one told of"
+        Number(0.05, 3600),
+        5,
+        "seconds between polls for entries whose notification was lost",
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetentionConfig:
     closed_connections_days: float = option(
-        Number(0, 36_500), 30, "how long records of closed connections are kept"
+        Number(0, 36_500), 30, "days for which records of closed connections are kept"
     )
-    errors_days: float = option(Number(0, 36_500), 30, "how long error events are kept")
+    errors_days: float = option(
+        Number(0, 36_500), 30, "days for which error events are kept"
+    )
     rollups_days: float = option(
-        Number(0, 36_500), 90, "how long the counts of each minute are kept"
+        Number(0, 36_500), 90, "days for which per-minute rollups are kept"
     )
     sessions_days: float = option(
-        Number(0, 36_500), 90, "how long a session is kept that nobody uses"
+        Number(0, 36_500), 90, "days for which an unused session is kept"
     )
 
 
@@ -176,5 +212,5 @@ class DashboardConfig:
     read_only: bool = option(
         Flag(),
         False,
-        "the admin shows, and lets nobody end, ban, drain or revoke",
+        "the admin shows everything, but offers no action such as end, ban or drain",
     )
