@@ -1,4 +1,4 @@
-"""The life of one connection, from its handshake to the last of its cleanup."""
+"""Run one connection, from its handshake to the last of its cleanup."""
 
 import asyncio
 import logging
@@ -18,7 +18,8 @@ from connections.connection.error_budget import ErrorBudget
 from connections.connection.lock import FifoLock
 from connections.connection.rate_limiter import RateLimiter, Verdict
 from connections.connection.scope import connection_from_scope, read_replaces
-from connections.connection.sender import AsgiSender, State, measure
+from connections.connection.sender import AsgiSender, measure
+from connections.connection.stage import Stage
 from connections.credentials.requirements import Requirements
 from connections.exceptions import ConnectionEnded, InvalidMessage, Refused
 from connections.hub.connection import CLOSED_SENDER
@@ -33,17 +34,17 @@ logger = logging.getLogger(__name__)
 _NOTHING: Message = {}
 
 _DENSE_BYTES = 4096
-"""What is smaller holds too few values to matter."""
+"""A smaller JSON text holds too few values to matter."""
 
 _DISCONNECT_SECONDS = 1
-"""How long disconnect() may take after a consumer was aborted."""
+"""The time for disconnect() after an abort."""
 
-# A member of an enumeration costs a look-up in its class each time.
-_OPEN, _PASS = State.OPEN, Verdict.PASS
+# Reading a member of an enumeration costs a look-up in its class each time.
+_OPEN, _PASS = Stage.OPEN, Verdict.PASS
 
 
 class Consumer(Protocol):
-    """What a life asks of its consumer."""
+    """The part of a consumer that its runner uses."""
 
     is_json: bool
     permission_required: str | Sequence[str]
@@ -51,28 +52,27 @@ class Consumer(Protocol):
     channel_layer: Any
 
     def dispatch(self, message: Message) -> Awaitable[None]:
-        """Handle one event; from the client, the server or the channel layer."""
+        """Handle one event of the client, the server or the channel layer."""
 
     def is_activity(self, message: Message) -> bool:
         """Tell whether a client's message keeps the connection from being idle."""
 
     def get_client_id(self, scope: Message) -> str | None:
-        """Return who the connection belongs to."""
+        """Return the client that the connection belongs to."""
 
 
 class ConnectionRunner:
     """
-    Owns one connection: its events in order, its limits, its end.
+    Runs one connection: takes its events in order, applies the limits, ends it.
 
-    Handlers run one at a time, in turns, whether the event came from the client or over
-    the channel layer. No task is made per message. Whatever happens, run()
-    gives back what the connection holds.
+    Handlers run one at a time, for events of the client and of the channel
+    layer. No task is created per message. run() releases what the connection
+    holds in every case.
     """
 
     __slots__ = (
         "_consumer",
         "_errors",
-        "_is_stopped",
         "_lock",
         "_max_message_size",
         "_node",
@@ -104,7 +104,6 @@ class ConnectionRunner:
         self._scope = scope
         self._task = task
         self._lock = FifoLock()
-        self._is_stopped = False
         self._max_message_size = limits.max_message_size
         self._rate = RateLimiter(
             messages_per_second=limits.messages_per_second,
@@ -144,29 +143,27 @@ class ConnectionRunner:
         try:
             if self.channel is not None:
                 await self.channel.name_channel()
-            code = await self._converse()
+            code = await self._handle_events()
         except StopConsumer:
             await self.sender.hang_up()
         except asyncio.CancelledError:
-            if self.sender.is_aborted:
-                self._task.uncancel()
-                await self._disconnect_aborted()
-            elif self._is_stopped:
-                self._task.uncancel()
-                await self.sender.hang_up()
-            else:
+            if self.sender.stage not in (Stage.ABORTED, Stage.STOPPED):
                 raise
+            self._task.uncancel()
+            if self.sender.stage is Stage.ABORTED:
+                await self._disconnect_aborted()
         finally:
             if self.channel is not None:
                 self.channel.close()
             self.sender.leave(code)
-            self._account(code)
-            # Two circles less for the garbage collector.
+            self._report_returned(code)
+            # Break two reference cycles so that reference counting frees the
+            # connection.
             self.connection.sender = CLOSED_SENDER
             del self._consumer
 
-    def _account(self, code: int | None) -> None:
-        """Say that the consumer has returned, and what should go with it."""
+    def _report_returned(self, code: int | None) -> None:
+        """Report that the consumer has returned, for the search for leaks."""
         node, connection = self._node, self.connection
         node.counters.record_returned(connection.connection_id)
         close_reason = connection.close_reason
@@ -178,12 +175,12 @@ class ConnectionRunner:
             connection.transport,
         )
 
-    async def _converse(self) -> int:
-        """Handle events until the client has gone; return the close code."""
+    async def _handle_events(self) -> int:
+        """Handle events until the client has left; return the close code."""
         connection, sender, clock = self.connection, self.sender, self._node.clock
         lock, record_handled = self._lock, self._node.counters.handling.observe
         while True:
-            # The last one may be large, and the next may be long in coming.
+            # Free the last message, which may be large, before the next arrives.
             message = _NOTHING
             message = await self._receive()
             kind = message["type"]
@@ -195,7 +192,7 @@ class ConnectionRunner:
                 try:
                     is_activity = self._consumer.is_activity(message)
                 except Exception as exc:
-                    await self._contain(exc)
+                    await self._handle_exception(exc)
                     continue
                 began_at = clock()
                 if is_activity:
@@ -212,8 +209,8 @@ class ConnectionRunner:
                 record_handled(ended_at - began_at)
             elif kind == "websocket.disconnect":
                 code: int = message.get("code") or 1005
-                # The socket is gone: its slot is free before disconnect() runs,
-                # however long that takes.
+                # The socket is gone: release its slot before disconnect(), which
+                # may take long.
                 sender.leave(code)
                 await self._handle_locked({**message, "code": code})
                 return code
@@ -223,9 +220,9 @@ class ConnectionRunner:
                 await self._handle_locked(message)
 
     def _check(self, message: Message) -> Verdict:
-        """Hold one message from the client against size and rate."""
+        """Check one message of the client against the limits of size and rate."""
         connection = self.connection
-        if self.sender.state is not _OPEN:
+        if self.sender.stage is not _OPEN:
             return Verdict.IGNORE
         size_bytes = measure(message)
         connection.messages_in += 1
@@ -236,13 +233,13 @@ class ConnectionRunner:
         return self._rate.check(self._weigh(message, size_bytes))
 
     def _weigh(self, message: Message, size_bytes: int) -> int:
-        """Return what a message counts for: more where JSON takes long to parse."""
+        """Return the bytes that a message counts for; dense JSON counts for more."""
         if size_bytes < _DENSE_BYTES or not self._consumer.is_json:
             return size_bytes
         return self._rate.weigh(message.get("text") or "", size_bytes)
 
     async def _refuse(self, message: Message, verdict: Verdict) -> None:
-        """Say that a message was dropped, or end the connection for it."""
+        """Answer a message over a limit with an error, or end the connection."""
         if verdict is Verdict.IGNORE:
             return
         self.connection.limited_at = self._node.clock()
@@ -260,7 +257,7 @@ class ConnectionRunner:
         )
 
     async def _connect(self, message: Message) -> None:
-        """Let the consumer accept or deny; one that fails is refused."""
+        """Let the consumer accept or deny; refuse the connection if it raises."""
         if not self._lock.acquire_nowait():
             await self._lock.acquire()
         try:
@@ -274,7 +271,7 @@ class ConnectionRunner:
             await self.sender.refuse(exc.close_reason)
         except Exception as exc:
             error_id = await self._record_error(exc)
-            if self.sender.state is State.CONNECTING:
+            if self.sender.stage is Stage.CONNECTING:
                 await self.sender.refuse(close_codes.INTERNAL_ERROR, ref=error_id)
             else:
                 self.connection.end(close_codes.INTERNAL_ERROR, ref=error_id)
@@ -290,7 +287,7 @@ class ConnectionRunner:
             self._lock.release()
 
     async def _handle(self, message: Message) -> None:
-        """Have one event handled; what the handler raises stays here."""
+        """Handle one event; an exception of the handler costs an error."""
         connection = self.connection
         connection.busy_count += 1
         try:
@@ -306,12 +303,12 @@ class ConnectionRunner:
             await self._send_error(exc.code, exc.message, message_id=exc.message_id)
             self._spend(close_codes.PROTOCOL_ERROR, None)
         except Exception as exc:
-            await self._contain(exc)
+            await self._handle_exception(exc)
         finally:
             connection.busy_count -= 1
 
-    async def _contain(self, exc: Exception) -> None:
-        """Have an exception cost an error, and not the connection."""
+    async def _handle_exception(self, exc: Exception) -> None:
+        """Record an exception, answer it, and charge it to the error budget."""
         error_id = await self._record_error(exc)
         await self._send_error(
             "internal", "an error on our side; it is recorded", ref=error_id
@@ -319,7 +316,7 @@ class ConnectionRunner:
         self._spend(close_codes.INTERNAL_ERROR, error_id)
 
     async def _deliver(self, message: Message) -> None:
-        """Hand on an event from the channel layer."""
+        """Handle an event from the channel layer."""
         try:
             name = get_handler_name(message)
         except (ValueError, AttributeError, TypeError):
@@ -335,11 +332,10 @@ class ConnectionRunner:
         try:
             await self._handle_locked(message)
         except StopConsumer:
-            self._is_stopped = True
-            self._task.cancel()
+            await self.sender.stop()
 
     async def _disconnect_aborted(self) -> None:
-        """Let the consumer of an aborted connection clean up, briefly."""
+        """Call disconnect() of an aborted connection, for one second at most."""
         close_reason = self.connection.close_reason or close_codes.NETWORK
         try:
             async with asyncio.timeout(_DISCONNECT_SECONDS):
@@ -350,7 +346,7 @@ class ConnectionRunner:
             return
 
     async def _record_error(self, exc: Exception) -> str:
-        """Log and record an exception; return the id under which it is found."""
+        """Log and record an exception; return the id of its record."""
         connection = self.connection
         connection.errors += 1
         self._node.counters.errors.add("internal")
@@ -375,7 +371,7 @@ class ConnectionRunner:
         return error.error_id
 
     def _spend(self, close_reason: CloseReason, ref: str | None) -> None:
-        """Charge an error to the budget; whose fault the last one was decides."""
+        """Charge an error to the budget; end the connection when it is spent."""
         if not self._errors.spend():
             self.connection.end(close_reason, ref=ref)
 

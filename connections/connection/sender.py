@@ -1,14 +1,14 @@
-"""What leaves for one client: the accept that takes a slot, messages, the end."""
+"""Send to one client: the accept that takes a slot, messages, and the close."""
 
 import asyncio
 import json
 import logging
-from enum import Enum
 from typing import Any
 
 from connections import close_codes
 from connections.asgi import Message, Send
 from connections.close_codes import CloseReason
+from connections.connection.stage import MOVES, Stage
 from connections.exceptions import (
     ClientFull,
     ConnectionEnded,
@@ -24,41 +24,29 @@ logger = logging.getLogger(__name__)
 _REFUSED_LINGER_SECONDS = 1
 
 
-class State(Enum):
-    """How far a connection has come."""
-
-    CONNECTING = "connecting"
-    OPEN = "open"
-    CLOSING = "closing"
-
-
-# A member of an enumeration costs a look-up in its class each time.
-_OPEN, _CLOSING = State.OPEN, State.CLOSING
+# Reading a member of an enumeration costs a look-up in its class each time.
+_CONNECTING, _OPEN = Stage.CONNECTING, Stage.OPEN
 
 
 class AsgiSender:
     """
-    The sending side of one connection, between its consumer and the server.
+    Sends for one connection, between its consumer and the server.
 
-    Everything a consumer sends passes transmit(); everything that ends the
-    connection from outside passes end().
+    All messages of the consumer pass transmit(); every end from outside passes
+    end(). It alone changes the stage of the connection, in _move().
     """
 
     __slots__ = (
         "_abort_timer",
-        "_announced",
-        "_farewell",
+        "_is_announced",
         "_is_json",
         "_node",
         "_replaces",
         "_scope",
         "_send",
         "_task",
-        "_told",
         "connection",
-        "has_left",
-        "is_aborted",
-        "state",
+        "stage",
     )
 
     connection: LiveConnection
@@ -73,44 +61,41 @@ class AsgiSender:
         is_json: bool,
         replaces: str | None,
     ) -> None:
-        self.state = State.CONNECTING
-        self.is_aborted = False
-        self.has_left = False
+        self.stage = Stage.CONNECTING
         self._node = node
         self._scope = scope
         self._send = send
         self._task = task
         self._is_json = is_json
         self._replaces = replaces
-        self._announced = False
+        self._is_announced = False
         self._abort_timer: asyncio.TimerHandle | None = None
-        self._farewell: asyncio.Task[None] | None = None
-        self._told: asyncio.Task[None] | None = None
 
     async def transmit(self, message: Message) -> None:
         """
         Pass a consumer's message on to the server.
 
-        After the end it is ignored: the consumer may not have noticed yet.
+        A message after the end is dropped: the consumer may not know of it yet.
 
         Raises:
-            ConnectionEnded: it is an accept, and there is no slot.
+            ConnectionEnded: the message is an accept, and there is no slot.
         """
         kind = message["type"]
         if kind == "websocket.send":
-            if self.state is _CLOSING:
-                # A handler that goes on sending holds nobody up.
-                await asyncio.sleep(0)
-                return
-            if self.state is _OPEN:
+            stage = self.stage
+            if stage is _OPEN:
                 connection = self.connection
                 connection.messages_out += 1
                 connection.bytes_out += measure(message)
                 connection.last_activity = self._node.clock()
+            elif stage is not _CONNECTING:
+                # A handler that sends in a loop must not block the event loop.
+                await asyncio.sleep(0)
+                return
             try:
                 await self._send(message)
             except (OSError, RuntimeError) as exc:
-                self._excuse(exc)
+                self._ignore_lost_client(exc)
                 await asyncio.sleep(0)
         elif kind == "websocket.accept":
             await self._accept(message)
@@ -120,13 +105,13 @@ class AsgiSender:
             await self._send(message)
 
     async def send_json(self, content: Message) -> None:
-        """Send a message of our own on a JSON consumer; it is no activity."""
-        if self._is_json and self.state is State.OPEN:
+        """Send a JSON message of Orchestra's own; other consumers get none."""
+        if self._is_json and self.stage is _OPEN:
             await self._pass_on({"type": "websocket.send", "text": json.dumps(content)})
 
     async def send_own(self, message: Message) -> None:
-        """Send an ASGI event that neither counts nor is activity."""
-        if self.state is State.OPEN:
+        """Send an ASGI event that is neither counted nor activity."""
+        if self.stage is _OPEN:
             await self._pass_on(message)
 
     async def refuse(
@@ -137,58 +122,65 @@ class AsgiSender:
         ref: str | None = None,
     ) -> None:
         """
-        Accept without a slot, only to say why the connection ends.
+        Accept without a slot, and close with a reason.
 
-        Before the accept a browser would learn nothing, and try for ever.
+        A close before the accept gives a browser no reason, and it would retry
+        without end.
         """
-        if self.state is not State.CONNECTING:
+        if self.stage is not _CONNECTING:
             return
         self.connection.close_reason = close_reason
-        self._answer(close_reason.reason)
+        self._count_outcome(close_reason.reason)
+        self._move(Stage.CLOSING)
         await self._send(self._complete_accept(message or {"type": "websocket.accept"}))
-        await self._say_goodbye(close_reason, ref, None)
+        await self._send_close(close_reason, ref, None)
         self._abort_after(_REFUSED_LINGER_SECONDS)
 
     async def hang_up(self) -> None:
-        """Close what the consumer left behind open when it stopped."""
-        if not self.has_left:
-            await self._close({"type": "websocket.close"})
+        """Close the connection of a consumer that stopped without closing it."""
+        await self._close({"type": "websocket.close"})
+
+    async def stop(self) -> None:
+        """Close for a consumer that stopped in another task, and cancel its own."""
+        await self.hang_up()
+        if self._move(Stage.STOPPED):
+            self._task.cancel()
 
     def end(
         self, close_reason: CloseReason, ref: str | None, after_ms: int | None
     ) -> None:
-        if self.state is not State.OPEN:
-            return  # Before the accept frame: _accept() looks at connection.ending.
-        self.state = State.CLOSING
+        if self.stage is not _OPEN:
+            # While it is connecting, _accept() reads connection.close_reason.
+            return
+        self._move(Stage.CLOSING)
         self._abort_after(self._node.config.evict_grace_seconds)
-        farewell = self._say_goodbye(close_reason, ref, after_ms)
-        self._farewell = asyncio.create_task(farewell)
+        close = self._send_close(close_reason, ref, after_ms)
+        self._node.hub.sending.start(close, "send a close frame")
 
     def announce(self, close_reason: CloseReason, after_ms: int) -> None:
-        if self._is_json and self.state is State.OPEN and not self._announced:
-            self._announced = True
+        if self._is_announced:
+            return
+        bye = close_reason.bye(self.connection.connection_id, after_ms)
+        if self.send(bye):
+            self._is_announced = True
             self.connection.flight.record("end_announced", f"{after_ms} ms")
-            bye = close_reason.bye(self.connection.connection_id, after_ms)
-            self._farewell = asyncio.create_task(self.send_json(bye))
 
     def send(self, content: Message) -> bool:
-        if not self._is_json or self.state is not State.OPEN:
+        if not self._is_json or self.stage is not _OPEN:
             return False
-        self._told = asyncio.create_task(self.send_json(content))
+        self._node.hub.sending.start(self.send_json(content), "send a message")
         return True
 
     def abort(self) -> None:
         """
-        Drop the socket and stop the consumer.
+        Drop the socket and cancel the consumer's task.
 
-        With our own server the TCP connection is gone at once. Elsewhere the
-        consumer is cancelled, and the server closes what has no consumer.
+        With Orchestra's own server the TCP connection is gone at once. Other
+        servers close it after the task of the consumer has ended.
         """
-        if self.is_aborted:
+        if not self._move(Stage.ABORTED):
             return
-        self.is_aborted = True
         self.connection.flight.record("aborted")
-        self.state = State.CLOSING
         transport = self.connection.transport
         if transport is not None:
             transport.abort()
@@ -198,14 +190,12 @@ class AsgiSender:
         self._task.cancel()
 
     def leave(self, code: int | None) -> None:
-        """Give back what the connection holds, recorded with the true reason."""
-        if self.has_left:
+        """Release what the connection holds, and record the reason of its end."""
+        was_connecting = self.stage is _CONNECTING
+        if not self._move(Stage.CLOSED):
             return
-        self.has_left = True
-        is_known = self._node.hub.get(self.connection.connection_id) is not None
-        if self.state is State.CONNECTING and not is_known:
-            self._answer("unanswered")
-        self.state = State.CLOSING
+        if was_connecting and self.connection.connection_id not in self._node.hub:
+            self._count_outcome("unanswered")
         if self._abort_timer is not None:
             self._abort_timer.cancel()
         transport = self.connection.transport
@@ -218,8 +208,15 @@ class AsgiSender:
             reason = close_codes.get_reason(code)
             self._node.leave(self.connection, code, reason)
 
+    def _move(self, stage: Stage) -> bool:
+        """Move to a stage; return False where the life cycle does not allow it."""
+        if stage not in MOVES[self.stage]:
+            return False
+        self.stage = stage
+        return True
+
     async def _accept(self, message: Message) -> None:
-        if self.state is not State.CONNECTING:
+        if self.stage is not _CONNECTING:
             await self._send(message)
             return
         connection = self.connection
@@ -239,13 +236,12 @@ class AsgiSender:
         try:
             await self._send(self._complete_accept(message))
         except OSError as exc:
-            # The client has gone; our own server ignores what comes then.
+            # The client has gone. Orchestra's own server raises nothing then.
             raise ConnectionEnded(close_codes.NETWORK) from exc
-        if self.has_left or self.is_aborted:
+        if not self._move(Stage.OPEN):
             raise ConnectionEnded(connection.close_reason or close_codes.NETWORK)
-        self.state = State.OPEN
         if connection.close_reason is not None:
-            # Asked to end between taking the slot and the accept frame.
+            # The end was requested after the slot was taken.
             self.end(connection.close_reason, None, None)
             raise ConnectionEnded(connection.close_reason)
 
@@ -259,14 +255,14 @@ class AsgiSender:
         raise ConnectionEnded(close_reason) from cause
 
     def _complete_accept(self, message: Message) -> Message:
-        """Add what the protocol promises where our middleware is in front."""
+        """Add the subprotocol and X-Connection-Id, behind our middleware."""
         if "node" not in self._scope:
             return message
         offered = self._scope.get("subprotocols") or []
         connection_id = self.connection.connection_id.encode()
         return {
             **message,
-            # A browser fails the connection when it offered some and gets none.
+            # A browser that offers subprotocols requires one in the answer.
             "subprotocol": message.get("subprotocol") or next(iter(offered), None),
             "headers": [
                 *message.get("headers", ()),
@@ -275,10 +271,8 @@ class AsgiSender:
         }
 
     async def _close(self, message: Message) -> None:
-        """Let a consumer close by itself, with a code and reason of its own."""
-        if self.state is State.CLOSING:
-            return
-        if self.state is State.OPEN:
+        """Close for a consumer, with its own code and reason."""
+        if self.stage is _OPEN:
             code = message.get("code") or close_codes.CLOSED.code
             is_plain = code == close_codes.CLOSED.code
             reason = close_codes.CLOSED.reason if is_plain else close_codes.APPLICATION
@@ -287,22 +281,23 @@ class AsgiSender:
                 code=code, reason=reason, reconnect=never
             )
             self.connection.flight.record("closed_by_consumer", str(code))
+        elif self.stage is _CONNECTING:
+            self._count_outcome("denied")
         else:
-            self._answer("denied")
-        self.state = State.CLOSING
+            return
+        self._move(Stage.CLOSING)
         await self._pass_on(message)
 
-    def _answer(self, outcome: str) -> None:
+    def _count_outcome(self, outcome: str) -> None:
         """Count a handshake that does not become a connection."""
-        self.state = State.CLOSING
         self._node.counters.record_outcome(self.connection.route, outcome)
 
-    async def _say_goodbye(
+    async def _send_close(
         self, close_reason: CloseReason, ref: str | None, after_ms: int | None
     ) -> None:
-        """Send `bye`, where it was not announced before, and the close frame."""
-        if self._is_json and not self._announced:
-            # Whatever is quoted finds the connection, and what it went through.
+        """Send `bye`, unless it was announced before, and the close frame."""
+        if self._is_json and not self._is_announced:
+            # Staff find the connection and its flight record by this id.
             bye = close_reason.bye(ref or self.connection.connection_id, after_ms)
             text = json.dumps(bye)
             await self._pass_on({"type": "websocket.send", "text": text})
@@ -313,14 +308,16 @@ class AsgiSender:
         try:
             await self._send(message)
         except (OSError, RuntimeError) as exc:
-            self._excuse(exc)
+            self._ignore_lost_client(exc)
 
-    def _excuse(self, exc: Exception) -> None:
-        """Take it that the client has gone: servers say so in different ways."""
-        if self.state is State.CONNECTING:
+    def _ignore_lost_client(self, exc: Exception) -> None:
+        """Ignore a failed send after the accept: servers raise it in several ways."""
+        if self.stage is _CONNECTING:
             raise exc
         logger.debug(
-            "Not sent to %s, which has gone: %s", self.connection.connection_id, exc
+            "A message to %s was not sent, its client has gone: %s",
+            self.connection.connection_id,
+            exc,
         )
 
     def _abort_after(self, seconds: float) -> None:

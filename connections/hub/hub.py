@@ -1,8 +1,9 @@
-"""The live connections of one node: the truth about its sockets."""
+"""Hold the live connections of one node."""
 
 import asyncio
 from collections.abc import Callable, Iterator
 
+from connections.background import BackgroundTasks
 from connections.hub.connection import LiveConnection
 from connections.models import CloseRequest
 from connections.net.addresses import Network, parse_address, parse_network
@@ -16,6 +17,8 @@ class Hub:
     def __init__(self) -> None:
         self._by_id: dict[str, LiveConnection] = {}
         self._by_client: dict[str, dict[str, LiveConnection]] = {}
+        self.sending = BackgroundTasks()
+        """Messages and close frames on their way to connections."""
         self.emptied = asyncio.Event()
         self.emptied.set()
 
@@ -40,7 +43,7 @@ class Hub:
         clients[connection.connection_id] = connection
 
     def leave(self, connection: LiveConnection) -> bool:
-        """Take a connection out; return whether it was there."""
+        """Remove a connection; return True if it was there."""
         if self._by_id.pop(connection.connection_id, None) is None:
             return False
         clients = self._by_client[connection.client_id]
@@ -52,7 +55,7 @@ class Hub:
         return True
 
     def select(self, target: str, value: str, node_id: str) -> list[LiveConnection]:
-        """Return the connections that a close request's selector names."""
+        """Return the connections that the selector of a close request matches."""
         if target == Target.CONNECTION:
             found = self._by_id.get(value)
             return [found] if found else []
@@ -60,14 +63,14 @@ class Hub:
             return list(self._by_client.get(value, {}).values())
         if target == Target.ALL or (target == Target.NODE and value == node_id):
             return list(self._by_id.values())
-        is_meant = make_selector(target, value, node_id)
-        return [one for one in self if is_meant(one)]
+        is_selected = make_selector(target, value, node_id)
+        return [one for one in self if is_selected(one)]
 
 
 def make_selector(
     target: str, value: str, node_id: str
 ) -> Callable[[LiveConnection], bool]:
-    """Return a test for whom a close request means, of the connections of a node."""
+    """Return a test for the connections of a node that a close request selects."""
     network = _find_network(value) if target == Target.ADDRESS else None
     is_here = target == Target.ALL or value == node_id
     selectors: dict[str, Callable[[LiveConnection], bool]] = {
