@@ -7,7 +7,7 @@ from django.core.asgi import get_asgi_application
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "orchestra.settings")
 django_application = get_asgi_application()
 
-# Models and settings are there only now.
+# Models and settings can be imported only now.
 from connections.routing import protect  # noqa: E402
 from orchestra.routing import websocket_urlpatterns  # noqa: E402
 

@@ -1,4 +1,4 @@
-"""Chat completions as they travel: server-sent events, read piece by piece."""
+"""Parse chat completions: server-sent events, piece by piece."""
 
 import json
 from collections.abc import AsyncIterator
@@ -9,22 +9,21 @@ _DONE = "[DONE]"
 
 
 class Unreadable(Exception):
-    """What came is not the API's answer."""
+    """The response is not an answer of the API."""
 
 
 async def read_pieces(chunks: AsyncIterator[bytes]) -> AsyncIterator[str]:
     """
     Yield the pieces of text of a streamed answer.
 
-    The API says `[DONE]` at the end; servers that leave it out name a
-    `finish_reason` at least.
+    The API ends with `[DONE]`; servers that leave it out send a `finish_reason`.
 
     Raises:
-        Unreadable: it is something else, or it broke off before its end.
+        Unreadable: it is something else, or broke off before its end.
     """
     is_finished = False
     async for line in _split_lines(chunks):
-        # Comments keep the connection alive; event names and ids say nothing here.
+        # Comments keep the connection alive; event names and ids carry nothing here.
         field, _, value = line.partition(":")
         if field != "data":
             continue

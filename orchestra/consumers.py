@@ -1,10 +1,10 @@
-"""The consumers that this project serves."""
+"""Serve an echo, for trying connections by hand."""
 
 from connections.consumers import LimitedConsumer
 
 
 class EchoConsumer(LimitedConsumer):
-    """Sends every message back as it came, text as text and bytes as bytes."""
+    """Sends every message back unchanged, text as text and bytes as bytes."""
 
     async def receive(
         self, text_data: str | None = None, bytes_data: bytes | None = None

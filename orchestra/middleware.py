@@ -1,4 +1,4 @@
-"""What every page of the project is allowed to load and to do."""
+"""Restrict what every page may load (Content Security Policy)."""
 
 from asgiref.sync import iscoroutinefunction
 from django.conf import settings
@@ -16,15 +16,15 @@ POLICY = "; ".join(
         "frame-ancestors 'none'",
     )
 )
-"""Nothing from elsewhere, and no script or style inside a page."""
+"""The policy: nothing from other origins, no inline script or style."""
 
-# Pages that Django makes for developers carry their style and script in them.
+# Django's debug pages have inline styles and scripts.
 _DEBUG_STATUSES = (404, 500)
 
 
 @sync_and_async_middleware
 def content_security_policy(get_response):  # type: ignore[no-untyped-def]
-    """Send the policy with every response that has none of its own."""
+    """Add the policy to every response without one."""
     if iscoroutinefunction(get_response):
 
         async def middleware(request: HttpRequest) -> HttpResponseBase:

@@ -1,4 +1,4 @@
-"""What answers in the sessions of this project: an echo, or a language model."""
+"""Answer messages in sessions: with an echo, or with a language model."""
 
 import asyncio
 import json
@@ -15,14 +15,14 @@ from orchestra.completions import Unreadable, read_pieces, read_whole
 from sessions_history.responders import HistoryMessage, ResponderFailed
 
 _MAX_HISTORY = 50
-"""Entries of the conversation that a model is given."""
+"""How many entries of the conversation a model gets."""
 
 _MAX_BODY = 2_000_000
 
 
 class EchoResponder:
     """
-    Says what was said, a word at a time, for tests and demonstrations.
+    Repeats each message word by word, for tests and demonstrations.
 
     ECHO_DELAY_SECONDS (0.05) passes before each word.
     """
@@ -43,7 +43,7 @@ class EchoResponder:
 
 class CompletionsResponder:
     """
-    Asks any endpoint that speaks OpenAI's chat completions, with streaming.
+    Asks an endpoint of OpenAI's chat completions API, with streaming.
 
     COMPLETIONS_BASE_URL (http://127.0.0.1:11434/v1, say), COMPLETIONS_MODEL,
     COMPLETIONS_API_KEY and COMPLETIONS_TIMEOUT_SECONDS (30, for each next piece)
@@ -71,18 +71,18 @@ class CompletionsResponder:
         if timeout_seconds is None:
             timeout_seconds = _read_seconds("COMPLETIONS_TIMEOUT_SECONDS", 30)
         self._timeout_seconds = timeout_seconds
-        # Reading the certificates takes longer than many a request.
+        # Loading certificates takes longer than many requests.
         self._tls = ssl.create_default_context()
 
     async def respond(
         self, message: Any, history: Sequence[HistoryMessage]
     ) -> AsyncIterator[str]:
         """
-        Yield the model's answer in the pieces in which it comes.
+        Yield the model's answer piece by piece.
 
         Raises:
-            ResponderFailed: the endpoint is away, slow, failing or not what it
-                should be.
+            ResponderFailed: the endpoint is away, slow, failing, or answers something
+                else.
         """
         try:
             async with (
@@ -138,7 +138,7 @@ class CompletionsResponder:
 
 
 def get_text(content: Any) -> str:
-    """Return what a message says: its text, else the JSON that it is."""
+    """Return the text of a message, else its JSON."""
     if isinstance(content, dict) and isinstance(content.get("text"), str):
         text: str = content["text"]
         return text

@@ -1,5 +1,5 @@
 """
-Settings of the project, from the environment where they differ by place.
+Configure the reference application from the environment.
 
 DEBUG, SECRET_KEY, ALLOWED_HOSTS, DATABASE_URL and WEBSOCKET_CONFIG are read
 here; README, "Configuration" lists them. With none of them set it runs on
@@ -28,13 +28,13 @@ def _is_set(name: str) -> bool:
 
 
 def _read_secret_key() -> str:
-    """Return the key in the environment, else one made and kept at first use."""
+    """Return SECRET_KEY of the environment, else a key made and stored at first use."""
     if key := os.environ.get("SECRET_KEY"):
         return key
     path = VAR_DIR / "secret_key"
     if not path.exists():
-        # Written aside and linked into place whole: of several processes that
-        # start at once, all read the one key.
+        # The file is written aside and linked into place, so that several processes
+        # that start at once read the same key.
         draft = path.with_name(f"secret_key.{os.getpid()}")
         draft.touch(mode=0o600)
         draft.write_text(secrets.token_urlsafe(50))
@@ -57,7 +57,7 @@ def _read_database() -> Any:
     try:
         return dj_database_url.parse(url, conn_max_age=60, conn_health_checks=True)
     except ValueError:
-        # What stands there may be a password.
+        # The value may contain a password.
         raise ImproperlyConfigured(
             "DATABASE_URL is no URL of a database; allowed: sqlite:////path/of/the/file"
             " or postgres://user:password@host:5432/name"
@@ -122,8 +122,8 @@ DATABASES = {"default": _read_database()}
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     DATABASES["default"]["TEST"] = {"NAME": VAR_DIR / "test.sqlite3"}
     _options = {
-        # A deferred transaction that reads and then writes fails "locked" at
-        # once, whatever the timeout; an immediate one waits for its turn.
+        # A deferred transaction that reads and then writes fails "locked" at once,
+        # whatever the timeout; an immediate transaction waits.
         "transaction_mode": "IMMEDIATE",
         "timeout": 5,
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
@@ -133,7 +133,7 @@ else:
         "connect_timeout": 2,
         "options": "-c statement_timeout=10000 -c lock_timeout=5000",
     }
-# What the URL says itself (?sslmode=require) goes before.
+# Options in the URL (?sslmode=require) take precedence.
 _options |= DATABASES["default"].get("OPTIONS", {})
 DATABASES["default"]["OPTIONS"] = _options
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
@@ -157,7 +157,7 @@ CHANNEL_LAYERS: dict[str, dict[str, Any]] = {
     else {"BACKEND": "connections.layers.local.LocalLayer"}
 }
 
-# Where alerts are mailed from; alert_recipients in the configuration says to whom.
+# The server that sends alert mail; alert_recipients in the configuration gets it.
 EMAIL_HOST = os.environ.get("EMAIL_HOST", "localhost")
 EMAIL_PORT = int(os.environ.get("EMAIL_PORT", "25"))
 EMAIL_HOST_USER = os.environ.get("EMAIL_HOST_USER", "")
@@ -165,7 +165,7 @@ EMAIL_HOST_PASSWORD = os.environ.get("EMAIL_HOST_PASSWORD", "")
 EMAIL_USE_TLS = _is_set("EMAIL_USE_TLS")
 SERVER_EMAIL = os.environ.get("SERVER_EMAIL", "orchestra@localhost")
 
-# What answers messages in sessions: a dotted path, or nothing does.
+# The dotted path of the responder in sessions; without it nothing answers.
 SESSIONS_RESPONDER = os.environ.get("SESSIONS_RESPONDER")
 SESSIONS_PERFORMER = os.environ.get("SESSIONS_PERFORMER")  # Its name until 0.3.
 
@@ -216,7 +216,7 @@ LOGGING = {
             "filters": ["context"],
         }
     },
-    # At DEBUG it writes every query with its values: keys of sessions, for one.
+    # At DEBUG it writes every query with its values, session keys included.
     "loggers": {"django.db.backends": {"level": "INFO"}},
     "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
 }

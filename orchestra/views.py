@@ -1,4 +1,4 @@
-"""The demonstration: conversations that survive whatever happens to a socket."""
+"""Show the demonstration: conversations that survive their connections."""
 
 import json
 
@@ -16,7 +16,7 @@ _TITLE_CHARACTERS = 60
 
 @login_required
 def show_conversations(request: HttpRequest) -> HttpResponse:
-    """Show the user's sessions, and one of them live."""
+    """Show the user's sessions, one of them live."""
     first_said = HistoryEntry.objects.filter(
         session=OuterRef("pk"), sender=HistoryEntry.Sender.CLIENT
     ).order_by("offset")
@@ -34,7 +34,7 @@ def show_conversations(request: HttpRequest) -> HttpResponse:
 
 
 def make_title(first_said: str | None) -> str:
-    """Return what a conversation is called: the first words of its first message."""
+    """Return the title of a conversation: the first words of its first message."""
     content = json.loads(first_said or "null")
     text = content.get("text") if isinstance(content, dict) else content
     words = " ".join(str(text or "").split())

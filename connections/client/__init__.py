@@ -1,5 +1,5 @@
 """
-For services and tests: a client of sessions that comes back and misses nothing.
+A client of sessions for services and tests; it reconnects and misses no entry.
 
     async with SessionClient("wss://host/ws/sessions/", token=TOKEN) as client:
         ack = await client.request({"text": "Hello"})
@@ -18,7 +18,9 @@ try:
     import websockets as _websockets  # noqa: F401
 except ModuleNotFoundError as exc:
     _NEEDED = "websockets is needed: pip install 'orchestra-websocket[client]'"
-    if sys.argv[:1] == ["-m"]:  # So it stands while `python -m` looks for the module.
+    if sys.argv[:1] == [
+        "-m"
+    ]:  # sys.argv is this while `python -m` looks for the module.
         sys.exit(f"connections.client: {_NEEDED}")
     raise ImportError(_NEEDED) from exc
 
@@ -65,7 +67,7 @@ _RENAMED = {
 
 
 def __getattr__(name: str) -> object:
-    # Not by connections.deprecation: this package is also published alone.
+    # connections.deprecation is not used: this package is also published alone.
     if name not in _RENAMED:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     event = _RENAMED[name]

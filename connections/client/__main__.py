@@ -1,4 +1,4 @@
-"""Try a server by hand: python -m connections.client URL --token TOKEN."""
+"""Talk to a server by hand: python -m connections.client URL --token TOKEN."""
 
 import argparse
 import asyncio
@@ -30,7 +30,7 @@ from connections.client.session import SessionClient
 from connections.close_codes import Reconnect
 
 _LAST_ANSWER_SECONDS = 30
-"""For the answer to the last line, after the end of what is typed."""
+"""How long to wait for the last answer after the end of the input."""
 
 _EXIT_CODES = """\
 exit code: 0 where you ended it (Ctrl-D), or the server closed with 1000 or 1001;
@@ -40,7 +40,7 @@ ends with 1 at one that says not to (`manage.py close_codes` lists them). 130
 where Ctrl-C ended it."""
 _PEACEFUL = (1000, 1001)
 _INTERRUPTED = 130
-"""As a shell has it for SIGINT."""
+"""The exit code that shells use for SIGINT."""
 
 
 async def _talk(url: str, token: str | None) -> int:
@@ -58,7 +58,7 @@ async def _talk(url: str, token: str | None) -> int:
 async def _do_until_ended(
     typing: Coroutine[Any, Any, None], printing: Coroutine[Any, Any, int]
 ) -> int:
-    """Return the exit code once `printing` has it, whatever is being typed."""
+    """Return the exit code of `printing`, even while a line is being typed."""
     async with asyncio.TaskGroup() as tasks:
         typed = tasks.create_task(typing)
         code = await printing
@@ -86,7 +86,7 @@ async def _print_messages(connection: ClientConnection) -> int:
 async def _converse(url: str, token: str | None, session: str) -> int:
     async with SessionClient(url, token=token, session=session) as client:
         answered = asyncio.Event()
-        answered.set()  # Nothing was asked yet.
+        answered.set()  # No handshake was answered yet.
         return await _do_until_ended(
             _request_lines(client, answered), _print_events(client, answered)
         )
@@ -107,7 +107,7 @@ async def _request_lines(client: SessionClient, answered: asyncio.Event) -> None
 
 
 async def _print_events(client: SessionClient, answered: asyncio.Event) -> int:
-    """Print until the client is closed, or its end says not to return."""
+    """Print until the client is closed or its end forbids to reconnect."""
     async for event in client.events():
         _print_event(event)
         if isinstance(event, StateChanged) and _is_over(event):
@@ -119,7 +119,7 @@ async def _print_events(client: SessionClient, answered: asyncio.Event) -> int:
 
 
 def _is_over(event: StateChanged) -> bool:
-    """Tell whether nothing that is typed brings the connection back."""
+    """Return True if no input can bring the connection back."""
     is_final = event.ended is not None and event.ended.reconnect is Reconnect.NEVER
     return event.state is State.CLOSED and is_final
 
@@ -147,17 +147,17 @@ def _print_event(event: Event) -> None:
 
 async def _read_lines() -> AsyncIterator[str]:
     """
-    Yield what is typed.
+    Yield the lines that are typed.
 
-    A thread reads it that nobody waits for: what is over ends without another
-    Enter. It reads the file itself, for who holds the lock of sys.stdin at the
-    interpreter's end stops that with a fatal error.
+    A daemon thread reads them, so that the program ends without another Enter. It
+    reads the file descriptor, because a thread that holds the lock of sys.stdin
+    crashes the interpreter at its end.
     """
     loop = asyncio.get_running_loop()
     lines: asyncio.Queue[str | None] = asyncio.Queue()
 
     def put(line: str | None) -> None:
-        with contextlib.suppress(RuntimeError):  # The loop has ended.
+        with contextlib.suppress(RuntimeError):  # The event loop has ended.
             loop.call_soon_threadsafe(lines.put_nowait, line)
 
     def read() -> None:
@@ -189,7 +189,7 @@ def _read_url(text: str) -> str:
 
 
 def main() -> int:
-    """Connect, send what is typed, print what comes."""
+    """Connect, send the typed lines, print the received messages."""
     parser = argparse.ArgumentParser(
         prog="python -m connections.client",
         description="Connect, send each line that is typed, print what comes.",

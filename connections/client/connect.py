@@ -1,4 +1,4 @@
-"""Opening a socket, and what it means when that fails."""
+"""Open a socket, and describe a failed handshake as an end."""
 
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidHandshake, InvalidStatus
@@ -10,7 +10,7 @@ from connections.close_codes import Reconnect
 _MAX_SIZE = 16 * 2**20
 _LOST = 1006
 _REFUSING = (400, 401, 403, 404)
-"""Statuses that trying again does not change."""
+"""HTTP statuses that a retry does not change."""
 
 
 def open_connection(
@@ -31,7 +31,7 @@ def open_connection(
 
 
 def read_failure(error: OSError | InvalidHandshake) -> Ended:
-    """Return what a handshake that failed amounts to."""
+    """Return the end that a failed handshake stands for."""
     if not isinstance(error, InvalidStatus):
         return read_end(_LOST, "", None)
     status = error.response.status_code

@@ -1,4 +1,4 @@
-"""What a client tells its user."""
+"""Define the events that a client reports to its user."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -9,7 +9,7 @@ from connections.client.transcript import Entry
 
 
 class State(StrEnum):
-    """How a client stands with its server."""
+    """The state of a client's connection to its server."""
 
     IDLE = "idle"
     CONNECTING = "connecting"
@@ -20,7 +20,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateChanged:
-    """`ended` is how the last connection ended."""
+    """The state changed; `ended` describes the end of the last connection."""
 
     state: State
     ended: Ended | None
@@ -30,10 +30,10 @@ class StateChanged:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attached:
     """
-    The server greeted; what was missed follows.
+    The server sent hello; the missed entries follow.
 
-    `gap` are the first and last offset that can no longer be had. After a
-    `reset` nothing that came before counts.
+    `gap` holds the first and last offset that were trimmed. A `reset` invalidates
+    all earlier entries.
     """
 
     outcome: Literal["new", "resumed", "nothing_missed", "gap", "reset"]
@@ -44,7 +44,7 @@ class Attached:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EntryArrived:
-    """An entry that is new, or comes again and replaces the one of its offset."""
+    """An entry is new, or replaces the entry of its offset."""
 
     entry: Entry
     is_replay: bool
@@ -52,7 +52,7 @@ class EntryArrived:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EntryGrew:
-    """A piece of text joined on to an entry."""
+    """An entry grew by a piece of text."""
 
     entry: Entry
     text: str
@@ -60,14 +60,14 @@ class EntryGrew:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EntryCompleted:
-    """An entry grows no more; its state says why."""
+    """An entry stopped growing; its state says why."""
 
     entry: Entry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpiryWarning:
-    """The server sent an error that settles no message."""
+    """The server sent an error that belongs to no message."""
 
     code: str
     message: str
@@ -76,7 +76,7 @@ class ExpiryWarning:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoticeReceived:
-    """Staff told all who are connected something, at a moment in ISO 8601."""
+    """Staff sent a notice to connected clients, at a moment in ISO 8601."""
 
     text: str
     at: str

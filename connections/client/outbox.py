@@ -1,4 +1,4 @@
-"""Messages on their way: each is sent until an ack or an error settles it."""
+"""Keep messages until an ack or an error settles them."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ class RequestFailed(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ack:
-    """The server has recorded a message."""
+    """The server has committed a message."""
 
     message_id: str
     offset: int
@@ -36,21 +36,21 @@ class Ack:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Item:
-    """A message that is not settled."""
+    """A message without an ack or an error yet."""
 
     message_id: str
     text: str
     done: asyncio.Future[Ack]
     answered: asyncio.Event = field(default_factory=asyncio.Event)
-    """Settled, or to be sent again later."""
+    """True once the message is settled or has to be sent again."""
     timeouts: int = 0
 
 
 class Outbox:
     """
-    What is not yet recorded, in its order and bounded.
+    A bounded queue of unsettled messages, in order.
 
-    The ids make sending again harmless.
+    Their ids make a second sending harmless.
     """
 
     def __init__(self, limit: int) -> None:
@@ -64,14 +64,14 @@ class Outbox:
         return len(self._items)
 
     async def oldest(self) -> Item:
-        """Wait for a message that is not settled and return the oldest."""
+        """Wait for an unsettled message and return the oldest."""
         while not self._items:
             await self._has_items.wait()
         return next(iter(self._items.values()))
 
     def add(self, content: Any, max_bytes: int | None = None) -> Item:
         """
-        Take a message in.
+        Add a message.
 
         Raises:
             RequestFailed: queue_full or message_too_big.
@@ -96,32 +96,32 @@ class Outbox:
         return item
 
     def acknowledge(self, message_id: str, offset: int) -> None:
-        """Settle a message: it is recorded."""
+        """Settle a message as recorded."""
         item = self.forget(message_id)
         if item is not None and not item.done.done():
             item.done.set_result(Ack(message_id=message_id, offset=offset))
 
     def fail(self, message_id: str | None, error: RequestFailed) -> bool:
-        """Settle a message: it is not recorded. False where it is not here."""
+        """Settle a message as failed; return False if it is not in the queue."""
         item = self.forget(message_id)
         if item is not None and not item.done.done():
             item.done.set_exception(error)
         return item is not None
 
     def fail_all(self, error: RequestFailed) -> None:
-        """Settle every message."""
+        """Settle every message as failed."""
         for message_id in list(self._items):
             self.fail(message_id, error)
 
     def on_timeout(self, item: Item) -> None:
-        """Count an answer that did not come; too many of them are a failure."""
+        """Count a missing answer; fail the message after too many."""
         item.timeouts += 1
         if item.timeouts > _MAX_TIMEOUTS:
             error = RequestFailed("timeout", "the server does not answer")
             self.fail(item.message_id, error)
 
     def forget(self, message_id: str | None) -> Item | None:
-        """Take a message out, whatever becomes of it."""
+        """Remove a message."""
         item = self._items.pop(message_id or "", None)
         if item is not None:
             item.answered.set()

@@ -1,4 +1,4 @@
-"""Whether and when to return after a connection has ended: decisions alone."""
+"""Decide whether and when to reconnect after a connection has ended."""
 
 import math
 from collections.abc import Callable
@@ -12,17 +12,17 @@ _LONGEST_SECONDS = 20.0
 _SPREAD_MS = (0, 1_000)
 _LATER_MS = (5_000, 15_000)
 _REPLACEMENT_SECONDS = 30.0
-"""While a node is being replaced its port refuses; a short wait is enough."""
+"""The wait while a node is replaced and its port refuses."""
 _REPLACEMENT_SPREAD = (0.25, 2.0)
 _SILENT = (1000, 1005, 1006)
-"""Codes that stand for a close frame that never came or said nothing."""
+"""Codes that stand for a missing or empty close frame."""
 
 Random = Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """How a connection ended, and what the server asked for."""
+    """The end of a connection, and what the server asked the client to do."""
 
     code: int
     reason: str
@@ -32,12 +32,12 @@ class Ended:
 
     @property
     def is_final(self) -> bool:
-        """Whether nothing will change it; an evicted client may connect again."""
+        """True if a retry changes nothing; an evicted client may connect again."""
         return self.reconnect is Reconnect.NEVER and self.reason != "evicted"
 
 
 def read_end(code: int, reason: str, bye: dict[str, Any] | None) -> Ended:
-    """Put together what the close frame and the `bye` before it said."""
+    """Combine the close frame with the `bye` before it."""
     if bye is not None and bye["code"] != code and code not in _SILENT:
         bye = None
     known = code if bye is None else int(bye["code"])
@@ -60,8 +60,8 @@ def back_off(failures: int, random: Random) -> float:
     """
     Return the seconds to wait after so many failures in a row.
 
-    Full jitter, applied after the cap: at the cap clients are still spread over
-    the whole span instead of arriving together.
+    Full jitter, applied after the cap: clients at the cap are still spread
+    over the whole span.
     """
     cap = min(_LONGEST_SECONDS, _SHORTEST_SECONDS * 2 ** min(failures + 1, 16))
     return _spread(_SHORTEST_SECONDS, cap, random)
@@ -82,8 +82,8 @@ def decide(
         ended: how the connection ended.
         failures: connections in a row that did not last.
         random: returns numbers from 0 to 1.
-        elapsed_seconds: since the bye that named `after_seconds`.
-        since_drain_seconds: since a node said that it drains.
+        elapsed_seconds: time since the bye that named `after_seconds`.
+        since_drain_seconds: time since a node announced its drain.
     """
     given = ended.after_seconds
     if given is not None:
@@ -94,7 +94,7 @@ def decide(
         return _spread_ms(_LATER_MS, random) if given is None else given
     if ended.reconnect is Reconnect.NOW:
         if failures:
-            # Sent away again and again: "now" would be a loop without a pause.
+            # After repeated refusals "now" would be a loop without a pause.
             return max(given or 0.0, back_off(failures - 1, random))
         return _spread_ms(_SPREAD_MS, random) if given is None else given
     is_replacing = since_drain_seconds < _REPLACEMENT_SECONDS

@@ -1,4 +1,4 @@
-"""A connection that comes back, when and how its end advises."""
+"""Keep a connection open: reconnect as each close code advises."""
 
 import asyncio
 import inspect
@@ -17,23 +17,23 @@ from connections.close_codes import Reconnect
 
 OPENING_SECONDS = 10.0
 _LASTING_SECONDS = 10.0
-"""A connection that lasted so long counts as a success."""
+"""A connection that lasts this long counts as a success."""
 _BYE_GRACE_SECONDS = 3.0
-"""For a close frame to come after the moment that a bye named."""
+"""How long a close frame may come after the moment that a bye named."""
 _LOST = close_codes.NETWORK.code
 
 Token = str | None
 GetToken = Callable[[bool], Token | Awaitable[Token]]
-"""Called with true where the last token had expired."""
+"""Called with True if the last token has expired."""
 Sleep = Callable[[float], Awaitable[None]]
 
 
 class ReconnectingSocket:
     """
-    Opens a connection again and again, as each end advises.
+    Opens a connection again after each end, as the end advises.
 
-    It knows nothing of what is said: `attend` serves an open connection until it
-    has ended, and calls mark_ready() once it is established.
+    It does not read messages: `attend` serves an open connection until its end, and
+    calls mark_ready() once it is established.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class ReconnectingSocket:
     ) -> None:
         self.state = State.IDLE
         self.ended: Ended | None = None
-        """How the last connection ended."""
+        """The end of the last connection."""
         self._make_url = make_url
         self._subprotocol = subprotocol
         self._get_token = get_token
@@ -73,23 +73,23 @@ class ReconnectingSocket:
         self._has_renewed = False
 
     def connect(self) -> None:
-        """Connect now, whatever came before; what is under way stays."""
+        """Connect now, whatever came before; a connection under way stays."""
         if self._task is None:
             self._task = asyncio.create_task(self._stay())
             self._task.add_done_callback(self._on_failure)
         self._wanted.set()
 
     def wake(self) -> None:
-        """Tell that the user did something: an idle connection returns."""
+        """Report an action of the user: a connection that ended as idle returns."""
         advice = self.ended and self.ended.reconnect
         if self.state is State.CLOSED and advice is Reconnect.ON_ACTION:
             self.connect()
 
     async def close(self) -> None:
         """
-        End it for good; connect() begins anew.
+        End the connection for good; connect() begins anew.
 
-        What the server sent against the protocol, if anything, is raised here.
+        Raises an error of the server against the protocol, if there was one.
         """
         task, self._task = self._task, None
         if task is not None:
@@ -101,27 +101,27 @@ class ReconnectingSocket:
             task.result()
 
     def drop(self) -> None:
-        """Give the connection up as if the network had failed, and return."""
+        """Drop the connection as if the network had failed, and reconnect."""
         if self._socket is not None:
             self._socket.transport.abort()
 
     async def send(self, text: str) -> None:
-        """Send where there is an open connection."""
+        """Send if a connection is open."""
         if self._socket is not None:
             await self._socket.send(text)
 
     def mark_ready(self) -> None:
-        """Tell that the connection is established: after a hello, say."""
+        """Mark the connection as established, for example after a hello."""
         self._ready_at = self._clock()
         self._is_expired = self._has_renewed = False
         self.ended = None
         self._change(State.OPEN)
 
     def on_bye(self, bye: dict[str, Any]) -> None:
-        """Tell that the server announced the end."""
+        """Record that the server announced the end."""
         self._bye = bye
         self._bye_at = self._clock()
-        # The close comes at that moment; a network that fails meanwhile sends none.
+        # The close comes at that moment, unless the network fails before.
         seconds = (bye.get("after_ms") or 0) / 1000 + _BYE_GRACE_SECONDS
         loop = asyncio.get_running_loop()
         self._forget_farewell()
@@ -144,13 +144,13 @@ class ReconnectingSocket:
                 await self._wanted.wait()
 
     def _on_failure(self, task: asyncio.Task[None]) -> None:
-        """Leave nobody waiting where the server spoke another protocol."""
+        """Wake all waiters if the server spoke another protocol."""
         if not task.cancelled():
             self.ended = read_end(close_codes.PROTOCOL_ERROR.code, "", None)
             self._change(State.CLOSED)
 
     async def _wait(self, seconds: float) -> None:
-        """Sleep, but no longer than until connect() is called."""
+        """Sleep until the time is over or connect() is called."""
         self._wanted.clear()
         sleeping = asyncio.ensure_future(self._sleep(seconds))
         wanted = asyncio.create_task(self._wanted.wait())

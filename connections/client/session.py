@@ -1,4 +1,4 @@
-"""A client of one session: complete, in order and once, whatever the network does."""
+"""Follow one session: every entry once and in order, across reconnects."""
 
 import asyncio
 import contextlib
@@ -39,7 +39,7 @@ from connections.client.transcript import Entry, Transcript
 
 _SUBPROTOCOL = "orchestra.v1"
 _BEHIND_SECONDS = 6.0
-"""A server fills what is missing within five seconds by itself."""
+"""A server fills a hole within five seconds by itself."""
 _TOO_BIG = (1009, close_codes.MESSAGE_TOO_BIG.code)
 _TEMPORARY = ("rate_limited", "unavailable")
 _EVENTS_KEPT = 10_000
@@ -47,10 +47,10 @@ _EVENTS_KEPT = 10_000
 
 class SessionClient:
     """
-    Sends, receives and returns, as the session protocol says.
+    Sends, receives and reconnects by the session protocol.
 
-    Use it with `async with`. It stays until it is closed; an end that is final
-    fails what waits, and connect() begins anew.
+    Use it with `async with`. It stays until it is closed. A final end fails the
+    waiting messages; connect() begins anew.
     """
 
     def __init__(
@@ -69,14 +69,14 @@ class SessionClient:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """
-        Prepare; `url` is that of all sessions (wss://host/ws/sessions/).
+        Prepare a client; `url` is that of all sessions (wss://host/ws/sessions/).
 
-        `get_token` is asked at each attempt; `token` is one that never changes.
+        `get_token` is called at each attempt; `token` is a constant token.
         """
         self.session = session
         """The session's id, or `new` before the first hello."""
         self.hello: dict[str, Any] = {}
-        """The server's last greeting: limits, heartbeat, connection."""
+        """The server's last hello: limits, heartbeat, connection."""
         self._url = url.rstrip("/")
         self._can_renew = get_token is not None
         self._get_token = get_token or (lambda is_expired: token)
@@ -117,7 +117,7 @@ class SessionClient:
 
     @property
     def state(self) -> State:
-        """How it stands with its server."""
+        """The state of the connection."""
         return self._socket.state
 
     @property
@@ -127,24 +127,24 @@ class SessionClient:
 
     @property
     def entries(self) -> list[Entry]:
-        """The session's entries as far as they are here, in order."""
+        """The received entries of the session, in order."""
         return self._transcript.entries
 
     @property
     def pending(self) -> int:
-        """How many messages are not yet recorded."""
+        """How many messages are not yet settled."""
         return len(self._outbox)
 
     def connect(self) -> None:
-        """Connect now, also after an end that is final."""
+        """Connect now, also after a final end."""
         self._socket.connect()
 
     def drop(self) -> None:
-        """Give the connection up as if the network had failed, and come back."""
+        """Drop the connection as if the network had failed, and reconnect."""
         self._socket.drop()
 
     async def close(self) -> None:
-        """End it; what is not recorded fails with `closed`."""
+        """End the connection; unsettled messages fail with `closed`."""
         await self._socket.close()
         self._outbox.fail_all(RequestFailed("closed", "the client was closed"))
         for listener in self._listeners:
@@ -154,11 +154,11 @@ class SessionClient:
         """
         Send a message and wait until it is recorded.
 
-        It is sent again after a reconnect until the server settles it; cancelled,
-        it is not sent any more.
+        It is sent again after a reconnect until the server settles it. A cancelled
+        call removes the message from the queue.
 
         Raises:
-            RequestFailed: it is not recorded; its code says why.
+            RequestFailed: the message is not recorded; `code` says why.
         """
         ended = self.ended
         if self.state is State.CLOSED and ended is not None and ended.is_final:
@@ -176,7 +176,7 @@ class SessionClient:
         await self._say({"type": "cancel", "offset": offset})
 
     async def refresh(self) -> None:
-        """Give the server a new token in place."""
+        """Send the server a new token on the open connection."""
         token = self._get_token(True)
         if inspect.isawaitable(token):
             token = await token
@@ -185,10 +185,10 @@ class SessionClient:
 
     async def events(self) -> AsyncIterator[Event]:
         """
-        Yield what happens from now on, until the client is closed.
+        Yield the events from now on, until the client is closed.
 
         Raises:
-            RequestFailed: events_missed; they were not read for too long.
+            RequestFailed: events_missed; events were not read for too long.
         """
         listener: asyncio.Queue[Event | None] = asyncio.Queue(_EVENTS_KEPT)
         self._listeners.add(listener)
@@ -225,9 +225,9 @@ class SessionClient:
 
     async def _send_queue(self) -> None:
         """
-        Send what is not settled, one message at a time.
+        Send the unsettled messages, one at a time.
 
-        So the order holds whatever is refused for the moment.
+        The order holds even if the server refuses a message for the moment.
         """
         with contextlib.suppress(ConnectionClosed):
             while True:
@@ -244,7 +244,7 @@ class SessionClient:
                     await self._sleep(self._retry_seconds)
 
     async def _beat(self) -> None:
-        """Find out when the other side is not there any more."""
+        """Drop a connection whose server stopped answering."""
         with contextlib.suppress(ConnectionClosed):
             while True:
                 await self._sleep(self.hello["heartbeat_seconds"])
@@ -312,7 +312,7 @@ class SessionClient:
         text = message["text"]
         entry = self._transcript.extend(message["offset"], message["at_char"], text)
         if entry is None:
-            # A piece is missing: come back, and the entry is sent whole.
+            # A piece is missing: after a reconnect the entry is sent whole.
             self.drop()
         else:
             self._tell(EntryGrew(entry=entry, text=text))

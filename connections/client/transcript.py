@@ -1,4 +1,4 @@
-"""What a client holds of a session's log, and so what it has to ask for."""
+"""Hold a client's copy of a session, and derive what it has to ask for."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,13 +19,13 @@ class Entry:
 
     @property
     def text(self) -> str:
-        """The text of an entry that streams."""
+        """The text of a streaming entry."""
         text = self.data.get("text") if isinstance(self.data, dict) else None
         return text if isinstance(text, str) else ""
 
     @property
     def is_streaming(self) -> bool:
-        """Whether it still grows."""
+        """True while the entry grows."""
         return self.state == "streaming"
 
 
@@ -33,8 +33,8 @@ class Transcript:
     """
     A session's entries, in order and each once.
 
-    Offsets count from 1 without holes within an epoch. An entry that comes again
-    replaces the one that is there.
+    Offsets count from 1 without holes within an epoch. An entry that arrives again
+    replaces the earlier one.
     """
 
     def __init__(self, limit: int) -> None:
@@ -43,17 +43,17 @@ class Transcript:
         """The last offset without a hole before it."""
         self._limit = limit
         self._trimmed_to = 0
-        """Up to here entries may be missing: they were trimmed."""
+        """Entries up to this offset may be trimmed."""
         self._entries: dict[int, Entry] = {}
 
     @property
     def entries(self) -> list[Entry]:
-        """The entries in their order."""
+        """The entries by offset."""
         return [self._entries[offset] for offset in sorted(self._entries)]
 
     @property
     def position(self) -> str:
-        """What a reconnecting client says it holds, as a query."""
+        """Return the claim of a reconnecting client, as a query string."""
         if self.epoch is None:
             return ""
         query = {"epoch": self.epoch, "offset": self.last}
@@ -63,7 +63,7 @@ class Transcript:
         return urlencode(query)
 
     def begin(self, hello: dict[str, Any]) -> bool:
-        """Prepare for what follows a hello; true where all that was held is void."""
+        """Apply a hello; return True if all held entries are void."""
         is_known = self.epoch is not None
         is_void = is_known and (
             hello["outcome"] == "reset" or hello["epoch"] != self.epoch
@@ -75,7 +75,7 @@ class Transcript:
             self.last = 0
             self._trimmed_to = hello["offset"]
         elif gap:
-            # Nothing follows a gap that reaches the end.
+            # No entry follows a gap that reaches the end.
             if gap[1] >= hello["offset"]:
                 self.last = gap[1]
             for entry in self.entries:
@@ -85,7 +85,7 @@ class Transcript:
         return is_void
 
     def put(self, message: dict[str, Any]) -> Entry | None:
-        """Take an entry; None where one before it is missing."""
+        """Add an entry; return None if an earlier one is missing."""
         entry = Entry(
             offset=message["offset"],
             kind=message["kind"],
@@ -103,7 +103,7 @@ class Transcript:
         return entry
 
     def extend(self, offset: int, at_char: int, text: str) -> Entry | None:
-        """Let an entry grow; None where the piece does not join on."""
+        """Append a piece to an entry; return None if the piece does not fit."""
         entry = self._entries.get(offset)
         if entry is None or not entry.is_streaming or len(entry.text) != at_char:
             return None
@@ -112,7 +112,7 @@ class Transcript:
         return grown
 
     def settle(self, offset: int, state: str) -> Entry | None:
-        """Note how a stream ended; None where the entry is not here."""
+        """Record the end of a stream; return None if the entry is not held."""
         entry = self._entries.get(offset)
         if entry is None:
             return None

@@ -1,5 +1,5 @@
 """
-For tests of projects: real servers, clients that misbehave, time that obeys.
+Test tools for projects: real servers, misbehaving clients, controlled time.
 
     # conftest.py
     pytest_plugins = ["connections.testing.plugin"]

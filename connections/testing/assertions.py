@@ -1,4 +1,4 @@
-"""Assertions about how connections end, with a failure that says what happened."""
+"""Assert how connections end; a failure says what happened instead."""
 
 import asyncio
 from collections import deque
@@ -13,7 +13,7 @@ from connections.testing.raw_client import PING, PONG, RawClient, build_frame
 from connections.testing.waiting import scale
 
 LOST = 1006
-"""RFC 6455, section 7.1.5: what stands for a close without a close frame."""
+"""RFC 6455, section 7.1.5: the code for a close without a close frame."""
 
 _LOG_LINES = 10
 _LONG_SECONDS = 86_400
@@ -26,18 +26,18 @@ _NORMAL = 1000
 
 @runtime_checkable
 class Communicator(Protocol):
-    """What is needed here of Channels' WebsocketCommunicator."""
+    """The part of Channels' WebsocketCommunicator that is used here."""
 
     async def receive_output(self, timeout: float) -> Any:
         """Return the next event."""
 
 
 Peer = RawClient | ClientConnection | Communicator
-"""Of this package, of the `websockets` library, of Channels."""
+"""A connection of this package, of the `websockets` library or of Channels."""
 
 
 class Closing(NamedTuple):
-    """How a connection ended; LOST where no close frame came."""
+    """Code and reason of a close; LOST without a close frame."""
 
     code: int
     reason: str
@@ -48,10 +48,10 @@ class Closing(NamedTuple):
 
 async def read_close(peer: Peer, seconds: float = 30) -> Closing:
     """
-    Wait for a close, messages before it passed over; return code and reason.
+    Wait for a close, skipping messages; return code and reason.
 
     Raises:
-        AssertionError: the connection is open still.
+        AssertionError: the connection is still open.
     """
     messages: deque[object] = deque(maxlen=_SHOWN_MESSAGES)
     try:
@@ -69,7 +69,7 @@ async def assert_closed(
     """
     Wait until the server closes a connection, with this code and this reason.
 
-    A failure tells what happened instead, and how the log of the LiveServer ends.
+    A failure shows what happened instead, and the end of the LiveServer's log.
     """
     expected = f"{code} {reason}" if reason is not None else str(code)
     try:
@@ -81,7 +81,7 @@ async def assert_closed(
 
 
 async def assert_evicted(peer: Peer, *, seconds: float = 30) -> None:
-    """Wait until a connection is closed for a newer one of its client."""
+    """Wait until a connection is evicted for a newer one of its client."""
     close_reason = close_codes.EVICTED
     await assert_closed(peer, close_reason.code, close_reason.reason, seconds=seconds)
 
@@ -92,7 +92,7 @@ async def assert_open(
     """
     Ping a server and wait for its pong.
 
-    A RawClient passes over what comes before it.
+    A RawClient skips frames before the pong.
     """
     try:
         async with asyncio.timeout(scale(seconds)):
@@ -128,7 +128,7 @@ async def _read_close(peer: Peer, messages: deque[object]) -> Closing:
 
 
 def _fail(peer: Peer, what: str) -> NoReturn:
-    """Raise with what happened, and with what the server says of it."""
+    """Raise AssertionError with what happened and the server's log."""
     port = 0
     if isinstance(peer, RawClient):
         port = peer.port

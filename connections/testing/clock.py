@@ -1,4 +1,4 @@
-"""Time that passes when a test says so."""
+"""A clock that a test advances."""
 
 
 class FakeClock:
@@ -11,5 +11,5 @@ class FakeClock:
         return self.now
 
     def advance(self, seconds: float) -> None:
-        """Let some seconds pass."""
+        """Advance the time by some seconds."""
         self.now += seconds

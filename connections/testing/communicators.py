@@ -1,5 +1,5 @@
 """
-Consumers in the process of the test, with time that passes when it says so.
+Run consumers in the test's process, on a clock that the test advances.
 
     node = make_node(idle_timeout_seconds=300)
     communicator = connect_to(ChatConsumer, node)
@@ -7,7 +7,7 @@ Consumers in the process of the test, with time that passes when it says so.
     await node.advance(301)
     await assert_closed(communicator, 4300)
 
-Models have to be ready before this is imported.
+Django's models must be ready before this import.
 """
 
 from typing import Any
@@ -24,14 +24,14 @@ PATIENCE_SECONDS = 15
 
 
 class VirtualNode(Node):
-    """A node without a database, in whose time a test moves on."""
+    """A node without a database, on a clock that the test advances."""
 
     def __init__(self, config: WebSocketConfig, clock: FakeClock) -> None:
         super().__init__(config, clock=clock)
         self._clock = clock
 
     async def advance(self, seconds: float) -> None:
-        """Let time pass, and end what is idle or expired by then."""
+        """Advance the time, and end idle and expired connections."""
         self._clock.advance(seconds)
         await self.activity.check()
 
@@ -56,7 +56,7 @@ def make_node(clock: FakeClock | None = None, **values: Any) -> VirtualNode:
 
 
 class Communicator(WebsocketCommunicator):
-    """Channels' own, with the patience that a busy machine needs."""
+    """Channels' communicator with longer timeouts, for busy machines."""
 
     async def connect(self, timeout: float = PATIENCE_SECONDS) -> Any:
         return await super().connect(timeout)
@@ -82,9 +82,9 @@ def connect_to(
     **scope: Any,
 ) -> Communicator:
     """
-    Return a communicator whose scope is as our middleware leaves it.
+    Return a communicator whose scope is as the middleware makes it.
 
-    `scope` is what differs: `user=`, `session=`, `url_route=` and so on.
+    `scope` overrides keys: `user=`, `session=`, `url_route=` and so on.
     """
     communicator = Communicator(consumer.as_asgi(), path)
     if node is not None:

@@ -1,4 +1,4 @@
-"""The databases of a server, used in the process of the test."""
+"""Use the databases of a server in the test's process."""
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +13,7 @@ Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 Databases = Mapping[str, Mapping[str, Any]]
-"""By alias, what differs from DATABASES."""
+"""The differences from DATABASES, by alias."""
 
 
 def run_on(
@@ -25,8 +25,8 @@ def run_on(
     """
     Run work of Django's ORM on other databases, and wait for its result.
 
-    It has a thread of its own, so that it may be called from a coroutine too:
-    in no other thread are these the databases.
+    It runs in a thread of its own: a coroutine may call it, and no other thread
+    uses these databases.
     """
 
     def run() -> Result:
@@ -47,10 +47,10 @@ def run_on(
 
 def _ensure_connection(opened: BaseDatabaseWrapper) -> None:
     """
-    Do what Django does.
+    Connect as Django does.
 
-    Its own is what pytest-django bars where a test has asked for no database: for
-    the default one. These were named.
+    pytest-django blocks Django's own method in tests that asked for no database.
+    These databases were named explicitly.
     """
     if opened.connection is None:
         with opened.wrap_database_errors:
@@ -62,7 +62,7 @@ def find_test_databases() -> dict[str, dict[str, Any]]:
     Return the names of the databases of this test run, by alias.
 
     Raises:
-        ValueError: one is in memory, where no other process finds it.
+        ValueError: a database is in memory, where no other process finds it.
     """
     found = {}
     for alias in connections:

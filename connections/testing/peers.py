@@ -1,4 +1,4 @@
-"""Clients that misbehave in one way each, on real sockets."""
+"""Clients that each misbehave in one way, on real sockets."""
 
 import asyncio
 import contextlib
@@ -22,9 +22,9 @@ _READS_PER_SECOND = 20
 
 class SlowClient(RawClient):
     """
-    Reads slowly, `bytes_per_second`, or, with 0, nothing at all.
+    Reads `bytes_per_second`, or nothing with 0.
 
-    Its receive buffer is small, so that the server's own buffers fill soon.
+    Its receive buffer is small, so that the server's buffers fill soon.
     """
 
     _reading: asyncio.Task[None] | None = None
@@ -39,7 +39,7 @@ class SlowClient(RawClient):
         receive_bytes: int | None = _SMALL_BYTES,
         bytes_per_second: int = 0,
     ) -> Self:
-        """Open a WebSocket, as RawClient.open() does, and begin to be slow."""
+        """Open a WebSocket as RawClient.open() does, and read slowly."""
         client = await super().open(
             port, path, *headers, source=source, receive_bytes=receive_bytes
         )
@@ -56,7 +56,7 @@ class SlowClient(RawClient):
         size = max(1, bytes_per_second // _READS_PER_SECOND)
         with contextlib.suppress(OSError):
             while True:
-                # A small receive buffer may hold less than was asked for.
+                # The kernel may give less receive buffer than was asked for.
                 taken = await self.read_some(size)
                 if not taken:
                     return
@@ -67,8 +67,8 @@ class AttentiveClient(RawClient):
     """
     Reads all the time and answers pings, as a client library does.
 
-    read_frame() gives what was read, but for pings. Of what nobody takes the
-    last thousand frames are kept.
+    read_frame() returns the frames except pings. The last thousand unread frames
+    are kept.
     """
 
     def __init__(self, *args: Any) -> None:
@@ -78,7 +78,7 @@ class AttentiveClient(RawClient):
 
     @classmethod
     async def open(cls, *args: Any, **kwargs: Any) -> Self:
-        """Open a WebSocket, as RawClient.open() does, and begin to read."""
+        """Open a WebSocket as RawClient.open() does, and start reading."""
         client = await super().open(*args, **kwargs)
         client._reading = asyncio.create_task(client._read())
         return client
@@ -124,20 +124,20 @@ class AttentiveClient(RawClient):
 
 class DeadPeer(AttentiveClient):
     """
-    Vanishes: after vanish() it neither reads nor answers a ping, and sends no FIN.
+    After vanish() it neither reads nor answers pings, and sends no FIN.
 
-    So looks a laptop that was closed, or a phone in a tunnel.
+    A closed laptop or a phone in a tunnel behaves like this.
     """
 
     async def vanish(self) -> None:
-        """Be gone from here on."""
+        """Stop reading and answering."""
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.wait([self._reading])
 
 
 class Flooder(AttentiveClient):
-    """Sends more than is good for anybody."""
+    """Sends frames as fast as the server takes them."""
 
     async def flood(
         self,
@@ -148,8 +148,8 @@ class Flooder(AttentiveClient):
         """
         Send frames in turn until the server closes, or for some seconds.
 
-        They are bytes as build_frame() makes them, right or wrong, and go as fast
-        as the server takes them, or `per_second`. Returns how many were sent.
+        Frames are bytes as build_frame() makes them, valid or not. They are sent as
+        fast as the server takes them, or `per_second`. Returns how many were sent.
         """
         sent = 0
         began = time.monotonic()
@@ -161,6 +161,6 @@ class Flooder(AttentiveClient):
                     behind = 0.0
                     if per_second is not None:
                         behind = began + sent / per_second - time.monotonic()
-                    # Without a rate too, others on this loop get their turn.
+                    # Other tasks get their turn even without a rate.
                     await asyncio.sleep(max(0.0, behind))
         return sent

@@ -3,8 +3,8 @@ Fixtures for pytest; in the conftest.py of a project's root:
 
     pytest_plugins = ["connections.testing.plugin"]
 
-It stands upon pytest-django. `live_server` takes the place of its fixture of that
-name, which serves no WebSocket; the test database is shared with it likewise.
+It builds on pytest-django. `live_server` replaces its fixture of that name, which
+serves no WebSocket; the server shares the test database in the same way.
 """
 
 import json
@@ -34,7 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
-    """Show the logs of its servers where a test fails."""
+    """Show the servers' logs in the report of a failed test."""
     report: pytest.TestReport = yield
     if report.failed:
         for server in _find_servers(getattr(item, "funcargs", {}).values()):
@@ -43,7 +43,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 def _find_servers(found: Iterable[object]) -> list[LiveServer]:
-    """Return the servers among the fixtures of a test, each once."""
+    """Return the servers among a test's fixtures, each once."""
     servers: dict[int, LiveServer] = {}
     for one in found:
         for server in one.made if isinstance(one, Servers) else [one]:
@@ -82,7 +82,7 @@ def django_db_modify_db_settings(
     tmp_path_factory: pytest.TempPathFactory,
     django_db_modify_db_settings_parallel_suffix: None,
 ) -> None:
-    """Put SQLite's test databases into files, where tests need servers."""
+    """Put SQLite's test databases into files if tests need servers."""
     used = (getattr(item, "fixturenames", ()) for item in request.session.items)
     if not any("servers" in names for names in used):
         return
@@ -104,9 +104,9 @@ def servers(transactional_db: None, tmp_path: Path) -> Iterator[Servers]:
 @pytest.fixture
 def live_server(request: pytest.FixtureRequest, servers: Servers) -> LiveServer:
     """
-    A server of the project: a process of its own, on the test database.
+    A server of the project in its own process, on the test database.
 
-    `@pytest.mark.live_server(config={...})` has options of LiveServer for it.
+    `@pytest.mark.live_server(config={...})` passes options to LiveServer.
     """
     marker = request.node.get_closest_marker("live_server")
     return servers.start(**(marker.kwargs if marker else {}))
@@ -114,11 +114,11 @@ def live_server(request: pytest.FixtureRequest, servers: Servers) -> LiveServer:
 
 @pytest.fixture(autouse=True)
 def _live_server_helper() -> None:
-    """Take the place of pytest-django's, which looks into its own live_server."""
+    """Replace pytest-django's helper, which inspects its own live_server."""
 
 
 @pytest.fixture(autouse=True)
 def close_raw_clients() -> Iterator[None]:
-    """Close the sockets of a test, whichever way it ended."""
+    """Close the sockets of a test, also after a failure."""
     yield
     RawClient.close_all()

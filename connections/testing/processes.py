@@ -1,4 +1,4 @@
-"""Real server processes for tests: started on free ports, ended by their id."""
+"""Start real server processes on free ports, and end them by their id."""
 
 import os
 import signal
@@ -30,19 +30,19 @@ _LOG_LINES = 40
 
 
 class StartFailed(Exception):
-    """A process did not come up; the end of its log is in the message."""
+    """A process did not start; the message holds the end of its log."""
 
 
 class LiveServer:
     """
-    A server of your project in a process of its own.
+    A server of your project in its own process.
 
-    Its settings are those that DJANGO_SETTINGS_MODULE names. `command` is
-    serve, daphne or uvicorn, or sweep_idle_connections, which listens nowhere;
-    `application` is what daphne and uvicorn serve, by default ASGI_APPLICATION;
+    DJANGO_SETTINGS_MODULE names its settings. `command` is serve, daphne or
+    uvicorn, or sweep_idle_connections, which does not listen. `application` is
+    the ASGI application for daphne and uvicorn, by default ASGI_APPLICATION.
     `config` overrides keys, as in {"idle_timeout_seconds": 1,
-    "node__beat_seconds": 0.2}. `folder` takes its log; `databases` says where
-    its differ from those of DATABASES, for run() and create_token().
+    "node__beat_seconds": 0.2}. `folder` takes its log; `databases` holds the
+    differences from DATABASES, for run() and create_token().
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class LiveServer:
         self.environment = {
             **os.environ,
             "PYTHONUNBUFFERED": "1",
-            # What the test may import, the server may.
+            # The server may import the same modules as the test.
             "PYTHONPATH": os.pathsep.join(sys.path),
             **(environment or {}),
         }
@@ -81,24 +81,24 @@ class LiveServer:
 
     @property
     def url(self) -> str:
-        """Where it answers HTTP."""
+        """The URL for HTTP."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def ws_url(self) -> str:
-        """Where it answers WebSocket."""
+        """The URL for WebSockets."""
         return f"ws://127.0.0.1:{self.port}"
 
     @property
     def pid(self) -> int:
-        """The id of its process."""
+        """The process id."""
         if self._process is None:
             raise StartFailed("not started")
         return self._process.pid
 
     @property
     def is_running(self) -> bool:
-        """Tell whether its process is there."""
+        """Return True while the process runs."""
         return self._process is not None and self._process.poll() is None
 
     def connect(
@@ -112,8 +112,8 @@ class LiveServer:
         """
         Return connect() of the `websockets` library for a path, with a token.
 
-        Await it for a connection, or use it with `async with`; options are its
-        own. `origin=server.url` is what a page of this server sends.
+        Await it for a connection, or use it with `async with`; other options go to
+        connect(). A page of this server sends `origin=server.url`.
         """
         bearer = {"Authorization": f"Bearer {token}"} if token else {}
         return connect(
@@ -123,7 +123,7 @@ class LiveServer:
         )
 
     def start(self, *, is_ready: bool = True) -> "LiveServer":
-        """Start it, and wait until /readyz answers."""
+        """Start the process, and wait until /readyz answers."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._argv(), env=self.environment, stdout=log, stderr=log
@@ -134,10 +134,10 @@ class LiveServer:
 
     def wait_ready(self) -> None:
         """
-        Wait until /readyz answers, whatever it says.
+        Wait until /readyz answers with any status.
 
         Raises:
-            StartFailed: it has ended, or gives no answer in a minute.
+            StartFailed: the process has ended, or does not answer in a minute.
         """
         deadline = time.monotonic() + scale(_START_SECONDS)
         while time.monotonic() < deadline:
@@ -155,11 +155,11 @@ class LiveServer:
         raise StartFailed(self._explain(f"gave no answer in {_START_SECONDS} s"))
 
     def kill(self) -> None:
-        """End it with SIGKILL, as a crash would."""
+        """End the process with SIGKILL, like a crash."""
         self._end(signal.SIGKILL)
 
     def terminate(self, seconds: float = 40) -> int:
-        """Ask it to end with SIGTERM; return its exit code."""
+        """Ask the process to end with SIGTERM; return its exit code."""
         return self._end(signal.SIGTERM, seconds)
 
     def signal(self, number: int) -> None:
@@ -167,16 +167,16 @@ class LiveServer:
         os.kill(self.pid, number)
 
     def wait(self, seconds: float = 40) -> int:
-        """Wait for its end; return its exit code."""
+        """Wait for the end of the process; return its exit code."""
         if self._process is None:
             raise StartFailed("not started")
         return self._process.wait(scale(seconds))
 
     def stop(self) -> None:
-        """End it if it still runs, in seconds: whoever is connected is cut off."""
+        """End the process within seconds if it runs, cutting off its connections."""
         if not self.is_running:
             return
-        # The second one skips the grace period; frozen, it would hear of neither.
+        # The second SIGTERM skips the grace period; SIGCONT wakes a frozen process.
         for number in (signal.SIGCONT, signal.SIGTERM, signal.SIGTERM):
             self.signal(number)
         try:
@@ -185,22 +185,22 @@ class LiveServer:
             self.kill()
 
     def log(self) -> str:
-        """Return what it has written."""
+        """Return the whole log."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
     def log_tail(self, lines: int = _LOG_LINES) -> str:
-        """Return the last lines of what it has written."""
+        """Return the last lines of the log."""
         return "\n".join(self.log().splitlines()[-lines:]) or "(nothing)"
 
     def rss_kib(self) -> int:
-        """Return its resident memory in KiB (proc(5), VmRSS)."""
+        """Return the resident memory in KiB (proc(5), VmRSS)."""
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
             if line.startswith("VmRSS:"):
                 return int(line.split()[1])
         raise StartFailed("no VmRSS")
 
     def manage(self, *arguments: str, is_checked: bool = True) -> str:
-        """Run a management command in a process, as an operator; return its output."""
+        """Run a management command as an operator does; return its output."""
         done = subprocess.run(
             [sys.executable, "-m", "django", *arguments],
             env=self.environment,
@@ -219,10 +219,10 @@ class LiveServer:
         **kwargs: Arguments.kwargs,
     ) -> Result:
         """
-        Run work of Django's ORM on its databases, in this process.
+        Run ORM work on the server's databases, in this process.
 
-        As in `server.run(Connection.objects.filter(closed_at=None).count)`. It
-        may be called from a coroutine, which waits for it.
+        Example: `server.run(Connection.objects.filter(closed_at=None).count)`. A
+        coroutine may call it, and waits for it.
         """
         return run_on(self.databases, work, *args, **kwargs)
 
@@ -230,15 +230,15 @@ class LiveServer:
         """
         Run a management command on its databases, in this process; return its output.
 
-        That takes milliseconds, where manage() takes seconds, but the command sees
-        the settings of the test: use it for what concerns the database alone.
+        It takes milliseconds instead of seconds, but the command sees the test's
+        settings: use it for commands that concern only the database.
         """
         said = StringIO()
         self.run(call_command, command, *arguments, stdout=said)
         return said.getvalue().strip()
 
     def create_token(self, client: str = "alice", *arguments: str) -> str:
-        """Make an access token for a client; arguments of create_access_token."""
+        """Make an access token for a client; options of create_access_token."""
         return self.call("create_access_token", "--client", client, *arguments)
 
     def _argv(self) -> list[str]:
@@ -270,5 +270,5 @@ _servers: weakref.WeakValueDictionary[int, LiveServer] = weakref.WeakValueDictio
 
 
 def find_server(port: int) -> LiveServer | None:
-    """Return the server that was made last for a port."""
+    """Return the latest server made for a port."""
     return _servers.get(port)

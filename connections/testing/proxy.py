@@ -1,4 +1,4 @@
-"""A TCP proxy that spoils connections on purpose."""
+"""A TCP proxy that disturbs connections on purpose."""
 
 import asyncio
 import contextlib
@@ -9,13 +9,13 @@ _SUBSCRIBE = b"SUBSCRIBE"
 
 class Proxy:
     """
-    Carries bytes between clients and one server, until told otherwise.
+    Carries bytes between clients and one server, and disturbs them on demand.
 
-    `loses_replies` drops what the server says, so that a command happens and
-    its caller never learns; `loses_requests` what the clients say;
-    `loses_messages` what Redis tells its subscribers unasked. `delay_seconds` is
-    how late comes each thing that the server says. cut() holds
-    everything back both ways, as a partition does: no reset, no end.
+    `loses_replies` drops the server's bytes, so that a command takes effect and
+    its caller never learns; `loses_requests` drops the clients' bytes;
+    `loses_messages` drops messages that Redis pushes to subscribers.
+    `delay_seconds` delays the server's bytes. cut() holds all bytes back in both
+    directions, like a partition: no reset, no end.
     """
 
     def __init__(self, target_port: int) -> None:
@@ -33,7 +33,7 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        """Where Redis is, through this proxy."""
+        """The URL of Redis through this proxy."""
         return f"redis://127.0.0.1:{self.port}/0"
 
     async def __aenter__(self) -> "Proxy":
@@ -44,18 +44,18 @@ class Proxy:
     async def __aexit__(self, *exc_info: object) -> None:
         if self._server is not None:
             self._server.close()
-        # A cancelled one would be logged by asyncio as an error: it ends by itself.
+        # asyncio logs a cancelled handler as an error, so the task ends by itself.
         self.mend()
         self.reset()
         if self._tasks:
             await asyncio.wait(self._tasks)
 
     def cut(self) -> None:
-        """Hold back all that is said, both ways, until mend()."""
+        """Hold all bytes back, in both directions, until mend()."""
         self._is_open.clear()
 
     def mend(self) -> None:
-        """Carry again, beginning with what was held back."""
+        """Carry again, starting with the bytes held back."""
         self._is_open.set()
 
     def reset(self) -> None:
@@ -108,7 +108,7 @@ class Proxy:
         *,
         is_answer: bool = False,
     ) -> None:
-        """Carry bytes; what of _SUBSCRIBE they hold is added to what was said."""
+        """Carry bytes, and remember the channels that they subscribe to."""
         with contextlib.suppress(OSError):
             while chunk := await reader.read(65536):
                 if is_answer and self.delay_seconds:

@@ -1,4 +1,4 @@
-"""A WebSocket client that sends what it is told, frame by frame, right or wrong."""
+"""A WebSocket client that sends any frames, valid or not."""
 
 import asyncio
 import select
@@ -15,7 +15,7 @@ _MASK = b"\x11\x22\x33\x44"
 
 
 class Frame(NamedTuple):
-    """A frame as a server sends it."""
+    """A frame from a server."""
 
     opcode: int
     payload: bytes
@@ -32,7 +32,7 @@ class Frame(NamedTuple):
 
 
 def build_request(path: str, port: int, *headers: str) -> bytes:
-    """Return the handshake of a client."""
+    """Return the handshake request of a client."""
     lines = [
         f"GET {path} HTTP/1.1",
         f"Host: 127.0.0.1:{port}",
@@ -54,7 +54,7 @@ def build_frame(
     is_masked: bool = True,
     announced: int | None = None,
 ) -> bytes:
-    """Return a client's frame; `announced` is a size that is not the payload's."""
+    """Return a client's frame; `announced` overrides the size in its header."""
     size = len(payload) if announced is None else announced
     first = (0x80 if is_final else 0) | reserved << 4 | opcode
     second = 0x80 if is_masked else 0
@@ -82,11 +82,11 @@ class RawClient:
         self._socket = sock
         self._buffer = b""
         self.port = 0
-        """Where it is connected to."""
+        """The port of the server."""
         self.close_frame: Frame | None = None
-        """The close frame, once read."""
+        """The close frame, once it was read."""
         self.headers: dict[str, str] = {}
-        """Of the response to the handshake, by lower-case name."""
+        """The headers of the handshake's response, by lower-case name."""
         self._loop = asyncio.get_running_loop()
         self.opened.append(self)
 
@@ -117,10 +117,10 @@ class RawClient:
         receive_bytes: int | None = None,
     ) -> Self:
         """
-        Open a WebSocket; `headers` are lines of the handshake.
+        Open a WebSocket; `headers` are more lines of the handshake.
 
         Raises:
-            ConnectionError: it was refused; the message begins with the status.
+            ConnectionError: the server refused; the message begins with the status.
         """
         client = await cls.connect(port, source=source, receive_bytes=receive_bytes)
         try:
@@ -135,7 +135,7 @@ class RawClient:
 
     @classmethod
     def close_all(cls) -> None:
-        """Close every connection that was opened."""
+        """Close all open connections."""
         while cls.opened:
             cls.opened.pop().close()
 
@@ -144,7 +144,7 @@ class RawClient:
         await self._loop.sock_sendall(self._socket, b"".join(parts))
 
     async def read_response(self) -> tuple[int, dict[str, str], bytes]:
-        """Read status, headers and, unless it is a WebSocket, the body."""
+        """Read status, headers and, except for a WebSocket, the body."""
         async with asyncio.timeout(scale(15)):
             while b"\r\n\r\n" not in self._buffer:
                 await self._receive()
@@ -160,7 +160,7 @@ class RawClient:
 
     async def read_frame(self, seconds: float | None = 10) -> Frame:
         """
-        Read a frame; with None there is no limit to how long that may take.
+        Read a frame; None waits without a deadline.
 
         Raises:
             ConnectionError: the server has closed.
@@ -184,7 +184,7 @@ class RawClient:
         return self.close_frame
 
     async def read_end(self, seconds: float = 10) -> bytes:
-        """Read until the server has closed; return the last of it, or RESET."""
+        """Read until the server has closed; return the rest of the bytes, or RESET."""
         async with asyncio.timeout(scale(seconds)):
             try:
                 while True:
@@ -207,7 +207,7 @@ class RawClient:
         self._buffer = b""
 
     def is_unanswered(self) -> bool:
-        """Tell, without waiting, whether the server has said nothing, nor closed."""
+        """Return True if no bytes wait and the server has not closed."""
         try:
             self._socket.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
@@ -217,13 +217,13 @@ class RawClient:
         return False
 
     def is_dropped(self) -> bool:
-        """Tell, without reading what has come, whether the server has reset it."""
+        """Return True if the server has reset the connection; reads nothing."""
         poller = select.poll()
         poller.register(self._socket, 0)
         return bool(poller.poll(0))
 
     def finish_sending(self) -> None:
-        """Say that nothing follows (FIN); what comes can still be read."""
+        """Half-close the connection (FIN); reading still works."""
         self._socket.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:

@@ -1,9 +1,8 @@
 """
-The settings of a server in a test: the project's own, on the test's databases,
-for this machine.
+Settings of a server in a test: the project's settings on the test's databases.
 
-LIVE_SERVER_SETTINGS names the project's module, LIVE_SERVER_DATABASES is JSON:
-what differs of DATABASES, by alias.
+LIVE_SERVER_SETTINGS names the project's module. LIVE_SERVER_DATABASES holds the
+differences from DATABASES, by alias, as JSON.
 """
 
 import importlib

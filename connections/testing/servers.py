@@ -1,4 +1,4 @@
-"""Many servers of a test, started in their way and ended together."""
+"""Start the servers of a test, and end them together."""
 
 import tempfile
 from collections.abc import Mapping
@@ -14,19 +14,19 @@ class Servers:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.made: list[LiveServer] = []
-        """All of them, whether they run or not."""
+        """All servers, running or not."""
 
     def start(self, *, is_ready: bool = True, **options: Any) -> LiveServer:
-        """Start a server; options are LiveServer's, and `folder` to share one."""
+        """Start a server; options are LiveServer's. Servers may share a `folder`."""
         return self.make(**options).start(is_ready=is_ready)
 
     def start_pair(
         self, *, second: Mapping[str, Any] | None = None, **options: Any
     ) -> tuple[LiveServer, LiveServer]:
         """
-        Start two servers at once that share a folder, and so a database.
+        Start two servers at once that share a folder and a database.
 
-        `second` says what differs for the second one.
+        `second` overrides options of the second server.
         """
         first = self.make(**options)
         other = self.make(**{**options, "folder": first.folder, **(second or {})})
@@ -46,14 +46,14 @@ class Servers:
         return server
 
     def prepare(self, folder: Path) -> None:
-        """Put into a new folder what a server needs there; nothing, by default."""
+        """Put the files that a server needs into a new folder; by default none."""
 
     def build(self, folder: Path, **options: Any) -> LiveServer:
-        """Return the server; a subclass gives it what all of a project's need."""
+        """Make a server; a subclass adds the options of its project."""
         return LiveServer(folder=folder, **options)
 
     def running(self) -> list[LiveServer]:
-        """Return those that have not ended."""
+        """Return the servers that still run."""
         return [server for server in self.made if server.is_running]
 
     def stop_all(self) -> None:
