@@ -13,7 +13,7 @@ from connections.testing import LiveServer
 from tests.integration.browser import PASSWORD, Person, open_browser
 from tests.project import ROOT, make_server
 
-_FOLDER = ROOT / "docs"
+_FOLDER = ROOT / "docs" / "_static"
 _SAID = (
     "What happens to this answer when I reload the page? 🎻",
     "And if the network is gone, or the server is restarted, while you are in the"

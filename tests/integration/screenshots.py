@@ -27,7 +27,7 @@ from tests.project import ROOT, make_server
 
 URL = "/admin/connections/livedashboard/"
 LIST_URL = "/admin/connections/connection/"
-DOCS = ROOT / "docs"
+DOCS = ROOT / "docs" / "_static"
 ENVIRONMENT = {"SECRET_KEY": "of the pictures alone", "DEBUG": "true"}
 _NAMES = (
     "alice bob carol dave erin frank grace heidi ivan judy mallory niaj olivia peggy "

@@ -1,0 +1,227 @@
+"""
+Write the tables of the reference from the code, before Sphinx reads the pages.
+
+Each page of docs/reference includes one file of docs/reference/_generated.
+"""
+
+import ast
+import asyncio
+import os
+import re
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from django.core.management import get_commands, load_command_class
+from prometheus_client.core import Metric
+
+from connections.close_codes import CLOSE_REASONS
+from connections.config.alert_rules import DEFAULT_RULES
+from connections.config.loader import describe
+from connections.node.current import get_node
+from connections.views.prometheus import NodeCollector
+
+ROOT = Path(__file__).resolve().parents[2]
+APPS = ("connections", "sessions_history")
+_CHECK_FILES = [ROOT / app / "checks.py" for app in APPS]
+_CLIENT = ROOT / "connections" / "static" / "connections" / "client.js"
+_DOC_COMMENT = re.compile(r"^( *)/\*\*(.*?)\*/\n(.*?)$", re.DOTALL | re.MULTILINE)
+
+
+def make_row(cells: Iterable[str]) -> str:
+    """Return a row of a Markdown table."""
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+
+
+def make_table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Return a Markdown table."""
+    heads = list(heads)
+    lines = [make_row(heads), make_row("---" for _ in heads)]
+    return "\n".join([*lines, *map(make_row, rows)]) + "\n"
+
+
+def describe_configuration() -> str:
+    """Return a table of keys for each section of the configuration."""
+
+    def find_section(key: Any) -> str:
+        return str(key.path.rpartition(".")[0])
+
+    parts = []
+    for section, members in groupby(sorted(describe(), key=find_section), find_section):
+        rows = [
+            (f"`{one.path}`", f"`{one.default}`", one.allowed, one.about)
+            for one in members
+        ]
+        title = f"`{section}`" if section else "Top level"
+        table = make_table(("key", "default", "allowed", "meaning"), rows)
+        parts.append(f"## {title}\n\n{table}")
+    return "\n".join(parts)
+
+
+def describe_alert_rules() -> str:
+    """Return a table of the alert rules as they are without configuration."""
+    rows = [
+        (
+            f"`{rule.name}`",
+            rule.severity,
+            f"{rule.threshold:g}",
+            f"{rule.clear:g}",
+            f"{rule.for_seconds:g}",
+            f"{rule.minimum:g}",
+        )
+        for rule in DEFAULT_RULES
+    ]
+    heads = ("name", "severity", "threshold", "clear", "for_seconds", "minimum")
+    return make_table(heads, rows)
+
+
+def describe_commands() -> str:
+    """Return what each management command prints for --help."""
+    os.environ["COLUMNS"] = "88"
+    apps = get_commands()
+    parts = []
+    for name in sorted(name for name, app in apps.items() if app in APPS):
+        command: Any = load_command_class(apps[name], name)
+        parser = command.create_parser("manage.py", name)
+        parts.append(f"## `{name}`\n\n```text\n{parser.format_help()}```\n")
+        for title, child in find_children(parser):
+            parts.append(f"### `{name} {title}`\n\n```text\n{child.format_help()}```\n")
+    return "\n".join(parts)
+
+
+def find_children(parser: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the parsers of a command's own subcommands."""
+    for action in parser._actions:
+        if isinstance(action.choices, dict):
+            yield from action.choices.items()
+
+
+def describe_checks() -> str:
+    """Return a table of the system checks with their messages and hints."""
+    rows = [row for path in _CHECK_FILES for row in find_checks(path)]
+    return make_table(("id", "level", "message", "hint"), sorted(rows))
+
+
+def find_checks(path: Path) -> Iterator[tuple[str, str, str, str]]:
+    """Yield id, level, message and hint of each check that a module makes."""
+    app = path.parent.name
+    tree = ast.parse(path.read_text())
+    named = {
+        target.id: node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+
+    def render(node: ast.AST) -> str:
+        """Return the text of a string, with an ellipsis for what varies."""
+        if isinstance(node, ast.Constant):
+            return str(node.value)
+        if isinstance(node, ast.JoinedStr):
+            return "".join(map(render, node.values))
+        if isinstance(node, ast.Name) and node.id in ("message", "hint"):
+            return render(named[node.id])
+        return "…"
+
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        function = ast.unparse(node.func)
+        if function == "_warn":
+            number, message, hint = node.args
+            identifier = f"`{app}.W{ast.literal_eval(number):03}`"
+            yield identifier, "warning", render(message), render(hint)
+        elif function in ("checks.Error", "checks.Warning"):
+            given = {one.arg: one.value for one in node.keywords}
+            if isinstance(given["id"], ast.Constant):
+                level = function.rpartition(".")[2].lower()
+                identifier = f"`{given['id'].value}`"
+                yield identifier, level, render(node.args[0]), render(given["hint"])
+
+
+def describe_close_codes() -> str:
+    """Return the registry of close codes as a table."""
+    rows = [
+        (
+            str(one.code),
+            f"`{one.reason}`",
+            f"`{one.reconnect.value}`",
+            "yes" if one.resume else "no",
+            "{} to {}".format(*one.after_ms) if one.after_ms else "",
+        )
+        for one in sorted(CLOSE_REASONS.values(), key=lambda one: one.code)
+    ]
+    return make_table(("code", "reason", "reconnect", "resume", "after_ms"), rows)
+
+
+def describe_metrics() -> str:
+    """Return a table of the series that a node exports."""
+
+    async def collect() -> list[Metric]:
+        get_node()
+        return list(NodeCollector().collect())
+
+    rows = []
+    for metric in asyncio.run(collect()):
+        suffix = "_total" if metric.type == "counter" else ""
+        labels = {label for sample in metric.samples for label in sample.labels}
+        of = ",".join(sorted(labels - {"le"}))
+        name = f"`{metric.name}{suffix}{{{of}}}`" if of else f"`{metric.name}{suffix}`"
+        rows.append((name, metric.type, metric.documentation))
+    return make_table(("series", "type", "meaning"), sorted(rows))
+
+
+def describe_javascript() -> str:
+    """Return what client.js exports, from its JSDoc comments."""
+    text = _CLIENT.read_text()
+    start = text.index("export class SessionClient")
+    head = text[:start].rpartition("/**")[2].partition("*/")[0]
+    rows = []
+    for match in re.finditer(_DOC_COMMENT, text[start:]):
+        signature = match[3].strip().removesuffix("{").strip().rstrip(";")
+        if match[1] == "  " and not signature.startswith(("#", "/**")):
+            rows.append((f"`{signature}`", clean(match[2])))
+    types = re.findall(r"@typedef \{((?:(?!@typedef).)*?)\} (\w+)$", text, re.M | re.S)
+    options = next(body for body, name in types if name == "Options")
+    return "\n".join(
+        [
+            f"## `SessionClient`\n\n{clean(head)}\n",
+            make_table(("member", "meaning"), rows),
+            "## Options\n\n```ts\n" + re.sub(r"\n \* +", "\n  ", options) + "\n```\n",
+        ]
+    )
+
+
+def clean(comment: str) -> str:
+    """Return the prose of a JSDoc comment, without its tags."""
+    lines = (line.strip().removeprefix("*").strip() for line in comment.splitlines())
+    return " ".join(lines).partition(" @")[0].strip()
+
+
+PAGES = {
+    "configuration": describe_configuration,
+    "alert_rules": describe_alert_rules,
+    "commands": describe_commands,
+    "checks": describe_checks,
+    "close_codes": describe_close_codes,
+    "metrics": describe_metrics,
+    "javascript": describe_javascript,
+}
+
+
+def write_pages(app: Any) -> None:
+    """Write every generated table that has changed."""
+    folder = Path(app.srcdir) / "reference" / "_generated"
+    folder.mkdir(exist_ok=True)
+    for name, describe_page in PAGES.items():
+        path, text = folder / f"{name}.md", describe_page()
+        if not path.exists() or path.read_text() != text:
+            path.write_text(text)
+
+
+def setup(app: Any) -> dict[str, bool]:
+    """Have Sphinx write the tables before it reads the pages."""
+    app.connect("builder-inited", write_pages)
+    return {"parallel_read_safe": True}
