@@ -23,14 +23,14 @@ _FOLDER = "admin/connections/accesstoken"
 
 
 class AccessTokenForm(forms.ModelForm):  # type: ignore[type-arg]
-    """What is decided when a token is made."""
+    """The fields of a new token."""
 
     scopes = forms.CharField(
         required=False,
         strip=True,
         widget=forms.Textarea(attrs={"rows": 3, "class": "vLargeTextField"}),
-        help_text="One a line: a path such as /ws/chat/ (and all below it), or a route "
-        "as its pattern is written. Empty: everywhere.",
+        help_text="One scope per line: a path such as /ws/chat/ (and all below it), "
+        "or a route, written as its URL pattern. Empty: all routes.",
     )
 
     class Meta:
@@ -50,12 +50,12 @@ class AccessTokenForm(forms.ModelForm):  # type: ignore[type-arg]
     def clean_expires_at(self) -> Any:
         expires_at = self.cleaned_data["expires_at"]
         if expires_at is not None and expires_at <= timezone.now():
-            raise forms.ValidationError("A moment in the future, or none.")
+            raise forms.ValidationError("Enter a time in the future, or none.")
         return expires_at
 
 
 class StateFilter(admin.SimpleListFilter):
-    """By what a token is still good for."""
+    """Filter by valid, expired or revoked."""
 
     title = "state"
     parameter_name = "state"
@@ -76,7 +76,7 @@ class StateFilter(admin.SimpleListFilter):
 
 
 class AccessTokenAdmin(GuardedAdmin):
-    """A token cannot be changed, for its connections would not notice."""
+    """Tokens cannot be edited: open connections would keep the old values."""
 
     form = AccessTokenForm
     actions = ("revoke",)
@@ -106,7 +106,7 @@ class AccessTokenAdmin(GuardedAdmin):
             return "expired"
         return "valid"
 
-    @admin.display(description="good for")
+    @admin.display(description="scopes")
     def shown_scopes(self, row: AccessToken) -> str:
         return ", ".join(row.scopes) or "everywhere"
 
@@ -122,7 +122,7 @@ class AccessTokenAdmin(GuardedAdmin):
         return False
 
     def has_revoke_permission(self, request: HttpRequest) -> bool:
-        """Tell whether a user may revoke: who may change tokens may."""
+        """Return True if the user has the permission to change tokens."""
         may_change = request.user.has_perm("connections.change_accesstoken")
         return not is_read_only() and may_change
 
@@ -134,18 +134,18 @@ class AccessTokenAdmin(GuardedAdmin):
     def response_add(
         self, request: HttpRequest, obj: AccessToken, post_url_continue: Any = None
     ) -> HttpResponse:
-        """Show the token, in the one answer that ever holds it."""
+        """Show the token once; later only its hash is known."""
         context = {
             **self.admin_site.each_context(request),
             "opts": self.opts,
-            "title": "Access token made",
+            "title": "Access token created",
             "original": obj,
             "token": obj.token,
         }
         return TemplateResponse(request, f"{_FOLDER}/created.html", context)
 
     @admin.action(
-        description="Revoke selected access tokens, and end their connections",
+        description="Revoke selected access tokens and end their connections",
         permissions=["revoke"],
     )
     def revoke(self, request: HttpRequest, rows: QuerySet[AccessToken]) -> None:
@@ -153,7 +153,9 @@ class AccessTokenAdmin(GuardedAdmin):
         _end_connections(request, revoked)
         for row in AccessToken.objects.filter(pk__in=revoked):
             self.log_change(request, row, "Revoked.")
-        message = f"{len(revoked)} revoked; connections that use them are ended."
+        message = (
+            f"{len(revoked)} access tokens revoked; their connections are being ended."
+        )
         self.message_user(request, message, messages.SUCCESS)
 
     def delete_model(self, request: HttpRequest, obj: AccessToken) -> None:
@@ -186,7 +188,7 @@ class AccessTokenAdmin(GuardedAdmin):
         return [path("<path:object_id>/revoke/", view, name=name), *super().get_urls()]
 
     def _revoke_view(self, request: HttpRequest, object_id: str) -> HttpResponse:
-        """Revoke one token: the button on its page."""
+        """Revoke one token, from the button on its page."""
         if not self.has_revoke_permission(request):
             raise PermissionDenied
         row = self.get_object(request, object_id)
@@ -197,7 +199,7 @@ class AccessTokenAdmin(GuardedAdmin):
 
 
 def _end_connections(request: HttpRequest, token_ids: Sequence[int]) -> None:
-    """Ask the nodes to end what was opened with these tokens."""
+    """ActionRequest the nodes to end the connections of these tokens."""
     post_close_requests(
         *(
             CloseRequest(

@@ -30,7 +30,7 @@ admin.site.register(LiveDashboard, LiveDashboardAdmin)
 
 @admin.register(Connection)
 class ConnectionAdmin(ReadOnlyAdmin, ConnectionList):
-    """Every connection of the retention period."""
+    """All connections within the retention period."""
 
 
 @admin.register(Node)
@@ -53,18 +53,18 @@ class NodeAdmin(ReadOnlyAdmin):
 
     @admin.display(description="last beat", ordering="beat_at")
     def beaten(self, row: Node) -> str:
-        return _say_how_long_ago(row.beat_at)
+        return _format_age(row.beat_at)
 
     @admin.display(description="started", ordering="started_at")
     def started(self, row: Node) -> str:
-        return _say_how_long_ago(row.started_at)
+        return _format_age(row.started_at)
 
     @admin.display(description="stopped", ordering="stopped_at")
     def stopped(self, row: Node) -> str:
-        return _say_how_long_ago(row.stopped_at) if row.stopped_at else NOTHING
+        return _format_age(row.stopped_at) if row.stopped_at else NOTHING
 
 
-def _say_how_long_ago(moment: datetime) -> str:
+def _format_age(moment: datetime) -> str:
     seconds = (timezone.now() - moment).total_seconds()
     return f"{format_seconds(max(0.0, seconds))} ago"
 
@@ -108,7 +108,7 @@ class BanAdmin(GuardedAdmin):
     def get_readonly_fields(
         self, request: HttpRequest, obj: Ban | None = None
     ) -> tuple[str, ...]:
-        # Another target is another ban.
+        # A ban of another target would be another row.
         whom = ("target", "value") if obj is not None else ()
         return (*whom, "author", "created_at")
 

@@ -15,32 +15,32 @@ _BANS = (
 
 
 class ActionForm(forms.Form):
-    """A reason, which goes into the audit log, and what the act leaves open."""
+    """A reason for the audit log, and the options of the action."""
 
     reason = forms.CharField(
         max_length=255,
         widget=forms.TextInput(attrs={"class": "vTextField", "autofocus": True}),
-        help_text="For the audit log; no client sees it.",
+        help_text="For the audit log; clients do not see it.",
     )
     text = forms.CharField(
         max_length=500,
         label="Notice",
         widget=forms.Textarea(attrs={"rows": 3, "class": "vLargeTextField"}),
-        help_text="What the client is sent, as {“type”: “notice”, “text”: …}. "
-        "Only consumers that speak JSON take it.",
+        help_text="Clients receive {“type”: “notice”, “text”: …}. "
+        "Only JSON consumers can send it.",
     )
     may_return = forms.BooleanField(
         required=False,
         label="The client may return",
-        help_text="Told to connect again at once (4202), otherwise not to (4009).",
+        help_text="Close code 4202 asks the client to reconnect at once, 4009 not to.",
     )
     spread_seconds = forms.FloatField(
         min_value=0,
         max_value=3600,
         initial=0,
         label="Spread over",
-        help_text="Seconds within which each ends at a moment of its own, so that not "
-        "all return at once. 0: now.",
+        help_text="Seconds over which the connections are closed, so that clients "
+        "do not all reconnect together. 0: close all at once.",
     )
     ban_for = forms.ChoiceField(
         choices=_BANS, initial="86400", required=False, label="Keep out"

@@ -16,10 +16,10 @@ from connections.dashboard.actions import (
     ACTIONS,
     MOST_VALUES,
     Action,
-    Ask,
+    ActionRequest,
     Outcome,
     find_allowed,
-    find_meant,
+    find_targets,
     perform,
 )
 from connections.dashboard.cache import SnapshotCache
@@ -29,7 +29,7 @@ from connections.models import CloseRequest, Node, NodeCommand
 
 _TEMPLATES = "admin/connections/livedashboard"
 _WAIT = timedelta(seconds=10)
-"""After so long beyond its time what was not reached is not waited for."""
+"""The result page stops waiting so long after an action's end."""
 
 _TOKEN_ID = re.compile(r"[0-9]{1,18}")
 _MOST_NAMED = 10
@@ -38,23 +38,27 @@ _MOST_NAMED = 10
 def show_action(
     request: HttpRequest, name: str, shared: SnapshotCache, context: dict[str, Any]
 ) -> HttpResponse:
-    """Ask for confirmation; on POST do it, and go to what came of it."""
+    """Show the confirmation; on POST perform the action, redirect to its result."""
     action, target, values = _read(request, name)
     snapshot = shared.get_snapshot()
     form = ActionForm(action, request.POST if request.method == "POST" else None)
     try:
-        meant = find_meant(snapshot, target, values)
+        targeted = find_targets(snapshot, target, values)
     except ValueError as exc:
         raise Http404(str(exc)) from exc
     if request.method == "POST" and form.is_valid():
-        ask = _make_ask(action, target, values, request.user, form.cleaned_data)
+        action_request = _make_request(
+            action, target, values, request.user, form.cleaned_data
+        )
         try:
-            outcome = perform(ask)
+            outcome = perform(action_request)
         except ValidationError as exc:
             form.add_error(None, exc.messages)
         else:
-            return HttpResponseRedirect(_make_result_url(ask, outcome, len(meant)))
-    clients = {one.client_id for _, one in meant}
+            return HttpResponseRedirect(
+                _make_result_url(action_request, outcome, len(targeted))
+            )
+    clients = {one.client_id for _, one in targeted}
     return TemplateResponse(
         request,
         f"{_TEMPLATES}/action.html",
@@ -66,8 +70,8 @@ def show_action(
             "target": target,
             "values": values,
             "whom": _name(snapshot, target, values),
-            "count": len(meant),
-            "node_count": len({node_id for node_id, _ in meant}),
+            "count": len(targeted),
+            "node_count": len({node_id for node_id, _ in targeted}),
             "clients": sorted(clients)[:_MOST_NAMED],
             "more_clients": max(0, len(clients) - _MOST_NAMED),
             "is_last_node": action.name == "drain" and _is_last(snapshot, values),
@@ -78,11 +82,11 @@ def show_action(
 def show_result(
     request: HttpRequest, shared: SnapshotCache, context: dict[str, Any]
 ) -> HttpResponse:
-    """Say what an act has done so far, and whom it did not reach."""
+    """Show the effect of an action so far, and the targets it did not reach."""
     action = ACTIONS.get(request.GET.get("action", ""))
     keys = [key for key in request.GET.getlist("key") if key.isdecimal()][:MOST_VALUES]
     if action is None or not keys:
-        raise Http404("no such act")
+        raise Http404("no such action")
     snapshot = shared.get_snapshot()
     author = request.user.get_username()
     if action.name in NodeCommand.Kind.values:
@@ -103,11 +107,11 @@ def show_result(
 def describe_ends(
     snapshot: Snapshot, requests: list[CloseRequest], asked: int
 ) -> dict[str, Any]:
-    """Return how many of the connections meant have ended, and which have not."""
+    """Return how many targeted connections have ended, and the open ones by node."""
     left = [
         (node_id, one)
         for request in requests
-        for node_id, one in find_meant(
+        for node_id, one in find_targets(
             snapshot, request.target, [request.value], request.created_at
         )
     ]
@@ -132,13 +136,13 @@ def describe_ends(
 def describe_commands(
     snapshot: Snapshot, commands: list[NodeCommand]
 ) -> dict[str, Any]:
-    """Return how many nodes have carried an order out, and which are silent."""
+    """Return how many nodes have applied commands, and which nodes are silent."""
     live = [node for node in snapshot.nodes if node.node_id in snapshot.seen]
     done = min((command.nodes for command in commands), default=0)
     created_at = max((one.created_at for one in commands), default=timezone.now())
     names = {command.value for command in commands}
     return {
-        "orders": commands,
+        "commands": commands,
         "nodes": len(live),
         "done": done,
         "reached": sum(command.reached for command in commands),
@@ -150,10 +154,10 @@ def describe_commands(
 
 
 def _read(request: HttpRequest, name: str) -> tuple[Action, str, tuple[str, ...]]:
-    """Return the act and whom it is about, if this user may do it."""
+    """Return the action and its targets, if the user may perform it."""
     action = ACTIONS.get(name)
     if action is None:
-        raise Http404(f"no act {name:.20}")
+        raise Http404(f"no action {name:.20}")
     if name not in find_allowed(request.user):
         raise PermissionDenied
     source = request.POST if "target" in request.POST else request.GET
@@ -174,15 +178,15 @@ def _read(request: HttpRequest, name: str) -> tuple[Action, str, tuple[str, ...]
     return action, target, values
 
 
-def _make_ask(
+def _make_request(
     action: Action,
     target: str,
     values: tuple[str, ...],
     user: Any,
     cleaned: dict[str, Any],
-) -> Ask:
+) -> ActionRequest:
     ban_for = cleaned.get("ban_for", "")
-    return Ask(
+    return ActionRequest(
         action=action,
         target=target,
         values=values,
@@ -195,15 +199,20 @@ def _make_ask(
     )
 
 
-def _make_result_url(ask: Ask, outcome: Outcome, count: int) -> str:
+def _make_result_url(
+    action_request: ActionRequest, outcome: Outcome, count: int
+) -> str:
     rows = [*outcome.requests, *outcome.commands]
-    pairs: list[tuple[str, Any]] = [("action", ask.action.name), ("asked", count)]
+    pairs: list[tuple[str, Any]] = [
+        ("action", action_request.action.name),
+        ("asked", count),
+    ]
     pairs += [("key", one.pk) for one in rows]
     return f"{reverse('admin:connections_live_result')}?{urlencode(pairs)}"
 
 
 def _name(snapshot: Snapshot, target: str, values: tuple[str, ...]) -> str:
-    """Return whom an act is about, in words."""
+    """Return the targets of an action in words."""
     if target == CloseRequest.Target.ALL:
         return "everybody"
     if len(values) > 1:
@@ -214,7 +223,7 @@ def _name(snapshot: Snapshot, target: str, values: tuple[str, ...]) -> str:
 
 
 def _is_last(snapshot: Snapshot, values: tuple[str, ...]) -> bool:
-    """Tell whether no other node would be there to take the clients."""
+    """Return True if no other node is serving."""
     return not any(
         node.state == Node.State.SERVING and node.node_id not in values
         for node in snapshot.nodes

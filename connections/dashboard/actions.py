@@ -34,13 +34,13 @@ MOST_VALUES = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Action:
-    """One thing to do: what it is called, who may, to whom."""
+    """One action: its name, its permission and the kinds of its targets."""
 
     name: str
     label: str
     permission: str
     targets: tuple[str, ...]
-    is_grave: bool = False
+    is_destructive: bool = False
 
 
 ACTIONS = {
@@ -51,28 +51,28 @@ ACTIONS = {
             label="End",
             permission="connections.end_connection",
             targets=(Target.CONNECTION,),
-            is_grave=True,
+            is_destructive=True,
         ),
         Action(
             name="end-all",
             label="End all",
             permission="connections.end_all",
             targets=(Target.CLIENT, Target.USER, Target.NODE),
-            is_grave=True,
+            is_destructive=True,
         ),
         Action(
             name="ban",
             label="Ban",
             permission="connections.add_ban",
             targets=(Target.CLIENT, Target.USER, Target.ADDRESS),
-            is_grave=True,
+            is_destructive=True,
         ),
         Action(
             name="revoke",
             label="Revoke token",
             permission="connections.change_accesstoken",
             targets=(Target.TOKEN,),
-            is_grave=True,
+            is_destructive=True,
         ),
         Action(
             name="notice",
@@ -91,7 +91,7 @@ ACTIONS = {
             label="Drain",
             permission="connections.drain_node",
             targets=(Target.NODE,),
-            is_grave=True,
+            is_destructive=True,
         ),
         Action(
             name="serve",
@@ -104,8 +104,8 @@ ACTIONS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
-    """An act, asked for: of whom, by whom, why."""
+class ActionRequest:
+    """A request to perform an action: its targets, user and reason."""
 
     action: Action
     target: str
@@ -119,20 +119,20 @@ class Ask:
 
     @property
     def author(self) -> str:
-        """The name that is recorded with it."""
+        """The user name that is recorded."""
         return str(self.user.get_username())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What was posted: the rows by which the nodes learn of it."""
+    """The rows that an action wrote; nodes read them."""
 
     requests: Sequence[CloseRequest] = ()
     commands: Sequence[NodeCommand] = ()
 
 
 def find_allowed(user: Any) -> frozenset[str]:
-    """Return the names of the acts that a user may do now; none in read-only mode."""
+    """Return the names of a user's permitted actions; none in read-only mode."""
     if is_read_only():
         return frozenset()
     return frozenset(
@@ -141,39 +141,39 @@ def find_allowed(user: Any) -> frozenset[str]:
 
 
 def make_url(name: str, target: str, *values: str) -> str:
-    """Return where an act on somebody is confirmed."""
+    """Return the URL of the page that confirms an action."""
     pairs = [("target", target), *(("value", value) for value in values)]
     return f"{reverse('admin:connections_live_action', args=[name])}?{urlencode(pairs)}"
 
 
-def find_meant(
+def find_targets(
     snapshot: Snapshot,
     target: str,
     values: Iterable[str],
     opened_before: datetime | None = None,
 ) -> list[tuple[str, ConnectionState]]:
-    """Return the open connections that an act would concern, with their nodes."""
+    """Return the open connections of the targets, with their nodes."""
     wanted = frozenset(values)
-    is_meant = _make_test(target, wanted)
+    is_target = _make_test(target, wanted)
     latest = opened_before.timestamp() if opened_before is not None else None
     return [
         (node_id, one)
         for node_id, connections in snapshot.seen.items()
         for one in connections
-        if is_meant(node_id, one) and (latest is None or one.opened_at <= latest)
+        if is_target(node_id, one) and (latest is None or one.opened_at <= latest)
     ]
 
 
-def perform(ask: Ask) -> Outcome:
+def perform(request: ActionRequest) -> Outcome:
     """
-    Do what is asked, and write it into the audit log in the same transaction.
+    Perform an action and write the audit log, in one transaction.
 
     Raises:
-        ValidationError: there is no such user, or it is no address.
+        ValidationError: a target is no existing user, or no valid address.
     """
     with transaction.atomic():
-        outcome = _PERFORM[ask.action.name](ask)
-        _record(ask)
+        outcome = _PERFORM[request.action.name](request)
+        _record(request)
     return outcome
 
 
@@ -198,111 +198,111 @@ def _make_test(
     return tests[target]
 
 
-def _end(ask: Ask) -> Outcome:
+def _end(request: ActionRequest) -> Outcome:
     requests = [
         CloseRequest(
-            target=ask.target,
+            target=request.target,
             value=value,
-            reason=MAY_RETURN if ask.may_return else "kicked",
-            author=ask.author,
-            note=ask.reason,
-            spread_seconds=ask.spread_seconds,
+            reason=MAY_RETURN if request.may_return else "kicked",
+            author=request.author,
+            note=request.reason,
+            spread_seconds=request.spread_seconds,
         )
-        for value in ask.values
+        for value in request.values
     ]
     post_close_requests(*requests)
-    return Outcome(requests=_reread(ask, requests))
+    return Outcome(requests=_reread(request, requests))
 
 
-def _ban(ask: Ask) -> Outcome:
+def _ban(request: ActionRequest) -> Outcome:
     until = None
-    if ask.ban_seconds is not None:
-        until = timezone.now() + timedelta(seconds=ask.ban_seconds)
-    for value in ask.values:
+    if request.ban_seconds is not None:
+        until = timezone.now() + timedelta(seconds=request.ban_seconds)
+    for value in request.values:
         impose(
             Ban(
-                target=ask.target,
+                target=request.target,
                 value=value,
-                reason=ask.reason,
-                author=ask.author,
+                reason=request.reason,
+                author=request.author,
                 until=until,
             )
         )
-    return Outcome(requests=_reread(ask, ask.values))
+    return Outcome(requests=_reread(request, request.values))
 
 
-def _revoke(ask: Ask) -> Outcome:
-    AccessToken.objects.filter(pk__in=ask.values).revoke()
+def _revoke(request: ActionRequest) -> Outcome:
+    AccessToken.objects.filter(pk__in=request.values).revoke()
     requests = [
         CloseRequest(
             target=Target.TOKEN,
             value=value,
             reason="revoked",
-            author=ask.author,
-            note=ask.reason,
+            author=request.author,
+            note=request.reason,
         )
-        for value in ask.values
+        for value in request.values
     ]
     post_close_requests(*requests)
-    return Outcome(requests=_reread(ask, requests))
+    return Outcome(requests=_reread(request, requests))
 
 
-def _order(ask: Ask) -> Outcome:
+def _post_commands(request: ActionRequest) -> Outcome:
     commands = [
         NodeCommand.objects.create(
-            kind=ask.action.name,
-            target=ask.target,
+            kind=request.action.name,
+            target=request.target,
             value=value,
-            text=ask.text,
-            author=ask.author,
+            text=request.text,
+            author=request.author,
         )
-        for value in ask.values
+        for value in request.values
     ]
     announce()
     return Outcome(commands=commands)
 
 
-def _reread(ask: Ask, posted: Sequence[Any]) -> list[CloseRequest]:
-    """Return the requests just written, with their keys and moments."""
-    own = CloseRequest.objects.filter(author=ask.author, target=ask.target)
+def _reread(request: ActionRequest, posted: Sequence[Any]) -> list[CloseRequest]:
+    """Return the requests just written, with their keys and times."""
+    own = CloseRequest.objects.filter(author=request.author, target=request.target)
     return list(own.order_by("-id")[: len(posted)])
 
 
-_PERFORM: Mapping[str, Callable[[Ask], Outcome]] = {
+_PERFORM: Mapping[str, Callable[[ActionRequest], Outcome]] = {
     "end": _end,
     "end-all": _end,
     "ban": _ban,
     "revoke": _revoke,
-    "notice": _order,
-    "drain": _order,
-    "serve": _order,
+    "notice": _post_commands,
+    "drain": _post_commands,
+    "serve": _post_commands,
 }
 
-_LOGGED: Mapping[str, type[Any]] = {
+_LOGGED_MODELS: Mapping[str, type[Any]] = {
     Target.CONNECTION: Connection,
     Target.NODE: Node,
     Target.TOKEN: AccessToken,
 }
 
 
-def _record(ask: Ask) -> None:
-    """Write who did what, and why, where Django's admin keeps such things."""
-    model = _LOGGED.get(ask.target, LiveDashboard)
+def _record(request: ActionRequest) -> None:
+    """Write the action to the log of Django admin."""
+    model = _LOGGED_MODELS.get(request.target, LiveDashboard)
     content_type = ContentType.objects.get_for_model(model)
-    said = f"{ask.action.label}: {ask.reason or ask.text}"
-    if ask.may_return:
-        said += " (may return)"
-    if ask.spread_seconds:
-        said += f" (within {ask.spread_seconds:g} s)"
+    message = f"{request.action.label}: {request.reason or request.text}"
+    if request.may_return:
+        message += " (may return)"
+    if request.spread_seconds:
+        message += f" (within {request.spread_seconds:g} s)"
     LogEntry.objects.bulk_create(
         LogEntry(
-            user_id=ask.user.pk,
+            user_id=request.user.pk,
             content_type=content_type,
-            # Only what has a page of its own is linked to.
+            # Only objects with an admin page are linked.
             object_id=value if model is not LiveDashboard else None,
-            object_repr=f"{ask.target} {value}".strip()[:200],
+            object_repr=f"{request.target} {value}".strip()[:200],
             action_flag=CHANGE,
-            change_message=said,
+            change_message=message,
         )
-        for value in ask.values
+        for value in request.values
     )

@@ -15,7 +15,7 @@ from connections.dashboard.action_views import show_action, show_result
 from connections.dashboard.actions import find_allowed
 from connections.dashboard.cache import shared
 from connections.dashboard.consumers import PATH
-from connections.dashboard.details import connection_from_scope, describe_client
+from connections.dashboard.details import describe_client, describe_connection
 from connections.dashboard.filters import GROUPINGS, RANGES, Selection
 
 _NAME = "connections_livedashboard"
@@ -23,7 +23,7 @@ _TEMPLATES = "admin/connections/livedashboard"
 
 
 class LiveDashboardAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """No list of rows: the page at their place shows what is going on."""
+    """Show the dashboard in place of a list of rows."""
 
     shared = shared
 
@@ -56,7 +56,7 @@ class LiveDashboardAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        """Show the dashboard, whole and without any script."""
+        """Show the whole dashboard; it works without JavaScript."""
         self._require_view(request)
         selection = Selection.parse(request.GET.dict())
         context: dict[str, Any] = {
@@ -83,7 +83,7 @@ class LiveDashboardAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     @method_decorator(gzip_page)
     def show_panels(self, request: HttpRequest) -> HttpResponseBase:
-        """Return the panels as the socket sends them, for who has none."""
+        """Return the panels as JSON, for browsers without a WebSocket."""
         self._require_view(request)
         selection = Selection.parse(request.GET.dict())
         try:
@@ -93,7 +93,7 @@ class LiveDashboardAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return JsonResponse(panels.as_message())
 
     def show_details(self, request: HttpRequest) -> HttpResponse:
-        """Return the details of a connection or of a client, as a fragment."""
+        """Return the details of a connection or client, as an HTML fragment."""
         self._require_view(request)
         snapshot = self.shared.get_snapshot()
         key, client_id = request.GET.get("key", ""), request.GET.get("client", "")
@@ -101,19 +101,19 @@ class LiveDashboardAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         allowed = find_allowed(request.user)
         context: dict[str, Any] = {"key": key, "client_id": client_id}
         if found is not None:
-            context |= connection_from_scope(snapshot, *found, allowed)
+            context |= describe_connection(snapshot, *found, allowed)
         elif client_id:
             region = request.GET.get("region", "")
             context |= describe_client(snapshot, client_id, region, allowed)
         return TemplateResponse(request, f"{_TEMPLATES}/details.html", context)
 
     def action(self, request: HttpRequest, name: str) -> HttpResponse:
-        """Ask whether to do something, and do it."""
+        """Confirm and perform an action."""
         self._require_view(request)
         return show_action(request, name, self.shared, self._get_context(request))
 
     def show_result(self, request: HttpRequest) -> HttpResponse:
-        """Say what came of it."""
+        """Show the result of an action."""
         self._require_view(request)
         return show_result(request, self.shared, self._get_context(request))
 

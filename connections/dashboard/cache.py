@@ -11,10 +11,10 @@ from connections.dashboard.statistics import StatisticsCache
 
 class SnapshotCache:
     """
-    Snapshots, figures and the panels drawn from them.
+    Cache snapshots, statistics and the panels rendered from them.
 
-    However many watch, the database is read at most once a second, and what
-    two of them select alike is drawn once. Thread-safe.
+    The database is read at most once a second, and panels are rendered once
+    per selection, for any number of viewers. Thread-safe.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class SnapshotCache:
 
     def get_snapshot(self) -> Snapshot:
         """
-        Return what is open, no more than a second old.
+        Return a snapshot at most one second old.
 
         Raises:
             django.db.Error: the database did not answer.
@@ -35,9 +35,9 @@ class SnapshotCache:
 
     def get_panels(self, selection: Selection, allowed: frozenset[str]) -> Panels:
         """
-        Return the panels for a selection, no more than a second old.
+        Return the panels for a selection, at most one second old.
 
-        They offer the acts that are allowed.
+        They offer the allowed actions.
 
         Raises:
             django.db.Error: the database did not answer.
@@ -57,4 +57,4 @@ class SnapshotCache:
 
 
 shared = SnapshotCache()
-"""This process's."""
+"""The cache of this process."""

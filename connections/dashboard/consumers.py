@@ -28,19 +28,18 @@ _INTERVALS = (1, 2, 5, 15, 30)
 
 class LiveConsumer(LimitedJsonConsumer):
     """
-    Sends a staff user the panels that changed.
+    Send changed panels to a staff user.
 
-    It is served as any other consumer is, with one difference: its connection
-    belongs to a node of its own that records nothing, so that who watches is
-    neither counted nor shown, and takes no slot from a client.
+    The connection belongs to a detached node that records nothing: viewers are
+    neither counted nor shown, and take no slot from a client.
     """
 
     shared = shared
-    _watched: Node
+    _serving_node: Node
     _pushing: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        self._watched = scope["node"]
+        self._serving_node = scope["node"]
         self._selection = Selection()
         self._every_seconds = 2
         self._allowed: frozenset[str] = frozenset()
@@ -56,17 +55,17 @@ class LiveConsumer(LimitedJsonConsumer):
 
     async def connect(self) -> None:
         await self.accept()
-        close_reason = await self._find_objection()
+        close_reason = await self._find_close_reason()
         if close_reason is not None:
             self.end(close_reason.code, close_reason.reason)
             return
         self._pushing = asyncio.create_task(self._push())
 
     async def handle_watch(self, content: Any) -> None:
-        """Show what a viewer asks for, from now on."""
+        """Set the viewer's selection and interval."""
         query, every_seconds = content.get("query"), content.get("every_seconds")
         if not isinstance(query, str) or len(query) > 2000:
-            raise InvalidMessage("invalid_message", "query is not that of a URL")
+            raise InvalidMessage("invalid_message", "query is not the query of a URL")
         if every_seconds not in _INTERVALS:
             allowed = ", ".join(map(str, _INTERVALS))
             raise InvalidMessage(
@@ -77,7 +76,7 @@ class LiveConsumer(LimitedJsonConsumer):
         self._due.set()
 
     async def _push(self) -> None:
-        """Send what changed, again and again; the first when it was asked for."""
+        """Send changed panels periodically, from the first request on."""
         loop = asyncio.get_running_loop()
         checked_at = loop.time()
         await self._due.wait()
@@ -85,11 +84,11 @@ class LiveConsumer(LimitedJsonConsumer):
             self._due.clear()
             if loop.time() - checked_at >= _RECHECK_SECONDS:
                 checked_at = loop.time()
-                close_reason = await self._find_objection()
+                close_reason = await self._find_close_reason()
                 if close_reason is not None:
                     self.end(close_reason.code, close_reason.reason)
                     return
-            if self._watched.is_draining:
+            if self._serving_node.is_draining:
                 self.end(close_codes.DRAINING.code, close_codes.DRAINING.reason)
                 return
             await self._send_panels()
@@ -105,7 +104,7 @@ class LiveConsumer(LimitedJsonConsumer):
                 self.shared.get_panels, self._selection, self._allowed
             )
         except DatabaseUnavailable as exc:
-            logger.warning("The dashboard cannot be drawn: %s", exc)
+            logger.warning("The dashboard cannot be rendered: %s", exc)
             await self.send_json({"type": "failed"})
             return
         changed = {
@@ -119,8 +118,8 @@ class LiveConsumer(LimitedJsonConsumer):
         self._sent = {**panels.html, "keys": panels.keys}
         await self.send_json(message)
 
-    async def _find_objection(self) -> CloseReason | None:
-        """Return why this viewer may not watch now, if anything speaks against it."""
+    async def _find_close_reason(self) -> CloseReason | None:
+        """Return the reason to close the connection, or None if the user may view."""
         session = self.scope.get("session")
         if session is None:
             return close_codes.FORBIDDEN
@@ -137,13 +136,13 @@ class LiveConsumer(LimitedJsonConsumer):
 
     @property
     def _database(self) -> Database:
-        if self._watched.database is None:
+        if self._serving_node.database is None:
             raise RuntimeError("the dashboard needs a node with a database")
-        return self._watched.database
+        return self._serving_node.database
 
 
 def _find_allowed(session_key: str) -> frozenset[str] | None:
-    """Return what a session's user may do, as of now; None: not even look."""
+    """Return the permitted actions of a session's user; None: may not view."""
     user = verify_session(session_key).user
     if not user.is_staff or not user.has_perm(PERMISSION):
         return None

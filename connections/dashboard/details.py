@@ -21,10 +21,10 @@ _MOST_LISTED = 20
 _WORDS = {state.value: word for state, word, _ in STATES}
 
 
-def connection_from_scope(
+def describe_connection(
     snapshot: Snapshot, node_id: str, one: ConnectionState, allowed: Collection[str]
 ) -> dict[str, Any]:
-    """Return what is known of an open connection, as pairs for people."""
+    """Return the facts of an open connection, as labels and texts."""
     opened_at = datetime.fromtimestamp(one.opened_at, UTC)
     age_seconds = snapshot.taken_at.timestamp() - one.opened_at
     facts = [
@@ -34,8 +34,8 @@ def connection_from_scope(
         ("Address", one.address or NOTHING),
         ("Open for", f"{format_seconds(age_seconds)}, since {opened_at:%H:%M:%S} UTC"),
         ("Idle for", format_seconds(one.idle_seconds)),
-        ("Messages", say_both(one.messages_in, one.messages_out)),
-        ("Rate", f"{say_both(one.in_per_second, one.out_per_second)} /s"),
+        ("Messages", format_pair(one.messages_in, one.messages_out)),
+        ("Rate", f"{format_pair(one.in_per_second, one.out_per_second)} /s"),
         ("Bytes", f"↓{format_bytes(one.bytes_in)} ↑{format_bytes(one.bytes_out)}"),
         ("Round trip", NOTHING if one.rtt_ms is None else f"{one.rtt_ms:g} ms"),
         ("Unsent", format_bytes(one.unsent_bytes)),
@@ -53,7 +53,7 @@ def connection_from_scope(
 def describe_client(
     snapshot: Snapshot, client_id: str, region: str, allowed: Collection[str]
 ) -> dict[str, Any]:
-    """Return a client's open connections, those of one node or route if it is given."""
+    """Return a client's open connections, limited to a node or route if given."""
     connections = [
         one
         for node_id, some in snapshot.seen.items()
@@ -81,7 +81,7 @@ def describe_client(
 def offer_for_connection(
     one: ConnectionState, allowed: Collection[str]
 ) -> list[dict[str, Any]]:
-    """Return links to what may be done about a connection and its client."""
+    """Return links to the permitted actions on a connection and its client."""
     offers = [("end", "End…", Target.CONNECTION, one.connection_id)]
     if one.token_id:
         offers.append(("revoke", "Revoke token…", Target.TOKEN, one.token_id))
@@ -91,7 +91,7 @@ def offer_for_connection(
 
 
 def offer_for_client(client_id: str, allowed: Collection[str]) -> list[dict[str, Any]]:
-    """Return links to what may be done about a client."""
+    """Return links to the permitted actions on a client."""
     return _offer(
         [
             ("end-all", "End all of client…", Target.CLIENT, client_id),
@@ -103,11 +103,11 @@ def offer_for_client(client_id: str, allowed: Collection[str]) -> list[dict[str,
 
 
 def offer_for_node(node: Node, allowed: Collection[str]) -> list[dict[str, Any]]:
-    """Return links to what may be done about a node that lives."""
-    turn = ("drain", "Drain")
+    """Return links to the permitted actions on a live node."""
+    toggle = ("drain", "Drain")
     if node.state == Node.State.DRAINING:
-        turn = ("serve", "Return to service")
-    offers = [(*turn, Target.NODE, node.node_id)]
+        toggle = ("serve", "Return to service")
+    offers = [(*toggle, Target.NODE, node.node_id)]
     offers.append(("end-all", "End all", Target.NODE, node.node_id))
     offers.append(("notice", "Notice", Target.NODE, node.node_id))
     return _offer(offers, allowed)
@@ -120,13 +120,13 @@ def _offer(
         {
             "label": label,
             "url": make_url(name, target, value),
-            "is_grave": ACTIONS[name].is_grave,
+            "is_destructive": ACTIONS[name].is_destructive,
         }
         for name, label, target, value in offers
         if name in allowed
     ]
 
 
-def say_both(incoming: float, outgoing: float) -> str:
-    """Return two amounts, from the client and to it."""
+def format_pair(incoming: float, outgoing: float) -> str:
+    """Return the amounts from and to a client as one text."""
     return f"↓{format_count(incoming)} ↑{format_count(outgoing)}"

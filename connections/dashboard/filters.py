@@ -16,12 +16,12 @@ RANGES = {
 GROUPINGS = ("node", "route")
 _WIDTHS = range(280, 2001)
 _WIDTH_STEP = 20
-"""Widths are rounded down to it, so that browsers share what was drawn."""
+"""Widths are rounded down to a multiple, so that browsers share drawings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """A range of time, filters, and how the map is grouped."""
+    """A range of time, filters, and the grouping of the map."""
 
     range: str = "1h"
     by: str = "node"
@@ -29,11 +29,11 @@ class Selection:
     route: str = ""
     width: int = 1120
     problems: tuple[str, ...] = ()
-    """What was asked for and cannot be shown; defaults stand in."""
+    """Invalid parameters; their defaults apply."""
 
     @classmethod
     def parse(cls, parameters: Mapping[str, str]) -> "Selection":
-        """Return the selection that a URL's parameters mean."""
+        """Return the selection in a URL's parameters."""
         values: dict[str, Any] = {}
         problems = []
         for name, allowed in (("range", tuple(RANGES)), ("by", GROUPINGS)):
@@ -55,16 +55,16 @@ class Selection:
 
     @property
     def span(self) -> timedelta:
-        """How far back the range reaches."""
+        """The length of the range."""
         return RANGES[self.range]
 
     @property
     def is_filtered(self) -> bool:
-        """Whether only some connections are shown."""
+        """Whether a filter hides connections."""
         return bool(self.node or self.route)
 
     def query(self, **changes: str) -> str:
-        """Return the URL's query for this selection with some values changed."""
+        """Return the query string for this selection with some values changed."""
         values = {
             "range": self.range,
             "by": self.by,

@@ -17,7 +17,7 @@ from connections.close_codes import APPLICATION, CLOSE_REASONS, PEER
 from connections.dashboard.actions import MOST_VALUES, Target, find_allowed, make_url
 from connections.dashboard.cache import SnapshotCache, shared
 from connections.dashboard.charts.scales import NOTHING, format_bytes, format_seconds
-from connections.dashboard.details import connection_from_scope, say_both
+from connections.dashboard.details import describe_connection, format_pair
 from connections.dashboard.map import STATES
 from connections.dashboard.snapshot import Snapshot
 from connections.models import Connection, Node
@@ -31,7 +31,7 @@ _LIVE_FIELDS = ("state", "age", "idle", "rate", "traffic", "round_trip", "unsent
 
 
 class BoundedPaginator(Paginator):  # type: ignore[type-arg]
-    """Counts no further than MOST_COUNTED: a million rows are not looked through."""
+    """Count at most MOST_COUNTED rows, because counting a million is slow."""
 
     @cached_property
     def count(self) -> int:
@@ -41,7 +41,7 @@ class BoundedPaginator(Paginator):  # type: ignore[type-arg]
 
 
 class LiveChangeList(ChangeList):
-    """Puts what is known of the connections of a page beside their rows."""
+    """Add the live state of connections to the rows of a page."""
 
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
@@ -54,7 +54,7 @@ class LiveChangeList(ChangeList):
 
 
 class StateFilter(admin.SimpleListFilter):
-    """Open ones at first; or those in one state, as of now; or what has ended."""
+    """Filter by live state, open or closed; the default is open."""
 
     title = "state"
     parameter_name = "state"
@@ -81,7 +81,7 @@ class StateFilter(admin.SimpleListFilter):
         if value == "closed":
             return queryset.exclude(closed_at=None)
         if value is None:
-            # Who asks for a reason means what has ended.
+            # Only ended connections have a reason.
             is_ended = ReasonFilter.parameter_name in request.GET
             return queryset if is_ended else queryset.filter(closed_at=None)
         snapshot = self._shared.get_snapshot()
@@ -90,7 +90,7 @@ class StateFilter(admin.SimpleListFilter):
 
 
 class NodeFilter(admin.SimpleListFilter):
-    """By node, of those that are known still."""
+    """Filter by live node."""
 
     title = "node"
     parameter_name = "node"
@@ -104,7 +104,7 @@ class NodeFilter(admin.SimpleListFilter):
 
 
 class ReasonFilter(admin.SimpleListFilter):
-    """By the reason of the end, of all there are: none is asked of the database."""
+    """Filter by close reason; the choices need no database query."""
 
     title = "reason"
     parameter_name = "reason"
@@ -119,7 +119,7 @@ class ReasonFilter(admin.SimpleListFilter):
 
 
 class ConnectionList(admin.ModelAdmin):  # type: ignore[type-arg]
-    """Rows of the database, with what is live beside them, and what may be done."""
+    """Recorded connections with their live state and actions."""
 
     shared = shared
 
@@ -128,7 +128,7 @@ class ConnectionList(admin.ModelAdmin):  # type: ignore[type-arg]
     change_list_template = "admin/connections/connection/change_list.html"
     actions = ("end_selected",)
     list_display = (
-        # What an operator looks for first: beside the filters little more is seen.
+        # The most wanted columns stand first: the filters leave little width.
         "client_id",
         "state",
         "age",
@@ -143,23 +143,24 @@ class ConnectionList(admin.ModelAdmin):  # type: ignore[type-arg]
     )
     list_display_links = ("client_id",)
     list_filter = (StateFilter, NodeFilter, ReasonFilter, "opened_at")
-    # Counts beside filters would look through every row for each of them.
+    # Facet counts would scan all rows once per filter.
     show_facets = admin.ShowFacets.NEVER
     list_select_related = ("user", "node")
     ordering = ("-connection_id",)
     search_help_text = (
-        "A connection's id, a client or a user, whole; or a part of a client's name or "
-        f"address, among those connected now. At most {MOST_COUNTED} are counted."
+        "Search by the full id of a connection or client, or a full user name; open "
+        "connections also by part of the client id or start of the address. At most "
+        f"{MOST_COUNTED} rows are counted."
     )
     search_fields = ("connection_id",)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Connection]:
         rows: QuerySet[Connection] = super().get_queryset(request)
-        # What a node counts is large, and not shown here.
+        # A node's counters are large, and are not shown here.
         return rows.defer("node__counters", "node__minute", "node__unrolled")
 
     def get_exclude(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
-        # The template shows it as a table.
+        # The template shows the flight record as a table.
         return ("flight",)
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
@@ -187,7 +188,7 @@ class ConnectionList(admin.ModelAdmin):  # type: ignore[type-arg]
         return [path("live/", view, name=name), *super().get_urls()]
 
     def show_live(self, request: HttpRequest) -> HttpResponse:
-        """Return the live columns of the connections of a page, as they are now."""
+        """Return the current live columns of the connections on a page."""
         if not self.has_view_permission(request):
             raise PermissionDenied
         keys = request.GET.getlist("id")[:MOST_VALUES]
@@ -208,11 +209,11 @@ class ConnectionList(admin.ModelAdmin):  # type: ignore[type-arg]
         context = dict(extra_context or {})
         if found is not None:
             allowed = find_allowed(request.user)
-            context |= connection_from_scope(snapshot, *found, allowed)
+            context |= describe_connection(snapshot, *found, allowed)
         return super().change_view(request, object_id, form_url, context)
 
     def has_end_permission(self, request: HttpRequest) -> bool:
-        """Tell whether a user may end connections."""
+        """Return True if the user may end connections."""
         return "end" in find_allowed(request.user)
 
     @admin.action(description="End selected connections…", permissions=["end"])
@@ -223,10 +224,10 @@ class ConnectionList(admin.ModelAdmin):  # type: ignore[type-arg]
             rows.filter(closed_at=None).values_list("pk", flat=True)[: MOST_VALUES + 1]
         )
         if not keys:
-            messages.error(request, "None of them is open.")
+            messages.error(request, "None of the selected connections is open.")
             return None
         if len(keys) > MOST_VALUES:
-            problem = f"At most {MOST_VALUES} at once; or end all of a client or node."
+            problem = f"Select at most {MOST_VALUES}, or end all of a client or node."
             messages.error(request, problem)
             return None
         return HttpResponseRedirect(make_url("end", Target.CONNECTION, *keys))
@@ -271,14 +272,14 @@ class ConnectionList(admin.ModelAdmin):  # type: ignore[type-arg]
 
 
 def show_live(row: Connection, snapshot: Snapshot) -> dict[str, str]:
-    """Return the live columns of a row as texts."""
+    """Return a row's live columns as texts."""
     if row.closed_at is not None:
         lived = (row.closed_at - row.opened_at).total_seconds()
         return {
             **dict.fromkeys(_LIVE_FIELDS, NOTHING),
             "state": f"{row.close_code or ''} {row.reason}".strip(),
             "age": format_seconds(lived),
-            "traffic": _say_bytes(row),
+            "traffic": _format_bytes_pair(row),
         }
     found = snapshot.find(row.pk)
     age = (timezone.now() - row.opened_at).total_seconds()
@@ -287,20 +288,20 @@ def show_live(row: Connection, snapshot: Snapshot) -> dict[str, str]:
             **dict.fromkeys(_LIVE_FIELDS, NOTHING),
             "state": "open, as recorded",
             "age": format_seconds(age),
-            "traffic": _say_bytes(row),
+            "traffic": _format_bytes_pair(row),
         }
     one = found[1]
     return {
         "state": _WORDS[one.state],
         "age": format_seconds(age),
         "idle": format_seconds(one.idle_seconds),
-        "rate": say_both(one.in_per_second, one.out_per_second),
-        "traffic": _say_bytes(one),
+        "rate": format_pair(one.in_per_second, one.out_per_second),
+        "traffic": _format_bytes_pair(one),
         "round_trip": NOTHING if one.rtt_ms is None else f"{one.rtt_ms:g} ms",
         "unsent": format_bytes(one.unsent_bytes),
     }
 
 
-def _say_bytes(counted: Connection | ConnectionState) -> str:
+def _format_bytes_pair(counted: Connection | ConnectionState) -> str:
     incoming, outgoing = counted.bytes_in, counted.bytes_out
     return f"↓{format_bytes(incoming)} ↑{format_bytes(outgoing)}"

@@ -13,14 +13,14 @@ from connections.models import Node
 from connections.node.live_state import ConnectionState, LiveState
 
 STATES = (
-    (LiveState.ACTIVE, "active", "data within the last 10 s, or a handler at work"),
-    (LiveState.QUIET, "quiet", "no data for a while"),
+    (LiveState.ACTIVE, "active", "data within the last 10 s, or a running handler"),
+    (LiveState.QUIET, "quiet", "no data in the last 10 s"),
     (LiveState.NEAR_IDLE, "near idle", "four fifths of the idle timeout have passed"),
-    (LiveState.SLOW, "slow", "does not read as fast as it is sent to"),
-    (LiveState.LIMITED, "limited", "sends faster than it may"),
-    (LiveState.DRAINING, "draining", "about to leave"),
+    (LiveState.SLOW, "slow", "reads more slowly than the server sends"),
+    (LiveState.LIMITED, "limited", "sends faster than its rate limit"),
+    (LiveState.DRAINING, "draining", "its node is draining"),
 )
-"""With what they mean, in the order of the legend."""
+"""The states with their meanings, in the order of the legend."""
 
 _WORST = {state: rank for rank, state in enumerate(LiveState)}
 _MOST_NAMED_CLIENTS = 80
@@ -61,19 +61,19 @@ class Region:
     client_count: int
     states: Sequence[int]
     named: Sequence[Client]
-    """Where they are few enough to be named on the map."""
+    """All clients, if they are few enough to be named on the map."""
 
     grid: SafeString | None
     keys: str
     per_cell: int
-    """How many connections a cell stands for, where one each would be too many."""
+    """How many connections one cell represents."""
 
     listed: Sequence[Client]
-    """Those with the most connections, for the table."""
+    """The clients with the most connections, for the table."""
 
 
 def make_map(snapshot: Snapshot, selection: Selection) -> list[Region]:
-    """Return the regions that the selection shows, each drawn."""
+    """Return the regions of a selection, with their drawings."""
     groups = _group(snapshot, selection)
     columns = count_columns(len(groups), selection.width)
     inside = selection.width - _MARGIN
@@ -104,23 +104,23 @@ def count_states(connections: Iterable[ConnectionState]) -> list[int]:
 
 
 def list_names(snapshot: Snapshot) -> dict[str, str]:
-    """Return how nodes are called, by their ids."""
+    """Return the names of nodes by their ids."""
     return {node.node_id: name_node(node) for node in snapshot.nodes}
 
 
 def name_node(node: Node) -> str:
-    """Return how people know a node."""
+    """Return a node's name, host:pid."""
     return f"{node.host}:{node.pid}"
 
 
 def is_shown(one: ConnectionState, selection: Selection) -> bool:
-    """Tell whether a connection passes the filter by route."""
+    """Return True if a connection passes the route filter."""
     return not selection.route or one.route == selection.route
 
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """What becomes a region."""
+    """The connections of one region."""
 
     name: str
     value: str
@@ -166,7 +166,8 @@ def _make_region(group: _Group, *, width: int, per_cell: int, query: str) -> Reg
         grid = draw_cells(
             [_make_cells(some, per_cell) for some in clients.values()],
             width=width,
-            label=f"{len(connections)} connections of {group.name}: {_say(states)}",
+            label=f"{len(connections)} connections of {group.name}: "
+            f"{_describe_states(states)}",
             key_length=KEY_LENGTH,
         )
     most = sorted(clients.items(), key=lambda pair: -len(pair[1]))
@@ -186,8 +187,8 @@ def _make_region(group: _Group, *, width: int, per_cell: int, query: str) -> Reg
     )
 
 
-def _say(states: Sequence[int]) -> str:
-    """Return in words how many connections are in which state."""
+def _describe_states(states: Sequence[int]) -> str:
+    """Return the number of connections per state, in words."""
     return ", ".join(
         f"{count} {word}"
         for count, (_, word, _) in zip(states, STATES, strict=True)

@@ -54,7 +54,7 @@ class Panels:
     """The keys of the map's cells, by region; see charts.cells.Grid."""
 
     def as_message(self) -> dict[str, Any]:
-        """Return all of it as the browser takes it."""
+        """Return the message that browsers receive."""
         return {
             "type": "panels",
             "number": self.number,
@@ -71,7 +71,7 @@ def render_panels(
     selection: Selection,
     allowed: Collection[str],
 ) -> Panels:
-    """Return every panel as HTML, with links to the acts that are allowed."""
+    """Return every panel as HTML, with links to the allowed actions."""
     shown = [
         one
         for node_id, connections in snapshot.seen.items()
@@ -128,7 +128,7 @@ def render_panels(
 
 
 def _half(selection: Selection) -> int:
-    """Return how wide a chart is, of which two stand side by side where they can."""
+    """Return the width of a chart; two stand side by side on wide pages."""
     if selection.width < _NARROW:
         return selection.width - _PADDING
     return (selection.width - _GAP) // 2 - _PADDING
@@ -149,7 +149,7 @@ def _count_by_state(shown: Sequence[ConnectionState]) -> list[dict[str, Any]]:
 
 
 def _show_errors(statistics: Statistics, selection: Selection) -> dict[str, Any]:
-    """Return the trend of errors a minute, the rarest kinds together."""
+    """Return the trend of errors per minute; the rarest kinds are one line."""
     kinds = list(statistics.errors.items())
     named, rest = kinds[:_MOST_KINDS], kinds[_MOST_KINDS:]
     if rest:
@@ -170,7 +170,7 @@ def _show_errors(statistics: Statistics, selection: Selection) -> dict[str, Any]
         chart = draw_trend(
             series,
             statistics.times,
-            label=f"Errors a minute over {selection.range}: {total} in all",
+            label=f"Errors per minute over {selection.range}: {total} in total",
             width=_half(selection),
         )
     legend = [
@@ -186,7 +186,7 @@ def _show_durations(
     shown: Sequence[ConnectionState],
     selection: Selection,
 ) -> dict[str, Any]:
-    """Return the histogram of closed sessions with the ages of open ones over it."""
+    """Return the histogram of closed sessions, overlaid with ages of open ones."""
     now = snapshot.taken_at.timestamp()
     ages = [0] * (len(DURATION_EDGES) + 1)
     for one in shown:
@@ -213,7 +213,7 @@ def _show_durations(
 
 
 def _show_reasons(statistics: Statistics) -> list[dict[str, Any]]:
-    """Return why connections ended, the most frequent first."""
+    """Return the close reasons, the most frequent first."""
     total = sum(statistics.reasons.values()) or 1
     return [
         {
@@ -227,7 +227,7 @@ def _show_reasons(statistics: Statistics) -> list[dict[str, Any]]:
 
 
 def _show_alert(snapshot: Snapshot, alert: Alert) -> dict[str, Any]:
-    """Return an alert as its table shows it."""
+    """Return an alert's row of the table."""
     rule = next((rule for rule in get_config().alerts if rule.name == alert.rule), None)
     until = alert.resolved_at or snapshot.taken_at
     return {
@@ -243,7 +243,7 @@ def _show_alert(snapshot: Snapshot, alert: Alert) -> dict[str, Any]:
 def _show_node(
     snapshot: Snapshot, node: Node, selection: Selection, allowed: Collection[str]
 ) -> dict[str, Any]:
-    """Return a node as its table shows it."""
+    """Return a node's row of the table."""
     is_live = node.node_id in snapshot.seen
     age: Any = getattr(node, "beat_age", None)
     beat_seconds = age.total_seconds() if age is not None else 0.0

@@ -9,12 +9,12 @@ from connections.config.loader import get_config
 
 
 def is_read_only() -> bool:
-    """Tell whether the configuration says that nothing may be done here."""
+    """Return True if the configuration forbids actions."""
     return get_config().dashboard.read_only
 
 
 class GuardedAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """Rows that nobody makes, changes or deletes in read-only mode."""
+    """Rows that staff cannot create, change or delete in read-only mode."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return not is_read_only() and super().has_add_permission(request)

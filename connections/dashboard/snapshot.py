@@ -29,13 +29,13 @@ MAX_AGE_SECONDS = 1.0
 KEY_LENGTH = 7
 _WANT_EVERY_SECONDS = 5
 _FRESH = timedelta(seconds=10)
-"""A picture counts when it is no older than this at its node's last beat."""
+"""A sample is used if it is at most this much older than its node's beat."""
 
 _GONE = timedelta(minutes=15)
-"""For so long a node that has stopped or was lost is shown still."""
+"""How long a stopped or lost node remains on the dashboard."""
 
 _RESOLVED = timedelta(days=1)
-"""For so long an alert that has resolved is shown still."""
+"""How long a resolved alert remains on the dashboard."""
 
 _MOST_RESOLVED = 5
 _MOST_RECORDED = 20_000
@@ -43,21 +43,21 @@ _MOST_RECORDED = 20_000
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """What is open on which node; the same object for all who ask within a second."""
+    """Open connections by node; all viewers within a second share one object."""
 
     number: int
     taken_at: datetime
     nodes: tuple[Node, ...]
-    """Those alive first; each with `beat_age`, a timedelta."""
+    """Live nodes first; each has `beat_age`, a timedelta."""
 
     seen: dict[str, list[ConnectionState]]
     """Open connections by node, oldest first."""
 
     recorded_nodes: frozenset[str]
-    """Nodes without a picture yet: what is shown is what their rows say."""
+    """Nodes without a sample; their connections come from the recorded rows."""
 
     alerts: tuple[Alert, ...] = ()
-    """Those firing, then those pending, then those resolved lately."""
+    """Firing alerts, then pending ones, then recently resolved ones."""
 
     def __iter__(self) -> Iterator[ConnectionState]:
         for connections in self.seen.values():
@@ -69,11 +69,11 @@ class Snapshot:
 
     @property
     def open_count(self) -> int:
-        """How many connections are open."""
+        """The number of open connections."""
         return sum(map(len, self.seen.values()))
 
     def find(self, key: str) -> tuple[str, ConnectionState] | None:
-        """Return the node and the open connection that a key or an id names."""
+        """Return the open connection with a key or id, and its node."""
         found = self._by_key.get(make_key(key) if len(key) == ID_LENGTH else key)
         if found and len(key) == ID_LENGTH and found[1].connection_id != key:
             return None
@@ -89,7 +89,7 @@ class Snapshot:
 
 
 def make_key(connection_id: str) -> str:
-    """Return a short name for a connection, told apart from all that are open."""
+    """Return a short key of a connection, unique among open connections."""
     try:
         tail = bytes.fromhex(connection_id[-10:])
     except ValueError:
@@ -98,7 +98,7 @@ def make_key(connection_id: str) -> str:
 
 
 class Snapshots:
-    """Takes snapshots, at most one a second, however many threads ask."""
+    """Take at most one snapshot a second, for any number of threads."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class Snapshots:
         """
         Return the last snapshot if it is younger than a second, else a new one.
 
-        For threads that may wait for the database.
+        The call may wait for the database, so it must not run on an event loop.
 
         Raises:
             django.db.Error: the database did not answer.
@@ -137,7 +137,7 @@ class Snapshots:
 
 
 def take_snapshot(number: int) -> Snapshot:
-    """Read what all nodes tell."""
+    """Read the nodes, their connections and the alerts from the database."""
     moment = timezone.now()
     age = ExpressionWrapper(Now() - F("beat_at"), output_field=DurationField())
     nodes = list(
@@ -180,19 +180,19 @@ def _read_alerts(moment: datetime) -> tuple[Alert, ...]:
 
 
 def _get_content(node: Any) -> bytes:
-    """Return a node's picture, if it is one of now."""
-    picture = getattr(node, "picture", None)
-    if picture is None or picture.taken_at is None:
+    """Return a node's sample, or nothing if it is stale."""
+    sample = getattr(node, "picture", None)
+    if sample is None or sample.taken_at is None:
         return b""
-    if picture.taken_at < node.beat_at - _FRESH:
+    if sample.taken_at < node.beat_at - _FRESH:
         return b""
-    return bytes(picture.content)
+    return bytes(sample.content)
 
 
 def _read_recorded(
     node_ids: list[str], seen: dict[str, list[ConnectionState]], moment: datetime
 ) -> None:
-    """Read the open connections of nodes without a picture from their rows."""
+    """Read the open connections of nodes without a sample from their rows."""
     timeout_seconds = get_config().idle_timeout_seconds
     rows = (
         Connection.objects.open()

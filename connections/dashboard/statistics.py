@@ -17,9 +17,9 @@ from connections.units import Clock
 
 _STEP_MINUTES = {"15m": 1, "1h": 1, "6h": 5, "24h": 15, "7d": 120}
 _KEPT_SECONDS = {"15m": 2, "1h": 2, "6h": 10, "24h": 30, "7d": 120}
-"""For how long figures are shown before they are read again."""
+"""How long statistics are kept before they are read again."""
 
-_NOTHING_HAPPENED: dict[str, Any] = {
+_EMPTY_MINUTE: dict[str, Any] = {
     "opened": 0,
     "messages_in": 0,
     "messages_out": 0,
@@ -32,7 +32,7 @@ _NOTHING_HAPPENED: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statistics:
-    """Sums for each step of a range, oldest first, and for the whole of it."""
+    """Sums for each step of a range, oldest first, and for the whole range."""
 
     times: Sequence[datetime]
     step_minutes: int
@@ -42,23 +42,23 @@ class Statistics:
     messages_in: Sequence[float]
     messages_out: Sequence[float]
     errors: Mapping[str, Sequence[float]]
-    """By kind, those that occurred in the range alone."""
+    """Errors by kind; kinds without errors in the range are absent."""
 
     reasons: Mapping[str, int] = field(default_factory=dict)
     durations: Sequence[int] = (0,) * (len(DURATION_EDGES) + 1)
     peak_open: int = 0
-    """Most open connections within 24 hours, at the end of a minute."""
+    """The most open connections at the end of a minute, within 24 hours."""
 
 
 def read_statistics(range_name: str, node_id: str = "") -> Statistics:
-    """Return what happened in a range until now, on one node or on all."""
+    """Return the statistics of a range until now, for one node or all."""
     step = _STEP_MINUTES[range_name]
     end = timezone.now()
     rows = MinuteRollup.objects.of_node(node_id) if node_id else MinuteRollup.objects
     chosen = rows.between(end - RANGES[range_name], end)
     last = int(end.timestamp() // 60)
     first = last + 1 - int(RANGES[range_name].total_seconds() // 60)
-    # A step that began before the range would seem to rise.
+    # An incomplete first step would look like a rise.
     steps = range(-(-first // step) * step, last + 1, step)
     sums = _Sums(
         step=step,
@@ -89,7 +89,7 @@ def read_statistics(range_name: str, node_id: str = "") -> Statistics:
 
 @dataclass(slots=True, kw_only=True)
 class _Sums:
-    """What the rows of a range add up to, by the first minute of each step."""
+    """Sums of a range's rows, by the first minute of each step."""
 
     step: int
     points: dict[int, dict[str, Any]]
@@ -98,7 +98,7 @@ class _Sums:
     durations: list[int]
 
     def add(self, minutes: Sequence[dict[str, Any]]) -> None:
-        """Add minutes that are no rows yet."""
+        """Add minutes that are not rolled up yet."""
         open_by_minute = Counter[int]()
         for one in minutes:
             at = one["minute"] - one["minute"] % self.step
@@ -129,7 +129,7 @@ def _rank(series: Mapping[int, Mapping[str, int]]) -> dict[str, int]:
 
 
 def _read_pending(node_id: str) -> list[dict[str, Any]]:
-    """Return the minutes, the one under way too, that no sweeper has taken over."""
+    """Return the minutes that are not rolled up yet, the current one included."""
     nodes = Node.objects.live()
     if node_id:
         nodes = nodes.filter(node_id=node_id)
@@ -139,18 +139,18 @@ def _read_pending(node_id: str) -> list[dict[str, Any]]:
         for one in (*unrolled, minute)
         if one
     }
-    # Read afterwards: a minute may have been taken over in between.
-    taken = MinuteRollup.objects.filter(
+    # Read afterwards: the sweeper may have rolled up a minute in between.
+    rolled_up = MinuteRollup.objects.filter(
         node_id__in={name for name, _ in found},
         minute__in={minute for _, minute in found},
     ).values_list("node_id", "minute")
-    for key in taken:
+    for key in rolled_up:
         found.pop(key, None)
-    return [{**_NOTHING_HAPPENED, **one} for one in found.values()]
+    return [{**_EMPTY_MINUTE, **one} for one in found.values()]
 
 
 class StatisticsCache:
-    """Reads figures as rarely as their range allows, however many threads ask."""
+    """Cache statistics per range and node, for any number of threads."""
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
@@ -158,7 +158,7 @@ class StatisticsCache:
         self._known: dict[tuple[str, str], tuple[float, Statistics]] = {}
 
     def get(self, range_name: str, node_id: str = "") -> Statistics:
-        """Return the figures of a range that are young enough, or read them."""
+        """Return the cached statistics of a range, or read them anew."""
         with self._lock:
             now = self._clock()
             key = (range_name, node_id)

@@ -24,7 +24,7 @@ _FULL = 0.9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tile:
-    """A number with its unit, in words what it means, and how it went."""
+    """A number with its unit, a note and a line of its history."""
 
     label: str
     value: str
@@ -33,7 +33,7 @@ class Tile:
     line: SafeString | str = ""
     is_bad: bool = False
     is_pair: bool = False
-    """Whether the value is two numbers, which take more room."""
+    """Whether the value is two numbers, which need more room."""
 
 
 def make_tiles(
@@ -73,10 +73,10 @@ def estimate_quantile(
     counts: Sequence[int], part: float, edges: Sequence[float] = DURATION_EDGES
 ) -> float | None:
     """
-    Return about where a part of the durations in buckets lies, in seconds.
+    Return an estimated quantile of the durations in buckets, in seconds.
 
-    Linear within its bucket, as Prometheus' histogram_quantile(); what is
-    above the last edge counts as that edge.
+    Interpolates within a bucket, as Prometheus' histogram_quantile() does;
+    durations above the last edge count as that edge.
     """
     total = sum(counts)
     if not total:
@@ -94,7 +94,7 @@ def estimate_quantile(
 def _make_rate(
     label: str, name: str, values: Sequence[float], nodes: Sequence[Node]
 ) -> Tile:
-    """Return how often something happened within the last minute, on all nodes."""
+    """Return a tile with a rate per minute, summed over the nodes."""
     rate = 0.0
     for node in nodes:
         recent = node.counters.get("recent", {})
@@ -109,7 +109,7 @@ def _make_rate(
 
 
 def _whole(values: Sequence[float]) -> Sequence[float]:
-    """Return the values without the step under way, which would seem to fall."""
+    """Return the values without the current step, which would look like a fall."""
     return values[:-1]
 
 

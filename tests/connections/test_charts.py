@@ -22,7 +22,7 @@ from connections.dashboard.charts.scales import (
     split_seconds,
 )
 from connections.dashboard.charts.sparkline import draw_sparkline
-from connections.dashboard.charts.svg import element, picture, text
+from connections.dashboard.charts.svg import element, image, text
 from connections.dashboard.charts.trend import Series, draw_trend
 from connections.node.live_state import LiveState
 
@@ -200,7 +200,7 @@ def test_the_cells_of_a_named_client_say_nothing_twice() -> None:
 
 
 def test_a_picture_says_what_it_shows() -> None:
-    svg = picture(width=10, height=5.25, label='a "b"')
+    svg = image(width=10, height=5.25, label='a "b"')
     assert parse(svg).attrib == {
         "viewBox": "0 0 10 5.2",
         "width": "10",

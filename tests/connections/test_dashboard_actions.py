@@ -129,8 +129,8 @@ def test_a_revoked_token_is_never_good_again(operator: Client) -> None:
 
 def test_a_drain_and_the_return_to_service(operator: Client, node: Node) -> None:
     page = operator.get(url_of("drain", "node", "n1")).content.decode()
-    assert "nobody will be able to connect" in page
-    assert "0 of 1 node have heard" in do(operator, url_of("drain", "node", "n1"))
+    assert "no client will be able to connect" in page
+    assert "0 of 1 node have applied" in do(operator, url_of("drain", "node", "n1"))
     do(operator, url_of("serve", "node", "n1"))
     kinds = NodeCommand.objects.order_by("pk").values_list("kind", "value")
     assert list(kinds) == [("drain", "n1"), ("serve", "n1")]
@@ -189,8 +189,8 @@ def test_in_read_only_mode_nothing_can_be_done(operator: Client, settings: Any) 
 
 def test_the_page_offers_what_is_allowed(operator: Client, client: Client) -> None:
     assert "action/drain" in operator.get(URL).content.decode()
-    peek = operator.get(f"{URL}details/", {"client": "alice"}).content.decode()
-    assert "action/end-all" in peek and "action/ban" in peek
+    details = operator.get(f"{URL}details/", {"client": "alice"}).content.decode()
+    assert "action/end-all" in details and "action/ban" in details
     client.force_login(make_staff("viewer", "view_livedashboard"))
     assert "action/" not in client.get(URL).content.decode()
     assert (

@@ -145,7 +145,7 @@ def test_selected_ones_are_ended_after_a_confirmation(
     assert keys[1] not in answer["Location"]
     only_ended = {**query, "_selected_action": keys[1:]}
     refused = admin_client.post(f"{URL}?state=all", only_ended, follow=True)
-    assert "None of them is open" in refused.content.decode()
+    assert "None of the selected connections is open" in refused.content.decode()
 
 
 def test_who_may_not_end_is_not_offered_it(

@@ -1,9 +1,9 @@
 """
-The connection map: a cell for each connection, the cells of a client together.
+Draw the connection map: one cell per connection, the cells of a client together.
 
-Ten thousand cells are a few paths: a run of equal neighbours is one line whose
-dashes are the cells. What a connection does is told by the shape of its cell
-as well as by its colour.
+Ten thousand cells need only a few paths: adjacent cells of one state are a line
+whose dashes are the cells. A cell shows its connection's state by shape as well
+as by colour.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ from itertools import groupby
 
 from django.utils.safestring import SafeString
 
-from connections.dashboard.charts.svg import element, number, picture
+from connections.dashboard.charts.svg import element, image, number
 
 PITCHES = (14, 11, 9, 7, 6, 5)
 _BLANK = ""
@@ -20,13 +20,13 @@ _BLANK = ""
 
 @dataclass(frozen=True, slots=True)
 class Glyph:
-    """The shape of a cell, in parts of its size."""
+    """The shape of a cell, in fractions of its size."""
 
     dashes: tuple[tuple[float, float], ...]
     """Start and end of each dash, from the left."""
 
     bars: tuple[tuple[float, float], ...]
-    """Top and bottom of each bar the dashes are cut from."""
+    """Top and bottom of each bar from which the dashes are cut."""
 
 
 GLYPHS = {
@@ -37,7 +37,7 @@ GLYPHS = {
     "limited": Glyph(((0, 0.36), (0.64, 1)), ((0, 1),)),
     "draining": Glyph(((0, 1),), ((0, 0.34), (0.66, 1))),
 }
-"""By state. The full square is the busiest; quiet ones, the most, recede."""
+"""Shapes by state; busy connections have the largest, quiet ones the smallest."""
 
 Cell = tuple[str, str]
 """A state and a key."""
@@ -45,17 +45,17 @@ Cell = tuple[str, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
-    """Cells in rows from the left: the drawing, and what its clicks mean."""
+    """Cells in rows: the drawing, and the key of each cell for clicks."""
 
     svg: SafeString
     keys: str
-    """The keys of all cells in their order, each of equal length; blanks between."""
+    """The keys of all cells in order, equally long; empty cells have spaces."""
 
 
 def draw_cells(
     groups: Iterable[Sequence[Cell]], *, width: int, label: str, key_length: int
 ) -> Grid:
-    """Return groups of cells, those of several marked and set apart."""
+    """Return a drawing of groups of cells; larger groups are set apart."""
     cells = _arrange(groups)
     pitch = choose_pitch(len(cells), width)
     columns = max(1, width // pitch)
@@ -71,7 +71,7 @@ def draw_cells(
                     _draw_run(GLYPHS[kind], column, row, length, pitch)
                 )
             column += length
-    svg = picture(
+    svg = image(
         *(_draw_path(kind, runs, pitch) for kind, runs in sorted(paths.items())),
         width=columns * pitch,
         height=rows * pitch,
@@ -85,7 +85,7 @@ def draw_cells(
 
 
 def draw_row(cells: Sequence[Cell], *, pitch: int = 14) -> SafeString:
-    """Return a few cells of one client in a row, to stand beside its name."""
+    """Return one client's cells in a row, to show beside its name."""
     paths: dict[str, list[str]] = {}
     column = 0
     for kind, run in groupby(cells, key=lambda cell: cell[0]):
@@ -108,7 +108,7 @@ def draw_row(cells: Sequence[Cell], *, pitch: int = 14) -> SafeString:
 
 
 def choose_pitch(count: int, width: int, most_height: int = 340) -> int:
-    """Return the largest size of a cell with which so many are not too high."""
+    """Return the largest cell size at which all cells fit into most_height."""
     for pitch in PITCHES:
         rows = -(-count // max(1, width // pitch))
         if rows * pitch <= most_height:
@@ -117,7 +117,7 @@ def choose_pitch(count: int, width: int, most_height: int = 340) -> int:
 
 
 def _arrange(groups: Iterable[Sequence[Cell]]) -> list[Cell]:
-    """Return all cells in order, with blanks where a client of several ends."""
+    """Return all cells in order, with blanks around clients of several cells."""
     cells: list[Cell] = []
     after_several = False
     for group in groups:
@@ -130,7 +130,7 @@ def _arrange(groups: Iterable[Sequence[Cell]]) -> list[Cell]:
 
 
 def _draw_run(glyph: Glyph, column: int, row: int, length: int, pitch: int) -> str:
-    """Return the subpaths of equal neighbours; the dashes start anew at each."""
+    """Return the subpaths of adjacent cells of one state; each restarts its dashes."""
     size = _size(pitch)
     start, end = glyph.dashes[0][0] * size, glyph.dashes[-1][1] * size
     x = column * pitch + start

@@ -1,11 +1,11 @@
-"""The session-duration histogram: closed sessions, and open ones over them."""
+"""Draw the histogram of session durations: closed sessions, overlaid by open ones."""
 
 from collections.abc import Sequence
 
 from django.utils.safestring import SafeString
 
 from connections.dashboard.charts.scales import format_seconds, make_ticks
-from connections.dashboard.charts.svg import element, number, picture, text, title
+from connections.dashboard.charts.svg import element, image, number, text, title
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 40, 8, 10, 34
 _GAP = 0.22
@@ -20,10 +20,10 @@ def draw_histogram(
     height: int = 220,
 ) -> SafeString:
     """
-    Return bars over edges in seconds; one more bar for what is above the last.
+    Return bars for buckets with edges in seconds, and one above the last edge.
 
-    Both series are shares of their own total: a few open connections would
-    vanish beside a day of closed ones.
+    Each series is scaled to its own total: a few open connections would be
+    invisible beside a day of closed ones.
     """
     count = len(edges) + 1
     if not len(closed) == len(open_ages) == count:
@@ -59,7 +59,7 @@ def draw_histogram(
         f"Durations of {sum(closed)} closed sessions,"
         f" and ages of {sum(open_ages)} open ones"
     )
-    return picture(
+    return image(
         *parts, width=width, height=height, label=label, class_="chart histogram"
     )
 
@@ -92,7 +92,7 @@ def _draw_bar(
     height = inner_height - top
     if height <= 0:
         return ""
-    # What is there is to be seen, however little it is.
+    # The smallest count must remain visible.
     height = max(height, 1.5)
     return element(
         "rect",

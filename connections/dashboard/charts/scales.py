@@ -1,11 +1,11 @@
-"""Axes: round ticks, and numbers as people read them."""
+"""Choose round ticks of axes, and format numbers for display."""
 
 import math
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 NOTHING = "\N{EN DASH}"
-"""What stands where there is no value."""
+"""The text for a missing value."""
 
 _STEPS = (1, 2, 5, 10)
 _TIME_STEPS = tuple(
@@ -15,7 +15,7 @@ _TIME_STEPS = tuple(
 
 
 def make_ticks(maximum: float, count: int = 4) -> list[float]:
-    """Return round numbers from 0 to the first that is not below the maximum."""
+    """Return round numbers from 0 to the first at or above the maximum."""
     if not maximum > 0 or not math.isfinite(maximum):
         return [0, 1]
     raw = maximum / count
@@ -30,7 +30,7 @@ def make_ticks(maximum: float, count: int = 4) -> list[float]:
 def make_time_ticks(
     start: datetime, end: datetime, most: int = 6
 ) -> list[tuple[datetime, str]]:
-    """Return round moments between two, at most so many, with their labels."""
+    """Return at most `most` round times between two, with their labels."""
     span = end - start
     step = next((one for one in _TIME_STEPS if span / one <= most), _TIME_STEPS[-1])
     midnight = start.replace(hour=0, minute=0, second=0, microsecond=0)
@@ -90,7 +90,7 @@ def split_seconds(seconds: float) -> tuple[str, str]:
 
 
 def scale(values: Sequence[float], maximum: float, height: float) -> list[float]:
-    """Return how far below the top each value stands."""
+    """Return each value's distance from the top of a chart."""
     return [
         height - height * value / maximum if maximum else height for value in values
     ]

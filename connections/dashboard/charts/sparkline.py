@@ -14,10 +14,9 @@ _MARGIN = 2
 
 def draw_sparkline(values: Sequence[float]) -> SafeString:
     """
-    Return how something went, without axes, its last value marked.
+    Return a line without axes, with its last value marked.
 
-    It says nothing that is not beside it in words, so it is hidden from
-    those who cannot see it.
+    Screen readers skip it: the text beside it has the same content.
     """
     if len(values) < 2:
         values = [0, 0]

@@ -1,4 +1,4 @@
-"""SVG as text: elements with escaped attributes, and no style that a CSP refuses."""
+"""Write SVG as text with escaped attributes, and no inline style (CSP forbids it)."""
 
 from html import escape
 
@@ -9,10 +9,10 @@ Attribute = str | int | float | bool | None
 
 def element(name: str, *children: str, **attributes: Attribute) -> SafeString:
     """
-    Return an element; children are SVG already, attributes are escaped.
+    Return an element; children must be SVG, attributes are escaped.
 
-    `class_` is written class, `stroke_width` stroke-width; what is None or
-    False is left out.
+    `class_` becomes class, `stroke_width` becomes stroke-width. Attributes
+    that are None or False are left out.
     """
     written = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{_format(value)}"'
@@ -31,14 +31,14 @@ def text(content: object, **attributes: Attribute) -> SafeString:
 
 
 def title(content: object) -> SafeString:
-    """Return what a browser shows when the pointer rests on the parent."""
+    """Return a tooltip of the parent element."""
     return element("title", escape(str(content)))
 
 
-def picture(
+def image(
     *children: str, width: float, height: float, label: str, **attributes: Attribute
 ) -> SafeString:
-    """Return an image: what it shows is said in its label, not by its parts."""
+    """Return an image; screen readers read its label, not its parts."""
     return element(
         "svg",
         *children,

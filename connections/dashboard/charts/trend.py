@@ -11,7 +11,7 @@ from connections.dashboard.charts.scales import (
     make_ticks,
     make_time_ticks,
 )
-from connections.dashboard.charts.svg import element, number, picture, text, title
+from connections.dashboard.charts.svg import element, image, number, text, title
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 40, 10, 10, 26
 _MOST_TARGETS = 180
@@ -51,7 +51,7 @@ def draw_trend(
     for one in reversed(series):
         ys = [_TOP + inner_height * (1 - value / ticks[-1]) for value in one.values]
         lines.append(_draw_line(one, xs, ys, _TOP + inner_height))
-    return picture(
+    return image(
         _draw_grid(ticks, width, inner_height),
         _draw_times(start, end, inner_width, height),
         *lines,
@@ -103,7 +103,7 @@ def _draw_targets(
     xs: Sequence[float],
     inner_height: float,
 ) -> SafeString:
-    """Return what the pointer rests on to read the values of a moment."""
+    """Return invisible areas whose tooltips show the values of a time."""
     step = (xs[-1] - xs[0]) / (len(xs) - 1)
     every = -(-len(xs) // _MOST_TARGETS)
     parts = []

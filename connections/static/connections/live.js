@@ -29,7 +29,7 @@ const state = {
   socket: null,
   failures: 0,
   timer: 0,
-  heardAt: performance.now(),
+  receivedAt: performance.now(),
   /** Panels as they were last swapped in. */
   shown: new Map(),
   keys: {},
@@ -60,7 +60,7 @@ function setBadge(kind, text) {
 }
 
 function showFreshness() {
-  const silentSeconds = (performance.now() - state.heardAt) / 1000;
+  const silentSeconds = (performance.now() - state.receivedAt) / 1000;
   if (state.isRefused) setBadge("stale", "Signed out");
   else if (state.isPaused) setBadge("paused", "Paused");
   else if (silentSeconds > Math.max(STALE_SECONDS, 3 * state.every)) setBadge("stale", "Stale");
@@ -69,7 +69,7 @@ function showFreshness() {
 
 function receive(content) {
   if (content.type === "failed") return;
-  state.heardAt = performance.now();
+  state.receivedAt = performance.now();
   if (state.isPaused) return;
   if (content.keys) state.keys = content.keys;
   if (content.firing > state.firing) alarm.textContent = `Alerts firing: ${content.firing}`;
@@ -239,7 +239,7 @@ async function loadDetails(detailed, isNew) {
   markChosen();
 }
 
-function closePeek() {
+function closeDetails() {
   details.hidden = true;
   details.replaceChildren();
   state.detailed = null;
@@ -260,10 +260,10 @@ map.addEventListener("click", (event) => {
   loadDetails(key ? { key } : { client: client.dataset.client, region }, true);
 });
 details.addEventListener("click", (event) => {
-  if (event.target.closest(".live-close")) closePeek();
+  if (event.target.closest(".live-close")) closeDetails();
 });
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && !details.hidden) closePeek();
+  if (event.key === "Escape" && !details.hidden) closeDetails();
 });
 everySelect.value = String(state.every);
 everySelect.addEventListener("change", () => {
