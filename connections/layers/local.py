@@ -1,4 +1,4 @@
-"""The channel layer of a single node."""
+"""A channel layer for a single node, in memory."""
 
 import asyncio
 import os
@@ -19,15 +19,15 @@ SPECIFIC_PREFIX = "specific."
 
 class LocalLayer(BaseChannelLayer):
     """
-    A channel layer in this process's memory, as Channels documents one.
+    A channel layer in this process's memory, by Channels' specification.
 
-    A group send costs one step per member and copies the message once: members
-    share what it holds, and treat it as read-only below its outermost level.
-    send() raises ChannelFull. A group send drops for members that are full, and
-    those find a message of type channel.gap in its place. Messages unread for
-    `expiry` seconds are such a gap, too; the membership stays.
+    A group send takes one step per member and copies the message once: members
+    share its inner values and must treat them as read-only. send() raises
+    ChannelFull. A group send drops the message for full members, which get a
+    message of type channel.gap instead. Messages unread for `expiry` seconds become
+    such a gap too; the membership stays.
 
-    Usable from other threads and event loops, as async_to_sync() does.
+    Other threads and event loops may use it, as async_to_sync() does.
     """
 
     extensions = ("groups", "flush")
@@ -46,10 +46,10 @@ class LocalLayer(BaseChannelLayer):
         self.channel_capacity = self.compile_capacities(channel_capacity or {})
         self.group_expiry = group_expiry
         self.dropped = 0
-        """Messages that found no room, since the start."""
+        """How many messages were dropped since the start."""
         self._clock = clock
         self._mailboxes: dict[str, Mailbox] = {}
-        # Of each group its members, and when they joined: the earliest first.
+        # The members of each group with the time of joining, earliest first.
         self._groups: dict[str, dict[str, float]] = {}
         self._groups_of: dict[str, set[str]] = {}
         self._swept_at = clock()
@@ -57,7 +57,7 @@ class LocalLayer(BaseChannelLayer):
     # As Channels documents it
 
     async def new_channel(self, prefix: str = SPECIFIC_PREFIX) -> str:
-        """Return the name of a channel that nobody else has."""
+        """Return the name of a new channel."""
         self._sweep()
         return f"{prefix}.local!{os.urandom(12).hex()}"
 
@@ -77,7 +77,7 @@ class LocalLayer(BaseChannelLayer):
             raise ChannelFull(channel)
 
     async def receive(self, channel: str) -> Message:
-        """Return the next message of a channel, waiting for one if need be."""
+        """Wait for the next message of a channel and return it."""
         self.require_valid_channel_name(channel)
         while True:
             mailbox = self._open(channel)
@@ -96,7 +96,7 @@ class LocalLayer(BaseChannelLayer):
         self._groups_of.setdefault(channel, set()).add(group)
 
     async def group_discard(self, group: str, channel: str) -> None:
-        """Take a channel out of a group; one that is not in it is no error."""
+        """Remove a channel from a group, if it is a member."""
         self.require_valid_group_name(group)
         self.require_valid_channel_name(channel)
         self._leave(group, channel)
@@ -131,13 +131,13 @@ class LocalLayer(BaseChannelLayer):
             mailbox.close()
 
     async def close(self) -> None:
-        """Let go of everything."""
+        """Forget everything."""
         await self.flush()
 
     # Beyond it
 
     def forget_channel(self, channel: str) -> None:
-        """Take a channel out of all its groups, and drop what waits for it."""
+        """Remove a channel from all its groups, and drop its messages."""
         for group in list(self._groups_of.get(channel, ())):
             self._leave(group, channel)
         mailbox = self._mailboxes.pop(channel, None)
@@ -163,7 +163,7 @@ class LocalLayer(BaseChannelLayer):
             self._groups_of.pop(channel, None)
 
     def _expire(self, group: str, members: dict[str, float], now: float) -> None:
-        """End memberships that are too old; the oldest stand first."""
+        """End memberships that are too old; the oldest come first."""
         latest = now - self.group_expiry
         while members:
             channel = next(iter(members))
@@ -172,7 +172,7 @@ class LocalLayer(BaseChannelLayer):
             self._leave(group, channel)
 
     def _sweep(self) -> None:
-        """Once per expiry, forget mailboxes whose consumers are gone."""
+        """Once per expiry, forget the mailboxes of ended consumers."""
         now = self._clock()
         if now - self._swept_at < self.expiry:
             return
@@ -186,10 +186,10 @@ class LocalLayer(BaseChannelLayer):
 
 def require_message(message: object) -> None:
     """
-    Check that something can be sent.
+    Check that a message is a dict.
 
     Raises:
-        TypeError: it is not a dict.
+        TypeError: it is not.
     """
     if not isinstance(message, dict):
         raise TypeError(f"a message is a dict, not {type(message).__name__}")

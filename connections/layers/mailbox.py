@@ -7,9 +7,8 @@ from connections.asgi import Message
 
 GAP = "channel.gap"
 """
-The type of the message that stands where others were lost. Its `missed` says
-how many, or is None where nobody can know. A consumer that defines
-channel_gap() is told; others need not care.
+The type of the message in the place of lost messages. `missed` is their number, or
+None if it is unknown. Only consumers that define channel_gap() get it.
 """
 
 _UNKNOWN = -1
@@ -19,7 +18,7 @@ class Mailbox:
     """
     The messages of one channel, for one reader or several.
 
-    Put from any thread; each reader waits on its own event loop.
+    Any thread may put; each reader waits on its own event loop.
     """
 
     __slots__ = ("_count", "_entries", "_waiters", "capacity", "expiry_seconds")
@@ -27,19 +26,19 @@ class Mailbox:
     def __init__(self, capacity: int, expiry_seconds: float) -> None:
         self.capacity = capacity
         self.expiry_seconds = expiry_seconds
-        # (when it expires, message), or (how many are missing, None).
+        # (expiry time, message), or (number of missing messages, None).
         self._entries: deque[tuple[float, Message | None]] = deque()
-        # Messages among the entries: gaps need no room.
+        # The number of messages among the entries; gaps need no room.
         self._count = 0
         self._waiters: deque[asyncio.Future[None]] = deque()
 
     @property
     def is_awaited(self) -> bool:
-        """Whether somebody is waiting for a message."""
+        """True while a reader waits for a message."""
         return bool(self._waiters)
 
     def is_forgotten(self, now: float) -> bool:
-        """Tell whether nobody waits and everything in here has expired."""
+        """Return True if no reader waits and all messages have expired."""
         if self._waiters:
             return False
         if not self._entries:
@@ -50,7 +49,7 @@ class Mailbox:
     def put(
         self, message: Message, now: float, loop: asyncio.AbstractEventLoop
     ) -> bool:
-        """Take a message; return False where there is no room for it."""
+        """Add a message; return False if there is no room."""
         if self._count >= self.capacity:
             self._expire(now)
             if self._count >= self.capacity:
@@ -62,7 +61,7 @@ class Mailbox:
         return True
 
     def put_gap(self, missed: int | None, loop: asyncio.AbstractEventLoop) -> None:
-        """Note that messages are missing here; needs no room."""
+        """Add a gap; it needs no room."""
         count = _UNKNOWN if missed is None else missed
         if self._entries and self._entries[-1][1] is None:
             before, _ = self._entries.pop()
@@ -72,7 +71,7 @@ class Mailbox:
             self._wake(loop)
 
     def take(self, now: float) -> Message | None:
-        """Return the next message, a gap where some have expired, or None."""
+        """Return the next message, a gap for expired ones, or None."""
         self._expire(now)
         if not self._entries:
             return None
@@ -80,12 +79,12 @@ class Mailbox:
         if message is None:
             return {"type": GAP, "missed": None if count == _UNKNOWN else int(count)}
         self._count -= 1
-        # Shared with the other members of a group: a copy of the outermost
-        # level, so that one may add to it.
+        # Members of a group share the message: a reader gets a shallow copy that
+        # it may add to.
         return message.copy()
 
     def close(self) -> None:
-        """Drop what is here, and send the readers to look for another mailbox."""
+        """Drop all messages, and make the readers look for another mailbox."""
         self._entries.clear()
         self._count = 0
         for future in self._waiters:
@@ -103,7 +102,7 @@ class Mailbox:
             if future in self._waiters:
                 self._waiters.remove(future)
             elif self._entries:
-                # It was this reader's turn: another one's, then.
+                # This reader had been woken: wake another one.
                 self._wake(asyncio.get_running_loop())
             raise
 
@@ -119,7 +118,7 @@ class Mailbox:
                 return
 
     def _expire(self, now: float) -> None:
-        """Put a gap where messages have waited for too long."""
+        """Replace messages that waited too long by a gap."""
         expired = 0
         while self._entries:
             expires_at, message = self._entries[0]

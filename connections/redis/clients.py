@@ -1,5 +1,5 @@
 """
-Clients of Redis, made from a URL. Imported only where REDIS_URL is set.
+Make Redis clients from a URL. Imported only if REDIS_URL is set.
 
 redis://, rediss:// and unix:// are redis-py's own, with its options in the
 query (`rediss://host/0?ssl_ca_certs=/etc/ca.pem`). Beside them, for Sentinel:
@@ -22,7 +22,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 _SENTINEL_SCHEMES = {"redis+sentinel": "redis", "rediss+sentinel": "rediss"}
 _SENTINEL_PORT = 26379
 _SENTINEL_SECONDS = 0.3
-"""For one sentinel to answer: the next is to be asked before a command gives up."""
+"""How long one sentinel may take, so that the next is asked before a command fails."""
 
 Answer = TypeVar("Answer")
 
@@ -31,8 +31,8 @@ def make_client(url: str, *, timeout_seconds: float, **options: Any) -> Redis:
     """
     Return a client whose commands fail within about timeout_seconds.
 
-    A connection that was found broken is opened anew once, at once: what is
-    sent through here must bear being sent twice. Options given in the URL win.
+    A broken connection is reopened once, at once, so a command may be sent twice and
+    must be idempotent. Options in the URL take precedence.
 
     Raises:
         ValueError: the URL cannot be used; its password is not in the text.
@@ -67,7 +67,7 @@ async def close_client(client: Redis) -> None:
 
 def make_layer_host(url: str, **options: Any) -> dict[str, Any]:
     """
-    Return a URL as channels-redis takes it in `hosts`.
+    Return a URL as an item of channels-redis's `hosts`.
 
     Raises:
         ValueError: the URL cannot be used.
@@ -79,7 +79,7 @@ def make_layer_host(url: str, **options: Any) -> dict[str, Any]:
 
 def parse_sentinel_url(url: str) -> dict[str, Any]:
     """
-    Return what a redis+sentinel:// URL says, in redis-py's words.
+    Return the options of a redis+sentinel:// URL, as redis-py names them.
 
     User and password are those of the master and of the sentinels.
 
@@ -89,7 +89,7 @@ def parse_sentinel_url(url: str) -> dict[str, Any]:
     parts = urlsplit(url)
     credentials, _, hosts = parts.netloc.rpartition("@")
     scheme = _SENTINEL_SCHEMES[parts.scheme]
-    # The rest of the URL is read by redis-py, so that options mean the same.
+    # redis-py reads the rest of the URL, so that options mean the same.
     found = parse_url(f"{scheme}://localhost{parts.path}?{parts.query}")
     options: dict[str, Any] = {**found}
     for name in ("host", "port", "connection_class"):
@@ -123,13 +123,13 @@ def _parse_address(address: str) -> tuple[str, int]:
 
 async def ask(command: Awaitable[Answer], timeout_seconds: float) -> Answer:
     """
-    Return what Redis answers.
+    Await a reply of Redis.
 
-    redis-py 8.1 swallows a cancellation that arrives together with the reply:
-    the task that was cancelled would go on for ever. Here it is raised.
+    redis-py 8.1 swallows a cancellation that arrives together with the reply, and
+    the cancelled task would run on. This function raises it.
 
     Raises:
-        TimeoutError: no answer in time; whether it happened is unknown.
+        TimeoutError: no reply in time; whether the command took effect is unknown.
         RedisError, OSError: as redis-py does.
     """
     task = asyncio.current_task()

@@ -1,5 +1,5 @@
 """
-Redis pub/sub that knows when it may have missed something.
+Subscribe to Redis pub/sub, and report possible losses.
 
 Imported only where REDIS_URL is set.
 """
@@ -31,14 +31,14 @@ _CHANNELS_PER_COMMAND = 500
 
 class Subscriptions:
     """
-    A set of channels on one connection, subscribed again whenever that breaks.
+    A set of channels on one connection, resubscribed whenever it breaks.
 
-    A connection that says nothing for probe_seconds is asked to carry a message
-    to this process itself, and made anew if that does not arrive: after a
+    After probe_seconds of silence a message to this process itself is sent through
+    the connection. If it does not arrive the connection is reopened: after a
     fail-over it can be healthy and attached to the wrong server.
 
-    The client must not reconnect by itself, or nobody would learn of a gap, and
-    must not decode; the prober may do both. Their owner closes them.
+    The client must not reconnect by itself, which would hide a gap, and must not
+    decode; the prober may do both. Their owner closes them.
     """
 
     def __init__(
@@ -73,24 +73,24 @@ class Subscriptions:
         self._is_failing = False
 
     def start(self) -> None:
-        """Begin to listen; calling it again does nothing."""
+        """Start receiving; a second call does nothing."""
         if self._task is None:
             self._task = self._tasks.start(self._run(), self._name)
 
     def wants(self, channel: str) -> bool:
-        """Tell whether a channel is, or is to be, subscribed to."""
+        """Return True if a channel is subscribed or will be."""
         return channel in self._wanted
 
     def carries(self, channel: str) -> bool:
-        """Tell whether Redis has confirmed a channel, on a connection that works."""
+        """Return True if Redis has confirmed a channel on a working connection."""
         future = self._confirmed.get(channel)
         return self.is_subscribed and future is not None and future.done()
 
     async def add(self, *channels: str) -> bool:
         """
-        Subscribe; return whether Redis confirmed it in time.
+        Subscribe; return True if Redis confirmed it in time.
 
-        What is not confirmed is tried again until it is, or is discarded.
+        An unconfirmed channel is retried until it is confirmed or discarded.
         """
         self.start()
         new = [channel for channel in channels if channel not in self._wanted]
@@ -104,7 +104,7 @@ class Subscriptions:
         return not pending
 
     async def discard(self, *channels: str) -> None:
-        """Unsubscribe; where Redis is away it forgets by itself."""
+        """Unsubscribe; a Redis that is away forgets by itself."""
         self._wanted.difference_update(channels)
         for channel in channels:
             self._confirmed.pop(channel, None)
@@ -112,7 +112,7 @@ class Subscriptions:
             await self._send(self._subscription.unsubscribe, channels)
 
     async def close(self) -> None:
-        """Stop listening and forget the channels."""
+        """Stop receiving and forget the channels."""
         if self._task is not None:
             await cancel([self._task])
             self._task = None
@@ -142,7 +142,7 @@ class Subscriptions:
         try:
             await ask(command(*channels), self._timeout_seconds)
         except (RedisError, OSError, TimeoutError) as exc:
-            # The listener finds out too, and subscribes to all that is wanted.
+            # The listener notices too, and subscribes to all wanted channels.
             self.on_failure(exc)
 
     async def _run(self) -> None:
@@ -163,10 +163,10 @@ class Subscriptions:
 
     async def _listen(self) -> None:
         """
-        Subscribe and hand messages on, for as long as that works.
+        Subscribe and pass messages on until the connection breaks.
 
         Raises:
-            RedisError, OSError, TimeoutError: it does not work any more.
+            RedisError, OSError, TimeoutError: the connection broke.
         """
         async with self._client.pubsub() as subscription:
             async with asyncio.timeout(self._timeout_seconds):
@@ -186,7 +186,7 @@ class Subscriptions:
                     await ask(probe, self._timeout_seconds)
 
     async def _subscribe_to_all(self, subscription: Any) -> None:
-        """Subscribe to what is wanted, and to what comes to be meanwhile."""
+        """Subscribe to the wanted channels, also those added meanwhile."""
         known: set[str] = set()
         while new := list(self._wanted - known)[:_CHANNELS_PER_COMMAND]:
             await subscription.subscribe(*new)

@@ -45,21 +45,21 @@ from connections.server.websocket.protocol import WebSocketProtocol
 logger = logging.getLogger(__name__)
 
 BACKLOG = 2048
-"""Connections the kernel keeps for us in a storm; daphne's 50 is soon full."""
+"""The kernel's backlog of connections; daphne's 50 fills up in a storm."""
 
 _PATH_CHARACTERS = 500
-"""Of a path, in the access log."""
+"""How much of a path the access log shows."""
 
 _EXIT_SECONDS = 3
-"""For threads to end by themselves, after the drain."""
+"""How long threads may take to end after the drain."""
 
 
 class Server(DaphneServer):
     """
     One node's server.
 
-    Takes daphne's arguments; an endpoint may also be an object of Twisted's.
-    What the configuration has a key for is taken from there.
+    Takes daphne's arguments; an endpoint may also be a Twisted object. Keys of the
+    configuration override arguments.
 
     Raises:
         ConfigError: the configuration has problems.
@@ -78,10 +78,10 @@ class Server(DaphneServer):
         self.round_trips = Histogram(LATENCY_EDGES)
         self.timers = CoarseTimers(loop)
         self.connections: dict[Any, dict[str, Any]] = {}
-        """What is known of each, those first that came first."""
+        """The WebSockets and requests with their details, oldest first."""
 
         self._requests: dict[Any, None] = {}
-        # Those whose client has gone while their application goes on, and since when.
+        # When the client left of each application that still runs.
         self._lingering: dict[Any, float] = {}
         self.http_channels: set[HttpChannel] = set()
         self.ports: list[Any] = []
@@ -95,24 +95,24 @@ class Server(DaphneServer):
 
     @property
     def is_draining(self) -> bool:
-        """Tell whether handshakes are refused because the node will stop."""
+        """Return True while handshakes are refused because the node will stop."""
         return self.admission.is_draining
 
     @property
     def websockets(self) -> list[WebSocketProtocol]:
-        """All WebSockets whose client or application is still there."""
+        """The WebSockets whose client or application is still there."""
         return [one for one in self.connections if isinstance(one, WebSocketProtocol)]
 
     @property
     def applications(self) -> list[asyncio.Task[None]]:
-        """The applications that still run, of WebSockets and of requests."""
+        """The running applications of WebSockets and requests."""
         details = self.connections.values()
         found = (one.get("application_instance") for one in details)
         return [task for task in found if task is not None and not task.done()]
 
     @property
     def requests(self) -> list[asyncio.Task[None]]:
-        """The applications of HTTP requests under way."""
+        """The running applications of HTTP requests."""
         return [
             task
             for one, details in self.connections.items()
@@ -122,12 +122,12 @@ class Server(DaphneServer):
         ]
 
     def run(self) -> None:
-        """Serve until a signal or stop(); exit_code says how it went."""
+        """Serve until a signal or stop(); exit_code holds the result."""
         try:
             require_shared_limits(self.config, get_redis_url())
         except UnsharedLimits as exc:
             logger.error("Not started: %s", exc, extra={"event": "unshared_limits"})
-            # daphne's command line looks at the one, ours at the other.
+            # daphne's command line reads the first, ours the second.
             self.abort_start, self.exit_code = True, 1
             return
         self.http_factory = HttpFactory(self)
@@ -186,7 +186,7 @@ class Server(DaphneServer):
         """
         Run the application for a connection; return its queue for HTTP.
 
-        A WebSocket is the application's receive and send itself.
+        A WebSocket object itself is the application's receive and send.
         """
         scope["asgi"] = {"version": "3.0", "spec_version": "2.4"}
         queue: asyncio.Queue[Any] | None = None
@@ -204,7 +204,7 @@ class Server(DaphneServer):
         return queue
 
     def _application_ended(self, protocol: Any, task: asyncio.Task[None]) -> None:
-        """Log what an application raised, and end its connection at once."""
+        """Log the exception of an application, and end its connection at once."""
         exception = None if task.cancelled() else task.exception()
         if exception is not None:
             logger.error(
@@ -223,7 +223,7 @@ class Server(DaphneServer):
         self._forget_if_done(protocol)
 
     def _forget_if_done(self, protocol: Any) -> None:
-        """Forget a connection whose client and application both have gone."""
+        """Forget a connection whose client and application have both ended."""
         if protocol not in self._lingering:
             return
         task = self.connections[protocol].get("application_instance")
@@ -234,17 +234,17 @@ class Server(DaphneServer):
 
     def log_action(self, protocol: str, action: str, details: dict[str, Any]) -> None:
         """
-        Write a line of the access log, without the query: it may hold a ticket.
+        Write a line of the access log without the query, which may hold a ticket.
 
-        The path as it came: decoded, a line break in it would begin a line.
+        The path stays encoded: a decoded line break would begin a new line.
         """
         path = quote(str(details.get("path", "")).partition("?")[0])[:_PATH_CHARACTERS]
         super().log_action(protocol, action, {**details, "path": path})
 
-    # The checkers: one connection's failure stays its own
+    # The checkers: a failure concerns one connection only
 
     def application_checker(self) -> None:
-        """Cancel applications that go on too long after their client left."""
+        """Cancel applications that run too long after their client left."""
         try:
             latest = self.loop.time() - self.application_close_timeout
             for protocol, left_at in list(self._lingering.items()):
@@ -310,11 +310,11 @@ class Server(DaphneServer):
         return drained
 
     async def _prepare(self) -> None:
-        """Make the node, and be quick for the first who come."""
+        """Make the node, and warm it up for the first clients."""
         await warm_up(get_node())
 
     def _begin(self) -> None:
-        """Start the node, now that its event loop goes on running."""
+        """Start the node once its event loop keeps running."""
         self.node = get_node()
         self.node.counters.refused_early = self.admission.refusals
         self.node.counters.round_trips = self.round_trips
@@ -322,12 +322,12 @@ class Server(DaphneServer):
             self._start_node(self.node), "The start of the node"
         )
         if self.signal_handlers:
-            # Twisted's own ignores every signal after the first.
+            # Twisted's handler ignores every signal after the first.
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, self._take_signal)
 
     async def _start_node(self, node: Node) -> None:
-        """Start the node, and leave again to an elder that began with it unseen."""
+        """Start the node, and stop again if an older node appeared meanwhile."""
         await node.start()
         if node.database is None:
             return
@@ -362,10 +362,10 @@ class Server(DaphneServer):
 
 def _exit_in_time(exit_code: int) -> None:
     """
-    Let the process end though a thread does not.
+    Let the process end although a thread does not.
 
-    Python waits for every thread of an executor, and one that waits for a
-    database that stands still, or sits in a consumer's own code, may never end.
+    Python waits for every thread of an executor. A thread that waits for a hanging
+    database, or runs a consumer's code, may never end.
     """
 
     def leave() -> None:
@@ -379,7 +379,7 @@ def _exit_in_time(exit_code: int) -> None:
 
 
 def _begin_logging(verbosity: int) -> None:
-    """Let Twisted's log be heard: daphne throws it away."""
+    """Pass Twisted's log on, which daphne throws away."""
     observer = STDLibLogObserver("twisted")
     if verbosity <= 1:
         level = LogLevelFilterPredicate(defaultLogLevel=LogLevel.warn)
@@ -390,7 +390,7 @@ def _begin_logging(verbosity: int) -> None:
 
 
 def _with_backlog(endpoint: Any) -> Any:
-    """Return an endpoint of Twisted's strings with room for a storm."""
+    """Return a Twisted endpoint string with a larger backlog."""
     if isinstance(endpoint, str) and endpoint.startswith(("tcp:", "ssl:")):
         return endpoint if ":backlog=" in endpoint else f"{endpoint}:backlog={BACKLOG}"
     return endpoint

@@ -1,13 +1,12 @@
 """
-WebSocket frames, without I/O (RFC 6455, section 5).
+Parse and build WebSocket frames, without I/O (RFC 6455, section 5).
 
-Why not Autobahn's parser, which daphne uses: it drops the TCP connection where
-the RFC asks for a close frame, cannot be stopped within a read, and its events
-pass four layers of calls. Why not the one of the `websockets` library: it
-parses all of a read at once, so that one read of 64 kB of tiny messages becomes
-ten thousand of them in memory, whatever the bound on the queue is. This one
-yields one event at a time and stops where the queue is full. The tests compare
-it with `websockets` on arbitrary streams.
+Autobahn's parser, which daphne uses, drops the TCP connection where the RFC asks for
+a close frame, cannot be stopped within a read, and passes events through four layers
+of calls. The parser of the `websockets` library parses a whole read at once: 64 kB
+of tiny messages become ten thousand messages in memory, whatever the bound on the
+queue. This parser yields one event at a time and stops when the queue is full. The
+tests compare it with `websockets` on arbitrary streams.
 """
 
 import codecs
@@ -33,7 +32,7 @@ apply_mask = find_mask_function() or mask_in_python
 
 
 class Opcode(IntEnum):
-    """What a frame carries (RFC 6455, section 11.8)."""
+    """The opcode of a frame (RFC 6455, section 11.8)."""
 
     CONTINUATION = 0
     TEXT = 1
@@ -42,7 +41,7 @@ class Opcode(IntEnum):
     PING = 9
     PONG = 10
     FRAGMENT = 16
-    """Never on the wire: a fragment was taken in, its message is not whole."""
+    """Never on the wire: a fragment arrived, its message is incomplete."""
 
 
 CONTINUATION, TEXT, BINARY = Opcode.CONTINUATION, Opcode.TEXT, Opcode.BINARY
@@ -62,16 +61,16 @@ _SHORT_TEXTS = tuple(bytes((_WHOLE_TEXT, size)) for size in range(126))
 
 Event = tuple[Opcode, Any]
 """
-An opcode with the message's text or bytes, the bytes of a control frame, or
-the size of a fragment.
+An opcode with the text or bytes of a message, the bytes of a control frame, or the
+size of a fragment.
 """
 
 
 class FrameReader:
     """
-    Turns the bytes that a client sends into messages and control frames.
+    Turns the bytes of a client into messages and control frames.
 
-    feed() takes what was read, next_event() gives one event after another. It
+    feed() takes received bytes, next_event() returns one event after another. It
     never holds more than one message of max_message_size and one read.
     """
 
@@ -89,26 +88,26 @@ class FrameReader:
         self._max_message_size = max_message_size
         self._buffer: bytes | bytearray = b""
         self._position = 0
-        # How many bytes from _position on the next step needs at least: what
-        # trickles in byte by byte is not looked at byte by byte.
+        # The bytes from _position on that the next step needs at least. Bytes that
+        # trickle in one by one are not parsed one by one.
         self._needed = 2
-        # The message whose fragments are coming in.
+        # The fragments of an incomplete message.
         self._opcode: Opcode | None = None
         self._message = bytearray()
         self._decoder: codecs.IncrementalDecoder | None = None
 
     @property
     def held_bytes(self) -> int:
-        """Bytes that wait for the rest of their frame or message."""
+        """How many bytes wait for the rest of their frame or message."""
         return len(self._buffer) - self._position + len(self._message)
 
     @property
     def is_within_message(self) -> bool:
-        """Tell whether a frame or message has begun and is not whole."""
+        """Return True while a frame or message is incomplete."""
         return self._opcode is not None or len(self._buffer) > self._position
 
     def feed(self, received: bytes) -> None:
-        """Take in bytes in the order they were received."""
+        """Add bytes in the order of their arrival."""
         if self._position == len(self._buffer):
             self._buffer = received
         else:
@@ -119,10 +118,10 @@ class FrameReader:
 
     def take_whole_text(self, received: bytes) -> str | None:
         """
-        Return the text where a read is one short text message, nothing else.
+        Return the text if a read is exactly one short text message.
 
-        That is the common case by far. Otherwise it returns None and has not
-        taken anything: feed() is to.
+        This is the most frequent case. Otherwise it returns None and consumes
+        nothing; feed() must follow.
 
         Raises:
             ProtocolViolation: the text is not UTF-8.
@@ -141,11 +140,10 @@ class FrameReader:
 
     def next_event(self) -> Event | None:
         """
-        Return the next event, or None until more is fed.
+        Return the next event, or None until more bytes are fed.
 
         Raises:
-            ProtocolViolation: the client broke the protocol; nothing more can
-                be read.
+            ProtocolViolation: the client broke the protocol; reading must end.
         """
         buffer, start = self._buffer, self._position
         available = len(buffer) - start
@@ -167,7 +165,7 @@ class FrameReader:
             and size <= self._max_message_size
         )
         if not is_plain:
-            # Before any of the payload is there: what is refused is not held.
+            # Before any payload has arrived: a refused frame is never held.
             self._check_header(first, second, size)
         if available < header + size:
             self._needed = header + size
@@ -177,7 +175,7 @@ class FrameReader:
             buffer[start + header : end], buffer[start + header - 4 : start + header]
         )
         if available == header + size:
-            # A client that says nothing more must not keep what it has said.
+            # The buffer of a quiet client must not keep consumed bytes.
             self._buffer, self._position = b"", 0
         else:
             self._position = end
@@ -185,7 +183,7 @@ class FrameReader:
         return (TEXT, _decode(payload)) if is_plain else self._take(first, payload)
 
     def _check_header(self, first: int, second: int, size: int) -> None:
-        """Raise ProtocolViolation for a header that may not be."""
+        """Raise ProtocolViolation for an invalid header."""
         opcode = first & 0x0F
         if first & _RESERVED:
             raise ProtocolViolation(1002, "reserved bits are set")
@@ -209,7 +207,7 @@ class FrameReader:
             raise ProtocolViolation(1009, "a message is too big")
 
     def _take(self, first: int, payload: bytes) -> Event:
-        """Return the event that a whole and valid frame makes."""
+        """Return the event of a complete and valid frame."""
         opcode = first & 0x0F
         if opcode >= CLOSE:
             return Opcode(opcode), bytes(payload)
@@ -222,7 +220,7 @@ class FrameReader:
                 self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._message += payload
         if self._decoder is not None:
-            # Wrong UTF-8 is refused at the fragment that it stands in.
+            # Invalid UTF-8 is refused at the fragment that holds it.
             try:
                 self._decoder.decode(payload, final=bool(is_final))
             except UnicodeDecodeError as exc:
@@ -243,7 +241,7 @@ def _decode(payload: bytes) -> str:
 
 
 def build_frame(opcode: int, payload: bytes) -> bytes:
-    """Return a whole message, or a control frame, as a server sends it."""
+    """Return a frame of a server: a complete message or a control frame."""
     size = len(payload)
     if size < 126:
         return bytes((_FIN | opcode, size)) + payload
@@ -253,7 +251,7 @@ def build_frame(opcode: int, payload: bytes) -> bytes:
 
 
 def build_text(text: str) -> bytes:
-    """Return a text message as a server sends it."""
+    """Return the frame of a text message from a server."""
     payload = text.encode()
     if len(payload) < 126:
         return _SHORT_TEXTS[len(payload)] + payload
@@ -261,7 +259,7 @@ def build_text(text: str) -> bytes:
 
 
 def build_close(code: int, reason: str) -> bytes:
-    """Return a close frame; what is too long of the reason is left out."""
+    """Return a close frame; a reason that is too long is cut."""
     text = reason.encode("utf-8", "replace")[: _MAX_CONTROL_BYTES - 2]
     while text and not _is_utf8(text):
         text = text[:-1]
@@ -270,10 +268,10 @@ def build_close(code: int, reason: str) -> bytes:
 
 def parse_close(payload: bytes) -> tuple[int, str]:
     """
-    Return code and reason of a client's close frame; 1005 where it has none.
+    Return code and reason of a client's close frame; 1005 without a code.
 
     Raises:
-        ProtocolViolation: the code or the reason may not be sent.
+        ProtocolViolation: the code or the reason is not allowed.
     """
     if not payload:
         return 1005, ""

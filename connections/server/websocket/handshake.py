@@ -1,4 +1,4 @@
-"""The opening handshake, without I/O (RFC 6455, section 4.2)."""
+"""Parse and answer the opening handshake, without I/O (RFC 6455, section 4.2)."""
 
 import base64
 import binascii
@@ -17,7 +17,7 @@ _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
 class BadHandshake(Exception):
-    """A request that cannot become a WebSocket; `status` is the answer."""
+    """A request that cannot become a WebSocket; `status` is the HTTP answer."""
 
     def __init__(
         self, status: int, explanation: str, headers: Sequence[Header] = ()
@@ -30,22 +30,22 @@ class BadHandshake(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handshake:
-    """What a client asks for when it opens a WebSocket."""
+    """The parsed handshake of a client."""
 
     path: str
     raw_path: bytes
     query_string: bytes
     headers: list[Header]
-    """Names in lower case, in the order of arrival."""
+    """Headers with names in lower case, in the order of arrival."""
     accept_key: bytes
     subprotocols: list[str]
     client: list[Any] | None
-    """Host and port of the peer, and of our end; None for a Unix socket."""
+    """Host and port of the peer and of this end; None for a Unix socket."""
     local: list[Any] | None
     is_secure: bool
 
     def get_scope(self) -> dict[str, Any]:
-        """Return the part of the ASGI scope that the request gives."""
+        """Return the part of the ASGI scope that comes from the request."""
         return {
             "type": "websocket",
             "http_version": "1.1",
@@ -71,10 +71,10 @@ def read_handshake(
     is_secure: bool = False,
 ) -> Handshake:
     """
-    Return the handshake that an HTTP request makes.
+    Return the handshake in an HTTP request.
 
     Raises:
-        BadHandshake: it is none, or not one of version 13.
+        BadHandshake: the request is no handshake of version 13.
     """
     headers = [(name.lower(), value) for name, values in raw for value in values]
     for name, value in headers:
@@ -82,8 +82,8 @@ def read_handshake(
             raise BadHandshake(400, "a header's name is not valid")
         if INVALID_HEADER_VALUE_BYTES.intersection(value):
             raise BadHandshake(400, "a header's value is not valid")
-    # "X_Y" would read as "X-Y" further on (CVE-2015-0219); the root path is
-    # for the server's command line to say, not for any client.
+    # Django would read "X_Y" as "X-Y" (CVE-2015-0219). The command line sets the
+    # root path; a client must not.
     headers = [
         (name, value)
         for name, value in headers
@@ -139,7 +139,7 @@ def build_acceptance(
 
 
 def build_refusal(status: int, explanation: str, extra: Iterable[Header] = ()) -> bytes:
-    """Return a whole response that says why there is no WebSocket."""
+    """Return a complete response that refuses the WebSocket."""
     body = explanation.encode() + b"\n"
     headers: list[Header] = [
         (b"Content-Type", b"text/plain; charset=utf-8"),
@@ -153,7 +153,7 @@ def build_denial_head(
     status: int, headers: Iterable[Header], body_bytes: int | None
 ) -> bytes:
     """
-    Return the head of an application's own refusal; its connection closes.
+    Return the head of an application's own refusal; the connection closes after it.
 
     Raises:
         ValueError: as build_response_head().

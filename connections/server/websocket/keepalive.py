@@ -7,17 +7,17 @@ from typing import Protocol
 
 
 class Timer(Protocol):
-    """What scheduling something returns."""
+    """A scheduled call."""
 
     def cancel(self) -> None:
-        """Do not run it."""
+        """Drop the call."""
 
 
 class Timers(Protocol):
-    """An event loop, as far as time goes."""
+    """The part of an event loop that schedules calls."""
 
     def time(self) -> float:
-        """Return the moment it is, in seconds, monotonic."""
+        """Return the current monotonic time in seconds."""
 
     def call_later(self, seconds: float, action: Callable[[], None]) -> Timer:
         """Run a function after so many seconds."""
@@ -30,10 +30,10 @@ class Owner(Protocol):
         """Send a ping."""
 
     def is_behind(self, since: float) -> bool:
-        """Tell whether a pong may wait behind what was not read since."""
+        """Return True if a pong may wait behind unread bytes."""
 
     def record_round_trip(self, seconds: float) -> None:
-        """Take note of how long the pong took."""
+        """Record the duration of a round trip in seconds."""
 
     def give_up_dead(self) -> None:
         """End the connection: no pong came."""
@@ -41,12 +41,12 @@ class Owner(Protocol):
 
 class Keepalive:
     """
-    Sends pings to one client and tells when no pong comes.
+    Sends pings to one client and ends the connection when no pong comes.
 
-    There is one ping on its way at a time and one timer: for the next ping, or
-    for the pong. So no timer of an earlier ping can end a client that answers.
-    The first ping comes after a random part of the interval, so that clients
-    who connected together are not pinged together.
+    One ping is outstanding at a time, and one timer runs: for the next ping or for
+    the pong. A timer of an earlier ping therefore never ends a client that answers.
+    The first ping comes after a random part of the interval, so that clients which
+    connected together are not pinged together.
     """
 
     __slots__ = (
@@ -79,7 +79,7 @@ class Keepalive:
         self._timer: Timer = timers.call_later(first_seconds, self._send)
 
     def on_pong(self, payload: bytes) -> None:
-        """Take in a pong; one that answers no ping of ours means nothing."""
+        """Handle a pong; a pong without a matching ping is ignored."""
         if not self._payload or payload != self._payload:
             return
         now = self._timers.time()
@@ -91,7 +91,7 @@ class Keepalive:
         self._timer = self._timers.call_later(next_seconds, self._send)
 
     def stop(self) -> None:
-        """Send no more pings."""
+        """Stop sending pings."""
         self._timer.cancel()
         self._payload = b""
 
@@ -103,7 +103,7 @@ class Keepalive:
 
     def _check(self) -> None:
         if self._owner.is_behind(self._sent_at):
-            # The pong may wait behind what we did not read yet.
+            # The pong may wait behind unread bytes.
             self._timer = self._timers.call_later(self._timeout_seconds, self._check)
         else:
             self._owner.give_up_dead()

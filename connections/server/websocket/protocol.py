@@ -1,9 +1,8 @@
 """
-One WebSocket: from its handshake to the last of its bytes.
+Serve one WebSocket, from its handshake to its last byte.
 
-It takes the place of daphne's WebSocketProtocol without building on it, and so
-without Autobahn (frames.py says why). daphne's Server knows it by the same few
-methods.
+The class replaces daphne's WebSocketProtocol without building on it or on Autobahn
+(frames.py says why). daphne's Server uses the same few methods of it.
 """
 
 import asyncio
@@ -30,7 +29,7 @@ logger = logging.getLogger(__name__)
 _CRASHED = CloseReason(code=1011, reason="internal_error", reconnect=Reconnect.BACKOFF)
 
 _CLOSE_SECONDS = 2
-"""For a client to answer a close frame; then its TCP connection is dropped."""
+"""How long a client may take to answer a close frame before its connection drops."""
 
 
 # A member of an enumeration costs a look-up in its class each time.
@@ -63,7 +62,7 @@ class WebSocketProtocol(HasDeadline):
         self._is_counted = False
         self._is_unattended = False
 
-    # What the application and the node see
+    # Used by the application and the node
 
     @property
     def unsent_bytes(self) -> int:
@@ -84,19 +83,19 @@ class WebSocketProtocol(HasDeadline):
 
     @property
     def receive(self) -> Callable[[], Awaitable[Message]]:
-        """What returns the next event, and the last one again and again."""
+        """Return the next event, and the final event repeatedly."""
         return self._inbound.queue.get
 
     async def send(self, message: Message) -> None:
         """
         Take an event from the application.
 
-        A message waits while more than send_high_water is unsent, and now and
-        then for others to have their turn. After the end everything is
-        ignored: the application may not know yet.
+        A message waits while more than send_high_water is unsent, and sometimes to
+        let other tasks run. After the end events are ignored, because the
+        application may not know of it yet.
 
         Raises:
-            ValueError: the event may not come now, or is not valid.
+            ValueError: the event is invalid, or not allowed in this state.
         """
         if message["type"] != "websocket.send":
             self._take_answer(message)
@@ -104,7 +103,7 @@ class WebSocketProtocol(HasDeadline):
         if self._phase is not _OPEN:
             if self._phase is _CONNECTING:
                 raise ValueError("websocket.send before websocket.accept")
-            # A handler that goes on sending holds nobody up.
+            # A handler that keeps sending must not block the loop.
             await asyncio.sleep(0)
             return
         payload = message.get("bytes")
@@ -120,7 +119,7 @@ class WebSocketProtocol(HasDeadline):
             self._write(frames.build_frame(frames.BINARY, payload))
 
     def gather(self) -> None:
-        """Have what is sent in this turn of the loop leave together."""
+        """Send the frames of this turn of the loop together."""
         if self._phase is _OPEN:
             self._transport.gather()
 
@@ -129,7 +128,7 @@ class WebSocketProtocol(HasDeadline):
         Begin the closing handshake; before the accept, answer HTTP 403.
 
         Raises:
-            ValueError: RFC 6455 does not let an application send the code.
+            ValueError: RFC 6455 does not allow an application to send the code.
         """
         if not close_codes.may_send(code):
             raise ValueError(f"the close code {code} may not be sent")
@@ -157,22 +156,22 @@ class WebSocketProtocol(HasDeadline):
             self._transport.abort()
 
     def cut_off(self) -> None:
-        """Answer a handshake that the application leaves waiting."""
+        """Refuse a handshake that the application does not answer."""
         if self._phase is Phase.CONNECTING:
             extra = [(b"Retry-After", b"1")]
             self._refuse(503, "The application did not answer in time", extra)
 
     def end_over_budget(self) -> None:
-        """End what holds most when all buffers together hold too much."""
+        """End this WebSocket: its buffers hold most while all hold too much."""
         if self._buffer.unsent_bytes > self._inbound.held_bytes:
             self._give_up_slow()
         else:
             self.fail(close_codes.RATE_LIMITED, "the buffers of the node are full")
 
-    # What the server calls
+    # Called by the server
 
     def application_ended(self, exception: BaseException | None) -> None:
-        """End the WebSocket at once when its application has."""
+        """End the WebSocket at once after its application has ended."""
         if self._phase is Phase.CONNECTING:
             self._refuse(500, "Internal server error")
         elif self._phase is Phase.OPEN:
@@ -181,7 +180,7 @@ class WebSocketProtocol(HasDeadline):
         self._break_reference_cycles()
 
     def begin(self, transport: Transport) -> None:
-        """Take over the connection on which the handshake came."""
+        """Take over the TCP connection of the handshake."""
         loop = asyncio.get_running_loop()
         self._transport = transport
         self._inbound = Inbound(self._config, transport, self, loop)
@@ -214,7 +213,7 @@ class WebSocketProtocol(HasDeadline):
         self._server.budget.forget(self)
         self._break_reference_cycles()
 
-    # What the keepalive calls
+    # Called by the keepalive
 
     def send_ping(self, payload: bytes) -> None:
         self._write(frames.build_frame(frames.PING, payload))
@@ -229,10 +228,10 @@ class WebSocketProtocol(HasDeadline):
         self.close_reason = self.close_reason or close_codes.DEAD
         self.abort()
 
-    # What the reading side calls
+    # Called by the reader
 
     def take_ping(self, payload: bytes) -> None:
-        # Who does not read our answers gets no more of them.
+        # A client that does not read pongs gets no more of them.
         if self._phase is Phase.OPEN and not self._buffer.is_above_high_water:
             self._write(frames.build_frame(frames.PONG, payload))
 
@@ -241,7 +240,7 @@ class WebSocketProtocol(HasDeadline):
             self._keepalive.on_pong(payload)
 
     def take_close(self, code: int, reason: str) -> None:
-        """Complete the closing handshake, whoever began it."""
+        """Complete the closing handshake, whichever side began it."""
         if self._phase is Phase.OPEN:
             self._leave_open()
             if code == 1005:
@@ -253,10 +252,10 @@ class WebSocketProtocol(HasDeadline):
 
     def fail(self, close_reason: CloseReason, explanation: str = "") -> None:
         """
-        Say why in a close frame and take nothing more from the client.
+        Send a close frame with the reason, and ignore the client from now on.
 
-        What it still sends is read and dropped for a moment: closing on unread
-        bytes would reset the connection, and the close frame with it.
+        Its bytes are read and dropped for a moment: closing with unread bytes would
+        reset the connection and lose the close frame.
         """
         if self._phase is Phase.CONNECTING:
             self.cut_off()
@@ -335,10 +334,10 @@ class WebSocketProtocol(HasDeadline):
         self._say_gone(1006, "")
         self._hang_up()
 
-    # Ends that the transport decides on
+    # Ends decided by the transport
 
     def _give_up_slow(self) -> None:
-        """Drop a client that does not read: it could not read a close either."""
+        """Drop a client that does not read; it would not read a close frame either."""
         self.close_reason = self.close_reason or close_codes.SLOW_CONSUMER
         self.abort()
 
@@ -360,7 +359,7 @@ class WebSocketProtocol(HasDeadline):
         self._start_deadline(_CLOSE_SECONDS, self.abort)
 
     def _say_gone(self, code: int, reason: str) -> None:
-        """Tell the application, once, that its client has gone."""
+        """Send the application the disconnect event, once."""
         if self._is_gone:
             return
         self._is_gone = True
@@ -370,9 +369,10 @@ class WebSocketProtocol(HasDeadline):
 
     def _break_reference_cycles(self) -> None:
         """
-        Let go of the parts once both the client and the application have gone.
+        Drop the parts once client and application have both ended.
 
-        They refer back to here: such a circle is for the garbage collector alone.
+        The parts refer back to this object: only the garbage collector frees such a
+        cycle.
         """
         if self._is_unattended and self._phase is Phase.CLOSED:
             del self._transport, self._inbound, self._buffer

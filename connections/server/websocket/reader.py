@@ -22,36 +22,36 @@ _VIOLATIONS = {
 }
 
 _EARLY_BYTES = 65_536
-"""What a client may send before its handshake is answered."""
+"""Bytes that a client may send before the answer to its handshake."""
 
 _SMALL_FRAGMENT_BYTES = 64
 
 _BACKLOG_SECONDS = 5
-"""For a consumer to take what its client sent before it left."""
+"""How long a consumer may take the messages of a client that has left."""
 
 
 class Owner(Protocol):
-    """Who is told what is no message."""
+    """The object that gets everything except messages."""
 
     def take_ping(self, payload: bytes) -> None:
-        """A ping came."""
+        """Handle a ping."""
 
     def take_pong(self, payload: bytes) -> None:
-        """A pong came."""
+        """Handle a pong."""
 
     def take_close(self, code: int, reason: str) -> None:
-        """A close frame came; nothing after it is looked at."""
+        """Handle a close frame; later bytes are ignored."""
 
     def fail(self, close_reason: CloseReason, explanation: str) -> None:
-        """The client broke the protocol or a bound."""
+        """Handle a violation of the protocol or of a bound."""
 
 
 class _Mode(Enum):
     WAITING = "waiting"
-    """The handshake is not answered: keep the bytes, look at none."""
+    """The handshake is unanswered: bytes are kept and not parsed."""
     OPEN = "open"
     CLOSING = "closing"
-    """Messages are dropped; the client's close frame is still awaited."""
+    """Messages are dropped; the client's close frame is awaited."""
     DEAF = "deaf"
     """Everything is dropped."""
 
@@ -64,8 +64,8 @@ class Inbound:
     """
     Reads frames into the queue of a consumer and stops reading when it is full.
 
-    A pause is brief, because a paused transport does not hear its peer leave:
-    after receive_stall_seconds the client has outrun its consumer for good.
+    Pauses are short, because a paused transport does not notice that its peer has
+    left: after receive_stall_seconds the connection ends.
     """
 
     def __init__(
@@ -95,17 +95,17 @@ class Inbound:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes that wait for the consumer, or for the rest of their message."""
+        """How many bytes wait for the consumer or for the rest of their message."""
         return self.queue.held_bytes + self._reader.held_bytes
 
     def is_behind(self, since: float) -> bool:
-        """Tell whether a pong may wait behind data that was not read since."""
+        """Return True if a pong may wait behind unread bytes."""
         if self._is_paused:
-            return True  # Not for long: the pause ends in time, or the connection.
+            return True  # The pause ends in time, or the connection ends.
         return self._resumed_at > since and self._received_at > since
 
     def take(self, received: bytes) -> None:
-        """Take in what was read from the socket."""
+        """Handle bytes from the socket."""
         if self._mode is _DEAF:
             return
         self._received_at = self._loop.time()
@@ -119,13 +119,13 @@ class Inbound:
             self._read()
 
     def open(self) -> None:
-        """Begin to read messages, those too that did not wait for the answer."""
+        """Start parsing messages, also those that arrived before the answer."""
         self._mode = _Mode.OPEN
         if self._is_paused or self._reader.held_bytes:
             self._loop.call_soon(self._resume)
 
     def drop_messages(self) -> None:
-        """Wait for nothing more but the client's close frame."""
+        """Drop messages and wait for the client's close frame."""
         if self._mode is _Mode.OPEN:
             self._mode = _Mode.CLOSING
             self._unfinished_since = None
@@ -133,7 +133,7 @@ class Inbound:
                 self._loop.call_soon(self._resume)
 
     def drop_all(self) -> None:
-        """Drop what waits and whatever comes; hear only the connection's end."""
+        """Drop waiting and later messages; notice only the end of the connection."""
         self._mode = _Mode.DEAF
         self._unfinished_since = None
         self._reader = frames.FrameReader(0)
@@ -145,10 +145,10 @@ class Inbound:
 
     def finish(self, code: int, reason: str) -> None:
         """
-        Let the consumer know that its client has gone.
+        Queue the disconnect event.
 
-        A slow one has a while for what was sent before, and then must learn the
-        end while there is time to act on it.
+        A slow consumer may take earlier messages for a while; then they are dropped,
+        so that it learns of the end in time.
         """
         gone = {"type": "websocket.disconnect", "code": code, "reason": reason}
         self.queue.finish(gone)
@@ -156,7 +156,7 @@ class Inbound:
             self._loop.call_later(_BACKLOG_SECONDS, self.queue.discard)
 
     def close(self) -> None:
-        """Let go of timers; the connection is lost."""
+        """Stop the timers; the connection is lost."""
         self._mode = _Mode.DEAF
         self._is_paused = False
         self._cancel_stall()
@@ -164,7 +164,7 @@ class Inbound:
             self._unfinished_timer.cancel()
 
     def _take_whole(self, received: bytes) -> bool:
-        """Hand on a read that is one message; return whether it was dealt with."""
+        """Queue a read that is exactly one message; return True if it was."""
         if self.queue.is_full:
             return False
         try:
@@ -178,7 +178,7 @@ class Inbound:
         return True
 
     def _read(self) -> None:
-        """Hand on what has come in, until the queue is full."""
+        """Queue received messages until the queue is full."""
         put, next_event = self.queue.put, self._reader.next_event
         has_finished_message = False
         try:
@@ -210,7 +210,7 @@ class Inbound:
         self._watch_unfinished(has_finished_message)
 
     def _take_other(self, opcode: frames.Opcode, payload: Any) -> None:
-        """Take a control frame or a fragment."""
+        """Handle a control frame or a fragment."""
         if opcode is frames.CLOSE:
             code, reason = frames.parse_close(payload)
             self.close()
@@ -232,7 +232,7 @@ class Inbound:
             self._owner.take_ping(payload)
 
     def _watch_unfinished(self, has_finished_message: bool) -> None:
-        """Keep time of a message that has begun and does not become whole."""
+        """Start or stop the deadline of an incomplete message."""
         if not self._reader.is_within_message:
             self._unfinished_since = None
         elif self._unfinished_since is None or has_finished_message:
@@ -262,7 +262,7 @@ class Inbound:
         )
 
     def _resume(self) -> None:
-        """Go on with what was read before the pause, then read on."""
+        """Parse the bytes read before the pause, then resume reading."""
         if self._mode in (_Mode.WAITING, _Mode.DEAF):
             return
         self._cancel_stall()

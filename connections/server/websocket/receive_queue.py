@@ -8,15 +8,15 @@ from connections.asgi import Message
 
 
 def _stay_away() -> None:
-    """Do nothing about room in a queue that is finished."""
+    """Do nothing: a finished queue needs no room."""
 
 
 class ReceiveQueue:
     """
     The events that wait for one consumer, bounded in number and bytes.
 
-    The bound is kept by who puts: it looks at is_full before each. Once full,
-    on_room is called when half of it has been taken.
+    The producer keeps the bound by checking is_full before each put(). After the
+    queue was full, on_room is called once half of it is taken.
     """
 
     __slots__ = (
@@ -47,7 +47,7 @@ class ReceiveQueue:
 
     @property
     def is_full(self) -> bool:
-        """Tell whether nothing more should be put; on_room says when again."""
+        """Return True if nothing more may be put until on_room is called."""
         if len(self._events) < self._max_messages and self.held_bytes < self._max_bytes:
             return False
         self._was_full = True
@@ -59,28 +59,28 @@ class ReceiveQueue:
             return
         waiter = self._waiter
         if waiter is not None and not self._events and not waiter.done():
-            # Who waits has it at once: it is never counted as waiting.
+            # A waiting consumer gets the event at once; it is never counted.
             waiter.set_result(event)
             return
         self._events.append((event, size_bytes))
         self.held_bytes += size_bytes
 
     def finish(self, final: Message) -> None:
-        """Have get() return this event after those that wait, for ever."""
+        """Make get() return this event after the queued ones, from then on."""
         if self._final is None:
             self._final = final
-            # Nothing more is put: nobody has to hear of room, or be kept for it.
+            # Nothing more is put: on_room is dropped, and what it refers to.
             self._on_room = _stay_away
             if self._waiter is not None and not self._waiter.done():
                 self._waiter.set_result(final)
 
     def discard(self) -> None:
-        """Drop the events that wait, so that the final one comes next."""
+        """Drop the queued events, so that the final event comes next."""
         self._events.clear()
         self.held_bytes = 0
 
     async def get(self) -> Message:
-        """Wait for the next event. One consumer waits at a time."""
+        """Wait for the next event; only one consumer may wait."""
         if not self._events:
             if self._final is not None:
                 return self._final
@@ -103,7 +103,7 @@ class ReceiveQueue:
             return await waiter
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled():
-                # It was handed over already: for the next get(), then.
+                # The event was handed over already: keep it for the next get().
                 self._events.appendleft((waiter.result(), 0))
             raise
         finally:

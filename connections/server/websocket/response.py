@@ -1,4 +1,4 @@
-"""The one answer to a handshake: accepted, denied by the application, or refused."""
+"""Build the answer to a handshake: accepted, denied or refused."""
 
 from collections.abc import Iterable
 from enum import Enum
@@ -15,7 +15,7 @@ from connections.server.websocket.handshake import (
 
 
 class Phase(Enum):
-    """How far a WebSocket has come."""
+    """The state of a WebSocket on the server's side."""
 
     CONNECTING = "connecting"
     OPEN = "open"
@@ -25,7 +25,7 @@ class Phase(Enum):
 
 class Opening:
     """
-    Turns what an application answers into the bytes of an HTTP response.
+    Turns the answer of an application into the bytes of an HTTP response.
 
     An application may deny with a response of its own, in parts (the ASGI
     extension "websocket.http.response").
@@ -39,7 +39,7 @@ class Opening:
         self._is_head_sent = False
 
     def describe(self) -> dict[str, Any]:
-        """Return what a line of the access log says of the handshake."""
+        """Return the handshake's word in the access log."""
         client = self.handshake.client
         return {
             "path": self.handshake.path,
@@ -62,10 +62,10 @@ class Opening:
 
     def deny(self, message: Message) -> bytes:
         """
-        Return what websocket.http.response.body adds to the response.
+        Return the bytes that websocket.http.response.body adds.
 
         Raises:
-            ValueError: there was no start, or its headers are not valid.
+            ValueError: there was no start, or its headers are invalid.
         """
         if self._denial is None:
             raise ValueError(f"{message['type']} without its start")
@@ -81,7 +81,7 @@ class Opening:
     def refuse(
         self, status: int, explanation: str, extra: Iterable[Header] = ()
     ) -> bytes:
-        """Return a refusal of the server's; empty where a denial is half sent."""
+        """Return the server's refusal; empty if a denial is half sent."""
         if self._is_head_sent:
             return b""
         return build_refusal(status, explanation, extra)

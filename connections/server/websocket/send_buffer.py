@@ -7,19 +7,18 @@ from connections.config.sections import BuffersConfig
 from connections.server.transport import Transport
 
 _TURN_BYTES = 65_536
-"""After so much others have their turn: while the kernel takes all, nothing waits."""
+"""Bytes after which a sender yields, even while the kernel takes everything."""
 
 _LEAST_PROGRESS_BYTES = 65_536
-"""Who takes less than this in send_stall_seconds does not read, it trickles."""
+"""A client that takes fewer bytes in send_stall_seconds counts as not reading."""
 
 
 class SendBuffer:
     """
-    The bytes that wait on a line, and those who wait for room.
+    The unsent bytes of a transport, and the senders that wait for room.
 
-    on_slow is called when the client takes too little for
-    send_stall_seconds while more than send_high_water waits, or when more than
-    max_send_buffer does.
+    on_slow is called when the client takes too little for send_stall_seconds while
+    more than send_high_water waits, or when more than max_send_buffer waits.
     """
 
     __slots__ = (
@@ -59,17 +58,17 @@ class SendBuffer:
 
     @property
     def unsent_bytes(self) -> int:
-        """Bytes that wait in this process."""
+        """How many bytes wait in this process."""
         return self._transport.unsent_bytes
 
     @property
     def is_above_high_water(self) -> bool:
-        """Tell whether a message that can wait should."""
+        """Return True if a deferrable message should wait."""
         return self._transport.unsent_bytes > self._high_water
 
     @property
     def should_wait(self) -> bool:
-        """Tell whether who sends should wait first: for room, or for others."""
+        """Return True if the sender should wait first, for room or for other tasks."""
         return (
             self._transport.unsent_bytes > self._high_water
             or self._written_bytes - self._turn_began_at > _TURN_BYTES
@@ -77,7 +76,7 @@ class SendBuffer:
         )
 
     def write(self, frame: bytes) -> None:
-        """Send now, whatever waits already; too much of it ends the client."""
+        """Send now; too many waiting bytes end the connection."""
         if self.is_closed:
             return
         transport = self._transport
@@ -86,7 +85,7 @@ class SendBuffer:
         self._written_bytes += len(frame)
         if waiting_bytes + len(frame) <= self._high_water:
             return
-        # One message may be larger than the whole buffer: it goes alone.
+        # One message may be larger than the whole buffer: it is sent alone.
         is_second = waiting_bytes > self._high_water
         if is_second and waiting_bytes + len(frame) > self._config.max_send_buffer:
             self._on_slow()
@@ -95,16 +94,16 @@ class SendBuffer:
 
     async def wait_for_room(self) -> None:
         """
-        Return when no more than send_high_water waits, or after close().
+        Return when at most send_high_water waits, or after close().
 
-        Others have a turn in any case: a handler that sends in a loop would
-        hold them up for as long as its client reads, or for ever once it has gone.
+        Other tasks run in any case: a handler that sends in a loop would block them
+        as long as its client reads, or for ever after the client has left.
         """
         self._turn_began_at = self._written_bytes
         await asyncio.sleep(0)
         while not self.is_closed and self.is_above_high_water:
             if self._timer is None:
-                # TLS adds to a frame: it was below the mark when it was written.
+                # TLS adds bytes: the frame was below the mark when it was written.
                 self._begin_watch()
             waiter = self._loop.create_future()
             self._waiters.append(waiter)
@@ -114,13 +113,13 @@ class SendBuffer:
                 self._waiters.remove(waiter)
 
     def on_drained(self) -> None:
-        """Let those who wait look whether there is room."""
+        """Wake the waiting senders if there is room."""
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
 
     def close(self) -> None:
-        """Write nothing more, and let everyone who waits go on."""
+        """Write nothing more, and wake all waiting senders."""
         if self.is_closed:
             return
         self.is_closed = True
@@ -138,7 +137,7 @@ class SendBuffer:
         self._timer = self._loop.call_later(interval_seconds, self._watch)
 
     def _watch(self) -> None:
-        """Look whether the client still reads; drained is who is below the mark."""
+        """Check whether the client still reads; below the mark the check ends."""
         self._timer = None
         if not self.is_above_high_water:
             self.on_drained()
