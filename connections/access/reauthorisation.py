@@ -1,4 +1,4 @@
-"""The right to stay: looked at again, now and then and when somebody says so."""
+"""Check periodically, and on request, whether connections may stay."""
 
 import asyncio
 import contextlib
@@ -24,10 +24,10 @@ _MOST_PAUSE_SECONDS = 1
 
 class Reauthoriser:
     """
-    Holds the connections of one node against the database.
+    Checks the connections of one node against the database.
 
-    Each is looked at within reauthorise_seconds of the last time, at a moment
-    of its own, and at once after ask(); hundreds share a look. While the
+    Each connection is checked once within reauthorise_seconds, at its own
+    moment, and at once after ask(); hundreds share one query. While the
     database is away the last answer stands for stale_authorisation_seconds.
     """
 
@@ -44,16 +44,16 @@ class Reauthoriser:
         self._clock = clock
         self._stale_seconds = config.stale_authorisation_seconds
         self._pause_seconds = min(_MOST_PAUSE_SECONDS, config.reauthorise_seconds / 4)
-        # A look may come a pause late.
+        # A check may come a pause late.
         self._period_seconds = config.reauthorise_seconds - self._pause_seconds
         self._is_asked = asyncio.Event()
 
     async def require(self, connection: LiveConnection) -> None:
         """
-        Hold a handshake against what its consumer requires of users.
+        Check a handshake against the requirements of its consumer.
 
         Raises:
-            Refused: the user lacks something, or nobody can tell now.
+            Refused: the user lacks a requirement, or the database is away.
         """
         if not connection.requirements:
             return
@@ -68,17 +68,17 @@ class Reauthoriser:
             raise Refused(close_reason)
 
     def expect(self, connection: LiveConnection) -> None:
-        """Begin to look after a connection that has been let in."""
+        """Schedule the first check of a connection that was admitted."""
         connection.authorised_at = connection.arrived
-        self._put_off(connection, connection.arrived, least=0.25)
+        self._schedule(connection, connection.arrived, least=0.25)
 
     def ask(self, connection: LiveConnection) -> None:
-        """Have a connection looked at now."""
+        """Schedule the check of a connection for now."""
         connection.reauthorise_at = self._clock()
         self._is_asked.set()
 
     async def poll_when_due(self) -> None:
-        """Wait until somebody asks, or a moment; then look at what is due."""
+        """Wait for ask() or a short pause; then check the connections that are due."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._pause_seconds):
                 await self._is_asked.wait()
@@ -87,10 +87,11 @@ class Reauthoriser:
 
     async def poll(self) -> None:
         """
-        Look at the connections that are due, and end those that may not stay.
+        Check the connections that are due, and end those that may not stay.
 
         Raises:
-            DatabaseUnavailable: nobody can tell now.
+            DatabaseUnavailable, TimeoutError: the database did not answer.
+            Exception: the session store failed in a way of its own.
         """
         now = self._clock()
         due = [
@@ -103,17 +104,16 @@ class Reauthoriser:
                 await self._check_connections(
                     due[start : start + _CONNECTIONS_PER_POLL]
                 )
-            except Exception as exc:
-                # Sessions may be anywhere, and fail in ways of their own.
+            except BaseException:
                 self._end_stale(due)
-                raise DatabaseUnavailable("the right to stay is not known") from exc
+                raise
 
     async def _check_connections(self, connections: Sequence[LiveConnection]) -> None:
         asked_at = self._clock()
         snapshots = [_describe(one) for one in connections]
         for connection in connections:
-            # What is asked for while we wait for the answer stays asked for.
-            self._put_off(connection, asked_at)
+            # An ask() during the query stays in force.
+            self._schedule(connection, asked_at)
         try:
             close_reasons = await self._find_close_reasons(snapshots)
         except BaseException:
@@ -122,7 +122,7 @@ class Reauthoriser:
             raise
         for connection, snapshot in zip(connections, snapshots, strict=True):
             if _describe(connection) != snapshot:
-                self.ask(connection)  # It has other credentials since.
+                self.ask(connection)  # Its credentials have changed since.
             elif close_reason := close_reasons.get(snapshot.connection_id):
                 connection.end(close_reason)
             else:
@@ -140,16 +140,16 @@ class Reauthoriser:
             return await self._database.read(find_close_reasons, snapshots)
 
     def _end_stale(self, connections: Sequence[LiveConnection]) -> None:
-        """End those whose right was last known too long ago."""
+        """End connections whose last positive answer is too old."""
         oldest = self._clock() - self._stale_seconds
         for connection in connections:
             if connection.authorised_at < oldest:
                 connection.end(close_codes.UNAVAILABLE)
 
-    def _put_off(
+    def _schedule(
         self, connection: LiveConnection, now: float, *, least: float = 0.75
     ) -> None:
-        # Connections that came together, after a deploy, are looked at apart.
+        # Connections that arrived together, after a deploy, are checked apart.
         after_seconds = self._period_seconds * random.uniform(least, 1)
         connection.reauthorise_at = now + after_seconds
 

@@ -1,10 +1,12 @@
-"""What reaches one connection over the channel layer."""
+"""Receive the messages of the channel layer for one connection."""
 
 import asyncio
 import contextvars
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
+
+from connections.metrics.counters import Tally
 
 logger = logging.getLogger(__name__)
 
@@ -15,14 +17,15 @@ class ConnectionChannel:
     """
     A connection's own channel, and its membership in groups.
 
-    Receiving begins at the first use of the channel's name. A layer that fails
-    is logged and tried again: it never ends a connection.
+    It starts to receive at the first use of the channel's name. A failure of
+    the layer is logged, counted and tried again; it never ends a connection.
     """
 
     __slots__ = (
         "_channel_name",
         "_context",
         "_deliver",
+        "_failures",
         "_layer",
         "_loop",
         "_rejoining",
@@ -33,12 +36,14 @@ class ConnectionChannel:
         self,
         layer: Any,
         deliver: Callable[[dict[str, Any]], Awaitable[None]],
+        failures: Tally,
     ) -> None:
         self._layer = layer
         self._deliver = deliver
+        self._failures = failures
         self._loop = asyncio.get_running_loop()
-        # A task made from within async_to_sync() would inherit the executor of a
-        # thread that is long gone when the task runs.
+        # A task that is created inside async_to_sync() would inherit the executor
+        # of a thread that has ended before the task runs.
         self._context = contextvars.copy_context()
         self._channel_name: str | None = None
         self._task: asyncio.Task[None] | None = None
@@ -46,42 +51,42 @@ class ConnectionChannel:
 
     @property
     def channel_name(self) -> str | None:
-        """The channel's name; None only while the layer cannot be reached."""
+        """The name of the channel; None while the layer is unreachable."""
         return self._channel_name
 
     async def name_channel(self) -> None:
         """Ask the layer for a channel name."""
-        self._channel_name = await self._ask(self._layer.new_channel)
+        self._channel_name = await self._call(self._layer.new_channel)
 
     def open(self) -> None:
-        """Begin to receive, from any thread; calling it again does nothing."""
+        """Start to receive, from any thread; a second call does nothing."""
         if self._task is None:
             try:
-                is_here = asyncio.get_running_loop() is self._loop
+                is_in_loop = asyncio.get_running_loop() is self._loop
             except RuntimeError:
-                is_here = False
-            if is_here:
+                is_in_loop = False
+            if is_in_loop:
                 self._start()
             else:
                 self._loop.call_soon_threadsafe(self._start)
 
     def close(self) -> None:
-        """Stop receiving; calling it again does nothing."""
+        """Stop receiving; a second call does nothing."""
         for task in (self._task, self._rejoining):
             if task is not None:
                 task.cancel()
         self._deliver = _drop
 
     async def join(self, groups: Iterable[str]) -> None:
-        """Join groups; those that cannot be joined now are tried again."""
+        """Join groups, and retry in the background those that fail."""
         missing = [group for group in groups if not await self._try_join(group)]
         if missing:
             self._rejoining = self._start_task(self._rejoin(missing))
 
     async def leave(self, groups: Iterable[str]) -> None:
-        """Leave groups; a layer that is away forgets them by itself."""
+        """Leave groups; an unreachable layer drops the membership when it expires."""
         for group in groups:
-            await self._ask(self._layer.group_discard, group, self._channel_name)
+            await self._call(self._layer.group_discard, group, self._channel_name)
 
     def _start(self) -> None:
         if self._task is None:
@@ -97,7 +102,7 @@ class ConnectionChannel:
                 await self.name_channel()
             message = None
             if self._channel_name is not None:
-                message = await self._ask(self._layer.receive, self._channel_name)
+                message = await self._call(self._layer.receive, self._channel_name)
             if message is None:
                 await asyncio.sleep(_retry_after(failures))
                 failures += 1
@@ -109,7 +114,7 @@ class ConnectionChannel:
         self.open()
         if self._channel_name is None:
             return False
-        return await self._ask(self._add_to_group, group) is not None
+        return await self._call(self._add_to_group, group) is not None
 
     async def _add_to_group(self, group: str) -> bool:
         await self._layer.group_add(group, self._channel_name)
@@ -122,11 +127,13 @@ class ConnectionChannel:
             failures += 1
             missing = [group for group in missing if not await self._try_join(group)]
 
-    async def _ask(self, call: Callable[..., Awaitable[Any]], *args: Any) -> Any:
-        """Return the layer's answer, or None where it failed."""
+    async def _call(self, call: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+        """Return the answer of the layer, or None if it failed."""
         try:
             return await call(*args)
         except Exception as exc:
+            # Each layer has exceptions of its own.
+            self._failures.add("The channel layer")
             logger.error(
                 "The channel layer failed: %s",
                 exc,
@@ -137,7 +144,7 @@ class ConnectionChannel:
 
 
 async def _drop(message: dict[str, Any]) -> None:
-    """Take a message for a connection that has ended."""
+    """Drop a message for a connection that has ended."""
 
 
 def _retry_after(failures: int) -> float:

@@ -134,7 +134,9 @@ class ConnectionRunner:
         set_connection(self.connection)
         self.channel: ConnectionChannel | None = None
         if consumer.channel_layer is not None:
-            self.channel = ConnectionChannel(consumer.channel_layer, self._deliver)
+            self.channel = ConnectionChannel(
+                consumer.channel_layer, self._deliver, node.counters.failures
+            )
 
     async def run(self) -> None:
         """Serve the connection until it has ended."""

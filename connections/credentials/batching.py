@@ -1,26 +1,28 @@
-"""Looking up what many handshakes ask for at the same time."""
+"""Combine the look-ups of many handshakes into few queries."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
+
+from connections.background import BackgroundTasks
 
 Found = TypeVar("Found")
 
 _MOST_AT_ONCE = 500
 
 _GATHERING_SECONDS = 0.005
-"""After a look-up for several, so that more of the storm share the next one."""
+"""The pause after a batch of several, so that the next batch is larger."""
 
 
 class BatchLoader(Generic[Found]):
     """
-    Turns many look-ups into few.
+    Combines single look-ups into batches.
 
-    In a storm of handshakes a query for each is most of what a handshake costs,
-    and its threads take the interpreter from the event loop. Those that come
-    while a look-up is under way go into the next one together, so that no answer
-    is older than its question. `find_all` answers in the order it was asked;
-    what takes longer than timeout_seconds has failed.
+    In a storm of handshakes one query each would be most of their cost, and the
+    threads of the queries would take the interpreter from the event loop. Keys
+    that arrive during a batch form the next one, so that no answer is older
+    than its request. `find_all` answers in the order of its keys; a batch that
+    takes longer than timeout_seconds fails.
     """
 
     def __init__(
@@ -31,36 +33,37 @@ class BatchLoader(Generic[Found]):
         self._find_all = find_all
         self._timeout_seconds = timeout_seconds
         self._waiting: list[tuple[str, asyncio.Future[Found]]] = []
+        self._tasks = BackgroundTasks()
         self._task: asyncio.Task[None] | None = None
 
     async def find(self, key: str) -> Found:
         """
-        Return what is found for a key, looked up after this call.
+        Return the result for a key, looked up after this call.
 
-        Raises whatever find_all raises, or TimeoutError.
+        Raises the exceptions of find_all, or TimeoutError.
         """
         future: asyncio.Future[Found] = asyncio.get_running_loop().create_future()
         self._waiting.append((key, future))
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._run())
+            self._task = self._tasks.start(self._run(), "look up credentials")
         return await future
 
     async def _run(self) -> None:
         while self._waiting:
-            asked = self._waiting[:_MOST_AT_ONCE]
+            batch = self._waiting[:_MOST_AT_ONCE]
             del self._waiting[:_MOST_AT_ONCE]
-            await self._answer(asked)
-            if len(asked) > 1:
+            await self._find_batch(batch)
+            if len(batch) > 1:
                 await asyncio.sleep(_GATHERING_SECONDS)
 
-    async def _answer(self, asked: list[tuple[str, asyncio.Future[Found]]]) -> None:
+    async def _find_batch(self, batch: list[tuple[str, asyncio.Future[Found]]]) -> None:
         work = asyncio.wait_for(
-            self._find_all([key for key, _ in asked]), self._timeout_seconds
+            self._find_all([key for key, _ in batch]), self._timeout_seconds
         )
         (found,) = await asyncio.gather(work, return_exceptions=True)
-        for index, (_, future) in enumerate(asked):
+        for index, (_, future) in enumerate(batch):
             if future.done():
-                continue  # Whoever asked has gone.
+                continue  # The handshake has ended meanwhile.
             if isinstance(found, BaseException):
                 future.set_exception(found)
             else:

@@ -1,7 +1,7 @@
 """
-The keys of an identity provider (RFC 7517): read, kept, rotated by `kid`.
+Read, keep and rotate the keys of an identity provider (RFC 7517).
 
-Imported only where JWTs are configured.
+This module is imported only if JWTs are configured.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ from typing import Any
 import jwt
 
 from connections import close_codes
+from connections.background import BackgroundTasks
 from connections.exceptions import Refused
 from connections.units import Clock
 
@@ -38,7 +39,7 @@ _MOST_DOCUMENT_BYTES = 1_000_000
 _FETCH_SECONDS = 5
 _RELOAD_SECONDS = 15
 _WAIT_SECONDS = 3
-"""How long a handshake waits for keys; handshake.timeout_seconds is 5."""
+"""A handshake waits so long for keys; handshake.timeout_seconds is 5."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +52,7 @@ class Key:
 
 
 def make_secret_key(secret: str) -> Key:
-    """Return the key that a shared secret is (HS256)."""
+    """Return the key for a shared secret (HS256)."""
     return Key(kid="", algorithm="HS256", verifying_key=secret.encode())
 
 
@@ -59,10 +60,10 @@ def read_keys(
     document: bytes, algorithms: Collection[str], *, may_hold_secrets: bool
 ) -> tuple[Key, ...]:
     """
-    Return the keys of a JWKS that can be used; others are passed over.
+    Return the usable keys of a JWKS.
 
     Raises:
-        ValueError: it is no JWKS, or no key in it can be used.
+        ValueError: the document is no JWKS, or has no usable key.
     """
     try:
         listed = json.loads(document)["keys"]
@@ -106,10 +107,10 @@ def _read_key(jwk: Any, algorithms: Collection[str], may_hold_secrets: bool) -> 
 
 def fetch(url: str) -> bytes:
     """
-    Return the body of a URL: within five seconds, a megabyte, and no redirect.
+    Return the body of a URL: at most a megabyte, in five seconds, no redirect.
 
     Raises:
-        OSError: it does not answer with that.
+        OSError: the server does not answer so.
     """
     deadline = time.monotonic() + _FETCH_SECONDS
     opener = urllib.request.build_opener(_NoRedirect)
@@ -126,7 +127,7 @@ def fetch(url: str) -> bytes:
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Whoever may redirect the provider's URL would name the keys."""
+    """Follows no redirect: its target would choose the keys."""
 
     def redirect_request(self, *args: Any, **kwargs: Any) -> None:
         return None
@@ -134,11 +135,11 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 class KeyRing:
     """
-    The keys in use: the last that could be read, whatever happens later.
+    The keys in use: those of the last successful read.
 
-    They are read in a thread, again after refresh_seconds, and when a token
-    names a key that is not there, but for that no more often than every
-    refetch_seconds. Handshakes that wait share one reading.
+    A thread reads them again after refresh_seconds, and when a token names an
+    unknown key, though at most every refetch_seconds. Waiting handshakes share
+    one read.
     """
 
     def __init__(
@@ -156,20 +157,21 @@ class KeyRing:
         self._keys: tuple[Key, ...] = ()
         self._tried_at = -math.inf
         self._has_failed = False
+        self._tasks = BackgroundTasks()
         self._loading: asyncio.Task[None] | None = None
 
     def refresh(self) -> None:
-        """Begin to read the keys again if it is time; asked on every beat."""
+        """Start to read the keys again if it is time; called on every beat."""
         seconds = self._refetch_seconds if self._has_failed else self._refresh_seconds
         if self._clock() - self._tried_at >= seconds:
             self._begin()
 
     async def find(self, kid: str | None) -> Key:
         """
-        Return the key that a token names; the only one where it names none.
+        Return the key with the kid of a token, or the only key for no kid.
 
         Raises:
-            Refused: there is none, or nobody can tell now.
+            Refused: there is no such key, or the keys cannot be read now.
         """
         key = self._select(kid)
         if key is None:
@@ -200,18 +202,18 @@ class KeyRing:
     def _begin(self) -> None:
         if self._loading is None:
             self._tried_at = self._clock()
-            self._loading = asyncio.create_task(self._reload())
+            self._loading = self._tasks.start(self._reload(), "read the keys for JWTs")
 
     async def _reload(self) -> None:
         try:
-            # A provider that sends a byte now and then is waited for no longer; the
-            # thread is left to it.
+            # Stop waiting for a provider that sends single bytes; its thread goes
+            # on alone.
             async with asyncio.timeout(_RELOAD_SECONDS):
                 self._keys = await asyncio.to_thread(self._load)
         except (OSError, ValueError) as exc:
             if not self._has_failed:
                 logger.error(
-                    "The keys for JWTs could not be read; the last stand: %s",
+                    "The keys for JWTs could not be read; the last ones are kept: %s",
                     str(exc) or "no answer in time",
                     extra={"event": "jwt_keys_failed"},
                 )

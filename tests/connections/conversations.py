@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from channels.layers import InMemoryChannelLayer
 from channels.testing import WebsocketCommunicator
 
 from connections.consumers import LimitedConsumer, LimitedJsonConsumer
@@ -48,3 +49,10 @@ class JsonEcho(LimitedJsonConsumer):
 
     async def handle_fail(self, content: Any) -> None:
         raise KeyError("planted")
+
+
+class UnreachableLayer(InMemoryChannelLayer):
+    """A channel layer whose server cannot be reached."""
+
+    async def group_add(self, group: str, channel: str) -> None:
+        raise ConnectionRefusedError("planted")

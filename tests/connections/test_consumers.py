@@ -444,6 +444,21 @@ async def test_an_unknown_layer_message_is_ignored(kind: Any) -> None:
     await communicator.disconnect()
 
 
+async def test_an_unreachable_layer_is_counted_and_ends_nothing(settings: Any) -> None:
+    backend = "tests.connections.conversations.UnreachableLayer"
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": backend}}
+
+    class EchoMember(Echo):
+        groups = ["everyone"]
+
+    node = make_node()
+    communicator = await open_connection(EchoMember, node)
+    await communicator.send_to(text_data="here")
+    assert await communicator.receive_from() == "here"
+    assert node.counters.failures["The channel layer"] == 1
+    await communicator.disconnect()
+
+
 async def test_without_middleware_a_consumer_counts_alone() -> None:
     """A bare scope, as in a project's own unit tests, has no headers or client."""
     communicators = [WebsocketCommunicator(Echo.as_asgi(), "/") for _ in range(7)]
