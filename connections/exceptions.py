@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class ConnectionsError(Exception):
-    """What this package raises on purpose."""
+    """The base of all exceptions of this package."""
 
 
 class ConfigError(ConnectionsError):
@@ -59,7 +59,7 @@ class UnsharedLimits(ConnectionsError):
 
 
 class PoolError(ConnectionsError):
-    """A slot could not be had."""
+    """No slot was acquired."""
 
 
 class PoolFull(PoolError):
@@ -91,10 +91,10 @@ class PoolUnavailable(PoolError):
 
 class ConnectionEnded(ConnectionsError):
     """
-    The connection has ended while accept() was asked for.
+    The connection ended during accept().
 
-    Raised by accept(), so that connect() does not go on with a connection
-    that was refused. A consumer need not catch it.
+    accept() raises it so that connect() does not continue on a refused
+    connection. A consumer need not catch it.
     """
 
     def __init__(self, close_reason: CloseReason) -> None:
@@ -107,9 +107,10 @@ class ConnectionEnded(ConnectionsError):
 
 class Refused(ConnectionsError):
     """
-    A handshake was refused; `ending` tells the client why.
+    A handshake is refused with `close_reason`.
 
-    `client_id` is whose it was, where that was known.
+    `client_id` is empty if the client is not known. Raised in connect(), it
+    closes the connection without a slot.
     """
 
     def __init__(self, close_reason: CloseReason, client_id: str = "") -> None:
@@ -122,7 +123,7 @@ class Refused(ConnectionsError):
 
 
 class DatabaseUnavailable(ConnectionsError):
-    """The database did not answer; what was asked may or may not have happened."""
+    """The database did not answer; the work may or may not have been done."""
 
 
 class NotMigrated(ConnectionsError):
@@ -141,9 +142,9 @@ class NotMigrated(ConnectionsError):
 
 class InvalidMessage(ConnectionsError):
     """
-    A client's message cannot be used; `code` is the wire's word for why.
+    A message of the client is not valid; `code` is the code of the `error` message.
 
-    `message_id` is what the client called it, where it did.
+    `message_id` is the id that the client gave to its message, or None.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What one connection may do: the configured limits, or those of its client's plan."""
+"""The limits of one connection: as configured, or as its consumer returns them."""
 
 from dataclasses import dataclass, fields
 
@@ -8,11 +8,10 @@ from connections.config.loader import WebSocketConfig
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """
-    The limits of one connection, decided once, at its handshake.
+    The limits of one connection, set once, at its handshake.
 
-    The names and units are those of the configuration. What the server checks
-    below ASGI goes by the configuration alone: max_message_size can be less
-    than configured here, never more.
+    Names and units are those of the configuration. The server below ASGI
+    enforces the configured max_message_size; a larger one here has no effect.
     """
 
     max_connections_per_client: int
@@ -25,7 +24,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         """
-        Refuse limits that would admit nothing.
+        Check that each limit is a positive number.
 
         Raises:
             ValueError: a limit is not a number, or not more than 0.
@@ -42,7 +41,7 @@ class Limits:
 
     @classmethod
     def configured(cls, config: WebSocketConfig) -> "Limits":
-        """Return the limits that hold where a consumer names no others."""
+        """Return the limits of the configuration."""
         global _last_made
         if _last_made is None or _last_made[0] is not config:
             _last_made = config, cls._make(config)

@@ -1,4 +1,4 @@
-"""Token buckets: how much a connection may send, sustained and at once."""
+"""Limit a rate with a token bucket."""
 
 
 class TokenBucket:
@@ -23,16 +23,16 @@ class TokenBucket:
         self._tokens -= amount
         return True
 
-    def owe(self, amount: float, most: float) -> None:
-        """Take tokens that are not there, so that others wait; at most so many."""
+    def overdraw(self, amount: float, most: float) -> None:
+        """Take tokens that the bucket lacks, down to minus `most`."""
         self._tokens = max(-most, self._tokens - amount)
 
     def give_back(self, amount: float) -> None:
-        """Put back tokens that were taken for something refused elsewhere."""
+        """Put back tokens that were taken for a message that was refused otherwise."""
         self._tokens = min(self.burst, self._tokens + amount)
 
     def seconds_until(self, amount: float, now: float) -> float:
-        """Return how long until that many tokens are there (0: now)."""
+        """Return the seconds until the bucket has that many tokens (0: now)."""
         missing = min(amount, self.burst) - self._refill(now)
         return max(0.0, missing / self.rate)
 

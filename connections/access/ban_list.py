@@ -1,4 +1,4 @@
-"""The bans of the database, in memory: asked at every handshake without a query."""
+"""Keep the bans of the database in memory, so that handshakes need no query."""
 
 import logging
 import math
@@ -17,13 +17,13 @@ Version = tuple[Any, ...]
 
 
 class Bans:
-    """Who is kept out, by client, user and network; the look-up is by hash alone."""
+    """The bans in force, by client, user and network; a look-up uses hashes alone."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        # When each ends, in seconds of the clock.
+        # The end of each ban, in seconds of the clock.
         self._named: dict[tuple[str, str], float] = {}
-        # By family and prefix length, the numbers of networks.
+        # The network numbers, by IP version and prefix length.
         self._networks: dict[tuple[int, int], dict[int, float]] = {}
 
     def __len__(self) -> int:
@@ -31,10 +31,10 @@ class Bans:
 
     def load(self, known: Version | None) -> Version:
         """
-        Read the bans in force, unless their version is known; return it.
+        Read the bans in force unless their version is known; return the version.
 
-        Runs in a thread of the database: many bans take their time. The version
-        is read first, so that what changes in between is read again.
+        Runs in a thread of the database, because many bans take long. It reads
+        the version first, so that a change in between is read again.
         """
         version = Ban.objects.find_version()
         if version != known:
@@ -42,7 +42,7 @@ class Bans:
         return version
 
     def replace(self, bans: Iterable[Ban]) -> None:
-        """Forget all, and know these."""
+        """Replace all bans by these."""
         named: dict[tuple[str, str], float] = {}
         networks: dict[tuple[int, int], dict[int, float]] = {}
         now, moment = self._clock(), timezone.now()
@@ -56,17 +56,17 @@ class Bans:
             try:
                 network = parse_network(ban.value)
             except ValueError as exc:
-                # Written by other means; it must not cost the other bans.
+                # It was written past the model; the other bans still count.
                 logger.error("A ban is ignored: %s", exc, extra={"event": "ban_bad"})
                 continue
             same = networks.setdefault((network.version, network.prefixlen), {})
             same[int(network.network_address)] = ends_at
         self._named, self._networks = named, networks
 
-    def holds_out(
+    def has_ban_on(
         self, *, client_id: str = "", user_id: object = None, address: str = ""
     ) -> bool:
-        """Tell whether a ban stands against any of these."""
+        """Return True if a ban in force names any of these."""
         now = self._clock()
         if self._named:
             clients, users = Ban.Target.CLIENT, Ban.Target.USER

@@ -1,4 +1,4 @@
-"""Bans, made and lifted: on every node at once."""
+"""Impose and lift bans, on all nodes at once."""
 
 from connections.announcements import announce, post_close_requests
 from connections.models import Ban, CloseRequest
@@ -6,13 +6,13 @@ from connections.models import Ban, CloseRequest
 
 def impose(ban: Ban) -> None:
     """
-    Keep out whom a ban names, from its commit, and end their connections.
+    Save a ban, which counts from the commit, and end the connections it names.
 
-    A ban of the same target and value takes the new one's reason, author and
-    end.
+    An existing ban of the same target and value takes the reason, author and
+    end of the new one.
 
     Raises:
-        ValidationError: there is no such user, or it is no address.
+        ValidationError: the user does not exist, or the address is not valid.
     """
     ban.clean()
     known = Ban.objects.filter(target=ban.target, value=ban.value).first()
@@ -28,6 +28,6 @@ def impose(ban: Ban) -> None:
 
 
 def lift(ban: Ban) -> None:
-    """Let those in again whom a ban keeps out."""
+    """Delete a ban on all nodes."""
     ban.delete()
     announce()

@@ -1,4 +1,4 @@
-"""Addresses whose credentials were wrong too often, for a while not even looked at."""
+"""Refuse addresses that sent too many wrong credentials."""
 
 import logging
 import math
@@ -12,7 +12,7 @@ from connections.units import Clock
 logger = logging.getLogger(__name__)
 
 MAX_ADDRESSES = 10_000
-"""How many are remembered; those that failed the longest ago are forgotten first."""
+"""The bound of remembered addresses; the oldest failures are forgotten first."""
 
 _LOG_SECONDS = 10
 
@@ -21,8 +21,8 @@ class FailedCredentials:
     """
     Counts unknown credentials by address (IPv6 by /64).
 
-    An address that spent its allowance is refused before its credential is
-    looked up, right or wrong, so that guessing costs no query.
+    An address that has spent its allowance is refused before a look-up, with
+    right or wrong credentials, so that guessing costs no query.
     """
 
     def __init__(self, config: HandshakeConfig, clock: Clock) -> None:
@@ -37,7 +37,7 @@ class FailedCredentials:
         return len(self._buckets)
 
     def record(self, address: str) -> None:
-        """Count a credential that nobody knows."""
+        """Count an unknown credential."""
         key, now = group_address(address), self._clock()
         bucket = self._buckets.pop(key, None)
         if bucket is None:
@@ -46,12 +46,12 @@ class FailedCredentials:
             rate = self._config.failures_per_address_per_minute / 60
             bucket = TokenBucket(rate, self._config.failures_per_address_burst, now)
         if not bucket.take(1, now):
-            # It came before the first was found wrong: paid for afterwards.
-            bucket.owe(1, self._config.per_address_pending)
+            # It arrived while earlier ones were being checked: charge it later.
+            bucket.overdraw(1, self._config.per_address_pending)
         self._buckets[key] = bucket
 
     def is_limited(self, address: str) -> bool:
-        """Tell whether an address has failed too often; count and log if so."""
+        """Return True if an address has failed too often; then count and log it."""
         bucket = self._buckets.get(group_address(address))
         if bucket is None:
             return False

@@ -1,4 +1,4 @@
-"""What keeps a client out, from memory: bans, and credentials too often wrong."""
+"""Refuse banned clients and addresses with too many failures, from memory."""
 
 import asyncio
 import contextlib
@@ -19,12 +19,12 @@ _LOAD_SECONDS = 2
 
 class Gate:
     """
-    The gate of one node: asked at its handshakes, true to the database.
+    Decides about the handshakes of one node.
 
-    Bans are read when they changed, on each beat and at once when one is
-    announced; all of them again every reauthorise_seconds, for what changed
-    without a trace (QuerySet.update). While the database is away the last ones
-    read stand.
+    It reads the bans when their version changes, on each beat and at once after
+    an announcement, and in any case every reauthorise_seconds, because
+    QuerySet.update() changes no version. While the database is away the last
+    bans stand.
     """
 
     def __init__(
@@ -43,14 +43,14 @@ class Gate:
         self._reread_seconds = config.reauthorise_seconds
         self._version: Version | None = None
         self._read_at = clock()
-        self._turn = asyncio.Lock()
+        self._refreshing = asyncio.Lock()
 
     async def open(self) -> None:
         """
         Read the bans if they were never read.
 
         Raises:
-            Refused: nobody can tell now who is banned.
+            Refused: the database is away.
         """
         if self._version is not None or self._database is None:
             return
@@ -62,14 +62,14 @@ class Gate:
 
     async def refresh(self) -> None:
         """
-        Know the bans of the database, and end the connections they concern.
+        Read the bans of the database, and end the connections that they name.
 
         Raises:
-            DatabaseUnavailable: those known so far stand.
+            DatabaseUnavailable: the last bans stand.
         """
         if self._database is None:
             return
-        async with self._turn:
+        async with self._refreshing:
             now = self._clock()
             is_stale = now - self._read_at >= self._reread_seconds
             known = None if is_stale else self._version
@@ -82,19 +82,19 @@ class Gate:
 
     def check_address(self, address: str) -> None:
         """
-        Decide about an address before its credential is looked at.
+        Check an address, before its credential.
 
         Raises:
-            Refused: it is banned, or failed too often.
+            Refused: the address is banned, or failed too often.
         """
-        if self.bans.holds_out(address=address):
+        if self.bans.has_ban_on(address=address):
             raise Refused(close_codes.BANNED)
         if self.failures.is_limited(address):
             raise Refused(close_codes.RATE_LIMITED)
 
     @contextlib.contextmanager
     def counting_failures(self, address: str) -> Iterator[None]:
-        """Count it against an address when a credential turns out to be unknown."""
+        """Count a failure of an address if the credential is unknown."""
         try:
             yield
         except Refused as exc:
@@ -104,20 +104,20 @@ class Gate:
 
     def check(self, client_id: str, user_id: object, address: str) -> None:
         """
-        Decide about a client that is known.
+        Check a client whose credential is verified.
 
         Raises:
-            Refused: it is banned.
+            Refused: the client, user or address is banned.
         """
-        if self.bans.holds_out(client_id=client_id, user_id=user_id, address=address):
+        if self.bans.has_ban_on(client_id=client_id, user_id=user_id, address=address):
             raise Refused(close_codes.BANNED, client_id)
 
     def require(self, connection: LiveConnection) -> None:
         """
-        Decide about a connection, whose client may be of its consumer's naming.
+        Check a connection, whose consumer may have set another client id.
 
         Raises:
-            Refused: it is banned.
+            Refused: the client, user or address is banned.
         """
         self.check(connection.client_id, connection.user_id, connection.address)
 

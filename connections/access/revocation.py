@@ -1,9 +1,8 @@
 """
-What Django says when a right ends, passed on to the nodes.
+Post close requests when a logout, a password or a permission changes.
 
-Signal receivers, because Django is the caller: a logout, a saved password, a
-removed group. All take effect on the commit. What Django does not tell
-(QuerySet.update) the nodes find by themselves, see reauthorisation.
+Signal receivers, because Django is the caller. All take effect on the commit.
+Changes without a signal (QuerySet.update) are found by access.reauthorisation.
 """
 
 from collections.abc import Iterable
@@ -22,7 +21,7 @@ Target = CloseRequest.Target
 
 _AUTHOR = "Django"
 _MOST_REQUESTS = 100
-"""Where more users are concerned than this, all connections are looked at."""
+"""If a change concerns more users, all connections are checked."""
 
 
 def watch() -> None:
@@ -36,10 +35,10 @@ def watch() -> None:
     if issubclass(users, PermissionsMixin):
         for relation in (users.groups.through, users.user_permissions.through):
             _on_change(relation, _on_members_changed)
-        _on_change(Group.permissions.through, _recheck_everybody)
+        _on_change(Group.permissions.through, _recheck_all)
         for model in (Group, Permission):
-            _on_save(model, _recheck_everybody)
-            _on_delete(model, _recheck_everybody)
+            _on_save(model, _recheck_all)
+            _on_delete(model, _recheck_all)
 
 
 def _on_save(model: Any, receiver: Any) -> None:
@@ -65,7 +64,7 @@ def _post(target: Target, values: Iterable[object], reason: str) -> None:
 
 
 def _end_session(request: Any, **kwargs: Any) -> None:
-    """End the connections of the session that somebody logs out of."""
+    """End the connections of a session that logs out."""
     key = getattr(getattr(request, "session", None), "session_key", None)
     if key:
         _post(Target.SESSION_KEY, [digest_session_key(key)], "logged_out")
@@ -75,10 +74,10 @@ def _on_user_saved(
     instance: Any, created: bool, raw: bool, update_fields: Any, **kwargs: Any
 ) -> None:
     """
-    End a deactivated user's connections; have the others looked at.
+    End the connections of a deactivated user; recheck those of another.
 
-    What a session rests on may be any field: the password, or what a project's
-    own get_session_auth_hash() reads. A login saves last_login alone.
+    A session may depend on any field: on the password, or on those that a
+    project's get_session_auth_hash() reads. A login saves last_login alone.
     """
     if created or raw or (update_fields and set(update_fields) <= {"last_login"}):
         return
@@ -97,7 +96,7 @@ def _on_token_saved(instance: AccessToken, created: bool, **kwargs: Any) -> None
 
 
 def _end_token(instance: AccessToken, origin: Any = None, **kwargs: Any) -> None:
-    """End a deleted token's connections; with its user goes the user's request."""
+    """End the connections of a deleted token, unless its user was deleted."""
     if getattr(origin, "model", type(origin)) is AccessToken:
         _post(Target.TOKEN, [instance.pk], "revoked")
 
@@ -105,19 +104,19 @@ def _end_token(instance: AccessToken, origin: Any = None, **kwargs: Any) -> None
 def _on_members_changed(
     instance: Any, action: str, reverse: bool, pk_set: Any, **kwargs: Any
 ) -> None:
-    """Look at the users who may have lost a group or a permission."""
+    """Recheck the users that may have lost a group or a permission."""
     if action not in ("post_remove", "post_clear"):
         return
     keys = pk_set if reverse else {instance.pk}
     if keys is None or len(keys) > _MOST_REQUESTS:
-        _recheck_everybody(action=action)
+        _recheck_all(action=action)
     else:
         _post(Target.USER, keys, REAUTHORISE)
 
 
-def _recheck_everybody(
+def _recheck_all(
     action: str = "", created: bool = False, raw: bool = False, **kwargs: Any
 ) -> None:
-    """Look at everybody, for what was lost is a group's or a permission's."""
+    """Recheck all connections, for a group or permission has changed."""
     if not created and not raw and action in ("", "post_remove", "post_clear"):
         _post(Target.ALL, [""], REAUTHORISE)

@@ -1,4 +1,4 @@
-"""How many errors a connection may have before it is closed."""
+"""Count the errors of a connection within a window of time."""
 
 from collections import deque
 
@@ -20,7 +20,7 @@ class ErrorBudget:
         """Count an error now; return False when the budget is used up."""
         now = self._clock()
         if self._moments is None:
-            # Most connections never have an error: no memory for those.
+            # Most connections never have an error and need no deque.
             self._moments = deque(maxlen=self._budget)
         self._moments.append(now)
         is_full = len(self._moments) == self._budget

@@ -1,4 +1,4 @@
-"""Whose turn it is: a lock that costs nothing while nobody else wants it."""
+"""A FIFO lock whose uncontended acquire needs no await."""
 
 import asyncio
 import contextlib
@@ -7,33 +7,33 @@ from collections import deque
 
 class FifoLock:
     """
-    Lets one handler of a connection run at a time, in the order they came.
+    Lets one handler of a connection run at a time, in the order of arrival.
 
-    As asyncio.Lock, but taken without an await when it is free, which it is for
+    Unlike asyncio.Lock it needs no await while it is free, which is the case for
     nearly every message:
 
-        if not turn.acquire_nowait():
-            await turn.acquire()
+        if not lock.acquire_nowait():
+            await lock.acquire()
         try: ...
-        finally: turn.release()
+        finally: lock.release()
     """
 
     __slots__ = ("_is_taken", "_waiters")
 
     def __init__(self) -> None:
         self._is_taken = False
-        # None until somebody has had to wait.
+        # None until the first task has to wait.
         self._waiters: deque[asyncio.Future[None]] | None = None
 
     def acquire_nowait(self) -> bool:
-        """Take the turn if it is free; return whether it was."""
+        """Acquire the lock if it is free; return True if it was."""
         if self._is_taken:
             return False
         self._is_taken = True
         return True
 
     async def acquire(self) -> None:
-        """Wait for the turn behind those who wait already, and take it."""
+        """Wait in line for the lock, and acquire it."""
         if self._waiters is None:
             self._waiters = deque()
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -42,16 +42,16 @@ class FifoLock:
             await waiter
         except asyncio.CancelledError:
             if waiter.cancelled():
-                # release() may have passed it over in the same step.
+                # release() may have skipped it in the same iteration.
                 with contextlib.suppress(ValueError):
                     self._waiters.remove(waiter)
             else:
-                # It was handed over already: to the next one, then.
+                # The lock was already handed to this waiter: hand it on.
                 self.release()
             raise
 
     def release(self) -> None:
-        """Hand the turn to whoever has waited longest, or leave it free."""
+        """Hand the lock to the first waiter, or free it."""
         while self._waiters:
             waiter = self._waiters.popleft()
             if not waiter.done():

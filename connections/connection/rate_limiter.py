@@ -1,4 +1,4 @@
-"""Limit how much a connection may send, sustained and at once."""
+"""Limit the messages and bytes that a client sends on one connection."""
 
 import math
 from enum import Enum
@@ -7,19 +7,17 @@ from connections.token_bucket import TokenBucket
 from connections.units import Clock
 
 _LEAST_QUIET_SECONDS = 2.0
-
-
 _BYTES_PER_VALUE = 16
 
 
 class Verdict(Enum):
-    """What happens to a message."""
+    """The treatment of one message."""
 
     PASS = "pass"
     DROP = "drop"
     CLOSE = "close"
     IGNORE = "ignore"
-    """It comes too late, or has ended the connection by itself."""
+    """The connection is ending, or this message has ended it."""
 
 
 _PASS = Verdict.PASS
@@ -27,12 +25,12 @@ _PASS = Verdict.PASS
 
 class RateLimiter:
     """
-    Messages and bytes of one connection.
+    Limits the messages and bytes of one connection.
 
-    What is over the rate is dropped. An excess that goes on for
-    tolerance_seconds closes the connection: it goes on until nothing was
-    dropped for as long as half a burst takes to refill (at least two seconds), so
-    that a few messages let through in between do not start it anew.
+    A message over the rate is dropped. An excess of tolerance_seconds closes the
+    connection. The excess ends when no message was dropped for the time in which
+    half a burst refills (at least two seconds), so that single messages that
+    pass in between do not restart it.
     """
 
     __slots__ = (
@@ -72,14 +70,14 @@ class RateLimiter:
         Return the bytes that a JSON text counts for: 16 more for each value.
 
         A megabyte of empty lists takes the event loop thirty times as long as a
-        megabyte of prose. It never counts for more than may come at once.
+        megabyte of prose. No text counts for more than the burst.
         """
         values = text.count(",") + text.count("[") + text.count("{")
         weight = size_bytes + _BYTES_PER_VALUE * values
         return max(size_bytes, min(weight, int(self._bytes.burst)))
 
     def check(self, size_bytes: int) -> Verdict:
-        """Decide about one message that has arrived now."""
+        """Return the verdict on a message that arrives now."""
         now = self._clock()
         if self._messages.take(1, now):
             if self._bytes.take(size_bytes, now):
@@ -93,7 +91,7 @@ class RateLimiter:
         return Verdict.DROP
 
     def retry_after_seconds(self, size_bytes: int) -> float:
-        """Return how long until a message of that size would pass."""
+        """Return the seconds until a message of that size passes."""
         now = self._clock()
         return max(
             self._messages.seconds_until(1, now),

@@ -1,4 +1,4 @@
-"""New credentials for a connection that stays open."""
+"""Change the credential of an open connection."""
 
 import json
 from collections.abc import Callable
@@ -16,11 +16,11 @@ from connections.hub.connection import LiveConnection
 from connections.node.node import Node
 
 _REFRESH_CHARACTERS = 20_000
-"""No message with a credential is longer than this."""
+"""The bound on the length of a message with a credential."""
 
 
 def is_refresh(content: Any) -> bool:
-    """Tell whether a JSON message brings new credentials."""
+    """Return True if a JSON message contains new credentials."""
     return (
         isinstance(content, dict)
         and content.get("type") == "refresh"
@@ -29,7 +29,7 @@ def is_refresh(content: Any) -> bool:
 
 
 def holds_refresh(message: Message) -> bool:
-    """Tell whether an event from the client is such a message: it is no activity."""
+    """Return True if an event of the client is a refresh, which is no activity."""
     text = message.get("text")
     if not text or len(text) > _REFRESH_CHARACTERS or '"refresh"' not in text:
         return False
@@ -48,13 +48,13 @@ async def refresh(
     get_client_id: Callable[[Message], str | None],
 ) -> Message:
     """
-    Put a connection on the credential of a message; return the answer.
+    Change the credential of a connection to that of a message; return the answer.
 
-    It must be the same client's and the same user's, and good for the place
-    where the connection is. The scope is changed with it.
+    The new credential must belong to the same client and user, and cover the
+    path and route of the connection. The scope changes with it.
 
     Raises:
-        InvalidMessage: it is not; the connection keeps the credential it has.
+        InvalidMessage: it does not; the connection keeps its credential.
     """
     try:
         credential = await _verify(content, connection, node)
@@ -75,7 +75,7 @@ async def refresh(
         raise InvalidMessage("invalid_message", "refused: not good for this place")
     scope.update(changed)
     connection.renew(credential)
-    # What was taken away between the look at it and now was not yet ours.
+    # A revocation since the verification did not reach this connection.
     node.reauthoriser.ask(connection)
     return {"type": "refreshed", "expires_at": format_moment(credential.expires_at)}
 
@@ -84,10 +84,10 @@ async def _verify(
     content: Message, connection: LiveConnection, node: Node
 ) -> Credential:
     """
-    Return the credential that a message brings.
+    Return the credential of a message.
 
     Raises:
-        Refused: it is no good, or guessed at too often from this address.
+        Refused: it is not valid, or its address has failed too often.
     """
     if node.database is None:
         raise Refused(close_codes.UNAVAILABLE)
@@ -100,7 +100,7 @@ async def _verify(
 
 
 def _find_code(refused: Refused) -> str:
-    """Return the wire's word for why a credential was refused."""
+    """Return the error code of a refused credential."""
     if refused.close_reason in (close_codes.UNAVAILABLE, close_codes.RATE_LIMITED):
         return refused.close_reason.reason
     return "invalid_message"

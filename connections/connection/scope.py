@@ -1,4 +1,4 @@
-"""What a handshake says about the connection that it asks for."""
+"""Make a connection from the scope of its handshake."""
 
 import hashlib
 import sys
@@ -21,7 +21,7 @@ def connection_from_scope(
     sender: Sender,
     limits: Limits,
 ) -> LiveConnection:
-    """Return the connection that a handshake asks for."""
+    """Return a new connection for the scope of a handshake."""
     connection_id = new_connection_id()
     headers = dict(reversed(scope.get("headers") or ()))
     user = scope.get("user")
@@ -38,7 +38,7 @@ def connection_from_scope(
         route=clean(scope.get("route", ""), _TEXT),
         address=clean(str(client[0]), 64) if client else "",
         origin=clean(headers.get(b"origin", b"").decode("latin-1"), _TEXT),
-        # One string for all who use the same program.
+        # All clients of one program share one string.
         user_agent=sys.intern(
             clean(headers.get(b"user-agent", b"").decode("latin-1"), _TEXT)
         ),
@@ -48,7 +48,7 @@ def connection_from_scope(
 
 
 def read_replaces(scope: Message) -> str | None:
-    """Return the connection that a reconnecting client says it replaces."""
+    """Return the id of the connection that a reconnecting client replaces."""
     query_string: bytes = scope.get("query_string", b"")
     if b"replaces" not in query_string:
         return None
@@ -57,7 +57,7 @@ def read_replaces(scope: Message) -> str | None:
 
 
 def bound_client_id(client_id: str) -> str:
-    """Return a client id that fits its column, still one per client."""
+    """Return a client id that fits its column and stays unique."""
     client_id = clean(client_id, len(client_id))
     if len(client_id) <= _TEXT:
         return client_id

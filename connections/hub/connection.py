@@ -1,4 +1,4 @@
-"""Hold one live connection: who it belongs to, what it did, how to end it."""
+"""Hold the state of one live connection."""
 
 import math
 import os
@@ -19,15 +19,15 @@ from connections.pool.base import Slot
 
 class Transport(Protocol):
     """
-    What our own server offers below ASGI, as scope["transport"].
+    The interface of Orchestra's server below ASGI: scope["transport"].
 
-    Absent under other servers; then a connection that does not leave in time
-    has its consumer cancelled, which is as far as ASGI reaches.
+    Other servers have none. A connection that does not leave in time then only
+    has its consumer's task cancelled, because ASGI offers no more.
     """
 
     @property
     def unsent_bytes(self) -> int:
-        """Bytes accepted from the application and not yet taken by the kernel."""
+        """Bytes that the application has sent and the kernel has not taken."""
 
     @property
     def rtt_seconds(self) -> float | None:
@@ -35,17 +35,17 @@ class Transport(Protocol):
 
     @property
     def close_reason(self) -> CloseReason | None:
-        """Why the transport itself ended the connection, if it did."""
+        """The reason for which the transport ended the connection, or None."""
 
     def gather(self) -> None:
-        """Have what is sent in this turn of the loop leave together."""
+        """Combine the messages of this iteration of the event loop into one write."""
 
     def abort(self) -> None:
         """Drop the TCP connection without a close frame."""
 
 
 class Sender(Protocol):
-    """What can be done to a connection from outside its consumer."""
+    """The interface to a connection from outside its consumer."""
 
     def end(
         self, close_reason: CloseReason, ref: str | None, after_ms: int | None
@@ -53,13 +53,13 @@ class Sender(Protocol):
         """Send `bye` and the close frame; abort if the client lingers."""
 
     def announce(self, close_reason: CloseReason, after_ms: int) -> None:
-        """Send `bye` now, for an end that comes after_ms from now."""
+        """Send `bye` now for an end in after_ms milliseconds."""
 
     def send(self, content: dict[str, Any]) -> bool:
         """
-        Send a message of our own, without waiting.
+        Start to send a message of Orchestra's own, without waiting.
 
-        Returns False where the consumer speaks no JSON, and nothing is sent.
+        Returns False, and sends nothing, if the consumer is no JSON consumer.
         """
 
     def abort(self) -> None:
@@ -67,7 +67,7 @@ class Sender(Protocol):
 
 
 class ClosedSender:
-    """The Wire of a connection that has ended: there is nothing left to be done."""
+    """The sender of a connection that has ended; its methods do nothing."""
 
     def end(
         self, close_reason: CloseReason, ref: str | None, after_ms: int | None
@@ -89,13 +89,14 @@ CLOSED_SENDER = ClosedSender()
 
 class LiveConnection:
     """
-    One accepted socket: who it belongs to, what it did, how to end it.
+    One connection: its client, its limits, its counters and its end.
 
-    Counters and moments are written by the consumer and read by the node.
-    `arrived` (its handshake), `opened_monotonic`, `last_activity`, `limited_at`
-    (a message was dropped), `written_activity`, `authorised_at` (its right to
-    stay was last known) and `reauthorise_at` are in seconds of the node's clock.
-    `slot` is what its node renews; None before the accept and once handed over.
+    The connection writes counters and moments, the node reads them. In seconds
+    of the node's clock are `arrived` (the handshake), `opened_monotonic`,
+    `last_activity`, `limited_at` (the last dropped message), `written_activity`,
+    `authorised_at` (the last check of its right to stay) and `reauthorise_at`.
+    `slot` is None before the accept and after another node has taken it over.
+    `close_reason` is set by the first request to end, and says that it is ending.
     """
 
     __slots__ = (
@@ -192,7 +193,7 @@ class LiveConnection:
             self.renew(credential)
 
     def renew(self, credential: Credential) -> None:
-        """Put the connection on another credential of the same client."""
+        """Change the credential to another one of the same client."""
         self.credential = credential
         self.token_id = credential.token_id
         self.session_digest = credential.session_digest
@@ -202,7 +203,7 @@ class LiveConnection:
         self.flight.record("authorised", f"until {until.isoformat()}" if until else "")
 
     def mark_opened(self, now: float) -> None:
-        """Put the moment of opening, which orders a client's connections, at now."""
+        """Set the moment of opening, which orders the connections of a client."""
         self.opened_at = timezone.now()
         self.opened_monotonic = now
         self.last_activity = now
@@ -216,11 +217,11 @@ class LiveConnection:
         after_ms: int | None = None,
     ) -> bool:
         """
-        End the connection, whoever asks; return False if it is ending already.
+        End the connection; return False if it is already ending.
 
-        Returns at once: the client gets `bye` (on JSON consumers) and the close
-        frame, and is aborted if it lingers. `ref` is an id the client may quote,
-        `after_ms` when it should return.
+        Returns at once. The client gets `bye` (on JSON consumers) and the close
+        frame; a client that does not leave is aborted. `ref` is an id for the
+        client to quote, `after_ms` the time after which it should return.
         """
         if self.close_reason is not None:
             return False
@@ -230,7 +231,7 @@ class LiveConnection:
         return True
 
     def idle_seconds(self, now: float) -> float:
-        """Return for how long it has been idle; 0 while it is at work."""
+        """Return the idle time; 0 while the connection is busy."""
         return 0.0 if self.busy_count else now - self.last_activity
 
 

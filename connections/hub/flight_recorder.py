@@ -1,4 +1,4 @@
-"""The last events in the life of each connection: what an operator reads afterwards."""
+"""Record the last events of each connection, for operators."""
 
 from typing import Any
 
@@ -21,11 +21,11 @@ PLANNED_ENDS = frozenset(
         close_codes.KICKED.reason,
     )
 )
-"""Reasons after which nobody asks what had happened before."""
+"""Reasons of planned ends, whose events are not stored."""
 
 
-class _Noted:
-    """One event; the same one again at once only counts up."""
+class _Event:
+    """One event; an equal one that follows directly increases its count."""
 
     __slots__ = ("at", "count", "detail", "event")
 
@@ -40,48 +40,47 @@ class FlightRecord:
     """
     The last 50 events of one connection.
 
-    An event is a snake_case word of ours with a short detail: a reason, an id, a
-    number. Never what a client or a consumer sent.
+    An event is a snake_case word with a short detail: a reason, an id or a
+    number. It never contains data of a client or a consumer.
     """
 
     __slots__ = ("_clock", "_events")
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._events: list[_Noted] = []
+        self._events: list[_Event] = []
 
     def record(self, event: str, detail: str = "") -> None:
-        """Add an event, as of now; a flood of one kind takes one place."""
+        """Add an event at the current time; equal events in a row take one place."""
         events = self._events
         if events and (events[-1].event, events[-1].detail) == (event, detail):
             events[-1].count += 1
             return
         if len(events) == MAX_EVENTS:
             del events[0]
-        events.append(_Noted(self._clock(), event, detail))
+        events.append(_Event(self._clock(), event, detail))
 
     def describe(self, since: float) -> list[dict[str, Any]]:
         """
-        Return the events, oldest first, as they are stored.
+        Return the events for storage, oldest first.
 
-        `after_seconds` counts from `since`, on the record's own clock; `count`
-        is there where an event came more than once in a row, and `detail` where
-        it has one.
+        `after_seconds` counts from `since`, on the record's own clock. `count`
+        and `detail` are left out where they say nothing.
         """
         described = []
-        for noted in self._events:
-            one: dict[str, Any] = {
-                "after_seconds": round(noted.at - since, 3),
-                "event": noted.event,
+        for event in self._events:
+            described_event: dict[str, Any] = {
+                "after_seconds": round(event.at - since, 3),
+                "event": event.event,
             }
-            if noted.detail:
-                one["detail"] = noted.detail
-            if noted.count > 1:
-                one["count"] = noted.count
-            described.append(one)
+            if event.detail:
+                described_event["detail"] = event.detail
+            if event.count > 1:
+                described_event["count"] = event.count
+            described.append(described_event)
         return described
 
 
 def is_worth_keeping(reason: str, errors: int) -> bool:
-    """Tell whether someone may ask how a connection came to its end."""
+    """Return True if the end of a connection may need an explanation."""
     return errors > 0 or reason not in PLANNED_ENDS

@@ -64,16 +64,16 @@ def test_an_address_is_held_against_networks(
     banned: str, address: str, is_out: bool
 ) -> None:
     bans = make_bans(Ban(target="address", value=banned))
-    assert bans.holds_out(address=address) is is_out
+    assert bans.has_ban_on(address=address) is is_out
 
 
 def test_clients_and_users_are_not_mistaken_for_each_other() -> None:
     bans = make_bans(Ban(target="client", value="7"), Ban(target="user", value="8"))
     assert len(bans) == 2
-    assert bans.holds_out(client_id="7", user_id=1)
-    assert bans.holds_out(client_id="1", user_id=8)
-    assert not bans.holds_out(client_id="8", user_id=7)
-    assert not bans.holds_out(client_id="1", user_id=None)
+    assert bans.has_ban_on(client_id="7", user_id=1)
+    assert bans.has_ban_on(client_id="1", user_id=8)
+    assert not bans.has_ban_on(client_id="8", user_id=7)
+    assert not bans.has_ban_on(client_id="1", user_id=None)
 
 
 @pytest.mark.parametrize(("target", "value"), [("client", "a"), ("address", "::1")])
@@ -81,9 +81,9 @@ def test_a_ban_ends_by_itself(target: str, value: str) -> None:
     clock = FakeClock()
     until = timezone.now() + timedelta(seconds=60)
     bans = make_bans(Ban(target=target, value=value, until=until), clock=clock)
-    assert bans.holds_out(client_id="a", address="::1")
+    assert bans.has_ban_on(client_id="a", address="::1")
     clock.advance(61)
-    assert not bans.holds_out(client_id="a", address="::1")
+    assert not bans.has_ban_on(client_id="a", address="::1")
 
 
 def test_what_is_replaced_is_forgotten() -> None:
@@ -92,7 +92,7 @@ def test_what_is_replaced_is_forgotten() -> None:
     )
     bans.replace([])
     assert len(bans) == 0
-    assert not bans.holds_out(client_id="a", address="::1")
+    assert not bans.has_ban_on(client_id="a", address="::1")
 
 
 def test_a_ban_that_makes_no_sense_costs_no_other(
@@ -101,7 +101,7 @@ def test_a_ban_that_makes_no_sense_costs_no_other(
     bans = make_bans(
         Ban(target="address", value="nowhere"), Ban(target="address", value="::1")
     )
-    assert bans.holds_out(address="::1")
+    assert bans.has_ban_on(address="::1")
     assert "nowhere" in caplog.text
 
 
