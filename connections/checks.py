@@ -13,19 +13,19 @@ from connections.pool import find_url_problem, get_redis_url
 from connections.server.file_limit import count_needed_files, get_most_files
 
 _PROXY_TIMEOUT_SECONDS = 60
-"""After this silence nginx closes a connection (proxy_read_timeout, by default)."""
+"""Default of nginx's proxy_read_timeout, after which it closes silent connections."""
 
 _SUPERVISOR_SECONDS = 30
-"""What Kubernetes leaves a process for its stop, by default; systemd 90, Docker 10."""
+"""Default time of Kubernetes until it kills a process; systemd 90, Docker 10."""
 
 
 def check_configuration(**kwargs: Any) -> Sequence[checks.CheckMessage]:
-    """connections.E001: the configuration has a wrong value, one message each."""
+    """connections.E001: one message for each wrong value of the configuration."""
     config = get_config()
     return [
         checks.Error(
             str(problem),
-            hint=f"It stands in {config.source}, or in a WEBSOCKET__ variable.",
+            hint=f"Correct it in {config.source}, or in a WEBSOCKET__ variable.",
             obj="WEBSOCKET",
             id="connections.E001",
         )
@@ -34,7 +34,7 @@ def check_configuration(**kwargs: Any) -> Sequence[checks.CheckMessage]:
 
 
 def check_jwt(**kwargs: Any) -> Sequence[checks.CheckMessage]:
-    """connections.E002: JWTs are configured, and cannot be taken so."""
+    """connections.E002: the configuration of JWTs is invalid."""
     return [
         checks.Error(
             str(problem),
@@ -47,14 +47,14 @@ def check_jwt(**kwargs: Any) -> Sequence[checks.CheckMessage]:
 
 
 def check_redis_url(**kwargs: Any) -> Sequence[checks.CheckMessage]:
-    """connections.E003: REDIS_URL cannot be used."""
+    """connections.E003: REDIS_URL is invalid."""
     problem = find_url_problem(get_redis_url())
     if problem is None:
         return []
     return [
         checks.Error(
             str(problem),
-            hint="Leave it out where one process serves.",
+            hint="A single process needs no REDIS_URL: leave it out.",
             obj="settings",
             id="connections.E003",
         )
@@ -62,23 +62,23 @@ def check_redis_url(**kwargs: Any) -> Sequence[checks.CheckMessage]:
 
 
 def check_channel_layer(**kwargs: Any) -> Sequence[checks.CheckMessage]:
-    """connections.W013: consumers have no channel layer, which groups need."""
+    """connections.W013: no channel layer is configured; groups need one."""
     if _get_layer():
         return []
     message = (
-        "No channel layer is configured: a consumer that has groups, or sends to "
-        "one, ends with 4500."
+        "No channel layer is configured: connections whose consumer uses groups "
+        "close with 4500."
     )
     hint = (
         'Set CHANNEL_LAYERS = {"default": {"BACKEND": '
-        '"connections.layers.local.LocalLayer"}}; with several nodes '
+        '"connections.layers.local.LocalLayer"}}; for several nodes use '
         "connections.layers.redis.RedisLayer."
     )
     return [checks.Warning(message, hint=hint, id="connections.W013")]
 
 
 def check_deployment(**kwargs: Any) -> Sequence[checks.CheckMessage]:
-    """connections.W001 to W012, for `check --deploy`: what is unsafe in the open."""
+    """connections.W001 to W012, for `check --deploy`: settings unsafe in production."""
     return [*_check_settings(), *_check_limits(), *_check_trust()]
 
 
@@ -86,9 +86,9 @@ def _check_settings() -> Iterator[checks.CheckMessage]:
     if not (settings.SECURE_SSL_REDIRECT or settings.SECURE_PROXY_SSL_HEADER):
         yield _warn(
             1,
-            "Nothing says that clients come over TLS: tokens, tickets and session "
-            "cookies may travel in clear.",
-            "Set SECURE_PROXY_SSL_HEADER behind a proxy that ends TLS, or "
+            "No setting enforces TLS: tokens, tickets and session cookies may be sent "
+            "unencrypted.",
+            "Set SECURE_PROXY_SSL_HEADER behind a proxy that terminates TLS, or "
             "SECURE_SSL_REDIRECT with `serve --tls-cert --tls-key`.",
         )
     layer = _get_layer()
@@ -96,21 +96,21 @@ def _check_settings() -> Iterator[checks.CheckMessage]:
     if has_several_nodes and layer.endswith(("InMemoryChannelLayer", "LocalLayer")):
         yield _warn(
             2,
-            f"The channel layer {layer} reaches the clients of its own node only, "
-            "and REDIS_URL says that there are several.",
+            f"The channel layer {layer} reaches only clients of its own node, but "
+            "REDIS_URL is set, so there may be several nodes.",
             "Use connections.layers.redis.RedisLayer in CHANNEL_LAYERS.",
         )
     if "*" in settings.ALLOWED_HOSTS:
         yield _warn(
             3,
-            "ALLOWED_HOSTS holds '*': any name that is made to point here may open "
-            "a WebSocket with its visitors' cookies.",
-            "Name the hosts that you serve.",
+            "ALLOWED_HOSTS holds '*': pages of any domain that points to this server "
+            "may open a WebSocket with their visitors' cookies.",
+            "List the hosts that you serve.",
         )
 
 
 def _get_layer() -> str:
-    """Return the path of the channel layer, empty where none is configured."""
+    """Return the dotted path of the channel layer, or "" without one."""
     layers = getattr(settings, "CHANNEL_LAYERS", {})
     return str(layers.get("default", {}).get("BACKEND", ""))
 
@@ -120,30 +120,30 @@ def _check_limits() -> Iterator[checks.CheckMessage]:
     if config.ping_interval_seconds >= _PROXY_TIMEOUT_SECONDS:
         yield _warn(
             4,
-            f"ping_interval_seconds is {config.ping_interval_seconds:g}: a proxy "
-            f"closes what is silent for {_PROXY_TIMEOUT_SECONDS} s before that.",
-            "Ping at least twice within the timeout of every proxy in between.",
+            f"ping_interval_seconds is {config.ping_interval_seconds:g}; proxies "
+            f"close connections that are silent for {_PROXY_TIMEOUT_SECONDS} s.",
+            "Set it to at most half the timeout of every proxy in between.",
         )
     most_files, needed = get_most_files(), count_needed_files(config)
     if most_files is not None and most_files < needed:
         yield _warn(
             5,
-            f"The process may open {most_files} files, max_total_connections takes "
+            f"The process may open {most_files} files; max_total_connections needs "
             f"about {needed}.",
             "Raise the hard limit (LimitNOFILE=, ulimit -Hn).",
         )
     if config.idle_timeout_seconds == 0:
         yield _warn(
             6,
-            "idle_timeout_seconds is 0: an abandoned page keeps its place for ever.",
-            "Set it above the longest silence of a client at work.",
+            "idle_timeout_seconds is 0: abandoned connections never free their slots.",
+            "Set it above the longest silence of an active client.",
         )
     stop_seconds = config.drain.delay_seconds + config.drain.grace_seconds + 2
     if stop_seconds > _SUPERVISOR_SECONDS:
         yield _warn(
             7,
             f"A drain may take {stop_seconds:g} s; a supervisor may kill the process "
-            f"after {_SUPERVISOR_SECONDS}.",
+            f"after {_SUPERVISOR_SECONDS} s.",
             "Raise TimeoutStopSec=, terminationGracePeriodSeconds or "
             "stop_grace_period, or lower drain.grace_seconds.",
         )
@@ -154,9 +154,8 @@ def _check_trust() -> Iterator[checks.CheckMessage]:
     if config.anonymous:
         yield _warn(
             8,
-            "anonymous is true: whoever knows the address may connect, counted by "
-            "address alone.",
-            "Ask for credentials, or keep the routes harmless.",
+            "anonymous is true: anyone may connect, and limits count per address only.",
+            "Require credentials, or serve only harmless routes.",
         )
     proxies = [
         ipaddress.ip_network(text, strict=False) for text in config.trusted_proxies
@@ -164,16 +163,16 @@ def _check_trust() -> Iterator[checks.CheckMessage]:
     if any(network.prefixlen == 0 for network in proxies):
         yield _warn(
             9,
-            "trusted_proxies holds every address: any client may say where it is "
-            "from, and so has no limit per address.",
-            "Name your proxies.",
+            "trusted_proxies holds every address: any client can forge its address "
+            "and evade the limits per address.",
+            "List only your proxies.",
         )
     in_clear = [text for text in config.allowed_origins if text.startswith("http:")]
     if in_clear:
         yield _warn(
             10,
-            f"allowed_origins holds pages without TLS: {', '.join(in_clear)}. Whoever "
-            "is on the way can change such a page, and connect as its visitor.",
+            f"allowed_origins holds pages without TLS: {', '.join(in_clear)}. An "
+            "attacker on the network can alter them and connect as their visitors.",
             "Use https:// origins.",
         )
     networks = [
@@ -184,14 +183,14 @@ def _check_trust() -> Iterator[checks.CheckMessage]:
         yield _warn(
             12,
             "metrics.allowed_addresses holds every address: anyone may read how many "
-            "clients there are and what fails.",
-            "Name the addresses of Prometheus, or have it send METRICS_TOKEN.",
+            "clients and errors there are.",
+            "List the addresses of Prometheus, or let Prometheus send METRICS_TOKEN.",
         )
     if config.echo_endpoint:
         yield _warn(
             11,
-            "echo_endpoint is on: it serves measurements, not clients.",
-            "Leave it off outside of development.",
+            "echo_endpoint is true: /ws/echo/ is meant for measurements only.",
+            "Set it to true in development only.",
         )
 
 
@@ -201,7 +200,7 @@ def _warn(number: int, message: str, hint: str) -> checks.CheckMessage:
 
 
 def register() -> None:
-    """Register the checks of this app; called once, when it is ready."""
+    """Register the system checks; the app config calls it once."""
     checks.register(check_configuration)
     checks.register(check_jwt)
     checks.register(check_redis_url)

@@ -1,3 +1,5 @@
+"""URLs of health checks, metrics and tickets."""
+
 from django.urls import path
 
 from connections.views import health

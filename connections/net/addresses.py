@@ -10,21 +10,21 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _MOST_CHARACTERS = 128
-"""An address with zone, brackets, quotes and a port has fewer."""
+"""Longer texts are no address, even with zone, brackets, quotes and port."""
 
 _MAPPED_BITS = 96
-"""Before the IPv4 address in ::ffff:192.0.2.1 (RFC 4291, section 2.5.5.2)."""
+"""Bits before the IPv4 address in ::ffff:192.0.2.1 (RFC 4291, section 2.5.5.2)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a request comes from, as far as it can be believed."""
+    """The source of a request, as far as it can be trusted."""
 
     address: str
     is_secure: bool
     host: str
     is_forwarded_by_stranger: bool = False
-    """A forwarded header came from a peer that is no trusted proxy."""
+    """Whether a peer that is no trusted proxy sent a forwarded header."""
 
 
 def find_source(
@@ -37,9 +37,9 @@ def find_source(
     """
     Return the source of a request.
 
-    X-Forwarded-For is read from the right, the only end that a client cannot
-    write: the first address there that is no trusted proxy is the client's.
-    A peer without an address (a Unix socket) is trusted as a local proxy.
+    X-Forwarded-For is read from the right, because clients can forge the left
+    end: the first address that is no trusted proxy is the client's. A peer
+    without an address (a Unix socket) is trusted as a local proxy.
     """
     networks = _parse_all(tuple(trusted_proxies))
     host = _last(headers, b"host")
@@ -68,11 +68,11 @@ def find_source(
 
 
 def parse_address(text: str) -> Address | None:
-    """Return the address in a text, a port and brackets left out, or None."""
+    """Return the address in a text, without port and brackets, or None."""
     return _parse(text) if len(text) <= _MOST_CHARACTERS else None
 
 
-# A handshake's is parsed a dozen times on its way, and clients return.
+# A handshake parses its address a dozen times, and clients reconnect.
 @lru_cache(4096)
 def _parse(text: str) -> Address | None:
     text = text.strip().strip('"')
@@ -84,16 +84,16 @@ def _parse(text: str) -> Address | None:
         parsed = ipaddress.ip_address(text)
     except ValueError:
         return None
-    # A socket that takes both families shows an IPv4 peer as ::ffff:192.0.2.1.
+    # A dual-stack socket shows an IPv4 peer as ::ffff:192.0.2.1.
     return getattr(parsed, "ipv4_mapped", None) or parsed
 
 
 def parse_network(text: str) -> Network:
     """
-    Return the network that an address or CIDR means.
+    Return the network of an address or CIDR.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: the text is neither.
     """
     try:
         network = ipaddress.ip_network(text.strip(), strict=False)
@@ -109,19 +109,19 @@ def parse_network(text: str) -> Network:
 
 
 def format_network(network: Network) -> str:
-    """Return a network as people write it: a single address without its length."""
+    """Return a network as text; a single address has no prefix length."""
     if network.prefixlen == network.max_prefixlen:
         return str(network.network_address)
     return str(network)
 
 
 def is_listed(address: str, networks: Iterable[str]) -> bool:
-    """Tell whether an address is in one of the networks of a list."""
+    """Return True if an address is in one of the networks."""
     return _is_in(address, _parse_all(tuple(networks)))
 
 
 def group_address(address: str) -> str:
-    """Return what limits per address count by: IPv4 whole, IPv6 by its /64."""
+    """Return the key of per-address limits: the IPv4 address, or the IPv6 /64."""
     parsed = parse_address(address)
     if isinstance(parsed, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((int(parsed), 64), strict=False))
@@ -134,7 +134,7 @@ def _parse_all(networks: tuple[str, ...]) -> tuple[Network, ...]:
 
 
 def _normalise(peer: str | None) -> str:
-    """Return an address as bans name it; a peer that is none stays as it is."""
+    """Return an address in canonical form, and any other text unchanged."""
     parsed = parse_address(peer or "")
     return str(parsed) if parsed else peer or ""
 

@@ -1,4 +1,4 @@
-"""The Cookie header (RFC 6265, section 4.2), read in linear time."""
+"""Parse the Cookie header (RFC 6265, section 4.2) in linear time."""
 
 import re
 from collections.abc import Iterator
@@ -10,9 +10,8 @@ def read_cookies(header: str) -> Iterator[tuple[str, str]]:
     """
     Yield the names and values of a Cookie header, quoted values without quotes.
 
-    Not by http.cookies: what it takes for a quoted value grows with the square
-    of its length before Python 3.11.10 and 3.12.6 (CVE-2024-7592), and whoever
-    asks for a handshake may send one.
+    http.cookies is not used: before Python 3.11.10 and 3.12.6 it needs quadratic
+    time for quoted values (CVE-2024-7592), which anyone can send in a handshake.
     """
     for part in header.split(";"):
         name, _, value = part.partition("=")

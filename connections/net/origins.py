@@ -1,7 +1,7 @@
 """
-Host and Origin: which pages may open a socket (RFC 6455, section 10.2).
+Check Host and Origin headers of a handshake (RFC 6455, section 10.2).
 
-Pure decisions on header values; everything that is unclear is refused.
+Malformed and ambiguous headers are refused.
 """
 
 import re
@@ -22,7 +22,7 @@ class Origin:
     port: int
 
     def matches(self, other: "Origin") -> bool:
-        """Tell whether another origin is meant by this pattern."""
+        """Return True if this pattern includes another origin."""
         if (self.scheme, self.port) != (other.scheme, other.port):
             return False
         if self.host.startswith("*."):
@@ -35,7 +35,7 @@ def parse_pattern(text: str) -> Origin:
     Return an entry of allowed_origins: scheme, host and port.
 
     Raises:
-        ValueError: it is not scheme://host or scheme://host:port, where the
+        ValueError: the text is not scheme://host or scheme://host:port; the
             host may begin with `*.`.
     """
     scheme, separator, rest = text.partition("://")
@@ -49,7 +49,7 @@ def parse_pattern(text: str) -> Origin:
 
 
 def parse_origin(text: str) -> Origin | None:
-    """Return what an Origin header says, or None where it is null or malformed."""
+    """Return the origin in an Origin header, or None if it is null or malformed."""
     try:
         parts = urlsplit(text)
         port = parts.port
@@ -66,7 +66,7 @@ def parse_origin(text: str) -> Origin | None:
 
 
 def parse_host(text: str) -> tuple[str, int | None] | None:
-    """Return host and port of a Host header, or None where it is malformed."""
+    """Return host and port of a Host header, or None if it is malformed."""
     found = _HOST.fullmatch(text.lower())
     if found is None:
         return None
@@ -85,15 +85,16 @@ def is_origin_allowed(
     has_own_credential: bool,
 ) -> bool:
     """
-    Decide whether a page may open a socket here.
+    Return True if a page may open a WebSocket.
 
     Args:
         origin_headers: every Origin header of the request.
         host: the Host header (X-Forwarded-Host from a trusted proxy).
-        is_secure: the client's side of the connection is TLS.
+        is_secure: whether the client uses TLS.
         allowed: the configuration's allowed_origins.
-        has_own_credential: a bearer token or ticket is sent, not a cookie;
-            only then may the Origin be missing (a program, not a page).
+        has_own_credential: whether the request has a bearer token or ticket.
+            Only such a request may lack an Origin header (it comes from a
+            program, not from a page).
     """
     if not origin_headers:
         return has_own_credential

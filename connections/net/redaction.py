@@ -1,9 +1,9 @@
 """
-What a client sends to prove who it is, kept out of logs and records.
+Remove credentials from logs and records.
 
-A handler's exception may say anything, such as the whole scope. What is secret
-in a scope is known exactly: so its values are taken out of a text, wherever
-they stand and whatever is around them.
+The text of a handler's exception may hold anything, even the whole scope. The
+secrets in a scope are known exactly, so their values are replaced anywhere in
+a text.
 """
 
 import traceback
@@ -18,28 +18,28 @@ REDACTED = "[redacted]"
 _SECRET_HEADERS = (b"authorization", b"proxy-authorization", b"cookie")
 _BEARER = "bearer."
 _LEAST_CHARACTERS = 8
-"""What is shorter guards nothing, and may stand in any text by chance."""
+"""Shorter values are no secrets, and occur in texts by chance."""
 
 
 class Redacted(Exception):
-    """Stands for an exception whose text held secrets; its own text is clean."""
+    """Replaces an exception whose text held secrets."""
 
 
 def conceal(exc: BaseException, scope: Mapping[str, Any]) -> BaseException:
-    """Return what can be logged: the exception, or one in its place."""
+    """Return the exception, or a Redacted one if its text holds secrets."""
     text = format_traceback(exc)
     redacted = redact(text, scope)
     return exc if redacted == text else Redacted(f"in its place:\n{redacted}")
 
 
 def format_traceback(exc: BaseException) -> str:
-    """Return the traceback of an exception, with all that led to it."""
+    """Return the traceback of an exception, with its causes."""
     return "".join(traceback.format_exception(exc))
 
 
 def redact(text: str, scope: Mapping[str, Any]) -> str:
     """Return a text without the credentials, cookies and query of a handshake."""
-    # The longest first: a cookie's value may hold that of another.
+    # The longest first: one secret may contain another.
     for secret in sorted(set(_find_secrets(scope)), key=len, reverse=True):
         if len(secret) >= _LEAST_CHARACTERS:
             text = text.replace(secret, REDACTED)
@@ -47,10 +47,10 @@ def redact(text: str, scope: Mapping[str, Any]) -> str:
 
 
 def _find_secrets(scope: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the secrets of a scope as they may stand in a text."""
+    """Yield the secrets of a scope in every form that a text may contain."""
     for secret in _read_secrets(scope):
         yield secret
-        # As repr() shows it, of text and of bytes.
+        # The forms in repr() of str and of bytes.
         yield repr(secret)[1:-1]
         yield repr(secret.encode("utf-8", "surrogateescape"))[2:-1]
 

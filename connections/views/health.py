@@ -16,20 +16,20 @@ from connections.node.current import get_node
 from connections.node.node import Node
 
 _PASSED_ON = ("Forwarded", "Via", "X-Real-IP")
-"""Headers of proxies that say nothing which is believed, but that there is one."""
+"""Headers that show that a proxy forwarded a request; their values are ignored."""
 
 
 async def livez(request: HttpRequest) -> JsonResponse:
-    """Say that the process answers."""
+    """Answer 200 while the process responds."""
     return JsonResponse({"status": "ok"})
 
 
 async def readyz(request: HttpRequest) -> JsonResponse:
     """
-    Say whether this node takes connections, and what holds less than it should.
+    Report whether this node accepts connections, and its problems.
 
-    503 while it drains, or admits nobody by the policy on_pool_outage; 200 also
-    while it is degraded, for clients are better off here than nowhere.
+    Answers 503 while the node drains or refuses all clients by on_pool_outage.
+    A degraded node answers 200, because it still serves clients.
     """
     node = get_node()
     problems = list(_find_problems(node))
@@ -52,18 +52,18 @@ async def readyz(request: HttpRequest) -> JsonResponse:
 @require_safe
 async def metrics(request: HttpRequest) -> HttpResponseBase:
     """
-    Export what this process counts, as Prometheus reads it.
+    Export the metrics of this process in the format of Prometheus.
 
-    For the addresses in metrics.allowed_addresses, and for who knows
-    METRICS_TOKEN. It runs on the event loop, where nothing changes meanwhile.
+    Open to metrics.allowed_addresses and to requests with METRICS_TOKEN. The
+    view runs on the event loop, so that no counter changes during the export.
     """
     node = get_node()
     token = getattr(settings, "METRICS_TOKEN", None)
-    if not (_has_token(request, token) or _is_neighbour(request, node.config)):
+    if not (_has_token(request, token) or _is_allowed_address(request, node.config)):
         if not token:
-            return HttpResponse("not for this address", "text/plain", 403)
+            return HttpResponse("this address may not read metrics", "text/plain", 403)
         challenge = {"WWW-Authenticate": "Bearer"}
-        return HttpResponse("a token is needed", "text/plain", 401, headers=challenge)
+        return HttpResponse("a token is required", "text/plain", 401, headers=challenge)
     with contextlib.suppress(PoolUnavailable):
         await node.get_usage()
     exported: HttpResponseBase = ExportToDjangoView(request)
@@ -77,12 +77,12 @@ def _has_token(request: HttpRequest, token: str | None) -> bool:
     return constant_time_compare(given.strip(), token)
 
 
-def _is_neighbour(request: HttpRequest, config: WebSocketConfig) -> bool:
+def _is_allowed_address(request: HttpRequest, config: WebSocketConfig) -> bool:
     """
-    Tell whether a request comes from an allowed address.
+    Return True if a request comes from an allowed address.
 
-    One that a proxy passed on is not from where the proxy stands: unless the
-    proxy is trusted to say from where, it comes from anywhere.
+    A forwarded request counts only if its proxy is trusted: otherwise the
+    client's address is unknown.
     """
     headers = [
         (name.lower().encode(), value.encode("latin-1", "replace"))
@@ -100,9 +100,9 @@ def _is_neighbour(request: HttpRequest, config: WebSocketConfig) -> bool:
 
 
 def _find_problems(node: Node) -> Iterator[str]:
-    """Yield what is wrong in words for everyone: the log has the details."""
+    """Yield the problems without confidential details; the log has those."""
     if node.pool.is_degraded:
         policy = node.config.on_pool_outage
-        yield f"the shared pool is out of reach; policy for newcomers: {policy}"
+        yield f"the shared pool is unavailable; policy for new connections: {policy}"
     if node.database is not None and node.database.failure is not None:
         yield f"the database {node.database.failure}; records wait in memory"

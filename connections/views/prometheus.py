@@ -1,9 +1,9 @@
 """
-A node's counters as Prometheus metrics, read at the moment of the scrape.
+Export a node's counters as Prometheus metrics, read at each scrape.
 
-One process is one target: numbers are this node's, and a sum over targets is
-the cluster's. Labels are bounded whatever clients do: routes are patterns from
-the code, and words beyond a bound count as "other".
+One process is one target: its numbers are those of one node, and a sum over
+targets is the cluster's. Clients cannot add labels: routes are URL patterns, and
+words beyond a bound count as "other".
 """
 
 import asyncio
@@ -42,14 +42,14 @@ _RESUME_OUTCOMES = ("new", "resumed", "nothing_missed", "gap", "reset")
 
 
 class NodeCollector(Collector):
-    """Everything that the node of the running event loop has to tell."""
+    """Collect the metrics of the running event loop's node."""
 
     def collect(self) -> Iterator[Metric]:
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            # Another thread than the node's, such as an exporter on a port of
-            # its own: what is read here must not change meanwhile.
+            # The caller is another thread, such as an exporter on its own port;
+            # counters could change while they are read.
             return
         node = get_node()
         yield from _describe_traffic(node)
@@ -63,12 +63,12 @@ class NodeCollector(Collector):
             yield from _describe_recorder(node.recorder)
 
     def describe(self) -> Iterable[Metric]:
-        """Name nothing beforehand: there is no node before an event loop runs."""
+        """Return no metrics: there is no node before an event loop runs."""
         return ()
 
 
 def register() -> None:
-    """Have django-prometheus export the node; called once, when Django is ready."""
+    """Register the collector with django-prometheus; the app config calls it once."""
     REGISTRY.register(NodeCollector())
 
 
@@ -80,15 +80,15 @@ def _describe_traffic(node: Node) -> Iterator[Metric]:
     )
     outcomes = CounterMetricFamily(
         "websocket_connections",
-        "Handshakes answered, by outcome: accepted, or why not.",
+        "Answered handshakes by outcome: accepted, or the reason of the refusal.",
         labels=["route", "outcome"],
     )
     messages = CounterMetricFamily(
-        "websocket_messages", "Messages.", labels=["route", "direction"]
+        "websocket_messages", "Messages by direction.", labels=["route", "direction"]
     )
     sizes = CounterMetricFamily(
         "websocket_message_bytes",
-        "Bytes of messages' payloads.",
+        "Bytes of message payloads.",
         labels=["route", "direction"],
     )
     refused = Tally(node.counters.refused_early)
@@ -116,7 +116,7 @@ def _describe_traffic(node: Node) -> Iterator[Metric]:
     yield rate
     yield GaugeMetricFamily(
         "websocket_error_rate",
-        "Messages whose handling failed, of those that came, over the last 60 seconds.",
+        "Share of received messages whose handling failed, over the last 60 seconds.",
         recent["errors"] / max(recent["messages_in"], recent["errors"], 1),
     )
 
@@ -130,66 +130,66 @@ def _describe_ends(node: Node) -> Iterator[Metric]:
     failures = {word: outcomes.get(word, 0) for word in sorted(CREDENTIAL_OUTCOMES)}
     yield _count(
         "websocket_disconnects",
-        "Connections that ended.",
+        "Connections that ended, by reason.",
         "reason",
         dict.fromkeys(_REASONS, 0) | counters.ends,
     )
     yield _count(
         "websocket_errors",
-        "Messages whose handling failed.",
+        "Messages whose handling failed, by kind.",
         "kind",
         dict.fromkeys(_ERROR_KINDS, 0) | counters.errors,
     )
     yield _count(
         "websocket_auth_failures",
-        "Handshakes refused for their credentials.",
+        "Handshakes refused because of their credentials.",
         "reason",
         failures,
     )
     yield _count(
         "websocket_resumes",
-        "Sessions attached.",
+        "Sessions attached, by outcome.",
         "outcome",
         dict.fromkeys(_RESUME_OUTCOMES, 0) | counters.resumes,
     )
     yield _count(
         "websocket_failures",
-        "Failures of the node's own parts; each is tried again.",
+        "Failures of the node's periodic work, by part; each is retried.",
         "part",
         counters.get_failures(),
     )
     yield CounterMetricFamily(
         "websocket_rate_limited",
-        "Messages dropped for being over a connection's rate.",
+        "Messages dropped because their connection exceeded its rate.",
         counters.rate_limited,
     )
     yield CounterMetricFamily(
         "websocket_evicted",
-        "Connections ended for a newer one of the same client.",
+        "Connections closed to admit a newer one of the same client.",
         counters.ends.get("evicted", 0),
     )
 
 
 def _describe_latencies(node: Node) -> Iterator[Metric]:
     counters = node.counters
-    lived = "How long connections that ended had been open, in seconds."
-    # The plain name is the one that was decided on; the other follows the
-    # convention of a unit at the end.
-    yield _bucket("websocket_connection_duration", lived, counters.durations)
-    yield _bucket("websocket_connection_duration_seconds", lived, counters.durations)
+    about = "Durations of ended connections, in seconds."
+    # The first name is the specified one; the second follows the convention of
+    # a unit at the end.
+    yield _bucket("websocket_connection_duration", about, counters.durations)
+    yield _bucket("websocket_connection_duration_seconds", about, counters.durations)
     yield _bucket(
         "websocket_handler_duration_seconds",
-        "From a message's turn to the end of its handling.",
+        "Duration of handling a message, in seconds.",
         counters.handling,
     )
     yield _bucket(
         "websocket_ack_duration_seconds",
-        "From a session's message to its ack, after the commit.",
+        "Seconds from a session's message to its ack, which follows the commit.",
         counters.acks,
     )
     yield _bucket(
         "websocket_ping_round_trip_seconds",
-        "From a ping to its pong.",
+        "Seconds from a ping to its pong.",
         counters.round_trips,
     )
 
@@ -203,12 +203,12 @@ def _describe_buffers(node: Node) -> Iterator[Metric]:
     )
     yield GaugeMetricFamily(
         "websocket_send_buffer_max_bytes",
-        "Unsent bytes of the connection that has most.",
+        "Unsent bytes of the connection with the most.",
         max(unsent, default=0),
     )
     yield GaugeMetricFamily(
         "websocket_slow_consumers",
-        "Connections with more unsent than buffers.send_high_water.",
+        "Connections with more unsent bytes than buffers.send_high_water.",
         sum(size > high_water for size in unsent),
     )
 
@@ -216,22 +216,22 @@ def _describe_buffers(node: Node) -> Iterator[Metric]:
 def _describe_pool(node: Node) -> Iterator[Metric]:
     if node.usage is not None:
         yield GaugeMetricFamily(
-            "websocket_pool_slots", "Slots taken, by all nodes.", node.usage.slots
+            "websocket_pool_slots", "Taken slots of all nodes.", node.usage.slots
         )
         yield GaugeMetricFamily(
             "websocket_pool_clients", "Clients that hold slots.", node.usage.clients
         )
         yield GaugeMetricFamily(
-            "websocket_pool_limit", "Slots that there are.", node.usage.limit
+            "websocket_pool_limit", "Slots in total.", node.usage.limit
         )
     yield GaugeMetricFamily(
         "websocket_pool_degraded",
-        "1 while the limits do not hold across nodes.",
+        "1 while limits are not enforced across nodes.",
         node.pool.is_degraded,
     )
     yield GaugeMetricFamily(
         "websocket_lease_age_seconds",
-        "Since this node's leases were last renewed.",
+        "Seconds since this node last renewed its leases.",
         node.clock() - node.renewed_at,
     )
 
@@ -240,32 +240,32 @@ def _describe_health(node: Node) -> Iterator[Metric]:
     now = node.clock()
     yield GaugeMetricFamily(
         "websocket_event_loop_lag_seconds",
-        "How far the event loop was behind, at worst in the last 10 seconds.",
+        "Greatest delay of the event loop in the last 10 seconds.",
         node.meter.lag_seconds,
     )
     yield GaugeMetricFamily(
         "websocket_consumers_alive",
-        "Consumers that have begun and not returned.",
+        "Running consumers.",
         node.counters.consumers,
     )
     yield GaugeMetricFamily(
         "websocket_consumers_stuck",
-        "Consumers that run on 60 seconds after their connection ended.",
+        "Consumers that still run 60 seconds after their connection ended.",
         node.counters.count_stuck(now),
     )
     yield GaugeMetricFamily(
         "websocket_memory_per_connection_bytes",
-        "What the process grew by since it started, for each open connection.",
+        "Growth of the process since its start, per open connection.",
         node.meter.bytes_per_connection,
     )
     yield GaugeMetricFamily(
         "websocket_leak_suspects",
-        "Objects and slots still there 60 seconds after their connection.",
+        "Objects and slots left 60 seconds after their connection ended.",
         len(node.leaks.suspects),
     )
     yield GaugeMetricFamily(
         "websocket_draining",
-        "1 while the node hands its clients over.",
+        "1 while the node drains.",
         node.is_draining,
     )
     cluster_monitor = node.cluster_monitor
@@ -280,7 +280,7 @@ def _describe_health(node: Node) -> Iterator[Metric]:
     if age_seconds is not None:
         yield GaugeMetricFamily(
             "websocket_sweeper_last_run_timestamp_seconds",
-            "When a sweep was last finished, or else the oldest node started.",
+            "Time of the last finished sweep; without one, the oldest node's start.",
             time.time() - age_seconds,
         )
 
@@ -288,16 +288,18 @@ def _describe_health(node: Node) -> Iterator[Metric]:
 def _describe_recorder(recorder: Recorder) -> Iterator[Metric]:
     dropped = recorder.dropped
     yield GaugeMetricFamily(
-        "websocket_recorder_pending_rows", "Rows that wait.", recorder.pending
+        "websocket_recorder_pending_rows",
+        "Rows that wait for the database.",
+        recorder.pending,
     )
     yield GaugeMetricFamily(
         "websocket_recorder_lag_seconds",
-        "How long the oldest row has waited.",
+        "Age of the oldest waiting row, in seconds.",
         recorder.lag_seconds,
     )
     yield _count(
         "websocket_recorder_dropped",
-        "What was given up because the backlog was full, or the database refused it.",
+        "Rows dropped because the backlog was full or the database rejected them.",
         "what",
         {name: getattr(dropped, name) for name in dropped.__slots__},
     )
@@ -307,7 +309,7 @@ def _describe_configuration(node: Node) -> Iterator[Metric]:
     config = node.config
     yield InfoMetricFamily(
         "websocket_build",
-        "What runs here.",
+        "Versions of the software.",
         {
             "version": VERSION,
             "python": platform.python_version(),

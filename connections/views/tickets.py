@@ -22,7 +22,7 @@ _STATUSES = {
     close_codes.RATE_LIMITED: 429,
     close_codes.UNAVAILABLE: 503,
 }
-"""What is not here is 401."""
+"""Status codes by close reason; all other reasons are 401."""
 
 _RETRY_SECONDS = 5
 
@@ -32,17 +32,17 @@ _RETRY_SECONDS = 5
 @require_POST
 async def tickets(request: HttpRequest) -> HttpResponseBase:
     """
-    Give out a ticket: {"ticket": "…", "expires_in_seconds": 30}.
+    Issue a ticket: {"ticket": "…", "expires_in_seconds": 30}.
 
-    A bearer token comes from a program, or a page that has it in hand: another
-    page cannot have sent it. A session cookie could come from anywhere, so that
-    it needs Django's CSRF token beside it.
+    Only a program or page that knows a bearer token can send it. Any page can
+    cause a request with a session cookie, so such a request also needs Django's
+    CSRF token.
     """
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return await _issue(request, token=token.strip())
-    answer: HttpResponseBase = await _issue_to_session(request)
-    return answer
+    response: HttpResponseBase = await _issue_to_session(request)
+    return response
 
 
 @csrf_protect
@@ -51,7 +51,7 @@ async def _issue_to_session(request: HttpRequest) -> HttpResponseBase:
 
 
 async def _issue(request: HttpRequest, *, token: str | None) -> HttpResponseBase:
-    """Find out who asks, and give them a ticket."""
+    """Authenticate a request and issue a ticket to its client."""
     node = get_node()
     headers = [
         (name.lower().encode("latin-1"), value.encode("latin-1", "replace"))
@@ -71,12 +71,12 @@ async def _issue(request: HttpRequest, *, token: str | None) -> HttpResponseBase
         allowed=node.config.allowed_origins,
         has_own_credential=token is not None,
     ):
-        return _refuse(close_codes.FORBIDDEN, "this origin may not connect")
+        return _refuse(close_codes.FORBIDDEN, "this origin is not allowed")
     try:
         credential = await _authenticate(node, source.address, request, token)
         ticket = await node.verifier.issue_ticket(credential, origin or "")
     except Refused as exc:
-        return _refuse(exc.close_reason, "not these credentials, or not now")
+        return _refuse(exc.close_reason, "the credentials are not accepted now")
     content = {
         "ticket": ticket,
         "expires_in_seconds": node.config.tickets.lifetime_seconds,
@@ -88,10 +88,10 @@ async def _authenticate(
     node: Node, address: str, request: HttpRequest, token: str | None
 ) -> Credential:
     """
-    Return whose request it is, as at a handshake.
+    Return the credential of a request, verified as in a handshake.
 
     Raises:
-        Refused: nobody's, or of one who is kept out.
+        Refused: the credential is invalid, or the client is banned.
     """
     await node.gate.open()
     node.gate.check_address(address)

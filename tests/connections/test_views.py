@@ -51,7 +51,9 @@ async def test_without_its_shared_pool_a_node_is_degraded(settings: Any) -> None
     node = await degrade(settings)
     status, word, reasons = await ask()
     assert (status, word) == (200, "degraded")
-    assert "the shared pool is out of reach; policy for newcomers: local" in reasons
+    assert (
+        "the shared pool is unavailable; policy for new connections: local" in reasons
+    )
     assert "127.0.0.1" not in str(reasons)
     await node.pool.close()
 
