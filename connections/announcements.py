@@ -1,13 +1,12 @@
 """
-The way to end connections from anywhere: close requests, posted and announced.
+Post close requests, which end connections on every node.
 
     post_close_requests(
         CloseRequest(target="user", value=str(user.pk), reason="logged_out")
     )
 
-Every node applies them, those of this process within milliseconds, the others
-as fast where REDIS_URL is set, and all of them on their next beat whatever was
-lost on the way.
+Every node applies them: a node of this process within milliseconds, other nodes
+as fast if REDIS_URL is set, and otherwise on their next beat.
 """
 
 import asyncio
@@ -25,10 +24,10 @@ from connections.pool import get_redis_url
 logger = logging.getLogger(__name__)
 
 CLOSE_REQUESTS = "close_requests"
-"""The kind of message on the bus that says: there are new ones, look."""
+"""The kind of bus message that announces new close requests."""
 
 MAY_RETURN = "asked_to_reconnect"
-"""The reason (4202) with which a client connects again at once, and resumes."""
+"""The reason (4202) after which a client reconnects at once and resumes."""
 
 STAFF_REASONS = (
     "kicked",
@@ -39,10 +38,10 @@ STAFF_REASONS = (
     "revoked",
     "deactivated",
 )
-"""What staff may give as the reason of a close; after all but one nobody returns."""
+"""The reasons that staff may choose; clients return only after MAY_RETURN."""
 
 REAUTHORISE = "reauthorise"
-"""The reason that asks the nodes to look who may stay, and to end the others."""
+"""The reason that makes nodes recheck connections instead of ending them all."""
 
 _REASONS = tuple(
     sorted(
@@ -58,9 +57,9 @@ _MOST_SPREAD_SECONDS = 3600
 
 Listener = Callable[[], bool]
 """
-Told, in any thread, of new close requests; must neither wait nor raise.
+Called in any thread for new close requests; must neither block nor raise.
 
-Returns whether it passes the word on to other nodes.
+Returns True if it forwards the announcement to other nodes.
 """
 
 _listeners: set[Listener] = set()
@@ -68,25 +67,23 @@ _listeners: set[Listener] = set()
 
 def post_close_requests(*requests: CloseRequest) -> None:
     """
-    Have connections ended, wherever they are; any thread or process may ask.
+    Post close requests for connections of any node, from any thread or process.
 
     For synchronous code: views, admin actions, signal receivers, commands. An
     async caller uses database_sync_to_async() or a node's database.write().
-    In a transaction it takes effect on its commit, and not at all if it is
-    rolled back.
+    In a transaction the requests count from its commit.
 
-    A request names whom it means (`target`, `value`) and why (`reason`, one of
-    close_codes.CLOSE_REASONS: 4202 "asked_to_reconnect" brings clients back, 4009
-    "kicked" does not). Ended are the connections whose handshake had begun
-    when a node heard of it; who returns afterwards may stay. With
-    `spread_seconds` each connection ends at a moment of its own within that
-    time, so that not all return at once; with `idle_seconds` only what its node
-    itself saw idle for so long. With the reason REAUTHORISE those end, each for
-    its own reason, whose right the database denies.
+    A request selects connections (`target`, `value`) and has a `reason` of
+    close_codes.CLOSE_REASONS: after 4202 "asked_to_reconnect" clients return,
+    after 4009 "kicked" they do not. It closes connections whose handshake began
+    before the node received the request; later reconnects are unaffected. With
+    `spread_seconds` the ends are spread over that time; with `idle_seconds` only
+    connections that were idle for so long end. With the reason REAUTHORISE the
+    nodes recheck the connections, and end those that may not stay.
 
     Raises:
-        ValueError: a request makes no sense; nothing was posted.
-        django.db.Error: they could not be written.
+        ValueError: a request is not valid; none was posted.
+        django.db.Error: the requests were not written.
     """
     for request in requests:
         _check(request)
@@ -97,22 +94,21 @@ def post_close_requests(*requests: CloseRequest) -> None:
 
 def announce() -> None:
     """
-    Have every node look at the database for what concerns its connections, now.
+    Make every node read close requests and bans now, not on its next beat.
 
-    It looks on its next beat in any case. In a transaction the word goes out
-    on the commit.
+    In a transaction it takes effect on the commit.
     """
-    # What is written counts, announced or not.
+    # The requests count without an announcement, which may fail.
     transaction.on_commit(_announce, robust=True)
 
 
 def listen(listener: Listener) -> None:
-    """Have a listener told of the close requests that this process posts."""
+    """Add a listener for the close requests that this process posts."""
     _listeners.add(listener)
 
 
 def stop_listening(listener: Listener) -> None:
-    """Tell a listener nothing more."""
+    """Remove a listener."""
     _listeners.discard(listener)
 
 
@@ -139,14 +135,14 @@ def _check(request: CloseRequest) -> None:
 
 
 def _announce() -> None:
-    """Tell the nodes of this process, and through one of them or ourselves all."""
-    told = [listener() for listener in tuple(_listeners)]
+    """Call the listeners; publish on Redis if none of them does."""
+    has_forwarded = [listener() for listener in tuple(_listeners)]
     redis_url = get_redis_url()
-    if redis_url and not any(told):
-        asyncio.run(_tell_others(redis_url))
+    if redis_url and not any(has_forwarded):
+        asyncio.run(_publish(redis_url))
 
 
-async def _tell_others(redis_url: str) -> None:
+async def _publish(redis_url: str) -> None:
     from connections.redis.bus import RedisBus
 
     bus = RedisBus(redis_url, node_id="none")

@@ -1,9 +1,9 @@
 """
-Why a connection ends: one registry of close codes, reasons and what to do next.
+The registry of close codes, reasons, and advice for clients.
 
-RFC 6455, section 7.4 leaves 4000 to 4999 to applications. The hundred tells a
-client what to do: 40xx do not return, 41xx return later or with something
-changed, 42xx return at once, 43xx return when the user does something.
+RFC 6455, section 7.4 leaves 4000 to 4999 to applications. The hundred advises
+the client: 40xx do not return, 41xx return later or with something changed,
+42xx return at once, 43xx return when the user acts.
 """
 
 import random
@@ -13,7 +13,7 @@ from typing import Any
 
 
 class Reconnect(StrEnum):
-    """What a client does after a close, by itself."""
+    """The advice to a client after a close."""
 
     NEVER = "never"
     NOW = "now"
@@ -25,7 +25,7 @@ class Reconnect(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CloseReason:
-    """One way a connection ends: close code, reason, what a client does next."""
+    """A close code with its reason and the advice to the client."""
 
     code: int
     reason: str
@@ -39,7 +39,7 @@ class CloseReason:
     ) -> dict[str, Any]:
         """Return the message that precedes the close frame on JSON consumers."""
         if after_ms is None and self.after_ms is not None:
-            # Full jitter: clients that were cut off together return apart.
+            # Full jitter spreads the return of clients that left together.
             after_ms = random.randint(*self.after_ms)
         return {
             "type": "bye",
@@ -130,7 +130,7 @@ NETWORK = CloseReason(
     code=1006, reason="network", reconnect=Reconnect.BACKOFF, resume=True
 )
 LOST = CloseReason(code=1006, reason="lost", reconnect=Reconnect.BACKOFF, resume=True)
-"""Recorded, never sent: the node was gone, so nobody saw how it ended."""
+"""Recorded and never sent: the node was gone when the connection ended."""
 
 CLOSE_REASONS: dict[str, CloseReason] = {
     close_reason.reason: close_reason
@@ -165,15 +165,15 @@ CLOSE_REASONS: dict[str, CloseReason] = {
         LOST,
     )
 }
-"""By reason: the stable word that is stored, logged and counted."""
+"""The close reasons by their word, which is stored, logged and counted."""
 
 APPLICATION = "application"
-"""The reason recorded where a consumer closed with a code of its own."""
+"""The recorded reason if a consumer closes with its own code."""
 
 PEER = "peer"
-"""The reason recorded where a client closed with a code of its own."""
+"""The recorded reason if a client closes with its own code."""
 
-# Not 1011: an error of the client's own is none of ours.
+# 1011 is missing: an error of the client is no error of the node.
 _PEER_REASONS = {
     1000: CLOSED.reason,
     1001: CLOSED.reason,
@@ -188,12 +188,12 @@ _PEER_REASONS = {
 
 
 def get_reason(code: int | None) -> str:
-    """Return the reason recorded for a code that a client, or nobody, sent."""
+    """Return the recorded reason for the code of a client, or for no code."""
     return _PEER_REASONS.get(code or 1005, PEER)
 
 
 def get_codes(reason: str) -> list[int]:
-    """Return every code that is recorded with a reason of ours, our own first."""
+    """Return all codes that are recorded with a reason, the registry's code first."""
     own = [CLOSE_REASONS[reason].code] if reason in CLOSE_REASONS else []
     of_peers = [code for code, one in _PEER_REASONS.items() if one == reason]
     return list(dict.fromkeys([*own, *of_peers]))
@@ -205,7 +205,7 @@ _STANDARD = {
     1007: PROTOCOL_ERROR,
     1009: MESSAGE_TOO_BIG,
 }
-"""What a server below ASGI closes with, and which of our ends it amounts to."""
+"""The close codes of servers below ASGI, and their close reasons."""
 
 HUNDREDS = {
     40: Reconnect.NEVER,
@@ -213,7 +213,7 @@ HUNDREDS = {
     42: Reconnect.NOW,
     43: Reconnect.ON_ACTION,
 }
-"""What a client does on a code that is newer than it."""
+"""The advice of a code that the client does not know."""
 
 BY_CODE: dict[int, CloseReason] = {
     **{
@@ -222,11 +222,11 @@ BY_CODE: dict[int, CloseReason] = {
     },
     **_STANDARD,
 }
-"""The end that a code stands for; the first of the registry where it has several."""
+"""The close reason of each code; the first of several in the registry."""
 
 
 def get_close_reason(code: int) -> CloseReason:
-    """Return what a client makes of a close code, be it one that it does not know."""
+    """Return the close reason for a code, known or unknown to the client."""
     if code in BY_CODE:
         return BY_CODE[code]
     reconnect = HUNDREDS.get(code // 100, Reconnect.BACKOFF)
@@ -241,10 +241,10 @@ def get_close_reason(code: int) -> CloseReason:
 
 def may_send(code: int) -> bool:
     """
-    Tell whether an application may put a code into a close frame.
+    Return True if an application may send a code in a close frame.
 
-    RFC 6455, section 7.4 and the IANA registry: 1004, 1005, 1006 and 1015
-    never travel; 1016 to 2999 are not assigned.
+    RFC 6455, section 7.4 and the IANA registry: 1004, 1005, 1006 and 1015 are
+    never sent; 1016 to 2999 are not assigned.
     """
     return code in _SENDABLE or 3000 <= code <= 4999
 

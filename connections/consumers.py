@@ -1,7 +1,7 @@
 """
-Consumers whose connections are limited, recorded and ended for a reason.
+Consumers with limits, records and close reasons for their connections.
 
-Change the base class of a Channels consumer to the one here of the same kind;
+Change the base class of a Channels consumer to the class of the same kind here.
 connect, receive, disconnect, groups and send work as Channels documents them.
 """
 
@@ -121,9 +121,9 @@ class _Limited:
 
     def is_activity(self, message: Message) -> bool:
         """
-        Tell whether a client's message keeps the connection from being idle.
+        Return True if a message of the client restarts the idle timeout.
 
-        `message` is the ASGI event, its payload in "text" or "bytes".
+        `message` is the ASGI event, with its payload in "text" or "bytes".
         """
         return True
 

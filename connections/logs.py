@@ -1,9 +1,8 @@
 """
-What every log record says beside its message: connection, client and node.
+Add the connection, client and node to every log record.
 
-In settings.LOGGING, `ContextFilter` goes on the handlers, so that records of any
-logger pass it, a consumer's own and Django's too; `JsonFormatter` writes one
-JSON object a line.
+In settings.LOGGING, `ContextFilter` belongs to the handlers, so that the records
+of all loggers pass it; `JsonFormatter` writes one JSON object per line.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ if TYPE_CHECKING:
 NOTHING = "-"
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
-"""Control characters, breaks of lines, and what turns the direction of a text."""
+"""Control characters, line breaks, and marks of text direction."""
 
 _FIELDS = ("connection_id", "client_id")
 
 _node_id = NOTHING
-# Ids, not the connection: whatever is started for it keeps this context alive.
+# Ids, not the connection: a task that outlives it keeps its context alive.
 _ids: ContextVar[tuple[str, str]] = ContextVar(
     "connections_logs", default=(NOTHING, NOTHING)
 )
@@ -35,20 +34,20 @@ _ends = logging.getLogger("connections.ends")
 
 
 def set_node(node_id: str) -> None:
-    """Name the node of this process."""
+    """Set the node of all log records."""
     global _node_id
     _node_id = node_id
 
 
 def set_connection(connection: LiveConnection) -> None:
-    """Name the connection that the running task, and what it starts, works for."""
+    """Set the connection of the running task and of tasks that it starts."""
     _ids.set((connection.connection_id, connection.client_id))
 
 
 def log_end(
     connection: LiveConnection, code: int | None, reason: str, duration_seconds: float
 ) -> None:
-    """Write the one line that says how a connection ended, to connections.ends."""
+    """Log the end of a connection, as one line of connections.ends."""
     if not _ends.isEnabledFor(logging.INFO):
         return
     _ends.info(
@@ -80,7 +79,7 @@ def log_end(
 
 
 class ContextFilter(logging.Filter):
-    """Adds connection_id, client_id and node_id where a record has none."""
+    """Adds connection_id, client_id and node_id to records without them."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         for name, value in zip(_FIELDS, _ids.get(), strict=True):
@@ -93,10 +92,10 @@ class ContextFilter(logging.Filter):
 
 class TextFormatter(logging.Formatter):
     """
-    One line for each record, whatever a client made it hold; tracebacks indented.
+    Formats each record as one line, with an indented traceback.
 
-    A line break in a name would begin a line that nobody wrote, an escape
-    sequence would reach the terminal of who reads it.
+    Line breaks and escape sequences, which a client could send in a name, are
+    escaped: they would forge a line or reach the reader's terminal.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -112,7 +111,7 @@ def _escape(text: str) -> str:
 
 
 class JsonFormatter(_JsonFormatter):
-    """One JSON object a line: time, level, logger, message, and every extra."""
+    """Formats each record as a JSON object: time, level, logger, message, extras."""
 
     def __init__(self) -> None:
         super().__init__(

@@ -1,7 +1,7 @@
 """
-What stands before a consumer: the node, Host and Origin, credentials.
+ASGI middleware before a consumer: the node, Host and Origin, credentials.
 
-Each is an ASGI middleware; connections.routing puts them in their order.
+connections.routing combines them in this order.
 """
 
 import asyncio
@@ -35,17 +35,17 @@ _BEARER = "bearer."
 _LINGER_SECONDS = 1
 _OUTCOMES = {400: "bad_request", 403: "origin", 404: "not_found", 503: "draining"}
 _TICKET = re.compile(rb"(?:^|(?<=&))ticket=([^&]*)&?")
-"""A ticket in a query string: what a consumer sees holds none."""
+"""A ticket in a query string, which is removed before the consumer."""
 
 _LOCAL_HOSTS = [".localhost", "127.0.0.1", "[::1]"]
 
 
 class NodeMiddleware:
     """
-    Puts this process's node in the scope; the outermost middleware.
+    Puts the node of this process into the scope; the outermost middleware.
 
-    The node is made at the first call, for daphne has no lifespan events. Other
-    servers start and stop it with theirs.
+    The first call creates the node, because daphne sends no lifespan events.
+    Other servers start and stop it with theirs.
     """
 
     def __init__(self, application: Application) -> None:
@@ -57,7 +57,7 @@ class NodeMiddleware:
             await follow_lifespan(node, receive, send)
             return
         await node.start()
-        # What is asked for from here on concerns this handshake too.
+        # A close request after this moment concerns this handshake too.
         scope = {**scope, "node": node, "arrived": node.clock()}
         if scope["type"] == "websocket" and node.is_draining:
             await deny(scope, send, 503, [(b"retry-after", b"1")])
@@ -65,7 +65,7 @@ class NodeMiddleware:
         try:
             await self.application(scope, receive, send)
         except Exception as exc:
-            # The server logs it, whichever one it is.
+            # The server logs the exception; it must show no secret.
             shown = conceal(exc, scope)
             if shown is exc:
                 raise
@@ -73,9 +73,9 @@ class NodeMiddleware:
 
 
 class OriginMiddleware:
-    """Refuses foreign pages and hosts with 403 before the accept."""
+    """Refuses foreign origins and hosts with 403 before the accept."""
 
-    # asgiref takes whatever has no coroutine for ASGI 2.
+    # asgiref takes a callable that is no coroutine function for ASGI 2.
     _asgi_single_callable = True
 
     def __init__(self, application: Application) -> None:
@@ -83,7 +83,7 @@ class OriginMiddleware:
         self._has_warned = False
 
     def __call__(self, scope: Message, receive: Receive, send: Send) -> Awaitable[None]:
-        # No coroutine of its own, which would stay for as long as the connection.
+        # A coroutine here would cost memory for as long as the connection lives.
         config: WebSocketConfig = scope["node"].config
         headers = scope["headers"]
         client = scope.get("client")
@@ -135,10 +135,10 @@ class OriginMiddleware:
 
 class CredentialMiddleware:
     """
-    Finds out who connects: bearer token, else ticket, session cookie, address.
+    Verifies the credential: bearer token, else ticket, session cookie, address.
 
-    One that is refused is accepted and closed with its code, because before the
-    accept a browser sees only 1006 and would try for ever.
+    A refused handshake is accepted and closed with its code, because before the
+    accept a browser sees only 1006 and would retry without end.
     """
 
     def __init__(self, application: Application) -> None:
@@ -148,8 +148,8 @@ class CredentialMiddleware:
         offered = scope.get("subprotocols") or []
         plain = [name for name in offered if not name.startswith(_BEARER)]
         if offered and not plain:
-            # RFC 6455, section 4.1: a browser fails the connection when none of
-            # the subprotocols it offered is selected, and a secret is not echoed.
+            # RFC 6455, section 4.1: a browser fails the connection unless one of
+            # its subprotocols is selected, and the server must not echo a secret.
             await deny(scope, send, 400)
             return
         bearer = _find_bearer(scope)
@@ -172,10 +172,10 @@ class CredentialMiddleware:
         self, scope: Message, bearer: str | None, ticket: str | None
     ) -> Credential:
         """
-        Return whose handshake it is, if the gate lets them in.
+        Return the credential of a handshake that the gate admits.
 
         Raises:
-            Refused: not these, not now, or not from there.
+            Refused: the credential, client or address is not admitted.
         """
         node: Node = scope["node"]
         address = _find_address(scope)
@@ -220,7 +220,7 @@ async def deny(
     status: int,
     headers: list[tuple[bytes, bytes]] | None = None,
 ) -> None:
-    """Refuse a handshake with an HTTP status; 403 where the server has no other."""
+    """Refuse a handshake with an HTTP status; 403 if the server supports no other."""
     _count(scope, _OUTCOMES.get(status, "denied"))
     if "websocket.http.response" not in (scope.get("extensions") or {}):
         await send({"type": "websocket.close"})
@@ -230,14 +230,14 @@ async def deny(
     await send({"type": "websocket.http.response.body", "body": b""})
 
 
-async def reject(scope: Message, receive: Receive, send: Send, why: Refused) -> None:
-    """Accept a handshake only to close it with a code and reason."""
-    close_reason = why.close_reason
+async def reject(scope: Message, receive: Receive, send: Send, exc: Refused) -> None:
+    """Accept a handshake, and close it with a code and reason."""
+    close_reason = exc.close_reason
     _count(scope, close_reason.reason)
     offered = scope.get("subprotocols") or []
     selected = offered[0] if offered else None
-    if close_reason is not close_codes.RATE_LIMITED:  # The gate logs those, seldom.
-        _log_refusal(scope, why)
+    if close_reason is not close_codes.RATE_LIMITED:  # The gate logs these, rarely.
+        _log_refusal(scope, exc)
     await send({"type": "websocket.accept", "subprotocol": selected})
     if selected is not None and selected.startswith("orchestra."):
         await send({"type": "websocket.send", "text": json.dumps(close_reason.bye())})
@@ -252,38 +252,40 @@ async def reject(scope: Message, receive: Receive, send: Send, why: Refused) -> 
             while (await receive())["type"] != "websocket.disconnect":
                 continue
     except TimeoutError:
-        logger.debug("A refused client lingers; the server drops it")
+        logger.debug(
+            "A refused client has not left in time; the server closes its socket"
+        )
 
 
-def _log_refusal(scope: Message, why: Refused) -> None:
-    """Say who was refused, as far as that is known; never what they showed for it."""
+def _log_refusal(scope: Message, exc: Refused) -> None:
+    """Log a refused handshake without its credential."""
     address, origin = _find_address(scope), _find_origin(scope)
     logger.info(
         "A handshake for %.100s was refused: %s; from %s, client %.100r, origin %.100r",
         quote(scope["path"]),
-        why.close_reason.reason,
+        exc.close_reason.reason,
         address or "unix",
-        why.client_id,
+        exc.client_id,
         origin,
         extra={
             "event": "credentials_refused",
-            "reason": why.close_reason.reason,
+            "reason": exc.close_reason.reason,
             "address": address,
             "origin": origin[:100],
-            "client_id": why.client_id or NOTHING,
+            "client_id": exc.client_id or NOTHING,
         },
     )
 
 
 def _count(scope: Message, outcome: str) -> None:
-    """Count a handshake that is refused before its consumer."""
+    """Count a handshake that was refused before its consumer."""
     node: Node | None = scope.get("node")
     if node is not None:
         node.counters.record_outcome(scope.get("route", ""), outcome)
 
 
 def _with_source(scope: Message, source: Source) -> Message:
-    """Return the scope with the address that is believed to be the client's."""
+    """Return the scope with the address of the client behind trusted proxies."""
     client = scope.get("client")
     if source.address and (client is None or client[0] != source.address):
         return {**scope, "client": [source.address, 0]}
@@ -297,7 +299,7 @@ def _find_address(scope: Message) -> str:
 
 
 def _is_host_allowed(host: str) -> bool:
-    """Hold Host against ALLOWED_HOSTS as it stands now, as Django does."""
+    """Check Host against the current ALLOWED_HOSTS, as Django does."""
     parsed = parse_host(host)
     allowed = settings.ALLOWED_HOSTS
     if settings.DEBUG and not allowed:
@@ -332,7 +334,7 @@ def _find_origin(scope: Message) -> str:
 
 
 def _read_cookie(scope: Message, name: str) -> str | None:
-    """Return the value of a cookie; of several the last, as Django does."""
+    """Return the value of a cookie, the last of several, as Django does."""
     found = None
     for key, value in scope["headers"]:
         if key == b"cookie":

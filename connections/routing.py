@@ -1,4 +1,4 @@
-"""The whole WebSocket side of a project, put together in its order."""
+"""Build the ASGI application of a project from views and WebSocket routes."""
 
 from collections.abc import Awaitable, Sequence
 from typing import Any, cast
@@ -25,12 +25,12 @@ def protect(*, http: Any, websocket: Sequence[URLPattern]) -> Application:
     """
     Return an ASGI application for Django's views and these WebSocket routes.
 
-    Before a consumer is reached: Host and Origin, the route, credentials. The
-    dashboard's own socket is among the routes where the admin is installed. Where
-    daphne is what imports this, its server becomes the one that protects itself.
+    It checks Host and Origin, the route, and credentials before a consumer. It
+    adds the route of the dashboard if the admin is installed. If daphne imports
+    this module, Orchestra's server replaces daphne's.
 
     Raises:
-        ConfigError: the configuration, or REDIS_URL, is wrong; nothing serves with it.
+        ConfigError: the configuration or REDIS_URL is not valid.
     """
     config = get_config()
     config.require_valid()
@@ -44,18 +44,18 @@ def protect(*, http: Any, websocket: Sequence[URLPattern]) -> Application:
 
 
 def _find_dashboard() -> list[Any]:
-    """Return the route of the dashboard, where there is an admin to show it."""
+    """Return the route of the dashboard if the admin is installed."""
     if not apps.is_installed("django.contrib.admin"):
         return []
     from connections.dashboard.consumers import PATH, LiveConsumer
 
-    # Guarded as the others are, but not declared: who watches is in no series.
-    watched = CredentialMiddleware(LiveConsumer.as_asgi())
-    return [path(PATH, cast(Any, _Named(PATH, watched)))]
+    # It is guarded like the others, but not declared: viewers are in no metric.
+    guarded = CredentialMiddleware(LiveConsumer.as_asgi())
+    return [path(PATH, cast(Any, _Named(PATH, guarded)))]
 
 
 def _guard(route: URLPattern) -> URLPattern:
-    """Put the check of credentials behind a route: a probe learns 404 first."""
+    """Check credentials behind a route, so that an unknown path gets 404 first."""
     callback: Any = route.callback
     if isinstance(callback, URLRouter):
         inner = URLRouter([*map(_guard, callback.routes), _REST])
@@ -66,9 +66,10 @@ def _guard(route: URLPattern) -> URLPattern:
 
 
 class _Named:
-    """Notes the pattern of the route: a bounded label, unlike the path."""
+    """Puts the pattern of the route into the scope; unlike paths it is bounded."""
 
-    _asgi_single_callable = True  # What has no coroutine asgiref takes for ASGI 2.
+    # asgiref takes a callable that is no coroutine function for ASGI 2.
+    _asgi_single_callable = True
 
     def __init__(self, pattern: str, application: Application) -> None:
         self.pattern = pattern
@@ -82,5 +83,5 @@ async def _not_found(scope: Message, receive: Receive, send: Send) -> None:
     await deny(scope, send, 404)
 
 
-# Channels' routes call ASGI applications, which Django's types do not know.
+# The types of Django know no routes with ASGI applications, as Channels has.
 _REST = re_path(r"", cast(Any, _not_found))

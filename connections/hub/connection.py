@@ -95,7 +95,7 @@ class LiveConnection:
     of the node's clock are `arrived` (the handshake), `opened_monotonic`,
     `last_activity`, `limited_at` (the last dropped message), `written_activity`,
     `authorised_at` (the last check of its right to stay) and `reauthorise_at`.
-    `slot` is None before the accept and after another node has taken it over.
+    `slot` is None before the accept and after the announcement of a drain.
     `close_reason` is set by the first request to end, and says that it is ending.
     """
 
