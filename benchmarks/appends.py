@@ -113,7 +113,7 @@ class AppendSteps(Steps):
             for _ in range(window):
                 talk.say()
         while time.monotonic() - started < seconds:
-            self.clients.turn(0.1)
+            self.clients.poll(0.1)
         answer = self._summarise(started, cpu)
         for talk in self._talks:
             talk.goes_on = False
@@ -131,7 +131,7 @@ class AppendSteps(Steps):
         for number in range(count):
             due_at = started + number / per_second
             while (wait_seconds := due_at - time.monotonic()) > 0:
-                self.clients.turn(wait_seconds)
+                self.clients.poll(wait_seconds)
             self._talks[number % len(self._talks)].say()
         self._wait_settled(self._talks)
         return self._summarise(started, cpu)
@@ -148,7 +148,7 @@ class AppendSteps(Steps):
             started = time.monotonic()
             again = self._open(path)
             while again.entries < entries:
-                self.clients.turn(0.1)
+                self.clients.poll(0.1)
             taken.append(time.monotonic() - started)
             self.clients.drop(again.client)
         return summarise(taken)
@@ -163,7 +163,7 @@ class AppendSteps(Steps):
         )
         talk = Talk(client, self._times)
         while not talk.hello:
-            self.clients.turn(0.1)
+            self.clients.poll(0.1)
         return talk
 
     def _start_clock(self) -> tuple[float, float]:
@@ -173,7 +173,7 @@ class AppendSteps(Steps):
     def _wait_settled(self, talks: Sequence[Talk]) -> None:
         deadline = time.monotonic() + _LATE_SECONDS
         while any(talk.under_way for talk in talks):
-            self.clients.turn(0.1)
+            self.clients.poll(0.1)
             if time.monotonic() > deadline:
                 raise TimeoutError("an ack is missing")
 

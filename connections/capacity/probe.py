@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from connections.capacity.load.generator import Load, LoadFailed
 from connections.capacity.load.procfs import read_cpu_seconds, read_memory_kib
 
-_ASKED = 50
+_ACTIVE = 50
 """Connections that exchange messages while the others are idle."""
 
 _MEMORY_SHARE = 0.8
 _CPU_SHARE = 0.6
-"""What connections may take of the memory that is free, and of one core."""
+"""Shares of the free memory and of one core that connections may use."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """What was measured with so many connections open."""
+    """Measurements with a number of open connections."""
 
     connections: int
     connects_per_second: float
@@ -27,25 +27,25 @@ class Step:
     round_trip_p50_ms: float
     round_trip_p99_ms: float
     round_trip_cpu_us: float | None
-    """CPU of the server for each; None where its process is not known."""
+    """CPU time of the server per round trip; None if its process is unknown."""
     idle_cpu_percent: float | None
-    """Of one core, while nobody says anything."""
+    """Share of one core while no connection sends."""
     kib_per_connection: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """What limits the number of connections, each by itself; None: not known."""
+    """Bounds of the number of connections, each by one resource; None: unknown."""
 
     opened: int
-    """As many were open at once, and everything worked."""
+    """The most connections that were open at once."""
     memory: int | None
     cpu: int | None
     files: int
 
     @property
     def max_total_connections(self) -> int:
-        """The least; what is reckoned is believed up to thrice what was seen."""
+        """The lowest bound, but at most three times the number that was open."""
         known = [one for one in (self.memory, self.cpu, self.files) if one is not None]
         if self.memory is None or self.cpu is None:
             known.append(self.opened)
@@ -59,11 +59,11 @@ def estimate_capacity(
     max_files: int,
     messages_per_second: float,
 ) -> Bounds:
-    """Return the bounds, if each connection sends so many messages a second."""
+    """Return the bounds at a rate of messages per connection."""
     last = steps[-1]
     memory = cpu = None
     if last.kib_per_connection:
-        # What was opened is given back before this is put to use.
+        # The measured connections are closed, so their memory is free again.
         free_kib = available_kib + last.kib_per_connection * last.connections
         memory = _floor(_MEMORY_SHARE * free_kib / last.kib_per_connection)
     if last.round_trip_cpu_us is not None and last.idle_cpu_percent is not None:
@@ -75,7 +75,7 @@ def estimate_capacity(
 
 
 class Ramp:
-    """Opens more and more connections to one server and measures at each step."""
+    """Open connections to one server in steps, and measure each step."""
 
     def __init__(
         self,
@@ -97,22 +97,22 @@ class Ramp:
         self._clock = clock
         self._open = 0
         self.stopped_by = ""
-        """Why it went no higher; empty where every step was done."""
+        """Why the ramp stopped early; empty if all steps were done."""
 
     def run(self, counts: Sequence[int]) -> Iterator[Step]:
         """
-        Yield a step for each number of connections, until one does not work.
+        Yield a step for each number of connections, until one fails.
 
         Raises:
-            LoadFailed: not even the first does.
+            LoadFailed: the first step failed.
         """
-        # What is made once and not for each connection is made before.
-        self._load.do("open", group="asked", count=_ASKED, headers=self._headers)
-        self._ask(0.2)
+        # Memory that the server allocates once must not count per connection.
+        self._load.do("open", group="active", count=_ACTIVE, headers=self._headers)
+        self._exchange(0.2)
         base_kib = self._read_memory()
         for count in counts:
             try:
-                step = self._climb(count, base_kib)
+                step = self._measure_step(count, base_kib)
             except LoadFailed as exc:
                 self.stopped_by = f"{count} connections: {exc}"
                 if not self._open:
@@ -123,43 +123,47 @@ class Ramp:
                 self.stopped_by = f"round trips took {step.round_trip_p99_ms:.0f} ms"
                 return
 
-    def _climb(self, count: int, base_kib: float | None) -> Step:
+    def _measure_step(self, count: int, base_kib: float | None) -> Step:
         new = count - self._open
         started = self._clock()
         opened = self._load.do(
             "open", group="idle", count=new, headers=self._headers, seconds=60
         )
         seconds = self._clock() - started
-        # Records are written, and who was refused is closed, a moment later.
-        left = int(self._load.do("rest", seconds=self._seconds)["open"]) - _ASKED
+        # The server writes records and closes refused connections a little later.
+        left = int(self._load.do("rest", seconds=self._seconds)["open"]) - _ACTIVE
         if left < count:
             raise LoadFailed(f"the server closed {count - left}")
         self._open = count
         memory_kib = self._read_memory()
         idle_cpu = self._cpu_of(lambda: self._load.do("rest", seconds=self._seconds))
         before = self._read_cpu()
-        asked = self._ask(self._seconds)
+        exchanged = self._exchange(self._seconds)
         after = self._read_cpu()
         return Step(
             connections=count,
             connects_per_second=new / seconds,
             connect_p99_ms=opened["p99_ms"],
-            round_trips_per_second=asked["round_trips"] / asked["seconds"],
-            round_trip_p50_ms=asked["p50_ms"],
-            round_trip_p99_ms=asked["p99_ms"],
-            round_trip_cpu_us=_divide(before, after, asked["round_trips"] / 1e6),
+            round_trips_per_second=exchanged["round_trips"] / exchanged["seconds"],
+            round_trip_p50_ms=exchanged["p50_ms"],
+            round_trip_p99_ms=exchanged["p99_ms"],
+            round_trip_cpu_us=_divide(before, after, exchanged["round_trips"] / 1e6),
             idle_cpu_percent=idle_cpu,
             kib_per_connection=_divide(base_kib, memory_kib, count),
         )
 
     def measure_eviction(self, headers: str, limit: int) -> float:
-        """Return in how many ms a client's oldest is closed when it opens one more."""
+        """Return the ms until a client's oldest connection is closed for a new one."""
         evicted = self._load.do("evict", headers=headers, limit=limit)
         return float(evicted["seconds"]) * 1000
 
-    def _ask(self, seconds: float) -> dict[str, float]:
+    def _exchange(self, seconds: float) -> dict[str, float]:
         return self._load.do(
-            "ask", group="asked", seconds=seconds, message=self._message, members=_ASKED
+            "exchange",
+            group="active",
+            seconds=seconds,
+            message=self._message,
+            members=_ACTIVE,
         )
 
     def _cpu_of(self, work: Callable[[], object]) -> float | None:
@@ -175,7 +179,7 @@ class Ramp:
 
 
 def _floor(value: float) -> int:
-    """Return the whole number below; one that is whole but for rounding is itself."""
+    """Return the floor of a value, ignoring rounding errors below 1e-6."""
     return math.floor(round(value, 6))
 
 

@@ -1,4 +1,4 @@
-"""Commands that talk to the database, for operators to whom it may not answer."""
+"""Base of the commands that need the database."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from connections.storage.failures import explain_failure
 
 
 class DatabaseCommand(BaseCommand):
-    """A command that says in one line what the database has against it."""
+    """Report a database error as one line instead of a traceback."""
 
     def execute(self, *args: Any, **options: Any) -> str | None:
         try:

@@ -8,10 +8,10 @@ from django.core.management.base import CommandError
 
 def find_user(name: str) -> Any:
     """
-    Return the user who logs in with a name.
+    Return the user with a login name.
 
     Raises:
-        CommandError: there is none.
+        CommandError: no such user exists.
     """
     users = get_user_model()
     try:

@@ -447,7 +447,7 @@ def test_the_self_test_finds_a_rule_that_cannot_fire() -> None:
 
 
 def test_the_command_shows_firing_alerts(moment: Moment, project: None) -> None:
-    assert run() == "nothing is pending or firing\n"
+    assert run() == "no alert is pending or firing\n"
     fire(moment)
     assert run().startswith("firing    warning   loop_lag")
     line = json.loads(run("--json"))

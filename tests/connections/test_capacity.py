@@ -57,12 +57,12 @@ def test_where_the_process_is_not_seen_only_what_was_opened_counts() -> None:
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["--steps", "ten"], "--steps ten: numbers"),
-        (["--steps", "10,5"], "each more than the one before"),
-        (["--steps", "100000000"], "files may be open"),
+        (["--steps", "ten"], "--steps ten: expected numbers"),
+        (["--steps", "10,5"], "expected increasing numbers"),
+        (["--steps", "100000000"], "may open only"),
         (["--seconds", "0"], "--seconds must be more than 0"),
         (["--max-p99-ms", "-1"], "--max-p99-ms must be more than 0"),
-        (["--pid", "1"], "--pid goes with --url"),
+        (["--pid", "1"], "--pid needs --url"),
     ],
 )
 def test_bad_arguments_are_named(arguments: list[str], problem: str) -> None:
@@ -72,5 +72,5 @@ def test_bad_arguments_are_named(arguments: list[str], problem: str) -> None:
 
 @pytest.mark.django_db
 def test_only_plain_websockets_are_measured() -> None:
-    with pytest.raises(CommandError, match="TLS is not measured"):
+    with pytest.raises(CommandError, match="TLS is not supported"):
         call_command("capacity", "--url", "wss://example.com")

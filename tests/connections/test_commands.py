@@ -117,7 +117,7 @@ def test_connections_show_finds_what_a_client_quotes(row: Connection) -> None:
 
 
 def test_connections_show_says_when_there_is_nothing() -> None:
-    with pytest.raises(CommandError, match="'nowhere' is no connection"):
+    with pytest.raises(CommandError, match="'nowhere' is no recorded connection"):
         run("connections", "show", "nowhere")
 
 
@@ -177,11 +177,11 @@ def test_sweep_refuses_nonsense(flag: str) -> None:
 @pytest.mark.parametrize(
     ("command", "problem"),
     [
-        (("alerts", "--without-mail"), "--without-mail goes with --self-test"),
-        (("sweep_idle_connections", "--force"), "--force goes with --once"),
+        (("alerts", "--without-mail"), "--without-mail needs --self-test"),
+        (("sweep_idle_connections", "--force"), "--force needs --once"),
     ],
 )
-def test_a_flag_without_the_one_it_goes_with_is_refused(
+def test_a_flag_without_the_one_it_needs_is_refused(
     command: tuple[str, ...], problem: str
 ) -> None:
     with pytest.raises(CommandError, match=problem):

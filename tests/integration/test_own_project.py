@@ -137,7 +137,7 @@ async def test_readme_followed_to_the_letter_makes_a_chat(newcomer: Newcomer) ->
     await wait_until(lambda: said in newcomer.log(), 60)
     second = newcomer.run(serve)
     assert second.returncode == 1
-    assert "already in use; take another with --port (or $PORT)" in second.stderr
+    assert "already in use; choose another with --port (or $PORT)" in second.stderr
     client.stdin.close()
     assert await asyncio.to_thread(client.wait, 60) == 0
     server.terminate()

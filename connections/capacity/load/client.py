@@ -16,12 +16,12 @@ from connections.capacity.load.frames import (
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
-    """How a message travels: as it is, or in Socket.IO's envelope."""
+    """The format of messages: plain, or in Socket.IO's envelope."""
 
     path: str
     wrap: Callable[[str], str]
     greeting: str = ""
-    """What a client sends once it is connected, and has to be answered."""
+    """A message that the client sends first, and the server must answer."""
 
 
 PLAIN = Dialect(path="/ws/echo/", wrap=lambda text: text)
@@ -60,11 +60,11 @@ class Client:
 
 
 def _ignore(client: Client, data: bytes) -> None:
-    """Take what an idle connection is sent."""
+    """Ignore received bytes."""
 
 
 def keep_alive(client: Client, data: bytes) -> None:
-    """Answer the pings among what an idle connection is sent, and a close."""
+    """Answer pings and a close frame on an idle connection."""
     try:
         client.buffer = answer_pings(client, client.buffer + data)
     except ConnectionError:
@@ -73,10 +73,10 @@ def keep_alive(client: Client, data: bytes) -> None:
 
 def answer_pings(client: Client, data: bytes) -> bytes:
     """
-    Answer pings, of WebSocket or of Socket.IO; return what else there is.
+    Answer pings of WebSocket or Socket.IO; return the other frames.
 
     Raises:
-        ConnectionError: the server ends the connection.
+        ConnectionError: the server closed the connection.
     """
     frames, rest = split_frames(data)
     kept = b""

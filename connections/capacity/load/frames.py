@@ -1,14 +1,14 @@
-"""WebSocket frames as a client writes and a server sends them (RFC 6455, section 5)."""
+"""Build frames of a client, and split frames of a server (RFC 6455, section 5)."""
 
 import os
 import struct
 
 TEXT, CLOSE, PING, PONG = 0x81, 0x88, 0x89, 0x8A
-"""The first byte of a frame that is whole."""
+"""First bytes of unfragmented frames."""
 
 
 def build_frame(first: int, payload: bytes) -> bytes:
-    """Return a client's frame, masked (RFC 6455, section 5)."""
+    """Return a masked frame of a client."""
     size = len(payload)
     if size < 126:
         head = bytes((first, 0x80 | size))
@@ -23,7 +23,7 @@ def build_frame(first: int, payload: bytes) -> bytes:
 
 
 def build_reply(payload: bytes) -> bytes:
-    """Return the text frame in which a server sends a payload."""
+    """Return a server's text frame with a payload."""
     size = len(payload)
     if size < 126:
         return bytes((TEXT, size)) + payload
@@ -31,7 +31,7 @@ def build_reply(payload: bytes) -> bytes:
 
 
 def split_frames(data: bytes) -> tuple[list[tuple[bytes, bytes]], bytes]:
-    """Return whole frames of a server with their payloads, and the rest."""
+    """Return complete frames of a server with their payloads, and the rest."""
     found = []
     position = 0
     while len(data) - position >= 2:

@@ -1,10 +1,10 @@
 """
-The load generator's process: a step for each line of JSON, and an answer.
+Run the load generator in its own process: one step per line of JSON.
 
     {"do": "open", "group": "idle", "count": 1000}
 
-Between steps it keeps its connections alive. Its CPU time per round trip is part
-of what it answers, so that a reader can tell whether it was the bottleneck.
+The process keeps its connections alive between steps. Its answers include its own
+CPU time per round trip, which shows whether it was the bottleneck.
 """
 
 import gc
@@ -29,11 +29,11 @@ Answer = dict[str, Any]
 
 
 class LoadFailed(Exception):
-    """A step could not be done; the text says what was seen."""
+    """A step failed; the text has the reason."""
 
 
 class Load:
-    """A load generator in a process of its own, for one server."""
+    """Controls a load generator in its own process, for one server."""
 
     def __init__(
         self,
@@ -55,22 +55,24 @@ class Load:
 
     def do(self, step: str, **options: Any) -> Answer:
         """
-        Have a step done; return what came of it.
+        Run a step and return its result.
 
         Raises:
-            LoadFailed: it could not be done.
+            LoadFailed: the step failed.
         """
         stdin, stdout = self._streams()
         stdin.write(json.dumps({"do": step, **options}) + "\n")
         stdin.flush()
         line = stdout.readline()
-        answer: Answer = json.loads(line) if line else {"error": "it has ended"}
+        answer: Answer = (
+            json.loads(line) if line else {"error": "the generator has exited"}
+        )
         if "error" in answer:
             raise LoadFailed(f"{step}: {answer['error']}")
         return answer
 
     def close(self) -> None:
-        """End the process, and with it all of its connections."""
+        """Kill the process, and with it all its connections."""
         stdin, stdout = self._streams()
         stdin.close()
         stdout.close()
@@ -90,7 +92,7 @@ class Load:
 
 
 class Steps:
-    """What the process can do; each method is a step, by its name."""
+    """The steps of the process; each public method is one, by its name."""
 
     def __init__(self, host: str, port: int, dialect: str, path: str) -> None:
         self._dialect = DIALECTS[dialect]
@@ -107,7 +109,7 @@ class Steps:
         path: str = "",
         seconds: float = 120,
     ) -> Answer:
-        """Open connections into a group; `headers` are taken in turn."""
+        """Open connections in a group; they use `headers` in rotation."""
         clients, times = self.clients.open(
             count,
             concurrency=concurrency,
@@ -124,8 +126,10 @@ class Steps:
         self.clients.prepare_echo(self.groups[group], size)
         return self._exchange(self.groups[group], seconds)
 
-    def ask(self, group: str, seconds: float, message: str, members: int) -> Answer:
-        """Exchange a message for any reply, or pings for pongs, over some members."""
+    def exchange(
+        self, group: str, seconds: float, message: str, members: int
+    ) -> Answer:
+        """Exchange a message for any reply, or pings for pongs, over `members`."""
         clients = self.groups[group][:members]
         if message:
             self.clients.prepare_message(clients, message)
@@ -145,14 +149,14 @@ class Steps:
     def broadcast(
         self, group: str, trigger: str, reply: str, seconds: float = 60
     ) -> Answer:
-        """Send one message; return how long until all of a group were sent another."""
+        """Send one message; return the seconds until all of a group got the reply."""
         clients = self.groups[group]
         clients[0].socket.send(build_frame(TEXT, trigger.encode()))
         took = self.clients.await_from(clients, build_reply(reply.encode()), seconds)
         return {"seconds": took, "members": len(clients)}
 
     def evict(self, headers: str, limit: int, seconds: float = 10) -> Answer:
-        """Open as many as a client may have, and one more; time the oldest's end."""
+        """Exceed a client's limit by one; return the seconds until an eviction."""
         options: Any = {"concurrency": 1, "dialect": self._dialect}
         options |= {"headers": [headers], "path": self._path}
         old, _ = self.clients.open(limit, **options)
@@ -160,13 +164,13 @@ class Steps:
         started = time.monotonic()
         self.clients.open(1, **options)
         while not closed:
-            self.clients.turn(0.1)
+            self.clients.poll(0.1)
             if time.monotonic() - started > seconds:
-                raise TimeoutError("nobody was evicted")
+                raise TimeoutError("no connection was evicted")
         return {"seconds": time.monotonic() - started}
 
     def rest(self, seconds: float) -> Answer:
-        """Keep the connections alive for so long."""
+        """Keep the connections alive for some seconds."""
         self.clients.rest(seconds)
         return {"open": len(self.clients)}
 
@@ -177,12 +181,12 @@ class Steps:
         return {"open": len(self.clients)}
 
     def idle(self) -> None:
-        """Keep the connections alive for a moment."""
+        """Keep the connections alive for 20 ms."""
         self.clients.rest(0.02)
 
 
 def summarise(times: list[float]) -> Answer:
-    """Return the median and the tail of times in seconds, in milliseconds."""
+    """Return median, p99 and maximum of times in seconds, in milliseconds."""
     if not times:
         return {"p50_ms": 0.0, "p99_ms": 0.0, "max_ms": 0.0}
     ordered = sorted(times)
@@ -194,7 +198,7 @@ def summarise(times: list[float]) -> Answer:
 
 
 def _read_lines() -> "SimpleQueue[str]":
-    """Return a queue of the lines of stdin; an empty one is its end."""
+    """Return a queue of the lines of stdin; an empty line is the end."""
     lines: SimpleQueue[str] = SimpleQueue()
 
     def read() -> None:
@@ -206,7 +210,7 @@ def _read_lines() -> "SimpleQueue[str]":
     return lines
 
 
-def _take_steps(steps: Steps) -> Iterator[Answer]:
+def _run_steps(steps: Steps) -> Iterator[Answer]:
     lines = _read_lines()
     while True:
         try:
@@ -224,15 +228,15 @@ def _take_steps(steps: Steps) -> Iterator[Answer]:
 
 
 def main(make_steps: Callable[[str, int, str, str], Steps] = Steps) -> None:
-    """Take steps from stdin until it ends."""
+    """Run the steps on stdin until it ends."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    # Nothing here is a cycle, and a collection among 10,000 objects is a pause.
+    # Nothing here needs collection, and a collection would delay round trips.
     gc.disable()
     host, port, dialect, path = sys.argv[1:]
-    for answer in _take_steps(make_steps(host, int(port), dialect, path)):
+    for answer in _run_steps(make_steps(host, int(port), dialect, path)):
         print(json.dumps(answer), flush=True)
-    # The sockets go with the process.
+    # The kernel closes the sockets with the process.
     os._exit(0)
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 def read_cpu_seconds(pid: int, *, thread: int | None = None) -> float:
     """
-    Return the CPU time of a process (proc(5), stat), ended threads included.
+    Return the CPU seconds of a process (proc(5), stat), ended threads included.
 
-    With a thread, that of it alone; the first has the process's own id.
+    With `thread`, return those of one thread; the main thread has the id of
+    the process.
     """
     place = f"/proc/{pid}/task/{thread}" if thread else f"/proc/{pid}"
     fields = Path(place, "stat").read_text().rpartition(")")[2].split()
@@ -19,10 +20,10 @@ def read_cpu_seconds(pid: int, *, thread: int | None = None) -> float:
 
 def read_memory_kib(pid: int) -> int:
     """
-    Return a process's proportional set size: what it adds to the machine's use.
+    Return a process's proportional set size (proc(5), smaps_rollup).
 
     Raises:
-        OSError: there is no such process, or it is another user's.
+        OSError: the process does not exist, or belongs to another user.
     """
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         if line.startswith("Pss:"):
@@ -31,7 +32,7 @@ def read_memory_kib(pid: int) -> int:
 
 
 def read_available_kib() -> int:
-    """Return the memory that the machine can still give (proc(5), meminfo)."""
+    """Return the available memory of the machine (proc(5), meminfo)."""
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1])
@@ -39,7 +40,7 @@ def read_available_kib() -> int:
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that nothing listens on now."""
+    """Return a free port of 127.0.0.1."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
@@ -47,7 +48,7 @@ def free_port() -> int:
 
 
 def allow_many_files() -> int:
-    """Let this process and those it starts open as many files as they may."""
+    """Raise the file limit of this process and its children to the hard limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard

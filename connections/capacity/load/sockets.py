@@ -1,9 +1,8 @@
 """
-Thousands of WebSocket clients in one thread: epoll, raw bytes, nothing else.
+Run thousands of WebSocket clients in one thread, with epoll and raw bytes.
 
-Frames are masked before the clock starts, and a reply is compared with the bytes
-that it has to be. So a round trip costs the clients a few microseconds, far less
-than any server that is measured.
+Frames are masked before the clock starts, and replies are compared as bytes. A
+round trip thus costs a client a few microseconds, far less than a server.
 """
 
 import base64
@@ -38,13 +37,13 @@ _IP_BIND_ADDRESS_NO_PORT = 24
 
 
 class Clients:
-    """Opens connections, keeps them alive, and exchanges messages over them."""
+    """Open connections, keep them alive, and exchange messages over them."""
 
     def __init__(self, host: str, port: int, addresses: int) -> None:
         self._host = host
         self._port = port
         self._addresses = addresses
-        self._poll = select.epoll()
+        self._epoll = select.epoll()
         self._by_fd: dict[int, Client] = {}
         self._made = 0
         self.lost = 0
@@ -66,11 +65,11 @@ class Clients:
         seconds: float = 120,
     ) -> tuple[list[Client], list[float]]:
         """
-        Open connections, so many at a time; return them, and how long each took.
+        Open connections, `concurrency` at a time; return them and their times.
 
         Raises:
-            ConnectionError: one was refused, or answered wrongly.
-            TimeoutError: not all were open in time.
+            ConnectionError: a connection was refused, or answered wrongly.
+            TimeoutError: not all connections were open in time.
         """
         opened: list[Client] = []
         times: list[float] = []
@@ -79,7 +78,7 @@ class Clients:
         waiting: set[Client] = set()
         lost = self.lost
 
-        def note(client: Client) -> None:
+        def record(client: Client) -> None:
             waiting.discard(client)
             client.is_open = True
             times.append(time.monotonic() - client.sent_at)
@@ -88,9 +87,9 @@ class Clients:
         while len(opened) < count:
             while started < count and len(waiting) < concurrency:
                 lines = headers[self._made % len(headers)] if headers else ""
-                waiting.add(self._begin(path or dialect.path, lines, dialect, note))
+                waiting.add(self._begin(path or dialect.path, lines, dialect, record))
                 started += 1
-            self.turn(0.5)
+            self.poll(0.5)
             if self.lost > lost:
                 raise ConnectionError("the server has closed a connection")
             if time.monotonic() > deadline:
@@ -98,15 +97,15 @@ class Clients:
         return opened, times
 
     def _begin(
-        self, path: str, lines: str, dialect: Dialect, note: Callable[[Client], None]
+        self, path: str, lines: str, dialect: Dialect, record: Callable[[Client], None]
     ) -> Client:
         sock = socket.socket()
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         index = self._made % self._addresses
         if self._host == LOOPBACK:
-            # One address has 28,000 ports, and limits of its own at the server. The
-            # port is chosen when it connects: free for this peer is enough.
+            # One address has 28,000 ports, and its own limits at the server. The
+            # kernel chooses the port at connect(), when it is unique per peer.
             sock.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
             sock.bind((f"127.1.{index // 250}.{index % 250 + 1}", 0))
         self._made += 1
@@ -118,25 +117,25 @@ class Clients:
         ).encode()
         client = Client(sock, request, dialect)
         client.sent_at = time.monotonic()
-        client.on_data = _Opening(self, note).take
+        client.on_data = _Opening(self, record).take
         error = sock.connect_ex((self._host, self._port))
         if error not in (0, errno.EINPROGRESS):
             raise ConnectionError(os.strerror(error))
         self._by_fd[sock.fileno()] = client
-        self._poll.register(sock.fileno(), select.EPOLLOUT)
+        self._epoll.register(sock.fileno(), select.EPOLLOUT)
         return client
 
-    # Turning
+    # Polling
 
-    def turn(self, seconds: float) -> None:
-        """Wait for something to happen, at most so long, and deal with it."""
-        for fd, event in self._poll.poll(seconds, 2048):
+    def poll(self, seconds: float) -> None:
+        """Wait for events at most so many seconds, and handle them."""
+        for fd, event in self._epoll.poll(seconds, 2048):
             client = self._by_fd.get(fd)
             if client is None:
                 continue
             if event & select.EPOLLOUT:
                 client.socket.sendall(client.request)
-                self._poll.modify(fd, select.EPOLLIN)
+                self._epoll.modify(fd, select.EPOLLIN)
                 continue
             try:
                 data = client.socket.recv(_READ_BYTES)
@@ -149,13 +148,13 @@ class Clients:
                 self.drop(client)
 
     def rest(self, seconds: float) -> None:
-        """Keep the connections alive for so long: pings are answered."""
+        """Answer pings for some seconds, to keep the connections alive."""
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
-            self.turn(left)
+            self.poll(left)
 
     def drop(self, client: Client) -> None:
-        """Reset a connection, so that its port is free at once."""
+        """Reset a connection, which frees its port at once."""
         self._by_fd.pop(client.socket.fileno(), None)
         linger = struct.pack("ii", 1, 0)
         client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
@@ -164,20 +163,20 @@ class Clients:
     # Echo
 
     def prepare_pings(self, clients: Sequence[Client]) -> None:
-        """Give each connection a ping, and the pong that has to come."""
+        """Prepare a ping for each connection, and the pong that must follow."""
         for index, client in enumerate(clients):
             payload = f"{index:06d}".encode()
             client.frame = build_frame(PING, payload)
             client.reply = bytes((PONG, len(payload))) + payload
 
     def prepare_message(self, clients: Sequence[Client], text: str) -> None:
-        """Give each connection a message; whatever is answered is the reply."""
+        """Prepare a message for each connection; any answer is the reply."""
         for client in clients:
             client.frame = build_frame(TEXT, text.encode())
             client.reply = b""
 
     def prepare_echo(self, clients: Sequence[Client], size: int) -> None:
-        """Give each connection a message of its own, masked, and its reply."""
+        """Prepare a distinct masked message for each connection, and its echo."""
         for index, client in enumerate(clients):
             text = client.dialect.wrap(f"{index:06d}".ljust(size, "x"))
             client.frame = build_frame(TEXT, text.encode())
@@ -185,11 +184,11 @@ class Clients:
 
     def exchange(self, clients: Sequence[Client], seconds: float) -> "Echoes":
         """
-        Send what is prepared on each connection, and again at each right reply.
+        Send the prepared message on each connection, again after each reply.
 
         Raises:
-            ConnectionError: a reply is not the right one.
-            TimeoutError: one does not come.
+            ConnectionError: a reply differs from the expected one.
+            TimeoutError: a reply is missing.
         """
         echoes = Echoes()
         take = echoes.take
@@ -202,13 +201,13 @@ class Clients:
             client.socket.send(client.frame)
         deadline = started + seconds
         while time.monotonic() < deadline:
-            self.turn(0.1)
+            self.poll(0.1)
         echoes.seconds = time.monotonic() - started
         echoes.own_cpu_seconds = time.process_time() - cpu
         echoes.is_over = True
         stalled = time.monotonic() + 10
         while echoes.settled < len(clients):
-            self.turn(0.1)
+            self.poll(0.1)
             if time.monotonic() > stalled:
                 raise TimeoutError("a reply is missing")
         for client in clients:
@@ -220,11 +219,11 @@ class Clients:
     def await_from(
         self, clients: Sequence[Client], expected: bytes, seconds: float
     ) -> float:
-        """Return the seconds until each connection has been sent these bytes."""
+        """Return the seconds until each connection has received these bytes."""
         missing = set(clients)
 
         def take(client: Client, data: bytes) -> None:
-            # A ping may stand before it, behind it, or both.
+            # A ping may precede or follow the bytes.
             client.buffer = answer_pings(client, client.buffer + data)
             if client.buffer.endswith(expected):
                 client.buffer = b""
@@ -234,15 +233,15 @@ class Clients:
             client.on_data = take
         started = time.monotonic()
         while missing:
-            self.turn(0.1)
+            self.poll(0.1)
             if time.monotonic() - started > seconds:
-                raise TimeoutError(f"{len(missing)} connections were not sent it")
+                raise TimeoutError(f"{len(missing)} connections did not receive it")
         for client in clients:
             client.on_data = keep_alive
         return time.monotonic() - started
 
     def watch_closes(self, clients: Sequence[Client]) -> set[Client]:
-        """Return a set into which those come that the server closes from now on."""
+        """Return a set to which clients are added when the server closes them."""
         closed: set[Client] = set()
 
         def take(client: Client, data: bytes) -> None:
@@ -258,7 +257,7 @@ class Clients:
 
 
 class Echoes:
-    """What an exchange of messages has come to."""
+    """Counts and times of an exchange of messages."""
 
     def __init__(self) -> None:
         self.round_trips = 0
@@ -268,12 +267,12 @@ class Echoes:
         self.settled = 0
 
     def take(self, client: Client, data: bytes) -> None:
-        """Check a reply; send the next message."""
+        """Check a reply and send the next message."""
         if data != client.reply and client.reply:
             data = client.buffer + data
             client.buffer = b""
             if data != client.reply:
-                self._take_odd(client, data)
+                self._take_irregular(client, data)
                 return
         if self.is_over:
             self.settled += 1
@@ -284,24 +283,24 @@ class Echoes:
         client.sent_at = now
         client.socket.send(client.frame)
 
-    def _take_odd(self, client: Client, data: bytes) -> None:
-        """Take part of a reply, or what came beside it."""
+    def _take_irregular(self, client: Client, data: bytes) -> None:
+        """Handle a partial reply, or a reply mixed with pings."""
         if client.reply.startswith(data):
             client.buffer = data
             return
         rest = answer_pings(client, data)
         if rest == data:
-            raise ConnectionError(f"not what was sent: {data[:80]!r}")
+            raise ConnectionError(f"an unexpected reply: {data[:80]!r}")
         if rest:
             self.take(client, rest)
 
 
 class _Opening:
-    """Follows one connection from its first byte to its last greeting."""
+    """Handle one connection from its handshake to the end of its greeting."""
 
-    def __init__(self, clients: Clients, note: Callable[[Client], None]) -> None:
+    def __init__(self, clients: Clients, record: Callable[[Client], None]) -> None:
         self._clients = clients
-        self._record = note
+        self._record = record
         self._has_head = False
 
     def take(self, client: Client, data: bytes) -> None:
@@ -320,7 +319,7 @@ class _Opening:
         self._greet(client)
 
     def _greet(self, client: Client) -> None:
-        """Socket.IO: the server says 0{...}, the client 40, the server 40{...}."""
+        """Greet as Socket.IO: server 0{...}, client 40, server 40{...}."""
         frames = deque(split_frames(client.buffer)[0])
         if frames and frames[-1][1].startswith(b"40"):
             self._finish(client, b"")
@@ -329,7 +328,7 @@ class _Opening:
             client.socket.send(client.frame)
 
     def _finish(self, client: Client, rest: bytes) -> None:
-        """Begin to keep it alive; what came after the greeting stays to be read."""
+        """Start keepalive; keep bytes that followed the greeting."""
         client.buffer, client.frame = rest, b""
         client.on_data = keep_alive
         self._record(client)

@@ -15,26 +15,30 @@ _SHOWN = 20
 
 
 class Command(DatabaseCommand):
-    help = "Show what is pending or firing, and what has resolved lately."
+    help = "Show pending, firing and recently resolved alerts."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        what = parser.add_mutually_exclusive_group()
-        what.add_argument(
-            "--rules", action="store_true", help="show the rules that are in force"
+        modes = parser.add_mutually_exclusive_group()
+        modes.add_argument(
+            "--rules", action="store_true", help="show the alert rules in force"
         )
-        what.add_argument(
+        modes.add_argument(
             "--self-test",
             action="store_true",
-            help="drive every rule to firing and back, its mails included",
+            help="let every rule fire and resolve on test rows, and send its e-mails",
         )
         parser.add_argument(
-            "--without-mail", action="store_true", help="with --self-test: send none"
+            "--without-mail",
+            action="store_true",
+            help="with --self-test: send no e-mails",
         )
-        parser.add_argument("--json", action="store_true", help="a JSON line each")
+        parser.add_argument(
+            "--json", action="store_true", help="print one line of JSON per item"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         if options["without_mail"] and not options["self_test"]:
-            raise CommandError("--without-mail goes with --self-test")
+            raise CommandError("--without-mail needs --self-test")
         try:
             get_config().require_valid()
         except ConfigError as exc:
@@ -47,8 +51,8 @@ class Command(DatabaseCommand):
             self._show_alerts(options)
 
     def _show_alerts(self, options: dict[str, Any]) -> None:
-        told = Alert.objects.filter(is_test=False).order_by("-since")
-        alerts = [*told.open(), *told.filter(state=Alert.State.RESOLVED)[:_SHOWN]]
+        listed = Alert.objects.filter(is_test=False).order_by("-since")
+        alerts = [*listed.open(), *listed.filter(state=Alert.State.RESOLVED)[:_SHOWN]]
         for alert in alerts:
             if options["json"]:
                 self._write_json(
@@ -73,11 +77,11 @@ class Command(DatabaseCommand):
                 f"since {alert.since:%Y-%m-%d %H:%M:%S}"
             )
         if not alerts and not options["json"]:
-            self.stdout.write("nothing is pending or firing")
+            self.stdout.write("no alert is pending or firing")
 
     def _show_rules(self, options: dict[str, Any]) -> None:
         for rule in get_config().alerts:
-            facts = {
+            values = {
                 "threshold": rule.threshold,
                 "clear": rule.clear,
                 "for_seconds": rule.for_seconds,
@@ -86,16 +90,18 @@ class Command(DatabaseCommand):
                 "enabled": rule.enabled,
             }
             if options["json"]:
-                self._write_json(name=rule.name, about=rule.about, **facts)
+                self._write_json(name=rule.name, about=rule.about, **values)
                 continue
-            values = ", ".join(f"{key}: {value}" for key, value in facts.items())
-            self.stdout.write(f"{rule.name}: {rule.about}\n    {values}")
+            text = ", ".join(f"{key}: {value}" for key, value in values.items())
+            self.stdout.write(f"{rule.name}: {rule.about}\n    {text}")
 
     def _test(self, options: dict[str, Any]) -> None:
         config = get_config()
         with_mail = not options["without_mail"]
         if with_mail and not find_recipients(config):
-            self.stderr.write("no alert_recipients and no ADMINS: nothing is mailed")
+            self.stderr.write(
+                "no e-mails are sent: alert_recipients and ADMINS are empty"
+            )
         failed = 0
         for one in run_self_test(config, with_mail=with_mail):
             failed += bool(one.problem)

@@ -13,20 +13,20 @@ from connections.management.users import find_user
 from connections.models import Ban
 
 TARGETS = {"client": "ID", "user": "NAME", "address": "ADDRESS"}
-"""The options that say whom a ban means, and what each takes."""
+"""The options that name a ban's target, and their placeholders."""
 
 
 def make_ban(options: dict[str, Any]) -> Ban:
     """
-    Return a ban of whom the options name, its value as bans store it.
+    Return a ban of the target in the options.
 
     Raises:
-        CommandError: none is named, or more than one; or there is no such user,
-            or it is no address.
+        CommandError: there is not exactly one target, or it is no existing
+            user, or no valid address.
     """
     given = [name for name in TARGETS if options[name] is not None]
     if len(given) != 1:
-        raise CommandError("name one of --client, --user, --address")
+        raise CommandError("give exactly one of --client, --user and --address")
     value = options[given[0]]
     if given == [Ban.Target.USER]:
         value = str(find_user(value).pk)
@@ -40,7 +40,7 @@ def make_ban(options: dict[str, Any]) -> Ban:
 
 
 def describe(ban: Ban) -> dict[str, Any]:
-    """Return a ban as JSON shows it."""
+    """Return a ban's fields for JSON."""
     return {
         "target": ban.target,
         "value": ban.value,
@@ -53,26 +53,38 @@ def describe(ban: Ban) -> dict[str, Any]:
 
 class Command(DatabaseCommand):
     help = (
-        "Keep a client, a user, an address or a network out, and end their "
-        "connections (4003 banned); or list who is kept out."
+        "Ban a client, user, address or network, and close its connections "
+        "(4003 banned); or list the bans in force."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--client", metavar="ID")
-        parser.add_argument("--user", metavar="NAME")
+        parser.add_argument("--client", metavar="ID", help="ban this client")
+        parser.add_argument("--user", metavar="NAME", help="ban this user")
         parser.add_argument(
             "--address",
             metavar="ADDRESS",
-            help="192.0.2.7, 2001:db8::/64, 192.0.2.0/24",
+            help="ban this address or network, such as 192.0.2.7 or 2001:db8::/64",
         )
-        parser.add_argument("--reason", default="", help="for staff to read")
+        parser.add_argument("--reason", default="", help="why, for other staff")
         parser.add_argument(
-            "--author", default="manage.py ban", help="who asked (%(default)s)"
+            "--author",
+            default="manage.py ban",
+            help="name of the operator (default: %(default)s)",
         )
         end = parser.add_mutually_exclusive_group()
-        end.add_argument("--for", dest="seconds", type=float, metavar="SECONDS")
-        end.add_argument("--until", metavar="TIME", help="2030-01-31T12:00Z")
-        parser.add_argument("--list", action="store_true", help="show bans in force")
+        end.add_argument(
+            "--for",
+            dest="seconds",
+            type=float,
+            metavar="SECONDS",
+            help="duration of the ban (default: until it is lifted)",
+        )
+        end.add_argument(
+            "--until", metavar="TIME", help="end of the ban, such as 2030-01-31T12:00Z"
+        )
+        parser.add_argument(
+            "--list", action="store_true", help="list the bans in force"
+        )
         parser.add_argument("--json", action="store_true", help="print JSON")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -106,11 +118,11 @@ class Command(DatabaseCommand):
 
 
 def _find_end(options: dict[str, Any]) -> Any:
-    """Return when a ban ends; None if it does not by itself."""
+    """Return the end of a ban; None if it lasts until it is lifted."""
     now = timezone.now()
     if options["seconds"] is not None:
         if not 0 < options["seconds"] <= 1e9:
-            raise CommandError("--for takes more than 0 and at most 1e9 seconds")
+            raise CommandError("--for must be more than 0 and at most 1e9 seconds")
         return now + timedelta(seconds=options["seconds"])
     if options["until"] is None:
         return None
@@ -120,12 +132,12 @@ def _find_end(options: dict[str, Any]) -> Any:
         until = None
     if until is None:
         raise CommandError(
-            f"--until {options['until']!r} is no time such as 2030-01-31T12:00Z"
+            f"--until {options['until']!r} is not a time such as 2030-01-31T12:00Z"
         )
     if timezone.is_naive(until):
         until = timezone.make_aware(until)
     if until <= now:
-        raise CommandError(f"--until {options['until']} is over already")
+        raise CommandError(f"--until {options['until']} is in the past")
     return until
 
 

@@ -40,7 +40,7 @@ _RAISED = {
     "RATE_LIMIT__SMALL_FRAMES_PER_SECOND": "1000000",
     "RATE_LIMIT__BURST_SMALL_FRAMES": "1000000",
 }
-"""What is measured may not be one of these; everything else is as configured."""
+"""Limits raised for the measurement; all other options are as configured."""
 
 _TEXTS = {
     "connections": "{:,}",
@@ -57,50 +57,54 @@ _TEXTS = {
 
 class Command(BaseCommand):
     help = (
-        "Measure how many connections one node carries on this machine: opens real "
-        "ones in steps, to a server of its own or to one that runs already."
+        "Measure how many connections one node can carry on this machine: open real "
+        "connections in steps, to a new server or to a running one."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
-            "--path", default="/ws/echo/", help="the consumer's (default: %(default)s)"
+            "--path",
+            default="/ws/echo/",
+            help="path of the consumer (default: %(default)s)",
         )
         parser.add_argument(
             "--message",
             default="",
-            help="sent by some connections, and has to be answered with one message; "
-            "without it pings are, which no consumer sees",
+            help="text that some connections send; the consumer must answer with one "
+            "message (default: WebSocket pings, which consumers do not see)",
         )
         parser.add_argument(
             "--steps",
             default="500,1000,2000,4000",
-            help="numbers of connections (default: %(default)s)",
+            help="increasing numbers of connections (default: %(default)s)",
         )
         parser.add_argument(
             "--seconds",
             type=float,
             default=2,
-            help="for each measurement of a step (default: %(default)s)",
+            help="duration of each measurement of a step (default: %(default)s)",
         )
         parser.add_argument(
             "--messages-per-second",
             type=float,
             default=0.1,
             metavar="RATE",
-            help="what a connection sends when it is put to use (default: %(default)s)",
+            help="expected rate of each connection in use (default: %(default)s)",
         )
         parser.add_argument(
             "--max-p99-ms",
             type=float,
             default=500,
             metavar="MS",
-            help="stop where round trips take longer (default: %(default)s)",
+            help="stop when the p99 of round trips is higher (default: %(default)s)",
         )
-        parser.add_argument("--url", help="ws://host:port of a server that runs")
+        parser.add_argument("--url", help="ws://host:port of a running server")
         parser.add_argument(
-            "--pid", type=int, help="with --url: its process, to see CPU and memory"
+            "--pid",
+            type=int,
+            help="with --url: process id of the server, to measure CPU and memory",
         )
-        parser.add_argument("--json", action="store_true", help="print JSON alone")
+        parser.add_argument("--json", action="store_true", help="print only JSON")
 
     def handle(self, *args: Any, **options: Any) -> None:
         counts = _read_steps(options["steps"])
@@ -108,11 +112,11 @@ class Command(BaseCommand):
             if options[name] <= 0:
                 raise CommandError(f"--{name.replace('_', '-')} must be more than 0")
         if options["pid"] is not None and not options["url"]:
-            raise CommandError("--pid goes with --url")
+            raise CommandError("--pid needs --url")
         max_files = allow_many_files()
         if max(counts) > max_files - 100:
             raise CommandError(
-                f"--steps: only {max_files} files may be open here (ulimit -Hn)"
+                f"--steps: this process may open only {max_files} files (ulimit -Hn)"
             )
         limit = get_config().max_connections_per_client
         with _make_tokens(max(counts) // limit + 20) as tokens:
@@ -124,7 +128,7 @@ class Command(BaseCommand):
                 else:
                     found = self._measure_own(headers, counts, options)
             except LoadFailed as exc:
-                raise CommandError(f"nothing could be measured: {exc}") from exc
+                raise CommandError(f"the measurement failed: {exc}") from exc
         bounds = estimate_capacity(
             [Step(**step) for step in found["steps"]],
             available_kib=read_available_kib(),
@@ -143,7 +147,7 @@ class Command(BaseCommand):
     def _measure_own(
         self, headers: list[str], counts: Sequence[int], options: dict[str, Any]
     ) -> dict[str, Any]:
-        """Measure a server started for it, and how it drains."""
+        """Start a server, measure it and time its drain."""
         port = free_port()
         with _serve(port) as server:
             options = {**options, "pid": server.pid}
@@ -161,7 +165,7 @@ class Command(BaseCommand):
     ) -> dict[str, Any]:
         with Load(port, host=host, path=options["path"]) as load:
             *shared, last = headers
-            climb = Ramp(
+            ramp = Ramp(
                 load,
                 headers=shared,
                 pid=options["pid"],
@@ -170,22 +174,22 @@ class Command(BaseCommand):
                 most_p99_ms=options["max_p99_ms"],
             )
             steps = []
-            for step in climb.run(counts):
+            for step in ramp.run(counts):
                 steps.append(dataclasses.asdict(step))
                 self._show(steps, is_quiet=options["json"])
-            found: dict[str, Any] = {"steps": steps, "stopped_by": climb.stopped_by}
+            found: dict[str, Any] = {"steps": steps, "stopped_by": ramp.stopped_by}
             found["eviction_ms"] = None
             evicts = get_config().on_client_limit == "evict_oldest"
-            if evicts and not climb.stopped_by:
+            if evicts and not ramp.stopped_by:
                 limit = get_config().max_connections_per_client
-                found["eviction_ms"] = climb.measure_eviction(last, limit)
+                found["eviction_ms"] = ramp.measure_eviction(last, limit)
             found["drain_seconds"] = None
             if server is not None:
                 found["drain_seconds"] = _drain(load, server)
         return found
 
     def _show(self, steps: list[dict[str, Any]], *, is_quiet: bool) -> None:
-        """Print a step as soon as it is there."""
+        """Print the last step."""
         if is_quiet:
             return
         names = [name.replace("_", " ") for name in _TEXTS]
@@ -205,10 +209,11 @@ class Command(BaseCommand):
     ) -> None:
         lines = [""]
         if found["stopped_by"]:
-            lines.append(f"It went no higher: {found['stopped_by']}")
+            lines.append(f"Stopped early: {found['stopped_by']}")
         if found["eviction_ms"] is not None:
             lines.append(
-                f"An eviction closes the oldest in {found['eviction_ms']:.0f} ms"
+                f"An eviction closes the oldest connection in "
+                f"{found['eviction_ms']:.0f} ms"
             )
         if found["drain_seconds"] is not None:
             grace_seconds = get_config().drain.grace_seconds
@@ -222,7 +227,7 @@ class Command(BaseCommand):
             "open files": bounds.files,
         }
         known = [f"{count:,} by {why}" for why, count in reasons.items() if count]
-        lines.append(f"{bounds.opened:,} were open; reckoned: {', '.join(known)}")
+        lines.append(f"{bounds.opened:,} were open; estimated: {', '.join(known)}")
         lines.append(f"max_total_connections: {bounds.max_total_connections}")
         self.stdout.write("\n".join(lines))
 
@@ -231,29 +236,33 @@ def _read_steps(text: str) -> list[int]:
     try:
         counts = [int(part) for part in text.split(",")]
     except ValueError as exc:
-        raise CommandError(f"--steps {text}: numbers, as in 500,1000") from exc
+        raise CommandError(
+            f"--steps {text}: expected numbers such as 500,1000"
+        ) from exc
     if counts != sorted(set(counts)) or counts[0] < 1:
-        raise CommandError(f"--steps {text}: each more than the one before, from 1")
+        raise CommandError(f"--steps {text}: expected increasing numbers from 1 on")
     return counts
 
 
 def _read_url(text: str) -> tuple[str, int]:
     parts = urlsplit(text)
     if parts.scheme != "ws" or not parts.hostname:
-        raise CommandError(f"--url {text}: ws://host:port (TLS is not measured)")
+        raise CommandError(
+            f"--url {text}: expected ws://host:port (TLS is not supported)"
+        )
     return parts.hostname, parts.port or 80
 
 
 @contextmanager
 def _make_tokens(count: int) -> Iterator[list[str]]:
-    """Make access tokens of clients of their own; they and their records go again."""
+    """Create access tokens of temporary clients; delete them and their records."""
     prefix = f"{_PREFIX}{secrets.token_hex(4)}:"
     rows = [AccessToken(client_id=f"{prefix}{one}") for one in range(count)]
     try:
         with transaction.atomic():
             tokens = [issue(row) for row in rows]
     except DatabaseError as exc:
-        raise CommandError(f"no access tokens could be made: {exc}") from exc
+        raise CommandError(f"access tokens could not be created: {exc}") from exc
     try:
         yield tokens
     finally:
@@ -263,7 +272,7 @@ def _make_tokens(count: int) -> Iterator[list[str]]:
 
 @contextmanager
 def _serve(port: int) -> "Iterator[subprocess.Popen[bytes]]":
-    """Run manage.py serve with this project's settings, on a port of its own."""
+    """Run manage.py serve with this project's settings on a port."""
     raised = {f"WEBSOCKET__{key}": value for key, value in _RAISED.items()}
     environment = {
         **os.environ,
@@ -271,7 +280,7 @@ def _serve(port: int) -> "Iterator[subprocess.Popen[bytes]]":
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
         "DJANGO_SETTINGS_MODULE": settings.SETTINGS_MODULE,
     }
-    # Django knows the settings from the environment, whichever way this was begun.
+    # The environment names the settings, so that any project can be measured.
     command = [sys.executable, "-m", "django", "serve", "--port", str(port)]
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
@@ -304,12 +313,12 @@ def _is_ready(process: "subprocess.Popen[bytes]", port: int) -> bool:
 
 
 def _drain(load: Load, server: "subprocess.Popen[bytes]") -> float:
-    """Return how long the server takes to hand its clients over and end."""
+    """Return how many seconds the server takes to drain and exit."""
     started = time.monotonic()
     server.send_signal(signal.SIGTERM)
     deadline = started + get_config().drain.grace_seconds + 30
     while server.poll() is None:
         load.do("rest", seconds=0.2)
         if time.monotonic() > deadline:
-            raise LoadFailed("the server does not end when it is told to")
+            raise LoadFailed("the server did not exit after SIGTERM")
     return time.monotonic() - started

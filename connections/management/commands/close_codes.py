@@ -15,15 +15,19 @@ _UNKNOWN = 1006
 
 
 class Command(BaseCommand):
-    help = "Show what each close code tells a client, also for clients to build on."
+    help = "Show each close code with its reason and whether clients should reconnect."
 
     def add_arguments(self, parser: CommandParser) -> None:
         forms = parser.add_mutually_exclusive_group()
-        forms.add_argument("--json", action="store_true", help="for other languages")
+        forms.add_argument(
+            "--json",
+            action="store_true",
+            help="print JSON, to generate clients in other languages",
+        )
         forms.add_argument(
             "--javascript",
             action="store_true",
-            help="what static/connections/close_codes.js holds",
+            help="print static/connections/close_codes.js",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -41,7 +45,7 @@ class Command(BaseCommand):
 
 
 def make_table() -> dict[str, Any]:
-    """Return what a client has to know: by code, by hundred, and for all others."""
+    """Return the advice to clients by code, by hundred, and for all other codes."""
     return {
         "codes": {code: _describe(BY_CODE[code]) for code in sorted(BY_CODE)},
         "hundreds": {

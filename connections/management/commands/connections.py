@@ -26,7 +26,7 @@ _SELECTORS = ("client", "user", "id", "node")
 
 
 class Command(DatabaseCommand):
-    help = "List open connections, show one, or end some, on whichever node they are."
+    help = "List open connections, show one, or close some, on all nodes."
 
     def add_arguments(self, parser: CommandParser) -> None:
         verbs = parser.add_subparsers(
@@ -34,35 +34,41 @@ class Command(DatabaseCommand):
         )
         listing = verbs.add_parser("list", help="show open connections")
         listing.add_argument(
-            "--limit", type=int, default=1000, help="rows (default: %(default)s)"
+            "--limit",
+            type=int,
+            default=1000,
+            help="most rows to list (default: %(default)s)",
         )
         show = verbs.add_parser(
-            "show", help="what became of a connection, and what it went through"
+            "show", help="show one connection with its errors and flight record"
         )
         show.add_argument(
-            "ref", help="the `ref` that a client was shown, or a connection's id"
+            "ref",
+            help="the `ref` in an error message of a client, or a connection's id",
         )
         show.add_argument("--json", action="store_true", help="print JSON")
-        kick = verbs.add_parser("kick", help="end connections at once")
+        kick = verbs.add_parser("kick", help="close connections")
         kick.add_argument(
             "--reason",
             default="kicked",
             choices=STAFF_REASONS,
-            help=f"what the client is told; after {MAY_RETURN} it returns, after the"
-            " others not (default: %(default)s)",
+            help=f"reason sent to the client; it reconnects only after {MAY_RETURN}"
+            " (default: %(default)s)",
         )
         kick.add_argument(
             "--spread",
             type=float,
             default=0,
             metavar="SECONDS",
-            help="end each at a moment of its own within so long (default: all now)",
+            help="close the connections over this time (default: all at once)",
         )
         for verb in (listing, kick):
-            verb.add_argument("--client", metavar="ID", help="of this client")
-            verb.add_argument("--user", metavar="NAME", help="of this user")
-            verb.add_argument("--id", metavar="ID", help="this connection")
-            verb.add_argument("--node", metavar="ID", help="on this node")
+            verb.add_argument(
+                "--client", metavar="ID", help="connections of this client"
+            )
+            verb.add_argument("--user", metavar="NAME", help="connections of this user")
+            verb.add_argument("--id", metavar="ID", help="only this connection")
+            verb.add_argument("--node", metavar="ID", help="connections on this node")
             verb.add_argument("--json", action="store_true", help="print JSON")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -104,7 +110,7 @@ class Command(DatabaseCommand):
             return
         for line in _tabulate(rows, now):
             self.stdout.write(line)
-        # Those that ended meanwhile are not counted a second time.
+        # Connections may have ended between the two queries.
         count = max(selected.count(), len(rows)) if len(rows) == limit else len(rows)
         of_all = f" of {count}" if count > len(rows) else ""
         self.stdout.write(f"{len(rows)}{of_all} open")
@@ -114,8 +120,8 @@ class Command(DatabaseCommand):
         row = Connection.objects.find(ref)
         if row is None:
             raise CommandError(
-                f"{ref!r} is no connection and no error that is recorded;"
-                " what is older than the retention is gone"
+                f"{ref!r} is no recorded connection or error;"
+                " records older than the retention are deleted"
             )
         found = describe(row)
         if options["json"]:
@@ -129,7 +135,9 @@ class Command(DatabaseCommand):
             line = "  ".join(str(error[name]) for name in ("at", "id", "exception"))
             self.stdout.write(f"{'error':17} {line}  {error['where']}")
         if flight is None:
-            self.stdout.write("no flight record: it is open, or ended as planned")
+            self.stdout.write(
+                "no flight record: the connection is open, or ended normally"
+            )
         for one in flight or ():
             times = f" x{one['count']}" if "count" in one else ""
             what = f"{one['event']} {one.get('detail', '')}".rstrip()
@@ -139,7 +147,7 @@ class Command(DatabaseCommand):
         given = [name for name in _SELECTORS if options[name]]
         if len(given) != 1:
             flags = ", ".join(f"--{name}" for name in _SELECTORS)
-            raise CommandError(f"kick takes one of {flags}")
+            raise CommandError(f"kick needs exactly one of {flags}")
         targets = {
             "client": CloseRequest.Target.CLIENT,
             "user": CloseRequest.Target.USER,
@@ -168,7 +176,7 @@ class Command(DatabaseCommand):
             self.stdout.write(json.dumps(result))
         else:
             self.stdout.write(
-                f"asked for the end of {count} recorded connection(s):"
+                f"requested the close of {count} recorded connection(s):"
                 f" {close_reason.code} {close_reason.reason}"
             )
 
@@ -193,7 +201,7 @@ def _tabulate(rows: Sequence[Connection], now: datetime) -> Iterator[str]:
     """Yield a header and a line for each row, in columns."""
     if not rows:
         return
-    # Not joined: of a node that is forgotten the connections are not.
+    # No join: connections outlive the rows of deleted nodes.
     nodes = Node.objects.in_bulk({row.node_id for row in rows})
     cells = [_COLUMNS]
     for row in rows:
@@ -218,7 +226,7 @@ def _tabulate(rows: Sequence[Connection], now: datetime) -> Iterator[str]:
 
 
 def describe(row: Connection) -> dict[str, Any]:
-    """Return all that is recorded of a connection."""
+    """Return a connection's record for JSON."""
     return {
         "id": row.connection_id,
         "client": row.client_id,

@@ -10,25 +10,30 @@ from connections.management.database_command import DatabaseCommand
 
 
 class Command(DatabaseCommand):
-    help = "Make an access token and print it; it cannot be shown again."
+    help = "Create an access token and print it; it cannot be shown again."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
-            "--client", required=True, metavar="ID", help="whose connections count"
+            "--client",
+            required=True,
+            metavar="ID",
+            help="client_id of the token's connections",
         )
-        parser.add_argument("--user", metavar="NAME", help="the user it acts for")
+        parser.add_argument(
+            "--user", metavar="NAME", help="Django user of the token's connections"
+        )
         parser.add_argument(
             "--expires-in",
             type=float,
             metavar="SECONDS",
-            help="how long it is good for (default: until it is revoked)",
+            help="lifetime of the token (default: until it is revoked)",
         )
         parser.add_argument(
             "--scope",
             action="append",
             metavar="PATH",
-            help="a path that it is good for, with all below it, or a route; may be "
-            "given several times (default: everywhere)",
+            help="path for which the token is valid (and all below it), or a route; "
+            "repeatable (default: all routes)",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:

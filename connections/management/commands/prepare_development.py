@@ -15,13 +15,13 @@ _CLIENT = "development"
 
 class Command(DatabaseCommand):
     help = (
-        "Make the staff user `admin` and an access token for development, and keep"
-        " both in files that only this user can read. Refuses without DEBUG."
+        "Create the staff user `admin` and an access token for development, and"
+        " store both secrets in files that only this user can read. Needs DEBUG."
     )
 
     def handle(self, *args: Any, **options: Any) -> None:
         if not settings.DEBUG:
-            raise CommandError("this is for development: set DEBUG=true")
+            raise CommandError("this command is for development only: set DEBUG=true")
         folder = Path(settings.VAR_DIR)
         self._prepare_user(folder / "development_password")
         self._prepare_token(folder / "development_token")

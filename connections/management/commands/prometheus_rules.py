@@ -8,14 +8,14 @@ from connections.exceptions import ConfigError
 
 
 class Command(BaseCommand):
-    help = "Print the alerts of the configuration as rules for Prometheus."
+    help = "Print the configured alert rules as a rules file for Prometheus."
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
             "--runbook",
             default=RUNBOOK,
             metavar="URL",
-            help="where the runbook stands; rules link its sections "
+            help="URL of the runbook; each rule links to its section "
             "(default: %(default)s)",
         )
 

@@ -5,6 +5,6 @@ from connections.server.server import Server
 
 
 class Command(DaphneRunserver):
-    """daphne's runserver, with our Server in the place of its own."""
+    """Run daphne's runserver with the Server of this project."""
 
     server_cls: Any = Server

@@ -18,41 +18,50 @@ logger = logging.getLogger(__name__)
 
 
 class Command(BaseCommand):
-    help = "Serve HTTP and WebSocket: one node, with all of its protections."
-    # The configuration is looked at first, to name all that is wrong with it.
+    help = "Serve HTTP and WebSocket as one node."
+    # handle() checks the configuration first, so that it can list all problems.
     requires_system_checks = []
 
     def add_arguments(self, parser: CommandParser) -> None:
         port = os.environ.get("PORT", "8000")
-        parser.add_argument("--host", default="127.0.0.1", help="%(default)s")
         parser.add_argument(
-            "--port", type=int, default=port, help="$PORT, or 8000; 0 takes a free one"
+            "--host", default="127.0.0.1", help="address (default: %(default)s)"
+        )
+        parser.add_argument(
+            "--port",
+            type=int,
+            default=port,
+            help="default: $PORT, or 8000; 0: a free one",
         )
         parser.add_argument(
             "--reuse-port",
             action="store_true",
-            help="share the port with other processes that say so too",
+            help="share the port with other processes that have this option",
         )
         parser.add_argument(
             "--metrics-port",
             type=int,
-            help="a port of this process alone, so that each one that shares a port "
-            "can be scraped",
+            help="second port of this process alone, so that Prometheus can scrape "
+            "processes that share a port",
         )
         parser.add_argument(
-            "--fd", type=int, help="a listening socket from a supervisor, by number"
+            "--fd",
+            type=int,
+            help="file descriptor of a listening socket from a supervisor",
         )
         parser.add_argument(
             "--tls-cert", type=Path, help="PEM file with the certificate and its chain"
         )
-        parser.add_argument("--tls-key", type=Path, help="PEM file with its key")
+        parser.add_argument(
+            "--tls-key", type=Path, help="PEM file with the key of the certificate"
+        )
         parser.add_argument(
             "--no-sweeper",
             action="store_true",
-            help="leave sweeping to manage.py sweep_idle_connections",
+            help="do not sweep; manage.py sweep_idle_connections must run elsewhere",
         )
         parser.add_argument(
-            "--access-log", action="store_true", help="write a line for every request"
+            "--access-log", action="store_true", help="log a line for each request"
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -65,7 +74,7 @@ class Command(BaseCommand):
             require_tables()
         except NotMigrated as exc:
             raise CommandError(str(exc)) from exc
-        # Only now: these install Twisted's reactor and import the project.
+        # Imported late: these install Twisted's reactor and import the project.
         try:
             from connections.server.compat import AccessLogGenerator
         except IncompatibleDependency as exc:
@@ -91,7 +100,7 @@ class Command(BaseCommand):
                 endpoints.append(open_socket(options["host"], options["metrics_port"]))
         except (OSError, ValueError) as exc:
             is_taken = isinstance(exc, OSError) and exc.errno == errno.EADDRINUSE
-            advice = "; take another with --port (or $PORT), or --metrics-port"
+            advice = "; choose another with --port (or $PORT), or --metrics-port"
             raise CommandError(f"{exc}{advice if is_taken else ''}") from exc
         access_log = options["access_log"]
         server = Server(
@@ -115,13 +124,13 @@ class Command(BaseCommand):
             raise SystemExit(server.exit_code)
 
     def _check(self) -> None:
-        """Refuse to serve what the system checks call an error."""
+        """Raise CommandError for errors of the system checks."""
         found = [message for message in run_checks() if message.level >= ERROR]
         if found:
             raise CommandError("\n".join(["nothing is served:", *map(str, found)]))
 
     def _import_application(self) -> Any:
-        """Return what ASGI_APPLICATION names."""
+        """Return the application that ASGI_APPLICATION names."""
         from connections.server.compat import import_application
 
         try:
@@ -130,7 +139,7 @@ class Command(BaseCommand):
             why = exc if exc.__context__ is None else f"{exc} ({exc.__context__})"
             raise CommandError(
                 f"nothing is served: {why} "
-                'It is set like this: ASGI_APPLICATION = "mysite.asgi.application"'
+                'Set it like this: ASGI_APPLICATION = "mysite.asgi.application"'
             ) from exc
 
     def _announce(self, address: Any, *, is_secure: bool) -> None:
@@ -146,12 +155,12 @@ class Command(BaseCommand):
             f"At most {config.max_total_connections} connections, "
             f"{config.max_connections_per_client} for each client "
             f"({config.source or 'defaults'})",
-            f"SIGTERM or Ctrl-C hands the clients over within "
+            f"SIGTERM or Ctrl-C drains the node within "
             f"{config.drain.grace_seconds:g} s; a second one exits at once",
         )
         if self.stdout.isatty():
             self.stdout.write("\n".join(lines))
             self.stdout.flush()
             return
-        for line in lines:  # As the log is written, be it JSON, and where it goes.
+        for line in lines:  # In the format of the log.
             logger.info("%s", line, extra={"event": "serving"})

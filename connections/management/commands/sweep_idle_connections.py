@@ -21,8 +21,8 @@ from connections.units import count_of
 
 class Command(DatabaseCommand):
     help = (
-        "End idle connections, record those of dead nodes as lost, delete old rows;"
-        " for the whole cluster, from any machine that reaches the database."
+        "Close idle connections, record those of dead nodes as lost, delete old rows."
+        " Sweeps the whole cluster from any machine that reaches the database."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -32,13 +32,13 @@ class Command(DatabaseCommand):
             type=float,
             default=INTERVAL_SECONDS,
             metavar="SECONDS",
-            help="between sweeps (default: %(default)s)",
+            help="seconds between sweeps (default: %(default)s)",
         )
         parser.add_argument(
             "--idle-seconds",
             type=float,
             metavar="SECONDS",
-            help="end what is idle for so long (default: idle_timeout_seconds)",
+            help="close connections idle for so long (default: idle_timeout_seconds)",
         )
         parser.add_argument(
             "--batch-size",
@@ -48,14 +48,16 @@ class Command(DatabaseCommand):
             help="rows per transaction (default: %(default)s)",
         )
         parser.add_argument(
-            "--dry-run", action="store_true", help="say what would be done"
+            "--dry-run", action="store_true", help="only report what a sweep would do"
         )
         parser.add_argument(
             "--force",
             action="store_true",
-            help="with --once: believe it when every node looks dead",
+            help="with --once: sweep even if every node seems dead",
         )
-        parser.add_argument("--json", action="store_true", help="a JSON line a sweep")
+        parser.add_argument(
+            "--json", action="store_true", help="print one line of JSON per sweep"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         for name in ("interval", "idle_seconds", "batch_size"):
@@ -64,7 +66,7 @@ class Command(DatabaseCommand):
                 raise CommandError(f"--{flag} must be more than 0")
         is_single = options["once"] or options["dry_run"]
         if options["force"] and not is_single:
-            raise CommandError("--force goes with --once, or --dry-run")
+            raise CommandError("--force needs --once or --dry-run")
         sweeper = Sweeper(
             get_config(),
             idle_seconds=options["idle_seconds"],
@@ -95,7 +97,7 @@ class Command(DatabaseCommand):
             self.stdout.flush()
             return
         if not swept.is_leader:
-            self.stdout.write("another sweeper is at work")
+            self.stdout.write("another sweeper is running")
             return
         words = {
             "idle_requested": ("idle connection", "asked to end"),
@@ -109,11 +111,11 @@ class Command(DatabaseCommand):
             "rollups_pruned": ("old minute", "deleted"),
             "alerts_pruned": ("old alert", "deleted"),
             "bans_pruned": ("ended ban", "deleted"),
-            "orders_pruned": ("old order", "deleted"),
+            "orders_pruned": ("old node command", "deleted"),
         }
         done = [
-            f"{count_of(values[key], noun)} {what}"
-            for key, (noun, what) in words.items()
+            f"{count_of(values[key], noun)} {verb}"
+            for key, (noun, verb) in words.items()
             if values[key]
         ]
         tasks = swept.tasks.items()

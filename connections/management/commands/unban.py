@@ -10,19 +10,21 @@ from connections.models import Ban
 
 
 class Command(DatabaseCommand):
-    help = "Lift a ban: the client, user, address or network may connect again."
+    help = "Lift a ban, so that the client, user, address or network may connect again."
 
     def add_arguments(self, parser: CommandParser) -> None:
         for name, metavar in TARGETS.items():
-            parser.add_argument(f"--{name}", metavar=metavar)
+            parser.add_argument(
+                f"--{name}", metavar=metavar, help=f"lift the ban of this {name}"
+            )
         parser.add_argument("--json", action="store_true", help="print JSON")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        meant = make_ban(options)
-        ban = Ban.objects.filter(target=meant.target, value=meant.value).first()
+        wanted = make_ban(options)
+        ban = Ban.objects.filter(target=wanted.target, value=wanted.value).first()
         if ban is None:
             raise CommandError(
-                f"there is no ban of {meant}; manage.py ban --list shows all"
+                f"there is no ban of {wanted}; manage.py ban --list shows all"
             )
         lift(ban)
         if options["json"]:

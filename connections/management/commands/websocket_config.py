@@ -20,15 +20,17 @@ from connections.config.loader import (
 
 
 class Command(BaseCommand):
-    help = "Show the configuration in force, and where each value comes from."
+    help = "Show the configuration in force, with the source of each value."
 
     def add_arguments(self, parser: CommandParser) -> None:
         forms = parser.add_mutually_exclusive_group()
         forms.add_argument(
-            "--json", action="store_true", help="values and where they come from"
+            "--json", action="store_true", help="print values and sources as JSON"
         )
         forms.add_argument(
-            "--table", action="store_true", help="keys and defaults as Markdown"
+            "--table",
+            action="store_true",
+            help="print keys and defaults as a Markdown table",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -52,7 +54,7 @@ class Command(BaseCommand):
 
 
 def make_table(keys: list[Documented]) -> str:
-    """Return the keys as README shows them."""
+    """Return a Markdown table of the keys."""
     rows = ["| key | default | allowed | what it is |", "| --- | --- | --- | --- |"]
     rows += [
         f"| `{key.path}` | `{key.default}` | {key.allowed} | {key.about} |"
@@ -62,7 +64,7 @@ def make_table(keys: list[Documented]) -> str:
 
 
 def find_source(path: str, given: object) -> str:
-    """Return what gave a key its value: a variable, the file, settings, a default."""
+    """Return the source of a value: a variable, the file, settings or "default"."""
     variable = ENVIRONMENT_PREFIX + path.replace(".", "__")
     for name in os.environ:
         if name.upper() == variable.upper() and name.startswith(ENVIRONMENT_PREFIX):
@@ -73,13 +75,13 @@ def find_source(path: str, given: object) -> str:
         given = given[part]
     else:
         return get_config().source
-    # The project's settings may bring defaults of their own.
+    # The project's settings may pass their own defaults to load().
     is_default = _read(get_config(), path) == _read(WebSocketConfig(), path)
     return "default" if is_default else "settings"
 
 
 def _read_given() -> object:
-    """Return what the file, or the dict in settings, says itself."""
+    """Return the raw content of the file, or the dict in settings."""
     configured = getattr(settings, "WEBSOCKET", None)
     if isinstance(configured, Mapping):
         return configured
