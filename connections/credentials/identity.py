@@ -1,4 +1,4 @@
-"""Who a connection belongs to: what a credential said, or what a scope shows."""
+"""Identify the client of a connection, by its credential or its scope."""
 
 import re
 from collections.abc import Mapping
@@ -14,10 +14,10 @@ _SCOPE_CHARACTERS = 255
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credential:
     """
-    What was found out about a client at its handshake, or by a refresh.
+    A verified credential of a client, from its handshake or a refresh.
 
-    `scopes` are the paths and routes it is good for, everywhere if there are
-    none; `claims` are those of a JWT, and `jti` the one that names it.
+    `scopes` are the paths and routes that it covers; without any it covers all.
+    `claims` and `jti` are those of a JWT.
     """
 
     client_id: str
@@ -32,10 +32,10 @@ class Credential:
 
     def covers(self, path: str, route: str) -> bool:
         """
-        Tell whether the credential is good for a place.
+        Return True if the credential covers a path or route.
 
-        A scope with a leading slash is a path and all below it; any other is a
-        route, as its pattern is written.
+        A scope with a leading slash is a path and all paths below it; any other
+        is the pattern of a route.
         """
         if not self.scopes:
             return True
@@ -49,30 +49,30 @@ class Credential:
 
 def check_scope(scope: str) -> None:
     """
-    Refuse what can be neither a path nor a route.
+    Check that a scope can be a path or a route.
 
     Raises:
-        ValueError: it is empty, too long, or holds spaces or a query.
+        ValueError: it is empty, too long, or contains spaces or a query.
     """
     if not scope or len(scope) > _SCOPE_CHARACTERS or re.search(r"[\s?#]", scope):
         raise ValueError(
             f"{scope!r} is no scope; a path such as /ws/chat/ (and all below it), "
-            "or a route as its pattern is written, such as ws/chat/<int:room>/"
+            "or the pattern of a route, such as ws/chat/<int:room>/"
         )
 
 
 def name_user(user: Any) -> str:
-    """Return the client id of a user without a token of its own."""
+    """Return the client id of a user without an own client id."""
     return f"user:{user.pk}"
 
 
 def name_address(address: str) -> str:
-    """Return the client id of an address: IPv6 counts by /64."""
+    """Return the client id of an address; an IPv6 /64 is one client."""
     return f"address:{group_address(address)}"
 
 
 def identify(scope: dict[str, Any]) -> str | None:
-    """Return the client id that a scope shows, or None where it shows nothing."""
+    """Return the client id for a scope, or None."""
     credential: Credential | None = scope.get("credential")
     if credential is not None:
         return credential.client_id

@@ -1,7 +1,7 @@
 """
-JSON Web Tokens of an identity provider (RFC 7519, RFC 8725).
+Verify JSON Web Tokens of an identity provider (RFC 7519, RFC 8725).
 
-Imported only where JWTs are configured.
+This module is imported only if JWTs are configured.
 """
 
 import logging
@@ -27,11 +27,11 @@ Claims = Mapping[str, Any]
 
 class JwtVerifier:
     """
-    Checks JWTs by signature and claims.
+    Verifies the signature and claims of JWTs.
 
-    Which algorithm a signature has to be of is a property of the key, so that
-    no header of a token can choose another, or `none` (RFC 8725, section 3.1).
-    Keys that a token brings along or points to are not looked at.
+    The key sets the algorithm, so that the header of a token cannot choose
+    another, or `none` (RFC 8725, section 3.1). Keys inside a token, or at a URL
+    in it, are ignored.
     """
 
     def __init__(self, config: JwtConfig, keys: KeyRing) -> None:
@@ -43,21 +43,21 @@ class JwtVerifier:
         Return the claims of a token.
 
         Raises:
-            Refused: it is no good, has expired, or nobody can tell now.
+            Refused: the token is not valid or has expired, or the keys are missing.
         """
         if len(token) > _MOST_CHARACTERS or not token.isascii():
             raise Refused(close_codes.UNAUTHENTICATED)
         try:
             header = jwt.get_unverified_header(token)
             if "crit" in header:
-                # RFC 7515, section 4.1.11: what is critical must be understood.
+                # RFC 7515, section 4.1.11: refuse unknown critical headers.
                 raise jwt.InvalidTokenError("crit")
             key = await self.keys.find(header.get("kid"))
             return self._decode(token, key.verifying_key, key.algorithm)
         except jwt.ExpiredSignatureError as exc:
             raise Refused(close_codes.TOKEN_EXPIRED) from exc
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError) as exc:
-            # What is in the exception may be of the token; its class is not.
+            # The text of the exception may contain parts of the token.
             logger.info(
                 "A JWT was refused: %s",
                 type(exc).__name__,
@@ -67,10 +67,10 @@ class JwtVerifier:
 
     def make_credential(self, claims: Claims) -> Credential:
         """
-        Return what claims say; reads the database where user_claim is set.
+        Return the credential for claims; reads the database if user_claim is set.
 
         Raises:
-            Refused: the user they name is not there or not active.
+            Refused: the user of the claims is missing or not active.
         """
         user = None
         client_id = f"jwt:{claims[self._config.client_claim]}"
@@ -87,7 +87,7 @@ class JwtVerifier:
 
     @property
     def needs_database(self) -> bool:
-        """Whether make_credential() reads the database."""
+        """True if make_credential() reads the database."""
         return bool(self._config.user_claim)
 
     def _decode(self, token: str, key: Any, algorithm: str) -> Claims:
@@ -104,7 +104,7 @@ class JwtVerifier:
         client = claims[config.client_claim]
         if not isinstance(client, str | int) or isinstance(client, bool) or not client:
             raise jwt.InvalidTokenError(config.client_claim)
-        # Far beyond the calendar it raises OverflowError or ValueError.
+        # Raises OverflowError or ValueError beyond the calendar.
         datetime.fromtimestamp(int(claims["exp"]), UTC)
         return claims
 

@@ -1,4 +1,4 @@
-"""Where JWTs are configured, and what is wrong with that."""
+"""Check the configuration of JWTs, and make the verifier."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from connections.credentials.jwt_keys import Key
 
 _PATH = "websocket.jwt"
-_HERE = ("127.0.0.1", "localhost", "::1")
+_LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 
 def is_configured(config: JwtConfig) -> bool:
-    """Tell whether JWTs are meant to be taken."""
+    """Return True if JWTs are configured."""
     return config != JwtConfig() or bool(_get_secret())
 
 
 def find_jwt_problems(config: JwtConfig) -> list[Problem]:
-    """Return what stands against taking JWTs as configured, each with its key."""
+    """Return the problems of the configuration of JWTs, each with its key."""
     if not is_configured(config):
         return []
     problems = [
@@ -67,10 +67,10 @@ def find_jwt_problems(config: JwtConfig) -> list[Problem]:
 
 def require_valid_jwt(config: JwtConfig) -> None:
     """
-    Refuse to go on where JWTs are configured wrongly.
+    Check the configuration of JWTs.
 
     Raises:
-        ConfigError: it names every problem.
+        ConfigError: it has problems; all are named.
     """
     problems = find_jwt_problems(config)
     if problems:
@@ -81,10 +81,10 @@ def make_jwt_verifier(
     config: JwtConfig, clock: Clock = time.monotonic
 ) -> JwtVerifier | None:
     """
-    Return what checks JWTs, or None where none are taken.
+    Return the verifier of JWTs, or None if JWTs are not configured.
 
     Raises:
-        ConfigError: they are configured wrongly.
+        ConfigError: their configuration has problems.
     """
     if not is_configured(config):
         return None
@@ -128,7 +128,7 @@ def _get_secret() -> str:
 
 def _is_safe(url: str) -> bool:
     parts = urlsplit(url)
-    is_here = parts.scheme == "http" and parts.hostname in _HERE
-    return bool((parts.scheme == "https" and parts.hostname) or is_here) and (
+    is_local = parts.scheme == "http" and parts.hostname in _LOCAL_HOSTS
+    return bool((parts.scheme == "https" and parts.hostname) or is_local) and (
         "@" not in parts.netloc
     )

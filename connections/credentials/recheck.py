@@ -1,4 +1,4 @@
-"""Whether connections may stay: one look at the database for hundreds of them."""
+"""Find the connections that may not stay, in few queries for hundreds."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -18,12 +18,12 @@ from connections.credentials.sessions import is_hash_valid
 from connections.models import AccessToken
 
 _EXPIRY_SECONDS = 5
-"""How long a node takes, with its beat, to close what has expired."""
+"""The time that a node takes, with its beat, to close expired connections."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuthorisationSnapshot:
-    """What the right of one connection rests on."""
+    """The facts that the right of one connection to stay depends on."""
 
     connection_id: str
     user_id: Any = None
@@ -32,7 +32,7 @@ class AuthorisationSnapshot:
     requirements: Requirements = field(default_factory=Requirements)
 
     def __bool__(self) -> bool:
-        """Tell whether there is anything that can be taken away."""
+        """Return True if any of these can be revoked."""
         return bool(
             self.user_id is not None
             or self.token_id is not None
@@ -45,9 +45,10 @@ def find_close_reasons(
     snapshots: Sequence[AuthorisationSnapshot],
 ) -> dict[str, CloseReason]:
     """
-    Return how those connections end that may not stay, by their id.
+    Return the close reasons of the connections that may not stay, by id.
 
-    Reads users, tokens and sessions once each, and what find_lacking() reads.
+    Runs one query each for users, tokens and sessions, and those of
+    find_lacking().
     """
     users = _read_users({one.user_id for one in snapshots} - {None})
     tokens = _read_tokens({one.token_id for one in snapshots} - {None})
@@ -114,11 +115,10 @@ def _check_session(
 
 def _find_oldest_end() -> datetime:
     """
-    Return the moment at which a credential may have ended, and no earlier.
+    Return the earliest end that a valid credential may have.
 
-    The node itself warns of the end and closes after the grace (see expiry),
-    so that a client learns 4100. Found here is what it could not know: an end
-    that was put earlier in the database.
+    access.expiry warns of an end that the node knows, and closes with 4100 after
+    the grace. This check finds an end that was moved forward in the database.
     """
     grace_seconds = get_config().expiry.grace_seconds
     return timezone.now() - timedelta(seconds=grace_seconds + _EXPIRY_SECONDS)
@@ -136,7 +136,7 @@ def _read_users(keys: Iterable[Any]) -> dict[Any, Any]:
 
 
 def _read_tokens(keys: Iterable[Any]) -> dict[Any, Any]:
-    """Return the few columns that count: every connection's are read each minute."""
+    """Return few columns, because they are read for all connections each minute."""
     rows = AccessToken.objects.filter(pk__in=keys).values_list(
         "pk", "user_id", "revoked_at", "expires_at", named=True
     )
@@ -144,12 +144,12 @@ def _read_tokens(keys: Iterable[Any]) -> dict[Any, Any]:
 
 
 def _read_sessions(keys: set[str]) -> dict[str, dict[str, Any]]:
-    """Return what is in the sessions that have not expired too long ago."""
+    """Return the contents of sessions, without those that expired long ago."""
     if not keys:
         return {}
     store = import_module(settings.SESSION_ENGINE).SessionStore
     if not hasattr(store, "get_model_class"):
-        # In a cache, in files, in the cookie itself: one by one.
+        # Sessions in a cache, in files or in the cookie are read one by one.
         loaded = {key: store(key).load() for key in keys}
         return {key: session for key, session in loaded.items() if session}
     rows = store.get_model_class().objects.filter(

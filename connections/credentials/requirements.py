@@ -1,4 +1,4 @@
-"""The permissions and groups that a consumer asks of its clients' users."""
+"""Check the permissions and groups that consumers require of users."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _DECISIONS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Requirements:
-    """What a user must have, all of it; an active superuser has everything."""
+    """Permissions and groups that a user needs; an active superuser has all."""
 
     permissions: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
@@ -32,17 +32,16 @@ class Requirements:
     def read(
         cls, permissions: str | Sequence[str], groups: str | Sequence[str]
     ) -> "Requirements":
-        """Return what a consumer's attributes say, a single name or several."""
+        """Return the requirements for the attributes of a consumer."""
         return cls(permissions=_as_tuple(permissions), groups=_as_tuple(groups))
 
 
 def find_lacking(wanted: Iterable[tuple[Requirements, Any]]) -> set[tuple[Any, Any]]:
     """
-    Return the pairs of requirements and user of which the user lacks something.
+    Return the pairs of requirements and user key that are not fulfilled.
 
-    Reads the database once for each permission that is asked for and once for
-    all groups, however many users there are. Backends that decide about
-    permissions themselves are asked user by user.
+    Runs one query for each permission and one for all groups, for any number of
+    users. A backend with its own decisions is called for each user.
     """
     pairs = {(needs, user.pk): user for needs, user in wanted if needs}
     ordinary = {
@@ -64,7 +63,7 @@ Wanted = Mapping[tuple[Requirements, Any], Any]
 
 
 def _read_groups(wanted: Wanted) -> set[tuple[str, Any]]:
-    """Return which of the groups asked for which of the users are in."""
+    """Return the pairs of group name and user key for memberships."""
     names = {name for needs, _ in wanted for name in needs.groups}
     if not names:
         return set()
@@ -76,34 +75,34 @@ def _read_groups(wanted: Wanted) -> set[tuple[str, Any]]:
 
 
 def _read_permitted(wanted: Wanted) -> set[tuple[str, Any]]:
-    """Return which of the permissions asked for which of the users have."""
+    """Return the pairs of permission and user key for granted permissions."""
     users: dict[str, dict[Any, Any]] = {}
     for (needs, key), user in wanted.items():
         for name in needs.permissions:
             users.setdefault(name, {})[key] = user
     backends = get_backends()
     if not issubclass(get_user_model(), PermissionsMixin) or not all(
-        map(_decides_as_django, backends)
+        map(_has_stock_decisions, backends)
     ):
         return {
             (name, key)
-            for name, asked in users.items()
-            for key, user in asked.items()
+            for name, candidates in users.items()
+            for key, user in candidates.items()
             if user.has_perm(name)
         }
     return {
         (name, key)
-        for name, asked in users.items()
+        for name, candidates in users.items()
         for backend in backends
         if isinstance(backend, ModelBackend)
         for key in backend.with_perm(name)
-        .filter(pk__in=asked)
+        .filter(pk__in=candidates)
         .values_list("pk", flat=True)
     }
 
 
-def _decides_as_django(backend: Any) -> bool:
-    """Tell whether a backend's permissions are those of the database, or none."""
+def _has_stock_decisions(backend: Any) -> bool:
+    """Return True if a backend's permissions are those of the database, or none."""
     own = type(backend)
     like: Any = ModelBackend if isinstance(backend, ModelBackend) else BaseBackend
     return all(

@@ -1,4 +1,4 @@
-"""Django sessions as a credential: read, never written."""
+"""Verify Django sessions; read them and never write them."""
 
 import hashlib
 from importlib import import_module
@@ -20,7 +20,7 @@ from connections.exceptions import Refused
 
 
 def digest_session_key(session_key: str) -> str:
-    """Return what names a session without giving it away."""
+    """Return a digest that identifies a session and reveals no key."""
     return hashlib.sha256(session_key.encode()).hexdigest()
 
 
@@ -32,7 +32,7 @@ def verify_session(session_key: str) -> Credential:
     session: a WebSocket cannot set the browser's new cookie.
 
     Raises:
-        Refused: no such session, or nobody is logged in to it.
+        Refused: the session does not exist, or has no active user.
     """
     engine = import_module(settings.SESSION_ENGINE)
     session = engine.SessionStore(session_key)
@@ -49,14 +49,14 @@ def verify_session(session_key: str) -> Credential:
 
 
 def is_hash_valid(session: Any, user: Any) -> bool:
-    """Tell whether a session stems from the user's present password."""
+    """Return True if a session belongs to the current password of its user."""
     known = session.get(HASH_SESSION_KEY, "")
     valid = [user.get_session_auth_hash(), *user.get_session_auth_fallback_hash()]
     return any(constant_time_compare(known, one) for one in valid)
 
 
 def _find_expiry(session: Any) -> Any:
-    """Return when a session ends; get_expiry_date() would count from now."""
+    """Return the end of a session; get_expiry_date() would count from now."""
     find_model = getattr(session, "get_model_class", None)
     if find_model is None:
         return session.get_expiry_date()
@@ -65,7 +65,7 @@ def _find_expiry(session: Any) -> Any:
 
 
 def _find_user(session: Any) -> Any:
-    """Return the user a session belongs to, if its hash still stands."""
+    """Return the user of a session if its hash is valid."""
     path, user_id = session.get(BACKEND_SESSION_KEY), session.get(SESSION_KEY)
     if user_id is None or path not in settings.AUTHENTICATION_BACKENDS:
         return None

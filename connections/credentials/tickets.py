@@ -1,8 +1,8 @@
 """
-Single-use tickets: what a page puts into the URL of a WebSocket.
+Issue and redeem single-use tickets, which pages put into the URL of a WebSocket.
 
-A ticket stands for the credential that asked for it, which is looked at again
-when the ticket is redeemed: what was revoked in between opens nothing.
+A ticket stands for the credential of its request. Redeeming it verifies that
+credential again, so that a revocation in between takes effect.
 """
 
 import secrets
@@ -30,15 +30,15 @@ def issue_ticket(
     credential: Credential, origin: str, config: TicketsConfig
 ) -> str | None:
     """
-    Return a new ticket, or None where its client was given too many lately.
+    Return a new ticket, or None if its client has too many recent ones.
 
-    `origin` is the page's, as its header said, or empty: the handshake has to
-    come from the same.
+    `origin` is the Origin header of the page, or empty; the handshake must have
+    the same.
     """
     delete_some(Ticket.objects.older_than(2 * config.lifetime_seconds), _PRUNED_AT_ONCE)
     client_digest = digest_token(credential.client_id)
-    lately = Ticket.objects.younger_than(config.lifetime_seconds)
-    if lately.filter(client_digest=client_digest).count() >= config.max_per_client:
+    recent = Ticket.objects.younger_than(config.lifetime_seconds)
+    if recent.filter(client_digest=client_digest).count() >= config.max_per_client:
         return None
     ticket = secrets.token_urlsafe(_TICKET_BYTES)
     session = credential.session
@@ -57,14 +57,14 @@ def redeem_ticket(
     ticket: str, origin: str, config: TicketsConfig, jwt: JwtConfig
 ) -> Credential:
     """
-    Use a ticket up, and return the credential that it stands for.
+    Consume a ticket, and return its credential.
 
-    It is used up whether or not it is then found to be good: two who come with
-    one ticket cannot both have been given it.
+    A refused ticket is consumed too: of two clients with one ticket, one has
+    stolen it.
 
     Raises:
-        Refused: it is unknown, used, too old or another origin's, or the
-            credential behind it is no good any more.
+        Refused: the ticket is unknown, used, too old or of another origin, or
+            its credential is no longer valid.
     """
     row = Ticket.objects.take(ticket, config.lifetime_seconds)
     if row is None or row.origin != _name_origin(origin):
@@ -90,6 +90,6 @@ def _verify_claims(claims: Any, config: JwtConfig) -> Credential:
 
 
 def _name_origin(header: str) -> str:
-    """Return an origin with its port, so that two ways to write it are one."""
+    """Return an origin with its port, as one normal form."""
     origin = parse_origin(header)
     return f"{origin.scheme}://{origin.host}:{origin.port}" if origin else ""

@@ -1,4 +1,4 @@
-"""Access tokens: random, stored as a hash, checked at every handshake."""
+"""Create and verify access tokens, which are random and stored as a hash."""
 
 import secrets
 from collections.abc import Iterable, Sequence
@@ -27,7 +27,7 @@ def create_access_token(
     expires_at: datetime | None = None,
 ) -> tuple[str, AccessToken]:
     """
-    Make a token; return it with its row. It cannot be read again.
+    Create a token; return it with its row. It cannot be read again.
 
     The token is base64url without padding, so it can be a WebSocket
     subprotocol (RFC 6455, section 4.1: a token of RFC 2616).
@@ -44,7 +44,7 @@ def create_access_token(
 
 
 def issue(row: AccessToken) -> str:
-    """Give a new row its token, save it, and return the token."""
+    """Save a new row with a new token, and return the token."""
     row.token = secrets.token_urlsafe(_TOKEN_BYTES)
     row.digest = digest_token(row.token)
     row.hint = row.token[:_HINT_CHARACTERS]
@@ -57,7 +57,7 @@ def verify_access_token(token: str) -> Credential:
     Return the credential of a token; reads the database.
 
     Raises:
-        Refused: unknown, expired, revoked, or of a user who is not active.
+        Refused: the token is unknown, expired or revoked, or its user inactive.
     """
     (found,) = verify_access_tokens([token])
     if isinstance(found, Refused):
@@ -66,7 +66,7 @@ def verify_access_token(token: str) -> Credential:
 
 
 def verify_access_tokens(tokens: Sequence[str]) -> list[Credential | Refused]:
-    """Return the credential of each token, or why it has none; in one query."""
+    """Return the credential or the refusal of each token, in one query."""
     rows = AccessToken.objects.find_all(tokens)
     return [_check(digest_token(token), rows) for token in tokens]
 
@@ -79,7 +79,7 @@ def _check(digest: str, rows: dict[str, AccessToken]) -> Credential | Refused:
 
 
 def check(row: AccessToken) -> Credential | Refused:
-    """Return the credential that the row of a token is, or why it is none."""
+    """Return the credential of a row, or its refusal."""
     if row.revoked_at is not None:
         return Refused(close_codes.REVOKED)
     if row.expires_at is not None and row.expires_at <= timezone.now():
@@ -96,5 +96,5 @@ def check(row: AccessToken) -> Credential | Refused:
 
 
 def record_use(token_ids: Iterable[int]) -> None:
-    """Write down that tokens were used just now; one query for all of them."""
+    """Record the use of tokens at the current time, in one query."""
     AccessToken.objects.filter(pk__in=token_ids).update(last_used_at=Now())

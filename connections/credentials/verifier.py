@@ -1,4 +1,4 @@
-"""Handshake credentials, checked off the loop and remembered for an outage."""
+"""Verify credentials off the event loop, and remember them for an outage."""
 
 import asyncio
 import time
@@ -30,10 +30,10 @@ _TIMEOUT_SECONDS = 2
 
 class Verifier:
     """
-    Checks credentials against the database.
+    Verifies credentials against the database.
 
-    While the database is away, one that was verified in the last minute is
-    admitted from memory; any other is refused as unavailable.
+    While the database is away, a credential of the last minute is admitted from
+    memory; any other is refused as unavailable.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Verifier:
         Return the credential of an access token or a JWT.
 
         Raises:
-            Refused: the token is no good, or nobody can tell now.
+            Refused: the token is not valid, or the database is away.
         """
         if self._jwt is not None and token.count(".") == 2:
             claims = await self._jwt.verify(token)
@@ -74,16 +74,16 @@ class Verifier:
         Return the credential of a Django session.
 
         Raises:
-            Refused: nobody is logged in, or nobody can tell now.
+            Refused: the session has no user, or the database is away.
         """
         return await self._verify("session", self._find_session, session_key)
 
     async def verify_ticket(self, ticket: str, origin: str) -> Credential:
         """
-        Return the credential behind a ticket, which is used up by that.
+        Consume a ticket, and return its credential.
 
         Raises:
-            Refused: it is no good, for this origin, or nobody can tell now.
+            Refused: it is not valid for this origin, or the database is away.
         """
         return await self._write(
             redeem_ticket, ticket, origin, self._config.tickets, self._config.jwt
@@ -94,7 +94,7 @@ class Verifier:
         Return a ticket for a credential and the origin of a page.
 
         Raises:
-            Refused: too many were given out lately, or none can be written now.
+            Refused: the client has too many tickets, or the database is away.
         """
         config = self._config.tickets
         ticket = await self._write(issue_ticket, credential, origin, config)
@@ -104,10 +104,10 @@ class Verifier:
 
     async def beat(self) -> None:
         """
-        Write down which access tokens were used, and keep the keys for JWTs fresh.
+        Record the use of access tokens, and refresh the keys for JWTs.
 
         Raises:
-            DatabaseUnavailable: it is written the next time.
+            DatabaseUnavailable: the next call records the use.
         """
         if self._jwt is not None:
             self._jwt.keys.refresh()
@@ -122,15 +122,15 @@ class Verifier:
 
     def forget(self, target: str, value: str) -> None:
         """
-        Remember none of the credentials that a close request names.
+        Forget the credentials that a close request selects.
 
-        One that is being looked up meanwhile is not remembered either: it may
-        have been read before.
+        The result of a look-up under way is not remembered either, because it
+        may be older than the request.
         """
         for look_up in self._under_way:
             look_up.forgotten.append((target, value))
         for key, (_, credential) in list(self._remembered.items()):
-            if _is_meant(credential, target, value):
+            if _is_selected(credential, target, value):
                 del self._remembered[key]
 
     async def _find_token(self, token: str) -> Credential:
@@ -151,7 +151,7 @@ class Verifier:
         *args: Arguments.args,
         **kwargs: Arguments.kwargs,
     ) -> Result:
-        """Run work that writes, or refuse as unavailable."""
+        """Run work that writes; refuse as unavailable if the database is away."""
         try:
             async with asyncio.timeout(_TIMEOUT_SECONDS):
                 return await self._database.write(work, *args, **kwargs)
@@ -161,7 +161,7 @@ class Verifier:
     async def _verify(
         self, kind: str, find: Callable[[str], Awaitable[Credential]], secret: str
     ) -> Credential:
-        # The secret itself is not kept.
+        # The verifier keeps no secret.
         key = f"{kind}:{digest_token(secret)}"
         look_up = _LookUp()
         self._under_way.add(look_up)
@@ -176,31 +176,31 @@ class Verifier:
         finally:
             self._under_way.discard(look_up)
         self._remembered.pop(key, None)
-        if any(_is_meant(credential, *named) for named in look_up.forgotten):
+        if any(_is_selected(credential, *selector) for selector in look_up.forgotten):
             return credential
         self._remembered[key] = (self._clock(), credential)
         if len(self._remembered) > _REMEMBERED_CREDENTIALS:
             del self._remembered[next(iter(self._remembered))]
         return credential
 
-    def _recall(self, key: str, trouble: Exception) -> Credential:
-        """Return what was verified lately, or refuse as unavailable."""
+    def _recall(self, key: str, cause: Exception) -> Credential:
+        """Return a credential of the last minute, or refuse as unavailable."""
         verified_at, known = self._remembered.get(key, (None, None))
         if known is None or verified_at is None:
-            raise Refused(close_codes.UNAVAILABLE) from trouble
+            raise Refused(close_codes.UNAVAILABLE) from cause
         if self._clock() - verified_at > _REMEMBERED_SECONDS:
-            raise Refused(close_codes.UNAVAILABLE) from trouble
+            raise Refused(close_codes.UNAVAILABLE) from cause
         return known
 
 
 class _LookUp:
-    """One that is under way, and what close requests named meanwhile."""
+    """A look-up under way, with the close requests that arrive meanwhile."""
 
     def __init__(self) -> None:
         self.forgotten: list[tuple[str, str]] = []
 
 
-def _is_meant(credential: Credential, target: str, value: str) -> bool:
+def _is_selected(credential: Credential, target: str, value: str) -> bool:
     targets = CloseRequest.Target
     if target == targets.USER:
         return credential.user is not None and str(credential.user.pk) == value
