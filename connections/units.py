@@ -1,10 +1,37 @@
-"""Parse and format sizes; define the type of clocks."""
+"""Parse and format sizes and moments; define the type of clocks."""
 
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime
+
+from django.utils import timezone
 
 Clock = Callable[[], float]
 """A monotonic clock: seconds from an arbitrary start, never going back."""
+
+
+def utc_now() -> datetime:
+    """Return the current moment, aware and in UTC, whatever USE_TZ says."""
+    return datetime.now(UTC)
+
+
+def as_utc(moment: datetime) -> datetime:
+    """Return a moment in UTC; a naive one, of USE_TZ=False, is in TIME_ZONE."""
+    if timezone.is_naive(moment):
+        moment = moment.replace(tzinfo=timezone.get_default_timezone())
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        # The first or last hours that datetime can express.
+        return moment.replace(tzinfo=UTC)
+
+
+def format_moment(moment: datetime | None) -> str | None:
+    """Return a moment as messages carry it: ISO 8601, milliseconds, UTC."""
+    if moment is None:
+        return None
+    text = as_utc(moment).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")
 
 
 def count_of(count: int, noun: str) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from connections.units import as_utc
 from sessions_history.models import HistoryEntry
 
 State = HistoryEntry.State
@@ -47,7 +48,7 @@ class Entry:
 
     def to_wire(self) -> str:
         """Return the message for the client; `data` is already JSON."""
-        at = self.at.isoformat().replace("+00:00", "Z")
+        at = as_utc(self.at).isoformat().replace("+00:00", "Z")
         return (
             f'{{"type":"entry","offset":{self.offset},"kind":{json.dumps(self.kind)},'
             f'"from":"{self.sender}","at":"{at}","state":"{self.state}",'

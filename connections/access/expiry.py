@@ -4,21 +4,13 @@ from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.utils import timezone
-
 from connections import close_codes
 from connections.background import BackgroundTasks
 from connections.config.auth_sections import ExpiryConfig
 from connections.credentials.verifier import Verifier
 from connections.exceptions import Refused
 from connections.hub.connection import LiveConnection
-
-
-def format_moment(moment: datetime | None) -> str | None:
-    """Return a moment in the format of messages: ISO 8601, UTC."""
-    if moment is None:
-        return None
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+from connections.units import format_moment, utc_now
 
 
 class ExpiryWatch:
@@ -41,15 +33,20 @@ class ExpiryWatch:
         self, connections: Iterable[LiveConnection], now: datetime | None = None
     ) -> None:
         """Warn connections whose credential expires soon; end them after the grace."""
-        now = now or timezone.now()
+        now = now or utc_now()
         for connection in connections:
-            expires_at = connection.expires_at
-            if expires_at is None or connection.close_reason is not None:
-                continue
-            if now >= expires_at + self._grace:
-                self._apply(connection, self._end)
-            elif not connection.is_expiring and now >= expires_at - self._warning:
-                self._apply(connection, self._warn)
+            self.check_one(connection, now)
+
+    def check_one(self, connection: LiveConnection, now: datetime) -> None:
+        """Warn or end one connection if its credential is due; `now` is aware."""
+        expires_at = connection.expires_at
+        if expires_at is None or connection.close_reason is not None:
+            return
+        # A moment near the end of time overflows if anything is added to it.
+        if now - self._grace >= expires_at:
+            self._apply(connection, self._end)
+        elif not connection.is_expiring and now + self._warning >= expires_at:
+            self._apply(connection, self._warn)
 
     def _apply(
         self, connection: LiveConnection, action: Callable[[LiveConnection], None]
@@ -94,7 +91,7 @@ class ExpiryWatch:
             return
         connection.is_expiring = True
         connection.flight.record("expiry_warned")
-        left = connection.expires_at + self._grace - timezone.now()
+        left = connection.expires_at - utc_now() + self._grace
         connection.sender.send(
             {
                 "type": "expiring",

@@ -77,8 +77,7 @@ class Gate:
             if self._version == known:
                 return
             self._read_at = now
-        for connection in self._hub:
-            self.apply_to(connection)
+        self._hub.for_each("The check for bans", self.apply_to)
 
     def check_address(self, address: str) -> None:
         """

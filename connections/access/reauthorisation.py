@@ -120,13 +120,17 @@ class Reauthoriser:
             for connection in connections:
                 connection.reauthorise_at = asked_at
             raise
-        for connection, snapshot in zip(connections, snapshots, strict=True):
-            if _describe(connection) != snapshot:
+        described = {one.connection_id: one for one in snapshots}
+
+        def apply(connection: LiveConnection) -> None:
+            if _describe(connection) != described[connection.connection_id]:
                 self.ask(connection)  # Its credentials have changed since.
-            elif close_reason := close_reasons.get(snapshot.connection_id):
+            elif close_reason := close_reasons.get(connection.connection_id):
                 connection.end(close_reason)
             else:
                 connection.authorised_at = asked_at
+
+        self._hub.for_each("The re-authorisation", apply, connections)
 
     async def _find_close_reasons(
         self, snapshots: Sequence[AuthorisationSnapshot]

@@ -7,13 +7,13 @@ from typing import Any
 from django.contrib.auth.models import AnonymousUser
 
 from connections import close_codes
-from connections.access.expiry import format_moment
 from connections.asgi import Message
 from connections.connection.scope import bound_client_id
 from connections.credentials.identity import Credential
 from connections.exceptions import InvalidMessage, Refused
 from connections.hub.connection import LiveConnection
 from connections.node.node import Node
+from connections.units import format_moment
 
 _REFRESH_CHARACTERS = 20_000
 """The bound on the length of a message with a credential."""

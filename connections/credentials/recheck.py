@@ -8,6 +8,7 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib.auth import SESSION_KEY, get_user_model
+from django.core.exceptions import ValidationError
 from django.utils import timezone
 
 from connections import close_codes
@@ -131,8 +132,20 @@ def _lacks(one: AuthorisationSnapshot, lacking: set[tuple[Any, Any]]) -> bool:
 
 
 def _read_users(keys: Iterable[Any]) -> dict[Any, Any]:
-    users = get_user_model()._default_manager.filter(pk__in=keys)
-    return {user.pk: user for user in users}
+    """
+    Return the users with these keys.
+
+    A key of another authentication, which the user model cannot parse, is left
+    out: it would make the query for all keys fail.
+    """
+    model = get_user_model()
+    ours = []
+    for key in keys:
+        try:
+            ours.append(model._meta.pk.to_python(key))
+        except (ValidationError, ValueError, TypeError):
+            continue
+    return {user.pk: user for user in model._default_manager.filter(pk__in=ours)}
 
 
 def _read_tokens(keys: Iterable[Any]) -> dict[Any, Any]:

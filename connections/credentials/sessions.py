@@ -17,6 +17,7 @@ from django.utils.crypto import constant_time_compare
 from connections import close_codes
 from connections.credentials.identity import Credential, name_user
 from connections.exceptions import Refused
+from connections.units import as_utc
 
 
 def digest_session_key(session_key: str) -> str:
@@ -39,12 +40,13 @@ def verify_session(session_key: str) -> Credential:
     user = _find_user(session)
     if user is None or not user.is_active:
         raise Refused(close_codes.UNAUTHENTICATED)
+    expires_at = _find_expiry(session)
     return Credential(
         client_id=name_user(user),
         user=user,
         session=session,
         session_digest=digest_session_key(session_key),
-        expires_at=_find_expiry(session),
+        expires_at=as_utc(expires_at) if expires_at else None,
     )
 
 

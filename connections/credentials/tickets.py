@@ -8,8 +8,6 @@ credential again, so that a revocation in between takes effect.
 import secrets
 from typing import Any
 
-from django.utils import timezone
-
 from connections import close_codes
 from connections.config.auth_sections import JwtConfig, TicketsConfig
 from connections.credentials.identity import Credential
@@ -21,6 +19,7 @@ from connections.models import Ticket
 from connections.models.credentials import digest_token
 from connections.models.sweep import delete_some
 from connections.net.origins import parse_origin
+from connections.units import utc_now
 
 _TICKET_BYTES = 32
 _PRUNED_AT_ONCE = 200
@@ -84,7 +83,7 @@ def _verify_claims(claims: Any, config: JwtConfig) -> Credential:
     if verifier is None or not claims:
         raise Refused(close_codes.UNAUTHENTICATED)
     credential = verifier.make_credential(claims)
-    if credential.expires_at is not None and credential.expires_at <= timezone.now():
+    if credential.expires_at is not None and credential.expires_at <= utc_now():
         raise Refused(close_codes.TOKEN_EXPIRED)
     return credential
 

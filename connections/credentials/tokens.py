@@ -14,6 +14,7 @@ from connections.credentials.identity import Credential, check_scope
 from connections.exceptions import Refused
 from connections.models import AccessToken
 from connections.models.credentials import digest_token
+from connections.units import as_utc
 
 _TOKEN_BYTES = 32
 _HINT_CHARACTERS = 6
@@ -90,7 +91,7 @@ def check(row: AccessToken) -> Credential | Refused:
         client_id=row.client_id,
         user=row.user,
         token_id=row.pk,
-        expires_at=row.expires_at,
+        expires_at=as_utc(row.expires_at) if row.expires_at else None,
         scopes=tuple(row.scopes),
     )
 

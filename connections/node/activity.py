@@ -8,7 +8,7 @@ from connections.background import BackgroundTasks
 from connections.hub.connection import LiveConnection
 from connections.hub.hub import Hub
 from connections.node.recorder import Recorder
-from connections.units import Clock
+from connections.units import Clock, utc_now
 
 _UNLIMITED_SECONDS = 300
 """Used instead of the idle timeout for connections without one."""
@@ -33,19 +33,15 @@ class ActivityWatch:
 
     async def check(self) -> None:
         """End idle and expired connections; record the activity of the others."""
-        now = self._clock()
-        self._expiry.check(self._hub)
-        for connection in self._hub:
-            timeout_seconds = connection.limits.idle_timeout_seconds
-            active_at = connection.last_activity
-            if (
-                timeout_seconds
-                and now - active_at >= timeout_seconds
-                and not connection.busy_count
-            ):
-                connection.end(close_codes.IDLE)
-            elif active_at != connection.written_activity:
-                self._record_activity(connection)
+        now, moment = self._clock(), utc_now()
+        self._hub.for_each(
+            "The check for expired credentials",
+            lambda connection: self._expiry.check_one(connection, moment),
+        )
+        self._hub.for_each(
+            "The check for idle connections",
+            lambda connection: self._check_idle(connection, now),
+        )
         # Handlers may use Django's ORM in the shared thread, where Channels
         # closes stale database connections around every single message.
         if not self._cleaning:
@@ -54,6 +50,18 @@ class ActivityWatch:
     async def stop(self) -> None:
         """Stop closing stale database connections."""
         await self._cleaning.stop()
+
+    def _check_idle(self, connection: LiveConnection, now: float) -> None:
+        timeout_seconds = connection.limits.idle_timeout_seconds
+        active_at = connection.last_activity
+        if (
+            timeout_seconds
+            and now - active_at >= timeout_seconds
+            and not connection.busy_count
+        ):
+            connection.end(close_codes.IDLE)
+        elif active_at != connection.written_activity:
+            self._record_activity(connection)
 
     def _record_activity(self, connection: LiveConnection) -> None:
         """Record activity at intervals of a tenth of the idle timeout."""

@@ -92,7 +92,14 @@ class AppliedRequests:
             is_selected = make_selector(request.target, request.value, self._node_id)
             self._recent[request.pk] = request, is_selected, now, latest
         found = self._hub.select(request.target, request.value, self._node_id)
-        return sum(self._end(connection, request, now, latest) for connection in found)
+        ended: list[LiveConnection] = []
+
+        def end(connection: LiveConnection) -> None:
+            if self._end(connection, request, now, latest):
+                ended.append(connection)
+
+        self._hub.for_each("The application of a close request", end, found)
+        return len(ended)
 
     def apply_to(self, connection: LiveConnection) -> None:
         """End a joining connection that a request of the last minute selects."""

@@ -8,6 +8,7 @@ from connections.background import BackgroundTasks
 from connections.hub.hub import Hub
 from connections.models import NodeCommand
 from connections.storage.database import Database
+from connections.units import format_moment
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ class AppliedCommands:
         notice = {
             "type": "notice",
             "text": command.text,
-            "at": command.created_at.isoformat(),
+            "at": format_moment(command.created_at),
         }
         found = self._hub.select(command.target, command.value, self._node_id)
         reached = sum(connection.sender.send(notice) for connection in found)

@@ -122,12 +122,15 @@ class LiveStateSampler:
         is_draining = self._is_draining()
         states: list[ConnectionState] = []
         before: dict[str, tuple[int, int]] = {}
+
+        def take(live: LiveConnection) -> None:
+            state = classify(live, now, self._config, is_draining=is_draining)
+            known = self._before.get(live.connection_id)
+            states.append(_describe(live, now, state, known, elapsed))
+            before[live.connection_id] = (live.messages_in, live.messages_out)
+
         for some in _batched(iter(self._hub), _AT_ONCE):
-            for live in some:
-                state = classify(live, now, self._config, is_draining=is_draining)
-                known = self._before.get(live.connection_id)
-                states.append(_describe(live, now, state, known, elapsed))
-                before[live.connection_id] = (live.messages_in, live.messages_out)
+            self._hub.for_each("The sample of live state", take, some)
             await asyncio.sleep(0)
         self._before = before
         return states

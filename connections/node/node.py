@@ -74,6 +74,7 @@ class Node:
         self.node_id = os.urandom(16).hex()
         self.hub = Hub()
         self.counters = Counters()
+        self.hub.on_failure = self.counters.failures.add
         self.meter = Meter(self.counters, self.hub, clock)
         self.usage: Usage | None = None
         """The last result of get_usage()."""
@@ -348,8 +349,7 @@ class Node:
         if self._row is None or self.recorder is None:
             return
         if not await self._row.beat(self._describe()):
-            for connection in self.hub:
-                self.recorder.record_change(connection)
+            self.hub.for_each("The record of all", self.recorder.record_change)
         await self.recorder.flush()
         await self.verifier.beat()
         await self.poll_requests()

@@ -11,7 +11,7 @@ from django.contrib.auth.models import User
 from django.contrib.sessions.models import Session
 from django.utils import timezone
 
-from connections.access.expiry import ExpiryWatch, format_moment
+from connections.access.expiry import ExpiryWatch
 from connections.config.auth_sections import ExpiryConfig
 from connections.connection.refresh import holds_refresh
 from connections.consumers import LimitedSyncJsonConsumer
@@ -25,6 +25,7 @@ from connections.node.node import Node
 from connections.storage.database import Database
 from connections.testing import FakeClock
 from connections.testing.communicators import connect_to, make_config, make_node
+from connections.units import format_moment
 from tests.connections.background_tasks import finish_tasks
 from tests.connections.conversations import Echo, JsonEcho, receive_close, receive_type
 from tests.connections.login import log_in
