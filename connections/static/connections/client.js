@@ -1,5 +1,5 @@
-// A client of a session: what is said in it arrives complete, in order and once,
-// whatever the network does; what is sent is recorded once.
+// A client of a session: entries arrive complete, in order and once, even if the
+// network fails; sent messages are recorded once.
 //
 //   const client = new SessionClient("/ws/sessions/", { session: "new" });
 //   client.addEventListener("entry", ({ detail }) => show(detail.entry));
@@ -30,9 +30,9 @@ export { textOf } from "./transcript.js";
  */
 
 const SUBPROTOCOL = "orchestra.v1";
-/** Answers that may fail to come before a message is given up. */
+/** Missing acks after which a message is given up. */
 const MAX_TIMEOUTS = 4;
-/** A server fills what is missing within five seconds by itself. */
+/** The server sends missing entries within five seconds by itself. */
 const BEHIND_MS = 6000;
 const EVICTED = 4005;
 const TOO_BIG = [1009, 4013];
@@ -41,8 +41,8 @@ const TEMPORARY = ["rate_limited", "unavailable"];
 /**
  * Events, each a CustomEvent: `state` {from, to, ending, delayMs}, `hello` (the
  * server's, with its outcome), `entry` {entry, isReplay}, `delta` {entry, text},
- * `ended` {entry}, `gap` {from, to}, `reset`, `refreshed`, `error` (one that
- * settles no message), `notice` {text, at} of staff, `bye`.
+ * `ended` {entry}, `gap` {from, to}, `reset`, `refreshed`, `error` (that
+ * settles no message), `notice` {text, at} from staff, `bye`.
  */
 export class SessionClient extends EventTarget {
   /** @type {Hello | null} */ hello = null;
@@ -59,7 +59,7 @@ export class SessionClient extends EventTarget {
   #ackTimeoutMs;
   /** @type {any} */ #resend = null;
   #pausedUntil = 0;
-  /** When a pong was first ahead of us, and by what. */
+  /** The time and offset of the first pong ahead of the transcript. */
   #behind = { offset: 0, at: 0 };
 
   /** @param {string | URL} url of all sessions @param {Options} [options] */
@@ -69,7 +69,7 @@ export class SessionClient extends EventTarget {
     this.#session = options.session ?? "new";
     this.#clock = options.clock ?? REAL_CLOCK;
     this.#getToken = options.getToken;
-    // One at a time keeps the order whatever is refused for the moment.
+    // One message at a time keeps the order when the server refuses one temporarily.
     this.#maxInFlight = options.maxInFlight ?? 1;
     this.#ackTimeoutMs = options.ackTimeoutMs ?? 15_000;
     this.#transcript = new Transcript(options.entryLimit ?? 1000);
@@ -98,7 +98,7 @@ export class SessionClient extends EventTarget {
     return this.#socket.state;
   }
 
-  /** How the last connection ended. */
+  /** The end of the last connection. */
   get ending() {
     return this.#socket.ending;
   }
@@ -112,37 +112,37 @@ export class SessionClient extends EventTarget {
     return this.#transcript.entries;
   }
 
-  /** How many messages are not yet recorded. */
+  /** The number of messages that are not yet recorded. */
   get pending() {
     return this.#outbox.size;
   }
 
-  /** Connect, also after an end that is final: "use here" is this. */
+  /** Connect, even after a final close ("use here"). */
   connect() {
     this.#socket.connect();
   }
 
-  /** End it; what is not yet recorded fails with `closed`. */
+  /** Close for good; unrecorded messages fail with `closed`. */
   close() {
     this.#socket.close();
     this.#outbox.failAll(new RequestError("closed", "the client was closed"));
   }
 
-  /** Give the connection up as if the network had failed, and come back. */
+  /** Drop the connection as if the network had failed, and reconnect. */
   drop() {
     this.#socket.drop();
   }
 
-  /** Tell that the user did something: after an idle end it comes back. */
+  /** Report user activity; reconnects after an idle close. */
   wake() {
     this.#socket.wake();
   }
 
   /**
-   * Send a message and return a promise of its ack: it is recorded then.
+   * Send a message; the promise resolves with its ack when it is recorded.
    *
-   * It is sent again after a reconnect until the server settles it. Rejects with a
-   * RequestError; an aborted `signal` stops the waiting and the sending.
+   * The message is resent after a reconnect until the server settles it. Rejects
+   * with a RequestError; an aborted `signal` withdraws the message.
    * @param {unknown} data @param {{signal?: AbortSignal}} [options]
    * @returns {Promise<Ack>}
    */
@@ -162,7 +162,7 @@ export class SessionClient extends EventTarget {
     }
   }
 
-  /** Send a message; one that is not recorded becomes an `error` event. */
+  /** Send a message; a failure becomes an `error` event. */
   send(/** @type {unknown} */ data) {
     this.request(data).catch((error) => this.#emit("error", error));
   }
@@ -172,7 +172,7 @@ export class SessionClient extends EventTarget {
     return this.#socket.send({ type: "cancel", offset });
   }
 
-  /** Give the server a new token in place; `refreshed` answers. */
+  /** Send a new token on the open connection; `refreshed` answers. */
   async refresh() {
     const token = await this.#getToken?.({ isExpired: true, previous: null });
     if (token) this.#socket.send({ type: "refresh", token });
@@ -201,7 +201,7 @@ export class SessionClient extends EventTarget {
     this.#emit("state", change);
   }
 
-  /** The same message must never be sent again. */
+  /** Fail the largest message in flight, which was too big to resend. */
   #settleTooBig() {
     if (!TOO_BIG.includes(this.ending?.code ?? 0)) return;
     const [biggest] = this.#outbox.inFlight.sort((one, other) => other.bytes - one.bytes);
@@ -265,7 +265,7 @@ export class SessionClient extends EventTarget {
   /** @param {{offset: number, at_char: number, text: string}} delta */
   #takeDelta(delta) {
     const entry = this.#transcript.extend(delta);
-    // A piece is missing: come back, and the entry is sent whole.
+    // Text is missing: after a reconnect the server sends the whole entry.
     if (entry === null) return this.#socket.drop();
     this.#emit("delta", { entry, text: delta.text });
   }
@@ -276,7 +276,7 @@ export class SessionClient extends EventTarget {
     if (entry) this.#emit("ended", { entry });
   }
 
-  /** Come back where the log stays ahead of us. @param {number} offset */
+  /** Reconnect if the log stays ahead of the transcript. @param {number} offset */
   #comparePositions(offset) {
     const { last } = this.#transcript;
     const now = this.#clock.now();
@@ -290,7 +290,7 @@ export class SessionClient extends EventTarget {
   /** @param {any} message */
   #takeError({ code, message, id, ref, retry_after_seconds: seconds }) {
     if (TEMPORARY.includes(code)) {
-      // Which message was dropped is not always known: all in flight go again.
+      // The dropped message may be unknown, so all in flight are resent.
       this.#outbox.rewind();
       const wait = Math.max(0.2, seconds ?? 1) * 1000;
       this.#pausedUntil = this.#clock.now() + wait;
@@ -359,7 +359,7 @@ function makeKey(session) {
   return `orchestra.outbox.${session}`;
 }
 
-/** Sixteen random characters: ids of two tabs must never meet. */
+/** Return 16 random characters, so that ids of two tabs never collide. */
 function makePrefix() {
   const bytes = globalThis.crypto.getRandomValues(new Uint8Array(16));
   return Array.from(bytes, (byte) => (byte % 36).toString(36)).join("");

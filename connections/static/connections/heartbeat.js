@@ -1,9 +1,9 @@
 /**
- * Finds a connection that only looks open.
+ * Detect a half-open connection.
  *
- * A network that is gone sends no close: without asking, a page would wait for
- * minutes. `ask()` sends a ping; `giveUp()` is called when nothing at all was
- * heard for `timeoutMs` after it.
+ * A lost network sends no close frame: without pings a page would wait for
+ * minutes. `ask()` sends a ping; `giveUp()` is called when nothing was received
+ * for `timeoutMs` after it.
  */
 export class Heartbeat {
   #clock;
@@ -26,7 +26,7 @@ export class Heartbeat {
     this.#timeoutMs = timeoutMs;
   }
 
-  /** Begin to ask every so often. @param {number} intervalMs */
+  /** Start periodic pings. @param {number} intervalMs */
   start(intervalMs) {
     this.stop();
     this.#intervalMs = intervalMs;
@@ -40,12 +40,12 @@ export class Heartbeat {
     this.#intervalMs = 0;
   }
 
-  /** Note that something came from the other side. */
+  /** Record that the server sent something. */
   heard() {
     this.#hasHeard = true;
   }
 
-  /** Ask now: after a sleep, or when the network is back. */
+  /** Ping now, after a sleep or when the network returns. */
   check() {
     if (this.#intervalMs === 0 || this.#deadline !== null) return;
     this.#clock.clearTimeout(this.#next);

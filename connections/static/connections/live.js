@@ -1,15 +1,15 @@
 /**
- * The live dashboard: swaps in the panels that the server has drawn.
+ * Update the panels of the live dashboard with HTML from the server.
  *
- * Over the project's own WebSocket, and by polling where that fails. The page
- * works without this module; it is then as of the moment it was loaded.
+ * Panels arrive over a WebSocket, or by polling when that fails. Without this
+ * module the page works, but shows the state at its load.
  */
 
 const KEY_LENGTH = 7;
 const STALE_SECONDS = 10;
 const SOCKET_TRIES = 2;
 const SOCKET_AGAIN_SECONDS = 60;
-/** After these the server has said no: a new attempt would change nothing. */
+/** Close codes after which a reconnect would be refused again. */
 const FINAL_CODES = [4001, 4003, 4009];
 const EVERY_KEY = "connections.live.every";
 
@@ -30,11 +30,11 @@ const state = {
   failures: 0,
   timer: 0,
   receivedAt: performance.now(),
-  /** Panels as they were last swapped in. */
+  /** The HTML of each panel, as last shown. */
   shown: new Map(),
   keys: {},
   firing: 0,
-  /** What the details are of: parameters of the details URL, and the cell's key. */
+  /** Parameters of the URL of the open details, with the cell's key. */
   detailed: null,
   opener: null,
 };
@@ -50,7 +50,7 @@ function query() {
   return parameters.toString();
 }
 
-/* What is shown, and how fresh it is */
+/* Panels and their freshness */
 
 function setBadge(kind, text) {
   if (badge.textContent !== text) {
@@ -89,7 +89,7 @@ function swap(name, html) {
   replaceKeeping(panel, html);
 }
 
-/** Replace what an element holds, but keep focus, scrolling and what is open. */
+/** Replace the content of an element; keep focus, scrolling and open details. */
 function replaceKeeping(element, html) {
   const open = [...element.querySelectorAll("details[open]")].map((one) => one.id);
   const scrolled = [...element.querySelectorAll(".live-scroll")].map((one) => one.scrollLeft);
@@ -114,7 +114,7 @@ function locate(element) {
   return href ? `a[href="${CSS.escape(href)}"]` : null;
 }
 
-/* How it arrives */
+/* WebSocket and polling */
 
 function watch() {
   if (state.socket?.readyState === WebSocket.OPEN) {
@@ -144,7 +144,7 @@ function connect() {
       return;
     }
     state.failures += 1;
-    // Another tab of the same person took this one's place: it polls from now on.
+    // 4005: another tab of this user evicted this one, which now polls.
     const seconds = event.code === 4005 || state.failures >= SOCKET_TRIES ? SOCKET_AGAIN_SECONDS : 1;
     setTimeout(resume, seconds * 1000 * (0.5 + Math.random() / 2));
     schedulePoll();
@@ -163,7 +163,7 @@ async function poll() {
     if (response.ok) receive(await response.json());
     else state.isRefused = response.status === 403 || response.type === "opaqueredirect";
   } catch {
-    // The network is away; the badge says so when it has been for long enough.
+    // The network is down; the badge turns to Stale after a while.
   }
   showFreshness();
   schedulePoll();

@@ -1,4 +1,4 @@
-/** The live columns of the list of connections; its rows stay where they are. */
+/** Update the live columns of the list of connections, but not its rows. */
 
 const EVERY_MS = 3000;
 const cells = [...document.querySelectorAll("[data-live]")];
@@ -10,7 +10,7 @@ async function refresh() {
       const response = await fetch(`live/?${new URLSearchParams(ids.map((id) => ["id", id]))}`);
       if (response.ok) show((await response.json()).rows);
     } catch {
-      // The next time shows what is missed now.
+      // The next refresh makes up for it.
     }
   }
   setTimeout(refresh, EVERY_MS);

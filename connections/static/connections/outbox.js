@@ -1,4 +1,4 @@
-/** Why a message was not recorded: the server's error code, or one of ours. */
+/** The reason why a message was not recorded: an error code of server or client. */
 export class RequestError extends Error {
   /** @param {string} code @param {string} message @param {string | null} [ref] */
   constructor(code, message, ref = null) {
@@ -17,11 +17,11 @@ export class RequestError extends Error {
  */
 
 /**
- * Messages on their way: each is sent until an ack or an error settles it.
+ * Queue messages; each is sent until an ack or an error settles it.
  *
- * The ids make sending again harmless. It is bounded: a page that is offline for
- * hours must not grow without end. With a `storage` (sessionStorage, say) what is
- * unsettled survives a reload.
+ * The ids make resending harmless. The queue is bounded, so that a page that is
+ * offline for hours does not grow without limit. With a `storage` (such as
+ * sessionStorage) unsettled messages survive a reload.
  */
 export class Outbox {
   #limit;
@@ -41,7 +41,7 @@ export class Outbox {
     this.#key = key;
     this.#storage = storage;
     for (const [id, text] of JSON.parse(storage?.getItem(key) ?? "[]")) {
-      // Nobody waits for these any more.
+      // No caller waits for restored messages.
       this.#put(id, text).promise.catch(() => {});
     }
   }
@@ -83,7 +83,7 @@ export class Outbox {
     return item;
   }
 
-  /** Keep what is unsettled under another key. @param {string} key */
+  /** Store unsettled messages under another key. @param {string} key */
   move(key) {
     this.#storage?.removeItem(this.#key);
     this.#key = key;
@@ -105,7 +105,7 @@ export class Outbox {
     for (const id of [...this.#items.keys()]) this.fail(id, error);
   }
 
-  /** Let everything in flight be sent again, in its order. */
+  /** Mark all messages in flight for resending, in order. */
   rewind() {
     for (const item of this.inFlight) item.isInFlight = false;
   }

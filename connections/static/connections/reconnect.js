@@ -1,9 +1,9 @@
-// Whether and when to return after a connection has ended: decisions alone.
+// Decide whether and when to reconnect after a connection ended; no side effects.
 
 import { CODES, HUNDREDS, OTHERS } from "./close_codes.js";
 
 /**
- * How a connection ended.
+ * The end of a connection.
  * @typedef {{code: number, reason: string, ref: string | null,
  *   reconnect: import("./close_codes.js").Reconnect, afterMs: number | null}} Ending
  */
@@ -13,18 +13,18 @@ const LONGEST_MS = 20_000;
 const SPREAD_MS = [0, 1000];
 const LATER_MS = [5000, 15_000];
 
-/** While a node is being replaced its port refuses; a short wait is enough. */
+/** A port refuses connections while its node is replaced, which takes a moment. */
 export const REPLACEMENT_MS = 30_000;
 const REPLACEMENT_SPREAD_MS = [250, 2000];
 
-/** Codes that stand for a close frame that never came or said nothing. */
+/** Codes for a close frame that is missing or has no code. */
 const SILENT = [1000, 1005, 1006];
 
 /**
- * Return how long to wait after so many failures in a row, in milliseconds.
+ * Return the milliseconds to wait after a number of consecutive failures.
  *
- * Full jitter, applied after the cap: at the cap clients are still spread over
- * the whole span instead of arriving together.
+ * Full jitter is applied after the cap, so that clients at the cap are still
+ * spread over the whole span.
  * @param {number} failures @param {() => number} random
  */
 export function backOff(failures, random) {
@@ -33,7 +33,7 @@ export function backOff(failures, random) {
 }
 
 /**
- * Put together what the close frame and the `bye` before it said.
+ * Combine the close frame and the `bye` before it.
  * @param {number} code @param {string} reason
  * @param {Record<string, any> | null} bye @returns {Ending}
  */
@@ -51,11 +51,11 @@ export function readEnding(code, reason, bye) {
 }
 
 /**
- * Return the milliseconds to wait before returning, or null for staying away.
+ * Return the milliseconds to wait before reconnecting, or null to stay closed.
  *
- * `failures` counts the connections in a row that did not last; `elapsedMs` is the
+ * `failures` counts consecutive connections that did not last; `elapsedMs` is the
  * time since the bye that named `afterMs`; `sinceDrainMs` the time since a node
- * said that it drains.
+ * announced its drain.
  * @param {Ending} ending
  * @param {{failures: number, elapsedMs?: number, sinceDrainMs?: number,
  *   random: () => number}} circumstances
@@ -72,7 +72,7 @@ export function decide(ending, circumstances) {
       return Math.max(0, given ?? spread(LATER_MS, random));
     case "now":
       if (failures === 0) return Math.max(0, given ?? spread(SPREAD_MS, random));
-      // Sent away again and again: "now" would become a loop without a pause.
+      // After repeated closes, reconnecting at once would be a busy loop.
       return Math.max(given ?? 0, backOff(failures - 1, random));
     case "new_token":
       return backOff(failures, random);

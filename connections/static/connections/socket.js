@@ -1,5 +1,5 @@
-// A WebSocket that comes back: when, how often and whether at all is decided by
-// how it ended. It knows nothing of sessions; any JSON consumer can use it.
+// A WebSocket that reconnects; its close code decides whether and when. It is
+// independent of sessions, and works with any JSON consumer.
 
 import { decide, readEnding } from "./reconnect.js";
 
@@ -19,10 +19,10 @@ export const REAL_CLOCK = {
   clearTimeout: (timer) => globalThis.clearTimeout(timer),
 };
 
-/** A connection that lasted so long counts as a success. */
+/** A connection that lasts so many milliseconds resets the failures. */
 const LASTING_MS = 10_000;
 const OPENING_MS = 10_000;
-/** For a close frame to come after the moment that a bye named. */
+/** Milliseconds to wait for the close frame that a bye announced. */
 const BYE_GRACE_MS = 3000;
 const LOST = 1006;
 const DRAINING = 4200;
@@ -30,12 +30,12 @@ const TOKEN_EXPIRED = 4100;
 
 /**
  * Events: `state` {from, to, ending, delayMs, failures}, `opened`, `message`
- * (what came, parsed where it is JSON), `bye`, `probe` (the network may have changed: look whether
- * the other side is still there).
+ * (parsed if it is JSON), `bye`, `probe` (the network may have changed: check that
+ * the server still answers).
  */
 export class ReconnectingSocket extends EventTarget {
   /** @type {State} */ state = "idle";
-  /** How the last connection ended. @type {Ending | null} */ ending = null;
+  /** The end of the last connection. @type {Ending | null} */ ending = null;
 
   #url;
   #protocols;
@@ -48,10 +48,10 @@ export class ReconnectingSocket extends EventTarget {
   /** @type {AbortController | null} */ #watching = null;
   /** @type {WebSocket | null} */ #socket = null;
   /** @type {any} */ #timer = null;
-  /** @type {any} */ #farewell = null;
+  /** @type {any} */ #closeTimer = null;
   /** @type {Record<string, any> | null} */ #bye = null;
   #byeAt = 0;
-  #turn = 0;
+  #attempt = 0;
   #failures = 0;
   /** @type {number | null} */ #readyAt = null;
   #drainedAt = -Infinity;
@@ -63,8 +63,8 @@ export class ReconnectingSocket extends EventTarget {
    * @param {() => string} url read at each attempt
    * @param {{protocols?: string[], getToken?: GetToken, clock?: Clock,
    *   random?: () => number, WebSocket?: typeof WebSocket, isReadyAtOnce?: boolean,
-   *   page?: Window | null}} [options] `isReadyAtOnce: false` leaves it to
-   *   markReady() to say that a connection is established
+   *   page?: Window | null}} [options] with `isReadyAtOnce: false` a
+   *   connection is established once markReady() is called
    */
   constructor(url, options = {}) {
     super();
@@ -78,17 +78,17 @@ export class ReconnectingSocket extends EventTarget {
     this.#page = options.page === undefined ? globalThis.window : options.page;
   }
 
-  /** Connect now, whatever came before; what is under way stays. */
+  /** Connect now, unless a connection is open or being opened. */
   connect() {
     if (this.state !== "connecting" && this.state !== "open") void this.#open();
   }
 
-  /** Tell that the user did something: an idle connection returns. */
+  /** Report user activity; reconnects after an idle close. */
   wake() {
     if (this.state === "closed" && this.ending?.reconnect === "on_action") this.connect();
   }
 
-  /** End it for good; connect() begins anew. */
+  /** Close for good; connect() starts again. */
   close() {
     this.#watching?.abort();
     this.#watching = null;
@@ -96,14 +96,14 @@ export class ReconnectingSocket extends EventTarget {
     this.#stay(readEnding(1000, "", null));
   }
 
-  /** Give the socket up as if the network had failed, and return. */
+  /** Drop the socket as if the network had failed, and reconnect. */
   drop() {
     if (this.#socket === null) return;
     this.#abandon(4000);
     this.#lose(readEnding(LOST, "", this.#bye));
   }
 
-  /** Send a message as JSON; false where there is no open connection. */
+  /** Send a message as JSON; return false without an open connection. */
   send(/** @type {unknown} */ message) {
     if (this.state !== "open" && !this.#isOpening) return false;
     this.#socket?.send(typeof message === "string" ? message : JSON.stringify(message));
@@ -114,7 +114,7 @@ export class ReconnectingSocket extends EventTarget {
     return this.state === "connecting" && this.#socket?.readyState === 1;
   }
 
-  /** Tell that the connection is established: after a hello, say. */
+  /** Mark the connection as established, for example after a hello. */
   markReady() {
     if (this.state !== "connecting") return;
     this.#clock.clearTimeout(this.#timer);
@@ -125,11 +125,11 @@ export class ReconnectingSocket extends EventTarget {
   }
 
   async #open() {
-    const turn = ++this.#turn;
+    const attempt = ++this.#attempt;
     this.#watch();
     this.#clock.clearTimeout(this.#timer);
     this.#move("connecting");
-    this.#timer = this.#clock.setTimeout(() => this.#giveUp(turn), OPENING_MS);
+    this.#timer = this.#clock.setTimeout(() => this.#giveUp(attempt), OPENING_MS);
     const protocols = [...this.#protocols];
     if (this.#getToken) {
       const asked = { isExpired: this.#isExpired, previous: this.#token };
@@ -140,7 +140,7 @@ export class ReconnectingSocket extends EventTarget {
         console.warn("No token for the connection:", error);
         token = undefined;
       }
-      if (turn !== this.#turn) return;
+      if (attempt !== this.#attempt) return;
       const isSame = this.#isExpired && token === this.#token;
       if (token === undefined || isSame) {
         const reason = isSame ? "token_expired" : "no_token";
@@ -183,25 +183,25 @@ export class ReconnectingSocket extends EventTarget {
     this.#bye = message;
     this.#byeAt = this.#clock.now();
     this.dispatchEvent(new CustomEvent("bye", { detail: message }));
-    // The close comes at that moment; a network that fails meanwhile sends none.
+    // The close frame follows at that time, unless the network fails before.
     const wait = (message.after_ms ?? 0) + BYE_GRACE_MS;
-    this.#clock.clearTimeout(this.#farewell);
-    this.#farewell = this.#clock.setTimeout(() => this.drop(), wait);
+    this.#clock.clearTimeout(this.#closeTimer);
+    this.#closeTimer = this.#clock.setTimeout(() => this.drop(), wait);
   }
 
-  /** @param {number} turn */
-  #giveUp(turn) {
-    if (turn !== this.#turn || this.state !== "connecting") return;
+  /** @param {number} attempt */
+  #giveUp(attempt) {
+    if (attempt !== this.#attempt || this.state !== "connecting") return;
     this.#abandon(4000);
     this.#lose(readEnding(LOST, "timeout", null));
   }
 
-  /** Let go of the socket without waiting for its close. @param {number} code */
+  /** Abandon the socket without waiting for its close frame. @param {number} code */
   #abandon(code) {
-    this.#turn += 1;
+    this.#attempt += 1;
     const socket = this.#socket;
     this.#socket = null;
-    // A close handshake with someone who is gone takes a browser minutes.
+    // A close handshake without a peer takes browsers minutes.
     socket?.close(code);
   }
 
@@ -209,7 +209,7 @@ export class ReconnectingSocket extends EventTarget {
   #lose(ending) {
     const now = this.#clock.now();
     this.#clock.clearTimeout(this.#timer);
-    this.#clock.clearTimeout(this.#farewell);
+    this.#clock.clearTimeout(this.#closeTimer);
     if (this.#readyAt !== null && now - this.#readyAt >= LASTING_MS) this.#failures = 0;
     this.#readyAt = null;
     if (ending.code === DRAINING) this.#drainedAt = now;
@@ -237,7 +237,7 @@ export class ReconnectingSocket extends EventTarget {
   /** @param {Ending} ending */
   #stay(ending) {
     this.#clock.clearTimeout(this.#timer);
-    this.#clock.clearTimeout(this.#farewell);
+    this.#clock.clearTimeout(this.#closeTimer);
     this.#failures = 0;
     this.ending = ending;
     this.#move("closed");
@@ -252,7 +252,7 @@ export class ReconnectingSocket extends EventTarget {
     this.dispatchEvent(new CustomEvent("state", { detail }));
   }
 
-  /** Use what a page knows of its network and its user. */
+  /** React to network and visibility events of the page. */
   #watch() {
     const page = this.#page;
     if (!page || this.#watching) return;

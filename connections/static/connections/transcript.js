@@ -5,32 +5,32 @@
  */
 
 /**
- * What a client holds of a session's log, and so what it has to ask for.
+ * The entries of a session that a client holds, and the position to resume from.
  *
- * Offsets count from 1 without holes within an epoch. An entry that comes again
- * replaces the one that is there.
+ * Offsets count from 1 without holes within an epoch. A repeated entry replaces
+ * the former one.
  */
 export class Transcript {
   /** @type {string | null} */ epoch = null;
-  /** The last offset without a hole before it. */ last = 0;
+  /** The last offset before the first hole. */ last = 0;
 
   #limit;
-  /** Up to here entries may be missing: they were trimmed. */ #trimmedTo = 0;
+  /** Entries up to this offset may be missing: the server trimmed them. */ #trimmedTo = 0;
   /** @type {Map<number, Entry>} */ #entries = new Map();
-  /** Code points of each entry that grows. @type {Map<number, number>} */
+  /** Code points of each streaming entry. @type {Map<number, number>} */
   #lengths = new Map();
 
-  /** @param {number} limit entries kept; the oldest go first */
+  /** @param {number} limit entries kept; the oldest are dropped first */
   constructor(limit) {
     this.#limit = limit;
   }
 
-  /** The entries in their order. */
+  /** The entries in order. */
   get entries() {
     return [...this.#entries.values()].sort((one, other) => one.offset - other.offset);
   }
 
-  /** What a reconnecting client says it holds, as a query. */
+  /** The position of a reconnecting client, as a query string. */
   get position() {
     if (this.epoch === null) return "";
     const open = [...this.#lengths.keys()].sort((one, other) => one - other);
@@ -40,7 +40,7 @@ export class Transcript {
   }
 
   /**
-   * Prepare for what follows a hello; true where all that was held is void.
+   * Prepare for the entries after a hello; return true if all held ones are void.
    * @param {{epoch: string, offset: number, outcome: string,
    *   gap: [number, number] | null}} hello
    */
@@ -54,7 +54,7 @@ export class Transcript {
       this.last = 0;
       this.#trimmedTo = offset;
     } else if (gap) {
-      // Nothing follows a gap that reaches the end.
+      // No entry follows a gap at the end of the log.
       if (gap[1] >= offset) this.last = gap[1];
       for (const lost of this.#lengths.keys()) {
         if (gap[0] <= lost && lost <= gap[1]) this.settle({ offset: lost, state: "interrupted" });
@@ -64,7 +64,7 @@ export class Transcript {
     return isVoid;
   }
 
-  /** Take an entry; false where one before it is missing. @param {Entry} entry */
+  /** Add an entry; return false if one before it is missing. @param {Entry} entry */
   put(entry) {
     const { offset } = entry;
     if (offset > this.last) {
@@ -79,7 +79,7 @@ export class Transcript {
   }
 
   /**
-   * Let an entry grow; null where the piece does not join on.
+   * Append to a streaming entry; return null if the text does not join on.
    * @param {{offset: number, at_char: number, text: string}} delta
    * @returns {Entry | null}
    */
@@ -94,7 +94,7 @@ export class Transcript {
   }
 
   /**
-   * Note how a stream ended; null where the entry is not here.
+   * Record the end of a stream; return null if the entry is unknown.
    * @param {{offset: number, state: EntryState}} change @returns {Entry | null}
    */
   settle({ offset, state }) {
@@ -114,7 +114,7 @@ export class Transcript {
   }
 }
 
-/** Return the text of an entry that streams. @param {Entry} entry */
+/** Return the text of a streaming entry. @param {Entry} entry */
 export function textOf(entry) {
   return typeof entry.data?.text === "string" ? entry.data.text : "";
 }
