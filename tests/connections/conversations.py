@@ -1,4 +1,4 @@
-"""Consumers, and what they are asked, that several test modules use."""
+"""Consumers and conversations for several test modules."""
 
 import json
 from typing import Any
@@ -12,7 +12,7 @@ from connections.testing.communicators import Communicator, connect_to
 
 
 async def receive_close(communicator: WebsocketCommunicator) -> dict[str, Any]:
-    """Return the next close event, messages before it passed over."""
+    """Return the next close event; skip messages before it."""
     while True:
         event: dict[str, Any] = await communicator.receive_output()
         if event["type"] == "websocket.close":
@@ -20,7 +20,7 @@ async def receive_close(communicator: WebsocketCommunicator) -> dict[str, Any]:
 
 
 async def receive_type(communicator: WebsocketCommunicator, kind: str) -> Any:
-    """Return the next JSON message of a type, others passed over."""
+    """Return the next JSON message of a type; skip others."""
     while True:
         content = json.loads((await communicator.receive_output())["text"])
         if content["type"] == kind:

@@ -1,4 +1,4 @@
-"""Who is kept out: in memory, by commands, in the admin, on a node."""
+"""Test bans in memory, by commands, in the admin and on a node."""
 
 import asyncio
 import json
@@ -60,7 +60,7 @@ def make_bans(*bans: Ban, clock: FakeClock | None = None) -> Bans:
         ("192.0.2.0/24", "not an address", False),
     ],
 )
-def test_an_address_is_held_against_networks(
+def test_an_address_is_matched_with_networks(
     banned: str, address: str, is_out: bool
 ) -> None:
     bans = make_bans(Ban(target="address", value=banned))
@@ -86,7 +86,7 @@ def test_a_ban_ends_by_itself(target: str, value: str) -> None:
     assert not bans.has_ban_on(client_id="a", address="::1")
 
 
-def test_what_is_replaced_is_forgotten() -> None:
+def test_replaced_bans_are_forgotten() -> None:
     bans = make_bans(
         Ban(target="client", value="a"), Ban(target="address", value="::1")
     )
@@ -95,7 +95,7 @@ def test_what_is_replaced_is_forgotten() -> None:
     assert not bans.has_ban_on(client_id="a", address="::1")
 
 
-def test_a_ban_that_makes_no_sense_costs_no_other(
+def test_an_invalid_ban_does_not_affect_others(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     bans = make_bans(
@@ -140,7 +140,7 @@ def test_ban_and_unban() -> None:
 
 
 @pytest.mark.django_db
-def test_a_second_ban_of_the_same_takes_the_place_of_the_first() -> None:
+def test_a_second_ban_replaces_the_first() -> None:
     run("ban", "--client", "phone", "--reason", "first", "--for", "60")
     first = Ban.objects.get()
     run("ban", "--client", "phone", "--reason", "second")
@@ -169,7 +169,7 @@ def test_a_second_ban_of_the_same_takes_the_place_of_the_first() -> None:
         (["unban", "--client", "a"], "no ban of client a"),
     ],
 )
-def test_the_commands_name_what_is_wrong(arguments: list[str], problem: str) -> None:
+def test_the_commands_name_the_problem(arguments: list[str], problem: str) -> None:
     with pytest.raises(CommandError, match=problem):
         run(*arguments)
     assert not Ban.objects.exists()
@@ -198,8 +198,8 @@ def test_staff_ban_and_lift_in_the_admin(admin_client: Client) -> None:
 
 
 @pytest.mark.django_db
-def test_the_target_of_a_ban_stays_in_the_admin(admin_client: Client) -> None:
-    """A user's key is not read as the name of another user on the way."""
+def test_the_admin_keeps_the_target_of_a_ban(admin_client: Client) -> None:
+    """The key of a user is not taken for the name of another."""
     one = User.objects.create_user("one")
     User.objects.create_user(str(one.pk))
     ban = Ban(target="user", value="one")
@@ -223,10 +223,10 @@ impose_here = database_sync_to_async(impose)
     ("target", "value"),
     [("client", "alice"), ("address", "192.0.2.0/24")],
 )
-async def test_a_ban_ends_who_is_there_and_stops_who_returns(
+async def test_a_ban_ends_open_connections_and_refuses_new_ones(
     recording: Node, target: str, value: str
 ) -> None:
-    """By custom client ids too, which the middleware does not know."""
+    """It applies to client ids of consumers too, which the middleware does not know."""
     there = await open_connection(JsonEcho, recording, client=["192.0.2.7", 1])
     other = await open_connection(
         Echo, recording, client_id="bob", client=["192.0.3.7", 1]
@@ -252,8 +252,8 @@ async def test_a_ban_ends_who_is_there_and_stops_who_returns(
 
 
 @pytest.mark.django_db(transaction=True)
-async def test_bans_written_by_other_means_are_found(recording: Node) -> None:
-    """New rows on a beat; changed ones when all are read again."""
+async def test_bans_written_past_the_model_are_found(recording: Node) -> None:
+    """New rows on a beat, changed ones when all are read again."""
     there = await open_connection(JsonEcho, recording)
     await recording.beat()
     over = timezone.now() - timedelta(days=1)
@@ -272,7 +272,7 @@ async def test_bans_written_by_other_means_are_found(recording: Node) -> None:
 
 
 class HesitantPool(LocalPool):
-    """Gives a slot when the test says so."""
+    """Returns a slot when the test allows it."""
 
     def __init__(self) -> None:
         super().__init__(max_total=10, evict_oldest=True)
@@ -288,7 +288,7 @@ class HesitantPool(LocalPool):
 
 
 @pytest.mark.django_db(transaction=True)
-async def test_a_ban_that_is_read_while_a_slot_is_waited_for_counts(
+async def test_a_ban_read_during_the_wait_for_a_slot_counts(
     recording: Node,
 ) -> None:
     pool = recording.pool = HesitantPool()
@@ -311,7 +311,7 @@ async def test_an_unchanged_list_is_not_read_again(recording: Node) -> None:
     assert len(recording.gate.bans) == 0
 
 
-async def test_a_gate_that_never_read_the_bans_lets_nobody_in(
+async def test_a_gate_that_never_read_the_bans_admits_no_client(
     switchable_database: SwitchableDatabase,
 ) -> None:
     switchable_database.is_away = True
@@ -321,8 +321,10 @@ async def test_a_gate_that_never_read_the_bans_lets_nobody_in(
     assert refused.value.close_reason.code == 4104
 
 
-async def test_the_log_says_who_was_banned(caplog: pytest.LogCaptureFixture) -> None:
-    """Where from, whose client and whose page; what is a client's text stays short."""
+async def test_the_log_names_the_banned_client(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It has the address, client and origin, and bounds their length."""
     caplog.set_level("INFO", "connections.middleware")
     node = make_node(anonymous=True)
     client_id = name_address("192.0.2.7")

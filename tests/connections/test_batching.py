@@ -1,4 +1,4 @@
-"""Many look-ups become few, and none is answered with what was read before it."""
+"""Test that look-ups are combined, and no answer is older than its request."""
 
 import asyncio
 
@@ -8,7 +8,7 @@ from connections.credentials.batching import BatchLoader
 
 
 class Source:
-    """Answers when the test says so, and notes what it was asked at once."""
+    """Answers when the test allows it, and records the batches."""
 
     def __init__(self) -> None:
         self.asked: list[list[str]] = []
@@ -30,7 +30,7 @@ async def ask(lookups: BatchLoader[str], *keys: str) -> list[asyncio.Task[str]]:
     return tasks
 
 
-async def test_those_that_come_meanwhile_go_into_the_next_together() -> None:
+async def test_keys_that_arrive_during_a_batch_form_the_next_one() -> None:
     source = Source()
     lookups = BatchLoader(source.find_all, 5)
     first = await ask(lookups, "a", "b")
@@ -43,7 +43,7 @@ async def test_those_that_come_meanwhile_go_into_the_next_together() -> None:
     assert source.asked == [["a", "b"], ["c", "a"]]
 
 
-async def test_a_failure_is_that_of_all_who_asked_and_of_no_one_else() -> None:
+async def test_a_failure_concerns_its_batch_alone() -> None:
     source = Source()
     lookups = BatchLoader(source.find_all, 5)
     source.failure = LookupError("away")
@@ -56,7 +56,7 @@ async def test_a_failure_is_that_of_all_who_asked_and_of_no_one_else() -> None:
     assert await task == "C"
 
 
-async def test_one_that_never_answers_holds_up_nobody_for_longer() -> None:
+async def test_a_batch_without_an_answer_times_out() -> None:
     source = Source()
     lookups = BatchLoader(source.find_all, 0.02)
     (stuck,) = await ask(lookups, "a")
@@ -67,7 +67,7 @@ async def test_one_that_never_answers_holds_up_nobody_for_longer() -> None:
     assert await waiting == "B"
 
 
-async def test_who_stops_waiting_takes_nothing_from_others() -> None:
+async def test_a_cancelled_look_up_does_not_affect_others() -> None:
     source = Source()
     lookups = BatchLoader(source.find_all, 5)
     gone, waiting = await ask(lookups, "a", "b")

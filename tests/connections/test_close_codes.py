@@ -1,4 +1,4 @@
-"""The registry of ends keeps the promises that clients rely on."""
+"""Test that the registry of close reasons is consistent."""
 
 import re
 
@@ -28,8 +28,8 @@ def test_every_code_may_be_sent_or_is_recorded_only() -> None:
     assert unsendable == RECORDED_ONLY
 
 
-def test_every_ending_is_in_the_registry_under_its_reason() -> None:
-    """Two endings of one reason would leave one of them out."""
+def test_every_close_reason_is_in_the_registry() -> None:
+    """Of two with the same word the registry would lack one."""
     defined = [
         one for one in vars(close_codes).values() if isinstance(one, CloseReason)
     ]
@@ -46,7 +46,7 @@ def test_a_reason_is_a_short_word(reason: str) -> None:
 @pytest.mark.parametrize(
     "close_reason", CLOSE_REASONS.values(), ids=lambda one: str(one.reason)
 )
-def test_the_hundred_tells_what_to_do(close_reason: CloseReason) -> None:
+def test_the_hundred_gives_the_advice(close_reason: CloseReason) -> None:
     """4013 is the exception: return, but never with the same message."""
     hundred = close_reason.code // 100
     if close_reason.reason == "message_too_big":
@@ -65,7 +65,7 @@ def test_the_hundred_tells_what_to_do(close_reason: CloseReason) -> None:
 @pytest.mark.parametrize(
     "close_reason", CLOSE_REASONS.values(), ids=lambda one: str(one.reason)
 )
-def test_only_who_returns_is_told_when_to(close_reason: CloseReason) -> None:
+def test_only_returning_clients_get_a_delay(close_reason: CloseReason) -> None:
     if close_reason.after_ms is not None:
         assert close_reason.reconnect in (Reconnect.LATER, Reconnect.NOW)
     if close_reason.reconnect is Reconnect.LATER:
@@ -73,7 +73,7 @@ def test_only_who_returns_is_told_when_to(close_reason: CloseReason) -> None:
         assert close_reason.after_ms[0] >= 5_000
 
 
-def test_bye_says_all_that_a_client_needs() -> None:
+def test_bye_has_all_fields() -> None:
     assert close_codes.DRAINING.bye(ref="r1", after_ms=1840) == {
         "type": "bye",
         "code": 4200,
@@ -92,17 +92,17 @@ def test_bye_spreads_clients_over_the_whole_span() -> None:
     assert max(waits) <= 15_000
 
 
-def test_bye_names_no_moment_where_a_client_stays_away() -> None:
+def test_bye_has_no_delay_if_the_client_must_not_return() -> None:
     assert close_codes.KICKED.bye()["after_ms"] is None
 
 
 @pytest.mark.parametrize("code", [999, 1004, 1005, 1006, 1015, 1016, 2999, 5000])
-def test_codes_that_never_travel_may_not_be_sent(code: int) -> None:
+def test_reserved_codes_may_not_be_sent(code: int) -> None:
     assert not may_send(code)
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 1008, 1011, 1014, 3000, 4000, 4999])
-def test_codes_that_travel_may_be_sent(code: int) -> None:
+def test_other_codes_may_be_sent(code: int) -> None:
     assert may_send(code)
 
 
@@ -148,9 +148,7 @@ def test_a_reason_has_all_the_codes_that_are_recorded_with_it() -> None:
         (4999, "application", Reconnect.BACKOFF),
     ],
 )
-def test_a_client_knows_what_to_do_on_any_code(
-    code: int, reason: str, reconnect: Reconnect
-) -> None:
+def test_every_code_has_advice(code: int, reason: str, reconnect: Reconnect) -> None:
     close_reason = get_close_reason(code)
     assert (close_reason.reason, close_reason.reconnect) == (reason, reconnect)
     assert (close_reason.after_ms is not None) == (

@@ -1,4 +1,4 @@
-"""What a consumer does for its client, seen through Channels' communicator."""
+"""Test limited consumers through Channels' communicator."""
 
 import asyncio
 import gc
@@ -91,7 +91,7 @@ async def test_a_strangers_connection_cannot_be_replaced() -> None:
     await mallory.disconnect()
 
 
-async def test_a_full_pool_accepts_says_bye_and_closes() -> None:
+async def test_a_full_pool_accepts_sends_bye_and_closes() -> None:
     node = make_node(max_total_connections=1, max_connections_per_client=1)
     first = await open_connection(JsonEcho, node, client_id="alice")
     second = await open_connection(JsonEcho, node, client_id="bob")
@@ -229,10 +229,10 @@ async def test_a_spent_error_budget_closes(
         ({"text": '{"type": "__init__"}'}, "unknown_type"),
     ],
 )
-async def test_what_a_json_consumer_cannot_use_is_answered(
+async def test_an_invalid_json_message_gets_an_error(
     consumer_class: Any, message: dict[str, Any], code: str
 ) -> None:
-    """The asynchronous and the synchronous twin answer alike."""
+    """The asynchronous and the synchronous consumer answer alike."""
     consumer_class = consumer_class or LimitedSyncJsonConsumer
     communicator = await open_connection(consumer_class, make_node())
     await communicator.send_input({"type": "websocket.receive", **message})
@@ -318,8 +318,8 @@ async def test_sending_after_the_end_is_ignored() -> None:
     await communicator.disconnect()
 
 
-async def test_sending_on_after_the_end_holds_nobody_up() -> None:
-    """Others have their turn, and so may what would stop the handler."""
+async def test_sending_in_a_loop_after_the_end_does_not_block_the_event_loop() -> None:
+    """Other tasks run, among them one that stops the handler."""
 
     class Unaware(LimitedConsumer):
         async def receive(self, *args: Any, **kwargs: Any) -> None:
@@ -335,11 +335,11 @@ async def test_sending_on_after_the_end_holds_nobody_up() -> None:
     await communicator.disconnect()
 
 
-async def test_a_message_that_is_handled_is_held_no_longer() -> None:
-    """A client that said much once, and is silent, costs nothing for it."""
+async def test_a_handled_message_is_freed() -> None:
+    """A client that sent a large message and is silent costs no memory for it."""
 
     class Text(str):
-        """A text that can be looked after."""
+        """A text that supports weak references."""
 
     class Measuring(LimitedConsumer):
         async def receive(self, text_data: Any = None, bytes_data: Any = None) -> None:
@@ -373,7 +373,9 @@ async def test_idle_counts_from_the_last_application_data() -> None:
     await communicator.disconnect()
 
 
-async def test_what_is_no_activity_does_not_keep_a_connection() -> None:
+async def test_a_message_that_is_no_activity_does_not_restart_the_idle_timeout() -> (
+    None
+):
     class Heartbeating(LimitedConsumer):
         def is_activity(self, message: dict[str, Any]) -> bool:
             return message.get("text") != "heartbeat"
@@ -389,7 +391,7 @@ async def test_what_is_no_activity_does_not_keep_a_connection() -> None:
     await communicator.disconnect()
 
 
-async def test_an_exception_about_activity_costs_an_error_too() -> None:
+async def test_an_exception_in_is_activity_costs_an_error() -> None:
     class Failing(JsonEcho):
         def is_activity(self, message: dict[str, Any]) -> bool:
             raise LookupError("planted")

@@ -1,4 +1,4 @@
-"""Who may connect: tokens and sessions, with the database there and away."""
+"""Test tokens and sessions, with the database there and away."""
 
 import hashlib
 from collections.abc import Callable
@@ -57,7 +57,7 @@ def test_an_unknown_token_is_unauthenticated(token: str) -> None:
 
 
 @pytest.mark.django_db
-def test_the_look_up_of_a_token_knows_nothing_of_it_but_its_hash() -> None:
+def test_the_look_up_of_a_token_uses_its_hash_alone() -> None:
     """
     Nothing is compared with the token itself, so no timing can tell of it.
 
@@ -80,7 +80,7 @@ def test_the_look_up_of_a_token_knows_nothing_of_it_but_its_hash() -> None:
 
 
 @pytest.mark.django_db
-def test_expired_revoked_and_deactivated_are_told_apart() -> None:
+def test_expired_revoked_and_deactivated_have_reasons_of_their_own() -> None:
     user = User.objects.create_user("alice")
     token, row = create_access_token(
         "alice", user=user, expires_at=timezone.now() + timedelta(seconds=60)
@@ -120,7 +120,7 @@ def test_a_scope_is_a_path_with_all_below_it_or_a_route(
 
 
 @pytest.mark.parametrize("scope", ["", "/ws/ chat/", "/ws/?a=1", "/ws/#a", "x" * 256])
-def test_a_scope_that_can_match_nothing_is_refused(scope: str) -> None:
+def test_an_invalid_scope_is_refused(scope: str) -> None:
     with pytest.raises(ValueError, match="no scope"):
         check_scope(scope)
 
@@ -135,7 +135,7 @@ def test_a_session_gives_its_user() -> None:
 
 
 @pytest.mark.django_db
-def test_a_session_is_gone_with_the_password() -> None:
+def test_a_new_password_ends_the_session() -> None:
     user = User.objects.create_user("alice", password="one")
     key = log_in(user)
     user.set_password("two")
@@ -161,7 +161,7 @@ def test_an_unknown_session_is_unauthenticated(key: str) -> None:
 
 
 @pytest.mark.django_db
-def test_a_session_of_nobody_or_of_an_inactive_user_is_unauthenticated() -> None:
+def test_a_session_without_an_active_user_is_unauthenticated() -> None:
     user = User.objects.create_user("alice", is_active=False)
     assert refusal(verify_session, log_in(user)) == "unauthenticated"
     key = log_in(user, **{BACKEND_SESSION_KEY: "not.configured"})

@@ -1,4 +1,4 @@
-"""Credentials that end under an open connection: the warning, the end, the refresh."""
+"""Test the warning, the end and the refresh of credentials that expire."""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -35,10 +35,10 @@ EXPIRES_AT = datetime(2030, 1, 1, tzinfo=UTC)
 
 
 class SpyingSender:
-    """Remembers what it was told."""
+    """Records messages and close reasons."""
 
     def __init__(self) -> None:
-        self.told: list[dict[str, Any]] = []
+        self.sent: list[dict[str, Any]] = []
         self.close_reasons: list[str] = []
 
     def end(self, close_reason: Any, ref: str | None, after_ms: int | None) -> None:
@@ -47,7 +47,7 @@ class SpyingSender:
     def announce(self, close_reason: Any, after_ms: int) -> None: ...
 
     def send(self, content: dict[str, Any]) -> bool:
-        self.told.append(content)
+        self.sent.append(content)
         return True
 
     def abort(self) -> None: ...
@@ -78,18 +78,18 @@ def test_the_warning_comes_before_and_the_end_after_the_grace(
     )
     for _ in range(3):
         watch.check([connection], EXPIRES_AT - timedelta(seconds=seconds_before))
-    assert len(sender.told) == is_warned
+    assert len(sender.sent) == is_warned
     assert sender.close_reasons == ["token_expired"] * is_ended
 
 
-def test_a_credential_without_an_end_is_left_alone() -> None:
+def test_a_credential_without_an_end_gets_no_warning() -> None:
     watch = ExpiryWatch(ExpiryConfig(), None)
     connection, sender = make_connection(Credential(client_id="alice"))
     watch.check([connection], datetime.max.replace(tzinfo=UTC))
-    assert (sender.told, sender.close_reasons) == ([], [])
+    assert (sender.sent, sender.close_reasons) == ([], [])
 
 
-def test_a_new_credential_is_warned_of_anew() -> None:
+def test_a_new_credential_gets_a_warning_of_its_own() -> None:
     watch = ExpiryWatch(ExpiryConfig(), None)
     connection, sender = make_connection(
         Credential(client_id="alice", expires_at=EXPIRES_AT)
@@ -98,9 +98,9 @@ def test_a_new_credential_is_warned_of_anew() -> None:
     later = EXPIRES_AT + timedelta(hours=1)
     connection.renew(Credential(client_id="alice", expires_at=later))
     watch.check([connection], EXPIRES_AT + timedelta(minutes=30))
-    assert (len(sender.told), sender.close_reasons) == (1, [])
+    assert (len(sender.sent), sender.close_reasons) == (1, [])
     watch.check([connection], later)
-    assert len(sender.told) == 2
+    assert len(sender.sent) == 2
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ class SyncEcho(LimitedSyncJsonConsumer):
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("consumer", [JsonEcho, SyncEcho])
-async def test_a_refresh_puts_the_connection_on_another_token(
+async def test_a_refresh_changes_the_token_of_the_connection(
     recording: Node, consumer: Any
 ) -> None:
     soon, later = (timezone.now() + timedelta(seconds=one) for one in (5, 500))
@@ -209,8 +209,8 @@ async def refuse(communicator: WebsocketCommunicator, token: str) -> tuple[str, 
 
 
 @pytest.mark.django_db(transaction=True)
-async def test_a_refresh_cannot_change_who_it_is(recording: Node) -> None:
-    """Another client's token, or the client's own for another user, or nobody's."""
+async def test_a_refresh_cannot_change_the_client(recording: Node) -> None:
+    """The token of another client, of another user, or an unknown one."""
     user = await User.objects.acreate(username="alice")
     other = await User.objects.acreate(username="mallory")
     communicator = await open_with(await create(user=user), recording)
@@ -228,7 +228,7 @@ async def test_a_refresh_cannot_change_who_it_is(recording: Node) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-async def test_a_refresh_holds_to_the_scopes_of_the_token(recording: Node) -> None:
+async def test_a_refresh_checks_the_scopes_of_the_token(recording: Node) -> None:
     communicator = await open_with(await create(scopes=["/ws/"]), recording)
     elsewhere = await create(scopes=["/other/"])
     assert "this place" in (await refuse(communicator, elsewhere))[1]
@@ -236,7 +236,7 @@ async def test_a_refresh_holds_to_the_scopes_of_the_token(recording: Node) -> No
 
 
 @pytest.mark.django_db(transaction=True)
-async def test_a_refused_refresh_says_why_and_leaves_the_connection(
+async def test_a_refused_refresh_gets_an_error_and_leaves_the_connection_open(
     recording: Node,
 ) -> None:
     communicator = await open_with(await create(), recording)
@@ -285,7 +285,7 @@ async def test_a_refresh_is_no_activity() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "is_meant"),
+    ("text", "is_expected"),
     [
         ('{"type":"refresh","token":"t"}', True),
         ('{"token": "t", "type": "refresh"}', True),
@@ -299,13 +299,13 @@ async def test_a_refresh_is_no_activity() -> None:
         (None, False),
     ],
 )
-def test_what_is_a_refresh(text: str | None, is_meant: bool) -> None:
-    assert holds_refresh({"type": "websocket.receive", "text": text}) is is_meant
+def test_a_refresh_is_recognised(text: str | None, is_expected: bool) -> None:
+    assert holds_refresh({"type": "websocket.receive", "text": text}) is is_expected
 
 
 @pytest.mark.django_db
 def test_a_session_ends_when_the_database_says(settings: Any) -> None:
-    """Not two weeks from each look at it."""
+    """It does not end two weeks after each read."""
     key = log_in(User.objects.create_user("alice"))
     ends_at = timezone.now() + timedelta(seconds=77)
     Session.objects.update(expire_date=ends_at)
@@ -313,7 +313,7 @@ def test_a_session_ends_when_the_database_says(settings: Any) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-async def test_a_session_extended_over_http_is_no_expired_one(recording: Node) -> None:
+async def test_a_session_extended_over_http_has_not_expired(recording: Node) -> None:
     user = await database_sync_to_async(User.objects.create_user)("alice")
     key = await database_sync_to_async(log_in)(user)
     soon = timezone.now() + timedelta(seconds=1)
@@ -328,7 +328,7 @@ async def test_a_session_extended_over_http_is_no_expired_one(recording: Node) -
         await finish_tasks()
 
     await check(soon)
-    assert len(sender.told) == 1
+    assert len(sender.sent) == 1
     later = timezone.now() + timedelta(hours=1)
     await Session.objects.aupdate(expire_date=later)
     await check(soon + timedelta(seconds=10))
@@ -338,8 +338,8 @@ async def test_a_session_extended_over_http_is_no_expired_one(recording: Node) -
     assert sender.close_reasons == ["token_expired"]
 
 
-async def test_a_session_nobody_can_look_up_is_not_ended() -> None:
-    """While the database is away, stale_authorisation_seconds decides."""
+async def test_a_session_is_not_ended_while_the_database_is_away() -> None:
+    """Then stale_authorisation_seconds decides."""
     database = SwitchableDatabase()
     database.is_away = True
     session = type("Session", (), {"session_key": "key"})()

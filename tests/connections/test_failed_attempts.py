@@ -1,4 +1,4 @@
-"""Credentials that were wrong too often are not looked at for a while."""
+"""Test the limit of wrong credentials per address."""
 
 import logging
 
@@ -45,7 +45,7 @@ def test_ipv6_counts_by_its_network_and_mapped_addresses_as_ipv4() -> None:
     assert failed.is_limited("192.0.2.7")
 
 
-def test_memory_is_bounded_and_the_longest_unseen_goes_first() -> None:
+def test_memory_is_bounded_and_the_oldest_failure_is_forgotten_first() -> None:
     failed = make(FakeClock())
     for number in range(failed_attempts.MAX_ADDRESSES + 1):
         for _ in range(3):
@@ -55,7 +55,7 @@ def test_memory_is_bounded_and_the_longest_unseen_goes_first() -> None:
     assert failed.is_limited("10.0.0.1")
 
 
-def test_a_storm_is_logged_seldom(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_storm_is_logged_rarely(caplog: pytest.LogCaptureFixture) -> None:
     clock = FakeClock()
     failed = make(clock)
     caplog.set_level(logging.INFO)
@@ -68,8 +68,8 @@ def test_a_storm_is_logged_seldom(caplog: pytest.LogCaptureFixture) -> None:
     assert len(caplog.records) == 1
 
 
-def test_what_came_at_once_is_paid_for_afterwards() -> None:
-    """A look-up takes its time: many are under way before the first was wrong."""
+def test_simultaneous_failures_are_charged_afterwards() -> None:
+    """Many look-ups are under way before the first one fails."""
     clock = FakeClock()
     failed = make(clock)
     for _ in range(33):
@@ -80,7 +80,7 @@ def test_what_came_at_once_is_paid_for_afterwards() -> None:
     assert not failed.is_limited("192.0.2.7")
 
 
-def test_no_debt_is_for_ever() -> None:
+def test_the_charge_is_bounded() -> None:
     clock = FakeClock()
     failed = make(clock)
     for _ in range(10_000):

@@ -1,4 +1,4 @@
-"""The flight record: the last events, no flood, kept where someone may ask."""
+"""Test the flight record of a connection."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from tests.connections.conversations import receive_type
 
 
 class Clumsy(LimitedJsonConsumer):
-    """Crashes when asked to."""
+    """Raises an exception on request."""
 
     async def handle_crash(self, content: dict[str, Any]) -> None:
         raise ArithmeticError("planted, with a secret")
@@ -45,7 +45,7 @@ def test_the_last_fifty_stay() -> None:
     assert details == [str(number) for number in range(10, 60)]
 
 
-def test_a_flood_of_one_kind_pushes_nothing_out() -> None:
+def test_equal_events_in_a_row_take_one_place() -> None:
     flight = FlightRecord(FakeClock())
     flight.record("slot_taken")
     for _ in range(1000):
@@ -67,12 +67,14 @@ def test_a_flood_of_one_kind_pushes_nothing_out() -> None:
         ("internal_error", 3, True),
     ],
 )
-def test_what_is_kept(reason: str, errors: int, is_kept: bool) -> None:
+def test_records_of_planned_ends_are_not_kept(
+    reason: str, errors: int, is_kept: bool
+) -> None:
     assert is_worth_keeping(reason, errors) is is_kept
 
 
-async def test_a_connection_notes_what_happens_to_it() -> None:
-    """Ids and reasons; never what was said."""
+async def test_a_connection_records_its_events() -> None:
+    """It records ids and reasons, and no data of the client."""
     node = make_node(errors={"budget": 2})
     communicator = connect_to(Clumsy, node)
     await communicator.connect()
@@ -95,8 +97,8 @@ async def test_a_connection_notes_what_happens_to_it() -> None:
     assert describe_words(connection.flight)[-1] == "left"
 
 
-async def test_whoever_is_ended_learns_a_ref() -> None:
-    """Without an error the connection's own id is what a client may quote."""
+async def test_bye_has_a_ref() -> None:
+    """Without an error it is the id of the connection."""
     node = make_node()
     communicator = connect_to(Clumsy, node)
     await communicator.connect()

@@ -1,4 +1,4 @@
-"""The live connections of a node are found by whatever a close request names."""
+"""Test that the hub finds the connections that a close request selects."""
 
 import time
 import uuid
@@ -55,14 +55,14 @@ def hub() -> Hub:
         ("nonsense", "a1", []),
     ],
 )
-async def test_a_target_selects_what_it_names(
+async def test_a_target_selects_its_connections(
     hub: Hub, target: str, value: str, expected: list[str]
 ) -> None:
     found = [one.connection_id for one in hub.select(target, value, "here")]
     assert sorted(found) == expected
 
 
-async def test_what_left_is_found_no_more(hub: Hub) -> None:
+async def test_a_connection_that_left_is_not_found(hub: Hub) -> None:
     connection = hub.get("b1")
     assert connection is not None
     assert hub.leave(connection)
@@ -72,12 +72,12 @@ async def test_what_left_is_found_no_more(hub: Hub) -> None:
     assert [one.connection_id for one in hub.select(Target.CLIENT, "bob", "")] == ["b2"]
 
 
-async def test_connections_may_leave_while_the_hub_is_walked(hub: Hub) -> None:
+async def test_connections_may_leave_during_an_iteration(hub: Hub) -> None:
     assert all(hub.leave(connection) for connection in hub)
     assert len(hub) == 0
 
 
-async def test_emptied_is_set_only_while_nobody_is_there() -> None:
+async def test_emptied_is_set_only_while_the_hub_is_empty() -> None:
     hub = Hub()
     connection = make_connection("a1")
     assert hub.emptied.is_set()
@@ -95,7 +95,7 @@ def test_a_connection_ends_once() -> None:
     assert sender.close_reasons == [KICKED]
 
 
-def test_a_connection_at_work_is_not_idle() -> None:
+def test_a_busy_connection_is_not_idle() -> None:
     connection = make_connection("a1", now=100.0)
     assert connection.idle_seconds(107.0) == 7
     connection.busy_count = 1

@@ -1,4 +1,4 @@
-"""JWTs: what is taken, every known attack that is not, and keys that rotate."""
+"""Test the verification of JWTs, attacks on them, and the rotation of keys."""
 
 import asyncio
 import hashlib
@@ -44,7 +44,7 @@ HMAC = SigningKey("HS256", "HS256")
 
 
 class Provider:
-    """Gives out keys, or is away; counts how often it is asked."""
+    """Returns keys or fails, and counts its calls."""
 
     def __init__(self, *keys: Any) -> None:
         self.keys = keys
@@ -100,7 +100,7 @@ async def test_none_is_no_algorithm() -> None:
 
 
 async def test_a_public_key_is_no_secret() -> None:
-    """Algorithm confusion: HS256 with the RSA key that everybody knows."""
+    """Algorithm confusion: HS256 with the public RSA key."""
     public = RSA.private.public_key()
     for encoding, kind in (
         (serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo),
@@ -130,7 +130,7 @@ async def test_a_key_verifies_its_own_algorithm_alone() -> None:
     assert await refusal(make_verifier(RSA, EC), token) == "unauthenticated"
 
 
-async def test_keys_that_a_token_brings_are_not_used() -> None:
+async def test_keys_inside_a_token_are_not_used() -> None:
     """`jwk`, `jku`, `x5u` and a `kid` that is a path or a query."""
     mallory = SigningKey("RS256", "RS256")
     for headers in (
@@ -144,7 +144,7 @@ async def test_keys_that_a_token_brings_are_not_used() -> None:
         assert await refusal(make_verifier(RSA), token) == "unauthenticated"
 
 
-async def test_a_critical_extension_is_not_passed_over() -> None:
+async def test_an_unknown_critical_header_is_refused() -> None:
     token = RSA.sign(headers={"crit": ["exp"]})
     assert await refusal(make_verifier(RSA), token) == "unauthenticated"
 
@@ -184,7 +184,7 @@ async def test_a_signature_of_another_key_or_none_is_refused() -> None:
         ({"exp": int(time.time()) - 60}, "token_expired"),
     ],
 )
-async def test_claims_are_held_to(claims: dict[str, Any], reason: str) -> None:
+async def test_claims_are_checked(claims: dict[str, Any], reason: str) -> None:
     assert await refusal(make_verifier(EC), EC.sign(**claims)) == reason
 
 
@@ -200,11 +200,11 @@ async def test_a_clock_may_be_off_by_the_leeway() -> None:
 
 
 @given(st.one_of(st.text(), st.from_regex(r"\A[\w-]*\.[\w-]*\.[\w-]*\Z")))
-def test_what_is_no_token_is_refused_and_nothing_else(text: str) -> None:
+def test_text_that_is_no_token_is_refused(text: str) -> None:
     assert asyncio.run(refusal(make_verifier(EC), text)) == "unauthenticated"
 
 
-async def test_a_token_longer_than_any_is_not_read() -> None:
+async def test_a_token_over_the_bound_is_not_read() -> None:
     token = EC.sign(padding="x" * 20_000)
     assert await refusal(make_verifier(EC), token) == "unauthenticated"
 
@@ -213,7 +213,7 @@ async def test_a_token_longer_than_any_is_not_read() -> None:
 
 
 @pytest.mark.django_db
-def test_a_claim_may_name_the_user_who_is_the_client_then() -> None:
+def test_a_claim_may_name_the_user() -> None:
     user = User.objects.create_user("alice")
     User.objects.create_user("gone", is_active=False)
     verifier = make_verifier(EC, user_claim="name")
@@ -256,7 +256,7 @@ async def test_a_subject_cannot_pose_as_a_user() -> None:
         (["text"], "no JSON object"),
     ],
 )
-def test_keys_that_cannot_be_used_are_named(keys: list[Any], problem: str) -> None:
+def test_unusable_keys_are_named(keys: list[Any], problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         read_keys(make_jwks(*keys), ALL, may_hold_secrets=True)
     both = read_keys(make_jwks(*keys, EC), ALL, may_hold_secrets=True)
@@ -269,7 +269,7 @@ def test_a_secret_from_a_url_is_none() -> None:
 
 
 @pytest.mark.parametrize("document", [b"", b"[]", b"{}", b'{"keys":7}', b"[" * 100_000])
-def test_what_is_no_jwks_is_said(document: bytes) -> None:
+def test_a_document_that_is_no_jwks_is_a_value_error(document: bytes) -> None:
     with pytest.raises(ValueError, match="keys"):
         read_keys(document, ALL, may_hold_secrets=True)
 
@@ -285,7 +285,7 @@ async def test_a_token_without_kid_takes_the_only_key() -> None:
     assert await refusal(make_verifier(EC, RSA), token) == "unauthenticated"
 
 
-async def test_handshakes_share_one_reading_and_then_none() -> None:
+async def test_handshakes_share_one_read_of_the_keys() -> None:
     provider = Provider(EC)
     ring = provider.ring()
     assert provider.count == 0
@@ -306,7 +306,7 @@ async def test_a_new_key_is_read_when_a_token_names_it() -> None:
     assert provider.count == 2
 
 
-async def test_a_key_that_was_taken_out_verifies_nothing_more() -> None:
+async def test_a_removed_key_verifies_nothing() -> None:
     clock = FakeClock()
     provider = Provider(EC, ED)
     ring = provider.ring(clock)
@@ -319,8 +319,8 @@ async def test_a_key_that_was_taken_out_verifies_nothing_more() -> None:
         await ring.find("ES256")
 
 
-async def test_made_up_kids_do_not_make_us_fetch() -> None:
-    """An attacker cannot have the provider asked more often than every 10 s."""
+async def test_invented_kids_cause_no_fetch() -> None:
+    """An attacker cannot cause a fetch more often than every 10 s."""
     clock = FakeClock()
     provider = Provider(EC, ED)
     ring = provider.ring(clock)
@@ -356,7 +356,7 @@ async def test_the_last_keys_stand_while_the_provider_is_away() -> None:
     assert refused.value.close_reason.reason == "unauthenticated"
 
 
-async def test_without_any_keys_nobody_can_tell() -> None:
+async def test_without_any_keys_a_token_is_unavailable() -> None:
     provider = Provider(EC)
     provider.is_away = True
     with pytest.raises(Refused) as refused:
@@ -417,7 +417,7 @@ def test_a_good_configuration_has_no_problems(settings: Any, jwks_file: str) -> 
         ({"jwks_url": "https:///jwks"}, None, "websocket.jwt.jwks_url"),
     ],
 )
-def test_a_bad_configuration_is_named_and_serves_nothing(
+def test_a_bad_configuration_is_a_config_error(
     settings: Any, changes: dict[str, Any], secret: str | None, where: str
 ) -> None:
     settings.JWT_SECRET = secret
@@ -437,7 +437,7 @@ def test_a_file_without_keys_is_named(settings: Any, tmp_path: Path) -> None:
     assert "a private key" in str(find_jwt_problems(config)[0])
 
 
-def test_the_check_says_what_is_wrong(settings: Any) -> None:
+def test_the_check_reports_the_problems(settings: Any) -> None:
     settings.JWT_SECRET = "short"
     settings.WEBSOCKET = {"jwt": {"issuer": ISSUER}}
     assert not get_config().problems

@@ -1,4 +1,4 @@
-"""Limits of a client's own: by user, plan or route, asked once at the handshake."""
+"""Test limits of single connections, which get_limits() returns at the handshake."""
 
 import asyncio
 import json
@@ -52,12 +52,12 @@ def test_the_configured_limits_are_the_default() -> None:
         {"idle_timeout_seconds": -1},
     ],
 )
-def test_limits_that_admit_nothing_are_refused(wrong: dict[str, Any]) -> None:
+def test_limits_must_be_positive(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         replace(Limits.configured(make_config()), **wrong)
 
 
-def test_a_connection_may_never_be_idle() -> None:
+def test_an_idle_timeout_of_0_is_allowed() -> None:
     limits = replace(Limits.configured(make_config()), idle_timeout_seconds=0)
     assert limits.idle_timeout_seconds == 0
 
@@ -120,7 +120,7 @@ async def test_a_plan_has_its_own_idle_timeout() -> None:
 
 
 class Reading(Planned):
-    """Has to read its plan first."""
+    """Reads its plan in a coroutine."""
 
     async def get_limits(self, scope: Any) -> Limits:  # type: ignore[override]
         await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""One at a time, in order, and never lost."""
+"""Test that the lock admits one task at a time, in order, and is never lost."""
 
 import asyncio
 
@@ -7,56 +7,56 @@ import pytest
 from connections.connection.lock import FifoLock
 
 
-async def take(turn: FifoLock, name: str, order: list[str]) -> None:
-    if not turn.acquire_nowait():
-        await turn.acquire()
+async def take(lock: FifoLock, name: str, order: list[str]) -> None:
+    if not lock.acquire_nowait():
+        await lock.acquire()
     try:
         order.append(name)
         await asyncio.sleep(0)
     finally:
-        turn.release()
+        lock.release()
 
 
-async def test_it_is_taken_by_one_at_a_time_in_order() -> None:
-    turn, order = FifoLock(), list[str]()
-    assert turn.acquire_nowait()
-    assert not turn.acquire_nowait()
-    waiting = [asyncio.create_task(take(turn, name, order)) for name in "abc"]
+async def test_tasks_acquire_it_one_at_a_time_in_order() -> None:
+    lock, order = FifoLock(), list[str]()
+    assert lock.acquire_nowait()
+    assert not lock.acquire_nowait()
+    waiting = [asyncio.create_task(take(lock, name, order)) for name in "abc"]
     await asyncio.sleep(0)
-    turn.release()
-    assert not turn.acquire_nowait(), "it belongs to the first who waits"
+    lock.release()
+    assert not lock.acquire_nowait(), "it belongs to the first waiter"
     await asyncio.gather(*waiting)
     assert order == ["a", "b", "c"]
-    assert turn.acquire_nowait()
+    assert lock.acquire_nowait()
 
 
 @pytest.mark.parametrize("is_handed_over", [False, True])
-async def test_who_stops_waiting_does_not_keep_it(is_handed_over: bool) -> None:
-    turn, order = FifoLock(), list[str]()
-    assert turn.acquire_nowait()
-    first = asyncio.create_task(take(turn, "a", order))
-    second = asyncio.create_task(take(turn, "b", order))
+async def test_a_cancelled_waiter_does_not_keep_it(is_handed_over: bool) -> None:
+    lock, order = FifoLock(), list[str]()
+    assert lock.acquire_nowait()
+    first = asyncio.create_task(take(lock, "a", order))
+    second = asyncio.create_task(take(lock, "b", order))
     await asyncio.sleep(0)
     if is_handed_over:
-        turn.release()
+        lock.release()
         first.cancel()
     else:
         first.cancel()
         await asyncio.sleep(0)
-        turn.release()
+        lock.release()
     await asyncio.gather(first, second, return_exceptions=True)
     assert order == ["b"]
-    assert turn.acquire_nowait()
+    assert lock.acquire_nowait()
 
 
-async def test_who_is_passed_over_and_stops_waiting_in_one_step_is_cancelled() -> None:
-    """So it is when a connection ends while several wait for their turn."""
-    turn = FifoLock()
-    assert turn.acquire_nowait()
-    waiting = asyncio.create_task(turn.acquire())
+async def test_a_waiter_skipped_by_release_in_the_same_iteration_is_cancelled() -> None:
+    """This happens when a connection ends while several tasks wait."""
+    lock = FifoLock()
+    assert lock.acquire_nowait()
+    waiting = asyncio.create_task(lock.acquire())
     await asyncio.sleep(0)
     waiting.cancel()
-    turn.release()
+    lock.release()
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    assert turn.acquire_nowait()
+    assert lock.acquire_nowait()

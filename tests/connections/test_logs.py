@@ -1,4 +1,4 @@
-"""Every log record says whose connection it is about, as text or as JSON."""
+"""Test that log records name their connection, as text and as JSON."""
 
 import io
 import json
@@ -16,7 +16,7 @@ logger = logging.getLogger("project.chat")
 
 
 class Talkative(LimitedConsumer):
-    """Logs what any consumer might."""
+    """Logs records of several loggers."""
 
     async def receive(
         self, text_data: str | None = None, bytes_data: bytes | None = None
@@ -26,7 +26,7 @@ class Talkative(LimitedConsumer):
 
 @pytest.fixture
 def lines() -> Iterator[io.StringIO]:
-    """What a handler with our filter and formatter writes."""
+    """The output of a handler with the filter and formatter of this package."""
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.addFilter(logs.ContextFilter())
@@ -63,7 +63,7 @@ async def test_a_record_of_any_logger_names_its_connection(lines: io.StringIO) -
     }
 
 
-def test_a_record_outside_of_any_connection_says_so(lines: io.StringIO) -> None:
+def test_a_record_outside_of_a_connection_names_none(lines: io.StringIO) -> None:
     logger.info("at the start")
     (found,) = read(lines, "project.chat")
     assert (found["connection_id"], found["client_id"]) == ("-", "-")
@@ -98,18 +98,18 @@ HOSTILE = "a\n2026-01-01 00:00:00,000 INFO forged\r\x1b[2J\u2028b\u202ec"
 
 
 def write_text(**options: Any) -> list[str]:
-    """Return the lines that a record with hostile text makes."""
+    """Return the lines of a record with hostile text."""
     record = logging.LogRecord("x", logging.INFO, "", 0, "%s", (HOSTILE,), **options)
     return logs.TextFormatter("%(levelname)s: %(message)s").format(record).splitlines()
 
 
-def test_a_record_is_one_line_whatever_is_in_it() -> None:
+def test_a_record_with_line_breaks_is_one_line() -> None:
     (line,) = write_text(exc_info=None)
     assert line == f"INFO: {repr(HOSTILE)[1:-1]}"
 
 
-def test_what_follows_a_record_is_indented() -> None:
-    """A traceback, in which an exception says what a client sent."""
+def test_a_traceback_is_indented() -> None:
+    """An exception in it may contain text of a client."""
     try:
         raise ValueError(HOSTILE)
     except ValueError as exc:

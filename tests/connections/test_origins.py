@@ -1,4 +1,4 @@
-"""Which pages may open a socket, and whose address is believed."""
+"""Test allowed origins, and the address of the client behind proxies."""
 
 import pytest
 from hypothesis import given
@@ -63,7 +63,7 @@ def test_two_origins_are_refused() -> None:
     assert not is_allowed("http://site.example", "http://site.example")
 
 
-def test_none_is_allowed_only_with_a_credential_of_its_own() -> None:
+def test_no_origin_is_allowed_only_with_an_own_credential() -> None:
     assert is_allowed(own=True)
     assert not is_allowed()
 
@@ -87,7 +87,7 @@ def test_garbage_is_refused_and_never_raises(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["example.com", "*", "https://", "https://*", ""])
-def test_what_is_no_pattern_is_refused(text: str) -> None:
+def test_an_invalid_pattern_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         parse_pattern(text)
 
@@ -109,12 +109,12 @@ def test_a_strangers_forwarded_headers_are_ignored() -> None:
 
 
 def test_the_last_untrusted_hop_is_the_client() -> None:
-    """What stands to its left was written by the client itself."""
+    """The client itself wrote the hops to its left."""
     forwarded = "6.6.6.6, 203.0.113.9, 10.0.0.7"
     assert find("10.0.0.1", x_forwarded_for=forwarded)[0] == "203.0.113.9"
 
 
-def test_a_trusted_proxy_tells_scheme_and_host() -> None:
+def test_a_trusted_proxy_sets_scheme_and_host() -> None:
     source = find(
         "10.0.0.1",
         host="inner",

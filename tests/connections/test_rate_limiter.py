@@ -1,4 +1,4 @@
-"""Token buckets and what a flood leads to."""
+"""Test the limits of messages and bytes."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,7 +50,7 @@ def test_no_span_of_time_passes_more_than_burst_and_rate(
 
 @given(st.floats(0.05, 50), st.integers(1, 50))
 def test_a_bucket_sustains_its_rate(rate: float, burst: int) -> None:
-    """Who asks exactly as fast as the bucket fills is always served."""
+    """A client that sends at exactly the rate is never limited."""
     now = 0.0
     bucket = TokenBucket(rate, burst, now)
     for _ in range(burst + 50):
@@ -69,7 +69,7 @@ def test_the_rate_never_passes_what_does_not_fit_the_bytes() -> None:
 
 
 @given(st.integers(11, 1000))
-def test_an_excess_that_goes_on_closes(per_second: int) -> None:
+def test_a_lasting_excess_closes(per_second: int) -> None:
     clock = FakeClock()
     limiter = make_limiter(clock)
     verdicts = []
@@ -99,7 +99,7 @@ def test_without_tolerance_the_first_excess_closes() -> None:
     assert limiter.check(1) is Verdict.CLOSE
 
 
-def test_who_waits_as_told_passes() -> None:
+def test_a_client_that_waits_for_retry_after_passes() -> None:
     clock = FakeClock()
     limiter = make_limiter(clock)
     while limiter.check(100) is Verdict.PASS:

@@ -1,4 +1,4 @@
-"""The right to stay: what Django says, what nodes find, and what they do about it."""
+"""Test that connections end when their right to stay ends."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -47,14 +47,14 @@ class SyncStaff(LimitedSyncConsumer):
 
 @pytest.fixture
 async def node() -> AsyncIterator[Node]:
-    """A node that beats and looks when the test says so."""
+    """A node that beats and polls only when the test calls it."""
     database = SwitchableDatabase()
     yield Node(make_config(), database=database, clock=FakeClock())
     await database.close()
 
 
 def make_staff(name: str = "alice") -> User:
-    """Make a user with what StaffEcho requires: the permission by a group."""
+    """Make a user with the requirements of StaffEcho, the permission by a group."""
     group, _ = Group.objects.get_or_create(name="staff")
     group.permissions.add(Permission.objects.get(codename="view_user"))
     user = User.objects.create_user(name)
@@ -76,7 +76,7 @@ async def open_as(credential: Any, node: Node, consumer: Any = JsonEcho) -> Any:
 
 
 async def poll(node: Node) -> None:
-    """Have a node apply what was posted and look at what is asked for."""
+    """Let a node apply close requests and check the connections that are due."""
     await node.beat()
     await node.reauthoriser.poll()
 
@@ -155,7 +155,7 @@ def rename_group(user: User) -> None:
         (rename_group, 4003, "forbidden"),
     ],
 )
-async def test_what_a_user_loses_ends_the_connections_that_rest_on_it(
+async def test_a_lost_right_ends_the_connections_that_depend_on_it(
     node: Node, revoke: Callable[[User], Any], code: int, reason: str
 ) -> None:
     user = await in_database(make_staff)()
@@ -183,7 +183,7 @@ async def test_a_users_other_changes_and_other_users_losses_end_nothing(
     await communicator.disconnect()
 
 
-async def test_a_login_asks_for_nothing() -> None:
+async def test_a_login_posts_no_request() -> None:
     user = await in_database(make_staff)()
     await CloseRequest.objects.all().adelete()
     await user.asave(update_fields=["last_login"])
@@ -191,7 +191,7 @@ async def test_a_login_asks_for_nothing() -> None:
 
 
 async def test_a_token_outlives_the_password_of_its_user(node: Node) -> None:
-    """It is a right of its own, to be revoked by itself."""
+    """It has an own right, which is revoked by itself."""
     user = await in_database(make_staff)()
     credential, _ = await in_database(make_token)(user)
     communicator = await open_as(credential, node)
@@ -223,7 +223,7 @@ async def test_a_revoked_or_deleted_token_ends_its_connections(
 
 
 def log_out(key: str, user: User) -> None:
-    """Send what Django sends before it deletes the session."""
+    """Send the signal that Django sends before it deletes the session."""
     request = RequestFactory().get("/")
     request.session = import_module(settings.SESSION_ENGINE).SessionStore(key)
     user_logged_out.send(sender=User, request=request, user=user)
@@ -242,7 +242,7 @@ async def test_a_logout_ends_the_connections_of_its_session_alone(node: Node) ->
     await there.disconnect()
 
 
-async def test_who_comes_between_the_logout_and_the_end_of_its_session_is_ended(
+async def test_a_handshake_between_the_logout_and_the_end_of_its_session_is_ended(
     node: Node,
 ) -> None:
     """Django announces the logout first and deletes the session after."""
@@ -277,10 +277,10 @@ async def test_nothing_happens_before_the_commit(node: Node) -> None:
 # Handshakes in flight
 
 
-async def test_a_handshake_in_flight_is_held_against_what_happens_meanwhile(
+async def test_a_request_during_a_handshake_applies_to_it(
     node: Node,
 ) -> None:
-    """Its credential was read before, its slot is taken after."""
+    """Its credential was read before the request, its slot is taken after."""
     user = await in_database(make_staff)()
     credential = await in_database(lambda: verify_session(log_in(user)))()
     may_accept = asyncio.Event()
@@ -301,7 +301,7 @@ async def test_a_handshake_in_flight_is_held_against_what_happens_meanwhile(
 
 
 async def test_a_handshake_is_as_old_as_its_first_byte(node: Node) -> None:
-    """What the middleware notes counts, not when its consumer is made."""
+    """The moment of the middleware counts, not that of the consumer."""
     credential, row = await in_database(make_token)()
     arrived = node.clock()
     await in_database(revoke)(row)
@@ -321,7 +321,7 @@ def vanish(**changes: Any) -> Callable[[], Any]:
 
 
 def erase_users() -> None:
-    """Delete all users as SQL does, past Django's signals."""
+    """Delete all users by SQL, without the signals of Django."""
     with connection.cursor() as cursor:
         cursor.execute("delete from auth_user_groups")
         cursor.execute("delete from auth_user")
@@ -348,7 +348,7 @@ def erase_users() -> None:
         (erase_users, 4009, "deactivated"),
     ],
 )
-async def test_what_django_does_not_tell_is_found_within_the_period(
+async def test_a_change_without_a_signal_is_found_within_the_period(
     node: Node, change: Callable[[], Any], code: int, reason: str
 ) -> None:
     user = await in_database(make_staff)()
@@ -378,7 +378,7 @@ async def test_what_django_does_not_tell_is_found_within_the_period(
         ({"expires_at": timezone.now() - timedelta(1)}, 4100, "token_expired"),
     ],
 )
-async def test_a_token_changed_behind_our_backs_is_found(
+async def test_a_token_changed_without_a_signal_is_found(
     node: Node, changes: dict[str, Any], code: int, reason: str
 ) -> None:
     credential, _ = await in_database(make_token)()
@@ -390,8 +390,8 @@ async def test_a_token_changed_behind_our_backs_is_found(
     await assert_ends(communicator, code, reason)
 
 
-async def test_a_look_takes_few_queries_and_comes_in_its_turn(node: Node) -> None:
-    """However many connections: one for users, tokens, sessions, groups, permission."""
+async def test_a_poll_takes_few_queries_for_all_connections(node: Node) -> None:
+    """One each for users, tokens, sessions, groups and the permission."""
     communicators = []
     for number in range(4):
         user = await in_database(make_staff)(f"user{number}")
@@ -441,7 +441,7 @@ async def test_the_last_answer_holds_while_the_database_is_away_and_not_for_ever
     await assert_ends(communicator, 4104, "unavailable")
 
 
-async def test_an_answer_from_the_database_starts_the_time_anew(node: Node) -> None:
+async def test_an_answer_from_the_database_restarts_the_time(node: Node) -> None:
     credential, _ = await in_database(make_token)()
     communicator = await open_as(credential, node)
     assert isinstance(node.database, SwitchableDatabase)
@@ -459,8 +459,8 @@ async def test_an_answer_from_the_database_starts_the_time_anew(node: Node) -> N
     await communicator.disconnect()
 
 
-async def test_a_question_during_an_answer_is_asked_again(node: Node) -> None:
-    """The answer may have been read before what the question is about."""
+async def test_a_request_during_a_poll_is_checked_again(node: Node) -> None:
+    """The poll may have read the database before the change."""
     credential, _ = await in_database(make_token)()
     communicator = await open_as(credential, node)
     live: LiveConnection = next(iter(node.hub))
@@ -480,7 +480,7 @@ async def test_a_question_during_an_answer_is_asked_again(node: Node) -> None:
     await assert_ends(communicator, 4009, "revoked")
 
 
-async def test_an_anonymous_connection_is_never_looked_at(node: Node) -> None:
+async def test_an_anonymous_connection_is_never_checked(node: Node) -> None:
     communicator = connect_to(JsonEcho, node, client_id="address:192.0.2.7")
     await communicator.connect()
     assert isinstance(node.database, SwitchableDatabase)
@@ -496,7 +496,7 @@ async def test_an_anonymous_connection_is_never_looked_at(node: Node) -> None:
 
 
 @pytest.mark.parametrize("consumer", [StaffEcho, SyncStaff])
-async def test_who_lacks_what_a_consumer_requires_is_told_at_the_handshake(
+async def test_a_user_without_the_requirements_is_refused_at_the_handshake(
     node: Node, consumer: Any
 ) -> None:
     user = await in_database(make_staff)()
@@ -521,7 +521,7 @@ async def test_requirements_hold_behind_another_authentication_stack() -> None:
     await assert_ends(communicator, 4003, "forbidden")
 
 
-async def test_without_the_database_nobody_can_tell(node: Node) -> None:
+async def test_requirements_are_unavailable_without_the_database(node: Node) -> None:
     user = await in_database(make_staff)()
     credential, _ = await in_database(make_token)(user)
     assert isinstance(node.database, SwitchableDatabase)
@@ -532,7 +532,7 @@ async def test_without_the_database_nobody_can_tell(node: Node) -> None:
 
 
 class OwnBackend:
-    """A backend that decides about permissions by itself."""
+    """A backend with permissions of its own."""
 
     def authenticate(self, request: Any, **credentials: Any) -> None:
         return None
@@ -545,7 +545,7 @@ class OwnBackend:
 
 
 @pytest.mark.parametrize("has_own_backend", [False, True])
-def test_all_of_the_requirements_count_and_superusers_have_everything(
+def test_all_requirements_count_and_superusers_fulfil_them(
     settings: Any, has_own_backend: bool
 ) -> None:
     if has_own_backend:
@@ -575,11 +575,11 @@ def test_all_of_the_requirements_count_and_superusers_have_everything(
     assert find_lacking(wanted) == expected
 
 
-# What is remembered for an outage
+# Credentials in memory
 
 
 @pytest.mark.parametrize("target", ["user", "token", "client", "all"])
-async def test_what_is_revoked_is_not_remembered_for_an_outage(
+async def test_a_revoked_credential_is_not_remembered_for_an_outage(
     node: Node, target: str
 ) -> None:
     user = await in_database(make_staff)()
@@ -597,10 +597,10 @@ async def test_what_is_revoked_is_not_remembered_for_an_outage(
 
 
 @pytest.mark.parametrize("is_its_own", [True, False])
-async def test_what_was_read_before_a_revocation_is_not_remembered_after_it(
+async def test_a_credential_read_before_a_revocation_is_not_remembered(
     node: Node, is_its_own: bool
 ) -> None:
-    """That of another token, at the same time, takes nothing from this one."""
+    """The revocation of another token at the same time has no effect."""
     token, row = await in_database(create_access_token)("phone")
 
     async def forget() -> None:

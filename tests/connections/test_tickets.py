@@ -1,4 +1,4 @@
-"""Single-use tickets: who gets one, and what each attack on one comes to."""
+"""Test the issue and the use of tickets, and attacks on them."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -56,17 +56,17 @@ def make_token_credential(**values: Any) -> Credential:
     return verify_access_token(token)
 
 
-# What a ticket is
+# The credential of a ticket
 
 
-def test_a_ticket_of_a_token_is_that_token() -> None:
+def test_a_ticket_stands_for_its_token() -> None:
     user = User.objects.create_user("alice")
     expires_at = timezone.now() + timedelta(hours=1)
     first = make_token_credential(user=user, scopes=["/ws/"], expires_at=expires_at)
     assert redeem(give(first)) == first
 
 
-def test_a_ticket_of_a_session_is_that_session() -> None:
+def test_a_ticket_stands_for_its_session() -> None:
     key = log_in(User.objects.create_user("alice"))
     credential = redeem(give(verify_session(key)))
     assert credential.session.session_key == key
@@ -107,7 +107,7 @@ def test_a_ticket_of_another_origin_is_refused_and_used_up(origin: str) -> None:
     assert refusal(ticket) == "unauthenticated"
 
 
-def test_a_ticket_of_a_program_is_none_for_a_page() -> None:
+def test_a_page_cannot_use_the_ticket_of_a_program() -> None:
     assert refusal(give(make_token_credential(), ""), PAGE) == "unauthenticated"
     assert redeem(give(make_token_credential(), ""), "").client_id == "alice"
 
@@ -128,7 +128,7 @@ def test_an_unknown_ticket_is_refused(ticket: str) -> None:
     assert refusal(ticket) == "unauthenticated"
 
 
-def test_a_ticket_opens_nothing_when_what_is_behind_it_ended() -> None:
+def test_a_ticket_is_refused_when_its_credential_has_ended() -> None:
     user = User.objects.create_user("alice")
     of_token = give(make_token_credential())
     of_user = give(make_token_credential(user=user))
@@ -147,7 +147,7 @@ def test_a_deleted_token_takes_its_tickets_along() -> None:
     assert refusal(ticket) == "unauthenticated"
 
 
-def test_a_client_is_given_so_many_and_others_go_on() -> None:
+def test_the_bound_of_tickets_counts_per_client() -> None:
     config = TicketsConfig(max_per_client=3)
     alice = make_token_credential()
     for _ in range(3):
@@ -200,7 +200,7 @@ async def bearer(**values: Any) -> dict[str, str]:
 
 
 @pytest.mark.usefixtures("node")
-async def test_a_token_gets_a_ticket_that_nobody_keeps() -> None:
+async def test_the_response_with_a_ticket_is_not_cached() -> None:
     response = await post(headers=await bearer())
     assert response.status_code == 201
     assert "no-store" in response["Cache-Control"]
@@ -243,13 +243,13 @@ async def test_a_session_gets_a_ticket_with_the_csrf_token_alone() -> None:
 
 @pytest.mark.usefixtures("node")
 @pytest.mark.parametrize("method", ["get", "put", "delete"])
-async def test_a_ticket_is_not_to_be_had_by_a_link(method: str) -> None:
+async def test_only_post_returns_a_ticket(method: str) -> None:
     response = await getattr(AsyncClient(), method)("/api/tickets/")
     assert response.status_code == 405
 
 
 @pytest.mark.usefixtures("node")
-async def test_a_page_that_may_not_connect_gets_none() -> None:
+async def test_a_foreign_page_gets_no_ticket() -> None:
     for origin in ("https://evil.example", "null", "http://app.example.com"):
         response = await post(origin=origin, headers=await bearer())
         assert (response.status_code, response.json()["error"]) == (403, "forbidden")
@@ -257,7 +257,7 @@ async def test_a_page_that_may_not_connect_gets_none() -> None:
 
 
 @pytest.mark.usefixtures("node")
-async def test_who_is_nobody_gets_none_and_is_told_why() -> None:
+async def test_an_unknown_client_gets_no_ticket_but_a_reason() -> None:
     past = timezone.now() - timedelta(seconds=1)
     expired = await bearer(expires_at=past)
     for headers, status, reason in (
@@ -285,7 +285,7 @@ async def test_too_many_tickets_and_too_many_guesses_are_429() -> None:
     assert (statuses[0], statuses[-1]) == (401, 429)
 
 
-async def test_who_is_banned_gets_none(node: Node) -> None:
+async def test_a_banned_client_gets_no_ticket(node: Node) -> None:
     await Ban.objects.acreate(target="client", value="alice", reason="test")
     await node.gate.refresh()
     response = await post(headers=await bearer())
@@ -325,7 +325,9 @@ async def ask_for_ticket(**headers: str) -> str:
     return ticket
 
 
-async def test_a_ticket_opens_a_connection_and_is_not_seen_by_it(node: Node) -> None:
+async def test_a_ticket_opens_a_connection_and_is_removed_from_its_scope(
+    node: Node,
+) -> None:
     ticket = await ask_for_ticket()
     communicator = shake_hands(node, f"a=1&ticket={ticket}&replaces=x")
     await communicator.connect()
@@ -353,7 +355,7 @@ async def test_no_ticket_is_left_in_a_query(node: Node, query: str, left: str) -
 
 
 async def test_a_ticket_goes_after_a_token_and_before_a_cookie(node: Node) -> None:
-    """The order of protocol.md; a wrong ticket is not made good by a cookie."""
+    """The order of protocol.md; a cookie does not replace a wrong ticket."""
     user = await in_database(User.objects.create_user)("bob")
     key = await in_database(log_in)(user)
     cookie = {"cookie": f"sessionid={key}"}
@@ -370,7 +372,7 @@ async def test_a_ticket_goes_after_a_token_and_before_a_cookie(node: Node) -> No
     assert (await receive_close(wrong))["code"] == 4001
 
 
-async def test_many_at_once_redeem_one_ticket_once(node: Node) -> None:
+async def test_of_many_at_once_one_redeems_a_ticket(node: Node) -> None:
     ticket = await ask_for_ticket()
     results = await asyncio.gather(
         *(node.verifier.verify_ticket(ticket, PAGE) for _ in range(20)),
