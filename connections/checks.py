@@ -6,14 +6,19 @@ from typing import Any
 
 from django.conf import settings
 from django.core import checks
+from django.db import connections, router
 
 from connections.config.loader import get_config
 from connections.credentials.jwt_config import find_jwt_problems
+from connections.models import Connection
 from connections.pool import find_url_problem, get_redis_url
 from connections.server.file_limit import count_needed_files, get_most_files
 
 _PROXY_TIMEOUT_SECONDS = 60
 """Default of nginx's proxy_read_timeout, after which it closes silent connections."""
+
+_DATABASES = ("sqlite", "postgresql")
+_SIGNED_COOKIES = "django.contrib.sessions.backends.signed_cookies"
 
 _SUPERVISOR_SECONDS = 30
 """Default time of Kubernetes until it kills a process; systemd 90, Docker 10."""
@@ -57,6 +62,39 @@ def check_redis_url(**kwargs: Any) -> Sequence[checks.CheckMessage]:
             hint="A single process needs no REDIS_URL: leave it out.",
             obj="settings",
             id="connections.E003",
+        )
+    ]
+
+
+def check_database(**kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """connections.E004: the database of these tables is not supported."""
+    alias = router.db_for_write(Connection)
+    vendor = connections[alias].vendor
+    if vendor in _DATABASES:
+        return []
+    return [
+        checks.Error(
+            f"The database {alias!r} is {vendor}: connections would be neither "
+            "recorded nor ended on request.",
+            hint="Use SQLite or PostgreSQL; a database router may put the apps "
+            "connections and sessions_history on a database of their own.",
+            obj="settings",
+            id="connections.E004",
+        )
+    ]
+
+
+def check_session_engine(**kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """connections.W014: the session engine stores nothing on the server."""
+    if settings.SESSION_ENGINE != _SIGNED_COOKIES:
+        return []
+    return [
+        checks.Warning(
+            "SESSION_ENGINE keeps sessions in cookies: a logout ends no connection, "
+            "and a session gets no tickets.",
+            hint="Use another session engine, or let clients connect with tokens.",
+            obj="settings",
+            id="connections.W014",
         )
     ]
 
@@ -204,5 +242,7 @@ def register() -> None:
     checks.register(check_configuration)
     checks.register(check_jwt)
     checks.register(check_redis_url)
+    checks.register(check_database)
+    checks.register(check_session_engine)
     checks.register(check_channel_layer)
     checks.register(check_deployment, checks.Tags.security, deploy=True)

@@ -21,6 +21,9 @@ from connections.models.sweep import delete_some
 from connections.net.origins import parse_origin
 from connections.units import utc_now
 
+_SESSION_KEY_CHARACTERS = 255
+"""The longest key that fits the column. A session kept in its cookie is its key."""
+
 _TICKET_BYTES = 32
 _PRUNED_AT_ONCE = 200
 
@@ -33,19 +36,25 @@ def issue_ticket(
 
     `origin` is the Origin header of the page, or empty; the handshake must have
     the same.
+
+    Raises:
+        Refused: the session has no key that can be stored.
     """
+    session = credential.session
+    session_key = session.session_key if session is not None else ""
+    if len(session_key) > _SESSION_KEY_CHARACTERS:
+        raise Refused(close_codes.FORBIDDEN, credential.client_id)
     delete_some(Ticket.objects.older_than(2 * config.lifetime_seconds), _PRUNED_AT_ONCE)
     client_digest = digest_token(credential.client_id)
     recent = Ticket.objects.younger_than(config.lifetime_seconds)
     if recent.filter(client_digest=client_digest).count() >= config.max_per_client:
         return None
     ticket = secrets.token_urlsafe(_TICKET_BYTES)
-    session = credential.session
     Ticket.objects.create(
         digest=digest_token(ticket),
         client_digest=client_digest,
         token_id=credential.token_id,
-        session_key=session.session_key if session is not None else "",
+        session_key=session_key,
         claims=dict(credential.claims),
         origin=_name_origin(origin),
     )

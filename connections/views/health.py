@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator
 
 from django.conf import settings
+from django.contrib.auth.decorators import login_not_required
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.utils.crypto import constant_time_compare
 from django.views.decorators.http import require_safe
@@ -19,11 +20,13 @@ _PASSED_ON = ("Forwarded", "Via", "X-Real-IP")
 """Headers that show that a proxy forwarded a request; their values are ignored."""
 
 
+@login_not_required
 async def livez(request: HttpRequest) -> JsonResponse:
     """Answer 200 while the process responds."""
     return JsonResponse({"status": "ok"})
 
 
+@login_not_required
 async def readyz(request: HttpRequest) -> JsonResponse:
     """
     Report whether this node accepts connections, and its problems.
@@ -49,6 +52,7 @@ async def readyz(request: HttpRequest) -> JsonResponse:
     return JsonResponse(content, status=200 if is_ready else 503)
 
 
+@login_not_required
 @require_safe
 async def metrics(request: HttpRequest) -> HttpResponseBase:
     """

@@ -3,12 +3,15 @@ from typing import Any
 
 import pytest
 from django.core import checks
+from django.db import connections
 
 from connections.checks import (
     check_channel_layer,
     check_configuration,
+    check_database,
     check_deployment,
     check_redis_url,
+    check_session_engine,
 )
 from connections.exceptions import ConfigError
 from connections.routing import protect
@@ -144,3 +147,33 @@ def test_no_channel_layer_is_named(settings: Any) -> None:
     del settings.CHANNEL_LAYERS
     assert check_channel_layer() == [found]
     assert check_deployment() is not None
+
+
+def test_a_session_engine_without_storage_is_named(settings: Any) -> None:
+    assert check_session_engine() == []
+    settings.SESSION_ENGINE = "django.contrib.sessions.backends.signed_cookies"
+    (found,) = check_session_engine()
+    assert (found.id, found.level) == ("connections.W014", checks.WARNING)
+
+
+class Elsewhere:
+    """Puts all tables on a database that is not supported."""
+
+    def db_for_write(self, model: Any, **hints: Any) -> str:
+        return "elsewhere"
+
+
+def test_a_database_that_cannot_be_used_is_an_error(
+    settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MySQL's backend needs its driver; Django's dummy backend needs none."""
+    assert check_database() == []
+    monkeypatch.setitem(
+        connections.databases,
+        "elsewhere",
+        connections.configure_settings({})["default"],
+    )
+    settings.DATABASE_ROUTERS = [Elsewhere()]
+    (found,) = check_database()
+    assert (found.id, found.level) == ("connections.E004", checks.ERROR)
+    assert "'elsewhere' is unknown" in found.msg

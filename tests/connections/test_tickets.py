@@ -1,6 +1,7 @@
 """Test the issue and the use of tickets, and attacks on them."""
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Mapping
 from datetime import timedelta
 from typing import Any
@@ -9,8 +10,9 @@ import pytest
 from channels.db import database_sync_to_async as in_database
 from channels.testing import WebsocketCommunicator
 from django.contrib.auth.models import User
+from django.contrib.sessions.backends.signed_cookies import SessionStore
 from django.contrib.sessions.models import Session
-from django.test import AsyncClient
+from django.test import AsyncClient, override_settings
 from django.utils import timezone
 
 from connections.config.auth_sections import JwtConfig, TicketsConfig
@@ -82,6 +84,16 @@ def test_a_ticket_is_stored_as_a_hash_and_the_session_until_it_is_used() -> None
 
 
 # Attacks
+
+
+@override_settings(SESSION_ENGINE="django.contrib.sessions.backends.signed_cookies")
+def test_a_session_that_is_kept_in_its_cookie_gets_no_ticket() -> None:
+    """Its key is all of it, and fits no column."""
+    session = SessionStore()
+    session["basket"] = secrets.token_hex(300)
+    session.save()
+    with pytest.raises(Refused):
+        give(Credential(client_id="alice", session=session))
 
 
 def test_a_ticket_used_twice_is_refused() -> None:
