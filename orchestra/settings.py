@@ -7,6 +7,7 @@ SQLite, in one process, on this machine.
 """
 
 import contextlib
+import importlib.util
 import os
 import secrets
 from collections.abc import Sequence
@@ -79,7 +80,6 @@ INSTALLED_APPS = [
     "sessions_history",
     "orchestra",
     "servestatic",
-    "django_prometheus",
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -87,6 +87,9 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.staticfiles",
 ]
+if importlib.util.find_spec("django_prometheus"):
+    # It adds the metrics of migrations; 2.5.0 refuses Django 6.1.
+    INSTALLED_APPS.append("django_prometheus")
 
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",

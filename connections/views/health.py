@@ -8,13 +8,14 @@ from django.contrib.auth.decorators import login_not_required
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.utils.crypto import constant_time_compare
 from django.views.decorators.http import require_safe
-from django_prometheus.exports import ExportToDjangoView
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from connections.config.loader import WebSocketConfig
 from connections.exceptions import PoolUnavailable
 from connections.net.addresses import find_source, is_listed
 from connections.node.current import get_node
 from connections.node.node import Node
+from connections.views.prometheus import export_metrics
 
 _PASSED_ON = ("Forwarded", "Via", "X-Real-IP")
 """Headers that show that a proxy forwarded a request; their values are ignored."""
@@ -70,8 +71,7 @@ async def metrics(request: HttpRequest) -> HttpResponseBase:
         return HttpResponse("a token is required", "text/plain", 401, headers=challenge)
     with contextlib.suppress(PoolUnavailable):
         await node.get_usage()
-    exported: HttpResponseBase = ExportToDjangoView(request)
-    return exported
+    return HttpResponse(export_metrics(), CONTENT_TYPE_LATEST)
 
 
 def _has_token(request: HttpRequest, token: str | None) -> bool:

@@ -7,13 +7,14 @@ words beyond a bound count as "other".
 """
 
 import asyncio
+import os
 import platform
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import channels
 import django
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -21,6 +22,7 @@ from prometheus_client.core import (
     InfoMetricFamily,
     Metric,
 )
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from connections.close_codes import APPLICATION, CLOSE_REASONS, PEER
@@ -67,8 +69,23 @@ class NodeCollector(Collector):
         return ()
 
 
+def export_metrics() -> bytes:
+    """
+    Return all metrics as text, with those of django-prometheus where it is installed.
+
+    In prometheus_client's multiprocess mode (PROMETHEUS_MULTIPROC_DIR), other
+    libraries' metrics cover all processes. Metrics of this package cover this node.
+    """
+    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+        return generate_latest(REGISTRY)
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # It has no types.
+    registry.register(NodeCollector())
+    return generate_latest(registry)
+
+
 def register() -> None:
-    """Register the collector with django-prometheus; the app config calls it once."""
+    """Register the collector of this process; the app config calls it once."""
     REGISTRY.register(NodeCollector())
 
 

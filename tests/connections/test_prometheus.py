@@ -1,8 +1,12 @@
-"""What /metrics says, and to whom."""
+"""Test the content of /metrics and the access to it."""
 
 import asyncio
+import os
+import subprocess
+import sys
 from asyncio.subprocess import PIPE, STDOUT
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,9 +17,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from connections.node.current import get_node
 from connections.node.node import Node
 from connections.testing.communicators import connect_to
+from connections.testing.waiting import scale
 from connections.views.health import metrics
 from tests.connections.conversations import Echo, JsonEcho
 from tests.integration.services import find_program
+from tests.project import ROOT
 
 LITERAL_NAMES = (
     "active_websocket_connections",
@@ -177,3 +183,70 @@ async def test_a_trusted_proxy_says_who_asks(
 
 async def test_nothing_is_posted_to_it(node: Node) -> None:
     assert (await metrics(RequestFactory().post("/metrics"))).status_code == 405
+
+
+SCRAPE = """
+import asyncio, sys
+if sys.argv[1] == "without":
+    sys.modules["django_prometheus"] = None
+import django
+django.setup()
+from django.apps import apps
+from django.test import RequestFactory
+from prometheus_client import Counter
+from connections.views.health import metrics
+
+async def main():
+    Counter("of_the_project", "Counted by the project itself").inc()
+    response = await metrics(RequestFactory().get("/metrics"))
+    print(response["Content-Type"], apps.is_installed("django_prometheus"))
+    print(response.content.decode())
+
+asyncio.run(main())
+"""
+
+
+def scrape_process(folder: Path, *arguments: str, **environment: str) -> str:
+    """Return what a new process of the project exports, below a line about it."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRAPE, *arguments],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "DJANGO_SETTINGS_MODULE": "orchestra.settings",
+            "ORCHESTRA_VAR": str(folder),
+            **environment,
+        },
+        capture_output=True,
+        text=True,
+        timeout=scale(60),
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_metrics_need_no_django_prometheus(tmp_path: Path) -> None:
+    exported = scrape_process(tmp_path, "without")
+    assert exported.startswith("text/plain; version=")
+    assert "False" in exported.splitlines()[0]
+    assert "active_websocket_connections" in exported
+
+
+def test_django_prometheus_adds_its_metrics_where_it_is_installed(
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("django_prometheus", reason="it refuses this Django")
+    exported = scrape_process(tmp_path, "with")
+    assert "True" in exported.splitlines()[0]
+    assert "django_migrations_" in exported
+    assert "active_websocket_connections" in exported
+
+
+def test_multiprocess_mode_adds_up_processes_and_keeps_the_node(tmp_path: Path) -> None:
+    shared = tmp_path / "metrics"
+    shared.mkdir()
+    variables = {"PROMETHEUS_MULTIPROC_DIR": str(shared)}
+    scrape_process(tmp_path, "with", **variables)
+    exported = scrape_process(tmp_path, "with", **variables)
+    assert "of_the_project_total 2.0" in exported
+    assert "active_websocket_connections" in exported
