@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import dj_database_url
+import django
 from django.core.exceptions import ImproperlyConfigured
 
 from connections.config import load
@@ -161,11 +162,27 @@ CHANNEL_LAYERS: dict[str, dict[str, Any]] = {
 }
 
 # The server that sends alert mail; alert_recipients in the configuration gets it.
-EMAIL_HOST = os.environ.get("EMAIL_HOST", "localhost")
-EMAIL_PORT = int(os.environ.get("EMAIL_PORT", "25"))
-EMAIL_HOST_USER = os.environ.get("EMAIL_HOST_USER", "")
-EMAIL_HOST_PASSWORD = os.environ.get("EMAIL_HOST_PASSWORD", "")
-EMAIL_USE_TLS = _is_set("EMAIL_USE_TLS")
+_mail_server: dict[str, Any] = {
+    "host": os.environ.get("EMAIL_HOST", "localhost"),
+    "port": int(os.environ.get("EMAIL_PORT", "25")),
+    "username": os.environ.get("EMAIL_HOST_USER", ""),
+    "password": os.environ.get("EMAIL_HOST_PASSWORD", ""),
+    "use_tls": _is_set("EMAIL_USE_TLS"),
+}
+if django.VERSION >= (6, 1):
+    # Django 6.1 deprecates the settings below.
+    MAILERS = {
+        "default": {
+            "BACKEND": "django.core.mail.backends.smtp.EmailBackend",
+            "OPTIONS": _mail_server,
+        }
+    }
+else:
+    EMAIL_HOST = _mail_server["host"]
+    EMAIL_PORT = _mail_server["port"]
+    EMAIL_HOST_USER = _mail_server["username"]
+    EMAIL_HOST_PASSWORD = _mail_server["password"]
+    EMAIL_USE_TLS = _mail_server["use_tls"]
 SERVER_EMAIL = os.environ.get("SERVER_EMAIL", "orchestra@localhost")
 
 # The dotted path of the responder in sessions; without it nothing answers.

@@ -3,7 +3,9 @@
 import logging
 from collections.abc import Callable
 from datetime import datetime
+from typing import Any
 
+import django
 from django.conf import settings
 from django.core import mail
 from django.utils import timezone
@@ -88,6 +90,15 @@ def _send(alert: Alert, rule: AlertRule | None, recipients: list[str]) -> None:
         body="\n".join(lines),
         from_email=settings.SERVER_EMAIL,
         to=recipients,
-        connection=mail.get_connection(timeout=_TIMEOUT_SECONDS),
     )
-    message.send()
+    _open_backend().send_messages([message])
+
+
+def _open_backend() -> Any:
+    """Return the default mail backend of the project, with a timeout."""
+    if django.VERSION < (6, 1):
+        return mail.get_connection(timeout=_TIMEOUT_SECONDS)
+    backend: Any = mail.mailers.default
+    # The base class accepts no timeout; the SMTP backend reads this attribute.
+    backend.timeout = getattr(backend, "timeout", None) or _TIMEOUT_SECONDS
+    return backend

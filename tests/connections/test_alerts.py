@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from io import StringIO
 from typing import Any
 
+import django
 import pytest
 from django.core import mail
 from django.core.mail.backends.base import BaseEmailBackend
@@ -40,6 +41,16 @@ RULES = {rule.name: rule for rule in DEFAULT_RULES}
 START = datetime(2026, 1, 1, tzinfo=UTC)
 LAG = RULES["loop_lag"]
 
+LOCMEM = "django.core.mail.backends.locmem.EmailBackend"
+
+
+def use_backend(settings: Any, path: str) -> None:
+    """Have Django send mail through a backend."""
+    if django.VERSION >= (6, 1):
+        settings.MAILERS = {"default": {"BACKEND": path}}
+    else:
+        settings.EMAIL_BACKEND = path
+
 
 class Moment:
     """The time of day, which the test advances."""
@@ -63,7 +74,7 @@ def moment() -> Moment:
 @pytest.fixture
 def mailed(settings: Any) -> WebSocketConfig:
     """A configuration that names a recipient, and mails that stay in memory."""
-    settings.EMAIL_BACKEND = "django.core.mail.backends.locmem.EmailBackend"
+    use_backend(settings, LOCMEM)
     return make_config(alert_recipients=["duty@example.com"])
 
 
@@ -345,12 +356,12 @@ def test_a_mail_that_fails_is_recorded_and_tried_again(
 ) -> None:
     fire(moment)
     failed_before = Counters().get_failures().get("The delivery of alerts", 0)
-    working, settings.EMAIL_BACKEND = settings.EMAIL_BACKEND, BROKEN
+    use_backend(settings, BROKEN)
     assert deliver(mailed, now=moment) == 0
     assert Alert.objects.get().mail_error == "OSError: no mail server"
     assert "will be tried again: no mail server" in caplog.text
     assert Counters().get_failures()["The delivery of alerts"] > failed_before
-    settings.EMAIL_BACKEND = working
+    use_backend(settings, LOCMEM)
     moment.advance(59)
     assert deliver(mailed, now=moment) == 0
     moment.advance(1)
@@ -361,7 +372,7 @@ def test_a_mail_that_fails_is_recorded_and_tried_again(
 def test_retries_back_off_and_end(
     moment: Moment, mailed: WebSocketConfig, settings: Any
 ) -> None:
-    settings.EMAIL_BACKEND = BROKEN
+    use_backend(settings, BROKEN)
     fire(moment)
     tried = []
     for minute in range(60):
@@ -386,7 +397,7 @@ def test_one_of_two_deliveries_sends(moment: Moment, mailed: WebSocketConfig) ->
 def test_a_sweep_completes_when_a_mail_fails(
     mailed: WebSocketConfig, settings: Any
 ) -> None:
-    settings.EMAIL_BACKEND = BROKEN
+    use_backend(settings, BROKEN)
     make_node_row(state="lost", stopped_at=timezone.now())
     swept = Sweeper(mailed).sweep()
     assert swept.is_leader
@@ -432,7 +443,7 @@ def test_the_self_test_leaves_real_alerts_alone(moment: Moment, project: None) -
 
 
 def test_the_self_test_fails_when_a_mail_fails(project: None, settings: Any) -> None:
-    settings.EMAIL_BACKEND = BROKEN
+    use_backend(settings, BROKEN)
     with pytest.raises(CommandError, match="11 rules failed"):
         run("--self-test")
 
