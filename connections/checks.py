@@ -43,7 +43,7 @@ def check_jwt(**kwargs: Any) -> Sequence[checks.CheckMessage]:
     return [
         checks.Error(
             str(problem),
-            hint="See README, Who may connect.",
+            hint="See jwt in the reference of the configuration.",
             obj="WEBSOCKET",
             id="connections.E002",
         )

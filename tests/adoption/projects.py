@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -12,8 +11,8 @@ from typing import Any
 
 from connections.testing import LiveServer
 from connections.testing.waiting import scale
+from tests.pages import QUICKSTART, read_files
 from tests.project import ROOT
-from tests.readme import read_blocks
 
 USERS = ("root", "alice", "bob", "carol", "dave")
 PASSWORD = "not-a-common-one"
@@ -97,7 +96,6 @@ ALLOWED_HOSTS = ["127.0.0.1", "localhost"]
 WEBSOCKET["max_connections_per_client"] = 5
 WEBSOCKET["allowed_origins"] = []
 SESSIONS_RESPONDER = "chat.responders.make_echo"
-import os
 if url := os.environ.get("PROJECT_POSTGRES"):
     from urllib.parse import urlsplit
     parts = urlsplit(url)
@@ -135,18 +133,13 @@ class Project:
                 text=True,
             )
             assert done.returncode == 0, done.stderr
-        (consumer,) = read_blocks("A consumer", "python")
-        blocks = {
-            named[1]: block
-            for block in read_blocks("In your own project", "python")
-            if (named := re.match(r"# (mysite/\w+\.py)", block))
-        }
+        blocks = {name: text for name, text, _ in read_files(QUICKSTART)}
         self._add("mysite/settings.py", blocks["mysite/settings.py"] + MORE_SETTINGS)
         self._add("mysite/settings.py", self.variation.settings)
         files = {
             "mysite/urls.py": blocks["mysite/urls.py"],
             "mysite/asgi.py": ASGI,
-            "chat/consumers.py": consumer + MORE_CONSUMERS,
+            "chat/consumers.py": blocks["chat/consumers.py"] + MORE_CONSUMERS,
             "chat/responders.py": TALKATIVE,
             **self.variation.files,
         }

@@ -2,7 +2,7 @@
 Serve the sample in the edition that DROP_IN_EDITION names.
 
 Stock is what Channels' documentation tells to write; limited stands behind
-protect(), as README tells.
+protect(), as the quickstart does.
 """
 
 import os

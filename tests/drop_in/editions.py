@@ -2,7 +2,7 @@
 Load the sample on Channels' base classes or on this project's.
 
 All that differs is one import: the names of channels.generic.websocket are
-taken from connections.consumers instead, as the README tells a project to do.
+taken from connections.consumers instead, as the quickstart says.
 """
 
 import ast

@@ -1,4 +1,4 @@
-"""Test the documented differences from Channels (README, "In your own project")."""
+"""Test the documented differences from Channels (docs/topics/differences.md)."""
 
 from typing import Any
 

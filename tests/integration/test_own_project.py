@@ -1,4 +1,4 @@
-"""Follow README's "In your own project" in an empty folder."""
+"""Follow the quickstart in an empty folder."""
 
 import asyncio
 import os
@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 from connections.testing import free_port, wait_until
+from tests.pages import QUICKSTART, read_blocks, read_files, read_section
 from tests.project import ROOT
-from tests.readme import read_blocks, read_section
 
 PASSWORD = "not-a-common-one"
 
 
 class Newcomer:
-    """A user in an empty folder who follows README exactly."""
+    """A user in an empty folder who follows the quickstart exactly."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -83,24 +83,23 @@ class Newcomer:
 
 
 def read_commands() -> list[str]:
-    """Return README's shell commands for the project."""
-    return read_blocks("In your own project", "sh")[1].splitlines()
+    """Return the shell commands that serve the project and connect to it."""
+    serve, connect = (
+        read_blocks(read_section(QUICKSTART, title), "sh")[0]
+        for title in ("Serve", "Connect")
+    )
+    return [*serve.splitlines(), *connect.splitlines()]
 
 
 def make_project(newcomer: Newcomer) -> None:
-    """Write README's files to the paths it names."""
-    install, start = read_blocks("In your own project", "sh")[0].splitlines()
+    """Write the quickstart's files to the paths it names."""
+    install, start = read_blocks(QUICKSTART.read_text(), "sh")[0].splitlines()
     assert install.startswith("pip install ")
     assert newcomer.run(start).returncode == 0
     newcomer.folder /= "mysite"
-    (consumer,) = read_blocks("A consumer", "python")
-    (newcomer.folder / "chat" / "consumers.py").write_text(consumer)
-    for block in read_blocks("In your own project", "python"):
-        named = re.match(r"# (mysite/\w+\.py)(, at its end)?", block)
-        if named is not None:
-            path = newcomer.folder / named[1]
-            before = path.read_text() if named[2] else ""
-            path.write_text(before + block)
+    for name, text, is_end in read_files(QUICKSTART):
+        path = newcomer.folder / name
+        path.write_text(path.read_text() + text if is_end else text)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +112,9 @@ def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Newcomer]:
     newcomer.stop()
 
 
-async def test_readme_followed_to_the_letter_makes_a_chat(newcomer: Newcomer) -> None:
+async def test_the_quickstart_followed_to_the_letter_makes_a_chat(
+    newcomer: Newcomer,
+) -> None:
     _, make_user, make_token, serve, talk = read_commands()
     checked = newcomer.run("python manage.py check")
     assert "no issues (0 silenced)" in checked.stdout, checked.stderr
@@ -149,8 +150,8 @@ async def test_readme_followed_to_the_letter_makes_a_chat(newcomer: Newcomer) ->
 
 
 def find_message() -> str:
-    """Return the message that README says to type."""
-    found = re.search(r'`(\{"type": "say".*?\})`', read_section("In your own project"))
+    """Return the message that the quickstart says to type."""
+    found = re.search(r'`(\{"type": "say".*?\})`', read_section(QUICKSTART, "Connect"))
     assert found
     return found[1]
 

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.pages import QUICKSTART, README, read_blocks, read_files, read_section
 from tests.project import ROOT
-from tests.readme import read_blocks
+
+_GUIDE = read_blocks(read_section(README, "Testing your project"), "python")
+_QUICKSTART = {name: text for name, text, _ in read_files(QUICKSTART)}
 
 _FILES = {
     "pytest.ini": """
@@ -49,10 +52,10 @@ from django.urls import path
 urlpatterns = [path("", lambda request: HttpResponse("chat"))]
 """,
     "chat/consumers.py": "import logging\n"
-    + read_blocks("A consumer", "python")[0].replace(
+    + _QUICKSTART["chat/consumers.py"].replace(
         "self.end(", "logging.warning('too long')\n            self.end("
     ),
-    "chat/asgi.py": read_blocks("In your own project", "python")[2],
+    "chat/asgi.py": _QUICKSTART["mysite/asgi.py"],
     "test_good.py": """
 import json
 
@@ -87,12 +90,12 @@ async def test_servers_share_the_test_database(servers):
 
 
 """
-    + read_blocks("Testing your project", "python")[0]
+    + _GUIDE[0]
     + """
 
 async def test_idle_takes_no_time():
 """
-    + textwrap.indent(read_blocks("Testing your project", "python")[1], "    "),
+    + textwrap.indent(_GUIDE[1], "    "),
     "test_bad.py": """
 import json
 

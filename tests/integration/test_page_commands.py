@@ -1,13 +1,15 @@
-"""Test that every command in README answers --help."""
+"""Test that every module and script that a page names answers --help."""
 
 import asyncio
 import re
 import sys
 
+from tests.pages import find_pages
 from tests.project import ROOT
-from tests.readme import README
 
-_COMMAND = re.compile(r"python (-m [\w.]+\w|deploy/[\w/]+\.py)")
+_COMMAND = re.compile(
+    r"python (-m (?:benchmarks|connections|tests)[\w.]*\w|deploy/[\w/]+\.py)"
+)
 
 
 async def ask_for_help(command: str) -> tuple[str, bool]:
@@ -22,8 +24,9 @@ async def ask_for_help(command: str) -> tuple[str, bool]:
     return command, process.returncode == 0 and output.startswith(b"usage: ")
 
 
-async def test_every_command_of_readme_has_help() -> None:
-    commands = sorted(set(re.findall(_COMMAND, README.read_text())))
+async def test_every_command_of_a_page_has_help() -> None:
+    text = " ".join(page.read_text() for page in find_pages())
+    commands = sorted(set(re.findall(_COMMAND, text)))
     assert "-m benchmarks.sessions" in commands
     async with asyncio.timeout(120):
         answers = [await ask_for_help(command) for command in commands]

@@ -1,0 +1,46 @@
+"""Cut README and the pages of docs/ into sections, tables and blocks of code."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.project import ROOT
+
+DOCS = ROOT / "docs"
+README = ROOT / "README.md"
+QUICKSTART = DOCS / "quickstart.md"
+GUARANTEES = DOCS / "evidence" / "guarantees.md"
+FAULTS = DOCS / "evidence" / "faults.md"
+SECURITY = DOCS / "topics" / "security.md"
+
+_FILE = re.compile(r"# (\w+/\w+\.py)(, at its end)?\n")
+"""The first line of a block that is a file, or the end of one."""
+
+
+def find_pages() -> list[Path]:
+    """Return README, the pages beside it and those of docs/."""
+    written = [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]
+    return sorted(page for page in written if "_generated" not in page.parts)
+
+
+def read_section(page: Path, title: str) -> str:
+    """Return the text below a title, up to the next title of its level."""
+    return page.read_text().partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def read_blocks(text: str, language: str) -> list[str]:
+    """Return the blocks of a language in a page or section."""
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def read_files(page: Path) -> Iterator[tuple[str, str, bool]]:
+    """Yield path and text of each file of a page, and whether it is an end of one."""
+    for block in read_blocks(page.read_text(), "python"):
+        if named := re.match(_FILE, block):
+            yield named[1], block, named[2] is not None
+
+
+def read_rows(page: Path, head: str) -> list[str]:
+    """Return the rows of the table whose first column has a heading."""
+    table = page.read_text().partition(f"\n| {head} |")[2].partition("\n\n")[0]
+    return table.splitlines()[2:]
