@@ -1,9 +1,9 @@
 """
-python -m benchmarks: servers side by side, on this machine.
+python -m benchmarks: compare servers on this machine.
 
-Each contender runs in a process of its own, one after another, and all of them
-again in each round, so that what else the machine does falls on all alike.
-Ratios are taken within a round; the table shows their medians and extremes.
+Each contender runs in its own process, one after another. Each round repeats all
+of them, so that other load of the machine affects all alike. Ratios are taken
+within a round; the table shows their medians and extremes.
 """
 
 import argparse
@@ -31,14 +31,14 @@ from connections.capacity.load.generator import LoadFailed
 from connections.capacity.load.procfs import allow_many_files
 
 Rounds = dict[str, dict[str, list[Values]]]
-"""Of each measure and contender, what each round gave."""
+"""The values of each round, by measure and contender."""
 
 _ROUNDS = {"echo": 5, "connects": 3, "crowd": 1, "broadcast": 3}
 _LESS_IS_BETTER = ("_us", "_ms", "_percent", "kib_per_connection")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure what the command line asks for; return the exit code."""
+    """Run the measures on the command line; return the exit code."""
     options = _make_parser().parse_args(arguments)
     size = QUICK if options.quick else WHOLE
     measures = _select(options.only, tuple(MEASURES), "measure")
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     allow_many_files()
     missing = _find_missing(names, measures)
     for name, reason in missing.items():
-        print(f"{name} is left out: {reason}")
+        print(f"{name} is skipped: {reason}")
     found: Rounds = {}
     with make_site() as folder:
         site = Site(Path(folder))
@@ -79,32 +79,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Measure this project beside others, on this machine.",
+        description="Compare this project with other servers on this machine.",
         epilog="Sessions and Redis have commands of their own: see benchmarks/.",
     )
     parser.add_argument(
-        "--quick", action="store_true", help="whether it runs, in under a minute"
+        "--quick", action="store_true", help="run a smoke test of under a minute"
     )
     parser.add_argument(
         "--only",
         metavar="MEASURE",
         action="append",
-        help=f"one or more of {', '.join(MEASURES)}",
+        help=f"measures to run, of {', '.join(MEASURES)} (default: all)",
     )
     parser.add_argument(
         "--contenders",
         metavar="NAME",
         action="append",
-        help=f"one or more of {', '.join(CONTENDERS)}",
+        help=f"servers to run, of {', '.join(CONTENDERS)} (default: all)",
     )
-    parser.add_argument("--rounds", type=int, help="how often each is measured")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything")
+    parser.add_argument("--rounds", type=int, help="repetitions of each measure")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write all results to FILE"
+    )
     return parser
 
 
-def _select(asked: list[str] | None, known: tuple[str, ...], kind: str) -> list[str]:
-    """Return what was asked for; all of it by default."""
-    chosen = [name for part in asked or () for name in part.split(",")]
+def _select(
+    requested: list[str] | None, known: tuple[str, ...], kind: str
+) -> list[str]:
+    """Return the requested names; all by default."""
+    chosen = [name for part in requested or () for name in part.split(",")]
     for name in chosen:
         if name not in known:
             raise SystemExit(f"no {kind} {name!r}; there are {', '.join(known)}")
@@ -112,7 +116,7 @@ def _select(asked: list[str] | None, known: tuple[str, ...], kind: str) -> list[
 
 
 def _find_missing(names: Sequence[str], measures: Sequence[str]) -> dict[str, str]:
-    """Return the contenders that cannot be measured here, and why."""
+    """Return the contenders that cannot run here, with the reasons."""
     wanted = {name for measure in measures for name in CONTENDERS_OF[measure]}
     reasons = {name: CONTENDERS[name].missing() for name in names if name in wanted}
     return {name: reason for name, reason in reasons.items() if reason}
@@ -140,7 +144,7 @@ def _run(
 
 
 def _make_tables(found: dict[str, list[Values]]) -> Iterator[str]:
-    """Yield the figures, and their ratios to the reference."""
+    """Yield tables of the figures and of their ratios to the reference."""
     if not found:
         return
     keys = list(next(iter(found.values()))[0])
@@ -156,13 +160,13 @@ def _make_tables(found: dict[str, list[Values]]) -> Iterator[str]:
         [name, *(find_ratio(rounds, reference, key) for key in keys)]
         for name, rounds in found.items()
     ]
-    yield make_table((f"better than {REFERENCE}, times", *keys), ratios)
+    yield make_table((f"times better than {REFERENCE}", *keys), ratios)
 
 
 def find_ratio(
     rounds: Sequence[Values], reference: Sequence[Values], key: str
 ) -> object:
-    """Return how many times better than the reference, round by round."""
+    """Return the ratio to the reference, above 1 if better, over all rounds."""
     ours = [values[key] for values in rounds]
     theirs = [values[key] for values in reference]
     if not all(ours) or not all(theirs):

@@ -1,10 +1,10 @@
 """
-python -m benchmarks.abuse: the attacks of tests/abuse/, on stock daphne and on ours.
+python -m benchmarks.abuse: run the attacks of tests/abuse/ on stock daphne and on ours.
 
-The same consumers on either, each attack on a server of its own, with the
-configuration as users get it but for three keys: clients need no credentials,
-one foreign origin is listed, and messages may be as large as daphne lets them.
-A canary in a third process says what others notice.
+Both serve the same consumers. Each attack gets its own server with the default
+configuration, except that clients need no credentials, one foreign origin is
+allowed, and messages may be as large as on daphne. A canary in a third process
+measures the effect on other clients.
 """
 
 import argparse
@@ -31,7 +31,7 @@ _CONFIG = {
     "max_message_size": "1MiB",
 }
 _OFFERED_BYTES = 50_000_000
-"""For each attacker: stock daphne keeps all of it in memory."""
+"""Bytes per attacker; stock daphne keeps all of them in memory."""
 
 _HEADER = (
     *("attack", "bare: answers", "ours: answers"),
@@ -40,7 +40,7 @@ _HEADER = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Attack both servers; print the table, and write it where it is asked for."""
+    """Attack both servers; print a table and optionally write JSON."""
     options = _make_parser().parse_args(arguments)
     known = {attack.name: attack for attack in ATTACKS}
     unknown = set(options.only or ()) - set(known)
@@ -80,14 +80,18 @@ def _make_parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks.abuse",
         description="Attack stock Channels on daphne, and this project.",
     )
-    parser.add_argument("--only", metavar="ATTACK", action="append", help="one or more")
+    parser.add_argument(
+        "--only", metavar="ATTACK", action="append", help="attack to run"
+    )
     parser.add_argument(
         "--patience",
         type=float,
         default=12,
-        help="seconds for an attacker to be ended; then it counts as still open",
+        help="seconds after which an attacker that is not closed counts as still open",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write all results to FILE"
+    )
     return parser
 
 
@@ -115,12 +119,12 @@ def _make_row(attack: Attack, reports: Mapping[str, Report]) -> tuple[str, ...]:
     return (
         attack.name,
         *map(summarise_answers, each),
-        *(_say_round_trip(one) for one in each),
+        *(_format_round_trip(one) for one in each),
         *(f"{one.grown_kib / 1024:.1f}" for one in each),
     )
 
 
-def _say_round_trip(report: Report) -> str:
+def _format_round_trip(report: Report) -> str:
     lost = ", lost" if report.sighting.failures else ""
     return f"{report.find_round_trip_ms(0.99):.0f}{lost}"
 

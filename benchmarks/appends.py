@@ -1,8 +1,8 @@
 """
-The load generator of sessions: messages said as fast as it goes, or at a steady rate.
+Generate load on sessions: messages at full speed, or at a steady rate.
 
-A process of its own, as connections.capacity.load.generator. Each ack is looked at: no
-offset of a session may be left out, none come twice.
+Runs in its own process, like connections.capacity.load.generator. It checks each
+ack: offsets of a session must have no holes and no duplicates.
 """
 
 import itertools
@@ -21,35 +21,35 @@ PAYLOAD = {"text": "a message of about a hundred bytes, as people write: é👍�
 _LATE_SECONDS = 60
 
 
-class Talk:
-    """One connection to a session of its own, and what was said on it."""
+class Appender:
+    """One connection to its own session, with its messages in flight."""
 
     def __init__(self, client: Client, times: list[float]) -> None:
         self.client = client
         self.hello: dict[str, Any] = {}
         self.entries = 0
         self.last_offset = 0
-        self.goes_on = False
-        self.under_way: dict[int, float] = {}
+        self.is_continuous = False
+        self.in_flight: dict[int, float] = {}
         self._times = times
         self._prefix = os.urandom(8).hex()
         self._numbers = itertools.count(1)
         self._prepared: list[tuple[int, bytes]] = []
-        client.on_data = self.take
-        self.take(client, b"")
+        client.on_data = self.receive
+        self.receive(client, b"")
 
     def prepare(self, count: int, *, is_ping: bool = False) -> None:
-        """Build messages before the clock starts: to be recorded, or pings."""
+        """Build messages or pings before the clock starts."""
         self._prepared = [self._build(is_ping) for _ in range(count)][::-1]
 
-    def say(self) -> None:
-        """Send the next message and take the time until it is answered."""
+    def send(self) -> None:
+        """Send the next message, and time its answer."""
         number, frame = self._prepared.pop() if self._prepared else self._build(False)
-        self.under_way[number] = time.monotonic()
+        self.in_flight[number] = time.monotonic()
         self.client.socket.send(frame)
 
-    def take(self, client: Client, data: bytes) -> None:
-        """Take what the server sends."""
+    def receive(self, client: Client, data: bytes) -> None:
+        """Handle received bytes."""
         frames, client.buffer = split_frames(client.buffer + data)
         for raw, payload in frames:
             if raw[0] == PING:
@@ -57,7 +57,7 @@ class Talk:
             elif payload.startswith(b'{"type":"entry"'):
                 self.entries += 1
             else:
-                self._take_message(json.loads(payload))
+                self._receive_message(json.loads(payload))
 
     def _build(self, is_ping: bool) -> tuple[int, bytes]:
         number = next(self._numbers)
@@ -67,7 +67,7 @@ class Talk:
             message = {"type": "message", "id": message_id, "data": PAYLOAD}
         return number, build_frame(TEXT, json.dumps(message).encode())
 
-    def _take_message(self, message: dict[str, Any]) -> None:
+    def _receive_message(self, message: dict[str, Any]) -> None:
         kind = message["type"]
         if kind == "ack":
             if message["offset"] != self.last_offset + 1:
@@ -82,67 +82,67 @@ class Talk:
             raise ConnectionError(str(message))
 
     def _settle(self, number: int) -> None:
-        self._times.append(time.monotonic() - self.under_way.pop(number))
-        if self.goes_on:
-            self.say()
+        self._times.append(time.monotonic() - self.in_flight.pop(number))
+        if self.is_continuous:
+            self.send()
 
 
 class AppendSteps(Steps):
-    """What the process can do beside what every generator can."""
+    """The steps of the process, in addition to those of every generator."""
 
     def __init__(self, host: str, port: int, dialect: str, path: str) -> None:
         super().__init__(host, port, dialect, path)
-        # Of one address, and so of one client, to whom all sessions belong.
+        # A single address is a single client, which owns all sessions.
         self.clients = Clients(host, port, addresses=1)
         self._headers = [f"Origin: http://{host}:{port}\r\n"]
-        self._talks: list[Talk] = []
+        self._appenders: list[Appender] = []
         self._times: list[float] = []
 
     def begin(self, count: int) -> Answer:
-        """Begin so many sessions, each on a connection of its own."""
-        self._talks = [self._open("new/") for _ in range(count)]
+        """Open `count` sessions, each on its own connection."""
+        self._appenders = [self._open("new/") for _ in range(count)]
         return {"open": count}
 
     def go_fast(self, seconds: float, window: int, expected: int) -> Answer:
-        """Keep so many messages under way on each connection."""
-        for talk in self._talks:
-            talk.prepare(expected // len(self._talks) + window)
-            talk.goes_on = True
+        """Keep `window` messages in flight on each connection."""
+        for appender in self._appenders:
+            appender.prepare(expected // len(self._appenders) + window)
+            appender.is_continuous = True
         started, cpu = self._start_clock()
-        for talk in self._talks:
+        for appender in self._appenders:
             for _ in range(window):
-                talk.say()
+                appender.send()
         while time.monotonic() - started < seconds:
             self.clients.poll(0.1)
         answer = self._summarise(started, cpu)
-        for talk in self._talks:
-            talk.goes_on = False
-        self._wait_settled(self._talks)
+        for appender in self._appenders:
+            appender.is_continuous = False
+        self._wait_settled(self._appenders)
         return answer
 
     def go_steadily(
         self, seconds: float, per_second: float, is_ping: bool = False
     ) -> Answer:
-        """Have the connections speak in turn, at a steady rate."""
+        """Send on the connections in rotation, at a steady rate."""
         count = int(seconds * per_second)
-        for talk in self._talks:
-            talk.prepare(count // len(self._talks) + 1, is_ping=is_ping)
+        for appender in self._appenders:
+            appender.prepare(count // len(self._appenders) + 1, is_ping=is_ping)
         started, cpu = self._start_clock()
         for number in range(count):
             due_at = started + number / per_second
             while (wait_seconds := due_at - time.monotonic()) > 0:
                 self.clients.poll(wait_seconds)
-            self._talks[number % len(self._talks)].say()
-        self._wait_settled(self._talks)
+            self._appenders[number % len(self._appenders)].send()
+        self._wait_settled(self._appenders)
         return self._summarise(started, cpu)
 
     def resume(self, entries: int, times: int) -> Answer:
-        """Say so much in one session, and come back to it again and again."""
-        talk = self._open("new/")
+        """Append entries to one session, and resume it repeatedly."""
+        appender = self._open("new/")
         for _ in range(entries):
-            talk.say()
-            self._wait_settled([talk])
-        path = f"{talk.hello['session']}/?epoch={talk.hello['epoch']}&offset=0"
+            appender.send()
+            self._wait_settled([appender])
+        path = f"{appender.hello['session']}/?epoch={appender.hello['epoch']}&offset=0"
         taken = []
         for _ in range(times):
             started = time.monotonic()
@@ -153,7 +153,7 @@ class AppendSteps(Steps):
             self.clients.drop(again.client)
         return summarise(taken)
 
-    def _open(self, path: str) -> Talk:
+    def _open(self, path: str) -> Appender:
         (client,), _ = self.clients.open(
             1,
             concurrency=1,
@@ -161,18 +161,18 @@ class AppendSteps(Steps):
             headers=self._headers,
             path=f"/ws/sessions/{path}",
         )
-        talk = Talk(client, self._times)
-        while not talk.hello:
+        appender = Appender(client, self._times)
+        while not appender.hello:
             self.clients.poll(0.1)
-        return talk
+        return appender
 
     def _start_clock(self) -> tuple[float, float]:
         self._times.clear()
         return time.monotonic(), time.process_time()
 
-    def _wait_settled(self, talks: Sequence[Talk]) -> None:
+    def _wait_settled(self, appenders: Sequence[Appender]) -> None:
         deadline = time.monotonic() + _LATE_SECONDS
-        while any(talk.under_way for talk in talks):
+        while any(appender.in_flight for appender in appenders):
             self.clients.poll(0.1)
             if time.monotonic() > deadline:
                 raise TimeoutError("an ack is missing")

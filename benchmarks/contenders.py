@@ -23,15 +23,15 @@ _RAISED = {
     "RATE_LIMIT__BURST_MESSAGES": "1000000",
     "RATE_LIMIT__BYTES_PER_SECOND": "1GB",
     "RATE_LIMIT__BURST_BYTES": "1GB",
-    # Nobody says anything on the idle ones.
+    # Idle connections of the measures send nothing.
     "IDLE_TIMEOUT_SECONDS": "3600",
 }
-"""The limits that the load itself must pass; all others are as users get them."""
+"""Limits raised for the load; all others have their defaults."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contender:
-    """One server under a name."""
+    """One server with its name."""
 
     name: str
     command: Callable[[int], list[str]]
@@ -39,14 +39,14 @@ class Contender:
     dialect: str = "plain"
     path: str = "/ws/echo/"
     credentials: str = ""
-    """What a client shows: nothing, "tokens" or "sessions" of the site."""
+    """Credentials of its clients: none (""), "tokens" or "sessions" of the site."""
     drains: bool = False
-    """Whether SIGTERM hands its clients over for some time."""
+    """Whether SIGTERM starts a drain."""
     missing: Callable[[], str] = lambda: ""
-    """Why it cannot be measured here, if it cannot."""
+    """Returns the reason why it cannot run here, or ""."""
 
     def start(self, site: Site, **environment: str) -> ServerProcess:
-        """Return its process, to be entered; variables are added to its own."""
+        """Return its process as a context manager, with additional variables."""
         port = free_port()
         return ServerProcess(
             self.command(port),
@@ -56,7 +56,7 @@ class Contender:
         )
 
     def get_headers(self, site: Site) -> list[str]:
-        """Return the header lines that clients send, in turn."""
+        """Return header lines that clients use in rotation."""
         if self.credentials == "tokens":
             return [f"Authorization: Bearer {one}\r\n" for one in site.tokens]
         if self.credentials == "sessions":
@@ -73,7 +73,7 @@ def _python(module: str, *arguments: str) -> Callable[[int], list[str]]:
     ]
 
 
-# With its own 5 s a busy machine does not get it to 5,000 connections.
+# With the default of 5 s a busy machine does not reach 5,000 connections.
 _DAPHNE = ("-p", "{port}", "--websocket_connect_timeout", "60")
 _UVICORN = ("--port", "{port}", "--log-level", "warning", "--ws", "websockets-sansio")
 
@@ -99,7 +99,7 @@ def _node(name: str) -> Callable[[int], list[str]]:
 
 
 def _is_node_missing() -> str:
-    """Install ws and socket.io where node is; return why that did not work."""
+    """Install ws and socket.io if Node.js is there; return a problem or ""."""
     if shutil.which("node") is None or shutil.which("npm") is None:
         return "node is not installed"
     folder = _node_modules()

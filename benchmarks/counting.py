@@ -1,9 +1,8 @@
 """
-python -m benchmarks.counting: what counting costs, as a part of one message.
+python -m benchmarks.counting: measure the cost of metrics as a share of a message.
 
-A message is an echo with its socket, frames, limits and counters, by the CPU
-time of a live server. Counting is what is done for each message beyond what
-the connection itself keeps: one observation of a histogram.
+The cost of a message is the CPU time of a live server for one echo. The cost of
+metrics is that of one observation of a histogram, which each message causes.
 """
 
 import argparse
@@ -20,14 +19,14 @@ from connections.metrics.counters import LATENCY_EDGES, Histogram
 _OBSERVATIONS = 20_000
 _ROUNDS = 9
 _DURATIONS = (0.000_05, 0.004)
-"""Most are below the first edge; one of these is not, and costs more."""
+"""Durations below and above the first edge; the latter cost more."""
 
 _ALLOWED_PERCENT = 2.0
 _SIZE = Size(warm_up_seconds=0.5, echo_seconds=2, idle=1)
 
 
 def main() -> int:
-    """Measure; return 1 where counting takes more than it may."""
+    """Measure the cost of counting; return 1 if it exceeds the allowed share."""
     argparse.ArgumentParser(
         prog="python -m benchmarks.counting", description=main.__doc__
     ).parse_args()
@@ -39,13 +38,13 @@ def main() -> int:
             for _ in range(3)
         ]
     message_us = statistics.median(echoed)
-    print(f"one message of a live server: {message_us:6.2f} us of CPU")
+    print(f"CPU per message of a live server: {message_us:6.2f} us")
     percents = []
     for seconds in _DURATIONS:
         counting_us = statistics.median(_observe(seconds) for _ in range(_ROUNDS))
         percents.append(100 * counting_us / message_us)
         print(
-            f"counting one of {seconds * 1000:g} ms: {counting_us:.3f} us, "
+            f"CPU per observation of {seconds * 1000:g} ms: {counting_us:.3f} us, "
             f"{percents[-1]:.2f} %"
         )
     print(f"allowed: {_ALLOWED_PERCENT:g} %")
@@ -53,7 +52,7 @@ def main() -> int:
 
 
 def _observe(seconds: float) -> float:
-    """Return the microseconds of CPU of one observation."""
+    """Return the CPU microseconds of one observation."""
     observe = Histogram(LATENCY_EDGES).observe
     began_at = time.process_time()
     for _ in range(_OBSERVATIONS):

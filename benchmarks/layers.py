@@ -1,9 +1,9 @@
 """
-python -m benchmarks.layers: where the CPU time of one message goes, by layer.
+python -m benchmarks.layers: attribute the CPU time of one message to layers.
 
-A server's stack is looked at after each millisecond of its CPU while fifty
-connections echo; the part of the samples that a layer has is its part of the CPU
-time of a message. A system call counts for the layer that makes it.
+The server's stack is sampled after each millisecond of its CPU time while fifty
+connections echo. A layer's share of the samples is its share of the CPU time of a
+message. A system call counts for the layer that makes it.
 """
 
 import argparse
@@ -34,17 +34,17 @@ _PACKAGES = {
     "uvicorn, websockets": ("uvicorn", "websockets"),
     "frames, queue, buffers (server/)": ("connections.server",),
     "threads for each message": ("concurrent", "threading", "asgiref", "queue"),
-    "limits, error boundary, wire, consumer": (
+    "limits, error boundary, consumer": (
         *("connections", "channels", "orchestra", "benchmarks", "django"),
     ),
 }
-"""Of each layer the packages; the first layer with a prefix of a name has it."""
+"""Packages by layer; the first layer with a prefix of a name owns it."""
 
 LAYERS = (*_PACKAGES, _OTHER)
 
 
 def find_layer(name: str) -> str:
-    """Return the layer that the code of a package or module belongs to."""
+    """Return the layer of a package or module."""
     for layer, prefixes in _PACKAGES.items():
         if any(f"{name}.".startswith(f"{prefix}.") for prefix in prefixes):
             return layer
@@ -52,7 +52,7 @@ def find_layer(name: str) -> str:
 
 
 def share(samples: Mapping[str, int], us: float) -> dict[str, float]:
-    """Return the microseconds of each layer, out of those of a whole message."""
+    """Divide the microseconds of a message among the layers."""
     counts = Counter[str]()
     for name, count in samples.items():
         counts[find_layer(name)] += count
@@ -61,7 +61,7 @@ def share(samples: Mapping[str, int], us: float) -> dict[str, float]:
 
 
 def measure(contender: Contender, site: Site, seconds: float) -> dict[str, float]:
-    """Return the microseconds that each layer takes for one echo."""
+    """Return the microseconds of each layer for one echo."""
     place = site.folder / f"{contender.name}.observed"
     variables = {"BENCHMARKS_OBSERVED": str(place), "BENCHMARKS_LAYERS": "1"}
     with (
@@ -71,7 +71,7 @@ def measure(contender: Contender, site: Site, seconds: float) -> dict[str, float
         headers = contender.get_headers(site)
         load.do("open", group="echo", count=_IN_FLIGHT, headers=headers)
         load.do("echo", group="echo", seconds=_WARM_UP_SECONDS)
-        # What a message costs without anybody who looks; then what it consists of.
+        # First the cost without sampling, then the shares with it.
         before = server.cpu_seconds()
         done = load.do("echo", group="echo", seconds=seconds)
         us = (server.cpu_seconds() - before) / max(1, done["round_trips"]) * 1e6
@@ -81,11 +81,14 @@ def measure(contender: Contender, site: Site, seconds: float) -> dict[str, float
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure each contender, and print a table of them all."""
+    """Measure each contender and print a table."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.layers", description="A message's time by layer."
+        prog="python -m benchmarks.layers",
+        description="Measure the CPU time of a message by layer.",
     )
-    parser.add_argument("--seconds", type=float, default=4, help="of echoes, for each")
+    parser.add_argument(
+        "--seconds", type=float, default=4, help="duration of echoes for each server"
+    )
     parser.add_argument("contenders", nargs="*", metavar="NAME", default=_MEASURED)
     options = parser.parse_args(arguments)
     for name in options.contenders:
@@ -101,8 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         [layer, *(f"{layers[layer]:.1f}" for layers in found.values())]
         for layer in LAYERS
     ]
-    rows.append(["together", *(f"{sum(one.values()):.1f}" for one in found.values())])
-    print(make_table(("us for each message", *found), rows))
+    rows.append(["total", *(f"{sum(one.values()):.1f}" for one in found.values())])
+    print(make_table(("us per message", *found), rows))
     machine = describe_machine()
     print(f"load {machine['load_average']:.1f}, {machine['processor']}")
     return 0

@@ -23,7 +23,7 @@ _IN_FLIGHT = 50
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """How much is done: the whole, or as much as shows that it works."""
+    """Amounts of load; QUICK is only a smoke test."""
 
     warm_up_seconds: float = 0.7
     echo_seconds: float = 3
@@ -51,7 +51,7 @@ QUICK = Size(
 
 
 def measure_echo(contender: Contender, site: Site, size: Size) -> Values:
-    """Round trips per second, alone and beside idle connections."""
+    """Measure round trips per second, without and with idle connections."""
     headers = contender.get_headers(site)
     with contender.start(site) as server, _load(contender, server) as load:
         load.do("open", group="echo", count=_IN_FLIGHT, headers=headers)
@@ -64,7 +64,7 @@ def measure_echo(contender: Contender, site: Site, size: Size) -> Values:
 
 
 def measure_connects(contender: Contender, site: Site, size: Size) -> Values:
-    """Connections opened per second, fifty at a time, and what each costs."""
+    """Measure opened connections per second, fifty at a time, and their CPU time."""
     headers = contender.get_headers(site)
     with contender.start(site) as server, _load(contender, server) as load:
         load.do("open", group="first", count=_IN_FLIGHT, headers=headers)
@@ -78,7 +78,7 @@ def measure_connects(contender: Contender, site: Site, size: Size) -> Values:
             headers=headers,
         )
         seconds = time.monotonic() - started
-        # What is written behind a connection's back is part of its cost.
+        # Deferred database writes are part of a connection's cost.
         load.do("rest", seconds=2)
         cpu_seconds = server.cpu_seconds() - before
     return {
@@ -89,7 +89,7 @@ def measure_connects(contender: Contender, site: Site, size: Size) -> Values:
 
 
 def measure_crowd(contender: Contender, site: Site, size: Size) -> Values:
-    """Memory and CPU of idle connections, and how long the loop was blocked."""
+    """Measure memory and CPU of idle connections, and blocks of the event loop."""
     headers = contender.get_headers(site)
     drained: Values = {"drain_blocked_ms": 0, "drain_blocked_cpu_ms": 0}
     observed = site.folder / f"{contender.name}.observed"
@@ -128,7 +128,7 @@ def measure_crowd(contender: Contender, site: Site, size: Size) -> Values:
 
 
 def measure_broadcast(contender: Contender, site: Site, size: Size) -> Values:
-    """Deliveries per second of one group message to few and to many members."""
+    """Measure deliveries per second of a group message to few and many members."""
     values: Values = {}
     headers = contender.get_headers(site)
     with contender.start(site) as server, _load(contender, server) as load:
@@ -152,7 +152,7 @@ def measure_broadcast(contender: Contender, site: Site, size: Size) -> Values:
                     group="members",
                     trigger=text,
                     reply=text,
-                    # The in-memory layer takes its time with many.
+                    # The in-memory layer is slow with many members.
                     seconds=300,
                 )
                 rates.append(count / done["seconds"])
@@ -192,7 +192,7 @@ CONTENDERS_OF = {
 
 
 def read_observed(server: ServerProcess, place: Path) -> dict[str, Any]:
-    """Return what the server has seen of itself since SIGUSR1."""
+    """Return the server's observations of itself since SIGUSR1."""
     place.unlink(missing_ok=True)
     server.signal(signal.SIGUSR2)
     deadline = time.monotonic() + 10
@@ -205,14 +205,14 @@ def read_observed(server: ServerProcess, place: Path) -> dict[str, Any]:
 
 
 def _scrape(server: ServerProcess) -> None:
-    """Ask for the metrics, as Prometheus does; a server may have none."""
+    """Request the metrics as Prometheus does; a server may have none."""
     url = f"http://127.0.0.1:{server.port}/metrics"
     with contextlib.suppress(urllib.error.HTTPError):
         urllib.request.urlopen(url, timeout=10).close()
 
 
 def _describe_blocks(seen: dict[str, Any], prefix: str) -> Values:
-    """Return for how long the loop's ticks were late at most."""
+    """Return the longest delay of the event loop."""
     return {
         f"{prefix}blocked_ms": max(seen["late_seconds"], default=0) * 1000,
         f"{prefix}blocked_cpu_ms": max(seen["busy_seconds"], default=0) * 1000,

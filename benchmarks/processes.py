@@ -15,14 +15,14 @@ _START_SECONDS = 60
 
 
 class StartFailed(Exception):
-    """A process did not come up; the text is the end of its log."""
+    """A process did not start; the text is the end of its log."""
 
 
 class ServerProcess:
     """
-    One server in a process of its own.
+    A server process, as a context manager.
 
-    A context manager: it starts, waits until its port answers, and ends.
+    On entry it starts and waits until its port answers; on exit it is killed.
     """
 
     def __init__(
@@ -74,11 +74,11 @@ class ServerProcess:
             self._process.wait(10)
 
     def signal(self, number: int) -> None:
-        """Send a signal and do not wait."""
+        """Send a signal without waiting."""
         os.kill(self.pid, number)
 
     def terminate(self, seconds: float) -> float:
-        """Ask it to end; return how long that took."""
+        """Send SIGTERM; return the seconds until the process exits."""
         if self._process is None:
             raise StartFailed("not started")
         started = time.monotonic()
@@ -87,15 +87,15 @@ class ServerProcess:
         return time.monotonic() - started
 
     def cpu_seconds(self) -> float:
-        """Return the CPU time of all its threads, those that ended too."""
+        """Return the CPU seconds of all its threads, ended ones included."""
         return read_cpu_seconds(self.pid)
 
     def memory_kib(self) -> int:
-        """Return its proportional set size: what it adds to the machine's use."""
+        """Return its proportional set size."""
         return read_memory_kib(self.pid)
 
     def log_tail(self, characters: int = 2000) -> str:
-        """Return the end of what it has written."""
+        """Return the end of its log."""
         return self._log.read_text(errors="replace")[-characters:]
 
     def _wait_ready(self) -> None:

@@ -1,9 +1,8 @@
 """
-python -m benchmarks.redis_cost: what connections cost the Redis that nodes share.
+python -m benchmarks.redis_cost: measure the cost of connections for Redis.
 
-Memory, commands and CPU time of a Redis of its own, as Redis counts them, for
-slots and leases, and for the channel layer. Two nodes; each client has as many
-connections as it may.
+A temporary Redis reports its memory, commands and CPU time for slots and leases,
+and for the channel layer. There are two nodes; each client is at its limit.
 """
 
 import argparse
@@ -34,35 +33,35 @@ _AT_ONCE = 50
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counters:
-    """What Redis has used so far."""
+    """Resources that Redis has used so far."""
 
     memory_bytes: int
     cpu_seconds: float
     calls: int
-    """Scripts run, messages published, subscriptions."""
+    """Calls of scripts, publishes and subscriptions."""
 
     inner_calls: int
-    """Commands in all, those within scripts included."""
+    """All commands, those within scripts included."""
 
     @classmethod
     async def read(cls, client: Any) -> "Counters":
-        """Ask Redis."""
-        facts = await client.info("all")
+        """Read the counters of Redis."""
+        info = await client.info("all")
         by_command = {
             name.removeprefix("cmdstat_"): one["calls"]
-            for name, one in facts.items()
+            for name, one in info.items()
             if name.startswith("cmdstat_")
         }
         sent = ("evalsha", "script|load", "publish", "subscribe", "unsubscribe")
         return cls(
-            memory_bytes=facts["used_memory"],
-            cpu_seconds=facts["used_cpu_sys"] + facts["used_cpu_user"],
+            memory_bytes=info["used_memory"],
+            cpu_seconds=info["used_cpu_sys"] + info["used_cpu_user"],
             calls=sum(by_command.get(name, 0) for name in sent),
             inner_calls=sum(by_command.values()),
         )
 
     def since(self, before: "Counters") -> "Counters":
-        """Return what was used in between."""
+        """Return the difference to earlier counters."""
         return Counters(
             memory_bytes=self.memory_bytes - before.memory_bytes,
             cpu_seconds=self.cpu_seconds - before.cpu_seconds,
@@ -81,7 +80,7 @@ def make_pool(url: str, node_id: str, connections: int) -> RedisPool:
         bus=RedisBus(url, node_id=node_id),
         max_total=2 * connections,
         lease_seconds=LEASE_SECONDS,
-        # What is measured is the work, however long it takes.
+        # The work is measured, not its duration.
         timeout_seconds=30,
     )
 
@@ -103,18 +102,18 @@ def make_slots(nodes: Sequence[str], connections: int) -> list[list[Slot]]:
 
 
 async def gather_some(works: Sequence[Any]) -> None:
-    """Await many, a few at once."""
-    turn = asyncio.Semaphore(_AT_ONCE)
+    """Await many coroutines, a few at once."""
+    semaphore = asyncio.Semaphore(_AT_ONCE)
 
     async def do(work: Any) -> None:
-        async with turn:
+        async with semaphore:
             await work
 
     await asyncio.gather(*map(do, works))
 
 
 async def measure_pool(url: str, client: Any, connections: int) -> list[Row]:
-    """Return the cost of slots: held, renewed, taken and given back."""
+    """Return the cost of taking, renewing, evicting and releasing slots."""
     nodes = ("a" * 32, "b" * 32)
     pools = [make_pool(url, node, connections) for node in nodes]
     slots = make_slots(nodes, connections)
@@ -128,7 +127,7 @@ async def measure_pool(url: str, client: Any, connections: int) -> list[Row]:
     for pool, own in zip(pools, slots, strict=True):
         await pool.renew(own)
     renewed = await Counters.read(client)
-    # Every client at its limit comes once more: its oldest goes.
+    # Each client at its limit opens one more, which evicts its oldest.
     newest = make_slots(nodes, connections)
     evicting = [
         pool.acquire(
@@ -167,7 +166,7 @@ async def measure_pool(url: str, client: Any, connections: int) -> list[Row]:
 
 
 async def measure_layer(url: str, client: Any, connections: int) -> list[Row]:
-    """Return the cost of channels that are subscribed to, and of a group send."""
+    """Return the cost of subscribed channels and of a group send."""
     layer = RedisLayer([url], timeout_seconds=30)
     empty = await Counters.read(client)
     channels = [await layer.new_channel() for _ in range(connections)]
@@ -176,7 +175,7 @@ async def measure_layer(url: str, client: Any, connections: int) -> list[Row]:
     )
     receiving = [asyncio.create_task(layer.receive(one)) for one in channels]
     await asyncio.sleep(0)
-    # Redis tells nobody when it has all of them.
+    # Redis does not report when all subscriptions are active.
     while (await client.info("stats"))["pubsub_channels"] < connections:  # noqa: ASYNC110
         await asyncio.sleep(0.1)
     full = await Counters.read(client)
@@ -207,7 +206,7 @@ def _make_row(what: str, used: Counters, count: int, *, memory: bool = False) ->
 
 
 async def measure(connections: int) -> list[Row]:
-    """Start a Redis and measure both."""
+    """Start Redis and measure pool and layer."""
     program = shutil.which("redis-server")
     if program is None:
         raise SystemExit("redis-server is not installed")

@@ -1,4 +1,4 @@
-"""Figures with their spread, as a table for people and as JSON for programs."""
+"""Format figures with their spread as Markdown tables and JSON."""
 
 import json
 import os
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """The median of repeated measurements, and the least and the greatest."""
+    """Median, minimum and maximum of repeated measurements."""
 
     median: float
     low: float
@@ -31,19 +31,19 @@ class Figure:
 
 
 def summarise(values: Sequence[float]) -> Figure:
-    """Return the figure that repeated measurements make."""
+    """Return the figure of repeated measurements."""
     return Figure(statistics.median(values), min(values), max(values), len(values))
 
 
 def compare(values: Sequence[float], reference: Sequence[float]) -> Figure:
-    """Return the ratios to a reference that was measured in the same rounds."""
+    """Return the ratio to a reference measured in the same rounds."""
     return summarise(
         [one / other for one, other in zip(values, reference, strict=True) if other]
     )
 
 
 def make_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Return a Markdown table whose columns line up."""
+    """Return a Markdown table with aligned columns."""
     lines = [list(header), *([str(cell) for cell in row] for row in rows)]
     widths = [max(len(line[index]) for line in lines) for index in range(len(header))]
     texts = ["| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines]
@@ -52,7 +52,7 @@ def make_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def describe_machine() -> dict[str, Any]:
-    """Return what a reader has to know to compare figures."""
+    """Return the facts of the machine that figures depend on."""
     model = platform.machine()
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
@@ -78,7 +78,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write results to a file, with the machine they come from."""
+    """Write results and a description of the machine to a file."""
     text = json.dumps({"machine": describe_machine(), **content}, indent=2)
     path.write_text(text + "\n")
 

@@ -1,15 +1,15 @@
 """
-How fast sessions are: python -m benchmarks.sessions
+python -m benchmarks.sessions: measure the speed of sessions.
 
-On SQLite and on a PostgreSQL that it starts itself, which syncs every commit to its
-disk: entries that the log by itself commits per second; entries that 200 clients
-have acked per second over sockets, as fast as it goes; how long an ack takes at a
-steady 1,000 a second, and beside it how long a ping takes on the same sockets at
-the same rate, which is what the machine and the transport alone do to the times;
-how long it takes a client to get 100 entries that it missed.
+Measures SQLite, and a temporary PostgreSQL that syncs every commit to disk:
+- entries per second that the log alone commits;
+- entries per second that are acked to 200 clients at full speed;
+- latency of acks at a steady 1,000 per second, beside the latency of pings at the
+  same rate, which shows the share of machine and transport;
+- latency of a resume with 100 missed entries.
 
-The generator is a process of its own. It, the server and PostgreSQL share the
-machine, so the CPU time of each for one append says more than a rate.
+The load generator, the server and PostgreSQL share the machine, so the CPU time of
+each per append means more than a rate.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from connections.capacity.load.procfs import free_port, read_cpu_seconds
 
 CLIENTS = 200
 _WINDOW = 8
-"""Messages that a client has under way when it goes as fast as it can."""
+"""Messages in flight per client at full speed."""
 
 _STEADY_PER_SECOND = 1_000
 _EXPECTED_PER_SECOND = 10_000
@@ -51,11 +51,11 @@ _UNLIMITED = {
 
 Figures = dict[str, float]
 ListPids = Callable[[], Sequence[int]]
-"""Returns the processes of the database."""
+"""Returns the process ids of the database."""
 
 
 class CpuClock:
-    """The CPU time that processes spend from now on."""
+    """Measures the CPU time of processes from its creation on."""
 
     def __init__(self, server: ServerProcess, list_pids: ListPids) -> None:
         self._server = server
@@ -63,7 +63,7 @@ class CpuClock:
         self._started = self._read()
 
     def per_append_us(self, count: float) -> Figures:
-        """Return the CPU time of each part for one of so many appends."""
+        """Return the CPU microseconds of each part per append."""
         spent = {name: now - self._started[name] for name, now in self._read().items()}
         return {name: 1e6 * one / max(1, count) for name, one in spent.items()}
 
@@ -81,7 +81,7 @@ class CpuClock:
 def measure_sockets(
     server: ServerProcess, list_pids: ListPids, seconds: float
 ) -> Figures:
-    """Return what 200 clients see, and one that comes back."""
+    """Return rates and latencies of 200 clients, and those of a resume."""
     with Load(server.port, module="benchmarks.appends") as load:
         load.do("begin", count=CLIENTS)
         load.do("go_steadily", seconds=1, per_second=_STEADY_PER_SECOND)
@@ -111,7 +111,7 @@ def measure_sockets(
 
 
 async def measure_log(seconds: float) -> float:
-    """Return the entries per second that the log commits; needs Django set up."""
+    """Return the entries per second that the log commits; needs django.setup()."""
     from connections.config.loader import get_config
     from connections.storage.database import Database
     from sessions_history.log import SessionLog
@@ -141,7 +141,7 @@ async def measure_log(seconds: float) -> float:
 
 @contextmanager
 def serve(folder: Path, environment: dict[str, str]) -> Iterator[ServerProcess]:
-    """Serve a migrated database."""
+    """Migrate the database and start a server."""
     port = free_port()
     argv = [sys.executable, "manage.py", "serve", "--port", str(port)]
     _manage(environment, "manage.py", "migrate", "--verbosity", "0")
@@ -154,7 +154,7 @@ def serve(folder: Path, environment: dict[str, str]) -> Iterator[ServerProcess]:
 def measure(
     folder: Path, database_url: str, list_pids: ListPids, seconds: float
 ) -> Figures:
-    """Return all figures on one database, which is empty."""
+    """Return all figures for one empty database."""
     environment = {
         **os.environ,
         **_UNLIMITED,
@@ -170,7 +170,7 @@ def measure(
 
 
 def measure_round(only: str | None, seconds: float) -> Iterator[tuple[str, Figures]]:
-    """Measure on each database once."""
+    """Measure each database once."""
     with make_site() as folder:
         place = Path(folder)
         if only != "postgresql":
@@ -209,10 +209,14 @@ def main() -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--seconds", type=float, default=8, help="for each load")
+    parser.add_argument(
+        "--seconds", type=float, default=8, help="duration of each load"
+    )
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--only", choices=("sqlite", "postgresql"))
-    parser.add_argument("--log", action="store_true", help="the log alone, in here")
+    parser.add_argument(
+        "--log", action="store_true", help="measure only the log, in this process"
+    )
     arguments = parser.parse_args()
     if arguments.log:
         import django

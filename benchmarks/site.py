@@ -11,13 +11,13 @@ from typing import Any
 from benchmarks.processes import ROOT
 
 CLIENTS = 2_500
-"""At five connections each, as many as are ever opened at once."""
+"""Enough clients for all connections, at five each."""
 
 _SESSIONS = 200
 
 
 class Site:
-    """A folder with a migrated database, and credentials to connect with."""
+    """A folder with a migrated database and credentials."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -34,7 +34,7 @@ class Site:
         self.sessions: list[str] = []
 
     def prepare(self) -> None:
-        """Make the database and fill it."""
+        """Create the database and its rows."""
         done = subprocess.run(
             [sys.executable, "-m", "benchmarks.site"],
             cwd=ROOT,
@@ -48,7 +48,7 @@ class Site:
 
 
 def make_site() -> "tempfile.TemporaryDirectory[str]":
-    """Return a folder under var/ that goes when it is left."""
+    """Return a temporary folder under var/, as a context manager."""
     parent = ROOT / "var" / "benchmarks"
     parent.mkdir(parents=True, exist_ok=True)
     return tempfile.TemporaryDirectory(dir=parent, ignore_cleanup_errors=True)

@@ -12,7 +12,7 @@ Rounds = Mapping[str, Mapping[str, Sequence[Values]]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """One row: a key of a measure, for one contender, against another or alone."""
+    """A target for one value of a contender, absolute or relative to another."""
 
     what: str
     least: str
@@ -21,10 +21,10 @@ class Target:
     contender: str = "orchestra-serve"
     against: str | None = REFERENCE
     is_ratio_of_cost: bool = False
-    """Less is better, and the ratio is theirs to ours."""
+    """Whether less is better; the ratio is then theirs to ours."""
 
     def find(self, rounds: Rounds) -> Figure | None:
-        """Return the figure, or None where it was not measured."""
+        """Return the figure, or None if it was not measured."""
         measured = rounds.get(self.measure, {})
         ours = [values[self.key] for values in measured.get(self.contender, ())]
         if not ours:
@@ -137,6 +137,6 @@ TARGETS = (
 
 
 def judge(rounds: Rounds) -> list[tuple[str, str, str]]:
-    """Return a line for each target that was measured."""
+    """Return a row for each measured target."""
     found = ((target, target.find(rounds)) for target in TARGETS)
     return [(one.what, one.least, str(figure)) for one, figure in found if figure]

@@ -1,9 +1,9 @@
 """
-python -m benchmarks.conformance: the Autobahn test suite against /ws/echo/.
+python -m benchmarks.conformance: run the Autobahn test suite against /ws/echo/.
 
-The suite's fuzzing client, in a CPython 2.7 that is looked for, against a server
-of its own on a free port. The exit code is 1 where a case failed that is not known
-to, 2 where the suite cannot be run.
+The suite's fuzzing client runs in an installed CPython 2.7, against a new server
+on a free port. The exit code is 1 if a case fails unexpectedly, and 2 if the suite
+cannot run.
 """
 
 import argparse
@@ -35,7 +35,7 @@ _FEW = 10
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what the command line asks for; return the exit code."""
+    """Run the suite with the given options; return the exit code."""
     options = _make_parser().parse_args(arguments)
     try:
         python = find_python(options.python)
@@ -71,12 +71,14 @@ def _make_parser() -> argparse.ArgumentParser:
         "--subset",
         choices=SUBSETS,
         default="all",
-        help="fast: 1-7 and 10, limits as shipped; ci: and the quick ones of 9, "
-        "limits raised; all (the default): every case there is",
+        help="fast: sections 1-7 and 10, default limits; ci: also the quick cases of "
+        "section 9, with raised limits; all (the default): every case",
     )
     parser.add_argument("--server", choices=SERVERS, default="serve")
-    parser.add_argument("--python", metavar="PATH", help="the CPython 2.7 to use")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything")
+    parser.add_argument("--python", metavar="PATH", help="path of a CPython 2.7")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write all results to FILE"
+    )
     parser.add_argument(
         "--report", type=Path, metavar="FOLDER", help="keep the suite's own report"
     )
@@ -87,10 +89,10 @@ def _run(
     options: argparse.Namespace, python: Python, suite: Path, report: Path
 ) -> list[Case]:
     """
-    Return the verdicts; of what failed at first, the second one.
+    Return the verdicts; failed cases are run again, and the second verdict counts.
 
-    The suite gives a server a second for most answers, which a busy machine may
-    not have; what is wrong is wrong again.
+    The suite allows a second for most answers, which is too short on a busy
+    machine. Real failures fail again.
     """
     subset, known = SUBSETS[options.subset], SERVERS[options.server].known
     run(options.server, subset, python, suite, report)
@@ -98,7 +100,7 @@ def _run(
     failed = [one.number for one in cases if one.has_failed and one.number not in known]
     if not 0 < len(failed) <= _FEW:
         return cases
-    print(f"failed, and run again: {', '.join(failed)}", file=sys.stderr, flush=True)
+    print(f"failed, running again: {', '.join(failed)}", file=sys.stderr, flush=True)
     again = report / "again"
     again.mkdir(exist_ok=True)
     few = dataclasses.replace(subset, cases=failed, excluded=())
@@ -120,7 +122,7 @@ def _write(options: argparse.Namespace, cases: Sequence[Case], seconds: float) -
 
 
 def _judge(cases: Sequence[Case], server: Server) -> int:
-    """Name what failed; return the exit code."""
+    """Print the failed cases; return the exit code."""
     failed = [case for case in cases if case.has_failed]
     known = [case.number for case in failed if case.number in server.known]
     unknown = [case for case in failed if case.number not in server.known]

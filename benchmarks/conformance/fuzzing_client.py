@@ -1,11 +1,11 @@
 """
 Run cases of the Autobahn suite: fuzzing_client.py FOLDER SPECIFICATION.
 
-For CPython 2.7, the only one that the suite runs on. FOLDER is where it is
-installed, SPECIFICATION the JSON that `wstest --mode fuzzingclient` takes in a file.
+This script runs on CPython 2.7, as the suite requires. FOLDER is the installed
+suite, SPECIFICATION the JSON that `wstest --mode fuzzingclient` reads from a file.
 """
 
-# Python 2.7 knows no annotations, and its libraries are not those of the project.
+# Python 2.7 has no annotations, and its libraries are not installed here.
 # mypy: ignore-errors
 
 import json
@@ -14,7 +14,7 @@ import sys
 
 
 def main(folder, specification):
-    # zope is a namespace package, which only a site folder's .pth files make.
+    # zope is a namespace package, which needs the .pth files of a site folder.
     site.addsitedir(folder)
     sys.path.insert(0, folder)
     from autobahntestsuite import fuzzing

@@ -33,7 +33,7 @@ _RAISED = {
     "WEBSOCKET__RATE_LIMIT__BYTES_PER_SECOND": "1GB",
     "WEBSOCKET__RATE_LIMIT__BURST_BYTES": "1GB",
 }
-"""The limits that section 9 has to pass, with up to 16 MiB in a message."""
+"""Limits raised for section 9, with messages of up to 16 MiB."""
 
 _TAIL_LINES = 20
 _HOW_MANY = re.compile(r"Ok, will run (\d+) test cases")
@@ -42,13 +42,13 @@ _BEGINS = re.compile(r"Running test case ID (\d+)\.")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subset:
-    """Cases under a name, and what they need."""
+    """A subset of cases, with its requirements."""
 
     cases: Sequence[str]
     excluded: Sequence[str] = ()
     has_raised_limits: bool = True
     seconds: float
-    """After which a run is given up: several times what it takes."""
+    """Deadline of a run, several times its usual duration."""
 
 
 _PROTOCOL = ("1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "10.*")
@@ -57,7 +57,7 @@ SUBSETS = {
     "fast": Subset(cases=_PROTOCOL, has_raised_limits=False, seconds=200),
     "ci": Subset(
         cases=(*_PROTOCOL, "9.*"),
-        # Megabytes, which the suite itself takes long to look at.
+        # Cases with megabytes, which the suite checks slowly.
         excluded=("9.1.5", "9.1.6", "9.2.5", "9.2.6", "9.3.*", "9.4.*", "9.7.6"),
         seconds=400,
     ),
@@ -67,7 +67,7 @@ SUBSETS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """How a server is started, and which cases are not its application's."""
+    """A server's command, its excluded cases, and its known failures."""
 
     command: Callable[[str], list[str]]
     excluded: Sequence[str] = ()
@@ -82,26 +82,26 @@ SERVERS = {
             *("-m", "uvicorn", "--port", port, "--log-level", "warning"),
             *("--ws-max-size", "17000000", "orchestra.asgi:application"),
         ],
-        # Compression, which is its library's own; the suite takes half an hour.
+        # The library implements compression; its cases take half an hour.
         excluded=("12.*", "13.*"),
         known=("7.1.5",),
-        why="the websockets library takes a close within a fragmented message for an "
+        why="the websockets library treats a close within a fragmented message as an "
         "error (1002)",
     ),
 }
 
 
 class RunFailed(Exception):
-    """The suite did not come to its end; the text is what it wrote last."""
+    """The suite did not finish; the text is the end of its output."""
 
 
 def run(server: str, subset: Subset, python: Python, suite: Path, report: Path) -> None:
     """
-    Run cases against a server of their own; the suite writes what it found.
+    Run cases against a new server; the suite writes its report.
 
     Raises:
         RunFailed: not all cases were run.
-        StartFailed: the server did not come up.
+        StartFailed: the server did not start.
     """
     port = free_port()
     with make_site() as made:
@@ -147,7 +147,7 @@ def _migrate(environment: dict[str, str]) -> None:
 
 
 def _follow(lines: Iterator[str], process: ServerProcess) -> None:
-    """Say how far the suite is, and see that it comes to its end."""
+    """Print the progress of the suite, and check that it finishes."""
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     expected, begun, section = 0, 0, ""
     for line in lines:
@@ -161,6 +161,6 @@ def _follow(lines: Iterator[str], process: ServerProcess) -> None:
                 print(f"section {section}, case {begun} of {expected}", file=sys.stderr)
     if not expected or begun < expected:
         raise RunFailed(
-            f"{begun} of {expected} cases were run. The suite wrote last:\n"
-            f"{''.join(tail)}\nand the server:\n{process.log_tail()}"
+            f"{begun} of {expected} cases were run. Output of the suite:\n"
+            f"{''.join(tail)}\nLog of the server:\n{process.log_tail()}"
         )

@@ -1,9 +1,9 @@
 """
-The Autobahn test suite, and the CPython 2.7 that it needs.
+Find a CPython 2.7, and install and run the Autobahn test suite with it.
 
-It is installed once, into var/, by the pip of our own Python: a 2.7 may come
-without pip, and an old pip without the TLS that PyPI asks for. All of it is
-pure Python or a wheel, so no compiler is needed.
+The pip of the current Python installs the suite once, into var/: a CPython 2.7
+may lack pip, or the TLS version that PyPI requires. All packages are pure Python
+or wheels, so no compiler is needed.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ _SOURCES = (
     "autobahn==0.10.9",
     "txaio==2.1.0",
 )
-"""Pure Python, without wheels: unpacked as they are."""
+"""Pure Python packages without wheels, which are unpacked."""
 
 _WHEELS = (
     "Twisted==19.10.0",
@@ -65,14 +65,14 @@ _WIDE_UNICODE = 0x10FFFF
 _INSTALL_SECONDS = 600
 
 _HOW_TO_GET_ONE = (
-    "the Autobahn test suite runs on CPython 2.7 only, and none was found: not as "
-    "python2.7 or python2, nor in pyenv. `pyenv install 2.7.18` makes one, on Debian "
-    "11 `apt install python2.7`; name one elsewhere with --python or PYTHON27"
+    "the Autobahn test suite runs only on CPython 2.7, which was not found as "
+    "python2.7, as python2 or in pyenv. Install it with `pyenv install 2.7.18`, on "
+    "Debian 11 with `apt install python2.7`, or name it with --python or PYTHON27"
 )
 
 
 class SuiteMissing(Exception):
-    """The suite cannot be run here; the text says what to do about it."""
+    """The suite cannot run here; the text has the remedy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,15 +85,15 @@ class Python:
 
 def find_python(named: str | None = None) -> Python:
     """
-    Return a CPython 2.7: the one that is named, or on the path, or of pyenv.
+    Return a CPython 2.7: the named one, or one on the path or of pyenv.
 
     Raises:
-        SuiteMissing: there is none; the text says how to get one.
+        SuiteMissing: there is none; the text says how to install one.
     """
     if named:
         found = _probe(named)
         if found is None:
-            raise SuiteMissing(f"{named} is no CPython 2.7")
+            raise SuiteMissing(f"{named} is not a CPython 2.7")
         return found
     for path in _find_candidates():
         found = _probe(path)
@@ -104,10 +104,10 @@ def find_python(named: str | None = None) -> Python:
 
 def install(python: Python) -> Path:
     """
-    Return the folder of the suite, installed now if it is not yet.
+    Return the folder of the suite; install it if necessary.
 
     Raises:
-        SuiteMissing: it cannot be installed; the text is what pip says.
+        SuiteMissing: the installation failed; the text is the output of pip.
     """
     pins = "\n".join((*_SOURCES, *_WHEELS, python.abi))
     folder = _FOLDER / hashlib.sha256(pins.encode()).hexdigest()[:12]
@@ -122,7 +122,7 @@ def install(python: Python) -> Path:
         try:
             draft.rename(folder)
         except OSError:
-            # Somebody else was faster; what they installed is the same.
+            # Another process installed the same suite first.
             if not folder.is_dir():
                 raise
     return folder
@@ -132,9 +132,9 @@ def run_cases(
     python: Python, folder: Path, specification: dict[str, Any], *, seconds: float
 ) -> Iterator[str]:
     """
-    Run cases; yield the lines that the suite writes as it goes.
+    Run cases; yield the output lines of the suite.
 
-    They end early where it takes longer than so many seconds.
+    The suite is killed after `seconds`.
     """
     runner = Path(__file__).with_name("fuzzing_client.py")
     process = subprocess.Popen(
@@ -155,7 +155,7 @@ def run_cases(
 
 
 def _find_candidates() -> Iterator[str]:
-    """Yield what may be a CPython 2.7; pyenv's shims are there without one, too."""
+    """Yield paths of a possible CPython 2.7; pyenv's shims may lack a version."""
     if named := os.environ.get("PYTHON27"):
         yield named
     for name in ("python2.7", "python2"):

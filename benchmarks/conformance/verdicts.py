@@ -11,12 +11,12 @@ from benchmarks.report import make_table
 _GOOD = frozenset({"OK", "NON-STRICT", "INFORMATIONAL"})
 
 _COMPRESSION = ("12", "13")
-"""Sections on an extension; a server without it leaves them unimplemented."""
+"""Sections about compression; servers without it are UNIMPLEMENTED there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One case: its number, how the server behaved, and how it closed."""
+    """One case: its number, and the verdicts on behaviour and close."""
 
     number: str
     behavior: str
@@ -24,12 +24,12 @@ class Case:
 
     @property
     def section(self) -> str:
-        """The first part of its number."""
+        """The first part of the number."""
         return self.number.partition(".")[0]
 
     @property
     def has_failed(self) -> bool:
-        """Tell whether the server did what it must not."""
+        """Return True if the server violated the protocol."""
         is_left_out = self.behavior == "UNIMPLEMENTED" and self.section in _COMPRESSION
         return not ((self.behavior in _GOOD or is_left_out) and self.close in _GOOD)
 
@@ -38,7 +38,7 @@ class Case:
 
 
 def read_cases(folder: Path, agent: str) -> list[Case]:
-    """Return what the suite wrote into its folder, in the order of the numbers."""
+    """Return the cases in the suite's report, in numerical order."""
     path = folder / "index.json"
     if not path.is_file():
         return []
@@ -53,12 +53,12 @@ def read_cases(folder: Path, agent: str) -> list[Case]:
 
 
 def count_cases(cases: Sequence[Case]) -> Counter[str]:
-    """Return how many ended how; FAILED where the close was wrong, too."""
+    """Return the number of cases by verdict; a wrong close counts as FAILED."""
     return Counter("FAILED" if one.has_failed else one.behavior for one in cases)
 
 
 def make_section_table(cases: Sequence[Case]) -> str:
-    """Return how many of each section ended how."""
+    """Return a table of verdicts by section."""
     outcomes = [*sorted(_GOOD, reverse=True), "UNIMPLEMENTED", "FAILED"]
     rows = []
     for section in dict.fromkeys(case.section for case in cases):

@@ -17,7 +17,7 @@ from benchmarks.served.observed import observe  # noqa: E402
 
 
 class EchoConsumer(AsyncWebsocketConsumer):
-    """Sends every message back."""
+    """Send every message back."""
 
     async def receive(
         self, text_data: str | None = None, bytes_data: bytes | None = None
@@ -26,16 +26,18 @@ class EchoConsumer(AsyncWebsocketConsumer):
 
 
 class BroadcastConsumer(AsyncWebsocketConsumer):
-    """Sends what one member sends to all members."""
+    """Send each message to all members."""
 
     groups = ["all"]
 
     async def receive(
         self, text_data: str | None = None, bytes_data: bytes | None = None
     ) -> None:
-        await self.channel_layer.group_send("all", {"type": "said", "text": text_data})
+        await self.channel_layer.group_send(
+            "all", {"type": "broadcast", "text": text_data}
+        )
 
-    async def said(self, event: dict[str, Any]) -> None:
+    async def broadcast(self, event: dict[str, Any]) -> None:
         await self.send(text_data=event["text"])
 
 

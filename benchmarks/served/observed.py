@@ -1,8 +1,8 @@
 """
-What only the server's own process can see: its event loop, its time by layer.
+Observe the event loop and the CPU time by layer from within the server's process.
 
-Switched on by BENCHMARKS_OBSERVED, the file to write to. SIGUSR1 begins anew,
-SIGUSR2 writes what was seen and ends it: to watch takes CPU itself.
+BENCHMARKS_OBSERVED names the output file and enables this. SIGUSR1 restarts the
+observation; SIGUSR2 writes the results and stops it, because it costs CPU time.
 """
 
 import asyncio
@@ -22,13 +22,13 @@ _SAMPLE_SECONDS = 0.001
 
 
 def observe(application: Any) -> Any:
-    """Return the application, watched if BENCHMARKS_OBSERVED says so."""
+    """Return the application, observed if BENCHMARKS_OBSERVED is set."""
     place = os.environ.get("BENCHMARKS_OBSERVED")
     return Observed(application, Path(place)) if place else application
 
 
 class Observed:
-    """An application whose loop and stack are looked at again and again."""
+    """An application whose event loop and stack are sampled."""
 
     def __init__(self, application: Any, place: Path) -> None:
         self._application = application
@@ -43,7 +43,7 @@ class Observed:
         self._longest_collection = 0.0
         signal.signal(signal.SIGUSR1, self._begin)
         signal.signal(signal.SIGUSR2, self._write)
-        gc.callbacks.append(self._note_collection)
+        gc.callbacks.append(self._record_collection)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if self._loop is None:
@@ -51,7 +51,7 @@ class Observed:
         await self._application(scope, receive, send)
 
     async def _watch(self) -> None:
-        """Note by how much a tick is late, by the clock and in CPU of this thread."""
+        """Record delays of the event loop, in wall time and CPU time of the thread."""
         while self._is_watching:
             due, cpu = time.monotonic() + _TICK_SECONDS, time.thread_time()
             await asyncio.sleep(_TICK_SECONDS)
@@ -78,7 +78,7 @@ class Observed:
         if frame is not None:
             self._layers[_name_layer(frame)] += 1
 
-    def _note_collection(self, phase: str, info: dict[str, int]) -> None:
+    def _record_collection(self, phase: str, info: dict[str, int]) -> None:
         if phase == "start":
             self._collecting_since = time.monotonic()
         else:
@@ -103,7 +103,7 @@ class Observed:
 
 
 def _name_layer(frame: FrameType) -> str:
-    """Return the package or module whose own code a frame is in."""
+    """Return the package or module of a frame."""
     name: str = frame.f_globals.get("__name__", "?")
     parts = name.split(".")
     if parts[0] in ("connections", "daphne", "twisted", "autobahn", "uvicorn"):

@@ -1,4 +1,4 @@
-"""The project's own settings, with routes to measure and the layer that is named."""
+"""Settings of the reference application with measured routes and a given layer."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""python-socketio, as its documentation starts."""
+"""An echo server as in the introduction of python-socketio's documentation."""
 
 import socketio
 

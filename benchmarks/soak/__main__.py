@@ -1,11 +1,10 @@
 """
-python -m benchmarks.soak: does anything grow while everything goes on?
+python -m benchmarks.soak: check that nothing grows under lasting load.
 
-Real nodes with PostgreSQL and Redis (one with SQLite where these are not there),
-clients that come, talk, stream, read nothing and vanish; nodes are killed and
-drained. In between all come to rest, and what the cluster holds is looked at. Says
-at the end which figures are flat; the exit code is 1 where one is not, where an
-acked message is missing, or where something is left when all have gone.
+Starts nodes with PostgreSQL and Redis (without these one node with SQLite).
+Clients connect, send, stream, stop reading and vanish; nodes are killed and
+drained. Between rounds the cluster comes to rest and is sampled. The exit code is
+1 if a figure grows, an acked message is missing, or something is left at the end.
 """
 
 import argparse
@@ -27,7 +26,7 @@ from benchmarks.soak.figures import Judged, Sample, judge, take
 from connections.capacity.load.procfs import allow_many_files
 
 _ROUNDS = 10
-"""About so many samples; half of them at least, however short it is."""
+"""About this many samples, and at least half of them."""
 
 _ROUND_SECONDS = (1.0, 8.0)
 _MAKE_TOKENS = (
@@ -39,22 +38,22 @@ _MAKE_TOKENS = (
 
 @dataclass(kw_only=True)
 class Soak:
-    """What came of one run."""
+    """The result of one run."""
 
     samples: list[Sample] = field(default_factory=list)
     judged: list[Judged] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
-    wrongs: list[str] = field(default_factory=list)
-    """What is no matter of growth: lost acks, leftovers."""
+    problems: list[str] = field(default_factory=list)
+    """Problems other than growth: lost acks and leftovers."""
 
     @property
     def is_flat(self) -> bool:
-        """Whether nothing grew, was lost or was left."""
-        return not self.wrongs and all(one.is_flat for one in self.judged)
+        """Whether nothing grew, and there are no other problems."""
+        return not self.problems and all(one.is_flat for one in self.judged)
 
 
 async def soak(cluster: Cluster, *, seconds: float, seed: int) -> Soak:
-    """Have everything go on for a while, and look in between."""
+    """Run rounds of load, and take a sample after each."""
     tokens = cluster.steady.manage("shell", "-v0", "-c", _MAKE_TOKENS)
     crowd = Crowd(cluster.nodes, json.loads(tokens), seed=seed)
     chance = random.Random(f"{seed} nodes")
@@ -64,13 +63,13 @@ async def soak(cluster: Cluster, *, seconds: float, seed: int) -> Soak:
     began = time.monotonic()
     while time.monotonic() - began < seconds or len(done.samples) < _ROUNDS / 2:
         async with asyncio.TaskGroup() as group:
-            group.create_task(crowd.be_lively(round_seconds))
-            # The one node of a soak without others only has these before it counts.
+            group.create_task(crowd.generate_load(round_seconds))
+            # A single node is disturbed only before the first sample.
             victims = cluster.nodes[1:] or cluster.nodes[: not done.samples]
             if victims:
-                act = chance.choice((cluster.kill, cluster.drain))
+                disturb = chance.choice((cluster.kill, cluster.drain))
                 await asyncio.sleep(round_seconds * chance.uniform(0, 0.5))
-                group.create_task(act(chance.choice(victims)))
+                group.create_task(disturb(chance.choice(victims)))
         sample = await take(
             cluster,
             standing=crowd.count_standing(),
@@ -78,19 +77,19 @@ async def soak(cluster: Cluster, *, seconds: float, seed: int) -> Soak:
         )
         done.samples.append(sample)
         _report(sample, seconds)
-    done.wrongs += await asyncio.to_thread(_find_lost, cluster, crowd)
+    done.problems += await asyncio.to_thread(_find_lost, cluster, crowd)
     await crowd.leave()
     last = await take(cluster, standing=0, at_seconds=time.monotonic() - began)
     for name in ("consumers", "rows_open"):
         if left := getattr(last, name):
-            done.wrongs.append(f"{left} {name} are left though all have gone")
-    done.counts = {**crowd.counts, **cluster.befallen}
+            done.problems.append(f"{left} {name} are left after all clients left")
+    done.counts = {**crowd.counts, **cluster.disturbances}
     done.judged = judge(done.samples)
     return done
 
 
 def _find_lost(cluster: Cluster, crowd: Crowd) -> list[str]:
-    """Return what is wrong with what was acked."""
+    """Return the problems with acked messages."""
     found = []
     for page in crowd.pages:
         rows = cluster.store.ask(
@@ -98,14 +97,14 @@ def _find_lost(cluster: Cluster, crowd: Crowd) -> list[str]:
             f" where session_id = '{page.session_id}'"
         )
         if page.acked.items() - dict(rows).items():
-            found.append(f"acked, and not in the log of {page.session_id}")
-        if missing := crowd.said[page] - page.acked.keys():
+            found.append(f"acked messages are missing in the log of {page.session_id}")
+        if missing := crowd.sent[page] - page.acked.keys():
             found.append(f"{len(missing)} messages were never acked")
     return found
 
 
 def _report(sample: Sample, seconds: float) -> None:
-    """Say on one line how far it is, and what there was."""
+    """Print the progress and a sample on one line."""
     figures = dataclasses.asdict(sample)
     at_seconds = figures.pop("at_seconds")
     text = ", ".join(f"{name} {value}" for name, value in figures.items())
@@ -113,7 +112,7 @@ def _report(sample: Sample, seconds: float) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Soak as the command line says; return the exit code."""
+    """Run a soak with the given options; return the exit code."""
     options = _make_parser().parse_args(arguments)
     nodes = options.nodes or (2 if has_services() else 1)
     if nodes > 1 and not has_services():
@@ -144,9 +143,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ]
     print(make_table(header, rows))
     print(", ".join(f"{count} {what}" for what, count in sorted(done.counts.items())))
-    for wrong in done.wrongs:
-        print(f"WRONG: {wrong}")
-    print("all flat" if done.is_flat else "not flat, or wrong: see above")
+    for problem in done.problems:
+        print(f"PROBLEM: {problem}")
+    print("all flat" if done.is_flat else "not flat, or with problems: see above")
     if options.json:
         content = {"seed": seed, "nodes": nodes, "server": options.server}
         write_json(options.json, {**content, **dataclasses.asdict(done)})
@@ -159,15 +158,21 @@ def _make_parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--minutes", type=float, default=5, metavar="N")
-    parser.add_argument("--nodes", type=int, metavar="N", help="2, or 1 on SQLite")
+    parser.add_argument(
+        "--minutes", type=float, default=5, metavar="N", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--nodes", type=int, metavar="N", help="default: 2, or 1 with SQLite"
+    )
     parser.add_argument("--server", choices=SERVERS, default="serve")
-    parser.add_argument("--seed", type=int, help="of who does what, and when")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything")
+    parser.add_argument("--seed", type=int, help="seed of all random choices")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write all results to FILE"
+    )
     parser.add_argument(
         "--plant",
         choices=PLANTS,
-        help="have each WebSocket leave this behind: then it has to fail",
+        help="let each WebSocket leak this, so that the soak must fail",
     )
     return parser
 

@@ -1,7 +1,7 @@
 """
-The project as it is served, and a page that tells what is alive in the process.
+Serve the reference application, and a page with the live objects of the process.
 
-SOAK_PLANT makes each WebSocket leave something behind: memory, a file or a task.
+With SOAK_PLANT each WebSocket leaks memory, a file or a task.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from typing import Any
 from orchestra.asgi import application as project
 
 # isort: split
-# Models are there only now.
+# The import above sets up Django, which models need.
 from connections.node.current import get_node
 
 _LEFT_BYTES = 500_000
@@ -29,19 +29,19 @@ async def application(
     receive: Callable[[], Awaitable[dict[str, Any]]],
     send: Callable[[dict[str, Any]], Awaitable[None]],
 ) -> None:
-    """Serve as the project does."""
+    """Serve the reference application and /soak/."""
     global _opened
     if scope["type"] == "http" and scope["path"] == "/soak/":
-        await _tell(send)
+        await _send_counts(send)
         return
     if scope["type"] == "websocket":
         _opened += 1
-        _leave_behind(os.environ.get("SOAK_PLANT"))
+        _leak(os.environ.get("SOAK_PLANT"))
     await project(scope, receive, send)
 
 
-async def _tell(send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
-    """Answer with what is alive, after garbage is collected and memory given back."""
+async def _send_counts(send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
+    """Answer with live objects, after a collection and a trim of memory."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     node = get_node()
@@ -57,7 +57,7 @@ async def _tell(send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-def _leave_behind(plant: str | None) -> None:
+def _leak(plant: str | None) -> None:
     if plant == "memory":
         _left.append(os.urandom(_LEFT_BYTES))
     elif plant == "files":

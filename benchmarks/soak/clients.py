@@ -23,7 +23,7 @@ _PATIENCE_SECONDS = 60
 
 
 class Crowd:
-    """All clients of a soak; lively or still, as they are told."""
+    """All clients of a soak."""
 
     def __init__(
         self, nodes: Sequence[LiveServer], tokens: Sequence[str], *, seed: int
@@ -31,13 +31,13 @@ class Crowd:
         self.counts: Counter[str] = Counter()
         self._nodes = nodes
         self._random = random.Random(seed)
-        # Those that stay: talkers and pages, spread over the nodes.
+        # Long-lived clients: talkers and pages, spread over the nodes.
         self._talkers: dict[int, ClientConnection] = {}
         self.pages = [SessionClient(tokens[n]) for n in range(PAGES)]
-        self.said: dict[SessionClient, set[str]] = {page: set() for page in self.pages}
+        self.sent: dict[SessionClient, set[str]] = {page: set() for page in self.pages}
 
-    async def be_lively(self, seconds: float) -> None:
-        """Come, go, talk and vanish for a while; then be still, and few."""
+    async def generate_load(self, seconds: float) -> None:
+        """Generate load for some seconds; then only long-lived clients stay, idle."""
         ends_at = asyncio.get_running_loop().time() + seconds
         async with asyncio.TaskGroup() as group:
             for number in range(_CHURNERS):
@@ -50,7 +50,7 @@ class Crowd:
                 group.create_task(self._read_nothing(number, ends_at))
 
     def count_standing(self) -> int:
-        """Return how many connections are open while all are still."""
+        """Return the number of long-lived connections."""
         return len(self._talkers) + len(self.pages)
 
     async def leave(self) -> None:
@@ -78,11 +78,11 @@ class Crowd:
             await connection.wait_closed()
 
     async def _talk(self, number: int, ends_at: float) -> None:
-        """Stay, and come back whenever the node goes."""
+        """Keep one connection, and reconnect when the node ends."""
         while asyncio.get_running_loop().time() < ends_at or not self._is_open(number):
             try:
                 if not self._is_open(number):
-                    # Every few share an address, and are as many as it may have.
+                    # Four talkers share an address, which stays below its limit.
                     address = f"127.0.2.{number // 4}"
                     self._talkers[number] = await self._open(address)
                 await self._echo(self._talkers[number])
@@ -95,16 +95,16 @@ class Crowd:
         return known is not None and known.close_code is None
 
     async def _converse(self, page: SessionClient, ends_at: float) -> None:
-        """Say things that are answered by streams, and wait for every ack."""
+        """Send messages that are answered by streams, and wait for each ack."""
         loop = asyncio.get_running_loop()
         while True:
             if not page.is_connected:
-                await self._return(page)
-            self.said[page].add(await page.say(_ANSWER))
+                await self._reconnect(page)
+            self.sent[page].add(await page.say(_ANSWER))
             try:
                 await page.wait(lambda: not page.waiting or not page.is_connected, 10)
             except TimeoutError:
-                # Told to come later, or not at all: it is sent again on return.
+                # The server refused it for now, or is gone: resend after a reconnect.
                 self.counts["sent again"] += 1
                 await page.cut()
             if loop.time() > ends_at and page.is_connected and not page.waiting:
@@ -121,8 +121,8 @@ class Crowd:
         )
         self.counts["acked"] = sum(len(one.acked) for one in self.pages)
 
-    async def _return(self, page: SessionClient) -> None:
-        """Attach to whichever node answers."""
+    async def _reconnect(self, page: SessionClient) -> None:
+        """Attach to any node that answers."""
         deadline = asyncio.get_running_loop().time() + _PATIENCE_SECONDS
         while asyncio.get_running_loop().time() < deadline:
             try:
@@ -131,10 +131,10 @@ class Crowd:
                 return
             except _AWAY:
                 await asyncio.sleep(0.1)
-        raise TimeoutError("no node lets a session in")
+        raise TimeoutError("no node accepts a session")
 
     async def _read_nothing(self, number: int, ends_at: float) -> None:
-        """Ask for more than the buffers hold, and read none of it."""
+        """Request more than the buffers hold, without reading."""
         loop = asyncio.get_running_loop()
         while loop.time() < ends_at:
             node = self._random.choice(self._nodes)
@@ -175,5 +175,5 @@ class Crowd:
         await connection.send(text)
         async with asyncio.timeout(20):
             if await connection.recv() != text:
-                raise ValueError("an echo of something else")
+                raise ValueError("a wrong echo")
         self.counts["echoed"] += 1

@@ -17,7 +17,7 @@ from tests.project import make_server
 
 SERVERS = ("serve", "daphne", "uvicorn")
 PLANTS = ("memory", "files", "tasks")
-"""What benchmarks.soak.application can have each WebSocket leave behind."""
+"""Leaks that benchmarks.soak.application can plant."""
 
 _STOP_SECONDS = 60
 _CONFIG: dict[str, object] = {
@@ -31,14 +31,14 @@ _CONFIG: dict[str, object] = {
     "drain__grace_seconds": 3,
     "handshake__per_address_per_second": 10_000,
     "handshake__per_address_burst": 10_000,
-    # So that rows are pruned while somebody looks.
+    # Rows are pruned during the soak.
     "retention__closed_connections_days": 0,
     "buffers__send_stall_seconds": 2,
 }
 
 
 def has_services() -> bool:
-    """Tell whether Redis and PostgreSQL are installed."""
+    """Return True if Redis and PostgreSQL are installed."""
     has_postgres = any(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
     has_postgres = has_postgres or shutil.which("postgres") is not None
     return has_postgres and shutil.which("redis-server") is not None
@@ -46,31 +46,31 @@ def has_services() -> bool:
 
 @dataclass(kw_only=True)
 class Cluster:
-    """Nodes that share a database, and a Redis where there is more than one."""
+    """Nodes that share a database, and Redis if there are several."""
 
     nodes: list[LiveServer]
     store: Store
     redis: RedisProcess | None
-    befallen: dict[str, int] = field(default_factory=dict)
-    """How often nodes were killed and drained."""
+    disturbances: dict[str, int] = field(default_factory=dict)
+    """Counts of killed and drained nodes."""
 
     @property
     def steady(self) -> LiveServer:
-        """The node that nothing befalls, so that what it holds can be followed."""
+        """The node that is never disturbed, whose resources are sampled."""
         return self.nodes[0]
 
     async def kill(self, node: LiveServer) -> None:
-        """End a node as a crash would, and start it again."""
+        """Kill a node like a crash, and restart it."""
         await asyncio.to_thread(node.kill)
         await asyncio.to_thread(node.start)
         self._count("killed")
 
     async def drain(self, node: LiveServer) -> None:
         """
-        Have a node hand its clients over, and start it again.
+        Drain a node, and restart it.
 
         Raises:
-            RuntimeError: it did not end with 0.
+            RuntimeError: the node did not exit with 0.
         """
         node.signal(signal.SIGTERM)
         code = await asyncio.to_thread(node.wait, _STOP_SECONDS)
@@ -82,19 +82,19 @@ class Cluster:
         self._count("drained")
 
     def count_rows(self, table: str, condition: str = "true") -> int:
-        """Return how many rows of a table there are."""
+        """Return the number of rows in a table."""
         ((count,),) = self.store.ask(f"select count(*) from {table} where {condition}")
         return int(count)
 
     def count_keys(self) -> int:
-        """Return how many keys Redis has."""
+        """Return the number of keys in Redis."""
         if self.redis is None:
             return 0
         with self.redis.connect() as client:
             return int(client.dbsize())
 
     def _count(self, what: str) -> None:
-        self.befallen[what] = self.befallen.get(what, 0) + 1
+        self.disturbances[what] = self.disturbances.get(what, 0) + 1
 
 
 @contextlib.contextmanager
@@ -102,9 +102,9 @@ def serving(
     folder: Path, *, nodes: int, server: str, plant: str | None
 ) -> Iterator[Cluster]:
     """
-    Start nodes, their services and a sweeper; end all of it.
+    Start nodes, their services and a sweeper; stop them on exit.
 
-    One node has SQLite, several have PostgreSQL and Redis.
+    One node uses SQLite; several use PostgreSQL and Redis.
     """
     with contextlib.ExitStack() as stack:
         store, redis_process = Store(folder=folder), None

@@ -15,16 +15,16 @@ from connections.testing import LiveServer
 _CLOSED = "closed_at is not null"
 _SETTLE_SECONDS = 30
 _WARM_UP = 1 / 3
-"""What share of the figures comes before memory is warm, and is not judged."""
+"""The share of samples during the warm-up, which are not judged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """What there is in a moment of rest; of the steady node, and of all."""
+    """Resources of the steady node and of the cluster at rest."""
 
     at_seconds: float
     opened: int
-    """Connections opened so far, for which something could have been left."""
+    """Connections opened so far, each of which could have leaked."""
 
     rss_kib: int
     files: int
@@ -48,32 +48,32 @@ ALLOWED: dict[str, tuple[float, float]] = {
     "entries": (60, 0),
     "redis_keys": (5, 0),
 }
-"""How much each may grow: in all, and for each connection opened meanwhile."""
+"""Allowed growth of each figure: in total, and per opened connection."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
-    """How one figure went, after the warm-up."""
+    """The growth of one figure after the warm-up."""
 
     name: str
     first: float
     last: float
     growth: float
-    """By the median of the slopes between any two samples: no single one decides."""
+    """Estimated by the median slope between samples, which ignores outliers."""
 
     allowed: float
 
     @property
     def is_flat(self) -> bool:
-        """Whether it grew by no more than allowed."""
+        """Whether the growth is allowed."""
         return self.growth <= self.allowed
 
 
 async def take(cluster: Cluster, *, standing: int, at_seconds: float) -> Sample:
     """
-    Wait until all is at rest and return what there is.
+    Wait until the cluster is at rest and return a sample.
 
-    What does not come to rest in time is there to be seen.
+    A cluster that does not come to rest in time is sampled as it is.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + _SETTLE_SECONDS
@@ -89,7 +89,7 @@ async def take(cluster: Cluster, *, standing: int, at_seconds: float) -> Sample:
 
 def judge(samples: Sequence[Sample]) -> list[Judged]:
     """
-    Hold every figure to what is allowed.
+    Compare the growth of every figure with the allowed growth.
 
     Raises:
         ValueError: there are fewer than three samples after the warm-up.
@@ -114,7 +114,7 @@ def judge(samples: Sequence[Sample]) -> list[Judged]:
 
 
 def find_growth(values: Sequence[float]) -> float:
-    """Return by how much equally spaced values grew, by the Theil-Sen estimator."""
+    """Return the growth of equally spaced values (Theil-Sen estimator)."""
     slopes = [
         (values[later] - values[earlier]) / (later - earlier)
         for earlier, later in combinations(range(len(values)), 2)

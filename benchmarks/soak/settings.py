@@ -1,4 +1,4 @@
-"""The project's settings for a soak: it can be looked into."""
+"""Settings of the reference application for a soak, with its inspection page."""
 
 from orchestra.settings import *  # noqa: F403
 

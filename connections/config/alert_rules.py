@@ -52,8 +52,8 @@ DEFAULT_RULES = (
     ),
     AlertRule(
         name="high_error_rate",
-        about="share of messages whose handling failed, from `minimum` messages "
-        "per minute on",
+        about="share of messages whose handling failed, of at least `minimum` "
+        "messages per minute",
         unit="",
         threshold=0.05,
         clear=0.02,
@@ -72,8 +72,8 @@ DEFAULT_RULES = (
     ),
     AlertRule(
         name="mass_disconnect",
-        about="share of connections that ended within ten minutes, from `minimum` "
-        "connections on",
+        about="share of connections that ended within ten minutes, of at least "
+        "`minimum` connections",
         unit="",
         threshold=0.5,
         clear=0.3,

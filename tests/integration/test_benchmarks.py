@@ -53,7 +53,7 @@ def test_a_messages_time_is_shared_out_among_layers() -> None:
     cells = [line.split("|")[1:-1] for line in done.stdout.splitlines() if "|" in line]
     shares = {name.strip(): value.strip() for name, value in cells}
     parts = [float(shares[name]) for name in LAYERS]
-    assert sum(parts) == pytest.approx(float(shares["together"]), abs=0.5)
+    assert sum(parts) == pytest.approx(float(shares["total"]), abs=0.5)
     assert float(shares["frames, queue, buffers (server/)"]) > 0
 
 

@@ -82,7 +82,7 @@ def test_a_shim_without_a_python_behind_it_is_passed_over(no_python: Path) -> No
 
 
 def test_another_python_is_no_python_for_it() -> None:
-    with pytest.raises(SuiteMissing, match="is no CPython"):
+    with pytest.raises(SuiteMissing, match="is not a CPython"):
         find_python(sys.executable)
 
 
