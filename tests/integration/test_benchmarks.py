@@ -75,7 +75,7 @@ def test_an_attack_is_made_on_stock_daphne_and_on_ours(tmp_path: Path) -> None:
     [
         ("connections.server.transport", "system calls, event loop"),
         ("connections.server.websocket.frames", "frames, queue, buffers (server/)"),
-        ("connections.connection.runner", "limits, error boundary, wire, consumer"),
+        ("connections.connection.runner", "limits, error boundary, consumer"),
         ("asyncio", "system calls, event loop"),
         ("asynciox", "other"),
     ],
