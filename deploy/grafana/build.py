@@ -1,8 +1,8 @@
 """
-Write the two boards of this folder: `python deploy/grafana/build.py`.
+Generate the two Grafana boards: `python deploy/grafana/build.py`.
 
-The JSON is committed, so that nobody needs the SDK to use a board; a test
-compares it with what this writes.
+The JSON is committed, so that users of a board do not need the SDK; a test
+compares it with the output of this script.
 """
 
 import argparse
@@ -30,38 +30,38 @@ _PANEL_WIDTH, _PANEL_HEIGHT = 12, 8
 _STAT_WIDTH, _STAT_HEIGHT = 4, 4
 
 Query = tuple[str, str]
-"""An expression, and the legend of its series; NODES stands for the selector."""
+"""An expression and its legend; {N} becomes the selector, [R] the interval."""
 
 STATS: list[tuple[str, str, str, str]] = [
-    ("Open", "Connections open now.", "short", "sum(active_websocket_connections{N})"),
+    ("Open", "Open connections.", "short", "sum(active_websocket_connections{N})"),
     (
         "Pool",
-        "The part of max_total_connections that is taken.",
+        "Share of max_total_connections that is taken.",
         "percentunit",
         "max(websocket_pool_slots{N} / websocket_pool_limit{N})",
     ),
     (
         "Messages in",
-        "Messages from clients a second.",
+        "Messages from clients per second.",
         "ops",
         'sum(rate(websocket_messages_total{N, direction="in"}[R]))',
     ),
     (
         "Errors",
-        "Messages whose handling failed, of those that came.",
+        "Share of received messages whose handling failed.",
         "percentunit",
         "sum(rate(websocket_errors_total{N}[R])) /"
         ' clamp_min(sum(rate(websocket_messages_total{N, direction="in"}[R])), 1)',
     ),
     (
         "Loop lag",
-        "The worst of any node in the last ten seconds.",
+        "Greatest delay of any event loop in the last ten seconds.",
         "s",
         "max(websocket_event_loop_lag_seconds{N})",
     ),
     (
         "Degraded",
-        "Nodes whose limits do not hold across nodes.",
+        "Nodes that do not enforce limits across nodes.",
         "short",
         "sum(websocket_pool_degraded{N})",
     ),
@@ -70,13 +70,13 @@ STATS: list[tuple[str, str, str, str]] = [
 OVERVIEW: list[tuple[str, str, str, list[Query]]] = [
     (
         "Open connections by route",
-        "Which routes clients are on.",
+        "Open connections by route.",
         "short",
         [("sum by (route) (active_websocket_connections{N})", "{{route}}")],
     ),
     (
         "Handshakes by outcome",
-        "How handshakes were answered, a second.",
+        "Answered handshakes per second, by outcome.",
         "ops",
         [
             (
@@ -87,7 +87,7 @@ OVERVIEW: list[tuple[str, str, str, list[Query]]] = [
     ),
     (
         "Ends by reason",
-        "Why connections ended, a second.",
+        "Ended connections per second, by reason.",
         "ops",
         [
             (
@@ -98,7 +98,7 @@ OVERVIEW: list[tuple[str, str, str, list[Query]]] = [
     ),
     (
         "Messages",
-        "Messages a second, from clients and to them.",
+        "Messages per second from and to clients.",
         "ops",
         [
             (
@@ -109,13 +109,13 @@ OVERVIEW: list[tuple[str, str, str, list[Query]]] = [
     ),
     (
         "Errors by kind",
-        "Messages whose handling failed, a second.",
+        "Messages per second whose handling failed, by kind.",
         "ops",
         [("sum by (kind) (rate(websocket_errors_total{N}[R]))", "{{kind}}")],
     ),
     (
         "Session duration",
-        "How long connections that ended had lived.",
+        "Durations of ended connections.",
         "s",
         [
             (
@@ -128,7 +128,7 @@ OVERVIEW: list[tuple[str, str, str, list[Query]]] = [
     ),
     (
         "Handling and acks",
-        "95 of 100 messages were handled, and acks sent, within so long.",
+        "95th percentile of handling a message, and of sending an ack.",
         "s",
         [
             (
@@ -141,7 +141,7 @@ OVERVIEW: list[tuple[str, str, str, list[Query]]] = [
     ),
     (
         "Refused credentials",
-        "Handshakes refused for their credentials, a second.",
+        "Handshakes per second refused for their credentials.",
         "ops",
         [
             (
@@ -152,13 +152,13 @@ OVERVIEW: list[tuple[str, str, str, list[Query]]] = [
     ),
     (
         "Sessions by outcome",
-        "How clients came back to their sessions, a second.",
+        "Sessions attached per second, by outcome.",
         "ops",
         [("sum by (outcome) (rate(websocket_resumes_total{N}[R]))", "{{outcome}}")],
     ),
     (
         "Pool",
-        "Slots taken, and how many there are.",
+        "Taken slots, and the limit.",
         "short",
         [
             ("max(websocket_pool_slots{N})", "taken"),
@@ -170,19 +170,19 @@ OVERVIEW: list[tuple[str, str, str, list[Query]]] = [
 NODE: list[tuple[str, str, str, list[Query]]] = [
     (
         "Open connections",
-        "Each node's share; a lasting difference is worth a look.",
+        "Open connections of each node.",
         "short",
         [("sum by (instance) (active_websocket_connections{N})", "{{instance}}")],
     ),
     (
         "Event-loop lag",
-        "How far a node's loop was behind, at worst.",
+        "Greatest delay of each node's event loop.",
         "s",
         [("websocket_event_loop_lag_seconds{N}", "{{instance}}")],
     ),
     (
         "Consumers against connections",
-        "Consumers alive beyond open connections, and what is suspected as a leak.",
+        "Running consumers beyond open connections, and suspected leaks.",
         "short",
         [
             (
@@ -195,22 +195,22 @@ NODE: list[tuple[str, str, str, list[Query]]] = [
     ),
     (
         "Memory per connection",
-        "What the process grew by since its start, for each open connection.",
+        "Growth of the process since its start, per open connection.",
         "bytes",
         [("websocket_memory_per_connection_bytes{N}", "{{instance}}")],
     ),
     (
         "Unsent bytes",
-        "What clients have not read yet, in all and of the slowest.",
+        "Bytes that clients have not read yet, in total and of the slowest.",
         "bytes",
         [
-            ("websocket_send_buffer_bytes{N}", "{{instance}} in all"),
-            ("websocket_send_buffer_max_bytes{N}", "{{instance}} most of one"),
+            ("websocket_send_buffer_bytes{N}", "{{instance}} total"),
+            ("websocket_send_buffer_max_bytes{N}", "{{instance}} maximum"),
         ],
     ),
     (
         "Slow consumers and rate limits",
-        "Connections over the high-water mark; messages dropped a second.",
+        "Connections over the high-water mark; dropped messages per second.",
         "short",
         [
             ("websocket_slow_consumers{N}", "{{instance}} slow"),
@@ -219,7 +219,7 @@ NODE: list[tuple[str, str, str, list[Query]]] = [
     ),
     (
         "Round trips",
-        "95 of 100 pings were answered within so long.",
+        "95th percentile of the time from ping to pong.",
         "s",
         [
             (
@@ -237,19 +237,19 @@ NODE: list[tuple[str, str, str, list[Query]]] = [
     ),
     (
         "Recorder's lag",
-        "How long the oldest row has waited.",
+        "Age of the oldest waiting row.",
         "s",
         [("websocket_recorder_lag_seconds{N}", "{{instance}}")],
     ),
     (
         "Leases",
-        "Since a node renewed its leases; beyond node.lease_seconds they are lost.",
+        "Time since each node renewed its leases; these last node.lease_seconds.",
         "s",
         [("websocket_lease_age_seconds{N}", "{{instance}}")],
     ),
     (
-        "Failures of a node's own parts",
-        "Each is tried again; what does not stop is a fault.",
+        "Failures of periodic work",
+        "Failures per second, by part; the node retries each.",
         "ops",
         [
             (
@@ -260,7 +260,7 @@ NODE: list[tuple[str, str, str, list[Query]]] = [
     ),
     (
         "Last sweep",
-        "Since a sweep was last finished.",
+        "Time since the last finished sweep.",
         "s",
         [
             (
