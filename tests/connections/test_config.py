@@ -140,6 +140,7 @@ def test_keys_that_contradict_each_other_are_problems(tmp_path: Path) -> None:
     } <= paths(config)
 
 
+@pytest.mark.django_db
 def test_the_check_names_each_problem_with_a_hint(settings: Any) -> None:
     settings.WEBSOCKET = {"max_total_connections": 0, "nonsense": 1}
     found = [one for one in checks.run_checks() if one.id == "connections.E001"]
