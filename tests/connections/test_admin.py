@@ -1,4 +1,4 @@
-"""The admin shows what was recorded, and lets nobody change it."""
+"""Test that the admin shows records read-only."""
 
 import pytest
 from django.test import Client
@@ -43,7 +43,7 @@ def test_lists_and_details_are_read_only(
 
 
 @pytest.mark.usefixtures("rows")
-def test_nodes_are_called_as_elsewhere(admin_client: Client) -> None:
+def test_nodes_are_named_by_host_and_process(admin_client: Client) -> None:
     page = admin_client.get("/admin/connections/node/").content.decode()
     assert ">h:1 (n1)</a>" in page
     assert "s ago</td>" in page

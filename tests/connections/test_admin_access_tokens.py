@@ -1,4 +1,4 @@
-"""Access tokens in the admin: shown once, scoped, revoked, never changed."""
+"""Test access tokens in the admin: creation, scopes and revocation."""
 
 import re
 from datetime import timedelta
@@ -67,7 +67,7 @@ def test_a_token_is_never_shown_again(admin_client: Client) -> None:
         ({"user": "99"}, "valid choice"),
     ],
 )
-def test_what_is_wrong_is_said_and_nothing_is_made(
+def test_invalid_input_is_reported_and_creates_no_token(
     admin_client: Client, values: dict[str, str], problem: str
 ) -> None:
     assert problem in add(admin_client, **values).content.decode()
@@ -115,7 +115,7 @@ def test_a_deleted_token_ends_its_connections_too(admin_client: Client) -> None:
         (["view_accesstoken", "change_accesstoken"], (403, 302)),
     ],
 )
-def test_staff_may_do_what_their_permissions_say(
+def test_staff_actions_follow_their_permissions(
     client: Client, permissions: list[str], statuses: tuple[int, int]
 ) -> None:
     staff = User.objects.create_user("staff", is_staff=True)
@@ -135,7 +135,7 @@ def test_a_token_cannot_be_changed(admin_client: Client) -> None:
     assert row.client_id == "alice"
 
 
-def test_the_list_says_what_each_token_is_good_for(admin_client: Client) -> None:
+def test_the_list_shows_state_and_scopes_of_tokens(admin_client: Client) -> None:
     create_access_token("alice", scopes=["/ws/chat/"])
     expired = timezone.now() - timedelta(days=1)
     create_access_token("bob", expires_at=expired)
@@ -147,7 +147,7 @@ def test_the_list_says_what_each_token_is_good_for(admin_client: Client) -> None
     assert "expired" in page
 
 
-def test_tokens_are_found_by_what_they_are_good_for(admin_client: Client) -> None:
+def test_tokens_are_filtered_by_state(admin_client: Client) -> None:
     now = timezone.now()
     create_access_token("lasting")
     create_access_token("fresh", expires_at=now + timedelta(hours=1))

@@ -1,4 +1,4 @@
-"""What is reckoned from what was measured, and what the command refuses."""
+"""Test the estimate of capacity, and the options of the command."""
 
 import dataclasses
 
@@ -25,27 +25,27 @@ def bounds(step: Step = STEP, messages_per_second: float = 1, **more: int) -> Bo
     return estimate_capacity([step], messages_per_second=messages_per_second, **options)
 
 
-def test_memory_bounds_by_what_a_connection_takes() -> None:
-    """Four fifths of what is free, and of what the measured ones give back."""
+def test_memory_bounds_the_connections() -> None:
+    """Four fifths of the free memory, including that of measured connections."""
     assert bounds().memory == 8_000
 
 
-def test_cpu_bounds_by_what_is_said_and_by_what_silence_costs() -> None:
-    """60 us of each connection's second, of six tenths of a core."""
+def test_cpu_bounds_the_connections_by_messages_and_idle_cost() -> None:
+    """Each connection needs 60 us per second, of 0.6 of a core."""
     assert bounds().cpu == 10_000
     assert bounds(messages_per_second=0).cpu == 60_000
 
 
-def test_files_bound_with_some_to_spare() -> None:
+def test_open_files_bound_the_connections() -> None:
     assert bounds(max_files=1_300).files == 1_000
 
 
-def test_the_least_decides_and_reckoning_has_an_end() -> None:
+def test_the_lowest_bound_counts_up_to_three_times_the_opened() -> None:
     assert bounds().max_total_connections == 3_000
     assert bounds(available_kib=10_000).max_total_connections == 1_200
 
 
-def test_where_the_process_is_not_seen_only_what_was_opened_counts() -> None:
+def test_without_the_process_only_opened_connections_count() -> None:
     unseen = dataclasses.replace(
         STEP, round_trip_cpu_us=None, idle_cpu_percent=None, kib_per_connection=None
     )
@@ -71,6 +71,6 @@ def test_bad_arguments_are_named(arguments: list[str], problem: str) -> None:
 
 
 @pytest.mark.django_db
-def test_only_plain_websockets_are_measured() -> None:
+def test_tls_is_refused() -> None:
     with pytest.raises(CommandError, match="TLS is not supported"):
         call_command("capacity", "--url", "wss://example.com")

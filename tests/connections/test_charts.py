@@ -1,4 +1,4 @@
-"""Charts are SVG that a strict CSP takes, true to the numbers given."""
+"""Test that charts are correct SVG without inline styles."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -30,12 +30,12 @@ NOON = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
 
 
 def parse(svg: str) -> ElementTree.Element:
-    """Return the drawing as a tree, which fails for what is not well-formed."""
+    """Parse the drawing, which must be well-formed."""
     return ElementTree.fromstring(svg)
 
 
 def count_cells(svg: str, kind: str, pitch: int) -> int:
-    """Return how many cells of a kind a browser would draw, from path and dashes."""
+    """Return the number of cells of a state in a path with dashes."""
     path = next(one for one in parse(svg) if one.get("class") == kind)
     dashes = [float(part) for part in path.attrib["stroke-dasharray"].split()]
     lengths = [float(part) for part in re.findall(r"h([\d.]+)", path.attrib["d"])]
@@ -133,7 +133,7 @@ def test_amounts_have_their_units() -> None:
 
 
 def test_a_histogram_shows_shares_of_each_series() -> None:
-    """Two open connections are seen beside a thousand closed ones."""
+    """Two open connections are visible beside a thousand closed ones."""
     svg = draw_histogram((1, 5), (500, 500, 0), (0, 2, 0), height=144)
     bars = {
         (one.get("class"), one.get("x")): float(one.get("height", 0))
@@ -150,7 +150,7 @@ def test_a_histogram_needs_one_bucket_more_than_edges() -> None:
         draw_histogram((1, 5), (1, 2), (1, 2, 3))
 
 
-def test_a_trend_has_the_values_of_a_moment_to_read() -> None:
+def test_a_trend_has_tooltips_with_values() -> None:
     times = [NOON + timedelta(minutes=index) for index in range(3)]
     series = [
         Series(name="internal", kind="k0", values=[0, 4, 2], is_filled=True),
@@ -166,7 +166,7 @@ def test_a_trend_has_the_values_of_a_moment_to_read() -> None:
     assert line == "M40 110L140 10L240 60"
 
 
-def test_every_state_has_a_shape_of_its_own() -> None:
+def test_every_state_has_its_own_shape() -> None:
     assert set(GLYPHS) == {state.value for state in LiveState}
     assert len({(one.dashes, one.bars) for one in GLYPHS.values()}) == len(GLYPHS)
 
@@ -174,32 +174,32 @@ def test_every_state_has_a_shape_of_its_own() -> None:
 @pytest.mark.parametrize("kind", GLYPHS)
 @pytest.mark.parametrize("count", [1, 7, 40])
 def test_each_connection_is_one_cell(kind: str, count: int) -> None:
-    """A row of ten holds them in runs, whose dashes are the cells."""
+    """The dashes of a run are its cells."""
     grid = draw_cells([[(kind, "k")] * count], width=140, label="x", key_length=1)
     assert count_cells(grid.svg, kind, 14) == count
     assert grid.keys == "k" * count
 
 
-def test_clients_of_several_connections_are_set_apart() -> None:
+def test_clients_with_several_connections_are_set_apart() -> None:
     cell, other = ("quiet", "a"), ("active", "b")
     groups = [[cell], [cell], [cell, other], [other], [cell]]
     grid = draw_cells(groups, width=1000, label="x", key_length=1)
     assert grid.keys == "aa ab ba"
 
 
-def test_cells_shrink_as_they_get_more() -> None:
+def test_more_cells_are_smaller() -> None:
     assert choose_pitch(100, 1100) == 14
     assert choose_pitch(10_000, 1100) == 6
     grid = draw_cells([[("quiet", "x")]] * 10_000, width=1100, label="x", key_length=1)
     assert len(grid.svg) < 10_000
 
 
-def test_the_cells_of_a_named_client_say_nothing_twice() -> None:
-    """Its name and number stand beside them."""
+def test_cells_of_a_named_client_are_hidden_from_screen_readers() -> None:
+    """The client's name and number of connections stand beside them."""
     assert 'aria-hidden="true"' in draw_row([("active", "a")])
 
 
-def test_a_picture_says_what_it_shows() -> None:
+def test_an_image_has_a_label() -> None:
     svg = image(width=10, height=5.25, label='a "b"')
     assert parse(svg).attrib == {
         "viewBox": "0 0 10 5.2",

@@ -26,7 +26,7 @@ SAFE: dict[str, Any] = {
 
 
 def find(settings: Any, **changed: Any) -> set[str]:
-    """Return the ids of what is found with settings that are safe but for these."""
+    """Return the ids of warnings with safe settings and these changes."""
     for name, value in (SAFE | changed).items():
         setattr(settings, name, value)
     found = check_deployment()
@@ -34,7 +34,7 @@ def find(settings: Any, **changed: Any) -> set[str]:
     return {str(one.id).removeprefix("connections.") for one in found}
 
 
-def test_nothing_is_found_in_a_safe_deployment(settings: Any) -> None:
+def test_a_safe_deployment_has_no_warnings(settings: Any) -> None:
     assert find(settings) == set()
 
 
@@ -79,7 +79,9 @@ def test_what_is_unsafe_is_named(
         {"allowed_origins": ["https://example.com"]},
     ],
 )
-def test_what_is_just_within_is_not(settings: Any, websocket: dict[str, Any]) -> None:
+def test_limits_at_their_bounds_are_no_warnings(
+    settings: Any, websocket: dict[str, Any]
+) -> None:
     assert find(settings, WEBSOCKET=websocket) == set()
 
 
@@ -88,7 +90,7 @@ def test_a_redis_layer_reaches_every_node(settings: Any) -> None:
     assert find(settings, REDIS_URL="redis://x", CHANNEL_LAYERS=layer) == set()
 
 
-def test_more_connections_than_the_process_may_have_files(settings: Any) -> None:
+def test_too_few_open_files_are_a_warning(settings: Any) -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if most == resource.RLIM_INFINITY:
         pytest.skip("there is no hard limit here")
@@ -98,7 +100,7 @@ def test_more_connections_than_the_process_may_have_files(settings: Any) -> None
     assert find(settings, WEBSOCKET={"max_total_connections": most}) == {"W005"}
 
 
-def test_every_wrong_value_is_an_error_of_its_own(settings: Any) -> None:
+def test_every_wrong_value_is_a_separate_error(settings: Any) -> None:
     settings.WEBSOCKET = {"max_total_connections": 0, "what": 1}
     found = check_configuration()
     assert [one.id for one in found] == ["connections.E001"] * 2
@@ -116,10 +118,8 @@ def test_every_wrong_value_is_an_error_of_its_own(settings: Any) -> None:
         ("http://host?password=hidden", "'http://...'"),
     ],
 )
-def test_a_redis_url_that_cannot_be_used_is_named(
-    settings: Any, url: str, shown: str
-) -> None:
-    """And nothing is served with it, whichever server imports the application."""
+def test_an_invalid_redis_url_is_an_error(settings: Any, url: str, shown: str) -> None:
+    """No server can import the application with it."""
     settings.REDIS_URL = url
     (found,) = check_redis_url()
     assert (found.id, found.level) == ("connections.E003", checks.ERROR)
@@ -131,13 +131,13 @@ def test_a_redis_url_that_cannot_be_used_is_named(
 
 
 @pytest.mark.parametrize("url", [None, "", "redis://host", "unix:///run/redis"])
-def test_a_redis_url_that_can_be_used_is_not(settings: Any, url: str | None) -> None:
+def test_a_valid_redis_url_is_no_error(settings: Any, url: str | None) -> None:
     settings.REDIS_URL = url
     assert check_redis_url() == []
 
 
-def test_no_channel_layer_is_named(settings: Any) -> None:
-    """Before the first consumer with groups finds out, and without --deploy."""
+def test_a_missing_channel_layer_is_a_warning(settings: Any) -> None:
+    """The check needs no --deploy, because consumers with groups would fail."""
     assert check_channel_layer() == []
     settings.CHANNEL_LAYERS = {}
     (found,) = check_channel_layer()

@@ -1,4 +1,4 @@
-"""Commands as an operator types them."""
+"""Test management commands with the options of operators."""
 
 import json
 from datetime import timedelta
@@ -53,7 +53,7 @@ def test_create_access_token_prints_only_the_token() -> None:
         ({"client": "a", "scope": ["/a b"]}, "--scope"),
     ],
 )
-def test_create_access_token_names_what_is_wrong(
+def test_create_access_token_reports_invalid_options(
     options: dict[str, Any], problem: str
 ) -> None:
     with pytest.raises(CommandError, match=problem):
@@ -71,8 +71,8 @@ def test_connections_list_shows_open_ones() -> None:
     assert total == "1 open"
 
 
-def test_connections_list_says_how_many_there_are_in_all(row: Connection) -> None:
-    """Whatever --limit shows of them, and although a node may be forgotten."""
+def test_connections_list_shows_the_total(row: Connection) -> None:
+    """The total exceeds --limit, and includes connections of deleted nodes."""
     row.user = User.objects.create_user("alice")
     row.errors = 3
     row.save()
@@ -91,12 +91,12 @@ def test_connections_list_says_how_many_there_are_in_all(row: Connection) -> Non
 
 
 @pytest.mark.parametrize("limit", ["0", "-1"])
-def test_connections_list_names_a_limit_that_makes_no_sense(limit: str) -> None:
+def test_connections_list_refuses_an_invalid_limit(limit: str) -> None:
     with pytest.raises(CommandError, match=f"--limit is {limit}"):
         run("connections", "list", f"--limit={limit}")
 
 
-def test_connections_show_finds_what_a_client_quotes(row: Connection) -> None:
+def test_connections_show_finds_a_clients_ref(row: Connection) -> None:
     row.flight = [{"after_seconds": 0.25, "event": "handler_failed", "detail": "e1"}]
     row.save()
     ErrorEvent.objects.create(
@@ -116,7 +116,7 @@ def test_connections_show_finds_what_a_client_quotes(row: Connection) -> None:
         assert "builtins.KeyError" in text
 
 
-def test_connections_show_says_when_there_is_nothing() -> None:
+def test_connections_show_reports_unknown_refs() -> None:
     with pytest.raises(CommandError, match="'nowhere' is no recorded connection"):
         run("connections", "show", "nowhere")
 
@@ -136,7 +136,7 @@ def test_connections_kick_posts_a_close_request() -> None:
 
 
 @pytest.mark.usefixtures("row")
-def test_connections_kick_moves_a_nodes_clients_over_time() -> None:
+def test_connections_kick_spreads_a_nodes_clients_over_time() -> None:
     reason = ("--reason", "asked_to_reconnect")
     result = run("connections", "kick", "--node", "n1", *reason, "--spread", "60")
     assert "1 recorded connection(s): 4202 asked_to_reconnect" in result
@@ -145,13 +145,15 @@ def test_connections_kick_moves_a_nodes_clients_over_time() -> None:
     assert request.spread_seconds == 60
 
 
-def test_connections_kick_names_a_spread_that_makes_no_sense() -> None:
+def test_connections_kick_refuses_an_invalid_spread() -> None:
     with pytest.raises(CommandError, match="spread_seconds is -1"):
         run("connections", "kick", "--client", "a", "--spread", "-1")
 
 
 @pytest.mark.parametrize("arguments", [(), ("--client", "a", "--id", "b")])
-def test_connections_kick_wants_one_selector(arguments: tuple[str, ...]) -> None:
+def test_connections_kick_needs_exactly_one_selector(
+    arguments: tuple[str, ...],
+) -> None:
     with pytest.raises(CommandError, match="one of"):
         run("connections", "kick", *arguments)
 
@@ -169,7 +171,7 @@ def test_sweep_once_in_json_and_in_words(row: Connection) -> None:
 
 
 @pytest.mark.parametrize("flag", ["--interval", "--idle-seconds", "--batch-size"])
-def test_sweep_refuses_nonsense(flag: str) -> None:
+def test_sweep_refuses_invalid_numbers(flag: str) -> None:
     with pytest.raises(CommandError, match=flag):
         run("sweep_idle_connections", "--once", flag, "0")
 

@@ -1,4 +1,4 @@
-"""The configuration: every problem at once, and nothing serves on a bad one."""
+"""Test that the configuration reports all problems, and prevents a start."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ def paths(config: WebSocketConfig) -> set[str]:
     return {problem.path for problem in config.problems}
 
 
-def test_the_six_first_keys_have_their_defaults() -> None:
+def test_the_main_keys_have_their_defaults() -> None:
     config = WebSocketConfig()
     assert config.max_connections_per_client == 5
     assert config.max_total_connections == 1000
@@ -83,9 +83,7 @@ def test_every_problem_is_reported_with_path_value_and_range(tmp_path: Path) -> 
         ("websocket: {a: 2024-13-45}", "readable YAML"),
     ],
 )
-def test_a_file_that_is_none_is_a_problem(
-    tmp_path: Path, text: str, problem: str
-) -> None:
+def test_an_invalid_file_is_a_problem(tmp_path: Path, text: str, problem: str) -> None:
     assert problem in str(read(tmp_path, text).problems[0])
 
 
@@ -166,13 +164,13 @@ def test_sizes_are_decimal_or_binary(text: str | int, size: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "MB", "-1", "1 XB", "0.5", "1e3", True, -4])
-def test_what_is_no_size_is_refused(text: Any) -> None:
+def test_invalid_sizes_are_refused(text: Any) -> None:
     with pytest.raises(ValueError):
         parse_size(text)
 
 
-def test_no_application_is_made_of_a_bad_configuration(settings: Any) -> None:
-    """Whichever server imports it."""
+def test_no_application_starts_with_a_bad_configuration(settings: Any) -> None:
+    """No server can import the application."""
     settings.WEBSOCKET = {"max_total_connections": 0}
     with pytest.raises(ConfigError, match="max_total_connections: 0 is not allowed"):
         protect(http=None, websocket=[])

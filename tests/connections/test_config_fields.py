@@ -1,4 +1,4 @@
-"""A section is read whole: every problem at once, defaults for the rest."""
+"""Test that a section reports all problems and fills in defaults."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -39,12 +39,12 @@ def read(raw: object) -> tuple[Outer, list[Problem]]:
 
 
 @pytest.mark.parametrize("raw", [None, {}, {"inner": None}])
-def test_what_is_not_given_takes_its_default(raw: object) -> None:
+def test_missing_keys_have_their_defaults(raw: object) -> None:
     assert read(raw) == (Outer(count=5, inner=Inner(size=1000)), [])
 
 
 def test_every_problem_is_found_at_once() -> None:
-    """A key of the class that is no option is as unknown as any other."""
+    """Attributes of the class that are no options are unknown keys."""
     found, problems = read(
         {"count": 10, "inner": {"size": "1GB", "sise": 1}, "unread": "x", 7: 1}
     )
@@ -88,7 +88,7 @@ def test_a_section_must_be_a_mapping(raw: object) -> None:
         (NETWORKS, 1),
     ],
 )
-def test_what_is_not_of_the_kind_is_refused(kind: Kind, raw: Any) -> None:
+def test_values_of_a_wrong_kind_are_refused(kind: Kind, raw: Any) -> None:
     with pytest.raises(ValueError, match=r"."):
         kind.parse(raw)
 

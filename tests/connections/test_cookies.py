@@ -1,4 +1,4 @@
-"""A Cookie header is read as Python reads it, however long that would take."""
+"""Test that cookies are parsed like http.cookies does, in linear time."""
 
 from http.cookies import SimpleCookie
 
@@ -15,13 +15,13 @@ from connections.net.cookies import read_cookies
         max_size=4,
     )
 )
-def test_what_is_written_by_python_is_read_the_same(cookies: dict[str, str]) -> None:
+def test_cookies_written_by_python_are_read_back(cookies: dict[str, str]) -> None:
     written: SimpleCookie = SimpleCookie(cookies)
     header = written.output(attrs=[], header="", sep=";")
     assert dict(read_cookies(header)) | {"": ""} == cookies | {"": ""}
 
 
-def test_what_is_no_cookie_does_no_harm() -> None:
+def test_malformed_cookies_are_harmless() -> None:
     assert dict(read_cookies('; a; =; c="; d=e=f;"')) == {
         "": "",
         "a": "",
@@ -32,6 +32,6 @@ def test_what_is_no_cookie_does_no_harm() -> None:
 
 
 def test_a_long_quoted_value_is_read_in_one_pass() -> None:
-    """http.cookies of Python 3.11.7 takes minutes for this one."""
+    """http.cookies of Python 3.11.7 needs minutes for this value."""
     ((name, value),) = read_cookies('a="' + "\\\\" * 1_000_000 + '"')
     assert (name, value) == ("a", "\\" * 1_000_000)

@@ -1,4 +1,4 @@
-"""The live dashboard: who may see it, and that it shows what is there."""
+"""Test the content of the live dashboard and its permissions."""
 
 import json
 from datetime import timedelta
@@ -57,7 +57,7 @@ def test_the_page_shows_what_is_open(viewer: Client) -> None:
 
 
 @pytest.mark.usefixtures("node")
-def test_filters_stand_in_the_url(viewer: Client) -> None:
+def test_the_url_holds_the_filters(viewer: Client) -> None:
     page = viewer.get(URL, {"route": "ws/other/"}).content.decode()
     assert "1 connection · 1 client" in page
     by_route = viewer.get(URL, {"by": "route"}).content.decode()
@@ -84,13 +84,13 @@ def test_alerts_are_shown_with_their_state(viewer: Client) -> None:
     assert "1 pending" in html["tiles"] and "is-bad" in html["tiles"]
 
 
-def test_without_any_node_it_says_how_to_start_one(viewer: Client) -> None:
+def test_without_nodes_the_page_tells_how_to_start_one(viewer: Client) -> None:
     assert b"manage.py serve" in viewer.get(URL).content
 
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("path", ["", "panels/", "details/?key=x"])
-def test_staff_without_the_permission_may_not_look(client: Client, path: str) -> None:
+def test_staff_need_the_view_permission(client: Client, path: str) -> None:
     client.force_login(make_staff("other"))
     assert client.get(URL + path).status_code == 403
     client.logout()
@@ -98,13 +98,13 @@ def test_staff_without_the_permission_may_not_look(client: Client, path: str) ->
 
 
 @pytest.mark.usefixtures("node")
-def test_the_panels_are_there_for_who_has_no_socket(viewer: Client) -> None:
+def test_panels_are_served_without_a_websocket(viewer: Client) -> None:
     panels = viewer.get(f"{URL}panels/", {"range": "15m"}).json()
     assert panels["type"] == "panels"
     assert "3 connections" in panels["html"]["map"]
 
 
-def test_a_look_at_a_connection_and_at_a_client(viewer: Client, node: Node) -> None:
+def test_details_of_a_connection_and_of_a_client(viewer: Client, node: Node) -> None:
     seen = make_state(EVIL, address="192.0.2.9", messages_in=1200)
     store_states(node, seen)
     by_key = viewer.get(f"{URL}details/", {"key": make_key(seen.connection_id)})
@@ -124,8 +124,8 @@ def test_ten_thousand_connections_stay_small(viewer: Client, node: Node) -> None
 
 
 @pytest.mark.django_db
-def test_figures_hold_the_minute_under_way_and_no_minute_twice() -> None:
-    """A minute counts once: from its row, or from the node that has it still."""
+def test_statistics_count_the_current_minute_and_no_minute_twice() -> None:
+    """A minute counts once: from its rollup, or from its node before that."""
     now = int(timezone.now().timestamp() // 60)
     whole = {
         "minute": now - 1,
@@ -170,13 +170,13 @@ def test_quantiles_lie_within_their_bucket(
 
 
 class OwnConsumer(LiveConsumer):
-    """The dashboard's consumer, whose snapshots are those of one test."""
+    """The dashboard's consumer with the snapshots of one test."""
 
 
 async def connect_as(
     user_id: Any, database: Database
 ) -> tuple[WebsocketCommunicator, RunningNode]:
-    """Open the dashboard's socket with a session of a user's."""
+    """Open the dashboard's WebSocket with a user's session."""
     node = RunningNode(make_config(), database=database)
     session = await database.write(_log_in, user_id)
     OwnConsumer.shared = SnapshotCache()
@@ -204,7 +204,7 @@ async def receive_until(communicator: WebsocketCommunicator, kind: str) -> Any:
 
 
 @pytest.mark.django_db(transaction=True)
-async def test_the_socket_sends_what_changed_and_is_no_client() -> None:
+async def test_the_socket_sends_changed_panels_and_is_not_counted() -> None:
     database = Database()
     try:
         await database.write(lambda: store_states(make_node_row(), make_state()))
@@ -229,7 +229,7 @@ async def test_the_socket_sends_what_changed_and_is_no_client() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-async def test_the_socket_is_closed_to_who_may_not_look() -> None:
+async def test_the_socket_needs_the_view_permission() -> None:
     database = Database()
     try:
         user = await database.write(make_staff, "other")
@@ -239,10 +239,10 @@ async def test_the_socket_is_closed_to_who_may_not_look() -> None:
         await database.close()
 
 
-def test_its_route_begins_no_series() -> None:
+def test_the_dashboards_route_has_no_metrics() -> None:
     protect(http=None, websocket=[])
     assert PATH not in Counters().routes
 
 
-def test_a_selection_is_the_same_however_it_was_asked_for() -> None:
+def test_similar_widths_are_the_same_selection() -> None:
     assert Selection.parse({"width": "1013"}) == Selection.parse({"width": "1001"})

@@ -1,4 +1,4 @@
-"""What staff can do from the dashboard: confirmed, permitted, recorded."""
+"""Test actions of staff: confirmation, permission, effect and audit log."""
 
 from datetime import timedelta
 from typing import Any
@@ -49,7 +49,7 @@ def url_of(name: str, target: str, *values: str) -> str:
 
 
 def do(client: Client, url: str, **form: Any) -> str:
-    """Confirm an act; return the page that says what came of it."""
+    """Confirm an action; return the result page."""
     answer = client.post(url, {"reason": "a test", **form}, follow=True)
     assert answer.status_code == 200
     return answer.content.decode()
@@ -78,7 +78,7 @@ def test_ending_posts_requests_and_leaves_an_audit_entry(operator: Client) -> No
     assert str(entries[0].user) == "operator"
 
 
-def test_the_result_says_what_was_not_reached(operator: Client, node: Node) -> None:
+def test_the_result_lists_unreached_connections(operator: Client, node: Node) -> None:
     do(operator, url_of("end", "connection", "a" * 32, "b" * 32))
     keys = [("key", key) for key in CloseRequest.objects.values_list("pk", flat=True)]
     url = f"{URL}result/?{urlencode([('action', 'end'), ('asked', 2), *keys])}"
@@ -109,7 +109,7 @@ def test_all_of_a_client_may_return_spread_over_time(operator: Client) -> None:
     assert entry.object_repr == "client alice"
 
 
-def test_a_ban_keeps_out_and_ends(operator: Client) -> None:
+def test_a_ban_closes_connections_and_refuses_new_ones(operator: Client) -> None:
     url = url_of("ban", "address", "192.0.2.1")
     assert "<b>1 open connection</b>" in operator.get(url).content.decode()
     do(operator, url, ban_for="3600")
@@ -119,7 +119,7 @@ def test_a_ban_keeps_out_and_ends(operator: Client) -> None:
     assert CloseRequest.objects.get().reason == "banned"
 
 
-def test_a_revoked_token_is_never_good_again(operator: Client) -> None:
+def test_a_revoked_token_stays_invalid(operator: Client) -> None:
     token = AccessToken.objects.create(pk=9, digest="d", hint="h", client_id="bob")
     do(operator, url_of("revoke", "token", "9"))
     token.refresh_from_db()
@@ -136,7 +136,7 @@ def test_a_drain_and_the_return_to_service(operator: Client, node: Node) -> None
     assert list(kinds) == [("drain", "n1"), ("serve", "n1")]
 
 
-def test_a_notice_is_an_order_with_its_text(operator: Client) -> None:
+def test_a_notice_is_a_node_command_with_its_text(operator: Client) -> None:
     url = url_of("notice", "all")
     assert "everybody" in operator.get(url).content.decode()
     do(operator, url, text=EVIL)
@@ -165,7 +165,7 @@ def test_a_reason_is_required(operator: Client, name: str) -> None:
     ],
 )
 @pytest.mark.usefixtures("node")
-def test_each_act_needs_its_own_permission(
+def test_each_action_needs_its_own_permission(
     client: Client, name: str, target: str, value: str, permission: str
 ) -> None:
     others = [one for one in ALL_PERMISSIONS if one != permission]
@@ -177,7 +177,7 @@ def test_each_act_needs_its_own_permission(
     assert client.get(url).status_code == 200
 
 
-def test_in_read_only_mode_nothing_can_be_done(operator: Client, settings: Any) -> None:
+def test_read_only_mode_forbids_all_actions(operator: Client, settings: Any) -> None:
     settings.WEBSOCKET = make_config(dashboard={"read_only": True})
     assert operator.post(url_of("end", "connection", "a" * 32)).status_code == 403
     assert "action/drain" not in operator.get(URL).content.decode()
@@ -187,7 +187,7 @@ def test_in_read_only_mode_nothing_can_be_done(operator: Client, settings: Any) 
     assert operator.get("/admin/connections/accesstoken/add/").status_code == 403
 
 
-def test_the_page_offers_what_is_allowed(operator: Client, client: Client) -> None:
+def test_the_page_offers_permitted_actions(operator: Client, client: Client) -> None:
     assert "action/drain" in operator.get(URL).content.decode()
     details = operator.get(f"{URL}details/", {"client": "alice"}).content.decode()
     assert "action/end-all" in details and "action/ban" in details
@@ -209,11 +209,11 @@ def test_the_page_offers_what_is_allowed(operator: Client, client: Client) -> No
         f"{URL}result/?action=end",
     ],
 )
-def test_what_makes_no_sense_is_not_found(operator: Client, url: str) -> None:
+def test_invalid_targets_are_not_found(operator: Client, url: str) -> None:
     assert operator.get(url).status_code == 404
 
 
-def test_a_ban_that_names_nobody_says_so(operator: Client) -> None:
+def test_a_ban_of_an_unknown_user_is_an_error(operator: Client) -> None:
     answer = operator.post(
         url_of("ban", "user", "999"), {"reason": "x", "ban_for": "3600"}
     )

@@ -1,4 +1,4 @@
-"""One look at all nodes, shared by everyone who watches."""
+"""Test snapshots of all nodes, and selections."""
 
 from datetime import timedelta
 
@@ -15,7 +15,7 @@ from tests.connections.rows import make_node_row
 
 
 @pytest.mark.django_db
-def test_a_node_is_shown_as_its_picture_has_it() -> None:
+def test_a_snapshot_holds_the_sample_of_a_node() -> None:
     node = make_node_row()
     make_row(node)
     seen = make_state("bob", state="slow")
@@ -26,8 +26,8 @@ def test_a_node_is_shown_as_its_picture_has_it() -> None:
 
 
 @pytest.mark.django_db
-def test_without_a_picture_the_rows_are_shown() -> None:
-    """So it is when the first viewer comes, and during a deploy."""
+def test_without_a_sample_the_recorded_rows_are_shown() -> None:
+    """Nodes have no samples before the first viewer, and after a restart."""
     node = make_node_row()
     row = make_row(node, last_activity_at=timezone.now() - timedelta(seconds=250))
     make_row(node, closed_at=timezone.now())
@@ -37,14 +37,14 @@ def test_without_a_picture_the_rows_are_shown() -> None:
 
 
 @pytest.mark.django_db
-def test_an_old_picture_is_not_taken_for_a_new_one() -> None:
+def test_a_stale_sample_is_ignored() -> None:
     node = make_node_row(beat_at=timezone.now() + timedelta(seconds=60))
     store_states(node, make_state())
     assert take_snapshot(1).open_count == 0
 
 
 @pytest.mark.django_db
-def test_nodes_that_ended_lately_are_shown_after_the_others() -> None:
+def test_recently_stopped_nodes_follow_live_ones() -> None:
     now = timezone.now()
     make_node_row("lost", state="lost", stopped_at=now - timedelta(minutes=5))
     make_node_row("old", state="stopped", stopped_at=now - timedelta(hours=1))
@@ -67,7 +67,7 @@ def test_an_open_connection_is_found_by_its_key_and_by_its_id() -> None:
 
 
 @pytest.mark.django_db
-def test_pictures_are_asked_of_live_nodes_alone() -> None:
+def test_only_live_nodes_are_sampled() -> None:
     gone = make_node_row("gone", state="stopped")
     store_states(gone)
     make_node_row("live")
@@ -75,7 +75,7 @@ def test_pictures_are_asked_of_live_nodes_alone() -> None:
     assert list(NodePicture.objects.values_list("node_id", flat=True)) == ["live"]
 
 
-def test_all_who_ask_within_a_second_get_the_same_snapshot() -> None:
+def test_calls_within_a_second_share_a_snapshot() -> None:
     clock = FakeClock()
     wanted: list[float] = []
 
@@ -100,7 +100,7 @@ def test_all_who_ask_within_a_second_get_the_same_snapshot() -> None:
     assert len(wanted) == 2
 
 
-def test_a_selection_reads_what_a_url_says() -> None:
+def test_a_selection_is_parsed_from_a_url() -> None:
     selection = Selection.parse(
         {"range": "24h", "by": "route", "node": "n1", "route": "ws/", "width": "1013"}
     )
@@ -110,7 +110,7 @@ def test_a_selection_reads_what_a_url_says() -> None:
     assert selection.query(range="7d") == "range=7d&by=route&node=n1&route=ws%2F"
 
 
-def test_what_a_selection_does_not_know_is_named() -> None:
+def test_a_selection_names_unknown_values() -> None:
     selection = Selection.parse({"range": "9y", "by": "x", "width": "wide"})
     assert selection.range == "1h"
     assert selection.problems == (

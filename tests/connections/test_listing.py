@@ -1,4 +1,4 @@
-"""The list of connections: what is recorded, with what is live beside it."""
+"""Test the list of recorded connections with their live state."""
 
 from datetime import timedelta
 from typing import Any
@@ -35,7 +35,7 @@ def node(db: None) -> Node:
 
 @pytest.fixture
 def rows(node: Node) -> dict[str, Connection]:
-    """One that is slow, one only recorded, one that has ended."""
+    """A slow connection, one that is only recorded, and an ended one."""
     ended = timezone.now()
     live = make_row(node, client_id="alice-live")
     seen = make_state(
@@ -68,7 +68,7 @@ def find(client: Client, **query: str) -> str:
     return answer.content.decode()
 
 
-def test_open_ones_are_shown_with_what_is_live(
+def test_open_connections_are_listed_with_live_state(
     admin_client: Client, rows: dict[str, Connection]
 ) -> None:
     page = find(admin_client)
@@ -95,7 +95,7 @@ def test_filters_by_state(admin_client: Client, rows: dict[str, Connection]) -> 
         ("192.0.2", "alice-live"),
     ],
 )
-def test_search_is_by_whole_names_and_by_parts_of_those_connected(
+def test_search_finds_full_names_and_parts_of_live_ones(
     admin_client: Client, rows: dict[str, Connection], term: str, expected: str
 ) -> None:
     page = find(admin_client, q=term)
@@ -134,7 +134,7 @@ def test_the_count_stops_at_its_bound(node: Node) -> None:
     assert listing.MOST_COUNTED == 10_000
 
 
-def test_selected_ones_are_ended_after_a_confirmation(
+def test_selected_connections_are_ended_after_confirmation(
     admin_client: Client, rows: dict[str, Connection]
 ) -> None:
     keys = [rows["live"].pk, rows["ended"].pk]
@@ -148,7 +148,7 @@ def test_selected_ones_are_ended_after_a_confirmation(
     assert "None of the selected connections is open" in refused.content.decode()
 
 
-def test_who_may_not_end_is_not_offered_it(
+def test_ending_is_offered_only_with_its_permission(
     client: Client, rows: dict[str, Connection]
 ) -> None:
     client.force_login(make_staff("viewer", "view_connection"))
@@ -157,7 +157,7 @@ def test_who_may_not_end_is_not_offered_it(
     assert "Slow now" in detail and "action/" not in detail
 
 
-def test_the_detail_shows_what_is_live(
+def test_the_detail_shows_live_state(
     admin_client: Client, rows: dict[str, Connection]
 ) -> None:
     detail = admin_client.get(f"{URL}{rows['live'].pk}/change/").content.decode()

@@ -73,7 +73,7 @@ def test_the_pages_own_host_needs_https_where_the_site_has_it() -> None:
     assert not is_allowed("http://site.example", secure=True)
 
 
-def test_the_pages_own_port_counts() -> None:
+def test_the_port_of_the_own_host_counts() -> None:
     assert is_allowed("http://127.0.0.1:8000", host="127.0.0.1:8000")
     assert not is_allowed("http://127.0.0.1:9000", host="127.0.0.1:8000")
     assert is_allowed("http://[::1]:8000", host="[::1]:8000")
@@ -101,7 +101,7 @@ def find(peer: str | None, **headers: str) -> tuple[str, bool, str]:
     return found.address, found.is_secure, found.host
 
 
-def test_a_strangers_forwarded_headers_are_ignored() -> None:
+def test_forwarded_headers_of_an_untrusted_peer_are_ignored() -> None:
     source = find(
         "192.0.2.1", host="a", x_forwarded_for="1.1.1.1", x_forwarded_host="b"
     )

@@ -33,7 +33,7 @@ LITERAL_NAMES = (
 
 @pytest.fixture
 async def node() -> AsyncIterator[Node]:
-    """The node that the views of this event loop see."""
+    """The node of this event loop, which views use."""
     yield get_node()
 
 
@@ -43,7 +43,7 @@ async def ask(address: str = "127.0.0.1", **headers: str) -> Any:
 
 
 async def scrape() -> dict[tuple[str, ...], float]:
-    """Return each sample by its name and the values of its labels."""
+    """Return the samples by name and label values."""
     text = (await ask()).content.decode()
     return {
         (sample.name, *(sample.labels[key] for key in sorted(sample.labels))): (
@@ -54,7 +54,7 @@ async def scrape() -> dict[tuple[str, ...], float]:
     }
 
 
-async def test_the_names_that_were_decided_on_are_there_from_the_start(
+async def test_specified_metrics_exist_from_the_start(
     node: Node,
 ) -> None:
     found = {name for name, *_ in await scrape()}
@@ -62,7 +62,7 @@ async def test_the_names_that_were_decided_on_are_there_from_the_start(
         assert name in found or f"{name}_bucket" in found
 
 
-async def test_a_conversation_is_seen_while_and_after_it_goes_on(node: Node) -> None:
+async def test_metrics_count_a_connection_during_and_after_it(node: Node) -> None:
     communicator = connect_to(Echo, node, route="ws/test/")
     await communicator.connect()
     for text in ("hello", "fail"):
@@ -89,7 +89,7 @@ async def test_a_conversation_is_seen_while_and_after_it_goes_on(node: Node) -> 
     assert after["websocket_consumers_alive",] == 0
 
 
-async def test_what_the_server_refused_early_is_an_outcome(node: Node) -> None:
+async def test_early_refusals_are_outcomes(node: Node) -> None:
     node.counters.refused_early = {"rate": 7}
     node.counters.record_outcome("", "origin")
     found = await scrape()
@@ -98,7 +98,7 @@ async def test_what_the_server_refused_early_is_an_outcome(node: Node) -> None:
 
 
 async def test_labels_are_bounded_whatever_clients_do(node: Node) -> None:
-    """Kinds and reasons come from code, and even a consumer that makes them up."""
+    """A consumer may even invent kinds and reasons."""
     for number in range(200):
         node.counters.ends.add(f"made up {number}")
         node.counters.errors.add(f"made up {number}")
@@ -112,7 +112,7 @@ async def test_labels_are_bounded_whatever_clients_do(node: Node) -> None:
     await communicator.disconnect()
 
 
-async def test_promtool_finds_nothing_to_complain_about(node: Node) -> None:
+async def test_promtool_accepts_the_metrics(node: Node) -> None:
     promtool = find_program("promtool")
     process = await asyncio.create_subprocess_exec(
         promtool, "check", "metrics", stdin=PIPE, stdout=PIPE, stderr=STDOUT
@@ -121,23 +121,23 @@ async def test_promtool_finds_nothing_to_complain_about(node: Node) -> None:
     assert (process.returncode, complaints) == (0, b"")
 
 
-def test_another_thread_than_the_nodes_sees_nothing_of_it() -> None:
+def test_other_threads_export_no_node_metrics() -> None:
     assert b"active_websocket_connections" not in generate_latest(REGISTRY)
 
 
-# Who may ask
+# Access
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.9.9.9", "::1"])
-async def test_a_neighbour_may_ask(node: Node, address: str) -> None:
+async def test_an_allowed_address_may_read_metrics(node: Node, address: str) -> None:
     assert (await ask(address)).status_code == 200
 
 
-async def test_a_stranger_is_refused(node: Node) -> None:
+async def test_other_addresses_are_refused(node: Node) -> None:
     assert (await ask("192.0.2.7")).status_code == 403
 
 
-async def test_a_stranger_with_the_token_may_ask(node: Node, settings: Any) -> None:
+async def test_the_token_permits_other_addresses(node: Node, settings: Any) -> None:
     settings.METRICS_TOKEN = "a long secret"
     asked = await ask("192.0.2.7", Authorization="bearer a long secret")
     assert asked.status_code == 200
@@ -146,7 +146,7 @@ async def test_a_stranger_with_the_token_may_ask(node: Node, settings: Any) -> N
 @pytest.mark.parametrize(
     "given", ["", "Bearer", "Bearer another", "Basic a long secret", "Bearer \xe9"]
 )
-async def test_a_stranger_with_another_token_is_told_to_bring_one(
+async def test_a_wrong_token_is_answered_with_401(
     node: Node, settings: Any, given: str
 ) -> None:
     settings.METRICS_TOKEN = "a long secret"
@@ -154,7 +154,7 @@ async def test_a_stranger_with_another_token_is_told_to_bring_one(
     assert (asked.status_code, asked["WWW-Authenticate"]) == (401, "Bearer")
 
 
-async def test_an_empty_token_lets_nobody_in(node: Node, settings: Any) -> None:
+async def test_an_empty_token_permits_no_request(node: Node, settings: Any) -> None:
     settings.METRICS_TOKEN = ""
     assert (await ask("192.0.2.7", Authorization="Bearer ")).status_code == 403
 
@@ -162,15 +162,15 @@ async def test_an_empty_token_lets_nobody_in(node: Node, settings: Any) -> None:
 @pytest.mark.parametrize(
     "header", ["X-Forwarded-For", "X-Forwarded-Proto", "Forwarded", "Via", "X-Real-IP"]
 )
-async def test_what_an_unknown_proxy_passes_on_is_no_neighbour(
+async def test_requests_of_an_untrusted_proxy_are_refused(
     node: Node, header: str
 ) -> None:
-    """A proxy on this machine would otherwise open the metrics to the world."""
+    """A proxy on this machine would otherwise publish the metrics."""
     assert (await ask(**{header: "127.0.0.1"})).status_code == 403
 
 
 @pytest.mark.parametrize(("client", "status"), [("10.1.2.3", 200), ("192.0.2.7", 403)])
-async def test_a_trusted_proxy_says_who_asks(
+async def test_a_trusted_proxy_names_the_client(
     settings: Any, client: str, status: int
 ) -> None:
     settings.WEBSOCKET = {
@@ -181,7 +181,7 @@ async def test_a_trusted_proxy_says_who_asks(
     assert asked.status_code == status
 
 
-async def test_nothing_is_posted_to_it(node: Node) -> None:
+async def test_post_is_not_allowed(node: Node) -> None:
     assert (await metrics(RequestFactory().post("/metrics"))).status_code == 405
 
 

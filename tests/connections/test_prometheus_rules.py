@@ -1,4 +1,4 @@
-"""The rules as Prometheus reads them, by Prometheus' own tool; and the runbook."""
+"""Test the Prometheus rules with promtool, and the runbook."""
 
 import re
 import subprocess
@@ -20,7 +20,7 @@ RUNBOOK = ROOT / "deploy" / "runbook.md"
 MINUTES = 30
 
 Series = dict[str, str]
-"""Values a minute apart, by series, as promtool writes them."""
+"""Values per minute by series, in promtool's notation."""
 
 ACTIVE = 'active_websocket_connections{route="/"}'
 MESSAGES = 'websocket_messages_total{direction="in"}'
@@ -50,7 +50,7 @@ FIRING: dict[str, Series] = {
     "authentication_failures": {FAILED: "0+120x30"},
     "loop_lag": {LAG: "0.6x30"},
 }
-"""What fires at the 26th minute."""
+"""Series that fire at the 26th minute."""
 
 QUIET: dict[str, list[Series]] = {
     "pool_near_exhaustion": [
@@ -81,7 +81,7 @@ QUIET: dict[str, list[Series]] = {
     "authentication_failures": [{FAILED: "0+80x30"}, {}],
     "loop_lag": [{LAG: "0.4x30"}, {LAG: "0x25 0.6 0x4"}, {}],
 }
-"""What does not."""
+"""Series that do not fire."""
 
 BETWEEN: dict[str, Series] = {
     "pool_near_exhaustion": {
@@ -94,11 +94,11 @@ BETWEEN: dict[str, Series] = {
     "sweeper_silent": {SWEPT: "500x10 625+60x20"},
     "mass_disconnect": {ACTIVE: "100x18 40x3 60x9"},
 }
-"""What was above the threshold, and is still above `clear`."""
+"""Series that were above the threshold, and are still above `clear`."""
 
 
 def expand(values: str) -> str:
-    """Return values in promtool's notation from the shorter one here."""
+    """Convert the short notation of this module to promtool's."""
     parts = []
     for part in values.split():
         value, _, count = part.partition("x")
@@ -156,7 +156,7 @@ def run_rules(folder: Path, tests: list[dict[str, Any]]) -> tuple[int, str]:
     return run_promtool(folder, "test", "rules", "test.yml")
 
 
-def test_promtool_takes_the_rules(rules: Path) -> None:
+def test_promtool_accepts_the_rules(rules: Path) -> None:
     code, output = run_promtool(
         rules.parent, "check", "rules", "--lint=all", "--lint-fatal", rules.name
     )
@@ -189,8 +189,8 @@ def test_no_node_at_all_is_a_dead_node(rules: Path) -> None:
     assert code == 0, output
 
 
-def test_a_wrong_threshold_would_be_found(tmp_path: Path) -> None:
-    """The tests above can fail."""
+def test_a_wrong_threshold_fails(tmp_path: Path) -> None:
+    """The tests above fail for a changed threshold."""
     config = make_config(alerts=[{"name": "loop_lag", "threshold": 0.7}])
     (tmp_path / "rules.yml").write_text(make_rules(config.alerts))
     code, _ = run_rules(
@@ -216,7 +216,7 @@ def test_the_command_prints_the_rules_of_the_configuration(settings: Any) -> Non
     assert rule["annotations"]["runbook_url"] == "https://example.com/r.md#loop_lag"
 
 
-def test_the_rules_that_are_deployed_are_those_of_the_code() -> None:
+def test_the_deployed_rules_are_up_to_date() -> None:
     """`manage.py prometheus_rules > deploy/prometheus/orchestra.rules.yml`"""
     deployed = ROOT / "deploy" / "prometheus" / "orchestra.rules.yml"
     assert deployed.read_text() == make_rules(DEFAULT_RULES)
@@ -239,7 +239,7 @@ def test_every_rule_has_a_complete_section() -> None:
         assert found == ["Meaning", "Impact", "Diagnosis", "Mitigation"]
 
 
-def test_every_link_of_the_rules_and_of_the_runbook_leads_somewhere() -> None:
+def test_links_of_rules_and_runbook_have_targets() -> None:
     sections = read_sections()
     (group,) = yaml.safe_load(make_rules(DEFAULT_RULES))["groups"]
     links = [one["annotations"]["runbook_url"] for one in group["rules"]]

@@ -1,4 +1,4 @@
-"""Secrets of a handshake stay out of what is written about its errors."""
+"""Test that logs and records of errors hold no secrets of a handshake."""
 
 import json
 import logging
@@ -38,13 +38,13 @@ SCOPE: dict[str, Any] = {
         "x" * 1000 + "planted-in-header" + "x" * 1000,
     ],
 )
-def test_a_secret_is_found_however_it_is_shown(text: str) -> None:
+def test_a_secret_is_redacted_in_every_form(text: str) -> None:
     redacted = redact(text, SCOPE)
     assert "planted" not in redacted
     assert REDACTED in redacted
 
 
-def test_what_is_no_secret_stays() -> None:
+def test_other_texts_are_unchanged() -> None:
     text = "KeyError: 'theme' is dark at /ws/chat/ for Example/1.0, chat, 1"
     assert redact(text, SCOPE) == text
     assert redact(text, {}) == text

@@ -58,5 +58,5 @@ def test_a_size_is_formatted_in_its_largest_unit(size_bytes: int, text: str) -> 
 @pytest.mark.parametrize(
     ("count", "text"), [(0, "0 nodes"), (1, "1 node"), (2, "2 nodes")]
 )
-def test_one_is_no_plural(count: int, text: str) -> None:
+def test_one_is_singular(count: int, text: str) -> None:
     assert count_of(count, "node") == text

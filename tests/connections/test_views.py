@@ -1,4 +1,4 @@
-"""What /livez and /readyz say."""
+"""Test /livez and /readyz."""
 
 import json
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from connections.node.node import Node
 from connections.views.health import livez, readyz
 
 NOBODY = "redis://127.0.0.1:1/0"
-"""Where no Redis listens."""
+"""A URL without a Redis server."""
 
 
 async def ask() -> tuple[int, str, list[str]]:
@@ -25,7 +25,7 @@ async def ask() -> tuple[int, str, list[str]]:
 
 @pytest.fixture
 def websocket(settings: Any) -> Iterator[dict[str, Any]]:
-    """Keys of the configuration, to be set before the node is made."""
+    """Configuration keys, which tests set before the node exists."""
     settings.WEBSOCKET = {}
     yield settings.WEBSOCKET
 
@@ -37,7 +37,7 @@ async def degrade(settings: Any) -> Node:
     return node
 
 
-async def test_a_node_at_work_is_ok() -> None:
+async def test_a_serving_node_is_ok() -> None:
     assert await ask() == (200, "ok", [])
     assert (await livez(RequestFactory().get("/livez"))).status_code == 200
 
@@ -47,7 +47,7 @@ async def test_a_draining_node_is_not_ready() -> None:
     assert await ask() == (503, "draining", [])
 
 
-async def test_without_its_shared_pool_a_node_is_degraded(settings: Any) -> None:
+async def test_a_node_without_its_shared_pool_is_degraded(settings: Any) -> None:
     node = await degrade(settings)
     status, word, reasons = await ask()
     assert (status, word) == (200, "degraded")
@@ -58,7 +58,7 @@ async def test_without_its_shared_pool_a_node_is_degraded(settings: Any) -> None
     await node.pool.close()
 
 
-async def test_a_node_that_admits_nobody_is_not_ready(
+async def test_a_node_that_refuses_all_clients_is_not_ready(
     settings: Any, websocket: dict[str, Any]
 ) -> None:
     websocket["on_pool_outage"] = "refuse"

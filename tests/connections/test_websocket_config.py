@@ -1,4 +1,4 @@
-"""manage.py websocket_config says what is in force, and why."""
+"""Test that manage.py websocket_config shows values with their sources."""
 
 import json
 from io import StringIO
@@ -24,7 +24,7 @@ def read_sources() -> dict[str, tuple[Any, str]]:
 
 @pytest.fixture
 def path(tmp_path: Path, settings: Any, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A configuration of which each part comes from another place."""
+    """A configuration with values from several sources."""
     path = tmp_path / "websocket.yaml"
     path.write_text(
         "websocket:\n"
@@ -43,7 +43,7 @@ def path(tmp_path: Path, settings: Any, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(path)
 
 
-def test_each_value_is_shown_with_where_it_comes_from(path: str) -> None:
+def test_each_value_is_shown_with_its_source(path: str) -> None:
     """A value of the file counts as given even where it is the default."""
     found = read_sources()
     assert list(found) == [key.path for key in describe()]
@@ -57,7 +57,7 @@ def test_each_value_is_shown_with_where_it_comes_from(path: str) -> None:
     assert found["node.node_timeout_seconds"] == (15, "default")
 
 
-def test_people_read_the_same(path: str) -> None:
+def test_text_shows_the_same_as_json(path: str) -> None:
     lines = run().splitlines()
     assert f"max_message_size: 65536  # {path}" in lines
     assert "echo_endpoint: true  # settings" in lines
