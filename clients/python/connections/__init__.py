@@ -1,0 +1,1 @@
+../../../connections/__init__.py

@@ -1,0 +1,1 @@
+../../../connections/close_codes.py
