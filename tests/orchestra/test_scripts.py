@@ -12,7 +12,19 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-PROGRAMS = ("bash", "cat", "cp", "dirname", "env", "id", "mkdir", "rm", "sh", "tr")
+PROGRAMS = (
+    "bash",
+    "cat",
+    "cp",
+    "dirname",
+    "env",
+    "id",
+    "mkdir",
+    "rm",
+    "sh",
+    "timeout",
+    "tr",
+)
 
 PYTHON = f"""#!/bin/sh
 # Python as the scripts see it: what installs is written down, not done.
@@ -64,7 +76,7 @@ class Machine:
             found = shutil.which(name)
             assert found, name
             (self.programs / name).symlink_to(found)
-        for name in ("ruff", "mypy"):
+        for name in ("codespell", "deptry", "mypy", "pip-audit", "ruff"):
             write_program(self.programs / name, RECORD)
         write_program(self.programs / "python3", PYTHON)
         # `python -m pytest` finds what lies in the folder it is run in.
@@ -222,6 +234,25 @@ def test_quick_leaves_out_services_and_real_processes(
     assert "install:" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("report", "code", "expected"),
+    [
+        ("No known vulnerabilities found", 0, "no known vulnerability"),
+        ("django 5.2: could not be audited", 0, "NOT RUN"),
+        ("connection refused", 1, "NOT RUN, connection refused"),
+        ("Found 1 known vulnerability", 1, "error: Found 1 known vulnerability"),
+    ],
+)
+def test_all_looks_for_known_vulnerabilities(
+    machine: Machine, report: str, code: int, expected: str
+) -> None:
+    source = f"#!/bin/sh\necho '{report}'\nexit {code}\n"
+    write_program(machine.programs / "pip-audit", source)
+    done = machine.run("test", "--all")
+    assert expected in done.stderr
+    assert bool(done.returncode) is expected.startswith("error")
+
+
 def test_all_checks_come_before_the_tests(machine: Machine) -> None:
     machine.run("test", "--quick")
     calls = machine.calls()
@@ -229,6 +260,8 @@ def test_all_checks_come_before_the_tests(machine: Machine) -> None:
         "ruff check .",
         "ruff format --check --quiet .",
         "mypy connections sessions_history orchestra tests benchmarks",
+        "codespell ",
+        "deptry .",
         "manage check",
         "manage makemigrations --check --dry-run",
     ]
