@@ -5,18 +5,16 @@ Frames are masked before the clock starts, and replies are compared as bytes. A
 round trip thus costs a client a few microseconds, far less than a server.
 """
 
-import base64
 import errno
-import hashlib
 import os
 import select
 import socket
 import struct
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 
 from connections.capacity.load.client import Client, Dialect, answer_pings, keep_alive
+from connections.capacity.load.echoes import Echoes
 from connections.capacity.load.frames import (
     CLOSE,
     PING,
@@ -26,11 +24,8 @@ from connections.capacity.load.frames import (
     build_reply,
     split_frames,
 )
+from connections.capacity.load.opening import KEY, Opening
 
-_KEY = base64.b64encode(b"0123456789abcdef")
-_ACCEPT = base64.b64encode(
-    hashlib.sha1(_KEY + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest()
-)
 LOOPBACK = "127.0.0.1"
 _READ_BYTES = 65_536
 _IP_BIND_ADDRESS_NO_PORT = 24
@@ -113,11 +108,11 @@ class Clients:
             f"GET {path} HTTP/1.1\r\nHost: {self._host}:{self._port}\r\n"
             "Connection: Upgrade\r\nUpgrade: websocket\r\n"
             "Sec-WebSocket-Version: 13\r\n"
-            f"Sec-WebSocket-Key: {_KEY.decode()}\r\n{lines}\r\n"
+            f"Sec-WebSocket-Key: {KEY.decode()}\r\n{lines}\r\n"
         ).encode()
         client = Client(sock, request, dialect)
         client.sent_at = time.monotonic()
-        client.on_data = _Opening(self, record).take
+        client.on_data = Opening(record).take
         error = sock.connect_ex((self._host, self._port))
         if error not in (0, errno.EINPROGRESS):
             raise ConnectionError(os.strerror(error))
@@ -182,7 +177,7 @@ class Clients:
             client.frame = build_frame(TEXT, text.encode())
             client.reply = build_reply(text.encode())
 
-    def exchange(self, clients: Sequence[Client], seconds: float) -> "Echoes":
+    def exchange(self, clients: Sequence[Client], seconds: float) -> Echoes:
         """
         Send the prepared message on each connection, again after each reply.
 
@@ -254,81 +249,3 @@ class Clients:
         for client in clients:
             client.on_data = take
         return closed
-
-
-class Echoes:
-    """Counts and times of an exchange of messages."""
-
-    def __init__(self) -> None:
-        self.round_trips = 0
-        self.seconds = self.own_cpu_seconds = 0.0
-        self.times: list[float] = []
-        self.is_over = False
-        self.settled = 0
-
-    def take(self, client: Client, data: bytes) -> None:
-        """Check a reply and send the next message."""
-        if data != client.reply and client.reply:
-            data = client.buffer + data
-            client.buffer = b""
-            if data != client.reply:
-                self._take_irregular(client, data)
-                return
-        if self.is_over:
-            self.settled += 1
-            return
-        self.round_trips += 1
-        now = time.monotonic()
-        self.times.append(now - client.sent_at)
-        client.sent_at = now
-        client.socket.send(client.frame)
-
-    def _take_irregular(self, client: Client, data: bytes) -> None:
-        """Handle a partial reply, or a reply mixed with pings."""
-        if client.reply.startswith(data):
-            client.buffer = data
-            return
-        rest = answer_pings(client, data)
-        if rest == data:
-            raise ConnectionError(f"an unexpected reply: {data[:80]!r}")
-        if rest:
-            self.take(client, rest)
-
-
-class _Opening:
-    """Handle one connection from its handshake to the end of its greeting."""
-
-    def __init__(self, clients: Clients, record: Callable[[Client], None]) -> None:
-        self._clients = clients
-        self._record = record
-        self._has_head = False
-
-    def take(self, client: Client, data: bytes) -> None:
-        client.buffer += data
-        if not self._has_head:
-            head, end, rest = client.buffer.partition(b"\r\n\r\n")
-            if not end:
-                return
-            if not head.startswith(b"HTTP/1.1 101") or _ACCEPT not in head:
-                raise ConnectionError(head.decode("latin-1")[:300])
-            self._has_head = True
-            client.buffer = rest
-            if not client.dialect.greeting:
-                self._finish(client, rest)
-                return
-        self._greet(client)
-
-    def _greet(self, client: Client) -> None:
-        """Greet as Socket.IO: server 0{...}, client 40, server 40{...}."""
-        frames = deque(split_frames(client.buffer)[0])
-        if frames and frames[-1][1].startswith(b"40"):
-            self._finish(client, b"")
-        elif len(frames) == 1 and client.frame == b"":
-            client.frame = build_frame(TEXT, client.dialect.greeting.encode())
-            client.socket.send(client.frame)
-
-    def _finish(self, client: Client, rest: bytes) -> None:
-        """Start keepalive; keep bytes that followed the greeting."""
-        client.buffer, client.frame = rest, b""
-        client.on_data = keep_alive
-        self._record(client)

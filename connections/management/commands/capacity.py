@@ -1,23 +1,11 @@
 import dataclasses
 import json
-import os
-import secrets
-import signal
 import subprocess
-import sys
-import tempfile
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import DatabaseError, transaction
 
 from connections.capacity.load.generator import Load, LoadFailed
 from connections.capacity.load.procfs import (
@@ -26,21 +14,8 @@ from connections.capacity.load.procfs import (
     read_available_kib,
 )
 from connections.capacity.probe import Bounds, Ramp, Step, estimate_capacity
+from connections.capacity.target import make_tokens, measure_drain, start_server
 from connections.config.loader import get_config
-from connections.credentials.tokens import issue
-from connections.models import AccessToken, Connection
-
-_PREFIX = "capacity:"
-_START_SECONDS = 30
-
-_RAISED = {
-    "MAX_TOTAL_CONNECTIONS": "1000000",
-    "RATE_LIMIT__MESSAGES_PER_SECOND": "1000000",
-    "RATE_LIMIT__BURST_MESSAGES": "1000000",
-    "RATE_LIMIT__SMALL_FRAMES_PER_SECOND": "1000000",
-    "RATE_LIMIT__BURST_SMALL_FRAMES": "1000000",
-}
-"""Limits raised for the measurement; all other options are as configured."""
 
 _TEXTS = {
     "connections": "{:,}",
@@ -119,16 +94,16 @@ class Command(BaseCommand):
                 f"--steps: this process may open only {max_files} files (ulimit -Hn)"
             )
         limit = get_config().max_connections_per_client
-        with _make_tokens(max(counts) // limit + 20) as tokens:
-            headers = [f"Authorization: Bearer {token}\r\n" for token in tokens]
-            try:
+        try:
+            with make_tokens(max(counts) // limit + 20) as tokens:
+                headers = [f"Authorization: Bearer {token}\r\n" for token in tokens]
                 if options["url"]:
                     host, port = _read_url(options["url"])
                     found = self._measure(host, port, headers, counts, options)
                 else:
                     found = self._measure_own(headers, counts, options)
-            except LoadFailed as exc:
-                raise CommandError(f"the measurement failed: {exc}") from exc
+        except LoadFailed as exc:
+            raise CommandError(f"the measurement failed: {exc}") from exc
         bounds = estimate_capacity(
             [Step(**step) for step in found["steps"]],
             available_kib=read_available_kib(),
@@ -149,7 +124,7 @@ class Command(BaseCommand):
     ) -> dict[str, Any]:
         """Start a server, measure it and time its drain."""
         port = free_port()
-        with _serve(port) as server:
+        with start_server(port) as server:
             options = {**options, "pid": server.pid}
             found = self._measure("127.0.0.1", port, headers, counts, options, server)
         return found
@@ -185,7 +160,7 @@ class Command(BaseCommand):
                 found["eviction_ms"] = ramp.measure_eviction(last, limit)
             found["drain_seconds"] = None
             if server is not None:
-                found["drain_seconds"] = _drain(load, server)
+                found["drain_seconds"] = measure_drain(load, server)
         return found
 
     def _show(self, steps: list[dict[str, Any]], *, is_quiet: bool) -> None:
@@ -251,74 +226,3 @@ def _read_url(text: str) -> tuple[str, int]:
             f"--url {text}: expected ws://host:port (TLS is not supported)"
         )
     return parts.hostname, parts.port or 80
-
-
-@contextmanager
-def _make_tokens(count: int) -> Iterator[list[str]]:
-    """Create access tokens of temporary clients; delete them and their records."""
-    prefix = f"{_PREFIX}{secrets.token_hex(4)}:"
-    rows = [AccessToken(client_id=f"{prefix}{one}") for one in range(count)]
-    try:
-        with transaction.atomic():
-            tokens = [issue(row) for row in rows]
-    except DatabaseError as exc:
-        raise CommandError(f"access tokens could not be created: {exc}") from exc
-    try:
-        yield tokens
-    finally:
-        AccessToken.objects.filter(client_id__startswith=prefix).delete()
-        Connection.objects.filter(client_id__startswith=prefix).delete()
-
-
-@contextmanager
-def _serve(port: int) -> "Iterator[subprocess.Popen[bytes]]":
-    """Run manage.py serve with this project's settings on a port."""
-    raised = {f"WEBSOCKET__{key}": value for key, value in _RAISED.items()}
-    environment = {
-        **os.environ,
-        **raised,
-        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-        "DJANGO_SETTINGS_MODULE": settings.SETTINGS_MODULE,
-    }
-    # The environment names the settings, so that any project can be measured.
-    command = [sys.executable, "-m", "django", "serve", "--port", str(port)]
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            [*command, "--no-sweeper"],
-            env=environment,
-            stdout=log,
-            stderr=log,
-            cwd=Path.cwd(),
-        )
-        try:
-            if not _is_ready(process, port):
-                log.seek(0)
-                text = log.read().decode(errors="replace")[-2000:]
-                raise CommandError(f"the server did not start: {text}")
-            yield process
-        finally:
-            if process.poll() is None:
-                process.kill()
-            process.wait()
-
-
-def _is_ready(process: "subprocess.Popen[bytes]", port: int) -> bool:
-    deadline = time.monotonic() + _START_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        with suppress(OSError, urllib.error.HTTPError):
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/livez", timeout=2).close()
-            return True
-        time.sleep(0.1)
-    return False
-
-
-def _drain(load: Load, server: "subprocess.Popen[bytes]") -> float:
-    """Return how many seconds the server takes to drain and exit."""
-    started = time.monotonic()
-    server.send_signal(signal.SIGTERM)
-    deadline = started + get_config().drain.grace_seconds + 30
-    while server.poll() is None:
-        load.do("rest", seconds=0.2)
-        if time.monotonic() > deadline:
-            raise LoadFailed("the server did not exit after SIGTERM")
-    return time.monotonic() - started
