@@ -11,16 +11,15 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.http import urlencode
 
+from connections.dashboard.action_effects import Outcome, perform
 from connections.dashboard.action_forms import ActionForm
 from connections.dashboard.actions import (
     ACTIONS,
     MOST_VALUES,
     Action,
     ActionRequest,
-    Outcome,
     find_allowed,
     find_targets,
-    perform,
 )
 from connections.dashboard.cache import SnapshotCache
 from connections.dashboard.map import list_names

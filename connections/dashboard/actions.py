@@ -1,30 +1,18 @@
 """Actions of staff on the dashboard, each with its own permission."""
 
 import ipaddress
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 
-from django.contrib.admin.models import CHANGE, LogEntry
-from django.contrib.contenttypes.models import ContentType
-from django.db import transaction
 from django.urls import reverse
-from django.utils import timezone
 
-from connections.access.bans import impose
-from connections.announcements import MAY_RETURN, announce, post_close_requests
 from connections.dashboard.permissions import is_read_only
 from connections.dashboard.snapshot import Snapshot
 from connections.models import (
-    AccessToken,
-    Ban,
     CloseRequest,
-    Connection,
-    LiveDashboard,
-    Node,
-    NodeCommand,
 )
 from connections.node.live_state import ConnectionState
 
@@ -123,14 +111,6 @@ class ActionRequest:
         return str(self.user.get_username())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """The rows that an action wrote; nodes read them."""
-
-    requests: Sequence[CloseRequest] = ()
-    commands: Sequence[NodeCommand] = ()
-
-
 def find_allowed(user: Any) -> frozenset[str]:
     """Return the names of a user's permitted actions; none in read-only mode."""
     if is_read_only():
@@ -164,19 +144,6 @@ def find_targets(
     ]
 
 
-def perform(request: ActionRequest) -> Outcome:
-    """
-    Perform an action and write the audit log, in one transaction.
-
-    Raises:
-        ValidationError: a target is no existing user, or no valid address.
-    """
-    with transaction.atomic():
-        outcome = _PERFORM[request.action.name](request)
-        _record(request)
-    return outcome
-
-
 def _make_test(
     target: str, wanted: frozenset[str]
 ) -> Callable[[str, ConnectionState], bool]:
@@ -196,113 +163,3 @@ def _make_test(
         Target.ALL: lambda node_id, one: True,
     }
     return tests[target]
-
-
-def _end(request: ActionRequest) -> Outcome:
-    requests = [
-        CloseRequest(
-            target=request.target,
-            value=value,
-            reason=MAY_RETURN if request.may_return else "kicked",
-            author=request.author,
-            note=request.reason,
-            spread_seconds=request.spread_seconds,
-        )
-        for value in request.values
-    ]
-    post_close_requests(*requests)
-    return Outcome(requests=_reread(request, requests))
-
-
-def _ban(request: ActionRequest) -> Outcome:
-    until = None
-    if request.ban_seconds is not None:
-        until = timezone.now() + timedelta(seconds=request.ban_seconds)
-    for value in request.values:
-        impose(
-            Ban(
-                target=request.target,
-                value=value,
-                reason=request.reason,
-                author=request.author,
-                until=until,
-            )
-        )
-    return Outcome(requests=_reread(request, request.values))
-
-
-def _revoke(request: ActionRequest) -> Outcome:
-    AccessToken.objects.filter(pk__in=request.values).revoke()
-    requests = [
-        CloseRequest(
-            target=Target.TOKEN,
-            value=value,
-            reason="revoked",
-            author=request.author,
-            note=request.reason,
-        )
-        for value in request.values
-    ]
-    post_close_requests(*requests)
-    return Outcome(requests=_reread(request, requests))
-
-
-def _post_commands(request: ActionRequest) -> Outcome:
-    commands = [
-        NodeCommand.objects.create(
-            kind=request.action.name,
-            target=request.target,
-            value=value,
-            text=request.text,
-            author=request.author,
-        )
-        for value in request.values
-    ]
-    announce()
-    return Outcome(commands=commands)
-
-
-def _reread(request: ActionRequest, posted: Sequence[Any]) -> list[CloseRequest]:
-    """Return the requests just written, with their keys and times."""
-    own = CloseRequest.objects.filter(author=request.author, target=request.target)
-    return list(own.order_by("-id")[: len(posted)])
-
-
-_PERFORM: Mapping[str, Callable[[ActionRequest], Outcome]] = {
-    "end": _end,
-    "end-all": _end,
-    "ban": _ban,
-    "revoke": _revoke,
-    "notice": _post_commands,
-    "drain": _post_commands,
-    "serve": _post_commands,
-}
-
-_LOGGED_MODELS: Mapping[str, type[Any]] = {
-    Target.CONNECTION: Connection,
-    Target.NODE: Node,
-    Target.TOKEN: AccessToken,
-}
-
-
-def _record(request: ActionRequest) -> None:
-    """Write the action to the log of Django admin."""
-    model = _LOGGED_MODELS.get(request.target, LiveDashboard)
-    content_type = ContentType.objects.get_for_model(model)
-    message = f"{request.action.label}: {request.reason or request.text}"
-    if request.may_return:
-        message += " (may return)"
-    if request.spread_seconds:
-        message += f" (within {request.spread_seconds:g} s)"
-    LogEntry.objects.bulk_create(
-        LogEntry(
-            user_id=request.user.pk,
-            content_type=content_type,
-            # Only objects with an admin page are linked.
-            object_id=value if model is not LiveDashboard else None,
-            object_repr=f"{request.target} {value}".strip()[:200],
-            action_flag=CHANGE,
-            change_message=message,
-        )
-        for value in request.values
-    )

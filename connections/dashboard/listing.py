@@ -13,19 +13,23 @@ from django.utils import timezone
 from django.utils.functional import cached_property
 from django.utils.html import format_html
 
-from connections.close_codes import APPLICATION, CLOSE_REASONS, PEER
 from connections.dashboard.actions import MOST_VALUES, Target, find_allowed, make_url
-from connections.dashboard.cache import SnapshotCache, shared
+from connections.dashboard.cache import shared
 from connections.dashboard.charts.scales import NOTHING, format_bytes, format_seconds
 from connections.dashboard.details import describe_connection, format_pair
+from connections.dashboard.listing_filters import (
+    MOST_FOUND_LIVE,
+    NodeFilter,
+    ReasonFilter,
+    StateFilter,
+)
 from connections.dashboard.map import STATES
 from connections.dashboard.snapshot import Snapshot
-from connections.models import Connection, Node
+from connections.models import Connection
 from connections.models.node import ID_LENGTH
 from connections.node.live_state import ConnectionState
 
 MOST_COUNTED = 10_000
-_MOST_FOUND_LIVE = 500
 _WORDS = {state.value: word for state, word, _ in STATES}
 _LIVE_FIELDS = ("state", "age", "idle", "rate", "traffic", "round_trip", "unsent")
 
@@ -51,71 +55,6 @@ class LiveChangeList(ChangeList):
         for row in rows:
             row.shown = show_live(row, snapshot)
         self.result_list: Any = rows
-
-
-class StateFilter(admin.SimpleListFilter):
-    """Filter by live state, open or closed; the default is open."""
-
-    title = "state"
-    parameter_name = "state"
-
-    def __init__(
-        self, request: HttpRequest, params: Any, model: Any, model_admin: Any
-    ) -> None:
-        super().__init__(request, params, model, model_admin)
-        self._shared: SnapshotCache = model_admin.shared
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        states = [(state.value, f"open, {word}") for state, word, _ in STATES]
-        return [*states, ("closed", "closed"), ("all", "open and closed")]
-
-    def choices(self, changelist: Any) -> Any:
-        first, *rest = super().choices(changelist)
-        yield {**first, "display": "open"}
-        yield from rest
-
-    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
-        value = self.value()
-        if value == "all":
-            return queryset
-        if value == "closed":
-            return queryset.exclude(closed_at=None)
-        if value is None:
-            # Only ended connections have a reason.
-            is_ended = ReasonFilter.parameter_name in request.GET
-            return queryset if is_ended else queryset.filter(closed_at=None)
-        snapshot = self._shared.get_snapshot()
-        found = [one.connection_id for one in snapshot if one.state == value]
-        return queryset.filter(pk__in=found[:_MOST_FOUND_LIVE])
-
-
-class NodeFilter(admin.SimpleListFilter):
-    """Filter by live node."""
-
-    title = "node"
-    parameter_name = "node"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        nodes = Node.objects.live().values_list("node_id", "host", "pid")
-        return [(node_id, f"{host}:{pid}") for node_id, host, pid in nodes]
-
-    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
-        return queryset.filter(node_id=self.value()) if self.value() else queryset
-
-
-class ReasonFilter(admin.SimpleListFilter):
-    """Filter by close reason; the choices need no database query."""
-
-    title = "reason"
-    parameter_name = "reason"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [
-            (reason, reason) for reason in (*sorted(CLOSE_REASONS), APPLICATION, PEER)
-        ]
-
-    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
-        return queryset.filter(reason=self.value()) if self.value() else queryset
 
 
 class ConnectionList(admin.ModelAdmin):  # type: ignore[type-arg]
@@ -180,7 +119,7 @@ class ConnectionList(admin.ModelAdmin):  # type: ignore[type-arg]
         whole = Q(client_id=term) | Q(user__username=term)
         if len(term) == ID_LENGTH:
             whole |= Q(connection_id=term)
-        return queryset.filter(whole | Q(pk__in=live[:_MOST_FOUND_LIVE])), False
+        return queryset.filter(whole | Q(pk__in=live[:MOST_FOUND_LIVE])), False
 
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view(self.show_live)
