@@ -9,7 +9,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from connections.config.fields import Choice, Flag, Kind, Listed, Number, Problem
+from connections.config.fields import Listed, Problem
+from connections.config.kinds import Choice, Flag, Kind, Number
 
 SEVERITIES = ("info", "warning", "critical")
 

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from connections.config.fields import Choices, Number, Text, Whole, option
+from connections.config.fields import option
+from connections.config.kinds import Choices, Number, Text, Whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,20 +18,14 @@ from django.conf import settings
 from connections.config.alert_rules import AlertRule, Rules, check_address
 from connections.config.auth_sections import ExpiryConfig, JwtConfig, TicketsConfig
 from connections.config.fields import (
-    NETWORKS,
-    Choice,
     Documented,
-    Flag,
-    Number,
     Problem,
-    Size,
-    Texts,
-    Whole,
     option,
     read_section,
     section,
     walk,
 )
+from connections.config.kinds import NETWORKS, Choice, Flag, Number, Size, Texts, Whole
 from connections.config.sections import (
     BuffersConfig,
     DashboardConfig,

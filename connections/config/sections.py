@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from connections.config.fields import NETWORKS, Flag, Number, Size, Whole, option
+from connections.config.fields import option
+from connections.config.kinds import NETWORKS, Flag, Number, Size, Whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,20 +5,8 @@ from typing import Any
 
 import pytest
 
-from connections.config.fields import (
-    NETWORKS,
-    Choice,
-    Flag,
-    Kind,
-    Number,
-    Problem,
-    Size,
-    Whole,
-    option,
-    read_section,
-    section,
-    walk,
-)
+from connections.config.fields import Problem, option, read_section, section, walk
+from connections.config.kinds import NETWORKS, Choice, Flag, Kind, Number, Size, Whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
