@@ -145,6 +145,25 @@ def test_server_sets_everything_up_and_serves(machine: Machine) -> None:
     assert "user admin, password the-password" in done.stderr
 
 
+def test_each_package_is_printed_and_no_warning(machine: Machine) -> None:
+    lines = (
+        "WARNING: Location '/wheels' is ignored",
+        "Collecting django==5.2 (from -r requirements/demo.txt (line 1))",
+        "  Downloading django-5.2-py3-none-any.whl (8.3 MB)",
+        "Processing /wheels/attrs-26.1.0-py3-none-any.whl (from -r demo.txt (line 2))",
+    )
+    printing = "".join(f' echo "{line}";' for line in lines)
+    installer = PYTHON.replace("install) echo", f"install){printing} echo")
+    write_program(machine.programs / "python3", installer)
+    done = machine.run("server")
+    printed = done.stderr.partition("requirements/demo.txt\n")[2].splitlines()
+    assert printed[:3] == [
+        "    django==5.2",
+        "    attrs-26.1.0-py3-none-any.whl",
+        "==> Migrating the database",
+    ]
+
+
 def test_the_second_run_installs_nothing(machine: Machine) -> None:
     machine.run("server")
     machine.calls()
