@@ -109,8 +109,8 @@ class BanAdmin(GuardedAdmin):
         self, request: HttpRequest, obj: Ban | None = None
     ) -> tuple[str, ...]:
         # A ban of another target would be another row.
-        whom = ("target", "value") if obj is not None else ()
-        return (*whom, "author", "created_at")
+        fixed = ("target", "value") if obj is not None else ()
+        return (*fixed, "author", "created_at")
 
     def save_model(
         self, request: HttpRequest, obj: Ban, form: object, change: bool

@@ -68,7 +68,7 @@ def show_action(
             "form": form,
             "target": target,
             "values": values,
-            "whom": _name(snapshot, target, values),
+            "target_name": _name(snapshot, target, values),
             "count": len(targeted),
             "node_count": len({node_id for node_id, _ in targeted}),
             "clients": sorted(clients)[:_MOST_NAMED],

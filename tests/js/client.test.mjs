@@ -1,4 +1,4 @@
-// What a session's client sends, keeps and asks for.
+// Test messages, storage and resume of a session's client.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -19,7 +19,7 @@ test("a request resolves with its ack", async () => {
   assert.equal(bench.client.pending, 0);
 });
 
-test("two clients never make the same id", () => {
+test("two clients never create the same id", () => {
   const ids = [new Bench(), new Bench()].map((bench) => {
     const socket = bench.attach();
     bench.client.send("first");
@@ -28,7 +28,7 @@ test("two clients never make the same id", () => {
   assert.notEqual(ids[0], ids[1]);
 });
 
-test("what was not settled is sent again under its id, in order", async () => {
+test("unsettled messages are resent with their ids, in order", async () => {
   const bench = new Bench();
   const first = bench.attach();
   const asked = ["a", "b", "c"].map((text) => bench.client.request(text));
@@ -50,7 +50,7 @@ test("nothing is sent before the hello", () => {
   assert.deepEqual(bench.socket.sent, []);
 });
 
-test("a notice of staff is an event, and no entry", () => {
+test("a notice from staff is an event and no entry", () => {
   const bench = new Bench();
   const at = "2026-11-25T08:00:00Z";
   bench.attach().say({ type: "notice", text: "Back at <noon>.", at });
@@ -68,7 +68,7 @@ test("an error settles a message, with its code", async () => {
   assert.equal(socket.sent[1].data, "y");
 });
 
-test("a message refused for the moment is sent again after the time named", () => {
+test("a message that is refused temporarily is resent after the given time", () => {
   const bench = new Bench();
   const socket = bench.attach();
   bench.client.send("a");
@@ -82,7 +82,7 @@ test("a message refused for the moment is sent again after the time named", () =
   assert.equal(socket.sent.at(-1).data, "b");
 });
 
-test("a server that is unavailable for long loses nothing", () => {
+test("a long outage of the server loses no message", () => {
   const bench = new Bench();
   const socket = bench.attach();
   bench.client.send("a");
@@ -95,7 +95,7 @@ test("a server that is unavailable for long loses nothing", () => {
   assert.equal(bench.client.pending, 1);
 });
 
-test("an answer that never comes is asked for again, and given up in the end", async () => {
+test("a message without an ack is resent, and finally given up", async () => {
   const bench = new Bench();
   const socket = bench.attach({ heartbeat_seconds: 3600 });
   const asked = bench.client.request("a");
@@ -104,7 +104,7 @@ test("an answer that never comes is asked for again, and given up in the end", a
   await assert.rejects(asked, { code: "timeout" });
 });
 
-test("the message that was too big is not sent again, the next one is", async () => {
+test("a message that was too big is not resent, the next one is", async () => {
   const bench = new Bench();
   const socket = bench.attach();
   const big = bench.client.request("x".repeat(100));
@@ -134,7 +134,7 @@ test("the queue is bounded", async () => {
   await assert.rejects(bench.client.request("c"), { code: "queue_full" });
 });
 
-test("a request may be given up", async () => {
+test("a request can be aborted", async () => {
   const bench = new Bench();
   bench.attach();
   const controller = new AbortController();
@@ -144,7 +144,7 @@ test("a request may be given up", async () => {
   assert.equal(bench.client.pending, 0);
 });
 
-test("an end for good fails what waits; eviction keeps it for use here", async () => {
+test("a final close fails waiting messages; an eviction keeps them", async () => {
   const kicked = new Bench();
   const lost = (kicked.attach(), kicked.client.request("a"));
   kicked.socket.end(4009, "kicked");
@@ -159,7 +159,7 @@ test("an end for good fails what waits; eviction keeps it for use here", async (
   assert.equal((await kept).offset, 3);
 });
 
-test("with a storage, what is unsettled survives a reload", async () => {
+test("with a storage, unsettled messages survive a reload", async () => {
   const storage = new FakeStorage();
   const before = new Bench({ storage });
   before.client.send({ text: "typed just before" });
@@ -173,7 +173,7 @@ test("with a storage, what is unsettled survives a reload", async () => {
   assert.equal(new Bench({ storage, session: "s1" }).client.pending, 0);
 });
 
-test("entries come in order, replays marked", () => {
+test("entries arrive in order, and replays are marked", () => {
   const bench = new Bench();
   const socket = bench.attach({ offset: 2 });
   for (const offset of [1, 2, 3]) socket.say(entry(offset));
@@ -181,7 +181,7 @@ test("entries come in order, replays marked", () => {
   assert.deepEqual(seen, [[1, true], [2, true], [3, false]]);
 });
 
-test("a returning client names what it holds and what still grows", () => {
+test("a reconnecting client names its position and streaming entries", () => {
   const bench = new Bench();
   const socket = bench.attach();
   socket.say(entry(1));
@@ -201,7 +201,7 @@ test("a returning client names what it holds and what still grows", () => {
   assert.equal(bench.named("ended")[0].entry.state, "done");
 });
 
-test("a hole, or a piece that does not join on, makes a client come back", () => {
+test("a hole, or text that does not join on, causes a reconnect", () => {
   for (const message of [entry(5), { type: "delta", offset: 1, at_char: 9, text: "x" }]) {
     const bench = new Bench();
     const socket = bench.attach();
@@ -213,7 +213,7 @@ test("a hole, or a piece that does not join on, makes a client come back", () =>
   }
 });
 
-test("a log that stays ahead makes a client come back, a moment's lead does not", () => {
+test("a log that stays ahead causes a reconnect, a short lead does not", () => {
   const bench = new Bench();
   const socket = bench.attach({ heartbeat_seconds: 3 });
   socket.say(entry(1));
@@ -233,7 +233,7 @@ test("a log that stays ahead makes a client come back, a moment's lead does not"
   assert.equal(bench.client.state, "waiting");
 });
 
-test("a gap is told, a reset empties the transcript, a first log is neither", () => {
+test("a gap is an event, a reset empties the transcript, a new log is neither", () => {
   const bench = new Bench();
   bench.attach({ outcome: "gap", gap: [1, 4], offset: 5 }).say(entry(5));
   assert.deepEqual(bench.named("gap"), []);
@@ -248,7 +248,7 @@ test("a gap is told, a reset empties the transcript, a first log is neither", ()
   assert.deepEqual(bench.client.entries.map(({ offset }) => offset), [1]);
 });
 
-test("a stream may be cancelled", () => {
+test("a stream can be cancelled", () => {
   const bench = new Bench();
   const socket = bench.attach();
   bench.client.cancel(4);

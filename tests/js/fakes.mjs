@@ -1,4 +1,4 @@
-// Time, network and page that do what a test says.
+// Fake time, network and page, which tests control.
 
 import { SessionClient } from "../../connections/static/connections/client.js";
 
@@ -17,7 +17,7 @@ export class FakeClock {
 
   clearTimeout = (timer) => this.#timers.delete(timer);
 
-  /** Let time pass and run what falls due, in its order. */
+  /** Advance time, and run due timers in order. */
   advance(ms) {
     const end = this.#now + ms;
     for (;;) {
@@ -33,7 +33,7 @@ export class FakeClock {
   }
 }
 
-/** A WebSocket whose other side is the test. */
+/** A WebSocket whose server is the test. */
 export class FakeWebSocket {
   readyState = 0;
   sent = [];
@@ -84,7 +84,7 @@ export class FakeStorage {
   removeItem = (key) => this.#items.delete(key);
 }
 
-/** A client with everything around it fake; `events` is what it said. */
+/** A client in a fake environment; `events` holds its events. */
 export class Bench {
   clock = new FakeClock();
   page = new FakePage();
@@ -117,7 +117,7 @@ export class Bench {
     return this.sockets.at(-1);
   }
 
-  /** Connect and be greeted; returns the socket. */
+  /** Connect and receive a hello; return the socket. */
   attach(hello = {}) {
     if (this.client.state === "idle") this.client.connect();
     this.socket.open();
@@ -157,5 +157,5 @@ export function entry(offset, changes = {}) {
   };
 }
 
-/** Let promises that are settled run on. */
+/** Run the callbacks of settled promises. */
 export const settle = () => new Promise((resolve) => setImmediate(resolve));

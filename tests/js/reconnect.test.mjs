@@ -19,12 +19,12 @@ for (const one of cases) {
   });
 }
 
-test("a thousand clients at the cap do not return together", () => {
+test("a thousand clients at the cap do not reconnect together", () => {
   const waits = new Set(Array.from({ length: 1000 }, () => Math.round(backOff(20, Math.random) / 100)));
   assert.ok(waits.size > 100);
 });
 
-test("what the bye says goes before what the close says", () => {
+test("the bye takes precedence over the close frame", () => {
   const bye = { code: 4009, reason: "kicked", reconnect: "never", after_ms: null, ref: "r1" };
   assert.deepEqual(readEnding(4009, "", bye), {
     code: 4009,

@@ -1,4 +1,4 @@
-// What a client does when connections open, end and hang.
+// Test a client whose connections open, close and hang.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -16,7 +16,7 @@ test("states follow one another, and the session is named after the hello", () =
   assert.equal(bench.socket.url.href, "ws://host/ws/sessions/new/");
 });
 
-test("a returning client says which connection it replaces", () => {
+test("a reconnecting client names the connection that it replaces", () => {
   const bench = new Bench();
   bench.attach({ connection: "c-old" }).end(1006);
   bench.clock.advance(1000);
@@ -24,7 +24,7 @@ test("a returning client says which connection it replaces", () => {
   assert.equal(bench.socket.url.searchParams.get("replaces"), "c-old");
 });
 
-test("failures are forgotten only after ten seconds connected", () => {
+test("failures are reset only after ten connected seconds", () => {
   const bench = new Bench();
   bench.random = 1;
   bench.attach();
@@ -39,7 +39,7 @@ test("failures are forgotten only after ten seconds connected", () => {
   assert.deepEqual(waits, [1000, 2000, 4000, 1000]);
 });
 
-test("an evicted client stays away until it is told to connect", () => {
+test("an evicted client stays closed until connect() is called", () => {
   const bench = new Bench();
   bench.attach().end(4005, "evicted");
   bench.clock.advance(3_600_000);
@@ -52,7 +52,7 @@ test("an evicted client stays away until it is told to connect", () => {
   assert.equal(bench.sockets.length, 2);
 });
 
-test("a drained client leaves at its moment and finds the next server", () => {
+test("a drained client closes at its time and finds the next server", () => {
   const bench = new Bench();
   bench.attach();
   bench.socket.say({ ...BYE, code: 4200, reason: "draining", after_ms: 1840 });
@@ -71,7 +71,7 @@ test("a drained client leaves at its moment and finds the next server", () => {
   assert.equal(bench.client.state, "open");
 });
 
-test("a close that never comes after a bye is not waited for", () => {
+test("a missing close frame after a bye is not awaited forever", () => {
   const bench = new Bench();
   const socket = bench.attach();
   socket.say({ ...BYE, code: 4200, reason: "draining", after_ms: 1000 });
@@ -80,7 +80,7 @@ test("a close that never comes after a bye is not waited for", () => {
   assert.notEqual(bench.socket, socket);
 });
 
-test("what a socket says after it was given up is not heard", () => {
+test("messages of an abandoned socket are ignored", () => {
   const bench = new Bench();
   const old = bench.attach();
   bench.client.drop();
@@ -91,7 +91,7 @@ test("what a socket says after it was given up is not heard", () => {
   assert.equal(bench.client.state, "open");
 });
 
-test("a half-open connection is found", () => {
+test("a half-open connection is detected", () => {
   const bench = new Bench();
   const socket = bench.attach();
   bench.clock.advance(30_000);
@@ -103,7 +103,7 @@ test("a half-open connection is found", () => {
   assert.equal(bench.client.ending.reason, "network");
 });
 
-test("whatever is heard proves that the other side is there", () => {
+test("any message proves that the connection is alive", () => {
   const bench = new Bench();
   const socket = bench.attach();
   for (let beats = 0; beats < 5; beats += 1) {
@@ -114,7 +114,7 @@ test("whatever is heard proves that the other side is there", () => {
   assert.equal(socket.sent.filter(({ type }) => type === "ping").length, 5);
 });
 
-test("coming online or into view asks at once whether the server is there", () => {
+test("an online or visible page sends a ping at once", () => {
   const bench = new Bench();
   const socket = bench.attach();
   bench.page.show("hidden");
@@ -128,7 +128,7 @@ test("coming online or into view asks at once whether the server is there", () =
   assert.equal(bench.sockets.length, 2);
 });
 
-test("a server that is full is not asked sooner because the page is looked at", () => {
+test("a visible page does not reconnect sooner to a full server", () => {
   const bench = new Bench();
   bench.attach().end(4103, "pool_full");
   bench.page.show("visible");
@@ -136,7 +136,7 @@ test("a server that is full is not asked sooner because the page is looked at", 
   assert.equal(bench.sockets.length, 1);
 });
 
-test("an idle end is undone by the user", async () => {
+test("user activity reconnects after an idle close", async () => {
   const bench = new Bench();
   bench.attach().end(4300, "idle");
   bench.clock.advance(3_600_000);
@@ -150,7 +150,7 @@ test("an idle end is undone by the user", async () => {
   assert.equal(bench.sockets.length, 3);
 });
 
-test("a server that accepts and says nothing is given up", () => {
+test("a server that accepts but stays silent is given up", () => {
   const bench = new Bench();
   bench.client.connect();
   bench.socket.open();
@@ -159,7 +159,7 @@ test("a server that accepts and says nothing is given up", () => {
   assert.equal(bench.socket.closedWith, 4000);
 });
 
-test("a closed client does nothing more, and hears no page", () => {
+test("a closed client ignores the events of its page", () => {
   const bench = new Bench();
   bench.attach();
   bench.client.close();
@@ -169,7 +169,7 @@ test("a closed client does nothing more, and hears no page", () => {
   assert.equal(bench.socket.closedWith, 1000);
 });
 
-test("the token travels as a subprotocol, beside the one that is selected", async () => {
+test("the token is sent as a subprotocol, beside the selected one", async () => {
   const bench = new Bench({ getToken: () => "T" });
   bench.client.connect();
   await settle();
@@ -211,7 +211,7 @@ test("an expired token is not tried again", async () => {
   assert.equal(bench.client.state, "waiting");
 });
 
-test("no token is a failure like another", async (context) => {
+test("a missing token is a failure like others", async (context) => {
   context.mock.method(console, "warn", () => {});
   let isDown = true;
   const getToken = async () => {
@@ -228,7 +228,7 @@ test("no token is a failure like another", async (context) => {
   assert.equal(bench.socket.protocols[1], "bearer.T");
 });
 
-test("an expiry announced is met with a new token in place", async () => {
+test("an announced expiry is answered with a new token", async () => {
   let count = 0;
   const bench = new Bench({ getToken: () => `T${++count}` });
   bench.client.connect();

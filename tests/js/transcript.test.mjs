@@ -17,15 +17,15 @@ test("a fresh client asks for everything", () => {
   assert.equal(new Transcript(10).position, "");
 });
 
-test("of a whole log some may be trimmed, and nothing is missing after it", () => {
-  // 41 still grew when those after it were trimmed.
+test("a trimmed log has no missing entries after the trimmed ones", () => {
+  // Entry 41 was still streaming when later ones were trimmed.
   const transcript = begun(41, 51, 52);
   assert.equal(transcript.put(entry(54)), false);
   assert.equal(transcript.last, 52);
   assert.equal(transcript.position, "epoch=e1&offset=52");
 });
 
-test("what came before a gap is not skipped where the connection is cut", () => {
+test("entries before a gap are not skipped after a lost connection", () => {
   const transcript = begun(1, 2);
   transcript.begin({ ...START, outcome: "gap", offset: 12, gap: [4, 9] });
   assert.equal(transcript.position, "epoch=e1&offset=2");
@@ -34,7 +34,7 @@ test("what came before a gap is not skipped where the connection is cut", () => 
   assert.equal(transcript.put(entry(12)), false);
 });
 
-test("an entry that grew and was trimmed grows no more", () => {
+test("a trimmed entry does not grow", () => {
   const transcript = begun();
   transcript.put(entry(1, { state: "streaming" }));
   transcript.begin({ ...START, outcome: "gap", offset: 9, gap: [1, 9] });
@@ -42,13 +42,13 @@ test("an entry that grew and was trimmed grows no more", () => {
   assert.equal(transcript.position, "epoch=e1&offset=9");
 });
 
-test("an entry that comes again replaces the one that is there", () => {
+test("a repeated entry replaces the former one", () => {
   const transcript = begun(1, 2);
   transcript.put(entry(1, { data: { text: "other" } }));
   assert.deepEqual(transcript.entries.map(textOf), ["other", "text 2"]);
 });
 
-test("entries that still grow are named, so that they come whole", () => {
+test("streaming entries are named, so that they arrive whole", () => {
   const transcript = begun(1);
   transcript.put(entry(2, { state: "streaming" }));
   transcript.put(entry(3));
@@ -58,7 +58,7 @@ test("entries that still grow are named, so that they come whole", () => {
   assert.equal(transcript.position, "epoch=e1&offset=4&open=4");
 });
 
-test("pieces join on by code points, not by UTF-16 units", () => {
+test("texts join on by code points, not by UTF-16 units", () => {
   const transcript = begun();
   transcript.put(entry(1, { state: "streaming", data: { text: "" } }));
   const pieces = ["👩‍👩‍👧", "e", "\u0301", "𝒳 ", "日本"];
@@ -71,7 +71,7 @@ test("pieces join on by code points, not by UTF-16 units", () => {
   assert.equal(at, 11);
 });
 
-test("a piece that does not join on is refused and changes nothing", () => {
+test("text that does not join on is refused and changes nothing", () => {
   const transcript = begun();
   transcript.put(entry(1, { state: "streaming", data: { text: "ab" } }));
   assert.equal(transcript.extend({ offset: 1, at_char: 3, text: "d" }), null);
@@ -80,7 +80,7 @@ test("a piece that does not join on is refused and changes nothing", () => {
   assert.equal(textOf(transcript.entries[0]), "ab");
 });
 
-test("a gap moves on, a reset begins anew", () => {
+test("a gap moves the position, a reset clears it", () => {
   const transcript = begun(1, 2);
   assert.equal(transcript.begin({ ...START, outcome: "gap", offset: 10, gap: [3, 9] }), false);
   assert.equal(transcript.put(entry(10)), true);
@@ -89,7 +89,7 @@ test("a gap moves on, a reset begins anew", () => {
   assert.equal(transcript.put(entry(7)), true);
 });
 
-test("the oldest go first, but not what still grows", () => {
+test("the oldest entries are dropped first, but no streaming ones", () => {
   const transcript = new Transcript(2);
   transcript.begin(START);
   transcript.put(entry(1, { state: "streaming" }));

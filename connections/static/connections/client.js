@@ -210,7 +210,7 @@ export class SessionClient extends EventTarget {
 
   /** @param {any} message */
   #receive(message) {
-    this.#heartbeat.heard();
+    this.#heartbeat.touch();
     switch (message.type) {
       case "hello":
         return this.#greet(message);

@@ -41,7 +41,7 @@ export class Heartbeat {
   }
 
   /** Record that the server sent something. */
-  heard() {
+  touch() {
     this.#hasHeard = true;
   }
 
