@@ -2,7 +2,7 @@
 Configure the reference application from the environment.
 
 DEBUG, SECRET_KEY, ALLOWED_HOSTS, DATABASE_URL and WEBSOCKET_CONFIG are read
-here; README, "Configuration" lists them. With none of them set it runs on
+here; docs/reference/configuration.md lists them. With none of them set it runs on
 SQLite, in one process, on this machine.
 """
 

@@ -1,6 +1,7 @@
 """Cut README and the pages of docs/ into sections, tables and blocks of code."""
 
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ README = ROOT / "README.md"
 QUICKSTART = DOCS / "quickstart.md"
 GUARANTEES = DOCS / "evidence" / "guarantees.md"
 FAULTS = DOCS / "evidence" / "faults.md"
+TESTING = DOCS / "howto" / "test_your_project.md"
 SECURITY = DOCS / "topics" / "security.md"
 
 _FILE = re.compile(r"# (\w+/\w+\.py)(, at its end)?\n")
@@ -30,7 +32,8 @@ def read_section(page: Path, title: str) -> str:
 
 def read_blocks(text: str, language: str) -> list[str]:
     """Return the blocks of a language in a page or section."""
-    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+    blocks = re.findall(rf"^ *```{language}\n(.*?)^ *```", text, re.DOTALL | re.M)
+    return [textwrap.dedent(block) for block in blocks]
 
 
 def read_files(page: Path) -> Iterator[tuple[str, str, bool]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.abuse.corpus import ATTACKS
-from tests.pages import FAULTS, GUARANTEES, find_pages, read_rows
+from tests.pages import FAULTS, GUARANTEES, SECURITY, find_pages, read_rows
 from tests.project import ROOT
 
 TESTS = ROOT / "tests"
@@ -53,6 +53,7 @@ def find_tests() -> dict[str, Source]:
 @pytest.mark.parametrize(
     ("page", "head", "least"),
     [
+        (SECURITY, "threat", 20),
         (GUARANTEES, "promise", 20),
         (FAULTS, "fault", 15),
     ],

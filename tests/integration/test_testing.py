@@ -3,15 +3,14 @@
 import os
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
 
-from tests.pages import QUICKSTART, README, read_blocks, read_files, read_section
+from tests.pages import QUICKSTART, TESTING, read_blocks, read_files
 from tests.project import ROOT
 
-_GUIDE = read_blocks(read_section(README, "Testing your project"), "python")
+_LIVE, _IDLE = read_blocks(TESTING.read_text(), "python")[1:]
 _QUICKSTART = {name: text for name, text, _ in read_files(QUICKSTART)}
 
 _FILES = {
@@ -90,12 +89,8 @@ async def test_servers_share_the_test_database(servers):
 
 
 """
-    + _GUIDE[0]
-    + """
-
-async def test_idle_takes_no_time():
-"""
-    + textwrap.indent(_GUIDE[1], "    "),
+    + _LIVE
+    + _IDLE,
     "test_bad.py": """
 import json
 
