@@ -7,6 +7,7 @@ but `long`; `--long` runs the soaks alone.
 """
 
 from collections.abc import Generator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,22 @@ def pytest_configure(config: pytest.Config) -> None:
         "alone: measures this machine, so that no other test may run beside it",
     ):
         config.addinivalue_line("markers", line)
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave out the tests in a browser where requirements.txt alone is installed."""
+    is_ignored = (
+        find_spec("playwright") is None
+        and collection_path.suffix == ".py"
+        and "\nfrom playwright." in collection_path.read_text()
+    )
+    return is_ignored or None
+
+
+def pytest_report_header() -> str | None:
+    if find_spec("playwright") is not None:
+        return None
+    return "NOT RUN: tests in a browser; requirements/tests.txt has what they need"
 
 
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
