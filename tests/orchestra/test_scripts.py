@@ -69,7 +69,15 @@ class Machine:
         shutil.copytree(ROOT / "script", self.checkout / "script")
         (self.checkout / "requirements.txt").write_text("django\n")
         (self.checkout / "requirements").mkdir()
-        for name in ("demo", "serve", "tests", "checks", "docs"):
+        for name in (
+            "demo",
+            "serve",
+            "tests",
+            "checks",
+            "docs",
+            "django60",
+            "django61",
+        ):
             (self.checkout / "requirements" / f"{name}.txt").write_text("pytest\n")
         (self.checkout / "manage.py").write_text(MANAGE)
         for name in (*PROGRAMS, "basename"):
@@ -201,7 +209,7 @@ def test_nobody_is_made_outside_development(machine: Machine) -> None:
     assert "token" not in done.stderr
 
 
-@pytest.mark.parametrize("script", ["server", "test"])
+@pytest.mark.parametrize("script", ["server", "test", "cells"])
 def test_help_helps_and_does_nothing(machine: Machine, script: str) -> None:
     done = machine.run(script, "--help")
     assert (done.returncode, machine.calls()) == (0, [])
@@ -360,3 +368,34 @@ def test_only_ci_runs_a_failed_live_test_again(
     done = machine.run("test", "--all", **environment)
     assert done.returncode == expected, done.stderr
     assert ("again 3" in done.stdout) is (code == 1 and bool(environment))
+
+
+def test_cells_without_a_python_are_named(machine: Machine) -> None:
+    done = machine.run("cells", "--quick")
+    assert done.returncode == 0, done.stderr
+    assert "NOT RUN" in done.stderr
+    assert "django60 django61" in done.stderr
+    assert machine.run("cells", "--quick", CELLS_REQUIRED="true").returncode == 1
+
+
+def test_each_cell_runs_the_quick_tests_on_its_own_pins(machine: Machine) -> None:
+    write_program(machine.programs / "python3.13", PYTHON)
+    done = machine.run("cells", "--quick", "-x")
+    assert done.returncode == 0, done.stderr
+    calls = machine.calls()
+    assert calls.count("venv") == 2
+    runs = [call for call in calls if call.startswith("pytest")]
+    assert len(runs) == 2
+    assert all(call.endswith("-n 2 --dist loadfile -m quick -x") for call in runs)
+    for cell in ("django60", "django61"):
+        assert any(call.endswith(f"-r requirements/{cell}.txt") for call in calls)
+
+
+def test_a_failed_cell_fails_the_run_and_the_next_cell_runs(machine: Machine) -> None:
+    write_program(machine.programs / "python3.13", PYTHON)
+    source = machine.checkout / "pytest.py"
+    fails = "sys.exit('django60' in os.environ['ORCHESTRA_VAR'])\n"
+    source.write_text(source.read_text() + fails)
+    assert machine.run("cells", "--quick").returncode == 1
+    runs = [call for call in machine.calls() if call.startswith("pytest")]
+    assert len(runs) == 2

@@ -1,0 +1,22 @@
+"""Run the quick tests on every supported pair of Python and Django."""
+
+import nox
+
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.sessions = ["quick"]
+
+CELLS = [
+    *((python, "requirements.txt") for python in ("3.11", "3.12", "3.13")),
+    *((python, "requirements/django60.txt") for python in ("3.12", "3.13")),
+    *((python, "requirements/django61.txt") for python in ("3.12", "3.13")),
+    ("3.11", "requirements/oldest.txt"),
+]
+"""Django 5.2, 6.0 and 6.1, and the oldest allowed release of each requirement."""
+
+
+@nox.session
+@nox.parametrize(("python", "requirements"), CELLS)
+def quick(session: nox.Session, requirements: str) -> None:
+    """Run the quick tests with the pins of one file."""
+    session.install("--no-deps", "-r", requirements)
+    session.run("python", "-m", "pytest", "-q", "-m", "quick", *session.posargs)
