@@ -39,7 +39,7 @@ PUBLIC = (
 RENAMED = {
     "connections.client.EntrySettled": "connections.client.EntryCompleted",
     "connections.client.Noticed": "connections.client.NoticeReceived",
-    "connections.client.Warned": "connections.client.ExpiryWarning",
+    "connections.client.Warned": "connections.client.ErrorReceived",
     "orchestra.performers.CompletionsPerformer": (
         "orchestra.responders.CompletionsResponder"
     ),

@@ -30,8 +30,8 @@ from connections.client.events import (
     EntryArrived,
     EntryCompleted,
     EntryGrew,
+    ErrorReceived,
     Event,
-    ExpiryWarning,
     NoticeReceived,
     State,
     StateChanged,
@@ -49,8 +49,8 @@ __all__ = [
     "EntryArrived",
     "EntryCompleted",
     "EntryGrew",
+    "ErrorReceived",
     "Event",
-    "ExpiryWarning",
     "NoticeReceived",
     "RequestFailed",
     "SessionClient",
@@ -62,7 +62,7 @@ __all__ = [
 _RENAMED = {
     "EntrySettled": EntryCompleted,
     "Noticed": NoticeReceived,
-    "Warned": ExpiryWarning,
+    "Warned": ErrorReceived,
 }
 
 

@@ -19,8 +19,8 @@ from connections.client.events import (
     EntryArrived,
     EntryCompleted,
     EntryGrew,
+    ErrorReceived,
     Event,
-    ExpiryWarning,
     NoticeReceived,
     State,
     StateChanged,
@@ -139,7 +139,7 @@ def _print_event(event: Event) -> None:
             print(text, end="", flush=True)
         case EntryCompleted(entry=entry):
             print("" if entry.state == "done" else f" [{entry.state}]")
-        case ExpiryWarning(code=code, message=message):
+        case ErrorReceived(code=code, message=message):
             _say(f"{code}: {message}")
         case NoticeReceived(text=text):
             _say(f"notice: {text}")

@@ -66,7 +66,7 @@ class EntryCompleted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExpiryWarning:
+class ErrorReceived:
     """The server sent an error that belongs to no message."""
 
     code: str
@@ -88,6 +88,6 @@ Event = (
     | EntryArrived
     | EntryGrew
     | EntryCompleted
-    | ExpiryWarning
+    | ErrorReceived
     | NoticeReceived
 )

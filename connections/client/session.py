@@ -20,8 +20,8 @@ from connections.client.events import (
     EntryArrived,
     EntryCompleted,
     EntryGrew,
+    ErrorReceived,
     Event,
-    ExpiryWarning,
     NoticeReceived,
     State,
     StateChanged,
@@ -346,7 +346,7 @@ class SessionClient:
             if self._in_flight is not None:
                 self._in_flight.answered.set()
         elif not self._outbox.fail(message.get("id"), RequestFailed(code, text, ref)):
-            self._tell(ExpiryWarning(code=code, message=text, ref=ref))
+            self._tell(ErrorReceived(code=code, message=text, ref=ref))
 
 
 def _make_closed(ended: Ended) -> RequestFailed:

@@ -21,7 +21,7 @@ from connections.server.websocket import frames
 from connections.server.websocket.handshake import Handshake, Header
 from connections.server.websocket.keepalive import Keepalive
 from connections.server.websocket.reader import Inbound
-from connections.server.websocket.response import Opening, Phase
+from connections.server.websocket.response import PHASES_AFTER, Opening, Phase
 from connections.server.websocket.send_buffer import SendBuffer
 
 logger = logging.getLogger(__name__)
@@ -205,7 +205,7 @@ class WebSocketProtocol(HasDeadline):
 
     def on_lost(self) -> None:
         self._leave_open()
-        self._phase = Phase.CLOSED
+        self._move(Phase.CLOSED)
         self._buffer.close()
         self._inbound.close()
         self._stop_deadline()
@@ -300,7 +300,7 @@ class WebSocketProtocol(HasDeadline):
         self._stop_deadline()
         self._server.admission.end_handshake(self)
         self._server.admission.open_count += 1
-        self._phase = Phase.OPEN
+        self._move(Phase.OPEN)
         self._buffer.write(acceptance)
         self._keepalive = Keepalive(
             interval_seconds=self._config.ping_interval_seconds,
@@ -349,8 +349,8 @@ class WebSocketProtocol(HasDeadline):
             self._server.admission.open_count -= 1
             if self._keepalive is not None:
                 self._keepalive.stop()
-        if self._phase is not Phase.CLOSED:
-            self._phase = Phase.CLOSING
+        if self._phase in (Phase.CONNECTING, Phase.OPEN):
+            self._move(Phase.CLOSING)
 
     def _hang_up(self) -> None:
         """Close the TCP connection once everything is sent, or after a while."""
@@ -377,6 +377,12 @@ class WebSocketProtocol(HasDeadline):
         if self._is_unattended and self._phase is Phase.CLOSED:
             del self._transport, self._inbound, self._buffer
             self._keepalive = None
+
+    def _move(self, phase: Phase) -> None:
+        """Enter a phase; the only place that changes it."""
+        if phase not in PHASES_AFTER[self._phase]:
+            raise RuntimeError(f"{self!r} cannot become {phase.value}")
+        self._phase = phase
 
     # Small things
 

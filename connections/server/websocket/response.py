@@ -23,6 +23,15 @@ class Phase(Enum):
     CLOSED = "closed"
 
 
+PHASES_AFTER: dict[Phase, frozenset[Phase]] = {
+    Phase.CONNECTING: frozenset((Phase.OPEN, Phase.CLOSING, Phase.CLOSED)),
+    Phase.OPEN: frozenset((Phase.CLOSING, Phase.CLOSED)),
+    Phase.CLOSING: frozenset((Phase.CLOSED,)),
+    Phase.CLOSED: frozenset(),
+}
+"""The phases that may follow each phase; none leads back."""
+
+
 class Opening:
     """
     Turns the answer of an application into the bytes of an HTTP response.
