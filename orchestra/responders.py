@@ -128,13 +128,13 @@ class CompletionsResponder:
     def _make_request(
         self, message: Any, history: Sequence[HistoryMessage]
     ) -> dict[str, Any]:
-        said = [
+        messages = [
             {"role": "user" if one.sender == "client" else "assistant", "content": text}
             for one in history[-_MAX_HISTORY:]
             if (text := get_text(one.data))
         ]
-        said.append({"role": "user", "content": get_text(message)})
-        return {"model": self._model, "messages": said, "stream": True}
+        messages.append({"role": "user", "content": get_text(message)})
+        return {"model": self._model, "messages": messages, "stream": True}
 
 
 def get_text(content: Any) -> str:

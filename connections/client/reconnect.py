@@ -42,17 +42,17 @@ def read_end(code: int, reason: str, bye: dict[str, Any] | None) -> Ended:
         bye = None
     known = code if bye is None else int(bye["code"])
     close_reason = get_close_reason(known)
-    said = bye or {}
+    bye = bye or {}
     reconnect = close_reason.reconnect
-    if known not in BY_CODE and said.get("reconnect") in list(Reconnect):
-        reconnect = Reconnect(said["reconnect"])
-    after_ms = said.get("after_ms")
+    if known not in BY_CODE and bye.get("reconnect") in list(Reconnect):
+        reconnect = Reconnect(bye["reconnect"])
+    after_ms = bye.get("after_ms")
     return Ended(
         code=known,
-        reason=said.get("reason") or reason or close_reason.reason,
+        reason=bye.get("reason") or reason or close_reason.reason,
         reconnect=reconnect,
         after_seconds=None if after_ms is None else after_ms / 1000,
-        ref=said.get("ref"),
+        ref=bye.get("ref"),
     )
 
 

@@ -233,9 +233,9 @@ class LiveServer:
         It takes milliseconds instead of seconds, but the command sees the test's
         settings: use it for commands that concern only the database.
         """
-        said = StringIO()
-        self.run(call_command, command, *arguments, stdout=said)
-        return said.getvalue().strip()
+        output = StringIO()
+        self.run(call_command, command, *arguments, stdout=output)
+        return output.getvalue().strip()
 
     def create_token(self, client: str = "alice", *arguments: str) -> str:
         """Make an access token for a client; options of create_access_token."""

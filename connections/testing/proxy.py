@@ -77,14 +77,16 @@ class Proxy:
                 "127.0.0.1", self._target_port
             )
             self._writers.add(server_writer)
-            said: set[bytes] = set()
+            subscribed: set[bytes] = set()
             there = self._carry(
-                reader, server_writer, lambda: self.loses_requests, said
+                reader, server_writer, lambda: self.loses_requests, subscribed
             )
             back = self._carry(
                 server_reader,
                 writer,
-                lambda: self.loses_replies or (self.loses_messages and bool(said)),
+                lambda: (
+                    self.loses_replies or (self.loses_messages and bool(subscribed))
+                ),
                 is_answer=True,
             )
             await asyncio.wait(
@@ -104,7 +106,7 @@ class Proxy:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         is_lost: Callable[[], bool],
-        said: set[bytes] | None = None,
+        subscribed: set[bytes] | None = None,
         *,
         is_answer: bool = False,
     ) -> None:
@@ -114,8 +116,8 @@ class Proxy:
                 if is_answer and self.delay_seconds:
                     await asyncio.sleep(self.delay_seconds)
                 await self._is_open.wait()
-                if said is not None and _SUBSCRIBE in chunk:
-                    said.add(_SUBSCRIBE)
+                if subscribed is not None and _SUBSCRIBE in chunk:
+                    subscribed.add(_SUBSCRIBE)
                 if not is_lost():
                     writer.write(chunk)
                     await writer.drain()

@@ -73,7 +73,7 @@ class Scripted:
         async with asyncio.timeout(10):
             conversation = await self.waiting.get()
         with contextlib.suppress(ConnectionClosed):
-            await conversation.say(HELLO | (hello or {}))
+            await conversation.send(HELLO | (hello or {}))
         return conversation
 
 
@@ -89,18 +89,18 @@ class Conversation:
         self.query = {name: values[0] for name, values in query.items()}
         self.authorization = request.headers.get("Authorization")
 
-    async def say(self, message: dict[str, Any]) -> None:
+    async def send(self, message: dict[str, Any]) -> None:
         await self.socket.send(json.dumps(message))
 
-    async def hear(self) -> dict[str, Any]:
+    async def receive(self) -> dict[str, Any]:
         async with asyncio.timeout(10):
-            heard: dict[str, Any] = json.loads(await self.socket.recv())
-            return heard
+            received: dict[str, Any] = json.loads(await self.socket.recv())
+            return received
 
     async def acknowledge(self, offset: int) -> dict[str, Any]:
-        heard = await self.hear()
-        await self.say({"type": "ack", "id": heard["id"], "offset": offset})
-        return heard
+        received = await self.receive()
+        await self.send({"type": "ack", "id": received["id"], "offset": offset})
+        return received
 
     async def end(self, code: int, reason: str = "") -> None:
         await self.socket.close(code, reason)
@@ -182,9 +182,9 @@ async def test_a_request_is_acknowledged(server: Scripted, make_client: Make) ->
     conversation = await server.next()
     assert conversation.path == "/ws/sessions/new/"
     assert conversation.authorization == "Bearer T"
-    heard = await conversation.acknowledge(7)
-    assert (heard["type"], heard["data"]) == ("message", {"text": "hello"})
-    assert len(heard["id"].partition("-")[0]) >= 12
+    received = await conversation.acknowledge(7)
+    assert (received["type"], received["data"]) == ("message", {"text": "hello"})
+    assert len(received["id"].partition("-")[0]) >= 12
     assert (await asked).offset == 7
     assert (client.session, client.pending) == ("s1", 0)
 
@@ -195,14 +195,14 @@ async def test_what_is_not_settled_is_sent_again_in_order(
     client = make_client()
     asked = [asyncio.create_task(client.request(text)) for text in "abc"]
     first = await server.next()
-    message_id = (await first.hear())["id"]
+    message_id = (await first.receive())["id"]
     first.cut()
     second = await server.next()
     assert second.path == "/ws/sessions/s1/"
     assert second.query["replaces"] == "c1"
-    heard = [await second.acknowledge(offset) for offset in (1, 2, 3)]
-    assert heard[0]["id"] == message_id
-    assert [one["data"] for one in heard] == ["a", "b", "c"]
+    received = [await second.acknowledge(offset) for offset in (1, 2, 3)]
+    assert received[0]["id"] == message_id
+    assert [one["data"] for one in received] == ["a", "b", "c"]
     assert [ack.offset for ack in await asyncio.gather(*asked)] == [1, 2, 3]
 
 
@@ -213,18 +213,18 @@ async def test_a_returning_client_names_what_it_holds(
     client = make_client()
     seen, collecting = listen(client)
     first = await server.next()
-    await first.say(entry(1))
+    await first.send(entry(1))
     streaming = {"from": "server", "state": "streaming"}
-    await first.say(entry(2, data={"text": ""}, **streaming))
-    await first.say({"type": "delta", "offset": 2, "at_char": 0, "text": "👩‍👧 "})
+    await first.send(entry(2, data={"text": ""}, **streaming))
+    await first.send({"type": "delta", "offset": 2, "at_char": 0, "text": "👩‍👧 "})
     await wait_until(lambda: any(isinstance(one, EntryGrew) for one in seen))
     first.cut()
     second = await server.next({"outcome": "resumed", "offset": 2})
     assert second.query["epoch"] == "e1"
     assert (second.query["offset"], second.query["open"]) == ("2", "2")
-    await second.say(entry(2, data={"text": "👩‍👧 and"}, **streaming))
-    await second.say({"type": "delta", "offset": 2, "at_char": 7, "text": " more"})
-    await second.say({"type": "state", "offset": 2, "state": "done"})
+    await second.send(entry(2, data={"text": "👩‍👧 and"}, **streaming))
+    await second.send({"type": "delta", "offset": 2, "at_char": 7, "text": " more"})
+    await second.send({"type": "state", "offset": 2, "state": "done"})
     await wait_until(lambda: any(isinstance(one, EntryCompleted) for one in seen))
     assert [one.text for one in client.entries] == ["text 1", "👩‍👧 and more"]
     await client.close()
@@ -243,8 +243,8 @@ async def test_a_hole_makes_a_client_come_back(
 ) -> None:
     make_client()
     first = await server.next()
-    await first.say(entry(1, state="streaming"))
-    await first.say(message)
+    await first.send(entry(1, state="streaming"))
+    await first.send(message)
     assert (await server.next()).query["open"] == "1"
 
 
@@ -252,9 +252,9 @@ async def test_an_error_settles_a_message(server: Scripted, make_client: Make) -
     client = make_client()
     asked = asyncio.create_task(client.request("x"))
     conversation = await server.next()
-    heard = await conversation.hear()
+    received = await conversation.receive()
     refusal = {"type": "error", "code": "invalid_message", "message": "no", "ref": "r"}
-    await conversation.say({**refusal, "id": heard["id"]})
+    await conversation.send({**refusal, "id": received["id"]})
     with pytest.raises(RequestFailed, match="invalid_message: no") as caught:
         await asked
     assert (caught.value.code, caught.value.ref) == ("invalid_message", "r")
@@ -264,7 +264,7 @@ async def test_a_notice_of_staff_is_told(server: Scripted, make_client: Make) ->
     client = make_client()
     conversation = await server.next()
     at = "2026-11-25T08:00:00+00:00"
-    await conversation.say({"type": "notice", "text": "Back at noon.", "at": at})
+    await conversation.send({"type": "notice", "text": "Back at noon.", "at": at})
     async for event in client.events():
         if isinstance(event, NoticeReceived):
             assert event == NoticeReceived(text="Back at noon.", at=at)
@@ -277,12 +277,12 @@ async def test_a_message_refused_for_the_moment_is_sent_again(
     client = make_client()
     asked = [asyncio.create_task(client.request(text)) for text in "ab"]
     conversation = await server.next()
-    first = await conversation.hear()
+    first = await conversation.receive()
     busy = {"type": "error", "code": "rate_limited", "message": "", "id": None}
-    await conversation.say({**busy, "retry_after_seconds": 2.5})
-    heard = [await conversation.acknowledge(offset) for offset in (1, 2)]
-    assert [one["data"] for one in heard] == ["a", "b"]
-    assert heard[0]["id"] == first["id"]
+    await conversation.send({**busy, "retry_after_seconds": 2.5})
+    received = [await conversation.acknowledge(offset) for offset in (1, 2)]
+    assert [one["data"] for one in received] == ["a", "b"]
+    assert received[0]["id"] == first["id"]
     assert 2.5 in waits
     await asyncio.gather(*asked)
 
@@ -293,7 +293,7 @@ async def test_an_answer_that_never_comes_is_given_up_in_the_end(
     client = make_client(ack_timeout_seconds=0.02)
     asked = asyncio.create_task(client.request("x"))
     conversation = await server.next()
-    ids = {(await conversation.hear())["id"] for _ in range(5)}
+    ids = {(await conversation.receive())["id"] for _ in range(5)}
     assert len(ids) == 1
     with pytest.raises(RequestFailed, match="timeout"):
         await asked
@@ -306,7 +306,7 @@ async def test_the_message_that_was_too_big_is_not_sent_again(
     big = asyncio.create_task(client.request("x" * 100))
     small = asyncio.create_task(client.request("y"))
     first = await server.next()
-    await first.hear()
+    await first.receive()
     await first.end(4013, "message_too_big")
     with pytest.raises(RequestFailed, match="message_too_big"):
         await big
@@ -352,7 +352,7 @@ async def test_a_kicked_client_stays_away_and_says_so(
     client = make_client()
     asked = asyncio.create_task(client.request("x"))
     conversation = await server.next()
-    await conversation.hear()
+    await conversation.receive()
     await conversation.end(4009, "kicked")
     with pytest.raises(RequestFailed, match="kicked"):
         await asked
@@ -391,7 +391,7 @@ async def test_a_drained_client_keeps_to_the_moment_named(
     client = make_client(clock=lambda: 1000.0)
     first = await server.next()
     bye = {"type": "bye", "code": 4200, "reason": "draining", "reconnect": "now"}
-    await first.say({**bye, "after_ms": 1840})
+    await first.send({**bye, "after_ms": 1840})
     await first.end(4200, "draining")
     await server.next()
     assert 1.84 in waits
@@ -412,8 +412,8 @@ async def test_an_expired_token_is_renewed_at_once(
     second = await server.next()
     assert second.authorization == "Bearer T2"
     assert asked == [False, True]
-    await second.say({"type": "expiring", "expires_at": "2026-01-01T00:00:00Z"})
-    assert await second.hear() == {"type": "refresh", "token": "T3"}
+    await second.send({"type": "expiring", "expires_at": "2026-01-01T00:00:00Z"})
+    assert await second.receive() == {"type": "refresh", "token": "T3"}
 
 
 async def test_a_half_open_connection_is_found(
@@ -421,7 +421,7 @@ async def test_a_half_open_connection_is_found(
 ) -> None:
     make_client()
     first = await server.next({"heartbeat_seconds": 0.01})
-    assert (await first.hear())["type"] == "ping"
+    assert (await first.receive())["type"] == "ping"
     await server.next()
 
 
@@ -431,12 +431,12 @@ async def test_a_log_that_stays_ahead_makes_a_client_come_back(
     now = 1000.0
     client = make_client(clock=lambda: now)
     first = await server.next()
-    await first.say(entry(1))
-    await first.say({"type": "pong", "t": 0, "offset": 2})
+    await first.send(entry(1))
+    await first.send({"type": "pong", "t": 0, "offset": 2})
     await wait_until(lambda: client.entries)
     await asyncio.sleep(0.02)
     now += 6
-    await first.say({"type": "pong", "t": 0, "offset": 2})
+    await first.send({"type": "pong", "t": 0, "offset": 2})
     assert (await server.next()).query["offset"] == "1"
 
 
@@ -447,7 +447,7 @@ async def test_a_server_of_another_protocol_leaves_nobody_waiting(
     client.connect()
     asked = asyncio.create_task(client.request("x"))
     conversation = await server.next()
-    await conversation.say({"type": "entry"})
+    await conversation.send({"type": "entry"})
     with pytest.raises(RequestFailed, match="protocol_error"):
         await asked
     with pytest.raises(ExceptionGroup) as caught:

@@ -1,4 +1,4 @@
-"""What a client is told that comes back, whatever it holds and whatever is left."""
+"""The server replays what a client missed, or reports a gap."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -96,8 +96,8 @@ async def test_the_history_is_what_came_before(node: Node, responder: Scripted) 
         await alice.say({"text": "2"})
         await screen.follow(alice, has_ended(4))
     _, history = responder.asked[1]
-    said = [(one.sender, one.data["text"], one.state) for one in history]
-    assert said == [("client", "1", "done"), ("server", "first", "done")]
+    entries = [(one.sender, one.data["text"], one.state) for one in history]
+    assert entries == [("client", "1", "done"), ("server", "first", "done")]
 
 
 async def test_a_reload_in_the_middle_misses_nothing(
