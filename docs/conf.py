@@ -43,6 +43,6 @@ autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
 
 html_theme = "furo"
-html_title = f"Orchestra {release}"
+html_title = "Orchestra"
 html_static_path = ["_static"]
 html_css_files = ["pages.css"]

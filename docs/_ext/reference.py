@@ -50,11 +50,11 @@ def describe_configuration() -> str:
     parts = []
     for section, members in groupby(sorted(describe(), key=find_section), find_section):
         rows = [
-            (f"`{one.path}`", f"`{one.default}`", one.allowed, one.about)
+            (f"`{one.path}`", f"`{one.default}`", one.about, one.allowed)
             for one in members
         ]
         title = f"`{section}`" if section else "Top level"
-        table = make_table(("key", "default", "allowed", "meaning"), rows)
+        table = make_table(("key", "default", "meaning", "allowed"), rows)
         parts.append(f"## {title}\n\n{table}")
     return "\n".join(parts)
 
@@ -125,6 +125,12 @@ def find_checks(path: Path) -> Iterator[tuple[str, str, str, str]]:
             return render(named[node.id])
         return "…"
 
+    documented = {
+        text.partition(": ")[0]: text.partition(": ")[2]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef)
+        if (text := ast.get_docstring(node))
+    }
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
             continue
@@ -138,7 +144,10 @@ def find_checks(path: Path) -> Iterator[tuple[str, str, str, str]]:
             if isinstance(given["id"], ast.Constant):
                 level = function.rpartition(".")[2].lower()
                 identifier = f"`{given['id'].value}`"
-                yield identifier, level, render(node.args[0]), render(given["hint"])
+                message = render(node.args[0])
+                if message == "…":  # The docstring describes the messages.
+                    message = documented[str(given["id"].value)]
+                yield identifier, level, message, render(given["hint"])
 
 
 def describe_close_codes() -> str:
@@ -195,9 +204,15 @@ def describe_javascript() -> str:
 
 
 def clean(comment: str) -> str:
-    """Return the prose of a JSDoc comment, without its tags."""
+    """Return the prose of a JSDoc comment, then its parameters."""
     lines = (line.strip().removeprefix("*").strip() for line in comment.splitlines())
-    return " ".join(lines).partition(" @")[0].strip()
+    prose, *tags = re.split(r" @(?=param)", " " + " ".join(lines).strip())
+    parts = [prose.partition(" @")[0].strip()]
+    for tag in tags:
+        if found := re.match(r"param \{(.*)\} (\[?\w+\]?) ?(.*)", tag):
+            kind, name, meaning = found.groups()
+            parts.append(f"`{name}`: `{kind}`{meaning and ', ' + meaning}.")
+    return " ".join(filter(None, parts))
 
 
 PAGES = {
