@@ -1,4 +1,4 @@
-"""What a commit asks of the tables costs the same, however much they hold."""
+"""The cost of a commit does not grow with the tables."""
 
 import pytest
 from django.db import connection

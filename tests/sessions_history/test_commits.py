@@ -145,7 +145,7 @@ def test_only_its_node_writes_a_stream_and_only_while_it_streams() -> None:
 
 
 def test_one_bad_entry_fails_alone() -> None:
-    """What no check found and the database refuses: here a lone surrogate."""
+    """The database refuses a lone surrogate that no check found."""
     session_id = make_session()
     batch = [make_append(session_id, data=str(n)) for n in range(20)]
     batch[13] = make_append(session_id, data="\ud83d")

@@ -1,4 +1,4 @@
-"""What may be stored is decided before it reaches a database."""
+"""The session checks a payload before it reaches a database."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""What time ends and deletes of sessions."""
+"""A sweep ends orphaned streams and deletes old ids and sessions."""
 
 import json
 from datetime import timedelta

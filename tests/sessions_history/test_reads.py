@@ -1,4 +1,4 @@
-"""What begins a session, and what does not."""
+"""The list of a client's sessions stops at its limit."""
 
 import pytest
 

@@ -32,7 +32,7 @@ async def node(make_node: MakeNode, responder: Scripted) -> Node:
 
 
 class Screen:
-    """What a client that keeps to the protocol shows."""
+    """The transcript of a client that follows the protocol."""
 
     def __init__(self) -> None:
         self.entries: dict[int, dict[str, Any]] = {}

@@ -160,7 +160,7 @@ function showFacts() {
   }
 }
 
-/** Tell a screen reader what was said, once it is whole. */
+/** Announce a complete answer to screen readers. */
 function announce(/** @type {import("../connections/client.js").Entry} */ entry) {
   if (entry.from === "client") return;
   get("announcement").textContent = `Answer: ${textOf(entry).slice(0, 300)}`;

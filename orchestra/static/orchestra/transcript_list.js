@@ -129,7 +129,7 @@ export class TranscriptList {
   }
 }
 
-/** What has no text is shown as it is. @param {Entry} entry */
+/** Return string data as it is, other data without text as JSON. @param {Entry} entry */
 function plain(entry) {
   const { data } = entry;
   if (typeof data === "string") return data;

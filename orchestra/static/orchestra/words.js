@@ -1,8 +1,8 @@
-// What the page says about the connection, in words.
+// Texts of the page for the states and ends of a connection.
 
 /** @typedef {import("../connections/reconnect.js").Ending} Ending */
 
-/** What a person reads when a connection has ended for good. */
+/** The text on the page after the last connection has ended. */
 const ENDS = {
   evicted: {
     title: "In use elsewhere",
