@@ -1,4 +1,4 @@
-"""The list of a client's sessions stops at its limit."""
+"""A client creates sessions up to its limit."""
 
 import pytest
 
