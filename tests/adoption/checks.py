@@ -33,12 +33,8 @@ class Case:
     project: Project
     server: LiveServer
 
-    @property
-    def prefix(self) -> str:
-        return self.project.variation.prefix
-
     def url(self, path: str) -> str:
-        return f"{self.server.url}{self.prefix}{path}"
+        return f"{self.server.url}{path}"
 
     def browser(self) -> httpx.AsyncClient:
         """Return somebody with cookies of their own."""
@@ -49,7 +45,7 @@ class Case:
         page = await browser.get(self.url("/admin/login/"))
         assert page.status_code == 200, page.status_code
         answer = await browser.post(
-            self.url("/admin/login/?next=" + self.prefix + "/livez"),
+            self.url("/admin/login/?next=/livez"),
             data={
                 "username": name,
                 "password": PASSWORD,
@@ -66,7 +62,7 @@ class Case:
         """Return connect() to a path of this project."""
         headers = {"Cookie": cookies} if cookies else {}
         return self.server.connect(
-            self.prefix + path,
+            path,
             token,
             headers=headers,
             open_timeout=scale(20),

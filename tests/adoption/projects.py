@@ -28,17 +28,8 @@ class Variation:
     files: Mapping[str, str] = field(default_factory=dict)
     """Files beside those of the quickstart, or in their place, by path."""
 
-    prefix: str = ""
-    """What stands before every path, as a proxy or FORCE_SCRIPT_NAME has it."""
-
-    databases: tuple[str, ...] = ("default",)
-    """The aliases that are migrated."""
-
     make_migrations: tuple[str, ...] = ()
     """Apps of the project whose migrations are made first."""
-
-    cases: tuple[str, ...] = ()
-    """Databases this variation is served on; by default SQLite and PostgreSQL."""
 
 
 ASGI = """
@@ -156,8 +147,7 @@ class Project:
         """Migrate, and make a superuser and some users with one password."""
         for app in self.variation.make_migrations:
             self.manage("makemigrations", app)
-        for alias in self.variation.databases:
-            self.manage("migrate", "--verbosity", "0", "--database", alias)
+        self.manage("migrate", "--verbosity", "0")
         self.shell(
             f"""
 from django.contrib.auth import get_user_model

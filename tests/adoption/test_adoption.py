@@ -15,11 +15,7 @@ from tests.integration.services import PostgresProcess
 
 DATABASES = ("sqlite", "postgres")
 
-PRODUCT = [
-    (name, database)
-    for name, variation in VARIATIONS.items()
-    for database in variation.cases or DATABASES
-]
+PRODUCT = [(name, database) for name in VARIATIONS for database in DATABASES]
 
 _AT_ONCE = 4
 """Checks that run at the same time: most of them wait."""
@@ -34,9 +30,7 @@ CONFIG = {
 
 def _mark(name: str, database: str, number: int) -> object:
     """Every variation is served in CI once; the whole product is `long`."""
-    is_sampled = len(VARIATIONS[name].cases) == 1 or number % 2 == (
-        database == "sqlite"
-    )
+    is_sampled = number % 2 == (database == "sqlite")
     marks = [] if is_sampled else [pytest.mark.long]
     return pytest.param(name, database, marks=marks, id=f"{name}-{database}")
 

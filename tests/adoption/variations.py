@@ -27,24 +27,6 @@ class Person(AbstractBaseUser, PermissionsMixin):
     objects = PersonManager()
 """
 
-ROUTER = '''
-class Router:
-    """Puts the two apps on a database of their own."""
-
-    APPS = ("connections", "sessions_history")
-
-    def db_for_read(self, model, **hints):
-        return "sockets" if model._meta.app_label in self.APPS else None
-
-    db_for_write = db_for_read
-
-    def allow_relation(self, one, other, **hints):
-        return True
-
-    def allow_migrate(self, db, app_label, **hints):
-        return None
-'''
-
 LOGIN_REQUIRED = """
 MIDDLEWARE.append("django.contrib.auth.middleware.LoginRequiredMiddleware")
 LOGIN_URL = "/admin/login/"
@@ -64,18 +46,11 @@ VARIATIONS = {
     "no_time_zones": Variation(settings="USE_TZ = False\n"),
     "another_time_zone": Variation(settings='TIME_ZONE = "Asia/Kathmandu"\n'),
     "login_required": Variation(settings=LOGIN_REQUIRED),
-    "signed_cookies": Variation(
-        settings='SESSION_ENGINE = "django.contrib.sessions.backends.signed_cookies"\n'
-    ),
     "cached_sessions": Variation(
         settings='SESSION_ENGINE = "django.contrib.sessions.backends.cached_db"\n'
     ),
     "german": Variation(
         settings='LANGUAGE_CODE = "de"\nUSE_THOUSAND_SEPARATOR = True\n'
-    ),
-    "script_name": Variation(
-        settings='FORCE_SCRIPT_NAME = "/app"\nSTATIC_URL = "/app/static/"\n',
-        prefix="/app",
     ),
     "atomic_requests": Variation(
         settings='DATABASES["default"]["ATOMIC_REQUESTS"] = True\n'
@@ -88,12 +63,4 @@ VARIATIONS = {
         "CSRF_COOKIE_HTTPONLY = True\n"
     ),
     "csrf_in_sessions": Variation(settings="CSRF_USE_SESSIONS = True\n"),
-    "own_database": Variation(
-        settings="DATABASES['sockets'] = {**DATABASES['default'],"
-        " 'NAME': BASE_DIR / 'sockets.sqlite3'}\n"
-        'DATABASE_ROUTERS = ["mysite.routers.Router"]\n',
-        files={"mysite/routers.py": ROUTER},
-        databases=("default", "sockets"),
-        cases=("sqlite",),
-    ),
 }
