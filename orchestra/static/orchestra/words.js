@@ -6,13 +6,13 @@
 const ENDS = {
   evicted: {
     title: "In use elsewhere",
-    text: "You have opened this in more places than may be connected at once, so this one was let go. Nothing is lost.",
+    text: "You have opened this in more places than may be connected at once. Nothing is lost.",
     button: "Use here",
   },
   idle: {
     title: "Paused",
-    text: "Nothing was said for a while. Write something, or go on here.",
-    button: "Go on",
+    text: "The conversation was idle for a while. Write a message, or reconnect here.",
+    button: "Reconnect",
   },
   not_found: {
     title: "No such conversation",
@@ -22,7 +22,7 @@ const ENDS = {
   },
   sessions_full: {
     title: "Too many conversations",
-    text: "There is no room for another one. Those you have are all still here.",
+    text: "You have as many as allowed. All of them are kept.",
     button: "Back to them",
     href: location.pathname,
   },
@@ -31,7 +31,7 @@ const ENDS = {
   revoked: askToSignIn("Your access was withdrawn"),
   kicked: {
     title: "Disconnected by an operator",
-    text: "You may connect again, if that is what you were told.",
+    text: "Reconnect if staff asked you to.",
     button: "Connect again",
   },
 };
@@ -40,7 +40,7 @@ const ENDS = {
 function askToSignIn(title) {
   return {
     title,
-    text: "What was said is kept. Sign in to go on.",
+    text: "The conversation is kept. Sign in to continue.",
     button: "Sign in",
     href: `/sign-in/?next=${encodeURIComponent(location.pathname + location.search)}`,
   };
