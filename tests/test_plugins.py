@@ -1,4 +1,4 @@
-"""How tests are selected, held to budgets, and run again in CI."""
+"""The plugins that select tests, hold budgets and run tests again in CI."""
 
 import json
 import subprocess

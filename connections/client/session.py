@@ -122,7 +122,7 @@ class SessionClient:
 
     @property
     def ended(self) -> Ended | None:
-        """How the last connection ended."""
+        """The end of the last connection."""
         return self._socket.ended
 
     @property

@@ -55,7 +55,7 @@ class Consumer(Protocol):
         """Handle one event of the client, the server or the channel layer."""
 
     def is_activity(self, message: Message) -> bool:
-        """Tell whether a client's message keeps the connection from being idle."""
+        """Return True if a client's message keeps the connection from being idle."""
 
     def get_client_id(self, scope: Message) -> str | None:
         """Return the client that the connection belongs to."""

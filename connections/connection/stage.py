@@ -8,7 +8,7 @@ from enum import Enum
 
 
 class Stage(Enum):
-    """How far a connection has come; AsgiSender moves it."""
+    """A stage in the life of a connection; AsgiSender moves it."""
 
     CONNECTING = "connecting"
     """The consumer has neither accepted nor denied."""

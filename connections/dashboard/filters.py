@@ -60,7 +60,7 @@ class Selection:
 
     @property
     def is_filtered(self) -> bool:
-        """Whether a filter hides connections."""
+        """True if a filter hides connections."""
         return bool(self.node or self.route)
 
     def query(self, **changes: str) -> str:

@@ -33,7 +33,7 @@ class Tile:
     line: SafeString | str = ""
     is_bad: bool = False
     is_pair: bool = False
-    """Whether the value is two numbers, which need more room."""
+    """True if the value is two numbers, which need more room."""
 
 
 def make_tiles(

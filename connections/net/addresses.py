@@ -24,7 +24,7 @@ class Source:
     is_secure: bool
     host: str
     is_forwarded_by_stranger: bool = False
-    """Whether a peer that is no trusted proxy sent a forwarded header."""
+    """True if an untrusted peer sent a forwarded header."""
 
 
 def find_source(

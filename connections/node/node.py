@@ -158,7 +158,7 @@ class Node:
 
     @property
     def has_stopped(self) -> bool:
-        """Whether the node has ended for good."""
+        """True once the node has ended for good."""
         return self._phase is _Phase.STOPPED
 
     async def start(self) -> None:

@@ -50,7 +50,7 @@ class Usage:
     clients: int
     limit: int
     is_recovering: bool = False
-    """Whether nodes still report their slots, after Redis lost them."""
+    """True while nodes report their slots again after Redis lost them."""
 
 
 class Pool(ABC):
@@ -61,19 +61,19 @@ class Pool(ABC):
     """
 
     is_shared: bool
-    """Whether other nodes take slots from the same pool."""
+    """True if other nodes take slots from the same pool."""
 
     degraded_reason: str | None = None
     """Why the limits do not hold across nodes at present; None while they do."""
 
     @property
     def is_degraded(self) -> bool:
-        """Whether the limits do not hold across nodes at present."""
+        """True while the limits do not hold across nodes."""
         return self.degraded_reason is not None
 
     @property
     def is_refusing(self) -> bool:
-        """Whether every acquire() is refused until the pool is exact again."""
+        """True while every acquire() is refused until the pool is exact again."""
         return False
 
     @abstractmethod

@@ -130,7 +130,7 @@ class PublicHttpChannel(_TwistedChannel):
 
     @property
     def is_handling_request(self) -> bool:
-        """Whether a request is being answered; later bytes wait until it is done."""
+        """True while a request is being answered; later bytes wait until then."""
         return bool(self._handlingRequest)
 
     def refuse_bad_request(self) -> None:
@@ -147,7 +147,7 @@ def has_response_started(request: Any) -> bool:
 
 
 def set_server_class(server_class: type) -> None:
-    """Have daphne's command line make its server from a class (daphne/cli.py)."""
+    """Make daphne's command line build its server from a class (daphne/cli.py)."""
     command_line: Any = resolve_name("daphne.cli:CommandLineInterface")
     command_line.server_class = server_class
 

@@ -117,7 +117,7 @@ async def _close_others(server: DrainedServer, node: Node) -> None:
 
 
 async def _end_applications(server: DrainedServer) -> None:
-    """Have what still runs see its client go; then cancel it."""
+    """Disconnect the running applications, then cancel them."""
     for websocket in server.websockets:
         websocket.end(close_codes.DRAINING)
     # A turn of the loop for the close frames, then the sockets go.

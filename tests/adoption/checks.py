@@ -1,4 +1,4 @@
-"""What holds in every project, as checks on one that is served."""
+"""Checks that hold in every served project."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""What operators read when the database fails them."""
+"""A database failure is named to operators in one sentence."""
 
 import sqlite3
 from collections.abc import Callable
