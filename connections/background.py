@@ -38,6 +38,11 @@ class BackgroundTasks:
         for task in list(self._tasks):
             task.cancel()
 
+    async def wait(self) -> None:
+        """Wait until no task runs, those started meanwhile included."""
+        while self._tasks:
+            await asyncio.wait(list(self._tasks))
+
     async def stop(self) -> None:
         """
         Cancel all tasks and wait until each has ended.

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from connections.exceptions import DatabaseUnavailable
+from connections.metrics.counters import record_failure
 from connections.storage.database import Database
 from connections.units import measure_text
 from sessions_history.commits import LogLimits, commit
@@ -96,6 +97,7 @@ class GroupCommit:
                 )
             except Exception as exc:
                 # Whatever the error, no future waits for ever, and the next batch runs.
+                record_failure("The commit of the log")
                 self._fail(batch, exc)
             else:
                 self._settle(batch, results)

@@ -1,12 +1,13 @@
 """Run the streams and answers of one node, independent of any connection."""
 
-import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from connections.background import BackgroundTasks
 from connections.config.loader import WebSocketConfig
+from connections.metrics.counters import record_failure
 from connections.storage.database import Database
 from sessions_history.entries import Entry, State
 from sessions_history.exceptions import StreamEnded
@@ -35,7 +36,7 @@ class Producers:
         self._commits = commits
         self._fan_out = fan_out
         self._streams: dict[tuple[str, int], Stream] = {}
-        self._answers: set[asyncio.Task[None]] = set()
+        self._answers = BackgroundTasks()
 
     @asynccontextmanager
     async def open(self, session_id: str, entry: Entry) -> AsyncIterator[Stream]:
@@ -62,9 +63,7 @@ class Producers:
     ) -> None:
         """Start the answer to a message in a task of the node."""
         work = self._answer(responder, session_id, message, answer)
-        task = asyncio.create_task(work, name=f"The answer {answer.offset}")
-        self._answers.add(task)
-        task.add_done_callback(self._answers.discard)
+        self._answers.start(work, f"The answer {answer.offset}")
 
     def cancel(self, session_id: str, offset: int) -> bool:
         """Cancel a stream for a client; return False if it is not on this node."""
@@ -73,8 +72,7 @@ class Producers:
 
     async def drain(self) -> None:
         """Wait until no answer is running."""
-        while self._answers:
-            await asyncio.wait(self._answers)
+        await self._answers.wait()
 
     async def stop(self) -> None:
         """End every stream as interrupted and commit its text."""
@@ -111,6 +109,7 @@ class Producers:
                 extra={"event": "responder_failed"},
             )
         except Exception as exc:
+            record_failure("The responder")
             logger.error(
                 "The responder failed: %s",
                 type(exc).__name__,

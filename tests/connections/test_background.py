@@ -72,3 +72,18 @@ async def test_a_stop_cancels_a_task_again_that_swallowed_its_cancellation() -> 
     async with asyncio.timeout(5):
         await tasks.stop()
     assert len(cancellations) == 2 and len(tasks) == 0
+
+
+async def test_a_wait_lasts_until_no_task_runs() -> None:
+    tasks, done = BackgroundTasks(), list[int]()
+
+    async def second() -> None:
+        done.append(2)
+
+    async def first() -> None:
+        done.append(1)
+        tasks.start(second(), "the second")
+
+    tasks.start(first(), "the first")
+    await tasks.wait()
+    assert done == [1, 2] and len(tasks) == 0
