@@ -10,6 +10,7 @@ from django.utils.safestring import SafeString
 
 from connections.admin.read_only import ReadOnlyAdmin
 from connections.config.loader import get_config
+from connections.models.connection import name_lookup
 from sessions_history.models import HistoryEntry, Session
 
 _SHOWN_CHARACTERS = 200
@@ -44,8 +45,11 @@ class SessionAdmin(_LogAdmin):
         "entries",
     )
     list_select_related = ("user",)
-    search_fields = ("=session_id", "client_id__startswith", "=user__username")
+    search_fields = ("=session_id", "client_id__startswith")
     readonly_fields = ("entries",)
+
+    def get_search_fields(self, request: HttpRequest) -> tuple[str, ...]:
+        return (*self.search_fields, f"={name_lookup()}")
 
     @admin.display(description="entries")
     def entries(self, session: Session) -> SafeString:

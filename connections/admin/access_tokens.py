@@ -18,6 +18,7 @@ from connections.credentials.identity import check_scope
 from connections.credentials.tokens import issue
 from connections.dashboard.permissions import GuardedAdmin, is_read_only
 from connections.models import AccessToken, CloseRequest
+from connections.models.connection import name_lookup
 
 _FOLDER = "admin/connections/accesstoken"
 
@@ -92,7 +93,7 @@ class AccessTokenAdmin(GuardedAdmin):
     )
     list_filter = (StateFilter,)
     list_select_related = ("user",)
-    search_fields = ("=hint", "client_id__startswith", "=user__username")
+    search_fields = ("=hint", "client_id__startswith")
     raw_id_fields = ("user",)
     change_form_template = f"{_FOLDER}/change_form.html"
     show_full_result_count = False
@@ -109,6 +110,9 @@ class AccessTokenAdmin(GuardedAdmin):
     @admin.display(description="scopes")
     def shown_scopes(self, row: AccessToken) -> str:
         return ", ".join(row.scopes) or "everywhere"
+
+    def get_search_fields(self, request: HttpRequest) -> tuple[str, ...]:
+        return (*self.search_fields, f"={name_lookup()}")
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
         return list(self.form.Meta.fields if obj is None else self.list_display)

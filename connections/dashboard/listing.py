@@ -26,6 +26,7 @@ from connections.dashboard.listing_filters import (
 from connections.dashboard.map import STATES
 from connections.dashboard.snapshot import Snapshot
 from connections.models import Connection
+from connections.models.connection import name_lookup
 from connections.models.node import ID_LENGTH
 from connections.node.live_state import ConnectionState
 
@@ -116,7 +117,7 @@ class ConnectionList(admin.ModelAdmin):  # type: ignore[type-arg]
             for one in self.shared.get_snapshot()
             if term in one.client_id or one.address.startswith(term)
         ]
-        whole = Q(client_id=term) | Q(user__username=term)
+        whole = Q(client_id=term) | Q(**{name_lookup(): term})
         if len(term) == ID_LENGTH:
             whole |= Q(connection_id=term)
         return queryset.filter(whole | Q(pk__in=live[:MOST_FOUND_LIVE])), False

@@ -5,11 +5,17 @@ from __future__ import annotations
 from datetime import datetime
 
 from django.conf import settings
+from django.contrib.auth import get_user_model
 from django.db import models, transaction
 from django.db.models import F, OuterRef, Q, Subquery
 from django.db.models.functions import Coalesce
 
 from connections.models.node import ID_LENGTH, LIVE_STATES, Node
+
+
+def name_lookup() -> str:
+    """Return the lookup of a related user's name; not every model has a username."""
+    return f"user__{get_user_model().USERNAME_FIELD}"
 
 
 class ConnectionQuerySet(models.QuerySet["Connection"]):

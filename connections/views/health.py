@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from django.conf import settings
 from django.contrib.auth.decorators import login_not_required
+from django.db.transaction import non_atomic_requests
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.utils.crypto import constant_time_compare
 from django.views.decorators.http import require_safe
@@ -22,12 +23,14 @@ _PASSED_ON = ("Forwarded", "Via", "X-Real-IP")
 
 
 @login_not_required
+@non_atomic_requests
 async def livez(request: HttpRequest) -> JsonResponse:
     """Answer 200 while the process responds."""
     return JsonResponse({"status": "ok"})
 
 
 @login_not_required
+@non_atomic_requests
 async def readyz(request: HttpRequest) -> JsonResponse:
     """
     Report whether this node accepts connections, and its problems.
@@ -54,6 +57,7 @@ async def readyz(request: HttpRequest) -> JsonResponse:
 
 
 @login_not_required
+@non_atomic_requests
 @require_safe
 async def metrics(request: HttpRequest) -> HttpResponseBase:
     """

@@ -2,6 +2,7 @@
 
 from django.conf import settings
 from django.contrib.auth.decorators import login_not_required
+from django.db.transaction import non_atomic_requests
 from django.http import HttpRequest, JsonResponse
 from django.http.response import HttpResponseBase
 from django.views.decorators.cache import never_cache
@@ -29,6 +30,7 @@ _RETRY_SECONDS = 5
 
 
 @login_not_required
+@non_atomic_requests
 @csrf_exempt
 @never_cache
 @require_POST
