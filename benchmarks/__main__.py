@@ -26,7 +26,7 @@ from benchmarks.measures import (
 from benchmarks.processes import StartFailed
 from benchmarks.report import compare, make_table, summarise, write_json
 from benchmarks.site import Site, make_site
-from benchmarks.targets import judge
+from benchmarks.targets import check
 from connections.capacity.load.generator import LoadFailed
 from connections.capacity.load.procfs import allow_many_files
 
@@ -63,13 +63,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             found[measure] = _run(measure, chosen, site, size, rounds)
             for table in _make_tables(found[measure]):
                 print(f"\n{measure}\n{table}", flush=True)
-    judged = judge(found)
-    if judged:
+    checked = check(found)
+    if checked:
         print("\ntargets")
-        print(make_table(("what", "at least", "measured"), judged))
+        print(make_table(("what", "at least", "measured"), checked))
     if options.json:
         targets = [
-            dict(zip(("what", "target", "measured"), r, strict=True)) for r in judged
+            dict(zip(("what", "target", "measured"), r, strict=True)) for r in checked
         ]
         content = {"rounds": found, "targets": targets, "missing": missing}
         write_json(options.json, content)

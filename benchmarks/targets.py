@@ -136,7 +136,7 @@ TARGETS = (
 )
 
 
-def judge(rounds: Rounds) -> list[tuple[str, str, str]]:
+def check(rounds: Rounds) -> list[tuple[str, str, str]]:
     """Return a row for each measured target."""
     found = ((target, target.find(rounds)) for target in TARGETS)
     return [(one.what, one.least, str(figure)) for one, figure in found if figure]

@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"each case: {options.report}/index.html")
     if options.json:
         _write(options, cases, seconds)
-    return _judge(cases, SERVERS[options.server])
+    return _check(cases, SERVERS[options.server])
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -121,7 +121,7 @@ def _write(options: argparse.Namespace, cases: Sequence[Case], seconds: float) -
     write_json(options.json, content)
 
 
-def _judge(cases: Sequence[Case], server: Server) -> int:
+def _check(cases: Sequence[Case], server: Server) -> int:
     """Print the failed cases; return the exit code."""
     failed = [case for case in cases if case.has_failed]
     known = [case.number for case in failed if case.number in server.known]

@@ -22,7 +22,7 @@ from pathlib import Path
 from benchmarks.report import make_table, write_json
 from benchmarks.soak.clients import PAGES, Crowd
 from benchmarks.soak.cluster import PLANTS, SERVERS, Cluster, has_services, serving
-from benchmarks.soak.figures import Judged, Sample, judge, take
+from benchmarks.soak.figures import Checked, Sample, check, take
 from connections.capacity.load.procfs import allow_many_files
 
 _ROUNDS = 10
@@ -41,7 +41,7 @@ class Soak:
     """The result of one run."""
 
     samples: list[Sample] = field(default_factory=list)
-    judged: list[Judged] = field(default_factory=list)
+    checked: list[Checked] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     """Problems other than growth: lost acks and leftovers."""
@@ -49,7 +49,7 @@ class Soak:
     @property
     def is_flat(self) -> bool:
         """Whether nothing grew, and there are no other problems."""
-        return not self.problems and all(one.is_flat for one in self.judged)
+        return not self.problems and all(one.is_flat for one in self.checked)
 
 
 async def soak(cluster: Cluster, *, seconds: float, seed: int) -> Soak:
@@ -84,7 +84,7 @@ async def soak(cluster: Cluster, *, seconds: float, seed: int) -> Soak:
         if left := getattr(last, name):
             done.problems.append(f"{left} {name} are left after all clients left")
     done.counts = {**crowd.counts, **cluster.disturbances}
-    done.judged = judge(done.samples)
+    done.checked = check(done.samples)
     return done
 
 
@@ -139,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"{one.allowed:,.0f}",
             "flat" if one.is_flat else "NOT FLAT",
         )
-        for one in done.judged
+        for one in done.checked
     ]
     print(make_table(header, rows))
     print(", ".join(f"{count} {what}" for what, count in sorted(done.counts.items())))

@@ -15,7 +15,7 @@ from connections.testing import LiveServer
 _CLOSED = "closed_at is not null"
 _SETTLE_SECONDS = 30
 _WARM_UP = 1 / 3
-"""The share of samples during the warm-up, which are not judged."""
+"""The share of samples during the warm-up, which are not checked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,7 @@ ALLOWED: dict[str, tuple[float, float]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
+class Checked:
     """The growth of one figure after the warm-up."""
 
     name: str
@@ -87,22 +87,22 @@ async def take(cluster: Cluster, *, standing: int, at_seconds: float) -> Sample:
     return await asyncio.to_thread(_take, cluster, alive[0], at_seconds)
 
 
-def judge(samples: Sequence[Sample]) -> list[Judged]:
+def check(samples: Sequence[Sample]) -> list[Checked]:
     """
     Compare the growth of every figure with the allowed growth.
 
     Raises:
         ValueError: there are fewer than three samples after the warm-up.
     """
-    judged = samples[int(len(samples) * _WARM_UP) :]
-    if len(judged) < 3:
-        raise ValueError(f"{len(samples)} samples are too few to judge")
-    opened = judged[-1].opened - judged[0].opened
+    checked = samples[int(len(samples) * _WARM_UP) :]
+    if len(checked) < 3:
+        raise ValueError(f"{len(samples)} samples are too few to check")
+    opened = checked[-1].opened - checked[0].opened
     found = []
     for name, (allowed, allowed_each) in ALLOWED.items():
-        values = [float(getattr(sample, name)) for sample in judged]
+        values = [float(getattr(sample, name)) for sample in checked]
         found.append(
-            Judged(
+            Checked(
                 name=name,
                 first=values[0],
                 last=values[-1],

@@ -266,9 +266,9 @@ class SessionClient:
             self._in_flight = None
             if state is State.CLOSED and ended.is_final:
                 self._outbox.fail_all(_make_closed(ended))
-        self._tell(StateChanged(state=state, ended=ended, delay_seconds=delay_seconds))
+        self._emit(StateChanged(state=state, ended=ended, delay_seconds=delay_seconds))
 
-    def _tell(self, event: Event) -> None:
+    def _emit(self, event: Event) -> None:
         for listener in list(self._listeners):
             try:
                 listener.put_nowait(event)
@@ -288,7 +288,7 @@ class SessionClient:
         self._behind = (0, 0.0)
         self._socket.mark_ready()
         gap = hello["gap"]
-        self._tell(
+        self._emit(
             Attached(
                 outcome=hello["outcome"],
                 gap=(gap[0], gap[1]) if gap else None,
@@ -306,7 +306,7 @@ class SessionClient:
             self.drop()
             return
         is_replay = entry.offset <= self.hello["offset"]
-        self._tell(EntryArrived(entry=entry, is_replay=is_replay))
+        self._emit(EntryArrived(entry=entry, is_replay=is_replay))
 
     def _take_delta(self, message: dict[str, Any]) -> None:
         text = message["text"]
@@ -315,12 +315,12 @@ class SessionClient:
             # A piece is missing: after a reconnect the entry is sent whole.
             self.drop()
         else:
-            self._tell(EntryGrew(entry=entry, text=text))
+            self._emit(EntryGrew(entry=entry, text=text))
 
     def _take_state(self, message: dict[str, Any]) -> None:
         entry = self._transcript.settle(message["offset"], message["state"])
         if entry is not None:
-            self._tell(EntryCompleted(entry=entry))
+            self._emit(EntryCompleted(entry=entry))
 
     def _take_ack(self, message: dict[str, Any]) -> None:
         self._outbox.acknowledge(message["id"], message["offset"])
@@ -337,7 +337,7 @@ class SessionClient:
             self._refreshing = asyncio.create_task(self.refresh())
 
     def _take_notice(self, message: dict[str, Any]) -> None:
-        self._tell(NoticeReceived(text=str(message["text"]), at=message["at"]))
+        self._emit(NoticeReceived(text=str(message["text"]), at=message["at"]))
 
     def _take_error(self, message: dict[str, Any]) -> None:
         code, text, ref = message["code"], message["message"], message.get("ref")
@@ -346,7 +346,7 @@ class SessionClient:
             if self._in_flight is not None:
                 self._in_flight.answered.set()
         elif not self._outbox.fail(message.get("id"), RequestFailed(code, text, ref)):
-            self._tell(ErrorReceived(code=code, message=text, ref=ref))
+            self._emit(ErrorReceived(code=code, message=text, ref=ref))
 
 
 def _make_closed(ended: Ended) -> RequestFailed:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.soak.figures import ALLOWED, Sample, find_growth, judge
+from benchmarks.soak.figures import ALLOWED, Sample, check, find_growth
 from tests.project import ROOT
 
 pytestmark = pytest.mark.alone
@@ -33,7 +33,7 @@ def test_nothing_grows_in_a_cluster(tmp_path: Path) -> None:
     done = soak("--nodes", "2", "--minutes", "0.1", "--json", str(place))
     assert done.returncode == 0, done.stdout + done.stderr
     written = json.loads(place.read_text())
-    assert {one["name"] for one in written["judged"]} == set(ALLOWED)
+    assert {one["name"] for one in written["checked"]} == set(ALLOWED)
     counts = written["counts"]
     assert counts["acked"] > 0
     assert counts.get("killed", 0) + counts.get("drained", 0) >= len(written["samples"])
@@ -62,12 +62,12 @@ def make_samples(name: str, *values: int) -> list[Sample]:
 @pytest.mark.parametrize("name", ALLOWED)
 def test_every_figure_that_grows_is_found(name: str) -> None:
     step = 2 * int(ALLOWED[name][0])
-    grown = judge(make_samples(name, *range(100, 100 + 9 * step, step)))
+    grown = check(make_samples(name, *range(100, 100 + 9 * step, step)))
     assert [one.name for one in grown if not one.is_flat] == [name]
 
 
 def test_one_sample_that_is_off_decides_nothing() -> None:
-    found = judge(make_samples("tasks", *[100] * 5, 900, *[100] * 3))
+    found = check(make_samples("tasks", *[100] * 5, 900, *[100] * 3))
     assert all(one.is_flat for one in found)
 
 
@@ -80,9 +80,9 @@ def test_what_each_connection_may_leave_is_allowed_by_their_number() -> None:
         dataclasses.replace(FLAT, opened=100_000 * number, rss_kib=2_000 * number)
         for number in range(9)
     ]
-    assert all(one.is_flat for one in judge(samples))
+    assert all(one.is_flat for one in check(samples))
 
 
 def test_too_few_samples_are_no_verdict() -> None:
     with pytest.raises(ValueError, match="too few"):
-        judge(make_samples("tasks", 1, 2, 3))
+        check(make_samples("tasks", 1, 2, 3))
