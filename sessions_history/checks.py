@@ -4,15 +4,29 @@ from collections.abc import Sequence
 from typing import Any
 
 from django.core import checks
+from django.core.exceptions import ImproperlyConfigured
 
 from sessions_history.responders import get_responder_path, make_responder
+
+_MAKING_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    ImportError,
+    ImproperlyConfigured,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""Errors of a path that names nothing, or of a responder that cannot be made."""
 
 
 def check_responder(**kwargs: Any) -> Sequence[checks.CheckMessage]:
     """sessions_history.E001: what SESSIONS_RESPONDER names cannot be made."""
     try:
         responder = make_responder()
-    except Exception as exc:
+    except _MAKING_ERRORS as exc:
         problem = f"{type(exc).__name__}: {exc}"
     else:
         if responder is None or callable(getattr(responder, "respond", None)):
