@@ -16,7 +16,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from connections.redis.clients import ask, cancel, make_client
+from connections.background import BackgroundTasks
+from connections.redis.clients import ask, make_client
 from connections.redis.pubsub import Subscriptions
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,8 @@ class Relay:
             on_return=on_return,
         )
         self._waiting: deque[tuple[str, str]] = deque(maxlen=_MAX_WAITING)
-        self._task: asyncio.Task[None] | None = None
+        self._tasks = BackgroundTasks()
+        self._sending: asyncio.Task[None] | None = None
 
     async def join(self, session_id: str) -> None:
         """Subscribe to a session; while Redis is away, once it is back."""
@@ -70,14 +72,13 @@ class Relay:
         """Send a hint to the other nodes soon; drop it if Redis does not take it."""
         text = json.dumps(message, ensure_ascii=False, separators=(",", ":"))
         self._waiting.append((self._prefix + session_id, text))
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._send(), name="The relay")
+        if self._sending is None or self._sending.done():
+            self._sending = self._tasks.start(self._send(), "The relay")
 
     async def close(self) -> None:
         """Stop receiving and close the connections to Redis."""
         await self._subscriptions.close()
-        if self._task is not None:
-            await cancel([self._task])
+        await self._tasks.stop()
         await self._client.aclose()
         await self._subscriber.aclose()
 

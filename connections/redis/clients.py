@@ -8,7 +8,7 @@ query (`rediss://host/0?ssl_ca_certs=/etc/ca.pem`). Beside them, for Sentinel:
 """
 
 import asyncio
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
@@ -139,12 +139,3 @@ async def ask(command: Awaitable[Answer], timeout_seconds: float) -> Answer:
     if task and task.cancelling() > cancelled_before:
         raise asyncio.CancelledError
     return answer
-
-
-async def cancel(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """Cancel tasks that use Redis, again if need be, and wait for their end."""
-    pending = set(tasks)
-    while pending:
-        for task in pending:
-            task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=0.1)

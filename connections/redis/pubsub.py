@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from connections.background import BackgroundTasks
-from connections.redis.clients import ask, cancel
+from connections.redis.clients import ask
 from connections.units import Clock
 
 logger = logging.getLogger(__name__)
@@ -68,14 +68,13 @@ class Subscriptions:
         self._confirmed: dict[str, asyncio.Future[None]] = {}
         self._subscription: Any = None
         self._tasks = BackgroundTasks()
-        self._task: asyncio.Task[None] | None = None
         self._has_subscribed = False
         self._is_failing = False
 
     def start(self) -> None:
         """Start receiving; a second call does nothing."""
-        if self._task is None:
-            self._task = self._tasks.start(self._run(), self._name)
+        if not self._tasks:
+            self._tasks.start(self._run(), self._name)
 
     def wants(self, channel: str) -> bool:
         """Return True if a channel is subscribed or will be."""
@@ -113,9 +112,7 @@ class Subscriptions:
 
     async def close(self) -> None:
         """Stop receiving and forget the channels."""
-        if self._task is not None:
-            await cancel([self._task])
-            self._task = None
+        await self._tasks.stop()
         self._wanted = {self._probe_channel}
         self._confirmed.clear()
         self._has_subscribed = False
