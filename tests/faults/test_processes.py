@@ -4,7 +4,14 @@ import signal
 
 from connections.testing import LiveServer, Servers, read_close, wait_until
 from tests.integration.cluster import count_live, start_pair
-from tests.integration.echo import QUICK, assert_alive, open_echo, opened, read_rows
+from tests.integration.echo import (
+    QUICK,
+    assert_alive,
+    freeze,
+    open_echo,
+    opened,
+    read_rows,
+)
 from tests.integration.redis_process import RedisProcess
 
 CONFIG = {**QUICK, "node__node_timeout_seconds": 2}
@@ -93,7 +100,7 @@ async def test_whichever_sweeper_dies_or_sleeps_another_goes_on(
         sleeper = start_sweeper(servers, server)
         first = await wait_until(find_holder)
         other = start_sweeper(servers, server)
-        sleeper.signal(signal.SIGSTOP)
+        await freeze(sleeper, server)
         await lose_a_node(1)
         second = find_holder()
         assert second not in ("", first)

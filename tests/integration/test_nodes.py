@@ -7,7 +7,7 @@ import pytest
 
 from connections.testing import Proxy, Servers, read_close, wait_until
 from tests.integration.cluster import count_live, start_pair
-from tests.integration.echo import QUICK, assert_alive, opened, read_rows
+from tests.integration.echo import QUICK, assert_alive, freeze, opened, read_rows
 from tests.integration.redis_process import RedisProcess
 
 LATE = {
@@ -132,7 +132,7 @@ async def test_a_node_that_was_frozen_for_longer_than_its_lease(
         opened(first, bob, 1) as (bystander,),
     ):
         await wait_until(lambda: read_rows(first, ROWS) == [("", None, 6)])
-        first.signal(signal.SIGSTOP)
+        await freeze(first, first)
         await wait_until(lambda: read_rows(first, ROWS) == [("lost", 1006, 6)])
         with redis_process.connect() as client:
             await wait_until(lambda: count_live(client) == 0)
