@@ -14,7 +14,7 @@ from django.utils import timezone
 from django.views.decorators.http import require_POST
 
 from connections.announcements import post_close_requests
-from connections.credentials.identity import check_scope
+from connections.credentials.identity import check_client_id, check_scope
 from connections.credentials.tokens import issue
 from connections.dashboard.permissions import GuardedAdmin, is_read_only
 from connections.models import AccessToken, CloseRequest
@@ -24,7 +24,9 @@ _FOLDER = "admin/connections/accesstoken"
 
 
 class AccessTokenForm(forms.ModelForm):  # type: ignore[type-arg]
-    """The fields of a new token."""
+    """The fields of a new token; `author` is the staff user that creates it."""
+
+    author: Any
 
     scopes = forms.CharField(
         required=False,
@@ -37,6 +39,23 @@ class AccessTokenForm(forms.ModelForm):  # type: ignore[type-arg]
     class Meta:
         model = AccessToken
         fields = ("client_id", "user", "scopes", "expires_at")
+
+    def clean(self) -> dict[str, Any]:
+        fields = self.cleaned_data
+        user = fields.get("user")
+        if user is not None and not _may_act_for(self.author, user):
+            self.add_error(
+                "user",
+                "You may not create access tokens for this user: it needs the "
+                "permission to create them for other users, and all permissions that "
+                "the user has.",
+            )
+        elif "client_id" in fields:
+            try:
+                check_client_id(fields["client_id"], user)
+            except ValueError as exc:
+                self.add_error("client_id", str(exc))
+        return fields
 
     def clean_scopes(self) -> list[str]:
         scopes = [line.strip() for line in self.cleaned_data["scopes"].splitlines()]
@@ -120,6 +139,14 @@ class AccessTokenAdmin(GuardedAdmin):
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
         return [] if obj is None else list(self.list_display)
 
+    def get_form(
+        self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any
+    ) -> Any:
+        # Django makes a new class for each request.
+        form: Any = super().get_form(request, obj, change, **kwargs)
+        form.author = request.user
+        return form
+
     def has_change_permission(
         self, request: HttpRequest, obj: AccessToken | None = None
     ) -> bool:
@@ -200,6 +227,17 @@ class AccessTokenAdmin(GuardedAdmin):
             self.revoke(request, AccessToken.objects.filter(pk=row.pk))
         changelist = f"{self.admin_site.name}:connections_accesstoken_changelist"
         return HttpResponseRedirect(reverse(changelist))
+
+
+def _may_act_for(author: Any, user: Any) -> bool:
+    """Return True if a staff user may create a token that acts as a user."""
+    if author.is_superuser or author.pk == user.pk:
+        return True
+    if getattr(user, "is_superuser", False) or not user.is_active:
+        return False
+    permissions: set[str] = getattr(user, "get_all_permissions", set)()
+    needed = {"connections.impersonate_accesstoken", *permissions}
+    return bool(author.has_perms(needed))
 
 
 def _end_connections(request: HttpRequest, token_ids: Sequence[int]) -> None:

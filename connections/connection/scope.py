@@ -57,9 +57,13 @@ def read_replaces(scope: Message) -> str | None:
 
 
 def bound_client_id(client_id: str) -> str:
-    """Return a client id that fits its column and stays unique."""
-    client_id = clean(client_id, len(client_id))
-    if len(client_id) <= _TEXT:
+    """
+    Return a client id that fits its column and stays unique.
+
+    The cleaned text alone is not unique: two ids may differ in a NUL.
+    """
+    stored = clean(client_id, len(client_id))
+    if stored == client_id and len(client_id) <= _TEXT:
         return client_id
-    digest = hashlib.sha256(client_id.encode()).hexdigest()
-    return f"{client_id[:128]}:{digest}"
+    digest = hashlib.sha256(client_id.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{stored[:128]}:{digest}"

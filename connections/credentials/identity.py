@@ -7,8 +7,13 @@ from datetime import datetime
 from typing import Any
 
 from connections.net.addresses import group_address
+from connections.storage.text import clean
 
 _SCOPE_CHARACTERS = 255
+_CLIENT_ID_CHARACTERS = 255
+
+_RESERVED = ("user:", "jwt:", "address:", "connection:", "token:")
+"""Beginnings of the client ids that the node gives by other credentials."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +64,41 @@ def check_scope(scope: str) -> None:
             f"{scope!r} is no scope; a path such as /ws/chat/ (and all below it), "
             "or the pattern of a route, such as ws/chat/<int:room>/"
         )
+
+
+def check_client_id(client_id: str, user: Any) -> None:
+    """
+    Check that an access token of a user, or of none, may have a client id.
+
+    Raises:
+        ValueError: it is empty, too long, no text that a database stores, or
+            reserved for clients of another kind.
+    """
+    if not 0 < len(client_id) <= _CLIENT_ID_CHARACTERS:
+        raise ValueError(f"takes 1 to {_CLIENT_ID_CHARACTERS} characters")
+    if clean(client_id, len(client_id)) != client_id:
+        raise ValueError("contains a NUL or a lone surrogate")
+    if name_token(client_id, user) != client_id:
+        raise ValueError(
+            f"{client_id!r} is reserved for another client; an access token takes any "
+            f"name that does not begin with {', '.join(_RESERVED)}, or with its user "
+            "the name user:<primary key>"
+        )
+
+
+def name_token(client_id: str, user: Any) -> str:
+    """
+    Return the client id of the connections of an access token.
+
+    A name of another kind of client belongs to that client: only the token of a
+    user shares the user's client id. Other tokens with such a name, which older
+    versions created, are clients of their own.
+    """
+    if not client_id.startswith(_RESERVED):
+        return client_id
+    if user is not None and client_id == name_user(user):
+        return client_id
+    return f"token:{client_id}"
 
 
 def name_user(user: Any) -> str:

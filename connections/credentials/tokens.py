@@ -10,7 +10,12 @@ from django.utils import timezone
 from django.utils.crypto import constant_time_compare
 
 from connections import close_codes
-from connections.credentials.identity import Credential, check_scope
+from connections.credentials.identity import (
+    Credential,
+    check_client_id,
+    check_scope,
+    name_token,
+)
 from connections.exceptions import Refused
 from connections.models import AccessToken
 from connections.models.credentials import digest_token
@@ -34,8 +39,10 @@ def create_access_token(
     subprotocol (RFC 6455, section 4.1: a token of RFC 2616).
 
     Raises:
-        ValueError: a scope is neither a path nor a route.
+        ValueError: a scope is neither a path nor a route, or the client id is
+            reserved.
     """
+    check_client_id(client_id, user)
     for scope in scopes:
         check_scope(scope)
     row = AccessToken(
@@ -88,7 +95,7 @@ def check(row: AccessToken) -> Credential | Refused:
     if row.user is not None and not row.user.is_active:
         return Refused(close_codes.DEACTIVATED)
     return Credential(
-        client_id=row.client_id,
+        client_id=name_token(row.client_id, row.user),
         user=row.user,
         token_id=row.pk,
         expires_at=as_utc(row.expires_at) if row.expires_at else None,

@@ -95,6 +95,9 @@ class AccessToken(models.Model):
 
     class Meta:
         ordering = ["-created_at"]
+        permissions = [
+            ("impersonate_accesstoken", "Can create access tokens for other users")
+        ]
 
     def __str__(self) -> str:
         return f"{self.client_id} ({self.hint}…)"

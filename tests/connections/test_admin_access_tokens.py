@@ -65,6 +65,8 @@ def test_a_token_is_never_shown_again(admin_client: Client) -> None:
         ({"scopes": "/ws/chat/?x=1"}, "no scope"),
         ({"expires_at_0": "2001-01-01", "expires_at_1": "00:00"}, "in the future"),
         ({"user": "99"}, "valid choice"),
+        ({"client_id": "user:1"}, "reserved"),
+        ({"client_id": "jwt:alice"}, "reserved"),
     ],
 )
 def test_invalid_input_is_reported_and_creates_no_token(
@@ -125,6 +127,47 @@ def test_staff_actions_follow_their_permissions(
     assert client.get(f"{URL}add/").status_code == statuses[0]
     assert client.post(f"{URL}{row.pk}/revoke/").status_code == statuses[1]
     assert client.get(URL).status_code == 200
+
+
+def add_as_staff(
+    client: Client, permissions: list[str], user: User | None, staff: User
+) -> bool:
+    """Create a token for a user as a staff user; return True if it was created."""
+    staff.user_permissions.set(Permission.objects.filter(codename__in=permissions))
+    client.force_login(staff)
+    add(client, user=user.pk if user else "")
+    return AccessToken.objects.filter(user=user).exists()
+
+
+@pytest.mark.parametrize(
+    ("owner", "permissions", "is_created"),
+    [
+        ("staff", ["add_accesstoken"], True),
+        ("alice", ["add_accesstoken"], False),
+        ("admin", ["add_accesstoken"], False),
+        ("alice", ["add_accesstoken", "impersonate_accesstoken"], True),
+        ("inactive", ["add_accesstoken", "impersonate_accesstoken"], False),
+        ("moderator", ["add_accesstoken", "impersonate_accesstoken"], False),
+        ("moderator", ["add_accesstoken", "impersonate_accesstoken", "add_ban"], True),
+        ("admin", ["add_accesstoken", "impersonate_accesstoken", "add_ban"], False),
+    ],
+)
+def test_staff_create_tokens_for_users_only_within_their_rights(
+    client: Client, owner: str, permissions: list[str], is_created: bool
+) -> None:
+    staff = User.objects.create_user("staff", is_staff=True)
+    User.objects.create_user("alice")
+    User.objects.create_user("inactive", is_active=False)
+    User.objects.create_superuser("admin")
+    moderator = User.objects.create_user("moderator")
+    moderator.user_permissions.set(Permission.objects.filter(codename="add_ban"))
+    user = User.objects.get(username=owner)
+    assert add_as_staff(client, permissions, user, staff) is is_created
+
+
+def test_a_token_without_a_user_needs_no_other_right(client: Client) -> None:
+    staff = User.objects.create_user("staff", is_staff=True)
+    assert add_as_staff(client, ["add_accesstoken"], None, staff)
 
 
 def test_a_token_cannot_be_changed(admin_client: Client) -> None:

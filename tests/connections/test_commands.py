@@ -48,6 +48,7 @@ def test_create_access_token_prints_only_the_token() -> None:
     ("options", "problem"),
     [
         ({"client": "x" * 256}, "255"),
+        ({"client": "user:1"}, "--client: .* reserved"),
         ({"client": "a", "user": "nobody"}, "nobody"),
         ({"client": "a", "expires_in": -1}, "more than 0"),
         ({"client": "a", "scope": ["/a b"]}, "--scope"),

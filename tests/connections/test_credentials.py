@@ -13,9 +13,14 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from connections.connection.scope import bound_client_id
 from connections.credentials.identity import Credential, check_scope
 from connections.credentials.sessions import digest_session_key, verify_session
-from connections.credentials.tokens import create_access_token, verify_access_token
+from connections.credentials.tokens import (
+    create_access_token,
+    issue,
+    verify_access_token,
+)
 from connections.credentials.verifier import Verifier
 from connections.exceptions import DatabaseUnavailable, Refused
 from connections.models import AccessToken
@@ -37,6 +42,43 @@ def test_a_token_gives_its_client_and_user() -> None:
     credential = verify_access_token(token)
     assert (credential.client_id, credential.user) == ("alice-phone", user)
     assert credential.token_id == row.pk
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    "client_id",
+    ["user:{pk}", "jwt:alice", "address:192.0.2.7", "connection:1", "token:user:{pk}"],
+)
+def test_a_token_has_no_name_of_another_kind_of_client(client_id: str) -> None:
+    """A row that an older version created is a client of its own."""
+    client_id = client_id.format(pk=User.objects.create_user("alice").pk)
+    with pytest.raises(ValueError, match="reserved"):
+        create_access_token(client_id)
+    row = AccessToken(client_id=client_id)
+    assert verify_access_token(issue(row)).client_id == f"token:{client_id}"
+
+
+@pytest.mark.django_db
+def test_a_token_of_a_user_may_share_the_client_of_this_user_only() -> None:
+    alice, bob = User.objects.create_user("alice"), User.objects.create_user("bob")
+    token, _ = create_access_token(f"user:{alice.pk}", user=alice)
+    assert verify_access_token(token).client_id == f"user:{alice.pk}"
+    with pytest.raises(ValueError, match="reserved"):
+        create_access_token(f"user:{alice.pk}", user=bob)
+
+
+@pytest.mark.parametrize("client_id", ["", "x" * 256, "a\x00", "a\ud800"])
+def test_an_invalid_client_id_is_refused(client_id: str) -> None:
+    with pytest.raises(ValueError, match=r"characters|NUL"):
+        create_access_token(client_id)
+
+
+def test_client_ids_that_differ_in_unstorable_characters_stay_apart() -> None:
+    texts = ["jwt:a?", "jwt:a\ud800", "jwt:a\ud801", "jwt:a\ufffd", "jwt:a\x00"]
+    bounded = [bound_client_id(text) for text in [*texts, "x" * 255, "x" * 256]]
+    assert len(set(bounded)) == len(bounded)
+    assert all(len(text) <= 255 for text in bounded)
+    assert bound_client_id("jwt:a?") == "jwt:a?"
 
 
 @pytest.mark.django_db

@@ -5,6 +5,7 @@ from django.contrib.auth import get_user_model
 from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
+from connections.credentials.identity import check_client_id
 from connections.credentials.tokens import create_access_token
 from connections.management.database_command import DatabaseCommand
 
@@ -39,8 +40,6 @@ class Command(DatabaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         client_id: str = options["client"]
         expires_in: float | None = options["expires_in"]
-        if not 0 < len(client_id) <= 255:
-            raise CommandError("--client takes 1 to 255 characters")
         if expires_in is not None and expires_in <= 0:
             raise CommandError("--expires-in must be more than 0 seconds")
         user = None
@@ -53,6 +52,10 @@ class Command(DatabaseCommand):
         expires_at = None
         if expires_in is not None:
             expires_at = timezone.now() + timedelta(seconds=expires_in)
+        try:
+            check_client_id(client_id, user)
+        except ValueError as exc:
+            raise CommandError(f"--client: {exc}") from exc
         try:
             token, _ = create_access_token(
                 client_id,
