@@ -20,6 +20,7 @@ LAYERS = (
     "dependencies",
     "token_bucket",
     "background",
+    "deadline",
     "deprecation",
     "net",
     # Configuration, storage, and what nodes share.

@@ -14,7 +14,7 @@ from connections.asgi import Message
 from connections.background import BackgroundTasks
 from connections.layers.compat import create_pool
 from connections.layers.mailbox import GAP
-from connections.redis.clients import ask, close_client
+from connections.redis.clients import ask, close_client, make_timeouts
 from connections.redis.pubsub import Subscriptions
 
 _RETRY_SECONDS = 0.5
@@ -58,10 +58,7 @@ class Shard:
         self._layer = layer
         self._receiver = receiver
         self._timeout_seconds = layer.timeout_seconds
-        options = {
-            "socket_timeout": layer.timeout_seconds,
-            "socket_connect_timeout": layer.timeout_seconds,
-        }
+        options = make_timeouts(layer.timeout_seconds)
         # A pooled connection may be stale after a restart: it is opened anew, once.
         once = Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
         never = Retry(NoBackoff(), 0)

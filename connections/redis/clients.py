@@ -19,17 +19,35 @@ from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from connections.deadline import deadline
+
 _SENTINEL_SCHEMES = {"redis+sentinel": "redis", "rediss+sentinel": "rediss"}
 _SENTINEL_PORT = 26379
 _SENTINEL_SECONDS = 0.3
 """How long one sentinel may take, so that the next is asked before a command fails."""
 
+_CONNECT_FACTOR = 3
+"""The time to connect, in timeouts of a command: ask() gives up first."""
+
 Answer = TypeVar("Answer")
+
+
+def make_timeouts(timeout_seconds: float) -> dict[str, Any]:
+    """
+    Return the timeouts of a client whose commands pass ask().
+
+    redis-py has none for replies, because it would give up on a reply that arrived
+    while the event loop stood still.
+    """
+    return {
+        "socket_timeout": None,
+        "socket_connect_timeout": _CONNECT_FACTOR * timeout_seconds,
+    }
 
 
 def make_client(url: str, *, timeout_seconds: float, **options: Any) -> Redis:
     """
-    Return a client whose commands fail within about timeout_seconds.
+    Return a client for commands that pass ask().
 
     A broken connection is reopened once, at once, so a command may be sent twice and
     must be idempotent. Options in the URL take precedence.
@@ -38,8 +56,7 @@ def make_client(url: str, *, timeout_seconds: float, **options: Any) -> Redis:
         ValueError: the URL cannot be used; its password is not in the text.
     """
     options = {
-        "socket_timeout": timeout_seconds,
-        "socket_connect_timeout": timeout_seconds,
+        **make_timeouts(timeout_seconds),
         "retry": Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
         "decode_responses": True,
         **options,
@@ -134,7 +151,7 @@ async def ask(command: Awaitable[Answer], timeout_seconds: float) -> Answer:
     """
     task = asyncio.current_task()
     cancelled_before = task.cancelling() if task else 0
-    async with asyncio.timeout(timeout_seconds):
+    async with deadline(timeout_seconds):
         answer = await command
     if task and task.cancelling() > cancelled_before:
         raise asyncio.CancelledError

@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from connections.background import BackgroundTasks
+from connections.deadline import deadline
 from connections.redis.clients import ask
 from connections.units import Clock
 
@@ -99,8 +100,12 @@ class Subscriptions:
             await self._send(self._subscription.subscribe, new)
         if all(future.done() for future in waits):
             return True
-        _, pending = await asyncio.wait(waits, timeout=self._timeout_seconds)
-        return not pending
+        try:
+            async with deadline(self._timeout_seconds):
+                await asyncio.wait(waits)
+        except TimeoutError:
+            return False
+        return True
 
     async def discard(self, *channels: str) -> None:
         """Unsubscribe; a Redis that is away forgets by itself."""
@@ -166,21 +171,17 @@ class Subscriptions:
             RedisError, OSError, TimeoutError: the connection broke.
         """
         async with self._client.pubsub() as subscription:
-            async with asyncio.timeout(self._timeout_seconds):
+            async with deadline(self._timeout_seconds):
                 await self._subscribe_to_all(subscription)
             self._on_subscribed(subscription)
-            is_probed = False
             while True:
                 message = await subscription.get_message(timeout=self._probe_seconds)
-                if message is not None:
-                    is_probed = False
-                    self._take(message)
-                elif is_probed:
-                    raise TimeoutError("the subscription is silent")
-                else:
-                    is_probed = True
+                if message is None:
                     probe = self._prober.publish(self._probe_channel, b"")
                     await ask(probe, self._timeout_seconds)
+                    async with deadline(self._probe_seconds):
+                        message = await subscription.get_message(timeout=None)
+                self._take(message)
 
     async def _subscribe_to_all(self, subscription: Any) -> None:
         """Subscribe to the wanted channels, also those added meanwhile."""

@@ -426,6 +426,23 @@ async def test_a_paused_redis_costs_a_second_and_no_more(
     assert longest < 0.4
 
 
+async def test_a_reply_that_came_while_the_loop_stood_still_counts(
+    make_pool: MakePool, redis_server: RedisProcess
+) -> None:
+    pool = make_pool(timeout_seconds=0.1, lease_seconds=30)
+    await pool.take("first")
+    redis_server.pause()
+    waiting = asyncio.create_task(pool.take("second"))
+    await asyncio.sleep(0.01)
+
+    def stall() -> None:
+        redis_server.resume()
+        time.sleep(0.12)
+
+    stall()
+    assert [slot.connection_id for slot in await waiting] == ["second"]
+
+
 async def test_a_pause_of_redis_loses_no_slot_within_the_limits(
     make_pool: MakePool, redis_server: RedisProcess
 ) -> None:

@@ -16,7 +16,7 @@ def test_tls_is_redis_pys_own() -> None:
 def test_options_in_the_url_win() -> None:
     client = make_client("redis://host?socket_timeout=7", timeout_seconds=1)
     assert client.connection_pool.connection_kwargs["socket_timeout"] == 7
-    assert client.connection_pool.connection_kwargs["socket_connect_timeout"] == 1
+    assert client.connection_pool.connection_kwargs["socket_connect_timeout"] == 3
 
 
 def test_a_sentinel_url_names_hosts_service_and_database() -> None:
@@ -42,7 +42,7 @@ def test_a_client_asks_the_sentinels() -> None:
     pool = make_client(url, timeout_seconds=1).connection_pool
     assert isinstance(pool, SentinelConnectionPool)
     assert pool.service_name == "main"
-    assert pool.connection_kwargs["socket_timeout"] == 1
+    assert pool.connection_kwargs["socket_connect_timeout"] == 3
 
 
 def test_a_sentinel_url_needs_a_service() -> None:
@@ -63,3 +63,9 @@ def test_the_layers_host_is_the_url_or_the_sentinels() -> None:
     }
     host = make_layer_host("redis+sentinel://one/1?service=main")
     assert host["master_name"] == "main"
+
+
+def test_redis_py_does_not_time_replies() -> None:
+    """Its own timer would give up on a reply that came during a stall."""
+    client = make_client("redis://host", timeout_seconds=1)
+    assert client.connection_pool.connection_kwargs["socket_timeout"] is None
