@@ -25,6 +25,7 @@ from connections.net.addresses import Source, find_source
 from connections.net.cookies import read_cookies
 from connections.net.origins import is_origin_allowed, parse_host
 from connections.net.redaction import conceal
+from connections.net.script_prefix import remove_script_prefix, with_script_prefix
 from connections.node.current import get_node
 from connections.node.lifespan import follow_lifespan
 from connections.node.node import Node
@@ -57,6 +58,7 @@ class NodeMiddleware:
             await follow_lifespan(node, receive, send)
             return
         await node.start()
+        scope = with_script_prefix(scope, settings.FORCE_SCRIPT_NAME)
         # A close request after this moment concerns this handshake too.
         scope = {**scope, "node": node, "arrived": node.clock()}
         if scope["type"] == "websocket" and node.is_draining:
@@ -184,7 +186,7 @@ class CredentialMiddleware:
         credential = await self._verify(scope, bearer, ticket)
         user_id = credential.user.pk if credential.user else None
         node.gate.check(credential.client_id, user_id, address)
-        if not credential.covers(scope["path"], scope.get("route", "")):
+        if not credential.covers(remove_script_prefix(scope), scope.get("route", "")):
             raise Refused(close_codes.FORBIDDEN, credential.client_id)
         return credential
 

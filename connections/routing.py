@@ -37,10 +37,54 @@ def protect(*, http: Any, websocket: Sequence[URLPattern]) -> Application:
     require_valid_jwt(config.jwt)
     require_valid_url(get_redis_url())
     install()
-    router = URLRouter([*map(_guard, websocket), *_find_dashboard(), _REST])
+    router = WebSocketRouter(websocket)
     return NodeMiddleware(
         ProtocolTypeRouter({"http": http, "websocket": OriginMiddleware(router)})
     )
+
+
+class WebSocketRouter:
+    """
+    Finds the route of a handshake, or answers 404.
+
+    Routes do not name the script prefix, as URLs of Django do not. Channels
+    ignores FORCE_SCRIPT_NAME, so a route written for it may name the prefix: the
+    whole path is tried second.
+    """
+
+    # asgiref takes a callable that is no coroutine function for ASGI 2.
+    _asgi_single_callable = True
+
+    def __init__(self, routes: Sequence[URLPattern]) -> None:
+        # The types of Django know no routes with ASGI applications, as Channels has.
+        self._rest = re_path(r"", cast(Any, self._find_with_prefix))
+        guarded = [self._guard(route) for route in routes]
+        self._routes = URLRouter([*guarded, *_find_dashboard(), self._rest])
+
+    def __call__(self, scope: Message, receive: Receive, send: Send) -> Awaitable[None]:
+        routing: Awaitable[None] = self._routes(scope, receive, send)
+        return routing
+
+    async def _find_with_prefix(
+        self, scope: Message, receive: Receive, send: Send
+    ) -> None:
+        if not scope.get("root_path"):
+            await deny(scope, send, 404)
+            return
+        whole = {**scope, "root_path": ""}
+        for key in ("path_remaining", "url_route", "route"):
+            whole.pop(key, None)
+        await self(whole, receive, send)
+
+    def _guard(self, route: URLPattern) -> URLPattern:
+        """Check credentials behind a route, so that an unknown path gets 404 first."""
+        callback: Any = route.callback
+        if isinstance(callback, URLRouter):
+            inner = URLRouter([*map(self._guard, callback.routes), self._rest])
+            return URLPattern(route.pattern, inner, route.default_args, route.name)
+        declare_route(str(route.pattern))
+        named = _Named(str(route.pattern), CredentialMiddleware(callback))
+        return URLPattern(route.pattern, named, route.default_args, route.name)
 
 
 def _find_dashboard() -> list[Any]:
@@ -52,17 +96,6 @@ def _find_dashboard() -> list[Any]:
     # It is guarded like the others, but not declared: viewers are in no metric.
     guarded = CredentialMiddleware(LiveConsumer.as_asgi())
     return [path(PATH, cast(Any, _Named(PATH, guarded)))]
-
-
-def _guard(route: URLPattern) -> URLPattern:
-    """Check credentials behind a route, so that an unknown path gets 404 first."""
-    callback: Any = route.callback
-    if isinstance(callback, URLRouter):
-        inner = URLRouter([*map(_guard, callback.routes), _REST])
-        return URLPattern(route.pattern, inner, route.default_args, route.name)
-    declare_route(str(route.pattern))
-    named = _Named(str(route.pattern), CredentialMiddleware(callback))
-    return URLPattern(route.pattern, named, route.default_args, route.name)
 
 
 class _Named:
@@ -77,11 +110,3 @@ class _Named:
 
     def __call__(self, scope: Message, receive: Receive, send: Send) -> Awaitable[None]:
         return self.application({**scope, "route": self.pattern}, receive, send)
-
-
-async def _not_found(scope: Message, receive: Receive, send: Send) -> None:
-    await deny(scope, send, 404)
-
-
-# The types of Django know no routes with ASGI applications, as Channels has.
-_REST = re_path(r"", cast(Any, _not_found))

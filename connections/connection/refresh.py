@@ -12,6 +12,7 @@ from connections.connection.scope import bound_client_id
 from connections.credentials.identity import Credential
 from connections.exceptions import InvalidMessage, Refused
 from connections.hub.connection import LiveConnection
+from connections.net.script_prefix import remove_script_prefix
 from connections.node.node import Node
 from connections.units import format_moment
 
@@ -71,7 +72,7 @@ async def refresh(
         or user.pk != connection.user_id
     ):
         raise InvalidMessage("invalid_message", "refused: another client's")
-    if not credential.covers(scope["path"], scope.get("route", "")):
+    if not credential.covers(remove_script_prefix(scope), scope.get("route", "")):
         raise InvalidMessage("invalid_message", "refused: not good for this place")
     scope.update(changed)
     connection.renew(credential)

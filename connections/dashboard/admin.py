@@ -7,7 +7,7 @@ from django.core.exceptions import PermissionDenied
 from django.db import Error as DatabaseError
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.template.response import TemplateResponse
-from django.urls import URLPattern, path, reverse
+from django.urls import URLPattern, get_script_prefix, path, reverse
 from django.utils.decorators import method_decorator
 from django.views.decorators.gzip import gzip_page
 
@@ -63,7 +63,7 @@ class LiveDashboardAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             **self._get_context(request),
             "title": "Live dashboard",
             "selection": selection,
-            "socket_path": f"/{PATH}",
+            "socket_path": f"{get_script_prefix()}{PATH}",
             "poll_url": reverse("admin:connections_live_panels"),
             "details_url": reverse("admin:connections_live_details"),
             "ranges": [(name, selection.query(range=name)) for name in RANGES],

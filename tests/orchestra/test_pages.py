@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from django.contrib.auth.models import User
 from django.test import AsyncClient, Client
+from django.test.utils import override_script_prefix
 
 from orchestra.views import make_title
 from sessions_history.models import HistoryEntry, Session
@@ -35,6 +36,14 @@ def test_a_stranger_is_asked_to_sign_in(client: Client) -> None:
     response = client.get("/?session=abc")
     assert response.status_code == 302
     assert response["Location"] == "/sign-in/?next=/%3Fsession%3Dabc"
+
+
+def test_the_pages_addresses_have_the_url_prefix(client: Client) -> None:
+    client.force_login(User.objects.create_user("bob"))
+    client.get("/")  # Django keeps the address of static files from its first use.
+    with override_script_prefix("/app/"):
+        page = client.get("/").content.decode()
+    assert 'data-socket="/app/ws/sessions/" data-sign-in="/app/sign-in/"' in page
 
 
 def test_signing_in_leads_back_to_the_conversation(client: Client) -> None:

@@ -1,7 +1,9 @@
 import errno
 import logging
 import os
+import re
 import socket
+from argparse import ArgumentTypeError
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,14 @@ from connections.exceptions import ConfigError, IncompatibleDependency, NotMigra
 from connections.storage.database import require_tables
 
 logger = logging.getLogger(__name__)
+
+
+def _read_root_path(text: str) -> str:
+    if not re.fullmatch(r"(/[^/?#\s]+)*", text):
+        raise ArgumentTypeError(
+            f"{text!r} is no URL prefix such as /app, without a slash at its end"
+        )
+    return text
 
 
 class Command(BaseCommand):
@@ -54,6 +64,13 @@ class Command(BaseCommand):
         )
         parser.add_argument(
             "--tls-key", type=Path, help="PEM file with the key of the certificate"
+        )
+        parser.add_argument(
+            "--root-path",
+            default="",
+            type=_read_root_path,
+            help="URL prefix under which a proxy publishes the project, such as /app; "
+            "the proxy may remove it or not",
         )
         parser.add_argument(
             "--no-sweeper",
@@ -108,6 +125,7 @@ class Command(BaseCommand):
             endpoints=endpoints,
             action_logger=AccessLogGenerator(self.stdout) if access_log else None,
             server_name="orchestra",
+            root_path=options["root_path"],
             ready_callable=partial(
                 self._announce, endpoint.address, is_secure=tls is not None
             ),

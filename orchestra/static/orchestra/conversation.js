@@ -9,7 +9,7 @@ import { LONG_TEXT, describeEnd, describeState } from "./words.js";
 const get = (id) => /** @type {HTMLElement} */ (document.getElementById(id));
 const words = /** @type {HTMLTextAreaElement} */ (get("words"));
 const network = new CuttableNetwork();
-const client = new SessionClient("/ws/sessions/", {
+const client = new SessionClient(document.body.dataset.socket ?? "", {
   session: document.body.dataset.session || "new",
   storage: sessionStorage,
   WebSocket: network.WebSocket,

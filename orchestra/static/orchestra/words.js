@@ -42,7 +42,7 @@ function askToSignIn(title) {
     title,
     text: "The conversation is kept. Sign in to continue.",
     button: "Sign in",
-    href: `/sign-in/?next=${encodeURIComponent(location.pathname + location.search)}`,
+    href: `${document.body.dataset.signIn}?next=${encodeURIComponent(location.pathname + location.search)}`,
   };
 }
 
