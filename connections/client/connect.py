@@ -1,6 +1,11 @@
 """Open a socket, and describe a failed handshake as an end."""
 
+import time
+from dataclasses import replace
+from email.utils import parsedate_to_datetime
+
 from websockets.asyncio.client import connect
+from websockets.datastructures import Headers
 from websockets.exceptions import InvalidHandshake, InvalidStatus
 from websockets.typing import Subprotocol
 
@@ -11,6 +16,10 @@ _MAX_SIZE = 16 * 2**20
 _LOST = 1006
 _REFUSING = (400, 401, 403, 404)
 """HTTP statuses that a retry does not change."""
+_BUSY = (429, 503)
+"""HTTP statuses whose Retry-After counts (RFC 9110, section 10.2.3)."""
+_LONGEST_SECONDS = 3600.0
+"""The longest Retry-After that a client obeys."""
 
 
 def open_connection(
@@ -38,4 +47,20 @@ def read_failure(error: OSError | InvalidHandshake) -> Ended:
     reason = f"http_{status}"
     if status in _REFUSING:
         return Ended(code=_LOST, reason=reason, reconnect=Reconnect.NEVER)
-    return read_end(_LOST, reason, None)
+    ended = read_end(_LOST, reason, None)
+    if status not in _BUSY:
+        return ended
+    return replace(ended, after_seconds=_read_retry_after(error.response.headers))
+
+
+def _read_retry_after(headers: Headers) -> float | None:
+    """Return the seconds of Retry-After, or None without a valid header."""
+    values = headers.get_all("Retry-After")
+    text = values[-1].strip() if values else ""
+    if text.isascii() and text.isdecimal():
+        return min(float(text), _LONGEST_SECONDS)
+    try:
+        seconds = parsedate_to_datetime(text).timestamp() - time.time()
+    except ValueError:
+        return None
+    return min(max(seconds, 0.0), _LONGEST_SECONDS)

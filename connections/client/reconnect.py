@@ -82,7 +82,7 @@ def decide(
         ended: how the connection ended.
         failures: connections in a row that did not last.
         random: returns numbers from 0 to 1.
-        elapsed_seconds: time since the bye that named `after_seconds`.
+        elapsed_seconds: time since the server named `after_seconds`.
         since_drain_seconds: time since a node announced its drain.
     """
     given = ended.after_seconds
@@ -97,10 +97,14 @@ def decide(
             # After repeated refusals "now" would be a loop without a pause.
             return max(given or 0.0, back_off(failures - 1, random))
         return _spread_ms(_SPREAD_MS, random) if given is None else given
-    is_replacing = since_drain_seconds < _REPLACEMENT_SECONDS
-    if is_replacing and ended.reconnect is Reconnect.BACKOFF:
-        return _spread(*_REPLACEMENT_SPREAD, random)
-    return back_off(failures, random)
+    if ended.reconnect is Reconnect.NEW_TOKEN:
+        return back_off(failures, random)
+    if since_drain_seconds < _REPLACEMENT_SECONDS:
+        spread_seconds = _spread(*_REPLACEMENT_SPREAD, random)
+    else:
+        spread_seconds = back_off(failures, random)
+    # The jitter comes on top: all who were refused together got the same time.
+    return (given or 0.0) + spread_seconds
 
 
 def _spread(least: float, most: float, random: Random) -> float:

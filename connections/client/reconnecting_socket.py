@@ -201,7 +201,7 @@ class ReconnectingSocket:
             ended,
             failures=self._failures,
             random=self._random,
-            elapsed_seconds=now - self._bye_at,
+            elapsed_seconds=now - self._bye_at if self._bye else 0,
             since_drain_seconds=now - self._drained_at,
         )
         if ended.reconnect is Reconnect.NEW_TOKEN:

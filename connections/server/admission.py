@@ -14,7 +14,7 @@ from connections.units import Clock
 logger = logging.getLogger(__name__)
 
 _OVERLOADED_SECONDS = 5
-"""Seconds in Retry-After when the node is full or too many handshakes wait."""
+"""Seconds in Retry-After when the node has too many open WebSockets."""
 
 _MAX_BUCKETS = 10_000
 """Addresses whose rate is kept; the address seen longest ago is dropped first."""
@@ -31,9 +31,15 @@ class Pending(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A reason for HTTP 503, and when the client may return."""
+    """
+    A reason to refuse a handshake, its HTTP status, and when the client may return.
+
+    503 says that the node refuses everybody, so that a proxy asks another node.
+    429 concerns one address, and a proxy passes it on (RFC 6585, section 4).
+    """
 
     reason: str
+    status: int
     retry_after_seconds: int
 
 
@@ -133,15 +139,15 @@ class Admission:
 
     def _check(self, address: str) -> Refusal | None:
         if self.is_draining:
-            return Refusal("draining", 1)
+            return Refusal("draining", 503, 1)
         if self.open_count >= self._max_open:
-            return Refusal("overloaded", _OVERLOADED_SECONDS)
+            return Refusal("overloaded", 503, _OVERLOADED_SECONDS)
         if self._unanswered.count(address) >= self._config.per_address_pending:
-            return Refusal("pending", 1)
+            return Refusal("pending", 429, 1)
         now = self._clock()
         bucket = self._get_bucket(address, now)
         if not bucket.take(1, now):
-            return Refusal("rate", math.ceil(bucket.seconds_until(1, now)))
+            return Refusal("rate", 429, math.ceil(bucket.seconds_until(1, now)))
         return None
 
     def _get_bucket(self, address: str, now: float) -> TokenBucket:

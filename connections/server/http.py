@@ -289,7 +289,7 @@ class HttpRequest(DaphneRequest):
         if refusal is not None:
             retry_after = str(refusal.retry_after_seconds).encode()
             self._answer(
-                503,
+                refusal.status,
                 f"Try again later: {refusal.reason}",
                 [(b"Retry-After", retry_after)],
             )

@@ -78,7 +78,7 @@ ATTACKS = (
         name="slow_accept",
         what="50 handshakes wait for a consumer that never accepts",
         run=handshakes.wait_for_accept,
-        answers=frozenset(("503",)),
+        answers=frozenset(("504",)),
         counted=(_OUTCOME % "unanswered",),
     ),
     Attack(

@@ -10,7 +10,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
-from websockets.exceptions import ConnectionClosed
+from websockets.datastructures import Headers
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.http11 import Request, Response
 
 from connections.client import (
     Attached,
@@ -23,9 +25,11 @@ from connections.client import (
     SessionClient,
     State,
 )
+from connections.client.connect import read_failure
 from connections.client.reconnect import decide, read_end
 from connections.client.transcript import Transcript
 from connections.testing import wait_until
+from tests.pages import DOCS, read_blocks
 
 CASES = json.loads(
     (Path(__file__).parents[1] / "js" / "decisions.json").read_text(encoding="utf-8")
@@ -54,6 +58,43 @@ def test_decisions_are_those_of_the_browser(case: dict[str, Any]) -> None:
     )
     wanted = case["delay_ms"]
     assert delay == (None if wanted is None else pytest.approx(wanted / 1000))
+
+
+def refuse(status: int, retry_after: str | None = None) -> InvalidStatus:
+    headers = (
+        Headers() if retry_after is None else Headers({"Retry-After": retry_after})
+    )
+    return InvalidStatus(Response(status, "", headers, b""))
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize(
+    ("retry_after", "seconds"),
+    [
+        ("7", 7),
+        ("999999", 3600),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", 0),
+        ("soon", 0),
+        (None, 0),
+    ],
+)
+def test_a_refusal_is_followed_by_a_backoff_behind_retry_after(
+    status: int, retry_after: str | None, seconds: float
+) -> None:
+    """The backoff is added, because all clients of a proxy get the same seconds."""
+    ended = read_failure(refuse(status, retry_after))
+    assert decide(ended, failures=0, random=lambda: 0) == seconds + 0.5
+    assert decide(ended, failures=3, random=lambda: 1) == seconds + 8
+
+
+def test_the_lines_of_the_page_let_plain_websockets_retry_after_429() -> None:
+    (block,) = read_blocks((DOCS / "topics" / "close_codes.md").read_text(), "python")
+    names: dict[str, Any] = {}
+    exec(block.partition("async for")[0], names)
+    retry_if_busy = names["retry_if_busy"]
+    assert retry_if_busy(refuse(429)) is None
+    assert retry_if_busy(refuse(503)) is None
+    assert isinstance(retry_if_busy(refuse(403)), InvalidStatus)
 
 
 class Scripted:
@@ -483,3 +524,27 @@ def test_a_gap_moves_on_and_a_reset_begins_anew() -> None:
     assert transcript.put(entry(3))
     assert transcript.put(entry(7))
     assert transcript.put(entry(9)) is None
+
+
+async def test_a_client_that_was_refused_for_a_time_returns_after_it(
+    waits: list[float],
+) -> None:
+    """The seconds count from the refusal, although there was no bye."""
+    scripted = Scripted()
+    statuses = [429, 503]
+
+    def answer(socket: ServerConnection, request: Request) -> Response | None:
+        if not statuses:
+            return None
+        headers = Headers({"Retry-After": "30", "Content-Length": "0"})
+        return Response(statuses.pop(0), "", headers, b"")
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        await asyncio.sleep(seconds if seconds > 60 else 0)
+
+    async with serve(scripted.serve_one, "127.0.0.1", 0, process_request=answer) as own:
+        url = f"ws://127.0.0.1:{own.sockets[0].getsockname()[1]}/"
+        async with SessionClient(url, sleep=sleep):
+            await scripted.next()
+    assert [30.5 <= seconds <= 32 for seconds in waits[:2]] == [True, True]

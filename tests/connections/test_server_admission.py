@@ -110,6 +110,22 @@ def test_what_waits_for_an_answer_does_not_refuse_a_newcomer() -> None:
     assert [one.is_cut_off for one in waiting] == [True, False, False, False]
 
 
+def test_only_the_node_itself_is_a_reason_for_503() -> None:
+    """A proxy gives up on a node after 503, for every client."""
+    full, draining = make(total=10), make()
+    full.open_count = 60
+    draining.is_draining = True
+    pending, fast = make(per_address_pending=1), make(per_address_burst=1)
+    for admission in (pending, fast):
+        begin(admission)
+    refusals = [
+        admission.begin_handshake(Handshake(), "192.0.2.1")
+        for admission in (full, draining, pending, fast)
+    ]
+    found = {one.reason: one.status for one in refusals if one is not None}
+    assert found == {"overloaded": 503, "draining": 503, "pending": 429, "rate": 429}
+
+
 def test_nobody_is_admitted_while_draining() -> None:
     admission = make()
     admission.is_draining = True

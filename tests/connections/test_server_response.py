@@ -1,6 +1,8 @@
 import pytest
 
-from connections.server.websocket.response import Opening
+from connections import close_codes
+from connections.close_codes import CloseReason
+from connections.server.websocket.response import Opening, find_refusal
 from tests.connections.handshakes import read
 
 START = {
@@ -48,3 +50,18 @@ def test_a_refusal_does_not_mix_with_a_denial_under_way() -> None:
     opening.begin_denial(START)
     opening.deny(body(b"no", more_body=True))
     assert opening.refuse(503, "later") == b""
+
+
+@pytest.mark.parametrize(
+    ("close_reason", "status"),
+    [
+        (None, 504),
+        (close_codes.ASKED_TO_RECONNECT, 504),
+        (close_codes.RATE_LIMITED, 429),
+        (close_codes.DRAINING, 503),
+    ],
+)
+def test_an_unanswered_handshake_is_a_reason_for_503_only_in_a_drain(
+    close_reason: CloseReason | None, status: int
+) -> None:
+    assert find_refusal(close_reason)[0] == status

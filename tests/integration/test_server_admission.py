@@ -88,13 +88,13 @@ async def test_a_full_pool_is_no_503_and_lets_a_client_replace_its_own(
 async def test_an_application_that_does_not_answer_is_answered_for(
     servers: Servers,
 ) -> None:
-    """The client gets HTTP 503 at the deadline, and the application a disconnect."""
+    """The client gets HTTP 504 at the deadline, and the application a disconnect."""
     server = start(servers, handshake__timeout_seconds=0.5)
     client = await RawClient.connect(server.port)
     await client.send(build_request("/silent", server.port))
     began = time.monotonic()
     status, headers, _ = await client.read_response()
-    assert (status, headers["retry-after"]) == (503, "1")
+    assert (status, headers["retry-after"]) == (504, "1")
     assert time.monotonic() - began > 0.4
     assert RESET not in await client.read_end()
 
@@ -129,7 +129,7 @@ async def test_handshakes_in_progress_of_one_address_are_bounded(
         await client.send(build_request("/silent", server.port))
     await asyncio.sleep(0.1)
     status, headers, body = await refusal(server, "127.0.0.9")
-    assert (status, headers["retry-after"]) == (503, "1")
+    assert (status, headers["retry-after"]) == (429, "1")
     assert b"pending" in body
     assert (await refusal(server, "127.0.0.10"))[0] == 101
 
@@ -141,7 +141,7 @@ async def test_the_rate_of_one_address_is_bounded(servers: Servers) -> None:
         handshake__per_address_burst=3,
     )
     statuses = [(await refusal(server, "127.0.0.9"))[0] for _ in range(4)]
-    assert statuses == [101, 101, 101, 503]
+    assert statuses == [101, 101, 101, 429]
     _, headers, _ = await refusal(server, "127.0.0.9")
     assert 1 <= int(headers["retry-after"]) <= 2
     assert (await refusal(server, "127.0.0.10"))[0] == 101
@@ -162,13 +162,13 @@ async def test_behind_a_trusted_proxy_the_clients_address_counts(
         return (await refusal(server, source, header))[0]
 
     assert await ask("203.0.113.1") == 101
-    assert await ask("203.0.113.1") == 503
+    assert await ask("203.0.113.1") == 429
     assert await ask("203.0.113.2") == 101
-    assert await ask("1.2.3.4, 203.0.113.2") == 503, "the left is the client's to forge"
+    assert await ask("1.2.3.4, 203.0.113.2") == 429, "the left is the client's to forge"
     assert await ask("2001:db8::1") == 101
-    assert await ask("2001:db8::2") == 503, "one /64 is one client"
+    assert await ask("2001:db8::2") == 429, "one /64 is one client"
     assert await ask("203.0.113.3", "127.0.0.5") == 101
-    assert await ask("203.0.113.4", "127.0.0.5") == 503, (
+    assert await ask("203.0.113.4", "127.0.0.5") == 429, (
         "a stranger's header is ignored"
     )
 
@@ -181,8 +181,8 @@ async def test_all_handshakes_in_progress_have_a_bound(servers: Servers) -> None
         client = await RawClient.connect(server.port, source=f"127.0.1.{index + 1}")
         await client.send(build_request("/silent", server.port))
         clients.append(client)
-    # 408 if its head was still incomplete, 503 if the application has it.
-    assert (await clients[0].read_response())[0] in (408, 503)
+    # 408 if its head was still incomplete, 504 if the application has it.
+    assert (await clients[0].read_response())[0] in (408, 504)
     assert (await refusal(server))[0] == 101
 
 

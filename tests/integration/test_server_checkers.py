@@ -49,7 +49,7 @@ async def test_timeouts_while_connecting_stop_nothing(servers: Servers) -> None:
     waiting = await RawClient.connect(server.port)
     await waiting.send(build_request("/silent", server.port))
     status, headers, _ = await waiting.read_response()
-    assert (status, headers["retry-after"]) == (503, "1")
+    assert (status, headers["retry-after"]) == (504, "1")
     client = await RawClient.open(server.port, "/echo")
     assert (await client.read_close()).close_code == 4202
     assert "Traceback" not in server.log()

@@ -228,6 +228,19 @@ test("a missing token is a failure like others", async (context) => {
   assert.equal(bench.socket.protocols[1], "bearer.T");
 });
 
+test("a token that is refused for a time is asked for again after it", async (context) => {
+  context.mock.method(console, "warn", () => {});
+  const getToken = async () => {
+    throw Object.assign(new Error("429"), { retryAfterSeconds: "7" });
+  };
+  const bench = new Bench({ getToken, random: () => 0 });
+  const delays = [];
+  bench.client.addEventListener("state", ({ detail }) => delays.push(detail.delayMs));
+  bench.client.connect();
+  await settle();
+  assert.deepEqual(delays, [null, 7500]);
+});
+
 test("an announced expiry is answered with a new token", async () => {
   let count = 0;
   const bench = new Bench({ getToken: () => `T${++count}` });

@@ -21,7 +21,12 @@ from connections.server.websocket import frames
 from connections.server.websocket.handshake import Handshake, Header
 from connections.server.websocket.keepalive import Keepalive
 from connections.server.websocket.reader import Inbound
-from connections.server.websocket.response import PHASES_AFTER, Opening, Phase
+from connections.server.websocket.response import (
+    PHASES_AFTER,
+    Opening,
+    Phase,
+    find_refusal,
+)
 from connections.server.websocket.send_buffer import SendBuffer
 
 logger = logging.getLogger(__name__)
@@ -146,7 +151,7 @@ class WebSocketProtocol(HasDeadline):
             self.close_reason = close_reason
             self.close(close_reason.code, close_reason.reason)
         else:
-            self.cut_off()
+            self._refuse_because(close_reason)
 
     def abort(self) -> None:
         """Drop the TCP connection; what is unsent is lost."""
@@ -157,9 +162,7 @@ class WebSocketProtocol(HasDeadline):
 
     def cut_off(self) -> None:
         """Refuse a handshake that the application does not answer."""
-        if self._phase is Phase.CONNECTING:
-            extra = [(b"Retry-After", b"1")]
-            self._refuse(503, "The application did not answer in time", extra)
+        self._refuse_because(None)
 
     def end_over_budget(self) -> None:
         """End this WebSocket: its buffers hold most while all hold too much."""
@@ -258,7 +261,7 @@ class WebSocketProtocol(HasDeadline):
         reset the connection and lose the close frame.
         """
         if self._phase is Phase.CONNECTING:
-            self.cut_off()
+            self._refuse_because(close_reason)
             return
         if explanation:
             logger.debug("%r ends with %s: %s", self, close_reason.code, explanation)
@@ -326,6 +329,11 @@ class WebSocketProtocol(HasDeadline):
             self._finish_refusal(response)
         else:
             self.abort()
+
+    def _refuse_because(self, close_reason: CloseReason | None) -> None:
+        """Refuse a handshake that waits for its answer."""
+        if self._phase is Phase.CONNECTING:
+            self._refuse(*find_refusal(close_reason), [(b"Retry-After", b"1")])
 
     def _finish_refusal(self, response: bytes) -> None:
         self._leave_open()

@@ -4,7 +4,9 @@ from collections.abc import Iterable
 from enum import Enum
 from typing import Any
 
+from connections import close_codes
 from connections.asgi import Message
+from connections.close_codes import CloseReason
 from connections.server.websocket.handshake import (
     Handshake,
     Header,
@@ -30,6 +32,21 @@ PHASES_AFTER: dict[Phase, frozenset[Phase]] = {
     Phase.CLOSED: frozenset(),
 }
 """The phases that may follow each phase; none leads back."""
+
+_REFUSALS = {
+    close_codes.DRAINING: (503, "The node drains"),
+    close_codes.RATE_LIMITED: (429, "The client sends too much before the answer"),
+}
+_UNANSWERED = (504, "The application did not answer in time")
+
+
+def find_refusal(close_reason: CloseReason | None) -> tuple[int, str]:
+    """
+    Return the status and the explanation for a handshake without an answer.
+
+    A proxy asks another node after 503 alone: the consumer is as slow elsewhere.
+    """
+    return _REFUSALS.get(close_reason, _UNANSWERED) if close_reason else _UNANSWERED
 
 
 class Opening:

@@ -54,7 +54,7 @@ export function readEnding(code, reason, bye) {
  * Return the milliseconds to wait before reconnecting, or null to stay closed.
  *
  * `failures` counts consecutive connections that did not last; `elapsedMs` is the
- * time since the bye that named `afterMs`; `sinceDrainMs` the time since a node
+ * time since the server named `afterMs`; `sinceDrainMs` the time since a node
  * announced its drain.
  * @param {Ending} ending
  * @param {{failures: number, elapsedMs?: number, sinceDrainMs?: number,
@@ -76,9 +76,12 @@ export function decide(ending, circumstances) {
       return Math.max(given ?? 0, backOff(failures - 1, random));
     case "new_token":
       return backOff(failures, random);
-    default:
-      if (sinceDrainMs < REPLACEMENT_MS) return spread(REPLACEMENT_SPREAD_MS, random);
-      return backOff(failures, random);
+    default: {
+      const isReplacing = sinceDrainMs < REPLACEMENT_MS;
+      const wait = isReplacing ? spread(REPLACEMENT_SPREAD_MS, random) : backOff(failures, random);
+      // The jitter comes on top: all that were refused together got the same time.
+      return Math.max(0, given ?? 0) + wait;
+    }
   }
 }
 

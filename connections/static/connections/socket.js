@@ -24,6 +24,8 @@ const LASTING_MS = 10_000;
 const OPENING_MS = 10_000;
 /** Milliseconds to wait for the close frame that a bye announced. */
 const BYE_GRACE_MS = 3000;
+/** The longest Retry-After that a client obeys. */
+const LONGEST_RETRY_MS = 3_600_000;
 const LOST = 1006;
 const DRAINING = 4200;
 const TOKEN_EXPIRED = 4100;
@@ -134,17 +136,19 @@ export class ReconnectingSocket extends EventTarget {
     if (this.#getToken) {
       const asked = { isExpired: this.#isExpired, previous: this.#token };
       let token;
+      /** @type {number | null} */ let afterMs = null;
       try {
         token = await this.#getToken(asked);
-      } catch (error) {
+      } catch (/** @type {any} */ error) {
         console.warn("No token for the connection:", error);
         token = undefined;
+        afterMs = readRetryAfter(error?.retryAfterSeconds);
       }
       if (attempt !== this.#attempt) return;
       const isSame = this.#isExpired && token === this.#token;
       if (token === undefined || isSame) {
         const reason = isSame ? "token_expired" : "no_token";
-        this.#lose(readEnding(isSame ? TOKEN_EXPIRED : LOST, reason, null));
+        this.#lose({ ...readEnding(isSame ? TOKEN_EXPIRED : LOST, reason, null), afterMs });
         return;
       }
       this.#token = token;
@@ -272,6 +276,12 @@ export class ReconnectingSocket extends EventTarget {
     else if (this.state === "waiting" && reconnect === "backoff") void this.#open();
     else this.wake();
   }
+}
+
+/** Return the milliseconds of a Retry-After header. @param {unknown} seconds */
+function readRetryAfter(seconds) {
+  const ms = 1000 * Number(seconds ?? NaN);
+  return ms >= 0 ? Math.min(ms, LONGEST_RETRY_MS) : null;
 }
 
 /** @param {string} text @returns {any} */
