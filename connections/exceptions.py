@@ -122,6 +122,15 @@ class Refused(ConnectionsError):
         return f"refused: {self.close_reason.reason}"
 
 
+class WrongCredential(Refused):
+    """
+    A handshake is refused because nobody issued its token, JWT or ticket.
+
+    A credential that has ended, and a session that does not exist, are none:
+    browsers and programs send them by themselves.
+    """
+
+
 class DatabaseUnavailable(ConnectionsError):
     """The database did not answer; the work may or may not have been done."""
 

@@ -196,17 +196,16 @@ class CredentialMiddleware:
         node: Node = scope["node"]
         address = _find_address(scope)
         if bearer is not None:
-            with node.gate.counting_failures(address):
+            async with node.gate.limit_guesses(address):
                 return await node.verifier.verify_token(bearer)
         if ticket is not None:
-            with node.gate.counting_failures(address):
+            async with node.gate.limit_guesses(address):
                 origin = _find_origin(scope)
                 return await node.verifier.verify_ticket(ticket, origin)
         session_key = _read_cookie(scope, settings.SESSION_COOKIE_NAME)
         if session_key:
             try:
-                with node.gate.counting_failures(address):
-                    return await node.verifier.verify_session(session_key)
+                return await node.verifier.verify_session(session_key)
             except Refused as exc:
                 is_known = exc.close_reason is not close_codes.UNAUTHENTICATED
                 if is_known or not node.config.anonymous:

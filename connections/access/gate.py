@@ -2,13 +2,13 @@
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 
 from connections import close_codes
 from connections.access.ban_list import Bans, Version
 from connections.access.failed_attempts import FailedCredentials
 from connections.config.loader import WebSocketConfig
-from connections.exceptions import DatabaseUnavailable, Refused
+from connections.exceptions import DatabaseUnavailable, Refused, WrongCredential
 from connections.hub.connection import LiveConnection
 from connections.hub.hub import Hub
 from connections.storage.database import Database
@@ -84,20 +84,29 @@ class Gate:
         Check an address, before its credential.
 
         Raises:
-            Refused: the address is banned, or failed too often.
+            Refused: the address is banned.
         """
         if self.bans.has_ban_on(address=address):
             raise Refused(close_codes.BANNED)
-        if self.failures.is_limited(address):
-            raise Refused(close_codes.RATE_LIMITED)
 
-    @contextlib.contextmanager
-    def counting_failures(self, address: str) -> Iterator[None]:
-        """Count a failure of an address if the credential is unknown."""
+    @contextlib.asynccontextmanager
+    async def limit_guesses(self, address: str) -> AsyncIterator[None]:
+        """
+        Verify a token, JWT or ticket in this context; count it if it is wrong.
+
+        Raises:
+            Refused: the address sent too many wrong credentials, and this one is
+                wrong too, or too many others of the address wait.
+        """
+        is_limited = self.failures.is_limited(address)
+        if is_limited:
+            await self.failures.wait(address)
         try:
             yield
-        except Refused as exc:
-            if exc.close_reason is close_codes.UNAUTHENTICATED and address:
+        except WrongCredential as exc:
+            if is_limited:
+                raise self.failures.refuse(address) from exc
+            if address:
                 self.failures.record(address)
             raise
 

@@ -141,10 +141,11 @@ class HandshakeConfig:
     failures_per_address_per_minute: float = option(
         Number(0.1, 1e6),
         20,
-        "failed authentications per minute from one address (4129)",
+        "wrong tokens and tickets per minute from one address; more are verified slowly"
+        " (4129)",
     )
     failures_per_address_burst: int = option(
-        Whole(1, 10_000_000), 20, "failed authentications from one address in a burst"
+        Whole(1, 10_000_000), 20, "wrong tokens and tickets from one address in a burst"
     )
     max_body_size: int = option(
         Size(1024), "2500kB", "largest body of an HTTP request (413)"

@@ -88,13 +88,13 @@ async def _verify(
     Return the credential of a message.
 
     Raises:
-        Refused: it is not valid, or its address has failed too often.
+        Refused: it is not valid, or its address sent too many wrong ones.
     """
     if node.database is None:
         raise Refused(close_codes.UNAVAILABLE)
     address = connection.address
     node.gate.check_address(address)
-    with node.gate.counting_failures(address):
+    async with node.gate.limit_guesses(address):
         if "token" in content:
             return await node.verifier.verify_token(content["token"])
         return await node.verifier.verify_ticket(content["ticket"], connection.origin)

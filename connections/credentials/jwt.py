@@ -16,7 +16,7 @@ from connections import close_codes
 from connections.config.auth_sections import JwtConfig
 from connections.credentials.identity import Credential, name_user
 from connections.credentials.jwt_keys import KeyRing
-from connections.exceptions import Refused
+from connections.exceptions import Refused, WrongCredential
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class JwtVerifier:
             Refused: the token is not valid or has expired, or the keys are missing.
         """
         if len(token) > _MOST_CHARACTERS or not token.isascii():
-            raise Refused(close_codes.UNAUTHENTICATED)
+            raise WrongCredential(close_codes.UNAUTHENTICATED)
         try:
             header = jwt.get_unverified_header(token)
             if "crit" in header:
@@ -63,7 +63,7 @@ class JwtVerifier:
                 type(exc).__name__,
                 extra={"event": "jwt_refused"},
             )
-            raise Refused(close_codes.UNAUTHENTICATED) from None
+            raise WrongCredential(close_codes.UNAUTHENTICATED) from None
 
     def make_credential(self, claims: Claims) -> Credential:
         """

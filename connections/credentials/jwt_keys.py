@@ -18,7 +18,7 @@ import jwt
 
 from connections import close_codes
 from connections.background import BackgroundTasks
-from connections.exceptions import Refused
+from connections.exceptions import Refused, WrongCredential
 from connections.units import Clock
 
 logger = logging.getLogger(__name__)
@@ -179,10 +179,9 @@ class KeyRing:
             key = self._select(kid)
         if key is not None:
             return key
-        is_unknown = bool(self._keys) and not self._has_failed
-        raise Refused(
-            close_codes.UNAUTHENTICATED if is_unknown else close_codes.UNAVAILABLE
-        )
+        if self._keys and not self._has_failed:
+            raise WrongCredential(close_codes.UNAUTHENTICATED)
+        raise Refused(close_codes.UNAVAILABLE)
 
     def _select(self, kid: str | None) -> Key | None:
         if kid:

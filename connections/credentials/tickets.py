@@ -14,7 +14,7 @@ from connections.credentials.identity import Credential
 from connections.credentials.jwt_config import make_jwt_verifier
 from connections.credentials.sessions import verify_session
 from connections.credentials.tokens import check
-from connections.exceptions import Refused
+from connections.exceptions import Refused, WrongCredential
 from connections.models import Ticket
 from connections.models.credentials import digest_token
 from connections.models.sweep import delete_some
@@ -75,6 +75,8 @@ def redeem_ticket(
             its credential is no longer valid.
     """
     row = Ticket.objects.take(ticket, config.lifetime_seconds)
+    if row is None and not Ticket.objects.filter(digest=digest_token(ticket)).exists():
+        raise WrongCredential(close_codes.UNAUTHENTICATED)
     if row is None or row.origin != _name_origin(origin):
         raise Refused(close_codes.UNAUTHENTICATED)
     if row.token is not None:

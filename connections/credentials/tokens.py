@@ -16,7 +16,7 @@ from connections.credentials.identity import (
     check_scope,
     name_token,
 )
-from connections.exceptions import Refused
+from connections.exceptions import Refused, WrongCredential
 from connections.models import AccessToken
 from connections.models.credentials import digest_token
 from connections.units import as_utc
@@ -82,7 +82,7 @@ def verify_access_tokens(tokens: Sequence[str]) -> list[Credential | Refused]:
 def _check(digest: str, rows: dict[str, AccessToken]) -> Credential | Refused:
     row = rows.get(digest)
     if row is None or not constant_time_compare(row.digest, digest):
-        return Refused(close_codes.UNAUTHENTICATED)
+        return WrongCredential(close_codes.UNAUTHENTICATED)
     return check(row)
 
 

@@ -102,11 +102,11 @@ async def _authenticate(
     session_key = request.COOKIES.get(settings.SESSION_COOKIE_NAME)
     if token is None and not session_key:
         raise Refused(close_codes.UNAUTHENTICATED)
-    with node.gate.counting_failures(address):
-        if token is not None:
+    if token is not None:
+        async with node.gate.limit_guesses(address):
             credential = await node.verifier.verify_token(token)
-        else:
-            credential = await node.verifier.verify_session(session_key or "")
+    else:
+        credential = await node.verifier.verify_session(session_key or "")
     user_id = credential.user.pk if credential.user else None
     node.gate.check(credential.client_id, user_id, address)
     return credential

@@ -77,7 +77,7 @@ async def test_addresses_of_both_families(servers: Servers, host: str) -> None:
 
 
 async def test_guessing_is_limited_by_address(servers: Servers) -> None:
-    """After the burst, connections close before their credential is checked."""
+    """After the burst, wrong credentials get 4129, and a right one is admitted."""
     config = {
         **QUICK,
         "handshake__failures_per_address_burst": 5,
@@ -92,8 +92,6 @@ async def test_guessing_is_limited_by_address(servers: Servers) -> None:
     assert codes == [(4001, "unauthenticated")] * 5
     limited = (4129, "rate_limited")
     assert await read_close(await open_from("127.0.0.2", server, "guess")) == limited
-    assert await read_close(await open_from("127.0.0.2", server, token)) == limited
+    assert await is_welcome(open_from("127.0.0.2", server, token))
     assert await is_welcome(open_from("127.0.0.3", server, token))
     assert server.log().count("Too many wrong credentials from 127.0.0.2") == 1
-
-    await wait_until(lambda: is_welcome(open_from("127.0.0.2", server, token)))

@@ -93,7 +93,7 @@ async def test_what_concerns_security_is_logged(servers: Servers) -> None:
         4001,
         "unauthenticated",
     )
-    assert (await read_close(await open_echo(server, token)))[0] == 4129
+    assert (await read_close(await open_echo(server, "again")))[0] == 4129
     for line in (
         "A handshake for /ws/echo/ was refused: foreign host or origin; from 127.0.0.1",
         "origin 'https://evil.example'",
