@@ -20,6 +20,7 @@ from connections.asgi import Application, Message, Receive, Send
 from connections.config.loader import WebSocketConfig
 from connections.credentials.identity import Credential, name_address
 from connections.exceptions import Refused
+from connections.health import answer_probe, find_probe
 from connections.logs import NOTHING
 from connections.net.addresses import Source, find_source
 from connections.net.cookies import read_cookies
@@ -46,7 +47,8 @@ class NodeMiddleware:
     Puts the node of this process into the scope; the outermost middleware.
 
     The first call creates the node, because daphne sends no lifespan events.
-    Other servers start and stop it with theirs.
+    Other servers start and stop it with theirs. Probes are answered here, ahead of
+    the application.
     """
 
     def __init__(self, application: Application) -> None:
@@ -57,6 +59,13 @@ class NodeMiddleware:
         if scope["type"] == "lifespan":
             await follow_lifespan(node, receive, send)
             return
+        if scope["type"] == "http":
+            method, path = scope["method"], scope["path"]
+            root_path = scope.get("root_path", "")
+            probe = find_probe(node.config, method, path, root_path)
+            if probe is not None:
+                await answer_probe(node, probe, scope, send)
+                return
         await node.start()
         scope = with_script_prefix(scope, settings.FORCE_SCRIPT_NAME)
         # A close request after this moment concerns this handshake too.

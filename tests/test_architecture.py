@@ -41,6 +41,7 @@ LAYERS = (
     "access",
     "alerts",
     "node",
+    "health",
     # One connection, and the server below it.
     "connection",
     "consumers",

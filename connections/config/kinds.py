@@ -1,12 +1,15 @@
 """Kinds of option values: each parses a raw value and checks its range."""
 
 import ipaddress
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from connections import units
+
+_URL_PATH = re.compile(r"/[^\s?#%]{0,200}")
 
 
 class Kind(ABC):
@@ -178,6 +181,25 @@ class Text(Kind):
         if not raw.isprintable() or raw != raw.strip():
             raise ValueError(self.allowed)
         return raw
+
+    def format(self, value: Any) -> str:
+        return value or '""'
+
+
+@dataclass(frozen=True, slots=True)
+class UrlPath(Kind):
+    """The path of a folder in URLs, with a slash at both ends; it may be empty."""
+
+    @property
+    def allowed(self) -> str:
+        return "a path of URLs such as / or /health/, or nothing"
+
+    def parse(self, raw: object) -> str:
+        if raw == "":
+            return ""
+        if not isinstance(raw, str) or not _URL_PATH.fullmatch(raw):
+            raise ValueError(self.allowed)
+        return raw.rstrip("/") + "/"
 
     def format(self, value: Any) -> str:
         return value or '""'

@@ -32,6 +32,7 @@ from connections.config.sections import (
     DrainConfig,
     ErrorsConfig,
     HandshakeConfig,
+    HealthConfig,
     MetricsConfig,
     NodeConfig,
     RateLimitConfig,
@@ -132,6 +133,7 @@ class WebSocketConfig:
     expiry: ExpiryConfig = section(ExpiryConfig)
     drain: DrainConfig = section(DrainConfig)
     metrics: MetricsConfig = section(MetricsConfig)
+    health: HealthConfig = section(HealthConfig)
     alerts: tuple[AlertRule, ...] = option(
         Rules(), [], "changes to the alert rules (manage.py alerts --rules)"
     )

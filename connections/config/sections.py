@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from connections.config.fields import option
-from connections.config.kinds import NETWORKS, Flag, Number, Size, Whole
+from connections.config.kinds import NETWORKS, Flag, Number, Size, UrlPath, Whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,7 +167,18 @@ class MetricsConfig:
     allowed_addresses: tuple[str, ...] = option(
         NETWORKS,
         ["127.0.0.0/8", "::1/128"],
-        "addresses that may read /metrics without METRICS_TOKEN",
+        "addresses that may read /metrics, and the reasons on /readyz, without"
+        " METRICS_TOKEN",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthConfig:
+    path: str = option(
+        UrlPath(),
+        "",
+        "path under which /livez and /readyz are answered, besides the URLs that"
+        " include connections.urls",
     )
 
 

@@ -1,0 +1,146 @@
+"""
+Answer /livez and /readyz on the event loop, ahead of Django.
+
+Middleware, the check of Host and the threads of views take no part, so that a
+probe gets its answer while every thread is busy.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.urls import Resolver404, resolve
+from django.utils.crypto import constant_time_compare
+
+from connections.asgi import Message, Send
+from connections.config.loader import WebSocketConfig
+from connections.net.addresses import Header, find_source, is_listed
+from connections.node.node import Node
+
+View = TypeVar("View", bound=Callable[..., Any])
+
+LIVENESS, READINESS = "livez", "readyz"
+
+_PASSED_ON = frozenset((b"forwarded", b"via", b"x-real-ip"))
+"""Headers that show that a proxy forwarded a request; their values are ignored."""
+
+_views: dict[Callable[..., Any], str] = {}
+
+
+def register_probe(name: str) -> Callable[[View], View]:
+    """Return a decorator: the URLs of a view are answered here, as this probe."""
+
+    def register(view: View) -> View:
+        _views[view] = name
+        return view
+
+    return register
+
+
+def find_probe(
+    config: WebSocketConfig, method: str, path: str, root_path: str
+) -> str | None:
+    """Return the probe that a request asks for, or None for another request."""
+    name = path.rpartition("/")[2]
+    if name not in (LIVENESS, READINESS) or method not in ("GET", "HEAD"):
+        return None
+    # As ASGIRequest of Django (django/core/handlers/asgi.py).
+    path = path.removeprefix(settings.FORCE_SCRIPT_NAME or root_path)
+    if config.health.path and path == config.health.path + name:
+        return name
+    try:
+        return _views.get(resolve(path).func)
+    except (Resolver404, ImproperlyConfigured, ImportError):
+        return None  # Django shows the error to others.
+
+
+async def answer_probe(node: Node, name: str, scope: Message, send: Send) -> None:
+    """Send the complete response to a probe."""
+    client = scope.get("client")
+    peer = str(client[0]) if client else None
+    is_observer = may_observe(node.config, peer, scope["headers"])
+    status, content = describe_health(node, name, is_observer=is_observer)
+    body = json.dumps(content).encode()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"cache-control", b"no-store"),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    is_head = scope["method"] == "HEAD"
+    await send({"type": "http.response.body", "body": b"" if is_head else body})
+
+
+def describe_health(
+    node: Node, name: str, *, is_observer: bool
+) -> tuple[int, dict[str, Any]]:
+    """
+    Return the HTTP status and the content of a probe's answer.
+
+    Liveness is 200 while the loop runs. Readiness is 503 while the node drains or
+    refuses all clients by on_pool_outage. A degraded node is ready, because it
+    still serves clients. Only an observer learns more than the status.
+    """
+    if name == LIVENESS:
+        return 200, {"status": "ok"}
+    problems = list(_find_problems(node))
+    if node.is_draining:
+        status = "draining"
+    elif node.pool.is_refusing:
+        status = "unavailable"
+    else:
+        status = "degraded" if problems else "ok"
+    content: dict[str, Any] = {"status": status}
+    if is_observer:
+        content |= {
+            "node": node.node_id,
+            "open": len(node.hub),
+            "reasons": problems,
+        }
+    return (200 if status in ("ok", "degraded") else 503), content
+
+
+def may_observe(
+    config: WebSocketConfig, peer: str | None, headers: Sequence[Header]
+) -> bool:
+    """
+    Return True if a request may read metrics and reasons.
+
+    It needs METRICS_TOKEN, or an address of metrics.allowed_addresses. A forwarded
+    request counts only if its proxy is trusted: otherwise the client's address is
+    unknown.
+    """
+    return _has_token(headers) or _is_allowed_address(config, peer, headers)
+
+
+def _has_token(headers: Sequence[Header]) -> bool:
+    token = getattr(settings, "METRICS_TOKEN", None)
+    given = dict(headers).get(b"authorization", b"").decode("latin-1")
+    scheme, _, credential = given.partition(" ")
+    if not token or scheme.lower() != "bearer":
+        return False
+    return constant_time_compare(credential.strip(), token)
+
+
+def _is_allowed_address(
+    config: WebSocketConfig, peer: str | None, headers: Sequence[Header]
+) -> bool:
+    trusted = config.trusted_proxies
+    source = find_source(peer, headers, trusted, is_secure=False)
+    is_passed_on = any(name in _PASSED_ON for name, _ in headers)
+    if source.is_forwarded_by_stranger or (
+        is_passed_on and not is_listed(peer or "", trusted)
+    ):
+        return False
+    return is_listed(source.address, config.metrics.allowed_addresses)
+
+
+def _find_problems(node: Node) -> Iterator[str]:
+    """Yield the problems without confidential details; the log has those."""
+    if node.pool.is_degraded:
+        policy = node.config.on_pool_outage
+        yield f"the shared pool is unavailable; policy for new connections: {policy}"
+    if node.database is not None and node.database.failure is not None:
+        yield f"the database {node.database.failure}; records wait in memory"
