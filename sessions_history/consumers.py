@@ -151,10 +151,14 @@ class SessionConsumer(LimitedJsonConsumer):
         try:
             await self._log.cancel(self._session_id, offset)
         except StreamEnded:
-            self._reply_error("not_found", "nothing streams at this offset")
+            text = "nothing streams at this offset"
+            self._reply_error("not_found", text, offset=offset)
         except (DatabaseUnavailable, LogFull):
             self._reply_error(
-                "unavailable", "not cancelled; try again", retry=_RETRY_SECONDS
+                "unavailable",
+                "not cancelled; try again",
+                offset=offset,
+                retry=_RETRY_SECONDS,
             )
 
     async def handle_ping(self, content: Message) -> None:
@@ -205,6 +209,7 @@ class SessionConsumer(LimitedJsonConsumer):
         message: str,
         message_id: str | None = None,
         *,
+        offset: int | None = None,
         retry: float | None = None,
     ) -> None:
         if self._subscriber is None:
@@ -217,6 +222,8 @@ class SessionConsumer(LimitedJsonConsumer):
             "ref": None,
             "retry_after_seconds": retry,
         }
+        if offset is not None:
+            error["offset"] = offset
         self._subscriber.reply(json.dumps(error))
 
     def _make_hello(self, attached: Attached) -> Message:

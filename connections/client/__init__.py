@@ -2,8 +2,9 @@
 A client of sessions for services and tests; it reconnects and misses no entry.
 
     async with SessionClient("wss://host/ws/sessions/", token=TOKEN) as client:
+        events = client.events()
         ack = await client.request({"text": "Hello"})
-        async for event in client.events():
+        async for event in events:
             ...
 
 It needs the `websockets` library and no Django. By hand:
@@ -39,6 +40,7 @@ from connections.client.events import (
 from connections.client.outbox import Ack, RequestFailed
 from connections.client.reconnect import Ended
 from connections.client.session import SessionClient
+from connections.client.tokens import UnauthorizedError
 from connections.client.transcript import Entry
 
 __all__ = [
@@ -56,6 +58,7 @@ __all__ = [
     "SessionClient",
     "State",
     "StateChanged",
+    "UnauthorizedError",
     "open_connection",
 ]
 

@@ -6,7 +6,7 @@ from email.utils import parsedate_to_datetime
 
 from websockets.asyncio.client import connect
 from websockets.datastructures import Headers
-from websockets.exceptions import InvalidHandshake, InvalidStatus
+from websockets.exceptions import InvalidStatus, WebSocketException
 from websockets.typing import Subprotocol
 
 from connections.client.reconnect import Ended, read_end
@@ -39,7 +39,7 @@ def open_connection(
     )
 
 
-def read_failure(error: OSError | InvalidHandshake) -> Ended:
+def read_failure(error: OSError | WebSocketException) -> Ended:
     """Return the end that a failed handshake stands for."""
     if not isinstance(error, InvalidStatus):
         return read_end(_LOST, "", None)

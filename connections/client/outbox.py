@@ -82,9 +82,13 @@ class Outbox:
         self._count += 1
         message_id = f"{self._prefix}-{self._count}"
         message = {"type": "message", "id": message_id, "data": content}
-        text = json.dumps(message, allow_nan=False)
-        if max_bytes is not None and len(text) > max_bytes:
-            error = f"{len(text)} bytes; {max_bytes} are allowed"
+        text = json.dumps(message, allow_nan=False, ensure_ascii=False)
+        try:
+            size = len(text.encode())
+        except UnicodeEncodeError as exc:
+            raise ValueError("a lone surrogate is not JSON") from exc
+        if max_bytes is not None and size > max_bytes:
+            error = f"{size} bytes; {max_bytes} are allowed"
             raise RequestFailed("message_too_big", error)
         item = Item(
             message_id=message_id,

@@ -1,19 +1,28 @@
 """Keep a connection open: reconnect as each close code advises."""
 
 import asyncio
-import inspect
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection
-from websockets.exceptions import InvalidHandshake
+from websockets.exceptions import WebSocketException
 
 from connections import close_codes
 from connections.client.connect import open_connection, read_failure
 from connections.client.events import State
 from connections.client.reconnect import Ended, Random, decide, read_end
+from connections.client.tokens import (
+    GetToken,
+    Sleep,
+    Token,
+    UnauthorizedError,
+    ask_token,
+)
 from connections.close_codes import Reconnect
+
+logger = logging.getLogger(__name__)
 
 OPENING_SECONDS = 10.0
 _LASTING_SECONDS = 10.0
@@ -21,11 +30,6 @@ _LASTING_SECONDS = 10.0
 _BYE_GRACE_SECONDS = 3.0
 """How long a close frame may come after the moment that a bye named."""
 _LOST = close_codes.NETWORK.code
-
-Token = str | None
-GetToken = Callable[[bool], Token | Awaitable[Token]]
-"""Called with True if the last token has expired."""
-Sleep = Callable[[float], Awaitable[None]]
 
 
 class ReconnectingSocket:
@@ -86,19 +90,13 @@ class ReconnectingSocket:
             self.connect()
 
     async def close(self) -> None:
-        """
-        End the connection for good; connect() begins anew.
-
-        Raises an error of the server against the protocol, if there was one.
-        """
+        """End the connection for good; connect() begins anew."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
             await asyncio.wait({task})
         self.ended = read_end(close_codes.CLOSED.code, "", None)
         self._change(State.CLOSED)
-        if task is not None and not task.cancelled():
-            task.result()
 
     def drop(self) -> None:
         """Drop the connection as if the network had failed, and reconnect."""
@@ -145,9 +143,16 @@ class ReconnectingSocket:
 
     def _on_failure(self, task: asyncio.Task[None]) -> None:
         """Wake all waiters if the server spoke another protocol."""
-        if not task.cancelled():
-            self.ended = read_end(close_codes.PROTOCOL_ERROR.code, "", None)
-            self._change(State.CLOSED)
+        if task.cancelled():
+            return
+        logger.error(
+            "The server broke the protocol; the connection stays closed",
+            exc_info=task.exception(),
+        )
+        if task is self._task:
+            self._task = None
+        self.ended = read_end(close_codes.PROTOCOL_ERROR.code, "", None)
+        self._change(State.CLOSED)
 
     async def _wait(self, seconds: float) -> None:
         """Sleep until the time is over or connect() is called."""
@@ -163,9 +168,16 @@ class ReconnectingSocket:
     async def _live_once(self) -> Ended:
         """Open one connection and serve it until it has ended."""
         self._bye = None
-        token = self._get_token(self._is_expired)
-        if inspect.isawaitable(token):
-            token = await token
+        try:
+            async with asyncio.timeout(OPENING_SECONDS):
+                token = await ask_token(self._get_token, self._is_expired)
+        except UnauthorizedError as exc:
+            logger.warning("The connection stays closed: %s", exc)
+            return read_end(close_codes.UNAUTHENTICATED.code, "", None)
+        except Exception as exc:
+            # The function is the user's: it may reach a server that is away.
+            logger.warning("No token for the connection: %r; trying again", exc)
+            return read_end(_LOST, "no_token", None)
         if self._is_expired and token == self._last_token:
             return read_end(close_codes.TOKEN_EXPIRED.code, "", None)
         self._last_token = token
@@ -175,7 +187,7 @@ class ReconnectingSocket:
                 socket = await open_connection(url, token, self._subprotocol)
         except TimeoutError:
             return read_end(_LOST, "timeout", None)
-        except (OSError, InvalidHandshake) as exc:
+        except (OSError, WebSocketException) as exc:
             return read_failure(exc)
         self._socket = socket
         try:

@@ -2,19 +2,19 @@
 
 import asyncio
 import contextlib
-import inspect
 import json
 import random
 import time
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from connections import close_codes
+from connections.client.cancellations import Cancellations
 from connections.client.events import (
     Attached,
     EntryArrived,
@@ -26,23 +26,19 @@ from connections.client.events import (
     State,
     StateChanged,
 )
+from connections.client.listeners import Listeners
 from connections.client.outbox import Ack, Item, Outbox, RequestFailed
 from connections.client.reconnect import Ended, Random
-from connections.client.reconnecting_socket import (
-    OPENING_SECONDS,
-    GetToken,
-    ReconnectingSocket,
-    Sleep,
-    Token,
-)
+from connections.client.reconnecting_socket import OPENING_SECONDS, ReconnectingSocket
+from connections.client.tokens import GetToken, Renewal, Sleep, Token, ask_token
 from connections.client.transcript import Entry, Transcript
+from connections.client.urls import SessionsUrl
 
 _SUBPROTOCOL = "orchestra.v1"
 _BEHIND_SECONDS = 6.0
 """A server fills a hole within five seconds by itself."""
 _TOO_BIG = (1009, close_codes.MESSAGE_TOO_BIG.code)
 _TEMPORARY = ("rate_limited", "unavailable")
-_EVENTS_KEPT = 10_000
 
 
 class SessionClient:
@@ -71,13 +67,17 @@ class SessionClient:
         """
         Prepare a client; `url` is that of all sessions (wss://host/ws/sessions/).
 
-        `get_token` is called at each attempt; `token` is a constant token.
+        A query of the URL is sent with each connection. `get_token` is called at
+        each attempt and has ten seconds; `token` is a constant token.
+
+        Raises:
+            ValueError: the URL is not ws://host/path or wss://host/path.
         """
         self.session = session
         """The session's id, or `new` before the first hello."""
         self.hello: dict[str, Any] = {}
         """The server's last hello: limits, heartbeat, connection."""
-        self._url = url.rstrip("/")
+        self._url = SessionsUrl(url)
         self._can_renew = get_token is not None
         self._get_token = get_token or (lambda is_expired: token)
         self._ack_timeout_seconds = ack_timeout_seconds
@@ -86,12 +86,16 @@ class SessionClient:
         self._clock = clock
         self._transcript = Transcript(entry_limit)
         self._outbox = Outbox(queue_limit)
-        self._listeners: set[asyncio.Queue[Event | None]] = set()
+        self._listeners = Listeners()
+        self._emit = self._listeners.emit
+        self._cancellations = Cancellations(self._send_cancel, sleep=sleep)
         self._in_flight: Item | None = None
         self._retry_seconds: float | None = None
         self._has_heard = False
-        self._behind = (0, 0.0)
-        self._refreshing: asyncio.Task[None] | None = None
+        self._behind = (0, 0, 0.0)
+        self._renewal = Renewal(
+            self.refresh, answer_seconds=ack_timeout_seconds, rng=rng, sleep=sleep
+        )
         self._socket = ReconnectingSocket(
             make_url=self._make_url,
             subprotocol=_SUBPROTOCOL,
@@ -147,8 +151,7 @@ class SessionClient:
         """End the connection; unsettled messages fail with `closed`."""
         await self._socket.close()
         self._outbox.fail_all(RequestFailed("closed", "the client was closed"))
-        for listener in self._listeners:
-            listener.put_nowait(None)
+        self._emit(None)
 
     async def request(self, content: Any) -> Ack:
         """
@@ -172,42 +175,42 @@ class SessionClient:
             self._outbox.forget(item.message_id)
 
     async def cancel(self, offset: int) -> None:
-        """Stop a stream."""
-        await self._say({"type": "cancel", "offset": offset})
+        """Stop a stream; without a connection, as soon as there is one again."""
+        await self._cancellations.add(offset)
 
     async def refresh(self) -> None:
-        """Send the server a new token on the open connection."""
-        token = self._get_token(True)
-        if inspect.isawaitable(token):
-            token = await token
+        """
+        Send the server a new token on the open connection.
+
+        Raises:
+            UnauthorizedError: `get_token` has none.
+        """
+        token = await ask_token(self._get_token, True)
         if token:
             await self._say({"type": "refresh", "token": token})
 
-    async def events(self) -> AsyncIterator[Event]:
+    def events(self) -> AsyncIterator[Event]:
         """
-        Yield the events from now on, until the client is closed.
+        Return the events from this call on, until the client is closed.
 
-        Raises:
+        Raises, from the iterator:
             RequestFailed: events_missed; events were not read for too long.
         """
-        listener: asyncio.Queue[Event | None] = asyncio.Queue(_EVENTS_KEPT)
-        self._listeners.add(listener)
-        try:
-            while (event := await listener.get()) is not None:
-                yield event
-                if listener not in self._listeners:
-                    raise RequestFailed("events_missed", "events were not read")
-        finally:
-            self._listeners.discard(listener)
+        return self._listeners.listen()
 
     def _make_url(self) -> str:
-        query = self._transcript.position
+        position = [self._transcript.position]
         if self.hello:
-            replaces = urlencode({"replaces": self.hello["connection"]})
-            query = f"{query}&{replaces}" if query else replaces
-        return f"{self._url}/{quote(self.session, safe='')}/?{query}"
+            position.append(urlencode({"replaces": self.hello["connection"]}))
+        return self._url.make(self.session, *position)
 
     async def _attend(self, socket: ClientConnection) -> None:
+        try:
+            await self._converse(socket)
+        finally:
+            self._renewal.stop()
+
+    async def _converse(self, socket: ClientConnection) -> None:
         with contextlib.suppress(ConnectionClosed, TimeoutError):
             async with asyncio.timeout(OPENING_SECONDS):
                 while self.state is not State.OPEN:
@@ -216,6 +219,7 @@ class SessionClient:
                 aside = [
                     tasks.create_task(self._send_queue()),
                     tasks.create_task(self._beat()),
+                    tasks.create_task(self._cancellations.run()),
                 ]
                 with contextlib.suppress(ConnectionClosed):
                     async for text in socket:
@@ -243,6 +247,10 @@ class SessionClient:
                 if self._retry_seconds is not None:
                     await self._sleep(self._retry_seconds)
 
+    async def _send_cancel(self, offset: int) -> None:
+        with contextlib.suppress(ConnectionClosed):
+            await self._say({"type": "cancel", "offset": offset})
+
     async def _beat(self) -> None:
         """Drop a connection whose server stopped answering."""
         with contextlib.suppress(ConnectionClosed):
@@ -268,13 +276,6 @@ class SessionClient:
                 self._outbox.fail_all(_make_closed(ended))
         self._emit(StateChanged(state=state, ended=ended, delay_seconds=delay_seconds))
 
-    def _emit(self, event: Event) -> None:
-        for listener in list(self._listeners):
-            try:
-                listener.put_nowait(event)
-            except asyncio.QueueFull:
-                self._listeners.discard(listener)
-
     def _receive(self, message: dict[str, Any]) -> None:
         self._has_heard = True
         take = getattr(self, f"_take_{message['type']}", None)
@@ -282,10 +283,11 @@ class SessionClient:
             take(message)
 
     def _take_hello(self, hello: dict[str, Any]) -> None:
-        self._transcript.begin(hello)
+        if self._transcript.begin(hello):
+            self._cancellations.clear()
         self.hello = hello
         self.session = hello["session"]
-        self._behind = (0, 0.0)
+        self._behind = (0, 0, 0.0)
         self._socket.mark_ready()
         gap = hello["gap"]
         self._emit(
@@ -305,6 +307,8 @@ class SessionClient:
         if entry is None:
             self.drop()
             return
+        if not entry.is_streaming:
+            self._cancellations.discard(entry.offset)
         is_replay = entry.offset <= self.hello["offset"]
         self._emit(EntryArrived(entry=entry, is_replay=is_replay))
 
@@ -318,6 +322,7 @@ class SessionClient:
             self._emit(EntryGrew(entry=entry, text=text))
 
     def _take_state(self, message: dict[str, Any]) -> None:
+        self._cancellations.discard(message["offset"])
         entry = self._transcript.settle(message["offset"], message["state"])
         if entry is not None:
             self._emit(EntryCompleted(entry=entry))
@@ -326,27 +331,44 @@ class SessionClient:
         self._outbox.acknowledge(message["id"], message["offset"])
 
     def _take_pong(self, message: dict[str, Any]) -> None:
-        offset, since = self._behind
-        if offset <= self._transcript.last:
-            self._behind = (message["offset"], self._clock())
+        offset, last, since = self._behind
+        if offset <= self._transcript.last or last < self._transcript.last:
+            # A long replay moves the transcript; one that stands still lacks an entry.
+            last = self._transcript.last
+            self._behind = (message["offset"], last, self._clock())
         elif self._clock() - since >= _BEHIND_SECONDS:
             self.drop()
 
     def _take_expiring(self, message: dict[str, Any]) -> None:
         if self._can_renew:
-            self._refreshing = asyncio.create_task(self.refresh())
+            self._renewal.start()
+
+    def _take_refreshed(self, message: dict[str, Any]) -> None:
+        self._renewal.complete()
 
     def _take_notice(self, message: dict[str, Any]) -> None:
         self._emit(NoticeReceived(text=str(message["text"]), at=message["at"]))
 
     def _take_error(self, message: dict[str, Any]) -> None:
         code, text, ref = message["code"], message["message"], message.get("ref")
-        if code in _TEMPORARY:
-            self._retry_seconds = max(0.2, message.get("retry_after_seconds") or 1)
+        if (offset := message.get("offset")) is not None:
+            self._take_cancel_error(offset, message)
+        elif code in _TEMPORARY:
+            self._retry_seconds = _read_retry_seconds(message)
             if self._in_flight is not None:
                 self._in_flight.answered.set()
         elif not self._outbox.fail(message.get("id"), RequestFailed(code, text, ref)):
             self._emit(ErrorReceived(code=code, message=text, ref=ref))
+
+    def _take_cancel_error(self, offset: int, message: dict[str, Any]) -> None:
+        if message["code"] in _TEMPORARY:
+            self._cancellations.retry(_read_retry_seconds(message))
+        else:
+            self._cancellations.discard(offset)
+
+
+def _read_retry_seconds(error: dict[str, Any]) -> float:
+    return max(0.2, error.get("retry_after_seconds") or 1)
 
 
 def _make_closed(ended: Ended) -> RequestFailed:

@@ -24,6 +24,7 @@ from connections.client import (
     RequestFailed,
     SessionClient,
     State,
+    UnauthorizedError,
 )
 from connections.client.connect import read_failure
 from connections.client.reconnect import decide, read_end
@@ -481,7 +482,7 @@ async def test_a_log_that_stays_ahead_makes_a_client_come_back(
     assert (await server.next()).query["offset"] == "1"
 
 
-async def test_a_server_of_another_protocol_leaves_nobody_waiting(
+async def test_a_server_of_another_protocol_fails_waiting_messages(
     server: Scripted,
 ) -> None:
     client = SessionClient(server.url)
@@ -491,9 +492,160 @@ async def test_a_server_of_another_protocol_leaves_nobody_waiting(
     await conversation.send({"type": "entry"})
     with pytest.raises(RequestFailed, match="protocol_error"):
         await asked
-    with pytest.raises(ExceptionGroup) as caught:
-        await client.close()
-    assert isinstance(caught.value.exceptions[0], KeyError)
+    client.connect()
+    again = asyncio.create_task(client.request("x"))
+    await (await server.next()).acknowledge(1)
+    assert (await again).offset == 1
+    await client.close()
+
+
+def fail_first(*errors: Exception) -> Callable[[bool], str]:
+    """Return a source of tokens that raises errors before its first token."""
+    left = list(errors)
+
+    def get_token(is_expired: bool) -> str:
+        if left:
+            raise left.pop(0)
+        return "T"
+
+    return get_token
+
+
+async def test_a_failing_token_source_is_asked_again(
+    server: Scripted, make_client: Make, waits: list[float]
+) -> None:
+    client = make_client(get_token=fail_first(OSError("away"), KeyError("token")))
+    assert (await server.next()).authorization == "Bearer T"
+    await wait_until(lambda: client.state is State.OPEN)
+    assert len([seconds for seconds in waits if seconds < 60]) == 2
+
+
+@pytest.mark.parametrize("token", [UnauthorizedError("signed out"), "two words", "ä"])
+async def test_a_token_source_can_stop_a_client(
+    make_client: Make, token: str | Exception
+) -> None:
+    def get_token(is_expired: bool) -> str:
+        if isinstance(token, Exception):
+            raise token
+        return token
+
+    client = make_client(get_token=get_token)
+    with pytest.raises(RequestFailed, match="unauthenticated"):
+        await client.request("x")
+    assert client.ended is not None
+    assert (client.ended.code, client.ended.is_final) == (4001, True)
+
+
+async def test_a_renewal_that_fails_is_tried_again(
+    server: Scripted, make_client: Make
+) -> None:
+    tokens: list[str | Exception] = ["T1", OSError("away"), "T2", "T3"]
+
+    def get_token(is_expired: bool) -> str:
+        token = tokens.pop(0)
+        if isinstance(token, Exception):
+            raise token
+        return token
+
+    client = make_client(get_token=get_token, ack_timeout_seconds=0.05)
+    conversation = await server.next()
+    await conversation.send({"type": "expiring", "after_ms": 70_000})
+    assert await conversation.receive() == {"type": "refresh", "token": "T2"}
+    # The server refuses it, which names no token.
+    assert await conversation.receive() == {"type": "refresh", "token": "T3"}
+    await conversation.send({"type": "refreshed", "expires_at": None})
+    await conversation.send(entry(1))
+    await wait_until(lambda: len(client.entries) == 1)
+    assert tokens == []
+
+
+async def test_events_begin_at_the_call(server: Scripted, make_client: Make) -> None:
+    client = make_client()
+    events = client.events()
+    conversation = await server.next()
+    await conversation.send(entry(1))
+    await wait_until(lambda: len(client.entries) == 1)
+    await client.close()
+    seen = [event async for event in events]
+    assert any(isinstance(event, EntryArrived) for event in seen)
+
+
+async def test_unread_events_are_missed_with_an_error(
+    server: Scripted, make_client: Make
+) -> None:
+    client = make_client(entry_limit=1)
+    events = client.events()
+    conversation = await server.next()
+    for offset in range(1, 10_010):
+        await conversation.send(entry(offset))
+    await wait_until(lambda: client.entries and client.entries[0].offset == 10_009)
+    await client.close()
+    with pytest.raises(RequestFailed, match="events_missed"):
+        async for _ in events:
+            pass
+
+
+async def test_sizes_are_counted_as_utf_8(server: Scripted, make_client: Make) -> None:
+    client = make_client()
+    conversation = await server.next({"limits": {"max_message_size": 200}})
+    await wait_until(lambda: client.state is State.OPEN)
+    asked = asyncio.create_task(client.request("ü" * 60))
+    assert (await conversation.acknowledge(1))["data"] == "ü" * 60
+    await asked
+    with pytest.raises(RequestFailed, match="message_too_big"):
+        await client.request("👩" * 40)
+    with pytest.raises(ValueError, match="surrogate"):
+        await client.request("\ud800")
+    assert client.pending == 0
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+async def test_the_query_of_a_url_is_kept(server: Scripted, slash: str) -> None:
+    url = f"{server.url.rstrip('/')}{slash}?ticket=a%2Bb&epoch=x&flag"
+    async with SessionClient(url) as client:
+        first = await server.next()
+        assert first.socket.request is not None
+        assert first.socket.request.path == "/ws/sessions/new/?ticket=a%2Bb&flag"
+        await wait_until(lambda: client.state is State.OPEN)
+        client.drop()
+        second = await server.next()
+        assert second.query["ticket"] == "a+b"
+        assert (second.query["epoch"], second.query["replaces"]) == ("e1", "c1")
+
+
+@pytest.mark.parametrize(
+    "url", ["", "host/ws/", "http://host/ws/", "ws:///ws/", "ws://host/ws/#part"]
+)
+def test_a_url_that_cannot_be_opened_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="ws://host/path or wss://host/path"):
+        SessionClient(f"{url}")
+
+
+async def test_a_stop_is_sent_until_the_stream_ends(
+    server: Scripted, make_client: Make, waits: list[float]
+) -> None:
+    """A stop survives a lost connection and a refusal."""
+    client = make_client()
+    first = await server.next()
+    await first.send(entry(1, state="streaming"))
+    await wait_until(lambda: len(client.entries) == 1)
+    first.cut()
+    await wait_until(lambda: client.state is not State.OPEN)
+    await client.cancel(1)
+    second = await server.next({"outcome": "resumed", "offset": 1})
+    stop = {"type": "cancel", "offset": 1}
+    assert await second.receive() == stop
+    refusal = {"type": "error", "code": "unavailable", "message": "", "id": None}
+    await second.send({**refusal, "offset": 1, "retry_after_seconds": 3})
+    assert await second.receive() == stop
+    assert 3 in waits
+    await second.send({"type": "state", "offset": 1, "state": "cancelled"})
+    await wait_until(lambda: client.entries[0].state == "cancelled")
+    second.cut()
+    third = await server.next({"outcome": "resumed", "offset": 1})
+    asked = asyncio.create_task(client.request("x"))
+    assert (await third.acknowledge(2))["type"] == "message"
+    await asked
 
 
 def test_entries_of_a_transcript_are_bounded() -> None:
