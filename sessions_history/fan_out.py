@@ -2,15 +2,16 @@
 
 import asyncio
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from connections.background import BackgroundTasks
 from connections.exceptions import DatabaseUnavailable
+from connections.passes import Passes
 from connections.storage.database import Database
 from sessions_history.entries import Entry
-from sessions_history.reads import read_entries_at, read_positions
+from sessions_history.reads import Position, read_entries_at, read_positions
 from sessions_history.tails import Tail
 
 logger = logging.getLogger(__name__)
@@ -28,9 +29,15 @@ class FanOut:
     """
 
     def __init__(
-        self, database: Database, *, node_id: str, redis_url: str | None
+        self,
+        database: Database,
+        *,
+        node_id: str,
+        redis_url: str | None,
+        passes: Passes,
     ) -> None:
         self._database = database
+        self._passes = passes
         self._node_id = node_id
         self._tails: dict[str, Tail] = {}
         self._tasks = BackgroundTasks()
@@ -47,7 +54,7 @@ class FanOut:
 
     def find_or_make(self, session_id: str) -> Tail:
         """Return the tail of a session; this node's commits go into it from now."""
-        return self._tails.setdefault(session_id, Tail(session_id))
+        return self._tails.setdefault(session_id, Tail(session_id, self._passes))
 
     async def listen(self, session_id: str) -> None:
         """Receive the commits of other nodes from now on."""
@@ -101,9 +108,11 @@ class FanOut:
             self._tasks.start(self._read_again(tail, [offset]), "Reading an entry")
         self._publish(session_id, {"changed": offset})
 
-    async def check(self) -> None:
+    async def check(self) -> bool:
         """
         Read the positions of the attached sessions, and catch up.
+
+        Returns False if a session failed; the others have caught up.
 
         Raises:
             DatabaseUnavailable: nothing was read; the next check tries again.
@@ -111,27 +120,47 @@ class FanOut:
         self._has_returned.clear()
         known = {tail: tail.last_offset for tail in self._tails.values() if tail.epoch}
         if not known:
-            return
+            return True
         positions, streaming = await self._database.read(
             read_positions, [tail.session_id for tail in known]
         )
-        for tail, last_offset in known.items():
-            position = positions.get(tail.session_id)
-            if (
-                position is None
-                or position.epoch != tail.epoch
-                or position.last_offset < last_offset
-            ):
-                self.reset(tail)
-                continue
-            still_open = streaming.get(tail.session_id, {})
-            for offset, entry in still_open.items():
-                if offset in tail.growing:
-                    tail.take(entry)
-            ended = tail.growing.keys() - still_open.keys()
-            if ended:
-                await self._read_again(tail, ended)
-            tail.move_to(position.last_offset)
+        name = "The check of a session's position"
+        results = [
+            await self._passes.attempt_work(
+                name,
+                self._catch_up(
+                    tail,
+                    last_offset,
+                    positions.get(tail.session_id),
+                    streaming.get(tail.session_id, {}),
+                ),
+            )
+            for tail, last_offset in known.items()
+        ]
+        return self._passes.finish(name, is_whole=all(results))
+
+    async def _catch_up(
+        self,
+        tail: Tail,
+        last_offset: int,
+        position: Position | None,
+        still_open: Mapping[int, Entry],
+    ) -> None:
+        """Bring one tail to its position in the log."""
+        if (
+            position is None
+            or position.epoch != tail.epoch
+            or position.last_offset < last_offset
+        ):
+            self.reset(tail)
+            return
+        for offset, entry in still_open.items():
+            if offset in tail.growing:
+                tail.take(entry)
+        ended = tail.growing.keys() - still_open.keys()
+        if ended:
+            await self._read_again(tail, ended)
+        tail.move_to(position.last_offset)
 
     def reset(self, tail: Tail) -> None:
         """Make the subscribers of a tail attach anew: the log is another one."""

@@ -17,7 +17,7 @@ from django.conf import settings
 from connections.config.loader import WebSocketConfig
 from connections.hub.connection import LiveConnection
 from connections.node.node import Node
-from connections.node.periodic import run_periodically
+from connections.passes import Passes
 from connections.storage.database import Database
 from sessions_history.commits import LogLimits
 from sessions_history.entries import (
@@ -77,6 +77,7 @@ class SessionLog:
         config: WebSocketConfig,
         redis_url: str | None = None,
         responder: Responder | None = None,
+        passes: Passes | None = None,
     ) -> None:
         self._database = database
         self._config = config
@@ -87,25 +88,18 @@ class SessionLog:
             max_open_streams=config.sessions.max_open_streams,
         )
         self._commits = GroupCommit(database, limits, self._on_committed)
-        self._fan_out = FanOut(database, node_id=node_id, redis_url=redis_url)
+        self._fan_out = FanOut(
+            database, node_id=node_id, redis_url=redis_url, passes=passes or Passes()
+        )
         self._producers = Producers(
             config=config,
             database=database,
             commits=self._commits,
             fan_out=self._fan_out,
         )
-        self._checking: asyncio.Task[None] | None = None
         self._check_failed = False
 
     # Life
-
-    def start(self) -> None:
-        """Start checking positions; a second call does nothing."""
-        if self._checking is None:
-            name = "The check of positions"
-            self._checking = asyncio.create_task(
-                run_periodically(name, self._check, 0), name=name
-            )
 
     async def drain(self) -> None:
         """Wait until no answer is under way."""
@@ -115,8 +109,6 @@ class SessionLog:
         """End all streams as interrupted and commit the queued requests."""
         await self._producers.stop()
         await self._commits.flush()
-        if self._checking is not None:
-            self._checking.cancel()
         await self._fan_out.close()
 
     # Writing
@@ -286,15 +278,16 @@ class SessionLog:
         tail.move_to(position.last_offset)
         return True
 
-    async def _check(self) -> None:
-        """Wait for the next check of positions and make it."""
+    async def check_positions(self) -> bool:
+        """Wait for the next check of positions; return False if a session failed."""
         interval_seconds = self._config.sessions.position_seconds
         if self._check_failed:
             interval_seconds = min(interval_seconds, _RETRY_CHECK_SECONDS)
         await self._fan_out.wait(interval_seconds)
         self._check_failed = True
-        await self._fan_out.check()
+        is_whole = await self._fan_out.check()
         self._check_failed = False
+        return is_whole
 
     async def _submit(self, request: Request) -> Committed:
         return await self._commits.submit(request)
@@ -323,9 +316,14 @@ def get_log(node: Node) -> SessionLog:
             config=node.config,
             redis_url=redis_url if node.bus is not None else None,
             responder=make_responder(),
+            passes=node.hub.passes,
         )
         node.extensions.join(log)
-        log.start()
+        node.periodic.start(
+            "The check of positions",
+            log.check_positions,
+            expected_seconds=node.config.sessions.position_seconds,
+        )
     return log
 
 

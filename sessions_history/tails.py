@@ -4,6 +4,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from connections.passes import Passes
 from connections.units import measure_text
 from sessions_history.entries import Entry
 
@@ -27,8 +28,9 @@ class Tail:
     database. Texts only grow, so the longer of two versions is newer.
     """
 
-    def __init__(self, session_id: str) -> None:
+    def __init__(self, session_id: str, passes: Passes) -> None:
         self.session_id = session_id
+        self._passes = passes
         self.epoch: str | None = None
         """None until the session was read."""
 
@@ -76,8 +78,11 @@ class Tail:
 
     def notify(self) -> None:
         """Wake the subscribers."""
-        for wake in list(self.subscribers.values()):
-            wake()
+        self._passes.for_each(
+            "The wake of subscribers",
+            lambda wake: wake(),
+            list(self.subscribers.values()),
+        )
 
     def get(self, offset: int) -> Entry | None:
         """Return a finished entry, or None if it is not in memory."""

@@ -21,6 +21,7 @@ LAYERS = (
     "token_bucket",
     "background",
     "deadline",
+    "passes",
     "deprecation",
     "net",
     # Configuration, storage, and what nodes share.

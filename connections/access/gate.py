@@ -60,24 +60,26 @@ class Gate:
         except (DatabaseUnavailable, TimeoutError) as exc:
             raise Refused(close_codes.UNAVAILABLE) from exc
 
-    async def refresh(self) -> None:
+    async def refresh(self) -> bool:
         """
         Read the bans of the database, and end the connections that they name.
+
+        Returns False if a connection failed.
 
         Raises:
             DatabaseUnavailable: the last bans stand.
         """
         if self._database is None:
-            return
+            return True
         async with self._refreshing:
             now = self._clock()
             is_stale = now - self._read_at >= self._reread_seconds
             known = None if is_stale else self._version
             self._version = await self._database.read(self.bans.load, known)
             if self._version == known:
-                return
+                return True
             self._read_at = now
-        self._hub.for_each("The check for bans", self.apply_to)
+        return self._hub.for_each("The check for bans", self.apply_to)
 
     def check_address(self, address: str) -> None:
         """

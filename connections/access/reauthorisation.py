@@ -43,9 +43,9 @@ class Reauthoriser:
         self._database = database
         self._clock = clock
         self._stale_seconds = config.stale_authorisation_seconds
-        self._pause_seconds = min(_MOST_PAUSE_SECONDS, config.reauthorise_seconds / 4)
+        self.pause_seconds = min(_MOST_PAUSE_SECONDS, config.reauthorise_seconds / 4)
         # A check may come a pause late.
-        self._period_seconds = config.reauthorise_seconds - self._pause_seconds
+        self._period_seconds = config.reauthorise_seconds - self.pause_seconds
         self._is_asked = asyncio.Event()
 
     async def require(self, connection: LiveConnection) -> None:
@@ -59,13 +59,14 @@ class Reauthoriser:
             return
         snapshot = _describe(connection)
         try:
-            close_reason = (await self._find_close_reasons([snapshot])).get(
-                snapshot.connection_id
-            )
+            found = await self._find_close_reasons([snapshot])
         except (DatabaseUnavailable, TimeoutError) as exc:
             raise Refused(close_codes.UNAVAILABLE) from exc
-        if close_reason is not None:
-            raise Refused(close_reason)
+        answer = found.get(snapshot.connection_id)
+        if isinstance(answer, Exception):
+            raise answer
+        if answer is not None:
+            raise Refused(answer)
 
     def expect(self, connection: LiveConnection) -> None:
         """Schedule the first check of a connection that was admitted."""
@@ -77,45 +78,50 @@ class Reauthoriser:
         connection.reauthorise_at = self._clock()
         self._is_asked.set()
 
-    async def poll_when_due(self) -> None:
-        """Wait for ask() or a short pause; then check the connections that are due."""
+    async def poll_when_due(self) -> bool:
+        """Wait for ask() or a short pause; then poll(), and return its result."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._pause_seconds):
+            async with asyncio.timeout(self.pause_seconds):
                 await self._is_asked.wait()
         self._is_asked.clear()
-        await self.poll()
+        return await self.poll()
 
-    async def poll(self) -> None:
+    async def poll(self) -> bool:
         """
         Check the connections that are due, and end those that may not stay.
+
+        Returns False if the check of a connection failed; the others were checked.
 
         Raises:
             DatabaseUnavailable, TimeoutError: the database did not answer.
             Exception: the session store failed in a way of its own.
         """
         now = self._clock()
-        due = [
-            one
-            for one in self._hub
-            if one.reauthorise_at <= now and one.close_reason is None and _describe(one)
-        ]
+        due: list[LiveConnection] = []
+
+        def add_if_due(one: LiveConnection) -> None:
+            is_due = one.reauthorise_at <= now and one.close_reason is None
+            if is_due and _describe(one):
+                due.append(one)
+
+        is_whole = self._hub.for_each("The search for due authorisations", add_if_due)
         for start in range(0, len(due), _CONNECTIONS_PER_POLL):
+            some = due[start : start + _CONNECTIONS_PER_POLL]
             try:
-                await self._check_connections(
-                    due[start : start + _CONNECTIONS_PER_POLL]
-                )
+                is_whole &= await self._check_connections(some)
             except BaseException:
                 self._end_stale(due)
                 raise
+        return is_whole
 
-    async def _check_connections(self, connections: Sequence[LiveConnection]) -> None:
+    async def _check_connections(self, connections: Sequence[LiveConnection]) -> bool:
         asked_at = self._clock()
         snapshots = [_describe(one) for one in connections]
         for connection in connections:
             # An ask() during the query stays in force.
             self._schedule(connection, asked_at)
         try:
-            close_reasons = await self._find_close_reasons(snapshots)
+            answers = await self._find_close_reasons(snapshots)
         except BaseException:
             for connection in connections:
                 connection.reauthorise_at = asked_at
@@ -125,18 +131,23 @@ class Reauthoriser:
         def apply(connection: LiveConnection) -> None:
             if _describe(connection) != described[connection.connection_id]:
                 self.ask(connection)  # Its credentials have changed since.
-            elif close_reason := close_reasons.get(connection.connection_id):
-                connection.end(close_reason)
+                return
+            answer = answers.get(connection.connection_id)
+            if isinstance(answer, Exception):
+                self._end_stale([connection])
+                raise answer
+            if answer is not None:
+                connection.end(answer)
             else:
                 connection.authorised_at = asked_at
 
-        self._hub.for_each("The re-authorisation", apply, connections)
+        return self._hub.for_each("The re-authorisation", apply, connections)
 
     async def _find_close_reasons(
         self, snapshots: Sequence[AuthorisationSnapshot]
-    ) -> dict[str, CloseReason]:
+    ) -> dict[str, CloseReason | Exception]:
         if self._database is None:
-            found: dict[str, CloseReason] = await database_sync_to_async(
+            found: dict[str, CloseReason | Exception] = await database_sync_to_async(
                 find_close_reasons
             )(snapshots)
             return found
@@ -146,9 +157,12 @@ class Reauthoriser:
     def _end_stale(self, connections: Sequence[LiveConnection]) -> None:
         """End connections whose last positive answer is too old."""
         oldest = self._clock() - self._stale_seconds
-        for connection in connections:
-            if connection.authorised_at < oldest:
-                connection.end(close_codes.UNAVAILABLE)
+        stale = [one for one in connections if one.authorised_at < oldest]
+        self._hub.for_each(
+            "The end of stale authorisations",
+            lambda connection: connection.end(close_codes.UNAVAILABLE),
+            stale,
+        )
 
     def _schedule(
         self, connection: LiveConnection, now: float, *, least: float = 0.75

@@ -44,12 +44,13 @@ class AuthorisationSnapshot:
 
 def find_close_reasons(
     snapshots: Sequence[AuthorisationSnapshot],
-) -> dict[str, CloseReason]:
+) -> dict[str, CloseReason | Exception]:
     """
     Return the close reasons of the connections that may not stay, by id.
 
     Runs one query each for users, tokens and sessions, and those of
-    find_lacking().
+    find_lacking(). A connection whose check fails, for example in a project's
+    get_session_auth_hash(), gets the exception; the others are checked.
     """
     users = _read_users({one.user_id for one in snapshots} - {None})
     tokens = _read_tokens({one.token_id for one in snapshots} - {None})
@@ -59,16 +60,20 @@ def find_close_reasons(
         for one in snapshots
         if one.user_id in users
     )
-    close_reasons = {}
+    found: dict[str, CloseReason | Exception] = {}
     for one in snapshots:
-        close_reason = _check_user(one, users) or _check_token(one, tokens)
-        if close_reason is None and one.session_key:
-            close_reason = _check_session(one, users, sessions)
-        if close_reason is None and _lacks(one, lacking):
-            close_reason = close_codes.FORBIDDEN
-        if close_reason is not None:
-            close_reasons[one.connection_id] = close_reason
-    return close_reasons
+        try:
+            close_reason = _check_user(one, users) or _check_token(one, tokens)
+            if close_reason is None and one.session_key:
+                close_reason = _check_session(one, users, sessions)
+            if close_reason is None and _lacks(one, lacking):
+                close_reason = close_codes.FORBIDDEN
+        except Exception as exc:
+            found[one.connection_id] = exc
+        else:
+            if close_reason is not None:
+                found[one.connection_id] = close_reason
+    return found
 
 
 def _check_user(

@@ -1,15 +1,13 @@
 """Hold the live connections of one node."""
 
 import asyncio
-import logging
 from collections.abc import Callable, Iterable, Iterator
 
 from connections.background import BackgroundTasks
 from connections.hub.connection import LiveConnection
 from connections.models import CloseRequest
 from connections.net.addresses import Network, parse_address, parse_network
-
-logger = logging.getLogger(__name__)
+from connections.passes import Passes
 
 Target = CloseRequest.Target
 
@@ -22,9 +20,8 @@ class Hub:
         self._by_client: dict[str, dict[str, LiveConnection]] = {}
         self.sending = BackgroundTasks()
         """Messages and close frames on their way to connections."""
-        self._failing: set[str] = set()
-        self.on_failure: Callable[[str], None] = lambda name: None
-        """Called with the name of a pass for each connection that it fails for."""
+        self.passes = Passes()
+        """Isolates the connections of a pass, and counts its failures."""
         self.emptied = asyncio.Event()
         self.emptied.set()
 
@@ -46,36 +43,11 @@ class Hub:
         name: str,
         action: Callable[[LiveConnection], object],
         connections: Iterable[LiveConnection] | None = None,
-    ) -> None:
-        """
-        Call an action with each connection; a failure does not stop the pass.
-
-        Every failure is counted under the name of the pass. The log gets the
-        first one with its traceback, and a line when a pass succeeds again.
-        """
-        failures = 0
-        for connection in self if connections is None else connections:
-            try:
-                action(connection)
-            except Exception as exc:
-                failures += 1
-                self.on_failure(name)
-                if failures == 1 and name not in self._failing:
-                    self._failing.add(name)
-                    logger.error(
-                        "%s failed for connection %s, and goes on with the others: %s",
-                        name,
-                        connection.connection_id,
-                        exc,
-                        exc_info=exc,
-                        extra={
-                            "event": "pass_failed",
-                            "connection_id": connection.connection_id,
-                        },
-                    )
-        if not failures and name in self._failing:
-            self._failing.remove(name)
-            logger.warning("%s succeeds again", name, extra={"event": "pass_recovered"})
+    ) -> bool:
+        """Call an action with each connection; return True if none failed."""
+        return self.passes.for_each(
+            name, action, self if connections is None else connections
+        )
 
     def join(self, connection: LiveConnection) -> None:
         """Add a connection that was accepted."""

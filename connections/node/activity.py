@@ -10,6 +10,9 @@ from connections.hub.hub import Hub
 from connections.node.recorder import Recorder
 from connections.units import Clock, utc_now
 
+EXPIRY_CHECK = "The check for expired credentials"
+IDLE_CHECK = "The check for idle connections"
+
 _UNLIMITED_SECONDS = 300
 """Used instead of the idle timeout for connections without one."""
 
@@ -31,21 +34,29 @@ class ActivityWatch:
         self._clock = clock
         self._cleaning = BackgroundTasks()
 
-    async def check(self) -> None:
-        """End idle and expired connections; record the activity of the others."""
-        now, moment = self._clock(), utc_now()
-        self._hub.for_each(
-            "The check for expired credentials",
+    async def check_expiry(self) -> bool:
+        """Warn and end connections by their credentials; False if one failed."""
+        moment = utc_now()
+        return self._hub.for_each(
+            EXPIRY_CHECK,
             lambda connection: self._expiry.check_one(connection, moment),
         )
-        self._hub.for_each(
-            "The check for idle connections",
-            lambda connection: self._check_idle(connection, now),
-        )
+
+    async def check_idle(self) -> bool:
+        """End idle connections, record activity; False if a connection failed."""
+        now = self._clock()
         # Handlers may use Django's ORM in the shared thread, where Channels
         # closes stale database connections around every single message.
         if not self._cleaning:
             self._cleaning.start(aclose_old_connections(), "The stale connections")
+        return self._hub.for_each(
+            IDLE_CHECK, lambda connection: self._check_idle(connection, now)
+        )
+
+    async def check(self) -> None:
+        """Make both checks once."""
+        await self.check_expiry()
+        await self.check_idle()
 
     async def stop(self) -> None:
         """Stop closing stale database connections."""

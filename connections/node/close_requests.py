@@ -101,6 +101,14 @@ class AppliedRequests:
         self._hub.for_each("The application of a close request", end, found)
         return len(ended)
 
+    def apply_all(self, requests: Iterable[tuple[CloseRequest, timedelta]]) -> bool:
+        """Apply requests with their ages; return False if one of them failed."""
+        return self._hub.passes.for_each(
+            "The application of close requests",
+            lambda one: self.apply(one[0], one[1].total_seconds()),
+            requests,
+        )
+
     def apply_to(self, connection: LiveConnection) -> None:
         """End a joining connection that a request of the last minute selects."""
         if not self._recent:
@@ -163,10 +171,10 @@ class IncomingRequests:
         database: Database,
         bus: RedisBus | None,
         clock: Clock,
-        poll_others: Callable[[], Awaitable[None]],
+        poll: Callable[[], Awaitable[None]],
     ) -> None:
         self._applied = applied
-        self._poll_others = poll_others
+        self._poll = poll
         self._database = database
         self._bus = bus
         self._clock = clock
@@ -187,25 +195,24 @@ class IncomingRequests:
         stop_listening(self._on_announcement)
         await self._tasks.stop()
 
-    async def poll(self) -> None:
+    async def poll(self) -> bool:
         """
-        Read and apply new requests, then poll whatever else was announced.
+        Read and apply new requests; return False if one failed.
 
         Raises:
             DatabaseUnavailable: the next poll reads them, however late that is.
         """
         started = self._clock()
         since_seconds = _READ_SECONDS + started - self._read_at
-        for request, age in await self._database.read(_read, since_seconds):
-            self._applied.apply(request, age.total_seconds())
+        found = await self._database.read(_read, since_seconds)
         self._read_at = started
-        await self._poll_others()
+        return self._applied.apply_all(found)
 
     async def poll_when_announced(self) -> None:
-        """Wait for an announcement, then poll."""
+        """Wait for an announcement, then poll all that may have been announced."""
         await self._due.wait()
         self._due.clear()
-        await self.poll()
+        await self._poll()
 
     def _on_announcement(self) -> bool:
         """Schedule a poll; return whether this node tells others. Thread-safe."""

@@ -5,6 +5,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from connections.background import BackgroundTasks
+from connections.hub.connection import LiveConnection
 from connections.hub.hub import Hub
 from connections.models import NodeCommand
 from connections.storage.database import Database
@@ -90,8 +91,14 @@ class AppliedCommands:
             "at": format_moment(command.created_at),
         }
         found = self._hub.select(command.target, command.value, self._node_id)
-        reached = sum(connection.sender.send(notice) for connection in found)
-        return reached, len(found) - reached
+        reached: list[LiveConnection] = []
+
+        def send(connection: LiveConnection) -> None:
+            if connection.sender.send(notice):
+                reached.append(connection)
+
+        self._hub.for_each("The notice of staff", send, found)
+        return len(reached), len(found) - len(reached)
 
 
 def _read() -> list[NodeCommand]:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import random
+from functools import partial
 from weakref import WeakSet
 
 from connections import close_codes
@@ -66,21 +67,28 @@ class Drain:
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + grace_seconds
         timers = []
+        passes = self._hub.passes
         for index, connection in enumerate(leaving):
             after_seconds = window_seconds * (index + 1) / len(leaving)
             self._announced.add(connection)
-            connection.sender.announce(close_codes.DRAINING, int(after_seconds * 1000))
-            connection.slot = None
-            self._pool.release(connection.connection_id)
+            # First, so that a failure below cannot keep the connection open.
             timers.append(
                 loop.call_later(after_seconds, connection.end, close_codes.DRAINING)
             )
+            announce = partial(self._announce, after_ms=int(after_seconds * 1000))
+            passes.attempt("The drain", announce, connection)
             if index % _CONNECTIONS_AT_ONCE == _CONNECTIONS_AT_ONCE - 1:
                 await asyncio.sleep(0)
         await self._wait(max(0.0, ends_at - loop.time()))
         for timer in timers:
             timer.cancel()
         await self._abort_rest()
+
+    def _announce(self, connection: LiveConnection, after_ms: int) -> None:
+        """Release the slot of a connection, and send `bye` to its client."""
+        connection.slot = None
+        self._pool.release(connection.connection_id)
+        connection.sender.announce(close_codes.DRAINING, after_ms)
 
     async def _wait(self, seconds: float) -> None:
         """Wait for the last connection and extension, the timeout or skip_grace()."""
@@ -102,10 +110,14 @@ class Drain:
     async def _abort_rest(self) -> None:
         """Abort the connections that are left, and wait briefly for their end."""
         for index, connection in enumerate(self._hub):
-            connection.close_reason = connection.close_reason or close_codes.DRAINING
-            connection.sender.abort()
+            self._hub.passes.attempt("The abort after a drain", _abort, connection)
             if index % _CONNECTIONS_AT_ONCE == _CONNECTIONS_AT_ONCE - 1:
                 await asyncio.sleep(0)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_ENDING_MARGIN_SECONDS / 2):
                 await self._hub.emptied.wait()
+
+
+def _abort(connection: LiveConnection) -> None:
+    connection.close_reason = connection.close_reason or close_codes.DRAINING
+    connection.sender.abort()

@@ -30,9 +30,13 @@ class NodeExtensions:
         """Wait until no connection is left and every extension has drained."""
         await self._hub.emptied.wait()
         for extension in self._joined:
-            await extension.drain()
+            await self._hub.passes.attempt_work(
+                "The drain of an extension", extension.drain()
+            )
 
     async def stop(self) -> None:
         """Stop every extension."""
         for extension in self._joined:
-            await extension.stop()
+            await self._hub.passes.attempt_work(
+                "The stop of an extension", extension.stop()
+            )

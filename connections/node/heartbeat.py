@@ -88,10 +88,14 @@ def describe_node(
     meter: Meter,
     recorder: Recorder | None,
     leak_suspects: int,
+    overdue_steps: list[str],
 ) -> dict[str, Any]:
     """Return the columns of a node's row that each beat writes."""
     latest = meter.latest
-    counters = latest["counters"] | {"leak_suspects": leak_suspects}
+    counters = latest["counters"] | {
+        "leak_suspects": leak_suspects,
+        "overdue_steps": overdue_steps,
+    }
     if recorder is not None:
         counters["recorder_pending"] = recorder.pending
         counters["recorder_lag_seconds"] = round(recorder.lag_seconds, 1)

@@ -93,9 +93,9 @@ class LiveStateSampler:
         # Messages in and out by connection, at the sample before.
         self._before: dict[str, tuple[int, int]] = {}
 
-    async def sample(self) -> None:
+    async def sample(self) -> bool:
         """
-        Take a sample if one is requested and due.
+        Take a sample if one is requested and due; return False if a connection failed.
 
         Raises:
             DatabaseUnavailable: the next sample is a beat later.
@@ -104,17 +104,18 @@ class LiveStateSampler:
         if self._taken_at is not None:
             wait_seconds = len(self._hub) / _PER_SECOND
             if now - self._taken_at < wait_seconds:
-                return
+                return True
         if not await self._database.read(_is_requested, self._node_id):
             if self._taken_at is not None:
                 self._taken_at = None
                 self._before = {}
                 await self._database.write(_forget, self._node_id)
-            return
-        states = await self._take()
+            return True
+        states, is_whole = await self._take()
         await self._database.write(_store, self._node_id, states)
+        return is_whole
 
-    async def _take(self) -> list[ConnectionState]:
+    async def _take(self) -> tuple[list[ConnectionState], bool]:
         """Describe every connection, a few hundred at a time."""
         now = self._clock()
         elapsed = now - self._taken_at if self._taken_at is not None else None
@@ -129,11 +130,13 @@ class LiveStateSampler:
             states.append(_describe(live, now, state, known, elapsed))
             before[live.connection_id] = (live.messages_in, live.messages_out)
 
+        name, passes, is_whole = "The sample of live state", self._hub.passes, True
         for some in _batched(iter(self._hub), _AT_ONCE):
-            self._hub.for_each("The sample of live state", take, some)
+            for live in some:
+                is_whole &= passes.attempt(name, take, live)
             await asyncio.sleep(0)
         self._before = before
-        return states
+        return states, passes.finish(name, is_whole=is_whole)
 
 
 def classify(

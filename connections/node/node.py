@@ -12,7 +12,6 @@ from connections import close_codes
 from connections.access.expiry import ExpiryWatch
 from connections.access.gate import Gate
 from connections.access.reauthorisation import Reauthoriser
-from connections.background import BackgroundTasks
 from connections.close_codes import CloseReason
 from connections.config.loader import WebSocketConfig
 from connections.credentials.verifier import Verifier
@@ -22,7 +21,9 @@ from connections.hub.hub import Hub
 from connections.logs import log_end, set_node
 from connections.metrics.counters import Counters
 from connections.metrics.meter import TICK_SECONDS, Meter
-from connections.node.activity import ActivityWatch
+from connections.metrics.steps import PeriodicSteps
+from connections.node.activity import EXPIRY_CHECK, IDLE_CHECK, ActivityWatch
+from connections.node.beat import Beat
 from connections.node.close_requests import AppliedRequests, IncomingRequests
 from connections.node.cluster_monitor import MONITOR_BEATS, ClusterMonitor
 from connections.node.commands import AppliedCommands
@@ -31,7 +32,7 @@ from connections.node.extensions import NodeExtensions
 from connections.node.heartbeat import NodeRow, describe_node
 from connections.node.leaks import POLL_SECONDS, LeakWatch
 from connections.node.live_state import LiveStateSampler
-from connections.node.periodic import run_periodically
+from connections.node.periodic import PeriodicWork
 from connections.node.recorder import Recorder
 from connections.pool import make_bus, make_pool
 from connections.pool.base import Renewal, Slot, Usage
@@ -74,8 +75,9 @@ class Node:
         self.node_id = os.urandom(16).hex()
         self.hub = Hub()
         self.counters = Counters()
-        self.hub.on_failure = self.counters.failures.add
+        self.hub.passes.on_failure = self.counters.failures.add
         self.meter = Meter(self.counters, self.hub, clock)
+        self.steps = PeriodicSteps(clock)
         self.usage: Usage | None = None
         """The last result of get_usage()."""
         self.renewed_at = clock()
@@ -103,12 +105,13 @@ class Node:
                 config=config.recorder,
                 database=database,
                 clock=clock,
+                passes=self.hub.passes,
             )
         verifier = self.verifier if database is not None else None
         self.extensions = NodeExtensions(self.hub)
         self.is_draining = False
         self._phase = _Phase.NEW
-        self._tasks = BackgroundTasks()
+        self.periodic = PeriodicWork(self.steps, self.counters.failures.add)
         self._draining = Drain(
             config, hub=self.hub, pool=self.pool, extensions=self.extensions
         )
@@ -130,6 +133,7 @@ class Node:
         self._commands: AppliedCommands | None = None
         self.cluster_monitor: ClusterMonitor | None = None
         self._row: NodeRow | None = None
+        self._beat: Beat | None = None
         if database is not None:
             self._join_cluster(database)
 
@@ -144,7 +148,7 @@ class Node:
             database=database,
             bus=self.bus,
             clock=self.clock,
-            poll_others=self._poll_others,
+            poll=self.poll_requests,
         )
         self._commands = AppliedCommands(
             hub=self.hub,
@@ -152,6 +156,14 @@ class Node:
             node_id=self.node_id,
             drain=self.drain,
             serve=self.end_drain,
+        )
+        self._beat = Beat(
+            write_row=self._write_row,
+            flush=self._flush,
+            write_used_tokens=self.verifier.beat,
+            polls=(self._requests.poll, self.gate.refresh, self._commands.poll),
+            passes=self.hub.passes,
+            steps=self.steps,
         )
 
     # The life cycle
@@ -165,6 +177,7 @@ class Node:
         """Begin to beat; a second call does nothing."""
         if (
             self._requests is None
+            or self._beat is None
             or self.database is None
             or self.cluster_monitor is None
         ):
@@ -185,22 +198,23 @@ class Node:
         monitor = self.cluster_monitor
         beat_seconds = self.config.node.beat_seconds
         lease_seconds = self.config.node.lease_seconds
-        steps = (
-            ("The check for idle connections", self.activity.check, beat_seconds),
-            ("The beat", self.beat, beat_seconds),
-            ("The renewal of leases", self.renew_leases, lease_seconds / 3),
-            ("The search for leaks", self.leaks.poll, POLL_SECONDS),
-            ("The cluster monitor", monitor.refresh, MONITOR_BEATS * beat_seconds),
-            ("The meter", self.meter.tick, TICK_SECONDS),
-            ("The poll of requests", self._requests.poll_when_announced, 0),
-            ("The re-authorisation", self.reauthoriser.poll_when_due, 0),
-            ("The sample of live state", sampler.sample, beat_seconds),
+        self._beat.declare(beat_seconds)
+        start = self.periodic.start
+        start(EXPIRY_CHECK, self.activity.check_expiry, beat_seconds)
+        start(IDLE_CHECK, self.activity.check_idle, beat_seconds)
+        start("The beat", self.beat, beat_seconds)
+        start("The renewal of leases", self.renew_leases, lease_seconds / 3)
+        start("The search for leaks", self.leaks.poll, POLL_SECONDS)
+        start("The cluster monitor", monitor.refresh, MONITOR_BEATS * beat_seconds)
+        start("The meter", self.meter.tick, TICK_SECONDS)
+        start("The sample of live state", sampler.sample, beat_seconds)
+        reauthoriser = self.reauthoriser
+        start(
+            "The re-authorisation",
+            reauthoriser.poll_when_due,
+            expected_seconds=reauthoriser.pause_seconds,
         )
-        for name, step, interval_seconds in steps:
-            runner = run_periodically(
-                name, step, interval_seconds, self.counters.failures.add
-            )
-            self._tasks.start(runner, name)
+        start("The poll of announced requests", self._requests.poll_when_announced)
         logger.info(
             "Node %s started", self.node_id[:8], extra={"event": "node_started"}
         )
@@ -227,7 +241,7 @@ class Node:
         if self.has_stopped:
             return
         self._phase = _Phase.STOPPED
-        await self._tasks.stop()
+        await self.periodic.stop()
         await self.activity.stop()
         if self._requests is not None:
             await self._requests.stop()
@@ -298,10 +312,12 @@ class Node:
         self, connection_ids: Iterable[str], close_reason: CloseReason
     ) -> None:
         """End those of the connections that belong to this node."""
-        for connection_id in connection_ids:
-            connection = self.hub.get(connection_id)
-            if connection is not None:
-                connection.end(close_reason)
+        found = [self.hub.get(one) for one in connection_ids]
+        self.hub.for_each(
+            "The end of connections",
+            lambda connection: connection.end(close_reason),
+            [one for one in found if one is not None],
+        )
 
     async def get_usage(self) -> Usage:
         """Return how many slots of the pool are taken."""
@@ -337,22 +353,17 @@ class Node:
         self.end_connections(renewal.replaced, close_codes.REPLACED)
         self.end_connections(renewal.lost, close_codes.POOL_FULL)
 
-    async def beat(self) -> None:
+    async def beat(self) -> bool:
         """
         Write the node's row and pending records, then poll for requests.
 
-        A node without a database has no beat.
+        A node without a database has no beat. Returns False if a part failed; the
+        others have run.
 
         Raises:
             DatabaseUnavailable: the database did not answer.
         """
-        if self._row is None or self.recorder is None:
-            return
-        if not await self._row.beat(self._describe()):
-            self.hub.for_each("The record of all", self.recorder.record_change)
-        await self.recorder.flush()
-        await self.verifier.beat()
-        await self.poll_requests()
+        return self._beat is None or await self._beat.run()
 
     async def poll_requests(self) -> None:
         """
@@ -361,14 +372,20 @@ class Node:
         Raises:
             DatabaseUnavailable: the next poll reads them.
         """
-        if self._requests is not None:
-            await self._requests.poll()
+        if self._beat is not None:
+            await self._beat.poll()
 
-    async def _poll_others(self) -> None:
-        """Read bans and commands, which are announced as close requests are."""
-        await self.gate.refresh()
-        if self._commands is not None:
-            await self._commands.poll()
+    async def _flush(self) -> None:
+        if self.recorder is not None:
+            await self.recorder.flush()
+
+    async def _write_row(self) -> bool:
+        if self._row is None or self.recorder is None:
+            return True
+        if await self._row.beat(self._describe()):
+            return True
+        # The row is new: a sweeper may have recorded the connections as lost.
+        return self.hub.for_each("The record of all", self.recorder.record_change)
 
     def _describe(self) -> dict[str, Any]:
         return describe_node(
@@ -379,4 +396,5 @@ class Node:
             meter=self.meter,
             recorder=self.recorder,
             leak_suspects=len(self.leaks.suspects),
+            overdue_steps=self.steps.find_overdue(),
         )

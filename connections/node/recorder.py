@@ -4,7 +4,7 @@ import itertools
 import logging
 import os
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -18,6 +18,7 @@ from connections.hub.connection import LiveConnection
 from connections.hub.flight_recorder import is_worth_keeping
 from connections.models import Connection, ErrorEvent
 from connections.net.redaction import format_traceback, redact
+from connections.passes import Passes
 from connections.storage.database import Database
 from connections.storage.text import clean
 from connections.units import Clock
@@ -77,7 +78,9 @@ class Recorder:
         config: RecorderConfig,
         database: Database,
         clock: Clock,
+        passes: Passes | None = None,
     ) -> None:
+        self._passes = passes or Passes()
         self.dropped = Dropped()
         self._node_id = node_id
         self._config = config
@@ -145,9 +148,7 @@ class Recorder:
             closed = _take(self._closed, _ROWS_PER_TRANSACTION - len(changed))
             room = _ROWS_PER_TRANSACTION - len(changed) - len(closed)
             errors = _take(self._errors, room)
-            for live in changed.values():
-                live.written_activity = live.last_activity
-            rows = [*map(self._make_row, changed.values()), *closed.values()]
+            rows = [*self._make_rows(changed.values()), *closed.values()]
             try:
                 dropped = await self._database.write(_write, [*rows, *errors.values()])
             except BaseException:
@@ -156,7 +157,7 @@ class Recorder:
             self.dropped.invalid += dropped
             self._recorded.update(changed)
             self._recorded.difference_update(closed)
-            remaining -= len(rows) + len(errors)
+            remaining -= len(changed) + len(closed) + len(errors)
         unwritten: list[Row] = [*self._closed.values(), *self._errors.values()]
         self._bytes = sum(map(_measure, unwritten))
         self._waiting_since = self._clock() if self.pending else None
@@ -210,6 +211,16 @@ class Recorder:
         for connection_id in self._recorded & self._changed.keys():
             del self._changed[connection_id]
             self.dropped.activities += 1
+
+    def _make_rows(self, connections: Iterable[LiveConnection]) -> list[Connection]:
+        rows: list[Connection] = []
+
+        def make(live: LiveConnection) -> None:
+            live.written_activity = live.last_activity
+            rows.append(self._make_row(live))
+
+        self._passes.for_each("The record of a connection", make, connections)
+        return rows
 
     def _make_row(self, live: LiveConnection) -> Connection:
         idle_time = timedelta(seconds=self._clock() - live.last_activity)

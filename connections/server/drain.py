@@ -50,7 +50,7 @@ async def drain(server: DrainedServer) -> None:
     Refuse handshakes, close the ports, hand the clients over and flush records.
 
     While the database answers it takes at most the delay, the
-    grace period and two seconds more.
+    grace period and two seconds more. A part that fails does not stop the others.
     """
     server.admission.is_draining = True
     node = server.node
@@ -61,12 +61,13 @@ async def drain(server: DrainedServer) -> None:
     delay = server.tasks.start(asyncio.sleep(delay_seconds), "The delay of the drain")
     await _wait(server, [delay], delay_seconds)
     ends_at = server.loop.time() + server.config.drain.grace_seconds
-    await _close_ports(server)
+    attempt = node.hub.passes.attempt_work
+    await attempt("The close of the ports", _close_ports(server, node))
     others = server.tasks.start(_close_others(server, node), "The drain of others")
-    await node.drain()
+    await attempt("The drain of the node", node.drain())
     others.cancel()
     await _wait(server, server.requests, ends_at - server.loop.time())
-    await _end_applications(server)
+    await attempt("The end of the applications", _end_applications(server, node))
     await node.stop()
     logger.info("Drained", extra={"event": "drained"})
 
@@ -92,14 +93,23 @@ async def _wait(
     skipped.cancel()
 
 
-async def _close_ports(server: DrainedServer) -> None:
+async def _close_ports(server: DrainedServer, node: Node) -> None:
     """Accept nothing more; HTTP connections end with the request under way."""
     for port in server.ports:
-        stopped = port.stopListening()
-        if stopped is not None:
-            await stopped.asFuture(server.loop)
-    for channel in list(server.http_channels):
-        channel.close_idle()
+        await node.hub.passes.attempt_work(
+            "The close of a port", _stop_listening(server, port)
+        )
+    node.hub.passes.for_each(
+        "The close of idle HTTP connections",
+        lambda channel: channel.close_idle(),
+        list(server.http_channels),
+    )
+
+
+async def _stop_listening(server: DrainedServer, port: Any) -> None:
+    stopped = port.stopListening()
+    if stopped is not None:
+        await stopped.asFuture(server.loop)
 
 
 async def _close_others(server: DrainedServer, node: Node) -> None:
@@ -113,17 +123,22 @@ async def _close_others(server: DrainedServer, node: Node) -> None:
     random.shuffle(others)
     for one in others:
         await asyncio.sleep(0.9 * server.config.drain.grace_seconds / len(others))
-        one.end(close_codes.DRAINING)
+        node.hub.passes.attempt("The drain of others", _end, one)
 
 
-async def _end_applications(server: DrainedServer) -> None:
+def _end(websocket: WebSocketProtocol) -> None:
+    websocket.end(close_codes.DRAINING)
+
+
+async def _end_applications(server: DrainedServer, node: Node) -> None:
     """Disconnect the running applications, then cancel them."""
-    for websocket in server.websockets:
-        websocket.end(close_codes.DRAINING)
+    passes = node.hub.passes
+    passes.for_each("The close of WebSockets", _end, server.websockets)
     # A turn of the loop for the close frames, then the sockets go.
     await asyncio.sleep(0.05)
-    for websocket in server.websockets:
-        websocket.abort()
+    passes.for_each(
+        "The abort of WebSockets", lambda one: one.abort(), server.websockets
+    )
     if server.applications:
         await asyncio.wait(server.applications, timeout=_CANCEL_SECONDS)
     for task in server.applications:

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import threading
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 from urllib.parse import quote
@@ -245,34 +246,46 @@ class Server(DaphneServer):
 
     def application_checker(self) -> None:
         """Cancel applications that run too long after their client left."""
-        try:
-            latest = self.loop.time() - self.application_close_timeout
-            for protocol, left_at in list(self._lingering.items()):
-                task = self.connections[protocol].get("application_instance")
-                if task is None or left_at >= latest:
-                    continue
-                logger.warning(
-                    "The application of %r did not end in time and is cancelled",
-                    protocol,
-                    extra={"event": "application_cancelled"},
-                )
-                task.cancel()
-        except Exception as exc:
-            self._on_failure(None, exc)
-        finally:
-            reactor.callLater(1, self.application_checker)
+        latest = self.loop.time() - self.application_close_timeout
+        late = [one for one, left_at in self._lingering.items() if left_at < latest]
+        self._check_each(late, self._cancel_application)
+        reactor.callLater(1, self.application_checker)
+
+    def _cancel_application(self, protocol: Any) -> None:
+        task = self.connections[protocol].get("application_instance")
+        if task is None:
+            return
+        logger.warning(
+            "The application of %r did not end in time and is cancelled",
+            protocol,
+            extra={"event": "application_cancelled"},
+        )
+        task.cancel()
 
     def timeout_checker(self) -> None:
         """Enforce the timeouts of requests and the lifetime of WebSockets."""
-        for protocol in [*self._requests, *self._find_old()]:
-            try:
-                if isinstance(protocol, WebSocketProtocol):
-                    protocol.end(close_codes.ASKED_TO_RECONNECT)
-                else:
-                    protocol.check_timeouts()
-            except Exception as exc:
-                self._on_failure(protocol, exc)
+        old = [*self._requests, *self._find_old()]
+        self._check_each(old, self._check_timeout)
         reactor.callLater(2, self.timeout_checker)
+
+    def _check_timeout(self, protocol: Any) -> None:
+        if isinstance(protocol, WebSocketProtocol):
+            protocol.end(close_codes.ASKED_TO_RECONNECT)
+        else:
+            protocol.check_timeouts()
+
+    def _check_each(
+        self, protocols: Iterable[Any], check: Callable[[Any], None]
+    ) -> bool:
+        """Check each connection; return True if none failed."""
+        is_whole = True
+        for protocol in protocols:
+            try:
+                check(protocol)
+            except Exception as exc:
+                is_whole = False
+                self._on_failure(protocol, exc)
+        return is_whole
 
     def _find_old(self) -> list[WebSocketProtocol]:
         """Return the WebSockets that are older than daphne's --websocket_timeout."""

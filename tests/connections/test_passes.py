@@ -1,21 +1,41 @@
 """One connection's failure stops no pass over the others."""
 
+import asyncio
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
 
 import pytest
-from django.test import override_settings
+from django.contrib.auth.models import User
+from django.test import Client, override_settings
 
 from connections import close_codes
 from connections.access.expiry import ExpiryWatch
+from connections.background import BackgroundTasks
+from connections.close_codes import CloseReason
 from connections.config.auth_sections import ExpiryConfig
+from connections.config.sections import RecorderConfig
 from connections.credentials.identity import Credential
 from connections.credentials.recheck import AuthorisationSnapshot, find_close_reasons
+from connections.exceptions import DatabaseUnavailable
 from connections.hub.connection import LiveConnection
 from connections.hub.hub import Hub
+from connections.metrics.steps import PeriodicSteps
+from connections.models import Connection
+from connections.node.extensions import NodeExtensions
+from connections.node.periodic import run_parts
+from connections.node.recorder import Recorder
+from connections.passes import Passes
+from connections.server.admission import Admission
+from connections.server.drain import drain
+from connections.storage.database import Database
+from connections.testing import FakeClock
 from connections.testing.communicators import make_node
 from connections.units import as_utc, format_moment
-from tests.connections.live_connections import make_connection
+from sessions_history.tails import Tail
+from tests.connections.live_connections import SilentSender, make_connection
 
 LAST_MOMENT = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 
@@ -31,7 +51,7 @@ def test_a_failure_is_counted_and_logged_once_and_the_others_are_visited(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     hub, failures, visited = make_hub("alice", "bob", "carol"), list[str](), list[str]()
-    hub.on_failure = failures.append
+    hub.passes.on_failure = failures.append
 
     def act(connection: LiveConnection) -> None:
         if connection.client_id == "bob":
@@ -101,3 +121,223 @@ def test_a_foreign_user_key_ends_no_other_connection() -> None:
         ]
     )
     assert "ours" not in reasons
+
+
+# A drain
+
+
+class BrokenSender(SilentSender):
+    """A sender that raises, after its connection has left where it is aborted."""
+
+    def __init__(self, leave: Callable[[], object] = lambda: None) -> None:
+        super().__init__()
+        self._leave = leave
+
+    def announce(self, close_reason: CloseReason, after_ms: int) -> None:
+        raise ConnectionResetError("the socket is gone")
+
+    def send(self, content: dict[str, Any]) -> bool:
+        raise ConnectionResetError("the socket is gone")
+
+    def abort(self) -> None:
+        self._leave()
+        raise ConnectionResetError("the socket is gone")
+
+
+class LeavingSender(SilentSender):
+    """A sender whose connection leaves when it is aborted."""
+
+    def __init__(self, leave: Callable[[], object]) -> None:
+        super().__init__()
+        self._leave = leave
+        self.announced = False
+
+    def announce(self, close_reason: CloseReason, after_ms: int) -> None:
+        self.announced = True
+
+    def abort(self) -> None:
+        self._leave()
+
+
+async def test_a_drain_ends_all_connections_though_one_raises() -> None:
+    node = make_node()
+    for name in ("1", "2", "3"):
+        connection = make_connection(name)
+        kind = BrokenSender if name == "2" else LeavingSender
+        connection.sender = kind(partial(node.hub.leave, connection))
+        node.hub.join(connection)
+    others = [one for one in node.hub if isinstance(one.sender, LeavingSender)]
+    node.skip_grace()
+    await node.drain()
+    assert len(node.hub) == 0
+    assert [getattr(one.sender, "announced", None) for one in others] == [True, True]
+    assert {"The drain", "The abort after a drain"} <= node.counters.failures.keys()
+
+
+class FakeSocket:
+    """A WebSocket or port of the server, of which some raise at every call."""
+
+    def __init__(self, *, is_broken: bool = False) -> None:
+        self.calls: list[str] = []
+        self._is_broken = is_broken
+
+    def _record(self, name: str) -> None:
+        self.calls.append(name)
+        if self._is_broken:
+            raise ConnectionResetError("the socket is gone")
+
+    def end(self, close_reason: CloseReason) -> None:
+        self._record("end")
+
+    def abort(self) -> None:
+        self._record("abort")
+
+    def close_idle(self) -> None:
+        self._record("close")
+
+    def stopListening(self) -> None:
+        self._record("stop")
+
+
+class FakeServer:
+    """The parts of a server that a drain stops; the middle one of each kind fails."""
+
+    applications = requests = ()
+
+    def __init__(self) -> None:
+        self.node = make_node(drain={"grace_seconds": 1, "delay_seconds": 0})
+        self.config = self.node.config
+        self.loop = asyncio.get_running_loop()
+        self.admission = Admission(self.config, self.loop.time)
+        self.skips_grace = asyncio.Event()
+        self.tasks = BackgroundTasks()
+        self.ports, self.websockets, self.http_channels = (
+            [FakeSocket(is_broken=number == 1) for number in range(3)] for _ in range(3)
+        )
+
+
+async def test_a_server_drains_to_its_end_though_sockets_raise() -> None:
+    server = FakeServer()
+    await drain(server)  # type: ignore[arg-type]
+    assert [one.calls for one in server.ports] == [["stop"]] * 3
+    assert [one.calls for one in server.http_channels] == [["close"]] * 3
+    assert [one.calls for one in server.websockets] == [["end", "abort"]] * 3
+    assert server.node.has_stopped
+    assert server.node.counters.failures.keys() == {
+        "The close of a port",
+        "The close of idle HTTP connections",
+        "The close of WebSockets",
+        "The abort of WebSockets",
+    }
+
+
+class Extension:
+    """An extension of another package; its first call raises."""
+
+    def __init__(self, calls: list[str]) -> None:
+        self._calls = calls
+
+    async def drain(self) -> None:
+        self._record("drain")
+
+    async def stop(self) -> None:
+        self._record("stop")
+
+    def _record(self, name: str) -> None:
+        self._calls.append(name)
+        if len(self._calls) % 2:
+            raise RuntimeError("the first one is broken")
+
+
+async def test_every_extension_drains_and_stops() -> None:
+    hub, calls = Hub(), list[str]()
+    extensions = NodeExtensions(hub)
+    extensions.join(Extension(calls))
+    extensions.join(Extension(calls))
+    await extensions.drain()
+    await extensions.stop()
+    assert calls == ["drain", "drain", "stop", "stop"]
+
+
+# Passes over the database
+
+
+@pytest.mark.django_db
+def test_a_user_whose_check_raises_hides_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A project's get_session_auth_hash() may raise for one user."""
+    snapshots = []
+    for name in ("alice", "bob"):
+        user = User.objects.create_user(name)
+        client = Client()
+        client.force_login(user)
+        key = client.session.session_key
+        snapshots.append(
+            AuthorisationSnapshot(connection_id=name, user_id=user.pk, session_key=key)
+        )
+    User.objects.filter(username="bob").update(is_active=False)
+
+    def get_hash(user: User) -> str:
+        raise KeyError(user.username)
+
+    monkeypatch.setattr(User, "get_session_auth_hash", get_hash)
+    found = find_close_reasons(snapshots)
+    assert isinstance(found["alice"], KeyError)
+    assert found["bob"] is close_codes.DEACTIVATED
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_a_record_that_cannot_be_made_loses_no_other() -> None:
+    database, passes = Database(), Passes()
+    failures = list[str]()
+    passes.on_failure = failures.append
+    recorder = Recorder(
+        node_id="n" * 32,
+        config=RecorderConfig(),
+        database=database,
+        clock=lambda: 1.0,
+        passes=passes,
+    )
+    broken = make_connection("broken", now=float("-inf"))
+    for connection in (make_connection("1"), broken, make_connection("2")):
+        recorder.record_change(connection)
+    await recorder.flush()
+    await database.close()
+    found = Connection.objects.order_by("connection_id")
+    assert [one.connection_id async for one in found] == ["1", "2"]
+    assert failures == ["The record of a connection"]
+    assert recorder.pending == 0
+
+
+async def test_a_part_of_the_beat_that_fails_stops_no_other() -> None:
+    done, failures = list[str](), list[str]()
+    passes, steps = Passes(failures.append), PeriodicSteps(FakeClock())
+
+    async def fail() -> None:
+        raise KeyError("x")
+
+    async def succeed() -> None:
+        done.append("polled")
+
+    parts = (("The heartbeat", fail), ("The poll of bans", succeed))
+    assert not await run_parts(parts, passes, steps)
+    assert (done, failures) == (["polled"], ["The heartbeat"])
+
+    async def lose_database() -> None:
+        raise DatabaseUnavailable("gone")
+
+    with pytest.raises(DatabaseUnavailable):
+        await run_parts((("The heartbeat", lose_database), parts[1]), passes, steps)
+    assert done == ["polled"]
+
+
+def test_a_subscriber_that_raises_keeps_no_other_asleep() -> None:
+    tail, woken = Tail("s", Passes()), list[str]()
+
+    def fail() -> None:
+        raise RuntimeError("closed")
+
+    tail.subscribers = {1: fail, 2: lambda: woken.append("second")}
+    tail.notify()
+    assert woken == ["second"]

@@ -1,0 +1,57 @@
+"""Make the beat of a node out of parts, each of which runs if another fails."""
+
+from connections.metrics.steps import PeriodicSteps
+from connections.node.periodic import Step, run_parts
+from connections.passes import Passes
+
+
+class Beat:
+    """Writes the node's row and pending records, then polls for requests."""
+
+    def __init__(
+        self,
+        *,
+        write_row: Step,
+        flush: Step,
+        write_used_tokens: Step,
+        polls: tuple[Step, Step, Step],
+        passes: Passes,
+        steps: PeriodicSteps,
+    ) -> None:
+        self._passes = passes
+        self._steps = steps
+        poll_requests, poll_bans, poll_commands = polls
+        self._polls = (
+            ("The poll of close requests", poll_requests),
+            ("The poll of bans", poll_bans),
+            ("The poll of commands", poll_commands),
+        )
+        self._parts = (
+            ("The heartbeat", write_row),
+            ("The write of records", flush),
+            ("The write of used tokens", write_used_tokens),
+            *self._polls,
+        )
+
+    def declare(self, interval_seconds: float) -> None:
+        """Expect each part to succeed at an interval from now on."""
+        for name, _ in self._parts:
+            self._steps.declare(name, interval_seconds)
+
+    async def run(self) -> bool:
+        """
+        Run all parts; return False if one failed.
+
+        Raises:
+            DatabaseUnavailable: the database did not answer.
+        """
+        return await run_parts(self._parts, self._passes, self._steps)
+
+    async def poll(self) -> bool:
+        """
+        Run the parts that read what others have posted; return False if one failed.
+
+        Raises:
+            DatabaseUnavailable: the next poll reads it.
+        """
+        return await run_parts(self._polls, self._passes, self._steps)
