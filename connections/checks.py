@@ -126,8 +126,8 @@ def _check_settings() -> Iterator[checks.CheckMessage]:
             1,
             "No setting enforces TLS: tokens, tickets and session cookies may be sent "
             "unencrypted.",
-            "Set SECURE_PROXY_SSL_HEADER behind a proxy that terminates TLS, or "
-            "SECURE_SSL_REDIRECT with `serve --tls-cert --tls-key`.",
+            "Set SECURE_SSL_REDIRECT, and list the proxy that terminates TLS in "
+            "trusted_proxies or use `serve --tls-cert --tls-key`.",
         )
     layer = _get_layer()
     has_several_nodes = bool(getattr(settings, "REDIS_URL", None))

@@ -103,7 +103,11 @@ def describe_health(
 
 
 def may_observe(
-    config: WebSocketConfig, peer: str | None, headers: Sequence[Header]
+    config: WebSocketConfig,
+    peer: str | None,
+    headers: Sequence[Header],
+    *,
+    is_forwarded_by_stranger: bool = False,
 ) -> bool:
     """
     Return True if a request may read metrics and reasons.
@@ -112,7 +116,9 @@ def may_observe(
     request counts only if its proxy is trusted: otherwise the client's address is
     unknown.
     """
-    return _has_token(headers) or _is_allowed_address(config, peer, headers)
+    if _has_token(headers):
+        return True
+    return not is_forwarded_by_stranger and _is_allowed_address(config, peer, headers)
 
 
 def _has_token(headers: Sequence[Header]) -> bool:

@@ -83,6 +83,25 @@ class NodeMiddleware:
             raise shown from None
 
 
+class SchemeMiddleware:
+    """
+    Gives HTTP requests the scheme that a trusted proxy names in X-Forwarded-Proto.
+
+    Django's request.is_secure() returns it. The header is removed from the requests
+    of other peers. Where SECURE_PROXY_SSL_HEADER is set, Django decides instead.
+    """
+
+    def __init__(self, application: Application) -> None:
+        self.application = application
+        self._log = _StrangerLog()
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        source = _find_source(scope, is_secure=scope.get("scheme") == "https")
+        self._log.record(source)
+        scope = _with_scheme(scope, source, "https" if source.is_secure else "http")
+        await self.application(scope, receive, send)
+
+
 class OriginMiddleware:
     """Refuses foreign origins and hosts with 403 before the accept."""
 
@@ -91,26 +110,14 @@ class OriginMiddleware:
 
     def __init__(self, application: Application) -> None:
         self.application = application
-        self._has_warned = False
+        self._log = _StrangerLog()
 
     def __call__(self, scope: Message, receive: Receive, send: Send) -> Awaitable[None]:
         # A coroutine here would cost memory for as long as the connection lives.
         config: WebSocketConfig = scope["node"].config
         headers = scope["headers"]
-        client = scope.get("client")
-        source = find_source(
-            str(client[0]) if client else None,
-            headers,
-            config.trusted_proxies,
-            is_secure=scope.get("scheme") == "wss",
-        )
-        if source.is_forwarded_by_stranger and not self._has_warned:
-            self._has_warned = True
-            logger.warning(
-                "Forwarded headers from %s are ignored: not in trusted_proxies",
-                source.address,
-                extra={"event": "forwarded_header_ignored"},
-            )
+        source = _find_source(scope, is_secure=scope.get("scheme") == "wss")
+        self._log.record(source)
         origins = [
             value.decode("latin-1") for name, value in headers if name == b"origin"
         ]
@@ -141,7 +148,8 @@ class OriginMiddleware:
                 },
             )
             return deny(scope, send, 403)
-        return self.application(_with_source(scope, source), receive, send)
+        scope = _with_scheme(scope, source, "wss" if source.is_secure else "ws")
+        return self.application(_with_address(scope, source), receive, send)
 
 
 class CredentialMiddleware:
@@ -294,7 +302,45 @@ def _count(scope: Message, outcome: str) -> None:
         node.counters.record_outcome(scope.get("route", ""), outcome)
 
 
-def _with_source(scope: Message, source: Source) -> Message:
+class _StrangerLog:
+    """Logs once that forwarded headers of an untrusted peer are ignored."""
+
+    def __init__(self) -> None:
+        self._has_warned = False
+
+    def record(self, source: Source) -> None:
+        if source.is_forwarded_by_stranger and not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "Forwarded headers from %s are ignored: not in trusted_proxies",
+                source.address or "a Unix socket",
+                extra={"event": "forwarded_header_ignored"},
+            )
+
+
+def _find_source(scope: Message, *, is_secure: bool) -> Source:
+    config: WebSocketConfig = scope["node"].config
+    client = scope.get("client")
+    return find_source(
+        str(client[0]) if client else None,
+        scope["headers"],
+        config.trusted_proxies,
+        is_secure=is_secure,
+    )
+
+
+def _with_scheme(scope: Message, source: Source, scheme: str) -> Message:
+    """Return the scope with the client's scheme, without a stranger's claim of it."""
+    if settings.SECURE_PROXY_SSL_HEADER:
+        return scope
+    if source.is_forwarded_by_stranger:
+        headers = [one for one in scope["headers"] if one[0] != b"x-forwarded-proto"]
+        # The views that trust addresses must still know that the request was forwarded.
+        return {**scope, "headers": headers, "is_forwarded_by_stranger": True}
+    return scope if scope.get("scheme") == scheme else {**scope, "scheme": scheme}
+
+
+def _with_address(scope: Message, source: Source) -> Message:
     """Return the scope with the address of the client behind trusted proxies."""
     client = scope.get("client")
     if source.address and (client is None or client[0] != source.address):

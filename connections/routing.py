@@ -15,6 +15,7 @@ from connections.middleware import (
     CredentialMiddleware,
     NodeMiddleware,
     OriginMiddleware,
+    SchemeMiddleware,
     deny,
 )
 from connections.pool import get_redis_url, require_valid_url
@@ -25,9 +26,10 @@ def protect(*, http: Any, websocket: Sequence[URLPattern]) -> Application:
     """
     Return an ASGI application for Django's views and these WebSocket routes.
 
-    It checks Host and Origin, the route, and credentials before a consumer. It
-    adds the route of the dashboard if the admin is installed. If daphne imports
-    this module, Orchestra's server replaces daphne's.
+    It checks Host and Origin, the route, and credentials before a consumer, and
+    gives requests the scheme that a trusted proxy names. It adds the route of the
+    dashboard if the admin is installed. If daphne imports this module, Orchestra's
+    server replaces daphne's.
 
     Raises:
         ConfigError: the configuration or REDIS_URL is not valid.
@@ -39,7 +41,9 @@ def protect(*, http: Any, websocket: Sequence[URLPattern]) -> Application:
     install()
     router = WebSocketRouter(websocket)
     return NodeMiddleware(
-        ProtocolTypeRouter({"http": http, "websocket": OriginMiddleware(router)})
+        ProtocolTypeRouter(
+            {"http": SchemeMiddleware(http), "websocket": OriginMiddleware(router)}
+        )
     )
 
 

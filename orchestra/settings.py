@@ -1,9 +1,8 @@
 """
 Configure the reference application from the environment.
 
-DEBUG, SECRET_KEY, ALLOWED_HOSTS, DATABASE_URL and WEBSOCKET_CONFIG are read
-here; docs/reference/configuration.md lists them. With none of them set it runs on
-SQLite, in one process, on this machine.
+docs/reference/configuration.md lists the variables. With none of them set it runs
+on SQLite, in one process, on this machine.
 """
 
 import contextlib
@@ -19,14 +18,51 @@ import django
 from django.core.exceptions import ImproperlyConfigured
 
 from connections.config import load
+from connections.net.origins import parse_pattern
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 VAR_DIR = Path(os.environ.get("ORCHESTRA_VAR") or BASE_DIR / "var")
 VAR_DIR.mkdir(parents=True, exist_ok=True)
 
 
-def _is_set(name: str) -> bool:
-    return os.environ.get(name, "").lower() in ("1", "true", "yes", "on")
+_BOOLEANS = {
+    **dict.fromkeys(("1", "true", "yes", "on"), True),
+    **dict.fromkeys(("0", "false", "no", "off"), False),
+}
+
+
+def _read_boolean(name: str, default: bool) -> bool:
+    text = os.environ.get(name) or str(default)
+    try:
+        return _BOOLEANS[text.strip().lower()]
+    except KeyError:
+        allowed = ", ".join(_BOOLEANS)
+        raise ImproperlyConfigured(f"{name} is {text!r}; allowed: {allowed}") from None
+
+
+def _read_number(name: str, default: int, largest: int) -> int:
+    text = os.environ.get(name) or str(default)
+    if not (text.isascii() and text.isdecimal() and int(text) <= largest):
+        allowed = f"whole numbers from 0 to {largest}"
+        raise ImproperlyConfigured(f"{name} is {text!r}; allowed: {allowed}")
+    return int(text)
+
+
+def _read_list(name: str, default: str) -> list[str]:
+    text = os.environ.get(name, default)
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _read_origins(name: str) -> list[str]:
+    origins = _read_list(name, "")
+    for origin in origins:
+        try:
+            parse_pattern(origin)
+        except ValueError:
+            allowed = "https://host, https://host:port, https://*.host"
+            text = f"{name} has {origin!r}; allowed: {allowed}"
+            raise ImproperlyConfigured(text) from None
+    return origins
 
 
 def _read_secret_key() -> str:
@@ -66,13 +102,21 @@ def _read_database() -> Any:
         ) from None
 
 
-DEBUG = _is_set("DEBUG")
+DEBUG = _read_boolean("DEBUG", False)
 SECRET_KEY = _read_secret_key()
-ALLOWED_HOSTS = [
-    host.strip()
-    for host in os.environ.get("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]").split(",")
-    if host.strip()
-]
+ALLOWED_HOSTS = _read_list("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]")
+
+# connections gives a request the scheme that a trusted proxy names. A redirect where
+# nothing speaks TLS would lock everybody out, so the environment switches it on.
+SECURE_SSL_REDIRECT = _read_boolean("SECURE_SSL_REDIRECT", False)
+SECURE_REDIRECT_EXEMPT = [r"^(livez|readyz|metrics)$"]
+SESSION_COOKIE_SECURE = _read_boolean("SESSION_COOKIE_SECURE", not DEBUG)
+CSRF_COOKIE_SECURE = _read_boolean("CSRF_COOKIE_SECURE", not DEBUG)
+CSRF_TRUSTED_ORIGINS = _read_origins("CSRF_TRUSTED_ORIGINS")
+# Browsers obey HSTS for as long as it says, also after the site has lost its TLS.
+SECURE_HSTS_SECONDS = _read_number("HSTS_SECONDS", 0, 10**9)
+SECURE_HSTS_INCLUDE_SUBDOMAINS = _read_boolean("HSTS_INCLUDE_SUBDOMAINS", False)
+SECURE_HSTS_PRELOAD = _read_boolean("HSTS_PRELOAD", False)
 
 INSTALLED_APPS = [
     # Before daphne, whose runserver it replaces.
@@ -166,10 +210,10 @@ CHANNEL_LAYERS: dict[str, dict[str, Any]] = {
 # The server that sends alert mail; alert_recipients in the configuration gets it.
 _mail_server: dict[str, Any] = {
     "host": os.environ.get("EMAIL_HOST", "localhost"),
-    "port": int(os.environ.get("EMAIL_PORT", "25")),
+    "port": _read_number("EMAIL_PORT", 25, 65_535),
     "username": os.environ.get("EMAIL_HOST_USER", ""),
     "password": os.environ.get("EMAIL_HOST_PASSWORD", ""),
-    "use_tls": _is_set("EMAIL_USE_TLS"),
+    "use_tls": _read_boolean("EMAIL_USE_TLS", False),
 }
 if django.VERSION >= (6, 1):
     # Django 6.1 deprecates the settings below.

@@ -71,4 +71,8 @@ def _is_observer(request: HttpRequest) -> bool:
         for name, value in request.headers.items()
     ]
     peer = request.META.get("REMOTE_ADDR") or None
-    return may_observe(get_node().config, peer, headers)
+    # SchemeMiddleware has removed the header that would show it.
+    is_stranger = "is_forwarded_by_stranger" in getattr(request, "scope", {})
+    return may_observe(
+        get_node().config, peer, headers, is_forwarded_by_stranger=is_stranger
+    )

@@ -13,19 +13,24 @@ ROOT = Path(__file__).resolve().parents[2]
 
 PRINT = (
     "import json; from django.conf import settings;"
-    " print(json.dumps(settings.DATABASES['default'], default=str))"
+    " names = [name for name in dir(settings) if name.isupper()];"
+    " found = {name: getattr(settings, name) for name in names};"
+    " print(json.dumps(found, default=str))"
 )
+UNSET = ("DEBUG", "HSTS_SECONDS", "SECURE_SSL_REDIRECT")
 
 
-def read_database(folder: Path, url: str) -> dict[str, Any]:
+def read_settings(folder: Path, **environment: str) -> dict[str, Any]:
+    """Return the settings that a process reads from its environment."""
+    inherited = {name: text for name, text in os.environ.items() if name not in UNSET}
     done = subprocess.run(
         [sys.executable, "-c", PRINT],
         cwd=ROOT,
         env={
-            **os.environ,
+            **inherited,
             "DJANGO_SETTINGS_MODULE": "orchestra.settings",
-            "DATABASE_URL": url,
             "ORCHESTRA_VAR": str(folder),
+            **environment,
         },
         capture_output=True,
         text=True,
@@ -34,6 +39,50 @@ def read_database(folder: Path, url: str) -> dict[str, Any]:
     )
     found: dict[str, Any] = json.loads(done.stdout)
     return found
+
+
+def read_database(folder: Path, url: str) -> dict[str, Any]:
+    found: dict[str, Any] = read_settings(folder, DATABASE_URL=url)["DATABASES"]
+    default: dict[str, Any] = found["default"]
+    return default
+
+
+def test_production_is_safe_unless_the_environment_says_otherwise(
+    tmp_path: Path,
+) -> None:
+    found = read_settings(tmp_path)
+    assert found["DEBUG"] is False
+    assert found["SESSION_COOKIE_SECURE"] is found["CSRF_COOKIE_SECURE"] is True
+    assert found["SECURE_HSTS_SECONDS"] == 0
+    assert found["SECURE_HSTS_INCLUDE_SUBDOMAINS"] is False
+    assert found["SECURE_HSTS_PRELOAD"] is False
+    assert found["SECURE_PROXY_SSL_HEADER"] is None
+    assert found["CSRF_TRUSTED_ORIGINS"] == []
+
+
+def test_the_environment_decides_about_tls(tmp_path: Path) -> None:
+    found = read_settings(
+        tmp_path,
+        SECURE_SSL_REDIRECT="true",
+        SESSION_COOKIE_SECURE="off",
+        CSRF_COOKIE_SECURE="0",
+        HSTS_SECONDS="3600",
+        CSRF_TRUSTED_ORIGINS="https://a.example.com, https://*.b.example.com:8443",
+    )
+    assert found["SECURE_SSL_REDIRECT"] is True
+    assert found["SESSION_COOKIE_SECURE"] is found["CSRF_COOKIE_SECURE"] is False
+    assert found["SECURE_HSTS_SECONDS"] == 3600
+    assert found["SECURE_HSTS_INCLUDE_SUBDOMAINS"] is False
+    assert found["SECURE_HSTS_PRELOAD"] is False
+    assert found["CSRF_TRUSTED_ORIGINS"] == [
+        "https://a.example.com",
+        "https://*.b.example.com:8443",
+    ]
+
+
+def test_development_needs_no_tls(tmp_path: Path) -> None:
+    found = read_settings(tmp_path, DEBUG="true")
+    assert found["SESSION_COOKIE_SECURE"] is found["CSRF_COOKIE_SECURE"] is False
 
 
 def test_without_a_url_it_is_sqlite_that_waits_for_its_turn(tmp_path: Path) -> None:
@@ -56,6 +105,11 @@ def test_what_the_url_asks_for_is_not_dropped(tmp_path: Path) -> None:
     ("name", "value", "allowed"),
     [
         ("LOG_LEVEL", "LOUD", "'LOUD'; allowed: DEBUG, INFO, WARNING, ERROR, CRITICAL"),
+        ("DEBUG", "ture", "'ture'; allowed: 1, true, yes, on, 0, false, no, off"),
+        ("SECURE_SSL_REDIRECT", "maybe", "'maybe'; allowed: 1, true, yes"),
+        ("HSTS_SECONDS", "-1", "'-1'; allowed: whole numbers from 0 to"),
+        ("EMAIL_PORT", "smtp", "'smtp'; allowed: whole numbers from 0 to 65535"),
+        ("CSRF_TRUSTED_ORIGINS", "a.b", "'a.b'; allowed: https://host"),
         ("LOG_FORMAT", "xml", "'xml'; allowed: text, json"),
         ("DATABASE_URL", "pass:word", "allowed: sqlite:////path/of/the/file or post"),
     ],
@@ -73,6 +127,6 @@ def test_a_wrong_value_is_named_in_one_line(
     )
     (line,) = done.stderr.splitlines()
     assert done.returncode == 1
-    assert line.startswith(f"manage.py: {name} is ")
+    assert line.startswith((f"manage.py: {name} is ", f"manage.py: {name} has "))
     assert allowed in line
     assert "word" not in line.partition(";")[0]
