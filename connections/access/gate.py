@@ -79,7 +79,8 @@ class Gate:
             if self._version == known:
                 return True
             self._read_at = now
-        return self._hub.for_each("The check for bans", self.apply_to)
+        everyone = (*self._hub, *self._hub.viewers.values())
+        return self._hub.for_each("The check for bans", self.apply_to, everyone)
 
     def check_address(self, address: str) -> None:
         """

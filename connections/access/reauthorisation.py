@@ -27,8 +27,9 @@ class Reauthoriser:
     Checks the connections of one node against the database.
 
     Each connection is checked once within reauthorise_seconds, at its own
-    moment, and at once after ask(); hundreds share one query. While the
-    database is away the last answer stands for stale_authorisation_seconds.
+    moment, and at once after ask(); hundreds share one query. The few viewers of
+    the dashboard are checked in every poll. While the database is away the last
+    answer stands for stale_authorisation_seconds.
     """
 
     def __init__(
@@ -100,11 +101,16 @@ class Reauthoriser:
         due: list[LiveConnection] = []
 
         def add_if_due(one: LiveConnection) -> None:
-            is_due = one.reauthorise_at <= now and one.close_reason is None
-            if is_due and _describe(one):
+            is_viewer = one.connection_id in self._hub.viewers
+            is_due = is_viewer or one.reauthorise_at <= now
+            if is_due and one.close_reason is None and _describe(one):
                 due.append(one)
 
-        is_whole = self._hub.for_each("The search for due authorisations", add_if_due)
+        is_whole = self._hub.for_each(
+            "The search for due authorisations",
+            add_if_due,
+            (*self._hub, *self._hub.viewers.values()),
+        )
         for start in range(0, len(due), _CONNECTIONS_PER_POLL):
             some = due[start : start + _CONNECTIONS_PER_POLL]
             try:

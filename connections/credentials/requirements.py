@@ -20,13 +20,18 @@ _DECISIONS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Requirements:
-    """Permissions and groups that a user needs; an active superuser has all."""
+    """
+    Permissions and groups that a user needs; an active superuser has all.
+
+    With `is_staff` the user must be one of the staff, as for the admin.
+    """
 
     permissions: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
+    is_staff: bool = False
 
     def __bool__(self) -> bool:
-        return bool(self.permissions or self.groups)
+        return bool(self.permissions or self.groups or self.is_staff)
 
     @classmethod
     def read(
@@ -51,7 +56,12 @@ def find_lacking(wanted: Iterable[tuple[Requirements, Any]]) -> set[tuple[Any, A
     }
     groups = _read_groups(ordinary)
     permitted = _read_permitted(ordinary)
-    return {
+    strangers = {
+        (needs, key)
+        for (needs, key), user in pairs.items()
+        if needs.is_staff and not getattr(user, "is_staff", False)
+    }
+    return strangers | {
         (needs, key)
         for needs, key in ordinary
         if not all((name, key) in groups for name in needs.groups)

@@ -9,11 +9,14 @@ from connections import close_codes
 from connections.asgi import Message, Receive, Send
 from connections.close_codes import CloseReason
 from connections.consumers import LimitedJsonConsumer
+from connections.credentials.identity import Credential
+from connections.credentials.requirements import Requirements
 from connections.credentials.sessions import verify_session
 from connections.dashboard.actions import find_allowed
 from connections.dashboard.cache import shared
 from connections.dashboard.filters import Selection
 from connections.exceptions import DatabaseUnavailable, InvalidMessage, Refused
+from connections.hub.connection import LiveConnection
 from connections.node.current import get_detached_node
 from connections.node.node import Node
 from connections.storage.database import Database
@@ -22,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 PERMISSION = "connections.view_livedashboard"
 PATH = "ws/connections/live/"
+_REQUIREMENTS = Requirements(permissions=(PERMISSION,), is_staff=True)
 _RECHECK_SECONDS = 30
 _INTERVALS = (1, 2, 5, 15, 30)
 
@@ -31,15 +35,19 @@ class LiveConsumer(LimitedJsonConsumer):
     Send changed panels to a staff user.
 
     The connection belongs to a detached node that records nothing: viewers are
-    neither counted nor shown, and take no slot from a client.
+    neither counted nor shown, and take no slot from a client. The serving node
+    ends it when the user may no longer view the dashboard.
     """
 
     shared = shared
     _serving_node: Node
+    _credential: Credential
+    _live: LiveConnection | None = None
     _pushing: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        self._serving_node = scope["node"]
+        self._serving_node = node = scope["node"]
+        scope = {**scope, "arrived": scope.get("arrived", node.clock())}
         self._selection = Selection()
         self._every_seconds = 2
         self._allowed: frozenset[str] = frozenset()
@@ -50,6 +58,8 @@ class LiveConsumer(LimitedJsonConsumer):
                 {**scope, "node": get_detached_node()}, receive, send
             )
         finally:
+            if self._live is not None:
+                node.remove_viewer(self._live)
             if self._pushing is not None:
                 self._pushing.cancel()
 
@@ -59,6 +69,11 @@ class LiveConsumer(LimitedJsonConsumer):
         if close_reason is not None:
             self.end(close_reason.code, close_reason.reason)
             return
+        self._live = live = self.connection.live
+        live.user_id = self._credential.user.pk
+        live.requirements = _REQUIREMENTS
+        live.renew(self._credential)
+        self._serving_node.add_viewer(live)
         self._pushing = asyncio.create_task(self._push())
 
     async def handle_watch(self, content: Any) -> None:
@@ -124,14 +139,16 @@ class LiveConsumer(LimitedJsonConsumer):
         if session is None:
             return close_codes.FORBIDDEN
         try:
-            allowed = await self._database.read(_find_allowed, session.session_key)
+            credential, allowed = await self._database.read(
+                _find_allowed, session.session_key
+            )
         except Refused as exc:
             return exc.close_reason
         except DatabaseUnavailable:
             return close_codes.UNAVAILABLE
         if allowed is None:
             return close_codes.FORBIDDEN
-        self._allowed = allowed
+        self._credential, self._allowed = credential, allowed
         return None
 
     @property
@@ -141,9 +158,10 @@ class LiveConsumer(LimitedJsonConsumer):
         return self._serving_node.database
 
 
-def _find_allowed(session_key: str) -> frozenset[str] | None:
-    """Return the permitted actions of a session's user; None: may not view."""
-    user = verify_session(session_key).user
+def _find_allowed(session_key: str) -> tuple[Credential, frozenset[str] | None]:
+    """Return a session's credential and permitted actions; None: may not view."""
+    credential = verify_session(session_key)
+    user = credential.user
     if not user.is_staff or not user.has_perm(PERMISSION):
-        return None
-    return find_allowed(user)
+        return credential, None
+    return credential, find_allowed(user)

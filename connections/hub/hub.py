@@ -18,6 +18,9 @@ class Hub:
     def __init__(self) -> None:
         self._by_id: dict[str, LiveConnection] = {}
         self._by_client: dict[str, dict[str, LiveConnection]] = {}
+        self.viewers: dict[str, LiveConnection] = {}
+        """Connections of the dashboard: a pool and records know none of them, but
+        they end with the rights of their users."""
         self.sending = BackgroundTasks()
         """Messages and close frames on their way to connections."""
         self.passes = Passes()

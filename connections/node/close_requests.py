@@ -37,6 +37,18 @@ _TOLERANCE_SECONDS = 5
 _READ_SECONDS = 60
 """How far before the last successful poll requests are read."""
 
+_LOST_RIGHTS = frozenset(
+    one.reason
+    for one in (
+        close_codes.BANNED,
+        close_codes.DEACTIVATED,
+        close_codes.FORBIDDEN,
+        close_codes.LOGGED_OUT,
+        close_codes.REVOKED,
+    )
+) | {REAUTHORISE}
+"""The reasons that also end a connection of the dashboard."""
+
 _MOST_READ_SECONDS = 86_400
 _REMEMBERED_REQUESTS = 100_000
 
@@ -99,6 +111,7 @@ class AppliedRequests:
                 ended.append(connection)
 
         self._hub.for_each("The application of a close request", end, found)
+        self._apply_to_viewers(request, latest)
         return len(ended)
 
     def apply_all(self, requests: Iterable[tuple[CloseRequest, timedelta]]) -> bool:
@@ -108,6 +121,19 @@ class AppliedRequests:
             lambda one: self.apply(one[0], one[1].total_seconds()),
             requests,
         )
+
+    def _apply_to_viewers(self, request: CloseRequest, latest: float) -> None:
+        """End viewers of the dashboard that lost a right; a kick concerns clients."""
+        if request.reason not in _LOST_RIGHTS:
+            return
+        is_selected = make_selector(request.target, request.value, self._node_id)
+        for viewer in list(self._hub.viewers.values()):
+            if not is_selected(viewer) or _is_later(viewer, request, latest):
+                continue
+            if request.reason == REAUTHORISE:
+                self._reauthoriser.ask(viewer)
+            else:
+                viewer.end(CLOSE_REASONS[request.reason])
 
     def apply_to(self, connection: LiveConnection) -> None:
         """End a joining connection that a request of the last minute selects."""
@@ -128,7 +154,7 @@ class AppliedRequests:
         latest: float,
     ) -> bool:
         """End a connection at once or spread out; return whether it will end."""
-        if connection.arrived > latest and not _is_final(request):
+        if _is_later(connection, request, latest):
             return False
         if request.reason == REAUTHORISE:
             self._reauthoriser.ask(connection)
@@ -229,6 +255,11 @@ class IncomingRequests:
 
     async def _publish(self, bus: RedisBus) -> None:
         await bus.publish(CLOSE_REQUESTS, {})
+
+
+def _is_later(connection: LiveConnection, request: CloseRequest, latest: float) -> bool:
+    """Return True if a connection may stay because it arrived after a request."""
+    return connection.arrived > latest and not _is_final(request)
 
 
 def _is_final(request: CloseRequest) -> bool:

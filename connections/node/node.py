@@ -308,6 +308,17 @@ class Node:
         if self.recorder is not None:
             self.recorder.record_closed(connection, code, reason)
 
+    def add_viewer(self, connection: LiveConnection) -> None:
+        """End a connection of the dashboard when its user may no longer view it."""
+        self.hub.viewers[connection.connection_id] = connection
+        connection.authorised_at = connection.arrived
+        self._applied.apply_to(connection)
+        self.gate.apply_to(connection)
+
+    def remove_viewer(self, connection: LiveConnection) -> None:
+        """Forget a connection of the dashboard."""
+        self.hub.viewers.pop(connection.connection_id, None)
+
     def end_connections(
         self, connection_ids: Iterable[str], close_reason: CloseReason
     ) -> None:

@@ -6,10 +6,15 @@ from typing import Any
 
 import pytest
 from channels.testing import WebsocketCommunicator
-from django.contrib.auth import get_user_model
+from django.contrib.auth import get_user_model, logout
+from django.contrib.auth.models import User
+from django.contrib.sessions.models import Session
+from django.http import HttpRequest
 from django.test import Client
 from django.utils import timezone
 
+from connections.access.bans import impose
+from connections.announcements import post_close_requests
 from connections.dashboard.cache import SnapshotCache
 from connections.dashboard.consumers import PATH, LiveConsumer
 from connections.dashboard.filters import Selection
@@ -17,7 +22,7 @@ from connections.dashboard.snapshot import make_key
 from connections.dashboard.statistics import read_statistics
 from connections.dashboard.tiles import estimate_quantile
 from connections.metrics.counters import Counters
-from connections.models import Alert, MinuteRollup, Node
+from connections.models import Alert, Ban, CloseRequest, MinuteRollup, Node
 from connections.node.node import Node as RunningNode
 from connections.routing import protect
 from connections.storage.database import Database
@@ -224,6 +229,97 @@ async def test_the_socket_sends_changed_panels_and_is_not_counted() -> None:
         node.begin_drain()
         await communicator.send_json_to(watch)
         assert (await receive_until(communicator, "none"))["code"] == 4200
+    finally:
+        await database.close()
+
+
+def log_out(session: Any, user: User) -> None:
+    request = HttpRequest()
+    request.session, request.user = session, user
+    logout(request)
+
+
+def take_permission(session: Any, user: User) -> None:
+    user.user_permissions.clear()
+
+
+def dismiss(session: Any, user: User) -> None:
+    user.is_staff = False
+    user.save()
+
+
+def deactivate(session: Any, user: User) -> None:
+    user.is_active = False
+    user.save()
+
+
+def change_password(session: Any, user: User) -> None:
+    user.set_password("another")
+    user.save()
+
+
+def ban_user(session: Any, user: User) -> None:
+    impose(Ban(target="user", value=str(user.pk)))
+
+
+LOST_RIGHTS = {
+    log_out: 4009,
+    deactivate: 4009,
+    change_password: 4009,
+    lambda session, user: session.flush(): 4009,
+    lambda session, user: Session.objects.all().delete(): 4009,
+    lambda session, user: user.delete(): 4009,
+    take_permission: 4003,
+    dismiss: 4003,
+    ban_user: 4003,
+    lambda session, user: User.objects.update(is_staff=False): 4003,
+    lambda session, user: User.objects.update(is_active=False): 4009,
+    lambda session, user: Ban.objects.create(target="user", value=str(user.pk)): 4003,
+}
+"""Ways to lose the dashboard, with the close code of its WebSocket."""
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(("lose", "code"), LOST_RIGHTS.items())
+async def test_the_socket_ends_at_once_with_the_rights_of_its_user(
+    lose: Any, code: int
+) -> None:
+    """Neither a viewer's interval nor the next regular check delays it."""
+    database = Database()
+    try:
+        user = await database.write(make_staff, "viewer", "view_livedashboard")
+        communicator, node = await connect_as(user.pk, database)
+        watch = {"type": "watch", "query": "range=15m", "every_seconds": 30}
+        await communicator.send_json_to(watch)
+        await receive_until(communicator, "panels")
+        await node.poll_requests()
+        await node.reauthoriser.poll()
+        await database.write(lose, communicator.scope["session"], user)
+        await node.poll_requests()
+        await node.reauthoriser.poll()
+        assert (await receive_until(communicator, "none"))["code"] == code
+        assert len(node.hub) == 0
+        await communicator.disconnect()
+        assert not node.hub.viewers
+    finally:
+        await database.close()
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_a_kick_of_all_clients_spares_the_socket() -> None:
+    database = Database()
+    try:
+        user = await database.write(make_staff, "viewer", "view_livedashboard")
+        communicator, node = await connect_as(user.pk, database)
+        await database.write(
+            lambda: post_close_requests(CloseRequest(target="all", reason="kicked"))
+        )
+        await node.poll_requests()
+        await node.reauthoriser.poll()
+        watch = {"type": "watch", "query": "range=15m", "every_seconds": 1}
+        await communicator.send_json_to(watch)
+        assert await receive_until(communicator, "panels")
+        await communicator.disconnect()
     finally:
         await database.close()
 
