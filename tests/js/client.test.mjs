@@ -3,7 +3,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { Bench, FakeStorage, entry, settle } from "./fakes.mjs";
+import { UnauthorizedError } from "../../connections/static/connections/client.js";
+import { Bench, FakePage, FakeStorage, entry, settle } from "./fakes.mjs";
 
 const ack = (socket, offset) => socket.say({ type: "ack", id: socket.sent.at(-1).id, offset });
 
@@ -171,6 +172,180 @@ test("with a storage, unsettled messages survive a reload", async () => {
   ack(second, 1);
   await settle();
   assert.equal(new Bench({ storage, session: "s1" }).client.pending, 0);
+});
+
+test("a full storage is an event; the message is sent and its promise holds", async () => {
+  const storage = new FakeStorage();
+  const bench = new Bench({ storage });
+  const socket = bench.attach();
+  storage.isFull = true;
+  const asked = bench.client.request("a");
+  assert.deepEqual(bench.named("error").map(({ code }) => code), ["not_stored"]);
+  ack(socket, 1);
+  assert.equal((await asked).offset, 1);
+  assert.equal(bench.client.pending, 0);
+  const closed = bench.client.request("b");
+  bench.client.close();
+  await assert.rejects(closed, { code: "closed", isStored: false });
+});
+
+test("a storage that is forbidden or holds something else breaks nothing", () => {
+  const forbidden = new Proxy({}, { get: () => () => assert.fail("forbidden") });
+  const odd = new FakeStorage();
+  odd.setItem("orchestra.outbox.s1", "no JSON");
+  odd.setItem("orchestra.outbox.s1.a", '{"length": 3}');
+  odd.setItem("orchestra.outbox.s1.b", '[["only an id"], 7]');
+  for (const storage of [forbidden, odd]) {
+    const bench = new Bench({ storage, session: "s1" });
+    const socket = bench.attach();
+    bench.client.send("a");
+    assert.deepEqual(socket.sent.map(({ data }) => data), ["a"]);
+  }
+});
+
+test("two clients of a page keep their own messages", () => {
+  const [storage, page] = [new FakeStorage(), new FakePage()];
+  const clients = ["a", "b"].map((text) => {
+    const bench = new Bench({ storage, page, session: "s1" });
+    bench.client.send(text);
+    return bench;
+  });
+  assert.deepEqual(clients.map(({ client }) => client.pending), [1, 1]);
+  const after = new Bench({ storage, session: "s1" });
+  assert.equal(after.client.pending, 2);
+});
+
+test("messages of the last release's storage are sent", () => {
+  const storage = new FakeStorage();
+  const text = JSON.stringify({ type: "message", id: "x".repeat(16) + "-1", data: "old" });
+  storage.setItem("orchestra.outbox.s1", JSON.stringify([["x".repeat(16) + "-1", text]]));
+  const bench = new Bench({ storage, session: "s1" });
+  assert.equal(bench.attach().sent[0].data, "old");
+  assert.equal(storage.length, 1);
+  ack(bench.socket, 1);
+  assert.equal(storage.length, 0);
+});
+
+test("close() leaves unsent messages to the next client, and says so", async () => {
+  const [storage, page] = [new FakeStorage(), new FakePage()];
+  const before = new Bench({ storage, page, session: "s1" });
+  const asked = before.client.request("a");
+  before.client.close();
+  await assert.rejects(asked, { code: "closed", isStored: true });
+  assert.equal(before.client.pending, 0);
+  const after = new Bench({ storage, page, session: "s1" });
+  assert.equal(after.attach().sent[0].data, "a");
+});
+
+test("a client that is closed and connected again sends what was stored", () => {
+  const bench = new Bench({ storage: new FakeStorage(), session: "s1" });
+  bench.client.send("a");
+  bench.client.close();
+  bench.client.connect();
+  assert.equal(bench.attach().sent[0].data, "a");
+});
+
+test("a restored message that fails is an event", () => {
+  const storage = new FakeStorage();
+  new Bench({ storage, session: "s1" }).client.send({ text: "typed" });
+  const bench = new Bench({ storage, session: "s1" });
+  bench.attach().end(4009, "kicked");
+  const [{ data, error }] = bench.named("dropped");
+  assert.deepEqual([data, error.code], [{ text: "typed" }, "closed"]);
+  assert.equal(storage.length, 0);
+});
+
+test("a renewal is tried again until the server takes a token", async () => {
+  const answers = ["T1", new Error("away"), "T2", "T3"];
+  const getToken = async () => {
+    const answer = answers.shift();
+    if (answer instanceof Error) throw answer;
+    return answer;
+  };
+  const bench = new Bench({ getToken, ackTimeoutMs: 1000 });
+  bench.client.connect();
+  await settle();
+  const socket = bench.attach({ heartbeat_seconds: 3600 });
+  socket.say({ type: "expiring", after_ms: 70_000 });
+  await settle();
+  assert.deepEqual(socket.sent, []);
+  for (const token of ["T2", "T3"]) {
+    bench.clock.advance(2500);
+    await settle();
+    assert.deepEqual(socket.sent.at(-1), { type: "refresh", token });
+  }
+  socket.say({ type: "refreshed", expires_at: null });
+  bench.clock.advance(60_000);
+  await settle();
+  assert.equal(socket.sent.length, 2);
+});
+
+test("a token source can stop a renewal, and the client", async () => {
+  let isStopped = false;
+  const getToken = async () => {
+    if (isStopped) throw new UnauthorizedError();
+    return "T1";
+  };
+  const bench = new Bench({ getToken });
+  bench.client.connect();
+  await settle();
+  const socket = bench.attach();
+  isStopped = true;
+  socket.say({ type: "expiring", after_ms: 70_000 });
+  await settle();
+  const failed = assert.rejects(bench.client.request("a"), { code: "closed" });
+  socket.end(4100, "token_expired");
+  bench.clock.advance(0);
+  await settle();
+  await failed;
+  assert.deepEqual([bench.client.state, bench.client.ending.code], ["closed", 4001]);
+});
+
+test("a URL without its last slash, or with a query, is kept", () => {
+  for (const url of ["http://host/ws/sessions", "http://host/ws/sessions/#part"]) {
+    const bench = new Bench({ url });
+    bench.client.connect();
+    assert.equal(bench.socket.url.href, "ws://host/ws/sessions/new/");
+  }
+  const bench = new Bench({ url: "wss://host/ws/sessions/?ticket=a%2Bb" });
+  bench.attach().end(1006);
+  bench.clock.advance(1000);
+  assert.equal(bench.socket.url.pathname, "/ws/sessions/s1/");
+  const { searchParams } = bench.socket.url;
+  assert.deepEqual([searchParams.get("ticket"), searchParams.get("replaces")], ["a+b", "c1"]);
+  assert.throws(() => new Bench({ url: "/ws/sessions/" }), TypeError);
+});
+
+test("a stop is sent until the stream has ended", () => {
+  const bench = new Bench();
+  const first = bench.attach();
+  first.say(entry(1, { state: "streaming" }));
+  first.end(1006);
+  assert.equal(bench.client.cancel(1), false);
+  bench.clock.advance(1000);
+  const second = bench.attach({ outcome: "resumed", offset: 1 });
+  const stop = { type: "cancel", offset: 1 };
+  assert.deepEqual(second.sent, [stop]);
+  const refusal = { type: "error", code: "unavailable", message: "", id: null };
+  second.say({ ...refusal, offset: 1, retry_after_seconds: 2 });
+  bench.clock.advance(2000);
+  assert.deepEqual(second.sent, [stop, stop]);
+  second.say({ type: "state", offset: 1, state: "cancelled" });
+  second.end(1006);
+  bench.clock.advance(2000);
+  assert.deepEqual(bench.attach({ outcome: "resumed", offset: 1 }).sent, []);
+  assert.deepEqual(bench.named("error"), []);
+});
+
+test("a long replay causes no reconnect", () => {
+  const bench = new Bench();
+  const socket = bench.attach({ heartbeat_seconds: 30, offset: 100 });
+  for (let offset = 1; offset <= 10; offset += 1) {
+    socket.say(entry(offset));
+    socket.say({ type: "pong", t: 0, offset: 100 });
+    bench.clock.advance(15_000);
+  }
+  assert.equal(bench.client.state, "open");
 });
 
 test("entries arrive in order, and replays are marked", () => {

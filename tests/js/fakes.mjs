@@ -79,9 +79,20 @@ export class FakePage extends EventTarget {
 
 export class FakeStorage {
   #items = new Map();
+  isFull = false;
+
+  get length() {
+    return this.#items.size;
+  }
+
+  key = (index) => [...this.#items.keys()][index] ?? null;
   getItem = (key) => this.#items.get(key) ?? null;
-  setItem = (key, value) => this.#items.set(key, value);
   removeItem = (key) => this.#items.delete(key);
+
+  setItem = (key, value) => {
+    if (this.isFull) throw new DOMException("full", "QuotaExceededError");
+    this.#items.set(key, value);
+  };
 }
 
 /** A client in a fake environment; `events` holds its events. */
@@ -100,14 +111,15 @@ export class Bench {
         bench.sockets.push(this);
       }
     }
-    this.client = new SessionClient("http://host/ws/sessions/", {
+    const { url = "http://host/ws/sessions/", ...rest } = options;
+    this.client = new SessionClient(url, {
       clock: this.clock,
       page: this.page,
       random: () => this.random,
       WebSocket: Socket,
-      ...options,
+      ...rest,
     });
-    const types = "state hello entry delta ended gap reset refreshed error notice bye";
+    const types = "state hello entry delta ended gap reset refreshed error dropped notice bye";
     for (const type of types.split(" ")) {
       this.client.addEventListener(type, ({ detail }) => this.events.push([type, detail]));
     }

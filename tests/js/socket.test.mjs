@@ -251,3 +251,31 @@ test("an announced expiry is answered with a new token", async () => {
   await settle();
   assert.deepEqual(socket.sent, [{ type: "refresh", token: "T2" }]);
 });
+
+test("a token that no subprotocol can hold is a final end that says so", async () => {
+  for (const token of ["a/b", "two words", "a=", "ä"]) {
+    const bench = new Bench({ getToken: () => token });
+    const failed = assert.rejects(bench.client.request("x"), { message: /invalid_token/ });
+    bench.client.connect();
+    await settle();
+    await failed;
+    assert.deepEqual([bench.client.state, bench.sockets.length], ["closed", 0]);
+  }
+  const bench = new Bench({ getToken: () => "a+b-c._~" });
+  bench.client.connect();
+  await settle();
+  assert.deepEqual(bench.socket.protocols, ["orchestra.v1", "bearer.a+b-c._~"]);
+});
+
+test("an address that the browser refuses is a final end", async () => {
+  const refusing = class {
+    constructor() {
+      throw new SyntaxError("insecure");
+    }
+  };
+  const bench = new Bench({ WebSocket: refusing });
+  bench.client.connect();
+  await settle();
+  assert.equal(bench.client.state, "closed");
+  assert.equal(bench.client.ending.reason, "invalid_url");
+});

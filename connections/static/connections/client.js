@@ -6,12 +6,15 @@
 //   client.connect();
 //   await client.request({ text: "Hello" });
 
+import { Cancellations } from "./cancellations.js";
+import { TypedTarget } from "./events.js";
 import { Heartbeat } from "./heartbeat.js";
 import { Outbox, RequestError } from "./outbox.js";
 import { REAL_CLOCK, ReconnectingSocket } from "./socket.js";
+import { Renewal, UnauthorizedError } from "./tokens.js";
 import { Transcript } from "./transcript.js";
 
-export { ReconnectingSocket, RequestError };
+export { ReconnectingSocket, RequestError, UnauthorizedError };
 export { textOf } from "./transcript.js";
 
 /**
@@ -27,6 +30,12 @@ export { textOf } from "./transcript.js";
  *   maxInFlight?: number, ackTimeoutMs?: number, heartbeatTimeoutMs?: number,
  *   clock?: import("./socket.js").Clock, random?: () => number,
  *   WebSocket?: typeof WebSocket, page?: Window | null}} Options
+ * @typedef {{state: import("./socket.js").StateChange, hello: Hello,
+ *   entry: {entry: Entry, isReplay: boolean}, delta: {entry: Entry, text: string},
+ *   ended: {entry: Entry}, gap: {from: number, to: number}, reset: Hello,
+ *   refreshed: {expires_at: string | null}, error: RequestError,
+ *   dropped: {id: string, data: unknown, error: RequestError},
+ *   notice: {text: string, at: string}, bye: Record<string, any>}} SessionEvents
  */
 
 const SUBPROTOCOL = "orchestra.v1";
@@ -42,9 +51,11 @@ const TEMPORARY = ["rate_limited", "unavailable"];
  * Events, each a CustomEvent: `state` {from, to, ending, delayMs}, `hello` (the
  * server's, with its outcome), `entry` {entry, isReplay}, `delta` {entry, text},
  * `ended` {entry}, `gap` {from, to}, `reset`, `refreshed`, `error` (that
- * settles no message), `notice` {text, at} from staff, `bye`.
+ * settles no message), `dropped` {id, data, error} (a message of an earlier page
+ * that was not recorded), `notice` {text, at} from staff, `bye`.
+ * @extends {TypedTarget<SessionEvents>}
  */
-export class SessionClient extends EventTarget {
+export class SessionClient extends TypedTarget {
   /** @type {Hello | null} */ hello = null;
 
   #url;
@@ -54,18 +65,20 @@ export class SessionClient extends EventTarget {
   #heartbeat;
   #transcript;
   #outbox;
+  #cancellations;
+  #renewal;
   #getToken;
   #maxInFlight;
   #ackTimeoutMs;
   /** @type {any} */ #resend = null;
   #pausedUntil = 0;
-  /** The time and offset of the first pong ahead of the transcript. */
-  #behind = { offset: 0, at: 0 };
+  /** The first pong ahead of the transcript, and where the transcript was. */
+  #behind = { offset: 0, last: 0, at: 0 };
 
   /** @param {string | URL} url of all sessions @param {Options} [options] */
   constructor(url, options = {}) {
     super();
-    this.#url = url;
+    this.#url = new URL(url, globalThis.location?.href);
     this.#session = options.session ?? "new";
     this.#clock = options.clock ?? REAL_CLOCK;
     this.#getToken = options.getToken;
@@ -73,10 +86,26 @@ export class SessionClient extends EventTarget {
     this.#maxInFlight = options.maxInFlight ?? 1;
     this.#ackTimeoutMs = options.ackTimeoutMs ?? 15_000;
     this.#transcript = new Transcript(options.entryLimit ?? 1000);
-    const storage = options.storage ?? null;
-    const limit = options.queueLimit ?? 100;
-    const key = makeKey(this.#session);
-    this.#outbox = new Outbox({ limit, prefix: makePrefix(), key, storage });
+    this.#outbox = new Outbox({
+      limit: options.queueLimit ?? 100,
+      prefix: makePrefix(),
+      session: this.#session,
+      storage: options.storage,
+      page: options.page ?? globalThis.window,
+      onDropped: ({ id, text }, error) =>
+        this.emit("dropped", { id, data: JSON.parse(text).data, error }),
+      onUnstored: () =>
+        this.emit("error", new RequestError("not_stored", "the storage is full or forbidden")),
+    });
+    const cancel = (/** @type {number} */ offset) =>
+      this.#socket.send({ type: "cancel", offset });
+    this.#cancellations = new Cancellations(cancel, this.#clock);
+    this.#renewal = new Renewal({
+      clock: this.#clock,
+      refresh: () => this.refresh(),
+      answerMs: this.#ackTimeoutMs,
+      random: options.random ?? Math.random,
+    });
     this.#heartbeat = new Heartbeat({
       clock: this.#clock,
       timeoutMs: options.heartbeatTimeoutMs ?? 5000,
@@ -88,9 +117,9 @@ export class SessionClient extends EventTarget {
       protocols: [SUBPROTOCOL],
       isReadyAtOnce: false,
     });
-    this.#socket.addEventListener("message", (event) => this.#receive(detailOf(event)));
-    this.#socket.addEventListener("state", (event) => this.#changeState(detailOf(event)));
-    this.#socket.addEventListener("bye", (event) => this.#emit("bye", detailOf(event)));
+    this.#socket.addEventListener("message", ({ detail }) => this.#receive(detail));
+    this.#socket.addEventListener("state", ({ detail }) => this.#changeState(detail));
+    this.#socket.addEventListener("bye", ({ detail }) => this.emit("bye", detail));
     this.#socket.addEventListener("probe", () => this.#heartbeat.check());
   }
 
@@ -119,13 +148,17 @@ export class SessionClient extends EventTarget {
 
   /** Connect, even after a final close ("use here"). */
   connect() {
+    this.#outbox.restore();
     this.#socket.connect();
   }
 
-  /** Close for good; unrecorded messages fail with `closed`. */
+  /**
+   * Close for good; unrecorded messages fail with `closed`, and stay in the storage
+   * for the next client of the session.
+   */
   close() {
+    this.#outbox.close(new RequestError("closed", "the client was closed"));
     this.#socket.close();
-    this.#outbox.failAll(new RequestError("closed", "the client was closed"));
   }
 
   /** Drop the connection as if the network had failed, and reconnect. */
@@ -164,12 +197,12 @@ export class SessionClient extends EventTarget {
 
   /** Send a message; a failure becomes an `error` event. */
   send(/** @type {unknown} */ data) {
-    this.request(data).catch((error) => this.#emit("error", error));
+    this.request(data).catch((error) => this.emit("error", error));
   }
 
-  /** Stop a stream. @param {number} offset */
+  /** Stop a stream, after the next reconnect if need be. @param {number} offset */
   cancel(offset) {
-    return this.#socket.send({ type: "cancel", offset });
+    return this.#cancellations.add(offset);
   }
 
   /** Send a new token on the open connection; `refreshed` answers. */
@@ -179,18 +212,21 @@ export class SessionClient extends EventTarget {
   }
 
   #makeUrl() {
-    const base = globalThis.location?.href;
-    const url = new URL(`${encodeURIComponent(this.#session)}/`, new URL(this.#url, base));
+    const url = new URL(this.#url);
     url.protocol = url.protocol.replace("http", "ws");
-    url.search = this.#transcript.position;
-    if (this.hello) url.searchParams.set("replaces", this.hello.connection);
+    url.pathname = `${url.pathname.replace(/\/+$/, "")}/${encodeURIComponent(this.#session)}/`;
+    url.hash = "";
+    const position = new URLSearchParams(this.#transcript.position);
+    if (this.hello) position.set("replaces", this.hello.connection);
+    for (const [name, value] of position) url.searchParams.set(name, value);
     return url.toString();
   }
 
-  /** @param {{to: string}} change */
+  /** @param {import("./socket.js").StateChange} change */
   #changeState(change) {
     if (change.to !== "open") {
       this.#heartbeat.stop();
+      this.#renewal.stop();
       this.#clock.clearTimeout(this.#resend);
       this.#settleTooBig();
       this.#outbox.rewind();
@@ -198,7 +234,7 @@ export class SessionClient extends EventTarget {
     if (change.to === "closed" && isFinal(this.ending)) {
       this.#outbox.failAll(makeClosed(this.ending));
     }
-    this.#emit("state", change);
+    this.emit("state", change);
   }
 
   /** Fail the largest message in flight, which was too big to resend. */
@@ -228,11 +264,12 @@ export class SessionClient extends EventTarget {
       case "error":
         return this.#takeError(message);
       case "expiring":
-        return void this.refresh();
+        return void (this.#getToken && this.#renewal.start());
       case "refreshed":
-        return this.#emit("refreshed", message);
+        this.#renewal.stop();
+        return this.emit("refreshed", message);
       case "notice":
-        return this.#emit("notice", { text: String(message.text), at: message.at });
+        return this.emit("notice", { text: String(message.text), at: message.at });
     }
   }
 
@@ -241,25 +278,28 @@ export class SessionClient extends EventTarget {
     const isReturning = this.#transcript.epoch !== null;
     const isVoid = this.#transcript.begin(hello);
     this.hello = hello;
-    this.#behind = { offset: 0, at: 0 };
+    this.#behind = { offset: 0, last: 0, at: 0 };
     this.#pausedUntil = 0;
-    if (this.#session !== hello.session) this.#outbox.move(makeKey(hello.session));
+    if (this.#session !== hello.session) this.#outbox.move(hello.session);
     this.#session = hello.session;
-    if (isVoid) this.#emit("reset", hello);
+    if (isVoid) this.#cancellations.clear();
+    if (isVoid) this.emit("reset", hello);
     else if (isReturning && hello.gap) {
-      this.#emit("gap", { from: hello.gap[0], to: hello.gap[1] });
+      this.emit("gap", { from: hello.gap[0], to: hello.gap[1] });
     }
     this.#socket.markReady();
     this.#heartbeat.start(hello.heartbeat_seconds * 1000);
-    this.#emit("hello", hello);
+    this.emit("hello", hello);
+    this.#cancellations.sendAll();
     this.#flush();
   }
 
   /** @param {Entry} entry */
   #takeEntry(entry) {
     if (!this.#transcript.put(entry)) return this.#socket.drop();
+    if (entry.state !== "streaming") this.#cancellations.discard(entry.offset);
     const isReplay = entry.offset <= (this.hello?.offset ?? 0);
-    this.#emit("entry", { entry, isReplay });
+    this.emit("entry", { entry, isReplay });
   }
 
   /** @param {{offset: number, at_char: number, text: string}} delta */
@@ -267,37 +307,45 @@ export class SessionClient extends EventTarget {
     const entry = this.#transcript.extend(delta);
     // Text is missing: after a reconnect the server sends the whole entry.
     if (entry === null) return this.#socket.drop();
-    this.#emit("delta", { entry, text: delta.text });
+    this.emit("delta", { entry, text: delta.text });
   }
 
   /** @param {{offset: number, state: import("./transcript.js").EntryState}} change */
   #takeState(change) {
+    if (change.state !== "streaming") this.#cancellations.discard(change.offset);
     const entry = this.#transcript.settle(change);
-    if (entry) this.#emit("ended", { entry });
+    if (entry) this.emit("ended", { entry });
   }
 
   /** Reconnect if the log stays ahead of the transcript. @param {number} offset */
   #comparePositions(offset) {
     const { last } = this.#transcript;
     const now = this.#clock.now();
-    if (this.#behind.offset > last) {
+    // A long replay moves the transcript; one that stands still lacks an entry.
+    if (this.#behind.offset > last && this.#behind.last === last) {
       if (now - this.#behind.at >= BEHIND_MS) this.#socket.drop();
     } else {
-      this.#behind = { offset, at: now };
+      this.#behind = { offset, last, at: now };
     }
   }
 
   /** @param {any} message */
-  #takeError({ code, message, id, ref, retry_after_seconds: seconds }) {
+  #takeError({ code, message, id, offset, ref, retry_after_seconds: seconds }) {
+    const wait = Math.max(0.2, seconds ?? 1) * 1000;
+    if (offset !== undefined) {
+      // The answer to a cancel.
+      if (TEMPORARY.includes(code)) this.#cancellations.retry(wait);
+      else this.#cancellations.discard(offset);
+      return;
+    }
     if (TEMPORARY.includes(code)) {
       // The dropped message may be unknown, so all in flight are resent.
       this.#outbox.rewind();
-      const wait = Math.max(0.2, seconds ?? 1) * 1000;
       this.#pausedUntil = this.#clock.now() + wait;
       return this.#later(wait);
     }
     const error = new RequestError(code, message, ref);
-    if (id === null || id === undefined || !this.#outbox.get(id)) this.#emit("error", error);
+    if (id === null || id === undefined || !this.#outbox.get(id)) this.emit("error", error);
     else this.#fail(id, error);
   }
 
@@ -332,11 +380,6 @@ export class SessionClient extends EventTarget {
       this.#flush();
     }, ms);
   }
-
-  /** @param {string} type @param {unknown} detail */
-  #emit(type, detail) {
-    this.dispatchEvent(new CustomEvent(type, { detail }));
-  }
 }
 
 /** @param {import("./socket.js").Ending | null} ending */
@@ -347,16 +390,6 @@ function isFinal(ending) {
 /** @param {import("./socket.js").Ending | null} ending */
 function makeClosed(ending) {
   return new RequestError("closed", `the connection has ended: ${ending?.reason}`);
-}
-
-/** @param {Event} event */
-function detailOf(event) {
-  return /** @type {CustomEvent} */ (event).detail;
-}
-
-/** @param {string} session */
-function makeKey(session) {
-  return `orchestra.outbox.${session}`;
 }
 
 /** Return 16 random characters, so that ids of two tabs never collide. */

@@ -1,5 +1,13 @@
+import { MessageStore } from "./storage.js";
+
 /** The reason why a message was not recorded: an error code of server or client. */
 export class RequestError extends Error {
+  /**
+   * True if the message stays in the client's storage: the next client of the
+   * session sends it.
+   */
+  isStored = false;
+
   /** @param {string} code @param {string} message @param {string | null} [ref] */
   constructor(code, message, ref = null) {
     super(message);
@@ -12,8 +20,11 @@ export class RequestError extends Error {
 /**
  * @typedef {{id: string, offset: number}} Ack
  * @typedef {{id: string, text: string, bytes: number, timeouts: number,
- *   isInFlight: boolean, promise: Promise<Ack>,
+ *   isInFlight: boolean, isRestored: boolean, promise: Promise<Ack>,
  *   resolve: (ack: Ack) => void, reject: (error: RequestError) => void}} Item
+ * @typedef {{onDropped?: (item: Item, error: RequestError) => void,
+ *   onUnstored?: () => void}} Listeners `onDropped` is called for a restored message
+ *   that failed, `onUnstored` when the storage is full or forbidden
  */
 
 /**
@@ -21,28 +32,39 @@ export class RequestError extends Error {
  *
  * The ids make resending harmless. The queue is bounded, so that a page that is
  * offline for hours does not grow without limit. With a `storage` (such as
- * sessionStorage) unsettled messages survive a reload.
+ * sessionStorage) unsettled messages survive a reload and close().
  */
 export class Outbox {
   #limit;
   #prefix;
-  #storage;
-  #key;
+  #listeners;
+  /** @type {MessageStore | null} */ #store = null;
+  #isStored = false;
   #count = 0;
   /** @type {Map<string, Item>} */ #items = new Map();
 
   /**
-   * @param {{limit: number, prefix: string, key: string, storage?: Storage | null}}
-   *   options `prefix` is unique to the page load, `key` to the session
+   * @param {{limit: number, prefix: string, session: string,
+   *   storage?: Storage | null, page?: Window | null} & Listeners} options
+   *   `prefix` is unique to the client
    */
-  constructor({ limit, prefix, key, storage = null }) {
+  constructor({ limit, prefix, session, storage, page, ...listeners }) {
     this.#limit = limit;
     this.#prefix = prefix;
-    this.#key = key;
-    this.#storage = storage;
-    for (const [id, text] of JSON.parse(storage?.getItem(key) ?? "[]")) {
+    this.#listeners = listeners;
+    if (storage) this.#store = new MessageStore({ storage, session, id: prefix, page });
+    this.restore();
+  }
+
+  /** Take up the stored messages that no open client has. */
+  restore() {
+    this.#isStored = this.#store !== null;
+    for (const [id, text] of this.#store?.adopt() ?? []) {
+      if (this.#items.has(id)) continue;
+      const item = this.#put(id, text);
+      item.isRestored = true;
       // No caller waits for restored messages.
-      this.#put(id, text).promise.catch(() => {});
+      item.promise.catch(() => {});
     }
   }
 
@@ -83,11 +105,18 @@ export class Outbox {
     return item;
   }
 
-  /** Store unsettled messages under another key. @param {string} key */
-  move(key) {
-    this.#storage?.removeItem(this.#key);
-    this.#key = key;
+  /** Store unsettled messages for another session. @param {string} session */
+  move(session) {
+    this.#store?.move(session);
     this.#keep();
+  }
+
+  /** Fail all messages, but leave those that are stored to the next client. */
+  close(/** @type {RequestError} */ error) {
+    error.isStored = this.#isStored;
+    for (const item of this.#items.values()) item.reject(error);
+    this.#items.clear();
+    this.#store?.release();
   }
 
   /** @param {string} id @param {number} offset */
@@ -97,7 +126,9 @@ export class Outbox {
 
   /** @param {string} id @param {RequestError} error */
   fail(id, error) {
-    this.#take(id)?.reject(error);
+    const item = this.#take(id);
+    item?.reject(error);
+    if (item?.isRestored) this.#listeners.onDropped?.(item, error);
   }
 
   /** @param {RequestError} error */
@@ -116,7 +147,8 @@ export class Outbox {
     /** @type {Promise<Ack>} */
     const promise = new Promise((resolve, reject) => Object.assign(settle, { resolve, reject }));
     const bytes = new TextEncoder().encode(text).length;
-    const item = { id, text, bytes, timeouts: 0, isInFlight: false, promise, ...settle };
+    const flags = { isInFlight: false, isRestored: false };
+    const item = { id, text, bytes, timeouts: 0, ...flags, promise, ...settle };
     this.#items.set(id, item);
     return item;
   }
@@ -130,8 +162,9 @@ export class Outbox {
   }
 
   #keep() {
-    const left = [...this.#items.values()].map(({ id, text }) => [id, text]);
-    if (left.length > 0) this.#storage?.setItem(this.#key, JSON.stringify(left));
-    else this.#storage?.removeItem(this.#key);
+    if (this.#store === null) return;
+    const wasStored = this.#isStored;
+    this.#isStored = this.#store.save([...this.#items.values()].map(({ id, text }) => [id, text]));
+    if (wasStored && !this.#isStored) this.#listeners.onUnstored?.();
   }
 }

@@ -1,15 +1,20 @@
 // A WebSocket that reconnects; its close code decides whether and when. It is
 // independent of sessions, and works with any JSON consumer.
 
+import { TypedTarget } from "./events.js";
 import { decide, readEnding } from "./reconnect.js";
+import { UnauthorizedError, isSendable } from "./tokens.js";
 
 /**
  * @typedef {"idle"|"connecting"|"open"|"waiting"|"closed"} State
  * @typedef {import("./reconnect.js").Ending} Ending
+ * @typedef {import("./tokens.js").GetToken} GetToken
  * @typedef {{now: () => number, setTimeout: (work: () => void, ms: number) => any,
  *   clearTimeout: (timer: any) => void}} Clock
- * @typedef {(asked: {isExpired: boolean, previous: string | null})
- *   => string | null | Promise<string | null>} GetToken
+ * @typedef {{from: State, to: State, ending: Ending | null, delayMs: number | null,
+ *   failures: number}} StateChange
+ * @typedef {{state: StateChange, opened: null, message: any, bye: any,
+ *   probe: null}} SocketEvents
  */
 
 /** @type {Clock} */
@@ -28,14 +33,16 @@ const BYE_GRACE_MS = 3000;
 const LONGEST_RETRY_MS = 3_600_000;
 const LOST = 1006;
 const DRAINING = 4200;
+const UNAUTHENTICATED = 4001;
 const TOKEN_EXPIRED = 4100;
 
 /**
  * Events: `state` {from, to, ending, delayMs, failures}, `opened`, `message`
  * (parsed if it is JSON), `bye`, `probe` (the network may have changed: check that
  * the server still answers).
+ * @extends {TypedTarget<SocketEvents>}
  */
-export class ReconnectingSocket extends EventTarget {
+export class ReconnectingSocket extends TypedTarget {
   /** @type {State} */ state = "idle";
   /** The end of the last connection. @type {Ending | null} */ ending = null;
 
@@ -132,29 +139,54 @@ export class ReconnectingSocket extends EventTarget {
     this.#clock.clearTimeout(this.#timer);
     this.#move("connecting");
     this.#timer = this.#clock.setTimeout(() => this.#giveUp(attempt), OPENING_MS);
-    const protocols = [...this.#protocols];
-    if (this.#getToken) {
-      const asked = { isExpired: this.#isExpired, previous: this.#token };
-      let token;
-      /** @type {number | null} */ let afterMs = null;
-      try {
-        token = await this.#getToken(asked);
-      } catch (/** @type {any} */ error) {
-        console.warn("No token for the connection:", error);
-        token = undefined;
-        afterMs = readRetryAfter(error?.retryAfterSeconds);
-      }
-      if (attempt !== this.#attempt) return;
-      const isSame = this.#isExpired && token === this.#token;
-      if (token === undefined || isSame) {
-        const reason = isSame ? "token_expired" : "no_token";
-        this.#lose({ ...readEnding(isSame ? TOKEN_EXPIRED : LOST, reason, null), afterMs });
-        return;
-      }
-      this.#token = token;
-      if (token) protocols.push(`bearer.${token}`);
+    const token = this.#getToken ? await this.#askToken(this.#getToken, attempt) : null;
+    if (attempt !== this.#attempt || token === undefined) return;
+    const protocols = token ? [...this.#protocols, `bearer.${token}`] : [...this.#protocols];
+    let socket;
+    try {
+      socket = new this.#WebSocket(this.#url(), protocols);
+    } catch (error) {
+      this.#fail("invalid_url", error);
+      return;
     }
-    this.#listen(new this.#WebSocket(this.#url(), protocols));
+    this.#listen(socket);
+  }
+
+  /**
+   * Return the token of a new connection; undefined if the attempt has ended.
+   * @param {GetToken} getToken @param {number} attempt
+   * @returns {Promise<string | null | undefined>}
+   */
+  async #askToken(getToken, attempt) {
+    let token;
+    /** @type {any} */ let failure = null;
+    try {
+      token = await getToken({ isExpired: this.#isExpired, previous: this.#token });
+    } catch (error) {
+      console.warn("No token for the connection:", error);
+      failure = error;
+    }
+    if (attempt !== this.#attempt) return undefined;
+    if (failure instanceof UnauthorizedError) {
+      this.#lose(readEnding(UNAUTHENTICATED, "", null));
+    } else if (token === undefined) {
+      const afterMs = readRetryAfter(failure?.retryAfterSeconds);
+      this.#lose({ ...readEnding(LOST, "no_token", null), afterMs });
+    } else if (this.#isExpired && token === this.#token) {
+      this.#lose(readEnding(TOKEN_EXPIRED, "token_expired", null));
+    } else if (token && !isSendable(token)) {
+      this.#fail("invalid_token", "a token may hold letters, digits and !#$%&'*+-.^_`|~ alone");
+    } else {
+      this.#token = token;
+      return token;
+    }
+    return undefined;
+  }
+
+  /** Stay closed: a retry changes nothing. @param {string} reason @param {unknown} error */
+  #fail(reason, error) {
+    console.error("The connection cannot be opened:", error);
+    this.#lose({ ...readEnding(LOST, reason, null), reconnect: "never" });
   }
 
   /** @param {WebSocket} socket */
@@ -164,7 +196,7 @@ export class ReconnectingSocket extends EventTarget {
     const isOurs = () => this.#socket === socket;
     socket.onopen = () => {
       if (!isOurs()) return;
-      this.dispatchEvent(new Event("opened"));
+      this.emit("opened", null);
       if (this.#isReadyAtOnce) this.markReady();
     };
     socket.onmessage = (event) => {
@@ -181,12 +213,12 @@ export class ReconnectingSocket extends EventTarget {
   #take(text) {
     const message = parse(text);
     if (message?.type !== "bye") {
-      this.dispatchEvent(new CustomEvent("message", { detail: message }));
+      this.emit("message", message);
       return;
     }
     this.#bye = message;
     this.#byeAt = this.#clock.now();
-    this.dispatchEvent(new CustomEvent("bye", { detail: message }));
+    this.emit("bye", message);
     // The close frame follows at that time, unless the network fails before.
     const wait = (message.after_ms ?? 0) + BYE_GRACE_MS;
     this.#clock.clearTimeout(this.#closeTimer);
@@ -252,8 +284,8 @@ export class ReconnectingSocket extends EventTarget {
     const from = this.state;
     if (from === to) return;
     this.state = to;
-    const detail = { from, to, ending: this.ending, delayMs, failures: this.#failures };
-    this.dispatchEvent(new CustomEvent("state", { detail }));
+    const { ending } = this;
+    this.emit("state", { from, to, ending, delayMs, failures: this.#failures });
   }
 
   /** React to network and visibility events of the page. */
@@ -272,7 +304,7 @@ export class ReconnectingSocket extends EventTarget {
 
   #nudge() {
     const reconnect = this.ending?.reconnect;
-    if (this.state === "open") this.dispatchEvent(new Event("probe"));
+    if (this.state === "open") this.emit("probe", null);
     else if (this.state === "waiting" && reconnect === "backoff") void this.#open();
     else this.wake();
   }
