@@ -8,8 +8,7 @@ connect, receive, disconnect, groups and send work as Channels documents them.
 import asyncio
 import contextlib
 import functools
-import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from asgiref.sync import async_to_sync
@@ -34,6 +33,7 @@ from connections.connection.compat import get_handler_name
 from connections.connection.public import ConsumerConnection
 from connections.connection.refresh import holds_refresh, is_refresh, refresh
 from connections.connection.runner import ConnectionRunner
+from connections.connection.terms import read_terms
 from connections.credentials.identity import identify
 from connections.exceptions import InvalidMessage
 from connections.limits import Limits
@@ -72,12 +72,10 @@ class _Limited:
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         self.scope = scope
         self.channel_layer = get_channel_layer(self.channel_layer_alias)
-        limits: Any = self.get_limits(scope)
-        if inspect.isawaitable(limits):
-            limits = await limits
         node = _find_node(scope)
+        terms = await read_terms(self, scope, node.config)
         self._runner = ConnectionRunner(
-            self, scope, receive, send, node=node, limits=limits
+            self, scope, receive, send, node=node, terms=terms
         )
         sender = self._runner.sender
         loop = asyncio.get_running_loop()
@@ -203,7 +201,7 @@ class LimitedConsumer(_Limited, AsyncWebsocketConsumer):
 
     async def websocket_connect(self, message: Message) -> None:
         if self.groups:
-            await self._require_channel().join(self.groups)
+            await self._require_channel().join(_require_groups(self.groups))
         try:
             await self.connect()
         except AcceptConnection:
@@ -231,7 +229,8 @@ class LimitedSyncConsumer(_Limited, WebsocketConsumer):
 
     def websocket_connect(self, message: Message) -> None:
         if self.groups:
-            async_to_sync(self._require_channel().join)(self.groups)
+            join = self._require_channel().join
+            async_to_sync(join)(_require_groups(self.groups))
         try:
             self.connect()
         except AcceptConnection:
@@ -305,6 +304,18 @@ class LimitedSyncJsonConsumer(LimitedSyncConsumer, JsonWebsocketConsumer):
 def _find_node(scope: Message) -> Node:
     """Return the node of the middleware, or without it the detached node."""
     return scope.get("node") or get_detached_node()
+
+
+def _require_groups(groups: object) -> Iterable[str]:
+    """
+    Return the groups of a consumer.
+
+    Raises:
+        TypeError: they are no list of names; a str would be a group per letter.
+    """
+    if not isinstance(groups, list | tuple | set | frozenset):
+        raise TypeError(f"groups is a list of names, not {type(groups).__name__}")
+    return groups
 
 
 def _require_text(text_data: str | None) -> str:

@@ -1,5 +1,6 @@
 """The limits of one connection: as configured, or as its consumer returns them."""
 
+import math
 from dataclasses import dataclass, fields
 
 from connections.config.loader import WebSocketConfig
@@ -24,19 +25,21 @@ class Limits:
 
     def __post_init__(self) -> None:
         """
-        Check that each limit is a positive number.
+        Check that each limit is a finite, positive number, and counts are whole.
 
         Raises:
-            ValueError: a limit is not a number, or not more than 0.
+            ValueError: a limit is no such number.
         """
         for field in fields(self):
             value = getattr(self, field.name)
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            is_whole = isinstance(value, int) and not isinstance(value, bool)
+            is_number = is_whole or (field.type is float and isinstance(value, float))
             is_off = field.name == "idle_timeout_seconds" and value == 0
-            if not is_number or not (value > 0 or is_off):
+            if not is_number or not (0 < value < math.inf or is_off):
+                kind = "number" if field.type is float else "whole number"
                 raise ValueError(
                     f"limits: {field.name}: {value!r} is not allowed; "
-                    "a number more than 0 (idle_timeout_seconds: 0 is never)"
+                    f"a {kind} more than 0 (idle_timeout_seconds: 0 is never)"
                 )
 
     @classmethod

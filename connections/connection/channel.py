@@ -78,7 +78,14 @@ class ConnectionChannel:
         self._deliver = _drop
 
     async def join(self, groups: Iterable[str]) -> None:
-        """Join groups, and retry in the background those that fail."""
+        """
+        Join groups, and retry in the background those that fail.
+
+        Raises:
+            TypeError: the name of a group is not valid, as the layer defines it.
+        """
+        for group in groups:
+            self._layer.require_valid_group_name(group)
         missing = [group for group in groups if not await self._try_join(group)]
         if missing:
             self._rejoining = self._start_task(self._rejoin(missing))

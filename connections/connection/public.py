@@ -3,7 +3,13 @@
 import asyncio
 from datetime import datetime
 
-from connections.close_codes import CLOSE_REASONS, CloseReason, Reconnect
+from connections.close_codes import (
+    CLOSE_REASONS,
+    INTERNAL_ERROR,
+    CloseReason,
+    Reconnect,
+)
+from connections.connection.events import cut_reason, require_code
 from connections.connection.sender import AsgiSender
 from connections.hub.connection import LiveConnection
 from connections.limits import Limits
@@ -57,7 +63,16 @@ class ConsumerConnection:
 
         Returns at once. A reason of the registry (connections.close_codes)
         tells the client what to do next; any other, that it should not return.
+
+        Raises:
+            TypeError, ValueError: the code may not be sent, or the reason is no
+                text; the connection ends with 4500.
         """
+        try:
+            close_code, reason = require_code(close_code), cut_reason(reason)
+        except (TypeError, ValueError):
+            self._loop.call_soon_threadsafe(self.live.end, INTERNAL_ERROR)
+            raise
         close_reason = CLOSE_REASONS.get(reason)
         if close_reason is None or close_reason.code != close_code:
             close_reason = CloseReason(

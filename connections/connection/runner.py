@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable
 from typing import Any, Protocol
 
 from channels.db import aclose_old_connections
@@ -20,10 +20,9 @@ from connections.connection.rate_limiter import RateLimiter, Verdict
 from connections.connection.scope import connection_from_scope, read_replaces
 from connections.connection.sender import AsgiSender, measure
 from connections.connection.stage import Stage
-from connections.credentials.requirements import Requirements
+from connections.connection.terms import Terms
 from connections.exceptions import ConnectionEnded, InvalidMessage, Refused
 from connections.hub.connection import CLOSED_SENDER
-from connections.limits import Limits
 from connections.logs import set_connection
 from connections.net.redaction import conceal
 from connections.node.node import Node
@@ -47,8 +46,6 @@ class Consumer(Protocol):
     """The part of a consumer that its runner uses."""
 
     is_json: bool
-    permission_required: str | Sequence[str]
-    groups_required: str | Sequence[str]
     channel_layer: Any
 
     def dispatch(self, message: Message) -> Awaitable[None]:
@@ -56,9 +53,6 @@ class Consumer(Protocol):
 
     def is_activity(self, message: Message) -> bool:
         """Return True if a client's message keeps the connection from being idle."""
-
-    def get_client_id(self, scope: Message) -> str | None:
-        """Return the client that the connection belongs to."""
 
 
 class ConnectionRunner:
@@ -73,6 +67,7 @@ class ConnectionRunner:
     __slots__ = (
         "_consumer",
         "_errors",
+        "_failure",
         "_lock",
         "_max_message_size",
         "_node",
@@ -93,7 +88,7 @@ class ConnectionRunner:
         send: Send,
         *,
         node: Node,
-        limits: Limits,
+        terms: Terms,
     ) -> None:
         task = asyncio.current_task()
         if task is None:
@@ -104,6 +99,8 @@ class ConnectionRunner:
         self._scope = scope
         self._task = task
         self._lock = FifoLock()
+        self._failure = terms.failure
+        limits = terms.limits
         self._max_message_size = limits.max_message_size
         self._rate = RateLimiter(
             messages_per_second=limits.messages_per_second,
@@ -123,13 +120,10 @@ class ConnectionRunner:
             is_json=consumer.is_json,
             replaces=read_replaces(scope),
         )
-        client_id = consumer.get_client_id(scope)
         self.connection = connection_from_scope(
-            scope, client_id, node, self.sender, limits
+            scope, terms.client_id, node, self.sender, limits
         )
-        self.connection.requirements = Requirements.read(
-            consumer.permission_required, consumer.groups_required
-        )
+        self.connection.requirements = terms.requirements
         self.sender.connection = self.connection
         set_connection(self.connection)
         self.channel: ConnectionChannel | None = None
@@ -262,7 +256,10 @@ class ConnectionRunner:
         """Let the consumer accept or deny; refuse the connection if it raises."""
         if not self._lock.acquire_nowait():
             await self._lock.acquire()
+        self.connection.busy_count += 1
         try:
+            if self._failure is not None:
+                raise self._failure
             await self._node.reauthoriser.require(self.connection)
             await self._consumer.dispatch(message)
         except (StopConsumer, asyncio.CancelledError):
@@ -278,6 +275,7 @@ class ConnectionRunner:
             else:
                 self.connection.end(close_codes.INTERNAL_ERROR, ref=error_id)
         finally:
+            self.connection.busy_count -= 1
             self._lock.release()
 
     async def _handle_locked(self, message: Message) -> None:

@@ -3,11 +3,13 @@
 import asyncio
 import json
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from connections import close_codes
 from connections.asgi import Message, Send
 from connections.close_codes import CloseReason
+from connections.connection.events import check_accept, check_close
 from connections.connection.stage import MOVES, Stage
 from connections.exceptions import (
     ClientFull,
@@ -23,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 _REFUSED_LINGER_SECONDS = 1
 
+_BYTES = (bytes, bytearray, memoryview, type(None))
 
 # Reading a member of an enumeration costs a look-up in its class each time.
 _CONNECTING, _OPEN = Stage.CONNECTING, Stage.OPEN
@@ -83,10 +86,11 @@ class AsgiSender:
         kind = message["type"]
         if kind == "websocket.send":
             stage = self.stage
+            size_bytes = measure(message)
             if stage is _OPEN:
                 connection = self.connection
                 connection.messages_out += 1
-                connection.bytes_out += measure(message)
+                connection.bytes_out += size_bytes
                 connection.last_activity = self._node.clock()
             elif stage is not _CONNECTING:
                 # A handler that sends in a loop must not block the event loop.
@@ -122,7 +126,7 @@ class AsgiSender:
         ref: str | None = None,
     ) -> None:
         """
-        Accept without a slot, and close with a reason.
+        Accept without a slot, and close with a reason; `message` is a checked accept.
 
         A close before the accept gives a browser no reason, and it would retry
         without end.
@@ -132,9 +136,10 @@ class AsgiSender:
         self.connection.close_reason = close_reason
         self._count_outcome(close_reason.reason)
         self._move(Stage.CLOSING)
-        await self._send(self._complete_accept(message or {"type": "websocket.accept"}))
-        await self._send_close(close_reason, ref, None)
         self._abort_after(_REFUSED_LINGER_SECONDS)
+        accept = message or self._complete_accept({"type": "websocket.accept"})
+        await self._send(accept)
+        await self._send_close(close_reason, ref, None)
 
     async def hang_up(self) -> None:
         """Close the connection of a consumer that stopped without closing it."""
@@ -181,13 +186,17 @@ class AsgiSender:
         if not self._move(Stage.ABORTED):
             return
         self.connection.flight.record("aborted")
+        self._drop()
+        self._task.cancel()
+
+    def _drop(self) -> None:
+        """Drop the socket, and leave the node."""
         transport = self.connection.transport
         if transport is not None:
             transport.abort()
         close_reason = self.connection.close_reason
         if close_reason is not None:
             self._node.leave(self.connection, close_reason.code, close_reason.reason)
-        self._task.cancel()
 
     def leave(self, code: int | None) -> None:
         """Release what the connection holds, and record the reason of its end."""
@@ -219,6 +228,7 @@ class AsgiSender:
         if self.stage is not _CONNECTING:
             await self._send(message)
             return
+        message = self._complete_accept(message)
         connection = self.connection
         if self._node.is_draining:
             await self._refuse_accept(close_codes.DRAINING, message)
@@ -234,7 +244,7 @@ class AsgiSender:
         except PoolUnavailable as exc:
             await self._refuse_accept(close_codes.UNAVAILABLE, message, exc)
         try:
-            await self._send(self._complete_accept(message))
+            await self._send(message)
         except OSError as exc:
             # The client has gone. Orchestra's own server raises nothing then.
             raise ConnectionEnded(close_codes.NETWORK) from exc
@@ -255,25 +265,39 @@ class AsgiSender:
         raise ConnectionEnded(close_reason) from cause
 
     def _complete_accept(self, message: Message) -> Message:
-        """Add the subprotocol and X-Connection-Id, behind our middleware."""
+        """
+        Check an accept; add the subprotocol and X-Connection-Id behind our middleware.
+
+        Raises:
+            TypeError, ValueError: as check_accept().
+        """
+        offered = self._scope.get("subprotocols") or []
+        message = check_accept(message, offered)
         if "node" not in self._scope:
             return message
-        offered = self._scope.get("subprotocols") or []
         connection_id = self.connection.connection_id.encode()
         return {
             **message,
             # A browser that offers subprotocols requires one in the answer.
             "subprotocol": message.get("subprotocol") or next(iter(offered), None),
-            "headers": [
-                *message.get("headers", ()),
-                (b"x-connection-id", connection_id),
-            ],
+            "headers": [*message["headers"], (b"x-connection-id", connection_id)],
         }
 
     async def _close(self, message: Message) -> None:
-        """Close for a consumer, with its own code and reason."""
+        """
+        Close for a consumer, with its own code and reason; before an accept, deny.
+
+        Raises:
+            TypeError, ValueError: as check_close(). The connection ends with 4500,
+                because the consumer does not want it any longer.
+        """
         if self.stage is _OPEN:
-            code = message.get("code") or close_codes.CLOSED.code
+            try:
+                code, text = check_close(message)
+            except (TypeError, ValueError):
+                self.connection.end(close_codes.INTERNAL_ERROR)
+                raise
+            message = {**message, "reason": text} if text else message
             is_plain = code == close_codes.CLOSED.code
             reason = close_codes.CLOSED.reason if is_plain else close_codes.APPLICATION
             never = close_codes.Reconnect.NEVER
@@ -286,7 +310,20 @@ class AsgiSender:
         else:
             return
         self._move(Stage.CLOSING)
+        self._schedule(self._node.config.evict_grace_seconds, self._abort_when_idle)
         await self._pass_on(message)
+
+    def _abort_when_idle(self) -> None:
+        """
+        Abort after the consumer's own close, but let its handler finish.
+
+        The slot is released in any case.
+        """
+        if not self.connection.busy_count:
+            self.abort()
+            return
+        self._drop()
+        self._schedule(self._node.config.evict_grace_seconds, self._abort_when_idle)
 
     def _count_outcome(self, outcome: str) -> None:
         """Count a handshake that does not become a connection."""
@@ -321,13 +358,32 @@ class AsgiSender:
         )
 
     def _abort_after(self, seconds: float) -> None:
-        loop = asyncio.get_running_loop()
-        self._abort_timer = loop.call_later(seconds, self.abort)
+        self._schedule(seconds, self.abort)
+
+    def _schedule(self, seconds: float, action: Callable[[], None]) -> None:
+        """Replace the timer that ends a connection whose client does not leave."""
+        if self._abort_timer is not None:
+            self._abort_timer.cancel()
+        self._abort_timer = asyncio.get_running_loop().call_later(seconds, action)
 
 
 def measure(message: Message) -> int:
-    """Return the bytes of a message's payload; text counts as UTF-8."""
+    """
+    Return the bytes of a message's payload; text counts as UTF-8.
+
+    Raises:
+        TypeError: it is neither text nor bytes.
+    """
     text: str | None = message.get("text")
     if text is None:
-        return len(message.get("bytes") or b"")
+        payload = message.get("bytes")
+        if not isinstance(payload, _BYTES):
+            raise TypeError(f"the bytes of a message are no {_kind_of(payload)}")
+        return len(payload or b"")
+    if not isinstance(text, str):
+        raise TypeError(f"the text of a message is no {_kind_of(text)}")
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+def _kind_of(value: object) -> str:
+    return type(value).__name__

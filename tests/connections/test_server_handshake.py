@@ -53,6 +53,7 @@ def test_the_scope_has_what_the_request_says() -> None:
         ({"headers": {b"Sec-Websocket-Key": [b"not base64!"]}}, 400),
         ({"headers": {b"X-Odd": [b"a\x0bb"]}}, 400),
         ({"headers": {b"X Odd": [b"a"]}}, 400),
+        ({"headers": {b"Sec-Websocket-Protocol": ["é".encode()]}}, 400),
     ],
 )
 def test_what_is_no_handshake_is_refused(options: dict[str, Any], status: int) -> None:
@@ -74,7 +75,7 @@ def test_a_subprotocol_must_have_been_offered() -> None:
         build_acceptance(read(), "b", [])
 
 
-@pytest.mark.parametrize("value", [b"a\r\nSet-Cookie: x", b"a\nb", b"a\0b"])
+@pytest.mark.parametrize("value", [b"a\r\nSet-Cookie: x", b"a\nb", b"a\0b", b"a\n"])
 def test_a_header_cannot_be_split(value: bytes) -> None:
     with pytest.raises(ValueError, match="not valid"):
         build_response_head(200, [(b"x", value)])

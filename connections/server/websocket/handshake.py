@@ -9,6 +9,7 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote
 
+from connections.net.headers import require_header
 from connections.server.compat import HEADER_NAME_RE, INVALID_HEADER_VALUE_BYTES
 
 Header = tuple[bytes, bytes]
@@ -101,13 +102,17 @@ def read_handshake(
     if _get_all(headers, b"sec-websocket-version") != [b"13"]:
         version_header = (b"Sec-WebSocket-Version", b"13")
         raise BadHandshake(426, "the version must be 13", [version_header])
+    subprotocols = _read_list(headers, b"sec-websocket-protocol")
+    if not all(map(str.isascii, subprotocols)):
+        # An answer could not name it: RFC 6455, section 4.1 asks for tokens.
+        raise BadHandshake(400, "a subprotocol is not ASCII")
     return Handshake(
         path=unquote(raw_path.decode("ascii")),
         raw_path=raw_path,
         query_string=query_string,
         headers=headers,
         accept_key=_answer_key(_get_all(headers, b"sec-websocket-key")),
-        subprotocols=_read_list(headers, b"sec-websocket-protocol"),
+        subprotocols=subprotocols,
         client=client,
         local=local,
         is_secure=is_secure,
@@ -171,7 +176,7 @@ def build_response_head(status: int, headers: Iterable[Header]) -> bytes:
     Return a status line and headers.
 
     Raises:
-        ValueError: a header holds a line break or is not bytes.
+        TypeError, ValueError: as require_header().
     """
     try:
         phrase = HTTPStatus(status).phrase
@@ -179,10 +184,8 @@ def build_response_head(status: int, headers: Iterable[Header]) -> bytes:
         phrase = ""
     lines = [f"HTTP/1.1 {status} {phrase}".encode()]
     for name, value in headers:
-        line = b"%b: %b" % (name, value)
-        if len(line.splitlines()) != 1 or b"\0" in line:
-            raise ValueError(f"the header {name!r} is not valid")
-        lines.append(line)
+        require_header(name, value)
+        lines.append(b"%b: %b" % (name, value))
     return b"\r\n".join(lines) + b"\r\n\r\n"
 
 

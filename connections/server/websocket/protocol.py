@@ -135,11 +135,11 @@ class WebSocketProtocol(HasDeadline):
         Raises:
             ValueError: RFC 6455 does not allow an application to send the code.
         """
-        if not close_codes.may_send(code):
-            raise ValueError(f"the close code {code} may not be sent")
         if self._phase is Phase.CONNECTING:
             self._refuse(403, "Access denied")
         elif self._phase is Phase.OPEN:
+            if not close_codes.may_send(code):
+                raise ValueError(f"the close code {code} may not be sent")
             self._leave_open()
             self._write(frames.build_close(code, reason))
             self._inbound.drop_messages()
