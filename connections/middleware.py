@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 _BEARER = "bearer."
 _LINGER_SECONDS = 1
 _OUTCOMES = {400: "bad_request", 403: "origin", 404: "not_found", 503: "draining"}
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _TICKET = re.compile(rb"(?:^|(?<=&))ticket=([^&]*)&?")
 """A ticket in a query string, which is removed before the consumer."""
 
@@ -135,7 +136,7 @@ class OriginMiddleware:
             logger.info(
                 "A handshake for %.100s was refused: %s; "
                 "from %s, host %.100r, origin %.100r",
-                quote(scope["path"]),
+                quote(scope["path"], errors="replace"),
                 "no Origin and no credential" if is_bare else "foreign host or origin",
                 source.address or "unix",
                 source.host,
@@ -166,9 +167,10 @@ class CredentialMiddleware:
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         offered = scope.get("subprotocols") or []
         plain = [name for name in offered if not name.startswith(_BEARER)]
-        if offered and not plain:
-            # RFC 6455, section 4.1: a browser fails the connection unless one of
-            # its subprotocols is selected, and the server must not echo a secret.
+        if offered and not (plain and all(map(_TOKEN.fullmatch, offered))):
+            # RFC 6455, section 4.1: a subprotocol is a token of RFC 2616. A browser
+            # fails the connection unless one of its subprotocols is selected, and
+            # the server must not echo a secret.
             await deny(scope, send, 400)
             return
         bearer = _find_bearer(scope)
@@ -183,6 +185,9 @@ class CredentialMiddleware:
         except Refused as exc:
             await reject(scope, receive, send, exc)
             return
+        except Exception:
+            _count(scope, close_codes.INTERNAL_ERROR.reason)
+            raise
         user = credential.user or AnonymousUser()
         scope |= {"credential": credential, "user": user, "session": credential.session}
         await self.application(scope, receive, send)
@@ -280,7 +285,7 @@ def _log_refusal(scope: Message, exc: Refused) -> None:
     address, origin = _find_address(scope), _find_origin(scope)
     logger.info(
         "A handshake for %.100s was refused: %s; from %s, client %.100r, origin %.100r",
-        quote(scope["path"]),
+        quote(scope["path"], errors="replace"),
         exc.close_reason.reason,
         address or "unix",
         exc.client_id,

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from connections.net.addresses import group_address
-from connections.storage.text import clean
+from connections.storage.text import is_storable
 
 _SCOPE_CHARACTERS = 255
 _CLIENT_ID_CHARACTERS = 255
@@ -76,7 +76,7 @@ def check_client_id(client_id: str, user: Any) -> None:
     """
     if not 0 < len(client_id) <= _CLIENT_ID_CHARACTERS:
         raise ValueError(f"takes 1 to {_CLIENT_ID_CHARACTERS} characters")
-    if clean(client_id, len(client_id)) != client_id:
+    if not is_storable(client_id):
         raise ValueError("contains a NUL or a lone surrogate")
     if name_token(client_id, user) != client_id:
         raise ValueError(

@@ -17,6 +17,7 @@ from connections.config.auth_sections import JwtConfig
 from connections.credentials.identity import Credential, name_user
 from connections.credentials.jwt_keys import KeyRing
 from connections.exceptions import Refused, WrongCredential
+from connections.storage.text import is_storable
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +105,8 @@ class JwtVerifier:
         client = claims[config.client_claim]
         if not isinstance(client, str | int) or isinstance(client, bool) or not client:
             raise jwt.InvalidTokenError(config.client_claim)
+        if not is_storable(str(client)):
+            raise jwt.InvalidTokenError(config.client_claim)
         # Raises OverflowError or ValueError beyond the calendar.
         datetime.fromtimestamp(int(claims["exp"]), UTC)
         return claims
@@ -111,7 +114,7 @@ class JwtVerifier:
 
 def _find_user(name: Any) -> Any:
     users = get_user_model()
-    if not isinstance(name, str) or not name or "\x00" in name:
+    if not isinstance(name, str) or not name or not is_storable(name):
         raise Refused(close_codes.UNAUTHENTICATED)
     try:
         user = users._default_manager.get_by_natural_key(name)

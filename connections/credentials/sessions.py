@@ -17,6 +17,7 @@ from django.utils.crypto import constant_time_compare
 from connections import close_codes
 from connections.credentials.identity import Credential, name_user
 from connections.exceptions import Refused
+from connections.storage.text import is_storable
 from connections.units import as_utc
 
 
@@ -35,6 +36,9 @@ def verify_session(session_key: str) -> Credential:
     Raises:
         Refused: the session does not exist, or has no active user.
     """
+    if not is_storable(session_key):
+        # A quoted cookie may hold any character as an octal escape.
+        raise Refused(close_codes.UNAUTHENTICATED)
     engine = import_module(settings.SESSION_ENGINE)
     session = engine.SessionStore(session_key)
     user = _find_user(session)

@@ -19,6 +19,7 @@ from connections.models import Ticket
 from connections.models.credentials import digest_token
 from connections.models.sweep import delete_some
 from connections.net.origins import parse_origin
+from connections.storage.text import is_storable_json
 from connections.units import utc_now
 
 _SESSION_KEY_CHARACTERS = 255
@@ -38,11 +39,13 @@ def issue_ticket(
     the same.
 
     Raises:
-        Refused: the session has no key that can be stored.
+        Refused: the session has no key that can be stored, or the claims of a
+            JWT cannot be stored.
     """
     session = credential.session
     session_key = session.session_key if session is not None else ""
-    if len(session_key) > _SESSION_KEY_CHARACTERS:
+    is_too_long = len(session_key) > _SESSION_KEY_CHARACTERS
+    if is_too_long or not is_storable_json(dict(credential.claims)):
         raise Refused(close_codes.FORBIDDEN, credential.client_id)
     delete_some(Ticket.objects.older_than(2 * config.lifetime_seconds), _PRUNED_AT_ONCE)
     client_digest = digest_token(credential.client_id)

@@ -84,8 +84,11 @@ def _parse(text: str) -> Address | None:
         parsed = ipaddress.ip_address(text)
     except ValueError:
         return None
-    # A dual-stack socket shows an IPv4 peer as ::ffff:192.0.2.1.
-    return getattr(parsed, "ipv4_mapped", None) or parsed
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return parsed
+    # A dual-stack socket shows an IPv4 peer as ::ffff:192.0.2.1. A zone (RFC 4007)
+    # means nothing to another host, and may hold any character.
+    return parsed.ipv4_mapped or ipaddress.IPv6Address(int(parsed))
 
 
 def parse_network(text: str) -> Network:

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+_MOST_HOST_CHARACTERS = 253
+"""The longest name of DNS (RFC 1035, section 2.3.4)."""
+
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::(\d{1,5}))?", re.ASCII)
 
 
@@ -72,6 +75,8 @@ def parse_host(text: str) -> tuple[str, int | None] | None:
         return None
     port = int(found[2]) if found[2] else None
     if port is not None and not 0 < port < 65536:
+        return None
+    if len(found[1]) > _MOST_HOST_CHARACTERS:
         return None
     return found[1], port
 

@@ -26,6 +26,7 @@ from connections.units import Clock
 logger = logging.getLogger(__name__)
 
 _ROWS_PER_TRANSACTION = 500
+_REASON_CHARACTERS = 32
 _TRACEBACK_CHARACTERS = 8_000
 _ROW_BYTES = 1_000
 """The approximate memory of a pending row without its texts."""
@@ -119,7 +120,7 @@ class Recorder:
         row = self._make_row(connection)
         row.closed_at = timezone.now()
         row.close_code = code
-        row.reason = reason
+        row.reason = clean(reason, _REASON_CHARACTERS)
         if is_worth_keeping(reason, connection.errors):
             row.flight = connection.flight.describe(connection.arrived)
         self._changed.pop(connection.connection_id, None)

@@ -51,7 +51,7 @@ _FLUSH_SECONDS = 15
 
 
 _MOST_ESCAPES = 100
-"""The most backslashes in a Cookie header. Before Python 3.11.10 and 3.12.6
+"""The most backslashes in all Cookie headers. Before Python 3.11.10 and 3.12.6
 http.cookies, which Django uses, takes quadratic time on them (CVE-2024-7592)."""
 
 
@@ -117,9 +117,11 @@ class HttpChannel(HasDeadline, PublicHttpChannel):
         if (self.length or 0) > self.server.config.handshake.max_body_size:
             self._refuse(413, "The body is too large")
             return
-        cookies = self.requests[-1].requestHeaders.getRawHeaders(b"cookie", ())
-        if any(cookie.count(b"\\") > _MOST_ESCAPES for cookie in cookies):
-            self._refuse(400, "A cookie has too many escapes")
+        headers = self.requests[-1].requestHeaders
+        problem = _find_problem(b";".join(headers.getRawHeaders(b"cookie", ())))
+        if problem is not None:
+            self.server.admission.refusals["bad_request"] += 1
+            self._refuse(400, problem)
             return
         self._start_deadline(_BODY_SECONDS, self._time_out)
         super().allHeadersReceived()
@@ -333,6 +335,16 @@ class HttpFactory(DaphneFactory):
 
     def acceptableProtocols(self) -> list[bytes]:
         return [b"http/1.1"]
+
+
+def _find_problem(cookies: bytes) -> str | None:
+    """Return the problem of the Cookie headers of a request, joined; or None."""
+    if cookies.count(b"\\") > _MOST_ESCAPES:
+        return "The cookies have too many escapes"
+    if b"\\000" in cookies or b"\0" in cookies:
+        # PostgreSQL refuses a NUL, so Django's look-up of such a session fails.
+        return "A cookie holds a NUL"
+    return None
 
 
 def _get_address(address: Any) -> list[Any] | None:

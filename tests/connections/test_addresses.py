@@ -47,6 +47,11 @@ def test_the_rightmost_hop_that_is_no_proxy_is_the_client(
     assert find("10.0.0.1", *forwarded).address == address
 
 
+@pytest.mark.parametrize("zone", ["eth0", "\x1b[31m", "\x00", "1 forged"])
+def test_the_zone_of_an_address_is_dropped(zone: str) -> None:
+    assert find("10.0.0.1", f"fe80::5%{zone}").address == "fe80::5"
+
+
 def test_headers_of_an_untrusted_peer_are_ignored() -> None:
     source = find("198.51.100.7", "1.1.1.1", proto="https", host="evil.example")
     assert source == Source("198.51.100.7", False, "here.example", True)

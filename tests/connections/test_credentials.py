@@ -197,7 +197,9 @@ def test_a_session_survives_a_new_secret_key_and_is_not_rotated(settings: Any) -
 
 
 @pytest.mark.django_db
-@pytest.mark.parametrize("key", ["", "nonsense", "x" * 300])
+@pytest.mark.parametrize(
+    "key", ["", "nonsense", "x" * 300, "x" * 40 + "\x00", "x" * 40 + "\ud800", "é" * 40]
+)
 def test_an_unknown_session_is_unauthenticated(key: str) -> None:
     assert refusal(verify_session, key) == "unauthenticated"
 

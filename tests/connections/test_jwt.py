@@ -179,6 +179,8 @@ async def test_a_signature_of_another_key_or_none_is_refused() -> None:
         ({"sub": None}, "unauthenticated"),
         ({"sub": ""}, "unauthenticated"),
         ({"sub": ["alice"]}, "unauthenticated"),
+        ({"sub": "a\x00"}, "unauthenticated"),
+        ({"sub": "a\ud800"}, "unauthenticated"),
         ({"nbf": int(time.time()) + 3600}, "unauthenticated"),
         ({"iat": int(time.time()) + 3600}, "unauthenticated"),
         ({"exp": int(time.time()) - 60}, "token_expired"),
@@ -224,6 +226,7 @@ def test_a_claim_may_name_the_user() -> None:
         (None, "unauthenticated"),
         (7, "unauthenticated"),
         ("a\x00", "unauthenticated"),
+        ("a\ud800", "unauthenticated"),
         ("gone", "deactivated"),
     ):
         with pytest.raises(Refused) as refused:

@@ -34,6 +34,12 @@ def test_allowed(origin: str) -> None:
     assert is_allowed(origin)
 
 
+def test_a_host_has_the_length_of_a_name_at_most() -> None:
+    """The origin of a ticket is stored in a column of 255 characters."""
+    assert is_allowed(f"https://{'a' * 237}.trusted.example")
+    assert not is_allowed(f"https://{'a' * 238}.trusted.example")
+
+
 @pytest.mark.parametrize(
     "origin",
     [

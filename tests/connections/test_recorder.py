@@ -79,6 +79,17 @@ async def test_a_connection_that_opened_and_closed_is_one_row(bench: Bench) -> N
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("reason", ["spam\x00", "spam\ud800", "x" * 123])
+async def test_any_reason_of_a_consumer_is_recorded(bench: Bench, reason: str) -> None:
+    bench.recorder.record_closed(make_connection(bench.clock), 4000, reason)
+    await bench.recorder.flush()
+    row = await Connection.objects.aget()
+    assert row.reason[:4] == reason[:4]
+    assert len(row.reason) <= 32
+    assert bench.recorder.dropped.invalid == 0
+
+
+@pytest.mark.django_db(transaction=True)
 async def test_a_row_follows_its_connection(bench: Bench) -> None:
     connection = make_connection(bench.clock)
     bench.recorder.record_change(connection)

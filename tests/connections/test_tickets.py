@@ -96,6 +96,13 @@ def test_a_session_that_is_kept_in_its_cookie_gets_no_ticket() -> None:
         give(Credential(client_id="alice", session=session))
 
 
+@pytest.mark.parametrize("text", ["\x00", "\ud800"])
+def test_claims_that_no_database_stores_get_no_ticket(text: str) -> None:
+    with pytest.raises(Refused) as refused:
+        give(Credential(client_id="jwt:alice", claims={"plan": [text]}))
+    assert refused.value.close_reason.code == 4003
+
+
 def test_a_ticket_used_twice_is_refused() -> None:
     ticket = give(make_token_credential())
     redeem(ticket)
@@ -347,6 +354,49 @@ async def test_a_ticket_opens_a_connection_and_is_removed_from_its_scope(
     assert seen["query"] == "a=1&replaces=x"
     assert ticket not in seen["who"]
     await communicator.disconnect()
+
+
+@pytest.mark.parametrize(
+    "cookie", ['sessionid="\\000aaaaaaaa"', "sessionid=aaaaaaaa\x00", "sessionid=é"]
+)
+async def test_a_cookie_that_is_no_session_closes_4001(node: Node, cookie: str) -> None:
+    communicator = shake_hands(node, "", origin="http://testserver")
+    communicator.scope["headers"] += [(b"cookie", cookie.encode("latin-1"))]
+    await communicator.connect()
+    assert (await receive_close(communicator))["code"] == 4001
+
+
+@pytest.mark.parametrize(
+    "offered", [["a b"], ["é"], ["a\x00"], ["\ud800"], ["chat", "bearer.a\x00"], [""]]
+)
+async def test_a_subprotocol_is_a_token(node: Node, offered: list[str]) -> None:
+    """The server must be able to select each of them, and answers 400 before."""
+    communicator = shake_hands(node, "", **await bearer())
+    communicator.scope |= {
+        "subprotocols": offered,
+        "extensions": {"websocket.http.response": {}},
+    }
+    await communicator.send_input({"type": "websocket.connect"})
+    assert (await communicator.receive_output())["status"] == 400
+
+
+@pytest.mark.parametrize("path", ["/ws/\x00", "/ws/\ud800", "/ws/é"])
+async def test_any_path_can_be_logged(node: Node, path: str) -> None:
+    communicator = shake_hands(node, "ticket=wrong")
+    communicator.scope["path"] = path
+    await communicator.connect()
+    assert (await receive_close(communicator))["code"] == 4001
+
+
+async def test_a_look_up_that_fails_is_counted(node: Node, settings: Any) -> None:
+    """The exception is of a session store in its own way."""
+    settings.SESSION_ENGINE = "tests.nowhere"
+    communicator = shake_hands(node, "", origin="http://testserver")
+    communicator.scope["headers"] += [(b"cookie", b"sessionid=aaaaaaaa")]
+    with pytest.raises(ModuleNotFoundError):
+        await communicator.connect()
+    counted = [one.outcomes for one in node.counters.routes.values()]
+    assert {"internal_error": 1} in counted
 
 
 @pytest.mark.parametrize(

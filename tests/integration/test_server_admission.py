@@ -218,3 +218,8 @@ async def test_a_cookie_that_python_is_slow_to_read_is_refused(
     cookie = 'Cookie: a="' + "\\\\" * 101 + '"'
     assert (await refusal(server, None, cookie))[0] == 400
     assert (await refusal(server, None, 'Cookie: a="b\\"c"'))[0] == 101
+    some = 'Cookie: a="' + "\\" * 60 + '"'
+    assert (await refusal(server, None, some, some))[0] == 400
+    assert (await refusal(server, None, some))[0] == 101
+    for value in ('"a\\000"', "a\0"):
+        assert (await refusal(server, None, f"Cookie: sessionid={value}"))[0] == 400
