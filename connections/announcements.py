@@ -19,6 +19,7 @@ from django.db import transaction
 
 from connections.close_codes import CLOSE_REASONS, LOST, NETWORK
 from connections.models import CloseRequest
+from connections.models.alias import get_alias
 from connections.pool import get_redis_url
 
 logger = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ def announce() -> None:
     In a transaction it takes effect on the commit.
     """
     # The requests count without an announcement, which may fail.
-    transaction.on_commit(_announce, robust=True)
+    transaction.on_commit(_announce, using=get_alias(), robust=True)
 
 
 def listen(listener: Listener) -> None:

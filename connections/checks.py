@@ -4,6 +4,7 @@ import ipaddress
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from django.apps import apps
 from django.conf import settings
 from django.core import checks
 from django.db import connections, router
@@ -82,6 +83,41 @@ def check_database(**kwargs: Any) -> Sequence[checks.CheckMessage]:
             id="connections.E004",
         )
     ]
+
+
+def check_router(**kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """connections.E005, E006: a router separates tables that belong together."""
+    models = [
+        model
+        for app in ("connections", "sessions_history")
+        if apps.is_installed(app)
+        for model in apps.get_app_config(app).get_models()
+        if model._meta.managed
+    ]
+    aliases = sorted({router.db_for_write(model) for model in models})
+    if len(aliases) > 1:
+        return [
+            checks.Error(
+                "A database router divides the tables of connections and "
+                f"sessions_history among {' and '.join(map(repr, aliases))}: their "
+                "queries join them.",
+                hint="Put both apps into one database.",
+                obj="settings",
+                id="connections.E005",
+            )
+        ]
+    if not all(router.allow_migrate_model(aliases[0], model) for model in models):
+        return [
+            checks.Error(
+                f"A database router sends the queries of connections to {aliases[0]!r} "
+                "and allows no migrations there: the tables never exist.",
+                hint="Let allow_migrate() return True for this database, and run "
+                "manage.py migrate --database with its alias.",
+                obj="settings",
+                id="connections.E006",
+            )
+        ]
+    return []
 
 
 def check_session_engine(**kwargs: Any) -> Sequence[checks.CheckMessage]:
@@ -243,6 +279,7 @@ def register() -> None:
     checks.register(check_jwt)
     checks.register(check_redis_url)
     checks.register(check_database)
+    checks.register(check_router)
     checks.register(check_session_engine)
     checks.register(check_channel_layer)
     checks.register(check_deployment, checks.Tags.security, deploy=True)

@@ -9,8 +9,8 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from connections.admin.read_only import ReadOnlyAdmin
+from connections.admin.user_search import UserSearch
 from connections.config.loader import get_config
-from connections.models.connection import name_lookup
 from sessions_history.models import HistoryEntry, Session
 
 _SHOWN_CHARACTERS = 200
@@ -34,7 +34,7 @@ class _LogAdmin(ReadOnlyAdmin):
 
 
 @admin.register(Session)
-class SessionAdmin(_LogAdmin):
+class SessionAdmin(UserSearch, _LogAdmin):
     list_display = (
         "session_id",
         "client_id",
@@ -44,12 +44,8 @@ class SessionAdmin(_LogAdmin):
         "created_at",
         "entries",
     )
-    list_select_related = ("user",)
     search_fields = ("=session_id", "client_id__startswith")
     readonly_fields = ("entries",)
-
-    def get_search_fields(self, request: HttpRequest) -> tuple[str, ...]:
-        return (*self.search_fields, f"={name_lookup()}")
 
     @admin.display(description="entries")
     def entries(self, session: Session) -> SafeString:

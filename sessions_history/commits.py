@@ -10,9 +10,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from django.db import DatabaseError, OperationalError, connection, transaction
+from django.db import DatabaseError, OperationalError
 from django.utils import timezone
 
+from connections.models.alias import atomic, get_connection
 from sessions_history.backends import make_backend
 from sessions_history.backends.base import Changes, Row
 from sessions_history.entries import (
@@ -79,7 +80,7 @@ def commit(requests: Sequence[Request], limits: LogLimits) -> list[Result]:
     started = time.monotonic()
     while True:
         try:
-            with transaction.atomic():
+            with atomic():
                 return _Commit(limits).run(requests)
         except OperationalError as exc:
             is_late = time.monotonic() - started > _RETRY_FOR_SECONDS
@@ -102,7 +103,7 @@ def commit(requests: Sequence[Request], limits: LogLimits) -> list[Result]:
 def is_transient(exc: OperationalError) -> bool:
     """Return True if the same transaction may succeed when it is retried."""
     cause = exc.__cause__
-    if connection.vendor == "sqlite":
+    if get_connection().vendor == "sqlite":
         return "locked" in str(exc)
     return getattr(cause, "sqlstate", None) in _TRANSIENT_STATES
 

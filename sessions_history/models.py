@@ -9,18 +9,20 @@ from django.db import models
 from django.db.models.functions import Now
 
 from connections.models import Node
+from connections.models.alias import PrimaryQuerySet
+from connections.models.user_key import UserKey, set_null
 
 ID_LENGTH = 32
 KEY_LENGTH = 100
 
 
-class SessionQuerySet(models.QuerySet["Session"]):
+class SessionQuerySet(PrimaryQuerySet["Session"]):
     def unused_since(self, moment: datetime) -> SessionQuerySet:
         """Sessions without an attach or a write since a moment."""
         return self.filter(last_seen_at__lt=moment)
 
 
-class HistoryEntryQuerySet(models.QuerySet["HistoryEntry"]):
+class HistoryEntryQuerySet(PrimaryQuerySet["HistoryEntry"]):
     def streaming(self) -> HistoryEntryQuerySet:
         """Entries that stream according to the database."""
         return self.filter(state="streaming")
@@ -41,9 +43,9 @@ class Session(models.Model):
 
     session_id = models.CharField(primary_key=True, max_length=ID_LENGTH)
     client_id = models.CharField(max_length=255)
-    user = models.ForeignKey(
+    user = UserKey(
         settings.AUTH_USER_MODEL,
-        on_delete=models.SET_NULL,
+        on_delete=set_null,
         null=True,
         blank=True,
         related_name="+",
@@ -142,6 +144,8 @@ class AppendKey(models.Model):
     digest = models.CharField(max_length=32)
     offset = models.PositiveBigIntegerField()
     created_at = models.DateTimeField(db_default=Now(), db_index=True)
+
+    objects = PrimaryQuerySet.as_manager()
 
     class Meta:
         constraints = [

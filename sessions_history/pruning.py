@@ -2,10 +2,10 @@
 
 from datetime import datetime, timedelta
 
-from django.db import transaction
 from django.utils import timezone
 
 from connections.config.loader import WebSocketConfig
+from connections.models.alias import atomic
 from connections.models.sweep import delete_some
 from connections.sweeper.tasks import SweepTask, add_sweep_task
 from sessions_history.models import (
@@ -26,7 +26,7 @@ _SESSIONS_PER_STEP = 50
 
 def interrupt_abandoned(batch_size: int) -> int:
     """End some streams whose node is gone, keeping their text; return how many."""
-    with transaction.atomic():
+    with atomic():
         found = list(_find_abandoned().values_list("pk", "session_id")[:batch_size])
         # The log locks sessions in the same order.
         sessions = Session.objects.filter(pk__in={session for _, session in found})
@@ -53,7 +53,7 @@ def prune_sessions(unused_since: datetime, batch_size: int) -> int:
     rows += delete_some(AppendKey.objects.filter(**still_unused), batch_size - rows)
     if rows == batch_size:
         return rows
-    with transaction.atomic():
+    with atomic():
         locked = unused.filter(pk__in=ids).select_for_update().order_by("pk")
         pks = list(locked.values_list("pk", flat=True)[: batch_size - rows])
         Session.objects.filter(pk__in=pks).delete()

@@ -4,10 +4,10 @@ import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from django.db import connection, transaction
 from django.db.models import QuerySet
 from django.utils import timezone
 
+from connections.models.alias import atomic, get_connection
 from sessions_history.entries import Entry
 from sessions_history.exceptions import SessionNotFound, TooManySessions
 from sessions_history.models import HistoryEntry, Session
@@ -73,7 +73,7 @@ def create_session(
     if not max_sessions:
         session.save(force_insert=True)
     elif not _insert_below(session, max_sessions - _NODES_AT_ONCE):
-        with transaction.atomic():
+        with atomic():
             _lock_client(client_id)
             if not _insert_below(session, max_sessions):
                 raise TooManySessions
@@ -82,6 +82,7 @@ def create_session(
 
 def _insert_below(session: Session, limit: int) -> bool:
     """Insert a session if its client has less than so many; return True if it did."""
+    connection = get_connection()
     now = connection.ops.adapt_datetimefield_value(timezone.now())
     user = Session._meta.get_field("user")
     with connection.cursor() as cursor:
@@ -108,6 +109,7 @@ def _insert_below(session: Session, limit: int) -> bool:
 
 def _lock_client(client_id: str) -> None:
     """Make other transactions that begin a session for this client wait."""
+    connection = get_connection()
     if connection.vendor == "postgresql":
         # On SQLite only one transaction writes at a time.
         with connection.cursor() as cursor:

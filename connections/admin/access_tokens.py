@@ -13,12 +13,12 @@ from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.views.decorators.http import require_POST
 
+from connections.admin.user_search import UserSearch
 from connections.announcements import post_close_requests
 from connections.credentials.identity import check_client_id, check_scope
 from connections.credentials.tokens import issue
 from connections.dashboard.permissions import GuardedAdmin, is_read_only
 from connections.models import AccessToken, CloseRequest
-from connections.models.connection import name_lookup
 
 _FOLDER = "admin/connections/accesstoken"
 
@@ -95,7 +95,7 @@ class StateFilter(admin.SimpleListFilter):
         return queryset
 
 
-class AccessTokenAdmin(GuardedAdmin):
+class AccessTokenAdmin(UserSearch, GuardedAdmin):
     """Tokens cannot be edited: open connections would keep the old values."""
 
     form = AccessTokenForm
@@ -111,7 +111,6 @@ class AccessTokenAdmin(GuardedAdmin):
         "created_at",
     )
     list_filter = (StateFilter,)
-    list_select_related = ("user",)
     search_fields = ("=hint", "client_id__startswith")
     raw_id_fields = ("user",)
     change_form_template = f"{_FOLDER}/change_form.html"
@@ -129,9 +128,6 @@ class AccessTokenAdmin(GuardedAdmin):
     @admin.display(description="scopes")
     def shown_scopes(self, row: AccessToken) -> str:
         return ", ".join(row.scopes) or "everywhere"
-
-    def get_search_fields(self, request: HttpRequest) -> tuple[str, ...]:
-        return (*self.search_fields, f"={name_lookup()}")
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
         return list(self.form.Meta.fields if obj is None else self.list_display)

@@ -4,13 +4,14 @@ import logging
 from collections.abc import Callable, Iterable
 from datetime import datetime
 
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError
 from django.utils import timezone
 
 from connections.alerts.measurements import Measurements, measure
 from connections.alerts.states import Step, decide
 from connections.config.alert_rules import AlertRule
 from connections.models import Alert
+from connections.models.alias import atomic
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ class Evaluator:
             is_test=self._is_test,
         )
         try:
-            with transaction.atomic():
+            with atomic():
                 alert.save(force_insert=True)
         except IntegrityError:
             return  # Another evaluator was first.

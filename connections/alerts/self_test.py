@@ -21,6 +21,7 @@ from connections.alerts.measurements import Measurements, measure, read_measurem
 from connections.config.alert_rules import AlertRule
 from connections.config.loader import WebSocketConfig
 from connections.models import Alert, MinuteRollup, Node
+from connections.models.alias import atomic, get_alias
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +93,14 @@ class _RuleTest:
 def _plant(rule: AlertRule, *, is_bad: bool) -> Measurements:
     """Return the measurements of a cluster with, or without, the rule's problem."""
     planted = f"self-test-{os.urandom(8).hex()}"
-    with transaction.atomic():
+    with atomic():
         if is_bad:
             _plant_problem(rule, planted)
         measurements = read_measurements(
             Node.objects.filter(node_id__startswith=planted),
             MinuteRollup.objects.filter(node_id=planted),
         )
-        transaction.set_rollback(True)
+        transaction.set_rollback(True, using=get_alias())
     if is_bad and rule.name == "sweeper_silent":
         # Nodes measure the age of the last sweep themselves; no row holds it.
         measurements.sweep_age_seconds = rule.threshold

@@ -14,12 +14,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from django.conf import settings
-from django.db import DatabaseError, transaction
+from django.db import DatabaseError
 
 from connections.capacity.load.generator import Load, LoadFailed
 from connections.config.loader import get_config
 from connections.credentials.tokens import issue
 from connections.models import AccessToken, Connection
+from connections.models.alias import atomic
 
 _PREFIX = "capacity:"
 _START_SECONDS = 30
@@ -40,7 +41,7 @@ def make_tokens(count: int) -> Iterator[list[str]]:
     prefix = f"{_PREFIX}{secrets.token_hex(4)}:"
     rows = [AccessToken(client_id=f"{prefix}{one}") for one in range(count)]
     try:
-        with transaction.atomic():
+        with atomic():
             tokens = [issue(row) for row in rows]
     except DatabaseError as exc:
         raise LoadFailed(f"access tokens could not be created: {exc}") from exc

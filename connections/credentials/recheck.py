@@ -15,8 +15,9 @@ from connections import close_codes
 from connections.close_codes import CloseReason
 from connections.config.loader import get_config
 from connections.credentials.requirements import Requirements, find_lacking
-from connections.credentials.sessions import is_hash_valid
+from connections.credentials.sessions import get_session_rows, is_hash_valid
 from connections.models import AccessToken
+from connections.models.user_key import get_users
 
 _EXPIRY_SECONDS = 5
 """The time that a node takes, with its beat, to close expired connections."""
@@ -150,7 +151,7 @@ def _read_users(keys: Iterable[Any]) -> dict[Any, Any]:
             ours.append(model._meta.pk.to_python(key))
         except (ValidationError, ValueError, TypeError):
             continue
-    return {user.pk: user for user in model._default_manager.filter(pk__in=ours)}
+    return {user.pk: user for user in get_users().filter(pk__in=ours)}
 
 
 def _read_tokens(keys: Iterable[Any]) -> dict[Any, Any]:
@@ -170,7 +171,7 @@ def _read_sessions(keys: set[str]) -> dict[str, dict[str, Any]]:
         # Sessions in a cache, in files or in the cookie are read one by one.
         loaded = {key: store(key).load() for key in keys}
         return {key: session for key, session in loaded.items() if session}
-    rows = store.get_model_class().objects.filter(
+    rows = get_session_rows(store.get_model_class()).filter(
         session_key__in=keys, expire_date__gt=_find_oldest_end()
     )
     return {row.session_key: row.get_decoded() for row in rows}

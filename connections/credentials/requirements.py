@@ -8,6 +8,8 @@ from django.contrib.auth import get_backends, get_user_model
 from django.contrib.auth.backends import BaseBackend, ModelBackend
 from django.contrib.auth.models import PermissionsMixin
 
+from connections.models.user_key import get_users
+
 _DECISIONS = (
     "has_perm",
     "get_all_permissions",
@@ -78,9 +80,7 @@ def _read_groups(wanted: Wanted) -> set[tuple[str, Any]]:
     if not names:
         return set()
     keys = {key for needs, key in wanted if needs.groups}
-    found = get_user_model()._default_manager.filter(
-        pk__in=keys, is_active=True, groups__name__in=names
-    )
+    found = get_users().filter(pk__in=keys, is_active=True, groups__name__in=names)
     return set(found.values_list("groups__name", "pk"))
 
 
@@ -106,6 +106,7 @@ def _read_permitted(wanted: Wanted) -> set[tuple[str, Any]]:
         for backend in backends
         if isinstance(backend, ModelBackend)
         for key in backend.with_perm(name)
+        .using(get_users().db)
         .filter(pk__in=candidates)
         .values_list("pk", flat=True)
     }

@@ -1,6 +1,7 @@
 """Verify Django sessions; read them and never write them."""
 
 import hashlib
+from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
@@ -12,6 +13,8 @@ from django.contrib.auth import (
     get_user_model,
     load_backend,
 )
+from django.db import router
+from django.utils import timezone
 from django.utils.crypto import constant_time_compare
 
 from connections import close_codes
@@ -39,8 +42,7 @@ def verify_session(session_key: str) -> Credential:
     if not is_storable(session_key):
         # A quoted cookie may hold any character as an octal escape.
         raise Refused(close_codes.UNAUTHENTICATED)
-    engine = import_module(settings.SESSION_ENGINE)
-    session = engine.SessionStore(session_key)
+    session = _make_store(session_key)
     user = _find_user(session)
     if user is None or not user.is_active:
         raise Refused(close_codes.UNAUTHENTICATED)
@@ -52,6 +54,44 @@ def verify_session(session_key: str) -> Credential:
         session_digest=digest_session_key(session_key),
         expires_at=as_utc(expires_at) if expires_at else None,
     )
+
+
+def get_session_rows(model: Any) -> Any:
+    """Return the rows of sessions, from the database that takes their writes."""
+    return model.objects.using(router.db_for_write(model))
+
+
+def _make_store(session_key: str) -> Any:
+    """Return a session of the project's engine, not read from a replica."""
+    store = import_module(settings.SESSION_ENGINE).SessionStore
+    find_model = getattr(store, "get_model_class", None)
+    if find_model is not None:
+        model = find_model()
+        if router.db_for_read(model) != router.db_for_write(model):
+            store = _current(store)
+    return store(session_key)
+
+
+@lru_cache
+def _current(store: Any) -> Any:
+    """
+    Return a subclass of a session engine that reads from the primary.
+
+    A client connects right after its login, when a replica may lack the session.
+    """
+
+    class CurrentStore(store):
+        def load(self) -> dict[str, Any]:
+            rows = get_session_rows(self.get_model_class())
+            valid = rows.filter(
+                session_key=self.session_key, expire_date__gt=timezone.now()
+            )
+            row = valid.first()
+            return self.decode(row.session_data) if row is not None else {}
+
+    # The name is part of the key that signs sessions.
+    CurrentStore.__qualname__ = store.__qualname__
+    return CurrentStore
 
 
 def is_hash_valid(session: Any, user: Any) -> bool:
@@ -66,7 +106,7 @@ def _find_expiry(session: Any) -> Any:
     find_model = getattr(session, "get_model_class", None)
     if find_model is None:
         return session.get_expiry_date()
-    rows = find_model().objects.filter(session_key=session.session_key)
+    rows = get_session_rows(find_model()).filter(session_key=session.session_key)
     return rows.values_list("expire_date", flat=True).first()
 
 

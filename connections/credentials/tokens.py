@@ -92,7 +92,8 @@ def check(row: AccessToken) -> Credential | Refused:
         return Refused(close_codes.REVOKED)
     if row.expires_at is not None and row.expires_at <= timezone.now():
         return Refused(close_codes.TOKEN_EXPIRED)
-    if row.user is not None and not row.user.is_active:
+    # No constraint ensures that the user of a token still exists.
+    if row.user_id is not None and (row.user is None or not row.user.is_active):
         return Refused(close_codes.DEACTIVATED)
     return Credential(
         client_id=name_token(row.client_id, row.user),

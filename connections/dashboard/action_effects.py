@@ -7,7 +7,6 @@ from typing import Any
 
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.contenttypes.models import ContentType
-from django.db import transaction
 from django.utils import timezone
 
 from connections.access.bans import impose
@@ -22,6 +21,7 @@ from connections.models import (
     Node,
     NodeCommand,
 )
+from connections.models.alias import atomic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ def perform(request: ActionRequest) -> Outcome:
     Raises:
         ValidationError: a target is no existing user, or no valid address.
     """
-    with transaction.atomic():
+    with atomic():
         outcome = _PERFORM[request.action.name](request)
         _record(request)
     return outcome

@@ -26,8 +26,8 @@ from connections.dashboard.listing_filters import (
 from connections.dashboard.map import STATES
 from connections.dashboard.snapshot import Snapshot
 from connections.models import Connection
-from connections.models.connection import name_lookup
 from connections.models.node import ID_LENGTH
+from connections.models.user_key import find_user_keys, with_user
 from connections.node.live_state import ConnectionState
 
 MOST_COUNTED = 10_000
@@ -85,7 +85,6 @@ class ConnectionList(admin.ModelAdmin):  # type: ignore[type-arg]
     list_filter = (StateFilter, NodeFilter, ReasonFilter, "opened_at")
     # Facet counts would scan all rows once per filter.
     show_facets = admin.ShowFacets.NEVER
-    list_select_related = ("user", "node")
     ordering = ("-connection_id",)
     search_help_text = (
         "Search by the full id of a connection or client, or a full user name; open "
@@ -95,7 +94,7 @@ class ConnectionList(admin.ModelAdmin):  # type: ignore[type-arg]
     search_fields = ("connection_id",)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Connection]:
-        rows: QuerySet[Connection] = super().get_queryset(request)
+        rows = with_user(super().get_queryset(request)).select_related("node")
         # A node's counters are large, and are not shown here.
         return rows.defer("node__counters", "node__minute", "node__unrolled")
 
@@ -117,7 +116,7 @@ class ConnectionList(admin.ModelAdmin):  # type: ignore[type-arg]
             for one in self.shared.get_snapshot()
             if term in one.client_id or one.address.startswith(term)
         ]
-        whole = Q(client_id=term) | Q(**{name_lookup(): term})
+        whole = Q(client_id=term) | Q(user__in=find_user_keys(term))
         if len(term) == ID_LENGTH:
             whole |= Q(connection_id=term)
         return queryset.filter(whole | Q(pk__in=live[:MOST_FOUND_LIVE])), False

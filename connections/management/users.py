@@ -5,6 +5,8 @@ from typing import Any
 from django.contrib.auth import get_user_model
 from django.core.management.base import CommandError
 
+from connections.models.user_key import get_users
+
 
 def find_user(name: str) -> Any:
     """
@@ -15,6 +17,6 @@ def find_user(name: str) -> Any:
     """
     users = get_user_model()
     try:
-        return users._default_manager.get_by_natural_key(name)
+        return get_users().get_by_natural_key(name)
     except users.DoesNotExist as exc:
         raise CommandError(f"there is no user {name!r}") from exc

@@ -5,6 +5,8 @@ import django.db.models.functions.datetime
 from django.conf import settings
 from django.db import migrations, models
 
+import connections.models.user_key
+
 
 class Migration(migrations.Migration):
     initial = True
@@ -153,10 +155,11 @@ class Migration(migrations.Migration):
                 ("revoked_at", models.DateTimeField(blank=True, null=True)),
                 (
                     "user",
-                    models.ForeignKey(
+                    connections.models.user_key.UserKey(
                         blank=True,
+                        db_constraint=False,
                         null=True,
-                        on_delete=django.db.models.deletion.CASCADE,
+                        on_delete=connections.models.user_key.cascade,
                         related_name="access_tokens",
                         to=settings.AUTH_USER_MODEL,
                     ),
@@ -191,11 +194,11 @@ class Migration(migrations.Migration):
                 ("errors", models.PositiveIntegerField(default=0)),
                 (
                     "user",
-                    models.ForeignKey(
+                    connections.models.user_key.UserKey(
                         blank=True,
                         db_constraint=False,
                         null=True,
-                        on_delete=django.db.models.deletion.SET_NULL,
+                        on_delete=connections.models.user_key.set_null,
                         related_name="+",
                         to=settings.AUTH_USER_MODEL,
                     ),

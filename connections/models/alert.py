@@ -7,6 +7,8 @@ from datetime import datetime, timedelta
 from django.db import models
 from django.db.models import F, Q
 
+from connections.models.alias import PrimaryQuerySet
+
 _OPEN = ("pending", "firing")
 _MAX_ATTEMPTS = 20
 _MAILED_WITHIN = timedelta(days=1)
@@ -14,7 +16,7 @@ _FIRST_WAIT_SECONDS = 60
 _MAX_WAIT_SECONDS = 3600
 
 
-class AlertQuerySet(models.QuerySet["Alert"]):
+class AlertQuerySet(PrimaryQuerySet["Alert"]):
     def open(self) -> AlertQuerySet:
         """Alerts that are pending or firing."""
         return self.filter(state__in=_OPEN)

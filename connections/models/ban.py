@@ -10,10 +10,12 @@ from django.db import models
 from django.db.models import Count, Max, Q
 from django.db.models.functions import Now
 
+from connections.models.alias import PrimaryQuerySet
+from connections.models.user_key import get_users
 from connections.net.addresses import format_network, parse_network
 
 
-class BanQuerySet(models.QuerySet["Ban"]):
+class BanQuerySet(PrimaryQuerySet["Ban"]):
     def in_force(self) -> BanQuerySet:
         """Bans that have not ended, by the database's clock."""
         return self.filter(Q(until=None) | Q(until__gt=Now()))
@@ -87,7 +89,7 @@ def _find_user_key(text: str) -> str:
         ValueError: there is no such user.
     """
     users = get_user_model()
-    manager = users._default_manager
+    manager = get_users()
     try:
         return str(manager.get(pk=text).pk)
     except (users.DoesNotExist, ValueError, ValidationError):

@@ -8,8 +8,10 @@ from datetime import timedelta
 from django.db import models
 from django.db.models.functions import Now
 
+from connections.models.alias import PrimaryQuerySet
 
-class CloseRequestQuerySet(models.QuerySet["CloseRequest"]):
+
+class CloseRequestQuerySet(PrimaryQuerySet["CloseRequest"]):
     def recent(self, seconds: float = 60) -> CloseRequestQuerySet:
         """Requests recent enough to be applied, by the database's clock."""
         return self.filter(created_at__gte=Now() - timedelta(seconds=seconds))

@@ -5,20 +5,16 @@ from __future__ import annotations
 from datetime import datetime
 
 from django.conf import settings
-from django.contrib.auth import get_user_model
-from django.db import models, transaction
+from django.db import models
 from django.db.models import F, OuterRef, Q, Subquery
 from django.db.models.functions import Coalesce
 
+from connections.models.alias import PrimaryQuerySet, atomic
 from connections.models.node import ID_LENGTH, LIVE_STATES, Node
+from connections.models.user_key import UserKey, set_null
 
 
-def name_lookup() -> str:
-    """Return the lookup of a related user's name; not every model has a username."""
-    return f"user__{get_user_model().USERNAME_FIELD}"
-
-
-class ConnectionQuerySet(models.QuerySet["Connection"]):
+class ConnectionQuerySet(PrimaryQuerySet["Connection"]):
     def open(self) -> ConnectionQuerySet:
         """Connections not recorded as closed."""
         return self.filter(closed_at=None)
@@ -48,7 +44,7 @@ class ConnectionQuerySet(models.QuerySet["Connection"]):
         They end at the last beat of their node, when they were last known open.
         """
         gone = Node.objects.filter(node_id=OuterRef("node_id"))
-        with transaction.atomic():
+        with atomic():
             lost = self.of_dead_nodes().order_by("connection_id")[:batch_size]
             keys = list(lost.values_list("connection_id", flat=True))
             return (
@@ -75,12 +71,11 @@ class Connection(models.Model):
 
     connection_id = models.CharField(primary_key=True, max_length=ID_LENGTH)
     client_id = models.CharField(max_length=255)
-    user = models.ForeignKey(
+    user = UserKey(
         settings.AUTH_USER_MODEL,
-        on_delete=models.SET_NULL,
+        on_delete=set_null,
         null=True,
         blank=True,
-        db_constraint=False,
         related_name="+",
     )
     node = models.ForeignKey(
@@ -153,6 +148,8 @@ class ErrorEvent(models.Model):
     where = models.CharField(max_length=255)
     route = models.CharField(max_length=255, blank=True)
     traceback = models.TextField(blank=True)
+
+    objects = PrimaryQuerySet.as_manager()
 
     class Meta:
         ordering = ["-at"]

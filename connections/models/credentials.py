@@ -7,8 +7,16 @@ from collections.abc import Iterable
 from datetime import timedelta
 
 from django.conf import settings
-from django.db import models, transaction
+from django.db import models
 from django.db.models.functions import Now
+
+from connections.models.alias import PrimaryQuerySet, atomic
+from connections.models.user_key import (
+    UserKey,
+    are_users_apart,
+    cascade,
+    with_user,
+)
 
 
 def digest_token(token: str) -> str:
@@ -16,7 +24,7 @@ def digest_token(token: str) -> str:
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-class AccessTokenQuerySet(models.QuerySet["AccessToken"]):
+class AccessTokenQuerySet(PrimaryQuerySet["AccessToken"]):
     def find_all(self, tokens: Iterable[str]) -> dict[str, AccessToken]:
         """
         Return the rows of tokens by digest, in any state, with their users.
@@ -24,19 +32,19 @@ class AccessTokenQuerySet(models.QuerySet["AccessToken"]):
         The look-up is by hash, so its timing reveals nothing about a token.
         """
         digests = {digest_token(token) for token in tokens}
-        rows = self.select_related("user").filter(digest__in=digests)
+        rows = with_user(self.filter(digest__in=digests))
         return {row.digest: row for row in rows}
 
     def revoke(self) -> list[int]:
         """Revoke the selected tokens; return the keys of those revoked only now."""
-        with transaction.atomic():
+        with atomic():
             valid = self.filter(revoked_at=None).select_for_update()
             keys = list(valid.values_list("pk", flat=True))
             self.model._default_manager.filter(pk__in=keys).update(revoked_at=Now())
         return keys
 
 
-class TicketQuerySet(models.QuerySet["Ticket"]):
+class TicketQuerySet(PrimaryQuerySet["Ticket"]):
     def younger_than(self, seconds: float) -> TicketQuerySet:
         """Tickets issued within some seconds, used or not, by the database's clock."""
         return self.filter(issued_at__gt=Now() - timedelta(seconds=seconds))
@@ -55,7 +63,8 @@ class TicketQuerySet(models.QuerySet["Ticket"]):
         usable = self.younger_than(lifetime_seconds).filter(
             digest=digest_token(ticket), used_at=None
         )
-        row = usable.select_related("token__user").first()
+        related = "token" if are_users_apart() else "token__user"
+        row = usable.select_related(related).first()
         if row is None or not usable.update(used_at=Now(), session_key=""):
             return None
         return row
@@ -69,9 +78,9 @@ class AccessToken(models.Model):
         max_length=8, editable=False, help_text="The first characters of the token."
     )
     client_id = models.CharField(max_length=255, db_index=True)
-    user = models.ForeignKey(
+    user = UserKey(
         settings.AUTH_USER_MODEL,
-        on_delete=models.CASCADE,
+        on_delete=cascade,
         null=True,
         blank=True,
         related_name="access_tokens",

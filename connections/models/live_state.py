@@ -8,11 +8,13 @@ from datetime import timedelta
 from django.db import models
 from django.db.models.functions import Now
 
+from connections.models.alias import PrimaryQuerySet
+
 WANTED_SECONDS = 15
 """How long a node samples its connections after a request."""
 
 
-class NodePictureQuerySet(models.QuerySet["NodePicture"]):
+class NodePictureQuerySet(PrimaryQuerySet["NodePicture"]):
     def wanted(self) -> NodePictureQuerySet:
         """Samples requested within WANTED_SECONDS, by the database's clock."""
         return self.filter(wanted_at__gte=Now() - timedelta(seconds=WANTED_SECONDS))

@@ -10,8 +10,10 @@ from typing import Any
 from django.db import models
 from django.db.models import F, Max, Sum
 
+from connections.models.alias import PrimaryQuerySet
 
-class MinuteRollupQuerySet(models.QuerySet["MinuteRollup"]):
+
+class MinuteRollupQuerySet(PrimaryQuerySet["MinuteRollup"]):
     SUMS = (
         "opened",
         "ended",

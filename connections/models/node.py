@@ -10,11 +10,13 @@ from django.db.models import F, Q
 from django.db.models.expressions import Combinable
 from django.db.models.functions import Now
 
+from connections.models.alias import PrimaryQuerySet
+
 ID_LENGTH = 32
 LIVE_STATES = ("serving", "draining")
 
 
-class NodeQuerySet(models.QuerySet["Node"]):
+class NodeQuerySet(PrimaryQuerySet["Node"]):
     def live(self) -> NodeQuerySet:
         """Nodes that have neither stopped nor been marked as lost."""
         return self.filter(state__in=LIVE_STATES)

@@ -9,10 +9,11 @@ from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
 
+from connections.models.alias import PrimaryQuerySet
 from connections.models.node import ID_LENGTH
 
 
-class SweepQuerySet(models.QuerySet["Sweep"]):
+class SweepQuerySet(PrimaryQuerySet["Sweep"]):
     def take(self, name: str, holder_id: str, timeout_seconds: float) -> bool:
         """Take or keep the lead, unless another sweeper holds it and is alive."""
         self.get_or_create(name=name)

@@ -4,7 +4,6 @@ import asyncio
 import time
 from typing import Any
 
-from django.db import connection
 from django.db.models import DurationField, ExpressionWrapper, F, QuerySet
 from django.db.models.functions import Now
 
@@ -14,6 +13,7 @@ from connections.alerts.measurements import LOST_WITHIN
 from connections.config.loader import WebSocketConfig
 from connections.metrics.meter import Meter
 from connections.models import Node, Sweep
+from connections.models.alias import get_connection
 from connections.storage.database import Database
 from connections.units import Clock
 
@@ -82,7 +82,7 @@ class ClusterMonitor:
         try:
             deliver(self._config)
         finally:
-            connection.close()
+            get_connection().close()
 
     def _read(self) -> int:
         sweeps = _measure_ages(Sweep.objects.exclude(finished_at=None), "finished_at")

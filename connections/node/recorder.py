@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from django.db import DataError, IntegrityError, transaction
+from django.db import DataError, IntegrityError
 from django.utils import timezone
 
 from connections.config.loader import get_config
@@ -17,6 +17,7 @@ from connections.config.sections import RecorderConfig
 from connections.hub.connection import LiveConnection
 from connections.hub.flight_recorder import is_worth_keeping
 from connections.models import Connection, ErrorEvent
+from connections.models.alias import atomic
 from connections.net.redaction import format_traceback, redact
 from connections.passes import Passes
 from connections.storage.database import Database
@@ -297,7 +298,7 @@ def _write(rows: list[Row]) -> int:
     A row that the database refuses is dropped alone; the others are written.
     """
     try:
-        with transaction.atomic():
+        with atomic():
             Connection.objects.bulk_create(
                 [row for row in rows if isinstance(row, Connection)],
                 update_conflicts=True,

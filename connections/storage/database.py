@@ -10,17 +10,16 @@ from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 from django.apps import apps
+from django.db import Error as DatabaseError
 from django.db import (
-    DEFAULT_DB_ALIAS,
     InterfaceError,
     OperationalError,
     close_old_connections,
-    connection,
 )
-from django.db import Error as DatabaseError
 from django.db import connections as thread_connections
 
 from connections.exceptions import DatabaseUnavailable, NotMigrated
+from connections.models.alias import get_connection
 from connections.storage.failures import describe_failure
 
 logger = logging.getLogger(__name__)
@@ -43,6 +42,7 @@ def require_tables() -> None:
     """
     models = apps.get_app_config("connections").get_models()
     needed = {one._meta.db_table for one in models if one._meta.managed}
+    connection = get_connection()
     try:
         found = set(connection.introspection.table_names())
     except DatabaseError as exc:
@@ -102,7 +102,7 @@ class Database:
 
     def __init__(self) -> None:
         self._writer = self._urgent_writer = _Writer("connections-writer")
-        if connection.vendor != "sqlite":
+        if get_connection().vendor != "sqlite":
             self._urgent_writer = _Writer("connections-urgent-writer")
         self._readers = ThreadPoolExecutor(READERS, "connections-reader")
         self._opened: set[Any] = set()
@@ -185,7 +185,6 @@ class Database:
         *args: Arguments.args,
         **kwargs: Arguments.kwargs,
     ) -> Result:
-        self._track_connection()
         close_old_connections()
         try:
             result = work(*args, **kwargs)
@@ -194,16 +193,18 @@ class Database:
             close_old_connections()
             raise DatabaseUnavailable(str(exc)) from exc
         finally:
+            self._track_connections()
             # With DEBUG, Django keeps the last 9,000 statements.
-            connection.queries_log.clear()
+            for opened in thread_connections.all(initialized_only=True):
+                opened.queries_log.clear()
         self._failures.pop(kind, None)
         return result
 
-    def _track_connection(self) -> None:
-        """Keep this thread's connection, so that close() can close it."""
-        opened = thread_connections[DEFAULT_DB_ALIAS]
-        if opened not in self._opened:
-            with self._lock:
-                # close() runs in another thread than the one that opened this.
-                opened.inc_thread_sharing()
-                self._opened.add(opened)
+    def _track_connections(self) -> None:
+        """Keep this thread's connections, so that close() can close them."""
+        for opened in thread_connections.all(initialized_only=True):
+            if opened not in self._opened:
+                with self._lock:
+                    # close() runs in another thread than the one that opened this.
+                    opened.inc_thread_sharing()
+                    self._opened.add(opened)

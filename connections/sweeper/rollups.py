@@ -2,10 +2,9 @@
 
 from typing import Any
 
-from django.db import transaction
-
 from connections.metrics.counters import Totals
 from connections.models import MinuteRollup, Node
+from connections.models.alias import atomic
 from connections.models.node import LIVE_STATES
 
 _SAME_NAME = (
@@ -61,7 +60,7 @@ def _roll_up_node(node_id: str, batch_size: int) -> int:
     The node's row is locked meanwhile, so that a node which comes back at the same
     time does not lose minutes.
     """
-    with transaction.atomic():
+    with atomic():
         node = Node.objects.select_for_update().filter(node_id=node_id).first()
         if node is None:
             return 0

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from django.db import Error as DatabaseError
-from django.db import close_old_connections, connection
+from django.db import close_old_connections
 from django.db.models import QuerySet
 from django.db.models.functions import Now
 from django.utils import timezone
@@ -40,6 +40,7 @@ from connections.models import (
     NodeCommand,
     Sweep,
 )
+from connections.models.alias import get_connection
 from connections.models.sweep import delete_some
 from connections.sweeper.rollups import roll_up
 from connections.sweeper.tasks import get_sweep_tasks
@@ -377,7 +378,7 @@ def run_sweeper(
             extra={"event": "give_up_failed"},
         )
     finally:
-        connection.close()
+        get_connection().close()
 
 
 def _days_ago(days: float) -> Any:

@@ -2,8 +2,7 @@
 
 from datetime import datetime
 
-from django.db import connection
-
+from connections.models.alias import get_connection
 from sessions_history.backends.base import Backend
 from sessions_history.backends.postgresql import PostgresqlBackend
 from sessions_history.backends.sqlite import SqliteBackend
@@ -11,7 +10,8 @@ from sessions_history.backends.sqlite import SqliteBackend
 
 def make_backend(at: datetime) -> Backend:
     """Return the backend for an open transaction."""
+    connection = get_connection()
     backend_class = (
         SqliteBackend if connection.vendor == "sqlite" else PostgresqlBackend
     )
-    return backend_class(at)
+    return backend_class(connection, at)

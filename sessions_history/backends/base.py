@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db import connection
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 Row = tuple[Any, ...]
 
@@ -53,10 +53,11 @@ class Backend(ABC):
     once. A driver with one parameter per row would wait for the event loop at each.
     """
 
-    def __init__(self, at: datetime) -> None:
+    def __init__(self, connection: BaseDatabaseWrapper, at: datetime) -> None:
         adapt = connection.ops.adapt_datetimefield_value
         self._at = adapt(at)
         self._seen_before = adapt(at - timedelta(seconds=SEEN_SECONDS))
+        self._connection = connection
         self._cursor = connection.cursor()
 
     @abstractmethod

@@ -4,8 +4,6 @@ import json
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from django.db import connection
-
 from sessions_history.backends.base import Backend, Changes, Found, Row, dump
 
 # SQLite runs a CROSS JOIN in the written order: each row of the parameter is looked
@@ -79,7 +77,7 @@ class SqliteBackend(Backend):
         return found
 
     def write(self, changes: Changes) -> None:
-        with connection.wrap_database_errors:
+        with self._connection.wrap_database_errors:
             self._insert(_INSERT_ENTRIES, changes.entries)
             self._insert(_INSERT_KEYS, changes.keys)
             self._execute(MOVE, [dump(changes.positions)])
@@ -102,11 +100,11 @@ class SqliteBackend(Backend):
             self._execute(sql, [value for row in rows for value in (*row, self._at)])
 
     def _fetch(self, sql: str, *values: Any) -> list[list[Any]]:
-        with connection.wrap_database_errors:
+        with self._connection.wrap_database_errors:
             (text,) = self._execute(sql, values).fetchone()
         found: list[list[Any]] = json.loads(text)
         return found
 
     def _execute(self, sql: str, values: Sequence[Any]) -> Any:
         """Bypass Django's cursor, which would search the whole text for %s."""
-        return connection.connection.execute(sql, values)
+        return self._connection.connection.execute(sql, values)

@@ -17,6 +17,7 @@ from connections.dashboard.charts.scales import format_seconds
 from connections.management.database_command import DatabaseCommand
 from connections.management.users import find_user
 from connections.models import CloseRequest, Connection, Node
+from connections.models.user_key import with_user
 
 _COLUMNS = (
     *("id", "client", "user", "address", "path", "node"),
@@ -87,7 +88,7 @@ class Command(DatabaseCommand):
         if limit < 1:
             raise CommandError(f"--limit is {limit}; it must be 1 or more")
         selected = self._select(options)
-        ordered = selected.select_related("user").order_by("opened_at", "connection_id")
+        ordered = with_user(selected).order_by("opened_at", "connection_id")
         rows = list(ordered[:limit])
         now = timezone.now()
         found = [

@@ -8,6 +8,7 @@ from django.utils import timezone
 from connections.credentials.identity import check_client_id
 from connections.credentials.tokens import create_access_token
 from connections.management.database_command import DatabaseCommand
+from connections.models.user_key import get_users
 
 
 class Command(DatabaseCommand):
@@ -46,7 +47,7 @@ class Command(DatabaseCommand):
         if options["user"]:
             users = get_user_model()
             try:
-                user = users._default_manager.get_by_natural_key(options["user"])
+                user = get_users().get_by_natural_key(options["user"])
             except users.DoesNotExist as exc:
                 raise CommandError(f"there is no user {options['user']!r}") from exc
         expires_at = None

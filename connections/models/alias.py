@@ -1,0 +1,41 @@
+"""
+Find the database of these tables, which a router may separate from the rest.
+
+All reads go to the database that takes the writes: a token, a ban or a close
+request that a replica does not have yet would let in a client that may not.
+"""
+
+from typing import Any, TypeVar
+
+from django.apps import apps
+from django.db import connections, models, router, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+Row = TypeVar("Row", bound=models.Model, covariant=True)
+
+
+def get_alias() -> str:
+    """Return the alias of the database that holds the tables of both apps."""
+    return router.db_for_write(apps.get_model("connections", "Connection"))
+
+
+def get_connection() -> BaseDatabaseWrapper:
+    """Return this thread's connection to the database of these tables."""
+    return connections[get_alias()]
+
+
+def atomic() -> transaction.Atomic:
+    """Return a transaction, or a savepoint, in the database of these tables."""
+    return transaction.atomic(using=get_alias())
+
+
+class PrimaryQuerySet(models.QuerySet[Row]):
+    """Rows that are read from the database that takes the writes."""
+
+    _db: str | None
+    _hints: dict[str, Any]
+
+    @property
+    def db(self) -> str:
+        """The alias of the database that the query runs on."""
+        return self._db or router.db_for_write(self.model, **self._hints)

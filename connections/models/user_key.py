@@ -1,0 +1,112 @@
+"""
+Refer to users, whose table may be in another database.
+
+A database cannot check or join such a reference. Without a router both tables
+are together, and everything is as with a ForeignKey of Django.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from django.apps import apps
+from django.contrib.auth import get_user_model
+from django.db import models, router
+from django.db.models.fields.related_descriptors import ForwardManyToOneDescriptor
+
+from connections.models.alias import get_alias
+
+Row = TypeVar("Row", bound=models.Model)
+
+
+def get_users() -> Any:
+    """Return the users' manager, which reads the database that takes their writes."""
+    users = get_user_model()
+    return users._default_manager.db_manager(router.db_for_write(users))
+
+
+def find_user_keys(name: str, lookup: str = "exact") -> Sequence[Any]:
+    """Return the keys of the users with a name; not every model has a username."""
+    named = {f"{get_user_model().USERNAME_FIELD}__{lookup}": name}
+    return list(get_users().filter(**named).values_list("pk", flat=True))
+
+
+def are_users_apart() -> bool:
+    """Return True if users are in another database than these tables."""
+    return router.db_for_write(get_user_model()) != get_alias()
+
+
+def with_user(rows: models.QuerySet[Row]) -> models.QuerySet[Row]:
+    """Return rows that come with their users: by a join, or by a second query."""
+    if are_users_apart():
+        return rows.prefetch_related("user")
+    return rows.select_related("user")
+
+
+def cascade(collector: Any, field: Any, rows: Any, using: str) -> None:
+    """Delete the rows of a deleted user; release_user() does in another database."""
+    if using == get_alias():
+        models.CASCADE(collector, field, rows, using)
+
+
+def set_null(collector: Any, field: Any, rows: Any, using: str) -> None:
+    """Clear the reference to a deleted user; release_user() does in another one."""
+    if using == get_alias():
+        models.SET_NULL(collector, field, rows, using)
+
+
+# Django would otherwise look for rows in the database of the user.
+cascade.lazy_sub_objs = True  # type: ignore[attr-defined]
+set_null.lazy_sub_objs = True  # type: ignore[attr-defined]
+
+
+def release_user(key: Any) -> None:
+    """Delete or clear what refers to a user that was deleted in another database."""
+    for model in apps.get_models():
+        for field in model._meta.concrete_fields:
+            if not isinstance(field, UserKey):
+                continue
+            rows = model._default_manager.filter(**{field.attname: key})
+            if field.remote_field.on_delete is cascade:
+                rows.delete()
+            else:
+                rows.update(**{field.attname: None})
+
+
+class _UserDescriptor(ForwardManyToOneDescriptor):  # type: ignore[type-arg]
+    """Reads a user from the database of users, not from that of the row."""
+
+    field: Any
+
+    def get_queryset(self, **hints: Any) -> models.QuerySet[Any]:
+        users = self.field.remote_field.model
+        alias = router.db_for_write(users)
+        rows: models.QuerySet[Any] = users._base_manager.db_manager(alias).all()
+        return rows
+
+    def get_object(self, instance: models.Model) -> Any:
+        # No constraint ensures that the user still exists.
+        wanted = self.field.get_reverse_related_filter(instance)
+        return self.get_queryset().filter(wanted).first()
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        if value is None or not are_users_apart():
+            super().__set__(instance, value)
+            return
+        # Django refuses relations between databases that no router allows.
+        setattr(instance, self.field.attname, value.pk)
+        self.field.set_cached_value(instance, value)
+
+
+class UserKey(models.ForeignKey):  # type: ignore[type-arg]
+    """A reference to a user without a constraint in the database."""
+
+    forward_related_accessor_class = _UserDescriptor
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"db_constraint": False, **kwargs})
+
+    def validate(self, value: Any, model_instance: models.Model | None) -> None:
+        """Look for the user in the database of users, not in that of the row."""
+        super().validate(value, None)
