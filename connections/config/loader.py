@@ -33,6 +33,7 @@ from connections.config.sections import (
     ErrorsConfig,
     HandshakeConfig,
     HealthConfig,
+    HttpConfig,
     MetricsConfig,
     NodeConfig,
     RateLimitConfig,
@@ -128,6 +129,7 @@ class WebSocketConfig:
     buffers: BuffersConfig = section(BuffersConfig)
     errors: ErrorsConfig = section(ErrorsConfig)
     handshake: HandshakeConfig = section(HandshakeConfig)
+    http: HttpConfig = section(HttpConfig)
     jwt: JwtConfig = section(JwtConfig)
     tickets: TicketsConfig = section(TicketsConfig)
     expiry: ExpiryConfig = section(ExpiryConfig)

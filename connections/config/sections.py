@@ -153,6 +153,21 @@ class HandshakeConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HttpConfig:
+    min_bytes_per_second: int = option(
+        Whole(1, 1_000_000_000),
+        100,
+        "bytes per second that an HTTP body must move at least, over stall_seconds",
+    )
+    stall_seconds: float = option(
+        Number(0.1, 3600),
+        60,
+        "seconds over which the rate of an HTTP body is measured; a slower upload is"
+        " answered 408, a client that reads its response more slowly is cut off",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DrainConfig:
     grace_seconds: float = option(
         Number(0, 3600), 20, "seconds over which a draining node closes its connections"

@@ -38,7 +38,9 @@ REQUIRED_NAMES = (
         ForeignName("daphne", f"daphne.http_protocol:WebRequest.{name}")
         for name in (
             "_response_started",
+            "basic_error",
             "check_timeouts",
+            "connectionLost",
             "finish",
             "handle_exception",
             "process",
@@ -63,11 +65,18 @@ REQUIRED_NAMES = (
             "length",
             "lineLengthExceeded",
             "lineReceived",
+            "pauseProducing",
             "persistent",
             "rawDataReceived",
             "requestDone",
             "requests",
+            "resumeProducing",
+            "writeSequence",
         )
+    ),
+    *(
+        ForeignName("Twisted", f"twisted.web.http:Request.{name}")
+        for name in ("content", "gotLength", "handleContentChunk", "requestReceived")
     ),
     *(
         ForeignName("Twisted", f"twisted.internet.abstract:FileDescriptor.{name}")
@@ -123,6 +132,7 @@ INVALID_HEADER_VALUE_BYTES: frozenset[int] = frozenset(
 """daphne/utils.py: bytes that no header value may contain."""
 
 _TwistedChannel: Any = resolve_name("twisted.web.http:HTTPChannel")
+_ProtocolWrapper: Any = resolve_name("twisted.protocols.policies:ProtocolWrapper")
 
 
 class PublicHttpChannel(_TwistedChannel):
@@ -157,6 +167,13 @@ def get_event_loop() -> asyncio.AbstractEventLoop:
     reactor: Any = resolve_name("twisted.internet:reactor")
     loop: asyncio.AbstractEventLoop = reactor._asyncioEventloop
     return loop
+
+
+def find_descriptor(transport: Any) -> Any:
+    """Return the TCP transport below TLS (twisted/protocols/policies.py)."""
+    while isinstance(transport, _ProtocolWrapper):
+        transport = transport.transport
+    return transport
 
 
 def count_unsent_bytes(transport: Any) -> int:

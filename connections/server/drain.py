@@ -19,6 +19,9 @@ logger = logging.getLogger(__name__)
 _CANCEL_SECONDS = 0.5
 """For applications to end by themselves, and again after they are cancelled."""
 
+_POLL_SECONDS = 0.05
+"""Between looks at the responses that clients still read."""
+
 
 class DrainedServer(Protocol):
     """The parts of a server that a drain stops."""
@@ -67,6 +70,7 @@ async def drain(server: DrainedServer) -> None:
     await attempt("The drain of the node", node.drain())
     others.cancel()
     await _wait(server, server.requests, ends_at - server.loop.time())
+    await attempt("The end of the responses", _finish_responses(server, ends_at))
     await attempt("The end of the applications", _end_applications(server, node))
     await node.stop()
     logger.info("Drained", extra={"event": "drained"})
@@ -110,6 +114,14 @@ async def _stop_listening(server: DrainedServer, port: Any) -> None:
     stopped = port.stopListening()
     if stopped is not None:
         await stopped.asFuture(server.loop)
+
+
+async def _finish_responses(server: DrainedServer, ends_at: float) -> None:
+    """Let clients read the ends of their responses within the grace."""
+    while any(channel.is_sending for channel in server.http_channels):
+        if server.loop.time() >= ends_at or server.skips_grace.is_set():
+            return
+        await asyncio.sleep(_POLL_SECONDS)
 
 
 async def _close_others(server: DrainedServer, node: Node) -> None:

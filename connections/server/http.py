@@ -1,8 +1,8 @@
 """
-Serve HTTP: one deadline for a request head, a bound for a body.
+Serve HTTP on a TCP connection: one deadline for a request head, a rate for bodies.
 
-The classes extend Twisted's HTTPChannel and daphne's WebRequest, by the names of
-compat.py. HTTP/2 is left to a proxy: WebSockets open with HTTP/1.1.
+The class extends Twisted's HTTPChannel, by the names of compat.py. HTTP/2 is left
+to a proxy: WebSockets open with HTTP/1.1.
 """
 
 import asyncio
@@ -15,24 +15,19 @@ from twisted.protocols.basic import LineReceiver
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 
-from connections.net.addresses import find_source, is_listed
+from connections.net.addresses import is_listed
 from connections.server.compat import (
     DaphneFactory,
-    DaphneRequest,
     PublicHttpChannel,
     detach_socket,
-    has_response_started,
+    find_descriptor,
 )
+from connections.server.request import BodyRefused, HttpRequest
+from connections.server.send_watch import SendWatch
 from connections.server.timers import HasDeadline
 from connections.server.tls_transport import TlsTransport
 from connections.server.transport import SocketTransport
-from connections.server.websocket.handshake import (
-    BadHandshake,
-    Handshake,
-    Header,
-    build_refusal,
-    read_handshake,
-)
+from connections.server.websocket.handshake import Header, build_refusal
 from connections.server.websocket.protocol import WebSocketProtocol
 
 logger = logging.getLogger(__name__)
@@ -40,15 +35,11 @@ logger = logging.getLogger(__name__)
 _KEEP_OPEN_SECONDS = 60
 """How long an HTTP connection may wait for its next request."""
 
-_BODY_SECONDS = 60
-"""How long the body of a request may take in all."""
-
 _LINGER_SECONDS = 2
 """How long a client may read a refusal before its connection is dropped."""
 
-_FLUSH_SECONDS = 15
-"""How long a client may read the end of a response after our close."""
-
+_CLOSE_SECONDS = 15
+"""How long a client may take to close after its last response is sent."""
 
 _MOST_ESCAPES = 100
 """The most backslashes in all Cookie headers. Before Python 3.11.10 and 3.12.6
@@ -60,7 +51,7 @@ class HttpChannel(HasDeadline, PublicHttpChannel):
     One TCP connection that speaks HTTP, until it becomes a WebSocket.
 
     Twisted's timer restarts with every byte; this channel has one deadline for a
-    request head and one for a body.
+    request head. Bodies and responses have a minimum rate, and no deadline.
     """
 
     timeOut = None
@@ -74,7 +65,15 @@ class HttpChannel(HasDeadline, PublicHttpChannel):
         self._timers = self.server.timers
         self._is_idle = False
         self._is_refused = False
-        self._body_bytes = 0
+        self._checked_bytes = 0
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._sending = SendWatch(
+            find_descriptor(self.transport),
+            self._timers,
+            self.server.config.http,
+            self._cut_off_reader,
+        )
         self._begin_head()
 
     def dataReceived(self, data: bytes) -> None:
@@ -105,13 +104,13 @@ class HttpChannel(HasDeadline, PublicHttpChannel):
             return
         if self._is_refused:
             return
-        if not self.is_handling_request:
-            self._body_bytes += len(data)
-            if self._body_bytes > self.server.config.handshake.max_body_size:
-                self._refuse(413, "The body is too large")
-                return
-            self.server.budget.record(self, self._body_bytes)
-        super().rawDataReceived(data)
+        try:
+            super().rawDataReceived(data)
+        except BodyRefused as exc:
+            self._refuse(exc.status, str(exc), exc.headers)
+            return
+        if not self.is_handling_request and not self._is_refused:
+            self._record_held()
 
     def allHeadersReceived(self) -> None:
         if (self.length or 0) > self.server.config.handshake.max_body_size:
@@ -123,8 +122,9 @@ class HttpChannel(HasDeadline, PublicHttpChannel):
             self.server.admission.refusals["bad_request"] += 1
             self._refuse(400, problem)
             return
-        self._start_deadline(_BODY_SECONDS, self._time_out)
         super().allHeadersReceived()
+        self._checked_bytes = 0
+        self._start_deadline(self.server.config.http.stall_seconds, self._check_body)
 
     def allContentReceived(self) -> None:
         if self._is_refused:
@@ -133,22 +133,52 @@ class HttpChannel(HasDeadline, PublicHttpChannel):
         self.server.admission.end_head(self)
         super().allContentReceived()
 
-    def requestDone(self, request: "HttpRequest") -> None:
-        self._forget_body()
+    def requestDone(self, request: HttpRequest) -> None:
         if self.server.is_draining:
             self.persistent = False
         if self.persistent:
             self._begin_head()
             self._is_idle = True
-            self._start_deadline(_KEEP_OPEN_SECONDS, self.loseConnection)
+            self._start_deadline(_KEEP_OPEN_SECONDS, self._close_when_sent)
         super().requestDone(request)
+        self._record_held()
+
+    def write(self, data: bytes) -> None:
+        super().write(data)
+        self._record_written(len(data))
+
+    def writeSequence(self, parts: Iterable[bytes]) -> None:
+        parts = list(parts)
+        super().writeSequence(parts)
+        self._record_written(sum(map(len, parts)))
+
+    def pauseProducing(self) -> None:
+        """Learn that more than Twisted's 64 kB wait for the client."""
+        super().pauseProducing()
+        self._writable.clear()
+
+    def resumeProducing(self) -> None:
+        """Learn that the kernel has taken all bytes."""
+        super().resumeProducing()
+        self._writable.set()
+        self._record_held()
+
+    @property
+    def is_sending(self) -> bool:
+        """True while bytes wait in this process for the client."""
+        return self._sending.unsent_bytes > 0
+
+    async def wait_until_writable(self) -> None:
+        """Wait until the kernel has taken the response so far, or the client left."""
+        await self._writable.wait()
 
     def loseConnection(self) -> None:
         super().loseConnection()
-        self._start_deadline(_FLUSH_SECONDS, self.transport.abortConnection)
+        self._start_deadline(_CLOSE_SECONDS, self._abort_when_sent)
 
     def connectionLost(self, reason: Failure) -> None:
         self._let_go()
+        self._writable.set()
         super().connectionLost(reason)
 
     def close_idle(self) -> None:
@@ -165,7 +195,10 @@ class HttpChannel(HasDeadline, PublicHttpChannel):
         self._refuse(408, "The request did not become whole in time")
 
     def end_over_budget(self) -> None:
-        """Refuse this request: its body holds most while buffers hold too much."""
+        """Refuse this request: it holds most while buffers hold too much."""
+        if self.is_handling_request or not self._writable.is_set():
+            self.transport.abortConnection()
+            return
         self._refuse(503, "The server is out of buffers", [(b"Retry-After", b"5")])
 
     def hand_over(self, websocket: WebSocketProtocol) -> None:
@@ -207,8 +240,10 @@ class HttpChannel(HasDeadline, PublicHttpChannel):
         """Answer at once, then read on for a moment so that the answer arrives."""
         self._is_refused = True
         self.persistent = False
-        self._forget_body()
+        self.server.budget.forget(self)
         self.server.admission.end_head(self)
+        if self.requests and self.requests[-1].content is not None:
+            self.requests[-1].content.close()
         self.transport.write(build_refusal(status, explanation, extra))
         self.transport.unregisterProducer()
         if self.isSecure():
@@ -216,107 +251,63 @@ class HttpChannel(HasDeadline, PublicHttpChannel):
         else:
             self.transport.resumeProducing()
             self.transport.loseWriteConnection()
-        self._start_deadline(_LINGER_SECONDS, self.transport.abortConnection)
+        self._start_deadline(_LINGER_SECONDS, self._abort_when_sent)
 
     def _time_out(self) -> None:
         self.server.admission.refusals["timeout"] += 1
         self.cut_off()
 
-    def _forget_body(self) -> None:
-        self._body_bytes = 0
-        self.server.budget.forget(self)
+    def _check_body(self) -> None:
+        """Refuse a body that arrives more slowly than the minimum rate."""
+        config = self.server.config.http
+        arrived = self.requests[-1].body_bytes
+        required = config.min_bytes_per_second * config.stall_seconds
+        if arrived - self._checked_bytes < required:
+            self._time_out()
+            return
+        self._checked_bytes = arrived
+        self._start_deadline(config.stall_seconds, self._check_body)
+
+    def _record_written(self, size: int) -> None:
+        self._sending.record(size)
+        if not self._writable.is_set():
+            self._record_held()
+
+    def _record_held(self) -> None:
+        """Record the bytes in memory: of the body, and of the response."""
+        held = self.requests[-1].held_bytes if self.requests else 0
+        if not self._writable.is_set():
+            held += self._sending.unsent_bytes
+        self.server.budget.record(self, held)
+
+    def _cut_off_reader(self) -> None:
+        logger.info(
+            "A client that does not read its response is cut off",
+            extra={"event": "response_not_read"},
+        )
+        self.transport.abortConnection()
+
+    def _close_when_sent(self) -> None:
+        """Close an idle connection once its last response is sent."""
+        if self.is_sending:
+            self._start_deadline(_KEEP_OPEN_SECONDS, self._close_when_sent)
+        else:
+            self.loseConnection()
+
+    def _abort_when_sent(self) -> None:
+        """Drop a closed connection; SendWatch decides while bytes wait."""
+        if self.is_sending:
+            self._start_deadline(_CLOSE_SECONDS, self._abort_when_sent)
+        else:
+            self.transport.abortConnection()
 
     def _let_go(self) -> None:
         self._stop_deadline()
+        self._sending.stop()
         self._is_idle = False
-        self._forget_body()
+        self.server.budget.forget(self)
         self.server.admission.end_head(self)
         self.server.http_channels.discard(self)
-
-
-class HttpRequest(DaphneRequest):
-    """One HTTP request, or the handshake of a WebSocket."""
-
-    def process(self) -> Any:
-        upgrade = self.requestHeaders.getRawHeaders(b"Upgrade", [b""])[0]
-        if upgrade.lower() == b"websocket":
-            self._open_websocket()
-            return None
-        # The server sets the root path; a client must not.
-        self.requestHeaders.removeHeader(b"Daphne-Root-Path")
-        return super().process()
-
-    def handle_exception(self, exception: BaseException) -> None:
-        """
-        Answer 500, or break off a response that has begun.
-
-        daphne starts the response a second time, and the resulting ValueError
-        ends its checker of applications for the life of the process.
-        """
-        if self.finished or self.channel is None:
-            return
-        if has_response_started(self):
-            self.channel.transport.abortConnection()
-        else:
-            super().handle_exception(exception)
-
-    def check_timeouts(self) -> None:
-        if not self.finished and self.channel is not None:
-            super().check_timeouts()
-
-    def finish(self) -> None:
-        if not self.finished and self.channel is not None:
-            super().finish()
-
-    def _open_websocket(self) -> None:
-        server = self.server
-        try:
-            handshake = read_handshake(
-                self.method,
-                self.uri,
-                self.clientproto,
-                self.requestHeaders.getAllRawHeaders(),
-                client=_get_address(self.client),
-                local=_get_address(self.host),
-                is_secure=bool(self.isSecure()),
-            )
-        except BadHandshake as exc:
-            server.admission.refusals["bad_request"] += 1
-            self._answer(exc.status, exc.explanation, exc.headers)
-            return
-        websocket = WebSocketProtocol(server, handshake)
-        refusal = server.admission.begin_handshake(
-            websocket, self._find_address(handshake)
-        )
-        if refusal is not None:
-            retry_after = str(refusal.retry_after_seconds).encode()
-            self._answer(
-                refusal.status,
-                f"Try again later: {refusal.reason}",
-                [(b"Retry-After", retry_after)],
-            )
-            return
-        channel = self.channel
-        server.protocol_disconnected(self)
-        server.protocol_connected(websocket)
-        channel.hand_over(websocket)
-        server.create_application(websocket, websocket.get_scope())
-
-    def _find_address(self, handshake: Handshake) -> str:
-        """Return the address of the client, through trusted proxies."""
-        source = find_source(
-            getattr(self.client, "host", None),
-            handshake.headers,
-            self.server.config.trusted_proxies,
-            is_secure=handshake.is_secure,
-        )
-        return source.address
-
-    def _answer(self, status: int, explanation: str, extra: Iterable[Header]) -> None:
-        """Refuse the handshake; the connection is closed after it."""
-        self.transport.write(build_refusal(status, explanation, extra))
-        self.server.protocol_disconnected(self)
-        self.channel.loseConnection()
 
 
 class HttpFactory(DaphneFactory):
@@ -344,11 +335,4 @@ def _find_problem(cookies: bytes) -> str | None:
     if b"\\000" in cookies or b"\0" in cookies:
         # PostgreSQL refuses a NUL, so Django's look-up of such a session fails.
         return "A cookie holds a NUL"
-    return None
-
-
-def _get_address(address: Any) -> list[Any] | None:
-    """Return host and port for the scope; None for a Unix socket."""
-    if hasattr(address, "host") and hasattr(address, "port"):
-        return [str(address.host), address.port]
     return None

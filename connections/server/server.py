@@ -183,26 +183,21 @@ class Server(DaphneServer):
         details["disconnected"] = left_at
         self._forget_if_done(protocol)
 
-    def create_application(self, protocol: Any, scope: dict[str, Any]) -> Any:
+    def create_application(self, protocol: Any, scope: dict[str, Any]) -> None:
         """
-        Run the application for a connection; return its queue for HTTP.
+        Run the application for a connection.
 
-        A WebSocket object itself is the application's receive and send.
+        The WebSocket or request itself is its receive and send, so that daphne
+        gets no queue to fill.
         """
         scope["asgi"] = {"version": "3.0", "spec_version": "2.4"}
-        queue: asyncio.Queue[Any] | None = None
-        if isinstance(protocol, WebSocketProtocol):
-            receive, send = protocol.receive, protocol.send
-        else:
-            queue = asyncio.Queue()
-            receive, send = queue.get, partial(self.handle_reply, protocol)
         details = self.connections.get(protocol)
         if details is None:
-            return None
-        task = self.loop.create_task(self.application(scope, receive, send))
+            return
+        running = self.application(scope, protocol.receive, protocol.send)
+        task = self.loop.create_task(running)
         details["application_instance"] = task
         task.add_done_callback(partial(self._application_ended, protocol))
-        return queue
 
     def _application_ended(self, protocol: Any, task: asyncio.Task[None]) -> None:
         """Log the exception of an application, and end its connection at once."""

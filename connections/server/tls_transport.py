@@ -5,11 +5,10 @@ from typing import Any
 
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import Protocol
-from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from connections.server.compat import count_unsent_bytes
+from connections.server.compat import count_unsent_bytes, find_descriptor
 from connections.server.transport import Receiver
 
 _LINGER_SECONDS = 0.5
@@ -69,9 +68,7 @@ class TlsTransport(Protocol):
     # Called by Twisted
 
     def connectionMade(self) -> None:
-        self._descriptor = self.transport
-        while isinstance(self._descriptor, ProtocolWrapper):
-            self._descriptor = self._descriptor.transport  # TLS wraps a TCP one
+        self._descriptor = find_descriptor(self.transport)
         self._is_producer = True
         self.transport.registerProducer(self, True)
 

@@ -55,6 +55,9 @@ async def _answer(scope: Message, receive: Receive, send: Send) -> None:
     if path == "/garbage":
         gc.disable()
         seen.append(f"garbage {gc.collect()}")
+    if path in ("/stream", "/endless"):
+        await _stream(send, count=640 if path == "/stream" else None)
+        return
     if path == "/crash":
         raise RuntimeError("before the response")
     await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -63,7 +66,19 @@ async def _answer(scope: Message, receive: Receive, send: Send) -> None:
         await asyncio.sleep(0.05)
         raise RuntimeError("in the middle of the response")
     body = "\n".join(seen).encode() if path == "/seen" else b"ok"
+    if path == "/large":
+        body = bytes(20_000_000)
     await send({"type": "http.response.body", "body": body})
+
+
+async def _stream(send: Send, count: int | None) -> None:
+    """Send so many parts of 64 kB, or parts without end."""
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    part = {"type": "http.response.body", "body": bytes(65536), "more_body": True}
+    while count is None or count > 0:
+        await send(part)
+        count = None if count is None else count - 1
+    await send({"type": "http.response.body", "body": b"end"})
 
 
 async def _open(receive: Receive, send: Send, **answer: Any) -> None:

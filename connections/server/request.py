@@ -1,0 +1,276 @@
+"""
+Serve one HTTP request: its body from a file, its response at the client's pace.
+
+The class extends daphne's WebRequest, by the names of compat.py.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable, Sequence
+from tempfile import SpooledTemporaryFile
+from typing import Any
+
+from django.conf import settings
+
+from connections.asgi import Message
+from connections.net.addresses import find_source
+from connections.server.compat import DaphneRequest, has_response_started
+from connections.server.websocket.handshake import (
+    BadHandshake,
+    Handshake,
+    Header,
+    build_refusal,
+    read_handshake,
+)
+from connections.server.websocket.protocol import WebSocketProtocol
+
+logger = logging.getLogger(__name__)
+
+_MEMORY_BYTES = 65_536
+"""The most bytes of a body that stay in memory; a larger body is in a file."""
+
+_SMALL_CHUNK_BYTES = 64
+_FREE_CHUNKS = 16_384
+"""Chunks that a body may have besides one for each 64 bytes: a chunk takes about
+4 us of the loop, however small it is."""
+
+_NO_BODY_STATUSES = (204, 304)
+"""RFC 9110, section 6.4.1; 1xx are no final responses."""
+
+
+class BodyRefused(Exception):
+    """The body of a request is refused, with an HTTP status."""
+
+    def __init__(
+        self, status: int, explanation: str, headers: Sequence[Header] = ()
+    ) -> None:
+        super().__init__(explanation)
+        self.status = status
+        self.headers = headers
+
+
+class HttpRequest(DaphneRequest):
+    """
+    One HTTP request, or the handshake of a WebSocket.
+
+    It is the application's receive and send.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.body_bytes = 0
+        """Bytes of the body that have arrived."""
+        self._chunks = 0
+        self._max_body_bytes = self.server.config.handshake.max_body_size
+        self._is_chunked = False
+        self._is_body_read = False
+        self._gone = asyncio.Event()
+        # Since when the application has owed the next event; None while it waits.
+        self._owing_since: float | None = None
+
+    # The body
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the body in memory."""
+        return self.body_bytes if self.body_bytes <= _MEMORY_BYTES else 0
+
+    def gotLength(self, length: int | None) -> None:
+        """Begin a body: of a length, or of chunks. The file is gone once closed."""
+        self._is_chunked = length is None
+        # Open as long as the request.
+        self.content = SpooledTemporaryFile(  # noqa: SIM115
+            _MEMORY_BYTES, dir=settings.FILE_UPLOAD_TEMP_DIR
+        )
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """
+        Take a part of the body.
+
+        Raises:
+            BodyRefused: it is too large, has too many parts, or cannot be stored.
+        """
+        self.body_bytes += len(data)
+        if self.body_bytes > self._max_body_bytes:
+            raise BodyRefused(413, "The body is too large")
+        if self._is_chunked:
+            self._chunks += 1
+            if self._chunks > _FREE_CHUNKS + self.body_bytes // _SMALL_CHUNK_BYTES:
+                raise BodyRefused(400, "The chunks of the body are too small")
+        try:
+            self.content.write(data)
+        except OSError as exc:
+            logger.error(
+                "The body of a request cannot be stored: %s",
+                exc,
+                extra={"event": "body_not_stored"},
+            )
+            retry = [(b"Retry-After", b"5")]
+            raise BodyRefused(503, "The body cannot be stored", retry) from exc
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        """
+        Process the complete request.
+
+        Twisted's method reads a form into memory and parses it on the loop; the
+        application does that itself.
+        """
+        self.method, self.uri, self.clientproto = command, path, version
+        self.path = path.partition(b"?")[0]
+        self.process()
+
+    def process(self) -> Any:
+        upgrade = self.requestHeaders.getRawHeaders(b"Upgrade", [b""])[0]
+        if upgrade.lower() == b"websocket":
+            self._open_websocket()
+            return None
+        # The server sets the root path; a client must not.
+        self.requestHeaders.removeHeader(b"Daphne-Root-Path")
+        self._owing_since = self.server.timers.time()
+        return super().process()
+
+    async def receive(self) -> Message:
+        """Return the next part of the body, then the disconnect, repeatedly."""
+        if not self._is_body_read and not self._gone.is_set():
+            chunk = self.content.read(self.server.request_buffer_size)
+            has_more = self.content.tell() < self.body_bytes
+            if has_more:
+                # A body of a gigabyte must not keep the loop from others.
+                await asyncio.sleep(0)
+            else:
+                self._is_body_read = True
+            return {"type": "http.request", "body": chunk, "more_body": has_more}
+        await self._gone.wait()
+        return {"type": "http.disconnect"}
+
+    # The response
+
+    async def send(self, message: Message) -> None:
+        """
+        Take a part of the response, and wait while the client does not read.
+
+        After the end events are ignored, because the application may not know of it.
+
+        Raises:
+            ValueError: the event is invalid, or not allowed in this state.
+        """
+        if self.finished or self.channel is None:
+            # An application that keeps sending must not block the loop.
+            await asyncio.sleep(0)
+            return
+        if message["type"] == "http.response.body" and self._has_no_body():
+            message = {**message, "body": b""}
+        await self.server.handle_reply(self, message)
+        if self.finished or self.channel is None:
+            return
+        self._owing_since = None
+        await self.channel.wait_until_writable()
+        self._owing_since = self.server.timers.time()
+
+    def _has_no_body(self) -> bool:
+        """Twisted drops the first part alone, and the next would begin a response."""
+        return self.method == b"HEAD" or self.code in _NO_BODY_STATUSES
+
+    def handle_exception(self, exception: BaseException) -> None:
+        """
+        Answer 500, or break off a response that has begun.
+
+        daphne starts the response a second time, and the resulting ValueError
+        ends its checker of applications for the life of the process.
+        """
+        if self.finished or self.channel is None:
+            return
+        if has_response_started(self):
+            self.channel.transport.abortConnection()
+        else:
+            super().handle_exception(exception)
+
+    def check_timeouts(self) -> None:
+        """
+        End a request whose application owes an event for daphne's --http-timeout.
+
+        The time in which the client reads does not count. daphne completes a
+        response that it cuts off, and the client would take it for whole.
+        """
+        limit, since = self.server.http_timeout, self._owing_since
+        if not limit or since is None or self.finished or self.channel is None:
+            return
+        if self.server.timers.time() - since <= limit:
+            return
+        if has_response_started(self):
+            logger.warning(
+                "The application timed out while it sent a response",
+                extra={"event": "response_timed_out"},
+            )
+            self.channel.transport.abortConnection()
+        else:
+            text = "Application failed to respond within time limit."
+            self.basic_error(503, b"Service Unavailable", text)
+
+    def finish(self) -> None:
+        if not self.finished and self.channel is not None:
+            super().finish()
+            self._gone.set()
+
+    def connectionLost(self, reason: Any) -> None:
+        self._gone.set()
+        super().connectionLost(reason)
+
+    # The handshake of a WebSocket
+
+    def _open_websocket(self) -> None:
+        server = self.server
+        try:
+            handshake = read_handshake(
+                self.method,
+                self.uri,
+                self.clientproto,
+                self.requestHeaders.getAllRawHeaders(),
+                client=_get_address(self.client),
+                local=_get_address(self.host),
+                is_secure=bool(self.isSecure()),
+            )
+        except BadHandshake as exc:
+            server.admission.refusals["bad_request"] += 1
+            self._answer(exc.status, exc.explanation, exc.headers)
+            return
+        websocket = WebSocketProtocol(server, handshake)
+        refusal = server.admission.begin_handshake(
+            websocket, self._find_address(handshake)
+        )
+        if refusal is not None:
+            retry_after = str(refusal.retry_after_seconds).encode()
+            self._answer(
+                refusal.status,
+                f"Try again later: {refusal.reason}",
+                [(b"Retry-After", retry_after)],
+            )
+            return
+        channel = self.channel
+        server.protocol_disconnected(self)
+        server.protocol_connected(websocket)
+        channel.hand_over(websocket)
+        server.create_application(websocket, websocket.get_scope())
+
+    def _find_address(self, handshake: Handshake) -> str:
+        """Return the address of the client, through trusted proxies."""
+        source = find_source(
+            getattr(self.client, "host", None),
+            handshake.headers,
+            self.server.config.trusted_proxies,
+            is_secure=handshake.is_secure,
+        )
+        return source.address
+
+    def _answer(self, status: int, explanation: str, extra: Iterable[Header]) -> None:
+        """Refuse the handshake; the connection is closed after it."""
+        self.transport.write(build_refusal(status, explanation, extra))
+        self.server.protocol_disconnected(self)
+        self.channel.loseConnection()
+
+
+def _get_address(address: Any) -> list[Any] | None:
+    """Return host and port for the scope; None for a Unix socket."""
+    if hasattr(address, "host") and hasattr(address, "port"):
+        return [str(address.host), address.port]
+    return None

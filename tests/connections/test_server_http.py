@@ -1,0 +1,433 @@
+"""Test one HTTP connection: its bodies, its responses, and their minimum rates."""
+
+import asyncio
+import gc
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from connections.asgi import Message, Receive, Send
+from connections.server.http import HttpChannel
+from tests.connections.http_channel import Peer
+
+HEAD = b"POST / HTTP/1.1\r\nHost: x\r\n"
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+class Application:
+    """Reads each body, then sends the parts of the response."""
+
+    def __init__(self, *parts: bytes, status: int = 200) -> None:
+        self.parts = parts or (b"",)
+        self.status = status
+        self.bodies: list[bytes] = []
+        self.events: list[str] = []
+        self.sent_parts = 0
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        body, has_more = b"", True
+        while has_more:
+            event = await receive()
+            self.events.append(event["type"])
+            if event["type"] == "http.disconnect":
+                return
+            body += event["body"]
+            has_more = event["more_body"]
+        self.bodies.append(body)
+        start = {"type": "http.response.start", "status": self.status}
+        await send({**start, "headers": []})
+        for part in self.parts[:-1]:
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+            self.sent_parts += 1
+        await send({"type": "http.response.body", "body": self.parts[-1]})
+        self.events.append((await receive())["type"])
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+@pytest.fixture(autouse=True)
+def configuration(settings: Any) -> Any:
+    settings.WEBSOCKET = {"handshake": {"max_body_size": "100MB"}}
+    return settings
+
+
+def count_files() -> int:
+    """Return how many deleted files this process has open: bodies in files."""
+    folder = Path("/proc/self/fd")
+    targets = []
+    for name in os.listdir(folder):
+        try:
+            targets.append(os.readlink(folder / name))
+        except FileNotFoundError:
+            continue
+    return sum(target.endswith("(deleted)") for target in targets)
+
+
+# Uploads
+
+
+async def test_an_upload_that_moves_may_take_long() -> None:
+    """A megabyte at 14 kB/s used to get 408 after a minute."""
+    application = Application(b"done")
+    async with Peer(application) as peer:
+        await peer.send(HEAD + b"Content-Length: 1000000\r\n\r\n")
+        for _ in range(71):
+            await peer.send(b"x" * 14_000)
+            peer.time.advance(1)
+        await peer.send(b"x" * 6_000)
+        assert (await peer.read()).startswith(b"HTTP/1.1 200")
+    assert len(application.bodies[0]) == 1_000_000
+
+
+@pytest.mark.parametrize(
+    "framing", [b"Content-Length: 100000", b"Transfer-Encoding: chunked"]
+)
+async def test_an_upload_below_the_minimum_rate_is_refused(framing: bytes) -> None:
+    async with Peer(Application()) as peer:
+        await peer.send(HEAD + framing + b"\r\n\r\n")
+        is_chunked = b"chunked" in framing
+        for _ in range(59):
+            await peer.send(chunk(b"x") if is_chunked else b"x")
+            peer.time.advance(1)
+        assert await peer.read() == b""
+        peer.time.advance(2)
+        assert (await peer.read()).startswith(b"HTTP/1.1 408")
+        peer.time.advance(3)
+        await peer.settle()
+        assert not peer.is_connected
+
+
+async def test_the_rate_counts_without_the_framing_of_chunks() -> None:
+    """Long extensions of chunks are no progress."""
+    async with Peer(Application()) as peer:
+        await peer.send(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+        for _ in range(61):
+            await peer.send(b"1;" + b"e" * 900 + b"\r\nx\r\n")
+            peer.time.advance(1)
+        assert (await peer.read()).startswith(b"HTTP/1.1 408")
+
+
+async def test_the_minimum_rate_is_configured(configuration: Any) -> None:
+    configuration.WEBSOCKET["http"] = {"min_bytes_per_second": 1, "stall_seconds": 5}
+    async with Peer(Application()) as peer:
+        await peer.send(HEAD + b"Content-Length: 1000\r\n\r\n")
+        for _ in range(10):
+            await peer.send(b"x")
+            peer.time.advance(1)
+        assert await peer.read() == b""
+        peer.time.advance(6)
+        assert (await peer.read()).startswith(b"HTTP/1.1 408")
+
+
+async def test_a_body_in_many_small_chunks_is_refused() -> None:
+    """A chunk takes microseconds of the loop, whatever its size."""
+    async with Peer(Application()) as peer:
+        await peer.send(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+        await peer.send(*[chunk(b"x") * 10_000] * 3)
+        assert (await peer.read()).startswith(b"HTTP/1.1 400")
+
+
+async def test_a_body_of_lines_in_chunks_is_taken() -> None:
+    """A client may send each line of a text in a chunk of its own."""
+    application = Application()
+    async with Peer(application) as peer:
+        await peer.send(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+        await peer.send(*[chunk(b"x" * 40) * 1000] * 30, b"0\r\nTrailer: y\r\n\r\n")
+        assert (await peer.read()).startswith(b"HTTP/1.1 200")
+    assert len(application.bodies[0]) == 30 * 1000 * 40
+
+
+async def test_chunks_count_by_their_content(configuration: Any) -> None:
+    """The size line of a chunk used to count towards max_body_size."""
+    configuration.WEBSOCKET["handshake"]["max_body_size"] = "10kB"
+    async with Peer(Application()) as peer:
+        await peer.send(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+        await peer.send(chunk(b"x" * 10) * 1000, b"0\r\n\r\n")
+        assert (await peer.read()).startswith(b"HTTP/1.1 200")
+        await peer.send(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+        await peer.send(chunk(b"x" * 10_001))
+        assert (await peer.read()).startswith(b"HTTP/1.1 413")
+
+
+async def test_a_large_body_waits_in_a_file_and_not_in_the_buffers(
+    configuration: Any,
+) -> None:
+    configuration.WEBSOCKET["buffers"] = {"max_total_bytes": "1MB"}
+    application = Application(b"done")
+    before = count_files()
+    async with Peer(application) as peer:
+        for _ in range(2):
+            await peer.send(HEAD + b"Content-Length: 20000000\r\n\r\n")
+            await peer.send(*[b"x" * 100_000] * 199)
+            assert count_files() == before + 1
+            assert peer.server.budget.total_bytes == 0
+            await peer.send(b"y" * 100_000)
+            assert (await peer.read_all()).endswith(b"done\r\n0\r\n\r\n")
+            assert count_files() == before
+    assert [len(body) for body in application.bodies] == [20_000_000] * 2
+    assert application.bodies[0].endswith(b"xy" + b"y" * 99_999)
+
+
+async def test_a_form_is_not_parsed_on_the_loop(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Twisted reads a form into memory and refuses one that it cannot parse."""
+    application = Application()
+    async with Peer(application) as peer:
+        form = b"Content-Type: multipart/form-data\r\nContent-Length: 4\r\n\r\n"
+        await peer.send(HEAD + form + b"form")
+        assert (await peer.read()).startswith(b"HTTP/1.1 200")
+    assert application.bodies == [b"form"]
+
+
+async def test_an_aborted_upload_leaves_no_file() -> None:
+    before = count_files()
+    async with Peer(Application()) as peer:
+        await peer.send(HEAD + b"Content-Length: 1000000\r\n\r\n", b"x" * 500_000)
+        assert count_files() == before + 1
+        await peer.leave()
+        assert count_files() == before
+
+
+async def test_a_refused_upload_leaves_no_file(configuration: Any) -> None:
+    configuration.WEBSOCKET["handshake"]["max_body_size"] = "200kB"
+    before = count_files()
+    async with Peer(Application()) as peer:
+        await peer.send(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+        await peer.send(*[chunk(b"x" * 50_000)] * 5)
+        assert (await peer.read()).startswith(b"HTTP/1.1 413")
+        assert count_files() == before
+
+
+async def test_a_client_that_leaves_while_its_body_is_read_disconnects(
+    configuration: Any,
+) -> None:
+    class Slow(Application):
+        async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+            await receive()
+            await read_on.wait()
+            self.events.append((await receive())["type"])
+
+    read_on = asyncio.Event()
+    application = Slow()
+    before = count_files()
+    async with Peer(application) as peer:
+        await peer.send(HEAD + b"Content-Length: 200000\r\n\r\n", b"x" * 200_000)
+        await peer.leave()
+        read_on.set()
+        await peer.settle()
+    assert application.events == ["http.disconnect"]
+    assert count_files() == before
+
+
+async def test_a_body_that_cannot_be_stored_is_refused(
+    configuration: Any, tmp_path: Path
+) -> None:
+    configuration.FILE_UPLOAD_TEMP_DIR = str(tmp_path / "missing")
+    async with Peer(Application()) as peer:
+        await peer.send(HEAD + b"Content-Length: 200000\r\n\r\n", b"x" * 100_000)
+        answer = await peer.read()
+        assert answer.startswith(b"HTTP/1.1 503")
+        assert b"Retry-After" in answer
+
+
+async def test_a_client_that_expects_100_gets_it_unless_it_is_refused(
+    configuration: Any,
+) -> None:
+    configuration.WEBSOCKET["handshake"]["max_body_size"] = "10kB"
+    expects = HEAD + b"Expect: 100-continue\r\n"
+    async with Peer(Application(b"done")) as peer:
+        await peer.send(expects + b"Content-Length: 4\r\n\r\n")
+        assert await peer.read() == b"HTTP/1.1 100 Continue\r\n\r\n"
+        await peer.send(b"body")
+        assert (await peer.read()).endswith(b"done\r\n0\r\n\r\n")
+        await peer.send(expects + b"Content-Length: 10001\r\n\r\n")
+        assert (await peer.read()).startswith(b"HTTP/1.1 413")
+
+
+# Responses
+
+
+async def test_a_response_waits_for_its_client() -> None:
+    """A response that nobody read used to grow without bound."""
+    application = Application(*[b"x" * 10_000] * 1000)
+    async with Peer(application) as peer:
+        await peer.send(GET)
+        assert application.sent_parts < 20
+        assert len(await peer.read_all()) > 10_000_000
+        assert application.sent_parts == 999
+        assert application.events == ["http.request", "http.disconnect"]
+
+
+async def test_an_application_learns_that_a_client_left_that_did_not_read() -> None:
+    application = Application(*[b"x" * 10_000] * 1000)
+    async with Peer(application) as peer:
+        await peer.send(GET)
+        await peer.leave()
+        await asyncio.gather(*peer.server.applications)
+    assert application.events[-1] == "http.disconnect"
+    assert application.sent_parts == 999, "after the end send() does not wait"
+
+
+async def test_an_application_that_sends_for_ever_leaves_the_loop_to_others() -> None:
+    async def endless(scope: Message, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while True:
+            part = {"type": "http.response.body", "body": b"x", "more_body": True}
+            await send(part)
+
+    async with Peer(endless) as peer:
+        await peer.send(GET)
+        await peer.leave()
+        (task,) = peer.server.requests
+        task.cancel()
+        await peer.settle()
+        assert task.cancelled()
+
+
+@pytest.mark.parametrize("closing", [b"Connection: close\r\n", b""])
+async def test_a_download_that_moves_is_completed(closing: bytes) -> None:
+    """Fifteen seconds after the last byte was written it used to be reset."""
+    application = Application(b"x" * 60_000)
+    async with Peer(application) as peer:
+        await peer.send(b"GET / HTTP/1.1\r\nHost: x\r\n" + closing + b"\r\n")
+        received = b""
+        for _ in range(200):
+            received += await peer.read(500)
+            peer.time.advance(2)
+            await peer.settle()
+        assert received.endswith(b"0\r\n\r\n")
+        assert received.count(b"x" * 1000) == 60
+
+
+@pytest.mark.parametrize("closing", [b"Connection: close\r\n", b""])
+@pytest.mark.parametrize("parts", [1, 100])
+async def test_a_client_that_does_not_read_is_cut_off(
+    closing: bytes, parts: int
+) -> None:
+    application = Application(*[b"x" * 60_000] * parts)
+    async with Peer(application) as peer:
+        await peer.send(b"GET / HTTP/1.1\r\nHost: x\r\n" + closing + b"\r\n")
+        peer.time.advance(59)
+        await peer.settle()
+        assert peer.is_connected
+        peer.time.advance(2)
+        await peer.settle()
+        assert not peer.is_connected
+
+
+async def test_a_client_that_reads_less_than_the_minimum_is_cut_off() -> None:
+    async with Peer(Application(b"x" * 60_000)) as peer:
+        await peer.send(GET)
+        for _ in range(130):
+            await peer.read(10)
+            peer.time.advance(1)
+            await peer.settle()
+        assert not peer.is_connected
+
+
+async def test_the_end_of_a_response_is_not_cut_off_by_a_refusal() -> None:
+    """The next request is refused while the client still reads."""
+    async with Peer(Application(b"x" * 60_000)) as peer:
+        await peer.send(GET)
+        await peer.send(b"nonsense\r\n\r\n")
+        received = b""
+        for _ in range(100):
+            received += await peer.read(1000)
+            peer.time.advance(1)
+        assert received.count(b"x" * 1000) == 60
+        assert b"HTTP/1.1 400" in received
+
+
+async def test_a_response_in_the_buffers_counts_until_it_is_sent() -> None:
+    async with Peer(Application(b"x" * 1_000_000)) as peer:
+        await peer.send(GET)
+        assert peer.server.budget.total_bytes > 900_000
+        await peer.read_all()
+        assert peer.server.budget.total_bytes == 0
+
+
+async def test_a_response_that_holds_most_is_cut_off(configuration: Any) -> None:
+    configuration.WEBSOCKET["buffers"] = {"max_total_bytes": "500kB"}
+    async with Peer(Application(b"x" * 1_000_000)) as peer:
+        await peer.send(GET)
+        assert not peer.is_connected
+        assert peer.server.budget.total_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "status"), [(b"HEAD", 200), (b"GET", 204), (b"GET", 304)]
+)
+async def test_a_response_without_a_body_has_none(method: bytes, status: int) -> None:
+    """The second part used to stand where the next response begins."""
+    application = Application(b"one", b"two", b"three", status=status)
+    async with Peer(application) as peer:
+        for _ in range(2):
+            await peer.send(method + b" / HTTP/1.1\r\nHost: x\r\n\r\n")
+            answer = await peer.read()
+            assert answer.startswith(b"HTTP/1.1 %d" % status)
+            assert answer.endswith(b"\r\n\r\n")
+            assert b"two" not in answer
+
+
+async def test_requests_in_a_pipeline_are_answered_in_their_order() -> None:
+    application = Application(b"x" * 200_000)
+    async with Peer(application) as peer:
+        body = HEAD + b"Content-Length: 100000\r\n\r\n" + b"y" * 100_000
+        await peer.send(body + GET + body)
+        received = await peer.read_all()
+    assert [len(body) for body in application.bodies] == [100_000, 0, 100_000]
+    assert received.count(b"HTTP/1.1 200") == 3
+    assert received.count(b"x") == 600_000
+
+
+async def test_http_1_0_gets_its_response_and_the_close() -> None:
+    async with Peer(Application(b"x" * 100_000, b"y")) as peer:
+        await peer.send(b"GET / HTTP/1.0\r\n\r\n")
+        received = await peer.read_all()
+        assert received.endswith(b"xy")
+        assert not peer.is_connected
+
+
+class Owing:
+    """Sends a first part, then nothing until it is told to end."""
+
+    def __init__(self) -> None:
+        self.is_to_end = asyncio.Event()
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        part = {"type": "http.response.body", "body": b"x" * 300_000, "more_body": True}
+        await send(part)
+        await self.is_to_end.wait()
+
+
+async def test_the_timeout_of_a_response_leaves_out_the_time_of_the_client() -> None:
+    """daphne's --http-timeout is for the application."""
+    async with Peer(Owing(), http_timeout=30) as peer:
+        await peer.send(GET)
+        (request,) = peer.channel.requests
+        peer.time.advance(31)
+        request.check_timeouts()
+        await peer.settle()
+        assert peer.is_connected
+        await peer.read_all()
+        peer.time.advance(31)
+        request.check_timeouts()
+        await peer.settle()
+        assert not peer.is_connected, "the response must not look complete"
+
+
+async def test_a_channel_leaves_no_timer_and_no_cycle() -> None:
+    async with Peer(Application(b"x")) as peer:
+        await peer.send(GET)
+        await peer.read()
+        await peer.leave()
+        assert peer.server.http_channels == set()
+    del peer
+    gc.collect()
+    assert not [one for one in gc.get_objects() if isinstance(one, HttpChannel)]
