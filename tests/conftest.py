@@ -121,12 +121,13 @@ def migrated_postgres(
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1, and its key."""
+    """A certificate for 127.0.0.1 and the host of deploy/, and its key."""
     folder = tmp_path_factory.mktemp("tls")
     certificate, key = folder / "cert.pem", folder / "key.pem"
     command = (
         "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1"
-        f" -addext subjectAltName=IP:127.0.0.1 -keyout {key} -out {certificate}"
+        " -addext subjectAltName=IP:127.0.0.1,DNS:chat.example.com"
+        f" -keyout {key} -out {certificate}"
     )
     subprocess.run(command.split(), check=True, capture_output=True)
     return certificate, key

@@ -22,10 +22,12 @@ _START_SECONDS = 10
 class RedisProcess:
     """One redis-server on its own port, without files."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, password: str = "") -> None:
         self.port = free_port()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
-        self._arguments: Sequence[str] = arguments
+        self._password = password
+        credential = f":{password}@" if password else ""
+        self.url = f"redis://{credential}127.0.0.1:{self.port}/0"
+        self._arguments: Sequence[str] = (*arguments, "--requirepass", password)
         self._folder = Path(tempfile.mkdtemp(prefix="redis-"))
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -52,7 +54,7 @@ class RedisProcess:
 
     def connect(self) -> redis.Redis:
         """Return a client for inspection."""
-        return redis.Redis(port=self.port, decode_responses=True, socket_timeout=5)
+        return redis.Redis.from_url(self.url, decode_responses=True, socket_timeout=5)
 
     def flush(self) -> None:
         """Remove all keys and scripts."""

@@ -1,7 +1,7 @@
 """Check each file of deploy/ with the tool that reads it."""
 
 import itertools
-import shutil
+import re
 import ssl
 import subprocess
 import sys
@@ -19,7 +19,9 @@ from websockets.typing import Origin
 from connections.config.loader import WebSocketConfig
 from connections.testing import Servers, free_port, wait_until
 from tests.integration.echo import assert_alive, read_rows
+from tests.integration.nginx import SITE, Nginx, open_to_workers
 from tests.integration.services import find_program
+from tests.integration.shipped import read_environment
 from tests.project import ROOT
 
 DEPLOY = ROOT / "deploy"
@@ -90,6 +92,51 @@ def test_compose_waits_for_a_drain() -> None:
         assert int(grace.removesuffix("s")) >= drain_seconds()
 
 
+def find_variables(text: str) -> dict[str, str]:
+    """Return the variables of a compose file with `:?`, `:-` or nothing."""
+    return dict(re.findall(r"\$\{(\w+)(:[?-])?", text))
+
+
+def test_compose_has_no_secret_by_default() -> None:
+    variables = find_variables((DEPLOY / "compose.yaml").read_text())
+    secret = re.compile("PASSWORD|TOKEN|SECRET")
+    operators = {name: one for name, one in variables.items() if secret.search(name)}
+    assert set(operators.values()) == {":?"}, operators
+    example = read_environment()
+    required = {name for name, operator in variables.items() if operator == ":?"}
+    assert required <= set(example)
+    assert required >= {"POSTGRES_PASSWORD", "REDIS_PASSWORD", "GRAFANA_PASSWORD"}
+
+
+def test_a_variable_of_the_example_has_a_reader() -> None:
+    settings = (ROOT / "orchestra" / "settings.py").read_text()
+    compose = find_variables((DEPLOY / "compose.yaml").read_text())
+    lines = (DEPLOY / "environment.example").read_text().splitlines()
+    names = re.findall(r"^#?([A-Z_]+)=", "\n".join(lines), re.MULTILINE)
+    assert len(names) == len(set(names)) > 10
+    unread = [
+        name
+        for name in names
+        if not name.startswith("WEBSOCKET__")
+        and f'"{name}"' not in settings
+        and name not in compose
+    ]
+    assert unread == []
+
+
+def test_stores_need_a_password_and_are_out_of_reach_of_the_pages_for_operators() -> (
+    None
+):
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    assert "--requirepass" in services["redis"]["command"]
+    assert "${REDIS_PASSWORD" in services["server-1"]["environment"]["REDIS_URL"]
+    networks = {name: set(one["networks"]) for name, one in services.items()}
+    for store in ("postgres", "redis"):
+        assert networks[store] <= networks["server-1"]
+        assert not networks[store] & (networks["grafana"] | networks["prometheus"])
+        assert "ports" not in services[store]
+
+
 def test_mounts_of_the_compose_file_exist() -> None:
     services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
     mounts = itertools.chain(*(one.get("volumes", ()) for one in services.values()))
@@ -131,72 +178,47 @@ def test_kubernetes_waits_for_a_drain() -> None:
     assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
 
 
-def test_prometheus_takes_its_configuration() -> None:
+def test_prometheus_finds_the_pods_and_sends_the_token() -> None:
+    """Annotations of a pod name no credential: their scrape would get 401."""
+    text = (DEPLOY / "kubernetes" / "orchestra.yaml").read_text()
+    assert "prometheus.io" not in text
+    documents = list(yaml.safe_load_all(text))
+    services = {
+        one["metadata"]["name"]: one["spec"]
+        for one in documents
+        if one["kind"] == "Service"
+    }
+    (scrape,) = yaml.safe_load((DEPLOY / "prometheus" / "kubernetes.yml").read_text())[
+        "scrape_configs"
+    ]
+    (source,) = scrape["dns_sd_configs"]
+    service = services[source["names"][0]]
+    assert service["clusterIP"] == "None"
+    assert service["publishNotReadyAddresses"]
+    assert {port["port"] for port in service["ports"]} == {source["port"]}
+    assert Path(scrape["authorization"]["credentials_file"]).name == "METRICS_TOKEN"
+
+
+@pytest.mark.parametrize("name", ["prometheus.yml", "kubernetes.yml"])
+def test_prometheus_takes_its_configuration(name: str) -> None:
     program = find_program("promtool")
-    path = DEPLOY / "prometheus" / "prometheus.yml"
+    path = DEPLOY / "prometheus" / name
     run(program, "check", "config", "--syntax-only", path)
 
 
-class Nginx:
-    """A private nginx with the site of deploy/."""
-
-    def __init__(
-        self, folder: Path, certificate: tuple[Path, Path], upstream: tuple[int, int]
-    ) -> None:
-        self.port, self.plain_port = free_port(), free_port()
-        self.log = folder / "access.log"
-        self._program = find_program("nginx", "/usr/sbin")
-        self._configuration = folder / "nginx.conf"
-        self._process: subprocess.Popen[bytes] | None = None
-        changes = {
-            "listen 443 ssl;": f"listen 127.0.0.1:{self.port} ssl;",
-            "listen [::]:443 ssl;": "",
-            "listen 80;": f"listen 127.0.0.1:{self.plain_port};",
-            "listen [::]:80;": "",
-            "127.0.0.1:8001": f"127.0.0.1:{upstream[0]}",
-            "127.0.0.1:8002": f"127.0.0.1:{upstream[1]}",
-            "/etc/ssl/orchestra/fullchain.pem": str(certificate[0]),
-            "/etc/ssl/orchestra/privkey.pem": str(certificate[1]),
-            "/var/log/nginx/orchestra.log": str(self.log),
-        }
-        site = (DEPLOY / "nginx" / "orchestra.conf").read_text()
-        for old, new in changes.items():
-            assert site.count(old) == 1, old
-            site = site.replace(old, new)
-        temporary = "".join(
-            f"{kind}_temp_path {folder}/{kind};\n"
-            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-        )
-        self._configuration.write_text(
-            f"daemon off; pid {folder}/nginx.pid; error_log {folder}/error.log;\n"
-            f"events {{}}\nhttp {{\n{temporary}{site}}}\n"
-        )
-
-    def check(self) -> None:
-        """Check the configuration by nginx itself."""
-        run(self._program, "-t", "-c", self._configuration)
-
-    def start(self) -> None:
-        """Start nginx."""
-        self._process = subprocess.Popen([self._program, "-c", self._configuration])
-
-    def stop(self) -> None:
-        """Stop nginx and its workers."""
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait(10)
+def test_nginx_gives_up_on_no_node_and_asks_another_after_503_alone() -> None:
+    site = SITE.read_text()
+    servers = re.findall(r"^ *server (127\S+) (.*);$", site, re.MULTILINE)
+    assert [options for _, options in servers] == ["max_fails=0"] * 2
+    (reasons,) = re.findall(r"^ *proxy_next_upstream (.*);$", site, re.MULTILINE)
+    assert reasons.split() == ["error", "timeout", "http_503"]
+    assert "Strict-Transport-Security" not in site
 
 
 @pytest.fixture
 def nginx_folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder that nginx's workers, who are another user, may enter."""
-    folder = tmp_path / "nginx"
-    folder.mkdir()
-    for parent in (folder, *folder.parents):
-        if parent.owner() == tmp_path.owner() and parent.is_relative_to("/tmp"):
-            parent.chmod(parent.stat().st_mode | 0o011)
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
+    with open_to_workers(tmp_path / "nginx") as folder:
+        yield folder
 
 
 async def test_nginx_carries_connections_to_a_node_that_serves(
