@@ -12,6 +12,7 @@ from django.db import connections, router
 from connections.config.loader import get_config
 from connections.credentials.jwt_config import find_jwt_problems
 from connections.models import Connection
+from connections.net.origins import parse_pattern
 from connections.pool import find_url_problem, get_redis_url
 from connections.server.file_limit import count_needed_files, get_most_files
 
@@ -241,7 +242,12 @@ def _check_trust() -> Iterator[checks.CheckMessage]:
             "and evade the limits per address.",
             "List only your proxies.",
         )
-    in_clear = [text for text in config.allowed_origins if text.startswith("http:")]
+    pages = [parse_pattern(text) for text in config.allowed_origins]
+    in_clear = [
+        str(page)
+        for page in pages
+        if page.scheme == "http" and not f".{page.host}".endswith(".localhost")
+    ]
     if in_clear:
         yield _warn(
             10,

@@ -154,7 +154,7 @@ class Texts(Kind):
             raise ValueError(self.allowed)
         for text in raw:
             if not isinstance(text, str):
-                raise ValueError(self.allowed)
+                raise ValueError(f"{self.allowed} ({text!r} needs quotes)")
             try:
                 self.accept(text)
             except ValueError as exc:

@@ -103,11 +103,13 @@ class WebSocketConfig:
     )
     allowed_origins: tuple[str, ...] = option(
         Texts(
-            "origins such as https://example.com or https://*.example.com",
+            "origins such as https://example.com, https://*.example.com, "
+            "capacitor://localhost or moz-extension://*",
             origins.parse_pattern,
         ),
         [],
-        "origins whose pages may connect, besides the server's own host",
+        "origins whose pages, apps and extensions may connect, besides the server's "
+        "own host; null only with a token or ticket",
     )
     trusted_proxies: tuple[str, ...] = option(
         NETWORKS, [], "proxies whose X-Forwarded-For, -Proto and -Host are trusted"

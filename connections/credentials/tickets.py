@@ -105,4 +105,4 @@ def _verify_claims(claims: Any, config: JwtConfig) -> Credential:
 def _name_origin(header: str) -> str:
     """Return an origin with its port, as one normal form."""
     origin = parse_origin(header)
-    return f"{origin.scheme}://{origin.host}:{origin.port}" if origin else ""
+    return str(origin) if origin else ""

@@ -77,6 +77,7 @@ def test_what_is_unsafe_is_named(
         {"drain": {"grace_seconds": 28}},
         {"trusted_proxies": ["10.0.0.0/8"]},
         {"allowed_origins": ["https://example.com"]},
+        {"allowed_origins": ["http://tauri.localhost", "capacitor://localhost"]},
     ],
 )
 def test_limits_at_their_bounds_are_no_warnings(

@@ -85,6 +85,105 @@ def test_the_port_of_the_own_host_counts() -> None:
     assert is_allowed("http://[::1]:8000", host="[::1]:8000")
 
 
+APPS = (
+    "capacitor://localhost",
+    "ionic://localhost",
+    "tauri://localhost",
+    "http://tauri.localhost",
+    "https://tauri.localhost",
+    "app://.",
+    "file://",
+    "vscode-webview://1a2b3c",
+    "chrome-extension://abcdefghijklmnopabcdefghijklmnop",
+    "moz-extension://4e1a9c52-6c3e-4b8a-9d2f-1f0e5d7c8b9a",
+    "safari-web-extension://4E1A9C52-6C3E-4B8A-9D2F-1F0E5D7C8B9A",
+)
+
+
+@pytest.mark.parametrize("app", APPS)
+def test_an_app_or_extension_is_allowed_if_it_is_listed(app: str) -> None:
+    def is_listed(*allowed: str) -> bool:
+        return is_origin_allowed(
+            [app],
+            host="site.example",
+            is_secure=True,
+            allowed=allowed,
+            has_own_credential=False,
+        )
+
+    assert is_listed(app)
+    assert is_listed("https://other.example", app.upper())
+    assert not is_listed("https://site.example", "other://localhost", f"{app}x")
+    assert not is_listed()
+
+
+def test_every_installation_of_an_extension_may_be_allowed() -> None:
+    pattern = parse_pattern("moz-extension://*")
+    assert pattern.matches(parse_pattern("moz-extension://4e1a9c52"))
+    assert not pattern.matches(parse_pattern("chrome-extension://4e1a9c52"))
+
+
+@pytest.mark.parametrize("has_token", [True, False])
+def test_an_opaque_origin_needs_a_credential_of_its_own(has_token: bool) -> None:
+    """Any site gets it with a sandboxed frame, and the browser sends the cookie."""
+
+    def is_null_allowed(*allowed: str) -> bool:
+        return is_origin_allowed(
+            ["null"],
+            host="site.example",
+            is_secure=True,
+            allowed=allowed,
+            has_own_credential=has_token,
+        )
+
+    assert is_null_allowed("null") is has_token
+    assert not is_null_allowed("https://site.example", "file://")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "origin"),
+    [
+        ("HTTPS://App.Example.COM", "https://app.example.com"),
+        ("https://app.example.com:443", "https://app.example.com"),
+        ("http://app.example.com:80", "http://app.example.com"),
+        ("https://[2001:DB8:0:0::1]", "https://[2001:db8::1]"),
+        ("https://[2001:db8::1]:8443", "https://[2001:db8::1]:8443"),
+        ("https://xn--bcher-kva.example", "https://xn--bcher-kva.example"),
+        ("https://*.XN--BCHER-KVA.example", "https://a.xn--bcher-kva.example"),
+        (" https://app.example.com", "https://app.example.com"),
+    ],
+)
+def test_two_forms_of_one_origin_are_equal(pattern: str, origin: str) -> None:
+    found = parse_origin(origin)
+    assert found is not None
+    assert parse_pattern(pattern).matches(found)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "it is empty"),
+        ("example.com", "it has no scheme: write https://example.com"),
+        ("https://example.com/", "it has a path: write https://example.com"),
+        ("https://example.com?x=1", "it has a path: write https://example.com"),
+        ("https://user@example.com", "it has a user"),
+        ("https://b\u00fccher.example", "in Punycode"),
+        ("https://*", "stands for subdomains"),
+        ("https://app.*.example.com", "stands for subdomains"),
+        ("*", "it has no scheme"),
+        ("https://2001:db8::1", r"in brackets: https://\[2001:db8::1\]"),
+        ("https://[::g]", "it is not scheme://host"),
+        ("https://example.com:99999", "it is not scheme://host"),
+        ("https://", "it is not scheme://host"),
+        ("null://x", "it is not scheme://host"),
+        ("ht tp://example.com", "is no scheme"),
+    ],
+)
+def test_the_error_of_a_wrong_entry_says_why(text: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        parse_pattern(text)
+
+
 @given(st.text())
 def test_garbage_is_refused_and_never_raises(text: str) -> None:
     parse_origin(text)
