@@ -7,6 +7,7 @@ from typing import Any
 from connections import close_codes
 from connections.background import BackgroundTasks
 from connections.config.auth_sections import ExpiryConfig
+from connections.credentials.identity import Credential
 from connections.credentials.verifier import Verifier
 from connections.exceptions import Refused
 from connections.hub.connection import LiveConnection
@@ -22,7 +23,13 @@ class ExpiryWatch:
     it.
     """
 
-    def __init__(self, config: ExpiryConfig, verifier: Verifier | None) -> None:
+    def __init__(
+        self,
+        config: ExpiryConfig,
+        verifier: Verifier | None,
+        renew: Callable[[LiveConnection, Credential], None] = LiveConnection.renew,
+    ) -> None:
+        self._renew = renew
         self._warning = timedelta(seconds=config.warning_seconds)
         self._grace = timedelta(seconds=config.grace_seconds)
         self._verifier = verifier
@@ -82,7 +89,7 @@ class ExpiryWatch:
             if credential.expires_at == expires_at:
                 action(connection)
             else:
-                connection.renew(credential)
+                self._renew(connection, credential)
         finally:
             self._asking.discard(connection.connection_id)
 

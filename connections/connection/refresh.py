@@ -75,7 +75,7 @@ async def refresh(
     if not credential.covers(remove_script_prefix(scope), scope.get("route", "")):
         raise InvalidMessage("invalid_message", "refused: not good for this place")
     scope.update(changed)
-    connection.renew(credential)
+    node.hub.renew(connection, credential)
     # A revocation since the verification did not reach this connection.
     node.reauthoriser.ask(connection)
     return {"type": "refreshed", "expires_at": format_moment(credential.expires_at)}

@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator
 
 from connections.background import BackgroundTasks
+from connections.credentials.identity import Credential
 from connections.hub.connection import LiveConnection
+from connections.hub.index import ConnectionIndex
 from connections.models import CloseRequest
-from connections.net.addresses import Network, parse_address, parse_network
 from connections.passes import Passes
 
 Target = CloseRequest.Target
@@ -17,7 +18,7 @@ class Hub:
 
     def __init__(self) -> None:
         self._by_id: dict[str, LiveConnection] = {}
-        self._by_client: dict[str, dict[str, LiveConnection]] = {}
+        self._index = ConnectionIndex()
         self.viewers: dict[str, LiveConnection] = {}
         """Connections of the dashboard: a pool and records know none of them, but
         they end with the rights of their users."""
@@ -56,17 +57,13 @@ class Hub:
         """Add a connection that was accepted."""
         self._by_id[connection.connection_id] = connection
         self.emptied.clear()
-        clients = self._by_client.setdefault(connection.client_id, {})
-        clients[connection.connection_id] = connection
+        self._index.add(connection)
 
     def leave(self, connection: LiveConnection) -> bool:
         """Remove a connection; return True if it was there."""
         if self._by_id.pop(connection.connection_id, None) is None:
             return False
-        clients = self._by_client[connection.client_id]
-        del clients[connection.connection_id]
-        if not clients:
-            del self._by_client[connection.client_id]
+        self._index.remove(connection)
         if not self._by_id:
             self.emptied.set()
         return True
@@ -76,41 +73,15 @@ class Hub:
         if target == Target.CONNECTION:
             found = self._by_id.get(value)
             return [found] if found else []
-        if target == Target.CLIENT:
-            return list(self._by_client.get(value, {}).values())
         if target == Target.ALL or (target == Target.NODE and value == node_id):
             return list(self._by_id.values())
-        is_selected = make_selector(target, value, node_id)
-        return [one for one in self if is_selected(one)]
+        return self._index.find(target, value)
 
-
-def make_selector(
-    target: str, value: str, node_id: str
-) -> Callable[[LiveConnection], bool]:
-    """Return a test for the connections of a node that a close request selects."""
-    network = _find_network(value) if target == Target.ADDRESS else None
-    is_here = target == Target.ALL or value == node_id
-    selectors: dict[str, Callable[[LiveConnection], bool]] = {
-        Target.CONNECTION: lambda one: one.connection_id == value,
-        Target.CLIENT: lambda one: one.client_id == value,
-        Target.USER: lambda one: str(one.user_id) == value,
-        Target.SESSION_KEY: lambda one: one.session_digest == value,
-        Target.TOKEN: lambda one: str(one.token_id) == value,
-        Target.ADDRESS: lambda one: _is_within(one.address, network),
-        Target.NODE: lambda one: is_here,
-        Target.ALL: lambda one: is_here,
-    }
-    return selectors.get(target, lambda one: False)
-
-
-def _find_network(text: str) -> Network | None:
-    """Return the network that a close request names, or None."""
-    try:
-        return parse_network(text)
-    except ValueError:
-        return None
-
-
-def _is_within(address: str, network: Network | None) -> bool:
-    parsed = parse_address(address)
-    return network is not None and parsed is not None and parsed in network
+    def renew(self, connection: LiveConnection, credential: Credential) -> None:
+        """Change the credential of a connection, whether it has joined or not."""
+        if connection.connection_id not in self._by_id:
+            connection.renew(credential)
+            return
+        self._index.remove(connection)
+        connection.renew(credential)
+        self._index.add(connection)

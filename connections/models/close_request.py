@@ -25,9 +25,9 @@ class CloseRequest(models.Model):
     """
     A request to end the connections that a selector names, on every node.
 
-    announcements.post_close_requests() posts requests. Every node reads those of
-    the last minute when they are announced and on each beat, and applies each
-    once. Rows are never updated.
+    announcements.post_close_requests() posts requests. Every node reads new
+    ones when they are announced and on each beat, and applies each once, as of its
+    commit. Rows are never updated.
     """
 
     class Target(models.TextChoices):

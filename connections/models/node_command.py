@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from django.db import models
 from django.db.models import F
 from django.db.models.functions import Now
 
 from connections.models.alias import PrimaryQuerySet
 
-RECENT_SECONDS = 60
-"""The age from which a node does not carry a command out any more."""
-
 
 class NodeCommandQuerySet(PrimaryQuerySet["NodeCommand"]):
-    def recent(self) -> NodeCommandQuerySet:
-        """Commands recent enough to be carried out, by the database's clock."""
-        return self.filter(created_at__gte=Now() - timedelta(seconds=RECENT_SECONDS))
-
     def record_done(self, *, reached: int, unreached: int) -> None:
         """Add the result of one node; nodes may write at the same time."""
         self.update(

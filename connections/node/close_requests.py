@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
-
-from django.db.models import DurationField, ExpressionWrapper, F
-from django.db.models.functions import Now
+from functools import partial
+from typing import TYPE_CHECKING
 
 from connections import close_codes
 from connections.access.reauthorisation import Reauthoriser
@@ -22,8 +21,11 @@ from connections.announcements import (
 from connections.background import BackgroundTasks
 from connections.close_codes import CLOSE_REASONS, CloseReason
 from connections.hub.connection import LiveConnection
-from connections.hub.hub import Hub, make_selector
+from connections.hub.hub import Hub
+from connections.hub.index import is_named
 from connections.models import CloseRequest
+from connections.node.new_rows import NewRows
+from connections.node.recent_requests import AppliedRequest, RecentRequests
 from connections.node.recorder import Recorder
 from connections.storage.database import Database
 from connections.units import Clock
@@ -34,8 +36,11 @@ if TYPE_CHECKING:
 _TOLERANCE_SECONDS = 5
 """How far the age of a request may be off."""
 
-_READ_SECONDS = 60
-"""How far before the last successful poll requests are read."""
+_REMEMBERED_SECONDS = 60
+"""How long a request waits for connections whose handshake had begun."""
+
+_SLICE_SECONDS = 0.005
+"""How long requests are applied until other tasks run."""
 
 _LOST_RIGHTS = frozenset(
     one.reason
@@ -48,11 +53,6 @@ _LOST_RIGHTS = frozenset(
     )
 ) | {REAUTHORISE}
 """The reasons that also end a connection of the dashboard."""
-
-_MOST_READ_SECONDS = 86_400
-_REMEMBERED_REQUESTS = 100_000
-
-Selector = Callable[[LiveConnection], bool]
 
 
 class AppliedRequests:
@@ -79,30 +79,22 @@ class AppliedRequests:
         self._recorder = recorder
         self._node_id = node_id
         self._clock = clock
-        self._applied: dict[int, None] = {}
-        # The requests of the last minute, by key: their selector, when they were
-        # applied, and the latest arrival of a connection that they end.
-        self._recent: dict[int, tuple[CloseRequest, Selector, float, float]] = {}
+        self._recent = RecentRequests(node_id, _REMEMBERED_SECONDS)
 
     def apply(self, request: CloseRequest, age_seconds: float = 0) -> int:
         """
         End the connections a request selects, and return how many.
 
-        A request that was applied before ends none. age_seconds is by the
-        database's clock, because this node's may be hours off.
+        age_seconds counts from the commit, as far as this node can tell.
         """
-        if request.pk in self._applied:
-            return 0
         now = self._clock()
         latest = min(now, now - age_seconds + _TOLERANCE_SECONDS)
         if self._forget is not None:
             self._forget(request.target, request.value)
-        self._applied[request.pk] = None
-        if len(self._applied) > _REMEMBERED_REQUESTS:
-            del self._applied[next(iter(self._applied))]
         if not request.idle_seconds:
-            is_selected = make_selector(request.target, request.value, self._node_id)
-            self._recent[request.pk] = request, is_selected, now, latest
+            self._recent.add(
+                AppliedRequest(request=request, applied_at=now, latest=latest)
+            )
         found = self._hub.select(request.target, request.value, self._node_id)
         ended: list[LiveConnection] = []
 
@@ -114,21 +106,33 @@ class AppliedRequests:
         self._apply_to_viewers(request, latest)
         return len(ended)
 
-    def apply_all(self, requests: Iterable[tuple[CloseRequest, timedelta]]) -> bool:
-        """Apply requests with their ages; return False if one of them failed."""
-        return self._hub.passes.for_each(
-            "The application of close requests",
-            lambda one: self.apply(one[0], one[1].total_seconds()),
-            requests,
-        )
+    async def apply_all(
+        self, requests: Iterable[tuple[CloseRequest, timedelta]]
+    ) -> bool:
+        """
+        Apply requests with their ages, equal ones once; let other tasks run.
+
+        Returns False if one of them failed.
+        """
+        name, passes = "The application of close requests", self._hub.passes
+        is_whole, began_at = True, time.perf_counter()
+        for request, age in _join_equal(requests):
+            apply = partial(self.apply, age_seconds=age.total_seconds())
+            is_whole &= passes.attempt(name, apply, request)
+            if time.perf_counter() - began_at > _SLICE_SECONDS:
+                await asyncio.sleep(0)
+                began_at = time.perf_counter()
+        self._recent.forget_old(self._clock())
+        return passes.finish(name, is_whole=is_whole)
 
     def _apply_to_viewers(self, request: CloseRequest, latest: float) -> None:
         """End viewers of the dashboard that lost a right; a kick concerns clients."""
         if request.reason not in _LOST_RIGHTS:
             return
-        is_selected = make_selector(request.target, request.value, self._node_id)
         for viewer in list(self._hub.viewers.values()):
-            if not is_selected(viewer) or _is_later(viewer, request, latest):
+            if _is_later(viewer, request, latest) or not is_named(
+                viewer, request.target, request.value, self._node_id
+            ):
                 continue
             if request.reason == REAUTHORISE:
                 self._reauthoriser.ask(viewer)
@@ -137,14 +141,8 @@ class AppliedRequests:
 
     def apply_to(self, connection: LiveConnection) -> None:
         """End a joining connection that a request of the last minute selects."""
-        if not self._recent:
-            return
-        oldest = self._clock() - _READ_SECONDS
-        for request, is_selected, applied_at, latest in list(self._recent.values()):
-            if applied_at < oldest:
-                del self._recent[request.pk]
-            elif is_selected(connection):
-                self._end(connection, request, applied_at, latest)
+        for applied in self._recent.find(connection, self._clock()):
+            self._end(connection, applied.request, applied.applied_at, applied.latest)
 
     def _end(
         self,
@@ -203,8 +201,7 @@ class IncomingRequests:
         self._poll = poll
         self._database = database
         self._bus = bus
-        self._clock = clock
-        self._read_at = clock()
+        self._new = NewRows(CloseRequest, clock)
         self._due = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._tasks = BackgroundTasks()
@@ -228,11 +225,7 @@ class IncomingRequests:
         Raises:
             DatabaseUnavailable: the next poll reads them, however late that is.
         """
-        started = self._clock()
-        since_seconds = _READ_SECONDS + started - self._read_at
-        found = await self._database.read(_read, since_seconds)
-        self._read_at = started
-        return self._applied.apply_all(found)
+        return await self._applied.apply_all(await self._new.poll(self._database))
 
     async def poll_when_announced(self) -> None:
         """Wait for an announcement, then poll all that may have been announced."""
@@ -274,10 +267,16 @@ def _is_final(request: CloseRequest) -> bool:
     return is_session and request.reason == close_codes.LOGGED_OUT.reason
 
 
-def _read(since_seconds: float) -> list[tuple[CloseRequest, timedelta]]:
-    """Return requests with their ages."""
-    seconds = min(since_seconds, _MOST_READ_SECONDS)
-    age = ExpressionWrapper(Now() - F("created_at"), DurationField())
-    recent = CloseRequest.objects.recent(seconds).order_by("id")
-    found: Iterable[Any] = recent.annotate(age=age)
-    return [(request, request.age) for request in found]
+def _join_equal(
+    requests: Iterable[tuple[CloseRequest, timedelta]],
+) -> list[tuple[CloseRequest, timedelta]]:
+    """Return the requests without those that a later one repeats."""
+    latest: dict[tuple[object, ...], tuple[CloseRequest, timedelta]] = {}
+    for request, age in requests:
+        key = (
+            *(request.target, request.value, request.reason),
+            *(request.idle_seconds, request.spread_seconds),
+        )
+        former = latest.pop(key, None)
+        latest[key] = request, min(age, former[1]) if former else age
+    return list(latest.values())

@@ -2,18 +2,21 @@
 
 import logging
 from collections.abc import Callable, Coroutine
+from datetime import timedelta
 from typing import Any
 
 from connections.background import BackgroundTasks
 from connections.hub.connection import LiveConnection
 from connections.hub.hub import Hub
 from connections.models import NodeCommand
+from connections.node.new_rows import NewRows
 from connections.storage.database import Database
 from connections.units import format_moment
 
 logger = logging.getLogger(__name__)
 
-_REMEMBERED_COMMANDS = 10_000
+_STALE = timedelta(seconds=60)
+"""The age from which a node does not carry a command out any more."""
 
 
 class AppliedCommands:
@@ -38,7 +41,7 @@ class AppliedCommands:
         self._node_id = node_id
         self._drain = drain
         self._serve = serve
-        self._applied: dict[int, None] = {}
+        self._new = NewRows(NodeCommand)
         self._draining = BackgroundTasks()
 
     async def poll(self) -> None:
@@ -48,12 +51,9 @@ class AppliedCommands:
         Raises:
             DatabaseUnavailable: the next poll finds them.
         """
-        for command in await self._database.read(_read):
-            if command.pk in self._applied:
+        for command, age in await self._new.poll(self._database):
+            if age >= _STALE:
                 continue
-            self._applied[command.pk] = None
-            if len(self._applied) > _REMEMBERED_COMMANDS:
-                del self._applied[next(iter(self._applied))]
             reached, unreached = self._carry_out(command)
             own = NodeCommand.objects.filter(pk=command.pk)
             await self._database.write(
@@ -99,7 +99,3 @@ class AppliedCommands:
 
         self._hub.for_each("The notice of staff", send, found)
         return len(reached), len(found) - len(reached)
-
-
-def _read() -> list[NodeCommand]:
-    return list(NodeCommand.objects.recent().order_by("id"))

@@ -117,7 +117,7 @@ class Node:
         )
         self.activity = ActivityWatch(
             hub=self.hub,
-            expiry=ExpiryWatch(config.expiry, verifier),
+            expiry=ExpiryWatch(config.expiry, verifier, self.hub.renew),
             recorder=self.recorder,
             clock=clock,
         )

@@ -1,6 +1,7 @@
 """A close request ends the connections that it selects, at once or spread out."""
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -8,12 +9,15 @@ from django.utils import timezone
 
 from connections.access.reauthorisation import Reauthoriser
 from connections.close_codes import ASKED_TO_RECONNECT, KICKED
+from connections.credentials.identity import Credential
 from connections.hub.connection import LiveConnection
 from connections.hub.hub import Hub
 from connections.models import CloseRequest
 from connections.node.close_requests import AppliedRequests
+from connections.node.recent_requests import AppliedRequest, RecentRequests
 from connections.testing import FakeClock
 from connections.testing.communicators import make_config
+from connections.testing.waiting import scale
 from tests.connections.live_connections import make_connection
 
 
@@ -60,17 +64,6 @@ class Case:
 @pytest.fixture
 async def case() -> Case:
     return Case()
-
-
-async def test_a_request_is_applied_once(case: Case) -> None:
-    first = case.join(case.arrive("1"))
-    request = case.make_request()
-    assert case.applied.apply(request) == 1
-    assert first.close_reason == KICKED
-    case.clock.advance(1)
-    second = case.join(case.arrive("2"))
-    assert case.applied.apply(request) == 0
-    assert second.close_reason is None
 
 
 async def test_a_connection_on_its_way_in_is_ended_on_joining(case: Case) -> None:
@@ -141,3 +134,88 @@ async def test_a_spread_end_passes_over_a_connection_that_has_left(case: Case) -
     asyncio.get_running_loop().call_later(0.02, is_over.set)
     await is_over.wait()
     assert connection.close_reason is None
+
+
+@pytest.mark.parametrize(
+    ("target", "value"),
+    [
+        ("connection", "1"),
+        ("user", "7"),
+        ("session_key", "digest"),
+        ("token", "5"),
+        ("address", "192.0.2.7"),
+        ("address", "192.0.2.0/24"),
+        ("node", "here"),
+        ("all", ""),
+    ],
+)
+async def test_every_target_ends_a_connection_on_its_way_in(
+    case: Case, target: str, value: str
+) -> None:
+    credential = Credential(client_id="alice", token_id=5, session_digest="digest")
+    slow = make_connection(
+        "1", user_id=7, credential=credential, address="192.0.2.7", now=case.clock()
+    )
+    other = case.arrive("2")
+    case.applied.apply(case.make_request(target=target, value=value))
+    case.applied.apply(case.make_request(target=target, value="203.0.113.9"))
+    case.clock.advance(1)
+    assert case.join(slow).close_reason == KICKED
+    assert (case.join(other).close_reason is None) == (target not in ("node", "all"))
+
+
+async def test_equal_requests_are_applied_as_one(case: Case) -> None:
+    """The last one counts, which ends the connections between the two as well."""
+    connections = [case.join(case.arrive("1"))]
+    case.clock.advance(30)
+    connections.append(case.join(case.arrive("2")))
+    requests = [case.make_request() for _ in range(1000)]
+    ages = [timedelta(seconds=30)] * 999 + [timedelta(0)]
+    assert await case.applied.apply_all(zip(requests, ages, strict=True))
+    assert [one.close_reason for one in connections] == [KICKED, KICKED]
+
+
+@pytest.mark.parametrize("target", ["user", "client", "token", "address"])
+async def test_many_requests_beside_many_connections_let_other_tasks_run(
+    case: Case, target: str
+) -> None:
+    """A search of all connections for each request would take ten seconds."""
+    for number in range(5000):
+        case.hub.join(
+            make_connection(
+                f"{target}{number}",
+                client_id=str(number),
+                user_id=number,
+                credential=Credential(client_id=str(number), token_id=number),
+                address=f"10.0.{number // 256}.{number % 256}",
+            )
+        )
+    values = ["10.0.0.9"] if target == "address" else map(str, range(4000, 6000))
+    gaps = []
+
+    async def tick() -> None:
+        loop = asyncio.get_running_loop()
+        last = loop.time()
+        while True:
+            await asyncio.sleep(0)
+            gaps.append(loop.time() - last)
+            last = loop.time()
+
+    requests = [
+        (case.make_request(target=target, value=value), timedelta(0))
+        for value in values
+    ]
+    ticking = asyncio.create_task(tick())
+    assert await case.applied.apply_all(requests)
+    ticking.cancel()
+    assert max(gaps, default=0) < scale(0.5)
+
+
+async def test_requests_are_forgotten_although_nobody_joins(case: Case) -> None:
+    recent = RecentRequests("here", 60)
+    for number in range(1000):
+        request = case.make_request(value=str(number))
+        recent.add(AppliedRequest(request=request, applied_at=number, latest=number))
+    assert len(recent) == 61
+    recent.forget_old(2000)
+    assert len(recent) == 0

@@ -72,6 +72,35 @@ async def test_a_connection_that_left_is_not_found(hub: Hub) -> None:
     assert [one.connection_id for one in hub.select(Target.CLIENT, "bob", "")] == ["b2"]
 
 
+async def test_a_renewed_credential_is_found_by_its_new_token(hub: Hub) -> None:
+    connection = hub.get("a2")
+    assert connection is not None
+    hub.renew(connection, Credential(client_id="alice", token_id=8))
+    assert hub.select(Target.TOKEN, "7", "") == []
+    assert hub.select(Target.TOKEN, "8", "") == [connection]
+    hub.leave(connection)
+    assert hub.select(Target.TOKEN, "8", "") == []
+
+
+async def test_a_renewal_before_the_join_counts(hub: Hub) -> None:
+    connection = make_connection("late")
+    hub.renew(connection, Credential(client_id="alice", session_digest="e"))
+    assert hub.select(Target.SESSION_KEY, "e", "") == []
+    hub.join(connection)
+    assert hub.select(Target.SESSION_KEY, "e", "") == [connection]
+
+
+async def test_three_of_a_user_leave_one_by_one() -> None:
+    hub = Hub()
+    connections = [make_connection(str(n), user_id=1) for n in range(3)]
+    for connection in connections:
+        hub.join(connection)
+    while connections:
+        assert hub.select(Target.USER, "1", "") == connections
+        assert hub.leave(connections.pop(0))
+    assert hub.select(Target.USER, "1", "") == []
+
+
 async def test_connections_may_leave_during_an_iteration(hub: Hub) -> None:
     assert all(hub.leave(connection) for connection in hub)
     assert len(hub) == 0
