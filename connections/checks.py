@@ -152,6 +152,21 @@ def check_channel_layer(**kwargs: Any) -> Sequence[checks.CheckMessage]:
     return [checks.Warning(message, hint=hint, id="connections.W013")]
 
 
+def check_proxies(**kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """connections.W015: the settings describe a proxy that is not trusted."""
+    names = ("SECURE_PROXY_SSL_HEADER", "USE_X_FORWARDED_HOST", "USE_X_FORWARDED_PORT")
+    described = [name for name in names if getattr(settings, name)]
+    if not described or get_config().trusted_proxies:
+        return []
+    message = (
+        f"{described[0]} describes a proxy, but trusted_proxies is empty: the "
+        "addresses of its clients are unknown. http.max_requests_per_address does not "
+        "hold for them, and the other limits per address count them as one."
+    )
+    hint = "List the addresses of your proxies in trusted_proxies."
+    return [checks.Warning(message, hint=hint, obj="WEBSOCKET", id="connections.W015")]
+
+
 def check_deployment(**kwargs: Any) -> Sequence[checks.CheckMessage]:
     """connections.W001 to W012, for `check --deploy`: settings unsafe in production."""
     return [*_check_settings(), *_check_limits(), *_check_trust()]
@@ -288,4 +303,5 @@ def register() -> None:
     checks.register(check_router)
     checks.register(check_session_engine)
     checks.register(check_channel_layer)
+    checks.register(check_proxies)
     checks.register(check_deployment, checks.Tags.security, deploy=True)

@@ -16,15 +16,17 @@ from django.utils.crypto import constant_time_compare
 
 from connections.asgi import Message, Send
 from connections.config.loader import WebSocketConfig
-from connections.net.addresses import Header, find_source, is_listed
+from connections.net.addresses import (
+    Header,
+    find_source,
+    is_listed,
+    is_passed_on_by_stranger,
+)
 from connections.node.node import Node
 
 View = TypeVar("View", bound=Callable[..., Any])
 
 LIVENESS, READINESS = "livez", "readyz"
-
-_PASSED_ON = frozenset((b"forwarded", b"via", b"x-real-ip"))
-"""Headers that show that a proxy forwarded a request; their values are ignored."""
 
 _views: dict[Callable[..., Any], str] = {}
 
@@ -134,12 +136,9 @@ def _is_allowed_address(
     config: WebSocketConfig, peer: str | None, headers: Sequence[Header]
 ) -> bool:
     trusted = config.trusted_proxies
-    source = find_source(peer, headers, trusted, is_secure=False)
-    is_passed_on = any(name in _PASSED_ON for name, _ in headers)
-    if source.is_forwarded_by_stranger or (
-        is_passed_on and not is_listed(peer or "", trusted)
-    ):
+    if is_passed_on_by_stranger(peer, headers, trusted):
         return False
+    source = find_source(peer, headers, trusted, is_secure=False)
     return is_listed(source.address, config.metrics.allowed_addresses)
 
 

@@ -79,6 +79,7 @@ COMPAT_ONLY = {
 
 PRIVATE_ATTRIBUTES = {
     "_asyncioEventloop",
+    "_command",
     "_dataBuffer",
     "_handlingRequest",
     "_networkProducer",

@@ -154,6 +154,17 @@ class HandshakeConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpConfig:
+    max_requests: int = option(
+        Whole(1, 1_000_000),
+        200,
+        "HTTP requests that one node serves at once; one more is answered 503",
+    )
+    max_requests_per_address: int = option(
+        Whole(1, 1_000_000),
+        100,
+        "HTTP requests served at once from one address (IPv6: one /64); one more is"
+        " answered 429",
+    )
     min_bytes_per_second: int = option(
         Whole(1, 1_000_000_000),
         100,

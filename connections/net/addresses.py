@@ -9,6 +9,9 @@ Header = tuple[bytes, bytes]
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+_PASSED_ON = frozenset((b"forwarded", b"via", b"x-real-ip"))
+"""Headers that proxies add, besides X-Forwarded-*."""
+
 _MOST_CHARACTERS = 128
 """Longer texts are no address, even with zone, brackets, quotes and port."""
 
@@ -65,6 +68,21 @@ def find_source(
     if forwarded_host:
         host = forwarded_host.split(",")[-1].strip()
     return Source(address, is_secure, host)
+
+
+def is_passed_on_by_stranger(
+    peer: str | None, headers: Sequence[Header], trusted_proxies: Iterable[str]
+) -> bool:
+    """
+    Return True if a proxy that is not trusted forwarded a request.
+
+    The headers of other standards count too; their values are ignored.
+    """
+    source = find_source(peer, headers, trusted_proxies, is_secure=False)
+    if source.is_forwarded_by_stranger:
+        return True
+    is_passed_on = any(name in _PASSED_ON for name, _ in headers)
+    return is_passed_on and not is_listed(peer or "", trusted_proxies)
 
 
 def parse_address(text: str) -> Address | None:

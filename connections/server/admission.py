@@ -82,9 +82,9 @@ class Admission:
     """
     Admits or refuses handshakes before the application sees them.
 
-    A slow request head never keeps another out: beyond the bound the oldest
-    unfinished head is refused. A complete handshake counts from its arrival
-    until the application has answered it.
+    A slow request never keeps another out: beyond the bound the oldest
+    incomplete one is refused, of the heads and of the bodies apart. A complete
+    handshake counts from its arrival until the application has answered it.
     """
 
     def __init__(self, config: WebSocketConfig, clock: Clock) -> None:
@@ -93,6 +93,7 @@ class Admission:
         limit = config.max_total_connections
         self._max_open = max(math.floor(1.1 * limit), limit + 50)
         self._heads = PendingHandshakes()
+        self._bodies = PendingHandshakes()
         self._unanswered = PendingHandshakes()
         self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
         self._logged_at = -math.inf
@@ -107,17 +108,29 @@ class Admission:
 
     def begin_head(self, pending: Pending, address: str | None) -> None:
         """Count a connection whose request head is incomplete."""
-        if address is not None:
-            address = group_address(address)
-            if self._heads.count(address) >= self._config.per_address_pending:
-                self._cut_off(self._heads.oldest(address))
-        if len(self._heads) >= self._config.max_pending:
-            self._cut_off(self._heads.oldest())
-        self._heads.add(pending, address)
+        self._begin(self._heads, pending, address)
+
+    def begin_body(self, pending: Pending, address: str | None) -> None:
+        """Count it as an upload instead, which no flood of heads drops."""
+        self._heads.remove(pending)
+        self._begin(self._bodies, pending, address)
 
     def end_head(self, pending: Pending) -> None:
-        """Stop counting it: the head is complete, or the connection is closed."""
+        """Stop counting it: the request is complete, or the connection is closed."""
         self._heads.remove(pending)
+        self._bodies.remove(pending)
+
+    def _begin(
+        self, waiting: PendingHandshakes, pending: Pending, address: str | None
+    ) -> None:
+        """Add a pending request; beyond a bound the oldest is refused."""
+        if address is not None:
+            address = group_address(address)
+            if waiting.count(address) >= self._config.per_address_pending:
+                self._cut_off(waiting.oldest(address))
+        if len(waiting) >= self._config.max_pending:
+            self._cut_off(waiting.oldest())
+        waiting.add(pending, address)
 
     # Complete handshakes
 
@@ -161,7 +174,7 @@ class Admission:
         return bucket
 
     def _cut_off(self, pending: Pending) -> None:
-        self._heads.remove(pending)
+        self.end_head(pending)
         self._unanswered.remove(pending)
         self._record("oldest")
         pending.cut_off()

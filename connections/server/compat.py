@@ -143,6 +143,11 @@ class PublicHttpChannel(_TwistedChannel):
         """True while a request is being answered; later bytes wait until then."""
         return bool(self._handlingRequest)
 
+    @property
+    def request_line(self) -> tuple[bytes, bytes]:
+        """Method and target of the request whose head is complete."""
+        return self._command, self._path
+
     def refuse_bad_request(self) -> None:
         """Answer a request head that cannot be parsed, and close the connection."""
         super()._respondToBadRequestAndDisconnect()

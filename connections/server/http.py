@@ -16,6 +16,7 @@ from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 
 from connections.net.addresses import is_listed
+from connections.server.admission import Refusal
 from connections.server.compat import (
     DaphneFactory,
     PublicHttpChannel,
@@ -122,6 +123,14 @@ class HttpChannel(HasDeadline, PublicHttpChannel):
             self.server.admission.refusals["bad_request"] += 1
             self._refuse(400, problem)
             return
+        request = self.requests[-1]
+        if self.length != 0 and not request.is_handshake:
+            # A refused client need not send the body.
+            refusal = request.check_limits(*self.request_line)
+            if refusal is not None:
+                self._refuse_because(refusal)
+                return
+            self.server.admission.begin_body(self, self._address)
         super().allHeadersReceived()
         self._checked_bytes = 0
         self._start_deadline(self.server.config.http.stall_seconds, self._check_body)
@@ -131,6 +140,10 @@ class HttpChannel(HasDeadline, PublicHttpChannel):
             return
         self._stop_deadline()
         self.server.admission.end_head(self)
+        refusal = self.requests[-1].begin(*self.request_line)
+        if refusal is not None:
+            self._refuse_because(refusal)
+            return
         super().allContentReceived()
 
     def requestDone(self, request: HttpRequest) -> None:
@@ -227,12 +240,13 @@ class HttpChannel(HasDeadline, PublicHttpChannel):
         peer = getattr(self.transport.getPeer(), "host", None)
         trusted = self.server.config.trusted_proxies
         # All clients of a proxy share its address.
-        address = None if peer is None or is_listed(peer, trusted) else peer
+        is_known = peer is not None and not is_listed(peer, trusted)
+        self._address: str | None = peer if is_known else None
         timeout_seconds = self.server.config.handshake.timeout_seconds
         self._start_deadline(timeout_seconds, self._time_out)
         self.server.http_channels.add(self)
         self.server.admission.end_head(self)
-        self.server.admission.begin_head(self, address)
+        self.server.admission.begin_head(self, self._address)
 
     def _refuse(
         self, status: int, explanation: str, extra: Iterable[Header] = ()
@@ -252,6 +266,14 @@ class HttpChannel(HasDeadline, PublicHttpChannel):
             self.transport.resumeProducing()
             self.transport.loseWriteConnection()
         self._start_deadline(_LINGER_SECONDS, self._abort_when_sent)
+
+    def _refuse_because(self, refusal: Refusal) -> None:
+        retry_after = str(refusal.retry_after_seconds).encode()
+        self._refuse(
+            refusal.status,
+            f"Try again later: {refusal.reason}",
+            [(b"Retry-After", retry_after)],
+        )
 
     def _time_out(self) -> None:
         self.server.admission.refusals["timeout"] += 1

@@ -9,12 +9,16 @@ import logging
 from collections.abc import Iterable, Sequence
 from tempfile import SpooledTemporaryFile
 from typing import Any
+from urllib.parse import unquote
 
 from django.conf import settings
 
 from connections.asgi import Message
+from connections.health import find_probe
 from connections.net.addresses import find_source
+from connections.server.admission import Refusal
 from connections.server.compat import DaphneRequest, has_response_started
+from connections.server.request_limits import RequestLimits
 from connections.server.websocket.handshake import (
     BadHandshake,
     Handshake,
@@ -68,6 +72,45 @@ class HttpRequest(DaphneRequest):
         # Since when the application has owed the next event; None while it waits.
         self._owing_since: float | None = None
 
+    # Its admission
+
+    @property
+    def is_handshake(self) -> bool:
+        """True if the request opens a WebSocket."""
+        upgrade: bytes = self.requestHeaders.getRawHeaders(b"Upgrade", [b""])[0]
+        return upgrade.lower() == b"websocket"
+
+    def check_limits(self, method: bytes, target: bytes) -> Refusal | None:
+        """Return why the request would be refused once it is complete, or None."""
+        if self._is_free(method, target):
+            return None
+        limits: RequestLimits = self.server.request_limits
+        return limits.check(self._find_limited_address())
+
+    def begin(self, method: bytes, target: bytes) -> Refusal | None:
+        """Count the complete request, unless it is refused."""
+        if self._is_free(method, target):
+            return None
+        limits: RequestLimits = self.server.request_limits
+        return limits.begin(self, self._find_limited_address())
+
+    def _is_free(self, method: bytes, target: bytes) -> bool:
+        """Handshakes have limits of their own, and probes have none."""
+        path = unquote(target.partition(b"?")[0].decode("latin-1"))
+        server = self.server
+        return self.is_handshake or bool(
+            find_probe(server.config, method.decode("latin-1"), path, server.root_path)
+        )
+
+    def _find_limited_address(self) -> str | None:
+        headers = [
+            (name.lower(), value)
+            for name, values in self.requestHeaders.getAllRawHeaders()
+            for value in values
+        ]
+        limits: RequestLimits = self.server.request_limits
+        return limits.find_address(getattr(self.client, "host", None), headers)
+
     # The body
 
     @property
@@ -120,8 +163,7 @@ class HttpRequest(DaphneRequest):
         self.process()
 
     def process(self) -> Any:
-        upgrade = self.requestHeaders.getRawHeaders(b"Upgrade", [b""])[0]
-        if upgrade.lower() == b"websocket":
+        if self.is_handshake:
             self._open_websocket()
             return None
         # The server sets the root path; a client must not.

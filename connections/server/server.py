@@ -40,6 +40,7 @@ from connections.server.daphne_options import warn_of_ignored
 from connections.server.drain import drain
 from connections.server.file_limit import raise_file_limit
 from connections.server.http import HttpChannel, HttpFactory
+from connections.server.request_limits import RequestLimits
 from connections.server.timers import CoarseTimers
 from connections.server.websocket.protocol import WebSocketProtocol
 
@@ -75,6 +76,7 @@ class Server(DaphneServer):
         super().__init__(application, endpoints=endpoints, **options)
         loop = get_event_loop()
         self.admission = Admission(self.config, loop.time)
+        self.request_limits = RequestLimits(self.config, loop.time)
         self.budget = BufferBudget(self.config.buffers.max_total_bytes)
         self.round_trips = Histogram(LATENCY_EDGES)
         self.timers = CoarseTimers(loop)
@@ -114,13 +116,10 @@ class Server(DaphneServer):
     @property
     def requests(self) -> list[asyncio.Task[None]]:
         """The running applications of HTTP requests."""
-        return [
-            task
-            for one, details in self.connections.items()
-            if not isinstance(one, WebSocketProtocol)
-            and (task := details.get("application_instance")) is not None
-            and not task.done()
-        ]
+        found = (
+            self.connections[one].get("application_instance") for one in self._requests
+        )
+        return [task for task in found if task is not None and not task.done()]
 
     def run(self) -> None:
         """Serve until a signal or stop(); exit_code holds the result."""
@@ -184,12 +183,7 @@ class Server(DaphneServer):
         self._forget_if_done(protocol)
 
     def create_application(self, protocol: Any, scope: dict[str, Any]) -> None:
-        """
-        Run the application for a connection.
-
-        The WebSocket or request itself is its receive and send, so that daphne
-        gets no queue to fill.
-        """
+        """Run the application for a connection, which is its receive and send."""
         scope["asgi"] = {"version": "3.0", "spec_version": "2.4"}
         details = self.connections.get(protocol)
         if details is None:
@@ -226,6 +220,7 @@ class Server(DaphneServer):
         if task is None or task.done():
             del self.connections[protocol]
             self._requests.pop(protocol, None)
+            self.request_limits.end(protocol)
             del self._lingering[protocol]
 
     def log_action(self, protocol: str, action: str, details: dict[str, Any]) -> None:

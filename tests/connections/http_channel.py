@@ -39,25 +39,35 @@ class _Reactor:
 class Peer:
     """A client, the channel that serves it, and the time of its timers."""
 
-    def __init__(self, application: Application, **options: Any) -> None:
-        self.time = FakeLoop()
-        options = {"request_buffer_size": 1_000_000, **options}
-        self.server = Server(application, endpoints=["tcp:0"], **options)
-        self.server.loop = asyncio.get_running_loop()
-        timers: Any = self.time
-        self.server.timers = CoarseTimers(timers)
+    def __init__(
+        self,
+        application: Application,
+        *,
+        beside: "Peer | None" = None,
+        address: str = "127.0.0.1",
+        **options: Any,
+    ) -> None:
+        self.time: FakeLoop = FakeLoop() if beside is None else beside.time
+        if beside is None:
+            options = {"request_buffer_size": 1_000_000, **options}
+            self.server: Server = Server(application, endpoints=["tcp:0"], **options)
+            self.server.loop = asyncio.get_running_loop()
+            timers: Any = self.time
+            self.server.timers = CoarseTimers(timers)
+        else:
+            self.server = beside.server
         with socket.create_server(("127.0.0.1", 0)) as listening:
             self._socket = socket.socket()
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
             self._socket.connect(listening.getsockname())
-            ours, address = listening.accept()
+            ours, _ = listening.accept()
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
         ours.setblocking(False)
         self._socket.setblocking(False)
         self._reactor = _Reactor()
         self.channel: HttpChannel = HttpFactory(self.server).buildProtocol(None)
         self.transport = TcpTransport(
-            ours, self.channel, address, None, 1, self._reactor
+            ours, self.channel, (address, 40_000), None, 1, self._reactor
         )
         self.channel.makeConnection(self.transport)
 

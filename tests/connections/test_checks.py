@@ -10,6 +10,7 @@ from connections.checks import (
     check_configuration,
     check_database,
     check_deployment,
+    check_proxies,
     check_redis_url,
     check_session_engine,
 )
@@ -178,3 +179,24 @@ def test_a_database_that_cannot_be_used_is_an_error(
     (found,) = check_database()
     assert (found.id, found.level) == ("connections.E004", checks.ERROR)
     assert "'elsewhere' is unknown" in found.msg
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SECURE_PROXY_SSL_HEADER", ("HTTP_X_FORWARDED_PROTO", "https")),
+        ("USE_X_FORWARDED_HOST", True),
+        ("USE_X_FORWARDED_PORT", True),
+    ],
+)
+def test_a_proxy_that_is_not_trusted_is_named(
+    settings: Any, name: str, value: object
+) -> None:
+    settings.WEBSOCKET = {}
+    assert check_proxies() == []
+    setattr(settings, name, value)
+    (found,) = check_proxies()
+    assert (found.id, found.level) == ("connections.W015", checks.WARNING)
+    assert name in found.msg
+    settings.WEBSOCKET = {"trusted_proxies": ["10.0.0.1"]}
+    assert check_proxies() == []

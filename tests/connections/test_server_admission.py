@@ -53,6 +53,25 @@ def test_a_head_that_is_whole_does_not_count() -> None:
     assert not any(head.is_cut_off for head in heads)
 
 
+def test_a_flood_of_heads_drops_no_upload() -> None:
+    """Uploads have bounds of their own, and the oldest of them goes."""
+    admission = make(per_address_pending=2, max_pending=3)
+    uploads = [Handshake() for _ in range(3)]
+    heads = [Handshake() for _ in range(4)]
+    for upload in uploads[:2]:
+        admission.begin_head(upload, "192.0.2.1")
+        admission.begin_body(upload, "192.0.2.1")
+    for head in heads:
+        admission.begin_head(head, None)
+    assert [head.is_cut_off for head in heads] == [True, False, False, False]
+    assert not any(upload.is_cut_off for upload in uploads)
+    admission.end_head(uploads[1])
+    admission.begin_body(uploads[2], "192.0.2.1")
+    assert not any(upload.is_cut_off for upload in uploads)
+    admission.begin_body(Handshake(), "192.0.2.1")
+    assert [upload.is_cut_off for upload in uploads] == [True, False, False]
+
+
 def test_heads_of_a_trusted_proxy_count_only_in_all() -> None:
     admission = make(per_address_pending=2, max_pending=5)
     heads = [Handshake() for _ in range(6)]
