@@ -3,6 +3,7 @@ from django.contrib import admin
 from django.contrib.auth.views import LoginView, LogoutView
 from django.urls import include, path
 
+from orchestra.sign_in import limit_sign_ins
 from orchestra.views import show_conversations
 
 sign_in = LoginView.as_view(
@@ -13,8 +14,9 @@ sign_in = LoginView.as_view(
 
 urlpatterns = [
     path("", show_conversations, name="conversations"),
-    path("sign-in/", sign_in, name="sign_in"),
+    path("sign-in/", limit_sign_ins(sign_in), name="sign_in"),
     path("sign-out/", LogoutView.as_view(), name="sign_out"),
     path("", include("connections.urls")),
+    path("admin/login/", limit_sign_ins(admin.site.login)),
     path("admin/", admin.site.urls),
 ]

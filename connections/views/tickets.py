@@ -13,10 +13,10 @@ from connections import close_codes
 from connections.close_codes import CloseReason
 from connections.credentials.identity import Credential
 from connections.exceptions import Refused
-from connections.net.addresses import find_source
 from connections.net.origins import is_origin_allowed
 from connections.node.current import get_node
 from connections.node.node import Node
+from connections.views.source import find_request_source
 
 _STATUSES = {
     close_codes.BANNED: 403,
@@ -57,16 +57,7 @@ async def _issue_to_session(request: HttpRequest) -> HttpResponseBase:
 async def _issue(request: HttpRequest, *, token: str | None) -> HttpResponseBase:
     """Authenticate a request and issue a ticket to its client."""
     node = get_node()
-    headers = [
-        (name.lower().encode("latin-1"), value.encode("latin-1", "replace"))
-        for name, value in request.headers.items()
-    ]
-    source = find_source(
-        request.META.get("REMOTE_ADDR") or None,
-        headers,
-        node.config.trusted_proxies,
-        is_secure=request.is_secure(),
-    )
+    source = find_request_source(request, node.config.trusted_proxies)
     origin = request.headers.get("Origin")
     if not is_origin_allowed(
         [] if origin is None else [origin],
