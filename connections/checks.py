@@ -12,6 +12,7 @@ from django.db import connections, router
 from connections.config.loader import get_config
 from connections.credentials.jwt_config import find_jwt_problems
 from connections.models import Connection
+from connections.net.addresses import UNIX
 from connections.net.origins import parse_pattern
 from connections.pool import find_url_problem, get_redis_url
 from connections.server.file_limit import count_needed_files, get_most_files
@@ -168,7 +169,7 @@ def check_proxies(**kwargs: Any) -> Sequence[checks.CheckMessage]:
 
 
 def check_deployment(**kwargs: Any) -> Sequence[checks.CheckMessage]:
-    """connections.W001 to W012, for `check --deploy`: settings unsafe in production."""
+    """connections.W001 to W012, and W015, for `check --deploy`: unsafe settings."""
     return [*_check_settings(), *_check_limits(), *_check_trust()]
 
 
@@ -248,8 +249,18 @@ def _check_trust() -> Iterator[checks.CheckMessage]:
             "Require credentials, or serve only harmless routes.",
         )
     proxies = [
-        ipaddress.ip_network(text, strict=False) for text in config.trusted_proxies
+        ipaddress.ip_network(text, strict=False)
+        for text in config.trusted_proxies
+        if text != UNIX
     ]
+    if settings.SECURE_PROXY_SSL_HEADER and not config.trusted_proxies:
+        yield _warn(
+            15,
+            "SECURE_PROXY_SSL_HEADER names the header of a proxy, and trusted_proxies "
+            "is empty: all clients share the address of the proxy, or none on a Unix "
+            "socket, and the limits per address.",
+            "List the proxy in trusted_proxies; unix stands for a Unix socket.",
+        )
     if any(network.prefixlen == 0 for network in proxies):
         yield _warn(
             9,

@@ -94,7 +94,7 @@ class SchemeMiddleware:
 
     def __init__(self, application: Application) -> None:
         self.application = application
-        self._log = _StrangerLog()
+        self._log = _SourceLog()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         source = _find_source(scope, is_secure=scope.get("scheme") == "https")
@@ -111,7 +111,7 @@ class OriginMiddleware:
 
     def __init__(self, application: Application) -> None:
         self.application = application
-        self._log = _StrangerLog()
+        self._log = _SourceLog()
 
     def __call__(self, scope: Message, receive: Receive, send: Send) -> Awaitable[None]:
         # A coroutine here would cost memory for as long as the connection lives.
@@ -307,13 +307,22 @@ def _count(scope: Message, outcome: str) -> None:
         node.counters.record_outcome(scope.get("route", ""), outcome)
 
 
-class _StrangerLog:
-    """Logs once that forwarded headers of an untrusted peer are ignored."""
+class _SourceLog:
+    """Logs once that a peer is not trusted, or that it names no client."""
 
     def __init__(self) -> None:
         self._has_warned = False
+        self._has_named_unknown = False
 
     def record(self, source: Source) -> None:
+        if not source.address and not self._has_named_unknown:
+            self._has_named_unknown = True
+            logger.warning(
+                "Clients over a Unix socket have no address: no limit counts them "
+                "apart, and anonymous ones are one client. Let the proxy send "
+                "X-Forwarded-For, and list unix in trusted_proxies.",
+                extra={"event": "no_client_address"},
+            )
         if source.is_forwarded_by_stranger and not self._has_warned:
             self._has_warned = True
             logger.warning(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from connections import units
+from connections.net.addresses import UNIX
 
 _URL_PATH = re.compile(r"/[^\s?#%]{0,200}")
 
@@ -227,6 +228,11 @@ class Choices(Kind):
     def format(self, value: Any) -> str:
         return "[" + ", ".join(value) + "]"
 
+
+PROXIES = Texts(
+    "addresses or networks such as 10.0.0.0/8 or ::1, and unix",
+    lambda text: text == UNIX or ipaddress.ip_network(text),
+)
 
 NETWORKS = Texts(
     "addresses or networks such as 10.0.0.0/8 or ::1",

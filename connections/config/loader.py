@@ -25,7 +25,7 @@ from connections.config.fields import (
     section,
     walk,
 )
-from connections.config.kinds import NETWORKS, Choice, Flag, Number, Size, Texts, Whole
+from connections.config.kinds import PROXIES, Choice, Flag, Number, Size, Texts, Whole
 from connections.config.sections import (
     BuffersConfig,
     DashboardConfig,
@@ -112,7 +112,10 @@ class WebSocketConfig:
         "own host; null only with a token or ticket",
     )
     trusted_proxies: tuple[str, ...] = option(
-        NETWORKS, [], "proxies whose X-Forwarded-For, -Proto and -Host are trusted"
+        PROXIES,
+        [],
+        "proxies whose X-Forwarded-For, -Proto and -Host are trusted; unix: those that "
+        "connect over a Unix socket",
     )
     echo_endpoint: bool = option(
         Flag(), False, "serve /ws/echo/; true in development (DEBUG)"

@@ -12,6 +12,12 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _PASSED_ON = frozenset((b"forwarded", b"via", b"x-real-ip"))
 """Headers that proxies add, besides X-Forwarded-*."""
 
+UNIX = "unix"
+"""The entry of trusted_proxies for proxies that connect over a Unix socket."""
+
+_UNIX_HOP = "unix:"
+"""What nginx forwards as the address of a proxy on a Unix socket."""
+
 _MOST_CHARACTERS = 128
 """Longer texts are no address, even with zone, brackets, quotes and port."""
 
@@ -41,21 +47,21 @@ def find_source(
     Return the source of a request.
 
     X-Forwarded-For is read from the right, because clients can forge the left
-    end: the first address that is no trusted proxy is the client's. A peer
-    without an address (a Unix socket) is trusted as a local proxy.
+    end: the first address that is no trusted proxy is the client's. The address
+    is empty if a proxy on a Unix socket names none.
     """
-    networks = _parse_all(tuple(trusted_proxies))
+    trusted = tuple(trusted_proxies)
+    networks = _parse_all(trusted)
     host = _last(headers, b"host")
-    is_trusted = peer is None or _is_in(peer, networks)
     forwarded = _all(headers, b"x-forwarded-for")
     proto = _last(headers, b"x-forwarded-proto")
     forwarded_host = _last(headers, b"x-forwarded-host")
-    if not is_trusted or not networks:
+    if not is_trusted(peer, trusted):
         has_forwarded = bool(forwarded or proto or forwarded_host)
         return Source(_normalise(peer), is_secure, host, has_forwarded)
     address = _normalise(peer)
     for hop in reversed(",".join(forwarded).split(",")):
-        if not hop.strip():
+        if not hop.strip() or hop.strip() == _UNIX_HOP:
             continue
         parsed = parse_address(hop)
         if parsed is None:
@@ -82,7 +88,18 @@ def is_passed_on_by_stranger(
     if source.is_forwarded_by_stranger:
         return True
     is_passed_on = any(name in _PASSED_ON for name, _ in headers)
-    return is_passed_on and not is_listed(peer or "", trusted_proxies)
+    return is_passed_on and not is_trusted(peer, trusted_proxies)
+
+
+def is_trusted(peer: str | None, trusted_proxies: Iterable[str]) -> bool:
+    """
+    Return True if a peer is a trusted proxy.
+
+    A peer without an address is on a Unix socket. It is trusted if UNIX or any
+    other proxy is listed, because it is a program of this host.
+    """
+    trusted = tuple(trusted_proxies)
+    return _is_in(peer, _parse_all(trusted)) if peer else bool(trusted)
 
 
 def parse_address(text: str) -> Address | None:
@@ -151,7 +168,9 @@ def group_address(address: str) -> str:
 
 @lru_cache(64)
 def _parse_all(networks: tuple[str, ...]) -> tuple[Network, ...]:
-    return tuple(ipaddress.ip_network(text, strict=False) for text in networks)
+    return tuple(
+        ipaddress.ip_network(text, strict=False) for text in networks if text != UNIX
+    )
 
 
 def _normalise(peer: str | None) -> str:

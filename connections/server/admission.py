@@ -155,6 +155,10 @@ class Admission:
             return Refusal("draining", 503, 1)
         if self.open_count >= self._max_open:
             return Refusal("overloaded", 503, _OVERLOADED_SECONDS)
+        if not address:
+            # All clients of a Unix socket whose proxy names none: one would
+            # use up the limits of all.
+            return None
         if self._unanswered.count(address) >= self._config.per_address_pending:
             return Refusal("pending", 429, 1)
         now = self._clock()

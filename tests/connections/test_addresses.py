@@ -81,6 +81,24 @@ def test_a_unix_socket_is_a_local_proxy() -> None:
     assert find(None).address == ""
 
 
+@pytest.mark.parametrize("peer", [None, ""])
+def test_a_unix_socket_is_trusted_as_soon_as_it_is_listed(peer: str | None) -> None:
+    assert find(peer, "198.51.100.7", proxies=("unix",)).address == "198.51.100.7"
+    assert find(peer, "198.51.100.7", proxies=()) == Source(
+        "", False, "here.example", True
+    )
+
+
+def test_unix_makes_no_peer_with_an_address_trusted() -> None:
+    assert find("127.0.0.1", "198.51.100.7", proxies=("unix",)).address == "127.0.0.1"
+
+
+def test_a_second_proxy_on_a_unix_socket_is_passed_over() -> None:
+    """nginx forwards such a peer as unix:."""
+    found = find(None, "198.51.100.7, unix:", proxies=("unix",))
+    assert found.address == "198.51.100.7"
+
+
 def test_an_ipv4_mapped_proxy_is_trusted() -> None:
     assert find("::ffff:10.0.0.1", "198.51.100.7").address == "198.51.100.7"
 

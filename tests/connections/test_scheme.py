@@ -121,6 +121,18 @@ async def test_ignored_headers_are_logged_once(
     assert STRANGER in record.getMessage()
 
 
+async def test_clients_without_an_address_are_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.WARNING)
+    middleware = SchemeMiddleware(Application())
+    for _ in range(3):
+        await request(peer=None, middleware=middleware)
+        await request((b"x-forwarded-for", b"192.0.2.7"), peer=None)
+    (record,) = caplog.records
+    assert "list unix in trusted_proxies" in record.getMessage()
+
+
 @pytest.mark.parametrize(
     ("peer", "scheme", "is_kept"), [(PROXY, "wss", True), (STRANGER, "ws", False)]
 )

@@ -103,6 +103,12 @@ def test_the_rate_of_an_address_comes_back_with_time() -> None:
     assert [begin(admission) for _ in range(2)] == ["", "rate"]
 
 
+def test_clients_without_an_address_share_no_limit() -> None:
+    """They come over a Unix socket whose proxy names none."""
+    admission = make(per_address_burst=1, per_address_pending=1)
+    assert [begin(admission, "") for _ in range(3)] == ["", "", ""]
+
+
 def test_the_addresses_of_one_network_of_ipv6_are_one() -> None:
     admission = make(per_address_burst=1)
     assert begin(admission, "2001:db8::1") == ""

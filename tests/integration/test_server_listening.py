@@ -15,7 +15,13 @@ import pytest
 import websockets
 from websockets.typing import Origin
 
-from connections.testing import LiveServer, Servers, free_port, wait_until
+from connections.testing import (
+    LiveServer,
+    Servers,
+    assert_evicted,
+    free_port,
+    wait_until,
+)
 from tests.project import ROOT
 
 OPEN = {"anonymous": "true", "echo_endpoint": "true", "drain__grace_seconds": 1}
@@ -196,6 +202,37 @@ async def test_a_socket_of_a_supervisors_is_served(
                 assert await ws.recv() == "x"
             os.kill(process.pid, signal.SIGTERM)
             assert await process.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "option"), [("daphne", "-u"), ("uvicorn", "--uds")]
+)
+async def test_clients_behind_a_unix_socket_have_addresses_of_their_own(
+    servers: Servers, tmp_path: Path, command: str, option: str
+) -> None:
+    path = tmp_path / "socket"
+    server = servers.start(
+        is_ready=False,
+        command=command,
+        arguments=(option, str(path)),
+        config=OPEN | {"trusted_proxies": "[unix]", "max_connections_per_client": 1},
+    )
+    await wait_until(path.exists, 20)
+
+    def open_from(address: str) -> websockets.connect:
+        return websockets.unix_connect(
+            str(path),
+            uri="ws://localhost/ws/echo/",
+            origin=Origin("http://localhost"),
+            additional_headers={"X-Forwarded-For": address},
+        )
+
+    first = await open_from("192.0.2.1")
+    async with open_from("192.0.2.2") as other, open_from("192.0.2.1"):
+        await assert_evicted(first)
+        await other.send("x")
+        assert await other.recv() == "x"
+    assert "no limit counts them apart" not in server.log()
 
 
 @pytest.mark.parametrize(
