@@ -16,6 +16,7 @@ from django.utils.crypto import constant_time_compare
 
 from connections.asgi import Message, Send
 from connections.config.loader import WebSocketConfig
+from connections.metrics.steps import OVERDUE_INTERVALS
 from connections.net.addresses import (
     Header,
     find_source,
@@ -149,3 +150,11 @@ def _find_problems(node: Node) -> Iterator[str]:
         yield f"the shared pool is unavailable; policy for new connections: {policy}"
     if node.database is not None and node.database.failure is not None:
         yield f"the database {node.database.failure}; records wait in memory"
+    monitor = node.cluster_monitor
+    of_sweeper = monitor.overdue_parts if monitor is not None else []
+    overdue = [*node.steps.find_overdue(), *of_sweeper]
+    if overdue:
+        yield (
+            f"these periodic steps have not succeeded for {OVERDUE_INTERVALS} of their"
+            f" intervals: {', '.join(overdue)}"
+        )

@@ -19,6 +19,9 @@ class Passes:
 
     def __init__(self, on_failure: Callable[[str], None] = lambda name: None) -> None:
         self.on_failure = on_failure
+        self.failures = 0
+        """The number of failures so far."""
+
         self._failing: set[str] = set()
 
     def for_each(
@@ -55,6 +58,7 @@ class Passes:
 
     def report(self, name: str, exc: Exception, item: object = None) -> None:
         """Count a failure, and log it if it is the first one of its pass."""
+        self.failures += 1
         self.on_failure(name)
         if name in self._failing:
             return
@@ -69,5 +73,6 @@ class Passes:
             about,
             exc,
             exc_info=exc,
-            extra={"event": "pass_failed", "connection_id": connection_id},
+            extra={"event": "pass_failed"}
+            | ({"connection_id": connection_id} if connection_id else {}),
         )

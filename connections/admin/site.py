@@ -78,6 +78,7 @@ class AlertAdmin(ReadOnlyAdmin):
         "value",
         "peak",
         "threshold",
+        "detail",
         "since",
         "fired_at",
         "resolved_at",

@@ -79,6 +79,7 @@ def _send(alert: Alert, rule: AlertRule | None, recipients: list[str]) -> None:
         "",
         f"Condition: {about}",
         f"Value: {alert.value:.4g}{unit}, highest {alert.peak:.4g}{unit}",
+        *([f"Detail: {alert.detail}"] if alert.detail else []),
         f"Threshold: {alert.threshold:.4g}{unit}",
         f"Since: {alert.since:%Y-%m-%d %H:%M:%S} UTC",
     ]

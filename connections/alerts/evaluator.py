@@ -1,13 +1,13 @@
 """Evaluate alert rules, and advance their alerts in the database."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from datetime import datetime
 
 from django.db import IntegrityError
 from django.utils import timezone
 
-from connections.alerts.measurements import Measurements, measure
+from connections.alerts.measurements import Measurements, describe, measure
 from connections.alerts.states import Step, decide
 from connections.config.alert_rules import AlertRule
 from connections.models import Alert
@@ -42,28 +42,32 @@ class Evaluator:
         alerts = Alert.objects.open().filter(is_test=self._is_test)
         opened = {alert.rule: alert for alert in alerts}
         for rule in self._rules:
-            self._advance(
-                rule, opened.pop(rule.name, None), measure(rule, measurements)
-            )
+            self._advance(rule, opened.pop(rule.name, None), measurements)
         for alert in opened.values():
             # Its rule was disabled.
             self._resolve(alert, alert.value)
 
-    def evaluate_one(self, name: str, value: float) -> None:
-        """Advance the alert of one rule, by a value from elsewhere."""
+    def evaluate_some(self, names: Container[str], measurements: Measurements) -> None:
+        """Advance the alerts of the named rules."""
         for rule in self._rules:
-            if rule.name == name:
-                opened = Alert.objects.open().filter(rule=name, is_test=self._is_test)
-                self._advance(rule, opened.first(), value)
+            if rule.name in names:
+                alerts = Alert.objects.open().filter(is_test=self._is_test)
+                alert = alerts.filter(rule=rule.name).first()
+                self._advance(rule, alert, measurements)
 
-    def _advance(self, rule: AlertRule, alert: Alert | None, value: float) -> None:
+    def _advance(
+        self, rule: AlertRule, alert: Alert | None, measurements: Measurements
+    ) -> None:
         now = self._now()
+        value, detail = measure(rule, measurements), describe(rule, measurements)
         state, since = (alert.state, alert.since) if alert else (None, None)
         step = decide(rule, state, since, value, now)
         if alert is None:
             if step is not Step.STAY:
-                self._begin(rule, value, now, is_firing=step is Step.BEGIN_FIRING)
+                is_firing = step is Step.BEGIN_FIRING
+                self._begin(rule, value, detail, now, is_firing=is_firing)
         elif step is Step.FIRE:
+            alert.detail = detail
             self._fire(alert, value, now)
         elif step is Step.RESOLVE:
             self._resolve(alert, value)
@@ -71,10 +75,17 @@ class Evaluator:
             Alert.objects.filter(pk=alert.pk, state=Alert.State.PENDING).delete()
         else:
             peak = max(alert.peak, value)
-            Alert.objects.filter(pk=alert.pk).update(value=value, peak=peak)
+            columns = {"value": value, "peak": peak, "detail": detail}
+            Alert.objects.filter(pk=alert.pk).update(**columns)
 
     def _begin(
-        self, rule: AlertRule, value: float, now: datetime, *, is_firing: bool
+        self,
+        rule: AlertRule,
+        value: float,
+        detail: str,
+        now: datetime,
+        *,
+        is_firing: bool,
     ) -> None:
         alert = Alert(
             rule=rule.name,
@@ -83,6 +94,7 @@ class Evaluator:
             value=value,
             peak=value,
             threshold=rule.threshold,
+            detail=detail,
             since=now,
             fired_at=now if is_firing else None,
             is_test=self._is_test,
@@ -98,7 +110,12 @@ class Evaluator:
     def _fire(self, alert: Alert, value: float, now: datetime) -> None:
         pending = Alert.objects.filter(pk=alert.pk, state=Alert.State.PENDING)
         peak = max(alert.peak, value)
-        columns = {"value": value, "peak": peak, "fired_at": now}
+        columns = {
+            "value": value,
+            "peak": peak,
+            "detail": alert.detail,
+            "fired_at": now,
+        }
         if pending.update(state=Alert.State.FIRING, **columns):
             alert.state, alert.value = Alert.State.FIRING, value
             _log(alert)
@@ -125,12 +142,13 @@ def _log(alert: Alert) -> None:
     level = _LEVELS.get(alert.severity, logging.ERROR) if is_firing else logging.INFO
     logger.log(
         level,
-        "Alert %s %s: %.4g, threshold %.4g (%s)%s",
+        "Alert %s %s: %.4g, threshold %.4g (%s)%s%s",
         alert.rule,
         alert.state,
         alert.value,
         alert.threshold,
         alert.severity,
+        f": {alert.detail}" if alert.detail else "",
         " [self-test]" if alert.is_test else "",
         extra={"event": f"alert_{alert.state}", "alert": alert.rule},
     )

@@ -4,13 +4,15 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
-from django.db.models import Sum
+from django.db.models import DurationField, ExpressionWrapper, F, QuerySet, Sum
 from django.db.models.functions import Now
 from django.utils import timezone
 
 from connections.config.alert_rules import AlertRule
-from connections.models import MinuteRollup, Node
+from connections.metrics.steps import is_overdue
+from connections.models import MinuteRollup, Node, Sweep
 from connections.models.minute_rollup import MinuteRollupQuerySet
 from connections.models.node import NodeQuerySet
 
@@ -18,6 +20,7 @@ LOST_WITHIN = timedelta(minutes=10)
 """How long a lost node is counted."""
 
 _MOST_OPEN_WITHIN = timedelta(minutes=10)
+_DETAIL_LENGTH = 255
 
 
 @dataclass(slots=True, kw_only=True)
@@ -33,6 +36,8 @@ class Measurements:
     """Consumers, objects and slots that outlive their connection."""
     lost_nodes: int = 0
     sweep_age_seconds: float = 0
+    overdue_steps: list[str] = field(default_factory=list)
+    """The names of periodic steps, once for each node."""
     recorder_lag_seconds: float = 0
     loop_lag_seconds: float = 0
 
@@ -46,6 +51,7 @@ def read_measurements(
     The caller is a sweeper, so the age of the last sweep is 0. Nodes measure that
     age themselves.
     """
+    is_whole = nodes is None
     nodes = Node.objects.all() if nodes is None else nodes
     minutes = MinuteRollup.objects.all() if minutes is None else minutes
     measurements = Measurements(
@@ -68,6 +74,9 @@ def read_measurements(
                 measurements.pool_part, counters["pool_slots"] / limit
             )
         measurements.recent.update(counters.get("recent", {}))
+        measurements.overdue_steps += counters.get("overdue_steps", ())
+    if is_whole:
+        measurements.overdue_steps += read_overdue_parts()
     now = timezone.now()
     lately = minutes.between(now - _MOST_OPEN_WITHIN, now)
     totals = lately.values("minute").annotate(total=Sum("open_connections"))
@@ -75,9 +84,48 @@ def read_measurements(
     return measurements
 
 
+def read_overdue_parts() -> list[str]:
+    """
+    Read the names of the overdue parts of the sweep; none while no sweeper repeats.
+
+    Ages are by the database's clock. A cluster that was off all night has not
+    missed any sweeps.
+    """
+    started = Node.objects.live().order_by("started_at")
+    uptime = _measure_age(started, "started_at")
+    row = Sweep.objects.exclude(finished_at=None).first()
+    if uptime is None or row is None:
+        return []
+    since_seconds = _measure_age(Sweep.objects.filter(pk=row.pk), "finished_at") or 0
+    interval_seconds = row.result.get("interval_seconds")
+    if not interval_seconds:
+        return []
+    if is_overdue(min(since_seconds, uptime), interval_seconds):
+        return ["The sweep"]
+    return sorted(
+        name
+        for name, age_seconds in row.result.get("ages", {}).items()
+        if is_overdue(min(age_seconds + since_seconds, uptime), interval_seconds)
+    )
+
+
+def _measure_age(rows: QuerySet[Any], column: str) -> float | None:
+    """Return the age of a column of the first row, by the database's clock."""
+    age = ExpressionWrapper(Now() - F(column), DurationField())
+    found = rows.annotate(age=age).values_list("age", flat=True).first()
+    return None if found is None else float(found.total_seconds())
+
+
 def measure(rule: AlertRule, measurements: Measurements) -> float:
     """Return the value of a rule."""
     return _MEASURES[rule.name](rule, measurements)
+
+
+def describe(rule: AlertRule, measurements: Measurements) -> str:
+    """Return what the value of a rule counts, where that has names."""
+    if rule.name != "step_overdue":
+        return ""
+    return ", ".join(sorted(set(measurements.overdue_steps)))[:_DETAIL_LENGTH]
 
 
 def _measure_errors(rule: AlertRule, measurements: Measurements) -> float:
@@ -108,6 +156,7 @@ _MEASURES: dict[str, Callable[[AlertRule, Measurements], float]] = {
     "reconnect_storm": _measure_storm,
     "dead_node": lambda rule, measurements: measurements.lost_nodes,
     "sweeper_silent": lambda rule, measurements: measurements.sweep_age_seconds,
+    "step_overdue": lambda rule, measurements: len(measurements.overdue_steps),
     "recorder_behind": lambda rule, measurements: measurements.recorder_lag_seconds,
     "slow_consumers": lambda rule, measurements: measurements.recent["slow_consumers"],
     "authentication_failures": lambda rule, measurements: measurements.recent[

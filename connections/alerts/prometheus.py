@@ -25,6 +25,7 @@ _EXPRESSIONS = {
     # Without any node there is no metric, and that is alerted as well.
     "dead_node": "max(websocket_nodes_lost) or absent(websocket_nodes_lost)",
     "sweeper_silent": "time() - max(websocket_sweeper_last_run_timestamp_seconds)",
+    "step_overdue": "sum(websocket_steps_overdue) + max(websocket_sweep_parts_overdue)",
     "recorder_behind": "max(websocket_recorder_lag_seconds)",
     "slow_consumers": (
         '60 * sum(rate(websocket_disconnects_total{reason="slow_consumer"}[2m]))'

@@ -117,9 +117,10 @@ def _plant_problem(rule: AlertRule, planted: str) -> None:
         "slow_consumers": {"slow_consumers": at},
         "authentication_failures": {"auth_failures": at},
     }
-    counters: dict[str, dict[str, float]] = {
+    counters: dict[str, dict[str, Any]] = {
         "pool_near_exhaustion": {"pool_slots": at * 1000, "pool_limit": 1000},
         "leak_suspected": {"stuck_consumers": at},
+        "step_overdue": {"overdue_steps": ["self-test"] * math.ceil(at)},
         "recorder_behind": {"recorder_lag_seconds": at},
     }
     now = timezone.now()

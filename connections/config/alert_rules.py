@@ -111,6 +111,16 @@ DEFAULT_RULES = (
         severity="warning",
     ),
     AlertRule(
+        name="step_overdue",
+        about="periodic steps of nodes and of the sweeper that have not succeeded for "
+        "three of their intervals",
+        unit="",
+        threshold=1,
+        clear=1,
+        for_seconds=10,
+        severity="critical",
+    ),
+    AlertRule(
         name="recorder_behind",
         about="age of the oldest record of a node that waits for the database",
         unit="s",

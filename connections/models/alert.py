@@ -75,6 +75,13 @@ class Alert(models.Model):
     value = models.FloatField(help_text="The value at the last evaluation.")
     peak = models.FloatField()
     threshold = models.FloatField()
+    detail = models.CharField(
+        max_length=255,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="What the value counts, such as the names of overdue steps.",
+    )
     since = models.DateTimeField(help_text="When the value reached the threshold.")
     fired_at = models.DateTimeField(null=True, blank=True)
     resolved_at = models.DateTimeField(null=True, blank=True)

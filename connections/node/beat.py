@@ -1,8 +1,13 @@
 """Make the beat of a node out of parts, each of which runs if another fails."""
 
+from collections.abc import Callable
+from typing import Any
+
+from connections.hub.hub import Hub
 from connections.metrics.steps import PeriodicSteps
+from connections.node.heartbeat import NodeRow
 from connections.node.periodic import Step, run_parts
-from connections.passes import Passes
+from connections.node.recorder import Recorder
 
 
 class Beat:
@@ -11,14 +16,18 @@ class Beat:
     def __init__(
         self,
         *,
-        write_row: Step,
-        flush: Step,
+        row: NodeRow,
+        describe: Callable[[], dict[str, Any]],
+        recorder: Recorder,
         write_used_tokens: Step,
         polls: tuple[Step, Step, Step],
-        passes: Passes,
+        hub: Hub,
         steps: PeriodicSteps,
     ) -> None:
-        self._passes = passes
+        self._row = row
+        self._describe = describe
+        self._recorder = recorder
+        self._hub = hub
         self._steps = steps
         poll_requests, poll_bans, poll_commands = polls
         self._polls = (
@@ -27,8 +36,8 @@ class Beat:
             ("The poll of commands", poll_commands),
         )
         self._parts = (
-            ("The heartbeat", write_row),
-            ("The write of records", flush),
+            ("The heartbeat", self._write_row),
+            ("The write of records", recorder.flush),
             ("The write of used tokens", write_used_tokens),
             *self._polls,
         )
@@ -45,7 +54,7 @@ class Beat:
         Raises:
             DatabaseUnavailable: the database did not answer.
         """
-        return await run_parts(self._parts, self._passes, self._steps)
+        return await run_parts(self._parts, self._hub.passes, self._steps)
 
     async def poll(self) -> bool:
         """
@@ -54,4 +63,10 @@ class Beat:
         Raises:
             DatabaseUnavailable: the next poll reads it.
         """
-        return await run_parts(self._polls, self._passes, self._steps)
+        return await run_parts(self._polls, self._hub.passes, self._steps)
+
+    async def _write_row(self) -> bool:
+        if await self._row.beat(self._describe()):
+            return True
+        # The row is new: a sweeper may have recorded the connections as lost.
+        return self._hub.for_each("The record of all", self._recorder.record_change)

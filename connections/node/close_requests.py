@@ -112,13 +112,15 @@ class AppliedRequests:
         """
         Apply requests with their ages, equal ones once; let other tasks run.
 
-        Returns False if one of them failed.
+        Returns False if one of them failed, or failed for a connection.
         """
         name, passes = "The application of close requests", self._hub.passes
         is_whole, began_at = True, time.perf_counter()
         for request, age in _join_equal(requests):
             apply = partial(self.apply, age_seconds=age.total_seconds())
-            is_whole &= passes.attempt(name, apply, request)
+            failures = passes.failures
+            passes.attempt(name, apply, request)
+            is_whole &= passes.failures == failures
             if time.perf_counter() - began_at > _SLICE_SECONDS:
                 await asyncio.sleep(0)
                 began_at = time.perf_counter()

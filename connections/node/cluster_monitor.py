@@ -9,7 +9,11 @@ from django.db.models.functions import Now
 
 from connections.alerts.email import deliver
 from connections.alerts.evaluator import Evaluator
-from connections.alerts.measurements import LOST_WITHIN
+from connections.alerts.measurements import (
+    LOST_WITHIN,
+    read_measurements,
+    read_overdue_parts,
+)
 from connections.config.loader import WebSocketConfig
 from connections.metrics.meter import Meter
 from connections.models import Node, Sweep
@@ -26,7 +30,8 @@ class ClusterMonitor:
     Reads which minutes of a node were rolled up, and which nodes were lost.
 
     Ages are by the database's clock, so that nodes' clocks do not matter. A
-    sweeper evaluates the alerts; the nodes evaluate the one on a silent sweeper.
+    sweeper evaluates the alerts; the nodes evaluate those on a sweeper that is
+    silent or fails, and on overdue steps.
     """
 
     def __init__(
@@ -48,6 +53,8 @@ class ClusterMonitor:
         self._read_at = clock()
         self.lost_nodes = 0
         """Nodes marked as lost within the last ten minutes."""
+        self.overdue_parts: list[str] = []
+        """The names of the parts of the sweep that are overdue."""
 
     @property
     def sweep_age_seconds(self) -> float | None:
@@ -69,14 +76,18 @@ class ClusterMonitor:
         """
         rolled_minute = await self._database.read(self._read)
         self._meter.forget(rolled_minute)
-        await self._database.write(self._evaluate_sweeper)
+        await self._database.write(self._evaluate)
         # Not in a thread of the database, because a mail server may be slow.
         await asyncio.to_thread(self._deliver)
 
-    def _evaluate_sweeper(self) -> None:
-        age_seconds = self.sweep_age_seconds
-        if age_seconds is not None:
-            self._evaluator.evaluate_one("sweeper_silent", age_seconds)
+    def _evaluate(self) -> None:
+        """Evaluate the alerts that a sweeper which fails cannot evaluate."""
+        measurements = read_measurements()
+        names = ["step_overdue"]
+        if self.sweep_age_seconds is not None:
+            measurements.sweep_age_seconds = self.sweep_age_seconds
+            names.append("sweeper_silent")
+        self._evaluator.evaluate_some(names, measurements)
 
     def _deliver(self) -> None:
         try:
@@ -91,6 +102,7 @@ class ClusterMonitor:
             # A cluster that was off all night has not missed any sweeps.
             age_seconds = min([max(uptimes), *sweeps])
             self._sweep_age_seconds, self._read_at = age_seconds, self._clock()
+        self.overdue_parts = read_overdue_parts()
         lately = Now() - LOST_WITHIN
         self.lost_nodes = Node.objects.lost_since(lately).count()
         own = Node.objects.filter(node_id=self._node_id)

@@ -134,10 +134,10 @@ class Node:
         self.cluster_monitor: ClusterMonitor | None = None
         self._row: NodeRow | None = None
         self._beat: Beat | None = None
-        if database is not None:
-            self._join_cluster(database)
+        if database is not None and self.recorder is not None:
+            self._join_cluster(database, self.recorder)
 
-    def _join_cluster(self, database: Database) -> None:
+    def _join_cluster(self, database: Database, recorder: Recorder) -> None:
         """Create the parts that read and write what nodes share in a database."""
         self._row = NodeRow(node_id=self.node_id, database=database)
         self.cluster_monitor = ClusterMonitor(
@@ -158,11 +158,12 @@ class Node:
             serve=self.end_drain,
         )
         self._beat = Beat(
-            write_row=self._write_row,
-            flush=self._flush,
+            row=self._row,
+            describe=self._describe,
+            recorder=recorder,
             write_used_tokens=self.verifier.beat,
             polls=(self._requests.poll, self.gate.refresh, self._commands.poll),
-            passes=self.hub.passes,
+            hub=self.hub,
             steps=self.steps,
         )
 
@@ -180,13 +181,13 @@ class Node:
             or self._beat is None
             or self.database is None
             or self.cluster_monitor is None
+            or self._phase is not _Phase.NEW
         ):
-            return
-        if self._phase is not _Phase.NEW:
             return
         self._phase = _Phase.RUNNING
         set_node(self.node_id)
         self._requests.start()
+        monitor, reauthoriser = self.cluster_monitor, self.reauthoriser
         sampler = LiveStateSampler(
             hub=self.hub,
             database=self.database,
@@ -195,7 +196,6 @@ class Node:
             is_draining=lambda: self.is_draining,
             clock=self.clock,
         )
-        monitor = self.cluster_monitor
         beat_seconds = self.config.node.beat_seconds
         lease_seconds = self.config.node.lease_seconds
         self._beat.declare(beat_seconds)
@@ -208,16 +208,14 @@ class Node:
         start("The cluster monitor", monitor.refresh, MONITOR_BEATS * beat_seconds)
         start("The meter", self.meter.tick, TICK_SECONDS)
         start("The sample of live state", sampler.sample, beat_seconds)
-        reauthoriser = self.reauthoriser
         start(
             "The re-authorisation",
             reauthoriser.poll_when_due,
             expected_seconds=reauthoriser.pause_seconds,
         )
         start("The poll of announced requests", self._requests.poll_when_announced)
-        logger.info(
-            "Node %s started", self.node_id[:8], extra={"event": "node_started"}
-        )
+        extra = {"event": "node_started"}
+        logger.info("Node %s started", self.node_id[:8], extra=extra)
 
     def begin_drain(self) -> None:
         """Refuse new connections, and report it on /readyz; open ones stay."""
@@ -321,10 +319,10 @@ class Node:
 
     def end_connections(
         self, connection_ids: Iterable[str], close_reason: CloseReason
-    ) -> None:
-        """End those of the connections that belong to this node."""
+    ) -> bool:
+        """End those of the connections that belong to this node; False if one fails."""
         found = [self.hub.get(one) for one in connection_ids]
-        self.hub.for_each(
+        return self.hub.for_each(
             "The end of connections",
             lambda connection: connection.end(close_reason),
             [one for one in found if one is not None],
@@ -346,23 +344,26 @@ class Node:
 
     # Periodic work
 
-    async def renew_leases(self) -> None:
+    async def renew_leases(self) -> bool:
         """
         Renew the leases of this node's slots, and end connections that lost theirs.
+
+        Returns False if a connection could not be ended.
 
         Raises:
             PoolUnavailable: the pool did not answer in time.
         """
         slots = [one.slot for one in self.hub if one.slot and one.close_reason is None]
-        self._end_lost_slots(await self.pool.renew(slots))
+        is_whole = self._end_lost_slots(await self.pool.renew(slots))
         self.renewed_at = self.clock()
         await self.get_usage()
+        return is_whole
 
-    def _end_lost_slots(self, renewal: Renewal) -> None:
+    def _end_lost_slots(self, renewal: Renewal) -> bool:
         """End the connections whose slots another node took, or that were lost."""
-        self.end_connections(renewal.evicted, close_codes.EVICTED)
-        self.end_connections(renewal.replaced, close_codes.REPLACED)
-        self.end_connections(renewal.lost, close_codes.POOL_FULL)
+        is_whole = self.end_connections(renewal.evicted, close_codes.EVICTED)
+        is_whole &= self.end_connections(renewal.replaced, close_codes.REPLACED)
+        return is_whole & self.end_connections(renewal.lost, close_codes.POOL_FULL)
 
     async def beat(self) -> bool:
         """
@@ -385,18 +386,6 @@ class Node:
         """
         if self._beat is not None:
             await self._beat.poll()
-
-    async def _flush(self) -> None:
-        if self.recorder is not None:
-            await self.recorder.flush()
-
-    async def _write_row(self) -> bool:
-        if self._row is None or self.recorder is None:
-            return True
-        if await self._row.beat(self._describe()):
-            return True
-        # The row is new: a sweeper may have recorded the connections as lost.
-        return self.hub.for_each("The record of all", self.recorder.record_change)
 
     def _describe(self) -> dict[str, Any]:
         return describe_node(

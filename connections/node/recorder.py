@@ -137,20 +137,25 @@ class Recorder:
         self._has_tracebacks = True
         self._bound_backlog()
 
-    async def flush(self) -> None:
+    async def flush(self) -> bool:
         """
         Write the rows pending now, in transactions of at most 500.
+
+        Returns False if the row of a connection could not be made.
 
         Raises:
             DatabaseUnavailable: nothing is lost; the next flush writes the rest.
         """
         remaining = self.pending
+        is_whole = True
         while remaining > 0:
             changed = _take(self._changed, _ROWS_PER_TRANSACTION)
             closed = _take(self._closed, _ROWS_PER_TRANSACTION - len(changed))
             room = _ROWS_PER_TRANSACTION - len(changed) - len(closed)
             errors = _take(self._errors, room)
-            rows = [*self._make_rows(changed.values()), *closed.values()]
+            made = self._make_rows(changed.values())
+            is_whole &= len(made) == len(changed)
+            rows = [*made, *closed.values()]
             try:
                 dropped = await self._database.write(_write, [*rows, *errors.values()])
             except BaseException:
@@ -163,6 +168,7 @@ class Recorder:
         unwritten: list[Row] = [*self._closed.values(), *self._errors.values()]
         self._bytes = sum(map(_measure, unwritten))
         self._waiting_since = self._clock() if self.pending else None
+        return is_whole
 
     def _put_back(
         self,

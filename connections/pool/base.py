@@ -38,7 +38,7 @@ class Renewal:
     """Connections whose lease ended and whose slot could not be taken again."""
 
 
-OnTaken = Callable[[Renewal], None]
+OnTaken = Callable[[Renewal], object]
 """Called at once, on the event loop, with slots taken away between renewals."""
 
 

@@ -7,7 +7,6 @@ import asyncio
 import logging
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -15,13 +14,6 @@ from urllib.parse import quote
 
 from twisted.internet import defer, reactor
 from twisted.internet.endpoints import serverFromString
-from twisted.logger import (
-    FilteringLogObserver,
-    LogLevel,
-    LogLevelFilterPredicate,
-    STDLibLogObserver,
-    globalLogBeginner,
-)
 
 from connections import close_codes
 from connections.background import BackgroundTasks
@@ -40,6 +32,7 @@ from connections.server.daphne_options import warn_of_ignored
 from connections.server.drain import drain
 from connections.server.file_limit import raise_file_limit
 from connections.server.http import HttpChannel, HttpFactory
+from connections.server.process import begin_logging, exit_in_time
 from connections.server.request_limits import RequestLimits
 from connections.server.timers import CoarseTimers
 from connections.server.websocket.protocol import WebSocketProtocol
@@ -52,8 +45,8 @@ BACKLOG = 2048
 _PATH_CHARACTERS = 500
 """How much of a path the access log shows."""
 
-_EXIT_SECONDS = 3
-"""How long threads may take to end after the drain."""
+_APPLICATION_CHECK = "The check for applications that do not end"
+_TIMEOUT_CHECK = "The check for timeouts"
 
 
 class Server(DaphneServer):
@@ -131,7 +124,7 @@ class Server(DaphneServer):
             self.abort_start, self.exit_code = True, 1
             return
         self.http_factory = HttpFactory(self)
-        _begin_logging(self.verbosity)
+        begin_logging(self.verbosity)
         raise_file_limit(self.config)
         asyncio.set_event_loop(self.loop)
         if self.verbosity >= 3:
@@ -157,7 +150,7 @@ class Server(DaphneServer):
         reactor.callLater(2, self.timeout_checker)
         reactor.run(installSignalHandlers=self.signal_handlers)
         if self.signal_handlers:
-            _exit_in_time(self.exit_code)
+            exit_in_time(self.exit_code)
 
     def listen_success(self, port: Any) -> None:
         self.ports.append(port)
@@ -238,8 +231,13 @@ class Server(DaphneServer):
         """Cancel applications that run too long after their client left."""
         latest = self.loop.time() - self.application_close_timeout
         late = [one for one, left_at in self._lingering.items() if left_at < latest]
-        self._check_each(late, self._cancel_application)
+        is_whole = self._check_each(late, self._cancel_application)
+        self._record_step(_APPLICATION_CHECK, is_whole=is_whole)
         reactor.callLater(1, self.application_checker)
+
+    def _record_step(self, name: str, *, is_whole: bool) -> None:
+        if is_whole and self.node is not None:
+            self.node.steps.record_success(name)
 
     def _cancel_application(self, protocol: Any) -> None:
         task = self.connections[protocol].get("application_instance")
@@ -255,7 +253,8 @@ class Server(DaphneServer):
     def timeout_checker(self) -> None:
         """Enforce the timeouts of requests and the lifetime of WebSockets."""
         old = [*self._requests, *self._find_old()]
-        self._check_each(old, self._check_timeout)
+        is_whole = self._check_each(old, self._check_timeout)
+        self._record_step(_TIMEOUT_CHECK, is_whole=is_whole)
         reactor.callLater(2, self.timeout_checker)
 
     def _check_timeout(self, protocol: Any) -> None:
@@ -321,6 +320,8 @@ class Server(DaphneServer):
         self.node = get_node()
         self.node.counters.refused_early = self.admission.refusals
         self.node.counters.round_trips = self.round_trips
+        self.node.steps.declare(_APPLICATION_CHECK, 1)
+        self.node.steps.declare(_TIMEOUT_CHECK, 2)
         self._starting = self.tasks.start(
             self._start_node(self.node), "The start of the node"
         )
@@ -361,35 +362,6 @@ class Server(DaphneServer):
                 self.node.skip_grace()
         else:
             os._exit(1)
-
-
-def _exit_in_time(exit_code: int) -> None:
-    """
-    Let the process end although a thread does not.
-
-    Python waits for every thread of an executor. A thread that waits for a hanging
-    database, or runs a consumer's code, may never end.
-    """
-
-    def leave() -> None:
-        logger.error("A thread does not end; left behind", extra={"event": "stuck"})
-        logging.shutdown()
-        os._exit(exit_code)
-
-    timer = threading.Timer(_EXIT_SECONDS, leave)
-    timer.daemon = True
-    timer.start()
-
-
-def _begin_logging(verbosity: int) -> None:
-    """Pass Twisted's log on, which daphne throws away."""
-    observer = STDLibLogObserver("twisted")
-    if verbosity <= 1:
-        level = LogLevelFilterPredicate(defaultLogLevel=LogLevel.warn)
-        observer = FilteringLogObserver(observer, [level])
-    globalLogBeginner.beginLoggingTo(
-        [observer], redirectStandardIO=False, discardBuffer=True
-    )
 
 
 def _with_backlog(endpoint: Any) -> Any:

@@ -7,16 +7,13 @@ slots, because leases expire by themselves.
 
 import logging
 import os
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from typing import Any, TypeVar
 
-from django.db import Error as DatabaseError
-from django.db import close_old_connections
 from django.db.models import QuerySet
 from django.db.models.functions import Now
 from django.utils import timezone
@@ -29,6 +26,7 @@ from connections.announcements import post_close_requests
 from connections.config.loader import WebSocketConfig
 from connections.exceptions import ConnectionsError
 from connections.metrics.counters import record_failure
+from connections.metrics.steps import PeriodicSteps
 from connections.models import (
     Alert,
     Ban,
@@ -42,20 +40,36 @@ from connections.models import (
 )
 from connections.models.alias import get_connection
 from connections.models.sweep import delete_some
+from connections.passes import Passes
 from connections.sweeper.rollups import roll_up
-from connections.sweeper.tasks import get_sweep_tasks
+from connections.sweeper.tasks import SweepTask, get_sweep_tasks
 from connections.units import Clock, count_of
 
 logger = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 
-INTERVAL_SECONDS = 10
 BATCH_SIZE = 500
 _SWEEP = "connections"
 _AUTHOR = "sweeper"
-_STALL_SECONDS = 3
-"""A wait that takes so much longer means that the process or host was paused."""
+
+_PRUNED = {
+    "connections": "The deletion of old connections",
+    "errors": "The deletion of old errors",
+    "close_requests": "The deletion of old close requests",
+    "nodes": "The deletion of old nodes",
+    "rollups": "The deletion of old minutes",
+    "alerts": "The deletion of old alerts",
+    "bans": "The deletion of ended bans",
+    "orders": "The deletion of old node commands",
+}
+_IDLE = "The close of idle connections"
+_DEAD = "The search for dead nodes"
+_LOST = "The record of lost connections"
+_ROLLUP = "The rollup of minutes"
+_ALERTS = "The evaluation of alerts"
+_MAILS = "The delivery of alerts"
+_PARTS = (_IDLE, _DEAD, _LOST, _ROLLUP, *_PRUNED.values(), _ALERTS, _MAILS)
 
 
 class AllNodesSilent(ConnectionsError):
@@ -87,6 +101,18 @@ class Swept:
     orders_pruned: int = 0
     tasks: dict[str, int] = field(default_factory=dict)
     """The counts of tasks that other packages added, by name."""
+
+
+class SweepIncomplete(ConnectionsError):
+    """Parts of a sweep failed, and were logged; the others have run."""
+
+    def __init__(self, parts: Sequence[str], swept: Swept) -> None:
+        super().__init__(*parts)
+        self.parts = tuple(parts)
+        self.swept = swept
+
+    def __str__(self) -> str:
+        return "the sweep is incomplete; these parts failed: " + ", ".join(self.parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +151,28 @@ class Sweeper:
         self._beats: dict[str, _ObservedBeat] = {}
         # The last slow call; before its end, nodes may have been delayed as well.
         self._delayed_at = float("-inf")
+        self._passes = Passes(record_failure)
+        self._steps = PeriodicSteps(clock)
+        self.interval_seconds: float | None = None
+        """The interval of repeated sweeps, by which nodes find overdue parts."""
+        self._failed: list[str] = []
+        self._is_leader = False
 
     def sweep(self) -> Swept:
-        """Sweep once, as one of many rounds of this sweeper."""
+        """
+        Sweep once, as one of many rounds of this sweeper.
+
+        Raises:
+            SweepIncomplete: parts failed; the others have run.
+        """
         if not self._is_dry and not self._call(self._take_lead):
             self.forget()
+            self._is_leader = False
             return Swept(is_leader=False)
+        if not self._is_leader:
+            self._is_leader = True
+            for name in (*_PARTS, *map(_name_part, get_sweep_tasks())):
+                self._steps.declare(name, self.interval_seconds or 0)
         return self._sweep(self._find_dead())
 
     def sweep_once(self, *, is_forced: bool = False) -> Swept:
@@ -139,10 +181,15 @@ class Sweeper:
 
         Raises:
             AllNodesSilent: every live node looks dead, and is_forced is not set.
+            SweepIncomplete: parts failed; the others have run.
         """
         timeout = timedelta(seconds=self._config.node.node_timeout_seconds)
         silent = list(Node.objects.silent_since(Now() - timeout))
-        if len(silent) > 1 and not is_forced and len(silent) == self._count_live():
+        if (
+            len(silent) > 1
+            and not is_forced
+            and len(silent) == Node.objects.live().count()
+        ):
             raise AllNodesSilent
         return self._sweep(silent)
 
@@ -155,15 +202,21 @@ class Sweeper:
         self._beats.clear()
 
     def _sweep(self, dead: list[Node]) -> Swept:
-        swept = Swept(idle_requested=self._request_idle())
-        swept.nodes_lost = self._mark_nodes_lost(dead)
-        swept.connections_lost = self._mark_connections_lost(dead)
+        self._failed = []
+        run = self._run_part
+        swept = Swept()
+        swept.idle_requested = run(_IDLE, self._request_idle) or 0
+        swept.nodes_lost = run(_DEAD, lambda: self._mark_nodes_lost(dead)) or 0
+        swept.connections_lost = (
+            run(_LOST, lambda: self._mark_connections_lost(dead)) or 0
+        )
         if not self._is_dry:
-            swept.minutes_rolled = self._call(lambda: roll_up(self._batch_size))
+            work = partial(roll_up, self._batch_size)
+            swept.minutes_rolled = run(_ROLLUP, lambda: self._call(work)) or 0
         self._prune(swept)
-        self._run_tasks(swept)
-        if not self._is_dry:
-            self._call(self._record_finished)
+        for task in get_sweep_tasks():
+            count = run(_name_part(task), partial(self._run_task, task))
+            swept.tasks[task.name] = count or 0
         if swept.connections_lost:
             logger.warning(
                 "%s of dead nodes recorded as lost",
@@ -171,17 +224,42 @@ class Sweeper:
                 extra={"event": "connections_lost", "count": swept.connections_lost},
             )
         if not self._is_dry:
-            # Last, so that a failure of the alerts does not affect the sweep.
-            self._call(self._evaluate_alerts)
-            deliver(self._config)
+            self._call(self._record_finished)
+            run(_ALERTS, lambda: self._call(self._evaluate_alerts))
+            run(_MAILS, lambda: deliver(self._config))
+        if self._failed:
+            raise SweepIncomplete(self._failed, swept)
         return swept
+
+    def _run_part(self, name: str, part: Callable[[], Answer]) -> Answer | None:
+        """
+        Run one part of a sweep; a failure is logged and counted, and ends no sweep.
+
+        An error is raised if the connection to the database is lost, because the
+        other parts would wait for it as well.
+        """
+        try:
+            answer = part()
+        except Exception as exc:
+            database = get_connection()
+            if database.errors_occurred and not database.is_usable():
+                raise
+            self._failed.append(name)
+            self._passes.report(name, exc)
+            return None
+        self._passes.finish(name, is_whole=True)
+        self._steps.record_success(name)
+        return answer
 
     def _take_lead(self) -> bool:
         timeout_seconds = self._config.node.node_timeout_seconds
         return Sweep.objects.take(_SWEEP, self._holder_id, timeout_seconds)
 
     def _record_finished(self) -> None:
-        finished = {"finished_at": Now()}
+        """Record the end of the sweep, and how long each part has not succeeded."""
+        ages = self._steps.get_ages()
+        result = {"interval_seconds": self.interval_seconds, "ages": ages}
+        finished = {"finished_at": Now(), "result": result}
         Sweep.objects.update_or_create(name=_SWEEP, defaults=finished)
 
     def _evaluate_alerts(self) -> None:
@@ -190,11 +268,12 @@ class Sweeper:
     def _call(self, work: Callable[[], Answer]) -> Answer:
         """Call the database, and record when a call was slow."""
         started = self.clock()
-        answer = work()
-        answered = self.clock()
-        if answered - started >= self._config.node.node_timeout_seconds / 3:
-            self._delayed_at = answered
-        return answer
+        try:
+            return work()
+        finally:
+            answered = self.clock()
+            if answered - started >= self._config.node.node_timeout_seconds / 3:
+                self._delayed_at = answered
 
     def _find_dead(self) -> list[Node]:
         nodes = self._call(lambda: list(Node.objects.live()))
@@ -212,9 +291,6 @@ class Sweeper:
                 dead.append(node)
         self._beats = beats
         return dead
-
-    def _count_live(self) -> int:
-        return Node.objects.live().count()
 
     def _request_idle(self) -> int:
         """Post close requests for idle connections, which the nodes check again."""
@@ -274,35 +350,32 @@ class Sweeper:
         return self._repeat(lambda: Connection.objects.mark_lost(self._batch_size))
 
     def _prune(self, swept: Swept) -> None:
+        """Delete old rows of each model; one that fails does not stop the others."""
         retention = self._config.retention
         gone_before = _days_ago(retention.closed_connections_days)
-        connections = Connection.objects.filter(closed_at__lt=gone_before)
-        errors = ErrorEvent.objects.filter(at__lt=_days_ago(retention.errors_days))
-        requests = CloseRequest.objects.filter(created_at__lt=_days_ago(1))
         rollups_before = _days_ago(retention.rollups_days)
         oldest_minute = rollups_before.timestamp() // 60
-        alerts = Alert.objects.filter(resolved_at__lt=rollups_before)
-        rollups = MinuteRollup.objects.filter(minute__lt=oldest_minute)
-        nodes = Node.objects.gone_before(gone_before)
         # Bans and commands are kept as long as the connections that they ended.
-        bans = Ban.objects.filter(until__lt=gone_before)
-        commands = NodeCommand.objects.filter(created_at__lt=gone_before)
-        swept.connections_pruned = self._delete(connections)
-        swept.errors_pruned = self._delete(errors)
-        swept.close_requests_pruned = self._delete(requests)
-        swept.nodes_pruned = self._delete(nodes)
-        swept.rollups_pruned = self._delete(rollups)
-        swept.alerts_pruned = self._delete(alerts)
-        swept.bans_pruned = self._delete(bans)
-        swept.orders_pruned = self._delete(commands)
+        old: dict[str, QuerySet[Any]] = {
+            "connections": Connection.objects.filter(closed_at__lt=gone_before),
+            "errors": ErrorEvent.objects.filter(
+                at__lt=_days_ago(retention.errors_days)
+            ),
+            "close_requests": CloseRequest.objects.filter(created_at__lt=_days_ago(1)),
+            "nodes": Node.objects.gone_before(gone_before),
+            "rollups": MinuteRollup.objects.filter(minute__lt=oldest_minute),
+            "alerts": Alert.objects.filter(resolved_at__lt=rollups_before),
+            "bans": Ban.objects.filter(until__lt=gone_before),
+            "orders": NodeCommand.objects.filter(created_at__lt=gone_before),
+        }
+        for name in _PRUNED:
+            count = self._run_part(_PRUNED[name], partial(self._delete, old[name]))
+            setattr(swept, f"{name}_pruned", count or 0)
 
-    def _run_tasks(self, swept: Swept) -> None:
-        for task in get_sweep_tasks():
-            work = partial(task.work, self._config, self._batch_size)
-            if self._is_dry:
-                swept.tasks[task.name] = task.count(self._config)
-            else:
-                swept.tasks[task.name] = self._repeat(work)
+    def _run_task(self, task: SweepTask) -> int:
+        if self._is_dry:
+            return task.count(self._config)
+        return self._repeat(partial(task.work, self._config, self._batch_size))
 
     def _delete(self, rows: "QuerySet[Any]") -> int:
         if self._is_dry:
@@ -319,66 +392,8 @@ class Sweeper:
         return total
 
 
-class BackgroundSweeper:
-    """A sweeper in a thread of its own, within `serve`."""
-
-    def __init__(
-        self, config: WebSocketConfig, interval_seconds: float = INTERVAL_SECONDS
-    ) -> None:
-        self._sweeper = Sweeper(config)
-        self._interval_seconds = interval_seconds
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(
-            target=self._run, name="connections-sweeper", daemon=True
-        )
-
-    def start(self) -> None:
-        """Begin to sweep."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Wait at most two seconds for the sweep under way, then stop."""
-        self._stopping.set()
-        self._thread.join(timeout=2)
-
-    def _run(self) -> None:
-        run_sweeper(self._sweeper, self._interval_seconds, self._stopping)
-
-
-def run_sweeper(
-    sweeper: Sweeper,
-    interval_seconds: float,
-    stopping: threading.Event,
-    report: Callable[[Swept], None] = lambda swept: None,
-) -> None:
-    """Sweep at an interval until stopping is set; a sweep that fails is repeated."""
-    while not stopping.is_set():
-        close_old_connections()
-        try:
-            report(sweeper.sweep())
-        except Exception as exc:
-            sweeper.forget()
-            logger.error(
-                "A sweep failed and will be tried again: %s",
-                exc,
-                exc_info=exc,
-                extra={"event": "sweep_failed"},
-            )
-            record_failure("The sweep")
-        waiting_since = sweeper.clock()
-        stopping.wait(interval_seconds)
-        if sweeper.clock() - waiting_since > interval_seconds + _STALL_SECONDS:
-            sweeper.forget()  # This host stood still, and the nodes on it as well.
-    try:
-        sweeper.give_up()
-    except DatabaseError as exc:
-        logger.warning(
-            "The lead could not be given up; another sweeper waits for its end: %s",
-            exc,
-            extra={"event": "give_up_failed"},
-        )
-    finally:
-        get_connection().close()
+def _name_part(task: SweepTask) -> str:
+    return f"The sweep of {task.name}"
 
 
 def _days_ago(days: float) -> Any:

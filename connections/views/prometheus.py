@@ -10,7 +10,7 @@ import asyncio
 import os
 import platform
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 
 import channels
 import django
@@ -18,7 +18,6 @@ from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
-    HistogramMetricFamily,
     InfoMetricFamily,
     Metric,
 )
@@ -29,7 +28,6 @@ from connections.close_codes import APPLICATION, CLOSE_REASONS, PEER
 from connections.metrics.counters import (
     CREDENTIAL_OUTCOMES,
     UNKNOWN_ROUTE,
-    Histogram,
     RouteCounters,
     Tally,
 )
@@ -37,6 +35,7 @@ from connections.node.current import get_node
 from connections.node.node import Node
 from connections.node.recorder import Recorder
 from connections.version import VERSION
+from connections.views.families import count_by, make_histogram
 
 _REASONS = (*CLOSE_REASONS, APPLICATION, PEER)
 _ERROR_KINDS = ("internal", "invalid_json", "invalid_message", "unknown_type")
@@ -145,31 +144,31 @@ def _describe_ends(node: Node) -> Iterator[Metric]:
         for outcome, count in route.outcomes.items():
             outcomes.add(outcome, count)
     failures = {word: outcomes.get(word, 0) for word in sorted(CREDENTIAL_OUTCOMES)}
-    yield _count(
+    yield count_by(
         "websocket_disconnects",
         "Connections that ended, by reason.",
         "reason",
         dict.fromkeys(_REASONS, 0) | counters.ends,
     )
-    yield _count(
+    yield count_by(
         "websocket_errors",
         "Messages whose handling failed, by kind.",
         "kind",
         dict.fromkeys(_ERROR_KINDS, 0) | counters.errors,
     )
-    yield _count(
+    yield count_by(
         "websocket_auth_failures",
         "Handshakes refused because of their credentials.",
         "reason",
         failures,
     )
-    yield _count(
+    yield count_by(
         "websocket_resumes",
         "Sessions attached, by outcome.",
         "outcome",
         dict.fromkeys(_RESUME_OUTCOMES, 0) | counters.resumes,
     )
-    yield _count(
+    yield count_by(
         "websocket_failures",
         "Failures of the node's periodic work, by part; each is retried.",
         "part",
@@ -192,19 +191,21 @@ def _describe_latencies(node: Node) -> Iterator[Metric]:
     about = "Durations of ended connections, in seconds."
     # The first name is the specified one; the second follows the convention of
     # a unit at the end.
-    yield _bucket("websocket_connection_duration", about, counters.durations)
-    yield _bucket("websocket_connection_duration_seconds", about, counters.durations)
-    yield _bucket(
+    yield make_histogram("websocket_connection_duration", about, counters.durations)
+    yield make_histogram(
+        "websocket_connection_duration_seconds", about, counters.durations
+    )
+    yield make_histogram(
         "websocket_handler_duration_seconds",
         "Duration of handling a message, in seconds.",
         counters.handling,
     )
-    yield _bucket(
+    yield make_histogram(
         "websocket_ack_duration_seconds",
         "Seconds from a session's message to its ack, which follows the commit.",
         counters.acks,
     )
-    yield _bucket(
+    yield make_histogram(
         "websocket_ping_round_trip_seconds",
         "Seconds from a ping to its pong.",
         counters.round_trips,
@@ -280,6 +281,7 @@ def _describe_health(node: Node) -> Iterator[Metric]:
         "Objects and slots left 60 seconds after their connection ended.",
         len(node.leaks.suspects),
     )
+    yield from _describe_steps(node)
     yield GaugeMetricFamily(
         "websocket_draining",
         "1 while the node drains.",
@@ -302,6 +304,36 @@ def _describe_health(node: Node) -> Iterator[Metric]:
         )
 
 
+def _describe_steps(node: Node) -> Iterator[Metric]:
+    now = time.time()
+    succeeded = GaugeMetricFamily(
+        "websocket_step_last_success_timestamp_seconds",
+        "Time of the last success of a periodic step, or of its first start.",
+        labels=["step"],
+    )
+    for name, age_seconds in node.steps.get_ages().items():
+        succeeded.add_metric([name], now - age_seconds)
+    intervals = GaugeMetricFamily(
+        "websocket_step_interval_seconds",
+        "Interval of a periodic step.",
+        labels=["step"],
+    )
+    for name, interval_seconds in node.steps.get_intervals().items():
+        intervals.add_metric([name], interval_seconds)
+    yield from (succeeded, intervals)
+    yield GaugeMetricFamily(
+        "websocket_steps_overdue",
+        "Periodic steps without success for three of their intervals.",
+        len(node.steps.find_overdue()),
+    )
+    monitor = node.cluster_monitor
+    yield GaugeMetricFamily(
+        "websocket_sweep_parts_overdue",
+        "Parts of the sweep without success for three of its intervals.",
+        len(monitor.overdue_parts) if monitor is not None else 0,
+    )
+
+
 def _describe_recorder(recorder: Recorder) -> Iterator[Metric]:
     dropped = recorder.dropped
     yield GaugeMetricFamily(
@@ -314,7 +346,7 @@ def _describe_recorder(recorder: Recorder) -> Iterator[Metric]:
         "Age of the oldest waiting row, in seconds.",
         recorder.lag_seconds,
     )
-    yield _count(
+    yield count_by(
         "websocket_recorder_dropped",
         "Rows dropped because the backlog was full or the database rejected them.",
         "what",
@@ -360,27 +392,4 @@ def _describe_configuration(node: Node) -> Iterator[Metric]:
     )
     yield GaugeMetricFamily(
         "websocket_max_message_bytes", "max_message_size", config.max_message_size
-    )
-
-
-def _count(
-    name: str, documentation: str, label: str, counts: Mapping[str, int]
-) -> CounterMetricFamily:
-    family = CounterMetricFamily(name, documentation, labels=[label])
-    for word, count in counts.items():
-        family.add_metric([word], count)
-    return family
-
-
-def _bucket(
-    name: str, documentation: str, histogram: Histogram
-) -> HistogramMetricFamily:
-    edges: Sequence[str] = [*(f"{edge:g}" for edge in histogram.edges), "+Inf"]
-    total = 0
-    buckets: list[tuple[str, float]] = []
-    for edge, count in zip(edges, histogram.counts, strict=True):
-        total += count
-        buckets.append((edge, total))
-    return HistogramMetricFamily(
-        name, documentation, buckets=buckets, sum_value=histogram.sum_seconds
     )

@@ -444,7 +444,7 @@ def test_the_self_test_leaves_real_alerts_alone(moment: Moment, project: None) -
 
 def test_the_self_test_fails_when_a_mail_fails(project: None, settings: Any) -> None:
     use_backend(settings, BROKEN)
-    with pytest.raises(CommandError, match="11 rules failed"):
+    with pytest.raises(CommandError, match="12 rules failed"):
         run("--self-test")
 
 

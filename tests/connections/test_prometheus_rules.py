@@ -30,6 +30,8 @@ LOST = "websocket_nodes_lost"
 STUCK = "websocket_consumers_stuck"
 SUSPECTS = "websocket_leak_suspects"
 SWEPT = "websocket_sweeper_last_run_timestamp_seconds"
+STEPS = "websocket_steps_overdue"
+PARTS = "websocket_sweep_parts_overdue"
 SLOW = 'websocket_disconnects_total{reason="slow_consumer"}'
 FAILED = 'websocket_auth_failures_total{reason="unauthenticated"}'
 LAG = "websocket_event_loop_lag_seconds"
@@ -45,6 +47,7 @@ FIRING: dict[str, Series] = {
     "reconnect_storm": {ACTIVE: "100x30", HANDSHAKES: "0+250x30"},
     "dead_node": {LOST: "1x30"},
     "sweeper_silent": {SWEPT: "1400x30"},
+    "step_overdue": {STEPS: "0x30", PARTS: "1x30"},
     "recorder_behind": {"websocket_recorder_lag_seconds": "31x30"},
     "slow_consumers": {SLOW: "0+12x30"},
     "authentication_failures": {FAILED: "0+120x30"},
@@ -76,6 +79,7 @@ QUIET: dict[str, list[Series]] = {
     ],
     "dead_node": [{LOST: "0x30"}],
     "sweeper_silent": [{SWEPT: "0+60x30"}, {}],
+    "step_overdue": [{STEPS: "0x30", PARTS: "0x30"}, {}],
     "recorder_behind": [{"websocket_recorder_lag_seconds": "29x30"}, {}],
     "slow_consumers": [{SLOW: "0+8x30"}, {}],
     "authentication_failures": [{FAILED: "0+80x30"}, {}],

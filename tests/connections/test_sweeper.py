@@ -19,7 +19,8 @@ from connections.models import (
     NodeCommand,
     Sweep,
 )
-from connections.sweeper.sweeper import AllNodesSilent, Sweeper, Swept, run_sweeper
+from connections.sweeper.background import run_sweeper
+from connections.sweeper.sweeper import AllNodesSilent, Sweeper, Swept
 from connections.testing import FakeClock
 from connections.testing.communicators import make_config
 from tests.connections.rows import make_connection_row, make_node_row

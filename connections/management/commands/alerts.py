@@ -62,6 +62,7 @@ class Command(DatabaseCommand):
                     value=alert.value,
                     peak=alert.peak,
                     threshold=alert.threshold,
+                    detail=alert.detail,
                     since=alert.since.isoformat(),
                     fired_at=alert.fired_at and alert.fired_at.isoformat(),
                     resolved_at=alert.resolved_at and alert.resolved_at.isoformat(),
@@ -75,6 +76,7 @@ class Command(DatabaseCommand):
                 f"{alert.value:.4g} (worst {alert.peak:.4g}, threshold "
                 f"{alert.threshold:.4g}) for {seconds:.0f} s "
                 f"since {alert.since:%Y-%m-%d %H:%M:%S}"
+                f"{': ' + alert.detail if alert.detail else ''}"
             )
         if not alerts and not options["json"]:
             self.stdout.write("no alert is pending or firing")

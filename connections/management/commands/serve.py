@@ -98,7 +98,7 @@ class Command(BaseCommand):
             raise CommandError(f"nothing is served: {exc}") from exc
         from connections.server.endpoints import make_tls, open_socket, take_socket
         from connections.server.server import Server
-        from connections.sweeper.sweeper import BackgroundSweeper
+        from connections.sweeper.background import BackgroundSweeper
 
         application = self._import_application()
         try:

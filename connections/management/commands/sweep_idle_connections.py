@@ -8,13 +8,13 @@ from django.core.management.base import CommandError, CommandParser
 
 from connections.config.loader import get_config
 from connections.management.database_command import DatabaseCommand
+from connections.sweeper.background import INTERVAL_SECONDS, run_sweeper
 from connections.sweeper.sweeper import (
     BATCH_SIZE,
-    INTERVAL_SECONDS,
     AllNodesSilent,
     Sweeper,
+    SweepIncomplete,
     Swept,
-    run_sweeper,
 )
 from connections.units import count_of
 
@@ -76,6 +76,9 @@ class Command(DatabaseCommand):
         if is_single:
             try:
                 swept = sweeper.sweep_once(is_forced=options["force"])
+            except SweepIncomplete as exc:
+                self._report(exc.swept, options)
+                raise CommandError(str(exc)) from exc
             except AllNodesSilent as exc:
                 raise CommandError(str(exc)) from exc
             self._report(swept, options)
