@@ -29,13 +29,14 @@ from channels.generic.websocket import (
 from channels.layers import get_channel_layer
 
 from connections.asgi import Message, Receive, Send
+from connections.connection.channel import ConnectionChannel
 from connections.connection.compat import get_handler_name
 from connections.connection.public import ConsumerConnection
 from connections.connection.refresh import holds_refresh, is_refresh, refresh
 from connections.connection.runner import ConnectionRunner
 from connections.connection.terms import read_terms
 from connections.credentials.identity import identify
-from connections.exceptions import InvalidMessage
+from connections.exceptions import InvalidMessage, UnknownEvent
 from connections.limits import Limits
 from connections.node.current import get_detached_node
 from connections.node.node import Node
@@ -45,10 +46,10 @@ class _Limited:
     """
     The common base of all limited consumers; it precedes the Channels class.
 
-    Reserved names, beside those of Channels: `end`, `is_activity`, `is_json`,
-    `get_client_id`, `get_limits`, `permission_required`, `groups_required`,
-    `_runner` and `_connection`. A subclass may set or define `connection` for a
-    purpose of its own: nothing here reads it.
+    Orchestra reads `is_activity`, `is_json`, `get_client_id`, `get_limits`,
+    `permission_required` and `groups_required`. A subclass that means something else
+    by one of them is an error (ReservedName). A subclass may define `end` and
+    `connection` for a purpose of its own: nothing here reads them.
     """
 
     is_json = False
@@ -63,28 +64,32 @@ class _Limited:
     scope: Message
     channel_layer: Any
     channel_layer_alias: str
+    channel_name: str | None
+    """The connection's own channel; None while the channel layer is unreachable."""
+
     groups: list[str]
     base_send: Any
     websocket_receive: Any
-    _runner: ConnectionRunner
-    _connection: ConsumerConnection
+    _orchestra_runner: ConnectionRunner
+    _orchestra_connection: ConsumerConnection
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         self.scope = scope
         self.channel_layer = get_channel_layer(self.channel_layer_alias)
         node = _find_node(scope)
         terms = await read_terms(self, scope, node.config)
-        self._runner = ConnectionRunner(
+        runner = self._orchestra_runner = ConnectionRunner(
             self, scope, receive, send, node=node, terms=terms
         )
-        sender = self._runner.sender
-        loop = asyncio.get_running_loop()
-        self._connection = ConsumerConnection(self._runner.connection, sender, loop)
+        sender = runner.sender
+        self._orchestra_connection = ConsumerConnection(
+            runner.connection, sender, asyncio.get_running_loop()
+        )
         transmit = sender.transmit
         self.base_send = (
             async_to_sync(transmit) if isinstance(self, SyncConsumer) else transmit
         )
-        await self._runner.run()
+        await runner.run()
 
     # A property would forbid a subclass to assign the name.
     @functools.cached_property
@@ -95,7 +100,7 @@ class _Limited:
         Has `id`, `client_id`, `limits`, `opened_at`, `end()`, and `send()` for
         messages that are no activity.
         """
-        return self._connection
+        return self._orchestra_connection
 
     async def dispatch(self, message: Message) -> None:
         """
@@ -104,10 +109,10 @@ class _Limited:
         Channels' own dispatch() enters the shared thread for each message to
         close old database connections; the node does that once a second for all.
         """
-        if message["type"] == "websocket.receive":
+        if message.get("type") == "websocket.receive":
             await self.websocket_receive(message)
         else:
-            await self._find_method(message)(message)
+            await _find_method(self, message)(message)
 
     def end(self, close_code: int, reason: str) -> None:
         """
@@ -115,7 +120,7 @@ class _Limited:
 
         See ConsumerConnection.end().
         """
-        self._connection.end(close_code, reason)
+        self._orchestra_connection.end(close_code, reason)
 
     def is_activity(self, message: Message) -> bool:
         """
@@ -144,41 +149,6 @@ class _Limited:
         """
         return Limits.configured(_find_node(scope).config)
 
-    @property
-    def channel_name(self) -> str | None:
-        """The connection's own channel; the first use starts receiving on it."""
-        channel = self._runner.channel
-        if channel is None:
-            raise AttributeError("channel_name: no channel layer is configured")
-        channel.open()
-        return channel.channel_name
-
-    async def _refresh(self, content: Message) -> None:
-        """Put the connection on the credential of a message, and answer."""
-        answer = await refresh(
-            content,
-            connection=self._runner.connection,
-            scope=self.scope,
-            node=_find_node(self.scope),
-            get_client_id=self.get_client_id,
-        )
-        await self._runner.sender.send_json(answer)
-
-    def _find_method(self, message: Message) -> Callable[[Message], Any]:
-        name = get_handler_name(message)
-        method: Callable[[Message], Any] | None = getattr(self, name, None)
-        if method is None:
-            raise ValueError(f"No method for messages of type {message['type']}")
-        return method
-
-    def _require_channel(self) -> Any:
-        channel = self._runner.channel
-        if channel is None or not hasattr(self.channel_layer, "group_add"):
-            raise InvalidChannelLayerError(
-                "BACKEND is unconfigured or doesn't support groups"
-            )
-        return channel
-
 
 class LimitedConsumer(_Limited, AsyncWebsocketConsumer):
     """channels.generic.websocket.AsyncWebsocketConsumer, limited."""
@@ -201,7 +171,7 @@ class LimitedConsumer(_Limited, AsyncWebsocketConsumer):
 
     async def websocket_connect(self, message: Message) -> None:
         if self.groups:
-            await self._require_channel().join(_require_groups(self.groups))
+            await _require_channel(self).join(_require_groups(self.groups))
         try:
             await self.connect()
         except AcceptConnection:
@@ -211,7 +181,7 @@ class LimitedConsumer(_Limited, AsyncWebsocketConsumer):
 
     async def websocket_disconnect(self, message: Message) -> None:
         if self.groups:
-            await self._require_channel().leave(self.groups)
+            await _require_channel(self).leave(self.groups)
         await self.disconnect(message["code"])
         raise StopConsumer()
 
@@ -225,11 +195,11 @@ class LimitedSyncConsumer(_Limited, WebsocketConsumer):
     """
 
     async def dispatch(self, message: Message) -> None:
-        await database_sync_to_async(self._find_method(message))(message)
+        await database_sync_to_async(_find_method(self, message))(message)
 
     def websocket_connect(self, message: Message) -> None:
         if self.groups:
-            join = self._require_channel().join
+            join = _require_channel(self).join
             async_to_sync(join)(_require_groups(self.groups))
         try:
             self.connect()
@@ -240,7 +210,7 @@ class LimitedSyncConsumer(_Limited, WebsocketConsumer):
 
     def websocket_disconnect(self, message: Message) -> None:
         if self.groups:
-            async_to_sync(self._require_channel().leave)(self.groups)
+            async_to_sync(_require_channel(self).leave)(self.groups)
         self.disconnect(message["code"])
         raise StopConsumer()
 
@@ -268,7 +238,7 @@ class LimitedJsonConsumer(LimitedConsumer, AsyncJsonWebsocketConsumer):
         with _raise_invalid_json():
             content = await self.decode_json(_require_text(text_data))
         if is_refresh(content):
-            await self._refresh(content)
+            await _refresh(self, content)
         else:
             await self.receive_json(content, **kwargs)
 
@@ -293,7 +263,7 @@ class LimitedSyncJsonConsumer(LimitedSyncConsumer, JsonWebsocketConsumer):
         with _raise_invalid_json():
             content = self.decode_json(_require_text(text_data))
         if is_refresh(content):
-            async_to_sync(self._refresh)(content)
+            async_to_sync(_refresh)(self, content)
         else:
             self.receive_json(content, **kwargs)
 
@@ -316,6 +286,48 @@ def _require_groups(groups: object) -> Iterable[str]:
     if not isinstance(groups, list | tuple | set | frozenset):
         raise TypeError(f"groups is a list of names, not {type(groups).__name__}")
     return groups
+
+
+def _find_method(consumer: _Limited, message: Message) -> Callable[[Message], Any]:
+    """
+    Return the method for an event.
+
+    Raises:
+        UnknownEvent: there is none.
+    """
+    try:
+        method: Callable[[Message], Any] = getattr(consumer, get_handler_name(message))
+    except (ValueError, AttributeError, TypeError) as exc:
+        raise UnknownEvent(message.get("type")) from exc
+    return method
+
+
+def _require_channel(consumer: _Limited) -> ConnectionChannel:
+    """
+    Return the channel of a consumer with groups.
+
+    Raises:
+        InvalidChannelLayerError: there is no channel layer that has groups.
+    """
+    channel = consumer._orchestra_runner.channel
+    if channel is None or not hasattr(consumer.channel_layer, "group_add"):
+        raise InvalidChannelLayerError(
+            "BACKEND is unconfigured or doesn't support groups"
+        )
+    return channel
+
+
+async def _refresh(consumer: _Limited, content: Message) -> None:
+    """Put the connection on the credential of a message, and answer."""
+    runner = consumer._orchestra_runner
+    answer = await refresh(
+        content,
+        connection=runner.connection,
+        scope=consumer.scope,
+        node=_find_node(consumer.scope),
+        get_client_id=consumer.get_client_id,
+    )
+    await runner.sender.send_json(answer)
 
 
 def _require_text(text_data: str | None) -> str:

@@ -168,6 +168,21 @@ class InvalidMessage(ConnectionsError):
         return self.message
 
 
+class UnknownEvent(ConnectionsError, ValueError):
+    """
+    A consumer has no method for an event of this type.
+
+    It is a ValueError, as in Channels, and ends nothing.
+    """
+
+    def __init__(self, kind: object) -> None:
+        super().__init__(kind)
+        self.kind = kind
+
+    def __str__(self) -> str:
+        return f"no method for events of type {self.kind!r}"
+
+
 class ProtocolViolation(ConnectionsError):
     """A client broke RFC 6455; `code` is the close code that tells it so."""
 

@@ -3,9 +3,10 @@
 import asyncio
 import contextvars
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
+from connections.connection.scheduling import get_own_context, receive_next
 from connections.metrics.counters import Tally
 
 logger = logging.getLogger(__name__)
@@ -17,8 +18,9 @@ class ConnectionChannel:
     """
     A connection's own channel, and its membership in groups.
 
-    It starts to receive at the first use of the channel's name. A failure of
-    the layer is logged, counted and tried again; it never ends a connection.
+    It receives from the handshake on, in the context of the consumer's task. A
+    failure of the layer is logged, counted and tried again; it never ends a
+    connection.
     """
 
     __slots__ = (
@@ -28,6 +30,7 @@ class ConnectionChannel:
         "_failures",
         "_layer",
         "_loop",
+        "_on_name",
         "_rejoining",
         "_task",
     )
@@ -35,47 +38,48 @@ class ConnectionChannel:
     def __init__(
         self,
         layer: Any,
+        *,
+        on_name: Callable[[str | None], None],
         deliver: Callable[[dict[str, Any]], Awaitable[None]],
         failures: Tally,
     ) -> None:
         self._layer = layer
+        self._on_name = on_name
         self._deliver = deliver
         self._failures = failures
         self._loop = asyncio.get_running_loop()
-        # A task that is created inside async_to_sync() would inherit the executor
-        # of a thread that has ended before the task runs.
-        self._context = contextvars.copy_context()
+        self._context = contextvars.Context()
         self._channel_name: str | None = None
-        self._task: asyncio.Task[None] | None = None
+        # The first message, on a layer that announces it; then the task.
+        self._task: asyncio.Future[None] | None = None
         self._rejoining: asyncio.Task[None] | None = None
 
-    @property
-    def channel_name(self) -> str | None:
-        """The name of the channel; None while the layer is unreachable."""
-        return self._channel_name
+    async def open(self) -> None:
+        """
+        Name the channel, and receive on it from now on.
 
-    async def name_channel(self) -> None:
-        """Ask the layer for a channel name."""
-        self._channel_name = await self._call(self._layer.new_channel)
-
-    def open(self) -> None:
-        """Start to receive, from any thread; a second call does nothing."""
-        if self._task is None:
-            try:
-                is_in_loop = asyncio.get_running_loop() is self._loop
-            except RuntimeError:
-                is_in_loop = False
-            if is_in_loop:
-                self._start()
-            else:
-                self._loop.call_soon_threadsafe(self._start)
+        Handlers share the context of the task that calls: what one handler sets in a
+        context variable the next one reads, whichever task runs it.
+        """
+        self._context = await get_own_context()
+        await self._name_channel()
+        if self._channel_name is not None and hasattr(self._layer, "expect"):
+            # Most connections never get a message: a task for each would take more
+            # memory than the rest of the channel.
+            self._task = self._layer.expect(self._channel_name)
+            self._task.add_done_callback(self._start)
+        else:
+            self._loop.call_soon(self._start)
 
     def close(self) -> None:
-        """Stop receiving; a second call does nothing."""
+        """Stop receiving and free the channel; a second call does nothing."""
         for task in (self._task, self._rejoining):
             if task is not None:
                 task.cancel()
         self._deliver = _drop
+        self._on_name = _ignore
+        if self._channel_name is not None and hasattr(self._layer, "forget_channel"):
+            self._layer.forget_channel(self._channel_name)
 
     async def join(self, groups: Iterable[str]) -> None:
         """
@@ -88,28 +92,33 @@ class ConnectionChannel:
             self._layer.require_valid_group_name(group)
         missing = [group for group in groups if not await self._try_join(group)]
         if missing:
-            self._rejoining = self._start_task(self._rejoin(missing))
+            # Two tasks of one context cannot run at once, and an eager task starts
+            # inside the one that creates it.
+            self._rejoining = self._loop.create_task(
+                self._rejoin(missing), context=self._context.copy()
+            )
 
     async def leave(self, groups: Iterable[str]) -> None:
         """Leave groups; an unreachable layer drops the membership when it expires."""
         for group in groups:
             await self._call(self._layer.group_discard, group, self._channel_name)
 
-    def _start(self) -> None:
-        if self._task is None:
-            self._task = self._start_task(self._receive())
+    async def _name_channel(self) -> None:
+        self._channel_name = await self._call(self._layer.new_channel)
+        self._on_name(self._channel_name)
 
-    def _start_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        return self._loop.create_task(work, context=self._context)
+    def _start(self, first: asyncio.Future[None] | None = None) -> None:
+        if self._deliver is not _drop:
+            self._task = self._loop.create_task(self._receive(), context=self._context)
 
     async def _receive(self) -> None:
         failures = 0
         while True:
             if self._channel_name is None:
-                await self.name_channel()
+                await self._name_channel()
             message = None
             if self._channel_name is not None:
-                message = await self._call(self._layer.receive, self._channel_name)
+                message = await receive_next(self._receive_one)
             if message is None:
                 await asyncio.sleep(_retry_after(failures))
                 failures += 1
@@ -117,8 +126,10 @@ class ConnectionChannel:
             failures = 0
             await self._deliver(message)
 
+    def _receive_one(self) -> Awaitable[Any]:
+        return self._call(self._layer.receive, self._channel_name)
+
     async def _try_join(self, group: str) -> bool:
-        self.open()
         if self._channel_name is None:
             return False
         return await self._call(self._add_to_group, group) is not None
@@ -152,6 +163,10 @@ class ConnectionChannel:
 
 async def _drop(message: dict[str, Any]) -> None:
     """Drop a message for a connection that has ended."""
+
+
+def _ignore(channel_name: str | None) -> None:
+    """Ignore the name of a channel for a connection that has ended."""
 
 
 def _retry_after(failures: int) -> float:

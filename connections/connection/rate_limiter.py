@@ -27,8 +27,8 @@ class RateLimiter:
     """
     Limits the messages and bytes of one connection.
 
-    A message over the rate is dropped. An excess of tolerance_seconds closes the
-    connection. The excess ends when no message was dropped for the time in which
+    A message over the rate does not pass. An excess of tolerance_seconds closes the
+    connection. The excess ends when all messages passed for the time in which
     half a burst refills (at least two seconds), so that single messages that
     pass in between do not restart it.
     """
@@ -89,6 +89,17 @@ class RateLimiter:
         if now - self._excess_since >= self._tolerance_seconds:
             return Verdict.CLOSE
         return Verdict.DROP
+
+    def reserve(self, size_bytes: int) -> float:
+        """Take the tokens of a message in advance; return the seconds to wait."""
+        seconds = self.retry_after_seconds(size_bytes)
+        self._messages.overdraw(1, math.inf)
+        self._bytes.overdraw(size_bytes, math.inf)
+        return seconds
+
+    def extend_excess(self) -> None:
+        """Count the time of a delay as excess: the client may have sent on."""
+        self._excess_at = self._clock()
 
     def retry_after_seconds(self, size_bytes: int) -> float:
         """Return the seconds until a message of that size passes."""

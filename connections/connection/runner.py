@@ -13,16 +13,23 @@ from connections import close_codes
 from connections.asgi import Message, Receive, Send
 from connections.close_codes import CloseReason
 from connections.connection.channel import ConnectionChannel
-from connections.connection.compat import get_handler_name
 from connections.connection.error_budget import ErrorBudget
 from connections.connection.lock import FifoLock
-from connections.connection.rate_limiter import RateLimiter, Verdict
+from connections.connection.rate_limiter import Verdict
+from connections.connection.receive_limits import ReceiveLimits
+from connections.connection.scheduling import receive_next
 from connections.connection.scope import connection_from_scope, read_replaces
-from connections.connection.sender import AsgiSender, measure
+from connections.connection.sender import AsgiSender
 from connections.connection.stage import Stage
 from connections.connection.terms import Terms
-from connections.exceptions import ConnectionEnded, InvalidMessage, Refused
+from connections.exceptions import (
+    ConnectionEnded,
+    InvalidMessage,
+    Refused,
+    UnknownEvent,
+)
 from connections.hub.connection import CLOSED_SENDER
+from connections.layers.mailbox import GAP
 from connections.logs import set_connection
 from connections.net.redaction import conceal
 from connections.node.node import Node
@@ -32,14 +39,11 @@ logger = logging.getLogger(__name__)
 
 _NOTHING: Message = {}
 
-_DENSE_BYTES = 4096
-"""A smaller JSON text holds too few values to matter."""
-
 _DISCONNECT_SECONDS = 1
 """The time for disconnect() after an abort."""
 
 # Reading a member of an enumeration costs a look-up in its class each time.
-_OPEN, _PASS = Stage.OPEN, Verdict.PASS
+_PASS = Verdict.PASS
 
 
 class Consumer(Protocol):
@@ -47,6 +51,7 @@ class Consumer(Protocol):
 
     is_json: bool
     channel_layer: Any
+    channel_name: str | None
 
     def dispatch(self, message: Message) -> Awaitable[None]:
         """Handle one event of the client, the server or the channel layer."""
@@ -68,10 +73,9 @@ class ConnectionRunner:
         "_consumer",
         "_errors",
         "_failure",
+        "_limits",
         "_lock",
-        "_max_message_size",
         "_node",
-        "_rate",
         "_receive",
         "_scope",
         "_task",
@@ -100,16 +104,6 @@ class ConnectionRunner:
         self._task = task
         self._lock = FifoLock()
         self._failure = terms.failure
-        limits = terms.limits
-        self._max_message_size = limits.max_message_size
-        self._rate = RateLimiter(
-            messages_per_second=limits.messages_per_second,
-            burst_messages=limits.burst_messages,
-            bytes_per_second=limits.bytes_per_second,
-            burst_bytes=limits.burst_bytes,
-            tolerance_seconds=node.config.rate_limit.tolerance_seconds,
-            clock=node.clock,
-        )
         errors = node.config.errors
         self._errors = ErrorBudget(errors.budget, errors.window_seconds, node.clock)
         self.sender = AsgiSender(
@@ -121,15 +115,21 @@ class ConnectionRunner:
             replaces=read_replaces(scope),
         )
         self.connection = connection_from_scope(
-            scope, terms.client_id, node, self.sender, limits
+            scope, terms.client_id, node, self.sender, terms.limits
         )
         self.connection.requirements = terms.requirements
         self.sender.connection = self.connection
+        self._limits = ReceiveLimits(
+            self.connection, self.sender, node, is_json=consumer.is_json
+        )
         set_connection(self.connection)
         self.channel: ConnectionChannel | None = None
         if consumer.channel_layer is not None:
             self.channel = ConnectionChannel(
-                consumer.channel_layer, self._deliver, node.counters.failures
+                consumer.channel_layer,
+                on_name=self._name_channel,
+                deliver=self._deliver,
+                failures=node.counters.failures,
             )
 
     async def run(self) -> None:
@@ -138,7 +138,7 @@ class ConnectionRunner:
         self._node.counters.consumers += 1
         try:
             if self.channel is not None:
-                await self.channel.name_channel()
+                await self.channel.open()
             code = await self._handle_events()
         except StopConsumer:
             await self.sender.hang_up()
@@ -175,15 +175,15 @@ class ConnectionRunner:
         """Handle events until the client has left; return the close code."""
         connection, sender, clock = self.connection, self.sender, self._node.clock
         lock, record_handled = self._lock, self._node.counters.handling.observe
+        check, delay = self._limits.check, self._limits.delay
         while True:
             # Free the last message, which may be large, before the next arrives.
             message = _NOTHING
-            message = await self._receive()
+            message = await receive_next(self._receive)
             kind = message["type"]
             if kind == "websocket.receive":
-                verdict = self._check(message)
-                if verdict is not _PASS:
-                    await self._refuse(message, verdict)
+                verdict = check(message)
+                if verdict is not _PASS and not await delay(message, verdict):
                     continue
                 try:
                     is_activity = self._consumer.is_activity(message)
@@ -214,43 +214,6 @@ class ConnectionRunner:
                 await self._connect(message)
             else:
                 await self._handle_locked(message)
-
-    def _check(self, message: Message) -> Verdict:
-        """Check one message of the client against the limits of size and rate."""
-        connection = self.connection
-        if self.sender.stage is not _OPEN:
-            return Verdict.IGNORE
-        size_bytes = measure(message)
-        connection.messages_in += 1
-        connection.bytes_in += size_bytes
-        if size_bytes > self._max_message_size:
-            connection.end(close_codes.MESSAGE_TOO_BIG)
-            return Verdict.IGNORE
-        return self._rate.check(self._weigh(message, size_bytes))
-
-    def _weigh(self, message: Message, size_bytes: int) -> int:
-        """Return the bytes that a message counts for; dense JSON counts for more."""
-        if size_bytes < _DENSE_BYTES or not self._consumer.is_json:
-            return size_bytes
-        return self._rate.weigh(message.get("text") or "", size_bytes)
-
-    async def _refuse(self, message: Message, verdict: Verdict) -> None:
-        """Answer a message over a limit with an error, or end the connection."""
-        if verdict is Verdict.IGNORE:
-            return
-        self.connection.limited_at = self._node.clock()
-        self.connection.flight.record("rate_limited")
-        self._node.counters.rate_limited += 1
-        if verdict is Verdict.CLOSE:
-            self.connection.end(close_codes.RATE_LIMITED)
-            return
-        weight = self._weigh(message, measure(message))
-        retry_after_seconds = self._rate.retry_after_seconds(weight)
-        await self._send_error(
-            "rate_limited",
-            "too many messages; this one was dropped",
-            retry_after_seconds=round(retry_after_seconds, 3),
-        )
 
     async def _connect(self, message: Message) -> None:
         """Let the consumer accept or deny; refuse the connection if it raises."""
@@ -296,11 +259,21 @@ class ConnectionRunner:
             raise
         except ConnectionEnded:
             return
+        except UnknownEvent as exc:
+            # One wrong group_send must not end every member's connection.
+            if exc.kind != GAP:
+                logger.warning(
+                    "A message of type %.64r was ignored: no method for it",
+                    exc.kind,
+                    extra={"event": "layer_message_ignored"},
+                )
         except InvalidMessage as exc:
             connection.errors += 1
             connection.flight.record("message_refused", exc.code)
             self._node.counters.errors.add(exc.code)
-            await self._send_error(exc.code, exc.message, message_id=exc.message_id)
+            await self.sender.send_error(
+                exc.code, exc.message, message_id=exc.message_id
+            )
             self._spend(close_codes.PROTOCOL_ERROR, None)
         except Exception as exc:
             await self._handle_exception(exc)
@@ -310,25 +283,16 @@ class ConnectionRunner:
     async def _handle_exception(self, exc: Exception) -> None:
         """Record an exception, answer it, and charge it to the error budget."""
         error_id = await self._record_error(exc)
-        await self._send_error(
+        await self.sender.send_error(
             "internal", "an error on our side; it is recorded", ref=error_id
         )
         self._spend(close_codes.INTERNAL_ERROR, error_id)
 
+    def _name_channel(self, channel_name: str | None) -> None:
+        self._consumer.channel_name = channel_name
+
     async def _deliver(self, message: Message) -> None:
         """Handle an event from the channel layer."""
-        try:
-            name = get_handler_name(message)
-        except (ValueError, AttributeError, TypeError):
-            name = ""
-        if not hasattr(self._consumer, name or "-"):
-            # One wrong group_send must not end every member's connection.
-            logger.warning(
-                "A layer message of type %.64r was ignored: no method for it",
-                message.get("type"),
-                extra={"event": "layer_message_ignored"},
-            )
-            return
         try:
             await self._handle_locked(message)
         except StopConsumer:
@@ -374,23 +338,3 @@ class ConnectionRunner:
         """Charge an error to the budget; end the connection when it is spent."""
         if not self._errors.spend():
             self.connection.end(close_reason, ref=ref)
-
-    async def _send_error(
-        self,
-        code: str,
-        message: str,
-        *,
-        message_id: str | None = None,
-        ref: str | None = None,
-        retry_after_seconds: float | None = None,
-    ) -> None:
-        await self.sender.send_json(
-            {
-                "type": "error",
-                "code": code,
-                "message": message,
-                "id": message_id,
-                "ref": ref,
-                "retry_after_seconds": retry_after_seconds,
-            }
-        )

@@ -113,6 +113,27 @@ class AsgiSender:
         if self._is_json and self.stage is _OPEN:
             await self._pass_on({"type": "websocket.send", "text": json.dumps(content)})
 
+    async def send_error(
+        self,
+        code: str,
+        message: str,
+        *,
+        message_id: str | None = None,
+        ref: str | None = None,
+        retry_after_seconds: float | None = None,
+    ) -> None:
+        """Send a JSON client an `error` message."""
+        await self.send_json(
+            {
+                "type": "error",
+                "code": code,
+                "message": message,
+                "id": message_id,
+                "ref": ref,
+                "retry_after_seconds": retry_after_seconds,
+            }
+        )
+
     async def send_own(self, message: Message) -> None:
         """Send an ASGI event that is neither counted nor activity."""
         if self.stage is _OPEN:

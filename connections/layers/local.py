@@ -136,6 +136,10 @@ class LocalLayer(BaseChannelLayer):
 
     # Beyond it
 
+    def expect(self, channel: str) -> asyncio.Future[None]:
+        """Return a future that is done once a message waits in a channel."""
+        return self._open(channel).expect()
+
     def forget_channel(self, channel: str) -> None:
         """Remove a channel from all its groups, and drop its messages."""
         for group in list(self._groups_of.get(channel, ())):

@@ -52,11 +52,16 @@ class LoopLayer:
         self._own: set[str] = set()
         self._shards = [Shard(host, layer, self) for host in layer.hosts]
 
-    def new_channel(self, prefix: str) -> str:
-        """Return the name of a channel of this process."""
+    async def new_channel(self, prefix: str) -> str:
+        """Return the name of a new channel of this process, subscribed to it."""
         channel = f"{self._layer.prefix}{prefix}{os.urandom(16).hex()}"
         self._own.add(channel)
         self._open(channel)
+        try:
+            await self._get_shard(channel).subscribe(channel)
+        except asyncio.CancelledError:
+            self.forget_channel(channel)
+            raise
         return channel
 
     async def send(self, channel: str, payload: bytes) -> None:
@@ -113,6 +118,10 @@ class LoopLayer:
         """Take a channel out of a group, if it is in it."""
         if self._remove_member(group, channel):
             await self._get_shard(group).unsubscribe(group)
+
+    def expect(self, channel: str) -> asyncio.Future[None]:
+        """Return a future that is done once a message waits in a channel."""
+        return self._open(channel).expect()
 
     def forget_channel(self, channel: str) -> None:
         """Take a channel out of all groups and unsubscribe from it, soon."""

@@ -1,7 +1,6 @@
 """A bounded queue for one channel that marks where messages were lost."""
 
 import asyncio
-from collections import deque
 
 from connections.asgi import Message
 
@@ -26,11 +25,12 @@ class Mailbox:
     def __init__(self, capacity: int, expiry_seconds: float) -> None:
         self.capacity = capacity
         self.expiry_seconds = expiry_seconds
-        # (expiry time, message), or (number of missing messages, None).
-        self._entries: deque[tuple[float, Message | None]] = deque()
+        # (expiry time, message), or (number of missing messages, None). Most mailboxes
+        # stay empty, and an empty deque takes ten times the memory of an empty list.
+        self._entries: list[tuple[float, Message | None]] = []
         # The number of messages among the entries; gaps need no room.
         self._count = 0
-        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._waiters: list[asyncio.Future[None]] = []
 
     @property
     def is_awaited(self) -> bool:
@@ -75,7 +75,7 @@ class Mailbox:
         self._expire(now)
         if not self._entries:
             return None
-        count, message = self._entries.popleft()
+        count, message = self._entries.pop(0)
         if message is None:
             return {"type": GAP, "missed": None if count == _UNKNOWN else int(count)}
         self._count -= 1
@@ -92,10 +92,17 @@ class Mailbox:
                 future.get_loop().call_soon_threadsafe(_resolve, future)
         self._waiters.clear()
 
-    async def wait(self) -> None:
-        """Wait until there may be a message."""
+    def expect(self) -> asyncio.Future[None]:
+        """Return a future of the running loop that is done once a message waits."""
         future = asyncio.get_running_loop().create_future()
         self._waiters.append(future)
+        if self._entries:
+            self._wake(asyncio.get_running_loop())
+        return future
+
+    async def wait(self) -> None:
+        """Wait until there may be a message."""
+        future = self.expect()
         try:
             await future
         except asyncio.CancelledError:
@@ -108,7 +115,7 @@ class Mailbox:
 
     def _wake(self, loop: asyncio.AbstractEventLoop) -> None:
         while self._waiters:
-            future = self._waiters.popleft()
+            future = self._waiters.pop(0)
             if future.get_loop() is loop:
                 if not future.done():
                     future.set_result(None)
@@ -124,15 +131,15 @@ class Mailbox:
             expires_at, message = self._entries[0]
             if message is None or expires_at > now:
                 break
-            self._entries.popleft()
+            self._entries.pop(0)
             expired += 1
         if not expired:
             return
         self._count -= expired
         if self._entries and self._entries[0][1] is None:
-            before, _ = self._entries.popleft()
+            before, _ = self._entries.pop(0)
             expired = _UNKNOWN if before == _UNKNOWN else int(before) + expired
-        self._entries.appendleft((expired, None))
+        self._entries.insert(0, (expired, None))
 
 
 def _resolve(future: asyncio.Future[None]) -> None:

@@ -68,8 +68,12 @@ class RedisLayer(BaseChannelLayer):
     # As Channels documents it
 
     async def new_channel(self, prefix: str = SPECIFIC_PREFIX) -> str:
-        """Return the name of a channel of this process; asks Redis for nothing."""
-        return self._on_this_loop().new_channel(prefix)
+        """
+        Return the name of a new channel of this process, subscribed to it.
+
+        While Redis is away the subscription follows on its return.
+        """
+        return await self._on_this_loop().new_channel(prefix)
 
     async def send(self, channel: str, message: Message) -> None:
         """
@@ -86,8 +90,9 @@ class RedisLayer(BaseChannelLayer):
         """
         Return the next message of a channel, waiting for one if need be.
 
-        The first call subscribes to it. A reader that is cancelled is taken to
-        be gone for good, as in channels-redis: its channel is forgotten.
+        The first call subscribes to a channel that new_channel() did not name. A
+        reader that is cancelled is taken to be gone for good, as in channels-redis:
+        its channel is forgotten.
         """
         return await self._on_this_loop().receive(channel)
 
@@ -123,6 +128,10 @@ class RedisLayer(BaseChannelLayer):
         await self._on_this_loop().flush()
 
     # Beyond it
+
+    def expect(self, channel: str) -> asyncio.Future[None]:
+        """Return a future that is done once a message waits in a channel."""
+        return self._on_this_loop().expect(channel)
 
     def forget_channel(self, channel: str) -> None:
         """Take a channel out of all groups and unsubscribe from it, soon."""

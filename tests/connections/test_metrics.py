@@ -102,11 +102,11 @@ async def test_invalid_messages_are_counted_by_kind() -> None:
 
 async def test_a_dropped_message_is_counted_as_rate_limited() -> None:
     node = make_node(rate_limit={"burst_messages": 1, "messages_per_second": 0.01})
-    communicator = connect_to(Echo, node)
+    communicator = connect_to(JsonEcho, node)
     await communicator.connect()
     for _ in range(3):
-        await communicator.send_to(text_data="x")
-    await communicator.receive_output()
+        await communicator.send_json_to({"type": "echo"})
+        await communicator.receive_output()
     await communicator.disconnect()
     assert node.counters.rate_limited == 2
 

@@ -117,3 +117,28 @@ def test_a_json_text_of_many_values_counts_for_more() -> None:
     # What may come at all comes when nothing else does.
     assert limiter.weigh(dense * 100, 300_000) == 300_000
     assert limiter.weigh(dense * 10, 30_000) == 100_000
+
+
+def test_a_reserved_message_waits_and_those_behind_it_longer() -> None:
+    clock = FakeClock()
+    limiter = make_limiter(clock, messages_per_second=2.0, burst_messages=1.0)
+    assert limiter.check(1) is Verdict.PASS
+    assert [limiter.reserve(1) for _ in range(3)] == [0.5, 1.0, 1.5]
+    clock.advance(1.5)
+    assert limiter.check(1) is Verdict.DROP
+    clock.advance(0.5)
+    assert limiter.check(1) is Verdict.PASS
+
+
+def test_the_delay_of_a_message_is_part_of_the_excess() -> None:
+    clock = FakeClock()
+    limiter = make_limiter(
+        clock, messages_per_second=1.0, burst_messages=1.0, tolerance_seconds=5.0
+    )
+    assert limiter.check(1) is Verdict.PASS
+    assert limiter.check(1) is Verdict.DROP
+    limiter.reserve(1)
+    clock.advance(6)
+    limiter.extend_excess()
+    assert limiter.check(1) is Verdict.PASS
+    assert limiter.check(1) is Verdict.CLOSE

@@ -1,0 +1,91 @@
+"""Test the channels of consumers over Redis; two layers stand for two processes."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from connections.consumers import LimitedConsumer
+from connections.layers.redis import RedisLayer
+from connections.testing.communicators import connect_to, make_node
+from connections.testing.waiting import scale, wait_until
+from tests.integration.redis_process import RedisProcess
+
+
+@pytest.fixture
+async def layers(redis_server: RedisProcess) -> AsyncIterator[list[RedisLayer]]:
+    made = [RedisLayer([redis_server.url]) for _ in range(2)]
+    yield made
+    for layer in made:
+        await layer.flush()
+
+
+@pytest.fixture
+async def elsewhere(redis_server: RedisProcess, settings: Any) -> Any:
+    """The layer of another process than that of the consumers."""
+    settings.CHANNEL_LAYERS = {
+        "default": {
+            "BACKEND": "connections.layers.redis.RedisLayer",
+            "CONFIG": {"hosts": [redis_server.url]},
+        }
+    }
+    layer = RedisLayer([redis_server.url])
+    yield layer
+    await layer.flush()
+
+
+async def test_a_new_channel_misses_nothing_before_its_first_receive(
+    layers: list[RedisLayer],
+) -> None:
+    """Another process may answer before the one that asked begins to wait."""
+    here, elsewhere = layers
+    channel = await here.new_channel()
+    for n in range(3):
+        await elsewhere.send(channel, {"type": "answer", "n": n})
+    async with asyncio.timeout(scale(5)):
+        assert [(await here.receive(channel))["n"] for _ in range(3)] == [0, 1, 2]
+
+
+async def test_a_handler_that_hands_out_its_channel_name_gets_the_answer(
+    elsewhere: RedisLayer,
+) -> None:
+    class Asking(LimitedConsumer):
+        async def connect(self) -> None:
+            await self.accept()
+            await elsewhere.send(self.channel_name or "", {"type": "answer"})
+
+        async def answer(self, event: Any) -> None:
+            await self.send(text_data="answered")
+
+    communicator = connect_to(Asking, make_node())
+    assert (await communicator.connect())[0]
+    assert await communicator.receive_from() == "answered"
+    await communicator.disconnect()
+
+
+async def test_a_channel_of_a_connection_that_has_ended_is_unsubscribed(
+    redis_server: RedisProcess, elsewhere: RedisLayer
+) -> None:
+    """Also that of a consumer that never used it."""
+    communicators = [connect_to(LimitedConsumer, make_node()) for _ in range(3)]
+    with redis_server.connect() as client:
+
+        def count() -> int:
+            return len(client.pubsub_channels("asgispecific.*"))
+
+        for communicator in communicators:
+            assert (await communicator.connect())[0]
+        assert count() == 3
+        for communicator in communicators:
+            await communicator.disconnect()
+        await wait_until(lambda: count() == 0)
+
+
+async def test_an_outage_holds_up_no_new_channel() -> None:
+    """The first waits for the timeout and reports the outage; the others do not."""
+    layer = RedisLayer(["redis://127.0.0.1:1"], timeout_seconds=0.2)
+    async with asyncio.timeout(scale(5)):
+        names = {await layer.new_channel() for _ in range(100)}
+    assert len(names) == 100
+    await layer.flush()

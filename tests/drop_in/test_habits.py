@@ -1,0 +1,128 @@
+"""Test habits of libraries for Channels on both editions of the base classes."""
+
+from types import ModuleType
+from typing import Any
+
+import pytest
+from channels.layers import InMemoryChannelLayer, get_channel_layer
+from channels.testing import WebsocketCommunicator
+
+from tests.drop_in.editions import EDITIONS, load
+
+pytestmark = pytest.mark.django_db
+
+_ROUND = 15
+"""Seconds to wait for one event on a busy machine."""
+
+
+class RememberingLayer(InMemoryChannelLayer):
+    """A layer of Channels that remembers the names it gave."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.named: list[str] = []
+
+    async def new_channel(self, prefix: str = "specific.") -> str:
+        name: str = await super().new_channel(prefix)
+        self.named.append(name)
+        return name
+
+
+@pytest.fixture(params=EDITIONS)
+def habits(request: pytest.FixtureRequest) -> ModuleType:
+    return load("habits", request.param)
+
+
+LAYERS = (
+    "channels.layers.InMemoryChannelLayer",
+    "connections.layers.local.LocalLayer",
+)
+
+
+@pytest.fixture(params=LAYERS)
+def layer(request: pytest.FixtureRequest, settings: Any) -> Any:
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": request.param}}
+    return get_channel_layer()
+
+
+async def open_connection(consumer: Any) -> WebsocketCommunicator:
+    communicator = WebsocketCommunicator(consumer.as_asgi(), "/ws/")
+    assert (await communicator.connect(timeout=_ROUND))[0]
+    return communicator
+
+
+async def receive(communicator: WebsocketCommunicator) -> str:
+    text: str = await communicator.receive_from(timeout=_ROUND)
+    return text
+
+
+@pytest.mark.parametrize("name", ["Switchboard", "SyncSwitchboard"])
+async def test_a_dispatch_of_its_own_gets_every_layer_message(
+    habits: ModuleType, layer: Any, name: str
+) -> None:
+    communicator = await open_connection(getattr(habits, name))
+    for kind in ("no.method", "another one", "_private"):
+        await layer.group_send("everyone", {"type": kind, "text": kind})
+        assert await receive(communicator) == kind
+    await communicator.disconnect()
+
+
+async def test_a_task_has_begun_before_the_next_message_is_handled(
+    habits: ModuleType, layer: Any
+) -> None:
+    communicator = await open_connection(habits.Delegating)
+    for text in ("a", "b", "c"):
+        await communicator.send_input({"type": "websocket.receive", "text": text})
+    answers = [await receive(communicator) for _ in range(3)]
+    assert answers == ["a: ", "b: a", "c: a,b"]
+    await communicator.disconnect()
+
+
+async def test_a_task_has_begun_before_the_next_layer_message_is_handled(
+    habits: ModuleType, layer: Any
+) -> None:
+    communicator = await open_connection(habits.Delegating)
+    for text in ("a", "b", "c"):
+        await layer.group_send("everyone", {"type": "note.arrived", "text": text})
+    answers = [await receive(communicator) for _ in range(3)]
+    assert answers == ["a: ", "b: a", "c: a,b"]
+    await communicator.disconnect()
+
+
+@pytest.mark.parametrize("name", ["Speaking", "SyncSpeaking"])
+async def test_all_handlers_share_one_context(
+    habits: ModuleType, layer: Any, name: str
+) -> None:
+    communicator = await open_connection(getattr(habits, name))
+    note = {"type": "note.arrived"}
+    heard = []
+    for event in (None, note, None, note, note):
+        if event is None:
+            await communicator.send_to(text_data="x")
+        else:
+            await layer.group_send("everyone", event)
+        heard.append(await receive(communicator))
+    expected = ["connect", "receive", "note", "receive", "note"]
+    assert heard == [f"de {one}" for one in expected]
+    await communicator.disconnect()
+
+
+async def test_a_consumer_may_assign_its_channel_name(
+    habits: ModuleType, layer: Any
+) -> None:
+    communicator = await open_connection(habits.Renamed)
+    assert await receive(communicator) == "renamed.True"
+    await communicator.disconnect()
+
+
+async def test_a_channel_receives_though_its_consumer_never_reads_the_name(
+    habits: ModuleType, settings: Any
+) -> None:
+    backend = f"{__name__}.RememberingLayer"
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": backend}}
+    layer = get_channel_layer()
+    communicator = await open_connection(habits.Unnamed)
+    [name] = layer.named
+    await layer.send(name, {"type": "note.arrived", "text": "hello"})
+    assert await receive(communicator) == "hello"
+    await communicator.disconnect()
