@@ -34,6 +34,7 @@ from connections.connection.compat import get_handler_name
 from connections.connection.public import ConsumerConnection
 from connections.connection.refresh import holds_refresh, is_refresh, refresh
 from connections.connection.runner import ConnectionRunner
+from connections.connection.subclasses import check_names, put_libraries_first
 from connections.connection.terms import read_terms
 from connections.credentials.identity import identify
 from connections.exceptions import InvalidMessage, UnknownEvent
@@ -72,6 +73,12 @@ class _Limited:
     websocket_receive: Any
     _orchestra_runner: ConnectionRunner
     _orchestra_connection: ConsumerConnection
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.__module__ != __name__:
+            put_libraries_first(cls, _Limited)
+            check_names(cls)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         self.scope = scope

@@ -43,6 +43,24 @@ class IncompatibleDependency(ConnectionsError):
         )
 
 
+class ReservedName(ConnectionsError, TypeError):
+    """A consumer class uses a name that Orchestra reads for something else."""
+
+    def __init__(self, consumer: type, name: str, expected: str) -> None:
+        super().__init__(consumer, name, expected)
+        self.consumer = consumer
+        self.name = name
+        self.expected = expected
+        self.owner = next(one for one in consumer.__mro__ if name in vars(one))
+
+    def __str__(self) -> str:
+        owner, consumer = self.owner.__qualname__, self.consumer.__qualname__
+        return (
+            f"{owner}.{self.name} cannot be used in the consumer {consumer}: Orchestra"
+            f" reads {self.name} of consumers as {self.expected}. Rename yours"
+        )
+
+
 class UnsharedLimits(ConnectionsError):
     """Another node is live on the database, and the two share no limits."""
 
