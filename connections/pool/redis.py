@@ -4,31 +4,27 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, suppress
 from typing import Any
-
-from redis.commands.core import AsyncScript
-from redis.exceptions import RedisError
 
 from connections.background import BackgroundTasks
 from connections.exceptions import ClientFull, PoolFull, PoolUnavailable
 from connections.pool.base import Renewal, SharedPool, Slot, Usage
 from connections.pool.codec import encode_moment, encode_word, read_slots
+from connections.pool.commands import PoolCommands
 from connections.pool.index import HeldSlots
 from connections.redis.bus import Message, RedisBus
-from connections.redis.clients import ask, close_client, make_client
 from connections.units import Clock
 
 logger = logging.getLogger(__name__)
 
-_SCRIPTS = Path(__file__).with_name("scripts")
-_KEYS = ("leases", "slots", "ages", "clients", "tombs", "state", "suspects")
+_SLOTS_PER_CALL = 100
+_TAKEN_PER_CALL = 40
+"""These bound how long one script blocks Redis: a few milliseconds."""
 
-_SLOTS_PER_CALL = 200
-"""Bounds how long one script blocks Redis: a few milliseconds."""
+_SETTLE_SECONDS = 0.02
+"""The time between two calls that evict an excess, for other clients of Redis."""
 
-_COMMANDS_AT_ONCE = 8
 _RELEASE_RETRY_SECONDS = 0.5
 
 
@@ -58,14 +54,14 @@ class RedisPool(SharedPool):
         self._max_total = max_total
         self._evict_oldest = evict_oldest
         self._lease_seconds = lease_seconds
-        self._timeout_seconds = timeout_seconds
         self._clock = clock
-        self._client = make_client(url, timeout_seconds=timeout_seconds)
-        self._keys = [f"{{{prefix}:pool}}:{name}" for name in _KEYS]
-        self._channels = bus.channels
-        self._scripts = _load_scripts(self._client)
-        self._gate = asyncio.Semaphore(_COMMANDS_AT_ONCE)
-        self._failed_at = float("-inf")
+        self._commands = PoolCommands(
+            url,
+            prefix=prefix,
+            first_arguments=(round(lease_seconds * 1000), max_total, bus.channels),
+            timeout_seconds=timeout_seconds,
+            clock=clock,
+        )
         # Until then acquire() reports its slots in the first call: the pool was
         # recovering lately.
         self._reports_until = float("-inf")
@@ -84,10 +80,11 @@ class RedisPool(SharedPool):
         # Keeps retakes and releases in order on their way to Redis.
         self._ordered = asyncio.Lock()
         self._tasks = BackgroundTasks()
+        self._settling = BackgroundTasks()
         self._has_started = False
         self._bus = bus
         bus.on_message("taken", self._on_taken)
-        bus.on_message("recovering", lambda message: self._renew_soon())
+        bus.on_message("recovering", self._on_recovering)
         bus.on_return(self._renew_soon)
 
     # The contract
@@ -128,7 +125,7 @@ class RedisPool(SharedPool):
             reasons: dict[str, str] = {}
             # Without slots, the call still checks that Redis answers.
             for ids in list(_in_chunks(list(by_id))) or [[]]:
-                reasons |= _in_pairs(await self._run("renew", ids))
+                reasons |= _in_pairs(await self._commands.run("renew", ids))
             missing = [by_id[one] for one in reasons if reasons[one] == "missing"]
             for slot in missing:
                 del reasons[slot.connection_id]
@@ -157,16 +154,19 @@ class RedisPool(SharedPool):
         return self._held.get_ids()
 
     async def get_usage(self) -> Usage:
-        slots, clients, is_recovering = await self._run("usage", [])
+        slots, clients, state = await self._commands.run("usage", [])
+        if state == "settling" and not self._settling:
+            self._settling.start(self._settle(), "The eviction of an excess")
         return Usage(
             slots=slots,
             clients=clients,
             limit=self._max_total,
-            is_recovering=bool(is_recovering),
+            is_recovering=state == "recovering",
         )
 
     async def close(self) -> None:
         await self._tasks.stop()
+        await self._settling.stop()
         try:
             await self._release_pending()
         except PoolUnavailable:
@@ -176,53 +176,40 @@ class RedisPool(SharedPool):
                 extra={"event": "release_failed"},
             )
         await self._bus.close()
-        await close_client(self._client)
+        await self._commands.close()
 
     # Commands
 
-    async def _run(self, name: str, arguments: Sequence[Any]) -> Any:
-        """
-        Run a script.
-
-        Raises:
-            PoolUnavailable: no answer in time, or Redis refused to run it.
-        """
-        asked_at = self._clock()
-        async with self._gate:
-            if self._failed_at >= asked_at:
-                # Another command failed while this one waited.
-                raise PoolUnavailable("Redis did not answer in time")
-            lease_ms = round(self._lease_seconds * 1000)
-            try:
-                command = self._scripts[name](
-                    keys=self._keys,
-                    args=[lease_ms, self._max_total, self._channels, *arguments],
-                )
-                return await ask(command, self._timeout_seconds)
-            except (RedisError, OSError, TimeoutError) as exc:
-                self._failed_at = self._clock()
-                raise PoolUnavailable(
-                    str(exc) or "Redis did not answer in time"
-                ) from exc
-
     async def _ask_for(self, slot: Slot, replaces: str | None) -> Any:
-        """Run acquire, again with this node's slots where the pool is recovering."""
-        answer = ["tell"]
-        if self._clock() >= self._reports_until:
-            arguments = self._arguments_of_acquire(slot, replaces, reports_own=False)
-            answer = await self._run("acquire", arguments)
-        if answer == ["tell"]:
-            self._reports_until = self._clock() + self._lease_seconds / 3
-            arguments = self._arguments_of_acquire(slot, replaces, reports_own=True)
-            answer = await self._run("acquire", arguments)
-        return answer
+        """
+        Run acquire until it has decided; return its answer, with all slots given up.
+
+        A recovering pool is told this node's slots of the client first.
+        """
+        given_up: list[Any] = []
+        while True:
+            own = self._held.of_client(slot.client_id)
+            has_reported = self._clock() < self._reports_until
+            # A client below its limit here has no slot evicted here.
+            if has_reported and len(own) >= slot.limit:
+                await self._report(own)
+            if len(self._releasing.of_client(slot.client_id)) > _SLOTS_PER_CALL:
+                await self._release_pending()
+            arguments = self._arguments_of_acquire(slot, replaces, has_reported)
+            status, *rest = await self._commands.run("acquire", arguments)
+            if status == "tell":
+                self._reports_until = self._clock() + self._lease_seconds / 3
+            elif status == "again":
+                given_up += rest
+            else:
+                return [status, *given_up, *rest] if status == "ok" else [status, *rest]
 
     def _arguments_of_acquire(
-        self, slot: Slot, replaces: str | None, *, reports_own: bool
+        self, slot: Slot, replaces: str | None, has_reported: bool
     ) -> list[Any]:
         # Slots that this client released a moment ago may still be in Redis.
         releasing = self._releasing.of_client(slot.client_id)
-        arguments: list[Any] = [
+        return [
             int(self._evict_oldest),
             slot.connection_id,
             encode_word(slot.client_id),
@@ -231,34 +218,38 @@ class RedisPool(SharedPool):
             slot.limit,
             replaces or "-",
             len(self._held),
-            int(reports_own),
-            len(releasing),
-            *(one.connection_id for one in releasing),
+            int(has_reported),
+            *(one.connection_id for one in releasing[:_SLOTS_PER_CALL]),
         ]
-        held_by_client = self._held.of_client(slot.client_id) if reports_own else []
-        # A client below its limit here has no slot evicted here.
-        for held in held_by_client if len(held_by_client) >= slot.limit else ():
-            moment = encode_moment(held.opened_at)
-            arguments += (held.connection_id, moment, held.limit)
-        return arguments
 
     async def _retake(self, mode: str, slots: Sequence[Slot]) -> dict[str, str]:
         """Run retake; return the ids that were not taken, and why."""
         reasons: dict[str, str] = {}
-        for chunk in _in_chunks(slots):
-            arguments: list[Any] = [mode]
-            for slot in chunk:
-                if slot.connection_id not in self._released_meanwhile:
-                    arguments += (
-                        slot.connection_id,
-                        encode_word(slot.client_id),
-                        encode_word(slot.node_id),
-                        encode_moment(slot.opened_at),
-                        slot.limit,
-                    )
-            async with self._ordered:
-                reasons |= _in_pairs(await self._run("retake", arguments))
+        for chunk in _in_chunks(slots, _TAKEN_PER_CALL):
+            waiting = chunk
+            while waiting:
+                found = await self._retake_some(mode, waiting)
+                waiting = [
+                    one for one in waiting if found.get(one.connection_id) == "again"
+                ]
+                for slot in waiting:
+                    del found[slot.connection_id]
+                reasons |= found
         return reasons
+
+    async def _retake_some(self, mode: str, slots: Sequence[Slot]) -> dict[str, str]:
+        arguments: list[Any] = [mode]
+        for slot in slots:
+            if slot.connection_id not in self._released_meanwhile:
+                arguments += (
+                    slot.connection_id,
+                    encode_word(slot.client_id),
+                    encode_word(slot.node_id),
+                    encode_moment(slot.opened_at),
+                    slot.limit,
+                )
+        async with self._ordered:
+            return _in_pairs(await self._commands.run("retake", arguments))
 
     def _apply_renewal(self, slots: Iterable[Slot], reasons: dict[str, str]) -> Renewal:
         """Update the held slots by the result of a renewal, and return it."""
@@ -314,7 +305,7 @@ class RedisPool(SharedPool):
                     released[connection_id] = since
             if released:
                 async with self._ordered:
-                    await self._run("release", list(released))
+                    await self._commands.run("release", list(released))
             for connection_id, since in released.items():
                 if self._released_at.get(connection_id) == since:
                     self._forget_release(connection_id)
@@ -324,18 +315,42 @@ class RedisPool(SharedPool):
         self._releasing.remove(connection_id)
         self._released_at.pop(connection_id, None)
 
+    def _on_recovering(self, message: Message) -> None:
+        if len(self._held):
+            logger.warning(
+                "Redis has lost %s of the pool: every node reports its slots again",
+                message.get("lost", "slots"),
+                extra={"event": "pool_recovering"},
+            )
+        self._renew_soon()
+
     def _renew_soon(self) -> None:
         if len(self._held):
             self._tasks.start(self._renew_held(), "A renewal out of turn")
 
     async def _renew_held(self) -> None:
         """Renew now, for a recovering pool or after a gap in the messages."""
-        try:
-            renewal = await self.renew(list(self._held))
-        except PoolUnavailable:
-            return
+        with suppress(PoolUnavailable):
+            await self._report(list(self._held))
+
+    async def _report(self, slots: Sequence[Slot]) -> None:
+        """
+        Renew slots, and report those that are lost.
+
+        Raises:
+            PoolUnavailable: as renew().
+        """
+        renewal = await self.renew(slots)
         if renewal != Renewal():
             self.on_taken(renewal)
+
+    async def _settle(self) -> None:
+        """Call Redis until no excess is left: each script evicts a part of it."""
+        with suppress(PoolUnavailable):
+            state = "settling"
+            while state == "settling":
+                await asyncio.sleep(_SETTLE_SECONDS)
+                *_, state = await self._commands.run("usage", [])
 
     def _on_taken(self, message: Message) -> None:
         """Report slots that a script, of this or another node, took away."""
@@ -358,15 +373,6 @@ class RedisPool(SharedPool):
             self.on_taken(_make_renewal({connection_id: reason}))
 
 
-def _load_scripts(client: Any) -> dict[str, AsyncScript]:
-    prelude = (_SCRIPTS / "prelude.lua").read_text()
-    return {
-        path.stem: client.register_script(prelude + path.read_text())
-        for path in sorted(_SCRIPTS.glob("*.lua"))
-        if path.stem != "prelude"
-    }
-
-
 def _unknown_slot(connection_id: str) -> Slot:
     """Return a slot of which only the connection is known."""
     return Slot(
@@ -383,9 +389,11 @@ def _make_renewal(reasons: dict[str, str]) -> Renewal:
     )
 
 
-def _in_chunks(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(items), _SLOTS_PER_CALL):
-        yield items[start : start + _SLOTS_PER_CALL]
+def _in_chunks(
+    items: Sequence[Any], most: int = _SLOTS_PER_CALL
+) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(items), most):
+        yield items[start : start + most]
 
 
 def _in_pairs(words: Sequence[str]) -> dict[str, str]:

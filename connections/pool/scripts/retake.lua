@@ -6,8 +6,8 @@
 --
 -- ARGV: lease, max_total, channels, "keep" or "late", then for each slot: id,
 --   client, node, opened, limit.
--- Returns: for each slot that was not taken: its id, and "evicted", "replaced" or
---   "lost".
+-- Returns: for each slot that was not taken: its id, and "evicted", "replaced",
+--   "lost", or "again": the client's expired slots have to be forgotten first.
 
 local is_late, reply = ARGV[4] == 'late', {}
 
@@ -16,11 +16,19 @@ local function refuse(slot, reason)
   reply[#reply + 1] = reason
 end
 
-local function take_late(slot)
-  local excess = count_of(slot.client) + 1 - slot.limit
+local left = EVICTED_AT_ONCE
+
+local function take_late(slot, count)
+  local excess = count + 1 - slot.limit
   if count_slots() - math.max(excess, 0) >= max_total then
     return refuse(slot, 'lost')
   end
+  if excess > left then
+    evict_oldest(slot.client, left)
+    left = 0
+    return refuse(slot, 'again')
+  end
+  left = left - math.max(excess, 0)
   take(slot)
   evict_oldest(slot.client, excess)
   if not is_leased(slot.id) then
@@ -40,12 +48,17 @@ for index = 5, #ARGV, 5 do
     refuse(slot, taken_for)
   elseif pool_state == RECOVERING then
     take_unconditionally(slot)
-  elseif is_late then
-    take_late(slot)
-  elseif count_of(slot.client) < slot.limit and count_slots() < max_total then
-    take(slot)
   else
-    refuse(slot, 'lost')
+    local count = count_of(slot.client)
+    if not count then
+      refuse(slot, 'again')
+    elseif is_late then
+      take_late(slot, count)
+    elseif count < slot.limit and count_slots() < max_total then
+      take(slot)
+    else
+      refuse(slot, 'lost')
+    end
   end
 end
 return reply
