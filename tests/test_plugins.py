@@ -1,8 +1,11 @@
 """The plugins that select tests, hold budgets and run tests again in CI."""
 
 import json
+import os
+import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,22 @@ from tests.plugins.selection import LIVE_FOLDERS, PROMISES, TESTS, is_live
 from tests.plugins.unstable import run_again
 
 ROOT = TESTS.parent
+LONGEST_FIRST = ("--dist", "loadfile", "--no-loadscope-reorder")
+
+
+def run_pytest(
+    folder: Path, plugin: str, *arguments: str
+) -> "subprocess.CompletedProcess[str]":
+    """Run the tests of a folder with one plugin of ours and none of the project's."""
+    command = [
+        *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
+        *("-c", "/dev/null", "-p", "no:django", "-p", "no:randomly"),
+        *("--rootdir", str(folder), "-p", plugin, *arguments),
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True
+    )
 
 
 def test_a_file_over_its_budget_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,6 +49,23 @@ def test_the_budgets_add_up_to_what_all_tests_may_take() -> None:
     """Two files run at once, so 25 minutes by the clock are 50 of tests."""
     _, budgets = read_budgets()
     assert sum(budgets.values()) <= 2 * 25 * 60
+
+
+@pytest.mark.skipif(find_spec("xdist") is None, reason="NOT RUN: no pytest-xdist")
+def test_workers_run_the_files_with_the_largest_budgets_first(tmp_path: Path) -> None:
+    names = (
+        "tests/abuse/test_corpus.py",
+        "tests/a.py",
+        "tests/adoption/test_adoption.py",
+    )
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("def test_it():\n    pass\n")
+    done = run_pytest(
+        tmp_path, "tests.plugins.budget", "-vv", "-n1", *LONGEST_FIRST, *names
+    )
+    ran = re.findall(r"PASSED (\S+)::", done.stdout)
+    assert ran == [names[2], names[0], names[1]], done.stdout + done.stderr
 
 
 def test_live_folders_exist_and_others_are_within_the_process() -> None:
@@ -61,13 +97,9 @@ def test_the_failures_of_a_run_are_written(tmp_path: Path) -> None:
     """By the plugin, in a run of its own; xdist's workers report to one place."""
     (tmp_path / "test_it.py").write_text("def test_wrong():\n    assert 1 == 2\n")
     written = tmp_path / "failed.json"
-    command = [
-        *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
-        *("-c", "/dev/null", "-p", "no:django", "-p", "no:randomly", "--rootdir"),
-        *(str(tmp_path), "-p", "tests.plugins.unstable", "--failures-to"),
-        *(str(written), str(tmp_path / "test_it.py")),
-    ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = run_pytest(
+        tmp_path, "tests.plugins.unstable", "--failures-to", str(written), "test_it.py"
+    )
     assert done.returncode == 1, done.stdout + done.stderr
     failed = json.loads(written.read_text())
     assert list(failed) == ["test_it.py::test_wrong"]

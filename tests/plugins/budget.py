@@ -4,7 +4,8 @@ Fail a run in which a test file took longer than its budget in tests/budget.toml
 A budget is in seconds on the reference machine (two quiet cores), for all tests of
 a file together. It is held in CI, where the file runs on a machine of its own;
 elsewhere the run prints the files that are over and passes. Deadlines scale with
-the machine, and so do budgets.
+the machine, and so do budgets. Workers of pytest-xdist run the files with the largest
+budgets first.
 """
 
 import os
@@ -45,6 +46,18 @@ def find_overruns(
     ]
 
 
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    """Sort the files that workers run by their budgets, from the largest on."""
+    if hasattr(config, "workerinput"):
+        default, budgets = read_budgets()
+        items.sort(
+            key=lambda item: budgets.get(item.nodeid.partition("::")[0], default),
+            reverse=True,
+        )
+
+
 class BudgetPlugin:
     """Adds up how long the tests of each file took."""
 
@@ -60,7 +73,7 @@ class BudgetPlugin:
             session.exitstatus = OVER_BUDGET
 
     def pytest_terminal_summary(
-        self, terminalreporter: pytest.TerminalReporter
+        self, terminalreporter: "pytest.TerminalReporter"
     ) -> None:
         for sentence in self.find():
             terminalreporter.write_line(f"OVER BUDGET {sentence}", yellow=True)
