@@ -10,6 +10,7 @@ import pytest
 from connections.layers.mailbox import GAP
 from connections.layers.redis import RedisLayer
 from connections.testing import Proxy, wait_until
+from connections.testing.waiting import scale
 from tests.integration.redis_process import RedisProcess
 
 
@@ -55,7 +56,7 @@ class Member:
 async def layers(redis_process: RedisProcess) -> AsyncIterator[list[RedisLayer]]:
     """The layers of two nodes."""
     made = [
-        RedisLayer([redis_process.url], timeout_seconds=0.3, probe_seconds=0.3)
+        RedisLayer([redis_process.url], timeout_seconds=scale(1), probe_seconds=0.3)
         for _ in range(2)
     ]
     yield made
