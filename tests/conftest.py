@@ -53,7 +53,7 @@ def django_db_modify_db_settings(tmp_path_factory: pytest.TempPathFactory) -> No
         database["TEST"]["NAME"] = tmp_path_factory.mktemp("database") / "test.sqlite3"
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter") -> None:
     """List the tests that were skipped for lack of a program."""
     for report in terminalreporter.getreports("skipped"):
         reason = str(report.longrepr[2]) if isinstance(report.longrepr, tuple) else ""

@@ -65,7 +65,7 @@ def note_report() -> Callable[[Report], None]:
     return _reports.append
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter") -> None:
     if not _reports:
         return
     folder = Path(os.environ.get("ORCHESTRA_VAR") or "var")
