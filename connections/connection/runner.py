@@ -14,6 +14,7 @@ from connections.asgi import Message, Receive, Send
 from connections.close_codes import CloseReason
 from connections.connection.channel import ConnectionChannel
 from connections.connection.error_budget import ErrorBudget
+from connections.connection.layer_messages import is_reserved
 from connections.connection.lock import FifoLock
 from connections.connection.rate_limiter import Verdict
 from connections.connection.receive_limits import ReceiveLimits
@@ -262,11 +263,7 @@ class ConnectionRunner:
         except UnknownEvent as exc:
             # One wrong group_send must not end every member's connection.
             if exc.kind != GAP:
-                logger.warning(
-                    "A message of type %.64r was ignored: no method for it",
-                    exc.kind,
-                    extra={"event": "layer_message_ignored"},
-                )
+                self._ignore(exc.kind, "no method for it")
         except InvalidMessage as exc:
             connection.errors += 1
             connection.flight.record("message_refused", exc.code)
@@ -293,10 +290,21 @@ class ConnectionRunner:
 
     async def _deliver(self, message: Message) -> None:
         """Handle an event from the channel layer."""
+        if is_reserved(type(self._consumer), message):
+            self._ignore(message.get("type"), "it is reserved")
+            return
         try:
             await self._handle_locked(message)
         except StopConsumer:
             await self.sender.stop()
+
+    def _ignore(self, kind: object, cause: str) -> None:
+        logger.warning(
+            "A message of type %.64r was ignored: %s",
+            kind,
+            cause,
+            extra={"event": "layer_message_ignored"},
+        )
 
     async def _disconnect_aborted(self) -> None:
         """Call disconnect() of an aborted connection, for one second at most."""

@@ -176,7 +176,7 @@ class LoopLayer:
             if mailbox is None:
                 continue
             if message.get("type") == GAP:
-                mailbox.put_gap(message.get("missed"), loop)
+                mailbox.put_gap(_read_missed(message), loop)
             elif not mailbox.put(message, now, loop):
                 self._layer.dropped += 1
                 mailbox.put_gap(1, loop)
@@ -216,3 +216,9 @@ class LoopLayer:
             return False
         del self._members[group]
         return True
+
+
+def _read_missed(gap: Message) -> int | None:
+    """Return the number in a gap; None if it is unknown, or no program of ours."""
+    missed = gap.get("missed")
+    return missed if type(missed) is int and missed > 0 else None

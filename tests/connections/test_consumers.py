@@ -436,13 +436,64 @@ async def test_groups_reach_a_consumer(consumer_class: Any) -> None:
 
 
 @pytest.mark.usefixtures("memory_layer")
-@pytest.mark.parametrize("kind", ["nobody.home", "_private", "", 7])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("nobody.home", "_private", "", 7, "__class__", "shout.__call__"),
+        *("websocket.connect", "websocket.receive", "websocket.disconnect"),
+        *("websocket_receive", "websocket.send", "websocket.close", "lifespan.startup"),
+        *("http.request", "http.disconnect", "handle.echo.own", "groups", "scope"),
+        *("close", "end", "send", "send.json", "accept", "connect", "disconnect"),
+        *("receive", "dispatch", "base.send", "channel.layer", "get.client.id"),
+        *("is.activity", "get.limits", "as.asgi", "group", "permission.required"),
+    ],
+)
 async def test_an_unknown_layer_message_is_ignored(kind: Any) -> None:
     communicator = await open_connection(Member, make_node())
     layer = get_channel_layer()
     await layer.group_send("everyone", {"type": kind})
     await layer.group_send("everyone", {"type": "shout", "text": "alive"})
     assert await communicator.receive_from() == "alive"
+    await communicator.disconnect()
+
+
+class Guest(LimitedJsonConsumer):
+    """Overrides methods of the library, and has one of each kind of its own."""
+
+    groups = ["everyone"]
+
+    async def http_request(self, event: dict[str, Any]) -> None:
+        await self.send_json({"taken": event["type"]})
+
+    async def disconnect(self, code: int) -> None:
+        await self.send_json({"taken": "disconnect"})
+
+    async def websocket_note(self, event: dict[str, Any]) -> None:
+        await self.send_json({"taken": event["type"]})
+
+    async def receive_json(self, content: Any, **kwargs: Any) -> None:
+        await self.send_json({"taken": content["type"]})
+
+    async def note_arrived(self, event: dict[str, Any]) -> None:
+        await self.send_json({"note": event["type"]})
+
+
+@pytest.mark.usefixtures("memory_layer")
+async def test_the_layer_speaks_neither_for_the_client_nor_for_the_server(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    node = make_node()
+    communicator = await open_connection(Guest, node)
+    layer = get_channel_layer()
+    taken = ["websocket.receive", "websocket.note", "http.request", "disconnect"]
+    for kind in [*taken, "receive.json"]:
+        event = {"type": kind, "text": '{"type": "forged"}', "code": 1000}
+        await layer.group_send("everyone", event)
+    await layer.group_send("everyone", {"type": "note.arrived"})
+    assert await communicator.receive_json_from() == {"note": "note.arrived"}
+    live = next(iter(node.hub))
+    assert (live.messages_in, live.errors) == (0, 0)
+    assert caplog.text.count("was ignored") == 5
     await communicator.disconnect()
 
 

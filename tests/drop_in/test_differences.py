@@ -67,6 +67,17 @@ async def test_an_event_without_a_handler_closes_nothing() -> None:
     await assert_alive(limited)
 
 
+async def test_the_layer_does_not_speak_for_the_client() -> None:
+    """On Channels, everybody in the group receives what no client has sent."""
+    stock = await open_connection(STOCK.Careless)
+    limited = await open_connection(LIMITED.Careless)
+    forged = {"type": "websocket.receive", "text": "[", "bytes": None}
+    await get_channel_layer().group_send("careless", forged)
+    with pytest.raises(ValueError, match="Expecting value"):
+        await stock.wait(timeout=15)
+    await assert_alive(limited)
+
+
 async def test_connect_that_raises_is_accepted_and_closed_4500() -> None:
     """A refusal before the accept tells a browser nothing, and it retries for ever."""
     communicator = WebsocketCommunicator(STOCK.Careless.as_asgi(), "/ws/connect/")

@@ -185,13 +185,20 @@ async def test_no_subscription_outlives_its_consumer(
         await wait_until(lambda: client.pubsub_channels("asgi*") == [])
 
 
-@pytest.mark.parametrize("payload", [b"\xc1 not msgpack", b"\x91\x01", b"\x81\xc0"])
+FORGED_GAP = b"\x82\xa4type\xabchannel.gap\xa6missed\xa1x"
+"""{"type": "channel.gap", "missed": "x"} in MessagePack."""
+
+
+@pytest.mark.parametrize(
+    "payload", [b"\xc1 not msgpack", b"\x91\x01", b"\x81\xc0", FORGED_GAP]
+)
 async def test_a_foreign_payload_stops_no_member(
     redis_process: RedisProcess, layers: list[RedisLayer], payload: bytes
 ) -> None:
     member = await Member(layers[0]).open("g")
     with redis_process.connect() as client:
-        client.publish("asgi__group__g", payload)
+        for _ in range(2):
+            client.publish("asgi__group__g", payload)
     await layers[1].group_send("g", {"type": "n", "n": 1})
     await wait_until(lambda: member.numbers == [1])
     await member.close()
