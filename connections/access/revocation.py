@@ -5,17 +5,19 @@ Signal receivers, because Django is the caller. All take effect on the commit.
 Changes without a signal (QuerySet.update) are found by access.reauthorisation.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group, Permission, PermissionsMixin
 from django.contrib.auth.signals import user_logged_out
-from django.db import router, transaction
+from django.db import connections, router, transaction
 from django.db.models.signals import m2m_changed, post_delete, post_save
 
+from connections.access.changes import Change, take_change, watch_changes
 from connections.announcements import REAUTHORISE, post_close_requests
+from connections.credentials.requirements import has_stock_permissions
 from connections.credentials.sessions import digest_session_key
 from connections.models import AccessToken, CloseRequest
 from connections.models.alias import get_alias
@@ -24,16 +26,23 @@ from connections.models.user_key import release_user
 Target = CloseRequest.Target
 
 _AUTHOR = "Django"
+_RIGHTS = frozenset(("is_active", "is_staff", "is_superuser"))
+_Key = tuple[str, str, str]
+"""The target, value and reason of a close request."""
+
 _MOST_REQUESTS = 100
-"""If a change concerns more users, all connections are checked."""
+"""If a transaction concerns more users, all connections are checked."""
 
 
 def watch() -> None:
     """Connect the receivers; called once, when the app is ready."""
     users = get_user_model()
     user_logged_out.connect(_end_session, dispatch_uid="connections.logout")
-    _on_save(users, _on_user_saved)
-    _on_delete(users, _end_user)
+    # Django sends the signals of a proxy and of a child model with that model.
+    watched: list[Any] = list(_find_models(users))
+    for kind in watched:
+        _on_save(kind, _on_user_saved)
+        _on_delete(kind, _end_user)
     _on_save(AccessToken, _on_token_saved)
     _on_delete(AccessToken, _end_token)
     if issubclass(users, PermissionsMixin):
@@ -41,8 +50,17 @@ def watch() -> None:
             _on_change(relation, _on_members_changed)
         _on_change(Group.permissions.through, _recheck_all)
         for model in (Group, Permission):
-            _on_save(model, _recheck_all)
+            _on_save(model, _on_right_saved)
             _on_delete(model, _recheck_all)
+            watched.append(model)
+    watch_changes(watched)
+
+
+def _find_models(model: type[Any]) -> Iterator[type[Any]]:
+    """Yield a model with its proxies and children."""
+    yield model
+    for child in model.__subclasses__():
+        yield from _find_models(child)
 
 
 def _on_save(model: Any, receiver: Any) -> None:
@@ -58,21 +76,51 @@ def _on_change(relation: Any, receiver: Any) -> None:
     m2m_changed.connect(receiver, relation, dispatch_uid=uid)
 
 
+class _Posting:
+    """
+    The close requests that one transaction has posted, or posts on its commit.
+
+    Django keeps it with the functions that run on the commit, and drops it with the
+    savepoint that is rolled back.
+    """
+
+    def __init__(self, keys: list[_Key], requests: list[CloseRequest]) -> None:
+        self.keys = keys
+        self._requests = requests
+
+    def __call__(self) -> None:
+        post_close_requests(*self._requests)
+
+
 def _post(target: Target, values: Iterable[object], reason: str, using: str) -> None:
     """
     Post close requests for a change in the database `using`, on its commit.
 
-    In another database than that of the requests, a transaction does not include
-    them: posted before its commit, they would be applied to the old rows.
+    A transaction posts each request once, and after many for users one for all
+    connections. In another database than that of the requests, a transaction does
+    not include them: posted before its commit, they would be applied to the old
+    rows.
     """
+    hooks = [one[1] for one in connections[using].run_on_commit]
+    earlier = {key for one in hooks if isinstance(one, _Posting) for key in one.keys}
+    recheck_all: _Key = (Target.ALL, "", REAUTHORISE)
+    keys: list[_Key] = [(target, str(value), reason) for value in values]
+    keys = [key for key in keys if key not in earlier]
+    if reason == REAUTHORISE:
+        if recheck_all in earlier:
+            return
+        if len(earlier) + len(keys) > _MOST_REQUESTS:
+            keys = [recheck_all]
+    if not keys:
+        return
     requests = [
-        CloseRequest(target=target, value=str(value), reason=reason, author=_AUTHOR)
-        for value in values
+        CloseRequest(target=target, value=value, reason=reason, author=_AUTHOR)
+        for target, value, reason in keys
     ]
     if using == get_alias():
         post_close_requests(*requests)
-    else:
-        transaction.on_commit(partial(post_close_requests, *requests), using=using)
+        requests = []
+    transaction.on_commit(_Posting(keys, requests), using=using)
 
 
 def _end_session(request: Any, **kwargs: Any) -> None:
@@ -94,15 +142,31 @@ def _on_user_saved(
     **kwargs: Any,
 ) -> None:
     """
-    End the connections of a deactivated user; recheck those of another.
+    End the connections of a deactivated user; recheck those of one who lost a right.
 
-    A session may depend on any field: on the password, or on those that a
-    project's get_session_auth_hash() reads. A login saves last_login alone.
+    A login saves last_login, and a middleware of a project may save a field with
+    each request: neither concerns a connection.
     """
-    if created or raw or (update_fields and set(update_fields) <= {"last_login"}):
+    if created or raw:
         return
-    reason = REAUTHORISE if instance.is_active else "deactivated"
-    _post(Target.USER, [instance.pk], reason, using)
+    change = take_change(instance, update_fields)
+    if change is None or _concerns_connections(instance, change):
+        reason = REAUTHORISE if instance.is_active else "deactivated"
+        _post(Target.USER, [instance.pk], reason, using)
+
+
+def _concerns_connections(user: Any, change: Change) -> bool:
+    """Return True if a changed field decides about a right or a session of a user."""
+    fields = change.fields - {"last_login"}
+    if not fields:
+        return False
+    if fields & _RIGHTS or not has_stock_permissions():
+        return True
+    # A project's own method may read any field.
+    find_hash = getattr(user, "get_session_auth_hash", None)
+    return (
+        find_hash is not None and change.before.get_session_auth_hash() != find_hash()
+    )
 
 
 def _end_user(instance: Any, using: str, **kwargs: Any) -> None:
@@ -134,20 +198,35 @@ def _on_members_changed(
     """Recheck the users that may have lost a group or a permission."""
     if action not in ("post_remove", "post_clear"):
         return
+    if pk_set is not None and not pk_set:
+        return
     keys = pk_set if reverse else {instance.pk}
-    if keys is None or len(keys) > _MOST_REQUESTS:
-        _recheck_all(action=action, using=using)
+    if keys is None:
+        _recheck_all(using=using)
     else:
         _post(Target.USER, keys, REAUTHORISE, using)
 
 
-def _recheck_all(
+def _on_right_saved(
+    instance: Any,
+    created: bool,
+    raw: bool,
+    update_fields: Any,
     using: str,
-    action: str = "",
-    created: bool = False,
-    raw: bool = False,
     **kwargs: Any,
 ) -> None:
-    """Recheck all connections, for a group or permission has changed."""
-    if not created and not raw and action in ("", "post_remove", "post_clear"):
+    """Recheck all connections if a group or permission was changed."""
+    if created or raw:
+        return
+    change = take_change(instance, update_fields)
+    if change is None or change.fields:
+        _recheck_all(using=using)
+
+
+def _recheck_all(
+    using: str, action: str = "", pk_set: Any = None, **kwargs: Any
+) -> None:
+    """Recheck all connections, because a group or permission was lost."""
+    is_empty = pk_set is not None and not pk_set
+    if action in ("", "post_remove", "post_clear") and not is_empty:
         _post(Target.ALL, [""], REAUTHORISE, using)

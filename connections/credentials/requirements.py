@@ -91,9 +91,7 @@ def _read_permitted(wanted: Wanted) -> set[tuple[str, Any]]:
         for name in needs.permissions:
             users.setdefault(name, {})[key] = user
     backends = get_backends()
-    if not issubclass(get_user_model(), PermissionsMixin) or not all(
-        map(_has_stock_decisions, backends)
-    ):
+    if not has_stock_permissions():
         return {
             (name, key)
             for name, candidates in users.items()
@@ -110,6 +108,13 @@ def _read_permitted(wanted: Wanted) -> set[tuple[str, Any]]:
         .filter(pk__in=candidates)
         .values_list("pk", flat=True)
     }
+
+
+def has_stock_permissions() -> bool:
+    """Return True if all permissions are those of the database, as Django's are."""
+    return issubclass(get_user_model(), PermissionsMixin) and all(
+        map(_has_stock_decisions, get_backends())
+    )
 
 
 def _has_stock_decisions(backend: Any) -> bool:

@@ -1,6 +1,7 @@
 """Test that connections end when their right to stay ends."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from importlib import import_module
@@ -9,7 +10,8 @@ from typing import Any
 import pytest
 from channels.db import database_sync_to_async
 from django.conf import settings
-from django.contrib.auth.models import Group, Permission, User
+from django.contrib.auth.backends import ModelBackend
+from django.contrib.auth.models import Group, Permission, User, update_last_login
 from django.contrib.auth.signals import user_logged_out
 from django.contrib.sessions.models import Session
 from django.db import connection, transaction
@@ -17,6 +19,7 @@ from django.test import RequestFactory
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
+from connections.access.revocation import watch
 from connections.consumers import LimitedSyncConsumer
 from connections.credentials.requirements import Requirements, find_lacking
 from connections.credentials.sessions import verify_session
@@ -183,11 +186,185 @@ async def test_a_users_other_changes_and_other_users_losses_end_nothing(
     await communicator.disconnect()
 
 
-async def test_a_login_posts_no_request() -> None:
-    user = await in_database(make_staff)()
-    await CloseRequest.objects.all().adelete()
-    await user.asave(update_fields=["last_login"])
-    assert not await CloseRequest.objects.aexists()
+# Which changes post a request
+
+
+def sign_in(user: User) -> None:
+    update_last_login(User, user)
+
+
+def save_last_login_with_the_rest(user: User) -> None:
+    user.last_login = timezone.now()
+    user.save()
+
+
+def save_another_field(user: User) -> None:
+    user.email = "alice@example.com"
+    user.save()
+
+
+def save_some_fields(user: User) -> None:
+    user.is_active = False  # It is not written.
+    user.save(update_fields=["email", "first_name"])
+
+
+def save_without_password(user: User) -> None:
+    User.objects.defer("password").get(pk=user.pk).save()
+
+
+def save_its_groups(user: User) -> None:
+    user.groups.set(user.groups.all())
+    user.groups.remove(*[])
+    for group in user.groups.all():
+        group.save()
+
+
+def activate(user: User) -> None:
+    """It was inactive, and is saved again."""
+    User.objects.filter(pk=user.pk).update(is_active=False)
+    inactive = User.objects.get(pk=user.pk)
+    inactive.email = "alice@example.com"
+    inactive.save()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        User.save,
+        sign_in,
+        save_last_login_with_the_rest,
+        save_another_field,
+        save_some_fields,
+        save_without_password,
+        save_its_groups,
+        activate,
+    ],
+)
+def test_a_change_that_concerns_no_connection_posts_nothing(
+    change: Callable[[User], Any],
+) -> None:
+    user = User.objects.get(pk=make_staff().pk)
+    CloseRequest.objects.all().delete()
+    change(user)
+    assert not CloseRequest.objects.exists()
+
+
+class Employee(User):
+    """The same users by a proxy, whose signals are sent with the proxy."""
+
+    class Meta:
+        proxy = True
+        app_label = "employees"
+
+
+def deactivate_later(user: User) -> None:
+    """One save writes another field, the next one the change."""
+    user.is_active = False
+    user.save(update_fields=["email"])
+    user.save()
+
+
+def overwrite(user: User) -> None:
+    """A row that was never read may overwrite one of the database."""
+    User(pk=user.pk, username="alice", is_active=False).save()
+
+
+def set_deferred_password(user: User) -> None:
+    change_password(User.objects.defer("password").get(pk=user.pk))
+
+
+def lose_staff(user: User) -> None:
+    User.objects.filter(pk=user.pk).update(is_staff=True)
+    staff = User.objects.get(pk=user.pk)
+    staff.is_staff = False
+    staff.save()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (deactivate, "deactivated"),
+        (deactivate_later, "deactivated"),
+        (overwrite, "deactivated"),
+        (change_password, "reauthorise"),
+        (set_deferred_password, "reauthorise"),
+        (lose_staff, "reauthorise"),
+        (rename_group, "reauthorise"),
+    ],
+)
+def test_a_change_of_a_right_posts_one_request(
+    change: Callable[[User], Any], reason: str
+) -> None:
+    user = User.objects.get(pk=make_staff().pk)
+    CloseRequest.objects.all().delete()
+    change(user)
+    assert CloseRequest.objects.get().reason == reason
+
+
+def test_users_of_a_proxy_are_watched() -> None:
+    watch()  # As at the start of a process, after all models were made.
+    deactivate(Employee.objects.get(pk=make_staff().pk))
+    assert CloseRequest.objects.get(reason="deactivated").target == "user"
+
+
+class RoleBackend(ModelBackend):
+    """A backend that decides by a field of its own."""
+
+    def has_perm(self, user_obj: Any, perm: str, obj: Any = None) -> bool:
+        return bool(user_obj.first_name == "admin")
+
+
+def test_with_own_permissions_any_field_may_be_a_right(settings: Any) -> None:
+    settings.AUTHENTICATION_BACKENDS = [f"{__name__}.RoleBackend"]
+    user = User.objects.get(pk=make_staff().pk)
+    CloseRequest.objects.all().delete()
+    sign_in(user)
+    assert not CloseRequest.objects.exists()
+    user.first_name = "guest"
+    user.save()
+    assert CloseRequest.objects.get().reason == "reauthorise"
+
+
+# One transaction
+
+
+def test_a_transaction_posts_each_request_once() -> None:
+    user = User.objects.get(pk=make_staff().pk)
+    CloseRequest.objects.all().delete()
+    with transaction.atomic():
+        for _ in range(3):
+            change_password(user)
+            user.groups.clear()
+    assert CloseRequest.objects.count() == 1
+    change_password(user)
+    assert CloseRequest.objects.count() == 2
+
+
+def test_a_request_of_a_savepoint_that_is_rolled_back_is_posted_again() -> None:
+    user = User.objects.get(pk=make_staff().pk)
+    CloseRequest.objects.all().delete()
+    with transaction.atomic():
+        with contextlib.suppress(KeyError), transaction.atomic():
+            change_password(user)
+            raise KeyError
+        change_password(user)
+    assert CloseRequest.objects.count() == 1
+
+
+def test_a_transaction_of_many_users_rechecks_all_connections_once() -> None:
+    group = Group.objects.create(name="guests")
+    users = [User(username=f"user{number}") for number in range(150)]
+    User.objects.bulk_create(users)
+    with transaction.atomic():
+        for user in User.objects.all():
+            change_password(user)
+    rows = CloseRequest.objects.values_list("target", flat=True)
+    assert sorted(set(rows)) == ["all", "user"]
+    assert len(rows) == 101
+    CloseRequest.objects.all().delete()
+    group.user_set.set(users)
+    group.user_set.clear()
+    assert CloseRequest.objects.get().target == "all"
 
 
 async def test_a_token_outlives_the_password_of_its_user(node: Node) -> None:
