@@ -1,7 +1,6 @@
 """Provide every test with databases, server processes and a hypothesis profile."""
 
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from django.conf import settings as project
 from hypothesis import settings
 
 from connections.testing import Servers
+from tests.integration.nginx import make_certificate
 from tests.integration.redis_process import RedisProcess
 from tests.integration.services import PostgresProcess
 from tests.project import ProjectServers, make_server
@@ -122,12 +122,4 @@ def migrated_postgres(
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A certificate for 127.0.0.1 and the host of deploy/, and its key."""
-    folder = tmp_path_factory.mktemp("tls")
-    certificate, key = folder / "cert.pem", folder / "key.pem"
-    command = (
-        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1"
-        " -addext subjectAltName=IP:127.0.0.1,DNS:chat.example.com"
-        f" -keyout {key} -out {certificate}"
-    )
-    subprocess.run(command.split(), check=True, capture_output=True)
-    return certificate, key
+    return make_certificate(tmp_path_factory.mktemp("tls"))

@@ -11,6 +11,9 @@ from pathlib import Path
 
 from connections.testing import LiveServer
 from tests.integration.browser import PASSWORD, Person, open_browser
+from tests.integration.nginx import make_certificate
+from tests.integration.redis_process import RedisProcess
+from tests.integration.shipped import RESOLVE, Site, open_site
 from tests.project import ROOT, make_server
 
 _FOLDER = ROOT / "docs" / "_static"
@@ -35,8 +38,42 @@ async def take_demo(server: LiveServer) -> None:
         await tab.page.screenshot(path=_FOLDER / "demo.png", animations="disabled")
 
 
+async def take_deploy(site: Site) -> None:
+    """Show a user who has signed in through nginx over TLS, and the connection."""
+    async with open_browser(RESOLVE) as browser:
+        context = await browser.new_context(
+            viewport={"width": 1080, "height": 640}, ignore_https_errors=True
+        )
+        tab = await Person(site, context).sign_in("alice")
+        await tab.say("Hello through nginx, over TLS")
+        await tab.page.click("summary")
+        await tab.page.wait_for_timeout(1000)
+        await tab.page.screenshot(path=_FOLDER / "deploy.png", animations="disabled")
+
+
+def show_deploy(folder: Path) -> None:
+    """Start the shipped site, and take its screenshot."""
+    database_url = f"sqlite:///{folder / 'db.sqlite3'}"
+    make_server(folder).manage("migrate", "--verbosity", "0")
+    redis = RedisProcess(password="of-the-pictures-alone").start()
+    certificate = make_certificate(folder)
+    try:
+        with open_site(
+            folder,
+            certificate,
+            database_url=database_url,
+            redis_url=redis.url,
+            config={},
+        ) as site:
+            asyncio.run(take_deploy(site))
+    finally:
+        redis.remove()
+
+
 def main() -> None:
     """Take every screenshot."""
+    with tempfile.TemporaryDirectory() as folder:
+        show_deploy(Path(folder))
     with tempfile.TemporaryDirectory() as folder:
         server = make_server(
             Path(folder),

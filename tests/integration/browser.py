@@ -3,11 +3,11 @@
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
-from connections.testing import LiveServer, wait_until
+from connections.testing import wait_until
 from tests.integration.services import find_program
 
 PASSWORD = "correct horse battery"
@@ -26,12 +26,12 @@ _PATIENCE_MS = 30_000
 
 
 @contextlib.asynccontextmanager
-async def open_browser() -> AsyncIterator[Browser]:
-    """Start Chromium, and close it on exit."""
+async def open_browser(*arguments: str) -> AsyncIterator[Browser]:
+    """Start Chromium with further arguments, and close it on exit."""
     path = find_program("chromium")
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
-            executable_path=path, args=_ARGUMENTS
+            executable_path=path, args=[*_ARGUMENTS, *arguments]
         )
         try:
             yield browser
@@ -49,10 +49,18 @@ class Shown:
     state: str
 
 
+class HasUrl(Protocol):
+    """A server, or a site of several."""
+
+    @property
+    def url(self) -> str:
+        """The URL of its pages, without a path."""
+
+
 class Person:
     """A signed-in user with a private browser context."""
 
-    def __init__(self, server: LiveServer, context: BrowserContext) -> None:
+    def __init__(self, server: HasUrl, context: BrowserContext) -> None:
         self.context = context
         self.complaints: list[str] = []
         """Errors and policy violations that the browser reported."""

@@ -88,3 +88,15 @@ def open_to_workers(folder: Path) -> Iterator[Path]:
             parent.chmod(parent.stat().st_mode | 0o011)
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def make_certificate(folder: Path) -> tuple[Path, Path]:
+    """Make a certificate for 127.0.0.1 and the host of the site, and its key."""
+    certificate, key = folder / "cert.pem", folder / "key.pem"
+    command = (
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1"
+        " -addext subjectAltName=IP:127.0.0.1,DNS:chat.example.com"
+        f" -keyout {key} -out {certificate}"
+    )
+    subprocess.run(command.split(), check=True, capture_output=True)
+    return certificate, key

@@ -21,6 +21,8 @@ from tests.project import ROOT, make_server
 
 DEPLOY = ROOT / "deploy"
 HOST = "chat.example.com"
+RESOLVE = f"--host-resolver-rules=MAP {HOST} 127.0.0.1"
+"""An argument of Chromium."""
 
 
 def read_environment() -> dict[str, str]:
@@ -72,7 +74,7 @@ class Visitor:
             body = urlencode(
                 {**form, "csrfmiddlewaretoken": self._cookies["csrftoken"]}
             )
-            headers["Origin"] = self._site.origin
+            headers["Origin"] = self._site.url
             headers["Content-Type"] = "application/x-www-form-urlencoded"
         return self._send(method, path, body, headers)
 
@@ -93,7 +95,7 @@ class Visitor:
             host="127.0.0.1",
             port=self._site.nginx.port,
             ssl=self._site.tls,
-            origin=Origin(self._site.origin),
+            origin=Origin(self._site.url),
             additional_headers={"Cookie": self._cookie},
             local_addr=(self.address, 0),
             **options,
@@ -139,7 +141,7 @@ class Site:
         return f"{HOST}:{self.nginx.port}"
 
     @property
-    def origin(self) -> str:
+    def url(self) -> str:
         """The origin of the site's pages."""
         return f"https://{self.authority}"
 

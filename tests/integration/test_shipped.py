@@ -12,10 +12,11 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
-from connections.testing import LiveServer
+from connections.testing import LiveServer, wait_until
+from tests.integration.browser import Person, open_browser
 from tests.integration.redis_process import RedisProcess
 from tests.integration.services import PostgresProcess
-from tests.integration.shipped import Site, Visitor, open_site
+from tests.integration.shipped import RESOLVE, Site, Visitor, open_site
 
 BURST = 20
 """Handshakes of one address at once; the shipped number takes a while to use up."""
@@ -60,6 +61,22 @@ def test_a_user_signs_in(site: Site) -> None:
     names = {cookie.partition("=")[0] for cookie in visitor.set_cookies}
     assert names == {"csrftoken", "sessionid"}
     assert [one for one in visitor.set_cookies if "; Secure" not in one] == []
+
+
+async def test_a_browser_signs_in_and_talks_over_wss(site: Site) -> None:
+    async with open_browser(RESOLVE) as browser:
+        context = await browser.new_context(ignore_https_errors=True)
+        person = Person(site, context)
+        tab = await person.sign_in("alice")
+        await tab.say("over TLS")
+
+        async def is_there() -> bool:
+            return [one.text for one in await tab.read()] == ["over TLS"]
+
+        await wait_until(is_there)
+        cookies = {one["name"]: one["secure"] for one in await context.cookies()}
+    assert cookies == {"csrftoken": True, "sessionid": True}
+    assert person.complaints == []
 
 
 def test_without_tls_a_visitor_is_redirected(site: Site) -> None:
