@@ -33,6 +33,10 @@ class BackgroundTasks:
         task.add_done_callback(self._forget)
         return task
 
+    def release(self, task: asyncio.Task[Any]) -> None:
+        """Wait for a task no longer; the caller keeps a reference to it."""
+        self._tasks.discard(task)
+
     def cancel(self) -> None:
         """Cancel all tasks, without waiting for them."""
         for task in list(self._tasks):

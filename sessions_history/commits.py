@@ -14,6 +14,7 @@ from django.db import DatabaseError, OperationalError
 from django.utils import timezone
 
 from connections.models.alias import atomic, get_connection
+from sessions_history import work
 from sessions_history.backends import make_backend
 from sessions_history.backends.base import Changes, Row
 from sessions_history.entries import (
@@ -53,6 +54,7 @@ class LogLimits:
     node_id: str
     history_limit: int
     max_open_streams: int
+    work: work.Terms
 
 
 @dataclass(slots=True)
@@ -119,6 +121,7 @@ class _Commit:
         self._keys: dict[tuple[str, str], tuple[str, int]] = {}
         self._new_entries: list[tuple[str, Entry]] = []
         self._new_keys: list[tuple[str, str, str, int]] = []
+        self._new_work: list[tuple[str, int, int | None, str]] = []
 
     def run(self, requests: Sequence[Request]) -> list[Result]:
         self._read(requests)
@@ -181,6 +184,9 @@ class _Commit:
         for entry in entries:
             if streaming and entry.is_streaming:
                 session.open_offsets.add(entry.offset)
+                message_offset = first if entry.offset > first else None
+                row = (session_id, entry.offset, message_offset, key)
+                self._new_work.append(row)
             self._new_entries.append((session_id, entry))
         session.last_offset += len(entries)
         session.is_used = True
@@ -224,6 +230,9 @@ class _Commit:
                 thresholds=[row for row in thresholds.items() if row[1] > 0],
             )
         )
+
+        if self._new_work:
+            work.add(self._new_work, self._limits.work)
 
     def _make_row(self, session_id: str, entry: Entry) -> Row:
         return (

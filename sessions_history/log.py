@@ -48,6 +48,7 @@ from sessions_history.responders import Responder, make_responder
 from sessions_history.resume import Outcome, Resumption, decide
 from sessions_history.streams import Stream
 from sessions_history.subscribers import SendText, Subscriber
+from sessions_history.work import Terms
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ logger = logging.getLogger(__name__)
 _CLIENT, _SERVER = Sender.CLIENT.value, Sender.SERVER.value
 
 _RETRY_CHECK_SECONDS = 1
+_WORK_SECONDS = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,8 +84,14 @@ class SessionLog:
         self._database = database
         self._config = config
         self.responder = responder
+        terms = Terms(
+            owner=node_id,
+            lease_seconds=config.node.node_timeout_seconds,
+            timeout_seconds=config.sessions.stream_timeout_seconds,
+        )
         limits = LogLimits(
             node_id=node_id,
+            work=terms,
             history_limit=config.max_session_history,
             max_open_streams=config.sessions.max_open_streams,
         )
@@ -96,6 +104,8 @@ class SessionLog:
             database=database,
             commits=self._commits,
             fan_out=self._fan_out,
+            terms=terms,
+            get_responder=lambda: self.responder,
         )
         self._check_failed = False
 
@@ -289,6 +299,10 @@ class SessionLog:
         self._check_failed = False
         return is_whole
 
+    async def check_work(self) -> None:
+        """Renew the leases of this node's streams, and take over what others left."""
+        await self._producers.check_work()
+
     async def _submit(self, request: Request) -> Committed:
         return await self._commits.submit(request)
 
@@ -300,7 +314,7 @@ class SessionLog:
         self._fan_out.send_appended(session_id, committed.epoch, committed.entries)
         if isinstance(request, Append) and request.key and self.responder is not None:
             message, answer = committed.entries
-            self._producers.answer(self.responder, session_id, message, answer)
+            self._producers.answer(session_id, message, answer)
 
 
 def get_log(node: Node) -> SessionLog:
@@ -324,6 +338,7 @@ def get_log(node: Node) -> SessionLog:
             log.check_positions,
             expected_seconds=node.config.sessions.position_seconds,
         )
+        node.periodic.start("The check of work", log.check_work, _WORK_SECONDS)
     return log
 
 

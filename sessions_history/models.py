@@ -156,3 +156,39 @@ class AppendKey(models.Model):
 
     def __str__(self) -> str:
         return self.key
+
+
+class Work(models.Model):
+    """
+    A streaming entry that somebody has to write, and who that is.
+
+    The owner renews its lease. If it does not, a node takes the work over. The
+    row is deleted with the end of the entry.
+    """
+
+    session = models.ForeignKey(
+        Session, on_delete=models.CASCADE, related_name="+", db_index=False
+    )
+    offset = models.PositiveBigIntegerField()
+    message_offset = models.PositiveBigIntegerField(null=True, blank=True)
+    """The message that the entry answers. Without one only the owner can go on."""
+    key = models.CharField(max_length=KEY_LENGTH, blank=True)
+    """The id of that message."""
+    owner = models.CharField(max_length=64, db_index=True)
+    """An opaque id; of a node its node_id."""
+    leased_until = models.DateTimeField(db_index=True)
+    ends_at = models.DateTimeField()
+    """When the entry is interrupted, whoever writes it."""
+    attempts = models.PositiveSmallIntegerField(default=1)
+    cancel_requested_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        verbose_name_plural = "work"
+        constraints = [
+            models.UniqueConstraint(
+                fields=["session", "offset"], name="work_offset_is_unique"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.session_id} #{self.offset}"

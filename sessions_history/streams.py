@@ -18,9 +18,12 @@ logger = logging.getLogger(__name__)
 
 WRITE_SECONDS = 0.2
 _RETRY_SECONDS = 0.5
+_FORCE_SECONDS = 1.5
+"""How long a task may take to leave the block of an ended stream."""
 
 OnGrowth = Callable[[str, Entry, str], None]
 OnWritten = Callable[[str, Entry], None]
+OnLeak = Callable[["Stream", "asyncio.Task[object]"], None]
 
 
 class Stream:
@@ -29,7 +32,8 @@ class Stream:
 
     The entry ends with the block: as `done`, as `error` if the block raises, as
     `interrupted` if its task is cancelled or takes too long. If a client cancels
-    it, or another node has ended it, the block is left by StreamEnded.
+    it, or another node has ended it, the block is left by StreamEnded. A task that
+    swallows its cancellation is reported by on_leak: finish() ends the entry then.
     """
 
     def __init__(
@@ -42,6 +46,7 @@ class Stream:
         timeout_seconds: float,
         on_growth: OnGrowth,
         on_written: OnWritten,
+        on_leak: OnLeak,
     ) -> None:
         self.session_id = session_id
         self.entry = entry
@@ -51,12 +56,15 @@ class Stream:
         self._timeout_seconds = timeout_seconds
         self._on_growth = on_growth
         self._on_written = on_written
+        self._on_leak = on_leak
         # The first half of a surrogate pair whose second half has not arrived.
         self._held_back = ""
         self._written_characters = 0
         self._written_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._deadline: asyncio.TimerHandle | None = None
+        self._forcing: asyncio.TimerHandle | None = None
+        self._is_finished = False
         self._writing: asyncio.Future[Committed] | None = None
         self._task: asyncio.Task[object] | None = None
         self._ended_as: str | None = None
@@ -93,7 +101,14 @@ class Stream:
         self._ended_as = state
         if self._task is not None:
             self._task.cancel()
+            loop = asyncio.get_running_loop()
+            self._forcing = loop.call_later(_FORCE_SECONDS, self._report_leak)
         return True
+
+    async def finish(self) -> None:
+        """End the entry of an ended stream whose task does not leave the block."""
+        self._is_finished = True
+        await self._finish(self._ended_as or State.INTERRUPTED, "")
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.current_task()
@@ -110,7 +125,7 @@ class Stream:
         traceback: TracebackType | None,
     ) -> None:
         task, self._task = self._task, None
-        for timer in (self._deadline, self._timer):
+        for timer in (self._deadline, self._timer, self._forcing):
             if timer is not None:
                 timer.cancel()
         error = ""
@@ -127,9 +142,14 @@ class Stream:
         self._ended_as = state
         if was_asked and isinstance(exc, asyncio.CancelledError) and task is not None:
             task.uncancel()
-        await self._finish(state, clean_text(error))
+        if not self._is_finished:
+            await self._finish(state, clean_text(error))
         if was_asked and (exc is None or isinstance(exc, asyncio.CancelledError)):
             raise StreamEnded from exc
+
+    def _report_leak(self) -> None:
+        if self._task is not None:
+            self._on_leak(self, self._task)
 
     async def _finish(self, state: str, error: str) -> None:
         """Commit the whole text and the state; wait while the database is away."""

@@ -1,0 +1,144 @@
+"""Record who writes a streaming entry; this module runs in a database thread."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from django.db import models
+from django.db.models.functions import Now
+
+from connections.models.alias import atomic
+from sessions_history.entries import Entry
+from sessions_history.models import HistoryEntry, Session, Work
+from sessions_history.reads import read_entries_at
+
+_MOST = 20
+"""Works that a node takes over at once, so that others get some too."""
+
+MOST_ATTEMPTS = 3
+"""How often an answer without a text is begun before it counts as interrupted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """How long a lease and a whole work last, by the clock of the database."""
+
+    owner: str
+    lease_seconds: float
+    timeout_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DueWork:
+    """A work of this node, as the database knows it."""
+
+    session_id: str
+    offset: int
+    message_offset: int | None
+    key: str
+    attempts: int
+    is_late: bool
+    """Its time is over."""
+
+
+def add(works: Sequence[tuple[str, int, int | None, str]], terms: Terms) -> None:
+    """Insert works: (session_id, offset, message_offset, key) of each."""
+    Work.objects.bulk_create(
+        Work(
+            session_id=session_id,
+            offset=offset,
+            message_offset=message_offset,
+            key=key,
+            owner=terms.owner,
+            leased_until=_after(terms.lease_seconds),
+            ends_at=_after(terms.timeout_seconds),
+        )
+        for session_id, offset, message_offset, key in works
+    )
+
+
+def renew(terms: Terms) -> list[DueWork]:
+    """
+    Renew the leases of an owner; return what it still has to write.
+
+    The work of entries that ended, here or on another node, is deleted.
+    """
+    owned = Work.objects.filter(owner=terms.owner)
+    owned.filter(~_is_streaming()).delete()
+    owned.update(leased_until=_after(terms.lease_seconds))
+    return _read(owned)
+
+
+def take_over(terms: Terms) -> list[DueWork]:
+    """Take over some works whose lease has ended; return them."""
+    with atomic():
+        due = Work.objects.filter(leased_until__lt=Now())
+        ids = set(due.order_by("leased_until").values_list("session", flat=True)[:_MOST])
+        if not ids:
+            return []
+        # The log locks sessions in the same order, before it touches their entries.
+        sessions = Session.objects.filter(pk__in=ids).order_by("pk")
+        free = list(
+            sessions.select_for_update(skip_locked=True).values_list("pk", flat=True)
+        )
+        due = due.filter(session__in=free)
+        due.filter(~_is_streaming()).delete()
+        found = list(due.values_list("pk", "session", "offset"))
+        for _, session_id, offset in found:
+            entries = HistoryEntry.objects.filter(session=session_id, offset=offset)
+            entries.update(node=terms.owner)
+        taken = Work.objects.filter(pk__in=[pk for pk, *_ in found])
+        taken.update(
+            owner=terms.owner,
+            leased_until=_after(terms.lease_seconds),
+            attempts=models.F("attempts") + 1,
+        )
+        return _read(taken)
+
+
+def read_answer(work: DueWork) -> tuple[Entry, Entry] | None:
+    """Return a message and its empty answer; None if the answer cannot be begun."""
+    if work.message_offset is None:
+        return None
+    offsets = [work.message_offset, work.offset]
+    entries = read_entries_at(work.session_id, offsets)
+    if len(entries) < len(offsets):
+        return None
+    message, answer = entries
+    return None if not answer.is_streaming or answer.text else (message, answer)
+
+
+def _is_streaming() -> models.Exists:
+    """Return the condition that the entry of a work streams."""
+    entries = HistoryEntry.objects.filter(
+        session=models.OuterRef("session"), offset=models.OuterRef("offset")
+    )
+    return models.Exists(entries.streaming())
+
+
+def _read(works: models.QuerySet[Work]) -> list[DueWork]:
+    rows = works.annotate(
+        is_late=models.ExpressionWrapper(
+            models.Q(ends_at__lt=Now()), output_field=models.BooleanField()
+        )
+    ).values_list(
+        "session_id", "offset", "message_offset", "key", "attempts", "is_late"
+    )
+    return [
+        DueWork(
+            session_id=session_id,
+            offset=offset,
+            message_offset=message_offset,
+            key=key,
+            attempts=attempts,
+            is_late=is_late,
+        )
+        for session_id, offset, message_offset, key, attempts, is_late in rows
+    ]
+
+
+def _after(seconds: float) -> models.ExpressionWrapper:
+    """Return a moment so many seconds from now, by the clock of the database."""
+    return models.ExpressionWrapper(
+        Now() + timedelta(seconds=seconds), output_field=models.DateTimeField()
+    )
