@@ -54,7 +54,17 @@ class LogLimits:
     node_id: str
     history_limit: int
     max_open_streams: int
-    work: work.Terms
+    lease_seconds: float = 15
+    timeout_seconds: float = 600
+
+    @property
+    def terms(self) -> work.Terms:
+        """The terms of this node's work."""
+        return work.Terms(
+            owner=self.node_id,
+            lease_seconds=self.lease_seconds,
+            timeout_seconds=self.timeout_seconds,
+        )
 
 
 @dataclass(slots=True)
@@ -232,7 +242,7 @@ class _Commit:
         )
 
         if self._new_work:
-            work.add(self._new_work, self._limits.work)
+            work.add(self._new_work, self._limits.terms)
 
     def _make_row(self, session_id: str, entry: Entry) -> Row:
         return (

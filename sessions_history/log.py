@@ -48,7 +48,6 @@ from sessions_history.responders import Responder, make_responder
 from sessions_history.resume import Outcome, Resumption, decide
 from sessions_history.streams import Stream
 from sessions_history.subscribers import SendText, Subscriber
-from sessions_history.work import Terms
 
 logger = logging.getLogger(__name__)
 
@@ -84,14 +83,10 @@ class SessionLog:
         self._database = database
         self._config = config
         self.responder = responder
-        terms = Terms(
-            owner=node_id,
-            lease_seconds=config.node.node_timeout_seconds,
-            timeout_seconds=config.sessions.stream_timeout_seconds,
-        )
         limits = LogLimits(
             node_id=node_id,
-            work=terms,
+            lease_seconds=config.node.node_timeout_seconds,
+            timeout_seconds=config.sessions.stream_timeout_seconds,
             history_limit=config.max_session_history,
             max_open_streams=config.sessions.max_open_streams,
         )
@@ -104,7 +99,7 @@ class SessionLog:
             database=database,
             commits=self._commits,
             fan_out=self._fan_out,
-            terms=terms,
+            terms=limits.terms,
             get_responder=lambda: self.responder,
         )
         self._check_failed = False

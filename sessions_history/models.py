@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import models
@@ -14,6 +14,9 @@ from connections.models.user_key import UserKey, set_null
 
 ID_LENGTH = 32
 KEY_LENGTH = 100
+
+_LEFT_SECONDS = 30
+"""How long after the end of its lease the nodes may take a work over."""
 
 
 class SessionQuerySet(PrimaryQuerySet["Session"]):
@@ -27,10 +30,15 @@ class HistoryEntryQuerySet(PrimaryQuerySet["HistoryEntry"]):
         """Entries that stream according to the database."""
         return self.filter(state="streaming")
 
-    def abandoned(self) -> HistoryEntryQuerySet:
-        """Streaming entries whose node has stopped or is lost."""
+    def abandoned(self, now: datetime) -> HistoryEntryQuerySet:
+        """Streaming entries that no live node writes or takes over."""
         live = Node.objects.live().values("node_id")
-        return self.streaming().exclude(node__in=live)
+        works = Work.objects.filter(
+            session=models.OuterRef("session"), offset=models.OuterRef("offset")
+        )
+        left = works.filter(leased_until__lt=now - timedelta(seconds=_LEFT_SECONDS))
+        without_owner = ~models.Exists(works) & ~models.Q(node__in=live)
+        return self.streaming().filter(models.Exists(left) | without_owner)
 
 
 class Session(models.Model):
@@ -163,7 +171,7 @@ class Work(models.Model):
     A streaming entry that somebody has to write, and who that is.
 
     The owner renews its lease. If it does not, a node takes the work over. The
-    row is deleted with the end of the entry.
+    owner deletes the row when the entry has ended.
     """
 
     session = models.ForeignKey(
@@ -181,6 +189,8 @@ class Work(models.Model):
     """When the entry is interrupted, whoever writes it."""
     attempts = models.PositiveSmallIntegerField(default=1)
     cancel_requested_at = models.DateTimeField(null=True, blank=True)
+
+    objects = PrimaryQuerySet.as_manager()
 
     class Meta:
         verbose_name_plural = "work"

@@ -26,6 +26,9 @@ _UNKNOWN_SECONDS = 2.0
 """After this time a committed work that nobody here does was lost on its way: the
 reply to its commit takes milliseconds."""
 
+_REPORTED_SECONDS = 600
+"""After this time no commit is reported any more."""
+
 _Key = tuple[str, int]
 
 
@@ -59,8 +62,8 @@ class Producers:
         self._leaked: set[asyncio.Task[object]] = set()
         # Works that this node owns and does not do, since when.
         self._unknown: dict[_Key, float] = {}
-        # Works begun from the database, whose commit may still be reported.
-        self._begun: set[_Key] = set()
+        # Works begun from the database, whose commit may still be reported; when.
+        self._begun: dict[_Key, float] = {}
         self._takes_over_at = 0.0
 
     @asynccontextmanager
@@ -88,7 +91,7 @@ class Producers:
         """Start the answer to a message in a task of the node."""
         key = (session_id, answer.offset)
         if key in self._begun:
-            self._begun.remove(key)
+            del self._begun[key]
         elif key not in self._streams:
             self._begin(session_id, message, answer)
 
@@ -110,6 +113,9 @@ class Producers:
         if before or self._unknown or is_due:
             owned = await self._database.write(work.renew, self._terms)
             await self._compare(before, owned, now)
+        self._begun = {
+            key: at for key, at in self._begun.items() if now - at < _REPORTED_SECONDS
+        }
         if is_due:
             self._takes_over_at = now + self._terms.lease_seconds / 3
             for one in await self._database.write(work.take_over, self._terms):
@@ -133,6 +139,9 @@ class Producers:
         for key in before - keys.keys():
             if key in self._streams:
                 self._streams[key].end_as(State.CANCELLED)
+        for key in keys.keys() & self._streams.keys():
+            if keys[key].is_late:
+                self._streams[key].end_as(State.INTERRUPTED)
         unknown = keys.keys() - self._streams.keys()
         self._unknown = {key: self._unknown.get(key, now) for key in unknown}
         for key, since in list(self._unknown.items()):
@@ -146,7 +155,8 @@ class Producers:
         if not due.is_late and due.attempts <= work.MOST_ATTEMPTS:
             begun = await self._database.read(work.read_answer, due)
         if begun is not None and self._get_responder() is not None:
-            self._begun.add((due.session_id, due.offset))
+            now = asyncio.get_running_loop().time()
+            self._begun[due.session_id, due.offset] = now
             self._begin(due.session_id, *begun)
             return
         logger.warning(
@@ -169,19 +179,17 @@ class Producers:
         responder = self._get_responder()
         if responder is not None:
             running = self._answer(responder, session_id, message, answer)
-            self._answers.start(running, f"The answer {answer.offset}")
+            self._answers.start(running, f"The answer of {type(responder).__name__}")
 
     def _release(self, stream: Stream, task: "asyncio.Task[object]") -> None:
         """End a stream whose task swallowed its cancellation, without the task."""
         record_failure("A cancelled producer")
-        frames = task.get_stack(limit=1)
-        place = f"{frames[0].f_code.co_filename}:{frames[0].f_lineno}" if frames else ""
         logger.error(
-            "%s of %s swallowed its cancellation, and runs on at %s;"
-            " its entry has ended, and what it yields is dropped",
+            "%s swallowed its cancellation and runs on; the entry %s of %s has ended"
+            " without it",
             task.get_name(),
+            stream.entry.offset,
             stream.session_id,
-            place,
             extra={"event": "producer_leaked"},
         )
         self._answers.release(task)

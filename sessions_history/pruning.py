@@ -110,8 +110,9 @@ def count_prunable(unused_since: datetime) -> dict[str, int]:
 
 
 def _find_abandoned() -> HistoryEntryQuerySet:
-    known_by = timezone.now() - timedelta(seconds=_UNKNOWN_NODE_SECONDS)
-    return HistoryEntry.objects.abandoned().filter(at__lt=known_by)
+    now = timezone.now()
+    known_by = now - timedelta(seconds=_UNKNOWN_NODE_SECONDS)
+    return HistoryEntry.objects.abandoned(now).filter(at__lt=known_by)
 
 
 def _day_ago() -> datetime:

@@ -73,7 +73,9 @@ def take_over(terms: Terms) -> list[DueWork]:
     """Take over some works whose lease has ended; return them."""
     with atomic():
         due = Work.objects.filter(leased_until__lt=Now())
-        ids = set(due.order_by("leased_until").values_list("session", flat=True)[:_MOST])
+        ids = set(
+            due.order_by("leased_until").values_list("session", flat=True)[:_MOST]
+        )
         if not ids:
             return []
         # The log locks sessions in the same order, before it touches their entries.
@@ -137,7 +139,7 @@ def _read(works: models.QuerySet[Work]) -> list[DueWork]:
     ]
 
 
-def _after(seconds: float) -> models.ExpressionWrapper:
+def _after(seconds: float) -> models.Expression:
     """Return a moment so many seconds from now, by the clock of the database."""
     return models.ExpressionWrapper(
         Now() + timedelta(seconds=seconds), output_field=models.DateTimeField()

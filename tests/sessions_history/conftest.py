@@ -21,6 +21,8 @@ class SwitchableDatabase(Database):
         self.is_away = False
         self.trouble: Exception | None = None
         """What the next write raises."""
+        self.loses_reply = False
+        """True to commit the next write and lose the reply."""
 
     async def write_urgently(self, work: Any, *args: Any, **kwargs: Any) -> Any:
         if self.is_away:
@@ -28,7 +30,11 @@ class SwitchableDatabase(Database):
         trouble, self.trouble = self.trouble, None
         if trouble is not None:
             raise trouble
-        return await super().write_urgently(work, *args, **kwargs)
+        result = await super().write_urgently(work, *args, **kwargs)
+        if self.loses_reply:
+            self.loses_reply = False
+            raise DatabaseUnavailable("the reply to COMMIT is lost")
+        return result
 
 
 @pytest.fixture

@@ -1,0 +1,219 @@
+"""Answers that are due: not forgotten, not given twice, and stopped when asked."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Sequence
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from connections.node.node import Node
+from connections.testing import wait_until
+from connections.testing.waiting import scale
+from sessions_history import work
+from sessions_history.exceptions import StreamEnded
+from sessions_history.log import get_log
+from sessions_history.models import HistoryEntry, Work
+from sessions_history.pruning import interrupt_abandoned
+from sessions_history.responders import HistoryMessage
+from tests.sessions_history.appends import make_session
+from tests.sessions_history.conftest import MakeNode, SwitchableDatabase
+from tests.sessions_history.responding import Scripted
+from tests.sessions_history.talks import talk
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+QUICK = {"node": {"node_timeout_seconds": 1}}
+
+
+async def read_state(session_id: str, offset: int) -> str:
+    row = await HistoryEntry.objects.aget(session=session_id, offset=offset)
+    return row.state
+
+
+async def wait_for_state(session_id: str, offset: int, state: str) -> None:
+    async with asyncio.timeout(scale(20)):
+        # The database has no event to wait for.
+        while await read_state(session_id, offset) != state:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+def database() -> SwitchableDatabase:
+    return SwitchableDatabase()
+
+
+def start(node: Node, responder: Any) -> Node:
+    get_log(node).responder = responder
+    return node
+
+
+async def test_an_answer_survives_the_lost_reply_to_its_commit(
+    make_node: MakeNode, database: SwitchableDatabase
+) -> None:
+    """The client sends the message again; the responder is asked once."""
+    responder = Scripted()
+    node = start(make_node(database, **QUICK), responder)
+    async with talk(node) as alice:
+        database.loses_reply = True
+        message_id = await alice.say({"text": "hi"})
+        error = await alice.receive_type("error")
+        assert (error["id"], error["code"]) == (message_id, "unavailable")
+        await alice.say({"text": "hi"}, message_id)
+        assert (await alice.receive_type("ack"))["offset"] == 1
+        responder.play("hello", None)
+        await wait_for_state(alice.session_id, 2, "done")
+        assert len(responder.asked) == 1
+        # Further messages find their slots free.
+        for _ in range(5):
+            responder.play(None)
+            offset = await alice.say_and_wait({"text": "more"})
+            await wait_for_state(alice.session_id, offset + 1, "done")
+    await wait_until(lambda: len(responder.asked) == 6)
+
+
+async def test_a_stream_whose_opening_was_lost_is_interrupted(
+    make_node: MakeNode, database: SwitchableDatabase
+) -> None:
+    node = start(make_node(database, **QUICK), None)
+    async with talk(node) as alice:
+        database.loses_reply = True
+        with pytest.raises(Exception, match="lost"):
+            async with get_log(node).stream(alice.session_id):
+                pass
+        await wait_for_state(alice.session_id, 1, "interrupted")
+
+
+async def test_another_node_gives_the_answer_of_a_dead_one(
+    make_node: MakeNode, database: SwitchableDatabase
+) -> None:
+    dead = start(make_node(database, **QUICK), Scripted())
+    responder = Scripted()
+    responder.play("from another node", None)
+    async with talk(dead) as alice:
+        database.loses_reply = True
+        await alice.say({"text": "hi"})
+        await alice.receive_type("error")
+    await dead.stop()
+    start(make_node(**QUICK), responder)
+    await wait_for_state(alice.session_id, 2, "done")
+    assert [message for message, _ in responder.asked] == [{"text": "hi"}]
+
+
+def test_what_was_begun_is_interrupted_and_not_begun_anew() -> None:
+    session_id = make_session()
+    rows = [("done", '"hi"'), ("streaming", '{"text":"half"}')]
+    for offset, (state, data) in enumerate(rows, 1):
+        HistoryEntry.objects.create(
+            session_id=session_id, offset=offset, sender="x", state=state, data=data
+        )
+    terms = work.Terms(owner="a", lease_seconds=-1, timeout_seconds=60)
+    work.add([(session_id, 2, 1, "key")], terms)
+    (taken,) = work.take_over(
+        work.Terms(owner="b", lease_seconds=60, timeout_seconds=60)
+    )
+    assert (taken.offset, taken.attempts, taken.is_late) == (2, 2, False)
+    assert work.read_answer(taken) is None
+    assert HistoryEntry.objects.get(offset=2).node_id == "b"
+    # Nobody takes over what is leased, and the first owner has lost it.
+    assert work.take_over(terms) == []
+    assert work.renew(terms) == []
+
+
+def test_the_database_knows_when_time_is_over() -> None:
+    session_id = make_session()
+    HistoryEntry.objects.create(
+        session_id=session_id, offset=1, sender="x", state="streaming"
+    )
+    terms = work.Terms(owner="a", lease_seconds=60, timeout_seconds=-1)
+    work.add([(session_id, 1, None, "")], terms)
+    assert [one.is_late for one in work.renew(terms)] == [True]
+    HistoryEntry.objects.update(state="done")
+    assert work.renew(terms) == []
+    assert not Work.objects.exists()
+
+
+def test_the_sweeper_ends_what_no_node_takes_over() -> None:
+    session_id = make_session()
+    minute_ago = timezone.now() - timedelta(minutes=1)
+    HistoryEntry.objects.create(
+        session_id=session_id, offset=1, sender="x", state="streaming", at=minute_ago
+    )
+    terms = work.Terms(owner="a", lease_seconds=-10, timeout_seconds=60)
+    work.add([(session_id, 1, None, "")], terms)
+    assert interrupt_abandoned(10) == 0
+    Work.objects.update(leased_until=minute_ago)
+    assert interrupt_abandoned(10) == 1
+
+
+async def test_a_silent_answer_stops_when_another_node_cancels(
+    make_node: MakeNode,
+) -> None:
+    responder = Scripted()
+    node = start(make_node(**QUICK), responder)
+    async with talk(node) as alice:
+        await alice.say_and_wait({"text": "hi"})
+        await wait_until(lambda: responder.asked)
+        await get_log(make_node()).cancel(alice.session_id, 2)
+        await wait_until(lambda: responder.closed == 1)
+        assert await read_state(alice.session_id, 2) == "cancelled"
+
+
+class Stubborn:
+    """A responder that swallows its cancellation, and yields until it is released."""
+
+    def __init__(self) -> None:
+        self.has_begun = asyncio.Event()
+        self.may_end = asyncio.Event()
+
+    async def respond(
+        self, message: Any, history: Sequence[HistoryMessage]
+    ) -> AsyncIterator[str]:
+        yield "before"
+        self.has_begun.set()
+        while not self.may_end.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await self.may_end.wait()
+        yield "after"
+
+
+@pytest.fixture
+def stubborn() -> Iterator[Stubborn]:
+    responder = Stubborn()
+    yield responder
+    responder.may_end.set()
+
+
+async def test_an_answer_that_swallows_its_cancellation_ends_by_force(
+    make_node: MakeNode, stubborn: Stubborn, caplog: pytest.LogCaptureFixture
+) -> None:
+    node = start(make_node(**QUICK), stubborn)
+    async with talk(node) as alice:
+        await alice.say({"text": "hi"})
+        await stubborn.has_begun.wait()
+        await alice.send(type="cancel", offset=2)
+        state = await alice.receive_type("state")
+        assert (state["offset"], state["state"]) == (2, "cancelled")
+        assert "The answer of Stubborn swallowed its cancellation" in caplog.text
+        # The node stops without the task, whose later output is dropped.
+        await node.stop()
+        stubborn.may_end.set()
+        await asyncio.sleep(0)
+        row = await HistoryEntry.objects.aget(session=alice.session_id, offset=2)
+        assert (row.state, row.data) == ("cancelled", '{"text":"before"}')
+
+
+async def test_a_stream_that_another_node_took_over_is_left(
+    make_node: MakeNode,
+) -> None:
+    node = start(make_node(), None)
+    async with talk(node) as alice:
+        with pytest.raises(StreamEnded):
+            async with get_log(node).stream(alice.session_id) as stream:
+                await stream.write("text")
+                await Work.objects.aupdate(owner="b")
+                await HistoryEntry.objects.aupdate(node="b")
+                await asyncio.Event().wait()
+        assert await read_state(alice.session_id, 1) == "streaming"
