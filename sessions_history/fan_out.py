@@ -221,6 +221,8 @@ class FanOut:
             return
         for entry in entries:
             tail.take(entry)
+        for offset in set(offsets) - {entry.offset for entry in entries}:
+            tail.lose(offset)
 
     async def _unsubscribe(self, session_id: str) -> None:
         if self._relay is not None and session_id not in self._tails:

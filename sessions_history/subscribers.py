@@ -10,7 +10,7 @@ from connections import close_codes
 from connections.exceptions import DatabaseUnavailable
 from connections.hub.connection import LiveConnection
 from connections.storage.database import Database
-from sessions_history.entries import Entry
+from sessions_history.entries import Entry, State
 from sessions_history.reads import read_entries_after, read_entries_at
 from sessions_history.tails import Tail
 
@@ -64,10 +64,10 @@ class Subscriber:
             found = await self._database.read(
                 read_entries_at, self.tail.session_id, [offset]
             )
-            if not found:
-                self._give_up()
-                return
-            await self._send_entry(found[0])
+            if found:
+                await self._send_entry(found[0])
+            else:
+                await self._send_state(offset, State.INTERRUPTED)
         self._position = position
         self.wake()
 
@@ -157,11 +157,12 @@ class Subscriber:
             found = await self._database.read(
                 read_entries_at, self.tail.session_id, [offset]
             )
-            if not found:
-                self._give_up()
-                return False
-            entry = found[0]
-            self.tail.take(entry)
+            if found:
+                self.tail.take(found[0])
+            else:
+                # It ended and was trimmed: how it ended is not known any more.
+                del self._open[offset]
+                await self._send_state(offset, State.INTERRUPTED)
             return True
         del self._open[offset]
         text = entry.text
@@ -170,8 +171,7 @@ class Subscriber:
             return True
         if len(text) > characters:
             await self._send_delta(offset, characters, text)
-        state = {"type": "state", "offset": offset, "state": entry.state}
-        await self._send(json.dumps(state))
+        await self._send_state(offset, entry.state)
         return True
 
     async def _advance(self, position: int) -> None:
@@ -223,6 +223,11 @@ class Subscriber:
             "text": text[characters:],
         }
         await self._send(json.dumps(delta, ensure_ascii=False))
+
+    async def _send_state(self, offset: int, state: str) -> None:
+        await self._send(
+            json.dumps({"type": "state", "offset": offset, "state": state})
+        )
 
     def _give_up(self) -> None:
         """End a connection that was too slow: its next entry is trimmed."""

@@ -71,6 +71,11 @@ class Tail:
             growing.text = text
         self.notify()
 
+    def lose(self, offset: int) -> None:
+        """Forget a streaming entry that ended and was trimmed, and notify."""
+        if self.growing.pop(offset, None) is not None:
+            self.notify()
+
     def move_to(self, last_offset: int) -> None:
         """Record the last offset of the log, and notify the subscribers."""
         self.last_offset = max(self.last_offset, last_offset)

@@ -298,6 +298,9 @@ class SessionClient:
                 offset=hello["offset"],
             )
         )
+        for entry in self._transcript.lost:
+            self._cancellations.discard(entry.offset)
+            self._emit(EntryCompleted(entry=entry))
 
     def _take_bye(self, bye: dict[str, Any]) -> None:
         self._socket.on_bye(bye)

@@ -41,6 +41,8 @@ class Transcript:
         self.epoch: str | None = None
         self.last = 0
         """The last offset without a hole before it."""
+        self.lost: list[Entry] = []
+        """Streaming entries whose end the gap of the last hello took away."""
         self._limit = limit
         self._trimmed_to = 0
         """Entries up to this offset may be trimmed."""
@@ -69,6 +71,7 @@ class Transcript:
             hello["outcome"] == "reset" or hello["epoch"] != self.epoch
         )
         gap = hello["gap"]
+        self.lost = []
         self._trimmed_to = gap[1] if gap else 0
         if is_void or not is_known:
             self._entries.clear()
@@ -80,7 +83,9 @@ class Transcript:
                 self.last = gap[1]
             for entry in self.entries:
                 if entry.is_streaming and gap[0] <= entry.offset <= gap[1]:
-                    self.settle(entry.offset, "interrupted")
+                    settled = replace(entry, state="interrupted")
+                    self._entries[entry.offset] = settled
+                    self.lost.append(settled)
         self.epoch = hello["epoch"]
         return is_void
 

@@ -648,6 +648,23 @@ async def test_a_stop_is_sent_until_the_stream_ends(
     await asked
 
 
+async def test_a_stream_whose_end_was_lost_in_a_gap_completes(
+    server: Scripted, make_client: Make
+) -> None:
+    client = make_client()
+    seen, collecting = listen(client)
+    first = await server.next()
+    await first.send(entry(1, state="streaming"))
+    await wait_until(lambda: len(client.entries) == 1)
+    first.cut()
+    await server.next({"outcome": "gap", "gap": [1, 3], "offset": 4})
+    await wait_until(lambda: any(isinstance(one, EntryCompleted) for one in seen))
+    await client.close()
+    await collecting
+    (ended,) = [one.entry for one in seen if isinstance(one, EntryCompleted)]
+    assert (ended.offset, ended.state) == (1, "interrupted")
+
+
 def test_entries_of_a_transcript_are_bounded() -> None:
     """The oldest go first, but not what still grows."""
     transcript = Transcript(2)

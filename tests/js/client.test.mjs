@@ -423,6 +423,16 @@ test("a gap is an event, a reset empties the transcript, a new log is neither", 
   assert.deepEqual(bench.client.entries.map(({ offset }) => offset), [1]);
 });
 
+test("a stream whose end was lost in a gap is told as ended", () => {
+  const bench = new Bench();
+  bench.attach().say(entry(1, { state: "streaming" }));
+  bench.socket.end(1006);
+  bench.clock.advance(1000);
+  bench.attach({ outcome: "gap", gap: [1, 3], offset: 4 });
+  const [{ entry: ended }] = bench.named("ended");
+  assert.deepEqual([ended.offset, ended.state], [1, "interrupted"]);
+});
+
 test("a stream can be cancelled", () => {
   const bench = new Bench();
   const socket = bench.attach();

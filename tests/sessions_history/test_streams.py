@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from connections.node.node import Node
+from connections.testing import wait_until
 from sessions_history.exceptions import StreamEnded, TooManyStreams
 from sessions_history.log import get_log
 from sessions_history.models import HistoryEntry
@@ -247,3 +248,22 @@ async def test_pieces_of_characters_are_joined(make_node: MakeNode) -> None:
                 await stream.write(piece)
         _, content = await read_entry(alice.session_id, 1)
         assert content["text"] == "a😀b\ufffd\ufffd\ufffd"
+
+
+async def test_a_stream_that_ended_and_was_trimmed_elsewhere_is_told_as_ended(
+    make_node: MakeNode,
+) -> None:
+    """The connection may idle again: nothing streams to it any more."""
+    config = {"max_session_history": 2, "sessions": {"position_seconds": 0.1}}
+    writer, reader = get_log(make_node(**config)), make_node(**config)
+    async with talk(reader) as alice:
+        async with writer.stream(alice.session_id):
+            assert (await alice.receive_type("entry"))["offset"] == 1
+            await writer.append(alice.session_id, "a")
+            assert (await alice.receive_type("entry"))["offset"] == 2
+        await writer.append(alice.session_id, "b")
+        await writer.append(alice.session_id, "c")
+        state = await alice.receive_type("state")
+        assert (state["offset"], state["state"]) in ((1, "interrupted"), (1, "done"))
+        (connection,) = reader.hub
+        await wait_until(lambda: connection.busy_count == 0)

@@ -290,6 +290,10 @@ export class SessionClient extends TypedTarget {
     this.#socket.markReady();
     this.#heartbeat.start(hello.heartbeat_seconds * 1000);
     this.emit("hello", hello);
+    for (const entry of this.#transcript.lost) {
+      this.#cancellations.discard(entry.offset);
+      this.emit("ended", { entry });
+    }
     this.#cancellations.sendAll();
     this.#flush();
   }
@@ -349,8 +353,7 @@ export class SessionClient extends TypedTarget {
     else this.#fail(id, error);
   }
 
-  /** @param {string} id @param {RequestError} error */
-  #fail(id, error) {
+  #fail(/** @type {string} */ id, /** @type {RequestError} */ error) {
     this.#outbox.fail(id, error);
     this.#flush();
   }

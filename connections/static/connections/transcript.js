@@ -14,6 +14,9 @@ export class Transcript {
   /** @type {string | null} */ epoch = null;
   /** The last offset before the first hole. */ last = 0;
 
+  /** Streaming entries whose end the gap of the last hello took away. @type {Entry[]} */
+  lost = [];
+
   #limit;
   /** Entries up to this offset may be missing: the server trimmed them. */ #trimmedTo = 0;
   /** @type {Map<number, Entry>} */ #entries = new Map();
@@ -48,6 +51,7 @@ export class Transcript {
     const isKnown = this.epoch !== null;
     const isVoid = isKnown && (outcome === "reset" || epoch !== this.epoch);
     this.#trimmedTo = gap ? gap[1] : 0;
+    this.lost = [];
     if (isVoid || !isKnown) {
       this.#entries.clear();
       this.#lengths.clear();
@@ -57,7 +61,9 @@ export class Transcript {
       // No entry follows a gap at the end of the log.
       if (gap[1] >= offset) this.last = gap[1];
       for (const lost of this.#lengths.keys()) {
-        if (gap[0] <= lost && lost <= gap[1]) this.settle({ offset: lost, state: "interrupted" });
+        if (lost < gap[0] || gap[1] < lost) continue;
+        const settled = this.settle({ offset: lost, state: "interrupted" });
+        if (settled) this.lost.push(settled);
       }
     }
     this.epoch = epoch;
