@@ -15,6 +15,12 @@ _CLIENT_ID_CHARACTERS = 255
 _RESERVED = ("user:", "jwt:", "address:", "connection:", "token:")
 """Beginnings of the client ids that the node gives by other credentials."""
 
+_AMBIGUOUS = re.compile(r"(?i)/\.{0,2}/|/\.{1,2}$|[;\\\x00]|%(?:2e|2f|3b|5c|25|00)")
+"""
+Segments that mean another path (RFC 3986, section 5.2.4), empty segments, separators
+that some programs take for a slash or cut at, and any of them encoded twice.
+"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credential:
@@ -40,12 +46,14 @@ class Credential:
         Return True if the credential covers a path or route.
 
         A scope with a leading slash is a path and all paths below it; any other
-        is the pattern of a route.
+        is the pattern of a route. A path that an application or a proxy may read
+        as another one (`/ws/chat/../admin/`) is below none.
         """
         if not self.scopes:
             return True
+        is_plain = _AMBIGUOUS.search(path) is None
         return any(
-            f"{path}/".startswith(f"{scope.rstrip('/')}/")
+            is_plain and f"{path}/".startswith(f"{scope.rstrip('/')}/")
             if scope.startswith("/")
             else scope == route
             for scope in self.scopes
@@ -57,9 +65,12 @@ def check_scope(scope: str) -> None:
     Check that a scope can be a path or a route.
 
     Raises:
-        ValueError: it is empty, too long, or contains spaces or a query.
+        ValueError: it is empty, too long, contains spaces or a query, or is a
+            path that no credential covers.
     """
-    if not scope or len(scope) > _SCOPE_CHARACTERS or re.search(r"[\s?#]", scope):
+    is_ambiguous = scope.startswith("/") and _AMBIGUOUS.search(scope)
+    is_unfit = not scope or len(scope) > _SCOPE_CHARACTERS or is_ambiguous
+    if is_unfit or re.search(r"[\s?#]", scope):
         raise ValueError(
             f"{scope!r} is no scope; a path such as /ws/chat/ (and all below it), "
             "or the pattern of a route, such as ws/chat/<int:room>/"

@@ -152,6 +152,25 @@ def test_expired_revoked_and_deactivated_have_reasons_of_their_own() -> None:
         (("ws/chat/<int:room>/",), "/ws/chat/1/", "ws/chat/<int:room>/", True),
         (("ws/chat/",), "/ws/chat/1/", "ws/chat/<int:room>/", False),
         (("/ws/a/", "/ws/b/"), "/ws/b/", "", True),
+        (("/ws/chat/",), "/ws/chat/../admin/", "", False),
+        (("/ws/chat/",), "/ws/chat/..", "", False),
+        (("/ws/chat/",), "/ws/chat/./1/", "", False),
+        (("/ws/chat/",), "/ws/chat/.", "", False),
+        (("/ws/chat/",), "/ws/chat//1/", "", False),
+        (("/ws/chat/",), "//ws/chat/1/", "", False),
+        (("/ws/chat/",), "/ws/chat/%2e%2E/admin/", "", False),
+        (("/ws/chat/",), "/ws/chat/..%2fadmin/", "", False),
+        (("/ws/chat/",), "/ws/chat/%252e%252e/admin/", "", False),
+        (("/ws/chat/",), "/ws/chat/..;/admin/", "", False),
+        (("/ws/chat/",), "/ws/chat/1;admin=1/", "", False),
+        (("/ws/chat/",), "/ws/chat/..\\admin/", "", False),
+        (("/ws/chat/",), "/ws/chat/1/\x00", "", False),
+        (("/ws/chat/",), "/WS/chat/1/", "", False),
+        (("/ws/chat/",), "/ws/Chat/1/", "", False),
+        (("/",), "/ws/../admin/", "", False),
+        (("/ws/chat/",), "/ws/chat/.../a..b/.c/", "", True),
+        (("ws/<path:rest>",), "/ws/chat/../admin/", "ws/<path:rest>", True),
+        ((), "/ws/chat/../admin/", "", True),
     ],
 )
 def test_a_scope_is_a_path_with_all_below_it_or_a_route(
@@ -161,7 +180,13 @@ def test_a_scope_is_a_path_with_all_below_it_or_a_route(
     assert credential.covers(path, route) is is_covered
 
 
-@pytest.mark.parametrize("scope", ["", "/ws/ chat/", "/ws/?a=1", "/ws/#a", "x" * 256])
+@pytest.mark.parametrize(
+    "scope",
+    [
+        *("", "/ws/ chat/", "/ws/?a=1", "/ws/#a", "x" * 256),
+        *("/ws/../", "/ws//chat/", "/ws/./chat/", "/ws/..", "/ws/%2e%2e/", "/ws;a/"),
+    ],
+)
 def test_an_invalid_scope_is_refused(scope: str) -> None:
     with pytest.raises(ValueError, match="no scope"):
         check_scope(scope)
