@@ -10,26 +10,36 @@ _REASON_BYTES = 123
 """RFC 6455, section 5.5: a control frame holds 125 bytes, two for the code."""
 
 
-def check_accept(message: Message, offered: list[str]) -> Message:
+def complete_accept(message: Message, scope: Message, connection_id: str) -> Message:
     """
-    Return a websocket.accept that every server can send.
+    Check a websocket.accept; add the subprotocol and X-Connection-Id.
+
+    Without our middleware, as in a test of a consumer alone, nothing is added, and
+    any subprotocol is accepted, as in Channels.
 
     Raises:
         TypeError, ValueError: the client did not offer the subprotocol, or a header
             is not valid.
     """
-    subprotocol = message.get("subprotocol")
-    if subprotocol is not None and subprotocol not in offered:
-        raise ValueError(
-            f"the client did not offer the subprotocol {subprotocol!r};"
-            f" it offered {', '.join(offered) or 'none'}"
-        )
-    headers = [tuple(header) for header in message.get("headers") or ()]
+    headers = list(message.get("headers") or ())
     for header in headers:
         if len(header) != 2:
             raise ValueError(f"a header is a pair of bytes, not {header!r}")
         require_header(*header)
-    return {**message, "headers": headers}
+    if "node" not in scope:
+        return {**message, "headers": headers}
+    offered = scope.get("subprotocols") or []
+    subprotocol = message.get("subprotocol")
+    if subprotocol is None:
+        # A browser that offers subprotocols requires one in the answer.
+        subprotocol = next(iter(offered), None)
+    elif subprotocol not in offered:
+        raise ValueError(
+            f"the client did not offer the subprotocol {subprotocol!r};"
+            f" it offered {', '.join(offered) or 'none'}"
+        )
+    pairs = [*map(tuple, headers), (b"x-connection-id", connection_id.encode())]
+    return {**message, "subprotocol": subprotocol, "headers": pairs}
 
 
 def check_close(message: Message) -> tuple[int, str]:

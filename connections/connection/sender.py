@@ -9,7 +9,7 @@ from typing import Any
 from connections import close_codes
 from connections.asgi import Message, Send
 from connections.close_codes import CloseReason
-from connections.connection.events import check_accept, check_close
+from connections.connection.events import check_close, complete_accept
 from connections.connection.stage import MOVES, Stage
 from connections.exceptions import (
     ClientFull,
@@ -158,7 +158,7 @@ class AsgiSender:
         self._count_outcome(close_reason.reason)
         self._move(Stage.CLOSING)
         self._abort_after(_REFUSED_LINGER_SECONDS)
-        accept = message or self._complete_accept({"type": "websocket.accept"})
+        accept = message or self._complete({"type": "websocket.accept"})
         await self._send(accept)
         await self._send_close(close_reason, ref, None)
 
@@ -249,7 +249,7 @@ class AsgiSender:
         if self.stage is not _CONNECTING:
             await self._send(message)
             return
-        message = self._complete_accept(message)
+        message = self._complete(message)
         connection = self.connection
         if self._node.is_draining:
             await self._refuse_accept(close_codes.DRAINING, message)
@@ -285,24 +285,8 @@ class AsgiSender:
         await self.refuse(close_reason, message)
         raise ConnectionEnded(close_reason) from cause
 
-    def _complete_accept(self, message: Message) -> Message:
-        """
-        Check an accept; add the subprotocol and X-Connection-Id behind our middleware.
-
-        Raises:
-            TypeError, ValueError: as check_accept().
-        """
-        offered = self._scope.get("subprotocols") or []
-        message = check_accept(message, offered)
-        if "node" not in self._scope:
-            return message
-        connection_id = self.connection.connection_id.encode()
-        return {
-            **message,
-            # A browser that offers subprotocols requires one in the answer.
-            "subprotocol": message.get("subprotocol") or next(iter(offered), None),
-            "headers": [*message["headers"], (b"x-connection-id", connection_id)],
-        }
+    def _complete(self, accept: Message) -> Message:
+        return complete_accept(accept, self._scope, self.connection.connection_id)
 
     async def _close(self, message: Message) -> None:
         """

@@ -126,3 +126,11 @@ async def test_a_channel_receives_though_its_consumer_never_reads_the_name(
     await layer.send(name, {"type": "note.arrived", "text": "hello"})
     assert await receive(communicator) == "hello"
     await communicator.disconnect()
+
+
+async def test_a_test_need_not_offer_a_subprotocol(habits: ModuleType) -> None:
+    consumer = habits.Choosing.as_asgi()
+    communicator = WebsocketCommunicator(consumer, "/ws/", spec_version="2.3")
+    assert await communicator.connect(timeout=_ROUND) == (True, "chat")
+    assert communicator.response_headers == [[b"x-chosen", b"yes"]]
+    await communicator.disconnect()

@@ -120,3 +120,10 @@ class Unnamed(AsyncWebsocketConsumer):
 
     async def note_arrived(self, event):
         await self.send(event["text"])
+
+
+class Choosing(AsyncWebsocketConsumer):
+    """Accepts with a subprotocol that a test does not offer, and a list as header."""
+
+    async def connect(self):
+        await self.accept("chat", headers=[[b"x-chosen", b"yes"]])
