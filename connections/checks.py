@@ -4,6 +4,7 @@ import ipaddress
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from asgiref.sync import async_to_sync
 from django.apps import apps
 from django.conf import settings
 from django.core import checks
@@ -14,7 +15,7 @@ from connections.credentials.jwt_config import find_jwt_problems
 from connections.models import Connection
 from connections.net.addresses import UNIX
 from connections.net.origins import parse_pattern
-from connections.pool import find_url_problem, get_redis_url
+from connections.pool import find_url_problem, get_redis_url, read_policy
 from connections.server.file_limit import count_needed_files, get_most_files
 
 _PROXY_TIMEOUT_SECONDS = 60
@@ -168,6 +169,25 @@ def check_proxies(**kwargs: Any) -> Sequence[checks.CheckMessage]:
     return [checks.Warning(message, hint=hint, obj="WEBSOCKET", id="connections.W015")]
 
 
+def check_redis_policy(**kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """connections.W016, for `check --deploy`: Redis may remove keys of the pool."""
+    redis_url = get_redis_url()
+    if not redis_url or find_url_problem(redis_url) is not None:
+        return []
+    policy = async_to_sync(read_policy)(redis_url)
+    if policy is None or policy == "noeviction":
+        return []
+    return [
+        checks.Warning(
+            f"The maxmemory-policy of Redis is {policy}: with its memory full it "
+            "removes keys of the pool, and the limits do not hold until it recovers.",
+            hint="Set maxmemory-policy noeviction; give a cache a Redis of its own.",
+            obj="settings",
+            id="connections.W016",
+        )
+    ]
+
+
 def check_deployment(**kwargs: Any) -> Sequence[checks.CheckMessage]:
     """connections.W001 to W012, and W015, for `check --deploy`: unsafe settings."""
     return [*_check_settings(), *_check_limits(), *_check_trust()]
@@ -315,4 +335,5 @@ def register() -> None:
     checks.register(check_session_engine)
     checks.register(check_channel_layer)
     checks.register(check_proxies)
+    checks.register(check_redis_policy, deploy=True)
     checks.register(check_deployment, checks.Tags.security, deploy=True)

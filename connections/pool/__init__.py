@@ -55,6 +55,21 @@ def require_valid_url(redis_url: str | None) -> None:
         raise ConfigError("settings.REDIS_URL", [problem])
 
 
+async def read_policy(redis_url: str) -> str | None:
+    """Return the maxmemory-policy of Redis; None if it does not answer."""
+    from redis.exceptions import RedisError
+
+    from connections.redis.clients import close_client, find_policy, make_client
+
+    client = make_client(redis_url, timeout_seconds=1)
+    try:
+        return await find_policy(client, 1)
+    except (RedisError, OSError, TimeoutError):
+        return None
+    finally:
+        await close_client(client)
+
+
 def make_bus(redis_url: str | None, *, node_id: str) -> RedisBus | None:
     """
     Return the bus of a node; None without a REDIS_URL.

@@ -278,6 +278,7 @@ class RedisPool(SharedPool):
         if not self._has_started:
             self._has_started = True
             self._tasks.start(self._bus.start(), "The bus between nodes")
+            self._tasks.start(self._commands.warn_of_eviction(), "The policy of Redis")
             self._tasks.start(self._release_forever(), "The release of slots")
 
     async def _release_forever(self) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from redis.asyncio import Redis
+from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
@@ -28,6 +28,9 @@ _SENTINEL_SECONDS = 0.3
 
 _CONNECT_FACTOR = 3
 """The time to connect, in timeouts of a command: ask() gives up first."""
+
+KEEPS_KEYS = "noeviction"
+"""The maxmemory-policy under which Redis removes no key."""
 
 Answer = TypeVar("Answer")
 
@@ -72,6 +75,34 @@ def make_client(url: str, *, timeout_seconds: float, **options: Any) -> Redis:
     del host["sentinel_kwargs"]
     master: Redis = sentinel.master_for(host.pop("master_name"), **options, **host)
     return master
+
+
+def make_cluster_client(url: str, *, timeout_seconds: float) -> RedisCluster:
+    """
+    Return a client of the Redis Cluster that a node's URL belongs to.
+
+    Raises:
+        ValueError: the URL names a Sentinel.
+    """
+    if urlsplit(url).scheme in _SENTINEL_SCHEMES:
+        raise ValueError("a node of a Redis Cluster has no Sentinel")
+    return RedisCluster.from_url(
+        url,
+        **make_timeouts(timeout_seconds),
+        retry=Retry(NoBackoff(), 1),
+        decode_responses=True,
+    )
+
+
+async def find_policy(client: Redis | RedisCluster, timeout_seconds: float) -> str:
+    """
+    Return what Redis does with its keys when its memory is full.
+
+    Raises:
+        RedisError, OSError, TimeoutError: Redis did not answer, or may not say it.
+    """
+    memory: dict[str, Any] = await ask(client.info("memory"), timeout_seconds)
+    return str(memory.get("maxmemory_policy", KEEPS_KEYS))
 
 
 async def close_client(client: Redis) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 
 from connections.background import BackgroundTasks
 from connections.deadline import deadline
@@ -177,14 +177,36 @@ class Subscriptions:
             async with deadline(self._timeout_seconds):
                 await self._subscribe_to_all(subscription)
             self._on_subscribed(subscription)
+            checked_at = self._clock()
             while True:
                 message = await subscription.get_message(timeout=self._probe_seconds)
+                if message is None or self._clock() - checked_at > self._probe_seconds:
+                    await self._check_master()
+                    checked_at = self._clock()
                 if message is None:
                     probe = self._prober.publish(self._probe_channel, b"")
                     await ask(probe, self._timeout_seconds)
                     async with deadline(self._probe_seconds):
                         message = await subscription.get_message(timeout=None)
                 self._take(message)
+
+    async def _check_master(self) -> None:
+        """
+        Check by a write without effect that the prober is not on a replica.
+
+        After a fail-over behind one address, connections to the former master stay
+        open, and no message of the others arrives there.
+
+        Raises:
+            RedisError, OSError, TimeoutError: it is, or Redis is away.
+        """
+        try:
+            await ask(self._prober.delete(self._probe_channel), self._timeout_seconds)
+        except ReadOnlyError:
+            await self._prober.connection_pool.disconnect()
+            raise
+        except ResponseError:
+            return  # A node of a cluster names another, or the write is not allowed.
 
     async def _subscribe_to_all(self, subscription: Any) -> None:
         """Subscribe to the wanted channels, also those added meanwhile."""

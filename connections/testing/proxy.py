@@ -15,7 +15,8 @@ class Proxy:
     its caller never learns; `loses_requests` drops the clients' bytes;
     `loses_messages` drops messages that Redis pushes to subscribers.
     `delay_seconds` delays the server's bytes. cut() holds all bytes back in both
-    directions, like a partition: no reset, no end.
+    directions, like a partition: no reset, no end. New connections go to
+    `target_port`, which may change.
     """
 
     def __init__(self, target_port: int) -> None:
@@ -26,7 +27,7 @@ class Proxy:
         self._is_open = asyncio.Event()
         self._is_open.set()
         self.port = 0
-        self._target_port = target_port
+        self.target_port = target_port
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
@@ -74,7 +75,7 @@ class Proxy:
         server_writer = None
         try:
             server_reader, server_writer = await asyncio.open_connection(
-                "127.0.0.1", self._target_port
+                "127.0.0.1", self.target_port
             )
             self._writers.add(server_writer)
             subscribed: set[bytes] = set()

@@ -13,7 +13,7 @@ from connections.exceptions import ClientFull, PoolFull, PoolUnavailable
 from connections.pool.base import Renewal, Slot
 from connections.pool.redis import RedisPool
 from connections.redis.bus import RedisBus
-from connections.testing import FakeClock, Proxy, free_port, wait_until
+from connections.testing import FakeClock, Proxy, wait_until
 from tests.integration.redis_process import RedisProcess
 
 LEASE_SECONDS = 1.5
@@ -787,9 +787,7 @@ async def test_a_recovered_pool_names_its_format(
 
 async def test_the_scripts_fit_a_cluster() -> None:
     """Every key lies in one hash slot, or a cluster would refuse the script."""
-    # By default the bus has a port 10,000 above, and there may be none.
-    bus = ("--cluster-port", str(free_port()))
-    process = RedisProcess("--cluster-enabled", "yes", *bus).start()
+    process = RedisProcess.clustered().start()
     try:
         with process.connect() as client:
             client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)

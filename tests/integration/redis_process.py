@@ -24,12 +24,25 @@ class RedisProcess:
 
     def __init__(self, *arguments: str, password: str = "") -> None:
         self.port = free_port()
+        self.bus_port = 0
         self._password = password
         credential = f":{password}@" if password else ""
         self.url = f"redis://{credential}127.0.0.1:{self.port}/0"
         self._arguments: Sequence[str] = (*arguments, "--requirepass", password)
         self._folder = Path(tempfile.mkdtemp(prefix="redis-"))
         self._process: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    def clustered(cls) -> "RedisProcess":
+        """Return a node of a cluster; it owns no hash slots."""
+        # By default the bus has a port 10,000 above, and there may be none.
+        bus_port = free_port()
+        port = ("--cluster-port", str(bus_port))
+        process = cls(
+            "--cluster-enabled", "yes", "--cluster-node-timeout", "5000", *port
+        )
+        process.bus_port = bus_port
+        return process
 
     def start(self) -> "RedisProcess":
         """Start the server and wait until it answers."""
