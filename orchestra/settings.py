@@ -15,6 +15,7 @@ from typing import Any
 
 import dj_database_url
 import django
+from django.conf import global_settings
 from django.core.exceptions import ImproperlyConfigured
 
 from connections.config import load
@@ -235,6 +236,10 @@ SERVER_EMAIL = os.environ.get("SERVER_EMAIL", "orchestra@localhost")
 SESSIONS_RESPONDER = os.environ.get("SESSIONS_RESPONDER")
 SESSIONS_PERFORMER = os.environ.get("SESSIONS_PERFORMER")  # Its name until 0.3.
 
+PASSWORD_HASHERS = [
+    "orchestra.hashers.OwnThreadsPBKDF2PasswordHasher",
+    *global_settings.PASSWORD_HASHERS[1:],
+]
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
     for name in (

@@ -93,6 +93,13 @@ def test_sessions_are_measured() -> None:
         assert f"| {name} " in done.stdout
 
 
+def test_http_is_measured() -> None:
+    done = run_benchmarks("--quick", module="http")
+    assert done.returncode == 0, done.stderr
+    assert "| 12 uploads of 30 MB: statuses" in done.stdout
+    assert "12 x 200" in done.stdout
+
+
 def test_what_is_unknown_is_named() -> None:
     done = run_benchmarks("--only", "speed")
     assert done.returncode != 0
