@@ -189,6 +189,48 @@ async def test_node_counts_and_reasons_are_for_observers_alone(
     assert json.loads(liveness[1]) == {"status": "ok"}
 
 
+@pytest.mark.parametrize(
+    ("peer", "headers", "is_observer"),
+    [
+        ("10.0.0.1", {"x-forwarded-for": "203.0.113.9"}, True),
+        ("10.0.0.1", {"x-forwarded-for": "127.0.0.1, 203.0.113.9"}, True),
+        ("10.0.0.1", {"x-forwarded-for": "198.51.100.9"}, False),
+        ("10.0.0.1", {"x-forwarded-for": "127.0.0.1"}, False),
+        ("10.0.0.1", {"x-forwarded-for": "127.0.0.53"}, False),
+        ("10.0.0.1", {"x-forwarded-for": "::1"}, False),
+        ("10.0.0.1", {"x-forwarded-for": "[::1]:80"}, False),
+        ("10.0.0.1", {"x-forwarded-for": "::ffff:127.0.0.1"}, False),
+        ("10.0.0.1", {"x-forwarded-for": "192.168.0.7"}, False),
+        ("10.0.0.1", {"x-forwarded-for": "172.16.0.7"}, False),
+        ("10.0.0.1", {"x-forwarded-for": "fd00::7"}, False),
+        ("10.0.0.1", {"x-forwarded-for": "fe80::7%eth0"}, False),
+        ("10.0.0.1", {"x-forwarded-for": "0.0.0.0"}, False),
+        ("10.0.0.1", {"x-forwarded-for": "10.0.0.2"}, False),
+        ("10.0.0.1", {"x-forwarded-for": ""}, False),
+        ("10.0.0.1", {"x-forwarded-for": "garbage"}, False),
+        ("10.0.0.1", {"x-forwarded-proto": "https"}, False),
+        ("10.0.0.1", {"x-real-ip": "127.0.0.1"}, False),
+        ("10.0.0.1", {"forwarded": "for=127.0.0.1"}, False),
+        ("10.0.0.1", {}, True),
+        (None, {"x-forwarded-for": "127.0.0.1"}, False),
+        ("127.0.0.1", {}, True),
+        ("127.0.0.1", {"x-forwarded-for": "127.0.0.1"}, False),
+        ("127.0.0.1", {"x-forwarded-host": "here"}, False),
+    ],
+)
+async def test_a_trusted_proxy_does_not_speak_for_a_local_address(
+    urls: Any, peer: str | None, headers: dict[str, str], is_observer: bool
+) -> None:
+    """A proxy may pass on an X-Forwarded-For that the client has sent."""
+    allowed = ["127.0.0.0/8", "::1", "10.0.0.0/8", "192.168.0.0/16", "172.16.0.0/12"]
+    urls.WEBSOCKET = {
+        "trusted_proxies": ["10.0.0.0/24", "127.0.0.1"],
+        "metrics": {"allowed_addresses": [*allowed, "fd00::/8", "203.0.113.0/24"]},
+    }
+    _, body, _ = await ask(address=peer, headers=headers)
+    assert ("reasons" in json.loads(body)) is is_observer
+
+
 async def test_allowed_addresses_of_the_configuration_are_observers(urls: Any) -> None:
     urls.WEBSOCKET = OPEN_TO_ALL
     _, body, _ = await ask()
