@@ -10,12 +10,13 @@ from tests.project import ROOT
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
 QUICKSTART = DOCS / "quickstart.md"
+TUTORIAL = DOCS / "tutorial.md"
 GUARANTEES = DOCS / "evidence" / "guarantees.md"
 FAULTS = DOCS / "evidence" / "faults.md"
 TESTING = DOCS / "howto" / "test_your_project.md"
 SECURITY = DOCS / "topics" / "security.md"
 
-_FILE = re.compile(r"# (\w+/\w+\.py)(, at its end)?\n")
+_FILE = re.compile(r"(?:# |<!-- )([\w/]+\.(?:py|html))(, at its end)?(?: -->)?\n")
 """The first line of a block that is a file, or the end of one."""
 
 
@@ -36,9 +37,9 @@ def read_blocks(text: str, language: str) -> list[str]:
     return [textwrap.dedent(block) for block in blocks]
 
 
-def read_files(page: Path) -> Iterator[tuple[str, str, bool]]:
+def read_files(text: str) -> Iterator[tuple[str, str, bool]]:
     """Yield path and text of each file of a page, and whether it is an end of one."""
-    for block in read_blocks(page.read_text(), "python"):
+    for block in read_blocks(text, "(?:python|html)"):
         if named := re.match(_FILE, block):
             yield named[1], block, named[2] is not None
 

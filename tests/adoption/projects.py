@@ -124,7 +124,7 @@ class Project:
                 text=True,
             )
             assert done.returncode == 0, done.stderr
-        blocks = {name: text for name, text, _ in read_files(QUICKSTART)}
+        blocks = {name: text for name, text, _ in read_files(QUICKSTART.read_text())}
         self._add("mysite/settings.py", blocks["mysite/settings.py"] + MORE_SETTINGS)
         self._add("mysite/settings.py", self.variation.settings)
         files = {

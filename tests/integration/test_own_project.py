@@ -1,85 +1,16 @@
 """Follow the quickstart in an empty folder."""
 
 import asyncio
-import os
 import re
-import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
-from http.client import HTTPConnection
-from pathlib import Path
 
 import pytest
 
-from connections.testing import free_port, wait_until
-from tests.pages import QUICKSTART, read_blocks, read_files, read_section
-from tests.project import ROOT
+from connections.testing import wait_until
+from tests.integration.newcomer import Newcomer
+from tests.pages import QUICKSTART, read_blocks, read_section
 
 PASSWORD = "not-a-common-one"
-
-
-class Newcomer:
-    """A user in an empty folder who follows the quickstart exactly."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.port = free_port()
-        self.environment = {
-            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.defpath]),
-            "HOME": str(folder),
-            "PORT": str(self.port),
-            "PYTHONUNBUFFERED": "1",
-            # Instead of pip install.
-            "PYTHONPATH": str(ROOT),
-        }
-        self._log = folder / "log"
-        self._started: list[subprocess.Popen[bytes]] = []
-
-    def run(self, line: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run a shell command; return its result."""
-        return subprocess.run(
-            line,
-            shell=True,
-            cwd=self.folder,
-            env=self.environment | environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-
-    def start(self, line: str) -> subprocess.Popen[bytes]:
-        """Start a long-running shell command; all share one log."""
-        with self._log.open("ab") as log:
-            process = subprocess.Popen(
-                shlex.split(line, comments=True),
-                cwd=self.folder,
-                env=self.environment,
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-            )
-        self._started.append(process)
-        return process
-
-    def stop(self) -> None:
-        """Stop the running commands."""
-        for process in self._started:
-            if process.poll() is None:
-                process.kill()
-            process.communicate()
-
-    def log(self) -> str:
-        """Return the shared log."""
-        return self._log.read_text()
-
-    def get(self, path: str) -> int:
-        """Return the HTTP status of a page."""
-        http = HTTPConnection("127.0.0.1", self.port, timeout=20)
-        http.request("GET", path)
-        status = http.getresponse().status
-        http.close()
-        return status
 
 
 def read_commands() -> list[str]:
@@ -91,21 +22,10 @@ def read_commands() -> list[str]:
     return [*serve.splitlines(), *connect.splitlines()]
 
 
-def make_project(newcomer: Newcomer) -> None:
-    """Write the quickstart's files to the paths it names."""
-    install, start = read_blocks(QUICKSTART.read_text(), "sh")[0].splitlines()
-    assert install.startswith("pip install ")
-    assert newcomer.run(start).returncode == 0
-    newcomer.folder /= "mysite"
-    for name, text, is_end in read_files(QUICKSTART):
-        path = newcomer.folder / name
-        path.write_text(path.read_text() + text if is_end else text)
-
-
 @pytest.fixture(scope="module")
 def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Newcomer]:
     newcomer = Newcomer(tmp_path_factory.mktemp("newcomer"))
-    make_project(newcomer)
+    newcomer.make_project(QUICKSTART.read_text())
     migrate, *_ = read_commands()
     assert newcomer.run(migrate).returncode == 0
     yield newcomer

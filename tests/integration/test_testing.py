@@ -11,7 +11,7 @@ from tests.pages import QUICKSTART, TESTING, read_blocks, read_files
 from tests.project import ROOT
 
 _LIVE, _IDLE = read_blocks(TESTING.read_text(), "python")[1:]
-_QUICKSTART = {name: text for name, text, _ in read_files(QUICKSTART)}
+_QUICKSTART = {name: text for name, text, _ in read_files(QUICKSTART.read_text())}
 
 _FILES = {
     "pytest.ini": """
