@@ -1,5 +1,8 @@
 """Check each file of deploy/ with the tool that reads it."""
 
+import asyncio
+import contextlib
+import http.client
 import itertools
 import re
 import ssl
@@ -8,16 +11,21 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 import yaml
+from django.contrib.auth.models import User
 from websockets.asyncio.client import connect
 from websockets.typing import Origin
 
 from connections.config.loader import WebSocketConfig
 from connections.testing import Servers, free_port, wait_until
+from connections.testing.waiting import scale
+from tests.integration.browser import PASSWORD
 from tests.integration.echo import assert_alive, read_rows
 from tests.integration.nginx import SITE, Nginx, open_to_workers
 from tests.integration.services import find_program
@@ -26,6 +34,8 @@ from tests.project import ROOT
 
 DEPLOY = ROOT / "deploy"
 SCRIPTS = str(Path(sys.executable).parent)
+OWN_THREADS = 60
+"""Threads of a node beside those of its HTTP requests: 14 were measured."""
 FLUSH_SECONDS = 5
 """The time a stop may take in addition to the drain."""
 
@@ -78,6 +88,49 @@ def test_systemd_waits_for_a_drain() -> None:
     lines = (DEPLOY / "systemd" / "orchestra@.service").read_text().splitlines()
     (stop,) = (line for line in lines if line.startswith("TimeoutStopSec="))
     assert int(stop.partition("=")[2]) >= drain_seconds()
+
+
+async def test_the_unit_has_room_for_the_threads_of_a_node(servers: Servers) -> None:
+    """Ninety sign-ins at once used to need more threads than the unit allowed."""
+    unit = (DEPLOY / "systemd" / "orchestra@.service").read_text()
+    (most,) = re.findall(r"^TasksMax=(\d+)$", unit, re.MULTILINE)
+    config = WebSocketConfig()
+    assert int(most) >= 2 * config.http.max_requests + OWN_THREADS
+
+    bound = 6
+    server = servers.start(config={"http__max_requests": bound})
+    create: Any = User.objects.create_user
+    server.run(create, "alice", password=PASSWORD)
+    with ThreadPoolExecutor(90) as threads:
+        signing_in = [threads.submit(sign_in, server.port) for _ in range(90)]
+        counts = set()
+        while not all(one.done() for one in signing_in):
+            counts.add(count_threads(server.pid))
+            await asyncio.sleep(0.01)
+    statuses = {one.result() for one in signing_in}
+    assert {302, 503} <= statuses <= {302, 429, 503}
+    assert bound < max(counts) <= 2 * bound + OWN_THREADS
+
+
+def sign_in(port: int) -> int:
+    """Sign in with a form; return the status."""
+    token = "a" * 32
+    form = {"username": "alice", "password": PASSWORD, "csrfmiddlewaretoken": token}
+    headers = {
+        "Cookie": f"csrftoken={token}",
+        "Content-Type": "application/x-www-form-urlencoded",
+    }
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=scale(60))
+    with contextlib.closing(connection):
+        connection.request("POST", "/sign-in/", urlencode(form), headers)
+        return connection.getresponse().status
+
+
+def count_threads(pid: int) -> int:
+    """Return the threads of a process (proc(5), Threads)."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    (count,) = re.findall(r"^Threads:\s+(\d+)$", status, re.MULTILINE)
+    return int(count)
 
 
 def test_the_compose_file_is_valid() -> None:
