@@ -9,24 +9,25 @@ import json
 import logging
 import re
 from collections.abc import Awaitable
+from typing import NamedTuple
 from urllib.parse import quote
 
 from django.conf import settings
-from django.contrib.auth.models import AnonymousUser
 from django.http.request import validate_host
 
 from connections import close_codes
 from connections.asgi import Application, Message, Receive, Send
 from connections.config.loader import WebSocketConfig
+from connections.credentials.channels_scope import describe_client, parse_cookies
 from connections.credentials.identity import Credential, name_address
 from connections.exceptions import Refused
 from connections.health import answer_probe, find_probe
 from connections.logs import NOTHING
 from connections.net.addresses import Source, find_source
-from connections.net.cookies import read_cookies
 from connections.net.origins import is_origin_allowed, parse_host
 from connections.net.redaction import conceal
 from connections.net.script_prefix import remove_script_prefix, with_script_prefix
+from connections.net.source_log import SourceLog
 from connections.node.current import get_node
 from connections.node.lifespan import follow_lifespan
 from connections.node.node import Node
@@ -41,6 +42,14 @@ _TICKET = re.compile(rb"(?:^|(?<=&))ticket=([^&]*)&?")
 """A ticket in a query string, which is removed before the consumer."""
 
 _LOCAL_HOSTS = [".localhost", "127.0.0.1", "[::1]"]
+
+
+class _Offer(NamedTuple):
+    """What a handshake offers as a credential."""
+
+    bearer: str | None
+    ticket: str | None
+    cookies: dict[str, str]
 
 
 class NodeMiddleware:
@@ -94,7 +103,7 @@ class SchemeMiddleware:
 
     def __init__(self, application: Application) -> None:
         self.application = application
-        self._log = _SourceLog()
+        self._log = SourceLog()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         source = _find_source(scope, is_secure=scope.get("scheme") == "https")
@@ -111,7 +120,7 @@ class OriginMiddleware:
 
     def __init__(self, application: Application) -> None:
         self.application = application
-        self._log = _SourceLog()
+        self._log = SourceLog()
 
     def __call__(self, scope: Message, receive: Receive, send: Send) -> Awaitable[None]:
         # A coroutine here would cost memory for as long as the connection lives.
@@ -173,28 +182,27 @@ class CredentialMiddleware:
             # the server must not echo a secret.
             await deny(scope, send, 400)
             return
-        bearer = _find_bearer(scope)
-        ticket = _find_ticket(scope)
+        offer = _Offer(
+            _find_bearer(scope), _find_ticket(scope), parse_cookies(scope["headers"])
+        )
         scope = {
             **scope,
             "subprotocols": plain,
             "query_string": _TICKET.sub(b"", scope.get("query_string", b"")),
         }
         try:
-            credential = await self._admit(scope, bearer, ticket)
+            credential = await self._admit(scope, offer)
+            database = scope["node"].database
+            scope |= await describe_client(credential, offer.cookies, database)
         except Refused as exc:
             await reject(scope, receive, send, exc)
             return
         except Exception:
             _count(scope, close_codes.INTERNAL_ERROR.reason)
             raise
-        user = credential.user or AnonymousUser()
-        scope |= {"credential": credential, "user": user, "session": credential.session}
         await self.application(scope, receive, send)
 
-    async def _admit(
-        self, scope: Message, bearer: str | None, ticket: str | None
-    ) -> Credential:
+    async def _admit(self, scope: Message, offer: _Offer) -> Credential:
         """
         Return the credential of a handshake that the gate admits.
 
@@ -205,26 +213,24 @@ class CredentialMiddleware:
         address = _find_address(scope)
         await node.gate.open()
         node.gate.check_address(address)
-        credential = await self._verify(scope, bearer, ticket)
+        credential = await self._verify(scope, offer)
         user_id = credential.user.pk if credential.user else None
         node.gate.check(credential.client_id, user_id, address)
         if not credential.covers(remove_script_prefix(scope), scope.get("route", "")):
             raise Refused(close_codes.FORBIDDEN, credential.client_id)
         return credential
 
-    async def _verify(
-        self, scope: Message, bearer: str | None, ticket: str | None
-    ) -> Credential:
+    async def _verify(self, scope: Message, offer: _Offer) -> Credential:
         node: Node = scope["node"]
         address = _find_address(scope)
-        if bearer is not None:
+        if offer.bearer is not None:
             async with node.gate.limit_guesses(address):
-                return await node.verifier.verify_token(bearer)
-        if ticket is not None:
+                return await node.verifier.verify_token(offer.bearer)
+        if offer.ticket is not None:
             async with node.gate.limit_guesses(address):
                 origin = _find_origin(scope)
-                return await node.verifier.verify_ticket(ticket, origin)
-        session_key = _read_cookie(scope, settings.SESSION_COOKIE_NAME)
+                return await node.verifier.verify_ticket(offer.ticket, origin)
+        session_key = offer.cookies.get(settings.SESSION_COOKIE_NAME)
         if session_key:
             try:
                 return await node.verifier.verify_session(session_key)
@@ -307,31 +313,6 @@ def _count(scope: Message, outcome: str) -> None:
         node.counters.record_outcome(scope.get("route", ""), outcome)
 
 
-class _SourceLog:
-    """Logs once that a peer is not trusted, or that it names no client."""
-
-    def __init__(self) -> None:
-        self._has_warned = False
-        self._has_named_unknown = False
-
-    def record(self, source: Source) -> None:
-        if not source.address and not self._has_named_unknown:
-            self._has_named_unknown = True
-            logger.warning(
-                "Clients over a Unix socket have no address: no limit counts them "
-                "apart, and anonymous ones are one client. Let the proxy send "
-                "X-Forwarded-For, and list unix in trusted_proxies.",
-                extra={"event": "no_client_address"},
-            )
-        if source.is_forwarded_by_stranger and not self._has_warned:
-            self._has_warned = True
-            logger.warning(
-                "Forwarded headers from %s are ignored: not in trusted_proxies",
-                source.address or "a Unix socket",
-                extra={"event": "forwarded_header_ignored"},
-            )
-
-
 def _find_source(scope: Message, *, is_secure: bool) -> Source:
     config: WebSocketConfig = scope["node"].config
     client = scope.get("client")
@@ -401,14 +382,3 @@ def _find_origin(scope: Message) -> str:
         if name == b"origin":
             return str(value.decode("latin-1"))
     return ""
-
-
-def _read_cookie(scope: Message, name: str) -> str | None:
-    """Return the value of a cookie, the last of several, as Django does."""
-    found = None
-    for key, value in scope["headers"]:
-        if key == b"cookie":
-            for known, text in read_cookies(value.decode("latin-1")):
-                if known == name:
-                    found = text
-    return found

@@ -9,6 +9,7 @@ from django.contrib.auth.models import AnonymousUser
 from connections import close_codes
 from connections.asgi import Message
 from connections.connection.scope import bound_client_id
+from connections.credentials.channels_scope import copy_session
 from connections.credentials.identity import Credential
 from connections.exceptions import InvalidMessage, Refused
 from connections.hub.connection import LiveConnection
@@ -64,7 +65,9 @@ async def refresh(
             _find_code(exc), f"refused: {exc.close_reason.reason}"
         ) from exc
     user = credential.user or AnonymousUser()
-    changed = {"credential": credential, "user": user, "session": credential.session}
+    changed = {"credential": credential, "user": user}
+    if credential.session is not None:
+        changed["session"] = copy_session(credential.session)
     client_id = get_client_id({**scope, **changed})
     if (
         client_id is None

@@ -42,7 +42,7 @@ def verify_session(session_key: str) -> Credential:
     if not is_storable(session_key):
         # A quoted cookie may hold any character as an octal escape.
         raise Refused(close_codes.UNAUTHENTICATED)
-    session = _make_store(session_key)
+    session = make_store(session_key)
     user = _find_user(session)
     if user is None or not user.is_active:
         raise Refused(close_codes.UNAUTHENTICATED)
@@ -61,7 +61,7 @@ def get_session_rows(model: Any) -> Any:
     return model.objects.using(router.db_for_write(model))
 
 
-def _make_store(session_key: str) -> Any:
+def make_store(session_key: str | None) -> Any:
     """Return a session of the project's engine, not read from a replica."""
     store = import_module(settings.SESSION_ENGINE).SessionStore
     find_model = getattr(store, "get_model_class", None)

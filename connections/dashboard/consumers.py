@@ -135,7 +135,8 @@ class LiveConsumer(LimitedJsonConsumer):
 
     async def _find_close_reason(self) -> CloseReason | None:
         """Return the reason to close the connection, or None if the user may view."""
-        session = self.scope.get("session")
+        handshake: Credential | None = self.scope.get("credential")
+        session = handshake.session if handshake is not None else None
         if session is None:
             return close_codes.FORBIDDEN
         try:

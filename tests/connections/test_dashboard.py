@@ -15,6 +15,7 @@ from django.utils import timezone
 
 from connections.access.bans import impose
 from connections.announcements import post_close_requests
+from connections.credentials.identity import Credential
 from connections.dashboard.cache import SnapshotCache
 from connections.dashboard.consumers import PATH, LiveConsumer
 from connections.dashboard.filters import Selection
@@ -186,7 +187,9 @@ async def connect_as(
     session = await database.write(_log_in, user_id)
     OwnConsumer.shared = SnapshotCache()
     communicator = WebsocketCommunicator(OwnConsumer.as_asgi(), "/ws/live/")
-    communicator.scope.update({"node": node, "session": session})
+    credential = Credential(client_id=f"user:{user_id}", session=session)
+    scope = {"node": node, "session": session, "credential": credential}
+    communicator.scope.update(scope)
     await communicator.connect()
     return communicator, node
 
