@@ -147,9 +147,9 @@ def _on_user_saved(
     A login saves last_login, and a middleware of a project may save a field with
     each request: neither concerns a connection.
     """
+    change = take_change(instance, update_fields)
     if created or raw:
         return
-    change = take_change(instance, update_fields)
     if change is None or _concerns_connections(instance, change):
         reason = REAUTHORISE if instance.is_active else "deactivated"
         _post(Target.USER, [instance.pk], reason, using)
@@ -216,9 +216,9 @@ def _on_right_saved(
     **kwargs: Any,
 ) -> None:
     """Recheck all connections if a group or permission was changed."""
+    change = take_change(instance, update_fields)
     if created or raw:
         return
-    change = take_change(instance, update_fields)
     if change is None or change.fields:
         _recheck_all(using=using)
 

@@ -189,6 +189,13 @@ async def test_a_users_other_changes_and_other_users_losses_end_nothing(
 # Which changes post a request
 
 
+def sign_up(user: User) -> None:
+    """A user that was just created signs in."""
+    bob = User.objects.create_user("bob")
+    bob.save()
+    update_last_login(User, bob)
+
+
 def sign_in(user: User) -> None:
     update_last_login(User, user)
 
@@ -231,6 +238,7 @@ def activate(user: User) -> None:
     "change",
     [
         User.save,
+        sign_up,
         sign_in,
         save_last_login_with_the_rest,
         save_another_field,
