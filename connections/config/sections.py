@@ -165,6 +165,12 @@ class HttpConfig:
         "HTTP requests served at once from one address (IPv6: one /64); one more is"
         " answered 429",
     )
+    max_total_body_bytes: int = option(
+        Size(65_536, 1024**5),
+        "4GB",
+        "bytes of all HTTP bodies in files of one node; over it the largest is"
+        " answered 503",
+    )
     min_bytes_per_second: int = option(
         Whole(1, 1_000_000_000),
         100,

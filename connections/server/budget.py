@@ -1,4 +1,4 @@
-"""Bound the bytes that the buffers of all connections hold together."""
+"""Bound the bytes that all connections hold together, in buffers or in files."""
 
 from typing import Protocol
 

@@ -208,11 +208,11 @@ class HttpChannel(HasDeadline, PublicHttpChannel):
         self._refuse(408, "The request did not become whole in time")
 
     def end_over_budget(self) -> None:
-        """Refuse this request: it holds most while buffers hold too much."""
+        """Refuse this request: it holds most while all hold too much."""
         if self.is_handling_request or not self._writable.is_set():
             self.transport.abortConnection()
             return
-        self._refuse(503, "The server is out of buffers", [(b"Retry-After", b"5")])
+        self._refuse(503, "The server has no room for it", [(b"Retry-After", b"5")])
 
     def hand_over(self, websocket: WebSocketProtocol) -> None:
         """Hand the TCP connection over to a WebSocket."""
@@ -254,7 +254,7 @@ class HttpChannel(HasDeadline, PublicHttpChannel):
         """Answer at once, then read on for a moment so that the answer arrives."""
         self._is_refused = True
         self.persistent = False
-        self.server.budget.forget(self)
+        self._forget_held()
         self.server.admission.end_head(self)
         if self.requests and self.requests[-1].content is not None:
             self.requests[-1].content.close()
@@ -296,11 +296,17 @@ class HttpChannel(HasDeadline, PublicHttpChannel):
             self._record_held()
 
     def _record_held(self) -> None:
-        """Record the bytes in memory: of the body, and of the response."""
+        """Record the bytes of the body and of the response, in memory and in a file."""
         held = self.requests[-1].held_bytes if self.requests else 0
+        filed = self.requests[-1].filed_bytes if self.requests else 0
+        self.server.body_files.record(self, filed)
         if not self._writable.is_set():
             held += self._sending.unsent_bytes
         self.server.budget.record(self, held)
+
+    def _forget_held(self) -> None:
+        self.server.budget.forget(self)
+        self.server.body_files.forget(self)
 
     def _cut_off_reader(self) -> None:
         logger.info(
@@ -327,7 +333,7 @@ class HttpChannel(HasDeadline, PublicHttpChannel):
         self._stop_deadline()
         self._sending.stop()
         self._is_idle = False
-        self.server.budget.forget(self)
+        self._forget_held()
         self.server.admission.end_head(self)
         self.server.http_channels.discard(self)
 

@@ -118,6 +118,11 @@ class HttpRequest(DaphneRequest):
         """Bytes of the body in memory."""
         return self.body_bytes if self.body_bytes <= _MEMORY_BYTES else 0
 
+    @property
+    def filed_bytes(self) -> int:
+        """Bytes of the body in a file."""
+        return self.body_bytes - self.held_bytes
+
     def gotLength(self, length: int | None) -> None:
         """Begin a body: of a length, or of chunks. The file is gone once closed."""
         self._is_chunked = length is None

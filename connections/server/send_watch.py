@@ -15,9 +15,10 @@ class SendWatch(HasDeadline):
     """
     Compares the bytes that a client took with a minimum rate.
 
-    A window begins with bytes that the client has not acknowledged. At its end the
-    client has taken either these, or http.min_bytes_per_second; else it stalls. No
-    timer runs while everything is acknowledged.
+    A window begins with bytes that the client has not acknowledged. At its end it has
+    taken either these, or http.min_bytes_per_second; else it stalls. Bytes that the
+    kernel took count too: they may fill its buffer in the first window. No timer runs
+    while everything is acknowledged.
     """
 
     def __init__(
@@ -32,8 +33,7 @@ class SendWatch(HasDeadline):
         self._window_seconds = config.stall_seconds
         self._required_bytes = config.min_bytes_per_second * config.stall_seconds
         self._on_stall: Callable[[], None] | None = on_stall
-        self._waiting_bytes = 0
-        self._written_bytes = 0
+        self._unsent_before = self._waiting_before = self._written_bytes = 0
 
     @property
     def unsent_bytes(self) -> int:
@@ -57,30 +57,34 @@ class SendWatch(HasDeadline):
 
     def _begin_window(self) -> None:
         self._written_bytes = 0
-        self._waiting_bytes = self._count_waiting()
+        self._unsent_before = self.unsent_bytes
+        self._waiting_before = self._unsent_before + self._count_in_kernel()
         self._start_deadline(self._window_seconds, self._end_window)
 
     def _end_window(self) -> None:
         self._deadline = None
-        waiting = self._count_waiting()
+        unsent = self.unsent_bytes
+        waiting = unsent + self._count_in_kernel()
         if not waiting:
             return
-        taken = self._waiting_bytes + self._written_bytes - waiting
-        if taken >= min(self._waiting_bytes, self._required_bytes):
+        acknowledged = self._waiting_before + self._written_bytes - waiting
+        sent = self._unsent_before + self._written_bytes - unsent
+        required = min(self._waiting_before, self._required_bytes)
+        if max(acknowledged, sent) >= required:
             self._begin_window()
         elif self._on_stall is not None:
             self._on_stall()
 
-    def _count_waiting(self) -> int:
+    def _count_in_kernel(self) -> int:
         """
-        Return how many bytes the client has not acknowledged.
+        Return how many bytes in the kernel the client has not acknowledged.
 
-        Those in the kernel count too: for a slow client it takes bytes from this
-        process only about once a minute (tcp(7), SIOCOUTQ).
+        The kernel takes bytes of a slow client from this process only about once a
+        minute (tcp(7), SIOCOUTQ). For a Unix socket it also counts its own overhead.
         """
         try:
             fetched = fcntl.ioctl(self._descriptor.fileno(), termios.TIOCOUTQ, bytes(4))
         except OSError:  # Not for sockets of this system.
-            fetched = bytes(4)
+            return 0
         in_kernel: int = struct.unpack("i", fetched)[0]
-        return self.unsent_bytes + in_kernel
+        return in_kernel

@@ -71,6 +71,7 @@ class Server(DaphneServer):
         self.admission = Admission(self.config, loop.time)
         self.request_limits = RequestLimits(self.config, loop.time)
         self.budget = BufferBudget(self.config.buffers.max_total_bytes)
+        self.body_files = BufferBudget(self.config.http.max_total_body_bytes)
         self.round_trips = Histogram(LATENCY_EDGES)
         self.timers = CoarseTimers(loop)
         self.connections: dict[Any, dict[str, Any]] = {}

@@ -2,11 +2,13 @@
 
 import asyncio
 import signal
+import ssl
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from connections.testing import LiveServer, RawClient, Servers
+from connections.testing import LiveServer, RawClient, Servers, free_port
 from tests.integration.seen import read_seen
 
 RAW = "tests.integration.applications:application"
@@ -62,6 +64,32 @@ async def test_a_response_that_nobody_reads_takes_no_memory(
         assert server.rss_kib() - before < GROWTH_KIB
     for client in clients:
         client.reset()
+
+
+async def test_a_response_over_tls_waits_for_its_client_too(
+    servers: Servers, certificate: tuple[Path, Path]
+) -> None:
+    port, (chain, key) = free_port(), certificate
+    endpoint = f"ssl:{port}:privateKey={key}:certKey={chain}:interface=127.0.0.1"
+    server = servers.start(
+        command="daphne", application=RAW, arguments=("-e", endpoint)
+    )
+    context = ssl.create_default_context(cafile=str(chain))
+    before = server.rss_kib()
+    reader, writer = await asyncio.open_connection(
+        "127.0.0.1", port, ssl=context, limit=65_536
+    )
+    writer.write(b"GET /stream HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    for _ in range(10):
+        await asyncio.sleep(0.1)
+        assert server.rss_kib() - before < GROWTH_KIB
+    received, end = 0, b""
+    while piece := await reader.read(65_536):
+        received += len(piece)
+        end = (end + piece)[-20:]
+    assert received > 640 * 65_536
+    assert end.endswith(b"end\r\n0\r\n\r\n")
+    writer.close()
 
 
 async def test_uploads_larger_than_the_buffers_are_taken(server: LiveServer) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import signal
 import sqlite3
 from pathlib import Path
@@ -11,6 +12,7 @@ import websockets
 
 from connections.testing import (
     LiveServer,
+    RawClient,
     Servers,
     assert_evicted,
     read_close,
@@ -44,6 +46,16 @@ async def test_unenforced_guarantees_are_logged_at_start(
 ) -> None:
     assert "Under uvicorn these are not enforced" in server.log()
     assert "Reactor" not in server.log()
+
+
+async def test_probes_are_answered_ahead_of_the_check_of_host(
+    server: LiveServer,
+) -> None:
+    for path in ("/livez", "/readyz"):
+        client = await RawClient.connect(server.port)
+        await client.send(f"GET {path} HTTP/1.1\r\nHost: elsewhere\r\n\r\n".encode())
+        status, _, body = await client.read_response()
+        assert (status, json.loads(body)["status"]) == (200, "ok")
 
 
 async def test_the_oldest_is_evicted_and_a_route_that_is_none_is_404(
