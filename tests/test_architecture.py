@@ -53,6 +53,7 @@ LAYERS = (
     "routing",
     "sweeper",
     "capacity",
+    "templatetags",
     "views",
     "admin",
     "urls",

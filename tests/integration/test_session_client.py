@@ -166,6 +166,7 @@ async def test_the_command_prints_a_conversation(servers: Servers) -> None:
     finally:
         if command.returncode is None:
             command.kill()
-    assert out.decode() == "client: hello there\nserver: hello there\n"
+    expected = "client: hello there\nserver: hello there\n"
+    assert out.decode() == expected, errors.decode()
     assert b"session" in errors
     assert command.returncode == 0
