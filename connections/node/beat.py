@@ -1,6 +1,7 @@
 """Make the beat of a node out of parts, each of which runs if another fails."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from connections.hub.hub import Hub
@@ -38,6 +39,7 @@ class Beat:
         self._parts = (
             ("The heartbeat", self._write_row),
             ("The write of records", recorder.flush),
+            ("The comparison of records", partial(recorder.reconcile, hub)),
             ("The write of used tokens", write_used_tokens),
             *self._polls,
         )

@@ -10,23 +10,27 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from django.db import DataError, IntegrityError
+from django.db.models.functions import Now
 from django.utils import timezone
 
+from connections.close_codes import LOST
 from connections.config.loader import get_config
 from connections.config.sections import RecorderConfig
 from connections.hub.connection import LiveConnection
 from connections.hub.flight_recorder import is_worth_keeping
+from connections.hub.hub import Hub
 from connections.models import Connection, ErrorEvent
 from connections.models.alias import atomic
 from connections.net.redaction import format_traceback, redact
 from connections.passes import Passes
 from connections.storage.database import Database
 from connections.storage.text import clean
-from connections.units import Clock
+from connections.units import Clock, count_of
 
 logger = logging.getLogger(__name__)
 
 _ROWS_PER_TRANSACTION = 500
+_RECONCILE_SECONDS = 300
 _REASON_CHARACTERS = 32
 _TRACEBACK_CHARACTERS = 8_000
 _ROW_BYTES = 1_000
@@ -96,6 +100,8 @@ class Recorder:
         # Connections whose row exists, so that only an update is pending.
         self._recorded: set[str] = set()
         self._waiting_since: float | None = None
+        self._reconciled_at = clock()
+        self._reconciled_dropped = 0
 
     @property
     def pending(self) -> int:
@@ -169,6 +175,37 @@ class Recorder:
         self._bytes = sum(map(_measure, unwritten))
         self._waiting_since = self._clock() if self.pending else None
         return is_whole
+
+    async def reconcile(self, hub: Hub) -> None:
+        """
+        Close the rows of connections that the hub does not have; record missing ones.
+
+        Compares every few minutes, and as soon as the backlog is written after rows
+        were dropped. The way in which such a connection ended is not known any more.
+
+        Raises:
+            DatabaseUnavailable: the next call compares.
+        """
+        dropped = self.dropped.closed + self.dropped.invalid
+        is_due = self._clock() - self._reconciled_at >= _RECONCILE_SECONDS
+        if self.pending or not (is_due or dropped > self._reconciled_dropped):
+            return
+        recorded = await self._database.read(_read_open, self._node_id)
+        stale = [one for one in recorded if one not in hub and one not in self._closed]
+        for start in range(0, len(stale), _ROWS_PER_TRANSACTION):
+            chunk = stale[start : start + _ROWS_PER_TRANSACTION]
+            await self._database.write(_close_unknown, chunk)
+        has_row = set(recorded)
+        for connection in hub:
+            if connection.connection_id not in has_row:
+                self.record_change(connection)
+        self._reconciled_at, self._reconciled_dropped = self._clock(), dropped
+        if stale:
+            logger.warning(
+                "%s of connections that had ended were open, and are recorded as lost",
+                count_of(len(stale), "record"),
+                extra={"event": "records_reconciled", "count": len(stale)},
+            )
 
     def _put_back(
         self,
@@ -280,6 +317,17 @@ def describe_error(
         route=live.route,
         traceback=clean(text, len(text))[-_TRACEBACK_CHARACTERS:],
     )
+
+
+def _read_open(node_id: str) -> list[str]:
+    rows = Connection.objects.open().filter(node_id=node_id)
+    return list(rows.values_list("connection_id", flat=True))
+
+
+def _close_unknown(connection_ids: list[str]) -> None:
+    """Close rows as of now; those that were closed meanwhile stay as they are."""
+    rows = Connection.objects.open().filter(connection_id__in=connection_ids)
+    rows.update(closed_at=Now(), close_code=LOST.code, reason=LOST.reason)
 
 
 def _take(pending: dict[str, Pending], limit: int) -> dict[str, Pending]:

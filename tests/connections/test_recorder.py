@@ -13,6 +13,7 @@ from connections.config.loader import get_config
 from connections.config.sections import RecorderConfig
 from connections.exceptions import DatabaseUnavailable
 from connections.hub.connection import LiveConnection, new_connection_id
+from connections.hub.hub import Hub
 from connections.limits import Limits
 from connections.models import Connection, ErrorEvent, Node
 from connections.node.recorder import Recorder, describe_error
@@ -176,6 +177,79 @@ async def test_a_long_outage_keeps_to_its_bounds(
     assert last is not None
     assert await Connection.objects.filter(pk=last.connection_id).aexists()
     assert await Connection.objects.open().acount() == 100
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_rows_whose_ends_were_dropped_are_closed_after_the_outage(
+    make_bench: Callable[..., Bench],
+) -> None:
+    bench, hub = make_bench(max_pending=100), Hub()
+    connections = [make_connection(bench.clock) for _ in range(150)]
+    for connection in connections:
+        hub.join(connection)
+        bench.recorder.record_change(connection)
+        await bench.recorder.flush()
+    bench.database.is_away = True
+    for connection in connections[:140]:
+        hub.leave(connection)
+        bench.recorder.record_closed(connection, 1000, "closed")
+    await bench.recorder.reconcile(hub)
+    bench.database.is_away = False
+    await bench.recorder.flush()
+    await bench.recorder.reconcile(hub)
+    assert await Connection.objects.open().acount() == 10
+    assert (
+        await Connection.objects.filter(reason="lost", close_code=1006).acount() == 40
+    )
+    assert await Connection.objects.filter(reason="closed").acount() == 100
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_rows_and_hub_are_compared_every_five_minutes(
+    make_bench: Callable[..., Bench],
+) -> None:
+    """A fail-over of the database may lose what it had confirmed."""
+    bench, hub = make_bench(), Hub()
+    kept, gone = make_connection(bench.clock), make_connection(bench.clock)
+    other = Connection(
+        connection_id="other", node_id="m" * 32, opened_at=timezone.now()
+    )
+    other.last_activity_at = other.opened_at
+    await other.asave()
+    for connection in (kept, gone):
+        bench.recorder.record_change(connection)
+    hub.join(kept)
+    await bench.recorder.flush()
+    await bench.recorder.reconcile(hub)
+    assert await Connection.objects.open().acount() == 3
+    bench.clock.advance(301)
+    await Connection.objects.filter(pk=kept.connection_id).adelete()
+    await bench.recorder.reconcile(hub)
+    await bench.recorder.flush()
+    rows = Connection.objects.open().order_by("node_id")
+    assert [row.pk async for row in rows] == ["other", kept.connection_id]
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_a_connection_that_ends_during_the_comparison_keeps_its_end(
+    make_bench: Callable[..., Bench],
+) -> None:
+    bench, hub = make_bench(), Hub()
+    connection = make_connection(bench.clock)
+    hub.join(connection)
+    bench.recorder.record_change(connection)
+    await bench.recorder.flush()
+    bench.clock.advance(301)
+
+    async def leave() -> None:
+        hub.leave(connection)
+        bench.recorder.record_closed(connection, 4009, "kicked")
+
+    bench.database.after_read = leave
+    await bench.recorder.reconcile(hub)
+    await bench.recorder.flush()
+    row = await Connection.objects.aget(pk=connection.connection_id)
+    assert (row.close_code, row.reason) == (4009, "kicked")
 
 
 async def test_tracebacks_are_dropped_first(make_bench: Callable[..., Bench]) -> None:

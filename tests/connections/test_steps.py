@@ -187,6 +187,7 @@ async def test_every_step_of_a_node_is_watched(node: LiveNode) -> None:
         "The beat": 1,
         "The heartbeat": 1,
         "The write of records": 1,
+        "The comparison of records": 1,
         "The write of used tokens": 1,
         "The poll of close requests": 1,
         "The poll of bans": 1,
