@@ -177,6 +177,8 @@ async def test_a_drain_ends_all_connections_though_one_raises() -> None:
 class FakeSocket:
     """A WebSocket or port of the server, of which some raise at every call."""
 
+    is_sending = False
+
     def __init__(self, *, is_broken: bool = False) -> None:
         self.calls: list[str] = []
         self._is_broken = is_broken
