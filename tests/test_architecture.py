@@ -59,6 +59,7 @@ LAYERS = (
     "urls",
     "checks",
     "apps",
+    "templatetags",
     "management",
     # For users.
     "client",
