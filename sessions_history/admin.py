@@ -61,6 +61,7 @@ class SessionAdmin(UserSearch, _LogAdmin):
 class HistoryEntryAdmin(_LogAdmin):
     list_display = ("session", "offset", "at", "sender", "kind", "state", "beginning")
     list_filter = ("state", "sender")
+    linked_lookups = ("session__session_id__exact",)
     list_select_related = ("session",)
     ordering = ("-id",)
     search_fields = ("=session__session_id", "session__client_id__startswith")
@@ -69,8 +70,3 @@ class HistoryEntryAdmin(_LogAdmin):
     def beginning(self, entry: HistoryEntry) -> str:
         is_longer = len(entry.data) > _SHOWN_CHARACTERS
         return entry.data[:_SHOWN_CHARACTERS] + ("…" if is_longer else "")
-
-    def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
-        if lookup == "session__session_id__exact":
-            return True
-        return super().lookup_allowed(lookup, value, request)

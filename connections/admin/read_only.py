@@ -1,11 +1,12 @@
 """Admin classes for models that staff can view but not change."""
 
-from django.contrib import admin
 from django.db import models
 from django.http import HttpRequest
 
+from connections.dashboard.bounded_lists import BoundedList
 
-class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+
+class ReadOnlyAdmin(BoundedList):
     """Rows that only nodes and the sweeper write."""
 
     show_full_result_count = False

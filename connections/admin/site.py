@@ -95,6 +95,7 @@ class AlertAdmin(ReadOnlyAdmin):
 class ErrorEventAdmin(ReadOnlyAdmin):
     list_display = ("error_id", "at", "exception_class", "where", "route", "connection")
     list_filter = ("exception_class",)
+    linked_lookups = ("connection__connection_id",)
     search_fields = ("=error_id", "=connection__connection_id")
 
 

@@ -25,12 +25,13 @@ from connections.dashboard.cache import SnapshotCache
 from connections.dashboard.map import list_names
 from connections.dashboard.snapshot import Snapshot
 from connections.models import CloseRequest, Node, NodeCommand
+from connections.storage.text import is_storable
 
 _TEMPLATES = "admin/connections/livedashboard"
 _WAIT = timedelta(seconds=10)
 """The result page stops waiting so long after an action's end."""
 
-_TOKEN_ID = re.compile(r"[0-9]{1,18}")
+_ROW_ID = re.compile(r"[0-9]{1,18}")
 _MOST_NAMED = 10
 
 
@@ -83,7 +84,8 @@ def show_result(
 ) -> HttpResponse:
     """Show the effect of an action so far, and the targets it did not reach."""
     action = ACTIONS.get(request.GET.get("action", ""))
-    keys = [key for key in request.GET.getlist("key") if key.isdecimal()][:MOST_VALUES]
+    given = request.GET.getlist("key")[:MOST_VALUES]
+    keys = [key for key in given if _ROW_ID.fullmatch(key)]
     if action is None or not keys:
         raise Http404("no such action")
     snapshot = shared.get_snapshot()
@@ -168,9 +170,9 @@ def _read(request: HttpRequest, name: str) -> tuple[Action, str, tuple[str, ...]
         values = ("",)
     if not values or ("" in values and target != CloseRequest.Target.ALL):
         raise Http404("value is missing")
-    if target == CloseRequest.Target.TOKEN and not all(
-        map(_TOKEN_ID.fullmatch, values)
-    ):
+    if not all(map(is_storable, values)):
+        raise Http404("value holds a NUL or a lone surrogate")
+    if target == CloseRequest.Target.TOKEN and not all(map(_ROW_ID.fullmatch, values)):
         raise Http404("value is not the number of a token")
     if len(values) > MOST_VALUES:
         raise Http404(f"more than {MOST_VALUES} at once")

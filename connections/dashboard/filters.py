@@ -6,6 +6,8 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import urlencode
 
+from connections.storage.text import clean
+
 RANGES = {
     "15m": timedelta(minutes=15),
     "1h": timedelta(hours=1),
@@ -44,7 +46,7 @@ class Selection:
                 words = ", ".join(allowed)
                 problems.append(f"{name}={value:.40} is not one of {words}")
         for name in ("node", "route"):
-            values[name] = parameters.get(name, "")[:255]
+            values[name] = clean(parameters.get(name, ""), 255)
         width = parameters.get("width", "")
         if width.isascii() and width.isdecimal() and len(width) < 6:
             bounded = min(max(int(width), _WIDTHS[0]), _WIDTHS[-1])

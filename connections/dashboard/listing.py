@@ -14,6 +14,7 @@ from django.utils.functional import cached_property
 from django.utils.html import format_html
 
 from connections.dashboard.actions import MOST_VALUES, Target, find_allowed, make_url
+from connections.dashboard.bounded_lists import BoundedList
 from connections.dashboard.cache import shared
 from connections.dashboard.charts.scales import NOTHING, format_bytes, format_seconds
 from connections.dashboard.details import describe_connection, format_pair
@@ -29,6 +30,7 @@ from connections.models import Connection
 from connections.models.node import ID_LENGTH
 from connections.models.user_key import find_user_keys, with_user
 from connections.node.live_state import ConnectionState
+from connections.storage.text import is_storable
 
 MOST_COUNTED = 10_000
 _WORDS = {state.value: word for state, word, _ in STATES}
@@ -58,7 +60,7 @@ class LiveChangeList(ChangeList):
         self.result_list: Any = rows
 
 
-class ConnectionList(admin.ModelAdmin):  # type: ignore[type-arg]
+class ConnectionList(BoundedList):
     """Recorded connections with their live state and actions."""
 
     shared = shared
@@ -83,8 +85,6 @@ class ConnectionList(admin.ModelAdmin):  # type: ignore[type-arg]
     )
     list_display_links = ("client_id",)
     list_filter = (StateFilter, NodeFilter, ReasonFilter, "opened_at")
-    # Facet counts would scan all rows once per filter.
-    show_facets = admin.ShowFacets.NEVER
     ordering = ("-connection_id",)
     search_help_text = (
         "Search by the full id of a connection or client, or a full user name; open "
@@ -105,7 +105,7 @@ class ConnectionList(admin.ModelAdmin):  # type: ignore[type-arg]
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return LiveChangeList
 
-    def get_search_results(
+    def search(
         self, request: HttpRequest, queryset: Any, search_term: str
     ) -> tuple[Any, bool]:
         term = search_term.strip()
@@ -132,7 +132,9 @@ class ConnectionList(admin.ModelAdmin):  # type: ignore[type-arg]
             raise PermissionDenied
         keys = request.GET.getlist("id")[:MOST_VALUES]
         snapshot = self.shared.get_snapshot()
-        found = self.get_queryset(request).filter(pk__in=keys)
+        found = self.get_queryset(request).filter(
+            pk__in=list(filter(is_storable, keys))
+        )
         rows = {row.pk: show_live(row, snapshot) for row in found}
         return JsonResponse({"rows": rows})
 

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from django.contrib import admin
 from django.http import HttpRequest
 
 from connections.config.loader import get_config
+from connections.dashboard.bounded_lists import BoundedList
 
 
 def is_read_only() -> bool:
@@ -13,7 +13,7 @@ def is_read_only() -> bool:
     return get_config().dashboard.read_only
 
 
-class GuardedAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class GuardedAdmin(BoundedList):
     """Rows that staff cannot create, change or delete in read-only mode."""
 
     def has_add_permission(self, request: HttpRequest) -> bool:

@@ -1,0 +1,75 @@
+"""Lists in the admin whose queries staff choose from, but cannot write."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from django.contrib import admin, messages
+from django.http import HttpRequest
+
+from connections.storage.text import is_storable
+
+MAX_SEARCH_CHARACTERS = 255
+MAX_SEARCH_WORDS = 10
+
+_VALUE_CHARACTERS = 255
+_FIELD_LOOKUPS = ("", "__exact", "__isnull", "__gte", "__lt")
+"""What Django's filters append to a field (django/contrib/admin/filters.py)."""
+
+
+class BoundedList(admin.ModelAdmin):  # type: ignore[type-arg]
+    """
+    Rows that staff filter by `list_filter` and `linked_lookups` alone.
+
+    Django permits any lookup of a model's own fields in the query string. A
+    regular expression runs in Python on SQLite, so one request could stop the
+    process, and a comparison reveals fields that no page shows.
+    """
+
+    linked_lookups: tuple[str, ...] = ()
+    """Lookups that links of other pages use."""
+
+    # Facet counts would scan all rows once per filter.
+    show_facets = admin.ShowFacets.NEVER
+
+    def lookup_allowed(
+        self, lookup: str, value: str, request: HttpRequest | None = None
+    ) -> bool:
+        """Return True for the lookups of filters and links, and storable values."""
+        if len(value) > _VALUE_CHARACTERS or not is_storable(value):
+            return False
+        return lookup in self.linked_lookups or lookup in self._list_lookups()
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: Any, search_term: str
+    ) -> tuple[Any, bool]:
+        """Search, unless the term is too long for a bounded query."""
+        words = len(search_term.split())
+        if len(search_term) > MAX_SEARCH_CHARACTERS or words > MAX_SEARCH_WORDS:
+            problem = (
+                f"Search for at most {MAX_SEARCH_CHARACTERS} characters and "
+                f"{MAX_SEARCH_WORDS} words."
+            )
+            self.message_user(request, problem, messages.ERROR)
+            return queryset.none(), False
+        return self.search(request, queryset, search_term)
+
+    def search(
+        self, request: HttpRequest, queryset: Any, search_term: str
+    ) -> tuple[Any, bool]:
+        """Return the rows for a term of bounded length, as get_search_results()."""
+        return super().get_search_results(request, queryset, search_term)
+
+    def get_object(
+        self, request: HttpRequest, object_id: str, from_field: str | None = None
+    ) -> Any:
+        if not is_storable(object_id):
+            return None
+        return super().get_object(request, object_id, from_field)
+
+    def _list_lookups(self) -> Iterator[str]:
+        listed: Any = self.list_filter
+        for one in listed:
+            if isinstance(one, str):
+                yield from (f"{one}{suffix}" for suffix in _FIELD_LOOKUPS)
+            else:
+                yield getattr(one, "parameter_name", "")
