@@ -31,6 +31,7 @@ from channels.layers import get_channel_layer
 from connections.asgi import Message, Receive, Send
 from connections.connection.channel import ConnectionChannel
 from connections.connection.compat import get_handler_name
+from connections.connection.layer_messages import is_callable_by_type
 from connections.connection.public import ConsumerConnection
 from connections.connection.refresh import holds_refresh, is_refresh, refresh
 from connections.connection.runner import ConnectionRunner
@@ -303,9 +304,12 @@ def _find_method(consumer: _Limited, message: Message) -> Callable[[Message], An
         UnknownEvent: there is none.
     """
     try:
-        method: Callable[[Message], Any] = getattr(consumer, get_handler_name(message))
+        name = get_handler_name(message)
     except (ValueError, AttributeError, TypeError) as exc:
         raise UnknownEvent(message.get("type")) from exc
+    method: Callable[[Message], Any] | None = getattr(consumer, name, None)
+    if method is None or not is_callable_by_type(type(consumer), name):
+        raise UnknownEvent(message["type"])
     return method
 
 

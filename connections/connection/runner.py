@@ -290,7 +290,7 @@ class ConnectionRunner:
 
     async def _deliver(self, message: Message) -> None:
         """Handle an event from the channel layer."""
-        if is_reserved(type(self._consumer), message):
+        if is_reserved(message):
             self._ignore(message.get("type"), "it is reserved")
             return
         try:

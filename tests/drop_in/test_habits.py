@@ -1,5 +1,7 @@
 """Test habits of libraries for Channels on both editions of the base classes."""
 
+import gc
+import weakref
 from types import ModuleType
 from typing import Any
 
@@ -61,9 +63,16 @@ async def test_a_dispatch_of_its_own_gets_every_layer_message(
     habits: ModuleType, layer: Any, name: str
 ) -> None:
     communicator = await open_connection(getattr(habits, name))
-    for kind in ("no.method", "another one", "_private"):
+    for kind in ("no.method", "another one", "_private", "close", "send"):
         await layer.group_send("everyone", {"type": kind, "text": kind})
         assert await receive(communicator) == kind
+    await communicator.disconnect()
+
+
+async def test_a_handler_may_be_called_end(habits: ModuleType, layer: Any) -> None:
+    communicator = await open_connection(habits.Game)
+    await layer.group_send("everyone", {"type": "end", "text": "game over"})
+    assert await receive(communicator) == "game over"
     await communicator.disconnect()
 
 
@@ -134,3 +143,19 @@ async def test_a_test_need_not_offer_a_subprotocol(habits: ModuleType) -> None:
     assert await communicator.connect(timeout=_ROUND) == (True, "chat")
     assert communicator.response_headers == [[b"x-chosen", b"yes"]]
     await communicator.disconnect()
+
+
+async def test_a_consumer_class_is_freed(habits: ModuleType, layer: Any) -> None:
+    """A library connects signals to a class; they end with it, as in its own tests."""
+
+    class Brief(habits.Delegating):  # type: ignore[name-defined]
+        pass
+
+    communicator = await open_connection(Brief)
+    await layer.group_send("everyone", {"type": "note.arrived", "text": "a"})
+    assert await receive(communicator) == "a: "
+    await communicator.disconnect()
+    is_there = weakref.ref(Brief)
+    del Brief, communicator
+    gc.collect()
+    assert is_there() is None

@@ -104,6 +104,15 @@ class SyncSpeaking(WebsocketConsumer):
         self.send(f"{translation.get_language()} {speaker.get()}")
 
 
+class Game(AsyncWebsocketConsumer):
+    """Ends a game, not the connection, when the layer says so."""
+
+    groups = ["everyone"]
+
+    async def end(self, event):
+        await self.send(event["text"])
+
+
 class Renamed(AsyncWebsocketConsumer):
     """Has a name of its own for its channel, which a layer can deliver to."""
 
