@@ -53,7 +53,9 @@ def create_access_token(
 
 def issue(row: AccessToken) -> str:
     """Save a new row with a new token, and return the token."""
-    row.token = secrets.token_urlsafe(_TOKEN_BYTES)
+    while (token := secrets.token_urlsafe(_TOKEN_BYTES)).startswith("-"):
+        continue  # A command would take it for an option.
+    row.token = token
     row.digest = digest_token(row.token)
     row.hint = row.token[:_HINT_CHARACTERS]
     row.save(force_insert=True)

@@ -1,6 +1,7 @@
 """Test tokens and sessions, with the database there and away."""
 
 import hashlib
+import secrets
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -79,6 +80,14 @@ def test_client_ids_that_differ_in_unstorable_characters_stay_apart() -> None:
     assert len(set(bounded)) == len(bounded)
     assert all(len(text) <= 255 for text in bounded)
     assert bound_client_id("jwt:a?") == "jwt:a?"
+
+
+@pytest.mark.django_db
+def test_no_token_looks_like_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = iter(["-option", "--help", "token"])
+    monkeypatch.setattr(secrets, "token_urlsafe", lambda size: next(made))
+    token, _ = create_access_token("alice")
+    assert token == "token"
 
 
 @pytest.mark.django_db
