@@ -2,4 +2,10 @@
 
 import pytest
 
-pytest.register_assert_rewrite("tests.adoption.checks", "tests.adoption.projects")
+pytest.register_assert_rewrite(
+    "tests.adoption.case",
+    "tests.adoption.command_checks",
+    "tests.adoption.page_checks",
+    "tests.adoption.projects",
+    "tests.adoption.socket_checks",
+)

@@ -4,10 +4,10 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from connections.testing import LiveServer
 from connections.testing.waiting import scale
@@ -16,11 +16,12 @@ from tests.project import ROOT
 
 USERS = ("root", "alice", "bob", "carol", "dave")
 PASSWORD = "not-a-common-one"
+_WORKER = Path(__file__).with_name("worker.py")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Variation:
-    """How one project differs from the quickstart's."""
+    """The differences of one project from the quickstart's."""
 
     settings: str = ""
     """Appended to the settings."""
@@ -30,6 +31,39 @@ class Variation:
 
     make_migrations: tuple[str, ...] = ()
     """Apps of the project whose migrations are made first."""
+
+    databases: tuple[str, ...] = ("default",)
+    """Aliases of the databases that are migrated."""
+
+    commands: tuple[tuple[str, ...], ...] = ()
+    """Management commands that run before the server."""
+
+    command: str = "serve"
+    """The server: serve, daphne or uvicorn."""
+
+    arguments: tuple[str, ...] = ()
+    config: Mapping[str, object] = field(default_factory=dict)
+
+    prefix: str = ""
+    """The URL prefix that clients see."""
+
+    is_stripped: bool = False
+    """Whether the proxy removes the prefix."""
+
+    is_unix: bool = False
+    """Whether clients come over a Unix socket."""
+
+    admin: str = "/admin/"
+    login: str = ""
+    """The page that signs staff in, where it is not the admin's."""
+
+    origin: str = ""
+    """The origin of pages, where it is not the server's own address."""
+
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Headers that the proxy adds to each request."""
+
+    session_cookie: str = "sessionid"
 
 
 ASGI = """
@@ -70,7 +104,7 @@ class StaffConsumer(LimitedJsonConsumer):
         raise RuntimeError("a fault of the project")
 """
 
-TALKATIVE = """
+ECHO = """
 
 def make_echo():
     return Echo()
@@ -85,8 +119,10 @@ class Echo:
 MORE_SETTINGS = """
 ALLOWED_HOSTS = ["127.0.0.1", "localhost"]
 WEBSOCKET["max_connections_per_client"] = 5
-WEBSOCKET["allowed_origins"] = []
+WEBSOCKET["allowed_origins"] = ["capacitor://localhost", "moz-extension://*"]
 SESSIONS_RESPONDER = "chat.responders.make_echo"
+# The strength of passwords is not what is tested here.
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 if url := os.environ.get("PROJECT_POSTGRES"):
     from urllib.parse import urlsplit
     parts = urlsplit(url)
@@ -96,6 +132,10 @@ if url := os.environ.get("PROJECT_POSTGRES"):
         "HOST": parts.hostname, "PORT": parts.port,
     }
 """
+
+
+class CommandFailed(Exception):
+    """A command or a source of the project failed; the message is its output."""
 
 
 class Project:
@@ -113,7 +153,14 @@ class Project:
         }
         if postgres_url:
             self.environment["PROJECT_POSTGRES"] = postgres_url
+        self._worker: subprocess.Popen[str] | None = None
+        self._lock = threading.Lock()
         self._write(folder)
+
+    @property
+    def socket(self) -> Path:
+        """The Unix socket of a server that listens on one."""
+        return self.folder / "socket"
 
     def _write(self, folder: Path) -> None:
         for command in ("startproject mysite", "startapp chat"):
@@ -131,7 +178,7 @@ class Project:
             "mysite/urls.py": blocks["mysite/urls.py"],
             "mysite/asgi.py": ASGI,
             "chat/consumers.py": blocks["chat/consumers.py"] + MORE_CONSUMERS,
-            "chat/responders.py": TALKATIVE,
+            "chat/responders.py": ECHO,
             **self.variation.files,
         }
         for name, text in files.items():
@@ -146,8 +193,19 @@ class Project:
     def prepare(self) -> None:
         """Migrate, and make a superuser and some users with one password."""
         for app in self.variation.make_migrations:
-            self.manage("makemigrations", app)
-        self.manage("migrate", "--verbosity", "0")
+            self._manage("makemigrations", app)
+        for alias in self.variation.databases:
+            self._manage("migrate", "--verbosity", "0", "--database", alias)
+        for command in self.variation.commands:
+            self._manage(*command)
+        self._worker = subprocess.Popen(
+            [sys.executable, str(_WORKER)],
+            cwd=self.folder,
+            env=self._environ(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         self.shell(
             f"""
 from django.contrib.auth import get_user_model
@@ -160,8 +218,42 @@ for name in {USERS!r}:
 """
         )
 
-    def manage(self, *arguments: str, is_checked: bool = True) -> str:
-        """Run a management command as an operator does; return what it printed."""
+    def close(self) -> None:
+        """End the process that runs commands."""
+        if self._worker is not None:
+            self._worker.communicate(timeout=scale(20))
+
+    def manage(self, *arguments: str) -> str:
+        """
+        Run a management command; return what it wrote.
+
+        Raises:
+            CommandFailed: its exit code is not 0.
+        """
+        return self._ask({"argv": arguments})
+
+    def shell(self, source: str) -> str:
+        """
+        Run Python in the project; return what it wrote.
+
+        Raises:
+            CommandFailed: it raised an exception.
+        """
+        return self._ask({"source": source})
+
+    def _ask(self, request: Mapping[str, object]) -> str:
+        worker = self._worker
+        assert worker is not None and worker.stdin and worker.stdout
+        with self._lock:
+            worker.stdin.write(json.dumps(request) + "\n")
+            worker.stdin.flush()
+            answer = json.loads(worker.stdout.readline())
+        output: str = answer["output"].strip()
+        if answer["code"] or "Traceback" in output:
+            raise CommandFailed(f"{request}: {output[-2000:]}")
+        return output
+
+    def _manage(self, *arguments: str) -> None:
         done = subprocess.run(
             [sys.executable, "manage.py", *arguments],
             cwd=self.folder,
@@ -170,50 +262,21 @@ for name in {USERS!r}:
             text=True,
             timeout=scale(90),
         )
-        if is_checked:
-            assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
-        return done.stdout if is_checked else done.stdout + done.stderr
+        assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
 
-    def shell(self, source: str) -> str:
-        """Run Python in the project; return what it printed."""
-        return self.manage("shell", "--verbosity", "0", "-c", source).strip()
-
-    def run_commands(self, *commands: tuple[str, ...]) -> dict[str, tuple[int, str]]:
-        """Run commands one after another in one process; return code and output."""
-        source = """
-import contextlib, io, json, sys
-from django.core.management import execute_from_command_line
-found = {}
-for argv in json.loads(sys.argv[1]):
-    written = io.StringIO()
-    code = 0
-    with contextlib.redirect_stdout(written), contextlib.redirect_stderr(written):
-        try:
-            execute_from_command_line(["manage.py", *argv])
-        except SystemExit as exc:
-            code = exc.code if isinstance(exc.code, int) else int(bool(exc.code))
-    found[" ".join(argv)] = (code, written.getvalue())
-print(json.dumps(found))
-"""
-        done = subprocess.run(
-            [sys.executable, "-c", source, json.dumps(commands)],
-            cwd=self.folder,
-            env=self._environ(),
-            capture_output=True,
-            text=True,
-            timeout=scale(180),
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        read: dict[str, list[Any]] = json.loads(done.stdout.splitlines()[-1])
-        return {name: (code, text) for name, (code, text) in read.items()}
-
-    def make_server(self, *arguments: str, **config: object) -> LiveServer:
+    def make_server(self, **config: object) -> LiveServer:
         """Return a server of the project, not yet started."""
+        arguments = self.variation.arguments
+        if self.variation.is_unix:
+            option = "--uds" if self.variation.command == "uvicorn" else "-u"
+            arguments += (option, str(self.socket))
         return LiveServer(
             folder=self.folder,
             environment=self.environment,
+            command=self.variation.command,
+            application="mysite.asgi:application",
             arguments=arguments,
-            config=config,
+            config=config | dict(self.variation.config),
         )
 
     def _environ(self) -> dict[str, str]:

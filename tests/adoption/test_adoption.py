@@ -2,29 +2,38 @@
 
 import asyncio
 import logging
+import re
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from connections.testing import wait_until
 from connections.testing.waiting import scale
-from tests.adoption.checks import CHECKS, Case, Check, find_noise
+from tests.adoption import command_checks, page_checks, socket_checks
+from tests.adoption.case import CHECKS, Case, Check
 from tests.adoption.projects import Project
 from tests.adoption.variations import VARIATIONS
 from tests.integration.services import PostgresProcess
+
+__all__ = ["command_checks", "page_checks", "socket_checks"]
 
 DATABASES = ("sqlite", "postgres")
 
 PRODUCT = [(name, database) for name in VARIATIONS for database in DATABASES]
 
-_AT_ONCE = 4
+_AT_ONCE = 6
 """Checks that run at the same time: most of them wait."""
 
 CONFIG = {
     "idle_timeout_seconds": 20,
     "node__beat_seconds": 0.5,
     "node__lease_seconds": 6,
+    "expiry__grace_seconds": 1,
     "max_message_size": "64kB",
+    "handshake__per_address_burst": 500,
+    "handshake__per_address_pending": 500,
 }
 
 
@@ -33,6 +42,8 @@ SAMPLE = {
     ("uuid_user", "postgres"),
     ("no_time_zones", "sqlite"),
     ("login_required", "postgres"),
+    ("own_database", "postgres"),
+    ("stripped_prefix", "sqlite"),
     ("german", "sqlite"),
 }
 """The projects that CI serves; `script/test --long` serves all of them."""
@@ -41,6 +52,10 @@ SAMPLE = {
 def _mark(name: str, database: str) -> object:
     marks = [] if (name, database) in SAMPLE else [pytest.mark.long]
     return pytest.param(name, database, marks=marks, id=f"{name}-{database}")
+
+
+def test_there_are_about_a_hundred_checks() -> None:
+    assert len(CHECKS) >= 100
 
 
 @pytest.mark.parametrize(
@@ -59,25 +74,45 @@ async def test_a_project_keeps_every_promise(
     if database == "postgres":
         postgres: PostgresProcess = request.getfixturevalue("postgres_server")
         url = postgres.create_database(f"adoption_{name}")
+        if "own" in VARIATIONS[name].databases:
+            postgres.create_database(f"adoption_{name}_own")
     project = Project(tmp_path, VARIATIONS[name], postgres_url=url)
     await asyncio.to_thread(project.prepare)
     server = project.make_server(**CONFIG)
-    await asyncio.to_thread(server.start)
+    await asyncio.to_thread(server.start, is_ready=not project.variation.is_unix)
+    if project.variation.is_unix:
+        await wait_until(project.socket.exists, 60)
+    case = Case(project, server)
     failed: dict[str, str] = {}
     turns = asyncio.Semaphore(_AT_ONCE)
 
     async def run(check_name: str, check: Check) -> None:
         try:
             async with turns, asyncio.timeout(scale(120)):
-                await check(Case(project, server))
+                await check(case)
         except Exception as exc:
             line = traceback.extract_tb(exc.__traceback__)[-1]
             failed[check_name] = f"{type(exc).__name__}: {exc} (line {line.lineno})"
 
     try:
+        await case.populate()
         await asyncio.gather(*(run(*one) for one in CHECKS.items()))
     finally:
+        await case.staff.close()
         await asyncio.to_thread(server.stop)
+        await asyncio.to_thread(project.close)
     noise = list(find_noise(server.log()))
     assert failed == {}, "\n".join(f"{one}: {why}" for one, why in failed.items())
     assert noise == [], noise[:10]
+
+
+def find_noise(log: str) -> Iterator[str]:
+    """Yield the lines of a server's log that an operator would have to explain."""
+    # Tracebacks of log records are indented and follow their line.
+    bad = re.compile(r"^Traceback|^\S+ \S+ (ERROR|CRITICAL) |locked|RuntimeWarning")
+    lines = iter(log.splitlines())
+    for line in lines:
+        if line.startswith("Traceback"):
+            yield next((one for one in lines if not one.startswith(" ")), line)
+        elif bad.search(line) and "A handler failed" not in line:
+            yield line

@@ -1,5 +1,7 @@
 """The settings that projects really have, each as a variation of the quickstart."""
 
+from typing import Any
+
 from tests.adoption.projects import Variation
 
 UUID_USER = """
@@ -32,6 +34,142 @@ MIDDLEWARE.append("django.contrib.auth.middleware.LoginRequiredMiddleware")
 LOGIN_URL = "/admin/login/"
 """
 
+OWN_DATABASE = """
+DATABASES["own"] = dict(DATABASES["default"])
+if "PROJECT_POSTGRES" in os.environ:
+    DATABASES["own"]["NAME"] += "_own"
+else:
+    DATABASES["own"]["NAME"] = BASE_DIR / "own.sqlite3"
+DATABASE_ROUTERS = ["mysite.routers.OwnDatabase"]
+"""
+
+ROUTERS = """
+class OwnDatabase:
+    apps = ("connections", "sessions_history")
+
+    def db_for_read(self, model, **hints):
+        return "own" if model._meta.app_label in self.apps else None
+
+    db_for_write = db_for_read
+
+    def allow_migrate(self, db, app_label, **hints):
+        return (app_label in self.apps) == (db == "own")
+"""
+
+TLS_PROXY = {
+    "X-Forwarded-For": "198.51.100.7",
+    "X-Forwarded-Proto": "https",
+    "X-Forwarded-Host": "chat.example.com",
+}
+
+SECURE = """
+ALLOWED_HOSTS = ["chat.example.com"]
+SECURE_SSL_REDIRECT = True
+USE_X_FORWARDED_HOST = True
+SECURE_HSTS_SECONDS = 3600
+"""
+
+OWN_SITE = """
+from django.contrib.admin import AdminSite
+from django.contrib.admin.apps import AdminConfig
+
+
+class OfficeSite(AdminSite):
+    site_header = "Office"
+
+
+class OfficeConfig(AdminConfig):
+    default_site = "mysite.office.OfficeSite"
+"""
+
+OFFICE_URLS = """
+from django.contrib import admin
+from django.urls import include, path
+
+urlpatterns = [
+    path("api/v1/", include("connections.urls")),
+    path("", include("connections.urls")),
+    path("staff/office/", admin.site.urls),
+]
+"""
+
+I18N_URLS = """
+from django.conf.urls.i18n import i18n_patterns
+from django.contrib import admin
+from django.urls import include, path
+
+urlpatterns = [
+    path("", include("connections.urls")),
+    *i18n_patterns(path("admin/", admin.site.urls)),
+]
+"""
+
+I18N = """
+MIDDLEWARE.insert(
+    MIDDLEWARE.index("django.middleware.common.CommonMiddleware"),
+    "django.middleware.locale.LocaleMiddleware",
+)
+LANGUAGES = [("en", "English"), ("ar", "Arabic")]
+"""
+
+TOOLBAR = """
+class Toolbar:
+    \"\"\"Write into every page, as toolbars do, and look at each request.\"\"\"
+
+    def __init__(self, get_response):
+        self.get_response = get_response
+
+    def __call__(self, request):
+        repr(request)
+        str(request.user)
+        response = self.get_response(request)
+        if not response.streaming and b"</body>" in response.content:
+            response.content = response.content.replace(
+                b"</body>", b"<div>toolbar</div></body>"
+            )
+            response["Content-Length"] = str(len(response.content))
+        return response
+"""
+
+LOGGING = """
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": True,
+    "formatters": {"plain": {"format": "%(asctime)s %(levelname)s %(message)s"}},
+    "handlers": {"out": {"class": "logging.StreamHandler", "formatter": "plain"}},
+    "root": {"handlers": ["out"], "level": "DEBUG"},
+}
+"""
+
+POOL = """
+if "PROJECT_POSTGRES" in os.environ:
+    DATABASES["default"]["OPTIONS"] = {"pool": {"min_size": 1, "max_size": 20}}
+"""
+
+PREFIX: dict[str, Any] = {"prefix": "/app", "settings": 'FORCE_SCRIPT_NAME = "/app"\n'}
+ROOT_PATH: dict[str, Any] = {"prefix": "/app", "arguments": ("--root-path", "/app")}
+UNIX: dict[str, Any] = {
+    "is_unix": True,
+    "config": {"trusted_proxies": "unix"},
+    "headers": {"X-Forwarded-For": "198.51.100.7"},
+}
+
+
+def use_sessions(engine: str, more: str = "") -> Variation:
+    """Return a variation with a session engine of Django."""
+    module = f"django.contrib.sessions.backends.{engine}"
+    return Variation(settings=f'SESSION_ENGINE = "{module}"\n{more}')
+
+
+def use_cache(backend: str, location: str) -> Variation:
+    """Return a variation with a cache that also keeps sessions."""
+    module = f"django.core.cache.backends.{backend}"
+    return use_sessions(
+        "cached_db",
+        f'CACHES = {{"default": {{"BACKEND": "{module}", "LOCATION": {location}}}}}\n',
+    )
+
+
 VARIATIONS = {
     "quickstart": Variation(),
     "uuid_user": Variation(
@@ -46,8 +184,70 @@ VARIATIONS = {
     "no_time_zones": Variation(settings="USE_TZ = False\n"),
     "another_time_zone": Variation(settings='TIME_ZONE = "Asia/Kathmandu"\n'),
     "login_required": Variation(settings=LOGIN_REQUIRED),
-    "cached_sessions": Variation(
-        settings='SESSION_ENGINE = "django.contrib.sessions.backends.cached_db"\n'
+    "cached_sessions": use_sessions("cached_db"),
+    "file_sessions": use_sessions("file", "SESSION_FILE_PATH = BASE_DIR\n"),
+    "sessions_in_a_file_cache": use_sessions(
+        "cache",
+        'CACHES = {"default": {"LOCATION": BASE_DIR / "cache", "BACKEND":'
+        ' "django.core.cache.backends.filebased.FileBasedCache"}}\n',
+    ),
+    "file_cache": use_cache("filebased.FileBasedCache", 'BASE_DIR / "cache"'),
+    "dummy_cache": use_cache("dummy.DummyCache", '""'),
+    "own_database": Variation(
+        settings=OWN_DATABASE,
+        files={"mysite/routers.py": ROUTERS},
+        databases=("default", "own"),
+    ),
+    "kept_prefix": Variation(**PREFIX),
+    "stripped_prefix": Variation(**PREFIX, is_stripped=True),
+    "kept_root_path": Variation(**ROOT_PATH),
+    "kept_root_path_daphne": Variation(**ROOT_PATH, command="daphne"),
+    "stripped_root_path_daphne": Variation(
+        **ROOT_PATH, command="daphne", is_stripped=True
+    ),
+    "stripped_root_path_uvicorn": Variation(
+        **ROOT_PATH, command="uvicorn", is_stripped=True
+    ),
+    "unix_socket": Variation(**UNIX, command="daphne"),
+    "unix_socket_uvicorn": Variation(**UNIX, command="uvicorn"),
+    "tls_proxy": Variation(
+        settings=SECURE,
+        origin="https://chat.example.com",
+        headers=TLS_PROXY,
+        config={"trusted_proxies": "127.0.0.1"},
+    ),
+    "own_admin_site": Variation(
+        settings='INSTALLED_APPS[INSTALLED_APPS.index("django.contrib.admin")]'
+        ' = "mysite.office.OfficeConfig"\nAPPEND_SLASH = False\n',
+        files={"mysite/office.py": OWN_SITE, "mysite/urls.py": OFFICE_URLS},
+        admin="/staff/office/",
+    ),
+    "languages_in_urls": Variation(
+        settings=I18N, files={"mysite/urls.py": I18N_URLS}, admin="/en/admin/"
+    ),
+    "right_to_left": Variation(settings='LANGUAGE_CODE = "ar"\nUSE_L10N = True\n'),
+    "hashed_static_files": Variation(
+        settings='STATIC_ROOT = BASE_DIR / "static"\nSTORAGES = {"staticfiles":'
+        ' {"BACKEND": "django.contrib.staticfiles.storage.'
+        'ManifestStaticFilesStorage"}}\nSERVESTATIC_USE_FINDERS = False\n',
+        commands=(("collectstatic", "--no-input", "--verbosity", "0"),),
+    ),
+    "static_files_elsewhere": Variation(
+        settings='STATIC_URL = "https://cdn.example.com/static/"\n'
+        'MIDDLEWARE.remove("servestatic.middleware.ServeStaticMiddleware")\n'
+    ),
+    "short_keys": Variation(
+        settings='DEFAULT_AUTO_FIELD = "django.db.models.AutoField"\n'
+    ),
+    "toolbar": Variation(
+        settings='MIDDLEWARE.append("chat.toolbar.Toolbar")\nDEBUG = True\n',
+        files={"chat/toolbar.py": TOOLBAR},
+    ),
+    "own_logging": Variation(settings=LOGGING),
+    "pool_of_psycopg": Variation(settings=POOL),
+    "health_checked_database": Variation(
+        settings='DATABASES["default"] |= {"CONN_MAX_AGE": None,'
+        ' "CONN_HEALTH_CHECKS": True}\n'
     ),
     "german": Variation(
         settings='LANGUAGE_CODE = "de"\nUSE_THOUSAND_SEPARATOR = True\n'
@@ -60,7 +260,8 @@ VARIATIONS = {
     ),
     "renamed_cookies": Variation(
         settings='SESSION_COOKIE_NAME = "sid"\nCSRF_COOKIE_NAME = "xcsrf"\n'
-        "CSRF_COOKIE_HTTPONLY = True\n"
+        "CSRF_COOKIE_HTTPONLY = True\n",
+        session_cookie="sid",
     ),
     "csrf_in_sessions": Variation(settings="CSRF_USE_SESSIONS = True\n"),
 }
