@@ -23,7 +23,6 @@ from connections.credentials.identity import Credential, name_address
 from connections.exceptions import Refused
 from connections.health import answer_probe, find_probe
 from connections.logs import NOTHING
-from connections.net.addresses import Source, find_source
 from connections.net.origins import is_origin_allowed, parse_host
 from connections.net.redaction import conceal
 from connections.net.script_prefix import remove_script_prefix, with_script_prefix
@@ -31,6 +30,7 @@ from connections.net.source_log import SourceLog
 from connections.node.current import get_node
 from connections.node.lifespan import follow_lifespan
 from connections.node.node import Node
+from connections.proxies import find_scope_source, with_address, with_scheme
 
 logger = logging.getLogger(__name__)
 
@@ -93,25 +93,6 @@ class NodeMiddleware:
             raise shown from None
 
 
-class SchemeMiddleware:
-    """
-    Gives HTTP requests the scheme that a trusted proxy names in X-Forwarded-Proto.
-
-    Django's request.is_secure() returns it. The header is removed from the requests
-    of other peers. Where SECURE_PROXY_SSL_HEADER is set, Django decides instead.
-    """
-
-    def __init__(self, application: Application) -> None:
-        self.application = application
-        self._log = SourceLog()
-
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        source = _find_source(scope, is_secure=scope.get("scheme") == "https")
-        self._log.record(source)
-        scope = _with_scheme(scope, source, "https" if source.is_secure else "http")
-        await self.application(scope, receive, send)
-
-
 class OriginMiddleware:
     """Refuses foreign origins and hosts with 403 before the accept."""
 
@@ -126,7 +107,7 @@ class OriginMiddleware:
         # A coroutine here would cost memory for as long as the connection lives.
         config: WebSocketConfig = scope["node"].config
         headers = scope["headers"]
-        source = _find_source(scope, is_secure=scope.get("scheme") == "wss")
+        source = find_scope_source(scope)
         self._log.record(source)
         origins = [
             value.decode("latin-1") for name, value in headers if name == b"origin"
@@ -158,8 +139,8 @@ class OriginMiddleware:
                 },
             )
             return deny(scope, send, 403)
-        scope = _with_scheme(scope, source, "wss" if source.is_secure else "ws")
-        return self.application(_with_address(scope, source), receive, send)
+        scope = with_address(with_scheme(scope, source), source)
+        return self.application(scope, receive, send)
 
 
 class CredentialMiddleware:
@@ -311,36 +292,6 @@ def _count(scope: Message, outcome: str) -> None:
     node: Node | None = scope.get("node")
     if node is not None:
         node.counters.record_outcome(scope.get("route", ""), outcome)
-
-
-def _find_source(scope: Message, *, is_secure: bool) -> Source:
-    config: WebSocketConfig = scope["node"].config
-    client = scope.get("client")
-    return find_source(
-        str(client[0]) if client else None,
-        scope["headers"],
-        config.trusted_proxies,
-        is_secure=is_secure,
-    )
-
-
-def _with_scheme(scope: Message, source: Source, scheme: str) -> Message:
-    """Return the scope with the client's scheme, without a stranger's claim of it."""
-    if settings.SECURE_PROXY_SSL_HEADER:
-        return scope
-    if source.is_forwarded_by_stranger:
-        headers = [one for one in scope["headers"] if one[0] != b"x-forwarded-proto"]
-        # The views that trust addresses must still know that the request was forwarded.
-        return {**scope, "headers": headers, "is_forwarded_by_stranger": True}
-    return scope if scope.get("scheme") == scheme else {**scope, "scheme": scheme}
-
-
-def _with_address(scope: Message, source: Source) -> Message:
-    """Return the scope with the address of the client behind trusted proxies."""
-    client = scope.get("client")
-    if source.address and (client is None or client[0] != source.address):
-        return {**scope, "client": [source.address, 0]}
-    return scope
 
 
 def _find_address(scope: Message) -> str:

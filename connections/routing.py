@@ -15,10 +15,10 @@ from connections.middleware import (
     CredentialMiddleware,
     NodeMiddleware,
     OriginMiddleware,
-    SchemeMiddleware,
     deny,
 )
 from connections.pool import get_redis_url, require_valid_url
+from connections.proxies import SchemeMiddleware
 from connections.server.install import install
 
 

@@ -46,6 +46,7 @@ LAYERS = (
     # One connection, and the server below it.
     "connection",
     "consumers",
+    "proxies",
     "middleware",
     "server",
     # For operators.

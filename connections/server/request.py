@@ -252,7 +252,8 @@ class HttpRequest(DaphneRequest):
             self.channel.transport.abortConnection()
         else:
             text = "Application failed to respond within time limit."
-            self.basic_error(503, b"Service Unavailable", text)
+            # 503 would make a proxy ask another node, which is as slow.
+            self.basic_error(504, b"Gateway Timeout", text)
 
     def finish(self) -> None:
         if not self.finished and self.channel is not None:

@@ -11,8 +11,9 @@ from django.core.handlers.asgi import ASGIRequest
 from django.test import AsyncClient
 
 from connections.asgi import Message
-from connections.middleware import OriginMiddleware, SchemeMiddleware
+from connections.middleware import OriginMiddleware
 from connections.node.current import get_node
+from connections.proxies import SchemeMiddleware
 
 HTTPS = (b"x-forwarded-proto", b"https")
 PROXY, STRANGER = "192.0.2.1", "192.0.2.99"
@@ -152,6 +153,39 @@ async def test_a_consumer_learns_the_scheme_of_the_client(
     await OriginMiddleware(inner)(scope, receive, send)
     assert inner.scope["scheme"] == scheme
     assert (HTTPS in inner.scope["headers"]) is is_kept
+
+
+@pytest.mark.parametrize(
+    ("origin", "is_admitted"),
+    [(b"https://localhost", True), (b"http://localhost", False)],
+)
+async def test_the_projects_own_header_counts_for_handshakes_too(
+    settings: Any, origin: bytes, is_admitted: bool
+) -> None:
+    """A page without TLS must not open a connection of a site that has it."""
+    settings.SECURE_PROXY_SSL_HEADER = ("HTTP_X_SCHEME", "https")
+    inner = Application()
+    scope = {
+        "type": "websocket",
+        "path": "/",
+        "scheme": "ws",
+        "headers": [
+            (b"host", b"localhost"),
+            (b"origin", origin),
+            (b"x-scheme", b"https"),
+        ],
+        "client": [STRANGER, 5000],
+        "node": get_node(),
+    }
+    sent: list[Message] = []
+
+    async def keep(message: Message) -> None:
+        sent.append(message)
+
+    await OriginMiddleware(inner)(scope, receive, keep)
+    assert bool(sent) is not is_admitted
+    if is_admitted:
+        assert inner.scope["scheme"] == "wss"
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics", "/sign-in/"])

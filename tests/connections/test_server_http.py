@@ -426,6 +426,13 @@ class Owing:
         await self.is_to_end.wait()
 
 
+class Silent:
+    """Never answers."""
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        await asyncio.Event().wait()
+
+
 async def test_the_timeout_of_a_response_leaves_out_the_time_of_the_client() -> None:
     """daphne's --http-timeout is for the application."""
     async with Peer(Owing(), http_timeout=30) as peer:
@@ -440,6 +447,16 @@ async def test_the_timeout_of_a_response_leaves_out_the_time_of_the_client() -> 
         request.check_timeouts()
         await peer.settle()
         assert not peer.is_connected, "the response must not look complete"
+
+
+async def test_the_timeout_of_an_application_is_504() -> None:
+    """503 would make a proxy ask another node."""
+    async with Peer(Silent(), http_timeout=30) as peer:
+        await peer.send(GET)
+        (request,) = peer.channel.requests
+        peer.time.advance(31)
+        request.check_timeouts()
+        assert (await peer.read()).startswith(b"HTTP/1.1 504")
 
 
 async def test_a_channel_leaves_no_timer_and_no_cycle() -> None:
