@@ -12,6 +12,62 @@ class Unreadable(Exception):
     """The response is not an answer of the API."""
 
 
+class Unfinished(Exception):
+    """The model ended its answer, but not as done; the text says why."""
+
+
+_ENDS = {
+    "length": "the answer was cut off at the limit of the model",
+    "content_filter": "a content filter of the model ended the answer",
+    "tool_calls": "the model asked for a tool, and none is offered",
+    "function_call": "the model asked for a tool, and none is offered",
+}
+"""Reasons of the API for an end that is no whole answer."""
+
+_MAX_REFUSAL = 500
+
+
+class Answer:
+    """What is known of an answer besides its text: its end, and a refusal."""
+
+    def __init__(self) -> None:
+        self.is_finished = False
+        self._reason = "stop"
+        self._refusal = ""
+        self._has_text = False
+
+    def read(self, choice: dict[str, Any], part: str) -> str:
+        """Return the text of a choice, whose part is `delta` or `message`."""
+        reason = choice.get("finish_reason")
+        if reason is not None:
+            self.is_finished, self._reason = True, str(reason)
+        content = choice.get(part)
+        if not isinstance(content, dict):
+            return ""
+        refusal = content.get("refusal")
+        if isinstance(refusal, str):
+            self._refusal = (self._refusal + refusal)[:_MAX_REFUSAL]
+        text = content.get("content")
+        if not isinstance(text, str):
+            return ""
+        self._has_text = self._has_text or bool(text.strip())
+        return text
+
+    def check(self) -> None:
+        """
+        Check at the end that the answer is a whole one.
+
+        Raises:
+            Unfinished: it was cut off, filtered, refused, or has no text.
+        """
+        if self._refusal:
+            raise Unfinished(f"the model refused: {self._refusal}")
+        if self._reason in _ENDS:
+            raise Unfinished(_ENDS[self._reason])
+        if not self._has_text:
+            raise Unfinished("the model gave an empty answer")
+
+
 async def read_pieces(chunks: AsyncIterator[bytes]) -> AsyncIterator[str]:
     """
     Yield the pieces of text of a streamed answer.
@@ -20,8 +76,9 @@ async def read_pieces(chunks: AsyncIterator[bytes]) -> AsyncIterator[str]:
 
     Raises:
         Unreadable: it is something else, or broke off before its end.
+        Unfinished: the model ended it for another reason than being done.
     """
-    is_finished = False
+    answer = Answer()
     async for line in _split_lines(chunks):
         # Comments keep the connection alive; event names and ids carry nothing here.
         field, _, value = line.partition(":")
@@ -29,13 +86,13 @@ async def read_pieces(chunks: AsyncIterator[bytes]) -> AsyncIterator[str]:
             continue
         value = value.strip()
         if value == _DONE:
-            return
-        piece, is_last = _read_chunk(value)
-        is_finished = is_finished or is_last
-        if piece:
+            answer.is_finished = True
+            break
+        if piece := answer.read(_read_choice(value), "delta"):
             yield piece
-    if not is_finished:
+    if not answer.is_finished:
         raise Unreadable("the answer broke off")
+    answer.check()
 
 
 def read_whole(body: bytes) -> str:
@@ -44,24 +101,13 @@ def read_whole(body: bytes) -> str:
 
     Raises:
         Unreadable: it is something else.
+        Unfinished: the model ended it for another reason than being done.
     """
+    answer = Answer()
     choice = _read_choice(body.decode("utf-8", "replace"))
-    message = choice.get("message")
-    text = message.get("content") if isinstance(message, dict) else None
-    if not isinstance(text, str):
-        raise Unreadable("an answer without text")
+    text = answer.read(choice, "message")
+    answer.check()
     return text
-
-
-def _read_chunk(text: str) -> tuple[str, bool]:
-    """Return a chunk's piece of text, and whether the answer ends with it."""
-    choice = _read_choice(text)
-    delta = choice.get("delta")
-    piece = delta.get("content") if isinstance(delta, dict) else None
-    return (
-        piece if isinstance(piece, str) else "",
-        choice.get("finish_reason") is not None,
-    )
 
 
 def _read_choice(text: str) -> dict[str, Any]:
@@ -69,13 +115,24 @@ def _read_choice(text: str) -> dict[str, Any]:
         content = json.loads(text)
     except (ValueError, RecursionError) as exc:
         raise Unreadable("no JSON") from exc
-    choices = content.get("choices") if isinstance(content, dict) else None
+    if not isinstance(content, dict):
+        raise Unreadable("no choices")
+    if content.get("error"):
+        raise Unfinished(f"the model failed: {_describe(content['error'])}")
+    choices = content.get("choices")
     if choices == []:
         return {}  # The last chunk may carry the usage alone.
     if not isinstance(choices, list) or not isinstance(choices[0], dict):
         raise Unreadable("no choices")
     choice: dict[str, Any] = choices[0]
     return choice
+
+
+def _describe(error: Any) -> str:
+    """Return the kind of an error of the API; its text may hold what is secret."""
+    if isinstance(error, dict):
+        error = error.get("code") or error.get("type")
+    return str(error)[:100] if isinstance(error, str | int) else "without a reason"
 
 
 async def _split_lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[str]:

@@ -11,7 +11,13 @@ from typing import Any
 import httpx
 from django.core.exceptions import ImproperlyConfigured
 
-from orchestra.completions import Unreadable, read_pieces, read_whole
+from orchestra.completions import (
+    Unfinished,
+    Unreadable,
+    read_pieces,
+    read_whole,
+)
+from sessions_history.entries import MESSAGE
 from sessions_history.responders import HistoryMessage, ResponderFailed
 
 _MAX_HISTORY = 50
@@ -81,8 +87,8 @@ class CompletionsResponder:
         Yield the model's answer piece by piece.
 
         Raises:
-            ResponderFailed: the endpoint is away, slow, failing, or answers something
-                else.
+            ResponderFailed: the endpoint is away, slow, failing, answers something
+                else, or ends the answer for another reason than being done.
         """
         try:
             async with (
@@ -105,6 +111,8 @@ class CompletionsResponder:
             raise ResponderFailed("the model cannot be reached") from exc
         except httpx.TransportError as exc:
             raise ResponderFailed("the answer broke off") from exc
+        except Unfinished as exc:
+            raise ResponderFailed(str(exc)) from exc
         except Unreadable as exc:
             raise ResponderFailed(f"the model's answer is unreadable: {exc}") from exc
 
@@ -128,13 +136,26 @@ class CompletionsResponder:
     def _make_request(
         self, message: Any, history: Sequence[HistoryMessage]
     ) -> dict[str, Any]:
-        messages = [
-            {"role": "user" if one.sender == "client" else "assistant", "content": text}
-            for one in history[-_MAX_HISTORY:]
-            if (text := get_text(one.data))
-        ]
-        messages.append({"role": "user", "content": get_text(message)})
+        messages: list[dict[str, str]] = []
+        for one in history[-_MAX_HISTORY:]:
+            # Other kinds, such as notices of staff, are no words of the model.
+            if one.kind == MESSAGE and (text := get_text(one.data)):
+                role = "user" if one.sender == "client" else "assistant"
+                _add(messages, role, text)
+        _add(messages, "user", get_text(message))
         return {"model": self._model, "messages": messages, "stream": True}
+
+
+def _add(messages: list[dict[str, str]], role: str, text: str) -> None:
+    """
+    Add a message; some servers insist that the roles alternate, from a user on.
+
+    An answer that failed leaves two messages of the user in a row: they are joined.
+    """
+    if messages and messages[-1]["role"] == role:
+        messages[-1]["content"] += f"\n\n{text}"
+    elif messages or role == "user":
+        messages.append({"role": role, "content": text})
 
 
 def get_text(content: Any) -> str:

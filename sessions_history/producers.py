@@ -243,6 +243,7 @@ def _read_before(session_id: str, before: int, count: int) -> list[HistoryMessag
             sender=entry.sender,
             data=json.loads(entry.data),
             state=entry.state,
+            kind=entry.kind,
         )
         for entry in read_latest_entries(session_id, before, count)
     ]

@@ -30,6 +30,9 @@ class HistoryMessage:
     state: str
     """"done", "streaming", "cancelled", "interrupted" or "error"."""
 
+    kind: str = "message"
+    """Other kinds are appended by the application, such as a notice of staff."""
+
 
 class Responder(Protocol):
     """Answers messages; one object serves all sessions of a node at once."""

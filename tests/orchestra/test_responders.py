@@ -102,8 +102,76 @@ async def test_events_may_be_cut_anywhere(model: Model, ask: Ask) -> None:
 async def test_an_end_without_done_is_one_that_names_its_reason(
     model: Model, ask: Ask
 ) -> None:
-    model.chunks = [event("all"), event("", finish_reason="length")]
+    model.chunks = [event("all"), event("", finish_reason="stop")]
     assert await collect(ask()) == ["all"]
+
+
+@pytest.mark.parametrize("is_streamed", [True, False])
+@pytest.mark.parametrize(
+    ("choice", "match"),
+    [
+        ({"finish_reason": "length"}, "cut off"),
+        ({"finish_reason": "content_filter"}, "content filter"),
+        ({"finish_reason": "tool_calls"}, "asked for a tool"),
+        ({"finish_reason": "function_call"}, "asked for a tool"),
+        ({"content": " \n", "finish_reason": "stop"}, "empty answer"),
+        ({"content": None, "finish_reason": "stop"}, "empty answer"),
+        ({"content": None, "refusal": "I will not."}, "refused: I will not."),
+    ],
+)
+async def test_an_answer_that_is_not_whole_fails_after_what_came(
+    model: Model,
+    ask: Ask,
+    choice: dict[str, Any],
+    match: str,
+    is_streamed: bool,
+) -> None:
+    content = {"content": choice.get("content", "half"), **choice}
+    reason = content.pop("finish_reason", "stop")
+    part = "delta" if is_streamed else "message"
+    answer = json.dumps({"choices": [{part: content, "finish_reason": reason}]})
+    if is_streamed:
+        model.chunks = [f"data: {answer}\n\n".encode(), DONE]
+    else:
+        model.content_type, model.chunks = "application/json", [answer.encode()]
+    with pytest.raises(ResponderFailed, match=match):
+        await collect(ask())
+
+
+async def test_an_error_in_the_middle_fails_with_its_kind_alone(
+    model: Model, ask: Ask
+) -> None:
+    error = {"error": {"message": "key sk-secret is over", "type": "overloaded"}}
+    model.chunks = [event("half "), f"data: {json.dumps(error)}\n\n".encode(), DONE]
+    pieces = ask()
+    assert await anext(pieces) == "half "
+    with pytest.raises(ResponderFailed, match=r"failed: overloaded$"):
+        await anext(pieces)
+
+
+async def test_the_roles_alternate_from_a_user_on(model: Model, ask: Ask) -> None:
+    """A failed answer joins two messages; notices of staff are left out."""
+    model.chunks = [event("Hi"), DONE]
+    rows = [
+        ("server", "trimmed question's answer", "done", "message"),
+        ("client", "one", "done", "message"),
+        ("server", "", "error", "message"),
+        ("client", "two", "done", "message"),
+        ("server", "maintenance at noon", "done", "notice"),
+        ("server", "half", "interrupted", "message"),
+    ]
+    history = tuple(
+        HistoryMessage(
+            offset=offset, sender=sender, data={"text": text}, state=state, kind=kind
+        )
+        for offset, (sender, text, state, kind) in enumerate(rows)
+    )
+    await collect(ask("three", history))
+    assert model.asked["messages"] == [
+        {"role": "user", "content": "one\n\ntwo"},
+        {"role": "assistant", "content": "half"},
+        {"role": "user", "content": "three"},
+    ]
 
 
 async def test_an_answer_that_is_not_streamed_is_taken(model: Model, ask: Ask) -> None:
