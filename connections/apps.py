@@ -9,8 +9,10 @@ class ConnectionsConfig(AppConfig):
     def ready(self) -> None:
         from connections import checks
         from connections.access import revocation
+        from connections.storage.in_test import watch_connections
         from connections.views import prometheus
 
         checks.register()
         prometheus.register()
         revocation.watch()
+        watch_connections()

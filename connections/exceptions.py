@@ -211,3 +211,14 @@ class ProtocolViolation(ConnectionsError):
 
     def __str__(self) -> str:
         return self.explanation
+
+
+class UnsharedTransaction(ConnectionsError):
+    """A test holds a transaction in the thread of its event loop."""
+
+    def __str__(self) -> str:
+        return (
+            "this test holds a transaction in the thread of its event loop, so that no "
+            "thread of the application can read the test's rows: mark the test with "
+            "django_db(transaction=True), or make it a method of django.test.TestCase"
+        )

@@ -8,6 +8,7 @@ from connections.background import BackgroundTasks
 from connections.hub.connection import LiveConnection
 from connections.hub.hub import Hub
 from connections.node.recorder import Recorder
+from connections.storage.database import Database
 from connections.units import Clock, utc_now
 
 EXPIRY_CHECK = "The check for expired credentials"
@@ -26,8 +27,10 @@ class ActivityWatch:
         hub: Hub,
         expiry: ExpiryWatch,
         recorder: Recorder | None,
+        database: Database | None,
         clock: Clock,
     ) -> None:
+        self._database = database
         self._hub = hub
         self._expiry = expiry
         self._recorder = recorder
@@ -47,7 +50,8 @@ class ActivityWatch:
         now = self._clock()
         # Handlers may use Django's ORM in the shared thread, where Channels
         # closes stale database connections around every single message.
-        if not self._cleaning:
+        is_in_test = self._database is not None and self._database.is_in_test
+        if not self._cleaning and not is_in_test:
             self._cleaning.start(aclose_old_connections(), "The stale connections")
         return self._hub.for_each(
             IDLE_CHECK, lambda connection: self._check_idle(connection, now)

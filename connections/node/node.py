@@ -119,6 +119,7 @@ class Node:
             hub=self.hub,
             expiry=ExpiryWatch(config.expiry, verifier, self.hub.renew),
             recorder=self.recorder,
+            database=database,
             clock=clock,
         )
         self._applied = AppliedRequests(
@@ -167,8 +168,6 @@ class Node:
             steps=self.steps,
         )
 
-    # The life cycle
-
     @property
     def has_stopped(self) -> bool:
         """True once the node has ended for good."""
@@ -184,6 +183,9 @@ class Node:
             or self._phase is not _Phase.NEW
         ):
             return
+        await self.database.join_test()
+        if self._phase is not _Phase.NEW:
+            return  # Another call was first.
         self._phase = _Phase.RUNNING
         set_node(self.node_id)
         self._requests.start()
@@ -341,8 +343,6 @@ class Node:
             opened_at=connection.opened_at.timestamp(),
             limit=connection.limits.max_connections_per_client,
         )
-
-    # Periodic work
 
     async def renew_leases(self) -> bool:
         """

@@ -18,9 +18,15 @@ from django.db import (
 )
 from django.db import connections as thread_connections
 
+from connections.background import BackgroundTasks
 from connections.exceptions import DatabaseUnavailable, NotMigrated
 from connections.models.alias import get_connection
 from connections.storage.failures import describe_failure
+from connections.storage.in_test import (
+    belongs_in_test_thread,
+    is_testing,
+    run_in_test,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +115,20 @@ class Database:
         self._lock = threading.Lock()
         # Reads and writes are apart: reads succeed on a full disk, writes fail.
         self._failures: dict[str, str] = {}
+        self._closing = BackgroundTasks()
+        self.is_in_test = False
+        """True if the work runs in the thread of a test."""
+
+    async def join_test(self) -> None:
+        """
+        Run all work in the thread of a test, if its rows are seen there alone.
+
+        Raises:
+            UnsharedTransaction: no other thread can run work in it.
+        """
+        self.is_in_test = await belongs_in_test_thread()
+        if is_testing():
+            self._closing.start(self._close_with_loop(), "The end of a test")
 
     @property
     def failure(self) -> str | None:
@@ -128,6 +148,8 @@ class Database:
             DatabaseUnavailable: the database did not answer.
         """
         call = partial(self._run, "write", work, *args, **kwargs)
+        if self.is_in_test:
+            return await run_in_test(call)
         return await self._writer.run(call, is_urgent=False)
 
     async def write_urgently(
@@ -143,6 +165,8 @@ class Database:
             DatabaseUnavailable: the database did not answer.
         """
         call = partial(self._run, "write", work, *args, **kwargs)
+        if self.is_in_test:
+            return await run_in_test(call)
         return await self._urgent_writer.run(call, is_urgent=True)
 
     async def read(
@@ -158,10 +182,13 @@ class Database:
             DatabaseUnavailable: the database did not answer.
         """
         call = partial(self._run, "read", work, *args, **kwargs)
+        if self.is_in_test:
+            return await run_in_test(call)
         return await asyncio.get_running_loop().run_in_executor(self._readers, call)
 
     async def close(self) -> None:
         """Finish submitted work, then close the connection of every thread."""
+        self._closing.cancel()
         await asyncio.to_thread(self._close)
 
     def abandon(self) -> None:
@@ -169,6 +196,16 @@ class Database:
         for writer in {self._writer, self._urgent_writer}:
             writer.abandon()
         self._readers.shutdown(wait=False, cancel_futures=True)
+
+    async def _close_with_loop(self) -> None:
+        """Close the connections when the loop of a test cancels its tasks."""
+        try:
+            await asyncio.Event().wait()
+        finally:
+            # An open connection would keep the test database from being dropped. A
+            # loop that ends runs no other thread to its end, so this one waits.
+            with ThreadPoolExecutor(1) as closer:
+                closer.submit(self._close).result()
 
     def _close(self) -> None:
         for writer in {self._writer, self._urgent_writer}:
@@ -185,24 +222,28 @@ class Database:
         *args: Arguments.args,
         **kwargs: Arguments.kwargs,
     ) -> Result:
-        close_old_connections()
+        self._close_old_connections()
         try:
             result = work(*args, **kwargs)
         except (OperationalError, InterfaceError) as exc:
             self._failures[kind] = describe_failure(exc)
-            close_old_connections()
+            self._close_old_connections()
             raise DatabaseUnavailable(str(exc)) from exc
         finally:
-            self._track_connections()
-            # With DEBUG, Django keeps the last 9,000 statements.
-            for opened in thread_connections.all(initialized_only=True):
-                opened.queries_log.clear()
+            if not self.is_in_test:
+                self._track_connections()
         self._failures.pop(kind, None)
         return result
+
+    def _close_old_connections(self) -> None:
+        if not self.is_in_test:
+            close_old_connections()
 
     def _track_connections(self) -> None:
         """Keep this thread's connections, so that close() can close them."""
         for opened in thread_connections.all(initialized_only=True):
+            # With DEBUG, Django keeps the last 9,000 statements.
+            opened.queries_log.clear()
             if opened not in self._opened:
                 with self._lock:
                     # close() runs in another thread than the one that opened this.
