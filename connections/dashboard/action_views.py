@@ -25,6 +25,7 @@ from connections.dashboard.cache import SnapshotCache
 from connections.dashboard.map import list_names
 from connections.dashboard.snapshot import Snapshot
 from connections.models import CloseRequest, Node, NodeCommand
+from connections.net.addresses import name_banned_network
 from connections.storage.text import is_storable
 
 _TEMPLATES = "admin/connections/livedashboard"
@@ -176,6 +177,12 @@ def _read(request: HttpRequest, name: str) -> tuple[Action, str, tuple[str, ...]
         raise Http404("value is not the number of a token")
     if len(values) > MOST_VALUES:
         raise Http404(f"more than {MOST_VALUES} at once")
+    if name == "ban" and target == CloseRequest.Target.ADDRESS:
+        # The page counts the connections that the ban ends.
+        try:
+            values = tuple(map(name_banned_network, values))
+        except ValueError as exc:
+            raise Http404(str(exc)) from exc
     return action, target, values
 
 

@@ -1,6 +1,5 @@
 """Actions of staff on the dashboard, each with its own permission."""
 
-import ipaddress
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,6 +13,7 @@ from connections.dashboard.snapshot import Snapshot
 from connections.models import (
     CloseRequest,
 )
+from connections.net.addresses import parse_address, parse_network
 from connections.node.live_state import ConnectionState
 
 Target = CloseRequest.Target
@@ -148,12 +148,13 @@ def _make_test(
     target: str, wanted: frozenset[str]
 ) -> Callable[[str, ConnectionState], bool]:
     if target == Target.ADDRESS:
-        networks = [ipaddress.ip_network(text, strict=False) for text in wanted]
-        return lambda node_id, one: any(
-            ipaddress.ip_address(one.address) in network
-            for network in networks
-            if one.address
-        )
+        networks = [parse_network(text) for text in wanted]
+
+        def is_within(node_id: str, one: ConnectionState) -> bool:
+            address = parse_address(one.address)
+            return address is not None and any(address in known for known in networks)
+
+        return is_within
     tests: Mapping[str, Callable[[str, ConnectionState], bool]] = {
         Target.CONNECTION: lambda node_id, one: one.connection_id in wanted,
         Target.CLIENT: lambda node_id, one: one.client_id in wanted,

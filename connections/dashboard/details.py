@@ -15,6 +15,7 @@ from connections.dashboard.charts.scales import (
 from connections.dashboard.map import STATES, list_names
 from connections.dashboard.snapshot import Snapshot
 from connections.models import Node
+from connections.net.addresses import name_banned_network, parse_address
 from connections.node.live_state import ConnectionState
 
 _MOST_LISTED = 20
@@ -85,9 +86,23 @@ def offer_for_connection(
     offers = [("end", "End…", Target.CONNECTION, one.connection_id)]
     if one.token_id:
         offers.append(("revoke", "Revoke token…", Target.TOKEN, one.token_id))
-    if one.address:
-        offers.append(("ban", "Ban address…", Target.ADDRESS, one.address))
+    offers += _offer_bans(one.address)
     return [*_offer(offers, allowed), *offer_for_client(one.client_id, allowed)]
+
+
+def _offer_bans(address: str) -> list[tuple[str, str, Target, str]]:
+    """Return the bans of an address; for IPv6 that of its network comes first."""
+    parsed = parse_address(address)
+    if parsed is None:
+        return []
+    offers = [("ban", "Ban address…", Target.ADDRESS, address)]
+    if parsed.version == 6:
+        network = name_banned_network(address)
+        offers = [
+            ("ban", f"Ban network {network}…", Target.ADDRESS, network),
+            ("ban", "Ban address…", Target.ADDRESS, f"{parsed}/128"),
+        ]
+    return offers
 
 
 def offer_for_client(client_id: str, allowed: Collection[str]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from django.db.models.functions import Now
 
 from connections.models.alias import PrimaryQuerySet
 from connections.models.user_key import get_users
-from connections.net.addresses import format_network, parse_network
+from connections.net.addresses import name_banned_network
 
 
 class BanQuerySet(PrimaryQuerySet["Ban"]):
@@ -43,7 +43,8 @@ class Ban(models.Model):
     value = models.CharField(
         max_length=255,
         help_text="A client id, the name or key of a user, or an address such as "
-        "192.0.2.7, 2001:db8::/64 or 192.0.2.0/24.",
+        "192.0.2.7, 2001:db8::/64 or 192.0.2.0/24. An IPv6 address stands for its /64; "
+        "2001:db8::7/128 is the address alone.",
     )
     reason = models.CharField(
         max_length=255, blank=True, help_text="For staff; no client sees it."
@@ -75,8 +76,9 @@ class Ban(models.Model):
         try:
             if self.target == self.Target.USER:
                 self.value = _find_user_key(self.value)
-            elif self.target == self.Target.ADDRESS:
-                self.value = format_network(parse_network(self.value))
+            elif self.target == self.Target.ADDRESS and self._state.adding:
+                # A row of an older version names one IPv6 address without /128.
+                self.value = name_banned_network(self.value)
         except ValueError as exc:
             raise ValidationError({"value": str(exc)}) from exc
 

@@ -39,6 +39,9 @@ _UNIX_HOP = "unix:"
 _MOST_CHARACTERS = 128
 """Longer texts are no address, even with zone, brackets, quotes and port."""
 
+_CLIENT_BITS = 64
+"""The prefix length of the smallest IPv6 network that a client gets."""
+
 _MAPPED_BITS = 96
 """Bits before the IPv4 address in ::ffff:192.0.2.1 (RFC 4291, section 2.5.5.2)."""
 
@@ -183,11 +186,23 @@ def parse_network(text: str) -> Network:
     return network
 
 
-def format_network(network: Network) -> str:
-    """Return a network as text; a single address has no prefix length."""
-    if network.prefixlen == network.max_prefixlen:
-        return str(network.network_address)
-    return str(network)
+def name_banned_network(text: str) -> str:
+    """
+    Return the network that a ban of an address or CIDR names, in canonical form.
+
+    An IPv6 address is its /64, because one client has all addresses of it (RFC
+    4291, section 2.5.4, and RFC 8981). With /128 it is the one address.
+
+    Raises:
+        ValueError: the text is neither.
+    """
+    network = parse_network(text)
+    if isinstance(network, ipaddress.IPv6Network):
+        if "/" not in text:
+            network = network.supernet(new_prefix=_CLIENT_BITS)
+        return str(network)
+    is_single = network.prefixlen == network.max_prefixlen
+    return str(network.network_address if is_single else network)
 
 
 def is_listed(address: str, networks: Iterable[str]) -> bool:
@@ -199,7 +214,7 @@ def group_address(address: str) -> str:
     """Return the key of per-address limits: the IPv4 address, or the IPv6 /64."""
     parsed = parse_address(address)
     if isinstance(parsed, ipaddress.IPv6Address):
-        return str(ipaddress.ip_network((int(parsed), 64), strict=False))
+        return str(ipaddress.ip_network((int(parsed), _CLIENT_BITS), strict=False))
     return address if parsed is None else str(parsed)
 
 

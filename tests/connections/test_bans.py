@@ -140,6 +140,48 @@ def test_ban_and_unban() -> None:
 
 
 @pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("2001:db8::7", "2001:db8::/64"),
+        ("2001:DB8:0:1::7", "2001:db8:0:1::/64"),
+        ("2001:db8::7/128", "2001:db8::7/128"),
+        ("2001:db8::7/48", "2001:db8::/48"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("192.0.2.7/32", "192.0.2.7"),
+    ],
+)
+def test_an_ipv6_address_is_banned_with_its_network(text: str, value: str) -> None:
+    """One client has a /64 and can take any address of it."""
+    assert json.loads(run("ban", "--address", text, "--json"))["value"] == value
+    assert CloseRequest.objects.get().value == value
+    impose(Ban(target="address", value=text))
+    assert Ban.objects.get().value == value
+    assert "1 in force" in run("ban", "--list", "--address", text)
+    ban = Ban.objects.get()
+    ban.reason = "saved again"
+    impose(ban)
+    assert Ban.objects.get().value == value
+    assert "lifted" in run("unban", "--address", text)
+    assert not Ban.objects.exists()
+
+
+@pytest.mark.django_db
+def test_a_ban_of_one_ipv6_address_by_an_older_version_stays_and_is_lifted() -> None:
+    Ban.objects.create(target="address", value="2001:db8::7")
+    ban = Ban.objects.get()
+    ban.reason = "saved again"
+    impose(ban)
+    assert Ban.objects.get().value == "2001:db8::7"
+    bans = make_bans(*Ban.objects.all())
+    assert bans.has_ban_on(address="2001:db8::7")
+    assert not bans.has_ban_on(address="2001:db8::8")
+    assert "1 in force" in run("ban", "--list", "--address", "2001:db8::7")
+    run("unban", "--address", "2001:db8::7")
+    assert not Ban.objects.exists()
+
+
+@pytest.mark.django_db
 def test_a_second_ban_replaces_the_first() -> None:
     run("ban", "--client", "phone", "--reason", "first", "--for", "60")
     first = Ban.objects.get()

@@ -9,6 +9,7 @@ from django.test import Client
 from django.utils import timezone
 from django.utils.http import urlencode
 
+from connections.dashboard.snapshot import make_key
 from connections.models import AccessToken, Ban, CloseRequest, Node, NodeCommand
 from connections.testing.communicators import make_config
 from tests.connections.dashboard_pages import EVIL, URL, make_staff
@@ -34,6 +35,16 @@ ALL_PERMISSIONS = (
 def node(db: None) -> Node:
     node = make_node_row(host="web-1", pid=77)
     store_states(node, ALICE, BOB)
+    return node
+
+
+@pytest.fixture
+def ipv6(node: Node) -> Node:
+    one, two = (
+        make_state("carol", connection_id=word * 32, address=f"2001:db8::{word}")
+        for word in "cd"
+    )
+    store_states(node, one, two, make_state("dave", address="unix"))
     return node
 
 
@@ -211,6 +222,25 @@ def test_the_page_offers_permitted_actions(operator: Client, client: Client) -> 
 )
 def test_invalid_targets_are_not_found(operator: Client, url: str) -> None:
     assert operator.get(url).status_code == 404
+
+
+@pytest.mark.usefixtures("ipv6")
+def test_the_ban_of_an_ipv6_address_offers_its_network_first(operator: Client) -> None:
+    details = operator.get(f"{URL}details/", {"key": make_key("c" * 32)})
+    page = details.content.decode()
+    network, single = "value=2001%3Adb8%3A%3A%2F64", "value=2001%3Adb8%3A%3Ac%2F128"
+    assert page.index(network) < page.index(single)
+    assert "Ban network 2001:db8::/64…" in page
+    for value, banned, count in (
+        ("2001:db8::c", "2001:db8::/64", "2 open connections"),
+        ("2001:db8::c/128", "2001:db8::c/128", "1 open connection"),
+    ):
+        url = url_of("ban", "address", value)
+        assert f"<b>{count}</b>" in operator.get(url).content.decode()
+        do(operator, url, ban_for="3600")
+        assert Ban.objects.get().value == banned
+        Ban.objects.all().delete()
+    assert operator.get(url_of("ban", "address", "nowhere")).status_code == 404
 
 
 def test_a_ban_of_an_unknown_user_is_an_error(operator: Client) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.core.management.base import CommandError, CommandParser
+from django.db.models import QuerySet
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 
@@ -11,6 +12,7 @@ from connections.access.bans import impose
 from connections.management.database_command import DatabaseCommand
 from connections.management.users import find_user
 from connections.models import Ban
+from connections.net.addresses import parse_network
 
 TARGETS = {"client": "ID", "user": "NAME", "address": "ADDRESS"}
 """The options that name a ban's target, and their placeholders."""
@@ -39,6 +41,20 @@ def make_ban(options: dict[str, Any]) -> Ban:
     return ban
 
 
+def select_bans(wanted: Ban, options: dict[str, Any]) -> QuerySet[Ban]:
+    """
+    Return the stored bans of the target in the options.
+
+    An older version stored a single IPv6 address without its prefix length.
+    """
+    values = [wanted.value]
+    if wanted.target == Ban.Target.ADDRESS:
+        network = parse_network(options["address"])
+        if network.prefixlen == network.max_prefixlen:
+            values.append(str(network.network_address))
+    return Ban.objects.filter(target=wanted.target, value__in=values)
+
+
 def describe(ban: Ban) -> dict[str, Any]:
     """Return a ban's fields for JSON."""
     return {
@@ -63,7 +79,8 @@ class Command(DatabaseCommand):
         parser.add_argument(
             "--address",
             metavar="ADDRESS",
-            help="ban this address or network, such as 192.0.2.7 or 2001:db8::/64",
+            help="ban this address or network, such as 192.0.2.7 or 2001:db8::/64; an "
+            "IPv6 address without a prefix length stands for its /64",
         )
         parser.add_argument("--reason", default="", help="why, for other staff")
         parser.add_argument(
@@ -108,7 +125,7 @@ class Command(DatabaseCommand):
         bans = Ban.objects.in_force()
         if any(options[name] is not None for name in TARGETS):
             one = make_ban(options)
-            bans = bans.filter(target=one.target, value=one.value)
+            bans = bans.filter(pk__in=select_bans(one, options).values("pk"))
         if options["json"]:
             self.stdout.write(json.dumps([describe(ban) for ban in bans]))
             return

@@ -4,9 +4,13 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 
 from connections.access.bans import lift
-from connections.management.commands.ban import TARGETS, describe, make_ban
+from connections.management.commands.ban import (
+    TARGETS,
+    describe,
+    make_ban,
+    select_bans,
+)
 from connections.management.database_command import DatabaseCommand
-from connections.models import Ban
 
 
 class Command(DatabaseCommand):
@@ -21,13 +25,14 @@ class Command(DatabaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         wanted = make_ban(options)
-        ban = Ban.objects.filter(target=wanted.target, value=wanted.value).first()
-        if ban is None:
+        bans = list(select_bans(wanted, options))
+        if not bans:
             raise CommandError(
                 f"there is no ban of {wanted}; manage.py ban --list shows all"
             )
-        lift(ban)
-        if options["json"]:
-            self.stdout.write(json.dumps(describe(ban)))
-        else:
-            self.stdout.write(f"lifted: {ban}")
+        for ban in bans:
+            lift(ban)
+            if options["json"]:
+                self.stdout.write(json.dumps(describe(ban)))
+            else:
+                self.stdout.write(f"lifted: {ban}")
