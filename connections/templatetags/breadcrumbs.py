@@ -16,8 +16,9 @@ def breadcrumbs(content: str) -> SafeString:
             '<div class="breadcrumbs">{}</div>', mark_safe(" &rsaquo; ".join(lines))
         )
     *links, page = lines
+    # The admin's style sheet relies on the spaces between the items.
     return format_html(
-        '<ol class="breadcrumbs">{}<li aria-current="page">{}</li></ol>',
-        format_html_join("", "<li>{}</li>", ((link,) for link in links)),
+        '<ol class="breadcrumbs">\n{}\n<li aria-current="page">{}</li>\n</ol>',
+        format_html_join("\n", "<li>{}</li>", ((link,) for link in links)),
         page,
     )

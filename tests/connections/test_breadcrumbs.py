@@ -30,8 +30,8 @@ def test_the_last_one_is_the_page_and_text_stays_text() -> None:
         "{{ name }}\n{% endbreadcrumbs %}"
     )
     text = Template(source).render(Context({"name": "<b>x"}))
-    shown = re.sub(r"<(?!a |/a)[^>]*>| &rsaquo; ", "", text)
-    assert shown == '<a href="/">Home</a>&lt;b&gt;x'
+    shown = re.sub(r"<(?!a |/a)[^>]*>", "", text.replace(" &rsaquo; ", "\n")).strip()
+    assert shown.split("\n") == ['<a href="/">Home</a>', "&lt;b&gt;x"]
 
 
 def test_every_template_leaves_the_markup_to_the_tag() -> None:
