@@ -25,7 +25,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
-    "sphinxcontrib.mermaid",
+    "diagrams",
     "reference",
 ]
 exclude_patterns = ["_build", "reference/_generated"]
@@ -35,8 +35,6 @@ nitpick_ignore_regex = [("py:.*", ".*")]
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 myst_fence_as_directive = ["mermaid"]
-# Most fonts have this sign; few have the default one.
-mermaid_fullscreen_button = "⤢"
 
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True

@@ -1,5 +1,6 @@
 """Cut README and the pages of docs/ into sections, tables and blocks of code."""
 
+import hashlib
 import re
 import textwrap
 from collections.abc import Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 from tests.project import ROOT
 
 DOCS = ROOT / "docs"
+DIAGRAMS = DOCS / "_diagrams"
 README = ROOT / "README.md"
 QUICKSTART = DOCS / "quickstart.md"
 TUTORIAL = DOCS / "tutorial.md"
@@ -42,6 +44,17 @@ def read_files(text: str) -> Iterator[tuple[str, str, bool]]:
     for block in read_blocks(text, "(?:python|html)"):
         if named := re.match(_FILE, block):
             yield named[1], block, named[2] is not None
+
+
+def name_diagram(source: str) -> str:
+    """Return the name of a diagram's file in DIAGRAMS, which no other source has."""
+    return hashlib.sha256(source.strip().encode()).hexdigest()[:16]
+
+
+def find_diagrams() -> dict[str, str]:
+    """Return the source of each diagram by the name of its file in DIAGRAMS."""
+    found = (read_blocks(page.read_text(), "mermaid") for page in DOCS.rglob("*.md"))
+    return {name_diagram(source): source for some in found for source in some}
 
 
 def read_rows(page: Path, head: str) -> list[str]:

@@ -12,7 +12,7 @@ from django.core.management import get_commands, load_command_class
 
 from connections.close_codes import CLOSE_REASONS
 from connections.config.loader import describe
-from tests.pages import DOCS, README, find_pages, read_blocks
+from tests.pages import DIAGRAMS, DOCS, README, find_diagrams, find_pages, read_blocks
 from tests.project import ROOT
 
 PAGES = find_pages()
@@ -107,6 +107,11 @@ def test_every_page_is_in_the_index() -> None:
             listed |= {(index.parent / f"{line}.md").resolve() for line in lines}
     pages = {page for page in PAGES if DOCS in page.parents}
     assert sorted(pages - listed - {DOCS / "index.md"}) == []
+
+
+def test_every_diagram_is_drawn_as_it_is_written() -> None:
+    """`python -m tests.diagrams` draws them, so that built pages need no network."""
+    assert {path.stem for path in DIAGRAMS.iterdir()} == set(find_diagrams())
 
 
 def test_fragments_of_the_changelog_have_a_type() -> None:
