@@ -180,10 +180,14 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
     }
 else:
-    _options = {
-        "connect_timeout": 2,
-        "options": "-c statement_timeout=10000 -c lock_timeout=5000",
-    }
+    _options = {"connect_timeout": 2}
+    if _read_boolean("DATABASE_POOLED", False):
+        # PgBouncer refuses "options", and gives each transaction another connection,
+        # where a cursor of the server does not exist. node.database_timeout_seconds
+        # limits statements nevertheless.
+        DATABASES["default"]["DISABLE_SERVER_SIDE_CURSORS"] = True
+    else:
+        _options["options"] = "-c statement_timeout=10000 -c lock_timeout=5000"
 # Options in the URL (?sslmode=require) take precedence.
 _options |= DATABASES["default"].get("OPTIONS", {})
 DATABASES["default"]["OPTIONS"] = _options

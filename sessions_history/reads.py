@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from django.db.models import QuerySet
 from django.utils import timezone
 
-from connections.models.alias import atomic, get_connection
+from connections.models.alias import atomic, get_connection, stream
 from sessions_history.entries import Entry
 from sessions_history.exceptions import SessionNotFound, TooManySessions
 from sessions_history.models import HistoryEntry, Session
@@ -178,7 +178,7 @@ def read_latest_entries(session_id: str, before: int, count: int) -> list[Entry]
 def _read_some(rows: QuerySet[HistoryEntry]) -> Iterator[Entry]:
     """Yield entries until their sizes add up to a bound, at least one."""
     characters = 0
-    for row in rows.iterator(chunk_size=_ROWS_PER_FETCH):
+    for row in stream(rows, _ROWS_PER_FETCH):
         yield _make_entry(row)
         characters += len(row.data)
         if characters > _CHARACTERS_PER_READ:

@@ -16,6 +16,12 @@ class NodeConfig:
     lease_seconds: float = option(
         Number(1, 600), 15, "seconds without renewal after which a slot is free"
     )
+    database_timeout_seconds: float = option(
+        Number(0.5, 3600),
+        15,
+        "seconds without an answer to a statement after which the connection to"
+        " PostgreSQL is cut; longer than its statement_timeout",
+    )
     node_timeout_seconds: float = option(
         Number(1, 3600), 15, "seconds without a beat after which a node counts as dead"
     )

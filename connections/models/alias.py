@@ -5,6 +5,7 @@ All reads go to the database that takes the writes: a token, a ban or a close
 request that a replica does not have yet would let in a client that may not.
 """
 
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 from django.apps import apps
@@ -39,3 +40,17 @@ class PrimaryQuerySet(models.QuerySet[Row]):
     def db(self) -> str:
         """The alias of the database that the query runs on."""
         return self._db or router.db_for_write(self.model, **self._hints)
+
+
+def stream(rows: models.QuerySet[Any, Any], chunk_size: int = 2000) -> Iterator[Any]:
+    """
+    Yield rows a chunk at a time.
+
+    On PostgreSQL in a transaction, because a pooler may give each transaction
+    another connection, where the cursor does not exist.
+    """
+    if connections[rows.db].vendor == "sqlite":
+        yield from rows.iterator(chunk_size)
+    else:
+        with transaction.atomic(using=rows.db):
+            yield from rows.iterator(chunk_size)

@@ -10,7 +10,7 @@ from typing import Any
 from django.db import models
 from django.db.models import F, Max, Sum
 
-from connections.models.alias import PrimaryQuerySet
+from connections.models.alias import PrimaryQuerySet, stream
 
 
 class MinuteRollupQuerySet(PrimaryQuerySet["MinuteRollup"]):
@@ -79,7 +79,7 @@ class MinuteRollupQuerySet(PrimaryQuerySet["MinuteRollup"]):
         """
         series: dict[int, Counter[str]] = {}
         rows = self.exclude(**{column: {}}).values_list("minute", column)
-        for minute, counts in rows.iterator():
+        for minute, counts in stream(rows):
             step = minute - minute % step_minutes
             series.setdefault(step, Counter()).update(counts)
         return {step: dict(series[step]) for step in sorted(series)}
@@ -87,7 +87,7 @@ class MinuteRollupQuerySet(PrimaryQuerySet["MinuteRollup"]):
     def sum_buckets(self, column: str) -> list[int]:
         """Return the summed buckets of a histogram: durations, handling or acks."""
         rows = self.exclude(**{column: []}).values_list(column, flat=True)
-        return [sum(counts) for counts in zip(*rows.iterator(), strict=True)]
+        return [sum(counts) for counts in zip(*stream(rows), strict=True)]
 
 
 class MinuteRollup(models.Model):

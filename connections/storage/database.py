@@ -21,6 +21,7 @@ from django.db import connections as thread_connections
 from connections.background import BackgroundTasks
 from connections.exceptions import DatabaseUnavailable, NotMigrated
 from connections.models.alias import get_connection
+from connections.storage.deadlines import deadlines
 from connections.storage.failures import describe_failure
 from connections.storage.in_test import (
     belongs_in_test_thread,
@@ -224,7 +225,8 @@ class Database:
     ) -> Result:
         self._close_old_connections()
         try:
-            result = work(*args, **kwargs)
+            with deadlines.limit(get_connection()):
+                result = work(*args, **kwargs)
         except (OperationalError, InterfaceError) as exc:
             self._failures[kind] = describe_failure(exc)
             self._close_old_connections()

@@ -41,6 +41,7 @@ from connections.models import (
 from connections.models.alias import get_connection
 from connections.models.sweep import delete_some
 from connections.passes import Passes
+from connections.storage.deadlines import deadlines
 from connections.sweeper.rollups import roll_up
 from connections.sweeper.tasks import SweepTask, get_sweep_tasks
 from connections.units import Clock, count_of
@@ -269,7 +270,8 @@ class Sweeper:
         """Call the database, and record when a call was slow."""
         started = self.clock()
         try:
-            return work()
+            with deadlines.limit(get_connection()):
+                return work()
         finally:
             answered = self.clock()
             if answered - started >= self._config.node.node_timeout_seconds / 3:

@@ -24,6 +24,7 @@ class Proxy:
         self.loses_requests = False
         self.loses_messages = False
         self.delay_seconds = 0.0
+        self._silences = 0
         self._is_open = asyncio.Event()
         self._is_open.set()
         self.port = 0
@@ -59,6 +60,10 @@ class Proxy:
         """Carry again, starting with the bytes held back."""
         self._is_open.set()
 
+    def silence(self) -> None:
+        """Drop all bytes of the connections that are open now, for ever."""
+        self._silences += 1
+
     def reset(self) -> None:
         """Drop every connection at once, with a RST."""
         for writer in list(self._writers):
@@ -79,14 +84,20 @@ class Proxy:
             )
             self._writers.add(server_writer)
             subscribed: set[bytes] = set()
+            silences = self._silences
             there = self._carry(
-                reader, server_writer, lambda: self.loses_requests, subscribed
+                reader,
+                server_writer,
+                lambda: self.loses_requests or silences != self._silences,
+                subscribed,
             )
             back = self._carry(
                 server_reader,
                 writer,
                 lambda: (
-                    self.loses_replies or (self.loses_messages and bool(subscribed))
+                    self.loses_replies
+                    or silences != self._silences
+                    or (self.loses_messages and bool(subscribed))
                 ),
                 is_answer=True,
             )
