@@ -10,10 +10,12 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
+from twisted.internet.interfaces import IHalfCloseableProtocol
 from twisted.internet.protocol import ServerFactory
 from twisted.protocols.basic import LineReceiver
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from connections.net.addresses import is_listed
 from connections.server.admission import Refusal
@@ -42,11 +44,15 @@ _LINGER_SECONDS = 2
 _CLOSE_SECONDS = 15
 """How long a client may take to close after its last response is sent."""
 
+_HALF_CLOSED_SECONDS = 1
+"""How long an application may send nothing to a client that has sent FIN."""
+
 _MOST_ESCAPES = 100
 """The most backslashes in all Cookie headers. Before Python 3.11.10 and 3.12.6
 http.cookies, which Django uses, takes quadratic time on them (CVE-2024-7592)."""
 
 
+@implementer(IHalfCloseableProtocol)
 class HttpChannel(HasDeadline, PublicHttpChannel):
     """
     One TCP connection that speaks HTTP, until it becomes a WebSocket.
@@ -67,6 +73,7 @@ class HttpChannel(HasDeadline, PublicHttpChannel):
         self._is_idle = False
         self._is_refused = False
         self._checked_bytes = 0
+        self._written_bytes = self._written_before = 0
         self._writable = asyncio.Event()
         self._writable.set()
         self._sending = SendWatch(
@@ -194,6 +201,24 @@ class HttpChannel(HasDeadline, PublicHttpChannel):
         self._writable.set()
         super().connectionLost(reason)
 
+    def readConnectionLost(self) -> None:
+        """
+        Learn that the client sends nothing more (FIN); it may still read.
+
+        Most clients have left that send it. So only a response goes on whose
+        application keeps sending; its bytes show whether the client is there.
+        """
+        request = self.requests[0] if self.requests else None
+        if request is None or not request.has_started:
+            self.loseConnection()
+            return
+        self.persistent = False
+        self._written_before = self._written_bytes
+        self._start_deadline(_HALF_CLOSED_SECONDS, self._check_half_closed)
+
+    def writeConnectionLost(self) -> None:
+        """Ignore that a refusal is sent; its client has a moment to read it."""
+
     def close_idle(self) -> None:
         """Close the connection if no request is under way."""
         if self._is_idle:
@@ -291,9 +316,17 @@ class HttpChannel(HasDeadline, PublicHttpChannel):
         self._start_deadline(config.stall_seconds, self._check_body)
 
     def _record_written(self, size: int) -> None:
+        self._written_bytes += size
         self._sending.record(size)
         if not self._writable.is_set():
             self._record_held()
+
+    def _check_half_closed(self) -> None:
+        if self.is_sending or self._written_bytes > self._written_before:
+            self._written_before = self._written_bytes
+            self._start_deadline(_HALF_CLOSED_SECONDS, self._check_half_closed)
+        else:
+            self.loseConnection()
 
     def _record_held(self) -> None:
         """Record the bytes of the body and of the response, in memory and in a file."""

@@ -214,6 +214,11 @@ class HttpRequest(DaphneRequest):
         await self.channel.wait_until_writable()
         self._owing_since = self.server.timers.time()
 
+    @property
+    def has_started(self) -> bool:
+        """True once the application has begun its response."""
+        return has_response_started(self)
+
     def _has_no_body(self) -> bool:
         """Twisted drops the first part alone, and the next would begin a response."""
         return self.method == b"HEAD" or self.code in _NO_BODY_STATUSES
@@ -227,7 +232,7 @@ class HttpRequest(DaphneRequest):
         """
         if self.finished or self.channel is None:
             return
-        if has_response_started(self):
+        if self.has_started:
             self.channel.transport.abortConnection()
         else:
             super().handle_exception(exception)
@@ -244,7 +249,7 @@ class HttpRequest(DaphneRequest):
             return
         if self.server.timers.time() - since <= limit:
             return
-        if has_response_started(self):
+        if self.has_started:
             logger.warning(
                 "The application timed out while it sent a response",
                 extra={"event": "response_timed_out"},

@@ -127,6 +127,11 @@ class Peer:
                 if failure:
                     transport.connectionLost(Failure(failure))
 
+    async def finish_sending(self) -> None:
+        """Half-close the connection from the side of the client."""
+        self.transport.readConnectionLost(Failure(ConnectionDone()))
+        await self.settle()
+
     async def leave(self) -> None:
         """Close the connection from the side of the client."""
         if self.is_connected:

@@ -413,6 +413,57 @@ async def test_http_1_0_gets_its_response_and_the_close() -> None:
         assert not peer.is_connected
 
 
+@pytest.mark.parametrize("closing", [b"Connection: close\r\n", b""])
+@pytest.mark.parametrize("parts", [1, 20])
+async def test_a_client_that_half_closes_gets_the_response_it_reads(
+    closing: bytes, parts: int
+) -> None:
+    """The response that waits for a slow client is no reason to miss its FIN."""
+    application = Application(*[b"x" * 50_000] * parts, b"end")
+    async with Peer(application) as peer:
+        await peer.send(b"GET / HTTP/1.1\r\nHost: x\r\n" + closing + b"\r\n")
+        received = await peer.read(1000)
+        await peer.finish_sending()
+        for _ in range(30):
+            received += await peer.read(40_000)
+            peer.time.advance(1)
+        received += await peer.read_all()
+        assert received.endswith(b"end\r\n0\r\n\r\n")
+        assert not peer.is_connected
+
+
+async def test_a_client_that_half_closes_an_idle_response_has_left() -> None:
+    """As with daphne: an application that waits for events learns of it."""
+    async with Peer(Owing()) as peer:
+        await peer.send(GET)
+        await peer.read_all()
+        await peer.finish_sending()
+        assert peer.is_connected
+        peer.time.advance(2)
+        await peer.settle()
+        assert not peer.is_connected
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"GET / HT", HEAD + b"Content-Length: 9\r\n\r\nbody"]
+)
+async def test_a_client_that_half_closes_without_a_request_is_closed(
+    sent: bytes,
+) -> None:
+    async with Peer(Application()) as peer:
+        await peer.send(sent)
+        await peer.finish_sending()
+        assert not peer.is_connected
+
+
+async def test_a_refused_client_that_half_closes_is_closed() -> None:
+    async with Peer(Application()) as peer:
+        await peer.send(b"nonsense\r\n\r\n")
+        assert (await peer.read()).startswith(b"HTTP/1.1 400")
+        await peer.finish_sending()
+        assert not peer.is_connected
+
+
 class Owing:
     """Sends a first part, then nothing until it is told to end."""
 

@@ -53,6 +53,20 @@ async def test_a_slow_download_outlasts_every_old_deadline(server: LiveServer) -
     assert end.endswith(b"end\r\n0\r\n\r\n")
 
 
+async def test_a_client_that_half_closes_gets_its_response(
+    server: LiveServer,
+) -> None:
+    client = await get(server, "/stream", "Connection: close")
+    received, end = len(await client.read_some(65_536)), b""
+    client.finish_sending()
+    while piece := await client.read_some(65_536):
+        received += len(piece)
+        end = (end + piece)[-20:]
+        await asyncio.sleep(0.001)
+    assert received > 640 * 65_536
+    assert end.endswith(b"end\r\n0\r\n\r\n")
+
+
 async def test_a_response_that_nobody_reads_takes_no_memory(
     server: LiveServer,
 ) -> None:
