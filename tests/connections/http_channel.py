@@ -15,13 +15,11 @@ from connections.asgi import Application
 from connections.server.http import HttpChannel, HttpFactory
 from connections.server.server import Server
 from connections.server.timers import CoarseTimers
+from connections.testing.waiting import scale
 from tests.connections.fake_loop import FakeLoop
 
 _BUFFER_BYTES = 4096
 """Size of the kernel's buffers: few bytes fill them."""
-
-_QUIET_READS = 20
-"""Reads without a byte after which no more are on their way."""
 
 
 class _Reactor:
@@ -108,13 +106,22 @@ class Peer:
         await self.settle()
         return received
 
-    async def read_all(self) -> bytes:
-        """Return what arrives until nothing more does."""
-        received, quiet = b"", 0
-        while quiet < _QUIET_READS:
-            piece = await self.read()
-            received += piece
-            quiet = 0 if piece else quiet + 1
+    async def read_to(
+        self, end: bytes, *, most: int = 1_000_000, seconds: float = 0, count: int = 1
+    ) -> bytes:
+        """
+        Return what arrives until these bytes have come so often.
+
+        Each `most` bytes take some `seconds` of the channel's time. The kernel may
+        take its own, in which none passes here.
+        """
+        received = b""
+        async with asyncio.timeout(scale(20)):
+            while received.count(end) < count:
+                piece = await self.read(most)
+                received += piece
+                self.time.advance(seconds * len(piece) / most)
+        await self.settle()
         return received
 
     async def settle(self) -> None:

@@ -14,6 +14,8 @@ from tests.connections.http_channel import Peer
 
 HEAD = b"POST / HTTP/1.1\r\nHost: x\r\n"
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+END = b"0\r\n\r\n"
+"""The last chunk of a body (RFC 9112, section 7.1)."""
 
 
 class Application:
@@ -166,7 +168,7 @@ async def test_a_large_body_waits_in_a_file_and_not_in_the_buffers(
             assert count_files() == before + 1
             assert peer.server.budget.total_bytes == 0
             await peer.send(b"y" * 100_000)
-            assert (await peer.read_all()).endswith(b"done\r\n0\r\n\r\n")
+            await peer.read_to(b"done\r\n" + END)
             assert count_files() == before
     assert [len(body) for body in application.bodies] == [20_000_000] * 2
     assert application.bodies[0].endswith(b"xy" + b"y" * 99_999)
@@ -264,7 +266,7 @@ async def test_a_client_that_expects_100_gets_it_unless_it_is_refused(
         await peer.send(expects + b"Content-Length: 4\r\n\r\n")
         assert await peer.read() == b"HTTP/1.1 100 Continue\r\n\r\n"
         await peer.send(b"body")
-        assert (await peer.read()).endswith(b"done\r\n0\r\n\r\n")
+        assert (await peer.read()).endswith(b"done\r\n" + END)
         await peer.send(expects + b"Content-Length: 10001\r\n\r\n")
         assert (await peer.read()).startswith(b"HTTP/1.1 413")
 
@@ -278,7 +280,7 @@ async def test_a_response_waits_for_its_client() -> None:
     async with Peer(application) as peer:
         await peer.send(GET)
         assert application.sent_parts < 20
-        assert len(await peer.read_all()) > 10_000_000
+        assert len(await peer.read_to(END)) > 10_000_000
         assert application.sent_parts == 999
         assert application.events == ["http.request", "http.disconnect"]
 
@@ -315,12 +317,7 @@ async def test_a_download_that_moves_is_completed(closing: bytes) -> None:
     application = Application(b"x" * 60_000)
     async with Peer(application) as peer:
         await peer.send(b"GET / HTTP/1.1\r\nHost: x\r\n" + closing + b"\r\n")
-        received = b""
-        for _ in range(200):
-            received += await peer.read(500)
-            peer.time.advance(2)
-            await peer.settle()
-        assert received.endswith(b"0\r\n\r\n")
+        received = await peer.read_to(END, most=500, seconds=2)
         assert received.count(b"x" * 1000) == 60
 
 
@@ -355,10 +352,7 @@ async def test_the_end_of_a_response_is_not_cut_off_by_a_refusal() -> None:
     async with Peer(Application(b"x" * 60_000)) as peer:
         await peer.send(GET)
         await peer.send(b"nonsense\r\n\r\n")
-        received = b""
-        for _ in range(100):
-            received += await peer.read(1000)
-            peer.time.advance(1)
+        received = await peer.read_to(b"too large\n", most=1000, seconds=1)
         assert received.count(b"x" * 1000) == 60
         assert b"HTTP/1.1 400" in received
 
@@ -367,7 +361,7 @@ async def test_a_response_in_the_buffers_counts_until_it_is_sent() -> None:
     async with Peer(Application(b"x" * 1_000_000)) as peer:
         await peer.send(GET)
         assert peer.server.budget.total_bytes > 900_000
-        await peer.read_all()
+        await peer.read_to(END)
         assert peer.server.budget.total_bytes == 0
 
 
@@ -399,7 +393,7 @@ async def test_requests_in_a_pipeline_are_answered_in_their_order() -> None:
     async with Peer(application) as peer:
         body = HEAD + b"Content-Length: 100000\r\n\r\n" + b"y" * 100_000
         await peer.send(body + GET + body)
-        received = await peer.read_all()
+        received = await peer.read_to(END, count=3)
     assert [len(body) for body in application.bodies] == [100_000, 0, 100_000]
     assert received.count(b"HTTP/1.1 200") == 3
     assert received.count(b"x") == 600_000
@@ -408,8 +402,7 @@ async def test_requests_in_a_pipeline_are_answered_in_their_order() -> None:
 async def test_http_1_0_gets_its_response_and_the_close() -> None:
     async with Peer(Application(b"x" * 100_000, b"y")) as peer:
         await peer.send(b"GET / HTTP/1.0\r\n\r\n")
-        received = await peer.read_all()
-        assert received.endswith(b"xy")
+        await peer.read_to(b"xy")
         assert not peer.is_connected
 
 
@@ -422,13 +415,9 @@ async def test_a_client_that_half_closes_gets_the_response_it_reads(
     application = Application(*[b"x" * 50_000] * parts, b"end")
     async with Peer(application) as peer:
         await peer.send(b"GET / HTTP/1.1\r\nHost: x\r\n" + closing + b"\r\n")
-        received = await peer.read(1000)
+        await peer.read(1000)
         await peer.finish_sending()
-        for _ in range(30):
-            received += await peer.read(40_000)
-            peer.time.advance(1)
-        received += await peer.read_all()
-        assert received.endswith(b"end\r\n0\r\n\r\n")
+        await peer.read_to(b"end\r\n" + END, most=40_000, seconds=1)
         assert not peer.is_connected
 
 
@@ -436,7 +425,7 @@ async def test_a_client_that_half_closes_an_idle_response_has_left() -> None:
     """As with daphne: an application that waits for events learns of it."""
     async with Peer(Owing()) as peer:
         await peer.send(GET)
-        await peer.read_all()
+        await peer.read_to(b"x\r\n")
         await peer.finish_sending()
         assert peer.is_connected
         peer.time.advance(2)
@@ -493,7 +482,7 @@ async def test_the_timeout_of_a_response_leaves_out_the_time_of_the_client() -> 
         request.check_timeouts()
         await peer.settle()
         assert peer.is_connected
-        await peer.read_all()
+        await peer.read_to(b"x\r\n")
         peer.time.advance(31)
         request.check_timeouts()
         await peer.settle()
