@@ -5,16 +5,22 @@ This module is imported only if JWTs are configured.
 """
 
 import asyncio
+import contextlib
+import http.client
 import json
 import logging
 import math
+import socket
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jwt
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from connections import close_codes
 from connections.background import BackgroundTasks
@@ -33,6 +39,17 @@ KINDS = {
 
 LEAST_SECRET_BYTES = 32
 """RFC 7518, section 3.2: a key as long as the hash."""
+
+_UNUSABLE = (
+    jwt.PyJWTError,
+    UnsupportedAlgorithm,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    OverflowError,
+)
+"""What PyJWT and cryptography raise for keys that they cannot use."""
 
 _LEAST_RSA_BITS = 2048
 _MOST_DOCUMENT_BYTES = 1_000_000
@@ -75,7 +92,7 @@ def read_keys(
     for position, jwk in enumerate(listed):
         try:
             found.append(_read_key(jwk, algorithms, may_hold_secrets))
-        except (jwt.PyJWTError, ValueError, TypeError, KeyError) as exc:
+        except _UNUSABLE as exc:
             problems.append(f"key {position}: {exc}")
     if not found:
         raise ValueError("; ".join(problems) or "no key in it")
@@ -105,25 +122,62 @@ def _read_key(jwk: Any, algorithms: Collection[str], may_hold_secrets: bool) -> 
     return Key(kid=str(kid), algorithm=algorithm, verifying_key=verifying_key)
 
 
-def fetch(url: str) -> bytes:
+def fetch(url: str, timeout_seconds: float = _FETCH_SECONDS) -> bytes:
     """
-    Return the body of a URL: at most a megabyte, in five seconds, no redirect.
+    Return the body of a URL: at most a megabyte, in time, without a redirect.
 
     Raises:
-        OSError: the server does not answer so.
+        OSError: the server does not answer so, or speaks no HTTP.
     """
-    deadline = time.monotonic() + _FETCH_SECONDS
-    opener = urllib.request.build_opener(_NoRedirect)
+    deadline = time.monotonic() + timeout_seconds
+    connections = _Connections()
+    opener = urllib.request.build_opener(_NoRedirect, connections)
     request = urllib.request.Request(url, headers={"Accept": "application/json"})
     body = b""
-    with opener.open(request, timeout=_FETCH_SECONDS) as response:
-        while chunk := response.read1(65536):
-            body += chunk
-            if len(body) > _MOST_DOCUMENT_BYTES:
-                raise OSError(f"more than {_MOST_DOCUMENT_BYTES} bytes")
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"not complete within {_FETCH_SECONDS} s")
+    # The timeout of a socket counts anew with each byte of the headers.
+    timer = threading.Timer(timeout_seconds, connections.abort)
+    timer.daemon = True
+    timer.start()
+    try:
+        with opener.open(request, timeout=timeout_seconds) as response:
+            while chunk := response.read1(65536):
+                body += chunk
+                if len(body) > _MOST_DOCUMENT_BYTES:
+                    raise OSError(f"more than {_MOST_DOCUMENT_BYTES} bytes")
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"not complete within {timeout_seconds:g} s")
+    except http.client.HTTPException as exc:
+        raise OSError(f"no answer in HTTP: {type(exc).__name__}") from exc
+    finally:
+        timer.cancel()
     return body
+
+
+class _Connections(urllib.request.HTTPSHandler, urllib.request.HTTPHandler):
+    """Opens HTTP connections, and can abort them from another thread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._opened: list[http.client.HTTPConnection] = []
+
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(partial(self._open, http.client.HTTPConnection), req)
+
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(partial(self._open, http.client.HTTPSConnection), req)
+
+    def abort(self) -> None:
+        """End every connection; a thread that waits for one gets an OSError."""
+        for opened in self._opened:
+            with contextlib.suppress(OSError, AttributeError):
+                opened.sock.shutdown(socket.SHUT_RDWR)
+
+    def _open(
+        self, kind: type[http.client.HTTPConnection], *args: Any, **kwargs: Any
+    ) -> http.client.HTTPConnection:
+        opened = kind(*args, **kwargs)
+        self._opened.append(opened)
+        return opened
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -217,6 +271,10 @@ class KeyRing:
                     extra={"event": "jwt_keys_failed"},
                 )
             self._has_failed = True
+        except BaseException:
+            # BackgroundTasks reports it; the keys are tried again all the same.
+            self._has_failed = True
+            raise
         else:
             if self._has_failed:
                 logger.warning(

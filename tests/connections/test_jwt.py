@@ -1,8 +1,12 @@
 """Test the verification of JWTs, attacks on them, and the rotation of keys."""
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
+import socket
+import struct
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
@@ -22,7 +26,7 @@ from connections.config.auth_sections import JwtConfig
 from connections.config.loader import WebSocketConfig, get_config
 from connections.credentials.jwt import JwtVerifier
 from connections.credentials.jwt_config import find_jwt_problems, make_jwt_verifier
-from connections.credentials.jwt_keys import Key, KeyRing, read_keys
+from connections.credentials.jwt_keys import Key, KeyRing, fetch, read_keys
 from connections.credentials.verifier import Verifier
 from connections.exceptions import ConfigError, Refused
 from connections.testing import FakeClock
@@ -378,6 +382,129 @@ async def test_an_outage_is_logged_once(caplog: pytest.LogCaptureFixture) -> Non
         await finish_tasks()
     events = [record.__dict__["event"] for record in caplog.records]
     assert events == ["jwt_keys_failed", "jwt_keys_recovered"]
+
+
+ANSWERS = {
+    "nothing": b"",
+    "garbage": b"\x16\x03\x01 garbage\r\n\r\n",
+    "another protocol": b"ICY 200 OK\r\n\r\n",
+    "a status that is no number": b"HTTP/1.1 abc OK\r\n\r\n",
+    "a status line": b"HTTP/1.1 200 OK\r\n",
+    "a long header": b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000 + b"\r\n\r\n",
+    "many headers": b"HTTP/1.1 200 OK\r\n" + b"X: x\r\n" * 200 + b"\r\n",
+    "bad chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    "half a chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\n{",
+    "half a body": b'HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n{"keys": [',
+    "half a JSON": b'HTTP/1.1 200 OK\r\n\r\n{"keys": [',
+    "no JSON": b"HTTP/1.1 200 OK\r\n\r\n<html>\xff",
+    "odd keys": b'HTTP/1.1 200 OK\r\n\r\n{"keys": [{"kty": "RSA", "n": 7, "e": {}}]}',
+    "a huge body": b"HTTP/1.1 200 OK\r\n\r\n" + b" " * 2_000_000,
+    "a redirect": b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\n\r\n",
+    "a bad redirect": b"HTTP/1.1 302 Found\r\nLocation: http://[\r\n\r\n",
+    "an error": b"HTTP/1.1 500 Internal Server Error\r\n\r\n",
+}
+"""What a broken provider sends instead of keys."""
+
+
+class RawServer:
+    """Sends bytes to whoever connects, one by one if it is slow, and closes."""
+
+    def __init__(self, answer: bytes = b"", *, is_slow: bool = False) -> None:
+        self.answer = answer
+        self.is_slow = is_slow
+        self.is_reset = False
+        self._ended = threading.Event()
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+
+    def __enter__(self) -> "RawServer":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self._ended.set()
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        self._thread.join(5)
+
+    def url(self, scheme: str = "http") -> str:
+        return f"{scheme}://127.0.0.1:{self._socket.getsockname()[1]}/jwks"
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while not self._ended.is_set():
+                self._answer(self._socket.accept()[0])
+
+    def _answer(self, client: socket.socket) -> None:
+        with client, contextlib.suppress(OSError):
+            if self.is_reset:
+                linger = struct.pack("ii", 1, 0)
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                return
+            client.recv(65536)
+            pieces = [self.answer]
+            if self.is_slow:
+                pieces = [bytes((byte,)) for byte in self.answer]
+            for piece in pieces:
+                client.sendall(piece)
+                if self.is_slow and self._ended.wait(0.02):
+                    return
+
+
+def make_ring(url: str, clock: FakeClock) -> KeyRing:
+    def load() -> tuple[Key, ...]:
+        return read_keys(fetch(url), ALL, may_hold_secrets=False)
+
+    return KeyRing(load, refresh_seconds=300, refetch_seconds=10, clock=clock)
+
+
+@pytest.mark.parametrize("name", [*ANSWERS, "a reset", "no TLS"])
+async def test_the_keys_are_read_again_after_any_answer(name: str) -> None:
+    """Each is a failure of the provider: 4104, the next read comes soon."""
+    good = b"HTTP/1.1 200 OK\r\n\r\n" + make_jwks(EC)
+    with RawServer(ANSWERS.get(name, b"")) as server:
+        clock = FakeClock()
+        server.is_reset = name == "a reset"
+        ring = make_ring(server.url("https" if name == "no TLS" else "http"), clock)
+        with pytest.raises(Refused) as refused:
+            await ring.find("ES256")
+        assert refused.value.close_reason.code == 4104
+        if name == "no TLS":
+            return
+        server.answer, server.is_reset = good, False
+        clock.advance(11)
+        ring.refresh()
+        await finish_tasks()
+        assert (await ring.find("ES256")).kid == "ES256"
+
+
+@pytest.mark.parametrize(
+    "slow", [b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\n\r\n"]
+)
+def test_a_provider_that_sends_single_bytes_is_given_up(slow: bytes) -> None:
+    """Its thread ends too: the threads that may load keys are few."""
+    with RawServer(slow + b"x" * 1000, is_slow=True) as server:
+        began = time.monotonic()
+        with pytest.raises(OSError, match=r"."):
+            fetch(server.url(), timeout_seconds=0.2)
+        assert time.monotonic() - began < 10
+
+
+async def test_an_unexpected_failure_is_tried_again_too() -> None:
+    clock = FakeClock()
+    provider = Provider(EC)
+    ring = provider.ring(clock)
+    await ring.find("ES256")
+    provider.keys = (object(),)
+    clock.advance(300)
+    ring.refresh()
+    with pytest.raises(TypeError):
+        await finish_tasks()
+    provider.keys = (EC,)
+    clock.advance(10)
+    ring.refresh()
+    await finish_tasks()
+    assert provider.count == 3
 
 
 # The configuration
