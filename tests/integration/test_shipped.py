@@ -4,19 +4,22 @@ import asyncio
 import contextlib
 import http.client
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
-from connections.testing import LiveServer, wait_until
+from connections.testing import LiveServer, free_port, wait_until
 from tests.integration.browser import Person, open_browser
 from tests.integration.redis_process import RedisProcess
-from tests.integration.services import PostgresProcess
-from tests.integration.shipped import RESOLVE, Site, Visitor, open_site
+from tests.integration.services import PostgresProcess, find_program
+from tests.integration.shipped import DEPLOY, RESOLVE, Site, Visitor, open_site
 
 BURST = 20
 """Handshakes of one address at once; the shipped number takes a while to use up."""
@@ -183,6 +186,57 @@ def test_metrics_are_read_over_tls_and_of_each_node(site: Site) -> None:
         assert read(node, "/metrics", credential) == 200
     for path in ("/livez", "/readyz"):
         assert Visitor(site).get(path, Authorization=credential).status == 404
+
+
+@pytest.mark.parametrize("name", ["prometheus.yml", "kubernetes.yml"])
+async def test_prometheus_scrapes_every_node(
+    site: Site, tmp_path: Path, name: str
+) -> None:
+    """With the shipped configuration, but for where nodes and token are."""
+    config = yaml.safe_load((DEPLOY / "prometheus" / name).read_text())
+    config["global"]["scrape_interval"] = "1s"
+    config["rule_files"] = []
+    (scrape,) = config["scrape_configs"]
+    token = tmp_path / "token"
+    token.write_text(site.environment["METRICS_TOKEN"])
+    scrape["authorization"]["credentials_file"] = str(token)
+    scrape.pop("dns_sd_configs", None)
+    targets = [f"127.0.0.1:{node.port}" for node in site.nodes]
+    scrape["static_configs"] = [{"targets": targets}]
+    with run_prometheus(tmp_path, config) as port:
+        await wait_until(lambda: read_health(port) == ["up", "up"])
+
+
+@contextlib.contextmanager
+def run_prometheus(folder: Path, config: dict[str, Any]) -> Iterator[int]:
+    """Run Prometheus with a configuration, and yield its port."""
+    path, port = folder / "prometheus.yml", free_port()
+    path.write_text(yaml.safe_dump(config))
+    command = [
+        str(find_program("prometheus")),
+        f"--config.file={path}",
+        f"--storage.tsdb.path={folder / 'data'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+        "--log.level=error",
+    ]
+    with subprocess.Popen(command) as prometheus:
+        try:
+            yield port
+        finally:
+            prometheus.terminate()
+
+
+def read_health(port: int) -> list[str]:
+    """Return the health of the targets of a Prometheus."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/api/v1/targets")
+        found = json.loads(connection.getresponse().read())
+    except (OSError, http.client.HTTPException, ValueError):
+        return []
+    finally:
+        connection.close()
+    return [target["health"] for target in found["data"]["activeTargets"]]
 
 
 def replace(node: LiveServer) -> int:
