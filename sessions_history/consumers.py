@@ -41,6 +41,7 @@ _MAX_UNDER_WAY = 32
 """How many messages of one connection may wait for their commit."""
 
 _RETRY_SECONDS = 1
+_TOUCH_SECONDS = 600
 _QUIET_TYPES = ("ping", "refresh")
 _LONGEST_QUIET = 20_000
 """A longer message always counts as activity: parsing it only to find out would
@@ -63,6 +64,8 @@ class SessionConsumer(LimitedJsonConsumer):
     _subscriber: Subscriber | None = None
     _under_way: set[asyncio.Future[Committed]]
 
+    _touched_at = 0.0
+
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         self._under_way = set()
         try:
@@ -82,6 +85,9 @@ class SessionConsumer(LimitedJsonConsumer):
         if session_id is not None and not _SESSION_ID.fullmatch(session_id):
             raise Refused(close_codes.NOT_FOUND)
         self._log = get_log(self.scope["node"])
+        if session_id is None:
+            # A session is inserted inside a slot: no refusal leaves one.
+            await self.accept(SUBPROTOCOL if offered else None)
         try:
             attached = await self._log.attach(
                 session_id,
@@ -97,7 +103,8 @@ class SessionConsumer(LimitedJsonConsumer):
             raise Refused(close_codes.UNAVAILABLE) from exc
         self._subscriber = attached.subscriber
         self._session_id = attached.position.session_id
-        await self.accept(SUBPROTOCOL if offered else None)
+        if session_id is not None:
+            await self.accept(SUBPROTOCOL if offered else None)
         await self.send_json(self._make_hello(attached))
         resumption = attached.resumption
         self.scope["node"].counters.resumes.add(resumption.outcome.value)
@@ -161,11 +168,36 @@ class SessionConsumer(LimitedJsonConsumer):
                 retry=_RETRY_SECONDS,
             )
 
+    async def handle_delete(self, content: Message) -> None:
+        if self._subscriber is None:
+            return
+        try:
+            await self._log.delete(self._subscriber, self.connection.client_id)
+        except DatabaseUnavailable:
+            text = "whether it is deleted is unknown; try again"
+            self._reply_error("unavailable", text, retry=_RETRY_SECONDS)
+            return
+        except SessionNotFound:
+            logger.debug("The session %s was deleted before", self._session_id)
+        await self.connection.send(
+            json.dumps({"type": "deleted", "session": self._session_id})
+        )
+        self.connection.live.end(close_codes.NOT_FOUND)
+
     async def handle_ping(self, content: Message) -> None:
+        if self._subscriber and not self._subscriber.tail.last_offset:
+            self._keep_empty()
         offset = self._subscriber.tail.last_offset if self._subscriber else 0
         pong = {"type": "pong", "t": content.get("t"), "offset": offset}
         # send_json() would count as activity.
         await self.connection.send(json.dumps(pong))
+
+    def _keep_empty(self) -> None:
+        """Keep a session without entries, which is deleted if unseen for an hour."""
+        now = self.scope["node"].clock()
+        if now - self._touched_at > _TOUCH_SECONDS:
+            self._touched_at = now
+            self._log.touch(self._session_id)
 
     def _settle(
         self, message_id: str, done: asyncio.Future[Committed], began_at: float

@@ -42,6 +42,7 @@ from sessions_history.reads import (
     Position,
     Snapshot,
     create_session,
+    delete_session,
     read_snapshot,
 )
 from sessions_history.responders import Responder, make_responder
@@ -223,6 +224,7 @@ class SessionLog:
                 client_id,
                 connection.user_id,
                 self._config.sessions.max_sessions_per_client,
+                replaces_unused=self._config.sessions.when_full == "delete_unused",
             )
             subscriber = await self._follow(created.session_id, connection, send)
             subscriber.tail.epoch = created.epoch
@@ -244,16 +246,33 @@ class SessionLog:
             return await self.attach(
                 session_id, claim, connection=connection, send=send
             )
-        try:
-            touching = self._commits.submit(Touch(session_id=session_id))
-            touching.add_done_callback(_forget)
-        except LogFull:
-            logger.debug("last_seen_at of %s is not written", session_id)
+        self.touch(session_id)
         return Attached(
             subscriber=subscriber,
             position=snapshot.position,
             resumption=decide(claim, snapshot),
         )
+
+    def touch(self, session_id: str) -> None:
+        """Record that a client is attached; nobody waits for it."""
+        try:
+            touching = self._commits.submit(Touch(session_id=session_id))
+            touching.add_done_callback(_forget)
+        except LogFull:
+            logger.debug("last_seen_at of %s is not written", session_id)
+
+    async def delete(self, subscriber: Subscriber, client_id: str) -> None:
+        """
+        Delete the session of a subscriber; the others attached to it attach anew.
+
+        Raises:
+            SessionNotFound: it does not exist, or belongs to another client.
+            DatabaseUnavailable: whether it is deleted is unknown.
+        """
+        tail = subscriber.tail
+        await self._database.write(delete_session, tail.session_id, client_id)
+        self.detach(subscriber)
+        self._fan_out.reset(tail)
 
     def detach(self, subscriber: Subscriber) -> None:
         """Detach a connection; a second call does nothing."""

@@ -20,6 +20,10 @@ _LEFT_SECONDS = 30
 
 
 class SessionQuerySet(PrimaryQuerySet["Session"]):
+    def empty(self) -> SessionQuerySet:
+        """Sessions that never had an entry."""
+        return self.filter(last_offset=0)
+
     def unused_since(self, moment: datetime) -> SessionQuerySet:
         """Sessions without an attach or a write since a moment."""
         return self.filter(last_seen_at__lt=moment)

@@ -13,6 +13,7 @@ from sessions_history.models import (
     HistoryEntry,
     HistoryEntryQuerySet,
     Session,
+    SessionQuerySet,
 )
 
 KEY_HOURS = 24
@@ -66,6 +67,16 @@ def prune_keys(batch_size: int) -> int:
     return delete_some(AppendKey.objects.filter(created_at__lt=_day_ago()), batch_size)
 
 
+def prune_empty(batch_size: int) -> int:
+    """Delete some sessions that had no entry within an hour; return how many."""
+    return delete_some(_find_empty(), batch_size)
+
+
+def _find_empty() -> SessionQuerySet:
+    hour_ago = timezone.now() - timedelta(hours=1)
+    return Session.objects.empty().unused_since(hour_ago)
+
+
 def get_oldest_use(config: WebSocketConfig) -> datetime:
     """Return the moment before which unused sessions are deleted."""
     return timezone.now() - timedelta(days=config.retention.sessions_days)
@@ -78,6 +89,13 @@ def register() -> None:
             name="streams_interrupted",
             count=lambda config: _find_abandoned().count(),
             work=lambda config, batch_size: interrupt_abandoned(batch_size),
+        )
+    )
+    add_sweep_task(
+        SweepTask(
+            name="empty_sessions_pruned",
+            count=lambda config: _find_empty().count(),
+            work=lambda config, batch_size: prune_empty(batch_size),
         )
     )
     add_sweep_task(

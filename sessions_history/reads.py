@@ -3,6 +3,7 @@
 import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 from django.db.models import QuerySet
 from django.utils import timezone
@@ -16,6 +17,7 @@ _IDS_PER_QUERY = 500
 _NODES_AT_ONCE = 100
 """Margin below the limit within which a session is begun under a lock. A node
 begins one session at a time, so only other nodes can begin one meanwhile."""
+_SEEN_LATELY_SECONDS = 60
 _CHARACTERS_PER_READ = 256_000
 _ROWS_PER_FETCH = 4
 
@@ -55,10 +57,18 @@ class Snapshot:
 
 
 def create_session(
-    client_id: str, user_id: int | None, max_sessions: int = 0
+    client_id: str,
+    user_id: int | None,
+    max_sessions: int = 0,
+    *,
+    replaces_unused: bool = False,
 ) -> Position:
     """
     Begin a session for a client with less than max_sessions (0: no limit).
+
+    At the limit the client's oldest empty session makes room, or with
+    replaces_unused the one unused for longest; neither if it was seen within the
+    last minute.
 
     Raises:
         TooManySessions: the client has its limit; exact across nodes.
@@ -76,8 +86,34 @@ def create_session(
         with atomic():
             _lock_client(client_id)
             if not _insert_below(session, max_sessions):
-                raise TooManySessions
+                _make_room(client_id, replaces_unused=replaces_unused)
+                if not _insert_below(session, max_sessions):
+                    raise TooManySessions
     return Position(session_id=session.session_id, epoch=session.epoch, last_offset=0)
+
+
+def _make_room(client_id: str, *, replaces_unused: bool) -> None:
+    """Delete one session of a client, if one may go."""
+    seen_before = timezone.now() - timedelta(seconds=_SEEN_LATELY_SECONDS)
+    found = Session.objects.filter(client_id=client_id, last_seen_at__lt=seen_before)
+    oldest = found.empty().order_by("last_seen_at").first()
+    if oldest is None and replaces_unused:
+        oldest = found.order_by("last_seen_at").first()
+    if oldest is not None:
+        oldest.delete()
+
+
+def delete_session(session_id: str, client_id: str) -> None:
+    """
+    Delete a session of a client with all that belongs to it.
+
+    Raises:
+        SessionNotFound: it does not exist, or belongs to another client.
+    """
+    own = Session.objects.filter(session_id=session_id, client_id=client_id)
+    deleted, _ = own.delete()
+    if not deleted:
+        raise SessionNotFound
 
 
 def _insert_below(session: Session, limit: int) -> bool:

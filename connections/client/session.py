@@ -178,6 +178,10 @@ class SessionClient:
         """Stop a stream; without a connection, as soon as there is one again."""
         await self._cancellations.add(offset)
 
+    async def delete(self) -> None:
+        """Delete the session on an open connection, which then closes with 4004."""
+        await self._say({"type": "delete"})
+
     async def refresh(self) -> None:
         """
         Send the server a new token on the open connection.

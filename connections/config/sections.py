@@ -3,7 +3,15 @@
 from dataclasses import dataclass
 
 from connections.config.fields import option
-from connections.config.kinds import NETWORKS, Flag, Number, Size, UrlPath, Whole
+from connections.config.kinds import (
+    NETWORKS,
+    Choice,
+    Flag,
+    Number,
+    Size,
+    UrlPath,
+    Whole,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,7 +236,13 @@ class SessionsConfig:
     max_sessions_per_client: int = option(
         Whole(0, 1_000_000),
         1000,
-        "sessions per client; one more is refused (1008 sessions_full); 0: no limit",
+        "sessions per client; sessions.when_full says what happens then; 0: no limit",
+    )
+    when_full: str = option(
+        Choice(("refuse", "delete_unused")),
+        "refuse",
+        "what happens at max_sessions_per_client: refuse a new session, or delete the"
+        " one unused for longest; an empty one makes room in both cases",
     )
     stream_timeout_seconds: float = option(
         Number(0.1, 86_400),

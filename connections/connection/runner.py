@@ -231,7 +231,10 @@ class ConnectionRunner:
         except ConnectionEnded:
             return
         except Refused as exc:
-            await self.sender.refuse(exc.close_reason)
+            if self.sender.stage is Stage.CONNECTING:
+                await self.sender.refuse(exc.close_reason)
+            else:
+                self.connection.end(exc.close_reason)
         except Exception as exc:
             error_id = await self._record_error(exc)
             if self.sender.stage is Stage.CONNECTING:

@@ -665,6 +665,18 @@ async def test_a_stream_whose_end_was_lost_in_a_gap_completes(
     assert (ended.offset, ended.state) == (1, "interrupted")
 
 
+async def test_a_client_deletes_its_session(
+    server: Scripted, make_client: Make
+) -> None:
+    client = make_client()
+    conversation = await server.next()
+    await wait_until(lambda: client.state is State.OPEN)
+    await client.delete()
+    assert await conversation.receive() == {"type": "delete"}
+    await conversation.end(4004, "not_found")
+    await wait_until(lambda: client.state is State.CLOSED)
+
+
 def test_entries_of_a_transcript_are_bounded() -> None:
     """The oldest go first, but not what still grows."""
     transcript = Transcript(2)

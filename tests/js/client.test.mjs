@@ -433,6 +433,16 @@ test("a stream whose end was lost in a gap is told as ended", () => {
   assert.deepEqual([ended.offset, ended.state], [1, "interrupted"]);
 });
 
+test("a session can be deleted", () => {
+  const bench = new Bench();
+  assert.equal(bench.client.delete(), false);
+  const socket = bench.attach();
+  assert.equal(bench.client.delete(), true);
+  assert.deepEqual(socket.sent, [{ type: "delete" }]);
+  socket.end(4004, "not_found");
+  assert.equal(bench.client.state, "closed");
+});
+
 test("a stream can be cancelled", () => {
   const bench = new Bench();
   const socket = bench.attach();

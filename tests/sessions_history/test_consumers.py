@@ -1,10 +1,13 @@
 """The session protocol, spoken to a consumer on a node with a database."""
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.utils import timezone
 
+from sessions_history.models import HistoryEntry, Session
 from tests.connections.conversations import receive_close
 from tests.sessions_history.conftest import MakeNode, SwitchableDatabase
 from tests.sessions_history.talks import start_talk, talk
@@ -135,6 +138,59 @@ async def test_one_session_more_than_allowed_is_refused(make_node: MakeNode) -> 
             assert again.hello["outcome"] == "nothing_missed"
         for one in asked:
             await one.disconnect()
+
+
+async def test_a_refused_connection_leaves_no_session(make_node: MakeNode) -> None:
+    node = make_node(max_total_connections=1)
+    async with talk(node):
+        for _ in range(10):
+            communicator = start_talk(node)
+            await communicator.connect(timeout=5)
+            bye = await communicator.receive_json_from(timeout=5)
+            assert bye["reason"] == "pool_full"
+            await communicator.disconnect()
+        assert await Session.objects.acount() == 1
+
+
+@pytest.mark.parametrize("when_full", ["refuse", "delete_unused"])
+async def test_an_unused_session_makes_room_at_the_limit(
+    make_node: MakeNode, when_full: str
+) -> None:
+    """An empty one always, another by configuration; none that was just seen."""
+    limits = {"max_sessions_per_client": 2, "when_full": when_full}
+    node = make_node(sessions=limits)
+    async with talk(node) as used, talk(node):
+        await used.say_and_wait("x")
+    hour_ago = timezone.now() - timedelta(hours=1)
+    await Session.objects.aupdate(last_seen_at=hour_ago)
+    async with talk(node) as third:
+        await third.say_and_wait("y")
+    left = {row.session_id async for row in Session.objects.all()}
+    assert left == {used.session_id, third.session_id}
+    await Session.objects.filter(pk=used.session_id).aupdate(last_seen_at=hour_ago)
+    communicator = start_talk(node)
+    await communicator.connect(timeout=5)
+    first = await communicator.receive_json_from(timeout=5)
+    await communicator.disconnect()
+    if when_full == "refuse":
+        assert (first["type"], first["reason"]) == ("bye", "sessions_full")
+    else:
+        assert first["type"] == "hello"
+        assert not await Session.objects.filter(pk=used.session_id).aexists()
+
+
+async def test_a_client_deletes_its_session(make_node: MakeNode) -> None:
+    """The other connections of the session learn that it is gone."""
+    node = make_node()
+    async with talk(node) as alice, talk(node, alice.session_id) as again:
+        await alice.say_and_wait("x")
+        await alice.send(type="delete")
+        deleted = await alice.receive_type("deleted")
+        assert deleted["session"] == alice.session_id
+        assert (await alice.receive_type("bye"))["reason"] == "not_found"
+        assert (await again.receive_type("bye"))["code"] == 4202
+        assert not await Session.objects.aexists()
+        assert not await HistoryEntry.objects.aexists()
 
 
 async def test_no_ack_while_the_database_is_away(make_node: MakeNode) -> None:

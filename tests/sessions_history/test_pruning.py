@@ -13,6 +13,7 @@ from connections.models import Node
 from connections.sweeper.sweeper import Sweeper
 from connections.testing.communicators import make_config
 from sessions_history.models import AppendKey, HistoryEntry, Session
+from sessions_history.pruning import prune_empty
 
 pytestmark = pytest.mark.django_db
 
@@ -103,3 +104,11 @@ def test_a_sweep_deletes_old_ids_and_old_sessions() -> None:
     assert swept.tasks["append_keys_pruned"] == 1
     assert [session.pk for session in Session.objects.all()] == ["new"]
     assert sorted(AppendKey.objects.values_list("key", flat=True)) == ["2", "3"]
+
+
+def test_sessions_without_an_entry_are_deleted_after_an_hour() -> None:
+    make_session("old", unused_days=0.1, entries=0)
+    make_session("new", entries=0)
+    make_session("used", unused_days=0.1, entries=1)
+    assert prune_empty(10) == 1
+    assert set(Session.objects.values_list("pk", flat=True)) == {"new", "used"}

@@ -205,6 +205,11 @@ export class SessionClient extends TypedTarget {
     return this.#cancellations.add(offset);
   }
 
+  /** Delete the session, whose connections then close; false without a connection. */
+  delete() {
+    return this.#socket.send({ type: "delete" });
+  }
+
   /** Send a new token on the open connection; `refreshed` answers. */
   async refresh() {
     const token = await this.#getToken?.({ isExpired: true, previous: null });
