@@ -1,6 +1,13 @@
 """Run the quick tests on every supported pair of Python and Django."""
 
+import os
+from pathlib import Path
+
 import nox
+
+# An interpreter of pyenv that is not active is found too; its shim would fail.
+_PYENV = sorted(Path.home().glob(".pyenv/versions/3.*/bin"))
+os.environ["PATH"] = os.pathsep.join([*map(str, _PYENV), os.environ["PATH"]])
 
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.sessions = ["quick"]
