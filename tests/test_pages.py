@@ -22,6 +22,8 @@ _MANAGE = re.compile(r"manage\.py ([a-z]\w*)((?: [a-z]+)?)([^`\n#;&]*)")
 _LINK = re.compile(r"\]\(([^)#\s]*)(?:#[\w.-]*)?\)|^\[\w+\]: (\S+)$", re.MULTILINE)
 _MACHINE = re.compile(r"/(?:work/|tmp/wt|home/|root/|Users/)")
 
+_RELEASED = r"0\.1\.0$|\d+\.\d+\.\d+ \(\d{4}-\d\d-\d\d\)$"
+
 page_by_page = pytest.mark.parametrize(
     "page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES]
 )
@@ -112,6 +114,12 @@ def test_every_page_is_in_the_index() -> None:
 def test_every_diagram_is_drawn_as_it_is_written() -> None:
     """`python -m tests.diagrams` draws them, so that built pages need no network."""
     assert {path.stem for path in DIAGRAMS.iterdir()} == set(find_diagrams())
+
+
+def test_the_changelog_has_only_versions_that_are_tagged() -> None:
+    """What is not released is in fragments, which towncrier turns into text."""
+    versions = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert [one for one in versions if not re.match(_RELEASED, one)] == []
 
 
 def test_fragments_of_the_changelog_have_a_type() -> None:
