@@ -137,10 +137,15 @@ class SessionConsumer(LimitedJsonConsumer):
         while len(self._under_way) >= _MAX_UNDER_WAY:
             await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
         try:
-            future = self._log.say(self._session_id, message_id, content["data"])
+            future = self._log.say(
+                self._session_id,
+                message_id,
+                content["data"],
+                self.connection.client_id,
+            )
         except InvalidMessage as exc:
             raise InvalidMessage(exc.code, exc.message, message_id=message_id) from exc
-        except LogFull as exc:
+        except (LogFull, TooManyStreams) as exc:
             self._answer(message_id, exc)
             return
         self._under_way.add(future)

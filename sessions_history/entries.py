@@ -86,6 +86,8 @@ class Append:
     entries: tuple[NewEntry, ...]
     key: str = ""
     digest: str = ""
+    client_id: str = ""
+    """The client whose message begins an answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ class KeyReused(SessionsError):
 
 
 class TooManyStreams(SessionsError):
-    """The session has its limit of streaming entries."""
+    """The session, the client or the node has its limit of streaming entries."""
 
 
 class LogFull(SessionsError):

@@ -135,7 +135,7 @@ class SessionLog:
         return committed.offset
 
     def say(
-        self, session_id: str, key: str, payload: object
+        self, session_id: str, key: str, payload: object, client_id: str = ""
     ) -> asyncio.Future[Committed]:
         """
         Append a client's message, and start its answer if there is a responder.
@@ -147,16 +147,26 @@ class SessionLog:
         Raises:
             InvalidMessage: the payload cannot be stored.
             LogFull: the database is too far behind.
+            TooManyStreams: too many answers of the client or the node are under way.
         """
         message = NewEntry(sender=_CLIENT, data=dump(payload))
         entries: tuple[NewEntry, ...] = (message,)
         if self.responder is not None:
+            self._producers.quota.require_room(client_id)
             entries = (message, _new_stream(MESSAGE))
-        return self._commits.submit(
+        future = self._commits.submit(
             Append(
-                session_id=session_id, entries=entries, key=key, digest=digest(payload)
+                session_id=session_id,
+                entries=entries,
+                key=key,
+                digest=digest(payload),
+                client_id=client_id,
             )
         )
+        if self.responder is not None:
+            # Until the commit, which counts the answer itself.
+            self._producers.quota.count_until(future, client_id)
+        return future
 
     @asynccontextmanager
     async def stream(
@@ -171,11 +181,17 @@ class SessionLog:
             TooManyStreams, SessionNotFound, LogFull, DatabaseUnavailable.
             StreamEnded: it was cancelled, or took too long.
         """
-        committed = await self._submit(
-            Append(session_id=session_id, entries=(_new_stream(kind),))
-        )
-        async with self._producers.open(session_id, committed.entries[0]) as stream:
-            yield stream
+        self._producers.quota.require_room("")
+        ended = asyncio.get_running_loop().create_future()
+        self._producers.quota.count_until(ended, "")
+        try:
+            committed = await self._submit(
+                Append(session_id=session_id, entries=(_new_stream(kind),))
+            )
+            async with self._producers.open(session_id, committed.entries[0]) as stream:
+                yield stream
+        finally:
+            ended.set_result(None)
 
     async def cancel(self, session_id: str, offset: int) -> None:
         """
@@ -328,7 +344,7 @@ class SessionLog:
         self._fan_out.send_appended(session_id, committed.epoch, committed.entries)
         if isinstance(request, Append) and request.key and self.responder is not None:
             message, answer = committed.entries
-            self._producers.answer(session_id, message, answer)
+            self._producers.answer(session_id, message, answer, request.client_id)
 
 
 def get_log(node: Node) -> SessionLog:

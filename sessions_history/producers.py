@@ -16,6 +16,7 @@ from sessions_history.entries import Entry, Rewrite, State
 from sessions_history.exceptions import SessionNotFound, StreamEnded
 from sessions_history.fan_out import FanOut
 from sessions_history.group_commit import GroupCommit
+from sessions_history.quotas import StreamQuota
 from sessions_history.reads import read_latest_entries
 from sessions_history.responders import HistoryMessage, Responder, ResponderFailed
 from sessions_history.streams import Stream
@@ -57,6 +58,10 @@ class Producers:
         self._fan_out = fan_out
         self._terms = terms
         self._get_responder = get_responder
+        self.quota = StreamQuota(
+            config.sessions.max_open_streams_per_client,
+            config.sessions.max_open_streams_per_node,
+        )
         self._streams: dict[_Key, Stream] = {}
         self._answers = BackgroundTasks()
         self._leaked: set[asyncio.Task[object]] = set()
@@ -87,13 +92,15 @@ class Producers:
         finally:
             del self._streams[key]
 
-    def answer(self, session_id: str, message: Entry, answer: Entry) -> None:
+    def answer(
+        self, session_id: str, message: Entry, answer: Entry, client_id: str = ""
+    ) -> None:
         """Start the answer to a message in a task of the node."""
         key = (session_id, answer.offset)
         if key in self._begun:
             del self._begun[key]
         elif key not in self._streams:
-            self._begin(session_id, message, answer)
+            self._begin(session_id, message, answer, client_id)
 
     def cancel(self, session_id: str, offset: int) -> bool:
         """Cancel a stream for a client; return False if it is not on this node."""
@@ -175,11 +182,14 @@ class Producers:
             )
             self._fan_out.send_changed(due.session_id, due.offset)
 
-    def _begin(self, session_id: str, message: Entry, answer: Entry) -> None:
+    def _begin(
+        self, session_id: str, message: Entry, answer: Entry, client_id: str = ""
+    ) -> None:
         responder = self._get_responder()
         if responder is not None:
             running = self._answer(responder, session_id, message, answer)
-            self._answers.start(running, f"The answer of {type(responder).__name__}")
+            name = f"The answer of {type(responder).__name__}"
+            self.quota.count_until(self._answers.start(running, name), client_id)
 
     def _release(self, stream: Stream, task: "asyncio.Task[object]") -> None:
         """End a stream whose task swallowed its cancellation, without the task."""

@@ -233,6 +233,14 @@ class SessionsConfig:
     max_open_streams: int = option(
         Whole(1, 100), 4, "streams open at once in one session"
     )
+    max_open_streams_per_client: int = option(
+        Whole(1, 1_000_000),
+        32,
+        "answers under way at once on one node for one client",
+    )
+    max_open_streams_per_node: int = option(
+        Whole(1, 1_000_000), 500, "answers under way at once on one node"
+    )
     max_sessions_per_client: int = option(
         Whole(0, 1_000_000),
         1000,

@@ -34,6 +34,7 @@ def pair(
             "max_session_history": HISTORY,
             # Every message gets an answer, even an empty one.
             "sessions__max_open_streams": 100,
+            "sessions__max_open_streams_per_client": 1000,
         },
         "environment": {
             **postgres_store.environment,

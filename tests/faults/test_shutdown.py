@@ -30,6 +30,7 @@ CONFIG = {
     "max_connections_per_client": 100,
     "max_session_history": 1000,
     "sessions__max_open_streams": 100,
+    "sessions__max_open_streams_per_client": 1000,
     "drain__grace_seconds": GRACE_SECONDS,
     "node__node_timeout_seconds": 2,
 }

@@ -267,3 +267,26 @@ async def test_a_stream_that_ended_and_was_trimmed_elsewhere_is_told_as_ended(
         assert (state["offset"], state["state"]) in ((1, "interrupted"), (1, "done"))
         (connection,) = reader.hub
         await wait_until(lambda: connection.busy_count == 0)
+
+
+@pytest.mark.parametrize("limit", ["per_client", "per_node"])
+async def test_only_so_many_answers_are_under_way_for_a_client_and_on_a_node(
+    make_node: MakeNode, responder: Scripted, limit: str
+) -> None:
+    """However many sessions the client has."""
+    node = make_node(sessions={f"max_open_streams_{limit}": 3})
+    get_log(node).responder = responder
+    async with talk(node) as one, talk(node) as two, talk(node) as three:
+        for session in (one, two, three):
+            await session.say_and_wait({"text": "hi"})
+        refused = await three.say({"text": "one too many"})
+        error = await three.receive_type("error")
+        assert (error["id"], error["code"]) == (refused, "rate_limited")
+        async with talk(node, client_id="bob") as bob:
+            await bob.say({"text": "hi"})
+            kind = (await bob.receive_type("ack", "error"))["type"]
+            assert kind == ("ack" if limit == "per_client" else "error")
+        responder.play(None)
+        await one.receive_type("state")
+        await three.say({"text": "one too many"}, refused)
+        assert (await three.receive_type("ack"))["offset"] == 3
