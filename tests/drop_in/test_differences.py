@@ -6,6 +6,7 @@ import pytest
 from channels.layers import get_channel_layer
 from channels.testing import WebsocketCommunicator
 
+from connections.layers.redis import RedisLayer
 from tests.drop_in.editions import load
 
 pytestmark = pytest.mark.django_db
@@ -116,3 +117,22 @@ async def test_json_that_nothing_takes_is_answered() -> None:
     error = await communicator.receive_json_from(timeout=15)
     assert error["code"] == "unknown_type"
     await communicator.disconnect()
+
+
+async def test_messages_over_the_rate_are_answered_with_an_error() -> None:
+    refused = []
+    for edition in (STOCK, LIMITED):
+        communicator = await open_connection(edition.Careless)
+        for number in range(150):
+            await communicator.send_json_to(number)
+        answers = [await communicator.receive_json_from(timeout=15) for _ in range(150)]
+        refused.append([one for one in answers if isinstance(one, dict)])
+        await communicator.disconnect()
+    stock, limited = refused
+    assert stock == []
+    assert {one["code"] for one in limited} == {"rate_limited"}
+
+
+async def test_a_message_of_the_layer_is_a_dict() -> None:
+    with pytest.raises(TypeError, match="a message is a dict, not str"):
+        await RedisLayer().send("somewhere", "text")  # type: ignore[arg-type]
