@@ -15,7 +15,7 @@ from connections.credentials.jwt_config import find_jwt_problems
 from connections.models import Connection
 from connections.net.addresses import UNIX
 from connections.net.origins import parse_pattern
-from connections.pool import find_url_problem, get_redis_url, read_policy
+from connections.pool import find_redis_problems, get_redis_url, read_policy
 from connections.server.file_limit import count_needed_files, get_most_files
 
 _PROXY_TIMEOUT_SECONDS = 60
@@ -56,10 +56,7 @@ def check_jwt(**kwargs: Any) -> Sequence[checks.CheckMessage]:
 
 
 def check_redis_url(**kwargs: Any) -> Sequence[checks.CheckMessage]:
-    """connections.E003: REDIS_URL is invalid."""
-    problem = find_url_problem(get_redis_url())
-    if problem is None:
-        return []
+    """connections.E003: REDIS_URL or REDIS_ENCRYPTION_KEYS is invalid."""
     return [
         checks.Error(
             str(problem),
@@ -67,6 +64,7 @@ def check_redis_url(**kwargs: Any) -> Sequence[checks.CheckMessage]:
             obj="settings",
             id="connections.E003",
         )
+        for problem in find_redis_problems(get_redis_url())
     ]
 
 
@@ -172,7 +170,7 @@ def check_proxies(**kwargs: Any) -> Sequence[checks.CheckMessage]:
 def check_redis_policy(**kwargs: Any) -> Sequence[checks.CheckMessage]:
     """connections.W016, for `check --deploy`: Redis may remove keys of the pool."""
     redis_url = get_redis_url()
-    if not redis_url or find_url_problem(redis_url) is not None:
+    if not redis_url or find_redis_problems(redis_url) is not None:
         return []
     policy = async_to_sync(read_policy)(redis_url)
     if policy is None or policy == "noeviction":

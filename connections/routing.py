@@ -17,7 +17,7 @@ from connections.middleware import (
     OriginMiddleware,
     deny,
 )
-from connections.pool import get_redis_url, require_valid_url
+from connections.pool import get_redis_url, require_valid_redis
 from connections.proxies import SchemeMiddleware
 from connections.server.install import install
 
@@ -37,7 +37,7 @@ def protect(*, http: Any, websocket: Sequence[URLPattern]) -> Application:
     config = get_config()
     config.require_valid()
     require_valid_jwt(config.jwt)
-    require_valid_url(get_redis_url())
+    require_valid_redis(get_redis_url())
     install()
     router = WebSocketRouter(websocket)
     return NodeMiddleware(

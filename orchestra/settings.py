@@ -200,6 +200,8 @@ WEBSOCKET = load(
 )
 
 REDIS_URL = os.environ.get("REDIS_URL")
+# The newest key comes first: it encrypts, and each decrypts.
+REDIS_ENCRYPTION_KEYS = _read_list("REDIS_ENCRYPTION_KEYS", "")
 METRICS_TOKEN = os.environ.get("METRICS_TOKEN")
 JWT_SECRET = os.environ.get("JWT_SECRET")
 

@@ -9,6 +9,7 @@ from typing import Any
 from connections.background import BackgroundTasks
 from connections.exceptions import DatabaseUnavailable
 from connections.passes import Passes
+from connections.redis.encryption import get_encryption_keys, make_cipher
 from connections.storage.database import Database
 from sessions_history.entries import Entry
 from sessions_history.reads import Position, read_entries_at, read_positions
@@ -50,6 +51,7 @@ class FanOut:
                 redis_url,
                 on_message=self._receive,
                 on_return=self._has_returned.set,
+                cipher=make_cipher(get_encryption_keys()),
             )
 
     def find_or_make(self, session_id: str) -> Tail:

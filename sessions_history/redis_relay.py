@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 
 from connections.background import BackgroundTasks
 from connections.redis.clients import ask, make_client
+from connections.redis.encryption import Cipher
 from connections.redis.pubsub import Subscriptions
 
 logger = logging.getLogger(__name__)
@@ -39,7 +40,9 @@ class Relay:
         on_message: OnMessage,
         on_return: Callable[[], None],
         prefix: str = "orchestra",
+        cipher: Cipher | None = None,
     ) -> None:
+        self._cipher = cipher
         self._prefix = f"{prefix}:session:"
         self._on_message = on_message
         self._client = make_client(url, timeout_seconds=_TIMEOUT_SECONDS)
@@ -56,7 +59,7 @@ class Relay:
             on_message=self._hand_on,
             on_return=on_return,
         )
-        self._waiting: deque[tuple[str, str]] = deque(maxlen=_MAX_WAITING)
+        self._waiting: deque[tuple[str, bytes]] = deque(maxlen=_MAX_WAITING)
         self._tasks = BackgroundTasks()
         self._sending: asyncio.Task[None] | None = None
 
@@ -71,7 +74,10 @@ class Relay:
     def publish(self, session_id: str, message: Mapping[str, Any]) -> None:
         """Send a hint to the other nodes soon; drop it if Redis does not take it."""
         text = json.dumps(message, ensure_ascii=False, separators=(",", ":"))
-        self._waiting.append((self._prefix + session_id, text))
+        payload = text.encode()
+        if self._cipher is not None:
+            payload = self._cipher.encrypt(payload)
+        self._waiting.append((self._prefix + session_id, payload))
         if self._sending is None or self._sending.done():
             self._sending = self._tasks.start(self._send(), "The relay")
 
@@ -95,6 +101,8 @@ class Relay:
 
     def _hand_on(self, channel: str, payload: bytes) -> None:
         try:
+            if self._cipher is not None:
+                payload = self._cipher.decrypt(payload)
             message = json.loads(payload)
         except ValueError:
             logger.warning(

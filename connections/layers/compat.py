@@ -68,8 +68,10 @@ def make_serializer(format_name: str, keys: Sequence[str] | None) -> Serializer:
 
     Raises:
         KeyError: no serializer has the name.
-        ValueError: the keys are no list, or `cryptography` is not installed.
+        ValueError: the keys are no list of texts, or `cryptography` is not installed.
     """
+    if not isinstance(keys, str | bytes) and not all(keys or ()):
+        raise ValueError("symmetric_encryption_keys has an empty key")
     registry: Any = resolve_name("channels_redis.serializers:registry")
     serializer: Serializer = registry.get_serializer(
         format_name, symmetric_encryption_keys=keys

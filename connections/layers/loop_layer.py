@@ -163,14 +163,14 @@ class LoopLayer:
             if not isinstance(message, dict):
                 raise TypeError(f"a message is a dict, not {type(message).__name__}")
         except _DECODE_ERRORS as exc:
-            # Another program may write to the same names: the next message counts.
+            # Another program may write to the same names, or this node lacks a key.
             logger.error(
                 "A message of the channel layer cannot be read: %s",
                 type(exc).__name__,
                 exc_info=exc,
                 extra={"event": "layer_foreign"},
             )
-            return
+            message = {"type": GAP}
         for channel in channels:
             mailbox = self._mailboxes.get(channel)
             if mailbox is None:

@@ -16,6 +16,7 @@ from connections.layers.compat import (
 from connections.layers.local import SPECIFIC_PREFIX, require_message
 from connections.layers.loop_layer import LoopLayer
 from connections.redis.clients import make_layer_host
+from connections.redis.encryption import get_encryption_keys
 
 
 class RedisLayer(BaseChannelLayer):
@@ -32,6 +33,9 @@ class RedisLayer(BaseChannelLayer):
     `hosts` is as in channels-redis, redis+sentinel:// URLs included; with
     several, channels and groups are spread over all of them. Keys and bytes in
     Redis are those of channels_redis.pubsub.RedisPubSubChannelLayer.
+
+    `symmetric_encryption_keys` are those of channels-redis: the first encrypts, each
+    decrypts. By default they are settings.REDIS_ENCRYPTION_KEYS.
     """
 
     extensions = ("groups", "flush")
@@ -60,7 +64,10 @@ class RedisLayer(BaseChannelLayer):
         self.hosts = decode_hosts(
             [make_layer_host(one) if isinstance(one, str) else one for one in hosts]
         )
-        serializer = make_serializer(serializer_format, symmetric_encryption_keys)
+        keys = symmetric_encryption_keys
+        if keys is None:
+            keys = get_encryption_keys()
+        serializer = make_serializer(serializer_format, keys)
         self.serialize = serializer.serialize
         self.deserialize = serializer.deserialize
         self._by_loop: dict[asyncio.AbstractEventLoop, LoopLayer] = {}

@@ -11,6 +11,7 @@ from connections.config.loader import WebSocketConfig
 from connections.exceptions import ConfigError
 from connections.pool.base import OnTaken, Pool
 from connections.pool.local import LocalPool
+from connections.redis.encryption import find_keys_problem
 
 if TYPE_CHECKING:
     from connections.redis.bus import RedisBus
@@ -43,16 +44,22 @@ def find_url_problem(redis_url: str | None) -> Problem | None:
     return None
 
 
-def require_valid_url(redis_url: str | None) -> None:
+def find_redis_problems(redis_url: str | None) -> list[Problem]:
+    """Return why REDIS_URL or REDIS_ENCRYPTION_KEYS cannot be used; no secrets."""
+    found = (find_url_problem(redis_url), find_keys_problem())
+    return [problem for problem in found if problem is not None]
+
+
+def require_valid_redis(redis_url: str | None) -> None:
     """
-    Refuse to serve with a REDIS_URL that cannot be used.
+    Refuse to serve with settings of Redis that cannot be used.
 
     Raises:
-        ConfigError: the URL cannot be used.
+        ConfigError: the URL or the keys cannot be used.
     """
-    problem = find_url_problem(redis_url)
-    if problem is not None:
-        raise ConfigError("settings.REDIS_URL", [problem])
+    problems = find_redis_problems(redis_url)
+    if problems:
+        raise ConfigError("the settings of Redis", problems)
 
 
 async def read_policy(redis_url: str) -> str | None:

@@ -9,8 +9,10 @@ import pytest
 
 from connections.layers.mailbox import GAP
 from connections.layers.redis import RedisLayer
+from connections.redis.encryption import make_cipher
 from connections.testing import Proxy, wait_until
 from connections.testing.waiting import scale
+from sessions_history.redis_relay import Relay
 from tests.integration.redis_process import RedisProcess
 
 
@@ -202,6 +204,88 @@ async def test_a_foreign_payload_stops_no_member(
     await layers[1].group_send("g", {"type": "n", "n": 1})
     await wait_until(lambda: member.numbers == [1])
     await member.close()
+
+
+OLD, NEW, FOREIGN = ("old" * 11, "new" * 11, "foreign" * 6)
+
+
+async def test_keys_are_rotated_without_losing_a_message(
+    redis_process: RedisProcess, settings: Any
+) -> None:
+    """The steps: the new key is added, then comes first; the old one is removed."""
+    made = []
+
+    def make(*keys: str) -> RedisLayer:
+        settings.REDIS_ENCRYPTION_KEYS = list(keys)
+        made.append(RedisLayer([redis_process.url]))
+        return made[-1]
+
+    with redis_process.connect() as client, client.pubsub() as spy:
+        spy.subscribe("asgi__group__g")
+        for before, after in (
+            (make(OLD), make(OLD, NEW)),
+            (make(OLD, NEW), make(NEW, OLD)),
+            (make(NEW, OLD), make(NEW)),
+        ):
+            for sending, receiving in ((before, after), (after, before)):
+                member = await Member(receiving).open("g")
+                await sending.group_send("g", {"type": "n", "n": 1, "text": "secret"})
+                await wait_until(lambda one=member: one.numbers == [1])
+                assert member.gaps == []
+                await member.close()
+        seen = list(iter(lambda: spy.get_message(timeout=0.1), None))
+        assert len([one for one in seen if one["type"] == "message"]) == 6
+        assert "secret" not in str(seen)
+    for layer in made:
+        await layer.flush()
+
+
+async def test_a_message_under_a_foreign_key_is_a_gap(
+    redis_process: RedisProcess, layers: list[RedisLayer]
+) -> None:
+    own = RedisLayer([redis_process.url], symmetric_encryption_keys=[NEW])
+    foreign = RedisLayer([redis_process.url], symmetric_encryption_keys=[FOREIGN])
+    member = await Member(own).open("g")
+    for layer in (foreign, layers[0]):  # The last one has no key at all.
+        await layer.group_send("g", {"type": "n", "n": 7})
+    await own.group_send("g", {"type": "n", "n": 1})
+    await wait_until(lambda: member.numbers == [1])
+    assert member.gaps and set(member.gaps) == {None}
+    await member.close()
+    for layer in (own, foreign):
+        await layer.flush()
+
+
+async def test_hints_about_sessions_are_encrypted(redis_process: RedisProcess) -> None:
+    received: dict[str, list[Any]] = {OLD: [], NEW: [], FOREIGN: []}
+
+    def make(*keys: str) -> Relay:
+        return Relay(
+            redis_process.url,
+            on_message=lambda session_id, hint: received[keys[0]].append(hint),
+            on_return=lambda: None,
+            cipher=make_cipher(keys),
+        )
+
+    relays = [make(OLD, NEW), make(NEW, OLD), make(FOREIGN)]
+    with redis_process.connect() as client, client.pubsub() as spy:
+        spy.subscribe("orchestra:session:s")
+        for relay in relays:
+            await relay.join("s")
+
+        def is_everywhere() -> bool:
+            relays[0].publish("s", {"text": "secret"})
+            return bool(received[OLD] and received[NEW])
+
+        await wait_until(is_everywhere)
+        relays[1].publish("s", {"text": "secret of new"})
+        await wait_until(lambda: {"text": "secret of new"} in received[OLD])
+        seen = list(iter(lambda: spy.get_message(timeout=0.1), None))
+    assert len(seen) > 1
+    assert "secret" not in str(seen)
+    assert received[FOREIGN] == []
+    for relay in relays:
+        await relay.close()
 
 
 @pytest.mark.slow

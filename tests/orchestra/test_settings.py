@@ -130,3 +130,10 @@ def test_a_wrong_value_is_named_in_one_line(
     assert line.startswith((f"manage.py: {name} is ", f"manage.py: {name} has "))
     assert allowed in line
     assert "word" not in line.partition(";")[0]
+
+
+def test_keys_of_redis_are_a_list_of_the_environment(tmp_path: Path) -> None:
+    keys = ["new" * 11, "old" * 11]
+    found = read_settings(tmp_path, REDIS_ENCRYPTION_KEYS=", ".join(keys))
+    assert found["REDIS_ENCRYPTION_KEYS"] == keys
+    assert read_settings(tmp_path)["REDIS_ENCRYPTION_KEYS"] == []
