@@ -17,6 +17,7 @@ from connections.net.addresses import UNIX
 from connections.net.origins import parse_pattern
 from connections.pool import find_redis_problems, get_redis_url, read_policy
 from connections.server.file_limit import count_needed_files, get_most_files
+from connections.views.overlaps import find_overlaps, name_view
 
 _PROXY_TIMEOUT_SECONDS = 60
 """Default of nginx's proxy_read_timeout, after which it closes silent connections."""
@@ -134,6 +135,32 @@ def check_session_engine(**kwargs: Any) -> Sequence[checks.CheckMessage]:
             id="connections.W014",
         )
     ]
+
+
+def check_urls(**kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """connections.W017, W018: two URL patterns match a path of connections.urls."""
+    found: list[checks.CheckMessage] = []
+    for path, answering, hidden, is_ours in find_overlaps():
+        names = name_view(answering), name_view(hidden)
+        if is_ours:
+            message = (
+                f"{path} is answered by {names[0]}; {names[1]} is behind it and is "
+                "never called. A host that scraped /metrics gets 403 unless "
+                "metrics.allowed_addresses holds its address or it sends METRICS_TOKEN."
+            )
+            hint = (
+                "Include connections.urls after it or at another prefix: the /metrics "
+                "of django-prometheus has the same series."
+            )
+            found.append(checks.Warning(message, hint=hint, id="connections.W017"))
+        elif not names[0].startswith("django_prometheus."):
+            message = (
+                f"{path} is answered by {names[0]}; {names[1]} is behind it and is "
+                "never called."
+            )
+            hint = "Include connections.urls before it, or at another prefix."
+            found.append(checks.Warning(message, hint=hint, id="connections.W018"))
+    return found
 
 
 def check_channel_layer(**kwargs: Any) -> Sequence[checks.CheckMessage]:
@@ -331,6 +358,7 @@ def register() -> None:
     checks.register(check_database)
     checks.register(check_router)
     checks.register(check_session_engine)
+    checks.register(check_urls)
     checks.register(check_channel_layer)
     checks.register(check_proxies)
     checks.register(check_redis_policy, deploy=True)

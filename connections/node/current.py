@@ -29,6 +29,14 @@ def get_node() -> Node:
     return node
 
 
+def find_running() -> tuple[asyncio.AbstractEventLoop, Node] | None:
+    """Return the node of this process and its event loop, from any thread."""
+    for loop, node in list(_nodes.items()):
+        if loop.is_running() and not node.has_stopped:
+            return loop, node
+    return None
+
+
 def get_detached_node() -> Node:
     """Return a node without a database: its limits are in memory alone."""
     loop = asyncio.get_running_loop()

@@ -1,9 +1,12 @@
 import resource
+import sys
+from types import ModuleType
 from typing import Any
 
 import pytest
 from django.core import checks
 from django.db import connections
+from django.urls import clear_url_caches, include, path, re_path
 
 from connections.checks import (
     check_channel_layer,
@@ -13,6 +16,7 @@ from connections.checks import (
     check_proxies,
     check_redis_url,
     check_session_engine,
+    check_urls,
 )
 from connections.exceptions import ConfigError
 from connections.routing import protect
@@ -202,3 +206,75 @@ def test_a_proxy_that_is_not_trusted_is_named(
     assert name in found.msg
     settings.WEBSOCKET = {"trusted_proxies": ["10.0.0.1"]}
     assert check_proxies() == []
+
+
+# URL patterns on the same path
+
+
+def theirs(request: Any) -> Any:
+    """A view of the project."""
+
+
+THEIRS = [path("", include([path("metrics", theirs), path("livez", theirs)]))]
+OURS = [path("", include("connections.urls"))]
+ANY = [re_path(r"^(?P<rest>.*)$", theirs)]
+
+
+def find_overlapping(settings: Any, monkeypatch: Any, patterns: list[Any]) -> list[Any]:
+    urls = ModuleType("overlapping_urls")
+    urls.urlpatterns = patterns  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, urls.__name__, urls)
+    settings.ROOT_URLCONF = urls.__name__
+    clear_url_caches()
+    found = [(one.id, one.msg.partition(";")[0]) for one in check_urls()]
+    clear_url_caches()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("patterns", "expected"),
+    [
+        (OURS, []),
+        (THEIRS, []),
+        ([path("ws/", include("connections.urls")), *THEIRS], []),
+        (
+            OURS + THEIRS,
+            [
+                ("W017", "/livez is answered by connections.views.health.livez"),
+                ("W017", "/metrics is answered by connections.views.health.metrics"),
+            ],
+        ),
+        (
+            THEIRS + OURS,
+            [
+                ("W018", "/livez is answered by tests.connections.test_checks.theirs"),
+                (
+                    "W018",
+                    "/metrics is answered by tests.connections.test_checks.theirs",
+                ),
+            ],
+        ),
+    ],
+)
+def test_of_two_views_on_one_path_the_check_names_the_one_that_answers(
+    settings: Any, monkeypatch: Any, patterns: list[Any], expected: list[Any]
+) -> None:
+    found = find_overlapping(settings, monkeypatch, patterns)
+    assert found == [(f"connections.{number}", text) for number, text in expected]
+
+
+def test_a_pattern_that_takes_every_path_hides_all_views(
+    settings: Any, monkeypatch: Any
+) -> None:
+    assert len(find_overlapping(settings, monkeypatch, ANY + OURS)) == 4
+    # Behind them it answers what no other view does, as a frontend's index.
+    assert find_overlapping(settings, monkeypatch, OURS + ANY) == []
+
+
+def test_django_prometheus_before_ours_is_fine(settings: Any, monkeypatch: Any) -> None:
+    """Its /metrics has the series of the node."""
+    exports = pytest.importorskip("django_prometheus.exports")
+    patterns = [path("metrics", exports.ExportToDjangoView)]
+    assert find_overlapping(settings, monkeypatch, patterns + OURS) == []
+    ((number, _),) = find_overlapping(settings, monkeypatch, OURS + patterns)
+    assert number == "connections.W017"

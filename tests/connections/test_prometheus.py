@@ -250,3 +250,14 @@ def test_multiprocess_mode_adds_up_processes_and_keeps_the_node(tmp_path: Path) 
     exported = scrape_process(tmp_path, "with", **variables)
     assert "of_the_project_total 2.0" in exported
     assert "active_websocket_connections" in exported
+
+
+async def test_another_thread_gets_the_series_from_the_loop_once(node: Node) -> None:
+    """The view of django-prometheus is synchronous; an exporter has its own thread."""
+    text = (await asyncio.to_thread(generate_latest, REGISTRY)).decode()
+    assert text.count("# TYPE active_websocket_connections gauge") == 1
+    assert text.count("\nwebsocket_pool_slots ") == 1
+
+
+def test_without_a_node_another_thread_gets_no_series() -> None:
+    assert b"active_websocket_connections" not in generate_latest(REGISTRY)

@@ -257,7 +257,7 @@ def test_links_of_rules_and_runbook_have_targets() -> None:
 
 def test_the_runbook_names_series_and_keys_that_exist() -> None:
     text = RUNBOOK.read_text()
-    exported = (ROOT / "connections" / "views/prometheus.py").read_text()
+    exported = (ROOT / "connections" / "views/series.py").read_text()
     for name in set(re.findall(r"`((?:active_)?websocket_[a-z_]+)", text)):
         stem = name.removesuffix("_total")
         assert f'"{stem}"' in exported, name
