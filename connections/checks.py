@@ -17,10 +17,17 @@ from connections.net.addresses import UNIX
 from connections.net.origins import parse_pattern
 from connections.pool import find_redis_problems, get_redis_url, read_policy
 from connections.server.file_limit import count_needed_files, get_most_files
+from connections.urls import urlpatterns
 from connections.views.overlaps import find_overlaps, name_view
 
 _PROXY_TIMEOUT_SECONDS = 60
 """Default of nginx's proxy_read_timeout, after which it closes silent connections."""
+
+_PROCESS_LAYERS = ("InMemoryChannelLayer", "LocalLayer")
+"""The channel layers that reach only their own process."""
+
+_CELERY_APPS = ("django_celery_beat", "django_celery_results")
+_WORKERS = (*_CELERY_APPS, "django_dramatiq", "django_q", "django_rq", "huey")
 
 _DATABASES = ("sqlite", "postgresql")
 _SIGNED_COOKIES = "django.contrib.sessions.backends.signed_cookies"
@@ -140,7 +147,7 @@ def check_session_engine(**kwargs: Any) -> Sequence[checks.CheckMessage]:
 def check_urls(**kwargs: Any) -> Sequence[checks.CheckMessage]:
     """connections.W017, W018: two URL patterns match a path of connections.urls."""
     found: list[checks.CheckMessage] = []
-    for path, answering, hidden, is_ours in find_overlaps():
+    for path, answering, hidden, is_ours in find_overlaps(urlpatterns):
         names = name_view(answering), name_view(hidden)
         if is_ours:
             message = (
@@ -177,6 +184,20 @@ def check_channel_layer(**kwargs: Any) -> Sequence[checks.CheckMessage]:
         "connections.layers.redis.RedisLayer."
     )
     return [checks.Warning(message, hint=hint, id="connections.W013")]
+
+
+def check_workers(**kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """connections.W019: the channel layer does not reach from workers to clients."""
+    layer = _get_layer()
+    worker = _find_worker()
+    if worker is None or not layer.endswith(_PROCESS_LAYERS):
+        return []
+    message = (
+        f"{worker} runs in other processes, and the channel layer {layer} reaches "
+        "only clients of its own process: what a worker sends to a group is lost."
+    )
+    hint = "Use connections.layers.redis.RedisLayer in CHANNEL_LAYERS."
+    return [checks.Warning(message, hint=hint, id="connections.W019")]
 
 
 def check_proxies(**kwargs: Any) -> Sequence[checks.CheckMessage]:
@@ -229,7 +250,7 @@ def _check_settings() -> Iterator[checks.CheckMessage]:
         )
     layer = _get_layer()
     has_several_nodes = bool(getattr(settings, "REDIS_URL", None))
-    if has_several_nodes and layer.endswith(("InMemoryChannelLayer", "LocalLayer")):
+    if has_several_nodes and layer.endswith(_PROCESS_LAYERS):
         yield _warn(
             2,
             f"The channel layer {layer} reaches only clients of its own node, but "
@@ -243,6 +264,15 @@ def _check_settings() -> Iterator[checks.CheckMessage]:
             "may open a WebSocket with their visitors' cookies.",
             "List the hosts that you serve.",
         )
+
+
+def _find_worker() -> str | None:
+    """Return what runs tasks of the project in processes of its own, or None."""
+    for name in settings.INSTALLED_APPS:
+        if name.partition(".")[0] in _WORKERS:
+            return str(name)
+    names = (name for name in dir(settings) if name.startswith("CELERY_"))
+    return "Celery" if next(names, None) else None
 
 
 def _get_layer() -> str:
@@ -360,6 +390,7 @@ def register() -> None:
     checks.register(check_session_engine)
     checks.register(check_urls)
     checks.register(check_channel_layer)
+    checks.register(check_workers)
     checks.register(check_proxies)
     checks.register(check_redis_policy, deploy=True)
     checks.register(check_deployment, checks.Tags.security, deploy=True)

@@ -1,11 +1,12 @@
 """A channel layer for a single node, in memory."""
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Mapping
 from copy import deepcopy
-from typing import Any
+from typing import Any, ClassVar
 
 from channels.exceptions import ChannelFull
 from channels.layers import BaseChannelLayer
@@ -13,6 +14,8 @@ from channels.layers import BaseChannelLayer
 from connections.asgi import Message
 from connections.layers.mailbox import Mailbox
 from connections.units import Clock
+
+logger = logging.getLogger(__name__)
 
 SPECIFIC_PREFIX = "specific."
 
@@ -31,6 +34,11 @@ class LocalLayer(BaseChannelLayer):
     """
 
     extensions = ("groups", "flush")
+
+    is_served: ClassVar[bool] = False
+    """True in a process with a node: its consumers may join at any time."""
+
+    _has_warned: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -71,6 +79,8 @@ class LocalLayer(BaseChannelLayer):
         """
         self.require_valid_channel_name(channel)
         require_message(message)
+        if channel not in self._mailboxes:
+            self._warn_if_unserved(f"channel {channel}")
         loop = asyncio.get_running_loop()
         if not self._open(channel).put(deepcopy(message), self._clock(), loop):
             self.dropped += 1
@@ -107,6 +117,7 @@ class LocalLayer(BaseChannelLayer):
         require_message(message)
         members = self._groups.get(group)
         if not members:
+            self._warn_if_unserved(f"group {group}")
             return
         now = self._clock()
         self._expire(group, members, now)
@@ -147,6 +158,19 @@ class LocalLayer(BaseChannelLayer):
         mailbox = self._mailboxes.pop(channel, None)
         if mailbox is not None:
             mailbox.close()
+
+    def _warn_if_unserved(self, target: str) -> None:
+        """Warn once in a process whose messages reach no consumer."""
+        if self.is_served or self._groups or LocalLayer._has_warned:
+            return
+        LocalLayer._has_warned = True
+        logger.warning(
+            "A message for the %s reaches nobody: this process serves no consumer, and "
+            "LocalLayer reaches its own process alone. To send from commands, shells "
+            "and workers, use connections.layers.redis.RedisLayer.",
+            target,
+            extra={"event": "layer_unserved"},
+        )
 
     def _open(self, channel: str) -> Mailbox:
         mailbox = self._mailboxes.get(channel)

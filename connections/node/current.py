@@ -4,6 +4,7 @@ import asyncio
 from weakref import WeakKeyDictionary
 
 from connections.config.loader import get_config
+from connections.layers.local import LocalLayer
 from connections.node.node import Node
 from connections.pool import get_redis_url
 from connections.storage.database import Database
@@ -25,6 +26,7 @@ def get_node() -> Node:
         config = get_config()
         config.require_valid()
         node = Node(config, database=Database(), redis_url=get_redis_url())
+        LocalLayer.is_served = True
         _nodes[loop] = node
     return node
 

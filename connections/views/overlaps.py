@@ -1,13 +1,11 @@
 """Find views of a project that share a path with the views of connections.urls."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.urls import URLPattern, URLResolver, get_resolver
 from django.urls.resolvers import RoutePattern
-
-from connections.urls import urlpatterns
 
 View = Callable[..., Any]
 
@@ -22,11 +20,11 @@ class Overlap(NamedTuple):
     """True if the view that answers is one of connections.urls."""
 
 
-def find_overlaps() -> list[Overlap]:
-    """Return the paths of our views that a view of the project matches too."""
+def find_overlaps(patterns: Iterable[URLPattern]) -> list[Overlap]:
+    """Return the paths of these patterns that a view of the project matches too."""
     if not getattr(settings, "ROOT_URLCONF", None):
         return []
-    ours = {pattern.callback for pattern in urlpatterns}
+    ours = {pattern.callback for pattern in patterns}
     root = get_resolver()
     found = []
     plain = list(_walk(root, ""))

@@ -1,9 +1,11 @@
 import resource
 import sys
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from django.conf import settings as project
 from django.core import checks
 from django.db import connections
 from django.urls import clear_url_caches, include, path, re_path
@@ -17,6 +19,7 @@ from connections.checks import (
     check_redis_url,
     check_session_engine,
     check_urls,
+    check_workers,
 )
 from connections.exceptions import ConfigError
 from connections.routing import protect
@@ -278,3 +281,39 @@ def test_django_prometheus_before_ours_is_fine(settings: Any, monkeypatch: Any) 
     assert find_overlapping(settings, monkeypatch, patterns + OURS) == []
     ((number, _),) = find_overlapping(settings, monkeypatch, OURS + patterns)
     assert number == "connections.W017"
+
+
+@pytest.mark.parametrize(
+    ("changed", "worker"),
+    [
+        ({}, None),
+        ({"CELERY_BROKER_URL": "redis://localhost"}, "Celery"),
+        ({"INSTALLED_APPS": [*project.INSTALLED_APPS, "django_rq"]}, "django_rq"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("layer", "reaches_workers"),
+    [
+        ("connections.layers.local.LocalLayer", False),
+        ("channels.layers.InMemoryChannelLayer", False),
+        ("connections.layers.redis.RedisLayer", True),
+    ],
+)
+def test_workers_need_a_layer_that_reaches_the_clients(
+    settings: Any,
+    changed: dict[str, Any],
+    worker: str | None,
+    layer: str,
+    reaches_workers: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "django_rq").mkdir()
+    (tmp_path / "django_rq" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": layer}}
+    for name, value in changed.items():
+        setattr(settings, name, value)
+    found = check_workers()
+    assert bool(found) is (worker is not None and not reaches_workers)
+    assert all(str(worker) in one.msg and one.id == "connections.W019" for one in found)

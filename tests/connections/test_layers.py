@@ -2,8 +2,12 @@
 
 import asyncio
 import gc
+import os
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +18,9 @@ from channels.layers import InMemoryChannelLayer
 from connections.layers.local import LocalLayer
 from connections.layers.mailbox import GAP, Mailbox
 from connections.layers.redis import RedisLayer
+from connections.testing.waiting import scale
 from tests.integration.redis_process import RedisProcess
+from tests.project import ROOT
 
 MakeLayer = Callable[..., Any]
 
@@ -377,3 +383,48 @@ async def test_a_thousand_members_cost_a_tenth_of_the_stock_layer() -> None:
     ours = min([await measure(LocalLayer()) for _ in range(3)])
     theirs = await measure(InMemoryChannelLayer())
     assert ours < theirs
+
+
+UNSERVED = """
+import asyncio, logging, sys
+import django
+django.setup()
+from asgiref.sync import async_to_sync
+from channels.layers import get_channel_layer
+from connections.node.current import get_node
+
+logging.basicConfig(format="%(message)s", force=True)
+layer = get_channel_layer()
+
+async def serve():
+    if sys.argv[1] == "served":
+        get_node()
+    for _ in range(2):
+        await layer.group_send("chat", {"type": "said"})
+        await layer.send("specific.1", {"type": "said"})
+
+async_to_sync(serve)()
+"""
+
+
+@pytest.mark.parametrize(("kind", "warnings"), [("served", 0), ("unserved", 1)])
+def test_a_process_without_a_node_warns_once_that_nobody_is_reached(
+    kind: str, warnings: int, tmp_path: Path
+) -> None:
+    """As a command, a shell or a worker; the messages would vanish in silence."""
+    done = subprocess.run(
+        [sys.executable, "-c", UNSERVED, kind],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "DJANGO_SETTINGS_MODULE": "orchestra.settings",
+            "DEBUG": "true",
+            "ORCHESTRA_VAR": str(tmp_path),
+        },
+        capture_output=True,
+        text=True,
+        timeout=scale(60),
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("reaches nobody") == warnings
+    assert done.stderr.count("RedisLayer") == warnings
