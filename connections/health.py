@@ -20,7 +20,7 @@ from connections.metrics.steps import OVERDUE_INTERVALS
 from connections.net.addresses import (
     Header,
     find_source,
-    has_public_source,
+    has_distant_source,
     is_listed,
     is_passed_on,
     is_passed_on_by_stranger,
@@ -118,8 +118,8 @@ def may_observe(
     Return True if a request may read metrics and reasons.
 
     It needs METRICS_TOKEN, or an address of metrics.allowed_addresses. A forwarded
-    request counts only if its proxy is trusted, and names a client that is not
-    local: otherwise the client's address is unknown.
+    request counts only if its proxy is trusted, and names a client on another
+    host: otherwise the client's address is unknown.
     """
     if _has_token(headers):
         return True
@@ -141,7 +141,7 @@ def _is_allowed_address(
     trusted = config.trusted_proxies
     if is_passed_on_by_stranger(peer, headers, trusted):
         return False
-    if is_passed_on(headers) and not has_public_source(peer, headers, trusted):
+    if is_passed_on(headers) and not has_distant_source(peer, headers, trusted):
         return False
     source = find_source(peer, headers, trusted, is_secure=False)
     return is_listed(source.address, config.metrics.allowed_addresses)

@@ -14,18 +14,13 @@ _PASSED_ON = frozenset((b"forwarded", b"via", b"x-real-ip"))
 
 _FORWARDED = b"x-forwarded-"
 
-_LOCAL_NETWORKS = tuple(
+_OWN_NETWORKS = tuple(
     ipaddress.ip_network(text)
     for text in (
         "0.0.0.0/8",  # RFC 1122: this host
-        "10.0.0.0/8",  # RFC 1918: private
-        "100.64.0.0/10",  # RFC 6598: shared
         "127.0.0.0/8",  # RFC 1122: loopback
         "169.254.0.0/16",  # RFC 3927: link-local
-        "172.16.0.0/12",  # RFC 1918: private
-        "192.168.0.0/16",  # RFC 1918: private
         "::/127",  # RFC 4291: unspecified, loopback
-        "fc00::/7",  # RFC 4193: unique local
         "fe80::/10",  # RFC 4291: link-local
     )
 )
@@ -112,18 +107,18 @@ def is_passed_on_by_stranger(
     return is_passed_on and not is_trusted(peer, trusted_proxies)
 
 
-def has_public_source(
+def has_distant_source(
     peer: str | None, headers: Sequence[Header], trusted_proxies: Iterable[str]
 ) -> bool:
     """
-    Return True if a proxy names a client outside of the local networks.
+    Return True if a proxy names a client that is not on its own host.
 
     A trusted proxy may pass on what a client sent. So an address that it names is
-    never taken for this host's or its network's, nor for that of a proxy.
+    never taken for the loopback one, nor for that of a proxy.
     """
     address = find_source(peer, headers, trusted_proxies, is_secure=False).address
     is_proxy = is_trusted(address, trusted_proxies)
-    return not is_proxy and not _is_in(address, _LOCAL_NETWORKS)
+    return not is_proxy and not _is_in(address, _OWN_NETWORKS)
 
 
 def is_passed_on(headers: Sequence[Header]) -> bool:

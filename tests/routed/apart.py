@@ -97,10 +97,12 @@ def test_a_user_who_is_deleted_takes_tokens_along_and_leaves_records() -> None:
 def test_a_change_of_a_user_is_posted_when_it_is_committed() -> None:
     alice = User.objects.create_user("alice")
     with transaction.atomic():
+        alice.set_password("another")
         alice.save()
         assert not CloseRequest.objects.exists()
     assert CloseRequest.objects.count() == 1
     with pytest.raises(ZeroDivisionError), transaction.atomic():
+        alice.set_password("a third")
         alice.save()
         _ = 1 / 0
     assert CloseRequest.objects.count() == 1
