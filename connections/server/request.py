@@ -7,8 +7,9 @@ The class extends daphne's WebRequest, by the names of compat.py.
 import asyncio
 import logging
 from collections.abc import Iterable, Sequence
+from io import BytesIO
 from tempfile import SpooledTemporaryFile
-from typing import Any
+from typing import IO, Any
 from urllib.parse import unquote
 
 from django.conf import settings
@@ -126,10 +127,12 @@ class HttpRequest(DaphneRequest):
     def gotLength(self, length: int | None) -> None:
         """Begin a body: of a length, or of chunks. The file is gone once closed."""
         self._is_chunked = length is None
-        # Open as long as the request.
-        self.content = SpooledTemporaryFile(  # noqa: SIM115
-            _MEMORY_BYTES, dir=settings.FILE_UPLOAD_TEMP_DIR
-        )
+        self.content: IO[bytes] = BytesIO()
+        if length != 0:
+            # Open as long as the request.
+            self.content = SpooledTemporaryFile(  # noqa: SIM115
+                _MEMORY_BYTES, dir=settings.FILE_UPLOAD_TEMP_DIR
+            )
 
     def handleContentChunk(self, data: bytes) -> None:
         """
@@ -272,6 +275,7 @@ class HttpRequest(DaphneRequest):
     # The handshake of a WebSocket
 
     def _open_websocket(self) -> None:
+        self.content.close()
         server = self.server
         try:
             handshake = read_handshake(

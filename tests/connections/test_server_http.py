@@ -195,6 +195,17 @@ async def test_an_aborted_upload_leaves_no_file() -> None:
         assert count_files() == before
 
 
+async def test_the_body_of_a_handshake_leaves_no_file() -> None:
+    before = count_files()
+    upgrade = b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n"
+    async with Peer(Application()) as peer:
+        await peer.send(upgrade + b"Content-Length: 200000\r\n\r\n", b"x" * 199_999)
+        assert count_files() == before + 1
+        await peer.send(b"x")
+        assert (await peer.read()).startswith(b"HTTP/1.1 400")
+        assert count_files() == before
+
+
 async def test_a_refused_upload_leaves_no_file(configuration: Any) -> None:
     configuration.WEBSOCKET["handshake"]["max_body_size"] = "200kB"
     before = count_files()
