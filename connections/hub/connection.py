@@ -93,7 +93,7 @@ class LiveConnection:
 
     The connection writes counters and moments, the node reads them. In seconds
     of the node's clock are `arrived` (the handshake), `opened_monotonic`,
-    `last_activity`, `limited_at` (the last dropped message), `written_activity`,
+    `last_activity`, `limited_at` (the last message over the rate), `written_activity`,
     `authorised_at` (the last check of its right to stay) and `reauthorise_at`.
     `slot` is None before the accept and after the announcement of a drain.
     `close_reason` is set by the first request to end, and says that it is ending.

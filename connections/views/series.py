@@ -131,7 +131,7 @@ def _describe_ends(node: Node) -> Iterator[Metric]:
     )
     yield CounterMetricFamily(
         "websocket_rate_limited",
-        "Messages dropped because their connection exceeded its rate.",
+        "Messages dropped or delayed because their connection exceeded its rate.",
         counters.rate_limited,
     )
     yield CounterMetricFamily(
