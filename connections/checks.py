@@ -211,7 +211,10 @@ def check_proxies(**kwargs: Any) -> Sequence[checks.CheckMessage]:
         "addresses of its clients are unknown. http.max_requests_per_address does not "
         "hold for them, and the other limits per address count them as one."
     )
-    hint = "List the addresses of your proxies in trusted_proxies."
+    hint = (
+        "List the addresses of your proxies in trusted_proxies; unix stands for those "
+        "that connect over a Unix socket."
+    )
     return [checks.Warning(message, hint=hint, obj="WEBSOCKET", id="connections.W015")]
 
 
@@ -235,7 +238,7 @@ def check_redis_policy(**kwargs: Any) -> Sequence[checks.CheckMessage]:
 
 
 def check_deployment(**kwargs: Any) -> Sequence[checks.CheckMessage]:
-    """connections.W001 to W012, and W015, for `check --deploy`: unsafe settings."""
+    """connections.W001 to W012, for `check --deploy`: settings unsafe in production."""
     return [*_check_settings(), *_check_limits(), *_check_trust()]
 
 
@@ -328,14 +331,6 @@ def _check_trust() -> Iterator[checks.CheckMessage]:
         for text in config.trusted_proxies
         if text != UNIX
     ]
-    if settings.SECURE_PROXY_SSL_HEADER and not config.trusted_proxies:
-        yield _warn(
-            15,
-            "SECURE_PROXY_SSL_HEADER names the header of a proxy, and trusted_proxies "
-            "is empty: all clients share the address of the proxy, or none on a Unix "
-            "socket, and the limits per address.",
-            "List the proxy in trusted_proxies; unix stands for a Unix socket.",
-        )
     if any(network.prefixlen == 0 for network in proxies):
         yield _warn(
             9,

@@ -249,8 +249,9 @@ for name in {USERS!r}:
             worker.stdin.flush()
             answer = json.loads(worker.stdout.readline())
         output: str = answer["output"].strip()
-        if answer["code"] or "Traceback" in output:
-            raise CommandFailed(f"{request}: {output[-2000:]}")
+        errors: str = answer["errors"]
+        if answer["code"] or "Traceback" in output + errors:
+            raise CommandFailed(f"{request}: {output[-1000:]}{errors[-1000:]}")
         return output
 
     def _manage(self, *arguments: str) -> None:

@@ -67,6 +67,7 @@ ALLOWED_HOSTS = ["chat.example.com"]
 SECURE_SSL_REDIRECT = True
 USE_X_FORWARDED_HOST = True
 SECURE_HSTS_SECONDS = 3600
+WEBSOCKET["trusted_proxies"] = ["127.0.0.1"]
 """
 
 OWN_SITE = """
@@ -150,7 +151,7 @@ PREFIX: dict[str, Any] = {"prefix": "/app", "settings": 'FORCE_SCRIPT_NAME = "/a
 ROOT_PATH: dict[str, Any] = {"prefix": "/app", "arguments": ("--root-path", "/app")}
 UNIX: dict[str, Any] = {
     "is_unix": True,
-    "config": {"trusted_proxies": "unix"},
+    "settings": 'WEBSOCKET["trusted_proxies"] = ["unix"]\n',
     "headers": {"X-Forwarded-For": "198.51.100.7"},
 }
 
@@ -214,7 +215,6 @@ VARIATIONS = {
         settings=SECURE,
         origin="https://chat.example.com",
         headers=TLS_PROXY,
-        config={"trusted_proxies": "127.0.0.1"},
     ),
     "own_admin_site": Variation(
         settings='INSTALLED_APPS[INSTALLED_APPS.index("django.contrib.admin")]'

@@ -18,9 +18,9 @@ from django.db import connections
 
 def run(request: dict[str, Any]) -> dict[str, Any]:
     """Run one request; return its exit code and what it wrote."""
-    written = io.StringIO()
+    written, errors = io.StringIO(), io.StringIO()
     code: Any = 0
-    with contextlib.redirect_stdout(written), contextlib.redirect_stderr(written):
+    with contextlib.redirect_stdout(written), contextlib.redirect_stderr(errors):
         try:
             if "source" in request:
                 exec(request["source"], {})
@@ -33,7 +33,7 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
             code = 1
         finally:
             connections.close_all()
-    return {"code": code, "output": written.getvalue()}
+    return {"code": code, "output": written.getvalue(), "errors": errors.getvalue()}
 
 
 django.setup()
