@@ -10,9 +10,11 @@ class ConnectionsConfig(AppConfig):
         from connections import checks
         from connections.access import revocation
         from connections.storage.in_test import watch_connections
+        from connections.storage.request_threads import watch_requests
         from connections.views import prometheus
 
         checks.register()
         prometheus.register()
         revocation.watch()
         watch_connections()
+        watch_requests()
