@@ -1,14 +1,17 @@
 """System checks: report invalid and unsafe configuration before a start."""
 
 import ipaddress
-from collections.abc import Iterator, Sequence
-from typing import Any
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
 
 from asgiref.sync import async_to_sync
 from django.apps import apps
 from django.conf import settings
 from django.core import checks
 from django.db import connections, router
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from connections.config.loader import get_config
 from connections.credentials.jwt_config import find_jwt_problems
@@ -170,6 +173,36 @@ def check_urls(**kwargs: Any) -> Sequence[checks.CheckMessage]:
     return found
 
 
+def check_database_files(**kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """connections.W020: other users of the machine can read the SQLite file."""
+    return [] if settings.DEBUG else find_readable_files(connections.all())
+
+
+def find_readable_files(
+    databases: Iterable[BaseDatabaseWrapper],
+) -> list[checks.CheckMessage]:
+    """Return a warning for each SQLite file that every user can read."""
+    paths = [
+        Path(one.settings_dict["NAME"])
+        for one in databases
+        if one.vendor == "sqlite" and not cast(Any, one).is_in_memory_db()
+    ]
+    readable = [
+        path for path in paths if path.is_file() and path.stat().st_mode & stat.S_IROTH
+    ]
+    return [
+        checks.Warning(
+            f"Every user of this machine can read {path}, with its sessions and "
+            "messages.",
+            hint=f"chmod 600 {path}* (SQLite gives its -wal and -shm files the same "
+            "mode).",
+            obj="settings",
+            id="connections.W020",
+        )
+        for path in readable
+    ]
+
+
 def check_channel_layer(**kwargs: Any) -> Sequence[checks.CheckMessage]:
     """connections.W013: no channel layer is configured; groups need one."""
     if _get_layer():
@@ -221,7 +254,7 @@ def check_proxies(**kwargs: Any) -> Sequence[checks.CheckMessage]:
 def check_redis_policy(**kwargs: Any) -> Sequence[checks.CheckMessage]:
     """connections.W016, for `check --deploy`: Redis may remove keys of the pool."""
     redis_url = get_redis_url()
-    if not redis_url or find_redis_problems(redis_url) is not None:
+    if not redis_url or find_redis_problems(redis_url):
         return []
     policy = async_to_sync(read_policy)(redis_url)
     if policy is None or policy == "noeviction":
@@ -384,6 +417,8 @@ def register() -> None:
     checks.register(check_router)
     checks.register(check_session_engine)
     checks.register(check_urls)
+
+    checks.register(check_database_files)
     checks.register(check_channel_layer)
     checks.register(check_workers)
     checks.register(check_proxies)

@@ -169,8 +169,18 @@ TEMPLATES = [
     },
 ]
 
+
+def _create_private(name: str) -> None:
+    """Create the SQLite file for this user alone; SQLite makes it for everybody."""
+    path = Path(name)
+    is_file = not name.startswith((":memory:", "file:"))
+    if is_file and path.parent.is_dir() and not path.exists():
+        path.touch(mode=0o600)
+
+
 DATABASES = {"default": _read_database()}
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
+    _create_private(str(DATABASES["default"]["NAME"]))
     DATABASES["default"]["TEST"] = {"NAME": VAR_DIR / "test.sqlite3"}
     _options = {
         # A deferred transaction that reads and then writes fails "locked" at once,

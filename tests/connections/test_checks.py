@@ -8,6 +8,7 @@ import pytest
 from django.conf import settings as project
 from django.core import checks
 from django.db import connections
+from django.db.utils import ConnectionHandler
 from django.urls import clear_url_caches, include, path, re_path
 
 from connections.checks import (
@@ -20,6 +21,7 @@ from connections.checks import (
     check_session_engine,
     check_urls,
     check_workers,
+    find_readable_files,
 )
 from connections.exceptions import ConfigError
 from connections.routing import protect
@@ -316,3 +318,25 @@ def test_workers_need_a_layer_that_reaches_the_clients(
     found = check_workers()
     assert bool(found) is (worker is not None and not reaches_workers)
     assert all(str(worker) in one.msg and one.id == "connections.W019" for one in found)
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        (0o644, ["connections.W020"]),
+        (0o604, ["connections.W020"]),
+        (0o640, []),
+        (0o600, []),
+    ],
+)
+def test_a_sqlite_file_that_everybody_reads_is_a_warning(
+    tmp_path: Path, mode: int, expected: list[str]
+) -> None:
+    path = tmp_path / "db.sqlite3"
+    path.touch()
+    path.chmod(mode)
+    default = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(path)}
+    handler = ConnectionHandler({"default": default})
+    found = find_readable_files(handler.all())
+    assert [one.id for one in found] == expected
+    assert all(str(path) in one.msg for one in found)

@@ -137,3 +137,17 @@ def test_keys_of_redis_are_a_list_of_the_environment(tmp_path: Path) -> None:
     found = read_settings(tmp_path, REDIS_ENCRYPTION_KEYS=", ".join(keys))
     assert found["REDIS_ENCRYPTION_KEYS"] == keys
     assert read_settings(tmp_path)["REDIS_ENCRYPTION_KEYS"] == []
+
+
+def test_the_sqlite_file_is_for_its_user_alone(tmp_path: Path) -> None:
+    """SQLite would create it for everybody to read; a file that exists stays."""
+    read_settings(tmp_path)
+    created = tmp_path / "db.sqlite3"
+    assert created.stat().st_mode & 0o777 == 0o600
+    created.chmod(0o640)
+    read_settings(tmp_path)
+    assert created.stat().st_mode & 0o777 == 0o640
+    read_settings(tmp_path, DATABASE_URL=f"sqlite:///{tmp_path}/other.sqlite3")
+    assert (tmp_path / "other.sqlite3").stat().st_mode & 0o777 == 0o600
+    read_settings(tmp_path, DATABASE_URL="sqlite://:memory:")
+    assert not list(tmp_path.glob("*memory*"))
