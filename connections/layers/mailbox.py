@@ -1,6 +1,7 @@
 """A bounded queue for one channel that marks where messages were lost."""
 
 import asyncio
+import threading
 
 from connections.asgi import Message
 
@@ -12,6 +13,10 @@ None if it is unknown. Only consumers that define channel_gap() get it.
 
 _UNKNOWN = -1
 
+_LOCK = threading.Lock()
+"""Held for each change of a mailbox, because any thread may put; one for all, as it
+is held for microseconds."""
+
 
 class Mailbox:
     """
@@ -20,7 +25,14 @@ class Mailbox:
     Any thread may put; each reader waits on its own event loop.
     """
 
-    __slots__ = ("_count", "_entries", "_waiters", "capacity", "expiry_seconds")
+    __slots__ = (
+        "_count",
+        "_entries",
+        "_is_closed",
+        "_waiters",
+        "capacity",
+        "expiry_seconds",
+    )
 
     def __init__(self, capacity: int, expiry_seconds: float) -> None:
         self.capacity = capacity
@@ -31,6 +43,7 @@ class Mailbox:
         # The number of messages among the entries; gaps need no room.
         self._count = 0
         self._waiters: list[asyncio.Future[None]] = []
+        self._is_closed = False
 
     @property
     def is_awaited(self) -> bool:
@@ -50,54 +63,64 @@ class Mailbox:
         self, message: Message, now: float, loop: asyncio.AbstractEventLoop
     ) -> bool:
         """Add a message; return False if there is no room."""
-        if self._count >= self.capacity:
-            self._expire(now)
+        with _LOCK:
             if self._count >= self.capacity:
-                return False
-        self._count += 1
-        self._entries.append((now + self.expiry_seconds, message))
-        if self._waiters:
-            self._wake(loop)
+                self._expire(now)
+                if self._count >= self.capacity:
+                    return False
+            self._count += 1
+            self._entries.append((now + self.expiry_seconds, message))
+            if self._waiters:
+                self._wake(loop)
         return True
 
     def put_gap(self, missed: int | None, loop: asyncio.AbstractEventLoop) -> None:
         """Add a gap; it needs no room."""
         count = _UNKNOWN if missed is None else missed
-        if self._entries and self._entries[-1][1] is None:
-            before, _ = self._entries.pop()
-            count = _UNKNOWN if _UNKNOWN in (before, count) else int(before) + count
-        self._entries.append((count, None))
-        if self._waiters:
-            self._wake(loop)
+        with _LOCK:
+            if self._entries and self._entries[-1][1] is None:
+                before, _ = self._entries.pop()
+                count = _UNKNOWN if _UNKNOWN in (before, count) else int(before) + count
+            self._entries.append((count, None))
+            if self._waiters:
+                self._wake(loop)
 
     def take(self, now: float) -> Message | None:
         """Return the next message, a gap for expired ones, or None."""
-        self._expire(now)
-        if not self._entries:
-            return None
-        count, message = self._entries.pop(0)
+        with _LOCK:
+            self._expire(now)
+            if not self._entries:
+                return None
+            count, message = self._entries.pop(0)
+            self._count -= message is not None
         if message is None:
             return {"type": GAP, "missed": None if count == _UNKNOWN else int(count)}
-        self._count -= 1
         # Members of a group share the message: a reader gets a shallow copy that
         # it may add to.
         return message.copy()
 
     def close(self) -> None:
         """Drop all messages, and make the readers look for another mailbox."""
-        self._entries.clear()
-        self._count = 0
-        for future in self._waiters:
-            if not future.get_loop().is_closed():
-                future.get_loop().call_soon_threadsafe(_resolve, future)
-        self._waiters.clear()
+        with _LOCK:
+            self._is_closed = True
+            self._entries.clear()
+            self._count = 0
+            for future in self._waiters:
+                if not future.get_loop().is_closed():
+                    future.get_loop().call_soon_threadsafe(_resolve, future)
+            self._waiters.clear()
 
     def expect(self) -> asyncio.Future[None]:
         """Return a future of the running loop that is done once a message waits."""
         future = asyncio.get_running_loop().create_future()
-        self._waiters.append(future)
-        if self._entries:
-            self._wake(asyncio.get_running_loop())
+        with _LOCK:
+            if self._is_closed:
+                # The reader looks for another mailbox.
+                future.set_result(None)
+                return future
+            self._waiters.append(future)
+            if self._entries:
+                self._wake(asyncio.get_running_loop())
         return future
 
     async def wait(self) -> None:
@@ -106,11 +129,12 @@ class Mailbox:
         try:
             await future
         except asyncio.CancelledError:
-            if future in self._waiters:
-                self._waiters.remove(future)
-            elif self._entries:
-                # This reader had been woken: wake another one.
-                self._wake(asyncio.get_running_loop())
+            with _LOCK:
+                if future in self._waiters:
+                    self._waiters.remove(future)
+                elif self._entries:
+                    # This reader had been woken: wake another one.
+                    self._wake(asyncio.get_running_loop())
             raise
 
     def _wake(self, loop: asyncio.AbstractEventLoop) -> None:

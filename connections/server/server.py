@@ -19,6 +19,7 @@ from connections import close_codes
 from connections.background import BackgroundTasks
 from connections.config.loader import WebSocketConfig, get_config
 from connections.exceptions import UnsharedLimits
+from connections.hub.connection import LiveConnection
 from connections.metrics.counters import LATENCY_EDGES, Histogram
 from connections.node.current import get_node
 from connections.node.exclusivity import require_no_older_node, require_shared_limits
@@ -253,16 +254,24 @@ class Server(DaphneServer):
 
     def timeout_checker(self) -> None:
         """Enforce the timeouts of requests and the lifetime of WebSockets."""
-        old = [*self._requests, *self._find_old()]
-        is_whole = self._check_each(old, self._check_timeout)
+        old = self._find_old()
+        hub = self.node.hub if old and self.node is not None else ()
+        by_transport: dict[object, LiveConnection] = {one.transport: one for one in hub}
+
+        def end_old(protocol: WebSocketProtocol) -> None:
+            # The connection says `bye` first; another application has none.
+            connection = by_transport.get(protocol)
+            if connection is None:
+                protocol.end(close_codes.ASKED_TO_RECONNECT)
+            else:
+                connection.end(close_codes.ASKED_TO_RECONNECT)
+
+        is_whole = self._check_each(
+            list(self._requests), lambda request: request.check_timeouts()
+        )
+        is_whole &= self._check_each(old, end_old)
         self._record_step(_TIMEOUT_CHECK, is_whole=is_whole)
         reactor.callLater(2, self.timeout_checker)
-
-    def _check_timeout(self, protocol: Any) -> None:
-        if isinstance(protocol, WebSocketProtocol):
-            protocol.end(close_codes.ASKED_TO_RECONNECT)
-        else:
-            protocol.check_timeouts()
 
     def _check_each(
         self, protocols: Iterable[Any], check: Callable[[Any], None]

@@ -9,7 +9,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from connections.server.compat import count_unsent_bytes, find_descriptor
-from connections.server.transport import Receiver
+from connections.server.transport import Receiver, count_unconfirmed_bytes
 
 _LINGER_SECONDS = 0.5
 """How long the last frame may take to arrive: TLS cannot be half-closed."""
@@ -34,6 +34,10 @@ class TlsTransport(Protocol):
     @property
     def unsent_bytes(self) -> int:
         return count_unsent_bytes(self._descriptor)
+
+    @property
+    def unconfirmed_bytes(self) -> int:
+        return count_unconfirmed_bytes(self._descriptor.fileno())
 
     def write(self, data: bytes) -> None:
         self.transport.write(data)

@@ -1,9 +1,12 @@
 """Send and receive bytes on one client's TCP connection."""
 
 import asyncio
+import fcntl
 import logging
 import socket
 import struct
+import sys
+import termios
 from typing import Protocol
 
 logger = logging.getLogger(__name__)
@@ -15,6 +18,16 @@ _GATHERED_BYTES = 65_536
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 """socket(7), SO_LINGER: unsent bytes are dropped, and the peer gets a reset."""
+
+
+def count_unconfirmed_bytes(fd: int) -> int:
+    """Return what a socket's send buffer holds: tcp(7), SIOCOUTQ; 0 if unknown."""
+    answer = bytearray(4)
+    try:
+        fcntl.ioctl(fd, termios.TIOCOUTQ, answer)
+    except (OSError, ValueError):
+        return 0
+    return int.from_bytes(answer, sys.byteorder)
 
 
 class Receiver(Protocol):
@@ -36,6 +49,10 @@ class Transport(Protocol):
     @property
     def unsent_bytes(self) -> int:
         """Bytes that wait in this process."""
+
+    @property
+    def unconfirmed_bytes(self) -> int:
+        """Bytes that the kernel has taken and the client's host has not confirmed."""
 
     def write(self, data: bytes) -> None:
         """Send bytes, or keep those the kernel does not take. Ignored after close()."""
@@ -99,6 +116,10 @@ class SocketTransport:
         self._is_reading = True
         self._waits_for_kernel = False
         loop.add_reader(self._fd, self._read)
+
+    @property
+    def unconfirmed_bytes(self) -> int:
+        return 0 if self._socket is None else count_unconfirmed_bytes(self._fd)
 
     def gather(self) -> None:
         if self._unsent is None and self._socket is not None and not self._is_closing:

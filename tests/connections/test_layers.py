@@ -428,3 +428,45 @@ def test_a_process_without_a_node_warns_once_that_nobody_is_reached(
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("reaches nobody") == warnings
     assert done.stderr.count("RedisLayer") == warnings
+
+
+async def test_a_message_between_a_look_and_the_wait_wakes_its_reader() -> None:
+    """Another thread may put it there."""
+    loop = asyncio.get_running_loop()
+    mailbox = Mailbox(10, 60)
+    assert mailbox.take(0) is None
+    await asyncio.to_thread(mailbox.put, {"type": "x"}, 0, loop)
+    await asyncio.wait_for(mailbox.wait(), 5)
+    assert mailbox.take(0) == {"type": "x"}
+
+
+async def test_nobody_waits_at_a_mailbox_that_was_closed_meanwhile() -> None:
+    mailbox = Mailbox(10, 60)
+    assert mailbox.take(0) is None
+    await asyncio.to_thread(mailbox.close)
+    await asyncio.wait_for(mailbox.wait(), 5)
+
+
+async def test_threads_that_put_and_take_at_once_lose_nothing() -> None:
+    """The count of messages decides about room: it must not drift."""
+    loop = asyncio.get_running_loop()
+    mailbox, taken = Mailbox(100, 60), 0
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+
+    def fill() -> int:
+        return sum(mailbox.put({"type": "x"}, 0, loop) for _ in range(5000))
+
+    try:
+        filling = [loop.run_in_executor(None, fill) for _ in range(3)]
+        while not all(one.done() for one in filling):
+            taken += mailbox.take(0) is not None
+            await asyncio.sleep(0)
+        put = sum([await one for one in filling])
+    finally:
+        sys.setswitchinterval(interval)
+    while mailbox.take(0) is not None:
+        taken += 1
+    assert taken == put
+    assert all(mailbox.put({"type": "x"}, 0, loop) for _ in range(100))
+    assert not mailbox.put({"type": "x"}, 0, loop)

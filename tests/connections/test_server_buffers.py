@@ -1,12 +1,15 @@
 """The queue to a consumer, the buffer to a client, the budget of them all."""
 
 import asyncio
+import contextlib
+import socket
 from typing import Any
 
 import pytest
 
 from connections.config.sections import BuffersConfig
 from connections.server.budget import COUNTED_FROM_BYTES, BufferBudget
+from connections.server.transport import count_unconfirmed_bytes
 from connections.server.websocket.receive_queue import ReceiveQueue
 from connections.server.websocket.send_buffer import SendBuffer
 from tests.connections.fake_loop import FakeLoop
@@ -103,6 +106,7 @@ class StubLine:
 
     def __init__(self) -> None:
         self.unsent_bytes = 0
+        self.unconfirmed_bytes = 0
 
     def write(self, data: bytes) -> None:
         self.unsent_bytes += len(data)
@@ -292,3 +296,42 @@ def test_what_was_let_go_counts_no_more() -> None:
     budget.record(other, 90_000)
     assert budget.total_bytes == 90_000
     assert not other.is_shed
+
+
+def test_a_ping_moves_while_bytes_before_it_are_confirmed() -> None:
+    """Once they are, its own confirmation is no progress: the kernel gives it."""
+    sending = Sending()
+    sending.buffer.write(bytes(100_000))
+    sending.buffer.follow_ping()
+    sending.buffer.write(b"ping")
+    assert not sending.buffer.has_ping_moved()
+    sending.line.unsent_bytes, sending.line.unconfirmed_bytes = 20_004, 70_000
+    assert sending.buffer.has_ping_moved()
+    assert not sending.buffer.has_ping_moved()
+    sending.line.unsent_bytes, sending.line.unconfirmed_bytes = 0, 0
+    assert sending.buffer.has_ping_moved()
+    assert not sending.buffer.has_ping_moved()
+
+
+def test_a_ping_behind_nothing_does_not_move() -> None:
+    sending = Sending()
+    sending.buffer.write(bytes(1000))
+    sending.line.unsent_bytes = 0
+    sending.buffer.follow_ping()
+    sending.buffer.write(b"ping")
+    sending.line.unsent_bytes = 0
+    assert not sending.buffer.has_ping_moved()
+
+
+async def test_the_kernel_tells_what_a_client_has_not_confirmed() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        writer = socket.create_connection(server.getsockname())
+        reader, _ = server.accept()
+    with writer, reader:
+        writer.setblocking(False)
+        assert count_unconfirmed_bytes(writer.fileno()) == 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                writer.send(bytes(100_000))
+        assert count_unconfirmed_bytes(writer.fileno()) > 0
+    assert count_unconfirmed_bytes(writer.fileno()) == 0

@@ -14,7 +14,7 @@ class Transport:
         self.pings: list[tuple[float, bytes]] = []
         self.round_trips: list[float] = []
         self.died_at: float | None = None
-        self.lags = False
+        self.moved_at = 0.0
         self.keepalive = Keepalive(
             interval_seconds=interval,
             timeout_seconds=timeout,
@@ -25,8 +25,8 @@ class Transport:
     def send_ping(self, payload: bytes) -> None:
         self.pings.append((self.loop.now, payload))
 
-    def is_behind(self, since: float) -> bool:
-        return self.lags
+    def has_moved(self, since: float) -> bool:
+        return self.moved_at > since
 
     def record_round_trip(self, seconds: float) -> None:
         self.round_trips.append(seconds)
@@ -99,14 +99,19 @@ def test_a_pong_that_answers_no_ping_means_nothing() -> None:
     assert line.keepalive.rtt_seconds is None
 
 
-def test_who_is_behind_gets_more_time_but_not_for_ever() -> None:
+def test_a_client_whose_bytes_move_is_alive_until_they_stop() -> None:
     line = Transport()
-    line.lags = True
-    line.loop.advance(100)
-    assert line.died_at is None
-    line.lags = False
-    line.loop.advance(20)
+    line.loop.advance(30)
+    pinged_at = line.pings[-1][0]
+    for _ in range(5):
+        line.moved_at = line.loop.now
+        line.loop.advance(20)
+        assert line.died_at is None
+    line.loop.advance(40)
     assert line.died_at is not None
+    assert line.died_at - line.moved_at <= 40
+    assert len(line.pings) == 1
+    assert line.died_at > pinged_at + 100
 
 
 def test_after_the_stop_nothing_happens() -> None:

@@ -1,6 +1,11 @@
 """Test that one connection's failure stops neither the server's checkers nor others."""
 
 import asyncio
+import json
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.typing import Subprotocol
 
 from connections.testing import RESET, RawClient, Servers, build_request, wait_until
 
@@ -53,6 +58,21 @@ async def test_timeouts_while_connecting_stop_nothing(servers: Servers) -> None:
     client = await RawClient.open(server.port, "/echo")
     assert (await client.read_close()).close_code == 4202
     assert "Traceback" not in server.log()
+
+
+async def test_the_lifetime_of_a_websocket_ends_with_a_bye(servers: Servers) -> None:
+    server = servers.start(command="daphne", arguments=("--websocket_timeout", "1"))
+    token = server.create_token()
+    received = []
+    client = await server.connect(
+        "/ws/sessions/new/", token, subprotocols=[Subprotocol("orchestra.v1")]
+    )
+    with pytest.raises(ConnectionClosed) as closed:
+        while True:
+            received.append(json.loads(await client.recv()))
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 4202
+    assert (received[-1]["type"], received[-1]["code"]) == ("bye", 4202)
 
 
 async def test_an_application_that_outstays_its_client_is_cancelled(

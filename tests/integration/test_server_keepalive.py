@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 import time
 
 import websockets
@@ -14,6 +15,7 @@ from connections.testing import (
     RawClient,
     Servers,
     build_frame,
+    build_request,
 )
 
 RAW = "tests.integration.applications:application"
@@ -103,3 +105,37 @@ async def test_a_silent_client_that_answers_pings_stays(servers: Servers) -> Non
         await asyncio.sleep(2)
         await ws.send("still here")
         assert await ws.recv() == "still here"
+
+
+async def test_a_client_in_the_middle_of_a_large_message_is_alive(
+    servers: Servers,
+) -> None:
+    """Its line is slow: the pong waits behind the message, or the ping does."""
+    server = start(servers, ping_interval_seconds=0.2, ping_timeout_seconds=0.4)
+    client = await RawClient.open(server.port, "/echo")
+    frame = build_frame(TEXT, b"x" * 60_000)
+    for start_at in range(0, len(frame), 2000):
+        await client.send(frame[start_at : start_at + 2000])
+        await asyncio.sleep(0.1)
+    while (frame_back := await client.read_frame()).opcode == PING:
+        await client.send(build_frame(PONG, frame_back.payload))
+    assert frame_back == (TEXT, b"x" * 60_000)
+
+
+async def test_a_client_that_reads_slowly_is_alive(servers: Servers) -> None:
+    server = start(servers, ping_interval_seconds=0.2, ping_timeout_seconds=0.5)
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.setblocking(False)
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(sock, ("127.0.0.1", server.port))
+    client = RawClient(sock)
+    await client.send(build_request("/echo", server.port))
+    assert (await client.read_response())[0] == 101
+    await client.send(build_frame(TEXT, b"x" * 300_000))
+    taken = 0
+    while taken < 300_000:
+        chunk = await client.read_some(4000)
+        assert chunk, f"ended after {taken} bytes"
+        taken += len(chunk)
+        await asyncio.sleep(0.05)

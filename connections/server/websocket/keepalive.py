@@ -29,8 +29,8 @@ class Owner(Protocol):
     def send_ping(self, payload: bytes) -> None:
         """Send a ping."""
 
-    def is_behind(self, since: float) -> bool:
-        """Return True if a pong may wait behind unread bytes."""
+    def has_moved(self, since: float) -> bool:
+        """Return True if bytes moved since then that a ping or pong waits behind."""
 
     def record_round_trip(self, seconds: float) -> None:
         """Record the duration of a round trip in seconds."""
@@ -43,6 +43,9 @@ class Keepalive:
     """
     Sends pings to one client and ends the connection when no pong comes.
 
+    A client is not dead while bytes move: on a slow line a ping waits behind a large
+    message, and a pong behind the client's own.
+
     One ping is outstanding at a time, and one timer runs: for the next ping or for
     the pong. A timer of an earlier ping therefore never ends a client that answers.
     The first ping comes after a random part of the interval, so that clients which
@@ -50,6 +53,7 @@ class Keepalive:
     """
 
     __slots__ = (
+        "_checked_at",
         "_interval_seconds",
         "_owner",
         "_payload",
@@ -74,6 +78,7 @@ class Keepalive:
         self._owner = owner
         self._payload = b""
         self._sent_at = 0.0
+        self._checked_at = 0.0
         self.rtt_seconds: float | None = None
         first_seconds = random.uniform(0.1, 1) * interval_seconds
         self._timer: Timer = timers.call_later(first_seconds, self._send)
@@ -97,13 +102,14 @@ class Keepalive:
 
     def _send(self) -> None:
         self._payload = os.urandom(4)
-        self._sent_at = self._timers.time()
+        self._sent_at = self._checked_at = self._timers.time()
         self._timer = self._timers.call_later(self._timeout_seconds, self._check)
         self._owner.send_ping(self._payload)
 
     def _check(self) -> None:
-        if self._owner.is_behind(self._sent_at):
-            # The pong may wait behind unread bytes.
+        """Give a client up unless bytes move: a ping or pong may wait behind them."""
+        if self._owner.has_moved(self._checked_at):
+            self._checked_at = self._timers.time()
             self._timer = self._timers.call_later(self._timeout_seconds, self._check)
         else:
             self._owner.give_up_dead()

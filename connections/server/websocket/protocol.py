@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 _CRASHED = CloseReason(code=1011, reason="internal_error", reconnect=Reconnect.BACKOFF)
 
 _CLOSE_SECONDS = 2
-"""How long a client may take to answer a close frame before its connection drops."""
+"""The least time for a client to answer a close frame before its connection drops."""
 
 
 # A member of an enumeration costs a look-up in its class each time.
@@ -143,7 +143,8 @@ class WebSocketProtocol(HasDeadline):
             self._leave_open()
             self._write(frames.build_close(code, reason))
             self._inbound.drop_messages()
-            self._start_deadline(_CLOSE_SECONDS, self.abort)
+            grace_seconds = max(_CLOSE_SECONDS, self._config.evict_grace_seconds)
+            self._start_deadline(grace_seconds, self.abort)
 
     def end(self, close_reason: CloseReason) -> None:
         """End it from the server's side, with the ending's code and reason."""
@@ -219,10 +220,11 @@ class WebSocketProtocol(HasDeadline):
     # Called by the keepalive
 
     def send_ping(self, payload: bytes) -> None:
+        self._buffer.follow_ping()
         self._write(frames.build_frame(frames.PING, payload))
 
-    def is_behind(self, since: float) -> bool:
-        return self._inbound.is_behind(since)
+    def has_moved(self, since: float) -> bool:
+        return self._inbound.has_moved(since) or self._buffer.has_ping_moved()
 
     def record_round_trip(self, seconds: float) -> None:
         self._server.round_trips.observe(seconds)

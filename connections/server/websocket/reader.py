@@ -87,8 +87,9 @@ class Inbound:
         self._mode = _Mode.WAITING
         self._small_frames: TokenBucket | None = None
         self._is_paused = False
-        self._resumed_at = 0.0
         self._received_at = 0.0
+        self._partly_received_at = 0.0
+        self._resumed_at = 0.0
         self._unfinished_since: float | None = None
         self._unfinished_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
@@ -98,10 +99,12 @@ class Inbound:
         """How many bytes wait for the consumer or for the rest of their message."""
         return self.queue.held_bytes + self._reader.held_bytes
 
-    def is_behind(self, since: float) -> bool:
-        """Return True if a pong may wait behind unread bytes."""
+    def has_moved(self, since: float) -> bool:
+        """Return True if a pong may wait behind bytes that came since, or unread."""
         if self._is_paused:
             return True  # The pause ends in time, or the connection ends.
+        if self._partly_received_at > since:
+            return True  # No pong can come within a frame.
         return self._resumed_at > since and self._received_at > since
 
     def take(self, received: bytes) -> None:
@@ -235,7 +238,9 @@ class Inbound:
         """Start or stop the deadline of an incomplete message."""
         if not self._reader.is_within_message:
             self._unfinished_since = None
-        elif self._unfinished_since is None or has_finished_message:
+            return
+        self._partly_received_at = self._received_at
+        if self._unfinished_since is None or has_finished_message:
             self._unfinished_since = self._loop.time()
             if self._unfinished_timer is None:
                 self._check_unfinished()

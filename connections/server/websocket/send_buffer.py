@@ -23,9 +23,11 @@ class SendBuffer:
 
     __slots__ = (
         "_config",
+        "_confirmed_bytes",
         "_high_water",
         "_loop",
         "_on_slow",
+        "_ping_begins_at",
         "_taken_at",
         "_taken_bytes",
         "_timer",
@@ -54,6 +56,8 @@ class SendBuffer:
         self._turn_began_at = 0
         self._taken_bytes = 0
         self._taken_at = 0.0
+        self._ping_begins_at = 0
+        self._confirmed_bytes = 0
         self.is_closed = False
 
     @property
@@ -117,6 +121,26 @@ class SendBuffer:
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
+
+    def follow_ping(self) -> None:
+        """Remember which bytes are before a ping that is written now."""
+        self._ping_begins_at = self._written_bytes
+        self._confirmed_bytes = self._count_confirmed()
+
+    def has_ping_moved(self) -> bool:
+        """
+        Return True if the ping came closer to the client since the last call.
+
+        The client's host has confirmed bytes that were written before it.
+        """
+        before, self._confirmed_bytes = self._confirmed_bytes, self._count_confirmed()
+        return before < self._ping_begins_at and self._confirmed_bytes > before
+
+    def _count_confirmed(self) -> int:
+        transport = self._transport
+        return (
+            self._written_bytes - transport.unsent_bytes - transport.unconfirmed_bytes
+        )
 
     def close(self) -> None:
         """Write nothing more, and wake all waiting senders."""
