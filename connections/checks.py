@@ -58,7 +58,8 @@ def check_jwt(**kwargs: Any) -> Sequence[checks.CheckMessage]:
     return [
         checks.Error(
             str(problem),
-            hint="See jwt in the reference of the configuration.",
+            hint="See jwt in the reference of the configuration; JWT_SECRET is a "
+            "Django setting, which settings.py may read from a variable.",
             obj="WEBSOCKET",
             id="connections.E002",
         )
@@ -71,7 +72,7 @@ def check_redis_url(**kwargs: Any) -> Sequence[checks.CheckMessage]:
     return [
         checks.Error(
             str(problem),
-            hint="A single process needs no REDIS_URL: leave it out.",
+            hint="Correct it in Django's settings; a single process needs none.",
             obj="settings",
             id="connections.E003",
         )
@@ -156,7 +157,8 @@ def check_urls(**kwargs: Any) -> Sequence[checks.CheckMessage]:
             message = (
                 f"{path} is answered by {names[0]}; {names[1]} is behind it and is "
                 "never called. A host that scraped /metrics gets 403 unless "
-                "metrics.allowed_addresses holds its address or it sends METRICS_TOKEN."
+                "metrics.allowed_addresses holds its address, or it sends the "
+                "METRICS_TOKEN of Django's settings."
             )
             hint = (
                 "Include connections.urls after it or at another prefix: the /metrics "
@@ -290,7 +292,7 @@ def _check_settings() -> Iterator[checks.CheckMessage]:
         yield _warn(
             2,
             f"The channel layer {layer} reaches only clients of its own node, but "
-            "REDIS_URL is set, so there may be several nodes.",
+            "settings.REDIS_URL is set, so there may be several nodes.",
             "Use connections.layers.redis.RedisLayer in CHANNEL_LAYERS.",
         )
     if "*" in settings.ALLOWED_HOSTS:
@@ -393,7 +395,8 @@ def _check_trust() -> Iterator[checks.CheckMessage]:
             12,
             "metrics.allowed_addresses holds every address: anyone may read how many "
             "clients and errors there are.",
-            "List the addresses of Prometheus, or let Prometheus send METRICS_TOKEN.",
+            "List the addresses of Prometheus, or let Prometheus send the "
+            "METRICS_TOKEN of Django's settings.",
         )
     if config.echo_endpoint:
         yield _warn(

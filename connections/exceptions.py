@@ -71,8 +71,9 @@ class UnsharedLimits(ConnectionsError):
     def __str__(self) -> str:
         return (
             f"another node serves on this database: {self.other}. Without REDIS_URL"
-            " each enforces the limits on its own connections alone. Set REDIS_URL,"
-            " stop the other, or allow it: websocket.allow_unshared_limits: true"
+            " each enforces the limits on its own connections alone. Set REDIS_URL"
+            " in Django's settings, stop the other, or allow it:"
+            " websocket.allow_unshared_limits: true"
         )
 
 

@@ -214,7 +214,7 @@ class MetricsConfig:
         NETWORKS,
         ["127.0.0.0/8", "::1/128"],
         "addresses that may read /metrics, and the reasons on /readyz, without"
-        " METRICS_TOKEN",
+        " the METRICS_TOKEN of Django's settings",
     )
 
 

@@ -38,7 +38,7 @@ def find_jwt_problems(config: JwtConfig) -> list[Problem]:
     ]
     sources = [config.jwks_file, config.jwks_url, _get_secret()]
     if sum(map(bool, sources)) != 1:
-        allowed = "one of jwks_file, jwks_url, or JWT_SECRET in the environment"
+        allowed = "one of jwks_file, jwks_url, or JWT_SECRET of Django's settings"
         problems.append(Problem(_PATH, f"{sum(map(bool, sources))} of them", allowed))
         return problems
     try:
@@ -49,9 +49,9 @@ def find_jwt_problems(config: JwtConfig) -> list[Problem]:
     secret = _get_secret().encode()
     if secret and len(secret) < jwt_keys.LEAST_SECRET_BYTES:
         allowed = f"at least {jwt_keys.LEAST_SECRET_BYTES} random bytes"
-        problems.append(Problem("JWT_SECRET", f"{len(secret)} bytes", allowed))
+        problems.append(Problem("settings.JWT_SECRET", f"{len(secret)} bytes", allowed))
     if secret and "HS256" not in config.algorithms:
-        allowed = "HS256 among them, for JWT_SECRET is set"
+        allowed = "HS256 among them, because settings.JWT_SECRET is set"
         problems.append(Problem(f"{_PATH}.algorithms", config.algorithms, allowed))
     if config.jwks_file:
         try:

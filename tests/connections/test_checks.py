@@ -1,3 +1,4 @@
+import re
 import resource
 import sys
 from pathlib import Path
@@ -25,6 +26,7 @@ from connections.checks import (
 )
 from connections.exceptions import ConfigError
 from connections.routing import protect
+from tests.project import ROOT
 
 SAFE: dict[str, Any] = {
     "SECURE_PROXY_SSL_HEADER": ("HTTP_X_FORWARDED_PROTO", "https"),
@@ -340,3 +342,21 @@ def test_a_sqlite_file_that_everybody_reads_is_a_warning(
     found = find_readable_files(handler.all())
     assert [one.id for one in found] == expected
     assert all(str(path) in one.msg for one in found)
+
+
+@pytest.mark.parametrize("folder", ["connections", "sessions_history", "docs"])
+def test_no_text_says_that_the_library_reads_secrets_from_the_environment(
+    folder: str,
+) -> None:
+    """It reads Django's settings; a project's settings.py may read the environment."""
+    names = "JWT_SECRET|METRICS_TOKEN|REDIS_URL"
+    claim = re.compile(rf"({names})\W+(in|from|of) the environment")
+    texts = [
+        path
+        for kind in ("*.py", "*.md", "*.html")
+        for path in (ROOT / folder).rglob(kind)
+        if "_build" not in path.parts
+    ]
+    assert texts
+    found = [str(path) for path in texts if claim.search(path.read_text())]
+    assert found == []

@@ -538,7 +538,7 @@ def test_a_good_configuration_has_no_problems(settings: Any, jwks_file: str) -> 
         ({"jwks_url": "https://e.com/"}, SECRET, "'2 of them'"),
         ({"issuer": "", "jwks_url": "https://e.com/"}, None, "websocket.jwt.issuer"),
         ({"audience": ""}, SECRET, "websocket.jwt.audience"),
-        ({}, "short", "JWT_SECRET: '5 bytes'"),
+        ({}, "short", "settings.JWT_SECRET: '5 bytes'"),
         ({"algorithms": ("ES256",)}, SECRET, "websocket.jwt.algorithms"),
         ({"jwks_file": "/nowhere"}, None, "No such file"),
         ({"jwks_url": "http://id.example.com/"}, None, "websocket.jwt.jwks_url"),
