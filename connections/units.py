@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+from django.conf import settings
 from django.utils import timezone
 
 Clock = Callable[[], float]
@@ -24,6 +25,14 @@ def as_utc(moment: datetime) -> datetime:
     except OverflowError:
         # The first or last hours that datetime can express.
         return moment.replace(tzinfo=UTC)
+
+
+def as_stored(moment: datetime) -> datetime:
+    """Return a moment as columns hold it: aware, or of TIME_ZONE with USE_TZ=False."""
+    if not settings.USE_TZ:
+        moment = as_utc(moment)
+        return timezone.make_naive(moment, timezone.get_default_timezone())
+    return timezone.make_aware(moment) if timezone.is_naive(moment) else moment
 
 
 def format_moment(moment: datetime | None) -> str | None:

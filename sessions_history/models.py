@@ -6,10 +6,10 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import models
-from django.db.models.functions import Now
 
 from connections.models import Node
 from connections.models.alias import PrimaryQuerySet
+from connections.models.clock import Now
 from connections.models.user_key import UserKey, set_null
 
 ID_LENGTH = 32

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from django.db import models
-from django.db.models.functions import Now
 
 from connections.models.alias import atomic
+from connections.models.clock import Now
 from sessions_history.entries import Entry
 from sessions_history.models import HistoryEntry, Session, Work
 from sessions_history.reads import read_entries_at

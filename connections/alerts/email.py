@@ -14,6 +14,7 @@ from connections.config.alert_rules import AlertRule
 from connections.config.loader import WebSocketConfig
 from connections.metrics.counters import record_failure
 from connections.models import Alert
+from connections.units import as_utc
 
 logger = logging.getLogger(__name__)
 
@@ -81,10 +82,11 @@ def _send(alert: Alert, rule: AlertRule | None, recipients: list[str]) -> None:
         f"Value: {alert.value:.4g}{unit}, highest {alert.peak:.4g}{unit}",
         *([f"Detail: {alert.detail}"] if alert.detail else []),
         f"Threshold: {alert.threshold:.4g}{unit}",
-        f"Since: {alert.since:%Y-%m-%d %H:%M:%S} UTC",
+        f"Since: {as_utc(alert.since):%Y-%m-%d %H:%M:%S} UTC",
     ]
     if alert.resolved_at is not None:
-        lines.append(f"Resolved: {alert.resolved_at:%Y-%m-%d %H:%M:%S} UTC")
+        resolved_at = as_utc(alert.resolved_at)
+        lines.append(f"Resolved: {resolved_at:%Y-%m-%d %H:%M:%S} UTC")
     lines += ["", f"Runbook: deploy/runbook.md, section {alert.rule}"]
     message = mail.EmailMessage(
         subject=f"{prefix}{alert.state.upper()}: {alert.rule}",

@@ -7,12 +7,12 @@ from datetime import timedelta
 from typing import Any
 
 from django.db.models import DurationField, ExpressionWrapper, F, QuerySet, Sum
-from django.db.models.functions import Now
 from django.utils import timezone
 
 from connections.config.alert_rules import AlertRule
 from connections.metrics.steps import is_overdue
 from connections.models import MinuteRollup, Node, Sweep
+from connections.models.clock import Now
 from connections.models.minute_rollup import MinuteRollupQuerySet
 from connections.models.node import NodeQuerySet
 

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from django.db.models.functions import Now
 from django.utils import timezone
 from django.utils.crypto import constant_time_compare
 
@@ -18,6 +17,7 @@ from connections.credentials.identity import (
 )
 from connections.exceptions import Refused, WrongCredential
 from connections.models import AccessToken
+from connections.models.clock import Now
 from connections.models.credentials import digest_token
 from connections.units import as_utc
 

@@ -32,6 +32,7 @@ from connections.dashboard.tiles import estimate_quantile, make_tiles
 from connections.metrics.counters import DURATION_EDGES
 from connections.models import Alert, Node
 from connections.node.live_state import ConnectionState
+from connections.units import as_utc
 
 NAMES = ("tiles", "map", "errors", "durations", "alerts", "reasons", "nodes")
 _TEMPLATES = "admin/connections/livedashboard"
@@ -58,7 +59,7 @@ class Panels:
         return {
             "type": "panels",
             "number": self.number,
-            "taken_at": self.taken_at.isoformat(),
+            "taken_at": as_utc(self.taken_at).isoformat(),
             "firing": self.firing,
             "html": dict(self.html),
             "keys": dict(self.keys),

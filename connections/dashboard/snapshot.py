@@ -11,11 +11,11 @@ from itertools import count
 from typing import Any
 
 from django.db.models import DurationField, ExpressionWrapper, F, Q
-from django.db.models.functions import Now
 from django.utils import timezone
 
 from connections.config.loader import get_config
 from connections.models import Alert, Connection, Node
+from connections.models.clock import Now
 from connections.models.node import ID_LENGTH, LIVE_STATES
 from connections.node.live_state import (
     ConnectionState,

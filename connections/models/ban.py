@@ -8,9 +8,9 @@ from django.contrib.auth import get_user_model
 from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models import Count, Max, Q
-from django.db.models.functions import Now
 
 from connections.models.alias import PrimaryQuerySet
+from connections.models.clock import Now
 from connections.models.user_key import get_users
 from connections.net.addresses import name_banned_network
 

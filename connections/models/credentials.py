@@ -8,9 +8,9 @@ from datetime import timedelta
 
 from django.conf import settings
 from django.db import models
-from django.db.models.functions import Now
 
 from connections.models.alias import PrimaryQuerySet, atomic
+from connections.models.clock import Now
 from connections.models.user_key import (
     UserKey,
     are_users_apart,

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from django.db import models
-from django.db.models.functions import Now
 
 from connections.models.alias import PrimaryQuerySet
+from connections.models.clock import Now
 
 WANTED_SECONDS = 15
 """How long a node samples its connections after a request."""

@@ -8,9 +8,9 @@ from typing import Any
 from django.db import models
 from django.db.models import F, Q
 from django.db.models.expressions import Combinable
-from django.db.models.functions import Now
 
 from connections.models.alias import PrimaryQuerySet
+from connections.models.clock import Now
 
 ID_LENGTH = 32
 LIVE_STATES = ("serving", "draining")

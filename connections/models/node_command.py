@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from django.db import models
 from django.db.models import F
-from django.db.models.functions import Now
 
 from connections.models.alias import PrimaryQuerySet
+from connections.models.clock import Now
 
 
 class NodeCommandQuerySet(PrimaryQuerySet["NodeCommand"]):

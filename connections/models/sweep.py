@@ -7,9 +7,9 @@ from typing import Any
 
 from django.db import models
 from django.db.models import Q
-from django.db.models.functions import Now
 
 from connections.models.alias import PrimaryQuerySet
+from connections.models.clock import Now
 from connections.models.node import ID_LENGTH
 
 

@@ -5,7 +5,6 @@ import time
 from typing import Any
 
 from django.db.models import DurationField, ExpressionWrapper, F, QuerySet
-from django.db.models.functions import Now
 
 from connections.alerts.email import deliver
 from connections.alerts.evaluator import Evaluator
@@ -18,6 +17,7 @@ from connections.config.loader import WebSocketConfig
 from connections.metrics.meter import Meter
 from connections.models import Node, Sweep
 from connections.models.alias import get_connection
+from connections.models.clock import Now
 from connections.storage.database import Database
 from connections.units import Clock
 

@@ -4,11 +4,11 @@ import os
 import socket
 from typing import Any
 
-from django.db.models.functions import Now
 from django.utils import timezone
 
 from connections.metrics.meter import Meter
 from connections.models import Node
+from connections.models.clock import Now
 from connections.node.recorder import Recorder
 from connections.pool.base import Usage
 from connections.storage.database import Database

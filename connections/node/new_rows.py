@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar
 
 from django.db.models import DurationField, ExpressionWrapper, F, Model, Q
-from django.db.models.functions import Now
 
+from connections.models.clock import Now
 from connections.storage.database import Database
 from connections.units import Clock
 

@@ -10,7 +10,6 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from django.db import DataError, IntegrityError
-from django.db.models.functions import Now
 from django.utils import timezone
 
 from connections.close_codes import LOST
@@ -21,6 +20,7 @@ from connections.hub.flight_recorder import is_worth_keeping
 from connections.hub.hub import Hub
 from connections.models import Connection, ErrorEvent
 from connections.models.alias import atomic
+from connections.models.clock import Now
 from connections.net.redaction import format_traceback, redact
 from connections.passes import Passes
 from connections.storage.database import Database

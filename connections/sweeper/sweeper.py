@@ -15,7 +15,6 @@ from functools import partial
 from typing import Any, TypeVar
 
 from django.db.models import QuerySet
-from django.db.models.functions import Now
 from django.utils import timezone
 
 from connections import close_codes
@@ -39,6 +38,7 @@ from connections.models import (
     Sweep,
 )
 from connections.models.alias import get_connection
+from connections.models.clock import Now
 from connections.models.sweep import delete_some
 from connections.passes import Passes
 from connections.storage.deadlines import deadlines

@@ -182,7 +182,9 @@ VARIATIONS = {
         },
         make_migrations=("people",),
     ),
-    "no_time_zones": Variation(settings="USE_TZ = False\n"),
+    "no_time_zones": Variation(
+        settings='USE_TZ = False\nTIME_ZONE = "Asia/Kathmandu"\n'
+    ),
     "another_time_zone": Variation(settings='TIME_ZONE = "Asia/Kathmandu"\n'),
     "login_required": Variation(settings=LOGIN_REQUIRED),
     "cached_sessions": use_sessions("cached_db"),

@@ -1,4 +1,5 @@
 import json
+from datetime import datetime
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
@@ -10,6 +11,7 @@ from connections.config.loader import get_config
 from connections.exceptions import ConfigError
 from connections.management.database_command import DatabaseCommand
 from connections.models import Alert
+from connections.units import as_utc
 
 _SHOWN = 20
 
@@ -63,9 +65,9 @@ class Command(DatabaseCommand):
                     peak=alert.peak,
                     threshold=alert.threshold,
                     detail=alert.detail,
-                    since=alert.since.isoformat(),
-                    fired_at=alert.fired_at and alert.fired_at.isoformat(),
-                    resolved_at=alert.resolved_at and alert.resolved_at.isoformat(),
+                    since=_format(alert.since),
+                    fired_at=_format(alert.fired_at),
+                    resolved_at=_format(alert.resolved_at),
                     mail_error=alert.mail_error,
                 )
                 continue
@@ -75,7 +77,7 @@ class Command(DatabaseCommand):
                 f"{alert.state:<9} {alert.severity:<9} {alert.rule:<24} "
                 f"{alert.value:.4g} (worst {alert.peak:.4g}, threshold "
                 f"{alert.threshold:.4g}) for {seconds:.0f} s "
-                f"since {alert.since:%Y-%m-%d %H:%M:%S}"
+                f"since {as_utc(alert.since):%Y-%m-%d %H:%M:%S}"
                 f"{': ' + alert.detail if alert.detail else ''}"
             )
         if not alerts and not options["json"]:
@@ -119,3 +121,7 @@ class Command(DatabaseCommand):
 
     def _write_json(self, **values: Any) -> None:
         self.stdout.write(json.dumps(values))
+
+
+def _format(moment: datetime | None) -> str | None:
+    return None if moment is None else as_utc(moment).isoformat()

@@ -13,6 +13,7 @@ from connections.management.database_command import DatabaseCommand
 from connections.management.users import find_user
 from connections.models import Ban
 from connections.net.addresses import parse_network
+from connections.units import as_stored, as_utc
 
 TARGETS = {"client": "ID", "user": "NAME", "address": "ADDRESS"}
 """The options that name a ban's target, and their placeholders."""
@@ -62,8 +63,8 @@ def describe(ban: Ban) -> dict[str, Any]:
         "value": ban.value,
         "reason": ban.reason,
         "author": ban.author,
-        "created_at": ban.created_at.isoformat(),
-        "until": ban.until.isoformat() if ban.until else None,
+        "created_at": as_utc(ban.created_at).isoformat(),
+        "until": as_utc(ban.until).isoformat() if ban.until else None,
     }
 
 
@@ -151,14 +152,13 @@ def _find_end(options: dict[str, Any]) -> Any:
         raise CommandError(
             f"--until {options['until']!r} is not a time such as 2030-01-31T12:00Z"
         )
-    if timezone.is_naive(until):
-        until = timezone.make_aware(until)
+    until = as_stored(until)
     if until <= now:
         raise CommandError(f"--until {options['until']} is in the past")
     return until
 
 
 def _show(ban: Ban) -> str:
-    until = ban.until.isoformat(timespec="seconds") if ban.until else "lifted"
+    until = as_utc(ban.until).isoformat(timespec="seconds") if ban.until else "lifted"
     reason = f" ({ban.reason})" if ban.reason else ""
     return f"{ban.target} {ban.value} until {until}, by {ban.author}{reason}"

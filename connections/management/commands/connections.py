@@ -18,6 +18,7 @@ from connections.management.database_command import DatabaseCommand
 from connections.management.users import find_user
 from connections.models import CloseRequest, Connection, Node
 from connections.models.user_key import with_user
+from connections.units import as_utc
 
 _COLUMNS = (
     *("id", "client", "user", "address", "path", "node"),
@@ -99,8 +100,8 @@ class Command(DatabaseCommand):
                 "node": row.node_id,
                 "path": row.path,
                 "address": row.address,
-                "opened_at": row.opened_at.isoformat(),
-                "last_activity_at": row.last_activity_at.isoformat(),
+                "opened_at": as_utc(row.opened_at).isoformat(),
+                "last_activity_at": as_utc(row.last_activity_at).isoformat(),
                 "idle_seconds": _measure_idle(row, now),
                 "errors": row.errors,
             }
@@ -215,7 +216,7 @@ def _tabulate(rows: Sequence[Connection], now: datetime) -> Iterator[str]:
                 row.address or "-",
                 row.path,
                 str(nodes.get(row.node_id, row.node_id)),
-                row.opened_at.isoformat(timespec="seconds"),
+                as_utc(row.opened_at).isoformat(timespec="seconds"),
                 idle,
                 str(row.errors),
             )
@@ -236,9 +237,9 @@ def describe(row: Connection) -> dict[str, Any]:
         "path": row.path,
         "address": row.address,
         "user_agent": row.user_agent,
-        "opened_at": row.opened_at.isoformat(),
-        "last_activity_at": row.last_activity_at.isoformat(),
-        "closed_at": row.closed_at.isoformat() if row.closed_at else None,
+        "opened_at": as_utc(row.opened_at).isoformat(),
+        "last_activity_at": as_utc(row.last_activity_at).isoformat(),
+        "closed_at": as_utc(row.closed_at).isoformat() if row.closed_at else None,
         "close_code": row.close_code,
         "reason": row.reason,
         "messages_in": row.messages_in,
@@ -247,7 +248,7 @@ def describe(row: Connection) -> dict[str, Any]:
         "error_events": [
             {
                 "id": error.error_id,
-                "at": error.at.isoformat(),
+                "at": as_utc(error.at).isoformat(),
                 "exception": error.exception_class,
                 "where": error.where,
             }
