@@ -1,5 +1,6 @@
 """The settings that projects really have, each as a variation of the quickstart."""
 
+from importlib.util import find_spec
 from typing import Any
 
 from tests.adoption.projects import Variation
@@ -246,7 +247,6 @@ VARIATIONS = {
         files={"chat/toolbar.py": TOOLBAR},
     ),
     "own_logging": Variation(settings=LOGGING),
-    "pool_of_psycopg": Variation(settings=POOL),
     "health_checked_database": Variation(
         settings='DATABASES["default"] |= {"CONN_MAX_AGE": None,'
         ' "CONN_HEALTH_CHECKS": True}\n'
@@ -267,3 +267,5 @@ VARIATIONS = {
     ),
     "csrf_in_sessions": Variation(settings="CSRF_USE_SESSIONS = True\n"),
 }
+if find_spec("psycopg_pool") is not None:
+    VARIATIONS["pool_of_psycopg"] = Variation(settings=POOL)
