@@ -12,7 +12,7 @@ MAX_SEARCH_CHARACTERS = 255
 MAX_SEARCH_WORDS = 10
 
 _VALUE_CHARACTERS = 255
-_FIELD_LOOKUPS = ("", "__exact", "__isnull", "__gte", "__lt")
+_FIELD_LOOKUPS = ("", "__exact", "__id__exact", "__isnull", "__gte", "__lt")
 """What Django's filters append to a field (django/contrib/admin/filters.py)."""
 
 

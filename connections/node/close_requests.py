@@ -131,15 +131,19 @@ class AppliedRequests:
         """End viewers of the dashboard that lost a right; a kick concerns clients."""
         if request.reason not in _LOST_RIGHTS:
             return
-        for viewer in list(self._hub.viewers.values()):
+
+        def end(viewer: LiveConnection) -> None:
             if _is_later(viewer, request, latest) or not is_named(
                 viewer, request.target, request.value, self._node_id
             ):
-                continue
+                return
             if request.reason == REAUTHORISE:
                 self._reauthoriser.ask(viewer)
             else:
                 viewer.end(CLOSE_REASONS[request.reason])
+
+        viewers = list(self._hub.viewers.values())
+        self._hub.for_each("The end of viewers", end, viewers)
 
     def apply_to(self, connection: LiveConnection) -> None:
         """End a joining connection that a request of the last minute selects."""

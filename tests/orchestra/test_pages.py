@@ -116,3 +116,19 @@ def test_what_pages_load_is_there(client: Client, user: User) -> None:
     assert len(found) >= 4
     for address in found:
         assert client.get(address).status_code == 200
+
+
+def test_the_lists_of_users_and_groups_take_listed_lookups_alone(
+    admin_client: Client,
+) -> None:
+    users, groups = "/admin/auth/user/", "/admin/auth/group/"
+    for query in ("username__regex=(a|a)*b", "password__startswith=pbkdf2", "id__gt=0"):
+        assert admin_client.get(f"{users}?{query}").status_code == 400
+    assert admin_client.get(f"{groups}?name__regex=(a|a)*b").status_code == 400
+    listed = "is_staff__exact=1&is_active__exact=1&groups__id__exact=1&q=a&o=1"
+    assert admin_client.get(f"{users}?{listed}").status_code == 200
+    assert admin_client.get(f"{users}?_popup=1&_to_field=id").status_code == 200
+    assert admin_client.get(f"{groups}?q=a").status_code == 200
+    user = User.objects.get()
+    assert admin_client.get(f"{users}{user.pk}/change/").status_code == 200
+    assert admin_client.get(f"{users}add/").status_code == 200
