@@ -12,6 +12,9 @@ from connections.models.user_key import find_user_keys, with_user
 class UserSearch(BoundedList):
     """Rows with a user, whose table may be in another database."""
 
+    # Django 6.1 would otherwise join the users, because the list shows them.
+    list_select_related = ()
+
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         return with_user(super().get_queryset(request))
 

@@ -98,11 +98,13 @@ def test_a_change_of_a_user_is_posted_when_it_is_committed() -> None:
     alice = User.objects.create_user("alice")
     with transaction.atomic():
         alice.set_password("another")
+        alice.is_staff = True
         alice.save()
         assert not CloseRequest.objects.exists()
     assert CloseRequest.objects.count() == 1
     with pytest.raises(ZeroDivisionError), transaction.atomic():
         alice.set_password("a third")
+        alice.is_staff = False
         alice.save()
         _ = 1 / 0
     assert CloseRequest.objects.count() == 1
