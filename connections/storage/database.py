@@ -212,9 +212,11 @@ class Database:
         for writer in {self._writer, self._urgent_writer}:
             writer.shutdown()
         self._readers.shutdown()
-        for opened in self._opened:
-            opened.close()
-        self._opened.clear()
+        # A thread may still be keeping the connections of its last call.
+        with self._lock:
+            opened, self._opened = self._opened, set()
+        for one in opened:
+            one.close()
 
     def _run(
         self,
