@@ -11,7 +11,13 @@ from pathlib import Path
 import pytest
 
 from tests.plugins.budget import find_overruns, read_budgets
-from tests.plugins.selection import LIVE_FOLDERS, PROMISES, TESTS, is_live
+from tests.plugins.selection import (
+    LIVE_FOLDERS,
+    PROMISES,
+    TESTS,
+    is_live,
+    needs_browser,
+)
 from tests.plugins.unstable import run_again
 
 ROOT = TESTS.parent
@@ -72,6 +78,14 @@ def test_live_folders_exist_and_others_are_within_the_process() -> None:
     assert is_live(TESTS / "integration" / "test_drain.py")
     assert not is_live(TESTS / "connections" / "test_drain.py")
     assert any((TESTS / name).is_dir() for name in LIVE_FOLDERS)
+
+
+def test_a_test_that_reaches_a_browser_by_another_module_needs_it() -> None:
+    """It is left out where Playwright is missing, as in the cells."""
+    tests = TESTS / "integration"
+    assert needs_browser(tests / "test_demo_browser.py")
+    assert needs_browser(tests / "test_shipped.py")
+    assert not needs_browser(tests / "test_drain.py")
 
 
 def test_a_failure_within_the_process_is_not_run_again(

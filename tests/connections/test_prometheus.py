@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from connections.node.current import get_node
 from connections.node.node import Node
+from connections.testing import wait_until
 from connections.testing.communicators import connect_to
 from connections.testing.waiting import scale
 from connections.views.health import metrics
@@ -68,9 +69,13 @@ async def test_metrics_count_a_connection_during_and_after_it(node: Node) -> Non
     for text in ("hello", "fail"):
         await communicator.send_to(text_data=text)
     await communicator.receive_output()
+
+    async def are_handled() -> bool:
+        return (await scrape())["websocket_messages_total", "in", "ws/test/"] == 2
+
+    await wait_until(are_handled)
     during = await scrape()
     assert during["active_websocket_connections", "ws/test/"] == 1
-    assert during["websocket_messages_total", "in", "ws/test/"] == 2
     assert during["websocket_message_bytes_total", "out", "ws/test/"] == 5
     assert during["websocket_error_rate",] == 0.5
     assert during["websocket_message_rate", "in"] > 0

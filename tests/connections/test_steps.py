@@ -264,7 +264,7 @@ def fail_at(pattern: str) -> Callable[..., Any]:
 
 PARTS = {
     "The close of idle connections": 'FROM "connections_connection".*last_activity_at',
-    "The record of lost connections": "connections_connection.*U0..state. IN",
+    "The record of lost connections": r"connections_connection.*U0\W+state\W+IN",
     "The rollup of minutes": "WHERE .*unrolled",
     "The deletion of old connections": 'closed_at" <',
     "The deletion of old errors": "errorevent",
@@ -277,7 +277,8 @@ PARTS = {
     "The evaluation of alerts": "SUM",
     "The sweep of streams_interrupted": "sessions_history_historyentry.*INNER JOIN",
     "The sweep of append_keys_pruned": "sessions_history_appendkey",
-    "The sweep of session_rows_pruned": 'FROM "sessions_history_session" WHERE',
+    "The sweep of empty_sessions_pruned": 'last_offset" = ',
+    "The sweep of session_rows_pruned": 'history_session" WHERE "\\w+"."last_seen_at"',
 }
 
 

@@ -10,7 +10,7 @@ import pytest
 from tests.pages import QUICKSTART, TESTING, read_blocks, read_files
 from tests.project import ROOT
 
-_LIVE, _IDLE = read_blocks(TESTING.read_text(), "python")[1:]
+_, _LIVE, _, _IDLE = read_blocks(TESTING.read_text(), "python")
 _QUICKSTART = {name: text for name, text, _ in read_files(QUICKSTART.read_text())}
 
 _FILES = {

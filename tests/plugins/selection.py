@@ -6,7 +6,9 @@ tests and one live test for each promise of the README; `--all` runs everything
 but `long`; `--long` runs the soaks alone.
 """
 
+import re
 from collections.abc import Generator, Sequence
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -66,9 +68,21 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
     is_ignored = (
         find_spec("playwright") is None
         and collection_path.suffix == ".py"
-        and "\nfrom playwright." in collection_path.read_text()
+        and needs_browser(collection_path)
     )
     return is_ignored or None
+
+
+@cache
+def needs_browser(path: Path) -> bool:
+    """Return True if a module imports Playwright, or a module of tests that does."""
+    for name in re.findall(r"^ *from ([\w.]+) import", path.read_text(), re.MULTILINE):
+        module = TESTS.parent / f"{name.replace('.', '/')}.py"
+        if name.startswith("playwright."):
+            return True
+        if name.startswith("tests.") and module.is_file() and needs_browser(module):
+            return True
+    return False
 
 
 def pytest_report_header() -> str | None:
