@@ -176,15 +176,15 @@ class ConnectionRunner:
         """Handle events until the client has left; return the close code."""
         connection, sender, clock = self.connection, self.sender, self._node.clock
         lock, record_handled = self._lock, self._node.counters.handling.observe
-        check, delay = self._limits.check, self._limits.delay
+        limits = self._limits
         while True:
             # Free the last message, which may be large, before the next arrives.
             message = _NOTHING
             message = await receive_next(self._receive)
             kind = message["type"]
             if kind == "websocket.receive":
-                verdict = check(message)
-                if verdict is not _PASS and not await delay(message, verdict):
+                verdict = limits.check(message)
+                if verdict is not _PASS and not await limits.delay(message, verdict):
                     continue
                 try:
                     is_activity = self._consumer.is_activity(message)
