@@ -33,18 +33,36 @@ class Bans:
         """
         Read the bans in force unless their version is known; return the version.
 
-        Runs in a thread of the database, because many bans take long. It reads
-        the version first, so that a change in between is read again.
+        Runs in a thread of the database, because many bans take long: where bans
+        were only added, it reads those alone. It reads the version first, so that a
+        change in between is read again.
         """
         version = Ban.objects.find_version()
-        if version != known:
+        if version == known:
+            return version
+        added = None if known is None else Ban.objects.find_added(known, version)
+        if added is None:
             self.replace(Ban.objects.in_force().only("target", "value", "until"))
+        else:
+            self.add(added)
         return version
 
     def replace(self, bans: Iterable[Ban]) -> None:
         """Replace all bans by these."""
-        named: dict[tuple[str, str], float] = {}
-        networks: dict[tuple[int, int], dict[int, float]] = {}
+        self._take(bans, {}, {})
+
+    def add(self, bans: Iterable[Ban]) -> None:
+        """Add bans to those that are known."""
+        networks = {key: dict(same) for key, same in self._networks.items()}
+        self._take(bans, dict(self._named), networks)
+
+    def _take(
+        self,
+        bans: Iterable[Ban],
+        named: dict[tuple[str, str], float],
+        networks: dict[tuple[int, int], dict[int, float]],
+    ) -> None:
+        """Add bans to collections that no other thread uses, and use those then."""
         now, moment = self._clock(), timezone.now()
         for ban in bans:
             ends_at = math.inf

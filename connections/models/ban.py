@@ -25,6 +25,19 @@ class BanQuerySet(PrimaryQuerySet["Ban"]):
         found = self.aggregate(Count("pk"), Max("pk"), Max("changed_at"))
         return tuple(found.values())
 
+    def find_added(
+        self, known: tuple[Any, ...], version: tuple[Any, ...]
+    ) -> list[Ban] | None:
+        """Return the bans between two versions; None if others changed or are gone."""
+        known_count, known_pk, known_change = known
+        count, last_pk, _ = version
+        if not known_count or last_pk is None:
+            return None
+        if self.filter(pk__lte=known_pk, changed_at__gt=known_change).exists():
+            return None
+        added = list(self.filter(pk__gt=known_pk, pk__lte=last_pk))
+        return added if known_count + len(added) == count else None
+
 
 class Ban(models.Model):
     """

@@ -11,6 +11,7 @@ from channels.testing import WebsocketCommunicator
 from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from connections.access.ban_list import Bans
@@ -19,6 +20,7 @@ from connections.credentials.identity import name_address
 from connections.exceptions import Refused
 from connections.middleware import CredentialMiddleware
 from connections.models import Ban, CloseRequest
+from connections.models.alias import get_connection
 from connections.node.node import Node
 from connections.pool.base import Slot
 from connections.pool.local import LocalPool
@@ -388,3 +390,33 @@ async def test_the_log_names_the_banned_client(
     fields = vars(record)
     assert (fields["address"], fields["client_id"]) == ("192.0.2.7", client_id)
     assert len(fields["origin"]) == 100
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_added_ban_is_read_without_the_others() -> None:
+    """Thirty thousand bans, and one more every half second."""
+    first = Ban.objects.create(target="client", value="one")
+    bans = Bans(FakeClock())
+    version = bans.load(None)
+    Ban.objects.create(target="client", value="two")
+    Ban.objects.create(target="address", value="192.0.2.0/24")
+    connection = get_connection()
+    with CaptureQueriesContext(connection) as captured:
+        version = bans.load(version)
+    rows = [one["sql"] for one in captured if '"value"' in one["sql"]]
+    assert len(rows) == 1
+    assert '"id" > ' in rows[0]
+    assert bans.has_ban_on(client_id="one")
+    assert bans.has_ban_on(client_id="two")
+    assert bans.has_ban_on(address="192.0.2.9")
+    first.delete()
+    version = bans.load(version)
+    assert not bans.has_ban_on(client_id="one")
+    two = Ban.objects.get(value="two")
+    two.value = "three"
+    two.save()
+    Ban.objects.create(target="client", value="four")
+    bans.load(version)
+    names = ["two", "three", "four"]
+    found = [bans.has_ban_on(client_id=name) for name in names]
+    assert found == [False, True, True]
