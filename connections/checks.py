@@ -15,6 +15,12 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from connections.config.loader import get_config
 from connections.credentials.jwt_config import find_jwt_problems
+from connections.layers.checks import (
+    PROCESS_LAYERS,
+    check_channel_layer,
+    check_workers,
+    get_layer,
+)
 from connections.models import Connection
 from connections.net.addresses import UNIX
 from connections.net.origins import parse_pattern
@@ -25,12 +31,6 @@ from connections.views.overlaps import find_overlaps, name_view
 
 _PROXY_TIMEOUT_SECONDS = 60
 """Default of nginx's proxy_read_timeout, after which it closes silent connections."""
-
-_PROCESS_LAYERS = ("InMemoryChannelLayer", "LocalLayer")
-"""The channel layers that reach only their own process."""
-
-_CELERY_APPS = ("django_celery_beat", "django_celery_results")
-_WORKERS = (*_CELERY_APPS, "django_dramatiq", "django_q", "django_rq", "huey")
 
 _DATABASES = ("sqlite", "postgresql")
 _SIGNED_COOKIES = "django.contrib.sessions.backends.signed_cookies"
@@ -152,26 +152,26 @@ def check_urls(**kwargs: Any) -> Sequence[checks.CheckMessage]:
     """connections.W017, W018: two URL patterns match a path of connections.urls."""
     found: list[checks.CheckMessage] = []
     for path, answering, hidden, is_ours in find_overlaps(urlpatterns):
-        names = name_view(answering), name_view(hidden)
+        first, second = name_view(answering), name_view(hidden)
         if is_ours:
-            message = (
-                f"{path} is answered by {names[0]}; {names[1]} is behind it and is "
-                "never called. A host that scraped /metrics gets 403 unless "
+            one = checks.Warning(
+                f"{path} is answered by {first}; {second} is behind it and is never "
+                "called. A host that scraped /metrics gets 403 unless "
                 "metrics.allowed_addresses holds its address, or it sends the "
-                "METRICS_TOKEN of Django's settings."
+                "METRICS_TOKEN of Django's settings.",
+                hint="Include connections.urls after it or at another prefix: the "
+                "/metrics of django-prometheus has the same series.",
+                id="connections.W017",
             )
-            hint = (
-                "Include connections.urls after it or at another prefix: the /metrics "
-                "of django-prometheus has the same series."
+            found.append(one)
+        elif not first.startswith("django_prometheus."):
+            one = checks.Warning(
+                f"{path} is answered by {first}; {second} is behind it and is never "
+                "called.",
+                hint="Include connections.urls before it, or at another prefix.",
+                id="connections.W018",
             )
-            found.append(checks.Warning(message, hint=hint, id="connections.W017"))
-        elif not names[0].startswith("django_prometheus."):
-            message = (
-                f"{path} is answered by {names[0]}; {names[1]} is behind it and is "
-                "never called."
-            )
-            hint = "Include connections.urls before it, or at another prefix."
-            found.append(checks.Warning(message, hint=hint, id="connections.W018"))
+            found.append(one)
     return found
 
 
@@ -203,36 +203,6 @@ def find_readable_files(
         )
         for path in readable
     ]
-
-
-def check_channel_layer(**kwargs: Any) -> Sequence[checks.CheckMessage]:
-    """connections.W013: no channel layer is configured; groups need one."""
-    if _get_layer():
-        return []
-    message = (
-        "No channel layer is configured: connections whose consumer uses groups "
-        "close with 4500."
-    )
-    hint = (
-        'Set CHANNEL_LAYERS = {"default": {"BACKEND": '
-        '"connections.layers.local.LocalLayer"}}; for several nodes use '
-        "connections.layers.redis.RedisLayer."
-    )
-    return [checks.Warning(message, hint=hint, id="connections.W013")]
-
-
-def check_workers(**kwargs: Any) -> Sequence[checks.CheckMessage]:
-    """connections.W019: the channel layer does not reach from workers to clients."""
-    layer = _get_layer()
-    worker = _find_worker()
-    if worker is None or not layer.endswith(_PROCESS_LAYERS):
-        return []
-    message = (
-        f"{worker} runs in other processes, and the channel layer {layer} reaches "
-        "only clients of its own process: what a worker sends to a group is lost."
-    )
-    hint = "Use connections.layers.redis.RedisLayer in CHANNEL_LAYERS."
-    return [checks.Warning(message, hint=hint, id="connections.W019")]
 
 
 def check_proxies(**kwargs: Any) -> Sequence[checks.CheckMessage]:
@@ -286,9 +256,9 @@ def _check_settings() -> Iterator[checks.CheckMessage]:
             "Set SECURE_SSL_REDIRECT, and list the proxy that terminates TLS in "
             "trusted_proxies or use `serve --tls-cert --tls-key`.",
         )
-    layer = _get_layer()
+    layer = get_layer()
     has_several_nodes = bool(getattr(settings, "REDIS_URL", None))
-    if has_several_nodes and layer.endswith(_PROCESS_LAYERS):
+    if has_several_nodes and layer.endswith(PROCESS_LAYERS):
         yield _warn(
             2,
             f"The channel layer {layer} reaches only clients of its own node, but "
@@ -302,21 +272,6 @@ def _check_settings() -> Iterator[checks.CheckMessage]:
             "may open a WebSocket with their visitors' cookies.",
             "List the hosts that you serve.",
         )
-
-
-def _find_worker() -> str | None:
-    """Return what runs tasks of the project in processes of its own, or None."""
-    for name in settings.INSTALLED_APPS:
-        if name.partition(".")[0] in _WORKERS:
-            return str(name)
-    names = (name for name in dir(settings) if name.startswith("CELERY_"))
-    return "Celery" if next(names, None) else None
-
-
-def _get_layer() -> str:
-    """Return the dotted path of the channel layer, or "" without one."""
-    layers = getattr(settings, "CHANNEL_LAYERS", {})
-    return str(layers.get("default", {}).get("BACKEND", ""))
 
 
 def _check_limits() -> Iterator[checks.CheckMessage]:
@@ -420,7 +375,6 @@ def register() -> None:
     checks.register(check_router)
     checks.register(check_session_engine)
     checks.register(check_urls)
-
     checks.register(check_database_files)
     checks.register(check_channel_layer)
     checks.register(check_workers)

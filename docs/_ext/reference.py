@@ -24,7 +24,10 @@ from connections.views.prometheus import NodeCollector
 
 ROOT = Path(__file__).resolve().parents[2]
 APPS = ("connections", "sessions_history")
-_CHECK_FILES = [ROOT / app / "checks.py" for app in APPS]
+_CHECK_FILES = [
+    *(ROOT / app / "checks.py" for app in APPS),
+    ROOT / "connections" / "layers" / "checks.py",
+]
 _CLIENT = ROOT / "connections" / "static" / "connections" / "client.js"
 _DOC_COMMENT = re.compile(r"^( *)/\*\*(.*?)\*/\n(.*?)$", re.DOTALL | re.MULTILINE)
 

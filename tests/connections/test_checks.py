@@ -13,7 +13,6 @@ from django.db.utils import ConnectionHandler
 from django.urls import clear_url_caches, include, path, re_path
 
 from connections.checks import (
-    check_channel_layer,
     check_configuration,
     check_database,
     check_deployment,
@@ -21,10 +20,10 @@ from connections.checks import (
     check_redis_url,
     check_session_engine,
     check_urls,
-    check_workers,
     find_readable_files,
 )
 from connections.exceptions import ConfigError
+from connections.layers.checks import check_channel_layer, check_workers
 from connections.routing import protect
 from tests.project import ROOT
 
