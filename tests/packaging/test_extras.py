@@ -14,7 +14,15 @@ from tests.project import ROOT
 IMPORTED_AS = {"pyjwt": "jwt"}
 """Distributions whose package has another name."""
 
-INSTALLED = {"asgiref", "channels", "connections", "daphne", "django", "twisted"}
+INSTALLED = {
+    "asgiref",
+    "channels",
+    "connections",
+    "cryptography",  # Daphne brings it, with TLS.
+    "daphne",
+    "django",
+    "twisted",
+}
 """Packages that every installation of the library has."""
 
 
