@@ -1,5 +1,6 @@
 """Test close codes, reasons and crashes on real sockets."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,9 +12,11 @@ from connections.testing import (
     RESET,
     LiveServer,
     RawClient,
+    Servers,
     build_frame,
     wait_until,
 )
+from connections.testing.waiting import scale
 from tests.integration.seen import read_seen
 from tests.project import ProjectServers
 
@@ -44,6 +47,20 @@ async def test_a_close_code_reaches_the_client_with_its_reason(
             await ws.recv()
     assert caught.value.rcvd is not None
     assert (caught.value.rcvd.code, caught.value.rcvd.reason) == (code, "why so")
+
+
+async def test_a_client_has_the_grace_that_was_set_to_answer_a_close(
+    servers: Servers,
+) -> None:
+    """The server itself drops a socket after two seconds at the earliest."""
+    server = servers.start(
+        command="daphne", application=RAW, config={"evict_grace_seconds": 4}
+    )
+    client = await RawClient.open(server.port, "/close?code=4000&reason=x")
+    await client.read_close()
+    began = time.monotonic()
+    await client.read_end(scale(10))
+    assert time.monotonic() - began > 3
 
 
 async def test_a_reason_too_long_is_cut_at_a_character(server: LiveServer) -> None:
