@@ -43,15 +43,15 @@ class Flaw:
 FLAWS = {
     "keep-has-room-for-all": Flaw(
         path=_RETAKE,
-        right="elseif count_of(slot.client) < slot.limit and count_slots() < max_total",
+        right="elseif count < slot.limit and count_slots() < max_total",
         wrong="elseif count_slots() < max_total",
         faults="outlived",
         shows="over its limit",
     ),
     "keep-has-room-for-nobody": Flaw(
         path=_RETAKE,
-        right="elseif count_of(slot.client) < slot.limit and count_slots() < max_total",
-        wrong="elseif count_of(slot.client) < 0",
+        right="elseif count < slot.limit and count_slots() < max_total",
+        wrong="elseif count < 0",
         faults="outlived",
         shows="ended for only",
     ),
@@ -71,15 +71,15 @@ FLAWS = {
     ),
     "a-recovered-pool-settles-nothing": Flaw(
         path=_PRELUDE,
-        right="    call('HSET', SUSPECTS, slot.client, slot.limit)\n",
-        wrong="",
+        right="    evict_oldest(client, excess)\n    left =",
+        wrong="    left =",
         faults="redis_restarted",
         shows="over its limit",
     ),
     "a-woken-node-keeps-what-it-lost": Flaw(
         path="connections/node/node.py",
-        right="        self.end_connections(renewal.lost, close_codes.POOL_FULL)\n",
-        wrong="",
+        right="is_whole & self.end_connections(renewal.lost, close_codes.POOL_FULL)",
+        wrong="is_whole",
         faults="outlived",
         shows="over its limit",
     ),
