@@ -193,11 +193,11 @@ class Project:
     def prepare(self) -> None:
         """Migrate, and make a superuser and some users with one password."""
         for app in self.variation.make_migrations:
-            self._manage("makemigrations", app)
+            self.run("makemigrations", app)
         for alias in self.variation.databases:
-            self._manage("migrate", "--verbosity", "0", "--database", alias)
+            self.run("migrate", "--verbosity", "0", "--database", alias)
         for command in self.variation.commands:
-            self._manage(*command)
+            self.run(*command)
         self._worker = subprocess.Popen(
             [sys.executable, str(_WORKER)],
             cwd=self.folder,
@@ -254,7 +254,8 @@ for name in {USERS!r}:
             raise CommandFailed(f"{request}: {output[-1000:]}{errors[-1000:]}")
         return output
 
-    def _manage(self, *arguments: str) -> None:
+    def run(self, *arguments: str) -> None:
+        """Run a management command in a process of its own."""
         done = subprocess.run(
             [sys.executable, "manage.py", *arguments],
             cwd=self.folder,

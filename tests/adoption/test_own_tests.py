@@ -131,4 +131,4 @@ def test_the_tests_of_a_project_pass(
         # and PostgreSQL notices its end after the test database should be dropped.
         project.environment["PROJECT_TEST_FILE"] = "test_own_tests"
         arguments = ["test"]
-    project.manage(*arguments)
+    project.run(*arguments)
