@@ -85,6 +85,7 @@ class ConnectionList(BoundedList):
     )
     list_display_links = ("client_id",)
     list_filter = (StateFilter, NodeFilter, ReasonFilter, "opened_at")
+    linked_lookups = ("client_id",)
     ordering = ("-connection_id",)
     search_help_text = (
         "Search by the full id of a connection or client, or a full user name; open "

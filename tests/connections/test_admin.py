@@ -98,6 +98,7 @@ def test_filters_and_links_of_the_pages_work(admin_client: Client) -> None:
         (LISTS[2], "target__exact=address"),
         (LISTS[3], f"state=all&node=n1&reason=idle&{since}&q=x&o=1&p=1"),
         (LISTS[3], f"{since}&{since.replace('gte', 'lt')}"),
+        (LISTS[3], "client_id=alice"),
         (LISTS[4], "exception_class=x&connection__connection_id=c1"),
         (LISTS[5], "state__exact=serving"),
         (LISTS[6], "session__session_id__exact=s1&sender__exact=client"),
