@@ -9,7 +9,7 @@ from django.db import models
 
 from connections.models import Node
 from connections.models.alias import PrimaryQuerySet
-from connections.models.clock import Now
+from connections.models.clock import MomentField, Now
 from connections.models.user_key import UserKey, set_null
 
 ID_LENGTH = 32
@@ -64,8 +64,8 @@ class Session(models.Model):
     )
     epoch = models.CharField(max_length=ID_LENGTH)
     last_offset = models.PositiveBigIntegerField(default=0)
-    created_at = models.DateTimeField(db_default=Now())
-    last_seen_at = models.DateTimeField(db_default=Now(), db_index=True)
+    created_at = MomentField(db_default=Now())
+    last_seen_at = MomentField(db_default=Now(), db_index=True)
     """When a client last attached or wrote, to within a few seconds."""
 
     objects = SessionQuerySet.as_manager()
@@ -105,7 +105,7 @@ class HistoryEntry(models.Model):
     offset = models.PositiveBigIntegerField()
     kind = models.CharField(max_length=32)
     sender = models.CharField(max_length=6, choices=Sender.choices)
-    at = models.DateTimeField(db_default=Now())
+    at = MomentField(db_default=Now())
     data = models.TextField(default="null")
     state = models.CharField(max_length=11, choices=State.choices, default=State.DONE)
     node = models.ForeignKey(
@@ -155,7 +155,7 @@ class AppendKey(models.Model):
     key = models.CharField(max_length=KEY_LENGTH)
     digest = models.CharField(max_length=32)
     offset = models.PositiveBigIntegerField()
-    created_at = models.DateTimeField(db_default=Now(), db_index=True)
+    created_at = MomentField(db_default=Now(), db_index=True)
 
     objects = PrimaryQuerySet.as_manager()
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 from django.db import models
 
 from connections.models.alias import PrimaryQuerySet
-from connections.models.clock import Now
+from connections.models.clock import MomentField, Now
 
 
 class CloseRequestQuerySet(PrimaryQuerySet["CloseRequest"]):
@@ -54,7 +54,7 @@ class CloseRequest(models.Model):
         default=0,
         help_text="The ends of the connections are spread over this time.",
     )
-    created_at = models.DateTimeField(db_default=Now(), db_index=True)
+    created_at = MomentField(db_default=Now(), db_index=True)
 
     objects = CloseRequestQuerySet.as_manager()
 

@@ -10,7 +10,7 @@ from django.conf import settings
 from django.db import models
 
 from connections.models.alias import PrimaryQuerySet, atomic
-from connections.models.clock import Now
+from connections.models.clock import MomentField, Now
 from connections.models.user_key import (
     UserKey,
     are_users_apart,
@@ -128,7 +128,7 @@ class Ticket(models.Model):
     session_key = models.CharField(max_length=255, blank=True)
     claims = models.JSONField(default=dict)
     origin = models.CharField(max_length=255, blank=True)
-    issued_at = models.DateTimeField(db_default=Now(), db_index=True)
+    issued_at = MomentField(db_default=Now(), db_index=True)
     used_at = models.DateTimeField(null=True)
 
     objects = TicketQuerySet.as_manager()

@@ -6,7 +6,7 @@ from django.db import models
 from django.db.models import F
 
 from connections.models.alias import PrimaryQuerySet
-from connections.models.clock import Now
+from connections.models.clock import MomentField, Now
 
 
 class NodeCommandQuerySet(PrimaryQuerySet["NodeCommand"]):
@@ -40,7 +40,7 @@ class NodeCommand(models.Model):
         max_length=500, blank=True, help_text="The text of a notice."
     )
     author = models.CharField(max_length=150, blank=True)
-    created_at = models.DateTimeField(db_default=Now(), db_index=True)
+    created_at = MomentField(db_default=Now(), db_index=True)
     nodes = models.PositiveIntegerField(
         default=0, help_text="Nodes that have carried it out."
     )
