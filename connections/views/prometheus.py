@@ -65,9 +65,18 @@ def export_metrics() -> bytes:
     return generate_latest(registry)
 
 
+_collector = NodeCollector()
+
+
 def register() -> None:
-    """Register the collector of this process; the app config calls it once."""
-    REGISTRY.register(NodeCollector())
+    """
+    Register the collector of this process; a second call changes nothing.
+
+    Django makes the apps ready again when a test overrides INSTALLED_APPS.
+    """
+    with contextlib.suppress(KeyError):
+        REGISTRY.unregister(_collector)
+    REGISTRY.register(_collector)
 
 
 def _collect_on_loop() -> list[Metric]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.apps import apps
 from django.test import RequestFactory
 from prometheus_client import REGISTRY, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
@@ -262,6 +263,14 @@ async def test_another_thread_gets_the_series_from_the_loop_once(node: Node) -> 
     text = (await asyncio.to_thread(generate_latest, REGISTRY)).decode()
     assert text.count("# TYPE active_websocket_connections gauge") == 1
     assert text.count("\nwebsocket_pool_slots ") == 1
+
+
+async def test_apps_that_are_made_ready_again_export_once(node: Node) -> None:
+    """As by a test that overrides INSTALLED_APPS."""
+    for _ in range(2):
+        apps.get_app_config("connections").ready()
+    text = (await ask()).content.decode()
+    assert text.count("# TYPE active_websocket_connections gauge") == 1
 
 
 def test_without_a_node_another_thread_gets_no_series() -> None:
