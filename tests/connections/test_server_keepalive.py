@@ -86,7 +86,7 @@ def test_the_round_trip_is_the_last_pongs() -> None:
     line.loop.now = sent_at + 0.5
     line.keepalive.on_pong(payload)
     assert line.keepalive.rtt_seconds == pytest.approx(0.5)
-    assert line.round_trips == [0.5]
+    assert line.round_trips == [pytest.approx(0.5)]
 
 
 def test_a_pong_that_answers_no_ping_means_nothing() -> None:
