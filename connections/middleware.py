@@ -16,21 +16,21 @@ from django.conf import settings
 from django.http.request import validate_host
 
 from connections import close_codes
+from connections.access.proxies import find_scope_source, with_address, with_scheme
 from connections.asgi import Application, Message, Receive, Send
 from connections.config.loader import WebSocketConfig
 from connections.credentials.channels_scope import describe_client, parse_cookies
 from connections.credentials.identity import Credential, name_address
 from connections.exceptions import Refused
-from connections.health import answer_probe, find_probe
 from connections.logs import NOTHING
 from connections.net.origins import is_origin_allowed, parse_host
 from connections.net.redaction import conceal
 from connections.net.script_prefix import remove_script_prefix, with_script_prefix
 from connections.net.source_log import SourceLog
 from connections.node.current import get_node
+from connections.node.health import answer_probe, find_probe
 from connections.node.lifespan import follow_lifespan
 from connections.node.node import Node
-from connections.proxies import find_scope_source, with_address, with_scheme
 
 logger = logging.getLogger(__name__)
 

@@ -7,6 +7,7 @@ from channels.routing import ProtocolTypeRouter, URLRouter
 from django.apps import apps
 from django.urls import URLPattern, path, re_path
 
+from connections.access.proxies import SchemeMiddleware
 from connections.asgi import Application, Message, Receive, Send
 from connections.config.loader import get_config
 from connections.credentials.jwt_config import require_valid_jwt
@@ -18,7 +19,6 @@ from connections.middleware import (
     deny,
 )
 from connections.pool import get_redis_url, require_valid_redis
-from connections.proxies import SchemeMiddleware
 from connections.server.install import install
 
 

@@ -20,7 +20,6 @@ LAYERS = (
     "dependencies",
     "token_bucket",
     "background",
-    "deadline",
     "passes",
     "deprecation",
     "net",
@@ -42,11 +41,9 @@ LAYERS = (
     "access",
     "alerts",
     "node",
-    "health",
     # One connection, and the server below it.
     "connection",
     "consumers",
-    "proxies",
     "middleware",
     "server",
     # For operators.
@@ -60,7 +57,6 @@ LAYERS = (
     "urls",
     "checks",
     "apps",
-    "templatetags",
     "management",
     # For users.
     "client",

@@ -16,8 +16,8 @@ from redis.asyncio import Redis
 from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 
 from connections.background import BackgroundTasks
-from connections.deadline import deadline
 from connections.redis.clients import ask
+from connections.redis.deadline import deadline
 from connections.units import Clock
 
 logger = logging.getLogger(__name__)

@@ -15,8 +15,8 @@ from urllib.parse import unquote
 from django.conf import settings
 
 from connections.asgi import Message
-from connections.health import find_probe
 from connections.net.addresses import find_source
+from connections.node.health import find_probe
 from connections.server.admission import Refusal
 from connections.server.compat import DaphneRequest, has_response_started
 from connections.server.request_limits import RequestLimits

@@ -11,14 +11,14 @@ from django.views.decorators.http import require_safe
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from connections.exceptions import PoolUnavailable
-from connections.health import (
+from connections.node.current import get_node
+from connections.node.health import (
     LIVENESS,
     READINESS,
     describe_health,
     may_observe,
     register_probe,
 )
-from connections.node.current import get_node
 from connections.views.prometheus import export_metrics
 
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from connections.deadline import deadline
+from connections.redis.deadline import deadline
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from django.core.asgi import get_asgi_application
 from django.core.handlers.asgi import ASGIRequest
 from django.test import AsyncClient
 
+from connections.access.proxies import SchemeMiddleware
 from connections.asgi import Message
 from connections.middleware import OriginMiddleware
 from connections.node.current import get_node
-from connections.proxies import SchemeMiddleware
 
 HTTPS = (b"x-forwarded-proto", b"https")
 PROXY, STRANGER = "192.0.2.1", "192.0.2.99"

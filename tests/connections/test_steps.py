@@ -17,9 +17,9 @@ from connections.alerts.measurements import read_measurements
 from connections.close_codes import CloseReason
 from connections.config.alert_rules import DEFAULT_RULES
 from connections.credentials.identity import Credential
-from connections.health import READINESS, describe_health
 from connections.metrics.steps import PeriodicSteps
 from connections.models import Alert, Ban, CloseRequest, Node, Sweep
+from connections.node.health import READINESS, describe_health
 from connections.node.node import Node as LiveNode
 from connections.node.periodic import run_periodically
 from connections.sweeper.background import run_sweeper
