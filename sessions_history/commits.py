@@ -30,9 +30,11 @@ from sessions_history.exceptions import (
     KeyReused,
     SessionNotFound,
     SessionsError,
+    StorageFull,
     StreamEnded,
     TooManyStreams,
 )
+from sessions_history.quotas import StorageQuota
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +58,7 @@ class LogLimits:
     max_open_streams: int
     lease_seconds: float = 15
     timeout_seconds: float = 600
+    storage: StorageQuota | None = None
 
     @property
     def terms(self) -> work.Terms:
@@ -175,6 +178,9 @@ class _Commit:
                 if digest != request.digest:
                     return KeyReused()
                 return Committed(epoch=session.epoch, offset=offset)
+        storage = self._limits.storage
+        if storage and not storage.take(request.client_id, request.entries):
+            return StorageFull()
         streaming = sum(one.state == _STREAMING for one in request.entries)
         open_streams = len(session.open_offsets)
         if streaming and open_streams + streaming > self._limits.max_open_streams:

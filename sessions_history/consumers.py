@@ -19,6 +19,7 @@ from sessions_history.exceptions import (
     KeyReused,
     LogFull,
     SessionNotFound,
+    StorageFull,
     StreamEnded,
     TooManySessions,
     TooManyStreams,
@@ -228,6 +229,9 @@ class SessionConsumer(LimitedJsonConsumer):
         if isinstance(exc, KeyReused):
             text = "this id was used before, with other data"
             self._reply_error("invalid_message", text, message_id)
+        elif isinstance(exc, StorageFull):
+            text = "the storage of this client is full: delete a session"
+            self._reply_error("storage_full", text, message_id)
         elif isinstance(exc, TooManyStreams):
             text = "too many answers are under way"
             self._reply_error("rate_limited", text, message_id, retry=_RETRY_SECONDS)

@@ -15,6 +15,10 @@ class TooManySessions(SessionsError):
     """The client has its limit of sessions."""
 
 
+class StorageFull(SessionsError):
+    """The client stores as many entries or bytes as it may."""
+
+
 class KeyReused(SessionsError):
     """The message id was used before with another payload."""
 

@@ -37,6 +37,7 @@ from sessions_history.fan_out import FanOut
 from sessions_history.group_commit import GroupCommit
 from sessions_history.payloads import digest, dump
 from sessions_history.producers import Producers
+from sessions_history.quotas import StorageQuota
 from sessions_history.reads import (
     Claim,
     Position,
@@ -88,6 +89,10 @@ class SessionLog:
             node_id=node_id,
             lease_seconds=config.node.node_timeout_seconds,
             timeout_seconds=config.sessions.stream_timeout_seconds,
+            storage=StorageQuota(
+                config.sessions.max_entries_per_client,
+                config.sessions.max_bytes_per_client,
+            ),
             history_limit=config.max_session_history,
             max_open_streams=config.sessions.max_open_streams,
         )
@@ -141,8 +146,8 @@ class SessionLog:
         Append a client's message, and start its answer if there is a responder.
 
         The future is done once the message and the place of its answer in the log
-        are committed; it raises KeyReused, TooManyStreams, SessionNotFound or
-        DatabaseUnavailable.
+        are committed; it raises KeyReused, StorageFull, TooManyStreams,
+        SessionNotFound or DatabaseUnavailable.
 
         Raises:
             InvalidMessage: the payload cannot be stored.

@@ -1,10 +1,22 @@
-"""Bound the answers under way on one node."""
+"""Bound the answers under way on one node, and what a client may store."""
 
 import asyncio
-from collections import Counter
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from connections.units import Clock
+from sessions_history.entries import NewEntry
 from sessions_history.exceptions import TooManyStreams
+from sessions_history.reads import read_usage
+
+_MOST_CLIENTS = 10_000
+_READ_SECONDS = 60.0
+_READ_FULL_SECONDS = 5.0
+"""How long a sum that was read counts; that of a full client for less long, because
+it may have deleted a session."""
 
 
 class StreamQuota:
@@ -35,3 +47,61 @@ class StreamQuota:
         self._by_client[client_id] -= 1
         if not self._by_client[client_id]:
             del self._by_client[client_id]
+
+
+@dataclass(slots=True)
+class _Usage:
+    """What a client stores: as it was read, and what was added since."""
+
+    entries: int
+    size_bytes: int
+    read_at: float
+
+
+class StorageQuota:
+    """
+    Bounds the entries and bytes that each client stores; 0 is no limit.
+
+    A sum is read once a minute and while a client is full. In between this node
+    adds what it appends, and knows neither what was trimmed nor what others add.
+    It belongs to the database thread that commits.
+    """
+
+    def __init__(
+        self, max_entries: int, max_bytes: int, clock: Clock = time.monotonic
+    ) -> None:
+        self._max_entries = max_entries
+        self._max_bytes = max_bytes
+        self._clock = clock
+        self._usages: OrderedDict[str, _Usage] = OrderedDict()
+
+    def take(self, client_id: str, entries: Sequence[NewEntry]) -> bool:
+        """Count new entries of a client; return False if they do not fit."""
+        if not client_id or not (self._max_entries or self._max_bytes):
+            return True
+        size_bytes = sum(len(entry.data.encode()) for entry in entries)
+        usage = self._usages.get(client_id)
+        age = self._clock() - usage.read_at if usage else _READ_SECONDS
+        is_old = age >= _READ_FULL_SECONDS
+        if (
+            usage is None
+            or age >= _READ_SECONDS
+            or (is_old and not self._fits(usage, len(entries), size_bytes))
+        ):
+            usage = self._usages[client_id] = _Usage(
+                *read_usage(client_id), self._clock()
+            )
+            self._usages.move_to_end(client_id)
+            if len(self._usages) > _MOST_CLIENTS:
+                self._usages.popitem(last=False)
+        if not self._fits(usage, len(entries), size_bytes):
+            return False
+        usage.entries += len(entries)
+        usage.size_bytes += size_bytes
+        return True
+
+    def _fits(self, usage: _Usage, entries: int, size_bytes: int) -> bool:
+        return not (
+            (self._max_entries and usage.entries + entries > self._max_entries)
+            or (self._max_bytes and usage.size_bytes + size_bytes > self._max_bytes)
+        )

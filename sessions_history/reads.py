@@ -4,8 +4,9 @@ import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
-from django.db.models import QuerySet
+from django.db.models import Count, Func, IntegerField, QuerySet, Sum
 from django.utils import timezone
 
 from connections.models.alias import atomic, get_connection, stream
@@ -90,6 +91,25 @@ def create_session(
                 if not _insert_below(session, max_sessions):
                     raise TooManySessions
     return Position(session_id=session.session_id, epoch=session.epoch, last_offset=0)
+
+
+class _Bytes(Func):
+    """The number of bytes of a text in UTF-8."""
+
+    function = "OCTET_LENGTH"
+    output_field = IntegerField()
+
+    def as_sqlite(self, compiler: Any, connection: Any, **context: Any) -> Any:
+        # octet_length() is part of SQLite since 3.43.
+        template = "LENGTH(CAST(%(expressions)s AS BLOB))"
+        return self.as_sql(compiler, connection, template=template, **context)
+
+
+def read_usage(client_id: str) -> tuple[int, int]:
+    """Return how many entries, and how many bytes in them, a client stores."""
+    entries = HistoryEntry.objects.filter(session__client_id=client_id)
+    found = entries.aggregate(count=Count("pk"), size=Sum(_Bytes("data")))
+    return found["count"], found["size"] or 0
 
 
 def _make_room(client_id: str, *, replaces_unused: bool) -> None:

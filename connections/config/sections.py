@@ -246,6 +246,18 @@ class SessionsConfig:
         1000,
         "sessions per client; sessions.when_full says what happens then; 0: no limit",
     )
+    max_entries_per_client: int = option(
+        Whole(0, 1_000_000_000),
+        100_000,
+        "entries that a client stores in all its sessions; a message beyond them is"
+        " refused as storage_full; 0: no limit",
+    )
+    max_bytes_per_client: int = option(
+        Size(0, 2**50),
+        "1GB",
+        "bytes that a client stores in all its sessions; a message beyond them is"
+        " refused as storage_full; 0: no limit",
+    )
     when_full: str = option(
         Choice(("refuse", "delete_unused")),
         "refuse",

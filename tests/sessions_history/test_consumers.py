@@ -179,6 +179,27 @@ async def test_an_unused_session_makes_room_at_the_limit(
         assert not await Session.objects.filter(pk=used.session_id).aexists()
 
 
+@pytest.mark.parametrize(
+    "limit", [{"max_bytes_per_client": 1000}, {"max_entries_per_client": 2}]
+)
+async def test_a_client_stores_only_so_much(
+    make_node: MakeNode, limit: dict[str, int]
+) -> None:
+    """In all its sessions; what is recorded already is acknowledged again."""
+    node = make_node(sessions=limit)
+    async with talk(node) as bob, talk(node, client_id="bob") as other:
+        first = await bob.say("é" * 200)
+        await bob.receive_type("ack")
+        async with talk(node) as more:
+            await more.say_and_wait("é" * 200)
+            refused = await more.say("é" * 200)
+            error = await more.receive_type("error")
+            assert (error["id"], error["code"]) == (refused, "storage_full")
+        await bob.say("é" * 200, first)
+        assert (await bob.receive_type("ack"))["offset"] == 1
+        await other.say_and_wait("é" * 200)
+
+
 async def test_a_client_deletes_its_session(make_node: MakeNode) -> None:
     """The other connections of the session learn that it is gone."""
     node = make_node()
