@@ -12,6 +12,7 @@ from connections.passes import Passes
 from connections.redis.encryption import get_encryption_keys, make_cipher
 from connections.storage.database import Database
 from sessions_history.entries import Entry
+from sessions_history.epochs import renew_epoch
 from sessions_history.reads import Position, read_entries_at, read_positions
 from sessions_history.tails import Tail
 
@@ -76,7 +77,13 @@ class FanOut:
     ) -> None:
         """Send committed entries to the subscribers of all nodes."""
         tail = self._find(session_id, epoch)
+        if tail is not None and entries[0].offset <= tail.acked_offset:
+            # This node acknowledged these offsets before, for other entries.
+            loss = self._report_loss(tail, tail.acked_offset)
+            self._tasks.start(loss, "The renewal of an epoch")
+            return
         if tail is not None:
+            tail.acked_offset = entries[-1].offset
             for entry in entries:
                 tail.take(entry)
         if self._relay is None:
@@ -149,12 +156,11 @@ class FanOut:
         still_open: Mapping[int, Entry],
     ) -> None:
         """Bring one tail to its position in the log."""
-        if (
-            position is None
-            or position.epoch != tail.epoch
-            or position.last_offset < last_offset
-        ):
+        if position is None or position.epoch != tail.epoch:
             self.reset(tail)
+            return
+        if position.last_offset < last_offset:
+            await self._report_loss(tail, last_offset)
             return
         for offset, entry in still_open.items():
             if offset in tail.growing:
@@ -163,6 +169,24 @@ class FanOut:
         if ended:
             await self._read_again(tail, ended)
         tail.move_to(position.last_offset)
+
+    async def _report_loss(self, tail: Tail, last_offset: int) -> None:
+        """
+        Begin a new epoch: the log has lost entries that clients have.
+
+        A replica that lagged was promoted, or a backup restored. Without another
+        epoch, the log could grow past a client's offset before the client returns.
+        """
+        epoch = tail.epoch or ""
+        if await self._database.write(renew_epoch, tail.session_id, epoch):
+            logger.error(
+                "The log of %s went back in time: it lacks entries up to the offset %s,"
+                " which were acknowledged; its epoch is renewed",
+                tail.session_id,
+                last_offset,
+                extra={"event": "log_went_back"},
+            )
+        self.reset(tail)
 
     def reset(self, tail: Tail) -> None:
         """Make the subscribers of a tail attach anew: the log is another one."""

@@ -11,6 +11,7 @@ from django.utils import timezone
 
 from connections.models.alias import atomic, get_connection, stream
 from sessions_history.entries import Entry
+from sessions_history.epochs import make_epoch
 from sessions_history.exceptions import SessionNotFound, TooManySessions
 from sessions_history.models import HistoryEntry, Session
 
@@ -78,7 +79,7 @@ def create_session(
         session_id=os.urandom(16).hex(),
         client_id=client_id,
         user_id=user_id,
-        epoch=os.urandom(8).hex(),
+        epoch=make_epoch(),
     )
     # Far from the limit one statement is enough, also in a storm of clients.
     if not max_sessions:

@@ -38,6 +38,8 @@ class Tail:
         """True if the session has another log now, so that clients must attach anew."""
 
         self.last_offset = 0
+        self.acked_offset = 0
+        """The last offset that this node has committed."""
         self.growing: dict[int, Growing] = {}
         self.subscribers: dict[object, Callable[[], None]] = {}
         """The callbacks of the subscribers, called after each change."""

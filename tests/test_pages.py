@@ -18,7 +18,7 @@ from tests.project import ROOT
 PAGES = find_pages()
 OURS = ("connections", "sessions_history", "orchestra")
 
-_MANAGE = re.compile(r"manage\.py ([a-z]\w*)((?: [a-z]+)?)([^`\n#;&]*)")
+_MANAGE = re.compile(r"manage\.py ([a-z]\w*)((?: [a-z_]+)?)([^`\n#;&]*)")
 _LINK = re.compile(r"\]\(([^)#\s]*)(?:#[\w.-]*)?\)|^\[\w+\]: (\S+)$", re.MULTILINE)
 _MACHINE = re.compile(r"/(?:work/|tmp/wt|home/|root/|Users/)")
 

@@ -33,6 +33,7 @@ COMMANDS = (
     ("websocket_config",),
     ("websocket_config", "--json"),
     ("prune_sessions", "--dry-run"),
+    ("sessions", "renew_epoch", "--client", "nobody"),
 )
 
 _SERVERS = {"serve", "runserver", "capacity", "prepare_development"}

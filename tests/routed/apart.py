@@ -213,6 +213,7 @@ def test_a_ban_names_a_user() -> None:
         ("create_access_token", "--client", "a", "--user", "alice"),
         ("alerts", "--self-test"),
         ("prune_sessions", "--dry-run"),
+        ("sessions", "renew_epoch"),
         ("sweep_idle_connections", "--once"),
     ],
 )

@@ -1,0 +1,45 @@
+import json
+from typing import Any
+
+from django.core.management.base import CommandParser
+
+from connections.management.database_command import DatabaseCommand
+from connections.units import count_of
+from sessions_history.epochs import renew_epochs
+from sessions_history.models import Session
+
+_BATCH_SIZE = 500
+
+
+class Command(DatabaseCommand):
+    help = "Act on the logs of sessions."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+        renew = actions.add_parser(
+            "renew_epoch",
+            help="begin a new epoch after a backup was restored or a replica promoted: "
+            "returning clients get the whole log anew, as `reset`",
+        )
+        renew.add_argument("--session", metavar="ID", help="of one session alone")
+        renew.add_argument("--client", metavar="ID", help="of one client's sessions")
+        renew.add_argument(
+            "--dry-run", action="store_true", help="say how many would be renewed"
+        )
+        renew.add_argument("--json", action="store_true", help="one JSON line")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        found = Session.objects.all()
+        if options["session"]:
+            found = found.filter(session_id=options["session"])
+        if options["client"]:
+            found = found.filter(client_id=options["client"])
+        if options["dry_run"]:
+            count = found.count()
+        else:
+            count = renew_epochs(found, _BATCH_SIZE)
+        if options["json"]:
+            self.stdout.write(json.dumps({"sessions": count}))
+            return
+        verb = "would get" if options["dry_run"] else "got"
+        self.stdout.write(f"{count_of(count, 'session')} {verb} a new epoch")

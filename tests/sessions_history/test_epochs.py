@@ -1,0 +1,88 @@
+"""A log that went back in time is another one, which clients are told."""
+
+import asyncio
+import json
+from io import StringIO
+from typing import Any
+
+import pytest
+from asgiref.sync import sync_to_async
+from django.core.management import call_command
+
+from sessions_history.log import get_log
+from sessions_history.models import HistoryEntry, Session
+from tests.sessions_history.appends import make_session
+from tests.sessions_history.conftest import MakeNode
+from tests.sessions_history.talks import Talk, talk
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@sync_to_async
+def go_back(offset: int) -> None:
+    """Lose the entries after an offset, as by restoring a backup."""
+    HistoryEntry.objects.filter(offset__gt=offset).delete()
+    Session.objects.update(last_offset=offset)
+
+
+async def say_three(alice: Talk) -> dict[str, Any]:
+    for text in "abc":
+        await alice.say_and_wait(text)
+    return {"epoch": alice.hello["epoch"], "offset": 3}
+
+
+@pytest.mark.parametrize("position_seconds", [0.05, 60])
+async def test_a_node_notices_that_acknowledged_entries_are_gone(
+    make_node: MakeNode, position_seconds: float
+) -> None:
+    """By its check of positions, or by the next offset that it commits."""
+    node = make_node(sessions={"position_seconds": position_seconds})
+    async with talk(node) as alice:
+        claim = await say_three(alice)
+        await go_back(1)
+        if position_seconds > 1:
+            await alice.say("d")
+        bye = await alice.receive_type("bye")
+        assert bye["code"] == 4202
+    # By the time that the client returns, the log has grown past its offset.
+    for text in "efg":
+        await get_log(node).append(alice.session_id, text)
+    async with talk(node, alice.session_id, **claim) as again:
+        assert again.hello["outcome"] == "reset"
+        assert again.hello["epoch"] != claim["epoch"]
+
+
+async def test_two_nodes_renew_an_epoch_once(make_node: MakeNode) -> None:
+    nodes = [make_node(sessions={"position_seconds": 0.05}) for _ in range(2)]
+    async with talk(nodes[0]) as alice, talk(nodes[1], alice.session_id) as again:
+        await say_three(alice)
+        await again.receive_offsets(3)
+        await go_back(1)
+        await asyncio.gather(alice.receive_type("bye"), again.receive_type("bye"))
+    session = await Session.objects.aget()
+    async with talk(nodes[0], alice.session_id) as returned:
+        assert returned.hello["epoch"] == session.epoch != alice.hello["epoch"]
+
+
+def run(*arguments: str) -> str:
+    out = StringIO()
+    call_command("sessions", "renew_epoch", *arguments, stdout=out)
+    return out.getvalue()
+
+
+def read_epochs() -> dict[str, str]:
+    return dict(Session.objects.values_list("session_id", "epoch"))
+
+
+def test_the_command_renews_the_epochs_that_are_asked_for() -> None:
+    alice, more, bob = make_session(), make_session(), make_session("bob")
+    before = read_epochs()
+    assert run("--dry-run") == "3 sessions would get a new epoch\n"
+    assert read_epochs() == before
+    assert json.loads(run("--client", "bob", "--json")) == {"sessions": 1}
+    assert run("--session", alice) == "1 session got a new epoch\n"
+    after = read_epochs()
+    assert after[more] == before[more]
+    assert after[alice] != before[alice] and after[bob] != before[bob]
+    assert run() == "3 sessions got a new epoch\n"
+    assert len(set(read_epochs().values())) == 3
