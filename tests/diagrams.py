@@ -1,10 +1,13 @@
 """
-Draw the diagrams of the documentation as SVG: python -m tests.diagrams
+Draw the diagrams of the documentation as SVG.
+
+    python -m tests.diagrams
 
 Pages have them as blocks of Mermaid, which code hosts show. The built pages have the
 SVG, so that they need no network and no script. It takes npm and Chromium.
 """
 
+import argparse
 import asyncio
 import re
 import subprocess
@@ -68,6 +71,11 @@ async def draw(folder: Path) -> None:
 
 def main() -> None:
     """Fetch Mermaid into a temporary folder and draw."""
+    argparse.ArgumentParser(
+        prog="python -m tests.diagrams",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(["npm", "pack", "--silent", MERMAID], cwd=folder, check=True)
         (archive,) = Path(folder).glob("*.tgz")

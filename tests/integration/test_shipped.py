@@ -160,7 +160,8 @@ async def test_a_rolling_deploy_refuses_nobody(site: Site) -> None:
             while not replacing.done():
                 # Another address each time, so that none is beyond its rate.
                 newcomer += 1
-                one = visitor.at(f"127.0.1.{newcomer}")
+                block, number = divmod(newcomer, 250)
+                one = visitor.at(f"127.0.{1 + block}.{1 + number}")
                 statuses.add(await open_once(one))
                 statuses.add((await asyncio.to_thread(one.get, "/sign-in/")).status)
             assert await replacing == 0
