@@ -18,7 +18,7 @@ from connections.connection.layer_messages import is_reserved
 from connections.connection.lock import FifoLock
 from connections.connection.rate_limiter import Verdict
 from connections.connection.receive_limits import ReceiveLimits
-from connections.connection.scheduling import receive_next
+from connections.connection.scheduling import make_fair
 from connections.connection.scope import connection_from_scope, read_replaces
 from connections.connection.sender import AsgiSender
 from connections.connection.stage import Stage
@@ -100,7 +100,7 @@ class ConnectionRunner:
             raise RuntimeError("a consumer runs in a task of an event loop")
         self._consumer = consumer
         self._node = node
-        self._receive = receive
+        self._receive = make_fair(receive)
         self._scope = scope
         self._task = task
         self._lock = FifoLock()
@@ -180,7 +180,7 @@ class ConnectionRunner:
         while True:
             # Free the last message, which may be large, before the next arrives.
             message = _NOTHING
-            message = await receive_next(self._receive)
+            message = await self._receive()
             kind = message["type"]
             if kind == "websocket.receive":
                 verdict = limits.check(message)

@@ -5,9 +5,20 @@ import sys
 import types
 from collections.abc import Awaitable, Callable, Generator
 from contextvars import Context
+from functools import partial
 from typing import Any
 
 from connections.asgi import Message
+
+
+def make_fair(
+    receive: Callable[[], Awaitable[Message]],
+) -> Callable[[], Awaitable[Message]]:
+    """Return receive_next() of a receive(), or itself if its queue is ours."""
+    queue = getattr(receive, "__self__", None)
+    if getattr(queue, "lets_others_run", False):
+        return receive
+    return partial(receive_next, receive)
 
 
 @types.coroutine
