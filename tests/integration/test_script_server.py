@@ -15,7 +15,7 @@ from tests.integration.echo import assert_alive
 from tests.project import ROOT
 
 pytestmark = pytest.mark.skipif(
-    not (ROOT / ".venv" / "installed").exists(),
+    not (ROOT / ".venv" / "installed-requirements").exists(),
     reason="script/test has not made .venv; script/server would install it now",
 )
 
