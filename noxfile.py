@@ -1,6 +1,7 @@
 """Run the quick tests on every supported pair of Python and Django."""
 
 import os
+import shutil
 from pathlib import Path
 
 import nox
@@ -19,6 +20,8 @@ CELLS = [
     ("3.11", "requirements/oldest.txt"),
 ]
 """Django 5.2, 6.0 and 6.1, and the oldest allowed release of each requirement."""
+if shutil.which("python3.14"):
+    CELLS += [("3.14", f"requirements/django{version}.txt") for version in (60, 61)]
 
 
 @nox.session
