@@ -5,7 +5,12 @@ import math
 from collections.abc import Callable
 
 TICK_SECONDS = 0.1
-"""How late a timer may run."""
+"""How late a timer may run while the event loop is in time."""
+
+_STALL_SECONDS = 0.5
+"""A loop that is later than this stood still."""
+
+_MOST_EXTRA_SECONDS = 5.0
 
 
 class Timer:
@@ -33,6 +38,10 @@ class CoarseTimers:
 
     A timer of the loop costs a heap entry, a context and a wake-up. Timers that
     are due in the same tenth of a second share them here.
+
+    A loop that stood still (the process was frozen, or something blocked it) did
+    not let the application work either. Timers that fell due meanwhile are put off
+    once, by the length of the stall and by at most five seconds.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -52,7 +61,16 @@ class CoarseTimers:
         return timer
 
     def _ring(self, number: int) -> None:
-        for timer in self._timers.pop(number):
+        timers = self._timers.pop(number)
+        late_seconds = self.time() - number * TICK_SECONDS
+        if late_seconds > _STALL_SECONDS:
+            extra_seconds = min(late_seconds, _MOST_EXTRA_SECONDS)
+            self._loop.call_later(extra_seconds, self._run, timers)
+        else:
+            self._run(timers)
+
+    def _run(self, timers: list[Timer]) -> None:
+        for timer in timers:
             try:
                 timer.run()
             except Exception as exc:

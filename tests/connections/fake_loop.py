@@ -35,8 +35,10 @@ class FakeLoop:
     def create_future(self) -> asyncio.Future[None]:
         return asyncio.get_running_loop().create_future()
 
-    def call_later(self, seconds: float, action: Callable[[], None]) -> FakeTimer:
-        return self.call_at(self.now + seconds, action)
+    def call_later(
+        self, seconds: float, action: Callable[..., None], *args: Any
+    ) -> FakeTimer:
+        return self.call_at(self.now + seconds, action, *args)
 
     def call_at(
         self, due_at: float, action: Callable[..., None], *args: Any
@@ -54,6 +56,11 @@ class FakeLoop:
         while due := [one for one in self.timers if one.due_at <= ends_at]:
             timer = min(due, key=lambda one: one.due_at)
             self.timers.remove(timer)
-            self.now = timer.due_at
+            self.now = max(self.now, timer.due_at)
             timer.action()
         self.now = ends_at
+
+    def stand_still(self, seconds: float) -> None:
+        """Let time pass in which nothing runs; what fell due runs at the end."""
+        self.now += seconds
+        self.advance(0)

@@ -59,3 +59,21 @@ def test_one_may_plan_another_in_the_same_round() -> None:
     diary.timers.call_later(1, lambda: diary.plan("again", 0))
     diary.loop.advance(3)
     assert [name for name, _ in diary.done] == ["again"]
+
+
+@pytest.mark.parametrize(("late", "extra"), [(0.4, 0), (3, 3), (60, 5)])
+def test_a_stall_of_the_loop_puts_off_what_fell_due_in_it(
+    late: float, extra: float
+) -> None:
+    """The application had no time to meet the deadline either."""
+    diary = Diary()
+    diary.plan("missed", 1)
+    met = diary.timers.call_later(1, lambda: diary.plan("met", 0))
+    diary.loop.stand_still(1 + late)
+    assert bool(diary.done) == (extra == 0)
+    met.cancel()
+    diary.loop.stand_still(extra + 60)
+    assert [name for name, _ in diary.done] == ["missed"]
+    diary.plan("next", 1)
+    diary.loop.advance(2)
+    assert [name for name, _ in diary.done] == ["missed", "next"]
