@@ -61,7 +61,7 @@ def test_one_may_plan_another_in_the_same_round() -> None:
     assert [name for name, _ in diary.done] == ["again"]
 
 
-@pytest.mark.parametrize(("late", "extra"), [(0.4, 0), (3, 3), (60, 5)])
+@pytest.mark.parametrize(("late", "extra"), [(3, 3), (60, 5)])
 def test_a_stall_of_the_loop_puts_off_what_fell_due_in_it(
     late: float, extra: float
 ) -> None:
@@ -70,7 +70,7 @@ def test_a_stall_of_the_loop_puts_off_what_fell_due_in_it(
     diary.plan("missed", 1)
     met = diary.timers.call_later(1, lambda: diary.plan("met", 0))
     diary.loop.stand_still(1 + late)
-    assert bool(diary.done) == (extra == 0)
+    assert diary.done == []
     met.cancel()
     diary.loop.stand_still(extra + 60)
     assert [name for name, _ in diary.done] == ["missed"]
