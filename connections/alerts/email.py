@@ -54,24 +54,35 @@ def deliver(
             continue
         sent = Alert.objects.filter(pk=alert.pk)
         try:
-            _send(alert, rules.get(alert.rule), recipients)
+            send(alert, rules.get(alert.rule), recipients)
         except Exception as exc:
-            logger.error(
-                "Alert %s could not be mailed and will be tried again: %s",
-                alert.rule,
-                exc,
-                exc_info=exc,
-                extra={"event": "alert_not_mailed", "alert": alert.rule},
-            )
-            record_failure("The delivery of alerts")
-            sent.update(mail_error=f"{type(exc).__name__}: {exc}"[:255])
+            sent.update(mail_error=describe_failed_mail(alert, exc))
             break  # The other mails would most likely fail after the same wait.
         sent.update(mailed_state=alert.state, mail_error="")
         count += 1
     return count
 
 
-def _send(alert: Alert, rule: AlertRule | None, recipients: list[str]) -> None:
+def describe_failed_mail(alert: Alert, exc: Exception) -> str:
+    """Log and count that a mail failed; return the text for its alert."""
+    logger.error(
+        "Alert %s could not be mailed and will be tried again: %s",
+        alert.rule,
+        exc,
+        exc_info=exc,
+        extra={"event": "alert_not_mailed", "alert": alert.rule},
+    )
+    record_failure("The delivery of alerts")
+    return f"{type(exc).__name__}: {exc}"[:255]
+
+
+def send(alert: Alert, rule: AlertRule | None, recipients: list[str]) -> None:
+    """
+    Mail the present state of an alert; needs no database.
+
+    Raises:
+        Exception: whatever the mail backend of the project raises.
+    """
     prefix = "[self-test] " if alert.is_test else ""
     about = rule.about if rule is not None else alert.rule
     unit = rule.unit if rule is not None else ""

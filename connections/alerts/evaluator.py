@@ -105,7 +105,7 @@ class Evaluator:
         except IntegrityError:
             return  # Another evaluator was first.
         if is_firing:
-            _log(alert)
+            log_alert(alert)
 
     def _fire(self, alert: Alert, value: float, now: datetime) -> None:
         pending = Alert.objects.filter(pk=alert.pk, state=Alert.State.PENDING)
@@ -118,7 +118,7 @@ class Evaluator:
         }
         if pending.update(state=Alert.State.FIRING, **columns):
             alert.state, alert.value = Alert.State.FIRING, value
-            _log(alert)
+            log_alert(alert)
 
     def _resolve(self, alert: Alert, value: float) -> None:
         firing = Alert.objects.filter(pk=alert.pk, state=Alert.State.FIRING)
@@ -131,12 +131,12 @@ class Evaluator:
         }
         if firing.update(state=Alert.State.RESOLVED, **columns):
             alert.state, alert.value = Alert.State.RESOLVED, value
-            _log(alert)
+            log_alert(alert)
         elif alert.state == Alert.State.PENDING:
             Alert.objects.filter(pk=alert.pk, state=Alert.State.PENDING).delete()
 
 
-def _log(alert: Alert) -> None:
+def log_alert(alert: Alert) -> None:
     """Log an alert that fires or has resolved."""
     is_firing = alert.state == Alert.State.FIRING
     level = _LEVELS.get(alert.severity, logging.ERROR) if is_firing else logging.INFO

@@ -32,6 +32,12 @@ class Measurements:
     most_open: int = 0
     """The maximum at the end of a minute, in the last ten minutes."""
     pool_part: float = 0
+    full_pools: list[str] = field(default_factory=list)
+    """Who was refused and who holds the slots, for each node that refuses."""
+    degraded_pools: list[str] = field(default_factory=list)
+    """The nodes without the shared pool, each with the reason."""
+    databases_down: int = 0
+    """Nodes without a database; each node alone knows it, so no row says so."""
     outliving: int = 0
     """Consumers, objects and slots that outlive their connection."""
     lost_nodes: int = 0
@@ -60,6 +66,11 @@ def read_measurements(
     for node in nodes.live():
         counters = node.counters
         measurements.open_connections += node.open_connections
+        place = f"node {node.host}:{node.pid}"
+        if node.degraded:
+            measurements.degraded_pools.append(f"{place}: {node.degraded}")
+        if counters.get("pool_full"):
+            measurements.full_pools.append(f"{place}: {counters['pool_full']}")
         measurements.outliving += counters.get("stuck_consumers", 0)
         measurements.outliving += counters.get("leak_suspects", 0)
         measurements.loop_lag_seconds = max(
@@ -123,9 +134,12 @@ def measure(rule: AlertRule, measurements: Measurements) -> float:
 
 def describe(rule: AlertRule, measurements: Measurements) -> str:
     """Return what the value of a rule counts, where that has names."""
-    if rule.name != "step_overdue":
-        return ""
-    return ", ".join(sorted(set(measurements.overdue_steps)))[:_DETAIL_LENGTH]
+    described = {
+        "pool_full": measurements.full_pools,
+        "pool_degraded": measurements.degraded_pools,
+        "step_overdue": sorted(set(measurements.overdue_steps)),
+    }
+    return ", ".join(described.get(rule.name, ()))[:_DETAIL_LENGTH]
 
 
 def _measure_errors(rule: AlertRule, measurements: Measurements) -> float:
@@ -149,6 +163,9 @@ def _measure_storm(rule: AlertRule, measurements: Measurements) -> float:
 
 
 _MEASURES: dict[str, Callable[[AlertRule, Measurements], float]] = {
+    "pool_full": lambda rule, measurements: measurements.recent["pool_full"],
+    "pool_degraded": lambda rule, measurements: len(measurements.degraded_pools),
+    "database_down": lambda rule, measurements: measurements.databases_down,
     "pool_near_exhaustion": lambda rule, measurements: measurements.pool_part,
     "high_error_rate": _measure_errors,
     "leak_suspected": lambda rule, measurements: measurements.outliving,

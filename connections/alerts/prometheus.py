@@ -16,7 +16,12 @@ _ERRORS = "60 * sum(rate(websocket_errors_total[2m]))"
 _HANDSHAKES = "60 * sum(rate(websocket_connections_total[2m]))"
 _MOST_ACTIVE = f"max_over_time({_ACTIVE}[10m:15s])"
 
+_POOL_FULL = 'websocket_connections_total{outcome="pool_full"}'
+
 _EXPRESSIONS = {
+    "pool_full": f"60 * sum(rate({_POOL_FULL}[2m]))",
+    "pool_degraded": "sum(websocket_pool_degraded)",
+    "database_down": "count(websocket_database_up == 0)",
     "pool_near_exhaustion": "max(websocket_pool_slots / websocket_pool_limit)",
     "high_error_rate": f"{_ERRORS} / ({_MESSAGES} >= MINIMUM)",
     "leak_suspected": "sum(websocket_consumers_stuck + websocket_leak_suspects)",

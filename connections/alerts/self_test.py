@@ -102,8 +102,10 @@ def _plant(rule: AlertRule, *, is_bad: bool) -> Measurements:
         )
         transaction.set_rollback(True, using=get_alias())
     if is_bad and rule.name == "sweeper_silent":
-        # Nodes measure the age of the last sweep themselves; no row holds it.
+        # Nodes measure this and the next themselves; no row holds them.
         measurements.sweep_age_seconds = rule.threshold
+    if is_bad and rule.name == "database_down":
+        measurements.databases_down = math.ceil(rule.threshold)
     return measurements
 
 
@@ -112,6 +114,7 @@ def _plant_problem(rule: AlertRule, planted: str) -> None:
     much = max(rule.minimum, 1) * 10
     at = rule.threshold * 1.01
     recent: dict[str, dict[str, float]] = {
+        "pool_full": {"pool_full": at},
         "high_error_rate": {"messages_in": much, "errors": much * at},
         "reconnect_storm": {"opened": much * at + 1, "refused": much * at + 1},
         "slow_consumers": {"slow_consumers": at},
@@ -130,10 +133,12 @@ def _plant_problem(rule: AlertRule, planted: str) -> None:
         "open_connections": 0 if rule.name == "mass_disconnect" else 1,
     }
     lost = math.ceil(rule.threshold) if rule.name == "dead_node" else 0
-    for number in range(max(lost, 1)):
+    degraded = math.ceil(rule.threshold) if rule.name == "pool_degraded" else 0
+    for number in range(max(lost, degraded, 1)):
         Node.objects.create(
             node_id=f"{planted}-{number}",
             host="self-test",
+            degraded="self-test" if degraded else "",
             pid=0,
             version="",
             state=Node.State.LOST if lost else Node.State.SERVING,

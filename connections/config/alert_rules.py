@@ -43,6 +43,33 @@ class AlertRule:
 
 DEFAULT_RULES = (
     AlertRule(
+        name="pool_full",
+        about="handshakes per minute that were refused because all slots are taken",
+        unit="/min",
+        threshold=1,
+        clear=1,
+        for_seconds=0,
+        severity="critical",
+    ),
+    AlertRule(
+        name="pool_degraded",
+        about="nodes that cannot reach the shared pool",
+        unit="",
+        threshold=1,
+        clear=1,
+        for_seconds=10,
+        severity="critical",
+    ),
+    AlertRule(
+        name="database_down",
+        about="nodes whose database does not answer or refuses writes",
+        unit="",
+        threshold=1,
+        clear=1,
+        for_seconds=10,
+        severity="critical",
+    ),
+    AlertRule(
         name="pool_near_exhaustion",
         about="share of all slots that is taken",
         unit="",

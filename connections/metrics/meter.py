@@ -40,6 +40,7 @@ _RECENT = (
     "slow_consumers",
     "refused",
     "auth_failures",
+    "pool_full",
 )
 
 
@@ -196,4 +197,5 @@ def _pick_sums(totals: Totals) -> dict[str, int]:
         "slow_consumers": ends.get("slow_consumer", 0),
         "refused": sum(refused.values()),
         "auth_failures": sum(refused.get(word, 0) for word in CREDENTIAL_OUTCOMES),
+        "pool_full": refused.get("pool_full", 0),
     }

@@ -152,6 +152,8 @@ def _find_problems(node: Node) -> Iterator[str]:
     if node.pool.is_degraded:
         policy = node.config.on_pool_outage
         yield f"the shared pool is unavailable; policy for new connections: {policy}"
+    if full := node.own_alerts.full_pool.describe():
+        yield f"the pool is full: {full}"
     if node.database is not None and node.database.failure is not None:
         yield f"the database {node.database.failure}; records wait in memory"
     monitor = node.cluster_monitor

@@ -89,12 +89,14 @@ def describe_node(
     recorder: Recorder | None,
     leak_suspects: int,
     overdue_steps: list[str],
+    full_pool: str,
 ) -> dict[str, Any]:
     """Return the columns of a node's row that each beat writes."""
     latest = meter.latest
     counters = latest["counters"] | {
         "leak_suspects": leak_suspects,
         "overdue_steps": overdue_steps,
+        "pool_full": full_pool,
     }
     if recorder is not None:
         counters["recorder_pending"] = recorder.pending

@@ -32,6 +32,7 @@ from connections.node.extensions import NodeExtensions
 from connections.node.heartbeat import NodeRow, describe_node
 from connections.node.leaks import POLL_SECONDS, LeakWatch
 from connections.node.live_state import LiveStateSampler
+from connections.node.own_alerts import OwnAlerts
 from connections.node.periodic import PeriodicWork
 from connections.node.recorder import Recorder
 from connections.pool import make_bus, make_pool
@@ -85,6 +86,16 @@ class Node:
         self.bus = make_bus(redis_url, node_id=self.node_id)
         self.pool = make_pool(
             config, redis_url=redis_url, bus=self.bus, on_taken=self._end_lost_slots
+        )
+        self.own_alerts = OwnAlerts(
+            config,
+            hub=self.hub,
+            meter=self.meter,
+            pool=self.pool,
+            get_usage=lambda: self.usage,
+            read_usage=self.get_usage,
+            database=database,
+            clock=clock,
         )
         self.leaks = LeakWatch(
             clock=clock,
@@ -201,6 +212,7 @@ class Node:
         beat_seconds = self.config.node.beat_seconds
         lease_seconds = self.config.node.lease_seconds
         self._beat.declare(beat_seconds)
+        self.own_alerts.start(self.periodic)
         start = self.periodic.start
         start(EXPIRY_CHECK, self.activity.check_expiry, beat_seconds)
         start(IDLE_CHECK, self.activity.check_idle, beat_seconds)
@@ -243,6 +255,7 @@ class Node:
         self._phase = _Phase.STOPPED
         await self.periodic.stop()
         await self.activity.stop()
+        await self.own_alerts.stop()
         if self._requests is not None:
             await self._requests.stop()
         if self._commands is not None:
@@ -397,4 +410,5 @@ class Node:
             recorder=self.recorder,
             leak_suspects=len(self.leaks.suspects),
             overdue_steps=self.steps.find_overdue(),
+            full_pool=self.own_alerts.full_pool.describe(),
         )

@@ -69,7 +69,7 @@ def _describe_traffic(node: Node) -> Iterator[Metric]:
         messages.add_metric([route, "out"], counted.messages_out)
         sizes.add_metric([route, "in"], counted.bytes_in)
         sizes.add_metric([route, "out"], counted.bytes_out)
-        answered = {"accepted": 0, **counted.outcomes}
+        answered = {"accepted": 0, "pool_full": 0, **counted.outcomes}
         if route == UNKNOWN_ROUTE:
             for outcome, count in refused.items():
                 answered[outcome] = answered.get(outcome, 0) + count
@@ -237,6 +237,12 @@ def _describe_health(node: Node) -> Iterator[Metric]:
         len(node.leaks.suspects),
     )
     yield from _describe_steps(node)
+    if node.database is not None:
+        yield GaugeMetricFamily(
+            "websocket_database_up",
+            "1 while the database answers reads and accepts writes of this node.",
+            node.database.failure is None,
+        )
     yield GaugeMetricFamily(
         "websocket_draining",
         "1 while the node drains.",

@@ -46,7 +46,7 @@ def test_another_threshold_alone_keeps_the_distance_to_clear() -> None:
         ("loud", ["websocket.alerts", "a list of rules"]),
         ({"loop_lag": {}}, ["websocket.alerts", "a list of rules"]),
         (["loop_lag"], ["websocket.alerts[0]", "a mapping with a name"]),
-        ([{"threshold": 1}], ["alerts[0].name", "None", "one of pool_near_exhaustion"]),
+        ([{"threshold": 1}], ["alerts[0].name", "None", "one of pool_full"]),
         ([{"name": "lag"}], ["alerts[0].name", "'lag'", "loop_lag"]),
         ([{"name": ["lag"]}], ["alerts[0].name", "loop_lag"]),
         ([{"name": "loop_lag"}, {"name": "loop_lag"}], ["alerts[1].name", "once"]),

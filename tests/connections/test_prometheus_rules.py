@@ -36,7 +36,14 @@ SLOW = 'websocket_disconnects_total{reason="slow_consumer"}'
 FAILED = 'websocket_auth_failures_total{reason="unauthenticated"}'
 LAG = "websocket_event_loop_lag_seconds"
 
+FULL = 'websocket_connections_total{outcome="pool_full"}'
+DEGRADED = "websocket_pool_degraded"
+UP = "websocket_database_up"
+
 FIRING: dict[str, Series] = {
+    "pool_full": {FULL: "0+2x30"},
+    "pool_degraded": {DEGRADED: "1x30"},
+    "database_down": {UP: "0x30"},
     "pool_near_exhaustion": {
         "websocket_pool_slots": "90x30",
         "websocket_pool_limit": "100x30",
@@ -56,6 +63,9 @@ FIRING: dict[str, Series] = {
 """Series that fire at the 26th minute."""
 
 QUIET: dict[str, list[Series]] = {
+    "pool_full": [{FULL: "0x30"}, {FULL: "0+9x10 90x20"}, {}],
+    "pool_degraded": [{DEGRADED: "0x30"}, {}],
+    "database_down": [{UP: "1x30"}, {UP: "1x25 0 1x4"}, {}],
     "pool_near_exhaustion": [
         {"websocket_pool_slots": "89x30", "websocket_pool_limit": "100x30"},
         {},
