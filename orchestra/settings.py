@@ -120,9 +120,7 @@ SECURE_HSTS_INCLUDE_SUBDOMAINS = _read_boolean("HSTS_INCLUDE_SUBDOMAINS", False)
 SECURE_HSTS_PRELOAD = _read_boolean("HSTS_PRELOAD", False)
 
 INSTALLED_APPS = [
-    # Before daphne, whose runserver it replaces.
     "connections",
-    "daphne",
     "sessions_history",
     "orchestra",
     "servestatic",

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 APPS = ("connections", "sessions_history")
 _CHECK_FILES = [
     *(ROOT / app / "checks.py" for app in APPS),
-    ROOT / "connections" / "layers" / "checks.py",
+    *sorted(ROOT.glob("connections/*/checks.py")),
 ]
 _CLIENT = ROOT / "connections" / "static" / "connections" / "client.js"
 _DOC_COMMENT = re.compile(r"^( *)/\*\*(.*?)\*/\n(.*?)$", re.DOTALL | re.MULTILINE)

@@ -14,17 +14,20 @@ from django.urls import clear_url_caches, include, path, re_path
 
 from connections.checks import (
     check_configuration,
-    check_database,
     check_deployment,
     check_proxies,
     check_redis_url,
-    check_session_engine,
     check_urls,
-    find_readable_files,
 )
 from connections.exceptions import ConfigError
 from connections.layers.checks import check_channel_layer, check_workers
 from connections.routing import protect
+from connections.server.checks import check_runserver
+from connections.storage.checks import (
+    check_database,
+    check_session_engine,
+    find_readable_files,
+)
 from tests.project import ROOT
 
 SAFE: dict[str, Any] = {
@@ -167,6 +170,17 @@ def test_a_session_engine_without_storage_is_named(settings: Any) -> None:
     settings.SESSION_ENGINE = "django.contrib.sessions.backends.signed_cookies"
     (found,) = check_session_engine()
     assert (found.id, found.level) == ("connections.W014", checks.WARNING)
+
+
+@pytest.mark.parametrize("other", ["daphne", "django.contrib.staticfiles"])
+def test_an_app_that_hides_our_runserver_is_named(settings: Any, other: str) -> None:
+    ours = [one for one in settings.INSTALLED_APPS if one not in ("connections", other)]
+    settings.INSTALLED_APPS = ["connections", other, *ours]
+    assert check_runserver() == []
+    settings.INSTALLED_APPS = [other, "connections", *ours]
+    (found,) = check_runserver()
+    assert (found.id, found.level) == ("connections.W021", checks.WARNING)
+    assert f"that of {other}," in found.msg
 
 
 class Elsewhere:

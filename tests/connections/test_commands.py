@@ -1,6 +1,9 @@
 """Test management commands with the options of operators."""
 
 import json
+import os
+import subprocess
+import sys
 from datetime import timedelta
 from io import StringIO
 from typing import Any
@@ -13,6 +16,7 @@ from django.utils import timezone
 from connections.credentials.tokens import verify_access_token
 from connections.models import AccessToken, CloseRequest, Connection, ErrorEvent
 from tests.connections.rows import make_connection_row, make_node_row
+from tests.project import ROOT
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -197,3 +201,30 @@ def test_close_codes_in_json_and_in_words() -> None:
     assert table["hundreds"]["41"]["after_ms"] == [5000, 15000]
     assert table["others"]["reconnect"] == "backoff"
     assert "4300  idle               on_action" in run("close_codes").splitlines()
+
+
+_IMPORTS = """
+import sys
+from django.core.management import call_command, get_commands, load_command_class
+
+call_command("check")
+for name, app in get_commands().items():
+    if app in ("connections", "sessions_history") and name not in {SERVING}:
+        load_command_class(app, name).create_parser("manage.py", name)
+print(sorted({"autobahn", "daphne", "twisted"} & {*sys.modules}))
+"""
+
+
+def test_commands_that_serve_nothing_import_no_server() -> None:
+    """Importing daphne and Twisted costs each command a second of CPU."""
+    serving = repr({"serve", "runserver", "capacity"})
+    code = "import django; django.setup()" + _IMPORTS.replace("{SERVING}", serving)
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "DJANGO_SETTINGS_MODULE": "orchestra.settings"},
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert ran.stdout.splitlines()[-1] == "[]"

@@ -10,7 +10,7 @@ import pytest
 from django.core import checks
 from django.db import connections
 
-from connections.checks import check_router
+from connections.storage.checks import check_router
 from connections.testing.waiting import scale
 from tests.project import ROOT
 
