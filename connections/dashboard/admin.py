@@ -4,7 +4,6 @@ from typing import Any
 
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
-from django.db import Error as DatabaseError
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, get_script_prefix, path, reverse
@@ -17,6 +16,7 @@ from connections.dashboard.cache import shared
 from connections.dashboard.consumers import PATH
 from connections.dashboard.details import describe_client, describe_connection
 from connections.dashboard.filters import GROUPINGS, RANGES, Selection
+from connections.dashboard.outage import View, explain_outage, show_without_database
 
 _NAME = "connections_livedashboard"
 _TEMPLATES = "admin/connections/livedashboard"
@@ -37,19 +37,29 @@ class LiveDashboardAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return False
 
     def get_urls(self) -> list[URLPattern]:
-        view = self.admin_site.admin_view
+        guard = self.admin_site.admin_view
+
+        def show(view: View) -> View:
+            return explain_outage(show_without_database(guard(view), view))
+
         return [
             path(
                 "",
-                view(self.changelist_view),
+                show(self.changelist_view),
                 name="connections_livedashboard_changelist",
             ),
-            path("panels/", view(self.show_panels), name="connections_live_panels"),
-            path("details/", view(self.show_details), name="connections_live_details"),
+            path("panels/", show(self.show_panels), name="connections_live_panels"),
+            path("details/", show(self.show_details), name="connections_live_details"),
             path(
-                "action/<str:name>/", view(self.action), name="connections_live_action"
+                "action/<str:name>/",
+                explain_outage(guard(self.action)),
+                name="connections_live_action",
             ),
-            path("result/", view(self.show_result), name="connections_live_result"),
+            path(
+                "result/",
+                explain_outage(guard(self.show_result)),
+                name="connections_live_result",
+            ),
         ]
 
     @method_decorator(gzip_page)
@@ -86,10 +96,7 @@ class LiveDashboardAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         """Return the panels as JSON, for browsers without a WebSocket."""
         self._require_view(request)
         selection = Selection.parse(request.GET.dict())
-        try:
-            panels = self.shared.get_panels(selection, find_allowed(request.user))
-        except DatabaseError:
-            return JsonResponse({"type": "failed"}, status=503)
+        panels = self.shared.get_panels(selection, find_allowed(request.user))
         return JsonResponse(panels.as_message())
 
     def show_details(self, request: HttpRequest) -> HttpResponse:

@@ -5,7 +5,9 @@ from typing import Any
 
 from django.contrib import admin, messages
 from django.http import HttpRequest
+from django.urls import URLPattern
 
+from connections.dashboard.outage import explain_outage
 from connections.storage.text import is_storable
 
 MAX_SEARCH_CHARACTERS = 255
@@ -30,6 +32,12 @@ class BoundedList(admin.ModelAdmin):  # type: ignore[type-arg]
 
     # Facet counts would scan all rows once per filter.
     show_facets = admin.ShowFacets.NEVER
+
+    def get_urls(self) -> list[URLPattern]:
+        urls = super().get_urls()
+        for pattern in urls:
+            pattern.callback = explain_outage(pattern.callback)
+        return urls
 
     def lookup_allowed(
         self, lookup: str, value: str, request: HttpRequest | None = None

@@ -15,6 +15,7 @@ from connections.credentials.sessions import verify_session
 from connections.dashboard.actions import find_allowed
 from connections.dashboard.cache import shared
 from connections.dashboard.filters import Selection
+from connections.dashboard.outage import viewers
 from connections.exceptions import DatabaseUnavailable, InvalidMessage, Refused
 from connections.hub.connection import LiveConnection
 from connections.node.current import get_detached_node
@@ -146,9 +147,12 @@ class LiveConsumer(LimitedJsonConsumer):
         except Refused as exc:
             return exc.close_reason
         except DatabaseUnavailable:
-            return close_codes.UNAVAILABLE
+            is_known = viewers.find(session.session_key) is not None
+            return None if is_known and self._live else close_codes.UNAVAILABLE
         if allowed is None:
+            viewers.forget(session.session_key)
             return close_codes.FORBIDDEN
+        viewers.remember(session.session_key, credential.user)
         self._credential, self._allowed = credential, allowed
         return None
 

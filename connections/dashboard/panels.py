@@ -34,7 +34,7 @@ from connections.models import Alert, Node
 from connections.node.live_state import ConnectionState
 from connections.units import as_utc
 
-NAMES = ("tiles", "map", "errors", "durations", "alerts", "reasons", "nodes")
+NAMES = ("problem", "tiles", "map", "errors", "durations", "alerts", "reasons", "nodes")
 _TEMPLATES = "admin/connections/livedashboard"
 _NARROW = 900
 _PADDING = 34
@@ -82,6 +82,7 @@ def render_panels(
     ]
     regions = make_map(snapshot, selection)
     contexts: dict[str, dict[str, Any]] = {
+        "problem": {},
         "tiles": {
             "tiles": make_tiles(
                 statistics,

@@ -1,13 +1,10 @@
 """A snapshot of all nodes and open connections, shared by all viewers."""
 
 import base64
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
-from itertools import count
 from typing import Any
 
 from django.db.models import DurationField, ExpressionWrapper, F, Q
@@ -21,13 +18,9 @@ from connections.node.live_state import (
     ConnectionState,
     classify_idle,
     decode,
-    request_samples,
 )
-from connections.units import Clock
 
-MAX_AGE_SECONDS = 1.0
 KEY_LENGTH = 7
-_WANT_EVERY_SECONDS = 5
 _FRESH = timedelta(seconds=10)
 """A sample is used if it is at most this much older than its node's beat."""
 
@@ -58,6 +51,12 @@ class Snapshot:
 
     alerts: tuple[Alert, ...] = ()
     """Firing alerts, then pending ones, then recently resolved ones."""
+
+    problem: str = ""
+    """Why the database fails, as the rest of "the database ..."; empty: it works."""
+
+    is_from_memory: bool = False
+    """True if nothing was read: the one node is that of this process."""
 
     def __iter__(self) -> Iterator[ConnectionState]:
         for connections in self.seen.values():
@@ -95,45 +94,6 @@ def make_key(connection_id: str) -> str:
     except ValueError:
         tail = connection_id.encode()[-5:].rjust(5, b"-")
     return base64.urlsafe_b64encode(tail)[:KEY_LENGTH].decode()
-
-
-class Snapshots:
-    """Take at most one snapshot a second, for any number of threads."""
-
-    def __init__(
-        self,
-        take: Callable[[int], Snapshot] | None = None,
-        want: Callable[[], None] = request_samples,
-        *,
-        clock: Clock = time.monotonic,
-    ) -> None:
-        self._take = take or take_snapshot
-        self._want = want
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._last: Snapshot | None = None
-        self._taken_at = 0.0
-        self._wanted_at: float | None = None
-        self._numbers = count(1)
-
-    def get(self) -> Snapshot:
-        """
-        Return the last snapshot if it is younger than a second, else a new one.
-
-        The call may wait for the database, so it must not run on an event loop.
-
-        Raises:
-            django.db.Error: the database did not answer.
-        """
-        with self._lock:
-            now = self._clock()
-            if self._wanted_at is None or now - self._wanted_at >= _WANT_EVERY_SECONDS:
-                self._want()
-                self._wanted_at = now
-            if self._last is None or now - self._taken_at >= MAX_AGE_SECONDS:
-                self._last = self._take(next(self._numbers))
-                self._taken_at = now
-            return self._last
 
 
 def take_snapshot(number: int) -> Snapshot:

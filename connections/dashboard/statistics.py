@@ -56,10 +56,6 @@ def read_statistics(range_name: str, node_id: str = "") -> Statistics:
     end = timezone.now()
     rows = MinuteRollup.objects.of_node(node_id) if node_id else MinuteRollup.objects
     chosen = rows.between(end - RANGES[range_name], end)
-    last = int(end.timestamp() // 60)
-    first = last + 1 - int(RANGES[range_name].total_seconds() // 60)
-    # An incomplete first step would look like a rise.
-    steps = range(-(-first // step) * step, last + 1, step)
     sums = _Sums(
         step=step,
         points={point["minute"]: point for point in chosen.series(step)},
@@ -67,24 +63,26 @@ def read_statistics(range_name: str, node_id: str = "") -> Statistics:
         ends=chosen.series_by_label("ends_by_reason", step),
         durations=chosen.sum_buckets("durations") or [0] * (len(DURATION_EDGES) + 1),
     )
-    sums.add([one for one in _read_pending(node_id) if one["minute"] >= first])
+    minutes = _list_minutes(range_name, end)
+    sums.add([one for one in _read_pending(node_id) if one["minute"] in minutes])
     day = rows.between(end - timedelta(days=1), end).series(1440)
-    return Statistics(
-        times=[datetime.fromtimestamp(minute * 60, UTC) for minute in steps],
-        step_minutes=step,
-        open_connections=sums.pick("open_connections", steps),
-        opened=sums.pick("opened", steps),
-        ended=sums.pick("ended", steps),
-        messages_in=sums.pick("messages_in", steps),
-        messages_out=sums.pick("messages_out", steps),
-        errors={
-            kind: [sums.errors.get(minute, {}).get(kind, 0) for minute in steps]
-            for kind in _rank(sums.errors)
-        },
-        reasons=_rank(sums.ends),
-        durations=sums.durations,
-        peak_open=max((point["open_connections"] for point in day), default=0),
-    )
+    peak = max((point["open_connections"] for point in day), default=0)
+    return sums.finish(minutes, peak)
+
+
+def add_minutes(range_name: str, minutes: Iterable[dict[str, Any]]) -> Statistics:
+    """Return the statistics of a range from minutes that are not rolled up."""
+    wanted = _list_minutes(range_name, timezone.now())
+    sums = _Sums(step=_STEP_MINUTES[range_name])
+    whole = [{**_EMPTY_MINUTE, **one} for one in minutes if one["minute"] in wanted]
+    sums.add(whole)
+    return sums.finish(wanted, max((one["max_open"] for one in whole), default=0))
+
+
+def _list_minutes(range_name: str, end: datetime) -> range:
+    """Return the minutes of a range, since 1970, the last one under way."""
+    last = int(end.timestamp() // 60)
+    return range(last + 1 - int(RANGES[range_name].total_seconds() // 60), last + 1)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -92,10 +90,12 @@ class _Sums:
     """Sums of a range's rows, by the first minute of each step."""
 
     step: int
-    points: dict[int, dict[str, Any]]
-    errors: dict[int, dict[str, int]]
-    ends: dict[int, dict[str, int]]
-    durations: list[int]
+    points: dict[int, dict[str, Any]] = field(default_factory=dict)
+    errors: dict[int, dict[str, int]] = field(default_factory=dict)
+    ends: dict[int, dict[str, int]] = field(default_factory=dict)
+    durations: list[int] = field(
+        default_factory=lambda: [0] * (len(DURATION_EDGES) + 1)
+    )
 
     def add(self, minutes: Sequence[dict[str, Any]]) -> None:
         """Add minutes that are not rolled up yet."""
@@ -115,7 +115,29 @@ class _Sums:
             point = self.points[minute - minute % self.step]
             point["open_connections"] = max(point.get("open_connections", 0), total)
 
-    def pick(self, name: str, steps: Iterable[int]) -> list[float]:
+    def finish(self, minutes: range, peak_open: int) -> Statistics:
+        """Return the statistics of a range of minutes."""
+        # An incomplete first step would look like a rise.
+        first = -(-minutes.start // self.step) * self.step
+        steps = range(first, minutes.stop, self.step)
+        return Statistics(
+            times=[datetime.fromtimestamp(minute * 60, UTC) for minute in steps],
+            step_minutes=self.step,
+            open_connections=self._pick("open_connections", steps),
+            opened=self._pick("opened", steps),
+            ended=self._pick("ended", steps),
+            messages_in=self._pick("messages_in", steps),
+            messages_out=self._pick("messages_out", steps),
+            errors={
+                kind: [self.errors.get(minute, {}).get(kind, 0) for minute in steps]
+                for kind in _rank(self.errors)
+            },
+            reasons=_rank(self.ends),
+            durations=self.durations,
+            peak_open=peak_open,
+        )
+
+    def _pick(self, name: str, steps: Iterable[int]) -> list[float]:
         """Return one column for each step."""
         return [self.points.get(minute, {}).get(name, 0) for minute in steps]
 

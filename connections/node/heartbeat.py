@@ -63,20 +63,28 @@ class NodeRow:
         )
         return bool(own.beat(**columns))
 
+    def make(self, columns: dict[str, Any]) -> Node:
+        """Return the row without writing it; it has beaten now."""
+        fixed = self._describe_process()
+        return Node(
+            node_id=self._node_id, **{**fixed, "beat_at": timezone.now(), **columns}
+        )
+
     def _write(self, columns: dict[str, Any]) -> None:
         Node.objects.update_or_create(
             node_id=self._node_id,
-            defaults={
-                "host": socket.gethostname(),
-                "pid": os.getpid(),
-                "version": VERSION,
-                "generation": self._generation,
-                "beat_at": Now(),
-                "started_at": self._started_at,
-                "stopped_at": None,
-                **columns,
-            },
+            defaults={**self._describe_process(), "beat_at": Now(), **columns},
         )
+
+    def _describe_process(self) -> dict[str, Any]:
+        return {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "version": VERSION,
+            "generation": self._generation,
+            "started_at": self._started_at,
+            "stopped_at": None,
+        }
 
 
 def describe_node(

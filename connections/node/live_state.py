@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -161,6 +161,32 @@ def classify_idle(idle_seconds: float, timeout_seconds: float) -> LiveState:
     if idle_seconds < _ACTIVE_SECONDS:
         return LiveState.ACTIVE
     return LiveState.QUIET
+
+
+def read_states(
+    hub: Hub,
+    config: WebSocketConfig,
+    now: float,
+    *,
+    is_draining: bool,
+    before: Mapping[str, tuple[int, int]],
+    elapsed: float | None,
+) -> list[ConnectionState]:
+    """
+    Describe every connection of a hub at once; callable in any thread.
+
+    `before` are the messages in and out of each connection, `elapsed` seconds ago.
+    """
+    return [
+        _describe(
+            live,
+            now,
+            classify(live, now, config, is_draining=is_draining),
+            before.get(live.connection_id),
+            elapsed,
+        )
+        for live in hub
+    ]
 
 
 def encode(states: list[ConnectionState]) -> bytes:

@@ -22,6 +22,7 @@ from connections.logs import log_end, set_node
 from connections.metrics.counters import Counters
 from connections.metrics.meter import TICK_SECONDS, Meter
 from connections.metrics.steps import PeriodicSteps
+from connections.models import Node as NodeRecord
 from connections.node.activity import EXPIRY_CHECK, IDLE_CHECK, ActivityWatch
 from connections.node.beat import Beat
 from connections.node.close_requests import AppliedRequests, IncomingRequests
@@ -399,6 +400,17 @@ class Node:
         """
         if self._beat is not None:
             await self._beat.poll()
+
+    def make_row(self) -> NodeRecord:
+        """
+        Return the node's row as its beat would write it now; callable in any thread.
+
+        Raises:
+            RuntimeError: the node has no database.
+        """
+        if self._row is None:
+            raise RuntimeError("a node without a database has no row")
+        return self._row.make(self._describe())
 
     def _describe(self) -> dict[str, Any]:
         return describe_node(

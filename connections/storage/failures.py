@@ -7,6 +7,9 @@ from django.db import Error as DatabaseError
 _NOT_MIGRATED = frozenset(("42P01", "42703"))
 """PostgreSQL, appendix A: undefined_table, undefined_column."""
 
+AWAY = "does not answer"
+"""How describe_failure() describes a database that cannot be reached."""
+
 _LOCKED = frozenset(("55P03", "57014", "40P01"))
 """lock_not_available, query_canceled (by statement_timeout), deadlock_detected."""
 
@@ -25,7 +28,7 @@ def describe_failure(exc: Exception) -> str:
         return "refuses the statement"
     if state is not None and state[:2] not in ("08", "57"):
         return "refuses the statement"
-    return "does not answer"
+    return AWAY
 
 
 def explain_failure(exc: DatabaseError) -> str:

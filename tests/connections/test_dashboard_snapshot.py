@@ -5,8 +5,9 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
+from connections.dashboard.cache import Snapshots
 from connections.dashboard.filters import Selection
-from connections.dashboard.snapshot import Snapshot, Snapshots, make_key, take_snapshot
+from connections.dashboard.snapshot import Snapshot, make_key, take_snapshot
 from connections.models import NodePicture
 from connections.node.live_state import request_samples
 from connections.testing import FakeClock
