@@ -9,6 +9,7 @@ import contextlib
 import importlib.util
 import os
 import secrets
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,15 @@ def _read_choice(name: str, default: str, allowed: Sequence[str]) -> str:
         text = f"{name} is {chosen!r}; allowed: {', '.join(allowed)}"
         raise ImproperlyConfigured(text)
     return chosen
+
+
+def _is_server() -> bool:
+    """Return False in management commands, such as migrate, that start no server."""
+    program = Path(sys.argv[0])
+    is_command = program.name in ("manage.py", "django-admin") or (
+        program.parts[-2:] == ("django", "__main__.py")
+    )
+    return not is_command or sys.argv[1:2] in (["serve"], ["runserver"])
 
 
 def _read_database() -> Any:
@@ -195,7 +205,8 @@ else:
         # limits statements nevertheless.
         DATABASES["default"]["DISABLE_SERVER_SIDE_CURSORS"] = True
     else:
-        _options["options"] = "-c statement_timeout=10000 -c lock_timeout=5000"
+        _limit = "-c statement_timeout=10000 " if _is_server() else ""
+        _options["options"] = f"{_limit}-c lock_timeout=5000"
 # Options in the URL (?sslmode=require) take precedence.
 _options |= DATABASES["default"].get("OPTIONS", {})
 DATABASES["default"]["OPTIONS"] = _options

@@ -102,6 +102,37 @@ def test_what_the_url_asks_for_is_not_dropped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("program", "is_limited"),
+    [
+        (["manage.py", "migrate"], False),
+        (["/srv/manage.py", "sweep_idle_connections", "--once"], False),
+        (["/usr/bin/django-admin", "prune_sessions"], False),
+        (["/venv/site-packages/django/__main__.py", "clearsessions"], False),
+        (["manage.py", "serve"], True),
+        (["/venv/site-packages/django/__main__.py", "runserver", "8000"], True),
+        (["/venv/bin/uvicorn", "orchestra.asgi:application"], True),
+        (["/venv/site-packages/daphne/__main__.py", "migrate"], True),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else None,
+)
+def test_long_statements_are_for_commands_alone(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    program: list[str],
+    is_limited: bool,
+) -> None:
+    """Locks are limited in all, so that a migration holds up nobody for long."""
+    monkeypatch.setenv("ORCHESTRA_VAR", str(tmp_path))
+    monkeypatch.setenv("DATABASE_URL", "postgres://user@db.example/name")
+    monkeypatch.setattr(sys, "argv", program)
+    found: dict[str, Any] = {"__file__": str(ROOT / "orchestra" / "settings.py")}
+    exec(Path(found["__file__"]).read_text(), found)
+    options = found["DATABASES"]["default"]["OPTIONS"]["options"]
+    assert ("statement_timeout" in options) is is_limited
+    assert "lock_timeout=5000" in options
+
+
+@pytest.mark.parametrize(
     ("name", "value", "allowed"),
     [
         ("LOG_LEVEL", "LOUD", "'LOUD'; allowed: DEBUG, INFO, WARNING, ERROR, CRITICAL"),
