@@ -98,8 +98,12 @@ class Subscriber:
         self.tail.subscribers.pop(self, None)
         self._position = None
         self._set_busy(False)
+        # Break two reference cycles: the consumer refers to this object, and so does
+        # the traceback that a cancelled task keeps.
+        self._send = _drop
         if self._task is not None:
             self._task.cancel()
+            self._task = None
 
     async def _pump(self) -> None:
         loop = asyncio.get_running_loop()
@@ -255,3 +259,7 @@ class Subscriber:
                 extra={"event": "attachment_failed"},
             )
             self._connection.end(close_codes.INTERNAL_ERROR)
+
+
+async def _drop(text: str) -> None:
+    """Drop a message for a connection that has detached."""

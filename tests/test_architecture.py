@@ -21,6 +21,7 @@ LAYERS = (
     "token_bucket",
     "background",
     "passes",
+    "slices",
     "deprecation",
     "net",
     # Configuration, storage, and what nodes share.

@@ -76,6 +76,8 @@ class ConnectionChannel:
         for task in (self._task, self._rejoining):
             if task is not None:
                 task.cancel()
+        # A cancelled task keeps a traceback, and that this object.
+        self._task = self._rejoining = None
         self._deliver = _drop
         self._on_name = _ignore
         if self._channel_name is not None and hasattr(self._layer, "forget_channel"):

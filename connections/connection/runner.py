@@ -12,6 +12,7 @@ from django.db import Error as DatabaseError
 from connections import close_codes
 from connections.asgi import Message, Receive, Send
 from connections.close_codes import CloseReason
+from connections.connection.additions import find_added
 from connections.connection.channel import ConnectionChannel
 from connections.connection.error_budget import ErrorBudget
 from connections.connection.layer_messages import is_reserved
@@ -33,6 +34,7 @@ from connections.hub.connection import CLOSED_SENDER
 from connections.layers.mailbox import GAP
 from connections.logs import set_connection
 from connections.net.redaction import conceal
+from connections.node.gc import make_young
 from connections.node.node import Node
 from connections.node.recorder import describe_error
 
@@ -154,10 +156,15 @@ class ConnectionRunner:
                 self.channel.close()
             self.sender.leave(code)
             self._report_returned(code)
-            # Break two reference cycles so that reference counting frees the
-            # connection.
-            self.connection.sender = CLOSED_SENDER
-            del self._consumer
+            self._break_reference_cycles()
+
+    def _break_reference_cycles(self) -> None:
+        """Let reference counting free the connection; a project's cycles are young."""
+        make_young(*find_added(self._consumer, self._scope))
+        self.connection.sender = CLOSED_SENDER
+        self.connection.transport = None
+        # A failure and a cancelled task keep tracebacks that refer to the consumer.
+        del self._consumer, self._failure, self._task
 
     def _report_returned(self, code: int | None) -> None:
         """Report that the consumer has returned, for the search for leaks."""

@@ -226,6 +226,8 @@ class AsgiSender:
             return
         if was_connecting and self.connection.connection_id not in self._node.hub:
             self._count_outcome("unanswered")
+        # A cancelled task keeps a traceback that refers to the consumer.
+        del self._task
         if self._abort_timer is not None:
             self._abort_timer.cancel()
         transport = self.connection.transport

@@ -2,21 +2,23 @@
 Find objects and slots that outlive their connection.
 
 An object that still exists 60 seconds after its connection ended, and after a
-collection since, is a suspect. Weak references follow objects from the end of their
-connection on, so that open connections cost nothing.
+collection of what it refers to, is a suspect. Weak references follow objects from the
+end of their connection on, so that open connections cost nothing. All work is divided
+into slices of 2 ms.
 """
 
 import gc
-import inspect
 import logging
 import types
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from connections.node.gc import collect_all, count_freezes, thawed
+from connections.node.gc import collect_all, count_freezes, list_all, make_young
+from connections.slices import Slices
 from connections.units import Clock
 
 logger = logging.getLogger(__name__)
@@ -24,14 +26,27 @@ logger = logging.getLogger(__name__)
 POLL_SECONDS = 5
 
 _OUTLIVED_SECONDS = 60
-_COLLECT_SECONDS = 300
-"""The least time between forced collections, because each stops the process."""
+_SLICE_SECONDS = 0.002
+_COLLECTED_PER_POLL = 250
+"""Connections whose objects a poll collects again."""
 
+_COLLECTED_TOGETHER = 10
+"""Connections whose objects one collection of the youngest generation visits."""
+
+_SEARCHED_TOGETHER = 500
 _MAX_SUSPECTS = 100
 _MAX_DEPTH = 6
 _MAX_WIDTH = 40
 
 SLOT = "slot"
+
+_CODE: dict[type, str] = {
+    types.FrameType: "f_code",
+    types.CoroutineType: "cr_code",
+    types.GeneratorType: "gi_code",
+    types.AsyncGeneratorType: "ag_code",
+}
+"""Types of running code, and the attribute with the code."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +62,7 @@ class Suspect:
 class _EndedConnection:
     """A connection that has ended, with weak references to its objects."""
 
-    __slots__ = ("collections", "connection_id", "left_at", "reason", "references")
+    __slots__ = ("collected_at", "connection_id", "left_at", "reason", "references")
 
     def __init__(
         self, connection_id: str, reason: str, left_at: float, objects: Iterable[Any]
@@ -55,7 +70,7 @@ class _EndedConnection:
         self.connection_id = connection_id
         self.reason = reason
         self.left_at = left_at
-        self.collections = _count_collections()
+        self.collected_at = left_at
         self.references = [weakref.ref(one) for one in objects]
 
     def find_left(self) -> Any:
@@ -88,10 +103,11 @@ class LeakWatch:
         self._is_open = is_open
         self._count_open = count_open
         self._get_held_ids = get_held_ids
+        # Ended since the last poll; and those whose objects survived a poll.
         self._ended: deque[_EndedConnection] = deque()
+        self._left: deque[_EndedConnection] = deque()
         # Slots without a connection, and when a poll first found them so.
         self._unowned: dict[str, float] = {}
-        self._collected_at = clock() - _COLLECT_SECONDS
         self._holders: dict[str, str] = {}
 
     def follow(self, connection_id: str, reason: str, *objects: Any) -> None:
@@ -104,31 +120,64 @@ class LeakWatch:
     async def poll(self) -> None:
         """Update the suspects."""
         now = self._clock()
-        self._ended = deque(one for one in self._ended if one.find_left() is not None)
-        late = [one for one in self._ended if now - one.left_at >= _OUTLIVED_SECONDS]
-        if any(one.collections == _count_collections() for one in late):
-            self._collect(now)
-        elif not self._count_open() and count_freezes():
+        if not self._count_open() and count_freezes():
             # No client has to wait for the collection.
             collect_all()
-        suspects = [self._suspect(one) for one in late[:_MAX_SUSPECTS]]
+        ended, self._ended = self._ended, deque()
+        again = min(len(self._left), _COLLECTED_PER_POLL)
+        # The next ones are first at the next poll.
+        self._left.rotate(-again)
+        ended.extend(self._left.pop() for _ in range(again))
+        await self._collect(ended, now)
+        await self._keep_left(ended)
+        late = [
+            one
+            for one in self._left
+            if one.collected_at - one.left_at >= _OUTLIVED_SECONDS
+        ]
+        suspects = [await self._suspect(one) for one in late[:_MAX_SUSPECTS]]
         suspects += self._find_slots(now)
         self.suspects = tuple(one for one in suspects if one is not None)
 
-    def _collect(self, now: float) -> None:
-        if now - self._collected_at >= _COLLECT_SECONDS:
-            self._collected_at = now
-            collect_all()
+    async def _collect(self, ended: Iterable[_EndedConnection], now: float) -> None:
+        """Collect what ended connections left, if only cycles refer to it."""
+        slices = Slices(_SLICE_SECONDS)
+        together = 0
+        for one in ended:
+            if one.find_left() is not None:
+                together += 1
+                for reference in one.references:
+                    make_young(reference())
+            one.collected_at = now
+            if together == _COLLECTED_TOGETHER:
+                gc.collect(0)
+                together = 0
+            await slices.check()
+        gc.collect(0)
 
-    def _suspect(self, ended: _EndedConnection) -> Suspect | None:
+    async def _keep_left(self, ended: Iterable[_EndedConnection]) -> None:
+        """Keep the connections whose objects still exist."""
+        slices = Slices(_SLICE_SECONDS)
+        self._left.extend(ended)
+        for _ in range(len(self._left)):
+            one = self._left.popleft()
+            if one.find_left() is not None:
+                self._left.append(one)
+            await slices.check()
+
+    async def _suspect(self, ended: _EndedConnection) -> Suspect | None:
         left = ended.find_left()
-        if left is None or ended.collections == _count_collections():
+        if left is None:
             return None
         kind = f"{type(left).__module__}.{type(left).__qualname__}"
         holder = self._holders.get(kind)
         if holder is None:
-            with thawed():
-                holder = self._holders[kind] = find_holder(left)
+            holder = await find_holder(left)
+            # The search itself may have been the last to refer to it.
+            del left
+            if ended.find_left() is None:
+                return None
+            self._holders[kind] = holder
             logger.warning(
                 "A leak is suspected: %s of connection %s (%s) is still there after"
                 " %.0f s, held by %s",
@@ -157,74 +206,80 @@ class LeakWatch:
         ][:_MAX_SUSPECTS]
 
 
-def find_holder(leaked: Any) -> str:
+async def find_holder(leaked: Any) -> str:
     """
     Return the chain of references to an object, the nearest holder first.
 
     For example "list of 3 < chat.consumers.seen". The chain ends at a module's
     global, a class or running code; holders that only refer back are passed over.
     """
-    chains: dict[int, tuple[Any, str]] = {id(leaked): (leaked, "")}
+    chains = {id(leaked): ""}
     level = [leaked]
     longest = "no visible object"
-    # The search's own references, which are no holders.
-    own: list[Any] = [chains, level]
     for _ in range(_MAX_DEPTH):
-        found = gc.get_referrers(*level)
         following: list[Any] = []
-        own += [found, following, level]
-        hidden = {id(one) for one in own}
-        for holder in found:
-            if id(holder) in hidden or id(holder) in chains:
-                continue
-            held = next((one for one in level if _refers(holder, one)), None)
-            if held is None or isinstance(held, types.ModuleType):
-                continue
-            before = chains[id(held)][1]
-            name, is_end = _name_holder(holder, held)
-            if name is None:
-                continue
-            text = f"{before} < {name}" if before else name
-            if is_end:
-                return text
-            longest = text
-            chains[id(holder)] = (holder, text)
-            following.append(holder)
-        level = following[:_MAX_WIDTH]
+        async with aclosing(_find_referrers(level)) as referrers:
+            async for holder, held in referrers:
+                if id(holder) in chains or holder is level or holder is following:
+                    continue
+                name, is_end = _name_holder(holder, held)
+                if name is None:
+                    continue
+                before = chains[id(held)]
+                text = f"{before} < {name}" if before else name
+                if is_end:
+                    return text
+                longest = chains[id(holder)] = text
+                following.append(holder)
+                if len(following) == _MAX_WIDTH:
+                    break
+        level = following
         if not level:
             break
     return longest
 
 
-def _refers(holder: Any, held: Any) -> bool:
-    return any(one is held for one in gc.get_referents(holder))
+async def _find_referrers(
+    level: Sequence[Any],
+) -> AsyncGenerator[tuple[Any, Any], None]:
+    """Yield objects that refer to one of a level, each with the one it refers to."""
+    slices = Slices(_SLICE_SECONDS)
+    by_id = {id(one): one for one in level}
+    found = list_all()
+    while found:
+        together, found[-_SEARCHED_TOGETHER:] = found[-_SEARCHED_TOGETHER:], []
+        for holder in together:
+            if holder is by_id or isinstance(holder, types.ModuleType):
+                continue
+            for referent in gc.get_referents(holder):
+                if id(referent) in by_id:
+                    yield holder, referent
+                    break
+        await slices.check()
 
 
 def _name_holder(holder: Any, held: Any) -> tuple[str | None, bool]:
     """Return the name of a holder, and whether the chain ends there."""
-    if isinstance(holder, dict):
+    # Not isinstance(): it would evaluate Django's lazy objects.
+    kind = type(holder)
+    if issubclass(kind, dict):
         key = next((key for key, value in holder.items() if value is held), None)
         module = holder.get("__name__")
         if isinstance(module, str) and "__loader__" in holder:
             return f"{module}.{key}", True
         return f"dict of {len(holder)}", False
-    if isinstance(holder, list | tuple | set | frozenset | deque):
-        return f"{type(holder).__name__} of {len(holder)}", False
-    if isinstance(holder, type):
+    if issubclass(kind, list | tuple | set | frozenset | deque):
+        return f"{kind.__name__} of {len(holder)}", False
+    if issubclass(kind, type):
         return f"class {holder.__module__}.{holder.__qualname__}", True
-    if isinstance(holder, types.FrameType):
-        if holder.f_code.co_filename == __file__:
-            return None, False
-        return f"{holder.f_code.co_qualname}()", True
-    if inspect.iscoroutine(holder) or inspect.isgenerator(holder):
-        return f"{holder.__qualname__}()", True
-    if isinstance(holder, types.ModuleType):
-        return holder.__name__, True
-    kind = type(holder)
+    code = _find_code(holder)
+    if code is not None:
+        is_search = code.co_filename == __file__
+        return None if is_search else f"{code.co_qualname}()", not is_search
     return f"{kind.__module__}.{kind.__qualname__}", False
 
 
-def _count_collections() -> int:
-    """Return the number of collections of the oldest generation."""
-    generations: Sequence[dict[str, int]] = gc.get_stats()
-    return generations[-1]["collections"]
+def _find_code(holder: Any) -> types.CodeType | None:
+    """Return the code that a frame, a coroutine or a generator runs."""
+    name = _CODE.get(type(holder))
+    return None if name is None else getattr(holder, name)

@@ -1,5 +1,6 @@
 """A leak is found and named with its holder; without a leak there is no suspect."""
 
+import asyncio
 import gc
 import logging
 from typing import Any
@@ -85,6 +86,26 @@ async def test_an_object_that_stays_for_a_minute_is_a_suspect_until_it_ends() ->
     assert watched.suspects() == ()
 
 
+async def test_a_search_collects_nothing_that_is_old_while_clients_wait() -> None:
+    """Each full collection stops the event loop, and other tasks run meanwhile."""
+    watched = Watched()
+    watched.open.add("c0")
+    KEPT.extend(Thing() for _ in range(300))
+    for number, thing in enumerate(KEPT):
+        watched.watch.follow(f"c{number + 1}", "closed", thing)
+    del thing
+    full, turns = gc.get_stats()[2]["collections"], 0
+    watched.clock.advance(61)
+    polling = asyncio.create_task(watched.watch.poll())
+    while not polling.done():
+        turns += 1
+        await asyncio.sleep(0)
+    assert len(watched.suspects()) == 100
+    assert watched.suspects()[0].holder == f"list of 300 < {__name__}.KEPT"
+    assert gc.get_stats()[2]["collections"] == full
+    assert turns > 10
+
+
 async def test_a_cycle_waits_for_its_collection_and_is_no_leak() -> None:
     """Automatic collection is off; the watch collects before it suspects."""
     watched = Watched()
@@ -133,11 +154,11 @@ async def test_a_consumer_that_is_kept_in_a_list_is_found_and_named() -> None:
     assert suspect.holder == f"list of 1 < {__name__}.KEPT"
 
 
-def test_a_holder_is_found_behind_others() -> None:
+async def test_a_holder_is_found_behind_others() -> None:
     thing, owner = Thing(), Thing()
     vars(owner)["cache"] = {"a": [thing]}
     KEPT.append(owner)
-    name = find_holder(thing)
+    name = await find_holder(thing)
     assert name.startswith("list of 1 < dict of 1")
     assert name.endswith(f"list of 1 < {__name__}.KEPT")
 

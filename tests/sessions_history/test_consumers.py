@@ -1,12 +1,16 @@
 """The session protocol, spoken to a consumer on a node with a database."""
 
 import asyncio
+import gc
+import weakref
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.utils import timezone
 
+from connections.hub.connection import LiveConnection
+from sessions_history.consumers import SessionConsumer
 from sessions_history.models import HistoryEntry, Session
 from tests.connections.conversations import receive_close
 from tests.sessions_history.conftest import MakeNode, SwitchableDatabase
@@ -281,3 +285,26 @@ async def test_an_offset_that_is_none_is_said(make_node: MakeNode, offset: Any) 
         error = await alice.receive_type("error")
         assert (error["code"], error["offset"]) == ("not_found", 2**63 - 1)
         await alice.say_and_wait("kept")
+
+
+async def test_a_connection_that_ends_needs_no_collection(make_node: MakeNode) -> None:
+    """The subscriber of a session and its consumer refer to each other until then."""
+    node = make_node()
+    gc.collect()
+    gc.disable()
+    try:
+        async with talk(node) as alice:
+            await alice.say_and_wait({"n": 1})
+            left = [
+                weakref.ref(one)
+                for one in gc.get_objects()
+                if isinstance(one, SessionConsumer | LiveConnection)
+            ]
+        assert len(left) == 2
+        del alice
+        # The cancelled task of the subscriber ends.
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert [one() for one in left] == [None, None]
+    finally:
+        gc.enable()
