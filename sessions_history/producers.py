@@ -187,9 +187,10 @@ class Producers:
     ) -> None:
         responder = self._get_responder()
         if responder is not None:
-            running = self._answer(responder, session_id, message, answer)
-            name = f"The answer of {type(responder).__name__}"
-            self.quota.count_until(self._answers.start(running, name), client_id)
+            responded = asyncio.get_running_loop().create_future()
+            self.quota.count_until(responded, client_id)
+            running = self._answer(responder, session_id, message, answer, responded)
+            self._answers.start(running, f"The answer of {type(responder).__name__}")
 
     def _release(self, stream: Stream, task: "asyncio.Task[object]") -> None:
         """End a stream whose task swallowed its cancellation, without the task."""
@@ -208,7 +209,12 @@ class Producers:
         self._answers.start(stream.finish(), f"The end of {stream.entry.offset}")
 
     async def _answer(
-        self, responder: Responder, session_id: str, message: Entry, answer: Entry
+        self,
+        responder: Responder,
+        session_id: str,
+        message: Entry,
+        answer: Entry,
+        responded: "asyncio.Future[None]",
     ) -> None:
         """Write the responder's pieces; its exceptions end the answer only."""
         try:
@@ -227,6 +233,8 @@ class Producers:
                     close = getattr(pieces, "aclose", None)
                     if close is not None:
                         await close()
+                # A client that sees its answer end may begin another one.
+                responded.set_result(None)
         except StreamEnded:
             logger.debug("The answer %s of %s was ended", answer.offset, session_id)
         except ResponderFailed as exc:
@@ -243,6 +251,9 @@ class Producers:
                 exc_info=exc,
                 extra={"event": "responder_failed"},
             )
+        finally:
+            if not responded.done():
+                responded.set_result(None)
 
 
 def _read_before(session_id: str, before: int, count: int) -> list[HistoryMessage]:
