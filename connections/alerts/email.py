@@ -10,7 +10,7 @@ from django.conf import settings
 from django.core import mail
 from django.utils import timezone
 
-from connections.config.alert_rules import AlertRule
+from connections.config.alert_rules import AlertRule, format_value
 from connections.config.loader import WebSocketConfig
 from connections.metrics.counters import record_failure
 from connections.models import Alert
@@ -85,20 +85,23 @@ def send(alert: Alert, rule: AlertRule | None, recipients: list[str]) -> None:
     """
     prefix = "[self-test] " if alert.is_test else ""
     about = rule.about if rule is not None else alert.rule
-    unit = rule.unit if rule is not None else ""
+    value, peak, threshold = (
+        format_value(alert.rule, one)
+        for one in (alert.value, alert.peak, alert.threshold)
+    )
     lines = [
         f"{alert.rule} is {alert.state} ({alert.severity}).",
         "",
         f"Condition: {about}",
-        f"Value: {alert.value:.4g}{unit}, highest {alert.peak:.4g}{unit}",
+        f"Value: {value}, highest {peak}",
         *([f"Detail: {alert.detail}"] if alert.detail else []),
-        f"Threshold: {alert.threshold:.4g}{unit}",
+        f"Threshold: {threshold}",
         f"Since: {as_utc(alert.since):%Y-%m-%d %H:%M:%S} UTC",
     ]
     if alert.resolved_at is not None:
         resolved_at = as_utc(alert.resolved_at)
         lines.append(f"Resolved: {resolved_at:%Y-%m-%d %H:%M:%S} UTC")
-    lines += ["", f"Runbook: deploy/runbook.md, section {alert.rule}"]
+    lines += ["", f"Runbook: manage.py alerts --runbook {alert.rule}"]
     message = mail.EmailMessage(
         subject=f"{prefix}{alert.state.upper()}: {alert.rule}",
         body="\n".join(lines),

@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from connections.alerts.measurements import Measurements, describe, measure
 from connections.alerts.states import Step, decide
-from connections.config.alert_rules import AlertRule
+from connections.config.alert_rules import AlertRule, format_value
 from connections.models import Alert
 from connections.models.alias import atomic
 
@@ -142,11 +142,11 @@ def log_alert(alert: Alert) -> None:
     level = _LEVELS.get(alert.severity, logging.ERROR) if is_firing else logging.INFO
     logger.log(
         level,
-        "Alert %s %s: %.4g, threshold %.4g (%s)%s%s",
+        "Alert %s %s: %s, threshold %s (%s)%s%s",
         alert.rule,
         alert.state,
-        alert.value,
-        alert.threshold,
+        format_value(alert.rule, alert.value),
+        format_value(alert.rule, alert.threshold),
         alert.severity,
         f": {alert.detail}" if alert.detail else "",
         " [self-test]" if alert.is_test else "",

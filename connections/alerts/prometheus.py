@@ -5,9 +5,9 @@ from typing import Any
 
 import yaml
 
-from connections.config.alert_rules import AlertRule
+from connections.config.alert_rules import AlertRule, format_value
 
-RUNBOOK = "deploy/runbook.md"
+RUNBOOK = "connections/alerts/runbook.md"
 """The default location of the runbook."""
 
 _ACTIVE = "sum(active_websocket_connections)"
@@ -61,12 +61,19 @@ def _make_rule(rule: AlertRule, runbook: str) -> dict[str, Any]:
         "for": _format_duration(rule.for_seconds),
         "labels": {"severity": rule.severity},
         "annotations": {
-            "summary": f"{rule.name}: {{{{ $value | humanize }}}}{rule.unit}, "
-            f"threshold {rule.threshold:g}{rule.unit}",
+            "summary": f"{rule.name}: {_make_value(rule)}, threshold "
+            f"{format_value(rule.name, rule.threshold)}",
             "description": rule.about.replace("`minimum`", f"{rule.minimum:g}"),
             "runbook_url": f"{runbook}#{rule.name}",
         },
     }
+
+
+def _make_value(rule: AlertRule) -> str:
+    """Return the value of an alert with its unit, as a template of Prometheus."""
+    if rule.unit == "%":
+        return "{{ $value | humanizePercentage }}"
+    return f"{{{{ $value | humanize }}}} {rule.unit}"
 
 
 def _format_duration(seconds: float) -> str:

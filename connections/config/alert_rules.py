@@ -28,6 +28,7 @@ class AlertRule:
     name: str
     about: str
     unit: str
+    """The unit of the value; `%` marks a share, which is 1 at most."""
     threshold: float
     clear: float
     for_seconds: float
@@ -54,7 +55,7 @@ DEFAULT_RULES = (
     AlertRule(
         name="pool_degraded",
         about="nodes that cannot reach the shared pool",
-        unit="",
+        unit="nodes",
         threshold=1,
         clear=1,
         for_seconds=10,
@@ -63,7 +64,7 @@ DEFAULT_RULES = (
     AlertRule(
         name="database_down",
         about="nodes whose database does not answer or refuses writes",
-        unit="",
+        unit="nodes",
         threshold=1,
         clear=1,
         for_seconds=10,
@@ -72,7 +73,7 @@ DEFAULT_RULES = (
     AlertRule(
         name="pool_near_exhaustion",
         about="share of all slots that is taken",
-        unit="",
+        unit="%",
         threshold=0.9,
         clear=0.8,
         for_seconds=60,
@@ -82,7 +83,7 @@ DEFAULT_RULES = (
         name="high_error_rate",
         about="share of messages whose handling failed, of at least `minimum` "
         "messages per minute",
-        unit="",
+        unit="%",
         threshold=0.05,
         clear=0.02,
         for_seconds=120,
@@ -92,7 +93,7 @@ DEFAULT_RULES = (
     AlertRule(
         name="leak_suspected",
         about="consumers that still run a minute after their connection ended",
-        unit="",
+        unit="consumers",
         threshold=1,
         clear=1,
         for_seconds=60,
@@ -102,7 +103,7 @@ DEFAULT_RULES = (
         name="mass_disconnect",
         about="share of connections that ended within ten minutes, of at least "
         "`minimum` connections",
-        unit="",
+        unit="%",
         threshold=0.5,
         clear=0.3,
         for_seconds=60,
@@ -112,7 +113,7 @@ DEFAULT_RULES = (
     AlertRule(
         name="reconnect_storm",
         about="handshakes per minute and open connection, from `minimum` handshakes on",
-        unit="",
+        unit="/min",
         threshold=2,
         clear=1,
         for_seconds=60,
@@ -122,7 +123,7 @@ DEFAULT_RULES = (
     AlertRule(
         name="dead_node",
         about="nodes found dead within ten minutes",
-        unit="",
+        unit="nodes",
         threshold=1,
         clear=1,
         for_seconds=0,
@@ -141,7 +142,7 @@ DEFAULT_RULES = (
         name="step_overdue",
         about="periodic steps of nodes and of the sweeper that have not succeeded for "
         "three of their intervals",
-        unit="",
+        unit="steps",
         threshold=1,
         clear=1,
         for_seconds=10,
@@ -159,7 +160,7 @@ DEFAULT_RULES = (
     AlertRule(
         name="slow_consumers",
         about="connections per minute aborted because the client did not read",
-        unit="",
+        unit="/min",
         threshold=10,
         clear=2,
         for_seconds=60,
@@ -168,7 +169,7 @@ DEFAULT_RULES = (
     AlertRule(
         name="authentication_failures",
         about="handshakes per minute that were refused for their credentials",
-        unit="",
+        unit="/min",
         threshold=100,
         clear=50,
         for_seconds=60,
@@ -186,6 +187,18 @@ DEFAULT_RULES = (
 )
 
 _BY_NAME = {rule.name: rule for rule in DEFAULT_RULES}
+
+
+def format_value(name: str, value: float) -> str:
+    """Return the value of a rule with its unit: 95 %, 12 /min, 1 node, 0.5 s."""
+    unit = _BY_NAME[name].unit if name in _BY_NAME else ""
+    if unit == "%":
+        return f"{100 * value:.3g} %"
+    if value == 1 and unit.endswith("s") and len(unit) > 1:
+        unit = unit.removesuffix("s")
+    return f"{value:.4g} {unit}".rstrip()
+
+
 _KINDS: dict[str, Kind] = {
     "threshold": Number(1e-6, 1e9),
     "clear": Number(1e-6, 1e9),

@@ -10,6 +10,7 @@ from django.urls import URLPattern, get_script_prefix, path, reverse
 from django.utils.decorators import method_decorator
 from django.views.decorators.gzip import gzip_page
 
+from connections.alerts.runbook import read_sections
 from connections.dashboard.action_views import show_action, show_result
 from connections.dashboard.actions import find_allowed
 from connections.dashboard.cache import shared
@@ -17,6 +18,7 @@ from connections.dashboard.consumers import PATH
 from connections.dashboard.details import describe_client, describe_connection
 from connections.dashboard.filters import GROUPINGS, RANGES, Selection
 from connections.dashboard.outage import View, explain_outage, show_without_database
+from connections.dashboard.runbook import render
 
 _NAME = "connections_livedashboard"
 _TEMPLATES = "admin/connections/livedashboard"
@@ -60,6 +62,7 @@ class LiveDashboardAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
                 explain_outage(guard(self.show_result)),
                 name="connections_live_result",
             ),
+            path("runbook/", show(self.show_runbook), name="connections_live_runbook"),
         ]
 
     @method_decorator(gzip_page)
@@ -123,6 +126,17 @@ class LiveDashboardAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         """Show the result of an action."""
         self._require_view(request)
         return show_result(request, self.shared, self._get_context(request))
+
+    def show_runbook(self, request: HttpRequest) -> HttpResponse:
+        """Show the section of each alert rule."""
+        self._require_view(request)
+        sections = [(name, render(text)) for name, text in read_sections().items()]
+        context = {
+            **self._get_context(request),
+            "title": "Runbook",
+            "sections": sections,
+        }
+        return TemplateResponse(request, f"{_TEMPLATES}/runbook.html", context)
 
     def _get_context(self, request: HttpRequest) -> dict[str, Any]:
         return {**self.admin_site.each_context(request), "opts": self.opts}

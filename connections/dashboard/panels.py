@@ -11,7 +11,8 @@ from django.urls import reverse
 from django.utils.safestring import SafeString
 
 from connections.close_codes import get_codes
-from connections.config.loader import get_config
+from connections.config.alert_rules import format_value
+from connections.dashboard.attention import list_faults, list_open_alerts
 from connections.dashboard.charts.cells import draw_row
 from connections.dashboard.charts.histogram import draw_histogram
 from connections.dashboard.charts.scales import NOTHING, format_seconds
@@ -34,7 +35,17 @@ from connections.models import Alert, Node
 from connections.node.live_state import ConnectionState
 from connections.units import as_utc
 
-NAMES = ("problem", "tiles", "map", "errors", "durations", "alerts", "reasons", "nodes")
+NAMES = (
+    "problem",
+    "alerts",
+    "tiles",
+    "map",
+    "errors",
+    "durations",
+    "refused",
+    "reasons",
+    "nodes",
+)
 _TEMPLATES = "admin/connections/livedashboard"
 _NARROW = 900
 _PADDING = 34
@@ -81,6 +92,8 @@ def render_panels(
         if is_shown(one, selection)
     ]
     regions = make_map(snapshot, selection)
+    alerts = list_open_alerts(snapshot)
+    firing = sum(one.state == Alert.State.FIRING for one in alerts)
     contexts: dict[str, dict[str, Any]] = {
         "problem": {},
         "tiles": {
@@ -93,8 +106,8 @@ def render_panels(
                     if node.node_id in snapshot.seen
                     and selection.node in ("", node.node_id)
                 ],
-                firing=snapshot.count_alerts(Alert.State.FIRING),
-                pending=snapshot.count_alerts(Alert.State.PENDING),
+                firing=firing,
+                pending=len(alerts) - firing,
             )
         },
         "map": {
@@ -104,8 +117,16 @@ def render_panels(
             "list_url": reverse("admin:connections_connection_changelist"),
         },
         "errors": _show_errors(statistics, selection),
+        "refused": _show_refused(statistics, selection),
         "durations": _show_durations(snapshot, statistics, shown, selection),
-        "alerts": {"alerts": [_show_alert(snapshot, one) for one in snapshot.alerts]},
+        "alerts": {
+            "faults": list_faults(snapshot, alerts),
+            "resolved": [
+                _show_resolved(one)
+                for one in snapshot.alerts
+                if one.resolved_at is not None
+            ],
+        },
         "reasons": {"reasons": _show_reasons(statistics)},
         "nodes": {
             "nodes": [
@@ -123,7 +144,7 @@ def render_panels(
     return Panels(
         number=snapshot.number,
         taken_at=snapshot.taken_at,
-        firing=snapshot.count_alerts(Alert.State.FIRING),
+        firing=firing,
         html=html,
         keys=keys,
     )
@@ -151,8 +172,23 @@ def _count_by_state(shown: Sequence[ConnectionState]) -> list[dict[str, Any]]:
 
 
 def _show_errors(statistics: Statistics, selection: Selection) -> dict[str, Any]:
-    """Return the trend of errors per minute; the rarest kinds are one line."""
-    kinds = list(statistics.errors.items())
+    """Return the trend of errors per minute."""
+    return _show_counts("Errors", statistics.errors, statistics, selection)
+
+
+def _show_refused(statistics: Statistics, selection: Selection) -> dict[str, Any]:
+    """Return the trend of refused handshakes per minute."""
+    return _show_counts("Refused", statistics.refused, statistics, selection)
+
+
+def _show_counts(
+    title: str,
+    counts: Mapping[str, Sequence[float]],
+    statistics: Statistics,
+    selection: Selection,
+) -> dict[str, Any]:
+    """Return the trend of counts by kind; the rarest kinds are one line."""
+    kinds = list(counts.items())
     named, rest = kinds[:_MOST_KINDS], kinds[_MOST_KINDS:]
     if rest:
         columns = zip(*(values for _, values in rest), strict=True)
@@ -166,13 +202,13 @@ def _show_errors(statistics: Statistics, selection: Selection) -> dict[str, Any]
         )
         for index, (kind, values) in enumerate(named)
     ]
-    total = sum(map(sum, statistics.errors.values()))
+    total = sum(map(sum, counts.values()))
     chart: SafeString | str = ""
     if total:
         chart = draw_trend(
             series,
             statistics.times,
-            label=f"Errors per minute over {selection.range}: {total} in total",
+            label=f"{title} per minute over {selection.range}: {total} in total",
             width=_half(selection),
         )
     legend = [
@@ -228,17 +264,15 @@ def _show_reasons(statistics: Statistics) -> list[dict[str, Any]]:
     ]
 
 
-def _show_alert(snapshot: Snapshot, alert: Alert) -> dict[str, Any]:
-    """Return an alert's row of the table."""
-    rule = next((rule for rule in get_config().alerts if rule.name == alert.rule), None)
-    until = alert.resolved_at or snapshot.taken_at
+def _show_resolved(alert: Alert) -> dict[str, Any]:
+    """Return a resolved alert's row of the table."""
+    lasted = (alert.resolved_at or alert.since) - alert.since
     return {
         "alert": alert,
         "name": alert.rule.replace("_", " "),
-        "about": rule.about.replace("`minimum`", f"{rule.minimum:g}") if rule else "",
-        "value": f"{alert.value:.3g}",
-        "threshold": f"{alert.threshold:.3g}",
-        "lasted": format_seconds((until - alert.since).total_seconds()),
+        "peak": format_value(alert.rule, alert.peak),
+        "threshold": format_value(alert.rule, alert.threshold),
+        "lasted": format_seconds(lasted.total_seconds()),
     }
 
 

@@ -62,10 +62,6 @@ class Snapshot:
         for connections in self.seen.values():
             yield from connections
 
-    def count_alerts(self, state: str) -> int:
-        """Return how many alerts are in a state."""
-        return sum(alert.state == state for alert in self.alerts)
-
     @property
     def open_count(self) -> int:
         """The number of open connections."""

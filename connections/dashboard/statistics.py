@@ -26,6 +26,7 @@ _EMPTY_MINUTE: dict[str, Any] = {
     "open_connections": 0,
     "ends": {},
     "errors": {},
+    "refused": {},
     "durations": [0] * (len(DURATION_EDGES) + 1),
 }
 
@@ -44,6 +45,9 @@ class Statistics:
     errors: Mapping[str, Sequence[float]]
     """Errors by kind; kinds without errors in the range are absent."""
 
+    refused: Mapping[str, Sequence[float]]
+    """Refused handshakes by reason; reasons without any are absent."""
+
     reasons: Mapping[str, int] = field(default_factory=dict)
     durations: Sequence[int] = (0,) * (len(DURATION_EDGES) + 1)
     peak_open: int = 0
@@ -60,6 +64,7 @@ def read_statistics(range_name: str, node_id: str = "") -> Statistics:
         step=step,
         points={point["minute"]: point for point in chosen.series(step)},
         errors=chosen.series_by_label("errors_by_kind", step),
+        refused=chosen.series_by_label("refused_by_outcome", step),
         ends=chosen.series_by_label("ends_by_reason", step),
         durations=chosen.sum_buckets("durations") or [0] * (len(DURATION_EDGES) + 1),
     )
@@ -92,6 +97,7 @@ class _Sums:
     step: int
     points: dict[int, dict[str, Any]] = field(default_factory=dict)
     errors: dict[int, dict[str, int]] = field(default_factory=dict)
+    refused: dict[int, dict[str, int]] = field(default_factory=dict)
     ends: dict[int, dict[str, int]] = field(default_factory=dict)
     durations: list[int] = field(
         default_factory=lambda: [0] * (len(DURATION_EDGES) + 1)
@@ -107,6 +113,7 @@ class _Sums:
                 point[name] = point.get(name, 0) + one[name]
             point["ended"] = point.get("ended", 0) + sum(one["ends"].values())
             self.errors[at] = Counter(self.errors.get(at)) + Counter(one["errors"])
+            self.refused[at] = Counter(self.refused.get(at)) + Counter(one["refused"])
             self.ends[at] = Counter(self.ends.get(at)) + Counter(one["ends"])
             both = zip(self.durations, one["durations"], strict=True)
             self.durations = [before + more for before, more in both]
@@ -128,10 +135,8 @@ class _Sums:
             ended=self._pick("ended", steps),
             messages_in=self._pick("messages_in", steps),
             messages_out=self._pick("messages_out", steps),
-            errors={
-                kind: [self.errors.get(minute, {}).get(kind, 0) for minute in steps]
-                for kind in _rank(self.errors)
-            },
+            errors=_by_label(self.errors, steps),
+            refused=_by_label(self.refused, steps),
             reasons=_rank(self.ends),
             durations=self.durations,
             peak_open=peak_open,
@@ -140,6 +145,16 @@ class _Sums:
     def _pick(self, name: str, steps: Iterable[int]) -> list[float]:
         """Return one column for each step."""
         return [self.points.get(minute, {}).get(name, 0) for minute in steps]
+
+
+def _by_label(
+    series: Mapping[int, Mapping[str, int]], steps: Iterable[int]
+) -> dict[str, list[float]]:
+    """Return the count of each step by label, the most frequent label first."""
+    return {
+        label: [series.get(minute, {}).get(label, 0) for minute in steps]
+        for label in _rank(series)
+    }
 
 
 def _rank(series: Mapping[int, Mapping[str, int]]) -> dict[str, int]:

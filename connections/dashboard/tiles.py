@@ -1,7 +1,7 @@
 """The numbers at the top of the dashboard."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from django.utils.safestring import SafeString
 
@@ -57,6 +57,7 @@ def make_tiles(
         ),
         _make_rate("Opened", "opened", statistics.opened, nodes),
         _make_rate("Ended", "ended", statistics.ended, nodes),
+        _make_refused(statistics, nodes),
         _make_traffic(statistics, shown),
         _make_errors(statistics),
         _make_durations(statistics),
@@ -105,6 +106,19 @@ def _make_rate(
         unit="/min",
         note=f"{format_count(sum(values))} in the range",
         line=draw_sparkline(_whole(values)),
+    )
+
+
+def _make_refused(statistics: Statistics, nodes: Sequence[Node]) -> Tile:
+    """Return the tile of refused handshakes; bad while the pool is full."""
+    columns = zip(*statistics.refused.values(), strict=True)
+    per_step = [sum(column) for column in columns] or [0, 0]
+    tile = _make_rate("Refused", "refused", per_step, nodes)
+    most_frequent = next(iter(statistics.refused), "none").replace("_", " ")
+    return replace(
+        tile,
+        note=f"{most_frequent} · {tile.note}",
+        is_bad=any(node.counters.get("pool_full") for node in nodes),
     )
 
 

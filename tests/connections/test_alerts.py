@@ -300,8 +300,8 @@ def test_each_state_is_mailed_once(moment: Moment, mailed: WebSocketConfig) -> N
     subjects = [message.subject for message in mail.outbox]
     assert subjects == ["FIRING: loop_lag", "RESOLVED: loop_lag"]
     assert mail.outbox[0].to == ["duty@example.com"]
-    assert "deploy/runbook.md, section loop_lag" in mail.outbox[0].body
-    assert "Value: 1s, highest 1s" in mail.outbox[0].body
+    assert "Runbook: manage.py alerts --runbook loop_lag" in mail.outbox[0].body
+    assert "Value: 1 s, highest 1 s" in mail.outbox[0].body
 
 
 def test_a_pending_alert_is_not_mailed(moment: Moment, mailed: WebSocketConfig) -> None:
@@ -443,6 +443,13 @@ def test_the_command_shows_firing_alerts(moment: Moment, project: None) -> None:
     line = json.loads(run("--json"))
     assert (line["rule"], line["state"], line["value"]) == ("loop_lag", "firing", 1)
     assert line["since"] == START.isoformat()
+
+
+def test_the_command_shows_a_section_of_the_runbook() -> None:
+    text = run("--runbook", "pool_full")
+    assert text.startswith("**Meaning.**") and "manage.py connections list" in text
+    with pytest.raises(CommandError, match="invalid choice: 'pool'"):
+        run("--runbook", "pool")
 
 
 def test_the_command_shows_the_rules(project: None) -> None:

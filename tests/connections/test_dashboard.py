@@ -86,7 +86,8 @@ def test_alerts_are_shown_with_their_state(viewer: Client) -> None:
         )
     html = viewer.get(f"{URL}panels/").json()["html"]
     assert html["alerts"].index("high error rate") < html["alerts"].index("loop lag")
-    assert "0.123" in html["alerts"] and "3 min" in html["alerts"]
+    assert "now 12.3 % · peak 20 % · alerts from 5 %" in html["alerts"]
+    assert "3 min" in html["alerts"]
     assert "1 pending" in html["tiles"] and "is-bad" in html["tiles"]
 
 

@@ -202,7 +202,7 @@ async def test_an_outage_is_logged_and_mailed_once_without_the_database(
     await outage.pass_by(200, is_away=True)
     (line,) = read_messages(caplog, "alert_firing")
     assert line == (
-        "Alert database_down firing: 1, threshold 1 (critical):"
+        "Alert database_down firing: 1 node, threshold 1 node (critical):"
         " node web1:42: the database does not answer"
     )
     (sent,) = mail.outbox

@@ -11,12 +11,13 @@ import yaml
 from django.core.management import call_command
 
 from connections.alerts.prometheus import make_rules
+from connections.alerts.runbook import read_sections
 from connections.config.alert_rules import DEFAULT_RULES
 from connections.testing.communicators import make_config
 from tests.integration.services import find_program
 
 ROOT = Path(__file__).parents[2]
-RUNBOOK = ROOT / "deploy" / "runbook.md"
+RUNBOOK = ROOT / "connections" / "alerts" / "runbook.md"
 MINUTES = 30
 
 Series = dict[str, str]
@@ -237,12 +238,6 @@ def test_the_deployed_rules_are_up_to_date() -> None:
 
 
 # The runbook
-
-
-def read_sections() -> dict[str, str]:
-    """Return the runbook's sections by the anchor of their heading."""
-    parts = re.split(r"^## (.+)$", RUNBOOK.read_text(), flags=re.MULTILINE)[1:]
-    return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
 def test_every_rule_has_a_complete_section() -> None:

@@ -6,7 +6,9 @@ from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
 from connections.alerts.email import find_recipients
+from connections.alerts.runbook import read_sections
 from connections.alerts.self_test import run_self_test
+from connections.config.alert_rules import DEFAULT_RULES, format_value
 from connections.config.loader import get_config
 from connections.exceptions import ConfigError
 from connections.management.database_command import DatabaseCommand
@@ -23,6 +25,12 @@ class Command(DatabaseCommand):
         modes = parser.add_mutually_exclusive_group()
         modes.add_argument(
             "--rules", action="store_true", help="show the alert rules in force"
+        )
+        modes.add_argument(
+            "--runbook",
+            metavar="RULE",
+            choices=[rule.name for rule in DEFAULT_RULES],
+            help="show what an alert means and what to do",
         )
         modes.add_argument(
             "--self-test",
@@ -45,7 +53,9 @@ class Command(DatabaseCommand):
             get_config().require_valid()
         except ConfigError as exc:
             raise CommandError(str(exc)) from exc
-        if options["rules"]:
+        if options["runbook"]:
+            self.stdout.write(read_sections()[options["runbook"]])
+        elif options["rules"]:
             self._show_rules(options)
         elif options["self_test"]:
             self._test(options)
@@ -75,9 +85,10 @@ class Command(DatabaseCommand):
             seconds = (ended_at - alert.since).total_seconds()
             self.stdout.write(
                 f"{alert.state:<9} {alert.severity:<9} {alert.rule:<24} "
-                f"{alert.value:.4g} (worst {alert.peak:.4g}, threshold "
-                f"{alert.threshold:.4g}) for {seconds:.0f} s "
-                f"since {as_utc(alert.since):%Y-%m-%d %H:%M:%S}"
+                f"{format_value(alert.rule, alert.value)} "
+                f"(peak {format_value(alert.rule, alert.peak)}, threshold "
+                f"{format_value(alert.rule, alert.threshold)}) for {seconds:.0f} s "
+                f"since {as_utc(alert.since):%Y-%m-%d %H:%M:%S} UTC"
                 f"{': ' + alert.detail if alert.detail else ''}"
             )
         if not alerts and not options["json"]:
