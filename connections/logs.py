@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
@@ -95,8 +96,12 @@ class TextFormatter(logging.Formatter):
     Formats each record as one line, with an indented traceback.
 
     Line breaks and escape sequences, which a client could send in a name, are
-    escaped: they would forge a line or reach the reader's terminal.
+    escaped: they would forge a line or reach the reader's terminal. Moments are
+    in UTC, as on the pages and in JSON.
     """
+
+    converter = staticmethod(time.gmtime)
+    default_msec_format = "%s.%03d UTC"
 
     def format(self, record: logging.LogRecord) -> str:
         first, *rest = super().format(record).splitlines() or [""]

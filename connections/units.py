@@ -43,6 +43,11 @@ def format_moment(moment: datetime | None) -> str | None:
     return text.replace("+00:00", "Z")
 
 
+def show_moment(moment: datetime) -> str:
+    """Return a moment as pages show it: 24 hours, seconds, the zone named."""
+    return f"{as_utc(moment):%Y-%m-%d %H:%M:%S} UTC"
+
+
 def count_of(count: int, noun: str) -> str:
     """Return a count with its noun: 1 node, 2 nodes."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

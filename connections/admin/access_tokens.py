@@ -18,6 +18,7 @@ from connections.announcements import post_close_requests
 from connections.credentials.identity import check_client_id, check_scope
 from connections.credentials.tokens import issue
 from connections.dashboard.permissions import GuardedAdmin, is_read_only
+from connections.dashboard.time_columns import show_times
 from connections.models import AccessToken, CloseRequest
 
 _FOLDER = "admin/connections/accesstoken"
@@ -130,10 +131,12 @@ class AccessTokenAdmin(UserSearch, GuardedAdmin):
         return ", ".join(row.scopes) or "everywhere"
 
     def get_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
-        return list(self.form.Meta.fields if obj is None else self.list_display)
+        if obj is None:
+            return list(self.form.Meta.fields)
+        return show_times(AccessToken, self.list_display)
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
-        return [] if obj is None else list(self.list_display)
+        return [] if obj is None else show_times(AccessToken, self.list_display)
 
     def get_form(
         self, request: HttpRequest, obj: Any = None, change: bool = False, **kwargs: Any

@@ -1,6 +1,7 @@
 """Register access tokens and the read-only lists of recorded models."""
 
 from datetime import datetime
+from typing import Any
 
 from django.contrib import admin
 from django.db import models
@@ -14,6 +15,7 @@ from connections.dashboard.admin import LiveDashboardAdmin
 from connections.dashboard.charts.scales import NOTHING, format_seconds
 from connections.dashboard.listing import ConnectionList
 from connections.dashboard.permissions import GuardedAdmin
+from connections.dashboard.time_columns import show_times
 from connections.models import (
     AccessToken,
     Alert,
@@ -107,12 +109,10 @@ class BanAdmin(GuardedAdmin):
     list_filter = ("target",)
     search_fields = ("value", "reason")
 
-    def get_readonly_fields(
-        self, request: HttpRequest, obj: Ban | None = None
-    ) -> tuple[str, ...]:
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
         # A ban of another target would be another row.
         fixed = ("target", "value") if obj is not None else ()
-        return (*fixed, "author", "created_at")
+        return show_times(Ban, (*fixed, "author", "created_at"))
 
     def save_model(
         self, request: HttpRequest, obj: Ban, form: object, change: bool

@@ -8,6 +8,7 @@ from django.http import HttpRequest
 from django.urls import URLPattern
 
 from connections.dashboard.outage import explain_outage
+from connections.dashboard.time_columns import show_times
 from connections.storage.text import is_storable
 
 MAX_SEARCH_CHARACTERS = 255
@@ -38,6 +39,21 @@ class BoundedList(admin.ModelAdmin):  # type: ignore[type-arg]
         for pattern in urls:
             pattern.callback = explain_outage(pattern.callback)
         return urls
+
+    def get_list_display(self, request: HttpRequest) -> list[Any]:
+        return show_times(self.model, super().get_list_display(request))
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        fieldsets: Any = super().get_fieldsets(request, obj)
+        if obj is None or self.has_change_permission(request, obj):
+            return fieldsets
+        return [
+            (name, {**options, "fields": show_times(self.model, options["fields"])})
+            for name, options in fieldsets
+        ]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
+        return show_times(self.model, super().get_readonly_fields(request, obj))
 
     def lookup_allowed(
         self, lookup: str, value: str, request: HttpRequest | None = None

@@ -17,6 +17,7 @@ from connections.dashboard.snapshot import Snapshot
 from connections.models import Node
 from connections.net.addresses import name_banned_network, parse_address
 from connections.node.live_state import ConnectionState
+from connections.units import show_moment
 
 _MOST_LISTED = 20
 _WORDS = {state.value: word for state, word, _ in STATES}
@@ -28,12 +29,14 @@ def describe_connection(
     """Return the facts of an open connection, as labels and texts."""
     opened_at = datetime.fromtimestamp(one.opened_at, UTC)
     age_seconds = snapshot.taken_at.timestamp() - one.opened_at
-    facts = [
+    identity = [
         ("Client", one.client_id),
         ("Node", list_names(snapshot).get(node_id, node_id)),
         ("Route", one.route or NOTHING),
         ("Address", one.address or NOTHING),
-        ("Open for", f"{format_seconds(age_seconds)}, since {opened_at:%H:%M:%S} UTC"),
+    ]
+    numbers = [
+        ("Open for", f"{format_seconds(age_seconds)}, since {show_moment(opened_at)}"),
         ("Idle for", format_seconds(one.idle_seconds)),
         ("Messages", format_pair(one.messages_in, one.messages_out)),
         ("Rate", f"{format_pair(one.in_per_second, one.out_per_second)} /s"),
@@ -46,7 +49,8 @@ def describe_connection(
         "one": one,
         "state": _WORDS[one.state],
         "glyph": draw_row([(one.state, "")]),
-        "facts": facts,
+        "facts": identity + numbers,
+        "numbers": numbers,
         "actions": offer_for_connection(one, allowed),
     }
 

@@ -1,12 +1,14 @@
 """List recorded connections, with the live state of those still open."""
 
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from django.contrib import admin, messages
-from django.contrib.admin.views.main import ChangeList
+from django.contrib.admin.views.main import SEARCH_VAR, ChangeList
 from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
-from django.db.models import Q, QuerySet
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.urls import URLPattern, path
 from django.utils import timezone
@@ -19,21 +21,47 @@ from connections.dashboard.cache import shared
 from connections.dashboard.charts.scales import NOTHING, format_bytes, format_seconds
 from connections.dashboard.details import describe_connection, format_pair
 from connections.dashboard.listing_filters import (
-    MOST_FOUND_LIVE,
     NodeFilter,
     ReasonFilter,
     StateFilter,
 )
 from connections.dashboard.map import STATES
 from connections.dashboard.snapshot import Snapshot
-from connections.models import Connection
+from connections.dashboard.time_columns import show_times
+from connections.models import Connection, ErrorEvent
 from connections.models.node import ID_LENGTH
 from connections.models.user_key import find_user_keys, with_user
 from connections.node.live_state import ConnectionState
 from connections.storage.text import is_storable
+from connections.units import show_moment
 
 MOST_COUNTED = 10_000
+MOST_FOUND = 200
+"""The most connections that a search finds by each of its ways."""
+
 _WORDS = {state.value: word for state, word, _ in STATES}
+# The most wanted columns stand first: the filters leave little width.
+_OPEN_COLUMNS = (
+    *("client_id", "state", "age", "idle", "rate", "traffic"),
+    *("node", "route", "user", "round_trip", "unsent"),
+)
+_CLOSED_COLUMNS = (
+    *("client_id", "state", "closed_at", "age", "traffic"),
+    *("node", "route", "user"),
+)
+_ALL_COLUMNS = (
+    *("client_id", "state", "closed_at", "age", "idle", "rate", "traffic"),
+    *("node", "route", "user"),
+)
+_IDENTITY = (
+    *("connection_id", "client_id", "user", "node", "path", "route", "address"),
+    *("origin", "user_agent", "opened_at", "idle_timeout_seconds"),
+)
+_END = ("closed_at", "close_code", "reason")
+_COUNTERS = (
+    *("last_activity_at", "messages_in", "messages_out"),
+    *("bytes_in", "bytes_out", "errors"),
+)
 _LIVE_FIELDS = ("state", "age", "idle", "rate", "traffic", "round_trip", "unsent")
 
 
@@ -48,7 +76,25 @@ class BoundedPaginator(Paginator):  # type: ignore[type-arg]
 
 
 class LiveChangeList(ChangeList):
-    """Add the live state of connections to the rows of a page."""
+    """
+    Add the live state of connections to the rows of a page.
+
+    Filters do not narrow a search: whoever has an id wants its connection.
+    """
+
+    def get_queryset(
+        self, request: HttpRequest, exclude_parameters: Any = None
+    ) -> QuerySet[Connection]:
+        query, self.query = self.query, ""
+        rows: QuerySet[Connection] = super().get_queryset(request, exclude_parameters)
+        self.query = query
+        if not query:
+            return rows
+        model_admin: Any = self.model_admin
+        found, _ = model_admin.get_search_results(request, self.root_queryset, query)
+        self.found_error = model_admin.find_error(query)
+        rows = found.order_by(*self.get_ordering(request, found))
+        return rows
 
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
@@ -69,28 +115,15 @@ class ConnectionList(BoundedList):
     change_form_template = "admin/connections/connection/change_form.html"
     change_list_template = "admin/connections/connection/change_list.html"
     actions = ("end_selected",)
-    list_display = (
-        # The most wanted columns stand first: the filters leave little width.
-        "client_id",
-        "state",
-        "age",
-        "idle",
-        "rate",
-        "traffic",
-        "node",
-        "route",
-        "user",
-        "round_trip",
-        "unsent",
-    )
+    list_display = _OPEN_COLUMNS
     list_display_links = ("client_id",)
     list_filter = (StateFilter, NodeFilter, ReasonFilter, "opened_at")
     linked_lookups = ("client_id",)
     ordering = ("-connection_id",)
     search_help_text = (
-        "Search by the full id of a connection or client, or a full user name; open "
-        "connections also by part of the client id or start of the address. At most "
-        f"{MOST_COUNTED} rows are counted."
+        "The full id of a connection or client, a full user name, or the ref of an "
+        "error; open connections also by part of the client id or start of the "
+        f"address. At most {MOST_COUNTED} rows are counted."
     )
     search_fields = ("connection_id",)
 
@@ -112,15 +145,59 @@ class ConnectionList(BoundedList):
         term = search_term.strip()
         if not term:
             return queryset, False
-        live = [
+        keys = dict.fromkeys(self._find_keys(term))
+        return queryset.filter(pk__in=list(keys)), False
+
+    def _find_keys(self, term: str) -> Iterator[str]:
+        """Yield the ids of the newest connections that a term names."""
+        live = (
             one.connection_id
             for one in self.shared.get_snapshot()
             if term in one.client_id or one.address.startswith(term)
-        ]
-        whole = Q(client_id=term) | Q(user__in=find_user_keys(term))
+        )
+        yield from islice(live, MOST_FOUND)
         if len(term) == ID_LENGTH:
-            whole |= Q(connection_id=term)
-        return queryset.filter(whole | Q(pk__in=live[:MOST_FOUND_LIVE])), False
+            yield term
+            error = self.find_error(term)
+            if error is not None and error.connection_id:
+                yield error.connection_id
+        # Each condition has an index; one query with OR would use none.
+        rows = Connection.objects.values_list("pk", flat=True)
+        yield from rows.filter(client_id=term).order_by("-opened_at")[:MOST_FOUND]
+        for user in find_user_keys(term):
+            of_user = rows.filter(user_id=user).order_by("user_id", "-connection_id")
+            yield from of_user[:MOST_FOUND]
+
+    def find_error(self, term: str) -> ErrorEvent | None:
+        """Return the error whose ref a term is."""
+        if len(term) != ID_LENGTH:
+            return None
+        return ErrorEvent.objects.defer("traceback").filter(pk=term).first()
+
+    def get_list_display(self, request: HttpRequest) -> list[Any]:
+        columns: tuple[str, ...] = _OPEN_COLUMNS
+        if _is_closed(request):
+            columns = _CLOSED_COLUMNS
+        elif request.GET.get("state") == "all" or request.GET.get(SEARCH_VAR):
+            columns = _ALL_COLUMNS
+        return show_times(self.model, columns)
+
+    def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
+        return ("-closed_at",) if _is_closed(request) else self.ordering
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        if obj is None:
+            return super().get_fieldsets(request, obj)
+        is_live = self.shared.get_snapshot().find(obj.pk) is not None
+        sections: list[tuple[str, tuple[str, ...]]] = [("Recorded", _IDENTITY)]
+        if obj.closed_at is not None:
+            sections += [("Its end", _END), ("Counted until its end", _COUNTERS)]
+        elif not is_live:
+            sections.append(("Recorded so far: there is no live sample", _COUNTERS))
+        return [
+            (name, {"fields": show_times(self.model, fields)})
+            for name, fields in sections
+        ]
 
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view(self.show_live)
@@ -152,6 +229,7 @@ class ConnectionList(BoundedList):
         if found is not None:
             allowed = find_allowed(request.user)
             context |= describe_connection(snapshot, *found, allowed)
+            context["sampled_at"] = show_moment(snapshot.taken_at)
         return super().change_view(request, object_id, form_url, context)
 
     def has_end_permission(self, request: HttpRequest) -> bool:
@@ -211,6 +289,15 @@ class ConnectionList(BoundedList):
     @admin.display(description="unsent")
     def unsent(self, row: Any) -> str:
         return self._show(row, "unsent")
+
+
+def _is_closed(request: HttpRequest) -> bool:
+    """Return True if a page lists closed connections alone."""
+    query = request.GET
+    if query.get(SEARCH_VAR):
+        return False
+    state, reason = query.get(StateFilter.parameter_name), ReasonFilter.parameter_name
+    return state == "closed" or (state is None and bool(query.get(reason)))
 
 
 def show_live(row: Connection, snapshot: Snapshot) -> dict[str, str]:

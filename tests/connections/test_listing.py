@@ -13,7 +13,8 @@ from django.utils import timezone
 from connections.dashboard import listing
 from connections.dashboard.cache import SnapshotCache
 from connections.dashboard.listing import BoundedPaginator, ConnectionList
-from connections.models import Connection, Node
+from connections.models import Connection, ErrorEvent, Node
+from connections.units import show_moment
 from tests.connections.dashboard_pages import make_staff
 from tests.connections.live_states import make_row, make_state, store_states
 from tests.connections.rows import make_node_row
@@ -37,7 +38,7 @@ def node(db: None) -> Node:
 def rows(node: Node) -> dict[str, Connection]:
     """A slow connection, one that is only recorded, and an ended one."""
     ended = timezone.now()
-    live = make_row(node, client_id="alice-live")
+    live = make_row(node, client_id="alice-live", address="192.0.2.7")
     seen = make_state(
         "alice-live",
         connection_id=live.pk,
@@ -103,6 +104,56 @@ def test_search_finds_full_names_and_parts_of_live_ones(
     assert page.count('data-live="state"') == 1
     by_id = find(admin_client, q=rows["recorded"].pk)
     assert ">bob-recorded</a>" in by_id
+
+
+@pytest.mark.parametrize("query", [{}, {"state": "slow"}, {"node": "x"}])
+def test_a_search_finds_closed_connections_and_refs_whatever_the_filter(
+    admin_client: Client, rows: dict[str, Connection], query: dict[str, str]
+) -> None:
+    ended = rows["ended"]
+    ref = "e" * 32
+    ErrorEvent.objects.create(
+        error_id=ref,
+        connection=ended,
+        node_id="n1",
+        at=timezone.now(),
+        exception_class="builtins.KeyError",
+        where="chat.py:7",
+    )
+    for term in ("carol-ended", ended.pk, ref):
+        page = find(admin_client, q=term, **query)
+        assert ">carol-ended</a>" in page and "alice-live" not in page
+        assert "open and closed" in page
+        assert ("an error in chat.py:7" in page) == (term == ref)
+    assert "0 connections" in find(admin_client, q="f" * 32)
+
+
+def test_closed_connections_are_listed_with_their_end(
+    admin_client: Client, rows: dict[str, Connection], node: Node
+) -> None:
+    """The last to end comes first, in the time format of all pages."""
+    before = timezone.now() - timedelta(hours=3)
+    make_row(node, client_id="dave", closed_at=before, reason="idle")
+    end = show_moment(before)
+    page = find(admin_client, state="closed")
+    assert page.index("carol-ended") < page.index("dave")
+    assert end in page and end in find(admin_client, reason="idle")
+    assert end in find(admin_client, state="all")
+    assert end in find(admin_client, q="dave")
+
+
+def test_a_page_says_once_which_numbers_are_live_and_which_recorded(
+    admin_client: Client, rows: dict[str, Connection]
+) -> None:
+    live = admin_client.get(f"{URL}{rows['live'].pk}/change/").content.decode()
+    assert "Live numbers" in live
+    assert "field-messages_in" not in live and live.count("Messages") == 1
+    recorded = admin_client.get(f"{URL}{rows['recorded'].pk}/change/").content.decode()
+    assert "Recorded so far" in recorded and "Live numbers" not in recorded
+    assert "field-messages_in" in recorded and "field-closed_at" not in recorded
+    ended = admin_client.get(f"{URL}{rows['ended'].pk}/change/").content.decode()
+    assert "Counted until its end" in ended and "field-closed_at" in ended
+    assert show_moment(rows["ended"].opened_at) in ended
 
 
 @pytest.mark.django_db

@@ -108,6 +108,12 @@ def test_a_record_with_line_breaks_is_one_line() -> None:
     assert line == f"INFO: {repr(HOSTILE)[1:-1]}"
 
 
+def test_a_moment_is_in_utc_and_names_the_zone() -> None:
+    record = logging.makeLogRecord({"msg": "x", "created": 0.25, "msecs": 250.0})
+    line = logs.TextFormatter("%(asctime)s %(message)s").format(record)
+    assert line == "1970-01-01 00:00:00.250 UTC x"
+
+
 def test_a_traceback_is_indented() -> None:
     """An exception in it may contain text of a client."""
     try:
