@@ -54,7 +54,7 @@ _REASONS = tuple(
         | {REAUTHORISE}
     )
 )
-_MOST_SPREAD_SECONDS = 3600
+MOST_SPREAD_SECONDS = 3600
 
 Listener = Callable[[], bool]
 """
@@ -127,11 +127,11 @@ def _check(request: CloseRequest) -> None:
         ipaddress.ip_network(request.value, strict=False)
     spread_seconds = request.spread_seconds
     if not (
-        math.isfinite(spread_seconds) and 0 <= spread_seconds <= _MOST_SPREAD_SECONDS
+        math.isfinite(spread_seconds) and 0 <= spread_seconds <= MOST_SPREAD_SECONDS
     ):
         raise ValueError(
             f"spread_seconds is {spread_seconds}, not a number from 0 to"
-            f" {_MOST_SPREAD_SECONDS}"
+            f" {MOST_SPREAD_SECONDS}"
         )
 
 

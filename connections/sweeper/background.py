@@ -10,7 +10,8 @@ from django.db import close_old_connections
 from connections.config.loader import WebSocketConfig
 from connections.metrics.counters import record_failure
 from connections.models.alias import get_connection
-from connections.sweeper.sweeper import Sweeper, SweepIncomplete, Swept
+from connections.sweeper.results import SweepIncomplete, Swept
+from connections.sweeper.sweeper import Sweeper
 
 logger = logging.getLogger(__name__)
 

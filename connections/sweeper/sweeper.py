@@ -8,8 +8,8 @@ slots, because leases expire by themselves.
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from typing import Any, TypeVar
@@ -23,7 +23,6 @@ from connections.alerts.evaluator import Evaluator
 from connections.alerts.measurements import read_measurements
 from connections.announcements import post_close_requests
 from connections.config.loader import WebSocketConfig
-from connections.exceptions import ConnectionsError
 from connections.metrics.counters import record_failure
 from connections.metrics.steps import PeriodicSteps
 from connections.models import (
@@ -42,6 +41,7 @@ from connections.models.clock import Now
 from connections.models.sweep import delete_some
 from connections.passes import Passes
 from connections.storage.deadlines import deadlines
+from connections.sweeper.results import AllNodesSilent, SweepIncomplete, Swept
 from connections.sweeper.rollups import roll_up
 from connections.sweeper.tasks import SweepTask, get_sweep_tasks
 from connections.units import Clock, count_of
@@ -73,47 +73,8 @@ _MAILS = "The delivery of alerts"
 _PARTS = (_IDLE, _DEAD, _LOST, _ROLLUP, *_PRUNED.values(), _ALERTS, _MAILS)
 
 
-class AllNodesSilent(ConnectionsError):
-    """Every node looks dead at once, most likely after an outage of the database."""
-
-    def __str__(self) -> str:
-        return (
-            "every node looks dead at once, as after an outage of the database;"
-            " try again later, or use --force if the nodes really are gone"
-        )
-
-
-@dataclass(slots=True, kw_only=True)
-class Swept:
-    """The counts of one sweep; of a dry run, what it would do."""
-
-    is_leader: bool = True
-    idle_requested: int = 0
-    nodes_lost: int = 0
-    connections_lost: int = 0
-    connections_pruned: int = 0
-    errors_pruned: int = 0
-    close_requests_pruned: int = 0
-    nodes_pruned: int = 0
-    minutes_rolled: int = 0
-    rollups_pruned: int = 0
-    alerts_pruned: int = 0
-    bans_pruned: int = 0
-    orders_pruned: int = 0
-    tasks: dict[str, int] = field(default_factory=dict)
-    """The counts of tasks that other packages added, by name."""
-
-
-class SweepIncomplete(ConnectionsError):
-    """Parts of a sweep failed, and were logged; the others have run."""
-
-    def __init__(self, parts: Sequence[str], swept: Swept) -> None:
-        super().__init__(*parts)
-        self.parts = tuple(parts)
-        self.swept = swept
-
-    def __str__(self) -> str:
-        return "the sweep is incomplete; these parts failed: " + ", ".join(self.parts)
+OnBatch = Callable[[str, int, Callable[[], int]], None]
+"""Called with a part, the rows that it has done, and a count of those left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +101,7 @@ class Sweeper:
         idle_seconds: float | None = None,
         batch_size: int = BATCH_SIZE,
         is_dry: bool = False,
+        on_batch: OnBatch | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
         self._config = config
@@ -147,6 +109,8 @@ class Sweeper:
         self._is_sooner = idle_seconds is not None
         self._batch_size = batch_size
         self._is_dry = is_dry
+        self._on_batch = on_batch
+        self._part = ""
         self.clock = clock
         self._holder_id = os.urandom(16).hex()
         self._beats: dict[str, _ObservedBeat] = {}
@@ -239,6 +203,7 @@ class Sweeper:
         An error is raised if the connection to the database is lost, because the
         other parts would wait for it as well.
         """
+        self._part = name
         try:
             answer = part()
         except Exception as exc:
@@ -346,10 +311,13 @@ class Sweeper:
         return len(lost)
 
     def _mark_connections_lost(self, dead: list[Node]) -> int:
+        gone = Connection.objects.of_dead_nodes()
         if self._is_dry:
             of_dead = Connection.objects.open().filter(node__in=dead)
-            return of_dead.count() + Connection.objects.of_dead_nodes().count()
-        return self._repeat(lambda: Connection.objects.mark_lost(self._batch_size))
+            return of_dead.count() + gone.count()
+        return self._repeat(
+            lambda: Connection.objects.mark_lost(self._batch_size), gone.count
+        )
 
     def _prune(self, swept: Swept) -> None:
         """Delete old rows of each model; one that fails does not stop the others."""
@@ -375,20 +343,23 @@ class Sweeper:
             setattr(swept, f"{name}_pruned", count or 0)
 
     def _run_task(self, task: SweepTask) -> int:
+        count = partial(task.count, self._config)
         if self._is_dry:
-            return task.count(self._config)
-        return self._repeat(partial(task.work, self._config, self._batch_size))
+            return count()
+        return self._repeat(partial(task.work, self._config, self._batch_size), count)
 
     def _delete(self, rows: "QuerySet[Any]") -> int:
         if self._is_dry:
             return rows.count()
-        return self._repeat(lambda: delete_some(rows, self._batch_size))
+        return self._repeat(lambda: delete_some(rows, self._batch_size), rows.count)
 
-    def _repeat(self, step: Callable[[], int]) -> int:
+    def _repeat(self, step: Callable[[], int], count_left: Callable[[], int]) -> int:
         """Repeat a step of one short transaction until it finds nothing more."""
         total = 0
         while count := self._call(step):
             total += count
+            if self._on_batch is not None:
+                self._on_batch(self._part, total, count_left)
             if count < self._batch_size:
                 break
         return total

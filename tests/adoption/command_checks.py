@@ -5,6 +5,7 @@ import asyncio
 from django.core.management import get_commands
 
 from tests.adoption.case import Case, add_check
+from tests.adoption.projects import CommandFailed
 
 COMMANDS = (
     ("check",),
@@ -15,7 +16,6 @@ COMMANDS = (
     ("connections", "list", "--json"),
     ("connections", "list", "--user", "root"),
     ("connections", "list", "--client", "nobody"),
-    ("connections", "kick", "--client", "nobody"),
     ("alerts",),
     ("alerts", "--json"),
     ("alerts", "--self-test"),
@@ -33,8 +33,13 @@ COMMANDS = (
     ("websocket_config",),
     ("websocket_config", "--json"),
     ("prune_sessions", "--dry-run"),
+)
+
+IN_VAIN = (
+    ("connections", "kick", "--client", "nobody"),
     ("sessions", "renew_epoch", "--client", "nobody"),
 )
+"""Commands that find nothing to act on, and fail."""
 
 _SERVERS = {"serve", "runserver", "capacity", "prepare_development"}
 """Commands that serve, or that change the project; only their help is read."""
@@ -42,6 +47,15 @@ _SERVERS = {"serve", "runserver", "capacity", "prepare_development"}
 
 async def run_command(case: Case, *arguments: str) -> None:
     await asyncio.to_thread(case.project.manage, *arguments)
+
+
+async def fail_command(case: Case, *arguments: str) -> None:
+    try:
+        await run_command(case, *arguments)
+    except CommandFailed as exc:
+        assert "Traceback" not in str(exc)
+    else:
+        raise AssertionError(f"{arguments} acted on nothing, and did not say so")
 
 
 def find_commands() -> list[str]:
@@ -54,5 +68,8 @@ for _name in find_commands():
     add_check(f"manage_{_name}_--help", run_command, _name, "--help")
 for _arguments in COMMANDS:
     add_check(f"manage_{'_'.join(_arguments)}", run_command, *_arguments)
-if _missing := {*find_commands()} - _SERVERS - {one[0] for one in COMMANDS}:
+for _arguments in IN_VAIN:
+    add_check(f"manage_{'_'.join(_arguments)}", fail_command, *_arguments)
+_checked = {one[0] for one in (*COMMANDS, *IN_VAIN)}
+if _missing := {*find_commands()} - _SERVERS - _checked:
     raise ValueError(f"no check runs {_missing}")

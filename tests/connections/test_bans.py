@@ -204,8 +204,14 @@ def test_a_second_ban_replaces_the_first() -> None:
         (["ban", "--client", "x" * 256], "255"),
         (["ban", "--user", "nobody"], "no user 'nobody'"),
         (["ban", "--address", "nowhere"], "no address or network such as"),
-        (["ban", "--client", "a", "--for", "0"], "--for must be more than 0"),
-        (["ban", "--client", "a", "--for", "nan"], "--for must be more than 0"),
+        (
+            ["ban", "--client", "a", "--for", "0"],
+            "--for .*expected a number",
+        ),
+        (
+            ["ban", "--client", "a", "--for", "nan"],
+            "--for .*expected a number",
+        ),
         (["ban", "--client", "a", "--until", "soon"], "not a time such as"),
         (["ban", "--client", "a", "--until", "2001-02-30T00:00"], "not a time such as"),
         (["ban", "--client", "a", "--until", "2001-01-01T00:00"], "in the past"),

@@ -23,7 +23,8 @@ from connections.node.health import READINESS, describe_health
 from connections.node.node import Node as LiveNode
 from connections.node.periodic import run_periodically
 from connections.sweeper.background import run_sweeper
-from connections.sweeper.sweeper import Sweeper, SweepIncomplete
+from connections.sweeper.results import SweepIncomplete
+from connections.sweeper.sweeper import Sweeper
 from connections.testing import FakeClock
 from connections.testing.communicators import make_config, make_node
 from sessions_history.fan_out import FanOut
@@ -195,6 +196,8 @@ async def test_every_step_of_a_node_is_watched(node: LiveNode) -> None:
         "The renewal of leases": 5,
         "The search for leaks": 5,
         "The cluster monitor": 10,
+        "The watch of the database": 10,
+        "The watch of the pool": 1,
         "The meter": 0.25,
         "The sample of live state": 1,
         "The re-authorisation": 1,

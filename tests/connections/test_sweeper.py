@@ -20,7 +20,8 @@ from connections.models import (
     Sweep,
 )
 from connections.sweeper.background import run_sweeper
-from connections.sweeper.sweeper import AllNodesSilent, Sweeper, Swept
+from connections.sweeper.results import AllNodesSilent, Swept
+from connections.sweeper.sweeper import Sweeper
 from connections.testing import FakeClock
 from connections.testing.communicators import make_config
 from tests.connections.rows import make_connection_row, make_node_row
@@ -227,10 +228,20 @@ def test_old_rows_are_pruned_in_batches_and_open_ones_kept() -> None:
     )
     CloseRequest.objects.create(target="all", reason="kicked", created_at=old)
     make_node_row("gone", state="stopped", stopped_at=old)
-    swept = make_sweeper(batch_size=3).sweep()
+    done: list[tuple[str, int, int]] = []
+    swept = make_sweeper(
+        batch_size=3,
+        on_batch=lambda part, count, left: done.append((part, count, left())),
+    ).sweep()
     assert (swept.connections_pruned, swept.errors_pruned) == (7, 1)
     assert (swept.close_requests_pruned, swept.nodes_pruned) == (1, 1)
     assert [row.pk for row in Connection.objects.all()] == ["open"]
+    part = "The deletion of old connections"
+    assert [one for one in done if one[0] == part] == [
+        (part, 3, 4),
+        (part, 6, 1),
+        (part, 7, 0),
+    ]
 
 
 def test_bans_are_pruned_after_their_end_and_commands_by_age() -> None:

@@ -11,14 +11,14 @@ from connections.alerts.self_test import run_self_test
 from connections.config.alert_rules import DEFAULT_RULES, format_value
 from connections.config.loader import get_config
 from connections.exceptions import ConfigError
-from connections.management.database_command import DatabaseCommand
+from connections.management.operator_command import OperatorCommand
 from connections.models import Alert
 from connections.units import as_utc
 
 _SHOWN = 20
 
 
-class Command(DatabaseCommand):
+class Command(OperatorCommand):
     help = "Show pending, firing and recently resolved alerts."
 
     def add_arguments(self, parser: CommandParser) -> None:

@@ -9,8 +9,9 @@ from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 
 from connections.access.bans import impose
-from connections.management.database_command import DatabaseCommand
-from connections.management.users import find_user
+from connections.config.kinds import Number
+from connections.management.lookups import find_user
+from connections.management.operator_command import OperatorCommand
 from connections.models import Ban
 from connections.net.addresses import parse_network
 from connections.units import as_stored, as_utc
@@ -68,7 +69,7 @@ def describe(ban: Ban) -> dict[str, Any]:
     }
 
 
-class Command(DatabaseCommand):
+class Command(OperatorCommand):
     help = (
         "Ban a client, user, address or network, and close its connections "
         "(4003 banned); or list the bans in force."
@@ -90,10 +91,11 @@ class Command(DatabaseCommand):
             help="name of the operator (default: %(default)s)",
         )
         end = parser.add_mutually_exclusive_group()
-        end.add_argument(
+        self.add_number(
+            end,
             "--for",
+            Number(0.001, 1e9),
             dest="seconds",
-            type=float,
             metavar="SECONDS",
             help="duration of the ban (default: until it is lifted)",
         )
@@ -139,8 +141,6 @@ def _find_end(options: dict[str, Any]) -> Any:
     """Return the end of a ban; None if it lasts until it is lifted."""
     now = timezone.now()
     if options["seconds"] is not None:
-        if not 0 < options["seconds"] <= 1e9:
-            raise CommandError("--for must be more than 0 and at most 1e9 seconds")
         return now + timedelta(seconds=options["seconds"])
     if options["until"] is None:
         return None

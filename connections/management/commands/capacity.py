@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from connections.capacity.load.generator import Load, LoadFailed
 from connections.capacity.load.procfs import (
@@ -15,7 +15,9 @@ from connections.capacity.load.procfs import (
 )
 from connections.capacity.probe import Bounds, Ramp, Step, estimate_capacity
 from connections.capacity.target import make_tokens, measure_drain, start_server
+from connections.config.kinds import Number, Whole
 from connections.config.loader import get_config
+from connections.management.operator_command import OperatorCommand
 
 _TEXTS = {
     "connections": "{:,}",
@@ -30,7 +32,7 @@ _TEXTS = {
 }
 
 
-class Command(BaseCommand):
+class Command(OperatorCommand):
     help = (
         "Measure how many connections one node can carry on this machine: open real "
         "connections in steps, to a new server or to a running one."
@@ -53,39 +55,40 @@ class Command(BaseCommand):
             default="500,1000,2000,4000",
             help="increasing numbers of connections (default: %(default)s)",
         )
-        parser.add_argument(
+        self.add_number(
+            parser,
             "--seconds",
-            type=float,
+            Number(0.1, 3600),
             default=2,
             help="duration of each measurement of a step (default: %(default)s)",
         )
-        parser.add_argument(
+        self.add_number(
+            parser,
             "--messages-per-second",
-            type=float,
+            Number(0.001, 1e6),
             default=0.1,
             metavar="RATE",
             help="expected rate of each connection in use (default: %(default)s)",
         )
-        parser.add_argument(
+        self.add_number(
+            parser,
             "--max-p99-ms",
-            type=float,
+            Number(0.1, 1e6),
             default=500,
             metavar="MS",
             help="stop when the p99 of round trips is higher (default: %(default)s)",
         )
         parser.add_argument("--url", help="ws://host:port of a running server")
-        parser.add_argument(
+        self.add_number(
+            parser,
             "--pid",
-            type=int,
+            Whole(1, 2**22),
             help="with --url: process id of the server, to measure CPU and memory",
         )
         parser.add_argument("--json", action="store_true", help="print only JSON")
 
     def handle(self, *args: Any, **options: Any) -> None:
         counts = _read_steps(options["steps"])
-        for name in ("seconds", "messages_per_second", "max_p99_ms"):
-            if options[name] <= 0:
-                raise CommandError(f"--{name.replace('_', '-')} must be more than 0")
         if options["pid"] is not None and not options["url"]:
             raise CommandError("--pid needs --url")
         max_files = allow_many_files()

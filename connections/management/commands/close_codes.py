@@ -1,7 +1,7 @@
 import json
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import CommandParser
 
 from connections.close_codes import (
     BY_CODE,
@@ -10,11 +10,12 @@ from connections.close_codes import (
     Reconnect,
     get_close_reason,
 )
+from connections.management.operator_command import OperatorCommand
 
 _UNKNOWN = 1006
 
 
-class Command(BaseCommand):
+class Command(OperatorCommand):
     help = "Show each close code with its reason and whether clients should reconnect."
 
     def add_arguments(self, parser: CommandParser) -> None:

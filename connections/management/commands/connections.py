@@ -9,13 +9,15 @@ from django.utils import timezone
 
 from connections.announcements import (
     MAY_RETURN,
+    MOST_SPREAD_SECONDS,
     STAFF_REASONS,
     post_close_requests,
 )
 from connections.close_codes import CLOSE_REASONS
+from connections.config.kinds import Number, Whole
 from connections.dashboard.charts.scales import format_seconds
-from connections.management.database_command import DatabaseCommand
-from connections.management.users import find_user
+from connections.management.lookups import find_node_id, find_user
+from connections.management.operator_command import OperatorCommand
 from connections.models import CloseRequest, Connection, Node
 from connections.models.user_key import with_user
 from connections.units import as_utc
@@ -27,7 +29,7 @@ _COLUMNS = (
 _SELECTORS = ("client", "user", "id", "node")
 
 
-class Command(DatabaseCommand):
+class Command(OperatorCommand):
     help = "List open connections, show one, or close some, on all nodes."
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -35,9 +37,10 @@ class Command(DatabaseCommand):
             dest="verb", required=True, metavar="list | show | kick"
         )
         listing = verbs.add_parser("list", help="show open connections")
-        listing.add_argument(
+        self.add_number(
+            listing,
             "--limit",
-            type=int,
+            Whole(1),
             default=1000,
             help="most rows to list (default: %(default)s)",
         )
@@ -57,9 +60,10 @@ class Command(DatabaseCommand):
             help=f"reason sent to the client; it reconnects only after {MAY_RETURN}"
             " (default: %(default)s)",
         )
-        kick.add_argument(
+        self.add_number(
+            kick,
             "--spread",
-            type=float,
+            Number(0, MOST_SPREAD_SECONDS),
             default=0,
             metavar="SECONDS",
             help="close the connections over this time (default: all at once)",
@@ -69,8 +73,14 @@ class Command(DatabaseCommand):
                 "--client", metavar="ID", help="connections of this client"
             )
             verb.add_argument("--user", metavar="NAME", help="connections of this user")
-            verb.add_argument("--id", metavar="ID", help="only this connection")
-            verb.add_argument("--node", metavar="ID", help="connections on this node")
+            verb.add_argument(
+                "--id", metavar="ID", help="only this connection, or that of this ref"
+            )
+            verb.add_argument(
+                "--node",
+                metavar="ID",
+                help="connections on this node, named as in a list or in a log line",
+            )
             verb.add_argument("--json", action="store_true", help="print JSON")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -79,6 +89,10 @@ class Command(DatabaseCommand):
             return
         if options["user"]:
             options["user"] = find_user(options["user"]).pk
+        if options["node"]:
+            options["node"] = find_node_id(options["node"])
+        if options["id"] and (row := Connection.objects.find(options["id"])):
+            options["id"] = row.pk
         if options["verb"] == "list":
             self._list(options)
         else:
@@ -86,8 +100,6 @@ class Command(DatabaseCommand):
 
     def _list(self, options: dict[str, Any]) -> None:
         limit = options["limit"]
-        if limit < 1:
-            raise CommandError(f"--limit is {limit}; it must be 1 or more")
         selected = self._select(options)
         ordered = with_user(selected).order_by("opened_at", "connection_id")
         rows = list(ordered[:limit])
@@ -164,10 +176,7 @@ class Command(DatabaseCommand):
             author="manage.py connections kick",
             spread_seconds=options["spread"],
         )
-        try:
-            post_close_requests(request)
-        except ValueError as exc:
-            raise CommandError(str(exc)) from exc
+        post_close_requests(request)
         close_reason = CLOSE_REASONS[options["reason"]]
         if options["json"]:
             result = {
@@ -180,6 +189,11 @@ class Command(DatabaseCommand):
             self.stdout.write(
                 f"requested the close of {count} recorded connection(s):"
                 f" {close_reason.code} {close_reason.reason}"
+            )
+        if not count:
+            raise CommandError(
+                f"no open connection with this {given[0]} is recorded; the nodes were "
+                "asked all the same, for the last second is not recorded yet"
             )
 
     def _select(self, options: dict[str, Any]) -> "QuerySet[Connection]":

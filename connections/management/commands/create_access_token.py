@@ -1,17 +1,17 @@
 from datetime import timedelta
 from typing import Any
 
-from django.contrib.auth import get_user_model
 from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
+from connections.config.kinds import Number
 from connections.credentials.identity import check_client_id
 from connections.credentials.tokens import create_access_token
-from connections.management.database_command import DatabaseCommand
-from connections.models.user_key import get_users
+from connections.management.lookups import find_user
+from connections.management.operator_command import OperatorCommand
 
 
-class Command(DatabaseCommand):
+class Command(OperatorCommand):
     help = "Create an access token and print it; it cannot be shown again."
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -24,9 +24,10 @@ class Command(DatabaseCommand):
         parser.add_argument(
             "--user", metavar="NAME", help="Django user of the token's connections"
         )
-        parser.add_argument(
+        self.add_number(
+            parser,
             "--expires-in",
-            type=float,
+            Number(0.001, 1e9),
             metavar="SECONDS",
             help="lifetime of the token (default: until it is revoked)",
         )
@@ -41,15 +42,7 @@ class Command(DatabaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         client_id: str = options["client"]
         expires_in: float | None = options["expires_in"]
-        if expires_in is not None and expires_in <= 0:
-            raise CommandError("--expires-in must be more than 0 seconds")
-        user = None
-        if options["user"]:
-            users = get_user_model()
-            try:
-                user = get_users().get_by_natural_key(options["user"])
-            except users.DoesNotExist as exc:
-                raise CommandError(f"there is no user {options['user']!r}") from exc
+        user = find_user(options["user"]) if options["user"] else None
         expires_at = None
         if expires_in is not None:
             expires_at = timezone.now() + timedelta(seconds=expires_in)

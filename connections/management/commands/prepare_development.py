@@ -7,13 +7,13 @@ from django.contrib.auth import get_user_model
 from django.core.management.base import CommandError
 
 from connections.credentials.tokens import create_access_token
-from connections.management.database_command import DatabaseCommand
+from connections.management.operator_command import OperatorCommand
 from connections.models import AccessToken
 
 _CLIENT = "development"
 
 
-class Command(DatabaseCommand):
+class Command(OperatorCommand):
     help = (
         "Create the staff user `admin` and an access token for development, and"
         " store both secrets in files that only this user can read. Needs DEBUG."

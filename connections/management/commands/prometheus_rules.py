@@ -1,13 +1,14 @@
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from connections.alerts.prometheus import RUNBOOK, make_rules
 from connections.config.loader import get_config
 from connections.exceptions import ConfigError
+from connections.management.operator_command import OperatorCommand
 
 
-class Command(BaseCommand):
+class Command(OperatorCommand):
     help = "Print the configured alert rules as a rules file for Prometheus."
 
     def add_arguments(self, parser: CommandParser) -> None:

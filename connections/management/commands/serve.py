@@ -10,10 +10,12 @@ from typing import Any
 
 from django.core.checks import ERROR, run_checks
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
+from connections.config.kinds import Whole
 from connections.config.loader import get_config
 from connections.exceptions import ConfigError, IncompatibleDependency, NotMigrated
+from connections.management.operator_command import OperatorCommand
 from connections.storage.database import require_tables
 
 logger = logging.getLogger(__name__)
@@ -27,7 +29,7 @@ def _read_root_path(text: str) -> str:
     return text
 
 
-class Command(BaseCommand):
+class Command(OperatorCommand):
     help = "Serve HTTP and WebSocket as one node."
     # handle() checks the configuration first, so that it can list all problems.
     requires_system_checks = []
@@ -37,9 +39,10 @@ class Command(BaseCommand):
         parser.add_argument(
             "--host", default="127.0.0.1", help="address (default: %(default)s)"
         )
-        parser.add_argument(
+        self.add_number(
+            parser,
             "--port",
-            type=int,
+            Whole(0, 65_535),
             default=port,
             help="default: $PORT, or 8000; 0: a free one",
         )
@@ -48,15 +51,17 @@ class Command(BaseCommand):
             action="store_true",
             help="share the port with other processes that have this option",
         )
-        parser.add_argument(
+        self.add_number(
+            parser,
             "--metrics-port",
-            type=int,
+            Whole(0, 65_535),
             help="second port of this process alone, so that Prometheus can scrape "
             "processes that share a port",
         )
-        parser.add_argument(
+        self.add_number(
+            parser,
             "--fd",
-            type=int,
+            Whole(),
             help="file descriptor of a listening socket from a supervisor",
         )
         parser.add_argument(

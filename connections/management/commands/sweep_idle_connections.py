@@ -6,20 +6,17 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
+from connections.config.kinds import Number, Whole
 from connections.config.loader import get_config
-from connections.management.database_command import DatabaseCommand
+from connections.management.operator_command import OperatorCommand
+from connections.management.progress import Progress
 from connections.sweeper.background import INTERVAL_SECONDS, run_sweeper
-from connections.sweeper.sweeper import (
-    BATCH_SIZE,
-    AllNodesSilent,
-    Sweeper,
-    SweepIncomplete,
-    Swept,
-)
+from connections.sweeper.results import AllNodesSilent, SweepIncomplete, Swept
+from connections.sweeper.sweeper import BATCH_SIZE, Sweeper
 from connections.units import count_of
 
 
-class Command(DatabaseCommand):
+class Command(OperatorCommand):
     help = (
         "Close idle connections, record those of dead nodes as lost, delete old rows."
         " Sweeps the whole cluster from any machine that reaches the database."
@@ -27,22 +24,25 @@ class Command(DatabaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--once", action="store_true", help="sweep once and exit")
-        parser.add_argument(
+        self.add_number(
+            parser,
             "--interval",
-            type=float,
+            Number(0.01, 86_400),
             default=INTERVAL_SECONDS,
             metavar="SECONDS",
             help="seconds between sweeps (default: %(default)s)",
         )
-        parser.add_argument(
+        self.add_number(
+            parser,
             "--idle-seconds",
-            type=float,
+            Number(0.001, 1e9),
             metavar="SECONDS",
             help="close connections idle for so long (default: idle_timeout_seconds)",
         )
-        parser.add_argument(
+        self.add_number(
+            parser,
             "--batch-size",
-            type=int,
+            Whole(1, 100_000),
             default=BATCH_SIZE,
             metavar="ROWS",
             help="rows per transaction (default: %(default)s)",
@@ -60,10 +60,6 @@ class Command(DatabaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        for name in ("interval", "idle_seconds", "batch_size"):
-            if options[name] is not None and options[name] <= 0:
-                flag = name.replace("_", "-")
-                raise CommandError(f"--{flag} must be more than 0")
         is_single = options["once"] or options["dry_run"]
         if options["force"] and not is_single:
             raise CommandError("--force needs --once or --dry-run")
@@ -72,6 +68,7 @@ class Command(DatabaseCommand):
             idle_seconds=options["idle_seconds"],
             batch_size=options["batch_size"],
             is_dry=options["dry_run"],
+            on_batch=Progress(self.stderr.write).advance if is_single else None,
         )
         if is_single:
             try:

@@ -10,10 +10,10 @@ from connections.management.commands.ban import (
     make_ban,
     select_bans,
 )
-from connections.management.database_command import DatabaseCommand
+from connections.management.operator_command import OperatorCommand
 
 
-class Command(DatabaseCommand):
+class Command(OperatorCommand):
     help = "Lift a ban, so that the client, user, address or network may connect again."
 
     def add_arguments(self, parser: CommandParser) -> None:

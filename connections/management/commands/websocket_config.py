@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import CommandParser
 
 from connections.config.alert_rules import AlertRule
 from connections.config.fields import Documented
@@ -17,9 +17,10 @@ from connections.config.loader import (
     describe,
     get_config,
 )
+from connections.management.operator_command import OperatorCommand
 
 
-class Command(BaseCommand):
+class Command(OperatorCommand):
     help = "Show the configuration in force, with the source of each value."
 
     def add_arguments(self, parser: CommandParser) -> None:

@@ -2,34 +2,38 @@ import json
 from datetime import timedelta
 from typing import Any
 
-from django.core.management.base import CommandError, CommandParser
+from django.core.management.base import CommandParser
 from django.utils import timezone
 
+from connections.config.kinds import Number, Whole
 from connections.config.loader import get_config
-from connections.management.database_command import DatabaseCommand
+from connections.management.operator_command import OperatorCommand
+from connections.management.progress import Progress
 from connections.units import count_of
 from sessions_history.pruning import count_prunable, prune_sessions
 
 _BATCH_SIZE = 500
 
 
-class Command(DatabaseCommand):
+class Command(OperatorCommand):
     help = (
         "Delete the sessions that nobody used for long, with their entries, in short "
         "transactions. A sweeper does this by itself, by retention.sessions_days."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument(
+        self.add_number(
+            parser,
             "--unused-days",
-            type=float,
+            Number(0, 36_500),
             default=get_config().retention.sessions_days,
             metavar="DAYS",
             help="unused for so long (default: retention.sessions_days, %(default)s)",
         )
-        parser.add_argument(
+        self.add_number(
+            parser,
             "--batch-size",
-            type=int,
+            Whole(1, 100_000),
             default=_BATCH_SIZE,
             metavar="ROWS",
             help="rows per transaction (default: %(default)s)",
@@ -42,15 +46,19 @@ class Command(DatabaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         unused_days: float = options["unused_days"]
         batch_size: int = options["batch_size"]
-        if unused_days < 0:
-            raise CommandError("--unused-days must be 0 or more")
-        if batch_size < 1:
-            raise CommandError("--batch-size must be 1 or more")
         unused_since = timezone.now() - timedelta(days=unused_days)
         count = count_prunable(unused_since)
         if not options["dry_run"]:
-            while prune_sessions(unused_since, batch_size) == batch_size:
-                continue
+            progress = Progress(self.stderr.write)
+            done, deleted = 0, batch_size
+            while deleted == batch_size:
+                deleted = prune_sessions(unused_since, batch_size)
+                done += deleted
+                progress.advance(
+                    "The deletion of old sessions",
+                    done,
+                    lambda: count_prunable(unused_since)["rows"],
+                )
             left = count_prunable(unused_since)
             count = {key: count[key] - left[key] for key in count}
         if options["json"]:

@@ -1,9 +1,9 @@
 import json
 from typing import Any
 
-from django.core.management.base import CommandParser
+from django.core.management.base import CommandError, CommandParser
 
-from connections.management.database_command import DatabaseCommand
+from connections.management.operator_command import OperatorCommand
 from connections.units import count_of
 from sessions_history.epochs import renew_epochs
 from sessions_history.models import Session
@@ -11,7 +11,7 @@ from sessions_history.models import Session
 _BATCH_SIZE = 500
 
 
-class Command(DatabaseCommand):
+class Command(OperatorCommand):
     help = "Act on the logs of sessions."
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -38,6 +38,8 @@ class Command(DatabaseCommand):
             count = found.count()
         else:
             count = renew_epochs(found, _BATCH_SIZE)
+        if not count and (options["session"] or options["client"]):
+            raise CommandError("there is no such session")
         if options["json"]:
             self.stdout.write(json.dumps({"sessions": count}))
             return

@@ -1,0 +1,54 @@
+"""Find the users and nodes that operators name."""
+
+import re
+from typing import Any
+
+from django.contrib.auth import get_user_model
+from django.core.management.base import CommandError
+
+from connections.models import Connection, Node
+from connections.models.user_key import get_users
+
+_SHOWN = 5
+
+
+def find_user(name: str) -> Any:
+    """
+    Return the user with a login name.
+
+    Raises:
+        CommandError: no such user exists.
+    """
+    users = get_user_model()
+    try:
+        return get_users().get_by_natural_key(name)
+    except users.DoesNotExist as exc:
+        raise CommandError(f"there is no user {name!r}") from exc
+
+
+def find_node_id(text: str) -> str:
+    """
+    Return the id of the node that a text names: its id, the first characters of it
+    as in a log line, or all that a list shows, as in web-1:4711 (a1b2c3d4).
+
+    Raises:
+        CommandError: no node, or more than one, has this name.
+    """
+    shown = re.fullmatch(r".*\((\w+)\)", text)
+    prefix = shown[1] if shown else text
+    nodes = Node.objects.filter(node_id__startswith=prefix) if prefix else ()
+    found = list(nodes[: _SHOWN + 1])
+    if len(found) == 1:
+        return found[0].node_id
+    if found:
+        raise CommandError(f"{text!r} stands for more than one node: {_name(found)}")
+    if Connection.objects.filter(node_id=prefix).exists():
+        return prefix  # Connections outlive the rows of deleted nodes.
+    live = list(Node.objects.live().order_by("-started_at")[: _SHOWN + 1])
+    known = f"serving now: {_name(live)}" if live else "no node is serving"
+    raise CommandError(f"there is no node {text!r}; {known}")
+
+
+def _name(nodes: list[Node]) -> str:
+    names = [str(node) for node in nodes[:_SHOWN]]
+    return ", ".join(names) + (", ..." if len(nodes) > _SHOWN else "")
