@@ -3,6 +3,7 @@
 from typing import Any
 
 from django.contrib import admin
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html
@@ -11,6 +12,7 @@ from django.utils.safestring import SafeString
 from connections.admin.read_only import ReadOnlyAdmin
 from connections.admin.user_search import UserSearch
 from connections.config.loader import get_config
+from sessions_history.entries import merge_chunks
 from sessions_history.models import HistoryEntry, Session
 
 _SHOWN_CHARACTERS = 200
@@ -66,7 +68,18 @@ class HistoryEntryAdmin(_LogAdmin):
     ordering = ("-id",)
     search_fields = ("=session__session_id", "session__client_id__startswith")
 
+    exclude = ("data",)
+    readonly_fields = ("whole",)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[HistoryEntry]:
+        return HistoryEntry.objects.with_chunks().order_by(*self.ordering)
+
     @admin.display(description="data")
-    def beginning(self, entry: HistoryEntry) -> str:
-        is_longer = len(entry.data) > _SHOWN_CHARACTERS
-        return entry.data[:_SHOWN_CHARACTERS] + ("…" if is_longer else "")
+    def whole(self, entry: Any) -> str:
+        return merge_chunks(entry.data, entry.chunks)
+
+    @admin.display(description="data")
+    def beginning(self, entry: Any) -> str:
+        text = self.whole(entry)
+        is_longer = len(text) > _SHOWN_CHARACTERS
+        return text[:_SHOWN_CHARACTERS] + ("…" if is_longer else "")

@@ -14,13 +14,14 @@ from django.db import DatabaseError, OperationalError
 from django.utils import timezone
 
 from connections.models.alias import atomic, get_connection
-from sessions_history import work
+from sessions_history import chunks, work
 from sessions_history.backends import make_backend
 from sessions_history.backends.base import Changes, Row
 from sessions_history.entries import (
     Append,
     Committed,
     Entry,
+    Growth,
     Request,
     Rewrite,
     State,
@@ -34,6 +35,7 @@ from sessions_history.exceptions import (
     StreamEnded,
     TooManyStreams,
 )
+from sessions_history.models import EntryChunk
 from sessions_history.quotas import StorageQuota
 
 logger = logging.getLogger(__name__)
@@ -70,6 +72,14 @@ class LogLimits:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _OpenEntry:
+    """A streaming entry; one of this commit has no id yet."""
+
+    entry_id: int | None = None
+    node_id: str | None = None
+
+
 @dataclass(slots=True)
 class _Session:
     """A session while its row is locked."""
@@ -77,7 +87,7 @@ class _Session:
     epoch: str
     last_offset: int
     is_stale: bool
-    open_offsets: set[int] = field(default_factory=set)
+    open_entries: dict[int, _OpenEntry] = field(default_factory=dict)
     is_used: bool = False
 
 
@@ -135,6 +145,9 @@ class _Commit:
         self._new_entries: list[tuple[str, Entry]] = []
         self._new_keys: list[tuple[str, str, str, int]] = []
         self._new_work: list[tuple[str, int, int | None, str]] = []
+        # Texts by (entry_id, sequence).
+        self._new_chunks: dict[tuple[int, int], str] = {}
+        self._folded: list[int] = []
 
     def run(self, requests: Sequence[Request]) -> list[Result]:
         self._read(requests)
@@ -154,9 +167,10 @@ class _Commit:
         ]
         found = self._backend.find(session_ids, keys)
         self._keys = found.keys
-        for session_id, offset in found.streaming:
+        for session_id, offset, entry_id, node_id in found.streaming:
             if session_id in self._sessions:
-                self._sessions[session_id].open_offsets.add(offset)
+                open_entries = self._sessions[session_id].open_entries
+                open_entries[offset] = _OpenEntry(entry_id, node_id)
 
     def _carry_out(self, request: Request) -> Result:
         session = self._sessions.get(request.session_id)
@@ -166,6 +180,8 @@ class _Commit:
             return self._append(session, request)
         if isinstance(request, Rewrite):
             return self._rewrite(session, request)
+        if isinstance(request, Growth):
+            return self._grow(session, request)
         session.is_used = session.is_used or session.is_stale
         return Committed(epoch=session.epoch, offset=session.last_offset)
 
@@ -182,7 +198,7 @@ class _Commit:
         if storage and not storage.take(request.client_id, request.entries):
             return StorageFull()
         streaming = sum(one.state == _STREAMING for one in request.entries)
-        open_streams = len(session.open_offsets)
+        open_streams = len(session.open_entries)
         if streaming and open_streams + streaming > self._limits.max_open_streams:
             return TooManyStreams()
         first = session.last_offset + 1
@@ -199,7 +215,7 @@ class _Commit:
         )
         for entry in entries:
             if streaming and entry.is_streaming:
-                session.open_offsets.add(entry.offset)
+                session.open_entries[entry.offset] = _OpenEntry()
                 message_offset = first if entry.offset > first else None
                 row = (session_id, entry.offset, message_offset, key)
                 self._new_work.append(row)
@@ -212,20 +228,48 @@ class _Commit:
         return Committed(epoch=session.epoch, offset=first, entries=entries)
 
     def _rewrite(self, session: _Session, request: Rewrite) -> Result:
-        is_rewritten = self._backend.rewrite(
-            request.session_id,
-            request.offset,
-            state=request.state,
-            data=request.data,
-            node_id=self._limits.node_id if request.is_owner else None,
-        )
-        if not is_rewritten:
+        found = session.open_entries.get(request.offset)
+        if found is None or found.entry_id is None:
             return StreamEnded()
+        if request.is_owner and found.node_id != self._limits.node_id:
+            return StreamEnded()
+        data = request.data
+        if data is None:
+            self._write_chunks()
+            data = chunks.read_whole(found.entry_id)
+        self._backend.rewrite(found.entry_id, state=request.state, data=data)
         if request.state != State.STREAMING:
-            session.open_offsets.discard(request.offset)
+            del session.open_entries[request.offset]
+            self._folded.append(found.entry_id)
         return Committed(epoch=session.epoch, offset=request.offset)
 
+    def _grow(self, session: _Session, request: Growth) -> Result:
+        found = session.open_entries.get(request.offset)
+        if found is None or found.entry_id is None:
+            return StreamEnded()
+        if found.node_id != self._limits.node_id:
+            return StreamEnded()
+        self._new_chunks[found.entry_id, request.sequence] = request.text
+        if request.data is not None:
+            self._backend.rewrite(found.entry_id, state=_STREAMING, data=request.data)
+        return Committed(epoch=session.epoch, offset=request.offset)
+
+    def _write_chunks(self) -> None:
+        """Write the chunks of this commit, except those of entries that ended."""
+        owner = self._limits.node_id
+        rows = [
+            (entry_id, sequence, "", EntryChunk.Kind.TEXT.value, text, owner)
+            for (entry_id, sequence), text in self._new_chunks.items()
+            if entry_id not in self._folded
+        ]
+        if rows:
+            self._backend.write_chunks(rows)
+        self._new_chunks.clear()
+
     def _write(self) -> None:
+        self._write_chunks()
+        if self._folded:
+            chunks.delete_chunks(self._folded)
         used = {key: one for key, one in self._sessions.items() if one.is_used}
         if not used:
             return
@@ -270,7 +314,7 @@ def _find_threshold(session: _Session, limit: int) -> int:
     """
     threshold = max(0, session.last_offset - limit)
     while True:
-        kept_below = sum(offset <= threshold for offset in session.open_offsets)
+        kept_below = sum(offset <= threshold for offset in session.open_entries)
         if session.last_offset - threshold + kept_below <= limit:
             return threshold
         if threshold >= session.last_offset:

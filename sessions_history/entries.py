@@ -56,6 +56,16 @@ class Entry:
         )
 
 
+def merge_chunks(data: str, chunks: str | None) -> str:
+    """Return the data of an entry with the text of its chunks, if that is longer."""
+    if not chunks:
+        return data
+    content = json.loads(data)
+    if len(chunks) <= len(content["text"]):
+        return data
+    return dump_stream(chunks, content.get("error", ""))
+
+
 def dump_stream(text: str, error: str = "") -> str:
     """Return the data of a streaming entry; `error` says why it failed."""
     content: dict[str, Any] = {"text": text}
@@ -93,7 +103,7 @@ class Append:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rewrite:
     """
-    A new text or state of a streaming entry.
+    A new text or state of a streaming entry, which folds its chunks if it ends.
 
     Without data the text stays as it was written last. The request applies only
     while the entry streams; with is_owner only while this node streams it.
@@ -107,13 +117,30 @@ class Rewrite:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Growth:
+    """
+    The next chunk of a streaming entry of this node.
+
+    A chunk with the same sequence number replaces the earlier one. `data` is the
+    whole text so far, which is given now and then for nodes of the previous
+    release, because they know no chunks.
+    """
+
+    session_id: str
+    offset: int
+    sequence: int
+    text: str
+    data: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Touch:
     """A connection attached to the session."""
 
     session_id: str
 
 
-Request = Append | Rewrite | Touch
+Request = Append | Rewrite | Growth | Touch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -100,6 +100,13 @@ class FanOut:
         if tail is not None:
             tail.grow(entry, text)
 
+    def send_chunk(self, session_id: str, offset: int, at_char: int, text: str) -> None:
+        """Send the other nodes a committed chunk; this node has its text already."""
+        if len(text) <= _HINT_CHARACTERS:
+            self._publish(session_id, {"chunk": [offset, at_char, text]})
+        else:
+            self._publish(session_id, {"changed": offset})
+
     def send_rewritten(self, session_id: str, entry: Entry) -> None:
         """Send the committed text or state of a streaming entry."""
         tail = self._tails.get(session_id)
@@ -231,6 +238,11 @@ class FanOut:
             return
         for packed in message.get("entries", ()):
             tail.take(_unpack(packed))
+        if "chunk" in message:
+            offset, at_char, text = message["chunk"]
+            if not tail.extend(offset, at_char, text):
+                reading = self._read_again(tail, [offset])
+                self._tasks.start(reading, "Reading an entry")
         if "last" in message:
             tail.move_to(message["last"])
         if "changed" in message:

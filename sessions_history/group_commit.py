@@ -13,6 +13,7 @@ from sessions_history.commits import LogLimits, commit
 from sessions_history.entries import (
     Append,
     Committed,
+    Growth,
     Request,
     Rewrite,
 )
@@ -151,4 +152,6 @@ def _measure(request: Request) -> int:
     """Return roughly how many bytes a request takes: those of its texts."""
     if isinstance(request, Append):
         return sum(measure_text(entry.data) for entry in request.entries)
+    if isinstance(request, Growth):
+        return measure_text(request.text) + measure_text(request.data or "")
     return measure_text(request.data or "") if isinstance(request, Rewrite) else 0

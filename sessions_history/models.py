@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.conf import settings
 from django.db import models
@@ -29,7 +30,36 @@ class SessionQuerySet(PrimaryQuerySet["Session"]):
         return self.filter(last_seen_at__lt=moment)
 
 
+class _WholeText(models.Subquery):
+    """The texts of the chunks of an entry, as one text."""
+
+    output_field = models.TextField()
+
+    def as_postgresql(self, compiler: Any, connection: Any, **context: Any) -> Any:
+        template = (
+            "(SELECT STRING_AGG(text, '' ORDER BY sequence)"
+            " FROM (%(subquery)s) AS chunk)"
+        )
+        return self.as_sql(compiler, connection, template=template, **context)
+
+    def as_sqlite(self, compiler: Any, connection: Any, **context: Any) -> Any:
+        # SQLite keeps the order of a subquery for GROUP_CONCAT.
+        template = "(SELECT GROUP_CONCAT(text, '') FROM (%(subquery)s))"
+        return self.as_sql(compiler, connection, template=template, **context)
+
+
 class HistoryEntryQuerySet(PrimaryQuerySet["HistoryEntry"]):
+    def with_chunks(self) -> HistoryEntryQuerySet:
+        """
+        Annotate entries with `chunks`, the text of their chunks or None.
+
+        One statement reads both: a text that is folded meanwhile is read once.
+        """
+        chunks = EntryChunk.objects.filter(
+            entry=models.OuterRef("pk"), part="", kind=EntryChunk.Kind.TEXT
+        ).order_by("sequence")
+        return self.annotate(chunks=_WholeText(chunks.values("text", "sequence")))
+
     def streaming(self) -> HistoryEntryQuerySet:
         """Entries that stream according to the database."""
         return self.filter(state="streaming")
@@ -139,6 +169,48 @@ class HistoryEntry(models.Model):
 
     def __str__(self) -> str:
         return f"{self.session_id} #{self.offset}"
+
+
+class EntryChunk(models.Model):
+    """
+    A piece of the text of a streaming entry.
+
+    The chunks of an entry are its whole text so far. They are folded into its
+    `data` when it ends. Until then `data` holds a text that lags behind them.
+    """
+
+    class Kind(models.TextChoices):
+        TEXT = "text"
+
+    # Without a constraint: nodes of the previous release delete entries, and know
+    # no chunks.
+    entry = models.ForeignKey(
+        HistoryEntry,
+        on_delete=models.CASCADE,
+        db_constraint=False,
+        db_index=False,
+        related_name="+",
+    )
+    sequence = models.PositiveIntegerField()
+    """Counts from 1. A chunk that is sent again has the same number."""
+    part = models.CharField(max_length=32, blank=True)
+    """The part of the entry that grows; empty for its only text."""
+    kind = models.CharField(max_length=16, choices=Kind.choices, default=Kind.TEXT)
+    text = models.TextField()
+    owner = models.CharField(max_length=64)
+    """The owner of the work that wrote it."""
+
+    objects = PrimaryQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["entry", "sequence"], name="chunk_sequence_is_unique"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.entry_id} #{self.sequence}"
 
 
 class AppendKey(models.Model):

@@ -8,6 +8,7 @@ from connections.config.loader import WebSocketConfig
 from connections.models.alias import atomic
 from connections.models.sweep import delete_some
 from connections.sweeper.tasks import SweepTask, add_sweep_task
+from sessions_history import chunks
 from sessions_history.models import (
     AppendKey,
     HistoryEntry,
@@ -33,7 +34,10 @@ def interrupt_abandoned(batch_size: int) -> int:
         sessions = Session.objects.filter(pk__in={session for _, session in found})
         list(sessions.select_for_update().order_by("pk").values_list("pk"))
         abandoned = _find_abandoned().filter(pk__in=[pk for pk, _ in found])
-        return abandoned.order_by().update(state=HistoryEntry.State.INTERRUPTED)
+        pks = list(abandoned.order_by().values_list("pk", flat=True))
+        chunks.fold(pks)
+        entries = HistoryEntry.objects.filter(pk__in=pks)
+        return entries.update(state=HistoryEntry.State.INTERRUPTED)
 
 
 def prune_sessions(unused_since: datetime, batch_size: int) -> int:
@@ -96,6 +100,13 @@ def register() -> None:
             name="empty_sessions_pruned",
             count=lambda config: _find_empty().count(),
             work=lambda config, batch_size: prune_empty(batch_size),
+        )
+    )
+    add_sweep_task(
+        SweepTask(
+            name="chunks_folded",
+            count=lambda config: chunks.count_left(),
+            work=lambda config, batch_size: chunks.fold_left(batch_size),
         )
     )
     add_sweep_task(

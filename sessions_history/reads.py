@@ -6,14 +6,19 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from django.db.models import Count, Func, IntegerField, QuerySet, Sum
+from django.db.models import Count, Func, IntegerField, Sum
 from django.utils import timezone
 
 from connections.models.alias import atomic, get_connection, stream
-from sessions_history.entries import Entry
+from sessions_history.entries import Entry, merge_chunks
 from sessions_history.epochs import make_epoch
 from sessions_history.exceptions import SessionNotFound, TooManySessions
-from sessions_history.models import HistoryEntry, Session
+from sessions_history.models import (
+    EntryChunk,
+    HistoryEntry,
+    HistoryEntryQuerySet,
+    Session,
+)
 
 _IDS_PER_QUERY = 500
 _NODES_AT_ONCE = 100
@@ -110,7 +115,9 @@ def read_usage(client_id: str) -> tuple[int, int]:
     """Return how many entries, and how many bytes in them, a client stores."""
     entries = HistoryEntry.objects.filter(session__client_id=client_id)
     found = entries.aggregate(count=Count("pk"), size=Sum(_Bytes("data")))
-    return found["count"], found["size"] or 0
+    chunks = EntryChunk.objects.filter(entry__session__client_id=client_id)
+    growing = chunks.aggregate(size=Sum(_Bytes("text")))
+    return found["count"], (found["size"] or 0) + (growing["size"] or 0)
 
 
 def _make_room(client_id: str, *, replaces_unused: bool) -> None:
@@ -223,7 +230,7 @@ def read_entries_after(session_id: str, after: int, count: int) -> list[Entry]:
 def read_entries_at(session_id: str, offsets: Collection[int]) -> list[Entry]:
     """Read single entries of a session; trimmed ones are left out."""
     rows = HistoryEntry.objects.filter(session=session_id, offset__in=offsets)
-    return [_make_entry(row) for row in rows.order_by("offset")]
+    return [_make_entry(row) for row in rows.with_chunks().order_by("offset")]
 
 
 def read_latest_entries(session_id: str, before: int, count: int) -> list[Entry]:
@@ -232,12 +239,13 @@ def read_latest_entries(session_id: str, before: int, count: int) -> list[Entry]
     return list(_read_some(rows.order_by("-offset")[:count]))[::-1]
 
 
-def _read_some(rows: QuerySet[HistoryEntry]) -> Iterator[Entry]:
+def _read_some(rows: HistoryEntryQuerySet) -> Iterator[Entry]:
     """Yield entries until their sizes add up to a bound, at least one."""
     characters = 0
-    for row in stream(rows, _ROWS_PER_FETCH):
-        yield _make_entry(row)
-        characters += len(row.data)
+    for row in stream(rows.with_chunks(), _ROWS_PER_FETCH):
+        entry = _make_entry(row)
+        yield entry
+        characters += len(entry.data)
         if characters > _CHARACTERS_PER_READ:
             return
 
@@ -250,7 +258,8 @@ def read_positions(
     streaming: dict[str, dict[int, Entry]] = {}
     for start in range(0, len(session_ids), _IDS_PER_QUERY):
         some = session_ids[start : start + _IDS_PER_QUERY]
-        for row in HistoryEntry.objects.streaming().filter(session__in=some):
+        rows = HistoryEntry.objects.streaming().filter(session__in=some)
+        for row in rows.with_chunks():
             entries = streaming.setdefault(row.session_id, {})
             entries[row.offset] = _make_entry(row)
         for session_id, epoch, last_offset in Session.objects.filter(
@@ -262,12 +271,13 @@ def read_positions(
     return positions, streaming
 
 
-def _make_entry(row: HistoryEntry) -> Entry:
+def _make_entry(row: Any) -> Entry:
+    """Return the entry of a row that was read with its chunks."""
     return Entry(
         offset=row.offset,
         kind=row.kind,
         sender=row.sender,
         at=row.at,
-        data=row.data,
+        data=merge_chunks(row.data, row.chunks),
         state=row.state,
     )

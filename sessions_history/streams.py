@@ -8,7 +8,13 @@ from types import TracebackType
 from typing import Self
 
 from connections.exceptions import DatabaseUnavailable
-from sessions_history.entries import Committed, Entry, Rewrite, State
+from sessions_history.entries import (
+    Committed,
+    Entry,
+    Growth,
+    Rewrite,
+    State,
+)
 from sessions_history.exceptions import LogFull, SessionsError, StreamEnded
 from sessions_history.group_commit import GroupCommit
 from sessions_history.payloads import clean_text
@@ -23,6 +29,7 @@ _FORCE_SECONDS = 1.5
 
 OnGrowth = Callable[[str, Entry, str], None]
 OnWritten = Callable[[str, Entry], None]
+OnChunk = Callable[[str, int, int, str], None]
 OnLeak = Callable[["Stream", "asyncio.Task[object]"], None]
 
 
@@ -45,6 +52,7 @@ class Stream:
         max_characters: int,
         timeout_seconds: float,
         on_growth: OnGrowth,
+        on_chunk: OnChunk,
         on_written: OnWritten,
         on_leak: OnLeak,
     ) -> None:
@@ -55,11 +63,14 @@ class Stream:
         self._max_characters = max_characters
         self._timeout_seconds = timeout_seconds
         self._on_growth = on_growth
+        self._on_chunk = on_chunk
         self._on_written = on_written
         self._on_leak = on_leak
         # The first half of a surrogate pair whose second half has not arrived.
         self._held_back = ""
         self._written_characters = 0
+        self._written_chunks = 0
+        self._whole_characters = 0
         self._written_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._deadline: asyncio.TimerHandle | None = None
@@ -157,7 +168,14 @@ class Stream:
         entry = self.entry.with_text(text, state, error)
         while True:
             try:
-                await self._commit(entry)
+                await self._commits.submit(
+                    Rewrite(
+                        session_id=self.session_id,
+                        offset=entry.offset,
+                        state=entry.state,
+                        data=entry.data,
+                    )
+                )
                 break
             except StreamEnded:
                 return
@@ -168,6 +186,8 @@ class Stream:
     def _write_soon(self) -> None:
         if self._timer is not None or self._writing is not None:
             return
+        if len(self.text) == self._written_characters:
+            return
         wait_seconds = self._written_at + WRITE_SECONDS - time.monotonic()
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(max(0, wait_seconds), self._write_now)
@@ -177,43 +197,49 @@ class Stream:
         if self._ended_as is not None:
             return
         self._written_at = time.monotonic()
-        entry = self.entry.with_text(self.text, State.STREAMING)
+        # The whole text is written each time that it has doubled: all these texts
+        # together are at most twice as long as the last.
+        whole = None
+        if len(self.text) >= 2 * self._whole_characters:
+            whole = self.entry.with_text(self.text, State.STREAMING)
+        growth = Growth(
+            session_id=self.session_id,
+            offset=self.entry.offset,
+            sequence=self._written_chunks + 1,
+            text=self.text[self._written_characters :],
+            data=whole.data if whole else None,
+        )
         try:
-            self._writing = self._commit(entry)
+            self._writing = self._commits.submit(growth)
         except LogFull:
             self._write_soon()
             return
-        characters = len(self.text)
         self._writing.add_done_callback(
-            lambda done: self._finish_write(done, entry, characters)
+            lambda done: self._finish_write(done, growth, whole)
         )
 
     def _finish_write(
-        self, done: "asyncio.Future[Committed]", entry: Entry, characters: int
+        self, done: "asyncio.Future[Committed]", growth: Growth, whole: Entry | None
     ) -> None:
         self._writing = None
         if done.cancelled():
             return
         exc = done.exception()
         if exc is None:
-            self._on_written(self.session_id, entry)
-            self._written_characters = characters
+            at_char = self._written_characters
+            self._written_characters += len(growth.text)
+            self._written_chunks += 1
+            if whole is None:
+                self._on_chunk(self.session_id, growth.offset, at_char, growth.text)
+            else:
+                self._whole_characters = self._written_characters
+                self._on_written(self.session_id, whole)
         elif isinstance(exc, SessionsError):
             # Cancelled on another node, or deleted: nothing more is written.
             self.end_as(State.CANCELLED)
             return
-        if self._ended_as is None and len(self.text) > self._written_characters:
+        if self._ended_as is None:
             self._write_soon()
-
-    def _commit(self, entry: Entry) -> "asyncio.Future[Committed]":
-        return self._commits.submit(
-            Rewrite(
-                session_id=self.session_id,
-                offset=entry.offset,
-                state=entry.state,
-                data=entry.data,
-            )
-        )
 
     def _is_far_ahead(self) -> bool:
         return len(self.text) - self._written_characters > 100_000

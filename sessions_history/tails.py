@@ -73,6 +73,16 @@ class Tail:
             growing.text = text
         self.notify()
 
+    def extend(self, offset: int, at_char: int, text: str) -> bool:
+        """Add a chunk to a streaming entry; return False if there is a hole before."""
+        growing = self.growing.get(offset)
+        if growing is None or at_char > len(growing.text):
+            return offset in self._recent
+        if at_char + len(text) > len(growing.text):
+            growing.text = growing.text[:at_char] + text
+            self.notify()
+        return True
+
     def lose(self, offset: int) -> None:
         """Forget a streaming entry that ended and was trimmed, and notify."""
         if self.growing.pop(offset, None) is not None:

@@ -19,8 +19,8 @@ SEEN_SECONDS = 5
 class Found:
     """The streaming entries and known keys of the sessions in a commit."""
 
-    streaming: list[tuple[str, int]] = field(default_factory=list)
-    """(session_id, offset) of the streaming entries."""
+    streaming: list[tuple[str, int, int, str | None]] = field(default_factory=list)
+    """(session_id, offset, entry_id, node_id) of the streaming entries."""
 
     keys: dict[tuple[str, str], tuple[str, int]] = field(default_factory=dict)
     """(session_id, key) of the known keys, with (digest, offset)."""
@@ -79,32 +79,21 @@ class Backend(ABC):
     def write(self, changes: Changes) -> None:
         """Write the changes of a commit and trim in the same transaction."""
 
-    def rewrite(
-        self,
-        session_id: str,
-        offset: int,
-        *,
-        state: str,
-        data: str | None,
-        node_id: str | None,
-    ) -> bool:
+    @abstractmethod
+    def write_chunks(self, rows: Collection[Row]) -> None:
         """
-        Change a streaming entry; return False if none streams at that offset.
+        Write chunks: (entry_id, sequence, part, kind, text, owner) of each.
 
-        Without data its text stays; with a node_id only that node's entry matches.
+        A chunk with a known sequence number replaces the earlier one.
         """
-        sql = "UPDATE sessions_history_historyentry SET state = %s"
-        values: list[Any] = [state]
-        if data is not None:
-            sql += ", data = %s"
-            values.append(data)
-        sql += " WHERE session_id = %s AND \"offset\" = %s AND state = 'streaming'"
-        values += [session_id, offset]
-        if node_id is not None:
-            sql += " AND node_id = %s"
-            values.append(node_id)
-        self._cursor.execute(sql, values)
-        return bool(self._cursor.rowcount)
+
+    def rewrite(self, entry_id: int, *, state: str, data: str) -> None:
+        """Change the text and state of an entry."""
+        self._cursor.execute(
+            "UPDATE sessions_history_historyentry SET state = %s, data = %s"
+            " WHERE id = %s",
+            [state, data, entry_id],
+        )
 
 
 def dump(rows: Collection[Any]) -> str:

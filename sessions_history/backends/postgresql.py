@@ -14,10 +14,12 @@ WHERE session_id = ANY(%s) ORDER BY session_id FOR UPDATE
 # After the lock, in a separate statement: a statement that waited for a row sees
 # that row as it is now, but all others as they were before.
 _FIND = """
-SELECT session_id, NULL, NULL, "offset" FROM sessions_history_historyentry
+SELECT session_id, NULL, NULL, "offset", id, node_id
+FROM sessions_history_historyentry
 WHERE state = 'streaming' AND session_id = ANY(%s)
 UNION ALL
-SELECT known.* FROM jsonb_array_elements(%s::jsonb) AS v CROSS JOIN LATERAL (
+SELECT known.*, NULL, NULL
+FROM jsonb_array_elements(%s::jsonb) AS v CROSS JOIN LATERAL (
     SELECT session_id, key, digest, "offset" FROM sessions_history_appendkey
     WHERE session_id = v ->> 0 AND key = v ->> 1 LIMIT 1
 ) AS known
@@ -48,6 +50,14 @@ last_seen_at = CASE WHEN (v ->> 2)::boolean THEN %s ELSE last_seen_at END
 FROM jsonb_array_elements(%s::jsonb) AS v WHERE s.session_id = v ->> 0
 """
 
+_WRITE_CHUNKS = """
+INSERT INTO sessions_history_entrychunk
+(entry_id, sequence, part, kind, text, owner)
+SELECT (v ->> 0)::bigint, (v ->> 1)::integer, v ->> 2, v ->> 3, v ->> 4, v ->> 5
+FROM jsonb_array_elements(%s::jsonb) AS v
+ON CONFLICT (entry_id, sequence) DO UPDATE SET text = EXCLUDED.text
+"""
+
 
 class PostgresqlBackend(Backend):
     """The tables of the log on PostgreSQL."""
@@ -62,9 +72,9 @@ class PostgresqlBackend(Backend):
     ) -> Found:
         self._cursor.execute(_FIND, [list(session_ids), dump(keys)])
         found = Found()
-        for session_id, key, digest, offset in self._cursor.fetchall():
+        for session_id, key, digest, offset, *entry in self._cursor.fetchall():
             if key is None:
-                found.streaming.append((session_id, offset))
+                found.streaming.append((session_id, offset, *entry))
             else:
                 found.keys[session_id, key] = (digest, offset)
         return found
@@ -75,3 +85,6 @@ class PostgresqlBackend(Backend):
         positions, thresholds = dump(changes.positions), dump(changes.thresholds)
         values = [at, entries, at, keys, thresholds, at, positions]
         self._cursor.execute(_WRITE, values)
+
+    def write_chunks(self, rows: Collection[Row]) -> None:
+        self._cursor.execute(_WRITE_CHUNKS, [dump(rows)])

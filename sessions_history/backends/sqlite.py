@@ -16,7 +16,7 @@ CROSS JOIN sessions_history_session AS s ON s.session_id = v.value
 """
 
 FIND_STREAMING = """
-SELECT json_group_array(json_array(e.session_id, e."offset"))
+SELECT json_group_array(json_array(e.session_id, e."offset", e.id, e.node_id))
 FROM json_each(?) AS v CROSS JOIN sessions_history_historyentry AS e
 ON e.session_id = v.value AND e.state = 'streaming'
 """
@@ -57,6 +57,16 @@ DELETE FROM sessions_history_historyentry WHERE id IN (
 )
 """
 
+# A SELECT needs a WHERE before ON CONFLICT, which would be read as that of a join.
+WRITE_CHUNKS = """
+INSERT INTO sessions_history_entrychunk (entry_id, sequence, part, kind, text, owner)
+SELECT json_extract(v.value, '$[0]'), json_extract(v.value, '$[1]'),
+json_extract(v.value, '$[2]'), json_extract(v.value, '$[3]'),
+json_extract(v.value, '$[4]'), json_extract(v.value, '$[5]')
+FROM json_each(?) AS v WHERE true
+ON CONFLICT (entry_id, sequence) DO UPDATE SET text = excluded.text
+"""
+
 
 class SqliteBackend(Backend):
     """The tables of the log on SQLite, where one transaction writes at a time."""
@@ -86,6 +96,10 @@ class SqliteBackend(Backend):
                 self._execute(SEE, [self._at, dump(stale)])
             if changes.thresholds:
                 self._execute(TRIM, [dump(changes.thresholds)])
+
+    def write_chunks(self, rows: Collection[Row]) -> None:
+        with self._connection.wrap_database_errors:
+            self._execute(WRITE_CHUNKS, [dump(rows)])
 
     def _insert(self, head: str, rows: Sequence[Row]) -> None:
         """

@@ -9,7 +9,11 @@ from tests.sessions_history.appends import LIMITS, make_append, make_session
 
 pytestmark = pytest.mark.django_db
 
-_TABLES = ("sessions_history_historyentry", "sessions_history_appendkey")
+_TABLES = (
+    "sessions_history_historyentry",
+    "sessions_history_appendkey",
+    "sessions_history_entrychunk",
+)
 
 
 def test_no_table_is_read_from_end_to_end() -> None:
@@ -34,6 +38,7 @@ def find_sqlite_scans() -> list[str]:
         sqlite.MOVE: 1,
         sqlite.SEE: 2,
         sqlite.TRIM: 1,
+        sqlite.WRITE_CHUNKS: 1,
     }
     found = []
     with connection.cursor() as cursor:

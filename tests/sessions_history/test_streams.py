@@ -286,7 +286,7 @@ async def test_only_so_many_answers_are_under_way_for_a_client_and_on_a_node(
             await bob.say({"text": "hi"})
             kind = (await bob.receive_type("ack", "error"))["type"]
             assert kind == ("ack" if limit == "per_client" else "error")
-        responder.play(None)
+        responder.play(None, None, None)
         await one.receive_type("state")
         await three.say({"text": "one too many"}, refused)
         assert (await three.receive_type("ack"))["offset"] == 3

@@ -1,0 +1,272 @@
+"""The text of a streaming entry is written in chunks, and read as one text."""
+
+import json
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+
+from connections.passes import Passes
+from connections.testing import wait_until
+from sessions_history import chunks, work
+from sessions_history.commits import LogLimits, commit
+from sessions_history.entries import Committed, Entry, Growth, Request, Rewrite
+from sessions_history.exceptions import StreamEnded
+from sessions_history.log import get_log
+from sessions_history.models import EntryChunk, HistoryEntry, Session, Work
+from sessions_history.pruning import interrupt_abandoned
+from sessions_history.reads import (
+    read_entries_after,
+    read_entries_at,
+    read_latest_entries,
+    read_positions,
+    read_usage,
+)
+from sessions_history.tails import Tail
+from tests.sessions_history.appends import LIMITS, make_append, make_session
+from tests.sessions_history.conftest import MakeNode, SwitchableDatabase
+from tests.sessions_history.talks import talk
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+OTHER = LogLimits(node_id="o" * 32, history_limit=5, max_open_streams=2)
+
+
+def begin(data: str = '{"text":""}') -> str:
+    """Return a session whose first entry streams."""
+    session_id = make_session()
+    commit([make_append(session_id, data=data, state="streaming")], LIMITS)
+    return session_id
+
+
+def grow(session_id: str, sequence: int, text: str, data: str | None = None) -> Growth:
+    return Growth(
+        session_id=session_id, offset=1, sequence=sequence, text=text, data=data
+    )
+
+
+def end(session_id: str, data: str | None = None, *, is_owner: bool = True) -> Rewrite:
+    return Rewrite(
+        session_id=session_id, offset=1, state="done", data=data, is_owner=is_owner
+    )
+
+
+def do(*requests: Request, limits: LogLimits = LIMITS) -> list[type[object]]:
+    return [type(one) for one in commit(requests, limits)]
+
+
+def read_data(session_id: str) -> str:
+    return HistoryEntry.objects.get(session=session_id).data
+
+
+def test_every_reader_sees_the_whole_text() -> None:
+    session_id = begin()
+    do(grow(session_id, 1, "Hé", '{"text":"Hé"}'))
+    do(grow(session_id, 2, "llo"), grow(session_id, 3, " 😀"))
+    assert read_data(session_id) == '{"text":"Hé"}'
+    _, streaming = read_positions([session_id])
+    for entries in (
+        read_entries_after(session_id, 0, 5),
+        read_entries_at(session_id, [1]),
+        read_latest_entries(session_id, 2, 5),
+        list(streaming[session_id].values()),
+    ):
+        assert [entry.data for entry in entries] == ['{"text":"Héllo 😀"}']
+    assert read_usage("alice")[1] >= len("Héllo 😀".encode())
+
+
+def test_staff_see_the_whole_text(admin_client: Client) -> None:
+    session_id = begin()
+    do(grow(session_id, 1, "so far"))
+    entry = HistoryEntry.objects.get()
+    for name, arguments in (("changelist", []), ("change", [entry.pk])):
+        url = reverse(f"admin:sessions_history_historyentry_{name}", args=arguments)
+        assert "so far" in admin_client.get(url).content.decode()
+
+
+def test_a_chunk_that_is_sent_again_counts_once() -> None:
+    """Also if the text has grown meanwhile, and within one commit."""
+    session_id = begin()
+    do(grow(session_id, 1, "a"), grow(session_id, 1, "ab"))
+    do(grow(session_id, 1, "abc"), grow(session_id, 2, "d"))
+    do(grow(session_id, 2, "de"))
+    assert read_entries_at(session_id, [1])[0].text == "abcde"
+
+
+@pytest.mark.parametrize("is_one_commit", [True, False])
+@pytest.mark.parametrize("data", [None, '{"text":"abc"}'])
+def test_the_chunks_are_folded_when_the_entry_ends(
+    is_one_commit: bool, data: str | None
+) -> None:
+    session_id = begin()
+    requests = (grow(session_id, 1, "ab"), grow(session_id, 2, "c"))
+    last = end(session_id, data)
+    if is_one_commit:
+        assert do(*requests, last, grow(session_id, 3, "late")) == [
+            *[Committed] * 3,
+            StreamEnded,
+        ]
+    else:
+        do(*requests)
+        do(last)
+        assert do(grow(session_id, 3, "late")) == [StreamEnded]
+    assert read_data(session_id) == '{"text":"abc"}'
+    assert not EntryChunk.objects.exists()
+
+
+def test_another_node_adds_no_chunk_and_ends_the_whole_text() -> None:
+    session_id = begin()
+    do(grow(session_id, 1, "text"))
+    assert do(grow(session_id, 2, "no"), limits=OTHER) == [StreamEnded]
+    assert do(end(session_id), limits=OTHER) == [StreamEnded]
+    assert do(end(session_id, is_owner=False), limits=OTHER) == [Committed]
+    assert read_data(session_id) == '{"text":"text"}'
+
+
+def test_what_has_a_chunk_is_not_begun_anew() -> None:
+    session_id = make_session()
+    commit(
+        [
+            make_append(session_id),
+            make_append(session_id, data='{"text":""}', state="streaming"),
+        ],
+        LIMITS,
+    )
+    growth = Growth(session_id=session_id, offset=2, sequence=1, text="half")
+    do(growth)
+    due = work.DueWork(
+        session_id=session_id,
+        offset=2,
+        message_offset=1,
+        key="",
+        attempts=1,
+        is_late=False,
+    )
+    assert work.read_answer(due) is None
+
+
+def test_the_sweeper_keeps_the_text_of_a_node_that_is_gone() -> None:
+    session_id = begin()
+    do(grow(session_id, 1, "so far"))
+    HistoryEntry.objects.update(at="2020-01-01T00:00Z")
+    Work.objects.all().delete()
+    assert interrupt_abandoned(10) == 1
+    assert read_data(session_id) == '{"text":"so far"}'
+    assert not EntryChunk.objects.exists()
+
+
+def test_the_sweeper_folds_what_the_previous_release_ended() -> None:
+    """It changes the state or deletes the entry, and knows no chunks."""
+    session_id, trimmed = begin(), begin()
+    for one in (session_id, trimmed):
+        do(grow(one, 1, "so far"))
+    HistoryEntry.objects.filter(session=session_id).update(state="cancelled")
+    with connection.cursor() as cursor:
+        sql = "DELETE FROM sessions_history_historyentry WHERE session_id = %s"
+        cursor.execute(sql, [trimmed])
+    assert read_entries_at(session_id, [1])[0].text == "so far"
+    assert chunks.count_left() == chunks.fold_left(10) == 2
+    assert read_data(session_id) == '{"text":"so far"}'
+    assert not EntryChunk.objects.exists()
+
+
+def test_a_stream_that_goes_on_is_not_folded() -> None:
+    do(grow(begin(), 1, "so far"))
+    assert chunks.count_left() == chunks.fold_left(10) == 0
+    assert EntryChunk.objects.exists()
+
+
+def test_a_deleted_session_leaves_no_chunk() -> None:
+    do(grow(begin(), 1, "text"))
+    Session.objects.all().delete()
+    assert not EntryChunk.objects.exists()
+
+
+class Counting(SwitchableDatabase):
+    """A database that records the chunks that it has committed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.growths: list[Growth] = []
+
+    async def write_urgently(self, work: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await super().write_urgently(work, *args, **kwargs)
+        finally:
+            if work is commit:
+                self.growths += [one for one in args[0] if isinstance(one, Growth)]
+
+
+async def test_a_text_costs_no_more_than_a_few_times_its_length(
+    make_node: MakeNode,
+) -> None:
+    """Until then a text of n writes cost n * n / 2 of them."""
+    database = Counting()
+    log = get_log(make_node(database))
+    async with talk(make_node()) as alice, log.stream(alice.session_id) as stream:
+        for count in range(1, 17):
+            await stream.write("x" * 1000)
+            await wait_until(lambda: len(database.growths) >= count)  # noqa: B023
+    written = sum(len(one.text) + len(one.data or "") for one in database.growths)
+    assert written < 4 * 16_000
+
+
+async def test_a_lost_reply_doubles_no_chunk(make_node: MakeNode) -> None:
+    database = Counting()
+    node = make_node(database)
+    async with talk(node) as alice:
+        async with get_log(node).stream(alice.session_id) as stream:
+            database.loses_reply = True
+            await stream.write("one ")
+            await wait_until(lambda: not database.loses_reply)
+            await stream.write("two")
+            await wait_until(
+                lambda: any(one.text == "one two" for one in database.growths)
+            )
+            assert {one.sequence for one in database.growths} == {1}
+            rows = [row.text async for row in EntryChunk.objects.all()]
+            assert rows == ["one two"]
+        entry = await HistoryEntry.objects.aget()
+    assert json.loads(entry.data) == {"text": "one two"}
+
+
+async def test_another_node_shows_the_text_as_it_grows(make_node: MakeNode) -> None:
+    """By its check of positions: there is no Redis here."""
+    log = get_log(make_node())
+    reader = make_node(sessions={"position_seconds": 0.05})
+    async with talk(reader) as alice:
+        async with log.stream(alice.session_id) as stream:
+            assert (await alice.receive_type("entry"))["data"] == {"text": ""}
+            shown = ""
+            for piece in ("one ", "two ", "3"):
+                await stream.write(piece)
+                while shown != stream.text:
+                    shown += (await alice.receive_type("delta"))["text"]
+        assert (await alice.receive_type("state"))["state"] == "done"
+
+
+def test_a_hint_that_was_lost_makes_a_hole_that_is_not_filled_with_another() -> None:
+    tail = Tail("s", Passes())
+    entry = Entry(
+        offset=1,
+        kind="message",
+        sender="server",
+        at=timezone.now(),
+        data='{"text":"one "}',
+        state="streaming",
+    )
+    assert not tail.extend(1, 0, "one ")
+    tail.take(entry)
+    assert tail.extend(1, 4, "two ")
+    assert not tail.extend(1, 12, "four")
+    assert tail.growing[1].text == "one two "
+    # An overlap, as after a lost reply, and a hint that comes late.
+    assert tail.extend(1, 4, "two three ")
+    assert tail.extend(1, 0, "one ")
+    assert tail.growing[1].text == "one two three "
+    tail.take(entry.with_text("one two three four", "done"))
+    assert tail.extend(1, 14, "four")
+    assert not tail.growing
