@@ -26,6 +26,7 @@ Result = TypeVar("Result")
 
 _START_SECONDS = 60
 _STOP_SECONDS = 5
+_OPEN_SECONDS = 10
 _LOG_LINES = 40
 
 
@@ -119,7 +120,7 @@ class LiveServer:
         return connect(
             self.ws_url + path,
             additional_headers=bearer | dict(headers or {}),
-            **options,
+            **({"open_timeout": scale(_OPEN_SECONDS)} | options),
         )
 
     def start(self, *, is_ready: bool = True) -> "LiveServer":

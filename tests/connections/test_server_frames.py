@@ -118,7 +118,7 @@ def test_it_reads_what_the_reference_reads(
     data = b"".join(parts)
     events, code = read(data, sizes)
     expected, expected_code = read_with_reference(data)
-    if code == 1007 and expected_code != 1007:
+    if code == 1007:
         # Wrong UTF-8 is refused at its fragment, the reference waits for the rest.
         assert expected[: len(events)] == events
         return

@@ -269,6 +269,13 @@ async def test_a_stream_that_ended_and_was_trimmed_elsewhere_is_told_as_ended(
         await wait_until(lambda: connection.busy_count == 0)
 
 
+async def begin_answer(session: Talk, responder: Scripted) -> None:
+    """Say something, and wait until the responder is asked."""
+    count = len(responder.asked) + 1
+    await session.say_and_wait({"text": "hi"})
+    await wait_until(lambda: len(responder.asked) == count)
+
+
 @pytest.mark.parametrize("limit", ["per_client", "per_node"])
 async def test_only_so_many_answers_are_under_way_for_a_client_and_on_a_node(
     make_node: MakeNode, responder: Scripted, limit: str
@@ -278,7 +285,7 @@ async def test_only_so_many_answers_are_under_way_for_a_client_and_on_a_node(
     get_log(node).responder = responder
     async with talk(node) as one, talk(node) as two, talk(node) as three:
         for session in (one, two, three):
-            await session.say_and_wait({"text": "hi"})
+            await begin_answer(session, responder)
         refused = await three.say({"text": "one too many"})
         error = await three.receive_type("error")
         assert (error["id"], error["code"]) == (refused, "rate_limited")
