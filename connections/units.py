@@ -43,8 +43,15 @@ def format_moment(moment: datetime | None) -> str | None:
     return text.replace("+00:00", "Z")
 
 
-def show_moment(moment: datetime) -> str:
+def from_timestamp(seconds: float) -> datetime:
+    """Return the moment of a Unix time, in UTC."""
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def show_moment(moment: datetime | None) -> str:
     """Return a moment as pages show it: 24 hours, seconds, the zone named."""
+    if moment is None:
+        return "\N{EN DASH}"
     return f"{as_utc(moment):%Y-%m-%d %H:%M:%S} UTC"
 
 

@@ -10,6 +10,8 @@ from django.utils import timezone
 
 from connections.access.bans import impose, lift
 from connections.admin.access_tokens import AccessTokenAdmin
+from connections.admin.error_groups import ErrorPages
+from connections.admin.node_pages import NodePages
 from connections.admin.read_only import ReadOnlyAdmin
 from connections.dashboard.admin import LiveDashboardAdmin
 from connections.dashboard.charts.scales import NOTHING, format_seconds
@@ -36,7 +38,7 @@ class ConnectionAdmin(ReadOnlyAdmin, ConnectionList):
 
 
 @admin.register(Node)
-class NodeAdmin(ReadOnlyAdmin):
+class NodeAdmin(NodePages):
     list_display = (
         "__str__",
         "version",
@@ -94,10 +96,10 @@ class AlertAdmin(ReadOnlyAdmin):
 
 
 @admin.register(ErrorEvent)
-class ErrorEventAdmin(ReadOnlyAdmin):
+class ErrorEventAdmin(ErrorPages):
     list_display = ("error_id", "at", "exception_class", "where", "route", "connection")
     list_filter = ("exception_class",)
-    linked_lookups = ("connection__connection_id",)
+    linked_lookups = ("connection__connection_id", "exception_class", "where")
     search_fields = ("=error_id", "=connection__connection_id")
 
 

@@ -11,6 +11,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.http import urlencode
 
+from connections.config.loader import get_config
 from connections.dashboard.action_effects import Outcome, perform
 from connections.dashboard.action_forms import ActionForm
 from connections.dashboard.actions import (
@@ -22,11 +23,12 @@ from connections.dashboard.actions import (
     find_targets,
 )
 from connections.dashboard.cache import SnapshotCache
-from connections.dashboard.map import list_names
+from connections.dashboard.map import list_names, name_node
 from connections.dashboard.snapshot import Snapshot
 from connections.models import CloseRequest, Node, NodeCommand
 from connections.net.addresses import name_banned_network
 from connections.storage.text import is_storable
+from connections.units import count_of, show_moment
 
 _TEMPLATES = "admin/connections/livedashboard"
 _WAIT = timedelta(seconds=10)
@@ -102,7 +104,13 @@ def show_result(
     return TemplateResponse(
         request,
         f"{_TEMPLATES}/result.html",
-        {**context, "title": action.label, "action": action, **result},
+        {
+            **context,
+            "title": action.label,
+            "action": action,
+            "as_of": show_moment(snapshot.taken_at),
+            **result,
+        },
     )
 
 
@@ -142,17 +150,58 @@ def describe_commands(
     live = [node for node in snapshot.nodes if node.node_id in snapshot.seen]
     done = min((command.nodes for command in commands), default=0)
     created_at = max((one.created_at for one in commands), default=timezone.now())
-    names = {command.value for command in commands}
+    followed = [
+        follow_command(snapshot, command)
+        for command in commands
+        if command.kind != NodeCommand.Kind.NOTICE
+    ]
+    wait = _WAIT
+    if any(command.kind == NodeCommand.Kind.DRAIN for command in commands):
+        wait += timedelta(seconds=get_config().drain.grace_seconds)
+    is_complete = done >= len(live) and all(one["is_done"] for one in followed)
     return {
         "commands": commands,
         "nodes": len(live),
         "done": done,
         "reached": sum(command.reached for command in commands),
         "unreached": sum(command.unreached for command in commands),
-        "silent": [node for node in live if _is_silent(node)],
-        "concerned": [node for node in snapshot.nodes if node.node_id in names],
-        "is_over": done >= len(live) or snapshot.taken_at > created_at + _WAIT,
+        "silent": [
+            {"name": name_node(node), "since": show_moment(node.beat_at)}
+            for node in live
+            if _is_silent(node)
+        ],
+        "followed": followed,
+        "is_over": is_complete or snapshot.taken_at > created_at + wait,
     }
+
+
+def follow_command(snapshot: Snapshot, command: NodeCommand) -> dict[str, Any]:
+    """Return how far a node is with its drain, or its return to service."""
+    node = next((one for one in snapshot.nodes if one.node_id == command.value), None)
+    name = name_node(node) if node is not None else command.value[:8]
+    later = NodeCommand.objects.filter(
+        target=command.target,
+        value=command.value,
+        kind__in=(NodeCommand.Kind.DRAIN, NodeCommand.Kind.SERVE),
+        pk__gt=command.pk,
+    ).first()
+    is_done, text = True, ""
+    if node is None or node.node_id not in snapshot.seen:
+        text = f"has ended: {node.state}" if node is not None else "has ended"
+    elif later is not None:
+        text = f"is {node.state}; {later.author} asked later: {later.kind}"
+    elif command.kind == NodeCommand.Kind.SERVE:
+        is_done = node.state == Node.State.SERVING
+        text = "is now serving" if is_done else "is still draining"
+    elif node.state == Node.State.DRAINING:
+        left = len(snapshot.seen[node.node_id])
+        is_done = not left
+        text = f"is draining, {count_of(left, 'connection')} left"
+        if is_done:
+            text = "has drained: no connection is left, and it refuses new ones"
+    else:
+        is_done, text = False, "still accepts connections"
+    return {"name": name, "text": text, "is_done": is_done}
 
 
 def _read(request: HttpRequest, name: str) -> tuple[Action, str, tuple[str, ...]]:

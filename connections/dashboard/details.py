@@ -1,7 +1,6 @@
 """Details of one connection or client on the connection map."""
 
 from collections.abc import Collection, Iterable
-from datetime import UTC, datetime
 from typing import Any
 
 from connections.dashboard.actions import ACTIONS, Target, make_url
@@ -17,7 +16,7 @@ from connections.dashboard.snapshot import Snapshot
 from connections.models import Node
 from connections.net.addresses import name_banned_network, parse_address
 from connections.node.live_state import ConnectionState
-from connections.units import show_moment
+from connections.units import from_timestamp, show_moment
 
 _MOST_LISTED = 20
 _WORDS = {state.value: word for state, word, _ in STATES}
@@ -27,7 +26,7 @@ def describe_connection(
     snapshot: Snapshot, node_id: str, one: ConnectionState, allowed: Collection[str]
 ) -> dict[str, Any]:
     """Return the facts of an open connection, as labels and texts."""
-    opened_at = datetime.fromtimestamp(one.opened_at, UTC)
+    opened_at = from_timestamp(one.opened_at)
     age_seconds = snapshot.taken_at.timestamp() - one.opened_at
     identity = [
         ("Client", one.client_id),

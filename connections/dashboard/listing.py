@@ -158,9 +158,9 @@ class ConnectionList(BoundedList):
         yield from islice(live, MOST_FOUND)
         if len(term) == ID_LENGTH:
             yield term
-            error = self.find_error(term)
-            if error is not None and error.connection_id:
-                yield error.connection_id
+        error = self.find_error(term)
+        if error is not None and error.connection_id:
+            yield error.connection_id
         # Each condition has an index; one query with OR would use none.
         rows = Connection.objects.values_list("pk", flat=True)
         yield from rows.filter(client_id=term).order_by("-opened_at")[:MOST_FOUND]
@@ -170,7 +170,7 @@ class ConnectionList(BoundedList):
 
     def find_error(self, term: str) -> ErrorEvent | None:
         """Return the error whose ref a term is."""
-        if len(term) != ID_LENGTH:
+        if len(term) > ID_LENGTH:
             return None
         return ErrorEvent.objects.defer("traceback").filter(pk=term).first()
 

@@ -8,7 +8,6 @@ from django.contrib import admin
 from django.core.exceptions import FieldDoesNotExist
 from django.db import models
 
-from connections.dashboard.charts.scales import NOTHING
 from connections.units import show_moment
 
 
@@ -29,8 +28,7 @@ def _replace(model: type[models.Model], name: Any) -> Any:
 def _make_column(field: Any) -> Callable[[Any], str]:
     @admin.display(description=field.verbose_name, ordering=field.name)
     def show(row: Any) -> str:
-        moment = getattr(row, field.name)
-        return NOTHING if moment is None else show_moment(moment)
+        return show_moment(getattr(row, field.name))
 
     show.__name__ = field.name
     return show

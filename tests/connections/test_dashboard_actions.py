@@ -9,8 +9,17 @@ from django.test import Client
 from django.utils import timezone
 from django.utils.http import urlencode
 
+from connections.dashboard.admin import LiveDashboardAdmin
+from connections.dashboard.cache import SnapshotCache
 from connections.dashboard.snapshot import make_key
-from connections.models import AccessToken, Ban, CloseRequest, Node, NodeCommand
+from connections.models import (
+    AccessToken,
+    Ban,
+    CloseRequest,
+    Node,
+    NodeCommand,
+    NodePicture,
+)
 from connections.testing.communicators import make_config
 from tests.connections.dashboard_pages import EVIL, URL, make_staff
 from tests.connections.live_states import make_state, store_states
@@ -89,7 +98,9 @@ def test_ending_posts_requests_and_leaves_an_audit_entry(operator: Client) -> No
     assert str(entries[0].user) == "operator"
 
 
-def test_the_result_lists_unreached_connections(operator: Client, node: Node) -> None:
+def test_the_result_lists_unreached_connections(
+    operator: Client, node: Node, dashboard: LiveDashboardAdmin
+) -> None:
     do(operator, url_of("end", "connection", "a" * 32, "b" * 32))
     keys = [("key", key) for key in CloseRequest.objects.values_list("pk", flat=True)]
     url = f"{URL}result/?{urlencode([('action', 'end'), ('asked', 2), *keys])}"
@@ -97,13 +108,7 @@ def test_the_result_lists_unreached_connections(operator: Client, node: Node) ->
     CloseRequest.objects.update(created_at=timezone.now() - timedelta(hours=1))
     later = make_state("bob", connection_id="b" * 32)
     store_states(node, later._replace(opened_at=0.0))
-    from django.contrib import admin
-
-    from connections.dashboard.cache import SnapshotCache
-    from connections.models import LiveDashboard
-
-    registered: Any = admin.site.get_model_admin(LiveDashboard)
-    registered.shared = SnapshotCache()
+    dashboard.shared = SnapshotCache()
     page = operator.get(url).content.decode()
     assert "<b>1 of 2</b> connections ended" in page
     assert "Not reached: 1 on web-1:77" in page
@@ -145,6 +150,39 @@ def test_a_drain_and_the_return_to_service(operator: Client, node: Node) -> None
     do(operator, url_of("serve", "node", "n1"))
     kinds = NodeCommand.objects.order_by("pk").values_list("kind", "value")
     assert list(kinds) == [("drain", "n1"), ("serve", "n1")]
+
+
+def follow(operator: Client, dashboard: LiveDashboardAdmin, command: Any) -> str:
+    """Return the result page of a command, from a snapshot of its own."""
+    dashboard.shared = SnapshotCache()
+    query = urlencode({"action": command.kind, "key": command.pk})
+    return operator.get(f"{URL}result/?{query}").content.decode()
+
+
+def test_a_result_follows_the_drain_to_its_end(
+    operator: Client, node: Node, dashboard: LiveDashboardAdmin
+) -> None:
+    """Every node has applied the command long before the drain is over."""
+    do(operator, url_of("drain", "node", "n1"))
+    command = NodeCommand.objects.get()
+    NodeCommand.objects.update(nodes=1)
+    page = follow(operator, dashboard, command)
+    assert "still accepts connections" in page and "http-equiv" in page
+    Node.objects.update(state="draining")
+    page = follow(operator, dashboard, command)
+    assert "is draining, 2 connections left" in page and "http-equiv" in page
+    NodePicture.objects.all().delete()
+    page = follow(operator, dashboard, command)
+    assert "has drained" in page and "http-equiv" not in page
+    serve = NodeCommand.objects.create(
+        kind="serve", target="node", value="n1", author="operator", nodes=1
+    )
+    assert "asked later: serve" in follow(operator, dashboard, command)
+    page = follow(operator, dashboard, serve)
+    assert "still draining" in page and "http-equiv" in page
+    Node.objects.update(state="serving")
+    page = follow(operator, dashboard, serve)
+    assert "is now serving" in page and "http-equiv" not in page
 
 
 def test_a_notice_is_a_node_command_with_its_text(operator: Client) -> None:

@@ -111,7 +111,7 @@ def test_a_search_finds_closed_connections_and_refs_whatever_the_filter(
     admin_client: Client, rows: dict[str, Connection], query: dict[str, str]
 ) -> None:
     ended = rows["ended"]
-    ref = "e" * 32
+    ref = "e" * 16
     ErrorEvent.objects.create(
         error_id=ref,
         connection=ended,
