@@ -43,6 +43,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="FAULT,...",
         help="what to break (tests/faults/nemesis.py), by default all",
     )
+    group = parser.getgroup("simulation", "the machine of tests/simulation")
+    group.addoption(
+        "--simulation-examples", type=int, default=0, help="how many runs it has"
+    )
+    group.addoption(
+        "--simulation-seed", type=int, default=1, help="what happens in them"
+    )
 
 
 @pytest.fixture(scope="session")

@@ -97,7 +97,7 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
             item.add_marker("live")
             if item.name in PROMISES:
                 item.add_marker("promise")
-        elif item.get_closest_marker("slow") is None:
+        elif not any(map(item.get_closest_marker, ("slow", "long"))):
             item.add_marker("quick")
 
 
