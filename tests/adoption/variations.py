@@ -1,6 +1,5 @@
 """The settings that projects really have, each as a variation of the quickstart."""
 
-from importlib.util import find_spec
 from typing import Any
 
 from tests.adoption.projects import Variation
@@ -266,6 +265,5 @@ VARIATIONS = {
         session_cookie="sid",
     ),
     "csrf_in_sessions": Variation(settings="CSRF_USE_SESSIONS = True\n"),
+    "pool_of_psycopg": Variation(settings=POOL),
 }
-if find_spec("psycopg_pool") is not None:
-    VARIATIONS["pool_of_psycopg"] = Variation(settings=POOL)
