@@ -40,7 +40,7 @@ class ConnectionChannel:
         layer: Any,
         *,
         on_name: Callable[[str | None], None],
-        deliver: Callable[[dict[str, Any]], Awaitable[None]],
+        deliver: Callable[[dict[str, Any], bool], Awaitable[None]],
         failures: Tally,
     ) -> None:
         self._layer = layer
@@ -111,22 +111,28 @@ class ConnectionChannel:
 
     def _start(self, first: asyncio.Future[None] | None = None) -> None:
         if self._deliver is not _drop:
-            self._task = self._loop.create_task(self._receive(), context=self._context)
+            work = self._receive(is_announced=first is not None)
+            self._task = self._loop.create_task(work, context=self._context)
 
-    async def _receive(self) -> None:
+    async def _receive(self, *, is_announced: bool) -> None:
         failures = 0
         while True:
             if self._channel_name is None:
                 await self._name_channel()
             message = None
-            if self._channel_name is not None:
+            if is_announced:
+                # The start of this task has let other tasks run.
+                message = await self._receive_one()
+            elif self._channel_name is not None:
                 message = await receive_next(self._receive_one)
             if message is None:
+                is_announced = False
                 await asyncio.sleep(_retry_after(failures))
                 failures += 1
                 continue
             failures = 0
-            await self._deliver(message)
+            await self._deliver(message, not is_announced)
+            is_announced = False
 
     def _receive_one(self) -> Awaitable[Any]:
         return self._call(self._layer.receive, self._channel_name)
@@ -163,7 +169,7 @@ class ConnectionChannel:
             return None
 
 
-async def _drop(message: dict[str, Any]) -> None:
+async def _drop(message: dict[str, Any], lets_pass: bool) -> None:
     """Drop a message for a connection that has ended."""
 
 

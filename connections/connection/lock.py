@@ -4,6 +4,9 @@ import asyncio
 import contextlib
 from collections import deque
 
+_TIE_ITERATIONS = 2
+"""The iterations of the event loop within which two requests count as a tie."""
+
 
 class FifoLock:
     """
@@ -34,21 +37,50 @@ class FifoLock:
 
     async def acquire(self) -> None:
         """Wait in line for the lock, and acquire it."""
+        waiter = self._join_line()
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            self._leave_line(waiter)
+            raise
+
+    async def acquire_second(self) -> None:
+        """
+        Wait in line for the lock, and let one other task pass in a tie.
+
+        A task that finds the lock free within two iterations of the event loop
+        goes first; the lock is handed to this one next.
+        """
+        waiter = self._join_line()
+        try:
+            for _ in range(_TIE_ITERATIONS):
+                if self._is_taken:
+                    break
+                await asyncio.sleep(0)
+            if not self._is_taken:
+                self._is_taken = True
+                self.release()
+            await waiter
+        except asyncio.CancelledError:
+            self._leave_line(waiter)
+            raise
+
+    def _join_line(self) -> asyncio.Future[None]:
         if self._waiters is None:
             self._waiters = deque()
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
-        try:
-            await waiter
-        except asyncio.CancelledError:
-            if waiter.cancelled():
-                # release() may have skipped it in the same iteration.
-                with contextlib.suppress(ValueError):
-                    self._waiters.remove(waiter)
-            else:
-                # The lock was already handed to this waiter: hand it on.
-                self.release()
-            raise
+        return waiter
+
+    def _leave_line(self, waiter: asyncio.Future[None]) -> None:
+        """Give up a waiter's place in line, or the lock if it has that already."""
+        if waiter.done() and not waiter.cancelled():
+            self.release()
+            return
+        # release() may have skipped it in the same iteration.
+        with contextlib.suppress(ValueError):
+            if self._waiters is not None:
+                self._waiters.remove(waiter)
 
     def release(self) -> None:
         """Hand the lock to the first waiter, or free it."""

@@ -298,15 +298,26 @@ class ConnectionRunner:
     def _name_channel(self, channel_name: str | None) -> None:
         self._consumer.channel_name = channel_name
 
-    async def _deliver(self, message: Message) -> None:
-        """Handle an event from the channel layer."""
+    async def _deliver(self, message: Message, lets_pass: bool) -> None:
+        """
+        Handle an event from the channel layer.
+
+        With lets_pass, a message of the client that arrives in the same moment is
+        handled first, as Channels does.
+        """
         if is_reserved(message):
             self._ignore(message.get("type"), "it is reserved")
             return
+        if lets_pass:
+            await self._lock.acquire_second()
+        elif not self._lock.acquire_nowait():
+            await self._lock.acquire()
         try:
-            await self._handle_locked(message)
+            await self._handle(message)
         except StopConsumer:
             await self.sender.stop()
+        finally:
+            self._lock.release()
 
     def _ignore(self, kind: object, cause: str) -> None:
         logger.warning(

@@ -9,6 +9,7 @@ import pytest
 from channels.layers import InMemoryChannelLayer, get_channel_layer
 from channels.testing import WebsocketCommunicator
 
+from connections.layers.local import LocalLayer
 from tests.drop_in.editions import EDITIONS, load
 
 pytestmark = pytest.mark.django_db
@@ -17,17 +18,25 @@ _ROUND = 15
 """Seconds to wait for one event on a busy machine."""
 
 
-class RememberingLayer(InMemoryChannelLayer):
-    """A layer of Channels that remembers the names it gave."""
+class Remembering:
+    """Remembers the names of the channels that a layer made."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.named: list[str] = []
 
     async def new_channel(self, prefix: str = "specific.") -> str:
-        name: str = await super().new_channel(prefix)
+        name: str = await super().new_channel(prefix)  # type: ignore[misc]
         self.named.append(name)
         return name
+
+
+class RememberingLayer(Remembering, InMemoryChannelLayer):
+    """A layer of Channels that remembers the names it gave."""
+
+
+class RememberingLocalLayer(Remembering, LocalLayer):
+    """Our own layer that remembers the names it gave."""
 
 
 @pytest.fixture(params=EDITIONS)
@@ -95,6 +104,40 @@ async def test_a_task_has_begun_before_the_next_layer_message_is_handled(
         await layer.group_send("everyone", {"type": "note.arrived", "text": text})
     answers = [await receive(communicator) for _ in range(3)]
     assert answers == ["a: ", "b: a", "c: a,b"]
+    await communicator.disconnect()
+
+
+@pytest.mark.parametrize(
+    ("arriving", "expected"),
+    [
+        # Both have arrived: the client's message is handled first.
+        (["note 0 n", "0 a"], "a n"),
+        (["note 5 n", "5 a"], "a n"),
+        (["note 0 n", "note 0 m", "0 a", "0 b"], "a n b m"),
+        (["note 3 n", "note 3 m", "3 a", "3 b", "3 c"], "a n b m c"),
+        # A note that arrives during a handler comes after the client's next message
+        # if the handler ends at once, and before it if the note is ready by then.
+        (["0 a+", "0 b", "0 c"], "a+ b note c"),
+        (["3 a+", "0 b", "0 c"], "a+ note b c"),
+        (["0 a+"], "a+ note"),
+    ],
+)
+@pytest.mark.parametrize("backend", ["RememberingLayer", "RememberingLocalLayer"])
+async def test_messages_of_client_and_layer_are_handled_in_turn(
+    habits: ModuleType, settings: Any, arriving: list[str], expected: str, backend: str
+) -> None:
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": f"{__name__}.{backend}"}}
+    layer = get_channel_layer()
+    communicator = await open_connection(habits.Ordered)
+    for text in arriving:
+        if text.startswith("note "):
+            note = {"type": "note.arrived", "text": text.removeprefix("note ")}
+            await layer.send(layer.named[-1], note)
+        else:
+            event = {"type": "websocket.receive", "text": text}
+            communicator.input_queue.put_nowait(event)
+    handled = [await receive(communicator) for _ in expected.split()]
+    assert " ".join(handled) == expected
     await communicator.disconnect()
 
 

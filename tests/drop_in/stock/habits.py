@@ -136,3 +136,26 @@ class Choosing(AsyncWebsocketConsumer):
 
     async def connect(self):
         await self.accept("chat", headers=[[b"x-chosen", b"yes"]])
+
+
+class Ordered(AsyncWebsocketConsumer):
+    """
+    Sends back what it handles, after as many iterations of the loop as it says.
+
+    A message of the client that ends with "+" puts "note" into its own channel.
+    """
+
+    async def receive(self, text_data=None, bytes_data=None):
+        if text_data.endswith("+"):
+            note = {"type": "note.arrived", "text": "0 note"}
+            await self.channel_layer.send(self.channel_name, note)
+        await self.tell(text_data)
+
+    async def note_arrived(self, event):
+        await self.tell(event["text"])
+
+    async def tell(self, text):
+        pauses, _, rest = text.partition(" ")
+        for _ in range(int(pauses)):
+            await asyncio.sleep(0)
+        await self.send(rest)
