@@ -24,11 +24,16 @@ _LATE_SECONDS = 60
 class Appender:
     """One connection to its own session, with its messages in flight."""
 
-    def __init__(self, client: Client, times: list[float]) -> None:
+    def __init__(
+        self, client: Client, times: list[float], *, is_answered: bool = False
+    ) -> None:
         self.client = client
         self.hello: dict[str, Any] = {}
         self.entries = 0
-        self.last_offset = 0
+        self.answers = 0
+        # An answer takes the offset after that of its message.
+        self._step = 2 if is_answered else 1
+        self.last_offset = 1 - self._step
         self.is_continuous = False
         self.in_flight: dict[int, float] = {}
         self._times = times
@@ -56,7 +61,10 @@ class Appender:
                 client.socket.send(build_frame(PONG, payload))
             elif payload.startswith(b'{"type":"entry"'):
                 self.entries += 1
-            else:
+                is_answer = self._step > 1 and b'"from":"server"' in payload
+                if is_answer and b'"state":"streaming"' not in payload:
+                    self._end_answer()
+            elif not payload.startswith(b'{"type": "delta"'):
                 self._receive_message(json.loads(payload))
 
     def _build(self, is_ping: bool) -> tuple[int, bytes]:
@@ -70,12 +78,14 @@ class Appender:
     def _receive_message(self, message: dict[str, Any]) -> None:
         kind = message["type"]
         if kind == "ack":
-            if message["offset"] != self.last_offset + 1:
+            if message["offset"] != self.last_offset + self._step:
                 raise ConnectionError(f"after {self.last_offset} came {message}")
-            self.last_offset += 1
+            self.last_offset += self._step
             self._settle(int(message["id"].rpartition("-")[2]))
         elif kind == "pong":
             self._settle(message["t"])
+        elif kind == "state":
+            self._end_answer()
         elif kind == "hello":
             self.hello = message
         else:
@@ -83,6 +93,12 @@ class Appender:
 
     def _settle(self, number: int) -> None:
         self._times.append(time.monotonic() - self.in_flight.pop(number))
+        if self.is_continuous and self._step == 1:
+            self.send()
+
+    def _end_answer(self) -> None:
+        """Send the next message once an answer has ended."""
+        self.answers += 1
         if self.is_continuous:
             self.send()
 
@@ -98,13 +114,15 @@ class AppendSteps(Steps):
         self._appenders: list[Appender] = []
         self._times: list[float] = []
 
-    def begin(self, count: int) -> Answer:
+    def begin(self, count: int, is_answered: bool = False) -> Answer:
         """Open `count` sessions, each on its own connection."""
-        self._appenders = [self._open("new/") for _ in range(count)]
+        self._appenders = [
+            self._open("new/", is_answered=is_answered) for _ in range(count)
+        ]
         return {"open": count}
 
     def go_fast(self, seconds: float, window: int, expected: int) -> Answer:
-        """Keep `window` messages in flight on each connection."""
+        """Keep `window` messages in flight on each connection, with their answers."""
         for appender in self._appenders:
             appender.prepare(expected // len(self._appenders) + window)
             appender.is_continuous = True
@@ -153,7 +171,7 @@ class AppendSteps(Steps):
             self.clients.drop(again.client)
         return summarise(taken)
 
-    def _open(self, path: str) -> Appender:
+    def _open(self, path: str, *, is_answered: bool = False) -> Appender:
         (client,), _ = self.clients.open(
             1,
             concurrency=1,
@@ -161,7 +179,7 @@ class AppendSteps(Steps):
             headers=self._headers,
             path=f"/ws/sessions/{path}",
         )
-        appender = Appender(client, self._times)
+        appender = Appender(client, self._times, is_answered=is_answered)
         while not appender.hello:
             self.clients.poll(0.1)
         return appender

@@ -8,6 +8,11 @@ Measures SQLite, and a temporary PostgreSQL that syncs every commit to disk:
   same rate, which shows the share of machine and transport;
 - latency of a resume with 100 missed entries.
 
+With --responder it measures messages per second that are acked and answered: each
+client has eight under way, and each is echoed word by word, without a pause. With
+--stream it measures the bytes that the database writes for an answer of 100 kB over
+20 s: its WAL on PostgreSQL, all writes of the process on SQLite.
+
 The load generator, the server and PostgreSQL share the machine, so the CPU time of
 each per append means more than a rate.
 """
@@ -38,6 +43,9 @@ _STEADY_PER_SECOND = 1_000
 _EXPECTED_PER_SECOND = 10_000
 _ENTRIES = 100
 _RESUMES = 50
+_ANSWER_CHARACTERS = 100_000
+_ANSWER_SECONDS = 20
+_ANSWER_PIECES = 1000
 
 _UNLIMITED = {
     "WEBSOCKET__ANONYMOUS": "true",
@@ -46,7 +54,15 @@ _UNLIMITED = {
     "WEBSOCKET__RATE_LIMIT__BURST_MESSAGES": "100000",
     "WEBSOCKET__RATE_LIMIT__BYTES_PER_SECOND": "1GB",
     "WEBSOCKET__RATE_LIMIT__BURST_BYTES": "1GB",
+    "WEBSOCKET__SESSIONS__MAX_OPEN_STREAMS": "16",
+    "WEBSOCKET__SESSIONS__MAX_OPEN_STREAMS_PER_CLIENT": "100000",
+    "WEBSOCKET__SESSIONS__MAX_OPEN_STREAMS_PER_NODE": "100000",
     "LOG_LEVEL": "WARNING",
+}
+
+_ECHO = {
+    "SESSIONS_RESPONDER": "orchestra.responders.EchoResponder",
+    "ECHO_DELAY_SECONDS": "0",
 }
 
 Figures = dict[str, float]
@@ -110,6 +126,57 @@ def measure_sockets(
     return found
 
 
+def measure_answers(
+    server: ServerProcess, list_pids: ListPids, seconds: float
+) -> Figures:
+    """Return the rate of messages of 200 clients that are acked and answered."""
+    with Load(server.port, module="benchmarks.appends") as load:
+        load.do("begin", count=CLIENTS, is_answered=True)
+        clock = CpuClock(server, list_pids)
+        fast = load.do("go_fast", seconds=seconds, window=_WINDOW, expected=CLIENTS)
+        return {
+            "acked_and_answered_per_second": fast["per_second"],
+            **clock.per_append_us(fast["count"]),
+            "ack_p50_ms": fast["p50_ms"],
+            "ack_p99_ms": fast["p99_ms"],
+        }
+
+
+async def measure_stream() -> float:
+    """Return the bytes written for one answer; needs django.setup()."""
+    from connections.config.loader import get_config
+    from connections.storage.database import Database
+    from sessions_history.log import SessionLog
+    from sessions_history.reads import create_session
+
+    database = Database()
+    log = SessionLog(database, node_id="n" * 32, config=get_config())
+    session = await database.write(create_session, "client", None)
+    before = await database.read(_read_written)
+    characters = _ANSWER_CHARACTERS // _ANSWER_PIECES
+    async with log.stream(session.session_id) as stream:
+        for _ in range(_ANSWER_PIECES):
+            await stream.write(os.urandom(characters // 2).hex())
+            await asyncio.sleep(_ANSWER_SECONDS / _ANSWER_PIECES)
+    await log.stop()
+    written = await database.read(_read_written) - before
+    await database.close()
+    return written
+
+
+def _read_written() -> int:
+    """Return how many bytes were written so far."""
+    from connections.models.alias import get_connection
+
+    connection = get_connection()
+    if connection.vendor == "sqlite":
+        lines = Path("/proc/self/io").read_text().splitlines()
+        return int(dict(line.split(": ") for line in lines)["wchar"])
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn")
+        return int(cursor.fetchone()[0])
+
+
 async def measure_log(seconds: float) -> float:
     """Return the entries per second that the log commits; needs django.setup()."""
     from connections.config.loader import get_config
@@ -152,9 +219,13 @@ def serve(folder: Path, environment: dict[str, str]) -> Iterator[ServerProcess]:
 
 
 def measure(
-    folder: Path, database_url: str, list_pids: ListPids, seconds: float
+    folder: Path,
+    database_url: str,
+    list_pids: ListPids,
+    arguments: argparse.Namespace,
 ) -> Figures:
-    """Return all figures for one empty database."""
+    """Return the figures that were asked for, for one empty database."""
+    seconds: float = arguments.seconds
     environment = {
         **os.environ,
         **_UNLIMITED,
@@ -162,20 +233,27 @@ def measure(
         "ORCHESTRA_VAR": str(folder),
         "DATABASE_URL": database_url,
     }
+    if arguments.responder:
+        with serve(folder, {**environment, **_ECHO}) as server:
+            return measure_answers(server, list_pids, seconds)
+    module = ("-m", "benchmarks.sessions", "--here")
+    if arguments.stream:
+        _manage(environment, "manage.py", "migrate", "--verbosity", "0")
+        return {"written_bytes": float(_manage(environment, *module, "--stream"))}
     with serve(folder, environment) as server:
         found = measure_sockets(server, list_pids, seconds)
-    arguments = ("-m", "benchmarks.sessions", "--log", "--seconds", str(seconds))
-    alone = float(_manage(environment, *arguments))
+    alone = float(_manage(environment, *module, "--seconds", str(seconds)))
     return {"committed_per_second": alone, **found}
 
 
-def measure_round(only: str | None, seconds: float) -> Iterator[tuple[str, Figures]]:
+def measure_round(arguments: argparse.Namespace) -> Iterator[tuple[str, Figures]]:
     """Measure each database once."""
+    only: str | None = arguments.only
     with make_site() as folder:
         place = Path(folder)
         if only != "postgresql":
             url = f"sqlite:///{place / 'db.sqlite3'}"
-            yield "SQLite", measure(place, url, list, seconds)
+            yield "SQLite", measure(place, url, list, arguments)
         if only != "sqlite":
             from tests.integration.services import PostgresProcess
 
@@ -183,7 +261,7 @@ def measure_round(only: str | None, seconds: float) -> Iterator[tuple[str, Figur
             try:
                 server.create()
                 url = server.create_database("benchmark")
-                yield "PostgreSQL", measure(place, url, server.pids, seconds)
+                yield "PostgreSQL", measure(place, url, server.pids, arguments)
             finally:
                 server.remove()
 
@@ -215,18 +293,29 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--only", choices=("sqlite", "postgresql"))
     parser.add_argument(
-        "--log", action="store_true", help="measure only the log, in this process"
+        "--responder", action="store_true", help="measure messages with answers"
+    )
+    parser.add_argument(
+        "--stream", action="store_true", help="measure the bytes of one answer"
+    )
+    parser.add_argument(
+        "--here",
+        action="store_true",
+        help="measure only the log, or one answer, in this process",
     )
     arguments = parser.parse_args()
-    if arguments.log:
+    if arguments.here:
         import django
 
         django.setup()
-        print(asyncio.run(measure_log(arguments.seconds)))
+        measuring = (
+            measure_stream() if arguments.stream else measure_log(arguments.seconds)
+        )
+        print(asyncio.run(measuring))
         return 0
     found: dict[str, list[Figures]] = {}
     for _ in range(arguments.rounds):
-        for name, figures in measure_round(arguments.only, arguments.seconds):
+        for name, figures in measure_round(arguments):
             found.setdefault(name, []).append(figures)
     machine = describe_machine()
     print(
