@@ -258,7 +258,7 @@ else:
 SERVER_EMAIL = os.environ.get("SERVER_EMAIL", "orchestra@localhost")
 
 # The dotted path of the responder in sessions; without it nothing answers.
-SESSIONS_RESPONDER = os.environ.get("SESSIONS_RESPONDER")
+SESSIONS_RESPONDER = os.environ.get("SESSIONS_RESPONDER") or None
 SESSIONS_PERFORMER = os.environ.get("SESSIONS_PERFORMER")  # Its name until 0.3.
 
 PASSWORD_HASHERS = [

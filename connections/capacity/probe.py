@@ -46,10 +46,25 @@ class Bounds:
     @property
     def max_total_connections(self) -> int:
         """The lowest bound, but at most three times the number that was open."""
-        known = [one for one in (self.memory, self.cpu, self.files) if one is not None]
+        return max(1, min(self._list().values()))
+
+    @property
+    def decided_by(self) -> str:
+        """The name of the lowest bound."""
+        bounds = self._list()
+        return min(bounds, key=lambda name: bounds[name])
+
+    def _list(self) -> dict[str, int]:
+        bounds = {"memory": self.memory, "CPU": self.cpu, "open files": self.files}
+        known = {name: bound for name, bound in bounds.items() if bound is not None}
         if self.memory is None or self.cpu is None:
-            known.append(self.opened)
-        return max(1, min(*known, 3 * self.opened))
+            known["the connections that were open; --pid allows an estimate"] = (
+                self.opened
+            )
+        known["3 x the connections that were open; larger --steps allow more"] = (
+            3 * self.opened
+        )
+        return known
 
 
 def estimate_capacity(

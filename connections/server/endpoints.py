@@ -12,8 +12,6 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from connections.server.server import BACKLOG
 
-MAX_PORT = 65_535
-
 _CERTIFICATE = re.compile(
     rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL
 )
@@ -64,10 +62,7 @@ def open_socket(
 
     Raises:
         OSError: it cannot be had.
-        ValueError: there is no such port.
     """
-    if not 0 <= port <= MAX_PORT:
-        raise ValueError(f"port {port} is not allowed; 0 (a free one) to {MAX_PORT}")
     host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)

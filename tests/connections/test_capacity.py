@@ -42,7 +42,9 @@ def test_open_files_bound_the_connections() -> None:
 
 def test_the_lowest_bound_counts_up_to_three_times_the_opened() -> None:
     assert bounds().max_total_connections == 3_000
+    assert bounds().decided_by.startswith("3 x the connections that were open")
     assert bounds(available_kib=10_000).max_total_connections == 1_200
+    assert bounds(available_kib=10_000).decided_by == "memory"
 
 
 def test_without_the_process_only_opened_connections_count() -> None:
@@ -52,6 +54,7 @@ def test_without_the_process_only_opened_connections_count() -> None:
     found = bounds(unseen)
     assert (found.memory, found.cpu) == (None, None)
     assert found.max_total_connections == 1_000
+    assert "--pid" in found.decided_by
 
 
 @pytest.mark.parametrize(

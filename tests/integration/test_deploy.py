@@ -150,10 +150,32 @@ def find_variables(text: str) -> dict[str, str]:
     return dict(re.findall(r"\$\{(\w+)(:[?-])?", text))
 
 
+def test_compose_migrates_and_creates_the_first_admin() -> None:
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    assert services["migrate"]["command"] == ["migrate"]
+    admin = services["admin"]
+    assert admin["command"] == ["create_first_admin"]
+    assert admin["depends_on"]["migrate"] == {
+        "condition": "service_completed_successfully"
+    }
+    node = services["server-1"]["environment"]
+    assert {*node} < {*admin["environment"]}
+    assert {"EMAIL_HOST", "SERVER_EMAIL", "WEBSOCKET__ALERT_RECIPIENTS"} < {*node}
+    assert "DJANGO_SUPERUSER_PASSWORD" in read_environment()
+
+
+def test_units_start_after_a_reboot() -> None:
+    """Enabling a unit enables the target that wants it."""
+    for name in ("orchestra@.service", "orchestra-sweeper.service"):
+        unit = (DEPLOY / "systemd" / name).read_text()
+        assert unit.endswith("Also=orchestra.target\n")
+
+
 def test_compose_has_no_secret_by_default() -> None:
     variables = find_variables((DEPLOY / "compose.yaml").read_text())
     secret = re.compile("PASSWORD|TOKEN|SECRET")
     operators = {name: one for name, one in variables.items() if secret.search(name)}
+    assert operators.pop("EMAIL_HOST_PASSWORD") == ":-"  # Empty without a login.
     assert set(operators.values()) == {":?"}, operators
     example = read_environment()
     required = {name for name, operator in variables.items() if operator == ":?"}

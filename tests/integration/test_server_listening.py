@@ -22,6 +22,7 @@ from connections.testing import (
     free_port,
     wait_until,
 )
+from connections.testing.waiting import scale
 from tests.project import ROOT
 
 OPEN = {"anonymous": "true", "echo_endpoint": "true", "drain__grace_seconds": 1}
@@ -246,7 +247,7 @@ async def test_clients_behind_a_unix_socket_have_addresses_of_their_own(
             ("--tls-cert", "nowhere", "--tls-key", "manage.py"),
             "--tls-cert nowhere: No such file",
         ),
-        (("--port", "99999"), "port 99999 is not allowed; 0 (a free one) to 65535"),
+        (("--port", "99999"), "--port 99999: expected a whole number from 0 to 65535"),
         (("--host", "203.0.113.1"), "203.0.113.1"),
     ],
 )
@@ -289,6 +290,21 @@ async def test_serve_logs_its_configuration(servers: Servers) -> None:
     log = server.log()
     assert f"Serving http and ws on 127.0.0.1:{server.port}" in log
     assert "At most 1000 connections, 5 for each client" in log
+
+
+async def test_systemd_is_told_when_it_serves(servers: Servers, tmp_path: Path) -> None:
+    """The protocol of sd_notify(3), on a socket as systemd's."""
+    address = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(address)
+        manager.settimeout(scale(30))
+        environment = {"NOTIFY_SOCKET": address}
+        server = servers.start(is_ready=False, config=OPEN, environment=environment)
+        state = await asyncio.to_thread(manager.recv, 100)
+    assert state == b"READY=1"
+    async with server.connect("/ws/echo/", origin=Origin(server.url)) as connection:
+        await connection.send("ping")
+        assert await connection.recv() == "ping"
 
 
 async def test_flags_of_daphne_that_have_no_effect_are_named(servers: Servers) -> None:

@@ -116,6 +116,7 @@ class Command(OperatorCommand):
         found |= {
             "bounds": dataclasses.asdict(bounds),
             "max_total_connections": bounds.max_total_connections,
+            "decided_by": bounds.decided_by,
         }
         if options["json"]:
             self.stdout.write(json.dumps(found, indent=2))
@@ -206,7 +207,10 @@ class Command(OperatorCommand):
         }
         known = [f"{count:,} by {why}" for why, count in reasons.items() if count]
         lines.append(f"{bounds.opened:,} were open; estimated: {', '.join(known)}")
-        lines.append(f"max_total_connections: {bounds.max_total_connections}")
+        lines.append(
+            f"max_total_connections: {bounds.max_total_connections}, "
+            f"bounded by {bounds.decided_by}"
+        )
         self.stdout.write("\n".join(lines))
 
 

@@ -24,7 +24,7 @@ from connections.units import as_utc
 
 _COLUMNS = (
     *("id", "client", "user", "address", "path", "node"),
-    *("opened at", "idle for", "errors"),
+    *("opened at", "idle at most", "errors"),
 )
 _SELECTORS = ("client", "user", "id", "node")
 
@@ -36,7 +36,13 @@ class Command(OperatorCommand):
         verbs = parser.add_subparsers(
             dest="verb", required=True, metavar="list | show | kick"
         )
-        listing = verbs.add_parser("list", help="show open connections")
+        listing = verbs.add_parser(
+            "list",
+            help="show open connections",
+            description="Show open connections, the oldest first. Activity is recorded "
+            "to a tenth of the idle timeout, so a connection is idle for at most the "
+            "time shown.",
+        )
         self.add_number(
             listing,
             "--limit",

@@ -16,6 +16,7 @@ from connections.config.kinds import Whole
 from connections.config.loader import get_config
 from connections.exceptions import ConfigError, IncompatibleDependency, NotMigrated
 from connections.management.operator_command import OperatorCommand
+from connections.server.service_manager import notify_ready
 from connections.storage.database import require_tables
 
 logger = logging.getLogger(__name__)
@@ -166,6 +167,7 @@ class Command(OperatorCommand):
             ) from exc
 
     def _announce(self, address: Any, *, is_secure: bool) -> None:
+        notify_ready()
         config = get_config()
         where = str(address)
         if isinstance(address, tuple):
