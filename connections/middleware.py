@@ -243,7 +243,7 @@ async def deny(
 async def reject(scope: Message, receive: Receive, send: Send, exc: Refused) -> None:
     """Accept a handshake, and close it with a code and reason."""
     close_reason = exc.close_reason
-    _count(scope, close_reason.reason)
+    _count(scope, close_reason.reason, exc.client_id or "")
     offered = scope.get("subprotocols") or []
     selected = offered[0] if offered else None
     if close_reason is not close_codes.RATE_LIMITED:  # The gate logs these, rarely.
@@ -287,11 +287,13 @@ def _log_refusal(scope: Message, exc: Refused) -> None:
     )
 
 
-def _count(scope: Message, outcome: str) -> None:
+def _count(scope: Message, outcome: str, client_id: str = "") -> None:
     """Count a handshake that was refused before its consumer."""
     node: Node | None = scope.get("node")
     if node is not None:
-        node.counters.record_outcome(scope.get("route", ""), outcome)
+        route = scope.get("route", "")
+        node.counters.record_outcome(route, outcome)
+        node.top.record_refused(client_id, _find_address(scope), route)
 
 
 def _find_address(scope: Message) -> str:

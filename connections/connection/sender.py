@@ -334,7 +334,9 @@ class AsgiSender:
 
     def _count_outcome(self, outcome: str) -> None:
         """Count a handshake that does not become a connection."""
-        self._node.counters.record_outcome(self.connection.route, outcome)
+        one = self.connection
+        self._node.counters.record_outcome(one.route, outcome)
+        self._node.top.record_refused(one.client_id, one.address, one.route)
 
     async def _send_close(
         self, close_reason: CloseReason, ref: str | None, after_ms: int | None

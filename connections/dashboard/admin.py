@@ -16,7 +16,7 @@ from connections.dashboard.actions import find_allowed
 from connections.dashboard.cache import shared
 from connections.dashboard.consumers import PATH
 from connections.dashboard.details import describe_client, describe_connection
-from connections.dashboard.filters import GROUPINGS, RANGES, Selection
+from connections.dashboard.filters import GROUPINGS, RANGES, TOPS, Selection
 from connections.dashboard.outage import View, explain_outage, show_without_database
 from connections.dashboard.runbook import render
 
@@ -80,6 +80,7 @@ class LiveDashboardAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             "poll_url": reverse("admin:connections_live_panels"),
             "details_url": reverse("admin:connections_live_details"),
             "ranges": [(name, selection.query(range=name)) for name in RANGES],
+            "tops": [(name, selection.query(top=name)) for name in TOPS],
             "groupings": [(name, selection.query(by=name)) for name in GROUPINGS],
         }
         snapshot = self.shared.get_snapshot()

@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import urlencode
 
+from connections.node.top import MEASURES
 from connections.storage.text import clean
 
 RANGES = {
@@ -16,6 +17,7 @@ RANGES = {
     "7d": timedelta(days=7),
 }
 GROUPINGS = ("node", "route")
+TOPS = MEASURES
 _WIDTHS = range(280, 2001)
 _WIDTH_STEP = 20
 """Widths are rounded down to a multiple, so that browsers share drawings."""
@@ -27,6 +29,7 @@ class Selection:
 
     range: str = "1h"
     by: str = "node"
+    top: str = "connections"
     node: str = ""
     route: str = ""
     width: int = 1120
@@ -38,7 +41,8 @@ class Selection:
         """Return the selection in a URL's parameters."""
         values: dict[str, Any] = {}
         problems = []
-        for name, allowed in (("range", tuple(RANGES)), ("by", GROUPINGS)):
+        choices = (("range", tuple(RANGES)), ("by", GROUPINGS), ("top", TOPS))
+        for name, allowed in choices:
             value = parameters.get(name)
             if value in allowed:
                 values[name] = value
@@ -70,6 +74,7 @@ class Selection:
         values = {
             "range": self.range,
             "by": self.by,
+            "top": "" if self.top == TOPS[0] else self.top,
             "node": self.node,
             "route": self.route,
             **changes,

@@ -43,6 +43,7 @@ def take_from_memory(number: int, before: Snapshot | None = None) -> Snapshot:
         taken_at=moment,
         nodes=nodes,
         seen=seen,
+        tops={} if running is None else {running[1].node_id: running[1].top.describe()},
         recorded_nodes=frozenset(),
         is_from_memory=True,
     )
@@ -57,6 +58,7 @@ def add_own(snapshot: Snapshot, own: Snapshot) -> Snapshot:
         snapshot,
         nodes=(*own.nodes, *others),
         seen={**own.seen, **seen},
+        tops={**snapshot.tops, **own.tops},
         recorded_nodes=snapshot.recorded_nodes - known,
     )
 

@@ -30,6 +30,7 @@ from connections.dashboard.map import (
 from connections.dashboard.snapshot import Snapshot
 from connections.dashboard.statistics import Statistics
 from connections.dashboard.tiles import estimate_quantile, make_tiles
+from connections.dashboard.top import describe_top
 from connections.metrics.counters import DURATION_EDGES
 from connections.models import Alert, Node
 from connections.node.live_state import ConnectionState
@@ -37,6 +38,7 @@ from connections.units import as_utc
 
 NAMES = (
     "problem",
+    "top",
     "alerts",
     "tiles",
     "map",
@@ -96,6 +98,7 @@ def render_panels(
     firing = sum(one.state == Alert.State.FIRING for one in alerts)
     contexts: dict[str, dict[str, Any]] = {
         "problem": {},
+        "top": describe_top(snapshot, selection),
         "tiles": {
             "tiles": make_tiles(
                 statistics,

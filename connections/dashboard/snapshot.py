@@ -1,8 +1,8 @@
 """A snapshot of all nodes and open connections, shared by all viewers."""
 
 import base64
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any
@@ -19,6 +19,7 @@ from connections.node.live_state import (
     classify_idle,
     decode,
 )
+from connections.node.top import Report, decode_report
 
 KEY_LENGTH = 7
 _FRESH = timedelta(seconds=10)
@@ -51,6 +52,9 @@ class Snapshot:
 
     alerts: tuple[Alert, ...] = ()
     """Firing alerts, then pending ones, then recently resolved ones."""
+
+    tops: Mapping[str, Report] = field(default_factory=dict)
+    """What nodes with a sample counted in the last minutes, by node."""
 
     problem: str = ""
     """Why the database fails, as the rest of "the database ..."; empty: it works."""
@@ -106,6 +110,7 @@ def take_snapshot(number: int) -> Snapshot:
     )
     nodes.sort(key=lambda node: node.state not in LIVE_STATES)
     seen: dict[str, list[ConnectionState]] = {}
+    tops: dict[str, Report] = {}
     without: list[str] = []
     for node in nodes:
         if node.state not in LIVE_STATES:
@@ -113,6 +118,9 @@ def take_snapshot(number: int) -> Snapshot:
         content = _get_content(node)
         if content:
             seen[node.node_id] = decode(content)
+            report = decode_report(_get_top(node))
+            if report is not None:
+                tops[node.node_id] = report
         else:
             seen[node.node_id] = []
             without.append(node.node_id)
@@ -125,6 +133,7 @@ def take_snapshot(number: int) -> Snapshot:
         seen=seen,
         recorded_nodes=frozenset(without),
         alerts=_read_alerts(moment),
+        tops=tops,
     )
 
 
@@ -143,6 +152,10 @@ def _get_content(node: Any) -> bytes:
     if sample.taken_at < node.beat_at - _FRESH:
         return b""
     return bytes(sample.content)
+
+
+def _get_top(node: Any) -> bytes | None:
+    return None if node.picture.top is None else bytes(node.picture.top)
 
 
 def _read_recorded(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 
 from django.db import models
 
@@ -29,9 +30,13 @@ class NodePictureQuerySet(PrimaryQuerySet["NodePicture"]):
             update_fields=["wanted_at"],
         )
 
-    def put(self, content: bytes) -> None:
+    def put(self, content: bytes, top: bytes | None = None) -> None:
         """Store a sample for the selected nodes, taken now."""
-        self.update(content=content, taken_at=Now())
+        self.update(content=content, top=top, taken_at=Now())
+
+    def answered_since(self, moment: Any) -> NodePictureQuerySet:
+        """Samples taken after a moment of the database's clock."""
+        return self.filter(taken_at__gte=moment)
 
 
 class NodePicture(models.Model):
@@ -47,6 +52,8 @@ class NodePicture(models.Model):
     wanted_at = models.DateTimeField()
     taken_at = models.DateTimeField(null=True)
     content = models.BinaryField(default=b"")
+    # Null for the rows that nodes of the version before insert.
+    top = models.BinaryField(null=True)
 
     objects = NodePictureQuerySet.as_manager()
 

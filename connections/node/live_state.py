@@ -19,6 +19,7 @@ from connections.config.loader import WebSocketConfig
 from connections.hub.connection import LiveConnection
 from connections.hub.hub import Hub
 from connections.models import Node, NodePicture
+from connections.node.top import Report, encode_report
 from connections.storage.database import Database
 from connections.units import Clock
 
@@ -81,6 +82,7 @@ class LiveStateSampler:
         config: WebSocketConfig,
         node_id: str,
         is_draining: Callable[[], bool],
+        describe_top: Callable[[], Report],
         clock: Clock,
     ) -> None:
         self._hub = hub
@@ -88,6 +90,7 @@ class LiveStateSampler:
         self._config = config
         self._node_id = node_id
         self._is_draining = is_draining
+        self._describe_top = describe_top
         self._clock = clock
         self._taken_at: float | None = None
         # Messages in and out by connection, at the sample before.
@@ -112,7 +115,8 @@ class LiveStateSampler:
                 await self._database.write(_forget, self._node_id)
             return True
         states, is_whole = await self._take()
-        await self._database.write(_store, self._node_id, states)
+        report = self._describe_top()
+        await self._database.write(_store, self._node_id, states, report)
         return is_whole
 
     async def _take(self) -> tuple[list[ConnectionState], bool]:
@@ -261,8 +265,9 @@ def _is_requested(node_id: str) -> bool:
     return NodePicture.objects.wanted().filter(node_id=node_id).exists()
 
 
-def _store(node_id: str, states: list[ConnectionState]) -> None:
-    NodePicture.objects.filter(node_id=node_id).put(encode(states))
+def _store(node_id: str, states: list[ConnectionState], report: Report) -> None:
+    row = NodePicture.objects.filter(node_id=node_id)
+    row.put(encode(states), encode_report(report))
 
 
 def _forget(node_id: str) -> None:

@@ -36,6 +36,7 @@ from connections.node.live_state import LiveStateSampler
 from connections.node.own_alerts import OwnAlerts
 from connections.node.periodic import PeriodicWork
 from connections.node.recorder import Recorder
+from connections.node.top import COUNT_SECONDS, TopCounter
 from connections.pool import make_bus, make_pool
 from connections.pool.base import Renewal, Slot, Usage
 from connections.storage.database import Database
@@ -78,6 +79,7 @@ class Node:
         self.hub = Hub()
         self.counters = Counters()
         self.hub.passes.on_failure = self.counters.failures.add
+        self.top = TopCounter(self.hub)
         self.meter = Meter(self.counters, self.hub, clock)
         self.steps = PeriodicSteps(clock)
         self.usage: Usage | None = None
@@ -208,6 +210,7 @@ class Node:
             config=self.config,
             node_id=self.node_id,
             is_draining=lambda: self.is_draining,
+            describe_top=self.top.describe,
             clock=self.clock,
         )
         beat_seconds = self.config.node.beat_seconds
@@ -221,6 +224,7 @@ class Node:
         start("The renewal of leases", self.renew_leases, lease_seconds / 3)
         start("The search for leaks", self.leaks.poll, POLL_SECONDS)
         start("The cluster monitor", monitor.refresh, MONITOR_BEATS * beat_seconds)
+        start("The count of the top", self.top.count, COUNT_SECONDS)
         start("The meter", self.meter.tick, TICK_SECONDS)
         start("The sample of live state", sampler.sample, beat_seconds)
         start(
@@ -319,6 +323,7 @@ class Node:
         connection.flight.record("left", reason)
         log_end(connection, code, reason, now - connection.opened_monotonic)
         self.counters.record_closed(connection, reason, now)
+        self.top.record_closed(connection)
         if self.recorder is not None:
             self.recorder.record_closed(connection, code, reason)
 

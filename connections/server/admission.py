@@ -3,6 +3,7 @@
 import logging
 import math
 from collections import Counter, OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -103,6 +104,8 @@ class Admission:
         """How many WebSockets are accepted and not closing."""
         self.refusals: Counter[str] = Counter()
         """How many handshakes were refused here, by reason."""
+        self.on_refused: Callable[[str], None] = lambda address: None
+        """Called with the address of each refused handshake."""
 
     # Request heads
 
@@ -140,6 +143,7 @@ class Admission:
         refusal = self._check(address)
         if refusal is not None:
             self._record(refusal.reason)
+            self.on_refused(address)
             return refusal
         if len(self._unanswered) >= self._config.max_pending:
             self._cut_off(self._unanswered.oldest())

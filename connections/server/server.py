@@ -329,6 +329,7 @@ class Server(DaphneServer):
         """Start the node once its event loop keeps running."""
         self.node = get_node()
         self.node.counters.refused_early = self.admission.refusals
+        self.admission.on_refused = self.node.top.record_refused_address
         self.node.counters.round_trips = self.round_trips
         self.node.steps.declare(_APPLICATION_CHECK, 1)
         self.node.steps.declare(_TIMEOUT_CHECK, 2)

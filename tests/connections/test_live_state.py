@@ -21,6 +21,7 @@ from connections.node.live_state import (
     encode,
     request_samples,
 )
+from connections.node.top import TopCounter
 from connections.storage.database import Database
 from connections.testing import FakeClock
 from connections.testing.communicators import make_config
@@ -100,6 +101,7 @@ async def test_samples_are_taken_only_while_requested() -> None:
         database=database,
         config=make_config(),
         node_id="n1",
+        describe_top=TopCounter(hub).describe,
         is_draining=lambda: False,
         clock=clock,
     )

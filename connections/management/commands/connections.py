@@ -18,8 +18,12 @@ from connections.config.kinds import Number, Whole
 from connections.dashboard.charts.scales import format_seconds
 from connections.management.lookups import find_node_id, find_user
 from connections.management.operator_command import OperatorCommand
+from connections.management.top import ask_nodes, rank_all
+from connections.management.top import describe as describe_top
+from connections.management.top import tabulate as tabulate_top
 from connections.models import CloseRequest, Connection, Node
 from connections.models.user_key import with_user
+from connections.node.top import CAPACITY, MEASURES, MOST_MINUTES
 from connections.units import as_utc
 
 _COLUMNS = (
@@ -30,11 +34,11 @@ _SELECTORS = ("client", "user", "id", "node")
 
 
 class Command(OperatorCommand):
-    help = "List open connections, show one, or close some, on all nodes."
+    help = "List, show, rank or close connections, on all nodes."
 
     def add_arguments(self, parser: CommandParser) -> None:
         verbs = parser.add_subparsers(
-            dest="verb", required=True, metavar="list | show | kick"
+            dest="verb", required=True, metavar="list | show | top | kick"
         )
         listing = verbs.add_parser(
             "list",
@@ -74,6 +78,35 @@ class Command(OperatorCommand):
             metavar="SECONDS",
             help="close the connections over this time (default: all at once)",
         )
+        top = verbs.add_parser(
+            "top",
+            help="rank clients, addresses and routes over all nodes; a number that is"
+            " not exact is shown with its bounds",
+        )
+        top.add_argument(
+            "--by",
+            default="connections",
+            choices=MEASURES,
+            help="what is ranked: open connections now, or what was counted in the"
+            " last minutes (default: %(default)s)",
+        )
+        self.add_number(
+            top,
+            "--minutes",
+            Whole(1, MOST_MINUTES),
+            default=5,
+            help=f"minutes to count, 1 to {MOST_MINUTES} (default: %(default)s)",
+        )
+        self.add_number(
+            top,
+            "--limit",
+            Whole(1, CAPACITY),
+            dest="most_rows",
+            metavar="LIMIT",
+            default=10,
+            help=f"rows of each table, 1 to {CAPACITY} (default: %(default)s)",
+        )
+        top.add_argument("--json", action="store_true", help="print JSON")
         for verb in (listing, kick):
             verb.add_argument(
                 "--client", metavar="ID", help="connections of this client"
@@ -93,6 +126,9 @@ class Command(OperatorCommand):
         if options["verb"] == "show":
             self._show(options)
             return
+        if options["verb"] == "top":
+            self._rank(options)
+            return
         if options["user"]:
             options["user"] = find_user(options["user"]).pk
         if options["node"]:
@@ -103,6 +139,16 @@ class Command(OperatorCommand):
             self._list(options)
         else:
             self._kick(options)
+
+    def _rank(self, options: dict[str, Any]) -> None:
+        answers = ask_nodes()
+        by, minutes, limit = (options[name] for name in ("by", "minutes", "most_rows"))
+        tops = rank_all(answers, by, minutes, limit)
+        if options["json"]:
+            self.stdout.write(json.dumps(describe_top(answers, tops, options)))
+            return
+        for line in tabulate_top(answers, tops, by):
+            self.stdout.write(line)
 
     def _list(self, options: dict[str, Any]) -> None:
         limit = options["limit"]
