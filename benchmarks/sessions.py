@@ -147,11 +147,12 @@ async def measure_stream() -> float:
     from connections.config.loader import get_config
     from connections.storage.database import Database
     from sessions_history.log import SessionLog
-    from sessions_history.reads import create_session
+    from sessions_history.models import Session
 
     database = Database()
     log = SessionLog(database, node_id="n" * 32, config=get_config())
-    session = await database.write(create_session, "client", None)
+    row = Session(session_id=os.urandom(16).hex(), client_id="client", epoch="e")
+    (session,) = await database.write(Session.objects.bulk_create, [row])
     before = await database.read(_read_written)
     characters = _ANSWER_CHARACTERS // _ANSWER_PIECES
     async with log.stream(session.session_id) as stream:
@@ -182,14 +183,15 @@ async def measure_log(seconds: float) -> float:
     from connections.config.loader import get_config
     from connections.storage.database import Database
     from sessions_history.log import SessionLog
-    from sessions_history.reads import create_session
+    from sessions_history.models import Session
 
     database = Database()
     log = SessionLog(database, node_id="n" * 32, config=get_config())
-    sessions = [
-        await database.write(create_session, f"client-{number}", None)
-        for number in range(CLIENTS)
+    rows = [
+        Session(session_id=os.urandom(16).hex(), client_id=f"client-{n}", epoch="e")
+        for n in range(CLIENTS)
     ]
+    sessions = await database.write(Session.objects.bulk_create, rows)
     ends_at = time.perf_counter() + seconds
     counts = itertools.count()
 

@@ -17,6 +17,7 @@ from connections.models.alias import atomic, get_connection
 from sessions_history import chunks, work
 from sessions_history.backends import make_backend
 from sessions_history.backends.base import Changes, Row
+from sessions_history.beginnings import begin_session
 from sessions_history.entries import (
     Append,
     Committed,
@@ -61,6 +62,8 @@ class LogLimits:
     lease_seconds: float = 15
     timeout_seconds: float = 600
     storage: StorageQuota | None = None
+    max_sessions: int = 0
+    replaces_unused: bool = False
 
     @property
     def terms(self) -> work.Terms:
@@ -166,18 +169,21 @@ class _Commit:
             if isinstance(one, Append) and one.key
         ]
         found = self._backend.find(session_ids, keys)
-        self._keys = found.keys
+        self._keys.update(found.keys)
         for session_id, offset, entry_id, node_id in found.streaming:
             if session_id in self._sessions:
                 open_entries = self._sessions[session_id].open_entries
                 open_entries[offset] = _OpenEntry(entry_id, node_id)
 
     def _carry_out(self, request: Request) -> Result:
+        try:
+            if isinstance(request, Append):
+                return self._append(request)
+        except SessionsError as exc:
+            return exc
         session = self._sessions.get(request.session_id)
         if session is None:
             return SessionNotFound()
-        if isinstance(request, Append):
-            return self._append(session, request)
         if isinstance(request, Rewrite):
             return self._rewrite(session, request)
         if isinstance(request, Growth):
@@ -185,22 +191,31 @@ class _Commit:
         session.is_used = session.is_used or session.is_stale
         return Committed(epoch=session.epoch, offset=session.last_offset)
 
-    def _append(self, session: _Session, request: Append) -> Result:
+    def _append(self, request: Append) -> Committed:
+        """
+        Append entries, to a session that does not exist yet as its first ones.
+
+        Raises:
+            SessionsError: nothing is appended, and no session is begun.
+        """
         session_id, key = request.session_id, request.key
-        if key:
-            known = self._keys.get((session_id, key))
-            if known is not None:
-                digest, offset = known
-                if digest != request.digest:
-                    return KeyReused()
-                return Committed(epoch=session.epoch, offset=offset)
+        session = self._sessions.get(session_id)
+        if session is None and request.beginning is None:
+            raise SessionNotFound
+        if known := self._find_known(request):
+            return known
+        streaming = sum(one.state == _STREAMING for one in request.entries)
+        open_streams = len(session.open_entries) if session else 0
+        if streaming and open_streams + streaming > self._limits.max_open_streams:
+            raise TooManyStreams
         storage = self._limits.storage
         if storage and not storage.take(request.client_id, request.entries):
-            return StorageFull()
-        streaming = sum(one.state == _STREAMING for one in request.entries)
-        open_streams = len(session.open_entries)
-        if streaming and open_streams + streaming > self._limits.max_open_streams:
-            return TooManyStreams()
+            raise StorageFull
+        if session is None:
+            session = self._begin(request)
+            # Another node may have begun it by the same message.
+            if known := self._find_known(request):
+                return known
         first = session.last_offset + 1
         entries = tuple(
             Entry(
@@ -226,6 +241,33 @@ class _Commit:
             self._keys[session_id, key] = (request.digest, first)
             self._new_keys.append((session_id, key, request.digest, first))
         return Committed(epoch=session.epoch, offset=first, entries=entries)
+
+    def _find_known(self, request: Append) -> Committed | None:
+        """
+        Return the earlier result of a message that was appended before.
+
+        Raises:
+            KeyReused: the message had other data.
+        """
+        known = self._keys.get((request.session_id, request.key))
+        if known is None:
+            return None
+        digest, offset = known
+        if digest != request.digest:
+            raise KeyReused
+        epoch = self._sessions[request.session_id].epoch
+        return Committed(epoch=epoch, offset=offset)
+
+    def _begin(self, request: Append) -> _Session:
+        """Insert the session of a request, and lock it."""
+        if request.beginning is not None:
+            begin_session(
+                request.beginning,
+                self._limits.max_sessions,
+                replaces_unused=self._limits.replaces_unused,
+            )
+        self._read([request])
+        return self._sessions[request.session_id]
 
     def _rewrite(self, session: _Session, request: Rewrite) -> Result:
         found = session.open_entries.get(request.offset)

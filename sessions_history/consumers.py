@@ -86,9 +86,6 @@ class SessionConsumer(LimitedJsonConsumer):
         if session_id is not None and not _SESSION_ID.fullmatch(session_id):
             raise Refused(close_codes.NOT_FOUND)
         self._log = get_log(self.scope["node"])
-        if session_id is None:
-            # A session is inserted inside a slot: no refusal leaves one.
-            await self.accept(SUBPROTOCOL if offered else None)
         try:
             attached = await self._log.attach(
                 session_id,
@@ -98,14 +95,11 @@ class SessionConsumer(LimitedJsonConsumer):
             )
         except SessionNotFound as exc:
             raise Refused(close_codes.NOT_FOUND) from exc
-        except TooManySessions as exc:
-            raise Refused(close_codes.SESSIONS_FULL) from exc
         except DatabaseUnavailable as exc:
             raise Refused(close_codes.UNAVAILABLE) from exc
         self._subscriber = attached.subscriber
         self._session_id = attached.position.session_id
-        if session_id is not None:
-            await self.accept(SUBPROTOCOL if offered else None)
+        await self.accept(SUBPROTOCOL if offered else None)
         await self.send_json(self._make_hello(attached))
         resumption = attached.resumption
         self.scope["node"].counters.resumes.add(resumption.outcome.value)
@@ -163,7 +157,7 @@ class SessionConsumer(LimitedJsonConsumer):
             raise InvalidMessage("invalid_message", "offset: a whole number")
         try:
             await self._log.cancel(self._session_id, offset)
-        except StreamEnded:
+        except (StreamEnded, SessionNotFound):
             text = "nothing streams at this offset"
             self._reply_error("not_found", text, offset=offset)
         except (DatabaseUnavailable, LogFull):
@@ -232,6 +226,10 @@ class SessionConsumer(LimitedJsonConsumer):
         elif isinstance(exc, StorageFull):
             text = "the storage of this client is full: delete a session"
             self._reply_error("storage_full", text, message_id)
+        elif isinstance(exc, TooManySessions):
+            text = "this client has as many sessions as allowed: delete one"
+            end = close_codes.SESSIONS_FULL
+            self._reply_error("sessions_full", text, message_id, ends_with=end)
         elif isinstance(exc, TooManyStreams):
             text = "too many answers are under way"
             self._reply_error("rate_limited", text, message_id, retry=_RETRY_SECONDS)
@@ -239,8 +237,8 @@ class SessionConsumer(LimitedJsonConsumer):
             text = "not recorded, as far as is known; send it again"
             self._reply_error("unavailable", text, message_id, retry=_RETRY_SECONDS)
         elif isinstance(exc, SessionNotFound):
-            self._reply_error("not_found", "the session is gone", message_id)
-            self.connection.live.end(close_codes.NOT_FOUND)
+            text, end = "the session is gone", close_codes.NOT_FOUND
+            self._reply_error("not_found", text, message_id, ends_with=end)
         else:
             self._reply_error("internal", "this cannot be stored", message_id)
 
@@ -252,6 +250,7 @@ class SessionConsumer(LimitedJsonConsumer):
         *,
         offset: int | None = None,
         retry: float | None = None,
+        ends_with: close_codes.CloseReason | None = None,
     ) -> None:
         if self._subscriber is None:
             return
@@ -265,7 +264,7 @@ class SessionConsumer(LimitedJsonConsumer):
         }
         if offset is not None:
             error["offset"] = offset
-        self._subscriber.reply(json.dumps(error))
+        self._subscriber.reply(json.dumps(error), ends_with=ends_with)
 
     def _make_hello(self, attached: Attached) -> Message:
         config = self.scope["node"].config

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from connections.units import as_utc
+from sessions_history.beginnings import Beginning
 from sessions_history.models import HistoryEntry
 
 State = HistoryEntry.State
@@ -98,6 +99,8 @@ class Append:
     digest: str = ""
     client_id: str = ""
     """The client whose message begins an answer."""
+    beginning: Beginning | None = None
+    """The session to insert if it does not exist."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

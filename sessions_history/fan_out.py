@@ -11,6 +11,7 @@ from connections.exceptions import DatabaseUnavailable
 from connections.passes import Passes
 from connections.redis.encryption import get_encryption_keys, make_cipher
 from connections.storage.database import Database
+from sessions_history.beginnings import Beginning
 from sessions_history.entries import Entry
 from sessions_history.epochs import renew_epoch
 from sessions_history.reads import Position, read_entries_at, read_positions
@@ -58,6 +59,11 @@ class FanOut:
     def find_or_make(self, session_id: str) -> Tail:
         """Return the tail of a session; this node's commits go into it from now."""
         return self._tails.setdefault(session_id, Tail(session_id, self._passes))
+
+    def find_beginning(self, session_id: str) -> Beginning | None:
+        """Return a session with subscribers here that has no entry yet."""
+        tail = self._tails.get(session_id)
+        return tail.beginning if tail is not None else None
 
     async def listen(self, session_id: str) -> None:
         """Receive the commits of other nodes from now on."""
@@ -163,6 +169,8 @@ class FanOut:
         still_open: Mapping[int, Entry],
     ) -> None:
         """Bring one tail to its position in the log."""
+        if position is None and tail.beginning is not None:
+            return
         if position is None or position.epoch != tail.epoch:
             self.reset(tail)
             return

@@ -19,6 +19,7 @@ from connections.hub.connection import LiveConnection
 from connections.node.node import Node
 from connections.passes import Passes
 from connections.storage.database import Database
+from sessions_history.beginnings import Beginning, delete_session
 from sessions_history.commits import LogLimits
 from sessions_history.entries import (
     EMPTY_STREAM,
@@ -42,12 +43,12 @@ from sessions_history.reads import (
     Claim,
     Position,
     Snapshot,
-    create_session,
-    delete_session,
+    make_provisional,
     read_snapshot,
 )
 from sessions_history.responders import Responder, make_responder
-from sessions_history.resume import Outcome, Resumption, decide
+from sessions_history.resume import Resumption, decide
+from sessions_history.session_ids import make_session_id
 from sessions_history.streams import Stream
 from sessions_history.subscribers import SendText, Subscriber
 
@@ -95,6 +96,8 @@ class SessionLog:
             ),
             history_limit=config.max_session_history,
             max_open_streams=config.sessions.max_open_streams,
+            max_sessions=config.sessions.max_sessions_per_client,
+            replaces_unused=config.sessions.when_full == "delete_unused",
         )
         self._commits = GroupCommit(database, limits, self._on_committed)
         self._fan_out = FanOut(
@@ -136,7 +139,7 @@ class SessionLog:
             DatabaseUnavailable: whether it was appended is unknown.
         """
         entry = NewEntry(kind=kind, sender=_SERVER, data=dump(payload))
-        committed = await self._submit(Append(session_id=session_id, entries=(entry,)))
+        committed = await self._append(session_id, entry)
         return committed.offset
 
     def say(
@@ -147,7 +150,7 @@ class SessionLog:
 
         The future is done once the message and the place of its answer in the log
         are committed; it raises KeyReused, StorageFull, TooManyStreams,
-        SessionNotFound or DatabaseUnavailable.
+        TooManySessions, SessionNotFound or DatabaseUnavailable.
 
         Raises:
             InvalidMessage: the payload cannot be stored.
@@ -166,6 +169,7 @@ class SessionLog:
                 key=key,
                 digest=digest(payload),
                 client_id=client_id,
+                beginning=self._fan_out.find_beginning(session_id),
             )
         )
         if self.responder is not None:
@@ -190,9 +194,7 @@ class SessionLog:
         ended = asyncio.get_running_loop().create_future()
         self._producers.quota.count_until(ended, "")
         try:
-            committed = await self._submit(
-                Append(session_id=session_id, entries=(_new_stream(kind),))
-            )
+            committed = await self._append(session_id, _new_stream(kind))
             async with self._producers.open(session_id, committed.entries[0]) as stream:
                 yield stream
         finally:
@@ -231,37 +233,34 @@ class SessionLog:
         """
         Attach a connection to its client's session, or to a new one.
 
-        Nothing is sent before subscriber.start(); its owner closes it.
+        A new session is provisional: its first entry inserts it. Nothing is sent
+        before subscriber.start(); its owner closes it.
 
         Raises:
             SessionNotFound: it does not exist, or belongs to another client.
-            TooManySessions: the client has its limit of sessions.
             DatabaseUnavailable: the session could not be read.
         """
         client_id = connection.client_id
-        if session_id is None:
-            created = await self._database.write_urgently(
-                create_session,
-                client_id,
-                connection.user_id,
-                self._config.sessions.max_sessions_per_client,
-                replaces_unused=self._config.sessions.when_full == "delete_unused",
-            )
-            subscriber = await self._follow(created.session_id, connection, send)
-            subscriber.tail.epoch = created.epoch
-            return Attached(
-                subscriber=subscriber,
-                position=created,
-                resumption=Resumption(outcome=Outcome.NEW),
-            )
+        is_new = session_id is None
+        session_id = session_id or make_session_id(client_id)
         subscriber = await self._follow(session_id, connection, send)
         try:
-            snapshot = await self._database.read(
-                read_snapshot, session_id, client_id, claim
-            )
+            if is_new:
+                snapshot = make_provisional(session_id)
+            else:
+                read = self._database.read
+                snapshot = await read(read_snapshot, session_id, client_id, claim)
         except BaseException:
             self.detach(subscriber)
             raise
+        if snapshot.position.is_provisional:
+            beginning = Beginning(
+                session_id=session_id,
+                client_id=client_id,
+                user_id=connection.user_id,
+                epoch=snapshot.position.epoch,
+            )
+            snapshot = make_provisional(session_id, subscriber.tail.begin(beginning))
         if not self._adopt(subscriber, snapshot):
             # The tail was of an earlier log of this session.
             return await self.attach(
@@ -276,6 +275,8 @@ class SessionLog:
 
     def touch(self, session_id: str) -> None:
         """Record that a client is attached; nobody waits for it."""
+        if self._fan_out.find_beginning(session_id) is not None:
+            return
         try:
             touching = self._commits.submit(Touch(session_id=session_id))
             touching.add_done_callback(_forget)
@@ -337,6 +338,12 @@ class SessionLog:
     async def check_work(self) -> None:
         """Renew the leases of this node's streams, and take over what others left."""
         await self._producers.check_work()
+
+    async def _append(self, session_id: str, entry: NewEntry) -> Committed:
+        beginning = self._fan_out.find_beginning(session_id)
+        return await self._submit(
+            Append(session_id=session_id, entries=(entry,), beginning=beginning)
+        )
 
     async def _submit(self, request: Request) -> Committed:
         return await self._commits.submit(request)

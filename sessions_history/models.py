@@ -110,6 +110,18 @@ class Session(models.Model):
         return f"{self.client_id} ({self.session_id})"
 
 
+class DeletedSession(models.Model):
+    """The id of a deleted session, kept for a day: nobody begins it again."""
+
+    session_id = models.CharField(primary_key=True, max_length=ID_LENGTH)
+    deleted_at = MomentField(db_default=Now(), db_index=True)
+
+    objects = PrimaryQuerySet.as_manager()
+
+    def __str__(self) -> str:
+        return self.session_id
+
+
 class HistoryEntry(models.Model):
     """
     One item of a session's log.

@@ -2,6 +2,7 @@
 
 from datetime import datetime, timedelta
 
+from django.db import models
 from django.utils import timezone
 
 from connections.config.loader import WebSocketConfig
@@ -11,11 +12,13 @@ from connections.sweeper.tasks import SweepTask, add_sweep_task
 from sessions_history import chunks
 from sessions_history.models import (
     AppendKey,
+    DeletedSession,
     HistoryEntry,
     HistoryEntryQuerySet,
     Session,
     SessionQuerySet,
 )
+from sessions_history.session_ids import KNOWN_SECONDS
 
 KEY_HOURS = 24
 """How long message ids are kept, also after trimming."""
@@ -81,6 +84,16 @@ def _find_empty() -> SessionQuerySet:
     return Session.objects.empty().unused_since(hour_ago)
 
 
+def prune_deleted(batch_size: int) -> int:
+    """Delete some ids of deleted sessions, which no node accepts any more."""
+    return delete_some(_find_deleted(), batch_size)
+
+
+def _find_deleted() -> models.QuerySet[DeletedSession]:
+    known_since = timezone.now() - timedelta(seconds=KNOWN_SECONDS)
+    return DeletedSession.objects.filter(deleted_at__lt=known_since)
+
+
 def get_oldest_use(config: WebSocketConfig) -> datetime:
     """Return the moment before which unused sessions are deleted."""
     return timezone.now() - timedelta(days=config.retention.sessions_days)
@@ -107,6 +120,13 @@ def register() -> None:
             name="chunks_folded",
             count=lambda config: chunks.count_left(),
             work=lambda config, batch_size: chunks.fold_left(batch_size),
+        )
+    )
+    add_sweep_task(
+        SweepTask(
+            name="deleted_sessions_pruned",
+            count=lambda config: _find_deleted().count(),
+            work=lambda config, batch_size: prune_deleted(batch_size),
         )
     )
     add_sweep_task(

@@ -1,30 +1,25 @@
 """Read sessions and entries; this module runs in a database thread."""
 
-import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 from django.db.models import Count, Func, IntegerField, Sum
-from django.utils import timezone
 
-from connections.models.alias import atomic, get_connection, stream
+from connections.models.alias import stream
 from sessions_history.entries import Entry, merge_chunks
 from sessions_history.epochs import make_epoch
-from sessions_history.exceptions import SessionNotFound, TooManySessions
+from sessions_history.exceptions import SessionNotFound
 from sessions_history.models import (
+    DeletedSession,
     EntryChunk,
     HistoryEntry,
     HistoryEntryQuerySet,
     Session,
 )
+from sessions_history.session_ids import is_recent_id
 
 _IDS_PER_QUERY = 500
-_NODES_AT_ONCE = 100
-"""Margin below the limit within which a session is begun under a lock. A node
-begins one session at a time, so only other nodes can begin one meanwhile."""
-_SEEN_LATELY_SECONDS = 60
 _CHARACTERS_PER_READ = 256_000
 _ROWS_PER_FETCH = 4
 
@@ -36,6 +31,8 @@ class Position:
     session_id: str
     epoch: str
     last_offset: int
+    is_provisional: bool = False
+    """Its first entry inserts the session."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,42 +60,6 @@ class Snapshot:
     """Offsets of the entries that the client holds unfinished."""
 
 
-def create_session(
-    client_id: str,
-    user_id: int | None,
-    max_sessions: int = 0,
-    *,
-    replaces_unused: bool = False,
-) -> Position:
-    """
-    Begin a session for a client with less than max_sessions (0: no limit).
-
-    At the limit the client's oldest empty session makes room, or with
-    replaces_unused the one unused for longest; neither if it was seen within the
-    last minute.
-
-    Raises:
-        TooManySessions: the client has its limit; exact across nodes.
-    """
-    session = Session(
-        session_id=os.urandom(16).hex(),
-        client_id=client_id,
-        user_id=user_id,
-        epoch=make_epoch(),
-    )
-    # Far from the limit one statement is enough, also in a storm of clients.
-    if not max_sessions:
-        session.save(force_insert=True)
-    elif not _insert_below(session, max_sessions - _NODES_AT_ONCE):
-        with atomic():
-            _lock_client(client_id)
-            if not _insert_below(session, max_sessions):
-                _make_room(client_id, replaces_unused=replaces_unused)
-                if not _insert_below(session, max_sessions):
-                    raise TooManySessions
-    return Position(session_id=session.session_id, epoch=session.epoch, last_offset=0)
-
-
 class _Bytes(Func):
     """The number of bytes of a text in UTF-8."""
 
@@ -120,72 +81,12 @@ def read_usage(client_id: str) -> tuple[int, int]:
     return found["count"], (found["size"] or 0) + (growing["size"] or 0)
 
 
-def _make_room(client_id: str, *, replaces_unused: bool) -> None:
-    """Delete one session of a client, if one may go."""
-    seen_before = timezone.now() - timedelta(seconds=_SEEN_LATELY_SECONDS)
-    found = Session.objects.filter(client_id=client_id, last_seen_at__lt=seen_before)
-    oldest = found.empty().order_by("last_seen_at").first()
-    if oldest is None and replaces_unused:
-        oldest = found.order_by("last_seen_at").first()
-    if oldest is not None:
-        oldest.delete()
-
-
-def delete_session(session_id: str, client_id: str) -> None:
-    """
-    Delete a session of a client with all that belongs to it.
-
-    Raises:
-        SessionNotFound: it does not exist, or belongs to another client.
-    """
-    own = Session.objects.filter(session_id=session_id, client_id=client_id)
-    deleted, _ = own.delete()
-    if not deleted:
-        raise SessionNotFound
-
-
-def _insert_below(session: Session, limit: int) -> bool:
-    """Insert a session if its client has less than so many; return True if it did."""
-    connection = get_connection()
-    now = connection.ops.adapt_datetimefield_value(timezone.now())
-    user = Session._meta.get_field("user")
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "INSERT INTO sessions_history_session (session_id, client_id, user_id,"
-            " epoch, last_offset, created_at, last_seen_at)"
-            " SELECT %s, %s, %s, %s, 0, %s, %s WHERE ("
-            "SELECT count(*) FROM (SELECT 1 FROM sessions_history_session"
-            " WHERE client_id = %s LIMIT %s) AS existing) < %s",
-            [
-                session.session_id,
-                session.client_id,
-                user.get_db_prep_save(session.user_id, connection),
-                session.epoch,
-                now,
-                now,
-                session.client_id,
-                max(0, limit),
-                limit,
-            ],
-        )
-        return bool(cursor.rowcount)
-
-
-def _lock_client(client_id: str) -> None:
-    """Make other transactions that begin a session for this client wait."""
-    connection = get_connection()
-    if connection.vendor == "postgresql":
-        # On SQLite only one transaction writes at a time.
-        with connection.cursor() as cursor:
-            cursor.execute(
-                "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))",
-                [f"session of {client_id}"],
-            )
-
-
 def read_snapshot(session_id: str, client_id: str, claim: Claim) -> Snapshot:
     """
     Read what a client with a claim may have missed.
+
+    A provisional session has no entries; the claim of a client that has attached to
+    it before names its epoch.
 
     Raises:
         SessionNotFound: it does not exist, or belongs to another client; the client
@@ -197,7 +98,11 @@ def read_snapshot(session_id: str, client_id: str, claim: Claim) -> Snapshot:
         .first()
     )
     if row is None:
-        raise SessionNotFound
+        if claim.offset or not is_recent_id(session_id, client_id):
+            raise SessionNotFound
+        if DeletedSession.objects.filter(pk=session_id).exists():
+            raise SessionNotFound
+        return make_provisional(session_id, claim.epoch)
     position = Position(session_id=session_id, epoch=row[0], last_offset=row[1])
     is_continued = claim.continues(position)
     after = claim.offset if is_continued else 0
@@ -214,6 +119,17 @@ def read_snapshot(session_id: str, client_id: str, claim: Claim) -> Snapshot:
         offsets=list(offsets),
         reopened=_find_offsets(session_id, reopened) if reopened else (),
     )
+
+
+def make_provisional(session_id: str, epoch: str | None = None) -> Snapshot:
+    """Return the snapshot of a session that is not inserted yet."""
+    position = Position(
+        session_id=session_id,
+        epoch=epoch or make_epoch(),
+        last_offset=0,
+        is_provisional=True,
+    )
+    return Snapshot(position=position, offsets=(), reopened=())
 
 
 def _find_offsets(session_id: str, offsets: Collection[int]) -> list[int]:

@@ -34,6 +34,8 @@ def decide(claim: Claim, snapshot: Snapshot) -> Resumption:
     """Return how a client with a claim resumes from the log's current state."""
     last_offset = snapshot.position.last_offset
     is_first = claim.epoch is None
+    if is_first and snapshot.position.is_provisional:
+        return Resumption(outcome=Outcome.NEW)
     if is_first or not claim.continues(snapshot.position):
         has_entries = bool(snapshot.offsets)
         outcome = Outcome.RESUMED if has_entries else Outcome.NOTHING_MISSED

@@ -48,6 +48,7 @@ class Subscriber:
         # Characters sent of each entry that was sent while it streamed, by offset.
         self._open: dict[int, int] = {}
         self._replies: deque[str] = deque()
+        self._end: close_codes.CloseReason | None = None
         self._is_busy = False
         self._is_woken = False
         self._waiter: asyncio.Future[None] | None = None
@@ -71,12 +72,19 @@ class Subscriber:
         self._position = position
         self.wake()
 
-    def reply(self, text: str) -> None:
-        """Send a message to this connection alone; end a connection that reads none."""
+    def reply(
+        self, text: str, *, ends_with: close_codes.CloseReason | None = None
+    ) -> None:
+        """
+        Send a message to this connection alone, and end the connection after it.
+
+        A connection that reads none is ended too.
+        """
         if len(self._replies) >= _MOST_REPLIES:
             self._give_up()
             return
         self._replies.append(text)
+        self._end = self._end or ends_with
         self.wake()
 
     def wake(self) -> None:
@@ -137,6 +145,9 @@ class Subscriber:
         if self._replies:
             await self._send(self._replies.popleft())
             return True
+        if self._end is not None:
+            self._connection.end(self._end)
+            return False
         for offset, characters in list(self._open.items()):
             if await self._follow(offset, characters):
                 return True

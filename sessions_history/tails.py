@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from connections.passes import Passes
 from connections.units import measure_text
+from sessions_history.beginnings import Beginning
 from sessions_history.entries import Entry
 
 _RECENT_ENTRIES = 64
@@ -34,6 +35,9 @@ class Tail:
         self.epoch: str | None = None
         """None until the session was read."""
 
+        self.beginning: Beginning | None = None
+        """The session while it has no entry: the first one inserts it."""
+
         self.is_reset = False
         """True if the session has another log now, so that clients must attach anew."""
 
@@ -47,9 +51,15 @@ class Tail:
         self._recent: OrderedDict[int, Entry] = OrderedDict()
         self._recent_bytes = 0
 
+    def begin(self, beginning: Beginning) -> str:
+        """Make the session provisional if nothing of it is known; return its epoch."""
+        if self.epoch is None and not self.last_offset:
+            self.beginning = beginning
+        return self.epoch or beginning.epoch
+
     def take(self, entry: Entry) -> None:
         """Add an entry or its newer version, and notify the subscribers."""
-        self.last_offset = max(self.last_offset, entry.offset)
+        self._advance_to(entry.offset)
         if entry.is_streaming:
             self.grow(entry, entry.text)
             return
@@ -90,7 +100,7 @@ class Tail:
 
     def move_to(self, last_offset: int) -> None:
         """Record the last offset of the log, and notify the subscribers."""
-        self.last_offset = max(self.last_offset, last_offset)
+        self._advance_to(last_offset)
         self.notify()
 
     def notify(self) -> None:
@@ -104,6 +114,11 @@ class Tail:
     def get(self, offset: int) -> Entry | None:
         """Return a finished entry, or None if it is not in memory."""
         return self._recent.get(offset)
+
+    def _advance_to(self, offset: int) -> None:
+        self.last_offset = max(self.last_offset, offset)
+        if self.last_offset:
+            self.beginning = None
 
     def _is_over(self) -> bool:
         return len(self._recent) > _RECENT_ENTRIES or self._recent_bytes > _RECENT_BYTES

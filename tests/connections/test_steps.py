@@ -282,6 +282,7 @@ PARTS = {
     "The sweep of chunks_folded": "sessions_history_entrychunk",
     "The sweep of append_keys_pruned": "sessions_history_appendkey",
     "The sweep of empty_sessions_pruned": 'last_offset" = ',
+    "The sweep of deleted_sessions_pruned": "sessions_history_deletedsession",
     "The sweep of session_rows_pruned": 'history_session" WHERE "\\w+"."last_seen_at"',
 }
 

@@ -1,6 +1,7 @@
 """Cases of users that are in another database; test_routers.py runs them."""
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,12 +24,12 @@ from connections.models import AccessToken, Ban, CloseRequest, Connection
 from connections.storage.database import Database, require_tables
 from connections.sweeper.sweeper import Sweeper
 from sessions_history.commits import commit
-from sessions_history.entries import Append, Committed, NewEntry
+from sessions_history.entries import Committed
 from sessions_history.models import HistoryEntry, Session
-from sessions_history.reads import create_session, read_entries_after
+from sessions_history.reads import read_entries_after
 from tests.connections.login import log_in
 from tests.connections.rows import make_connection_row, make_node_row
-from tests.sessions_history.appends import LIMITS
+from tests.sessions_history.appends import LIMITS, make_append, make_beginning
 
 pytestmark = pytest.mark.django_db(databases=["default", "own"], transaction=True)
 
@@ -86,7 +87,7 @@ def test_a_user_who_is_deleted_takes_tokens_along_and_leaves_records() -> None:
     create_access_token("a", user=alice)
     make_node_row()
     make_connection_row("c1", user_id=alice.pk)
-    create_session("a", alice.pk)
+    Session.objects.create(session_id="s", client_id="a", user_id=alice.pk, epoch="e")
     alice.delete()
     assert not AccessToken.objects.exists()
     assert Connection.objects.get().user_id is None
@@ -121,16 +122,11 @@ def test_connections_of_users_and_sessions_are_rechecked() -> None:
 
 
 def test_the_log_of_sessions_is_written_and_read() -> None:
-    position = create_session("a", None, max_sessions=5)
-    entry = NewEntry(kind="message", sender="client", data='"hi"')
-    (found,) = commit(
-        [Append(session_id=position.session_id, entries=(entry,), key="k", digest="d")],
-        LIMITS,
-    )
+    new = make_beginning()
+    append = make_append(new.session_id, "k", '"hi"', beginning=new)
+    (found,) = commit([append], replace(LIMITS, max_sessions=5))
     assert isinstance(found, Committed)
-    assert [one.data for one in read_entries_after(position.session_id, 0, 9)] == [
-        '"hi"'
-    ]
+    assert [one.data for one in read_entries_after(new.session_id, 0, 9)] == ['"hi"']
     assert HistoryEntry.objects.using("own").count() == 1
 
 
@@ -169,7 +165,10 @@ def test_pages_of_the_admin_show_and_find_users(client: Client) -> None:
     alice = User.objects.create_user("alice")
     make_node_row()
     make_connection_row("c1", client_id="x", user_id=alice.pk)
-    session_id = create_session("y", alice.pk).session_id
+    session_id = "s" * 32
+    Session.objects.create(
+        session_id=session_id, client_id="y", user_id=alice.pk, epoch="e"
+    )
     _, row = create_access_token("z", user=alice)
     client.force_login(root)
     pages = {}

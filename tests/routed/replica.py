@@ -11,8 +11,9 @@ from connections.credentials.tickets import issue_ticket, redeem_ticket
 from connections.credentials.tokens import create_access_token, verify_access_token
 from connections.models import Ban, CloseRequest
 from connections.storage.database import require_tables
-from sessions_history.reads import Claim, create_session, read_snapshot
+from sessions_history.reads import Claim, read_snapshot
 from tests.connections.login import log_in
+from tests.sessions_history.appends import make_session
 
 pytestmark = pytest.mark.django_db(databases=["default", "replica"], transaction=True)
 
@@ -55,9 +56,8 @@ def test_bans_and_close_requests_are_read_at_once() -> None:
 
 
 def test_a_session_that_was_just_begun_is_found() -> None:
-    begun = create_session("a", None)
-    snapshot = read_snapshot(begun.session_id, "a", Claim())
-    assert snapshot.position.epoch == begun.epoch
+    session_id = make_session("a")
+    assert not read_snapshot(session_id, "a", Claim()).position.is_provisional
 
 
 def test_the_tables_are_found() -> None:

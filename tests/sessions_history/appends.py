@@ -2,9 +2,11 @@
 
 import os
 
+from sessions_history.beginnings import Beginning
 from sessions_history.commits import LogLimits
 from sessions_history.entries import Append, NewEntry
 from sessions_history.models import Session
+from sessions_history.session_ids import make_session_id
 
 LIMITS = LogLimits(node_id="n" * 32, history_limit=5, max_open_streams=2)
 
@@ -17,6 +19,14 @@ def make_session(client_id: str = "alice") -> str:
     return session.session_id
 
 
+def make_beginning(client_id: str = "alice", user_id: int | None = None) -> Beginning:
+    """Return a provisional session, which has no row yet."""
+    session_id = make_session_id(client_id)
+    return Beginning(
+        session_id=session_id, client_id=client_id, user_id=user_id, epoch="e"
+    )
+
+
 def make_append(
     session_id: str,
     key: str = "",
@@ -24,7 +34,14 @@ def make_append(
     *,
     state: str = "done",
     count: int = 1,
+    beginning: Beginning | None = None,
 ) -> Append:
     """Return a request to append `count` equal entries."""
     new = NewEntry(sender="client", data=data, state=state)
-    return Append(session_id=session_id, entries=(new,) * count, key=key, digest=data)
+    return Append(
+        session_id=session_id,
+        entries=(new,) * count,
+        key=key,
+        digest=data,
+        beginning=beginning,
+    )

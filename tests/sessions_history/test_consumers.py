@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import weakref
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any
 
@@ -11,6 +12,7 @@ from django.utils import timezone
 
 from connections.hub.connection import LiveConnection
 from sessions_history.consumers import SessionConsumer
+from sessions_history.log import get_log
 from sessions_history.models import HistoryEntry, Session
 from tests.connections.conversations import receive_close
 from tests.sessions_history.conftest import MakeNode, SwitchableDatabase
@@ -125,23 +127,45 @@ async def test_anothers_session_is_refused_like_none(
 
 
 async def test_one_session_more_than_allowed_is_refused(make_node: MakeNode) -> None:
-    """However many are asked for at once, on several nodes; another's count not."""
+    """At its first message, on any node; another client's sessions count not."""
     nodes = [make_node(sessions={"max_sessions_per_client": 3}) for _ in range(2)]
-    async with talk(nodes[0], client_id="bob"), talk(nodes[0]) as kept:
-        asked = [start_talk(nodes[number % 2]) for number in range(6)]
-        await asyncio.gather(*(one.connect(timeout=5) for one in asked))
-        first = [await one.receive_json_from(timeout=5) for one in asked]
-        assert sorted(one["type"] for one in first) == ["bye"] * 4 + ["hello"] * 2
-        refused = [one for one in first if one["type"] == "bye"]
-        assert {(one["code"], one["reason"]) for one in refused} == {
-            (1008, "sessions_full")
-        }
-        assert {one["reconnect"] for one in refused} == {"never"}
-        # Those that there are are open to the client as before.
-        async with talk(nodes[1], kept.session_id) as again:
-            assert again.hello["outcome"] == "nothing_missed"
-        for one in asked:
-            await one.disconnect()
+    async with talk(nodes[0], client_id="bob") as bob, AsyncExitStack() as stack:
+        await bob.say_and_wait("x")
+        asked = [
+            await stack.enter_async_context(talk(nodes[number % 2]))
+            for number in range(5)
+        ]
+        ids = await asyncio.gather(*(one.say("x") for one in asked))
+        answers = [await one.receive_type("ack", "error") for one in asked]
+        assert sorted(one["type"] for one in answers) == ["ack"] * 3 + ["error"] * 2
+        for one, message_id, answer in zip(asked, ids, answers, strict=True):
+            assert answer["id"] == message_id
+            if answer["type"] == "error":
+                assert answer["code"] == "sessions_full"
+                bye = await one.receive_type("bye")
+                assert (bye["code"], bye["reason"]) == (1008, "sessions_full")
+                assert bye["reconnect"] == "never"
+            else:
+                # Those that there are are open to the client as before.
+                await one.say_and_wait("y")
+    assert await Session.objects.acount() == 4
+
+
+async def test_a_page_load_leaves_no_session(make_node: MakeNode) -> None:
+    """Nor does a reconnect, a ping or a check of positions."""
+    node = make_node(sessions={"position_seconds": 0.05, "max_sessions_per_client": 3})
+    for _ in range(100):
+        async with talk(node) as alice:
+            assert alice.hello["outcome"] == "new"
+    claim = {"epoch": alice.hello["epoch"], "offset": 0}
+    async with talk(node, alice.session_id, **claim) as again:
+        assert again.hello["outcome"] == "nothing_missed"
+        await again.send(type="ping", t=1)
+        assert (await again.receive_type("pong"))["offset"] == 0
+        assert await get_log(node).check_positions()
+        assert await Session.objects.acount() == 0
+        assert await again.say_and_wait("x") == 1
+    assert (await Session.objects.aget()).session_id == alice.session_id
 
 
 async def test_a_refused_connection_leaves_no_session(make_node: MakeNode) -> None:
@@ -153,33 +177,117 @@ async def test_a_refused_connection_leaves_no_session(make_node: MakeNode) -> No
             bye = await communicator.receive_json_from(timeout=5)
             assert bye["reason"] == "pool_full"
             await communicator.disconnect()
-        assert await Session.objects.acount() == 1
+        assert await Session.objects.acount() == 0
+
+
+async def test_a_session_without_an_entry_is_known_to_every_node(
+    make_node: MakeNode,
+) -> None:
+    """Its id and its epoch stay the same; it is nobody else's."""
+    first, second = make_node(), make_node()
+    async with talk(first) as alice:
+        session_id, epoch = alice.session_id, alice.hello["epoch"]
+    async with talk(second, session_id, epoch=epoch, offset=0) as again:
+        assert again.hello["epoch"] == epoch
+        await again.say_and_wait("x")
+        (row,) = [one async for one in Session.objects.all()]
+        assert (row.session_id, row.epoch, row.client_id) == (
+            session_id,
+            epoch,
+            "alice",
+        )
+    async with talk(first, session_id, epoch=epoch, offset=0) as back:
+        assert back.hello["outcome"] == "resumed"
+        assert await back.receive_offsets(1) == [1]
+    async with talk(first) as other:
+        pass
+    claims: list[tuple[str, dict[str, Any]]] = [
+        ("bob", {}),
+        ("bob", {"epoch": other.hello["epoch"], "offset": 0}),
+        ("alice", {"epoch": other.hello["epoch"], "offset": 1}),
+    ]
+    for client_id, claim in claims:
+        communicator = start_talk(
+            second, other.session_id, client_id=client_id, **claim
+        )
+        await communicator.connect(timeout=5)
+        bye = await communicator.receive_json_from(timeout=5)
+        assert (bye["code"], bye["reason"]) == (4004, "not_found")
+        await communicator.disconnect()
+
+
+async def test_two_pages_of_a_session_without_an_entry_see_its_first(
+    make_node: MakeNode,
+) -> None:
+    """On one node at once; on another after the next check of positions."""
+    node, elsewhere = make_node(), make_node(sessions={"position_seconds": 0.05})
+    async with (
+        talk(node) as first,
+        talk(node, first.session_id) as second,
+        talk(elsewhere, first.session_id) as third,
+    ):
+        assert second.hello["outcome"] == third.hello["outcome"] == "new"
+        assert second.hello["epoch"] == first.hello["epoch"]
+        await first.say_and_wait("x")
+        assert await second.receive_offsets(1) == [1]
+        await get_log(elsewhere).check_positions()
+        assert (await third.receive_type("bye"))["code"] == 4202
+    claim = {"epoch": third.hello["epoch"], "offset": 0}
+    async with talk(elsewhere, first.session_id, **claim) as third:
+        assert await third.receive_offsets(1) == [1]
+
+
+async def test_the_application_begins_a_session_too(make_node: MakeNode) -> None:
+    node = make_node()
+    async with talk(node) as alice:
+        assert await get_log(node).append(alice.session_id, "welcome") == 1
+        assert (await alice.receive_type("entry"))["data"] == "welcome"
+    async with talk(node) as alice:
+        async with get_log(node).stream(alice.session_id) as stream:
+            await stream.write("x")
+        assert await alice.receive_offsets(1) == [1]
+    assert await Session.objects.acount() == 2
+
+
+async def test_a_lost_reply_to_the_first_commit_begins_one_session(
+    make_node: MakeNode,
+) -> None:
+    database = SwitchableDatabase()
+    node = make_node(database, sessions={"position_seconds": 0.05})
+    async with talk(node) as alice:
+        database.loses_reply = True
+        message_id = await alice.say("x")
+        assert (await alice.receive_type("error"))["code"] == "unavailable"
+        await alice.say("x", message_id)
+        assert (await alice.receive_type("ack"))["offset"] == 1
+        assert await alice.receive_offsets(1) == [1]
+    assert await HistoryEntry.objects.acount() == 1
 
 
 @pytest.mark.parametrize("when_full", ["refuse", "delete_unused"])
 async def test_an_unused_session_makes_room_at_the_limit(
     make_node: MakeNode, when_full: str
 ) -> None:
-    """An empty one always, another by configuration; none that was just seen."""
+    """An empty one of an older version always, another by configuration."""
     limits = {"max_sessions_per_client": 2, "when_full": when_full}
     node = make_node(sessions=limits)
-    async with talk(node) as used, talk(node):
+    async with talk(node) as used:
         await used.say_and_wait("x")
     hour_ago = timezone.now() - timedelta(hours=1)
+    await Session.objects.acreate(session_id="e", client_id="alice", epoch="e")
     await Session.objects.aupdate(last_seen_at=hour_ago)
     async with talk(node) as third:
         await third.say_and_wait("y")
     left = {row.session_id async for row in Session.objects.all()}
     assert left == {used.session_id, third.session_id}
     await Session.objects.filter(pk=used.session_id).aupdate(last_seen_at=hour_ago)
-    communicator = start_talk(node)
-    await communicator.connect(timeout=5)
-    first = await communicator.receive_json_from(timeout=5)
-    await communicator.disconnect()
+    async with talk(node) as fourth:
+        await fourth.say("z")
+        answer = await fourth.receive_type("ack", "error")
     if when_full == "refuse":
-        assert (first["type"], first["reason"]) == ("bye", "sessions_full")
+        assert answer["code"] == "sessions_full"
     else:
-        assert first["type"] == "hello"
+        assert answer["offset"] == 1
         assert not await Session.objects.filter(pk=used.session_id).aexists()
 
 
@@ -216,6 +324,35 @@ async def test_a_client_deletes_its_session(make_node: MakeNode) -> None:
         assert (await again.receive_type("bye"))["code"] == 4202
         assert not await Session.objects.aexists()
         assert not await HistoryEntry.objects.aexists()
+
+
+async def test_a_message_to_a_session_that_is_gone_is_answered(
+    make_node: MakeNode,
+) -> None:
+    """The error of the message comes before the close."""
+    async with talk(make_node()) as alice:
+        await alice.say_and_wait("x")
+        await Session.objects.all().adelete()
+        message_id = await alice.say("y")
+        error = await alice.receive_type("error", "bye")
+        assert (error["id"], error.get("code")) == (message_id, "not_found")
+        assert (await alice.receive_type("bye"))["code"] == 4004
+
+
+async def test_a_client_deletes_a_session_without_an_entry(make_node: MakeNode) -> None:
+    """As one with entries: it does not come back, and its id can be deleted again."""
+    node = make_node()
+    async with talk(node) as alice, talk(node, alice.session_id) as again:
+        await alice.send(type="delete")
+        deleted = await alice.receive_type("deleted")
+        assert deleted["session"] == alice.session_id
+        assert (await alice.receive_type("bye"))["reason"] == "not_found"
+        assert (await again.receive_type("bye"))["code"] == 4202
+    communicator = start_talk(node, alice.session_id)
+    await communicator.connect(timeout=5)
+    assert (await communicator.receive_json_from(timeout=5))["reason"] == "not_found"
+    await communicator.disconnect()
+    assert not await Session.objects.aexists()
 
 
 async def test_no_ack_while_the_database_is_away(make_node: MakeNode) -> None:

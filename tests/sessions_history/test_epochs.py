@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from contextlib import AsyncExitStack
 from io import StringIO
 from typing import Any
 
@@ -54,8 +55,9 @@ async def test_a_node_notices_that_acknowledged_entries_are_gone(
 
 async def test_two_nodes_renew_an_epoch_once(make_node: MakeNode) -> None:
     nodes = [make_node(sessions={"position_seconds": 0.05}) for _ in range(2)]
-    async with talk(nodes[0]) as alice, talk(nodes[1], alice.session_id) as again:
+    async with talk(nodes[0]) as alice, AsyncExitStack() as stack:
         await say_three(alice)
+        again = await stack.enter_async_context(talk(nodes[1], alice.session_id))
         await again.receive_offsets(3)
         await go_back(1)
         await asyncio.gather(alice.receive_type("bye"), again.receive_type("bye"))

@@ -1,0 +1,152 @@
+"""A session begins with its first entry, up to the limit of its client."""
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from connections.sweeper.sweeper import Sweeper
+from connections.testing.clock import FakeClock
+from connections.testing.communicators import make_config
+from sessions_history.beginnings import begin_session, delete_session
+from sessions_history.commits import commit
+from sessions_history.entries import Committed
+from sessions_history.exceptions import (
+    SessionNotFound,
+    StorageFull,
+    TooManySessions,
+    TooManyStreams,
+)
+from sessions_history.models import DeletedSession, HistoryEntry, Session
+from sessions_history.quotas import StorageQuota
+from sessions_history.reads import Claim, read_snapshot
+from sessions_history.session_ids import KNOWN_SECONDS, is_recent_id, make_session_id
+from tests.sessions_history.appends import LIMITS, make_append, make_beginning
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.mark.parametrize("limit", [2, 102])
+def test_sessions_of_a_client_end_at_the_limit(limit: int) -> None:
+    rows = [
+        Session(session_id=f"{number:032}", client_id="alice", epoch="e")
+        for number in range(limit - 2)
+    ]
+    Session.objects.bulk_create(rows)
+    for _ in range(2):
+        begun = make_beginning()
+        begin_session(begun, limit)
+    row = Session.objects.get(pk=begun.session_id)
+    assert (row.client_id, row.epoch, row.last_offset) == ("alice", begun.epoch, 0)
+    assert row.last_seen_at >= row.created_at
+    with pytest.raises(TooManySessions):
+        begin_session(make_beginning(), limit)
+    begin_session(begun, limit)
+    begin_session(make_beginning("bob"), limit)
+    begin_session(make_beginning())
+    assert Session.objects.filter(client_id="alice").count() == limit + 1
+
+
+def test_the_first_entry_inserts_the_session() -> None:
+    """The same message again, in the same batch and later, begins nothing."""
+    new = make_beginning()
+    append = make_append(new.session_id, "k", beginning=new)
+    results = [*commit([append] * 2, LIMITS), *commit([append], LIMITS)]
+    assert [one.offset for one in results if isinstance(one, Committed)] == [1] * 3
+    assert {one.epoch for one in results if isinstance(one, Committed)} == {new.epoch}
+    assert Session.objects.get().last_offset == 1
+    assert HistoryEntry.objects.count() == 1
+
+
+def test_a_session_that_another_node_has_begun_goes_on() -> None:
+    """Its epoch stays, and a message that was appended there gets its offset."""
+    here = make_beginning()
+    there = replace(here, epoch="there")
+    commit([make_append(here.session_id, "k", beginning=there)], LIMITS)
+    again, more = commit(
+        [make_append(here.session_id, key, beginning=here) for key in ("k", "more")],
+        LIMITS,
+    )
+    assert isinstance(again, Committed) and isinstance(more, Committed)
+    assert (again.epoch, again.offset) == (more.epoch, 1) == ("there", 1)
+    assert more.offset == 2
+
+
+@pytest.mark.parametrize(
+    ("limits", "error"),
+    [
+        ({"max_open_streams": 0}, TooManyStreams),
+        ({"storage": StorageQuota(1, 1)}, StorageFull),
+        ({"max_sessions": 1}, TooManySessions),
+    ],
+)
+def test_a_refused_first_entry_leaves_no_session(
+    limits: dict[str, Any], error: type[Exception]
+) -> None:
+    """The others of the batch are committed."""
+    Session.objects.create(session_id="s", client_id="alice", epoch="e")
+    new = make_beginning()
+    append = make_append(new.session_id, state="streaming", count=2, beginning=new)
+    refused, other = commit(
+        [replace(append, client_id="alice"), make_append("s")],
+        replace(LIMITS, **limits),
+    )
+    assert isinstance(refused, error)
+    assert isinstance(other, Committed)
+    assert Session.objects.get().session_id == "s"
+
+
+def test_a_deleted_session_is_not_begun_again() -> None:
+    new = make_beginning()
+    append = make_append(new.session_id, beginning=new)
+    commit([append], LIMITS)
+    delete_session(new.session_id, "alice")
+    (result,) = commit([append], LIMITS)
+    assert isinstance(result, SessionNotFound)
+    with pytest.raises(SessionNotFound):
+        read_snapshot(new.session_id, "alice", Claim())
+    assert not Session.objects.exists()
+
+
+def test_a_session_of_another_client_is_not_deleted() -> None:
+    new = make_beginning()
+    commit([make_append(new.session_id, beginning=new)], LIMITS)
+    for session_id in (new.session_id, "0" * 32, "no id"):
+        with pytest.raises(SessionNotFound):
+            delete_session(session_id, "bob")
+    assert Session.objects.exists()
+    assert not DeletedSession.objects.exists()
+
+
+@pytest.mark.parametrize("altered", ["f" * 32, "", "no id", "00"])
+def test_an_id_belongs_to_one_client(altered: str) -> None:
+    session_id = make_session_id("alice")
+    assert len(session_id) == 32
+    assert session_id != make_session_id("alice")
+    assert is_recent_id(session_id, "alice")
+    assert not is_recent_id(session_id, "bob")
+    assert not is_recent_id(altered, "alice")
+
+
+def test_an_id_is_known_for_a_day_and_across_keys(settings: Any) -> None:
+    clock = FakeClock(1_000_000_000)
+    session_id = make_session_id("alice", clock)
+    settings.SECRET_KEY_FALLBACKS = [settings.SECRET_KEY]
+    settings.SECRET_KEY = "another"
+    clock.advance(KNOWN_SECONDS - 60)
+    assert is_recent_id(session_id, "alice", clock)
+    clock.advance(120)
+    assert not is_recent_id(session_id, "alice", clock)
+    settings.SECRET_KEY_FALLBACKS = []
+    assert not is_recent_id(session_id, "alice", FakeClock(1_000_000_000))
+
+
+def test_old_ids_of_deleted_sessions_are_pruned() -> None:
+    for age_seconds in (KNOWN_SECONDS + 60, 60):
+        deleted_at = timezone.now() - timedelta(seconds=age_seconds)
+        DeletedSession.objects.create(session_id=age_seconds, deleted_at=deleted_at)
+    swept = Sweeper(make_config()).sweep_once()
+    assert swept.tasks["deleted_sessions_pruned"] == 1
+    assert DeletedSession.objects.get().session_id == "60"
