@@ -34,7 +34,6 @@ from connections.hub.connection import CLOSED_SENDER
 from connections.layers.mailbox import GAP
 from connections.logs import set_connection
 from connections.net.redaction import conceal
-from connections.node.gc import make_young
 from connections.node.node import Node
 from connections.node.recorder import describe_error
 
@@ -160,7 +159,8 @@ class ConnectionRunner:
 
     def _break_reference_cycles(self) -> None:
         """Let reference counting free the connection; a project's cycles are young."""
-        make_young(*find_added(self._consumer, self._scope))
+        if added := list(find_added(self._consumer, self._scope)):
+            self._node.leaks.young.add(added)
         self.connection.sender = CLOSED_SENDER
         self.connection.transport = None
         # A failure and a cancelled task keep tracebacks that refer to the consumer.

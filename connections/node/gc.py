@@ -9,11 +9,11 @@ short collection frees it. Other frozen objects that become a cycle later stay;
 collect_all() frees them.
 """
 
+import asyncio
 import ctypes
 import gc
 import time
 import types
-from asyncio import AbstractEventLoop
 from collections import deque
 from typing import Any
 
@@ -31,11 +31,13 @@ _FULL = 2
 _MAX_YOUNG = 1_000
 """Objects that make_young() visits."""
 
+_SLICE_SECONDS = 0.002
+
 _MAX_ITEMS = 1_000
 """Items of a container that make_young() enters."""
 
 _CONTAINERS = frozenset((dict, list, tuple, set, frozenset, deque))
-_SHARED = (type, types.ModuleType, AbstractEventLoop)
+_SHARED = (type, types.ModuleType, asyncio.AbstractEventLoop)
 _OWN = ("connections.", "sessions_history.")
 _PER_CONNECTION = ("connections.connection.", "connections.hub.connection")
 
@@ -133,6 +135,26 @@ def make_young(*roots: object) -> None:
             if id(referent) not in seen and not is_shared(referent):
                 seen.add(id(referent))
                 waiting.append(referent)
+
+
+class YoungObjects:
+    """Makes what ended connections leave young, in slices of the event loop."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[list[Any]] = deque()
+
+    def add(self, roots: list[Any]) -> None:
+        """Call make_young() soon; a mass of ends must not stop the event loop."""
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self._work)
+        self._waiting.append(roots)
+
+    def _work(self) -> None:
+        ends_at = time.perf_counter() + _SLICE_SECONDS
+        while self._waiting and time.perf_counter() < ends_at:
+            make_young(*self._waiting.popleft())
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._work)
 
 
 def is_shared(one: object) -> bool:

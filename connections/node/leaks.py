@@ -17,7 +17,13 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from connections.node.gc import collect_all, count_freezes, list_all, make_young
+from connections.node.gc import (
+    YoungObjects,
+    collect_all,
+    count_freezes,
+    list_all,
+    make_young,
+)
 from connections.slices import Slices
 from connections.units import Clock
 
@@ -99,6 +105,7 @@ class LeakWatch:
         get_held_ids: Callable[[], Iterable[str]],
     ) -> None:
         self.suspects: tuple[Suspect, ...] = ()
+        self.young = YoungObjects()
         self._clock = clock
         self._is_open = is_open
         self._count_open = count_open

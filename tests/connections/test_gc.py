@@ -279,6 +279,7 @@ async def test_a_short_collection_frees_a_frozen_consumer_in_a_cycle(
     for communicator in communicators:
         await communicator.disconnect()
     del communicators, communicator
+    await asyncio.sleep(0.01)
     gc.collect(1)
     assert [one() for one in left if one() is not None] == []
 
