@@ -147,6 +147,7 @@ class Counters:
         "max_open",
         "rate_limited",
         "refused_early",
+        "refused_requests",
         "resumes",
         "round_trips",
         "routes",
@@ -164,6 +165,8 @@ class Counters:
         """Attached sessions, by outcome."""
         self.refused_early: Mapping[str, int] = {}
         """Handshakes that the server refused by itself, by reason."""
+        self.refused_requests: Mapping[str, int] = {}
+        """HTTP requests that the server refused by itself, by reason."""
         self.rate_limited = 0
         self.max_open = 0
         """The maximum of open connections in the minute under way."""

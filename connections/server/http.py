@@ -96,14 +96,13 @@ class HttpChannel(HasDeadline, PublicHttpChannel):
             super().lineReceived(line)
 
     def lineLengthExceeded(self, line: bytes) -> None:
-        self.server.admission.refusals["bad_request"] += 1
-        self._refuse(431, "A header is too large")
+        self._refuse_bad_request(431, "A header is too large")
 
     def refuse_bad_request(self) -> None:
         # Twisted closes with unread bytes: the kernel then resets the connection,
         # and the client never sees the answer.
-        self.server.admission.refusals["bad_request"] += 1
-        self._refuse(400, "The request is not valid, or its headers are too large")
+        text = "The request is not valid, or its headers are too large"
+        self._refuse_bad_request(400, text)
 
     def rawDataReceived(self, data: bytes) -> None:
         if self.websocket is not None:
@@ -115,20 +114,19 @@ class HttpChannel(HasDeadline, PublicHttpChannel):
         try:
             super().rawDataReceived(data)
         except BodyRefused as exc:
-            self._refuse(exc.status, str(exc), exc.headers)
+            self._refuse(exc.reason, exc.status, str(exc), exc.headers)
             return
         if not self.is_handling_request and not self._is_refused:
             self._record_held()
 
     def allHeadersReceived(self) -> None:
         if (self.length or 0) > self.server.config.handshake.max_body_size:
-            self._refuse(413, "The body is too large")
+            self._refuse("body_too_large", 413, "The body is too large")
             return
         headers = self.requests[-1].requestHeaders
         problem = _find_problem(b";".join(headers.getRawHeaders(b"cookie", ())))
         if problem is not None:
-            self.server.admission.refusals["bad_request"] += 1
-            self._refuse(400, problem)
+            self._refuse_bad_request(400, problem)
             return
         request = self.requests[-1]
         if self.length != 0 and not request.is_handshake:
@@ -230,14 +228,15 @@ class HttpChannel(HasDeadline, PublicHttpChannel):
             self._is_idle = False
             self.loseConnection()
             return
-        self._refuse(408, "The request did not become whole in time")
+        self._refuse("timeout", 408, "The request did not become whole in time")
 
     def end_over_budget(self) -> None:
         """Refuse this request: it holds most while all hold too much."""
         if self.is_handling_request or not self._writable.is_set():
             self.transport.abortConnection()
             return
-        self._refuse(503, "The server has no room for it", [(b"Retry-After", b"5")])
+        text = "The server has no room for it"
+        self._refuse("over_budget", 429, text, [(b"Retry-After", b"5")])
 
     def hand_over(self, websocket: WebSocketProtocol) -> None:
         """Hand the TCP connection over to a WebSocket."""
@@ -273,10 +272,16 @@ class HttpChannel(HasDeadline, PublicHttpChannel):
         self.server.admission.end_head(self)
         self.server.admission.begin_head(self, self._address)
 
+    def _refuse_bad_request(self, status: int, explanation: str) -> None:
+        # It may have been a handshake.
+        self.server.admission.refusals["bad_request"] += 1
+        self._refuse("bad_request", status, explanation)
+
     def _refuse(
-        self, status: int, explanation: str, extra: Iterable[Header] = ()
+        self, reason: str, status: int, explanation: str, extra: Iterable[Header] = ()
     ) -> None:
         """Answer at once, then read on for a moment so that the answer arrives."""
+        self.server.request_limits.refusals[reason] += 1
         self._is_refused = True
         self.persistent = False
         self._forget_held()
@@ -293,12 +298,9 @@ class HttpChannel(HasDeadline, PublicHttpChannel):
         self._start_deadline(_LINGER_SECONDS, self._abort_when_sent)
 
     def _refuse_because(self, refusal: Refusal) -> None:
-        retry_after = str(refusal.retry_after_seconds).encode()
-        self._refuse(
-            refusal.status,
-            f"Try again later: {refusal.reason}",
-            [(b"Retry-After", retry_after)],
-        )
+        extra = [(b"Retry-After", b"%d" % refusal.retry_after_seconds)]
+        text = f"Try again later: {refusal.reason}"
+        self._refuse(refusal.reason.replace(" ", "_"), refusal.status, text, extra)
 
     def _time_out(self) -> None:
         self.server.admission.refusals["timeout"] += 1

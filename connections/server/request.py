@@ -44,12 +44,17 @@ _NO_BODY_STATUSES = (204, 304)
 
 
 class BodyRefused(Exception):
-    """The body of a request is refused, with an HTTP status."""
+    """The body of a request is refused, for a reason and with an HTTP status."""
 
     def __init__(
-        self, status: int, explanation: str, headers: Sequence[Header] = ()
+        self,
+        reason: str,
+        status: int,
+        explanation: str,
+        headers: Sequence[Header] = (),
     ) -> None:
         super().__init__(explanation)
+        self.reason = reason
         self.status = status
         self.headers = headers
 
@@ -143,11 +148,12 @@ class HttpRequest(DaphneRequest):
         """
         self.body_bytes += len(data)
         if self.body_bytes > self._max_body_bytes:
-            raise BodyRefused(413, "The body is too large")
+            raise BodyRefused("body_too_large", 413, "The body is too large")
         if self._is_chunked:
             self._chunks += 1
             if self._chunks > _FREE_CHUNKS + self.body_bytes // _SMALL_CHUNK_BYTES:
-                raise BodyRefused(400, "The chunks of the body are too small")
+                text = "The chunks of the body are too small"
+                raise BodyRefused("bad_request", 400, text)
         try:
             self.content.write(data)
         except OSError as exc:
@@ -157,7 +163,8 @@ class HttpRequest(DaphneRequest):
                 extra={"event": "body_not_stored"},
             )
             retry = [(b"Retry-After", b"5")]
-            raise BodyRefused(503, "The body cannot be stored", retry) from exc
+            text = "The body cannot be stored"
+            raise BodyRefused("not_stored", 503, text, retry) from exc
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         """
@@ -260,6 +267,7 @@ class HttpRequest(DaphneRequest):
             self.channel.transport.abortConnection()
         else:
             text = "Application failed to respond within time limit."
+            self.server.request_limits.refusals["application_timeout"] += 1
             # 503 would make a proxy ask another node, which is as slow.
             self.basic_error(504, b"Gateway Timeout", text)
 

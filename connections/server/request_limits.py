@@ -39,6 +39,8 @@ class RequestLimits:
         self._addresses: dict[object, str | None] = {}
         self._by_address: Counter[str] = Counter()
         self._has_warned = False
+        self.refusals: Counter[str] = Counter()
+        """How many requests the server answered instead of the application."""
         self._logged_at = -math.inf
         self._unlogged = 0
 

@@ -330,6 +330,7 @@ class Server(DaphneServer):
         self.node = get_node()
         self.node.counters.refused_early = self.admission.refusals
         self.admission.on_refused = self.node.top.record_refused_address
+        self.node.counters.refused_requests = self.request_limits.refusals
         self.node.counters.round_trips = self.round_trips
         self.node.steps.declare(_APPLICATION_CHECK, 1)
         self.node.steps.declare(_TIMEOUT_CHECK, 2)

@@ -27,6 +27,16 @@ from connections.views.families import count_by, make_histogram
 
 _REASONS = (*CLOSE_REASONS, APPLICATION, PEER)
 _ERROR_KINDS = ("internal", "invalid_json", "invalid_message", "unknown_type")
+_HTTP_REASONS = (
+    "application_timeout",
+    "bad_request",
+    "body_too_large",
+    "busy",
+    "not_stored",
+    "over_budget",
+    "timeout",
+    "too_many_requests",
+)
 _RESUME_OUTCOMES = ("new", "resumed", "nothing_missed", "gap", "reset")
 
 
@@ -116,6 +126,12 @@ def _describe_ends(node: Node) -> Iterator[Metric]:
         "Handshakes refused because of their credentials.",
         "reason",
         failures,
+    )
+    yield count_by(
+        "websocket_http_refused",
+        "HTTP requests that the server refused before the application, by reason.",
+        "reason",
+        dict.fromkeys(_HTTP_REASONS, 0) | counters.refused_requests,
     )
     yield count_by(
         "websocket_resumes",

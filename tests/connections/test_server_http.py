@@ -214,10 +214,11 @@ async def test_a_refused_upload_leaves_no_file(configuration: Any) -> None:
         await peer.send(*[chunk(b"x" * 50_000)] * 5)
         assert (await peer.read()).startswith(b"HTTP/1.1 413")
         assert count_files() == before
+        assert peer.server.request_limits.refusals == {"body_too_large": 1}
 
 
 async def test_the_files_of_all_bodies_are_bounded(configuration: Any) -> None:
-    """The largest upload is refused, and the others go on."""
+    """The largest upload is refused; 503 would make a proxy ask another node."""
     configuration.WEBSOCKET["http"] = {"max_total_body_bytes": "1MB"}
     head = HEAD + b"Content-Length: 700000\r\n\r\n"
     before = count_files()
@@ -228,8 +229,9 @@ async def test_the_files_of_all_bodies_are_bounded(configuration: Any) -> None:
         await smaller.send(head, b"x" * 400_000)
         await larger.send(head, b"x" * 650_000)
         answer = await larger.read()
-        assert answer.startswith(b"HTTP/1.1 503")
+        assert answer.startswith(b"HTTP/1.1 429")
         assert b"Retry-After" in answer
+        assert larger.server.request_limits.refusals == {"over_budget": 1}
         assert count_files() == before + 1
         await smaller.send(b"x" * 300_000)
         assert (await smaller.read()).startswith(b"HTTP/1.1 200")
