@@ -12,7 +12,6 @@ import sys
 import time
 from typing import Any
 
-
 _SLOW_MICROSECONDS = 200
 _SLOWLOG = 2_000
 

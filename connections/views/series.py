@@ -131,7 +131,7 @@ def _describe_ends(node: Node) -> Iterator[Metric]:
         "websocket_http_refused",
         "HTTP requests that the server refused before the application, by reason.",
         "reason",
-        dict.fromkeys(_HTTP_REASONS, 0) | counters.refused_requests,
+        {**dict.fromkeys(_HTTP_REASONS, 0), **counters.refused_requests},
     )
     yield count_by(
         "websocket_resumes",
