@@ -5,6 +5,9 @@ Starts nodes with PostgreSQL and Redis (without these one node with SQLite).
 Clients connect, send, stream, stop reading and vanish; nodes are killed and
 drained. Between rounds the cluster comes to rest and is sampled. The exit code is
 1 if a figure grows, an acked message is missing, or something is left at the end.
+
+With --sessions, clients in Python and in JavaScript converse through kills, cuts and
+expiring tokens. The exit code is 1 if the log disagrees with any of their promises.
 """
 
 import argparse
@@ -22,6 +25,7 @@ from pathlib import Path
 from benchmarks.report import make_table, write_json
 from benchmarks.soak.clients import PAGES, Crowd
 from benchmarks.soak.cluster import PLANTS, SERVERS, Cluster, has_services, serving
+from benchmarks.soak.conversations import CONFIG, ENVIRONMENT, converse
 from benchmarks.soak.figures import Checked, Sample, check, take
 from connections.capacity.load.procfs import allow_many_files
 
@@ -122,6 +126,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     allow_many_files()
     stores = "PostgreSQL, Redis" if nodes > 1 else "SQLite"
     print(f"seed {seed}, {nodes} x {options.server}, {stores}", flush=True)
+    if options.sessions:
+        return _run_sessions(options, nodes, seed)
     with (
         tempfile.TemporaryDirectory(prefix="soak-") as folder,
         serving(
@@ -152,6 +158,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if done.is_flat else 1
 
 
+def _run_sessions(options: argparse.Namespace, nodes: int, seed: int) -> int:
+    """Let clients of both kinds converse; return the exit code."""
+    with (
+        tempfile.TemporaryDirectory(prefix="soak-") as folder,
+        serving(
+            Path(folder),
+            nodes=nodes,
+            server=options.server,
+            config=CONFIG,
+            environment=ENVIRONMENT,
+        ) as cluster,
+    ):
+        seconds = 60 * options.minutes
+        records = asyncio.run(
+            converse(cluster, seconds=seconds, clients=options.clients, seed=seed)
+        )
+    rows = [(what, f"{count:,}") for what, count in sorted(records.counts.items())]
+    print(make_table(("what", "count"), rows))
+    for problem in records.problems:
+        print(f"PROBLEM: {problem}")
+    print("the log disagrees" if records.problems else "the log agrees")
+    if options.json:
+        content = {"seed": seed, "nodes": nodes, "clients": options.clients}
+        content |= {"counts": records.counts, "problems": records.problems}
+        write_json(options.json, content)
+    return 1 if records.problems else 0
+
+
 def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.soak",
@@ -166,6 +200,16 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--server", choices=SERVERS, default="serve")
     parser.add_argument("--seed", type=int, help="seed of all random choices")
+    parser.add_argument(
+        "--sessions", action="store_true", help="check the promises of sessions"
+    )
+    parser.add_argument(
+        "--clients",
+        type=int,
+        default=200,
+        metavar="N",
+        help="with --sessions, half of each kind; default: %(default)s",
+    )
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="write all results to FILE"
     )

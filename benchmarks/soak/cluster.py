@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,12 +99,19 @@ class Cluster:
 
 @contextlib.contextmanager
 def serving(
-    folder: Path, *, nodes: int, server: str, plant: str | None
+    folder: Path,
+    *,
+    nodes: int,
+    server: str,
+    plant: str | None = None,
+    config: Mapping[str, object] | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Iterator[Cluster]:
     """
     Start nodes, their services and a sweeper; stop them on exit.
 
-    One node uses SQLite; several use PostgreSQL and Redis.
+    One node uses SQLite; several use PostgreSQL and Redis. The configuration and the
+    environment are added to those of every soak.
     """
     with contextlib.ExitStack() as stack:
         store, redis_process = Store(folder=folder), None
@@ -116,16 +123,19 @@ def serving(
             stack.callback(redis_process.remove)
             redis_process.start()
             url = postgres.create_database("soak")
-            environment = {"DATABASE_URL": url}
             store = Store(
-                folder=folder, environment=environment, postgres=postgres, name="soak"
+                folder=folder,
+                environment={"DATABASE_URL": url},
+                postgres=postgres,
+                name="soak",
             )
         migrating = make_server(folder, environment=store.environment)
         migrating.manage("migrate", "--verbosity", "0")
         options: dict[str, Any] = {
-            "config": _CONFIG,
+            "config": {**_CONFIG, **(config or {})},
             "environment": {
                 **store.environment,
+                **(environment or {}),
                 "DJANGO_SETTINGS_MODULE": "benchmarks.soak.settings",
                 "SESSIONS_RESPONDER": "tests.integration.responders.Counting",
                 "LOG_LEVEL": "WARNING",
