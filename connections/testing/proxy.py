@@ -78,6 +78,7 @@ class Proxy:
             task.add_done_callback(self._tasks.discard)
         self._writers.add(writer)
         server_writer = None
+        carriers: list[asyncio.Task[None]] = []
         try:
             server_reader, server_writer = await asyncio.open_connection(
                 "127.0.0.1", self.target_port
@@ -101,13 +102,13 @@ class Proxy:
                 ),
                 is_answer=True,
             )
-            await asyncio.wait(
-                (asyncio.create_task(there), asyncio.create_task(back)),
-                return_when=asyncio.FIRST_COMPLETED,
-            )
+            carriers = [asyncio.create_task(one) for one in (there, back)]
+            await asyncio.wait(carriers, return_when=asyncio.FIRST_COMPLETED)
         except OSError:
             pass
         finally:
+            for carrier in carriers:
+                carrier.cancel()
             for one in (writer, server_writer):
                 if one is not None:
                     self._writers.discard(one)

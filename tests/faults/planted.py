@@ -4,43 +4,26 @@ Plant flaws, one at a time, into a copy of this project for the checker to find.
     python -m tests.faults.planted
     python -m tests.faults.planted late-evicts-nobody --seconds 30 --seed 3
 
-A checker that cannot fail proves nothing: each flaw has to make the run of
-test_invariants.py fail, in words that fit.
+A checker that cannot fail proves nothing: each flaw has to make a run fail, in words
+that fit. test_invariants.py finds those of limits, tests/simulation those of sessions.
 """
 
 import argparse
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from tests.project import ROOT
+from tests.faults.flaws import Flaw, plant
+from tests.faults.planted_sessions import FLAWS as SESSIONS
 
-_COPIED = ("connections", "sessions_history", "orchestra", "templates")
-_COPIED_AS_WELL = ("tests", "manage.py", "pyproject.toml")
 _RETAKE = "connections/pool/scripts/retake.lua"
 _PRELUDE = "connections/pool/scripts/prelude.lua"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Flaw:
-    """A replacement of one text in a file, and the expected finding."""
-
-    path: str
-    right: str
-    wrong: str
-    faults: str
-    """The faults under which the flaw matters."""
-
-    shows: str
-    """A part of the checker's finding."""
-
-
-FLAWS = {
+LIMITS = {
     "keep-has-room-for-all": Flaw(
         path=_RETAKE,
         right="elseif count < slot.limit and count_slots() < max_total",
@@ -86,35 +69,33 @@ FLAWS = {
 }
 
 
-def plant(flaw: Flaw, folder: Path) -> None:
+FLAWS = {**LIMITS, **SESSIONS}
+
+
+def find(
+    flaw: Flaw, *, seconds: float = 20, examples: int = 60, seed: int
+) -> tuple[bool, str]:
     """
-    Copy the project and plant a flaw into the copy.
+    Run the checker on a flawed copy; return whether it finds it, and its output.
 
-    Raises:
-        ValueError: the text to replace is not there exactly once.
+    A run of limits lasts some seconds, one of sessions has so many examples.
     """
-    for name in _COPIED:
-        shutil.copytree(ROOT / name, folder / name)
-    for name in _COPIED_AS_WELL:
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        copy(ROOT / name, folder / name)
-    path = folder / flaw.path
-    text = path.read_text()
-    if text.count(flaw.right) != 1:
-        raise ValueError(f"not once in {flaw.path}: {flaw.right!r}")
-    path.write_text(text.replace(flaw.right, flaw.wrong))
-
-
-def find(flaw: Flaw, *, seconds: float, seed: int) -> tuple[bool, str]:
-    """Run the checker on a flawed copy; return whether it finds it, and its output."""
+    arguments = [
+        *("tests/simulation", "-m", "slow"),
+        *("--simulation-examples", str(examples), "--simulation-seed", str(seed)),
+    ]
+    if flaw.faults:
+        arguments = [
+            *("tests/faults/test_invariants.py", "-k", "promises_hold"),
+            *("--invariant-faults", flaw.faults, "--invariant-seconds", str(seconds)),
+            *("--invariant-seed", str(seed)),
+        ]
     with tempfile.TemporaryDirectory(prefix="planted-") as folder:
         plant(flaw, Path(folder))
         done = subprocess.run(
             [
                 *(sys.executable, "-m", "pytest", "-q", "--no-cov", "-s"),
-                *("-p", "no:cacheprovider", "tests/faults/test_invariants.py"),
-                *("-k", "promises_hold", "--invariant-faults", flaw.faults),
-                *("--invariant-seconds", str(seconds), "--invariant-seed", str(seed)),
+                *("-p", "no:cacheprovider", *arguments),
             ],
             cwd=folder,
             # In CI failed tests run again; this run has to fail.
@@ -135,7 +116,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("names", nargs="*", metavar="FLAW", help=", ".join(FLAWS))
-    parser.add_argument("--seconds", type=float, default=20, help="of each run")
+    parser.add_argument(
+        "--seconds", type=float, default=20, help="of each run of limits"
+    )
+    parser.add_argument(
+        "--examples", type=int, default=60, help="of each run of sessions"
+    )
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
     for name in options.names:
@@ -143,7 +129,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"no flaw {name!r}; there are {', '.join(FLAWS)}")
     missed = 0
     for name in options.names or FLAWS:
-        is_found, output = find(FLAWS[name], seconds=options.seconds, seed=options.seed)
+        is_found, output = find(
+            FLAWS[name],
+            seconds=options.seconds,
+            examples=options.examples,
+            seed=options.seed,
+        )
         missed += not is_found
         print(f"{name}: {'found' if is_found else 'NOT FOUND'}", flush=True)
         if not is_found:

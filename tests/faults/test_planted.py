@@ -1,8 +1,9 @@
-"""Test that test_invariants.py finds one planted flaw; tests.faults.planted has all."""
+"""Test that the checkers find some planted flaws; tests.faults.planted has all."""
 
 import pytest
 
-from tests.faults.planted import FLAWS, Flaw, find
+from tests.faults.flaws import Flaw
+from tests.faults.planted import FLAWS, find
 from tests.project import ROOT
 
 
@@ -19,4 +20,14 @@ def test_a_slot_taken_again_over_the_limit_is_found() -> None:
     is_found, output = find(flaw, seconds=8, seed=1)
     if not is_found:
         is_found, output = find(flaw, seconds=24, seed=2)
+    assert is_found, output
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "name", ["keys-are-trimmed-with-their-entries", "an-attach-ignores-the-epoch"]
+)
+def test_a_flaw_of_sessions_is_found(name: str) -> None:
+    is_found, output = find(FLAWS[name], examples=25, seed=1)
     assert is_found, output

@@ -1,4 +1,4 @@
-"""Test that the soak run finds leaks planted in real nodes."""
+"""Test that the soaks find leaks and broken promises."""
 
 import dataclasses
 import json
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.soak.figures import ALLOWED, Sample, check, find_growth
+from benchmarks.soak.records import Records, Row
 from tests.project import ROOT
 
 pytestmark = pytest.mark.alone
@@ -46,6 +47,83 @@ def test_memory_that_is_left_behind_is_found() -> None:
     assert done.returncode == 1, done.stdout + done.stderr
     (found,) = [line for line in done.stdout.splitlines() if "NOT FLAT" in line]
     assert "rss_kib" in found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(320)
+def test_every_promise_of_both_kinds_of_clients_agrees_with_the_log(
+    tmp_path: Path,
+) -> None:
+    """Nodes are killed, ways are cut, pages are reloaded and tokens expire."""
+    place = tmp_path / "soak.json"
+    options = ("--sessions", "--clients", "24", "--minutes", "0.35", "--json")
+    done = soak(*options, str(place))
+    assert done.returncode == 0, done.stdout + done.stderr
+    counts = json.loads(place.read_text())["counts"]
+    assert counts["sent"] == counts["acked"] + counts.get("failed", 0)
+    assert counts["over"] == 24
+    assert counts["renewed"] > 0
+
+
+SENT = {"client": "py0", "number": 1}
+ROW = Row(session="s", offset=1, sender="client", state="done", data=SENT)
+ANSWER = Row(session="s", offset=2, sender="server", state="done", data={"text": "ab"})
+HELD = [[1, "done", SENT], [2, "done", {"text": "ab"}]]
+
+
+def compare(
+    rows: list[Row], *, ends: tuple[dict[str, object], ...], held: object = HELD
+) -> list[str]:
+    """Compare a log with one message that was settled in some ways."""
+    records = Records("ab")
+    over: dict[str, object] = {
+        "event": "over",
+        "entries": held,
+        "pending": 0,
+        "stored": 0,
+    }
+    sent: dict[str, object] = {"event": "sent"}
+    for event in (sent, *ends, over):
+        records.take({**SENT, "session": "s", **event})
+    return records.compare(rows)
+
+
+ACKED: dict[str, object] = {"event": "acked", "offset": 1}
+CLOSED: dict[str, object] = {"event": "failed", "code": "closed"}
+
+
+def test_a_log_that_keeps_its_promises_has_no_problem() -> None:
+    assert compare([ROW, ANSWER], ends=(ACKED,)) == []
+    assert compare([ROW, ANSWER], ends=(CLOSED,)) == []
+    assert compare([], ends=(CLOSED,), held=[]) == []
+
+
+@pytest.mark.parametrize(
+    ("rows", "ends", "problem"),
+    [
+        ([ROW, ANSWER], (), "settled 0 times"),
+        ([ROW, ANSWER], (ACKED, ACKED), "settled 2 times"),
+        ([ROW, ANSWER], (ACKED, CLOSED), "settled 2 times"),
+        ([], (ACKED,), "acked as"),
+        ([ROW, ANSWER], ({**ACKED, "offset": 3},), "acked as"),
+        ([ROW, ANSWER], ({"event": "failed", "code": "storage_full"},), "failed as"),
+        ([], ({**CLOSED, "isStored": True},), "never sent"),
+        (
+            [ROW, ANSWER, dataclasses.replace(ROW, offset=3)],
+            (ACKED,),
+            "is in the log at",
+        ),
+        ([ROW], (ACKED,), "has no answer"),
+        ([ROW, dataclasses.replace(ANSWER, offset=3)], (ACKED,), "has holes"),
+        ([ROW, dataclasses.replace(ANSWER, data={"text": "a"})], (ACKED,), "is done"),
+        ([ROW, dataclasses.replace(ANSWER, state="streaming")], (ACKED,), "streaming"),
+        ([ROW, dataclasses.replace(ANSWER, state="cancelled")], (ACKED,), "differs"),
+    ],
+)
+def test_every_broken_promise_is_found(
+    rows: list[Row], ends: tuple[dict[str, object], ...], problem: str
+) -> None:
+    assert any(problem in one for one in compare(rows, ends=ends))
 
 
 FLAT = Sample(

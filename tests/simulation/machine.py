@@ -11,7 +11,7 @@ from hypothesis.stateful import (
 from tests.simulation.answers import PLANS
 from tests.simulation.pages import Page
 from tests.simulation.stores import Copy, DatabaseClock
-from tests.simulation.world import World
+from tests.simulation.world import HISTORY_LIMIT, World
 
 _MOST_PAGES = 5
 _MOST_COPIES = 3
@@ -73,6 +73,13 @@ class Sessions(RuleBasedStateMachine):
         self.world.messages[self.number] = plan
         self._page(which).say(self.number, plan)
         self.world.advance(0)
+
+    @rule(which=_WHICH)
+    def flood(self, which: int) -> None:
+        """Send so many messages that all entries before them are trimmed."""
+        for _ in range(HISTORY_LIMIT // 2):
+            self.say(which, "quick")
+            self.world.advance(0.1)
 
     @rule(which=_WHICH, count=st.integers(1, 3))
     def repeat(self, which: int, count: int) -> None:

@@ -12,6 +12,7 @@ _SETTINGS = settings(
     stateful_step_count=30,
     phases=(Phase.generate,),
     database=None,
+    report_multiple_bugs=False,
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
@@ -32,7 +33,7 @@ def test_all_clients_agree_with_the_log_whatever_happens(
     request: pytest.FixtureRequest,
 ) -> None:
     """Two nodes are killed, cut off and restored from backups at random."""
-    run(request, 12)
+    run(request, 8)
 
 
 @pytest.mark.long

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +20,7 @@ from tests.simulation.stores import Copy, SimulatedDatabase, SimulationLoop
 
 HISTORY_LIMIT = 8
 MAX_OPEN_STREAMS = 3
-LEASE_SECONDS = 3.0
+LEASE_SECONDS = 6.0
 _CONFIG: dict[str, Any] = {
     "max_connections_per_client": 50,
     "max_session_history": HISTORY_LIMIT,
@@ -28,8 +29,15 @@ _CONFIG: dict[str, Any] = {
     "sessions": {"max_open_streams": MAX_OPEN_STREAMS, "stream_timeout_seconds": 60},
     "rate_limit": {"messages_per_second": 1000, "burst_messages": 1000},
 }
-_REST_SECONDS = 30
+_REST_SECONDS = 20
 """Long enough for leases, checks of positions and retries."""
+
+_ROUND_SECONDS = 3
+_MOST_ROUNDS = 20
+"""How often and how many times pages send unsettled messages again."""
+
+_LONG_CHARACTERS = 300
+"""An answer that is longer may have reached its time-out."""
 
 _STOP_SECONDS = 4
 """How long a stopped answer may go on: two seconds, and the way to its node."""
@@ -80,6 +88,8 @@ class World:
         self.travels = 0
         self.disturbances = 0
         """Crashes, outages and lost replies, after which an answer may begin anew."""
+        self.cancelled: set[tuple[str, int]] = set()
+        """(session_id, offset) of the answers that a page stopped."""
         self.stopped_at: dict[tuple[str, int], float] = {}
 
     def __call__(self) -> float:
@@ -110,6 +120,7 @@ class World:
         for offset, held in page.entries.items():
             if held.state == "streaming" and page.is_open and page.reads.is_set():
                 page.send(type="cancel", offset=offset)
+                self.cancelled.add((page.session, offset))
                 if (
                     site
                     and not site.database.is_away
@@ -163,6 +174,7 @@ class World:
     def travel(self, saved: Saved) -> None:
         """Restore a backup, and renew the epochs as the operator's page says."""
         self.travels += 1
+        self.disturbances += 1
         saved.copy.restore()
         renew_epochs(Session.objects.all(), 100)
         self.known = {key: one.copy() for key, one in saved.known.items()}
@@ -183,18 +195,19 @@ class World:
             if page.session != "new" and not page.is_gone:
                 self.known.setdefault(page.session, Known())
         positions, _ = read_positions(list(self.known))
-        for session_id, known in self.known.items():
+        for session_id in self.known:
             position = positions.get(session_id)
             if position is not None:
                 rows = read_entries_after(session_id, 0, 10_000)
-                self._compare(known, rows, position.last_offset)
+                self._compare(session_id, rows, position.last_offset)
         for page in self.pages:
             if page.is_gone and page.session in positions:
                 raise Broken(f"{page.name} was told that its session does not exist")
         self._check_stopped()
 
-    def _compare(self, known: Known, rows: list[Entry], last_offset: int) -> None:
+    def _compare(self, session_id: str, rows: list[Entry], last_offset: int) -> None:
         """Compare the log of a session with what was known of it, and learn."""
+        known = self.known[session_id]
         if last_offset < known.last_offset:
             raise Broken(f"the log ends at {last_offset}, before {known.last_offset}")
         if len(rows) != min(last_offset, HISTORY_LIMIT):
@@ -208,6 +221,8 @@ class World:
             elif row.offset <= known.last_offset:
                 raise Broken(f"{row.offset} appeared below {known.last_offset}")
             known.entries[row.offset] = row
+            if row.sender == "server":
+                self._check_end(session_id, row)
         known.last_offset = last_offset
         rows = [row for row in known.entries.values() if row.sender == "client"]
         numbers = [_read(row)["number"] for row in rows]
@@ -216,6 +231,15 @@ class World:
         for offset, row in known.entries.items():
             if row.sender == "server":
                 self._check_answer(known, offset, row)
+
+    def _check_end(self, session_id: str, row: Entry) -> None:
+        """Check that an answer was ended by somebody who may end it."""
+        was_cancelled = (session_id, row.offset) in self.cancelled
+        if row.state == "cancelled" and not was_cancelled:
+            raise Broken(f"{row.offset} is cancelled, and no client asked for it")
+        is_late = len(row.text) > _LONG_CHARACTERS
+        if row.state == "interrupted" and not self.disturbances and not is_late:
+            raise Broken(f"{row.offset} is interrupted, and nothing disturbed it")
 
     def _compare_entry(self, before: Entry, row: Entry) -> None:
         if not before.is_streaming and (before.data, before.state) != (
@@ -259,13 +283,21 @@ class World:
             site.database.lost_replies = 0
         for page in self.pages:
             page.reads.set()
-        for _ in range(4):
+        for _ in range(_MOST_ROUNDS):
             self._stop_endless()
             self.return_all()
-            self.advance(_REST_SECONDS / 4)
+            self.advance(_ROUND_SECONDS)
+            if not any(page.waiting for page in self.pages if not page.is_gone):
+                break
+        self._stop_endless()
+        self.advance(_REST_SECONDS)
         for page in self.pages:
             if not page.is_gone:
                 self._check_page(page)
+        calls = Counter(call.number for call in self.calls)
+        for number, count in calls.items():
+            if count > 1 + self.disturbances:
+                raise Broken(f"the responder was asked {count} times for {number}")
         for call in self.calls:
             plan = PLANS[self.messages[call.number]]
             is_over = not call.is_open or call.responder.is_dead or plan.swallows
@@ -288,6 +320,7 @@ class World:
             for offset, held in page.entries.items():
                 if held.state == "streaming":
                     page.send(type="cancel", offset=offset)
+                    self.cancelled.add((page.session, offset))
 
     def _check_page(self, page: Page) -> None:
         if not page.is_open:
@@ -324,6 +357,9 @@ class World:
 
 def _is_told(held: Held, was: Entry) -> bool:
     """Return True if a page may hold this of an entry that was trimmed."""
+    if was.is_streaming:
+        # It ended and was trimmed before the log was read.
+        return held.text.startswith(was.text)
     if held.state == "interrupted" and held.sender == "server":
         # It was trimmed before the page got its end.
         return was.text.startswith(held.text)
