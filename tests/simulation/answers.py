@@ -78,7 +78,7 @@ class PlannedResponder:
                 try:
                     await asyncio.sleep(plan.pause_seconds)
                 except asyncio.CancelledError:
-                    if not plan.swallows:
+                    if self.is_dead or not plan.swallows:
                         raise
                 if self.is_dead:
                     await self._forever.wait()

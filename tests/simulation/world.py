@@ -51,6 +51,10 @@ class Site:
     database: SimulatedDatabase
     responder: PlannedResponder
 
+    def kill(self) -> None:
+        """End the process of the node: whatever it waits for never comes."""
+        self.database.is_dead = self.responder.is_dead = True
+
 
 @dataclass(slots=True)
 class Known:
@@ -108,7 +112,8 @@ class World:
     def close(self) -> None:
         """Kill everything."""
         for site in self._made:
-            site.database.is_dead = True
+            site.kill()
+        for site in self._made:
             self.run(site.database.close())
         self._runner.close()
         for saved in self.saved:
@@ -149,7 +154,7 @@ class World:
         """Kill a node like kill -9, and start another."""
         site = self.sites[index]
         self.disturbances += 1
-        site.database.is_dead = site.responder.is_dead = True
+        site.kill()
         for page in self.pages:
             if page.node is site.node:
                 page.vanish()
@@ -160,6 +165,7 @@ class World:
         site = self.sites[index]
         self.disturbances += 1
         self.run(site.node.stop())
+        site.kill()
         for page in self.pages:
             if page.node is site.node:
                 page.cut()
