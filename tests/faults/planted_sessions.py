@@ -14,8 +14,8 @@ FLAWS = {
     ),
     "an-ack-names-the-last-entry": Flaw(
         path=_COMMITS,
-        right="return Committed(epoch=session.epoch, offset=offset)",
-        wrong="return Committed(epoch=session.epoch, offset=session.last_offset)",
+        right="return Committed(epoch=epoch, offset=offset)",
+        wrong="return Committed(epoch=epoch, offset=offset + 1)",
         shows="acked at",
     ),
     "keys-are-trimmed-with-their-entries": Flaw(

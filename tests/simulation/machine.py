@@ -119,12 +119,12 @@ class Sessions(RuleBasedStateMachine):
 
     @rule(which=_WHICH, is_away=st.booleans())
     def lose_database(self, which: int, is_away: bool) -> None:
-        self.world.disturbances += 1
+        self.world.disturb()
         self.world.sites[which % len(self.world.sites)].database.is_away = is_away
 
     @rule(which=_WHICH, count=st.integers(1, 3))
     def lose_replies(self, which: int, count: int) -> None:
-        self.world.disturbances += 1
+        self.world.disturb()
         self.world.sites[which % len(self.world.sites)].database.lost_replies = count
 
     @precondition(lambda self: len(self.world.saved) < _MOST_COPIES)

@@ -115,6 +115,7 @@ class World:
             site.kill()
         for site in self._made:
             self.run(site.database.close())
+        self.run(_cancel_all())
         self._runner.close()
         for saved in self.saved:
             saved.copy.close()
@@ -136,6 +137,11 @@ class World:
 
     # Disturbances
 
+    def disturb(self) -> None:
+        """Count a fault, which may also lose what was asked before."""
+        self.disturbances += 1
+        self.stopped_at.clear()
+
     def _make_site(self) -> Site:
         database = SimulatedDatabase(self.chance)
         responder = PlannedResponder(self.calls)
@@ -153,7 +159,7 @@ class World:
     def crash(self, index: int) -> None:
         """Kill a node like kill -9, and start another."""
         site = self.sites[index]
-        self.disturbances += 1
+        self.disturb()
         site.kill()
         for page in self.pages:
             if page.node is site.node:
@@ -163,7 +169,7 @@ class World:
     def restart(self, index: int) -> None:
         """Stop a node as SIGTERM does, and start another."""
         site = self.sites[index]
-        self.disturbances += 1
+        self.disturb()
         self.run(site.node.stop())
         site.kill()
         for page in self.pages:
@@ -180,11 +186,10 @@ class World:
     def travel(self, saved: Saved) -> None:
         """Restore a backup, and renew the epochs as the operator's page says."""
         self.travels += 1
-        self.disturbances += 1
+        self.disturb()
         saved.copy.restore()
         renew_epochs(Session.objects.all(), 100)
         self.known = {key: one.copy() for key, one in saved.known.items()}
-        self.stopped_at.clear()
 
     # What must hold
 
@@ -359,6 +364,14 @@ class World:
                     raise Broken(f"{message_id} was acked at {offset} and is missing")
             elif _read(entry) != page.sent[message_id]:
                 raise Broken(f"{message_id} was acked at {offset}, which is {entry}")
+
+
+async def _cancel_all() -> None:
+    """Cancel every task, also those that wait again after a first time."""
+    while left := asyncio.all_tasks() - {asyncio.current_task()}:
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left, timeout=1)
 
 
 def _is_told(held: Held, was: Entry) -> bool:
