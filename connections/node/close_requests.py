@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import timedelta
-from functools import partial
 from typing import TYPE_CHECKING
 
 from connections import close_codes
@@ -27,6 +25,7 @@ from connections.models import CloseRequest
 from connections.node.new_rows import NewRows
 from connections.node.recent_requests import AppliedRequest, RecentRequests
 from connections.node.recorder import Recorder
+from connections.slices import Slices
 from connections.storage.database import Database
 from connections.units import Clock
 
@@ -40,7 +39,7 @@ _REMEMBERED_SECONDS = 60
 """How long a request waits for connections whose handshake had begun."""
 
 _SLICE_SECONDS = 0.005
-"""How long requests are applied until other tasks run."""
+"""How long connections are ended until other tasks run."""
 
 _LOST_RIGHTS = frozenset(
     one.reason
@@ -81,12 +80,18 @@ class AppliedRequests:
         self._clock = clock
         self._recent = RecentRequests(node_id, _REMEMBERED_SECONDS)
 
-    def apply(self, request: CloseRequest, age_seconds: float = 0) -> int:
+    async def apply(
+        self,
+        request: CloseRequest,
+        age_seconds: float = 0,
+        slices: Slices | None = None,
+    ) -> int:
         """
-        End the connections a request selects, and return how many.
+        End the connections a request selects in slices, and return how many.
 
         age_seconds counts from the commit, as far as this node can tell.
         """
+        slices = slices or Slices(_SLICE_SECONDS)
         now = self._clock()
         latest = min(now, now - age_seconds + _TOLERANCE_SECONDS)
         if self._forget is not None:
@@ -95,15 +100,19 @@ class AppliedRequests:
             self._recent.add(
                 AppliedRequest(request=request, applied_at=now, latest=latest)
             )
-        found = self._hub.select(request.target, request.value, self._node_id)
+        self._apply_to_viewers(request, latest)
         ended: list[LiveConnection] = []
 
         def end(connection: LiveConnection) -> None:
             if self._end(connection, request, now, latest):
                 ended.append(connection)
 
-        self._hub.for_each("The application of a close request", end, found)
-        self._apply_to_viewers(request, latest)
+        name, passes = "The application of a close request", self._hub.passes
+        is_whole = True
+        for one in self._hub.select(request.target, request.value, self._node_id):
+            is_whole &= passes.attempt(name, end, one)
+            await slices.check()
+        passes.finish(name, is_whole=is_whole)
         return len(ended)
 
     async def apply_all(
@@ -115,15 +124,14 @@ class AppliedRequests:
         Returns False if one of them failed, or failed for a connection.
         """
         name, passes = "The application of close requests", self._hub.passes
-        is_whole, began_at = True, time.perf_counter()
+        is_whole, slices = True, Slices(_SLICE_SECONDS)
         for request, age in _join_equal(requests):
-            apply = partial(self.apply, age_seconds=age.total_seconds())
             failures = passes.failures
-            passes.attempt(name, apply, request)
+            await passes.attempt_work(
+                name, self.apply(request, age.total_seconds(), slices)
+            )
             is_whole &= passes.failures == failures
-            if time.perf_counter() - began_at > _SLICE_SECONDS:
-                await asyncio.sleep(0)
-                began_at = time.perf_counter()
+            await slices.check()
         self._recent.forget_old(self._clock())
         return passes.finish(name, is_whole=is_whole)
 

@@ -69,41 +69,41 @@ async def case() -> Case:
 async def test_a_connection_on_its_way_in_is_ended_on_joining(case: Case) -> None:
     """However long its handshake takes, and whatever was applied since."""
     slow = case.arrive("1")
-    case.applied.apply(case.make_request())
-    case.applied.apply(case.make_request(value="bob"))
+    await case.applied.apply(case.make_request())
+    await case.applied.apply(case.make_request(value="bob"))
     case.clock.advance(8)
     assert case.join(slow).close_reason == KICKED
 
 
 async def test_a_later_connection_stays(case: Case) -> None:
-    case.applied.apply(case.make_request(target="all", value=""))
+    await case.applied.apply(case.make_request(target="all", value=""))
     case.clock.advance(0.01)
     assert case.join(case.arrive("1")).close_reason is None
 
 
 async def test_a_connection_of_another_client_on_its_way_in_stays(case: Case) -> None:
     slow = case.arrive("1")
-    case.applied.apply(case.make_request(value="bob"))
+    await case.applied.apply(case.make_request(value="bob"))
     assert case.join(slow).close_reason is None
 
 
 async def test_a_connection_opened_long_after_a_late_request_stays(case: Case) -> None:
     """The database was away: the client has reconnected since the request."""
     connection = case.join(case.arrive("1"))
-    assert case.applied.apply(case.make_request(), 30) == 0
+    assert await case.applied.apply(case.make_request(), 30) == 0
     assert connection.close_reason is None
 
 
 async def test_a_handshake_begun_long_after_a_late_request_stays(case: Case) -> None:
     slow = case.arrive("1")
-    case.applied.apply(case.make_request(), 30)
+    await case.applied.apply(case.make_request(), 30)
     case.clock.advance(1)
     assert case.join(slow).close_reason is None
 
 
 async def test_a_request_is_forgotten_after_a_minute(case: Case) -> None:
     slow = case.arrive("1")
-    case.applied.apply(case.make_request())
+    await case.applied.apply(case.make_request())
     case.clock.advance(61)
     assert case.join(slow).close_reason is None
 
@@ -111,7 +111,7 @@ async def test_a_request_is_forgotten_after_a_minute(case: Case) -> None:
 async def test_spread_ends_come_one_by_one(case: Case) -> None:
     connections = [case.join(case.arrive(str(n))) for n in range(8)]
     request = case.make_request(reason="asked_to_reconnect", spread_seconds=0.4)
-    assert case.applied.apply(request) == 8
+    assert await case.applied.apply(request) == 8
     assert sum(one.close_reason is not None for one in connections) == 0
 
     def count_ended() -> int:
@@ -127,7 +127,7 @@ async def test_spread_ends_come_one_by_one(case: Case) -> None:
 async def test_a_spread_end_passes_over_a_connection_that_has_left(case: Case) -> None:
     """The recorded reason of its end stays."""
     connection = case.join(case.arrive("1"))
-    case.applied.apply(case.make_request(spread_seconds=0.01))
+    await case.applied.apply(case.make_request(spread_seconds=0.01))
     case.hub.leave(connection)
     is_over = asyncio.Event()
     # Timers run in order, so the one of the request has run before this one.
@@ -157,8 +157,8 @@ async def test_every_target_ends_a_connection_on_its_way_in(
         "1", user_id=7, credential=credential, address="192.0.2.7", now=case.clock()
     )
     other = case.arrive("2")
-    case.applied.apply(case.make_request(target=target, value=value))
-    case.applied.apply(case.make_request(target=target, value="203.0.113.9"))
+    await case.applied.apply(case.make_request(target=target, value=value))
+    await case.applied.apply(case.make_request(target=target, value="203.0.113.9"))
     case.clock.advance(1)
     assert case.join(slow).close_reason == KICKED
     assert (case.join(other).close_reason is None) == (target not in ("node", "all"))
@@ -219,3 +219,21 @@ async def test_requests_are_forgotten_although_nobody_joins(case: Case) -> None:
     assert len(recent) == 61
     recent.forget_old(2000)
     assert len(recent) == 0
+
+
+@pytest.mark.parametrize("spread_seconds", [0, 60])
+async def test_one_request_for_all_lets_other_tasks_run(
+    case: Case, spread_seconds: float
+) -> None:
+    """The more connections it ends, the more slices it takes."""
+    for number in range(20_000):
+        case.join(case.arrive(f"c{number}"))
+    request = case.make_request(target="all", value="", spread_seconds=spread_seconds)
+    applying = asyncio.create_task(case.applied.apply_all([(request, timedelta())]))
+    turns = 0
+    while not applying.done():
+        turns += 1
+        await asyncio.sleep(0)
+    assert applying.result()
+    assert spread_seconds or all(one.close_reason == KICKED for one in case.hub)
+    assert turns > 3
