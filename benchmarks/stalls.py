@@ -45,6 +45,7 @@ _ENVIRONMENT = {
     "WEBSOCKET__RATE_LIMIT__BURST_MESSAGES": "100000",
 }
 _ANSWERS_PER_SESSION = 4
+_BEATS_SECONDS = 5
 _LEAK_SECONDS = 75
 """A connection is looked at for leaks a minute after its end."""
 
@@ -131,7 +132,8 @@ class Site:
         server.signal(signal.SIGUSR1)
         time.sleep(0.2)
         yield figures
-        time.sleep(1.5)
+        # What another process writes is read on the next beat.
+        time.sleep(_BEATS_SECONDS)
         seen = read_observed(server, self.folder / "observed")
         figures[f"{name}_ms"] = max(seen["late_seconds"], default=0) * 1000
         figures[f"{name}_cpu_ms"] = max(seen["busy_seconds"], default=0) * 1000

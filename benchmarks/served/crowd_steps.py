@@ -86,8 +86,8 @@ async def _fill_pool(number: int) -> dict[str, float]:
     await _await_calm(client)
     figures = {"lowered_ms": await _read_longest(client)}
     await _acquire(dying, "dying", number, number)
-    await asyncio.sleep(21)
     await client.slowlog_reset()
+    await asyncio.sleep(21)
     await lowered.acquire(_make_slot("dying", number, number))
     figures["dead_ms"] = await _read_longest(client)
     for pool in (lowered, dying):

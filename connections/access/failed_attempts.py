@@ -17,9 +17,6 @@ logger = logging.getLogger(__name__)
 MAX_ADDRESSES = 10_000
 """The bound of remembered addresses; the oldest failures are forgotten first."""
 
-VERIFIED_PER_SECOND = 50
-"""The rate at which the attempts of a limited address are verified."""
-
 _LOG_SECONDS = 10
 _MOST_WAIT_SECONDS = 2
 
@@ -29,9 +26,10 @@ class FailedCredentials:
     Counts wrong credentials by address (IPv6 by /64).
 
     The attempts of an address that has spent its allowance wait in a queue,
-    which lets VERIFIED_PER_SECOND of them be verified. So a right credential
-    is admitted beside wrong ones from the same address, for example behind the
-    same proxy. Tokens, JWTs and tickets cannot be guessed at any rate.
+    which lets handshake.per_address_per_second of them be verified, as many as
+    the server admits of one address. So wrong credentials push out no right one
+    from the same address, for example behind the same proxy. Tokens, JWTs and
+    tickets cannot be guessed at any rate.
     """
 
     def __init__(self, config: HandshakeConfig, clock: Clock) -> None:
@@ -81,7 +79,8 @@ class FailedCredentials:
         if wait_seconds > self._most_wait_seconds:
             raise self.refuse(address)
         known.verified_at = (
-            max(known.verified_at, loop.time()) + 1 / VERIFIED_PER_SECOND
+            max(known.verified_at, loop.time())
+            + 1 / self._config.per_address_per_second
         )
         if wait_seconds > 0:
             await asyncio.sleep(wait_seconds)

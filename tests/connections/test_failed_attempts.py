@@ -124,11 +124,28 @@ def test_attempts_of_a_limited_address_wait_in_a_bounded_queue() -> None:
         admitted = [moment for moment in moments if moment < math.inf]
         assert moments[0] == 0
         assert admitted == sorted(admitted)
-        assert 50 < len(admitted) < 150
-        assert max(admitted) <= 2 + 1 / failed_attempts.VERIFIED_PER_SECOND
+        assert 350 < len(admitted) < 450
+        assert max(admitted) <= 2 + 1 / 200
         assert failed.refused_count == 1000 - len(admitted)
         time.advance(60)
         assert time.run(attempt()) < math.inf
+
+
+def test_as_many_attempts_as_the_server_admits_push_no_right_one_out() -> None:
+    """150 wrong ones a second beside a right one each second, for ten seconds."""
+    failed = make(FakeClock())
+    for _ in range(3):
+        failed.record("192.0.2.7")
+
+    async def attempt_steadily() -> None:
+        async with asyncio.TaskGroup() as attempts:
+            for _ in range(1510):
+                attempts.create_task(failed.wait("192.0.2.7"))
+                await asyncio.sleep(1 / 151)
+
+    with VirtualTime() as time:
+        time.run(attempt_steadily())
+    assert failed.refused_count == 0
 
 
 ADDRESS = "192.0.2.7"
