@@ -4,7 +4,7 @@ from django.contrib.auth.views import LoginView, LogoutView
 from django.urls import include, path
 
 from orchestra.sign_in import limit_sign_ins
-from orchestra.views import show_conversations
+from orchestra.views import redirect_to_icon, show_conversations
 
 sign_in = LoginView.as_view(
     template_name="orchestra/sign_in.html",
@@ -13,6 +13,7 @@ sign_in = LoginView.as_view(
 )
 
 urlpatterns = [
+    path("favicon.ico", redirect_to_icon),
     path("", show_conversations, name="conversations"),
     path("sign-in/", limit_sign_ins(sign_in), name="sign_in"),
     path("sign-out/", LogoutView.as_view(), name="sign_out"),

@@ -2,10 +2,11 @@
 
 import json
 
-from django.contrib.auth.decorators import login_required
+from django.contrib.auth.decorators import login_not_required, login_required
 from django.db.models import OuterRef, Subquery
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
+from django.shortcuts import redirect, render
+from django.templatetags.static import static
 
 from connections.credentials.identity import name_user
 from sessions_history.models import HistoryEntry, Session
@@ -41,3 +42,9 @@ def make_title(first_said: str | None) -> str:
     if len(words) > _TITLE_CHARACTERS:
         words = f"{words[: _TITLE_CHARACTERS - 1].rstrip()}…"
     return words or "Untitled"
+
+
+@login_not_required
+def redirect_to_icon(request: HttpRequest) -> HttpResponse:
+    """Redirect browsers that ask for /favicon.ico, on pages that name no icon."""
+    return redirect(static("connections/favicon.svg"))

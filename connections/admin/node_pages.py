@@ -98,7 +98,8 @@ class NodePages(ReadOnlyAdmin):
 def _list_numbers(node: Node) -> Iterator[tuple[str, str]]:
     """Yield the counts of a node since its start, with their names."""
     counters = node.counters
-    yield "Open connections", format_count(node.open_connections)
+    if node.state in LIVE_STATES:
+        yield "Open connections", format_count(node.open_connections)
     for name, title in _SUMS:
         yield title, format_count(counters.get(name, 0))
     yield "Bytes from clients", format_bytes(counters.get("bytes_in", 0))

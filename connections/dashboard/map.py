@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from django.utils.safestring import SafeString
 
@@ -68,6 +69,10 @@ class Region:
     per_cell: int
     """How many connections one cell represents."""
 
+    quiet_count: int
+    """Connections of clients that are wholly quiet; they are not in the grid."""
+
+    quiet_clients: int
     listed: Sequence[Client]
     """The clients with the most connections, for the table."""
 
@@ -78,7 +83,7 @@ def make_map(snapshot: Snapshot, selection: Selection) -> list[Region]:
     columns = count_columns(len(groups), selection.width)
     inside = selection.width - _MARGIN
     inner = (inside - _GAP * (columns - 1)) // columns - _PADDING
-    total = sum(len(group.connections) for group in groups)
+    total = sum(len(some) for group in groups for some in group.drawn)
     return [
         _make_region(
             group,
@@ -118,7 +123,7 @@ def is_shown(one: ConnectionState, selection: Selection) -> bool:
     return not selection.route or one.route == selection.route
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Group:
     """The connections of one region."""
 
@@ -126,6 +131,33 @@ class _Group:
     value: str
     node: Node | None
     connections: list[ConnectionState]
+
+    @cached_property
+    def clients(self) -> dict[str, list[ConnectionState]]:
+        """The connections by client."""
+        clients: dict[str, list[ConnectionState]] = {}
+        for one in self.connections:
+            clients.setdefault(one.client_id, []).append(one)
+        return clients
+
+    @property
+    def is_named(self) -> bool:
+        """True if there is room for the name of every client."""
+        return (
+            len(self.clients) <= _MOST_NAMED_CLIENTS
+            and len(self.connections) <= _MOST_NAMED_CONNECTIONS
+        )
+
+    @cached_property
+    def drawn(self) -> list[list[ConnectionState]]:
+        """The clients with a cell: of many, those that are not wholly quiet."""
+        if self.is_named:
+            return list(self.clients.values())
+        return [
+            some
+            for some in self.clients.values()
+            if any(one.state != LiveState.QUIET for one in some)
+        ]
 
 
 def _group(snapshot: Snapshot, selection: Selection) -> list[_Group]:
@@ -152,21 +184,15 @@ def _group(snapshot: Snapshot, selection: Selection) -> list[_Group]:
 
 
 def _make_region(group: _Group, *, width: int, per_cell: int, query: str) -> Region:
-    connections = group.connections
-    clients: dict[str, list[ConnectionState]] = {}
-    for one in connections:
-        clients.setdefault(one.client_id, []).append(one)
-    is_named = (
-        len(clients) <= _MOST_NAMED_CLIENTS
-        and len(connections) <= _MOST_NAMED_CONNECTIONS
-    )
+    connections, clients, drawn = group.connections, group.clients, group.drawn
     states = count_states(connections)
+    drawn_count = sum(map(len, drawn))
     grid = None
-    if connections and not is_named:
+    if drawn and not group.is_named:
         grid = draw_cells(
-            [_make_cells(some, per_cell) for some in clients.values()],
+            [_make_cells(some, per_cell) for some in drawn],
             width=width,
-            label=f"{len(connections)} connections of {group.name}: "
+            label=f"{drawn_count} of {len(connections)} connections of {group.name}: "
             f"{_describe_states(states)}",
             key_length=KEY_LENGTH,
         )
@@ -179,10 +205,14 @@ def _make_region(group: _Group, *, width: int, per_cell: int, query: str) -> Reg
         count=len(connections),
         client_count=len(clients),
         states=states,
-        named=[_make_client(*pair) for pair in clients.items()] if is_named else [],
+        named=[_make_client(*pair) for pair in clients.items()]
+        if group.is_named
+        else [],
         grid=grid.svg if grid else None,
         keys=grid.keys if grid else "",
         per_cell=per_cell,
+        quiet_count=len(connections) - drawn_count,
+        quiet_clients=len(clients) - len(drawn),
         listed=[_make_client(*pair) for pair in most[:_MOST_LISTED]],
     )
 

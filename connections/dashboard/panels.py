@@ -31,9 +31,10 @@ from connections.dashboard.snapshot import Snapshot
 from connections.dashboard.statistics import Statistics
 from connections.dashboard.tiles import estimate_quantile, make_tiles
 from connections.dashboard.top import describe_top
+from connections.dashboard.trends import describe_trends
 from connections.metrics.counters import DURATION_EDGES
 from connections.models import Alert, Node
-from connections.node.live_state import ConnectionState
+from connections.node.live_state import ConnectionState, LiveState
 from connections.units import as_utc
 
 NAMES = (
@@ -41,6 +42,7 @@ NAMES = (
     "top",
     "alerts",
     "tiles",
+    "trends",
     "map",
     "errors",
     "durations",
@@ -117,8 +119,10 @@ def render_panels(
             "regions": regions,
             "columns": count_columns(len(regions), selection.width),
             "counts": _count_by_state(shown),
+            "quiet_glyph": draw_row([(LiveState.QUIET, "")]),
             "list_url": reverse("admin:connections_connection_changelist"),
         },
+        "trends": describe_trends(statistics, selection.range, _half(selection)),
         "errors": _show_errors(statistics, selection),
         "refused": _show_refused(statistics, selection),
         "durations": _show_durations(snapshot, statistics, shown, selection),
@@ -164,6 +168,7 @@ def _count_by_state(shown: Sequence[ConnectionState]) -> list[dict[str, Any]]:
     return [
         {
             "glyph": draw_row([(state.value, "")]),
+            "state": state.value,
             "word": word,
             "meaning": meaning,
             "count": count,

@@ -27,6 +27,9 @@ _EMPTY_MINUTE: dict[str, Any] = {
     "ends": {},
     "errors": {},
     "refused": {},
+    "handling": [],
+    "handling_seconds": 0,
+    "max_loop_lag_seconds": 0,
     "durations": [0] * (len(DURATION_EDGES) + 1),
 }
 
@@ -47,6 +50,12 @@ class Statistics:
 
     refused: Mapping[str, Sequence[float]]
     """Refused handshakes by reason; reasons without any are absent."""
+
+    handling_ms: Sequence[float] = ()
+    """The mean time of handling a message, in milliseconds."""
+
+    lag_ms: Sequence[float] = ()
+    """The largest lag of an event loop, in milliseconds."""
 
     reasons: Mapping[str, int] = field(default_factory=dict)
     durations: Sequence[int] = (0,) * (len(DURATION_EDGES) + 1)
@@ -109,8 +118,13 @@ class _Sums:
         for one in minutes:
             at = one["minute"] - one["minute"] % self.step
             point = self.points.setdefault(at, {})
-            for name in ("opened", "messages_in", "messages_out"):
+            for name in ("opened", "messages_in", "messages_out", "handling_seconds"):
                 point[name] = point.get(name, 0) + one[name]
+            point["handled"] = point.get("handled", 0) + sum(one["handling"])
+            lag_seconds = point.get("max_loop_lag_seconds", 0)
+            point["max_loop_lag_seconds"] = max(
+                lag_seconds, one["max_loop_lag_seconds"]
+            )
             point["ended"] = point.get("ended", 0) + sum(one["ends"].values())
             self.errors[at] = Counter(self.errors.get(at)) + Counter(one["errors"])
             self.refused[at] = Counter(self.refused.get(at)) + Counter(one["refused"])
@@ -127,6 +141,9 @@ class _Sums:
         # An incomplete first step would look like a rise.
         first = -(-minutes.start // self.step) * self.step
         steps = range(first, minutes.stop, self.step)
+        handled = self._pick("handled", steps)
+        seconds = self._pick("handling_seconds", steps)
+        lags = self._pick("max_loop_lag_seconds", steps)
         return Statistics(
             times=[datetime.fromtimestamp(minute * 60, UTC) for minute in steps],
             step_minutes=self.step,
@@ -137,6 +154,11 @@ class _Sums:
             messages_out=self._pick("messages_out", steps),
             errors=_by_label(self.errors, steps),
             refused=_by_label(self.refused, steps),
+            handling_ms=[
+                1000 * total / count if count else 0
+                for total, count in zip(seconds, handled, strict=True)
+            ],
+            lag_ms=[1000 * lag for lag in lags],
             reasons=_rank(self.ends),
             durations=self.durations,
             peak_open=peak_open,

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from django.utils.safestring import SafeString
-
 from connections.config.loader import get_config
 from connections.dashboard.charts.scales import (
     NOTHING,
@@ -12,7 +10,6 @@ from connections.dashboard.charts.scales import (
     format_seconds,
     split_seconds,
 )
-from connections.dashboard.charts.sparkline import draw_sparkline
 from connections.dashboard.statistics import Statistics
 from connections.metrics.counters import DURATION_EDGES
 from connections.models import Node
@@ -24,13 +21,12 @@ _FULL = 0.9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tile:
-    """A number with its unit, a note and a line of its history."""
+    """A number with its unit and a note."""
 
     label: str
     value: str
     unit: str = ""
     note: str = ""
-    line: SafeString | str = ""
     is_bad: bool = False
     is_pair: bool = False
     """True if the value is two numbers, which need more room."""
@@ -52,7 +48,6 @@ def make_tiles(
             label="Open now",
             value=format_count(len(shown)),
             note=f"peak in 24 h {format_count(peak)} · limit {format_count(most)}",
-            line=draw_sparkline(statistics.open_connections),
             is_bad=len(shown) >= _FULL * most,
         ),
         _make_rate("Opened", "opened", statistics.opened, nodes),
@@ -105,14 +100,12 @@ def _make_rate(
         value=format_count(round(rate, 1)),
         unit="/min",
         note=f"{format_count(sum(values))} in the range",
-        line=draw_sparkline(_whole(values)),
     )
 
 
 def _make_refused(statistics: Statistics, nodes: Sequence[Node]) -> Tile:
     """Return the tile of refused handshakes; bad while the pool is full."""
-    columns = zip(*statistics.refused.values(), strict=True)
-    per_step = [sum(column) for column in columns] or [0, 0]
+    per_step = [sum(step) for step in zip(*statistics.refused.values(), strict=True)]
     tile = _make_rate("Refused", "refused", per_step, nodes)
     most_frequent = next(iter(statistics.refused), "none").replace("_", " ")
     return replace(
@@ -122,26 +115,14 @@ def _make_refused(statistics: Statistics, nodes: Sequence[Node]) -> Tile:
     )
 
 
-def _whole(values: Sequence[float]) -> Sequence[float]:
-    """Return the values without the current step, which would look like a fall."""
-    return values[:-1]
-
-
 def _make_traffic(statistics: Statistics, shown: Sequence[ConnectionState]) -> Tile:
     incoming = format_count(round(sum(one.in_per_second for one in shown), 1))
     outgoing = format_count(round(sum(one.out_per_second for one in shown), 1))
-    both = [
-        one + other
-        for one, other in zip(
-            statistics.messages_in, statistics.messages_out, strict=True
-        )
-    ]
     return Tile(
         label="Messages /s",
         value=f"↓{incoming} ↑{outgoing}",
         note="↓ from clients, ↑ to clients",
         is_pair=True,
-        line=draw_sparkline(_whole(both)),
     )
 
 
@@ -149,13 +130,11 @@ def _make_errors(statistics: Statistics) -> Tile:
     errors = sum(map(sum, statistics.errors.values()))
     messages = sum(statistics.messages_in)
     ratio = errors / messages if messages else 0.0
-    per_step = [sum(column) for column in zip(*statistics.errors.values(), strict=True)]
     return Tile(
         label="Error ratio",
         value=f"{ratio * 100:.2f}".rstrip("0").rstrip("."),
         unit="%",
         note=f"{format_count(errors)} of {format_count(messages)} messages",
-        line=draw_sparkline(per_step or [0, 0]),
         is_bad=ratio >= _BAD_RATIO,
     )
 

@@ -157,7 +157,7 @@ def test_a_trend_has_tooltips_with_values() -> None:
         Series(name="rate", kind="k1", values=[1, 1, 1]),
     ]
     svg = draw_trend(series, times, label="Errors", width=250, height=136)
-    assert "02 Jan 12:01 UTC: internal 4, rate 1" in svg
+    assert "2026-01-02 12:01:00 UTC: internal 4, rate 1" in svg
     line = next(
         one.attrib["d"]
         for one in parse(svg).iter()

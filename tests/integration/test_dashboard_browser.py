@@ -101,7 +101,7 @@ class Desk:
         return page
 
     def _record(self, message: Any) -> None:
-        if message.type == "error" and "favicon" not in str(message.location):
+        if message.type == "error":
             self.complaints.append(message.text)
 
     def count(self) -> int:
@@ -324,6 +324,38 @@ async def test_it_is_accessible_in_each_theme_and_width(
         shown_width = await page.evaluate("document.documentElement.scrollWidth")
         assert shown_width <= width
         await page.context.close()
+
+
+async def test_pages_fit_each_width_without_a_complaint(
+    desk: Desk, browser: Browser
+) -> None:
+    """Under the strict policy; a node answers `connections top` with its clients."""
+    found = await asyncio.to_thread(desk.server.manage, "connections", "top", "--json")
+    (client, *_) = json.loads(found.splitlines()[-1])["top"]["client"]["rows"]
+    assert client == {"client": "alice", "at_least": 3, "at_most": 3}
+    node_id = read_ready(desk.server).json()["node"]
+    page = await desk.open_page(browser, "root")
+    await page.wait_for_selector("#live-badge.is-live")
+    await page.wait_for_selector("[data-panel=top] >> text=alice")
+    names = (
+        "livedashboard/",
+        "errorevent/",
+        f"node/{node_id}/change/",
+        "connection/?q=alice",
+        "alert/",
+    )
+    for width, name in product((390, 1200, 1440), names):
+        await page.set_viewport_size({"width": width, "height": 900})
+        await page.goto(f"{desk.server.url}/admin/connections/{name}")
+        shown_width = await page.evaluate("document.documentElement.scrollWidth")
+        assert shown_width <= width, (name, width)
+        clipped = await page.eval_on_selector_all(
+            ".live-tabs, .live-ranges, .live-trend svg",
+            "all => all.filter(one => one.scrollWidth > one.clientWidth + 1)"
+            ".map(one => one.outerHTML.slice(0, 80))",
+        )
+        assert clipped == [], (name, width)
+    assert desk.complaints == []
 
 
 async def test_it_can_be_used_with_the_keyboard_alone(

@@ -12,6 +12,7 @@ from connections.dashboard.charts.scales import (
     make_time_ticks,
 )
 from connections.dashboard.charts.svg import element, image, number, text, title
+from connections.units import show_moment
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 40, 10, 10, 26
 _MOST_TARGETS = 180
@@ -114,7 +115,7 @@ def _draw_targets(
         parts.append(
             element(
                 "rect",
-                title(f"{times[index]:%d %b %H:%M} UTC: {read}"),
+                title(f"{show_moment(times[index])}: {read}"),
                 x=xs[index] - step * every / 2,
                 y=_TOP,
                 width=step * every,

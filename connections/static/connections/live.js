@@ -11,6 +11,8 @@ const SOCKET_TRIES = 2;
 const SOCKET_AGAIN_SECONDS = 60;
 /** Close codes after which a reconnect would be refused again. */
 const FINAL_CODES = [4001, 4003, 4009];
+/** Narrower pages have one chart in a row; the server draws charts of that width. */
+const NARROW = 900;
 const EVERY_KEY = "connections.live.every";
 
 const root = document.getElementById("live");
@@ -287,9 +289,11 @@ root.querySelector(".live-filters button").hidden = true;
 document.getElementById("live-controls").hidden = false;
 map.classList.add("is-clickable");
 let lastWidth = root.clientWidth;
+root.classList.toggle("is-narrow", lastWidth < NARROW);
 new ResizeObserver(() => {
   if (Math.abs(root.clientWidth - lastWidth) < 20) return;
   lastWidth = root.clientWidth;
+  root.classList.toggle("is-narrow", lastWidth < NARROW);
   watch();
 }).observe(root);
 setInterval(showFreshness, 1000);
