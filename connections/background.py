@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 logger = logging.getLogger(__name__)
@@ -32,6 +32,17 @@ class BackgroundTasks:
         self._tasks.add(task)
         task.add_done_callback(self._forget)
         return task
+
+    def repeat(
+        self, step: Callable[[], Awaitable[None]], name: str, retry_seconds: float
+    ) -> None:
+        """
+        Run a step that waits by itself, again and again until cancelled.
+
+        A step that raises is tried again after retry_seconds. The first of several
+        failures in a row is logged.
+        """
+        self.start(_repeat(step, name, retry_seconds), name)
 
     def release(self, task: asyncio.Task[Any]) -> None:
         """Wait for a task no longer; the caller keeps a reference to it."""
@@ -71,3 +82,25 @@ class BackgroundTasks:
                 exc_info=exc,
                 extra={"event": "background_task_failed"},
             )
+
+
+async def _repeat(
+    step: Callable[[], Awaitable[None]], name: str, retry_seconds: float
+) -> None:
+    is_failing = False
+    while True:
+        try:
+            await step()
+        except Exception as exc:
+            if not is_failing:
+                logger.error(
+                    "The background task %r failed and is tried again: %s",
+                    name,
+                    exc,
+                    exc_info=exc,
+                    extra={"event": "background_task_failed"},
+                )
+            is_failing = True
+            await asyncio.sleep(retry_seconds)
+        else:
+            is_failing = False

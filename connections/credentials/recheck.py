@@ -1,6 +1,6 @@
 """Find the connections that may not stay, in few queries for hundreds."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from importlib import import_module
@@ -9,6 +9,7 @@ from typing import Any
 from django.conf import settings
 from django.contrib.auth import SESSION_KEY, get_user_model
 from django.core.exceptions import ValidationError
+from django.db import DatabaseError, DataError
 from django.utils import timezone
 
 from connections import close_codes
@@ -106,9 +107,11 @@ def _check_token(
 def _check_session(
     one: AuthorisationSnapshot,
     users: dict[Any, Any],
-    sessions: dict[str, dict[str, Any]],
+    sessions: dict[str, dict[str, Any] | Exception],
 ) -> CloseReason | None:
     session = sessions.get(one.session_key or "")
+    if isinstance(session, Exception):
+        raise session
     user = users.get(one.user_id)
     if (
         session is None
@@ -131,10 +134,17 @@ def _find_oldest_end() -> datetime:
     return timezone.now() - timedelta(seconds=grace_seconds + _EXPIRY_SECONDS)
 
 
-def _lacks(one: AuthorisationSnapshot, lacking: set[tuple[Any, Any]]) -> bool:
+def _lacks(
+    one: AuthorisationSnapshot, lacking: dict[tuple[Any, Any], Exception | None]
+) -> bool:
     if one.user_id is None:
         return bool(one.requirements)
-    return (one.requirements, one.user_id) in lacking
+    if (one.requirements, one.user_id) not in lacking:
+        return False
+    failure = lacking[one.requirements, one.user_id]
+    if failure is not None:
+        raise failure
+    return True
 
 
 def _read_users(keys: Iterable[Any]) -> dict[Any, Any]:
@@ -151,7 +161,19 @@ def _read_users(keys: Iterable[Any]) -> dict[Any, Any]:
             ours.append(model._meta.pk.to_python(key))
         except (ValidationError, ValueError, TypeError):
             continue
-    return {user.pk: user for user in get_users().filter(pk__in=ours)}
+    return _find_users(ours)
+
+
+def _find_users(keys: Sequence[Any]) -> dict[Any, Any]:
+    """Return users; a batch that the database refuses is halved."""
+    try:
+        return {user.pk: user for user in get_users().filter(pk__in=keys)}
+    except (DataError, OverflowError, ValueError):
+        # The database cannot hold one of the keys: it is a key of no user.
+        if len(keys) == 1:
+            return {}
+        half = len(keys) // 2
+        return _find_users(keys[:half]) | _find_users(keys[half:])
 
 
 def _read_tokens(keys: Iterable[Any]) -> dict[Any, Any]:
@@ -162,16 +184,30 @@ def _read_tokens(keys: Iterable[Any]) -> dict[Any, Any]:
     return {row.pk: row for row in rows}
 
 
-def _read_sessions(keys: set[str]) -> dict[str, dict[str, Any]]:
-    """Return the contents of sessions, without those that expired long ago."""
+def _read_sessions(keys: set[str]) -> dict[str, dict[str, Any] | Exception]:
+    """
+    Return the contents of sessions, without those that expired long ago.
+
+    A session that its engine or serializer cannot read is an exception.
+    """
     if not keys:
         return {}
     store = import_module(settings.SESSION_ENGINE).SessionStore
     if not hasattr(store, "get_model_class"):
         # Sessions in a cache, in files or in the cookie are read one by one.
-        loaded = {key: store(key).load() for key in keys}
+        loaded = {key: _attempt(store(key).load) for key in keys}
         return {key: session for key, session in loaded.items() if session}
     rows = get_session_rows(store.get_model_class()).filter(
         session_key__in=keys, expire_date__gt=_find_oldest_end()
     )
-    return {row.session_key: row.get_decoded() for row in rows}
+    return {row.session_key: _attempt(row.get_decoded) for row in rows}
+
+
+def _attempt(load: Callable[[], dict[str, Any]]) -> dict[str, Any] | Exception:
+    """Return the contents of a session, or the exception that reading it raised."""
+    try:
+        return load()
+    except DatabaseError:
+        raise  # It concerns all of them.
+    except Exception as exc:
+        return exc

@@ -7,6 +7,7 @@ from typing import Any
 from django.contrib.auth import get_backends, get_user_model
 from django.contrib.auth.backends import BaseBackend, ModelBackend
 from django.contrib.auth.models import PermissionsMixin
+from django.db import DatabaseError
 
 from connections.models.user_key import get_users
 
@@ -43,12 +44,15 @@ class Requirements:
         return cls(permissions=_as_tuple(permissions), groups=_as_tuple(groups))
 
 
-def find_lacking(wanted: Iterable[tuple[Requirements, Any]]) -> set[tuple[Any, Any]]:
+def find_lacking(
+    wanted: Iterable[tuple[Requirements, Any]],
+) -> dict[tuple[Any, Any], Exception | None]:
     """
     Return the pairs of requirements and user key that are not fulfilled.
 
     Runs one query for each permission and one for all groups, for any number of
-    users. A backend with its own decisions is called for each user.
+    users. A backend with its own decisions is called for each user; a pair for
+    which it raises comes with the exception.
     """
     pairs = {(needs, user.pk): user for needs, user in wanted if needs}
     ordinary = {
@@ -57,14 +61,14 @@ def find_lacking(wanted: Iterable[tuple[Requirements, Any]]) -> set[tuple[Any, A
         if not (user.is_active and getattr(user, "is_superuser", False))
     }
     groups = _read_groups(ordinary)
-    permitted = _read_permitted(ordinary)
-    strangers = {
-        (needs, key)
+    permitted, failed = _read_permitted(ordinary)
+    strangers: dict[tuple[Any, Any], Exception | None] = {
+        (needs, key): None
         for (needs, key), user in pairs.items()
         if needs.is_staff and not getattr(user, "is_staff", False)
     }
     return strangers | {
-        (needs, key)
+        (needs, key): failed.get(key)
         for needs, key in ordinary
         if not all((name, key) in groups for name in needs.groups)
         or not all((name, key) in permitted for name in needs.permissions)
@@ -84,20 +88,21 @@ def _read_groups(wanted: Wanted) -> set[tuple[str, Any]]:
     return set(found.values_list("groups__name", "pk"))
 
 
-def _read_permitted(wanted: Wanted) -> set[tuple[str, Any]]:
-    """Return the pairs of permission and user key for granted permissions."""
+def _read_permitted(
+    wanted: Wanted,
+) -> tuple[set[tuple[str, Any]], dict[Any, Exception]]:
+    """
+    Return the pairs of permission and user key for granted permissions.
+
+    The second value is the exceptions of a project's backend, by user key.
+    """
     users: dict[str, dict[Any, Any]] = {}
     for (needs, key), user in wanted.items():
         for name in needs.permissions:
             users.setdefault(name, {})[key] = user
     backends = get_backends()
     if not has_stock_permissions():
-        return {
-            (name, key)
-            for name, candidates in users.items()
-            for key, user in candidates.items()
-            if user.has_perm(name)
-        }
+        return _ask_backends(users)
     return {
         (name, key)
         for name, candidates in users.items()
@@ -107,7 +112,25 @@ def _read_permitted(wanted: Wanted) -> set[tuple[str, Any]]:
         .using(get_users().db)
         .filter(pk__in=candidates)
         .values_list("pk", flat=True)
-    }
+    }, {}
+
+
+def _ask_backends(
+    users: Mapping[str, Mapping[Any, Any]],
+) -> tuple[set[tuple[str, Any]], dict[Any, Exception]]:
+    """Ask for each permission of each user; return the granted and the failed."""
+    granted: set[tuple[str, Any]] = set()
+    failed: dict[Any, Exception] = {}
+    for name, candidates in users.items():
+        for key, user in candidates.items():
+            try:
+                if user.has_perm(name):
+                    granted.add((name, key))
+            except DatabaseError:
+                raise  # It concerns all of them.
+            except Exception as exc:
+                failed[key] = exc
+    return granted, failed
 
 
 def has_stock_permissions() -> bool:

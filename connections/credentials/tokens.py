@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
+from django.db import DatabaseError
 from django.utils import timezone
 from django.utils.crypto import constant_time_compare
 
@@ -70,15 +71,28 @@ def verify_access_token(token: str) -> Credential:
         Refused: the token is unknown, expired or revoked, or its user inactive.
     """
     (found,) = verify_access_tokens([token])
-    if isinstance(found, Refused):
+    if isinstance(found, Exception):
         raise found
     return found
 
 
-def verify_access_tokens(tokens: Sequence[str]) -> list[Credential | Refused]:
-    """Return the credential or the refusal of each token, in one query."""
+def verify_access_tokens(tokens: Sequence[str]) -> list[Credential | Exception]:
+    """
+    Return the credential or the refusal of each token, in one query.
+
+    A token whose check fails, for example in a project's get_username(), gets the
+    exception; the others are checked.
+    """
     rows = AccessToken.objects.find_all(tokens)
-    return [_check(digest_token(token), rows) for token in tokens]
+    found: list[Credential | Exception] = []
+    for token in tokens:
+        try:
+            found.append(_check(digest_token(token), rows))
+        except DatabaseError:
+            raise  # It concerns all of them.
+        except Exception as exc:
+            found.append(exc)
+    return found
 
 
 def _check(digest: str, rows: dict[str, AccessToken]) -> Credential | Refused:

@@ -135,11 +135,11 @@ class Verifier:
 
     async def _find_token(self, token: str) -> Credential:
         found = await self._tokens.find(token)
-        if isinstance(found, Refused):
+        if isinstance(found, Exception):
             raise found
         return found
 
-    async def _find_tokens(self, tokens: list[str]) -> list[Credential | Refused]:
+    async def _find_tokens(self, tokens: list[str]) -> list[Credential | Exception]:
         return await self._database.read(verify_access_tokens, tokens)
 
     async def _find_session(self, session_key: str) -> Credential:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 from typing import Any, Protocol
 
 from redis.asyncio import Redis
@@ -16,6 +17,8 @@ from connections.layers.compat import create_pool
 from connections.layers.mailbox import GAP
 from connections.redis.clients import ask, close_client, make_timeouts
 from connections.redis.pubsub import Subscriptions
+
+logger = logging.getLogger(__name__)
 
 _RETRY_SECONDS = 0.5
 _COMMANDS_AT_ONCE = 8
@@ -151,9 +154,20 @@ class Shard:
                 async with asyncio.timeout(_RETRY_SECONDS):
                     await self._may_be_back.wait()
             self._may_be_back.clear()
-            with contextlib.suppress(RedisError, OSError, TimeoutError):
+            try:
                 await self._send_gaps()
-                self._is_away = False
+            except (RedisError, OSError, TimeoutError):
+                continue
+            except Exception as exc:
+                # Messages must be sent again, with or without the gaps.
+                logger.error(
+                    "The gaps of the channel layer are not sent: %s",
+                    exc,
+                    exc_info=exc,
+                    extra={"event": "layer_gaps_failed"},
+                )
+                self._missed.clear()
+            self._is_away = False
 
     async def _send_gaps(self) -> None:
         while self._missed:

@@ -279,15 +279,17 @@ class RedisPool(SharedPool):
             self._has_started = True
             self._tasks.start(self._bus.start(), "The bus between nodes")
             self._tasks.start(self._commands.warn_of_eviction(), "The policy of Redis")
-            self._tasks.start(self._release_forever(), "The release of slots")
+            self._tasks.repeat(
+                self._release_when_due, "The release of slots", _RELEASE_RETRY_SECONDS
+            )
 
-    async def _release_forever(self) -> None:
-        while True:
-            await self._release_due.wait()
-            try:
-                await self._release_pending()
-            except PoolUnavailable:
-                await asyncio.sleep(_RELEASE_RETRY_SECONDS)
+    async def _release_when_due(self) -> None:
+        await self._release_due.wait()
+        try:
+            await self._release_pending()
+        except PoolUnavailable:
+            # The outage is reported elsewhere.
+            await asyncio.sleep(_RELEASE_RETRY_SECONDS)
 
     async def _release_pending(self) -> None:
         """

@@ -156,7 +156,8 @@ class Subscriptions:
             started = self._clock()
             try:
                 await self._listen()
-            except (RedisError, OSError, TimeoutError) as exc:
+            except Exception as exc:
+                # redis-py raises more than RedisError where a reply is garbled.
                 self.on_failure(exc)
             finally:
                 self.is_subscribed = False
@@ -230,7 +231,17 @@ class Subscriptions:
             if future is not None and not future.done():
                 future.set_result(None)
         elif message["type"] == "message" and channel != self._probe_channel:
-            self._on_message(channel, message["data"])
+            try:
+                self._on_message(channel, message["data"])
+            except Exception as exc:
+                # One message that nobody can take must not end the subscription.
+                logger.error(
+                    "%s could not hand on a message: %s",
+                    self._name,
+                    exc,
+                    exc_info=exc,
+                    extra={"event": "subscription_message_failed"},
+                )
 
     def _on_subscribed(self, subscription: Any) -> None:
         if self._is_failing:

@@ -87,3 +87,26 @@ async def test_a_wait_lasts_until_no_task_runs() -> None:
     tasks.start(first(), "the first")
     await tasks.wait()
     assert done == [1, 2] and len(tasks) == 0
+
+
+async def test_a_repeated_step_that_raises_is_tried_again_and_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tasks, done = BackgroundTasks(), asyncio.Event()
+    outcomes = iter([KeyError("a"), ValueError("b"), None, KeyError("c")])
+
+    async def step() -> None:
+        outcome = next(outcomes, None)
+        if outcome is not None:
+            raise outcome
+        await asyncio.sleep(0)
+        if not list(outcomes):
+            done.set()
+            await asyncio.Event().wait()
+
+    tasks.repeat(step, "the step", 0.001)
+    await asyncio.wait_for(done.wait(), 5)
+    await tasks.stop()
+    assert [record.getMessage() for record in caplog.records] == [
+        "The background task 'the step' failed and is tried again: 'a'"
+    ]

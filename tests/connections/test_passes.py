@@ -8,7 +8,9 @@ from functools import partial
 from typing import Any
 
 import pytest
+from django.contrib.auth.backends import BaseBackend
 from django.contrib.auth.models import User
+from django.contrib.sessions.backends.cache import SessionStore as CacheSession
 from django.test import Client, override_settings
 
 from connections import close_codes
@@ -19,11 +21,13 @@ from connections.config.auth_sections import ExpiryConfig
 from connections.config.sections import RecorderConfig
 from connections.credentials.identity import Credential
 from connections.credentials.recheck import AuthorisationSnapshot, find_close_reasons
+from connections.credentials.requirements import Requirements
+from connections.credentials.tokens import create_access_token, verify_access_tokens
 from connections.exceptions import DatabaseUnavailable
 from connections.hub.connection import LiveConnection
 from connections.hub.hub import Hub
 from connections.metrics.steps import PeriodicSteps
-from connections.models import Connection
+from connections.models import AccessToken, Connection
 from connections.node.extensions import NodeExtensions
 from connections.node.periodic import run_parts
 from connections.node.recorder import Recorder
@@ -287,6 +291,75 @@ def test_a_user_whose_check_raises_hides_no_other(
     found = find_close_reasons(snapshots)
     assert isinstance(found["alice"], KeyError)
     assert found["bob"] is close_codes.DEACTIVATED
+
+
+class SessionStore(CacheSession):
+    """A session engine that cannot read one session."""
+
+    def load(self) -> dict[str, Any]:
+        if self.session_key == "unreadable":
+            raise KeyError(self.session_key)
+        return super().load()
+
+
+@pytest.mark.django_db
+def test_a_session_that_cannot_be_read_hides_no_other(settings: Any) -> None:
+    settings.SESSION_ENGINE = __name__
+    user = User.objects.create_user("alice")
+    found = find_close_reasons(
+        [
+            AuthorisationSnapshot(connection_id=key, user_id=user.pk, session_key=key)
+            for key in ("unreadable", "unknown-to-all")
+        ]
+    )
+    assert isinstance(found["unreadable"], KeyError)
+    assert found["unknown-to-all"] is close_codes.LOGGED_OUT
+
+
+@pytest.mark.django_db
+def test_a_user_key_that_the_database_cannot_hold_hides_no_other() -> None:
+    users = [User.objects.create_user(name) for name in ("alice", "bob")]
+    snapshots = [
+        AuthorisationSnapshot(connection_id=str(key), user_id=key)
+        for key in (users[0].pk, 2**70, users[1].pk)
+    ]
+    assert find_close_reasons(snapshots) == {str(2**70): close_codes.DEACTIVATED}
+
+
+class Choosy(BaseBackend):
+    """A permission backend that raises for one user and refuses another."""
+
+    def has_perm(self, user: Any, perm: str, obj: Any = None) -> bool:
+        if user.get_username() == "alice":
+            raise KeyError("alice")
+        return False
+
+
+@pytest.mark.django_db
+def test_a_permission_that_cannot_be_read_hides_no_other(settings: Any) -> None:
+    settings.AUTHENTICATION_BACKENDS = [f"{__name__}.Choosy"]
+    requirements = Requirements.read("auth.view_user", ())
+    found = find_close_reasons(
+        [
+            AuthorisationSnapshot(
+                connection_id=name,
+                user_id=User.objects.create_user(name).pk,
+                requirements=requirements,
+            )
+            for name in ("alice", "bob")
+        ]
+    )
+    assert isinstance(found["alice"], KeyError)
+    assert found["bob"] is close_codes.FORBIDDEN
+
+
+@pytest.mark.django_db
+def test_a_token_whose_row_cannot_be_read_hides_no_other() -> None:
+    tokens = [create_access_token(name)[0] for name in ("alice", "bob")]
+    AccessToken.objects.filter(client_id="alice").update(scopes=5)
+    alice, bob = verify_access_tokens(tokens)
+    assert isinstance(alice, TypeError)
+    assert isinstance(bob, Credential)
 
 
 @pytest.mark.django_db(transaction=True)

@@ -263,6 +263,31 @@ async def test_a_release_during_an_outage_is_repeated(
     await wait_until(lambda: leased_in(redis_server) == {"2"})
 
 
+class FailingClock:
+    """A clock that raises once, when that is asked for."""
+
+    def __init__(self) -> None:
+        self.is_broken = False
+
+    def __call__(self) -> float:
+        if self.is_broken:
+            self.is_broken = False
+            raise ValueError("an error that nobody expected")
+        return time.monotonic()
+
+
+async def test_slots_are_released_after_an_unexpected_error(
+    make_pool: MakePool, redis_server: RedisProcess
+) -> None:
+    clock = FailingClock()
+    pool = make_pool(clock=clock, lease_seconds=30)
+    await pool.take("1", "2")
+    pool.release("1")
+    clock.is_broken = True
+    await wait_until(lambda: leased_in(redis_server) == {"2"})
+    assert not clock.is_broken
+
+
 # Leases
 
 

@@ -5,9 +5,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis
 
 from connections.consumers import LimitedConsumer
 from connections.layers.redis import RedisLayer
+from connections.redis.pubsub import Subscriptions
 from connections.testing.communicators import connect_to, make_node
 from connections.testing.waiting import scale, wait_until
 from tests.integration.redis_process import RedisProcess
@@ -89,3 +91,32 @@ async def test_an_outage_holds_up_no_new_channel() -> None:
         names = {await layer.new_channel() for _ in range(100)}
     assert len(names) == 100
     await layer.flush()
+
+
+async def test_a_message_that_cannot_be_handed_on_ends_no_subscription(
+    redis_server: RedisProcess,
+) -> None:
+    """The other messages of a node, and later ones, still arrive."""
+    arrived: list[bytes] = []
+
+    def take(channel: str, payload: bytes) -> None:
+        arrived.append(payload)
+        if payload == b"1":
+            raise KeyError("an error that nobody expected")
+
+    async with Redis.from_url(redis_server.url) as client:
+        subscriptions = Subscriptions(
+            client,
+            prober=client,
+            name="The subscription",
+            on_message=take,
+            on_return=lambda: None,
+            probe_seconds=30,
+            timeout_seconds=scale(5),
+        )
+        assert await subscriptions.add("news")
+        for payload in (b"1", b"2"):
+            await client.publish("news", payload)
+        await wait_until(lambda: arrived == [b"1", b"2"])
+        assert subscriptions.is_subscribed
+        await subscriptions.close()
