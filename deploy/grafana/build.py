@@ -259,6 +259,29 @@ NODE: list[tuple[str, str, str, list[Query]]] = [
         ],
     ),
     (
+        "Overdue steps",
+        "Periodic steps of nodes, and parts of the sweep, that have not succeeded for"
+        " three of their intervals.",
+        "short",
+        [
+            ("websocket_steps_overdue{N}", "{{instance}} steps"),
+            ("max(websocket_sweep_parts_overdue{N})", "parts of the sweep"),
+        ],
+    ),
+    (
+        "Intervals since the last success",
+        "Time since a periodic step last succeeded, in its own intervals; the five"
+        " oldest. From three on the step is overdue.",
+        "short",
+        [
+            (
+                "topk(5, (time() - websocket_step_last_success_timestamp_seconds{N})"
+                " / websocket_step_interval_seconds{N})",
+                "{{instance}} {{step}}",
+            )
+        ],
+    ),
+    (
         "Last sweep",
         "Time since the last finished sweep.",
         "s",
