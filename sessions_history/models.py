@@ -103,7 +103,18 @@ class Session(models.Model):
     class Meta:
         ordering = ["-last_seen_at"]
         indexes = [
-            models.Index(fields=["client_id", "-last_seen_at"], name="session_client")
+            models.Index(fields=["client_id", "-last_seen_at"], name="session_client"),
+            models.Index(
+                fields=["client_id"],
+                name="session_client_prefix",
+                # PostgreSQL finds a prefix by an index of bytes alone.
+                opclasses=["varchar_pattern_ops"],
+            ),
+            models.Index(
+                fields=["last_seen_at"],
+                name="session_empty",
+                condition=models.Q(last_offset=0),
+            ),
         ]
 
     def __str__(self) -> str:
@@ -176,7 +187,14 @@ class HistoryEntry(models.Model):
                 fields=["session", "offset"],
                 name="entry_streaming",
                 condition=models.Q(state="streaming"),
-            )
+            ),
+            # Nearly all entries are done, and lists show the newest first.
+            models.Index(
+                fields=["state", "sender", "id"],
+                name="entry_not_done",
+                condition=~models.Q(state="done"),
+            ),
+            models.Index(fields=["sender", "id"], name="entry_sender"),
         ]
 
     def __str__(self) -> str:

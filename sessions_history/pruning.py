@@ -2,12 +2,12 @@
 
 from datetime import datetime, timedelta
 
-from django.db import models
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from connections.config.loader import WebSocketConfig
 from connections.models.alias import atomic
-from connections.models.sweep import delete_some
+from connections.models.sweep import count_some, delete_some
 from connections.sweeper.tasks import SweepTask, add_sweep_task
 from sessions_history import chunks
 from sessions_history.models import (
@@ -55,7 +55,8 @@ def prune_sessions(unused_since: datetime, batch_size: int) -> int:
     if not ids:
         return 0
     still_unused = {"session__in": ids, "session__last_seen_at__lt": unused_since}
-    rows = delete_some(HistoryEntry.objects.filter(**still_unused), batch_size)
+    entries = HistoryEntry.objects.filter(**still_unused)
+    rows = delete_some(entries.order_by(), batch_size)
     if rows == batch_size:
         return rows
     rows += delete_some(AppendKey.objects.filter(**still_unused), batch_size - rows)
@@ -71,7 +72,7 @@ def prune_sessions(unused_since: datetime, batch_size: int) -> int:
 
 def prune_keys(batch_size: int) -> int:
     """Delete some message ids older than a day; return how many."""
-    return delete_some(AppendKey.objects.filter(created_at__lt=_day_ago()), batch_size)
+    return delete_some(_find_old_keys(), batch_size)
 
 
 def prune_empty(batch_size: int) -> int:
@@ -81,7 +82,11 @@ def prune_empty(batch_size: int) -> int:
 
 def _find_empty() -> SessionQuerySet:
     hour_ago = timezone.now() - timedelta(hours=1)
-    return Session.objects.empty().unused_since(hour_ago)
+    return Session.objects.empty().unused_since(hour_ago).order_by("last_seen_at")
+
+
+def _find_old_keys() -> QuerySet[AppendKey]:
+    return AppendKey.objects.filter(created_at__lt=_day_ago()).order_by("created_at")
 
 
 def prune_deleted(batch_size: int) -> int:
@@ -89,9 +94,10 @@ def prune_deleted(batch_size: int) -> int:
     return delete_some(_find_deleted(), batch_size)
 
 
-def _find_deleted() -> models.QuerySet[DeletedSession]:
+def _find_deleted() -> QuerySet[DeletedSession]:
     known_since = timezone.now() - timedelta(seconds=KNOWN_SECONDS)
-    return DeletedSession.objects.filter(deleted_at__lt=known_since)
+    known = DeletedSession.objects.filter(deleted_at__lt=known_since)
+    return known.order_by("deleted_at")
 
 
 def get_oldest_use(config: WebSocketConfig) -> datetime:
@@ -132,9 +138,7 @@ def register() -> None:
     add_sweep_task(
         SweepTask(
             name="append_keys_pruned",
-            count=lambda config: AppendKey.objects.filter(
-                created_at__lt=_day_ago()
-            ).count(),
+            count=lambda config: count_some(_find_old_keys()),
             work=lambda config, batch_size: prune_keys(batch_size),
         )
     )

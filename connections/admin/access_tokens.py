@@ -112,7 +112,8 @@ class AccessTokenAdmin(UserSearch, GuardedAdmin):
         "created_at",
     )
     list_filter = (StateFilter,)
-    search_fields = ("=hint", "client_id__startswith")
+    searched_key = "hint"
+    search_fields = ("hint",)
     raw_id_fields = ("user",)
     change_form_template = f"{_FOLDER}/change_form.html"
     show_full_result_count = False

@@ -95,12 +95,44 @@ class AlertAdmin(ReadOnlyAdmin):
         return super().get_queryset(request).filter(is_test=False)
 
 
+_MOST_RECENT = 1000
+
+
+class ClassFilter(admin.SimpleListFilter):
+    """Filter errors by the class of their exception; recent classes are offered."""
+
+    title = "exception class"
+    parameter_name = "exception_class"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        newest = ErrorEvent.objects.order_by("-at")[:_MOST_RECENT]
+        names = set(newest.values_list("exception_class", flat=True))
+        if chosen := self.value():
+            names.add(chosen)
+        return [(name, name) for name in sorted(names)]
+
+    def queryset(self, request: HttpRequest, queryset: Any) -> Any:
+        value = self.value()
+        return queryset.filter(exception_class=value) if value else queryset
+
+
 @admin.register(ErrorEvent)
 class ErrorEventAdmin(ErrorPages):
     list_display = ("error_id", "at", "exception_class", "where", "route", "connection")
-    list_filter = ("exception_class",)
+    list_filter = (ClassFilter,)
+    # No join: errors outlive the rows of deleted nodes.
+    list_select_related = ()
     linked_lookups = ("connection__connection_id", "exception_class", "where")
-    search_fields = ("=error_id", "=connection__connection_id")
+    ordering = ("-at",)
+    search_fields = ("error_id",)
+    search_help_text = "Search by the full id of an error or of a connection."
+    sortable_by = ()
+
+    def get_queryset(self, request: HttpRequest) -> models.QuerySet[ErrorEvent]:
+        return super().get_queryset(request).prefetch_related("connection")
+
+    def list_searches(self, term: str) -> list[models.Q]:
+        return [models.Q(error_id=term), models.Q(connection_id=term)]
 
 
 @admin.register(Ban)

@@ -1,11 +1,19 @@
-"""Lists in the admin whose queries staff choose from, but cannot write."""
+"""
+Lists in the admin whose queries staff choose from, but cannot write.
 
-from collections.abc import Iterator
+Each query finds the rows that it shows by an index, also among millions.
+"""
+
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from django.contrib import admin, messages
+from django.contrib.admin.views.main import ChangeList
+from django.core.paginator import Paginator
+from django.db.models import Q
 from django.http import HttpRequest
 from django.urls import URLPattern
+from django.utils.functional import cached_property
 
 from connections.dashboard.outage import explain_outage
 from connections.dashboard.time_columns import show_times
@@ -14,9 +22,34 @@ from connections.storage.text import is_storable
 MAX_SEARCH_CHARACTERS = 255
 MAX_SEARCH_WORDS = 10
 
+MOST_COUNTED = 10_000
+MOST_FOUND = 100
+"""The most rows that a search finds by one condition, the first of the list."""
+
 _VALUE_CHARACTERS = 255
 _FIELD_LOOKUPS = ("", "__exact", "__id__exact", "__isnull", "__gte", "__lt")
 """What Django's filters append to a field (django/contrib/admin/filters.py)."""
+
+
+class BoundedPaginator(Paginator):  # type: ignore[type-arg]
+    """Count at most MOST_COUNTED rows, because counting a million is slow."""
+
+    @cached_property
+    def count(self) -> int:
+        rows: Any = self.object_list
+        counted: int = rows.order_by().values("pk")[:MOST_COUNTED].count()
+        return counted
+
+
+class BoundedChangeList(ChangeList):
+    """Rows in one order, that of an index, if `sortable_by` is empty."""
+
+    def get_ordering(self, request: HttpRequest, queryset: Any) -> list[Any]:
+        if self.model_admin.sortable_by == ():
+            # Django would add the primary key, by which no index goes on: then
+            # PostgreSQL without statistics reads and sorts all rows of a filter.
+            return list(self.model_admin.get_ordering(request))
+        return super().get_ordering(request, queryset)
 
 
 class BoundedList(admin.ModelAdmin):  # type: ignore[type-arg]
@@ -31,6 +64,8 @@ class BoundedList(admin.ModelAdmin):  # type: ignore[type-arg]
     linked_lookups: tuple[str, ...] = ()
     """Lookups that links of other pages use."""
 
+    paginator = BoundedPaginator
+
     # Facet counts would scan all rows once per filter.
     show_facets = admin.ShowFacets.NEVER
 
@@ -39,6 +74,9 @@ class BoundedList(admin.ModelAdmin):  # type: ignore[type-arg]
         for pattern in urls:
             pattern.callback = explain_outage(pattern.callback)
         return urls
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return BoundedChangeList
 
     def get_list_display(self, request: HttpRequest) -> list[Any]:
         return show_times(self.model, super().get_list_display(request))
@@ -81,7 +119,24 @@ class BoundedList(admin.ModelAdmin):  # type: ignore[type-arg]
         self, request: HttpRequest, queryset: Any, search_term: str
     ) -> tuple[Any, bool]:
         """Return the rows for a term of bounded length, as get_search_results()."""
-        return super().get_search_results(request, queryset, search_term)
+        term = search_term.strip()
+        searches = self.list_searches(term) if term else None
+        if searches is None:
+            return super().get_search_results(request, queryset, search_term)
+        keys: set[Any] = set()
+        # A query for each: one with OR would read all rows.
+        for condition in searches:
+            found = queryset.filter(condition).order_by(*self.ordering or ())
+            keys.update(found.values_list("pk", flat=True)[:MOST_FOUND])
+        return queryset.filter(pk__in=keys), False
+
+    def list_searches(self, term: str) -> Sequence[Q] | None:
+        """
+        Return the conditions that a search consists of, each found by an index.
+
+        None stands for those of search_fields, in lists of few rows.
+        """
+        return None
 
     def get_object(
         self, request: HttpRequest, object_id: str, from_field: str | None = None

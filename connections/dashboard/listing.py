@@ -7,16 +7,19 @@ from typing import Any
 from django.contrib import admin, messages
 from django.contrib.admin.views.main import SEARCH_VAR, ChangeList
 from django.core.exceptions import PermissionDenied
-from django.core.paginator import Paginator
-from django.db.models import QuerySet
+from django.db.models import Prefetch, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.urls import URLPattern, path
 from django.utils import timezone
-from django.utils.functional import cached_property
 from django.utils.html import format_html
 
 from connections.dashboard.actions import MOST_VALUES, Target, find_allowed, make_url
-from connections.dashboard.bounded_lists import BoundedList
+from connections.dashboard.bounded_lists import (
+    MOST_COUNTED,
+    MOST_FOUND,
+    BoundedChangeList,
+    BoundedList,
+)
 from connections.dashboard.cache import shared
 from connections.dashboard.charts.scales import NOTHING, format_bytes, format_seconds
 from connections.dashboard.details import describe_connection, format_pair
@@ -28,16 +31,12 @@ from connections.dashboard.listing_filters import (
 from connections.dashboard.map import STATES
 from connections.dashboard.snapshot import Snapshot
 from connections.dashboard.time_columns import show_times
-from connections.models import Connection, ErrorEvent
+from connections.models import Connection, ErrorEvent, Node
 from connections.models.node import ID_LENGTH
 from connections.models.user_key import find_user_keys, with_user
 from connections.node.live_state import ConnectionState
 from connections.storage.text import is_storable
 from connections.units import show_moment
-
-MOST_COUNTED = 10_000
-MOST_FOUND = 200
-"""The most connections that a search finds by each of its ways."""
 
 _WORDS = {state.value: word for state, word, _ in STATES}
 # The most wanted columns stand first: the filters leave little width.
@@ -65,17 +64,7 @@ _COUNTERS = (
 _LIVE_FIELDS = ("state", "age", "idle", "rate", "traffic", "round_trip", "unsent")
 
 
-class BoundedPaginator(Paginator):  # type: ignore[type-arg]
-    """Count at most MOST_COUNTED rows, because counting a million is slow."""
-
-    @cached_property
-    def count(self) -> int:
-        rows: Any = self.object_list
-        counted: int = rows.order_by()[:MOST_COUNTED].count()
-        return counted
-
-
-class LiveChangeList(ChangeList):
+class LiveChangeList(BoundedChangeList):
     """
     Add the live state of connections to the rows of a page.
 
@@ -111,7 +100,6 @@ class ConnectionList(BoundedList):
 
     shared = shared
 
-    paginator = BoundedPaginator
     change_form_template = "admin/connections/connection/change_form.html"
     change_list_template = "admin/connections/connection/change_list.html"
     actions = ("end_selected",)
@@ -119,18 +107,23 @@ class ConnectionList(BoundedList):
     list_display_links = ("client_id",)
     list_filter = (StateFilter, NodeFilter, ReasonFilter, "opened_at")
     linked_lookups = ("client_id",)
-    ordering = ("-connection_id",)
+    list_select_related = ()
+    ordering = ("-opened_at",)
+    sortable_by = ()
     search_help_text = (
         "The full id of a connection or client, a full user name, or the ref of an "
         "error; open connections also by part of the client id or start of the "
-        f"address. At most {MOST_COUNTED} rows are counted."
+        f"address. At most {MOST_COUNTED} rows are counted, and the newest "
+        f"{MOST_FOUND} of a client or user are found."
     )
     search_fields = ("connection_id",)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Connection]:
-        rows = with_user(super().get_queryset(request)).select_related("node")
-        # A node's counters are large, and are not shown here.
-        return rows.defer("node__counters", "node__minute", "node__unrolled")
+        # No join: connections outlive the rows of deleted nodes. A node's counters
+        # are large, and are not shown here.
+        nodes = Node.objects.defer("counters", "minute", "unrolled")
+        rows = with_user(super().get_queryset(request))
+        return rows.prefetch_related(Prefetch("node", nodes))
 
     def get_exclude(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
         # The template shows the flight record as a table.
@@ -165,7 +158,7 @@ class ConnectionList(BoundedList):
         rows = Connection.objects.values_list("pk", flat=True)
         yield from rows.filter(client_id=term).order_by("-opened_at")[:MOST_FOUND]
         for user in find_user_keys(term):
-            of_user = rows.filter(user_id=user).order_by("user_id", "-connection_id")
+            of_user = rows.filter(user_id=user).order_by("-opened_at")
             yield from of_user[:MOST_FOUND]
 
     def find_error(self, term: str) -> ErrorEvent | None:
@@ -183,7 +176,12 @@ class ConnectionList(BoundedList):
         return show_times(self.model, columns)
 
     def get_ordering(self, request: HttpRequest) -> tuple[str, ...]:
-        return ("-closed_at",) if _is_closed(request) else self.ordering
+        """Return the order of an index that begins with the filters."""
+        query = set(request.GET)
+        is_by_opening = bool(query & {"client_id", "opened_at__gte", "opened_at__lt"})
+        is_ended = _is_closed(request) or ReasonFilter.parameter_name in query
+        is_ended = is_ended and SEARCH_VAR not in query
+        return ("-closed_at",) if is_ended and not is_by_opening else self.ordering
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         if obj is None:

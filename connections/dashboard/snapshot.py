@@ -166,7 +166,7 @@ def _read_recorded(
     rows = (
         Connection.objects.open()
         .filter(node_id__in=node_ids)
-        .order_by("connection_id")
+        .order_by("opened_at")
         .values_list(
             "node_id",
             "connection_id",

@@ -13,6 +13,8 @@ from connections.models.alias import PrimaryQuerySet, atomic
 from connections.models.node import ID_LENGTH, LIVE_STATES, Node
 from connections.models.user_key import UserKey, set_null
 
+_IS_OPEN = Q(closed_at=None)
+
 
 class ConnectionQuerySet(PrimaryQuerySet["Connection"]):
     def open(self) -> ConnectionQuerySet:
@@ -21,8 +23,10 @@ class ConnectionQuerySet(PrimaryQuerySet["Connection"]):
 
     def find(self, ref: str) -> Connection | None:
         """Return the connection of a ref: its own id, or the id of its error."""
-        is_named = Q(connection_id=ref) | Q(error_events__error_id=ref)
-        return self.filter(is_named).first()
+        # In two queries: one with OR over both tables would read all rows.
+        errors = ErrorEvent.objects.filter(error_id=ref)
+        keys = [ref, *errors.values_list("connection_id", flat=True)]
+        return self.filter(connection_id__in=keys).first()
 
     def idle_since(self, moment: datetime) -> ConnectionQuerySet:
         """Open connections without application data since a moment."""
@@ -45,7 +49,7 @@ class ConnectionQuerySet(PrimaryQuerySet["Connection"]):
         """
         gone = Node.objects.filter(node_id=OuterRef("node_id"))
         with atomic():
-            lost = self.of_dead_nodes().order_by("connection_id")[:batch_size]
+            lost = self.of_dead_nodes().order_by("opened_at")[:batch_size]
             keys = list(lost.values_list("connection_id", flat=True))
             return (
                 self.open()
@@ -76,10 +80,15 @@ class Connection(models.Model):
         on_delete=set_null,
         null=True,
         blank=True,
+        db_index=False,
         related_name="+",
     )
     node = models.ForeignKey(
-        Node, on_delete=models.DO_NOTHING, db_constraint=False, related_name="+"
+        Node,
+        on_delete=models.DO_NOTHING,
+        db_constraint=False,
+        db_index=False,
+        related_name="+",
     )
     path = models.CharField(max_length=255)
     route = models.CharField(max_length=255, blank=True)
@@ -111,16 +120,29 @@ class Connection(models.Model):
     objects = ConnectionQuerySet.as_manager()
 
     class Meta:
-        ordering = ["-connection_id"]
+        ordering = ["-opened_at", "-connection_id"]
+        # Lists are filtered by some of these, and are ordered by the opening or, if
+        # all their rows are closed, by the end. So each reads the rows that it shows,
+        # also without statistics. Open rows are few, and have indexes of their own.
         indexes = [
             models.Index(fields=["client_id", "-opened_at"], name="connection_client"),
+            models.Index(fields=["user", "-opened_at"], name="connection_user"),
+            models.Index(fields=["node", "-opened_at"], name="connection_of_node"),
             models.Index(fields=["node", "closed_at"], name="connection_node"),
             models.Index(fields=["reason", "-closed_at"], name="connection_reason"),
-            models.Index(fields=["closed_at"], name="connection_closed"),
             models.Index(
-                fields=["last_activity_at"],
-                name="connection_open_activity",
-                condition=models.Q(closed_at=None),
+                fields=["node", "reason", "-closed_at"], name="connection_node_reason"
+            ),
+            models.Index(fields=["closed_at"], name="connection_closed"),
+            *(
+                models.Index(fields=fields, name=name, condition=_IS_OPEN)
+                for name, fields in {
+                    "connection_open": ["opened_at"],
+                    "connection_open_client": ["client_id", "opened_at"],
+                    "connection_open_user": ["user", "opened_at"],
+                    "connection_open_node": ["node", "opened_at"],
+                    "connection_open_activity": ["last_activity_at"],
+                }.items()
             ),
         ]
 
@@ -138,13 +160,14 @@ class ErrorEvent(models.Model):
         null=True,
         blank=True,
         db_constraint=False,
+        db_index=False,
         related_name="error_events",
     )
     node = models.ForeignKey(
         Node, on_delete=models.DO_NOTHING, db_constraint=False, related_name="+"
     )
     at = models.DateTimeField(db_index=True)
-    exception_class = models.CharField(max_length=255, db_index=True)
+    exception_class = models.CharField(max_length=255)
     where = models.CharField(max_length=255)
     route = models.CharField(max_length=255, blank=True)
     traceback = models.TextField(blank=True)
@@ -153,6 +176,10 @@ class ErrorEvent(models.Model):
 
     class Meta:
         ordering = ["-at"]
+        indexes = [
+            models.Index(fields=["exception_class", "-at"], name="error_class"),
+            models.Index(fields=["connection", "-at"], name="error_connection"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.exception_class} ({self.error_id})"

@@ -43,9 +43,9 @@ class NodeQuerySet(PrimaryQuerySet["Node"]):
         """Live nodes whose last beat was before a moment of the database's clock."""
         return self.live().filter(beat_at__lt=moment)
 
-    def gone_before(self, moment: datetime) -> NodeQuerySet:
-        """Nodes that ended before a moment."""
-        return self.exclude(state__in=LIVE_STATES).filter(stopped_at__lt=moment)
+    def gone(self) -> NodeQuerySet:
+        """Nodes that have stopped or are lost."""
+        return self.exclude(state__in=LIVE_STATES)
 
     def lost_since(self, moment: datetime | Combinable) -> NodeQuerySet:
         """Nodes that were marked as lost after a moment."""

@@ -1,8 +1,7 @@
 """
 Refer to users, whose table may be in another database.
 
-A database cannot check or join such a reference. Without a router both tables
-are together, and everything is as with a ForeignKey of Django.
+A database cannot check or join such a reference.
 """
 
 from __future__ import annotations
@@ -38,10 +37,13 @@ def are_users_apart() -> bool:
 
 
 def with_user(rows: models.QuerySet[Row]) -> models.QuerySet[Row]:
-    """Return rows that come with their users: by a join, or by a second query."""
-    if are_users_apart():
-        return rows.prefetch_related("user")
-    return rows.select_related("user")
+    """
+    Return rows that come with their users, by a second query.
+
+    Users may be in another database, and a join could keep PostgreSQL from reading
+    the rows in the order of an index.
+    """
+    return rows.prefetch_related("user")
 
 
 def cascade(collector: Any, field: Any, rows: Any, using: str) -> None:

@@ -38,7 +38,7 @@ from connections.models import (
 )
 from connections.models.alias import get_connection
 from connections.models.clock import Now
-from connections.models.sweep import delete_some
+from connections.models.sweep import count_some, delete_some
 from connections.passes import Passes
 from connections.storage.deadlines import deadlines
 from connections.sweeper.results import AllNodesSilent, SweepIncomplete, Swept
@@ -326,20 +326,20 @@ class Sweeper:
         rollups_before = _days_ago(retention.rollups_days)
         oldest_minute = rollups_before.timestamp() // 60
         # Bans and commands are kept as long as the connections that they ended.
-        old: dict[str, QuerySet[Any]] = {
-            "connections": Connection.objects.filter(closed_at__lt=gone_before),
-            "errors": ErrorEvent.objects.filter(
-                at__lt=_days_ago(retention.errors_days)
-            ),
-            "close_requests": CloseRequest.objects.filter(created_at__lt=_days_ago(1)),
-            "nodes": Node.objects.gone_before(gone_before),
-            "rollups": MinuteRollup.objects.filter(minute__lt=oldest_minute),
-            "alerts": Alert.objects.filter(resolved_at__lt=rollups_before),
-            "bans": Ban.objects.filter(until__lt=gone_before),
-            "orders": NodeCommand.objects.filter(created_at__lt=gone_before),
+        old: dict[str, tuple[Any, str, Any]] = {
+            "connections": (Connection.objects, "closed_at", gone_before),
+            "errors": (ErrorEvent.objects, "at", _days_ago(retention.errors_days)),
+            "close_requests": (CloseRequest.objects, "created_at", _days_ago(1)),
+            "nodes": (Node.objects.gone(), "stopped_at", gone_before),
+            "rollups": (MinuteRollup.objects, "minute", oldest_minute),
+            "alerts": (Alert.objects, "resolved_at", rollups_before),
+            "bans": (Ban.objects, "until", gone_before),
+            "orders": (NodeCommand.objects, "created_at", gone_before),
         }
         for name in _PRUNED:
-            count = self._run_part(_PRUNED[name], partial(self._delete, old[name]))
+            all_rows, column, moment = old[name]
+            rows = all_rows.filter(**{f"{column}__lt": moment}).order_by(column)
+            count = self._run_part(_PRUNED[name], partial(self._delete, rows))
             setattr(swept, f"{name}_pruned", count or 0)
 
     def _run_task(self, task: SweepTask) -> int:
@@ -350,7 +350,7 @@ class Sweeper:
 
     def _delete(self, rows: "QuerySet[Any]") -> int:
         if self._is_dry:
-            return rows.count()
+            return count_some(rows)
         return self._repeat(lambda: delete_some(rows, self._batch_size), rows.count)
 
     def _repeat(self, step: Callable[[], int], count_left: Callable[[], int]) -> int:

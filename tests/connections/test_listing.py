@@ -10,9 +10,9 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from connections.dashboard import listing
+from connections.dashboard.bounded_lists import MOST_COUNTED, BoundedPaginator
 from connections.dashboard.cache import SnapshotCache
-from connections.dashboard.listing import BoundedPaginator, ConnectionList
+from connections.dashboard.listing import ConnectionList
 from connections.models import Connection, ErrorEvent, Node
 from connections.units import show_moment
 from tests.connections.dashboard_pages import make_staff
@@ -182,7 +182,7 @@ def test_the_count_stops_at_its_bound(node: Node) -> None:
         make_row(node)
     paginator: Paginator[Connection] = BoundedPaginator(Connection.objects.all(), 2)
     assert paginator.count == 3
-    assert listing.MOST_COUNTED == 10_000
+    assert MOST_COUNTED == 10_000
 
 
 def test_selected_connections_are_ended_after_confirmation(
@@ -226,3 +226,22 @@ def test_the_live_columns_are_refreshed(
     assert found[keys[2]]["state"] == "4300 idle"
     client.force_login(make_staff("other"))
     assert client.get(f"{URL}live/", {"id": keys}).status_code == 403
+
+
+def test_the_connection_of_a_deleted_node_is_listed(
+    admin_client: Client, node: Node
+) -> None:
+    """Connections outlive the rows of nodes, which are pruned by themselves."""
+    row = make_row(node, client_id="orphan", closed_at=timezone.now())
+    node.delete()
+    assert ">orphan</a>" in find(admin_client, q="orphan", state="all")
+    assert admin_client.get(f"{URL}{row.pk}/change/").status_code == 200
+
+
+@pytest.mark.django_db
+def test_rows_are_ordered_by_an_index_whatever_the_url_asks_for(
+    admin_client: Client, node: Node
+) -> None:
+    with CaptureQueriesContext(connection) as captured:
+        find(admin_client, state="all", o="8")
+    assert not [one for one in captured if '."route" ASC' in one["sql"]]
