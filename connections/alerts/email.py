@@ -14,7 +14,7 @@ from connections.config.alert_rules import AlertRule, format_value
 from connections.config.loader import WebSocketConfig
 from connections.metrics.counters import record_failure
 from connections.models import Alert
-from connections.units import as_utc
+from connections.units import show_moment
 
 logger = logging.getLogger(__name__)
 
@@ -96,11 +96,10 @@ def send(alert: Alert, rule: AlertRule | None, recipients: list[str]) -> None:
         f"Value: {value}, highest {peak}",
         *([f"Detail: {alert.detail}"] if alert.detail else []),
         f"Threshold: {threshold}",
-        f"Since: {as_utc(alert.since):%Y-%m-%d %H:%M:%S} UTC",
+        f"Since: {show_moment(alert.since)}",
     ]
     if alert.resolved_at is not None:
-        resolved_at = as_utc(alert.resolved_at)
-        lines.append(f"Resolved: {resolved_at:%Y-%m-%d %H:%M:%S} UTC")
+        lines.append(f"Resolved: {show_moment(alert.resolved_at)}")
     lines += ["", f"Runbook: manage.py alerts --runbook {alert.rule}"]
     message = mail.EmailMessage(
         subject=f"{prefix}{alert.state.upper()}: {alert.rule}",

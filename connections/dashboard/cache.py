@@ -30,7 +30,10 @@ logger = logging.getLogger(__name__)
 
 MAX_AGE_SECONDS = 1.0
 _WANT_EVERY_SECONDS = 5
-"""A database that failed is asked again as often."""
+"""A database that failed at once is asked again as often."""
+
+_PATIENCE = 5
+"""How many times longer than it was waited for the failed database is left alone."""
 
 
 class Snapshots:
@@ -56,7 +59,7 @@ class Snapshots:
         self._lock = threading.Lock()
         self._last: Snapshot | None = None
         self._taken_at = 0.0
-        self._wanted_at: float | None = None
+        self._due_at: float | None = None
         self._problem = ""
         self._can_read = True
         self._numbers = count(1)
@@ -75,10 +78,13 @@ class Snapshots:
             return self._last
 
     def _take_next(self, number: int) -> Snapshot:
-        now = self._clock()
-        if self._wanted_at is None or now - self._wanted_at >= _WANT_EVERY_SECONDS:
+        began_at = self._clock()
+        if self._due_at is None or began_at >= self._due_at:
             self._request()
-            self._wanted_at = self._clock()
+            now = self._clock()
+            # A locked database answers after its time-out alone, while viewers wait.
+            wait_seconds = _PATIENCE * (now - began_at) if self._problem else 0
+            self._due_at = now + _WANT_EVERY_SECONDS + wait_seconds
         if self._can_read:
             try:
                 snapshot = self._take(number)

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from django.db import OperationalError
 from django.test import Client
 from django.utils import timezone
 
@@ -83,6 +84,27 @@ def test_the_page_recovers_with_the_database() -> None:
     assert snapshots.get().problem and len(requests) == 1
     clock.advance(2)
     assert not snapshots.get().problem and len(requests) == 2
+
+
+def test_a_database_that_fails_slowly_is_seldom_asked() -> None:
+    """Viewers wait for each attempt; a failure at once costs them nothing."""
+    clock, asked = FakeClock(), []
+
+    def wait_and_fail() -> None:
+        asked.append(clock())
+        clock.advance(5)
+        raise OperationalError("database is locked")
+
+    snapshots = Snapshots(
+        lambda number: take_own(number, None), wait_and_fail, take_own, clock=clock
+    )
+    for _ in range(28):
+        assert snapshots.get().problem
+        clock.advance(1)
+    assert len(asked) == 1
+    clock.advance(4)
+    snapshots.get()
+    assert len(asked) == 2
 
 
 requests: list[bool] = []

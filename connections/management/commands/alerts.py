@@ -13,7 +13,7 @@ from connections.config.loader import get_config
 from connections.exceptions import ConfigError
 from connections.management.operator_command import OperatorCommand
 from connections.models import Alert
-from connections.units import as_utc
+from connections.units import as_utc, show_moment
 
 _SHOWN = 20
 
@@ -88,7 +88,7 @@ class Command(OperatorCommand):
                 f"{format_value(alert.rule, alert.value)} "
                 f"(peak {format_value(alert.rule, alert.peak)}, threshold "
                 f"{format_value(alert.rule, alert.threshold)}) for {seconds:.0f} s "
-                f"since {as_utc(alert.since):%Y-%m-%d %H:%M:%S} UTC"
+                f"since {show_moment(alert.since)}"
                 f"{': ' + alert.detail if alert.detail else ''}"
             )
         if not alerts and not options["json"]:

@@ -14,7 +14,7 @@ from connections.management.lookups import find_user
 from connections.management.operator_command import OperatorCommand
 from connections.models import Ban
 from connections.net.addresses import parse_network
-from connections.units import as_stored, as_utc
+from connections.units import as_stored, as_utc, show_moment
 
 TARGETS = {"client": "ID", "user": "NAME", "address": "ADDRESS"}
 """The options that name a ban's target, and their placeholders."""
@@ -159,6 +159,6 @@ def _find_end(options: dict[str, Any]) -> Any:
 
 
 def _show(ban: Ban) -> str:
-    until = as_utc(ban.until).isoformat(timespec="seconds") if ban.until else "lifted"
+    until = show_moment(ban.until) if ban.until else "lifted"
     reason = f" ({ban.reason})" if ban.reason else ""
     return f"{ban.target} {ban.value} until {until}, by {ban.author}{reason}"

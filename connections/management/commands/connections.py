@@ -24,7 +24,7 @@ from connections.management.top import tabulate as tabulate_top
 from connections.models import CloseRequest, Connection, Node
 from connections.models.user_key import with_user
 from connections.node.top import CAPACITY, MEASURES, MOST_MINUTES
-from connections.units import as_utc
+from connections.units import as_utc, show_moment
 
 _COLUMNS = (
     *("id", "client", "user", "address", "path", "node"),
@@ -282,7 +282,7 @@ def _tabulate(rows: Sequence[Connection], now: datetime) -> Iterator[str]:
                 row.address or "-",
                 row.path,
                 str(nodes.get(row.node_id, row.node_id)),
-                as_utc(row.opened_at).isoformat(timespec="seconds"),
+                show_moment(row.opened_at),
                 idle,
                 str(row.errors),
             )
