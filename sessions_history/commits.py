@@ -8,7 +8,7 @@ import logging
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from django.db import DatabaseError, OperationalError
 from django.utils import timezone
@@ -18,6 +18,7 @@ from sessions_history import chunks, work
 from sessions_history.backends import make_backend
 from sessions_history.backends.base import Changes, Row
 from sessions_history.beginnings import begin_session
+from sessions_history.chain import Mark, make_tag
 from sessions_history.entries import (
     Append,
     Committed,
@@ -81,6 +82,11 @@ class _OpenEntry:
 
     entry_id: int | None = None
     node_id: str | None = None
+    chain: str = ""
+
+    def is_of(self, request: Rewrite | Growth) -> bool:
+        """Return False if a request is for an entry that the log has lost."""
+        return not request.chain or self.chain.startswith(request.chain)
 
 
 @dataclass(slots=True)
@@ -89,7 +95,11 @@ class _Session:
 
     epoch: str
     last_offset: int
+    chain: str
     is_stale: bool
+    mark: Mark | None = None
+    """The mark of this commit, if it changes the log."""
+
     open_entries: dict[int, _OpenEntry] = field(default_factory=dict)
     is_used: bool = False
 
@@ -128,6 +138,21 @@ def commit(requests: Sequence[Request], limits: LogLimits) -> list[Result]:
             return commit(requests[:half], limits) + commit(requests[half:], limits)
 
 
+def interrupt(streams: Sequence[tuple[str, int]]) -> None:
+    """End the streams at some offsets of sessions, in an open transaction."""
+    requests = [
+        Rewrite(
+            session_id=session_id,
+            offset=offset,
+            state=State.INTERRUPTED,
+            is_owner=False,
+        )
+        for session_id, offset in streams
+    ]
+    # Only appends are trimmed and limited.
+    _Commit(LogLimits(node_id="", history_limit=0, max_open_streams=0)).run(requests)
+
+
 def is_transient(exc: OperationalError) -> bool:
     """Return True if the same transaction may succeed when it is retried."""
     cause = exc.__cause__
@@ -143,6 +168,7 @@ class _Commit:
         self._limits = limits
         self._at = timezone.now()
         self._backend = make_backend(self._at)
+        self._tag = make_tag()
         self._sessions: dict[str, _Session] = {}
         self._keys: dict[tuple[str, str], tuple[str, int]] = {}
         self._new_entries: list[tuple[str, Entry]] = []
@@ -170,10 +196,10 @@ class _Commit:
         ]
         found = self._backend.find(session_ids, keys)
         self._keys.update(found.keys)
-        for session_id, offset, entry_id, node_id in found.streaming:
+        for session_id, offset, *entry in found.streaming:
             if session_id in self._sessions:
                 open_entries = self._sessions[session_id].open_entries
-                open_entries[offset] = _OpenEntry(entry_id, node_id)
+                open_entries[offset] = _OpenEntry(*entry)
 
     def _carry_out(self, request: Request) -> Result:
         try:
@@ -225,6 +251,7 @@ class _Commit:
                 at=self._at,
                 data=new.data,
                 state=new.state,
+                chain=self._link(session, offset),
             )
             for offset, new in enumerate(request.entries, first)
         )
@@ -271,7 +298,7 @@ class _Commit:
 
     def _rewrite(self, session: _Session, request: Rewrite) -> Result:
         found = session.open_entries.get(request.offset)
-        if found is None or found.entry_id is None:
+        if found is None or found.entry_id is None or not found.is_of(request):
             return StreamEnded()
         if request.is_owner and found.node_id != self._limits.node_id:
             return StreamEnded()
@@ -279,22 +306,43 @@ class _Commit:
         if data is None:
             self._write_chunks()
             data = chunks.read_whole(found.entry_id)
-        self._backend.rewrite(found.entry_id, state=request.state, data=data)
+        chain = found.chain
+        if request.state != State.STREAMING:
+            chain = f"{chain} {self._link(session, request.offset)}".lstrip()
+        self._backend.rewrite(
+            found.entry_id, state=request.state, data=data, chain=chain
+        )
         if request.state != State.STREAMING:
             del session.open_entries[request.offset]
             self._folded.append(found.entry_id)
-        return Committed(epoch=session.epoch, offset=request.offset)
+        return Committed(epoch=session.epoch, offset=request.offset, chain=chain)
 
     def _grow(self, session: _Session, request: Growth) -> Result:
         found = session.open_entries.get(request.offset)
-        if found is None or found.entry_id is None:
+        if found is None or found.entry_id is None or not found.is_of(request):
             return StreamEnded()
         if found.node_id != self._limits.node_id:
             return StreamEnded()
         self._new_chunks[found.entry_id, request.sequence] = request.text
         if request.data is not None:
-            self._backend.rewrite(found.entry_id, state=_STREAMING, data=request.data)
+            self._backend.rewrite(
+                found.entry_id,
+                state=_STREAMING,
+                data=request.data,
+                chain=found.chain,
+            )
         return Committed(epoch=session.epoch, offset=request.offset)
+
+    def _link(self, session: _Session, offset: int) -> str:
+        """Add this commit to the chain of a session; return its link."""
+        if session.mark is None:
+            before = Mark.parse(session.chain)
+            number = before.number + 1 if before else 1
+            session.mark = Mark(number, offset, self._tag)
+        else:
+            session.mark = replace(session.mark, offset=offset)
+        session.chain = str(session.mark)
+        return session.mark.link
 
     def _write_chunks(self) -> None:
         """Write the chunks of this commit, except those of entries that ended."""
@@ -312,9 +360,12 @@ class _Commit:
         self._write_chunks()
         if self._folded:
             chunks.delete_chunks(self._folded)
-        used = {key: one for key, one in self._sessions.items() if one.is_used}
-        if not used:
+        changed = {
+            key: one for key, one in self._sessions.items() if one.is_used or one.mark
+        }
+        if not changed:
             return
+        used = {key: one for key, one in changed.items() if one.is_used}
         limit = self._limits.history_limit
         thresholds = {key: _find_threshold(one, limit) for key, one in used.items()}
         self._backend.write(
@@ -327,7 +378,8 @@ class _Commit:
                 ],
                 keys=self._new_keys,
                 positions=[
-                    (key, one.last_offset, one.is_stale) for key, one in used.items()
+                    (key, one.last_offset, one.is_used and one.is_stale, one.chain)
+                    for key, one in changed.items()
                 ],
                 thresholds=[row for row in thresholds.items() if row[1] > 0],
             )
@@ -345,6 +397,7 @@ class _Commit:
             entry.data,
             entry.state,
             self._limits.node_id if entry.is_streaming else None,
+            entry.chain,
         )
 
 

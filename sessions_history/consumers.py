@@ -14,6 +14,7 @@ from connections.exceptions import (
     InvalidMessage,
     Refused,
 )
+from sessions_history.chain import Mark
 from sessions_history.entries import Committed
 from sessions_history.exceptions import (
     KeyReused,
@@ -105,6 +106,7 @@ class SessionConsumer(LimitedJsonConsumer):
         self.scope["node"].counters.resumes.add(resumption.outcome.value)
         await self._subscriber.start(
             resumption.position,
+            mark=attached.position.mark,
             missing_to=resumption.missing_to,
             reopened=resumption.reopened,
         )
@@ -276,6 +278,7 @@ class SessionConsumer(LimitedJsonConsumer):
             "session": position.session_id,
             "epoch": position.epoch,
             "offset": position.last_offset,
+            "chain": str(position.mark) if position.mark else None,
             "outcome": resumption.outcome.value,
             "gap": list(resumption.gap) if resumption.gap else None,
             "history_limit": config.max_session_history,
@@ -314,6 +317,8 @@ def _read_claim(scope: Message) -> tuple[str | None, Claim]:
         return values[0] if values else None
 
     epoch, offset, open_ = read("epoch"), read("offset"), read("open")
+    # A chain of another release is unknown, and therefore not compared.
+    mark = Mark.parse(read("chain") or "")
     if (epoch is None) != (offset is None):
         raise ValueError("epoch and offset belong together")
     open_offsets = open_.split(",") if open_ else []
@@ -325,5 +330,6 @@ def _read_claim(scope: Message) -> tuple[str | None, Claim]:
     return session_id, Claim(
         epoch=epoch,
         offset=int(offset or 0),
+        mark=mark if epoch is not None else None,
         open_offsets=tuple(map(int, open_offsets)) if epoch is not None else (),
     )

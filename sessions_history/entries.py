@@ -7,6 +7,7 @@ from typing import Any
 
 from connections.units import as_utc
 from sessions_history.beginnings import Beginning
+from sessions_history.chain import Mark
 from sessions_history.models import HistoryEntry
 
 State = HistoryEntry.State
@@ -31,6 +32,8 @@ class Entry:
     at: datetime
     data: str
     state: str = _DONE
+    chain: str = ""
+    """The links of its commits; see sessions_history.chain."""
 
     @property
     def is_streaming(self) -> bool:
@@ -47,13 +50,19 @@ class Entry:
         """Return a copy with another text and state."""
         return replace(self, data=dump_stream(text, error), state=state)
 
-    def to_wire(self) -> str:
+    @property
+    def mark(self) -> Mark | None:
+        """The mark of its last commit; None if the previous release wrote it."""
+        return Mark.of_entry(self.offset, self.chain)
+
+    def to_wire(self, mark: Mark | None = None) -> str:
         """Return the message for the client; `data` is already JSON."""
+        chain = f'"chain":"{mark}",' if mark else ""
         at = as_utc(self.at).isoformat().replace("+00:00", "Z")
         return (
             f'{{"type":"entry","offset":{self.offset},"kind":{json.dumps(self.kind)},'
             f'"from":"{self.sender}","at":"{at}","state":"{self.state}",'
-            f'"data":{self.data}}}'
+            f'{chain}"data":{self.data}}}'
         )
 
 
@@ -117,6 +126,8 @@ class Rewrite:
     state: str
     data: str | None = None
     is_owner: bool = True
+    chain: str = ""
+    """The link of the entry's append, if the writer knows it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,6 +145,8 @@ class Growth:
     sequence: int
     text: str
     data: str | None = None
+    chain: str = ""
+    """The link of the entry's append, if the writer knows it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,3 +166,5 @@ class Committed:
     epoch: str
     offset: int
     entries: tuple[Entry, ...] = ()
+    chain: str = ""
+    """The links of an entry that was rewritten."""

@@ -12,9 +12,15 @@ from connections.passes import Passes
 from connections.redis.encryption import get_encryption_keys, make_cipher
 from connections.storage.database import Database
 from sessions_history.beginnings import Beginning
+from sessions_history.chain import Mark, compare
 from sessions_history.entries import Entry
 from sessions_history.epochs import renew_epoch
-from sessions_history.reads import Position, read_entries_at, read_positions
+from sessions_history.reads import (
+    Position,
+    has_commit,
+    read_entries_at,
+    read_positions,
+)
 from sessions_history.tails import Tail
 
 logger = logging.getLogger(__name__)
@@ -97,7 +103,7 @@ class FanOut:
         size = sum(len(entry.data) for entry in entries)
         message: dict[str, Any] = {"epoch": epoch, "last": entries[-1].offset}
         if size <= _HINT_CHARACTERS:
-            message["entries"] = [_pack(entry) for entry in entries]
+            message |= _pack(entries)
         self._publish(session_id, message)
 
     def send_growth(self, session_id: str, entry: Entry, text: str) -> None:
@@ -119,7 +125,7 @@ class FanOut:
         if tail is not None:
             tail.take(entry)
         if len(entry.data) <= _HINT_CHARACTERS:
-            self._publish(session_id, {"entries": [_pack(entry)]})
+            self._publish(session_id, _pack([entry]))
         else:
             self._publish(session_id, {"changed": entry.offset})
 
@@ -140,7 +146,11 @@ class FanOut:
             DatabaseUnavailable: nothing was read; the next check tries again.
         """
         self._has_returned.clear()
-        known = {tail: tail.last_offset for tail in self._tails.values() if tail.epoch}
+        known = {
+            tail: (tail.last_offset, tail.mark)
+            for tail in self._tails.values()
+            if tail.epoch
+        }
         if not known:
             return True
         positions, streaming = await self._database.read(
@@ -152,12 +162,12 @@ class FanOut:
                 name,
                 self._catch_up(
                     tail,
-                    last_offset,
+                    *before,
                     positions.get(tail.session_id),
                     streaming.get(tail.session_id, {}),
                 ),
             )
-            for tail, last_offset in known.items()
+            for tail, before in known.items()
         ]
         return self._passes.finish(name, is_whole=all(results))
 
@@ -165,6 +175,7 @@ class FanOut:
         self,
         tail: Tail,
         last_offset: int,
+        mark: Mark | None,
         position: Position | None,
         still_open: Mapping[int, Entry],
     ) -> None:
@@ -174,9 +185,13 @@ class FanOut:
         if position is None or position.epoch != tail.epoch:
             self.reset(tail)
             return
-        if position.last_offset < last_offset:
+        is_kept = compare(mark, position.mark)
+        if is_kept is None:
+            is_kept = await self._database.read(has_commit, position, mark)
+        if not is_kept or position.last_offset < last_offset:
             await self._report_loss(tail, last_offset)
             return
+        tail.learn(position.mark)
         for offset, entry in still_open.items():
             if offset in tail.growing:
                 tail.take(entry)
@@ -195,7 +210,7 @@ class FanOut:
         epoch = tail.epoch or ""
         if await self._database.write(renew_epoch, tail.session_id, epoch):
             logger.error(
-                "The log of %s went back in time: it lacks entries up to the offset %s,"
+                "The log of %s went back in time: it lacks commits up to the offset %s,"
                 " which were acknowledged; its epoch is renewed",
                 tail.session_id,
                 last_offset,
@@ -244,8 +259,8 @@ class FanOut:
         tail = self._find(session_id, message.get("epoch"))
         if tail is None:
             return
-        for packed in message.get("entries", ()):
-            tail.take(_unpack(packed))
+        for entry in _unpack(message):
+            tail.take(entry)
         if "chunk" in message:
             offset, at_char, text = message["chunk"]
             if not tail.extend(offset, at_char, text):
@@ -275,24 +290,37 @@ class FanOut:
             await self._relay.leave(session_id)
 
 
-def _pack(entry: Entry) -> list[Any]:
-    return [
-        entry.offset,
-        entry.kind,
-        entry.sender,
-        entry.at.isoformat(),
-        entry.data,
-        entry.state,
+def _pack(entries: Sequence[Entry]) -> dict[str, Any]:
+    """Return entries as part of a hint; the previous release reads no chains."""
+    packed = [
+        [
+            entry.offset,
+            entry.kind,
+            entry.sender,
+            entry.at.isoformat(),
+            entry.data,
+            entry.state,
+        ]
+        for entry in entries
     ]
+    return {"entries": packed, "chains": [entry.chain for entry in entries]}
 
 
-def _unpack(packed: list[Any]) -> Entry:
-    offset, kind, sender, at, text, state = packed
-    return Entry(
-        offset=offset,
-        kind=kind,
-        sender=sender,
-        at=datetime.fromisoformat(at),
-        data=text,
-        state=state,
-    )
+def _unpack(message: Mapping[str, Any]) -> list[Entry]:
+    """Return the entries of a hint."""
+    packed = message.get("entries", ())
+    chains = message.get("chains") or [""] * len(packed)
+    return [
+        Entry(
+            offset=offset,
+            kind=kind,
+            sender=sender,
+            at=datetime.fromisoformat(at),
+            data=text,
+            state=state,
+            chain=chain,
+        )
+        for (offset, kind, sender, at, text, state), chain in zip(
+            packed, chains, strict=True
+        )
+    ]

@@ -321,6 +321,7 @@ class SessionLog:
             self.detach(subscriber)
             self._fan_out.reset(tail)
             return False
+        tail.learn(position.mark)
         tail.move_to(position.last_offset)
         return True
 

@@ -12,6 +12,7 @@ from connections.models import Node
 from connections.models.alias import PrimaryQuerySet
 from connections.models.clock import MomentField, Now
 from connections.models.user_key import UserKey, set_null
+from sessions_history.chain import MARK_LENGTH
 
 ID_LENGTH = 32
 KEY_LENGTH = 100
@@ -94,6 +95,8 @@ class Session(models.Model):
     )
     epoch = models.CharField(max_length=ID_LENGTH)
     last_offset = models.PositiveBigIntegerField(default=0)
+    chain = models.CharField(max_length=MARK_LENGTH, blank=True, db_default="")
+    """The mark of its newest commit; nodes of the previous release leave it."""
     created_at = MomentField(db_default=Now())
     last_seen_at = MomentField(db_default=Now(), db_index=True)
     """When a client last attached or wrote, to within a few seconds."""
@@ -161,6 +164,8 @@ class HistoryEntry(models.Model):
     at = MomentField(db_default=Now())
     data = models.TextField(default="null")
     state = models.CharField(max_length=11, choices=State.choices, default=State.DONE)
+    chain = models.CharField(max_length=MARK_LENGTH, blank=True, db_default="")
+    """The links of the commits that appended and ended it, with a space between."""
     node = models.ForeignKey(
         Node,
         on_delete=models.DO_NOTHING,

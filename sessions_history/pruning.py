@@ -10,6 +10,7 @@ from connections.models.alias import atomic
 from connections.models.sweep import count_some, delete_some
 from connections.sweeper.tasks import SweepTask, add_sweep_task
 from sessions_history import chunks
+from sessions_history.commits import interrupt
 from sessions_history.models import (
     AppendKey,
     DeletedSession,
@@ -37,10 +38,9 @@ def interrupt_abandoned(batch_size: int) -> int:
         sessions = Session.objects.filter(pk__in={session for _, session in found})
         list(sessions.select_for_update().order_by("pk").values_list("pk"))
         abandoned = _find_abandoned().filter(pk__in=[pk for pk, _ in found])
-        pks = list(abandoned.order_by().values_list("pk", flat=True))
-        chunks.fold(pks)
-        entries = HistoryEntry.objects.filter(pk__in=pks)
-        return entries.update(state=HistoryEntry.State.INTERRUPTED)
+        streams = list(abandoned.order_by().values_list("session_id", "offset"))
+        interrupt(streams)
+        return len(streams)
 
 
 def prune_sessions(unused_since: datetime, batch_size: int) -> int:

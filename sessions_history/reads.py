@@ -7,6 +7,7 @@ from typing import Any
 from django.db.models import Count, Func, IntegerField, Sum
 
 from connections.models.alias import stream
+from sessions_history.chain import Mark, compare
 from sessions_history.entries import Entry, merge_chunks
 from sessions_history.epochs import make_epoch
 from sessions_history.exceptions import SessionNotFound
@@ -33,6 +34,8 @@ class Position:
     last_offset: int
     is_provisional: bool = False
     """Its first entry inserts the session."""
+    mark: Mark | None = None
+    """The mark of its newest commit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +44,9 @@ class Claim:
 
     epoch: str | None = None
     offset: int = 0
+    mark: Mark | None = None
+    """The newest commit that the client knows of."""
+
     open_offsets: tuple[int, ...] = ()
 
     def continues(self, position: Position) -> bool:
@@ -58,6 +64,9 @@ class Snapshot:
 
     reopened: Sequence[int]
     """Offsets of the entries that the client holds unfinished."""
+
+    is_same_log: bool = True
+    """False if the log has lost the newest commit that the client knows of."""
 
 
 class _Bytes(Func):
@@ -94,7 +103,7 @@ def read_snapshot(session_id: str, client_id: str, claim: Claim) -> Snapshot:
     """
     row = (
         Session.objects.filter(session_id=session_id, client_id=client_id)
-        .values_list("epoch", "last_offset")
+        .values_list("epoch", "last_offset", "chain")
         .first()
     )
     if row is None:
@@ -103,8 +112,15 @@ def read_snapshot(session_id: str, client_id: str, claim: Claim) -> Snapshot:
         if DeletedSession.objects.filter(pk=session_id).exists():
             raise SessionNotFound
         return make_provisional(session_id, claim.epoch)
-    position = Position(session_id=session_id, epoch=row[0], last_offset=row[1])
-    is_continued = claim.continues(position)
+    epoch, last_offset, chain = row
+    position = Position(
+        session_id=session_id,
+        epoch=epoch,
+        last_offset=last_offset,
+        mark=Mark.parse(chain),
+    )
+    is_same_log = has_commit(position, claim.mark)
+    is_continued = claim.continues(position) and is_same_log
     after = claim.offset if is_continued else 0
     offsets = (
         HistoryEntry.objects.filter(
@@ -118,6 +134,7 @@ def read_snapshot(session_id: str, client_id: str, claim: Claim) -> Snapshot:
         position=position,
         offsets=list(offsets),
         reopened=_find_offsets(session_id, reopened) if reopened else (),
+        is_same_log=is_same_log,
     )
 
 
@@ -130,6 +147,22 @@ def make_provisional(session_id: str, epoch: str | None = None) -> Snapshot:
         is_provisional=True,
     )
     return Snapshot(position=position, offsets=(), reopened=())
+
+
+def has_commit(position: Position, mark: Mark | None) -> bool:
+    """
+    Return False if a log has lost a commit.
+
+    A commit whose entry was trimmed counts as kept: nothing can tell.
+    """
+    found = compare(mark, position.mark)
+    if found is not None or mark is None:
+        return found is not False
+    entries = HistoryEntry.objects.filter(
+        session=position.session_id, offset=mark.offset
+    )
+    chain = entries.values_list("chain", flat=True).first()
+    return chain is None or mark.link in chain.split(" ")
 
 
 def _find_offsets(session_id: str, offsets: Collection[int]) -> list[int]:
@@ -178,11 +211,14 @@ def read_positions(
         for row in rows.with_chunks():
             entries = streaming.setdefault(row.session_id, {})
             entries[row.offset] = _make_entry(row)
-        for session_id, epoch, last_offset in Session.objects.filter(
+        for session_id, epoch, last_offset, chain in Session.objects.filter(
             session_id__in=some
-        ).values_list("session_id", "epoch", "last_offset"):
+        ).values_list("session_id", "epoch", "last_offset", "chain"):
             positions[session_id] = Position(
-                session_id=session_id, epoch=epoch, last_offset=last_offset
+                session_id=session_id,
+                epoch=epoch,
+                last_offset=last_offset,
+                mark=Mark.parse(chain),
             )
     return positions, streaming
 
@@ -196,4 +232,5 @@ def _make_entry(row: Any) -> Entry:
         at=row.at,
         data=merge_chunks(row.data, row.chunks),
         state=row.state,
+        chain=row.chain,
     )

@@ -36,7 +36,8 @@ def decide(claim: Claim, snapshot: Snapshot) -> Resumption:
     is_first = claim.epoch is None
     if is_first and snapshot.position.is_provisional:
         return Resumption(outcome=Outcome.NEW)
-    if is_first or not claim.continues(snapshot.position):
+    is_same_log = claim.continues(snapshot.position) and snapshot.is_same_log
+    if is_first or not is_same_log:
         has_entries = bool(snapshot.offsets)
         outcome = Outcome.RESUMED if has_entries else Outcome.NOTHING_MISSED
         return Resumption(

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -168,12 +169,13 @@ class Stream:
         entry = self.entry.with_text(text, state, error)
         while True:
             try:
-                await self._commits.submit(
+                committed = await self._commits.submit(
                     Rewrite(
                         session_id=self.session_id,
                         offset=entry.offset,
                         state=entry.state,
                         data=entry.data,
+                        chain=entry.chain,
                     )
                 )
                 break
@@ -181,7 +183,7 @@ class Stream:
                 return
             except (DatabaseUnavailable, LogFull):
                 await asyncio.sleep(_RETRY_SECONDS)
-        self._on_written(self.session_id, entry)
+        self._on_written(self.session_id, replace(entry, chain=committed.chain))
 
     def _write_soon(self) -> None:
         if self._timer is not None or self._writing is not None:
@@ -208,6 +210,7 @@ class Stream:
             sequence=self._written_chunks + 1,
             text=self.text[self._written_characters :],
             data=whole.data if whole else None,
+            chain=self.entry.chain,
         )
         try:
             self._writing = self._commits.submit(growth)

@@ -10,6 +10,7 @@ from connections import close_codes
 from connections.exceptions import DatabaseUnavailable
 from connections.hub.connection import LiveConnection
 from connections.storage.database import Database
+from sessions_history.chain import Mark, is_newer
 from sessions_history.entries import Entry, State
 from sessions_history.reads import read_entries_after, read_entries_at
 from sessions_history.tails import Tail
@@ -45,6 +46,8 @@ class Subscriber:
         self._position: int | None = None
         # Entries up to here may be missing: the client got a gap.
         self._missing_to = 0
+        # The newest commit that the client knows of.
+        self._mark: Mark | None = None
         # Characters sent of each entry that was sent while it streamed, by offset.
         self._open: dict[int, int] = {}
         self._replies: deque[str] = deque()
@@ -56,9 +59,15 @@ class Subscriber:
         tail.subscribers[self] = self.wake
 
     async def start(
-        self, position: int, *, missing_to: int = 0, reopened: Iterable[int] = ()
+        self,
+        position: int,
+        *,
+        mark: Mark | None = None,
+        missing_to: int = 0,
+        reopened: Iterable[int] = (),
     ) -> None:
         """Start after an offset, and send some unfinished entries again."""
+        self._mark = mark
         self._missing_to = missing_to
         for offset in reopened:
             # One at a time, so that a slow client holds one entry in memory.
@@ -182,11 +191,11 @@ class Subscriber:
         del self._open[offset]
         text = entry.text
         if len(text) < characters or '"error":' in entry.data:
-            await self._send(entry.to_wire())
+            await self._send(entry.to_wire(self._move_to(entry)))
             return True
         if len(text) > characters:
             await self._send_delta(offset, characters, text)
-        await self._send_state(offset, entry.state)
+        await self._send_state(offset, entry.state, self._move_to(entry))
         return True
 
     async def _advance(self, position: int) -> None:
@@ -228,7 +237,15 @@ class Subscriber:
                 entry = entry.with_text(growing.text, entry.state)
                 self._open[offset] = len(growing.text)
                 self._set_busy(True)
-        await self._send(entry.to_wire())
+        await self._send(entry.to_wire(self._move_to(entry)))
+
+    def _move_to(self, entry: Entry) -> Mark | None:
+        """Return the mark of an entry if the client does not know of it."""
+        mark = entry.mark
+        if not is_newer(mark, self._mark):
+            return None
+        self._mark = mark
+        return mark
 
     async def _send_delta(self, offset: int, characters: int, text: str) -> None:
         delta = {
@@ -239,10 +256,13 @@ class Subscriber:
         }
         await self._send(json.dumps(delta, ensure_ascii=False))
 
-    async def _send_state(self, offset: int, state: str) -> None:
-        await self._send(
-            json.dumps({"type": "state", "offset": offset, "state": state})
-        )
+    async def _send_state(
+        self, offset: int, state: str, mark: Mark | None = None
+    ) -> None:
+        message = {"type": "state", "offset": offset, "state": state}
+        if mark is not None:
+            message["chain"] = str(mark)
+        await self._send(json.dumps(message))
 
     def _give_up(self) -> None:
         """End a connection that was too slow: its next entry is trimmed."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from connections.passes import Passes
 from connections.units import measure_text
 from sessions_history.beginnings import Beginning
+from sessions_history.chain import Mark, is_newer
 from sessions_history.entries import Entry
 
 _RECENT_ENTRIES = 64
@@ -44,6 +45,8 @@ class Tail:
         self.last_offset = 0
         self.acked_offset = 0
         """The last offset that this node has committed."""
+        self.mark: Mark | None = None
+        """The newest commit that this node knows of."""
         self.growing: dict[int, Growing] = {}
         self.subscribers: dict[object, Callable[[], None]] = {}
         """The callbacks of the subscribers, called after each change."""
@@ -60,6 +63,7 @@ class Tail:
     def take(self, entry: Entry) -> None:
         """Add an entry or its newer version, and notify the subscribers."""
         self._advance_to(entry.offset)
+        self.learn(entry.mark)
         if entry.is_streaming:
             self.grow(entry, entry.text)
             return
@@ -102,6 +106,11 @@ class Tail:
         """Record the last offset of the log, and notify the subscribers."""
         self._advance_to(last_offset)
         self.notify()
+
+    def learn(self, mark: Mark | None) -> None:
+        """Record a commit of the log, if it is newer than the known ones."""
+        if is_newer(mark, self.mark):
+            self.mark = mark
 
     def notify(self) -> None:
         """Wake the subscribers."""

@@ -1,27 +1,16 @@
 """Run the browser client's own tests in node, and compare its close codes."""
 
-import os
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from connections.management.commands.close_codes import make_module
+from tests.node import find_node
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = ROOT / "connections" / "static" / "connections"
 TESTS = sorted(ROOT.glob("tests/js/*.test.mjs"))
-
-
-def find_node() -> str:
-    """Return the path of node; without it skip the test, or fail in CI."""
-    found = shutil.which("node")
-    if found is None:
-        if os.environ.get("CI"):
-            pytest.fail("node is missing")
-        pytest.skip("node is missing")
-    return found
 
 
 @pytest.mark.parametrize("path", TESTS, ids=lambda path: path.name.split(".")[0])

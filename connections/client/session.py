@@ -330,7 +330,7 @@ class SessionClient:
 
     def _take_state(self, message: dict[str, Any]) -> None:
         self._cancellations.discard(message["offset"])
-        entry = self._transcript.settle(message["offset"], message["state"])
+        entry = self._transcript.settle(message)
         if entry is not None:
             self._emit(EntryCompleted(entry=entry))
 

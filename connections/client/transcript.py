@@ -41,6 +41,8 @@ class Transcript:
         self.epoch: str | None = None
         self.last = 0
         """The last offset without a hole before it."""
+        self.chain: str | None = None
+        """The server's name of the newest commit that it has told of."""
         self.lost: list[Entry] = []
         """Streaming entries whose end the gap of the last hello took away."""
         self._limit = limit
@@ -59,6 +61,8 @@ class Transcript:
         if self.epoch is None:
             return ""
         query = {"epoch": self.epoch, "offset": self.last}
+        if self.chain is not None:
+            query["chain"] = self.chain
         growing = [entry.offset for entry in self.entries if entry.is_streaming]
         if growing:
             query["open"] = ",".join(map(str, growing))
@@ -76,6 +80,7 @@ class Transcript:
         if is_void or not is_known:
             self._entries.clear()
             self.last = 0
+            self.chain = None
             self._trimmed_to = hello["offset"]
         elif gap:
             # No entry follows a gap that reaches the end.
@@ -87,6 +92,7 @@ class Transcript:
                     self._entries[entry.offset] = settled
                     self.lost.append(settled)
         self.epoch = hello["epoch"]
+        self._move_to(hello)
         return is_void
 
     def put(self, message: dict[str, Any]) -> Entry | None:
@@ -104,6 +110,7 @@ class Transcript:
                 return None
             self.last = entry.offset
         self._entries[entry.offset] = entry
+        self._move_to(message)
         self._trim()
         return entry
 
@@ -116,13 +123,19 @@ class Transcript:
         self._entries[offset] = grown
         return grown
 
-    def settle(self, offset: int, state: str) -> Entry | None:
+    def settle(self, message: dict[str, Any]) -> Entry | None:
         """Record the end of a stream; return None if the entry is not held."""
-        entry = self._entries.get(offset)
+        self._move_to(message)
+        entry = self._entries.get(message["offset"])
         if entry is None:
             return None
-        self._entries[offset] = settled = replace(entry, state=state)
+        settled = replace(entry, state=message["state"])
+        self._entries[entry.offset] = settled
         return settled
+
+    def _move_to(self, message: dict[str, Any]) -> None:
+        """Keep the chain of a message, which servers of the first release omit."""
+        self.chain = message.get("chain") or self.chain
 
     def _trim(self) -> None:
         for offset in list(self._entries):

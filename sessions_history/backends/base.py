@@ -19,8 +19,8 @@ SEEN_SECONDS = 5
 class Found:
     """The streaming entries and known keys of the sessions in a commit."""
 
-    streaming: list[tuple[str, int, int, str | None]] = field(default_factory=list)
-    """(session_id, offset, entry_id, node_id) of the streaming entries."""
+    streaming: list[Row] = field(default_factory=list)
+    """(session_id, offset, entry_id, node_id, chain) of the streaming entries."""
 
     keys: dict[tuple[str, str], tuple[str, int]] = field(default_factory=dict)
     """(session_id, key) of the known keys, with (digest, offset)."""
@@ -31,14 +31,14 @@ class Changes:
     """The changes that a commit writes."""
 
     entries: list[Row] = field(default_factory=list)
-    """(session_id, offset, kind, sender, data, state, node_id)"""
+    """(session_id, offset, kind, sender, data, state, node_id, chain)"""
 
     keys: list[Row] = field(default_factory=list)
     """(session_id, key, digest, offset)"""
 
     positions: list[Row] = field(default_factory=list)
-    """(session_id, last_offset, is_stale) of the sessions used; a stale last_seen_at
-    is set to now."""
+    """(session_id, last_offset, is_stale, chain) of the sessions used; a stale
+    last_seen_at is set to now."""
 
     thresholds: list[Row] = field(default_factory=list)
     """(session_id, offset): entries up to the offset are trimmed unless they stream."""
@@ -65,8 +65,8 @@ class Backend(ABC):
         """
         Lock sessions, always in the order of their ids.
 
-        Returns (session_id, epoch, last_offset, is_stale) of each existing session;
-        it is stale if last_seen_at is older than SEEN_SECONDS.
+        Returns (session_id, epoch, last_offset, chain, is_stale) of each existing
+        session; it is stale if last_seen_at is older than SEEN_SECONDS.
         """
 
     @abstractmethod
@@ -87,12 +87,12 @@ class Backend(ABC):
         A chunk with a known sequence number replaces the earlier one.
         """
 
-    def rewrite(self, entry_id: int, *, state: str, data: str) -> None:
-        """Change the text and state of an entry."""
+    def rewrite(self, entry_id: int, *, state: str, data: str, chain: str) -> None:
+        """Change the text, state and chain of an entry."""
         self._cursor.execute(
-            "UPDATE sessions_history_historyentry SET state = %s, data = %s"
+            "UPDATE sessions_history_historyentry SET state = %s, data = %s, chain = %s"
             " WHERE id = %s",
-            [state, data, entry_id],
+            [state, data, chain, entry_id],
         )
 
 

@@ -7,18 +7,18 @@ from sessions_history.backends.base import Backend, Changes, Found, Row, dump
 # LATERAL and = ANY make PostgreSQL look each row up in the index. For a join with
 # old statistics, as on a table that fills up, the planner would scan the table.
 _LOCK = """
-SELECT session_id, epoch, last_offset, last_seen_at < %s FROM sessions_history_session
-WHERE session_id = ANY(%s) ORDER BY session_id FOR UPDATE
+SELECT session_id, epoch, last_offset, chain, last_seen_at < %s
+FROM sessions_history_session WHERE session_id = ANY(%s) ORDER BY session_id FOR UPDATE
 """
 
 # After the lock, in a separate statement: a statement that waited for a row sees
 # that row as it is now, but all others as they were before.
 _FIND = """
-SELECT session_id, NULL, NULL, "offset", id, node_id
+SELECT session_id, NULL, NULL, "offset", id, node_id, chain
 FROM sessions_history_historyentry
 WHERE state = 'streaming' AND session_id = ANY(%s)
 UNION ALL
-SELECT known.*, NULL, NULL
+SELECT known.*, NULL, NULL, NULL
 FROM jsonb_array_elements(%s::jsonb) AS v CROSS JOIN LATERAL (
     SELECT session_id, key, digest, "offset" FROM sessions_history_appendkey
     WHERE session_id = v ->> 0 AND key = v ->> 1 LIMIT 1
@@ -28,9 +28,9 @@ FROM jsonb_array_elements(%s::jsonb) AS v CROSS JOIN LATERAL (
 _WRITE = """
 WITH entries AS (
     INSERT INTO sessions_history_historyentry
-    (session_id, "offset", kind, sender, data, state, node_id, at)
-    SELECT v ->> 0, (v ->> 1)::bigint, v ->> 2, v ->> 3, v ->> 4, v ->> 5, v ->> 6, %s
-    FROM jsonb_array_elements(%s::jsonb) AS v
+    (session_id, "offset", kind, sender, data, state, node_id, chain, at)
+    SELECT v ->> 0, (v ->> 1)::bigint, v ->> 2, v ->> 3, v ->> 4, v ->> 5, v ->> 6,
+    v ->> 7, %s FROM jsonb_array_elements(%s::jsonb) AS v
 ), keys AS (
     INSERT INTO sessions_history_appendkey
     (session_id, key, digest, "offset", created_at)
@@ -46,6 +46,7 @@ WITH entries AS (
     ))
 )
 UPDATE sessions_history_session AS s SET last_offset = (v ->> 1)::bigint,
+chain = v ->> 3,
 last_seen_at = CASE WHEN (v ->> 2)::boolean THEN %s ELSE last_seen_at END
 FROM jsonb_array_elements(%s::jsonb) AS v WHERE s.session_id = v ->> 0
 """

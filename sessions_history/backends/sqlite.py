@@ -10,13 +10,15 @@ from sessions_history.backends.base import Backend, Changes, Found, Row, dump
 # up in the index, and no table is scanned.
 LOCK = """
 SELECT json_group_array(
-    json_array(s.session_id, s.epoch, s.last_offset, s.last_seen_at < ?)
+    json_array(s.session_id, s.epoch, s.last_offset, s.chain, s.last_seen_at < ?)
 ) FROM json_each(?) AS v
 CROSS JOIN sessions_history_session AS s ON s.session_id = v.value
 """
 
 FIND_STREAMING = """
-SELECT json_group_array(json_array(e.session_id, e."offset", e.id, e.node_id))
+SELECT json_group_array(
+    json_array(e.session_id, e."offset", e.id, e.node_id, e.chain)
+)
 FROM json_each(?) AS v CROSS JOIN sessions_history_historyentry AS e
 ON e.session_id = v.value AND e.state = 'streaming'
 """
@@ -30,7 +32,7 @@ AND k.key = json_extract(v.value, '$[1]')
 
 _INSERT_ENTRIES = """
 INSERT INTO sessions_history_historyentry
-(session_id, "offset", kind, sender, data, state, node_id, at) VALUES
+(session_id, "offset", kind, sender, data, state, node_id, chain, at) VALUES
 """
 
 _INSERT_KEYS = """
@@ -39,7 +41,8 @@ INSERT INTO sessions_history_appendkey
 """
 
 MOVE = """
-UPDATE sessions_history_session SET last_offset = json_extract(v.value, '$[1]')
+UPDATE sessions_history_session SET last_offset = json_extract(v.value, '$[1]'),
+chain = json_extract(v.value, '$[3]')
 FROM json_each(?) AS v WHERE session_id = json_extract(v.value, '$[0]')
 """
 
@@ -91,7 +94,7 @@ class SqliteBackend(Backend):
             self._insert(_INSERT_ENTRIES, changes.entries)
             self._insert(_INSERT_KEYS, changes.keys)
             self._execute(MOVE, [dump(changes.positions)])
-            stale = [key for key, _, is_stale in changes.positions if is_stale]
+            stale = [key for key, _, is_stale, _ in changes.positions if is_stale]
             if stale:
                 self._execute(SEE, [self._at, dump(stale)])
             if changes.thresholds:

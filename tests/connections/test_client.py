@@ -707,6 +707,23 @@ def test_a_gap_moves_on_and_a_reset_begins_anew() -> None:
     assert transcript.put(entry(9)) is None
 
 
+def test_a_transcript_names_the_newest_commit_that_it_was_told_of() -> None:
+    """Servers of the first release name none, and a reset forgets it."""
+    transcript = Transcript(10)
+    transcript.begin({**HELLO, "chain": "1-1-a"})
+    assert transcript.position == "epoch=e1&offset=0&chain=1-1-a"
+    transcript.put({**entry(1, state="streaming"), "chain": "2-1-b"})
+    transcript.put(entry(2))
+    assert transcript.position == "epoch=e1&offset=2&chain=2-1-b&open=1"
+    transcript.settle({"offset": 1, "state": "done", "chain": "3-1-c"})
+    assert not transcript.begin({**HELLO, "outcome": "resumed"})
+    assert transcript.position == "epoch=e1&offset=2&chain=3-1-c"
+    # A hole: the client does not have this commit.
+    assert transcript.put({**entry(9), "chain": "9-9-d"}) is None
+    assert transcript.begin({**HELLO, "outcome": "reset"})
+    assert transcript.position == "epoch=e1&offset=0"
+
+
 async def test_a_client_that_was_refused_for_a_time_returns_after_it(
     waits: list[float],
 ) -> None:

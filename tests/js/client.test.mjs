@@ -376,6 +376,25 @@ test("a reconnecting client names its position and streaming entries", () => {
   assert.equal(bench.named("ended")[0].entry.state, "done");
 });
 
+test("a client that was away drops a log that went back in time", () => {
+  const bench = new Bench();
+  const socket = bench.attach({ chain: null });
+  socket.say(entry(1, { chain: "1-1-aaaaaaaaaaaa" }));
+  socket.say(entry(2, { chain: "2-2-bbbbbbbbbbbb" }));
+  socket.end(1006);
+  bench.clock.advance(1000);
+  assert.equal(bench.socket.url.searchParams.get("chain"), "2-2-bbbbbbbbbbbb");
+  // The epoch is the same: the outcome alone says it.
+  const second = bench.attach({ outcome: "reset", offset: 2, chain: "3-2-cccccccccccc" });
+  assert.equal(bench.named("reset").length, 1);
+  assert.deepEqual(bench.client.entries, []);
+  for (const offset of [1, 2]) second.say(entry(offset, { data: { text: "other" } }));
+  assert.deepEqual(bench.client.entries.map(({ data }) => data.text), ["other", "other"]);
+  second.end(1006);
+  bench.clock.advance(10000);
+  assert.equal(bench.socket.url.searchParams.get("chain"), "3-2-cccccccccccc");
+});
+
 test("a hole, or text that does not join on, causes a reconnect", () => {
   for (const message of [entry(5), { type: "delta", offset: 1, at_char: 9, text: "x" }]) {
     const bench = new Bench();

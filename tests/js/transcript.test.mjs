@@ -58,6 +58,22 @@ test("streaming entries are named, so that they arrive whole", () => {
   assert.equal(transcript.position, "epoch=e1&offset=4&open=4");
 });
 
+test("the newest commit that the server told of is named", () => {
+  const transcript = new Transcript(1000);
+  transcript.begin({ ...START, chain: "1-1-a" });
+  assert.equal(transcript.position, "epoch=e1&offset=0&chain=1-1-a");
+  transcript.put(entry(1, { state: "streaming", chain: "2-1-b" }));
+  transcript.put(entry(2));
+  assert.equal(transcript.position, "epoch=e1&offset=2&chain=2-1-b&open=1");
+  transcript.settle({ offset: 1, state: "done", chain: "3-1-c" });
+  // Servers of the first release name none.
+  transcript.begin({ ...START, outcome: "resumed", offset: 2 });
+  assert.equal(transcript.position, "epoch=e1&offset=2&chain=3-1-c");
+  assert.equal(transcript.put(entry(9, { chain: "9-9-d" })), false);
+  assert.equal(transcript.begin({ ...START, outcome: "reset", chain: null }), true);
+  assert.equal(transcript.position, "epoch=e1&offset=0");
+});
+
 test("texts join on by code points, not by UTF-16 units", () => {
   const transcript = begun();
   transcript.put(entry(1, { state: "streaming", data: { text: "" } }));

@@ -22,7 +22,8 @@ export { textOf } from "./transcript.js";
  * @typedef {import("./outbox.js").Ack} Ack
  * @typedef {"new"|"resumed"|"nothing_missed"|"gap"|"reset"} Outcome
  * @typedef {{connection: string, session: string, epoch: string, offset: number,
- *   outcome: Outcome, gap: [number, number] | null, history_limit: number,
+ *   outcome: Outcome, gap: [number, number] | null, chain?: string | null,
+ *   history_limit: number,
  *   limits: Record<string, any>, heartbeat_seconds: number,
  *   idle_timeout_seconds: number}} Hello
  * @typedef {{session?: string, getToken?: import("./socket.js").GetToken,
@@ -319,7 +320,7 @@ export class SessionClient extends TypedTarget {
     this.emit("delta", { entry, text: delta.text });
   }
 
-  /** @param {{offset: number, state: import("./transcript.js").EntryState}} change */
+  /** @param {Parameters<Transcript["settle"]>[0]} change */
   #takeState(change) {
     if (change.state !== "streaming") this.#cancellations.discard(change.offset);
     const entry = this.#transcript.settle(change);

@@ -1,7 +1,7 @@
 /**
  * @typedef {"streaming"|"done"|"cancelled"|"interrupted"|"error"} EntryState
  * @typedef {{offset: number, kind: string, from: "client"|"server", at: string,
- *   data: any, state: EntryState}} Entry
+ *   data: any, state: EntryState, chain?: string}} Entry
  */
 
 /**
@@ -13,6 +13,8 @@
 export class Transcript {
   /** @type {string | null} */ epoch = null;
   /** The last offset before the first hole. */ last = 0;
+  /** The server's name of the newest commit that it has told of. @type {string | null} */
+  chain = null;
 
   /** Streaming entries whose end the gap of the last hello took away. @type {Entry[]} */
   lost = [];
@@ -38,6 +40,7 @@ export class Transcript {
     if (this.epoch === null) return "";
     const open = [...this.#lengths.keys()].sort((one, other) => one - other);
     const query = new URLSearchParams({ epoch: this.epoch, offset: String(this.last) });
+    if (this.chain !== null) query.set("chain", this.chain);
     if (open.length > 0) query.set("open", open.join(","));
     return query.toString();
   }
@@ -45,9 +48,9 @@ export class Transcript {
   /**
    * Prepare for the entries after a hello; return true if all held ones are void.
    * @param {{epoch: string, offset: number, outcome: string,
-   *   gap: [number, number] | null}} hello
+   *   gap: [number, number] | null, chain?: string | null}} hello
    */
-  begin({ epoch, offset, outcome, gap }) {
+  begin({ epoch, offset, outcome, gap, chain }) {
     const isKnown = this.epoch !== null;
     const isVoid = isKnown && (outcome === "reset" || epoch !== this.epoch);
     this.#trimmedTo = gap ? gap[1] : 0;
@@ -56,6 +59,7 @@ export class Transcript {
       this.#entries.clear();
       this.#lengths.clear();
       this.last = 0;
+      this.chain = null;
       this.#trimmedTo = offset;
     } else if (gap) {
       // No entry follows a gap at the end of the log.
@@ -67,6 +71,7 @@ export class Transcript {
       }
     }
     this.epoch = epoch;
+    this.chain = chain ?? this.chain;
     return isVoid;
   }
 
@@ -78,6 +83,7 @@ export class Transcript {
       this.last = offset;
     }
     this.#entries.set(offset, entry);
+    this.chain = entry.chain ?? this.chain;
     if (entry.state === "streaming") this.#lengths.set(offset, countPoints(textOf(entry)));
     else this.#lengths.delete(offset);
     this.#trim();
@@ -101,9 +107,11 @@ export class Transcript {
 
   /**
    * Record the end of a stream; return null if the entry is unknown.
-   * @param {{offset: number, state: EntryState}} change @returns {Entry | null}
+   * @param {{offset: number, state: EntryState, chain?: string}} change
+   * @returns {Entry | null}
    */
-  settle({ offset, state }) {
+  settle({ offset, state, chain }) {
+    this.chain = chain ?? this.chain;
     const entry = this.#entries.get(offset);
     if (entry === undefined) return null;
     const settled = { ...entry, state };

@@ -1,0 +1,71 @@
+"""
+Number the commits of a session, so that a client can name the last one it knows.
+
+Each commit that appends or ends an entry adds a link to the chain of its session:
+the number of the commit and a random tag. The entry keeps the links of its
+append and of its end. A log that went back in time lacks the links that it lost,
+however far it has grown since.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from typing import Self
+
+MARK_LENGTH = 64
+_MARK = re.compile(r"([0-9]{1,15})-([0-9]{1,15})-([0-9a-f]{12})")
+
+
+def make_tag() -> str:
+    """Return the tag of a commit."""
+    return os.urandom(6).hex()
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A commit of a session, and the offset of an entry that has its link."""
+
+    number: int
+    offset: int
+    tag: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """Return the mark of a text, None if it is none or of another release."""
+        match = _MARK.fullmatch(text)
+        if match is None:
+            return None
+        number, offset, tag = match.groups()
+        return cls(int(number), int(offset), tag)
+
+    @classmethod
+    def of_entry(cls, offset: int, chain: str) -> Self | None:
+        """Return the mark of the last commit of an entry, if it has one."""
+        number, _, tag = chain.rpartition(" ")[2].partition("-")
+        return cls(int(number), offset, tag) if tag else None
+
+    @property
+    def link(self) -> str:
+        """The commit's link in the chain of an entry."""
+        return f"{self.number}-{self.tag}"
+
+    def __str__(self) -> str:
+        return f"{self.number}-{self.offset}-{self.tag}"
+
+
+def is_newer(mark: Mark | None, other: Mark | None) -> bool:
+    """Return True if a mark is of a later commit than another one, or None."""
+    return mark is not None and (other is None or mark.number > other.number)
+
+
+def compare(mark: Mark | None, newest: Mark | None) -> bool | None:
+    """
+    Return whether a log whose newest mark is known has the commit of a mark.
+
+    None: the entry at the mark's offset has to be read.
+    """
+    if mark is None:
+        return True
+    if newest is None or mark.number > newest.number:
+        return False
+    return mark.tag == newest.tag if mark.number == newest.number else None
