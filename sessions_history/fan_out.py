@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -27,6 +28,15 @@ logger = logging.getLogger(__name__)
 
 _HINT_CHARACTERS = 32_000
 """Entries larger than this are not sent over Redis; nodes read them."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What a tail knew before the positions were read: it may move on meanwhile."""
+
+    last_offset: int
+    mark: Mark | None
+    is_provisional: bool
 
 
 class FanOut:
@@ -147,7 +157,7 @@ class FanOut:
         """
         self._has_returned.clear()
         known = {
-            tail: (tail.last_offset, tail.mark)
+            tail: _Known(tail.last_offset, tail.mark, tail.beginning is not None)
             for tail in self._tails.values()
             if tail.epoch
         }
@@ -162,7 +172,7 @@ class FanOut:
                 name,
                 self._catch_up(
                     tail,
-                    *before,
+                    before,
                     positions.get(tail.session_id),
                     streaming.get(tail.session_id, {}),
                 ),
@@ -174,22 +184,21 @@ class FanOut:
     async def _catch_up(
         self,
         tail: Tail,
-        last_offset: int,
-        mark: Mark | None,
+        before: _Known,
         position: Position | None,
         still_open: Mapping[int, Entry],
     ) -> None:
         """Bring one tail to its position in the log."""
-        if position is None and tail.beginning is not None:
+        if position is None and before.is_provisional:
             return
         if position is None or position.epoch != tail.epoch:
             self.reset(tail)
             return
-        is_kept = compare(mark, position.mark)
+        is_kept = compare(before.mark, position.mark)
         if is_kept is None:
-            is_kept = await self._database.read(has_commit, position, mark)
-        if not is_kept or position.last_offset < last_offset:
-            await self._report_loss(tail, last_offset)
+            is_kept = await self._database.read(has_commit, position, before.mark)
+        if not is_kept or position.last_offset < before.last_offset:
+            await self._report_loss(tail, before.last_offset)
             return
         tail.learn(position.mark)
         for offset, entry in still_open.items():
