@@ -21,6 +21,7 @@ from connections.connection.rate_limiter import Verdict
 from connections.connection.receive_limits import ReceiveLimits
 from connections.connection.scheduling import make_fair
 from connections.connection.scope import connection_from_scope, read_replaces
+from connections.connection.send_deadline import SendDeadline
 from connections.connection.sender import AsgiSender
 from connections.connection.stage import Stage
 from connections.connection.terms import Terms
@@ -73,6 +74,7 @@ class ConnectionRunner:
 
     __slots__ = (
         "_consumer",
+        "_deadline",
         "_errors",
         "_failure",
         "_limits",
@@ -108,6 +110,11 @@ class ConnectionRunner:
         self._failure = terms.failure
         errors = node.config.errors
         self._errors = ErrorBudget(errors.budget, errors.window_seconds, node.clock)
+        self._deadline: SendDeadline | None = None
+        if scope.get("transport") is None:
+            stall_seconds = node.config.buffers.send_stall_seconds
+            send = SendDeadline(send, stall_seconds, self._abort_stalled)
+            self._deadline = send
         self.sender = AsgiSender(
             node=node,
             scope=scope,
@@ -153,6 +160,8 @@ class ConnectionRunner:
         finally:
             if self.channel is not None:
                 self.channel.close()
+            if self._deadline is not None:
+                self._deadline.stop()
             self.sender.leave(code)
             self._report_returned(code)
             self._break_reference_cycles()
@@ -326,6 +335,12 @@ class ConnectionRunner:
             cause,
             extra={"event": "layer_message_ignored"},
         )
+
+    def _abort_stalled(self) -> None:
+        """End the connection of a client that takes no message."""
+        if self.connection.close_reason is None:
+            self.connection.close_reason = close_codes.SLOW_CONSUMER
+        self.sender.abort()
 
     async def _disconnect_aborted(self) -> None:
         """Call disconnect() of an aborted connection, for one second at most."""

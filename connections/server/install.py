@@ -33,7 +33,7 @@ def install() -> None:
             logger.warning(
                 "Under %s these are not enforced: the bounds on unread and unsent "
                 "bytes, handshake deadlines and limits per address, drain.*, "
-                "ping_*, and aborting a stuck connection. manage.py serve, or "
+                "ping_*, and dropping the socket of a slow client. manage.py serve, or "
                 "daphne with this module, does.",
                 name,
                 extra={"event": "foreign_server"},
