@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import sqlite3
 import subprocess
 import urllib.request
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import yaml
 from websockets.asyncio.client import connect
 
 from connections.testing import LiveServer, Servers, free_port, wait_until
+from connections.testing.waiting import scale
 from tests.integration.mail_sink import MailSink
 from tests.integration.services import find_program
 
@@ -66,6 +68,64 @@ async def test_several_nodes_tell_once_of_a_silent_sweeper(servers: Servers) -> 
         found = await asyncio.to_thread(read_alerts, first)
         assert found["authentication_failures"] == "firing"
         assert "FIRING: authentication_failures" in sink.subjects
+
+
+STEP = "The write of used tokens"
+
+
+def execute(server: LiveServer, statement: str) -> None:
+    """Run a statement on the SQLite file of a server."""
+    path = server.folder / "db.sqlite3"
+    with contextlib.closing(sqlite3.connect(path, timeout=scale(5))) as database:
+        database.execute(statement)
+        database.commit()
+
+
+def read_health(server: LiveServer) -> tuple[int, dict[str, Any]]:
+    with urllib.request.urlopen(f"{server.url}/readyz", timeout=10) as response:
+        return response.status, json.load(response)
+
+
+async def test_an_overdue_step_degrades_its_node_and_raises_an_alert(
+    servers: Servers,
+) -> None:
+    """A trigger of the project makes one part of each beat fail."""
+    rules = [{"name": "step_overdue", "for_seconds": 0}]
+    server = servers.start(config=CONFIG | {"alerts": json.dumps(rules)})
+    token = server.create_token()
+    execute(
+        server,
+        "create trigger planted before update on connections_accesstoken"
+        " begin select raise(abort, 'planted'); end",
+    )
+
+    async def read_reasons() -> str:
+        status, body = await asyncio.to_thread(read_health, server)
+        assert status == 200
+        return str(body.get("reasons")) if body["status"] == "degraded" else ""
+
+    async with connect(
+        server.ws_url + "/ws/echo/",
+        additional_headers={"Authorization": f"Bearer {token}"},
+    ) as connection:
+
+        async def is_overdue() -> bool:
+            return STEP in await read_reasons()
+
+        async def is_firing() -> bool:
+            found = await asyncio.to_thread(read_alerts, server)
+            return found["step_overdue"] == "firing"
+
+        async def is_well() -> bool:
+            return not await read_reasons()
+
+        await wait_until(is_overdue, 30)
+        await wait_until(is_firing, 30)
+        assert f"{STEP} failed" in server.log()
+        await connection.send("still served")
+        assert await connection.recv() == "still served"
+        await asyncio.to_thread(execute, server, "drop trigger planted")
+        await wait_until(is_well, 30)
 
 
 @pytest.fixture
