@@ -23,7 +23,7 @@ from connections.routing import protect  # noqa: E402
 from orchestra.consumers import EchoConsumer  # noqa: E402
 from sessions_history.consumers import SessionConsumer  # noqa: E402
 
-_PIECES = 600
+_PIECES = 6_000
 
 
 class OwnReference(LimitedConsumer):
@@ -44,7 +44,7 @@ class OwnReference(LimitedConsumer):
 
 
 class Typist:
-    """A responder that writes 20 pieces a second for half a minute."""
+    """A responder that writes 20 pieces a second for five minutes."""
 
     async def respond(self, message: Any, history: Sequence[Any]) -> AsyncIterator[str]:
         for _ in range(_PIECES):

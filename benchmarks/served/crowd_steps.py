@@ -17,13 +17,15 @@ _SLOWLOG = 2_000
 
 
 def post_requests(number: int) -> dict[str, float]:
-    """Post close requests for clients that are not connected."""
+    """Post close requests for addresses that are not connected."""
     from connections.announcements import post_close_requests
     from connections.models import CloseRequest
 
     post_close_requests(
         *(
-            CloseRequest(target="client", value=f"absent-{one}", reason="kicked")
+            CloseRequest(
+                target="address", value=f"10.0.{one >> 8}.{one & 255}", reason="kicked"
+            )
             for one in range(number)
         )
     )

@@ -80,7 +80,8 @@ class Gate:
                 return True
             self._read_at = now
         everyone = (*self._hub, *self._hub.viewers.values())
-        return self._hub.for_each("The check for bans", self.apply_to, everyone)
+        name = "The check for bans"
+        return await self._hub.for_each_in_slices(name, self.apply_to, everyone)
 
     def check_address(self, address: str) -> None:
         """

@@ -106,7 +106,7 @@ class Reauthoriser:
             if is_due and one.close_reason is None and _describe(one):
                 due.append(one)
 
-        is_whole = self._hub.for_each(
+        is_whole = await self._hub.for_each_in_slices(
             "The search for due authorisations",
             add_if_due,
             (*self._hub, *self._hub.viewers.values()),
@@ -147,7 +147,8 @@ class Reauthoriser:
             else:
                 connection.authorised_at = asked_at
 
-        return self._hub.for_each("The re-authorisation", apply, connections)
+        name = "The re-authorisation"
+        return await self._hub.for_each_in_slices(name, apply, connections)
 
     async def _find_close_reasons(
         self, snapshots: Sequence[AuthorisationSnapshot]

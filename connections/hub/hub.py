@@ -9,6 +9,10 @@ from connections.hub.connection import LiveConnection
 from connections.hub.index import ConnectionIndex
 from connections.models import CloseRequest
 from connections.passes import Passes
+from connections.slices import Slices
+
+_SLICE_SECONDS = 0.005
+"""How long a pass acts on connections until other tasks run."""
 
 Target = CloseRequest.Target
 
@@ -52,6 +56,26 @@ class Hub:
         return self.passes.for_each(
             name, action, self if connections is None else connections
         )
+
+    async def for_each_in_slices(
+        self,
+        name: str,
+        action: Callable[[LiveConnection], object],
+        connections: Iterable[LiveConnection] | None = None,
+        slices: Slices | None = None,
+    ) -> bool:
+        """
+        Call an action with each connection that is still open; let other tasks run.
+
+        Many connections may end at once, because they arrived at once.
+        """
+        slices = slices or Slices(_SLICE_SECONDS)
+        is_whole = True
+        for one in self if connections is None else connections:
+            if one.connection_id in self._by_id or one.connection_id in self.viewers:
+                is_whole &= self.passes.attempt(name, action, one)
+            await slices.check()
+        return self.passes.finish(name, is_whole=is_whole)
 
     def join(self, connection: LiveConnection) -> None:
         """Add a connection that was accepted."""

@@ -40,7 +40,7 @@ class ActivityWatch:
     async def check_expiry(self) -> bool:
         """Warn and end connections by their credentials; False if one failed."""
         moment = utc_now()
-        return self._hub.for_each(
+        return await self._hub.for_each_in_slices(
             EXPIRY_CHECK,
             lambda connection: self._expiry.check_one(connection, moment),
         )
@@ -53,7 +53,7 @@ class ActivityWatch:
         is_in_test = self._database is not None and self._database.is_in_test
         if not self._cleaning and not is_in_test:
             self._cleaning.start(aclose_old_connections(), "The stale connections")
-        return self._hub.for_each(
+        return await self._hub.for_each_in_slices(
             IDLE_CHECK, lambda connection: self._check_idle(connection, now)
         )
 

@@ -71,4 +71,5 @@ class Beat:
         if await self._row.beat(self._describe()):
             return True
         # The row is new: a sweeper may have recorded the connections as lost.
-        return self._hub.for_each("The record of all", self._recorder.record_change)
+        name, record = "The record of all", self._recorder.record_change
+        return await self._hub.for_each_in_slices(name, record)

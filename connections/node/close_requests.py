@@ -39,7 +39,7 @@ _REMEMBERED_SECONDS = 60
 """How long a request waits for connections whose handshake had begun."""
 
 _SLICE_SECONDS = 0.005
-"""How long connections are ended until other tasks run."""
+"""How long requests are applied until other tasks run."""
 
 _LOST_RIGHTS = frozenset(
     one.reason
@@ -91,7 +91,6 @@ class AppliedRequests:
 
         age_seconds counts from the commit, as far as this node can tell.
         """
-        slices = slices or Slices(_SLICE_SECONDS)
         now = self._clock()
         latest = min(now, now - age_seconds + _TOLERANCE_SECONDS)
         if self._forget is not None:
@@ -107,12 +106,9 @@ class AppliedRequests:
             if self._end(connection, request, now, latest):
                 ended.append(connection)
 
-        name, passes = "The application of a close request", self._hub.passes
-        is_whole = True
-        for one in self._hub.select(request.target, request.value, self._node_id):
-            is_whole &= passes.attempt(name, end, one)
-            await slices.check()
-        passes.finish(name, is_whole=is_whole)
+        found = self._hub.select(request.target, request.value, self._node_id)
+        name = "The application of a close request"
+        await self._hub.for_each_in_slices(name, end, found, slices)
         return len(ended)
 
     async def apply_all(

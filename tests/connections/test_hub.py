@@ -1,5 +1,6 @@
 """Test that the hub finds the connections that a close request selects."""
 
+import asyncio
 import time
 import uuid
 
@@ -7,7 +8,7 @@ import pytest
 
 from connections.close_codes import KICKED
 from connections.credentials.identity import Credential
-from connections.hub.connection import new_connection_id
+from connections.hub.connection import LiveConnection, new_connection_id
 from connections.hub.hub import Hub
 from connections.models import CloseRequest
 from tests.connections.live_connections import SilentSender, make_connection
@@ -145,3 +146,28 @@ def test_ids_sort_by_the_time_they_were_made() -> None:
 
 def test_ids_of_one_moment_differ() -> None:
     assert len({new_connection_id() for _ in range(1000)}) == 1000
+
+
+async def test_a_pass_in_slices_lets_others_run_and_skips_those_that_leave() -> None:
+    """A pass over connections that all end at once would stop the event loop."""
+    hub = Hub()
+    for number in range(2_000):
+        hub.join(make_connection(f"c{number}"))
+    *_, last = hub
+    seen = []
+
+    def act(connection: LiveConnection) -> None:
+        seen.append(connection)
+        sum(range(3_000))
+
+    working = asyncio.create_task(hub.for_each_in_slices("The pass of the test", act))
+    turns = 0
+    while not working.done():
+        turns += 1
+        if turns == 2:
+            hub.leave(last)
+        await asyncio.sleep(0)
+    assert working.result()
+    assert turns > 3
+    assert len(seen) == 1_999
+    assert last not in seen

@@ -195,6 +195,7 @@ async def test_every_step_of_a_node_is_watched(node: LiveNode) -> None:
         "The poll of commands": 1,
         "The renewal of leases": 5,
         "The search for leaks": 5,
+        "The count of the top": 5,
         "The cluster monitor": 10,
         "The watch of the database": 10,
         "The watch of the pool": 1,
