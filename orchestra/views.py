@@ -10,6 +10,7 @@ from django.templatetags.static import static
 
 from connections.credentials.identity import name_user
 from sessions_history.models import HistoryEntry, Session
+from sessions_history.responders import get_responder_path
 
 _SHOWN = 12
 _TITLE_CHARACTERS = 60
@@ -30,6 +31,7 @@ def show_conversations(request: HttpRequest) -> HttpResponse:
     context = {
         "conversations": conversations,
         "session_id": request.GET.get("session", ""),
+        "has_responder": bool(get_responder_path()),
     }
     return render(request, "orchestra/conversations.html", context)
 

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
@@ -116,6 +117,27 @@ def test_what_pages_load_is_there(client: Client, user: User) -> None:
     assert len(found) >= 4
     for address in found:
         assert client.get(address).status_code == 200
+
+
+def test_every_browser_finds_an_icon(client: Client) -> None:
+    """Pages that name none, as those of the admin, get the one at /favicon.ico."""
+    response = client.get("/favicon.ico")
+    assert response.status_code == 302
+    icon = client.get(response["Location"])
+    assert icon["Content-Type"] == "image/svg+xml"
+
+
+@pytest.mark.usefixtures("user")
+@pytest.mark.parametrize("name", [None, "SESSIONS_RESPONDER", "SESSIONS_PERFORMER"])
+@pytest.mark.filterwarnings("ignore:.*SESSIONS_PERFORMER:DeprecationWarning")
+def test_a_page_where_nobody_answers_says_so(
+    client: Client, settings: Any, name: str | None
+) -> None:
+    settings.SESSIONS_RESPONDER = settings.SESSIONS_PERFORMER = None
+    if name is not None:
+        setattr(settings, name, "orchestra.responders.EchoResponder")
+    page = client.get("/").content.decode()
+    assert ("Nobody answers here" in page) is (name is None)
 
 
 def test_the_lists_of_users_and_groups_take_listed_lookups_alone(

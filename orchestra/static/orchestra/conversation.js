@@ -18,6 +18,9 @@ const transcript = new TranscriptList({
   list: get("transcript"),
   pending: get("pending"),
   scroller: get("scroller"),
+  earlier: get("earlier"),
+  later: get("later"),
+  getEntries: () => client.entries,
   onStop: (offset) => client.cancel(offset),
 });
 /** When the next attempt is due. */
@@ -55,7 +58,7 @@ on("entry", ({ entry, isReplay }) => {
   if (entry.from === "client") nameConversation(entry);
   if (!isReplay && entry.state !== "streaming") announce(entry);
 });
-on("delta", ({ entry, text }) => transcript.grow(entry, text));
+on("delta", ({ entry }) => transcript.grow(entry));
 on("ended", ({ entry }) => {
   transcript.show(entry);
   announce(entry);
@@ -64,6 +67,11 @@ on("reset", () => {
   transcript.clear();
   transcript.mark("This conversation began anew.");
 });
+on("notice", ({ text }) => tell(`From staff: ${text}`, "is-notice"));
+on("error", ({ message, ref }) =>
+  tell(`Error: ${message}${ref ? ` (reference ${ref})` : ""}`, "is-error"));
+on("dropped", ({ data, error }) =>
+  tell(`Not sent: “${data?.text ?? ""}” (${error.message})`, "is-error"));
 on("gap", ({ from, to }) => transcript.mark(`Entries ${from} to ${to} are no longer kept.`));
 
 get("composer").addEventListener("submit", (event) => {
@@ -158,6 +166,12 @@ function showFacts() {
     const element = document.querySelector(`[data-fact="${name}"]`);
     if (element) element.textContent = text;
   }
+}
+
+/** Show a line between the entries and announce it. @param {string} text @param {string} kind */
+function tell(text, kind) {
+  transcript.mark(text, kind);
+  get("announcement").textContent = text;
 }
 
 /** Announce a complete answer to screen readers. */
