@@ -16,6 +16,7 @@ TUTORIAL = DOCS / "tutorial.md"
 GUARANTEES = DOCS / "evidence" / "guarantees.md"
 FAULTS = DOCS / "evidence" / "faults.md"
 TESTING = DOCS / "howto" / "test_your_project.md"
+SESSIONS = DOCS / "howto" / "sessions.md"
 SECURITY = DOCS / "topics" / "security.md"
 
 _FILE = re.compile(r"(?:# |<!-- )([\w/]+\.(?:py|html))(, at its end)?(?: -->)?\n")

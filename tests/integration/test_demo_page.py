@@ -244,6 +244,21 @@ async def test_notices_and_errors_are_shown(person: Person) -> None:
     )
 
 
+async def test_a_reload_before_the_first_message_keeps_the_session(
+    person: Person,
+) -> None:
+    """Nothing is stored of it, and no list shows it."""
+    tab = await person.sign_in("alice")
+    session_id = await tab.read_fact("session")
+    await tab.page.reload()
+    await tab.wait_for_state("open")
+    assert await tab.read_fact("session") == session_id
+    assert await tab.page.locator(f'a[href*="{session_id}"]').count() == 0
+    await tab.say("first")
+    await tab.wait_for_answers(1)
+    assert await tab.page.locator(f'a[href*="{session_id}"]').count() == 1
+
+
 async def test_no_page_has_an_error_in_its_console(person: Person) -> None:
     """Not even for an icon, which a headless browser does not ask for."""
     page = (await person.sign_in("alice")).page

@@ -3,12 +3,13 @@
 import asyncio
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from connections.testing import wait_until
 from tests.integration.newcomer import Newcomer
-from tests.pages import QUICKSTART, read_blocks, read_section
+from tests.pages import QUICKSTART, SESSIONS, read_blocks, read_section
 
 PASSWORD = "not-a-common-one"
 
@@ -67,6 +68,33 @@ async def test_the_quickstart_followed_to_the_letter_makes_a_chat(
     assert re.search(r"INFO connections\.ends \[\w+ development\]: ", log), log
     bad = r"WARNING (?!django\.request)|ERROR|Traceback|locked|UserWarning"
     assert not re.search(bad, log), log
+
+
+async def test_the_page_about_sessions_makes_a_project_that_answers(
+    tmp_path: Path,
+) -> None:
+    newcomer = Newcomer(tmp_path)
+    newcomer.make_project(QUICKSTART.read_text())
+    newcomer.write_files(SESSIONS.read_text())
+    page = read_section(SESSIONS, "Answer messages")
+    migrate, make_token, serve, talk = read_blocks(page, "sh")[0].splitlines()
+    said, answer = re.findall(r"(?:Type|answer is) `(.*?)`", page)
+    assert newcomer.run(migrate).returncode == 0
+    token = newcomer.run(make_token).stdout.strip()
+    talk = talk.replace("8000", str(newcomer.port)).replace("TOKEN", token)
+    try:
+        newcomer.start(serve)
+        await wait_until(newcomer.is_serving, 60)
+        done = newcomer.run(f"echo '{said}' | {talk}")
+        assert (done.returncode, done.stdout.count(answer)) == (0, 1), done.stderr
+        found = re.search(r"session ([0-9a-f]{32}): new", done.stderr)
+        assert found, done.stderr
+        talk = talk.replace("--session new", f"--session {found[1]}")
+        again = newcomer.run(f"echo more | {talk}")
+        assert again.stdout.count(answer) == 1, again.stderr
+    finally:
+        newcomer.stop()
+    assert "Traceback" not in newcomer.log()
 
 
 def find_message() -> str:
