@@ -1,11 +1,12 @@
 """Own the background tasks of one object: keep, log and cancel them."""
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-logger = logging.getLogger(__name__)
+from connections.error_log import get_logger
+
+logger = get_logger(__name__)
 
 _CANCEL_AGAIN_SECONDS = 0.1
 

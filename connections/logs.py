@@ -31,7 +31,6 @@ _node_id = NOTHING
 _ids: ContextVar[tuple[str, str]] = ContextVar(
     "connections_logs", default=(NOTHING, NOTHING)
 )
-_ends = logging.getLogger("connections.ends")
 
 
 def set_node(node_id: str) -> None:
@@ -43,40 +42,6 @@ def set_node(node_id: str) -> None:
 def set_connection(connection: LiveConnection) -> None:
     """Set the connection of the running task and of tasks that it starts."""
     _ids.set((connection.connection_id, connection.client_id))
-
-
-def log_end(
-    connection: LiveConnection, code: int | None, reason: str, duration_seconds: float
-) -> None:
-    """Log the end of a connection, as one line of connections.ends."""
-    if not _ends.isEnabledFor(logging.INFO):
-        return
-    _ends.info(
-        "Connection %s of %.100s ended after %.1f s: %s (%s); messages %s in, %s out;"
-        " errors %s",
-        connection.connection_id,
-        connection.client_id,
-        duration_seconds,
-        reason,
-        code,
-        connection.messages_in,
-        connection.messages_out,
-        connection.errors,
-        extra={
-            "event": "connection_ended",
-            "connection_id": connection.connection_id,
-            "client_id": connection.client_id,
-            "route": connection.route,
-            "reason": reason,
-            "code": code,
-            "duration_seconds": round(duration_seconds, 3),
-            "messages_in": connection.messages_in,
-            "messages_out": connection.messages_out,
-            "bytes_in": connection.bytes_in,
-            "bytes_out": connection.bytes_out,
-            "errors": connection.errors,
-        },
-    )
 
 
 class ContextFilter(logging.Filter):
@@ -91,13 +56,33 @@ class ContextFilter(logging.Filter):
         return True
 
 
+class RefusalFilter(logging.Filter):
+    """
+    Makes one line, without a traceback, of a request that Django refuses.
+
+    Anybody can send one, with a foreign Host for example. Django logs it twice:
+    under django.security, and as the status of its answer under django.request.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        request = getattr(record, "request", None)
+        if record.name.startswith("django.security."):
+            record.exc_info = record.exc_text = None
+            if request is not None:
+                request.is_refusal_logged = True
+            return True
+        is_logged = getattr(request, "is_refusal_logged", False)
+        return not (is_logged and record.name == "django.request")
+
+
 class TextFormatter(logging.Formatter):
     """
     Formats each record as one line, with an indented traceback.
 
     Line breaks and escape sequences, which a client could send in a name, are
     escaped: they would forge a line or reach the reader's terminal. Moments are
-    in UTC, as on the pages and in JSON.
+    in UTC, as on the pages and in JSON. `%(context)s` names node, connection and
+    client, as far as there are any and the message does not name them.
     """
 
     converter = staticmethod(time.gmtime)
@@ -108,7 +93,19 @@ class TextFormatter(logging.Formatter):
         return "\n    ".join([first, *map(_escape, rest)])
 
     def formatMessage(self, record: logging.LogRecord) -> str:
+        record.context = _name_context(record)
         return _escape(super().formatMessage(record))
+
+
+def _name_context(record: logging.LogRecord) -> str:
+    """Return the parts of a record's context that its message does not have."""
+    node_id = getattr(record, "node_id", NOTHING)
+    parts = [f"node {node_id[:8]}"]
+    for name in _FIELDS:
+        value = str(getattr(record, name, NOTHING))
+        if value != NOTHING and value[:100] not in record.message:
+            parts.append(f"{name.removesuffix('_id')} {value[:100]}")
+    return ", ".join(parts)
 
 
 def _escape(text: str) -> str:

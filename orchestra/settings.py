@@ -7,6 +7,7 @@ on SQLite, in one process, on this machine.
 
 import contextlib
 import importlib.util
+import logging
 import os
 import secrets
 import sys
@@ -21,6 +22,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from connections.config import load
 from connections.net.origins import parse_pattern
+from connections.stderr_log import log_stderr
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 VAR_DIR = Path(os.environ.get("ORCHESTRA_VAR") or BASE_DIR / "var")
@@ -303,26 +305,39 @@ LOG_FORMAT = _read_choice("LOG_FORMAT", "text", ("text", "json"))
 LOG_LEVEL = _read_choice(
     "LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 )
+if LOG_FORMAT == "json":
+    log_stderr()
+logging.captureWarnings(True)
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {
         "text": {
             "()": "connections.logs.TextFormatter",
-            "fmt": "%(asctime)s %(levelname)s %(name)s [node %(node_id).8s,"
-            " connection %(connection_id)s, client %(client_id).100s]: %(message)s",
+            "fmt": "%(asctime)s %(levelname)s %(name)s [%(context)s]: %(message)s",
         },
         "json": {"()": "connections.logs.JsonFormatter"},
     },
-    "filters": {"context": {"()": "connections.logs.ContextFilter"}},
+    "filters": {
+        "context": {"()": "connections.logs.ContextFilter"},
+        "errors": {"()": "connections.error_log.ErrorFilter"},
+        "refusals": {"()": "connections.logs.RefusalFilter"},
+    },
     "handlers": {
         "stderr": {
             "class": "logging.StreamHandler",
             "formatter": LOG_FORMAT,
-            "filters": ["context"],
+            "filters": ["context", "refusals", "errors"],
+            # log_stderr() replaces the stream of this name without underscores.
+            "stream": "ext://sys.__stderr__",
         }
     },
-    # At DEBUG it writes every query with its values, session keys included.
-    "loggers": {"django.db.backends": {"level": "INFO"}},
+    "loggers": {
+        # At DEBUG it writes every query with its values, session keys included.
+        "django.db.backends": {"level": "INFO"},
+        # Django gives them handlers of their own.
+        "django": {"handlers": [], "level": "INFO"},
+        "django.server": {"handlers": [], "level": "INFO", "propagate": True},
+    },
     "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
 }

@@ -1,10 +1,10 @@
 """Commit requests to the log in groups."""
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from connections.error_log import get_logger
 from connections.exceptions import DatabaseUnavailable
 from connections.metrics.counters import record_failure
 from connections.storage.database import Database
@@ -19,7 +19,7 @@ from sessions_history.entries import (
 )
 from sessions_history.exceptions import LogFull, SessionsError
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 MAX_BATCH_REQUESTS = 500
 MAX_BATCH_BYTES = 4_000_000

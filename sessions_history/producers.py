@@ -3,12 +3,12 @@
 import asyncio
 import contextlib
 import json
-import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from connections.background import BackgroundTasks
 from connections.config.loader import WebSocketConfig
+from connections.error_log import get_logger
 from connections.metrics.counters import record_failure
 from connections.storage.database import Database
 from sessions_history import work
@@ -21,7 +21,7 @@ from sessions_history.reads import read_latest_entries
 from sessions_history.responders import HistoryMessage, Responder, ResponderFailed
 from sessions_history.streams import Stream
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _UNKNOWN_SECONDS = 2.0
 """After this time a committed work that nobody here does was lost on its way: the

@@ -2,11 +2,11 @@
 
 import asyncio
 import json
-import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 
 from connections import close_codes
+from connections.error_log import get_logger
 from connections.exceptions import DatabaseUnavailable
 from connections.hub.connection import LiveConnection
 from connections.storage.database import Database
@@ -15,7 +15,7 @@ from sessions_history.entries import Entry, State
 from sessions_history.reads import read_entries_after, read_entries_at
 from sessions_history.tails import Tail
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _ENTRIES_PER_READ = 20
 _MOST_REPLIES = 1000

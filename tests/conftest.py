@@ -8,6 +8,7 @@ import pytest
 from django.conf import settings as project
 from hypothesis import settings
 
+from connections.error_log import error_filter
 from connections.testing import Servers
 from tests.integration.nginx import make_certificate
 from tests.integration.redis_process import RedisProcess
@@ -67,6 +68,12 @@ def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter") -> None
         if "NOT RUN" in reason:
             note = reason.removeprefix("Skipped: ")
             terminalreporter.write_line(f"{note} ({report.nodeid})", yellow=True)
+
+
+@pytest.fixture(autouse=True)
+def new_errors() -> None:
+    """Let each test see the first error of a place, as in a new process."""
+    error_filter.forget()
 
 
 @pytest.fixture(scope="session")

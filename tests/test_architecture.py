@@ -19,6 +19,8 @@ LAYERS = (
     "exceptions",
     "dependencies",
     "token_bucket",
+    "error_log",
+    "stderr_log",
     "background",
     "passes",
     "slices",
@@ -37,6 +39,7 @@ LAYERS = (
     # The running node.
     "hub",
     "logs",
+    "ends",
     "metrics",
     "announcements",
     "access",

@@ -1,6 +1,5 @@
 """Mail alerts: each state once, with retries."""
 
-import logging
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -12,11 +11,12 @@ from django.utils import timezone
 
 from connections.config.alert_rules import AlertRule, format_value
 from connections.config.loader import WebSocketConfig
+from connections.error_log import get_logger
 from connections.metrics.counters import record_failure
 from connections.models import Alert
 from connections.units import show_moment
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _TIMEOUT_SECONDS = 10
 """The timeout of the mail server; a retry follows a minute later or more."""

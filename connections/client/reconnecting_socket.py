@@ -1,7 +1,6 @@
 """Keep a connection open: reconnect as each close code advises."""
 
 import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -21,8 +20,9 @@ from connections.client.tokens import (
     ask_token,
 )
 from connections.close_codes import Reconnect
+from connections.error_log import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 OPENING_SECONDS = 10.0
 _LASTING_SECONDS = 10.0

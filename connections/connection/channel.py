@@ -2,14 +2,14 @@
 
 import asyncio
 import contextvars
-import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from connections.connection.scheduling import get_own_context, receive_next
+from connections.error_log import get_logger
 from connections.metrics.counters import Tally
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _RETRY_SECONDS = (0.5, 1, 2, 5, 10)
 

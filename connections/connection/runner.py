@@ -1,7 +1,6 @@
 """Run one connection, from its handshake to the last of its cleanup."""
 
 import asyncio
-import logging
 from collections.abc import Awaitable
 from typing import Any, Protocol
 
@@ -25,6 +24,7 @@ from connections.connection.send_deadline import SendDeadline
 from connections.connection.sender import AsgiSender
 from connections.connection.stage import Stage
 from connections.connection.terms import Terms
+from connections.error_log import get_logger
 from connections.exceptions import (
     ConnectionEnded,
     InvalidMessage,
@@ -38,7 +38,7 @@ from connections.net.redaction import conceal
 from connections.node.node import Node
 from connections.node.recorder import describe_error
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _NOTHING: Message = {}
 
@@ -360,17 +360,19 @@ class ConnectionRunner:
         self._node.counters.errors.add("internal")
         error = describe_error(exc, connection, self._scope)
         connection.flight.record("handler_failed", error.error_id)
+        concealed = conceal(exc, self._scope)
         logger.error(
-            "A handler failed (error %s, connection %s): %s",
+            "A handler failed (error %s, connection %s)",
             error.error_id,
             connection.connection_id,
-            error.exception_class,
-            exc_info=conceal(exc, self._scope),
+            exc_info=concealed,
             extra={
                 "event": "handler_failed",
                 "connection_id": connection.connection_id,
                 "error_id": error.error_id,
-            },
+                "place": error.where,
+            }
+            | ({} if concealed is exc else {"exception": error.exception_class}),
         )
         if self._node.recorder is not None:
             self._node.recorder.record_error(error)

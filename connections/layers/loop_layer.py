@@ -1,17 +1,17 @@
 """The mailboxes, groups and Redis connections of RedisLayer on one event loop."""
 
 import asyncio
-import logging
 import os
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 from connections.asgi import Message
+from connections.error_log import get_logger
 from connections.layers.compat import choose_shard, find_decode_errors
 from connections.layers.mailbox import GAP, Mailbox
 from connections.layers.shard import Shard
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _DECODE_ERRORS = find_decode_errors()
 

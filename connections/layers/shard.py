@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 from typing import Any, Protocol
 
 from redis.asyncio import Redis
@@ -13,12 +12,13 @@ from redis.exceptions import RedisError
 
 from connections.asgi import Message
 from connections.background import BackgroundTasks
+from connections.error_log import get_logger
 from connections.layers.compat import create_pool
 from connections.layers.mailbox import GAP
 from connections.redis.clients import ask, close_client, make_timeouts
 from connections.redis.pubsub import Subscriptions
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _RETRY_SECONDS = 0.5
 _COMMANDS_AT_ONCE = 8

@@ -15,10 +15,11 @@ from connections.access.reauthorisation import Reauthoriser
 from connections.close_codes import CloseReason
 from connections.config.loader import WebSocketConfig
 from connections.credentials.verifier import Verifier
+from connections.ends import end_log
 from connections.exceptions import DatabaseUnavailable
 from connections.hub.connection import LiveConnection
 from connections.hub.hub import Hub
-from connections.logs import log_end, set_node
+from connections.logs import set_node
 from connections.metrics.counters import Counters
 from connections.metrics.meter import TICK_SECONDS, Meter
 from connections.metrics.steps import PeriodicSteps
@@ -321,7 +322,7 @@ class Node:
             return
         now = self.clock()
         connection.flight.record("left", reason)
-        log_end(connection, code, reason, now - connection.opened_monotonic)
+        end_log.record(connection, code, reason, now - connection.opened_monotonic)
         self.counters.record_closed(connection, reason, now)
         self.top.record_closed(connection)
         if self.recorder is not None:

@@ -5,11 +5,12 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable
 
 from connections.background import BackgroundTasks
+from connections.error_log import get_logger
 from connections.exceptions import DatabaseUnavailable
 from connections.metrics.steps import PeriodicSteps
 from connections.passes import Passes
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 Step = Callable[[], Awaitable[bool | None]]
 """A step that returns False has failed for a part of what it concerns."""

@@ -5,7 +5,6 @@ Imported only where REDIS_URL is set.
 """
 
 import asyncio
-import logging
 import os
 import random
 import time
@@ -16,11 +15,12 @@ from redis.asyncio import Redis
 from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 
 from connections.background import BackgroundTasks
+from connections.error_log import get_logger
 from connections.redis.clients import ask
 from connections.redis.deadline import deadline
 from connections.units import Clock
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 OnMessage = Callable[[str, bytes], None]
 

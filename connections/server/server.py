@@ -1,10 +1,11 @@
 """daphne's Server with the protections that only it can give, and a drain."""
 
 # First: daphne installs the reactor that everything of Twisted imports.
+from connections.error_log import get_logger
+
 from connections.server.compat import DaphneServer, get_event_loop  # isort: skip
 
 import asyncio
-import logging
 import os
 import signal
 from collections.abc import Callable, Iterable
@@ -38,7 +39,7 @@ from connections.server.request_limits import RequestLimits
 from connections.server.timers import CoarseTimers
 from connections.server.websocket.protocol import WebSocketProtocol
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 BACKLOG = 2048
 """The kernel's backlog of connections; daphne's 50 fills up in a storm."""

@@ -2,14 +2,15 @@
 
 import asyncio
 import fcntl
-import logging
 import socket
 import struct
 import sys
 import termios
 from typing import Protocol
 
-logger = logging.getLogger(__name__)
+from connections.error_log import get_logger
+
+logger = get_logger(__name__)
 
 _READ_BYTES = 65_536
 

@@ -1,6 +1,5 @@
 """Sweep at an interval, in a thread of `serve` or in a process of its own."""
 
-import logging
 import threading
 from collections.abc import Callable
 
@@ -8,12 +7,13 @@ from django.db import Error as DatabaseError
 from django.db import close_old_connections
 
 from connections.config.loader import WebSocketConfig
+from connections.error_log import get_logger
 from connections.metrics.counters import record_failure
 from connections.models.alias import get_connection
 from connections.sweeper.results import SweepIncomplete, Swept
 from connections.sweeper.sweeper import Sweeper
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 INTERVAL_SECONDS = 10
 

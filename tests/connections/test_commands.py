@@ -1,6 +1,7 @@
 """Test management commands with the options of operators."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -14,7 +15,9 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 
 from connections.credentials.tokens import verify_access_token
+from connections.management.commands.sweep_idle_connections import Rounds
 from connections.models import AccessToken, CloseRequest, Connection, ErrorEvent
+from connections.sweeper.results import Swept
 from tests.connections.rows import make_connection_row, make_node_row
 from tests.project import ROOT
 
@@ -209,6 +212,27 @@ def test_sweep_once_in_json_and_in_words(row: Connection) -> None:
     )
     assert not CloseRequest.objects.exists()
     assert "1 idle" in run("sweep_idle_connections", "--once")
+
+
+def test_repeated_sweeps_log_what_they_do_and_nothing_else(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "connections")
+    reports = [
+        Swept(),
+        Swept(minutes_rolled=4),
+        Swept(is_leader=False),
+        Swept(is_leader=False),
+        Swept(idle_requested=2, tasks={"append_keys_pruned": 3}),
+    ]
+    rounds = Rounds()
+    for swept in reports:
+        rounds.report(swept)
+    assert [record.getMessage() for record in caplog.records] == [
+        "Another sweeper works",
+        "This sweeper works",
+        "Swept: 2 idle connections asked to end, 3 append keys pruned",
+    ]
 
 
 @pytest.mark.parametrize("flag", ["--interval", "--idle-seconds", "--batch-size"])

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from django.test import Client
 
 from connections import logs
 from connections.consumers import LimitedConsumer
@@ -30,6 +31,7 @@ def lines() -> Iterator[io.StringIO]:
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.addFilter(logs.ContextFilter())
+    handler.addFilter(logs.RefusalFilter())
     handler.setFormatter(logs.JsonFormatter())
     root = logging.getLogger()
     before = root.level
@@ -124,3 +126,33 @@ def test_a_traceback_is_indented() -> None:
     assert len(rest) > 3
     assert all(line.startswith("    ") for line in rest)
     assert all(line.isprintable() for line in rest)
+
+
+def write_context(message: str, **context: str) -> str:
+    record = logging.LogRecord("x", logging.INFO, "", 0, message, (), None)
+    record.__dict__.update(context)
+    return logs.TextFormatter("[%(context)s]: %(message)s").format(record)
+
+
+def test_a_line_does_not_repeat_what_its_message_names() -> None:
+    context = {"node_id": "n" * 32, "connection_id": "c1", "client_id": "alice"}
+    assert write_context("Hello", **context) == (
+        "[node nnnnnnnn, connection c1, client alice]: Hello"
+    )
+    line = write_context("Connection c1 of alice ended", **context)
+    assert line == "[node nnnnnnnn]: Connection c1 of alice ended"
+    nothing = {"node_id": "n" * 32, "connection_id": "-", "client_id": "-"}
+    assert write_context("Started", **nothing) == "[node nnnnnnnn]: Started"
+
+
+@pytest.mark.django_db
+def test_a_request_with_a_foreign_host_is_one_line(
+    client: Client, lines: io.StringIO
+) -> None:
+    client.raise_request_exception = False
+    assert client.get("/", SERVER_NAME="evil.example").status_code == 400
+    found = [json.loads(line) for line in lines.getvalue().splitlines()]
+    (refusal,) = [one for one in found if one["logger"].startswith("django")]
+    assert refusal["logger"] == "django.security.DisallowedHost"
+    assert "evil.example" in refusal["message"]
+    assert "exc_info" not in refusal

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import logging
 import signal
 import threading
 from typing import Any
@@ -14,6 +15,23 @@ from connections.sweeper.background import INTERVAL_SECONDS, run_sweeper
 from connections.sweeper.results import AllNodesSilent, SweepIncomplete, Swept
 from connections.sweeper.sweeper import BATCH_SIZE, Sweeper
 from connections.units import count_of
+
+logger = logging.getLogger(__name__)
+
+_WORDS = {
+    "idle_requested": ("idle connection", "asked to end"),
+    "nodes_lost": ("node", "found dead"),
+    "connections_lost": ("connection", "recorded lost"),
+    "connections_pruned": ("old connection", "deleted"),
+    "errors_pruned": ("old error", "deleted"),
+    "close_requests_pruned": ("old close request", "deleted"),
+    "nodes_pruned": ("old node", "deleted"),
+    "minutes_rolled": ("node minute", "rolled up"),
+    "rollups_pruned": ("old minute", "deleted"),
+    "alerts_pruned": ("old alert", "deleted"),
+    "bans_pruned": ("ended ban", "deleted"),
+    "orders_pruned": ("old node command", "deleted"),
+}
 
 
 class Command(OperatorCommand):
@@ -87,38 +105,45 @@ class Command(OperatorCommand):
             sweeper,
             options["interval"],
             stopping,
-            lambda swept: self._report(swept, options),
+            self._write_json if options["json"] else Rounds().report,
         )
 
     def _report(self, swept: Swept, options: dict[str, Any]) -> None:
-        values = dataclasses.asdict(swept)
         if options["json"]:
-            self.stdout.write(json.dumps(values))
-            self.stdout.flush()
+            self._write_json(swept)
             return
-        if not swept.is_leader:
-            self.stdout.write("another sweeper is running")
-            return
-        words = {
-            "idle_requested": ("idle connection", "asked to end"),
-            "nodes_lost": ("node", "found dead"),
-            "connections_lost": ("connection", "recorded lost"),
-            "connections_pruned": ("old connection", "deleted"),
-            "errors_pruned": ("old error", "deleted"),
-            "close_requests_pruned": ("old close request", "deleted"),
-            "nodes_pruned": ("old node", "deleted"),
-            "minutes_rolled": ("node minute", "rolled up"),
-            "rollups_pruned": ("old minute", "deleted"),
-            "alerts_pruned": ("old alert", "deleted"),
-            "bans_pruned": ("ended ban", "deleted"),
-            "orders_pruned": ("old node command", "deleted"),
-        }
-        done = [
-            f"{count_of(values[key], noun)} {verb}"
-            for key, (noun, verb) in words.items()
-            if values[key]
-        ]
-        tasks = swept.tasks.items()
-        done += [f"{count} {name.replace('_', ' ')}" for name, count in tasks if count]
         prefix = "would be: " if options["dry_run"] else ""
-        self.stdout.write(prefix + (", ".join(done) or "nothing to do"))
+        self.stdout.write(prefix + (describe(swept) or "nothing to do"))
+
+    def _write_json(self, swept: Swept) -> None:
+        self.stdout.write(json.dumps(dataclasses.asdict(swept)))
+        self.stdout.flush()
+
+
+class Rounds:
+    """The log of repeated sweeps; those that found nothing to do are not in it."""
+
+    def __init__(self) -> None:
+        self._is_leader = True
+
+    def report(self, swept: Swept) -> None:
+        if swept.is_leader != self._is_leader:
+            self._is_leader = swept.is_leader
+            words = "This sweeper works" if swept.is_leader else "Another sweeper works"
+            logger.info(words, extra={"event": "sweeper_lead"})
+        # Minutes of live nodes are rolled up all the time.
+        if done := describe(dataclasses.replace(swept, minutes_rolled=0)):
+            logger.info("Swept: %s", done, extra={"event": "swept"})
+
+
+def describe(swept: Swept) -> str:
+    """Return what a sweep has done, in words; nothing if that is nothing."""
+    values = dataclasses.asdict(swept)
+    done = [
+        f"{count_of(values[key], noun)} {verb}"
+        for key, (noun, verb) in _WORDS.items()
+        if values[key]
+    ]
+    tasks = swept.tasks.items()
+    done += [f"{count} {name.replace('_', ' ')}" for name, count in tasks if count]
+    return ", ".join(done)
