@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,6 +18,8 @@ from connections.units import Clock
 _STEP_MINUTES = {"15m": 1, "1h": 1, "6h": 5, "24h": 15, "7d": 120}
 _KEPT_SECONDS = {"15m": 2, "1h": 2, "6h": 10, "24h": 30, "7d": 120}
 """How long statistics are kept before they are read again."""
+
+_MOST_KNOWN = 100
 
 _EMPTY_MINUTE: dict[str, Any] = {
     "opened": 0,
@@ -208,24 +210,53 @@ def _read_pending(node_id: str) -> list[dict[str, Any]]:
     return [{**_EMPTY_MINUTE, **one} for one in found.values()]
 
 
-class StatisticsCache:
-    """Cache statistics per range and node, for any number of threads."""
+@dataclass(slots=True)
+class _Cached:
+    """The statistics of one range and node, and who reads them anew."""
 
-    def __init__(self, clock: Clock = time.monotonic) -> None:
+    reading: threading.Lock = field(default_factory=threading.Lock)
+    read_at: float = 0.0
+    statistics: Statistics | None = None
+
+
+class StatisticsCache:
+    """
+    Cache statistics per range and node, for any number of threads.
+
+    One thread at a time reads a range. Others get its last statistics meanwhile,
+    and wait only if there are none; other ranges wait for nothing.
+    """
+
+    def __init__(
+        self,
+        clock: Clock = time.monotonic,
+        read: Callable[[str, str], Statistics] = read_statistics,
+    ) -> None:
         self._clock = clock
+        self._read = read
         self._lock = threading.Lock()
-        self._known: dict[tuple[str, str], tuple[float, Statistics]] = {}
+        self._known: dict[tuple[str, str], _Cached] = {}
 
     def get(self, range_name: str, node_id: str = "") -> Statistics:
         """Return the cached statistics of a range, or read them anew."""
+        key = (range_name, node_id)
         with self._lock:
-            now = self._clock()
-            key = (range_name, node_id)
-            known = self._known.get(key)
-            if known is not None and now - known[0] < _KEPT_SECONDS[range_name]:
-                return known[1]
-            statistics = read_statistics(range_name, node_id)
-            if len(self._known) > 100:
+            if key not in self._known and len(self._known) > _MOST_KNOWN:
                 self._known.clear()
-            self._known[key] = (now, statistics)
-            return statistics
+            cached = self._known.setdefault(key, _Cached())
+        last = cached.statistics
+        if last is not None and self._is_fresh(cached, range_name):
+            return last
+        if not cached.reading.acquire(blocking=last is None) and last is not None:
+            return last
+        try:
+            last = cached.statistics
+            if last is None or not self._is_fresh(cached, range_name):
+                last = self._read(range_name, node_id)
+                cached.statistics, cached.read_at = last, self._clock()
+            return last
+        finally:
+            cached.reading.release()
+
+    def _is_fresh(self, cached: _Cached, range_name: str) -> bool:
+        return self._clock() - cached.read_at < _KEPT_SECONDS[range_name]

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections import Counter
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 from django.db import models
 from django.db.models import F, Max, Sum
 
-from connections.models.alias import PrimaryQuerySet, stream
+from connections.models.alias import PrimaryQuerySet
+
+_MINUTES_READ_AT_ONCE = 1440
+
+
+class _JoinedTexts(models.Aggregate):
+    """The texts of a JSON column, separated by commas."""
+
+    function = "GROUP_CONCAT"
+    output_field = models.TextField()
+
+    def as_postgresql(
+        self, compiler: Any, connection: Any, **context: Any
+    ) -> tuple[str, Any]:
+        template = "STRING_AGG(%(expressions)s::text, ',')"
+        return self.as_sql(compiler, connection, template=template, **context)
 
 
 class MinuteRollupQuerySet(PrimaryQuerySet["MinuteRollup"]):
@@ -77,17 +93,37 @@ class MinuteRollupQuerySet(PrimaryQuerySet["MinuteRollup"]):
         Keys are the steps' first minutes. Columns are ends_by_reason,
         refused_by_outcome, errors_by_kind and resumes_by_outcome.
         """
-        series: dict[int, Counter[str]] = {}
-        rows = self.exclude(**{column: {}}).values_list("minute", column)
-        for minute, counts in stream(rows):
-            step = minute - minute % step_minutes
-            series.setdefault(step, Counter()).update(counts)
-        return {step: dict(series[step]) for step in sorted(series)}
+        series: dict[int, dict[str, int]] = {}
+        for step, rows in self._list_column(column, step_minutes):
+            sums: dict[str, int] = {}
+            for counts in rows:
+                for label, count in counts.items():
+                    sums[label] = sums.get(label, 0) + count
+            if sums:
+                series[step] = sums
+        return {step: series[step] for step in sorted(series)}
 
     def sum_buckets(self, column: str) -> list[int]:
         """Return the summed buckets of a histogram: durations, handling or acks."""
-        rows = self.exclude(**{column: []}).values_list(column, flat=True)
-        return [sum(counts) for counts in zip(*stream(rows), strict=True)]
+        sums: list[int] = []
+        for _, rows in self._list_column(column, _MINUTES_READ_AT_ONCE):
+            buckets = [*filter(None, rows), *([sums] if sums else [])]
+            sums = [sum(counts) for counts in zip(*buckets, strict=True)] or sums
+        return sums
+
+    def _list_column(
+        self, column: str, step_minutes: int
+    ) -> Iterator[tuple[int, list[Any]]]:
+        """
+        Yield each step with its rows' values of a JSON column.
+
+        The database joins the texts of a step, because a row for each node and
+        minute takes longer to fetch than all its numbers to add.
+        """
+        step = F("minute") - F("minute") % step_minutes
+        rows = self.annotate(step=step).values_list("step")
+        for found, texts in rows.annotate(texts=_JoinedTexts(column)):
+            yield found, json.loads(f"[{texts}]")
 
 
 class MinuteRollup(models.Model):
