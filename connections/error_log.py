@@ -6,6 +6,7 @@ filter belongs to the loggers of this library, so it works with every LOGGING.
 """
 
 import atexit
+import contextlib
 import logging
 import threading
 import time
@@ -33,7 +34,9 @@ def call_later(seconds: float, call: Callable[[], None]) -> None:
     """Call a function in a thread, unless the process ends before."""
     timer = threading.Timer(seconds, call)
     timer.daemon = True
-    timer.start()
+    # No thread starts while Python ends (3.12); reports are made at its exit.
+    with contextlib.suppress(RuntimeError):
+        timer.start()
 
 
 @dataclass(slots=True)
