@@ -54,6 +54,8 @@ class SimulatedDatabase(Database):
         """True if the process of the node was killed: nothing returns."""
         self.lost_replies = 0
         """How many of the next writes are committed without a reply."""
+        self.calls = 0
+        """How often it was read or written."""
         self._chance = chance
         self._turn = asyncio.Lock()
 
@@ -76,6 +78,7 @@ class SimulatedDatabase(Database):
         if self.is_away:
             raise DatabaseUnavailable("away")
         result = await super().read(work, *args, **kwargs)
+        self.calls += 1
         await self._travel()
         return result
 

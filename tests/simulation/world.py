@@ -83,6 +83,7 @@ class World:
         self._runner = asyncio.Runner(loop_factory=SimulationLoop)
         self.calls: list[Answering] = []
         self._made: list[Site] = []
+        self._checked_calls = 0
         self.sites = [self._make_site() for _ in range(2)]
         self.pages: list[Page] = []
         self.messages: dict[int, str] = {}
@@ -205,16 +206,20 @@ class World:
                 raise Broken("; ".join(page.problems))
             if page.session != "new" and not page.is_gone:
                 self.known.setdefault(page.session, Known())
+        calls = sum(site.database.calls for site in self._made)
+        if calls != self._checked_calls:
+            self._checked_calls = calls
+            self._check_logs()
+        self._check_stopped()
+
+    def _check_logs(self) -> None:
         positions, _ = read_positions(list(self.known))
-        for session_id in self.known:
-            position = positions.get(session_id)
-            if position is not None:
-                rows = read_entries_after(session_id, 0, 10_000)
-                self._compare(session_id, rows, position.last_offset)
+        for session_id, position in positions.items():
+            rows = read_entries_after(session_id, 0, 10_000)
+            self._compare(session_id, rows, position.last_offset)
         for page in self.pages:
             if page.is_gone and page.session in positions:
                 raise Broken(f"{page.name} was told that its session does not exist")
-        self._check_stopped()
 
     def _compare(self, session_id: str, rows: list[Entry], last_offset: int) -> None:
         """Compare the log of a session with what was known of it, and learn."""
