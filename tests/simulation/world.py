@@ -307,6 +307,9 @@ class World:
                 break
         self._stop_endless()
         self.advance(_REST_SECONDS)
+        # A page that read nothing for long is closed when it reads again.
+        self.return_all()
+        self.advance(_ROUND_SECONDS)
         for page in self.pages:
             if not page.is_gone:
                 self._check_page(page)
