@@ -29,6 +29,7 @@ from benchmarks.soak.conversations import CONFIG, ENVIRONMENT, converse
 from benchmarks.soak.figures import Checked, Sample, check, take
 from connections.capacity.load.procfs import allow_many_files
 
+_MOST_SHOWN = 20
 _ROUNDS = 10
 """About this many samples, and at least half of them."""
 
@@ -176,7 +177,7 @@ def _run_sessions(options: argparse.Namespace, nodes: int, seed: int) -> int:
         )
     rows = [(what, f"{count:,}") for what, count in sorted(records.counts.items())]
     print(make_table(("what", "count"), rows))
-    for problem in records.problems:
+    for problem in records.problems[:_MOST_SHOWN]:
         print(f"PROBLEM: {problem}")
     print("the log disagrees" if records.problems else "the log agrees")
     if options.json:

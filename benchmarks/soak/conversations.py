@@ -5,7 +5,7 @@ import contextlib
 import json
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,14 @@ _PAUSE_SECONDS = (2.0, 8.0)
 _FAULT_SECONDS = (4.0, 12.0)
 _CUT_SECONDS = 4.0
 _PATIENCE_SECONDS = 120.0
+_COPY_SECONDS = 10.0
+_OVERLAP = 500
+"""How often the log is copied, and how many entries are read once more."""
 _WAYS = 4
 """How many ways lead from clients to nodes, each of which can be cut."""
 
 CONFIG: dict[str, object] = {
-    "max_session_history": 100_000,
+    "max_session_history": 100,
     "ping_interval_seconds": 5,
     "ping_timeout_seconds": 5,
     "jwt__issuer": ISSUER,
@@ -71,7 +74,7 @@ class Talker:
             async with asyncio.timeout(_PATIENCE_SECONDS):
                 # The client has no event for all of this.
                 while self._requests or self._is_behind():  # noqa: ASYNC110
-                    await asyncio.sleep(0.1)
+                    await asyncio.sleep(0.5)
         entries = [[one.offset, one.state, one.data] for one in self._client.entries]
         self._report("over", entries=entries, pending=len(self._requests), stored=0)
         await self._client.close()
@@ -129,7 +132,8 @@ class Talker:
         client = self._client
         held = client.entries
         is_whole = client.state is State.OPEN and bool(client.hello)
-        is_whole = is_whole and len(held) >= client.hello["offset"]
+        last = held[-1].offset if held else 0
+        is_whole = is_whole and last >= client.hello["offset"]
         return not is_whole or any(entry.is_streaming for entry in held)
 
     def _report(self, event: str, **content: Any) -> None:
@@ -159,6 +163,8 @@ async def converse(
         pages = await _start_pages(urls, clients - clients // 2)
         reading = asyncio.create_task(_read_pages(pages, records))
         talking = [asyncio.create_task(talker.run(over)) for talker in talkers]
+        log = LogCopy(cluster)
+        copying = asyncio.create_task(log.keep())
         began = time.monotonic()
         while (left := began + seconds - time.monotonic()) > 0:
             least, more = _FAULT_SECONDS
@@ -174,8 +180,9 @@ async def converse(
         await asyncio.gather(*talking)
         await reading
         await pages.wait()
-    rows = await asyncio.to_thread(_read_rows, cluster)
-    records.problems = records.compare(rows)
+        copying.cancel()
+        await log.update()
+    records.problems = records.compare(log.rows)
     return records
 
 
@@ -233,19 +240,44 @@ async def _read_pages(pages: asyncio.subprocess.Process, records: Records) -> No
             records.take(json.loads(line))
 
 
-def _read_rows(cluster: Cluster) -> list[Row]:
-    """Read the whole log."""
-    rows = cluster.store.ask(
-        'select session_id, "offset", sender, state, data'
-        " from sessions_history_historyentry order by id"
-    )
-    return [
-        Row(
-            session=session,
-            offset=int(offset),
-            sender=sender,
-            state=state,
-            data=json.loads(data),
+class LogCopy:
+    """A copy of the whole log, which keeps what is trimmed."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._rows: dict[int, Row] = {}
+        self._open: set[int] = set()
+
+    @property
+    def rows(self) -> Collection[Row]:
+        """The entries, each as it was read last."""
+        return self._rows.values()
+
+    async def keep(self) -> None:
+        """Read what is new, again and again, until cancelled."""
+        while True:
+            await self.update()
+            await asyncio.sleep(_COPY_SECONDS)
+
+    async def update(self) -> None:
+        """Read the entries that are new, or that streamed when they were read."""
+        await asyncio.to_thread(self._update)
+
+    def _update(self) -> None:
+        # Transactions end in another order than that of the ids they took.
+        last = max(self._rows, default=0) - _OVERLAP
+        listed = ", ".join(map(str, self._open)) or "0"
+        found = self._cluster.store.ask(
+            'select id, session_id, "offset", sender, state, data'
+            f" from sessions_history_historyentry where id > {last} or id in ({listed})"
         )
-        for session, offset, sender, state, data in rows
-    ]
+        for id_, session, offset, sender, state, data in found:
+            self._rows[int(id_)] = Row(
+                session=session,
+                offset=int(offset),
+                sender=sender,
+                state=state,
+                data=json.loads(data),
+            )
+            update = self._open.add if state == "streaming" else self._open.discard
+            update(int(id_))

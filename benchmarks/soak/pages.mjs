@@ -105,7 +105,8 @@ class Page {
 
   #isBehind() {
     const { entries, hello, state } = this.#client;
-    if (state !== "open" || entries.length < (hello?.offset ?? Infinity)) return true;
+    const last = entries.at(-1)?.offset ?? 0;
+    if (state !== "open" || last < (hello?.offset ?? Infinity)) return true;
     return entries.some((entry) => entry.state === "streaming");
   }
 
@@ -124,7 +125,7 @@ class Page {
     }
     const isBusy = () => this.#pending > 0 || this.#client.pending > 0 || this.#isBehind();
     const deadline = Date.now() + options.patience;
-    while (isBusy() && Date.now() < deadline) await rest(100);
+    while (isBusy() && Date.now() < deadline) await rest(500);
     const entries = this.#client.entries.map(({ offset, state, data }) => [offset, state, data]);
     const pending = this.#pending + this.#client.pending;
     this.#say("over", { entries, pending, stored: this.#storage.length });

@@ -11,7 +11,7 @@ from hypothesis.stateful import (
 from tests.simulation.answers import PLANS
 from tests.simulation.pages import Page
 from tests.simulation.stores import Copy, DatabaseClock
-from tests.simulation.world import HISTORY_LIMIT, World
+from tests.simulation.world import FAULTS, HISTORY_LIMIT, World
 
 _MOST_PAGES = 5
 _MOST_COPIES = 3
@@ -95,37 +95,24 @@ class Sessions(RuleBasedStateMachine):
         """Stop what streams to a page."""
         self.world.cancel(self._page(which))
 
-    @rule(which=_WHICH)
-    def cut(self, which: int) -> None:
-        self._page(which).cut()
-        self.world.advance(0)
-
-    @rule(which=_WHICH, is_reading=st.booleans())
-    def read(self, which: int, is_reading: bool) -> None:
-        """Stop to read, or begin again."""
-        reads = self._page(which).reads
-        reads.set() if is_reading else reads.clear()
+    @rule(which=_WHICH, how=st.sampled_from(("cut", "stops reading", "reads")))
+    def hinder(self, which: int, how: str) -> None:
+        """Cut a page off, or let it stop to read or begin again."""
+        page = self._page(which)
+        if how == "cut":
+            page.cut()
+        elif how == "reads":
+            page.reads.set()
+        else:
+            page.reads.clear()
         self.world.advance(0)
 
     # Faults
 
-    @rule(which=_WHICH)
-    def crash(self, which: int) -> None:
-        self.world.crash(which % len(self.world.sites))
-
-    @rule(which=_WHICH)
-    def restart(self, which: int) -> None:
-        self.world.restart(which % len(self.world.sites))
-
-    @rule(which=_WHICH, is_away=st.booleans())
-    def lose_database(self, which: int, is_away: bool) -> None:
-        self.world.disturb()
-        self.world.sites[which % len(self.world.sites)].database.is_away = is_away
-
-    @rule(which=_WHICH, count=st.integers(1, 3))
-    def lose_replies(self, which: int, count: int) -> None:
-        self.world.disturb()
-        self.world.sites[which % len(self.world.sites)].database.lost_replies = count
+    @rule(which=_WHICH, kind=st.sampled_from(FAULTS))
+    def fault(self, which: int, kind: str) -> None:
+        """Disturb the node of a page, or its database."""
+        self.world.fault(self._page(which), kind)
 
     @precondition(lambda self: len(self.world.saved) < _MOST_COPIES)
     @rule()

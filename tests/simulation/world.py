@@ -21,6 +21,10 @@ from tests.simulation.stores import Copy, SimulatedDatabase, SimulationLoop
 HISTORY_LIMIT = 8
 MAX_OPEN_STREAMS = 3
 LEASE_SECONDS = 6.0
+FAULTS = ("killed", "stopped", "away", "back", "lost 1", "lost 3")
+"""What happens to a node: its process ends, or its database is away or answers again,
+or commits so many writes whose replies are lost."""
+
 _CONFIG: dict[str, Any] = {
     "max_connections_per_client": 50,
     "max_session_history": HISTORY_LIMIT,
@@ -157,26 +161,25 @@ class World:
         self._made.append(Site(self.run(start()), database, responder))
         return self._made[-1]
 
-    def crash(self, index: int) -> None:
-        """Kill a node like kill -9, and start another."""
-        site = self.sites[index]
+    def fault(self, page: Page, kind: str) -> None:
+        """Disturb the node of a page; another takes the place of one that ends."""
         self.disturb()
-        site.kill()
-        for page in self.pages:
-            if page.node is site.node:
-                page.vanish()
-        self.sites[index] = self._make_site()
-
-    def restart(self, index: int) -> None:
-        """Stop a node as SIGTERM does, and start another."""
+        index = next(
+            (n for n, one in enumerate(self.sites) if one.node is page.node), 0
+        )
         site = self.sites[index]
-        self.disturb()
-        self.run(site.node.stop())
-        site.kill()
-        for page in self.pages:
-            if page.node is site.node:
-                page.cut()
-        self.sites[index] = self._make_site()
+        if kind in ("away", "back"):
+            site.database.is_away = kind == "away"
+        elif kind.startswith("lost"):
+            site.database.lost_replies = int(kind[-1])
+        else:
+            if kind == "stopped":
+                self.run(site.node.stop())
+            site.kill()
+            for one in self.pages:
+                if one.node is site.node:
+                    one.vanish()
+            self.sites[index] = self._make_site()
 
     def save(self) -> None:
         """Back the database up."""
@@ -384,12 +387,11 @@ async def _cancel_all() -> None:
 
 def _is_told(held: Held, was: Entry) -> bool:
     """Return True if a page may hold this of an entry that was trimmed."""
-    if was.is_streaming:
-        # It ended and was trimmed before the log was read.
-        return held.text.startswith(was.text)
-    if held.state == "interrupted" and held.sender == "server":
-        # It was trimmed before the page got its end.
-        return was.text.startswith(held.text)
+    if held.sender != "server":
+        return bool(held.data == _read(was))
+    if held.state == "interrupted" or was.is_streaming:
+        # It was trimmed before the page got its end, or before the log was read.
+        return was.text.startswith(held.text) or held.text.startswith(was.text)
     return bool(held.data == _read(was))
 
 
