@@ -104,7 +104,7 @@ class SessionConsumer(LimitedJsonConsumer):
         await self.send_json(self._make_hello(attached))
         resumption = attached.resumption
         self.scope["node"].counters.resumes.add(resumption.outcome.value)
-        await self._subscriber.start(
+        self._subscriber.start(
             resumption.position,
             mark=attached.position.mark,
             missing_to=resumption.missing_to,

@@ -29,7 +29,7 @@ FLAWS = {
             "                        ' session_id = ? AND \"offset\" <= ?', one\n"
             "                    )\n"
         ),
-        shows="appended twice",
+        shows="Broken",
     ),
     "streams-are-trimmed": Flaw(
         path=_SQLITE,
@@ -41,7 +41,7 @@ FLAWS = {
         path="sessions_history/producers.py",
         right="stream is not None and stream.end_as(State.CANCELLED)",
         wrong="stream is not None",
-        shows="after its cancel",
+        shows="Broken",
     ),
     "an-end-forgets-the-chunks": Flaw(
         path=_COMMITS,

@@ -8,13 +8,18 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import OperationalError
 from django.utils import timezone
 
 from connections.hub.connection import LiveConnection
 from sessions_history.consumers import SessionConsumer
 from sessions_history.log import get_log
 from sessions_history.models import HistoryEntry, Session
+from sessions_history.reads import read_entries_at
 from tests.connections.conversations import receive_close
+from tests.connections.switchable_database import (
+    SwitchableDatabase as ReadableDatabase,
+)
 from tests.sessions_history.conftest import MakeNode, SwitchableDatabase
 from tests.sessions_history.talks import start_talk, talk
 
@@ -445,3 +450,30 @@ async def test_a_connection_that_ends_needs_no_collection(make_node: MakeNode) -
         assert [one() for one in left] == [None, None]
     finally:
         gc.enable()
+
+
+async def test_a_database_that_leaves_during_an_attach_delays_the_open_entries(
+    make_node: MakeNode,
+) -> None:
+    """The connection stays; the entry that the client holds unfinished follows."""
+    database = ReadableDatabase()
+    node = make_node(database, sessions={"position_seconds": 0.05})
+    async with talk(node) as alice, get_log(node).stream(alice.session_id) as stream:
+        await stream.write("half")
+        await alice.receive_type("entry")
+        failing = iter([read_entries_at])
+
+        def fail_once(work: Any) -> Any:
+            if work is read_entries_at and next(failing, None):
+                return refuse
+            return work
+
+        database.around_read = fail_once
+        claim = {"epoch": alice.hello["epoch"], "offset": "1", "open": "1"}
+        async with talk(node, alice.session_id, **claim) as again:
+            assert (await again.receive_type("entry", "bye"))["data"]["text"] == "half"
+        assert next(failing, None) is None
+
+
+def refuse(*args: Any) -> None:
+    raise OperationalError("away")

@@ -169,7 +169,10 @@ class Page:
         outcome, gap = hello["outcome"], hello["gap"]
         self.outcome = outcome
         is_first = self.epoch is None
-        if (outcome == "new") != (self.session == "new"):
+        # A session without entries is new to whoever comes first.
+        if (self.session == "new" and outcome != "new") or (
+            outcome == "new" and not is_first
+        ):
             self._break(f"outcome {outcome} for {self.session}")
         if (outcome == "gap") != (gap is not None):
             self._break(f"outcome {outcome} with the gap {gap}")
