@@ -29,6 +29,7 @@ from sessions_history.entries import (
     State,
 )
 from sessions_history.exceptions import (
+    ChunksLost,
     EntryRefused,
     KeyReused,
     SessionNotFound,
@@ -83,6 +84,8 @@ class _OpenEntry:
     entry_id: int | None = None
     node_id: str | None = None
     chain: str = ""
+    last_chunk: int = 0
+    """The highest sequence number of its chunks."""
 
     def is_of(self, request: Rewrite | Growth) -> bool:
         """Return False if a request is for an entry that the log has lost."""
@@ -323,6 +326,9 @@ class _Commit:
             return StreamEnded()
         if found.node_id != self._limits.node_id:
             return StreamEnded()
+        before = (found.entry_id, request.sequence - 1)
+        if request.sequence > found.last_chunk + 1 and before not in self._new_chunks:
+            return ChunksLost()
         self._new_chunks[found.entry_id, request.sequence] = request.text
         if request.data is not None:
             self._backend.rewrite(

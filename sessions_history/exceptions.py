@@ -35,5 +35,9 @@ class EntryRefused(SessionsError):
     """The database refuses this entry, also alone."""
 
 
+class ChunksLost(SessionsError):
+    """The log lacks the text before a chunk: the database went back in time."""
+
+
 class StreamEnded(SessionsError):
     """The entry no longer streams: it was cancelled, or its node counts as dead."""

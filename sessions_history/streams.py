@@ -16,7 +16,7 @@ from sessions_history.entries import (
     Rewrite,
     State,
 )
-from sessions_history.exceptions import LogFull, SessionsError, StreamEnded
+from sessions_history.exceptions import ChunksLost, LogFull, SessionsError, StreamEnded
 from sessions_history.group_commit import GroupCommit
 from sessions_history.payloads import clean_text
 from sessions_history.responders import ResponderFailed
@@ -237,6 +237,10 @@ class Stream:
             else:
                 self._whole_characters = self._written_characters
                 self._on_written(self.session_id, whole)
+        elif isinstance(exc, ChunksLost):
+            # The end writes the whole text.
+            self.end_as(State.INTERRUPTED)
+            return
         elif isinstance(exc, SessionsError):
             # Cancelled on another node, or deleted: nothing more is written.
             self.end_as(State.CANCELLED)

@@ -20,7 +20,8 @@ class Found:
     """The streaming entries and known keys of the sessions in a commit."""
 
     streaming: list[Row] = field(default_factory=list)
-    """(session_id, offset, entry_id, node_id, chain) of the streaming entries."""
+    """(session_id, offset, entry_id, node_id, chain, last_chunk) of the streaming
+    entries; the last is the highest sequence number of their chunks."""
 
     keys: dict[tuple[str, str], tuple[str, int]] = field(default_factory=dict)
     """(session_id, key) of the known keys, with (digest, offset)."""

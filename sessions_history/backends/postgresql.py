@@ -14,11 +14,13 @@ FROM sessions_history_session WHERE session_id = ANY(%s) ORDER BY session_id FOR
 # After the lock, in a separate statement: a statement that waited for a row sees
 # that row as it is now, but all others as they were before.
 _FIND = """
-SELECT session_id, NULL, NULL, "offset", id, node_id, chain
-FROM sessions_history_historyentry
+SELECT session_id, NULL, NULL, "offset", id, node_id, chain, coalesce((
+    SELECT max(sequence) FROM sessions_history_entrychunk WHERE entry_id = e.id
+), 0)
+FROM sessions_history_historyentry AS e
 WHERE state = 'streaming' AND session_id = ANY(%s)
 UNION ALL
-SELECT known.*, NULL, NULL, NULL
+SELECT known.*, NULL, NULL, NULL, NULL
 FROM jsonb_array_elements(%s::jsonb) AS v CROSS JOIN LATERAL (
     SELECT session_id, key, digest, "offset" FROM sessions_history_appendkey
     WHERE session_id = v ->> 0 AND key = v ->> 1 LIMIT 1

@@ -17,7 +17,10 @@ CROSS JOIN sessions_history_session AS s ON s.session_id = v.value
 
 FIND_STREAMING = """
 SELECT json_group_array(
-    json_array(e.session_id, e."offset", e.id, e.node_id, e.chain)
+    json_array(e.session_id, e."offset", e.id, e.node_id, e.chain, coalesce((
+        SELECT max(c.sequence) FROM sessions_history_entrychunk AS c
+        WHERE c.entry_id = e.id
+    ), 0))
 )
 FROM json_each(?) AS v CROSS JOIN sessions_history_historyentry AS e
 ON e.session_id = v.value AND e.state = 'streaming'

@@ -1,5 +1,6 @@
 """The text of a streaming entry is written in chunks, and read as one text."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -11,10 +12,11 @@ from django.utils import timezone
 
 from connections.passes import Passes
 from connections.testing import wait_until
+from connections.testing.waiting import scale
 from sessions_history import chunks, work
 from sessions_history.commits import LogLimits, commit
 from sessions_history.entries import Committed, Entry, Growth, Request, Rewrite
-from sessions_history.exceptions import StreamEnded
+from sessions_history.exceptions import ChunksLost, StreamEnded
 from sessions_history.log import get_log
 from sessions_history.models import EntryChunk, HistoryEntry, Session, Work
 from sessions_history.pruning import interrupt_abandoned
@@ -272,3 +274,33 @@ def test_a_hint_that_was_lost_makes_a_hole_that_is_not_filled_with_another() -> 
     tail.take(entry.with_text("one two three four", "done"))
     assert tail.extend(1, 14, "four")
     assert not tail.growing
+
+
+def test_a_chunk_after_a_hole_is_refused() -> None:
+    """A backup that is restored under a stream lacks the chunks before it."""
+    session_id = begin()
+    assert do(grow(session_id, 1, "one ")) == [Committed]
+    EntryChunk.objects.all().delete()
+    assert do(grow(session_id, 2, "two")) == [ChunksLost]
+    assert not EntryChunk.objects.exists()
+    assert do(grow(session_id, 1, "one again")) == [Committed]
+
+
+async def test_an_answer_whose_chunks_were_lost_ends_with_its_whole_text(
+    make_node: MakeNode,
+) -> None:
+    database = Counting()
+    node = make_node(database)
+    async with talk(node) as alice:
+        with pytest.raises(StreamEnded):
+            async with get_log(node).stream(alice.session_id) as stream:
+                await stream.write("one ")
+                await wait_until(lambda: len(database.growths) == 1)
+                await EntryChunk.objects.all().adelete()
+                await stream.write("two ")
+                await asyncio.sleep(scale(20))
+        entry = await HistoryEntry.objects.aget()
+    assert (entry.state, json.loads(entry.data)) == (
+        "interrupted",
+        {"text": "one two "},
+    )

@@ -40,9 +40,7 @@ _ROUND_SECONDS = 3
 _MOST_ROUNDS = 20
 """How often and how many times pages send unsettled messages again."""
 
-_LONG_CHARACTERS = 300
-"""An answer that is longer may have reached its time-out."""
-
+_LONG_CHARACTERS = 300  # A longer answer may have reached its time-out.
 _STOP_SECONDS = 4
 """How long a stopped answer may go on: two seconds, and the way to its node."""
 
