@@ -104,12 +104,16 @@ class SessionConsumer(LimitedJsonConsumer):
         await self.send_json(self._make_hello(attached))
         resumption = attached.resumption
         self.scope["node"].counters.resumes.add(resumption.outcome.value)
-        self._subscriber.start(
-            resumption.position,
-            mark=attached.position.mark,
-            missing_to=resumption.missing_to,
-            reopened=resumption.reopened,
-        )
+        try:
+            await self._subscriber.start(
+                resumption.position,
+                mark=attached.position.mark,
+                missing_to=resumption.missing_to,
+                reopened=resumption.reopened,
+            )
+        except DatabaseUnavailable:
+            # The client has its hello, and claims the same when it returns.
+            self.connection.live.end(close_codes.UNAVAILABLE)
 
     def is_activity(self, message: Message) -> bool:
         """Return False for heartbeats and refreshes: they keep a dead page alive."""

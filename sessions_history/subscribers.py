@@ -50,8 +50,6 @@ class Subscriber:
         self._mark: Mark | None = None
         # Characters sent of each entry that was sent while it streamed, by offset.
         self._open: dict[int, int] = {}
-        # Offsets of the entries that are sent whole before all others.
-        self._reopened: deque[int] = deque()
         self._replies: deque[str] = deque()
         self._end: close_codes.CloseReason | None = None
         self._is_busy = False
@@ -60,7 +58,7 @@ class Subscriber:
         self._task: asyncio.Task[None] | None = None
         tail.subscribers[self] = self.wake
 
-    def start(
+    async def start(
         self,
         position: int,
         *,
@@ -71,7 +69,15 @@ class Subscriber:
         """Start after an offset, and send some unfinished entries again."""
         self._mark = mark
         self._missing_to = missing_to
-        self._reopened.extend(reopened)
+        for offset in reopened:
+            # One at a time, so that a slow client holds one entry in memory.
+            found = await self._database.read(
+                read_entries_at, self.tail.session_id, [offset]
+            )
+            if found:
+                await self._send_entry(found[0])
+            else:
+                await self._send_state(offset, State.INTERRUPTED)
         self._position = position
         self.wake()
 
@@ -151,10 +157,6 @@ class Subscriber:
         if self._end is not None:
             self._connection.end(self._end)
             return False
-        if self._reopened:
-            await self._reopen(self._reopened[0])
-            self._reopened.popleft()
-            return True
         for offset, characters in list(self._open.items()):
             if await self._follow(offset, characters):
                 return True
@@ -163,16 +165,6 @@ class Subscriber:
             await self._advance(self._position)
             return True
         return False
-
-    async def _reopen(self, offset: int) -> None:
-        """Send an entry whole that the client holds unfinished."""
-        found = await self._database.read(
-            read_entries_at, self.tail.session_id, [offset]
-        )
-        if found:
-            await self._send_entry(found[0])
-        else:
-            await self._send_state(offset, State.INTERRUPTED)
 
     async def _follow(self, offset: int, characters: int) -> bool:
         """Send the growth or the end of an entry that was sent unfinished."""
@@ -275,7 +267,6 @@ class Subscriber:
     def _give_up(self) -> None:
         """End a connection that was too slow: its next entry is trimmed."""
         self._replies.clear()
-        self._reopened.clear()
         self._open.clear()
         self._position = self.tail.last_offset
         self._connection.end(close_codes.SLOW_CONSUMER)
