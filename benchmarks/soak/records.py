@@ -46,7 +46,7 @@ class Records:
         """Take one event of a client."""
         name, kind = event["client"], event["event"]
         self.counts[f"{kind} {event['outcome']}" if kind == "hello" else kind] += 1
-        if kind == "hello" and event["outcome"] in ("gap", "reset"):
+        if kind == "hello" and event["outcome"] == "reset":
             self.problems.append(f"{name} was told {event['outcome']}")
         if kind == "over":
             self.held[name] = [(event["session"], event["entries"])]
