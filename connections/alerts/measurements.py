@@ -6,21 +6,33 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from django.db.models import DurationField, ExpressionWrapper, F, QuerySet, Sum
+from django.db.models import (
+    Count,
+    DurationField,
+    ExpressionWrapper,
+    F,
+    QuerySet,
+    Sum,
+)
 from django.utils import timezone
 
 from connections.config.alert_rules import AlertRule
+from connections.metrics.counters import CREDENTIAL_OUTCOMES
 from connections.metrics.steps import is_overdue
-from connections.models import MinuteRollup, Node, Sweep
+from connections.models import ErrorEvent, MinuteRollup, Node, Sweep
 from connections.models.clock import Now
 from connections.models.minute_rollup import MinuteRollupQuerySet
 from connections.models.node import NodeQuerySet
+from connections.units import as_utc
 
 LOST_WITHIN = timedelta(minutes=10)
 """How long a lost node is counted."""
 
 _MOST_OPEN_WITHIN = timedelta(minutes=10)
 _DETAIL_LENGTH = 255
+_MOST_NAMED = 3
+_ERRORS_WITHIN = timedelta(minutes=1)
+_LAG_SECONDS = 0.1
 
 
 @dataclass(slots=True, kw_only=True)
@@ -32,15 +44,24 @@ class Measurements:
     most_open: int = 0
     """The maximum at the end of a minute, in the last ten minutes."""
     pool_part: float = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    """Refused handshakes by reason, in the last whole minute and the present one."""
+    ends: Counter[str] = field(default_factory=Counter)
+    """Ended connections by reason, in the same minutes."""
     full_pools: list[str] = field(default_factory=list)
     """Who was refused and who holds the slots, for each node that refuses."""
     degraded_pools: list[str] = field(default_factory=list)
     """The nodes without the shared pool, each with the reason."""
+    lost: list[str] = field(default_factory=list)
+    """The lost nodes, each with its last beat."""
+    lagging: list[str] = field(default_factory=list)
+    """The nodes whose event loop lags, and by how much."""
+    waiting: list[str] = field(default_factory=list)
+    """The nodes whose records wait for the database, and how many."""
     databases_down: int = 0
     """Nodes without a database; each node alone knows it, so no row says so."""
     outliving: int = 0
     """Consumers, objects and slots that outlive their connection."""
-    lost_nodes: int = 0
     sweep_age_seconds: float = 0
     overdue_steps: list[str] = field(default_factory=list)
     """The names of periodic steps, once for each node."""
@@ -61,12 +82,22 @@ def read_measurements(
     nodes = Node.objects.all() if nodes is None else nodes
     minutes = MinuteRollup.objects.all() if minutes is None else minutes
     measurements = Measurements(
-        lost_nodes=nodes.lost_since(Now() - LOST_WITHIN).count()
+        lost=[
+            f"{_name(node)}, last beat {as_utc(node.beat_at):%H:%M:%S} UTC"
+            for node in nodes.lost_since(Now() - LOST_WITHIN)
+        ]
     )
     for node in nodes.live():
         counters = node.counters
         measurements.open_connections += node.open_connections
-        place = f"node {node.host}:{node.pid}"
+        place = _name(node)
+        for minute in (*node.unrolled[-1:], node.minute):
+            measurements.refused.update(minute.get("refused", {}))
+            measurements.ends.update(minute.get("ends", {}))
+        if node.loop_lag_seconds >= _LAG_SECONDS:
+            measurements.lagging.append(f"{place}: {node.loop_lag_seconds:.2g} s")
+        if pending := counters.get("recorder_pending"):
+            measurements.waiting.append(f"{place}: {pending} records")
         if node.degraded:
             measurements.degraded_pools.append(f"{place}: {node.degraded}")
         if counters.get("pool_full"):
@@ -93,6 +124,10 @@ def read_measurements(
     totals = lately.values("minute").annotate(total=Sum("open_connections"))
     measurements.most_open = max((one["total"] for one in totals), default=0)
     return measurements
+
+
+def _name(node: Node) -> str:
+    return f"node {node.host}:{node.pid}"
 
 
 def read_overdue_parts() -> list[str]:
@@ -134,12 +169,48 @@ def measure(rule: AlertRule, measurements: Measurements) -> float:
 
 def describe(rule: AlertRule, measurements: Measurements) -> str:
     """Return what the value of a rule counts, where that has names."""
-    described = {
-        "pool_full": measurements.full_pools,
-        "pool_degraded": measurements.degraded_pools,
-        "step_overdue": sorted(set(measurements.overdue_steps)),
+    described: dict[str, Callable[[], list[str]]] = {
+        "pool_full": lambda: measurements.full_pools,
+        "pool_degraded": lambda: measurements.degraded_pools,
+        "dead_node": lambda: measurements.lost,
+        "step_overdue": lambda: sorted(set(measurements.overdue_steps)),
+        "loop_lag": lambda: measurements.lagging,
+        "recorder_behind": lambda: measurements.waiting,
+        "high_error_rate": _read_errors,
+        "mass_disconnect": lambda: _rank(measurements.ends),
+        "reconnect_storm": lambda: _rank(
+            measurements.refused
+            + Counter({"accepted": int(measurements.recent["opened"])})
+        ),
+        "authentication_failures": lambda: _rank(
+            Counter(
+                {
+                    reason: count
+                    for reason, count in measurements.refused.items()
+                    if reason in CREDENTIAL_OUTCOMES
+                }
+            )
+        ),
     }
-    return ", ".join(described.get(rule.name, ()))[:_DETAIL_LENGTH]
+    if measure(rule, measurements) < rule.clear or rule.name not in described:
+        return ""
+    return "; ".join(described[rule.name]())[:_DETAIL_LENGTH]
+
+
+def _rank(counts: Counter[str]) -> list[str]:
+    """Return counts by label as texts, the largest first."""
+    return [f"{label} {count}" for label, count in counts.most_common(_MOST_NAMED)]
+
+
+def _read_errors() -> list[str]:
+    """Return the most frequent exceptions of the last minute, with their places."""
+    lately = ErrorEvent.objects.filter(at__gte=timezone.now() - _ERRORS_WITHIN)
+    kinds = lately.order_by().values("exception_class", "where").annotate(n=Count("*"))
+    return [
+        f"{one['exception_class'].removeprefix('builtins.')} at {one['where']}"
+        f" ({one['n']} times)"
+        for one in kinds.order_by("-n")[:_MOST_NAMED]
+    ]
 
 
 def _measure_errors(rule: AlertRule, measurements: Measurements) -> float:
@@ -171,7 +242,7 @@ _MEASURES: dict[str, Callable[[AlertRule, Measurements], float]] = {
     "leak_suspected": lambda rule, measurements: measurements.outliving,
     "mass_disconnect": _measure_gone,
     "reconnect_storm": _measure_storm,
-    "dead_node": lambda rule, measurements: measurements.lost_nodes,
+    "dead_node": lambda rule, measurements: len(measurements.lost),
     "sweeper_silent": lambda rule, measurements: measurements.sweep_age_seconds,
     "step_overdue": lambda rule, measurements: len(measurements.overdue_steps),
     "recorder_behind": lambda rule, measurements: measurements.recorder_lag_seconds,

@@ -23,12 +23,17 @@ from hypothesis.stateful import (
 
 from connections.alerts.email import deliver
 from connections.alerts.evaluator import Evaluator
-from connections.alerts.measurements import Measurements, measure, read_measurements
+from connections.alerts.measurements import (
+    Measurements,
+    describe,
+    measure,
+    read_measurements,
+)
 from connections.alerts.self_test import run_self_test
 from connections.config.alert_rules import DEFAULT_RULES, AlertRule
 from connections.config.loader import WebSocketConfig
 from connections.metrics.counters import Counters
-from connections.models import Alert, MinuteRollup, Node
+from connections.models import Alert, ErrorEvent, MinuteRollup, Node
 from connections.sweeper.sweeper import Sweeper
 from connections.testing.communicators import make_config
 from tests.connections.mail_backends import BROKEN, LOCMEM, use_backend
@@ -120,6 +125,45 @@ def test_values_are_of_all_nodes_together() -> None:
     assert values["leak_suspected"] == 2
     assert values["recorder_behind"] == 12.5
     assert values["loop_lag"] == 0.7
+
+
+def describe_rule(name: str) -> str:
+    return describe(RULES[name], read_measurements())
+
+
+def test_alerts_name_their_cause() -> None:
+    now = timezone.now()
+    refused = {"unauthenticated": 120, "rate": 30}
+    make_node_row(
+        "n1",
+        loop_lag_seconds=0.7,
+        counters={
+            "recent": {"auth_failures": 120, "messages_in": 200, "errors": 20},
+            "recorder_pending": 42,
+            "recorder_lag_seconds": 60,
+        },
+        minute={"minute": 1, "refused": refused, "ends": {"network": 90}},
+        unrolled=[{"minute": 0, "ends": {"network": 5, "idle": 1}}],
+    )
+    make_node_row("n2", host="w", pid=2, state="lost", beat_at=START, stopped_at=now)
+    for number in range(3):
+        ErrorEvent.objects.create(
+            error_id=str(number),
+            node_id="n1",
+            at=now,
+            exception_class="builtins.ValueError",
+            where="chat/consumers.py/receive:12",
+        )
+    cause = "ValueError at chat/consumers.py/receive:12 (3 times)"
+    assert describe_rule("high_error_rate") == cause
+    assert describe_rule("loop_lag") == "node h:1: 0.7 s"
+    assert describe_rule("recorder_behind") == "node h:1: 42 records"
+    assert describe_rule("dead_node") == "node w:2, last beat 00:00:00 UTC"
+    assert describe_rule("authentication_failures") == "unauthenticated 120"
+    assert describe_rule("pool_full") == ""
+    minute = int(now.timestamp() // 60) - 2
+    MinuteRollup.objects.create(node_id="n1", minute=minute, open_connections=100)
+    assert describe_rule("mass_disconnect") == "network 95; idle 1"
 
 
 def test_rates_of_little_traffic_are_zero() -> None:
