@@ -107,10 +107,10 @@ def _make_refused(statistics: Statistics, nodes: Sequence[Node]) -> Tile:
     """Return the tile of refused handshakes; bad while the pool is full."""
     per_step = [sum(step) for step in zip(*statistics.refused.values(), strict=True)]
     tile = _make_rate("Refused", "refused", per_step, nodes)
-    most_frequent = next(iter(statistics.refused), "none").replace("_", " ")
+    most_frequent = next(iter(statistics.refused), "").replace("_", " ")
     return replace(
         tile,
-        note=f"{most_frequent} · {tile.note}",
+        note=f"{most_frequent} · {tile.note}" if most_frequent else tile.note,
         is_bad=any(node.counters.get("pool_full") for node in nodes),
     )
 

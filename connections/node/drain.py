@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import random
 from functools import partial
 from weakref import WeakSet
@@ -13,6 +14,9 @@ from connections.hub.connection import LiveConnection
 from connections.hub.hub import Hub
 from connections.node.extensions import NodeExtensions
 from connections.pool.base import Pool
+from connections.units import count_of
+
+logger = logging.getLogger(__name__)
 
 _CLIENTS_PER_SECOND = 10
 """The slowest rate at which a drain closes connections, however long the grace."""
@@ -63,6 +67,12 @@ class Drain:
         window_seconds = min(
             max(grace_seconds - _ENDING_MARGIN_SECONDS, grace_seconds / 2),
             len(leaving) / _CLIENTS_PER_SECOND,
+        )
+        logger.warning(
+            "The node drains: %s to hand over within %g s; new ones are refused",
+            count_of(len(leaving), "connection"),
+            grace_seconds,
+            extra={"event": "drain_started", "count": len(leaving)},
         )
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + grace_seconds

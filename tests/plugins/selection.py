@@ -15,7 +15,15 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).parent.parent
-LIVE_FOLDERS = ("abuse", "adoption", "faults", "integration", "packaging", "upgrade")
+LIVE_FOLDERS = (
+    "abuse",
+    "adoption",
+    "faults",
+    "incidents",
+    "integration",
+    "packaging",
+    "upgrade",
+)
 
 PROMISES = frozenset(
     {

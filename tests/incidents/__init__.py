@@ -1,0 +1,1 @@
+"""Ten incidents on live processes, and where each is named."""
