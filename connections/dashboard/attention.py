@@ -54,6 +54,9 @@ def list_open_alerts(snapshot: Snapshot) -> list[Alert]:
 def list_faults(snapshot: Snapshot, alerts: Sequence[Alert]) -> list[Fault]:
     """Return firing alerts, then pending ones, then degraded and draining parts."""
     alerted = {one.rule for one in alerts}
+    if "database_down" in alerted:
+        # Most steps need the database, and are overdue without it.
+        alerted.add("step_overdue")
     return [
         *(_describe_alert(snapshot, one) for one in alerts),
         *_find_degraded(snapshot, alerted),

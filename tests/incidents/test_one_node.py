@@ -1,7 +1,6 @@
 """Incidents on one node: a full pool, a flood, an error storm and a drain."""
 
 import json
-import re
 from typing import Any
 
 import pytest
@@ -60,8 +59,7 @@ async def test_a_full_pool(desk: Desk) -> None:
             reasons=f"degraded the pool is full: {sentence}",
         )
         await desk.take_pictures("pool-full")
-        dashboard = desk.read_dashboard()
-        assert re.search(r"pool.full 20", dashboard)
+        await desk.wait_named("refusals by reason", dashboard=r"pool.full 20")
         listed, reasons = desk.run_runbook("pool_full")
         assert listed.count("a-full") == listed.count("b-full") == 3
         assert "the pool is full" in reasons
