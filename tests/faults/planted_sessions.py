@@ -65,7 +65,7 @@ FLAWS = {
         path="sessions_history/subscribers.py",
         right="                entry = entry.with_text(growing.text, entry.state)\n",
         wrong="",
-        shows="does not join on",
+        shows="Broken",
     ),
     "the-end-of-a-trimmed-answer-is-not-told": Flaw(
         path="sessions_history/fan_out.py",
