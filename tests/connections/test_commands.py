@@ -161,7 +161,7 @@ def test_connections_kick_refuses_an_invalid_spread() -> None:
 @pytest.mark.usefixtures("row")
 @pytest.mark.parametrize("arguments", [("--client", "nobody"), ("--id", "c9")])
 def test_a_kick_that_finds_nobody_fails(arguments: tuple[str, ...]) -> None:
-    """It is posted all the same: a record may be a second late."""
+    """It is posted all the same: a node may hold one that it cannot record."""
     name = arguments[0].removeprefix("--")
     with pytest.raises(CommandError, match=f"no open connection with this {name}"):
         run("connections", "kick", *arguments)

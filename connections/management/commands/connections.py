@@ -1,4 +1,5 @@
 import json
+import time
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
@@ -30,6 +31,7 @@ _COLUMNS = (
     *("id", "client", "user", "address", "path", "node"),
     *("opened at", "idle at most", "errors"),
 )
+_RECORDED_WITHIN_SECONDS = 2
 _SELECTORS = ("client", "user", "id", "node")
 
 
@@ -220,7 +222,7 @@ class Command(OperatorCommand):
             "id": CloseRequest.Target.CONNECTION,
             "node": CloseRequest.Target.NODE,
         }
-        count = self._select(options).count()
+        count = self._count_recorded(options)
         request = CloseRequest(
             target=targets[given[0]],
             value=str(options[given[0]]),
@@ -245,8 +247,17 @@ class Command(OperatorCommand):
         if not count:
             raise CommandError(
                 f"no open connection with this {given[0]} is recorded; the nodes were "
-                "asked all the same, for the last second is not recorded yet"
+                "asked all the same"
             )
+
+    def _count_recorded(self, options: dict[str, Any]) -> int:
+        """Count the selected connections; a new one is recorded within a second."""
+        deadline = time.monotonic() + _RECORDED_WITHIN_SECONDS
+        while not (count := self._select(options).count()):
+            if time.monotonic() >= deadline:
+                break
+            time.sleep(0.1)
+        return count
 
     def _select(self, options: dict[str, Any]) -> "QuerySet[Connection]":
         rows: QuerySet[Connection] = Connection.objects.open()
