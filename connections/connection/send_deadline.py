@@ -51,6 +51,8 @@ class SendDeadline:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        # The owner refers to this object as well.
+        self._on_stall = _ignore
 
     def _check(self) -> None:
         """Report a stall, or look again when one could be over."""
@@ -63,3 +65,7 @@ class SendDeadline:
             self._on_stall()
         else:
             self._timer = loop.call_at(due_at, self._check)
+
+
+def _ignore() -> None:
+    """Do nothing."""
