@@ -124,6 +124,9 @@ async def test_a_deadlock_is_tried_again(
         for page in pages:
             stack.push_async_callback(page.cut)
             await page.connect(server)
+            # The first entry inserts the row that is locked below.
+            await page.say({"text": "first"})
+            await page.wait_acked()
         while "tried again: deadlock detected" not in server.log():
             # Both messages must be in one commit, which not every round achieves.
             rounds += 1
@@ -132,7 +135,7 @@ async def test_a_deadlock_is_tried_again(
             for page in pages:
                 await page.wait_acked()
         for page in pages:
-            await page.wait(partial(page.is_done_at, 2 * rounds))
+            await page.wait(partial(page.is_done_at, 2 * rounds + 2))
             assert not page.errors
 
 
