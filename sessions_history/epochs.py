@@ -1,5 +1,6 @@
 """Renew the epoch of logs that went back in time; this runs in a database thread."""
 
+import hashlib
 import os
 
 from sessions_history.models import Session, SessionQuerySet
@@ -8,6 +9,11 @@ from sessions_history.models import Session, SessionQuerySet
 def make_epoch() -> str:
     """Return the id of a new epoch."""
     return os.urandom(8).hex()
+
+
+def make_first_epoch(session_id: str) -> str:
+    """Return the epoch with which a session begins, whichever node begins it."""
+    return hashlib.sha256(session_id.encode()).hexdigest()[:16]
 
 
 def renew_epoch(session_id: str, epoch: str) -> bool:

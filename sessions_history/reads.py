@@ -9,7 +9,7 @@ from django.db.models import Count, Func, IntegerField, Sum
 from connections.models.alias import stream
 from sessions_history.chain import Mark, compare
 from sessions_history.entries import Entry, merge_chunks
-from sessions_history.epochs import make_epoch
+from sessions_history.epochs import make_first_epoch
 from sessions_history.exceptions import SessionNotFound
 from sessions_history.models import (
     DeletedSession,
@@ -94,8 +94,7 @@ def read_snapshot(session_id: str, client_id: str, claim: Claim) -> Snapshot:
     """
     Read what a client with a claim may have missed.
 
-    A provisional session has no entries; the claim of a client that has attached to
-    it before names its epoch.
+    A provisional session has no entries, and the same epoch on every node.
 
     Raises:
         SessionNotFound: it does not exist, or belongs to another client; the client
@@ -111,7 +110,7 @@ def read_snapshot(session_id: str, client_id: str, claim: Claim) -> Snapshot:
             raise SessionNotFound
         if DeletedSession.objects.filter(pk=session_id).exists():
             raise SessionNotFound
-        return make_provisional(session_id, claim.epoch)
+        return make_provisional(session_id)
     epoch, last_offset, chain = row
     position = Position(
         session_id=session_id,
@@ -142,7 +141,7 @@ def make_provisional(session_id: str, epoch: str | None = None) -> Snapshot:
     """Return the snapshot of a session that is not inserted yet."""
     position = Position(
         session_id=session_id,
-        epoch=epoch or make_epoch(),
+        epoch=epoch or make_first_epoch(session_id),
         last_offset=0,
         is_provisional=True,
     )

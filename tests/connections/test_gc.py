@@ -263,6 +263,7 @@ CYCLES = [
 ]
 
 
+@pytest.mark.django_db(transaction=True)  # A thread may hold a connection already.
 @pytest.mark.parametrize("kind", CYCLES)
 async def test_a_short_collection_frees_a_frozen_consumer_in_a_cycle(
     kind: Any, frozen_before: int
