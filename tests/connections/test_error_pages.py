@@ -7,6 +7,8 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
+from connections.admin.node_pages import NodePages
+from connections.dashboard.cache import SnapshotCache
 from connections.models import CloseRequest, ErrorEvent, NodeCommand
 from connections.models.error_groups import MOST_GROUPED, group_errors
 from connections.units import show_moment
@@ -17,6 +19,12 @@ from tests.connections.rows import make_node_row
 pytestmark = pytest.mark.django_db
 
 ERRORS = "/admin/connections/errorevent/"
+
+
+@pytest.fixture(autouse=True)
+def _no_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No page shows the connections of the test before."""
+    monkeypatch.setattr(NodePages, "shared", SnapshotCache())
 
 
 def make_error(ref: str, **values: Any) -> ErrorEvent:

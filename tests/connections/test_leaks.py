@@ -155,10 +155,10 @@ async def test_a_consumer_that_is_kept_in_a_list_is_found_and_named() -> None:
 
 
 async def test_a_holder_is_found_behind_others() -> None:
-    thing, owner = Thing(), Thing()
-    vars(owner)["cache"] = {"a": [thing]}
-    KEPT.append(owner)
-    name = await find_holder(thing)
+    # No variable of this coroutine refers to them, which would hold them as well.
+    KEPT.append(Thing())
+    vars(KEPT[0])["cache"] = {"a": [Thing()]}
+    name = await find_holder(vars(KEPT[0])["cache"]["a"][0])
     assert name.startswith("list of 1 < dict of 1")
     assert name.endswith(f"list of 1 < {__name__}.KEPT")
 

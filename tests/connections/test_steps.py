@@ -358,7 +358,7 @@ async def test_a_node_names_the_overdue_parts_of_the_sweep(node: LiveNode) -> No
     assert content["status"] == "degraded"
     assert content["reasons"][0].endswith("intervals: The deletion of ended bans")
     alert = await Alert.objects.aget(rule="step_overdue")
-    assert (alert.value, alert.detail) == (2, "The beat, The deletion of ended bans")
+    assert (alert.value, alert.detail) == (2, "The beat; The deletion of ended bans")
 
 
 @in_database
