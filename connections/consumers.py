@@ -85,9 +85,11 @@ class _Limited:
         self.scope = scope
         self.channel_layer = get_channel_layer(self.channel_layer_alias)
         node = _find_node(scope)
-        terms = await read_terms(self, scope, node.config)
+        # No variable: the traceback of a failure in the terms refers to this frame.
         runner = self._orchestra_runner = ConnectionRunner(
-            self, scope, receive, send, node=node, terms=terms
+            *(self, scope, receive, send),
+            node=node,
+            terms=await read_terms(self, scope, node.config),
         )
         sender = runner.sender
         self._orchestra_connection = ConsumerConnection(
