@@ -34,6 +34,8 @@ def interrupt_abandoned(batch_size: int) -> int:
     """End some streams whose node is gone, keeping their text; return how many."""
     with atomic():
         found = list(_find_abandoned().values_list("pk", "session_id")[:batch_size])
+        if not found:
+            return 0
         # The log locks sessions in the same order.
         sessions = Session.objects.filter(pk__in={session for _, session in found})
         list(sessions.select_for_update().order_by("pk").values_list("pk"))

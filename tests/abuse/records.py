@@ -9,7 +9,7 @@ from typing import Any
 from connections.hub.flight_recorder import PLANNED_ENDS
 from connections.testing import LiveServer
 
-_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ \w|    ")
+_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} UTC [A-Z]+ \w|    ")
 """Matches the start of a log line, or of a line of a traceback."""
 
 

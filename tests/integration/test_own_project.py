@@ -65,8 +65,10 @@ async def test_the_quickstart_followed_to_the_letter_makes_a_chat(
     server.terminate()
     assert await asyncio.to_thread(server.wait, 60) == 0
     log = newcomer.log()
-    assert re.search(r"INFO connections\.ends \[\w+ development\]: ", log), log
-    bad = r"WARNING (?!django\.request)|ERROR|Traceback|locked|UserWarning"
+    assert re.search(
+        r"INFO connections\.ends \[node \w+\]: \w+ \w+ of development ended", log
+    ), log
+    bad = r"WARNING (?!django\.request|connections\.node\.drain)|ERROR|Traceback|locked|UserWarning"
     assert not re.search(bad, log), log
 
 
