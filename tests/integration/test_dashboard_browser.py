@@ -336,7 +336,7 @@ async def test_pages_fit_each_width_without_a_complaint(
         """Open connections are counted every five seconds."""
         found = await asyncio.to_thread(desk.server.manage, *top)
         rows = json.loads(found.splitlines()[-1])["top"]["client"]["rows"]
-        return rows[:1] == [{"client": "alice", "at_least": 3, "at_most": 3}]
+        return bool(rows[:1] == [{"client": "alice", "at_least": 3, "at_most": 3}])
 
     await wait_until(is_counted, 30)
     node_id = read_ready(desk.server).json()["node"]

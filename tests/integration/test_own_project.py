@@ -68,7 +68,10 @@ async def test_the_quickstart_followed_to_the_letter_makes_a_chat(
     assert re.search(
         r"INFO connections\.ends \[node \w+\]: \w+ \w+ of development ended", log
     ), log
-    bad = r"WARNING (?!django\.request|connections\.node\.drain)|ERROR|Traceback|locked|UserWarning"
+    bad = (
+        r"WARNING (?!django\.request|connections\.node\.drain)"
+        r"|ERROR|Traceback|locked|UserWarning"
+    )
     assert not re.search(bad, log), log
 
 
