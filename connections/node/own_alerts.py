@@ -1,4 +1,4 @@
-"""What a node reports by itself: a full pool, and a database that is away."""
+"""Watch the pool and the database of one node, and report a full or lost one."""
 
 import os
 import socket
