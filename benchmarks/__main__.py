@@ -10,22 +10,17 @@ import argparse
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.contenders import CONTENDERS, REFERENCE, Contender
-from benchmarks.measures import (
-    CONTENDERS_OF,
-    MEASURES,
-    QUICK,
-    QUICK_CONTENDERS,
-    WHOLE,
-    Size,
-    Values,
-)
+from benchmarks.charts import CHARTS, RECORD, write_charts
+from benchmarks.contenders import CONTENDERS, Contender
+from benchmarks.measures import CONTENDERS_OF, MEASURES, QUICK_CONTENDERS
 from benchmarks.processes import StartFailed
-from benchmarks.report import compare, make_table, summarise, write_json
+from benchmarks.report import make_table, write_json
 from benchmarks.site import Site, make_site
+from benchmarks.sizes import QUICK, WHOLE, Size, Values
+from benchmarks.tables import make_tables
 from benchmarks.targets import check
 from connections.capacity.load.generator import LoadFailed
 from connections.capacity.load.procfs import allow_many_files
@@ -33,8 +28,14 @@ from connections.capacity.load.procfs import allow_many_files
 Rounds = dict[str, dict[str, list[Values]]]
 """The values of each round, by measure and contender."""
 
-_ROUNDS = {"echo": 5, "connects": 3, "crowd": 1, "broadcast": 3}
-_LESS_IS_BETTER = ("_us", "_ms", "_percent", "kib_per_connection")
+_ROUNDS = {
+    "echo": 5,
+    "connects": 5,
+    "crowd": 1,
+    "broadcast": 5,
+    "workers": 5,
+    "nodes": 5,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,18 +62,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 if name in names and name not in missing
             ]
             found[measure] = _run(measure, chosen, site, size, rounds)
-            for table in _make_tables(found[measure]):
+            for table in make_tables(found[measure]):
                 print(f"\n{measure}\n{table}", flush=True)
     checked = check(found)
     if checked:
         print("\ntargets")
         print(make_table(("what", "at least", "measured"), checked))
-    if options.json:
+    place = RECORD if options.record else options.json
+    if place:
         targets = [
             dict(zip(("what", "target", "measured"), r, strict=True)) for r in checked
         ]
-        content = {"rounds": found, "targets": targets, "missing": missing}
-        write_json(options.json, content)
+        content = {
+            "is_quick": options.quick,
+            "rounds": found,
+            "targets": targets,
+            "missing": missing,
+        }
+        write_json(place, content)
+    if options.record:
+        write_charts(RECORD, CHARTS)
     return 0
 
 
@@ -98,7 +107,13 @@ def _make_parser() -> argparse.ArgumentParser:
         help=f"servers to run, of {', '.join(CONTENDERS)} (default: all)",
     )
     parser.add_argument("--rounds", type=int, help="repetitions of each measure")
-    parser.add_argument(
+    written = parser.add_mutually_exclusive_group()
+    written.add_argument(
+        "--record",
+        action="store_true",
+        help="write all results to docs/evidence/benchmarks.json, and draw its charts",
+    )
+    written.add_argument(
         "--json", type=Path, metavar="FILE", help="write all results to FILE"
     )
     return parser
@@ -141,39 +156,6 @@ def _run(
                 flush=True,
             )
     return dict(found)
-
-
-def _make_tables(found: dict[str, list[Values]]) -> Iterator[str]:
-    """Yield tables of the figures and of their ratios to the reference."""
-    if not found:
-        return
-    keys = list(next(iter(found.values()))[0])
-    rows = [
-        [name, *(summarise([values[key] for values in rounds]) for key in keys)]
-        for name, rounds in found.items()
-    ]
-    yield make_table(("contender", *keys), rows)
-    reference = found.get(REFERENCE)
-    if reference is None or len(found) == 1:
-        return
-    ratios = [
-        [name, *(find_ratio(rounds, reference, key) for key in keys)]
-        for name, rounds in found.items()
-    ]
-    yield make_table((f"times better than {REFERENCE}", *keys), ratios)
-
-
-def find_ratio(
-    rounds: Sequence[Values], reference: Sequence[Values], key: str
-) -> object:
-    """Return the ratio to the reference, above 1 if better, over all rounds."""
-    ours = [values[key] for values in rounds]
-    theirs = [values[key] for values in reference]
-    if not all(ours) or not all(theirs):
-        return "-"
-    if key.endswith(_LESS_IS_BETTER):
-        return compare(theirs, ours)
-    return compare(ours, theirs)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from benchmarks.processes import ROOT, ServerProcess
@@ -38,8 +38,12 @@ class Contender:
     environment: Mapping[str, str] = field(default_factory=dict)
     dialect: str = "plain"
     path: str = "/ws/echo/"
+    group_path: str = "/ws/broadcast/"
+    """Where a message goes to all clients of the path."""
     credentials: str = ""
     """Credentials of its clients: none (""), "tokens" or "sessions" of the site."""
+    workers: int = 1
+    """How many processes serve its port."""
     drains: bool = False
     """Whether SIGTERM starts a drain."""
     missing: Callable[[], str] = lambda: ""
@@ -113,6 +117,10 @@ def _is_node_missing() -> str:
     return f"npm: {done.stderr.strip()[-200:]}" if done.returncode else ""
 
 
+def _is_redis_missing() -> str:
+    return "" if shutil.which("redis-server") else "redis-server is not installed"
+
+
 def _is_socketio_missing() -> str:
     found = subprocess.run(
         [sys.executable, "-c", "import socketio"], capture_output=True, check=False
@@ -123,64 +131,92 @@ def _is_socketio_missing() -> str:
 _NODE_PATH = {"NODE_PATH": str(_node_modules() / "node_modules")}
 
 REFERENCE = "channels-daphne"
+REFERENCES = {"orchestra-uvicorn": "channels-uvicorn"}
+"""Bare Channels on the server of a contender, beside the reference of all."""
 
-CONTENDERS = {
-    contender.name: contender
-    for contender in (
-        Contender(
-            name=REFERENCE,
-            command=_python("daphne", *_DAPHNE, _BARE_MODULE),
-            environment=_BARE,
+WORKERS = 2
+
+_CONTENDERS = (
+    Contender(
+        name=REFERENCE,
+        command=_python("daphne", *_DAPHNE, _BARE_MODULE),
+        environment=_BARE,
+    ),
+    Contender(
+        name="orchestra-serve",
+        command=lambda port: [
+            *(sys.executable, "manage.py", "serve", "--port", str(port)),
+        ],
+        environment=_limited(),
+        credentials="tokens",
+        drains=True,
+    ),
+    Contender(
+        name="channels-uvicorn",
+        command=_python("uvicorn", *_UVICORN, _BARE_MODULE),
+        environment=_BARE,
+    ),
+    Contender(
+        name="orchestra-uvicorn",
+        command=_python("uvicorn", *_UVICORN, _LIMITED_MODULE),
+        environment=_limited(),
+        credentials="tokens",
+    ),
+    Contender(
+        name="channels-auth",
+        command=_python("daphne", *_DAPHNE, _BARE_MODULE),
+        environment=_BARE,
+        path="/ws/auth/",
+        credentials="sessions",
+    ),
+    Contender(
+        name="python-socketio",
+        command=_python(
+            "uvicorn", *_UVICORN, "benchmarks.served.socket_io:application"
         ),
-        Contender(
-            name="orchestra-serve",
-            command=lambda port: [
-                *(sys.executable, "manage.py", "serve", "--port", str(port)),
-            ],
-            environment=_limited(),
-            credentials="tokens",
-            drains=True,
-        ),
-        Contender(
-            name="channels-uvicorn",
-            command=_python("uvicorn", *_UVICORN, _BARE_MODULE),
-            environment=_BARE,
-        ),
-        Contender(
-            name="orchestra-uvicorn",
-            command=_python("uvicorn", *_UVICORN, _LIMITED_MODULE),
-            environment=_limited(),
-            credentials="tokens",
-        ),
-        Contender(
-            name="channels-auth",
-            command=_python("daphne", *_DAPHNE, _BARE_MODULE),
-            environment=_BARE,
-            path="/ws/auth/",
-            credentials="sessions",
-        ),
-        Contender(
-            name="python-socketio",
-            command=_python(
-                "uvicorn", *_UVICORN, "benchmarks.served.socket_io:application"
-            ),
-            dialect="socket_io",
-            path="",
-            missing=_is_socketio_missing,
-        ),
-        Contender(
-            name="node-socket.io",
-            command=_node("socket_io"),
-            environment=_NODE_PATH,
-            dialect="socket_io",
-            path="",
-            missing=_is_node_missing,
-        ),
-        Contender(
-            name="node-ws",
-            command=_node("ws"),
-            environment=_NODE_PATH,
-            missing=_is_node_missing,
-        ),
+        dialect="socket_io",
+        path="",
+        group_path="",
+        missing=_is_socketio_missing,
+    ),
+    Contender(
+        name="node-socket.io",
+        command=_node("socket_io"),
+        environment=_NODE_PATH,
+        dialect="socket_io",
+        path="",
+        group_path="",
+        missing=_is_node_missing,
+    ),
+    Contender(
+        name="node-ws",
+        command=_node("ws"),
+        environment=_NODE_PATH,
+        missing=_is_node_missing,
+    ),
+)
+
+CONTENDERS = {contender.name: contender for contender in _CONTENDERS}
+CONTENDERS |= {
+    f"{name}-direct": replace(
+        CONTENDERS[name], name=f"{name}-direct", group_path="/ws/direct/"
     )
+    for name in ("orchestra-serve", "orchestra-uvicorn")
 }
+CONTENDERS |= {
+    "orchestra-workers": replace(
+        CONTENDERS["orchestra-serve"],
+        name="orchestra-workers",
+        command=lambda port: [
+            *(sys.executable, "manage.py", "serve", "--port", str(port)),
+            *("--workers", str(WORKERS)),
+        ],
+        workers=WORKERS,
+    ),
+    "orchestra-nodes": replace(
+        CONTENDERS["orchestra-serve-direct"],
+        name="orchestra-nodes",
+        missing=_is_redis_missing,
+    ),
+}
+"""The servers by name; those called direct send one message to all with broadcast()."""

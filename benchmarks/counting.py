@@ -1,22 +1,29 @@
 """
-python -m benchmarks.counting: measure the cost of metrics as a share of a message.
+python -m benchmarks.counting: measure the cost of metrics and traces of a message.
 
 The cost of a message is the CPU time of a live server for one echo. The cost of
-metrics is that of one observation of a histogram, which each message causes.
+metrics is that of one observation of a histogram, which each message causes. That of
+traces is, while they are off, the calls of Python functions that they add, and while
+they are on, the CPU time of a span that is exported in batches to nowhere.
 """
 
 import argparse
+import os
 import statistics
 import sys
 import time
 from pathlib import Path
 
+import django
+
 from benchmarks.contenders import CONTENDERS
-from benchmarks.measures import Size, measure_echo
+from benchmarks.measures import measure_echo
 from benchmarks.site import Site, make_site
+from benchmarks.sizes import Size
 from connections.metrics.counters import LATENCY_EDGES, Histogram
 
 _OBSERVATIONS = 20_000
+_ECHOES = 5_000
 _ROUNDS = 9
 _DURATIONS = (0.000_05, 0.004)
 """Durations below and above the first edge; the latter cost more."""
@@ -48,7 +55,26 @@ def main() -> int:
             f"{percents[-1]:.2f} %"
         )
     print(f"allowed: {_ALLOWED_PERCENT:g} %")
-    return int(max(percents) > _ALLOWED_PERCENT)
+    calls = _measure_traces(message_us)
+    return int(max(percents) > _ALLOWED_PERCENT or calls > 0)
+
+
+def _measure_traces(message_us: float) -> float:
+    """Print the cost of traces; return the calls that they add while off."""
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "orchestra.settings")
+    django.setup()
+    from benchmarks.traced import measure_echo_cost, use_dropping_provider
+
+    off = measure_echo_cost(_ECHOES)
+    with use_dropping_provider():
+        on = measure_echo_cost(_ECHOES)
+    added_us = on.cpu_us - off.cpu_us
+    print(f"Calls of traces per message while off: {off.telemetry_calls:g}, allowed: 0")
+    print(
+        f"CPU of a span per message: {added_us:.1f} us, "
+        f"{100 * added_us / message_us:.0f} %; calls: {on.calls - off.calls:.0f}"
+    )
+    return off.telemetry_calls
 
 
 def _observe(seconds: float) -> float:

@@ -7,47 +7,17 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.contenders import Contender
 from benchmarks.processes import ServerProcess
+from benchmarks.several import measure_nodes, measure_workers
 from benchmarks.site import Site
+from benchmarks.sizes import Size, Values
 from connections.capacity.load.generator import Load
 
-Values = dict[str, float]
-
 _IN_FLIGHT = 50
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Size:
-    """Amounts of load; QUICK is only a smoke test."""
-
-    warm_up_seconds: float = 0.7
-    echo_seconds: float = 3
-    idle: int = 1_000
-    connects: int = 2_000
-    crowd: int = 10_000
-    members: tuple[int, int] = (500, 5_000)
-    broadcasts: int = 3
-    rest_seconds: float = 30
-    drain_seconds: float = 8
-
-
-WHOLE = Size()
-QUICK = Size(
-    warm_up_seconds=0.1,
-    echo_seconds=0.3,
-    idle=50,
-    connects=100,
-    crowd=200,
-    members=(20, 100),
-    broadcasts=2,
-    rest_seconds=1,
-    drain_seconds=0.5,
-)
 
 
 def measure_echo(contender: Contender, site: Site, size: Size) -> Values:
@@ -128,7 +98,7 @@ def measure_crowd(contender: Contender, site: Site, size: Size) -> Values:
 
 
 def measure_broadcast(contender: Contender, site: Site, size: Size) -> Values:
-    """Measure deliveries per second of a group message to few and many members."""
+    """Measure deliveries per second of a message to few and to many members."""
     values: Values = {}
     headers = contender.get_headers(site)
     with contender.start(site) as server, _load(contender, server) as load:
@@ -139,24 +109,19 @@ def measure_broadcast(contender: Contender, site: Site, size: Size) -> Values:
                 group="members",
                 count=count - opened,
                 headers=headers,
-                path="/ws/broadcast/",
+                path=contender.group_path,
                 seconds=300,
             )
             opened = count
-            load.do("rest", seconds=1)
-            rates = []
-            for number in range(size.broadcasts):
-                text = f"broadcast {number}"
-                done = load.do(
-                    "broadcast",
-                    group="members",
-                    trigger=text,
-                    reply=text,
-                    # The in-memory layer is slow with many members.
-                    seconds=300,
-                )
-                rates.append(count / done["seconds"])
-            values[f"deliveries_{name}_per_second"] = sorted(rates)[len(rates) // 2]
+            load.do("broadcast", group="members", seconds=size.warm_up_seconds)
+            before = server.cpu_seconds()
+            done = load.do("broadcast", group="members", seconds=size.echo_seconds)
+            cpu_seconds = server.cpu_seconds() - before
+            values |= {
+                f"deliveries_{name}_per_second": done["deliveries"] / done["seconds"],
+                f"delivery_{name}_cpu_us": cpu_seconds / done["deliveries"] * 1e6,
+                f"load_{name}_cpu_us": done["own_cpu_us"],
+            }
     return values
 
 
@@ -165,9 +130,17 @@ MEASURES: Mapping[str, Callable[[Contender, Site, Size], Values]] = {
     "connects": measure_connects,
     "crowd": measure_crowd,
     "broadcast": measure_broadcast,
+    "workers": measure_workers,
+    "nodes": measure_nodes,
 }
 
-QUICK_CONTENDERS = ("channels-daphne", "orchestra-serve", "orchestra-uvicorn")
+QUICK_CONTENDERS = (
+    "channels-daphne",
+    "orchestra-serve",
+    "orchestra-uvicorn",
+    "orchestra-workers",
+    "orchestra-nodes",
+)
 
 CONTENDERS_OF = {
     "echo": (
@@ -183,11 +156,26 @@ CONTENDERS_OF = {
         "channels-daphne",
         "channels-auth",
         "orchestra-serve",
+        "channels-uvicorn",
         "orchestra-uvicorn",
+        "python-socketio",
+        "node-socket.io",
         "node-ws",
     ),
     "crowd": ("channels-daphne", "orchestra-serve"),
-    "broadcast": ("channels-daphne", "orchestra-serve"),
+    "broadcast": (
+        "channels-daphne",
+        "orchestra-serve",
+        "orchestra-serve-direct",
+        "channels-uvicorn",
+        "orchestra-uvicorn",
+        "orchestra-uvicorn-direct",
+        "python-socketio",
+        "node-socket.io",
+        "node-ws",
+    ),
+    "workers": ("orchestra-serve", "orchestra-workers"),
+    "nodes": ("orchestra-nodes",),
 }
 
 

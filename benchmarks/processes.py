@@ -90,6 +90,11 @@ class ServerProcess:
         """Return the CPU seconds of all its threads, ended ones included."""
         return read_cpu_seconds(self.pid)
 
+    def list_children(self) -> list[int]:
+        """Return the ids of the processes that its main thread has started."""
+        place = Path(f"/proc/{self.pid}/task/{self.pid}/children")
+        return [int(pid) for pid in place.read_text().split()]
+
     def memory_kib(self) -> int:
         """Return its proportional set size."""
         return read_memory_kib(self.pid)

@@ -7,6 +7,7 @@ and for the channel layer. There are two nodes; each client is at its limit.
 
 import argparse
 import asyncio
+import os
 import shutil
 import sys
 import tempfile
@@ -15,15 +16,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import django
 from redis.asyncio import Redis
 
 from benchmarks.processes import ServerProcess
 from benchmarks.report import make_table
-from connections.capacity.load.procfs import free_port
-from connections.layers.redis import RedisLayer
-from connections.pool.base import Slot
-from connections.pool.redis import RedisPool
-from connections.redis.bus import RedisBus
+
+# The pools of databases import models.
+os.environ.setdefault("DEBUG", "true")
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "orchestra.settings")
+django.setup()
+
+from connections.capacity.load.procfs import free_port  # noqa: E402
+from connections.layers.redis import RedisLayer  # noqa: E402
+from connections.pool.base import Slot  # noqa: E402
+from connections.pool.redis import RedisPool  # noqa: E402
+from connections.redis.bus import RedisBus  # noqa: E402
 
 LIMIT = 5
 LEASE_SECONDS = 15

@@ -19,7 +19,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ _ANSWERS_PER_SESSION = 4
 _SESSIONS_AT_ONCE = 20
 _ECHOES = 80
 _BEATS_SECONDS = 5
+_MOST_BLOCKED_SECONDS = 120
 _LEAK_SECONDS = 75
 """A connection is looked at for leaks a minute after its end."""
 
@@ -66,6 +68,7 @@ class Size:
     bans: int = 30_000
     sessions: int = 200
     own_references: int = 9_000
+    ban_seconds: int = 8
     rest_seconds: float = _LEAK_SECONDS
 
 
@@ -78,6 +81,7 @@ QUICK = Size(
     bans=100,
     sessions=3,
     own_references=50,
+    ban_seconds=1,
     rest_seconds=1,
 )
 
@@ -159,15 +163,27 @@ def measure_requests(site: Site, size: Size) -> Figures:
         _open(load, server, size.connections, group="idle")
         load.do("rest", seconds=2)
         with site.watch(server, "requests_block") as figures:
-            site.step("post_requests", size.requests)
+            asyncio.run(_end_last(site, server.port, size.requests))
         with site.watch(server, "users_block") as saved:
             posted = site.step("save_users", size.users)["posted"]
     return {**figures, **saved, "users_posted": posted}
 
 
+async def _end_last(site: Site, port: int, requests: int) -> None:
+    """Post close requests, and wait for the end of the connection of the last."""
+    own = "127.0.1.250"
+    origin: Any = f"http://127.0.0.1:{port}"
+    url = f"ws://127.0.0.1:{port}/ws/echo/"
+    async with connect(url, origin=origin, local_addr=(own, 0)) as last:
+        post = partial(site.step, "post_requests", requests, BENCHMARKS_LAST=own)
+        await asyncio.to_thread(post)
+        async with asyncio.timeout(_MOST_BLOCKED_SECONDS):
+            await last.wait_closed()
+
+
 def measure_bans(site: Site, size: Size) -> Figures:
     """Add a ban every half second beside many."""
-    seconds = 8
+    seconds = size.ban_seconds
     site.step("add_bans", size.bans)
     with site.serve() as server:
         time.sleep(2)
@@ -262,7 +278,7 @@ def measure_own_references(site: Site, size: Size) -> Figures:
 
 
 def measure_pool(site: Site, size: Size) -> Figures:
-    """Measure the longest script of a pool with many slots of one client."""
+    """Measure the longest scripts of a pool that has to give up many slots."""
     program = shutil.which("redis-server")
     if program is None:
         return {}
@@ -291,14 +307,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tree", type=Path, default=ROOT, help="the version to serve")
     parser.add_argument("--quick", action="store_true", help="small amounts")
     parser.add_argument("--only", choices=MEASURES, nargs="+", default=list(MEASURES))
+    parser.add_argument("--slots", type=int, help="the slots of the measure 'pool'")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
     options = parser.parse_args(arguments)
     figures: Figures = {}
-    for name in options.only:
-        with make_site() as folder:
-            site = Site(options.tree.resolve(), Path(folder))
-            site.run("django", "migrate", "--verbosity", "0")
-            figures |= MEASURES[name](site, QUICK if options.quick else WHOLE)
+    size = QUICK if options.quick else WHOLE
+    if options.slots is not None:
+        size = replace(size, slots=options.slots)
+    tree = options.tree.resolve()
+    with make_site() as migrated:
+        Site(tree, Path(migrated)).run("django", "migrate", "--verbosity", "0")
+        for name in options.only:
+            with make_site() as folder:
+                shutil.copytree(migrated, folder, dirs_exist_ok=True)
+                site = Site(tree, Path(folder))
+                figures |= MEASURES[name](site, size)
     rows = [(name, f"{value:.3g}") for name, value in figures.items()]
     print(make_table(("figure", "value"), rows))
     if options.json is not None:

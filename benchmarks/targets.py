@@ -20,6 +20,8 @@ class Target:
     key: str
     contender: str = "orchestra-serve"
     against: str | None = REFERENCE
+    against_key: str = ""
+    """The value of `against`, if it is another than `key`."""
     is_ratio_of_cost: bool = False
     """Whether less is better; the ratio is then theirs to ours."""
 
@@ -31,7 +33,8 @@ class Target:
             return None
         if self.against is None:
             return summarise(ours)
-        theirs = [values[self.key] for values in measured.get(self.against, ())]
+        key = self.against_key or self.key
+        theirs = [values[key] for values in measured.get(self.against, ())]
         if len(theirs) != len(ours):
             return None
         ratio: Callable[..., Figure] = compare
@@ -39,9 +42,10 @@ class Target:
 
 
 _ECHO, _IDLE = "echoes_per_second", "idle_echoes_per_second"
+_MANY = "deliveries_many_per_second"
 
 TARGETS = (
-    Target(what="echoes/s, serve", least="2x, then 3.5x", measure="echo", key=_ECHO),
+    Target(what="echoes/s, serve", least="13x", measure="echo", key=_ECHO),
     Target(
         what="the same, by CPU per echo",
         least="",
@@ -66,6 +70,14 @@ TARGETS = (
         is_ratio_of_cost=True,
     ),
     Target(
+        what="echoes/s, uvicorn, against Channels on it",
+        least="",
+        measure="echo",
+        key=_ECHO,
+        contender="orchestra-uvicorn",
+        against="channels-uvicorn",
+    ),
+    Target(
         what="against Node's socket.io",
         least="1x",
         measure="echo",
@@ -75,16 +87,38 @@ TARGETS = (
     ),
     Target(
         what="connects/s, token and row",
-        least="1.3x",
+        least="2.4x",
         measure="connects",
         key="connects_per_second",
     ),
     Target(
-        what="against AuthMiddlewareStack",
-        least="4x",
+        what="the same, by CPU per connect",
+        least="",
+        measure="connects",
+        key="connect_cpu_us",
+        is_ratio_of_cost=True,
+    ),
+    Target(
+        what="connects/s, uvicorn, against Channels on it",
+        least="",
+        measure="connects",
+        key="connects_per_second",
+        contender="orchestra-uvicorn",
+        against="channels-uvicorn",
+    ),
+    Target(
+        what="connects/s, token and row, against AuthMiddlewareStack",
+        least="7x",
         measure="connects",
         key="connects_per_second",
         against="channels-auth",
+    ),
+    Target(
+        what="KiB per idle connection",
+        least="at most 12",
+        measure="crowd",
+        key="kib_per_connection",
+        against=None,
     ),
     Target(
         what="KiB per idle connection, of the reference's",
@@ -93,10 +127,68 @@ TARGETS = (
         key="kib_per_connection",
     ),
     Target(
-        what="broadcast to many, deliveries/s",
+        what="group message to 1,000, deliveries/s",
         least="5x",
         measure="broadcast",
-        key="deliveries_many_per_second",
+        key=_MANY,
+    ),
+    Target(
+        what="broadcast() to 1,000, deliveries/s",
+        least="50x",
+        measure="broadcast",
+        key=_MANY,
+        contender="orchestra-serve-direct",
+    ),
+    Target(
+        what="against Node's socket.io",
+        least="1x",
+        measure="broadcast",
+        key=_MANY,
+        contender="orchestra-serve-direct",
+        against="node-socket.io",
+    ),
+    Target(
+        what="against Node's ws",
+        least="0.9x",
+        measure="broadcast",
+        key=_MANY,
+        contender="orchestra-serve-direct",
+        against="node-ws",
+    ),
+    Target(
+        what="CPU of echoes, 1 worker's of that of 2",
+        least="0.91x",
+        measure="workers",
+        key="cpu_ms_per_1000_echoes",
+        contender="orchestra-workers",
+        against="orchestra-serve",
+        is_ratio_of_cost=True,
+    ),
+    Target(
+        what="least share of connections of 2 workers",
+        least="0.4",
+        measure="workers",
+        key="least_share_of_connections",
+        contender="orchestra-workers",
+        against=None,
+    ),
+    Target(
+        what="deliveries/s on the sending node of two, of those alone",
+        least="0.8x",
+        measure="nodes",
+        key="near_deliveries_per_second",
+        contender="orchestra-nodes",
+        against="orchestra-nodes",
+        against_key="alone_deliveries_per_second",
+    ),
+    Target(
+        what="deliveries/s on the other node, of those alone",
+        least="0.8x",
+        measure="nodes",
+        key="far_deliveries_per_second",
+        contender="orchestra-nodes",
+        against="orchestra-nodes",
+        against_key="alone_deliveries_per_second",
     ),
     Target(
         what="CPU of the idle crowd, percent of a core",

@@ -72,7 +72,8 @@ def _make_parser() -> argparse.ArgumentParser:
         choices=SUBSETS,
         default="all",
         help="fast: sections 1-7 and 10, default limits; ci: also the quick cases of "
-        "section 9, with raised limits; all (the default): every case",
+        "section 9 and some of compression, with raised limits; compression: sections "
+        "12 and 13; all (the default): every case",
     )
     parser.add_argument("--server", choices=SERVERS, default="serve")
     parser.add_argument("--python", metavar="PATH", help="path of a CPython 2.7")

@@ -23,6 +23,7 @@ _ENVIRONMENT = {
     "WEBSOCKET_CONFIG": "",
     "WEBSOCKET__ECHO_ENDPOINT": "true",
     "WEBSOCKET__ANONYMOUS": "true",
+    "WEBSOCKET__COMPRESSION__ENABLED": "true",
 }
 
 _RAISED = {
@@ -53,14 +54,20 @@ class Subset:
 
 _PROTOCOL = ("1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "10.*")
 
+_OFFERS = (*(f"12.{one}" for one in range(1, 6)), *(f"13.{one}" for one in range(1, 8)))
+_COMPRESSED = tuple(f"{offer}.{size}" for offer in _OFFERS for size in (1, 4))
+"""Messages of 16 bytes and of 1 kB, for each kind of text and each offer. The names
+are whole: the suite takes a pattern for the beginning of a name."""
+
 SUBSETS = {
     "fast": Subset(cases=_PROTOCOL, has_raised_limits=False, seconds=200),
     "ci": Subset(
-        cases=(*_PROTOCOL, "9.*"),
+        cases=(*_PROTOCOL, "9.*", *_COMPRESSED),
         # Cases with megabytes, which the suite checks slowly.
         excluded=("9.1.5", "9.1.6", "9.2.5", "9.2.6", "9.3.*", "9.4.*", "9.7.6"),
         seconds=400,
     ),
+    "compression": Subset(cases=("12.*", "13.*"), seconds=1800),
     "all": Subset(cases=("*",), seconds=1800),
 }
 

@@ -33,11 +33,9 @@ class BroadcastConsumer(AsyncWebsocketConsumer):
     async def receive(
         self, text_data: str | None = None, bytes_data: bytes | None = None
     ) -> None:
-        await self.channel_layer.group_send(
-            "all", {"type": "broadcast", "text": text_data}
-        )
+        await self.channel_layer.group_send("all", {"type": "said", "text": text_data})
 
-    async def broadcast(self, event: dict[str, Any]) -> None:
+    async def said(self, event: dict[str, Any]) -> None:
         await self.send(text_data=event["text"])
 
 

@@ -10,6 +10,8 @@ import json
 import os
 import sys
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 _SLOW_MICROSECONDS = 200
@@ -17,19 +19,18 @@ _SLOWLOG = 2_000
 
 
 def post_requests(number: int) -> dict[str, float]:
-    """Post close requests for addresses that are not connected."""
+    """Post close requests for absent addresses, and one for BENCHMARKS_LAST."""
     from connections.announcements import post_close_requests
     from connections.models import CloseRequest
 
+    addresses = [f"10.0.{one >> 8}.{one & 255}" for one in range(number)]
     post_close_requests(
         *(
-            CloseRequest(
-                target="address", value=f"10.0.{one >> 8}.{one & 255}", reason="kicked"
-            )
-            for one in range(number)
+            CloseRequest(target="address", value=one, reason="kicked")
+            for one in (*addresses, os.environ["BENCHMARKS_LAST"])
         )
     )
-    return {"posted": number}
+    return {"posted": number + 1}
 
 
 def save_users(number: int) -> dict[str, float]:
@@ -66,7 +67,7 @@ def add_bans_slowly(number: int) -> dict[str, float]:
 
 
 def fill_pool(number: int) -> dict[str, float]:
-    """Lower the limit of a client with so many slots; then let another node die."""
+    """Lower a client's limit beside so many slots, let a node die, and settle."""
     return asyncio.run(_fill_pool(number))
 
 
@@ -77,38 +78,60 @@ async def _fill_pool(number: int) -> dict[str, float]:
     client: Any = Redis.from_url(url, decode_responses=True, socket_timeout=60)
     await client.config_set("slowlog-log-slower-than", _SLOW_MICROSECONDS)
     await client.config_set("slowlog-max-len", _SLOWLOG)
-    lowered, dying = _make_pool(url, "a", 600), _make_pool(url, "b", 20)
-    for pool in (lowered, dying):
-        await pool.renew([])
-    await client.hdel("{orchestra:pool}:state", "recovering_until")
-    await _acquire(lowered, "lowered", number, number)
-    await client.slowlog_reset()
-    await lowered.acquire(_make_slot("lowered", number, 10))
-    # The rest of the excess is taken in the background.
-    await _await_calm(client)
-    figures = {"lowered_ms": await _read_longest(client)}
-    await _acquire(dying, "dying", number, number)
-    await client.slowlog_reset()
-    await asyncio.sleep(21)
-    await lowered.acquire(_make_slot("dying", number, number))
-    figures["dead_ms"] = await _read_longest(client)
-    for pool in (lowered, dying):
-        await pool.close()
+    figures = {}
+    # Each measure has a pool of its own: one works on in the background.
+    async with _pool(url, 1_000_000) as pool:
+        slots = [_make_slot("one", n, number) for n in range(number)]
+        await _recover(client, pool, slots)
+        await pool.acquire(_make_slot("one", number, 10))
+        figures["lowered_ms"] = await _read_longest(client)
+    async with _pool(url, 1_000_000) as pool:
+        await _recover(client, pool, slots)
+        await pool.acquire(_make_slot("living", 0, 1))
+        leases = {slot.connection_id: 1 for slot in slots}
+        await client.zadd("{orchestra:pool}:leases", leases)
+        await client.slowlog_reset()
+        await pool.acquire(_make_slot("one", number, number))
+        figures["dead_ms"] = await _read_longest(client)
+    async with _pool(url, 100) as pool:
+        slots = [_make_slot(f"{n}", n, 5) for n in range(number)]
+        await _recover(client, pool, slots, is_settled=False)
+        await pool.get_usage()
+        figures["settle_ms"] = await _read_longest(client)
     await client.aclose()
     return figures
 
 
-def _make_pool(url: str, letter: str, lease_seconds: float) -> Any:
+async def _recover(
+    client: Any, pool: Any, slots: list[Any], *, is_settled: bool = True
+) -> None:
+    """Let an empty Redis take slots whatever the limits say."""
+    await client.flushall()
+    await pool.renew(slots)
+    if await client.zcard("{orchestra:pool}:leases") < len(slots):
+        raise RuntimeError(f"{len(slots)} slots were not taken")
+    state = "{orchestra:pool}:state"
+    if is_settled:
+        await client.hdel(state, "recovering_until", "ordered", "suspected")
+    else:
+        await client.hset(state, "recovering_until", 1)
+    await client.slowlog_reset()
+
+
+@asynccontextmanager
+async def _pool(url: str, max_total: int) -> AsyncIterator[Any]:
     from connections.pool.redis import RedisPool
     from connections.redis.bus import RedisBus
 
-    return RedisPool(
+    pool = RedisPool(
         url,
-        bus=RedisBus(url, node_id=letter * 32),
-        max_total=1_000_000,
-        lease_seconds=lease_seconds,
+        bus=RedisBus(url, node_id="a" * 32),
+        max_total=max_total,
+        lease_seconds=600,
         timeout_seconds=60,
     )
+    yield pool
+    await pool.close()
 
 
 def _make_slot(client_id: str, number: int, limit: int) -> Any:
@@ -117,18 +140,10 @@ def _make_slot(client_id: str, number: int, limit: int) -> Any:
     return Slot(
         connection_id=f"{client_id[0]}{number:031x}",
         client_id=client_id,
-        node_id=("a" if client_id == "lowered" else "b") * 32,
+        node_id="a" * 32,
         opened_at=1_700_000_000 + number / 1000,
         limit=limit,
     )
-
-
-async def _acquire(pool: Any, client_id: str, number: int, limit: int) -> None:
-    for start in range(0, number, 100):
-        slots = range(start, min(start + 100, number))
-        await asyncio.gather(
-            *(pool.acquire(_make_slot(client_id, one, limit + 1)) for one in slots)
-        )
 
 
 async def _await_calm(client: Any) -> None:
@@ -142,6 +157,8 @@ async def _await_calm(client: Any) -> None:
 
 
 async def _read_longest(client: Any) -> float:
+    """Return the milliseconds of the longest script, those in the background too."""
+    await _await_calm(client)
     entries = await client.slowlog_get(_SLOWLOG)
     scripts = [one for one in entries if "EVAL" in str(one["command"]).upper()]
     return max((one["duration"] for one in scripts), default=0) / 1000

@@ -17,19 +17,28 @@ from orchestra.consumers import EchoConsumer  # noqa: E402
 
 
 class BroadcastConsumer(LimitedConsumer):
-    """Send each message to all members."""
+    """Send each message to all members, whose consumers send it."""
 
     groups = ["all"]
 
     async def receive(
         self, text_data: str | None = None, bytes_data: bytes | None = None
     ) -> None:
-        await self.channel_layer.group_send(
-            "all", {"type": "broadcast", "text": text_data}
-        )
+        await self.channel_layer.group_send("all", {"type": "said", "text": text_data})
 
-    async def broadcast(self, event: dict[str, Any]) -> None:
+    async def said(self, event: dict[str, Any]) -> None:
         await self.send(text_data=event["text"])
+
+
+class DirectConsumer(LimitedConsumer):
+    """Send each message to all members at once."""
+
+    groups = ["direct"]
+
+    async def receive(
+        self, text_data: str | None = None, bytes_data: bytes | None = None
+    ) -> None:
+        await self.broadcast("direct", text_data)
 
 
 application = observe(
@@ -38,6 +47,7 @@ application = observe(
         websocket=[
             path("ws/echo/", EchoConsumer.as_asgi()),
             path("ws/broadcast/", BroadcastConsumer.as_asgi()),
+            path("ws/direct/", DirectConsumer.as_asgi()),
         ],
     )
 )

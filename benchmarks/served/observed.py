@@ -38,6 +38,7 @@ class Observed:
         self._is_watching = False
         self._layers: collections.Counter[str] = collections.Counter()
         self._lateness: list[tuple[float, float]] = []
+        self._due, self._cpu_at_tick = 0.0, 0.0
         self._samples_layers = "BENCHMARKS_LAYERS" in os.environ
         self._collecting_since = 0.0
         self._longest_collection = 0.0
@@ -53,18 +54,23 @@ class Observed:
     async def _watch(self) -> None:
         """Record delays of the event loop, in wall time and CPU time of the thread."""
         while self._is_watching:
-            due, cpu = time.monotonic() + _TICK_SECONDS, time.thread_time()
+            self._due = time.monotonic() + _TICK_SECONDS
+            self._cpu_at_tick = time.thread_time()
             await asyncio.sleep(_TICK_SECONDS)
-            late = time.monotonic() - due
-            busy = time.thread_time() - cpu
-            if late > _TICK_SECONDS:
-                self._lateness.append((late, min(late, busy)))
+            self._record_delay()
+
+    def _record_delay(self) -> None:
+        late = time.monotonic() - self._due
+        busy = time.thread_time() - self._cpu_at_tick
+        if late > _TICK_SECONDS:
+            self._lateness.append((late, min(late, busy)))
 
     def _begin(self, number: int, frame: FrameType | None) -> None:
         self._layers.clear()
         self._lateness.clear()
         self._longest_collection = 0.0
         if self._loop is not None and not self._is_watching:
+            self._due, self._cpu_at_tick = time.monotonic(), time.thread_time()
             self._is_watching = True
             self._loop.call_soon_threadsafe(self._start_watch)
         if self._samples_layers:
@@ -87,6 +93,9 @@ class Observed:
 
     def _write(self, number: int, frame: FrameType | None) -> None:
         signal.setitimer(signal.ITIMER_PROF, 0)
+        if self._is_watching:
+            # The signal may interrupt a block, which the watch records at its end.
+            self._record_delay()
         self._is_watching = False
         draft = self._place.with_suffix(".draft")
         draft.write_text(

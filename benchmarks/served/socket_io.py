@@ -1,4 +1,4 @@
-"""An echo server as in the introduction of python-socketio's documentation."""
+"""An echo and a broadcast as in the introduction of python-socketio's documentation."""
 
 import socketio
 
@@ -10,5 +10,11 @@ async def echo(sid: str, text: str) -> None:
     await sio.emit("echo", text, to=sid)
 
 
+async def broadcast(sid: str, text: str) -> None:
+    """Send a message to all clients."""
+    await sio.emit("echo", text)
+
+
 sio.on("echo", echo)
+sio.on("broadcast", broadcast)
 application = socketio.ASGIApp(sio)

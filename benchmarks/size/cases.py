@@ -156,6 +156,7 @@ def _list_commands(sizes: Sizes) -> list[str]:
         f"connections show {error}",
         f"connections kick --client {BUSY} --json",
         f"connections kick --node {node} --json",
+        "limits forecast --days 2 --json",
         "alerts",
         "sweep_idle_connections --dry-run",
         "sweep_idle_connections --once",

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from connections.metrics.counters import DURATION_EDGES
+from connections.sweeper.rollups import roll_up_hours
 
 NODES = 10
 ENTRIES_PER_SESSION = 50
@@ -101,6 +102,8 @@ def fill(database: BaseDatabaseWrapper, sizes: Sizes) -> None:
     }
     for table, (count, columns) in tables.items():
         _insert(database, dialect, table, count, columns)
+    while roll_up_hours():
+        pass
 
 
 def _insert(

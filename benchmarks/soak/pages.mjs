@@ -141,4 +141,6 @@ process.stdin.once("data", () => {
   isOver = true;
 });
 await Promise.all(pages.map((page) => page.run()));
+// Writes to a pipe are asynchronous, and an exit loses those that are left.
+await new Promise((resolve) => process.stdout.write("", resolve));
 process.exit(0);
