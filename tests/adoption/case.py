@@ -12,7 +12,7 @@ import httpx
 import websockets
 from websockets.asyncio.client import ClientConnection
 
-from connections.testing import LiveServer
+from connections.testing import LiveServer, assert_closed
 from connections.testing.waiting import scale
 from tests.adoption.projects import PASSWORD, Project
 
@@ -121,8 +121,28 @@ class Case:
         return path
 
     async def token(self, name: str, *options: str) -> str:
-        """Return an access token for a client of this name."""
+        """Return a token for a client of this name."""
+        if self.project.variation.has_own_tokens:
+            user = dict(zip(options[::2], options[1::2], strict=True)).get("--user", "")
+            login = {"client": name, "user": user}
+            return await self.shell(
+                "from django.core.signing import Signer\n"
+                f"print(Signer().sign_object({login!r}))"
+            )
         return await self.manage("create_access_token", "--client", name, *options)
+
+    async def assert_closed(
+        self,
+        connection: ClientConnection,
+        code: int,
+        reason: str | None = None,
+        *,
+        seconds: float = 30,
+    ) -> None:
+        """Wait until a connection is closed; stock daphne sends the code alone."""
+        has_reasons = self.project.variation.has_close_reasons
+        expected = reason if has_reasons else None
+        await assert_closed(connection, code, expected, seconds=seconds)
 
     async def shell(self, source: str) -> str:
         return await asyncio.to_thread(self.project.shell, source)

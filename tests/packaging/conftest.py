@@ -1,5 +1,7 @@
-"""Build the distributions of this repository once per session."""
+"""Build the distributions of this repository once for all processes of a run."""
 
+import fcntl
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +20,23 @@ class Built:
     sdist: Path
 
 
-def build(source: Path, folder: Path) -> Built:
-    """Build the sdist, and the wheel from the sdist, in an isolated environment."""
-    run_python("-m", "build", "--outdir", str(folder), str(source), seconds=180)
+def build(source: Path, name: str, factory: pytest.TempPathFactory) -> Built:
+    """
+    Build the sdist, and the wheel from the sdist, in an isolated environment.
+
+    A build writes below its source, so one process of the run builds, and
+    the others wait and take what it built.
+    """
+    shared = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder = shared / name
+    with open(shared / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not any(folder.glob("*.whl")):
+            run_python(
+                *("-m", "build", "--outdir", str(folder), str(source)), seconds=180
+            )
     (wheel,) = folder.glob("*.whl")
     (sdist,) = folder.glob("*.tar.gz")
     return Built(source=source, wheel=wheel, sdist=sdist)
@@ -29,13 +45,13 @@ def build(source: Path, folder: Path) -> Built:
 @pytest.fixture(scope="session")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Built:
     """orchestra-websocket."""
-    return build(ROOT, tmp_path_factory.mktemp("library"))
+    return build(ROOT, "library", tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Built:
     """orchestra-websocket-client."""
-    return build(ROOT / "clients" / "python", tmp_path_factory.mktemp("client"))
+    return build(ROOT / "clients" / "python", "client", tmp_path_factory)
 
 
 @pytest.fixture(params=["library", "client"])
