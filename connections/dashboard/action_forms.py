@@ -4,7 +4,7 @@ from typing import Any
 
 from django import forms
 
-from connections.dashboard.actions import Action
+from connections.actions.registry import Action
 
 _BANS = (
     ("3600", "for an hour"),

@@ -7,23 +7,24 @@ from typing import Any
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
-from django.urls import reverse
 from django.utils import timezone
 from django.utils.http import urlencode
 
-from connections.config.loader import get_config
-from connections.dashboard.action_effects import Outcome, perform
-from connections.dashboard.action_forms import ActionForm
-from connections.dashboard.actions import (
+from connections.actions.effects import Outcome, perform
+from connections.actions.registry import (
     ACTIONS,
     MOST_VALUES,
     Action,
     ActionRequest,
     find_allowed,
-    find_targets,
 )
+from connections.audit import name_author
+from connections.config.loader import get_config
+from connections.dashboard.action_forms import ActionForm
+from connections.dashboard.actions import find_targets
 from connections.dashboard.cache import SnapshotCache
 from connections.dashboard.map import list_names, name_node
+from connections.dashboard.sites import make_page_url
 from connections.dashboard.snapshot import Snapshot
 from connections.models import CloseRequest, Node, NodeCommand
 from connections.net.addresses import name_banned_network
@@ -92,7 +93,7 @@ def show_result(
     if action is None or not keys:
         raise Http404("no such action")
     snapshot = shared.get_snapshot()
-    author = request.user.get_username()
+    author = name_author(request.user)
     if action.name in NodeCommand.Kind.values:
         commands = list(NodeCommand.objects.filter(pk__in=keys, author=author))
         result = describe_commands(snapshot, commands)
@@ -265,7 +266,7 @@ def _make_result_url(
         ("asked", count),
     ]
     pairs += [("key", one.pk) for one in rows]
-    return f"{reverse('admin:connections_live_result')}?{urlencode(pairs)}"
+    return f"{make_page_url('connections_live_result')}?{urlencode(pairs)}"
 
 
 def _name(snapshot: Snapshot, target: str, values: tuple[str, ...]) -> str:

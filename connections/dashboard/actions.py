@@ -1,129 +1,21 @@
-"""Actions of staff on the dashboard, each with its own permission."""
+"""Links to the pages of actions, and the open connections of their targets."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 from urllib.parse import urlencode
 
-from django.urls import reverse
-
-from connections.dashboard.permissions import is_read_only
+from connections.actions.registry import Target
+from connections.dashboard.sites import make_page_url
 from connections.dashboard.snapshot import Snapshot
-from connections.models import (
-    CloseRequest,
-)
-from connections.net.addresses import parse_address, parse_network
+from connections.net.addresses import Network, find_network
 from connections.node.live_state import ConnectionState
-
-Target = CloseRequest.Target
-MOST_VALUES = 200
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Action:
-    """One action: its name, its permission and the kinds of its targets."""
-
-    name: str
-    label: str
-    permission: str
-    targets: tuple[str, ...]
-    is_destructive: bool = False
-
-
-ACTIONS = {
-    action.name: action
-    for action in (
-        Action(
-            name="end",
-            label="End",
-            permission="connections.end_connection",
-            targets=(Target.CONNECTION,),
-            is_destructive=True,
-        ),
-        Action(
-            name="end-all",
-            label="End all",
-            permission="connections.end_all",
-            targets=(Target.CLIENT, Target.USER, Target.NODE),
-            is_destructive=True,
-        ),
-        Action(
-            name="ban",
-            label="Ban",
-            permission="connections.add_ban",
-            targets=(Target.CLIENT, Target.USER, Target.ADDRESS),
-            is_destructive=True,
-        ),
-        Action(
-            name="revoke",
-            label="Revoke token",
-            permission="connections.change_accesstoken",
-            targets=(Target.TOKEN,),
-            is_destructive=True,
-        ),
-        Action(
-            name="notice",
-            label="Send notice",
-            permission="connections.send_notice",
-            targets=(
-                Target.CONNECTION,
-                Target.CLIENT,
-                Target.USER,
-                Target.NODE,
-                Target.ALL,
-            ),
-        ),
-        Action(
-            name="drain",
-            label="Drain",
-            permission="connections.drain_node",
-            targets=(Target.NODE,),
-            is_destructive=True,
-        ),
-        Action(
-            name="serve",
-            label="Return to service",
-            permission="connections.drain_node",
-            targets=(Target.NODE,),
-        ),
-    )
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ActionRequest:
-    """A request to perform an action: its targets, user and reason."""
-
-    action: Action
-    target: str
-    values: tuple[str, ...]
-    user: Any
-    reason: str
-    may_return: bool = False
-    spread_seconds: float = 0
-    ban_seconds: float | None = None
-    text: str = ""
-
-    @property
-    def author(self) -> str:
-        """The user name that is recorded."""
-        return str(self.user.get_username())
-
-
-def find_allowed(user: Any) -> frozenset[str]:
-    """Return the names of a user's permitted actions; none in read-only mode."""
-    if is_read_only():
-        return frozenset()
-    return frozenset(
-        name for name, action in ACTIONS.items() if user.has_perm(action.permission)
-    )
 
 
 def make_url(name: str, target: str, *values: str) -> str:
-    """Return the URL of the page that confirms an action."""
+    """Return the URL of the page that confirms an action; empty if there is none."""
+    page = make_page_url("connections_live_action", name)
     pairs = [("target", target), *(("value", value) for value in values)]
-    return f"{reverse('admin:connections_live_action', args=[name])}?{urlencode(pairs)}"
+    return page and f"{page}?{urlencode(pairs)}"
 
 
 def find_targets(
@@ -148,11 +40,10 @@ def _make_test(
     target: str, wanted: frozenset[str]
 ) -> Callable[[str, ConnectionState], bool]:
     if target == Target.ADDRESS:
-        networks = [parse_network(text) for text in wanted]
+        networks = [one for one in map(find_network, wanted) if one is not None]
 
         def is_within(node_id: str, one: ConnectionState) -> bool:
-            address = parse_address(one.address)
-            return address is not None and any(address in known for known in networks)
+            return any(_overlaps(one.address, known) for known in networks)
 
         return is_within
     tests: Mapping[str, Callable[[str, ConnectionState], bool]] = {
@@ -164,3 +55,13 @@ def _make_test(
         Target.ALL: lambda node_id, one: True,
     }
     return tests[target]
+
+
+def _overlaps(address: str, network: Network) -> bool:
+    """Return True if a recorded address, or its network, may be in a network."""
+    recorded = find_network(address)
+    return (
+        recorded is not None
+        and recorded.version == network.version
+        and recorded.overlaps(network)
+    )

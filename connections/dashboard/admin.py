@@ -1,24 +1,29 @@
 """Register the dashboard with Django admin: its pages and their permissions."""
 
+from dataclasses import replace
+from functools import wraps
 from typing import Any
 
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.template.response import TemplateResponse
-from django.urls import URLPattern, get_script_prefix, path, reverse
+from django.urls import URLPattern, get_script_prefix, path
 from django.utils.decorators import method_decorator
+from django.utils.http import urlencode
 from django.views.decorators.gzip import gzip_page
 
+from connections.actions.registry import find_allowed
 from connections.alerts.runbook import read_sections
 from connections.dashboard.action_views import show_action, show_result
-from connections.dashboard.actions import find_allowed
 from connections.dashboard.cache import shared
 from connections.dashboard.consumers import PATH
 from connections.dashboard.details import describe_client, describe_connection
 from connections.dashboard.filters import GROUPINGS, RANGES, TOPS, Selection
+from connections.dashboard.forecast import describe_forecast
 from connections.dashboard.outage import View, explain_outage, show_without_database
 from connections.dashboard.runbook import render
+from connections.dashboard.sites import linking_within, make_page_url
 
 _NAME = "connections_livedashboard"
 _TEMPLATES = "admin/connections/livedashboard"
@@ -39,10 +44,11 @@ class LiveDashboardAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return False
 
     def get_urls(self) -> list[URLPattern]:
+        within = self._link_within_site
         guard = self.admin_site.admin_view
 
         def show(view: View) -> View:
-            return explain_outage(show_without_database(guard(view), view))
+            return within(explain_outage(show_without_database(guard(view), view)))
 
         return [
             path(
@@ -54,16 +60,27 @@ class LiveDashboardAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             path("details/", show(self.show_details), name="connections_live_details"),
             path(
                 "action/<str:name>/",
-                explain_outage(guard(self.action)),
+                within(explain_outage(guard(self.action))),
                 name="connections_live_action",
             ),
             path(
                 "result/",
-                explain_outage(guard(self.show_result)),
+                within(explain_outage(guard(self.show_result))),
                 name="connections_live_result",
+            ),
+            path(
+                "forecast/", show(self.show_forecast), name="connections_live_forecast"
             ),
             path("runbook/", show(self.show_runbook), name="connections_live_runbook"),
         ]
+
+    def _link_within_site(self, view: View) -> View:
+        @wraps(view)
+        def link(*args: Any, **kwargs: Any) -> HttpResponseBase:
+            with linking_within(self.admin_site.name):
+                return view(*args, **kwargs)
+
+        return link
 
     @method_decorator(gzip_page)
     def changelist_view(
@@ -71,14 +88,15 @@ class LiveDashboardAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     ) -> HttpResponse:
         """Show the whole dashboard; it works without JavaScript."""
         self._require_view(request)
-        selection = Selection.parse(request.GET.dict())
+        selection = self._read_selection(request)
+        site = {"site": selection.site}
         context: dict[str, Any] = {
             **self._get_context(request),
             "title": "Live dashboard",
             "selection": selection,
-            "socket_path": f"{get_script_prefix()}{PATH}",
-            "poll_url": reverse("admin:connections_live_panels"),
-            "details_url": reverse("admin:connections_live_details"),
+            "socket_path": f"{get_script_prefix()}{PATH}?{urlencode(site)}",
+            "poll_url": make_page_url("connections_live_panels"),
+            "details_url": make_page_url("connections_live_details"),
             "ranges": [(name, selection.query(range=name)) for name in RANGES],
             "tops": [(name, selection.query(top=name)) for name in TOPS],
             "groupings": [(name, selection.query(by=name)) for name in GROUPINGS],
@@ -99,7 +117,7 @@ class LiveDashboardAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def show_panels(self, request: HttpRequest) -> HttpResponseBase:
         """Return the panels as JSON, for browsers without a WebSocket."""
         self._require_view(request)
-        selection = Selection.parse(request.GET.dict())
+        selection = self._read_selection(request)
         panels = self.shared.get_panels(selection, find_allowed(request.user))
         return JsonResponse(panels.as_message())
 
@@ -128,6 +146,16 @@ class LiveDashboardAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         self._require_view(request)
         return show_result(request, self.shared, self._get_context(request))
 
+    def show_forecast(self, request: HttpRequest) -> HttpResponse:
+        """Show whom limits would have affected."""
+        self._require_view(request)
+        context = {
+            **self._get_context(request),
+            "title": "Forecast of limits",
+            **describe_forecast(request),
+        }
+        return TemplateResponse(request, f"{_TEMPLATES}/forecast.html", context)
+
     def show_runbook(self, request: HttpRequest) -> HttpResponse:
         """Show the section of each alert rule."""
         self._require_view(request)
@@ -138,6 +166,10 @@ class LiveDashboardAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             "sections": sections,
         }
         return TemplateResponse(request, f"{_TEMPLATES}/runbook.html", context)
+
+    def _read_selection(self, request: HttpRequest) -> Selection:
+        selection = Selection.parse(request.GET.dict())
+        return replace(selection, site=self.admin_site.name)
 
     def _get_context(self, request: HttpRequest) -> dict[str, Any]:
         return {**self.admin_site.each_context(request), "opts": self.opts}

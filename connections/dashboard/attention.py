@@ -7,11 +7,10 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 
-from django.urls import reverse
-
 from connections.config.alert_rules import format_value
 from connections.dashboard.charts.scales import format_seconds
 from connections.dashboard.map import name_node
+from connections.dashboard.sites import make_page_url
 from connections.dashboard.snapshot import Snapshot
 from connections.models import Alert, Node
 from connections.node.current import find_running
@@ -20,6 +19,8 @@ from connections.units import count_of
 _SILENT_SECONDS = 5
 _MOST_LINKS = 3
 _DRAINING = "draining"
+_PRESENCE = "presence_degraded"
+_WITHOUT_RUNBOOK = (_DRAINING, _PRESENCE)
 
 Link = tuple[str, str]
 """A label and a URL."""
@@ -97,15 +98,17 @@ def _find_degraded(snapshot: Snapshot, alerted: set[str]) -> Iterator[Fault]:
                 kind=_DRAINING if is_draining else "degraded",
                 badge=_DRAINING if is_draining else "degraded",
                 text=f"node {name_node(node)}: {text}",
-                runbook="" if is_draining else _link_runbook(rule),
+                runbook="" if rule in _WITHOUT_RUNBOOK else _link_runbook(rule),
                 links=[_link_node(node)],
             )
 
 
 def _describe_parts(snapshot: Snapshot, node: Node) -> Iterator[tuple[str, str]]:
     """Yield the rule and the text of each part of a live node that is degraded."""
-    if node.degraded:
+    if node.degraded and not node.counters.get("pool_lost_with_database"):
         yield "pool_degraded", node.degraded
+    if reason := node.counters.get("presence_degraded"):
+        yield _PRESENCE, reason
     if full := node.counters.get("pool_full"):
         yield "pool_full", full
     if overdue := node.counters.get("overdue_steps"):
@@ -129,27 +132,32 @@ def _find_links(snapshot: Snapshot, rule: str) -> list[Link]:
         links += _link_clients(snapshot)
     if rule in _LISTS:
         label, page, query = _LISTS[rule]
-        links.append((label, reverse(f"admin:connections_{page}_changelist") + query))
-    return links
+        url = make_page_url(f"connections_{page}_changelist")
+        links.append((label, url and url + query))
+    # A site may have the dashboard and not the other lists.
+    return [(label, url) for label, url in links if url]
 
 
 def _link_clients(snapshot: Snapshot) -> list[Link]:
     """Return links to the connections of the clients that hold most."""
     held = Counter(one.client_id for one in snapshot).most_common(_MOST_LINKS)
-    url = reverse("admin:connections_connection_changelist")
+    url = make_page_url("connections_connection_changelist")
     return [
-        (f"{client_id} ({count})", f"{url}?{urlencode({'client_id': client_id})}")
+        (
+            f"{client_id} ({count})",
+            url and f"{url}?{urlencode({'client_id': client_id})}",
+        )
         for client_id, count in held
     ]
 
 
 def _link_node(node: Node) -> Link:
-    url = reverse("admin:connections_node_change", args=[node.node_id])
+    url = make_page_url("connections_node_change", node.node_id)
     return f"node {name_node(node)}", url
 
 
 def _link_runbook(rule: str) -> str:
-    return f"{reverse('admin:connections_live_runbook')}#{rule}"
+    return f"{make_page_url('connections_live_runbook')}#{rule}"
 
 
 def _count(name: str) -> Callable[[Node], bool]:

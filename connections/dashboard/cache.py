@@ -16,6 +16,7 @@ from connections.dashboard.memory import (
     take_from_memory,
 )
 from connections.dashboard.panels import Panels, render_panels
+from connections.dashboard.sites import linking_within
 from connections.dashboard.snapshot import Snapshot, take_snapshot
 from connections.dashboard.statistics import (
     Statistics,
@@ -152,7 +153,8 @@ class SnapshotCache:
                 self._drawn.clear()
             panels = self._drawn.get(key)
             if panels is None:
-                panels = render_panels(snapshot, statistics, selection, allowed)
+                with linking_within(selection.site):
+                    panels = render_panels(snapshot, statistics, selection, allowed)
                 self._drawn[key] = panels
             return panels
 

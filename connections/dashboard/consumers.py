@@ -1,23 +1,32 @@
 """Push the dashboard's panels over a WebSocket, as often as the viewer chose."""
 
 import asyncio
+import contextlib
 import logging
+from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl
 
 from connections import close_codes
+from connections.actions.registry import find_allowed
 from connections.asgi import Message, Receive, Send
+from connections.background import BackgroundTasks
 from connections.close_codes import CloseReason
 from connections.consumers import LimitedJsonConsumer
 from connections.credentials.identity import Credential
 from connections.credentials.requirements import Requirements
 from connections.credentials.sessions import verify_session
-from connections.dashboard.actions import find_allowed
 from connections.dashboard.cache import shared
 from connections.dashboard.filters import Selection
 from connections.dashboard.outage import viewers
+from connections.dashboard.sites import may_view
 from connections.exceptions import DatabaseUnavailable, InvalidMessage, Refused
 from connections.hub.connection import LiveConnection
+from connections.middleware import (
+    CredentialMiddleware,
+    NodeMiddleware,
+    OriginMiddleware,
+)
 from connections.node.current import get_detached_node
 from connections.node.node import Node
 from connections.storage.database import Database
@@ -28,6 +37,7 @@ PERMISSION = "connections.view_livedashboard"
 PATH = "ws/connections/live/"
 _REQUIREMENTS = Requirements(permissions=(PERMISSION,), is_staff=True)
 _RECHECK_SECONDS = 30
+_RETRY_SECONDS = 1
 _INTERVALS = (1, 2, 5, 15, 30)
 
 
@@ -40,20 +50,29 @@ class LiveConsumer(LimitedJsonConsumer):
     ends it when the user may no longer view the dashboard.
     """
 
+    gives_node = True
     shared = shared
     _serving_node: Node
     _credential: Credential
     _live: LiveConnection | None = None
-    _pushing: asyncio.Task[None] | None = None
+    _checked_at = 0.0
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if "node" not in scope:
+            # Staff's cookies must not let a foreign page in, whatever the project
+            # has before its consumers.
+            await _guarded(scope, receive, send)
+            return
         self._serving_node = node = scope["node"]
         scope = {**scope, "arrived": scope.get("arrived", node.clock())}
-        self._selection = Selection()
-        self._every_seconds = 2
+        parameters = dict(parse_qsl(scope.get("query_string", b"").decode("latin-1")))
+        self._site = parameters.get("site", "")
+        self._selection = Selection(site=self._site)
+        self._every_seconds: int | None = None
         self._allowed: frozenset[str] = frozenset()
         self._sent: dict[str, Any] = {}
         self._due = asyncio.Event()
+        self._pushing = BackgroundTasks()
         try:
             await super().__call__(
                 {**scope, "node": get_detached_node()}, receive, send
@@ -61,8 +80,7 @@ class LiveConsumer(LimitedJsonConsumer):
         finally:
             if self._live is not None:
                 node.remove_viewer(self._live)
-            if self._pushing is not None:
-                self._pushing.cancel()
+            self._pushing.cancel()
 
     async def connect(self) -> None:
         await self.accept()
@@ -75,7 +93,10 @@ class LiveConsumer(LimitedJsonConsumer):
         live.requirements = _REQUIREMENTS
         live.renew(self._credential)
         self._serving_node.add_viewer(live)
-        self._pushing = asyncio.create_task(self._push())
+        self._checked_at = asyncio.get_running_loop().time()
+        self._pushing.repeat(
+            self._push_when_due, "The push of the dashboard", _RETRY_SECONDS
+        )
 
     async def handle_watch(self, content: Any) -> None:
         """Set the viewer's selection and interval."""
@@ -87,32 +108,29 @@ class LiveConsumer(LimitedJsonConsumer):
             raise InvalidMessage(
                 "invalid_message", f"every_seconds is not one of {allowed}"
             )
-        self._selection = Selection.parse(dict(parse_qsl(query)))
+        selection = Selection.parse(dict(parse_qsl(query)))
+        self._selection = replace(selection, site=self._site)
         self._every_seconds = every_seconds
         self._due.set()
 
-    async def _push(self) -> None:
-        """Send changed panels periodically, from the first request on."""
-        loop = asyncio.get_running_loop()
-        checked_at = loop.time()
-        await self._due.wait()
-        while True:
-            self._due.clear()
-            if loop.time() - checked_at >= _RECHECK_SECONDS:
-                checked_at = loop.time()
-                close_reason = await self._find_close_reason()
-                if close_reason is not None:
-                    self.end(close_reason.code, close_reason.reason)
-                    return
-            if self._serving_node.is_draining:
-                self.end(close_codes.DRAINING.code, close_codes.DRAINING.reason)
-                return
-            await self._send_panels()
-            try:
-                async with asyncio.timeout(self._every_seconds):
-                    await self._due.wait()
-            except TimeoutError:
-                continue
+    async def _push_when_due(self) -> bool:
+        """Send changed panels when they are due; return True at the viewer's end."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._every_seconds):
+                await self._due.wait()
+        self._due.clear()
+        now = asyncio.get_running_loop().time()
+        if now - self._checked_at >= _RECHECK_SECONDS:
+            close_reason = await self._find_close_reason()
+            if close_reason is not None:
+                self.end(close_reason.code, close_reason.reason)
+                return True
+            self._checked_at = now
+        if self._serving_node.is_draining:
+            self.end(close_codes.DRAINING.code, close_codes.DRAINING.reason)
+            return True
+        await self._send_panels()
+        return False
 
     async def _send_panels(self) -> None:
         try:
@@ -142,7 +160,7 @@ class LiveConsumer(LimitedJsonConsumer):
             return close_codes.FORBIDDEN
         try:
             credential, allowed = await self._database.read(
-                _find_allowed, session.session_key
+                _find_allowed, session.session_key, self.scope, self._site
             )
         except Refused as exc:
             return exc.close_reason
@@ -163,10 +181,24 @@ class LiveConsumer(LimitedJsonConsumer):
         return self._serving_node.database
 
 
-def _find_allowed(session_key: str) -> tuple[Credential, frozenset[str] | None]:
-    """Return a session's credential and permitted actions; None: may not view."""
+_guarded = NodeMiddleware(
+    OriginMiddleware(CredentialMiddleware(LiveConsumer.as_asgi()))
+)
+"""The dashboard's consumer in a project that routes it without protect()."""
+
+
+def _find_allowed(
+    session_key: str, scope: Message, site: str
+) -> tuple[Credential, frozenset[str] | None]:
+    """
+    Return a session's credential and permitted actions; None: may not view.
+
+    An admin site may demand more of a viewer than the permission.
+    """
     credential = verify_session(session_key)
     user = credential.user
     if not user.is_staff or not user.has_perm(PERMISSION):
+        return credential, None
+    if not may_view(scope, user, credential.session, site):
         return credential, None
     return credential, find_allowed(user)

@@ -3,7 +3,8 @@
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from connections.dashboard.actions import ACTIONS, Target, make_url
+from connections.actions.registry import ACTIONS, Target
+from connections.dashboard.actions import make_url
 from connections.dashboard.charts.cells import draw_row
 from connections.dashboard.charts.scales import (
     NOTHING,
@@ -14,7 +15,7 @@ from connections.dashboard.charts.scales import (
 from connections.dashboard.map import STATES, list_names
 from connections.dashboard.snapshot import Snapshot
 from connections.models import Node
-from connections.net.addresses import name_banned_network, parse_address
+from connections.net.addresses import find_network, name_banned_network, parse_address
 from connections.node.live_state import ConnectionState
 from connections.units import from_timestamp, show_moment
 
@@ -97,7 +98,10 @@ def _offer_bans(address: str) -> list[tuple[str, str, Target, str]]:
     """Return the bans of an address; for IPv6 that of its network comes first."""
     parsed = parse_address(address)
     if parsed is None:
-        return []
+        # Only the network of the address is recorded; nothing for an empty one.
+        name = f"Ban network {address}…"
+        is_network = find_network(address) is not None
+        return [("ban", name, Target.ADDRESS, address)] if is_network else []
     offers = [("ban", "Ban address…", Target.ADDRESS, address)]
     if parsed.version == 6:
         network = name_banned_network(address)
@@ -137,11 +141,11 @@ def _offer(
     return [
         {
             "label": label,
-            "url": make_url(name, target, value),
+            "url": url,
             "is_destructive": ACTIONS[name].is_destructive,
         }
         for name, label, target, value in offers
-        if name in allowed
+        if name in allowed and (url := make_url(name, target, value))
     ]
 
 

@@ -33,6 +33,9 @@ class Selection:
     node: str = ""
     route: str = ""
     width: int = 1120
+    site: str = ""
+    """The admin site of the page; the panels link to its pages."""
+
     problems: tuple[str, ...] = ()
     """Invalid parameters; their defaults apply."""
 

@@ -13,7 +13,8 @@ from django.urls import URLPattern, path
 from django.utils import timezone
 from django.utils.html import format_html
 
-from connections.dashboard.actions import MOST_VALUES, Target, find_allowed, make_url
+from connections.actions.registry import MOST_VALUES, Target, find_allowed
+from connections.dashboard.actions import make_url
 from connections.dashboard.bounded_lists import (
     MOST_COUNTED,
     MOST_FOUND,
@@ -29,6 +30,7 @@ from connections.dashboard.listing_filters import (
     StateFilter,
 )
 from connections.dashboard.map import STATES
+from connections.dashboard.sites import linking_within
 from connections.dashboard.snapshot import Snapshot
 from connections.dashboard.time_columns import show_times
 from connections.models import Connection, ErrorEvent, Node
@@ -226,13 +228,16 @@ class ConnectionList(BoundedList):
         context = dict(extra_context or {})
         if found is not None:
             allowed = find_allowed(request.user)
-            context |= describe_connection(snapshot, *found, allowed)
+            with linking_within(self.admin_site.name):
+                context |= describe_connection(snapshot, *found, allowed)
             context["sampled_at"] = show_moment(snapshot.taken_at)
         return super().change_view(request, object_id, form_url, context)
 
     def has_end_permission(self, request: HttpRequest) -> bool:
-        """Return True if the user may end connections."""
-        return "end" in find_allowed(request.user)
+        """Return True if the user may end connections, and the site has the page."""
+        with linking_within(self.admin_site.name):
+            has_page = bool(make_url("end", Target.CONNECTION))
+        return has_page and "end" in find_allowed(request.user)
 
     @admin.action(description="End selected connections…", permissions=["end"])
     def end_selected(
@@ -248,7 +253,9 @@ class ConnectionList(BoundedList):
             problem = f"Select at most {MOST_VALUES}, or end all of a client or node."
             messages.error(request, problem)
             return None
-        return HttpResponseRedirect(make_url("end", Target.CONNECTION, *keys))
+        with linking_within(self.admin_site.name):
+            url = make_url("end", Target.CONNECTION, *keys)
+        return HttpResponseRedirect(url)
 
     # Columns
 

@@ -23,7 +23,7 @@ def take_from_memory(number: int, before: Snapshot | None = None) -> Snapshot:
     nodes: tuple[Any, ...] = ()
     seen: dict[str, list[ConnectionState]] = {}
     running = find_running()
-    if running is not None:
+    if running is not None and running[1].database is not None:
         own = running[1]
         row: Any = own.make_row()
         row.beat_age = timedelta(0)

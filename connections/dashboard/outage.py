@@ -9,12 +9,18 @@ from functools import wraps
 from typing import Any
 
 from django.contrib.sessions.backends.base import SessionBase
-from django.db import InterfaceError, InternalError, OperationalError
+from django.core.handlers.base import BaseHandler
+from django.db import (
+    InterfaceError,
+    InternalError,
+    OperationalError,
+)
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.template.loader import render_to_string
 from django.template.response import SimpleTemplateResponse
 
 from connections.storage.failures import explain_failure
+from connections.storage.transactions import begin_no_transaction
 from connections.units import Clock
 
 TRUSTED_SECONDS = 3600
@@ -75,12 +81,18 @@ viewers = KnownViewers()
 
 
 def explain_outage(view: View) -> View:
-    """Wrap a view: answer 503 with a page that names the problem of the database."""
+    """
+    Wrap a view: answer 503 with a page that names the problem of the database.
+
+    With ATOMIC_REQUESTS the transaction begins inside of the wrapper, because its
+    beginning fails too.
+    """
 
     @wraps(view)
     def answer(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         try:
-            return _render(view(request, *args, **kwargs))
+            atomic: View = BaseHandler().make_view_atomic(view)
+            return _render(atomic(request, *args, **kwargs))
         except FAILURES as exc:
             logger.warning(
                 "%s needs the database: %s",
@@ -91,14 +103,15 @@ def explain_outage(view: View) -> View:
             content = render_to_string(_TEMPLATE, {"problem": explain_failure(exc)})
             return HttpResponse(content, status=503)
 
-    return answer
+    return begin_no_transaction(answer)
 
 
 def show_without_database(guarded: View, view: View) -> View:
     """
     Wrap a view that needs no database for a viewer whose rights are known.
 
-    `guarded` is the view behind the login of the admin.
+    `guarded` is the view behind the login of the admin. Neither runs in a
+    transaction: after a failure inside of one, nothing more can be read.
     """
 
     @wraps(view)
@@ -122,7 +135,7 @@ def show_without_database(guarded: View, view: View) -> View:
             viewers.forget(session.session_key)
         return response
 
-    return answer
+    return begin_no_transaction(answer)
 
 
 def _render(response: HttpResponseBase) -> HttpResponseBase:

@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import Any
 
 from django.template.loader import render_to_string
-from django.urls import reverse
 from django.utils.safestring import SafeString
 
 from connections.close_codes import get_codes
@@ -27,6 +26,8 @@ from connections.dashboard.map import (
     make_map,
     name_node,
 )
+from connections.dashboard.observed import describe_observed
+from connections.dashboard.sites import make_page_url
 from connections.dashboard.snapshot import Snapshot
 from connections.dashboard.statistics import Statistics
 from connections.dashboard.tiles import estimate_quantile, make_tiles
@@ -48,6 +49,7 @@ NAMES = (
     "durations",
     "refused",
     "reasons",
+    "limits",
     "nodes",
 )
 _TEMPLATES = "admin/connections/livedashboard"
@@ -105,12 +107,7 @@ def render_panels(
             "tiles": make_tiles(
                 statistics,
                 shown,
-                [
-                    node
-                    for node in snapshot.nodes
-                    if node.node_id in snapshot.seen
-                    and selection.node in ("", node.node_id)
-                ],
+                _list_shown_nodes(snapshot, selection),
                 firing=firing,
                 pending=len(alerts) - firing,
             )
@@ -120,7 +117,7 @@ def render_panels(
             "columns": count_columns(len(regions), selection.width),
             "counts": _count_by_state(shown),
             "quiet_glyph": draw_row([(LiveState.QUIET, "")]),
-            "list_url": reverse("admin:connections_connection_changelist"),
+            "list_url": make_page_url("connections_connection_changelist"),
         },
         "trends": describe_trends(statistics, selection.range, _half(selection)),
         "errors": _show_errors(statistics, selection),
@@ -135,6 +132,7 @@ def render_panels(
             ],
         },
         "reasons": {"reasons": _show_reasons(statistics)},
+        "limits": describe_observed(_list_shown_nodes(snapshot, selection)),
         "nodes": {
             "nodes": [
                 _show_node(snapshot, node, selection, allowed)
@@ -155,6 +153,15 @@ def render_panels(
         html=html,
         keys=keys,
     )
+
+
+def _list_shown_nodes(snapshot: Snapshot, selection: Selection) -> list[Node]:
+    """Return the live nodes that are selected."""
+    return [
+        node
+        for node in snapshot.nodes
+        if node.node_id in snapshot.seen and selection.node in ("", node.node_id)
+    ]
 
 
 def _half(selection: Selection) -> int:

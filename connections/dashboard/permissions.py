@@ -4,13 +4,8 @@ from typing import Any
 
 from django.http import HttpRequest
 
-from connections.config.loader import get_config
+from connections.actions.permissions import is_read_only
 from connections.dashboard.bounded_lists import BoundedList
-
-
-def is_read_only() -> bool:
-    """Return True if the configuration forbids actions."""
-    return get_config().dashboard.read_only
 
 
 class GuardedAdmin(BoundedList):

@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from connections.dashboard.filters import RANGES
 from connections.metrics.counters import DURATION_EDGES
-from connections.models import MinuteRollup, Node
+from connections.models import HourRollup, MinuteRollup, Node
 from connections.units import Clock
 
 _STEP_MINUTES = {"15m": 1, "1h": 1, "6h": 5, "24h": 15, "7d": 120}
@@ -70,7 +70,12 @@ def read_statistics(range_name: str, node_id: str = "") -> Statistics:
     step = _STEP_MINUTES[range_name]
     end = timezone.now()
     rows = MinuteRollup.objects.of_node(node_id) if node_id else MinuteRollup.objects
-    chosen = rows.between(end - RANGES[range_name], end)
+    start = end - RANGES[range_name]
+    minutes = _list_minutes(range_name, end)
+    hours = [] if node_id or step % 60 else _read_hours(minutes)
+    if hours:
+        start = datetime.fromtimestamp((hours[-1]["minute"] + 60) * 60, UTC)
+    chosen = rows.between(start, end)
     sums = _Sums(
         step=step,
         points={point["minute"]: point for point in chosen.series(step)},
@@ -79,7 +84,7 @@ def read_statistics(range_name: str, node_id: str = "") -> Statistics:
         ends=chosen.series_by_label("ends_by_reason", step),
         durations=chosen.sum_buckets("durations") or [0] * (len(DURATION_EDGES) + 1),
     )
-    minutes = _list_minutes(range_name, end)
+    sums.add(hours)
     sums.add([one for one in _read_pending(node_id) if one["minute"] in minutes])
     day = rows.between(end - timedelta(days=1), end).series(1440)
     peak = max((point["open_connections"] for point in day), default=0)
@@ -187,6 +192,37 @@ def _rank(series: Mapping[int, Mapping[str, int]]) -> dict[str, int]:
     for counts in series.values():
         total.update(counts)
     return dict(total.most_common())
+
+
+def _read_hours(minutes: range) -> list[dict[str, Any]]:
+    """
+    Return the hours from the first one of a range of minutes, up to a missing one.
+
+    An hour looks like a minute of one node, the first minute of the hour. None are
+    returned if minutes before them are not in hours yet.
+    """
+    first = -(-minutes.start // 60)
+    rows = list(HourRollup.objects.filter(hour__gte=first).order_by("hour"))
+    if not rows or (
+        MinuteRollup.objects.order_by()
+        .filter(minute__gte=first * 60, minute__lt=rows[0].hour * 60)
+        .exists()
+    ):
+        return []
+    found: list[dict[str, Any]] = []
+    for row in rows:
+        if found and found[-1]["minute"] + 60 != row.hour * 60:
+            break
+        values = {
+            "minute": row.hour * 60,
+            "ends": row.ends_by_reason,
+            "errors": row.errors_by_kind,
+            "refused": row.refused_by_outcome,
+        }
+        for name in _EMPTY_MINUTE.keys() - values.keys():
+            values[name] = getattr(row, name) or _EMPTY_MINUTE[name]
+        found.append(values)
+    return found
 
 
 def _read_pending(node_id: str) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """The numbers at the top of the dashboard."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from connections.config.loader import get_config
@@ -10,6 +10,7 @@ from connections.dashboard.charts.scales import (
     format_seconds,
     split_seconds,
 )
+from connections.dashboard.observed import count_decisions, list_observed
 from connections.dashboard.statistics import Statistics
 from connections.metrics.counters import DURATION_EDGES
 from connections.models import Node
@@ -31,6 +32,9 @@ class Tile:
     is_pair: bool = False
     """True if the value is two numbers, which need more room."""
 
+    is_wide: bool = False
+    """True if the tile takes a row of its own."""
+
 
 def make_tiles(
     statistics: Statistics,
@@ -50,6 +54,7 @@ def make_tiles(
             note=f"peak in 24 h {format_count(peak)} · limit {format_count(most)}",
             is_bad=len(shown) >= _FULL * most,
         ),
+        *_make_online(nodes),
         _make_rate("Opened", "opened", statistics.opened, nodes),
         _make_rate("Ended", "ended", statistics.ended, nodes),
         _make_refused(statistics, nodes),
@@ -62,6 +67,7 @@ def make_tiles(
             note=f"{pending} pending" if pending else "none pending",
             is_bad=firing > 0,
         ),
+        *_make_observed(nodes),
     ]
 
 
@@ -87,6 +93,13 @@ def estimate_quantile(
     return edges[-1]
 
 
+def _make_online(nodes: Sequence[Node]) -> Iterator[Tile]:
+    """Yield a tile with the clients that are present, where consumers have presence."""
+    online = max((node.counters.get("online", 0) for node in nodes), default=0)
+    if online:
+        yield Tile(label="Online", value=format_count(online), note="clients present")
+
+
 def _make_rate(
     label: str, name: str, values: Sequence[float], nodes: Sequence[Node]
 ) -> Tile:
@@ -101,6 +114,17 @@ def _make_rate(
         unit="/min",
         note=f"{format_count(sum(values))} in the range",
     )
+
+
+def _make_observed(nodes: Sequence[Node]) -> list[Tile]:
+    """Return a tile if a node observes limits, with what they would have done."""
+    observed = list_observed(nodes)
+    if not observed:
+        return []
+    total = format_count(count_decisions(nodes).total())
+    tile = _make_rate("Observed, not enforced", "would_have", (), nodes)
+    note = f"{'; '.join(observed)} · {total} decisions since the start of the nodes"
+    return [replace(tile, note=note, is_wide=True)]
 
 
 def _make_refused(statistics: Statistics, nodes: Sequence[Node]) -> Tile:

@@ -3,11 +3,10 @@
 from typing import Any
 from urllib.parse import urlencode
 
-from django.urls import reverse
-
 from connections.dashboard.charts.scales import format_bytes, format_count
 from connections.dashboard.filters import Selection
 from connections.dashboard.map import list_names
+from connections.dashboard.sites import make_page_url
 from connections.dashboard.snapshot import Snapshot
 from connections.node.top import KINDS, TopRow, rank
 
@@ -59,9 +58,10 @@ def show_amount(row: TopRow, measure: str) -> str:
 
 
 def _make_url(kind: str, key: str, selection: Selection) -> str:
-    listing = reverse("admin:connections_connection_changelist")
-    if kind == "client":
-        return f"{listing}?{urlencode({'client_id': key, 'state': 'all'})}"
-    if kind == "address":
-        return f"{listing}?{urlencode({'q': key})}"
-    return f"?{selection.query(route=key)}"
+    if kind == "route":
+        return f"?{selection.query(route=key)}"
+    listing = make_page_url("connections_connection_changelist")
+    if not listing:
+        return ""
+    query = {"client_id": key, "state": "all"} if kind == "client" else {"q": key}
+    return f"{listing}?{urlencode(query)}"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from connections.net.redaction import REDACTED, Redacted, conceal, redact
+from connections.redaction import REDACTED, Redacted, conceal, redact
 
 SCOPE: dict[str, Any] = {
     "headers": [

@@ -1,19 +1,20 @@
-"""Perform actions: post close requests, bans and node commands, and log them."""
+"""Perform actions: post close requests, bans and node commands, and record them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from django.contrib.admin.models import CHANGE, LogEntry
-from django.contrib.contenttypes.models import ContentType
+from django.apps import apps
 from django.utils import timezone
 
 from connections.access.bans import impose
+from connections.actions.registry import ActionRequest, Target
 from connections.announcements import MAY_RETURN, announce, post_close_requests
-from connections.dashboard.actions import ActionRequest, Target
+from connections.audit import acting, record
 from connections.models import (
     AccessToken,
+    AuditEntry,
     Ban,
     CloseRequest,
     Connection,
@@ -22,6 +23,7 @@ from connections.models import (
     NodeCommand,
 )
 from connections.models.alias import atomic
+from connections.privacy import reduce_target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,9 +41,10 @@ def perform(request: ActionRequest) -> Outcome:
     Raises:
         ValidationError: a target is no existing user, or no valid address.
     """
-    with atomic():
+    with acting(request.via, request.author, **request.facts), atomic():
         outcome = _PERFORM[request.action.name](request)
-        _record(request)
+        if apps.is_installed("django.contrib.admin"):
+            _record(request)
     return outcome
 
 
@@ -105,6 +108,18 @@ def _post_commands(request: ActionRequest) -> Outcome:
         )
         for value in request.values
     ]
+    record(
+        *(
+            AuditEntry(
+                action=request.action.name,
+                target=request.target,
+                value=value,
+                reason=request.reason,
+                facts={"text": request.text} if request.text else {},
+            )
+            for value in request.values
+        )
+    )
     announce()
     return Outcome(commands=commands)
 
@@ -134,6 +149,9 @@ _LOGGED_MODELS: Mapping[str, type[Any]] = {
 
 def _record(request: ActionRequest) -> None:
     """Write the action to the log of Django admin."""
+    from django.contrib.admin.models import CHANGE, LogEntry
+    from django.contrib.contenttypes.models import ContentType
+
     model = _LOGGED_MODELS.get(request.target, LiveDashboard)
     content_type = ContentType.objects.get_for_model(model)
     message = f"{request.action.label}: {request.reason or request.text}"
@@ -147,9 +165,13 @@ def _record(request: ActionRequest) -> None:
             content_type=content_type,
             # Only objects with an admin page are linked.
             object_id=value if model is not LiveDashboard else None,
-            object_repr=f"{request.target} {value}".strip()[:200],
+            object_repr=_name_target(request.target, value),
             action_flag=CHANGE,
             change_message=message,
         )
         for value in request.values
     )
+
+
+def _name_target(target: str, value: str) -> str:
+    return f"{target} {reduce_target(target, value)}".strip()[:200]
