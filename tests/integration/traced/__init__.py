@@ -1,0 +1,1 @@
+"""A project whose processes export their spans over OTLP."""
