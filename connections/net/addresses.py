@@ -181,6 +181,15 @@ def parse_network(text: str) -> Network:
     return network
 
 
+@lru_cache(1024)
+def find_network(text: str) -> Network | None:
+    """Return the network of an address or CIDR; None if the text is neither."""
+    try:
+        return parse_network(text)
+    except ValueError:
+        return None
+
+
 def name_banned_network(text: str) -> str:
     """
     Return the network that a ban of an address or CIDR names, in canonical form.

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from connections.config.enforcement import FAR_OVER
 from connections.config.loader import WebSocketConfig
 from connections.net.addresses import group_address
 from connections.token_bucket import TokenBucket
@@ -92,6 +93,8 @@ class Admission:
         self._config = config.handshake
         self._clock = clock
         limit = config.max_total_connections
+        if config.enforce.observes("total"):
+            limit *= FAR_OVER
         self._max_open = max(math.floor(1.1 * limit), limit + 50)
         self._heads = PendingHandshakes()
         self._bodies = PendingHandshakes()
@@ -106,6 +109,11 @@ class Admission:
         """How many handshakes were refused here, by reason."""
         self.on_refused: Callable[[str], None] = lambda address: None
         """Called with the address of each refused handshake."""
+
+    @property
+    def unanswered_count(self) -> int:
+        """How many complete handshakes wait for the application."""
+        return len(self._unanswered)
 
     # Request heads
 

@@ -148,6 +148,16 @@ class PublicHttpChannel(_TwistedChannel):
         """Method and target of the request whose head is complete."""
         return self._command, self._path
 
+    @property
+    def request_version(self) -> bytes:
+        """The version of HTTP of that request."""
+        version: bytes = self._version
+        return version
+
+    def set_target(self, target: bytes) -> None:
+        """Replace the target of that request."""
+        self._path = target
+
     def refuse_bad_request(self) -> None:
         """Answer a request head that cannot be parsed, and close the connection."""
         super()._respondToBadRequestAndDisconnect()

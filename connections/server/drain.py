@@ -27,6 +27,8 @@ class DrainedServer(Protocol):
     """The parts of a server that a drain stops."""
 
     admission: Admission
+    is_retiring: bool
+    """True if another process accepts in place of this one."""
     config: WebSocketConfig
     http_channels: set[HttpChannel]
     loop: asyncio.AbstractEventLoop
@@ -60,7 +62,8 @@ async def drain(server: DrainedServer) -> None:
     if node is None:
         return
     node.begin_drain()
-    delay_seconds = server.config.drain.delay_seconds
+    # The delay is for a balancer, which sees nothing of a replaced worker.
+    delay_seconds = 0 if server.is_retiring else server.config.drain.delay_seconds
     delay = server.tasks.start(asyncio.sleep(delay_seconds), "The delay of the drain")
     await _wait(server, [delay], delay_seconds)
     ends_at = server.loop.time() + server.config.drain.grace_seconds
@@ -74,6 +77,25 @@ async def drain(server: DrainedServer) -> None:
     await attempt("The end of the applications", _end_applications(server, node))
     await node.stop()
     logger.info("Drained", extra={"event": "drained"})
+
+
+async def finish_handshakes(server: DrainedServer) -> None:
+    """
+    Accept nothing more, and wait until each accepted handshake is answered.
+
+    Another process accepts in place of this one: no client is refused, as it would
+    be by a drain that begins before its handshake is answered.
+    """
+    server.is_retiring = True
+    for port in server.ports:
+        await _stop_listening(server, port)
+    ends_at = server.loop.time() + server.config.handshake.timeout_seconds
+    while server.http_channels or server.admission.unanswered_count:
+        if server.loop.time() >= ends_at:
+            return
+        for channel in list(server.http_channels):
+            channel.close_idle()
+        await asyncio.sleep(_POLL_SECONDS)
 
 
 async def _wait(

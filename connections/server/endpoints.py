@@ -1,4 +1,4 @@
-"""Listen on a socket of this process, a shared one or an inherited one."""
+"""Let Twisted listen on a socket, with TLS or without."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from OpenSSL import crypto
 from twisted.internet import defer, ssl
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
-from connections.server.server import BACKLOG
+from connections.server.fair_port import FairPort, Share
 
 _CERTIFICATE = re.compile(
     rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL
@@ -22,20 +22,32 @@ class SocketEndpoint:
     A listening socket as an endpoint of Twisted's.
 
     daphne's endpoint strings know neither SO_REUSEPORT nor a socket with TLS
-    that somebody else opened.
+    that somebody else opened. With a share the socket is that of several workers.
     """
 
-    def __init__(self, sock: socket.socket, tls: Any = None) -> None:
+    def __init__(
+        self, sock: socket.socket, tls: Any = None, share: Share | None = None
+    ) -> None:
         self._socket = sock
         self._tls = tls
+        self._share = share
         self.address = sock.getsockname()
 
     def listen(self, factory: Any) -> Any:
         """Begin to accept; return a Deferred of the port (IStreamServerEndpoint)."""
         from twisted.internet import reactor
 
+        server = factory.server
         if self._tls is not None:
             factory = TLSMemoryBIOFactory(self._tls, False, factory)
+        if self._share is not None:
+
+            def count() -> int:
+                return len(server.connections) + len(server.http_channels)
+
+            return defer.succeed(
+                FairPort(self._socket, factory, share=self._share, count=count)
+            )
         listening = defer.maybeDeferred(
             reactor.adoptStreamPort,
             self._socket.fileno(),
@@ -52,55 +64,6 @@ class SocketEndpoint:
 
     def __str__(self) -> str:
         return f"socket {self.address}"
-
-
-def open_socket(
-    host: str, port: int, *, reuse_port: bool = False, tls: Any = None
-) -> SocketEndpoint:
-    """
-    Listen on an address; with reuse_port other processes may do the same.
-
-    Raises:
-        OSError: it cannot be had.
-    """
-    host = host.strip("[]")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if reuse_port:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        sock.bind((host, port))
-        sock.listen(BACKLOG)
-    except OSError as exc:
-        sock.close()
-        raise OSError(
-            exc.errno, f"{host}:{port}: {os.strerror(exc.errno or 0)}"
-        ) from exc
-    sock.setblocking(False)
-    return SocketEndpoint(sock, tls)
-
-
-def take_socket(number: int, tls: Any = None) -> SocketEndpoint:
-    """
-    Take over a listening socket that a supervisor opened.
-
-    Raises:
-        OSError: there is no such file descriptor, or it is no socket.
-        ValueError: it is no listening stream socket.
-    """
-    try:
-        sock = socket.socket(fileno=number)
-    except OSError as exc:
-        text = f"file descriptor {number}: {os.strerror(exc.errno or 0)}"
-        raise OSError(exc.errno, text) from exc
-    if sock.type != socket.SOCK_STREAM or not sock.getsockopt(
-        socket.SOL_SOCKET, socket.SO_ACCEPTCONN
-    ):
-        sock.detach()
-        raise ValueError(f"file descriptor {number} is not a listening socket")
-    sock.setblocking(False)
-    return SocketEndpoint(sock, tls)
 
 
 def make_tls(certificate: Path | None, key: Path | None) -> Any:

@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from twisted.internet.interfaces import IHalfCloseableProtocol
-from twisted.internet.protocol import ServerFactory
 from twisted.protocols.basic import LineReceiver
 from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
@@ -20,13 +19,14 @@ from zope.interface import implementer
 from connections.net.addresses import is_listed
 from connections.server.admission import Refusal
 from connections.server.compat import (
-    DaphneFactory,
     PublicHttpChannel,
     detach_socket,
     find_descriptor,
 )
+from connections.server.cookie_check import find_problem
 from connections.server.request import BodyRefused, HttpRequest
 from connections.server.send_watch import SendWatch
+from connections.server.target import BadTarget, read_target
 from connections.server.timers import HasDeadline
 from connections.server.tls_transport import TlsTransport
 from connections.server.transport import SocketTransport
@@ -46,10 +46,6 @@ _CLOSE_SECONDS = 15
 
 _HALF_CLOSED_SECONDS = 1
 """How long an application may send nothing to a client that has sent FIN."""
-
-_MOST_ESCAPES = 100
-"""The most backslashes in all Cookie headers. Before Python 3.11.10 and 3.12.6
-http.cookies, which Django uses, takes quadratic time on them (CVE-2024-7592)."""
 
 
 @implementer(IHalfCloseableProtocol)
@@ -124,7 +120,16 @@ class HttpChannel(HasDeadline, PublicHttpChannel):
             self._refuse("body_too_large", 413, "The body is too large")
             return
         headers = self.requests[-1].requestHeaders
-        problem = _find_problem(b";".join(headers.getRawHeaders(b"cookie", ())))
+        hosts = headers.getRawHeaders(b"host", ())
+        try:
+            target = read_target(*self.request_line, self.request_version, hosts)
+        except BadTarget as exc:
+            self._refuse_bad_request(exc.status, str(exc))
+            return
+        self.set_target(target.path)
+        if target.host is not None:
+            headers.setRawHeaders(b"host", [target.host])
+        problem = find_problem(b";".join(headers.getRawHeaders(b"cookie", ())))
         if problem is not None:
             self._refuse_bad_request(400, problem)
             return
@@ -254,7 +259,7 @@ class HttpChannel(HasDeadline, PublicHttpChannel):
             return
         transport.protocol = None
         sock, unsent = detach_socket(transport)
-        plain = SocketTransport(sock, websocket, self._loop)
+        plain = SocketTransport(sock, websocket, self._loop, self.server.write_batch)
         websocket.begin(plain)
         if unsent:
             plain.write(unsent)
@@ -371,31 +376,3 @@ class HttpChannel(HasDeadline, PublicHttpChannel):
         self._forget_held()
         self.server.admission.end_head(self)
         self.server.http_channels.discard(self)
-
-
-class HttpFactory(DaphneFactory):
-    """Makes a channel for each TCP connection."""
-
-    protocol = HttpChannel
-
-    def buildProtocol(self, addr: Any) -> HttpChannel:
-        channel: HttpChannel = ServerFactory.buildProtocol(self, addr)
-        channel.callLater = self.reactor.callLater
-        channel.requestFactory = HttpRequest
-        return channel
-
-    def log(self, request: HttpRequest) -> None:
-        """Write nothing: Twisted's access log would hold queries."""
-
-    def acceptableProtocols(self) -> list[bytes]:
-        return [b"http/1.1"]
-
-
-def _find_problem(cookies: bytes) -> str | None:
-    """Return the problem of the Cookie headers of a request, joined; or None."""
-    if cookies.count(b"\\") > _MOST_ESCAPES:
-        return "The cookies have too many escapes"
-    if b"\\000" in cookies or b"\0" in cookies:
-        # PostgreSQL refuses a NUL, so Django's look-up of such a session fails.
-        return "A cookie holds a NUL"
-    return None

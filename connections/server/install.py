@@ -3,11 +3,6 @@
 import logging
 import sys
 
-logger = logging.getLogger(__name__)
-
-_OTHER_SERVERS = ("uvicorn", "hypercorn", "granian")
-
-
 _TALKATIVE_LOGS = ("uvicorn.error", "uvicorn.access", "hypercorn.access")
 """Loggers of other servers that write request paths, or all received bytes."""
 
@@ -17,8 +12,8 @@ def install() -> None:
     Have daphne's command line use our Server; the ASGI module calls it.
 
     daphne imports the application before it makes its server, so the call comes
-    in time. Under another server Twisted stays untouched, and the log names the
-    protections that only our server has.
+    in time. Under another server Twisted stays untouched. Its node names at its
+    start what only our server protects.
     """
     if "daphne.cli" in sys.modules:
         from connections.server.compat import set_server_class
@@ -26,18 +21,8 @@ def install() -> None:
 
         set_server_class(Server)
         return
-    for name in _OTHER_SERVERS:
-        if name in sys.modules:
-            for log in _TALKATIVE_LOGS:
-                logging.getLogger(log).addFilter(_hide_queries)
-            logger.warning(
-                "Under %s these are not enforced: the bounds on unread and unsent "
-                "bytes, handshake deadlines and limits per address, drain.*, "
-                "ping_*, and dropping the socket of a slow client. manage.py serve, or "
-                "daphne with this module, does.",
-                name,
-                extra={"event": "foreign_server"},
-            )
+    for log in _TALKATIVE_LOGS:
+        logging.getLogger(log).addFilter(_hide_queries)
 
 
 def _hide_queries(record: logging.LogRecord) -> bool:

@@ -6,6 +6,7 @@ The class extends daphne's WebRequest, by the names of compat.py.
 
 import asyncio
 import logging
+import sys
 from collections.abc import Iterable, Sequence
 from io import BytesIO
 from tempfile import SpooledTemporaryFile
@@ -16,6 +17,7 @@ from django.conf import settings
 
 from connections.asgi import Message
 from connections.net.addresses import find_source
+from connections.net.headers import keep_content_headers, require_status
 from connections.node.health import find_probe
 from connections.server.admission import Refusal
 from connections.server.compat import DaphneRequest, has_response_started
@@ -209,13 +211,15 @@ class HttpRequest(DaphneRequest):
         After the end events are ignored, because the application may not know of it.
 
         Raises:
-            ValueError: the event is invalid, or not allowed in this state.
+            TypeError, ValueError: the event is invalid, or not allowed in this state.
         """
         if self.finished or self.channel is None:
             # An application that keeps sending must not block the loop.
             await asyncio.sleep(0)
             return
-        if message["type"] == "http.response.body" and self._has_no_body():
+        if message["type"] == "http.response.start":
+            message = self._complete_start(message)
+        elif message["type"] == "http.response.body" and self._has_no_body():
             message = {**message, "body": b""}
         await self.server.handle_reply(self, message)
         if self.finished or self.channel is None:
@@ -223,6 +227,21 @@ class HttpRequest(DaphneRequest):
         self._owing_since = None
         await self.channel.wait_until_writable()
         self._owing_since = self.server.timers.time()
+
+    def _complete_start(self, message: Message) -> Message:
+        """
+        Check http.response.start; its Connection: close ends the connection.
+
+        Raises:
+            TypeError, ValueError: as require_status() and keep_content_headers().
+        """
+        require_status(message.get("status"))
+        own = list(message.get("headers") or ())
+        headers = keep_content_headers(own)
+        if any(_asks_to_close(*header) for header in own):
+            self.channel.persistent = False
+            self.responseHeaders.setRawHeaders(b"Connection", [b"close"])
+        return {**message, "headers": headers}
 
     @property
     def has_started(self) -> bool:
@@ -334,8 +353,14 @@ class HttpRequest(DaphneRequest):
         self.channel.loseConnection()
 
 
+def _asks_to_close(name: bytes, value: bytes) -> bool:
+    words = map(bytes.strip, value.lower().split(b","))
+    return name.lower() == b"connection" and b"close" in words
+
+
 def _get_address(address: Any) -> list[Any] | None:
     """Return host and port for the scope; None for a Unix socket."""
     if hasattr(address, "host") and hasattr(address, "port"):
-        return [str(address.host), address.port]
+        # Many connections have the same host: this end's, or that of a proxy.
+        return [sys.intern(str(address.host)), address.port]
     return None

@@ -13,6 +13,7 @@ from connections.net.addresses import (
     is_listed,
     is_passed_on_by_stranger,
 )
+from connections.privacy import show_address
 from connections.server.admission import Refusal
 from connections.units import Clock
 
@@ -95,7 +96,7 @@ class RequestLimits:
             logger.warning(
                 "http.max_requests_per_address does not hold for requests through %s: "
                 "the address of the client is unknown; see trusted_proxies",
-                peer or "a Unix socket",
+                show_address(peer) if peer else "a Unix socket",
                 extra={"event": "request_address_unknown"},
             )
         return None

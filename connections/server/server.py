@@ -17,32 +17,43 @@ from twisted.internet import defer, reactor
 from twisted.internet.endpoints import serverFromString
 
 from connections import close_codes
+from connections.access.source_log import NO_ADDRESS
 from connections.background import BackgroundTasks
 from connections.config.loader import WebSocketConfig, get_config
 from connections.exceptions import UnsharedLimits
 from connections.hub.connection import LiveConnection
-from connections.metrics.counters import LATENCY_EDGES, Histogram
+from connections.metrics.counters import (
+    LATENCY_EDGES,
+    CompressionCounts,
+    Histogram,
+)
 from connections.node.current import get_node
 from connections.node.exclusivity import require_no_older_node, require_shared_limits
 from connections.node.gc import keep_collections_short
 from connections.node.node import Node
 from connections.node.warmup import warm_up
-from connections.pool import get_redis_url
+from connections.pool import choose_pool, get_redis_url
+from connections.privacy import show_peer
 from connections.server.admission import Admission
+from connections.server.application_end import ApplicationEnd
 from connections.server.budget import BufferBudget
 from connections.server.daphne_options import warn_of_ignored
 from connections.server.drain import drain
 from connections.server.file_limit import raise_file_limit
-from connections.server.http import HttpChannel, HttpFactory
+from connections.server.http import HttpChannel
+from connections.server.http_factory import HttpFactory
 from connections.server.process import begin_logging, exit_in_time
 from connections.server.request_limits import RequestLimits
+from connections.server.sockets import is_unix, with_backlog
 from connections.server.timers import CoarseTimers
+from connections.server.transport import WriteBatch
+from connections.server.turns import CallsPerTurn
 from connections.server.websocket.protocol import WebSocketProtocol
 
 logger = get_logger(__name__)
 
-BACKLOG = 2048
-"""The kernel's backlog of connections; daphne's 50 fills up in a storm."""
+_ASGI = {"version": "3.0", "spec_version": "2.4"}
+"""scope["asgi"] of all connections."""
 
 _PATH_CHARACTERS = 500
 """How much of a path the access log shows."""
@@ -67,7 +78,9 @@ class Server(DaphneServer):
         self.config.require_valid()
         warn_of_ignored(options)
         options["proxy_forwarded_address_header"] = None
-        endpoints = [_with_backlog(one) for one in options.pop("endpoints", ())]
+        endpoints = [with_backlog(one) for one in options.pop("endpoints", ())]
+        if any(map(is_unix, endpoints)) and not self.config.trusted_proxies:
+            logger.warning(NO_ADDRESS, extra={"event": "no_client_address"})
         super().__init__(application, endpoints=endpoints, **options)
         loop = get_event_loop()
         self.admission = Admission(self.config, loop.time)
@@ -75,7 +88,9 @@ class Server(DaphneServer):
         self.budget = BufferBudget(self.config.buffers.max_total_bytes)
         self.body_files = BufferBudget(self.config.http.max_total_body_bytes)
         self.round_trips = Histogram(LATENCY_EDGES)
+        self.compression = CompressionCounts()
         self.timers = CoarseTimers(loop)
+        self.write_batch = WriteBatch(loop)
         self.connections: dict[Any, dict[str, Any]] = {}
         """The WebSockets and requests with their details, oldest first."""
 
@@ -86,7 +101,10 @@ class Server(DaphneServer):
         self.ports: list[Any] = []
         self.node: Node | None = None
         self.exit_code = 0
+        self.is_retiring = False
         self.loop = loop
+        self.losses = CallsPerTurn(loop)
+        """The ends of WebSockets whose TCP connection is lost."""
         self.skips_grace = asyncio.Event()
         self._signals = 0
         self.tasks = BackgroundTasks()
@@ -120,7 +138,8 @@ class Server(DaphneServer):
     def run(self) -> None:
         """Serve until a signal or stop(); exit_code holds the result."""
         try:
-            require_shared_limits(self.config, get_redis_url())
+            pool = choose_pool(self.config, get_redis_url())
+            require_shared_limits(self.config, pool)
         except UnsharedLimits as exc:
             logger.error("Not started: %s", exc, extra={"event": "unshared_limits"})
             # daphne's command line reads the first, ours the second.
@@ -180,16 +199,17 @@ class Server(DaphneServer):
 
     def create_application(self, protocol: Any, scope: dict[str, Any]) -> None:
         """Run the application for a connection, which is its receive and send."""
-        scope["asgi"] = {"version": "3.0", "spec_version": "2.4"}
+        scope["asgi"] = _ASGI
         details = self.connections.get(protocol)
         if details is None:
             return
         running = self.application(scope, protocol.receive, protocol.send)
-        task = self.loop.create_task(running)
+        # Without a name each task makes one of its own, and keeps it.
+        task = self.loop.create_task(running, name=scope["type"])
         details["application_instance"] = task
-        task.add_done_callback(partial(self._application_ended, protocol))
+        task.add_done_callback(ApplicationEnd(self, protocol))
 
-    def _application_ended(self, protocol: Any, task: asyncio.Task[None]) -> None:
+    def application_ended(self, protocol: Any, task: asyncio.Task[None]) -> None:
         """Log the exception of an application, and end its connection at once."""
         exception = None if task.cancelled() else task.exception()
         if exception is not None:
@@ -226,17 +246,18 @@ class Server(DaphneServer):
         The path stays encoded: a decoded line break would begin a new line.
         """
         path = quote(str(details.get("path", "")).partition("?")[0])[:_PATH_CHARACTERS]
-        super().log_action(protocol, action, {**details, "path": path})
+        shown = {"path": path, "client": show_peer(details.get("client"))}
+        super().log_action(protocol, action, {**details, **shown})
 
     # The checkers: a failure concerns one connection only
 
     def application_checker(self) -> None:
         """Cancel applications that run too long after their client left."""
+        reactor.callLater(1, self.application_checker)
         latest = self.loop.time() - self.application_close_timeout
         late = [one for one, left_at in self._lingering.items() if left_at < latest]
         is_whole = self._check_each(late, self._cancel_application)
         self._record_step(_APPLICATION_CHECK, is_whole=is_whole)
-        reactor.callLater(1, self.application_checker)
 
     def _record_step(self, name: str, *, is_whole: bool) -> None:
         if is_whole and self.node is not None:
@@ -255,6 +276,7 @@ class Server(DaphneServer):
 
     def timeout_checker(self) -> None:
         """Enforce the timeouts of requests and the lifetime of WebSockets."""
+        reactor.callLater(2, self.timeout_checker)
         old = self._find_old()
         hub = self.node.hub if old and self.node is not None else ()
         by_transport: dict[object, LiveConnection] = {one.transport: one for one in hub}
@@ -272,7 +294,6 @@ class Server(DaphneServer):
         )
         is_whole &= self._check_each(old, end_old)
         self._record_step(_TIMEOUT_CHECK, is_whole=is_whole)
-        reactor.callLater(2, self.timeout_checker)
 
     def _check_each(
         self, protocols: Iterable[Any], check: Callable[[Any], None]
@@ -329,35 +350,39 @@ class Server(DaphneServer):
     def _begin(self) -> None:
         """Start the node once its event loop keeps running."""
         self.node = get_node()
+        self.node.has_own_server = True
         self.node.counters.refused_early = self.admission.refusals
         self.admission.on_refused = self.node.top.record_refused_address
         self.node.counters.refused_requests = self.request_limits.refusals
         self.node.counters.round_trips = self.round_trips
+        self.node.counters.compression = self.compression
         self.node.steps.declare(_APPLICATION_CHECK, 1)
         self.node.steps.declare(_TIMEOUT_CHECK, 2)
-        self._starting = self.tasks.start(
-            self._start_node(self.node), "The start of the node"
+        self._starting = self.tasks.repeat(
+            partial(self._start_node, self.node),
+            "The start of the node",
+            self.config.node.beat_seconds,
         )
         if self.signal_handlers:
             # Twisted's handler ignores every signal after the first.
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, self._take_signal)
 
-    async def _start_node(self, node: Node) -> None:
+    async def _start_node(self, node: Node) -> bool:
         """Start the node, and stop again if an older node appeared meanwhile."""
         await node.start()
         if node.database is None:
-            return
+            return True
         try:
             await require_no_older_node(
-                self.config, get_redis_url(), node.database, node.node_id
+                self.config, node.pool_kind, node.database, node.node_id
             )
         except UnsharedLimits as exc:
-            if self.is_draining:
-                return
-            logger.error("Stopped: %s", exc, extra={"event": "unshared_limits"})
-            self.abort_start, self.exit_code = True, 1
-            reactor.stop()
+            if not self.is_draining:
+                logger.error("Stopped: %s", exc, extra={"event": "unshared_limits"})
+                self.abort_start, self.exit_code = True, 1
+                reactor.stop()
+        return True
 
     def _take_signal(self, number: int, frame: object) -> None:
         reactor.callFromThread(self._stop_by_signal, number)
@@ -375,10 +400,3 @@ class Server(DaphneServer):
                 self.node.skip_grace()
         else:
             os._exit(1)
-
-
-def _with_backlog(endpoint: Any) -> Any:
-    """Return a Twisted endpoint string with a larger backlog."""
-    if isinstance(endpoint, str) and endpoint.startswith(("tcp:", "ssl:")):
-        return endpoint if ":backlog=" in endpoint else f"{endpoint}:backlog={BACKLOG}"
-    return endpoint

@@ -42,8 +42,8 @@ class TlsTransport(Protocol):
     def write(self, data: bytes) -> None:
         self.transport.write(data)
 
-    def gather(self) -> None:
-        """Do nothing: Twisted gathers writes by itself."""
+    def write_now(self, data: bytes) -> None:
+        self.transport.write(data)
 
     def pause_reading(self) -> None:
         self.transport.pauseProducing()

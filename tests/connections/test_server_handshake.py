@@ -43,8 +43,6 @@ def test_the_scope_has_what_the_request_says() -> None:
         ({"method": b"POST"}, 400),
         ({"version": b"HTTP/1.0"}, 400),
         ({"uri": "/é".encode()}, 400),
-        ({"headers": {b"Host": []}}, 400),
-        ({"headers": {b"Host": [b"a", b"b"]}}, 400),
         ({"headers": {b"Connection": [b"close"]}}, 400),
         ({"headers": {b"Sec-Websocket-Version": [b"8"]}}, 426),
         ({"headers": {b"Sec-Websocket-Version": []}}, 426),
@@ -88,6 +86,29 @@ def test_a_refusal_is_a_whole_response() -> None:
     assert "Content-Length: 4" in head.splitlines()
     assert "Connection: close" in head.splitlines()
     assert body == "why\n"
+
+
+@pytest.mark.parametrize("name", [b"Transfer-Encoding", b"connection", b"Upgrade"])
+def test_headers_about_the_connection_of_a_denial_are_the_servers(name: bytes) -> None:
+    head = build_denial_head(403, [(name, b"chunked"), (b"X-Why", b"chunked")], 3)
+    assert head.count(b"chunked") == 1
+    assert head.count(b"Connection: close\r\n") == 1
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [(b"Content-Length", b"x")],
+        [(b"Content-Length", b"3"), (b"content-length", b"3")],
+        [(b"x y", b"v")],
+        [(b"x", b"a\r\nb")],
+        [(b"x", None)],
+        [(None, b"v")],
+    ],
+)
+def test_a_denial_with_wrong_headers_is_an_error(headers: Any) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        build_denial_head(403, headers, 3)
 
 
 def test_the_length_of_a_denial_is_given_once_and_only_when_known() -> None:

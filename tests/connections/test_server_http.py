@@ -21,9 +21,10 @@ END = b"0\r\n\r\n"
 class Application:
     """Reads each body, then sends the parts of the response."""
 
-    def __init__(self, *parts: bytes, status: int = 200) -> None:
+    def __init__(self, *parts: bytes, status: int = 200, headers: Any = ()) -> None:
         self.parts = parts or (b"",)
         self.status = status
+        self.headers = headers
         self.bodies: list[bytes] = []
         self.events: list[str] = []
         self.sent_parts = 0
@@ -39,7 +40,7 @@ class Application:
             has_more = event["more_body"]
         self.bodies.append(body)
         start = {"type": "http.response.start", "status": self.status}
-        await send({**start, "headers": []})
+        await send({**start, "headers": self.headers})
         for part in self.parts[:-1]:
             await send({"type": "http.response.body", "body": part, "more_body": True})
             self.sent_parts += 1
@@ -67,6 +68,26 @@ def count_files() -> int:
         except FileNotFoundError:
             continue
     return sum(target.endswith("(deleted)") for target in targets)
+
+
+@pytest.mark.parametrize(
+    ("cookies", "status"),
+    [
+        ([b'a="\\000"'], 400),
+        ([b"a=b", b"c=\0"], 400),
+        ([b"a=" + b"\\" * 101], 400),
+        ([b"a=" + b"\\" * 60] * 2, 400),
+        ([b"a=" + b"\\" * 50] * 2, 200),
+        ([b'a="b\\001"'], 200),
+    ],
+)
+async def test_cookies_that_django_cannot_read_are_refused(
+    cookies: list[bytes], status: int
+) -> None:
+    lines = b"".join(b"Cookie: %b\r\n" % one for one in cookies)
+    async with Peer(Application()) as peer:
+        await peer.send(b"GET / HTTP/1.1\r\nHost: x\r\n" + lines + b"\r\n")
+        assert (await peer.read()).startswith(b"HTTP/1.1 %d " % status)
 
 
 # Uploads
@@ -399,6 +420,71 @@ async def test_a_response_without_a_body_has_none(method: bytes, status: int) ->
             assert answer.startswith(b"HTTP/1.1 %d" % status)
             assert answer.endswith(b"\r\n\r\n")
             assert b"two" not in answer
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Transfer-Encoding", "upgrade", "Keep-Alive", "TE", "Trailer", "connection"],
+)
+async def test_headers_about_the_connection_are_the_servers(name: str) -> None:
+    """A second framing would end the response elsewhere for a client or a proxy."""
+    own = [(name.encode(), b"chunked"), (b"Content-Length", b"3"), (b"X-A", b"chunked")]
+    async with Peer(Application(b"one", headers=own)) as peer:
+        for _ in range(2):
+            await peer.send(GET)
+            head, _, body = (await peer.read()).partition(b"\r\n\r\n")
+            assert head.count(b"chunked") == 1
+            assert body == b"one"
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ([(b"x name", b"v")], 200),
+        ([(b"", b"v")], 200),
+        ([(b"x:", b"v")], 200),
+        ([(b"x\r\nset-cookie", b"v")], 200),
+        ([(b"x", b"a\r\nset-cookie: b")], 200),
+        ([(b"x", b"a\nb")], 200),
+        ([(b"x", b"a\0b")], 200),
+        ([(b"x", 5)], 200),
+        ([("x", b"v")], 200),
+        ([(None, b"v")], 200),
+        ([(b"x",)], 200),
+        ([(b"Content-Length", b"5"), (b"content-length", b"6")], 200),
+        ([(b"Content-Length", b"-1")], 200),
+        ([(b"Content-Length", b"+5")], 200),
+        ([(b"Content-Length", b"5, 5")], 200),
+        (5, 200),
+        ([], 101),
+        ([], 100),
+        ([], 99999),
+        ([], "200"),
+        ([], None),
+    ],
+)
+async def test_a_response_that_may_not_be_sent_is_500(
+    headers: Any, status: Any
+) -> None:
+    application = Application(b"one", status=status, headers=headers)
+    async with Peer(application) as peer:
+        await peer.send(GET)
+        answer = await peer.read()
+    assert answer.startswith(b"HTTP/1.1 500 ")
+    assert b"cookie" not in answer.lower()
+
+
+@pytest.mark.parametrize("value", [b"close", b"Keep-Alive, Close"])
+async def test_an_application_may_close_the_connection_after_its_response(
+    value: bytes,
+) -> None:
+    own = [(b"Connection", value), (b"Content-Length", b"3")]
+    async with Peer(Application(b"one", headers=own)) as peer:
+        await peer.send(GET)
+        answer = await peer.read()
+        assert answer.lower().count(b"\r\nconnection: close\r\n") == 1
+        assert answer.endswith(b"one")
+        assert not peer.is_connected
 
 
 async def test_requests_in_a_pipeline_are_answered_in_their_order() -> None:

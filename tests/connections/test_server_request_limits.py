@@ -140,7 +140,10 @@ async def test_an_upload_counts_when_it_is_complete() -> None:
         assert (await late.read()).startswith(b"HTTP/1.1 429")
 
 
-async def test_probes_are_answered_beyond_the_bounds(configuration: Any) -> None:
+@pytest.mark.parametrize("target", [b"/ops/livez", b"http://one.example/ops/livez"])
+async def test_probes_are_answered_beyond_the_bounds(
+    configuration: Any, target: bytes
+) -> None:
     configuration.ROOT_URLCONF = (path("ops/", include("connections.urls")),)
     application = Waiting()
     async with AsyncExitStack() as stack:
@@ -148,7 +151,7 @@ async def test_probes_are_answered_beyond_the_bounds(configuration: Any) -> None
         for _ in range(2):
             assert await crowd.ask("192.0.2.1") is None
         probe = await crowd.connect()
-        await probe.send(b"GET /ops/livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        await probe.send(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % target)
         assert await probe.read() == b"", "this application answers when told"
         application.is_to_answer.set()
         assert (await probe.read()).startswith(b"HTTP/1.1 200")

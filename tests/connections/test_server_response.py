@@ -1,3 +1,5 @@
+from http import HTTPStatus
+
 import pytest
 
 from connections import close_codes
@@ -42,6 +44,30 @@ def test_a_denial_in_parts_ends_with_the_connection() -> None:
 def test_a_body_needs_a_start() -> None:
     with pytest.raises(ValueError, match="without its start"):
         Opening(read()).deny(body(b"no"))
+
+
+@pytest.mark.parametrize("status", ["200", None, True, 101, 100, 199, 600, 99999, 40.3])
+def test_a_denial_has_the_status_of_a_final_response(status: object) -> None:
+    """After 101 a proxy would take the connection for an open WebSocket."""
+    opening = Opening(read())
+    with pytest.raises(ValueError, match="200 to 599"):
+        opening.begin_denial({**START, "status": status})
+    assert opening.refuse(500, "an error").startswith(b"HTTP/1.1 500")
+
+
+@pytest.mark.parametrize("status", [HTTPStatus.FORBIDDEN, 403])
+def test_a_status_may_be_of_the_enumeration(status: int) -> None:
+    opening = Opening(read())
+    opening.begin_denial({**START, "status": status})
+    assert opening.deny(body(b"no")).startswith(b"HTTP/1.1 403 Forbidden\r\n")
+
+
+def test_a_denial_that_cannot_be_sent_leaves_room_for_the_refusal() -> None:
+    opening = Opening(read())
+    opening.begin_denial(START)
+    with pytest.raises(TypeError, match="is bytes"):
+        opening.deny({**body(b""), "body": "text"})
+    assert opening.refuse(500, "an error").startswith(b"HTTP/1.1 500")
 
 
 def test_a_refusal_does_not_mix_with_a_denial_under_way() -> None:

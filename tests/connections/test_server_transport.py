@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from connections.server.transport import SocketTransport
+from connections.server.transport import SocketTransport, WriteBatch
 
 
 class Listener:
@@ -34,13 +34,14 @@ class Listener:
 class Pair:
     """A line, who listens to it, and the client's end."""
 
-    def __init__(self) -> None:
+    def __init__(self, batch: WriteBatch | None = None) -> None:
         self.client, server = socket.socketpair()
         self.client.setblocking(False)
         server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         self.listener = Listener()
         self._loop = asyncio.get_running_loop()
-        self.line = SocketTransport(server, self.listener, self._loop)
+        self.batch = batch or WriteBatch(self._loop)
+        self.line = SocketTransport(server, self.listener, self._loop, self.batch)
 
     async def send(self, data: bytes) -> None:
         await self._loop.sock_sendall(self.client, data)
@@ -76,7 +77,6 @@ async def test_bytes_go_both_ways(pair: Pair) -> None:
     await pair.send(b"there")
     assert pair.listener.received == b"there"
     pair.line.write(b"and back")
-    assert pair.line.unsent_bytes == 0
     assert await pair.read(8) == b"and back"
 
 
@@ -92,40 +92,93 @@ async def test_what_the_kernel_does_not_take_waits_in_order(pair: Pair) -> None:
     assert pair.listener.drained == 1
 
 
-async def test_what_is_gathered_leaves_together_at_the_end_of_the_turn(
-    pair: Pair,
-) -> None:
-    pair.line.gather()
-    pair.line.gather()
+async def test_frames_of_one_iteration_leave_together_at_its_end(pair: Pair) -> None:
     for part in (b"ack ", b"and ", b"entry"):
         pair.line.write(part)
-    assert pair.line.unsent_bytes == 13
     with pytest.raises(BlockingIOError):
         pair.client.recv(100)
     await pair.turn()
     assert pair.client.recv(100) == b"ack and entry"
     assert (pair.line.unsent_bytes, pair.listener.drained) == (0, 1)
+
+
+async def test_one_short_frame_waits_for_those_of_other_connections(
+    pair: Pair,
+) -> None:
+    """It is not counted as unsent: no other frame waits for it."""
     pair.line.write(b"by itself")
-    assert pair.client.recv(100) == b"by itself"
-
-
-async def test_gathering_ends_where_it_becomes_much(pair: Pair) -> None:
-    pair.line.gather()
-    pair.line.write(b"a" * 70_000)
-    assert len(pair.client.recv(100)) == 100
-    pair.line.write(b"b" * 300_000)
-    assert await pair.read(369_900) == b"a" * 69_900 + b"b" * 300_000
+    with pytest.raises(BlockingIOError):
+        pair.client.recv(100)
+    assert (pair.line.unsent_bytes, pair.line.unconfirmed_bytes) == (0, 9)
     await pair.turn()
-    assert (pair.line.unsent_bytes, pair.listener.drained) == (0, 1)
+    assert pair.client.recv(100) == b"by itself"
+    assert pair.listener.drained == 0
 
 
-async def test_what_is_gathered_is_sent_before_the_end(pair: Pair) -> None:
-    pair.line.gather()
-    pair.line.write(b"the last")
+async def test_a_long_frame_leaves_at_once_behind_those_before(pair: Pair) -> None:
+    pair.line.write(b"a" * 20_000)
+    assert len(pair.client.recv(100)) == 100
+    assert await pair.read(19_900) == b"a" * 19_900
+    await pair.turn()
+    pair.line.write(b"before ")
+    pair.line.write(b"b" * 70_000)
+    assert pair.client.recv(7) == b"before "
+    pair.line.write(b"c" * 300_000)
+    assert await pair.read(370_000) == b"b" * 70_000 + b"c" * 300_000
+    await pair.turn()
+    assert pair.line.unsent_bytes == 0
+
+
+async def test_a_shared_frame_leaves_at_once_and_in_order(pair: Pair) -> None:
+    """It is one of many: their system calls follow each other already."""
+    pair.line.write_now(b"shared")
+    assert pair.client.recv(100) == b"shared"
+    pair.line.write(b"before ")
+    pair.line.write_now(b"after")
+    await pair.turn()
+    assert pair.client.recv(100) == b"before after"
     pair.line.close()
+    pair.line.write_now(b"too late")
+    assert await pair.read(100) == b""
+
+
+async def test_a_full_batch_leaves_at_once(pair: Pair) -> None:
+    others = [Pair(pair.batch) for _ in range(99)]
+    pair.line.write(b"first")
+    for other in others[:-1]:
+        other.line.write(b"x")
+    with pytest.raises(BlockingIOError):
+        pair.client.recv(100)
+    others[-1].line.write(b"x")
+    assert pair.client.recv(100) == b"first"
+    for other in others:
+        assert other.client.recv(100) == b"x"
+        other.line.abort()
+        other.client.close()
+    await pair.turn()
+
+
+@pytest.mark.parametrize("parts", [(b"the last",), (b"the ", b"last")])
+@pytest.mark.parametrize("end", ["close", "close_sending", "leave"])
+async def test_what_is_deferred_is_sent_before_the_end(
+    pair: Pair, parts: tuple[bytes, ...], end: str
+) -> None:
+    for part in parts:
+        pair.line.write(part)
+    if end == "leave":
+        pair.client.shutdown(socket.SHUT_WR)
+    else:
+        getattr(pair.line, end)()
     assert await pair.read(100) == b"the last"
+    assert pair.listener.lost == (end != "close_sending")
+
+
+async def test_an_abort_drops_what_is_deferred(pair: Pair) -> None:
+    pair.line.write(b"x")
+    pair.line.abort()
+    await pair.turn()
+    assert pair.line.unconfirmed_bytes == 0
     assert pair.listener.lost == 1
-    pair.line.gather()
 
 
 async def test_a_paused_line_leaves_bytes_to_the_kernel(pair: Pair) -> None:

@@ -11,10 +11,11 @@ tests compare it with `websockets` on arbitrary streams.
 
 import codecs
 from enum import IntEnum
-from typing import Any
+from typing import Any, Protocol
 
 from connections import close_codes
 from connections.exceptions import ProtocolViolation
+from connections.layers.prepared_message import PreparedMessage
 from connections.server.compat import find_mask_function
 
 
@@ -54,6 +55,9 @@ CLOSE, PING, PONG, FRAGMENT = (
 
 _FIN = 0x80
 _RESERVED = 0x70
+DEFLATED = 0x40
+"""RSV1 of the first frame: the message is compressed (RFC 7692, section 6)."""
+
 _MASKED = 0x80
 _MAX_CONTROL_BYTES = 125
 _WHOLE_TEXT = _FIN | TEXT
@@ -66,26 +70,42 @@ size of a fragment.
 """
 
 
+class MessageInflater(Protocol):
+    """Inflates compressed messages (deflate.py)."""
+
+    compressed_bytes: int
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory that a message under way holds."""
+
+    def inflate(self, payload: bytes, *, is_final: bool) -> bytes:
+        """Return the inflated bytes of a frame."""
+
+
 class FrameReader:
     """
     Turns the bytes of a client into messages and control frames.
 
     feed() takes received bytes, next_event() returns one event after another. It
-    never holds more than one message of max_message_size and one read.
+    never holds more than one message of max_message_size and one read. With an
+    inflater it takes compressed messages too.
     """
 
     __slots__ = (
         "_buffer",
         "_decoder",
-        "_max_message_size",
+        "_is_deflated",
         "_message",
         "_needed",
         "_opcode",
         "_position",
+        "inflater",
+        "max_message_size",
     )
 
     def __init__(self, max_message_size: int) -> None:
-        self._max_message_size = max_message_size
+        self.max_message_size = max_message_size
         self._buffer: bytes | bytearray = b""
         self._position = 0
         # The bytes from _position on that the next step needs at least. Bytes that
@@ -94,12 +114,15 @@ class FrameReader:
         # The fragments of an incomplete message.
         self._opcode: Opcode | None = None
         self._message = bytearray()
+        self._is_deflated = False
+        self.inflater: MessageInflater | None = None
         self._decoder: codecs.IncrementalDecoder | None = None
 
     @property
     def held_bytes(self) -> int:
         """How many bytes wait for the rest of their frame or message."""
-        return len(self._buffer) - self._position + len(self._message)
+        held = len(self._buffer) - self._position + len(self._message)
+        return held + self.inflater.held_bytes if self.inflater else held
 
     @property
     def is_within_message(self) -> bool:
@@ -131,7 +154,7 @@ class FrameReader:
             not 0 <= size < 126
             or received[0] != _WHOLE_TEXT
             or received[1] != _MASKED | size
-            or size > self._max_message_size
+            or size > self.max_message_size
             or self._opcode is not None
             or len(self._buffer) > self._position
         ):
@@ -162,7 +185,7 @@ class FrameReader:
             first == _FIN | TEXT
             and second & _MASKED
             and self._opcode is None
-            and size <= self._max_message_size
+            and size <= self.max_message_size
         )
         if not is_plain:
             # Before any payload has arrived: a refused frame is never held.
@@ -185,7 +208,9 @@ class FrameReader:
     def _check_header(self, first: int, second: int, size: int) -> None:
         """Raise ProtocolViolation for an invalid header."""
         opcode = first & 0x0F
-        if first & _RESERVED:
+        reserved = first & _RESERVED
+        begins_deflated = reserved == DEFLATED and opcode in (TEXT, BINARY)
+        if reserved and not (begins_deflated and self.inflater is not None):
             raise ProtocolViolation(1002, "reserved bits are set")
         if not second & _MASKED:
             raise ProtocolViolation(1002, "a frame is not masked")
@@ -203,7 +228,11 @@ class FrameReader:
             raise ProtocolViolation(1002, "a continuation of nothing")
         if opcode != CONTINUATION and self._opcode is not None:
             raise ProtocolViolation(1002, "a message within a message")
-        if len(self._message) + size > self._max_message_size:
+        held, most = len(self._message), self.max_message_size
+        if self.inflater is not None and (begins_deflated or self._is_deflated):
+            # Bytes that cannot be compressed grow a little.
+            held, most = self.inflater.compressed_bytes, most + most // 8 + 1024
+        if held + size > most:
             raise ProtocolViolation(1009, "a message is too big")
 
     def _take(self, first: int, payload: bytes) -> Event:
@@ -211,10 +240,16 @@ class FrameReader:
         opcode = first & 0x0F
         if opcode >= CLOSE:
             return Opcode(opcode), bytes(payload)
-        is_final = first & _FIN
+        is_final, size = bool(first & _FIN), len(payload)
+        if first & DEFLATED:
+            self._is_deflated = True
+        if self._is_deflated and self.inflater is not None:
+            payload = self.inflater.inflate(payload, is_final=is_final)
+            self._is_deflated = not is_final
         if self._opcode is None:
             if is_final:
-                return (BINARY, bytes(payload))
+                is_text = opcode == TEXT
+                return (TEXT, _decode(payload)) if is_text else (BINARY, bytes(payload))
             self._opcode = Opcode(opcode)
             if opcode == TEXT:
                 self._decoder = codecs.getincrementaldecoder("utf-8")()
@@ -222,11 +257,11 @@ class FrameReader:
         if self._decoder is not None:
             # Invalid UTF-8 is refused at the fragment that holds it.
             try:
-                self._decoder.decode(payload, final=bool(is_final))
+                self._decoder.decode(payload, final=is_final)
             except UnicodeDecodeError as exc:
                 raise ProtocolViolation(1007, "a text is not UTF-8") from exc
         if not is_final:
-            return FRAGMENT, len(payload)
+            return FRAGMENT, size
         whole = self._opcode
         message, self._message = bytes(self._message), bytearray()
         self._opcode = self._decoder = None
@@ -256,6 +291,11 @@ def build_text(text: str) -> bytes:
     if len(payload) < 126:
         return _SHORT_TEXTS[len(payload)] + payload
     return build_frame(TEXT, payload)
+
+
+def build_prepared(message: PreparedMessage) -> bytes:
+    """Return the frame of a message to many clients, as of one to a single client."""
+    return build_frame(TEXT if message.is_text else BINARY, message.payload)
 
 
 def build_close(code: int, reason: str) -> bytes:

@@ -9,10 +9,20 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote
 
-from connections.net.headers import require_header
+from connections.net.headers import keep_content_headers, require_header
 from connections.server.compat import HEADER_NAME_RE, INVALID_HEADER_VALUE_BYTES
 
 Header = tuple[bytes, bytes]
+
+_COMMON = (
+    *(b"accept", b"accept-encoding", b"accept-language", b"authorization"),
+    *(b"cache-control", b"connection", b"cookie", b"host", b"origin", b"pragma"),
+    *(b"sec-websocket-extensions", b"sec-websocket-key", b"sec-websocket-protocol"),
+    *(b"sec-websocket-version", b"upgrade", b"user-agent", b"x-forwarded-for"),
+    *(b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip"),
+)
+_NAMES = {name: name for name in _COMMON}
+"""Names of headers that all handshakes share: a scope holds them for long."""
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
@@ -72,12 +82,16 @@ def read_handshake(
     is_secure: bool = False,
 ) -> Handshake:
     """
-    Return the handshake in an HTTP request.
+    Return the handshake in an HTTP request with one Host header.
 
     Raises:
         BadHandshake: the request is no handshake of version 13.
     """
-    headers = [(name.lower(), value) for name, values in raw for value in values]
+    headers = [
+        (_NAMES.get(lower := name.lower(), lower), value)
+        for name, values in raw
+        for value in values
+    ]
     for name, value in headers:
         if not HEADER_NAME_RE.fullmatch(name):
             raise BadHandshake(400, "a header's name is not valid")
@@ -95,11 +109,9 @@ def read_handshake(
         raise BadHandshake(400, "the path is not ASCII")
     if method != b"GET" or version != b"HTTP/1.1":
         raise BadHandshake(400, "a WebSocket opens with GET and HTTP/1.1")
-    if len(_get_all(headers, b"host")) != 1:
-        raise BadHandshake(400, "there must be one Host header")
     if "upgrade" not in _read_list(headers, b"connection", lower=True):
         raise BadHandshake(400, "the Connection header does not say upgrade")
-    if _get_all(headers, b"sec-websocket-version") != [b"13"]:
+    if get_all(headers, b"sec-websocket-version") != [b"13"]:
         version_header = (b"Sec-WebSocket-Version", b"13")
         raise BadHandshake(426, "the version must be 13", [version_header])
     subprotocols = _read_list(headers, b"sec-websocket-protocol")
@@ -111,7 +123,7 @@ def read_handshake(
         raw_path=raw_path,
         query_string=query_string,
         headers=headers,
-        accept_key=_answer_key(_get_all(headers, b"sec-websocket-key")),
+        accept_key=_answer_key(get_all(headers, b"sec-websocket-key")),
         subprotocols=subprotocols,
         client=client,
         local=local,
@@ -120,7 +132,10 @@ def read_handshake(
 
 
 def build_acceptance(
-    handshake: Handshake, subprotocol: str | None, extra: Sequence[Header]
+    handshake: Handshake,
+    subprotocol: str | None,
+    extra: Sequence[Header],
+    extensions: bytes | None = None,
 ) -> bytes:
     """
     Return the response that opens the WebSocket.
@@ -140,6 +155,8 @@ def build_acceptance(
                 f"the client did not offer the subprotocol {subprotocol!r}"
             )
         headers.append((b"Sec-WebSocket-Protocol", subprotocol.encode("ascii")))
+    if extensions is not None:
+        headers.append((b"Sec-WebSocket-Extensions", extensions))
     return build_response_head(101, [*headers, *extra])
 
 
@@ -161,10 +178,10 @@ def build_denial_head(
     Return the head of an application's own refusal; the connection closes after it.
 
     Raises:
-        ValueError: as build_response_head().
+        TypeError, ValueError: as keep_content_headers().
     """
     extra = [(b"Connection", b"close")]
-    headers = list(headers)
+    headers = keep_content_headers(headers)
     has_length = any(name.lower() == b"content-length" for name, _ in headers)
     if body_bytes is not None and not has_length:
         extra.append((b"Content-Length", str(body_bytes).encode()))
@@ -199,13 +216,14 @@ def _answer_key(keys: list[bytes]) -> bytes:
     return base64.b64encode(hashlib.sha1(keys[0] + _GUID).digest())
 
 
-def _get_all(headers: Sequence[Header], name: bytes) -> list[bytes]:
+def get_all(headers: Sequence[Header], name: bytes) -> list[bytes]:
+    """Return the values of all headers of a name in lower case."""
     return [value for key, value in headers if key == name]
 
 
 def _read_list(
     headers: Sequence[Header], name: bytes, *, lower: bool = False
 ) -> list[str]:
-    text = b",".join(_get_all(headers, name)).decode("latin-1")
+    text = b",".join(get_all(headers, name)).decode("latin-1")
     text = text.lower() if lower else text
     return [part.strip() for part in text.split(",") if part.strip()]

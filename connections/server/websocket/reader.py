@@ -99,6 +99,16 @@ class Inbound:
         """How many bytes wait for the consumer or for the rest of their message."""
         return self.queue.held_bytes + self._reader.held_bytes
 
+    @property
+    def max_message_size(self) -> int:
+        """The largest message that passes."""
+        return self._reader.max_message_size
+
+    def allow_message_size(self, size_bytes: int) -> None:
+        """Let messages up to a size pass, before the first one is read."""
+        reader = self._reader
+        reader.max_message_size = max(reader.max_message_size, size_bytes)
+
     def has_moved(self, since: float) -> bool:
         """Return True if a pong may wait behind bytes that came since, or unread."""
         if self._is_paused:
@@ -121,8 +131,9 @@ class Inbound:
         elif not self._is_paused:
             self._read()
 
-    def open(self) -> None:
+    def open(self, inflater: frames.MessageInflater | None) -> None:
         """Start parsing messages, also those that arrived before the answer."""
+        self._reader.inflater = inflater
         self._mode = _Mode.OPEN
         if self._is_paused or self._reader.held_bytes:
             self._loop.call_soon(self._resume)

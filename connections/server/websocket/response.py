@@ -7,12 +7,16 @@ from typing import Any
 from connections import close_codes
 from connections.asgi import Message
 from connections.close_codes import CloseReason
+from connections.config.sections import CompressionConfig
+from connections.net.headers import require_status
+from connections.server.websocket.deflate import Agreement, negotiate
 from connections.server.websocket.handshake import (
     Handshake,
     Header,
     build_acceptance,
     build_denial_head,
     build_refusal,
+    get_all,
 )
 
 
@@ -72,7 +76,12 @@ class Opening:
             "client": ":".join(map(str, client)) if client else None,
         }
 
-    def accept(self, message: Message) -> bytes:
+    def negotiate(self, config: CompressionConfig) -> Agreement | None:
+        """Return the agreement on compression, or None."""
+        offers = get_all(self.handshake.headers, b"sec-websocket-extensions")
+        return negotiate(offers, config) if offers else None
+
+    def accept(self, message: Message, agreement: Agreement | None) -> bytes:
         """
         Return the response to websocket.accept.
 
@@ -80,10 +89,21 @@ class Opening:
             ValueError: as build_acceptance().
         """
         headers = message.get("headers") or ()
-        return build_acceptance(self.handshake, message.get("subprotocol"), headers)
+        return build_acceptance(
+            self.handshake,
+            message.get("subprotocol"),
+            headers,
+            agreement.response if agreement is not None else None,
+        )
 
     def begin_denial(self, message: Message) -> None:
-        """Keep websocket.http.response.start until its body comes."""
+        """
+        Keep websocket.http.response.start until its body comes.
+
+        Raises:
+            ValueError: its status is none of a final response.
+        """
+        require_status(message.get("status"))
         self._denial = message
 
     def deny(self, message: Message) -> bytes:
@@ -91,11 +111,14 @@ class Opening:
         Return the bytes that websocket.http.response.body adds.
 
         Raises:
+            TypeError: the body is not bytes, or a header is not.
             ValueError: there was no start, or its headers are invalid.
         """
         if self._denial is None:
             raise ValueError(f"{message['type']} without its start")
-        body: bytes = message.get("body") or b""
+        body = message.get("body") or b""
+        if not isinstance(body, bytes):
+            raise TypeError(f"the body of a denial is bytes, not {body!r:.40}")
         if self._is_head_sent:
             return body
         whole_bytes = None if message.get("more_body") else len(body)

@@ -79,13 +79,20 @@ class SendBuffer:
             or self.is_closed
         )
 
-    def write(self, frame: bytes) -> None:
-        """Send now; too many waiting bytes end the connection."""
+    def write(self, frame: bytes, *, is_shared: bool = False) -> None:
+        """
+        Send a frame; too many waiting bytes end the connection.
+
+        A shared one is sent at once: those of other connections are sent after it.
+        """
         if self.is_closed:
             return
         transport = self._transport
         waiting_bytes = transport.unsent_bytes
-        transport.write(frame)
+        if is_shared:
+            transport.write_now(frame)
+        else:
+            transport.write(frame)
         self._written_bytes += len(frame)
         if waiting_bytes + len(frame) <= self._high_water:
             return
