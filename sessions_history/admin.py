@@ -5,13 +5,13 @@ from typing import Any
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
-from django.urls import reverse
 from django.utils.html import format_html
-from django.utils.safestring import SafeString
 
 from connections.admin.read_only import ReadOnlyAdmin
 from connections.admin.user_search import UserSearch
 from connections.config.loader import get_config
+from connections.dashboard.charts.scales import NOTHING
+from connections.dashboard.sites import linking_within, make_page_url
 from connections.models.prefix import starts_with
 from sessions_history.entries import merge_chunks
 from sessions_history.models import HistoryEntry, Session
@@ -61,8 +61,11 @@ class SessionAdmin(UserSearch, _LogAdmin):
     readonly_fields = ("entries",)
 
     @admin.display(description="entries")
-    def entries(self, session: Session) -> SafeString:
-        url = reverse("admin:sessions_history_historyentry_changelist")
+    def entries(self, session: Session) -> str:
+        with linking_within(self.admin_site.name):
+            url = make_page_url("sessions_history_historyentry_changelist")
+        if not url:
+            return NOTHING
         return format_html(
             '<a href="{}?session__session_id__exact={}">entries</a>',
             url,

@@ -7,7 +7,9 @@ class SessionsHistoryConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from sessions_history import checks, pruning
+        from sessions_history import api, checks, personal_data, pruning
 
+        api.register()
         checks.register()
+        personal_data.register()
         pruning.register()

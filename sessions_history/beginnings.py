@@ -2,13 +2,16 @@
 
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 
+from django.db import transaction
 from django.utils import timezone
 
-from connections.models.alias import atomic, get_connection
+from connections.models.alias import atomic, get_alias, get_connection
 from sessions_history.exceptions import SessionNotFound, TooManySessions
 from sessions_history.models import DeletedSession, Session
 from sessions_history.session_ids import is_recent_id
+from sessions_history.signals import session_created
 
 _SEEN_LATELY_SECONDS = 60
 
@@ -114,8 +117,22 @@ def _insert_below(beginning: Beginning, limit: int) -> bool:
     with connection.cursor() as cursor:
         cursor.execute(f"{sql} ON CONFLICT (session_id) DO NOTHING", values)
         is_inserted = bool(cursor.rowcount)
+    if is_inserted:
+        _send_on_commit(beginning)
     own = Session.objects.filter(session_id=session_id, client_id=client_id)
     return is_inserted or own.exists()
+
+
+def _send_on_commit(beginning: Beginning) -> None:
+    if session_created.is_received:
+        session = Session(
+            session_id=beginning.session_id,
+            client_id=beginning.client_id,
+            user_id=beginning.user_id,
+            epoch=beginning.epoch,
+        )
+        send = partial(session_created.send_soon, [session])
+        transaction.on_commit(send, using=get_alias(), robust=True)
 
 
 def _lock_client(client_id: str) -> None:

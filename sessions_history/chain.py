@@ -1,9 +1,9 @@
 """
 Number the commits of a session, so that a client can name the last one it knows.
 
-Each commit that appends or ends an entry adds a link to the chain of its session:
-the number of the commit and a random tag. The entry keeps the links of its
-append and of its end. A log that went back in time lacks the links that it lost,
+Each commit that appends, resumes or ends an entry adds a link to the chain of its
+session: the number of the commit and a random tag. The entry keeps the link of its
+append and the last two. A log that went back in time lacks the links that it lost,
 however far it has grown since.
 """
 
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Self
 
 MARK_LENGTH = 64
+_KEPT_LINKS = 3
 _MARK = re.compile(r"([0-9]{1,15})-([0-9]{1,15})-([0-9a-f]{12})")
 
 
@@ -51,6 +52,34 @@ class Mark:
 
     def __str__(self) -> str:
         return f"{self.number}-{self.offset}-{self.tag}"
+
+
+def add_link(chain: str, link: str) -> str:
+    """Return the chain of an entry with one link more: the first and the last two."""
+    links = [*chain.split(), link]
+    kept = links if len(links) <= _KEPT_LINKS else [links[0], *links[-2:]]
+    text = " ".join(kept)
+    return text if len(text) <= MARK_LENGTH else f"{links[0]} {link}"
+
+
+def has_link(chain: str, mark: Mark) -> bool:
+    """Return False if an entry lacks the link of a commit that it did not drop."""
+    links = chain.split()
+    if mark.link in links or len(links) < _KEPT_LINKS:
+        return mark.link in links
+    return _number(links[0]) < mark.number < _number(links[-2])
+
+
+def find_resumption(chain: str, *, is_streaming: bool) -> int:
+    """Return the number of the commit that resumed an entry last; 0 if none did."""
+    links = chain.split()
+    if len(links) < (2 if is_streaming else _KEPT_LINKS):
+        return 0
+    return _number(links[-1 if is_streaming else -2])
+
+
+def _number(link: str) -> int:
+    return int(link.partition("-")[0])
 
 
 def is_newer(mark: Mark | None, other: Mark | None) -> bool:

@@ -1,12 +1,12 @@
 """Fold the chunks of entries into their text; this module runs in a database thread."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from django.db.models import Exists, OuterRef, QuerySet
 
 from connections.models.alias import atomic
-from connections.models.sweep import delete_some
+from connections.models.sweep import delete_some, work_on_some
 from sessions_history.entries import merge_chunks
 from sessions_history.models import EntryChunk, HistoryEntry, Session
 
@@ -23,6 +23,16 @@ def delete_chunks(entry_ids: Collection[int]) -> None:
     """Delete the chunks of entries whose text is whole."""
     chunks = EntryChunk.objects.filter(entry__in=entry_ids)
     chunks._raw_delete(chunks.db)
+
+
+def replace(entry_id: int, text: str, owner: str) -> int:
+    """Make a text the only chunk of an entry; return how many chunks it has then."""
+    delete_chunks([entry_id])
+    if text:
+        EntryChunk.objects.bulk_create(
+            [EntryChunk(entry_id=entry_id, sequence=1, text=text, owner=owner)]
+        )
+    return 1 if text else 0
 
 
 def fold(entry_ids: Collection[int]) -> None:
@@ -51,15 +61,19 @@ def fold_left(batch_size: int) -> int:
     A node or a sweeper of the previous release has ended or deleted these entries.
     Returns how many entries were folded and chunks deleted.
     """
+    left = list(_find_left()[: min(batch_size, _ENTRIES_PER_STEP)])
+    folded = work_on_some(left, _fold_some, HistoryEntry.__name__)
+    return folded + delete_some(_find_orphans(), batch_size)
+
+
+def _fold_some(left: Sequence[tuple[int, str]]) -> int:
     with atomic():
-        left = list(_find_left()[: min(batch_size, _ENTRIES_PER_STEP)])
-        if left:
-            # The log locks sessions in the same order.
-            sessions = Session.objects.filter(pk__in={session for _, session in left})
-            list(sessions.select_for_update().order_by("pk").values_list("pk"))
-            entries = HistoryEntry.objects.filter(pk__in=[pk for pk, _ in left])
-            fold(list(entries.values_list("pk", flat=True)))
-    return len(left) + delete_some(_find_orphans(), batch_size)
+        # The log locks sessions in the same order.
+        sessions = Session.objects.filter(pk__in={session for _, session in left})
+        list(sessions.select_for_update().order_by("pk").values_list("pk"))
+        entries = HistoryEntry.objects.filter(pk__in=[pk for pk, _ in left])
+        fold(list(entries.values_list("pk", flat=True)))
+        return len(left)
 
 
 def count_left() -> int:

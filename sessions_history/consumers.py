@@ -4,7 +4,6 @@ import asyncio
 import json
 import logging
 import re
-from urllib.parse import parse_qs
 
 from connections import close_codes
 from connections.asgi import Message, Receive, Send
@@ -14,7 +13,8 @@ from connections.exceptions import (
     InvalidMessage,
     Refused,
 )
-from sessions_history.chain import Mark
+from sessions_history.attached import Attached
+from sessions_history.claims import asks_presence, read_claim
 from sessions_history.entries import Committed
 from sessions_history.exceptions import (
     KeyReused,
@@ -25,32 +25,27 @@ from sessions_history.exceptions import (
     TooManySessions,
     TooManyStreams,
 )
-from sessions_history.log import Attached, SessionLog, get_log
-from sessions_history.reads import Claim
+from sessions_history.log import SessionLog, get_log
+from sessions_history.presence import SessionPresence
 from sessions_history.subscribers import Subscriber
 
 logger = logging.getLogger(__name__)
 
 SUBPROTOCOL = "orchestra.v1"
-NEW = "new"
-"""The word in the path that asks for a new session."""
-
 _MESSAGE_ID = re.compile(r"[A-Za-z0-9_-]{12,80}-[0-9]{1,15}")
 _SESSION_ID = re.compile(r"[0-9a-f]{32}")
-_OFFSET = re.compile(r"[0-9]{1,15}")
-_MAX_OPEN = 100
 _MAX_UNDER_WAY = 32
 """How many messages of one connection may wait for their commit."""
 
 _RETRY_SECONDS = 1
 _TOUCH_SECONDS = 600
-_QUIET_TYPES = ("ping", "refresh")
+_QUIET_TYPES = ("ping", "present", "refresh")
 _LONGEST_QUIET = 20_000
 """A longer message always counts as activity: parsing it only to find out would
 cost too much."""
 
 _MOST_OFFSET = 2**63 - 1
-_PING, _REFRESH = (f'"{kind}"' for kind in _QUIET_TYPES)
+_QUIET_TEXTS = tuple(f'"{kind}"' for kind in _QUIET_TYPES)
 
 
 class SessionConsumer(LimitedJsonConsumer):
@@ -64,6 +59,7 @@ class SessionConsumer(LimitedJsonConsumer):
     _log: SessionLog
     _session_id: str
     _subscriber: Subscriber | None = None
+    _presence: SessionPresence | None = None
     _under_way: set[asyncio.Future[Committed]]
 
     _touched_at = 0.0
@@ -73,22 +69,26 @@ class SessionConsumer(LimitedJsonConsumer):
         try:
             await super().__call__(scope, receive, send)
         finally:
+            if self._presence is not None:
+                self._presence.close()
+                self._presence = None
             if self._subscriber is not None:
-                self._log.detach(self._subscriber)
+                self._log.attached.detach(self._subscriber)
 
     async def connect(self) -> None:
         offered = self.scope.get("subprotocols") or []
         if offered and SUBPROTOCOL not in offered:
             raise Refused(close_codes.PROTOCOL_ERROR)
         try:
-            session_id, claim = _read_claim(self.scope)
+            session_id, claim = read_claim(self.scope)
+            has_presence = asks_presence(self.scope)
         except ValueError as exc:
             raise Refused(close_codes.PROTOCOL_ERROR) from exc
         if session_id is not None and not _SESSION_ID.fullmatch(session_id):
             raise Refused(close_codes.NOT_FOUND)
         self._log = get_log(self.scope["node"])
         try:
-            attached = await self._log.attach(
+            attached = await self._log.attached.attach(
                 session_id,
                 claim,
                 connection=self.connection.live,
@@ -100,8 +100,18 @@ class SessionConsumer(LimitedJsonConsumer):
             raise Refused(close_codes.UNAVAILABLE) from exc
         self._subscriber = attached.subscriber
         self._session_id = attached.position.session_id
+        if has_presence:
+            self._presence = SessionPresence(
+                self._log.typing,
+                session_id=self._session_id,
+                connection=self.connection.live,
+                node=self.scope["node"],
+                send=self.connection.send,
+            )
         await self.accept(SUBPROTOCOL if offered else None)
         await self.send_json(self._make_hello(attached))
+        if self._presence is not None:
+            self._presence.start()
         resumption = attached.resumption
         self.scope["node"].counters.resumes.add(resumption.outcome.value)
         try:
@@ -115,10 +125,14 @@ class SessionConsumer(LimitedJsonConsumer):
             # The client has its hello, and claims the same when it returns.
             self.connection.live.end(close_codes.UNAVAILABLE)
 
+    def presence(self) -> str | None:
+        """Return the room of the session if the client asks who is present."""
+        return self._presence.room if self._presence is not None else None
+
     def is_activity(self, message: Message) -> bool:
         """Return False for heartbeats and refreshes: they keep a dead page alive."""
         text = message.get("text") or ""
-        if len(text) > _LONGEST_QUIET or (_PING not in text and _REFRESH not in text):
+        if len(text) > _LONGEST_QUIET or not any(one in text for one in _QUIET_TEXTS):
             return True
         try:
             content = json.loads(text)
@@ -135,20 +149,31 @@ class SessionConsumer(LimitedJsonConsumer):
             )
         if "data" not in content:
             raise InvalidMessage("invalid_message", "no data", message_id=message_id)
+        wants_answer = content.get("answer", True)
+        if not isinstance(wants_answer, bool):
+            raise InvalidMessage(
+                "invalid_message", "answer: true or false", message_id=message_id
+            )
         while len(self._under_way) >= _MAX_UNDER_WAY:
             await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
+        credential = self.connection.live.credential
         try:
             future = self._log.say(
                 self._session_id,
                 message_id,
                 content["data"],
                 self.connection.client_id,
+                wants_answer=wants_answer,
+                claims=credential.claims if credential is not None else None,
+                metadata=content.get("metadata"),
             )
         except InvalidMessage as exc:
             raise InvalidMessage(exc.code, exc.message, message_id=message_id) from exc
         except (LogFull, TooManyStreams) as exc:
             self._answer(message_id, exc)
             return
+        if self._presence is not None:
+            self._presence.set_typing(is_typing=False)
         self._under_way.add(future)
         began_at = self.scope["node"].clock()
         future.add_done_callback(lambda done: self._settle(message_id, done, began_at))
@@ -161,8 +186,14 @@ class SessionConsumer(LimitedJsonConsumer):
             or not 0 < offset <= _MOST_OFFSET
         ):
             raise InvalidMessage("invalid_message", "offset: a whole number")
+        epoch = content.get("epoch")
+        if not isinstance(epoch, str | None):
+            raise InvalidMessage("invalid_message", "epoch: a text, or none")
+        if epoch is None and self._subscriber is not None:
+            # Clients of the previous release name none.
+            epoch = self._subscriber.tail.epoch
         try:
-            await self._log.cancel(self._session_id, offset)
+            await self._log.cancel(self._session_id, offset, epoch)
         except (StreamEnded, SessionNotFound):
             text = "nothing streams at this offset"
             self._reply_error("not_found", text, offset=offset)
@@ -178,7 +209,7 @@ class SessionConsumer(LimitedJsonConsumer):
         if self._subscriber is None:
             return
         try:
-            await self._log.delete(self._subscriber, self.connection.client_id)
+            await self._log.attached.delete(self._subscriber, self.connection.client_id)
         except DatabaseUnavailable:
             text = "whether it is deleted is unknown; try again"
             self._reply_error("unavailable", text, retry=_RETRY_SECONDS)
@@ -189,6 +220,27 @@ class SessionConsumer(LimitedJsonConsumer):
             json.dumps({"type": "deleted", "session": self._session_id})
         )
         self.connection.live.end(close_codes.NOT_FOUND)
+
+    async def handle_present(self, content: Message) -> None:
+        presence = self._require_presence()
+        await self.connection.send(json.dumps(await presence.describe()))
+
+    async def handle_typing(self, content: Message) -> None:
+        is_typing = content.get("active")
+        if not isinstance(is_typing, bool):
+            raise InvalidMessage("invalid_message", "active: true or false")
+        self._require_presence().set_typing(is_typing=is_typing)
+
+    def _require_presence(self) -> SessionPresence:
+        """
+        Return the presence of this connection.
+
+        Raises:
+            InvalidMessage: the client has not asked for it.
+        """
+        if self._presence is None:
+            raise InvalidMessage("invalid_message", "attach with ?presence=1")
+        return self._presence
 
     async def handle_ping(self, content: Message) -> None:
         if self._subscriber and not self._subscriber.tail.last_offset:
@@ -276,7 +328,7 @@ class SessionConsumer(LimitedJsonConsumer):
         config = self.scope["node"].config
         limits = self.connection.limits
         resumption, position = attached.resumption, attached.position
-        return {
+        hello = {
             "type": "hello",
             "connection": self.connection.id,
             "session": position.session_id,
@@ -297,43 +349,9 @@ class SessionConsumer(LimitedJsonConsumer):
             "heartbeat_seconds": config.ping_interval_seconds,
             "idle_timeout_seconds": limits.idle_timeout_seconds,
         }
+        if self._presence is not None:
+            hello["member"] = self._presence.member
+        return hello
 
     async def _send_text(self, text: str) -> None:
         await self.send(text_data=text)
-
-
-def _read_claim(scope: Message) -> tuple[str | None, Claim]:
-    """
-    Return the session id of a path, None for a new session, and the claim.
-
-    Raises:
-        ValueError: the query is malformed.
-    """
-    session_id: str = scope["url_route"]["kwargs"]["session_id"]
-    if session_id == NEW:
-        return None, Claim()
-    query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
-
-    def read(name: str) -> str | None:
-        values = query.get(name, [])
-        if len(values) > 1:
-            raise ValueError(f"{name} is given twice")
-        return values[0] if values else None
-
-    epoch, offset, open_ = read("epoch"), read("offset"), read("open")
-    # A chain of another release is unknown, and therefore not compared.
-    mark = Mark.parse(read("chain") or "")
-    if (epoch is None) != (offset is None):
-        raise ValueError("epoch and offset belong together")
-    open_offsets = open_.split(",") if open_ else []
-    if len(open_offsets) > _MAX_OPEN:
-        raise ValueError("too many open entries")
-    for text in (*open_offsets, *([offset] if offset else [])):
-        if not _OFFSET.fullmatch(text):
-            raise ValueError("an offset is a whole number")
-    return session_id, Claim(
-        epoch=epoch,
-        offset=int(offset or 0),
-        mark=mark if epoch is not None else None,
-        open_offsets=tuple(map(int, open_offsets)) if epoch is not None else (),
-    )

@@ -1,13 +1,14 @@
 """Define the entries of a session and the requests to its log."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from connections.units import as_utc
 from sessions_history.beginnings import Beginning
-from sessions_history.chain import Mark
+from sessions_history.chain import Mark, find_resumption
 from sessions_history.models import HistoryEntry
 
 State = HistoryEntry.State
@@ -54,6 +55,11 @@ class Entry:
     def mark(self) -> Mark | None:
         """The mark of its last commit; None if the previous release wrote it."""
         return Mark.of_entry(self.offset, self.chain)
+
+    @property
+    def resumption(self) -> int:
+        """The number of the commit that resumed the entry last; 0 if none did."""
+        return find_resumption(self.chain, is_streaming=self.is_streaming)
 
     def to_wire(self, mark: Mark | None = None) -> str:
         """Return the message for the client; `data` is already JSON."""
@@ -110,6 +116,12 @@ class Append:
     """The client whose message begins an answer."""
     beginning: Beginning | None = None
     """The session to insert if it does not exist."""
+    claims: Mapping[str, Any] | None = None
+    """The claims of the client, for the responder; they are not stored."""
+    traceparent: str = ""
+    """The trace of the request, which the work on a streaming entry continues."""
+    metadata: str = ""
+    """The metadata of the message as JSON, for the responder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +140,8 @@ class Rewrite:
     is_owner: bool = True
     chain: str = ""
     """The link of the entry's append, if the writer knows it."""
+    epoch: str = ""
+    """The incarnation of the log that the offset belongs to, if it is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,13 +164,25 @@ class Growth:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Resume:
+    """
+    The wish to go on writing an entry that was interrupted, or that nobody writes.
+
+    It is refused while another owner holds the lease, and once the entry is done.
+    """
+
+    session_id: str
+    offset: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Touch:
     """A connection attached to the session."""
 
     session_id: str
 
 
-Request = Append | Rewrite | Growth | Touch
+Request = Append | Rewrite | Growth | Resume | Touch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,3 +194,9 @@ class Committed:
     entries: tuple[Entry, ...] = ()
     chain: str = ""
     """The links of an entry that was rewritten."""
+    previous: str = ""
+    """The mark of the session's commit before this one, if there was one."""
+    chunks: int = 0
+    """The highest sequence number of the chunks of an entry that was resumed."""
+    is_behind: bool = False
+    """Entries were streaming when these were appended."""

@@ -4,7 +4,11 @@ from connections.exceptions import ConnectionsError
 
 
 class SessionsError(ConnectionsError):
-    """Base class of the errors of this package."""
+    """Base class of the errors of this package; without a text, its docstring."""
+
+    def __str__(self) -> str:
+        first, _, _ = (type(self).__doc__ or "").strip().partition("\n")
+        return super().__str__() or first
 
 
 class SessionNotFound(SessionsError):
@@ -27,6 +31,15 @@ class TooManyStreams(SessionsError):
     """The session, the client or the node has its limit of streaming entries."""
 
 
+class InTransaction(SessionsError):
+    """
+    This thread has a transaction open: write once it is committed.
+
+    SQLite lets one transaction write at a time, and a test that rolls back hides its
+    rows; transaction.on_commit() calls a function after the commit.
+    """
+
+
 class LogFull(SessionsError):
     """More requests wait for the database than a node may keep."""
 
@@ -39,5 +52,48 @@ class ChunksLost(SessionsError):
     """The log lacks the text before a chunk: the database went back in time."""
 
 
+class EntryTooLarge(SessionsError):
+    """The entry is larger than max_message_size."""
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(size, limit)
+        self.size = size
+        self.limit = limit
+
+    def __str__(self) -> str:
+        return (
+            f"the entry has {self.size} bytes, and max_message_size allows {self.limit}"
+        )
+
+
+class StreamBusy(SessionsError):
+    """Another task writes the stream of this key, and renews its lease."""
+
+
+class StreamFinished(SessionsError):
+    """
+    The stream of this key is finished: nothing more is written.
+
+    `state` is that of its entry, "done" or "cancelled", or "trimmed" if the session
+    does not keep the entry any more.
+    """
+
+    def __init__(self, state: str, offset: int) -> None:
+        super().__init__(state, offset)
+        self.state = state
+        self.offset = offset
+
+    def __str__(self) -> str:
+        is_now = f"its entry {self.offset} is {self.state}"
+        return f"the stream of this key is finished: {is_now}"
+
+
 class StreamEnded(SessionsError):
-    """The entry no longer streams: it was cancelled, or its node counts as dead."""
+    """The entry no longer streams: it was cancelled, or its producer counts as dead."""
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(*[reason] if reason else [])
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return f"the stream has ended: {text}" if self.args else text

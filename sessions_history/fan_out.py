@@ -1,42 +1,37 @@
-"""Send committed entries to subscribers: in memory on this node, by Redis elsewhere."""
+"""Send committed entries to subscribers: in memory on this node, by hints elsewhere."""
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from connections.background import BackgroundTasks
+from connections.bus import Bus
 from connections.exceptions import DatabaseUnavailable
 from connections.passes import Passes
-from connections.redis.encryption import get_encryption_keys, make_cipher
+from connections.slices import Slices
 from connections.storage.database import Database
 from sessions_history.beginnings import Beginning
-from sessions_history.chain import Mark, compare
-from sessions_history.entries import Entry
+from sessions_history.chain import Mark, is_newer
+from sessions_history.entries import Committed, Entry
 from sessions_history.epochs import renew_epoch
+from sessions_history.hints import pack, pack_commit, unpack, unpack_commit
 from sessions_history.reads import (
     Position,
-    has_commit,
+    find_resumed,
+    has_commits,
     read_entries_at,
     read_positions,
 )
-from sessions_history.tails import Tail
+from sessions_history.relays import make_relay
+from sessions_history.tails import KnownPosition, Tail
 
 logger = logging.getLogger(__name__)
 
+_SLICE_SECONDS = 0.005
+
 _HINT_CHARACTERS = 32_000
 """Entries larger than this are not sent over Redis; nodes read them."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """What a tail knew before the positions were read: it may move on meanwhile."""
-
-    last_offset: int
-    mark: Mark | None
-    is_provisional: bool
 
 
 class FanOut:
@@ -54,32 +49,43 @@ class FanOut:
         node_id: str,
         redis_url: str | None,
         passes: Passes,
+        bus: Bus | None = None,
     ) -> None:
         self._database = database
         self._passes = passes
         self._node_id = node_id
         self._tails: dict[str, Tail] = {}
         self._tasks = BackgroundTasks()
+        # The streams of this node that a client may cancel elsewhere, by session.
+        self._watched: dict[str, dict[int, Callable[[int], None]]] = {}
+        self.on_typing: Callable[[str, Mapping[str, Any]], None] = _ignore
+        """Called with a session and an event of another node about who types."""
         self._has_returned = asyncio.Event()
-        self._relay = None
-        if redis_url:
-            from sessions_history.redis_relay import Relay
-
-            self._relay = Relay(
-                redis_url,
-                on_message=self._receive,
-                on_return=self._has_returned.set,
-                cipher=make_cipher(get_encryption_keys()),
-            )
+        self._doubted: set[Tail] = set()
+        self._relay = make_relay(
+            bus,
+            redis_url,
+            on_message=self._receive,
+            on_return=self._has_returned.set,
+        )
 
     def find_or_make(self, session_id: str) -> Tail:
         """Return the tail of a session; this node's commits go into it from now."""
-        return self._tails.setdefault(session_id, Tail(session_id, self._passes))
+        tail = self._tails.get(session_id)
+        if tail is None:
+            tail = Tail(session_id, self._passes, on_doubt=self._check_soon)
+            self._tails[session_id] = tail
+        return tail
 
     def find_beginning(self, session_id: str) -> Beginning | None:
         """Return a session with subscribers here that has no entry yet."""
         tail = self._tails.get(session_id)
         return tail.beginning if tail is not None else None
+
+    def find_epoch(self, session_id: str) -> str | None:
+        """Return the epoch to which the subscribers of a session are attached here."""
+        tail = self._tails.get(session_id)
+        return tail.epoch if tail is not None else None
 
     async def listen(self, session_id: str) -> None:
         """Receive the commits of other nodes from now on."""
@@ -91,30 +97,50 @@ class FanOut:
         if tail.subscribers or self._tails.get(tail.session_id) is not tail:
             return
         del self._tails[tail.session_id]
-        if self._relay is not None:
-            self._tasks.start(self._unsubscribe(tail.session_id), "Unsubscribing")
+        self._unsubscribe_soon(tail.session_id)
 
-    def send_appended(
-        self, session_id: str, epoch: str, entries: Sequence[Entry]
+    def watch(
+        self, session_id: str, offset: int, on_change: Callable[[int], None]
     ) -> None:
+        """
+        Watch the session of a stream of this node.
+
+        Calls back with the offset of each entry that another node may have ended,
+        which can be that of the stream.
+        """
+        self._watched.setdefault(session_id, {})[offset] = on_change
+        self._tasks.start(self.listen(session_id), "Listening for cancellations")
+
+    def unwatch(self, session_id: str, offset: int) -> None:
+        """Undo watch()."""
+        watched = self._watched[session_id]
+        del watched[offset]
+        if not watched:
+            del self._watched[session_id]
+            self._unsubscribe_soon(session_id)
+
+    async def flush(self) -> None:
+        """Wait until the hints so far are sent, or dropped."""
+        if self._relay is not None:
+            await self._relay.flush()
+
+    def send_appended(self, session_id: str, committed: Committed) -> None:
         """Send committed entries to the subscribers of all nodes."""
+        epoch, entries = committed.epoch, committed.entries
         tail = self._find(session_id, epoch)
-        if tail is not None and entries[0].offset <= tail.acked_offset:
-            # This node acknowledged these offsets before, for other entries.
-            loss = self._report_loss(tail, tail.acked_offset)
-            self._tasks.start(loss, "The renewal of an epoch")
-            return
         if tail is not None:
-            tail.acked_offset = entries[-1].offset
+            previous = Mark.parse(committed.previous)
+            tail.learn(entries[-1].mark, previous, committed.offset)
             for entry in entries:
                 tail.take(entry)
         if self._relay is None:
             return
         size = sum(len(entry.data) for entry in entries)
         message: dict[str, Any] = {"epoch": epoch, "last": entries[-1].offset}
+        message["first"] = committed.offset
         if size <= _HINT_CHARACTERS:
-            message |= _pack(entries)
-        self._publish(session_id, message)
+            message |= pack(entries)
+        self._publish(session_id, message | pack_commit(entries, committed.previous))
 
     def send_growth(self, session_id: str, entry: Entry, text: str) -> None:
         """Send an uncommitted text to the subscribers of this node."""
@@ -129,15 +155,25 @@ class FanOut:
         else:
             self._publish(session_id, {"changed": offset})
 
-    def send_rewritten(self, session_id: str, entry: Entry) -> None:
-        """Send the committed text or state of a streaming entry."""
+    def send_rewritten(
+        self, session_id: str, entry: Entry, previous: str | None = None
+    ) -> None:
+        """
+        Send the committed text or state of a streaming entry.
+
+        A commit with a mark names the previous one, or "" if there was none.
+        """
         tail = self._tails.get(session_id)
         if tail is not None:
+            if previous is not None:
+                tail.learn(entry.mark, Mark.parse(previous))
             tail.take(entry)
+        message: dict[str, Any] = {"changed": entry.offset}
         if len(entry.data) <= _HINT_CHARACTERS:
-            self._publish(session_id, _pack([entry]))
-        else:
-            self._publish(session_id, {"changed": entry.offset})
+            message = pack([entry])
+        if previous is not None:
+            message |= pack_commit([entry], previous)
+        self._publish(session_id, message)
 
     def send_changed(self, session_id: str, offset: int) -> None:
         """Make all nodes read an entry again."""
@@ -145,6 +181,20 @@ class FanOut:
         if tail is not None:
             self._tasks.start(self._read_again(tail, [offset]), "Reading an entry")
         self._publish(session_id, {"changed": offset})
+
+    def send_typing(self, session_id: str, event: Mapping[str, Any]) -> None:
+        """Send the other nodes who types; nodes of older releases ignore it."""
+        self._publish(session_id, {"typing": event})
+
+    def send_missed_end(self, session_id: str, offset: int) -> None:
+        """
+        Make all nodes read an entry that ended without a word to this node.
+
+        Another node ended it, or a commit of this node whose reply was lost.
+        """
+        tail = self._tails.get(session_id)
+        if tail is None or offset in tail.growing:
+            self.send_changed(session_id, offset)
 
     async def check(self) -> bool:
         """
@@ -156,19 +206,16 @@ class FanOut:
             DatabaseUnavailable: nothing was read; the next check tries again.
         """
         self._has_returned.clear()
-        known = {
-            tail: _Known(tail.last_offset, tail.mark, tail.beginning is not None)
-            for tail in self._tails.values()
-            if tail.epoch
-        }
+        known = {tail: tail.get_known() for tail in self._tails.values() if tail.epoch}
         if not known:
             return True
         positions, streaming = await self._database.read(
             read_positions, [tail.session_id for tail in known]
         )
         name = "The check of a session's position"
-        results = [
-            await self._passes.attempt_work(
+        is_whole, slices = True, Slices(_SLICE_SECONDS)
+        for tail, before in known.items():
+            is_whole &= await self._passes.attempt_work(
                 name,
                 self._catch_up(
                     tail,
@@ -177,14 +224,13 @@ class FanOut:
                     streaming.get(tail.session_id, {}),
                 ),
             )
-            for tail, before in known.items()
-        ]
-        return self._passes.finish(name, is_whole=all(results))
+            await slices.check()
+        return self._passes.finish(name, is_whole=is_whole)
 
     async def _catch_up(
         self,
         tail: Tail,
-        before: _Known,
+        before: KnownPosition,
         position: Position | None,
         still_open: Mapping[int, Entry],
     ) -> None:
@@ -194,20 +240,52 @@ class FanOut:
         if position is None or position.epoch != tail.epoch:
             self.reset(tail)
             return
-        is_kept = compare(before.mark, position.mark)
-        if is_kept is None:
-            is_kept = await self._database.read(has_commit, position, before.mark)
-        if not is_kept or position.last_offset < before.last_offset:
+        marks = [mark for _, mark in before.commits]
+        is_kept = position.last_offset >= before.last_offset
+        if is_kept and any(mark != position.mark for mark in marks):
+            is_kept = await self._database.read(has_commits, position, marks)
+        if not is_kept:
             await self._report_loss(tail, before.last_offset)
             return
-        tail.learn(position.mark)
+        # The commits after the oldest of them may have brought no hints.
+        oldest = min(marks, key=lambda mark: mark.number, default=None)
+        if is_newer(position.mark, oldest):
+            await self._read_resumed(tail, oldest, before.last_offset)
+        tail.confirm(before, position.mark)
         for offset, entry in still_open.items():
-            if offset in tail.growing:
+            if offset in tail.growing or entry.resumption:
                 tail.take(entry)
         ended = tail.growing.keys() - still_open.keys()
         if ended:
             await self._read_again(tail, ended)
         tail.move_to(position.last_offset)
+
+    async def _read_resumed(self, tail: Tail, mark: Mark | None, up_to: int) -> None:
+        """Read the entries that were resumed by commits of which no hint came."""
+        offsets = await self._database.read(find_resumed, tail.session_id, mark, up_to)
+        if offsets:
+            await self._read_again(tail, offsets)
+
+    def _check_soon(self, tail: Tail) -> None:
+        """Compare a tail in doubt with the log, instead of at the next check."""
+        if tail.epoch and tail not in self._doubted:
+            self._doubted.add(tail)
+            self._tasks.start(self._check_doubted(tail), "The check of a log in doubt")
+
+    async def _check_doubted(self, tail: Tail) -> None:
+        session_id = tail.session_id
+        try:
+            while tail.is_doubted and not tail.is_reset:
+                before = tail.get_known()
+                read = self._database.read
+                positions, streaming = await read(read_positions, [session_id])
+                position = positions.get(session_id)
+                still_open = streaming.get(session_id, {})
+                await self._catch_up(tail, before, position, still_open)
+        except DatabaseUnavailable as exc:
+            logger.debug("The next check compares %s: %s", session_id, exc)
+        finally:
+            self._doubted.discard(tail)
 
     async def _report_loss(self, tail: Tail, last_offset: int) -> None:
         """
@@ -231,7 +309,7 @@ class FanOut:
         """Make the subscribers of a tail attach anew: the log is another one."""
         if self._tails.get(tail.session_id) is tail:
             del self._tails[tail.session_id]
-            self._tasks.start(self._unsubscribe(tail.session_id), "Unsubscribing")
+            self._unsubscribe_soon(tail.session_id)
         tail.is_reset = True
         tail.notify()
 
@@ -265,10 +343,22 @@ class FanOut:
         """Apply a hint of another node about a session."""
         if message.get("node") == self._node_id:
             return
+        if "typing" in message:
+            self.on_typing(session_id, message["typing"])
+            return
+        entries = unpack(message)
+        ended = [entry.offset for entry in entries if not entry.is_streaming]
+        if "changed" in message:
+            ended.append(message["changed"])
+        for on_change in list(self._watched.get(session_id, {}).values()):
+            for offset in ended:
+                on_change(offset)
         tail = self._find(session_id, message.get("epoch"))
         if tail is None:
             return
-        for entry in _unpack(message):
+        if "commit" in message:
+            tail.learn(*unpack_commit(message))
+        for entry in entries:
             tail.take(entry)
         if "chunk" in message:
             offset, at_char, text = message["chunk"]
@@ -294,42 +384,15 @@ class FanOut:
         for offset in set(offsets) - {entry.offset for entry in entries}:
             tail.lose(offset)
 
+    def _unsubscribe_soon(self, session_id: str) -> None:
+        if self._relay is not None:
+            self._tasks.start(self._unsubscribe(session_id), "Unsubscribing")
+
     async def _unsubscribe(self, session_id: str) -> None:
-        if self._relay is not None and session_id not in self._tails:
+        is_needed = session_id in self._tails or session_id in self._watched
+        if self._relay is not None and not is_needed:
             await self._relay.leave(session_id)
 
 
-def _pack(entries: Sequence[Entry]) -> dict[str, Any]:
-    """Return entries as part of a hint; the previous release reads no chains."""
-    packed = [
-        [
-            entry.offset,
-            entry.kind,
-            entry.sender,
-            entry.at.isoformat(),
-            entry.data,
-            entry.state,
-        ]
-        for entry in entries
-    ]
-    return {"entries": packed, "chains": [entry.chain for entry in entries]}
-
-
-def _unpack(message: Mapping[str, Any]) -> list[Entry]:
-    """Return the entries of a hint."""
-    packed = message.get("entries", ())
-    chains = message.get("chains") or [""] * len(packed)
-    return [
-        Entry(
-            offset=offset,
-            kind=kind,
-            sender=sender,
-            at=datetime.fromisoformat(at),
-            data=text,
-            state=state,
-            chain=chain,
-        )
-        for (offset, kind, sender, at, text, state), chain in zip(
-            packed, chains, strict=True
-        )
-    ]
+def _ignore(session_id: str, event: Mapping[str, Any]) -> None:
+    """Ignore an event on a node without listeners."""

@@ -4,12 +4,13 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from connections.background import make_task_context
 from connections.error_log import get_logger
 from connections.exceptions import DatabaseUnavailable
 from connections.metrics.counters import record_failure
 from connections.storage.database import Database
 from connections.units import measure_text
-from sessions_history.commits import LogLimits, commit
+from sessions_history.commits import commit
 from sessions_history.entries import (
     Append,
     Committed,
@@ -18,6 +19,7 @@ from sessions_history.entries import (
     Rewrite,
 )
 from sessions_history.exceptions import LogFull, SessionsError
+from sessions_history.limits import LogLimits
 
 logger = get_logger(__name__)
 
@@ -76,8 +78,10 @@ class GroupCommit:
         self._pending.append((request, future))
         self._pending_bytes += size_bytes
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(
-                self._write(), name="The commits of the log"
+            self._task = asyncio.get_running_loop().create_task(
+                self._write(),
+                name="The commits of the log",
+                context=make_task_context(),
             )
         return future
 
@@ -143,15 +147,29 @@ class GroupCommit:
                 # First, so that an ack and its entry are sent together.
                 if not future.cancelled():
                     future.set_result(result)
-                self._on_committed(request, result)
+                self._report(request, result)
             elif not future.cancelled():
                 future.set_exception(result)
+
+    def _report(self, request: Request, result: Committed) -> None:
+        """Report a commit; the futures after it are settled in any case."""
+        try:
+            self._on_committed(request, result)
+        except Exception as exc:
+            record_failure("The report of a commit")
+            logger.error(
+                "A commit could not be reported: %s",
+                exc,
+                exc_info=exc,
+                extra={"event": "commit_report_failed"},
+            )
 
 
 def _measure(request: Request) -> int:
     """Return roughly how many bytes a request takes: those of its texts."""
     if isinstance(request, Append):
-        return sum(measure_text(entry.data) for entry in request.entries)
+        size_bytes = sum(measure_text(entry.data) for entry in request.entries)
+        return size_bytes + len(request.metadata)
     if isinstance(request, Growth):
         return measure_text(request.text) + measure_text(request.data or "")
     return measure_text(request.data or "") if isinstance(request, Rewrite) else 0

@@ -6,21 +6,24 @@ get_log(node) is the entry point. An awaited result is committed.
 
 import asyncio
 import logging
+import sys
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from django.conf import settings
 
+from connections.bus import Bus
 from connections.config.loader import WebSocketConfig
-from connections.hub.connection import LiveConnection
 from connections.node.node import Node
 from connections.passes import Passes
 from connections.storage.database import Database
-from sessions_history.beginnings import Beginning, delete_session
-from sessions_history.commits import LogLimits
+from connections.telemetry.carrier import TRACE_API, get_traceparent
+from connections.telemetry.names import APPEND_SPAN, STREAM_SPAN
+from connections.telemetry.work import do_in_span
+from connections.units import measure_text
+from sessions_history.attached import AttachedConnections
 from sessions_history.entries import (
     EMPTY_STREAM,
     MESSAGE,
@@ -28,29 +31,23 @@ from sessions_history.entries import (
     Committed,
     NewEntry,
     Request,
+    Resume,
     Rewrite,
     Sender,
     State,
     Touch,
 )
-from sessions_history.exceptions import LogFull
+from sessions_history.exceptions import EntryTooLarge, LogFull, StreamEnded
 from sessions_history.fan_out import FanOut
 from sessions_history.group_commit import GroupCommit
-from sessions_history.payloads import digest, dump
+from sessions_history.keyed_streams import KeyedStreams, make_append_key
+from sessions_history.limits import LogLimits
+from sessions_history.payloads import digest, dump, dump_metadata
+from sessions_history.presence import TypingEvents
 from sessions_history.producers import Producers
 from sessions_history.quotas import StorageQuota
-from sessions_history.reads import (
-    Claim,
-    Position,
-    Snapshot,
-    make_provisional,
-    read_snapshot,
-)
-from sessions_history.responders import Responder, make_responder
-from sessions_history.resume import Resumption, decide
-from sessions_history.session_ids import make_session_id
+from sessions_history.responders import AnyResponder, make_responder
 from sessions_history.streams import Stream
-from sessions_history.subscribers import SendText, Subscriber
 
 logger = logging.getLogger(__name__)
 
@@ -59,15 +56,6 @@ _CLIENT, _SERVER = Sender.CLIENT.value, Sender.SERVER.value
 
 _RETRY_CHECK_SECONDS = 1
 _WORK_SECONDS = 1
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attached:
-    """An attached connection, before its client gets `hello`."""
-
-    subscriber: Subscriber
-    position: Position
-    resumption: Resumption
 
 
 class SessionLog:
@@ -80,15 +68,19 @@ class SessionLog:
         node_id: str,
         config: WebSocketConfig,
         redis_url: str | None = None,
-        responder: Responder | None = None,
+        bus: Bus | None = None,
+        responder: AnyResponder | None = None,
         passes: Passes | None = None,
+        is_of_node: bool = True,
     ) -> None:
         self._database = database
         self._config = config
         self.responder = responder
+        # A node looks three times in a lease for what others left.
+        share = 1 if is_of_node else 2 / 3
         limits = LogLimits(
             node_id=node_id,
-            lease_seconds=config.node.node_timeout_seconds,
+            lease_seconds=config.node.node_timeout_seconds * share,
             timeout_seconds=config.sessions.stream_timeout_seconds,
             storage=StorageQuota(
                 config.sessions.max_entries_per_client,
@@ -99,9 +91,14 @@ class SessionLog:
             max_sessions=config.sessions.max_sessions_per_client,
             replaces_unused=config.sessions.when_full == "delete_unused",
         )
+        passes = passes or Passes()
         self._commits = GroupCommit(database, limits, self._on_committed)
         self._fan_out = FanOut(
-            database, node_id=node_id, redis_url=redis_url, passes=passes or Passes()
+            database,
+            node_id=node_id,
+            redis_url=redis_url,
+            bus=bus,
+            passes=passes,
         )
         self._producers = Producers(
             config=config,
@@ -110,7 +107,16 @@ class SessionLog:
             fan_out=self._fan_out,
             terms=limits.terms,
             get_responder=lambda: self.responder,
+            passes=passes,
+            takes_over=is_of_node,
         )
+        self._keys = KeyedStreams(
+            limits.lease_seconds, self._append, self._commits.submit
+        )
+        self.typing = TypingEvents(self._fan_out)
+        self.attached = AttachedConnections(database, self._fan_out, self.touch)
+        """Attaches connections to sessions, and detaches them."""
+
         self._check_failed = False
 
     # Life
@@ -128,38 +134,66 @@ class SessionLog:
     # Writing
 
     async def append(
-        self, session_id: str, payload: object, kind: str = MESSAGE
+        self,
+        session_id: str,
+        payload: object,
+        kind: str = MESSAGE,
+        *,
+        key: str = "",
+        traceparent: str = "",
     ) -> int:
         """
         Append an entry from the server to a session and return its offset.
 
+        A key that was used for the same payload within a day returns the offset of
+        the earlier entry, and appends nothing.
+
         Raises:
-            InvalidMessage: the payload cannot be stored.
-            SessionNotFound, LogFull: nothing was appended.
+            InvalidMessage, EntryTooLarge: the payload cannot be stored.
+            ValueError: the key cannot be used.
+            KeyReused: the key was used for something else.
+            SessionNotFound, StorageFull, LogFull: nothing was appended.
             DatabaseUnavailable: whether it was appended is unknown.
         """
         entry = NewEntry(kind=kind, sender=_SERVER, data=dump(payload))
-        committed = await self._append(session_id, entry)
+        size, limit = measure_text(entry.data), self._config.max_message_size
+        if size > limit:
+            raise EntryTooLarge(size, limit)
+        made_of = digest([kind, payload]) if key else ""
+        with do_in_span(APPEND_SPAN, session_id, traceparent):
+            committed = await self._append(session_id, entry, key, made_of)
         return committed.offset
 
     def say(
-        self, session_id: str, key: str, payload: object, client_id: str = ""
+        self,
+        session_id: str,
+        key: str,
+        payload: object,
+        client_id: str = "",
+        *,
+        wants_answer: bool = True,
+        claims: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
     ) -> asyncio.Future[Committed]:
         """
         Append a client's message, and start its answer if there is a responder.
+
+        The responder may read the claims of the client's JWT and the metadata of
+        the message, an object of at most 4096 bytes of JSON.
 
         The future is done once the message and the place of its answer in the log
         are committed; it raises KeyReused, StorageFull, TooManyStreams,
         TooManySessions, SessionNotFound or DatabaseUnavailable.
 
         Raises:
-            InvalidMessage: the payload cannot be stored.
+            InvalidMessage: the payload or the metadata cannot be stored.
             LogFull: the database is too far behind.
             TooManyStreams: too many answers of the client or the node are under way.
         """
         message = NewEntry(sender=_CLIENT, data=dump(payload))
         entries: tuple[NewEntry, ...] = (message,)
-        if self.responder is not None:
+        is_answered = wants_answer and self.responder is not None
+        if is_answered:
             self._producers.quota.require_room(client_id)
             entries = (message, _new_stream(MESSAGE))
         future = self._commits.submit(
@@ -170,108 +204,87 @@ class SessionLog:
                 digest=digest(payload),
                 client_id=client_id,
                 beginning=self._fan_out.find_beginning(session_id),
+                claims=claims,
+                metadata=dump_metadata(metadata),
+                traceparent=get_traceparent() if TRACE_API in sys.modules else "",
             )
         )
-        if self.responder is not None:
+        if is_answered:
             # Until the commit, which counts the answer itself.
             self._producers.quota.count_until(future, client_id)
         return future
 
     @asynccontextmanager
     async def stream(
-        self, session_id: str, kind: str = MESSAGE
+        self,
+        session_id: str,
+        kind: str = MESSAGE,
+        *,
+        key: str = "",
+        traceparent: str = "",
     ) -> AsyncIterator[Stream]:
         """
         Open a streaming entry: `async with log.stream(session) as stream`.
 
-        See Stream for how it ends.
+        See Stream for how it ends. A key that was used within a day resumes its
+        entry, with the text so far, unless it is done or cancelled. A traceparent
+        continues a trace; without one the current span does.
 
         Raises:
-            TooManyStreams, SessionNotFound, LogFull, DatabaseUnavailable.
+            TooManyStreams, StorageFull, SessionNotFound, LogFull, DatabaseUnavailable.
+            ValueError: the key cannot be used.
+            KeyReused: the key was used for something else.
+            StreamFinished: the entry of the key is done or cancelled.
+            StreamBusy: another task writes it; this one has waited for a lease.
             StreamEnded: it was cancelled, or took too long.
         """
         self._producers.quota.require_room("")
         ended = asyncio.get_running_loop().create_future()
         self._producers.quota.count_until(ended, "")
         try:
-            committed = await self._append(session_id, _new_stream(kind))
-            async with self._producers.open(session_id, committed.entries[0]) as stream:
-                yield stream
+            with do_in_span(STREAM_SPAN, session_id, traceparent):
+                async with (
+                    self._keys.take(session_id, _new_stream(kind), key) as committed,
+                    self._producers.open(
+                        session_id, committed.entries[0], committed.chunks
+                    ) as stream,
+                ):
+                    yield stream
         finally:
             ended.set_result(None)
 
-    async def cancel(self, session_id: str, offset: int) -> None:
+    async def cancel(
+        self, session_id: str, offset: int, epoch: str | None = None
+    ) -> None:
         """
         Stop a stream, whichever node it is on.
+
+        With an epoch, only if the log still has it: the offset may be another
+        entry's in a log that went back in time.
 
         Raises:
             StreamEnded: no entry streams at that offset.
             DatabaseUnavailable: the stream may go on.
         """
+        attached = self._fan_out.find_epoch(session_id)
+        if epoch and attached and epoch != attached:
+            raise StreamEnded
         if self._producers.cancel(session_id, offset):
             return
-        await self._submit(
-            Rewrite(
-                session_id=session_id,
-                offset=offset,
-                state=State.CANCELLED,
-                is_owner=False,
-            )
-        )
-        self._fan_out.send_changed(session_id, offset)
-
-    # Subscribers
-
-    async def attach(
-        self,
-        session_id: str | None,
-        claim: Claim,
-        *,
-        connection: LiveConnection,
-        send: SendText,
-    ) -> Attached:
-        """
-        Attach a connection to its client's session, or to a new one.
-
-        A new session is provisional: its first entry inserts it. Nothing is sent
-        before subscriber.start(); its owner closes it.
-
-        Raises:
-            SessionNotFound: it does not exist, or belongs to another client.
-            DatabaseUnavailable: the session could not be read.
-        """
-        client_id = connection.client_id
-        is_new = session_id is None
-        session_id = session_id or make_session_id(client_id)
-        subscriber = await self._follow(session_id, connection, send)
         try:
-            if is_new:
-                snapshot = make_provisional(session_id)
-            else:
-                read = self._database.read
-                snapshot = await read(read_snapshot, session_id, client_id, claim)
-        except BaseException:
-            self.detach(subscriber)
+            await self._submit(
+                Rewrite(
+                    session_id=session_id,
+                    offset=offset,
+                    state=State.CANCELLED,
+                    is_owner=False,
+                    epoch=epoch or "",
+                )
+            )
+        except StreamEnded:
+            self._fan_out.send_missed_end(session_id, offset)
             raise
-        if snapshot.position.is_provisional:
-            beginning = Beginning(
-                session_id=session_id,
-                client_id=client_id,
-                user_id=connection.user_id,
-                epoch=snapshot.position.epoch,
-            )
-            snapshot = make_provisional(session_id, subscriber.tail.begin(beginning))
-        if not self._adopt(subscriber, snapshot):
-            # The tail was of an earlier log of this session.
-            return await self.attach(
-                session_id, claim, connection=connection, send=send
-            )
-        self.touch(session_id)
-        return Attached(
-            subscriber=subscriber,
-            position=snapshot.position,
-            resumption=decide(claim, snapshot),
-        )
+        self._fan_out.send_changed(session_id, offset)
 
     def touch(self, session_id: str) -> None:
         """Record that a client is attached; nobody waits for it."""
@@ -282,48 +295,6 @@ class SessionLog:
             touching.add_done_callback(_forget)
         except LogFull:
             logger.debug("last_seen_at of %s is not written", session_id)
-
-    async def delete(self, subscriber: Subscriber, client_id: str) -> None:
-        """
-        Delete the session of a subscriber; the others attached to it attach anew.
-
-        Raises:
-            SessionNotFound: it does not exist, or belongs to another client.
-            DatabaseUnavailable: whether it is deleted is unknown.
-        """
-        tail = subscriber.tail
-        await self._database.write(delete_session, tail.session_id, client_id)
-        self.detach(subscriber)
-        self._fan_out.reset(tail)
-
-    def detach(self, subscriber: Subscriber) -> None:
-        """Detach a connection; a second call does nothing."""
-        subscriber.close()
-        self._fan_out.leave(subscriber.tail)
-
-    async def _follow(
-        self, session_id: str, connection: LiveConnection, send: SendText
-    ) -> Subscriber:
-        """Subscribe first and read afterwards, so that no entry is missed."""
-        tail = self._fan_out.find_or_make(session_id)
-        subscriber = Subscriber(
-            tail, database=self._database, connection=connection, send=send
-        )
-        await self._fan_out.listen(session_id)
-        return subscriber
-
-    def _adopt(self, subscriber: Subscriber, snapshot: Snapshot) -> bool:
-        """Add the read entries to the tail; return False if its log is another one."""
-        tail, position = subscriber.tail, snapshot.position
-        if tail.epoch is None:
-            tail.epoch = position.epoch
-        if tail.is_reset or tail.epoch != position.epoch:
-            self.detach(subscriber)
-            self._fan_out.reset(tail)
-            return False
-        tail.learn(position.mark)
-        tail.move_to(position.last_offset)
-        return True
 
     async def check_positions(self) -> bool:
         """Wait for the next check of positions; return False if a session failed."""
@@ -336,14 +307,27 @@ class SessionLog:
         self._check_failed = False
         return is_whole
 
-    async def check_work(self) -> None:
+    async def check_work(self) -> bool:
         """Renew the leases of this node's streams, and take over what others left."""
-        await self._producers.check_work()
+        return await self._producers.check_work()
 
-    async def _append(self, session_id: str, entry: NewEntry) -> Committed:
+    async def flush(self) -> None:
+        """Wait until the other nodes were told of what was committed so far."""
+        await self._fan_out.flush()
+
+    async def _append(
+        self, session_id: str, entry: NewEntry, key: str = "", made_of: str = ""
+    ) -> Committed:
         beginning = self._fan_out.find_beginning(session_id)
         return await self._submit(
-            Append(session_id=session_id, entries=(entry,), beginning=beginning)
+            Append(
+                session_id=session_id,
+                entries=(entry,),
+                key=make_append_key(key) if key else "",
+                digest=made_of,
+                beginning=beginning,
+                traceparent=get_traceparent(),
+            )
         )
 
     async def _submit(self, request: Request) -> Committed:
@@ -354,10 +338,13 @@ class SessionLog:
         if not committed.entries:
             return
         session_id = request.session_id
-        self._fan_out.send_appended(session_id, committed.epoch, committed.entries)
-        if isinstance(request, Append) and request.key and self.responder is not None:
-            message, answer = committed.entries
-            self._producers.answer(session_id, message, answer, request.client_id)
+        if isinstance(request, Resume):
+            entry = committed.entries[0]
+            self._fan_out.send_rewritten(session_id, entry, committed.previous)
+            return
+        self._fan_out.send_appended(session_id, committed)
+        if isinstance(request, Append) and len(committed.entries) > 1:
+            self._producers.answer(request, committed)
 
 
 def get_log(node: Node) -> SessionLog:
@@ -371,7 +358,8 @@ def get_log(node: Node) -> SessionLog:
             node.database,
             node_id=node.node_id,
             config=node.config,
-            redis_url=redis_url if node.bus is not None else None,
+            redis_url=redis_url if node.pool_kind == "redis" else None,
+            bus=node.bus if node.pool_kind == "postgres" else None,
             responder=make_responder(),
             passes=node.hub.passes,
         )

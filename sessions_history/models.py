@@ -7,6 +7,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import models
+from django.db.models.functions import Length, Replace
 
 from connections.models import Node
 from connections.models.alias import PrimaryQuerySet
@@ -64,6 +65,14 @@ class HistoryEntryQuerySet(PrimaryQuerySet["HistoryEntry"]):
     def streaming(self) -> HistoryEntryQuerySet:
         """Entries that stream according to the database."""
         return self.filter(state="streaming")
+
+    def resumed(self) -> HistoryEntryQuerySet:
+        """Entries that a producer went on with after their lease or their end."""
+        without_spaces = Replace("chain", models.Value(" "))
+        spaces = Length("chain") - Length(without_spaces)
+        return self.alias(spaces=spaces).filter(
+            models.Q(spaces__gte=2) | models.Q(spaces=1, state="streaming")
+        )
 
     def abandoned(self, now: datetime) -> HistoryEntryQuerySet:
         """Streaming entries that no live node writes or takes over."""
@@ -293,6 +302,10 @@ class Work(models.Model):
     """The message that the entry answers. Without one only the owner can go on."""
     key = models.CharField(max_length=KEY_LENGTH, blank=True)
     """The id of that message."""
+    traceparent = models.CharField(max_length=55, blank=True, db_default="")
+    """The trace of the request that began the entry (W3C Trace Context)."""
+    metadata = models.TextField(blank=True, db_default="")
+    """The metadata of that message as JSON; nodes of the previous release leave it."""
     owner = models.CharField(max_length=64, db_index=True)
     """An opaque id; of a node its node_id."""
     leased_until = models.DateTimeField(db_index=True)

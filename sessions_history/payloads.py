@@ -8,12 +8,14 @@ would fail the whole batch.
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from itertools import accumulate
 from typing import Any
 
 from connections.exceptions import InvalidMessage
 
 MAX_DEPTH = 64
+MAX_METADATA_BYTES = 4096
 
 # json.dumps() makes an encoder at each call that has options.
 _encode = json.JSONEncoder(
@@ -28,9 +30,9 @@ _STEPS = [(code in b"[{") - (code in b"]}") for code in range(256)]
 _NO_BRACKETS = bytes(code for code in range(256) if not _STEPS[code])
 
 
-def dump(payload: Any) -> str:
+def dump(payload: Any, name: str = "data") -> str:
     """
-    Return a payload as the JSON text that is stored and sent.
+    Return a payload as the JSON text that is stored and sent; errors name it.
 
     Raises:
         InvalidMessage: it holds NaN, Infinity, NUL or a lone surrogate, or is
@@ -40,16 +42,33 @@ def dump(payload: Any) -> str:
         text = _encode(payload)
         text.encode()
     except UnicodeEncodeError as exc:
-        raise _invalid("a lone surrogate") from exc
+        raise _invalid("a lone surrogate", name) from exc
     except ValueError as exc:
-        raise _invalid("NaN or Infinity") from exc
+        raise _invalid("NaN or Infinity", name) from exc
     except RecursionError as exc:
-        raise _invalid(f"nesting deeper than {MAX_DEPTH}") from exc
+        raise _invalid(f"nesting deeper than {MAX_DEPTH}", name) from exc
     if "\\u0000" in text and _NUL.search(text):
-        raise _invalid("a NUL character")
+        raise _invalid("a NUL character", name)
     is_suspect = text.count("[") + text.count("{") > MAX_DEPTH
     if is_suspect and _measure_depth(text) > MAX_DEPTH:
-        raise _invalid(f"nesting deeper than {MAX_DEPTH}")
+        raise _invalid(f"nesting deeper than {MAX_DEPTH}", name)
+    return text
+
+
+def dump_metadata(metadata: Mapping[str, Any] | None) -> str:
+    """
+    Return the metadata of a message as JSON text; an empty text for none.
+
+    Raises:
+        InvalidMessage: it is no object, is longer than 4096 bytes, or holds what no
+            payload may hold.
+    """
+    if metadata is None:
+        return ""
+    text = dump(metadata, "metadata") if isinstance(metadata, dict) else ""
+    if not text or len(text.encode()) > MAX_METADATA_BYTES:
+        allowed = f"an object of at most {MAX_METADATA_BYTES} bytes of JSON"
+        raise InvalidMessage("invalid_message", f"metadata: {allowed}")
     return text
 
 
@@ -82,5 +101,5 @@ def _measure_depth(text: str) -> int:
     return max(accumulate(map(_STEPS.__getitem__, brackets)), default=0)
 
 
-def _invalid(what: str) -> InvalidMessage:
-    return InvalidMessage("invalid_message", f"data holds {what}")
+def _invalid(what: str, name: str) -> InvalidMessage:
+    return InvalidMessage("invalid_message", f"{name} holds {what}")

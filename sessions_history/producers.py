@@ -1,24 +1,35 @@
 """Run the streams and answers of one node, independent of any connection."""
 
 import asyncio
-import contextlib
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
-from connections.background import BackgroundTasks
+from connections.background import BackgroundTasks, end_as_failure
 from connections.config.loader import WebSocketConfig
 from connections.error_log import get_logger
+from connections.exceptions import DatabaseUnavailable
 from connections.metrics.counters import record_failure
+from connections.passes import Passes
 from connections.storage.database import Database
+from connections.telemetry.names import ANSWER_SPAN
+from connections.telemetry.work import do_in_span
 from sessions_history import work
-from sessions_history.entries import Entry, Rewrite, State
+from sessions_history.answer_order import AnswerOrder
+from sessions_history.entries import Append, Committed, Entry, Rewrite, State
 from sessions_history.exceptions import SessionNotFound, StreamEnded
 from sessions_history.fan_out import FanOut
 from sessions_history.group_commit import GroupCommit
+from sessions_history.questions import Question, read_context, read_history
 from sessions_history.quotas import StreamQuota
-from sessions_history.reads import read_latest_entries
-from sessions_history.responders import HistoryMessage, Responder, ResponderFailed
+from sessions_history.reads import read_entries_at
+from sessions_history.responders import (
+    AnyResponder,
+    ResponderFailed,
+    is_concurrent,
+    takes_context,
+)
 from sessions_history.streams import Stream
 
 logger = get_logger(__name__)
@@ -29,6 +40,8 @@ reply to its commit takes milliseconds."""
 
 _REPORTED_SECONDS = 600
 """After this time no commit is reported any more."""
+
+_RESUMPTION = "The resumption of work"
 
 _Key = tuple[str, int]
 
@@ -50,8 +63,12 @@ class Producers:
         commits: GroupCommit,
         fan_out: FanOut,
         terms: work.Terms,
-        get_responder: Callable[[], Responder | None],
+        get_responder: Callable[[], AnyResponder | None],
+        passes: Passes,
+        takes_over: bool,
     ) -> None:
+        self._passes = passes
+        self._takes_over = takes_over
         self._config = config
         self._database = database
         self._commits = commits
@@ -64,15 +81,19 @@ class Producers:
         )
         self._streams: dict[_Key, Stream] = {}
         self._answers = BackgroundTasks()
+        self._ends = BackgroundTasks()
         self._leaked: set[asyncio.Task[object]] = set()
         # Works that this node owns and does not do, since when.
         self._unknown: dict[_Key, float] = {}
         # Works begun from the database, whose commit may still be reported; when.
         self._begun: dict[_Key, float] = {}
         self._takes_over_at = 0.0
+        self._order = AnswerOrder(database)
 
     @asynccontextmanager
-    async def open(self, session_id: str, entry: Entry) -> AsyncIterator[Stream]:
+    async def open(
+        self, session_id: str, entry: Entry, written_chunks: int = 0
+    ) -> AsyncIterator[Stream]:
         """Open a stream for an entry that was committed as streaming."""
         stream = Stream(
             session_id,
@@ -83,51 +104,90 @@ class Producers:
             on_growth=self._fan_out.send_growth,
             on_chunk=self._fan_out.send_chunk,
             on_written=self._fan_out.send_rewritten,
+            on_ended=self._fan_out.send_missed_end,
             on_leak=self._release,
+            written_chunks=written_chunks,
         )
         key = (session_id, entry.offset)
         self._streams[key] = stream
+        self._fan_out.watch(*key, lambda offset: self._on_change(stream, offset))
         try:
             async with stream:
                 yield stream
         finally:
+            self._fan_out.unwatch(*key)
             del self._streams[key]
+            self._order.notify(session_id)
 
-    def answer(
-        self, session_id: str, message: Entry, answer: Entry, client_id: str = ""
-    ) -> None:
+    def answer(self, request: Append, committed: Committed) -> None:
         """Start the answer to a message in a task of the node."""
-        key = (session_id, answer.offset)
+        message, answer = committed.entries
+        key = (request.session_id, answer.offset)
         if key in self._begun:
             del self._begun[key]
         elif key not in self._streams:
-            self._begin(session_id, message, answer, client_id)
+            question = Question(
+                session_id=request.session_id,
+                message_id=request.key,
+                message=message,
+                answer=answer,
+                traceparent=request.traceparent,
+                claims=request.claims,
+                metadata=request.metadata,
+                may_wait=committed.is_behind,
+            )
+            self._begin(question, request.client_id)
 
     def cancel(self, session_id: str, offset: int) -> bool:
         """Cancel a stream for a client; return False if it is not on this node."""
         stream = self._streams.get((session_id, offset))
         return stream is not None and stream.end_as(State.CANCELLED)
 
-    async def check_work(self) -> None:
+    async def check_work(self) -> bool:
         """
         Renew the leases of this node's work, and take over what others left.
+
+        Returns False if a work could not be resumed; the others are.
 
         Raises:
             DatabaseUnavailable: the next check tries again.
         """
         now = asyncio.get_running_loop().time()
-        is_due = now >= self._takes_over_at
-        before = set(self._streams)
+        is_due = self._takes_over and now >= self._takes_over_at
+        before, is_whole = set(self._streams), True
         if before or self._unknown or is_due:
-            owned = await self._database.write(work.renew, self._terms)
-            await self._compare(before, owned, now)
+            owned = await self._database.write(
+                work.renew, self._terms, has_waiting=self._order.has_waiting
+            )
+            is_whole = await self._compare(before, owned, now)
         self._begun = {
             key: at for key, at in self._begun.items() if now - at < _REPORTED_SECONDS
         }
         if is_due:
             self._takes_over_at = now + self._terms.lease_seconds / 3
-            for one in await self._database.write(work.take_over, self._terms):
-                await self._resume(one)
+            taken = await self._database.write(work.take_over, self._terms)
+            # What fails here is unknown to the next check, which tries it again.
+            is_whole &= all([await self._attempt_resume(one) for one in taken])
+        return self._passes.finish(_RESUMPTION, is_whole=is_whole)
+
+    def _on_change(self, stream: Stream, offset: int) -> None:
+        """Follow what another node did to an entry of a stream's session."""
+        if offset == stream.offset:
+            self._ends.start(self._check_end(stream), "The check of a stream's end")
+        else:
+            self._order.notify(stream.session_id)
+
+    async def _check_end(self, stream: Stream) -> None:
+        """End a stream whose entry another node has ended."""
+        try:
+            found = await self._database.read(
+                read_entries_at, stream.session_id, [stream.offset]
+            )
+        except DatabaseUnavailable as exc:
+            logger.debug("The next check of work reads %s: %s", stream.session_id, exc)
+            return
+        if not found or not found[0].is_streaming:
+            stream.end_as(State.CANCELLED)
 
     async def drain(self) -> None:
         """Wait until no answer is running."""
@@ -137,12 +197,14 @@ class Producers:
         """End every stream as interrupted and commit its text."""
         for stream in list(self._streams.values()):
             stream.end_as(State.INTERRUPTED)
+        await self._ends.stop()
         await self.drain()
 
     async def _compare(
         self, before: set[_Key], owned: list[work.DueWork], now: float
-    ) -> None:
+    ) -> bool:
         """End the streams that the database ended, and begin what it alone knows."""
+        is_whole = True
         keys = {(one.session_id, one.offset): one for one in owned}
         for key in before - keys.keys():
             if key in self._streams:
@@ -150,12 +212,33 @@ class Producers:
         for key in keys.keys() & self._streams.keys():
             if keys[key].is_late:
                 self._streams[key].end_as(State.INTERRUPTED)
+            if not keys[key].is_blocked:
+                self._order.notify(key[0])
         unknown = keys.keys() - self._streams.keys()
         self._unknown = {key: self._unknown.get(key, now) for key in unknown}
         for key, since in list(self._unknown.items()):
             if now - since >= _UNKNOWN_SECONDS:
-                await self._resume(keys[key])
-                del self._unknown[key]
+                if await self._attempt_resume(keys[key]):
+                    del self._unknown[key]
+                else:
+                    is_whole = False
+        return is_whole
+
+    async def _attempt_resume(self, due: work.DueWork) -> bool:
+        """
+        Resume a work; return False if that failed for this work alone.
+
+        Raises:
+            DatabaseUnavailable: the others would fail as well.
+        """
+        try:
+            await self._resume(due)
+        except DatabaseUnavailable:
+            raise
+        except Exception as exc:
+            self._passes.report(_RESUMPTION, exc)
+            return False
+        return True
 
     async def _resume(self, due: work.DueWork) -> None:
         """Begin an answer whose text is empty; end any other work as interrupted."""
@@ -165,7 +248,16 @@ class Producers:
         if begun is not None and self._get_responder() is not None:
             now = asyncio.get_running_loop().time()
             self._begun[due.session_id, due.offset] = now
-            self._begin(due.session_id, *begun)
+            message, answer = begun
+            question = Question(
+                session_id=due.session_id,
+                message_id=due.key,
+                message=message,
+                answer=answer,
+                traceparent=due.traceparent,
+                metadata=due.metadata,
+            )
+            self._begin(question)
             return
         logger.warning(
             "The entry %s of %s is interrupted: nobody can go on with it",
@@ -173,24 +265,22 @@ class Producers:
             due.session_id,
             extra={"event": "work_interrupted"},
         )
-        with contextlib.suppress(StreamEnded, SessionNotFound):
-            await self._commits.submit(
-                Rewrite(
-                    session_id=due.session_id,
-                    offset=due.offset,
-                    state=State.INTERRUPTED,
-                )
-            )
+        interruption = Rewrite(
+            session_id=due.session_id, offset=due.offset, state=State.INTERRUPTED
+        )
+        try:
+            await self._commits.submit(interruption)
+        except (StreamEnded, SessionNotFound):
+            self._fan_out.send_missed_end(due.session_id, due.offset)
+        else:
             self._fan_out.send_changed(due.session_id, due.offset)
 
-    def _begin(
-        self, session_id: str, message: Entry, answer: Entry, client_id: str = ""
-    ) -> None:
+    def _begin(self, question: Question, client_id: str = "") -> None:
         responder = self._get_responder()
         if responder is not None:
             responded = asyncio.get_running_loop().create_future()
             self.quota.count_until(responded, client_id)
-            running = self._answer(responder, session_id, message, answer, responded)
+            running = self._answer(responder, question, responded)
             self._answers.start(running, f"The answer of {type(responder).__name__}")
 
     def _release(self, stream: Stream, task: "asyncio.Task[object]") -> None:
@@ -211,31 +301,28 @@ class Producers:
 
     async def _answer(
         self,
-        responder: Responder,
-        session_id: str,
-        message: Entry,
-        answer: Entry,
+        responder: Any,
+        question: Question,
         responded: "asyncio.Future[None]",
     ) -> None:
         """Write the responder's pieces; its exceptions end the answer only."""
+        session_id, answer = question.session_id, question.answer
+        span = do_in_span(
+            *(ANSWER_SPAN, session_id, question.traceparent),
+            offset=answer.offset,
+            ends=(StreamEnded,),
+        )
         try:
-            async with self.open(session_id, answer) as stream:
-                before = await self._database.read(
-                    _read_before,
-                    session_id,
-                    message.offset,
-                    self._config.max_session_history,
-                )
-                pieces = responder.respond(json.loads(message.data), before)
-                try:
-                    async for piece in pieces:
-                        await stream.write(piece)
-                finally:
-                    close = getattr(pieces, "aclose", None)
-                    if close is not None:
-                        await close()
-                # A client that sees its answer end may begin another one.
-                responded.set_result(None)
+            with span:
+                async with self.open(session_id, answer) as stream:
+                    if question.may_wait and not is_concurrent(responder):
+                        with stream.without_deadline():
+                            await self._order.wait(session_id, answer.offset)
+                            # Another node may have ended it without a hint.
+                            await self._check_end(stream)
+                    await self._respond(responder, question, stream)
+                    # A client that sees its answer end may begin another one.
+                    responded.set_result(None)
         except StreamEnded:
             logger.debug("The answer %s of %s was ended", answer.offset, session_id)
         except ResponderFailed as exc:
@@ -256,16 +343,24 @@ class Producers:
             if not responded.done():
                 responded.set_result(None)
 
-
-def _read_before(session_id: str, before: int, count: int) -> list[HistoryMessage]:
-    """Read and parse the entries before an offset, off the event loop."""
-    return [
-        HistoryMessage(
-            offset=entry.offset,
-            sender=entry.sender,
-            data=json.loads(entry.data),
-            state=entry.state,
-            kind=entry.kind,
-        )
-        for entry in read_latest_entries(session_id, before, count)
-    ]
+    async def _respond(
+        self, responder: Any, question: Question, stream: Stream
+    ) -> None:
+        """Write the pieces of a responder into the stream of its answer."""
+        most, read = self._config.max_session_history, self._database.read
+        options: dict[str, Any] = {}
+        if takes_context(responder):
+            before, context = await read(read_context, question, most, stream)
+            options["context"] = context
+        else:
+            before = await read(read_history, question, most)
+        message = json.loads(question.message.data)
+        pieces = responder.respond(message, before, **options)
+        with end_as_failure():
+            try:
+                async for piece in pieces:
+                    await stream.write(piece)
+            finally:
+                close = getattr(pieces, "aclose", None)
+                if close is not None:
+                    await close()

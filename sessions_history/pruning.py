@@ -1,5 +1,6 @@
 """End abandoned streams and delete old rows of sessions, in small batches."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from django.db.models import QuerySet
@@ -7,7 +8,7 @@ from django.utils import timezone
 
 from connections.config.loader import WebSocketConfig
 from connections.models.alias import atomic
-from connections.models.sweep import count_some, delete_some
+from connections.models.sweep import count_some, delete_some, work_on_some
 from connections.sweeper.tasks import SweepTask, add_sweep_task
 from sessions_history import chunks
 from sessions_history.commits import interrupt
@@ -32,10 +33,12 @@ _SESSIONS_PER_STEP = 50
 
 def interrupt_abandoned(batch_size: int) -> int:
     """End some streams whose node is gone, keeping their text; return how many."""
+    found = list(_find_abandoned().values_list("pk", "session_id")[:batch_size])
+    return work_on_some(found, _interrupt, HistoryEntry.__name__)
+
+
+def _interrupt(found: Sequence[tuple[int, str]]) -> int:
     with atomic():
-        found = list(_find_abandoned().values_list("pk", "session_id")[:batch_size])
-        if not found:
-            return 0
         # The log locks sessions in the same order.
         sessions = Session.objects.filter(pk__in={session for _, session in found})
         list(sessions.select_for_update().order_by("pk").values_list("pk"))
@@ -64,12 +67,18 @@ def prune_sessions(unused_since: datetime, batch_size: int) -> int:
     rows += delete_some(AppendKey.objects.filter(**still_unused), batch_size - rows)
     if rows == batch_size:
         return rows
-    with atomic():
-        locked = unused.filter(pk__in=ids).select_for_update().order_by("pk")
-        pks = list(locked.values_list("pk", flat=True)[: batch_size - rows])
-        Session.objects.filter(pk__in=pks).delete()
+
+    def delete(some: Sequence[str]) -> int:
+        with atomic():
+            locked = unused.filter(pk__in=some).select_for_update().order_by("pk")
+            pks = list(locked.values_list("pk", flat=True))
+            Session.objects.filter(pk__in=pks).delete()
+            return len(pks)
+
+    some = sorted(ids)[: batch_size - rows]
+    rows += work_on_some(some, delete, Session.__name__)
     # After a full batch there may be more.
-    return rows + len(pks) if len(ids) < _SESSIONS_PER_STEP else batch_size
+    return batch_size if rows and len(ids) == _SESSIONS_PER_STEP else rows
 
 
 def prune_keys(batch_size: int) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 from django.db.models import Count, Func, IntegerField, Sum
 
 from connections.models.alias import stream
-from sessions_history.chain import Mark, compare
+from sessions_history.chain import Mark, compare, find_resumption, has_link, is_newer
 from sessions_history.entries import Entry, merge_chunks
 from sessions_history.epochs import make_first_epoch
 from sessions_history.exceptions import SessionNotFound
@@ -63,7 +63,7 @@ class Snapshot:
     """Offsets of the entries after the client's offset, in order."""
 
     reopened: Sequence[int]
-    """Offsets of the entries that the client holds unfinished."""
+    """Entries that the client holds unfinished, or as they were before a resumption."""
 
     is_same_log: bool = True
     """False if the log has lost the newest commit that the client knows of."""
@@ -118,7 +118,7 @@ def read_snapshot(session_id: str, client_id: str, claim: Claim) -> Snapshot:
         last_offset=last_offset,
         mark=Mark.parse(chain),
     )
-    is_same_log = has_commit(position, claim.mark)
+    is_same_log = has_commits(position, [claim.mark] if claim.mark else [])
     is_continued = claim.continues(position) and is_same_log
     after = claim.offset if is_continued else 0
     offsets = (
@@ -128,11 +128,14 @@ def read_snapshot(session_id: str, client_id: str, claim: Claim) -> Snapshot:
         .order_by("offset")
         .values_list("offset", flat=True)
     )
-    reopened = [one for one in claim.open_offsets if one <= after]
+    held_open = [one for one in claim.open_offsets if one <= after]
+    reopened = _find_offsets(session_id, held_open) if held_open else []
+    if after and is_newer(position.mark, claim.mark):
+        reopened += find_resumed(session_id, claim.mark, after, held_open)
     return Snapshot(
         position=position,
         offsets=list(offsets),
-        reopened=_find_offsets(session_id, reopened) if reopened else (),
+        reopened=sorted(reopened),
         is_same_log=is_same_log,
     )
 
@@ -148,20 +151,41 @@ def make_provisional(session_id: str, epoch: str | None = None) -> Snapshot:
     return Snapshot(position=position, offsets=(), reopened=())
 
 
-def has_commit(position: Position, mark: Mark | None) -> bool:
+def has_commits(position: Position, marks: Sequence[Mark]) -> bool:
     """
-    Return False if a log has lost a commit.
+    Return False if a log has lost one of some commits.
 
     A commit whose entry was trimmed counts as kept: nothing can tell.
     """
-    found = compare(mark, position.mark)
-    if found is not None or mark is None:
-        return found is not False
+    results = {mark: compare(mark, position.mark) for mark in marks}
+    if False in results.values():
+        return False
+    unknown = [mark for mark, is_kept in results.items() if is_kept is None]
+    if not unknown:
+        return True
     entries = HistoryEntry.objects.filter(
-        session=position.session_id, offset=mark.offset
+        session=position.session_id, offset__in={mark.offset for mark in unknown}
     )
-    chain = entries.values_list("chain", flat=True).first()
-    return chain is None or mark.link in chain.split(" ")
+    chains = dict(entries.values_list("offset", "chain"))
+    return all(
+        has_link(chains[mark.offset], mark) for mark in unknown if mark.offset in chains
+    )
+
+
+def find_resumed(
+    session_id: str, mark: Mark | None, up_to: int, but: Collection[int] = ()
+) -> list[int]:
+    """Return the entries up to an offset that were resumed after a commit."""
+    rows = HistoryEntry.objects.filter(session=session_id, offset__lte=up_to)
+    after = mark.number if mark else 0
+    return sorted(
+        offset
+        for offset, state, chain in rows.resumed().values_list(
+            "offset", "state", "chain"
+        )
+        if offset not in but
+        and find_resumption(chain, is_streaming=state == "streaming") > after
+    )
 
 
 def _find_offsets(session_id: str, offsets: Collection[int]) -> list[int]:

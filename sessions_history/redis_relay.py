@@ -81,6 +81,11 @@ class Relay:
         if self._sending is None or self._sending.done():
             self._sending = self._tasks.start(self._send(), "The relay")
 
+    async def flush(self) -> None:
+        """Wait until the hints so far are sent, or dropped."""
+        while self._sending is not None and not self._sending.done():
+            await asyncio.wait([self._sending])
+
     async def close(self) -> None:
         """Stop receiving and close the connections to Redis."""
         await self._subscriptions.close()

@@ -5,8 +5,9 @@ settings.SESSIONS_RESPONDER is the dotted path of a callable without arguments
 that returns a responder. Without it messages are appended but not answered.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+import inspect
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
 from django.conf import settings
@@ -34,6 +35,38 @@ class HistoryMessage:
     """Other kinds are appended by the application, such as a notice of staff."""
 
 
+class StreamState(Protocol):
+    """The stream of an answer, as its responder sees it."""
+
+    @property
+    def is_cancelled(self) -> bool:
+        """True once nobody needs the rest."""
+
+    async def cancelled(self) -> None:
+        """Wait until is_cancelled is True."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerContext:
+    """The circumstances of a message that is answered."""
+
+    session_id: str
+    message_id: str
+    """The id that the client gave to its message."""
+    offset: int
+    """The position of the answer in its session."""
+    client_id: str
+    user: Any
+    """The user of the session, or None."""
+    claims: Mapping[str, Any] | None
+    """The claims of the JWT that sent the message; they are in the memory of one node,
+    and None if the node or its database failed before the answer began."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """What the client sent beside the message, which the log does not keep."""
+    stream: StreamState
+    """Tells whether the answer is cancelled; the node then also cancels respond()."""
+
+
 class Responder(Protocol):
     """Answers messages; one object serves all sessions of a node at once."""
 
@@ -44,9 +77,11 @@ class Responder(Protocol):
         Yield the answer to a message in pieces, as they come.
 
         `message` is the data of the client's message, any JSON; `history` the
-        entries before it, oldest first. The node cancels an answer that the
-        client stops, that takes longer than sessions.stream_timeout_seconds, or
-        that is not done when the node stops.
+        entries before it, oldest first. The messages of one session are answered
+        one after the other, also across nodes, unless the responder has an
+        attribute `is_concurrent` that is true. The node cancels an answer that
+        the client stops, that takes longer than sessions.stream_timeout_seconds,
+        or that is not done when the node stops.
 
         Raises:
             ResponderFailed: its text becomes the `error` of the answer. Any
@@ -54,11 +89,33 @@ class Responder(Protocol):
         """
 
 
+class ContextualResponder(Protocol):
+    """A responder whose respond() has a parameter named `context`."""
+
+    def respond(
+        self, message: Any, history: Sequence[HistoryMessage], context: AnswerContext
+    ) -> AsyncIterator[str]:
+        """Yield the answer to a message in pieces, as Responder.respond() does."""
+
+
+AnyResponder = Responder | ContextualResponder
+
+
 class ResponderFailed(SessionsError):
     """The responder has no answer; the text tells the client why."""
 
 
-def make_responder() -> Responder | None:
+def takes_context(responder: AnyResponder) -> bool:
+    """Return True if a responder wants the context of each message."""
+    return "context" in inspect.signature(responder.respond).parameters
+
+
+def is_concurrent(responder: AnyResponder) -> bool:
+    """Return True if a responder answers several messages of a session at once."""
+    return bool(getattr(responder, "is_concurrent", False))
+
+
+def make_responder() -> AnyResponder | None:
     """
     Return the responder that the settings name, or None.
 

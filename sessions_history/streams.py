@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
@@ -28,9 +29,14 @@ _RETRY_SECONDS = 0.5
 _FORCE_SECONDS = 1.5
 """How long a task may take to leave the block of an ended stream."""
 
+_TOO_LONG = "its text is longer than max_message_size"
+_TOO_LATE = "it took longer than sessions.stream_timeout_seconds"
+_REASONS = {State.CANCELLED.value: "it was cancelled, or it ended elsewhere"}
+
 OnGrowth = Callable[[str, Entry, str], None]
-OnWritten = Callable[[str, Entry], None]
+OnWritten = Callable[[str, Entry, str | None], None]
 OnChunk = Callable[[str, int, int, str], None]
+OnEnded = Callable[[str, int], None]
 OnLeak = Callable[["Stream", "asyncio.Task[object]"], None]
 
 
@@ -55,23 +61,27 @@ class Stream:
         on_growth: OnGrowth,
         on_chunk: OnChunk,
         on_written: OnWritten,
+        on_ended: OnEnded,
         on_leak: OnLeak,
+        written_chunks: int = 0,
     ) -> None:
         self.session_id = session_id
         self.entry = entry
-        self.text = ""
+        self.text = entry.text
+        """The text so far; of a stream that was resumed, with its former text."""
+
         self._commits = commits
         self._max_characters = max_characters
         self._timeout_seconds = timeout_seconds
         self._on_growth = on_growth
         self._on_chunk = on_chunk
         self._on_written = on_written
+        self._on_ended = on_ended
         self._on_leak = on_leak
         # The first half of a surrogate pair whose second half has not arrived.
         self._held_back = ""
-        self._written_characters = 0
-        self._written_chunks = 0
-        self._whole_characters = 0
+        self._written_characters = self._whole_characters = len(self.text)
+        self._written_chunks = written_chunks
         self._written_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._deadline: asyncio.TimerHandle | None = None
@@ -80,6 +90,22 @@ class Stream:
         self._writing: asyncio.Future[Committed] | None = None
         self._task: asyncio.Task[object] | None = None
         self._ended_as: str | None = None
+        self._has_ended = asyncio.Event()
+        self._end_reason = ""
+
+    @property
+    def offset(self) -> int:
+        """The position of the entry in its session."""
+        return self.entry.offset
+
+    @property
+    def is_cancelled(self) -> bool:
+        """True once nobody needs the rest: a client stopped it, or it has ended."""
+        return self._has_ended.is_set()
+
+    async def cancelled(self) -> None:
+        """Wait until is_cancelled is True."""
+        await self._has_ended.wait()
 
     async def write(self, text: str) -> None:
         """
@@ -91,7 +117,7 @@ class Stream:
             StreamEnded: it was cancelled, or its text is too long.
         """
         if self._ended_as is not None:
-            raise StreamEnded
+            raise StreamEnded(self._end_reason)
         text = self._held_back + text
         self._held_back = ""
         if text and "\ud800" <= text[-1] <= "\udbff":
@@ -100,17 +126,19 @@ class Stream:
         self.text += clean_text(text)[:room]
         self._on_growth(self.session_id, self.entry, self.text)
         if len(text) > room:
-            self.end_as(State.INTERRUPTED)
+            self.end_as(State.INTERRUPTED, _TOO_LONG)
         self._write_soon()
         if self._writing is not None and self._is_far_ahead():
             await asyncio.wait([self._writing])
         await asyncio.sleep(0)
 
-    def end_as(self, state: str) -> bool:
+    def end_as(self, state: str, reason: str = "") -> bool:
         """End the entry with a state and leave the block; False if it had ended."""
         if self._ended_as is not None:
             return False
         self._ended_as = state
+        self._end_reason = reason or _REASONS.get(state, "")
+        self._has_ended.set()
         if self._task is not None:
             self._task.cancel()
             loop = asyncio.get_running_loop()
@@ -122,12 +150,18 @@ class Stream:
         self._is_finished = True
         await self._finish(self._ended_as or State.INTERRUPTED, "")
 
+    @contextmanager
+    def without_deadline(self) -> Iterator[None]:
+        """Stop the time limit within a block; afterwards it begins anew."""
+        self._stop_deadline()
+        try:
+            yield
+        finally:
+            self._start_deadline()
+
     async def __aenter__(self) -> Self:
         self._task = asyncio.current_task()
-        loop = asyncio.get_running_loop()
-        self._deadline = loop.call_later(
-            self._timeout_seconds, self.end_as, State.INTERRUPTED
-        )
+        self._start_deadline()
         return self
 
     async def __aexit__(
@@ -152,12 +186,24 @@ class Stream:
             state = State.INTERRUPTED
         was_asked = self._ended_as is not None
         self._ended_as = state
+        self._end_reason = self._end_reason or "its block was left"
+        self._has_ended.set()
         if was_asked and isinstance(exc, asyncio.CancelledError) and task is not None:
             task.uncancel()
         if not self._is_finished:
             await self._finish(state, clean_text(error))
         if was_asked and (exc is None or isinstance(exc, asyncio.CancelledError)):
-            raise StreamEnded from exc
+            raise StreamEnded(self._end_reason) from exc
+
+    def _start_deadline(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._deadline = loop.call_later(
+            self._timeout_seconds, self.end_as, State.INTERRUPTED, _TOO_LATE
+        )
+
+    def _stop_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
 
     def _report_leak(self) -> None:
         if self._task is not None:
@@ -180,10 +226,13 @@ class Stream:
                 )
                 break
             except StreamEnded:
+                # By another node, or by a commit of this one whose reply was lost.
+                self._on_ended(self.session_id, entry.offset)
                 return
             except (DatabaseUnavailable, LogFull):
                 await asyncio.sleep(_RETRY_SECONDS)
-        self._on_written(self.session_id, replace(entry, chain=committed.chain))
+        ended = replace(entry, chain=committed.chain)
+        self._on_written(self.session_id, ended, committed.previous)
 
     def _write_soon(self) -> None:
         if self._timer is not None or self._writing is not None:
@@ -236,7 +285,7 @@ class Stream:
                 self._on_chunk(self.session_id, growth.offset, at_char, growth.text)
             else:
                 self._whole_characters = self._written_characters
-                self._on_written(self.session_id, whole)
+                self._on_written(self.session_id, whole, None)
         elif isinstance(exc, ChunksLost):
             # The end writes the whole text.
             self.end_as(State.INTERRUPTED)

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 
 from connections import close_codes
+from connections.background import make_task_context
 from connections.error_log import get_logger
 from connections.exceptions import DatabaseUnavailable
 from connections.hub.connection import LiveConnection
@@ -50,6 +51,8 @@ class Subscriber:
         self._mark: Mark | None = None
         # Characters sent of each entry that was sent while it streamed, by offset.
         self._open: dict[int, int] = {}
+        # The resumptions that the client knows of; it reads the log after this.
+        self._resumed = dict(tail.resumed)
         self._replies: deque[str] = deque()
         self._end: close_codes.CloseReason | None = None
         self._is_busy = False
@@ -107,7 +110,8 @@ class Subscriber:
         elif self._task is None:
             # One task per attached connection: a task per message would cost half
             # as much as sending.
-            self._task = asyncio.create_task(self._pump())
+            loop, context = asyncio.get_running_loop(), make_task_context()
+            self._task = loop.create_task(self._pump(), context=context)
             self._task.add_done_callback(self._on_end)
 
     def close(self) -> None:
@@ -130,10 +134,6 @@ class Subscriber:
                 await self._waiter
                 self._waiter = None
             self._is_woken = False
-            # One system call for an ack and its entry costs less than half of two
-            # calls.
-            if self._connection.transport is not None:
-                self._connection.transport.gather()
             try:
                 while await self._step():
                     continue
@@ -157,6 +157,12 @@ class Subscriber:
         if self._end is not None:
             self._connection.end(self._end)
             return False
+        if self.tail.is_doubted:
+            return False
+        for offset, number in self.tail.resumed.items():
+            if self._resumed.get(offset) != number:
+                await self._send_resumed(offset, number)
+                return True
         for offset, characters in list(self._open.items()):
             if await self._follow(offset, characters):
                 return True
@@ -165,6 +171,24 @@ class Subscriber:
             await self._advance(self._position)
             return True
         return False
+
+    async def _send_resumed(self, offset: int, number: int) -> None:
+        """Send an entry again that another producer went on with."""
+        self._resumed[offset] = number
+        if self._position is None or offset > self._position:
+            return
+        self._open.pop(offset, None)
+        growing = self.tail.growing.get(offset)
+        entry = growing.entry if growing is not None else self.tail.get(offset)
+        if entry is None:
+            found = await self._database.read(
+                read_entries_at, self.tail.session_id, [offset]
+            )
+            if not found:
+                await self._send_state(offset, State.INTERRUPTED)
+                return
+            entry = found[0]
+        await self._send_entry(entry)
 
     async def _follow(self, offset: int, characters: int) -> bool:
         """Send the growth or the end of an entry that was sent unfinished."""

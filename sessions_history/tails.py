@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from connections.passes import Passes
 from connections.units import measure_text
 from sessions_history.beginnings import Beginning
-from sessions_history.chain import Mark, is_newer
+from sessions_history.chain import Mark
 from sessions_history.entries import Entry
+from sessions_history.known_commits import Compared, KnownCommits
 
 _RECENT_ENTRIES = 64
 _RECENT_BYTES = 256_000
@@ -22,17 +23,31 @@ class Growing:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class KnownPosition:
+    """What a tail knew before the positions were read: it may move on meanwhile."""
+
+    last_offset: int
+    commits: Compared
+    is_provisional: bool
+
+
 class Tail:
     """
     The end of one session's log, in memory.
 
     A tail may lag behind the log and lack entries; a subscriber reads those from the
     database. Texts only grow, so the longer of two versions is newer.
+
+    While its log is in doubt, subscribers wait: the owner reads the log at on_doubt().
     """
 
-    def __init__(self, session_id: str, passes: Passes) -> None:
+    def __init__(
+        self, session_id: str, passes: Passes, *, on_doubt: Callable[["Tail"], None]
+    ) -> None:
         self.session_id = session_id
         self._passes = passes
+        self._on_doubt = on_doubt
         self.epoch: str | None = None
         """None until the session was read."""
 
@@ -43,14 +58,13 @@ class Tail:
         """True if the session has another log now, so that clients must attach anew."""
 
         self.last_offset = 0
-        self.acked_offset = 0
-        """The last offset that this node has committed."""
-        self.mark: Mark | None = None
-        """The newest commit that this node knows of."""
         self.growing: dict[int, Growing] = {}
+        self.resumed: dict[int, int] = {}
+        """The number of the commit that resumed an entry last, by offset."""
         self.subscribers: dict[object, Callable[[], None]] = {}
         """The callbacks of the subscribers, called after each change."""
 
+        self._commits = KnownCommits()
         self._recent: OrderedDict[int, Entry] = OrderedDict()
         self._recent_bytes = 0
 
@@ -63,7 +77,9 @@ class Tail:
     def take(self, entry: Entry) -> None:
         """Add an entry or its newer version, and notify the subscribers."""
         self._advance_to(entry.offset)
-        self.learn(entry.mark)
+        self._commits.learn_newer(entry.mark)
+        self._report_doubt()
+        self._take_resumption(entry)
         if entry.is_streaming:
             self.grow(entry, entry.text)
             return
@@ -81,6 +97,8 @@ class Tail:
         if entry.offset in self._recent:
             return  # A late hint: the entry has ended.
         growing = self.growing.get(entry.offset)
+        if entry.resumption < self.resumed.get(entry.offset, 0):
+            return  # The text of a producer that has lost its lease.
         if growing is None:
             self.growing[entry.offset] = Growing(entry, text)
         elif len(text) > len(growing.text):
@@ -107,10 +125,30 @@ class Tail:
         self._advance_to(last_offset)
         self.notify()
 
-    def learn(self, mark: Mark | None) -> None:
-        """Record a commit of the log, if it is newer than the known ones."""
-        if is_newer(mark, self.mark):
-            self.mark = mark
+    @property
+    def is_doubted(self) -> bool:
+        """True if the log may be another one by now, which a read has to tell."""
+        return self._commits.is_doubted
+
+    def learn(
+        self, mark: Mark | None, previous: Mark | None = None, appended: int = 0
+    ) -> None:
+        """Record a commit, the one before it and the first offset that it appended."""
+        is_repeated = 0 < appended <= self.last_offset
+        self._commits.learn(mark, previous, is_repeated=is_repeated)
+        self._report_doubt()
+
+    def confirm(self, known: KnownPosition, newest: Mark | None) -> None:
+        """Record that the log had all that was known, and its newest commit then."""
+        self._commits.confirm(known.commits, newest)
+
+    def get_known(self) -> KnownPosition:
+        """Return what is known now, to compare it with the log."""
+        return KnownPosition(
+            last_offset=self.last_offset,
+            commits=self._commits.get(),
+            is_provisional=self.beginning is not None,
+        )
 
     def notify(self) -> None:
         """Wake the subscribers."""
@@ -123,6 +161,20 @@ class Tail:
     def get(self, offset: int) -> Entry | None:
         """Return a finished entry, or None if it is not in memory."""
         return self._recent.get(offset)
+
+    def _report_doubt(self) -> None:
+        if self.is_doubted:
+            self._on_doubt(self)
+
+    def _take_resumption(self, entry: Entry) -> None:
+        """Forget the text of an entry that another producer went on with."""
+        offset, number = entry.offset, entry.resumption
+        if number > self.resumed.get(offset, 0):
+            self.resumed[offset] = number
+            self.growing.pop(offset, None)
+            former = self._recent.pop(offset, None)
+            if former is not None:
+                self._recent_bytes -= measure_text(former.data)
 
     def _advance_to(self, offset: int) -> None:
         self.last_offset = max(self.last_offset, offset)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import NamedTuple
 
 from django.db import models
 
@@ -39,33 +40,71 @@ class DueWork:
     attempts: int
     is_late: bool
     """Its time is over."""
+    is_blocked: bool = False
+    """An earlier answer of its session is open."""
+    traceparent: str = ""
+    metadata: str = ""
+    """That of the message, as JSON; empty without any."""
 
 
-def add(works: Sequence[tuple[str, int, int | None, str]], terms: Terms) -> None:
-    """Insert works: (session_id, offset, message_offset, key) of each."""
+class NewWork(NamedTuple):
+    """A work to insert."""
+
+    session_id: str
+    offset: int
+    message_offset: int | None
+    key: str = ""
+    traceparent: str = ""
+    metadata: str = ""
+
+
+def add(works: Sequence[NewWork], terms: Terms) -> None:
+    """Insert works."""
     Work.objects.bulk_create(
         Work(
-            session_id=session_id,
-            offset=offset,
-            message_offset=message_offset,
-            key=key,
+            **one._asdict(),
             owner=terms.owner,
             leased_until=_after(terms.lease_seconds),
             ends_at=_after(terms.timeout_seconds),
         )
-        for session_id, offset, message_offset, key in works
+        for one in works
     )
 
 
-def renew(terms: Terms) -> list[DueWork]:
+def claim(session_id: str, offset: int, terms: Terms) -> bool:
+    """
+    Take over the work of a streaming entry, or make it; its session is locked.
+
+    Returns False while another owner holds the lease.
+    """
+    found = Work.objects.filter(session=session_id, offset=offset)
+    others = found.filter(leased_until__gte=Now()).exclude(owner=terms.owner)
+    if others.filter(_is_streaming()).exists():
+        return False
+    is_taken = found.update(
+        owner=terms.owner,
+        leased_until=_after(terms.lease_seconds),
+        ends_at=_after(terms.timeout_seconds),
+        attempts=models.F("attempts") + 1,
+    )
+    if not is_taken:
+        add([NewWork(session_id, offset, None)], terms)
+    return True
+
+
+def renew(terms: Terms, *, has_waiting: bool = False) -> list[DueWork]:
     """
     Renew the leases of an owner; return what it still has to write.
 
-    The work of entries that ended, here or on another node, is deleted.
+    The work of entries that ended, here or on another node, is deleted. The time
+    of an answer that waits for an earlier one has not begun: has_waiting tells
+    that the owner has such answers.
     """
     owned = Work.objects.filter(owner=terms.owner)
     owned.filter(~_is_streaming()).delete()
     owned.update(leased_until=_after(terms.lease_seconds))
+    if has_waiting:
+        owned.filter(_is_blocked()).update(ends_at=_after(terms.timeout_seconds))
     return _read(owned)
 
 
@@ -110,6 +149,23 @@ def read_answer(work: DueWork) -> tuple[Entry, Entry] | None:
     return None if not answer.is_streaming or answer.text else (message, answer)
 
 
+def is_blocked(session_id: str, offset: int) -> bool:
+    """Return True while an earlier answer of a session is open, on any node."""
+    earlier = Work.objects.filter(session=session_id, offset__lt=offset)
+    return earlier.filter(_is_streaming(), message_offset__isnull=False).exists()
+
+
+def _is_blocked() -> models.Q:
+    """Return the condition that a work is an answer behind an open one."""
+    earlier = Work.objects.filter(
+        _is_streaming(),
+        session=models.OuterRef("session"),
+        offset__lt=models.OuterRef("offset"),
+        message_offset__isnull=False,
+    )
+    return models.Q(models.Exists(earlier), message_offset__isnull=False)
+
+
 def _is_streaming() -> models.Exists:
     """Return the condition that the entry of a work streams."""
     entries = HistoryEntry.objects.filter(
@@ -122,9 +178,13 @@ def _read(works: models.QuerySet[Work]) -> list[DueWork]:
     rows = works.annotate(
         is_late=models.ExpressionWrapper(
             models.Q(ends_at__lt=Now()), output_field=models.BooleanField()
-        )
+        ),
+        is_blocked=models.ExpressionWrapper(
+            _is_blocked(), output_field=models.BooleanField()
+        ),
     ).values_list(
-        "session_id", "offset", "message_offset", "key", "attempts", "is_late"
+        *("session_id", "offset", "message_offset", "key", "attempts", "is_late"),
+        *("is_blocked", "traceparent", "metadata"),
     )
     return [
         DueWork(
@@ -134,8 +194,21 @@ def _read(works: models.QuerySet[Work]) -> list[DueWork]:
             key=key,
             attempts=attempts,
             is_late=is_late,
+            is_blocked=is_blocked,
+            traceparent=traceparent,
+            metadata=metadata,
         )
-        for session_id, offset, message_offset, key, attempts, is_late in rows
+        for (
+            session_id,
+            offset,
+            message_offset,
+            key,
+            attempts,
+            is_late,
+            is_blocked,
+            traceparent,
+            metadata,
+        ) in rows
     ]
 
 

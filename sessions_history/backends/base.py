@@ -66,8 +66,8 @@ class Backend(ABC):
         """
         Lock sessions, always in the order of their ids.
 
-        Returns (session_id, epoch, last_offset, chain, is_stale) of each existing
-        session; it is stale if last_seen_at is older than SEEN_SECONDS.
+        Returns (session_id, client_id, epoch, last_offset, chain, is_stale) of each
+        existing session; it is stale if last_seen_at is older than SEEN_SECONDS.
         """
 
     @abstractmethod

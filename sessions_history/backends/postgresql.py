@@ -7,7 +7,7 @@ from sessions_history.backends.base import Backend, Changes, Found, Row, dump
 # LATERAL and = ANY make PostgreSQL look each row up in the index. For a join with
 # old statistics, as on a table that fills up, the planner would scan the table.
 _LOCK = """
-SELECT session_id, epoch, last_offset, chain, last_seen_at < %s
+SELECT session_id, client_id, epoch, last_offset, chain, last_seen_at < %s
 FROM sessions_history_session WHERE session_id = ANY(%s) ORDER BY session_id FOR UPDATE
 """
 

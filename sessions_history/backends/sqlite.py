@@ -10,7 +10,9 @@ from sessions_history.backends.base import Backend, Changes, Found, Row, dump
 # up in the index, and no table is scanned.
 LOCK = """
 SELECT json_group_array(
-    json_array(s.session_id, s.epoch, s.last_offset, s.chain, s.last_seen_at < ?)
+    json_array(
+        s.session_id, s.client_id, s.epoch, s.last_offset, s.chain, s.last_seen_at < ?
+    )
 ) FROM json_each(?) AS v
 CROSS JOIN sessions_history_session AS s ON s.session_id = v.value
 """

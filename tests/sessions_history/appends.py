@@ -3,8 +3,8 @@
 import os
 
 from sessions_history.beginnings import Beginning
-from sessions_history.commits import LogLimits
 from sessions_history.entries import Append, NewEntry
+from sessions_history.limits import LogLimits
 from sessions_history.models import Session
 from sessions_history.session_ids import make_session_id
 

@@ -11,7 +11,7 @@ class Scripted:
     """Answers with what a test puts into its queue: pieces, an error, None for done."""
 
     def __init__(self) -> None:
-        self.script: asyncio.Queue[str | Exception | None] = asyncio.Queue()
+        self.script: asyncio.Queue[str | BaseException | None] = asyncio.Queue()
         self.asked: list[tuple[Any, Sequence[HistoryMessage]]] = []
         self.closed = 0
 
@@ -21,13 +21,13 @@ class Scripted:
         self.asked.append((message, history))
         try:
             while (piece := await self.script.get()) is not None:
-                if isinstance(piece, Exception):
+                if isinstance(piece, BaseException):
                     raise piece
                 yield piece
         finally:
             self.closed += 1
 
-    def play(self, *pieces: str | Exception | None) -> None:
+    def play(self, *pieces: str | BaseException | None) -> None:
         for piece in pieces:
             self.script.put_nowait(piece)
 

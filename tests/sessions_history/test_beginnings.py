@@ -23,6 +23,7 @@ from sessions_history.models import DeletedSession, HistoryEntry, Session
 from sessions_history.quotas import StorageQuota
 from sessions_history.reads import Claim, read_snapshot
 from sessions_history.session_ids import KNOWN_SECONDS, is_recent_id, make_session_id
+from sessions_history.signals import session_created
 from tests.sessions_history.appends import LIMITS, make_append, make_beginning
 
 pytestmark = pytest.mark.django_db
@@ -150,3 +151,22 @@ def test_old_ids_of_deleted_sessions_are_pruned() -> None:
     swept = Sweeper(make_config()).sweep_once()
     assert swept.tasks["deleted_sessions_pruned"] == 1
     assert DeletedSession.objects.get().session_id == "60"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_session_is_sent_once_after_its_commit() -> None:
+    created: list[tuple[Session, ...]] = []
+
+    def receive(sender: type[Session], sessions: Any, **kwargs: Any) -> None:
+        assert Session.objects.filter(pk=sessions[0].pk).exists()
+        created.append(sessions)
+
+    session_created.connect(receive)
+    new = make_beginning()
+    append = make_append(new.session_id, "k", beginning=new)
+    commit([append], LIMITS)
+    commit([append], LIMITS)
+    session_created.disconnect(receive)
+    assert [(one.pk, one.client_id) for (one,) in created] == [
+        (new.session_id, "alice")
+    ]

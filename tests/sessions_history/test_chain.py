@@ -8,59 +8,28 @@ from urllib.parse import parse_qsl
 
 import pytest
 from asgiref.sync import sync_to_async
-from django.db import transaction
 
 from connections.client.transcript import Transcript
-from sessions_history.chain import Mark, compare
+from sessions_history.chain import (
+    Mark,
+    add_link,
+    compare,
+    find_resumption,
+    has_link,
+)
 from sessions_history.commits import commit
 from sessions_history.entries import Committed, Growth, Request, Rewrite
 from sessions_history.exceptions import StreamEnded
 from sessions_history.log import get_log
-from sessions_history.models import (
-    AppendKey,
-    EntryChunk,
-    HistoryEntry,
-    Session,
-    Work,
-)
+from sessions_history.models import HistoryEntry, Session
 from tests.node import find_node
 from tests.project import ROOT
 from tests.sessions_history.appends import LIMITS, make_append, make_session
+from tests.sessions_history.backups import Backup, make_backup, restore
 from tests.sessions_history.conftest import MakeNode
 from tests.sessions_history.talks import Talk, talk
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-TABLES: tuple[Any, ...] = (
-    Session,
-    HistoryEntry,
-    EntryChunk,
-    AppendKey,
-    Work,
-)
-
-
-class Backup:
-    """The rows of the log at one moment."""
-
-    def __init__(self) -> None:
-        self._rows = [list(table.objects.all()) for table in TABLES]
-
-    def restore(self, *requests: Request) -> None:
-        """Put the rows back, and commit requests before anybody can look."""
-        with transaction.atomic():
-            Session.objects.all().delete()
-            for table, rows in zip(TABLES, self._rows, strict=True):
-                table.objects.bulk_create(rows)
-            for request in requests:
-                commit([request], LIMITS)
-
-
-make_backup = sync_to_async(Backup)
-
-
-async def restore(backup: Backup, *requests: Request) -> None:
-    await sync_to_async(backup.restore)(*requests)
 
 
 def claim_of(client: Talk, message: dict[str, Any], **claim: Any) -> dict[str, Any]:
@@ -264,3 +233,24 @@ def test_marks_are_compared_without_a_read_where_they_can_be() -> None:
     assert compare(mark, Mark(2, 1, "b")) is False
     assert compare(mark, newer) is None
     assert Mark.parse("") is Mark.of_entry(1, "") is None
+
+
+def test_a_chain_keeps_its_first_and_its_last_two_links() -> None:
+    """A client that knows a commit between them is told of no loss."""
+    chain = ""
+    for number in range(1, 7):
+        chain = add_link(chain, f"{number}-{'a' * 12}")
+    assert [link.partition("-")[0] for link in chain.split()] == ["1", "5", "6"]
+    kept, dropped, foreign = Mark(5, 1, "a" * 12), Mark(3, 1, "b" * 12), Mark(5, 1, "c")
+    assert [has_link(chain, mark) for mark in (kept, dropped, foreign)] == [
+        True,
+        True,
+        False,
+    ]
+
+
+def test_a_resumption_is_told_from_an_end() -> None:
+    assert find_resumption("3-a", is_streaming=True) == 0
+    assert find_resumption("3-a 4-b", is_streaming=False) == 0
+    assert find_resumption("3-a 4-b", is_streaming=True) == 4
+    assert find_resumption("3-a 5-c 6-d", is_streaming=False) == 5

@@ -14,9 +14,10 @@ from connections.passes import Passes
 from connections.testing import wait_until
 from connections.testing.waiting import scale
 from sessions_history import chunks, work
-from sessions_history.commits import LogLimits, commit
+from sessions_history.commits import commit
 from sessions_history.entries import Committed, Entry, Growth, Request, Rewrite
 from sessions_history.exceptions import ChunksLost, StreamEnded
+from sessions_history.limits import LogLimits
 from sessions_history.log import get_log
 from sessions_history.models import EntryChunk, HistoryEntry, Session, Work
 from sessions_history.pruning import interrupt_abandoned
@@ -253,7 +254,7 @@ async def test_another_node_shows_the_text_as_it_grows(make_node: MakeNode) -> N
 
 
 def test_a_hint_that_was_lost_makes_a_hole_that_is_not_filled_with_another() -> None:
-    tail = Tail("s", Passes())
+    tail = Tail("s", Passes(), on_doubt=print)
     entry = Entry(
         offset=1,
         kind="message",

@@ -1,7 +1,7 @@
 """One commit of the log, against a model of it that fits on a page."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import pytest
@@ -10,7 +10,7 @@ from django.utils import timezone
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sessions_history.commits import LogLimits, commit, is_transient
+from sessions_history.commits import commit, is_transient
 from sessions_history.entries import (
     Committed,
     Request,
@@ -24,6 +24,7 @@ from sessions_history.exceptions import (
     StreamEnded,
     TooManyStreams,
 )
+from sessions_history.limits import LogLimits
 from sessions_history.models import HistoryEntry, Session
 from tests.sessions_history.appends import LIMITS, make_append, make_session
 
@@ -114,6 +115,20 @@ def test_an_entry_that_streams_is_not_trimmed() -> None:
     assert commit_one(rewrite).offset == opened.offset == 1
     commit_one(make_append(session_id))
     assert [offset for offset, *_ in read_log(session_id)] == [10, 11, 12, 13, 14]
+
+
+def test_more_streams_than_the_cap_are_trimmed_as_they_end() -> None:
+    """While they stream all are kept; no append has to follow."""
+    session_id = make_session()
+    limits = replace(LIMITS, max_open_streams=8)
+    commit([make_append(session_id, state="streaming")] * 8, limits)
+    assert len(read_log(session_id)) == 8
+    for offset in range(1, 9):
+        end = Rewrite(session_id=session_id, offset=offset, state="done", data="2")
+        (ended,) = commit([end], limits)
+        assert isinstance(ended, Committed)
+        assert len(read_log(session_id)) == max(5, 8 - offset)
+    assert [offset for offset, *_ in read_log(session_id)] == [4, 5, 6, 7, 8]
 
 
 def test_only_so_many_stream() -> None:

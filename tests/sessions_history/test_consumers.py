@@ -261,8 +261,12 @@ async def test_a_lost_reply_to_the_first_commit_begins_one_session(
         message_id = await alice.say("x")
         assert (await alice.receive_type("error"))["code"] == "unavailable"
         await alice.say("x", message_id)
-        assert (await alice.receive_type("ack"))["offset"] == 1
-        assert await alice.receive_offsets(1) == [1]
+        # A check of positions may send the entry before the ack.
+        told = [await alice.receive_type("ack", "entry") for _ in range(2)]
+        assert {(one["type"], one["offset"]) for one in told} == {
+            ("ack", 1),
+            ("entry", 1),
+        }
     assert await HistoryEntry.objects.acount() == 1
 
 

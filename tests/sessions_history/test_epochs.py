@@ -10,6 +10,9 @@ import pytest
 from asgiref.sync import sync_to_async
 from django.core.management import call_command
 
+from connections.testing.waiting import scale
+from sessions_history.epochs import renew_epoch
+from sessions_history.exceptions import StreamEnded
 from sessions_history.log import get_log
 from sessions_history.models import HistoryEntry, Session
 from tests.sessions_history.appends import make_session
@@ -64,6 +67,53 @@ async def test_two_nodes_renew_an_epoch_once(make_node: MakeNode) -> None:
     session = await Session.objects.aget()
     async with talk(nodes[0], alice.session_id) as returned:
         assert returned.hello["epoch"] == session.epoch != alice.hello["epoch"]
+
+
+@pytest.mark.parametrize("names_epoch", [True, False])
+async def test_a_stop_meant_for_an_entry_of_the_former_log_stops_no_other(
+    make_node: MakeNode, names_epoch: bool
+) -> None:
+    """The node of the client has not noticed yet; clients of 0.2 name no epoch."""
+    here, there = (make_node(sessions={"position_seconds": 60}) for _ in range(2))
+    async with talk(here) as alice:
+        claim = await say_three(alice)
+        await go_back(2)
+        await sync_to_async(renew_epoch)(alice.session_id, claim["epoch"])
+        async with get_log(there).stream(alice.session_id) as stream:
+            named = {"epoch": claim["epoch"]} if names_epoch else {}
+            await alice.send(type="cancel", offset=3, **named)
+            error = await alice.receive_type("error")
+            assert (error["code"], error["offset"]) == ("not_found", 3)
+            await stream.write("goes on")
+        async with talk(there, alice.session_id) as again:
+            assert (await again.receive_offsets(3))[-1] == 3
+        entry = await HistoryEntry.objects.aget(offset=3)
+        assert entry.state == "done"
+
+
+@pytest.mark.parametrize("epoch", [None, "", "own"])
+async def test_a_stop_of_the_present_log_stops(
+    make_node: MakeNode, epoch: str | None
+) -> None:
+    here, there = make_node(), make_node()
+    async with talk(here) as alice:
+        await alice.say_and_wait("a")
+        own = alice.hello["epoch"] if epoch == "own" else epoch
+        with pytest.raises(StreamEnded):
+            async with get_log(there).stream(alice.session_id) as stream:
+                await alice.send(type="cancel", offset=2, epoch=own)
+                async with asyncio.timeout(scale(10)):
+                    while True:
+                        await stream.write("x")
+                        await asyncio.sleep(0.02)
+
+
+async def test_an_epoch_that_is_no_text_is_an_error(make_node: MakeNode) -> None:
+    async with talk(make_node()) as alice:
+        wrong: list[Any] = [1, ["e"], {}, True]
+        for epoch in wrong:
+            await alice.send(type="cancel", offset=1, epoch=epoch)
+            assert (await alice.receive_type("error"))["code"] == "invalid_message"
 
 
 def run(*arguments: str) -> str:

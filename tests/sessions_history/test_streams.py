@@ -9,11 +9,12 @@ import pytest
 
 from connections.node.node import Node
 from connections.testing import wait_until
+from sessions_history.entries import Rewrite
 from sessions_history.exceptions import StreamEnded, TooManyStreams
 from sessions_history.log import get_log
 from sessions_history.models import HistoryEntry
 from sessions_history.responders import ResponderFailed
-from tests.sessions_history.conftest import MakeNode
+from tests.sessions_history.conftest import MakeNode, SwitchableDatabase
 from tests.sessions_history.responding import Scripted
 from tests.sessions_history.talks import Talk, talk
 
@@ -193,6 +194,22 @@ async def test_a_responder_that_fails_is_an_error_state(
         assert screen.text(6) == "well"
 
 
+@pytest.mark.parametrize("kind", [asyncio.CancelledError, SystemExit])
+async def test_no_end_of_what_a_responder_awaits_is_more_than_its_failure(
+    node: Node,
+    responder: Scripted,
+    caplog: pytest.LogCaptureFixture,
+    kind: type[BaseException],
+) -> None:
+    screen = Screen()
+    async with talk(node) as alice:
+        await alice.say({"text": "hi"})
+        responder.play("half", kind())
+        await screen.follow(alice, has_ended(2))
+        assert screen.entries[2]["state"] == "error"
+        await wait_until(lambda: "The responder failed" in caplog.text)
+
+
 async def test_only_so_many_stream_at_once(node: Node, responder: Scripted) -> None:
     screen = Screen()
     async with talk(node) as alice:
@@ -298,3 +315,50 @@ async def test_only_so_many_answers_are_under_way_for_a_client_and_on_a_node(
         await one.receive_type("state")
         await three.say({"text": "one too many"}, refused)
         assert (await three.receive_type("ack"))["offset"] == 3
+
+
+class LosingDatabase(SwitchableDatabase):
+    """A database that loses the reply to the next commit of an end."""
+
+    loses_end = True
+
+    async def write_urgently(self, work: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.loses_end and any(isinstance(one, Rewrite) for one in args[0]):
+            self.loses_end, self.loses_reply = False, True
+        return await super().write_urgently(work, *args, **kwargs)
+
+
+LATE = {"sessions": {"position_seconds": 60}}
+"""The checks of positions tell nothing within a test."""
+
+
+async def test_the_end_is_told_at_once_after_a_lost_reply(
+    make_node: MakeNode, responder: Scripted
+) -> None:
+    database = LosingDatabase()
+    node = make_node(database, **LATE)
+    get_log(node).responder = responder
+    async with talk(node) as alice:
+        offset = await alice.say_and_wait({"text": "hi"}) + 1
+        responder.play(None)
+        state = await alice.receive_type("state")
+        assert (state["offset"], state["state"]) == (offset, "done")
+        assert not database.loses_end
+
+
+async def test_a_cancellation_is_told_at_once_after_a_lost_reply(
+    make_node: MakeNode, responder: Scripted
+) -> None:
+    """The stream is on another node; the second request finds it ended."""
+    owner, other = make_node(**LATE), make_node(LosingDatabase(), **LATE)
+    get_log(owner).responder = responder
+    async with talk(owner) as alice:
+        offset = await alice.say_and_wait({"text": "hi"}) + 1
+        async with talk(other, alice.session_id) as alice_again:
+            await alice_again.receive_offsets(offset)
+            await alice_again.send(type="cancel", offset=offset)
+            assert (await alice_again.receive_type("error"))["code"] == "unavailable"
+            await alice_again.send(type="cancel", offset=offset)
+            assert (await alice_again.receive_type("error"))["code"] == "not_found"
+            state = await alice_again.receive_type("state")
+            assert (state["offset"], state["state"]) == (offset, "cancelled")

@@ -102,6 +102,49 @@ async def test_another_node_gives_the_answer_of_a_dead_one(
     assert [message for message, _ in responder.asked] == [{"text": "hi"}]
 
 
+class PoisonedDatabase(SwitchableDatabase):
+    """A database in which the work of one session cannot be read."""
+
+    poisoned = ""
+
+    async def read(self, work: Any, *args: Any, **kwargs: Any) -> Any:
+        if args and getattr(args[0], "session_id", "") == self.poisoned:
+            raise KeyError("an error that nobody expected")
+        return await super().read(work, *args, **kwargs)
+
+
+def leave_work(age_seconds: float) -> str:
+    """Insert a question whose node died before it answered."""
+    session_id = make_session()
+    rows = [("done", '"hi"'), ("streaming", '{"text":""}')]
+    for offset, (state, data) in enumerate(rows, 1):
+        HistoryEntry.objects.create(
+            session_id=session_id, offset=offset, sender="x", state=state, data=data
+        )
+    terms = work.Terms(owner="dead", lease_seconds=-age_seconds, timeout_seconds=60)
+    work.add([work.NewWork(session_id, 2, 1, "key")], terms)
+    return session_id
+
+
+async def test_a_work_that_cannot_be_resumed_holds_up_no_other(
+    make_node: MakeNode, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither while works are taken over nor while they are compared later."""
+    database, responder = PoisonedDatabase(), Scripted()
+    database.poisoned = await database.write(leave_work, 9)
+    others = [await database.write(leave_work, 5)]
+    responder.play("first", None)
+    node = start(make_node(database, **QUICK), responder)
+    await node.start()
+    await wait_for_state(others[0], 2, "done")
+    others.append(await database.write(leave_work, 5))
+    responder.play("second", None)
+    await wait_for_state(others[1], 2, "done")
+    assert await read_state(database.poisoned, 2) == "streaming"
+    lines = [one.getMessage() for one in caplog.records]
+    assert sum("The resumption of work failed" in line for line in lines) == 1
+
+
 def test_what_was_begun_is_interrupted_and_not_begun_anew() -> None:
     session_id = make_session()
     rows = [("done", '"hi"'), ("streaming", '{"text":"half"}')]
@@ -110,7 +153,7 @@ def test_what_was_begun_is_interrupted_and_not_begun_anew() -> None:
             session_id=session_id, offset=offset, sender="x", state=state, data=data
         )
     terms = work.Terms(owner="a", lease_seconds=-1, timeout_seconds=60)
-    work.add([(session_id, 2, 1, "key")], terms)
+    work.add([work.NewWork(session_id, 2, 1, "key")], terms)
     (taken,) = work.take_over(
         work.Terms(owner="b", lease_seconds=60, timeout_seconds=60)
     )
@@ -128,7 +171,7 @@ def test_the_database_knows_when_time_is_over() -> None:
         session_id=session_id, offset=1, sender="x", state="streaming"
     )
     terms = work.Terms(owner="a", lease_seconds=60, timeout_seconds=-1)
-    work.add([(session_id, 1, None, "")], terms)
+    work.add([work.NewWork(session_id, 1, None)], terms)
     assert [one.is_late for one in work.renew(terms)] == [True]
     HistoryEntry.objects.update(state="done")
     assert work.renew(terms) == []
@@ -142,7 +185,7 @@ def test_the_sweeper_ends_what_no_node_takes_over() -> None:
         session_id=session_id, offset=1, sender="x", state="streaming", at=minute_ago
     )
     terms = work.Terms(owner="a", lease_seconds=-10, timeout_seconds=60)
-    work.add([(session_id, 1, None, "")], terms)
+    work.add([work.NewWork(session_id, 1, None)], terms)
     assert interrupt_abandoned(10) == 0
     Work.objects.update(leased_until=minute_ago)
     assert interrupt_abandoned(10) == 1

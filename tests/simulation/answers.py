@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sessions_history.responders import HistoryMessage, ResponderFailed
+from tests.simulation.stores import SimulatedDatabase
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +54,16 @@ class Answering:
 
     number: int
     responder: "PlannedResponder"
+    began_at: float
     pieces: int = 0
     is_open: bool = True
+
+    @property
+    def is_undisturbed(self) -> bool:
+        """Whether it goes on, and nothing has disturbed its node since it began."""
+        responder = self.responder
+        is_alive = self.is_open and not responder.is_dead
+        return is_alive and self.began_at > responder.database.disturbed_at
 
 
 @dataclass(slots=True)
@@ -63,6 +72,8 @@ class PlannedResponder:
 
     calls: list[Answering]
     """The calls of all nodes."""
+    database: SimulatedDatabase
+    """The database of its node."""
     is_dead: bool = False
     """True if the process of the node was killed."""
     _forever: asyncio.Event = field(default_factory=asyncio.Event)
@@ -71,7 +82,11 @@ class PlannedResponder:
         self, message: Any, history: Sequence[HistoryMessage]
     ) -> AsyncIterator[str]:
         plan = PLANS[message["plan"]]
-        call = Answering(number=message["number"], responder=self)
+        call = Answering(
+            number=message["number"],
+            responder=self,
+            began_at=asyncio.get_running_loop().time(),
+        )
         self.calls.append(call)
         try:
             for count in range(plan.pieces):

@@ -6,9 +6,10 @@ from contextlib import contextmanager
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
+from tests.simulation.oracle import HISTORY_LIMIT
 from tests.simulation.pages import Broken, Page
 from tests.simulation.stores import Copy, DatabaseClock
-from tests.simulation.world import FAULTS, HISTORY_LIMIT, World
+from tests.simulation.world import FAULTS, World
 
 _MOST_PAGES = 5
 _MOST_COPIES = 3
@@ -20,6 +21,7 @@ _SECONDS = (0.001, 0.01, 0.1, 0.5, 0.5, 2, 2, 6, 20)
 _STEPS = {
     "say": 6,
     "flood": 3,
+    "say_unconfirmed": 3,
     "repeat": 2,
     "cancel": 2,
     "open_page": 3,
@@ -120,7 +122,7 @@ class Sessions(RuleBasedStateMachine):
         """Send a message."""
         self.number += 1
         plan = _PLANS[what % len(_PLANS)]
-        self.world.messages[self.number] = plan
+        self.world.oracle.messages[self.number] = plan
         self._page(which).say(self.number, plan)
         self.world.advance(0)
 
@@ -129,6 +131,11 @@ class Sessions(RuleBasedStateMachine):
         for _ in range(HISTORY_LIMIT // 2):
             self.say(which, 0)
             self.world.advance(0.1)
+
+    def say_unconfirmed(self, which: int, what: int) -> None:
+        """Send a message whose commit gets no reply."""
+        self.world.fault(self._page(which), "lost 1")
+        self.say(which, what)
 
     def repeat(self, which: int, what: int) -> None:
         """Send a message again, also one whose ack came."""
@@ -170,7 +177,8 @@ class Sessions(RuleBasedStateMachine):
     def travel(self, which: int, what: int) -> None:
         """Restore a backup."""
         if self.world.saved:
-            self.world.travel(self.world.saved[which % len(self.world.saved)])
+            saved = self.world.saved[which % len(self.world.saved)]
+            self.world.travel(saved, is_announced=what % 2 == 0)
 
     # Time
 

@@ -1,6 +1,7 @@
 """A database that is away, slow, loses replies and goes back in time."""
 
 import asyncio
+import math
 import random
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -47,7 +48,7 @@ class SimulationLoop(VirtualLoop):
 class SimulatedDatabase(Database):
     """The real database of one node, at a distance that a test controls."""
 
-    def __init__(self, chance: random.Random) -> None:
+    def __init__(self, chance: random.Random, now: Callable[[], float]) -> None:
         super().__init__()
         self.is_away = False
         self.is_dead = False
@@ -56,8 +57,15 @@ class SimulatedDatabase(Database):
         """How many of the next writes are committed without a reply."""
         self.calls = 0
         """How often it was read or written."""
+        self.disturbed_at = -math.inf
+        """When the last fault happened or was felt."""
         self._chance = chance
+        self._now = now
         self._turn = asyncio.Lock()
+
+    def disturb(self) -> None:
+        """Record that there is a fault now."""
+        self.disturbed_at = self._now()
 
     async def read(self, work: Any, *args: Any, **kwargs: Any) -> Any:
         return await self._ask(work, *args, **kwargs)
@@ -67,6 +75,7 @@ class SimulatedDatabase(Database):
             result = await self._ask(work, *args, **kwargs)
         if self.lost_replies:
             self.lost_replies -= 1
+            self.disturb()
             raise DatabaseUnavailable("the reply to COMMIT is lost")
         return result
 
@@ -76,6 +85,7 @@ class SimulatedDatabase(Database):
     async def _ask(self, work: Any, *args: Any, **kwargs: Any) -> Any:
         await self._travel()
         if self.is_away:
+            self.disturb()
             raise DatabaseUnavailable("away")
         result = await super().read(work, *args, **kwargs)
         self.calls += 1

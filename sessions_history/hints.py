@@ -1,0 +1,55 @@
+"""Encode entries for the hints that nodes send each other."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sessions_history.chain import Mark
+from sessions_history.entries import Entry
+
+
+def pack(entries: Sequence[Entry]) -> dict[str, Any]:
+    """Return entries as part of a hint; the previous release reads no chains."""
+    packed = [
+        [
+            entry.offset,
+            entry.kind,
+            entry.sender,
+            entry.at.isoformat(),
+            entry.data,
+            entry.state,
+        ]
+        for entry in entries
+    ]
+    return {"entries": packed, "chains": [entry.chain for entry in entries]}
+
+
+def pack_commit(entries: Sequence[Entry], previous: str) -> dict[str, Any]:
+    """Return the commit of entries and the one before it, as part of a hint."""
+    return {"commit": str(entries[-1].mark or ""), "previous": previous}
+
+
+def unpack(message: Mapping[str, Any]) -> list[Entry]:
+    """Return the entries of a hint."""
+    packed = message.get("entries", ())
+    chains = message.get("chains") or [""] * len(packed)
+    return [
+        Entry(
+            offset=offset,
+            kind=kind,
+            sender=sender,
+            at=datetime.fromisoformat(at),
+            data=text,
+            state=state,
+            chain=chain,
+        )
+        for (offset, kind, sender, at, text, state), chain in zip(
+            packed, chains, strict=True
+        )
+    ]
+
+
+def unpack_commit(message: Mapping[str, Any]) -> tuple[Mark | None, Mark | None, int]:
+    """Return a hint's commit, the one before it and the first offset it appended."""
+    commit, previous = Mark.parse(message["commit"]), Mark.parse(message["previous"])
+    return commit, previous, message.get("first", 0)

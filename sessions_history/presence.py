@@ -1,0 +1,145 @@
+"""Show a connection who is present in its session, and who types there."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from connections.exceptions import PresenceUnavailable
+from connections.hub.connection import LiveConnection
+from connections.node.node import Node
+from connections.presence.rooms import find_member
+from sessions_history.fan_out import FanOut
+
+_REPEAT_SECONDS = 2
+"""The least time between two equal events of one connection."""
+
+_MOST_WAITING = 100
+"""The events that may wait for a slow client; the oldest are dropped."""
+
+Event = Mapping[str, Any]
+SendText = Callable[[str], Awaitable[None]]
+
+
+class TypingEvents:
+    """
+    The events of typing in the sessions that are attached on one node.
+
+    They go to the connections of a session on all nodes, and are not stored. One
+    that is lost is made up for by the next, or by the end of its time.
+    """
+
+    def __init__(self, fan_out: FanOut) -> None:
+        self._fan_out = fan_out
+        self._listeners: dict[str, dict[str, Callable[[Event], None]]] = {}
+        fan_out.on_typing = self._deliver
+
+    def join(
+        self, session_id: str, connection_id: str, receive: Callable[[Event], None]
+    ) -> None:
+        """Call back with each event of the other connections of a session."""
+        self._listeners.setdefault(session_id, {})[connection_id] = receive
+
+    def leave(self, session_id: str, connection_id: str) -> None:
+        """Undo join(); a second call does nothing."""
+        listeners = self._listeners.get(session_id, {})
+        listeners.pop(connection_id, None)
+        if not listeners:
+            self._listeners.pop(session_id, None)
+
+    def send(self, session_id: str, event: Event) -> None:
+        """Send an event to the other connections of a session, on all nodes."""
+        self._deliver(session_id, event)
+        self._fan_out.send_typing(session_id, event)
+
+    def _deliver(self, session_id: str, event: Event) -> None:
+        for connection_id, receive in list(self._listeners.get(session_id, {}).items()):
+            if connection_id != event["connection"]:
+                receive(event)
+
+
+class SessionPresence:
+    """
+    The presence of one connection in its session.
+
+    Its owner closes it. Events are sent in a task of their own, so that a client
+    that reads slowly delays nobody.
+    """
+
+    def __init__(
+        self,
+        typing: TypingEvents,
+        *,
+        session_id: str,
+        connection: LiveConnection,
+        node: Node,
+        send: SendText,
+    ) -> None:
+        self.room = f"session:{session_id}"
+        """The room of the session, as for connections.presence."""
+        self.member = find_member(connection)
+        self._typing = typing
+        self._session_id = session_id
+        self._connection_id = connection.connection_id
+        self._node = node
+        self._send = send
+        self._is_typing = False
+        self._sent_at = float("-inf")
+        self._waiting: dict[str, Event] = {}
+        self._sending: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to receive who types; the client has its hello."""
+        self._typing.join(self._session_id, self._connection_id, self._receive)
+
+    def close(self) -> None:
+        """Stop typing and receiving."""
+        self.set_typing(is_typing=False)
+        self._typing.leave(self._session_id, self._connection_id)
+        self._waiting.clear()
+        if self._sending is not None:
+            self._sending.cancel()
+
+    async def describe(self) -> dict[str, Any]:
+        """Return the message that lists the members; None where they are unknown."""
+        try:
+            found = await self._node.presence.get_present(self.room)
+        except PresenceUnavailable:
+            return {"type": "present", "members": None}
+        members = [
+            {"member": member, "data": json.loads(data)}
+            for member, data in sorted(found.items())
+        ]
+        return {"type": "present", "members": members}
+
+    def set_typing(self, *, is_typing: bool) -> None:
+        """Send the other connections whether this one types, unless they know."""
+        now = self._node.clock()
+        if is_typing == self._is_typing and not (
+            is_typing and now - self._sent_at >= _REPEAT_SECONDS
+        ):
+            return
+        self._is_typing, self._sent_at = is_typing, now
+        event = {
+            "type": "typing",
+            "member": self.member,
+            "connection": self._connection_id,
+            "active": is_typing,
+        }
+        self._typing.send(self._session_id, event)
+
+    def _receive(self, event: Event) -> None:
+        self._waiting[event["connection"]] = event
+        if len(self._waiting) > _MOST_WAITING:
+            del self._waiting[next(iter(self._waiting))]
+        if self._sending is None:
+            sending = self._node.hub.sending
+            self._sending = sending.start(self._send_waiting(), "send who types")
+
+    async def _send_waiting(self) -> None:
+        try:
+            while self._waiting:
+                event = self._waiting.pop(next(iter(self._waiting)))
+                await self._send(json.dumps(event))
+        finally:
+            self._sending = None

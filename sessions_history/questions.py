@@ -1,0 +1,69 @@
+"""Read the circumstances of the messages that are answered."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from django.contrib.auth import get_user_model
+
+from sessions_history.entries import Entry
+from sessions_history.exceptions import SessionNotFound
+from sessions_history.models import Session
+from sessions_history.reads import read_latest_entries
+from sessions_history.responders import AnswerContext, HistoryMessage
+from sessions_history.streams import Stream
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """A message, and the entry of its answer."""
+
+    session_id: str
+    message_id: str
+    message: Entry
+    answer: Entry
+    traceparent: str = ""
+    claims: Mapping[str, Any] | None = None
+    metadata: str = ""
+    """That of the message, as JSON; empty without any."""
+    may_wait: bool = True
+    """Earlier answers of the session may be open."""
+
+
+def read_context(
+    question: Question, count: int, stream: Stream
+) -> tuple[list[HistoryMessage], AnswerContext]:
+    """Read the history of a message, and the owner of its session."""
+    session = Session.objects.filter(pk=question.session_id).first()
+    if session is None:
+        raise SessionNotFound
+    user = None
+    if session.user_id is not None:
+        user = get_user_model()._default_manager.filter(pk=session.user_id).first()
+    context = AnswerContext(
+        session_id=question.session_id,
+        message_id=question.message_id,
+        offset=question.answer.offset,
+        client_id=session.client_id,
+        user=user,
+        claims=question.claims,
+        metadata=json.loads(question.metadata or "{}"),
+        stream=stream,
+    )
+    return read_history(question, count), context
+
+
+def read_history(question: Question, count: int) -> list[HistoryMessage]:
+    """Read and parse the entries before a message, off the event loop."""
+    session_id, before = question.session_id, question.message.offset
+    return [
+        HistoryMessage(
+            offset=entry.offset,
+            sender=entry.sender,
+            data=json.loads(entry.data),
+            state=entry.state,
+            kind=entry.kind,
+        )
+        for entry in read_latest_entries(session_id, before, count)
+    ]

@@ -1,0 +1,361 @@
+"""Test what is exported and erased about one person, in all tables."""
+
+import json
+import threading
+from io import StringIO
+from typing import Any
+
+import pytest
+from django.apps import apps
+from django.contrib.admin.models import CHANGE, LogEntry
+from django.contrib.auth.models import User
+from django.core.management import CommandError, call_command
+from django.db import connection
+from django.utils import timezone
+
+from connections.access.bans import impose
+from connections.announcements import post_close_requests
+from connections.audit import acting, record
+from connections.credentials.tokens import create_access_token
+from connections.models import (
+    AccessToken,
+    AuditEntry,
+    Ban,
+    CloseRequest,
+    Connection,
+    ErrorEvent,
+    ForgetRequest,
+    NodeCommand,
+    NodePicture,
+    RefusedHandshake,
+    Ticket,
+)
+from connections.models.alias import atomic
+from connections.models.credentials import digest_token
+from connections.personal_data.person import find_client
+from connections.personal_data.tables import get_personal_tables
+from connections.sweeper.forgetting import begin, erase
+from connections.sweeper.sweeper import Sweeper
+from connections.testing.communicators import make_config
+from orchestra.models import FailedSignIn
+from orchestra.sign_in import digest_username
+from sessions_history.models import (
+    AppendKey,
+    EntryChunk,
+    HistoryEntry,
+    Session,
+    Work,
+)
+from tests.connections.rows import make_connection_row, make_node_row
+from tests.planted import find_in_database
+
+NAME = "planted-7Q"
+"""A text that no other row has."""
+
+ADDRESS = "203.0.113.77"
+TEXT = json.dumps({"text": NAME})
+
+pytestmark = pytest.mark.django_db
+
+
+def run(*arguments: str) -> str:
+    out = StringIO()
+    call_command(*arguments, stdout=out)
+    return out.getvalue()
+
+
+def plant(client_id: str, user: User | None, **values: Any) -> Connection:
+    """Write rows of a person into every table that may name one."""
+    moment = timezone.now()
+    row = make_connection_row(
+        f"c-{client_id[-8:]}",
+        client_id=client_id,
+        user=user,
+        path=f"/ws/{NAME}/",
+        address=ADDRESS,
+        origin=f"https://{NAME}.example",
+        user_agent=f"Browser of {NAME}",
+        messages_in=7,
+        flight=[{"event": "sent", "detail": NAME}],
+        **values,
+    )
+    ErrorEvent.objects.create(
+        error_id="e1",
+        connection=row,
+        node_id="n1",
+        at=moment,
+        exception_class="builtins.ValueError",
+        where="chat.py",
+        traceback=f"ValueError: {NAME}",
+    )
+    _, token = create_access_token(client_id, user=user)
+    for number, reference in enumerate((token, None)):
+        Ticket.objects.create(
+            digest=str(number),
+            client_digest=digest_token(client_id),
+            token=reference,
+            claims={"sub": NAME},
+        )
+    session = Session.objects.create(
+        session_id=f"s-{NAME}", client_id=client_id, user=user, epoch="e"
+    )
+    entry = HistoryEntry.objects.create(
+        session=session, offset=1, kind="message", sender="client", data=TEXT
+    )
+    EntryChunk.objects.create(entry=entry, sequence=1, kind="text", text=NAME)
+    AppendKey.objects.create(session=session, key=f"m-{NAME}", offset=1)
+    Work.objects.create(
+        session=session,
+        offset=1,
+        key=f"m-{NAME}",
+        leased_until=moment,
+        ends_at=moment,
+    )
+    RefusedHandshake.objects.create(at=moment, client_id=client_id, reason="full")
+    FailedSignIn.objects.create(address=ADDRESS, user_digest=digest_username(NAME))
+    impose(Ban(target="address", value=ADDRESS, reason="spam"))
+    with acting("command", "kim"):
+        record(
+            AuditEntry(
+                action="notice",
+                target="all",
+                reason=f"after the flood of {client_id} ({ADDRESS})",
+                facts={"text": [f"Dear {client_id}"]},
+            )
+        )
+        record(AuditEntry(action="drain", target="node", reason=client_id.upper()))
+    ErrorEvent.objects.create(
+        error_id="e2",
+        node_id="n1",
+        at=moment,
+        exception_class="builtins.KeyError",
+        where="chat.py",
+        traceback=f"KeyError: no room for {client_id}",
+    )
+    targets = [("client", client_id)]
+    if user is not None:
+        targets.append(("user", str(user.pk)))
+    for target, value in targets:
+        with acting("command", "kim"):
+            post_close_requests(
+                CloseRequest(target=target, value=value, reason="kicked", note=NAME)
+            )
+            impose(Ban(target=target, value=value, reason=NAME))
+        NodeCommand.objects.create(
+            kind="notice", target=target, value=value, text=NAME, author="kim"
+        )
+    NodePicture.objects.create(
+        node=make_node_row(), wanted_at=moment, content=NAME.encode()
+    )
+    staff = User.objects.create(username="kim", is_staff=True)
+    LogEntry.objects.create(
+        user=staff,
+        object_repr=f"client {client_id}",
+        action_flag=CHANGE,
+        change_message=NAME,
+    )
+    return row
+
+
+def test_a_forgotten_client_is_in_no_table() -> None:
+    """Counts stay under one pseudonym; the rows of others stay whole."""
+    other = make_connection_row("other", client_id="bob", address="192.0.2.1")
+    row = plant(NAME, None, closed_at=timezone.now(), reason="idle")
+    assert len(find_in_database(NAME)) >= 11
+    counts = json.loads(run("forget", "--client", NAME, "--json"))
+    assert counts["connections"] == 1
+    assert counts["sessions"] == 1
+    assert find_in_database(NAME, NAME.upper(), ADDRESS) == []
+    kept = Connection.objects.get(pk=row.pk)
+    assert (kept.messages_in, kept.reason, kept.user_id) == (7, "idle", None)
+    assert kept.client_id.startswith("forgotten:")
+    ended = AuditEntry.objects.get(action="end")
+    assert (ended.value, ended.actor, ended.reason) == (kept.client_id, "kim", "")
+    assert CloseRequest.objects.get(reason="kicked").value == kept.client_id
+    errors = ErrorEvent.objects.order_by("error_id")
+    assert [one.traceback for one in errors] == [
+        "",
+        f"KeyError: no room for {kept.client_id}",
+    ]
+    notice = AuditEntry.objects.get(action="notice")
+    assert notice.facts == {"text": [f"Dear {kept.client_id}"]}
+    assert RefusedHandshake.objects.get().client_id == kept.client_id
+    assert not ForgetRequest.objects.exists()
+    for model in (AccessToken, Ticket, Session, HistoryEntry, EntryChunk, Ban):
+        assert not model.objects.exists()
+    other.refresh_from_db()
+    assert (other.client_id, other.address) == ("bob", "192.0.2.1")
+    (entry,) = AuditEntry.objects.filter(action="forget")
+    assert (entry.actor, entry.value) == ("manage.py forget", "")
+
+
+def test_a_forgotten_user_is_in_the_users_table_alone() -> None:
+    """A user that acted as staff is forgotten as the author as well."""
+    user = User.objects.create(username=NAME, is_staff=True)
+    plant(f"device-{NAME}", user, closed_at=timezone.now())
+    shared = make_connection_row("c1", client_id="shared", user=user)
+    Connection.objects.filter(pk="c1").update(closed_at=timezone.now())
+    make_connection_row("c2", client_id="shared", user=User.objects.get(username="kim"))
+    with acting("admin", NAME):
+        impose(Ban(target="client", value="mallory", author=NAME))
+    run("forget", "--user", NAME)
+    assert find_in_database(NAME, ADDRESS) == [User._meta.db_table]
+    shared.refresh_from_db()
+    assert (shared.client_id[:10], shared.user_id) == ("forgotten:", None)
+    assert Connection.objects.get(pk="c2").client_id == "shared"
+    assert Ban.objects.get().value == "mallory"
+
+
+def test_the_export_has_every_table_and_no_hash() -> None:
+    user = User.objects.create(username=NAME)
+    plant(f"device-{NAME}", user)
+    make_connection_row("other", client_id="bob")
+    text = run("export_person", "--user", NAME)
+    found = json.loads(text)
+    assert found["client_ids"] == [f"device-{NAME}", f"user:{user.pk}"]
+    assert found["connections"][0]["address"] == ADDRESS
+    assert [one["data"] for one in found["entries"]] == [TEXT]
+    empty = {name for name, rows in found.items() if not rows}
+    assert empty == set()
+    assert "live_samples" not in found
+    assert not {"digest", "hint", "claims"} & {*found["access_tokens"][0]}
+    assert "bob" not in text
+    assert AccessToken.objects.get().digest not in text
+
+
+def test_an_export_is_in_the_audit_stream_until_the_person_is_forgotten() -> None:
+    plant(NAME, None, closed_at=timezone.now())
+    run("export_person", "--client", NAME)
+    entry = AuditEntry.objects.get(action="export")
+    assert (entry.actor, entry.value) == ("manage.py export_person", NAME)
+    run("forget", "--client", NAME)
+    entry.refresh_from_db()
+    assert entry.value.startswith("forgotten:")
+
+
+def test_open_connections_end_before_anything_is_forgotten() -> None:
+    plant(NAME, None)
+    CloseRequest.objects.all().delete()
+    with pytest.raises(CommandError, match=r"1 connection.*nothing was forgotten"):
+        run("forget", "--client", NAME, "--wait", "0")
+    assert Session.objects.exists()
+    assert CloseRequest.objects.get().value == NAME
+
+
+@pytest.mark.django_db(transaction=True)
+def test_forgetting_waits_for_the_end_of_connections() -> None:
+    """Another thread closes the row, as the node does after the close request."""
+    row = plant(NAME, None)
+
+    def close() -> None:
+        Connection.objects.filter(pk=row.pk).update(closed_at=timezone.now())
+        connection.close()
+
+    closer = threading.Timer(0, close)
+    closer.start()
+    run("forget", "--client", NAME)
+    closer.join()
+    assert find_in_database(NAME) == []
+
+
+@pytest.mark.parametrize("command", ["forget", "export_person"])
+def test_an_unknown_user_or_no_person_is_named(command: str) -> None:
+    with pytest.raises(CommandError, match="there is no user 'nobody'"):
+        run(command, "--user", "nobody")
+    with pytest.raises(CommandError, match="one of the arguments --user --client"):
+        run(command)
+
+
+def test_a_client_of_whom_nothing_is_recorded_is_said() -> None:
+    with pytest.raises(CommandError, match="nothing is recorded about this person"):
+        run("forget", "--client", "nobody")
+    assert not AuditEntry.objects.filter(action="forget").exists()
+
+
+def test_a_dry_run_counts_and_changes_nothing() -> None:
+    plant(NAME, None, closed_at=timezone.now())
+    before = find_in_database(NAME)
+    counts = json.loads(run("forget", "--client", NAME, "--dry-run", "--json"))
+    assert (counts["connections"], counts["errors"]) == (1, 1)
+    assert find_in_database(NAME) == before
+    done = json.loads(run("forget", "--client", NAME, "--json"))
+    assert all(done.get(name, 0) <= rows + 1 for name, rows in counts.items())
+
+
+def test_a_ban_of_an_address_that_others_share_stays() -> None:
+    make_connection_row("other", client_id="bob", address=ADDRESS)
+    plant(NAME, None, closed_at=timezone.now())
+    run("forget", "--client", NAME)
+    assert find_in_database(NAME) == []
+    assert Ban.objects.get().value == ADDRESS
+    assert AuditEntry.objects.get(target="address").value == ADDRESS
+
+
+def test_a_sweeper_finishes_what_a_command_began() -> None:
+    plant(NAME, None, closed_at=timezone.now())
+    with acting("command", "kim"):
+        request = begin(find_client(NAME))
+
+    def stop(name: str, done: int, count_left: Any) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        erase(request, make_config(), stop)
+    assert find_in_database(NAME)
+    assert Sweeper(make_config()).sweep_once().tasks["persons_forgotten"] == 1
+    assert find_in_database(NAME, ADDRESS) == []
+    (entry,) = AuditEntry.objects.filter(action="forget")
+    assert (entry.actor, entry.facts) == ("kim", {"person": request.pseudonym})
+
+
+def test_a_person_whose_connections_are_open_waits() -> None:
+    plant(NAME, None)
+    begin(find_client(NAME))
+    sweeper = Sweeper(make_config())
+    assert sweeper.sweep_once().tasks["persons_forgotten"] == 0
+    assert find_in_database(NAME)
+    Connection.objects.update(closed_at=timezone.now())
+    assert sweeper.sweep_once().tasks["persons_forgotten"] == 1
+    assert find_in_database(NAME) == []
+
+
+@pytest.mark.parametrize("is_forgotten", [True, False])
+def test_a_deleted_user_is_forgotten_if_the_setting_says_so(
+    settings: Any, is_forgotten: bool
+) -> None:
+    settings.WEBSOCKET = make_config(privacy={"forget_deleted_users": is_forgotten})
+    user = User.objects.create(username=NAME)
+    plant(f"device-{NAME}", user, closed_at=timezone.now())
+    with pytest.raises(KeyError), atomic():
+        user.delete()
+        raise KeyError("planted")
+    assert not ForgetRequest.objects.exists()
+    User.objects.get(username=NAME).delete()
+    Sweeper(make_config()).sweep_once()
+    assert bool(find_in_database(NAME)) is not is_forgotten
+    actors = AuditEntry.objects.filter(action="forget").values_list("actor", "via")
+    assert list(actors) == [("Django", "rule")] * is_forgotten
+
+
+IMPERSONAL = {
+    "DeletedSession": "random ids",
+    "ForgetRequest": "deleted when the person is forgotten",
+    "HourRollup": "counts",
+    "LiveDashboard": "no table",
+    "MinuteRollup": "counts",
+    "Node": "counts of a process",
+    "Sweep": "counts of sweeps",
+}
+"""Models without personal data, and what they hold instead."""
+
+
+def test_every_table_is_in_the_registry_or_said_to_be_impersonal() -> None:
+    """A new model is added to one of them, so that export and forget know it."""
+    registered = {table.model.__name__ for table in get_personal_tables()}
+    own = {
+        model.__name__
+        for label in ("connections", "sessions_history", "orchestra")
+        for model in apps.get_app_config(label).get_models()
+    }
+    assert own - registered == {*IMPERSONAL}
+    assert not registered & {*IMPERSONAL}
