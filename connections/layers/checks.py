@@ -1,13 +1,20 @@
 """System checks of the channel layer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from channels.layers import InMemoryChannelLayer
 from django.conf import settings
 from django.core import checks
+from django.utils.module_loading import import_string
 
-PROCESS_LAYERS = ("InMemoryChannelLayer", "LocalLayer")
+from connections.layers.local import LocalLayer
+from connections.models.alias import get_connection
+
+_PROCESS_LAYERS = (InMemoryChannelLayer, LocalLayer)
 """The channel layers that reach only their own process."""
+
+_POSTGRES_LAYER = "connections.layers.postgres.PostgresLayer"
 
 _CELERY_APPS = ("django_celery_beat", "django_celery_results")
 _WORKERS = (*_CELERY_APPS, "django_dramatiq", "django_q", "django_rq", "huey")
@@ -24,22 +31,51 @@ def check_channel_layer(**kwargs: Any) -> Sequence[checks.CheckMessage]:
     hint = (
         'Set CHANNEL_LAYERS = {"default": {"BACKEND": '
         '"connections.layers.local.LocalLayer"}}; for several nodes use '
+        "connections.layers.postgres.PostgresLayer or "
         "connections.layers.redis.RedisLayer."
     )
     return [checks.Warning(message, hint=hint, id="connections.W013")]
+
+
+def check_postgres_layer(**kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """connections.E008: a PostgresLayer cannot be used."""
+    layers = getattr(settings, "CHANNEL_LAYERS", {})
+    found = []
+    for alias, options in layers.items():
+        if options.get("BACKEND") != _POSTGRES_LAYER:
+            continue
+        problem = _find_postgres_problem(options.get("CONFIG") or {})
+        if problem is not None:
+            message = f"The channel layer {alias} cannot be used: {problem}"
+            hint = "See PostgresLayer in the page about several nodes."
+            found.append(checks.Error(message, hint=hint, id="connections.E008"))
+    return found
+
+
+def _find_postgres_problem(config: Mapping[str, Any]) -> str | None:
+    if get_connection().vendor != "postgresql":
+        return "PostgresLayer needs PostgreSQL in DATABASES"
+    # Only here, where PostgreSQL and so psycopg is configured.
+    from connections.layers.postgres import PostgresLayer
+
+    try:
+        PostgresLayer(**config)
+    except (TypeError, ValueError) as exc:
+        return str(exc)
+    return None
 
 
 def check_workers(**kwargs: Any) -> Sequence[checks.CheckMessage]:
     """connections.W019: the channel layer does not reach from workers to clients."""
     layer = get_layer()
     worker = _find_worker()
-    if worker is None or not layer.endswith(PROCESS_LAYERS):
+    if worker is None or not is_process_layer(layer):
         return []
     message = (
         f"{worker} runs in other processes, and the channel layer {layer} reaches "
         "only clients of its own process: what a worker sends to a group is lost."
     )
-    hint = "Use connections.layers.redis.RedisLayer in CHANNEL_LAYERS."
+    hint = "Use PostgresLayer or RedisLayer of connections.layers in CHANNEL_LAYERS."
     return [checks.Warning(message, hint=hint, id="connections.W019")]
 
 
@@ -50,6 +86,16 @@ def _find_worker() -> str | None:
             return str(name)
     names = (name for name in dir(settings) if name.startswith("CELERY_"))
     return "Celery" if next(names, None) else None
+
+
+def is_process_layer(path: str) -> bool:
+    """Return True if a layer, or a class derived from one, is in one process."""
+    try:
+        layer = import_string(path)
+    except ImportError:
+        # Django and Channels name a wrong path by themselves.
+        return False
+    return isinstance(layer, type) and issubclass(layer, _PROCESS_LAYERS)
 
 
 def get_layer() -> str:

@@ -5,8 +5,7 @@ No other module imports channels-redis. The import of this module fails with
 IncompatibleDependency when an installed version lacks one of the names.
 """
 
-import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from pkgutil import resolve_name
 from typing import Any, Protocol
 
@@ -91,24 +90,3 @@ def find_decode_errors() -> tuple[type[Exception], ...]:
         return (*errors, resolve_name("cryptography.fernet:InvalidToken"))
     except ImportError:
         return errors
-
-
-def call_before_close(
-    loop: asyncio.AbstractEventLoop, cleanup: Callable[[], Coroutine[Any, Any, None]]
-) -> None:
-    """
-    Run a coroutine on an event loop just before that is closed.
-
-    asyncio has no hook for it: close() of this one loop is replaced.
-    async_to_sync() makes a loop for each call and closes it (asgiref/sync.py).
-    """
-    close = loop.close
-
-    def close_after_cleanup() -> None:
-        loop.close = close  # type: ignore[method-assign]
-        try:
-            loop.run_until_complete(cleanup())
-        finally:
-            loop.close()
-
-    loop.close = close_after_cleanup  # type: ignore[method-assign]

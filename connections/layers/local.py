@@ -3,16 +3,22 @@
 import asyncio
 import logging
 import os
+import sys
 import time
 from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
 
 from channels.exceptions import ChannelFull
 from channels.layers import BaseChannelLayer
 
 from connections.asgi import Message
-from connections.layers.mailbox import Mailbox
+from connections.layers.broadcast import BROADCAST
+from connections.layers.deliveries import Deliveries
+from connections.layers.mailbox import HandOver, Mailbox
+from connections.telemetry.carrier import TRACE_API, TRACEPARENT
+from connections.telemetry.current import send_in_span
 from connections.units import Clock
 
 logger = logging.getLogger(__name__)
@@ -60,6 +66,10 @@ class LocalLayer(BaseChannelLayer):
         # The members of each group with the time of joining, earliest first.
         self._groups: dict[str, dict[str, float]] = {}
         self._groups_of: dict[str, set[str]] = {}
+        # async_to_sync() makes event loops that end: no value refers to its loop.
+        self._deliveries: WeakKeyDictionary[asyncio.AbstractEventLoop, Deliveries] = (
+            WeakKeyDictionary()
+        )
         self._swept_at = clock()
 
     # As Channels documents it
@@ -81,6 +91,8 @@ class LocalLayer(BaseChannelLayer):
         require_message(message)
         if channel not in self._mailboxes:
             self._warn_if_unserved(f"channel {channel}")
+        if TRACE_API in sys.modules:
+            message = send_in_span("send", channel, message)
         loop = asyncio.get_running_loop()
         if not self._open(channel).put(deepcopy(message), self._clock(), loop):
             self.dropped += 1
@@ -93,6 +105,7 @@ class LocalLayer(BaseChannelLayer):
             mailbox = self._open(channel)
             message = mailbox.take(self._clock())
             if message is not None:
+                message.pop(TRACEPARENT, None)
                 return message
             await mailbox.wait()
 
@@ -119,19 +132,20 @@ class LocalLayer(BaseChannelLayer):
         if not members:
             self._warn_if_unserved(f"group {group}")
             return
-        now = self._clock()
-        self._expire(group, members, now)
-        loop = asyncio.get_running_loop()
-        shared = deepcopy(message)
+        self._expire(group, members, self._clock())
+        if TRACE_API in sys.modules:
+            message = send_in_span("group_send", group, message)
+        exclude = message.get("exclude") if message.get("type") == BROADCAST else None
         mailboxes = self._mailboxes
         # A copy: another thread may join meanwhile.
-        for channel in list(members):
-            mailbox = mailboxes.get(channel)
-            if mailbox is None:
-                mailbox = self._open(channel)
-            if not mailbox.put(shared, now, loop):
-                self.dropped += 1
-                mailbox.put_gap(1, loop)
+        chosen = [
+            mailboxes.get(channel) or self._open(channel)
+            for channel in list(members)
+            if channel != exclude
+        ]
+        done = self._get_deliveries().add(deepcopy(message), chosen)
+        if done is not None:
+            await done
 
     async def flush(self) -> None:
         """Forget all messages and groups."""
@@ -147,9 +161,9 @@ class LocalLayer(BaseChannelLayer):
 
     # Beyond it
 
-    def expect(self, channel: str) -> asyncio.Future[None]:
-        """Return a future that is done once a message waits in a channel."""
-        return self._open(channel).expect()
+    def open_mailbox(self, channel: str) -> Mailbox:
+        """Return the mailbox of a channel, for its only reader."""
+        return self._open(channel)
 
     def forget_channel(self, channel: str) -> None:
         """Remove a channel from all its groups, and drop its messages."""
@@ -167,7 +181,8 @@ class LocalLayer(BaseChannelLayer):
         logger.warning(
             "A message for the %s reaches nobody: this process serves no consumer, and "
             "LocalLayer reaches its own process alone. To send from commands, shells "
-            "and workers, use connections.layers.redis.RedisLayer.",
+            "and workers, use connections.layers.redis.RedisLayer or "
+            "connections.layers.postgres.PostgresLayer.",
             target,
             extra={"event": "layer_unserved"},
         )
@@ -175,9 +190,29 @@ class LocalLayer(BaseChannelLayer):
     def _open(self, channel: str) -> Mailbox:
         mailbox = self._mailboxes.get(channel)
         if mailbox is None:
-            mailbox = Mailbox(self.get_capacity(channel), self.expiry)
+            capacity = self.get_capacity(channel)
+            mailbox = Mailbox(capacity, self.expiry, self._clock)
             mailbox = self._mailboxes.setdefault(channel, mailbox)
         return mailbox
+
+    def _get_deliveries(self) -> Deliveries:
+        """Return the deliveries of the running event loop."""
+        loop = asyncio.get_running_loop()
+        deliveries = self._deliveries.get(loop)
+        if deliveries is None:
+            deliveries = self._deliveries[loop] = Deliveries(self._put)
+        return deliveries
+
+    def _put(
+        self,
+        mailbox: Mailbox,
+        message: Message,
+        loop: asyncio.AbstractEventLoop,
+        handed_over: list[HandOver],
+    ) -> None:
+        if not mailbox.put(message, self._clock(), loop, handed_over):
+            self.dropped += 1
+            mailbox.put_gap(1, loop)
 
     def _leave(self, group: str, channel: str) -> None:
         members = self._groups.get(group)

@@ -1,4 +1,4 @@
-"""The mailboxes, groups and Redis connections of RedisLayer on one event loop."""
+"""The mailboxes, groups and connections of a shared layer on one event loop."""
 
 import asyncio
 import os
@@ -7,24 +7,30 @@ from typing import Any, Protocol
 
 from connections.asgi import Message
 from connections.error_log import get_logger
-from connections.layers.compat import choose_shard, find_decode_errors
-from connections.layers.mailbox import GAP, Mailbox
-from connections.layers.shard import Shard
+from connections.layers.broadcast import BROADCAST
+from connections.layers.deliveries import Deliveries
+from connections.layers.mailbox import GAP, HandOver, Mailbox
+from connections.layers.transport import Receiver, Transport
+from connections.units import Clock
 
 logger = get_logger(__name__)
 
-_DECODE_ERRORS = find_decode_errors()
-
 
 class Layer(Protocol):
-    """The part of RedisLayer that holds its configuration and counter."""
+    """The part of a shared layer that holds its configuration and counter."""
 
+    decode_errors: tuple[type[Exception], ...]
     dropped: int
+    clock: Clock
     expiry: Any
-    hosts: Sequence[dict[str, Any]]
+    group_expiry: float | None
     prefix: str
-    probe_seconds: float
-    timeout_seconds: float
+
+    def make_transports(self, receiver: Receiver) -> Sequence[Transport]:
+        """Return the connections of one event loop."""
+
+    def choose_transport(self, name: str) -> int:
+        """Return which of the connections carries a channel or group."""
 
     def get_capacity(self, channel: str) -> Any:
         """Return how many messages may wait in a channel."""
@@ -38,19 +44,22 @@ class Layer(Protocol):
 
 class LoopLayer:
     """
-    RedisLayer on one event loop.
+    A shared layer on one event loop.
 
-    Groups are called here by their names in Redis.
+    Groups are called here by their names between processes.
     """
 
     def __init__(self, layer: Layer) -> None:
         self._layer = layer
+        self._clock = layer.clock
         self._mailboxes: dict[str, Mailbox] = {}
-        self._members: dict[str, set[str]] = {}
+        # The members of each group with the time of joining, earliest first.
+        self._members: dict[str, dict[str, float]] = {}
         self._groups_of: dict[str, set[str]] = {}
         # Channels that only this process reads.
         self._own: set[str] = set()
-        self._shards = [Shard(host, layer, self) for host in layer.hosts]
+        self._deliveries = Deliveries(self._put)
+        self._transports = layer.make_transports(self)
 
     async def new_channel(self, prefix: str) -> str:
         """Return the name of a new channel of this process, subscribed to it."""
@@ -58,7 +67,7 @@ class LoopLayer:
         self._own.add(channel)
         self._open(channel)
         try:
-            await self._get_shard(channel).subscribe(channel)
+            await self._get_transport(channel).subscribe(channel)
         except asyncio.CancelledError:
             self.forget_channel(channel)
             raise
@@ -68,30 +77,30 @@ class LoopLayer:
         """
         Send a message to a channel.
 
-        A channel of this process that is not subscribed (yet, or while Redis is
-        away) gets the message without Redis. A subscribed one gets it from
-        Redis, in order with the messages of other nodes.
+        A channel of this process that is not subscribed (yet, or while the
+        server is away) gets the message directly. A subscribed one gets it from
+        the server, in order with the messages of other nodes.
         """
-        if channel in self._own and not self._get_shard(channel).carries(channel):
+        if channel in self._own and not self._get_transport(channel).carries(channel):
             self.deliver(channel, payload)
         else:
             await self.publish(channel, payload)
 
     async def publish(self, name: str, payload: bytes) -> None:
-        """Send a message to a channel or a group through Redis, or drop it."""
-        if not await self._get_shard(name).publish(name, payload):
+        """Send a message to a channel or a group through the server, or drop it."""
+        if not await self._get_transport(name).publish(name, payload):
             self._layer.dropped += 1
 
     async def receive(self, channel: str) -> Message:
         """Return the next message of a channel; cancelled, forget the channel."""
         try:
-            mailbox = self._open(channel)
-            shard = self._get_shard(channel)
-            if not shard.has(channel):
-                await shard.subscribe(channel)
-            loop = asyncio.get_running_loop()
+            transport = self._get_transport(channel)
             while True:
-                message = mailbox.take(loop.time())
+                # flush() closes the mailbox, and the subscription with it.
+                mailbox = self._open(channel)
+                if not transport.has(channel):
+                    await transport.subscribe(channel)
+                message = mailbox.take(self._clock())
                 if message is not None:
                     return message
                 await mailbox.wait()
@@ -101,7 +110,7 @@ class LoopLayer:
 
     async def join(self, group: str, channel: str) -> None:
         """
-        Add a channel of this process to a group.
+        Add a channel of this process to a group; joining again renews it.
 
         Raises:
             RuntimeError: the channel is of another process.
@@ -110,18 +119,25 @@ class LoopLayer:
             raise RuntimeError(
                 f"group_add() of {channel!r}, which is no channel of this process"
             )
-        self._members.setdefault(group, set()).add(channel)
+        members = self._members.setdefault(group, {})
+        members.pop(channel, None)
+        members[channel] = self._clock()
         self._groups_of.setdefault(channel, set()).add(group)
-        await self._get_shard(group).subscribe(group)
+        await self._get_transport(group).subscribe(group)
 
     async def leave(self, group: str, channel: str) -> None:
         """Take a channel out of a group, if it is in it."""
         if self._remove_member(group, channel):
-            await self._get_shard(group).unsubscribe(group)
+            await self._get_transport(group).unsubscribe(group)
 
-    def expect(self, channel: str) -> asyncio.Future[None]:
-        """Return a future that is done once a message waits in a channel."""
-        return self._open(channel).expect()
+    def open_mailbox(self, channel: str) -> Mailbox:
+        """Return the mailbox of a channel of this process, for its only reader."""
+        return self._open(channel)
+
+    def is_full(self, channel: str) -> bool:
+        """Return whether a channel of this process has no room for a message."""
+        mailbox = self._mailboxes.get(channel)
+        return mailbox is not None and mailbox.is_full(self._clock())
 
     def forget_channel(self, channel: str) -> None:
         """Take a channel out of all groups and unsubscribe from it, soon."""
@@ -130,23 +146,25 @@ class LoopLayer:
         if mailbox is None:
             return
         mailbox.close()
-        self._get_shard(channel).unsubscribe_soon(channel)
+        self._get_transport(channel).unsubscribe_soon(channel)
         for group in list(self._groups_of.get(channel, ())):
             if self._remove_member(group, channel):
-                self._get_shard(group).unsubscribe_soon(group)
+                self._get_transport(group).unsubscribe_soon(group)
 
     async def flush(self) -> None:
         """Forget channels and groups, and close the connections."""
-        for mailbox in self._mailboxes.values():
-            mailbox.close()
+        mailboxes = list(self._mailboxes.values())
         self._mailboxes.clear()
         self._members.clear()
         self._groups_of.clear()
         self._own.clear()
-        for shard in self._shards:
-            await shard.flush()
+        for transport in self._transports:
+            await transport.flush()
+        # Last: a reader subscribes again.
+        for mailbox in mailboxes:
+            mailbox.close()
 
-    # What a shard calls
+    # What a transport calls
 
     def is_received(self, name: str) -> bool:
         """Return whether a channel, or a member of a group, is read here."""
@@ -154,15 +172,11 @@ class LoopLayer:
 
     def deliver(self, name: str, payload: bytes) -> None:
         """Put a message into the mailboxes of a channel or group, decoded once."""
-        members = self._members.get(name)
-        channels = list(members) if members else [name]
-        loop = asyncio.get_running_loop()
-        now = loop.time()
         try:
             message = self._layer.deserialize(payload)
             if not isinstance(message, dict):
                 raise TypeError(f"a message is a dict, not {type(message).__name__}")
-        except _DECODE_ERRORS as exc:
+        except self._layer.decode_errors as exc:
             # Another program may write to the same names, or this node lacks a key.
             logger.error(
                 "A message of the channel layer cannot be read: %s",
@@ -171,36 +185,66 @@ class LoopLayer:
                 extra={"event": "layer_foreign"},
             )
             message = {"type": GAP}
-        for channel in channels:
-            mailbox = self._mailboxes.get(channel)
-            if mailbox is None:
-                continue
-            if message.get("type") == GAP:
-                mailbox.put_gap(_read_missed(message), loop)
-            elif not mailbox.put(message, now, loop):
-                self._layer.dropped += 1
-                mailbox.put_gap(1, loop)
+        kind = message.get("type")
+        exclude = message.get("exclude") if kind == BROADCAST else None
+        self._expire(name)
+        members = self._members.get(name) or (name,)
+        mailboxes = (self._mailboxes.get(one) for one in members if one != exclude)
+        chosen = [mailbox for mailbox in mailboxes if mailbox is not None]
+        if not self._deliveries.is_full:
+            self._deliveries.add(message, chosen)
+            return
+        # The sender is not here to wait.
+        loop = asyncio.get_running_loop()
+        for mailbox in chosen:
+            self._layer.dropped += 1
+            mailbox.put_gap(1, loop)
 
-    def on_return(self, shard: Shard) -> None:
-        """Put a gap into every mailbox that the shard serves."""
-        reached = {channel for channel in self._mailboxes if shard.has(channel)}
+    def _put(
+        self,
+        mailbox: Mailbox,
+        message: Message,
+        loop: asyncio.AbstractEventLoop,
+        handed_over: list[HandOver],
+    ) -> None:
+        if message.get("type") == GAP:
+            mailbox.put_gap(_read_missed(message), loop)
+        elif not mailbox.put(message, self._clock(), loop, handed_over):
+            self._layer.dropped += 1
+            mailbox.put_gap(1, loop)
+
+    def on_return(self, transport: Transport) -> None:
+        """Put a gap into every mailbox that the transport serves."""
+        reached = {channel for channel in self._mailboxes if transport.has(channel)}
         for group, members in self._members.items():
-            if shard.has(group):
-                reached |= members
+            if transport.has(group):
+                reached.update(members)
         loop = asyncio.get_running_loop()
         for channel in reached & self._mailboxes.keys():
             self._mailboxes[channel].put_gap(None, loop)
 
-    def _get_shard(self, name: str) -> Shard:
-        return self._shards[choose_shard(name, len(self._shards))]
+    def _get_transport(self, name: str) -> Transport:
+        return self._transports[self._layer.choose_transport(name)]
 
     def _open(self, channel: str) -> Mailbox:
         mailbox = self._mailboxes.get(channel)
         if mailbox is None:
             layer = self._layer
-            mailbox = Mailbox(layer.get_capacity(channel), layer.expiry)
+            capacity = layer.get_capacity(channel)
+            mailbox = Mailbox(capacity, layer.expiry, self._clock)
             self._mailboxes[channel] = mailbox
         return mailbox
+
+    def _expire(self, group: str) -> None:
+        """End memberships of a group that are too old; the oldest come first."""
+        if self._layer.group_expiry is None:
+            return
+        latest = self._clock() - self._layer.group_expiry
+        for channel, joined_at in list(self._members.get(group, {}).items()):
+            if joined_at > latest:
+                return
+            if self._remove_member(group, channel):
+                self._get_transport(group).unsubscribe_soon(group)
 
     def _remove_member(self, group: str, channel: str) -> bool:
         """Take a channel out of a group; return whether that left it empty."""
@@ -211,7 +255,7 @@ class LoopLayer:
         if not groups:
             del self._groups_of[channel]
         members = self._members[group]
-        members.remove(channel)
+        del members[channel]
         if members:
             return False
         del self._members[group]

@@ -2,8 +2,16 @@
 
 import asyncio
 import threading
+import time
+from collections.abc import Callable
 
 from connections.asgi import Message
+from connections.layers.prepared_message import PreparedMessage
+from connections.units import Clock
+
+SendPrepared = Callable[[PreparedMessage], bool]
+Waiter = asyncio.Future[Message | None]
+HandOver = tuple[Waiter, Message]
 
 GAP = "channel.gap"
 """
@@ -28,22 +36,34 @@ class Mailbox:
     __slots__ = (
         "_count",
         "_entries",
-        "_is_closed",
         "_waiters",
         "capacity",
+        "clock",
         "expiry_seconds",
+        "is_closed",
+        "send_prepared",
+        "takes_over",
     )
 
-    def __init__(self, capacity: int, expiry_seconds: float) -> None:
+    def __init__(
+        self, capacity: int, expiry_seconds: float, clock: Clock = time.monotonic
+    ) -> None:
         self.capacity = capacity
         self.expiry_seconds = expiry_seconds
+        self.clock = clock
+        """The clock of the moments that put() and take() get."""
         # (expiry time, message), or (number of missing messages, None). Most mailboxes
         # stay empty, and an empty deque takes ten times the memory of an empty list.
         self._entries: list[tuple[float, Message | None]] = []
         # The number of messages among the entries; gaps need no room.
         self._count = 0
-        self._waiters: list[asyncio.Future[None]] = []
-        self._is_closed = False
+        self._waiters: list[Waiter] = []
+        self.is_closed = False
+        """True once the readers have to look for another mailbox."""
+        self.send_prepared: SendPrepared | None = None
+        """Sends to the client of a connection, which is the only reader."""
+        self.takes_over = False
+        """True if the only reader takes messages that are handed over."""
 
     @property
     def is_awaited(self) -> bool:
@@ -52,27 +72,67 @@ class Mailbox:
 
     def is_forgotten(self, now: float) -> bool:
         """Return True if no reader waits and all messages have expired."""
-        if self._waiters:
+        if self._waiters or self.send_prepared is not None:
             return False
         if not self._entries:
             return True
         newest, message = self._entries[-1]
         return message is not None and newest <= now
 
-    def put(
-        self, message: Message, now: float, loop: asyncio.AbstractEventLoop
-    ) -> bool:
-        """Add a message; return False if there is no room."""
+    def is_full(self, now: float) -> bool:
+        """Return True if there is no room for a message."""
         with _LOCK:
+            self._expire(now)
+            return self._count >= self.capacity
+
+    def put(
+        self,
+        message: Message,
+        now: float,
+        loop: asyncio.AbstractEventLoop,
+        handed_over: list[HandOver] | None = None,
+    ) -> bool:
+        """
+        Add a message; return False if there is no room.
+
+        With `handed_over`, the message for the waiting reader of a connection is
+        added to that list, and the caller wakes it.
+        """
+        with _LOCK:
+            waiters = self._waiters
+            if (
+                handed_over is not None
+                and self.takes_over
+                and waiters
+                and waiters[0].get_loop() is loop
+            ):
+                handed_over.append((waiters.pop(0), message))
+                return True
             if self._count >= self.capacity:
                 self._expire(now)
                 if self._count >= self.capacity:
                     return False
             self._count += 1
             self._entries.append((now + self.expiry_seconds, message))
-            if self._waiters:
+            if waiters:
                 self._wake(loop)
         return True
+
+    def pass_on(
+        self, message: PreparedMessage, loop: asyncio.AbstractEventLoop
+    ) -> bool:
+        """
+        Send a message straight to the reader's client; False if it must be put.
+
+        A reader that waits has handled all messages before.
+        """
+        waiters = self._waiters
+        return (
+            self.send_prepared is not None
+            and bool(waiters)
+            and waiters[0].get_loop() is loop
+            and self.send_prepared(message)
+        )
 
     def put_gap(self, missed: int | None, loop: asyncio.AbstractEventLoop) -> None:
         """Add a gap; it needs no room."""
@@ -102,7 +162,7 @@ class Mailbox:
     def close(self) -> None:
         """Drop all messages, and make the readers look for another mailbox."""
         with _LOCK:
-            self._is_closed = True
+            self.is_closed = True
             self._entries.clear()
             self._count = 0
             for future in self._waiters:
@@ -110,17 +170,22 @@ class Mailbox:
                     future.get_loop().call_soon_threadsafe(_resolve, future)
             self._waiters.clear()
 
-    def expect(self) -> asyncio.Future[None]:
-        """Return a future of the running loop that is done once a message waits."""
-        future = asyncio.get_running_loop().create_future()
+    def expect(self) -> Waiter:
+        """
+        Return a future of the running loop that is done once a message waits.
+
+        Its result is None, or a message that was handed over and is no longer here.
+        """
+        loop = asyncio.get_running_loop()
+        future: Waiter = loop.create_future()
         with _LOCK:
-            if self._is_closed:
+            if self.is_closed:
                 # The reader looks for another mailbox.
                 future.set_result(None)
                 return future
             self._waiters.append(future)
             if self._entries:
-                self._wake(asyncio.get_running_loop())
+                self._wake(loop)
         return future
 
     async def wait(self) -> None:
@@ -166,6 +231,6 @@ class Mailbox:
         self._entries.insert(0, (expired, None))
 
 
-def _resolve(future: asyncio.Future[None]) -> None:
+def _resolve(future: Waiter) -> None:
     if not future.done():
         future.set_result(None)

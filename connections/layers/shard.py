@@ -1,7 +1,6 @@
 """One of the Redis servers that carry the channel layer."""
 
 import asyncio
-import contextlib
 from typing import Any, Protocol
 
 from redis.asyncio import Redis
@@ -12,18 +11,14 @@ from redis.exceptions import RedisError
 
 from connections.asgi import Message
 from connections.background import BackgroundTasks
-from connections.error_log import get_logger
 from connections.layers.compat import create_pool
+from connections.layers.losses import Losses
 from connections.layers.mailbox import GAP
+from connections.layers.transport import Receiver
 from connections.redis.clients import ask, close_client, make_timeouts
 from connections.redis.pubsub import Subscriptions
 
-logger = get_logger(__name__)
-
-_RETRY_SECONDS = 0.5
 _COMMANDS_AT_ONCE = 8
-_NAMES_REMEMBERED = 10_000
-"""Channels and groups that get a gap after an outage; others lose messages unseen."""
 
 
 class Layer(Protocol):
@@ -34,19 +29,6 @@ class Layer(Protocol):
 
     def serialize(self, message: Message) -> bytes:
         """Return a message as bytes."""
-
-
-class Receiver(Protocol):
-    """The mailboxes of one event loop."""
-
-    def is_received(self, name: str) -> bool:
-        """Return whether a channel, or a member of a group, is read here."""
-
-    def deliver(self, name: str, payload: bytes) -> None:
-        """Put a message into the mailboxes of a channel or group."""
-
-    def on_return(self, shard: "Shard") -> None:
-        """Take notice of new subscriptions: messages before them are lost."""
 
 
 class Shard:
@@ -77,10 +59,7 @@ class Shard:
             timeout_seconds=layer.timeout_seconds,
         )
         self._gate = asyncio.Semaphore(_COMMANDS_AT_ONCE)
-        self._is_away = False
-        self._may_be_back = asyncio.Event()
-        # The number of dropped messages by channel or group.
-        self._missed: dict[str, int] = {}
+        self._losses = Losses(self._send_gap, (RedisError, OSError, TimeoutError))
         self._leaving: set[str] = set()
         self._tasks = BackgroundTasks()
 
@@ -109,34 +88,30 @@ class Shard:
     async def publish(self, name: str, payload: bytes) -> bool:
         """Send a message; return False, and count it as missed, if Redis is away."""
         async with self._gate:
-            if not self._is_away:
+            if not self._losses.is_away:
                 try:
                     await ask(
                         self._client.publish(name, payload), self._timeout_seconds
                     )
                 except (RedisError, OSError, TimeoutError) as exc:
                     self._subscriptions.on_failure(exc)
-                    if not self._is_away:
-                        self._is_away = True
-                        self._tasks.start(self._report_missed(), "The layer recovers")
+                    self._losses.begin_outage()
                 else:
                     return True
-        if name in self._missed or len(self._missed) < _NAMES_REMEMBERED:
-            self._missed[name] = self._missed.get(name, 0) + 1
+        self._losses.add(name)
         return False
 
     async def flush(self) -> None:
         """Close the connections; they are opened again when they are needed."""
         await self._tasks.stop()
+        await self._losses.flush()
         await self._subscriptions.close()
         await close_client(self._client)
         await close_client(self._subscriber)
-        self._is_away = False
-        self._missed.clear()
         self._leaving.clear()
 
     def _on_return(self) -> None:
-        self._may_be_back.set()
+        self._losses.on_return()
         self._receiver.on_return(self)
 
     async def _unsubscribe_leaving(self) -> None:
@@ -147,37 +122,9 @@ class Shard:
         if gone:
             await self._subscriptions.discard(*gone)
 
-    async def _report_missed(self) -> None:
-        """Wait for Redis and send each name a gap of the messages it missed."""
-        while self._is_away:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_RETRY_SECONDS):
-                    await self._may_be_back.wait()
-            self._may_be_back.clear()
-            try:
-                await self._send_gaps()
-            except (RedisError, OSError, TimeoutError):
-                continue
-            except Exception as exc:
-                # Messages must be sent again, with or without the gaps.
-                logger.error(
-                    "The gaps of the channel layer are not sent: %s",
-                    exc,
-                    exc_info=exc,
-                    extra={"event": "layer_gaps_failed"},
-                )
-                self._missed.clear()
-            self._is_away = False
-
-    async def _send_gaps(self) -> None:
-        while self._missed:
-            name, missed = next(iter(self._missed.items()))
-            gap = self._layer.serialize({"type": GAP, "missed": missed})
-            await ask(self._client.publish(name, gap), self._timeout_seconds)
-            # More may have been dropped during the command.
-            self._missed[name] -= missed
-            if not self._missed[name]:
-                del self._missed[name]
+    async def _send_gap(self, name: str, missed: int) -> None:
+        gap = self._layer.serialize({"type": GAP, "missed": missed})
+        await ask(self._client.publish(name, gap), self._timeout_seconds)
 
 
 def _make_client(host: dict[str, Any]) -> Redis:

@@ -1,31 +1,35 @@
-"""Choose the pool of a node: its own memory, or Redis where REDIS_URL is set."""
+"""Make the pool and the bus of a node."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from django.conf import settings
-
 from connections.config.fields import Problem
 from connections.config.loader import WebSocketConfig
 from connections.exceptions import ConfigError
-from connections.pool.base import OnTaken, Pool
+from connections.pool.base import OnTaken, Pool, SharedPool
+from connections.pool.choice import (
+    PoolKind,
+    choose_pool,
+    find_choice_problem,
+    get_listen_url,
+    get_redis_url,
+)
 from connections.pool.local import LocalPool
+from connections.pool.outage import OutagePool
+from connections.pool.parent import ParentLine, ParentPool
 from connections.redis.encryption import find_keys_problem
+from connections.storage.database import Database
 
 if TYPE_CHECKING:
-    from connections.redis.bus import RedisBus
+    from connections.bus import Bus
 
+__all__ = ["choose_pool", "find_choice_problem", "get_redis_url"]
 
 _ALLOWED_URLS = (
     "redis://host:6379/0, rediss:// for TLS, unix:///path/of/the/socket, or"
     " redis+sentinel://host:26379/0?service=name (rediss+sentinel:// for TLS)"
 )
-
-
-def get_redis_url() -> str | None:
-    """Return settings.REDIS_URL; without it there may be one node only."""
-    return getattr(settings, "REDIS_URL", None) or None
 
 
 def find_url_problem(redis_url: str | None) -> Problem | None:
@@ -50,16 +54,19 @@ def find_redis_problems(redis_url: str | None) -> list[Problem]:
     return [problem for problem in found if problem is not None]
 
 
-def require_valid_redis(redis_url: str | None) -> None:
+def require_usable_pool(config: WebSocketConfig, redis_url: str | None) -> None:
     """
-    Refuse to serve with settings of Redis that cannot be used.
+    Refuse to serve with settings of the pool that cannot be used.
 
     Raises:
-        ConfigError: the URL or the keys cannot be used.
+        ConfigError: the key `pool`, the URL or the keys of Redis cannot be used.
     """
     problems = find_redis_problems(redis_url)
     if problems:
         raise ConfigError("the settings of Redis", problems)
+    problem = find_choice_problem(config, redis_url)
+    if problem is not None:
+        raise ConfigError(config.source or "the configuration", [problem])
 
 
 async def read_policy(redis_url: str) -> str | None:
@@ -77,9 +84,31 @@ async def read_policy(redis_url: str) -> str | None:
         await close_client(client)
 
 
-def make_bus(redis_url: str | None, *, node_id: str) -> RedisBus | None:
+def make_shared(
+    kind: PoolKind,
+    config: WebSocketConfig,
+    *,
+    redis_url: str | None,
+    node_id: str,
+    on_taken: OnTaken,
+    line: ParentLine | None = None,
+) -> tuple[Pool, Bus | None]:
     """
-    Return the bus of a node; None without a REDIS_URL.
+    Return the pool of a node, and the bus that it starts and closes, if it has one.
+
+    Raises:
+        ValueError: the URL cannot be used.
+    """
+    if kind == "postgres":
+        return make_postgres_pool(config, node_id=node_id, on_taken=on_taken)
+    bus = make_bus(redis_url, node_id=node_id)
+    pool = make_pool(config, redis_url=redis_url, bus=bus, on_taken=on_taken, line=line)
+    return pool, bus
+
+
+def make_bus(redis_url: str | None, *, node_id: str) -> Bus | None:
+    """
+    Return the bus of a node in Redis; None without a REDIS_URL.
 
     Raises:
         ValueError: the URL cannot be used.
@@ -95,37 +124,71 @@ def make_pool(
     config: WebSocketConfig,
     *,
     redis_url: str | None,
-    bus: RedisBus | None,
+    bus: Bus | None,
     on_taken: OnTaken,
+    line: ParentLine | None = None,
 ) -> Pool:
     """
-    Return the pool of a node.
+    Return the pool of a node in Redis; in memory without a REDIS_URL.
 
     on_taken is called on the event loop, between renewals, with slots that were
     taken away. A call may be missing; the next renewal then reports those slots.
-    The bus is started and closed with the pool.
+    With a line the pool is that of the parent. The bus is started and closed with
+    the pool.
 
     Raises:
         ValueError: the URL cannot be used.
     """
     max_total = config.max_total_connections
     evict_oldest = config.on_client_limit == "evict_oldest"
-    if not redis_url or bus is None:
+    shared: SharedPool
+    if line is not None:
+        shared = ParentPool(line, max_total=max_total)
+    elif not redis_url or bus is None:
         return LocalPool(max_total=max_total, evict_oldest=evict_oldest)
-    from connections.pool.outage import OutagePool
-    from connections.pool.redis import RedisPool
+    else:
+        from connections.pool.redis import RedisPool
+        from connections.redis.bus import RedisBus
 
-    shared = RedisPool(
-        redis_url,
+        if not isinstance(bus, RedisBus):
+            raise TypeError("the pool in Redis needs a bus in Redis")
+        shared = RedisPool(
+            redis_url,
+            bus=bus,
+            max_total=max_total,
+            lease_seconds=config.node.lease_seconds,
+            evict_oldest=evict_oldest,
+        )
+    return _survive_outages(shared, config, on_taken)
+
+
+def make_postgres_pool(
+    config: WebSocketConfig, *, node_id: str, on_taken: OnTaken
+) -> tuple[Pool, Bus]:
+    """Return the pool and the bus of a node in PostgreSQL, as make_pool() does."""
+    from connections.pool.postgres import PostgresPool
+    from connections.postgres.bus import PostgresBus
+
+    database = Database()
+    bus = PostgresBus(database, node_id=node_id, listen_url=get_listen_url())
+    shared = PostgresPool(
+        database,
+        node_id=node_id,
         bus=bus,
-        max_total=max_total,
+        max_total=config.max_total_connections,
         lease_seconds=config.node.lease_seconds,
-        evict_oldest=evict_oldest,
+        evict_oldest=config.on_client_limit == "evict_oldest",
     )
+    return _survive_outages(shared, config, on_taken), bus
+
+
+def _survive_outages(
+    shared: SharedPool, config: WebSocketConfig, on_taken: OnTaken
+) -> Pool:
     return OutagePool(
         shared,
         policy=config.on_pool_outage,
-        max_total=max_total,
-        evict_oldest=evict_oldest,
+        max_total=config.max_total_connections,
+        evict_oldest=config.on_client_limit == "evict_oldest",
         on_taken=on_taken,
     )

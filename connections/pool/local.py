@@ -27,6 +27,15 @@ class LocalPool(Pool):
     async def acquire(
         self, slot: Slot, *, replaces: str | None = None
     ) -> tuple[Slot, ...]:
+        return self.take(slot, replaces=replaces)
+
+    def take(self, slot: Slot, *, replaces: str | None = None) -> tuple[Slot, ...]:
+        """
+        Take a slot as acquire() does, outside of an event loop.
+
+        Raises:
+            PoolFull, ClientFull: as acquire().
+        """
         if slot.connection_id in self._slots:
             return ()
         own = self._by_client.get(slot.client_id, [])
@@ -54,6 +63,11 @@ class LocalPool(Pool):
             slot,
             key=lambda held: held.order,
         )
+
+    def has_room(self, slot: Slot) -> bool:
+        """Return True if the slot could be taken without an eviction."""
+        own = self._by_client.get(slot.client_id, ())
+        return len(self._slots) < self._max_total and len(own) < slot.limit
 
     async def renew(self, slots: Sequence[Slot]) -> Renewal:
         lost = tuple(

@@ -138,15 +138,18 @@ class OutagePool(Pool):
             )
             for slot in self._held:
                 self._local.adopt(slot)
-        self._probing.start(self._probe(), "The probe of the shared pool")
+        self._probing.repeat(
+            self._probe, "The probe of the shared pool", self._probe_seconds
+        )
 
-    async def _probe(self) -> None:
-        while self.is_degraded:
-            await asyncio.sleep(self._probe_seconds)
-            try:
-                await self._restore()
-            except PoolUnavailable as exc:
-                self.degraded_reason = str(exc) or self.degraded_reason
+    async def _probe(self) -> bool:
+        """Wait and try the shared pool again; return True if it answers."""
+        await asyncio.sleep(self._probe_seconds)
+        try:
+            await self._restore()
+        except PoolUnavailable as exc:
+            self.degraded_reason = str(exc) or self.degraded_reason
+        return not self.is_degraded
 
     async def _restore(self) -> None:
         """

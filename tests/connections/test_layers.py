@@ -1,4 +1,4 @@
-"""The behaviour that Channels documents for a layer, on both; and what ours adds."""
+"""The behaviour that Channels documents for a layer, on all; and what ours adds."""
 
 import asyncio
 import gc
@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +18,38 @@ from channels.layers import InMemoryChannelLayer
 
 from connections.layers.local import LocalLayer
 from connections.layers.mailbox import GAP, Mailbox
+from connections.layers.postgres import PostgresLayer
 from connections.layers.redis import RedisLayer
+from connections.testing import wait_until
 from connections.testing.waiting import scale
+from tests.connections.layer_database import LayerDatabase
 from tests.integration.redis_process import RedisProcess
+from tests.integration.services import PostgresProcess
 from tests.project import ROOT
 
 MakeLayer = Callable[..., Any]
 
 
-@pytest.fixture(params=["local", "redis"])
+@pytest.fixture(scope="module")
+def layer_database(postgres_server: PostgresProcess) -> LayerDatabase:
+    return LayerDatabase(postgres_server, "layers")
+
+
+@pytest.fixture(params=["local", "redis", "postgres"])
 async def make_layer(request: pytest.FixtureRequest) -> AsyncIterator[MakeLayer]:
     made: list[Any] = []
-
-    def make(**options: Any) -> Any:
-        if request.param == "local":
-            made.append(LocalLayer(**options))
-        else:
-            made.append(RedisLayer([server.url], **options))
-        return made[-1]
-
+    make_one: MakeLayer = LocalLayer
     if request.param == "redis":
         server: RedisProcess = request.getfixturevalue("redis_server")
+        make_one = partial(RedisLayer, [server.url])
+    elif request.param == "postgres":
+        database: LayerDatabase = request.getfixturevalue("layer_database")
+        make_one = database.make_layer
+
+    def make(**options: Any) -> Any:
+        made.append(make_one(**options))
+        return made[-1]
+
     yield make
     for layer in made:
         await layer.flush()
@@ -224,6 +236,25 @@ async def test_flush_forgets_and_goes_on(layer: Any) -> None:
     await again.close()
 
 
+async def test_a_reader_that_waits_goes_on_after_a_flush(layer: Any) -> None:
+    reader = await Reader.open(layer)
+    await layer.flush()
+
+    async def is_reached() -> bool:
+        await layer.send(reader.channel, {"type": "x"})
+        return not reader.messages.empty()
+
+    await wait_until(is_reached)
+    await reader.close()
+
+
+async def test_bytes_stay_bytes(layer: Any) -> None:
+    reader = await Reader.open(layer)
+    await layer.send(reader.channel, {"type": "x", "bytes": b"\x00\xff"})
+    assert await reader.next() == {"type": "x", "bytes": b"\x00\xff"}
+    await reader.close()
+
+
 async def test_a_forgotten_channel_is_in_no_group(layer: Any) -> None:
     reader = await Reader.open(layer, "g", "h")
     await reader.close()
@@ -309,9 +340,9 @@ async def test_expired_messages_make_room() -> None:
     assert await layer.receive(channel) == {"type": "b"}
 
 
-async def test_memberships_end_after_group_expiry() -> None:
+async def test_memberships_end_after_group_expiry(make_layer: MakeLayer) -> None:
     clock = FakeClock()
-    layer = LocalLayer(group_expiry=100, clock=clock)
+    layer = make_layer(group_expiry=100, clock=clock)
     early, late = await layer.new_channel(), await layer.new_channel()
     await layer.group_add("g", early)
     clock.now += 60
@@ -319,19 +350,56 @@ async def test_memberships_end_after_group_expiry() -> None:
     clock.now += 60
     await layer.group_send("g", {"type": "x"})
     assert await layer.receive(late) == {"type": "x"}
-    with pytest.raises(TimeoutError):
-        await asyncio.wait_for(layer.receive(early), 0.01)
+    await layer.send(early, {"type": "y"})
+    assert await layer.receive(early) == {"type": "y"}
 
 
-async def test_joining_again_renews_a_membership() -> None:
+async def test_joining_again_renews_a_membership(make_layer: MakeLayer) -> None:
     clock = FakeClock()
-    layer = LocalLayer(group_expiry=100, clock=clock)
+    layer = make_layer(group_expiry=100, clock=clock)
     channel = await layer.new_channel()
     for _ in range(3):
         await layer.group_add("g", channel)
         clock.now += 60
     await layer.group_send("g", {"type": "x"})
     assert await layer.receive(channel) == {"type": "x"}
+
+
+async def test_a_group_begins_anew_after_its_memberships_ended(
+    make_layer: MakeLayer,
+) -> None:
+    clock = FakeClock()
+    layer = make_layer(group_expiry=100, clock=clock)
+    channel, other = await layer.new_channel(), await layer.new_channel()
+    await layer.group_add("g", channel)
+    clock.now += 101
+    await layer.group_send("g", {"type": "x"})
+    await layer.send(channel, {"type": "y"})
+    assert await layer.receive(channel) == {"type": "y"}
+    await layer.group_discard("g", channel)
+    await layer.group_add("g", other)
+    await layer.group_send("g", {"type": "z"})
+    assert await layer.receive(other) == {"type": "z"}
+
+
+async def test_a_membership_of_a_shared_layer_stays_by_default(
+    layer_database: LayerDatabase,
+) -> None:
+    clock = FakeClock()
+    layer = layer_database.make_layer(clock=clock)
+    channel = await layer.new_channel()
+    await layer.group_add("g", channel)
+    clock.now += 1e6
+    await layer.group_send("g", {"type": "x"})
+    assert await layer.receive(channel) == {"type": "x"}
+    await layer.flush()
+
+
+@pytest.mark.parametrize("wrong", [0, -1, "60", True])
+def test_a_wrong_group_expiry_of_a_shared_layer_is_named(wrong: Any) -> None:
+    for make in (RedisLayer, PostgresLayer):
+        with pytest.raises(ValueError, match=f"group_expiry is {wrong!r}"):
+            make(group_expiry=wrong)
 
 
 def count_mailboxes() -> int:
@@ -445,6 +513,24 @@ async def test_nobody_waits_at_a_mailbox_that_was_closed_meanwhile() -> None:
     assert mailbox.take(0) is None
     await asyncio.to_thread(mailbox.close)
     await asyncio.wait_for(mailbox.wait(), 5)
+
+
+class YieldingCapacity(int):
+    """A capacity that lets other threads run while a mailbox compares with it."""
+
+    def __le__(self, count: int) -> bool:
+        for _ in range(100):
+            time.sleep(0)
+        return int(self) <= count
+
+
+async def test_two_threads_do_not_both_take_the_last_room() -> None:
+    loop = asyncio.get_running_loop()
+    for _ in range(20):
+        mailbox = Mailbox(YieldingCapacity(1), 60)
+        message = {"type": "x"}
+        puts = [asyncio.to_thread(mailbox.put, message, 0, loop) for _ in range(2)]
+        assert sum(await asyncio.gather(*puts)) == 1
 
 
 async def test_threads_that_put_and_take_at_once_lose_nothing() -> None:

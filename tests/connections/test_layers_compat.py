@@ -9,6 +9,7 @@ from cryptography.fernet import InvalidToken
 
 from connections.dependencies import ForeignName
 from connections.layers import compat
+from connections.layers.loop_end import call_before_close
 from connections.layers.redis import RedisLayer
 from connections.testing import wait_until
 from tests.integration.redis_process import RedisProcess
@@ -70,8 +71,8 @@ def test_an_event_loop_that_closes_is_cleaned_up_first() -> None:
         await asyncio.sleep(0)
         done.append(name)
 
-    compat.call_before_close(loop, lambda: clean_up("one"))
-    compat.call_before_close(loop, lambda: clean_up("two"))
+    call_before_close(loop, lambda: clean_up("one"))
+    call_before_close(loop, lambda: clean_up("two"))
     loop.close()
     loop.close()
     assert loop.is_closed()

@@ -19,8 +19,12 @@ from hypothesis.stateful import (
 from connections.exceptions import ClientFull, PoolFull
 from connections.pool.base import Pool, Renewal, Slot, Usage
 from connections.pool.local import LocalPool
+from connections.pool.parent import ParentPool, PoolHost
 from connections.pool.redis import RedisPool
 from connections.redis.bus import RedisBus
+from connections.testing.waiting import scale
+from tests.connections.parent_lines import WorkerLine
+from tests.connections.pool_database import PoolDatabase
 from tests.integration.redis_process import RedisProcess
 
 Result = TypeVar("Result")
@@ -33,19 +37,30 @@ def make_redis_pool(url: str, **options: Any) -> RedisPool:
     return RedisPool(url, bus=bus, lease_seconds=30, **options)
 
 
-@pytest.fixture(params=["local", "redis"])
+def make_parent_pool(**options: Any) -> ParentPool:
+    line = WorkerLine(PoolHost(**options))
+    return ParentPool(line, max_total=options["max_total"])
+
+
+@pytest.fixture(params=["local", "parent", "redis", "postgres"])
 async def make_pool(request: pytest.FixtureRequest) -> AsyncIterator[MakePool]:
     made: list[Pool] = []
 
     def make(**options: Any) -> Pool:
         if request.param == "local":
             made.append(LocalPool(**options))
+        elif request.param == "parent":
+            made.append(make_parent_pool(**options))
+        elif request.param == "postgres":
+            made.append(postgres.make_pool("n1", lease_seconds=30, **options))
         else:
             made.append(make_redis_pool(server.url, **options))
         return made[-1]
 
     if request.param == "redis":
         server: RedisProcess = request.getfixturevalue("redis_server")
+    if request.param == "postgres":
+        postgres: PoolDatabase = request.getfixturevalue("pool_database")
     yield make
     for pool in made:
         await pool.close()
@@ -206,6 +221,17 @@ PoolMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=4
 TestLocalPoolAgainstModel = PoolMachine.TestCase
 
 
+class ParentPoolMachine(PoolMachine):
+    """The same model for the pool in the parent of the workers."""
+
+    def make_pool(self) -> Pool:
+        return make_parent_pool(max_total=self.MAX_TOTAL)
+
+
+ParentPoolMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=40)
+TestParentPoolAgainstModel = ParentPoolMachine.TestCase
+
+
 class RedisPoolMachine(PoolMachine):
     """The same model for the pool in Redis, which is flushed now and then."""
 
@@ -225,8 +251,8 @@ class RedisPoolMachine(PoolMachine):
         return self.runner.run(work)
 
     def read_usage(self) -> Usage:
-        """Return the usage once all releases have reached Redis."""
-        deadline = time.monotonic() + 2
+        """Return the usage once all releases have reached the store."""
+        deadline = time.monotonic() + scale(20)
         while True:
             usage = super().read_usage()
             if usage.slots == len(self.model) or time.monotonic() > deadline:
@@ -248,6 +274,31 @@ class RedisPoolMachine(PoolMachine):
 
 def test_redis_pool_against_model(redis_server: RedisProcess) -> None:
     machine = type("Machine", (RedisPoolMachine,), {"url": redis_server.url})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(max_examples=20, stateful_step_count=20, deadline=None),
+    )
+
+
+class PostgresPoolMachine(RedisPoolMachine):
+    """The same model for the pool in PostgreSQL, whose rows are lost now and then."""
+
+    database: PoolDatabase
+
+    def make_pool(self) -> Pool:
+        self.database.empty()
+        return self.database.make_pool("n1", lease_seconds=30, max_total=self.MAX_TOTAL)
+
+    @rule(reporter=st.none() | st.sampled_from("abc"), is_whole=st.booleans())
+    def flush(self, reporter: str | None, is_whole: bool = True) -> None:
+        """Lose all slots, which an acquire or the next renewal reports."""
+        self.database.lose_slots(is_whole=is_whole)
+        if reporter is not None and is_whole:
+            self.take(reporter, None)
+
+
+def test_postgres_pool_against_model(pool_database: PoolDatabase) -> None:
+    machine = type("Machine", (PostgresPoolMachine,), {"database": pool_database})
     run_state_machine_as_test(
         machine,
         settings=settings(max_examples=20, stateful_step_count=20, deadline=None),

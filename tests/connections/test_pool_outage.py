@@ -22,6 +22,8 @@ class FakeShared(SharedPool):
 
     def __init__(self, max_total: int = 100) -> None:
         self.is_away = False
+        self.trouble: Exception | None = None
+        """What the next renewal raises."""
         self.refuses_late: set[str] = set()
         self.released: list[str] = []
         self.renewed: list[str] = []
@@ -44,6 +46,9 @@ class FakeShared(SharedPool):
 
     async def renew(self, slots: Sequence[Slot]) -> Renewal:
         self._check()
+        trouble, self.trouble = self.trouble, None
+        if trouble is not None:
+            raise trouble
         self.renewed = [slot.connection_id for slot in slots]
         return Renewal()
 
@@ -220,6 +225,16 @@ async def test_a_renewal_that_fails_loses_no_slot(make_case: MakeCase) -> None:
     case.shared.is_away = True
     assert await case.pool.renew([make_slot("1", 0)]) == Renewal()
     assert case.pool.is_degraded
+
+
+async def test_an_unexpected_error_ends_no_probes(make_case: MakeCase) -> None:
+    case = make_case()
+    case.shared.is_away = True
+    await case.take("a1")
+    assert case.pool.is_degraded
+    case.shared.trouble = KeyError("a reply that nobody expected")
+    await case.restore_shared()
+    assert case.shared.late == ["a1"] and case.shared.trouble is None
 
 
 async def test_redis_away_and_back(redis_server: RedisProcess) -> None:

@@ -1,0 +1,104 @@
+"""The pools of single nodes in a test, with the slots that were reported taken."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from connections.bus import Bus
+from connections.pool.base import Renewal, Slot
+from connections.pool.leased import LeasedPool
+from connections.pool.postgres import PostgresPool
+from connections.pool.redis import RedisPool
+from connections.postgres.bus import PostgresBus
+from connections.redis.bus import RedisBus
+from connections.storage.database import Database
+from connections.testing.waiting import scale
+from tests.integration.redis_process import RedisProcess
+
+LEASE_SECONDS = 1.5
+
+
+def _make_defaults() -> dict[str, Any]:
+    """Return the options of a pool, whose steps may take longer on a busy machine."""
+    return {
+        "max_total": 1000,
+        "lease_seconds": LEASE_SECONDS,
+        "timeout_seconds": scale(5),
+    }
+
+
+class NodePool(LeasedPool):
+    """The pool of one node, on any store."""
+
+    node_id: str
+    bus: Bus
+    taken: list[Renewal]
+
+    def slot(self, name: str, age: float, *, client: str = "c", limit: int = 5) -> Slot:
+        return Slot(
+            connection_id=name,
+            client_id=client,
+            node_id=self.node_id,
+            opened_at=1_700_000_000 + age,
+            limit=limit,
+        )
+
+    async def take(self, *names: str, start: float = 0, **options: Any) -> list[Slot]:
+        slots = [
+            self.slot(name, start + index, **options)
+            for index, name in enumerate(names)
+        ]
+        for slot in slots:
+            await self.acquire(slot)
+        return slots
+
+    @property
+    def evicted(self) -> set[str]:
+        return {one for renewal in self.taken for one in renewal.evicted}
+
+
+class RedisNodePool(NodePool, RedisPool):
+    def __init__(self, url: str, node_id: str, **options: Any) -> None:
+        settings = {**_make_defaults(), **options}
+        self.bus = RedisBus(url, node_id=node_id, probe_seconds=0.3)
+        RedisPool.__init__(self, url, bus=self.bus, **settings)
+        self.node_id, self.taken = node_id, []
+        self.on_taken = self.taken.append
+
+
+class PostgresNodePool(NodePool, PostgresPool):
+    def __init__(
+        self, database: Database, url: str, node_id: str, **options: Any
+    ) -> None:
+        settings = {**_make_defaults(), **options}
+        self.bus = PostgresBus(database, node_id=node_id, listen_url=url)
+        PostgresPool.__init__(self, database, node_id=node_id, bus=self.bus, **settings)
+        self.node_id, self.taken = node_id, []
+        self.on_taken = self.taken.append
+
+
+def leased_in(redis_server: RedisProcess) -> set[str]:
+    """Return the connections with a lease, by the clock of Redis."""
+    with redis_server.connect() as client:
+        seconds, microseconds = client.time()
+        now_ms = seconds * 1000 + microseconds // 1000
+        return set(
+            client.zrangebyscore("{orchestra:pool}:leases", f"({now_ms}", "+inf")
+        )
+
+
+async def settle_recovery(*pools: NodePool, slots: Sequence[Sequence[Slot]]) -> None:
+    """Renew on every node, as beats do, until the pool is done recovering."""
+    deadline = time.monotonic() + 2 * LEASE_SECONDS
+    while time.monotonic() < deadline:
+        for pool, own in zip(pools, slots, strict=True):
+            pool.taken.append(await pool.renew(own))
+        if not await is_recovering(pools[0]):
+            return
+        await asyncio.sleep(0.05)
+    raise TimeoutError("the pool goes on recovering")
+
+
+async def is_recovering(pool: NodePool) -> bool:
+    return (await pool.get_usage()).is_recovering
