@@ -1,7 +1,14 @@
 """Impose and lift bans, on all nodes at once."""
 
-from connections.announcements import announce, post_close_requests
+from functools import partial
+
+from django.db import transaction
+
+from connections.announcements import announce, post_unrecorded
+from connections.audit import record_ban
 from connections.models import Ban, CloseRequest
+from connections.models.alias import atomic, get_alias
+from connections.signals import client_banned
 
 
 def impose(ban: Ban) -> None:
@@ -19,15 +26,22 @@ def impose(ban: Ban) -> None:
     if known is not None and ban.pk is None:
         ban.pk, ban.created_at = known.pk, known.created_at
         ban._state.adding = False
-    ban.save()
-    post_close_requests(
-        CloseRequest(
-            target=ban.target, value=ban.value, reason="banned", author=ban.author
+    with atomic():
+        ban.save()
+        post_unrecorded(
+            CloseRequest(
+                target=ban.target, value=ban.value, reason="banned", author=ban.author
+            )
         )
+        record_ban("ban", ban, ban.author)
+    transaction.on_commit(
+        partial(client_banned.send_soon, [ban]), using=get_alias(), robust=True
     )
 
 
-def lift(ban: Ban) -> None:
+def lift(ban: Ban, author: str = "") -> None:
     """Delete a ban on all nodes."""
-    ban.delete()
-    announce()
+    with atomic():
+        record_ban("unban", ban, author)
+        ban.delete()
+        announce()

@@ -49,10 +49,15 @@ class ExpiryWatch:
         expires_at = connection.expires_at
         if expires_at is None or connection.close_reason is not None:
             return
+        is_observed = "expiry" in connection.observed
+        if is_observed and connection.would_have_ended:
+            return
         # A moment near the end of time overflows if anything is added to it.
         if now - self._grace >= expires_at:
             self._apply(connection, self._end)
-        elif not connection.is_expiring and now + self._warning >= expires_at:
+        elif is_observed or connection.is_expiring:
+            return  # A client is not warned of an end that does not come.
+        elif now + self._warning >= expires_at:
             self._apply(connection, self._warn)
 
     def _apply(
@@ -108,4 +113,4 @@ class ExpiryWatch:
         )
 
     def _end(self, connection: LiveConnection) -> None:
-        connection.end(close_codes.TOKEN_EXPIRED)
+        connection.end_for("expiry", close_codes.TOKEN_EXPIRED)

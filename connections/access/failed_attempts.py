@@ -9,6 +9,7 @@ from connections import close_codes
 from connections.config.sections import HandshakeConfig
 from connections.exceptions import Refused
 from connections.net.addresses import group_address
+from connections.privacy import show_address
 from connections.token_bucket import TokenBucket
 from connections.units import Clock
 
@@ -94,7 +95,7 @@ class FailedCredentials:
             logger.warning(
                 "Too many wrong credentials from %s: verified slowly for a while "
                 "(%s attempts refused since the start)",
-                address,
+                show_address(address),
                 self.refused_count,
                 extra={"event": "credentials_limited"},
             )

@@ -131,7 +131,7 @@ class Gate:
         Raises:
             Refused: the client, user or address is banned.
         """
-        self.check(connection.client_id, connection.user_id, connection.address)
+        self.check(connection.client_id, connection.user_id, connection.source_address)
 
     def apply_to(self, connection: LiveConnection) -> None:
         """End a connection that is banned."""

@@ -4,10 +4,10 @@ import dataclasses
 
 from django.conf import settings
 
+from connections.access.source_log import SourceLog
 from connections.asgi import Application, Message, Receive, Send
 from connections.config.loader import WebSocketConfig
 from connections.net.addresses import Source, find_source
-from connections.net.source_log import SourceLog
 
 _SCHEMES = {
     ("http", False): "http",

@@ -10,6 +10,8 @@ from channels.db import database_sync_to_async
 from connections import close_codes
 from connections.close_codes import CloseReason
 from connections.config.loader import WebSocketConfig
+from connections.credentials.authentication import Authenticator
+from connections.credentials.identity import Credential
 from connections.credentials.recheck import AuthorisationSnapshot, find_close_reasons
 from connections.exceptions import DatabaseUnavailable, Refused
 from connections.hub.connection import LiveConnection
@@ -28,7 +30,8 @@ class Reauthoriser:
 
     Each connection is checked once within reauthorise_seconds, at its own
     moment, and at once after ask(); hundreds share one query. The few viewers of
-    the dashboard are checked in every poll. While the database is away the last
+    the dashboard are checked in every poll. Credentials of backends with may_stay()
+    are then put to these. While the database is away, or a backend fails, the last
     answer stands for stale_authorisation_seconds.
     """
 
@@ -38,10 +41,12 @@ class Reauthoriser:
         *,
         hub: Hub,
         database: Database | None,
+        authenticator: Authenticator,
         clock: Clock,
     ) -> None:
         self._hub = hub
         self._database = database
+        self._authenticator = authenticator
         self._clock = clock
         self._stale_seconds = config.stale_authorisation_seconds
         self.pause_seconds = min(_MOST_PAUSE_SECONDS, config.reauthorise_seconds / 4)
@@ -116,9 +121,9 @@ class Reauthoriser:
             try:
                 is_whole &= await self._check_connections(some)
             except BaseException:
-                self._end_stale(due)
+                await self._end_stale(due)
                 raise
-        return is_whole
+        return is_whole & await self._ask_backends(due)
 
     async def _check_connections(self, connections: Sequence[LiveConnection]) -> bool:
         asked_at = self._clock()
@@ -132,6 +137,7 @@ class Reauthoriser:
             for connection in connections:
                 connection.reauthorise_at = asked_at
             raise
+        failed: list[LiveConnection] = []
         described = {one.connection_id: one for one in snapshots}
 
         def apply(connection: LiveConnection) -> None:
@@ -140,15 +146,51 @@ class Reauthoriser:
                 return
             answer = answers.get(connection.connection_id)
             if isinstance(answer, Exception):
-                self._end_stale([connection])
+                failed.append(connection)
                 raise answer
-            if answer is not None:
+            is_ending = answer is not None
+            if answer is close_codes.TOKEN_EXPIRED:
+                connection.has_expired = True
+                is_ending = connection.end_for("expiry", answer)
+            elif answer is not None:
+                connection.end(answer)
+            if not is_ending and _find_deciding(connection) is None:
+                connection.authorised_at = asked_at
+
+        name = "The re-authorisation"
+        is_whole = await self._hub.for_each_in_slices(name, apply, connections)
+        await self._end_stale(failed)
+        return is_whole
+
+    async def _ask_backends(self, connections: Sequence[LiveConnection]) -> bool:
+        """Put credentials to their backends; return False if one of these failed."""
+        asked_at = self._clock()
+        asked = {
+            connection: credential
+            for connection in connections
+            if (credential := _find_deciding(connection)) is not None
+            and connection.close_reason is None
+        }
+        if not asked:
+            return True
+        answers = await self._authenticator.find_close_reasons(list(asked.values()))
+        failed: list[LiveConnection] = []
+
+        def apply(connection: LiveConnection) -> None:
+            answer = answers[asked[connection]]
+            if connection.credential is not asked[connection]:
+                self.ask(connection)  # It has changed since.
+            elif isinstance(answer, Exception):
+                failed.append(connection)
+            elif answer is not None:
                 connection.end(answer)
             else:
                 connection.authorised_at = asked_at
 
-        name = "The re-authorisation"
-        return await self._hub.for_each_in_slices(name, apply, connections)
+        name = "The re-authorisation by backends"
+        is_whole = await self._hub.for_each_in_slices(name, apply, list(asked))
+        await self._end_stale(failed)
+        return is_whole and not failed
 
     async def _find_close_reasons(
         self, snapshots: Sequence[AuthorisationSnapshot]
@@ -161,11 +203,11 @@ class Reauthoriser:
         async with asyncio.timeout(_TIMEOUT_SECONDS):
             return await self._database.read(find_close_reasons, snapshots)
 
-    def _end_stale(self, connections: Sequence[LiveConnection]) -> None:
+    async def _end_stale(self, connections: Sequence[LiveConnection]) -> None:
         """End connections whose last positive answer is too old."""
         oldest = self._clock() - self._stale_seconds
         stale = [one for one in connections if one.authorised_at < oldest]
-        self._hub.for_each(
+        await self._hub.for_each_in_slices(
             "The end of stale authorisations",
             lambda connection: connection.end(close_codes.UNAVAILABLE),
             stale,
@@ -179,12 +221,23 @@ class Reauthoriser:
         connection.reauthorise_at = now + after_seconds
 
 
+def _find_deciding(connection: LiveConnection) -> Credential | None:
+    """Return the credential of a connection if the may_stay() of a backend decides."""
+    credential = connection.credential
+    return credential if credential is not None and credential.backend else None
+
+
 def _describe(connection: LiveConnection) -> AuthorisationSnapshot:
-    session = connection.credential.session if connection.credential else None
+    credential = connection.credential
+    session = credential.session if credential else None
     return AuthorisationSnapshot(
         connection_id=connection.connection_id,
         user_id=connection.user_id,
         token_id=connection.token_id,
         session_key=session.session_key if session is not None else None,
+        password_hash=credential.password_hash if credential else "",
+        backend=credential.backend if credential else "",
+        expires_at=connection.expires_at,
+        has_expired=connection.has_expired,
         requirements=connection.requirements,
     )

@@ -17,9 +17,10 @@ from django.db.models.signals import m2m_changed, post_delete, post_save
 
 from connections.access.changes import Change, take_change, watch_changes
 from connections.announcements import REAUTHORISE, post_close_requests
+from connections.audit import acting
 from connections.credentials.requirements import has_stock_permissions
 from connections.credentials.sessions import digest_session_key
-from connections.models import AccessToken, CloseRequest
+from connections.models import AccessToken, AuditEntry, CloseRequest
 from connections.models.alias import get_alias
 from connections.models.user_key import release_user
 
@@ -89,7 +90,7 @@ class _Posting:
         self._requests = requests
 
     def __call__(self) -> None:
-        post_close_requests(*self._requests)
+        _post_as_rule(self._requests)
 
 
 def _post(target: Target, values: Iterable[object], reason: str, using: str) -> None:
@@ -118,19 +119,31 @@ def _post(target: Target, values: Iterable[object], reason: str, using: str) -> 
         for target, value, reason in keys
     ]
     if using == get_alias():
-        post_close_requests(*requests)
+        _post_as_rule(requests)
         requests = []
     transaction.on_commit(_Posting(keys, requests), using=using)
 
 
-def _end_session(request: Any, **kwargs: Any) -> None:
-    """End the connections of a session that logs out."""
+def _post_as_rule(requests: list[CloseRequest]) -> None:
+    with acting(AuditEntry.Via.RULE):
+        post_close_requests(*requests)
+
+
+def _end_session(request: Any, user: Any = None, **kwargs: Any) -> None:
+    """
+    End the connections of a session that logs out.
+
+    A logout without a session is that of another credential, for example of
+    django-rest-knox: the credentials of the user are checked.
+    """
     session = getattr(request, "session", None)
     key = getattr(session, "session_key", None)
     if key:
         find_model = getattr(session, "get_model_class", None)
         using = router.db_for_write(find_model()) if find_model else get_alias()
         _post(Target.SESSION_KEY, [digest_session_key(key)], "logged_out", using)
+    elif getattr(user, "pk", None) is not None:
+        _post(Target.USER, [user.pk], REAUTHORISE, get_alias())
 
 
 def _on_user_saved(

@@ -5,6 +5,17 @@ from dataclasses import dataclass
 from connections.config.fields import option
 from connections.config.kinds import Choices, Number, Text, Whole
 
+DEFAULT_BACKENDS = [
+    "connections.credentials.AccessTokens",
+    "connections.credentials.JsonWebTokens",
+    "connections.credentials.Tickets",
+    "connections.credentials.Sessions",
+]
+"""The backends without configuration, and those of the dashboard's WebSocket."""
+
+COOKIELESS_BACKENDS = frozenset(DEFAULT_BACKENDS) - {"connections.credentials.Sessions"}
+"""The backends that are known to read no cookie."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JwtConfig:

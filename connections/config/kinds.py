@@ -10,6 +10,7 @@ from typing import Any
 from connections import units
 from connections.net.addresses import UNIX
 
+_DOTTED_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 _URL_PATH = re.compile(r"/[^\s?#%]{0,200}")
 
 
@@ -223,6 +224,32 @@ class Choices(Kind):
             raise ValueError(self.allowed)
         if any(word not in self.words for word in raw):
             raise ValueError(self.allowed)
+        return tuple(raw)
+
+    def format(self, value: Any) -> str:
+        return "[" + ", ".join(value) + "]"
+
+
+@dataclass(frozen=True, slots=True)
+class DottedPaths(Kind):
+    """A list of one or more dotted paths of Python objects, each once."""
+
+    what: str
+
+    @property
+    def allowed(self) -> str:
+        return f"a list of one or more dotted paths of {self.what}, each once"
+
+    def parse(self, raw: object) -> tuple[str, ...]:
+        if isinstance(raw, str):
+            raw = [part.strip() for part in raw.split(",") if part.strip()]
+        if not isinstance(raw, Sequence) or not raw:
+            raise ValueError(self.allowed)
+        for path in raw:
+            if not isinstance(path, str) or not _DOTTED_PATH.fullmatch(path):
+                raise ValueError(f"{self.allowed} ({path!r} is no dotted path)")
+            if raw.count(path) > 1:
+                raise ValueError(f"{self.allowed} ({path!r} is given twice)")
         return tuple(raw)
 
     def format(self, value: Any) -> str:

@@ -6,6 +6,7 @@ Each variable WEBSOCKET__KEY or WEBSOCKET__SECTION__KEY overrides one key. The
 server refuses to start with a configuration that has problems.
 """
 
+import dataclasses
 import os
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +17,15 @@ import yaml
 from django.conf import settings
 
 from connections.config.alert_rules import AlertRule, Rules, check_address
-from connections.config.auth_sections import ExpiryConfig, JwtConfig, TicketsConfig
+from connections.config.api import ApiConfig
+from connections.config.auth_sections import (
+    COOKIELESS_BACKENDS,
+    DEFAULT_BACKENDS,
+    ExpiryConfig,
+    JwtConfig,
+    TicketsConfig,
+)
+from connections.config.enforcement import OBSERVE, EnforceConfig
 from connections.config.fields import (
     Documented,
     Problem,
@@ -25,9 +34,20 @@ from connections.config.fields import (
     section,
     walk,
 )
-from connections.config.kinds import PROXIES, Choice, Flag, Number, Size, Texts, Whole
+from connections.config.kinds import (
+    PROXIES,
+    Choice,
+    DottedPaths,
+    Flag,
+    Number,
+    Size,
+    Texts,
+    Whole,
+)
+from connections.config.privacy import PrivacyConfig
 from connections.config.sections import (
     BuffersConfig,
+    CompressionConfig,
     DashboardConfig,
     DrainConfig,
     ErrorsConfig,
@@ -36,10 +56,12 @@ from connections.config.sections import (
     HttpConfig,
     MetricsConfig,
     NodeConfig,
+    PresenceConfig,
     RateLimitConfig,
     RecorderConfig,
     RetentionConfig,
     SessionsConfig,
+    TelemetryConfig,
 )
 from connections.exceptions import ConfigError
 from connections.net import origins
@@ -79,10 +101,17 @@ class WebSocketConfig:
         "evict_oldest",
         "at max_connections_per_client: close the oldest, or refuse the newcomer",
     )
+    pool: str = option(
+        Choice(("auto", "memory", "postgres", "redis")),
+        "auto",
+        "where the slots are; auto: Redis with REDIS_URL, else PostgreSQL if it is the"
+        " database, else memory",
+    )
     on_pool_outage: str = option(
         Choice(("local", "refuse", "allow")),
         "local",
-        "new connections without Redis: limited per node, refused, or all admitted",
+        "new connections while the pool is out of reach: limited per node, refused, or"
+        " all admitted",
     )
     evict_grace_seconds: float = option(
         Number(0, 300),
@@ -92,10 +121,16 @@ class WebSocketConfig:
     allow_unshared_limits: bool = option(
         Flag(),
         False,
-        "let several nodes serve without REDIS_URL, each with its own limits",
+        "let nodes serve beside each other that do not share a pool",
     )
     node: NodeConfig = section(NodeConfig)
     recorder: RecorderConfig = section(RecorderConfig)
+    presence: PresenceConfig = section(PresenceConfig)
+    credential_backends: tuple[str, ...] = option(
+        DottedPaths("credential backends"),
+        DEFAULT_BACKENDS,
+        "classes that find the client of a handshake, tried in this order",
+    )
     anonymous: bool = option(
         Flag(),
         False,
@@ -130,8 +165,10 @@ class WebSocketConfig:
         300,
         "seconds for which the last check holds while the database is unavailable",
     )
+    enforce: EnforceConfig = section(EnforceConfig)
     rate_limit: RateLimitConfig = section(RateLimitConfig)
     buffers: BuffersConfig = section(BuffersConfig)
+    compression: CompressionConfig = section(CompressionConfig)
     errors: ErrorsConfig = section(ErrorsConfig)
     handshake: HandshakeConfig = section(HandshakeConfig)
     http: HttpConfig = section(HttpConfig)
@@ -140,6 +177,7 @@ class WebSocketConfig:
     expiry: ExpiryConfig = section(ExpiryConfig)
     drain: DrainConfig = section(DrainConfig)
     metrics: MetricsConfig = section(MetricsConfig)
+    telemetry: TelemetryConfig = section(TelemetryConfig)
     health: HealthConfig = section(HealthConfig)
     alerts: tuple[AlertRule, ...] = option(
         Rules(), [], "changes to the alert rules (manage.py alerts --rules)"
@@ -151,7 +189,9 @@ class WebSocketConfig:
     )
     sessions: SessionsConfig = section(SessionsConfig)
     retention: RetentionConfig = section(RetentionConfig)
+    privacy: PrivacyConfig = section(PrivacyConfig)
     dashboard: DashboardConfig = section(DashboardConfig)
+    api: ApiConfig = section(ApiConfig)
 
     source: str = ""
     """Source of the values: a file's path, "settings.WEBSOCKET" or ""."""
@@ -238,6 +278,21 @@ def describe() -> list[Documented]:
     return list(walk(WebSocketConfig))
 
 
+def read_value(config: WebSocketConfig, path: str) -> Any:
+    """Return the value of a key, such as node.beat_seconds, for JSON."""
+    value: Any = config
+    for name in path.split("."):
+        value = getattr(value, name)
+    if not isinstance(value, tuple):
+        return value
+    return [
+        dataclasses.asdict(one)
+        if dataclasses.is_dataclass(one) and not isinstance(one, type)
+        else one
+        for one in value
+    ]
+
+
 def _build(
     raw: object,
     environ: Mapping[str, str],
@@ -312,6 +367,15 @@ def _find_contradictions(config: WebSocketConfig) -> list[Problem]:
         rate.burst_bytes,
         "at least max_message_size, or the largest message could never pass",
     )
+    cookies = set(config.credential_backends) - COOKIELESS_BACKENDS
+    for one in config.enforce.routes:
+        require(
+            ("origin", OBSERVE) not in one.modes or not cookies,
+            f"enforce.routes.{one.route}.origin",
+            OBSERVE,
+            "enforce; the route may accept cookies, which the pages of other sites"
+            f" would send along: {', '.join(sorted(cookies))} in credential_backends",
+        )
     return found
 
 

@@ -48,6 +48,33 @@ class RecorderConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PresenceConfig:
+    lease_seconds: float = option(
+        Number(0.3, 600),
+        15,
+        "seconds without a beat after which a node no longer makes its clients present,"
+        " three beats at least",
+    )
+    linger_seconds: float = option(
+        Number(0, 3600),
+        15,
+        "seconds for which a client stays present after its last connection, so that"
+        " a reload is no leave",
+    )
+    max_members_per_room: int = option(
+        Whole(1, 10_000_000),
+        10_000,
+        "clients shown in one room; one more connects, but is not shown",
+    )
+    max_rooms_per_connection: int = option(
+        Whole(1, 1000), 20, "rooms that one connection is present in"
+    )
+    max_data_bytes: int = option(
+        Size(2, 65_536), "1kB", "public data of a client in a room, as JSON"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RateLimitConfig:
     messages_per_second: float = option(
         Number(0.01, 1e6), 50, "messages per second from one connection, sustained"
@@ -114,6 +141,34 @@ class BuffersConfig:
     )
     max_total_bytes: int = option(
         Size(1024), "256MB", "bytes in all send and receive buffers of one node"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompressionConfig:
+    enabled: bool = option(
+        Flag(),
+        False,
+        "compress messages with permessage-deflate for clients that offer it;"
+        " get_limits() decides by route",
+    )
+    min_size: int = option(
+        Size(1), "1kB", "size of a message below which it is sent as it is"
+    )
+    level: int = option(
+        Whole(1, 9), 1, "effort of the compressor: 1 is the fastest, 9 the smallest"
+    )
+    server_no_context_takeover: bool = option(
+        Flag(),
+        True,
+        "compress each message alone; false compresses small messages better, and"
+        " holds 32 kB for each connection",
+    )
+    max_ratio: float = option(
+        Number(1, 1100),
+        100,
+        "inflated by compressed bytes at which a message of more than 4 kB is refused"
+        " (1009)",
     )
 
 
@@ -219,6 +274,25 @@ class MetricsConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TelemetryConfig:
+    traces: bool = option(
+        Flag(),
+        True,
+        "make OpenTelemetry spans where the process has set a TracerProvider",
+    )
+    trust_clients: bool = option(
+        Flag(),
+        False,
+        "continue the trace that a client's traceparent names; false: link to it",
+    )
+    clients: str = option(
+        Choice(("id", "pseudonym", "none")),
+        "id",
+        "how spans and Sentry name a client; a pseudonym needs SECRET_KEY to compute",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HealthConfig:
     path: str = option(
         UrlPath(),
@@ -236,7 +310,7 @@ class SessionsConfig:
     max_open_streams_per_client: int = option(
         Whole(1, 1_000_000),
         32,
-        "answers under way at once on one node for one client",
+        "answers under way at once for one client; each node counts its own",
     )
     max_open_streams_per_node: int = option(
         Whole(1, 1_000_000), 500, "answers under way at once on one node"
@@ -290,6 +364,9 @@ class RetentionConfig:
     sessions_days: float = option(
         Number(0, 36_500), 90, "days for which an unused session is kept"
     )
+    audit_days: float = option(
+        Number(0, 36_500), 365, "days for which entries of the audit stream are kept"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -297,5 +374,6 @@ class DashboardConfig:
     read_only: bool = option(
         Flag(),
         False,
-        "the admin shows everything, but offers no action such as end, ban or drain",
+        "the admin and the operators' API show everything, but offer no action such as"
+        " end, ban or drain",
     )

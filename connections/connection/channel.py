@@ -5,11 +5,15 @@ import contextvars
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
+from connections.background import end_as_failure, make_task_context
 from connections.connection.scheduling import get_own_context, receive_next
 from connections.error_log import get_logger
+from connections.layers.mailbox import Mailbox, Waiter
 from connections.metrics.counters import Tally
 
 logger = get_logger(__name__)
+
+_DELIVERY = "The delivery of a layer message"
 
 _RETRY_SECONDS = (0.5, 1, 2, 5, 10)
 
@@ -30,6 +34,7 @@ class ConnectionChannel:
         "_failures",
         "_layer",
         "_loop",
+        "_mailbox",
         "_on_name",
         "_rejoining",
         "_task",
@@ -39,7 +44,7 @@ class ConnectionChannel:
         self,
         layer: Any,
         *,
-        on_name: Callable[[str | None], None],
+        on_name: Callable[[str | None, Mailbox | None], None],
         deliver: Callable[[dict[str, Any], bool], Awaitable[None]],
         failures: Tally,
     ) -> None:
@@ -50,8 +55,10 @@ class ConnectionChannel:
         self._loop = asyncio.get_running_loop()
         self._context = contextvars.Context()
         self._channel_name: str | None = None
+        # None on a layer that has none to read.
+        self._mailbox: Mailbox | None = None
         # The first message, on a layer that announces it; then the task.
-        self._task: asyncio.Future[None] | None = None
+        self._task: asyncio.Future[Any] | None = None
         self._rejoining: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -63,10 +70,10 @@ class ConnectionChannel:
         """
         self._context = await get_own_context()
         await self._name_channel()
-        if self._channel_name is not None and hasattr(self._layer, "expect"):
+        if self._mailbox is not None:
             # Most connections never get a message: a task for each would take more
             # memory than the rest of the channel.
-            self._task = self._layer.expect(self._channel_name)
+            self._task = self._mailbox.expect()
             self._task.add_done_callback(self._start)
         else:
             self._loop.call_soon(self._start)
@@ -77,7 +84,7 @@ class ConnectionChannel:
             if task is not None:
                 task.cancel()
         # A cancelled task keeps a traceback, and that this object.
-        self._task = self._rejoining = None
+        self._task = self._rejoining = self._mailbox = None
         self._deliver = _drop
         self._on_name = _ignore
         if self._channel_name is not None and hasattr(self._layer, "forget_channel"):
@@ -96,8 +103,9 @@ class ConnectionChannel:
         if missing:
             # Two tasks of one context cannot run at once, and an eager task starts
             # inside the one that creates it.
+            context = self._context.copy()
             self._rejoining = self._loop.create_task(
-                self._rejoin(missing), context=self._context.copy()
+                self._rejoin(missing), context=context.run(make_task_context) or context
             )
 
     async def leave(self, groups: Iterable[str]) -> None:
@@ -106,33 +114,54 @@ class ConnectionChannel:
             await self._call(self._layer.group_discard, group, self._channel_name)
 
     async def _name_channel(self) -> None:
-        self._channel_name = await self._call(self._layer.new_channel)
-        self._on_name(self._channel_name)
+        name = self._channel_name = await self._call(self._layer.new_channel)
+        if name is not None and hasattr(self._layer, "open_mailbox"):
+            self._mailbox = self._layer.open_mailbox(name)
+        self._on_name(name, self._mailbox)
 
-    def _start(self, first: asyncio.Future[None] | None = None) -> None:
+    def _start(self, first: Waiter | None = None) -> None:
         if self._deliver is not _drop:
-            work = self._receive(is_announced=first is not None)
+            work = self._receive(first)
             self._task = self._loop.create_task(work, context=self._context)
 
-    async def _receive(self, *, is_announced: bool) -> None:
+    async def _receive(self, first: Waiter | None) -> None:
         failures = 0
         while True:
             if self._channel_name is None:
                 await self._name_channel()
+            mailbox = self._mailbox
+            if mailbox is not None and not mailbox.is_closed:
+                await self._attempt(_DELIVERY, self._read, mailbox, first)
+                first = None
+                continue
             message = None
-            if is_announced:
-                # The start of this task has let other tasks run.
-                message = await self._receive_one()
-            elif self._channel_name is not None:
+            if self._channel_name is not None:
                 message = await receive_next(self._receive_one)
             if message is None:
-                is_announced = False
                 await asyncio.sleep(_retry_after(failures))
                 failures += 1
                 continue
             failures = 0
-            await self._deliver(message, not is_announced)
-            is_announced = False
+            await self._attempt(_DELIVERY, self._deliver, message, True)
+
+    async def _read(self, mailbox: Mailbox, waiter: Waiter | None) -> None:
+        """Deliver the messages of a mailbox until it is closed."""
+        # The start of the task has let other tasks run.
+        lets_pass = waiter is None
+        mailbox.takes_over = True
+        while not mailbox.is_closed:
+            message = None if waiter is None else await waiter
+            if message is not None:
+                # Members of a group share it.
+                await self._deliver(message.copy(), False)
+            elif (message := mailbox.take(mailbox.clock())) is not None:
+                if waiter is None:
+                    await asyncio.sleep(0)
+                await self._deliver(message, lets_pass)
+            else:
+                waiter = mailbox.expect()
+                continue
+            waiter, lets_pass = None, True
 
     def _receive_one(self) -> Awaitable[Any]:
         return self._call(self._layer.receive, self._channel_name)
@@ -155,13 +184,21 @@ class ConnectionChannel:
 
     async def _call(self, call: Callable[..., Awaitable[Any]], *args: Any) -> Any:
         """Return the answer of the layer, or None if it failed."""
+        return await self._attempt("The channel layer", call, *args)
+
+    async def _attempt(
+        self, name: str, call: Callable[..., Awaitable[Any]], *args: Any
+    ) -> Any:
+        """Return the result of a call, or None if it failed."""
         try:
-            return await call(*args)
+            with end_as_failure():
+                return await call(*args)
         except Exception as exc:
             # Each layer has exceptions of its own.
-            self._failures.add("The channel layer")
+            self._failures.add(name)
             logger.error(
-                "The channel layer failed: %s",
+                "%s failed: %s",
+                name,
                 exc,
                 exc_info=exc,
                 extra={"event": "layer_failed"},
@@ -173,7 +210,7 @@ async def _drop(message: dict[str, Any], lets_pass: bool) -> None:
     """Drop a message for a connection that has ended."""
 
 
-def _ignore(channel_name: str | None) -> None:
+def _ignore(channel_name: str | None, mailbox: Mailbox | None) -> None:
     """Ignore the name of a channel for a connection that has ended."""
 
 

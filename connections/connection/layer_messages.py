@@ -1,9 +1,6 @@
 """Recognise messages of the channel layer that speak for the client or the server."""
 
-from weakref import WeakKeyDictionary
-
 from connections.asgi import Message
-from connections.connection.compat import get_handler_name
 
 _LIBRARIES = frozenset(("builtins", "channels", "connections", "sessions_history"))
 """The packages whose classes give a consumer methods of its own."""
@@ -11,12 +8,14 @@ _LIBRARIES = frozenset(("builtins", "channels", "connections", "sessions_history
 _PROTOCOLS = ("http_", "lifespan", "websocket_")
 """The beginnings of types that only the server sends (ASGI 3.0)."""
 
-_FREE = ("connection", "end")
+_PRESENCE = ("presence_gap", "presence_joined", "presence_left")
+"""The methods of a consumer that the node calls for events of presence."""
+
+_FREE = ("broadcast", "connection", "end")
 """Names that a consumer may define for a purpose of its own."""
 
-# A cache must not keep the classes of consumers: libraries connect signals that end
-# with the class.
-_library_names: WeakKeyDictionary[type, frozenset[str]] = WeakKeyDictionary()
+_CACHE = "_orchestra_library_names"
+"""The attribute of a class that holds its library names: the cache ends with it."""
 
 
 def is_reserved(message: Message) -> bool:
@@ -26,11 +25,15 @@ def is_reserved(message: Message) -> bool:
     Whoever can send to the layer must not speak for the client or the server
     (`websocket.receive`).
     """
-    try:
-        name = get_handler_name(message)
-    except (ValueError, AttributeError, TypeError):
-        return False  # No method can have this name.
-    return name.startswith(_PROTOCOLS)
+    kind = message.get("type")
+    # A name that no method can have is not reserved.
+    return isinstance(kind, str) and kind.replace(".", "_").startswith(_PROTOCOLS)
+
+
+def is_presence(message: Message) -> bool:
+    """Return True for the type of an event that only the node's presence may send."""
+    kind = message.get("type")
+    return isinstance(kind, str) and kind.replace(".", "_") in _PRESENCE
 
 
 def is_callable_by_type(consumer_class: type, name: str) -> bool:
@@ -42,9 +45,10 @@ def is_callable_by_type(consumer_class: type, name: str) -> bool:
     """
     if name.startswith(_PROTOCOLS):
         return True
-    names = _library_names.get(consumer_class)
+    names: frozenset[str] | None = vars(consumer_class).get(_CACHE)
     if names is None:
-        names = _library_names[consumer_class] = _find_library_names(consumer_class)
+        names = _find_library_names(consumer_class)
+        setattr(consumer_class, _CACHE, names)
     return name not in names
 
 

@@ -9,7 +9,7 @@ from connections.close_codes import (
     CloseReason,
     Reconnect,
 )
-from connections.connection.events import cut_reason, require_code
+from connections.connection.events import cut_reason, make_send, require_code
 from connections.connection.sender import AsgiSender
 from connections.hub.connection import LiveConnection
 from connections.limits import Limits
@@ -81,21 +81,21 @@ class ConsumerConnection:
         self._loop.call_soon_threadsafe(self.live.end, close_reason)
 
     async def send(
-        self, text_data: str | None = None, bytes_data: bytes | None = None
+        self,
+        text_data: str | None = None,
+        bytes_data: bytes | None = None,
+        *,
+        compress: bool = True,
     ) -> None:
         """
         Send a message that is no activity, such as the answer to a heartbeat.
 
         The consumer's own send() restarts the idle timeout and counts the
         message; this method does neither. It sends nothing before accept() and
-        after the end. Synchronous consumers call async_to_sync(connection.send).
+        after the end. `compress` is that of send(). Synchronous consumers call
+        async_to_sync(connection.send).
 
         Raises:
             ValueError: there is neither text nor bytes.
         """
-        if text_data is not None:
-            await self._sender.send_own({"type": "websocket.send", "text": text_data})
-        elif bytes_data is not None:
-            await self._sender.send_own({"type": "websocket.send", "bytes": bytes_data})
-        else:
-            raise ValueError("send() takes text_data or bytes_data")
+        await self._sender.send_own(make_send(text_data, bytes_data, compress))

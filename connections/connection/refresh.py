@@ -10,6 +10,7 @@ from connections import close_codes
 from connections.asgi import Message
 from connections.connection.scope import bound_client_id
 from connections.credentials.channels_scope import copy_session
+from connections.credentials.handshake import offer
 from connections.credentials.identity import Credential
 from connections.exceptions import InvalidMessage, Refused
 from connections.hub.connection import LiveConnection
@@ -59,7 +60,7 @@ async def refresh(
         InvalidMessage: it does not; the connection keeps its credential.
     """
     try:
-        credential = await _verify(content, connection, node)
+        credential = await _verify(content, connection, scope, node)
     except Refused as exc:
         raise InvalidMessage(
             _find_code(exc), f"refused: {exc.close_reason.reason}"
@@ -85,7 +86,7 @@ async def refresh(
 
 
 async def _verify(
-    content: Message, connection: LiveConnection, node: Node
+    content: Message, connection: LiveConnection, scope: Message, node: Node
 ) -> Credential:
     """
     Return the credential of a message.
@@ -95,12 +96,15 @@ async def _verify(
     """
     if node.database is None:
         raise Refused(close_codes.UNAVAILABLE)
-    address = connection.address
+    address = connection.source_address
     node.gate.check_address(address)
-    async with node.gate.limit_guesses(address):
-        if "token" in content:
-            return await node.verifier.verify_token(content["token"])
-        return await node.verifier.verify_ticket(content["ticket"], connection.origin)
+    token = content.get("token")
+    ticket = content.get("ticket") if token is None else None
+    offered = offer(scope, token=token, ticket=ticket)
+    credential = await node.authenticator.authenticate(offered, address)
+    if credential is None:
+        raise Refused(close_codes.UNAUTHENTICATED)
+    return credential
 
 
 def _find_code(refused: Refused) -> str:

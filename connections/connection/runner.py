@@ -4,9 +4,7 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Any, Protocol
 
-from channels.db import aclose_old_connections
 from channels.exceptions import StopConsumer
-from django.db import Error as DatabaseError
 
 from connections import close_codes
 from connections.asgi import Message, Receive, Send
@@ -14,8 +12,10 @@ from connections.close_codes import CloseReason
 from connections.connection.additions import find_added
 from connections.connection.channel import ConnectionChannel
 from connections.connection.error_budget import ErrorBudget
-from connections.connection.layer_messages import is_reserved
+from connections.connection.failures import FAILURES, ends_task, record_error
+from connections.connection.layer_messages import is_presence, is_reserved
 from connections.connection.lock import FifoLock
+from connections.connection.presence import ConnectionPresence
 from connections.connection.rate_limiter import Verdict
 from connections.connection.receive_limits import ReceiveLimits
 from connections.connection.scheduling import make_fair
@@ -24,6 +24,7 @@ from connections.connection.send_deadline import SendDeadline
 from connections.connection.sender import AsgiSender
 from connections.connection.stage import Stage
 from connections.connection.terms import Terms
+from connections.connection.unprotected import require_admission
 from connections.error_log import get_logger
 from connections.exceptions import (
     ConnectionEnded,
@@ -32,11 +33,11 @@ from connections.exceptions import (
     UnknownEvent,
 )
 from connections.hub.connection import CLOSED_SENDER
-from connections.layers.mailbox import GAP
+from connections.layers.broadcast import BROADCAST, read_broadcast
+from connections.layers.mailbox import GAP, Mailbox
 from connections.logs import set_connection
-from connections.net.redaction import conceal
 from connections.node.node import Node
-from connections.node.recorder import describe_error
+from connections.telemetry.carrier import TRACEPARENT
 
 logger = get_logger(__name__)
 
@@ -53,6 +54,7 @@ class Consumer(Protocol):
     """The part of a consumer that its runner uses."""
 
     is_json: bool
+    presence: Any
     channel_layer: Any
     channel_name: str | None
 
@@ -77,6 +79,7 @@ class ConnectionRunner:
         "_deadline",
         "_errors",
         "_failure",
+        "_is_refused",
         "_limits",
         "_lock",
         "_node",
@@ -107,7 +110,7 @@ class ConnectionRunner:
         self._scope = scope
         self._task = task
         self._lock = FifoLock()
-        self._failure = terms.failure
+        self._failure, self._is_refused = terms.failure, False
         errors = node.config.errors
         self._errors = ErrorBudget(errors.budget, errors.window_seconds, node.clock)
         self._deadline: SendDeadline | None = None
@@ -124,10 +127,15 @@ class ConnectionRunner:
             replaces=read_replaces(scope),
         )
         self.connection = connection_from_scope(
-            scope, terms.client_id, node, self.sender, terms.limits
+            *(scope, terms.client_id, node, self.sender, terms.limits),
+            credential=terms.credential,
         )
         self.connection.requirements = terms.requirements
         self.sender.connection = self.connection
+        if type(consumer).presence is not False:
+            self.sender.presence = ConnectionPresence(
+                consumer, self.sender, node, self._handle_in_turn
+            )
         self._limits = ReceiveLimits(
             self.connection, self.sender, node, is_json=consumer.is_json
         )
@@ -171,6 +179,9 @@ class ConnectionRunner:
         if added := list(find_added(self._consumer, self._scope)):
             self._node.leaks.young.add(added)
         self.connection.sender = CLOSED_SENDER
+        if self.sender.presence is not None:
+            self.sender.presence.close()
+            self.sender.presence = None
         self.connection.transport = None
         # A failure and a cancelled task keep tracebacks that refer to the consumer.
         del self._consumer, self._failure, self._task
@@ -225,7 +236,8 @@ class ConnectionRunner:
                 # The socket is gone: release its slot before disconnect(), which
                 # may take long.
                 sender.leave(code)
-                await self._handle_locked({**message, "code": code})
+                if not self._is_refused:
+                    await self._handle_locked({**message, "code": code})
                 return code
             elif kind == "websocket.connect":
                 await self._connect(message)
@@ -238,12 +250,14 @@ class ConnectionRunner:
             await self._lock.acquire()
         self.connection.busy_count += 1
         try:
+            self._is_refused = True
             if self._failure is not None:
                 raise self._failure
+            if self._scope.get("is_unprotected"):
+                await require_admission(self._node, self.connection)
             await self._node.reauthoriser.require(self.connection)
+            self._is_refused = False
             await self._consumer.dispatch(message)
-        except (StopConsumer, asyncio.CancelledError):
-            raise
         except ConnectionEnded:
             return
         except Refused as exc:
@@ -251,8 +265,10 @@ class ConnectionRunner:
                 await self.sender.refuse(exc.close_reason)
             else:
                 self.connection.end(exc.close_reason)
-        except Exception as exc:
-            error_id = await self._record_error(exc)
+        except FAILURES as exc:
+            if ends_task(exc):
+                raise
+            error_id = await record_error(exc, self.connection, self._scope, self._node)
             if self.sender.stage is Stage.CONNECTING:
                 await self.sender.refuse(close_codes.INTERNAL_ERROR, ref=error_id)
             else:
@@ -273,10 +289,10 @@ class ConnectionRunner:
         """Handle one event; an exception of the handler costs an error."""
         connection = self.connection
         connection.busy_count += 1
+        # A handler expects the fields of the sender alone.
+        message.pop(TRACEPARENT, None)
         try:
             await self._consumer.dispatch(message)
-        except (StopConsumer, asyncio.CancelledError):
-            raise
         except ConnectionEnded:
             return
         except UnknownEvent as exc:
@@ -291,21 +307,25 @@ class ConnectionRunner:
                 exc.code, exc.message, message_id=exc.message_id
             )
             self._spend(close_codes.PROTOCOL_ERROR, None)
-        except Exception as exc:
+        except FAILURES as exc:
+            if ends_task(exc):
+                raise
             await self._handle_exception(exc)
         finally:
             connection.busy_count -= 1
 
-    async def _handle_exception(self, exc: Exception) -> None:
+    async def _handle_exception(self, exc: BaseException) -> None:
         """Record an exception, answer it, and charge it to the error budget."""
-        error_id = await self._record_error(exc)
+        error_id = await record_error(exc, self.connection, self._scope, self._node)
         await self.sender.send_error(
             "internal", "an error on our side; it is recorded", ref=error_id
         )
         self._spend(close_codes.INTERNAL_ERROR, error_id)
 
-    def _name_channel(self, channel_name: str | None) -> None:
+    def _name_channel(self, channel_name: str | None, mailbox: Mailbox | None) -> None:
         self._consumer.channel_name = channel_name
+        if mailbox is not None:
+            mailbox.send_prepared = self.sender.send_prepared
 
     async def _deliver(self, message: Message, lets_pass: bool) -> None:
         """
@@ -314,9 +334,18 @@ class ConnectionRunner:
         With lets_pass, a message of the client that arrives in the same moment is
         handled first, as Channels does.
         """
-        if is_reserved(message):
+        if message.get("type") == BROADCAST:
+            await self._send_broadcast(message)
+            return
+        if is_reserved(message) or (self.sender.presence and is_presence(message)):
             self._ignore(message.get("type"), "it is reserved")
             return
+        await self._handle_in_turn(message, lets_pass=lets_pass)
+
+    async def _handle_in_turn(
+        self, message: Message, *, lets_pass: bool = False
+    ) -> None:
+        """Handle an event that is not the client's, after those before it."""
         if lets_pass:
             await self._lock.acquire_second()
         elif not self._lock.acquire_nowait():
@@ -327,6 +356,19 @@ class ConnectionRunner:
             await self.sender.stop()
         finally:
             self._lock.release()
+
+    async def _send_broadcast(self, message: Message) -> None:
+        """Send a broadcast that the layer did not; only connect() delays it."""
+        sender, exclude = self.sender, message.get("exclude")
+        if exclude is not None and exclude == self._consumer.channel_name:
+            return
+        prepared = read_broadcast(message)
+        if sender.stage is Stage.CONNECTING:
+            if not self._lock.acquire_nowait():
+                await self._lock.acquire()
+            self._lock.release()
+        if prepared is not None and sender.stage is Stage.OPEN:
+            await sender.transmit(prepared.event.copy())
 
     def _ignore(self, kind: object, cause: str) -> None:
         logger.warning(
@@ -344,6 +386,8 @@ class ConnectionRunner:
 
     async def _disconnect_aborted(self) -> None:
         """Call disconnect() of an aborted connection, for one second at most."""
+        if self._is_refused:
+            return  # connect() was never called.
         close_reason = self.connection.close_reason or close_codes.NETWORK
         try:
             async with asyncio.timeout(_DISCONNECT_SECONDS):
@@ -352,33 +396,6 @@ class ConnectionRunner:
                 )
         except (StopConsumer, TimeoutError):
             return
-
-    async def _record_error(self, exc: Exception) -> str:
-        """Log and record an exception; return the id of its record."""
-        connection = self.connection
-        connection.errors += 1
-        self._node.counters.errors.add("internal")
-        error = describe_error(exc, connection, self._scope)
-        connection.flight.record("handler_failed", error.error_id)
-        concealed = conceal(exc, self._scope)
-        logger.error(
-            "A handler failed (error %s, connection %s)",
-            error.error_id,
-            connection.connection_id,
-            exc_info=concealed,
-            extra={
-                "event": "handler_failed",
-                "connection_id": connection.connection_id,
-                "error_id": error.error_id,
-                "place": error.where,
-            }
-            | ({} if concealed is exc else {"exception": error.exception_class}),
-        )
-        if self._node.recorder is not None:
-            self._node.recorder.record_error(error)
-        if isinstance(exc, DatabaseError):
-            await aclose_old_connections()
-        return error.error_id
 
     def _spend(self, close_reason: CloseReason, ref: str | None) -> None:
         """Charge an error to the budget; end the connection when it is spent."""

@@ -45,9 +45,13 @@ def receive_next(
             try:
                 result = yield waits_for
             except BaseException as exc:
+                # The steps of a coroutine have throw() and send(); those of another
+                # awaitable, as granian's, need not (PEP 380).
+                if not hasattr(steps, "throw"):
+                    raise
                 waits_for = steps.throw(exc)
             else:
-                waits_for = steps.send(result)
+                waits_for = next(steps) if result is None else steps.send(result)
         except StopIteration as finished:
             message = finished.value
             return message

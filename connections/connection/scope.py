@@ -4,7 +4,10 @@ import hashlib
 import sys
 from urllib.parse import parse_qs
 
+from django.contrib.auth import get_user_model
+
 from connections.asgi import Message
+from connections.credentials.identity import Credential
 from connections.hub.connection import LiveConnection, Sender, new_connection_id
 from connections.hub.flight_recorder import FlightRecord
 from connections.limits import Limits
@@ -20,22 +23,26 @@ def connection_from_scope(
     node: Node,
     sender: Sender,
     limits: Limits,
+    credential: Credential | None = None,
 ) -> LiveConnection:
     """Return a new connection for the scope of a handshake."""
     connection_id = new_connection_id()
     headers = dict(reversed(scope.get("headers") or ()))
     user = scope.get("user")
     client = scope.get("client")
-    return LiveConnection(
+    route = clean(scope.get("route", ""), _TEXT)
+    counted = node.counters.get_route(route)
+    connection = LiveConnection(
         connection_id=connection_id,
         client_id=bound_client_id(client_id or f"connection:{connection_id}"),
         now=scope.get("arrived", node.clock()),
         sender=sender,
-        user_id=getattr(user, "pk", None),
-        credential=scope.get("credential"),
+        # The key of another kind of user would name somebody else.
+        user_id=user.pk if isinstance(user, get_user_model()) else None,
+        credential=credential or scope.get("credential"),
         limits=limits,
         path=clean(scope.get("path", ""), _TEXT),
-        route=clean(scope.get("route", ""), _TEXT),
+        route=route,
         address=clean(str(client[0]), 64) if client else "",
         origin=clean(headers.get(b"origin", b"").decode("latin-1"), _TEXT),
         # All clients of one program share one string.
@@ -44,7 +51,21 @@ def connection_from_scope(
         ),
         transport=scope.get("transport"),
         flight=FlightRecord(node.clock),
+        sizes=(counted.sizes_in, counted.sizes_out),
     )
+    _observe(connection, scope, node)
+    return connection
+
+
+def _observe(connection: LiveConnection, scope: Message, node: Node) -> None:
+    """Set the limits of a connection that are observed on its route."""
+    enforce, buffers = node.config.enforce, node.config.buffers
+    connection.observed = enforce.find_observed(connection.route)
+    connection.observer = node.observer
+    if scope.get("has_foreign_origin"):
+        node.observer.record_end(connection, "origin", "refused")
+    if "size" in connection.observed and connection.transport is not None:
+        connection.transport.allow_message_size(buffers.max_receive_bytes)
 
 
 def read_replaces(scope: Message) -> str | None:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 from connections.asgi import Message, Send
-from connections.connection.sender import measure
+from connections.connection.events import measure
 
 _LEAST_BYTES_PER_SECOND = 10_000
 """The bytes of a sent message get this much time to leave the server's buffer."""

@@ -9,7 +9,8 @@ from typing import Any
 from connections import close_codes
 from connections.asgi import Message, Send
 from connections.close_codes import CloseReason
-from connections.connection.events import check_close, complete_accept
+from connections.connection.events import check_close, complete_accept, measure
+from connections.connection.presence import ConnectionPresence
 from connections.connection.stage import MOVES, Stage
 from connections.exceptions import (
     ClientFull,
@@ -19,13 +20,12 @@ from connections.exceptions import (
     Refused,
 )
 from connections.hub.connection import LiveConnection
+from connections.layers.prepared_message import PreparedMessage
 from connections.node.node import Node
 
 logger = logging.getLogger(__name__)
 
 _REFUSED_LINGER_SECONDS = 1
-
-_BYTES = (bytes, bytearray, memoryview, type(None))
 
 # Reading a member of an enumeration costs a look-up in its class each time.
 _CONNECTING, _OPEN = Stage.CONNECTING, Stage.OPEN
@@ -49,10 +49,12 @@ class AsgiSender:
         "_send",
         "_task",
         "connection",
+        "presence",
         "stage",
     )
 
     connection: LiveConnection
+    presence: ConnectionPresence | None
 
     def __init__(
         self,
@@ -65,6 +67,7 @@ class AsgiSender:
         replaces: str | None,
     ) -> None:
         self.stage = Stage.CONNECTING
+        self.presence = None
         self._node = node
         self._scope = scope
         self._send = send
@@ -91,6 +94,7 @@ class AsgiSender:
                 connection = self.connection
                 connection.messages_out += 1
                 connection.bytes_out += size_bytes
+                connection.sizes_out[(size_bytes - 1).bit_length()] += 1
                 connection.last_activity = self._node.clock()
             elif stage is not _CONNECTING:
                 # A handler that sends in a loop must not block the event loop.
@@ -107,6 +111,20 @@ class AsgiSender:
             await self._close(message)
         else:
             await self._send(message)
+
+    def send_prepared(self, message: PreparedMessage) -> bool:
+        """Send a message of a broadcast at once; return False if it must wait."""
+        connection = self.connection
+        transport = connection.transport
+        if self.stage is not _OPEN or transport is None:
+            return False
+        if not transport.send_prepared(message):
+            return False
+        connection.messages_out += 1
+        connection.bytes_out += message.size_bytes
+        connection.sizes_out[(message.size_bytes - 1).bit_length()] += 1
+        connection.last_activity = self._node.clock()
+        return True
 
     async def send_json(self, content: Message) -> None:
         """Send a JSON message of Orchestra's own; other consumers get none."""
@@ -255,6 +273,7 @@ class AsgiSender:
         connection = self.connection
         if self._node.is_draining:
             await self._refuse_accept(close_codes.DRAINING, message)
+        rooms = await self.presence.read() if self.presence else ()
         connection.mark_opened(self._node.clock())
         try:
             await self._node.admit(connection, self._replaces)
@@ -277,6 +296,8 @@ class AsgiSender:
             # The end was requested after the slot was taken.
             self.end(connection.close_reason, None, None)
             raise ConnectionEnded(connection.close_reason)
+        if self.presence is not None:
+            self.presence.join(rooms)
 
     async def _refuse_accept(
         self,
@@ -288,7 +309,11 @@ class AsgiSender:
         raise ConnectionEnded(close_reason) from cause
 
     def _complete(self, accept: Message) -> Message:
-        return complete_accept(accept, self._scope, self.connection.connection_id)
+        message = complete_accept(accept, self._scope, self.connection.connection_id)
+        compression = self.connection.limits.compression
+        if compression is not self._node.config.compression.enabled:
+            message["compression"] = compression
+        return message
 
     async def _close(self, message: Message) -> None:
         """
@@ -374,25 +399,3 @@ class AsgiSender:
         if self._abort_timer is not None:
             self._abort_timer.cancel()
         self._abort_timer = asyncio.get_running_loop().call_later(seconds, action)
-
-
-def measure(message: Message) -> int:
-    """
-    Return the bytes of a message's payload; text counts as UTF-8.
-
-    Raises:
-        TypeError: it is neither text nor bytes.
-    """
-    text: str | None = message.get("text")
-    if text is None:
-        payload = message.get("bytes")
-        if not isinstance(payload, _BYTES):
-            raise TypeError(f"the bytes of a message are no {_kind_of(payload)}")
-        return len(payload or b"")
-    if not isinstance(text, str):
-        raise TypeError(f"the text of a message is no {_kind_of(text)}")
-    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
-
-
-def _kind_of(value: object) -> str:
-    return type(value).__name__

@@ -42,13 +42,17 @@ def check_names(cls: type) -> None:
         ReservedName: an attribute is something else.
     """
     for name, argument in _METHODS.items():
-        if not _takes_one_argument(cls, name):
+        if not _takes_arguments(cls, name, 1):
             raise ReservedName(
                 cls, name, f"a method with the arguments self, {argument}"
             )
     for name in _NAMES:
         if not _is_names(inspect.getattr_static(cls, name)):
             raise ReservedName(cls, name, "a text, or several in a list or tuple")
+    if not _is_presence(cls):
+        raise ReservedName(
+            cls, "presence", "True, False, or a method with the argument self alone"
+        )
     if not isinstance(inspect.getattr_static(cls, "is_json"), bool):
         raise ReservedName(cls, "is_json", "True or False")
 
@@ -62,7 +66,8 @@ def _is_library(cls: type, limited: type) -> bool:
     )
 
 
-def _takes_one_argument(cls: type, name: str) -> bool:
+def _takes_arguments(cls: type, name: str, count: int) -> bool:
+    """Return True for a method that takes some arguments beside its object."""
     attribute = inspect.getattr_static(cls, name)
     is_bound = isinstance(attribute, staticmethod | classmethod)
     method = getattr(cls, name)
@@ -74,10 +79,15 @@ def _takes_one_argument(cls: type, name: str) -> bool:
         # Some callables of C have none.
         return True
     try:
-        signature.bind(*([None] if is_bound else [None, None]))
+        signature.bind(*[None] * (count if is_bound else count + 1))
     except TypeError:
         return False
     return True
+
+
+def _is_presence(cls: type) -> bool:
+    presence = inspect.getattr_static(cls, "presence")
+    return isinstance(presence, bool) or _takes_arguments(cls, "presence", 0)
 
 
 def _is_names(value: Any) -> bool:

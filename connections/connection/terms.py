@@ -7,7 +7,10 @@ from typing import Any, Protocol
 
 from connections.asgi import Message
 from connections.config.loader import WebSocketConfig
+from connections.connection.failures import FAILURES, ends_task
+from connections.credentials.identity import Credential
 from connections.credentials.requirements import Requirements
+from connections.credentials.sessions import find_user_credential
 from connections.limits import Limits
 
 
@@ -27,15 +30,16 @@ class Consumer(Protocol):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
     """
-    The client, the limits and the requirements of one connection.
+    The client, its credential, the limits and the requirements of one connection.
 
     With a failure they are defaults, and the connection is refused for it.
     """
 
     limits: Limits
     client_id: str | None = None
+    credential: Credential | None = None
     requirements: Requirements = field(default_factory=Requirements)
-    failure: Exception | None = None
+    failure: BaseException | None = None
 
 
 async def read_terms(
@@ -54,12 +58,23 @@ async def read_terms(
         return Terms(
             limits=limits,
             client_id=client_id,
+            credential=_find_credential(scope),
             requirements=Requirements.read(
                 consumer.permission_required, consumer.groups_required
             ),
         )
-    except Exception as exc:
+    except FAILURES as exc:
+        if ends_task(exc):
+            raise
         return Terms(limits=Limits.configured(config), failure=exc)
+
+
+def _find_credential(scope: Message) -> Credential | None:
+    """Return the credential of a scope, or that of its user in place of an address."""
+    credential: Credential | None = scope.get("credential")
+    if credential is not None and not credential.is_anonymous:
+        return credential
+    return find_user_credential(scope) or credential
 
 
 def _wrong_result(

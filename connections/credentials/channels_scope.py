@@ -32,20 +32,23 @@ def parse_cookies(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
 
 
 async def describe_client(
-    credential: Credential, cookies: dict[str, str], database: Database | None
+    scope: Message, credential: Credential, database: Database | None
 ) -> Message:
     """
     Return the keys that a scope has by its credential and cookies.
 
-    The session is that of the credential, else that of the cookie, else an empty
-    one without a key, so that a consumer can call login() and logout() of
+    A session that a middleware of the project has put into the scope stays there.
+    Otherwise the session is that of the credential, else that of the cookie, else
+    an empty one without a key, so that a consumer can call login() and logout() of
     channels.auth. It is an object of the consumer's own: what the node rechecks
     stays the session of the handshake. A session of the cookie does not tell who
     the client is; the user is that of the credential.
     """
-    if credential.session is not None:
+    cookies = parse_cookies(scope["headers"])
+    session = scope.get("session")
+    if session is None and credential.session is not None:
         session = copy_session(credential.session)
-    else:
+    elif session is None:
         key = cookies.get(settings.SESSION_COOKIE_NAME)
         session = await _open_session(key, database)
     return {

@@ -6,11 +6,24 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from connections.net.addresses import group_address
+from connections.privacy import name_address
 from connections.storage.text import is_storable
 
 _SCOPE_CHARACTERS = 255
 _CLIENT_ID_CHARACTERS = 255
+
+API_SCOPES = {
+    "api:read": "read lists and items",
+    "api:kick": "end connections",
+    "api:ban": "ban, and lift bans",
+    "api:tokens": "create and revoke access tokens",
+    "api:notice": "send notices",
+    "api:drain": "drain nodes, and return them to service",
+    "api:publish": "publish to the groups of api.publish_groups",
+}
+"""The scopes of the operators' API; no other scope, nor an empty list, opens it."""
+
+_API = "api:"
 
 _RESERVED = ("user:", "jwt:", "address:", "connection:", "token:")
 """Beginnings of the client ids that the node gives by other credentials."""
@@ -22,13 +35,17 @@ that some programs take for a slash or cut at, and any of them encoded twice.
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Credential:
     """
     A verified credential of a client, from its handshake or a refresh.
 
-    `scopes` are the paths and routes that it covers; without any it covers all.
-    `claims` and `jti` are those of a JWT.
+    Limits count per `client_id`. `user` becomes scope["user"]; without an
+    `expires_at`, an aware datetime, the credential does not expire. `scopes` are
+    the paths and routes that it covers; without any it covers all. `state` is for
+    the backend's own may_stay(). `token_id`, `session` and `session_digest` belong
+    to access tokens and sessions, `claims` and `jti` to JWTs. Two credentials are
+    never equal.
     """
 
     client_id: str
@@ -40,6 +57,18 @@ class Credential:
     scopes: tuple[str, ...] = ()
     claims: Mapping[str, Any] = field(default_factory=dict, repr=False)
     jti: str = ""
+    state: Any = field(default=None, repr=False)
+    password_hash: str = field(default="", repr=False)
+    """
+    The hash in the user's sessions, if a new password ends the credential. For one
+    with a session it counts once that has expired and is gone.
+    """
+
+    backend: str = ""
+    """The path of the backend whose may_stay() decides, or an empty text."""
+
+    is_anonymous: bool = False
+    """True for the client of an address, which a user of the scope replaces."""
 
     def covers(self, path: str, route: str) -> bool:
         """
@@ -62,12 +91,17 @@ class Credential:
 
 def check_scope(scope: str) -> None:
     """
-    Check that a scope can be a path or a route.
+    Check that a scope can be a path, a route or a scope of the API.
 
     Raises:
-        ValueError: it is empty, too long, contains spaces or a query, or is a
-            path that no credential covers.
+        ValueError: it is empty, too long, contains spaces or a query, is a path that
+            no credential covers, or an unknown scope of the API.
     """
+    if scope.startswith(_API):
+        if scope not in API_SCOPES:
+            known = ", ".join(API_SCOPES)
+            raise ValueError(f"{scope!r} is no scope of the API; known: {known}")
+        return
     is_ambiguous = scope.startswith("/") and _AMBIGUOUS.search(scope)
     is_unfit = not scope or len(scope) > _SCOPE_CHARACTERS or is_ambiguous
     if is_unfit or re.search(r"[\s?#]", scope):
@@ -117,18 +151,27 @@ def name_user(user: Any) -> str:
     return f"user:{user.pk}"
 
 
-def name_address(address: str) -> str:
-    """Return the client id of an address; an IPv6 /64 is one client."""
-    return f"address:{group_address(address)}"
+def find_scope_user(scope: dict[str, Any]) -> Any:
+    """Return the user that a middleware found, or None for an anonymous one."""
+    user = scope.get("user")
+    return user if getattr(user, "is_authenticated", False) else None
 
 
 def identify(scope: dict[str, Any]) -> str | None:
-    """Return the client id for a scope, or None."""
+    """
+    Return the client id for a scope, or None.
+
+    The client is that of the credential, else the user, else the address. A user
+    comes before the address of an anonymous client: behind one address there may
+    be many users.
+    """
     credential: Credential | None = scope.get("credential")
+    if credential is not None and not credential.is_anonymous:
+        return credential.client_id
+    user = find_scope_user(scope)
+    if user is not None:
+        return name_user(user)
     if credential is not None:
         return credential.client_id
-    user = scope.get("user")
-    if user is not None and getattr(user, "is_authenticated", False):
-        return name_user(user)
     client = scope.get("client")
     return name_address(str(client[0])) if client and client[0] else None

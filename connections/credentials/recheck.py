@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -10,15 +11,20 @@ from django.conf import settings
 from django.contrib.auth import SESSION_KEY, get_user_model
 from django.core.exceptions import ValidationError
 from django.db import DatabaseError, DataError
-from django.utils import timezone
 
 from connections import close_codes
 from connections.close_codes import CloseReason
 from connections.config.loader import get_config
 from connections.credentials.requirements import Requirements, find_lacking
-from connections.credentials.sessions import get_session_rows, is_hash_valid
+from connections.credentials.sessions import (
+    get_session_rows,
+    has_rows,
+    is_hash_valid,
+    is_password_hash,
+)
 from connections.models import AccessToken
 from connections.models.user_key import get_users
+from connections.units import as_utc, utc_now
 
 _EXPIRY_SECONDS = 5
 """The time that a node takes, with its beat, to close expired connections."""
@@ -32,6 +38,12 @@ class AuthorisationSnapshot:
     user_id: Any = None
     token_id: int | None = None
     session_key: str | None = None
+    password_hash: str = ""
+    backend: str = ""
+    expires_at: datetime | None = None
+    has_expired: bool = False
+    """Whether an earlier check has found that it has expired."""
+
     requirements: Requirements = field(default_factory=Requirements)
 
     def __bool__(self) -> bool:
@@ -40,6 +52,7 @@ class AuthorisationSnapshot:
             self.user_id is not None
             or self.token_id is not None
             or self.session_key
+            or self.backend
             or self.requirements
         )
 
@@ -52,7 +65,8 @@ def find_close_reasons(
 
     Runs one query each for users, tokens and sessions, and those of
     find_lacking(). A connection whose check fails, for example in a project's
-    get_session_auth_hash(), gets the exception; the others are checked.
+    get_session_auth_hash(), gets the exception; the others are checked. Expiry comes
+    last, because it may be observed, and the other reasons may not.
     """
     users = _read_users({one.user_id for one in snapshots} - {None})
     tokens = _read_tokens({one.token_id for one in snapshots} - {None})
@@ -68,8 +82,12 @@ def find_close_reasons(
             close_reason = _check_user(one, users) or _check_token(one, tokens)
             if close_reason is None and one.session_key:
                 close_reason = _check_session(one, users, sessions)
+            elif close_reason is None:
+                close_reason = _check_password(one, users)
             if close_reason is None and _lacks(one, lacking):
                 close_reason = close_codes.FORBIDDEN
+            if close_reason is None and _has_expired(one, tokens, sessions):
+                close_reason = close_codes.TOKEN_EXPIRED
         except Exception as exc:
             found[one.connection_id] = exc
         else:
@@ -99,8 +117,6 @@ def _check_token(
         return close_codes.REVOKED
     if token.user_id != one.user_id:
         return close_codes.REVOKED
-    if token.expires_at is not None and token.expires_at <= _find_oldest_end():
-        return close_codes.TOKEN_EXPIRED
     return None
 
 
@@ -113,6 +129,9 @@ def _check_session(
     if isinstance(session, Exception):
         raise session
     user = users.get(one.user_id)
+    if session is None and (one.has_expired or _may_have_ended(one.expires_at)):
+        # It has expired, and was removed for that.
+        return _check_password(one, users)
     if (
         session is None
         or user is None
@@ -123,6 +142,47 @@ def _check_session(
     return None
 
 
+def _check_password(
+    one: AuthorisationSnapshot, users: dict[Any, Any]
+) -> CloseReason | None:
+    if not one.password_hash:
+        return None
+    user = users.get(one.user_id)
+    if user is None or not is_password_hash(one.password_hash, user):
+        return close_codes.LOGGED_OUT
+    return None
+
+
+def _has_expired(
+    one: AuthorisationSnapshot,
+    tokens: dict[Any, Any],
+    sessions: dict[str, dict[str, Any] | Exception],
+) -> bool:
+    if one.token_id is not None:
+        return _is_past(tokens[one.token_id].expires_at)
+    if one.session_key is None:
+        return False
+    session = sessions.get(one.session_key)
+    return session is None or isinstance(session, _Expired)
+
+
+def _is_past(moment: datetime | None) -> bool:
+    return moment is not None and as_utc(moment) <= _find_oldest_end()
+
+
+def _may_have_ended(moment: datetime | None) -> bool:
+    """
+    Return True if a session that is gone may have reached the end that was known.
+
+    A cache removes it at that end, which is before the check that misses it, and
+    counts it from when the session was saved, which is before the handshake.
+    """
+    if moment is None or has_rows(import_module(settings.SESSION_ENGINE).SessionStore):
+        return _is_past(moment)
+    least = timedelta(seconds=get_config().reauthorise_seconds)
+    return as_utc(moment) - least <= utc_now()
+
+
 def _find_oldest_end() -> datetime:
     """
     Return the earliest end that a valid credential may have.
@@ -131,7 +191,7 @@ def _find_oldest_end() -> datetime:
     the grace. This check finds an end that was moved forward in the database.
     """
     grace_seconds = get_config().expiry.grace_seconds
-    return timezone.now() - timedelta(seconds=grace_seconds + _EXPIRY_SECONDS)
+    return utc_now() - timedelta(seconds=grace_seconds + _EXPIRY_SECONDS)
 
 
 def _lacks(
@@ -186,21 +246,28 @@ def _read_tokens(keys: Iterable[Any]) -> dict[Any, Any]:
 
 def _read_sessions(keys: set[str]) -> dict[str, dict[str, Any] | Exception]:
     """
-    Return the contents of sessions, without those that expired long ago.
+    Return the contents of sessions; those that expired long ago are marked.
 
     A session that its engine or serializer cannot read is an exception.
     """
     if not keys:
         return {}
     store = import_module(settings.SESSION_ENGINE).SessionStore
-    if not hasattr(store, "get_model_class"):
+    if not has_rows(store):
         # Sessions in a cache, in files or in the cookie are read one by one.
         loaded = {key: _attempt(store(key).load) for key in keys}
         return {key: session for key, session in loaded.items() if session}
-    rows = get_session_rows(store.get_model_class()).filter(
-        session_key__in=keys, expire_date__gt=_find_oldest_end()
-    )
-    return {row.session_key: _attempt(row.get_decoded) for row in rows}
+    rows = get_session_rows(store.get_model_class()).filter(session_key__in=keys)
+    return {row.session_key: _attempt(partial(_decode, row)) for row in rows}
+
+
+class _Expired(dict[str, Any]):
+    """The contents of a session that has expired."""
+
+
+def _decode(row: Any) -> dict[str, Any]:
+    decoded: dict[str, Any] = row.get_decoded()
+    return _Expired(decoded) if _is_past(row.expire_date) else decoded
 
 
 def _attempt(load: Callable[[], dict[str, Any]]) -> dict[str, Any] | Exception:

@@ -18,7 +18,8 @@ from django.utils import timezone
 from django.utils.crypto import constant_time_compare
 
 from connections import close_codes
-from connections.credentials.identity import Credential, name_user
+from connections.asgi import Message
+from connections.credentials.identity import Credential, find_scope_user, name_user
 from connections.exceptions import Refused
 from connections.storage.text import is_storable
 from connections.units import as_utc
@@ -46,13 +47,14 @@ def verify_session(session_key: str) -> Credential:
     user = _find_user(session)
     if user is None or not user.is_active:
         raise Refused(close_codes.UNAUTHENTICATED)
-    expires_at = _find_expiry(session)
+    expires_at = find_expiry(session)
     return Credential(
         client_id=name_user(user),
         user=user,
         session=session,
         session_digest=digest_session_key(session_key),
         expires_at=as_utc(expires_at) if expires_at else None,
+        password_hash=session.get(HASH_SESSION_KEY, ""),
     )
 
 
@@ -96,17 +98,71 @@ def _current(store: Any) -> Any:
 
 def is_hash_valid(session: Any, user: Any) -> bool:
     """Return True if a session belongs to the current password of its user."""
-    known = session.get(HASH_SESSION_KEY, "")
+    if not hasattr(user, "get_session_auth_hash"):
+        return True  # As in django.contrib.auth.get_user().
+    return is_password_hash(session.get(HASH_SESSION_KEY, ""), user)
+
+
+def find_password_hash(user: Any) -> str:
+    """Return the hash that the sessions of a user have; empty for no user model's."""
+    if not isinstance(user, get_user_model()):
+        return ""
+    find_hash = getattr(user, "get_session_auth_hash", None)
+    return find_hash() if find_hash is not None else ""
+
+
+def is_password_hash(known: str, user: Any) -> bool:
+    """Return True if a hash is that of the current password of a user."""
     valid = [user.get_session_auth_hash(), *user.get_session_auth_fallback_hash()]
     return any(constant_time_compare(known, one) for one in valid)
 
 
-def _find_expiry(session: Any) -> Any:
+def find_user_credential(scope: Message) -> Credential | None:
+    """
+    Return the credential of the user that a middleware found; reads no database.
+
+    If the session that the middleware has read is that of the user, the credential
+    ends with it; otherwise with the user's password. The end of a session in a row
+    is unknown here. Without a database nobody could see that it was extended.
+    """
+    user = find_scope_user(scope)
+    if user is None:
+        return None
+    session: Any = scope.get("session")
+    key = getattr(session, "session_key", None)
+    # A session that no middleware has read would be read here, on the event loop.
+    if key and session.accessed and _is_of(session, user):
+        knows_end = scope["node"].database is not None and not has_rows(session)
+        return Credential(
+            client_id=name_user(user),
+            user=user,
+            session=make_store(key),
+            session_digest=digest_session_key(key),
+            expires_at=as_utc(session.get_expiry_date()) if knows_end else None,
+            password_hash=session.get(HASH_SESSION_KEY, ""),
+        )
+    return Credential(
+        client_id=name_user(user), user=user, password_hash=find_password_hash(user)
+    )
+
+
+def _is_of(session: Any, user: Any) -> bool:
+    meta = getattr(user, "_meta", None)
+    known = session.get(SESSION_KEY)
+    return meta is not None and known == meta.pk.value_to_string(user)
+
+
+def has_rows(session: Any) -> bool:
+    """Return True if a session, or the sessions of an engine, are rows of a table."""
+    return hasattr(session, "get_model_class")
+
+
+def find_expiry(session: Any) -> Any:
     """Return the end of a session; get_expiry_date() would count from now."""
-    find_model = getattr(session, "get_model_class", None)
-    if find_model is None:
+    if not has_rows(session):
         return session.get_expiry_date()
-    rows = get_session_rows(find_model()).filter(session_key=session.session_key)
+    model = session.get_model_class()
+    rows = get_session_rows(model).filter(session_key=session.session_key)
     return rows.values_list("expire_date", flat=True).first()
 
 

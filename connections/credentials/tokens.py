@@ -10,6 +10,7 @@ from django.utils import timezone
 from django.utils.crypto import constant_time_compare
 
 from connections import close_codes
+from connections.audit import record
 from connections.credentials.identity import (
     Credential,
     check_client_id,
@@ -17,7 +18,8 @@ from connections.credentials.identity import (
     name_token,
 )
 from connections.exceptions import Refused, WrongCredential
-from connections.models import AccessToken
+from connections.models import AccessToken, AuditEntry, CloseRequest
+from connections.models.alias import atomic
 from connections.models.clock import Now
 from connections.models.credentials import digest_token
 from connections.units import as_utc
@@ -59,7 +61,16 @@ def issue(row: AccessToken) -> str:
     row.token = token
     row.digest = digest_token(row.token)
     row.hint = row.token[:_HINT_CHARACTERS]
-    row.save(force_insert=True)
+    with atomic():
+        row.save(force_insert=True)
+        record(
+            AuditEntry(
+                action="issue",
+                target=CloseRequest.Target.TOKEN,
+                value=str(row.pk),
+                facts={"client": row.client_id, "scopes": row.scopes},
+            )
+        )
     return row.token
 
 

@@ -14,7 +14,7 @@ from connections.credentials.jwt_config import make_jwt_verifier
 from connections.credentials.sessions import verify_session
 from connections.credentials.tickets import issue_ticket, redeem_ticket
 from connections.credentials.tokens import record_use, verify_access_tokens
-from connections.exceptions import DatabaseUnavailable, Refused
+from connections.exceptions import DatabaseUnavailable, Refused, WrongCredential
 from connections.models import CloseRequest
 from connections.models.credentials import digest_token
 from connections.storage.database import Database
@@ -58,12 +58,36 @@ class Verifier:
         Raises:
             Refused: the token is not valid, or the database is away.
         """
-        if self._jwt is not None and token.count(".") == 2:
-            claims = await self._jwt.verify(token)
-            if not self._jwt.needs_database:
-                return self._jwt.make_credential(claims)
-            make = partial(self._jwt.make_credential, claims)
-            return await self._verify("jwt", lambda _: self._database.read(make), token)
+        if self.is_jwt(token):
+            return await self.verify_jwt(token)
+        return await self.verify_access_token(token)
+
+    def is_jwt(self, token: str) -> bool:
+        """Return True if a token has the form of a JWT, and JWTs are configured."""
+        return self._jwt is not None and token.count(".") == 2
+
+    async def verify_jwt(self, token: str) -> Credential:
+        """
+        Return the credential of a JWT.
+
+        Raises:
+            Refused: the JWT is not valid, or the database is away.
+        """
+        if self._jwt is None:
+            raise WrongCredential(close_codes.UNAUTHENTICATED)
+        claims = await self._jwt.verify(token)
+        if not self._jwt.needs_database:
+            return self._jwt.make_credential(claims)
+        make = partial(self._jwt.make_credential, claims)
+        return await self._verify("jwt", lambda _: self._database.read(make), token)
+
+    async def verify_access_token(self, token: str) -> Credential:
+        """
+        Return the credential of an access token.
+
+        Raises:
+            Refused: the token is not valid, or the database is away.
+        """
         credential = await self._verify("token", self._find_token, token)
         if credential.token_id is not None:
             self._used_tokens.add(credential.token_id)

@@ -13,8 +13,10 @@ from connections.config.loader import get_config
 from connections.credentials.identity import Credential
 from connections.credentials.requirements import Requirements
 from connections.hub.flight_recorder import FlightRecord
+from connections.layers.prepared_message import PreparedMessage
 from connections.limits import Limits
 from connections.pool.base import Slot
+from connections.privacy import reduce_address, reduce_user_agent
 
 
 class Transport(Protocol):
@@ -37,8 +39,11 @@ class Transport(Protocol):
     def close_reason(self) -> CloseReason | None:
         """The reason for which the transport ended the connection, or None."""
 
-    def gather(self) -> None:
-        """Combine the messages of this iteration of the event loop into one write."""
+    def send_prepared(self, message: PreparedMessage) -> bool:
+        """Send now a message that many connections share; False if it must wait."""
+
+    def allow_message_size(self, size_bytes: int) -> None:
+        """Let messages up to a size pass, before the first one is read."""
 
     def abort(self) -> None:
         """Drop the TCP connection without a close frame."""
@@ -66,6 +71,16 @@ class Sender(Protocol):
         """Stop the consumer and drop the socket without waiting for either."""
 
 
+class Observer(Protocol):
+    """The interface to what records the decisions of observed limits."""
+
+    def record(self, connection: "LiveConnection", limit: str, what: str) -> None:
+        """Count one decision about a connection that has not ended for a limit."""
+
+    def record_end(self, connection: "LiveConnection", limit: str, what: str) -> None:
+        """Count the end that a limit would have caused, once for each connection."""
+
+
 class ClosedSender:
     """The sender of a connection that has ended; its methods do nothing."""
 
@@ -86,6 +101,11 @@ class ClosedSender:
 
 CLOSED_SENDER = ClosedSender()
 
+_NOTHING: frozenset[str] = frozenset()
+
+_UNCOUNTED = ([0] * 65, [0] * 65)
+"""The sizes of messages of connections that no node counts."""
+
 
 class LiveConnection:
     """
@@ -97,6 +117,10 @@ class LiveConnection:
     `authorised_at` (the last check of its right to stay) and `reauthorise_at`.
     `slot` is None before the accept and after the announcement of a drain.
     `close_reason` is set by the first request to end, and says that it is ending.
+    `observed` are the limits that are counted for it and not enforced, by `observer`;
+    one of them `would_have_ended` it. `silent_from` began the longest silence that a
+    check for idle connections has seen, of `longest_silence` seconds. `address` and
+    `user_agent` are as they are recorded; limits and bans take `source_address`.
     """
 
     __slots__ = (
@@ -114,26 +138,37 @@ class LiveConnection:
         "errors",
         "expires_at",
         "flight",
+        "has_expired",
         "is_expiring",
+        "keeps_flight",
         "last_activity",
         "limited_at",
         "limits",
+        "longest_silence",
         "messages_in",
         "messages_out",
+        "observed",
+        "observer",
         "opened_at",
         "opened_monotonic",
         "origin",
+        "over_rate",
         "path",
         "reauthorise_at",
         "requirements",
         "route",
         "sender",
         "session_digest",
+        "silent_from",
+        "sizes_in",
+        "sizes_out",
         "slot",
+        "source_address",
         "token_id",
         "transport",
         "user_agent",
         "user_id",
+        "would_have_ended",
         "written_activity",
     )
 
@@ -154,6 +189,7 @@ class LiveConnection:
         user_agent: str = "",
         transport: Transport | None = None,
         flight: FlightRecord | None = None,
+        sizes: tuple[list[int], list[int]] = _UNCOUNTED,
     ) -> None:
         self.connection_id = connection_id
         self.client_id = client_id
@@ -165,11 +201,14 @@ class LiveConnection:
         self.credential: Credential | None = None
         self.expires_at: datetime | None = None
         self.is_expiring = False
+        self.has_expired = False
+        """Whether a check has found that its credential has expired."""
         self.path = path
         self.route = route
-        self.address = address
+        self.source_address = address
+        self.address = reduce_address(address)
         self.origin = origin
-        self.user_agent = user_agent
+        self.user_agent = reduce_user_agent(user_agent)
         self.transport = transport
         self.arrived = now
         self.authorised_at = now
@@ -179,12 +218,21 @@ class LiveConnection:
         self.last_activity = now
         self.written_activity = now
         self.limited_at = -math.inf
+        self.observed: frozenset[str] = _NOTHING
+        self.observer: Observer | None = None
+        self.would_have_ended = False
+        self.keeps_flight = False
+        self.longest_silence = 0.0
+        self.silent_from = now
+        self.over_rate = 0
+        """How many messages were over the rate, treated as such or observed."""
         self.slot: Slot | None = None
         self.busy_count = 0
         self.messages_in = 0
         self.messages_out = 0
         self.bytes_in = 0
         self.bytes_out = 0
+        self.sizes_in, self.sizes_out = sizes
         self.errors = 0
         self.close_reason: CloseReason | None = None
         self.sender = sender
@@ -198,7 +246,7 @@ class LiveConnection:
         self.token_id = credential.token_id
         self.session_digest = credential.session_digest
         self.expires_at = credential.expires_at
-        self.is_expiring = False
+        self.is_expiring = self.has_expired = False
         until = credential.expires_at
         self.flight.record("authorised", f"until {until.isoformat()}" if until else "")
 
@@ -229,6 +277,18 @@ class LiveConnection:
         self.flight.record("end_asked", close_reason.reason)
         self.sender.end(close_reason, ref, after_ms)
         return True
+
+    def end_for(self, limit: str, close_reason: CloseReason) -> bool:
+        """
+        End the connection because of a limit; if the limit is observed, count it.
+
+        Returns False if it does not end, or is already ending.
+        """
+        if self.observer is None or limit not in self.observed:
+            return self.end(close_reason)
+        if self.close_reason is None:
+            self.observer.record_end(self, limit, "ended")
+        return False
 
     def idle_seconds(self, now: float) -> float:
         """Return the idle time; 0 while the connection is busy."""

@@ -1,12 +1,11 @@
 """Find live connections by client, user, session, token and address."""
 
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 from typing import Generic, TypeVar
 
 from connections.hub.connection import LiveConnection
 from connections.models import CloseRequest
-from connections.net.addresses import Address, Network, parse_address, parse_network
+from connections.net.addresses import Address, Network, find_network, parse_address
 
 Target = CloseRequest.Target
 
@@ -65,7 +64,7 @@ class ConnectionIndex:
         for target, groups in self._by_target.items():
             if value := _KEYS[target](connection):
                 groups.add(value, connection)
-        address = parse_address(connection.address)
+        address = parse_address(connection.source_address)
         if address is not None:
             self._by_address.add(address, connection)
 
@@ -74,7 +73,7 @@ class ConnectionIndex:
         for target, groups in self._by_target.items():
             if value := _KEYS[target](connection):
                 groups.remove(value, connection)
-        address = parse_address(connection.address)
+        address = parse_address(connection.source_address)
         if address is not None:
             self._by_address.remove(address, connection)
 
@@ -113,15 +112,7 @@ def is_named(connection: LiveConnection, target: str, value: str, node_id: str) 
     if target == Target.NODE:
         return value == node_id
     if target == Target.ADDRESS:
-        network, address = find_network(value), parse_address(connection.address)
+        network = find_network(value)
+        address = parse_address(connection.source_address)
         return network is not None and address is not None and address in network
     return (target, value) in find_keys(connection)
-
-
-@lru_cache(1024)
-def find_network(text: str) -> Network | None:
-    """Return the network that a close request names, or None."""
-    try:
-        return parse_network(text)
-    except ValueError:
-        return None

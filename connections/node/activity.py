@@ -69,12 +69,11 @@ class ActivityWatch:
     def _check_idle(self, connection: LiveConnection, now: float) -> None:
         timeout_seconds = connection.limits.idle_timeout_seconds
         active_at = connection.last_activity
-        if (
-            timeout_seconds
-            and now - active_at >= timeout_seconds
-            and not connection.busy_count
-        ):
-            connection.end(close_codes.IDLE)
+        silence = connection.idle_seconds(now)
+        if silence > connection.longest_silence:
+            connection.longest_silence, connection.silent_from = silence, active_at
+        if timeout_seconds and silence >= timeout_seconds:
+            connection.end_for("idle", close_codes.IDLE)
         elif active_at != connection.written_activity:
             self._record_activity(connection)
 

@@ -20,6 +20,7 @@ class Beat:
         row: NodeRow,
         describe: Callable[[], dict[str, Any]],
         recorder: Recorder,
+        write_refusals: Step,
         write_used_tokens: Step,
         polls: tuple[Step, Step, Step],
         hub: Hub,
@@ -40,6 +41,7 @@ class Beat:
             ("The heartbeat", self._write_row),
             ("The write of records", recorder.flush),
             ("The comparison of records", partial(recorder.reconcile, hub)),
+            ("The write of refused handshakes", write_refusals),
             ("The write of used tokens", write_used_tokens),
             *self._polls,
         )

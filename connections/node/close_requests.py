@@ -12,6 +12,7 @@ from connections import close_codes
 from connections.access.reauthorisation import Reauthoriser
 from connections.announcements import (
     CLOSE_REQUESTS,
+    FORGET,
     REAUTHORISE,
     listen,
     stop_listening,
@@ -30,7 +31,7 @@ from connections.storage.database import Database
 from connections.units import Clock
 
 if TYPE_CHECKING:
-    from connections.redis.bus import RedisBus
+    from connections.bus import Bus
 
 _TOLERANCE_SECONDS = 5
 """How far the age of a request may be off."""
@@ -71,10 +72,12 @@ class AppliedRequests:
         forget: Callable[[str, str], None] | None,
         node_id: str,
         clock: Clock,
+        clear_top: Callable[[], None] | None = None,
     ) -> None:
         self._hub = hub
         self._reauthoriser = reauthoriser
         self._forget = forget
+        self._clear_top = clear_top
         self._recorder = recorder
         self._node_id = node_id
         self._clock = clock
@@ -95,6 +98,8 @@ class AppliedRequests:
         latest = min(now, now - age_seconds + _TOLERANCE_SECONDS)
         if self._forget is not None:
             self._forget(request.target, request.value)
+        if request.reason == FORGET and self._clear_top is not None:
+            self._clear_top()
         if not request.idle_seconds:
             self._recent.add(
                 AppliedRequest(request=request, applied_at=now, latest=latest)
@@ -175,6 +180,8 @@ class AppliedRequests:
                 self._recorder.record_change(connection)
             return False
         close_reason = CLOSE_REASONS.get(request.reason, close_codes.KICKED)
+        if close_reason is close_codes.IDLE and idle_seconds:
+            return connection.end_for("idle", close_reason)
         if not request.spread_seconds:
             return connection.end(close_reason)
         after_seconds = random.uniform(0, request.spread_seconds)
@@ -203,7 +210,7 @@ class IncomingRequests:
         applied: AppliedRequests,
         *,
         database: Database,
-        bus: RedisBus | None,
+        bus: Bus | None,
         clock: Clock,
         poll: Callable[[], Awaitable[None]],
     ) -> None:
@@ -256,7 +263,7 @@ class IncomingRequests:
         if self._bus is not None:
             self._tasks.start(self._publish(self._bus), "The announcement of requests")
 
-    async def _publish(self, bus: RedisBus) -> None:
+    async def _publish(self, bus: Bus) -> None:
         await bus.publish(CLOSE_REQUESTS, {})
 
 

@@ -54,7 +54,7 @@ class AppliedCommands:
         for command, age in await self._new.poll(self._database):
             if age >= _STALE:
                 continue
-            reached, unreached = self._carry_out(command)
+            reached, unreached = await self._carry_out(command)
             own = NodeCommand.objects.filter(pk=command.pk)
             await self._database.write(
                 own.record_done, reached=reached, unreached=unreached
@@ -64,10 +64,10 @@ class AppliedCommands:
         """Stop waiting for the end of a drain."""
         await self._draining.stop()
 
-    def _carry_out(self, command: NodeCommand) -> tuple[int, int]:
+    async def _carry_out(self, command: NodeCommand) -> tuple[int, int]:
         """Carry a command out; return how many connections it reached, and missed."""
         if command.kind == NodeCommand.Kind.NOTICE:
-            return self._send_notice(command)
+            return await self._send_notice(command)
         if command.value != self._node_id:
             return 0, 0
         logger.warning(
@@ -84,7 +84,7 @@ class AppliedCommands:
             self._serve()
         return 0, 0
 
-    def _send_notice(self, command: NodeCommand) -> tuple[int, int]:
+    async def _send_notice(self, command: NodeCommand) -> tuple[int, int]:
         notice = {
             "type": "notice",
             "text": command.text,
@@ -97,5 +97,5 @@ class AppliedCommands:
             if connection.sender.send(notice):
                 reached.append(connection)
 
-        self._hub.for_each("The notice of staff", send, found)
+        await self._hub.for_each_in_slices("The notice of staff", send, found)
         return len(reached), len(found) - len(reached)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from django.db import Error as DatabaseError
 
 from connections.config.loader import WebSocketConfig
-from connections.exceptions import UnsharedLimits
+from connections.exceptions import DatabaseUnavailable, UnsharedLimits
 from connections.models import Node
 from connections.storage.database import Database
 
@@ -27,13 +27,13 @@ _BEATS_TO_APPEAR = 3
 
 def require_shared_limits(
     config: WebSocketConfig,
-    redis_url: str | None,
+    pool: str,
     *,
     node_id: str | None = None,
     wait: Callable[[float], None] = time.sleep,
 ) -> None:
     """
-    Refuse to start a second node without a shared pool.
+    Refuse to start a node beside another whose pool it does not share.
 
     A node counts as live while its heartbeat advances. After a kill on another
     host, a successor waits at most three beats; on the same host it does not
@@ -41,23 +41,11 @@ def require_shared_limits(
     started at the same moment, one stays.
 
     Raises:
-        UnsharedLimits: another node is live, and neither REDIS_URL nor
-            allow_unshared_limits is set.
+        UnsharedLimits: another node is live whose pool is in its own memory or of
+            another kind, and allow_unshared_limits is not set.
     """
-    if redis_url or config.allow_unshared_limits:
-        return
     try:
-        others = Node.objects.serving_within(config.node.node_timeout_seconds)
-        known = {
-            node.node_id: (node.generation, node.beat)
-            for node in others.started_before(node_id)
-            if not _has_ended(node)
-        }
-        for _ in range(_BEATS * _POLLS_PER_BEAT if known else 0):
-            wait(config.node.beat_seconds / _POLLS_PER_BEAT)
-            for node in Node.objects.filter(node_id__in=known):
-                if (node.generation, node.beat) != known[node.node_id]:
-                    raise UnsharedLimits(str(node))
+        _require_shared_limits(config, pool, node_id, wait)
     except DatabaseError as exc:
         logger.warning(
             "Whether other nodes are live could not be checked: %s",
@@ -67,16 +55,51 @@ def require_shared_limits(
 
 
 async def require_no_older_node(
-    config: WebSocketConfig, redis_url: str | None, database: Database, node_id: str
+    config: WebSocketConfig,
+    pool: str,
+    database: Database,
+    node_id: str,
+    wait: Callable[[float], None] = time.sleep,
 ) -> None:
     """
     Check again for a running node, once the rows of new nodes are written.
 
+    While the database is away it is checked again after the same time.
+
     Raises:
         UnsharedLimits: another node is live that started before this one.
     """
-    await asyncio.sleep(_BEATS_TO_APPEAR * config.node.beat_seconds)
-    await database.read(require_shared_limits, config, redis_url, node_id=node_id)
+    while True:
+        await asyncio.sleep(_BEATS_TO_APPEAR * config.node.beat_seconds)
+        try:
+            await database.read(_require_shared_limits, config, pool, node_id, wait)
+        except DatabaseUnavailable as exc:
+            logger.debug("Other nodes are looked for later: %s", exc)
+        else:
+            return
+
+
+def _require_shared_limits(
+    config: WebSocketConfig,
+    pool: str,
+    node_id: str | None,
+    wait: Callable[[float], None],
+) -> None:
+    """Do as require_shared_limits(), and raise the errors of the database."""
+    if config.allow_unshared_limits:
+        return
+    serving = Node.objects.serving_within(config.node.node_timeout_seconds)
+    others = serving.beside_pool(pool)
+    known = {
+        node.node_id: (node.generation, node.beat)
+        for node in others.started_before(node_id)
+        if not _has_ended(node)
+    }
+    for _ in range(_BEATS * _POLLS_PER_BEAT if known else 0):
+        wait(config.node.beat_seconds / _POLLS_PER_BEAT)
+        for node in Node.objects.filter(node_id__in=known):
+            if (node.generation, node.beat) != known[node.node_id]:
+                raise UnsharedLimits(str(node), pool=pool, other_pool=node.pool)
 
 
 def _has_ended(node: Node) -> bool:

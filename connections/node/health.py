@@ -25,6 +25,7 @@ from connections.net.addresses import (
     is_passed_on,
     is_passed_on_by_stranger,
 )
+from connections.node.group import Group, get_group
 from connections.node.node import Node
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -66,7 +67,9 @@ async def answer_probe(node: Node, name: str, scope: Message, send: Send) -> Non
     client = scope.get("client")
     peer = str(client[0]) if client else None
     is_observer = may_observe(node.config, peer, scope["headers"])
-    status, content = describe_health(node, name, is_observer=is_observer)
+    status, content = await describe_all_health(
+        node, name, is_observer=is_observer, group=get_group()
+    )
     body = json.dumps(content).encode()
     headers = [
         (b"content-type", b"application/json"),
@@ -105,6 +108,42 @@ def describe_health(
             "reasons": problems,
         }
     return (200 if status in ("ok", "degraded") else 503), content
+
+
+async def describe_all_health(
+    node: Node, name: str, *, is_observer: bool, group: Group | None
+) -> tuple[int, dict[str, Any]]:
+    """
+    Return the status and the content of a probe's answer, for all workers of a group.
+
+    The workers are ready while one of them is: their clients share the port. They
+    are degraded while one of them is, or is missing.
+    """
+    if group is None or name == LIVENESS:
+        return describe_health(node, name, is_observer=is_observer)
+    try:
+        answer = await group.ask("health")
+    except TimeoutError:
+        return describe_health(node, name, is_observer=is_observer)
+    reports: list[dict[str, Any]] = answer["reports"]
+    ready = [one for one in reports if one["status"] in ("ok", "degraded")]
+    missing = answer["count"] - len(ready)
+    reasons = {reason: None for one in reports for reason in one["reasons"]}
+    if missing > 0:
+        reasons[f"{missing} of {answer['count']} workers do not serve"] = None
+    if ready:
+        status = "degraded" if reasons else "ok"
+    else:
+        status = reports[0]["status"] if reports else "unavailable"
+    content: dict[str, Any] = {"status": status}
+    if is_observer:
+        content |= {
+            "node": node.node_id,
+            "workers": len(ready),
+            "open": sum(one["open"] for one in reports),
+            "reasons": list(reasons),
+        }
+    return (200 if ready else 503), content
 
 
 def may_observe(

@@ -23,8 +23,9 @@ class NodeRow:
     A node whose row was marked as lost starts a new generation.
     """
 
-    def __init__(self, *, node_id: str, database: Database) -> None:
+    def __init__(self, *, node_id: str, pool: str, database: Database) -> None:
         self._node_id = node_id
+        self._pool = pool
         self._database = database
         self._started_at = timezone.now()
         self._generation = 1
@@ -81,6 +82,7 @@ class NodeRow:
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "version": VERSION,
+            "pool": self._pool,
             "generation": self._generation,
             "started_at": self._started_at,
             "stopped_at": None,
@@ -98,6 +100,9 @@ def describe_node(
     leak_suspects: int,
     overdue_steps: list[str],
     full_pool: str,
+    is_pool_covered: bool,
+    observed: str,
+    presence: dict[str, Any],
 ) -> dict[str, Any]:
     """Return the columns of a node's row that each beat writes."""
     latest = meter.latest
@@ -105,6 +110,9 @@ def describe_node(
         "leak_suspects": leak_suspects,
         "overdue_steps": overdue_steps,
         "pool_full": full_pool,
+        "pool_lost_with_database": is_pool_covered,
+        "observed": observed,
+        **presence,
     }
     if recorder is not None:
         counters["recorder_pending"] = recorder.pending

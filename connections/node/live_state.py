@@ -19,7 +19,7 @@ from connections.config.loader import WebSocketConfig
 from connections.hub.connection import LiveConnection
 from connections.hub.hub import Hub
 from connections.models import Node, NodePicture
-from connections.node.top import Report, encode_report
+from connections.node.top import Report, TopCounter, encode_report
 from connections.storage.database import Database
 from connections.units import Clock
 
@@ -82,7 +82,7 @@ class LiveStateSampler:
         config: WebSocketConfig,
         node_id: str,
         is_draining: Callable[[], bool],
-        describe_top: Callable[[], Report],
+        top: TopCounter,
         clock: Clock,
     ) -> None:
         self._hub = hub
@@ -90,7 +90,7 @@ class LiveStateSampler:
         self._config = config
         self._node_id = node_id
         self._is_draining = is_draining
-        self._describe_top = describe_top
+        self._top = top
         self._clock = clock
         self._taken_at: float | None = None
         # Messages in and out by connection, at the sample before.
@@ -115,7 +115,8 @@ class LiveStateSampler:
                 await self._database.write(_forget, self._node_id)
             return True
         states, is_whole = await self._take()
-        report = self._describe_top()
+        await self._top.count()
+        report = self._top.describe()
         await self._database.write(_store, self._node_id, states, report)
         return is_whole
 

@@ -4,19 +4,16 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Iterable
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from connections import close_codes
 from connections.access.expiry import ExpiryWatch
 from connections.access.gate import Gate
 from connections.access.reauthorisation import Reauthoriser
-from connections.close_codes import CloseReason
 from connections.config.loader import WebSocketConfig
+from connections.credentials.authentication import Authenticator
 from connections.credentials.verifier import Verifier
 from connections.ends import end_log
-from connections.exceptions import DatabaseUnavailable
 from connections.hub.connection import LiveConnection
 from connections.hub.hub import Hub
 from connections.logs import set_node
@@ -25,28 +22,32 @@ from connections.metrics.meter import TICK_SECONDS, Meter
 from connections.metrics.steps import PeriodicSteps
 from connections.models import Node as NodeRecord
 from connections.node.activity import EXPIRY_CHECK, IDLE_CHECK, ActivityWatch
-from connections.node.beat import Beat
-from connections.node.close_requests import AppliedRequests, IncomingRequests
-from connections.node.cluster_monitor import MONITOR_BEATS, ClusterMonitor
-from connections.node.commands import AppliedCommands
+from connections.node.close_requests import AppliedRequests
+from connections.node.cluster_monitor import ClusterMonitor
 from connections.node.drain import Drain
 from connections.node.extensions import NodeExtensions
-from connections.node.heartbeat import NodeRow, describe_node
+from connections.node.heartbeat import describe_node
 from connections.node.leaks import POLL_SECONDS, LeakWatch
-from connections.node.live_state import LiveStateSampler
+from connections.node.membership import Membership
+from connections.node.observer import Observer
 from connections.node.own_alerts import OwnAlerts
 from connections.node.periodic import PeriodicWork
 from connections.node.recorder import Recorder
+from connections.node.refusals import Refusals
+from connections.node.slots import NodeSlots
 from connections.node.top import COUNT_SECONDS, TopCounter
-from connections.pool import make_bus, make_pool
-from connections.pool.base import Renewal, Slot, Usage
+from connections.pool import choose_pool, make_shared
+from connections.pool.base import Usage
+from connections.pool.parent import find_line
+from connections.presence.node_presence import NodePresence
+from connections.presence.stores import make_store
 from connections.storage.database import Database
 from connections.units import Clock
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from connections.node.hosting import Hosting
 
-_FLUSH_SECONDS = 2
-"""How long a stopping node tries to write pending records."""
+logger = logging.getLogger(__name__)
 
 
 class _Phase(Enum):
@@ -62,8 +63,7 @@ class Node:
     One server process: the only owner of its connections.
 
     A node without a database limits and ends connections as usual, but records
-    nothing and has no beat. A consumer that is used outside of this package's
-    middleware gets such a node.
+    nothing and has no beat.
     """
 
     def __init__(
@@ -87,15 +87,47 @@ class Node:
         """The last result of get_usage()."""
         self.renewed_at = clock()
         """When the node last renewed its leases."""
-        self.bus = make_bus(redis_url, node_id=self.node_id)
-        self.pool = make_pool(
-            config, redis_url=redis_url, bus=self.bus, on_taken=self._end_lost_slots
+        self.pool_kind = choose_pool(
+            config, redis_url, has_database=database is not None
+        )
+        """Where the slots are, from the start of the node to its end."""
+        redis_url = redis_url if self.pool_kind == "redis" else None
+        self.pool, self.bus = make_shared(
+            self.pool_kind,
+            config,
+            redis_url=redis_url,
+            node_id=self.node_id,
+            on_taken=lambda renewal: self.slots.end_lost(renewal),
+            line=find_line(self.pool_kind),
+        )
+        self.observer = Observer(self.counters, self.pool, clock)
+        self.refusals = Refusals(database)
+        self.slots = NodeSlots(
+            node_id=self.node_id,
+            hub=self.hub,
+            pool=self.pool,
+            observer=self.observer,
+            refusals=self.refusals,
+        )
+        store = make_store(
+            *(config, self.pool_kind),
+            redis_url=redis_url,
+            bus=self.bus,
+            clock=clock,
+            database=database,
+        )
+        self.presence = NodePresence(
+            store,
+            node_id=self.node_id,
+            beat_seconds=config.node.beat_seconds,
+            passes=self.hub.passes,
         )
         self.own_alerts = OwnAlerts(
             config,
             hub=self.hub,
             meter=self.meter,
             pool=self.pool,
+            is_pool_in_database=self.pool_kind == "postgres",
             get_usage=lambda: self.usage,
             read_usage=self.get_usage,
             database=database,
@@ -109,8 +141,18 @@ class Node:
         )
         self.database = database
         self.gate = Gate(config, hub=self.hub, database=database, clock=clock)
+        self.authenticator = Authenticator(
+            config,
+            limit_guesses=self.gate.limit_guesses,
+            count_failure=self.counters.failures.add,
+            clock=clock,
+        )
         self.reauthoriser = Reauthoriser(
-            config, hub=self.hub, database=database, clock=clock
+            config,
+            hub=self.hub,
+            database=database,
+            authenticator=self.authenticator,
+            clock=clock,
         )
         self.recorder: Recorder | None = None
         if database is not None:
@@ -125,7 +167,12 @@ class Node:
         verifier = self.verifier if database is not None else None
         self.extensions = NodeExtensions(self.hub)
         self.is_draining = False
+        self.has_own_server = False
+        """Whether Orchestra's server runs it, which drains it at a signal."""
+        self.hosting: Hosting | None = None
+        """Its start and end under another server; None before its first call."""
         self._phase = _Phase.NEW
+        self._stopping = asyncio.Lock()
         self.periodic = PeriodicWork(self.steps, self.counters.failures.add)
         self._draining = Drain(
             config, hub=self.hub, pool=self.pool, extensions=self.extensions
@@ -142,46 +189,38 @@ class Node:
             recorder=self.recorder,
             reauthoriser=self.reauthoriser,
             forget=verifier.forget if verifier is not None else None,
+            clear_top=self.top.clear,
             node_id=self.node_id,
             clock=clock,
         )
-        self._requests: IncomingRequests | None = None
-        self._commands: AppliedCommands | None = None
-        self.cluster_monitor: ClusterMonitor | None = None
-        self._row: NodeRow | None = None
-        self._beat: Beat | None = None
+        self._membership: Membership | None = None
         if database is not None and self.recorder is not None:
-            self._join_cluster(database, self.recorder)
+            self._membership = Membership(
+                config,
+                node_id=self.node_id,
+                pool_kind=self.pool_kind,
+                hub=self.hub,
+                database=database,
+                bus=self.bus,
+                recorder=self.recorder,
+                refusals=self.refusals,
+                verifier=self.verifier,
+                gate=self.gate,
+                meter=self.meter,
+                steps=self.steps,
+                applied=self._applied,
+                top=self.top,
+                is_draining=lambda: self.is_draining,
+                drain=self.drain,
+                end_drain=self.end_drain,
+                describe=self._describe,
+                clock=clock,
+            )
 
-    def _join_cluster(self, database: Database, recorder: Recorder) -> None:
-        """Create the parts that read and write what nodes share in a database."""
-        self._row = NodeRow(node_id=self.node_id, database=database)
-        self.cluster_monitor = ClusterMonitor(
-            self.config, node_id=self.node_id, database=database, meter=self.meter
-        )
-        self._requests = IncomingRequests(
-            self._applied,
-            database=database,
-            bus=self.bus,
-            clock=self.clock,
-            poll=self.poll_requests,
-        )
-        self._commands = AppliedCommands(
-            hub=self.hub,
-            database=database,
-            node_id=self.node_id,
-            drain=self.drain,
-            serve=self.end_drain,
-        )
-        self._beat = Beat(
-            row=self._row,
-            describe=self._describe,
-            recorder=recorder,
-            write_used_tokens=self.verifier.beat,
-            polls=(self._requests.poll, self.gate.refresh, self._commands.poll),
-            hub=self.hub,
-            steps=self.steps,
-        )
+    @property
+    def is_running(self) -> bool:
+        """True between start() and stop()."""
+        return self._phase is _Phase.RUNNING
 
     @property
     def has_stopped(self) -> bool:
@@ -189,53 +228,36 @@ class Node:
         return self._phase is _Phase.STOPPED
 
     async def start(self) -> None:
-        """Begin to beat; a second call does nothing."""
-        if (
-            self._requests is None
-            or self._beat is None
-            or self.database is None
-            or self.cluster_monitor is None
-            or self._phase is not _Phase.NEW
-        ):
-            return
-        await self.database.join_test()
+        """Begin the periodic work; a second call does nothing."""
+        if self.database is not None and self._phase is _Phase.NEW:
+            await self.database.join_test()
         if self._phase is not _Phase.NEW:
             return  # Another call was first.
         self._phase = _Phase.RUNNING
         set_node(self.node_id)
-        self._requests.start()
-        monitor, reauthoriser = self.cluster_monitor, self.reauthoriser
-        sampler = LiveStateSampler(
-            hub=self.hub,
-            database=self.database,
-            config=self.config,
-            node_id=self.node_id,
-            is_draining=lambda: self.is_draining,
-            describe_top=self.top.describe,
-            clock=self.clock,
-        )
+        self.presence.start()
+        self.own_alerts.start(self.periodic)
         beat_seconds = self.config.node.beat_seconds
         lease_seconds = self.config.node.lease_seconds
-        self._beat.declare(beat_seconds)
-        self.own_alerts.start(self.periodic)
-        start = self.periodic.start
+        start, reauthoriser = self.periodic.start, self.reauthoriser
         start(EXPIRY_CHECK, self.activity.check_expiry, beat_seconds)
         start(IDLE_CHECK, self.activity.check_idle, beat_seconds)
-        start("The beat", self.beat, beat_seconds)
         start("The renewal of leases", self.renew_leases, lease_seconds / 3)
         start("The search for leaks", self.leaks.poll, POLL_SECONDS)
-        start("The cluster monitor", monitor.refresh, MONITOR_BEATS * beat_seconds)
         start("The count of the top", self.top.count, COUNT_SECONDS)
         start("The meter", self.meter.tick, TICK_SECONDS)
-        start("The sample of live state", sampler.sample, beat_seconds)
         start(
             "The re-authorisation",
             reauthoriser.poll_when_due,
             expected_seconds=reauthoriser.pause_seconds,
         )
-        start("The poll of announced requests", self._requests.poll_when_announced)
+        if self._membership is not None:
+            self._membership.start(self.periodic)
         extra = {"event": "node_started"}
-        logger.info("Node %s started", self.node_id[:8], extra=extra)
+        logger.info(
+            "Node %s started; pool: %s", self.node_id[:8], self.pool_kind, extra=extra
+        )
+        self.observer.announce(self.config.enforce)
 
     def begin_drain(self) -> None:
         """Refuse new connections, and report it on /readyz; open ones stay."""
@@ -255,36 +277,23 @@ class Node:
         await self._draining.run()
 
     async def stop(self) -> None:
-        """End the beat, and write pending records for at most two seconds."""
-        if self.has_stopped:
-            return
-        self._phase = _Phase.STOPPED
-        await self.periodic.stop()
-        await self.activity.stop()
-        await self.own_alerts.stop()
-        if self._requests is not None:
-            await self._requests.stop()
-        if self._commands is not None:
-            await self._commands.stop()
-        self.meter.finish()
-        if self.database is None or self.recorder is None or self._row is None:
-            return
-        try:
-            async with asyncio.timeout(_FLUSH_SECONDS):
-                await self.extensions.stop()
-                await self.recorder.flush()
-                await self._row.stop(self._describe())
-        except (DatabaseUnavailable, TimeoutError):
-            if self.recorder.pending:
-                logger.error(
-                    "%s records could not be written; the sweeper records them as lost",
-                    self.recorder.pending,
-                    extra={"event": "flush_failed"},
-                )
-            self.database.abandon()
-        else:
-            await self.database.close()
-        await self.pool.close()
+        """
+        End the beat, and write pending records for at most two seconds.
+
+        A second caller waits until the first has done so.
+        """
+        async with self._stopping:
+            if self.has_stopped:
+                return
+            self._phase = _Phase.STOPPED
+            await self.periodic.stop()
+            await self.activity.stop()
+            await self.own_alerts.stop()
+            await self.presence.stop()
+            self.meter.finish()
+            if self._membership is not None:
+                await self._membership.stop(self.extensions)
+            await self.pool.close()
 
     # Connections
 
@@ -297,17 +306,9 @@ class Node:
             PoolFull, ClientFull, PoolUnavailable: as Pool.acquire().
         """
         self.gate.require(connection)
-        slot = self._make_slot(connection)
-        for given_up in await self.pool.acquire(slot, replaces=replaces):
-            is_replaced = given_up.connection_id == replaces
-            close_reason = close_codes.REPLACED if is_replaced else close_codes.EVICTED
-            self.end_connections([given_up.connection_id], close_reason)
-            connection.flight.record(
-                f"has_{close_reason.reason}", given_up.connection_id
-            )
-        connection.flight.record("slot_taken")
-        connection.slot = slot
+        taken = await self.slots.take(connection, replaces)
         self.hub.join(connection)
+        self.slots.end_taken(connection, taken, replaces)
         self.counters.record_opened(connection, len(self.hub))
         if self.recorder is not None:
             self.recorder.record_change(connection)
@@ -318,6 +319,7 @@ class Node:
     def leave(self, connection: LiveConnection, code: int | None, reason: str) -> None:
         """Release a connection's slot, remove it from the hub, and record its end."""
         self.pool.release(connection.connection_id)
+        self.presence.leave(connection.connection_id)
         if not self.hub.leave(connection):
             return
         now = self.clock()
@@ -339,30 +341,10 @@ class Node:
         """Forget a connection of the dashboard."""
         self.hub.viewers.pop(connection.connection_id, None)
 
-    def end_connections(
-        self, connection_ids: Iterable[str], close_reason: CloseReason
-    ) -> bool:
-        """End those of the connections that belong to this node; False if one fails."""
-        found = [self.hub.get(one) for one in connection_ids]
-        return self.hub.for_each(
-            "The end of connections",
-            lambda connection: connection.end(close_reason),
-            [one for one in found if one is not None],
-        )
-
     async def get_usage(self) -> Usage:
         """Return how many slots of the pool are taken."""
         self.usage = await self.pool.get_usage()
         return self.usage
-
-    def _make_slot(self, connection: LiveConnection) -> Slot:
-        return Slot(
-            connection_id=connection.connection_id,
-            client_id=connection.client_id,
-            node_id=self.node_id,
-            opened_at=connection.opened_at.timestamp(),
-            limit=connection.limits.max_connections_per_client,
-        )
 
     async def renew_leases(self) -> bool:
         """
@@ -373,17 +355,10 @@ class Node:
         Raises:
             PoolUnavailable: the pool did not answer in time.
         """
-        slots = [one.slot for one in self.hub if one.slot and one.close_reason is None]
-        is_whole = self._end_lost_slots(await self.pool.renew(slots))
+        is_whole = await self.slots.renew()
         self.renewed_at = self.clock()
         await self.get_usage()
         return is_whole
-
-    def _end_lost_slots(self, renewal: Renewal) -> bool:
-        """End the connections whose slots another node took, or that were lost."""
-        is_whole = self.end_connections(renewal.evicted, close_codes.EVICTED)
-        is_whole &= self.end_connections(renewal.replaced, close_codes.REPLACED)
-        return is_whole & self.end_connections(renewal.lost, close_codes.POOL_FULL)
 
     async def beat(self) -> bool:
         """
@@ -395,17 +370,12 @@ class Node:
         Raises:
             DatabaseUnavailable: the database did not answer.
         """
-        return self._beat is None or await self._beat.run()
+        return self._membership is None or await self._membership.beat()
 
-    async def poll_requests(self) -> None:
-        """
-        Apply the close requests, bans and commands posted since the last poll.
-
-        Raises:
-            DatabaseUnavailable: the next poll reads them.
-        """
-        if self._beat is not None:
-            await self._beat.poll()
+    @property
+    def cluster_monitor(self) -> ClusterMonitor | None:
+        """The state of the cluster; None without a database."""
+        return self._membership.cluster_monitor if self._membership else None
 
     def make_row(self) -> NodeRecord:
         """
@@ -414,9 +384,9 @@ class Node:
         Raises:
             RuntimeError: the node has no database.
         """
-        if self._row is None:
+        if self._membership is None:
             raise RuntimeError("a node without a database has no row")
-        return self._row.make(self._describe())
+        return self._membership.make_row()
 
     def _describe(self) -> dict[str, Any]:
         return describe_node(
@@ -429,4 +399,7 @@ class Node:
             leak_suspects=len(self.leaks.suspects),
             overdue_steps=self.steps.find_overdue(),
             full_pool=self.own_alerts.full_pool.describe(),
+            is_pool_covered=self.own_alerts.covers_pool(),
+            observed=self.config.enforce.describe(),
+            presence=self.presence.describe(),
         )

@@ -28,6 +28,7 @@ class OwnAlerts:
         hub: Hub,
         meter: Meter,
         pool: Pool,
+        is_pool_in_database: bool,
         get_usage: Callable[[], Usage | None],
         read_usage: Callable[[], Awaitable[Usage]],
         database: Database | None,
@@ -41,6 +42,9 @@ class OwnAlerts:
             is_shared=pool.is_shared,
             clock=clock,
         )
+        self._pool = pool
+        self._is_pool_in_database = is_pool_in_database
+        self._is_pool_covered = False
         self.database_down: database_down.DatabaseDownAlert | None = None
         if database is not None:
             self.database_down = database_down.DatabaseDownAlert(
@@ -62,6 +66,20 @@ class OwnAlerts:
                 database_down.POLL_SECONDS,
                 expected_seconds=_SLOW_SECONDS,
             )
+
+    def covers_pool(self) -> bool:
+        """
+        Return True if the alert of the database covers the outage of the pool.
+
+        That holds until the pool is back, which may be a moment after the database.
+        """
+        alert = self.database_down.alert if self.database_down is not None else None
+        self._is_pool_covered = (
+            self._is_pool_in_database
+            and self._pool.is_degraded
+            and (self._is_pool_covered or alert is not None)
+        )
+        return self._is_pool_covered
 
     async def stop(self) -> None:
         """Cancel the mail under way."""

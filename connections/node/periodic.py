@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 
-from connections.background import BackgroundTasks
+from connections.background import BackgroundTasks, end_as_failure
 from connections.error_log import get_logger
 from connections.exceptions import DatabaseUnavailable
 from connections.metrics.steps import PeriodicSteps
@@ -34,7 +34,8 @@ async def run_periodically(
     failures = 0
     while True:
         try:
-            is_whole = await step()
+            with end_as_failure():
+                is_whole = await step()
         except Exception as exc:
             failures += 1
             on_failure(name)
@@ -111,7 +112,8 @@ async def run_parts(
     is_whole = True
     for name, part in parts:
         try:
-            succeeded = await part() is not False
+            with end_as_failure():
+                succeeded = await part() is not False
         except DatabaseUnavailable:
             raise
         except Exception as exc:

@@ -9,20 +9,17 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
-from django.db import DataError, IntegrityError
 from django.utils import timezone
 
-from connections.close_codes import LOST
 from connections.config.loader import get_config
 from connections.config.sections import RecorderConfig
 from connections.hub.connection import LiveConnection
 from connections.hub.flight_recorder import is_worth_keeping
 from connections.hub.hub import Hub
 from connections.models import Connection, ErrorEvent
-from connections.models.alias import atomic
-from connections.models.clock import Now
-from connections.net.redaction import format_traceback, redact
+from connections.node.records import Row, close_unknown, read_open, write_rows
 from connections.passes import Passes
+from connections.redaction import format_traceback, redact
 from connections.storage.database import Database
 from connections.storage.text import clean
 from connections.units import Clock, count_of
@@ -39,19 +36,6 @@ _ROW_BYTES = 1_000
 _EVENT_BYTES = 400
 """The approximate memory of an event in its flight record."""
 
-_MUTABLE = (
-    "last_activity_at",
-    "closed_at",
-    "close_code",
-    "reason",
-    "messages_in",
-    "messages_out",
-    "bytes_in",
-    "bytes_out",
-    "errors",
-    "flight",
-)
-
 
 @dataclass(slots=True)
 class Dropped:
@@ -64,7 +48,6 @@ class Dropped:
     invalid: int = 0
 
 
-Row = Connection | ErrorEvent
 Pending = TypeVar("Pending")
 
 
@@ -128,7 +111,7 @@ class Recorder:
         row.closed_at = timezone.now()
         row.close_code = code
         row.reason = clean(reason, _REASON_CHARACTERS)
-        if is_worth_keeping(reason, connection.errors):
+        if connection.keeps_flight or is_worth_keeping(reason, connection.errors):
             row.flight = connection.flight.describe(connection.arrived)
         self._changed.pop(connection.connection_id, None)
         self._closed[connection.connection_id] = row
@@ -162,8 +145,11 @@ class Recorder:
             made = self._make_rows(changed.values())
             is_whole &= len(made) == len(changed)
             rows = [*made, *closed.values()]
+            opened = [one for one in rows if one.connection_id not in self._recorded]
             try:
-                dropped = await self._database.write(_write, [*rows, *errors.values()])
+                dropped = await self._database.write(
+                    write_rows, [*rows, *errors.values()], opened
+                )
             except BaseException:
                 self._put_back(changed, closed, errors)
                 raise
@@ -190,11 +176,11 @@ class Recorder:
         is_due = self._clock() - self._reconciled_at >= _RECONCILE_SECONDS
         if self.pending or not (is_due or dropped > self._reconciled_dropped):
             return
-        recorded = await self._database.read(_read_open, self._node_id)
+        recorded = await self._database.read(read_open, self._node_id)
         stale = [one for one in recorded if one not in hub and one not in self._closed]
         for start in range(0, len(stale), _ROWS_PER_TRANSACTION):
             chunk = stale[start : start + _ROWS_PER_TRANSACTION]
-            await self._database.write(_close_unknown, chunk)
+            await self._database.write(close_unknown, chunk)
         has_row = set(recorded)
         for connection in hub:
             if connection.connection_id not in has_row:
@@ -268,7 +254,8 @@ class Recorder:
         return rows
 
     def _make_row(self, live: LiveConnection) -> Connection:
-        idle_time = timedelta(seconds=self._clock() - live.last_activity)
+        moment, now = timezone.now(), self._clock()
+        silent_for = now - live.silent_from
         return Connection(
             connection_id=live.connection_id,
             client_id=live.client_id,
@@ -281,12 +268,15 @@ class Recorder:
             user_agent=live.user_agent,
             idle_timeout_seconds=_find_own_timeout(live),
             opened_at=live.opened_at,
-            last_activity_at=timezone.now() - idle_time,
+            last_activity_at=moment - timedelta(seconds=now - live.last_activity),
             messages_in=live.messages_in,
             messages_out=live.messages_out,
             bytes_in=live.bytes_in,
             bytes_out=live.bytes_out,
             errors=live.errors,
+            longest_silence_seconds=live.longest_silence,
+            silent_from=moment - timedelta(seconds=silent_for),
+            over_rate=live.over_rate,
         )
 
 
@@ -319,17 +309,6 @@ def describe_error(
     )
 
 
-def _read_open(node_id: str) -> list[str]:
-    rows = Connection.objects.open().filter(node_id=node_id)
-    return list(rows.values_list("connection_id", flat=True))
-
-
-def _close_unknown(connection_ids: list[str]) -> None:
-    """Close rows as of now; those that were closed meanwhile stay as they are."""
-    rows = Connection.objects.open().filter(connection_id__in=connection_ids)
-    rows.update(closed_at=Now(), close_code=LOST.code, reason=LOST.reason)
-
-
 def _take(pending: dict[str, Pending], limit: int) -> dict[str, Pending]:
     """Remove the first items of a dict and return them."""
     taken = dict(itertools.islice(pending.items(), limit))
@@ -343,34 +322,3 @@ def _measure(row: Row) -> int:
     if isinstance(row, ErrorEvent):
         return _ROW_BYTES + len(row.traceback)
     return _ROW_BYTES + _EVENT_BYTES * len(row.flight or ())
-
-
-def _write(rows: list[Row]) -> int:
-    """
-    Write rows in one transaction; return how many were dropped as invalid.
-
-    A row that the database refuses is dropped alone; the others are written.
-    """
-    try:
-        with atomic():
-            Connection.objects.bulk_create(
-                [row for row in rows if isinstance(row, Connection)],
-                update_conflicts=True,
-                unique_fields=["connection_id"],
-                update_fields=_MUTABLE,
-            )
-            ErrorEvent.objects.bulk_create(
-                [row for row in rows if isinstance(row, ErrorEvent)],
-                ignore_conflicts=True,
-            )
-    except (DataError, IntegrityError) as exc:
-        if len(rows) == 1:
-            logger.error(
-                "The database refused a record, which was dropped: %s",
-                exc,
-                extra={"event": "record_dropped"},
-            )
-            return 1
-        half = len(rows) // 2
-        return _write(rows[:half]) + _write(rows[half:])
-    return 0

@@ -18,6 +18,7 @@ from typing import Any
 from connections.hub.connection import LiveConnection
 from connections.hub.hub import Hub
 from connections.metrics.space_saving import SpaceSaving
+from connections.privacy import reduce_address
 
 COUNT_SECONDS = 5
 MOST_MINUTES = 15
@@ -83,7 +84,7 @@ class TopCounter:
 
     def record_refused_address(self, address: str) -> None:
         """Count a handshake that was refused before the application."""
-        self.record_refused("", address, "")
+        self.record_refused("", reduce_address(address), "")
 
     def record_closed(self, connection: LiveConnection) -> None:
         """Count what a connection did since the last pass, because it has ended."""
@@ -110,6 +111,12 @@ class TopCounter:
             for kind, counts in zip(KINDS, held, strict=True)
         }
         return True
+
+    def clear(self) -> None:
+        """Forget the last minutes; what is open is counted anew."""
+        self._minute = _Minute(self._read_minute())
+        self._closed.clear()
+        self._open = {}
 
     def describe(self) -> Report:
         """Return what was counted in the last minutes; the oldest minute first."""

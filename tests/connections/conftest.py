@@ -11,8 +11,10 @@ from connections.node.node import Node
 from connections.storage.database import Database
 from connections.testing import FakeClock
 from connections.testing.communicators import make_config
+from tests.connections.pool_database import PoolDatabase
 from tests.connections.switchable_database import SwitchableDatabase
 from tests.integration.redis_process import RedisProcess
+from tests.integration.services import PostgresProcess
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +31,18 @@ def redis_server(shared_redis: RedisProcess) -> RedisProcess:
     with shared_redis.connect() as client:
         client.hset("{orchestra:pool}:state", "generation", "1")
     return shared_redis
+
+
+@pytest.fixture(scope="session")
+def shared_pool_database(postgres_server: PostgresProcess) -> PoolDatabase:
+    return PoolDatabase(postgres_server, "pool")
+
+
+@pytest.fixture
+def pool_database(shared_pool_database: PoolDatabase) -> PoolDatabase:
+    """A database with an empty pool that is not recovering."""
+    shared_pool_database.empty()
+    return shared_pool_database
 
 
 @pytest.fixture

@@ -12,9 +12,11 @@ from twisted.internet.tcp import Server as TcpTransport
 from twisted.python.failure import Failure
 
 from connections.asgi import Application
-from connections.server.http import HttpChannel, HttpFactory
+from connections.server.http import HttpChannel
+from connections.server.http_factory import HttpFactory
 from connections.server.server import Server
 from connections.server.timers import CoarseTimers
+from connections.server.transport import WriteBatch
 from connections.testing.waiting import scale
 from tests.connections.fake_loop import FakeLoop
 
@@ -50,6 +52,7 @@ class Peer:
             options = {"request_buffer_size": 1_000_000, **options}
             self.server: Server = Server(application, endpoints=["tcp:0"], **options)
             self.server.loop = asyncio.get_running_loop()
+            self.server.write_batch = WriteBatch(self.server.loop)
             timers: Any = self.time
             self.server.timers = CoarseTimers(timers)
         else:
@@ -89,6 +92,11 @@ class Peer:
         """Let the channel receive these bytes."""
         for part in parts:
             self.channel.dataReceived(part)
+        await self.settle()
+
+    async def send_over_socket(self, data: bytes) -> None:
+        """Send bytes as a client of a WebSocket, which has left its HTTP channel."""
+        await asyncio.get_running_loop().sock_sendall(self._socket, data)
         await self.settle()
 
     async def read(self, most: int = 1_000_000) -> bytes:
@@ -141,6 +149,8 @@ class Peer:
 
     async def leave(self) -> None:
         """Close the connection from the side of the client."""
-        if self.is_connected:
+        if self.channel.websocket is not None:
+            self._socket.close()
+        elif self.is_connected:
             self.transport.connectionLost(Failure(ConnectionDone()))
         await self.settle()

@@ -153,7 +153,7 @@ async def test_a_node_applies_requests_posted_while_the_database_was_away() -> N
     soon_after_the_last_poll = timezone.now() - timedelta(seconds=3540)
     request = make_request(created_at=soon_after_the_last_poll)
     await database_sync_to_async(CloseRequest.objects.post)([request])
-    await node.poll_requests()
+    await node.beat()
     assert (await receive_close(communicator))["code"] == 4009
     await communicator.disconnect()
     await database.close()

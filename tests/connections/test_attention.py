@@ -108,6 +108,12 @@ def test_a_degraded_part_with_an_alert_is_shown_once(viewer: Client) -> None:
     assert read_panel(viewer).count("live-fault ") == 1
 
 
+def test_a_pool_lost_with_its_database_is_no_part_of_its_own(viewer: Client) -> None:
+    counters = {"pool_lost_with_database": True}
+    make_node_row("n1", degraded="PostgreSQL does not answer", counters=counters)
+    assert "live-fault " not in read_panel(viewer)
+
+
 def test_a_draining_node_is_named_with_what_is_left(viewer: Client) -> None:
     make_node_row("n1", host="web-1", pid=77, state="draining")
     make_connection_row("0" * 32)
@@ -165,3 +171,21 @@ def test_values_have_their_unit(rule: str, value: float, text: str) -> None:
 
 def test_every_rule_has_a_unit() -> None:
     assert all(rule.unit for rule in DEFAULT_RULES)
+
+
+def test_presence_that_is_out_of_reach_is_shown(viewer: Client) -> None:
+    make_node_row(
+        "n1",
+        host="web-1",
+        pid=77,
+        counters={"presence_degraded": "Redis is away", "online": 1234},
+    )
+    html = read_panel(viewer)
+    assert "presence degraded" in html
+    assert "node web-1:77: Redis is away" in html
+    assert "clients present" in read_panel(viewer, "tiles")
+
+
+def test_without_presence_no_tile_speaks_of_it(viewer: Client) -> None:
+    make_node_row("n1")
+    assert "clients present" not in read_panel(viewer, "tiles")

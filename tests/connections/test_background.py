@@ -40,6 +40,24 @@ async def test_what_a_task_raises_is_logged_under_its_name(
     assert record.levelno == logging.ERROR and record.exc_info is not None
 
 
+async def test_a_step_outlives_the_cancellation_of_what_it_awaits(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tasks, calls = BackgroundTasks(), []
+
+    async def step() -> bool:
+        calls.append(1)
+        if len(calls) == 1:
+            awaited = asyncio.get_running_loop().create_future()
+            awaited.cancel()
+            await awaited
+        return True
+
+    await asyncio.wait_for(tasks.repeat(step, "the work", 0), 5)
+    assert len(calls) == 2
+    assert "has been cancelled" in caplog.text
+
+
 async def test_a_stop_cancels_all_and_waits_for_their_cleanup() -> None:
     tasks, cleaned = BackgroundTasks(), []
 
@@ -111,3 +129,18 @@ async def test_a_repeated_step_that_raises_is_tried_again_and_logged_once(
     (record,) = caplog.records
     begin = "The background task 'the step' failed and is tried again: KeyError: 'a' ("
     assert record.getMessage().startswith(begin)
+
+
+async def test_a_repeated_step_ends_by_returning_true() -> None:
+    tasks, steps = BackgroundTasks(), 0
+
+    async def step() -> bool:
+        nonlocal steps
+        steps += 1
+        await asyncio.sleep(0)
+        if steps == 2:
+            raise ValueError("broken")
+        return steps == 4
+
+    await asyncio.wait_for(tasks.repeat(step, "the step", 0), 5)
+    assert steps == 4 and len(tasks) == 0

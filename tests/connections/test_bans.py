@@ -16,14 +16,15 @@ from django.utils import timezone
 
 from connections.access.ban_list import Bans
 from connections.access.bans import impose, lift
-from connections.credentials.identity import name_address
 from connections.exceptions import Refused
 from connections.middleware import CredentialMiddleware
 from connections.models import Ban, CloseRequest
 from connections.models.alias import get_connection
 from connections.node.node import Node
+from connections.node.slots import NodeSlots
 from connections.pool.base import Slot
 from connections.pool.local import LocalPool
+from connections.privacy import name_address
 from connections.testing import FakeClock
 from connections.testing.communicators import connect_to, make_config, make_node
 from tests.connections.conversations import (
@@ -341,7 +342,13 @@ class HesitantPool(LocalPool):
 async def test_a_ban_read_during_the_wait_for_a_slot_counts(
     recording: Node,
 ) -> None:
-    pool = recording.pool = HesitantPool()
+    pool = HesitantPool()
+    recording.slots = NodeSlots(
+        node_id=recording.node_id,
+        hub=recording.hub,
+        pool=pool,
+        observer=recording.observer,
+    )
     communicator = connect_to(JsonEcho, recording)
     await communicator.send_input({"type": "websocket.connect"})
     await pool.is_asked.wait()

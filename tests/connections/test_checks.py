@@ -8,19 +8,26 @@ from typing import Any
 import pytest
 from django.conf import settings as project
 from django.core import checks
-from django.db import connections
+from django.db import DEFAULT_DB_ALIAS, connection, connections
 from django.db.utils import ConnectionHandler
 from django.urls import clear_url_caches, include, path, re_path
 
 from connections.checks import (
+    check_chosen_pool,
     check_configuration,
     check_deployment,
+    check_pool,
     check_proxies,
     check_redis_url,
     check_urls,
 )
 from connections.exceptions import ConfigError
-from connections.layers.checks import check_channel_layer, check_workers
+from connections.layers.checks import (
+    check_channel_layer,
+    check_postgres_layer,
+    check_workers,
+)
+from connections.layers.local import LocalLayer
 from connections.routing import protect
 from connections.server.checks import check_runserver
 from connections.storage.checks import (
@@ -76,6 +83,8 @@ def test_tls_in_the_process_itself_is_safe_too(settings: Any) -> None:
         ({"WEBSOCKET": {"trusted_proxies": ["::/0"]}}, "W009"),
         ({"WEBSOCKET": {"allowed_origins": ["http://example.com"]}}, "W010"),
         ({"WEBSOCKET": {"echo_endpoint": True}}, "W011"),
+        ({"WEBSOCKET": {"enforce": {"idle": "observe"}}}, "W023"),
+        ({"WEBSOCKET": {"enforce": {"routes": {"x/": {"size": "observe"}}}}}, "W023"),
     ],
 )
 def test_what_is_unsafe_is_named(
@@ -99,6 +108,51 @@ def test_limits_at_their_bounds_are_no_warnings(
     settings: Any, websocket: dict[str, Any]
 ) -> None:
     assert find(settings, WEBSOCKET=websocket) == set()
+
+
+@pytest.mark.parametrize(
+    ("url", "key", "pool"),
+    [
+        (None, "auto", "memory"),
+        ("redis://x", "auto", "redis"),
+        ("redis://x", "redis", "redis"),
+        ("redis://x", "memory", "memory"),
+    ],
+)
+def test_the_chosen_pool_is_named(
+    settings: Any, url: str | None, key: str, pool: str
+) -> None:
+    settings.REDIS_URL = url
+    settings.WEBSOCKET = {"pool": key}
+    (found,) = check_chosen_pool()
+    assert (found.id, found.level) == ("connections.I001", checks.INFO)
+    assert found.msg.startswith(f"The pool is {pool}: ")
+    assert check_pool() == []
+
+
+@pytest.mark.parametrize("pool", ["redis", "postgres"])
+def test_a_pool_that_lacks_its_server_is_an_error(
+    settings: Any, monkeypatch: pytest.MonkeyPatch, pool: str
+) -> None:
+    settings.REDIS_URL = None
+    settings.WEBSOCKET = {"pool": pool}
+    monkeypatch.setattr(connections[DEFAULT_DB_ALIAS], "vendor", "sqlite")
+    (found,) = check_pool()
+    assert (found.id, found.level) == ("connections.E007", checks.ERROR)
+    assert found.msg.startswith(f"websocket.pool: '{pool}' is not allowed; ")
+    with pytest.raises(ConfigError, match=r"websocket\.pool"):
+        protect(http=None, websocket=[])
+
+
+@pytest.mark.parametrize(
+    "layer",
+    ["channels.layers.InMemoryChannelLayer", "tests.connections.test_checks.OwnLayer"],
+)
+def test_a_layer_in_memory_beside_a_shared_pool_is_a_warning(
+    settings: Any, layer: str
+) -> None:
+    layers = {"default": {"BACKEND": layer}}
+    assert find(settings, REDIS_URL="redis://x", CHANNEL_LAYERS=layers) == {"W002"}
 
 
 def test_a_redis_layer_reaches_every_node(settings: Any) -> None:
@@ -299,6 +353,10 @@ def test_django_prometheus_before_ours_is_fine(settings: Any, monkeypatch: Any) 
     assert number == "connections.W017"
 
 
+class OwnLayer(LocalLayer):
+    """A layer of a project, in the memory of one process."""
+
+
 @pytest.mark.parametrize(
     ("changed", "worker"),
     [
@@ -312,7 +370,10 @@ def test_django_prometheus_before_ours_is_fine(settings: Any, monkeypatch: Any) 
     [
         ("connections.layers.local.LocalLayer", False),
         ("channels.layers.InMemoryChannelLayer", False),
+        ("tests.connections.test_checks.OwnLayer", False),
+        ("tests.missing.Layer", True),
         ("connections.layers.redis.RedisLayer", True),
+        ("connections.layers.postgres.PostgresLayer", True),
     ],
 )
 def test_workers_need_a_layer_that_reaches_the_clients(
@@ -373,3 +434,44 @@ def test_no_text_says_that_the_library_reads_secrets_from_the_environment(
     assert texts
     found = [str(path) for path in texts if claim.search(path.read_text())]
     assert found == []
+
+
+POSTGRES_LAYER = "connections.layers.postgres.PostgresLayer"
+
+
+@pytest.mark.skipif(connection.vendor == "postgresql", reason="PostgreSQL has it")
+def test_the_layer_of_postgresql_needs_it(settings: Any) -> None:
+    settings.CHANNEL_LAYERS = {
+        "default": {"BACKEND": "connections.layers.local.LocalLayer"},
+        "other": {"BACKEND": POSTGRES_LAYER},
+    }
+    (found,) = check_postgres_layer()
+    assert (found.id, found.level) == ("connections.E008", checks.ERROR)
+    assert "The channel layer other cannot be used" in found.msg
+    assert "PostgreSQL in DATABASES" in found.msg
+
+
+@pytest.mark.parametrize(
+    ("config", "problem"),
+    [
+        ({}, ""),
+        ({"capacity": 5, "prefix": "a.b"}, ""),
+        ({"hosts": []}, "hosts"),
+        ({"prefix": ""}, "prefix is ''"),
+        ({"prefix": "x" * 41}, "prefix"),
+        ({"capacity": 0}, "capacity is 0, not above 0"),
+        ({"expiry": "60"}, "expiry is '60', not a number"),
+        ({"poll_seconds": True}, "poll_seconds is True, not a number"),
+        ({"symmetric_encryption_keys": [""]}, "symmetric_encryption_keys"),
+    ],
+)
+def test_the_options_of_the_layer_of_postgresql_are_checked(
+    settings: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    config: dict[str, Any],
+    problem: str,
+) -> None:
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": POSTGRES_LAYER, "CONFIG": config}}
+    monkeypatch.setattr(connection, "vendor", "postgresql")
+    found = check_postgres_layer()
+    assert [problem in one.msg for one in found] == ([True] if problem else [])

@@ -20,10 +20,12 @@ from connections.client import (
     EntryCompleted,
     EntryGrew,
     Event,
+    MembersChanged,
     NoticeReceived,
     RequestFailed,
     SessionClient,
     State,
+    TypingChanged,
     UnauthorizedError,
 )
 from connections.client.connect import read_failure
@@ -229,6 +231,34 @@ async def test_a_request_is_acknowledged(server: Scripted, make_client: Make) ->
     assert len(received["id"].partition("-")[0]) >= 12
     assert (await asked).offset == 7
     assert (client.session, client.pending) == ("s1", 0)
+
+
+async def test_a_message_names_the_trace_of_its_sender(
+    server: Scripted, make_client: Make
+) -> None:
+    traces = ["00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", ""]
+    client = make_client(get_traceparent=iter(traces).__next__)
+    asked = [asyncio.create_task(client.request("x")) for _ in traces]
+    conversation = await server.next()
+    received = [await conversation.acknowledge(1), await conversation.acknowledge(2)]
+    assert received[0]["traceparent"] == traces[0]
+    assert "traceparent" not in received[1]
+    await asyncio.gather(*asked)
+
+
+async def test_a_message_has_its_options_and_a_plain_one_has_none(
+    server: Scripted, make_client: Make
+) -> None:
+    client = make_client()
+    asked = [
+        asyncio.create_task(client.request("x", answer=False, metadata={"a": [1]})),
+        asyncio.create_task(client.request("y")),
+    ]
+    conversation = await server.next()
+    received = [await conversation.acknowledge(1), await conversation.acknowledge(2)]
+    assert (received[0]["answer"], received[0]["metadata"]) == (False, {"a": [1]})
+    assert set(received[1]) == {"type", "id", "data"}
+    await asyncio.gather(*asked)
 
 
 async def test_what_is_not_settled_is_sent_again_in_order(
@@ -633,7 +663,7 @@ async def test_a_stop_is_sent_until_the_stream_ends(
     await wait_until(lambda: client.state is not State.OPEN)
     await client.cancel(1)
     second = await server.next({"outcome": "resumed", "offset": 1})
-    stop = {"type": "cancel", "offset": 1}
+    stop = {"type": "cancel", "offset": 1, "epoch": "e1"}
     assert await second.receive() == stop
     refusal = {"type": "error", "code": "unavailable", "message": "", "id": None}
     await second.send({**refusal, "offset": 1, "retry_after_seconds": 3})
@@ -707,6 +737,17 @@ def test_a_gap_moves_on_and_a_reset_begins_anew() -> None:
     assert transcript.put(entry(9)) is None
 
 
+def test_an_answer_that_a_gap_has_ended_does_not_end_again() -> None:
+    transcript = Transcript(10)
+    transcript.begin(HELLO)
+    transcript.put(entry(1, state="streaming"))
+    transcript.begin({**HELLO, "outcome": "gap", "offset": 2, "gap": [1, 2]})
+    assert [one.state for one in transcript.lost] == ["interrupted"]
+    end = {"offset": 1, "state": "interrupted", "chain": "3-1-c"}
+    assert transcript.settle(end) is None
+    assert transcript.position == "epoch=e1&offset=2&chain=3-1-c"
+
+
 def test_a_transcript_names_the_newest_commit_that_it_was_told_of() -> None:
     """Servers of the first release name none, and a reset forgets it."""
     transcript = Transcript(10)
@@ -746,3 +787,69 @@ async def test_a_client_that_was_refused_for_a_time_returns_after_it(
         async with SessionClient(url, sleep=sleep):
             await scripted.next()
     assert [30.5 <= seconds <= 32 for seconds in waits[:2]] == [True, True]
+
+
+ALICE = {"member": "user:1", "data": {"name": "alice"}}
+BOB = {"member": "user:2", "data": {}}
+
+
+async def test_a_client_that_asks_keeps_who_is_present(
+    server: Scripted, make_client: Make
+) -> None:
+    client = make_client(presence=True)
+    seen, collecting = listen(client)
+    conversation = await server.next({"member": "user:1"})
+    assert conversation.query["presence"] == "1"
+    assert await conversation.receive() == {"type": "present"}
+    await conversation.send({"type": "present", "members": None})
+    assert await conversation.receive() == {"type": "present"}
+    await conversation.send({"type": "present", "members": [ALICE]})
+    room = {"room": "session:s1"}
+    joined = {"type": "presence.joined", **room, "members": [ALICE, BOB]}
+    await conversation.send(joined)
+    await conversation.send({"type": "presence.left", **room, "members": [ALICE]})
+    await conversation.send({"type": "presence.gap", **room})
+    assert await conversation.receive() == {"type": "present"}
+    assert client.presence.members == {"user:2": {}}
+    changes = [one for one in seen if isinstance(one, MembersChanged)]
+    assert [list(one.members) for one in changes] == [
+        ["user:1"],
+        ["user:1", "user:2"],
+        ["user:2"],
+    ]
+    await client.close()
+    await collecting
+
+
+async def test_a_client_hears_who_types_and_forgets_it(
+    server: Scripted, make_client: Make
+) -> None:
+    """A wait is over at once here, so that no end has to come."""
+    client = make_client(presence=True)
+    seen, collecting = listen(client)
+    conversation = await server.next({"member": "user:1"})
+    assert await conversation.receive() == {"type": "present"}
+    await client.presence.set_typing(True)
+    assert await conversation.receive() == {"type": "typing", "active": True}
+    other = {"member": "user:2", "connection": "c2"}
+    await conversation.send({"type": "typing", **other, "active": True})
+    wanted = [TypingChanged(**other, is_typing=one) for one in (True, False)]
+    await wait_until(
+        lambda: [one for one in seen if isinstance(one, TypingChanged)] == wanted
+    )
+    await client.close()
+    await collecting
+
+
+@pytest.mark.parametrize("options", [{}, {"presence": True}])
+async def test_a_client_that_does_not_ask_or_an_old_server_has_no_presence(
+    server: Scripted, make_client: Make, options: dict[str, Any]
+) -> None:
+    client = make_client(**options)
+    conversation = await server.next()
+    await wait_until(lambda: client.state is State.OPEN)
+    await client.presence.set_typing(True)
+    asked = asyncio.create_task(client.request("x"))
+    assert (await conversation.acknowledge(1))["data"] == "x"
+    await asked
+    assert client.presence.members == {}

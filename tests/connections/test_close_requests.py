@@ -15,8 +15,9 @@ from connections.hub.hub import Hub
 from connections.models import CloseRequest
 from connections.node.close_requests import AppliedRequests
 from connections.node.recent_requests import AppliedRequest, RecentRequests
+from connections.node.top import TopCounter
 from connections.testing import FakeClock
-from connections.testing.communicators import make_config
+from connections.testing.communicators import make_config, make_node
 from connections.testing.waiting import scale
 from tests.connections.live_connections import make_connection
 
@@ -26,18 +27,28 @@ class Case:
 
     def __init__(self) -> None:
         self.hub = Hub()
+        self.top = TopCounter(self.hub)
         self.clock = FakeClock()
         self.applied = AppliedRequests(
             hub=self.hub,
             recorder=None,
             reauthoriser=Reauthoriser(
-                make_config(), hub=self.hub, database=None, clock=self.clock
+                make_config(),
+                hub=self.hub,
+                database=None,
+                authenticator=make_node().authenticator,
+                clock=self.clock,
             ),
-            forget=None,
+            forget=self._forget,
             node_id="here",
             clock=self.clock,
+            clear_top=self.top.clear,
         )
         self._posted = 0
+        self.forgotten: list[tuple[str, str]] = []
+
+    def _forget(self, target: str, value: str) -> None:
+        self.forgotten.append((target, value))
 
     def arrive(self, connection_id: str) -> LiveConnection:
         return make_connection(connection_id, now=self.clock())
@@ -73,6 +84,19 @@ async def test_a_connection_on_its_way_in_is_ended_on_joining(case: Case) -> Non
     await case.applied.apply(case.make_request(value="bob"))
     case.clock.advance(8)
     assert case.join(slow).close_reason == KICKED
+
+
+async def test_nodes_drop_their_counts_of_a_forgotten_person(
+    case: Case,
+) -> None:
+    """The last minutes of who uses a node name clients and addresses."""
+    connection = case.join(case.arrive("1"))
+    case.top.record_refused("planted", "203.0.113.77", "ws/")
+    await case.applied.apply(case.make_request(value="bob"))
+    assert "planted" in repr(case.top.describe())
+    await case.applied.apply(case.make_request(reason="forget"))
+    assert "planted" not in repr(case.top.describe())
+    assert connection.close_reason == KICKED
 
 
 async def test_a_later_connection_stays(case: Case) -> None:
@@ -173,6 +197,7 @@ async def test_equal_requests_are_applied_as_one(case: Case) -> None:
     ages = [timedelta(seconds=30)] * 999 + [timedelta(0)]
     assert await case.applied.apply_all(zip(requests, ages, strict=True))
     assert [one.close_reason for one in connections] == [KICKED, KICKED]
+    assert case.forgotten == [("client", "alice")]
 
 
 @pytest.mark.parametrize("target", ["user", "client", "token", "address"])

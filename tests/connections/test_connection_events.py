@@ -1,6 +1,7 @@
 """Test wrong events of a consumer: they change nothing, or end the connection."""
 
 import asyncio
+from array import array
 from typing import Any
 
 import pytest
@@ -17,6 +18,13 @@ WRONG_CLOSES: list[dict[str, Any]] = [
     *({"code": code} for code in ("4000", 4000.0, False, b"4000", [4000])),
     *({"reason": reason} for reason in (b"bytes", 5, ["a"])),
 ]
+
+
+OF_THE_HANDSHAKE = (
+    *(b"Connection", b"Content-Length", b"Transfer-Encoding", b"Upgrade"),
+    *(b"Sec-WebSocket-Accept", b"Sec-WebSocket-Extensions", b"sec-websocket-protocol"),
+)
+"""Headers with which a client fails a connection that the server counts as open."""
 
 
 class Closing(LimitedConsumer):
@@ -128,8 +136,29 @@ async def test_an_end_that_the_server_does_not_send_ends_by_a_timer(kind: str) -
     communicator.application = application
     assert (await communicator.connect())[0]
     await communicator.send_to(text_data="x")
-    await communicator.wait(timeout=1)
+    await wait_until(communicator.future.done)
     await assert_nothing_held(node)
+
+
+async def test_an_end_whose_close_frame_waits_for_ever_ends_by_a_timer() -> None:
+    """A kick or an eviction of a client that neither reads nor leaves."""
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        async def stall(message: Any) -> None:
+            if message["type"] == "websocket.close":
+                await asyncio.Event().wait()
+            await send(message)
+
+        await Ending.as_asgi()(scope, receive, stall)
+
+    node = make_node(evict_grace_seconds=0.02, buffers={"send_stall_seconds": 600})
+    communicator = connect_to(Ending, node, close={})
+    communicator.application = application
+    assert (await communicator.connect())[0]
+    await communicator.send_to(text_data="x")
+    await wait_until(communicator.future.done)
+    await assert_nothing_held(node)
+    await node.hub.sending.stop()
 
 
 async def test_a_handler_may_finish_after_its_close_but_holds_no_slot() -> None:
@@ -161,6 +190,13 @@ async def test_a_handler_may_finish_after_its_close_but_holds_no_slot() -> None:
         {"headers": [(b"x-name", None)]},
         {"headers": {"x-name": "value"}},
         {"headers": 5},
+        pytest.param({"headers": [(b"x-name", b"v")] * 65}, id="65 headers"),
+        pytest.param({"headers": [(b"x-name", b"v" * 8_000)]}, id="8,006 bytes"),
+        *({"headers": [(name, b"value")]} for name in OF_THE_HANDSHAKE),
+        *(
+            {"headers": [(b"x-name", b"a" + end)]}
+            for end in (b"\x01", b"\x1b", b"\x7f")
+        ),
     ],
     ids=repr,
 )
@@ -189,7 +225,12 @@ async def test_headers_may_come_from_any_iterable() -> None:
 
 
 @pytest.mark.parametrize(
-    "sent", [{"text": 123}, {"text": b"x"}, {"bytes": "x"}, {"bytes": 5}], ids=repr
+    "sent",
+    [
+        *({"text": 123}, {"text": b"x"}, {"bytes": "x"}, {"bytes": 5}),
+        pytest.param({"bytes": memoryview(array("I", [1, 2]))}, id="larger items"),
+    ],
+    ids=repr,
 )
 async def test_a_message_of_the_wrong_type_is_an_error_and_not_counted(
     sent: dict[str, Any],

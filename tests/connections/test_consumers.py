@@ -18,7 +18,12 @@ from connections.consumers import (
     LimitedSyncConsumer,
     LimitedSyncJsonConsumer,
 )
-from connections.testing import FakeClock
+from connections.hub.connection import LiveConnection
+from connections.node.node import Node
+from connections.node.slots import NodeSlots
+from connections.pool.base import Slot
+from connections.pool.local import LocalPool
+from connections.testing import FakeClock, wait_until
 from connections.testing.communicators import connect_to, make_node
 from tests.connections.conversations import Echo, JsonEcho, receive_close, receive_type
 
@@ -134,16 +139,55 @@ async def test_a_consumer_that_denies_evicts_nobody() -> None:
     await denied.disconnect()
 
 
+def list_open(node: Node) -> list[LiveConnection]:
+    return [one for one in node.hub if one.close_reason is None]
+
+
 async def test_fifty_at_once_leave_exactly_the_limit() -> None:
     for _ in range(5):
         node = make_node(max_connections_per_client=5)
         communicators = [connect_to(Echo, node) for _ in range(50)]
         await asyncio.gather(*(one.connect(timeout=5) for one in communicators))
-        await asyncio.sleep(0)
-        snapshot = [one for one in node.hub if one.close_reason is None]
-        assert len(snapshot) == (await node.get_usage()).slots == 5
+        await wait_until(lambda node=node: len(list_open(node)) <= 5)
+        assert len(list_open(node)) == (await node.get_usage()).slots == 5
         await asyncio.gather(*(one.disconnect() for one in communicators))
         assert (len(node.hub), (await node.get_usage()).slots) == (0, 0)
+
+
+class LatePool(LocalPool):
+    """Answers the first request for a slot when the test allows it."""
+
+    def __init__(self) -> None:
+        super().__init__(max_total=10, evict_oldest=True)
+        self.has_given = asyncio.Event()
+        self.may_answer = asyncio.Event()
+
+    async def acquire(
+        self, slot: Slot, *, replaces: str | None = None
+    ) -> tuple[Slot, ...]:
+        taken = await super().acquire(slot, replaces=replaces)
+        if not self.has_given.is_set():
+            self.has_given.set()
+            await self.may_answer.wait()
+        return taken
+
+
+async def test_a_slot_that_is_taken_before_its_answer_comes_ends_its_connection() -> (
+    None
+):
+    node, pool = make_node(max_connections_per_client=1), LatePool()
+    node.slots = NodeSlots(
+        node_id=node.node_id, hub=node.hub, pool=pool, observer=node.observer
+    )
+    first = connect_to(Echo, node)
+    await first.send_input({"type": "websocket.connect"})
+    await pool.has_given.wait()
+    second = await open_connection(Echo, node)
+    pool.may_answer.set()
+    assert (await receive_close(first))["code"] == 4005
+    await second.send_to(text_data="still here")
+    assert await second.receive_from() == "still here"
+    await second.disconnect()
 
 
 async def test_a_message_over_the_size_closes_4013() -> None:

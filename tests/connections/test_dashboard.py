@@ -238,6 +238,40 @@ async def test_the_socket_sends_changed_panels_and_is_not_counted() -> None:
         await database.close()
 
 
+class FailingSnapshots(SnapshotCache):
+    """Snapshots of which the first raises what nobody expects."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failures = 0
+
+    def get_panels(self, *args: Any, **kwargs: Any) -> Any:
+        if not self.failures:
+            self.failures += 1
+            raise KeyError("an error that nobody expected")
+        return super().get_panels(*args, **kwargs)
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_an_unexpected_error_ends_no_pushes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    database = Database()
+    try:
+        user = await database.write(make_staff, "viewer", "view_livedashboard")
+        communicator, _ = await connect_as(user.pk, database)
+        OwnConsumer.shared = FailingSnapshots()
+        watch = {"type": "watch", "query": "range=15m", "every_seconds": 1}
+        await communicator.send_json_to(watch)
+        assert "map" in (await receive_until(communicator, "panels"))["html"]
+        begin = "The background task 'The push of the dashboard' failed"
+        failures = [one.getMessage() for one in caplog.records]
+        assert sum(one.startswith(begin) for one in failures) == 1
+        await communicator.disconnect()
+    finally:
+        await database.close()
+
+
 def log_out(session: Any, user: User) -> None:
     request = HttpRequest()
     request.session, request.user = session, user
@@ -297,10 +331,10 @@ async def test_the_socket_ends_at_once_with_the_rights_of_its_user(
         watch = {"type": "watch", "query": "range=15m", "every_seconds": 30}
         await communicator.send_json_to(watch)
         await receive_until(communicator, "panels")
-        await node.poll_requests()
+        await node.beat()
         await node.reauthoriser.poll()
         await database.write(lose, communicator.scope["session"], user)
-        await node.poll_requests()
+        await node.beat()
         await node.reauthoriser.poll()
         assert (await receive_until(communicator, "none"))["code"] == code
         assert len(node.hub) == 0
@@ -319,7 +353,7 @@ async def test_a_kick_of_all_clients_spares_the_socket() -> None:
         await database.write(
             lambda: post_close_requests(CloseRequest(target="all", reason="kicked"))
         )
-        await node.poll_requests()
+        await node.beat()
         await node.reauthoriser.poll()
         watch = {"type": "watch", "query": "range=15m", "every_seconds": 1}
         await communicator.send_json_to(watch)

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from django.db import OperationalError
+from django.db import OperationalError, connection
 from django.test import Client
 from django.utils import timezone
 
@@ -38,8 +38,18 @@ def take_own(number: int, before: Snapshot | None) -> Snapshot:
     )
 
 
+@pytest.fixture(params=[False, True], ids=["", "atomic"])
+def atomic_requests(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the project sets ATOMIC_REQUESTS: then BEGIN fails first."""
+    monkeypatch.setitem(connection.settings_dict, "ATOMIC_REQUESTS", request.param)
+
+
 @pytest.fixture
-def page(client: Client, db: None, dashboard: LiveDashboardAdmin) -> Client:
+def page(
+    client: Client, db: None, dashboard: LiveDashboardAdmin, atomic_requests: None
+) -> Client:
     """A viewer who may end connections, and who has seen the dashboard."""
     client.force_login(make_staff("viewer", "view_livedashboard", "end_connection"))
     store_states(make_node_row(host="web-1"), make_state("alice"))
@@ -60,6 +70,20 @@ def test_without_the_database_the_page_shows_this_node(page: Client) -> None:
     assert "zoe" in panels["html"]["map"] and panels["html"]["problem"]
     # The viewer stays signed in.
     assert "sessionid" not in response.cookies
+
+
+def test_a_project_keeps_its_transactions(page: Client) -> None:
+    """The pages of lists and actions run in one, if the project wants it."""
+    began: list[str] = []
+
+    def watch(execute: Any, sql: str, *args: Any) -> Any:
+        began.append(sql.partition(" ")[0])
+        return execute(sql, *args)
+
+    with connection.execute_wrapper(watch):
+        page.get("/admin/connections/ban/")
+    wanted = connection.settings_dict["ATOMIC_REQUESTS"]
+    assert (began[0] == "SAVEPOINT") is wanted
 
 
 @pytest.mark.django_db(transaction=True)

@@ -2,10 +2,14 @@
 
 import asyncio
 import threading
+from collections.abc import AsyncIterator, Callable
 
 import pytest
-from django.db import connection
+from django.db import OperationalError, connection
 
+from connections.exceptions import DatabaseUnavailable
+from connections.models import Ban
+from connections.models.alias import atomic
 from connections.storage.database import Database
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -51,3 +55,93 @@ async def test_abandoned_work_is_cancelled() -> None:
         await waiting
     may_go.set()
     await holding
+
+
+def refuse() -> None:
+    raise OperationalError("database or disk is full")
+
+
+def change_nothing() -> None:
+    Ban.objects.filter(value="nobody").update(reason="never")
+
+
+def change_nothing_in_transaction() -> None:
+    with atomic():
+        change_nothing()
+        Ban.objects.filter(value="nobody").delete()
+        Ban.objects.count()
+
+
+def insert() -> None:
+    Ban.objects.create(target=Ban.Target.CLIENT, value="alice")
+
+
+def insert_many() -> None:
+    Ban.objects.bulk_create(
+        [Ban(target=Ban.Target.CLIENT, value=value) for value in ("alice", "bob")]
+    )
+
+
+def update() -> None:
+    Ban.objects.filter(value="carol").update(reason="spam")
+
+
+def delete() -> None:
+    Ban.objects.filter(value="carol").delete()
+
+
+@pytest.fixture
+async def full_database() -> AsyncIterator[Database]:
+    """A database whose last write failed, with the ban of carol."""
+    database = Database()
+    await database.write(
+        Ban.objects.create, target=Ban.Target.CLIENT, value="carol", reason=""
+    )
+    with pytest.raises(DatabaseUnavailable):
+        await database.write(refuse)
+    assert database.failure is not None
+    yield database
+    await database.close()
+
+
+@pytest.mark.parametrize("work", [change_nothing, change_nothing_in_transaction, list])
+async def test_a_write_that_changes_nothing_leaves_the_failure(
+    full_database: Database, work: Callable[[], object]
+) -> None:
+    """On a full disk a transaction that changes nothing succeeds."""
+    await full_database.write(work)
+    await full_database.write_urgently(work)
+    await full_database.read(Ban.objects.count)
+    assert full_database.failure is not None
+
+
+@pytest.mark.parametrize("work", [insert, insert_many, update, delete])
+async def test_a_write_of_rows_ends_the_failure(
+    full_database: Database, work: Callable[[], object]
+) -> None:
+    await full_database.write(work)
+    assert full_database.failure is None
+
+
+async def test_a_write_that_fails_after_its_rows_leaves_the_failure(
+    full_database: Database,
+) -> None:
+    """A full disk may refuse the commit alone."""
+
+    def fail_at_commit() -> None:
+        insert()
+        refuse()
+
+    with pytest.raises(DatabaseUnavailable):
+        await full_database.write(fail_at_commit)
+    assert full_database.failure is not None
+
+
+async def test_a_read_ends_the_failure_of_reads() -> None:
+    database = Database()
+    with pytest.raises(DatabaseUnavailable):
+        await database.read(refuse)
+    assert database.failure is not None
+    await database.read(Ban.objects.count)
+    assert database.failure is None
+    await database.close()

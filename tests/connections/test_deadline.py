@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from connections.redis.deadline import deadline
+from connections.deadline import deadline
 
 
 @pytest.fixture

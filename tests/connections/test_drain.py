@@ -261,7 +261,9 @@ class DrainMachine(RuleBasedStateMachine):
         self.kicked.add(client)
 
         async def end() -> None:
-            self.node.end_connections([str(client.connection_id)], close_codes.KICKED)
+            connection = self.node.hub.get(str(client.connection_id))
+            assert connection is not None
+            connection.end(close_codes.KICKED)
 
         self.time.run(end())
         self.time.settle()

@@ -263,7 +263,7 @@ async def test_guessing_by_refresh_is_limited_like_guessing_by_handshake(
 ) -> None:
     communicator = await open_with(await create(), recording)
     live = next(iter(recording.hub))
-    live.address = "192.0.2.7"
+    live.source_address = "192.0.2.7"
     codes = [(await refuse(communicator, f"wrong-{n}"))[0] for n in range(12)]
     assert codes[0] == "invalid_message"
     assert codes[-1] == "rate_limited"

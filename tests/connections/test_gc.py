@@ -167,7 +167,7 @@ async def test_no_end_of_a_connection_needs_a_collection(
 ) -> None:
     """Tracebacks and cancelled tasks refer to the frames of the consumer."""
     # pytest keeps every record, with its traceback.
-    caplog.set_level(logging.CRITICAL, "connections.connection.runner")
+    caplog.set_level(logging.CRITICAL, "connections.connection.failures")
     node = make_node()
     gc.collect()
     gc.disable()

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from asgiref.sync import async_to_sync
 
 from connections.consumers import LimitedJsonConsumer, LimitedSyncConsumer
 from connections.limits import Limits
@@ -50,11 +51,72 @@ def test_the_configured_limits_are_the_default() -> None:
         {"burst_bytes": "many"},
         {"max_message_size": True},
         {"idle_timeout_seconds": -1},
+        *({name: 2**53 + 1} for name in ("burst_messages", "burst_bytes")),
+        *({name: 10**400} for name in ("bytes_per_second", "messages_per_second")),
+        {"idle_timeout_seconds": 1e300},
     ],
 )
 def test_limits_must_be_positive(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         replace(Limits.configured(make_config()), **wrong)
+
+
+def test_compression_is_true_or_false() -> None:
+    limits = Limits.configured(make_config(compression={"enabled": True}))
+    assert limits.compression is True
+    with pytest.raises(ValueError, match="compression: 1 is not allowed"):
+        replace(limits, compression=1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("enabled", "plan", "expected"),
+    [(False, True, True), (True, False, False), (True, True, None)],
+)
+async def test_the_server_learns_where_a_plan_has_compression_of_its_own(
+    enabled: bool, plan: bool, expected: bool | None
+) -> None:
+    node = make_node(compression={"enabled": enabled})
+    communicator = connect_to(Planned, node, plan={"compression": plan})
+    await communicator.send_input({"type": "websocket.connect"})
+    accept = await communicator.receive_output()
+    assert accept["type"] == "websocket.accept"
+    assert accept.get("compression") is expected
+    await communicator.disconnect()
+
+
+class Secretive(LimitedJsonConsumer):
+    """Sends each text twice as it is."""
+
+    async def handle_tell(self, content: Any) -> None:
+        await self.send(text_data=content["text"], compress=False)
+        await self.connection.send(text_data=content["text"], compress=False)
+        await self.send(bytes_data=b"x")
+
+
+class SecretiveSync(LimitedSyncConsumer):
+    def receive(self, text_data: Any = None, bytes_data: Any = None) -> None:
+        text = json.loads(text_data)["text"]
+        self.send(text_data=text, compress=False)
+        async_to_sync(self.connection.send)(text_data=text, compress=False)
+        self.send(bytes_data=b"x")
+
+
+@pytest.mark.parametrize("consumer", [Secretive, SecretiveSync])
+async def test_a_message_without_compress_says_so_to_the_server(consumer: Any) -> None:
+    communicator = connect_to(consumer, make_node())
+    await communicator.connect()
+    await communicator.send_json_to({"type": "tell", "text": "a secret"})
+    for _ in range(2):
+        assert await communicator.receive_output() == {
+            "type": "websocket.send",
+            "text": "a secret",
+            "compress": False,
+        }
+    assert await communicator.receive_output() == {
+        "type": "websocket.send",
+        "bytes": b"x",
+    }
+    await communicator.disconnect()
 
 
 def test_an_idle_timeout_of_0_is_allowed() -> None:

@@ -21,7 +21,7 @@ from connections.node.live_state import (
     encode,
     request_samples,
 )
-from connections.node.top import TopCounter
+from connections.node.top import TopCounter, decode_report, rank
 from connections.storage.database import Database
 from connections.testing import FakeClock
 from connections.testing.communicators import make_config
@@ -101,7 +101,7 @@ async def test_samples_are_taken_only_while_requested() -> None:
         database=database,
         config=make_config(),
         node_id="n1",
-        describe_top=TopCounter(hub).describe,
+        top=TopCounter(hub),
         is_draining=lambda: False,
         clock=clock,
     )
@@ -112,8 +112,15 @@ async def test_samples_are_taken_only_while_requested() -> None:
         assert not await database.read(pictures.exists)
         await database.write(request_samples)
         await sampler.sample()
-        (first,) = decode(bytes((await database.read(pictures.get)).content))
+        picture = await database.read(pictures.get)
+        (first,) = decode(bytes(picture.content))
         assert (first.connection_id, first.in_per_second) == ("c1", 0.0)
+        # The ranks are of the same moment, whenever the top was counted before.
+        assert picture.top is not None
+        report = decode_report(bytes(picture.top))
+        assert report is not None
+        ranks = rank([report], "client", "connections", minutes=1, limit=1)
+        assert [row.key for row in ranks.rows] == [live.client_id]
         live.messages_in += 6
         clock.advance(2)
         await sampler.sample()

@@ -117,7 +117,7 @@ def test_open_connections_of_dead_nodes_are_lost_at_the_last_beat() -> None:
     make_row("closed", "lost", closed_at=START, close_code=4300, reason="idle")
     beat_at = START + timedelta(seconds=9)
     Node.objects.filter(node_id="lost").update(beat_at=beat_at)
-    assert Connection.objects.mark_lost(batch_size=10) == 2
+    assert len(Connection.objects.mark_lost(batch_size=10)) == 2
     lost = Connection.objects.filter(reason="lost", close_code=1006)
     assert {row.pk: row.closed_at for row in lost} == {
         "of-lost": beat_at,
@@ -131,7 +131,7 @@ def test_a_connection_of_a_pruned_node_is_lost() -> None:
     """It ends at its last activity, the last known moment."""
     seen_at = START + timedelta(seconds=5)
     make_row("c1", "forgotten", last_activity_at=seen_at)
-    assert Connection.objects.mark_lost(batch_size=10) == 1
+    assert Connection.objects.mark_lost(batch_size=10) == ["c1"]
     row = Connection.objects.get()
     assert (row.reason, row.closed_at) == ("lost", seen_at)
 
@@ -140,7 +140,7 @@ def test_a_connection_of_a_pruned_node_is_lost() -> None:
 def test_lost_connections_are_marked_in_batches() -> None:
     for number in range(5):
         make_row(f"c{number}", "lost")
-    counts = [Connection.objects.mark_lost(batch_size=2) for _ in range(4)]
+    counts = [len(Connection.objects.mark_lost(batch_size=2)) for _ in range(4)]
     assert counts == [2, 2, 1, 0]
 
 

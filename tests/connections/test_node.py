@@ -46,7 +46,7 @@ async def test_a_node_taken_for_dead_comes_back_with_its_connections(
     await recording.beat()
     node = await models.Node.objects.aget()
     await database_sync_to_async(models.Node.objects.mark_lost)(node)
-    assert await database_sync_to_async(Connection.objects.mark_lost)(500) == 1
+    assert len(await database_sync_to_async(Connection.objects.mark_lost)(500)) == 1
     assert (await Connection.objects.aget()).reason == "lost"
     await recording.beat()
     row = await Connection.objects.aget()
@@ -135,6 +135,20 @@ async def test_a_node_does_not_end_an_active_connection_as_idle(
     await recording.beat()
     assert (await receive_close(communicator))["code"] == 4300
     await communicator.disconnect()
+
+
+async def test_a_second_stop_waits_for_the_first() -> None:
+    """A drain that ends and a lifespan may both stop a node, then the process ends."""
+    node = Node(make_config(), database=Database())
+    await node.start()
+    communicator = await open_connection(Echo, node)
+    await communicator.disconnect()
+    first = asyncio.ensure_future(node.stop())
+    await asyncio.sleep(0)
+    await node.stop()
+    row = await models.Node.objects.aget()
+    assert row.state == row.State.STOPPED
+    await first
 
 
 async def test_a_stopped_node_is_recorded_as_stopped() -> None:

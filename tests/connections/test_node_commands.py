@@ -113,7 +113,7 @@ async def test_a_notice_reaches_clients_that_speak_json() -> None:
         await plain.connect()
         command = NodeCommand(kind="notice", target="all", text="hello", author="admin")
         await database.write(command.save)
-        await node.poll_requests()
+        await node.beat()
         assert (await receive_type(spoken, "notice"))["text"] == "hello"
         assert await plain.receive_nothing()
         await database.read(command.refresh_from_db)

@@ -1,6 +1,7 @@
 """Test what a node reports by itself: a full pool, and a database that is away."""
 
 import logging
+import os
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -16,6 +17,8 @@ from connections.consumers import LimitedJsonConsumer
 from connections.exceptions import DatabaseUnavailable
 from connections.models import Alert
 from connections.node.health import READINESS, describe_health
+from connections.node.own_alerts import OwnAlerts
+from connections.pool.local import LocalPool
 from connections.storage.database import Database
 from connections.testing import FakeClock
 from connections.testing.communicators import (
@@ -148,6 +151,8 @@ def test_the_alerts_name_the_nodes() -> None:
     counters = {"pool_full": text, "recent": {"pool_full": 9}}
     make_node_row("n1", counters=counters)
     make_node_row("n2", host="w", pid=7, degraded="Error 111")
+    covered = {"pool_lost_with_database": True}
+    make_node_row("n3", degraded="PostgreSQL does not answer", counters=covered)
     measurements = read_measurements()
     assert measurements.recent["pool_full"] == 9
     assert measurements.full_pools == [f"node h:1: {text}"]
@@ -159,6 +164,10 @@ def test_the_alerts_name_the_nodes() -> None:
 
 def fail(message: str = "connection refused") -> None:
     raise OperationalError(message)
+
+
+def write_row() -> None:
+    make_node_row(os.urandom(16).hex())
 
 
 class Outage:
@@ -179,7 +188,7 @@ class Outage:
                 with pytest.raises(DatabaseUnavailable):
                     await self.database.write(fail)
             else:
-                await self.database.write(int)
+                await self.database.write(write_row)
             await self.alert.poll()
             await self.alert.wait_mailed()
 
@@ -264,3 +273,38 @@ async def test_a_disabled_rule_reports_no_outage(settings: Any) -> None:
     await made.pass_by(30, is_away=True)
     assert not mail.outbox
     await made.database.close()
+
+
+@pytest.mark.parametrize("is_in_database", [True, False])
+async def test_the_alert_of_the_database_covers_its_pool_until_that_is_back(
+    settings: Any, transactional_db: None, is_in_database: bool
+) -> None:
+    """The pool may return a moment later than the rest of the database."""
+    node, pool, database = make_node(), LocalPool(max_total=3), Database()
+    own = OwnAlerts(
+        CONFIG,
+        hub=node.hub,
+        meter=node.meter,
+        pool=pool,
+        is_pool_in_database=is_in_database,
+        get_usage=lambda: None,
+        read_usage=pool.get_usage,
+        database=database,
+        clock=FakeClock(),
+    )
+    assert own.database_down is not None
+    pool.degraded_reason = "PostgreSQL does not answer"
+    assert not own.covers_pool()
+    with pytest.raises(DatabaseUnavailable):
+        await database.write(fail)
+    await own.database_down.poll()
+    assert own.covers_pool() is is_in_database
+    await database.write(write_row)
+    await own.database_down.poll()
+    assert own.database_down.alert is None
+    assert own.covers_pool() is is_in_database
+    pool.degraded_reason = None
+    assert not own.covers_pool()
+    pool.degraded_reason = "the pool alone"
+    assert not own.covers_pool()
+    await database.close()

@@ -209,6 +209,7 @@ class FakeServer:
     """The parts of a server that a drain stops; the middle one of each kind fails."""
 
     applications = requests = ()
+    is_retiring = False
 
     def __init__(self) -> None:
         self.node = make_node(drain={"grace_seconds": 1, "delay_seconds": 0})
@@ -408,7 +409,7 @@ async def test_a_part_of_the_beat_that_fails_stops_no_other() -> None:
 
 
 def test_a_subscriber_that_raises_keeps_no_other_asleep() -> None:
-    tail, woken = Tail("s", Passes()), list[str]()
+    tail, woken = Tail("s", Passes(), on_doubt=print), list[str]()
 
     def fail() -> None:
         raise RuntimeError("closed")

@@ -8,7 +8,7 @@ from connections.exceptions import DatabaseUnavailable
 from connections.node.periodic import run_periodically
 
 
-async def fail_once(exc: Exception) -> None:
+async def fail_once(exc: BaseException) -> None:
     """Run a step that fails with an exception the first time."""
     failures = [exc]
     again = asyncio.Event()
@@ -46,3 +46,10 @@ async def test_an_unexpected_failure_is_logged_with_its_traceback(
     (record,) = (one for one in caplog.records if one.levelname == "ERROR")
     assert record.exc_info is not None
     assert record.exc_info[1] is exc
+
+
+@pytest.mark.parametrize("kind", [asyncio.CancelledError, SystemExit])
+async def test_no_end_of_what_a_step_awaits_ends_periodic_work(
+    kind: type[BaseException],
+) -> None:
+    await fail_once(kind())

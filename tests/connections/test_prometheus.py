@@ -11,8 +11,11 @@ from typing import Any
 
 import pytest
 from django.apps import apps
-from django.test import RequestFactory
+from django.test import AsyncClient, RequestFactory
 from prometheus_client import REGISTRY, generate_latest
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as parse_openmetrics,
+)
 from prometheus_client.parser import text_string_to_metric_families
 
 from connections.node.current import get_node
@@ -82,6 +85,10 @@ async def test_metrics_count_a_connection_during_and_after_it(node: Node) -> Non
     assert during["websocket_message_rate", "in"] > 0
     assert during["websocket_pool_slots",] == 1
     assert during["websocket_consumers_alive",] == 1
+    size = "websocket_message_size_bytes"
+    assert during[f"{size}_bucket", "in", "64", "ws/test/"] == 2
+    assert during[f"{size}_sum", "in", "ws/test/"] == 9
+    assert during[f"{size}_count", "out", "ws/test/"] == 1
     await communicator.disconnect()
     after = await scrape()
     assert after["active_websocket_connections", "ws/test/"] == 0
@@ -93,6 +100,25 @@ async def test_metrics_count_a_connection_during_and_after_it(node: Node) -> Non
     assert after["websocket_connection_duration_seconds_bucket", "86400"] == 1
     assert after["websocket_handler_duration_seconds_count",] == 2
     assert after["websocket_consumers_alive",] == 0
+
+
+async def test_messages_are_counted_by_size(node: Node) -> None:
+    """Counts of closed connections stay; a route without any has no series."""
+    communicator = connect_to(Echo, node, route="ws/test/")
+    await communicator.connect()
+    for size in (1, 2, 64, 65, 256, 257, 5000):
+        await communicator.send_to(text_data="x" * size)
+        await communicator.receive_output()
+    await communicator.disconnect()
+    found = await scrape()
+    name = "websocket_message_size_bytes_bucket"
+    counted = [
+        found[name, direction, edge, "ws/test/"]
+        for direction in ("in", "out")
+        for edge in ("64", "256", "1024", "4096", "16384", "+Inf")
+    ]
+    assert counted == [3, 5, 6, 6, 7, 7] * 2
+    assert not [key for key in found if key[0] == name and "unknown" in key]
 
 
 async def test_early_refusals_are_outcomes(node: Node) -> None:
@@ -187,6 +213,25 @@ async def test_a_trusted_proxy_names_the_client(
     assert asked.status_code == status
 
 
+@pytest.mark.parametrize("claimed", ["127.0.0.1", "::1", "127.9.9.9", "localhost"])
+async def test_a_trusted_proxy_does_not_speak_for_this_host(
+    settings: Any, claimed: str
+) -> None:
+    """A proxy may pass on what a client sent."""
+    settings.WEBSOCKET = {"trusted_proxies": ["127.0.0.1"]}
+    asked = await ask(**{"X-Forwarded-For": claimed, "Via": "1.1 proxy"})
+    assert asked.status_code == 403
+
+
+async def test_a_foreign_host_is_refused(node: Node, settings: Any) -> None:
+    """A page of an attacker whose name points to this host must read nothing."""
+    settings.ALLOWED_HOSTS = ["testserver"]
+    client = AsyncClient()
+    assert (await client.get("/metrics")).status_code == 200
+    foreign = await client.get("/metrics", headers={"host": "elsewhere.example"})
+    assert foreign.status_code == 400
+
+
 async def test_post_is_not_allowed(node: Node) -> None:
     assert (await metrics(RequestFactory().post("/metrics"))).status_code == 405
 
@@ -275,3 +320,12 @@ async def test_apps_that_are_made_ready_again_export_once(node: Node) -> None:
 
 def test_without_a_node_another_thread_gets_no_series() -> None:
     assert b"active_websocket_connections" not in generate_latest(REGISTRY)
+
+
+async def test_openmetrics_is_given_to_those_who_ask(node: Node) -> None:
+    response = await ask(accept="application/openmetrics-text; version=1.0.0")
+    assert response["Content-Type"].startswith("application/openmetrics-text")
+    families = parse_openmetrics(response.content.decode())  # type: ignore[no-untyped-call]
+    names = {family.name for family in families}
+    assert "websocket_handler_duration_seconds" in names
+    assert (await ask())["Content-Type"].startswith("text/plain")

@@ -40,6 +40,8 @@ LAG = "websocket_event_loop_lag_seconds"
 FULL = 'websocket_connections_total{outcome="pool_full"}'
 DEGRADED = "websocket_pool_degraded"
 UP = "websocket_database_up"
+IN_POSTGRES = 'websocket_config_info{pool="postgres"}'
+IN_REDIS = 'websocket_config_info{pool="redis"}'
 
 FIRING: dict[str, Series] = {
     "pool_full": {FULL: "0+2x30"},
@@ -65,7 +67,11 @@ FIRING: dict[str, Series] = {
 
 QUIET: dict[str, list[Series]] = {
     "pool_full": [{FULL: "0x30"}, {FULL: "0+9x10 90x20"}, {}],
-    "pool_degraded": [{DEGRADED: "0x30"}, {}],
+    "pool_degraded": [
+        {DEGRADED: "0x30"},
+        {DEGRADED: "1x30", UP: "0x30", IN_POSTGRES: "1x30"},
+        {},
+    ],
     "database_down": [{UP: "1x30"}, {UP: "1x25 0 1x4"}, {}],
     "pool_near_exhaustion": [
         {"websocket_pool_slots": "89x30", "websocket_pool_limit": "100x30"},
@@ -190,6 +196,19 @@ def test_each_rule_fires_when_it_should_and_only_then(rules: Path, rule: str) ->
 @pytest.mark.parametrize("rule", list(BETWEEN))
 def test_a_firing_rule_fires_down_to_its_clear_value(rules: Path, rule: str) -> None:
     code, output = run_rules(rules.parent, [make_test(rule, BETWEEN[rule], fires=True)])
+    assert code == 0, output
+
+
+@pytest.mark.parametrize(
+    "series",
+    [
+        {DEGRADED: "1x30", UP: "1x30", IN_POSTGRES: "1x30"},
+        {DEGRADED: "1x30", UP: "0x30", IN_REDIS: "1x30"},
+    ],
+)
+def test_a_pool_that_is_lost_by_itself_fires(rules: Path, series: Series) -> None:
+    tests = [make_test("pool_degraded", series, fires=True)]
+    code, output = run_rules(rules.parent, tests)
     assert code == 0, output
 
 

@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 
 from connections.consumers import LimitedConsumer
 from connections.layers.redis import RedisLayer
+from connections.redis.bus import RedisBus
 from connections.redis.pubsub import Subscriptions
 from connections.testing.communicators import connect_to, make_node
 from connections.testing.waiting import scale, wait_until
@@ -120,3 +121,24 @@ async def test_a_message_that_cannot_be_handed_on_ends_no_subscription(
         await wait_until(lambda: arrived == [b"1", b"2"])
         assert subscriptions.is_subscribed
         await subscriptions.close()
+
+
+async def test_a_callback_that_fails_at_a_return_stops_no_other(
+    redis_server: RedisProcess,
+) -> None:
+    """Neither the others' callbacks nor the subscription itself."""
+    returned: list[int] = []
+    bus = RedisBus(redis_server.url, node_id="a")
+
+    def fail() -> None:
+        returned.append(1)
+        raise KeyError("an error that nobody expected")
+
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+    bus.on_return(fail)
+    bus.on_return(lambda: returned.append(2))
+    await bus.start()
+    with redis_server.connect() as client:
+        client.client_kill_filter(_type="pubsub")
+    await wait_until(lambda: returned == [1, 2] and bus.is_subscribed)
+    await bus.close()

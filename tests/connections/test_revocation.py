@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from datetime import timedelta
 from importlib import import_module
 from typing import Any
@@ -14,6 +15,7 @@ from django.contrib.auth.backends import ModelBackend
 from django.contrib.auth.models import Group, Permission, User, update_last_login
 from django.contrib.auth.signals import user_logged_out
 from django.contrib.sessions.models import Session
+from django.core.management import call_command
 from django.db import connection, transaction
 from django.test import RequestFactory
 from django.test.utils import CaptureQueriesContext
@@ -522,8 +524,8 @@ def erase_users() -> None:
             lambda: Session.objects.update(
                 expire_date=timezone.now() - timedelta(minutes=1)
             ),
-            4009,
-            "logged_out",
+            4100,
+            "token_expired",
         ),
         (
             lambda: User.objects.get().groups.through.objects.all().delete(),
@@ -573,6 +575,97 @@ async def test_a_token_changed_without_a_signal_is_found(
     node.clock.advance(node.config.reauthorise_seconds)
     await poll(node)
     await assert_ends(communicator, code, reason)
+
+
+@pytest.fixture
+async def observing() -> AsyncIterator[Node]:
+    """A node on which the expiry of the route "ws/old/" is observed."""
+    database = SwitchableDatabase()
+    modes = {"routes": {"ws/old/": {"expiry": "observe"}}}
+    yield Node(make_config(enforce=modes), database=database, clock=FakeClock())
+    await database.close()
+
+
+async def recheck(node: Node) -> None:
+    assert isinstance(node.clock, FakeClock)
+    node.clock.advance(node.config.reauthorise_seconds)
+    await poll(node)
+
+
+async def open_observed(credential: Any, node: Node) -> Any:
+    communicator = connect_to(
+        StaffEcho, node, credential=credential, user=credential.user, route="ws/old/"
+    )
+    assert (await communicator.connect())[0]
+    return communicator
+
+
+def expire_sessions() -> None:
+    Session.objects.update(expire_date=timezone.now() - timedelta(minutes=1))
+
+
+@pytest.mark.parametrize("knows_expiry", [True, False])
+async def test_a_session_that_expired_stays_where_expiry_is_observed(
+    observing: Node, knows_expiry: bool
+) -> None:
+    """Also after `clearsessions`; what does not belong to expiry still ends it."""
+    user = await in_database(make_staff)()
+    credential = await in_database(lambda: verify_session(log_in(user)))()
+    if not knows_expiry:  # As that of a middleware's user.
+        credential = replace(credential, expires_at=None)
+    communicator = await open_observed(credential, observing)
+    await in_database(expire_sessions)()
+    await recheck(observing)
+    await in_database(call_command)("clearsessions")
+    assert not await Session.objects.aexists()
+    await recheck(observing)
+    await assert_stays(observing)
+    assert observing.counters.get_totals(())["would_have"] == {"expiry": 1}
+    await User.objects.aupdate(is_active=False)
+    await recheck(observing)
+    await assert_ends(communicator, 4009, "deactivated")
+
+
+async def test_an_expired_session_that_vanished_has_expired(observing: Node) -> None:
+    user = await in_database(make_staff)()
+    credential = await in_database(lambda: verify_session(log_in(user)))()
+    past = timezone.now() - timedelta(minutes=1)
+    communicator = await open_observed(replace(credential, expires_at=past), observing)
+    await Session.objects.all().adelete()
+    await recheck(observing)
+    await assert_stays(observing)
+    await communicator.disconnect()
+
+
+async def test_a_logout_ends_a_session_whose_expiry_is_observed(
+    observing: Node,
+) -> None:
+    user = await in_database(make_staff)()
+    credential = await in_database(lambda: verify_session(log_in(user)))()
+    communicator = await open_observed(credential, observing)
+    await Session.objects.all().adelete()
+    await recheck(observing)
+    await assert_ends(communicator, 4009, "logged_out")
+
+
+@pytest.mark.parametrize("kind", ["token", "session"])
+async def test_a_lost_permission_ends_an_expired_credential_that_is_observed(
+    observing: Node, kind: str
+) -> None:
+    user = await in_database(make_staff)()
+    if kind == "token":
+        credential, _ = await in_database(make_token)(user)
+    else:
+        credential = await in_database(lambda: verify_session(log_in(user)))()
+    communicator = await open_observed(credential, observing)
+    past = timezone.now() - timedelta(days=1)
+    await AccessToken.objects.aupdate(expires_at=past)
+    await in_database(expire_sessions)()
+    await recheck(observing)
+    await assert_stays(observing)
+    await in_database(lambda: user.groups.through.objects.all().delete())()
+    await recheck(observing)
+    await assert_ends(communicator, 4003, "forbidden")
 
 
 async def test_a_poll_takes_few_queries_for_all_connections(node: Node) -> None:

@@ -1,5 +1,8 @@
 """Each minute becomes one row, however often and late it is rolled up."""
 
+import random
+import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,8 +18,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from connections.models import MinuteRollup, Node
-from connections.sweeper.rollups import roll_up
+from connections.dashboard.statistics import read_statistics
+from connections.metrics.counters import DURATION_EDGES
+from connections.models import HourRollup, MinuteRollup, Node
+from connections.sweeper.rollups import roll_up, roll_up_hours
 from tests.connections.rows import make_node_row
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -97,6 +102,80 @@ def test_a_node_that_comes_back_and_dies_in_the_same_minute_is_counted_whole() -
     Node.objects.update(state="lost", minute=make_minute(1, opened=3))
     roll_up(500)
     assert count_opened() == {1: 3}
+
+
+def write_week() -> int:
+    """Write minutes of two nodes over a week; return the last hour that ended."""
+    hour = int(time.time() // 3600) - 1
+    chosen = random.Random(7)
+    MinuteRollup.objects.bulk_create(
+        MinuteRollup(
+            node_id=node_id,
+            minute=(hour - back) * 60 + minute,
+            open_connections=chosen.randrange(50),
+            opened=chosen.randrange(9),
+            ended=4,
+            refused=3,
+            errors=1,
+            handled=4,
+            handling=[3, 1],
+            handling_seconds=chosen.random(),
+            max_loop_lag_seconds=chosen.random(),
+            ends_by_reason=chosen.choice(({"idle": 4}, {"idle": 1, "evicted": 3})),
+            refused_by_outcome={"pool_full": 3},
+            errors_by_kind={"internal": 1},
+            durations=[chosen.randrange(3) for _ in range(len(DURATION_EDGES) + 1)],
+        )
+        for node_id in ("n1", "n2")
+        for back in range(0, 166, 11)
+        for minute in (0, 7, 59)
+    )
+    return hour
+
+
+def roll_up_all_hours() -> None:
+    while roll_up_hours():
+        pass
+
+
+def test_seven_days_look_the_same_from_hours() -> None:
+    hour = write_week()
+    from_minutes = read_statistics("7d")
+    roll_up_all_hours()
+    MinuteRollup.objects.filter(minute__lt=(hour - 24) * 60).delete()
+    from_hours = read_statistics("7d")
+    assert from_hours == replace(from_minutes, handling_ms=from_hours.handling_ms)
+    assert from_hours.handling_ms == pytest.approx(from_minutes.handling_ms)
+    assert sum(from_hours.opened) > 0
+
+
+def test_a_late_minute_is_added_to_its_hour() -> None:
+    hour = write_week()
+    roll_up_all_hours()
+    before = sum(read_statistics("7d").opened)
+    make_node_row(unrolled=[{**make_minute(0, opened=90), "minute": (hour - 1) * 60}])
+    roll_up(500)
+    assert not HourRollup.objects.filter(hour=hour - 1).exists()
+    assert sum(read_statistics("7d").opened) == before + 90
+    roll_up_all_hours()
+    assert HourRollup.objects.get(hour=hour - 1).opened == 90
+    assert sum(read_statistics("7d").opened) == before + 90
+
+
+def test_the_oldest_hour_waits_for_its_late_minute() -> None:
+    """Its minutes count while its row is missing."""
+    write_week()
+    roll_up_all_hours()
+    before = read_statistics("7d")
+    HourRollup.objects.order_by("hour")[0].delete()
+    after = read_statistics("7d")
+    assert (after.opened, after.reasons) == (before.opened, before.reasons)
+
+
+def test_an_hour_under_way_waits() -> None:
+    minute = int(time.time() // 60)
+    MinuteRollup.objects.create(node_id="n1", minute=minute, opened=1)
+    assert roll_up_hours() == 0
 
 
 class Cluster(RuleBasedStateMachine):

@@ -131,4 +131,20 @@ def test_the_socket_of_the_dashboard_has_the_prefix(admin_client: Any) -> None:
     admin_client.get(where)  # Django keeps the address of static files.
     with override_script_prefix("/app/"):
         page = admin_client.get(where)
-    assert 'data-socket="/app/ws/connections/live/"' in page.content.decode()
+    assert 'data-socket="/app/ws/connections/live/?site=admin"' in page.content.decode()
+
+
+@pytest.mark.parametrize("where", ["/ws/a/", "/nested/ws/a/"])
+def test_no_frame_of_a_router_lasts_as_long_as_a_connection(where: str) -> None:
+    async def receive() -> Any:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        return
+
+    scope = {"type": "websocket", "path": where}
+    serving: Any = WebSocketRouter(ROUTES)(scope, receive, send)
+    try:
+        assert serving.__qualname__ == "CredentialMiddleware.__call__"
+    finally:
+        serving.close()

@@ -1,15 +1,19 @@
 """Test the deadline of messages that another server does not take."""
 
 import asyncio
+from collections.abc import Iterator
+
+import pytest
 
 from connections import close_codes
 from connections.asgi import Message, Receive, Send
 from connections.connection.send_deadline import SendDeadline
 from connections.consumers import LimitedConsumer
 from connections.testing.communicators import connect_to, make_node
-from connections.testing.waiting import wait_until
+from tests.connections.virtual_loop import VirtualTime
 
 HELLO = {"type": "websocket.send", "text": "hello"}
+STALL_SECONDS = 20
 
 
 class Gate:
@@ -24,50 +28,82 @@ class Gate:
         self.passed.append(message)
 
 
-async def test_a_message_that_is_not_taken_is_reported_once() -> None:
-    gate, stalls = Gate(), list[str]()
-    send = SendDeadline(gate, 0.02, lambda: stalls.append("stall"))
-    sending = asyncio.create_task(send(HELLO))
-    await wait_until(lambda: stalls == ["stall"])
-    gate.is_open.set()
-    await sending
-    assert gate.passed == [HELLO]
-    send.stop()
+class Case:
+    """A deadline on a loop whose time the test moves."""
+
+    def __init__(self, time: VirtualTime) -> None:
+        self.time = time
+        self.gate = Gate()
+        self.stalls: list[float] = []
+        self.deadline = SendDeadline(
+            self.gate, STALL_SECONDS, lambda: self.stalls.append(time())
+        )
+
+    def begin(self, message: Message = HELLO) -> None:
+        """Send a message, without waiting until it is taken."""
+        self.time.run(self._begin(message))
+        self.time.settle()
+
+    async def _begin(self, message: Message) -> None:
+        self.sending = asyncio.create_task(self.deadline(message))
 
 
-async def test_messages_that_are_taken_are_not_reported() -> None:
-    gate, stalls = Gate(), list[str]()
-    gate.is_open.set()
-    send = SendDeadline(gate, 0.02, lambda: stalls.append("stall"))
+@pytest.fixture
+def case() -> Iterator[Case]:
+    with VirtualTime() as time:
+        case = Case(time)
+        yield case
+        case.deadline.stop()
+
+
+def test_a_message_that_is_not_taken_is_reported_once(case: Case) -> None:
+    case.begin()
+    case.time.advance(STALL_SECONDS - 1)
+    assert case.stalls == []
+    case.time.advance(10 * STALL_SECONDS)
+    assert case.stalls == [STALL_SECONDS]
+    case.gate.is_open.set()
+    case.time.settle()
+    assert case.gate.passed == [HELLO]
+
+
+def test_messages_that_are_taken_are_not_reported(case: Case) -> None:
+    case.gate.is_open.set()
     for _ in range(10):
-        await send(HELLO)
-        await asyncio.sleep(0.005)
-    send.stop()
-    assert stalls == []
+        case.begin()
+        case.time.advance(STALL_SECONDS / 4)
+    case.time.advance(10 * STALL_SECONDS)
+    assert len(case.gate.passed) == 10
+    assert case.stalls == []
 
 
-async def test_a_large_message_has_time_to_leave_the_buffer() -> None:
-    gate, stalls = Gate(), list[str]()
-    gate.is_open.set()
-    send = SendDeadline(gate, 0.01, lambda: stalls.append("stall"))
-    await send({"type": "websocket.send", "bytes": bytes(10_000_000)})
-    gate.is_open.clear()
-    sending = asyncio.create_task(send(HELLO))
-    await asyncio.sleep(0.05)
-    assert stalls == []
-    sending.cancel()
-    send.stop()
+def test_each_message_that_is_taken_gives_the_next_its_time(case: Case) -> None:
+    for _ in range(5):
+        case.gate.is_open.clear()
+        case.begin()
+        case.time.advance(STALL_SECONDS - 1)
+        case.gate.is_open.set()
+        case.time.settle()
+    assert case.stalls == []
 
 
-async def test_nothing_is_reported_after_the_end() -> None:
-    gate, stalls = Gate(), list[str]()
-    send = SendDeadline(gate, 0.01, lambda: stalls.append("stall"))
-    sending = asyncio.create_task(send(HELLO))
-    await asyncio.sleep(0)
-    send.stop()
-    await asyncio.sleep(0.03)
-    sending.cancel()
-    assert stalls == []
+def test_a_large_message_has_time_to_leave_the_buffer(case: Case) -> None:
+    """A million bytes get 100 seconds more."""
+    case.gate.is_open.set()
+    case.begin({"type": "websocket.send", "bytes": bytes(1_000_000)})
+    case.gate.is_open.clear()
+    case.begin()
+    case.time.advance(STALL_SECONDS + 99)
+    assert case.stalls == []
+    case.time.advance(2)
+    assert case.stalls == [STALL_SECONDS + 100]
+
+
+def test_nothing_is_reported_after_the_end(case: Case) -> None:
+    case.begin()
+    case.deadline.stop()
+    case.time.advance(10 * STALL_SECONDS)
+    assert case.stalls == []
 
 
 class Greeter(LimitedConsumer):

@@ -11,7 +11,6 @@ from channels.db import database_sync_to_async
 from django.db import ProgrammingError, connection
 from django.utils import timezone
 
-from connections import close_codes
 from connections.alerts.evaluator import Evaluator
 from connections.alerts.measurements import read_measurements
 from connections.close_codes import CloseReason
@@ -22,6 +21,7 @@ from connections.models import Alert, Ban, CloseRequest, Node, Sweep
 from connections.node.health import READINESS, describe_health
 from connections.node.node import Node as LiveNode
 from connections.node.periodic import run_periodically
+from connections.pool.base import Slot
 from connections.sweeper.background import run_sweeper
 from connections.sweeper.results import SweepIncomplete
 from connections.sweeper.sweeper import Sweeper
@@ -145,8 +145,12 @@ async def reauthorise(node: LiveNode) -> bool | None:
 
 
 async def renew_leases(node: LiveNode) -> bool | None:
-    node.hub.join(make_connection("broken", sender=BrokenSender()))
-    return node.end_connections(["broken"], close_codes.EVICTED)
+    connection = make_connection("broken", sender=BrokenSender())
+    connection.slot = Slot(
+        connection_id="broken", client_id="alice", node_id="n", opened_at=0, limit=1
+    )
+    node.hub.join(connection)
+    return await node.renew_leases()
 
 
 Failing = Callable[[LiveNode], Awaitable[bool | None]]
@@ -189,6 +193,7 @@ async def test_every_step_of_a_node_is_watched(node: LiveNode) -> None:
         "The heartbeat": 1,
         "The write of records": 1,
         "The comparison of records": 1,
+        "The write of refused handshakes": 1,
         "The write of used tokens": 1,
         "The poll of close requests": 1,
         "The poll of bans": 1,

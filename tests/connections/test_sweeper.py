@@ -17,6 +17,7 @@ from connections.models import (
     ErrorEvent,
     Node,
     NodeCommand,
+    RefusedHandshake,
     Sweep,
 )
 from connections.sweeper.background import run_sweeper
@@ -201,6 +202,26 @@ def test_idle_connections_are_asked_to_end_once() -> None:
     assert sweeper.sweep().idle_requested == 0
 
 
+@pytest.mark.parametrize(
+    ("enforce", "expected"),
+    [
+        ({"idle": "observe"}, set()),
+        ({"routes": {"a/": {"idle": "observe"}}}, {"b"}),
+        ({"idle": "observe", "routes": {"a/": {"idle": "enforce"}}}, {"a"}),
+    ],
+)
+def test_observed_idle_connections_are_not_asked_to_end(
+    enforce: Any, expected: set[str]
+) -> None:
+    node = make_node_row()
+    long_ago = timezone.now() - timedelta(hours=1)
+    for name in ("a", "b"):
+        make_row(node, name, last_activity_at=long_ago, route=f"{name}/")
+    Sweeper(make_config(enforce=enforce), clock=FakeClock()).sweep()
+    values = CloseRequest.objects.values_list("value", flat=True)
+    assert set(values) == expected
+
+
 def test_idle_sooner_than_configured() -> None:
     node = make_node_row("live")
     make_row(node, "c1", last_activity_at=timezone.now() - timedelta(seconds=20))
@@ -252,8 +273,12 @@ def test_bans_are_pruned_after_their_end_and_commands_by_age() -> None:
     Ban.objects.update(created_at=old - timedelta(days=31))
     NodeCommand.objects.create(kind="notice", target="all", created_at=old)
     NodeCommand.objects.create(kind="drain", target="node", created_at=recent)
+    for moment in (old, recent):
+        RefusedHandshake.objects.create(at=moment, client_id="a", reason="pool_full")
     dry = make_sweeper(is_dry=True).sweep()
     swept = make_sweeper().sweep()
+    assert (dry.refusals_pruned, swept.refusals_pruned) == (1, 1)
+    assert RefusedHandshake.objects.get().at == recent
     assert (dry.bans_pruned, dry.orders_pruned) == (1, 1)
     assert (swept.bans_pruned, swept.orders_pruned) == (1, 1)
     assert set(Ban.objects.values_list("value", flat=True)) == {"b", "c"}

@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
@@ -65,7 +66,7 @@ def test_a_ticket_stands_for_its_token() -> None:
     user = User.objects.create_user("alice")
     expires_at = timezone.now() + timedelta(hours=1)
     first = make_token_credential(user=user, scopes=["/ws/"], expires_at=expires_at)
-    assert redeem(give(first)) == first
+    assert asdict(redeem(give(first))) == asdict(first)
 
 
 def test_a_ticket_stands_for_its_session() -> None:
@@ -393,8 +394,8 @@ async def test_a_look_up_that_fails_is_counted(node: Node, settings: Any) -> Non
     settings.SESSION_ENGINE = "tests.nowhere"
     communicator = shake_hands(node, "", origin="http://testserver")
     communicator.scope["headers"] += [(b"cookie", b"sessionid=aaaaaaaa")]
-    with pytest.raises(ModuleNotFoundError):
-        await communicator.connect()
+    await communicator.connect()
+    assert (await receive_close(communicator))["code"] == 4500
     counted = [one.outcomes for one in node.counters.routes.values()]
     assert {"internal_error": 1} in counted
 

@@ -9,6 +9,7 @@ from django.db import OperationalError
 from django.test import RequestFactory
 
 from connections.exceptions import DatabaseUnavailable
+from connections.models import Ban
 from connections.node.current import get_node
 from connections.node.node import Node
 from connections.views.health import livez, readyz
@@ -68,6 +69,7 @@ async def test_a_node_that_refuses_all_clients_is_not_ready(
     await node.pool.close()
 
 
+@pytest.mark.django_db(transaction=True)
 async def test_without_its_database_a_node_is_degraded_until_it_answers() -> None:
     database = get_node().database
     assert database is not None
@@ -80,5 +82,6 @@ async def test_without_its_database_a_node_is_degraded_until_it_answers() -> Non
     status, word, reasons = await ask()
     assert (status, word) == (200, "degraded")
     assert reasons == ["the database does not answer; records wait in memory"]
-    await database.write(lambda: None)
+    await database.write(Ban.objects.create, target="client", value="alice")
     assert await ask() == (200, "ok", [])
+    await database.close()

@@ -74,3 +74,11 @@ def test_a_dict_in_settings_is_a_source(settings: Any) -> None:
 def test_the_table_has_a_row_for_each_key() -> None:
     rows = run("--table").splitlines()[2:]
     assert [row.split("`")[1] for row in rows] == [key.path for key in describe()]
+
+
+def test_the_modes_of_routes_are_shown(settings: Any) -> None:
+    settings.WEBSOCKET = {"enforce": {"routes": {"ws/a/": {"size": "observe"}}}}
+    [route], source = read_sources()["enforce.routes"]
+    assert route == {"route": "ws/a/", "modes": [["size", "observe"]]}
+    assert source == "settings.WEBSOCKET"
+    assert 'enforce.routes: [{"route": "ws/a/"' in run()
