@@ -13,9 +13,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from django.core.checks.registry import registry
 from django.core.management import get_commands, load_command_class
 from prometheus_client.core import Metric
 
+from connections.api.openapi import describe_needs
+from connections.api.routes import list_operations
 from connections.close_codes import CLOSE_REASONS
 from connections.config.alert_rules import DEFAULT_RULES
 from connections.config.loader import describe
@@ -102,8 +105,28 @@ def find_children(parser: Any) -> Iterator[tuple[str, Any]]:
 
 def describe_checks() -> str:
     """Return a table of the system checks with their messages and hints."""
-    rows = [row for path in _CHECK_FILES for row in find_checks(path)]
-    return make_table(("id", "level", "message", "hint"), sorted(rows))
+    of_deployments = find_deployment_ids()
+    rows = []
+    for path in _CHECK_FILES:
+        for name, level, message, hint in find_checks(path):
+            command = "check --deploy" if name in of_deployments else "check"
+            rows.append((f"`{name}`", level, f"`{command}`", message, hint))
+    return make_table(("id", "level", "run by", "message", "hint"), sorted(rows))
+
+
+def find_deployment_ids() -> set[str]:
+    """Return the ids of the checks of --deploy, which their docstrings name."""
+    found = set()
+    for function in registry.deployment_checks:
+        app, _, names = (function.__doc__ or "").strip().partition(".")
+        if app in APPS:
+            heading = names.partition(":")[0]
+            for first, last in re.findall(
+                r"([A-Z]\d{3})(?: to ([A-Z]\d{3}))?", heading
+            ):
+                numbers = range(int(first[1:]), int((last or first)[1:]) + 1)
+                found |= {f"{app}.{first[0]}{number:03}" for number in numbers}
+    return found
 
 
 def find_checks(path: Path) -> Iterator[tuple[str, str, str, str]]:
@@ -128,29 +151,26 @@ def find_checks(path: Path) -> Iterator[tuple[str, str, str, str]]:
             return render(named[node.id])
         return "…"
 
-    documented = {
-        text.partition(": ")[0]: text.partition(": ")[2]
-        for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef)
-        if (text := ast.get_docstring(node))
-    }
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Call):
+    for owner in tree.body:
+        if not isinstance(owner, ast.FunctionDef):
             continue
-        function = ast.unparse(node.func)
-        if function == "_warn":
-            number, message, hint = node.args
-            identifier = f"`{app}.W{ast.literal_eval(number):03}`"
-            yield identifier, "warning", render(message), render(hint)
-        elif function in ("checks.Error", "checks.Warning"):
-            given = {one.arg: one.value for one in node.keywords}
-            if isinstance(given["id"], ast.Constant):
-                level = function.rpartition(".")[2].lower()
-                identifier = f"`{given['id'].value}`"
-                message = render(node.args[0])
-                if message == "…":  # The docstring describes the messages.
-                    message = documented[str(given["id"].value)]
-                yield identifier, level, message, render(given["hint"])
+        for node in ast.walk(owner):
+            if not isinstance(node, ast.Call):
+                continue
+            function = ast.unparse(node.func)
+            if function == "_warn":
+                number, message, hint = node.args
+                identifier = f"{app}.W{ast.literal_eval(number):03}"
+                yield identifier, "warning", render(message), render(hint)
+            elif function in ("checks.Error", "checks.Warning", "checks.Info"):
+                given = {one.arg: one.value for one in node.keywords}
+                if isinstance(given["id"], ast.Constant):
+                    level = function.rpartition(".")[2].lower()
+                    text = render(node.args[0])
+                    if text == "…":  # The docstring describes the messages.
+                        text = (ast.get_docstring(owner) or "").partition(": ")[2]
+                    identifier = str(given["id"].value)
+                    yield identifier, level, text, render(given["hint"])
 
 
 def describe_close_codes() -> str:
@@ -218,6 +238,26 @@ def clean(comment: str) -> str:
     return " ".join(filter(None, parts))
 
 
+def describe_operations() -> str:
+    """Return the operations of the API, each with its parameters or its body."""
+    parts = []
+    for one in sorted(list_operations(), key=lambda one: (one.path, one.method)):
+        needs = describe_needs(one)
+        text = f"## `{one.method} {one.path}`\n\n{one.about} {needs}".rstrip()
+        rows = [
+            (
+                f"`{key.name}`",
+                key.about,
+                key.kind.allowed,
+                "yes" if key.is_required else "no",
+            )
+            for key in (*one.query, *one.body)
+        ]
+        heads = ("field" if one.body else "parameter", "meaning", "allowed", "required")
+        parts.append(f"{text}\n\n{make_table(heads, rows) if rows else ''}".rstrip())
+    return "\n\n".join(parts) + "\n"
+
+
 PAGES = {
     "configuration": describe_configuration,
     "alert_rules": describe_alert_rules,
@@ -225,6 +265,7 @@ PAGES = {
     "checks": describe_checks,
     "close_codes": describe_close_codes,
     "metrics": describe_metrics,
+    "api": describe_operations,
     "javascript": describe_javascript,
 }
 
