@@ -6,21 +6,25 @@ Post close requests, which end connections on every node.
     )
 
 Every node applies them: a node of this process within milliseconds, other nodes
-as fast if REDIS_URL is set, and otherwise on their next beat.
+as fast where nodes share a pool, and otherwise on their next beat.
 """
 
 import asyncio
 import ipaddress
+import json
 import logging
 import math
 from collections.abc import Callable
 
 from django.db import transaction
 
+from connections.audit import record_ends
 from connections.close_codes import CLOSE_REASONS, LOST, NETWORK
+from connections.config.loader import get_config
 from connections.models import CloseRequest
-from connections.models.alias import get_alias
-from connections.pool import get_redis_url
+from connections.models.alias import atomic, get_alias
+from connections.pool import choose_pool, get_redis_url
+from connections.postgres.messages import CHANNELS, notify
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +48,10 @@ STAFF_REASONS = (
 REAUTHORISE = "reauthorise"
 """The reason that makes nodes recheck connections instead of ending them all."""
 
+FORGET = "forget"
+"""The reason that kicks a person that is forgotten; nodes drop their counts of who
+uses them."""
+
 _REASONS = tuple(
     sorted(
         {
@@ -51,7 +59,7 @@ _REASONS = tuple(
             for word, close_reason in CLOSE_REASONS.items()
             if close_reason not in (LOST, NETWORK)
         }
-        | {REAUTHORISE}
+        | {FORGET, REAUTHORISE}
     )
 )
 MOST_SPREAD_SECONDS = 3600
@@ -88,6 +96,13 @@ def post_close_requests(*requests: CloseRequest) -> None:
     """
     for request in requests:
         _check(request)
+    with atomic():
+        post_unrecorded(*requests)
+        record_ends(requests)
+
+
+def post_unrecorded(*requests: CloseRequest) -> None:
+    """Post the close requests of an action that is in the audit stream already."""
     CloseRequest.objects.post(requests)
     if requests:
         announce()
@@ -136,11 +151,16 @@ def _check(request: CloseRequest) -> None:
 
 
 def _announce() -> None:
-    """Call the listeners; publish on Redis if none of them does."""
+    """Call the listeners; publish on the bus of the nodes if none of them does."""
     has_forwarded = [listener() for listener in tuple(_listeners)]
+    if any(has_forwarded):
+        return
     redis_url = get_redis_url()
-    if redis_url and not any(has_forwarded):
+    pool = choose_pool(get_config(), redis_url)
+    if pool == "redis" and redis_url:
         asyncio.run(_publish(redis_url))
+    elif pool == "postgres":
+        notify(f"{CHANNELS}all", [json.dumps({"kind": CLOSE_REQUESTS})])
 
 
 async def _publish(redis_url: str) -> None:

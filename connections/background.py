@@ -1,7 +1,10 @@
 """Own the background tasks of one object: keep, log and cancel them."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+import contextvars
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from connections.error_log import get_logger
@@ -9,6 +12,62 @@ from connections.error_log import get_logger
 logger = get_logger(__name__)
 
 _CANCEL_AGAIN_SECONDS = 0.1
+
+
+def is_cancelled() -> bool:
+    """
+    Return True if the running task is being cancelled.
+
+    A CancelledError that reaches another task comes from what that task awaited: it
+    is a failure like any other.
+    """
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
+
+
+@contextmanager
+def end_as_failure() -> Iterator[None]:
+    """
+    Let the end of the running task pass, and no other end.
+
+    Raises:
+        RuntimeError: what the task awaited was cancelled, which would end the task,
+            and nobody would learn it; or it called sys.exit(), which would end the
+            node.
+    """
+    try:
+        yield
+    except asyncio.CancelledError as exc:
+        if is_cancelled():
+            raise
+        raise RuntimeError("what was awaited has been cancelled") from exc
+    except SystemExit as exc:
+        raise RuntimeError("what was awaited has called sys.exit()") from exc
+
+
+def make_task_context() -> contextvars.Context | None:
+    """
+    Return the context of a task that outlives the event in which it starts.
+
+    It has no current span, and a scope of Sentry of its own: else the spans and errors
+    of the task would belong to that event for as long as it runs. None stands for a
+    copy of the current context.
+    """
+    tracing: Any = sys.modules.get("opentelemetry.context")
+    sentry: Any = sys.modules.get("sentry_sdk")
+    if tracing is None and sentry is None:
+        return None
+    context = contextvars.copy_context()
+    if tracing is not None:
+        context.run(tracing.attach, tracing.Context())
+    if sentry is not None:
+        scope = sentry.Scope(ty=sentry.scope.ScopeType.ISOLATION)
+        context.run(sentry.Scope.set_isolation_scope, scope)
+    return context
+
+
+Step = Callable[[], Awaitable[bool | None]]
+"""A step that returns True is the last one."""
 
 
 class BackgroundTasks:
@@ -29,21 +88,20 @@ class BackgroundTasks:
 
     def start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Run work on the running loop; what it raises is logged under its name."""
-        task = asyncio.get_running_loop().create_task(work, name=name)
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(work, name=name, context=make_task_context())
         self._tasks.add(task)
         task.add_done_callback(self._forget)
         return task
 
-    def repeat(
-        self, step: Callable[[], Awaitable[None]], name: str, retry_seconds: float
-    ) -> None:
+    def repeat(self, step: Step, name: str, retry_seconds: float) -> asyncio.Task[None]:
         """
-        Run a step that waits by itself, again and again until cancelled.
+        Run a step that waits by itself, again and again until it returns True.
 
         A step that raises is tried again after retry_seconds. The first of several
         failures in a row is logged.
         """
-        self.start(_repeat(step, name, retry_seconds), name)
+        return self.start(_repeat(step, name, retry_seconds), name)
 
     def release(self, task: asyncio.Task[Any]) -> None:
         """Wait for a task no longer; the caller keeps a reference to it."""
@@ -85,13 +143,13 @@ class BackgroundTasks:
             )
 
 
-async def _repeat(
-    step: Callable[[], Awaitable[None]], name: str, retry_seconds: float
-) -> None:
+async def _repeat(step: Step, name: str, retry_seconds: float) -> None:
     is_failing = False
-    while True:
+    is_done: bool | None = False
+    while not is_done:
         try:
-            await step()
+            with end_as_failure():
+                is_done = await step()
         except Exception as exc:
             if not is_failing:
                 logger.error(

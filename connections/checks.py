@@ -9,17 +9,26 @@ from django.conf import settings
 from django.core import checks
 
 from connections.config.loader import get_config
+from connections.connection.checks import check_routes, check_tables
+from connections.credentials.backends import find_backend_problems
 from connections.credentials.jwt_config import find_jwt_problems
 from connections.layers.checks import (
-    PROCESS_LAYERS,
     check_channel_layer,
+    check_postgres_layer,
     check_workers,
     get_layer,
+    is_process_layer,
 )
 from connections.net.addresses import UNIX
 from connections.net.origins import parse_pattern
-from connections.pool import find_redis_problems, get_redis_url, read_policy
-from connections.server.checks import check_runserver
+from connections.pool import (
+    choose_pool,
+    find_choice_problem,
+    find_redis_problems,
+    get_redis_url,
+    read_policy,
+)
+from connections.server.checks import check_other_server, check_runserver
 from connections.server.file_limit import count_needed_files, get_most_files
 from connections.storage.checks import (
     check_database,
@@ -65,6 +74,19 @@ def check_jwt(**kwargs: Any) -> Sequence[checks.CheckMessage]:
     ]
 
 
+def check_credential_backends(**kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """connections.E007: a credential backend cannot be used."""
+    return [
+        checks.Error(
+            str(problem),
+            hint="See 'A login of your own' in the page about authentication.",
+            obj="WEBSOCKET",
+            id="connections.E007",
+        )
+        for problem in find_backend_problems(get_config().credential_backends)
+    ]
+
+
 def check_redis_url(**kwargs: Any) -> Sequence[checks.CheckMessage]:
     """connections.E003: REDIS_URL or REDIS_ENCRYPTION_KEYS is invalid."""
     return [
@@ -75,6 +97,35 @@ def check_redis_url(**kwargs: Any) -> Sequence[checks.CheckMessage]:
             id="connections.E003",
         )
         for problem in find_redis_problems(get_redis_url())
+    ]
+
+
+def check_pool(**kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """connections.E007: the key `pool` names one that cannot be used."""
+    problem = find_choice_problem(get_config(), get_redis_url())
+    if problem is None:
+        return []
+    return [
+        checks.Error(
+            str(problem),
+            hint="Remove the key, or give the pool what it needs.",
+            obj="WEBSOCKET",
+            id="connections.E007",
+        )
+    ]
+
+
+def check_chosen_pool(**kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """connections.I001, for `check --deploy`: the pool that nodes will have."""
+    pool = choose_pool(get_config(), get_redis_url())
+    shared = "one node alone serves" if pool == "memory" else "nodes share it"
+    return [
+        checks.Info(
+            f"The pool is {pool}: {shared}.",
+            hint="The key `pool` of the configuration chooses another.",
+            obj="WEBSOCKET",
+            id="connections.I001",
+        )
     ]
 
 
@@ -143,8 +194,8 @@ def check_redis_policy(**kwargs: Any) -> Sequence[checks.CheckMessage]:
 
 
 def check_deployment(**kwargs: Any) -> Sequence[checks.CheckMessage]:
-    """connections.W001 to W012, for `check --deploy`: settings unsafe in production."""
-    return [*_check_settings(), *_check_limits(), *_check_trust()]
+    """connections.W001 to W012, W023, for `check --deploy`: unsafe in production."""
+    return [*_check_settings(), *_check_limits(), *_check_trust(), *_check_modes()]
 
 
 def _check_settings() -> Iterator[checks.CheckMessage]:
@@ -157,13 +208,14 @@ def _check_settings() -> Iterator[checks.CheckMessage]:
             "trusted_proxies or use `serve --tls-cert --tls-key`.",
         )
     layer = get_layer()
-    has_several_nodes = bool(getattr(settings, "REDIS_URL", None))
-    if has_several_nodes and layer.endswith(PROCESS_LAYERS):
+    pool = choose_pool(get_config(), get_redis_url())
+    if pool != "memory" and is_process_layer(layer):
         yield _warn(
             2,
-            f"The channel layer {layer} reaches only clients of its own node, but "
-            "settings.REDIS_URL is set, so there may be several nodes.",
-            "Use connections.layers.redis.RedisLayer in CHANNEL_LAYERS.",
+            f"The channel layer {layer} reaches only clients of its own node, but the "
+            f"pool is {pool}, so there may be several nodes.",
+            "Use PostgresLayer or RedisLayer of connections.layers in CHANNEL_LAYERS; "
+            "or set `pool: memory` if one node alone will serve.",
         )
     if "*" in settings.ALLOWED_HOSTS:
         yield _warn(
@@ -261,6 +313,16 @@ def _check_trust() -> Iterator[checks.CheckMessage]:
         )
 
 
+def _check_modes() -> Iterator[checks.CheckMessage]:
+    if observed := get_config().enforce.describe():
+        yield _warn(
+            23,
+            f"Limits are observed and not enforced: {observed}.",
+            "Read `manage.py limits forecast` and websocket_would_have_total, then "
+            "remove the keys from enforce.",
+        )
+
+
 def _warn(number: int, message: str, hint: str) -> checks.CheckMessage:
     identifier = f"connections.W{number:03}"
     return checks.Warning(message, hint=hint, obj="WEBSOCKET", id=identifier)
@@ -270,15 +332,22 @@ def register() -> None:
     """Register the system checks; the app config calls it once."""
     checks.register(check_configuration)
     checks.register(check_jwt)
+    checks.register(check_credential_backends)
     checks.register(check_redis_url)
+    checks.register(check_pool)
+    checks.register(check_chosen_pool, deploy=True)
     checks.register(check_database)
     checks.register(check_router)
     checks.register(check_session_engine)
     checks.register(check_urls)
     checks.register(check_database_files)
     checks.register(check_channel_layer)
+    checks.register(check_postgres_layer)
     checks.register(check_workers)
     checks.register(check_runserver)
+    checks.register(check_other_server, deploy=True)
     checks.register(check_proxies)
+    checks.register(check_routes)
+    checks.register(check_tables, deploy=True)
     checks.register(check_redis_policy, deploy=True)
     checks.register(check_deployment, checks.Tags.security, deploy=True)

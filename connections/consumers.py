@@ -6,9 +6,8 @@ connect, receive, disconnect, groups and send work as Channels documents them.
 """
 
 import asyncio
-import contextlib
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from asgiref.sync import async_to_sync
@@ -29,29 +28,42 @@ from channels.generic.websocket import (
 from channels.layers import get_channel_layer
 
 from connections.asgi import Message, Receive, Send
+from connections.config.loader import get_config
 from connections.connection.channel import ConnectionChannel
-from connections.connection.compat import get_handler_name
-from connections.connection.layer_messages import is_callable_by_type
+from connections.connection.events import make_send
+from connections.connection.methods import (
+    find_json_method,
+    find_method,
+    raise_invalid_json,
+    require_groups,
+    require_text,
+)
+from connections.connection.observed import choose_runner
 from connections.connection.public import ConsumerConnection
 from connections.connection.refresh import holds_refresh, is_refresh, refresh
 from connections.connection.runner import ConnectionRunner
 from connections.connection.subclasses import check_names, put_libraries_first
 from connections.connection.terms import read_terms
+from connections.connection.unprotected import with_node
 from connections.credentials.identity import identify
-from connections.exceptions import InvalidMessage, UnknownEvent
+from connections.layers.broadcast import broadcast
 from connections.limits import Limits
-from connections.node.current import get_detached_node
 from connections.node.node import Node
+from connections.telemetry.handshake import begin_handshake
+
+_READY = (str, bytes, bytearray, memoryview)
+"""What broadcast() sends as it is."""
 
 
 class _Limited:
     """
     The common base of all limited consumers; it precedes the Channels class.
 
-    Orchestra reads `is_activity`, `is_json`, `get_client_id`, `get_limits`,
-    `permission_required` and `groups_required`. A subclass that means something else
-    by one of them is an error (ReservedName). A subclass may define `end` and
-    `connection` for a purpose of its own: nothing here reads them.
+    Orchestra reads `is_activity`, `is_json`, `presence`, `get_client_id`,
+    `get_limits`, `permission_required` and `groups_required`. A subclass that means
+    something else by one of them is an error (ReservedName). A subclass may define
+    `broadcast`, `end` and `connection` for a purpose of its own: nothing here reads
+    them.
     """
 
     is_json = False
@@ -62,6 +74,11 @@ class _Limited:
 
     groups_required: str | Sequence[str] = ()
     """The group, or groups, that the user must be in; otherwise the same."""
+
+    presence: Any = False
+    """True: the client is online, and present in the room of its path. A method
+    presence(self), which accept() calls, names other rooms: it returns a room, a
+    Presence with public data, a list of them, or None. It may be a coroutine."""
 
     scope: Message
     channel_layer: Any
@@ -82,11 +99,14 @@ class _Limited:
             check_names(cls)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if "node" not in scope:
+            scope = await with_node(scope, type(self))
+        node: Node = scope["node"]
+        scope, send = begin_handshake(scope, send, node)
         self.scope = scope
         self.channel_layer = get_channel_layer(self.channel_layer_alias)
-        node = _find_node(scope)
         # No variable: the traceback of a failure in the terms refers to this frame.
-        runner = self._orchestra_runner = ConnectionRunner(
+        runner = self._orchestra_runner = choose_runner(scope)(
             *(self, scope, receive, send),
             node=node,
             terms=await read_terms(self, scope, node.config),
@@ -122,7 +142,7 @@ class _Limited:
         if message.get("type") == "websocket.receive":
             await self.websocket_receive(message)
         else:
-            await _find_method(self, message)(message)
+            await find_method(self, message)(message)
 
     def end(self, close_code: int, reason: str) -> None:
         """
@@ -157,31 +177,63 @@ class _Limited:
         scope["user"], scope["credential"] or scope["route"]. An override may be
         a coroutine, to read a plan first; it must not block.
         """
-        return Limits.configured(_find_node(scope).config)
+        node: Node | None = scope.get("node")
+        return Limits.configured(node.config if node is not None else get_config())
 
 
 class LimitedConsumer(_Limited, AsyncWebsocketConsumer):
     """channels.generic.websocket.AsyncWebsocketConsumer, limited."""
+
+    async def broadcast(
+        self,
+        group: str,
+        content: Any,
+        *,
+        exclude_self: bool = False,
+        compress: bool = True,
+    ) -> None:
+        """
+        Send a message to the clients of all members of a group, on all nodes.
+
+        A str is sent as text, bytes as a binary message, and anything else as JSON.
+        No method of a consumer runs. With exclude_self this client gets none; without
+        compress the message is sent as it is.
+
+        Raises:
+            TypeError, ValueError: as connections.layers.broadcast.broadcast().
+        """
+        await broadcast(
+            *(group, content),
+            exclude=self.channel_name if exclude_self else None,
+            compress=compress,
+            using=self.channel_layer_alias,
+        )
 
     async def send(
         self,
         text_data: str | None = None,
         bytes_data: bytes | None = None,
         close: bool | int = False,
+        *,
+        compress: bool = True,
     ) -> None:
+        """
+        Send a message; without compress it is sent as it is.
+
+        A message that holds a secret beside text that others choose must not be
+        compressed: its size would tell of the secret (BREACH).
+        """
         # The same as in Channels, with one call less per message.
-        if text_data is not None:
+        if text_data is not None and compress:
             await self.base_send({"type": "websocket.send", "text": text_data})
-        elif bytes_data is not None:
-            await self.base_send({"type": "websocket.send", "bytes": bytes_data})
         else:
-            raise ValueError("send() takes text_data or bytes_data")
+            await self.base_send(make_send(text_data, bytes_data, compress))
         if close:
             await self.close(close)
 
     async def websocket_connect(self, message: Message) -> None:
         if self.groups:
-            await _require_channel(self).join(_require_groups(self.groups))
+            await _require_channel(self).join(require_groups(self.groups))
         try:
             await self.connect()
         except AcceptConnection:
@@ -204,13 +256,45 @@ class LimitedSyncConsumer(_Limited, WebsocketConsumer):
     of the process; prefer LimitedConsumer where many clients connect.
     """
 
+    def send(
+        self,
+        text_data: str | None = None,
+        bytes_data: bytes | None = None,
+        close: bool | int = False,
+        *,
+        compress: bool = True,
+    ) -> None:
+        self.base_send(make_send(text_data, bytes_data, compress))
+        if close:
+            self.close(close)
+
+    def broadcast(
+        self,
+        group: str,
+        content: Any,
+        *,
+        exclude_self: bool = False,
+        compress: bool = True,
+    ) -> None:
+        """
+        Send a message to the clients of all members of a group, on all nodes.
+
+        See LimitedConsumer.broadcast().
+        """
+        async_to_sync(broadcast)(
+            *(group, content),
+            exclude=self.channel_name if exclude_self else None,
+            compress=compress,
+            using=self.channel_layer_alias,
+        )
+
     async def dispatch(self, message: Message) -> None:
-        await database_sync_to_async(_find_method(self, message))(message)
+        await database_sync_to_async(find_method(self, message))(message)
 
     def websocket_connect(self, message: Message) -> None:
         if self.groups:
             join = _require_channel(self).join
-            async_to_sync(join)(_require_groups(self.groups))
+            async_to_sync(join)(require_groups(self.groups))
         try:
             self.connect()
         except AcceptConnection:
@@ -236,6 +320,11 @@ class LimitedJsonConsumer(LimitedConsumer, AsyncJsonWebsocketConsumer):
 
     is_json = True
 
+    async def broadcast(self, group: str, content: Any, **options: bool) -> None:
+        if not isinstance(content, _READY):
+            content = await self.encode_json(content)
+        await super().broadcast(group, content, **options)
+
     def is_activity(self, message: Message) -> bool:
         return not holds_refresh(message)
 
@@ -245,21 +334,26 @@ class LimitedJsonConsumer(LimitedConsumer, AsyncJsonWebsocketConsumer):
         bytes_data: bytes | None = None,
         **kwargs: Any,
     ) -> None:
-        with _raise_invalid_json():
-            content = await self.decode_json(_require_text(text_data))
+        with raise_invalid_json():
+            content = await self.decode_json(require_text(text_data))
         if is_refresh(content):
             await _refresh(self, content)
         else:
             await self.receive_json(content, **kwargs)
 
     async def receive_json(self, content: Any, **kwargs: Any) -> None:
-        await _find_json_method(self, content)(content, **kwargs)
+        await find_json_method(self, content)(content, **kwargs)
 
 
 class LimitedSyncJsonConsumer(LimitedSyncConsumer, JsonWebsocketConsumer):
     """channels.generic.websocket.JsonWebsocketConsumer, limited; JSON as above."""
 
     is_json = True
+
+    def broadcast(self, group: str, content: Any, **options: bool) -> None:
+        if not isinstance(content, _READY):
+            content = self.encode_json(content)
+        super().broadcast(group, content, **options)
 
     def is_activity(self, message: Message) -> bool:
         return not holds_refresh(message)
@@ -270,49 +364,15 @@ class LimitedSyncJsonConsumer(LimitedSyncConsumer, JsonWebsocketConsumer):
         bytes_data: bytes | None = None,
         **kwargs: Any,
     ) -> None:
-        with _raise_invalid_json():
-            content = self.decode_json(_require_text(text_data))
+        with raise_invalid_json():
+            content = self.decode_json(require_text(text_data))
         if is_refresh(content):
             async_to_sync(_refresh)(self, content)
         else:
             self.receive_json(content, **kwargs)
 
     def receive_json(self, content: Any, **kwargs: Any) -> None:
-        _find_json_method(self, content)(content, **kwargs)
-
-
-def _find_node(scope: Message) -> Node:
-    """Return the node of the middleware, or without it the detached node."""
-    return scope.get("node") or get_detached_node()
-
-
-def _require_groups(groups: object) -> Iterable[str]:
-    """
-    Return the groups of a consumer.
-
-    Raises:
-        TypeError: they are no list of names; a str would be a group per letter.
-    """
-    if not isinstance(groups, list | tuple | set | frozenset):
-        raise TypeError(f"groups is a list of names, not {type(groups).__name__}")
-    return groups
-
-
-def _find_method(consumer: _Limited, message: Message) -> Callable[[Message], Any]:
-    """
-    Return the method for an event.
-
-    Raises:
-        UnknownEvent: there is none.
-    """
-    try:
-        name = get_handler_name(message)
-    except (ValueError, AttributeError, TypeError) as exc:
-        raise UnknownEvent(message.get("type")) from exc
-    method: Callable[[Message], Any] | None = getattr(consumer, name, None)
-    if method is None or not is_callable_by_type(type(consumer), name):
-        raise UnknownEvent(message["type"])
-    return method
+        find_json_method(self, content)(content, **kwargs)
 
 
 def _require_channel(consumer: _Limited) -> ConnectionChannel:
@@ -337,34 +397,7 @@ async def _refresh(consumer: _Limited, content: Message) -> None:
         content,
         connection=runner.connection,
         scope=consumer.scope,
-        node=_find_node(consumer.scope),
+        node=consumer.scope["node"],
         get_client_id=consumer.get_client_id,
     )
     await runner.sender.send_json(answer)
-
-
-def _require_text(text_data: str | None) -> str:
-    if text_data is None:
-        raise InvalidMessage("invalid_message", "a binary frame; send JSON as text")
-    return text_data
-
-
-@contextlib.contextmanager
-def _raise_invalid_json() -> Iterator[None]:
-    """Raise InvalidMessage for the exceptions of a JSON decoder."""
-    try:
-        yield
-    except (ValueError, RecursionError) as exc:
-        raise InvalidMessage("invalid_json", "not valid JSON") from exc
-
-
-def _find_json_method(consumer: _Limited, content: Any) -> Callable[..., Any]:
-    """Return the handle_<type> method that a message names."""
-    kind = content.get("type") if isinstance(content, dict) else None
-    if not isinstance(kind, str):
-        raise InvalidMessage("invalid_message", "not an object with a type")
-    name = f"handle_{kind}"
-    method: Callable[..., Any] | None = getattr(consumer, name, None)
-    if method is None or not name.isidentifier():
-        raise InvalidMessage("unknown_type", f"no messages of type {kind[:64]!r}")
-    return method

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from connections.close_codes import CloseReason
+from connections.close_codes import UNAUTHENTICATED, CloseReason
 
 
 class ConnectionsError(Exception):
@@ -64,16 +62,24 @@ class ReservedName(ConnectionsError, TypeError):
 class UnsharedLimits(ConnectionsError):
     """Another node is live on the database, and the two share no limits."""
 
-    def __init__(self, other: str) -> None:
+    def __init__(self, other: str, *, pool: str, other_pool: str) -> None:
         super().__init__(other)
         self.other = other
+        self.pool = pool
+        self.other_pool = other_pool
 
     def __str__(self) -> str:
+        if self.pool == self.other_pool == "memory":
+            advice = "Use PostgreSQL, set REDIS_URL in Django's settings"
+            reason = "Each has its pool in its own memory"
+        else:
+            advice = "Give both the same pool"
+            other_pool = self.other_pool or "one of an older release"
+            reason = f"Its pool is {other_pool}, and the pool of this node {self.pool}"
         return (
-            f"another node serves on this database: {self.other}. Without REDIS_URL"
-            " each enforces the limits on its own connections alone. Set REDIS_URL"
-            " in Django's settings, stop the other, or allow it:"
-            " websocket.allow_unshared_limits: true"
+            f"another node serves on this database: {self.other}. {reason}, so the"
+            f" limits would not hold across both. {advice}, stop the other, or allow"
+            " it: websocket.allow_unshared_limits: true"
         )
 
 
@@ -106,6 +112,10 @@ class ClientFull(PoolError):
 
 class PoolUnavailable(PoolError):
     """The backend of the pool did not answer in time."""
+
+
+class RedisUnavailable(ConnectionsError):
+    """Redis did not answer in time, or refused a command."""
 
 
 class ConnectionEnded(ConnectionsError):
@@ -148,6 +158,11 @@ class WrongCredential(Refused):
     A credential that has ended, and a session that does not exist, are none:
     browsers and programs send them by themselves.
     """
+
+    def __init__(
+        self, close_reason: CloseReason = UNAUTHENTICATED, client_id: str = ""
+    ) -> None:
+        super().__init__(close_reason, client_id)
 
 
 class DatabaseUnavailable(ConnectionsError):
@@ -223,3 +238,12 @@ class UnsharedTransaction(ConnectionsError):
             "thread of the application can read the test's rows: mark the test with "
             "django_db(transaction=True), or make it a method of django.test.TestCase"
         )
+
+
+class PresenceUnavailable(ConnectionsError):
+    """
+    It is not known who is present.
+
+    The backend did not answer or has lately lost its contents, or presence is in
+    the memory of another process.
+    """

@@ -1,9 +1,11 @@
 """The limits of one connection: as configured, or as its consumer returns them."""
 
-import math
 from dataclasses import dataclass, fields
 
 from connections.config.loader import WebSocketConfig
+
+_MOST = 2**53
+"""Up to here a float, as in Lua, holds each whole number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,24 +24,34 @@ class Limits:
     burst_messages: int
     bytes_per_second: int
     burst_bytes: int
+    compression: bool = False
+    """Compress messages if the client offers it; under Orchestra's server alone."""
 
     def __post_init__(self) -> None:
         """
-        Check that each limit is a finite, positive number, and counts are whole.
+        Check that each limit is a positive number up to 2^53, and counts are whole.
 
         Raises:
             ValueError: a limit is no such number.
         """
+        if not isinstance(self.compression, bool):
+            raise ValueError(
+                f"limits: compression: {self.compression!r} is not allowed; "
+                "True or False"
+            )
         for field in fields(self):
+            if field.name == "compression":
+                continue
             value = getattr(self, field.name)
             is_whole = isinstance(value, int) and not isinstance(value, bool)
             is_number = is_whole or (field.type is float and isinstance(value, float))
             is_off = field.name == "idle_timeout_seconds" and value == 0
-            if not is_number or not (0 < value < math.inf or is_off):
+            if not is_number or not (0 < value <= _MOST or is_off):
                 kind = "number" if field.type is float else "whole number"
+                shown = f"{value!r:.40}" if is_number else repr(value)
                 raise ValueError(
-                    f"limits: {field.name}: {value!r} is not allowed; "
-                    f"a {kind} more than 0 (idle_timeout_seconds: 0 is never)"
+                    f"limits: {field.name}: {shown} is not allowed; a {kind} "
+                    "more than 0, at most 2^53 (idle_timeout_seconds: 0 is never)"
                 )
 
     @classmethod
@@ -61,6 +73,7 @@ class Limits:
             burst_messages=rate.burst_messages,
             bytes_per_second=rate.bytes_per_second,
             burst_bytes=rate.burst_bytes,
+            compression=config.compression.enabled,
         )
 
 

@@ -8,8 +8,7 @@ import asyncio
 import json
 import logging
 import re
-from collections.abc import Awaitable
-from typing import NamedTuple
+from collections.abc import Awaitable, Sequence
 from urllib.parse import quote
 
 from django.conf import settings
@@ -17,49 +16,43 @@ from django.http.request import validate_host
 
 from connections import close_codes
 from connections.access.proxies import find_scope_source, with_address, with_scheme
+from connections.access.source_log import SourceLog
 from connections.asgi import Application, Message, Receive, Send
-from connections.config.loader import WebSocketConfig
-from connections.credentials.channels_scope import describe_client, parse_cookies
-from connections.credentials.identity import Credential, name_address
+from connections.credentials.channels_scope import describe_client
+from connections.credentials.handshake import find_origin, remove_credentials
+from connections.credentials.identity import Credential
+from connections.credentials.sessions import find_user_credential
 from connections.exceptions import Refused
 from connections.logs import NOTHING
+from connections.net.addresses import Source
 from connections.net.origins import is_origin_allowed, parse_host
-from connections.net.redaction import conceal
 from connections.net.script_prefix import remove_script_prefix, with_script_prefix
-from connections.net.source_log import SourceLog
-from connections.node.current import get_node
+from connections.node.current import get_node, start_without_lifespan
 from connections.node.health import answer_probe, find_probe
 from connections.node.lifespan import follow_lifespan
 from connections.node.node import Node
+from connections.privacy import name_address, reduce_address, show_address
+from connections.redaction import SECRET_KEYS, conceal
+from connections.telemetry.handshake import begin_handshake, find_handshake
 
 logger = logging.getLogger(__name__)
 
-_BEARER = "bearer."
 _LINGER_SECONDS = 1
 _OUTCOMES = {400: "bad_request", 403: "origin", 404: "not_found", 503: "draining"}
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_TICKET = re.compile(rb"(?:^|(?<=&))ticket=([^&]*)&?")
-"""A ticket in a query string, which is removed before the consumer."""
-
 _LOCAL_HOSTS = [".localhost", "127.0.0.1", "[::1]"]
-
-
-class _Offer(NamedTuple):
-    """What a handshake offers as a credential."""
-
-    bearer: str | None
-    ticket: str | None
-    cookies: dict[str, str]
 
 
 class NodeMiddleware:
     """
     Puts the node of this process into the scope; the outermost middleware.
 
-    The first call creates the node, because daphne sends no lifespan events.
-    Other servers start and stop it with theirs. Probes are answered here, ahead of
-    the application.
+    The startup event of a server starts the node; without one, because daphne sends
+    none and others may be told not to, the first connection or request does. Probes
+    are answered here, ahead of the application.
     """
+
+    gives_node = True
 
     def __init__(self, application: Application) -> None:
         self.application = application
@@ -76,21 +69,37 @@ class NodeMiddleware:
             if probe is not None:
                 await answer_probe(node, probe, scope, send)
                 return
-        await node.start()
+        if "asgi" in scope:
+            await start_without_lifespan(node)
+        else:  # The scope of a unit test: only a server sets the key.
+            await node.start()
         scope = with_script_prefix(scope, settings.FORCE_SCRIPT_NAME)
         # A close request after this moment concerns this handshake too.
         scope = {**scope, "node": node, "arrived": node.clock()}
-        if scope["type"] == "websocket" and node.is_draining:
-            await deny(scope, send, 503, [(b"retry-after", b"1")])
-            return
+        handshake = None
+        if scope["type"] == "websocket":
+            scope, send = begin_handshake(scope, send, node)
+            handshake = find_handshake(scope)
+            if node.is_draining:
+                await deny(scope, send, 503, [(b"retry-after", b"1")])
+                return
+        secrets = {key: scope.get(key) for key in SECRET_KEYS}
         try:
-            await self.application(scope, receive, send)
+            serving = self.application(scope, receive, send)
+            # This frame lasts as long as the connection, this scope need not.
+            del scope
+            await serving
         except Exception as exc:
+            if handshake is not None:
+                handshake.finish(close_codes.INTERNAL_ERROR.reason, 500)
             # The server logs the exception; it must show no secret.
-            shown = conceal(exc, scope)
+            shown = conceal(exc, secrets)
             if shown is exc:
                 raise
             raise shown from None
+        finally:
+            if handshake is not None:
+                handshake.finish("unanswered")
 
 
 class OriginMiddleware:
@@ -105,7 +114,7 @@ class OriginMiddleware:
 
     def __call__(self, scope: Message, receive: Receive, send: Send) -> Awaitable[None]:
         # A coroutine here would cost memory for as long as the connection lives.
-        config: WebSocketConfig = scope["node"].config
+        node: Node = scope["node"]
         headers = scope["headers"]
         source = find_scope_source(scope)
         self._log.record(source)
@@ -117,73 +126,76 @@ class OriginMiddleware:
             origins,
             host=source.host,
             is_secure=source.is_secure,
-            allowed=config.allowed_origins,
-            has_own_credential=_find_bearer(scope) is not None
-            or _find_ticket(scope) is not None,
+            allowed=node.config.allowed_origins,
+            has_own_credential=node.authenticator.is_explicit(scope),
         ):
-            origin = _find_origin(scope)
-            is_bare = is_host_allowed and not origins
-            logger.info(
-                "A handshake for %.100s was refused: %s; "
-                "from %s, host %.100r, origin %.100r",
-                quote(scope["path"], errors="replace"),
-                "no Origin and no credential" if is_bare else "foreign host or origin",
-                source.address or "unix",
-                source.host,
-                origin,
-                extra={
-                    "event": "origin_refused",
-                    "address": source.address,
-                    "host": source.host[:100],
-                    "origin": origin[:100],
-                },
-            )
-            return deny(scope, send, 403)
+            if not (is_host_allowed and node.config.enforce.observes("origin")):
+                return refuse_origin(scope, send, source)
+            # The router knows the route, which decides.
+            scope = {**scope, "foreign_source": source}
         scope = with_address(with_scheme(scope, source), source)
         return self.application(scope, receive, send)
 
 
+def refuse_origin(scope: Message, send: Send, source: Source) -> Awaitable[None]:
+    """Refuse a handshake with a foreign host or origin, and log it."""
+    origin = find_origin(scope)
+    is_bare = not origin and _is_host_allowed(source.host)
+    logger.info(
+        "A handshake for %.100s was refused: %s; from %s, host %.100r, origin %.100r",
+        quote(scope["path"], errors="replace"),
+        "no Origin and no credential" if is_bare else "foreign host or origin",
+        show_address(source.address),
+        source.host,
+        origin,
+        extra={
+            "event": "origin_refused",
+            "address": reduce_address(source.address),
+            "host": source.host[:100],
+            "origin": origin[:100],
+        },
+    )
+    return deny(scope, send, 403)
+
+
 class CredentialMiddleware:
     """
-    Verifies the credential: bearer token, else ticket, session cookie, address.
+    Asks the credential backends of the configuration, or others, for the client.
 
     A refused handshake is accepted and closed with its code, because before the
     accept a browser sees only 1006 and would retry without end.
     """
 
-    def __init__(self, application: Application) -> None:
+    def __init__(self, application: Application, backends: Sequence[str] = ()) -> None:
         self.application = application
+        self._backends = backends
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         offered = scope.get("subprotocols") or []
-        plain = [name for name in offered if not name.startswith(_BEARER)]
-        if offered and not (plain and all(map(_TOKEN.fullmatch, offered))):
+        cleaned = remove_credentials(scope)
+        if offered and not (
+            cleaned["subprotocols"] and all(map(_TOKEN.fullmatch, offered))
+        ):
             # RFC 6455, section 4.1: a subprotocol is a token of RFC 2616. A browser
             # fails the connection unless one of its subprotocols is selected, and
             # the server must not echo a secret.
             await deny(scope, send, 400)
             return
-        offer = _Offer(
-            _find_bearer(scope), _find_ticket(scope), parse_cookies(scope["headers"])
-        )
-        scope = {
-            **scope,
-            "subprotocols": plain,
-            "query_string": _TICKET.sub(b"", scope.get("query_string", b"")),
-        }
         try:
-            credential = await self._admit(scope, offer)
+            credential = await self._admit(scope)
             database = scope["node"].database
-            scope |= await describe_client(credential, offer.cookies, database)
+            cleaned |= await describe_client(cleaned, credential, database)
         except Refused as exc:
-            await reject(scope, receive, send, exc)
+            await reject(cleaned, receive, send, exc)
             return
         except Exception:
             _count(scope, close_codes.INTERNAL_ERROR.reason)
             raise
-        await self.application(scope, receive, send)
+        # This frame lasts as long as the connection, the former scope need not.
+        del scope
+        await self.application(cleaned, receive, send)
 
-    async def _admit(self, scope: Message, offer: _Offer) -> Credential:
+    async def _admit(self, scope: Message) -> Credential:
         """
         Return the credential of a handshake that the gate admits.
 
@@ -194,34 +206,30 @@ class CredentialMiddleware:
         address = _find_address(scope)
         await node.gate.open()
         node.gate.check_address(address)
-        credential = await self._verify(scope, offer)
+        credential = await node.authenticator.authenticate(
+            scope, address, self._backends
+        )
+        if credential is None:
+            credential = _make_anonymous(scope, address)
         user_id = credential.user.pk if credential.user else None
         node.gate.check(credential.client_id, user_id, address)
         if not credential.covers(remove_script_prefix(scope), scope.get("route", "")):
             raise Refused(close_codes.FORBIDDEN, credential.client_id)
         return credential
 
-    async def _verify(self, scope: Message, offer: _Offer) -> Credential:
-        node: Node = scope["node"]
-        address = _find_address(scope)
-        if offer.bearer is not None:
-            async with node.gate.limit_guesses(address):
-                return await node.verifier.verify_token(offer.bearer)
-        if offer.ticket is not None:
-            async with node.gate.limit_guesses(address):
-                origin = _find_origin(scope)
-                return await node.verifier.verify_ticket(offer.ticket, origin)
-        session_key = offer.cookies.get(settings.SESSION_COOKIE_NAME)
-        if session_key:
-            try:
-                return await node.verifier.verify_session(session_key)
-            except Refused as exc:
-                is_known = exc.close_reason is not close_codes.UNAUTHENTICATED
-                if is_known or not node.config.anonymous:
-                    raise
-        if not node.config.anonymous:
-            raise Refused(close_codes.UNAUTHENTICATED)
-        return Credential(client_id=name_address(address or "unix"))
+
+def _make_anonymous(scope: Message, address: str) -> Credential:
+    """
+    Return the credential of a client for which no backend found one.
+
+    Raises:
+        Refused: anonymous clients are not admitted.
+    """
+    if not scope["node"].config.anonymous:
+        raise Refused(close_codes.UNAUTHENTICATED)
+    found = find_user_credential(scope)
+    client_id = name_address(address or "unix")
+    return found or Credential(client_id=client_id, is_anonymous=True)
 
 
 async def deny(
@@ -269,18 +277,18 @@ async def reject(scope: Message, receive: Receive, send: Send, exc: Refused) -> 
 
 def _log_refusal(scope: Message, exc: Refused) -> None:
     """Log a refused handshake without its credential."""
-    address, origin = _find_address(scope), _find_origin(scope)
+    address, origin = _find_address(scope), find_origin(scope)
     logger.info(
         "A handshake for %.100s was refused: %s; from %s, client %.100r, origin %.100r",
         quote(scope["path"], errors="replace"),
         exc.close_reason.reason,
-        address or "unix",
+        show_address(address),
         exc.client_id,
         origin,
         extra={
             "event": "credentials_refused",
             "reason": exc.close_reason.reason,
-            "address": address,
+            "address": reduce_address(address),
             "origin": origin[:100],
             "client_id": exc.client_id or NOTHING,
         },
@@ -289,11 +297,15 @@ def _log_refusal(scope: Message, exc: Refused) -> None:
 
 def _count(scope: Message, outcome: str, client_id: str = "") -> None:
     """Count a handshake that was refused before its consumer."""
+    handshake = find_handshake(scope)
+    if handshake is not None:
+        handshake.refusal = outcome
     node: Node | None = scope.get("node")
     if node is not None:
         route = scope.get("route", "")
         node.counters.record_outcome(route, outcome)
-        node.top.record_refused(client_id, _find_address(scope), route)
+        address = reduce_address(_find_address(scope))
+        node.top.record_refused(client_id, address, route)
 
 
 def _find_address(scope: Message) -> str:
@@ -309,29 +321,3 @@ def _is_host_allowed(host: str) -> bool:
     if settings.DEBUG and not allowed:
         allowed = _LOCAL_HOSTS
     return parsed is not None and validate_host(parsed[0], allowed)
-
-
-def _find_bearer(scope: Message) -> str | None:
-    """Return the bearer token of a handshake, from its header or subprotocol."""
-    for name, value in scope["headers"]:
-        if name == b"authorization":
-            scheme, _, token = value.decode("latin-1").partition(" ")
-            if scheme.lower() == "bearer":
-                return str(token.strip())
-    for subprotocol in scope.get("subprotocols") or []:
-        if subprotocol.startswith(_BEARER):
-            return str(subprotocol.removeprefix(_BEARER))
-    return None
-
-
-def _find_ticket(scope: Message) -> str | None:
-    """Return the ticket in the URL of a handshake."""
-    found = _TICKET.search(scope.get("query_string", b""))
-    return found[1].decode("latin-1") if found else None
-
-
-def _find_origin(scope: Message) -> str:
-    for name, value in scope["headers"]:
-        if name == b"origin":
-            return str(value.decode("latin-1"))
-    return ""

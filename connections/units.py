@@ -1,6 +1,7 @@
 """Parse and format sizes and moments; define the type of clocks."""
 
 import re
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -13,7 +14,7 @@ Clock = Callable[[], float]
 
 def utc_now() -> datetime:
     """Return the current moment, aware and in UTC, whatever USE_TZ says."""
-    return datetime.now(UTC)
+    return datetime.fromtimestamp(time.time(), UTC)
 
 
 def as_utc(moment: datetime) -> datetime:

@@ -1,10 +1,14 @@
 """Parse chat completions: server-sent events, piece by piece."""
 
 import json
+import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
+logger = logging.getLogger(__name__)
+
 _MAX_LINE = 1_000_000
+_MAX_LINES = 100
 _DONE = "[DONE]"
 
 
@@ -16,15 +20,23 @@ class Unfinished(Exception):
     """The model ended its answer, but not as done; the text says why."""
 
 
+_WHOLE = ("stop", "stop_sequence", "end_turn", "eos", "eos_token")
+"""Reasons for the end of a whole answer, of OpenAI and of servers like it."""
+
+_TOOLS = ("tool_calls", "function_call")
+_NO_TOOL = "the model asked for a tool, and none is offered"
 _ENDS = {
     "length": "the answer was cut off at the limit of the model",
     "content_filter": "a content filter of the model ended the answer",
-    "tool_calls": "the model asked for a tool, and none is offered",
-    "function_call": "the model asked for a tool, and none is offered",
+    **dict.fromkeys(_TOOLS, _NO_TOOL),
 }
-"""Reasons of the API for an end that is no whole answer."""
+"""Texts for the known reasons of an end that is no whole answer."""
+
+_REASONING = ("reasoning", "reasoning_content", "reasoning_details")
+"""Fields with the reasoning of a model, of OpenRouter, DeepSeek, vLLM and Ollama."""
 
 _MAX_REFUSAL = 500
+_MAX_REASON = 50
 
 
 class Answer:
@@ -32,9 +44,12 @@ class Answer:
 
     def __init__(self) -> None:
         self.is_finished = False
+        self.is_thinking = False
+        """True after a choice with reasoning, which is no part of the text."""
         self._reason = "stop"
         self._refusal = ""
         self._has_text = False
+        self._asks_for_tool = False
 
     def read(self, choice: dict[str, Any], part: str) -> str:
         """Return the text of a choice, whose part is `delta` or `message`."""
@@ -42,14 +57,17 @@ class Answer:
         if reason is not None:
             self.is_finished, self._reason = True, str(reason)
         content = choice.get(part)
+        self.is_thinking = False
         if not isinstance(content, dict):
             return ""
+        if any(content.get(name) for name in _TOOLS):
+            self._asks_for_tool = True
         refusal = content.get("refusal")
         if isinstance(refusal, str):
             self._refusal = (self._refusal + refusal)[:_MAX_REFUSAL]
-        text = content.get("content")
-        if not isinstance(text, str):
-            return ""
+        has_reasoning = any(content.get(name) for name in _REASONING)
+        self.is_thinking = has_reasoning or isinstance(content.get("content"), list)
+        text = _join_text(content.get("content"))
         self._has_text = self._has_text or bool(text.strip())
         return text
 
@@ -58,19 +76,30 @@ class Answer:
         Check at the end that the answer is a whole one.
 
         Raises:
-            Unfinished: it was cut off, filtered, refused, or has no text.
+            Unfinished: it was cut off, filtered or refused, has no text, asks for a
+                tool, or ended for a reason that is unknown here.
         """
         if self._refusal:
             raise Unfinished(f"the model refused: {self._refusal}")
-        if self._reason in _ENDS:
-            raise Unfinished(_ENDS[self._reason])
+        if self._reason not in _WHOLE:
+            unknown = f"the model ended the answer as {self._reason[:_MAX_REASON]!r}"
+            raise Unfinished(_ENDS.get(self._reason, unknown))
+        if self._asks_for_tool:
+            raise Unfinished(_NO_TOOL)
         if not self._has_text:
             raise Unfinished("the model gave an empty answer")
 
 
+def _join_text(content: Any) -> str:
+    """Return the text of a content, which Mistral sends as a list with reasoning."""
+    parts = content if isinstance(content, list) else [content]
+    texts = [one.get("text") if isinstance(one, dict) else one for one in parts]
+    return "".join(text for text in texts if isinstance(text, str))
+
+
 async def read_pieces(chunks: AsyncIterator[bytes]) -> AsyncIterator[str]:
     """
-    Yield the pieces of text of a streamed answer.
+    Yield the pieces of text of a streamed answer, an empty one for reasoning.
 
     The API ends with `[DONE]`; servers that leave it out send a `finish_reason`.
 
@@ -79,16 +108,12 @@ async def read_pieces(chunks: AsyncIterator[bytes]) -> AsyncIterator[str]:
         Unfinished: the model ended it for another reason than being done.
     """
     answer = Answer()
-    async for line in _split_lines(chunks):
-        # Comments keep the connection alive; event names and ids carry nothing here.
-        field, _, value = line.partition(":")
-        if field != "data":
-            continue
-        value = value.strip()
+    async for value in _read_events(chunks):
         if value == _DONE:
             answer.is_finished = True
             break
-        if piece := answer.read(_read_choice(value), "delta"):
+        piece = answer.read(_read_choice(value), "delta")
+        if piece or answer.is_thinking:
             yield piece
     if not answer.is_finished:
         raise Unreadable("the answer broke off")
@@ -119,13 +144,25 @@ def _read_choice(text: str) -> dict[str, Any]:
         raise Unreadable("no choices")
     if content.get("error"):
         raise Unfinished(f"the model failed: {_describe(content['error'])}")
+    _log_usage(content.get("usage"))
     choices = content.get("choices")
-    if choices == []:
+    if choices == [] or (choices is None and "usage" in content):
         return {}  # The last chunk may carry the usage alone.
     if not isinstance(choices, list) or not isinstance(choices[0], dict):
         raise Unreadable("no choices")
     choice: dict[str, Any] = choices[0]
     return choice
+
+
+def _log_usage(usage: Any) -> None:
+    """Log the tokens that a model counted; most servers send them once, at the end."""
+    if isinstance(usage, dict):
+        logger.debug(
+            "The model read %s tokens and wrote %s",
+            usage.get("prompt_tokens"),
+            usage.get("completion_tokens"),
+            extra={"event": "model_usage"},
+        )
 
 
 def _describe(error: Any) -> str:
@@ -135,14 +172,76 @@ def _describe(error: Any) -> str:
     return str(error)[:100] if isinstance(error, str | int) else "without a reason"
 
 
+async def _read_events(chunks: AsyncIterator[bytes]) -> AsyncIterator[str]:
+    """
+    Yield the data of each event, as soon as it is JSON or the end.
+
+    The data of an event may have several lines (WHATWG HTML, section 9.2.6), and
+    some servers leave out the empty line between events.
+    """
+    lines: list[str] = []
+    async for line in _split_lines(chunks):
+        # Comments keep the connection alive; event names and ids carry nothing here.
+        field, _, value = line.partition(":")
+        if field == "error":
+            # llama.cpp sends its errors in a field of their own.
+            raise Unfinished("the model failed")
+        if field == "data":
+            lines.append(value.strip())
+            text = "\n".join(lines)
+            if text == _DONE or _is_json(text):
+                lines.clear()
+                yield text
+        if lines and (not line or len(lines) > _MAX_LINES):
+            raise Unreadable("no JSON")
+    if lines:
+        raise Unreadable("the answer broke off")
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    except RecursionError as exc:
+        raise Unreadable("no JSON") from exc
+    return True
+
+
 async def _split_lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[str]:
-    """Split by bytes: a chunk may end within a character, or between CR and LF."""
-    rest = b""
+    """
+    Split by bytes at CR, LF, or both, without a byte order mark at the start.
+
+    A chunk may end within a character, or between CR and LF.
+    """
+    rest, is_first, is_after_cr = b"", True, False
     async for chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n")
+        part = chunk[1:] if is_after_cr and chunk.startswith(b"\n") else chunk
+        is_after_cr = part.endswith(b"\r") if part else is_after_cr and not chunk
+        lines = (rest + part).splitlines(keepends=True)
+        has_rest = bool(lines) and not lines[-1].endswith((b"\r", b"\n"))
+        rest = lines.pop() if has_rest else b""
         for line in lines:
-            yield line.rstrip(b"\r").decode("utf-8", "replace")
+            yield _decode(line, is_first)
+            is_first = False
         if len(rest) > _MAX_LINE:
             raise Unreadable("a line without end")
     if rest:
-        yield rest.decode("utf-8", "replace")
+        yield _decode(rest, is_first)
+
+
+def _decode(line: bytes, is_first: bool) -> str:
+    text = line.rstrip(b"\r\n").decode("utf-8", "replace")
+    return text.removeprefix("\ufeff") if is_first else text
+
+
+def read_reason(body: bytes) -> str:
+    """Return the reason in the body of an HTTP error, for the log."""
+    text = body.decode("utf-8", "replace")
+    try:
+        content = json.loads(text)
+        error = content.get("error", content) if isinstance(content, dict) else content
+        found = error.get("message") if isinstance(error, dict) else error
+    except (ValueError, RecursionError):
+        found = text
+    return " ".join(str(found or text).split())[:_MAX_REFUSAL]

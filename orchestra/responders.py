@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import logging
 import os
 import re
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import httpx
@@ -15,15 +17,35 @@ from orchestra.completions import (
     Unfinished,
     Unreadable,
     read_pieces,
+    read_reason,
     read_whole,
+)
+from orchestra.environment import (
+    check_body,
+    check_headers,
+    read_count,
+    read_object,
+    read_seconds,
+    read_temperature,
 )
 from sessions_history.entries import MESSAGE
 from sessions_history.responders import HistoryMessage, ResponderFailed
 
+logger = logging.getLogger(__name__)
+
 _MAX_HISTORY = 50
 """How many entries of the conversation a model gets."""
 
+_CONNECT_SECONDS = 30
+"""How long a connection may take, and the sending of a request."""
+
 _MAX_BODY = 2_000_000
+_MAX_REASON_BYTES = 20_000
+
+_AZURE = "api-version"
+"""The parameter that URLs of Azure have; its keys come in a header of their own."""
+
+_SECONDS = re.compile(r"[0-9]{1,6}")
 
 
 class EchoResponder:
@@ -35,7 +57,7 @@ class EchoResponder:
 
     def __init__(self, delay_seconds: float | None = None) -> None:
         if delay_seconds is None:
-            delay_seconds = _read_seconds("ECHO_DELAY_SECONDS", 0.05)
+            delay_seconds = read_seconds("ECHO_DELAY_SECONDS", 0.05)
         self._delay_seconds = delay_seconds
 
     async def respond(
@@ -51,9 +73,15 @@ class CompletionsResponder:
     """
     Asks an endpoint of OpenAI's chat completions API, with streaming.
 
-    COMPLETIONS_BASE_URL (http://127.0.0.1:11434/v1, say), COMPLETIONS_MODEL,
-    COMPLETIONS_API_KEY and COMPLETIONS_TIMEOUT_SECONDS (30, for each next piece)
-    come from the environment.
+    COMPLETIONS_BASE_URL (http://127.0.0.1:11434/v1, say), COMPLETIONS_MODEL and
+    COMPLETIONS_API_KEY come from the environment. So do these:
+
+    - COMPLETIONS_FIRST_TIMEOUT_SECONDS (120, or the next if that is longer) bounds
+      the silence before the first piece, in which a cold model loads;
+      COMPLETIONS_TIMEOUT_SECONDS (30) bounds the silence after it.
+    - COMPLETIONS_SYSTEM_PROMPT, COMPLETIONS_TEMPERATURE and COMPLETIONS_MAX_TOKENS.
+    - COMPLETIONS_EXTRA_BODY and COMPLETIONS_EXTRA_HEADERS, JSON objects that are
+      added to each request, and replace what they name.
     """
 
     def __init__(
@@ -63,6 +91,12 @@ class CompletionsResponder:
         model: str | None = None,
         api_key: str | None = None,
         timeout_seconds: float | None = None,
+        first_timeout_seconds: float | None = None,
+        system_prompt: str | None = None,
+        temperature: float | None = None,
+        max_tokens: int | None = None,
+        extra_body: Mapping[str, Any] | None = None,
+        extra_headers: Mapping[str, str] | None = None,
     ) -> None:
         environment = os.environ
         base_url = base_url or environment.get("COMPLETIONS_BASE_URL")
@@ -71,12 +105,31 @@ class CompletionsResponder:
                 "COMPLETIONS_BASE_URL is not set: an endpoint that speaks chat"
                 " completions, such as http://127.0.0.1:11434/v1"
             )
-        self._url = f"{base_url.rstrip('/')}/chat/completions"
+        self._url = _make_url(base_url)
         self._model = model or environment.get("COMPLETIONS_MODEL", "default")
         self._api_key = api_key or environment.get("COMPLETIONS_API_KEY")
         if timeout_seconds is None:
-            timeout_seconds = _read_seconds("COMPLETIONS_TIMEOUT_SECONDS", 30)
+            timeout_seconds = read_seconds("COMPLETIONS_TIMEOUT_SECONDS", 30)
         self._timeout_seconds = timeout_seconds
+        if first_timeout_seconds is None:
+            first_timeout_seconds = read_seconds(
+                "COMPLETIONS_FIRST_TIMEOUT_SECONDS", max(120, timeout_seconds)
+            )
+        self._first_timeout_seconds = first_timeout_seconds
+        self._system_prompt = system_prompt or environment.get(
+            "COMPLETIONS_SYSTEM_PROMPT"
+        )
+        self._extra_headers = extra_headers or read_object("COMPLETIONS_EXTRA_HEADERS")
+        check_headers("COMPLETIONS_EXTRA_HEADERS", self._extra_headers)
+        extra_body = extra_body or read_object("COMPLETIONS_EXTRA_BODY")
+        check_body("COMPLETIONS_EXTRA_BODY", extra_body)
+        if temperature is None:
+            temperature = read_temperature("COMPLETIONS_TEMPERATURE")
+        if max_tokens is None:
+            max_tokens = read_count("COMPLETIONS_MAX_TOKENS")
+        parameters = {"temperature": temperature, "max_tokens": max_tokens}
+        given = {key: one for key, one in parameters.items() if one is not None}
+        self._parameters = {**given, **extra_body}
         # Loading certificates takes longer than many requests.
         self._tls = ssl.create_default_context()
 
@@ -90,24 +143,24 @@ class CompletionsResponder:
             ResponderFailed: the endpoint is away, slow, failing, answers something
                 else, or ends the answer for another reason than being done.
         """
+        silence = _Silence(self._first_timeout_seconds)
+        # The silence bounds what is read.
+        longest_seconds = max(self._first_timeout_seconds, self._timeout_seconds)
+        timeout = httpx.Timeout(min(longest_seconds, _CONNECT_SECONDS), read=None)
+        request = self._make_request(message, history)
         try:
             async with (
-                httpx.AsyncClient(
-                    verify=self._tls, timeout=self._timeout_seconds
-                ) as client,
-                client.stream(
-                    "POST",
-                    self._url,
-                    headers=self._make_headers(),
-                    json=self._make_request(message, history),
-                ) as response,
+                httpx.AsyncClient(verify=self._tls, timeout=timeout) as client,
+                aclosing(self._ask(client, request, silence)) as pieces,
             ):
-                async for piece in self._read(response):
-                    yield piece
-        except httpx.TimeoutException as exc:
-            seconds = f"{self._timeout_seconds:g}"
+                async for piece in pieces:
+                    silence.most_seconds = self._timeout_seconds
+                    if piece:
+                        yield piece
+        except TimeoutError as exc:
+            seconds = f"{silence.most_seconds:g}"
             raise ResponderFailed(f"no word from the model for {seconds} s") from exc
-        except httpx.ConnectError as exc:
+        except (httpx.ConnectError, httpx.TimeoutException) as exc:
             raise ResponderFailed("the model cannot be reached") from exc
         except httpx.TransportError as exc:
             raise ResponderFailed("the answer broke off") from exc
@@ -116,22 +169,28 @@ class CompletionsResponder:
         except Unreadable as exc:
             raise ResponderFailed(f"the model's answer is unreadable: {exc}") from exc
 
-    async def _read(self, response: httpx.Response) -> AsyncIterator[str]:
-        if response.status_code != httpx.codes.OK:
-            raise ResponderFailed(f"the model answered HTTP {response.status_code}")
-        if "json" in response.headers.get("content-type", ""):
-            body = b""
-            async for chunk in response.aiter_bytes():
-                body += chunk
-                if len(body) > _MAX_BODY:
-                    raise Unreadable("too long")
-            yield read_whole(body)
-            return
-        async for piece in read_pieces(response.aiter_bytes()):
-            yield piece
+    async def _ask(
+        self, client: httpx.AsyncClient, content: dict[str, Any], silence: "_Silence"
+    ) -> AsyncGenerator[str]:
+        request = client.build_request(
+            "POST", self._url, headers=self._make_headers(), json=content
+        )
+        async with asyncio.timeout(silence.most_seconds):
+            response = await client.send(request, stream=True)
+        try:
+            async for piece in _read(response, silence.bound(response.aiter_bytes())):
+                yield piece
+        finally:
+            await response.aclose()
 
     def _make_headers(self) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self._api_key}"} if self._api_key else {}
+        headers: dict[str, str] = {}
+        if self._api_key and _AZURE in self._url.params:
+            headers["api-key"] = self._api_key
+        elif self._api_key:
+            headers["authorization"] = f"Bearer {self._api_key}"
+        extra = {name.lower(): one for name, one in self._extra_headers.items()}
+        return {**headers, **extra}
 
     def _make_request(
         self, message: Any, history: Sequence[HistoryMessage]
@@ -143,7 +202,88 @@ class CompletionsResponder:
                 role = "user" if one.sender == "client" else "assistant"
                 _add(messages, role, text)
         _add(messages, "user", get_text(message))
-        return {"model": self._model, "messages": messages, "stream": True}
+        if self._system_prompt:
+            messages.insert(0, {"role": "system", "content": self._system_prompt})
+        request = {"model": self._model, "messages": messages, "stream": True}
+        return {**request, **self._parameters}
+
+
+class _Silence:
+    """How long a model may be silent; its first piece may take longer."""
+
+    def __init__(self, most_seconds: float) -> None:
+        self.most_seconds = most_seconds
+
+    async def bound(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """
+        Yield chunks as they come.
+
+        Raises:
+            TimeoutError: the next one takes too long.
+        """
+        while True:
+            try:
+                async with asyncio.timeout(self.most_seconds):
+                    chunk = await anext(chunks)
+            except StopAsyncIteration:
+                return
+            yield chunk
+
+
+async def _read(
+    response: httpx.Response, chunks: AsyncIterator[bytes]
+) -> AsyncIterator[str]:
+    """Yield the pieces of a response, and empty ones for what is no answer."""
+    if response.status_code != httpx.codes.OK:
+        raise ResponderFailed(await _read_failure(response, chunks))
+    if "json" in response.headers.get("content-type", ""):
+        body = b""
+        async for chunk in chunks:
+            body += chunk
+            if len(body) > _MAX_BODY:
+                raise Unreadable("too long")
+        yield read_whole(body)
+        return
+    async for piece in read_pieces(chunks):
+        yield piece
+
+
+def _make_url(base_url: str) -> httpx.URL:
+    """
+    Return the URL of an endpoint, with the query of its base as Azure needs it.
+
+    Raises:
+        ImproperlyConfigured: the base is no URL of HTTP.
+    """
+    try:
+        base = httpx.URL(base_url)
+    except httpx.InvalidURL:
+        base = httpx.URL()
+    if base.scheme not in ("http", "https") or not base.host:
+        raise ImproperlyConfigured(
+            f"COMPLETIONS_BASE_URL is {base_url!r}: a URL that begins with http:// or"
+            " https:// is allowed, such as http://127.0.0.1:11434/v1"
+        )
+    return base.copy_with(path=f"{base.path.rstrip('/')}/chat/completions")
+
+
+async def _read_failure(response: httpx.Response, chunks: AsyncIterator[bytes]) -> str:
+    """Log why an endpoint failed; return what the client may know of it."""
+    body = b""
+    async for chunk in chunks:
+        body += chunk
+        if len(body) > _MAX_REASON_BYTES:
+            break
+    status = response.status_code
+    wait = response.headers.get("retry-after", "")
+    logger.warning(
+        "The model answered HTTP %s: %s",
+        status,
+        read_reason(body) or "without a reason",
+        extra={"event": "model_failed"},
+    )
+    again = f"; try again in {wait} s" if _SECONDS.fullmatch(wait) else ""
+    return f"the model answered HTTP {status}{again}"
 
 
 def _add(messages: list[dict[str, str]], role: str, text: str) -> None:
@@ -166,16 +306,3 @@ def get_text(content: Any) -> str:
     if isinstance(content, str):
         return content
     return json.dumps(content, ensure_ascii=False)
-
-
-def _read_seconds(name: str, default: float) -> float:
-    text = os.environ.get(name) or str(default)
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1
-    if not 0 <= seconds <= 3600:
-        raise ImproperlyConfigured(
-            f"{name} is {text!r}: a number of seconds from 0 to 3600 is allowed"
-        )
-    return seconds

@@ -221,19 +221,24 @@ WEBSOCKET = load(
 )
 
 REDIS_URL = os.environ.get("REDIS_URL")
+# A direct connection for LISTEN, where DATABASE_URL names a pooler.
+DATABASE_LISTEN_URL = os.environ.get("DATABASE_LISTEN_URL")
 # The newest key comes first: it encrypts, and each decrypts.
 REDIS_ENCRYPTION_KEYS = _read_list("REDIS_ENCRYPTION_KEYS", "")
 METRICS_TOKEN = os.environ.get("METRICS_TOKEN")
 JWT_SECRET = os.environ.get("JWT_SECRET")
 
+# Groups reach all nodes, over what the nodes share.
 CHANNEL_LAYERS: dict[str, dict[str, Any]] = {
-    "default": {
+    "default": {"BACKEND": "connections.layers.local.LocalLayer"}
+}
+if REDIS_URL:
+    CHANNEL_LAYERS["default"] = {
         "BACKEND": "connections.layers.redis.RedisLayer",
         "CONFIG": {"hosts": [REDIS_URL]},
     }
-    if REDIS_URL
-    else {"BACKEND": "connections.layers.local.LocalLayer"}
-}
+elif DATABASES["default"]["ENGINE"] == "django.db.backends.postgresql":
+    CHANNEL_LAYERS["default"]["BACKEND"] = "connections.layers.postgres.PostgresLayer"
 
 # The server that sends alert mail; alert_recipients in the configuration gets it.
 _mail_server: dict[str, Any] = {

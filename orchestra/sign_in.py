@@ -18,7 +18,8 @@ from django.utils.crypto import salted_hmac
 
 from connections.config.loader import get_config
 from connections.models.sweep import delete_some
-from connections.net.addresses import group_address
+from connections.net.addresses import UNIX, group_address
+from connections.privacy import digest_address, show_address
 from connections.views.source import find_request_source
 from orchestra.models import FailedSignIn
 
@@ -44,10 +45,11 @@ def limit_sign_ins(view: View) -> View:
         if request.method != "POST":
             return view(request, *args, **kwargs)
         source = find_request_source(request, get_config().trusted_proxies)
-        address = group_address(source.address)[:64] or "unix"
+        address = group_address(source.address)[:64] or UNIX
         # The attempt counts from here on, so that concurrent ones see each other.
         attempt = FailedSignIn.objects.create(
-            address=address, user_digest=_digest(request.POST.get("username", ""))
+            address=digest_address(address),
+            user_digest=digest_username(request.POST.get("username", "")),
         )
         count, count_of_address = _count(attempt)
         if count > MAX_PER_USER or count_of_address > MAX_PER_ADDRESS:
@@ -56,7 +58,7 @@ def limit_sign_ins(view: View) -> View:
         response = view(request, *args, **kwargs)
         if response.status_code != 302:
             _log_failure(address, count, count_of_address)
-        elif _digest(request.user.get_username()) == attempt.user_digest:
+        elif digest_username(request.user.get_username()) == attempt.user_digest:
             _find_same(attempt).delete()
         else:
             # The sign-in page redirects a user that is signed in, unverified.
@@ -66,7 +68,8 @@ def limit_sign_ins(view: View) -> View:
     return limited
 
 
-def _digest(username: str) -> str:
+def digest_username(username: str) -> str:
+    """Return the digest that stands for a user name."""
     name = unicodedata.normalize("NFKC", username).casefold()
     return salted_hmac(__name__, name, algorithm="sha256").hexdigest()
 
@@ -95,6 +98,7 @@ def _refuse(request: HttpRequest) -> HttpResponseBase:
 
 
 def _log_failure(address: str, count: int, count_of_address: int) -> None:
+    address = show_address(address)
     logger.info("A sign-in from %s failed", address, extra={"event": "sign_in_failed"})
     if count == MAX_PER_USER or count_of_address == MAX_PER_ADDRESS:
         logger.warning(

@@ -3,9 +3,13 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from asgiref.sync import SyncToAsync
 from django.conf import settings as project
+from django.db import connections
+from django.test import override_settings
 from hypothesis import settings
 
 from connections.error_log import error_filter
@@ -74,6 +78,38 @@ def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter") -> None
 def new_errors() -> None:
     """Let each test see the first error of a place, as in a new process."""
     error_filter.forget()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_passwords(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Hash passwords with MD5, but for servers in processes of their own."""
+    selection: Any = request.config.pluginmanager.get_plugin("tests.plugins.selection")
+    if selection.is_live(request.path):
+        yield
+        return
+    quick = "django.contrib.auth.hashers.MD5PasswordHasher"
+    with override_settings(PASSWORD_HASHERS=[quick, *project.PASSWORD_HASHERS]):
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def layer_in_memory() -> Iterator[None]:
+    """Send groups of this process in memory: tests may roll their database back."""
+    layer = {"BACKEND": "connections.layers.local.LocalLayer"}
+    with override_settings(CHANNEL_LAYERS={"default": layer}):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def close_connections_of_threads() -> Iterator[None]:
+    """
+    Close database connections that a test left open in the thread of asgiref.
+
+    Channels looks at an open one before each handler of a synchronous consumer, which
+    fails in the next test where that may not use the database.
+    """
+    yield
+    SyncToAsync.single_thread_executor.submit(connections.close_all).result()
 
 
 @pytest.fixture(scope="session")

@@ -13,10 +13,16 @@ DIAGRAMS = DOCS / "_diagrams"
 README = ROOT / "README.md"
 QUICKSTART = DOCS / "quickstart.md"
 TUTORIAL = DOCS / "tutorial.md"
+ADOPT = DOCS / "howto" / "adopt.md"
 GUARANTEES = DOCS / "evidence" / "guarantees.md"
+EVIDENCE_OF_ATTACKS = DOCS / "evidence" / "attacks.md"
 FAULTS = DOCS / "evidence" / "faults.md"
 TESTING = DOCS / "howto" / "test_your_project.md"
+BROADCAST = DOCS / "howto" / "broadcast.md"
+PRESENCE = DOCS / "howto" / "presence.md"
 SESSIONS = DOCS / "howto" / "sessions.md"
+PRODUCE = DOCS / "howto" / "produce.md"
+API = DOCS / "howto" / "api.md"
 SECURITY = DOCS / "topics" / "security.md"
 
 _FILE = re.compile(r"(?:# |<!-- )([\w/]+\.(?:py|html))(, at its end)?(?: -->)?\n")
@@ -45,6 +51,15 @@ def read_files(text: str) -> Iterator[tuple[str, str, bool]]:
     for block in read_blocks(text, "(?:python|html)"):
         if named := re.match(_FILE, block):
             yield named[1], block, named[2] is not None
+
+
+def read_changes(text: str) -> Iterator[tuple[str, str, str]]:
+    """Yield path, old text and new text of each change in the diffs of a page."""
+    for block in read_blocks(text, "diff"):
+        name, _, lines = block.removeprefix("# ").partition("\n")
+        for change in re.findall(r"((?:^-.*\n)+)((?:^\+.*\n)+)", lines, re.M):
+            old, new = (re.sub("^.", "", text, flags=re.M) for text in change)
+            yield name, old, new
 
 
 def name_diagram(source: str) -> str:

@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from tests.abuse.corpus import ATTACKS
-from tests.pages import FAULTS, GUARANTEES, SECURITY, find_pages, read_rows
+from tests.pages import (
+    EVIDENCE_OF_ATTACKS,
+    FAULTS,
+    GUARANTEES,
+    SECURITY,
+    find_pages,
+    read_rows,
+)
 from tests.project import ROOT
 
 TESTS = ROOT / "tests"
@@ -56,6 +63,7 @@ def find_tests() -> dict[str, Source]:
         (SECURITY, "threat", 20),
         (GUARANTEES, "promise", 20),
         (FAULTS, "fault", 15),
+        (EVIDENCE_OF_ATTACKS, "figure", 27),
     ],
 )
 def test_every_row_names_a_test_that_exists(page: Path, head: str, least: int) -> None:

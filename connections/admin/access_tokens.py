@@ -6,20 +6,22 @@ from typing import Any
 from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
-from django.db.models import Q, QuerySet
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.views.decorators.http import require_POST
 
+from connections.actions.permissions import is_read_only, may_act_for
 from connections.admin.user_search import UserSearch
 from connections.announcements import post_close_requests
-from connections.credentials.identity import check_client_id, check_scope
+from connections.audit import acting, name_author
+from connections.credentials.identity import API_SCOPES, check_client_id, check_scope
 from connections.credentials.tokens import issue
-from connections.dashboard.permissions import GuardedAdmin, is_read_only
+from connections.dashboard.permissions import GuardedAdmin
 from connections.dashboard.time_columns import show_times
-from connections.models import AccessToken, CloseRequest
+from connections.models import AccessToken, AuditEntry, CloseRequest
 
 _FOLDER = "admin/connections/accesstoken"
 
@@ -34,7 +36,8 @@ class AccessTokenForm(forms.ModelForm):  # type: ignore[type-arg]
         strip=True,
         widget=forms.Textarea(attrs={"rows": 3, "class": "vLargeTextField"}),
         help_text="One scope per line: a path such as /ws/chat/ (and all below it), "
-        "or a route, written as its URL pattern. Empty: all routes.",
+        "or a route, written as its URL pattern. Empty: all routes. For the operators' "
+        f"API name its scopes: {', '.join(API_SCOPES)}.",
     )
 
     class Meta:
@@ -44,7 +47,7 @@ class AccessTokenForm(forms.ModelForm):  # type: ignore[type-arg]
     def clean(self) -> dict[str, Any]:
         fields = self.cleaned_data
         user = fields.get("user")
-        if user is not None and not _may_act_for(self.author, user):
+        if user is not None and not may_act_for(self.author, user):
             self.add_error(
                 "user",
                 "You may not create access tokens for this user: it needs the "
@@ -82,18 +85,11 @@ class StateFilter(admin.SimpleListFilter):
     parameter_name = "state"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [(state, state) for state in ("valid", "expired", "revoked")]
+        return [(state, state) for state in AccessToken.STATES]
 
     def queryset(self, request: HttpRequest, queryset: Any) -> Any:
-        is_over = Q(expires_at__lte=timezone.now())
-        match self.value():
-            case "valid":
-                return queryset.filter(revoked_at=None).exclude(is_over)
-            case "expired":
-                return queryset.filter(is_over, revoked_at=None)
-            case "revoked":
-                return queryset.exclude(revoked_at=None)
-        return queryset
+        state = self.value()
+        return queryset.in_state(state) if state in AccessToken.STATES else queryset
 
 
 class AccessTokenAdmin(UserSearch, GuardedAdmin):
@@ -160,7 +156,8 @@ class AccessTokenAdmin(UserSearch, GuardedAdmin):
     def save_model(
         self, request: HttpRequest, obj: AccessToken, form: Any, change: bool
     ) -> None:
-        issue(obj)
+        with acting(AuditEntry.Via.ADMIN, name_author(request.user)):
+            issue(obj)
 
     def response_add(
         self, request: HttpRequest, obj: AccessToken, post_url_continue: Any = None
@@ -229,27 +226,17 @@ class AccessTokenAdmin(UserSearch, GuardedAdmin):
         return HttpResponseRedirect(reverse(changelist))
 
 
-def _may_act_for(author: Any, user: Any) -> bool:
-    """Return True if a staff user may create a token that acts as a user."""
-    if author.is_superuser or author.pk == user.pk:
-        return True
-    if getattr(user, "is_superuser", False) or not user.is_active:
-        return False
-    permissions: set[str] = getattr(user, "get_all_permissions", set)()
-    needed = {"connections.impersonate_accesstoken", *permissions}
-    return bool(author.has_perms(needed))
-
-
 def _end_connections(request: HttpRequest, token_ids: Sequence[int]) -> None:
-    """ActionRequest the nodes to end the connections of these tokens."""
-    post_close_requests(
-        *(
-            CloseRequest(
-                target=CloseRequest.Target.TOKEN,
-                value=str(token_id),
-                reason="revoked",
-                author=request.user.get_username(),
+    """Ask the nodes to end the connections of these tokens."""
+    with acting(AuditEntry.Via.ADMIN):
+        post_close_requests(
+            *(
+                CloseRequest(
+                    target=CloseRequest.Target.TOKEN,
+                    value=str(token_id),
+                    reason="revoked",
+                    author=name_author(request.user),
+                )
+                for token_id in token_ids
             )
-            for token_id in token_ids
         )
-    )

@@ -6,8 +6,8 @@ from typing import Any
 from django.db.models import Q
 from django.http import HttpRequest, HttpResponse
 
+from connections.actions.registry import Target, find_allowed
 from connections.admin.read_only import ReadOnlyAdmin
-from connections.dashboard.actions import Target, find_allowed
 from connections.dashboard.cache import shared
 from connections.dashboard.charts.scales import (
     format_bytes,
@@ -15,6 +15,7 @@ from connections.dashboard.charts.scales import (
     format_seconds,
 )
 from connections.dashboard.details import offer_for_node
+from connections.dashboard.sites import linking_within
 from connections.models import CloseRequest, Connection, Node, NodeCommand
 from connections.models.node import LIVE_STATES
 from connections.units import from_timestamp, show_moment
@@ -61,7 +62,8 @@ class NodePages(ReadOnlyAdmin):
         context = dict(extra_context or {})
         node = self.get_object(request, object_id)
         if node is not None and self.has_view_permission(request, node):
-            context |= self._describe(node, find_allowed(request.user))
+            with linking_within(self.admin_site.name):
+                context |= self._describe(node, find_allowed(request.user))
         return super().change_view(request, object_id, form_url, context)
 
     def _describe(self, node: Node, allowed: frozenset[str]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from connections.admin.access_tokens import AccessTokenAdmin
 from connections.admin.error_groups import ErrorPages
 from connections.admin.node_pages import NodePages
 from connections.admin.read_only import ReadOnlyAdmin
+from connections.audit import acting, name_author
 from connections.dashboard.admin import LiveDashboardAdmin
 from connections.dashboard.charts.scales import NOTHING, format_seconds
 from connections.dashboard.listing import ConnectionList
@@ -21,6 +22,7 @@ from connections.dashboard.time_columns import show_times
 from connections.models import (
     AccessToken,
     Alert,
+    AuditEntry,
     Ban,
     Connection,
     ErrorEvent,
@@ -95,6 +97,21 @@ class AlertAdmin(ReadOnlyAdmin):
         return super().get_queryset(request).filter(is_test=False)
 
 
+@admin.register(AuditEntry)
+class AuditEntryAdmin(ReadOnlyAdmin):
+    """What staff, commands, the API and rules did."""
+
+    list_display = ("at", "actor", "via", "action", "target", "value", "reason")
+    list_filter = ("via",)
+    ordering = ("-id",)
+    sortable_by = ()
+    search_fields = ("=actor", "=value")
+    search_help_text = "Search by the full name of an actor, or the value of a target."
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> list[Any]:
+        return show_times(AuditEntry, (*self.list_display, "facts"))
+
+
 _MOST_RECENT = 1000
 
 
@@ -151,14 +168,16 @@ class BanAdmin(GuardedAdmin):
     def save_model(
         self, request: HttpRequest, obj: Ban, form: object, change: bool
     ) -> None:
-        obj.author = request.user.get_username()
-        impose(obj)
+        obj.author = name_author(request.user)
+        with acting(AuditEntry.Via.ADMIN):
+            impose(obj)
 
     def delete_model(self, request: HttpRequest, obj: Ban) -> None:
-        lift(obj)
+        with acting(AuditEntry.Via.ADMIN):
+            lift(obj, name_author(request.user))
 
     def delete_queryset(
         self, request: HttpRequest, queryset: models.QuerySet[Ban]
     ) -> None:
         for ban in queryset:
-            lift(ban)
+            self.delete_model(request, ban)

@@ -9,7 +9,7 @@ from datetime import datetime
 from django.utils import timezone
 
 from connections.alerts.email import describe_failed_mail, find_recipients, send
-from connections.alerts.evaluator import log_alert
+from connections.alerts.evaluator import report
 from connections.background import BackgroundTasks
 from connections.config.loader import WebSocketConfig
 from connections.exceptions import DatabaseUnavailable
@@ -101,7 +101,7 @@ class DatabaseDownAlert:
         alert.detail = f"node {self._place}: the database {failure}"[:255]
         if alert.state == Alert.State.PENDING and lasted:
             alert.state, alert.fired_at = Alert.State.FIRING, self._now()
-            log_alert(alert)
+            report(alert)
         if alert.state == Alert.State.FIRING and self._is_mail_due(alert):
             self._mail_tried_at = self._clock()
             self._mailing.start(self._mail(alert), "The mail of an alert")
@@ -132,4 +132,4 @@ class DatabaseDownAlert:
             alert.state, alert.resolved_at = Alert.State.FIRING, None
             raise
         self.alert = None
-        log_alert(alert)
+        report(alert)

@@ -12,6 +12,7 @@ from connections.alerts.states import Step, decide
 from connections.config.alert_rules import AlertRule, format_value
 from connections.models import Alert
 from connections.models.alias import atomic
+from connections.signals import alert_changed
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ class Evaluator:
         except IntegrityError:
             return  # Another evaluator was first.
         if is_firing:
-            log_alert(alert)
+            report(alert)
 
     def _fire(self, alert: Alert, value: float, now: datetime) -> None:
         pending = Alert.objects.filter(pk=alert.pk, state=Alert.State.PENDING)
@@ -118,7 +119,7 @@ class Evaluator:
         }
         if pending.update(state=Alert.State.FIRING, **columns):
             alert.state, alert.value = Alert.State.FIRING, value
-            log_alert(alert)
+            report(alert)
 
     def _resolve(self, alert: Alert, value: float) -> None:
         firing = Alert.objects.filter(pk=alert.pk, state=Alert.State.FIRING)
@@ -131,9 +132,16 @@ class Evaluator:
         }
         if firing.update(state=Alert.State.RESOLVED, **columns):
             alert.state, alert.value = Alert.State.RESOLVED, value
-            log_alert(alert)
+            report(alert)
         elif alert.state == Alert.State.PENDING:
             Alert.objects.filter(pk=alert.pk, state=Alert.State.PENDING).delete()
+
+
+def report(alert: Alert) -> None:
+    """Log and send an alert that fires or has resolved."""
+    log_alert(alert)
+    if not alert.is_test:
+        alert_changed.send_soon([alert])
 
 
 def log_alert(alert: Alert) -> None:

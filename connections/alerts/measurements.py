@@ -51,7 +51,11 @@ class Measurements:
     full_pools: list[str] = field(default_factory=list)
     """Who was refused and who holds the slots, for each node that refuses."""
     degraded_pools: list[str] = field(default_factory=list)
-    """The nodes without the shared pool, each with the reason."""
+    """
+    The nodes without the shared pool, each with the reason.
+
+    Without those whose pool was lost with their database: database_down is the alert.
+    """
     lost: list[str] = field(default_factory=list)
     """The lost nodes, each with its last beat."""
     lagging: list[str] = field(default_factory=list)
@@ -98,7 +102,7 @@ def read_measurements(
             measurements.lagging.append(f"{place}: {node.loop_lag_seconds:.2g} s")
         if pending := counters.get("recorder_pending"):
             measurements.waiting.append(f"{place}: {pending} records")
-        if node.degraded:
+        if node.degraded and not counters.get("pool_lost_with_database"):
             measurements.degraded_pools.append(f"{place}: {node.degraded}")
         if counters.get("pool_full"):
             measurements.full_pools.append(f"{place}: {counters['pool_full']}")

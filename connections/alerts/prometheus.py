@@ -18,9 +18,16 @@ _MOST_ACTIVE = f"max_over_time({_ACTIVE}[10m:15s])"
 
 _POOL_FULL = 'websocket_connections_total{outcome="pool_full"}'
 
+_ON_NODE = "on (job, instance)"
+_POOL_DOWN = (
+    f"(websocket_database_up == 0 and {_ON_NODE}"
+    ' websocket_config_info{pool="postgres"})'
+)
+"""The nodes whose pool is lost with their database: database_down is the alert."""
+
 _EXPRESSIONS = {
     "pool_full": f"60 * sum(rate({_POOL_FULL}[2m]))",
-    "pool_degraded": "sum(websocket_pool_degraded)",
+    "pool_degraded": f"sum(websocket_pool_degraded unless {_ON_NODE} {_POOL_DOWN})",
     "database_down": "count(websocket_database_up == 0)",
     "pool_near_exhaustion": "max(websocket_pool_slots / websocket_pool_limit)",
     "high_error_rate": f"{_ERRORS} / ({_MESSAGES} >= MINIMUM)",

@@ -145,7 +145,8 @@ class Ramp:
             "open", group="idle", count=new, headers=self._headers, seconds=60
         )
         seconds = self._clock() - started
-        # The server writes records and closes refused connections a little later.
+        self._load.do("confirm", group="idle", seconds=60)
+        # The server writes records a little later.
         left = int(self._load.do("rest", seconds=self._seconds)["open"]) - _ACTIVE
         if left < count:
             raise LoadFailed(f"the server closed {count - left}")

@@ -33,9 +33,11 @@ from connections.client.events import (
     EntryGrew,
     ErrorReceived,
     Event,
+    MembersChanged,
     NoticeReceived,
     State,
     StateChanged,
+    TypingChanged,
 )
 from connections.client.outbox import Ack, RequestFailed
 from connections.client.reconnect import Ended
@@ -53,11 +55,13 @@ __all__ = [
     "EntryGrew",
     "ErrorReceived",
     "Event",
+    "MembersChanged",
     "NoticeReceived",
     "RequestFailed",
     "SessionClient",
     "State",
     "StateChanged",
+    "TypingChanged",
     "UnauthorizedError",
     "open_connection",
 ]

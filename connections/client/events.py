@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 from connections.client.reconnect import Ended
 from connections.client.transcript import Entry
@@ -82,6 +82,22 @@ class NoticeReceived:
     at: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MembersChanged:
+    """Members of the session came or left; the public data of all that are present."""
+
+    members: dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TypingChanged:
+    """A member began or ended to type on another connection of the session."""
+
+    member: str
+    connection: str
+    is_typing: bool
+
+
 Event = (
     StateChanged
     | Attached
@@ -90,4 +106,6 @@ Event = (
     | EntryCompleted
     | ErrorReceived
     | NoticeReceived
+    | MembersChanged
+    | TypingChanged
 )

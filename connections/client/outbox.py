@@ -3,8 +3,11 @@
 import asyncio
 import json
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+
+from connections.client.reconnect import Ended
 
 _MAX_TIMEOUTS = 4
 
@@ -53,8 +56,9 @@ class Outbox:
     Their ids make a second sending harmless.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, get_traceparent: Callable[[], str] = str) -> None:
         self._limit = limit
+        self._get_traceparent = get_traceparent
         self._prefix = secrets.token_hex(8)
         self._count = 0
         self._items: dict[str, Item] = {}
@@ -69,7 +73,14 @@ class Outbox:
             await self._has_items.wait()
         return next(iter(self._items.values()))
 
-    def add(self, content: Any, max_bytes: int | None = None) -> Item:
+    def add(
+        self,
+        content: Any,
+        max_bytes: int | None = None,
+        *,
+        answer: bool = True,
+        metadata: dict[str, Any] | None = None,
+    ) -> Item:
         """
         Add a message.
 
@@ -81,7 +92,17 @@ class Outbox:
             raise RequestFailed("queue_full", f"{self._limit} messages wait already")
         self._count += 1
         message_id = f"{self._prefix}-{self._count}"
-        message = {"type": "message", "id": message_id, "data": content}
+        message: dict[str, Any] = {
+            "type": "message",
+            "id": message_id,
+            "data": content,
+        }
+        if not answer:
+            message["answer"] = False
+        if metadata is not None:
+            message["metadata"] = metadata
+        if traceparent := self._get_traceparent():
+            message["traceparent"] = traceparent
         text = json.dumps(message, allow_nan=False, ensure_ascii=False)
         try:
             size = len(text.encode())
@@ -132,3 +153,8 @@ class Outbox:
         if not self._items:
             self._has_items.clear()
         return item
+
+
+def make_closed(ended: Ended) -> RequestFailed:
+    """Return the failure of a message whose connection has ended for good."""
+    return RequestFailed("closed", f"the connection has ended: {ended.reason}")

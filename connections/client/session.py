@@ -27,7 +27,8 @@ from connections.client.events import (
     StateChanged,
 )
 from connections.client.listeners import Listeners
-from connections.client.outbox import Ack, Item, Outbox, RequestFailed
+from connections.client.outbox import Ack, Item, Outbox, RequestFailed, make_closed
+from connections.client.presence import SessionPresence
 from connections.client.reconnect import Ended, Random
 from connections.client.reconnecting_socket import OPENING_SECONDS, ReconnectingSocket
 from connections.client.tokens import GetToken, Renewal, Sleep, Token, ask_token
@@ -54,12 +55,14 @@ class SessionClient:
         url: str,
         *,
         session: str = "new",
+        presence: bool = False,
         token: Token = None,
         get_token: GetToken | None = None,
         queue_limit: int = 100,
         entry_limit: int = 1000,
         ack_timeout_seconds: float = 15,
         heartbeat_timeout_seconds: float = 5,
+        get_traceparent: Callable[[], str] = str,
         rng: Random = random.random,
         sleep: Sleep = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
@@ -68,7 +71,8 @@ class SessionClient:
         Prepare a client; `url` is that of all sessions (wss://host/ws/sessions/).
 
         A query of the URL is sent with each connection. `get_token` is called at
-        each attempt and has ten seconds; `token` is a constant token.
+        each attempt and has ten seconds; `token` is a constant token. Each message
+        names the trace that `get_traceparent` returns, unless that is empty.
 
         Raises:
             ValueError: the URL is not ws://host/path or wss://host/path.
@@ -85,9 +89,12 @@ class SessionClient:
         self._sleep = sleep
         self._clock = clock
         self._transcript = Transcript(entry_limit)
-        self._outbox = Outbox(queue_limit)
+        self._outbox = Outbox(queue_limit, get_traceparent)
         self._listeners = Listeners()
         self._emit = self._listeners.emit
+        self.presence = SessionPresence(self._say, self._emit, sleep=sleep)
+        """Who is present in the session, and types; empty unless asked for."""
+        self._asks_presence = presence
         self._cancellations = Cancellations(self._send_cancel, sleep=sleep)
         self._in_flight: Item | None = None
         self._retry_seconds: float | None = None
@@ -153,21 +160,31 @@ class SessionClient:
         self._outbox.fail_all(RequestFailed("closed", "the client was closed"))
         self._emit(None)
 
-    async def request(self, content: Any) -> Ack:
+    async def request(
+        self,
+        content: Any,
+        *,
+        answer: bool = True,
+        metadata: dict[str, Any] | None = None,
+    ) -> Ack:
         """
         Send a message and wait until it is recorded.
 
-        It is sent again after a reconnect until the server settles it. A cancelled
-        call removes the message from the queue.
+        Without `answer` no responder answers it. A responder can read `metadata`,
+        an object of at most 4096 bytes of JSON, which the log does not keep.
+        Older servers ignore both. The message is sent again after a reconnect
+        until the server settles it. A cancelled call removes it from the queue.
 
         Raises:
             RequestFailed: the message is not recorded; `code` says why.
         """
         ended = self.ended
         if self.state is State.CLOSED and ended is not None and ended.is_final:
-            raise _make_closed(ended)
+            raise make_closed(ended)
         limits = self.hello.get("limits", {})
-        item = self._outbox.add(content, limits.get("max_message_size"))
+        item = self._outbox.add(
+            content, limits.get("max_message_size"), answer=answer, metadata=metadata
+        )
         self._socket.wake()
         try:
             return await item.done
@@ -206,6 +223,8 @@ class SessionClient:
         position = [self._transcript.position]
         if self.hello:
             position.append(urlencode({"replaces": self.hello["connection"]}))
+        if self._asks_presence:
+            position.append("presence=1")
         return self._url.make(self.session, *position)
 
     async def _attend(self, socket: ClientConnection) -> None:
@@ -224,6 +243,7 @@ class SessionClient:
                     tasks.create_task(self._send_queue()),
                     tasks.create_task(self._beat()),
                     tasks.create_task(self._cancellations.run()),
+                    tasks.create_task(self.presence.run()),
                 ]
                 with contextlib.suppress(ConnectionClosed):
                     async for text in socket:
@@ -253,7 +273,8 @@ class SessionClient:
 
     async def _send_cancel(self, offset: int) -> None:
         with contextlib.suppress(ConnectionClosed):
-            await self._say({"type": "cancel", "offset": offset})
+            epoch = self._transcript.epoch
+            await self._say({"type": "cancel", "offset": offset, "epoch": epoch})
 
     async def _beat(self) -> None:
         """Drop a connection whose server stopped answering."""
@@ -277,14 +298,13 @@ class SessionClient:
                 self._outbox.fail(self._in_flight.message_id, error)
             self._in_flight = None
             if state is State.CLOSED and ended.is_final:
-                self._outbox.fail_all(_make_closed(ended))
+                self._outbox.fail_all(make_closed(ended))
         self._emit(StateChanged(state=state, ended=ended, delay_seconds=delay_seconds))
 
     def _receive(self, message: dict[str, Any]) -> None:
         self._has_heard = True
-        take = getattr(self, f"_take_{message['type']}", None)
-        if take is not None:
-            take(message)
+        take = getattr(self, f"_take_{message['type']}", self.presence.take)
+        take(message)
 
     def _take_hello(self, hello: dict[str, Any]) -> None:
         if self._transcript.begin(hello):
@@ -293,6 +313,7 @@ class SessionClient:
         self.session = hello["session"]
         self._behind = (0, 0, 0.0)
         self._socket.mark_ready()
+        self.presence.begin(hello)
         gap = hello["gap"]
         self._emit(
             Attached(
@@ -376,7 +397,3 @@ class SessionClient:
 
 def _read_retry_seconds(error: dict[str, Any]) -> float:
     return max(0.2, error.get("retry_after_seconds") or 1)
-
-
-def _make_closed(ended: Ended) -> RequestFailed:
-    return RequestFailed("closed", f"the connection has ended: {ended.reason}")

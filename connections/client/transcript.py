@@ -124,10 +124,14 @@ class Transcript:
         return grown
 
     def settle(self, message: dict[str, Any]) -> Entry | None:
-        """Record the end of a stream; return None if the entry is not held."""
+        """
+        Record the end of a stream.
+
+        Returns None if the entry is not held, or has ended so before.
+        """
         self._move_to(message)
         entry = self._entries.get(message["offset"])
-        if entry is None:
+        if entry is None or entry.state == message["state"]:
             return None
         settled = replace(entry, state=message["state"])
         self._entries[entry.offset] = settled

@@ -1,13 +1,14 @@
-"""Find the users and nodes that operators name."""
+"""Find the users, persons and nodes that operators name."""
 
 import re
 from typing import Any
 
 from django.contrib.auth import get_user_model
-from django.core.management.base import CommandError
+from django.core.management.base import CommandError, CommandParser
 
 from connections.models import Connection, Node
 from connections.models.user_key import get_users
+from connections.personal_data.person import Person, find_client, find_user_person
 
 _SHOWN = 5
 
@@ -24,6 +25,25 @@ def find_user(name: str) -> Any:
         return get_users().get_by_natural_key(name)
     except users.DoesNotExist as exc:
         raise CommandError(f"there is no user {name!r}") from exc
+
+
+def add_person(parser: CommandParser) -> None:
+    """Add the options that name a person, one of which is required."""
+    names = parser.add_mutually_exclusive_group(required=True)
+    names.add_argument("--user", metavar="NAME", help="this user, by login name")
+    names.add_argument("--client", metavar="ID", help="this client, by its id")
+
+
+def find_person(options: dict[str, Any]) -> Person:
+    """
+    Return the person that the options name.
+
+    Raises:
+        CommandError: no such user exists.
+    """
+    if options["user"] is not None:
+        return find_user_person(find_user(options["user"]))
+    return find_client(options["client"])
 
 
 def find_node_id(text: str) -> str:

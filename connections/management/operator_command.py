@@ -7,7 +7,9 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 from django.db import Error as DatabaseError
 
+from connections.audit import acting
 from connections.config.kinds import Number, Whole
+from connections.models import AuditEntry
 from connections.storage.failures import explain_failure
 
 _INTERRUPTED = 130
@@ -20,6 +22,7 @@ class OperatorCommand(BaseCommand):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._numbers: dict[str, tuple[str, Number | Whole]] = {}
+        self._name = f"manage.py {type(self).__module__.rpartition('.')[2]}"
 
     def add_number(
         self, parser: Any, flag: str, kind: Number | Whole, **options: Any
@@ -32,7 +35,8 @@ class OperatorCommand(BaseCommand):
     def execute(self, *args: Any, **options: Any) -> str | None:
         self._check_numbers(options)
         try:
-            output = super().execute(*args, **options)
+            with acting(AuditEntry.Via.COMMAND, self._name):
+                output = super().execute(*args, **options)
             self.stdout.flush()
         except DatabaseError as exc:
             raise CommandError(explain_failure(exc)) from exc

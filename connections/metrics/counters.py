@@ -7,8 +7,10 @@ that have closed. record_failure() is for other threads.
 """
 
 import threading
+import time
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,6 +22,12 @@ DURATION_EDGES = (0.5, 1, 5, 15, 30, 60, 300, 900, 3600, 14400, 43200, 86400)
 _MILLISECONDS = (1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000)
 LATENCY_EDGES = tuple(edge / 1000 for edge in _MILLISECONDS)
 """Upper edges, in seconds, of handling, acks and round trips; one more is open."""
+
+SIZE_EXPONENTS = (6, 8, 10, 12, 14, 16, 18, 20)
+"""The upper edges of message sizes, as powers of two bytes; one more is open."""
+
+_SIZES = 65
+"""One count for each length of a number of 64 bits."""
 
 OTHER = "other"
 """The label for everything beyond a bound on labels."""
@@ -82,16 +90,35 @@ def record_failure(part: str) -> None:
         _process_failures.add(part)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TracedDuration:
+    """One duration of a histogram whose span is exported: an exemplar."""
+
+    seconds: float
+    trace_id: str
+    span_id: str
+    at: float
+    """Seconds since 1970."""
+
+
 class Histogram:
     """Durations in buckets of fixed upper edges, and their sum."""
 
-    __slots__ = ("_first_edge", "counts", "edges", "sum_seconds")
+    __slots__ = ("_first_edge", "counts", "edges", "exemplars", "sum_seconds")
 
     def __init__(self, edges: Sequence[float]) -> None:
         self.edges = edges
         self._first_edge = edges[0]
         self.counts = [0] * (len(edges) + 1)
         self.sum_seconds = 0.0
+        self.exemplars: dict[int, TracedDuration] = {}
+        """The newest one of each bucket, by its index; empty without traces."""
+
+    def keep_exemplar(self, seconds: float, trace_id: str, span_id: str) -> None:
+        """Keep the span of a duration, which observe() counts, for its bucket."""
+        self.exemplars[bisect_left(self.edges, seconds)] = TracedDuration(
+            seconds=seconds, trace_id=trace_id, span_id=span_id, at=time.time()
+        )
 
     def observe(self, seconds: float) -> None:
         """Count one duration; an edge belongs to the bucket below it."""
@@ -101,6 +128,26 @@ class Histogram:
             self.counts[0] += 1
         else:
             self.counts[bisect_left(self.edges, seconds)] += 1
+
+
+def make_sizes() -> list[int]:
+    """
+    Return counts of messages by size, for `sizes[(size_bytes - 1).bit_length()] += 1`.
+
+    The count at n is that of messages of more than 2 ** (n - 1) and at most 2 ** n
+    bytes, so that a message costs neither a call nor a search.
+    """
+    return [0] * _SIZES
+
+
+class CompressionCounts:
+    """The bytes of compressed messages of all clients, before and after."""
+
+    __slots__ = ("after_bytes", "before_bytes")
+
+    def __init__(self) -> None:
+        self.before_bytes = 0
+        self.after_bytes = 0
 
 
 class RouteCounters:
@@ -113,14 +160,22 @@ class RouteCounters:
         "messages_out",
         "open_connections",
         "outcomes",
+        "sizes_in",
+        "sizes_out",
+        "would_have",
     )
 
     def __init__(self) -> None:
+        self.sizes_in = make_sizes()
+        """Messages by size; unlike the sums, also those of open connections."""
+        self.sizes_out = make_sizes()
         self.messages_in = 0
         self.messages_out = 0
         self.bytes_in = 0
         self.bytes_out = 0
         self.outcomes = Tally()
+        self.would_have = Tally()
+        """Decisions of limits that are observed and not enforced, by limit."""
         self.open_connections = 0
         """Set by measure_routes() on the copies that it returns."""
 
@@ -138,6 +193,7 @@ class Counters:
     __slots__ = (
         "_lingering",
         "acks",
+        "compression",
         "consumers",
         "durations",
         "ends",
@@ -176,6 +232,7 @@ class Counters:
         self.handling = Histogram(LATENCY_EDGES)
         self.acks = Histogram(LATENCY_EDGES)
         self.round_trips = Histogram(LATENCY_EDGES)
+        self.compression = CompressionCounts()
         # Connections that ended while their consumer still runs, and when they ended.
         self._lingering: dict[str, float] = {}
 
@@ -200,6 +257,10 @@ class Counters:
     def record_outcome(self, route: str, outcome: str) -> None:
         """Count the outcome of a handshake."""
         self.get_route(route).outcomes.add(outcome)
+
+    def record_would_have(self, route: str, limit: str) -> None:
+        """Count a decision of a limit that is observed and not enforced."""
+        self.get_route(route).would_have.add(limit)
 
     def record_opened(self, connection: "LiveConnection", open_count: int) -> None:
         """Count an admitted connection; open_count includes it."""
@@ -234,6 +295,9 @@ class Counters:
             whole = copies[id(counters)]
             whole.add_traffic(counters)
             whole.outcomes = counters.outcomes
+            whole.would_have = counters.would_have
+            whole.sizes_in = counters.sizes_in
+            whole.sizes_out = counters.sizes_out
         for connection in connections:
             whole = copies[id(self.get_route(connection.route))]
             whole.add_traffic(connection)
@@ -244,9 +308,12 @@ class Counters:
         """Return the sums over all routes; connections are those open now."""
         traffic = RouteCounters()
         refused = Tally(self.refused_early)
+        would_have = Tally()
         opened = 0
         for route in self.routes.values():
             traffic.add_traffic(route)
+            for limit, count in route.would_have.items():
+                would_have.add(limit, count)
             for outcome, count in route.outcomes.items():
                 if outcome == "accepted":
                     opened += count
@@ -274,6 +341,7 @@ class Counters:
             "errors": dict(self.errors),
             "refused": dict(refused),
             "resumes": dict(self.resumes),
+            "would_have": dict(would_have),
             "durations": list(self.durations.counts),
             "handling": list(self.handling.counts),
             "acks": list(self.acks.counts),

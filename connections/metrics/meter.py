@@ -41,6 +41,7 @@ _RECENT = (
     "refused",
     "auth_failures",
     "pool_full",
+    "would_have",
 )
 
 
@@ -198,4 +199,5 @@ def _pick_sums(totals: Totals) -> dict[str, int]:
         "refused": sum(refused.values()),
         "auth_failures": sum(refused.get(word, 0) for word in CREDENTIAL_OUTCOMES),
         "pool_full": refused.get("pool_full", 0),
+        "would_have": sum(totals["would_have"].values()),
     }

@@ -94,6 +94,7 @@ class Alert(models.Model):
     objects = AlertQuerySet.as_manager()
 
     class Meta:
+        app_label = "connections"
         ordering = ["-since"]
         constraints = [
             models.UniqueConstraint(

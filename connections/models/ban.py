@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.contrib.auth import get_user_model
 from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models import Count, Max, Q
 
 from connections.models.alias import PrimaryQuerySet
 from connections.models.clock import Now
-from connections.models.user_key import get_users
+from connections.models.user_key import find_user_key
 from connections.net.addresses import name_banned_network
+from connections.privacy import reduce_target
 
 
 class BanQuerySet(PrimaryQuerySet["Ban"]):
@@ -72,6 +72,7 @@ class Ban(models.Model):
     objects = BanQuerySet.as_manager()
 
     class Meta:
+        app_label = "connections"
         ordering = ["-created_at"]
         constraints = [
             models.UniqueConstraint(
@@ -82,34 +83,16 @@ class Ban(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.target} {self.value}"
+        # The log of Django admin keeps this text.
+        return f"{self.target} {reduce_target(self.target, self.value)}".strip()
 
     def clean(self) -> None:
         """Normalise the value: a user's key, a network in canonical form."""
         try:
             if self.target == self.Target.USER:
-                self.value = _find_user_key(self.value)
+                self.value = find_user_key(self.value)
             elif self.target == self.Target.ADDRESS and self._state.adding:
                 # A row of an older version names one IPv6 address without /128.
                 self.value = name_banned_network(self.value)
         except ValueError as exc:
             raise ValidationError({"value": str(exc)}) from exc
-
-
-def _find_user_key(text: str) -> str:
-    """
-    Return the primary key of the user that a text names, by key or by name.
-
-    Raises:
-        ValueError: there is no such user.
-    """
-    users = get_user_model()
-    manager = get_users()
-    try:
-        return str(manager.get(pk=text).pk)
-    except (users.DoesNotExist, ValueError, ValidationError):
-        pass
-    try:
-        return str(manager.get_by_natural_key(text).pk)
-    except users.DoesNotExist as exc:
-        raise ValueError(f"there is no user {text!r}") from exc

@@ -59,6 +59,7 @@ class CloseRequest(models.Model):
     objects = CloseRequestQuerySet.as_manager()
 
     class Meta:
+        app_label = "connections"
         ordering = ["-id"]
 
     def __str__(self) -> str:

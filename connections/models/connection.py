@@ -41,9 +41,9 @@ class ConnectionQuerySet(PrimaryQuerySet["Connection"]):
         live = Node.objects.filter(state__in=LIVE_STATES)
         return self.open().exclude(node_id__in=live.values("node_id"))
 
-    def mark_lost(self, batch_size: int) -> int:
+    def mark_lost(self, batch_size: int) -> list[str]:
         """
-        Record open connections of dead nodes as lost, one batch; return how many.
+        Record open connections of dead nodes as lost, one batch; return their ids.
 
         They end at the last beat of their node, when they were last known open.
         """
@@ -51,17 +51,14 @@ class ConnectionQuerySet(PrimaryQuerySet["Connection"]):
         with atomic():
             lost = self.of_dead_nodes().order_by("opened_at")[:batch_size]
             keys = list(lost.values_list("connection_id", flat=True))
-            return (
-                self.open()
-                .filter(connection_id__in=keys)
-                .update(
-                    closed_at=Coalesce(
-                        Subquery(gone.values("beat_at")), F("last_activity_at")
-                    ),
-                    close_code=1006,
-                    reason="lost",
-                )
+            self.open().filter(connection_id__in=keys).update(
+                closed_at=Coalesce(
+                    Subquery(gone.values("beat_at")), F("last_activity_at")
+                ),
+                close_code=1006,
+                reason="lost",
             )
+        return keys
 
 
 class Connection(models.Model):
@@ -110,6 +107,19 @@ class Connection(models.Model):
     bytes_in = models.PositiveBigIntegerField(default=0)
     bytes_out = models.PositiveBigIntegerField(default=0)
     errors = models.PositiveIntegerField(default=0)
+    longest_silence_seconds = models.FloatField(
+        null=True,
+        blank=True,
+        help_text="The longest idle time that a beat has seen; empty: not recorded.",
+    )
+    silent_from = models.DateTimeField(
+        null=True, blank=True, help_text="The start of the longest idle time."
+    )
+    over_rate = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        help_text="Messages over the rate in force; empty: not recorded.",
+    )
     flight = models.JSONField(
         null=True,
         blank=True,
@@ -120,6 +130,7 @@ class Connection(models.Model):
     objects = ConnectionQuerySet.as_manager()
 
     class Meta:
+        app_label = "connections"
         ordering = ["-opened_at", "-connection_id"]
         # Lists are filtered by some of these, and are ordered by the opening or, if
         # all their rows are closed, by the end. So each reads the rows that it shows,
@@ -175,6 +186,7 @@ class ErrorEvent(models.Model):
     objects = PrimaryQuerySet.as_manager()
 
     class Meta:
+        app_label = "connections"
         ordering = ["-at"]
         indexes = [
             models.Index(fields=["exception_class", "-at"], name="error_class"),

@@ -35,6 +35,14 @@ class AccessTokenQuerySet(PrimaryQuerySet["AccessToken"]):
         rows = with_user(self.filter(digest__in=digests))
         return {row.digest: row for row in rows}
 
+    def in_state(self, state: str) -> AccessTokenQuerySet:
+        """Tokens that are valid, expired or revoked, by the database's clock."""
+        is_over = models.Q(expires_at__lte=Now())
+        if state == "revoked":
+            return self.exclude(revoked_at=None)
+        unrevoked = self.filter(revoked_at=None)
+        return unrevoked.filter(is_over if state == "expired" else ~is_over)
+
     def revoke(self) -> list[int]:
         """Revoke the selected tokens; return the keys of those revoked only now."""
         with atomic():
@@ -73,6 +81,8 @@ class TicketQuerySet(PrimaryQuerySet["Ticket"]):
 class AccessToken(models.Model):
     """A bearer token; only its hash is stored."""
 
+    STATES = ("valid", "expired", "revoked")
+
     digest = models.CharField(max_length=64, unique=True, editable=False)
     hint = models.CharField(
         max_length=8, editable=False, help_text="The first characters of the token."
@@ -88,7 +98,8 @@ class AccessToken(models.Model):
     scopes = models.JSONField(
         default=list,
         blank=True,
-        help_text="Routes, and paths with all below them; empty: valid for all.",
+        help_text="Routes, and paths with all below them; empty: valid for all. Only "
+        "api:read and the like open the operators' API.",
     )
     created_at = models.DateTimeField(auto_now_add=True)
     expires_at = models.DateTimeField(null=True, blank=True)
@@ -103,6 +114,7 @@ class AccessToken(models.Model):
     objects = AccessTokenQuerySet.as_manager()
 
     class Meta:
+        app_label = "connections"
         ordering = ["-created_at"]
         permissions = [
             ("impersonate_accesstoken", "Can create access tokens for other users")
@@ -134,6 +146,7 @@ class Ticket(models.Model):
     objects = TicketQuerySet.as_manager()
 
     class Meta:
+        app_label = "connections"
         indexes = [
             models.Index(fields=["client_digest", "issued_at"], name="ticket_client")
         ]

@@ -57,6 +57,9 @@ class NodePicture(models.Model):
 
     objects = NodePictureQuerySet.as_manager()
 
+    class Meta:
+        app_label = "connections"
+
     def __str__(self) -> str:
         return self.node_id
 
@@ -65,6 +68,7 @@ class LiveDashboard(models.Model):
     """The dashboard's entry in the admin and its permissions; it has no table."""
 
     class Meta:
+        app_label = "connections"
         managed = False
         default_permissions = ("view",)
         verbose_name_plural = "live dashboard"
@@ -73,6 +77,7 @@ class LiveDashboard(models.Model):
             ("end_all", "Can end all connections of a client, user or node"),
             ("drain_node", "Can drain a node"),
             ("send_notice", "Can send a notice to clients"),
+            ("publish_to_group", "Can publish to groups through the API"),
         ]
 
     def __str__(self) -> str:

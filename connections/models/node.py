@@ -27,6 +27,16 @@ class NodeQuerySet(PrimaryQuerySet["Node"]):
             state="serving", beat_at__gte=Now() - timedelta(seconds=seconds)
         )
 
+    def beside_pool(self, pool: str) -> NodeQuerySet:
+        """
+        Nodes that share no limits with a node of a pool.
+
+        Nodes of older releases do not name theirs: beside Redis it is Redis.
+        """
+        if pool == "memory":
+            return self.all()
+        return self.exclude(pool__in=["redis", ""] if pool == "redis" else [pool])
+
     def started_before(self, node_id: str | None) -> NodeQuerySet:
         """Nodes that started before another, by time and then id; None: all nodes."""
         if node_id is None:
@@ -81,6 +91,13 @@ class Node(models.Model):
     host = models.CharField(max_length=255)
     pid = models.PositiveIntegerField()
     version = models.CharField(max_length=40)
+    pool = models.CharField(
+        max_length=10,
+        blank=True,
+        default="",
+        db_default="",
+        help_text="Where the node's slots are; empty: written by an older release.",
+    )
     state = models.CharField(
         max_length=10, choices=State.choices, default=State.SERVING
     )
@@ -117,6 +134,7 @@ class Node(models.Model):
     objects = NodeQuerySet.as_manager()
 
     class Meta:
+        app_label = "connections"
         ordering = ["-started_at"]
 
     def __str__(self) -> str:

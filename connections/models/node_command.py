@@ -54,6 +54,7 @@ class NodeCommand(models.Model):
     objects = NodeCommandQuerySet.as_manager()
 
     class Meta:
+        app_label = "connections"
         ordering = ["-id"]
         # The table is older than the name of the model.
         db_table = "connections_order"

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
-from django.db import models
+from django.db import DataError, IntegrityError, models
 from django.db.models import Q
 
 from connections.models.alias import PrimaryQuerySet
 from connections.models.clock import Now
 from connections.models.node import ID_LENGTH
 
+logger = logging.getLogger(__name__)
+
+Key = TypeVar("Key")
+
 _MOST_FEW = 10_000
+_FAULTS = (IntegrityError, DataError, ValueError, TypeError, LookupError)
+"""What one faulty row raises; an outage raises other errors."""
 
 
 class SweepQuerySet(PrimaryQuerySet["Sweep"]):
@@ -43,6 +51,9 @@ class Sweep(models.Model):
 
     objects = SweepQuerySet.as_manager()
 
+    class Meta:
+        app_label = "connections"
+
     def __str__(self) -> str:
         return self.name
 
@@ -53,12 +64,55 @@ def delete_some(rows: models.QuerySet[Any], batch_size: int) -> int:
 
     The rows are ordered by the column that selects them: without statistics,
     PostgreSQL takes a third of a table for old, and would look through all of it.
+    Rows that the database refuses to delete are logged, and keep no others.
     """
-    keys = list(rows.values_list("pk", flat=True)[:batch_size])
+
+    def delete(keys: Sequence[Any]) -> int:
+        found = rows.model._default_manager.filter(pk__in=keys)
+        count: int = found._raw_delete(rows.db)
+        return count
+
+    deleted, refused = 0, list[Any]()
+    while deleted < batch_size:
+        left = rows.exclude(pk__in=refused) if refused else rows
+        keys = list(left.values_list("pk", flat=True)[: batch_size - deleted])
+        known = len(refused)
+        deleted += work_on_some(keys, delete, rows.model.__name__, refused.append)
+        if len(refused) == known:
+            break
+    return deleted
+
+
+def work_on_some(
+    keys: Sequence[Key],
+    work: Callable[[Sequence[Key]], int],
+    name: str,
+    on_refused: Callable[[Key], object] = bool,
+) -> int:
+    """
+    Work on rows in one transaction, or in several if some are faulty; return how many.
+
+    A batch that fails is halved until only the faulty rows are left out, which are
+    logged by name and key.
+    """
     if not keys:
         return 0
-    count: int = rows.model._default_manager.filter(pk__in=keys)._raw_delete(rows.db)
-    return count
+    try:
+        return work(keys)
+    except _FAULTS as exc:
+        if len(keys) == 1:
+            logger.error(
+                "The sweep left the row %s of %s as it is: %s",
+                keys[0],
+                name,
+                exc,
+                extra={"event": "row_refused"},
+            )
+            on_refused(keys[0])
+            return 0
+    half = len(keys) // 2
+    halves = (keys[:half], keys[half:])
+    return sum(work_on_some(some, work, name, on_refused) for some in halves)
 
 
 def count_some(rows: models.QuerySet[Any]) -> int:

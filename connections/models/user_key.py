@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from django.apps import apps
 from django.contrib.auth import get_user_model
+from django.core.exceptions import ValidationError
 from django.db import models, router
 from django.db.models.fields.related_descriptors import ForwardManyToOneDescriptor
 
@@ -29,6 +30,25 @@ def find_user_keys(name: str, lookup: str = "exact") -> Sequence[Any]:
     """Return the keys of the users with a name; not every model has a username."""
     named = {f"{get_user_model().USERNAME_FIELD}__{lookup}": name}
     return list(get_users().filter(**named).values_list("pk", flat=True))
+
+
+def find_user_key(text: str) -> str:
+    """
+    Return the primary key of the user that a text names, by key or by name.
+
+    Raises:
+        ValueError: there is no such user.
+    """
+    users = get_user_model()
+    manager = get_users()
+    try:
+        return str(manager.get(pk=text).pk)
+    except (users.DoesNotExist, ValueError, ValidationError):
+        pass
+    try:
+        return str(manager.get_by_natural_key(text).pk)
+    except users.DoesNotExist as exc:
+        raise ValueError(f"there is no user {text!r}") from exc
 
 
 def are_users_apart() -> bool:

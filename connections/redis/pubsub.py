@@ -15,9 +15,9 @@ from redis.asyncio import Redis
 from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 
 from connections.background import BackgroundTasks
+from connections.deadline import deadline
 from connections.error_log import get_logger
 from connections.redis.clients import ask
-from connections.redis.deadline import deadline
 from connections.units import Clock
 
 logger = get_logger(__name__)

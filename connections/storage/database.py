@@ -4,8 +4,9 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
@@ -21,6 +22,7 @@ from django.db import connections as thread_connections
 from connections.background import BackgroundTasks
 from connections.exceptions import DatabaseUnavailable, NotMigrated
 from connections.models.alias import get_connection
+from connections.storage.changes import Changes
 from connections.storage.deadlines import deadlines
 from connections.storage.failures import describe_failure
 from connections.storage.in_test import (
@@ -37,6 +39,9 @@ Result = TypeVar("Result")
 READERS = 4
 """The number of reading threads, each with a connection of its own."""
 
+BRIEF_THREADS = 4
+"""The number of threads for brief work, each with a connection of its own."""
+
 
 def require_tables() -> None:
     """
@@ -47,11 +52,9 @@ def require_tables() -> None:
     Raises:
         NotMigrated: the database answers, and tables are missing.
     """
-    models = apps.get_app_config("connections").get_models()
-    needed = {one._meta.db_table for one in models if one._meta.managed}
     connection = get_connection()
     try:
-        found = set(connection.introspection.table_names())
+        missing, has_some = find_missing_tables()
     except DatabaseError as exc:
         logger.warning(
             "Whether the database is migrated could not be checked: %s",
@@ -61,8 +64,16 @@ def require_tables() -> None:
         return
     finally:
         connection.close()
-    if not needed <= found:
-        raise NotMigrated(needed - found, has_some=bool(found))
+    if missing:
+        raise NotMigrated(missing, has_some=has_some)
+
+
+def find_missing_tables() -> tuple[set[str], bool]:
+    """Return the tables that the database lacks, and whether it has any table."""
+    models = apps.get_app_config("connections").get_models()
+    needed = {one._meta.db_table for one in models if one._meta.managed}
+    found = set(get_connection().introspection.table_names())
+    return needed - found, bool(found)
 
 
 class _Writer:
@@ -112,6 +123,7 @@ class Database:
         if get_connection().vendor != "sqlite":
             self._urgent_writer = _Writer("connections-urgent-writer")
         self._readers = ThreadPoolExecutor(READERS, "connections-reader")
+        self._brief = ThreadPoolExecutor(BRIEF_THREADS, "connections-brief")
         self._opened: set[Any] = set()
         self._lock = threading.Lock()
         # Reads and writes are apart: reads succeed on a full disk, writes fail.
@@ -133,7 +145,7 @@ class Database:
 
     @property
     def failure(self) -> str | None:
-        """describe_failure() of the last write or read; None if both succeeded."""
+        """describe_failure() until a read and a write of rows succeed; or None."""
         return self._failures.get("write") or self._failures.get("read")
 
     async def write(
@@ -187,16 +199,39 @@ class Database:
             return await run_in_test(call)
         return await asyncio.get_running_loop().run_in_executor(self._readers, call)
 
+    async def run_briefly(
+        self,
+        work: Callable[Arguments, Result],
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> Result:
+        """
+        Run one short statement that may write; a few calls run at once.
+
+        The connections stay open and are not checked before, whatever CONN_MAX_AGE
+        and CONN_HEALTH_CHECKS are: the work has to expect a broken one.
+
+        Raises:
+            DatabaseUnavailable: the database did not answer.
+        """
+        call = partial(self._run, "brief", work, *args, **kwargs)
+        if self.is_in_test:
+            return await run_in_test(call)
+        return await asyncio.get_running_loop().run_in_executor(self._brief, call)
+
     async def close(self) -> None:
         """Finish submitted work, then close the connection of every thread."""
         self._closing.cancel()
-        await asyncio.to_thread(self._close)
+        # The threads of a loop that ends have ended already.
+        with ThreadPoolExecutor(1) as closer:
+            await asyncio.get_running_loop().run_in_executor(closer, self._close)
 
     def abandon(self) -> None:
         """Cancel work that has not begun, and do not wait for the rest."""
         for writer in {self._writer, self._urgent_writer}:
             writer.abandon()
-        self._readers.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._readers, self._brief):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     async def _close_with_loop(self) -> None:
         """Close the connections when the loop of a test cancels its tasks."""
@@ -212,6 +247,7 @@ class Database:
         for writer in {self._writer, self._urgent_writer}:
             writer.shutdown()
         self._readers.shutdown()
+        self._brief.shutdown()
         # A thread may still be keeping the connections of its last call.
         with self._lock:
             opened, self._opened = self._opened, set()
@@ -225,9 +261,13 @@ class Database:
         *args: Arguments.args,
         **kwargs: Arguments.kwargs,
     ) -> Result:
-        self._close_old_connections()
+        if kind != "brief":
+            self._close_old_connections()
         try:
-            with deadlines.limit(get_connection()):
+            with (
+                deadlines.limit(get_connection()),
+                self._watch_recovery(kind),
+            ):
                 result = work(*args, **kwargs)
         except (OperationalError, InterfaceError) as exc:
             self._failures[kind] = describe_failure(exc)
@@ -236,8 +276,25 @@ class Database:
         finally:
             if not self.is_in_test:
                 self._track_connections()
-        self._failures.pop(kind, None)
         return result
+
+    @contextmanager
+    def _watch_recovery(self, kind: str) -> Iterator[None]:
+        """
+        Forget the failure of this kind if the work succeeds.
+
+        Only a write that changed rows shows that writes succeed again: on a full
+        disk a transaction that changes nothing succeeds.
+        """
+        if kind not in self._failures:
+            yield
+            return
+        connection = get_connection()
+        changes = Changes(connection)
+        with connection.execute_wrapper(changes.execute):
+            yield
+        if kind == "read" or changes.found:
+            self._failures.pop(kind, None)
 
     def _close_old_connections(self) -> None:
         if not self.is_in_test:

@@ -4,8 +4,8 @@ from typing import Any
 
 from django.db import Error as DatabaseError
 
-_NOT_MIGRATED = frozenset(("42P01", "42703"))
-"""PostgreSQL, appendix A: undefined_table, undefined_column."""
+_NOT_MIGRATED = frozenset(("42P01", "42703", "42883"))
+"""PostgreSQL, appendix A: undefined_table, undefined_column, undefined_function."""
 
 AWAY = "does not answer"
 """How describe_failure() describes a database that cannot be reached."""

@@ -20,9 +20,11 @@ class Swept:
     nodes_pruned: int = 0
     minutes_rolled: int = 0
     rollups_pruned: int = 0
+    hours_pruned: int = 0
     alerts_pruned: int = 0
     bans_pruned: int = 0
     orders_pruned: int = 0
+    refusals_pruned: int = 0
     tasks: dict[str, int] = field(default_factory=dict)
     """The counts of tasks that other packages added, by name."""
 

@@ -22,6 +22,7 @@ from connections.alerts.email import deliver
 from connections.alerts.evaluator import Evaluator
 from connections.alerts.measurements import read_measurements
 from connections.announcements import post_close_requests
+from connections.config.enforcement import OBSERVE
 from connections.config.loader import WebSocketConfig
 from connections.metrics.counters import record_failure
 from connections.metrics.steps import PeriodicSteps
@@ -31,18 +32,22 @@ from connections.models import (
     CloseRequest,
     Connection,
     ErrorEvent,
+    HourRollup,
     MinuteRollup,
     Node,
     NodeCommand,
+    RefusedHandshake,
     Sweep,
 )
 from connections.models.alias import get_connection
 from connections.models.clock import Now
+from connections.models.connection import ConnectionQuerySet
 from connections.models.sweep import count_some, delete_some
+from connections.node.records import send_lost
 from connections.passes import Passes
 from connections.storage.deadlines import deadlines
 from connections.sweeper.results import AllNodesSilent, SweepIncomplete, Swept
-from connections.sweeper.rollups import roll_up
+from connections.sweeper.rollups import roll_up, roll_up_hours
 from connections.sweeper.tasks import SweepTask, get_sweep_tasks
 from connections.units import Clock, count_of
 
@@ -60,17 +65,20 @@ _PRUNED = {
     "close_requests": "The deletion of old close requests",
     "nodes": "The deletion of old nodes",
     "rollups": "The deletion of old minutes",
+    "hours": "The deletion of old hours",
     "alerts": "The deletion of old alerts",
     "bans": "The deletion of ended bans",
     "orders": "The deletion of old node commands",
+    "refusals": "The deletion of old refused handshakes",
 }
 _IDLE = "The close of idle connections"
 _DEAD = "The search for dead nodes"
 _LOST = "The record of lost connections"
 _ROLLUP = "The rollup of minutes"
+_HOURS = "The rollup of hours"
 _ALERTS = "The evaluation of alerts"
 _MAILS = "The delivery of alerts"
-_PARTS = (_IDLE, _DEAD, _LOST, _ROLLUP, *_PRUNED.values(), _ALERTS, _MAILS)
+_PARTS = (_IDLE, _DEAD, _LOST, _ROLLUP, _HOURS, *_PRUNED.values(), _ALERTS, _MAILS)
 
 
 OnBatch = Callable[[str, int, Callable[[], int]], None]
@@ -178,6 +186,7 @@ class Sweeper:
         if not self._is_dry:
             work = partial(roll_up, self._batch_size)
             swept.minutes_rolled = run(_ROLLUP, lambda: self._call(work)) or 0
+            run(_HOURS, lambda: self._call(roll_up_hours))
         self._prune(swept)
         for task in get_sweep_tasks():
             count = run(_name_part(task), partial(self._run_task, task))
@@ -269,13 +278,14 @@ class Sweeper:
             .filter(reason=close_codes.IDLE.reason)
             .values("value")
         )
-        candidates = (
+        candidates: ConnectionQuerySet = (
             Connection.objects.idle_since(moment)
             .filter(node__state__in=("serving", "draining"))
             .exclude(connection_id__in=pending)
         )
         if not self._is_sooner:
             candidates = candidates.timed_as_configured()
+        candidates = self._without_observed(candidates)
         idle = candidates.order_by("last_activity_at").values_list(
             "connection_id", flat=True
         )
@@ -288,6 +298,15 @@ class Sweeper:
             if len(chunk) < self._batch_size:
                 break
         return count
+
+    def _without_observed(self, rows: ConnectionQuerySet) -> ConnectionQuerySet:
+        """Leave out the routes on which idle connections are observed alone."""
+        enforce = self._config.enforce
+        routes = [one.route for one in enforce.routes]
+        observed = [one for one in routes if "idle" in enforce.find_observed(one)]
+        if enforce.idle == OBSERVE:
+            return rows.filter(route__in=set(routes).difference(observed))
+        return rows.exclude(route__in=observed)
 
     def _make_request(self, connection_id: str) -> CloseRequest:
         return CloseRequest(
@@ -315,9 +334,12 @@ class Sweeper:
         if self._is_dry:
             of_dead = Connection.objects.open().filter(node__in=dead)
             return of_dead.count() + gone.count()
-        return self._repeat(
-            lambda: Connection.objects.mark_lost(self._batch_size), gone.count
-        )
+        return self._repeat(self._mark_some_lost, gone.count)
+
+    def _mark_some_lost(self) -> int:
+        connection_ids = Connection.objects.mark_lost(self._batch_size)
+        send_lost(connection_ids)
+        return len(connection_ids)
 
     def _prune(self, swept: Swept) -> None:
         """Delete old rows of each model; one that fails does not stop the others."""
@@ -332,9 +354,11 @@ class Sweeper:
             "close_requests": (CloseRequest.objects, "created_at", _days_ago(1)),
             "nodes": (Node.objects.gone(), "stopped_at", gone_before),
             "rollups": (MinuteRollup.objects, "minute", oldest_minute),
+            "hours": (HourRollup.objects, "hour", oldest_minute // 60),
             "alerts": (Alert.objects, "resolved_at", rollups_before),
             "bans": (Ban.objects, "until", gone_before),
             "orders": (NodeCommand.objects, "created_at", gone_before),
+            "refusals": (RefusedHandshake.objects, "at", gone_before),
         }
         for name in _PRUNED:
             all_rows, column, moment = old[name]

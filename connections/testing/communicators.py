@@ -31,9 +31,11 @@ class VirtualNode(Node):
         self._clock = clock
 
     async def advance(self, seconds: float) -> None:
-        """Advance the time, and end idle and expired connections."""
+        """Advance the time; end idle and expired connections, and lingers."""
+        await self.presence.beat()
         self._clock.advance(seconds)
         await self.activity.check()
+        await self.presence.beat()
 
 
 def make_config(**values: Any) -> WebSocketConfig:

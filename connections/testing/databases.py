@@ -30,12 +30,7 @@ def run_on(
     """
 
     def run() -> Result:
-        for alias, changed in databases.items():
-            settings = {**connections.settings[alias], **changed}
-            backend = load_backend(settings["ENGINE"])
-            opened = backend.DatabaseWrapper(settings, alias)
-            opened.ensure_connection = partial(_ensure_connection, opened)
-            connections[alias] = opened
+        use_in_thread(databases)
         try:
             return work(*args, **kwargs)
         finally:
@@ -43,6 +38,16 @@ def run_on(
 
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(run).result()
+
+
+def use_in_thread(databases: Databases) -> None:
+    """Use other databases in this thread from now on."""
+    for alias, changed in databases.items():
+        settings = {**connections.settings[alias], **changed}
+        backend = load_backend(settings["ENGINE"])
+        opened = backend.DatabaseWrapper(settings, alias)
+        opened.ensure_connection = partial(_ensure_connection, opened)
+        connections[alias] = opened
 
 
 def _ensure_connection(opened: BaseDatabaseWrapper) -> None:

@@ -28,6 +28,14 @@ _START_SECONDS = 60
 _STOP_SECONDS = 5
 _OPEN_SECONDS = 10
 _LOG_LINES = 40
+_OPTIONS = {
+    "daphne": ("-p", "{port}"),
+    "uvicorn": ("--port", "{port}"),
+    "hypercorn": ("--bind", "127.0.0.1:{port}"),
+    "granian": ("--interface", "asgi", "--port", "{port}"),
+    "gunicorn": ("-k", "uvicorn_worker.UvicornWorker", "--bind", "127.0.0.1:{port}"),
+}
+"""The options with which another server listens on a port of this machine."""
 
 
 class StartFailed(Exception):
@@ -38,9 +46,10 @@ class LiveServer:
     """
     A server of your project in its own process.
 
-    DJANGO_SETTINGS_MODULE names its settings. `command` is serve, daphne or
-    uvicorn, or sweep_idle_connections, which does not listen. `application` is
-    the ASGI application for daphne and uvicorn, by default ASGI_APPLICATION.
+    DJANGO_SETTINGS_MODULE names its settings. `command` is serve, daphne, uvicorn,
+    hypercorn, granian or gunicorn, or sweep_idle_connections, which does not
+    listen. `application` is the ASGI application for another server than serve,
+    by default ASGI_APPLICATION.
     `config` overrides keys, as in {"idle_timeout_seconds": 1,
     "node__beat_seconds": 0.2}. `folder` takes its log; `databases` holds the
     differences from DATABASES, for run() and create_token().
@@ -245,14 +254,13 @@ class LiveServer:
     def _argv(self) -> list[str]:
         port = str(self.port)
         if self.command == "serve":
-            argv = ["-m", "django", "serve", "--port", port]
-        elif self.command == "daphne":
-            argv = ["-m", "daphne", "-p", port, self._find_application()]
+            argv = ["django", "serve", "--port", port]
         elif self.command == "sweep_idle_connections":
-            argv = ["-m", "django", self.command]
+            argv = ["django", self.command]
         else:
-            argv = ["-m", "uvicorn", "--port", port, self._find_application()]
-        return [sys.executable, *argv, *self.arguments]
+            options = (one.format(port=port) for one in _OPTIONS[self.command])
+            argv = [self.command, *options, self._find_application()]
+        return [sys.executable, "-m", *argv, *self.arguments]
 
     def _find_application(self) -> str:
         return self.application or ":".join(settings.ASGI_APPLICATION.rsplit(".", 1))

@@ -5,45 +5,53 @@ import contextlib
 
 from django.conf import settings
 from django.contrib.auth.decorators import login_not_required
-from django.db.transaction import non_atomic_requests
 from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.views.decorators.http import require_safe
-from prometheus_client import CONTENT_TYPE_LATEST
 
 from connections.exceptions import PoolUnavailable
 from connections.node.current import get_node
+from connections.node.group import get_group
 from connections.node.health import (
     LIVENESS,
     READINESS,
-    describe_health,
+    describe_all_health,
     may_observe,
     register_probe,
 )
-from connections.views.prometheus import export_metrics
+from connections.storage.transactions import begin_no_transaction
+from connections.views.own_loop import release_own_node
+from connections.views.prometheus import (
+    choose_format,
+    export_families,
+    export_metrics,
+)
 
 
 @register_probe(LIVENESS)
 @login_not_required
-@non_atomic_requests
+@begin_no_transaction
+@release_own_node
 async def livez(request: HttpRequest) -> JsonResponse:
     """Answer 200 while the process responds."""
-    return _answer(request, LIVENESS)
+    return await _answer(request, LIVENESS)
 
 
 @register_probe(READINESS)
 @login_not_required
-@non_atomic_requests
+@begin_no_transaction
+@release_own_node
 async def readyz(request: HttpRequest) -> JsonResponse:
     """Report whether this node accepts connections, and its problems."""
-    return _answer(request, READINESS)
+    return await _answer(request, READINESS)
 
 
 @login_not_required
-@non_atomic_requests
+@begin_no_transaction
 @require_safe
+@release_own_node
 async def metrics(request: HttpRequest) -> HttpResponseBase:
     """
-    Export the metrics of this process in the format of Prometheus.
+    Export the metrics of this process as text of Prometheus, or as OpenMetrics.
 
     Open to metrics.allowed_addresses and to requests with METRICS_TOKEN. The
     view runs on the event loop, so that no counter changes during the export.
@@ -58,13 +66,22 @@ async def metrics(request: HttpRequest) -> HttpResponseBase:
         await node.get_usage()
     # Messages that the node has received by now are handled, and counted.
     await asyncio.sleep(0)
-    return HttpResponse(export_metrics(), CONTENT_TYPE_LATEST)
+    group, shown = get_group(), choose_format(request.headers.get("Accept", ""))
+    if group is None:
+        return HttpResponse(export_metrics(shown.encode), shown.content_type)
+    try:
+        families = await group.ask("metrics")
+    except TimeoutError:
+        return HttpResponse("the parent of the workers is silent", "text/plain", 503)
+    return HttpResponse(export_families(families, shown.encode), shown.content_type)
 
 
-def _answer(request: HttpRequest, name: str) -> JsonResponse:
+async def _answer(request: HttpRequest, name: str) -> JsonResponse:
     """Answer a request that came through Django, such as one of another method."""
     is_observer = _is_observer(request)
-    status, content = describe_health(get_node(), name, is_observer=is_observer)
+    status, content = await describe_all_health(
+        get_node(), name, is_observer=is_observer, group=get_group()
+    )
     return JsonResponse(content, status=status)
 
 

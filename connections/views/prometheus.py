@@ -10,16 +10,24 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
-from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    REGISTRY,
+    CollectorRegistry,
+    generate_latest,
+)
 from prometheus_client.core import (
     Metric,
 )
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
 from connections.exceptions import PoolUnavailable
+from connections.metrics.merging import Families, make_metrics
 from connections.node.current import find_running, get_node
 from connections.views.series import describe_series
 
@@ -50,7 +58,24 @@ class NodeCollector(Collector):
         return ()
 
 
-def export_metrics() -> bytes:
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A text format of metrics."""
+
+    content_type: str
+    encode: Callable[[CollectorRegistry], bytes]
+
+
+_TEXT = Format(CONTENT_TYPE_LATEST, generate_latest)
+_OPEN_METRICS = Format(openmetrics.CONTENT_TYPE_LATEST, openmetrics.generate_latest)
+
+
+def choose_format(accept: str) -> Format:
+    """Return OpenMetrics, which alone has exemplars, for those who ask for it."""
+    return _OPEN_METRICS if "application/openmetrics-text" in accept else _TEXT
+
+
+def export_metrics(encode: Callable[[CollectorRegistry], bytes]) -> bytes:
     """
     Return all metrics as text, with those of django-prometheus where it is installed.
 
@@ -58,11 +83,30 @@ def export_metrics() -> bytes:
     libraries' metrics cover all processes. Metrics of this package cover this node.
     """
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-        return generate_latest(REGISTRY)
+        return encode(REGISTRY)
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # It has no types.
     registry.register(NodeCollector())
-    return generate_latest(registry)
+    return encode(registry)
+
+
+class _Collected(Collector):
+    """Metrics that are collected already."""
+
+    def __init__(self, metrics: list[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> list[Metric]:
+        return self._metrics
+
+
+def export_families(
+    families: Families, encode: Callable[[CollectorRegistry], bytes]
+) -> bytes:
+    """Return the merged metrics of all workers as text."""
+    registry = CollectorRegistry()
+    registry.register(_Collected(make_metrics(families)))
+    return encode(registry)
 
 
 _collector = NodeCollector()

@@ -9,6 +9,7 @@ import django
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
+    HistogramMetricFamily,
     InfoMetricFamily,
     Metric,
 )
@@ -17,13 +18,15 @@ from connections.close_codes import APPLICATION, CLOSE_REASONS, PEER
 from connections.metrics.counters import (
     CREDENTIAL_OUTCOMES,
     UNKNOWN_ROUTE,
+    CompressionCounts,
     RouteCounters,
     Tally,
 )
 from connections.node.node import Node
 from connections.node.recorder import Recorder
 from connections.version import VERSION
-from connections.views.families import count_by, make_histogram
+from connections.views.families import add_sizes, count_by, make_histogram
+from connections.views.presence import describe_presence
 
 _REASONS = (*CLOSE_REASONS, APPLICATION, PEER)
 _ERROR_KINDS = ("internal", "invalid_json", "invalid_message", "unknown_type")
@@ -46,7 +49,9 @@ def describe_series(node: Node) -> Iterator[Metric]:
     yield from _describe_ends(node)
     yield from _describe_latencies(node)
     yield from _describe_buffers(node)
+    yield _describe_compression(node.counters.compression)
     yield from _describe_pool(node)
+    yield from describe_presence(node.presence)
     yield from _describe_health(node)
     yield from _describe_configuration(node)
     if node.recorder is not None:
@@ -72,6 +77,16 @@ def _describe_traffic(node: Node) -> Iterator[Metric]:
         "Bytes of message payloads.",
         labels=["route", "direction"],
     )
+    by_size = HistogramMetricFamily(
+        "websocket_message_size_bytes",
+        "Sizes of message payloads; a route has them from its first message on.",
+        labels=["route", "direction"],
+    )
+    would_have = CounterMetricFamily(
+        "websocket_would_have",
+        "Decisions of limits that are observed and not enforced, by limit.",
+        labels=["limit", "route"],
+    )
     refused = Tally(node.counters.refused_early)
     for route, counted in routes.items():
         active.add_metric([route], counted.open_connections)
@@ -79,13 +94,18 @@ def _describe_traffic(node: Node) -> Iterator[Metric]:
         messages.add_metric([route, "out"], counted.messages_out)
         sizes.add_metric([route, "in"], counted.bytes_in)
         sizes.add_metric([route, "out"], counted.bytes_out)
+        add_sizes(by_size, [route, "in"], counted.sizes_in, counted.bytes_in)
+        add_sizes(by_size, [route, "out"], counted.sizes_out, counted.bytes_out)
+        observed = node.config.enforce.find_observed(route)
+        for limit, count in (dict.fromkeys(observed, 0) | counted.would_have).items():
+            would_have.add_metric([limit, route], count)
         answered = {"accepted": 0, "pool_full": 0, **counted.outcomes}
         if route == UNKNOWN_ROUTE:
             for outcome, count in refused.items():
                 answered[outcome] = answered.get(outcome, 0) + count
         for outcome, count in answered.items():
             outcomes.add_metric([route, outcome], count)
-    yield from (active, outcomes, messages, sizes)
+    yield from (active, outcomes, messages, sizes, by_size, would_have)
     recent = node.meter.get_recent()
     rate = GaugeMetricFamily(
         "websocket_message_rate",
@@ -199,6 +219,15 @@ def _describe_buffers(node: Node) -> Iterator[Metric]:
         "websocket_slow_consumers",
         "Connections with more unsent bytes than buffers.send_high_water.",
         sum(size > high_water for size in unsent),
+    )
+
+
+def _describe_compression(counted: CompressionCounts) -> Metric:
+    return count_by(
+        "websocket_compressed_bytes",
+        "Bytes of the messages that were sent compressed, before and after.",
+        "size",
+        {"before": counted.before_bytes, "after": counted.after_bytes},
     )
 
 
@@ -349,6 +378,7 @@ def _describe_configuration(node: Node) -> Iterator[Metric]:
         {
             "on_client_limit": config.on_client_limit,
             "on_pool_outage": config.on_pool_outage,
+            "pool": node.pool_kind,
             "anonymous": str(config.anonymous).lower(),
         },
     )

@@ -2,7 +2,6 @@
 
 from django.conf import settings
 from django.contrib.auth.decorators import login_not_required
-from django.db.transaction import non_atomic_requests
 from django.http import HttpRequest, JsonResponse
 from django.http.response import HttpResponseBase
 from django.views.decorators.cache import never_cache
@@ -16,6 +15,8 @@ from connections.exceptions import Refused
 from connections.net.origins import is_origin_allowed
 from connections.node.current import get_node
 from connections.node.node import Node
+from connections.storage.transactions import begin_no_transaction
+from connections.views.own_loop import release_own_node
 from connections.views.source import find_request_source
 
 _STATUSES = {
@@ -30,10 +31,11 @@ _RETRY_SECONDS = 5
 
 
 @login_not_required
-@non_atomic_requests
+@begin_no_transaction
 @csrf_exempt
 @never_cache
 @require_POST
+@release_own_node
 async def tickets(request: HttpRequest) -> HttpResponseBase:
     """
     Issue a ticket: {"ticket": "…", "expires_in_seconds": 30}.

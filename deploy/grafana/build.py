@@ -259,6 +259,12 @@ NODE: list[tuple[str, str, str, list[Query]]] = [
         ],
     ),
     (
+        "Database",
+        "1 while the database answers reads and accepts writes of the node.",
+        "bool_on_off",
+        [("websocket_database_up{N}", "{{instance}}")],
+    ),
+    (
         "Overdue steps",
         "Periodic steps of nodes, and parts of the sweep, that have not succeeded for"
         " three of their intervals.",

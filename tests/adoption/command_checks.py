@@ -19,6 +19,8 @@ COMMANDS = (
     ("alerts",),
     ("alerts", "--json"),
     ("alerts", "--self-test"),
+    ("audit", "export"),
+    ("audit", "export", "--json"),
     ("ban", "--list"),
     ("ban", "--list", "--json"),
     ("ban", "--address", "203.0.113.99", "--for", "60"),
@@ -26,6 +28,9 @@ COMMANDS = (
     ("close_codes",),
     ("close_codes", "--json"),
     ("create_access_token", "--client", "of-a-command", "--user", "alice"),
+    ("export_person", "--user", "dave"),
+    ("limits", "forecast"),
+    ("limits", "forecast", "--max-connections-per-client", "1", "--json"),
     ("prometheus_rules",),
     ("sweep_idle_connections", "--once"),
     ("sweep_idle_connections", "--once", "--json"),
@@ -36,6 +41,7 @@ COMMANDS = (
 )
 
 IN_VAIN = (
+    ("forget", "--client", "unheard-of"),
     ("connections", "kick", "--client", "nobody"),
     ("sessions", "renew_epoch", "--client", "nobody"),
 )

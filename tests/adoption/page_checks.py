@@ -9,8 +9,8 @@ from django.apps import apps
 from django.contrib import admin
 from django.db.models import Model
 
-from connections.dashboard.actions import ACTIONS
-from connections.testing import assert_closed, assert_open, wait_until
+from connections.actions.registry import ACTIONS
+from connections.testing import assert_open, wait_until
 from connections.testing.waiting import scale
 from tests.adoption.case import Case, add_check, chat, check, find_csrf, read
 
@@ -43,6 +43,26 @@ async def a_ticket_needs_a_credential(case: Case) -> None:
         assert answer.status_code in (401, 403), answer.status_code
         page = await browser.get(case.path("/api/tickets/"))
         assert page.status_code == 405, page.status_code
+
+
+@check
+async def the_operators_api_needs_a_token_alone(case: Case) -> None:
+    scope = ("--scope", "api:read")
+    token = await case.manage(
+        "create_access_token", "--client", "script", "--user", "root", *scope
+    )
+    async with case.browser() as browser:
+        for name in ("connections", "clients", "nodes", "tokens", "sessions", "usage"):
+            path = case.path(f"/api/v1/{name}")
+            refused = await browser.get(path)
+            assert refused.status_code == 401, (path, refused.status_code)
+            assert refused.json()["error"]["code"] == "unauthenticated"
+            headers = {"Authorization": f"Bearer {token}"}
+            answer = await browser.get(path, headers=headers)
+            assert answer.status_code == 200, (path, answer.text)
+            assert "items" in answer.json()
+        document = await browser.get(case.path("/api/v1/openapi.json"))
+        assert document.json()["servers"] == [{"url": case.path("/api/v1")}]
 
 
 @check
@@ -154,7 +174,7 @@ async def staff_create_and_revoke_a_token(case: Case) -> None:
     found = re.search(r">\s*([\w-]{43})\s*<", made.text)
     assert found, "no token in the page"
     async with case.connect("/ws/staff/", found[1]) as elsewhere:
-        await assert_closed(elsewhere, 4003, "forbidden")
+        await case.assert_closed(elsewhere, 4003, "forbidden")
     async with case.connect("/ws/chat/", found[1]) as client:
         await chat(client)
         listed = await case.staff.get(f"{path}?q=of-the-admin")
@@ -166,7 +186,7 @@ async def staff_create_and_revoke_a_token(case: Case) -> None:
             csrfmiddlewaretoken=find_csrf(form.text),
         )
         assert revoked.status_code == 302, revoked.status_code
-        await assert_closed(client, 4009, "revoked")
+        await case.assert_closed(client, 4009, "revoked")
 
 
 @check
@@ -187,7 +207,7 @@ async def staff_ban_and_unban_in_the_admin(case: Case) -> None:
             until_1="",
         )
         assert made.status_code == 302, made.text
-        await assert_closed(client, 4003, "banned")
+        await case.assert_closed(client, 4003, "banned")
     listed = await case.staff.get(f"{path}?q=banned-by-staff")
     (link,) = find_links(path, listed.text)
     link = link.replace("/change/", "/delete/")
@@ -213,9 +233,9 @@ async def staff_delete_a_user_with_tokens(case: Case) -> None:
             "from django.contrib.auth import get_user_model as get\n"
             f"get()._default_manager.get(pk={made!r}).delete()"
         )
-        await assert_closed(leaver, 4009)
+        await case.assert_closed(leaver, 4009)
     async with case.connect("/ws/chat/", token) as again:
-        await assert_closed(again, 4001, "unauthenticated")
+        await case.assert_closed(again, 4001, "unauthenticated")
 
 
 # The dashboard
@@ -275,7 +295,7 @@ async def staff_end_a_client_on_the_dashboard(case: Case) -> None:
             spread_seconds="0",
         )
         assert done.status_code == 302, done.text
-        await assert_closed(client, 4009, "kicked")
+        await case.assert_closed(client, 4009, "kicked")
         await expect(case, done.headers["Location"], 200)
 
 

@@ -65,6 +65,18 @@ class Variation:
 
     session_cookie: str = "sessionid"
 
+    observed: frozenset[str] = frozenset()
+    """Limits that are observed and not enforced."""
+
+    has_own_tokens: bool = False
+    """Whether the project signs the tokens of its clients, for its own middleware."""
+
+    has_close_reasons: bool = True
+    """Whether the server sends the reason of a close beside its code."""
+
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Checks that do not apply, and the reason of each."""
+
 
 ASGI = """
 import os
@@ -114,6 +126,12 @@ class Echo:
     async def respond(self, message, history):
         yield "you said "
         yield str(message.get("text"))
+"""
+
+MORE_URLS = """
+from django.urls import include, path
+
+urlpatterns += [path("", include("connections.api_urls"))]
 """
 
 MORE_SETTINGS = """
@@ -185,6 +203,7 @@ class Project:
             path = self.folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
+        self._add("mysite/urls.py", MORE_URLS)
 
     def _add(self, name: str, text: str) -> None:
         with (self.folder / name).open("a") as file:

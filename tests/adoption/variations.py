@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.adoption.projects import Variation
+from tests.adoption.projects import ASGI, Variation
 
 UUID_USER = """
 import uuid
@@ -147,6 +147,108 @@ if "PROJECT_POSTGRES" in os.environ:
     DATABASES["default"]["OPTIONS"] = {"pool": {"min_size": 1, "max_size": 20}}
 """
 
+OWN_LOGIN = """
+WEBSOCKET["credential_backends"] = [
+    "connections.credentials.AccessTokens",
+    "connections.credentials.Tickets",
+    "connections.credentials.ScopeUser",
+]
+"""
+
+STACK = ASGI.replace(
+    "from connections.routing",
+    "from channels.auth import AuthMiddlewareStack\nfrom connections.routing",
+).replace("\n    ],\n)", "\n    ],\n    middleware=AuthMiddlewareStack,\n)")
+
+BASE_CLASS = """
+import os
+
+from django.core.asgi import get_asgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "mysite.settings")
+django_application = get_asgi_application()
+
+from channels.db import database_sync_to_async
+from channels.routing import ProtocolTypeRouter, URLRouter
+from chat.consumers import ChatConsumer, QuietConsumer, StaffConsumer
+from connections.dashboard.consumers import LiveConsumer
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import AnonymousUser
+from django.core.signing import BadSignature, Signer
+from django.urls import path
+from sessions_history.consumers import SessionConsumer
+
+
+def own_login(application):
+    async def middleware(scope, receive, send):
+        header = dict(scope["headers"]).get(b"authorization", b"").decode()
+        try:
+            login = Signer().unsign_object(header.removeprefix("Bearer "))
+        except BadSignature:
+            await send({"type": "websocket.close"})
+            return
+        users = get_user_model().objects.filter(username=login["user"])
+        user = await database_sync_to_async(users.first)()
+        scope = {**scope, "user": user or AnonymousUser(), "login": login["client"]}
+        await application(scope, receive, send)
+
+    return middleware
+
+
+def known(consumer):
+    class Known(consumer):
+        def get_client_id(self, scope):
+            return scope["login"]
+
+    return own_login(Known.as_asgi())
+
+
+application = ProtocolTypeRouter(
+    {
+        "http": django_application,
+        "websocket": URLRouter(
+            [
+                path("ws/chat/", known(ChatConsumer)),
+                path("ws/quiet/", known(QuietConsumer)),
+                path("ws/staff/", known(StaffConsumer)),
+                path("ws/sessions/<str:session_id>/", known(SessionConsumer)),
+                path("ws/connections/live/", LiveConsumer.as_asgi()),
+            ]
+        ),
+    }
+)
+"""
+
+_OWN = "the project's own middleware alone decides who gets in"
+_NO_TOKENS = "no access token, ticket, JWT or session is taken without protect()"
+LEFT_OUT = {
+    "a_token_lets_in_and_a_wrong_one_does_not": _OWN,
+    "without_origin_and_credential_it_is_403": _OWN,
+    "an_unknown_path_is_404": "Channels' URLRouter raises for it",
+    "listed_apps_and_extensions_connect_with_a_cookie": _OWN,
+    "a_login_is_a_credential_and_a_logout_ends_it": _NO_TOKENS,
+    "a_session_that_nobody_has_is_refused": _NO_TOKENS,
+    "a_ticket_of_a_token_is_good_once": _NO_TOKENS,
+    "a_ticket_of_a_login_is_good": _NO_TOKENS,
+    "a_token_that_expires_ends_its_connection": _NO_TOKENS,
+    "a_token_that_never_ends_hinders_nobody": _NO_TOKENS,
+    "staff_create_and_revoke_a_token": _NO_TOKENS,
+    "staff_delete_a_user_with_tokens": _OWN,
+}
+"""Checks that do not apply to the base class alone, and the reason of each."""
+
+
+def use_base_class(command: str) -> Variation:
+    """Return a project that changed the base class of its consumers alone."""
+    return Variation(
+        files={"mysite/asgi.py": BASE_CLASS},
+        command=command,
+        has_own_tokens=True,
+        has_close_reasons=command != "daphne",
+        left_out=LEFT_OUT,
+    )
+
+
 PREFIX: dict[str, Any] = {"prefix": "/app", "settings": 'FORCE_SCRIPT_NAME = "/app"\n'}
 ROOT_PATH: dict[str, Any] = {"prefix": "/app", "arguments": ("--root-path", "/app")}
 UNIX: dict[str, Any] = {
@@ -182,6 +284,9 @@ VARIATIONS = {
         },
         make_migrations=("people",),
     ),
+    "own_login": Variation(settings=OWN_LOGIN, files={"mysite/asgi.py": STACK}),
+    "base_class": use_base_class("daphne"),
+    "base_class_uvicorn": use_base_class("uvicorn"),
     "no_time_zones": Variation(
         settings='USE_TZ = False\nTIME_ZONE = "Asia/Kathmandu"\n'
     ),
@@ -266,4 +371,9 @@ VARIATIONS = {
     ),
     "csrf_in_sessions": Variation(settings="CSRF_USE_SESSIONS = True\n"),
     "pool_of_psycopg": Variation(settings=POOL),
+    "observe_mode": Variation(
+        settings='WEBSOCKET["enforce"] = {"clients": "observe", "total": "observe",'
+        ' "idle": "observe"}\n',
+        observed=frozenset(("clients", "total", "idle")),
+    ),
 }

@@ -11,14 +11,13 @@ from connections.testing import (
     PING,
     PONG,
     LiveServer,
-    Proxy,
     RawClient,
     Servers,
     build_frame,
 )
 from tests.faults.history import Attempt, History, Promises
 from tests.faults.nemesis import Nemesis, Scene
-from tests.integration.redis_process import RedisProcess
+from tests.faults.stores import SharedStore, Way
 
 LIMIT = 3
 LEASE_SECONDS = 2.4
@@ -38,14 +37,13 @@ _PAUSE_SECONDS = (0.05, 0.5)
 """The range of pauses between two actions of a client."""
 
 _HANDSHAKE_SECONDS = 4
-_POOL_KEYS = ("leases", "slots", "ages", "clients", "suspects")
 
 
 class Chaos:
     """
-    One run on a cluster of nodes that share a database and a Redis.
+    One run on a cluster of nodes that share a database and the store of a pool.
 
-    Each node reaches Redis through a proxy of its own. What is tried and broken,
+    Each node reaches the store through a proxy of its own. What is tried and broken,
     in which order and for how long, follows from the seed; the rest is timing.
     """
 
@@ -56,7 +54,7 @@ class Chaos:
         servers: Servers,
         folder: Path,
         environment: dict[str, str],
-        redis_process: RedisProcess | None,
+        store: SharedStore | None,
         nodes: int = 3,
         config: dict[str, object] | None = None,
         kinds: Sequence[str] = (),
@@ -70,9 +68,9 @@ class Chaos:
         self._servers = servers
         self._folder = folder
         self._environment = environment
-        self._redis = redis_process
+        self._store = store
         self.config = {**CONFIG, **(config or {})}
-        self._proxies: list[Proxy] = []
+        self._ways: list[Way] = []
         self.scene = Scene()
         self.nodes: list[LiveServer] = []
         self._count = nodes
@@ -93,7 +91,7 @@ class Chaos:
         """
         Start the cluster, run clients and faults, and disconnect all clients.
 
-        Without a Redis there are no faults, and the nodes share no limits.
+        Without a store there are no faults, and the nodes share no limits.
         """
         async with contextlib.AsyncExitStack() as stack:
             for _ in range(self._count):
@@ -101,14 +99,14 @@ class Chaos:
             await asyncio.gather(*(self._start(one) for one in self.nodes))
             self._started = self._loop.time()
             coming = [asyncio.create_task(one.live()) for one in self._clients]
-            if self._redis is None:
+            if self._store is None:
                 await asyncio.sleep(seconds)
             else:
                 nemesis = Nemesis(
                     self.history,
                     self.nodes,
-                    self._proxies,
-                    self._redis,
+                    self._ways,
+                    self._store,
                     scene=self.scene,
                     now=self.now,
                     kinds=self._kinds,
@@ -124,10 +122,10 @@ class Chaos:
 
     async def _add_node(self, stack: contextlib.AsyncExitStack) -> None:
         environment = dict(self._environment)
-        if self._redis is not None:
-            proxy = await stack.enter_async_context(Proxy(self._redis.port))
-            self._proxies.append(proxy)
-            environment["REDIS_URL"] = proxy.url
+        if self._store is not None:
+            way, own = await self._store.open_way(stack)
+            self._ways.append(way)
+            environment.update(own)
         self.nodes.append(
             self._servers.make(
                 folder=self._folder,
@@ -141,15 +139,13 @@ class Chaos:
         await asyncio.to_thread(node.start)
 
     async def _find_leaks(self) -> list[str]:
-        """Return the keys left in Redis after every client has disconnected."""
-        if self._redis is None:
+        """Return what is left in the pool after every client has disconnected."""
+        if self._store is None:
             return []
         deadline = self.now() + 2 * LEASE_SECONDS + 10
         left: list[str] = []
         while self.now() < deadline:
-            with self._redis.connect() as client:
-                keys = [f"{{orchestra:pool}}:{name}" for name in _POOL_KEYS]
-                left = [key for key in keys if client.exists(key)]
+            left = self._store.find_leaks()
             if not left:
                 break
             await asyncio.sleep(0.2)

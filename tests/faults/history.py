@@ -17,7 +17,11 @@ from pathlib import Path
 
 NEVER = float("inf")
 
-SHARED_FAULTS = ("redis_paused", "redis_restarted", "redis_flushed")
+SHARED_FAULTS = tuple(
+    f"{store}_{fault}"
+    for store in ("redis", "postgres")
+    for fault in ("paused", "restarted", "flushed")
+)
 """Faults that take the shared pool from every node."""
 
 LONE_FAULTS = ("partitioned", "replies_lost")
@@ -137,7 +141,7 @@ class History:
             *self._find_excess(),
             *self._find_wrongful_ends(),
             *self._find_failures(),
-            *self._find_bad_records(),
+            *self.find_bad_records(),
             *(f"left in the shared pool: {what}" for what in self.leaked),
         ]
 
@@ -288,7 +292,8 @@ class History:
 
     # Records
 
-    def _find_bad_records(self) -> Iterator[str]:
+    def find_bad_records(self) -> Iterator[str]:
+        """Yield connections without a record, and records that differ from them."""
         found = {record.connection_id: record for record in self.records}
         for record in self.records:
             if not record.is_closed:

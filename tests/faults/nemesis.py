@@ -6,9 +6,9 @@ import random
 import signal
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
-from connections.testing import LiveServer, Proxy
+from connections.testing import LiveServer
 from tests.faults.history import LONE_FAULTS, SHARED_FAULTS, Fault, History
-from tests.integration.redis_process import RedisProcess
+from tests.faults.stores import SharedStore, Way
 
 _CALM_SECONDS = 3
 """
@@ -75,8 +75,8 @@ class Nemesis:
         self,
         history: History,
         nodes: Sequence[LiveServer],
-        proxies: Sequence[Proxy],
-        redis_process: RedisProcess,
+        ways: Sequence[Way],
+        store: SharedStore,
         *,
         scene: Scene,
         now: Callable[[], float],
@@ -85,8 +85,8 @@ class Nemesis:
         self._history = history
         self._lease_seconds = history.promises.lease_seconds
         self._nodes = nodes
-        self._proxies = proxies
-        self._redis = redis_process
+        self._ways = ways
+        self._store = store
         self._scene = scene
         self._now = now
         self._random = random.Random(f"{history.seed} faults")
@@ -100,13 +100,13 @@ class Nemesis:
             "replies_lost": self._lose_replies,
             "reset": self._reset,
         }
-        on_redis: dict[str, Callable[[float], Awaitable[None]]] = {
-            "redis_paused": self._pause_redis,
-            "redis_restarted": self._restart_redis,
-            "redis_flushed": self._flush_redis,
+        on_store: dict[str, Callable[[float], Awaitable[None]]] = {
+            f"{store.name}_paused": self._pause_store,
+            f"{store.name}_restarted": self._restart_store,
+            f"{store.name}_flushed": self._flush_store,
         }
-        self._on_node, self._on_redis = on_node, on_redis
-        known = [*on_node, *on_redis]
+        self._on_node, self._on_store = on_node, on_store
+        known = [*on_node, *on_store]
         self._kinds = list(kinds) or known
         for kind in self._kinds:
             if kind not in known:
@@ -143,7 +143,7 @@ class Nemesis:
             fault.node = node
             await self._on_node[kind](node, length_seconds)
         else:
-            await self._on_redis[kind](length_seconds)
+            await self._on_store[kind](length_seconds)
         fault.ended_at = self._now()
         if effect in (*SHARED_FAULTS, *LONE_FAULTS):
             if is_quiet:
@@ -185,39 +185,39 @@ class Nemesis:
         self._scene.avoided.discard(node)
 
     async def _partition(self, node: int, length_seconds: float) -> None:
-        self._proxies[node].cut()
+        self._ways[node].cut()
         await asyncio.sleep(length_seconds)
-        self._proxies[node].mend()
+        self._ways[node].mend()
 
     async def _island(self, node: int, length_seconds: float) -> None:
         """Cut a node off beyond its leases; no client connects on its return."""
-        self._proxies[node].cut()
+        self._ways[node].cut()
         with self._scene.greedy():
             await asyncio.sleep(self._lease_seconds + length_seconds)
         await self._scene.hush()
-        self._proxies[node].mend()
+        self._ways[node].mend()
 
     async def _lose_replies(self, node: int, length_seconds: float) -> None:
-        self._proxies[node].loses_replies = True
+        self._ways[node].loses_replies = True
         await asyncio.sleep(length_seconds)
-        self._proxies[node].loses_replies = False
+        self._ways[node].loses_replies = False
 
     async def _reset(self, node: int, length_seconds: float) -> None:
-        self._proxies[node].reset()
+        self._ways[node].reset()
 
-    # Redis
+    # The store
 
-    async def _pause_redis(self, length_seconds: float) -> None:
-        self._redis.pause()
+    async def _pause_store(self, length_seconds: float) -> None:
+        self._store.pause()
         with self._scene.greedy():
             await asyncio.sleep(length_seconds)
-        self._redis.resume()
+        self._store.resume()
 
-    async def _restart_redis(self, length_seconds: float) -> None:
-        self._redis.kill()
+    async def _restart_store(self, length_seconds: float) -> None:
+        self._store.kill()
         with self._scene.greedy():
             await asyncio.sleep(length_seconds)
-        await asyncio.to_thread(self._redis.start)
+        await asyncio.to_thread(self._store.start)
 
-    async def _flush_redis(self, length_seconds: float) -> None:
-        self._redis.flush()
+    async def _flush_store(self, length_seconds: float) -> None:
+        self._store.flush()

@@ -60,8 +60,8 @@ LIMITS = {
         shows="over its limit",
     ),
     "a-woken-node-keeps-what-it-lost": Flaw(
-        path="connections/node/node.py",
-        right="is_whole & self.end_connections(renewal.lost, close_codes.POOL_FULL)",
+        path="connections/node/slots.py",
+        right="is_whole & await self._end_all(renewal.lost, close_codes.POOL_FULL)",
         wrong="is_whole",
         faults="outlived",
         shows="over its limit",

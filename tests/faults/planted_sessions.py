@@ -3,7 +3,7 @@
 from tests.faults.flaws import Flaw
 
 _SQLITE = "sessions_history/backends/sqlite.py"
-_COMMITS = "sessions_history/commits.py"
+_TRANSACTION = "sessions_history/transaction.py"
 
 FLAWS = {
     "an-outage-is-acked": Flaw(
@@ -13,7 +13,7 @@ FLAWS = {
         shows="was acked",
     ),
     "an-ack-names-the-last-entry": Flaw(
-        path=_COMMITS,
+        path=_TRANSACTION,
         right="return Committed(epoch=epoch, offset=offset)",
         wrong="return Committed(epoch=epoch, offset=offset + 1)",
         shows="acked at",
@@ -44,7 +44,7 @@ FLAWS = {
         shows="Broken",
     ),
     "an-end-forgets-the-chunks": Flaw(
-        path=_COMMITS,
+        path=_TRANSACTION,
         right="data = chunks.read_whole(found.entry_id)",
         wrong="""data = '{"text":""}'""",
         shows="lost text",
@@ -54,6 +54,12 @@ FLAWS = {
         right="return self.epoch == position.epoch and self.offset",
         wrong="return self.offset",
         shows="with another epoch",
+    ),
+    "a-commit-that-does-not-follow-on-is-no-doubt": Flaw(
+        path="sessions_history/known_commits.py",
+        right="return len(self._runs) > 1",
+        wrong="return False",
+        shows="Broken",
     ),
     "a-trim-is-no-gap": Flaw(
         path="sessions_history/resume.py",

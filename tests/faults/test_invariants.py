@@ -13,6 +13,7 @@ import os
 import random
 import shutil
 import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import psycopg
@@ -21,8 +22,13 @@ import pytest
 from connections.testing import Servers, wait_until
 from tests.faults.chaos import Chaos
 from tests.faults.history import History, Record
+from tests.faults.stores import PostgresStore, RedisStore, SharedStore
+from tests.integration.pgbouncer import PgBouncer
 from tests.integration.redis_process import RedisProcess
 from tests.integration.services import PostgresProcess
+from tests.project import make_server
+
+Run = Callable[[SharedStore, str], Awaitable[list[str]]]
 
 _RECORDS = "select connection_id, closed_at is not null, close_code, reason"
 
@@ -64,41 +70,86 @@ def keep(history: History) -> None:
     )
 
 
+@pytest.fixture
+def run(
+    request: pytest.FixtureRequest, servers: Servers, tmp_path: Path, seed: int
+) -> Run:
+    """Break a cluster, save its history and return its violations."""
+
+    async def run_on(store: SharedStore, database_url: str) -> list[str]:
+        environment = {"DATABASE_URL": database_url}
+        chaos = Chaos(
+            seed=seed,
+            servers=servers,
+            folder=tmp_path,
+            environment=environment,
+            store=store,
+            kinds=request.config.getoption("--invariant-faults"),
+        )
+        servers.start(
+            folder=tmp_path,
+            command="sweep_idle_connections",
+            arguments=("--interval", "0.5"),
+            config=chaos.config,
+            environment=environment,
+            is_ready=False,
+        )
+        history = await chaos.run(request.config.getoption("--invariant-seconds"))
+
+        def is_recorded() -> bool:
+            history.records = read_records(database_url)
+            return not list(history.find_bad_records())
+
+        with contextlib.suppress(TimeoutError):
+            await wait_until(is_recorded, 20)
+        keep(history)
+        return history.find_violations()
+
+    return run_on
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(0)
 async def test_promises_hold_through_faults(
-    request: pytest.FixtureRequest,
-    servers: Servers,
-    tmp_path: Path,
-    database_url: str,
-    redis_process: RedisProcess,
-    seed: int,
+    run: Run, database_url: str, redis_process: RedisProcess
 ) -> None:
-    environment = {"DATABASE_URL": database_url}
-    chaos = Chaos(
-        seed=seed,
-        servers=servers,
-        folder=tmp_path,
-        environment=environment,
-        redis_process=redis_process,
-        kinds=request.config.getoption("--invariant-faults"),
-    )
-    servers.start(
-        folder=tmp_path,
-        command="sweep_idle_connections",
-        arguments=("--interval", "0.5"),
-        config=chaos.config,
-        environment=environment,
-        is_ready=False,
-    )
-    history = await chaos.run(request.config.getoption("--invariant-seconds"))
-    with contextlib.suppress(TimeoutError):
-        await wait_until(
-            lambda: all(one.is_closed for one in read_records(database_url)), 20
+    assert await run(RedisStore(redis_process), database_url) == []
+
+
+@pytest.fixture
+def own_postgres(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[PostgresProcess]:
+    """A private PostgreSQL with a migrated database, `nodes`, to break."""
+    server = PostgresProcess()
+    try:
+        url = server.create().create_database("nodes")
+        migrating = make_server(
+            tmp_path_factory.mktemp("nodes"), environment={"DATABASE_URL": url}
         )
-    history.records = read_records(database_url)
-    keep(history)
-    assert history.find_violations() == []
+        migrating.manage("migrate", "--verbosity", "0")
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture
+async def bouncer(own_postgres: PostgresProcess) -> AsyncIterator[PgBouncer]:
+    # By default it refuses all for 15 s after one failed login.
+    bouncer = PgBouncer(own_postgres, "server_login_retry = 0.5")
+    await wait_until(lambda: bouncer.answers("nodes"))
+    yield bouncer
+    bouncer.remove()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(0)
+async def test_postgresql_alone_keeps_the_promises(
+    run: Run, own_postgres: PostgresProcess, bouncer: PgBouncer
+) -> None:
+    """Pool, records, bus and sweeper, through a pooler but for LISTEN."""
+    store = PostgresStore(own_postgres, "nodes", bouncer)
+    assert await run(store, own_postgres.url("nodes")) == []
 
 
 async def test_limits_that_are_not_shared_are_found(
@@ -111,7 +162,7 @@ async def test_limits_that_are_not_shared_are_found(
         servers=servers,
         folder=tmp_path,
         environment={},
-        redis_process=None,
+        store=None,
         nodes=2,
         config={"allow_unshared_limits": "true"},
     )

@@ -49,6 +49,11 @@ CONFIG: dict[str, Any] = {
 }
 
 
+def takes_pictures() -> bool:
+    """Return True if the tests take the pictures of the incidents."""
+    return bool(os.environ.get("INCIDENT_PICTURES"))
+
+
 def make_environment(**values: str) -> dict[str, str]:
     """Return the environment of servers whose sessions this process can create."""
     return {
@@ -134,9 +139,9 @@ class Desk:
         self, name: str, first: str = ".live-bar", last: str = ".live-tiles"
     ) -> None:
         """Take pictures from one element to another, light and dark, if asked to."""
-        folder = os.environ.get("INCIDENT_PICTURES")
-        if not folder:
+        if not takes_pictures():
             return
+        folder = os.environ["INCIDENT_PICTURES"]
         url = self.server.url
         async with open_browser() as browser:
             for scheme in ("light", "dark"):

@@ -12,6 +12,7 @@ from tests.incidents.desk import (
     make_environment,
     sign_in,
     start_sweeper,
+    takes_pictures,
 )
 from tests.integration.echo import assert_alive, freeze, open_echo, opened
 from tests.integration.redis_process import RedisProcess
@@ -24,7 +25,12 @@ class Cluster:
     def __init__(self, servers: ProjectServers) -> None:
         self.redis = RedisProcess().start()
         self.first, self.second = servers.start_pair(
-            config={**CONFIG, "drain__grace_seconds": 4, "drain__delay_seconds": 2},
+            config={
+                **CONFIG,
+                "drain__grace_seconds": 4,
+                # A picture of the drain takes longer to take than the drain.
+                "drain__delay_seconds": 10 if takes_pictures() else 2,
+            },
             environment=make_environment(REDIS_URL=self.redis.url),
             arguments=("--no-sweeper",),
         )
@@ -119,9 +125,10 @@ async def test_a_deploy(cluster: Cluster) -> None:
         await desk.wait_named(
             "deploy",
             dashboard=rf"draining draining node {name}: \d connections? left, new one",
-            log=r"The node drains: 1 connection to hand over within 4 s",
         )
         await desk.take_pictures("deploy")
+        log = r"The node drains: 1 connection to hand over within 4 s"
+        await desk.wait_named("deploy", log=log)
         assert (await read_close(page))[0] == 4200
     assert cluster.first.wait() == 0
     cluster.first.start()

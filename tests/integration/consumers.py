@@ -22,6 +22,7 @@ from django.core.asgi import get_asgi_application  # noqa: E402
 from django.urls import path  # noqa: E402
 
 from connections.consumers import LimitedConsumer, LimitedJsonConsumer  # noqa: E402
+from connections.presence import Presence  # noqa: E402
 from connections.routing import protect  # noqa: E402
 from tests.integration.access_changes import apply  # noqa: E402
 
@@ -106,6 +107,30 @@ class GroupConsumer(LimitedConsumer):
         await self.send(text_data="gap")
 
 
+class DirectConsumer(LimitedConsumer):
+    """Broadcast the requested number of messages of the requested size."""
+
+    groups = ["direct"]
+
+    async def receive(
+        self, text_data: str | None = None, bytes_data: bytes | None = None
+    ) -> None:
+        count, size = map(int, (text_data or "0 0").split())
+        for number in range(count):
+            await self.broadcast("direct", str(number).ljust(size))
+            await asyncio.sleep(0)
+
+
+class PresenceConsumer(LimitedJsonConsumer):
+    """Make the member of the query string present in the lobby."""
+
+    def get_client_id(self, scope: dict[str, Any]) -> str:
+        return str(scope["query_string"].decode())
+
+    def presence(self) -> Presence:
+        return Presence("lobby", {"name": self.connection.client_id})
+
+
 class StaffConsumer(LimitedConsumer):
     """Require a permission and a group."""
 
@@ -169,6 +194,8 @@ application = protect(
         path("broadcast/", BroadcastConsumer.as_asgi()),
         path("slow/", SlowConsumer.as_asgi()),
         path("group/", GroupConsumer.as_asgi()),
+        path("direct/", DirectConsumer.as_asgi()),
+        path("presence/", PresenceConsumer.as_asgi()),
         path("staff/", StaffConsumer.as_asgi()),
         path("hesitant/", HesitantConsumer.as_asgi()),
         path("access-changes/", AccessChangeConsumer.as_asgi()),

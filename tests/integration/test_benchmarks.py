@@ -1,6 +1,7 @@
 """Test that the benchmarks run and report; their figures are not checked."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ from benchmarks.contenders import CONTENDERS
 from benchmarks.layers import LAYERS, find_layer
 from benchmarks.measures import CONTENDERS_OF, MEASURES, QUICK_CONTENDERS
 from benchmarks.targets import TARGETS
+from tests.integration.redis_process import RedisProcess
+from tests.integration.services import PostgresProcess
 from tests.project import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
@@ -100,6 +103,23 @@ def test_http_is_measured() -> None:
     assert "12 x 200" in done.stdout
 
 
+def test_stalls_are_measured(tmp_path: Path) -> None:
+    """Each measure ends, and the last of the close requests was applied."""
+    place = tmp_path / "figures.json"
+    done = run_benchmarks("--quick", "--json", str(place), module="stalls")
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(place.read_text())["figures"]
+    assert {f"| {name} " for name in figures} <= {
+        line[: line.index(" ", 2) + 1] for line in done.stdout.splitlines()
+    }
+    assert figures["users_posted"] == 0
+    assert figures["answers_begun"] > 0
+    for name in ("requests_block", "users_block", "leaks_block"):
+        assert figures[f"{name}_ms"] >= figures[f"{name}_cpu_ms"] >= 0
+    if shutil.which("redis-server"):
+        assert {"lowered_ms", "dead_ms", "settle_ms"} <= set(figures)
+
+
 def test_what_is_unknown_is_named() -> None:
     done = run_benchmarks("--only", "speed")
     assert done.returncode != 0
@@ -110,3 +130,22 @@ def test_each_target_is_of_something_that_is_measured() -> None:
     for target in TARGETS:
         names = {target.contender, target.against} - {None}
         assert names <= set(CONTENDERS_OF[target.measure]) <= set(CONTENDERS)
+
+
+def test_both_stores_of_nodes_are_compared(
+    migrated_postgres: PostgresProcess, redis_process: RedisProcess, tmp_path: Path
+) -> None:
+    database = migrated_postgres.create_database("compared", template="migrated")
+    place = tmp_path / "figures.json"
+    done = run_benchmarks(
+        *("--postgres", database, "--redis", redis_process.url),
+        *("--connects", "40", "--messages", "60", "--json", str(place)),
+        module="shared_stores",
+    )
+    assert done.returncode == 0, done.stderr
+    written = json.loads(place.read_text())
+    assert set(written) == {"postgres", "redis"}
+    for rows in written.values():
+        assert len(rows) == 5
+        assert all(row["per_second"] > 0 for row in rows)
+        assert all(row["server_cpu_us"] is not None for row in rows)

@@ -75,7 +75,8 @@ async def test_an_end_is_shown_at_once(server: LiveServer, start: Start) -> None
     token = server.create_token("at-a-terminal")
     client = await start(f"{server.ws_url}/ws/echo/", "--token", token)
     await read_until(client, "connected to")
-    server.call("connections", "kick", "--client", "at-a-terminal")
+    kick = ("connections", "kick", "--client", "at-a-terminal")
+    await asyncio.to_thread(server.manage, *kick, is_checked=False)
     output = await read_until(client, "closed: ")
     assert output == "closed: 4009 kicked\n"
     assert await wait(client) == 1

@@ -18,7 +18,7 @@ from tests.project import ROOT
 @pytest.mark.timeout(600)
 def test_no_case_of_the_suite_fails(tmp_path: Path) -> None:
     """
-    `serve` does all that RFC 6455 asks for; compression it does not offer.
+    `serve` does all that RFC 6455 and RFC 7692 ask for.
 
     Without a CPython 2.7 it is not run, and the end of the tests' output says so.
     """
@@ -39,7 +39,7 @@ def test_no_case_of_the_suite_fails(tmp_path: Path) -> None:
         pytest.skip(done.stderr)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(place.read_text())
-    assert sum(found["counts"].values()) == len(found["cases"]) > 270
+    assert sum(found["counts"].values()) == len(found["cases"]) > 300
     assert set(found["counts"]) <= {"OK", "NON-STRICT", "INFORMATIONAL"}
 
 
@@ -92,7 +92,7 @@ def test_another_python_is_no_python_for_it() -> None:
         (Case("1.1.1", "OK", "OK"), False),
         (Case("3.2", "NON-STRICT", "OK"), False),
         (Case("7.13.1", "INFORMATIONAL", "INFORMATIONAL"), False),
-        (Case("12.1.1", "UNIMPLEMENTED", "OK"), False),
+        (Case("12.1.1", "UNIMPLEMENTED", "OK"), True),
         (Case("6.4.1", "UNIMPLEMENTED", "OK"), True),
         (Case("1.1.1", "FAILED", "OK"), True),
         (Case("1.1.1", "OK", "FAILED"), True),

@@ -233,9 +233,48 @@ def test_files_copied_into_the_image_exist() -> None:
     assert all((ROOT / source).exists() for source in copied)
 
 
-def test_kubernetes_takes_the_manifest() -> None:
+@pytest.mark.parametrize("name", ["orchestra.yaml", "autoscaling-hpa.yaml"])
+def test_kubernetes_takes_the_manifest(name: str) -> None:
     program = find_program("kubernetes-validate", SCRIPTS)
-    run(program, "--strict", DEPLOY / "kubernetes" / "orchestra.yaml")
+    run(program, "--strict", DEPLOY / "kubernetes" / name)
+
+
+def read_kubernetes(name: str) -> list[Any]:
+    return list(yaml.safe_load_all((DEPLOY / "kubernetes" / name).read_text()))
+
+
+def test_autoscaling_drains_one_node_after_the_other() -> None:
+    """KEDA has no schema here; its file says the same as the HPA."""
+    (hpa,) = read_kubernetes("autoscaling-hpa.yaml")
+    (keda,) = read_kubernetes("autoscaling-keda.yaml")
+    documents = read_kubernetes("orchestra.yaml")
+    deployments = {
+        one["metadata"]["name"]: one["spec"]
+        for one in documents
+        if one["kind"] == "Deployment"
+    }
+    own, other = hpa["spec"], keda["spec"]
+    assert own["scaleTargetRef"] == other["scaleTargetRef"]
+    nodes = deployments[own["scaleTargetRef"]["name"]]
+    pod = nodes["template"]["spec"]
+    behavior = own["behavior"]
+    config = other["advanced"]["horizontalPodAutoscalerConfig"]
+    assert config["behavior"] == behavior
+    (policy,) = behavior["scaleDown"]["policies"]
+    assert (policy["type"], policy["value"]) == ("Pods", 1)
+    assert policy["periodSeconds"] > pod["terminationGracePeriodSeconds"]
+    fewest, most = own["minReplicas"], own["maxReplicas"]
+    assert (fewest, most) == (other["minReplicaCount"], other["maxReplicaCount"])
+    (trigger,) = other["triggers"]
+    (metric,) = own["metrics"]
+    name = metric["external"]["metric"]["name"]
+    assert trigger["metadata"]["query"] == f"max({name})"
+    per_node = metric["external"]["target"]["averageValue"]
+    assert trigger["metadata"]["threshold"] == per_node
+    (limits,) = (one["data"] for one in documents if one["kind"] == "ConfigMap")
+    total = int(limits["WEBSOCKET__MAX_TOTAL_CONNECTIONS"])
+    assert int(per_node) * most == total
+    assert f'"{name}"' in (ROOT / "connections" / "views" / "series.py").read_text()
 
 
 def test_kubernetes_waits_for_a_drain() -> None:

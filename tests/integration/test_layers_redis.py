@@ -7,51 +7,13 @@ from typing import Any
 
 import pytest
 
-from connections.layers.mailbox import GAP
 from connections.layers.redis import RedisLayer
 from connections.redis.encryption import make_cipher
 from connections.testing import Proxy, wait_until
 from connections.testing.waiting import scale
 from sessions_history.redis_relay import Relay
+from tests.integration.layer_member import Member, send_until_heard
 from tests.integration.redis_process import RedisProcess
-
-
-class Member:
-    """A consumer in a group that stores received messages."""
-
-    def __init__(self, layer: RedisLayer) -> None:
-        self.layer = layer
-        self.channel = ""
-        self.messages: list[dict[str, Any]] = []
-        self._task: asyncio.Task[None] | None = None
-
-    async def open(self, *groups: str) -> "Member":
-        self.channel = await self.layer.new_channel()
-        self._task = asyncio.create_task(self._read())
-        for group in groups:
-            await self.layer.group_add(group, self.channel)
-        return self
-
-    @property
-    def is_alive(self) -> bool:
-        return self._task is not None and not self._task.done()
-
-    @property
-    def numbers(self) -> list[int]:
-        return [one["n"] for one in self.messages if one["type"] == "n"]
-
-    @property
-    def gaps(self) -> list[int | None]:
-        return [one["missed"] for one in self.messages if one["type"] == GAP]
-
-    async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
-
-    async def _read(self) -> None:
-        while True:
-            self.messages.append(await self.layer.receive(self.channel))
 
 
 @pytest.fixture
@@ -65,16 +27,6 @@ async def layers(redis_process: RedisProcess) -> AsyncIterator[list[RedisLayer]]
     redis_process.resume()
     for layer in made:
         await layer.flush()
-
-
-async def send_until_heard(layer: RedisLayer, group: str, *members: Member) -> None:
-    """Send markers until each member has received one."""
-
-    async def is_heard() -> bool:
-        await layer.group_send(group, {"type": "marker"})
-        return all({"type": "marker"} in member.messages for member in members)
-
-    await wait_until(is_heard, 15)
 
 
 async def test_a_thousand_members_on_two_nodes_and_a_restart(

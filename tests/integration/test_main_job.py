@@ -21,6 +21,7 @@ from connections.testing import (
     read_close,
     wait_until,
 )
+from connections.testing.waiting import scale
 from tests.integration.echo import (
     ECHO,
     QUICK,
@@ -139,14 +140,16 @@ async def test_idle_is_swept_by_a_separate_process(servers: Servers) -> None:
     token = server.create_token()
     async with opened(server, token, 2) as (idle, active):
         staying = asyncio.create_task(stay_active(active))
-        await asyncio.sleep(2)
+        idle_seconds = scale(1.5)
+        await asyncio.sleep(idle_seconds)
         arguments = ("sweep_idle_connections", "--once", "--json")
         swept = await asyncio.to_thread(
-            server.manage, *arguments, "--idle-seconds", "1.5"
+            server.manage, *arguments, "--idle-seconds", str(idle_seconds)
         )
         assert json.loads(swept)["idle_requested"] >= 1
         assert await read_close(idle) == (4300, "idle")
         staying.cancel()
+        await asyncio.wait([staying])
         await assert_alive(active)
 
 

@@ -105,7 +105,8 @@ async def test_what_concerns_security_is_logged(servers: Servers) -> None:
     other = {"local_addr": ("127.0.0.2", 0)}
     async with open_echo(server, token, **other) as connection:
         await assert_alive(connection)
-        server.manage("connections", "kick", "--client", "alice")
+        kick = ("connections", "kick", "--client", "alice")
+        server.manage(*kick, is_checked=False)
         assert await read_close(connection) == (4009, "kicked")
     query = "select address, client_id, reason, close_code from connections_connection"
     expected = [("127.0.0.2", "alice", "kicked", 4009)]

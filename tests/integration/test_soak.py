@@ -1,7 +1,9 @@
 """Test that the soaks find leaks and broken promises."""
 
 import dataclasses
+import fcntl
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -164,3 +166,32 @@ def test_what_each_connection_may_leave_is_allowed_by_their_number() -> None:
 def test_too_few_samples_are_no_verdict() -> None:
     with pytest.raises(ValueError, match="too few"):
         check(make_samples("tasks", 1, 2, 3))
+
+
+def test_pages_print_all_that_they_have_to_say() -> None:
+    """The pipe is smaller than their last lines together."""
+    options = {
+        "urls": ["ws://127.0.0.1:9/"],
+        "clients": 200,
+        **{"issuer": "i", "audience": "a", "secret": "s", "life": [25, 30]},
+        **{"answer": {}, "pause": [0, 0], "patience": 0},
+    }
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+    with (
+        open(reading) as output,
+        subprocess.Popen(
+            [
+                *("node", "--experimental-websocket", "--no-warnings"),
+                *(ROOT / "benchmarks/soak/pages.mjs", json.dumps(options)),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=writing,
+        ) as pages,
+    ):
+        os.close(writing)
+        assert pages.stdin is not None
+        with pages.stdin as stdin:
+            stdin.write(b"over\n")
+        events = [json.loads(line)["event"] for line in output]
+    assert events.count("over") == options["clients"]

@@ -20,6 +20,27 @@ test("a request resolves with its ack", async () => {
   assert.equal(bench.client.pending, 0);
 });
 
+test("a message names the trace that the page has", () => {
+  const trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+  const traces = [trace, undefined];
+  const bench = new Bench({ getTraceparent: () => traces.shift(), maxInFlight: 2 });
+  const socket = bench.attach();
+  bench.client.send("traced");
+  bench.client.send("not traced");
+  assert.equal(socket.sent[0].traceparent, trace);
+  assert.equal("traceparent" in socket.sent[1], false);
+});
+
+test("a message has its options, and a plain one has none", () => {
+  const bench = new Bench({ maxInFlight: 2 });
+  const socket = bench.attach();
+  bench.client.send("noted", { answer: false, metadata: { model: "large" } });
+  bench.client.send("plain");
+  assert.equal(socket.sent[0].answer, false);
+  assert.deepEqual(socket.sent[0].metadata, { model: "large" });
+  assert.deepEqual(Object.keys(socket.sent[1]), ["type", "id", "data"]);
+});
+
 test("two clients never create the same id", () => {
   const ids = [new Bench(), new Bench()].map((bench) => {
     const socket = bench.attach();
@@ -189,6 +210,49 @@ test("a full storage is an event; the message is sent and its promise holds", as
   await assert.rejects(closed, { code: "closed", isStored: false });
 });
 
+test("a message that is not stored is told of once", () => {
+  const storage = new FakeStorage();
+  storage.isFull = true;
+  const bench = new Bench({ storage });
+  const codes = () => bench.named("error").map(({ code }) => code);
+  bench.client.send("typed before the first hello");
+  const socket = bench.attach();
+  socket.end(1006);
+  bench.clock.advance(1000);
+  bench.attach();
+  bench.client.connect();
+  assert.deepEqual(codes(), ["not_stored"]);
+  storage.isFull = false;
+  bench.client.send("stored, with the first");
+  storage.isFull = true;
+  bench.client.send("not stored again");
+  assert.deepEqual(codes(), ["not_stored", "not_stored"]);
+});
+
+test("a closed client that goes on tells of its next message that is not stored", () => {
+  const storage = new FakeStorage();
+  storage.isFull = true;
+  const bench = new Bench({ storage });
+  bench.attach();
+  bench.client.request("a").catch(() => {});
+  bench.client.close();
+  bench.client.connect();
+  bench.attach();
+  bench.client.request("b").catch(() => {});
+  assert.deepEqual(bench.named("error").map(({ code }) => code), ["not_stored", "not_stored"]);
+});
+
+test("an answer that a gap has ended does not end again", () => {
+  const bench = new Bench();
+  const first = bench.attach();
+  first.say(entry(1, { state: "streaming" }));
+  first.end(1006);
+  bench.clock.advance(1000);
+  const second = bench.attach({ outcome: "gap", gap: [1, 2], offset: 2 });
+  second.say({ type: "state", offset: 1, state: "interrupted" });
+  assert.deepEqual(bench.named("ended").map(({ entry: { state } }) => state), ["interrupted"]);
+});
+
 test("a storage that is forbidden or holds something else breaks nothing", () => {
   const forbidden = new Proxy({}, { get: () => () => assert.fail("forbidden") });
   const odd = new FakeStorage();
@@ -324,7 +388,7 @@ test("a stop is sent until the stream has ended", () => {
   assert.equal(bench.client.cancel(1), false);
   bench.clock.advance(1000);
   const second = bench.attach({ outcome: "resumed", offset: 1 });
-  const stop = { type: "cancel", offset: 1 };
+  const stop = { type: "cancel", offset: 1, epoch: "e1" };
   assert.deepEqual(second.sent, [stop]);
   const refusal = { type: "error", code: "unavailable", message: "", id: null };
   second.say({ ...refusal, offset: 1, retry_after_seconds: 2 });
@@ -466,5 +530,70 @@ test("a stream can be cancelled", () => {
   const bench = new Bench();
   const socket = bench.attach();
   bench.client.cancel(4);
-  assert.deepEqual(socket.sent, [{ type: "cancel", offset: 4 }]);
+  assert.deepEqual(socket.sent, [{ type: "cancel", offset: 4, epoch: "e1" }]);
+});
+
+const ALICE = { member: "user:1", data: { name: "alice" } };
+const BOB = { member: "user:2", data: {} };
+
+test("a client that asks keeps who is present", () => {
+  const bench = new Bench({ presence: true });
+  const socket = bench.attach({ member: "user:1" });
+  assert.equal(socket.url.searchParams.get("presence"), "1");
+  assert.deepEqual(socket.sent, [{ type: "present" }]);
+  socket.say({ type: "present", members: [ALICE] });
+  socket.say({ type: "presence.joined", room: "session:s1", members: [ALICE, BOB] });
+  socket.say({ type: "presence.left", room: "session:s1", members: [ALICE] });
+  const seen = bench.named("present").map(({ members }) => [...members.keys()]);
+  assert.deepEqual(seen, [["user:1"], ["user:1", "user:2"], ["user:2"]]);
+  assert.deepEqual(bench.client.members, new Map([["user:2", {}]]));
+  socket.say({ type: "presence.gap", room: "session:s1" });
+  assert.equal(socket.sent.length, 2);
+  socket.say({ type: "present", members: null });
+  bench.clock.advance(5000);
+  assert.equal(socket.sent.filter(({ type }) => type === "present").length, 3);
+});
+
+test("a client that does not ask, or whose server has no presence, sends nothing", () => {
+  const plain = new Bench();
+  plain.attach();
+  plain.client.setTyping(true);
+  assert.equal(plain.socket.url.searchParams.get("presence"), null);
+  const old = new Bench({ presence: true });
+  old.attach();
+  old.client.setTyping(true);
+  assert.deepEqual([plain.socket.sent, old.socket.sent], [[], []]);
+});
+
+test("typing is sent rarely, and ends by itself or with a message", () => {
+  const bench = new Bench({ presence: true });
+  const socket = bench.attach({ member: "user:1" });
+  const sent = () => socket.sent.filter(({ type }) => type === "typing").map((one) => one.active);
+  for (let inputs = 0; inputs < 10; inputs += 1) {
+    bench.client.setTyping(true);
+    bench.clock.advance(500);
+  }
+  assert.deepEqual(sent(), [true, true]);
+  bench.clock.advance(6000);
+  assert.deepEqual(sent(), [true, true, false]);
+  bench.client.setTyping(true);
+  bench.client.send("done");
+  assert.deepEqual(sent(), [true, true, false, true, false]);
+});
+
+test("others that type are told of once, and forgotten when nothing more comes", () => {
+  const bench = new Bench({ presence: true });
+  const socket = bench.attach({ member: "user:1" });
+  const typing = { type: "typing", member: "user:2", connection: "c2" };
+  const seen = () => bench.named("typing").map(({ isTyping }) => isTyping);
+  socket.say({ ...typing, active: true });
+  bench.clock.advance(5000);
+  socket.say({ ...typing, active: true });
+  bench.clock.advance(5000);
+  assert.deepEqual(seen(), [true]);
+  bench.clock.advance(1000);
+  assert.deepEqual(seen(), [true, false]);
+  socket.say({ ...typing, active: true });
+  socket.end(1006);
+  assert.deepEqual(seen(), [true, false, true, false]);
 });

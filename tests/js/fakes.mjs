@@ -119,7 +119,7 @@ export class Bench {
       WebSocket: Socket,
       ...rest,
     });
-    const types = "state hello entry delta ended gap reset refreshed error dropped notice bye";
+    const types = "state hello entry delta ended gap reset refreshed error dropped notice bye present typing";
     for (const type of types.split(" ")) {
       this.client.addEventListener(type, ({ detail }) => this.events.push([type, detail]));
     }

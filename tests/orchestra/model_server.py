@@ -9,6 +9,10 @@ from typing import Any
 EVENTS = "text/event-stream"
 
 
+class Pause(float):
+    """Seconds that pass before the next chunk."""
+
+
 class Model:
     """Answers what a test has prepared, and notes what it was asked."""
 
@@ -21,6 +25,8 @@ class Model:
         self.content_type = EVENTS
         self.chunks: list[bytes | float] = []
         """What is sent, and the seconds that pass in between."""
+        self.head_pause = 0.0
+        """The seconds before the head, in which the caller is expected to go."""
         self.is_whole = True
         self.has_hung_up = asyncio.Event()
 
@@ -29,9 +35,14 @@ class Model:
     ) -> None:
         try:
             await self._read(reader)
+            if self.head_pause:
+                await asyncio.wait_for(reader.read(1), self.head_pause)
             head = f"HTTP/1.1 {self.status}\r\nContent-Type: {self.content_type}\r\n"
             writer.write(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
             for chunk in self.chunks:
+                if isinstance(chunk, Pause):
+                    await asyncio.sleep(chunk)
+                    continue
                 if isinstance(chunk, float):
                     await asyncio.wait_for(reader.read(1), chunk)
                     self.has_hung_up.set()

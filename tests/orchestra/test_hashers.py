@@ -13,6 +13,7 @@ from django.contrib.auth.hashers import (
     make_password,
 )
 
+from orchestra import settings as application
 from orchestra.hashers import OwnThreads
 
 CALLS = 40
@@ -75,6 +76,7 @@ def test_an_error_of_the_hasher_reaches_its_caller() -> None:
 
 
 def test_the_application_makes_and_accepts_the_hashes_of_django(settings: Any) -> None:
+    settings.PASSWORD_HASHERS = application.PASSWORD_HASHERS
     assert isinstance(get_hasher(), OwnThreads)
     made = make_password("a password")
     assert made.startswith("pbkdf2_sha256$")

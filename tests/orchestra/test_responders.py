@@ -8,9 +8,17 @@ from typing import Any
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
+from connections.testing.waiting import scale
 from orchestra.responders import CompletionsResponder, EchoResponder
 from sessions_history.responders import HistoryMessage, Responder, ResponderFailed
-from tests.orchestra.model_server import DONE, EVENTS, Model, event, serve_model
+from tests.orchestra.model_server import (
+    DONE,
+    EVENTS,
+    Model,
+    Pause,
+    event,
+    serve_model,
+)
 
 
 @pytest.fixture
@@ -99,6 +107,32 @@ async def test_events_may_be_cut_anywhere(model: Model, ask: Ask) -> None:
     assert await collect(ask()) == ["é👩‍👧", "b"]
 
 
+async def test_an_event_may_have_lines_of_any_end_and_a_byte_order_mark(
+    model: Model, ask: Ask
+) -> None:
+    for newline in (b"\r", b"\n", b"\r\n"):
+        whole = b'\xef\xbb\xbfdata: {"choices": [\ndata: {"delta":\n'
+        whole += b'data: {"content": "one"}, "finish_reason": "stop"}]}\n\n' + DONE
+        whole = whole.replace(b"\n", newline)
+        for size in (1, 7, len(whole)):
+            model.chunks = [
+                whole[start : start + size] for start in range(0, len(whole), size)
+            ]
+            assert await collect(ask()) == ["one"]
+    model.chunks = [b'data: {"choices": [\n\n', DONE]
+    with pytest.raises(ResponderFailed, match="no JSON"):
+        await collect(ask())
+
+
+async def test_a_content_may_be_a_list_with_reasoning(model: Model, ask: Ask) -> None:
+    """As of Mistral; the reasoning is no part of the answer."""
+    thinking = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
+    content = [thinking, {"type": "text", "text": "one"}]
+    chunk = {"choices": [{"delta": {"content": content}, "finish_reason": "stop"}]}
+    model.chunks = [f"data: {json.dumps(chunk)}\n\n".encode(), DONE]
+    assert await collect(ask()) == ["one"]
+
+
 async def test_an_end_without_done_is_one_that_names_its_reason(
     model: Model, ask: Ask
 ) -> None:
@@ -117,6 +151,10 @@ async def test_an_end_without_done_is_one_that_names_its_reason(
         ({"content": " \n", "finish_reason": "stop"}, "empty answer"),
         ({"content": None, "finish_reason": "stop"}, "empty answer"),
         ({"content": None, "refusal": "I will not."}, "refused: I will not."),
+        ({"finish_reason": "insufficient_system_resource"}, "as 'insufficient_"),
+        ({"finish_reason": "error"}, "as 'error'"),
+        ({"tool_calls": [{"id": "1"}], "finish_reason": "stop"}, "asked for a tool"),
+        ({"function_call": {"name": "f"}}, "asked for a tool"),
     ],
 )
 async def test_an_answer_that_is_not_whole_fails_after_what_came(
@@ -147,6 +185,21 @@ async def test_an_error_in_the_middle_fails_with_its_kind_alone(
     assert await anext(pieces) == "half "
     with pytest.raises(ResponderFailed, match=r"failed: overloaded$"):
         await anext(pieces)
+
+
+async def test_an_error_in_a_field_of_its_own_fails(model: Model, ask: Ask) -> None:
+    """llama.cpp sends `error:` instead of `data:`, and then the end."""
+    model.chunks = [event("half"), b'error: {"message": "out of memory"}\n\n', DONE]
+    with pytest.raises(ResponderFailed, match="the model failed"):
+        await collect(ask())
+
+
+@pytest.mark.parametrize("reason", ["stop", "eos_token", "end_turn"])
+async def test_each_reason_of_a_whole_answer_is_known(
+    model: Model, ask: Ask, reason: str
+) -> None:
+    model.chunks = [event("all"), event("", finish_reason=reason), DONE]
+    assert await collect(ask()) == ["all"]
 
 
 async def test_the_roles_alternate_from_a_user_on(model: Model, ask: Ask) -> None:
@@ -187,6 +240,27 @@ async def test_a_failing_model_is_an_error(model: Model, ask: Ask, status: str) 
     model.chunks = [b"secret details"]
     with pytest.raises(ResponderFailed, match=f"HTTP {status[:3]}$"):
         await collect(ask())
+
+
+async def test_the_reason_of_a_failure_is_for_staff_and_the_wait_for_the_client(
+    model: Model, ask: Ask, caplog: pytest.LogCaptureFixture
+) -> None:
+    model.status = "429 Slow\r\nRetry-After: 7"
+    model.chunks = [b'{"error": {"message": "no  quota", "code": 1}}']
+    with pytest.raises(ResponderFailed, match=r"HTTP 429; try again in 7 s$"):
+        await collect(ask())
+    assert "The model answered HTTP 429: no quota" in caplog.text
+
+
+async def test_azure_gets_its_version_and_its_header(model: Model) -> None:
+    model.chunks = [event("one", finish_reason="stop"), DONE]
+    url = f"{model.base_url}/openai/deployments/d/?api-version=2024-10-21"
+    responder = CompletionsResponder(base_url=url, api_key="key", timeout_seconds=5)
+    assert await collect(responder.respond("x", ())) == ["one"]
+    path = "/openai/deployments/d/chat/completions?api-version=2024-10-21"
+    assert model.path.endswith(path)
+    assert model.headers["api-key"] == "key"
+    assert "authorization" not in model.headers
 
 
 @pytest.mark.parametrize(
@@ -231,6 +305,98 @@ async def test_a_slow_model_is_an_error(model: Model, ask: Ask) -> None:
         await anext(pieces)
 
 
+@pytest.mark.parametrize("begins_with", [[], [b": waiting\n\n"], [event("")]])
+async def test_a_cold_model_may_take_longer_for_its_first_piece(
+    model: Model, ask: Ask, begins_with: list[bytes]
+) -> None:
+    """Neither the head, a comment nor an empty piece is its first one."""
+    whole = event("one", finish_reason="stop") + DONE
+    model.chunks = [*begins_with, Pause(0.05), whole]
+    options = {"timeout_seconds": 0.01, "first_timeout_seconds": scale(10)}
+    assert await collect(ask(**options)) == ["one"]
+    model.chunks = [*begins_with, 10.0]
+    with pytest.raises(ResponderFailed, match=r"for 0\.2 s"):
+        await collect(ask(first_timeout_seconds=0.2))
+
+
+async def test_a_head_that_does_not_come_is_an_error(model: Model, ask: Ask) -> None:
+    model.head_pause = 10.0
+    with pytest.raises(ResponderFailed, match=r"for 0\.2 s"):
+        await collect(ask(first_timeout_seconds=0.2))
+
+
+@pytest.mark.parametrize(
+    "field", ["reasoning", "reasoning_content", "reasoning_details"]
+)
+async def test_reasoning_is_a_sign_of_life_and_no_part_of_the_answer(
+    model: Model, ask: Ask, field: str
+) -> None:
+    thought = {"choices": [{"delta": {"content": None, field: "hm"}}]}
+    model.chunks = [
+        f"data: {json.dumps(thought)}\n\n".encode(),
+        event("one", finish_reason="stop"),
+        DONE,
+    ]
+    assert await collect(ask()) == ["one"]
+    # After it, the time is that between pieces.
+    model.chunks = [model.chunks[0], 10.0]
+    with pytest.raises(ResponderFailed, match=r"for 0\.05 s"):
+        await collect(ask(timeout_seconds=0.05, first_timeout_seconds=scale(10)))
+
+
+@pytest.mark.parametrize("choices", [{"choices": []}, {}, {"choices": None}])
+async def test_a_chunk_may_carry_the_usage_alone(
+    model: Model, ask: Ask, choices: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "orchestra")
+    usage = {"prompt_tokens": 3, "completion_tokens": 5}
+    chunk = json.dumps({**choices, "usage": usage})
+    whole = event("one", finish_reason="stop", usage=None)
+    model.chunks = [whole, f"data: {chunk}\n\n".encode(), DONE]
+    assert await collect(ask()) == ["one"]
+    assert "The model read 3 tokens and wrote 5" in caplog.text
+
+
+async def test_a_request_has_the_prompt_and_the_parameters_of_the_environment(
+    model: Model, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model.chunks = [event("one", finish_reason="stop"), DONE]
+    for name, value in {
+        "SYSTEM_PROMPT": "Be brief.",
+        "TEMPERATURE": "0",
+        "MAX_TOKENS": "12",
+        "EXTRA_BODY": '{"top_p": 0.5, "max_tokens": null, "model": "other"}',
+        "EXTRA_HEADERS": '{"X-Title": "demo", "Authorization": "Basic eA=="}',
+    }.items():
+        monkeypatch.setenv(f"COMPLETIONS_{name}", value)
+    await collect(ask("x", api_key="secret"))
+    assert model.asked == {
+        "model": "other",
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "x"},
+        ],
+        "stream": True,
+        "temperature": 0,
+        "max_tokens": None,
+        "top_p": 0.5,
+    }
+    assert model.headers["x-title"] == "demo"
+    assert model.headers["authorization"] == "Basic eA=="
+
+
+async def test_a_request_has_the_parameters_of_its_responder(
+    model: Model, ask: Ask
+) -> None:
+    model.chunks = [event("one", finish_reason="stop"), DONE]
+    given = {"temperature": 0.5, "max_tokens": 7, "extra_body": {"seed": 1}}
+    options = {"system_prompt": "Be kind.", "extra_headers": {"X-A": "b"}}
+    await collect(ask("x", **given, **options))
+    assert model.asked["messages"][0] == {"role": "system", "content": "Be kind."}
+    assert (model.asked["temperature"], model.asked["max_tokens"]) == (0.5, 7)
+    assert (model.asked["seed"], model.headers["x-a"]) == (1, "b")
+
+
 async def test_a_model_that_is_away_is_an_error(model: Model) -> None:
     responder = CompletionsResponder(base_url="http://127.0.0.1:1/v1")
     with pytest.raises(ResponderFailed, match="reached"):
@@ -241,6 +407,26 @@ async def test_a_model_that_is_away_is_an_error(model: Model) -> None:
     ("name", "value", "responder"),
     [
         ("COMPLETIONS_BASE_URL", "", CompletionsResponder),
+        ("COMPLETIONS_BASE_URL", "localhost:11434/v1", CompletionsResponder),
+        ("COMPLETIONS_BASE_URL", "ftp://localhost/v1", CompletionsResponder),
+        ("COMPLETIONS_BASE_URL", "http://", CompletionsResponder),
+        ("COMPLETIONS_BASE_URL", "http://host:port", CompletionsResponder),
+        ("COMPLETIONS_TIMEOUT_SECONDS", "soon", CompletionsResponder),
+        ("COMPLETIONS_FIRST_TIMEOUT_SECONDS", "-1", CompletionsResponder),
+        ("COMPLETIONS_TEMPERATURE", "hot", CompletionsResponder),
+        ("COMPLETIONS_TEMPERATURE", "2.1", CompletionsResponder),
+        ("COMPLETIONS_TEMPERATURE", "nan", CompletionsResponder),
+        ("COMPLETIONS_MAX_TOKENS", "0", CompletionsResponder),
+        ("COMPLETIONS_MAX_TOKENS", "1.5", CompletionsResponder),
+        ("COMPLETIONS_EXTRA_BODY", "top_p=1", CompletionsResponder),
+        ("COMPLETIONS_EXTRA_BODY", "[1]", CompletionsResponder),
+        ("COMPLETIONS_EXTRA_BODY", '{"stream": false}', CompletionsResponder),
+        ("COMPLETIONS_EXTRA_BODY", '{"messages": []}', CompletionsResponder),
+        ("COMPLETIONS_EXTRA_HEADERS", '"X: y"', CompletionsResponder),
+        ("COMPLETIONS_EXTRA_HEADERS", '{"X-A": 1}', CompletionsResponder),
+        ("COMPLETIONS_EXTRA_HEADERS", '{"X A": "1"}', CompletionsResponder),
+        ("COMPLETIONS_EXTRA_HEADERS", '{"X-A": "1\\r\\nB: 2"}', CompletionsResponder),
+        ("COMPLETIONS_EXTRA_HEADERS", '{"X-A": "\u00e9"}', CompletionsResponder),
         ("ECHO_DELAY_SECONDS", "soon", EchoResponder),
         ("ECHO_DELAY_SECONDS", "nan", EchoResponder),
     ],
@@ -248,6 +434,7 @@ async def test_a_model_that_is_away_is_an_error(model: Model) -> None:
 def test_what_is_wrong_in_the_environment_is_named(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, responder: type
 ) -> None:
+    monkeypatch.setenv("COMPLETIONS_BASE_URL", "http://127.0.0.1:1/v1")
     monkeypatch.setenv(name, value)
     with pytest.raises(ImproperlyConfigured, match=name):
         responder()

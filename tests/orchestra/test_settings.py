@@ -182,3 +182,24 @@ def test_the_sqlite_file_is_for_its_user_alone(tmp_path: Path) -> None:
     assert (tmp_path / "other.sqlite3").stat().st_mode & 0o777 == 0o600
     read_settings(tmp_path, DATABASE_URL="sqlite://:memory:")
     assert not list(tmp_path.glob("*memory*"))
+
+
+@pytest.mark.parametrize(
+    ("environment", "layer"),
+    [
+        ({}, "local.LocalLayer"),
+        ({"DATABASE_URL": "postgres://here/orchestra"}, "postgres.PostgresLayer"),
+        (
+            {"DATABASE_URL": "postgres://here/orchestra", "REDIS_URL": "redis://here"},
+            "redis.RedisLayer",
+        ),
+        ({"REDIS_URL": "redis://here"}, "redis.RedisLayer"),
+    ],
+)
+def test_groups_reach_all_nodes_over_what_they_share(
+    tmp_path: Path, environment: dict[str, str], layer: str
+) -> None:
+    unset = {"DATABASE_URL": "", "REDIS_URL": ""}
+    found = read_settings(tmp_path, **{**unset, **environment})
+    backend = found["CHANNEL_LAYERS"]["default"]["BACKEND"]
+    assert backend == f"connections.layers.{layer}"

@@ -195,6 +195,33 @@ def test_staff_create_tokens_and_delete_users(client: Client) -> None:
     assert not AccessToken.objects.exists()
 
 
+@pytest.mark.parametrize("alias", ["default", "own"])
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("get", "/livez", 200),
+        ("get", "/readyz", 200),
+        ("get", "/metrics", 200),
+        ("post", "/api/tickets/", 403),
+        ("get", "/admin/connections/livedashboard/", 200),
+        ("get", "/admin/connections/ban/", 200),
+    ],
+)
+def test_requests_in_a_transaction_of_either_database(
+    client: Client,
+    monkeypatch: pytest.MonkeyPatch,
+    alias: str,
+    method: str,
+    path: str,
+    status: int,
+) -> None:
+    """Django refuses to run an async view in one."""
+    monkeypatch.setitem(connections[alias].settings_dict, "ATOMIC_REQUESTS", True)
+    client.force_login(User.objects.create_superuser("root"))
+    answer = getattr(client, method)(path)
+    assert answer.status_code == status, answer.content
+
+
 def test_a_ban_names_a_user() -> None:
     alice = User.objects.create_user("alice")
     ban = Ban(target="user", value="alice")

@@ -72,6 +72,16 @@ class Cluster:
         """Run the migrations of a release, up to all of them or to one."""
         self.build(release, 0).manage("migrate", "--verbosity", "0", *target)
 
+    def create_tokens(self, release: Path) -> list[str]:
+        """Make a token for each user, with the command of a release."""
+        program = (
+            "from django.core.management import call_command\n"
+            f"for number in range({USERS}):\n"
+            "    call_command('create_access_token', '--client', f'user{number}')"
+        )
+        shell = ("shell", "--verbosity", "0", "--command", program)
+        return self.build(release, 0).manage(*shell).split()
+
     def locate(self, release: Path) -> Path:
         """Return the file of the library that a release imports."""
         program = "import connections; print(connections.__file__)"
@@ -147,7 +157,7 @@ async def test_a_roll_forward_and_back_loses_and_doubles_no_entry(
         ).fetchone() or ("zero",)
     for index in (0, 1):
         await asyncio.to_thread(cluster.start, previous, index)
-    tokens = [cluster.nodes[0].create_token(f"user{n}") for n in range(USERS)]
+    tokens = cluster.create_tokens(previous)
     async with talking(cluster, tokens) as talkers:
         await check_limits(cluster, tokens, talkers)
         await asyncio.to_thread(cluster.migrate, next_release)

@@ -19,15 +19,16 @@ class Dialect:
     """The format of messages: plain, or in Socket.IO's envelope."""
 
     path: str
-    wrap: Callable[[str], str]
+    wrap: Callable[..., str]
+    """Returns the message for a text and, by default, the event "echo"."""
     greeting: str = ""
     """A message that the client sends first, and the server must answer."""
 
 
-PLAIN = Dialect(path="/ws/echo/", wrap=lambda text: text)
+PLAIN = Dialect(path="/ws/echo/", wrap=lambda text, event="": text)
 SOCKET_IO = Dialect(
     path="/socket.io/?EIO=4&transport=websocket",
-    wrap=lambda text: f'42["echo","{text}"]',
+    wrap=lambda text, event="echo": f'42["{event}","{text}"]',
     greeting="40",
 )
 DIALECTS = {"plain": PLAIN, "socket_io": SOCKET_IO}

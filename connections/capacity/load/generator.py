@@ -121,6 +121,11 @@ class Steps:
         self.groups.setdefault(group, []).extend(clients)
         return summarise(times)
 
+    def confirm(self, group: str, seconds: float) -> Answer:
+        """Wait until each connection of a group answers a ping, or is closed."""
+        self.clients.confirm(self.groups[group], seconds)
+        return {"open": len(self.clients)}
+
     def echo(self, group: str, seconds: float, size: int = 100) -> Answer:
         """Exchange messages over a group, one in flight on each connection."""
         self.clients.prepare_echo(self.groups[group], size)
@@ -146,14 +151,23 @@ class Steps:
             **summarise(echoes.times),
         }
 
-    def broadcast(
-        self, group: str, trigger: str, reply: str, seconds: float = 60
-    ) -> Answer:
-        """Send one message; return the seconds until all of a group got the reply."""
+    def broadcast(self, group: str, seconds: float, size: int = 100) -> Answer:
+        """Have one message after another sent to all of a group; count deliveries."""
         clients = self.groups[group]
-        clients[0].socket.send(build_frame(TEXT, trigger.encode()))
-        took = self.clients.await_from(clients, build_reply(reply.encode()), seconds)
-        return {"seconds": took, "members": len(clients)}
+        text = "broadcast".ljust(size, "x")
+        wrap = clients[0].dialect.wrap
+        trigger = build_frame(TEXT, wrap(text, "broadcast").encode())
+        reply = build_reply(wrap(text).encode())
+        cpu = time.process_time()
+        deliveries, took = self.clients.count_deliveries(
+            clients, trigger, reply, seconds
+        )
+        own_cpu_seconds = time.process_time() - cpu
+        return {
+            "deliveries": deliveries,
+            "seconds": took,
+            "own_cpu_us": own_cpu_seconds / max(1, deliveries) * 1e6,
+        }
 
     def evict(self, headers: str, limit: int, seconds: float = 10) -> Answer:
         """Exceed a client's limit by one; return the seconds until an eviction."""

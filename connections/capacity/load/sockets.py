@@ -5,6 +5,7 @@ Frames are masked before the clock starts, and replies are compared as bytes. A
 round trip thus costs a client a few microseconds, far less than a server.
 """
 
+import contextlib
 import errno
 import os
 import select
@@ -155,6 +156,38 @@ class Clients:
         client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         client.socket.close()
 
+    def confirm(self, clients: Sequence[Client], seconds: float) -> None:
+        """
+        Ping each connection, and wait until it has answered or is closed.
+
+        A server completes the handshake of a connection that it refuses, and sends
+        the close frame after it, later on a busy machine.
+
+        Raises:
+            TimeoutError: a connection was neither answered nor closed in time.
+        """
+        answered: set[Client] = set()
+        lost, deadline = self.lost, time.monotonic() + seconds
+
+        def take(client: Client, data: bytes) -> None:
+            keep_alive(client, data)
+            frames, client.buffer = split_frames(client.buffer)
+            if any(raw[0] == PONG for raw, _ in frames):
+                answered.add(client)
+
+        clients = [client for client in clients if client.socket.fileno() >= 0]
+        for client in clients:
+            client.on_data = take
+            # A closed socket is counted by the next poll.
+            with contextlib.suppress(OSError):
+                client.socket.send(build_frame(PING, b""))
+        while (left := len(clients) - len(answered) - self.lost + lost) > 0:
+            self.poll(0.1)
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{left} connections answer no ping in {seconds} s")
+        for client in clients:
+            client.on_data = keep_alive
+
     # Echo
 
     def prepare_pings(self, clients: Sequence[Client]) -> None:
@@ -211,29 +244,51 @@ class Clients:
 
     # Fan-out
 
-    def await_from(
-        self, clients: Sequence[Client], expected: bytes, seconds: float
-    ) -> float:
-        """Return the seconds until each connection has received these bytes."""
-        missing = set(clients)
+    def count_deliveries(
+        self, clients: Sequence[Client], trigger: bytes, reply: bytes, seconds: float
+    ) -> tuple[int, float]:
+        """
+        Have a reply sent to all again and again; return its deliveries and the time.
+
+        The first client sends the trigger, and again whenever half of the replies of
+        the one before have arrived: the server never waits for the generator.
+
+        Raises:
+            ConnectionError: something else than the reply arrived.
+            TimeoutError: a reply is missing.
+        """
+        size, sender = len(reply), clients[0]
+        sent = received = 0
 
         def take(client: Client, data: bytes) -> None:
-            # A ping may precede or follow the bytes.
-            client.buffer = answer_pings(client, client.buffer + data)
-            if client.buffer.endswith(expected):
-                client.buffer = b""
-                missing.discard(client)
+            nonlocal received
+            # Nearly all reads are one reply, or several.
+            if client.buffer or data.replace(reply, b""):
+                data = answer_pings(client, client.buffer + data)
+                count = data.count(reply)
+                client.buffer = data[count * size :]
+                if not reply.startswith(client.buffer[:size]):
+                    raise ConnectionError(f"not the reply: {client.buffer[:100]!r}")
+            else:
+                count = len(data) // size
+            received += count
 
         for client in clients:
             client.on_data = take
+            client.buffer = b""
         started = time.monotonic()
-        while missing:
+        deadline, stalled = started + seconds, started + seconds + 300
+        while (is_on := time.monotonic() < deadline) or received < sent * len(clients):
+            if is_on and received >= (sent - 0.5) * len(clients):
+                sender.socket.send(trigger)
+                sent += 1
             self.poll(0.1)
-            if time.monotonic() - started > seconds:
-                raise TimeoutError(f"{len(missing)} connections did not receive it")
+            if time.monotonic() > stalled:
+                raise TimeoutError(f"{sent * len(clients) - received} replies missing")
+        took = time.monotonic() - started
         for client in clients:
             client.on_data = keep_alive
-        return time.monotonic() - started
+        return received, took
 
     def watch_closes(self, clients: Sequence[Client]) -> set[Client]:
         """Return a set to which clients are added when the server closes them."""

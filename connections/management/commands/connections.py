@@ -4,7 +4,9 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
+from django.core.exceptions import ValidationError
 from django.core.management.base import CommandError, CommandParser
+from django.core.serializers.json import DjangoJSONEncoder
 from django.db.models import QuerySet
 from django.utils import timezone
 
@@ -72,6 +74,12 @@ class Command(OperatorCommand):
             help=f"reason sent to the client; it reconnects only after {MAY_RETURN}"
             " (default: %(default)s)",
         )
+        kick.add_argument(
+            "--author",
+            default="manage.py connections kick",
+            help="name of the operator (default: %(default)s)",
+        )
+        kick.add_argument("--note", default="", help="why, for other staff")
         self.add_number(
             kick,
             "--spread",
@@ -174,7 +182,7 @@ class Command(OperatorCommand):
             for row in rows
         ]
         if options["json"]:
-            self.stdout.write(json.dumps(found))
+            self.stdout.write(json.dumps(found, cls=DjangoJSONEncoder))
             return
         for line in _tabulate(rows, now):
             self.stdout.write(line)
@@ -193,7 +201,7 @@ class Command(OperatorCommand):
             )
         found = describe(row)
         if options["json"]:
-            self.stdout.write(json.dumps(found))
+            self.stdout.write(json.dumps(found, cls=DjangoJSONEncoder))
             return
         flight = found.pop("flight")
         errors = found.pop("error_events")
@@ -227,9 +235,14 @@ class Command(OperatorCommand):
             target=targets[given[0]],
             value=str(options[given[0]]),
             reason=options["reason"],
-            author="manage.py connections kick",
+            author=options["author"],
+            note=options["note"],
             spread_seconds=options["spread"],
         )
+        try:
+            request.clean_fields()
+        except ValidationError as exc:
+            raise CommandError("; ".join(exc.messages)) from exc
         post_close_requests(request)
         close_reason = CLOSE_REASONS[options["reason"]]
         if options["json"]:

@@ -5,7 +5,7 @@ from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
 from connections.config.kinds import Number
-from connections.credentials.identity import check_client_id
+from connections.credentials.identity import API_SCOPES, check_client_id
 from connections.credentials.tokens import create_access_token
 from connections.management.lookups import find_user
 from connections.management.operator_command import OperatorCommand
@@ -35,8 +35,9 @@ class Command(OperatorCommand):
             "--scope",
             action="append",
             metavar="PATH",
-            help="path for which the token is valid (and all below it), or a route; "
-            "repeatable (default: all routes)",
+            help="path for which the token is valid (and all below it), or a route, or"
+            f" a scope of the operators' API ({', '.join(API_SCOPES)});"
+            " repeatable (default: all routes, and no API)",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:

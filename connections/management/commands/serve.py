@@ -1,9 +1,13 @@
+import asyncio
+import contextlib
 import errno
 import logging
 import os
 import re
 import socket
+import sys
 from argparse import ArgumentTypeError
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,15 +15,30 @@ from typing import Any
 from django.core.checks import ERROR, run_checks
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import CommandError, CommandParser
+from django.db import connections
 
 from connections.config.kinds import Whole
 from connections.config.loader import get_config
-from connections.exceptions import ConfigError, IncompatibleDependency, NotMigrated
+from connections.exceptions import (
+    ConfigError,
+    IncompatibleDependency,
+    NotMigrated,
+    UnsharedLimits,
+)
+from connections.layers.checks import get_layer, is_process_layer
 from connections.management.operator_command import OperatorCommand
+from connections.node.exclusivity import require_shared_limits
+from connections.pool import choose_pool, get_redis_url
+from connections.pool.parent import PoolHost
 from connections.server.service_manager import notify_ready
+from connections.server.sockets import open_socket, take_socket
 from connections.storage.database import require_tables
+from connections.workers.assignment import Assignment, take_assignment
+from connections.workers.parent import Parent
 
 logger = logging.getLogger(__name__)
+
+_MAX_WORKERS = 64
 
 
 def _read_root_path(text: str) -> str:
@@ -28,6 +47,37 @@ def _read_root_path(text: str) -> str:
             f"{text!r} is no URL prefix such as /app, without a slash at its end"
         )
     return text
+
+
+def _read_workers(text: str) -> int:
+    count = len(os.sched_getaffinity(0)) if text == "auto" else 0
+    if text.isascii() and text.isdecimal():
+        count = int(text)
+    if not 1 <= count <= _MAX_WORKERS:
+        raise ArgumentTypeError(
+            f"{text!r} is neither auto nor a whole number from 1 to {_MAX_WORKERS}"
+        )
+    return count
+
+
+def _open(options: dict[str, Any]) -> socket.socket:
+    """Return the listening socket that the options name."""
+    if options["fd"] is not None:
+        return take_socket(options["fd"])
+    return open_socket(
+        options["host"], options["port"], reuse_port=options["reuse_port"]
+    )
+
+
+@contextlib.contextmanager
+def _explain_sockets() -> Iterator[None]:
+    """Raise CommandError for a socket or a certificate that cannot be used."""
+    try:
+        yield
+    except (OSError, ValueError) as exc:
+        is_taken = isinstance(exc, OSError) and exc.errno == errno.EADDRINUSE
+        advice = "; choose another with --port (or $PORT), or --metrics-port"
+        raise CommandError(f"{exc}{advice if is_taken else ''}") from exc
 
 
 class Command(OperatorCommand):
@@ -87,6 +137,13 @@ class Command(OperatorCommand):
             "--access-log", action="store_true", help="log a line for each request"
         )
 
+        parser.add_argument(
+            "--workers",
+            type=_read_workers,
+            metavar="N",
+            help="processes that share the port, each a node; auto: one for each core",
+        )
+
     def handle(self, *args: Any, **options: Any) -> None:
         try:
             get_config().require_valid()
@@ -97,34 +154,35 @@ class Command(OperatorCommand):
             require_tables()
         except NotMigrated as exc:
             raise CommandError(str(exc)) from exc
+        assignment = take_assignment()
+        if options["workers"] is not None and assignment is None:
+            self._serve_by_workers(options)
+        else:
+            self._serve(options, assignment)
+
+    def _serve(self, options: dict[str, Any], assignment: Assignment | None) -> None:
+        """Serve as one node: alone, or as a worker with an assignment."""
         # Imported late: these install Twisted's reactor and import the project.
         try:
             from connections.server.compat import AccessLogGenerator
         except IncompatibleDependency as exc:
             raise CommandError(f"nothing is served: {exc}") from exc
-        from connections.server.endpoints import make_tls, open_socket, take_socket
+        from connections.server.endpoints import SocketEndpoint, make_tls
         from connections.server.server import Server
         from connections.sweeper.background import BackgroundSweeper
 
         application = self._import_application()
-        try:
+        endpoints = []
+        with _explain_sockets():
             tls = make_tls(options["tls_cert"], options["tls_key"])
-            if options["fd"] is not None:
-                endpoint = take_socket(options["fd"], tls)
+            if assignment is not None:
+                sock = take_socket(assignment.listening_fd)
+                endpoints.append(SocketEndpoint(sock, tls, assignment.open_cell()))
             else:
-                endpoint = open_socket(
-                    options["host"],
-                    options["port"],
-                    reuse_port=options["reuse_port"],
-                    tls=tls,
-                )
-            endpoints = [endpoint]
+                endpoints.append(SocketEndpoint(_open(options), tls))
             if options["metrics_port"] is not None:
-                endpoints.append(open_socket(options["host"], options["metrics_port"]))
-        except (OSError, ValueError) as exc:
-            is_taken = isinstance(exc, OSError) and exc.errno == errno.EADDRINUSE
-            advice = "; choose another with --port (or $PORT), or --metrics-port"
-            raise CommandError(f"{exc}{advice if is_taken else ''}") from exc
+                port = open_socket(options["host"], options["metrics_port"])
+                endpoints.append(SocketEndpoint(port))
         access_log = options["access_log"]
         server = Server(
             application,
@@ -132,10 +190,16 @@ class Command(OperatorCommand):
             action_logger=AccessLogGenerator(self.stdout) if access_log else None,
             server_name="orchestra",
             root_path=options["root_path"],
-            ready_callable=partial(
-                self._announce, endpoint.address, is_secure=tls is not None
+            ready_callable=None
+            if assignment is not None
+            else partial(
+                self._announce, endpoints[0].address, is_secure=tls is not None
             ),
         )
+        if assignment is not None:
+            from connections.management.worker import join_parent
+
+            join_parent(server, assignment.channel_fd)
         sweeper = None if options["no_sweeper"] else BackgroundSweeper(get_config())
         if sweeper is not None:
             sweeper.start()
@@ -146,6 +210,63 @@ class Command(OperatorCommand):
                 sweeper.stop()
         if server.exit_code:
             raise SystemExit(server.exit_code)
+
+    def _serve_by_workers(self, options: dict[str, Any]) -> None:
+        """
+        Serve with several processes that share one socket.
+
+        Raises:
+            CommandError: the options or the limits do not allow several nodes.
+        """
+        if options["metrics_port"] is not None:
+            raise CommandError(
+                "--workers and --metrics-port exclude each other: with --workers the "
+                "/metrics of any worker are those of all"
+            )
+        config = get_config()
+        pool = choose_pool(config, get_redis_url())
+        try:
+            require_shared_limits(config, pool)
+        except UnsharedLimits as exc:
+            raise CommandError(f"nothing is served: {exc}") from exc
+        if pool == "memory":
+            logger.warning(
+                "Without Redis and PostgreSQL the workers share limits, records and "
+                "close requests, but presence is that of one worker and unknown to "
+                "other processes, and entries of sessions reach other workers after "
+                "%s s",
+                f"{config.sessions.position_seconds:g}",
+                extra={"event": "workers_without_redis"},
+            )
+        if is_process_layer(get_layer()):
+            logger.warning(
+                "A message to a group reaches the clients of one worker alone: the "
+                "channel layer is %s. Use PostgresLayer or RedisLayer of "
+                "connections.layers in CHANNEL_LAYERS",
+                get_layer(),
+                extra={"event": "workers_without_layer"},
+            )
+        with _explain_sockets():
+            listening = _open(options)
+        connections.close_all()
+        parent = Parent(
+            [sys.executable, *sys.orig_argv[1:]],
+            count=options["workers"],
+            listening=listening,
+            pool=PoolHost(
+                max_total=config.max_total_connections,
+                evict_oldest=config.on_client_limit == "evict_oldest",
+            ),
+            on_ready=partial(
+                self._announce,
+                listening.getsockname(),
+                is_secure=options["tls_cert"] is not None,
+                workers=options["workers"],
+            ),
+        )
+        exit_code = asyncio.run(parent.run())
+        if exit_code:
+            raise SystemExit(exit_code)
 
     def _check(self) -> None:
         """Raise CommandError for errors of the system checks."""
@@ -166,7 +287,7 @@ class Command(OperatorCommand):
                 'Set it like this: ASGI_APPLICATION = "mysite.asgi.application"'
             ) from exc
 
-    def _announce(self, address: Any, *, is_secure: bool) -> None:
+    def _announce(self, address: Any, *, is_secure: bool, workers: int = 0) -> None:
         notify_ready()
         config = get_config()
         where = str(address)
@@ -176,12 +297,13 @@ class Command(OperatorCommand):
         scheme = "https and wss" if is_secure else "http and ws"
         lines = (
             f"Serving {scheme} on {where}, process {os.getpid()} "
-            f"on {socket.gethostname()}",
+            f"on {socket.gethostname()}{f', {workers} workers' if workers else ''}",
             f"At most {config.max_total_connections} connections, "
             f"{config.max_connections_per_client} for each client "
             f"({config.source or 'defaults'})",
             f"SIGTERM or Ctrl-C drains the node within "
-            f"{config.drain.grace_seconds:g} s; a second one exits at once",
+            f"{config.drain.grace_seconds:g} s; a second one exits at once"
+            f"{'; SIGHUP replaces the workers' if workers else ''}",
         )
         if self.stdout.isatty():
             self.stdout.write("\n".join(lines))

@@ -28,6 +28,8 @@ _WORDS = {
     "nodes_pruned": ("old node", "deleted"),
     "minutes_rolled": ("node minute", "rolled up"),
     "rollups_pruned": ("old minute", "deleted"),
+    "hours_pruned": ("old hour", "deleted"),
+    "refusals_pruned": ("old refused handshake", "deleted"),
     "alerts_pruned": ("old alert", "deleted"),
     "bans_pruned": ("ended ban", "deleted"),
     "orders_pruned": ("old node command", "deleted"),

@@ -21,6 +21,11 @@ class Command(OperatorCommand):
             parser.add_argument(
                 f"--{name}", metavar=metavar, help=f"lift the ban of this {name}"
             )
+        parser.add_argument(
+            "--author",
+            default="manage.py unban",
+            help="name of the operator (default: %(default)s)",
+        )
         parser.add_argument("--json", action="store_true", help="print JSON")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -31,7 +36,7 @@ class Command(OperatorCommand):
                 f"there is no ban of {wanted}; manage.py ban --list shows all"
             )
         for ban in bans:
-            lift(ban)
+            lift(ban, options["author"])
             if options["json"]:
                 self.stdout.write(json.dumps(describe(ban)))
             else:

@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import os
 from collections.abc import Mapping
@@ -9,13 +8,13 @@ import yaml
 from django.conf import settings
 from django.core.management.base import CommandParser
 
-from connections.config.alert_rules import AlertRule
 from connections.config.fields import Documented
 from connections.config.loader import (
     ENVIRONMENT_PREFIX,
     WebSocketConfig,
     describe,
     get_config,
+    read_value,
 )
 from connections.management.operator_command import OperatorCommand
 
@@ -42,7 +41,7 @@ class Command(OperatorCommand):
         given = _read_given()
         values = {
             key.path: {
-                "value": _read(get_config(), key.path),
+                "value": read_value(get_config(), key.path),
                 "from": find_source(key.path, given),
             }
             for key in keys
@@ -77,7 +76,7 @@ def find_source(path: str, given: object) -> str:
     else:
         return get_config().source
     # The project's settings may pass their own defaults to load().
-    is_default = _read(get_config(), path) == _read(WebSocketConfig(), path)
+    is_default = read_value(get_config(), path) == read_value(WebSocketConfig(), path)
     return "default" if is_default else "settings"
 
 
@@ -90,14 +89,3 @@ def _read_given() -> object:
     if not path.is_file():
         return None
     return yaml.safe_load(path.read_text(encoding="utf-8"))["websocket"]
-
-
-def _read(config: WebSocketConfig, path: str) -> Any:
-    value: Any = config
-    for name in path.split("."):
-        value = getattr(value, name)
-    if not isinstance(value, tuple):
-        return value
-    return [
-        dataclasses.asdict(one) if isinstance(one, AlertRule) else one for one in value
-    ]

@@ -10,6 +10,7 @@ import { Cancellations } from "./cancellations.js";
 import { TypedTarget } from "./events.js";
 import { Heartbeat } from "./heartbeat.js";
 import { Outbox, RequestError } from "./outbox.js";
+import { SessionPresence } from "./presence.js";
 import { REAL_CLOCK, ReconnectingSocket } from "./socket.js";
 import { Renewal, UnauthorizedError } from "./tokens.js";
 import { Transcript } from "./transcript.js";
@@ -25,10 +26,11 @@ export { textOf } from "./transcript.js";
  *   outcome: Outcome, gap: [number, number] | null, chain?: string | null,
  *   history_limit: number,
  *   limits: Record<string, any>, heartbeat_seconds: number,
- *   idle_timeout_seconds: number}} Hello
- * @typedef {{session?: string, getToken?: import("./socket.js").GetToken,
+ *   idle_timeout_seconds: number, member?: string}} Hello
+ * @typedef {{session?: string, presence?: boolean, getToken?: import("./socket.js").GetToken,
  *   storage?: Storage | null, queueLimit?: number, entryLimit?: number,
  *   maxInFlight?: number, ackTimeoutMs?: number, heartbeatTimeoutMs?: number,
+ *   getTraceparent?: () => string | undefined,
  *   clock?: import("./socket.js").Clock, random?: () => number,
  *   WebSocket?: typeof WebSocket, page?: Window | null}} Options
  * @typedef {{state: import("./socket.js").StateChange, hello: Hello,
@@ -36,7 +38,8 @@ export { textOf } from "./transcript.js";
  *   ended: {entry: Entry}, gap: {from: number, to: number}, reset: Hello,
  *   refreshed: {expires_at: string | null}, error: RequestError,
  *   dropped: {id: string, data: unknown, error: RequestError},
- *   notice: {text: string, at: string}, bye: Record<string, any>}} SessionEvents
+ *   present: {members: Map<string, object>},
+ *   typing: import("./presence.js").Typing, notice: {text: string, at: string}, bye: Record<string, any>}} SessionEvents
  */
 
 const SUBPROTOCOL = "orchestra.v1";
@@ -53,7 +56,8 @@ const TEMPORARY = ["rate_limited", "unavailable"];
  * server's, with its outcome), `entry` {entry, isReplay}, `delta` {entry, text},
  * `ended` {entry}, `gap` {from, to}, `reset`, `refreshed`, `error` (that
  * settles no message), `dropped` {id, data, error} (a message of an earlier page
- * that was not recorded), `notice` {text, at} from staff, `bye`.
+ * that was not recorded), `notice` {text, at} from staff, `bye`;
+ * with the option `presence`: `present` {members}, `typing` {member, connection, isTyping}.
  * @extends {TypedTarget<SessionEvents>}
  */
 export class SessionClient extends TypedTarget {
@@ -67,6 +71,8 @@ export class SessionClient extends TypedTarget {
   #transcript;
   #outbox;
   #cancellations;
+  #presence;
+  #asksPresence;
   #renewal;
   #getToken;
   #maxInFlight;
@@ -93,14 +99,22 @@ export class SessionClient extends TypedTarget {
       session: this.#session,
       storage: options.storage,
       page: options.page ?? globalThis.window,
+      getTraceparent: options.getTraceparent,
       onDropped: ({ id, text }, error) =>
         this.emit("dropped", { id, data: JSON.parse(text).data, error }),
       onUnstored: () =>
         this.emit("error", new RequestError("not_stored", "the storage is full or forbidden")),
     });
     const cancel = (/** @type {number} */ offset) =>
-      this.#socket.send({ type: "cancel", offset });
+      this.#socket.send({ type: "cancel", offset, epoch: this.#transcript.epoch });
     this.#cancellations = new Cancellations(cancel, this.#clock);
+    this.#asksPresence = options.presence ?? false;
+    this.#presence = new SessionPresence({
+      clock: this.#clock,
+      send: (message) => this.#socket.send(message),
+      onChange: () => this.emit("present", { members: this.members }),
+      onTyping: (typing) => this.emit("typing", typing),
+    });
     this.#renewal = new Renewal({
       clock: this.#clock,
       refresh: () => this.refresh(),
@@ -142,6 +156,11 @@ export class SessionClient extends TypedTarget {
     return this.#transcript.entries;
   }
 
+  /** Who is present, each with its public data; empty without the option `presence`. */
+  get members() {
+    return new Map(this.#presence.members);
+  }
+
   /** The number of messages that are not yet recorded. */
   get pending() {
     return this.#outbox.size;
@@ -177,16 +196,18 @@ export class SessionClient extends TypedTarget {
    *
    * The message is resent after a reconnect until the server settles it. Rejects
    * with a RequestError; an aborted `signal` withdraws the message.
-   * @param {unknown} data @param {{signal?: AbortSignal}} [options]
+   * @param {unknown} data
+   * @param {{signal?: AbortSignal} & import("./outbox.js").MessageOptions} [options]
    * @returns {Promise<Ack>}
    */
-  async request(data, { signal } = {}) {
+  async request(data, { signal, ...options } = {}) {
     signal?.throwIfAborted();
     const { ending } = this;
     if (this.state === "closed" && isFinal(ending)) throw makeClosed(ending);
-    const item = this.#outbox.add(data, this.hello?.limits.max_message_size);
+    const item = this.#outbox.add(data, this.hello?.limits.max_message_size, options);
     const stop = () => this.#fail(item.id, new RequestError("aborted", "given up"));
     signal?.addEventListener("abort", stop);
+    this.#presence.setTyping(false);
     this.#socket.wake();
     this.#flush();
     try {
@@ -196,14 +217,22 @@ export class SessionClient extends TypedTarget {
     }
   }
 
-  /** Send a message; a failure becomes an `error` event. */
-  send(/** @type {unknown} */ data) {
-    this.request(data).catch((error) => this.emit("error", error));
+  /**
+   * Send a message; a failure becomes an `error` event.
+   * @param {unknown} data @param {import("./outbox.js").MessageOptions} [options]
+   */
+  send(data, options) {
+    this.request(data, options).catch((error) => this.emit("error", error));
   }
 
   /** Stop a stream, after the next reconnect if need be. @param {number} offset */
   cancel(offset) {
     return this.#cancellations.add(offset);
+  }
+
+  /** Report that the user types, at each input, or no longer. @param {boolean} isTyping */
+  setTyping(isTyping) {
+    this.#presence.setTyping(isTyping);
   }
 
   /** Delete the session, whose connections then close; false without a connection. */
@@ -223,6 +252,7 @@ export class SessionClient extends TypedTarget {
     url.pathname = `${url.pathname.replace(/\/+$/, "")}/${encodeURIComponent(this.#session)}/`;
     url.hash = "";
     const position = new URLSearchParams(this.#transcript.position);
+    if (this.#asksPresence) position.set("presence", "1");
     if (this.hello) position.set("replaces", this.hello.connection);
     for (const [name, value] of position) url.searchParams.set(name, value);
     return url.toString();
@@ -233,6 +263,7 @@ export class SessionClient extends TypedTarget {
     if (change.to !== "open") {
       this.#heartbeat.stop();
       this.#renewal.stop();
+      this.#presence.stop();
       this.#clock.clearTimeout(this.#resend);
       this.#settleTooBig();
       this.#outbox.rewind();
@@ -276,6 +307,8 @@ export class SessionClient extends TypedTarget {
         return this.emit("refreshed", message);
       case "notice":
         return this.emit("notice", { text: String(message.text), at: message.at });
+      default:
+        return this.#presence.take(message);
     }
   }
 
@@ -295,6 +328,7 @@ export class SessionClient extends TypedTarget {
     }
     this.#socket.markReady();
     this.#heartbeat.start(hello.heartbeat_seconds * 1000);
+    this.#presence.begin(hello.member);
     this.emit("hello", hello);
     for (const entry of this.#transcript.lost) {
       this.#cancellations.discard(entry.offset);

@@ -9,7 +9,7 @@ const KEY_LENGTH = 7;
 const STALE_SECONDS = 10;
 const SOCKET_TRIES = 2;
 const SOCKET_AGAIN_SECONDS = 60;
-/** Close codes after which a reconnect would be refused again. */
+/** Close codes after which a reconnect would be refused again; the page then polls. */
 const FINAL_CODES = [4001, 4003, 4009];
 /** Narrower pages have one chart in a row; the server draws charts of that width. */
 const NARROW = 900;
@@ -28,6 +28,7 @@ const state = {
   every: readEvery(),
   isPaused: false,
   isRefused: false,
+  isSocketRefused: false,
   socket: null,
   failures: 0,
   timer: 0,
@@ -141,8 +142,8 @@ function connect() {
     state.socket = null;
     if (document.hidden || state.isPaused) return;
     if (FINAL_CODES.includes(event.code)) {
-      state.isRefused = true;
-      showFreshness();
+      state.isSocketRefused = true;
+      poll();
       return;
     }
     state.failures += 1;
@@ -172,7 +173,9 @@ async function poll() {
 }
 
 function resume() {
-  if (!state.socket && !state.isPaused && !state.isRefused && !document.hidden) connect();
+  if (state.socket || state.isPaused || state.isRefused || document.hidden) return;
+  if (state.isSocketRefused) poll();
+  else connect();
 }
 
 function rest() {

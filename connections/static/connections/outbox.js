@@ -19,6 +19,9 @@ export class RequestError extends Error {
 
 /**
  * @typedef {{id: string, offset: number}} Ack
+ * @typedef {{answer?: boolean, metadata?: Record<string, unknown>}} MessageOptions
+ *   with `answer` false no responder answers the message; a responder can read
+ *   `metadata`, at most 4096 bytes of JSON, which the log does not keep
  * @typedef {{id: string, text: string, bytes: number, timeouts: number,
  *   isInFlight: boolean, isRestored: boolean, promise: Promise<Ack>,
  *   resolve: (ack: Ack) => void, reject: (error: RequestError) => void}} Item
@@ -38,6 +41,7 @@ export class Outbox {
   #limit;
   #prefix;
   #listeners;
+  #getTraceparent;
   /** @type {MessageStore | null} */ #store = null;
   #isStored = false;
   #count = 0;
@@ -45,20 +49,22 @@ export class Outbox {
 
   /**
    * @param {{limit: number, prefix: string, session: string,
-   *   storage?: Storage | null, page?: Window | null} & Listeners} options
+   *   storage?: Storage | null, page?: Window | null,
+   *   getTraceparent?: () => string | undefined} & Listeners} options
    *   `prefix` is unique to the client
    */
-  constructor({ limit, prefix, session, storage, page, ...listeners }) {
+  constructor({ limit, prefix, session, storage, page, getTraceparent, ...listeners }) {
     this.#limit = limit;
     this.#prefix = prefix;
     this.#listeners = listeners;
+    this.#getTraceparent = getTraceparent ?? (() => undefined);
     if (storage) this.#store = new MessageStore({ storage, session, id: prefix, page });
+    this.#isStored = this.#store !== null;
     this.restore();
   }
 
   /** Take up the stored messages that no open client has. */
   restore() {
-    this.#isStored = this.#store !== null;
     for (const [id, text] of this.#store?.adopt() ?? []) {
       if (this.#items.has(id)) continue;
       const item = this.#put(id, text);
@@ -88,15 +94,19 @@ export class Outbox {
 
   /**
    * Throws RequestError `queue_full` or `message_too_big`.
-   * @param {unknown} data @param {number} [maxBytes] @returns {Item}
+   * @param {unknown} data @param {number} [maxBytes] @param {MessageOptions} [options]
+   * @returns {Item}
    */
-  add(data, maxBytes = Infinity) {
+  add(data, maxBytes = Infinity, { answer, metadata } = {}) {
     if (this.#items.size >= this.#limit) {
       throw new RequestError("queue_full", `${this.#limit} messages wait already`);
     }
     this.#count += 1;
     const id = `${this.#prefix}-${this.#count}`;
-    const item = this.#put(id, JSON.stringify({ type: "message", id, data }));
+    // JSON.stringify() leaves out what is undefined.
+    const traceparent = this.#getTraceparent();
+    const message = { type: "message", id, data, answer, metadata, traceparent };
+    const item = this.#put(id, JSON.stringify(message));
     if (item.bytes > maxBytes) {
       this.#items.delete(id);
       throw new RequestError("message_too_big", `${item.bytes} bytes; ${maxBytes} are allowed`);
@@ -116,6 +126,7 @@ export class Outbox {
     error.isStored = this.#isStored;
     for (const item of this.#items.values()) item.reject(error);
     this.#items.clear();
+    this.#isStored = this.#store !== null;
     this.#store?.release();
   }
 

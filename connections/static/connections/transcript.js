@@ -106,14 +106,14 @@ export class Transcript {
   }
 
   /**
-   * Record the end of a stream; return null if the entry is unknown.
+   * Record the end of a stream; return null if the entry is unknown or ended so before.
    * @param {{offset: number, state: EntryState, chain?: string}} change
    * @returns {Entry | null}
    */
   settle({ offset, state, chain }) {
     this.chain = chain ?? this.chain;
     const entry = this.#entries.get(offset);
-    if (entry === undefined) return null;
+    if (entry === undefined || entry.state === state) return null;
     const settled = { ...entry, state };
     this.#entries.set(offset, settled);
     if (state !== "streaming") this.#lengths.delete(offset);
