@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from connections.error_log import call_later
+from connections.units import count_of
 
 if TYPE_CHECKING:
     from connections.hub.connection import LiveConnection
@@ -91,8 +92,8 @@ class EndLog:
             return
         total = folded.total()
         logger.info(
-            "%s connections ended within a second: %s",
-            total,
+            "%s ended within a second: %s",
+            count_of(total, "connection"),
             ", ".join(f"{count} {reason}" for reason, count in folded.most_common()),
             extra={
                 "event": "connections_ended",

@@ -25,7 +25,7 @@ from connections.node.recorder import Recorder
 from connections.node.refusals import Refusals
 from connections.node.top import TopCounter
 from connections.storage.database import Database
-from connections.units import Clock
+from connections.units import Clock, count_of
 
 if TYPE_CHECKING:
     from connections.bus import Bus
@@ -139,8 +139,8 @@ class Membership:
         except (DatabaseUnavailable, TimeoutError):
             if self._recorder.pending:
                 logger.error(
-                    "%s records could not be written; the sweeper records them as lost",
-                    self._recorder.pending,
+                    "%s could not be written; the sweeper takes such connections for lost",
+                    count_of(self._recorder.pending, "record"),
                     extra={"event": "flush_failed"},
                 )
             self._database.abandon()

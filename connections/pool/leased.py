@@ -13,7 +13,7 @@ from connections.exceptions import ClientFull, PoolFull, PoolUnavailable
 from connections.pool.base import Renewal, SharedPool, Slot, Usage
 from connections.pool.index import HeldSlots
 from connections.pool.steps import SLOTS_PER_CALL, Answer, PoolSteps, Request
-from connections.units import Clock
+from connections.units import Clock, count_of
 
 logger = logging.getLogger(__name__)
 
@@ -155,8 +155,8 @@ class LeasedPool(SharedPool):
             await self._release_pending()
         except PoolUnavailable:
             logger.warning(
-                "%s slots could not be released; their leases end by themselves",
-                len(self._releasing),
+                "%s could not be released; leases end by themselves",
+                count_of(len(self._releasing), "slot"),
                 extra={"event": "release_failed"},
             )
         await self._bus.close()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from connections.ends import MOST_PER_SECOND, EndLog
+from connections.ends import MOST_PER_SECOND, EndLog, end_log
 from connections.testing.clock import FakeClock
 from tests.connections.live_connections import make_connection
 
@@ -45,6 +45,7 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 def log(reports: Reports, clock: FakeClock, caplog: pytest.LogCaptureFixture) -> EndLog:
+    end_log.report()  # An earlier test's ends would be counted among these.
     caplog.set_level(logging.INFO, LOGGER)
     return EndLog(clock=clock, call_later=reports)
 
@@ -76,6 +77,9 @@ def test_a_mass_of_ends_is_counted_by_reason(
     end_many(log, "network", MOST_PER_SECOND + 2)
     reports.run()
     assert "9 connections ended within a second: 7 kicked, 2 network" in caplog.text
+    end_many(log, "network", 1)
+    reports.run()
+    assert "1 connection ended within a second: 1 network" in caplog.text
     clock.advance(1)
     caplog.clear()
     end_many(log, "kicked", 1)
