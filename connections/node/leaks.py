@@ -256,7 +256,8 @@ async def _find_referrers(
     while found:
         together, found[-_SEARCHED_TOGETHER:] = found[-_SEARCHED_TOGETHER:], []
         for holder in together:
-            if holder is by_id or isinstance(holder, types.ModuleType):
+            # Not isinstance(): it would evaluate Django's lazy objects.
+            if holder is by_id or issubclass(type(holder), types.ModuleType):
                 continue
             for referent in gc.get_referents(holder):
                 if id(referent) in by_id:
@@ -267,7 +268,6 @@ async def _find_referrers(
 
 def _name_holder(holder: Any, held: Any) -> tuple[str | None, bool]:
     """Return the name of a holder, and whether the chain ends there."""
-    # Not isinstance(): it would evaluate Django's lazy objects.
     kind = type(holder)
     if issubclass(kind, dict):
         key = next((key for key, value in holder.items() if value is held), None)

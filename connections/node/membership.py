@@ -139,7 +139,7 @@ class Membership:
         except (DatabaseUnavailable, TimeoutError):
             if self._recorder.pending:
                 logger.error(
-                    "%s could not be written; the sweeper takes such connections for lost",
+                    "%s could not be written; the sweeper records them as lost",
                     count_of(self._recorder.pending, "record"),
                     extra={"event": "flush_failed"},
                 )

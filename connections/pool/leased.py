@@ -155,7 +155,7 @@ class LeasedPool(SharedPool):
             await self._release_pending()
         except PoolUnavailable:
             logger.warning(
-                "%s could not be released; leases end by themselves",
+                "%s could not be released; their leases end by themselves",
                 count_of(len(self._releasing), "slot"),
                 extra={"event": "release_failed"},
             )

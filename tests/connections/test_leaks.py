@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 import pytest
+from django.utils.functional import SimpleLazyObject
 
 from connections.consumers import LimitedConsumer
 from connections.metrics.memory import read_rss_bytes
@@ -161,6 +162,15 @@ async def test_a_holder_is_found_behind_others() -> None:
     name = await find_holder(vars(KEPT[0])["cache"]["a"][0])
     assert name.startswith("list of 1 < dict of 1")
     assert name.endswith(f"list of 1 < {__name__}.KEPT")
+
+
+async def test_a_search_evaluates_no_lazy_object() -> None:
+    evaluated: list[None] = []
+    lazy = SimpleLazyObject(lambda: evaluated.append(None))
+    KEPT.append(Thing())
+    await find_holder(KEPT[0])
+    assert evaluated == []
+    del lazy
 
 
 @pytest.mark.slow
