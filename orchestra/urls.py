@@ -18,6 +18,7 @@ urlpatterns = [
     path("sign-in/", limit_sign_ins(sign_in), name="sign_in"),
     path("sign-out/", LogoutView.as_view(), name="sign_out"),
     path("", include("connections.urls")),
+    path("", include("sessions_history.urls")),
     path("admin/login/", limit_sign_ins(admin.site.login)),
     path("admin/", admin.site.urls),
 ]

@@ -45,6 +45,7 @@ class SessionAdmin(UserSearch, _LogAdmin):
         "session_id",
         "client_id",
         "user",
+        "title",
         "last_offset",
         "last_seen_at",
         "created_at",

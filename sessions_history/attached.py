@@ -89,18 +89,20 @@ class AttachedConnections:
             resumption=decide(claim, snapshot),
         )
 
-    async def delete(self, subscriber: Subscriber, client_id: str) -> None:
+    async def delete(
+        self, session_id: str, client_id: str, but: Subscriber | None = None
+    ) -> None:
         """
-        Delete the session of a subscriber; the others attached to it attach anew.
+        Delete a session. Those attached to it on any node but one attach anew.
 
         Raises:
             SessionNotFound: it does not exist, or belongs to another client.
             DatabaseUnavailable: whether it is deleted is unknown.
         """
-        tail = subscriber.tail
-        await self._database.write(delete_session, tail.session_id, client_id)
-        self.detach(subscriber)
-        self._fan_out.reset(tail)
+        await self._database.write(delete_session, session_id, client_id)
+        if but is not None:
+            self.detach(but)
+        self._fan_out.send_deleted(session_id)
 
     def detach(self, subscriber: Subscriber) -> None:
         """Detach a connection; a second call does nothing."""

@@ -27,13 +27,13 @@ from sessions_history.exceptions import (
 )
 from sessions_history.log import SessionLog, get_log
 from sessions_history.presence import SessionPresence
+from sessions_history.session_ids import SESSION_ID
 from sessions_history.subscribers import Subscriber
 
 logger = logging.getLogger(__name__)
 
 SUBPROTOCOL = "orchestra.v1"
 _MESSAGE_ID = re.compile(r"[A-Za-z0-9_-]{12,80}-[0-9]{1,15}")
-_SESSION_ID = re.compile(r"[0-9a-f]{32}")
 _MAX_UNDER_WAY = 32
 """How many messages of one connection may wait for their commit."""
 
@@ -84,7 +84,7 @@ class SessionConsumer(LimitedJsonConsumer):
             has_presence = asks_presence(self.scope)
         except ValueError as exc:
             raise Refused(close_codes.PROTOCOL_ERROR) from exc
-        if session_id is not None and not _SESSION_ID.fullmatch(session_id):
+        if session_id is not None and not SESSION_ID.fullmatch(session_id):
             raise Refused(close_codes.NOT_FOUND)
         self._log = get_log(self.scope["node"])
         try:
@@ -209,7 +209,9 @@ class SessionConsumer(LimitedJsonConsumer):
         if self._subscriber is None:
             return
         try:
-            await self._log.attached.delete(self._subscriber, self.connection.client_id)
+            await self._log.attached.delete(
+                self._session_id, self.connection.client_id, but=self._subscriber
+            )
         except DatabaseUnavailable:
             text = "whether it is deleted is unknown; try again"
             self._reply_error("unavailable", text, retry=_RETRY_SECONDS)

@@ -58,7 +58,7 @@ class FanOut:
         self._tasks = BackgroundTasks()
         # The streams of this node that a client may cancel elsewhere, by session.
         self._watched: dict[str, dict[int, Callable[[int], None]]] = {}
-        self.on_typing: Callable[[str, Mapping[str, Any]], None] = _ignore
+        self.on_typing: Callable[[str, Mapping[str, Any]], None] = lambda *_: None
         """Called with a session and an event of another node about who types."""
         self._has_returned = asyncio.Event()
         self._doubted: set[Tail] = set()
@@ -181,6 +181,12 @@ class FanOut:
         if tail is not None:
             self._tasks.start(self._read_again(tail, [offset]), "Reading an entry")
         self._publish(session_id, {"changed": offset})
+
+    def send_deleted(self, session_id: str) -> None:
+        """Make the subscribers of a deleted session attach anew, on all nodes."""
+        # A node that is attached to another epoch does so, also for a hint.
+        self._find(session_id, "deleted")
+        self._publish(session_id, {"epoch": "deleted"})
 
     def send_typing(self, session_id: str, event: Mapping[str, Any]) -> None:
         """Send the other nodes who types; nodes of older releases ignore it."""
@@ -392,7 +398,3 @@ class FanOut:
         is_needed = session_id in self._tails or session_id in self._watched
         if self._relay is not None and not is_needed:
             await self._relay.leave(session_id)
-
-
-def _ignore(session_id: str, event: Mapping[str, Any]) -> None:
-    """Ignore an event on a node without listeners."""

@@ -17,6 +17,7 @@ from sessions_history.chain import MARK_LENGTH
 
 ID_LENGTH = 32
 KEY_LENGTH = 100
+TITLE_LENGTH = 200
 
 _LEFT_SECONDS = 30
 """How long after the end of its lease the nodes may take a work over."""
@@ -106,6 +107,8 @@ class Session(models.Model):
     last_offset = models.PositiveBigIntegerField(default=0)
     chain = models.CharField(max_length=MARK_LENGTH, blank=True, db_default="")
     """The mark of its newest commit; nodes of the previous release leave it."""
+    title = models.CharField(max_length=TITLE_LENGTH, blank=True, db_default="")
+    """The name that its client gave it; nodes of the previous release leave it."""
     created_at = MomentField(db_default=Now())
     last_seen_at = MomentField(db_default=Now(), db_index=True)
     """When a client last attached or wrote, to within a few seconds."""

@@ -7,6 +7,7 @@ the client, so that a client can use no id of its own making.
 
 import hmac
 import os
+import re
 import time
 
 from django.conf import settings
@@ -14,6 +15,7 @@ from django.utils.crypto import salted_hmac
 
 from connections.units import Clock
 
+SESSION_ID = re.compile(r"[0-9a-f]{32}")
 KNOWN_SECONDS = 86_400
 """How long after its making an id without a session is accepted."""
 

@@ -46,6 +46,7 @@ PUBLIC = (
     "sessions_history.log.get_log",
     "sessions_history.responders.make_responder",
     "sessions_history.signals.session_created",
+    "sessions_history.urls.urlpatterns",
 )
 
 RENAMED = {

@@ -24,7 +24,7 @@ async def authenticate(node: Node, request: HttpRequest) -> tuple[Credential, st
     scheme, _, text = request.headers.get("Authorization", "").partition(" ")
     token = text.strip()
     if scheme.lower() != "bearer" or not token:
-        raise _unauthenticated(
+        raise unauthenticated(
             "Send an access token in the header Authorization: Bearer TOKEN."
         )
     address = find_request_source(request, node.config.trusted_proxies).address
@@ -36,15 +36,15 @@ async def authenticate(node: Node, request: HttpRequest) -> tuple[Credential, st
         user_id = credential.user.pk if credential.user else None
         node.gate.check(credential.client_id, user_id, address)
     except Refused as exc:
-        raise _explain(exc) from exc
+        raise explain_refusal(exc) from exc
     return credential, token
 
 
-def _explain(refused: Refused) -> ApiError:
-    """Return the error for a refusal."""
+def explain_refusal(refused: Refused, what: str = "access token") -> ApiError:
+    """Return the error for a refused access token, or another credential."""
     reason = refused.close_reason
     if reason is close_codes.UNAVAILABLE:
-        return unavailable("The access token cannot be verified now.")
+        return unavailable(f"The {what} cannot be verified now.")
     if reason is close_codes.BANNED:
         return forbidden("banned", "The client, the user or the address is banned.")
     if reason is close_codes.RATE_LIMITED:
@@ -55,12 +55,13 @@ def _explain(refused: Refused) -> ApiError:
             {"Retry-After": str(_RETRY_SECONDS)},
         )
     words = {
-        close_codes.REVOKED: "The access token is revoked.",
-        close_codes.TOKEN_EXPIRED: "The access token has expired.",
-        close_codes.DEACTIVATED: "The user of the access token is not active.",
+        close_codes.REVOKED: f"The {what} is revoked.",
+        close_codes.TOKEN_EXPIRED: f"The {what} has expired.",
+        close_codes.DEACTIVATED: f"The user of the {what} is not active.",
     }
-    return _unauthenticated(words.get(reason, "The access token is not known."))
+    return unauthenticated(words.get(reason, f"The {what} is not known."))
 
 
-def _unauthenticated(message: str) -> ApiError:
+def unauthenticated(message: str) -> ApiError:
+    """Return the error of a request without a valid credential."""
     return ApiError(401, "unauthenticated", message, {"WWW-Authenticate": "Bearer"})

@@ -4,30 +4,24 @@ from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.contrib.auth.decorators import login_not_required
-from django.core.exceptions import DisallowedHost
-from django.core.signals import got_request_exception
-from django.db import Error as DatabaseError
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_exempt
 
 from connections.actions.permissions import is_read_only
+from connections.api.answers import answer_errors
 from connections.api.authentication import authenticate
-from connections.api.errors import ApiError, forbidden, unavailable
+from connections.api.errors import forbidden
 from connections.api.openapi import describe_api
 from connections.api.operations import Call, Operation
 from connections.api.parameters import read_body, read_query
 from connections.api.rates import RequestRates
 from connections.api.routes import DOCUMENT, find_operation
 from connections.config.loader import get_config
-from connections.error_log import get_logger
 from connections.models.credentials import digest_token
 from connections.node.current import get_node
-from connections.storage.failures import describe_failure
 from connections.storage.transactions import begin_no_transaction
 from connections.views.own_loop import release_own_node
-
-logger = get_logger(__name__)
 
 rates = RequestRates()
 
@@ -37,6 +31,7 @@ rates = RequestRates()
 @csrf_exempt
 @never_cache
 @release_own_node
+@answer_errors
 async def api(request: HttpRequest, rest: str | None = None) -> HttpResponse:
     """
     Answer a request of the API.
@@ -45,37 +40,14 @@ async def api(request: HttpRequest, rest: str | None = None) -> HttpResponse:
     another site cannot make a browser send a valid request, and CSRF tokens are not
     needed.
     """
-    try:
-        return await _answer(request, rest or "")
-    except ApiError as exc:
-        return exc.make_response()
-    except DisallowedHost:
-        message = "The Host of the request is not in ALLOWED_HOSTS."
-        return ApiError(400, "disallowed_host", message).make_response()
-    except DatabaseError as exc:
-        logger.warning(
-            "The API cannot answer: the database %s",
-            describe_failure(exc),
-            extra={"event": "api_unavailable"},
-        )
-        return unavailable(f"The database {describe_failure(exc)}.").make_response()
-    except Exception:
-        # Django would answer with a page; its receivers, such as Sentry's, get the
-        # exception all the same.
-        logger.exception("The API failed", extra={"event": "api_failed"})
-        got_request_exception.send(sender=api, request=request)
-        message = "The server failed to answer; its log has the reason."
-        return ApiError(500, "failed", message).make_response()
-
-
-async def _answer(request: HttpRequest, rest: str) -> HttpResponse:
-    request.get_host()
+    rest = rest or ""
     operation, key = find_operation(request.method or "", rest)
     if operation is DOCUMENT:
         root_url = request.path.removesuffix(f"/{rest}")
         return JsonResponse(describe_api(root_url))
     credential, token = await authenticate(get_node(), request)
-    rates.take(digest_token(token), get_config().api)
+    config = get_config().api
+    rates.take(digest_token(token), config.requests_per_second, config.burst_requests)
     if operation.scope not in credential.scopes:
         raise forbidden(
             "missing_scope",

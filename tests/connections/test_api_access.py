@@ -15,9 +15,8 @@ from django.utils import timezone
 
 from connections.api import resources
 from connections.api.errors import ApiError
-from connections.api.rates import MOST_TOKENS, RequestRates
+from connections.api.rates import MOST_KEYS, RequestRates
 from connections.api.routes import list_operations
-from connections.config.api import ApiConfig
 from connections.credentials.tokens import create_access_token, verify_access_token
 from connections.models import AccessToken, Ban, Connection
 from connections.node.current import get_node
@@ -237,20 +236,20 @@ async def test_a_token_has_a_rate_of_its_own(operator: Operator) -> None:
 def test_a_rate_fills_up_again() -> None:
     clock = FakeClock()
     rates = RequestRates(clock)
-    config = ApiConfig(requests_per_second=0.1, burst_requests=1)
-    rates.take("a", config)
+    config = (0.1, 1)
+    rates.take("a", *config)
     with pytest.raises(ApiError) as refused:
-        rates.take("a", config)
+        rates.take("a", *config)
     assert refused.value.headers == {"Retry-After": "10"}
     clock.advance(10)
-    rates.take("a", config)
+    rates.take("a", *config)
 
 
 def test_the_remembered_tokens_are_bounded() -> None:
     rates = RequestRates(FakeClock())
-    for number in range(MOST_TOKENS + 5):
-        rates.take(str(number), ApiConfig())
-    assert len(rates) == MOST_TOKENS
+    for number in range(MOST_KEYS + 5):
+        rates.take(str(number), 10, 100)
+    assert len(rates) == MOST_KEYS
 
 
 async def test_an_exception_is_answered_with_json_and_reported(

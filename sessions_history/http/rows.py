@@ -1,0 +1,124 @@
+"""Read and rename the sessions of one client; this module runs in a database thread."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from django.core import signing
+from django.utils.crypto import salted_hmac
+from django.utils.http import parse_etags
+
+from connections.api.errors import ApiError, not_found
+from connections.api.resources import Resource
+from connections.models.alias import atomic
+from sessions_history.models import HistoryEntry, Session
+from sessions_history.reads import read_latest_entries
+
+_SALT = "sessions_history.http"
+_END = 2**63 - 1
+
+
+def find_own(client_id: str) -> Resource:
+    """Return the sessions of one client, the last used first."""
+    return Resource(
+        name="own_sessions",
+        item="session",
+        about="The sessions of the client.",
+        permission="",
+        rows=lambda: Session.objects.filter(client_id=client_id),
+        order=("-last_seen_at", "-session_id"),
+        key="session_id",
+        fields={
+            "id": "session_id",
+            "title": "title",
+            "epoch": "epoch",
+            "last_offset": "last_offset",
+            "created_at": "created_at",
+            "last_seen_at": "last_seen_at",
+        },
+    )
+
+
+def make_etag(content: str) -> str:
+    """Return the ETag of the text of an answer (RFC 9110, section 8.8.3)."""
+    digest = salted_hmac(_SALT, content, algorithm="sha256").hexdigest()
+    return f'"{digest[:32]}"'
+
+
+def rename(client_id: str, session_id: str, title: str, if_match: str | None) -> str:
+    """
+    Set the title of a session, and return the session as JSON.
+
+    Raises:
+        ApiError: 404, the client has no such session; 412, it is not the one that
+            If-Match names.
+    """
+    own = find_own(client_id)
+    with atomic():
+        row = own.rows().select_for_update().filter(pk=session_id)
+        if not row.exists():
+            raise not_found("session", session_id)
+        if if_match is not None:
+            current = make_etag(json.dumps(own.read_item(session_id)))
+            etags = parse_etags(if_match)
+            if "*" not in etags and current not in etags:
+                raise ApiError(
+                    412,
+                    "changed",
+                    "The session has changed since the ETag of If-Match: read it again,"
+                    " or leave the header out.",
+                )
+        row.update(title=title)
+        return json.dumps(own.read_item(session_id))
+
+
+def read_entries(client_id: str, session_id: str, query: Mapping[str, Any]) -> str:
+    """
+    Return a page of a session's entries as JSON, the newest page first.
+
+    The entries of a page are in order, each as the messages of the socket have it.
+
+    Raises:
+        ApiError: 404, the client has no such session; 400, the cursor is of another
+            list; 409, the log began anew since.
+    """
+    rows = find_own(client_id).rows().filter(pk=session_id)
+    position = rows.values_list("epoch", "last_offset").first()
+    if position is None:
+        raise not_found("session", session_id)
+    epoch, last_offset = position
+    before = _read_cursor(session_id, epoch, query["cursor"])
+    entries = read_latest_entries(session_id, before, query["limit"])
+    cursor = None
+    if entries:
+        first = entries[0].offset
+        older = HistoryEntry.objects.filter(session=session_id, offset__lt=first)
+        if older.exists():
+            cursor = signing.dumps([epoch, first], salt=f"{_SALT}.{session_id}")
+    head = {"session": session_id, "epoch": epoch, "last_offset": last_offset}
+    items = ",".join(entry.to_wire() for entry in entries)
+    start = json.dumps({**head, "next_cursor": cursor}).removesuffix("}")
+    return f'{start}, "items": [{items}]}}'
+
+
+def _read_cursor(session_id: str, epoch: str, cursor: str | None) -> int:
+    """Return the offset before which a page ends."""
+    if cursor is None:
+        return _END
+    try:
+        of_epoch, offset = signing.loads(cursor, salt=f"{_SALT}.{session_id}")
+    except signing.BadSignature as exc:
+        raise ApiError(
+            400,
+            "invalid_cursor",
+            "cursor is not the next_cursor of a page of this session; leave it out to"
+            " begin with the newest page.",
+        ) from exc
+    if of_epoch != epoch:
+        raise ApiError(
+            409,
+            "reset",
+            "The log of the session began anew since the cursor was made; leave it out"
+            " to begin with the newest page.",
+        )
+    return int(offset)
