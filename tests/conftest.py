@@ -1,7 +1,7 @@
 """Provide every test with databases, server processes and a hypothesis profile."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ from django.test import override_settings
 from hypothesis import settings
 
 from connections.error_log import error_filter
-from connections.testing import Servers
+from connections.testing import Servers, wait_until
 from tests.integration.nginx import make_certificate
 from tests.integration.redis_process import RedisProcess
+from tests.integration.sentinels import Sentinels
 from tests.integration.services import PostgresProcess
 from tests.project import ProjectServers, make_server
 
@@ -145,6 +146,16 @@ def redis_process() -> Iterator[RedisProcess]:
     yield process
     process.resume()
     process.remove()
+
+
+@pytest.fixture
+async def sentinels(tmp_path: Path) -> AsyncIterator[Sentinels]:
+    made = Sentinels(tmp_path)
+    try:
+        await wait_until(made.is_complete, 30)
+        yield made
+    finally:
+        made.remove()
 
 
 @pytest.fixture(scope="session")

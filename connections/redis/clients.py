@@ -158,6 +158,9 @@ def parse_sentinel_url(url: str) -> dict[str, Any]:
             **access,
             "socket_timeout": _SENTINEL_SECONDS,
             "socket_connect_timeout": _SENTINEL_SECONDS,
+            # By default redis-py asks a dead sentinel again for seconds, and a
+            # command that gives up meanwhile never comes to the next one.
+            "retry": Retry(NoBackoff(), 0),
         },
     }
 

@@ -1,6 +1,8 @@
 import pytest
 from redis.asyncio.connection import SSLConnection
+from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import SentinelConnectionPool
+from redis.backoff import NoBackoff
 
 from connections.redis.clients import make_client, make_layer_host, parse_sentinel_url
 
@@ -33,6 +35,7 @@ def test_a_sentinel_url_names_hosts_service_and_database() -> None:
             "password": "p@ss",
             "socket_timeout": 0.3,
             "socket_connect_timeout": 0.3,
+            "retry": Retry(NoBackoff(), 0),
         },
     }
 

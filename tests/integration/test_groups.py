@@ -7,16 +7,8 @@ from typing import Any
 
 import pytest
 
-from connections.testing import (
-    PING,
-    PONG,
-    TEXT,
-    LiveServer,
-    RawClient,
-    Servers,
-    build_frame,
-    wait_until,
-)
+from connections.testing import LiveServer, RawClient, Servers, wait_until
+from tests.integration.group_socket import GroupSocket
 from tests.integration.redis_process import RedisProcess
 
 MEMBERS = 1000
@@ -28,32 +20,6 @@ CONFIG = {
     "handshake__per_address_per_second": 100_000,
     "handshake__per_address_burst": 100_000,
 }
-
-
-class Member:
-    """A connection in the group, and the messages it received."""
-
-    def __init__(self, client: RawClient) -> None:
-        self.texts: list[str] = []
-        self.client = client
-        self._reading = asyncio.create_task(self._read())
-
-    @property
-    def is_there(self) -> bool:
-        return not self._reading.done()
-
-    async def say(self, text: str) -> None:
-        await self.client.send(build_frame(TEXT, text.encode()))
-
-    async def _read(self) -> None:
-        while True:
-            frame = await self.client.read_frame(seconds=3600)
-            if frame.opcode == PING:
-                await self.client.send(build_frame(PONG, frame.payload))
-            elif frame.opcode == TEXT:
-                self.texts.append(frame.payload.decode())
-            else:
-                return
 
 
 @pytest.fixture
@@ -72,13 +38,15 @@ def pair(
     yield servers.start_pair(**options)
 
 
-async def open_members(servers: tuple[LiveServer, ...], count: int) -> list[Member]:
+async def open_members(
+    servers: tuple[LiveServer, ...], count: int
+) -> list[GroupSocket]:
     turn = asyncio.Semaphore(OPENED_AT_ONCE)
 
-    async def open_one(server: LiveServer) -> Member:
+    async def open_one(server: LiveServer) -> GroupSocket:
         async with turn:
             origin = f"Origin: {server.url}"
-            return Member(await RawClient.open(server.port, "/group/", origin))
+            return GroupSocket(await RawClient.open(server.port, "/group/", origin))
 
     chosen = [servers[number % len(servers)] for number in range(count)]
     return list(await asyncio.gather(*map(open_one, chosen)))
@@ -91,7 +59,7 @@ async def test_a_thousand_sockets_on_two_nodes_and_a_restart_of_redis(
     members = await open_members(pair, MEMBERS)
     first, second = members[:2]
 
-    async def send_until_received(speaker: Member, word: str) -> None:
+    async def send_until_received(speaker: GroupSocket, word: str) -> None:
         """Send a message until every member received it; some may still be joining."""
 
         async def is_heard() -> bool:

@@ -2,7 +2,7 @@
 
 import asyncio
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from connections.pool.base import Pool, Slot
 from connections.redis.bus import RedisBus
 from connections.testing import Proxy, free_port, wait_until
 from connections.testing.communicators import make_config
-from tests.integration.redis_process import RedisProcess, find_redis_server
+from tests.integration.redis_process import RedisProcess
+from tests.integration.sentinels import Sentinels
 
 OPTIONS = {"node": {"lease_seconds": 3}}
 
@@ -91,70 +92,19 @@ async def test_redis_behind_tls(tls_port: int, authority: Path) -> None:
     await pool.close()
 
 
-class Sentinel:
-    """A Redis, its replica, and one sentinel with a quorum of one."""
-
-    def __init__(self, folder: Path) -> None:
-        self.master = RedisProcess().start()
-        replicates = ("--replicaof", "127.0.0.1", str(self.master.port))
-        self.replica = RedisProcess(*replicates).start()
-        port = free_port()
-        self.url = f"redis+sentinel://127.0.0.1:{port}/0?service=main"
-        file = folder / "sentinel.conf"
-        file.write_text(
-            f"port {port}\nbind 127.0.0.1\ndir {folder}\n"
-            f"sentinel monitor main 127.0.0.1 {self.master.port} 1\n"
-            "sentinel down-after-milliseconds main 500\n"
-            "sentinel failover-timeout main 2000\n"
-        )
-        self._process = subprocess.Popen(
-            [find_redis_server(), str(file), "--sentinel"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-
-    def remove(self) -> None:
-        self._process.kill()
-        self._process.wait(10)
-        self.master.remove()
-        self.replica.remove()
-
-
-@pytest.fixture
-async def sentinel(tmp_path: Path) -> AsyncIterator[Sentinel]:
-    made = Sentinel(tmp_path)
-
-    def has_replica() -> bool:
-        with made.replica.connect() as client:
-            status: str | None = client.info("replication").get("master_link_status")
-        return status == "up"
-
-    await wait_until(has_replica, 20)
-    yield made
-    made.remove()
-
-
-async def test_a_fail_over(sentinel: Sentinel) -> None:
+async def test_a_fail_over(sentinels: Sentinels) -> None:
     """The node is degraded until the replica takes over, and keeps its connections."""
-    pool = make_node_pool(sentinel.url)
-    await wait_until(lambda: _has_answered(pool), 20)
+    pool = make_node_pool(sentinels.url)
     await pool.acquire(make_slot("1"))
-    sentinel.master.kill()
+    sentinels.primary.kill()
     await pool.acquire(make_slot("2"))
     assert pool.is_degraded
     await wait_until(lambda: not pool.is_degraded, 30)
     await pool.acquire(make_slot("3"))
-    with sentinel.replica.connect() as client:
-        assert client.info("replication")["role"] == "master"
+    with sentinels.replica.connect() as client:
         held = client.zrange("{orchestra:pool}:leases", 0, -1)
     assert set(held) == {"1", "2", "3"}
     await pool.close()
-
-
-async def _has_answered(pool: Pool) -> bool:
-    """The sentinel needs a moment to discover the replica."""
-    await pool.renew([])
-    return not pool.is_degraded
 
 
 async def test_a_fail_over_behind_one_address() -> None:
