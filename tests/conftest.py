@@ -24,6 +24,7 @@ pytest_plugins = [
     "connections.testing.plugin",
     "tests.plugins.budget",
     "tests.plugins.calibration",
+    "tests.plugins.emptying",
     "tests.plugins.selection",
     "tests.plugins.unstable",
 ]
@@ -82,14 +83,22 @@ def new_errors() -> None:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def quick_passwords(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Hash passwords with MD5, but for servers in processes of their own."""
+def quick_settings(request: pytest.FixtureRequest) -> Iterator[None]:
+    """
+    Hash passwords with MD5, and serve no static files, but in processes of servers.
+
+    The middleware looks for all static files once for each client of Django's tests.
+    """
     selection: Any = request.config.pluginmanager.get_plugin("tests.plugins.selection")
     if selection.is_live(request.path):
         yield
         return
     quick = "django.contrib.auth.hashers.MD5PasswordHasher"
-    with override_settings(PASSWORD_HASHERS=[quick, *project.PASSWORD_HASHERS]):
+    with override_settings(
+        PASSWORD_HASHERS=[quick, *project.PASSWORD_HASHERS],
+        SERVESTATIC_USE_FINDERS=False,
+        SERVESTATIC_USE_STATIC_ROOT=False,
+    ):
         yield
 
 

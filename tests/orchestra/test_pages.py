@@ -24,6 +24,11 @@ def user(client: Client) -> User:
     return user
 
 
+@pytest.fixture
+def served_files(settings: Any) -> None:
+    settings.SERVESTATIC_USE_FINDERS = True
+
+
 def add_session(client_id: str, session_id: str, data: str) -> None:
     session = Session.objects.create(
         session_id=session_id, client_id=client_id, epoch="e", last_offset=1
@@ -111,6 +116,7 @@ def test_no_page_carries_script_or_style_in_it() -> None:
         assert not re.search(r"<script(?![^>]*\ssrc=)", text), path
 
 
+@pytest.mark.usefixtures("served_files")
 def test_what_pages_load_is_there(client: Client, user: User) -> None:
     page = client.get("/").content.decode()
     found = set(re.findall(r'(?:src|href)="(/static/[^"]+)"', page))
@@ -119,6 +125,7 @@ def test_what_pages_load_is_there(client: Client, user: User) -> None:
         assert client.get(address).status_code == 200
 
 
+@pytest.mark.usefixtures("served_files")
 def test_every_browser_finds_an_icon(client: Client) -> None:
     """Pages that name none, as those of the admin, get the one at /favicon.ico."""
     response = client.get("/favicon.ico")

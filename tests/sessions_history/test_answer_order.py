@@ -9,6 +9,7 @@ from asgiref.sync import sync_to_async
 
 from connections.node.node import Node
 from connections.testing import wait_until
+from connections.testing.waiting import scale
 from sessions_history import work
 from sessions_history.exceptions import StreamEnded
 from sessions_history.log import get_log
@@ -123,8 +124,10 @@ async def test_another_node_waits_for_the_answer_of_this_one(
     make_node: MakeNode,
 ) -> None:
     first, second = Ordered(), Ordered()
-    node = answer_with(make_node(**QUICK), first)
-    other = answer_with(make_node(**QUICK), second)
+    # A node that the machine kept from beating would lose its answers.
+    alive = {"node": {"node_timeout_seconds": scale(5)}}
+    node = answer_with(make_node(**alive), first)
+    other = answer_with(make_node(**alive), second)
     async with talk(node) as alice:
         await alice.say_and_wait("one")
         async with talk(other, alice.session_id) as returned:
