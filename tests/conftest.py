@@ -15,6 +15,7 @@ from hypothesis import settings
 from connections.error_log import error_filter
 from connections.testing import Servers, wait_until
 from tests.integration.nginx import make_certificate
+from tests.integration.redis_cluster import RedisCluster
 from tests.integration.redis_process import RedisProcess
 from tests.integration.sentinels import Sentinels
 from tests.integration.services import PostgresProcess
@@ -165,6 +166,23 @@ async def sentinels(tmp_path: Path) -> AsyncIterator[Sentinels]:
         yield made
     finally:
         made.remove()
+
+
+@pytest.fixture(scope="session")
+def shared_redis_cluster() -> Iterator[RedisCluster]:
+    cluster = RedisCluster()
+    try:
+        yield cluster.start()
+    finally:
+        cluster.remove()
+
+
+@pytest.fixture
+def redis_cluster(shared_redis_cluster: RedisCluster) -> Iterator[RedisCluster]:
+    """A private Redis Cluster that holds nothing; it is repaired after the test."""
+    shared_redis_cluster.flush()
+    yield shared_redis_cluster
+    shared_redis_cluster.repair()
 
 
 @pytest.fixture(scope="session")

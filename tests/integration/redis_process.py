@@ -33,14 +33,13 @@ class RedisProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     @classmethod
-    def clustered(cls) -> "RedisProcess":
+    def clustered(cls, *, timeout_ms: int = 5000) -> "RedisProcess":
         """Return a node of a cluster; it owns no hash slots."""
         # By default the bus has a port 10,000 above, and there may be none.
         bus_port = free_port()
         port = ("--cluster-port", str(bus_port))
-        process = cls(
-            "--cluster-enabled", "yes", "--cluster-node-timeout", "5000", *port
-        )
+        timeout = ("--cluster-node-timeout", str(timeout_ms))
+        process = cls("--cluster-enabled", "yes", *timeout, *port)
         process.bus_port = bus_port
         return process
 
@@ -64,6 +63,11 @@ class RedisProcess:
             if time.monotonic() > deadline:
                 raise TimeoutError("redis-server does not answer")
             time.sleep(0.02)
+
+    @property
+    def is_running(self) -> bool:
+        """True from start() until it is killed."""
+        return self._process is not None
 
     def connect(self) -> redis.Redis:
         """Return a client for inspection."""
