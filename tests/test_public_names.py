@@ -9,6 +9,7 @@ PUBLIC = (
     "connections.announcements.post_close_requests",
     "connections.client.Ack",
     "connections.client.EntryArrived",
+    "connections.client.HttpSessions",
     "connections.client.SessionClient",
     "connections.close_codes.BY_CODE",
     "connections.consumers.LimitedConsumer",

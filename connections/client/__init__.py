@@ -39,6 +39,7 @@ from connections.client.events import (
     StateChanged,
     TypingChanged,
 )
+from connections.client.http_sessions import HttpSessions, Page, StoredSession
 from connections.client.outbox import Ack, RequestFailed
 from connections.client.reconnect import Ended
 from connections.client.session import SessionClient
@@ -55,12 +56,15 @@ __all__ = [
     "EntryGrew",
     "ErrorReceived",
     "Event",
+    "HttpSessions",
     "MembersChanged",
     "NoticeReceived",
+    "Page",
     "RequestFailed",
     "SessionClient",
     "State",
     "StateChanged",
+    "StoredSession",
     "TypingChanged",
     "UnauthorizedError",
     "open_connection",

@@ -29,6 +29,18 @@ class Entry:
         return self.state == "streaming"
 
 
+def read_entry(message: dict[str, Any]) -> Entry:
+    """Return the entry that a message of the server holds."""
+    return Entry(
+        offset=message["offset"],
+        kind=message["kind"],
+        sender=message["from"],
+        at=message["at"],
+        data=message["data"],
+        state=message["state"],
+    )
+
+
 class Transcript:
     """
     A session's entries, in order and each once.
@@ -97,14 +109,7 @@ class Transcript:
 
     def put(self, message: dict[str, Any]) -> Entry | None:
         """Add an entry; return None if an earlier one is missing."""
-        entry = Entry(
-            offset=message["offset"],
-            kind=message["kind"],
-            sender=message["from"],
-            at=message["at"],
-            data=message["data"],
-            state=message["state"],
-        )
+        entry = read_entry(message)
         if entry.offset > self.last:
             if entry.offset > max(self.last, self._trimmed_to) + 1:
                 return None

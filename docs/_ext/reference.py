@@ -206,22 +206,35 @@ def describe_metrics() -> str:
 
 
 def describe_javascript() -> str:
-    """Return what client.js exports, from its JSDoc comments."""
-    text = _CLIENT.read_text()
-    start = text.index("export class SessionClient")
+    """Return what client.js and http.js export, from their JSDoc comments."""
+    return "\n".join(
+        [
+            describe_class(_CLIENT, "SessionClient", "Options"),
+            describe_class(_CLIENT.with_name("http.js"), "HttpSessions", "HttpOptions"),
+        ]
+    )
+
+
+def describe_class(path: Path, name: str, options_name: str) -> str:
+    """Return the members and the options of a class, from its JSDoc comments."""
+    text = path.read_text()
+    start = text.index(f"export class {name}")
     head = text[:start].rpartition("/**")[2].partition("*/")[0]
     rows = []
     for match in re.finditer(_DOC_COMMENT, text[start:]):
         signature = match[3].strip().removesuffix("{").strip().rstrip(";")
-        if match[1] == "  " and not signature.startswith(("#", "/**")):
+        if match[1] == "  " and not signature.startswith(("#", "async #", "/**")):
             rows.append((f"`{signature}`", clean(match[2])))
-    types = re.findall(r"@typedef \{((?:(?!@typedef).)*?)\} (\w+)$", text, re.M | re.S)
-    options = next(body for body, name in types if name == "Options")
+    types = re.findall(
+        r"@typedef \{((?:(?!@typedef).)*?)\} (\w+)(?: .*)?$", text, re.M | re.S
+    )
+    options = next(body for body, name in types if name == options_name)
     return "\n".join(
         [
-            f"## `SessionClient`\n\n{clean(head)}\n",
+            f"## `{name}`\n\n{clean(head)}\n",
             make_table(("member", "meaning"), rows),
-            "## Options\n\n```ts\n" + re.sub(r"\n \* +", "\n  ", options) + "\n```\n",
+            f"## Options of `{name}`\n",
+            "```ts\n" + re.sub(r"\n \* +", "\n  ", options) + "\n```\n",
         ]
     )
 

@@ -10,6 +10,7 @@ import pytest
 from tests.project import ROOT
 
 CLIENT = ROOT / "connections" / "static" / "connections" / "client.js"
+HTTP = CLIENT.with_name("http.js")
 TYPESCRIPT = "typescript@7.0.2"
 OPTIONS = (
     *("--noEmit", "--strict", "--allowJs", "--checkJs", "--target", "es2022"),
@@ -20,6 +21,7 @@ PROJECT = """
 import {
   ReconnectingSocket, RequestError, SessionClient, UnauthorizedError, textOf,
 } from "CLIENT";
+import { HttpSessions } from "HTTP";
 
 const show = (text: string): void => console.log(text);
 const client = new SessionClient("/ws/sessions/", {
@@ -45,6 +47,11 @@ client.request({ text: "Hello" }).then(
 );
 const socket = new ReconnectingSocket(() => "wss://host/ws/chat/");
 socket.addEventListener("message", ({ detail }) => show(detail.text));
+const sessions = new HttpSessions("/api/sessions/");
+sessions.list({ limit: 5 }).then(({ items }) => show(items[0].title));
+sessions.entries("x").then(({ items }) => show(textOf(items[0])));
+// @ts-expect-error: a title is a text.
+sessions.rename("x", null);
 """
 
 
@@ -66,7 +73,9 @@ def tsc(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_a_users_typescript_is_checked_strictly(tsc: str, tmp_path: Path) -> None:
     project = tmp_path / "chat.mts"
-    project.write_text(PROJECT.replace("CLIENT", str(CLIENT)))
+    project.write_text(
+        PROJECT.replace("CLIENT", str(CLIENT)).replace("HTTP", str(HTTP))
+    )
     done = subprocess.run(
         [tsc, *OPTIONS, str(project)], capture_output=True, text=True, check=False
     )

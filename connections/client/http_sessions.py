@@ -1,0 +1,190 @@
+"""List, rename and delete a client's sessions over HTTP, and read their entries."""
+
+import asyncio
+import json
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from typing import Any, Generic, TypeVar
+from urllib.parse import quote, urlencode, urlsplit
+
+from connections.client.outbox import RequestFailed
+from connections.client.tokens import GetToken, Token, ask_token
+from connections.client.transcript import Entry, read_entry
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredSession:
+    """A session of the client, without its entries."""
+
+    id: str
+    title: str
+    epoch: str
+    last_offset: int
+    created_at: datetime
+    last_seen_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page(Generic[Item]):
+    """A part of a list, and the cursor of the next part, None after the last one."""
+
+    items: list[Item]
+    next_cursor: str | None
+
+
+class HttpSessions:
+    """
+    The sessions of one client over HTTP.
+
+    All methods raise RequestFailed with the server's `code`, with `network` where no
+    answer arrived, or with `http_502` and the like where a proxy answered.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: Token = None,
+        get_token: GetToken | None = None,
+        timeout_seconds: float = 15,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        """
+        Prepare requests; `url` is that of all sessions (https://host/api/sessions/).
+
+        `get_token` is called before each request, and once more with True if the
+        token has expired; `token` is a constant token.
+
+        Raises:
+            ValueError: the URL is not http://host/path or https://host/path.
+        """
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            base = parts._replace(query="", fragment="").geturl()
+            raise ValueError(
+                f"a URL has to be http://host/path or https://host/path, not {base!r}"
+            )
+        self._path = parts.path.rstrip("/")
+        self._get_token = get_token or (lambda is_expired: token)
+        self._can_renew = get_token is not None
+        self._connect: Callable[[], HTTPConnection] = lambda: (
+            HTTPSConnection(
+                parts.hostname or "",
+                parts.port,
+                timeout=timeout_seconds,
+                context=ssl_context,
+            )
+            if parts.scheme == "https"
+            else HTTPConnection(parts.hostname or "", parts.port, timeout_seconds)
+        )
+
+    async def list(
+        self, *, limit: int = 50, cursor: str | None = None
+    ) -> Page[StoredSession]:
+        """Return a page of the sessions, the last used first."""
+        content = await self._ask("GET", "/", _make_query(limit, cursor))
+        items = [_make_session(one) for one in content["items"]]
+        return Page(items=items, next_cursor=content["next_cursor"])
+
+    async def get(self, session: str) -> StoredSession:
+        """Return one session."""
+        return _make_session(await self._ask("GET", _make_path(session)))
+
+    async def rename(self, session: str, title: str) -> StoredSession:
+        """Set the title of a session; an empty text removes it."""
+        body = {"title": title}
+        content = await self._ask("PATCH", _make_path(session), body=body)
+        return _make_session(content)
+
+    async def delete(self, session: str) -> None:
+        """Delete a session, whose connections then end with 4004."""
+        await self._ask("DELETE", _make_path(session))
+
+    async def entries(
+        self, session: str, *, limit: int = 50, cursor: str | None = None
+    ) -> Page[Entry]:
+        """Return a page of entries in order; the newest come first, then older ones."""
+        path = f"{_make_path(session)}entries/"
+        content = await self._ask("GET", path, _make_query(limit, cursor))
+        items = [read_entry(one) for one in content["items"]]
+        return Page(items=items, next_cursor=content["next_cursor"])
+
+    async def _ask(
+        self, method: str, path: str, query: str = "", body: Any = None
+    ) -> Any:
+        """Send a request, and again with a new token if its token has expired."""
+        target = self._path + path + (f"?{query}" if query else "")
+
+        async def attempt(is_expired: bool) -> Any:
+            token = await ask_token(self._get_token, is_expired)
+            return await asyncio.to_thread(self._exchange, method, target, token, body)
+
+        try:
+            return await attempt(False)
+        except RequestFailed as exc:
+            if exc.code != "unauthenticated" or not self._can_renew:
+                raise
+        return await attempt(True)
+
+    def _exchange(self, method: str, target: str, token: Token, body: Any) -> Any:
+        """Send one request on a connection of its own, and read the answer."""
+        headers = {"Accept": "application/json"}
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        connection = self._connect()
+        try:
+            sent = None if body is None else json.dumps(body).encode()
+            connection.request(method, target, sent, headers)
+            response = connection.getresponse()
+            status, raw = response.status, response.read()
+        except (OSError, HTTPException) as exc:
+            raise RequestFailed("network", f"no answer: {exc!r}") from exc
+        finally:
+            connection.close()
+        return _read(status, raw)
+
+
+def _read(status: int, raw: bytes) -> Any:
+    """
+    Return the content of an answer.
+
+    Raises:
+        RequestFailed: the answer is an error, or not of the server but of a proxy.
+    """
+    if status == 204:
+        return None
+    try:
+        content = json.loads(raw)
+        if status == 200:
+            return content
+        error = content["error"]
+        failed = RequestFailed(error["code"], error["message"])
+    except (ValueError, LookupError, TypeError) as exc:
+        raise RequestFailed(f"http_{status}", "the answer is no JSON of ours") from exc
+    raise failed
+
+
+def _make_query(limit: int, cursor: str | None) -> str:
+    return urlencode({"limit": limit} | ({"cursor": cursor} if cursor else {}))
+
+
+def _make_path(session: str) -> str:
+    return f"/{quote(session, safe='')}/"
+
+
+def _make_session(content: dict[str, Any]) -> StoredSession:
+    return StoredSession(
+        id=content["id"],
+        title=content["title"],
+        epoch=content["epoch"],
+        last_offset=content["last_offset"],
+        created_at=datetime.fromisoformat(content["created_at"]),
+        last_seen_at=datetime.fromisoformat(content["last_seen_at"]),
+    )
