@@ -142,7 +142,7 @@ export class Bench {
   }
 }
 
-const HELLO = {
+export const HELLO = {
   type: "hello",
   connection: "c1",
   session: "s1",

@@ -1,0 +1,145 @@
+// A session as the state of a React component.
+//
+//   const { state, entries, request } = useSession("/ws/sessions/");
+
+import { useEffect, useMemo, useSyncExternalStore } from "react";
+import { SessionClient } from "./client.js";
+
+/**
+ * @typedef {import("./client.js").Entry} Entry
+ * @typedef {import("./client.js").Options} Options
+ * @typedef {{state: string, session: string, entries: readonly Entry[],
+ *   pending: number, ending: SessionClient["ending"],
+ *   hello: SessionClient["hello"], members: SessionClient["members"],
+ *   gap: {from: number, to: number} | null, error: Error | null}} Snapshot `gap` is
+ *   the last one, `error` the last one that belongs to no message
+ * @typedef {Pick<SessionClient, "request" | "cancel" | "setTyping" | "connect">} Actions
+ */
+
+const EVENTS = /** @type {const} */ ([
+  ...["state", "hello", "entry", "delta", "ended", "reset", "present"],
+  ...["gap", "error", "dropped"],
+]);
+
+/** @param {string} session @returns {Snapshot} */
+const makeFirst = (session) => ({
+  state: "idle",
+  session,
+  entries: [],
+  pending: 0,
+  ending: null,
+  hello: null,
+  members: new Map(),
+  gap: null,
+  error: null,
+});
+
+/**
+ * One client, and its state as a value that is the same until something happens.
+ *
+ * React may render a component and drop it, so the client begins with the first
+ * subscriber or action. StrictMode subscribes, unsubscribes and subscribes again: the
+ * client closes only if nobody is subscribed a moment later.
+ */
+class SessionStore {
+  #url;
+  /** The options of the last render. */ options;
+  /** @type {SessionClient | null} */ #client = null;
+  /** @type {Set<() => void>} */ #listeners = new Set();
+  /** @type {Snapshot | null} */ #snapshot;
+  #first;
+  /** @type {Pick<Snapshot, "gap" | "error">} */ #last = { gap: null, error: null };
+
+  /** @param {string | URL} url @param {Options} options */
+  constructor(url, options) {
+    this.#url = url;
+    this.options = options;
+    this.#snapshot = this.#first = makeFirst(options.session ?? "new");
+  }
+
+  /** @type {Actions} */
+  actions = {
+    request: async (data, options) => {
+      const asked = this.#open().request(data, options);
+      this.#change();
+      return asked.finally(() => this.#change());
+    },
+    cancel: (offset) => this.#open().cancel(offset),
+    setTyping: (isTyping) => this.#open().setTyping(isTyping),
+    connect: () => this.#open().connect(),
+  };
+
+  /** @param {() => void} listener */
+  subscribe = (listener) => {
+    this.#listeners.add(listener);
+    if (this.#listeners.size === 1) this.#open().connect();
+    return () => {
+      this.#listeners.delete(listener);
+      setTimeout(() => {
+        if (this.#listeners.size === 0) this.#client?.close();
+      });
+    };
+  };
+
+  getSnapshot = () => (this.#snapshot ??= this.#read());
+
+  getServerSnapshot = () => this.#first;
+
+  #open() {
+    if (this.#client) return this.#client;
+    const { getToken } = this.options;
+    const client = new SessionClient(this.#url, {
+      ...this.options,
+      getToken: getToken && ((asked) => (this.options.getToken ?? getToken)(asked)),
+    });
+    for (const type of EVENTS) {
+      client.addEventListener(type, ({ detail }) => this.#take(type, detail));
+    }
+    return (this.#client = client);
+  }
+
+  /** @param {string} type @param {any} detail */
+  #take(type, detail) {
+    if (type === "gap") this.#last = { ...this.#last, gap: detail };
+    if (type === "reset") this.#last = { ...this.#last, gap: null };
+    if (type === "error") this.#last = { ...this.#last, error: detail };
+    if (type === "dropped") this.#last = { ...this.#last, error: detail.error };
+    this.#change();
+  }
+
+  #change() {
+    this.#snapshot = null;
+    for (const listener of this.#listeners) listener();
+  }
+
+  /** @returns {Snapshot} */
+  #read() {
+    if (!this.#client) return this.#first;
+    const { state, session, entries, pending, ending, hello, members } = this.#client;
+    return { state, session, entries, pending, ending, hello, members, ...this.#last };
+  }
+}
+
+/**
+ * Attach to a session while the component is mounted, and return its state.
+ *
+ * Another URL, `session` or `presence` is another client, with a connection of its
+ * own. `getToken` is the one of the last render; other options count at the first. An
+ * entry that changes is a new object, and the others stay.
+ * @param {string | URL} url of all sessions @param {Options} [options]
+ * @returns {Snapshot & Actions}
+ */
+export function useSession(url, options = {}) {
+  const { session, presence } = options;
+  const address = String(url);
+  const store = useMemo(
+    () => new SessionStore(address, options),
+    [address, session, presence],
+  );
+  useEffect(() => {
+    store.options = options;
+  });
+  const { subscribe, getSnapshot, getServerSnapshot } = store;
+  const snapshot = useSyncExternalStore(subscribe, getSnapshot, getServerSnapshot);
+  return useMemo(() => ({ ...snapshot, ...store.actions }), [snapshot, store]);
+}

@@ -1,0 +1,126 @@
+"""Test the npm package: its contents, its sizes, its types and its hook."""
+
+import gzip
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.packaging.node_packages import SOURCE, NodePackage, make_node_package
+from tests.project import ROOT
+
+MODULES = ROOT / "connections" / "static" / "connections"
+REACT_TEST = Path(__file__).with_name("react.test.mjs")
+NAME = "orchestra-websocket-client"
+BUDGETS = {"client": 8_000, "http": 3_000, "react": 1_500}
+"""Bytes of each entry, minified and compressed."""
+
+TYPESCRIPT = """
+import { SessionClient, textOf } from "NAME";
+import { HttpSessions } from "NAME/http";
+import { useSession } from "NAME/react";
+
+const show = (text: string): void => console.log(text);
+const client = new SessionClient("/ws/");
+client.addEventListener("delta", ({ detail }) => show(detail.text));
+new HttpSessions("/api/").list().then(({ items }) => show(items[0].title));
+export function Chat(): string {
+  const { state, entries, request } = useSession("/ws/", { presence: true });
+  request({ text: "hi" }, { answer: false }).then(({ id }) => show(id));
+  // @ts-expect-error: a snapshot never changes.
+  entries.push(entries[0]);
+  return state + entries.map(textOf).join("");
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> NodePackage:
+    return make_node_package(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def packed(package: NodePackage) -> Any:
+    """What `npm pack` would publish."""
+    (packed,) = json.loads(
+        package.run("npm", "pack", "--dry-run", "--json", cwd=package.built)
+    )
+    return packed
+
+
+def test_the_package_has_the_modules_their_types_and_nothing_else(
+    package: NodePackage, packed: Any
+) -> None:
+    names = {one["path"] for one in packed["files"]}
+    modules = {name for name in names if name.endswith(".js")}
+    types = {f"{name.removesuffix('.js')}.d.ts" for name in modules}
+    assert names == modules | types | {"LICENSE", "README.md", "package.json"}
+    assert {"lib/client.js", "lib/http.js", "lib/react.js"} <= modules
+    assert "lib/live.js" not in modules
+    for name in modules - {"lib/react.js"}:
+        original = MODULES / Path(name).name
+        assert (package.built / name).read_bytes() == original.read_bytes()
+
+
+def test_the_package_says_what_it_is(package: NodePackage, packed: Any) -> None:
+    described = json.loads((package.built / "package.json").read_text())
+    assert (packed["name"], described["license"]) == (NAME, "BSD-3-Clause")
+    assert described["sideEffects"] is False
+    assert "devDependencies" not in described
+    assert packed["version"] == described["version"] != "0.0.0"
+    for entry in described["exports"].values():
+        targets = entry.values() if isinstance(entry, dict) else [entry]
+        assert all((package.built / target).is_file() for target in targets)
+
+
+def test_no_copy_of_a_module_is_in_the_repository() -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "."],
+        cwd=SOURCE,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert set(listed.stdout.split()) == {
+        *("LICENSE", "README.md", "build.py", "package.json", "react.js")
+    }
+
+
+@pytest.mark.parametrize("entry", BUDGETS)
+def test_an_entry_is_within_its_budget(package: NodePackage, entry: str) -> None:
+    bundled = package.run(
+        *("npx", "--no-install", "esbuild", f"package/lib/{entry}.js", "--bundle"),
+        *("--minify", "--format=esm", "--target=es2022", "--external:react"),
+        # The hook is measured without the client that it needs.
+        *(["--external:./client.js"] if entry == "react" else []),
+    )
+    size = len(gzip.compress(bundled.encode(), 9))
+    assert 100 < size <= BUDGETS[entry]
+
+
+def test_an_unused_entry_is_left_out_of_a_bundle(package: NodePackage) -> None:
+    source = package.folder / "unused.js"
+    source.write_text(f'import "{NAME}"; import "{NAME}/http"; console.log(1);')
+    bundled = package.run(
+        *("npx", "--no-install", "esbuild", "unused.js", "--bundle", "--format=esm")
+    )
+    assert "class" not in bundled
+    assert "console.log(1)" in bundled
+
+
+def test_a_typescript_project_uses_all_entries(package: NodePackage) -> None:
+    (package.folder / "chat.mts").write_text(TYPESCRIPT.replace("NAME", NAME))
+    package.run(
+        *("npx", "--no-install", "tsc", "--noEmit", "--strict", "--target", "es2022"),
+        *("--module", "nodenext", "--moduleResolution", "nodenext"),
+        *("--lib", "es2023,dom,dom.iterable", "chat.mts"),
+    )
+
+
+def test_the_hook_is_right_in_the_real_react(package: NodePackage) -> None:
+    shutil.copy(REACT_TEST, package.folder)
+    fakes = (ROOT / "tests" / "js" / "fakes.mjs").as_uri()
+    package.run("node", "--test", REACT_TEST.name, FAKES=fakes)
