@@ -7,6 +7,7 @@ from connections.hub.connection import LiveConnection
 from connections.storage.database import Database
 from sessions_history.beginnings import Beginning, delete_session
 from sessions_history.fan_out import FanOut
+from sessions_history.memberships import Membership, Memberships
 from sessions_history.reads import (
     Claim,
     Position,
@@ -26,6 +27,7 @@ class Attached:
     subscriber: Subscriber
     position: Position
     resumption: Resumption
+    membership: Membership
 
 
 class AttachedConnections:
@@ -37,6 +39,8 @@ class AttachedConnections:
         self._database = database
         self._fan_out = fan_out
         self._touch = touch
+        self.memberships = Memberships(database, fan_out)
+        self._by_subscriber: dict[Subscriber, Membership] = {}
 
     async def attach(
         self,
@@ -47,25 +51,25 @@ class AttachedConnections:
         send: SendText,
     ) -> Attached:
         """
-        Attach a connection to its client's session, or to a new one.
+        Attach a connection to a session of its client or user, or to a new one.
 
         A new session is provisional: its first entry inserts it. Nothing is sent
         before subscriber.start(); its owner closes it.
 
         Raises:
-            SessionNotFound: it does not exist, or belongs to another client.
+            SessionNotFound: it does not exist, or the client has no role in it.
             DatabaseUnavailable: the session could not be read.
         """
         client_id = connection.client_id
         is_new = session_id is None
         session_id = session_id or make_session_id(client_id)
         subscriber = await self._follow(session_id, connection, send)
+        membership = self._by_subscriber[subscriber]
         try:
             if is_new:
                 snapshot = make_provisional(session_id)
             else:
-                read = self._database.read
-                snapshot = await read(read_snapshot, session_id, client_id, claim)
+                snapshot = await self._read(membership, claim)
         except BaseException:
             self.detach(subscriber)
             raise
@@ -77,6 +81,8 @@ class AttachedConnections:
                 epoch=snapshot.position.epoch,
             )
             snapshot = make_provisional(session_id, subscriber.tail.begin(beginning))
+        membership.role = snapshot.role
+        membership.owner_id = snapshot.position.owner_id or client_id
         if not self._adopt(subscriber, snapshot):
             # The tail was of an earlier log of this session.
             return await self.attach(
@@ -87,6 +93,7 @@ class AttachedConnections:
             subscriber=subscriber,
             position=snapshot.position,
             resumption=decide(claim, snapshot),
+            membership=membership,
         )
 
     async def delete(
@@ -107,6 +114,9 @@ class AttachedConnections:
     def detach(self, subscriber: Subscriber) -> None:
         """Detach a connection; a second call does nothing."""
         subscriber.close()
+        membership = self._by_subscriber.pop(subscriber, None)
+        if membership is not None:
+            self.memberships.leave(membership)
         self._fan_out.leave(subscriber.tail)
 
     async def _follow(
@@ -117,8 +127,25 @@ class AttachedConnections:
         subscriber = Subscriber(
             tail, database=self._database, connection=connection, send=send
         )
+        membership = self.memberships.join(tail, connection)
+        self._by_subscriber[subscriber] = membership
         await self._fan_out.listen(session_id)
         return subscriber
+
+    async def _read(self, membership: Membership, claim: Claim) -> Snapshot:
+        """Read the session, once more if its members changed meanwhile."""
+        connection = membership.connection
+        while True:
+            membership.is_outdated = False
+            snapshot = await self._database.read(
+                read_snapshot,
+                membership.tail.session_id,
+                connection.client_id,
+                claim,
+                connection.user_id,
+            )
+            if not membership.is_outdated:
+                return snapshot
 
     def _adopt(self, subscriber: Subscriber, snapshot: Snapshot) -> bool:
         """Add the position to the tail; return False if its log is another one."""

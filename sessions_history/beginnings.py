@@ -42,7 +42,7 @@ def begin_session(
         TooManySessions: the client has its limit; exact across nodes.
     """
     if max_sessions:
-        _lock_client(beginning.client_id)
+        lock_client(beginning.client_id)
     if _insert_below(beginning, max_sessions):
         return
     if DeletedSession.objects.filter(pk=beginning.session_id).exists():
@@ -56,7 +56,8 @@ def delete_session(session_id: str, client_id: str) -> None:
     """
     Delete a session of a client with all that belongs to it.
 
-    A recent id is kept for a day, so that nobody begins the session again.
+    Its id is kept for a day, so that nobody begins the session again, nor the client
+    that began it and handed it over.
 
     Raises:
         SessionNotFound: it does not exist, or belongs to another client.
@@ -67,9 +68,8 @@ def delete_session(session_id: str, client_id: str) -> None:
         deleted, _ = own.delete()
         if not deleted and not is_recent:
             raise SessionNotFound
-        if is_recent:
-            tombstone = DeletedSession(session_id=session_id)
-            DeletedSession.objects.bulk_create([tombstone], ignore_conflicts=True)
+        tombstone = DeletedSession(session_id=session_id)
+        DeletedSession.objects.bulk_create([tombstone], ignore_conflicts=True)
 
 
 def _make_room(client_id: str, *, replaces_unused: bool) -> None:
@@ -135,7 +135,7 @@ def _send_on_commit(beginning: Beginning) -> None:
         transaction.on_commit(send, using=get_alias(), robust=True)
 
 
-def _lock_client(client_id: str) -> None:
+def lock_client(client_id: str) -> None:
     """Make other transactions that begin a session for this client wait."""
     connection = get_connection()
     if connection.vendor == "postgresql":

@@ -13,6 +13,7 @@ from connections.exceptions import (
     InvalidMessage,
     Refused,
 )
+from connections.presence.rooms import find_member
 from sessions_history.attached import Attached
 from sessions_history.claims import asks_presence, read_claim
 from sessions_history.entries import Committed
@@ -26,6 +27,8 @@ from sessions_history.exceptions import (
     TooManyStreams,
 )
 from sessions_history.log import SessionLog, get_log
+from sessions_history.member_models import Role
+from sessions_history.memberships import Membership
 from sessions_history.presence import SessionPresence
 from sessions_history.session_ids import SESSION_ID
 from sessions_history.subscribers import Subscriber
@@ -50,7 +53,7 @@ _QUIET_TEXTS = tuple(f'"{kind}"' for kind in _QUIET_TYPES)
 
 class SessionConsumer(LimitedJsonConsumer):
     """
-    One connection attached to one session of its client.
+    One connection attached to one session, of its client or of others.
 
     It translates messages into calls of the node's SessionLog. Its subscriber
     decides what is sent and when.
@@ -58,6 +61,8 @@ class SessionConsumer(LimitedJsonConsumer):
 
     _log: SessionLog
     _session_id: str
+    _membership: Membership
+    _author: str
     _subscriber: Subscriber | None = None
     _presence: SessionPresence | None = None
     _under_way: set[asyncio.Future[Committed]]
@@ -100,6 +105,8 @@ class SessionConsumer(LimitedJsonConsumer):
             raise Refused(close_codes.UNAVAILABLE) from exc
         self._subscriber = attached.subscriber
         self._session_id = attached.position.session_id
+        self._membership = attached.membership
+        self._author = find_member(self.connection.live)
         if has_presence:
             self._presence = SessionPresence(
                 self._log.typing,
@@ -149,7 +156,10 @@ class SessionConsumer(LimitedJsonConsumer):
             )
         if "data" not in content:
             raise InvalidMessage("invalid_message", "no data", message_id=message_id)
-        wants_answer = content.get("answer", True)
+        if not self._may_write(message_id):
+            return
+        is_agent = self._membership.role is Role.AGENT
+        wants_answer = content.get("answer", not is_agent)
         if not isinstance(wants_answer, bool):
             raise InvalidMessage(
                 "invalid_message", "answer: true or false", message_id=message_id
@@ -163,6 +173,7 @@ class SessionConsumer(LimitedJsonConsumer):
                 message_id,
                 content["data"],
                 self.connection.client_id,
+                author=self._author,
                 wants_answer=wants_answer,
                 claims=credential.claims if credential is not None else None,
                 metadata=content.get("metadata"),
@@ -192,6 +203,8 @@ class SessionConsumer(LimitedJsonConsumer):
         if epoch is None and self._subscriber is not None:
             # Clients of the previous release name none.
             epoch = self._subscriber.tail.epoch
+        if not self._may_write(offset=offset):
+            return
         try:
             await self._log.cancel(self._session_id, offset, epoch)
         except (StreamEnded, SessionNotFound):
@@ -208,9 +221,12 @@ class SessionConsumer(LimitedJsonConsumer):
     async def handle_delete(self, content: Message) -> None:
         if self._subscriber is None:
             return
+        if self._membership.role is not Role.OWNER:
+            self._reply_error("forbidden", "only the owner deletes the session")
+            return
         try:
             await self._log.attached.delete(
-                self._session_id, self.connection.client_id, but=self._subscriber
+                self._session_id, self._membership.owner_id, but=self._subscriber
             )
         except DatabaseUnavailable:
             text = "whether it is deleted is unknown; try again"
@@ -231,7 +247,20 @@ class SessionConsumer(LimitedJsonConsumer):
         is_typing = content.get("active")
         if not isinstance(is_typing, bool):
             raise InvalidMessage("invalid_message", "active: true or false")
-        self._require_presence().set_typing(is_typing=is_typing)
+        presence = self._require_presence()
+        if self._may_write():
+            presence.set_typing(is_typing=is_typing)
+
+    def _may_write(
+        self, message_id: str | None = None, *, offset: int | None = None
+    ) -> bool:
+        """Return whether the role allows to write; if not, tell the client."""
+        role = self._membership.role
+        if role is not None and role.may_write:
+            return True
+        text = f"the role {role} may read this session, and not write in it"
+        self._reply_error("forbidden", text, message_id, offset=offset)
+        return False
 
     def _require_presence(self) -> SessionPresence:
         """
@@ -339,6 +368,8 @@ class SessionConsumer(LimitedJsonConsumer):
             "chain": str(position.mark) if position.mark else None,
             "outcome": resumption.outcome.value,
             "gap": list(resumption.gap) if resumption.gap else None,
+            "role": self._membership.role,
+            "author": self._author,
             "history_limit": config.max_session_history,
             "limits": {
                 "max_message_size": limits.max_message_size,

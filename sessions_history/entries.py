@@ -35,6 +35,8 @@ class Entry:
     state: str = _DONE
     chain: str = ""
     """The links of its commits; see sessions_history.chain."""
+    author: str = ""
+    """The member whose message it is, as presence names it."""
 
     @property
     def is_streaming(self) -> bool:
@@ -64,11 +66,12 @@ class Entry:
     def to_wire(self, mark: Mark | None = None) -> str:
         """Return the message for the client; `data` is already JSON."""
         chain = f'"chain":"{mark}",' if mark else ""
+        author = f'"author":{json.dumps(self.author)},' if self.author else ""
         at = as_utc(self.at).isoformat().replace("+00:00", "Z")
         return (
             f'{{"type":"entry","offset":{self.offset},"kind":{json.dumps(self.kind)},'
             f'"from":"{self.sender}","at":"{at}","state":"{self.state}",'
-            f'{chain}"data":{self.data}}}'
+            f'{author}{chain}"data":{self.data}}}'
         )
 
 
@@ -98,6 +101,7 @@ class NewEntry:
     sender: str
     data: str
     state: str = _DONE
+    author: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

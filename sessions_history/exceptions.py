@@ -12,7 +12,7 @@ class SessionsError(ConnectionsError):
 
 
 class SessionNotFound(SessionsError):
-    """The session does not exist, or belongs to another client."""
+    """The session does not exist, or the client has no role in it."""
 
 
 class TooManySessions(SessionsError):
@@ -21,6 +21,33 @@ class TooManySessions(SessionsError):
 
 class StorageFull(SessionsError):
     """The client stores as many entries or bytes as it may."""
+
+
+class MemberNotFound(SessionsError):
+    """The user is no member of the session."""
+
+
+class OwnerStays(SessionsError):
+    """The owner keeps the role until the session is handed over to a member."""
+
+
+class TooManyMembers(SessionsError):
+    """The session has as many members and open invitations as it may have."""
+
+
+class InvitationInvalid(SessionsError):
+    """
+    The invitation cannot be redeemed.
+
+    `reason` is "unknown", "expired", "revoked" or "used".
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the invitation is {self.reason}"
 
 
 class KeyReused(SessionsError):

@@ -58,8 +58,8 @@ class FanOut:
         self._tasks = BackgroundTasks()
         # The streams of this node that a client may cancel elsewhere, by session.
         self._watched: dict[str, dict[int, Callable[[int], None]]] = {}
-        self.on_typing: Callable[[str, Mapping[str, Any]], None] = lambda *_: None
-        """Called with a session and an event of another node about who types."""
+        self.listeners: dict[str, Callable[[str, Any], None]] = {}
+        """Called with a session and an event of another node, by kind of event."""
         self._has_returned = asyncio.Event()
         self._doubted: set[Tail] = set()
         self._relay = make_relay(
@@ -188,9 +188,9 @@ class FanOut:
         self._find(session_id, "deleted")
         self._publish(session_id, {"epoch": "deleted"})
 
-    def send_typing(self, session_id: str, event: Mapping[str, Any]) -> None:
-        """Send the other nodes who types; nodes of older releases ignore it."""
-        self._publish(session_id, {"typing": event})
+    def send_event(self, session_id: str, kind: str, event: Any) -> None:
+        """Send the other nodes an event; nodes of older releases ignore it."""
+        self._publish(session_id, {kind: event})
 
     def send_missed_end(self, session_id: str, offset: int) -> None:
         """
@@ -257,7 +257,7 @@ class FanOut:
         oldest = min(marks, key=lambda mark: mark.number, default=None)
         if is_newer(position.mark, oldest):
             await self._read_resumed(tail, oldest, before.last_offset)
-        tail.confirm(before, position.mark)
+        tail.confirm(before, position)
         for offset, entry in still_open.items():
             if offset in tail.growing or entry.resumption:
                 tail.take(entry)
@@ -349,8 +349,8 @@ class FanOut:
         """Apply a hint of another node about a session."""
         if message.get("node") == self._node_id:
             return
-        if "typing" in message:
-            self.on_typing(session_id, message["typing"])
+        for kind in self.listeners.keys() & message.keys():
+            self.listeners[kind](session_id, message[kind])
             return
         entries = unpack(message)
         ended = [entry.offset for entry in entries if not entry.is_streaming]

@@ -21,7 +21,10 @@ def pack(entries: Sequence[Entry]) -> dict[str, Any]:
         ]
         for entry in entries
     ]
-    return {"entries": packed, "chains": [entry.chain for entry in entries]}
+    found = {"entries": packed, "chains": [entry.chain for entry in entries]}
+    if any(entry.author for entry in entries):
+        found["authors"] = [entry.author for entry in entries]
+    return found
 
 
 def pack_commit(entries: Sequence[Entry], previous: str) -> dict[str, Any]:
@@ -32,7 +35,9 @@ def pack_commit(entries: Sequence[Entry], previous: str) -> dict[str, Any]:
 def unpack(message: Mapping[str, Any]) -> list[Entry]:
     """Return the entries of a hint."""
     packed = message.get("entries", ())
-    chains = message.get("chains") or [""] * len(packed)
+    none = [""] * len(packed)
+    chains = message.get("chains") or none
+    authors = message.get("authors") or none
     return [
         Entry(
             offset=offset,
@@ -42,9 +47,10 @@ def unpack(message: Mapping[str, Any]) -> list[Entry]:
             data=text,
             state=state,
             chain=chain,
+            author=author,
         )
-        for (offset, kind, sender, at, text, state), chain in zip(
-            packed, chains, strict=True
+        for (offset, kind, sender, at, text, state), chain, author in zip(
+            packed, chains, authors, strict=True
         )
     ]
 

@@ -129,6 +129,7 @@ class SessionLog:
         """End all streams as interrupted and commit the queued requests."""
         await self._producers.stop()
         await self._commits.flush()
+        await self.attached.memberships.close()
         await self._fan_out.close()
 
     # Writing
@@ -171,6 +172,7 @@ class SessionLog:
         payload: object,
         client_id: str = "",
         *,
+        author: str = "",
         wants_answer: bool = True,
         claims: Mapping[str, Any] | None = None,
         metadata: Mapping[str, Any] | None = None,
@@ -190,7 +192,7 @@ class SessionLog:
             LogFull: the database is too far behind.
             TooManyStreams: too many answers of the client or the node are under way.
         """
-        message = NewEntry(sender=_CLIENT, data=dump(payload))
+        message = NewEntry(sender=_CLIENT, data=dump(payload), author=author)
         entries: tuple[NewEntry, ...] = (message,)
         is_answered = wants_answer and self.responder is not None
         if is_answered:
@@ -304,6 +306,7 @@ class SessionLog:
         await self._fan_out.wait(interval_seconds)
         self._check_failed = True
         is_whole = await self._fan_out.check()
+        await self.attached.memberships.check_all()
         self._check_failed = False
         return is_whole
 

@@ -14,10 +14,13 @@ from connections.models.alias import PrimaryQuerySet
 from connections.models.clock import MomentField, Now
 from connections.models.user_key import UserKey, set_null
 from sessions_history.chain import MARK_LENGTH
+from sessions_history.member_models import SessionInvitation as SessionInvitation
+from sessions_history.member_models import SessionMember as SessionMember
 
 ID_LENGTH = 32
 KEY_LENGTH = 100
 TITLE_LENGTH = 200
+AUTHOR_LENGTH = 255
 
 _LEFT_SECONDS = 30
 """How long after the end of its lease the nodes may take a work over."""
@@ -173,6 +176,8 @@ class HistoryEntry(models.Model):
     offset = models.PositiveBigIntegerField()
     kind = models.CharField(max_length=32)
     sender = models.CharField(max_length=6, choices=Sender.choices)
+    author = models.CharField(max_length=AUTHOR_LENGTH, blank=True, db_default="")
+    """The member whose message it is; nodes of the previous release leave it."""
     at = MomentField(db_default=Now())
     data = models.TextField(default="null")
     state = models.CharField(max_length=11, choices=State.choices, default=State.DONE)

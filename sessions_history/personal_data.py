@@ -2,11 +2,21 @@
 
 from typing import Any
 
-from django.db.models import Model, QuerySet
+from django.db.models import Model, Q, QuerySet
 
 from connections.personal_data.person import Person
 from connections.personal_data.tables import PersonalTable, add_personal_table, delete
-from sessions_history.models import AppendKey, EntryChunk, HistoryEntry, Session, Work
+from connections.presence.rooms import name_member
+from sessions_history.entries import EMPTY_STREAM
+from sessions_history.models import (
+    AppendKey,
+    EntryChunk,
+    HistoryEntry,
+    Session,
+    SessionInvitation,
+    SessionMember,
+    Work,
+)
 
 
 def register() -> None:
@@ -23,6 +33,29 @@ def register() -> None:
         _make_table("works", Work),
         _make_table("message_ids", AppendKey),
         _make_table("entries", HistoryEntry),
+        PersonalTable(
+            # Those in the sessions of others, where they keep their place.
+            name="entries_elsewhere",
+            model=HistoryEntry,
+            find=lambda person: HistoryEntry.objects.filter(
+                author__in=_name_authors(person)
+            ).exclude(session__in=_find_sessions(person)),
+            erase=lambda rows, person, pseudonym: rows.update(
+                author="", data=EMPTY_STREAM
+            ),
+        ),
+        PersonalTable(
+            name="session_members",
+            model=SessionMember,
+            find=lambda person: _find_shared(SessionMember, "user", person),
+            erase=delete,
+        ),
+        PersonalTable(
+            name="session_invitations",
+            model=SessionInvitation,
+            find=lambda person: _find_shared(SessionInvitation, "author", person),
+            erase=delete,
+        ),
         PersonalTable(
             name="sessions", model=Session, find=_find_sessions, erase=delete
         ),
@@ -41,3 +74,20 @@ def _make_table(name: str, model: type[Model]) -> PersonalTable:
 
 def _find_sessions(person: Person) -> QuerySet[Session]:
     return Session.objects.filter(person.owns())
+
+
+def _find_shared(model: type[Model], column: str, person: Person) -> QuerySet[Any]:
+    """Return the rows that name the user, or are of a session of the person."""
+    condition = Q(session__in=_find_sessions(person))
+    if person.user_key is not None:
+        condition |= Q(**{column: person.user_key})
+    manager: Any = model._default_manager
+    rows: QuerySet[Any] = manager.filter(condition).order_by("pk")
+    return rows
+
+
+def _name_authors(person: Person) -> list[str]:
+    names = {name_member(one) for one in person.client_ids}
+    if person.user_key is not None:
+        names.add(f"user:{person.user_key}")
+    return sorted(names)

@@ -14,6 +14,7 @@ from sessions_history.fan_out import FanOut
 _REPEAT_SECONDS = 2
 """The least time between two equal events of one connection."""
 
+_TYPING = "typing"
 _MOST_WAITING = 100
 """The events that may wait for a slow client; the oldest are dropped."""
 
@@ -32,7 +33,7 @@ class TypingEvents:
     def __init__(self, fan_out: FanOut) -> None:
         self._fan_out = fan_out
         self._listeners: dict[str, dict[str, Callable[[Event], None]]] = {}
-        fan_out.on_typing = self._deliver
+        fan_out.listeners[_TYPING] = self._deliver
 
     def join(
         self, session_id: str, connection_id: str, receive: Callable[[Event], None]
@@ -50,7 +51,7 @@ class TypingEvents:
     def send(self, session_id: str, event: Event) -> None:
         """Send an event to the other connections of a session, on all nodes."""
         self._deliver(session_id, event)
-        self._fan_out.send_typing(session_id, event)
+        self._fan_out.send_event(session_id, _TYPING, event)
 
     def _deliver(self, session_id: str, event: Event) -> None:
         for connection_id, receive in list(self._listeners.get(session_id, {}).items()):

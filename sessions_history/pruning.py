@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
-from django.db.models import QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.utils import timezone
 
 from connections.config.loader import WebSocketConfig
@@ -18,6 +19,8 @@ from sessions_history.models import (
     HistoryEntry,
     HistoryEntryQuerySet,
     Session,
+    SessionInvitation,
+    SessionMember,
     SessionQuerySet,
 )
 from sessions_history.session_ids import KNOWN_SECONDS
@@ -111,6 +114,27 @@ def _find_deleted() -> QuerySet[DeletedSession]:
     return known.order_by("deleted_at")
 
 
+def prune_members(batch_size: int) -> int:
+    """
+    Delete some invitations that expired a day ago, and what no session is left of.
+
+    Nodes of the previous release delete sessions and know no members.
+    """
+    deleted = 0
+    for rows in _find_old_members():
+        deleted += delete_some(rows, batch_size - deleted)
+    return deleted
+
+
+def _find_old_members() -> list[QuerySet[Any]]:
+    sessions = Session.objects.filter(pk=OuterRef("session_id"))
+    expired = Q(expires_at__lt=_day_ago())
+    return [
+        SessionMember.objects.filter(~Exists(sessions)),
+        SessionInvitation.objects.filter(expired | ~Exists(sessions)).order_by(),
+    ]
+
+
 def get_oldest_use(config: WebSocketConfig) -> datetime:
     """Return the moment before which unused sessions are deleted."""
     return timezone.now() - timedelta(days=config.retention.sessions_days)
@@ -144,6 +168,13 @@ def register() -> None:
             name="deleted_sessions_pruned",
             count=lambda config: _find_deleted().count(),
             work=lambda config, batch_size: prune_deleted(batch_size),
+        )
+    )
+    add_sweep_task(
+        SweepTask(
+            name="members_pruned",
+            count=lambda config: sum(rows.count() for rows in _find_old_members()),
+            work=lambda config, batch_size: prune_members(batch_size),
         )
     )
     add_sweep_task(

@@ -11,6 +11,7 @@ from sessions_history.chain import Mark, compare, find_resumption, has_link, is_
 from sessions_history.entries import Entry, merge_chunks
 from sessions_history.epochs import make_first_epoch
 from sessions_history.exceptions import SessionNotFound
+from sessions_history.member_models import Role
 from sessions_history.models import (
     DeletedSession,
     EntryChunk,
@@ -18,6 +19,7 @@ from sessions_history.models import (
     HistoryEntryQuerySet,
     Session,
 )
+from sessions_history.roles import find_role
 from sessions_history.session_ids import is_recent_id
 
 _IDS_PER_QUERY = 500
@@ -36,6 +38,8 @@ class Position:
     """Its first entry inserts the session."""
     mark: Mark | None = None
     """The mark of its newest commit."""
+    owner_id: str = ""
+    """The client id of its owner, where it was read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +72,9 @@ class Snapshot:
     is_same_log: bool = True
     """False if the log has lost the newest commit that the client knows of."""
 
+    role: Role = Role.OWNER
+    """What the client may do in the session."""
+
 
 class _Bytes(Func):
     """The number of bytes of a text in UTF-8."""
@@ -90,19 +97,21 @@ def read_usage(client_id: str) -> tuple[int, int]:
     return found["count"], (found["size"] or 0) + (growing["size"] or 0)
 
 
-def read_snapshot(session_id: str, client_id: str, claim: Claim) -> Snapshot:
+def read_snapshot(
+    session_id: str, client_id: str, claim: Claim, user_id: Any = None
+) -> Snapshot:
     """
-    Read what a client with a claim may have missed.
+    Read what a client with a claim may have missed, as the owner or as a member.
 
     A provisional session has no entries, and the same epoch on every node.
 
     Raises:
-        SessionNotFound: it does not exist, or belongs to another client; the client
-            cannot tell which.
+        SessionNotFound: it does not exist, or the client has no role in it; the
+            client cannot tell which.
     """
     row = (
-        Session.objects.filter(session_id=session_id, client_id=client_id)
-        .values_list("epoch", "last_offset", "chain")
+        Session.objects.filter(session_id=session_id)
+        .values_list("epoch", "last_offset", "chain", "client_id")
         .first()
     )
     if row is None:
@@ -111,12 +120,16 @@ def read_snapshot(session_id: str, client_id: str, claim: Claim) -> Snapshot:
         if DeletedSession.objects.filter(pk=session_id).exists():
             raise SessionNotFound
         return make_provisional(session_id)
-    epoch, last_offset, chain = row
+    epoch, last_offset, chain, owner_id = row
+    role = find_role(session_id, owner_id, client_id, user_id)
+    if role is None:
+        raise SessionNotFound
     position = Position(
         session_id=session_id,
         epoch=epoch,
         last_offset=last_offset,
         mark=Mark.parse(chain),
+        owner_id=owner_id,
     )
     is_same_log = has_commits(position, [claim.mark] if claim.mark else [])
     is_continued = claim.continues(position) and is_same_log
@@ -137,6 +150,7 @@ def read_snapshot(session_id: str, client_id: str, claim: Claim) -> Snapshot:
         offsets=list(offsets),
         reopened=sorted(reopened),
         is_same_log=is_same_log,
+        role=role,
     )
 
 
@@ -234,14 +248,15 @@ def read_positions(
         for row in rows.with_chunks():
             entries = streaming.setdefault(row.session_id, {})
             entries[row.offset] = _make_entry(row)
-        for session_id, epoch, last_offset, chain in Session.objects.filter(
+        for session_id, epoch, last_offset, chain, owner_id in Session.objects.filter(
             session_id__in=some
-        ).values_list("session_id", "epoch", "last_offset", "chain"):
+        ).values_list("session_id", "epoch", "last_offset", "chain", "client_id"):
             positions[session_id] = Position(
                 session_id=session_id,
                 epoch=epoch,
                 last_offset=last_offset,
                 mark=Mark.parse(chain),
+                owner_id=owner_id,
             )
     return positions, streaming
 
@@ -256,4 +271,5 @@ def _make_entry(row: Any) -> Entry:
         data=merge_chunks(row.data, row.chunks),
         state=row.state,
         chain=row.chain,
+        author=row.author,
     )

@@ -10,6 +10,7 @@ from sessions_history.beginnings import Beginning
 from sessions_history.chain import Mark
 from sessions_history.entries import Entry
 from sessions_history.known_commits import Compared, KnownCommits
+from sessions_history.reads import Position
 
 _RECENT_ENTRIES = 64
 _RECENT_BYTES = 256_000
@@ -56,6 +57,9 @@ class Tail:
 
         self.is_reset = False
         """True if the session has another log now, so that clients must attach anew."""
+
+        self.owner_id = ""
+        """The client id of the owner, as the last check of positions read it."""
 
         self.last_offset = 0
         self.growing: dict[int, Growing] = {}
@@ -138,9 +142,10 @@ class Tail:
         self._commits.learn(mark, previous, is_repeated=is_repeated)
         self._report_doubt()
 
-    def confirm(self, known: KnownPosition, newest: Mark | None) -> None:
-        """Record that the log had all that was known, and its newest commit then."""
-        self._commits.confirm(known.commits, newest)
+    def confirm(self, known: KnownPosition, position: Position) -> None:
+        """Record that the log had all that was known, and its position then."""
+        self.owner_id = position.owner_id
+        self._commits.confirm(known.commits, position.mark)
 
     def get_known(self) -> KnownPosition:
         """Return what is known now, to compare it with the log."""

@@ -142,6 +142,7 @@ class LogTransaction:
                 at=self._at,
                 data=new.data,
                 state=new.state,
+                author=new.author,
                 chain=session.link(offset, self._tag),
             )
             for offset, new in enumerate(request.entries, first)
@@ -337,4 +338,5 @@ class LogTransaction:
             entry.state,
             self._limits.node_id if entry.is_streaming else None,
             entry.chain,
+            entry.author,
         )

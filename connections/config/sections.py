@@ -343,6 +343,11 @@ class SessionsConfig:
         300,
         "seconds after which an unfinished stream is interrupted",
     )
+    invitation_seconds: float = option(
+        Number(60, 31_536_000),
+        86_400,
+        "seconds for which the link of an invitation to a session is valid",
+    )
     position_seconds: float = option(
         Number(0.05, 3600),
         5,

@@ -32,7 +32,7 @@ class Changes:
     """The changes that a commit writes."""
 
     entries: list[Row] = field(default_factory=list)
-    """(session_id, offset, kind, sender, data, state, node_id, chain)"""
+    """(session_id, offset, kind, sender, data, state, node_id, chain, author)"""
 
     keys: list[Row] = field(default_factory=list)
     """(session_id, key, digest, offset)"""

@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 
 from channels.testing import WebsocketCommunicator
 
+from connections.credentials.identity import Credential, name_user
 from connections.node.node import Node
 from connections.testing.communicators import connect_to
 from sessions_history.consumers import SessionConsumer
@@ -70,10 +71,15 @@ class Talk:
 
 @asynccontextmanager
 async def talk(
-    node: Node, session_id: str = "new", *, client_id: str = "alice", **query: Any
+    node: Node,
+    session_id: str = "new",
+    *,
+    client_id: str = "alice",
+    user: Any = None,
+    **query: Any,
 ) -> AsyncIterator[Talk]:
     """Connect, and read the hello."""
-    communicator = start_talk(node, session_id, client_id=client_id, **query)
+    communicator = start_talk(node, session_id, client_id=client_id, user=user, **query)
     connected, subprotocol = await communicator.connect(timeout=5)
     assert (connected, subprotocol) == (True, "orchestra.v1")
     found = Talk(communicator)
@@ -85,13 +91,21 @@ async def talk(
 
 
 def start_talk(
-    node: Node, session_id: str = "new", *, client_id: str = "alice", **query: Any
+    node: Node,
+    session_id: str = "new",
+    *,
+    client_id: str = "alice",
+    user: Any = None,
+    **query: Any,
 ) -> WebsocketCommunicator:
-    """Return a communicator that has not connected yet."""
+    """Return a communicator that has not connected yet; a user has its own client."""
+    if user is not None:
+        client_id = name_user(user)
     return connect_to(
         SessionConsumer,
         node,
-        client_id=client_id,
+        credential=Credential(client_id=client_id, user=user),
+        user=user,
         subprotocols=["orchestra.v1"],
         url_route={"kwargs": {"session_id": session_id}},
         query_string=urlencode(query, safe=",").encode(),

@@ -34,6 +34,7 @@ from connections.models.alias import atomic
 from connections.models.credentials import digest_token
 from connections.personal_data.person import find_client
 from connections.personal_data.tables import get_personal_tables
+from connections.presence.rooms import name_member
 from connections.sweeper.forgetting import begin, erase
 from connections.sweeper.sweeper import Sweeper
 from connections.testing.communicators import make_config
@@ -44,6 +45,8 @@ from sessions_history.models import (
     EntryChunk,
     HistoryEntry,
     Session,
+    SessionInvitation,
+    SessionMember,
     Work,
 )
 from tests.connections.rows import make_connection_row, make_node_row
@@ -101,6 +104,22 @@ def plant(client_id: str, user: User | None, **values: Any) -> Connection:
     )
     entry = HistoryEntry.objects.create(
         session=session, offset=1, kind="message", sender="client", data=TEXT
+    )
+    elsewhere = Session.objects.create(
+        session_id=f"of-others-{client_id[-9:]}", client_id="others", epoch="e"
+    )
+    HistoryEntry.objects.create(
+        session=elsewhere,
+        offset=1,
+        kind="message",
+        sender="client",
+        author=name_member(user or client_id),
+        data=TEXT,
+    )
+    reader = user or User.objects.create(username="reader")
+    SessionMember.objects.create(session=session, user=reader, role="reader")
+    SessionInvitation.objects.create(
+        session=session, role="reader", author=user, expires_at=moment
     )
     EntryChunk.objects.create(entry=entry, sequence=1, kind="text", text=NAME)
     AppendKey.objects.create(session=session, key=f"m-{NAME}", offset=1)
@@ -181,7 +200,7 @@ def test_a_forgotten_client_is_in_no_table() -> None:
     assert notice.facts == {"text": [f"Dear {kept.client_id}"]}
     assert RefusedHandshake.objects.get().client_id == kept.client_id
     assert not ForgetRequest.objects.exists()
-    for model in (AccessToken, Ticket, Session, HistoryEntry, EntryChunk, Ban):
+    for model in (AccessToken, Ticket, EntryChunk, SessionMember, Ban):
         assert not model.objects.exists()
     other.refresh_from_db()
     assert (other.client_id, other.address) == ("bob", "192.0.2.1")
