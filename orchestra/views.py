@@ -25,11 +25,14 @@ def show_conversations(request: HttpRequest) -> HttpResponse:
     found = (
         Session.objects.filter(client_id=name_user(request.user), last_offset__gt=0)
         .annotate(first_said=Subquery(first_said.values("data")[:1]))
-        .values("session_id", "last_seen_at", "first_said")[:_SHOWN]
+        .values("session_id", "title", "last_seen_at", "first_said")[: _SHOWN + 1]
     )
-    conversations = [{**one, "title": make_title(one["first_said"])} for one in found]
+    conversations = [
+        {**one, "title": one["title"] or make_title(one["first_said"])} for one in found
+    ]
     context = {
-        "conversations": conversations,
+        "conversations": conversations[:_SHOWN],
+        "has_older": len(conversations) > _SHOWN,
         "session_id": request.GET.get("session", ""),
         "has_responder": bool(get_responder_path()),
     }
@@ -37,7 +40,7 @@ def show_conversations(request: HttpRequest) -> HttpResponse:
 
 
 def make_title(first_said: str | None) -> str:
-    """Return the title of a conversation: the first words of its first message."""
+    """Return the title of a conversation that has none: the first words said."""
     content = json.loads(first_said or "null")
     text = content.get("text") if isinstance(content, dict) else content
     words = " ".join(str(text or "").split())

@@ -75,6 +75,16 @@ def test_one_sees_ones_own_conversations_alone(client: Client, user: User) -> No
     assert "Not yours" not in page
 
 
+def test_a_conversation_has_its_own_title_before_its_first_words(
+    client: Client, user: User
+) -> None:
+    add_session(f"user:{user.pk}", "a" * 32, '{"text":"Hello"}')
+    Session.objects.update(title="<Plans>")
+    page = client.get("/").content.decode()
+    assert "&lt;Plans&gt;" in page
+    assert "Hello" not in page
+
+
 @pytest.mark.parametrize(
     ("first_said", "title"),
     [

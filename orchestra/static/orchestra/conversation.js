@@ -1,6 +1,7 @@
 // The demonstration: one session, its transcript, and what happens to its socket.
 
 import { SessionClient, textOf } from "../connections/client.js";
+import { ConversationList } from "./conversation_list.js";
 import { CuttableNetwork } from "./network.js";
 import { TranscriptList } from "./transcript_list.js";
 import { LONG_TEXT, describeEnd, describeState } from "./words.js";
@@ -22,6 +23,12 @@ const transcript = new TranscriptList({
   later: get("later"),
   getEntries: () => client.entries,
   onStop: (offset) => client.cancel(offset),
+});
+const list = new ConversationList({
+  url: document.body.dataset.sessions ?? "",
+  onDeleted(session) {
+    if (session === client.session) location.assign(location.pathname);
+  },
 });
 /** When the next attempt is due. */
 let dueAt = 0;
@@ -55,7 +62,7 @@ on("hello", ({ session }) => {
 on("entry", ({ entry, isReplay }) => {
   transcript.show(entry);
   get("welcome").hidden = true;
-  if (entry.from === "client") nameConversation(entry);
+  if (entry.from === "client") list.add(client.session, textOf(entry).slice(0, 60));
   if (!isReplay && entry.state !== "streaming") announce(entry);
 });
 on("delta", ({ entry }) => transcript.grow(entry));
@@ -178,23 +185,6 @@ function tell(text, kind) {
 function announce(/** @type {import("../connections/client.js").Entry} */ entry) {
   if (entry.from === "client") return;
   get("announcement").textContent = `Answer: ${textOf(entry).slice(0, 300)}`;
-}
-
-/** Put a new conversation into the list. */
-function nameConversation(/** @type {import("../connections/client.js").Entry} */ entry) {
-  const list = get("conversation-list");
-  const href = `?session=${client.session}`;
-  if (list.querySelector(`a[href="${href}"]`)) return;
-  const link = document.createElement("a");
-  link.href = href;
-  link.setAttribute("aria-current", "page");
-  const title = document.createElement("span");
-  title.className = "title";
-  title.textContent = textOf(entry).slice(0, 60) || "Untitled";
-  link.append(title, Object.assign(document.createElement("time"), { textContent: "just now" }));
-  const item = document.createElement("li");
-  item.append(link);
-  list.prepend(item);
 }
 
 function fitHeight() {
