@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import importlib.util
 import re
 import tomllib
 from collections.abc import Iterator
@@ -69,7 +70,11 @@ def find_imports(tree: ast.Module) -> Iterator[tuple[str, str | None]]:
 
 def is_importable(path: str, name: str | None) -> bool:
     module = importlib.import_module(path)
-    return name is None or hasattr(module, name)
+    if name is None or hasattr(module, name):
+        return True
+    # Another test may have imported a module of the package, or none.
+    is_package = hasattr(module, "__path__")
+    return is_package and importlib.util.find_spec(f"{path}.{name}") is not None
 
 
 @page_by_page
