@@ -2,17 +2,21 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from django.core import signing
+from django.db.models import Q
 from django.utils.crypto import salted_hmac
 from django.utils.http import parse_etags
 
-from connections.api.errors import ApiError, not_found
+from connections.api.errors import ApiError, forbidden, not_found
 from connections.api.resources import Resource
 from connections.models.alias import atomic
-from sessions_history.models import HistoryEntry, Session
+from sessions_history.member_models import Role
+from sessions_history.models import HistoryEntry, Session, SessionMember
 from sessions_history.reads import read_latest_entries
+from sessions_history.roles import find_role
 
 _SALT = "sessions_history.http"
 _END = 2**63 - 1
@@ -37,6 +41,38 @@ def find_own(client_id: str) -> Resource:
             "last_seen_at": "last_seen_at",
         },
     )
+
+
+def find_shared(client_id: str, user_id: Any) -> Resource:
+    """Return the sessions of a client, and those that its user is a member of."""
+
+    def find_rows() -> Any:
+        rows = SessionMember.objects.filter(user=user_id)
+        ids = list(rows.values_list("session", flat=True)) if user_id else []
+        # Without shared ones the condition stays that of the index of lists.
+        wanted = Q(client_id=client_id)
+        return Session.objects.filter(wanted | Q(pk__in=ids) if ids else wanted)
+
+    return replace(find_own(client_id), rows=find_rows)
+
+
+def find_owner_id(client_id: str, user_id: Any, session_id: str) -> str:
+    """
+    Return the client id of the owner of a session, if that is who asks.
+
+    Without a role it is that of the client, which has no such session.
+
+    Raises:
+        ApiError: 403, the client has another role.
+    """
+    owners = Session.objects.filter(pk=session_id)
+    owner_id = owners.values_list("client_id", flat=True).first()
+    if owner_id is None:
+        return client_id
+    role = find_role(session_id, owner_id, client_id, user_id)
+    if role not in (Role.OWNER, None):
+        raise forbidden("not_owner", "Only the owner of the session may do this.")
+    return owner_id if role is Role.OWNER else client_id
 
 
 def make_etag(content: str) -> str:
@@ -72,7 +108,7 @@ def rename(client_id: str, session_id: str, title: str, if_match: str | None) ->
         return json.dumps(own.read_item(session_id))
 
 
-def read_entries(client_id: str, session_id: str, query: Mapping[str, Any]) -> str:
+def read_entries(shared: Resource, session_id: str, query: Mapping[str, Any]) -> str:
     """
     Return a page of a session's entries as JSON, the newest page first.
 
@@ -82,7 +118,7 @@ def read_entries(client_id: str, session_id: str, query: Mapping[str, Any]) -> s
         ApiError: 404, the client has no such session; 400, the cursor is of another
             list; 409, the log began anew since.
     """
-    rows = find_own(client_id).rows().filter(pk=session_id)
+    rows = shared.rows().filter(pk=session_id)
     position = rows.values_list("epoch", "last_offset").first()
     if position is None:
         raise not_found("session", session_id)

@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 
 from connections.exceptions import DatabaseUnavailable
+from connections.node.current import get_node
 from connections.node.node import Node
 from connections.storage.database import Database
 from connections.testing.communicators import make_config
+from tests.sessions_history.asking import PAGE
 
 MakeNode = Callable[..., Node]
 
@@ -49,3 +51,12 @@ async def make_node() -> AsyncIterator[MakeNode]:
     yield make
     for node in made:
         await node.stop()
+
+
+@pytest.fixture
+async def node(settings: Any) -> AsyncIterator[Node]:
+    settings.WEBSOCKET = {"allowed_origins": [PAGE], "anonymous": True}
+    settings.ALLOWED_HOSTS = ["testserver"]
+    node = get_node()
+    yield node
+    await node.stop()

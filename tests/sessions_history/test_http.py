@@ -1,91 +1,31 @@
 """Test the sessions of a client over HTTP: who may, and what is answered."""
 
-import json
-from collections.abc import AsyncIterator
-from datetime import timedelta
 from typing import Any
 
 import pytest
-from channels.db import database_sync_to_async as in_database
 from django.contrib.auth.models import User
 from django.test import AsyncClient
 from django.utils import timezone
 
-from connections.credentials.tokens import create_access_token
 from connections.models import AccessToken, Ban
 from connections.node.current import get_node
 from connections.node.node import Node
 from sessions_history.models import DeletedSession, EntryChunk, HistoryEntry, Session
-from sessions_history.session_ids import make_session_id
 from tests.connections.conversations import receive_close
 from tests.connections.switchable_database import (
     SwitchableDatabase as ReadableDatabase,
 )
+from tests.sessions_history.asking import (
+    PAGE,
+    ROOT,
+    add_session,
+    ask,
+    bearer,
+    read_error,
+)
 from tests.sessions_history.talks import talk
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-ROOT = "/api/sessions/"
-PAGE = "https://app.example.com"
-
-
-@pytest.fixture
-async def node(settings: Any) -> AsyncIterator[Node]:
-    settings.WEBSOCKET = {"allowed_origins": [PAGE], "anonymous": True}
-    settings.ALLOWED_HOSTS = ["testserver"]
-    node = get_node()
-    yield node
-    await node.stop()
-
-
-async def bearer(client_id: str = "alice", **values: Any) -> dict[str, Any]:
-    token, _ = await in_database(create_access_token)(client_id, **values)
-    return {"authorization": f"Bearer {token}"}
-
-
-async def ask(
-    method: str,
-    path: str = "",
-    body: Any = None,
-    client: AsyncClient | None = None,
-    **headers: str,
-) -> Any:
-    client = client or AsyncClient(enforce_csrf_checks=True)
-    content = b"" if body is None else json.dumps(body).encode()
-    return await client.generic(
-        method, f"{ROOT}{path}", content, "application/json", headers=headers
-    )
-
-
-def read_error(response: Any, status: int) -> str:
-    """Return the code of an error, which has a sentence."""
-    assert response.status_code == status, response.content
-    error = response.json()["error"]
-    assert error["message"].endswith(".")
-    return str(error["code"])
-
-
-async def add_session(
-    client_id: str = "alice", minutes: int = 0, entries: int = 0
-) -> str:
-    """Insert a session that was used so many minutes ago."""
-    session = await Session.objects.acreate(
-        session_id=make_session_id(client_id),
-        client_id=client_id,
-        epoch="e1",
-        last_offset=entries,
-        last_seen_at=timezone.now() - timedelta(minutes=minutes),
-    )
-    for offset in range(1, entries + 1):
-        await HistoryEntry.objects.acreate(
-            session=session,
-            offset=offset,
-            kind="message",
-            sender="client",
-            data=json.dumps({"n": offset}),
-        )
-    return session.pk
-
 
 # Reading
 

@@ -1,0 +1,132 @@
+"""Serve requests about sessions: authenticate, limit, and answer with JSON."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from django.contrib.auth.decorators import login_not_required
+from django.http import HttpRequest, HttpResponse
+from django.utils.cache import get_conditional_response, patch_vary_headers
+from django.views.decorators.cache import cache_control
+from django.views.decorators.csrf import csrf_exempt
+
+from connections.api.answers import answer_errors
+from connections.api.errors import ApiError, not_found, unavailable
+from connections.api.parameters import Parameter, read_body, read_query
+from connections.api.rates import RequestRates
+from connections.node.current import get_node
+from connections.node.node import Node
+from connections.storage.database import Database
+from connections.storage.transactions import begin_no_transaction
+from connections.views.own_loop import release_own_node
+from sessions_history.http import rows
+from sessions_history.http.authentication import authenticate
+from sessions_history.session_ids import SESSION_ID
+
+_MOST_BODY_BYTES = 16_384
+
+rates = RequestRates(
+    subject="client",
+    options="rate_limit.messages_per_second, rate_limit.burst_messages",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One authenticated request."""
+
+    node: Node
+    database: Database
+    request: HttpRequest
+    client_id: str
+    user: Any
+    """The user of the credential, or None."""
+
+    session_id: str
+    """The session in the path, or an empty text."""
+
+    key: str
+    """The part of the session in the path, such as a member, or an empty text."""
+
+    @property
+    def user_id(self) -> Any:
+        """The key of the user, or None."""
+        return self.user.pk if self.user is not None else None
+
+    async def find_owner_id(self) -> str:
+        """
+        Return the client id of the owner of the session, if that is who asks.
+
+        Raises:
+            ApiError: 403, the client has another role.
+        """
+        find = rows.find_owner_id
+        return await self.database.read(
+            find, self.client_id, self.user_id, self.session_id
+        )
+
+    def read_query(self, parameters: Sequence[Parameter]) -> dict[str, Any]:
+        """Return the values of the query without its ticket."""
+        query = self.request.GET.copy()
+        query.pop("ticket", None)
+        return read_query(parameters, query)
+
+    def read_body(self, *parameters: Parameter) -> dict[str, Any]:
+        """Return the values of the body; the query has none but a ticket."""
+        self.read_query(())
+        return read_body(parameters, self.request, _MOST_BODY_BYTES)
+
+
+Serve = Callable[[Call], Awaitable[HttpResponse]]
+View = Callable[..., Any]
+
+
+def answer(call: Call, content: str) -> HttpResponse:
+    """Return JSON with its ETag, or 304 if the client has it."""
+    etag = rows.make_etag(content)
+    response = HttpResponse(content, content_type="application/json")
+    response["ETag"] = etag
+    return get_conditional_response(call.request, etag, response=response) or response
+
+
+def make_view(**methods: Serve) -> View:
+    """Return the view of one path, with what serves each method."""
+    if "GET" in methods:
+        methods["HEAD"] = methods["GET"]
+
+    @login_not_required
+    @begin_no_transaction
+    @csrf_exempt
+    @cache_control(private=True, no_cache=True)
+    @release_own_node
+    @answer_errors
+    async def view(
+        request: HttpRequest, session_id: str = "", key: str = ""
+    ) -> HttpResponse:
+        node = get_node()
+        serve = methods.get(request.method or "")
+        if serve is None:
+            allowed = ", ".join(sorted(methods))
+            message = f"This method is not allowed here; allowed: {allowed}."
+            raise ApiError(405, "method_not_allowed", message, {"Allow": allowed})
+        credential = await authenticate(node, request)
+        rate = node.config.rate_limit
+        rates.take(credential.client_id, rate.messages_per_second, rate.burst_messages)
+        if session_id and not SESSION_ID.fullmatch(session_id):
+            raise not_found("session", session_id)
+        if node.database is None:
+            raise unavailable("This node has no database.")
+        call = Call(
+            node=node,
+            database=node.database,
+            request=request,
+            client_id=credential.client_id,
+            user=credential.user,
+            session_id=session_id,
+            key=key,
+        )
+        response = await serve(call)
+        patch_vary_headers(response, ("Authorization", "Cookie"))
+        return response
+
+    return view
