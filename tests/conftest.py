@@ -39,7 +39,7 @@ settings.load_profile("ci" if os.environ.get("CI") else "home")
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("invariants", "the run of tests/faults/chaos.py")
     group.addoption(
-        "--invariant-seconds", type=float, default=40, help="how long it lasts"
+        "--invariant-seconds", type=float, default=60, help="how long it lasts"
     )
     group.addoption(
         "--invariant-seed", type=int, default=None, help="what happens in it, and when"

@@ -14,8 +14,9 @@ from connections.testing import (
     RawClient,
     Servers,
     build_frame,
+    wait_until,
 )
-from tests.faults.history import Attempt, History, Promises
+from tests.faults.history import Attempt, History, Promises, Record
 from tests.faults.nemesis import Nemesis, Scene
 from tests.faults.stores import SharedStore, Way
 
@@ -26,6 +27,8 @@ CONFIG: dict[str, object] = {
     "node__beat_seconds": 0.25,
     "node__lease_seconds": LEASE_SECONDS,
     "node__node_timeout_seconds": 2,
+    # A link that loses replies stays open: threads wait for them until it is cut.
+    "node__database_timeout_seconds": 1,
     "evict_grace_seconds": 1,
     "drain__grace_seconds": 1.5,
     # Clients are identified by their addresses.
@@ -58,6 +61,7 @@ class Chaos:
         nodes: int = 3,
         config: dict[str, object] | None = None,
         kinds: Sequence[str] = (),
+        read_records: Callable[[], list[Record]] | None = None,
     ) -> None:
         self.history = History(
             seed=seed,
@@ -77,6 +81,7 @@ class Chaos:
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.time()
         self._kinds = kinds
+        self._read_records = read_records
         self._clients = [
             _Client(f"127.0.0.{number + 10}", self) for number in range(_CLIENTS)
         ] + [
@@ -91,7 +96,8 @@ class Chaos:
         """
         Start the cluster, run clients and faults, and disconnect all clients.
 
-        Without a store there are no faults, and the nodes share no limits.
+        The nodes keep their ways to the store until all records are written. Without
+        a store there are no faults, and the nodes share no limits.
         """
         async with contextlib.AsyncExitStack() as stack:
             for _ in range(self._count):
@@ -118,6 +124,8 @@ class Chaos:
             for client in self._clients:
                 await client.leave_all()
             self.history.leaked = await self._find_leaks()
+            if self._read_records is not None:
+                await self._wait_for_records(self._read_records)
         return self.history
 
     async def _add_node(self, stack: contextlib.AsyncExitStack) -> None:
@@ -137,6 +145,16 @@ class Chaos:
 
     async def _start(self, node: LiveServer) -> None:
         await asyncio.to_thread(node.start)
+
+    async def _wait_for_records(self, read: Callable[[], list[Record]]) -> None:
+        """Read the records until they are right, or for so long as that may take."""
+
+        def are_right() -> bool:
+            self.history.records = read()
+            return not list(self.history.find_bad_records())
+
+        with contextlib.suppress(TimeoutError):
+            await wait_until(are_right, 20)
 
     async def _find_leaks(self) -> list[str]:
         """Return what is left in the pool after every client has disconnected."""

@@ -20,6 +20,9 @@ class Flaw:
     faults: str = ""
     """The faults under which a flaw of limits matters."""
 
+    run: str = "promises_hold"
+    """The test of test_invariants.py that finds a flaw of limits."""
+
     shows: str
     """A part of the checker's finding."""
 

@@ -21,6 +21,7 @@ from tests.faults.planted_sessions import FLAWS as SESSIONS
 
 _RETAKE = "connections/pool/scripts/retake.lua"
 _PRELUDE = "connections/pool/scripts/prelude.lua"
+_POSTGRES = "connections/pool/scripts/postgres_1.sql"
 
 
 LIMITS = {
@@ -66,6 +67,22 @@ LIMITS = {
         faults="outlived",
         shows="over its limit",
     ),
+    "postgresql-keeps-all-that-woke": Flaw(
+        path=_POSTGRES,
+        right="excess := own_slots + 1 - p_limits[place];",
+        wrong="excess := 0;",
+        faults="outlived",
+        run="postgresql_alone",
+        shows="over its limit",
+    ),
+    "postgresql-evicts-nobody-late": Flaw(
+        path=_POSTGRES,
+        right="CONTINUE WHEN recovers OR excess <= 0;",
+        wrong="CONTINUE;",
+        faults="islanded",
+        run="postgresql_alone",
+        shows="over its limit",
+    ),
 }
 
 
@@ -86,7 +103,7 @@ def find(
     ]
     if flaw.faults:
         arguments = [
-            *("tests/faults/test_invariants.py", "-k", "promises_hold"),
+            *("tests/faults/test_invariants.py", "-k", flaw.run),
             *("--invariant-faults", flaw.faults, "--invariant-seconds", str(seconds)),
             *("--invariant-seed", str(seed)),
         ]

@@ -8,7 +8,6 @@ Test under random faults that limits hold, no slot leaks and every close is know
 The seed of a run is printed, and its history kept in var/ to be checked again.
 """
 
-import contextlib
 import os
 import random
 import shutil
@@ -85,6 +84,7 @@ def run(
             environment=environment,
             store=store,
             kinds=request.config.getoption("--invariant-faults"),
+            read_records=lambda: read_records(database_url),
         )
         servers.start(
             folder=tmp_path,
@@ -95,13 +95,6 @@ def run(
             is_ready=False,
         )
         history = await chaos.run(request.config.getoption("--invariant-seconds"))
-
-        def is_recorded() -> bool:
-            history.records = read_records(database_url)
-            return not list(history.find_bad_records())
-
-        with contextlib.suppress(TimeoutError):
-            await wait_until(is_recorded, 20)
         keep(history)
         return history.find_violations()
 
@@ -142,7 +135,7 @@ async def bouncer(own_postgres: PostgresProcess) -> AsyncIterator[PgBouncer]:
     bouncer.remove()
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.timeout(0)
 async def test_postgresql_alone_keeps_the_promises(
     run: Run, own_postgres: PostgresProcess, bouncer: PgBouncer
