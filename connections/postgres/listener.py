@@ -4,7 +4,8 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from contextlib import suppress
+from typing import Any, LiteralString
 
 import psycopg
 from django.db import Error as DatabaseError
@@ -17,6 +18,7 @@ from connections.exceptions import DatabaseUnavailable
 from connections.models.alias import get_connection
 from connections.postgres.messages import read_message
 from connections.storage.database import Database
+from connections.storage.deadlines import shut_down
 from connections.units import Clock
 
 logger = get_logger(__name__)
@@ -174,16 +176,14 @@ class Listener:
         async with deadline(_CONNECT_SECONDS):
             connection = await connect(self._url)
         try:
-            async with deadline(_CONNECT_SECONDS):
-                await self._subscribe(connection)
+            await self._subscribe(connection)
             self._on_subscribed()
             while True:
                 async for message in connection.notifies(timeout=_PROBE_SECONDS):
                     self._on_message(
                         message.channel, await self._resolve(message.payload)
                     )
-                async with deadline(self._timeout_seconds):
-                    await connection.execute("SELECT 1")
+                await _execute(connection, "SELECT 1", self._timeout_seconds)
         finally:
             await connection.close()
 
@@ -203,14 +203,15 @@ class Listener:
             raise TimeoutError(str(exc)) from exc
 
     async def _subscribe(self, connection: psycopg.AsyncConnection[Any]) -> None:
-        cursor = await connection.execute("SELECT pg_backend_pid()")
+        asked = "SELECT pg_backend_pid()"
+        cursor = await _execute(connection, asked, _CONNECT_SECONDS)
         row = await cursor.fetchone()
         # A pooler gives its clients process ids of its own.
         if row is None or row[0] != connection.info.backend_pid:
             raise BehindPooler
         for channel in self._channels:
-            name = sql.Identifier(channel)
-            await connection.execute(sql.SQL("LISTEN {}").format(name))
+            listen = sql.SQL("LISTEN {}").format(sql.Identifier(channel))
+            await _execute(connection, listen, _CONNECT_SECONDS)
 
     def _on_subscribed(self) -> None:
         if self._is_failing:
@@ -223,6 +224,35 @@ class Listener:
         if self._has_subscribed:
             self._on_return()
         self._has_subscribed = True
+
+
+async def _execute(
+    connection: psycopg.AsyncConnection[Any],
+    statement: LiteralString | sql.Composed,
+    seconds: float,
+) -> psycopg.AsyncCursor[Any]:
+    """
+    Run a statement; without an answer shut the connection down at once.
+
+    A cancelled execute() of psycopg asks PostgreSQL to cancel the statement, and
+    waits up to ten seconds for answers that a silent link does not bring.
+
+    Raises:
+        psycopg.Error, TimeoutError: the connection broke.
+    """
+    running = asyncio.ensure_future(connection.execute(statement))
+    try:
+        async with deadline(seconds):
+            await asyncio.wait([running])
+    except BaseException:
+        # It may have broken by itself just now.
+        with suppress(OSError, psycopg.Error):
+            shut_down(connection.fileno())
+        await asyncio.wait([running])
+        # Read, so that asyncio does not log it.
+        running.exception()
+        raise
+    return running.result()
 
 
 async def connect(url: str) -> psycopg.AsyncConnection[Any]:

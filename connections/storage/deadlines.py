@@ -19,6 +19,17 @@ logger = logging.getLogger(__name__)
 _POLL_SECONDS = 0.5
 
 
+def shut_down(number: int) -> None:
+    """
+    Shut a socket down by its number, so that whoever waits for it goes on.
+
+    Raises:
+        OSError: it is closed, or not connected.
+    """
+    with socket.socket(fileno=os.dup(number)) as duplicate:
+        duplicate.shutdown(socket.SHUT_RDWR)
+
+
 class _Call:
     """Work on one connection; each of its statements has the whole time."""
 
@@ -48,9 +59,7 @@ class _Call:
             return
         self._began_at = self._clock()
         try:
-            number: int = self._connection.connection.fileno()
-            with socket.socket(fileno=os.dup(number)) as duplicate:
-                duplicate.shutdown(socket.SHUT_RDWR)
+            shut_down(self._connection.connection.fileno())
         except Exception as exc:
             # It is being opened, which has a time of its own, or closed just now.
             # Each driver has exceptions of its own for that.

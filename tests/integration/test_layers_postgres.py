@@ -97,6 +97,25 @@ async def test_a_lost_listening_connection_is_a_gap_of_its_node(
     await member.close()
 
 
+async def test_a_listener_on_a_silent_link_is_replaced_at_once(
+    database: LayerDatabase, make_layer: MakeLayer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """psycopg does not wait for PostgreSQL to confirm that a statement ended."""
+    async with Proxy(database.server.port) as proxy:
+        url = database.server.url(database.name)
+        through = url.replace(str(database.server.port), str(proxy.port))
+        receiving = make_layer(listen_url=through)
+        member = await Member(receiving).open("g")
+        await send_numbers(make_layer(), 0)
+        await wait_until(lambda: member.numbers == [0])
+        proxy.silence()
+        await wait_until(lambda: member.gaps == [None], 30)
+        await send_until_heard(make_layer(), "g", member)
+        assert [one for one in caplog.records if one.name == "psycopg"] == []
+        await member.close()
+        await receiving.flush()
+
+
 async def test_a_sender_reports_what_it_could_not_send(
     database: LayerDatabase, make_layer: MakeLayer
 ) -> None:
