@@ -17,6 +17,9 @@ class Entry:
     data: Any
     state: str
 
+    author: str = ""
+    """The member whose message it is, such as `user:5`; empty for the server's."""
+
     @property
     def text(self) -> str:
         """The text of a streaming entry."""
@@ -38,6 +41,7 @@ def read_entry(message: dict[str, Any]) -> Entry:
         at=message["at"],
         data=message["data"],
         state=message["state"],
+        author=message.get("author", ""),
     )
 
 

@@ -1,7 +1,7 @@
 /**
  * @typedef {"streaming"|"done"|"cancelled"|"interrupted"|"error"} EntryState
  * @typedef {{offset: number, kind: string, from: "client"|"server", at: string,
- *   data: any, state: EntryState, chain?: string}} Entry
+ *   data: any, state: EntryState, author?: string, chain?: string}} Entry
  */
 
 /**
