@@ -7,10 +7,10 @@ connect, receive, disconnect, groups and send work as Channels documents them.
 
 import asyncio
 import functools
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
-from asgiref.sync import async_to_sync
+from asgiref.sync import async_to_sync, markcoroutinefunction
 from channels.consumer import SyncConsumer
 from channels.db import database_sync_to_async
 from channels.exceptions import (
@@ -98,7 +98,29 @@ class _Limited:
             put_libraries_first(cls, _Limited)
             check_names(cls)
 
+    @classmethod
+    def as_asgi(cls, **initkwargs: Any) -> Any:
+        """
+        Return the ASGI application that makes a consumer for each connection.
+
+        Its call returns that of the consumer: a coroutine of its own, as in Channels,
+        would last as long as the connection.
+        """
+
+        @functools.wraps(super().as_asgi(**initkwargs))  # type: ignore[misc]
+        def application(
+            scope: Message, receive: Receive, send: Send
+        ) -> Awaitable[None]:
+            return cls(**initkwargs)(scope, receive, send)
+
+        return markcoroutinefunction(application)
+
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        # This frame lasts as long as the connection: it holds no more than it must.
+        await self._begin(scope, receive, send)
+        await self._orchestra_runner.run()
+
+    async def _begin(self, scope: Message, receive: Receive, send: Send) -> None:
         if "node" not in scope:
             scope = await with_node(scope, type(self))
         node: Node = scope["node"]
@@ -119,7 +141,6 @@ class _Limited:
         self.base_send = (
             async_to_sync(transmit) if isinstance(self, SyncConsumer) else transmit
         )
-        await runner.run()
 
     # A property would forbid a subclass to assign the name.
     @functools.cached_property

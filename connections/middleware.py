@@ -17,7 +17,14 @@ from django.http.request import validate_host
 from connections import close_codes
 from connections.access.proxies import find_scope_source, with_address, with_scheme
 from connections.access.source_log import SourceLog
-from connections.asgi import Application, Message, Receive, Send
+from connections.asgi import (
+    ARRIVED,
+    Application,
+    Message,
+    Receive,
+    Send,
+    with_extension,
+)
 from connections.credentials.channels_scope import describe_client
 from connections.credentials.handshake import find_origin, remove_credentials
 from connections.credentials.identity import Credential
@@ -75,7 +82,8 @@ class NodeMiddleware:
             await node.start()
         scope = with_script_prefix(scope, settings.FORCE_SCRIPT_NAME)
         # A close request after this moment concerns this handshake too.
-        scope = {**scope, "node": node, "arrived": node.clock()}
+        scope = with_extension(scope, ARRIVED, node.clock())
+        scope["node"] = node
         handshake = None
         if scope["type"] == "websocket":
             scope, send = begin_handshake(scope, send, node)
@@ -171,6 +179,17 @@ class CredentialMiddleware:
         self._backends = backends
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        # This frame lasts as long as the connection: the former scope need not, nor
+        # what describes the client.
+        described = await self._describe(scope, receive, send)
+        del scope
+        if described is not None:
+            await self.application(described, receive, send)
+
+    async def _describe(
+        self, scope: Message, receive: Receive, send: Send
+    ) -> Message | None:
+        """Return the scope with the client, or None for a handshake that is refused."""
         offered = scope.get("subprotocols") or []
         cleaned = remove_credentials(scope)
         if offered and not (
@@ -180,20 +199,18 @@ class CredentialMiddleware:
             # fails the connection unless one of its subprotocols is selected, and
             # the server must not echo a secret.
             await deny(scope, send, 400)
-            return
+            return None
         try:
             credential = await self._admit(scope)
             database = scope["node"].database
             cleaned |= await describe_client(cleaned, credential, database)
         except Refused as exc:
             await reject(cleaned, receive, send, exc)
-            return
+            return None
         except Exception:
             _count(scope, close_codes.INTERNAL_ERROR.reason)
             raise
-        # This frame lasts as long as the connection, the former scope need not.
-        del scope
-        await self.application(cleaned, receive, send)
+        return cleaned
 
     async def _admit(self, scope: Message) -> Credential:
         """

@@ -15,10 +15,10 @@ _ATTRIBUTES = frozenset(
 )
 _KEYS = frozenset(
     (
-        *("app", "arrived", "asgi", "client", "cookies", "credential", "extensions"),
+        *("app", "asgi", "client", "cookies", "credential", "extensions"),
         *("headers", "http_version", "method", "node", "path", "path_remaining"),
         *("query_string", "raw_path", "root_path", "route", "scheme", "server"),
-        *("session", "state", "subprotocols", "transport", "type", "url_route", "user"),
+        *("session", "state", "subprotocols", "type", "url_route", "user"),
     )
 )
 

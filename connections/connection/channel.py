@@ -3,15 +3,27 @@
 import asyncio
 import contextvars
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from typing import Any, Protocol
 
+from connections.asgi import Message
 from connections.background import end_as_failure, make_task_context
 from connections.connection.scheduling import get_own_context, receive_next
 from connections.error_log import get_logger
-from connections.layers.mailbox import Mailbox, Waiter
+from connections.layers.mailbox import Awaited, Mailbox
 from connections.metrics.counters import Tally
 
 logger = get_logger(__name__)
+
+
+class Owner(Protocol):
+    """The connection of a channel."""
+
+    def name_channel(self, channel_name: str | None, mailbox: Mailbox | None) -> None:
+        """Learn the name of the channel; None while the layer is unreachable."""
+
+    def deliver(self, message: Message, lets_pass: bool) -> Awaitable[None]:
+        """Handle a message; with lets_pass after one of the client that comes now."""
+
 
 _DELIVERY = "The delivery of a layer message"
 
@@ -30,12 +42,11 @@ class ConnectionChannel:
     __slots__ = (
         "_channel_name",
         "_context",
-        "_deliver",
         "_failures",
         "_layer",
         "_loop",
         "_mailbox",
-        "_on_name",
+        "_owner",
         "_rejoining",
         "_task",
     )
@@ -44,21 +55,18 @@ class ConnectionChannel:
         self,
         layer: Any,
         *,
-        on_name: Callable[[str | None, Mailbox | None], None],
-        deliver: Callable[[dict[str, Any], bool], Awaitable[None]],
+        owner: Owner,
         failures: Tally,
     ) -> None:
         self._layer = layer
-        self._on_name = on_name
-        self._deliver = deliver
+        self._owner: Owner | None = owner
         self._failures = failures
         self._loop = asyncio.get_running_loop()
         self._context = contextvars.Context()
         self._channel_name: str | None = None
         # None on a layer that has none to read.
         self._mailbox: Mailbox | None = None
-        # The first message, on a layer that announces it; then the task.
-        self._task: asyncio.Future[Any] | None = None
+        self._task: asyncio.Task[None] | None = None
         self._rejoining: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -72,9 +80,8 @@ class ConnectionChannel:
         await self._name_channel()
         if self._mailbox is not None:
             # Most connections never get a message: a task for each would take more
-            # memory than the rest of the channel.
-            self._task = self._mailbox.expect()
-            self._task.add_done_callback(self._start)
+            # memory than the rest of the channel, and a future as much.
+            self._mailbox.listen(self)
         else:
             self._loop.call_soon(self._start)
 
@@ -84,11 +91,22 @@ class ConnectionChannel:
             if task is not None:
                 task.cancel()
         # A cancelled task keeps a traceback, and that this object.
-        self._task = self._rejoining = self._mailbox = None
-        self._deliver = _drop
-        self._on_name = _ignore
+        self._task = self._rejoining = self._mailbox = self._owner = None
         if self._channel_name is not None and hasattr(self._layer, "forget_channel"):
             self._layer.forget_channel(self._channel_name)
+
+    # The listener of its mailbox, until the first message
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        return self._loop
+
+    def done(self) -> bool:
+        return self._owner is None
+
+    def set_result(self, message: Message | None) -> None:
+        first: Awaited = self._loop.create_future()
+        first.set_result(message)
+        self._loop.call_soon(self._start, first)
 
     async def join(self, groups: Iterable[str]) -> None:
         """
@@ -117,14 +135,15 @@ class ConnectionChannel:
         name = self._channel_name = await self._call(self._layer.new_channel)
         if name is not None and hasattr(self._layer, "open_mailbox"):
             self._mailbox = self._layer.open_mailbox(name)
-        self._on_name(name, self._mailbox)
+        if self._owner is not None:
+            self._owner.name_channel(name, self._mailbox)
 
-    def _start(self, first: Waiter | None = None) -> None:
-        if self._deliver is not _drop:
+    def _start(self, first: Awaited | None = None) -> None:
+        if self._owner is not None:
             work = self._receive(first)
             self._task = self._loop.create_task(work, context=self._context)
 
-    async def _receive(self, first: Waiter | None) -> None:
+    async def _receive(self, first: Awaited | None) -> None:
         failures = 0
         while True:
             if self._channel_name is None:
@@ -144,7 +163,7 @@ class ConnectionChannel:
             failures = 0
             await self._attempt(_DELIVERY, self._deliver, message, True)
 
-    async def _read(self, mailbox: Mailbox, waiter: Waiter | None) -> None:
+    async def _read(self, mailbox: Mailbox, waiter: Awaited | None) -> None:
         """Deliver the messages of a mailbox until it is closed."""
         # The start of the task has let other tasks run.
         lets_pass = waiter is None
@@ -165,6 +184,11 @@ class ConnectionChannel:
 
     def _receive_one(self) -> Awaitable[Any]:
         return self._call(self._layer.receive, self._channel_name)
+
+    async def _deliver(self, message: Message, lets_pass: bool) -> None:
+        """Deliver a message, unless the connection has ended."""
+        if self._owner is not None:
+            await self._owner.deliver(message, lets_pass)
 
     async def _try_join(self, group: str) -> bool:
         if self._channel_name is None:
@@ -204,14 +228,6 @@ class ConnectionChannel:
                 extra={"event": "layer_failed"},
             )
             return None
-
-
-async def _drop(message: dict[str, Any], lets_pass: bool) -> None:
-    """Drop a message for a connection that has ended."""
-
-
-def _ignore(channel_name: str | None, mailbox: Mailbox | None) -> None:
-    """Ignore the name of a channel for a connection that has ended."""
 
 
 def _retry_after(failures: int) -> float:

@@ -14,14 +14,11 @@ class ErrorBudget:
         self._budget = budget
         self._window_seconds = window_seconds
         self._clock = clock
-        self._moments: deque[float] | None = None
+        self._moments: deque[float] = deque(maxlen=budget)
 
     def spend(self) -> bool:
         """Count an error now; return False when the budget is used up."""
         now = self._clock()
-        if self._moments is None:
-            # Most connections never have an error and need no deque.
-            self._moments = deque(maxlen=self._budget)
         self._moments.append(now)
         is_full = len(self._moments) == self._budget
         return not (is_full and now - self._moments[0] < self._window_seconds)

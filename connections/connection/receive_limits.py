@@ -17,6 +17,8 @@ from connections.units import Clock
 _DENSE_BYTES = 4096
 """A smaller JSON text holds too few values to matter."""
 
+_NO_DELAY = -math.inf
+
 # Reading a member of an enumeration costs a look-up in its class each time.
 _OPEN = Stage.OPEN
 
@@ -37,7 +39,7 @@ class ReceiveLimits:
         "_is_json",
         "_max_message_size",
         "_node",
-        "_rate",
+        "_own_rate",
         "_sender",
         "_tolerance_seconds",
     )
@@ -58,12 +60,10 @@ class ReceiveLimits:
         self._max_message_size = limits.max_message_size
         self._tolerance_seconds = node.config.rate_limit.tolerance_seconds
         # The end of the delays that an observed limit would have caused so far.
-        self._delayed_until = -math.inf
+        self._delayed_until = _NO_DELAY
+        # None until the first message: many clients only listen.
+        self._own_rate: RateLimiter | None = None
         self._far_rate: RateLimiter | None = None
-        is_observed = "rate" in connection.observed
-        self._rate = self._make_limiter(
-            1, self._read_delayed_clock if is_observed else node.clock
-        )
 
     def check(self, message: Message) -> Verdict:
         """Check one message of the client."""
@@ -79,7 +79,8 @@ class ReceiveLimits:
                 connection.end(close_codes.MESSAGE_TOO_BIG)
                 return Verdict.IGNORE
             connection.end_for("size", close_codes.MESSAGE_TOO_BIG)
-        return self._rate.check(self._weigh(message, size_bytes))
+        rate = self._own_rate or self._rate
+        return rate.check(self._weigh(message, size_bytes))
 
     async def delay(self, message: Message, verdict: Verdict) -> bool:
         """
@@ -144,6 +145,15 @@ class ReceiveLimits:
         """Return True if a message over the limit of size passes, to be counted."""
         most = self._node.config.buffers.max_receive_bytes
         return "size" in self._connection.observed and size_bytes <= most
+
+    @property
+    def _rate(self) -> RateLimiter:
+        if self._own_rate is None:
+            is_observed = "rate" in self._connection.observed
+            self._own_rate = self._make_limiter(
+                1, self._read_delayed_clock if is_observed else self._node.clock
+            )
+        return self._own_rate
 
     def _make_limiter(self, times: int, clock: Clock) -> RateLimiter:
         limits = self._connection.limits

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from channels.exceptions import StopConsumer
 
 from connections import close_codes
-from connections.asgi import Message, Receive, Send
+from connections.asgi import TRANSPORT, Message, Receive, Send, get_extension
 from connections.close_codes import CloseReason
 from connections.connection.additions import find_added
 from connections.connection.channel import ConnectionChannel
@@ -111,10 +111,10 @@ class ConnectionRunner:
         self._task = task
         self._lock = FifoLock()
         self._failure, self._is_refused = terms.failure, False
-        errors = node.config.errors
-        self._errors = ErrorBudget(errors.budget, errors.window_seconds, node.clock)
+        # None until the first error.
+        self._errors: ErrorBudget | None = None
         self._deadline: SendDeadline | None = None
-        if scope.get("transport") is None:
+        if get_extension(scope, TRANSPORT) is None:
             stall_seconds = node.config.buffers.send_stall_seconds
             send = SendDeadline(send, stall_seconds, self._abort_stalled)
             self._deadline = send
@@ -144,8 +144,7 @@ class ConnectionRunner:
         if consumer.channel_layer is not None:
             self.channel = ConnectionChannel(
                 consumer.channel_layer,
-                on_name=self._name_channel,
-                deliver=self._deliver,
+                owner=self,
                 failures=node.counters.failures,
             )
 
@@ -202,7 +201,7 @@ class ConnectionRunner:
     async def _handle_events(self) -> int:
         """Handle events until the client has left; return the close code."""
         connection, sender, clock = self.connection, self.sender, self._node.clock
-        lock, record_handled = self._lock, self._node.counters.handling.observe
+        lock, handling = self._lock, self._node.counters.handling
         limits = self._limits
         while True:
             # Free the last message, which may be large, before the next arrives.
@@ -230,7 +229,7 @@ class ConnectionRunner:
                 ended_at = clock()
                 if is_activity:
                     connection.last_activity = ended_at
-                record_handled(ended_at - began_at)
+                handling.observe(ended_at - began_at)
             elif kind == "websocket.disconnect":
                 code: int = message.get("code") or 1005
                 # The socket is gone: release its slot before disconnect(), which
@@ -322,12 +321,12 @@ class ConnectionRunner:
         )
         self._spend(close_codes.INTERNAL_ERROR, error_id)
 
-    def _name_channel(self, channel_name: str | None, mailbox: Mailbox | None) -> None:
+    def name_channel(self, channel_name: str | None, mailbox: Mailbox | None) -> None:
         self._consumer.channel_name = channel_name
         if mailbox is not None:
             mailbox.send_prepared = self.sender.send_prepared
 
-    async def _deliver(self, message: Message, lets_pass: bool) -> None:
+    async def deliver(self, message: Message, lets_pass: bool) -> None:
         """
         Handle an event from the channel layer.
 
@@ -399,5 +398,8 @@ class ConnectionRunner:
 
     def _spend(self, close_reason: CloseReason, ref: str | None) -> None:
         """Charge an error to the budget; end the connection when it is spent."""
+        if self._errors is None:
+            errors, clock = self._node.config.errors, self._node.clock
+            self._errors = ErrorBudget(errors.budget, errors.window_seconds, clock)
         if not self._errors.spend():
             self.connection.end(close_reason, ref=ref)

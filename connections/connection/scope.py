@@ -6,7 +6,7 @@ from urllib.parse import parse_qs
 
 from django.contrib.auth import get_user_model
 
-from connections.asgi import Message
+from connections.asgi import ARRIVED, TRANSPORT, Message, get_extension
 from connections.credentials.identity import Credential
 from connections.hub.connection import LiveConnection, Sender, new_connection_id
 from connections.hub.flight_recorder import FlightRecord
@@ -35,7 +35,7 @@ def connection_from_scope(
     connection = LiveConnection(
         connection_id=connection_id,
         client_id=bound_client_id(client_id or f"connection:{connection_id}"),
-        now=scope.get("arrived", node.clock()),
+        now=get_extension(scope, ARRIVED, node.clock()),
         sender=sender,
         # The key of another kind of user would name somebody else.
         user_id=user.pk if isinstance(user, get_user_model()) else None,
@@ -49,7 +49,7 @@ def connection_from_scope(
         user_agent=sys.intern(
             clean(headers.get(b"user-agent", b"").decode("latin-1"), _TEXT)
         ),
-        transport=scope.get("transport"),
+        transport=get_extension(scope, TRANSPORT),
         flight=FlightRecord(node.clock),
         sizes=(counted.sizes_in, counted.sizes_out),
     )

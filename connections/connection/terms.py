@@ -2,14 +2,14 @@
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from connections.asgi import Message
 from connections.config.loader import WebSocketConfig
 from connections.connection.failures import FAILURES, ends_task
 from connections.credentials.identity import Credential
-from connections.credentials.requirements import Requirements
+from connections.credentials.requirements import NO_REQUIREMENTS, Requirements
 from connections.credentials.sessions import find_user_credential
 from connections.limits import Limits
 
@@ -38,7 +38,7 @@ class Terms:
     limits: Limits
     client_id: str | None = None
     credential: Credential | None = None
-    requirements: Requirements = field(default_factory=Requirements)
+    requirements: Requirements = NO_REQUIREMENTS
     failure: BaseException | None = None
 
 

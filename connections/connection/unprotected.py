@@ -5,7 +5,7 @@ import logging
 from connections import close_codes
 from connections.access.proxies import find_scope_source, with_address, with_scheme
 from connections.access.source_log import SourceLog
-from connections.asgi import Message
+from connections.asgi import ARRIVED, Message, with_extension
 from connections.connection.routes import find_route
 from connections.exceptions import Refused
 from connections.hub.connection import LiveConnection
@@ -34,8 +34,8 @@ async def with_node(scope: Message, consumer_class: type) -> Message:
     # The counters of a node begin with the routes that are known at its start.
     route = scope.get("route") or find_route(consumer_class, scope)
     node = await get_started_node()
-    arrived = node.clock()
-    scope = {**scope, "node": node, "arrived": arrived, "is_unprotected": True}
+    scope = with_extension(scope, ARRIVED, node.clock())
+    scope |= {"node": node, "is_unprotected": True}
     source = find_scope_source(scope)
     _sources.record(source)
     scope = {**with_address(with_scheme(scope, source), source), "route": route}

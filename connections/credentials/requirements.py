@@ -41,7 +41,13 @@ class Requirements:
         cls, permissions: str | Sequence[str], groups: str | Sequence[str]
     ) -> "Requirements":
         """Return the requirements for the attributes of a consumer."""
+        if not permissions and not groups:
+            return NO_REQUIREMENTS
         return cls(permissions=_as_tuple(permissions), groups=_as_tuple(groups))
+
+
+NO_REQUIREMENTS = Requirements()
+"""Those of most connections, which share it."""
 
 
 def find_lacking(

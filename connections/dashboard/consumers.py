@@ -9,7 +9,14 @@ from urllib.parse import parse_qsl
 
 from connections import close_codes
 from connections.actions.registry import find_allowed
-from connections.asgi import Message, Receive, Send
+from connections.asgi import (
+    ARRIVED,
+    Message,
+    Receive,
+    Send,
+    get_extension,
+    with_extension,
+)
 from connections.background import BackgroundTasks
 from connections.close_codes import CloseReason
 from connections.consumers import LimitedJsonConsumer
@@ -64,7 +71,8 @@ class LiveConsumer(LimitedJsonConsumer):
             await _guarded(scope, receive, send)
             return
         self._serving_node = node = scope["node"]
-        scope = {**scope, "arrived": scope.get("arrived", node.clock())}
+        arrived = get_extension(scope, ARRIVED, node.clock())
+        scope = with_extension(scope, ARRIVED, arrived)
         parameters = dict(parse_qsl(scope.get("query_string", b"").decode("latin-1")))
         self._site = parameters.get("site", "")
         self._selection = Selection(site=self._site)

@@ -11,7 +11,7 @@ from django.utils import timezone
 from connections.close_codes import CloseReason
 from connections.config.loader import get_config
 from connections.credentials.identity import Credential
-from connections.credentials.requirements import Requirements
+from connections.credentials.requirements import NO_REQUIREMENTS
 from connections.hub.flight_recorder import FlightRecord
 from connections.layers.prepared_message import PreparedMessage
 from connections.limits import Limits
@@ -21,7 +21,7 @@ from connections.privacy import reduce_address, reduce_user_agent
 
 class Transport(Protocol):
     """
-    The interface of Orchestra's server below ASGI: scope["transport"].
+    The interface of Orchestra's server below ASGI: the extension TRANSPORT.
 
     Other servers have none. A connection that does not leave in time then only
     has its consumer's task cancelled, because ASGI offers no more.
@@ -101,6 +101,7 @@ class ClosedSender:
 
 CLOSED_SENDER = ClosedSender()
 
+_NEVER = -math.inf
 _NOTHING: frozenset[str] = frozenset()
 
 _UNCOUNTED = ([0] * 65, [0] * 65)
@@ -195,7 +196,7 @@ class LiveConnection:
         self.client_id = client_id
         self.user_id = user_id
         self.limits = limits or Limits.configured(get_config())
-        self.requirements = Requirements()
+        self.requirements = NO_REQUIREMENTS
         self.token_id: int | None = None
         self.session_digest = ""
         self.credential: Credential | None = None
@@ -217,7 +218,7 @@ class LiveConnection:
         self.opened_monotonic = now
         self.last_activity = now
         self.written_activity = now
-        self.limited_at = -math.inf
+        self.limited_at = _NEVER
         self.observed: frozenset[str] = _NOTHING
         self.observer: Observer | None = None
         self.would_have_ended = False

@@ -4,13 +4,30 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from connections.asgi import Message
 from connections.layers.prepared_message import PreparedMessage
 from connections.units import Clock
 
 SendPrepared = Callable[[PreparedMessage], bool]
-Waiter = asyncio.Future[Message | None]
+Awaited = asyncio.Future[Message | None]
+
+
+class Listener(Protocol):
+    """What waits for a message without a future of its own."""
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        """Return the event loop that it belongs to."""
+
+    def done(self) -> bool:
+        """Return True if it waits no longer."""
+
+    def set_result(self, message: Message | None) -> None:
+        """Learn, on its event loop, that a message waits."""
+
+
+Waiter = Awaited | Listener
 HandOver = tuple[Waiter, Message]
 
 GAP = "channel.gap"
@@ -170,23 +187,26 @@ class Mailbox:
                     future.get_loop().call_soon_threadsafe(_resolve, future)
             self._waiters.clear()
 
-    def expect(self) -> Waiter:
+    def expect(self) -> Awaited:
         """
         Return a future of the running loop that is done once a message waits.
 
         Its result is None, or a message that was handed over and is no longer here.
         """
-        loop = asyncio.get_running_loop()
-        future: Waiter = loop.create_future()
+        future: Awaited = asyncio.get_running_loop().create_future()
+        self.listen(future)
+        return future
+
+    def listen(self, waiter: Waiter) -> None:
+        """Wake a waiter of the running loop, once, when a message waits."""
         with _LOCK:
             if self.is_closed:
                 # The reader looks for another mailbox.
-                future.set_result(None)
-                return future
-            self._waiters.append(future)
+                waiter.set_result(None)
+                return
+            self._waiters.append(waiter)
             if self._entries:
-                self._wake(loop)
-        return future
+                self._wake(asyncio.get_running_loop())
 
     async def wait(self) -> None:
         """Wait until there may be a message."""

@@ -133,7 +133,8 @@ class TopCounter:
         before = self._before.get(one.connection_id)
         if before == counted:
             return
-        self._before[one.connection_id] = counted
+        # Connections without a message share theirs.
+        self._before[one.connection_id] = _NOTHING if counted == _NOTHING else counted
         sums.add(one, counted, before)
 
     def _get_minute(self) -> _Minute:

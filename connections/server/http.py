@@ -66,6 +66,7 @@ class HttpChannel(HasDeadline, PublicHttpChannel):
         self.websocket: WebSocketProtocol | None = None
         self._loop = asyncio.get_running_loop()
         self._timers = self.server.timers
+        self._deadline = None
         self._is_idle = False
         self._is_refused = False
         self._checked_bytes = 0

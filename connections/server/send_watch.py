@@ -30,6 +30,7 @@ class SendWatch(HasDeadline):
     ) -> None:
         self._descriptor = descriptor
         self._timers = timers
+        self._deadline = None
         self._window_seconds = config.stall_seconds
         self._required_bytes = config.min_bytes_per_second * config.stall_seconds
         self._on_stall: Callable[[], None] | None = on_stall

@@ -6,6 +6,7 @@ from connections.error_log import get_logger
 from connections.server.compat import DaphneServer, get_event_loop  # isort: skip
 
 import asyncio
+import contextvars
 import os
 import signal
 from collections.abc import Callable, Iterable
@@ -103,6 +104,7 @@ class Server(DaphneServer):
         self.exit_code = 0
         self.is_retiring = False
         self.loop = loop
+        self._context = contextvars.copy_context()
         self.losses = CallsPerTurn(loop)
         """The ends of WebSockets whose TCP connection is lost."""
         self.skips_grace = asyncio.Event()
@@ -207,7 +209,9 @@ class Server(DaphneServer):
         # Without a name each task makes one of its own, and keeps it.
         task = self.loop.create_task(running, name=scope["type"])
         details["application_instance"] = task
-        task.add_done_callback(ApplicationEnd(self, protocol))
+        # One context for all; asyncio copies one for each callback otherwise.
+        end = ApplicationEnd(self, protocol)
+        task.add_done_callback(end, context=self._context)
 
     def application_ended(self, protocol: Any, task: asyncio.Task[None]) -> None:
         """Log the exception of an application, and end its connection at once."""

@@ -83,8 +83,10 @@ class CoarseTimers:
 class HasDeadline:
     """An object with at most one deadline at a time, which is nearly always met."""
 
+    __slots__ = ("_deadline",)
+
     _timers: CoarseTimers
-    _deadline: Timer | None = None
+    _deadline: Timer | None
 
     def _start_deadline(self, seconds: float, action: Callable[[], None]) -> None:
         self._stop_deadline()

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from connections.asgi import Message, Send
+from connections.asgi import ARRIVED, Message, Send, get_extension
 from connections.telemetry.current import Instrument, find_instruments
 from connections.telemetry.events import Event, Watched
 
@@ -113,7 +113,7 @@ def begin_handshake(scope: Message, send: Send, node: "Node") -> tuple[Message, 
     if not instruments:
         return scope, send
     now = node.clock()
-    node_id, age_seconds = node.node_id, now - scope.get("arrived", now)
+    node_id, age_seconds = node.node_id, now - get_extension(scope, ARRIVED, now)
     handshake = Handshake(instruments, scope, send, node_id, age_seconds)
     return {**scope, HANDSHAKE: handshake}, handshake.send
 

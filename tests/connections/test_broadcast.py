@@ -15,6 +15,7 @@ from channels.exceptions import InvalidChannelLayerError
 from channels.layers import get_channel_layer
 from django.core.serializers.json import DjangoJSONEncoder
 
+from connections.asgi import TRANSPORT
 from connections.consumers import (
     LimitedConsumer,
     LimitedJsonConsumer,
@@ -109,6 +110,11 @@ class Transport:
     def abort(self) -> None: ...
 
 
+def below(transport: Transport) -> dict[str, Any]:
+    """Return the extensions of a scope with a transport below its consumer."""
+    return {TRANSPORT: transport}
+
+
 async def send_group(layer: Any, text: str) -> None:
     await layer.group_send("room", {"type": "said", "text": text})
 
@@ -174,7 +180,9 @@ async def test_a_broadcast_is_activity_and_keeps_the_order_of_the_sender(
 async def test_members_share_one_frame_and_no_method_runs() -> None:
     """The order with group messages, which do run one, holds."""
     node, transports = make_node(), [Transport() for _ in range(3)]
-    members = [await open_connection(Member, node, transport=one) for one in transports]
+    members = [
+        await open_connection(Member, node, extensions=below(one)) for one in transports
+    ]
     await asyncio.sleep(0)
     await broadcast("room", "to all")
     first = transports[0].sent[0]
@@ -191,7 +199,7 @@ async def test_members_share_one_frame_and_no_method_runs() -> None:
 async def test_a_broadcast_may_be_kept_from_compression(has_room: bool) -> None:
     transport = Transport()
     transport.has_room = has_room
-    member = await open_connection(Member, make_node(), transport=transport)
+    member = await open_connection(Member, make_node(), extensions=below(transport))
     await asyncio.sleep(0)
     await broadcast("room", "a secret", compress=False)
     if transport.sent:
@@ -204,7 +212,7 @@ async def test_a_broadcast_may_be_kept_from_compression(has_room: bool) -> None:
 
 async def test_group_messages_before_a_broadcast_arrive_first(local: Any) -> None:
     transport = Transport()
-    member = await open_connection(Member, make_node(), transport=transport)
+    member = await open_connection(Member, make_node(), extensions=below(transport))
     await send_group(local, "first")
     await broadcast("room", "second")
     assert [await member.receive_from() for _ in "ab"] == ["first", "second"]
@@ -216,7 +224,8 @@ async def test_a_member_without_room_waits_and_costs_no_other(local: Any) -> Non
     """The bound of its mailbox applies; then it gets a gap."""
     node, slow, fast = make_node(), Transport(), Transport()
     members = [
-        await open_connection(Member, node, transport=one) for one in (slow, fast)
+        await open_connection(Member, node, extensions=below(one))
+        for one in (slow, fast)
     ]
     await asyncio.sleep(0)
     slow.has_room = False
@@ -418,7 +427,7 @@ async def test_the_consumer_and_the_functions_of_the_page_broadcast() -> None:
 async def test_a_thread_of_a_project_may_broadcast() -> None:
     transport = Transport()
     transport.has_room = False
-    member = await open_connection(Member, make_node(), transport=transport)
+    member = await open_connection(Member, make_node(), extensions=below(transport))
     await asyncio.to_thread(async_to_sync(broadcast), "room", "from a thread")
     assert await member.receive_from() == "from a thread"
     await member.disconnect()
@@ -534,7 +543,9 @@ async def test_a_broadcast_of_another_node_is_read_once_for_all_members(
 ) -> None:
     transports = [Transport() for _ in range(3)]
     node = make_node()
-    members = [await open_connection(Member, node, transport=one) for one in transports]
+    members = [
+        await open_connection(Member, node, extensions=below(one)) for one in transports
+    ]
     elsewhere = RedisLayer([redis_settings.url])
     for number in range(20):
         content = {"type": BROADCAST, "version": 1, "text": str(number)}

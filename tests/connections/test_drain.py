@@ -21,6 +21,7 @@ from hypothesis.stateful import (
 )
 
 from connections import close_codes
+from connections.asgi import TRANSPORT, with_extension
 from connections.consumers import LimitedConsumer, LimitedJsonConsumer
 from connections.credentials.identity import Credential
 from connections.node.node import Node
@@ -114,7 +115,7 @@ class Client:
             "client_side": self,
         }
         if has_transport:
-            scope["transport"] = FakeTransport(self)
+            scope = with_extension(scope, TRANSPORT, FakeTransport(self))
         self._inbox.put_nowait({"type": "websocket.connect"})
         served = consumer.as_asgi()(scope, self._inbox.get, self._take)
         self.task = asyncio.get_running_loop().create_task(served)

@@ -22,6 +22,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from connections.access.revocation import watch
+from connections.asgi import ARRIVED
 from connections.consumers import LimitedSyncConsumer
 from connections.credentials.requirements import Requirements, find_lacking
 from connections.credentials.sessions import verify_session
@@ -495,7 +496,9 @@ async def test_a_handshake_is_as_old_as_its_first_byte(node: Node) -> None:
     await poll(node)
     assert isinstance(node.clock, FakeClock)
     node.clock.advance(1)
-    late = connect_to(JsonEcho, node, credential=credential, user=None, arrived=arrived)
+    late = connect_to(
+        JsonEcho, node, credential=credential, user=None, extensions={ARRIVED: arrived}
+    )
     await late.send_input({"type": "websocket.connect"})
     await assert_ends(late, 4009, "revoked")
 

@@ -13,7 +13,7 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame
 from websockets.frames import Opcode as WebsocketsOpcode
 
-from connections.asgi import Message, Receive, Send
+from connections.asgi import TRANSPORT, Message, Receive, Send, get_extension
 from connections.capacity.load.frames import build_frame as build_masked
 from connections.config.sections import CompressionConfig
 from connections.exceptions import ProtocolViolation
@@ -463,7 +463,7 @@ async def test_a_message_to_many_reaches_each_as_it_agreed(configured: Any) -> N
     transports: list[Any] = []
 
     async def application(scope: Message, receive: Receive, send: Send) -> None:
-        transports.append(scope["transport"])
+        transports.append(get_extension(scope, TRANSPORT))
         await receive()
         await send({"type": "websocket.accept"})
         await receive()

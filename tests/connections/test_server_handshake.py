@@ -37,6 +37,28 @@ def test_the_scope_has_what_the_request_says() -> None:
     assert not names & {b"x_forged", b"daphne-root-path"}
 
 
+def test_handshakes_share_the_headers_that_clients_send_alike() -> None:
+    """A header with a secret, or a long one, is never kept for others."""
+    headers = {
+        b"User-Agent": [b"a browser"],
+        b"Origin": [b"https://example.com/" + b"x" * 200],
+        b"Authorization": [b"Bearer secret"],
+        b"Cookie": [b"sessionid=secret"],
+    }
+    one, two = ({pair[0]: pair for pair in read(headers=headers).headers} for _ in "ab")
+    assert one == two
+    assert {name for name in one if one[name] is two[name]} == {
+        *(b"connection", b"host", b"sec-websocket-version"),
+        *(b"upgrade", b"user-agent"),
+    }
+
+
+def test_a_shared_header_is_checked_each_time() -> None:
+    for _ in range(2):
+        with pytest.raises(BadHandshake, match="value is not valid"):
+            read(headers={b"User-Agent": [b"a\x0bb"]})
+
+
 @pytest.mark.parametrize(
     ("options", "status"),
     [

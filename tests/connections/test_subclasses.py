@@ -4,6 +4,8 @@ import json
 from typing import Any
 
 import pytest
+from asgiref.compatibility import is_double_callable
+from asgiref.sync import iscoroutinefunction
 from channels.generic.websocket import AsyncJsonWebsocketConsumer
 from channels.testing import WebsocketCommunicator
 from django.contrib.auth.models import AnonymousUser
@@ -165,3 +167,16 @@ async def test_private_and_free_names_are_a_projects_own(kind: Any) -> None:
         await communicator.send_to(text_data=json.dumps(content))
         assert (await communicator.receive_json_from())["code"] == code
     await communicator.disconnect()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_application_of_a_consumer_is_described_as_in_channels(kind: Any) -> None:
+    class Own(kind):
+        """A consumer of a project."""
+
+    application = Own.as_asgi(flavour="plain")
+    assert application.consumer_class is Own
+    assert application.consumer_initkwargs == {"flavour": "plain"}
+    assert (application.__name__, application.__doc__) == ("Own", Own.__doc__)
+    assert iscoroutinefunction(application)
+    assert not is_double_callable(application)  # type: ignore[no-untyped-call]

@@ -16,6 +16,7 @@ import django
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "orchestra.settings")
 django.setup()
 
+from connections.asgi import TRANSPORT, get_extension  # noqa: E402
 from connections.server.install import install  # noqa: E402
 
 install()
@@ -163,7 +164,7 @@ async def ws_slow(scope: Message, receive: Receive, send: Send, query: Any) -> N
     while (event := await receive())["type"] == "websocket.receive":
         count += 1
         await asyncio.sleep(float(query["seconds"]))
-    close_reason = scope["transport"].close_reason
+    close_reason = get_extension(scope, TRANSPORT).close_reason
     seen.append(
         f"slow {count} {event['code']} {close_reason.reason if close_reason else None}"
     )
@@ -172,7 +173,7 @@ async def ws_slow(scope: Message, receive: Receive, send: Send, query: Any) -> N
 async def ws_flood(scope: Message, receive: Receive, send: Send, query: Any) -> None:
     """Send messages of `size` bytes while the connection is open."""
     await _open(receive, send)
-    transport, highest = scope["transport"], 0
+    transport, highest = get_extension(scope, TRANSPORT), 0
     size, count = int(query["size"]), int(query["count"])
     sent = 0
     while sent < count:
@@ -195,7 +196,7 @@ async def ws_rtt(scope: Message, receive: Receive, send: Send, query: Any) -> No
     """Answer each message with the round trip time."""
     await _open(receive, send)
     while (await receive())["type"] == "websocket.receive":
-        rtt = scope["transport"].rtt_seconds
+        rtt = get_extension(scope, TRANSPORT).rtt_seconds
         await send({"type": "websocket.send", "text": str(rtt)})
 
 

@@ -113,7 +113,7 @@ class FrameReader:
         self._needed = 2
         # The fragments of an incomplete message.
         self._opcode: Opcode | None = None
-        self._message = bytearray()
+        self._message: bytes | bytearray = b""
         self._is_deflated = False
         self.inflater: MessageInflater | None = None
         self._decoder: codecs.IncrementalDecoder | None = None
@@ -251,6 +251,7 @@ class FrameReader:
                 is_text = opcode == TEXT
                 return (TEXT, _decode(payload)) if is_text else (BINARY, bytes(payload))
             self._opcode = Opcode(opcode)
+            self._message = bytearray()
             if opcode == TEXT:
                 self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._message += payload
@@ -263,7 +264,7 @@ class FrameReader:
         if not is_final:
             return FRAGMENT, size
         whole = self._opcode
-        message, self._message = bytes(self._message), bytearray()
+        message, self._message = bytes(self._message), b""
         self._opcode = self._decoder = None
         return whole, _decode(message) if whole is TEXT else message
 

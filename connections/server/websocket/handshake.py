@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import functools
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,18 @@ _COMMON = (
 )
 _NAMES = {name: name for name in _COMMON}
 """Names of headers that all handshakes share: a scope holds them for long."""
+
+_ALIKE = frozenset(
+    (
+        *(b"accept-encoding", b"accept-language", b"cache-control", b"connection"),
+        *(b"host", b"origin", b"pragma", b"sec-websocket-extensions"),
+        *(b"sec-websocket-version", b"upgrade", b"user-agent"),
+    )
+)
+"""Headers that many clients send alike, and that hold no secret."""
+
+_MAX_ALIKE_BYTES = 200
+_MAX_ALIKE = 500
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
@@ -48,12 +61,17 @@ class Handshake:
     query_string: bytes
     headers: list[Header]
     """Headers with names in lower case, in the order of arrival."""
-    accept_key: bytes
-    subprotocols: list[str]
+    subprotocols: tuple[str, ...]
     client: list[Any] | None
     """Host and port of the peer and of this end; None for a Unix socket."""
     local: list[Any] | None
     is_secure: bool
+
+    @property
+    def accept_key(self) -> bytes:
+        """The answer to the key of the client (RFC 6455, section 4.2.2)."""
+        (key,) = get_all(self.headers, b"sec-websocket-key")
+        return base64.b64encode(hashlib.sha1(key + _GUID).digest())
 
     def get_scope(self) -> dict[str, Any]:
         """Return the part of the ASGI scope that comes from the request."""
@@ -88,21 +106,14 @@ def read_handshake(
         BadHandshake: the request is no handshake of version 13.
     """
     headers = [
-        (_NAMES.get(lower := name.lower(), lower), value)
-        for name, values in raw
-        for value in values
+        _read_header(name.lower(), value) for name, values in raw for value in values
     ]
-    for name, value in headers:
-        if not HEADER_NAME_RE.fullmatch(name):
-            raise BadHandshake(400, "a header's name is not valid")
-        if INVALID_HEADER_VALUE_BYTES.intersection(value):
-            raise BadHandshake(400, "a header's value is not valid")
     # Django would read "X_Y" as "X-Y" (CVE-2015-0219). The command line sets the
     # root path; a client must not.
     headers = [
-        (name, value)
-        for name, value in headers
-        if b"_" not in name and name != b"daphne-root-path"
+        header
+        for header in headers
+        if b"_" not in header[0] and header[0] != b"daphne-root-path"
     ]
     raw_path, _, query_string = uri.partition(b"?")
     if not uri.isascii():
@@ -118,13 +129,13 @@ def read_handshake(
     if not all(map(str.isascii, subprotocols)):
         # An answer could not name it: RFC 6455, section 4.1 asks for tokens.
         raise BadHandshake(400, "a subprotocol is not ASCII")
+    _require_key(get_all(headers, b"sec-websocket-key"))
     return Handshake(
         path=unquote(raw_path.decode("ascii")),
         raw_path=raw_path,
         query_string=query_string,
         headers=headers,
-        accept_key=_answer_key(get_all(headers, b"sec-websocket-key")),
-        subprotocols=subprotocols,
+        subprotocols=tuple(subprotocols),
         client=client,
         local=local,
         is_secure=is_secure,
@@ -206,14 +217,36 @@ def build_response_head(status: int, headers: Iterable[Header]) -> bytes:
     return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
-def _answer_key(keys: list[bytes]) -> bytes:
+def _read_header(name: bytes, value: bytes) -> Header:
+    """
+    Return a valid header; handshakes share those that many clients send alike.
+
+    Raises:
+        BadHandshake: the name or the value is not valid.
+    """
+    if name in _ALIKE and len(value) <= _MAX_ALIKE_BYTES:
+        return _share_header(name, value)
+    return _check_header(name, value)
+
+
+def _check_header(name: bytes, value: bytes) -> Header:
+    if not HEADER_NAME_RE.fullmatch(name):
+        raise BadHandshake(400, "a header's name is not valid")
+    if INVALID_HEADER_VALUE_BYTES.intersection(value):
+        raise BadHandshake(400, "a header's value is not valid")
+    return _NAMES.get(name, name), value
+
+
+_share_header = functools.lru_cache(_MAX_ALIKE)(_check_header)
+
+
+def _require_key(keys: list[bytes]) -> None:
     try:
         is_valid = len(base64.b64decode(keys[0], validate=True)) == 16
     except (binascii.Error, IndexError):
         is_valid = False
     if not is_valid or len(keys) != 1:
         raise BadHandshake(400, "there must be one Sec-WebSocket-Key of 16 bytes")
-    return base64.b64encode(hashlib.sha1(keys[0] + _GUID).digest())
 
 
 def get_all(headers: Sequence[Header], name: bytes) -> list[bytes]:

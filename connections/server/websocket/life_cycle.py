@@ -42,6 +42,24 @@ class LifeCycle(HasDeadline):
     close(), end(), fail(), abort() and cut_off() end it, each from its own caller.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_buffer",
+        "_config",
+        "_deflater",
+        "_inbound",
+        "_is_counted",
+        "_is_gone",
+        "_is_unattended",
+        "_keepalive",
+        "_opening",
+        "_phase",
+        "_server",
+        "_timers",
+        "_transport",
+        "close_reason",
+    )
+
     _transport: Transport
     _inbound: Inbound
     _buffer: SendBuffer
@@ -51,6 +69,7 @@ class LifeCycle(HasDeadline):
         self._server = server
         self._config: WebSocketConfig = server.config
         self._timers = server.timers
+        self._deadline = None
         self._opening = Opening(handshake)
         self._phase = Phase.CONNECTING
         self._keepalive: Keepalive | None = None

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from connections import close_codes
-from connections.asgi import Message
+from connections.asgi import TRANSPORT, Message
 from connections.layers.prepared_message import PreparedMessage
 from connections.server.transport import Transport
 from connections.server.websocket import frames
@@ -28,9 +28,11 @@ class WebSocketProtocol(LifeCycle):
     """
     One client's WebSocket, as the ASGI application's receive and send.
 
-    It is also the scope's "transport" (connections.hub.hub.Transport). Nothing per
+    It is also the scope's TRANSPORT (connections.hub.hub.Transport). Nothing per
     message makes a task or a Deferred.
     """
+
+    __slots__ = ()
 
     application_type = "websocket"
 
@@ -49,8 +51,7 @@ class WebSocketProtocol(LifeCycle):
         return {
             **self._opening.handshake.get_scope(),
             "root_path": self._server.root_path,
-            "extensions": {"websocket.http.response": {}},
-            "transport": self,
+            "extensions": {"websocket.http.response": {}, TRANSPORT: self},
         }
 
     @property

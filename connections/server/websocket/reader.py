@@ -68,6 +68,24 @@ class Inbound:
     left: after receive_stall_seconds the connection ends.
     """
 
+    __slots__ = (
+        "_config",
+        "_is_paused",
+        "_loop",
+        "_mode",
+        "_owner",
+        "_partly_received_at",
+        "_reader",
+        "_received_at",
+        "_resumed_at",
+        "_small_frames",
+        "_stall_timer",
+        "_transport",
+        "_unfinished_since",
+        "_unfinished_timer",
+        "queue",
+    )
+
     def __init__(
         self,
         config: WebSocketConfig,

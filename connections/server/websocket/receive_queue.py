@@ -38,21 +38,21 @@ class ReceiveQueue:
         self._max_messages = max_messages
         self._max_bytes = max_bytes
         self._on_room = on_room
-        # Most queues stay empty, and an empty deque takes ten times the memory of an
-        # empty list.
-        self._events: list[tuple[Message, int]] = []
+        # None until an event has to wait: most queues stay empty. A deque takes ten
+        # times the memory of a list.
+        self._events: list[tuple[Message, int]] | None = None
         self._final: Message | None = None
         self._waiter: asyncio.Future[Message] | None = None
         self._was_full = False
         self.held_bytes = 0
 
     def __len__(self) -> int:
-        return len(self._events)
+        return len(self._events or ())
 
     @property
     def is_full(self) -> bool:
         """Return True if nothing more may be put until on_room is called."""
-        if len(self._events) < self._max_messages and self.held_bytes < self._max_bytes:
+        if len(self) < self._max_messages and self.held_bytes < self._max_bytes:
             return False
         self._was_full = True
         return True
@@ -66,6 +66,8 @@ class ReceiveQueue:
             # A waiting consumer gets the event at once; it is never counted.
             waiter.set_result(event)
             return
+        if self._events is None:
+            self._events = []
         self._events.append((event, size_bytes))
         self.held_bytes += size_bytes
 
@@ -80,7 +82,7 @@ class ReceiveQueue:
 
     def discard(self) -> None:
         """Drop the queued events, so that the final event comes next."""
-        self._events.clear()
+        self._events = None
         self.held_bytes = 0
 
     async def get(self) -> Message:
@@ -102,7 +104,7 @@ class ReceiveQueue:
             except asyncio.CancelledError:
                 if waiter.done() and not waiter.cancelled():
                     # The event was handed over already: keep it for the next get().
-                    self._events.insert(0, (waiter.result(), 0))
+                    self._events = [(waiter.result(), 0), *(self._events or ())]
                 raise
             finally:
                 self._waiter = None

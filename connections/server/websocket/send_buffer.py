@@ -50,7 +50,8 @@ class SendBuffer:
         self._high_water = config.send_high_water
         self._loop = loop
         self._on_slow = on_slow
-        self._waiters: list[asyncio.Future[None]] = []
+        # None until a sender has to wait.
+        self._waiters: list[asyncio.Future[None]] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._written_bytes = 0
         self._turn_began_at = 0
@@ -117,6 +118,8 @@ class SendBuffer:
                 # TLS adds bytes: the frame was below the mark when it was written.
                 self._begin_watch()
             waiter = self._loop.create_future()
+            if self._waiters is None:
+                self._waiters = []
             self._waiters.append(waiter)
             try:
                 await waiter
@@ -125,7 +128,7 @@ class SendBuffer:
 
     def on_drained(self) -> None:
         """Wake the waiting senders if there is room."""
-        for waiter in self._waiters:
+        for waiter in self._waiters or ():
             if not waiter.done():
                 waiter.set_result(None)
 
