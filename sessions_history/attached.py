@@ -49,6 +49,7 @@ class AttachedConnections:
         *,
         connection: LiveConnection,
         send: SendText,
+        has_parts: bool = False,
     ) -> Attached:
         """
         Attach a connection to a session of its client or user, or to a new one.
@@ -63,7 +64,7 @@ class AttachedConnections:
         client_id = connection.client_id
         is_new = session_id is None
         session_id = session_id or make_session_id(client_id)
-        subscriber = await self._follow(session_id, connection, send)
+        subscriber = await self._follow(session_id, connection, send, has_parts)
         membership = self._by_subscriber[subscriber]
         try:
             if is_new:
@@ -86,7 +87,11 @@ class AttachedConnections:
         if not self._adopt(subscriber, snapshot):
             # The tail was of an earlier log of this session.
             return await self.attach(
-                session_id, claim, connection=connection, send=send
+                session_id,
+                claim,
+                connection=connection,
+                send=send,
+                has_parts=has_parts,
             )
         self._touch(session_id)
         return Attached(
@@ -120,12 +125,20 @@ class AttachedConnections:
         self._fan_out.leave(subscriber.tail)
 
     async def _follow(
-        self, session_id: str, connection: LiveConnection, send: SendText
+        self,
+        session_id: str,
+        connection: LiveConnection,
+        send: SendText,
+        has_parts: bool,
     ) -> Subscriber:
         """Subscribe first and read afterwards, so that no entry is missed."""
         tail = self._fan_out.find_or_make(session_id)
         subscriber = Subscriber(
-            tail, database=self._database, connection=connection, send=send
+            tail,
+            database=self._database,
+            connection=connection,
+            send=send,
+            has_parts=has_parts,
         )
         membership = self.memberships.join(tail, connection)
         self._by_subscriber[subscriber] = membership

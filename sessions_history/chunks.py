@@ -1,4 +1,4 @@
-"""Fold the chunks of entries into their text; this module runs in a database thread."""
+"""Fold the chunks of entries; this module runs in a database thread."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -7,16 +7,18 @@ from django.db.models import Exists, OuterRef, QuerySet
 
 from connections.models.alias import atomic
 from connections.models.sweep import delete_some, work_on_some
-from sessions_history.entries import merge_chunks
+from sessions_history import parts
+from sessions_history.entries import Growth, merge_chunks
 from sessions_history.models import EntryChunk, HistoryEntry, Session
 
 _ENTRIES_PER_STEP = 50
 
 
-def read_whole(entry_id: int) -> str:
-    """Return the data of an entry with the text of its chunks."""
+def read_whole(entry_id: int) -> tuple[str, str]:
+    """Return the data and the folded parts of an entry with those of its chunks."""
     row: Any = HistoryEntry.objects.with_chunks().get(pk=entry_id)
-    return merge_chunks(row.data, row.chunks)
+    changes = parts.fold(row.part_chunks or row.parts)
+    return merge_chunks(row.data, row.chunks), changes
 
 
 def delete_chunks(entry_ids: Collection[int]) -> None:
@@ -25,21 +27,23 @@ def delete_chunks(entry_ids: Collection[int]) -> None:
     chunks._raw_delete(chunks.db)
 
 
-def replace(entry_id: int, text: str, owner: str) -> int:
-    """Make a text the only chunk of an entry; return how many chunks it has then."""
+def replace(entry_id: int, content: Growth, owner: str) -> int:
+    """Replace the chunks of an entry; return how many it has then."""
     delete_chunks([entry_id])
-    if text:
-        EntryChunk.objects.bulk_create(
-            [EntryChunk(entry_id=entry_id, sequence=1, text=text, owner=owner)]
+    rows = EntryChunk.objects.bulk_create(
+        EntryChunk(
+            entry_id=entry_id, sequence=sequence, kind=kind, text=text, owner=owner
         )
-    return 1 if text else 0
+        for sequence, kind, text in content.chunks
+    )
+    return len(rows)
 
 
 def fold(entry_ids: Collection[int]) -> None:
-    """Write the text of chunks into some entries, whose sessions are locked."""
+    """Write the chunks into some entries, whose sessions are locked."""
     for entry_id in entry_ids:
-        found = HistoryEntry.objects.filter(pk=entry_id)
-        found.update(data=read_whole(entry_id))
+        data, changes = read_whole(entry_id)
+        HistoryEntry.objects.filter(pk=entry_id).update(data=data, parts=changes)
     delete_chunks(entry_ids)
 
 

@@ -1,4 +1,4 @@
-"""The session protocol, orchestra.v1, on one connection."""
+"""The session protocol, orchestra.v1 and orchestra.v2, on one connection."""
 
 import asyncio
 import json
@@ -36,6 +36,8 @@ from sessions_history.subscribers import Subscriber
 logger = logging.getLogger(__name__)
 
 SUBPROTOCOL = "orchestra.v1"
+PARTS_SUBPROTOCOL = "orchestra.v2"
+"""The subprotocol whose entries have parts."""
 _MESSAGE_ID = re.compile(r"[A-Za-z0-9_-]{12,80}-[0-9]{1,15}")
 _MAX_UNDER_WAY = 32
 """How many messages of one connection may wait for their commit."""
@@ -82,7 +84,8 @@ class SessionConsumer(LimitedJsonConsumer):
 
     async def connect(self) -> None:
         offered = self.scope.get("subprotocols") or []
-        if offered and SUBPROTOCOL not in offered:
+        known = [one for one in (PARTS_SUBPROTOCOL, SUBPROTOCOL) if one in offered]
+        if offered and not known:
             raise Refused(close_codes.PROTOCOL_ERROR)
         try:
             session_id, claim = read_claim(self.scope)
@@ -98,6 +101,7 @@ class SessionConsumer(LimitedJsonConsumer):
                 claim,
                 connection=self.connection.live,
                 send=self._send_text,
+                has_parts=PARTS_SUBPROTOCOL in known,
             )
         except SessionNotFound as exc:
             raise Refused(close_codes.NOT_FOUND) from exc
@@ -115,7 +119,7 @@ class SessionConsumer(LimitedJsonConsumer):
                 node=self.scope["node"],
                 send=self.connection.send,
             )
-        await self.accept(SUBPROTOCOL if offered else None)
+        await self.accept(known[0] if known else None)
         await self.send_json(self._make_hello(attached))
         if self._presence is not None:
             self._presence.start()

@@ -7,15 +7,18 @@ from datetime import datetime
 from typing import Any
 
 from connections.units import as_utc
+from sessions_history import parts
 from sessions_history.beginnings import Beginning
 from sessions_history.chain import Mark, find_resumption
-from sessions_history.models import HistoryEntry
+from sessions_history.models import EntryChunk, HistoryEntry
 
 State = HistoryEntry.State
 Sender = HistoryEntry.Sender
 
 # A member of an enumeration costs a call each time it is compared or becomes text.
 _DONE, _STREAMING = State.DONE.value, State.STREAMING.value
+
+_TEXT, _PARTS = EntryChunk.Kind.TEXT.value, EntryChunk.Kind.PARTS.value
 
 MESSAGE = "message"
 """The kind of an entry from a client or a responder."""
@@ -37,6 +40,10 @@ class Entry:
     """The links of its commits; see sessions_history.chain."""
     author: str = ""
     """The member whose message it is, as presence names it."""
+    parts: str = ""
+    """Its parts as in sessions_history.parts, folded once it has ended."""
+    changes: str = ""
+    """The changes before they were folded, if this node knows them all."""
 
     @property
     def is_streaming(self) -> bool:
@@ -63,15 +70,23 @@ class Entry:
         """The number of the commit that resumed the entry last; 0 if none did."""
         return find_resumption(self.chain, is_streaming=self.is_streaming)
 
-    def to_wire(self, mark: Mark | None = None) -> str:
+    def with_folded_parts(self) -> "Entry":
+        """Return a copy with one change of each part."""
+        return replace(self, parts=parts.fold(self.parts)) if self.parts else self
+
+    def to_wire(self, mark: Mark | None = None, *, has_parts: bool = False) -> str:
         """Return the message for the client; `data` is already JSON."""
+        content = ""
+        if has_parts and self.parts:
+            folded, count = parts.fold(self.parts), self.parts.count("\n")
+            content = f'"parts":{parts.to_wire(folded)},"changes":{count},'
         chain = f'"chain":"{mark}",' if mark else ""
         author = f'"author":{json.dumps(self.author)},' if self.author else ""
         at = as_utc(self.at).isoformat().replace("+00:00", "Z")
         return (
             f'{{"type":"entry","offset":{self.offset},"kind":{json.dumps(self.kind)},'
             f'"from":"{self.sender}","at":"{at}","state":"{self.state}",'
-            f'{author}{chain}"data":{self.data}}}'
+            f'{author}{chain}{content}"data":{self.data}}}'
         )
 
 
@@ -133,7 +148,7 @@ class Rewrite:
     """
     A new text or state of a streaming entry, which folds its chunks if it ends.
 
-    Without data the text stays as it was written last. The request applies only
+    Without data the content stays as it was written last. The request applies only
     while the entry streams; with is_owner only while this node streams it.
     """
 
@@ -141,6 +156,8 @@ class Rewrite:
     offset: int
     state: str
     data: str | None = None
+    parts: str = ""
+    """The folded parts of an entry whose data is given."""
     is_owner: bool = True
     chain: str = ""
     """The link of the entry's append, if the writer knows it."""
@@ -151,7 +168,7 @@ class Rewrite:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Growth:
     """
-    The next chunk of a streaming entry of this node.
+    The next chunks of a streaming entry of this node: of its text and of its parts.
 
     A chunk with the same sequence number replaces the earlier one. `data` is the
     whole text so far, which is given now and then for nodes of the previous
@@ -162,9 +179,18 @@ class Growth:
     offset: int
     sequence: int
     text: str
+    parts: str = ""
+    """New changes of the parts."""
     data: str | None = None
     chain: str = ""
     """The link of the entry's append, if the writer knows it."""
+
+    @property
+    def chunks(self) -> list[tuple[int, str, str]]:
+        """The sequence number, kind and text of each chunk."""
+        found = [(_TEXT, self.text), (_PARTS, self.parts)]
+        chunks = [(kind, text) for kind, text in found if text]
+        return [(number, *one) for number, one in enumerate(chunks, self.sequence)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

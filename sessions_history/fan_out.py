@@ -11,11 +11,11 @@ from connections.exceptions import DatabaseUnavailable
 from connections.passes import Passes
 from connections.slices import Slices
 from connections.storage.database import Database
+from sessions_history import hints
 from sessions_history.beginnings import Beginning
 from sessions_history.chain import Mark, is_newer
-from sessions_history.entries import Committed, Entry
+from sessions_history.entries import Committed, Entry, Growth
 from sessions_history.epochs import renew_epoch
-from sessions_history.hints import pack, pack_commit, unpack, unpack_commit
 from sessions_history.reads import (
     Position,
     find_resumed,
@@ -135,25 +135,26 @@ class FanOut:
                 tail.take(entry)
         if self._relay is None:
             return
-        size = sum(len(entry.data) for entry in entries)
+        size = sum(len(entry.data) + len(entry.parts) for entry in entries)
         message: dict[str, Any] = {"epoch": epoch, "last": entries[-1].offset}
         message["first"] = committed.offset
         if size <= _HINT_CHARACTERS:
-            message |= pack(entries)
-        self._publish(session_id, message | pack_commit(entries, committed.previous))
+            message |= hints.pack(entries)
+        message |= hints.pack_commit(entries, committed.previous)
+        self._publish(session_id, message)
 
-    def send_growth(self, session_id: str, entry: Entry, text: str) -> None:
-        """Send an uncommitted text to the subscribers of this node."""
+    def send_growth(self, session_id: str, entry: Entry, text: str, parts: str) -> None:
+        """Send uncommitted content to the subscribers of this node."""
         tail = self._tails.get(session_id)
         if tail is not None:
-            tail.grow(entry, text)
+            tail.grow(entry, text, parts)
 
-    def send_chunk(self, session_id: str, offset: int, at_char: int, text: str) -> None:
-        """Send the other nodes a committed chunk; this node has its text already."""
-        if len(text) <= _HINT_CHARACTERS:
-            self._publish(session_id, {"chunk": [offset, at_char, text]})
-        else:
-            self._publish(session_id, {"changed": offset})
+    def send_chunks(self, session_id: str, growth: Growth, at: tuple[int, int]) -> None:
+        """Send the other nodes committed chunks; this node has them already."""
+        message = hints.pack_growth(growth, at)
+        if len(growth.text) + len(growth.parts) > _HINT_CHARACTERS:
+            message = {"changed": growth.offset}
+        self._publish(session_id, message)
 
     def send_rewritten(
         self, session_id: str, entry: Entry, previous: str | None = None
@@ -169,10 +170,10 @@ class FanOut:
                 tail.learn(entry.mark, Mark.parse(previous))
             tail.take(entry)
         message: dict[str, Any] = {"changed": entry.offset}
-        if len(entry.data) <= _HINT_CHARACTERS:
-            message = pack([entry])
+        if len(entry.data) + len(entry.parts) <= _HINT_CHARACTERS:
+            message = hints.pack([entry])
         if previous is not None:
-            message |= pack_commit([entry], previous)
+            message |= hints.pack_commit([entry], previous)
         self._publish(session_id, message)
 
     def send_changed(self, session_id: str, offset: int) -> None:
@@ -352,7 +353,7 @@ class FanOut:
         for kind in self.listeners.keys() & message.keys():
             self.listeners[kind](session_id, message[kind])
             return
-        entries = unpack(message)
+        entries = hints.unpack(message)
         ended = [entry.offset for entry in entries if not entry.is_streaming]
         if "changed" in message:
             ended.append(message["changed"])
@@ -363,13 +364,12 @@ class FanOut:
         if tail is None:
             return
         if "commit" in message:
-            tail.learn(*unpack_commit(message))
+            tail.learn(*hints.unpack_commit(message))
         for entry in entries:
             tail.take(entry)
-        if "chunk" in message:
-            offset, at_char, text = message["chunk"]
-            if not tail.extend(offset, at_char, text):
-                reading = self._read_again(tail, [offset])
+        for name, extend in (("chunk", tail.extend), ("changes", tail.extend_parts)):
+            if name in message and not extend(*message[name]):
+                reading = self._read_again(tail, [message[name][0]])
                 self._tasks.start(reading, "Reading an entry")
         if "last" in message:
             tail.move_to(message["last"])

@@ -5,11 +5,11 @@ from datetime import datetime
 from typing import Any
 
 from sessions_history.chain import Mark
-from sessions_history.entries import Entry
+from sessions_history.entries import Entry, Growth
 
 
 def pack(entries: Sequence[Entry]) -> dict[str, Any]:
-    """Return entries as part of a hint; the previous release reads no chains."""
+    """Return entries as part of a hint; earlier releases read no chains or parts."""
     packed = [
         [
             entry.offset,
@@ -21,9 +21,12 @@ def pack(entries: Sequence[Entry]) -> dict[str, Any]:
         ]
         for entry in entries
     ]
-    found = {"entries": packed, "chains": [entry.chain for entry in entries]}
+    found: dict[str, Any] = {"entries": packed}
+    found["chains"] = [entry.chain for entry in entries]
     if any(entry.author for entry in entries):
         found["authors"] = [entry.author for entry in entries]
+    if any(entry.parts for entry in entries):
+        found["parts"] = [entry.parts for entry in entries]
     return found
 
 
@@ -32,12 +35,23 @@ def pack_commit(entries: Sequence[Entry], previous: str) -> dict[str, Any]:
     return {"commit": str(entries[-1].mark or ""), "previous": previous}
 
 
+def pack_growth(growth: Growth, at: tuple[int, int]) -> dict[str, Any]:
+    """Return chunks as a hint; `at` has the characters before each of them."""
+    found: dict[str, Any] = {}
+    if growth.text:
+        found["chunk"] = [growth.offset, at[0], growth.text]
+    if growth.parts:
+        found["changes"] = [growth.offset, at[1], growth.parts]
+    return found
+
+
 def unpack(message: Mapping[str, Any]) -> list[Entry]:
     """Return the entries of a hint."""
     packed = message.get("entries", ())
     none = [""] * len(packed)
     chains = message.get("chains") or none
     authors = message.get("authors") or none
+    parts = message.get("parts") or none
     return [
         Entry(
             offset=offset,
@@ -48,9 +62,10 @@ def unpack(message: Mapping[str, Any]) -> list[Entry]:
             state=state,
             chain=chain,
             author=author,
+            parts=changes,
         )
-        for (offset, kind, sender, at, text, state), chain, author in zip(
-            packed, chains, authors, strict=True
+        for (offset, kind, sender, at, text, state), chain, author, changes in zip(
+            packed, chains, authors, parts, strict=True
         )
     ]
 

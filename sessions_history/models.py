@@ -57,14 +57,16 @@ class _WholeText(models.Subquery):
 class HistoryEntryQuerySet(PrimaryQuerySet["HistoryEntry"]):
     def with_chunks(self) -> HistoryEntryQuerySet:
         """
-        Annotate entries with `chunks`, the text of their chunks or None.
+        Annotate entries with `chunks` and `part_chunks`: their text, or None.
 
-        One statement reads both: a text that is folded meanwhile is read once.
+        One statement reads all: a text that is folded meanwhile is read once.
         """
-        chunks = EntryChunk.objects.filter(
-            entry=models.OuterRef("pk"), part="", kind=EntryChunk.Kind.TEXT
-        ).order_by("sequence")
-        return self.annotate(chunks=_WholeText(chunks.values("text", "sequence")))
+        of_entry = EntryChunk.objects.filter(entry=models.OuterRef("pk"), part="")
+        chunks = of_entry.order_by("sequence").values("text", "sequence")
+        return self.annotate(
+            chunks=_WholeText(chunks.filter(kind=EntryChunk.Kind.TEXT)),
+            part_chunks=_WholeText(chunks.filter(kind=EntryChunk.Kind.PARTS)),
+        )
 
     def streaming(self) -> HistoryEntryQuerySet:
         """Entries that stream according to the database."""
@@ -180,6 +182,9 @@ class HistoryEntry(models.Model):
     """The member whose message it is; nodes of the previous release leave it."""
     at = MomentField(db_default=Now())
     data = models.TextField(default="null")
+    parts = models.TextField(blank=True, db_default="")
+    """The parts of an answer, each a line of JSON; nodes of the previous release leave
+    it, and read the text in `data` alone."""
     state = models.CharField(max_length=11, choices=State.choices, default=State.DONE)
     chain = models.CharField(max_length=MARK_LENGTH, blank=True, db_default="")
     """The links of the commits that appended and ended it, with a space between."""
@@ -225,14 +230,15 @@ class HistoryEntry(models.Model):
 
 class EntryChunk(models.Model):
     """
-    A piece of the text of a streaming entry.
+    A piece of the text of a streaming entry, or changes of its parts.
 
-    The chunks of an entry are its whole text so far. They are folded into its
-    `data` when it ends. Until then `data` holds a text that lags behind them.
+    The chunks of an entry are its whole content so far. They are folded into its
+    `data` and `parts` when it ends. Until then `data` holds a text that lags behind.
     """
 
     class Kind(models.TextChoices):
         TEXT = "text"
+        PARTS = "parts"
 
     # Without a constraint: nodes of the previous release delete entries, and know
     # no chunks.
@@ -246,7 +252,7 @@ class EntryChunk(models.Model):
     sequence = models.PositiveIntegerField()
     """Counts from 1. A chunk that is sent again has the same number."""
     part = models.CharField(max_length=32, blank=True)
-    """The part of the entry that grows; empty for its only text."""
+    """Empty: the changes of parts name them."""
     kind = models.CharField(max_length=16, choices=Kind.choices, default=Kind.TEXT)
     text = models.TextField()
     owner = models.CharField(max_length=64)

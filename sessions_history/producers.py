@@ -102,7 +102,7 @@ class Producers:
             max_characters=self._config.max_message_size,
             timeout_seconds=self._config.sessions.stream_timeout_seconds,
             on_growth=self._fan_out.send_growth,
-            on_chunk=self._fan_out.send_chunk,
+            on_chunks=self._fan_out.send_chunks,
             on_written=self._fan_out.send_rewritten,
             on_ended=self._fan_out.send_missed_end,
             on_leak=self._release,

@@ -10,6 +10,7 @@ from django.contrib.auth import get_user_model
 from sessions_history.entries import Entry
 from sessions_history.exceptions import SessionNotFound
 from sessions_history.models import Session
+from sessions_history.parts import read_parts
 from sessions_history.reads import read_latest_entries
 from sessions_history.responders import AnswerContext, HistoryMessage
 from sessions_history.streams import Stream
@@ -64,6 +65,7 @@ def read_history(question: Question, count: int) -> list[HistoryMessage]:
             data=json.loads(entry.data),
             state=entry.state,
             kind=entry.kind,
+            parts=read_parts(entry.parts, entry.text) if entry.parts else (),
         )
         for entry in read_latest_entries(session_id, before, count)
     ]

@@ -91,7 +91,8 @@ class _Bytes(Func):
 def read_usage(client_id: str) -> tuple[int, int]:
     """Return how many entries, and how many bytes in them, a client stores."""
     entries = HistoryEntry.objects.filter(session__client_id=client_id)
-    found = entries.aggregate(count=Count("pk"), size=Sum(_Bytes("data")))
+    size = Sum(_Bytes("data")) + Sum(_Bytes("parts"))
+    found = entries.aggregate(count=Count("pk"), size=size)
     chunks = EntryChunk.objects.filter(entry__session__client_id=client_id)
     growing = chunks.aggregate(size=Sum(_Bytes("text")))
     return found["count"], (found["size"] or 0) + (growing["size"] or 0)
@@ -272,4 +273,5 @@ def _make_entry(row: Any) -> Entry:
         state=row.state,
         chain=row.chain,
         author=row.author,
+        parts=row.part_chunks or row.parts,
     )

@@ -15,6 +15,7 @@ from django.utils.module_loading import import_string
 
 from connections.deprecation import warn_renamed
 from sessions_history.exceptions import SessionsError
+from sessions_history.parts import Part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +34,10 @@ class HistoryMessage:
 
     kind: str = "message"
     """Other kinds are appended by the application, such as a notice of staff."""
+
+    parts: Sequence[Mapping[str, Any]] = ()
+    """The parts of an answer, each with `id`, `type` and its fields; empty for an
+    answer of text alone."""
 
 
 class StreamState(Protocol):
@@ -72,9 +77,9 @@ class Responder(Protocol):
 
     def respond(
         self, message: Any, history: Sequence[HistoryMessage]
-    ) -> AsyncIterator[str]:
+    ) -> AsyncIterator[str | Part]:
         """
-        Yield the answer to a message in pieces, as they come.
+        Yield the answer to a message in pieces, as they come: text and parts.
 
         `message` is the data of the client's message, any JSON; `history` the
         entries before it, oldest first. The messages of one session are answered
@@ -94,7 +99,7 @@ class ContextualResponder(Protocol):
 
     def respond(
         self, message: Any, history: Sequence[HistoryMessage], context: AnswerContext
-    ) -> AsyncIterator[str]:
+    ) -> AsyncIterator[str | Part]:
         """Yield the answer to a message in pieces, as Responder.respond() does."""
 
 
@@ -147,4 +152,4 @@ def get_responder_path() -> str | None:
 class _RespondsByPerforming:
     """Adapts a responder whose method is still called perform()."""
 
-    respond: Callable[[Any, Sequence[HistoryMessage]], AsyncIterator[str]]
+    respond: Callable[[Any, Sequence[HistoryMessage]], AsyncIterator[str | Part]]

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from connections.exceptions import DatabaseUnavailable
+from connections.parts import TEXT
 from sessions_history.entries import (
     Committed,
     Entry,
@@ -19,6 +20,7 @@ from sessions_history.entries import (
 )
 from sessions_history.exceptions import ChunksLost, LogFull, SessionsError, StreamEnded
 from sessions_history.group_commit import GroupCommit
+from sessions_history.parts import Part, PartsLog, fold, read_parts
 from sessions_history.payloads import clean_text
 from sessions_history.responders import ResponderFailed
 
@@ -33,16 +35,16 @@ _TOO_LONG = "its text is longer than max_message_size"
 _TOO_LATE = "it took longer than sessions.stream_timeout_seconds"
 _REASONS = {State.CANCELLED.value: "it was cancelled, or it ended elsewhere"}
 
-OnGrowth = Callable[[str, Entry, str], None]
+OnGrowth = Callable[[str, Entry, str, str], None]
 OnWritten = Callable[[str, Entry, str | None], None]
-OnChunk = Callable[[str, int, int, str], None]
+OnChunks = Callable[[str, Growth, tuple[int, int]], None]
 OnEnded = Callable[[str, int], None]
 OnLeak = Callable[["Stream", "asyncio.Task[object]"], None]
 
 
 class Stream:
     """
-    A text that grows in one entry; use it with `async with`.
+    A text, and other parts, that grow in one entry; use it with `async with`.
 
     The entry ends with the block: as `done`, as `error` if the block raises, as
     `interrupted` if its task is cancelled or takes too long. If a client cancels
@@ -59,7 +61,7 @@ class Stream:
         max_characters: int,
         timeout_seconds: float,
         on_growth: OnGrowth,
-        on_chunk: OnChunk,
+        on_chunks: OnChunks,
         on_written: OnWritten,
         on_ended: OnEnded,
         on_leak: OnLeak,
@@ -74,13 +76,15 @@ class Stream:
         self._max_characters = max_characters
         self._timeout_seconds = timeout_seconds
         self._on_growth = on_growth
-        self._on_chunk = on_chunk
+        self._on_chunks = on_chunks
         self._on_written = on_written
         self._on_ended = on_ended
         self._on_leak = on_leak
         # The first half of a surrogate pair whose second half has not arrived.
         self._held_back = ""
+        self._parts = PartsLog(entry.parts)
         self._written_characters = self._whole_characters = len(self.text)
+        self._written_changes = len(entry.parts)
         self._written_chunks = written_chunks
         self._written_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -107,30 +111,50 @@ class Stream:
         """Wait until is_cancelled is True."""
         await self._has_ended.wait()
 
-    async def write(self, text: str) -> None:
+    @property
+    def parts(self) -> list[dict[str, Any]]:
+        """The parts so far, as dictionaries of their fields with `id` and `type`."""
+        return read_parts(self._parts.changes, self.text)
+
+    async def write(self, piece: str | Part) -> None:
         """
-        Append to the text; connections of this node see it at once.
+        Append to the text, or to a part; connections of this node see it at once.
 
         It is committed within 200 ms; otherwise the next call waits.
 
         Raises:
-            StreamEnded: it was cancelled, or its text is too long.
+            StreamEnded: it was cancelled, or its content is too long.
+            ValueError: the id of a part is that of another part.
         """
         if self._ended_as is not None:
             raise StreamEnded(self._end_reason)
-        text = self._held_back + text
-        self._held_back = ""
-        if text and "\ud800" <= text[-1] <= "\udbff":
-            text, self._held_back = text[:-1], text[-1]
-        room = self._max_characters - len(self.text)
-        self.text += clean_text(text)[:room]
-        self._on_growth(self.session_id, self.entry, self.text)
-        if len(text) > room:
+        if isinstance(piece, Part) and piece.type != TEXT:
+            self._parts.add(piece)
+            is_too_long = self._parts.size + len(self.text) > self._max_characters
+        else:
+            is_too_long = self._append(piece)
+        changes = self._parts.changes
+        self._on_growth(self.session_id, self.entry, self.text, changes)
+        if is_too_long:
             self.end_as(State.INTERRUPTED, _TOO_LONG)
         self._write_soon()
         if self._writing is not None and self._is_far_ahead():
             await asyncio.wait([self._writing])
         await asyncio.sleep(0)
+
+    def _append(self, piece: str | Part) -> bool:
+        """Append to the text; return True if it has become too long."""
+        part = piece if isinstance(piece, Part) else None
+        text = str(piece.fields.get("text", "") if isinstance(piece, Part) else piece)
+        if part is not None or (self._parts.changes and text):
+            self._parts.add_text(part, len(self.text))
+        text = self._held_back + text
+        self._held_back = ""
+        if text and "\ud800" <= text[-1] <= "\udbff":
+            text, self._held_back = text[:-1], text[-1]
+        room = max(0, self._max_characters - len(self.text) - self._parts.size)
+        self.text += clean_text(text)[:room]
+        return len(text) > room
 
     def end_as(self, state: str, reason: str = "") -> bool:
         """End the entry with a state and leave the block; False if it had ended."""
@@ -213,6 +237,7 @@ class Stream:
         """Commit the whole text and the state; wait while the database is away."""
         text = self.text + clean_text(self._held_back)
         entry = self.entry.with_text(text, state, error)
+        entry = replace(entry, parts=fold(self._parts.changes))
         while True:
             try:
                 committed = await self._commits.submit(
@@ -221,6 +246,7 @@ class Stream:
                         offset=entry.offset,
                         state=entry.state,
                         data=entry.data,
+                        parts=entry.parts,
                         chain=entry.chain,
                     )
                 )
@@ -237,7 +263,7 @@ class Stream:
     def _write_soon(self) -> None:
         if self._timer is not None or self._writing is not None:
             return
-        if len(self.text) == self._written_characters:
+        if not self._count_unwritten():
             return
         wait_seconds = self._written_at + WRITE_SECONDS - time.monotonic()
         loop = asyncio.get_running_loop()
@@ -258,6 +284,7 @@ class Stream:
             offset=self.entry.offset,
             sequence=self._written_chunks + 1,
             text=self.text[self._written_characters :],
+            parts=self._parts.changes[self._written_changes :],
             data=whole.data if whole else None,
             chain=self.entry.chain,
         )
@@ -278,14 +305,15 @@ class Stream:
             return
         exc = done.exception()
         if exc is None:
-            at_char = self._written_characters
+            at = (self._written_characters, self._written_changes)
             self._written_characters += len(growth.text)
-            self._written_chunks += 1
-            if whole is None:
-                self._on_chunk(self.session_id, growth.offset, at_char, growth.text)
-            else:
+            self._written_changes += len(growth.parts)
+            self._written_chunks += len(growth.chunks)
+            if whole is not None:
                 self._whole_characters = self._written_characters
                 self._on_written(self.session_id, whole, None)
+            if whole is None or growth.parts:
+                self._on_chunks(self.session_id, growth, at)
         elif isinstance(exc, ChunksLost):
             # The end writes the whole text.
             self.end_as(State.INTERRUPTED)
@@ -298,4 +326,8 @@ class Stream:
             self._write_soon()
 
     def _is_far_ahead(self) -> bool:
-        return len(self.text) - self._written_characters > 100_000
+        return self._count_unwritten() > 100_000
+
+    def _count_unwritten(self) -> int:
+        written = self._written_characters + self._written_changes
+        return len(self.text) + len(self._parts.changes) - written

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 
 from connections import close_codes
 from connections.background import make_task_context
@@ -13,6 +14,7 @@ from connections.hub.connection import LiveConnection
 from connections.storage.database import Database
 from sessions_history.chain import Mark, is_newer
 from sessions_history.entries import Entry, State
+from sessions_history.parts import to_wire
 from sessions_history.reads import read_entries_after, read_entries_at
 from sessions_history.tails import Tail
 
@@ -39,7 +41,10 @@ class Subscriber:
         database: Database,
         connection: LiveConnection,
         send: SendText,
+        has_parts: bool = False,
     ) -> None:
+        """Prepare to send entries, with their parts or their text alone."""
+        self._has_parts = has_parts
         self.tail = tail
         self._database = database
         self._connection = connection
@@ -49,8 +54,9 @@ class Subscriber:
         self._missing_to = 0
         # The newest commit that the client knows of.
         self._mark: Mark | None = None
-        # Characters sent of each entry that was sent while it streamed, by offset.
-        self._open: dict[int, int] = {}
+        # Characters of the text and of the changes of parts that were sent of each
+        # entry that was sent while it streamed, by offset.
+        self._open: dict[int, tuple[int, int]] = {}
         # The resumptions that the client knows of; it reads the log after this.
         self._resumed = dict(tail.resumed)
         self._replies: deque[str] = deque()
@@ -163,8 +169,8 @@ class Subscriber:
             if self._resumed.get(offset) != number:
                 await self._send_resumed(offset, number)
                 return True
-        for offset, characters in list(self._open.items()):
-            if await self._follow(offset, characters):
+        for offset, sent in list(self._open.items()):
+            if await self._follow(offset, sent):
                 return True
         self._set_busy(bool(self._open))
         if self._position is not None and self._position < self.tail.last_offset:
@@ -190,14 +196,19 @@ class Subscriber:
             entry = found[0]
         await self._send_entry(entry)
 
-    async def _follow(self, offset: int, characters: int) -> bool:
+    async def _follow(self, offset: int, sent: tuple[int, int]) -> bool:
         """Send the growth or the end of an entry that was sent unfinished."""
+        characters, changed = sent
         growing = self.tail.growing.get(offset)
         if growing is not None:
-            text = growing.text
+            text, changes = growing.text, growing.parts
+            if self._has_parts and len(changes) > changed:
+                self._open[offset] = (characters, len(changes))
+                await self._send_changes(offset, changed, changes)
+                return True
             if len(text) <= characters:
                 return False
-            self._open[offset] = len(text)
+            self._open[offset] = (len(text), changed)
             await self._send_delta(offset, characters, text)
             return True
         entry = self.tail.get(offset)
@@ -213,10 +224,15 @@ class Subscriber:
                 await self._send_state(offset, State.INTERRUPTED)
             return True
         del self._open[offset]
-        text = entry.text
-        if len(text) < characters or '"error":' in entry.data:
-            await self._send(entry.to_wire(self._move_to(entry)))
+        text, changes = entry.text, entry.changes
+        is_lacking = self._has_parts and (
+            len(changes) < changed or (bool(entry.parts) and not changes)
+        )
+        if len(text) < characters or '"error":' in entry.data or is_lacking:
+            await self._send(self._make_message(entry))
             return True
+        if self._has_parts and len(changes) > changed:
+            await self._send_changes(offset, changed, changes)
         if len(text) > characters:
             await self._send_delta(offset, characters, text)
         await self._send_state(offset, entry.state, self._move_to(entry))
@@ -253,15 +269,19 @@ class Subscriber:
         """Send an entry with its current text."""
         offset = entry.offset
         if entry.is_streaming:
-            self.tail.grow(entry, entry.text)
+            self.tail.grow(entry, entry.text, entry.parts)
             growing = self.tail.growing.get(offset)
             if growing is None:
                 entry = self.tail.get(offset) or entry
             else:
                 entry = entry.with_text(growing.text, entry.state)
-                self._open[offset] = len(growing.text)
+                entry = replace(entry, parts=growing.parts)
+                self._open[offset] = (len(growing.text), len(growing.parts))
                 self._set_busy(True)
-        await self._send(entry.to_wire(self._move_to(entry)))
+        await self._send(self._make_message(entry))
+
+    def _make_message(self, entry: Entry) -> str:
+        return entry.to_wire(self._move_to(entry), has_parts=self._has_parts)
 
     def _move_to(self, entry: Entry) -> Mark | None:
         """Return the mark of an entry if the client does not know of it."""
@@ -279,6 +299,14 @@ class Subscriber:
             "text": text[characters:],
         }
         await self._send(json.dumps(delta, ensure_ascii=False))
+
+    async def _send_changes(self, offset: int, sent: int, changes: str) -> None:
+        """Send the changes of parts after so many characters of them."""
+        at_change = changes.count("\n", 0, sent)
+        await self._send(
+            f'{{"type":"delta","offset":{offset},"at_change":{at_change},'
+            f'"parts":{to_wire(changes[sent:])}}}'
+        )
 
     async def _send_state(
         self, offset: int, state: str, mark: Mark | None = None

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from connections.passes import Passes
 from connections.units import measure_text
@@ -10,6 +10,7 @@ from sessions_history.beginnings import Beginning
 from sessions_history.chain import Mark
 from sessions_history.entries import Entry
 from sessions_history.known_commits import Compared, KnownCommits
+from sessions_history.parts import fold
 from sessions_history.reads import Position
 
 _RECENT_ENTRIES = 64
@@ -18,10 +19,11 @@ _RECENT_BYTES = 256_000
 
 @dataclass(slots=True)
 class Growing:
-    """An entry that streams, and its text so far."""
+    """An entry that streams, and its text and the changes of its parts so far."""
 
     entry: Entry
     text: str
+    parts: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ class Tail:
     The end of one session's log, in memory.
 
     A tail may lag behind the log and lack entries; a subscriber reads those from the
-    database. Texts only grow, so the longer of two versions is newer.
+    database. Texts and changes only grow: the longer of two versions is newer.
 
     While its log is in doubt, subscribers wait: the owner reads the log at on_doubt().
     """
@@ -85,28 +87,31 @@ class Tail:
         self._report_doubt()
         self._take_resumption(entry)
         if entry.is_streaming:
-            self.grow(entry, entry.text)
+            self.grow(entry, entry.text, entry.parts)
             return
-        self.growing.pop(entry.offset, None)
+        growing = self.growing.pop(entry.offset, None)
         if entry.offset not in self._recent:
+            if growing is not None and fold(growing.parts) == entry.parts:
+                entry = replace(entry, changes=growing.parts)
             self._recent[entry.offset] = entry
-            self._recent_bytes += measure_text(entry.data)
+            self._recent_bytes += _measure(entry)
             while self._is_over() and len(self._recent) > 1:
                 _, oldest = self._recent.popitem(last=False)
-                self._recent_bytes -= measure_text(oldest.data)
+                self._recent_bytes -= _measure(oldest)
         self.notify()
 
-    def grow(self, entry: Entry, text: str) -> None:
-        """Add the text so far of a streaming entry."""
+    def grow(self, entry: Entry, text: str, parts: str = "") -> None:
+        """Add the text and the changes of parts so far of a streaming entry."""
         if entry.offset in self._recent:
             return  # A late hint: the entry has ended.
         growing = self.growing.get(entry.offset)
         if entry.resumption < self.resumed.get(entry.offset, 0):
             return  # The text of a producer that has lost its lease.
         if growing is None:
-            self.growing[entry.offset] = Growing(entry, text)
-        elif len(text) > len(growing.text):
-            growing.text = text
+            self.growing[entry.offset] = Growing(entry, text, parts)
+        else:
+            growing.text = max(growing.text, text, key=len)
+            growing.parts = max(growing.parts, parts, key=len)
         self.notify()
 
     def extend(self, offset: int, at_char: int, text: str) -> bool:
@@ -116,6 +121,16 @@ class Tail:
             return offset in self._recent
         if at_char + len(text) > len(growing.text):
             growing.text = growing.text[:at_char] + text
+            self.notify()
+        return True
+
+    def extend_parts(self, offset: int, at_char: int, changes: str) -> bool:
+        """Add changes of parts as extend() adds text."""
+        growing = self.growing.get(offset)
+        if growing is None or at_char > len(growing.parts):
+            return offset in self._recent
+        if at_char + len(changes) > len(growing.parts):
+            growing.parts = growing.parts[:at_char] + changes
             self.notify()
         return True
 
@@ -179,7 +194,7 @@ class Tail:
             self.growing.pop(offset, None)
             former = self._recent.pop(offset, None)
             if former is not None:
-                self._recent_bytes -= measure_text(former.data)
+                self._recent_bytes -= _measure(former)
 
     def _advance_to(self, offset: int) -> None:
         self.last_offset = max(self.last_offset, offset)
@@ -188,3 +203,7 @@ class Tail:
 
     def _is_over(self) -> bool:
         return len(self._recent) > _RECENT_ENTRIES or self._recent_bytes > _RECENT_BYTES
+
+
+def _measure(entry: Entry) -> int:
+    return measure_text(entry.data) + measure_text(entry.parts + entry.changes)

@@ -37,7 +37,7 @@ from sessions_history.exceptions import (
 )
 from sessions_history.limits import LogLimits
 from sessions_history.locked_session import LockedSession, OpenEntry
-from sessions_history.models import EntryChunk, HistoryEntry
+from sessions_history.models import HistoryEntry
 from sessions_history.reads import read_entries_at
 
 Result = Committed | SessionsError
@@ -60,8 +60,8 @@ class LogTransaction:
         self._new_entries: list[tuple[str, Entry]] = []
         self._new_keys: list[tuple[str, str, str, int]] = []
         self._new_work: list[work.NewWork] = []
-        # Texts by (entry_id, sequence).
-        self._new_chunks: dict[tuple[int, int], str] = {}
+        # Kinds and texts by (entry_id, sequence).
+        self._new_chunks: dict[tuple[int, int], tuple[str, str]] = {}
         self._folded: list[int] = []
 
     def run(self, requests: Sequence[Request]) -> list[Result]:
@@ -209,15 +209,15 @@ class LogTransaction:
             return StreamEnded()
         if request.is_owner and found.node_id != self._limits.node_id:
             return StreamEnded()
-        data = request.data
+        data, parts = request.data, request.parts
         if data is None:
             self._write_chunks()
-            data = chunks.read_whole(found.entry_id)
+            data, parts = chunks.read_whole(found.entry_id)
         chain = found.chain
         if request.state != State.STREAMING:
             chain = add_link(chain, session.link(request.offset, self._tag))
         self._backend.rewrite(
-            found.entry_id, state=request.state, data=data, chain=chain
+            found.entry_id, state=request.state, data=data, parts=parts, chain=chain
         )
         if request.state != State.STREAMING:
             session.end(request.offset, self._limits.history_limit)
@@ -238,7 +238,8 @@ class LogTransaction:
         before = (found.entry_id, request.sequence - 1)
         if request.sequence > found.last_chunk + 1 and before not in self._new_chunks:
             return ChunksLost()
-        self._new_chunks[found.entry_id, request.sequence] = request.text
+        for sequence, *chunk in request.chunks:
+            self._new_chunks[found.entry_id, sequence] = (chunk[0], chunk[1])
         if request.data is not None:
             self._backend.rewrite(
                 found.entry_id,
@@ -264,11 +265,19 @@ class LogTransaction:
             return StreamBusy()
         link = session.link(offset, self._tag)
         chain = add_link(found[0].chain, link)
-        entry = replace(found[0].with_text(found[0].text, _STREAMING), chain=chain)
+        entry = found[0].with_text(found[0].text, _STREAMING).with_folded_parts()
+        entry = replace(entry, chain=chain)
         row = HistoryEntry.objects.filter(session=request.session_id, offset=offset)
         row.update(state=_STREAMING, data=entry.data, chain=chain, node=terms.owner)
         entry_id = row.values_list("pk", flat=True).get()
-        last_chunk = chunks.replace(entry_id, entry.text, terms.owner)
+        content = Growth(
+            session_id=request.session_id,
+            offset=offset,
+            sequence=1,
+            text=entry.text,
+            parts=entry.parts,
+        )
+        last_chunk = chunks.replace(entry_id, content, terms.owner)
         session.open_entries[offset] = OpenEntry(
             entry_id, terms.owner, chain, last_chunk
         )
@@ -285,8 +294,8 @@ class LogTransaction:
         """Write the chunks of this commit, except those of entries that ended."""
         owner = self._limits.node_id
         rows = [
-            (entry_id, sequence, "", EntryChunk.Kind.TEXT.value, text, owner)
-            for (entry_id, sequence), text in self._new_chunks.items()
+            (entry_id, sequence, "", kind, text, owner)
+            for (entry_id, sequence), (kind, text) in self._new_chunks.items()
             if entry_id not in self._folded
         ]
         if rows:

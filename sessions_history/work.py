@@ -146,7 +146,8 @@ def read_answer(work: DueWork) -> tuple[Entry, Entry] | None:
     if len(entries) < len(offsets):
         return None
     message, answer = entries
-    return None if not answer.is_streaming or answer.text else (message, answer)
+    has_begun = not answer.is_streaming or bool(answer.text or answer.parts)
+    return None if has_begun else (message, answer)
 
 
 def is_blocked(session_id: str, offset: int) -> bool:

@@ -20,6 +20,7 @@ from sessions_history import writer_log
 from sessions_history.entries import MESSAGE
 from sessions_history.exceptions import InTransaction, StreamEnded
 from sessions_history.log import SessionLog
+from sessions_history.parts import Part
 from sessions_history.responders import ResponderFailed
 from sessions_history.streams import Stream
 
@@ -122,12 +123,18 @@ class _OpenStream:
         self._has_learned = self._has_learned or is_cancelled
         return is_cancelled
 
-    def _start_writing(self, text: str) -> "Future[None]":
-        if not isinstance(text, str):
-            raise TypeError(f"a stream is made of str, not {type(text).__name__}")
+    @property
+    def parts(self) -> list[dict[str, Any]]:
+        """The parts so far, with those of earlier attempts."""
+        return self._held.stream.parts
+
+    def _start_writing(self, piece: str | Part) -> "Future[None]":
+        if not isinstance(piece, str | Part):
+            kind = type(piece).__name__
+            raise TypeError(f"a stream is made of str and Part, not {kind}")
         if self._held.loop.is_closed():
             raise StreamEnded("its process closed the writer")
-        writing = self._held.stream.write(text)
+        writing = self._held.stream.write(piece)
         return asyncio.run_coroutine_threadsafe(writing, self._held.loop)
 
     def _find_error(self) -> BaseException | None:
@@ -141,14 +148,14 @@ class _OpenStream:
 class SyncStream(_OpenStream):
     """A stream in code without an event loop."""
 
-    def write(self, text: str) -> None:
+    def write(self, piece: str | Part) -> None:
         """
-        Append to the text; it is committed within 200 ms.
+        Append to the text, or to a part; it is committed within 200 ms.
 
         Raises:
-            StreamEnded: it was cancelled, or its text is too long.
+            StreamEnded: it was cancelled, or its content is too long.
         """
-        self._start_writing(text).result()
+        self._start_writing(piece).result()
 
     def leave(self, exc: BaseException | None) -> None:
         """End the stream as its block ended."""
@@ -173,14 +180,14 @@ class AsyncStream(_OpenStream):
             lambda done: loop.is_closed() or loop.call_soon_threadsafe(self._end)
         )
 
-    async def write(self, text: str) -> None:
+    async def write(self, piece: str | Part) -> None:
         """
-        Append to the text; it is committed within 200 ms.
+        Append to the text, or to a part; it is committed within 200 ms.
 
         Raises:
-            StreamEnded: it was cancelled, or its text is too long.
+            StreamEnded: it was cancelled, or its content is too long.
         """
-        await asyncio.wrap_future(self._start_writing(text))
+        await asyncio.wrap_future(self._start_writing(piece))
 
     async def cancelled(self) -> None:
         """Wait until is_cancelled is True; meanwhile the block is not cancelled."""

@@ -16,6 +16,7 @@ LAYERS = (
     "version",
     "asgi",
     "close_codes",
+    "parts",
     "exceptions",
     "dependencies",
     "token_bucket",

@@ -1,6 +1,7 @@
 """Open a socket, and describe a failed handshake as an end."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
 
@@ -23,18 +24,22 @@ _LONGEST_SECONDS = 3600.0
 
 
 def open_connection(
-    url: str, token: str | None = None, subprotocol: str | None = None
+    url: str,
+    token: str | None = None,
+    subprotocol: str | Sequence[str] | None = None,
 ) -> connect:
     """
     Return websockets' connect(), with the token as a bearer header.
 
-    Await it for a connection, or use it with `async with`.
+    Of several subprotocols the server selects one. Await it for a connection, or use
+    it with `async with`.
     """
+    offered = [subprotocol] if isinstance(subprotocol, str) else subprotocol or []
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     return connect(
         url,
         additional_headers=headers,
-        subprotocols=[Subprotocol(subprotocol)] if subprotocol else None,
+        subprotocols=[Subprotocol(one) for one in offered] or None,
         max_size=_MAX_SIZE,
     )
 

@@ -52,10 +52,12 @@ class EntryArrived:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EntryGrew:
-    """An entry grew by a piece of text."""
+    """An entry grew by a piece of text, or by changes of its parts."""
 
     entry: Entry
     text: str
+    changes: tuple[dict[str, Any], ...] = ()
+    """What is new: `text` and `arguments` were added to, other fields replaced."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

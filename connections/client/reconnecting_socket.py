@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection
@@ -44,7 +44,7 @@ class ReconnectingSocket:
         self,
         *,
         make_url: Callable[[], str],
-        subprotocol: str,
+        subprotocols: Sequence[str],
         get_token: GetToken,
         attend: Callable[[ClientConnection], Awaitable[None]],
         on_change: Callable[[State, float | None], None],
@@ -56,7 +56,7 @@ class ReconnectingSocket:
         self.ended: Ended | None = None
         """The end of the last connection."""
         self._make_url = make_url
-        self._subprotocol = subprotocol
+        self._subprotocols = subprotocols
         self._get_token = get_token
         self._attend = attend
         self._on_change = on_change
@@ -184,7 +184,7 @@ class ReconnectingSocket:
         try:
             async with asyncio.timeout(OPENING_SECONDS):
                 url = self._make_url()
-                socket = await open_connection(url, token, self._subprotocol)
+                socket = await open_connection(url, token, self._subprotocols)
         except TimeoutError:
             return read_end(_LOST, "timeout", None)
         except (OSError, WebSocketException) as exc:

@@ -35,7 +35,7 @@ from connections.client.tokens import GetToken, Renewal, Sleep, Token, ask_token
 from connections.client.transcript import Entry, Transcript
 from connections.client.urls import SessionsUrl
 
-_SUBPROTOCOL = "orchestra.v1"
+_SUBPROTOCOLS = ("orchestra.v2", "orchestra.v1")  # Older servers know the second.
 _BEHIND_SECONDS = 6.0
 """A server fills a hole within five seconds by itself."""
 _TOO_BIG = (1009, close_codes.MESSAGE_TOO_BIG.code)
@@ -105,7 +105,7 @@ class SessionClient:
         )
         self._socket = ReconnectingSocket(
             make_url=self._make_url,
-            subprotocol=_SUBPROTOCOL,
+            subprotocols=_SUBPROTOCOLS,
             get_token=self._get_token,
             attend=self._attend,
             on_change=self._change_state,
@@ -341,13 +341,13 @@ class SessionClient:
         self._emit(EntryArrived(entry=entry, is_replay=is_replay))
 
     def _take_delta(self, message: dict[str, Any]) -> None:
-        text = message["text"]
-        entry = self._transcript.extend(message["offset"], message["at_char"], text)
+        entry = self._transcript.extend(message)
         if entry is None:
             # A piece is missing: after a reconnect the entry is sent whole.
             self.drop()
         else:
-            self._emit(EntryGrew(entry=entry, text=text))
+            text, changes = message.get("text", ""), message.get("parts", ())
+            self._emit(EntryGrew(entry=entry, text=text, changes=tuple(changes)))
 
     def _take_state(self, message: dict[str, Any]) -> None:
         self._cancellations.discard(message["offset"])

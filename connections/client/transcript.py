@@ -4,6 +4,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlencode
 
+from connections.parts import Change, add_texts, merge
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
@@ -16,9 +18,22 @@ class Entry:
     at: str
     data: Any
     state: str
-
     author: str = ""
     """The member whose message it is, such as `user:5`; empty for the server's."""
+    changes: int = 0
+    """How many changes of its parts the server has told of, while it grows."""
+    merged: tuple[Change, ...] = ()
+    """The parts as the server sends them: a text part has a position, not its text."""
+
+    @property
+    def parts(self) -> list[Change]:
+        """
+        The parts of an answer in their order, each a dictionary with `id` and `type`.
+
+        Those of the type `text` have a part each of the text. An answer of text alone,
+        or of a server that knows no parts, has one.
+        """
+        return add_texts(self.merged, self.text)
 
     @property
     def text(self) -> str:
@@ -42,6 +57,8 @@ def read_entry(message: dict[str, Any]) -> Entry:
         data=message["data"],
         state=message["state"],
         author=message.get("author", ""),
+        changes=message.get("changes", 0),
+        merged=tuple(message.get("parts", ())),
     )
 
 
@@ -123,13 +140,25 @@ class Transcript:
         self._trim()
         return entry
 
-    def extend(self, offset: int, at_char: int, text: str) -> Entry | None:
-        """Append a piece to an entry; return None if the piece does not fit."""
-        entry = self._entries.get(offset)
-        if entry is None or not entry.is_streaming or len(entry.text) != at_char:
+    def extend(self, delta: dict[str, Any]) -> Entry | None:
+        """Add a delta to an entry; return None if it does not fit."""
+        entry = self._entries.get(delta["offset"])
+        if entry is None or not entry.is_streaming:
             return None
-        grown = replace(entry, data={**entry.data, "text": entry.text + text})
-        self._entries[offset] = grown
+        if "parts" in delta:
+            if entry.changes != delta["at_change"]:
+                return None
+            grown = replace(
+                entry,
+                changes=entry.changes + len(delta["parts"]),
+                merged=tuple(merge([*entry.merged, *delta["parts"]])),
+            )
+        elif len(entry.text) != delta["at_char"]:
+            return None
+        else:
+            text = entry.text + delta["text"]
+            grown = replace(entry, data={**entry.data, "text": text})
+        self._entries[entry.offset] = grown
         return grown
 
     def settle(self, message: dict[str, Any]) -> Entry | None:

@@ -88,12 +88,14 @@ class Backend(ABC):
         A chunk with a known sequence number replaces the earlier one.
         """
 
-    def rewrite(self, entry_id: int, *, state: str, data: str, chain: str) -> None:
-        """Change the text, state and chain of an entry."""
+    def rewrite(
+        self, entry_id: int, *, state: str, data: str, chain: str, parts: str = ""
+    ) -> None:
+        """Change the text, parts, state and chain of an entry."""
         self._cursor.execute(
-            "UPDATE sessions_history_historyentry SET state = %s, data = %s, chain = %s"
-            " WHERE id = %s",
-            [state, data, chain, entry_id],
+            "UPDATE sessions_history_historyentry SET state = %s, data = %s,"
+            " chain = %s, parts = %s WHERE id = %s",
+            [state, data, chain, parts, entry_id],
         )
 
 

@@ -58,7 +58,8 @@ INSERT INTO sessions_history_entrychunk
 (entry_id, sequence, part, kind, text, owner)
 SELECT (v ->> 0)::bigint, (v ->> 1)::integer, v ->> 2, v ->> 3, v ->> 4, v ->> 5
 FROM jsonb_array_elements(%s::jsonb) AS v
-ON CONFLICT (entry_id, sequence) DO UPDATE SET text = EXCLUDED.text
+ON CONFLICT (entry_id, sequence) DO UPDATE
+SET text = EXCLUDED.text, kind = EXCLUDED.kind
 """
 
 

@@ -72,7 +72,8 @@ SELECT json_extract(v.value, '$[0]'), json_extract(v.value, '$[1]'),
 json_extract(v.value, '$[2]'), json_extract(v.value, '$[3]'),
 json_extract(v.value, '$[4]'), json_extract(v.value, '$[5]')
 FROM json_each(?) AS v WHERE true
-ON CONFLICT (entry_id, sequence) DO UPDATE SET text = excluded.text
+ON CONFLICT (entry_id, sequence) DO UPDATE
+SET text = excluded.text, kind = excluded.kind
 """
 
 

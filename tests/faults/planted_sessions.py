@@ -45,8 +45,8 @@ FLAWS = {
     ),
     "an-end-forgets-the-chunks": Flaw(
         path=_TRANSACTION,
-        right="data = chunks.read_whole(found.entry_id)",
-        wrong="""data = '{"text":""}'""",
+        right="data, parts = chunks.read_whole(found.entry_id)",
+        wrong="""data, parts = '{"text":""}', \"\"""",
         shows="lost text",
     ),
     "an-attach-ignores-the-epoch": Flaw(

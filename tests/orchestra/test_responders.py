@@ -27,14 +27,14 @@ async def model() -> AsyncIterator[Model]:
         yield model
 
 
-Ask = Callable[..., AsyncIterator[str]]
+Ask = Callable[..., AsyncIterator[Any]]
 
 
 @pytest.fixture
 def ask(model: Model) -> Ask:
     def ask(
         message: Any = "hello", history: tuple[HistoryMessage, ...] = (), **options: Any
-    ) -> AsyncIterator[str]:
+    ) -> AsyncIterator[Any]:
         responder: Responder = CompletionsResponder(
             base_url=model.base_url, **{"timeout_seconds": 5, **options}
         )
@@ -43,7 +43,7 @@ def ask(model: Model) -> Ask:
     return ask
 
 
-async def collect(pieces: AsyncIterator[str]) -> list[str]:
+async def collect(pieces: AsyncIterator[Any]) -> list[Any]:
     return [piece async for piece in pieces]
 
 

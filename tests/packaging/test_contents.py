@@ -49,7 +49,8 @@ def test_the_wheel_contains_both_packages_whole(library: Built) -> None:
 
 def test_the_client_contains_the_same_files(client: Built, library: Built) -> None:
     expected = list_tracked("connections/client") | {
-        f"connections/{name}" for name in ("__init__.py", "close_codes.py", "py.typed")
+        f"connections/{name}"
+        for name in ("__init__.py", "close_codes.py", "parts.py", "py.typed")
     }
     assert list_wheel(client) == expected
     with (

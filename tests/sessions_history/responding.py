@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+from sessions_history.parts import Part
 from sessions_history.responders import HistoryMessage, ResponderFailed
 
 
@@ -11,13 +12,13 @@ class Scripted:
     """Answers with what a test puts into its queue: pieces, an error, None for done."""
 
     def __init__(self) -> None:
-        self.script: asyncio.Queue[str | BaseException | None] = asyncio.Queue()
+        self.script: asyncio.Queue[str | Part | BaseException | None] = asyncio.Queue()
         self.asked: list[tuple[Any, Sequence[HistoryMessage]]] = []
         self.closed = 0
 
     async def respond(
         self, message: Any, history: Sequence[HistoryMessage]
-    ) -> AsyncIterator[str]:
+    ) -> AsyncIterator[str | Part]:
         self.asked.append((message, history))
         try:
             while (piece := await self.script.get()) is not None:
@@ -27,7 +28,7 @@ class Scripted:
         finally:
             self.closed += 1
 
-    def play(self, *pieces: str | BaseException | None) -> None:
+    def play(self, *pieces: str | Part | BaseException | None) -> None:
         for piece in pieces:
             self.script.put_nowait(piece)
 

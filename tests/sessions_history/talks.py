@@ -76,12 +76,20 @@ async def talk(
     *,
     client_id: str = "alice",
     user: Any = None,
+    subprotocols: tuple[str, ...] = ("orchestra.v1",),
     **query: Any,
 ) -> AsyncIterator[Talk]:
     """Connect, and read the hello."""
-    communicator = start_talk(node, session_id, client_id=client_id, user=user, **query)
+    communicator = start_talk(
+        node,
+        session_id,
+        client_id=client_id,
+        user=user,
+        subprotocols=subprotocols,
+        **query,
+    )
     connected, subprotocol = await communicator.connect(timeout=5)
-    assert (connected, subprotocol) == (True, "orchestra.v1")
+    assert (connected, subprotocol) == (True, max(subprotocols))
     found = Talk(communicator)
     found.hello = await found.receive()
     try:
@@ -96,6 +104,7 @@ def start_talk(
     *,
     client_id: str = "alice",
     user: Any = None,
+    subprotocols: tuple[str, ...] = ("orchestra.v1",),
     **query: Any,
 ) -> WebsocketCommunicator:
     """Return a communicator that has not connected yet; a user has its own client."""
@@ -106,7 +115,7 @@ def start_talk(
         node,
         credential=Credential(client_id=client_id, user=user),
         user=user,
-        subprotocols=["orchestra.v1"],
+        subprotocols=list(subprotocols),
         url_route={"kwargs": {"session_id": session_id}},
         query_string=urlencode(query, safe=",").encode(),
     )

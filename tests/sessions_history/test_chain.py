@@ -112,7 +112,7 @@ async def test_both_clients_send_what_they_were_told(
             messages.append(await say(alice, "b"))
             backup = await make_backup()
         messages.append(await alice.receive_type("state"))
-    position = dict(parse_qsl(await sync_to_async(hold)(messages)))
+    position: dict[str, Any] = dict(parse_qsl(await sync_to_async(hold)(messages)))
     async with talk(make_node(), alice.session_id, **position) as again:
         assert again.hello["outcome"] == "nothing_missed"
     other = make_append(alice.session_id, data='"other"')

@@ -364,7 +364,7 @@ async def test_each_wrong_use_has_an_error_that_says_so() -> None:
                 await asyncio.Event().wait()
     async with open_stream(session_id) as stream:
         bad: Any = b"bytes"
-        with pytest.raises(TypeError, match="str, not bytes"):
+        with pytest.raises(TypeError, match="str and Part, not bytes"):
             await stream.write(bad)
     with pytest.raises(StreamEnded, match="its block was left"):
         await stream.write("more")
