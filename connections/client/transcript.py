@@ -1,6 +1,6 @@
 """Hold a client's copy of a session, and derive what it has to ask for."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import urlencode
 
@@ -20,7 +20,7 @@ class Entry:
     state: str
     author: str = ""
     """The member whose message it is, such as `user:5`; empty for the server's."""
-    changes: int = 0
+    changes: int = field(default=0, compare=False)
     """How many changes of its parts the server has told of, while it grows."""
     merged: tuple[Change, ...] = ()
     """The parts as the server sends them: a text part has a position, not its text."""

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+from sessions_history.parts import Part
 from sessions_history.responders import HistoryMessage
 
 
@@ -16,3 +17,24 @@ class Counting:
         for number in range(message.get("count", 0)):
             await asyncio.sleep(message.get("pause_seconds", 0.05))
             yield f"{number} 👩‍👩‍👧 e\u0301 "
+
+
+QUERY = '{"query":"' + "tide 🌊 " * 20 + '"}'
+
+
+class Calling:
+    """Think, write the arguments of a tool call piece by piece, and answer."""
+
+    async def respond(
+        self, message: Any, history: Sequence[HistoryMessage]
+    ) -> AsyncIterator[str | Part]:
+        yield "Wait. "
+        for word in ("I ", "look ", "it up."):
+            yield Part("reasoning", id="r", author="researcher", text=word)
+        yield Part("tool_call", id="c", author="researcher", name="search")
+        for character in QUERY:
+            await asyncio.sleep(message["pause_seconds"])
+            yield Part("tool_call", id="c", arguments=character)
+        yield Part("tool_call", id="c", state="done", result=["the moon"])
+        yield "The moon."
+        yield Part("usage", id="u", input_tokens=7, output_tokens=9)
