@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { UnauthorizedError } from "../../connections/static/connections/client.js";
+import { UnauthorizedError, partsOf } from "../../connections/static/connections/client.js";
 import { Bench, FakePage, FakeStorage, entry, settle } from "./fakes.mjs";
 
 const ack = (socket, offset) => socket.say({ type: "ack", id: socket.sent.at(-1).id, offset });
@@ -459,8 +459,28 @@ test("a client that was away drops a log that went back in time", () => {
   assert.equal(bench.socket.url.searchParams.get("chain"), "3-2-cccccccccccc");
 });
 
+test("parts of an answer grow, and each delta tells what is new", () => {
+  const bench = new Bench();
+  const socket = bench.attach();
+  socket.say(entry(1, { from: "server", state: "streaming", data: { text: "" } }));
+  const changes = [{ id: "r", type: "reasoning", text: "I think" }];
+  socket.say({ type: "delta", offset: 1, at_change: 0, parts: changes });
+  socket.say({ type: "delta", offset: 1, at_char: 0, text: "Hi" });
+  const [first, second] = bench.named("delta");
+  assert.deepEqual([first.text, first.changes], ["", changes]);
+  assert.deepEqual([second.text, second.changes], ["Hi", []]);
+  assert.deepEqual(partsOf(second.entry), [
+    { id: "text", type: "text", text: "Hi" },
+    { id: "r", type: "reasoning", text: "I think" },
+  ]);
+});
+
 test("a hole, or text that does not join on, causes a reconnect", () => {
-  for (const message of [entry(5), { type: "delta", offset: 1, at_char: 9, text: "x" }]) {
+  for (const message of [
+    entry(5),
+    { type: "delta", offset: 1, at_char: 9, text: "x" },
+    { type: "delta", offset: 1, at_change: 1, parts: [{ id: "c", text: "x" }] },
+  ]) {
     const bench = new Bench();
     const socket = bench.attach();
     socket.say(entry(1, { state: "streaming" }));

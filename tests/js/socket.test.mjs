@@ -12,7 +12,7 @@ test("states follow one another, and the session is named after the hello", () =
   bench.attach();
   assert.deepEqual(bench.named("state").map(({ to }) => to), ["connecting", "open"]);
   assert.equal(bench.client.session, "s1");
-  assert.deepEqual(bench.socket.protocols, ["orchestra.v1"]);
+  assert.deepEqual(bench.socket.protocols, ["orchestra.v2", "orchestra.v1"]);
   assert.equal(bench.socket.url.href, "ws://host/ws/sessions/new/");
 });
 
@@ -173,7 +173,7 @@ test("the token is sent as a subprotocol, beside the selected one", async () => 
   const bench = new Bench({ getToken: () => "T" });
   bench.client.connect();
   await settle();
-  assert.deepEqual(bench.socket.protocols, ["orchestra.v1", "bearer.T"]);
+  assert.deepEqual(bench.socket.protocols, ["orchestra.v2", "orchestra.v1", "bearer.T"]);
 });
 
 test("an expired token is renewed at once, and once only", async () => {
@@ -190,7 +190,7 @@ test("an expired token is renewed at once, and once only", async () => {
   bench.clock.advance(0);
   await settle();
   assert.deepEqual(asked[1], { isExpired: true, previous: "T1" });
-  assert.equal(bench.socket.protocols[1], "bearer.T2");
+  assert.equal(bench.socket.protocols[2], "bearer.T2");
   bench.socket.end(4100, "token_expired");
   bench.clock.advance(400);
   await settle();
@@ -225,7 +225,7 @@ test("a missing token is a failure like others", async (context) => {
   isDown = false;
   bench.clock.advance(1000);
   await settle();
-  assert.equal(bench.socket.protocols[1], "bearer.T");
+  assert.equal(bench.socket.protocols[2], "bearer.T");
 });
 
 test("a token that is refused for a time is asked for again after it", async (context) => {
@@ -264,7 +264,7 @@ test("a token that no subprotocol can hold is a final end that says so", async (
   const bench = new Bench({ getToken: () => "a+b-c._~" });
   bench.client.connect();
   await settle();
-  assert.deepEqual(bench.socket.protocols, ["orchestra.v1", "bearer.a+b-c._~"]);
+  assert.deepEqual(bench.socket.protocols, ["orchestra.v2", "orchestra.v1", "bearer.a+b-c._~"]);
 });
 
 test("an address that the browser refuses is a final end", async () => {

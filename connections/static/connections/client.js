@@ -16,7 +16,7 @@ import { Renewal, UnauthorizedError } from "./tokens.js";
 import { Transcript } from "./transcript.js";
 
 export { ReconnectingSocket, RequestError, UnauthorizedError };
-export { textOf } from "./transcript.js";
+export { partsOf, textOf } from "./transcript.js";
 
 /**
  * @typedef {import("./transcript.js").Entry} Entry
@@ -34,7 +34,8 @@ export { textOf } from "./transcript.js";
  *   clock?: import("./socket.js").Clock, random?: () => number,
  *   WebSocket?: typeof WebSocket, page?: Window | null}} Options
  * @typedef {{state: import("./socket.js").StateChange, hello: Hello,
- *   entry: {entry: Entry, isReplay: boolean}, delta: {entry: Entry, text: string},
+ *   entry: {entry: Entry, isReplay: boolean},
+ *   delta: {entry: Entry, text: string, changes: import("./parts.js").Part[]},
  *   ended: {entry: Entry}, gap: {from: number, to: number}, reset: Hello,
  *   refreshed: {expires_at: string | null}, error: RequestError,
  *   dropped: {id: string, data: unknown, error: RequestError},
@@ -42,7 +43,8 @@ export { textOf } from "./transcript.js";
  *   typing: import("./presence.js").Typing, notice: {text: string, at: string}, bye: Record<string, any>}} SessionEvents
  */
 
-const SUBPROTOCOL = "orchestra.v1";
+/** Older servers know the second alone, and send no parts. */
+const SUBPROTOCOLS = ["orchestra.v2", "orchestra.v1"];
 /** Missing acks after which a message is given up. */
 const MAX_TIMEOUTS = 4;
 /** The server sends missing entries within five seconds by itself. */
@@ -53,7 +55,7 @@ const TEMPORARY = ["rate_limited", "unavailable"];
 
 /**
  * Events, each a CustomEvent: `state` {from, to, ending, delayMs}, `hello` (the
- * server's, with its outcome), `entry` {entry, isReplay}, `delta` {entry, text},
+ * server's, with its outcome), `entry` {entry, isReplay}, `delta` {entry, text, changes},
  * `ended` {entry}, `gap` {from, to}, `reset`, `refreshed`, `error` (that
  * settles no message), `dropped` {id, data, error} (a message of an earlier page
  * that was not recorded), `notice` {text, at} from staff, `bye`;
@@ -129,7 +131,7 @@ export class SessionClient extends TypedTarget {
     });
     this.#socket = new ReconnectingSocket(() => this.#makeUrl(), {
       ...options,
-      protocols: [SUBPROTOCOL],
+      protocols: SUBPROTOCOLS,
       isReadyAtOnce: false,
     });
     this.#socket.addEventListener("message", ({ detail }) => this.#receive(detail));
@@ -346,12 +348,12 @@ export class SessionClient extends TypedTarget {
     this.emit("entry", { entry, isReplay });
   }
 
-  /** @param {{offset: number, at_char: number, text: string}} delta */
+  /** @param {import("./transcript.js").Delta} delta */
   #takeDelta(delta) {
     const entry = this.#transcript.extend(delta);
     // Text is missing: after a reconnect the server sends the whole entry.
     if (entry === null) return this.#socket.drop();
-    this.emit("delta", { entry, text: delta.text });
+    this.emit("delta", { entry, text: delta.text ?? "", changes: delta.parts ?? [] });
   }
 
   /** @param {Parameters<Transcript["settle"]>[0]} change */

@@ -1,7 +1,14 @@
+import { addTexts, merge } from "./parts.js";
+
 /**
+ * @typedef {import("./parts.js").Part} Part
  * @typedef {"streaming"|"done"|"cancelled"|"interrupted"|"error"} EntryState
  * @typedef {{offset: number, kind: string, from: "client"|"server", at: string,
- *   data: any, state: EntryState, author?: string, chain?: string}} Entry
+ *   data: any, state: EntryState, author?: string, chain?: string, parts?: Part[],
+ *   changes?: number}} Entry
+ *   partsOf() returns its parts
+ * @typedef {{offset: number, at_char?: number, text?: string, at_change?: number,
+ *   parts?: Part[]}} Delta
  */
 
 /**
@@ -91,14 +98,23 @@ export class Transcript {
   }
 
   /**
-   * Append to a streaming entry; return null if the text does not join on.
-   * @param {{offset: number, at_char: number, text: string}} delta
+   * Append to a streaming entry; return null if the delta does not join on.
+   * @param {Delta} delta
    * @returns {Entry | null}
    */
-  extend({ offset, at_char: at, text }) {
+  extend({ offset, at_char: at, text = "", at_change: atChange, parts }) {
     const entry = this.#entries.get(offset);
     const length = this.#lengths.get(offset);
-    if (entry === undefined || length !== at) return null;
+    if (entry === undefined || length === undefined) return null;
+    if (parts) {
+      const { changes = 0 } = entry;
+      if (changes !== atChange) return null;
+      const merged = merge(entry.parts ?? [], parts);
+      const changed = { ...entry, parts: merged, changes: changes + parts.length };
+      this.#entries.set(offset, changed);
+      return changed;
+    }
+    if (length !== at) return null;
     const grown = { ...entry, data: { ...entry.data, text: textOf(entry) + text } };
     this.#entries.set(offset, grown);
     this.#lengths.set(offset, length + countPoints(text));
@@ -131,6 +147,16 @@ export class Transcript {
 /** Return the text of a streaming entry. @param {Entry} entry */
 export function textOf(entry) {
   return typeof entry.data?.text === "string" ? entry.data.text : "";
+}
+
+/**
+ * Return the parts of an answer in their order, its text in those of the type `text`.
+ *
+ * An answer of text alone, or of a server that knows no parts, has one part.
+ * @param {Entry} entry @returns {Part[]}
+ */
+export function partsOf(entry) {
+  return addTexts(entry.parts ?? [], textOf(entry));
 }
 
 /** Count Unicode code points, as `at_char` does. @param {string} text */
