@@ -5,6 +5,9 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
+from orchestra.model_parts import ModelParts, read_usage
+from sessions_history.parts import Part
+
 logger = logging.getLogger(__name__)
 
 _MAX_LINE = 1_000_000
@@ -40,7 +43,7 @@ _MAX_REASON = 50
 
 
 class Answer:
-    """What is known of an answer besides its text: its end, and a refusal."""
+    """What is known of an answer: its parts, its end, and a refusal."""
 
     def __init__(self) -> None:
         self.is_finished = False
@@ -50,16 +53,22 @@ class Answer:
         self._refusal = ""
         self._has_text = False
         self._asks_for_tool = False
+        self._parts = ModelParts()
 
-    def read(self, choice: dict[str, Any], part: str) -> str:
-        """Return the text of a choice, whose part is `delta` or `message`."""
+    def read(self, chunk: dict[str, Any], part: str) -> list[str | Part]:
+        """Return the pieces of a chunk, which has them as `delta` or `message`."""
+        pieces = self._read_choice(_find_choice(chunk), part)
+        usage = read_usage(chunk.get("usage"))
+        return [*pieces, usage] if usage else pieces
+
+    def _read_choice(self, choice: dict[str, Any], part: str) -> list[str | Part]:
         reason = choice.get("finish_reason")
         if reason is not None:
             self.is_finished, self._reason = True, str(reason)
         content = choice.get(part)
         self.is_thinking = False
         if not isinstance(content, dict):
-            return ""
+            return []
         if any(content.get(name) for name in _TOOLS):
             self._asks_for_tool = True
         refusal = content.get("refusal")
@@ -69,7 +78,8 @@ class Answer:
         self.is_thinking = has_reasoning or isinstance(content.get("content"), list)
         text = _join_text(content.get("content"))
         self._has_text = self._has_text or bool(text.strip())
-        return text
+        parts: list[str | Part] = [*self._parts.read(content)]
+        return [*parts, text] if text else parts
 
     def check(self) -> None:
         """
@@ -97,9 +107,9 @@ def _join_text(content: Any) -> str:
     return "".join(text for text in texts if isinstance(text, str))
 
 
-async def read_pieces(chunks: AsyncIterator[bytes]) -> AsyncIterator[str]:
+async def read_pieces(chunks: AsyncIterator[bytes]) -> AsyncIterator[str | Part]:
     """
-    Yield the pieces of text of a streamed answer, an empty one for reasoning.
+    Yield the pieces of a streamed answer, an empty text for reasoning without words.
 
     The API ends with `[DONE]`; servers that leave it out send a `finish_reason`.
 
@@ -112,30 +122,31 @@ async def read_pieces(chunks: AsyncIterator[bytes]) -> AsyncIterator[str]:
         if value == _DONE:
             answer.is_finished = True
             break
-        piece = answer.read(_read_choice(value), "delta")
-        if piece or answer.is_thinking:
+        pieces = answer.read(_read_chunk(value), "delta")
+        for piece in pieces:
             yield piece
+        if answer.is_thinking and not pieces:
+            yield ""
     if not answer.is_finished:
         raise Unreadable("the answer broke off")
     answer.check()
 
 
-def read_whole(body: bytes) -> str:
+def read_whole(body: bytes) -> list[str | Part]:
     """
-    Return the text of an answer that was not streamed.
+    Return the pieces of an answer that was not streamed.
 
     Raises:
         Unreadable: it is something else.
         Unfinished: the model ended it for another reason than being done.
     """
     answer = Answer()
-    choice = _read_choice(body.decode("utf-8", "replace"))
-    text = answer.read(choice, "message")
+    pieces = answer.read(_read_chunk(body.decode("utf-8", "replace")), "message")
     answer.check()
-    return text
+    return pieces
 
 
-def _read_choice(text: str) -> dict[str, Any]:
+def _read_chunk(text: str) -> dict[str, Any]:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as exc:
@@ -145,6 +156,10 @@ def _read_choice(text: str) -> dict[str, Any]:
     if content.get("error"):
         raise Unfinished(f"the model failed: {_describe(content['error'])}")
     _log_usage(content.get("usage"))
+    return content
+
+
+def _find_choice(content: dict[str, Any]) -> dict[str, Any]:
     choices = content.get("choices")
     if choices == [] or (choices is None and "usage" in content):
         return {}  # The last chunk may carry the usage alone.

@@ -29,6 +29,7 @@ from orchestra.environment import (
     read_temperature,
 )
 from sessions_history.entries import MESSAGE
+from sessions_history.parts import Part
 from sessions_history.responders import HistoryMessage, ResponderFailed
 
 logger = logging.getLogger(__name__)
@@ -72,6 +73,8 @@ class EchoResponder:
 class CompletionsResponder:
     """
     Asks an endpoint of OpenAI's chat completions API, with streaming.
+
+    Reasoning, tool calls and usage are parts of the answer, if the model sends them.
 
     COMPLETIONS_BASE_URL (http://127.0.0.1:11434/v1, say), COMPLETIONS_MODEL and
     COMPLETIONS_API_KEY come from the environment. So do these:
@@ -135,7 +138,7 @@ class CompletionsResponder:
 
     async def respond(
         self, message: Any, history: Sequence[HistoryMessage]
-    ) -> AsyncIterator[str]:
+    ) -> AsyncIterator[str | Part]:
         """
         Yield the model's answer piece by piece.
 
@@ -171,7 +174,7 @@ class CompletionsResponder:
 
     async def _ask(
         self, client: httpx.AsyncClient, content: dict[str, Any], silence: "_Silence"
-    ) -> AsyncGenerator[str]:
+    ) -> AsyncGenerator[str | Part]:
         request = client.build_request(
             "POST", self._url, headers=self._make_headers(), json=content
         )
@@ -232,7 +235,7 @@ class _Silence:
 
 async def _read(
     response: httpx.Response, chunks: AsyncIterator[bytes]
-) -> AsyncIterator[str]:
+) -> AsyncIterator[str | Part]:
     """Yield the pieces of a response, and empty ones for what is no answer."""
     if response.status_code != httpx.codes.OK:
         raise ResponderFailed(await _read_failure(response, chunks))
@@ -242,7 +245,8 @@ async def _read(
             body += chunk
             if len(body) > _MAX_BODY:
                 raise Unreadable("too long")
-        yield read_whole(body)
+        for piece in read_whole(body):
+            yield piece
         return
     async for piece in read_pieces(chunks):
         yield piece

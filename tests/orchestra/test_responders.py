@@ -125,12 +125,13 @@ async def test_an_event_may_have_lines_of_any_end_and_a_byte_order_mark(
 
 
 async def test_a_content_may_be_a_list_with_reasoning(model: Model, ask: Ask) -> None:
-    """As of Mistral; the reasoning is no part of the answer."""
+    """As of Mistral."""
     thinking = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
     content = [thinking, {"type": "text", "text": "one"}]
     chunk = {"choices": [{"delta": {"content": content}, "finish_reason": "stop"}]}
     model.chunks = [f"data: {json.dumps(chunk)}\n\n".encode(), DONE]
-    assert await collect(ask()) == ["one"]
+    thought, text = await collect(ask())
+    assert (thought.type, thought.fields, text) == ("reasoning", {"text": "hm"}, "one")
 
 
 async def test_an_end_without_done_is_one_that_names_its_reason(
@@ -326,22 +327,60 @@ async def test_a_head_that_does_not_come_is_an_error(model: Model, ask: Ask) -> 
 
 
 @pytest.mark.parametrize(
-    "field", ["reasoning", "reasoning_content", "reasoning_details"]
+    ("field", "value"),
+    [
+        ("reasoning", "hm"),
+        ("reasoning_content", "hm"),
+        ("reasoning_details", [{"type": "reasoning.summary", "summary": "hm"}]),
+    ],
 )
-async def test_reasoning_is_a_sign_of_life_and_no_part_of_the_answer(
-    model: Model, ask: Ask, field: str
+async def test_reasoning_is_a_sign_of_life_and_a_part_of_the_answer(
+    model: Model, ask: Ask, field: str, value: Any
 ) -> None:
-    thought = {"choices": [{"delta": {"content": None, field: "hm"}}]}
+    thought = {"choices": [{"delta": {"content": None, field: value}}]}
     model.chunks = [
         f"data: {json.dumps(thought)}\n\n".encode(),
         event("one", finish_reason="stop"),
         DONE,
     ]
-    assert await collect(ask()) == ["one"]
+    part, text = await collect(ask())
+    assert (part.type, part.fields, text) == ("reasoning", {"text": "hm"}, "one")
     # After it, the time is that between pieces.
     model.chunks = [model.chunks[0], 10.0]
     with pytest.raises(ResponderFailed, match=r"for 0\.05 s"):
         await collect(ask(timeout_seconds=0.05, first_timeout_seconds=scale(10)))
+
+
+async def test_the_arguments_of_tool_calls_grow_as_the_model_writes_them(
+    model: Model, ask: Ask
+) -> None:
+    """Two at once, told apart by their index; the responder offers no tool itself."""
+    first = {"index": 0, "id": "a", "function": {"name": "search", "arguments": ""}}
+    deltas: list[dict[str, Any]] = [
+        {"tool_calls": [first]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": '{"q":'}}]},
+        {"tool_calls": [{"index": 1, "id": "a", "function": {"name": "add"}}]},
+        {"tool_calls": [{"index": 1, "function": {"arguments": {"x": 1}}}]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": "1}"}}, None]},
+        {"function_call": {"name": "old", "arguments": "{}"}},
+    ]
+    model.chunks = [
+        f"data: {json.dumps({'choices': [{'delta': delta}]})}\n\n".encode()
+        for delta in deltas
+    ]
+    model.chunks.append(event("", finish_reason="tool_calls"))
+    seen = []
+    with pytest.raises(ResponderFailed, match="asked for a tool"):
+        async for part in ask():
+            seen.append((part.type, part.id, part.fields))
+    assert seen == [
+        ("tool_call", "a", {"name": "search"}),
+        ("tool_call", "a", {"arguments": '{"q":'}),
+        ("tool_call", "call-2", {"name": "add"}),
+        ("tool_call", "call-2", {"arguments": '{"x": 1}'}),
+        ("tool_call", "a", {"arguments": "1}"}),
+        ("tool_call", "call-3", {"name": "old", "arguments": "{}"}),
+    ]
 
 
 @pytest.mark.parametrize("choices", [{"choices": []}, {}, {"choices": None}])
@@ -353,7 +392,9 @@ async def test_a_chunk_may_carry_the_usage_alone(
     chunk = json.dumps({**choices, "usage": usage})
     whole = event("one", finish_reason="stop", usage=None)
     model.chunks = [whole, f"data: {chunk}\n\n".encode(), DONE]
-    assert await collect(ask()) == ["one"]
+    text, part = await collect(ask())
+    assert (text, part.type) == ("one", "usage")
+    assert part.fields == {"input_tokens": 3, "output_tokens": 5}
     assert "The model read 3 tokens and wrote 5" in caplog.text
 
 
