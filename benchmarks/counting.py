@@ -12,12 +12,14 @@ import os
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import django
 
 from benchmarks.contenders import CONTENDERS
 from benchmarks.measures import measure_echo
+from benchmarks.report import describe_machine, write_json
 from benchmarks.site import Site, make_site
 from benchmarks.sizes import Size
 from connections.metrics.counters import LATENCY_EDGES, Histogram
@@ -32,11 +34,13 @@ _ALLOWED_PERCENT = 2.0
 _SIZE = Size(warm_up_seconds=0.5, echo_seconds=2, idle=1)
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Measure the cost of counting; return 1 if it exceeds the allowed share."""
-    argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog="python -m benchmarks.counting", description=main.__doc__
-    ).parse_args()
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+    options = parser.parse_args(arguments)
     with make_site() as folder:
         site = Site(Path(folder))
         site.prepare()
@@ -46,21 +50,26 @@ def main() -> int:
         ]
     message_us = statistics.median(echoed)
     print(f"CPU per message of a live server: {message_us:6.2f} us")
+    figures = {"message_cpu_us": message_us}
     percents = []
     for seconds in _DURATIONS:
         counting_us = statistics.median(_observe(seconds) for _ in range(_ROUNDS))
         percents.append(100 * counting_us / message_us)
+        figures[f"observation_of_{seconds * 1000:g}_ms_cpu_us"] = counting_us
         print(
             f"CPU per observation of {seconds * 1000:g} ms: {counting_us:.3f} us, "
             f"{percents[-1]:.2f} %"
         )
     print(f"allowed: {_ALLOWED_PERCENT:g} %")
-    calls = _measure_traces(message_us)
+    figures |= _measure_traces(message_us)
+    if options.json:
+        write_json(options.json, {"machine": describe_machine(), "figures": figures})
+    calls = figures["trace_calls_while_off"]
     return int(max(percents) > _ALLOWED_PERCENT or calls > 0)
 
 
-def _measure_traces(message_us: float) -> float:
-    """Print the cost of traces; return the calls that they add while off."""
+def _measure_traces(message_us: float) -> dict[str, float]:
+    """Print and return the calls of traces while off, and their cost while on."""
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "orchestra.settings")
     django.setup()
     from benchmarks.traced import measure_echo_cost, use_dropping_provider
@@ -74,7 +83,11 @@ def _measure_traces(message_us: float) -> float:
         f"CPU of a span per message: {added_us:.1f} us, "
         f"{100 * added_us / message_us:.0f} %; calls: {on.calls - off.calls:.0f}"
     )
-    return off.telemetry_calls
+    return {
+        "trace_calls_while_off": off.telemetry_calls,
+        "trace_cpu_us_while_on": added_us,
+        "trace_calls_while_on": on.calls - off.calls,
+    }
 
 
 def _observe(seconds: float) -> float:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.contenders import CONTENDERS, Contender
 from benchmarks.measures import read_observed
-from benchmarks.report import describe_machine, make_table
+from benchmarks.report import describe_machine, make_table, write_json
 from benchmarks.site import Site, make_site
 from connections.capacity.load.generator import Load
 
@@ -89,6 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--seconds", type=float, default=4, help="duration of echoes for each server"
     )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
     parser.add_argument("contenders", nargs="*", metavar="NAME", default=_MEASURED)
     options = parser.parse_args(arguments)
     for name in options.contenders:
@@ -108,6 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(make_table(("us per message", *found), rows))
     machine = describe_machine()
     print(f"load {machine['load_average']:.1f}, {machine['processor']}")
+    if options.json:
+        write_json(options.json, {"machine": machine, "us_per_message": found})
     return 0
 
 

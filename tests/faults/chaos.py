@@ -24,6 +24,8 @@ LIMIT = 3
 LEASE_SECONDS = 2.4
 CONFIG: dict[str, object] = {
     "max_connections_per_client": LIMIT,
+    # Bystanders say nothing, and stay for the whole run.
+    "idle_timeout_seconds": 7200,
     "node__beat_seconds": 0.25,
     "node__lease_seconds": LEASE_SECONDS,
     "node__node_timeout_seconds": 2,

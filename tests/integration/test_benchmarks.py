@@ -50,14 +50,29 @@ def test_every_measure_gives_figures_for_each_contender(tmp_path: Path) -> None:
     assert "longest block of the loop" in done.stdout
 
 
-def test_a_messages_time_is_shared_out_among_layers() -> None:
-    done = run_benchmarks("orchestra-serve", "--seconds", "0.5", module="layers")
+def test_a_messages_time_is_shared_out_among_layers(tmp_path: Path) -> None:
+    place = tmp_path / "figures.json"
+    arguments = ("orchestra-serve", "--seconds", "0.5", "--json", str(place))
+    done = run_benchmarks(*arguments, module="layers")
     assert done.returncode == 0, done.stderr
     cells = [line.split("|")[1:-1] for line in done.stdout.splitlines() if "|" in line]
     shares = {name.strip(): value.strip() for name, value in cells}
     parts = [float(shares[name]) for name in LAYERS]
     assert sum(parts) == pytest.approx(float(shares["total"]), abs=0.5)
     assert float(shares["frames, queue, buffers (server/)"]) > 0
+    written = json.loads(place.read_text())["us_per_message"]["orchestra-serve"]
+    assert {name: f"{us:.1f}" for name, us in written.items()}.items() <= shares.items()
+
+
+def test_the_cost_of_counting_is_written(tmp_path: Path) -> None:
+    place = tmp_path / "figures.json"
+    done = run_benchmarks("--json", str(place), module="counting")
+    # It is 1 where the machine was too busy for the allowed share.
+    assert done.returncode in (0, 1), done.stderr
+    figures = json.loads(place.read_text())["figures"]
+    assert figures.pop("trace_calls_while_off") == 0
+    assert len(figures) == 5
+    assert all(figures.values())
 
 
 def test_an_attack_is_made_on_stock_daphne_and_on_ours(tmp_path: Path) -> None:
