@@ -144,9 +144,8 @@ def _find_user(call: Call) -> Any:
 
 def _read_members(call: Call) -> str:
     role = _require_role(call)
-    owner_id = Session.objects.values_list("client_id", flat=True).get(
-        pk=call.session_id
-    )
+    owners = Session.objects.values_list("client_id", "user_id")
+    client_id, user_id = owners.get(pk=call.session_id)
     found = SessionMember.objects.filter(session=call.session_id).order_by("pk")
     items: list[dict[str, Any]] = [
         {
@@ -159,10 +158,8 @@ def _read_members(call: Call) -> str:
     ]
     if not any(one["role"] == Role.OWNER for one in items):
         # Only an owner that the session was handed over to has a row.
-        owner: dict[str, Any] = {
-            "author": name_member(owner_id),
-            "role": Role.OWNER.value,
-        }
+        author = name_member(client_id) if user_id is None else f"user:{user_id}"
+        owner: dict[str, Any] = {"author": author, "role": Role.OWNER.value}
         items.insert(0, {**owner, "user": None, "since": None})
     return json.dumps({"role": role, "items": items})
 

@@ -79,6 +79,8 @@ async def test_a_guest_joins_by_link_on_another_node_until_it_is_removed(
             await owner.ask("PATCH", member, role="reader")
             roles = await guest.ask("GET", f"{session}/members/")
             assert roles["role"] == "reader"
+            # As the entries name them.
+            assert [one["author"] for one in roles["items"]] == [olga, gus]
 
             async def is_refused() -> bool:
                 try:
