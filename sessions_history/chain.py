@@ -70,6 +70,13 @@ def has_link(chain: str, mark: Mark) -> bool:
     return _number(links[0]) < mark.number < _number(links[-2])
 
 
+def is_other_entry(chain: str, other: str) -> bool:
+    """Return True if two entries at one offset are of different logs."""
+    first, second = chain.partition(" ")[0], other.partition(" ")[0]
+    # Entries of the previous release have no link.
+    return bool(first and second and first != second)
+
+
 def find_resumption(chain: str, *, is_streaming: bool) -> int:
     """Return the number of the commit that resumed an entry last; 0 if none did."""
     links = chain.split()

@@ -147,7 +147,7 @@ class FanOut:
         """Send uncommitted content to the subscribers of this node."""
         tail = self._tails.get(session_id)
         if tail is not None:
-            tail.grow(entry, text, parts)
+            tail.grow_unwritten(entry, text, parts)
 
     def send_chunks(self, session_id: str, growth: Growth, at: tuple[int, int]) -> None:
         """Send the other nodes committed chunks; this node has them already."""

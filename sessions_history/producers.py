@@ -17,6 +17,7 @@ from connections.telemetry.names import ANSWER_SPAN
 from connections.telemetry.work import do_in_span
 from sessions_history import work
 from sessions_history.answer_order import AnswerOrder
+from sessions_history.chain import is_other_entry
 from sessions_history.entries import Append, Committed, Entry, Rewrite, State
 from sessions_history.exceptions import SessionNotFound, StreamEnded
 from sessions_history.fan_out import FanOut
@@ -109,14 +110,19 @@ class Producers:
             written_chunks=written_chunks,
         )
         key = (session_id, entry.offset)
+        former = self._streams.get(key)
+        if former is not None and is_other_entry(former.entry.chain, entry.chain):
+            # The log of the former is gone.
+            former.end_as(State.INTERRUPTED)
         self._streams[key] = stream
         self._fan_out.watch(*key, lambda offset: self._on_change(stream, offset))
         try:
             async with stream:
                 yield stream
         finally:
-            self._fan_out.unwatch(*key)
-            del self._streams[key]
+            if self._streams.get(key) is stream:
+                self._fan_out.unwatch(*key)
+                del self._streams[key]
             self._order.notify(session_id)
 
     def answer(self, request: Append, committed: Committed) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from connections.passes import Passes
 from connections.units import measure_text
 from sessions_history.beginnings import Beginning
-from sessions_history.chain import Mark
+from sessions_history.chain import Mark, is_other_entry
 from sessions_history.entries import Entry
 from sessions_history.known_commits import Compared, KnownCommits
 from sessions_history.parts import fold
@@ -107,12 +107,23 @@ class Tail:
         growing = self.growing.get(entry.offset)
         if entry.resumption < self.resumed.get(entry.offset, 0):
             return  # The text of a producer that has lost its lease.
-        if growing is None:
+        if growing is None or is_other_entry(growing.entry.chain, entry.chain):
             self.growing[entry.offset] = Growing(entry, text, parts)
         else:
             growing.text = max(growing.text, text, key=len)
             growing.parts = max(growing.parts, parts, key=len)
         self.notify()
+
+    def grow_unwritten(self, entry: Entry, text: str, parts: str) -> None:
+        """
+        Add the content of a stream of this node, which the log may lack yet.
+
+        A stream may outlive its log: the database went back in time, and another
+        entry has its offset now.
+        """
+        growing = self.growing.get(entry.offset)
+        if growing is None or not is_other_entry(growing.entry.chain, entry.chain):
+            self.grow(entry, text, parts)
 
     def extend(self, offset: int, at_char: int, text: str) -> bool:
         """Add a chunk to a streaming entry; return False if there is a hole before."""

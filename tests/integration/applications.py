@@ -93,7 +93,9 @@ async def ws_echo(scope: Message, receive: Receive, send: Send, query: Any) -> N
     while (event := await receive())["type"] == "websocket.receive":
         event.pop("type")
         await send({"type": "websocket.send", **event})
-    seen.append(f"disconnect {event['code']} {scope['transport'].close_reason}")
+    seen.append(
+        f"disconnect {event['code']} {get_extension(scope, TRANSPORT).close_reason}"
+    )
 
 
 async def ws_close(scope: Message, receive: Receive, send: Send, query: Any) -> None:

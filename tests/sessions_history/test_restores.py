@@ -5,12 +5,15 @@ from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
+from django.utils import timezone
 
+from connections.passes import Passes
 from sessions_history.chain import Mark
-from sessions_history.entries import Request
+from sessions_history.entries import Entry, Request, dump_stream
 from sessions_history.hints import pack
 from sessions_history.known_commits import KnownCommits
 from sessions_history.models import Session
+from sessions_history.tails import Tail
 from tests.sessions_history.appends import make_append, make_session
 from tests.sessions_history.backups import make_backup, restore
 from tests.sessions_history.sites import (
@@ -242,3 +245,33 @@ def test_an_old_entry_that_is_read_is_no_doubt() -> None:
     assert not known.is_doubted
     known.learn_newer(mark(4, "b"))
     assert known.is_doubted
+
+
+def make_growing(chain: str, text: str = "") -> Entry:
+    return Entry(
+        offset=2,
+        kind="message",
+        sender="server",
+        at=timezone.now(),
+        data=dump_stream(text),
+        state="streaming",
+        chain=chain,
+    )
+
+
+LOST, PRESENT = make_growing("3-aaaaaaaaaaaa"), make_growing("3-bbbbbbbbbbbb", "n")
+
+
+@pytest.mark.parametrize("is_first", [False, True])
+def test_a_stream_of_a_lost_log_grows_no_entry_of_the_present_one(
+    is_first: bool,
+) -> None:
+    """Whether it grows before the node has read the present entry, or after it."""
+    tail = Tail("s", Passes(), on_doubt=lambda tail: None)
+    if is_first:
+        tail.grow_unwritten(LOST, "of a lost log", "")
+    tail.take(PRESENT)
+    tail.grow_unwritten(LOST, "of a lost log", "")
+    assert tail.growing[2].text == "n"
+    tail.grow_unwritten(PRESENT, "new", "")
+    assert tail.growing[2].text == "new"
