@@ -28,6 +28,7 @@ from connections.node.node import Node as RunningNode
 from connections.routing import protect
 from connections.storage.database import Database
 from connections.testing.communicators import make_config
+from connections.testing.waiting import scale
 from tests.connections.dashboard_pages import EVIL, URL, make_staff
 from tests.connections.live_states import make_state, store_states
 from tests.connections.rows import make_node_row
@@ -204,7 +205,7 @@ def _log_in(user_id: Any) -> Any:
 
 async def receive_until(communicator: WebsocketCommunicator, kind: str) -> Any:
     while True:
-        event = await communicator.receive_output(timeout=5)
+        event = await communicator.receive_output(timeout=scale(10))
         if event["type"] == "websocket.close":
             return event
         content = json.loads(event["text"])

@@ -18,6 +18,7 @@ from connections.models import CloseRequest, Connection, Node
 from connections.node.current import get_node
 from connections.routing import protect
 from connections.testing import read_close
+from connections.testing.waiting import scale
 from tests.connections.login import log_in
 
 
@@ -47,9 +48,9 @@ def make_cookie(user: User) -> str:
 
 
 async def converse(communicator: WebsocketCommunicator) -> Any:
-    assert (await communicator.connect(timeout=5))[0]
+    assert (await communicator.connect(timeout=scale(10)))[0]
     await communicator.send_json_to({"name": "bob"})
-    answer = await communicator.receive_json_from(timeout=5)
+    answer = await communicator.receive_json_from(timeout=scale(10))
     assert "type" not in answer
     return answer
 
@@ -92,7 +93,7 @@ class WithSession:
         self.user.is_active = False
         await self.user.asave()
         communicator = make_communicator(cookie=cookie)
-        assert (await communicator.connect(timeout=5))[0]
+        assert (await communicator.connect(timeout=scale(10)))[0]
         assert (await read_close(communicator)).code == 4001
 
     async def test_requests_and_sockets_share_the_rows(self) -> None:

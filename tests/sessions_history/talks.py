@@ -12,6 +12,7 @@ from channels.testing import WebsocketCommunicator
 from connections.credentials.identity import Credential, name_user
 from connections.node.node import Node
 from connections.testing.communicators import connect_to
+from connections.testing.waiting import scale
 from sessions_history.consumers import SessionConsumer
 
 
@@ -31,7 +32,7 @@ class Talk:
 
     async def receive(self) -> dict[str, Any]:
         """Return the next message."""
-        event = await self.communicator.receive_output(timeout=5)
+        event = await self.communicator.receive_output(timeout=scale(10))
         assert event["type"] == "websocket.send", event
         message: dict[str, Any] = json.loads(event["text"])
         return message
@@ -88,7 +89,7 @@ async def talk(
         subprotocols=subprotocols,
         **query,
     )
-    connected, subprotocol = await communicator.connect(timeout=5)
+    connected, subprotocol = await communicator.connect(timeout=scale(10))
     assert (connected, subprotocol) == (True, max(subprotocols))
     found = Talk(communicator)
     found.hello = await found.receive()
