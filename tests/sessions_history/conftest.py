@@ -1,6 +1,6 @@
 """Nodes with a real database, for everything that reaches it."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -10,6 +10,7 @@ from connections.node.current import get_node
 from connections.node.node import Node
 from connections.storage.database import Database
 from connections.testing.communicators import make_config
+from sessions_history import writer
 from tests.sessions_history.asking import PAGE
 
 MakeNode = Callable[..., Node]
@@ -37,6 +38,13 @@ class SwitchableDatabase(Database):
             self.loses_reply = False
             raise DatabaseUnavailable("the reply to COMMIT is lost")
         return result
+
+
+@pytest.fixture(autouse=True)
+def no_writer_is_left() -> Iterator[None]:
+    """Close the writer of this process, which keeps the settings of its first use."""
+    yield
+    writer.close()
 
 
 @pytest.fixture
