@@ -155,6 +155,18 @@ def test_server_sets_everything_up_and_serves(machine: Machine) -> None:
     assert "user admin, password the-password" in done.stderr
 
 
+def test_a_model_answers_where_there_is_one_else_the_agents(machine: Machine) -> None:
+    manage = MANAGE + "    print(os.environ['SESSIONS_RESPONDER'])\n"
+    (machine.checkout / "manage.py").write_text(manage)
+    model = "http://127.0.0.1:11434/v1"
+    for environment, responder in (
+        ({}, "orchestra.agents.AgentsResponder"),
+        ({"COMPLETIONS_BASE_URL": model}, "orchestra.responders.CompletionsResponder"),
+        ({"SESSIONS_RESPONDER": "mine.Own", "COMPLETIONS_BASE_URL": model}, "mine.Own"),
+    ):
+        assert responder in machine.run("server", **environment).stdout.splitlines()
+
+
 def test_each_package_is_printed_and_no_warning(machine: Machine) -> None:
     lines = (
         "WARNING: Location '/wheels' is ignored",
