@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.utils import timezone
 
 from connections.node.node import Node
@@ -19,6 +20,7 @@ from sessions_history.models import HistoryEntry, Work
 from sessions_history.pruning import interrupt_abandoned
 from sessions_history.responders import HistoryMessage
 from tests.sessions_history.appends import make_session
+from tests.sessions_history.backups import make_backup, restore
 from tests.sessions_history.conftest import MakeNode, SwitchableDatabase
 from tests.sessions_history.responding import Scripted
 from tests.sessions_history.talks import talk
@@ -86,6 +88,33 @@ async def test_a_stream_whose_opening_was_lost_is_interrupted(
         await wait_for_state(alice.session_id, 1, "interrupted")
 
 
+async def test_a_stream_ends_when_its_offset_is_given_to_another_after_a_restore(
+    make_node: MakeNode,
+) -> None:
+    log = get_log(start(make_node(), None))
+    session_id = await sync_to_async(make_session)()
+    backup = await make_backup()
+    opened: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    async def write() -> None:
+        async with log.stream(session_id) as lost:
+            opened.set_result(lost.offset)
+            await asyncio.Event().wait()
+
+    writing = asyncio.create_task(write())
+    offset = await opened
+    await restore(backup)
+    async with log.stream(session_id) as present:
+        assert present.offset == offset
+        # It has written nothing, so no commit of its own tells it.
+        with pytest.raises(StreamEnded):
+            async with asyncio.timeout(scale(10)):
+                await writing
+        await present.write("of the present log")
+    entry = await HistoryEntry.objects.aget(session=session_id)
+    assert (entry.state, "of the present log" in entry.data) == ("done", True)
+
+
 async def test_another_node_gives_the_answer_of_a_dead_one(
     make_node: MakeNode, database: SwitchableDatabase
 ) -> None:
@@ -97,7 +126,7 @@ async def test_another_node_gives_the_answer_of_a_dead_one(
         await alice.say({"text": "hi"})
         await alice.receive_type("error")
     await dead.stop()
-    start(make_node(**QUICK), responder)
+    start(make_node(), responder)
     await wait_for_state(alice.session_id, 2, "done")
     assert [message for message, _ in responder.asked] == [{"text": "hi"}]
 
