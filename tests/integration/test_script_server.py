@@ -57,12 +57,12 @@ def started(tmp_path: Path) -> Iterator[Started]:
 
 async def test_its_output_suffices_to_connect(started: Started) -> None:
     """Six connections with the token exceed the limit by one."""
-    serving = f"Listening on TCP address 127.0.0.1:{started.port}"
+    connecting = re.compile(r"(ws://\S+) --token (\S+)\n")
     await wait_until(
-        lambda: serving in started.log() or started.process.poll() is not None,
+        lambda: connecting.search(started.log()) or started.process.poll() is not None,
         seconds=60,
     )
-    found = re.search(r"(ws://\S+) --token (\S+)", started.log())
+    found = connecting.search(started.log())
     assert found, started.log()
     headers = {"Authorization": f"Bearer {found[2]}"}
     opened = [await connect(found[1], additional_headers=headers) for _ in range(6)]
