@@ -5,7 +5,6 @@ Its broker is the folder that BROKER_FOLDER names.
 """
 
 import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,7 @@ from celery import Celery
 django.setup()
 
 from sessions_history.writer import open_stream  # noqa: E402
-
-WORDS = [f"word{number} 👩‍👩‍👧 " for number in range(40)]
-HALF = "".join(WORDS[:20])
+from tests.integration.worker_answer import write_answer  # noqa: E402
 
 app = Celery("answers", set_as_current=False)
 
@@ -46,11 +43,6 @@ if "BROKER_FOLDER" in os.environ:
     name="answer", bind=True, acks_late=True, reject_on_worker_lost=True
 )
 def answer(task: Any, session_id: str, folder: str) -> None:
-    """Stream an answer; the first attempt stops in the middle, until it is killed."""
+    """Stream an answer, each attempt with the same key."""
     with open_stream(session_id, key=task.request.id) as stream:
-        is_first, so_far = not stream.text, stream.text
-        for word in WORDS[so_far.count("👩‍👩‍👧") :]:
-            stream.write(word)
-            if is_first and stream.text == HALF:
-                (Path(folder) / "pid").write_text(str(os.getpid()))
-                signal.pause()
+        write_answer(stream, folder)
