@@ -114,7 +114,8 @@ class Tab:
                 offset: Number(item.dataset.offset),
                 sender: item.dataset.from,
                 state: item.dataset.state,
-                text: item.querySelector(".text").textContent,
+                text: [...item.querySelectorAll(".text")]
+                    .map((text) => text.textContent).join(""),
             }))""",
         )
         return [Shown(**one) for one in found]

@@ -1,11 +1,12 @@
 """Responders for the servers under test."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from sessions_history.parts import Part
-from sessions_history.responders import HistoryMessage
+from sessions_history.responders import AnswerContext, HistoryMessage
 
 
 class Counting:
@@ -38,3 +39,19 @@ class Calling:
         yield Part("tool_call", id="c", state="done", result=["the moon"])
         yield "The moon."
         yield Part("usage", id="u", input_tokens=7, output_tokens=9)
+
+
+class Playing:
+    """Yield the parts that a message lists as JSON; "wait" waits for a stop."""
+
+    async def respond(
+        self, message: Any, history: Sequence[HistoryMessage], context: AnswerContext
+    ) -> AsyncIterator[str | Part]:
+        for one in json.loads(message["text"]):
+            if one == "wait":
+                await context.stream.cancelled()
+            elif isinstance(one, str):
+                yield one
+            else:
+                type_, fields = one
+                yield Part(type_, **fields)

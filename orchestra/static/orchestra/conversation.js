@@ -4,7 +4,7 @@ import { SessionClient, textOf } from "../connections/client.js";
 import { ConversationList } from "./conversation_list.js";
 import { CuttableNetwork } from "./network.js";
 import { TranscriptList } from "./transcript_list.js";
-import { LONG_TEXT, describeEnd, describeState } from "./words.js";
+import { describeEnd, describeState } from "./words.js";
 
 /** @param {string} id */
 const get = (id) => /** @type {HTMLElement} */ (document.getElementById(id));
@@ -94,10 +94,8 @@ words.addEventListener("keydown", (event) => {
   event.preventDefault();
   void say(words.value);
 });
-get("suggest").addEventListener("click", () => {
-  words.value = LONG_TEXT;
-  fitHeight();
-  words.focus();
+get("suggestions").addEventListener("click", ({ target }) => {
+  if (target instanceof HTMLButtonElement) void say(target.textContent ?? "");
 });
 get("now").addEventListener("click", () => client.connect());
 get("notice-button").addEventListener("click", () => {

@@ -1,15 +1,7 @@
-import { textOf } from "../connections/client.js";
-import { MarkdownView } from "./markdown.js";
+import { make } from "./elements.js";
+import { EntryView } from "./entry_view.js";
 
 /** @typedef {import("../connections/client.js").Entry} Entry */
-
-const STATES = {
-  streaming: "writing",
-  cancelled: "stopped",
-  interrupted: "interrupted",
-  error: "failed",
-  done: "",
-};
 
 const NEAR_END = 80;
 /** Items in the list at most, whatever their number in the transcript. */
@@ -31,8 +23,7 @@ export class TranscriptList {
   #later;
   #getEntries;
   #onStop;
-  /** @type {Map<number, HTMLElement>} */ #items = new Map();
-  /** @type {WeakMap<HTMLElement, MarkdownView>} */ #views = new WeakMap();
+  /** @type {Map<number, EntryView>} */ #items = new Map();
 
   /**
    * @param {{list: HTMLElement, pending: HTMLElement, scroller: HTMLElement,
@@ -60,17 +51,15 @@ export class TranscriptList {
     const old = this.#items.get(entry.offset);
     if (!old && this.#isOutside(entry.offset)) return;
     this.#keepAtEnd(() => {
-      const item = this.#make(entry);
-      this.#items.set(entry.offset, item);
-      if (old) old.replaceWith(item);
-      else this.#list.insertBefore(item, this.#findNext(entry.offset));
+      if (old) old.update(entry);
+      else this.#list.insertBefore(this.#make(entry), this.#findNext(entry.offset));
     });
   }
 
   /** Let an entry grow. @param {Entry} entry */
   grow(entry) {
     const item = this.#items.get(entry.offset);
-    if (item) this.#keepAtEnd(() => this.#views.get(item)?.show(textOf(entry)));
+    if (item) this.#keepAtEnd(() => item.update(entry));
   }
 
   /** Show a line between the entries. @param {string} text @param {string} [kind] */
@@ -114,41 +103,16 @@ export class TranscriptList {
 
   /** @param {Entry} entry */
   #make(entry) {
-    const item = make("li", "entry");
-    item.dataset.from = entry.from;
-    item.dataset.state = entry.state;
-    item.dataset.offset = String(entry.offset);
-    const head = make("p", "head");
-    head.append(make("span", "who", entry.from === "client" ? "You" : "Answer"), makeTime(entry.at));
-    const state = STATES[entry.state] ?? entry.state;
-    if (state) head.append(make("span", "state", state));
-    if (entry.state === "streaming") head.append(this.#makeStop(entry.offset));
-    const text = make("div", "text");
-    item.append(head, text);
-    if (entry.from === "client") text.textContent = textOf(entry) || plain(entry);
-    else {
-      const view = new MarkdownView(text);
-      view.show(textOf(entry) || plain(entry));
-      this.#views.set(item, view);
-    }
-    if (entry.data?.error) item.append(make("p", "why", entry.data.error));
-    return item;
-  }
-
-  /** @param {number} offset */
-  #makeStop(offset) {
-    const button = make("button", "plain stop", "Stop");
-    button.setAttribute("type", "button");
-    button.setAttribute("aria-label", "Stop this answer");
-    button.addEventListener("click", () => this.#onStop(offset));
-    return button;
+    const item = new EntryView(entry, { onStop: this.#onStop });
+    this.#items.set(entry.offset, item);
+    return item.element;
   }
 
   /** @param {number} offset */
   #findNext(offset) {
     if (Math.max(0, ...this.#items.keys()) <= offset) return null;
     const later = [...this.#items.keys()].filter((one) => one > offset);
-    return this.#items.get(Math.min(...later)) ?? null;
+    return this.#items.get(Math.min(...later))?.element ?? null;
   }
 
   /** True if the entry belongs to what is not shown. @param {number} offset */
@@ -186,11 +150,7 @@ export class TranscriptList {
   /** Insert entries and keep what is on the screen. @param {Entry[]} entries @param {Element | null} next */
   #insert(entries, next) {
     const { scrollHeight, scrollTop } = this.#scroller;
-    for (const entry of entries) {
-      const item = this.#make(entry);
-      this.#items.set(entry.offset, item);
-      this.#list.insertBefore(item, next);
-    }
+    for (const entry of entries) this.#list.insertBefore(this.#make(entry), next);
     if (next) this.#scroller.scrollTop = scrollTop + this.#scroller.scrollHeight - scrollHeight;
   }
 
@@ -230,27 +190,4 @@ export class TranscriptList {
   #toEnd() {
     this.#scroller.scrollTop = this.#scroller.scrollHeight;
   }
-}
-
-/** Return string data as it is, other data without text as JSON. @param {Entry} entry */
-function plain(entry) {
-  const { data } = entry;
-  if (typeof data === "string") return data;
-  return typeof data?.text === "string" ? "" : JSON.stringify(data);
-}
-
-/** @param {string} tag @param {string} className @param {string} [text] */
-function make(tag, className, text = "") {
-  const element = document.createElement(tag);
-  element.className = className;
-  element.textContent = text;
-  return element;
-}
-
-/** @param {string} at */
-function makeTime(at) {
-  const element = /** @type {HTMLTimeElement} */ (document.createElement("time"));
-  element.dateTime = at;
-  element.textContent = new Date(at).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
-  return element;
 }

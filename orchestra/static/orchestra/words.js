@@ -91,9 +91,3 @@ function describeLoss(ending) {
       return "Reconnecting";
   }
 }
-
-export const LONG_TEXT = `An orchestra does not stop when one player turns a page. The others go on, and whoever was away comes in again at the right bar, for everybody counts.
-
-So it is here. What you write is recorded before it is acknowledged 📜, what is answered belongs to the conversation and not to a socket, and every page knows what it has and what it lacks. Reload this one now, in the middle of the sentence. Open it twice. Cut the network for as long as you like, or stop the server and start it again: 👩‍🚀 each word comes once, in its place — naïve, café, 日本語, e\u0301, and all.
-
-When the page is back it says what it holds, and gets what is missing: no more, no less, and never the same thing twice.`;
