@@ -17,7 +17,8 @@ from sessions_history.reads import (
 )
 from sessions_history.resume import Resumption, decide
 from sessions_history.session_ids import make_session_id
-from sessions_history.subscribers import SendText, Subscriber
+from sessions_history.subscribers import End, SendText, Subscriber
+from sessions_history.turns import Turns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,12 +51,16 @@ class AttachedConnections:
         connection: LiveConnection,
         send: SendText,
         has_parts: bool = False,
+        end: End | None = None,
+        turns: Turns | None = None,
     ) -> Attached:
         """
         Attach a connection to a session of its client or user, or to a new one.
 
         A new session is provisional: its first entry inserts it. Nothing is sent
-        before subscriber.start(); its owner closes it.
+        before subscriber.start(); its owner closes it. `end` is called with the
+        reason for which the session ends for the connection; without it the
+        connection ends. The sessions of one connection share their turns.
 
         Raises:
             SessionNotFound: it does not exist, or the client has no role in it.
@@ -64,7 +69,16 @@ class AttachedConnections:
         client_id = connection.client_id
         is_new = session_id is None
         session_id = session_id or make_session_id(client_id)
-        subscriber = await self._follow(session_id, connection, send, has_parts)
+        subscriber = Subscriber(
+            self._fan_out.find_or_make(session_id),
+            database=self._database,
+            connection=connection,
+            send=send,
+            has_parts=has_parts,
+            end=end,
+            turns=turns,
+        )
+        await self._follow(subscriber, connection, end)
         membership = self._by_subscriber[subscriber]
         try:
             if is_new:
@@ -92,6 +106,8 @@ class AttachedConnections:
                 connection=connection,
                 send=send,
                 has_parts=has_parts,
+                end=end,
+                turns=turns,
             )
         self._touch(session_id)
         return Attached(
@@ -125,25 +141,13 @@ class AttachedConnections:
         self._fan_out.leave(subscriber.tail)
 
     async def _follow(
-        self,
-        session_id: str,
-        connection: LiveConnection,
-        send: SendText,
-        has_parts: bool,
-    ) -> Subscriber:
+        self, subscriber: Subscriber, connection: LiveConnection, end: End | None
+    ) -> None:
         """Subscribe first and read afterwards, so that no entry is missed."""
-        tail = self._fan_out.find_or_make(session_id)
-        subscriber = Subscriber(
-            tail,
-            database=self._database,
-            connection=connection,
-            send=send,
-            has_parts=has_parts,
-        )
-        membership = self.memberships.join(tail, connection)
+        tail = subscriber.tail
+        membership = self.memberships.join(tail, connection, end or connection.end)
         self._by_subscriber[subscriber] = membership
-        await self._fan_out.listen(session_id)
-        return subscriber
+        await self._fan_out.listen(tail.session_id)
 
     async def _read(self, membership: Membership, claim: Claim) -> Snapshot:
         """Read the session, once more if its members changed meanwhile."""

@@ -1,92 +1,95 @@
 """The session protocol, orchestra.v1 and orchestra.v2, on one connection."""
 
-import asyncio
 import json
-import logging
-import re
 
 from connections import close_codes
 from connections.asgi import Message, Receive, Send
+from connections.close_codes import CloseReason
 from connections.consumers import LimitedJsonConsumer
-from connections.exceptions import (
-    DatabaseUnavailable,
-    InvalidMessage,
-    Refused,
+from connections.exceptions import DatabaseUnavailable, InvalidMessage, Refused
+from connections.net.script_prefix import remove_script_prefix
+from sessions_history.attachment import SessionAttachment, SharedConnection
+from sessions_history.claims import (
+    MANY,
+    NEW,
+    AttachRequest,
+    asks_presence,
+    read_attach,
+    read_claim,
 )
-from connections.presence.rooms import find_member
-from sessions_history.attached import Attached
-from sessions_history.claims import asks_presence, read_claim
-from sessions_history.entries import Committed
-from sessions_history.exceptions import (
-    KeyReused,
-    LogFull,
-    SessionNotFound,
-    StorageFull,
-    StreamEnded,
-    TooManySessions,
-    TooManyStreams,
-)
-from sessions_history.log import SessionLog, get_log
-from sessions_history.member_models import Role
-from sessions_history.memberships import Membership
-from sessions_history.presence import SessionPresence
+from sessions_history.exceptions import SessionNotFound
+from sessions_history.log import get_log
+from sessions_history.refusals import NOT_FOUND, UNREADABLE, Refusal
 from sessions_history.session_ids import SESSION_ID
-from sessions_history.subscribers import Subscriber
-
-logger = logging.getLogger(__name__)
 
 SUBPROTOCOL = "orchestra.v1"
 PARTS_SUBPROTOCOL = "orchestra.v2"
-"""The subprotocol whose entries have parts."""
-_MESSAGE_ID = re.compile(r"[A-Za-z0-9_-]{12,80}-[0-9]{1,15}")
-_MAX_UNDER_WAY = 32
-"""How many messages of one connection may wait for their commit."""
+"""The subprotocol whose entries have parts, and whose connections many sessions."""
 
-_RETRY_SECONDS = 1
-_TOUCH_SECONDS = 600
+_ALREADY_ATTACHED = Refusal("already_attached", "detach the session first")
+_NOT_COVERED = Refusal("forbidden", "the credential does not cover the session")
+_NOT_ATTACHED = Refusal(
+    "not_attached", "attach the session that the message is for, and name it"
+)
 _QUIET_TYPES = ("ping", "present", "refresh")
 _LONGEST_QUIET = 20_000
 """A longer message always counts as activity: parsing it only to find out would
 cost too much."""
 
-_MOST_OFFSET = 2**63 - 1
 _QUIET_TEXTS = tuple(f'"{kind}"' for kind in _QUIET_TYPES)
 
 
 class SessionConsumer(LimitedJsonConsumer):
     """
-    One connection attached to one session, of its client or of others.
+    One connection attached to sessions of its client or of others.
 
-    It translates messages into calls of the node's SessionLog. Its subscriber
-    decides what is sent and when.
+    The path names the first one, or none, and messages attach more. The consumer
+    passes each message to its session; a subscriber of each decides what is sent.
     """
 
-    _log: SessionLog
-    _session_id: str
-    _membership: Membership
-    _author: str
-    _subscriber: Subscriber | None = None
-    _presence: SessionPresence | None = None
-    _under_way: set[asyncio.Future[Committed]]
+    _shared: SharedConnection
+    _own: SessionAttachment | None = None
+    """The session of the path, whose messages need not name it."""
 
-    _touched_at = 0.0
+    _sessions: dict[str, SessionAttachment]
+    """All attached sessions, by id."""
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        self._under_way = set()
+        self._sessions = {}
         try:
             await super().__call__(scope, receive, send)
         finally:
-            if self._presence is not None:
-                self._presence.close()
-                self._presence = None
-            if self._subscriber is not None:
-                self._log.attached.detach(self._subscriber)
+            self._own = None
+            while self._sessions:
+                self._sessions.popitem()[1].close()
+            # It refers to a method of this consumer: a reference cycle.
+            self.__dict__.pop("_shared", None)
 
     async def connect(self) -> None:
         offered = self.scope.get("subprotocols") or []
         known = [one for one in (PARTS_SUBPROTOCOL, SUBPROTOCOL) if one in offered]
         if offered and not known:
             raise Refused(close_codes.PROTOCOL_ERROR)
+        self._shared = SharedConnection(
+            node=self.scope["node"],
+            log=get_log(self.scope["node"]),
+            connection=self.connection,
+            send=self._send_text,
+            has_parts=PARTS_SUBPROTOCOL in known,
+        )
+        own: SessionAttachment | None = None
+        if self._path_word != MANY:
+            own = self._own = await self._attach_own()
+            self._sessions[own.session_id] = own
+        elif not self._shared.has_parts:
+            raise Refused(close_codes.PROTOCOL_ERROR)
+        await self.accept(known[0] if known else None)
+        await self.send_json(self._make_hello(own))
+        if own is not None:
+            await own.start()
+
+    async def _attach_own(self) -> SessionAttachment:
+        """Attach to the session of the path."""
         try:
             session_id, claim = read_claim(self.scope)
             has_presence = asks_presence(self.scope)
@@ -94,51 +97,23 @@ class SessionConsumer(LimitedJsonConsumer):
             raise Refused(close_codes.PROTOCOL_ERROR) from exc
         if session_id is not None and not SESSION_ID.fullmatch(session_id):
             raise Refused(close_codes.NOT_FOUND)
-        self._log = get_log(self.scope["node"])
+        one = SessionAttachment(self._shared)
         try:
-            attached = await self._log.attached.attach(
-                session_id,
-                claim,
-                connection=self.connection.live,
-                send=self._send_text,
-                has_parts=PARTS_SUBPROTOCOL in known,
-            )
+            await one.open(session_id, claim, has_presence=has_presence)
         except SessionNotFound as exc:
             raise Refused(close_codes.NOT_FOUND) from exc
         except DatabaseUnavailable as exc:
             raise Refused(close_codes.UNAVAILABLE) from exc
-        self._subscriber = attached.subscriber
-        self._session_id = attached.position.session_id
-        self._membership = attached.membership
-        self._author = find_member(self.connection.live)
-        if has_presence:
-            self._presence = SessionPresence(
-                self._log.typing,
-                session_id=self._session_id,
-                connection=self.connection.live,
-                node=self.scope["node"],
-                send=self.connection.send,
-            )
-        await self.accept(known[0] if known else None)
-        await self.send_json(self._make_hello(attached))
-        if self._presence is not None:
-            self._presence.start()
-        resumption = attached.resumption
-        self.scope["node"].counters.resumes.add(resumption.outcome.value)
-        try:
-            await self._subscriber.start(
-                resumption.position,
-                mark=attached.position.mark,
-                missing_to=resumption.missing_to,
-                reopened=resumption.reopened,
-            )
-        except DatabaseUnavailable:
-            # The client has its hello, and claims the same when it returns.
-            self.connection.live.end(close_codes.UNAVAILABLE)
+        return one
+
+    @property
+    def _path_word(self) -> str:
+        word: str = self.scope["url_route"]["kwargs"]["session_id"]
+        return word
 
     def presence(self) -> str | None:
         """Return the room of the session if the client asks who is present."""
-        return self._presence.room if self._presence is not None else None
+        return self._own.room if self._own is not None else None
 
     def is_activity(self, message: Message) -> bool:
         """Return False for heartbeats and refreshes: they keep a dead page alive."""
@@ -152,243 +127,176 @@ class SessionConsumer(LimitedJsonConsumer):
         return not isinstance(content, dict) or content.get("type") not in _QUIET_TYPES
 
     async def handle_message(self, content: Message) -> None:
-        message_id = content.get("id")
-        if not isinstance(message_id, str) or not _MESSAGE_ID.fullmatch(message_id):
-            raise InvalidMessage(
-                "invalid_message",
-                "id: 12 or more of A-Z a-z 0-9 _ -, then - and a number",
-            )
-        if "data" not in content:
-            raise InvalidMessage("invalid_message", "no data", message_id=message_id)
-        if not self._may_write(message_id):
-            return
-        is_agent = self._membership.role is Role.AGENT
-        wants_answer = content.get("answer", not is_agent)
-        if not isinstance(wants_answer, bool):
-            raise InvalidMessage(
-                "invalid_message", "answer: true or false", message_id=message_id
-            )
-        while len(self._under_way) >= _MAX_UNDER_WAY:
-            await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
-        credential = self.connection.live.credential
-        try:
-            future = self._log.say(
-                self._session_id,
-                message_id,
-                content["data"],
-                self.connection.client_id,
-                author=self._author,
-                wants_answer=wants_answer,
-                claims=credential.claims if credential is not None else None,
-                metadata=content.get("metadata"),
-            )
-        except InvalidMessage as exc:
-            raise InvalidMessage(exc.code, exc.message, message_id=message_id) from exc
-        except (LogFull, TooManyStreams) as exc:
-            self._answer(message_id, exc)
-            return
-        if self._presence is not None:
-            self._presence.set_typing(is_typing=False)
-        self._under_way.add(future)
-        began_at = self.scope["node"].clock()
-        future.add_done_callback(lambda done: self._settle(message_id, done, began_at))
+        if one := await self._find(content):
+            await one.say(content)
 
     async def handle_cancel(self, content: Message) -> None:
-        offset = content.get("offset")
-        if (
-            not isinstance(offset, int)
-            or isinstance(offset, bool)
-            or not 0 < offset <= _MOST_OFFSET
-        ):
-            raise InvalidMessage("invalid_message", "offset: a whole number")
-        epoch = content.get("epoch")
-        if not isinstance(epoch, str | None):
-            raise InvalidMessage("invalid_message", "epoch: a text, or none")
-        if epoch is None and self._subscriber is not None:
-            # Clients of the previous release name none.
-            epoch = self._subscriber.tail.epoch
-        if not self._may_write(offset=offset):
-            return
-        try:
-            await self._log.cancel(self._session_id, offset, epoch)
-        except (StreamEnded, SessionNotFound):
-            text = "nothing streams at this offset"
-            self._reply_error("not_found", text, offset=offset)
-        except (DatabaseUnavailable, LogFull):
-            self._reply_error(
-                "unavailable",
-                "not cancelled; try again",
-                offset=offset,
-                retry=_RETRY_SECONDS,
-            )
+        if one := await self._find(content):
+            await one.cancel(content)
 
     async def handle_delete(self, content: Message) -> None:
-        if self._subscriber is None:
-            return
-        if self._membership.role is not Role.OWNER:
-            self._reply_error("forbidden", "only the owner deletes the session")
-            return
-        try:
-            await self._log.attached.delete(
-                self._session_id, self._membership.owner_id, but=self._subscriber
-            )
-        except DatabaseUnavailable:
-            text = "whether it is deleted is unknown; try again"
-            self._reply_error("unavailable", text, retry=_RETRY_SECONDS)
-            return
-        except SessionNotFound:
-            logger.debug("The session %s was deleted before", self._session_id)
-        await self.connection.send(
-            json.dumps({"type": "deleted", "session": self._session_id})
-        )
-        self.connection.live.end(close_codes.NOT_FOUND)
+        if one := await self._find(content):
+            await one.delete()
 
     async def handle_present(self, content: Message) -> None:
-        presence = self._require_presence()
-        await self.connection.send(json.dumps(await presence.describe()))
+        if one := await self._find(content):
+            await one.describe_present()
 
     async def handle_typing(self, content: Message) -> None:
-        is_typing = content.get("active")
-        if not isinstance(is_typing, bool):
-            raise InvalidMessage("invalid_message", "active: true or false")
-        presence = self._require_presence()
-        if self._may_write():
-            presence.set_typing(is_typing=is_typing)
-
-    def _may_write(
-        self, message_id: str | None = None, *, offset: int | None = None
-    ) -> bool:
-        """Return whether the role allows to write; if not, tell the client."""
-        role = self._membership.role
-        if role is not None and role.may_write:
-            return True
-        text = f"the role {role} may read this session, and not write in it"
-        self._reply_error("forbidden", text, message_id, offset=offset)
-        return False
-
-    def _require_presence(self) -> SessionPresence:
-        """
-        Return the presence of this connection.
-
-        Raises:
-            InvalidMessage: the client has not asked for it.
-        """
-        if self._presence is None:
-            raise InvalidMessage("invalid_message", "attach with ?presence=1")
-        return self._presence
+        if one := await self._find(content):
+            one.set_typing(content)
 
     async def handle_ping(self, content: Message) -> None:
-        if self._subscriber and not self._subscriber.tail.last_offset:
-            self._keep_empty()
-        offset = self._subscriber.tail.last_offset if self._subscriber else 0
-        pong = {"type": "pong", "t": content.get("t"), "offset": offset}
+        for one in self._sessions.values():
+            one.keep_empty()
+        pong = {"type": "pong", "t": content.get("t")}
+        if self._own is not None:
+            pong["offset"] = self._own.last_offset
+        named = {
+            session_id: one.last_offset
+            for session_id, one in self._sessions.items()
+            if one is not self._own
+        }
+        if named:
+            pong["offsets"] = named
         # send_json() would count as activity.
         await self.connection.send(json.dumps(pong))
 
-    def _keep_empty(self) -> None:
-        """Keep a session without entries, which is deleted if unseen for an hour."""
-        now = self.scope["node"].clock()
-        if now - self._touched_at > _TOUCH_SECONDS:
-            self._touched_at = now
-            self._log.touch(self._session_id)
-
-    def _settle(
-        self, message_id: str, done: asyncio.Future[Committed], began_at: float
-    ) -> None:
-        """Send the client the result of its message."""
-        self._under_way.discard(done)
-        if done.cancelled():
+    async def handle_attach(self, content: Message) -> None:
+        self._require_many("attach")
+        try:
+            asked = read_attach(content)
+        except ValueError as exc:
+            raise InvalidMessage("invalid_message", str(exc)) from exc
+        one = SessionAttachment(self._shared, self._on_end)
+        refusal = self._check(asked) or await self._open(one, asked)
+        if refusal is not None:
+            error = refusal.to_wire(asked.request_id, session=content["session"])
+            await self._shared.send_in_turn(error)
             return
-        exc = done.exception()
-        if exc is not None:
-            self._answer(message_id, exc)
-        elif self._subscriber is not None:
-            offset = done.result().offset
-            # The characters of an id need no escapes.
-            self._subscriber.reply(
-                f'{{"type":"ack","id":"{message_id}","offset":{offset}}}'
-            )
-            node = self.scope["node"]
-            node.counters.acks.observe(node.clock() - began_at)
+        self._sessions[one.session_id] = one
+        self.connection.live.flight.record("attached", one.session_id)
+        hello = self._make_hello(one)
+        if asked.request_id is not None:
+            hello["id"] = asked.request_id
+        async with self._shared.turns:
+            await self.send_json(hello)
+        await one.start()
 
-    def _answer(self, message_id: str, exc: BaseException) -> None:
-        """Send the client the reason why its message was not appended."""
-        if isinstance(exc, KeyReused):
-            text = "this id was used before, with other data"
-            self._reply_error("invalid_message", text, message_id)
-        elif isinstance(exc, StorageFull):
-            text = "the storage of this client is full: delete a session"
-            self._reply_error("storage_full", text, message_id)
-        elif isinstance(exc, TooManySessions):
-            text = "this client has as many sessions as allowed: delete one"
-            end = close_codes.SESSIONS_FULL
-            self._reply_error("sessions_full", text, message_id, ends_with=end)
-        elif isinstance(exc, TooManyStreams):
-            text = "too many answers are under way"
-            self._reply_error("rate_limited", text, message_id, retry=_RETRY_SECONDS)
-        elif isinstance(exc, LogFull | DatabaseUnavailable):
-            text = "not recorded, as far as is known; send it again"
-            self._reply_error("unavailable", text, message_id, retry=_RETRY_SECONDS)
-        elif isinstance(exc, SessionNotFound):
-            text, end = "the session is gone", close_codes.NOT_FOUND
-            self._reply_error("not_found", text, message_id, ends_with=end)
+    async def _open(
+        self, one: SessionAttachment, asked: AttachRequest
+    ) -> Refusal | None:
+        """Attach to a session; return why that is not possible."""
+        presence = asked.has_presence
+        try:
+            await one.open(asked.session_id, asked.claim, has_presence=presence)
+        except SessionNotFound:
+            return NOT_FOUND
+        except DatabaseUnavailable:
+            return UNREADABLE
+        return None
+
+    async def handle_detach(self, content: Message) -> None:
+        self._require_many("detach")
+        one = await self._find(content)
+        if one is None:
+            return
+        if one is self._own:
+            text = "the connection ends with the session of its path: close it"
+            raise InvalidMessage("invalid_message", text)
+        detached = self._remove(one, close_codes.CLOSED)
+        await self._shared.send_in_turn(detached)
+
+    def _require_many(self, kind: str) -> None:
+        """
+        Check that the connection may attach several sessions.
+
+        Raises:
+            InvalidMessage: it speaks a version without them.
+        """
+        if not self._shared.has_parts:
+            text = f"{kind} needs the subprotocol {PARTS_SUBPROTOCOL}"
+            raise InvalidMessage("unknown_type", text)
+
+    def _check(self, asked: AttachRequest) -> Refusal | None:
+        """Return why a session is not attached, unless reading it has to decide."""
+        session_id = asked.session_id or NEW
+        most = self._shared.node.config.sessions.max_sessions_per_connection
+        if session_id in self._sessions:
+            return _ALREADY_ATTACHED
+        if len(self._sessions) >= most:
+            text = f"a connection attaches at most {most} sessions"
+            return Refusal("too_many_sessions", text)
+        if asked.session_id is not None and not SESSION_ID.fullmatch(session_id):
+            return NOT_FOUND
+        credential = self.connection.live.credential
+        # A scope of the credential may be the path of one session.
+        path = "/".join(
+            session_id if part == self._path_word else part
+            for part in remove_script_prefix(self.scope).split("/")
+        )
+        route = self.scope.get("route", "")
+        if credential is not None and not credential.covers(path, route):
+            return _NOT_COVERED
+        return None
+
+    async def _find(self, content: Message) -> SessionAttachment | None:
+        """Return the session of a message; without one, tell the client."""
+        session_id = content.get("session")
+        if session_id is None or not self._shared.has_parts:
+            one = self._own
         else:
-            self._reply_error("internal", "this cannot be stored", message_id)
+            one = (
+                self._sessions.get(session_id) if isinstance(session_id, str) else None
+            )
+        if one is not None:
+            return one
+        # It may have ended while the message was on its way, which is no mistake.
+        named = {"session": session_id} if isinstance(session_id, str) else {}
+        message_id = content.get("id")
+        error = _NOT_ATTACHED.to_wire(
+            message_id if isinstance(message_id, str) else None, **named
+        )
+        await self._shared.send_in_turn(error)
+        return None
 
-    def _reply_error(
-        self,
-        code: str,
-        message: str,
-        message_id: str | None = None,
-        *,
-        offset: int | None = None,
-        retry: float | None = None,
-        ends_with: close_codes.CloseReason | None = None,
-    ) -> None:
-        if self._subscriber is None:
-            return
-        error = {
-            "type": "error",
-            "code": code,
-            "message": message,
-            "id": message_id,
-            "ref": None,
-            "retry_after_seconds": retry,
-        }
-        if offset is not None:
-            error["offset"] = offset
-        self._subscriber.reply(json.dumps(error), ends_with=ends_with)
+    def _on_end(self, one: SessionAttachment, close_reason: CloseReason) -> None:
+        """Detach a session that has ended for this connection, and tell the client."""
+        detached = self._remove(one, close_reason)
+        sending = self._shared.node.hub.sending
+        sending.start(self._shared.send_in_turn(detached), "send that a session ended")
 
-    def _make_hello(self, attached: Attached) -> Message:
-        config = self.scope["node"].config
+    def _remove(self, one: SessionAttachment, close_reason: CloseReason) -> Message:
+        """Detach a session, and return the message about it."""
+        self._sessions.pop(one.session_id, None)
+        one.close()
+        live = self.connection.live
+        live.flight.record("detached", f"{one.session_id} {close_reason.reason}")
+        bye = close_reason.bye(live.connection_id)
+        return {**bye, "type": "detached", "session": one.session_id}
+
+    def _make_hello(self, one: SessionAttachment | None) -> Message:
+        config = self._shared.node.config
         limits = self.connection.limits
-        resumption, position = attached.resumption, attached.position
-        hello = {
+        allowed = {
+            "max_message_size": limits.max_message_size,
+            "messages_per_second": limits.messages_per_second,
+            "burst_messages": limits.burst_messages,
+            "bytes_per_second": limits.bytes_per_second,
+            "burst_bytes": limits.burst_bytes,
+            "max_open_streams": config.sessions.max_open_streams,
+        }
+        if self._shared.has_parts:
+            allowed["max_sessions"] = config.sessions.max_sessions_per_connection
+        return {
             "type": "hello",
             "connection": self.connection.id,
-            "session": position.session_id,
-            "epoch": position.epoch,
-            "offset": position.last_offset,
-            "chain": str(position.mark) if position.mark else None,
-            "outcome": resumption.outcome.value,
-            "gap": list(resumption.gap) if resumption.gap else None,
-            "role": self._membership.role,
-            "author": self._author,
+            **(one.make_hello() if one is not None else {}),
             "history_limit": config.max_session_history,
-            "limits": {
-                "max_message_size": limits.max_message_size,
-                "messages_per_second": limits.messages_per_second,
-                "burst_messages": limits.burst_messages,
-                "bytes_per_second": limits.bytes_per_second,
-                "burst_bytes": limits.burst_bytes,
-                "max_open_streams": config.sessions.max_open_streams,
-            },
+            "limits": allowed,
             "heartbeat_seconds": config.ping_interval_seconds,
             "idle_timeout_seconds": limits.idle_timeout_seconds,
         }
-        if self._presence is not None:
-            hello["member"] = self._presence.member
-        return hello
 
     async def _send_text(self, text: str) -> None:
         await self.send(text_data=text)

@@ -1,7 +1,7 @@
 """Keep the roles of the connections of one node in their sessions."""
 
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from connections import close_codes
@@ -25,6 +25,9 @@ class Membership:
 
     tail: Tail
     connection: LiveConnection
+    end: Callable[[close_codes.CloseReason], object] | None
+    """Called when the role is lost; None once the connection has left."""
+
     role: Role | None = None
     """None until the session was read."""
 
@@ -50,14 +53,20 @@ class Memberships:
         self._tasks = BackgroundTasks()
         fan_out.listeners[_CHANGED] = self._check_soon
 
-    def join(self, tail: Tail, connection: LiveConnection) -> Membership:
+    def join(
+        self,
+        tail: Tail,
+        connection: LiveConnection,
+        end: Callable[[close_codes.CloseReason], object],
+    ) -> Membership:
         """Add a connection before its role is read, so that no change is missed."""
-        membership = Membership(tail, connection)
+        membership = Membership(tail, connection, end)
         self._by_session.setdefault(tail.session_id, set()).add(membership)
         return membership
 
     def leave(self, membership: Membership) -> None:
         """Undo join(); a second call does nothing."""
+        membership.end = None
         session_id = membership.tail.session_id
         others = self._by_session.get(session_id, set())
         others.discard(membership)
@@ -116,7 +125,7 @@ class Memberships:
                     continue
                 connection = one.connection
                 role = roles.find(session_id, connection.client_id, connection.user_id)
-                if role is None:
-                    connection.end(close_codes.FORBIDDEN)
-                else:
+                if role is None and one.end is not None:
+                    one.end(close_codes.FORBIDDEN)
+                elif role is not None:
                     one.role, one.owner_id = role, owner_id

@@ -8,7 +8,8 @@ from typing import Any
 from connections.exceptions import PresenceUnavailable
 from connections.hub.connection import LiveConnection
 from connections.node.node import Node
-from connections.presence.rooms import find_member
+from connections.presence.base import ONLINE
+from connections.presence.rooms import JoinedRoom, RoomEvent, find_member, make_gap
 from sessions_history.fan_out import FanOut
 
 _REPEAT_SECONDS = 2
@@ -16,7 +17,7 @@ _REPEAT_SECONDS = 2
 
 _TYPING = "typing"
 _MOST_WAITING = 100
-"""The events that may wait for a slow client; the oldest are dropped."""
+"""The events that may wait for a slow client; instead of more it gets a gap."""
 
 Event = Mapping[str, Any]
 SendText = Callable[[str], Awaitable[None]]
@@ -79,6 +80,8 @@ class SessionPresence:
         self.room = f"session:{session_id}"
         """The room of the session, as for connections.presence."""
         self.member = find_member(connection)
+        self.connection_id = f"{connection.connection_id}:{session_id}"
+        """The name under which the connection is in the room of this session."""
         self._typing = typing
         self._session_id = session_id
         self._connection_id = connection.connection_id
@@ -86,17 +89,26 @@ class SessionPresence:
         self._send = send
         self._is_typing = False
         self._sent_at = float("-inf")
-        self._waiting: dict[str, Event] = {}
+        self._waiting: dict[object, Event] = {}
         self._sending: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Begin to receive who types; the client has its hello."""
+    def start(self, *, is_own_room: bool) -> None:
+        """
+        Begin to receive who types; the client has its hello.
+
+        The room of the connection's path is joined by its accept. Any other is joined
+        here: is_own_room.
+        """
         self._typing.join(self._session_id, self._connection_id, self._receive)
+        if is_own_room:
+            rooms = [JoinedRoom(room=room, data="{}") for room in (ONLINE, self.room)]
+            self._node.presence.join(self.member, rooms, self)
 
     def close(self) -> None:
         """Stop typing and receiving."""
         self.set_typing(is_typing=False)
         self._typing.leave(self._session_id, self._connection_id)
+        self._node.presence.leave(self.connection_id)
         self._waiting.clear()
         if self._sending is not None:
             self._sending.cancel()
@@ -129,10 +141,18 @@ class SessionPresence:
         }
         self._typing.send(self._session_id, event)
 
+    def receive(self, event: RoomEvent) -> None:
+        """Start to send an event of the room, without waiting."""
+        self._enqueue(object(), event.message)
+
     def _receive(self, event: Event) -> None:
-        self._waiting[event["connection"]] = event
+        self._enqueue(event["connection"], event)
+
+    def _enqueue(self, key: object, event: Event) -> None:
+        self._waiting[key] = event
         if len(self._waiting) > _MOST_WAITING:
-            del self._waiting[next(iter(self._waiting))]
+            # The client asks who is present when it learns of the gap.
+            self._waiting = {self.room: make_gap(self.room).message}
         if self._sending is None:
             sending = self._node.hub.sending
             self._sending = sending.start(self._send_waiting(), "send who types")

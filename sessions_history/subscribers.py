@@ -17,6 +17,7 @@ from sessions_history.entries import Entry, State
 from sessions_history.parts import to_wire
 from sessions_history.reads import read_entries_after, read_entries_at
 from sessions_history.tails import Tail
+from sessions_history.turns import Turns
 
 logger = get_logger(__name__)
 
@@ -24,11 +25,12 @@ _ENTRIES_PER_READ = 20
 _MOST_REPLIES = 1000
 
 SendText = Callable[[str], Awaitable[None]]
+End = Callable[[close_codes.CloseReason], object]
 
 
 class Subscriber:
     """
-    Sends a connection the entries that it does not have yet.
+    Sends a connection the entries of one session that it does not have yet.
 
     It keeps no queue. It compares the position sent with the log, so a slow client
     costs no memory and gets the growth of a stream in one piece.
@@ -42,13 +44,22 @@ class Subscriber:
         connection: LiveConnection,
         send: SendText,
         has_parts: bool = False,
+        end: End | None = None,
+        turns: Turns | None = None,
     ) -> None:
-        """Prepare to send entries, with their parts or their text alone."""
+        """
+        Prepare to send entries, with their parts or their text alone.
+
+        Subscribers of one connection share their turns. `end` is called instead of
+        connection.end() where the end of the session is not that of the connection.
+        """
         self._has_parts = has_parts
         self.tail = tail
         self._database = database
         self._connection = connection
         self._send = send
+        self._end_session = end or connection.end
+        self._turns = turns or Turns()
         self._position: int | None = None
         # Entries up to here may be missing: the client got a gap.
         self._missing_to = 0
@@ -62,6 +73,7 @@ class Subscriber:
         self._replies: deque[str] = deque()
         self._end: close_codes.CloseReason | None = None
         self._is_busy = False
+        self.is_closed = False
         self._is_woken = False
         self._waiter: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -80,13 +92,10 @@ class Subscriber:
         self._missing_to = missing_to
         for offset in reopened:
             # One at a time, so that a slow client holds one entry in memory.
-            found = await self._database.read(
-                read_entries_at, self.tail.session_id, [offset]
-            )
-            if found:
-                await self._send_entry(found[0])
-            else:
-                await self._send_state(offset, State.INTERRUPTED)
+            async with self._turns:
+                await self._send_again(offset)
+        if self.is_closed:
+            return
         self._position = position
         self.wake()
 
@@ -98,16 +107,20 @@ class Subscriber:
 
         A connection that reads none is ended too.
         """
-        if len(self._replies) >= _MOST_REPLIES:
-            self._give_up()
+        if self.is_closed:
             return
+        if self._turns.waiting_replies >= _MOST_REPLIES:
+            self._give_up()
+            self._connection.end(close_codes.SLOW_CONSUMER)
+            return
+        self._turns.waiting_replies += 1
         self._replies.append(text)
         self._end = self._end or ends_with
         self.wake()
 
     def wake(self) -> None:
         """Send what is due; extra calls do no harm."""
-        if self._position is None or self._is_woken:
+        if self._position is None or self._is_woken or self.is_closed:
             return
         self._is_woken = True
         if self._waiter is not None:
@@ -122,12 +135,15 @@ class Subscriber:
 
     def close(self) -> None:
         """Detach from the session."""
+        self.is_closed = True
         self.tail.subscribers.pop(self, None)
         self._position = None
+        self._turns.waiting_replies -= len(self._replies)
+        self._replies.clear()
         self._set_busy(False)
         # Break two reference cycles: the consumer refers to this object, and so does
         # the traceback that a cancelled task keeps.
-        self._send = _drop
+        self._send, self._end_session = _drop, _ignore
         if self._task is not None:
             self._task.cancel()
             self._task = None
@@ -141,7 +157,7 @@ class Subscriber:
                 self._waiter = None
             self._is_woken = False
             try:
-                while await self._step():
+                while await self._take_turn():
                     continue
             except DatabaseUnavailable as exc:
                 # The check of positions wakes this task again.
@@ -152,16 +168,26 @@ class Subscriber:
                     extra={"event": "entries_wait"},
                 )
 
+    async def _take_turn(self) -> bool:
+        # An `async with` would cost more than the step of a short message.
+        if not self._turns.acquire_nowait():
+            await self._turns.acquire()
+        try:
+            return await self._step()
+        finally:
+            self._turns.release()
+
     async def _step(self) -> bool:
         """Send the next message; return whether there was one."""
         if self.tail.is_reset:
-            self._connection.end(close_codes.ASKED_TO_RECONNECT)
+            self._end_session(close_codes.ASKED_TO_RECONNECT)
             return False
         if self._replies:
+            self._turns.waiting_replies -= 1
             await self._send(self._replies.popleft())
             return True
         if self._end is not None:
-            self._connection.end(self._end)
+            self._end_session(self._end)
             return False
         if self.tail.is_doubted:
             return False
@@ -187,14 +213,19 @@ class Subscriber:
         growing = self.tail.growing.get(offset)
         entry = growing.entry if growing is not None else self.tail.get(offset)
         if entry is None:
-            found = await self._database.read(
-                read_entries_at, self.tail.session_id, [offset]
-            )
-            if not found:
-                await self._send_state(offset, State.INTERRUPTED)
-                return
-            entry = found[0]
-        await self._send_entry(entry)
+            await self._send_again(offset)
+        else:
+            await self._send_entry(entry)
+
+    async def _send_again(self, offset: int) -> None:
+        """Read an entry and send it whole; one that is gone counts as interrupted."""
+        found = await self._database.read(
+            read_entries_at, self.tail.session_id, [offset]
+        )
+        if found:
+            await self._send_entry(found[0])
+        else:
+            await self._send_state(offset, State.INTERRUPTED)
 
     async def _follow(self, offset: int, sent: tuple[int, int]) -> bool:
         """Send the growth or the end of an entry that was sent unfinished."""
@@ -257,12 +288,15 @@ class Subscriber:
         for entry in entries:
             if entry.offset > position + 1 and entry.offset - 1 > self._missing_to:
                 self._give_up()
+                self._end_session(close_codes.SLOW_CONSUMER)
                 return
             await self._send_entry(entry)
             position = self._position = entry.offset
         if not entries:
             if self.tail.last_offset > self._missing_to:
                 self._give_up()
+                self._end_session(close_codes.SLOW_CONSUMER)
+                return
             self._position = self.tail.last_offset
 
     async def _send_entry(self, entry: Entry) -> None:
@@ -317,11 +351,11 @@ class Subscriber:
         await self._send(json.dumps(message))
 
     def _give_up(self) -> None:
-        """End a connection that was too slow: its next entry is trimmed."""
+        """Send nothing more to a connection that was too slow."""
+        self._turns.waiting_replies -= len(self._replies)
         self._replies.clear()
         self._open.clear()
         self._position = self.tail.last_offset
-        self._connection.end(close_codes.SLOW_CONSUMER)
 
     def _set_busy(self, is_busy: bool) -> None:
         """Keep the connection from being idle while an entry streams to it."""
@@ -341,8 +375,12 @@ class Subscriber:
                 exc_info=exc,
                 extra={"event": "attachment_failed"},
             )
-            self._connection.end(close_codes.INTERNAL_ERROR)
+            self._end_session(close_codes.INTERNAL_ERROR)
 
 
 async def _drop(text: str) -> None:
     """Drop a message for a connection that has detached."""
+
+
+def _ignore(close_reason: close_codes.CloseReason) -> None:
+    """Do nothing: the subscriber has detached."""

@@ -332,6 +332,12 @@ class SessionsConfig:
         "bytes that a client stores in all its sessions; a message beyond them is"
         " refused as storage_full; 0: no limit",
     )
+    max_sessions_per_connection: int = option(
+        Whole(1, 10_000),
+        20,
+        "sessions that one connection attaches at once; one more is refused as"
+        " too_many_sessions",
+    )
     when_full: str = option(
         Choice(("refuse", "delete_unused")),
         "refuse",

@@ -193,6 +193,7 @@ class Counters:
     __slots__ = (
         "_lingering",
         "acks",
+        "attached_sessions",
         "compression",
         "consumers",
         "durations",
@@ -219,6 +220,8 @@ class Counters:
         """Failures of the node's own parts on the event loop, by part."""
         self.resumes = Tally()
         """Attached sessions, by outcome."""
+        self.attached_sessions = 0
+        """Sessions that open connections are attached to, counted for each."""
         self.refused_early: Mapping[str, int] = {}
         """Handshakes that the server refused by itself, by reason."""
         self.refused_requests: Mapping[str, int] = {}

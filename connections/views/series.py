@@ -159,6 +159,11 @@ def _describe_ends(node: Node) -> Iterator[Metric]:
         "outcome",
         dict.fromkeys(_RESUME_OUTCOMES, 0) | counters.resumes,
     )
+    yield GaugeMetricFamily(
+        "websocket_attached_sessions",
+        "Sessions that open connections are attached to, counted for each connection.",
+        counters.attached_sessions,
+    )
     yield count_by(
         "websocket_failures",
         "Failures of the node's periodic work, by part; each is retried.",

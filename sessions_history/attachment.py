@@ -1,0 +1,354 @@
+"""One session of one connection: its position, its role, and what the client asks."""
+
+import asyncio
+import json
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from connections import close_codes
+from connections.asgi import Message
+from connections.close_codes import CloseReason
+from connections.connection.public import ConsumerConnection
+from connections.exceptions import DatabaseUnavailable, InvalidMessage
+from connections.node.node import Node
+from connections.presence.rooms import find_member
+from sessions_history.attached import Attached
+from sessions_history.entries import Committed
+from sessions_history.exceptions import (
+    LogFull,
+    SessionNotFound,
+    StreamEnded,
+    TooManyStreams,
+)
+from sessions_history.log import SessionLog
+from sessions_history.member_models import Role
+from sessions_history.memberships import Membership
+from sessions_history.presence import SessionPresence
+from sessions_history.reads import Claim
+from sessions_history.refusals import RETRY_SECONDS, Refusal, explain
+from sessions_history.subscribers import SendText, Subscriber
+from sessions_history.turns import Turns
+
+logger = logging.getLogger(__name__)
+
+_MESSAGE_ID = re.compile(r"[A-Za-z0-9_-]{12,80}-[0-9]{1,15}")
+_MAX_UNDER_WAY = 32
+"""How many messages of one connection may wait for their commit."""
+
+_NOTHING_STREAMS = Refusal("not_found", "nothing streams at this offset")
+_NOT_CANCELLED = Refusal("unavailable", "not cancelled; try again", RETRY_SECONDS)
+_DELETION_UNKNOWN = Refusal(
+    "unavailable", "whether it is deleted is unknown; try again", RETRY_SECONDS
+)
+_NO_PRESENCE = "attach with ?presence=1, or with presence: true"
+_TOUCH_SECONDS = 600
+_MOST_OFFSET = 2**63 - 1
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class SharedConnection:
+    """What the sessions of one connection share."""
+
+    node: Node
+    log: SessionLog
+    connection: ConsumerConnection
+    send: SendText
+    has_parts: bool
+    turns: Turns = field(default_factory=Turns)
+    under_way: set[asyncio.Future[Committed]] = field(default_factory=set)
+    """The messages that wait for their commit."""
+
+    async def send_in_turn(self, content: Message) -> None:
+        """Send a message that is no activity, after those that wait for their turn."""
+        text = json.dumps(content)
+        async with self.turns:
+            await self.connection.send(text)
+
+
+OnEnd = Callable[["SessionAttachment", CloseReason], None]
+
+
+class SessionAttachment:
+    """
+    One session to which a connection is attached.
+
+    The session of the connection's path ends the connection when it ends. One that a
+    message attached has an `on_end`, which is called instead, and its messages name it.
+    """
+
+    session_id: str
+    _attached: Attached
+    _subscriber: Subscriber
+    _membership: Membership
+
+    def __init__(self, shared: SharedConnection, on_end: OnEnd | None = None) -> None:
+        self._shared = shared
+        self._on_end = on_end
+        self._author = find_member(shared.connection.live)
+        self._presence: SessionPresence | None = None
+        self._is_named = on_end is not None
+        self._is_open = False
+        self._touched_at = 0.0
+
+    async def open(
+        self, session_id: str | None, claim: Claim, *, has_presence: bool
+    ) -> None:
+        """
+        Attach to a session, or to a new one; nothing is sent before start().
+
+        Raises:
+            SessionNotFound: it does not exist, or the client has no role in it.
+            DatabaseUnavailable: the session could not be read.
+        """
+        shared = self._shared
+        attached = self._attached = await shared.log.attached.attach(
+            session_id,
+            claim,
+            connection=shared.connection.live,
+            send=self._send_named if self._is_named else shared.send,
+            has_parts=shared.has_parts,
+            end=self.end,
+            turns=shared.turns,
+        )
+        self._subscriber = attached.subscriber
+        self._membership = attached.membership
+        self.session_id = attached.position.session_id
+        self._is_open = True
+        shared.node.counters.attached_sessions += 1
+        if has_presence:
+            self._presence = SessionPresence(
+                shared.log.typing,
+                session_id=self.session_id,
+                connection=shared.connection.live,
+                node=shared.node,
+                send=self._send_quietly,
+            )
+
+    @property
+    def room(self) -> str | None:
+        """The room of the session if the client asks who is present."""
+        return self._presence.room if self._presence is not None else None
+
+    @property
+    def last_offset(self) -> int:
+        """The last offset of the session."""
+        return self._subscriber.tail.last_offset
+
+    def make_hello(self) -> Message:
+        """Return the part of `hello` that is about the session."""
+        resumption, position = self._attached.resumption, self._attached.position
+        hello = {
+            "session": position.session_id,
+            "epoch": position.epoch,
+            "offset": position.last_offset,
+            "chain": str(position.mark) if position.mark else None,
+            "outcome": resumption.outcome.value,
+            "gap": list(resumption.gap) if resumption.gap else None,
+            "role": self._membership.role,
+            "author": self._author,
+        }
+        if self._presence is not None:
+            hello["member"] = self._presence.member
+        return hello
+
+    async def start(self) -> None:
+        """Send the client, which has its hello, what it misses, and what follows."""
+        if self._presence is not None:
+            self._presence.start(is_own_room=self._is_named)
+        attached, resumption = self._attached, self._attached.resumption
+        self._shared.node.counters.resumes.add(resumption.outcome.value)
+        try:
+            await self._subscriber.start(
+                resumption.position,
+                mark=attached.position.mark,
+                missing_to=resumption.missing_to,
+                reopened=resumption.reopened,
+            )
+        except DatabaseUnavailable:
+            # The client has its hello, and claims the same when it returns.
+            self.end(close_codes.UNAVAILABLE)
+
+    def end(self, close_reason: CloseReason) -> None:
+        """End the session for this connection, or the connection with it."""
+        if self._on_end is not None:
+            self._on_end(self, close_reason)
+        elif not self._is_named:
+            self._shared.connection.live.end(close_reason)
+
+    def close(self) -> None:
+        """Detach from the session; a second call does nothing."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        self._shared.node.counters.attached_sessions -= 1
+        self._on_end = None
+        if self._presence is not None:
+            self._presence.close()
+            self._presence = None
+        self._shared.log.attached.detach(self._subscriber)
+
+    async def say(self, content: Message) -> None:
+        """Append a message of the client, whose ack follows the commit."""
+        message_id = content.get("id")
+        if not isinstance(message_id, str) or not _MESSAGE_ID.fullmatch(message_id):
+            raise InvalidMessage(
+                "invalid_message",
+                "id: 12 or more of A-Z a-z 0-9 _ -, then - and a number",
+            )
+        if "data" not in content:
+            raise InvalidMessage("invalid_message", "no data", message_id=message_id)
+        if not self._may_write(message_id):
+            return
+        is_agent = self._membership.role is Role.AGENT
+        wants_answer = content.get("answer", not is_agent)
+        if not isinstance(wants_answer, bool):
+            raise InvalidMessage(
+                "invalid_message", "answer: true or false", message_id=message_id
+            )
+        shared = self._shared
+        while len(shared.under_way) >= _MAX_UNDER_WAY:
+            await asyncio.wait(shared.under_way, return_when=asyncio.FIRST_COMPLETED)
+        credential = shared.connection.live.credential
+        try:
+            future = shared.log.say(
+                self.session_id,
+                message_id,
+                content["data"],
+                shared.connection.client_id,
+                author=self._author,
+                wants_answer=wants_answer,
+                claims=credential.claims if credential is not None else None,
+                metadata=content.get("metadata"),
+            )
+        except InvalidMessage as exc:
+            raise InvalidMessage(exc.code, exc.message, message_id=message_id) from exc
+        except (LogFull, TooManyStreams) as exc:
+            self._refuse(explain(exc), message_id)
+            return
+        if self._presence is not None:
+            self._presence.set_typing(is_typing=False)
+        shared.under_way.add(future)
+        began_at = shared.node.clock()
+        future.add_done_callback(lambda done: self._settle(message_id, done, began_at))
+
+    async def cancel(self, content: Message) -> None:
+        """Stop a stream of the session."""
+        offset = content.get("offset")
+        if (
+            not isinstance(offset, int)
+            or isinstance(offset, bool)
+            or not 0 < offset <= _MOST_OFFSET
+        ):
+            raise InvalidMessage("invalid_message", "offset: a whole number")
+        epoch = content.get("epoch")
+        if not isinstance(epoch, str | None):
+            raise InvalidMessage("invalid_message", "epoch: a text, or none")
+        if epoch is None:
+            # Clients of the previous release name none.
+            epoch = self._subscriber.tail.epoch
+        if not self._may_write(offset=offset):
+            return
+        try:
+            await self._shared.log.cancel(self.session_id, offset, epoch)
+        except (StreamEnded, SessionNotFound):
+            self._refuse(_NOTHING_STREAMS, offset=offset)
+        except (DatabaseUnavailable, LogFull):
+            self._refuse(_NOT_CANCELLED, offset=offset)
+
+    async def delete(self) -> None:
+        """Delete the session for its owner; it ends for all connections."""
+        if self._membership.role is not Role.OWNER:
+            self._refuse(Refusal("forbidden", "only the owner deletes the session"))
+            return
+        try:
+            await self._shared.log.attached.delete(
+                self.session_id, self._membership.owner_id, but=self._subscriber
+            )
+        except DatabaseUnavailable:
+            self._refuse(_DELETION_UNKNOWN)
+            return
+        except SessionNotFound:
+            logger.debug("The session %s was deleted before", self.session_id)
+        await self._shared.send_in_turn({"type": "deleted", "session": self.session_id})
+        self.end(close_codes.NOT_FOUND)
+
+    async def describe_present(self) -> None:
+        """Send who is present."""
+        await self._send_quietly(json.dumps(await self._require_presence().describe()))
+
+    def set_typing(self, content: Message) -> None:
+        """Send the other connections of the session whether the user types."""
+        is_typing = content.get("active")
+        if not isinstance(is_typing, bool):
+            raise InvalidMessage("invalid_message", "active: true or false")
+        presence = self._require_presence()
+        if self._may_write():
+            presence.set_typing(is_typing=is_typing)
+
+    def keep_empty(self) -> None:
+        """Keep a session without entries, which is deleted if unseen for an hour."""
+        now = self._shared.node.clock()
+        if not self.last_offset and now - self._touched_at > _TOUCH_SECONDS:
+            self._touched_at = now
+            self._shared.log.touch(self.session_id)
+
+    def _require_presence(self) -> SessionPresence:
+        """
+        Return the presence of this connection in the session.
+
+        Raises:
+            InvalidMessage: the client has not asked for it.
+        """
+        if self._presence is None:
+            raise InvalidMessage("invalid_message", _NO_PRESENCE)
+        return self._presence
+
+    def _may_write(self, message_id: str | None = None, **more: Any) -> bool:
+        """Return whether the role allows to write; if not, tell the client."""
+        role = self._membership.role
+        if role is not None and role.may_write:
+            return True
+        text = f"the role {role} may read this session, and not write in it"
+        self._refuse(Refusal("forbidden", text), message_id, **more)
+        return False
+
+    def _settle(
+        self, message_id: str, done: asyncio.Future[Committed], began_at: float
+    ) -> None:
+        """Send the client the result of its message."""
+        shared = self._shared
+        shared.under_way.discard(done)
+        if done.cancelled():
+            return
+        exc = done.exception()
+        if exc is not None:
+            self._refuse(explain(exc), message_id)
+            return
+        offset = done.result().offset
+        # The characters of an id need no escapes.
+        self._subscriber.reply(
+            f'{{"type":"ack","id":"{message_id}","offset":{offset}}}'
+        )
+        shared.node.counters.acks.observe(shared.node.clock() - began_at)
+
+    def _refuse(
+        self, refusal: Refusal, message_id: str | None = None, **more: Any
+    ) -> None:
+        text = json.dumps(refusal.to_wire(message_id, **more))
+        self._subscriber.reply(text, ends_with=refusal.ends_with)
+
+    async def _send_named(self, text: str) -> None:
+        await self._shared.send(self._name(text))
+
+    async def _send_quietly(self, text: str) -> None:
+        """Send a message that is no activity."""
+        await self._shared.connection.send(self._name(text))
+
+    def _name(self, text: str) -> str:
+        """Return a message with the session that it belongs to, unless it is clear."""
+        if not self._is_named:
+            return text
+        return f'{{"session":"{self.session_id}",{text[1:]}'
