@@ -3,8 +3,7 @@
 import asyncio
 import json
 import logging
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +25,7 @@ from sessions_history.exceptions import (
 from sessions_history.log import SessionLog
 from sessions_history.member_models import Role
 from sessions_history.memberships import Membership
+from sessions_history.message_fields import read_epoch, read_id, read_offset
 from sessions_history.presence import SessionPresence
 from sessions_history.reads import Claim
 from sessions_history.refusals import RETRY_SECONDS, Refusal, explain
@@ -34,7 +34,6 @@ from sessions_history.turns import Turns
 
 logger = logging.getLogger(__name__)
 
-_MESSAGE_ID = re.compile(r"[A-Za-z0-9_-]{12,80}-[0-9]{1,15}")
 _MAX_UNDER_WAY = 32
 """How many messages of one connection may wait for their commit."""
 
@@ -45,7 +44,6 @@ _DELETION_UNKNOWN = Refusal(
 )
 _NO_PRESENCE = "attach with ?presence=1, or with presence: true"
 _TOUCH_SECONDS = 600
-_MOST_OFFSET = 2**63 - 1
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -192,60 +190,78 @@ class SessionAttachment:
 
     async def say(self, content: Message) -> None:
         """Append a message of the client, whose ack follows the commit."""
-        message_id = content.get("id")
-        if not isinstance(message_id, str) or not _MESSAGE_ID.fullmatch(message_id):
-            raise InvalidMessage(
-                "invalid_message",
-                "id: 12 or more of A-Z a-z 0-9 _ -, then - and a number",
-            )
+        message_id = read_id(content)
         if "data" not in content:
             raise InvalidMessage("invalid_message", "no data", message_id=message_id)
-        if not self._may_write(message_id):
-            return
         is_agent = self._membership.role is Role.AGENT
         wants_answer = content.get("answer", not is_agent)
         if not isinstance(wants_answer, bool):
             raise InvalidMessage(
                 "invalid_message", "answer: true or false", message_id=message_id
             )
-        shared = self._shared
-        while len(shared.under_way) >= _MAX_UNDER_WAY:
-            await asyncio.wait(shared.under_way, return_when=asyncio.FIRST_COMPLETED)
-        credential = shared.connection.live.credential
-        try:
-            future = shared.log.say(
+        is_submitted = await self._submit(
+            message_id,
+            lambda: self._shared.log.say(
                 self.session_id,
                 message_id,
                 content["data"],
-                shared.connection.client_id,
+                self._shared.connection.client_id,
                 author=self._author,
                 wants_answer=wants_answer,
-                claims=credential.claims if credential is not None else None,
+                claims=self._find_claims(),
                 metadata=content.get("metadata"),
-            )
+            ),
+        )
+        if is_submitted and self._presence is not None:
+            self._presence.set_typing(is_typing=False)
+
+    async def regenerate(self, content: Message) -> None:
+        """Answer the message of an answer again; the ack follows the commit."""
+        message_id = read_id(content)
+        offset = read_offset(content, message_id)
+        epoch = read_epoch(content, message_id)
+        await self._submit(
+            message_id,
+            lambda: self._shared.log.answers.regenerate(
+                self.session_id,
+                message_id,
+                offset,
+                self._shared.connection.client_id,
+                author=self._author,
+                epoch=epoch,
+                claims=self._find_claims(),
+                metadata=content.get("metadata"),
+            ),
+        )
+
+    def _find_claims(self) -> Mapping[str, Any] | None:
+        credential = self._shared.connection.live.credential
+        return credential.claims if credential is not None else None
+
+    async def _submit(
+        self, message_id: str, start: Callable[[], asyncio.Future[Committed]]
+    ) -> bool:
+        """Start a request, whose result is sent; return False if it was refused."""
+        if not self._may_write(message_id):
+            return False
+        shared = self._shared
+        while len(shared.under_way) >= _MAX_UNDER_WAY:
+            await asyncio.wait(shared.under_way, return_when=asyncio.FIRST_COMPLETED)
+        try:
+            future = start()
         except InvalidMessage as exc:
             raise InvalidMessage(exc.code, exc.message, message_id=message_id) from exc
         except (LogFull, TooManyStreams) as exc:
             self._refuse(explain(exc), message_id)
-            return
-        if self._presence is not None:
-            self._presence.set_typing(is_typing=False)
+            return False
         shared.under_way.add(future)
         began_at = shared.node.clock()
         future.add_done_callback(lambda done: self._settle(message_id, done, began_at))
+        return True
 
     async def cancel(self, content: Message) -> None:
         """Stop a stream of the session."""
-        offset = content.get("offset")
-        if (
-            not isinstance(offset, int)
-            or isinstance(offset, bool)
-            or not 0 < offset <= _MOST_OFFSET
-        ):
-            raise InvalidMessage("invalid_message", "offset: a whole number")
-        epoch = content.get("epoch")
-        if not isinstance(epoch, str | None):
-            raise InvalidMessage("invalid_message", "epoch: a text, or none")
+        offset, epoch = read_offset(content), read_epoch(content)
         if epoch is None:
             # Clients of the previous release name none.
             epoch = self._subscriber.tail.epoch

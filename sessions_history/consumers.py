@@ -130,6 +130,10 @@ class SessionConsumer(LimitedJsonConsumer):
         if one := await self._find(content):
             await one.say(content)
 
+    async def handle_regenerate(self, content: Message) -> None:
+        if one := await self._find(content):
+            await one.regenerate(content)
+
     async def handle_cancel(self, content: Message) -> None:
         if one := await self._find(content):
             await one.cancel(content)

@@ -17,6 +17,7 @@ Sender = HistoryEntry.Sender
 
 # A member of an enumeration costs a call each time it is compared or becomes text.
 _DONE, _STREAMING = State.DONE.value, State.STREAMING.value
+_SERVER = Sender.SERVER.value
 
 _TEXT, _PARTS = EntryChunk.Kind.TEXT.value, EntryChunk.Kind.PARTS.value
 
@@ -44,6 +45,8 @@ class Entry:
     """Its parts as in sessions_history.parts, folded once it has ended."""
     changes: str = ""
     """The changes before they were folded, if this node knows them all."""
+    replaces: int | None = None
+    """The answer in whose place this one stands."""
 
     @property
     def is_streaming(self) -> bool:
@@ -82,6 +85,8 @@ class Entry:
             content = f'"parts":{parts.to_wire(folded)},"changes":{count},'
         chain = f'"chain":"{mark}",' if mark else ""
         author = f'"author":{json.dumps(self.author)},' if self.author else ""
+        if self.replaces is not None:
+            author += f'"replaces":{self.replaces},'
         at = as_utc(self.at).isoformat().replace("+00:00", "Z")
         return (
             f'{{"type":"entry","offset":{self.offset},"kind":{json.dumps(self.kind)},'
@@ -117,6 +122,19 @@ class NewEntry:
     data: str
     state: str = _DONE
     author: str = ""
+    replaces: int | None = None
+    """The answer in whose place this one stands."""
+
+    @classmethod
+    def stream(cls, kind: str = MESSAGE, replaces: int | None = None) -> "NewEntry":
+        """Return an entry of the server that grows from nothing."""
+        return cls(
+            kind=kind,
+            sender=_SERVER,
+            data=EMPTY_STREAM,
+            state=_STREAMING,
+            replaces=replaces,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +159,10 @@ class Append:
     """The trace of the request, which the work on a streaming entry continues."""
     metadata: str = ""
     """The metadata of the message as JSON, for the responder."""
+    author: str = ""
+    """Who asks for another answer in place of one that an entry replaces."""
+    epoch: str = ""
+    """The incarnation of the log in which that answer was, if it is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,3 +252,5 @@ class Committed:
     """The highest sequence number of the chunks of an entry that was resumed."""
     is_behind: bool = False
     """Entries were streaming when these were appended."""
+    question: Entry | None = None
+    """The earlier message that an appended entry answers once more."""

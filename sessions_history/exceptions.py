@@ -50,6 +50,29 @@ class InvitationInvalid(SessionsError):
         return f"the invitation is {self.reason}"
 
 
+class AnswerNotFound(SessionsError):
+    """No answer is at this offset, or the log does not keep its message any more."""
+
+
+class AnswerUnfinished(SessionsError):
+    """The answer is not finished: stop it first."""
+
+
+class AnswerReplaced(SessionsError):
+    """
+    The answer was replaced before.
+
+    `offset` is that of the entry that replaced it.
+    """
+
+    def __init__(self, offset: int) -> None:
+        super().__init__(offset)
+        self.offset = offset
+
+    def __str__(self) -> str:
+        return f"the answer was replaced by the entry {self.offset}: regenerate that"
+
+
 class KeyReused(SessionsError):
     """The message id was used before with another payload."""
 

@@ -25,6 +25,8 @@ def pack(entries: Sequence[Entry]) -> dict[str, Any]:
     found["chains"] = [entry.chain for entry in entries]
     if any(entry.author for entry in entries):
         found["authors"] = [entry.author for entry in entries]
+    if any(entry.replaces for entry in entries):
+        found["replaces"] = [entry.replaces for entry in entries]
     if any(entry.parts for entry in entries):
         found["parts"] = [entry.parts for entry in entries]
     return found
@@ -52,6 +54,7 @@ def unpack(message: Mapping[str, Any]) -> list[Entry]:
     chains = message.get("chains") or none
     authors = message.get("authors") or none
     parts = message.get("parts") or none
+    replaces = message.get("replaces") or [None] * len(packed)
     return [
         Entry(
             offset=offset,
@@ -63,10 +66,12 @@ def unpack(message: Mapping[str, Any]) -> list[Entry]:
             chain=chain,
             author=author,
             parts=changes,
+            replaces=replaced,
         )
-        for (offset, kind, sender, at, text, state), chain, author, changes in zip(
-            packed, chains, authors, parts, strict=True
+        for (offset, kind, sender, at, text, state), *of_entry in zip(
+            packed, chains, authors, parts, replaces, strict=True
         )
+        for chain, author, changes, replaced in [of_entry]
     ]
 
 

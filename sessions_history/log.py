@@ -23,9 +23,9 @@ from connections.telemetry.carrier import TRACE_API, get_traceparent
 from connections.telemetry.names import APPEND_SPAN, STREAM_SPAN
 from connections.telemetry.work import do_in_span
 from connections.units import measure_text
+from sessions_history.answers import Answers
 from sessions_history.attached import AttachedConnections
 from sessions_history.entries import (
-    EMPTY_STREAM,
     MESSAGE,
     Append,
     Committed,
@@ -114,6 +114,8 @@ class SessionLog:
             limits.lease_seconds, self._append, self._commits.submit
         )
         self.typing = TypingEvents(self._fan_out)
+        self.answers = Answers(self._commits, self._producers.quota)
+        """What clients do with answers that are there."""
         self.attached = AttachedConnections(database, self._fan_out, self.touch)
         """Attaches connections to sessions, and detaches them."""
 
@@ -197,7 +199,7 @@ class SessionLog:
         is_answered = wants_answer and self.responder is not None
         if is_answered:
             self._producers.quota.require_room(client_id)
-            entries = (message, _new_stream(MESSAGE))
+            entries = (message, NewEntry.stream(MESSAGE))
         future = self._commits.submit(
             Append(
                 session_id=session_id,
@@ -246,7 +248,9 @@ class SessionLog:
         try:
             with do_in_span(STREAM_SPAN, session_id, traceparent):
                 async with (
-                    self._keys.take(session_id, _new_stream(kind), key) as committed,
+                    self._keys.take(
+                        session_id, NewEntry.stream(kind), key
+                    ) as committed,
                     self._producers.open(
                         session_id, committed.entries[0], committed.chunks
                     ) as stream,
@@ -346,7 +350,8 @@ class SessionLog:
             self._fan_out.send_rewritten(session_id, entry, committed.previous)
             return
         self._fan_out.send_appended(session_id, committed)
-        if isinstance(request, Append) and len(committed.entries) > 1:
+        has_question = len(committed.entries) > 1 or committed.question is not None
+        if isinstance(request, Append) and has_question:
             self._producers.answer(request, committed)
 
 
@@ -377,12 +382,6 @@ def get_log(node: Node) -> SessionLog:
 
 
 _logs: weakref.WeakKeyDictionary[Node, SessionLog] = weakref.WeakKeyDictionary()
-
-
-def _new_stream(kind: str) -> NewEntry:
-    return NewEntry(
-        kind=kind, sender=_SERVER, data=EMPTY_STREAM, state=State.STREAMING.value
-    )
 
 
 def _forget(done: "asyncio.Future[Any]") -> None:

@@ -188,6 +188,8 @@ class HistoryEntry(models.Model):
     state = models.CharField(max_length=11, choices=State.choices, default=State.DONE)
     chain = models.CharField(max_length=MARK_LENGTH, blank=True, db_default="")
     """The links of the commits that appended and ended it, with a space between."""
+    replaces = models.PositiveBigIntegerField(null=True, blank=True)
+    """The answer in whose place this one stands: it was regenerated."""
     node = models.ForeignKey(
         Node,
         on_delete=models.DO_NOTHING,

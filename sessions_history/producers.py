@@ -127,7 +127,9 @@ class Producers:
 
     def answer(self, request: Append, committed: Committed) -> None:
         """Start the answer to a message in a task of the node."""
-        message, answer = committed.entries
+        answer = committed.entries[-1]
+        message = committed.question or committed.entries[0]
+        is_own = committed.question is None or request.author == message.author
         key = (request.session_id, answer.offset)
         if key in self._begun:
             del self._begun[key]
@@ -138,7 +140,8 @@ class Producers:
                 message=message,
                 answer=answer,
                 traceparent=request.traceparent,
-                claims=request.claims,
+                # Those of somebody else say nothing of who wrote the message.
+                claims=request.claims if is_own else None,
                 metadata=request.metadata,
                 may_wait=committed.is_behind,
             )

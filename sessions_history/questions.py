@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.contrib.auth import get_user_model
+from django.core.exceptions import ValidationError
 
+from connections.presence.rooms import find_user_key
 from sessions_history.entries import Entry
 from sessions_history.exceptions import SessionNotFound
 from sessions_history.models import Session
 from sessions_history.parts import read_parts
 from sessions_history.reads import read_latest_entries
+from sessions_history.regeneration import arrange
 from sessions_history.responders import AnswerContext, HistoryMessage
 from sessions_history.streams import Stream
 
@@ -35,19 +38,19 @@ class Question:
 def read_context(
     question: Question, count: int, stream: Stream
 ) -> tuple[list[HistoryMessage], AnswerContext]:
-    """Read the history of a message, and the owner of its session."""
+    """Read the history of a message, its author and the owner of its session."""
     session = Session.objects.filter(pk=question.session_id).first()
     if session is None:
         raise SessionNotFound
-    user = None
-    if session.user_id is not None:
-        user = get_user_model()._default_manager.filter(pk=session.user_id).first()
+    author = question.message.author
     context = AnswerContext(
         session_id=question.session_id,
         message_id=question.message_id,
         offset=question.answer.offset,
         client_id=session.client_id,
-        user=user,
+        user=_find_user(find_user_key(author) if author else session.user_id),
+        author=author,
+        replaces=question.answer.replaces,
         claims=question.claims,
         metadata=json.loads(question.metadata or "{}"),
         stream=stream,
@@ -55,9 +58,24 @@ def read_context(
     return read_history(question, count), context
 
 
+def _find_user(user_id: Any) -> Any:
+    """Return the user with a primary key, or None."""
+    if user_id is None:
+        return None
+    try:
+        return get_user_model()._default_manager.filter(pk=user_id).first()
+    except (ValidationError, ValueError):
+        # A credential backend of the project named a client so.
+        return None
+
+
 def read_history(question: Question, count: int) -> list[HistoryMessage]:
-    """Read and parse the entries before a message, off the event loop."""
-    session_id, before = question.session_id, question.message.offset
+    """
+    Read and parse the entries before a message, off the event loop.
+
+    Answers that were replaced are left out; those that replaced them take their place.
+    """
+    session_id, before = question.session_id, question.answer.offset
     return [
         HistoryMessage(
             offset=entry.offset,
@@ -67,5 +85,6 @@ def read_history(question: Question, count: int) -> list[HistoryMessage]:
             kind=entry.kind,
             parts=read_parts(entry.parts, entry.text) if entry.parts else (),
         )
-        for entry in read_latest_entries(session_id, before, count)
+        for place, entry in arrange(read_latest_entries(session_id, before, count))
+        if place < question.message.offset
     ]

@@ -273,5 +273,6 @@ def _make_entry(row: Any) -> Entry:
         state=row.state,
         chain=row.chain,
         author=row.author,
+        replaces=row.replaces,
         parts=row.part_chunks or row.parts,
     )

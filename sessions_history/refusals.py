@@ -7,6 +7,9 @@ from connections import close_codes
 from connections.close_codes import CloseReason
 from connections.exceptions import DatabaseUnavailable
 from sessions_history.exceptions import (
+    AnswerNotFound,
+    AnswerReplaced,
+    AnswerUnfinished,
     KeyReused,
     LogFull,
     SessionNotFound,
@@ -67,10 +70,14 @@ _NOT_STORED = Refusal("internal", "this cannot be stored")
 
 
 def explain(exc: BaseException) -> Refusal:
-    """Return why a message was not appended."""
+    """Return why a message was not carried out."""
     match exc:
         case KeyReused():
             return _KEY_REUSED
+        case AnswerNotFound():
+            return Refusal("not_found", str(exc))
+        case AnswerUnfinished() | AnswerReplaced():
+            return Refusal("conflict", str(exc))
         case StorageFull():
             return _STORAGE_FULL
         case TooManySessions():

@@ -57,15 +57,22 @@ class AnswerContext:
 
     session_id: str
     message_id: str
-    """The id that the client gave to its message."""
+    """The id that the client gave to its message, or to the wish for another answer."""
     offset: int
     """The position of the answer in its session."""
     client_id: str
+    """That of the owner of the session."""
     user: Any
-    """The user of the session, or None."""
+    """The user whose message it is, a member or the owner; None for one without a
+    user, or who is gone. Of a message of the first release the user of the session."""
+    author: str = ""
+    """The member whose message it is, such as `user:5`; empty of the first release."""
+    replaces: int | None = None
+    """The answer in whose place this one comes: it is regenerated."""
     claims: Mapping[str, Any] | None
     """The claims of the JWT that sent the message; they are in the memory of one node,
-    and None if the node or its database failed before the answer began."""
+    and None if the node or its database failed before the answer began, or if somebody
+    else regenerates the answer."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """What the client sent beside the message, which the log does not keep."""
     stream: StreamState

@@ -39,6 +39,7 @@ from sessions_history.limits import LogLimits
 from sessions_history.locked_session import LockedSession, OpenEntry
 from sessions_history.models import HistoryEntry
 from sessions_history.reads import read_entries_at
+from sessions_history.regeneration import find_question
 
 Result = Committed | SessionsError
 
@@ -132,6 +133,7 @@ class LogTransaction:
             # Another node may have begun it by the same message.
             if known := self._find_known(request):
                 return known
+        question = find_question(session, request, self._new_entries)
         first = session.last_offset + 1
         is_behind = bool(session.open_entries)
         entries = tuple(
@@ -143,6 +145,7 @@ class LogTransaction:
                 data=new.data,
                 state=new.state,
                 author=new.author,
+                replaces=new.replaces,
                 chain=session.link(offset, self._tag),
             )
             for offset, new in enumerate(request.entries, first)
@@ -151,6 +154,8 @@ class LogTransaction:
             if streaming and entry.is_streaming:
                 session.open_entries[entry.offset] = OpenEntry()
                 message_offset = first if entry.offset > first else None
+                if question is not None:
+                    message_offset = question.offset
                 new_work = work.NewWork(
                     session_id=session_id,
                     offset=entry.offset,
@@ -172,6 +177,7 @@ class LogTransaction:
             entries=entries,
             previous=session.previous,
             is_behind=is_behind,
+            question=question,
         )
 
     def _find_known(self, request: Append) -> Committed | None:
@@ -348,4 +354,5 @@ class LogTransaction:
             self._limits.node_id if entry.is_streaming else None,
             entry.chain,
             entry.author,
+            entry.replaces,
         )

@@ -13,7 +13,8 @@ import { SessionClient } from "./client.js";
  *   hello: SessionClient["hello"], members: SessionClient["members"],
  *   gap: {from: number, to: number} | null, error: Error | null}} Snapshot `gap` is
  *   the last one, `error` the last one that belongs to no message
- * @typedef {Pick<SessionClient, "request" | "cancel" | "setTyping" | "connect">} Actions
+ * @typedef {Pick<SessionClient, "request" | "regenerate" | "cancel" | "setTyping" |
+ *   "connect">} Actions
  */
 
 const EVENTS = /** @type {const} */ ([
@@ -59,11 +60,8 @@ class SessionStore {
 
   /** @type {Actions} */
   actions = {
-    request: async (data, options) => {
-      const asked = this.#open().request(data, options);
-      this.#change();
-      return asked.finally(() => this.#change());
-    },
+    request: (data, options) => this.#ask(this.#open().request(data, options)),
+    regenerate: (offset, options) => this.#ask(this.#open().regenerate(offset, options)),
     cancel: (offset) => this.#open().cancel(offset),
     setTyping: (isTyping) => this.#open().setTyping(isTyping),
     connect: () => this.#open().connect(),
@@ -84,6 +82,12 @@ class SessionStore {
   getSnapshot = () => (this.#snapshot ??= this.#read());
 
   getServerSnapshot = () => this.#first;
+
+  /** @template T @param {Promise<T>} asked */
+  async #ask(asked) {
+    this.#change();
+    return asked.finally(() => this.#change());
+  }
 
   #open() {
     if (this.#client) return this.#client;

@@ -75,14 +75,11 @@ class Outbox:
 
     def add(
         self,
-        content: Any,
+        content: dict[str, Any],
         max_bytes: int | None = None,
-        *,
-        answer: bool = True,
-        metadata: dict[str, Any] | None = None,
     ) -> Item:
         """
-        Add a message.
+        Add a message: its type and its fields, without an id.
 
         Raises:
             RequestFailed: queue_full or message_too_big.
@@ -92,15 +89,7 @@ class Outbox:
             raise RequestFailed("queue_full", f"{self._limit} messages wait already")
         self._count += 1
         message_id = f"{self._prefix}-{self._count}"
-        message: dict[str, Any] = {
-            "type": "message",
-            "id": message_id,
-            "data": content,
-        }
-        if not answer:
-            message["answer"] = False
-        if metadata is not None:
-            message["metadata"] = metadata
+        message = {"type": content["type"], "id": message_id, **content}
         if traceparent := self._get_traceparent():
             message["traceparent"] = traceparent
         text = json.dumps(message, allow_nan=False, ensure_ascii=False)

@@ -31,6 +31,7 @@ from connections.client.outbox import Ack, Item, Outbox, RequestFailed, make_clo
 from connections.client.presence import SessionPresence
 from connections.client.reconnect import Ended, Random
 from connections.client.reconnecting_socket import OPENING_SECONDS, ReconnectingSocket
+from connections.client.requests import Requests
 from connections.client.tokens import GetToken, Renewal, Sleep, Token, ask_token
 from connections.client.transcript import Entry, Transcript
 from connections.client.urls import SessionsUrl
@@ -42,7 +43,7 @@ _TOO_BIG = (1009, close_codes.MESSAGE_TOO_BIG.code)
 _TEMPORARY = ("rate_limited", "unavailable")
 
 
-class SessionClient:
+class SessionClient(Requests):
     """
     Sends, receives and reconnects by the session protocol.
 
@@ -160,31 +161,12 @@ class SessionClient:
         self._outbox.fail_all(RequestFailed("closed", "the client was closed"))
         self._emit(None)
 
-    async def request(
-        self,
-        content: Any,
-        *,
-        answer: bool = True,
-        metadata: dict[str, Any] | None = None,
-    ) -> Ack:
-        """
-        Send a message and wait until it is recorded.
-
-        Without `answer` no responder answers it. A responder can read `metadata`,
-        an object of at most 4096 bytes of JSON, which the log does not keep.
-        Older servers ignore both. The message is sent again after a reconnect
-        until the server settles it. A cancelled call removes it from the queue.
-
-        Raises:
-            RequestFailed: the message is not recorded; `code` says why.
-        """
+    async def _ask(self, content: dict[str, Any]) -> Ack:
         ended = self.ended
         if self.state is State.CLOSED and ended is not None and ended.is_final:
             raise make_closed(ended)
         limits = self.hello.get("limits", {})
-        item = self._outbox.add(
-            content, limits.get("max_message_size"), answer=answer, metadata=metadata
-        )
+        item = self._outbox.add(content, limits.get("max_message_size"))
         self._socket.wake()
         try:
             return await item.done

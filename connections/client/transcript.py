@@ -20,6 +20,8 @@ class Entry:
     state: str
     author: str = ""
     """The member whose message it is, such as `user:5`; empty for the server's."""
+    replaces: int | None = None
+    """The answer in whose place this one stands: it was regenerated."""
     changes: int = field(default=0, compare=False)
     """How many changes of its parts the server has told of, while it grows."""
     merged: tuple[Change, ...] = ()
@@ -57,6 +59,7 @@ def read_entry(message: dict[str, Any]) -> Entry:
         data=message["data"],
         state=message["state"],
         author=message.get("author", ""),
+        replaces=message.get("replaces"),
         changes=message.get("changes", 0),
         merged=tuple(message.get("parts", ())),
     )

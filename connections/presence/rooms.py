@@ -101,6 +101,12 @@ def find_member(connection: LiveConnection) -> str:
     return name_member(connection.client_id)
 
 
+def find_user_key(member: str) -> str | None:
+    """Return the text of the primary key of the user that a member is, or None."""
+    kind, _, key = member.partition(":")
+    return key if kind == "user" else None
+
+
 async def read_rooms(
     consumer: Any, path: str, config: PresenceConfig
 ) -> list[JoinedRoom]:

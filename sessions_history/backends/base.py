@@ -32,7 +32,8 @@ class Changes:
     """The changes that a commit writes."""
 
     entries: list[Row] = field(default_factory=list)
-    """(session_id, offset, kind, sender, data, state, node_id, chain, author)"""
+    """(session_id, offset, kind, sender, data, state, node_id, chain, author,
+    replaces)"""
 
     keys: list[Row] = field(default_factory=list)
     """(session_id, key, digest, offset)"""

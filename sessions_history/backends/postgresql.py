@@ -30,9 +30,10 @@ FROM jsonb_array_elements(%s::jsonb) AS v CROSS JOIN LATERAL (
 _WRITE = """
 WITH entries AS (
     INSERT INTO sessions_history_historyentry
-    (session_id, "offset", kind, sender, data, state, node_id, chain, author, at)
+    (session_id, "offset", kind, sender, data, state, node_id, chain, author, replaces,
+    at)
     SELECT v ->> 0, (v ->> 1)::bigint, v ->> 2, v ->> 3, v ->> 4, v ->> 5, v ->> 6,
-    v ->> 7, v ->> 8, %s FROM jsonb_array_elements(%s::jsonb) AS v
+    v ->> 7, v ->> 8, (v ->> 9)::bigint, %s FROM jsonb_array_elements(%s::jsonb) AS v
 ), keys AS (
     INSERT INTO sessions_history_appendkey
     (session_id, key, digest, "offset", created_at)

@@ -37,7 +37,8 @@ AND k.key = json_extract(v.value, '$[1]')
 
 _INSERT_ENTRIES = """
 INSERT INTO sessions_history_historyentry
-(session_id, "offset", kind, sender, data, state, node_id, chain, author, at) VALUES
+(session_id, "offset", kind, sender, data, state, node_id, chain, author, replaces, at)
+VALUES
 """
 
 _INSERT_KEYS = """

@@ -853,3 +853,23 @@ async def test_a_client_that_does_not_ask_or_an_old_server_has_no_presence(
     assert (await conversation.acknowledge(1))["data"] == "x"
     await asked
     assert client.presence.members == {}
+
+
+async def test_a_wish_for_another_answer_is_sent_until_its_ack(
+    server: Scripted, make_client: Make
+) -> None:
+    client = make_client()
+    first = await server.next({"offset": 1})
+    await first.send(entry(1))
+    await wait_until(lambda: len(client.entries) == 1)
+    asked = asyncio.create_task(client.regenerate(1, metadata={"mood": "short"}))
+    wish = await first.receive()
+    first.cut()
+    second = await server.next({"outcome": "resumed", "offset": 1})
+    assert await second.acknowledge(2) == wish
+    assert (await asked).offset == 2
+    assert (wish["type"], wish["offset"], wish["epoch"]) == ("regenerate", 1, "e1")
+    assert wish["metadata"] == {"mood": "short"}
+    await second.send({**entry(2), "from": "server", "replaces": 1})
+    await wait_until(lambda: len(client.entries) == 2)
+    assert [one.replaces for one in client.entries] == [None, 1]

@@ -41,6 +41,25 @@ test("a message has its options, and a plain one has none", () => {
   assert.deepEqual(Object.keys(socket.sent[1]), ["type", "id", "data"]);
 });
 
+test("a wish for another answer is sent until its ack", async () => {
+  const bench = new Bench();
+  const first = bench.attach();
+  const asked = bench.client.regenerate(2, { metadata: { mood: "short" } });
+  first.end(1006);
+  bench.clock.advance(1000);
+  const second = bench.attach({ outcome: "resumed" });
+  const { id, ...sent } = second.sent[0];
+  const metadata = { mood: "short" };
+  assert.deepEqual(sent, { type: "regenerate", offset: 2, epoch: "e1", metadata });
+  assert.deepEqual(second.sent[0], first.sent[0]);
+  ack(second, 5);
+  assert.deepEqual(await asked, { id, offset: 5 });
+  const refused = bench.client.regenerate(2);
+  const error = { type: "error", code: "conflict", message: "replaced" };
+  second.say({ ...error, id: second.sent.at(-1).id });
+  await assert.rejects(refused, { code: "conflict" });
+});
+
 test("two clients never create the same id", () => {
   const ids = [new Bench(), new Bench()].map((bench) => {
     const socket = bench.attach();

@@ -202,11 +202,32 @@ export class SessionClient extends TypedTarget {
    * @param {{signal?: AbortSignal} & import("./outbox.js").MessageOptions} [options]
    * @returns {Promise<Ack>}
    */
-  async request(data, { signal, ...options } = {}) {
+  request(data, { signal, answer, metadata } = {}) {
+    return this.#ask({ type: "message", data, answer, metadata }, signal);
+  }
+
+  /**
+   * Answer a message again: the new entry names this answer in `replaces`.
+   *
+   * Older servers do not know it.
+   * @param {number} offset of an answer that has ended
+   * @param {{signal?: AbortSignal, metadata?: Record<string, unknown>}} [options]
+   * @returns {Promise<Ack>} with the offset of the new answer
+   */
+  regenerate(offset, { signal, metadata } = {}) {
+    const { epoch } = this.#transcript;
+    return this.#ask({ type: "regenerate", offset, epoch, metadata }, signal);
+  }
+
+  /**
+   * @param {Record<string, unknown>} content @param {AbortSignal} [signal]
+   * @returns {Promise<Ack>}
+   */
+  async #ask(content, signal) {
     signal?.throwIfAborted();
     const { ending } = this;
     if (this.state === "closed" && isFinal(ending)) throw makeClosed(ending);
-    const item = this.#outbox.add(data, this.hello?.limits.max_message_size, options);
+    const item = this.#outbox.add(content, this.hello?.limits.max_message_size);
     const stop = () => this.#fail(item.id, new RequestError("aborted", "given up"));
     signal?.addEventListener("abort", stop);
     this.#presence.setTyping(false);

@@ -94,10 +94,10 @@ export class Outbox {
 
   /**
    * Throws RequestError `queue_full` or `message_too_big`.
-   * @param {unknown} data @param {number} [maxBytes] @param {MessageOptions} [options]
+   * @param {Record<string, unknown>} content @param {number} [maxBytes]
    * @returns {Item}
    */
-  add(data, maxBytes = Infinity, { answer, metadata } = {}) {
+  add(content, maxBytes = Infinity) {
     if (this.#items.size >= this.#limit) {
       throw new RequestError("queue_full", `${this.#limit} messages wait already`);
     }
@@ -105,8 +105,8 @@ export class Outbox {
     const id = `${this.#prefix}-${this.#count}`;
     // JSON.stringify() leaves out what is undefined.
     const traceparent = this.#getTraceparent();
-    const message = { type: "message", id, data, answer, metadata, traceparent };
-    const item = this.#put(id, JSON.stringify(message));
+    const { type, ...fields } = content;
+    const item = this.#put(id, JSON.stringify({ type, id, ...fields, traceparent }));
     if (item.bytes > maxBytes) {
       this.#items.delete(id);
       throw new RequestError("message_too_big", `${item.bytes} bytes; ${maxBytes} are allowed`);

@@ -5,8 +5,8 @@ import { addTexts, merge } from "./parts.js";
  * @typedef {"streaming"|"done"|"cancelled"|"interrupted"|"error"} EntryState
  * @typedef {{offset: number, kind: string, from: "client"|"server", at: string,
  *   data: any, state: EntryState, author?: string, chain?: string, parts?: Part[],
- *   changes?: number}} Entry
- *   partsOf() returns its parts
+ *   changes?: number, replaces?: number}} Entry
+ *   partsOf() returns its parts; `replaces` is the answer in whose place it stands
  * @typedef {{offset: number, at_char?: number, text?: string, at_change?: number,
  *   parts?: Part[]}} Delta
  */

@@ -1,0 +1,58 @@
+"""What a client asks of its session by messages that the server acknowledges."""
+
+from typing import Any
+
+from connections.client.outbox import Ack
+from connections.client.transcript import Transcript
+
+
+class Requests:
+    """
+    The messages of a client; each is sent again until the server settles it.
+
+    All methods raise RequestFailed if the message is not recorded; `code` says why.
+    A cancelled call removes its message from the queue.
+    """
+
+    _transcript: Transcript
+
+    async def request(
+        self,
+        content: Any,
+        *,
+        answer: bool = True,
+        metadata: dict[str, Any] | None = None,
+    ) -> Ack:
+        """
+        Send a message and wait until it is recorded.
+
+        Without `answer` no responder answers it. A responder can read `metadata`,
+        an object of at most 4096 bytes of JSON, which the log does not keep.
+        Older servers ignore both.
+        """
+        message = {"type": "message", "data": content}
+        if not answer:
+            message["answer"] = False
+        return await self._ask(_with(message, metadata=metadata))
+
+    async def regenerate(
+        self, offset: int, *, metadata: dict[str, Any] | None = None
+    ) -> Ack:
+        """
+        Answer a message again; return the offset of the new answer.
+
+        `offset` is that of an answer that has ended. The entry of the new one names it
+        in `replaces`. Older servers do not know this message.
+        """
+        message = {"type": "regenerate", "offset": offset}
+        epoch = self._transcript.epoch
+        return await self._ask(_with(message, epoch=epoch, metadata=metadata))
+
+    async def _ask(self, content: dict[str, Any]) -> Ack:
+        raise NotImplementedError
+
+
+def _with(message: dict[str, Any], **options: Any) -> dict[str, Any]:
+    """Return a message with the options that are given."""
+    given = {name: one for name, one in options.items() if one is not None}
+    return {**message, **given}

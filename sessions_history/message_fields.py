@@ -1,0 +1,54 @@
+"""Read the fields of a client's message; bad ones get an error that names them."""
+
+import re
+from typing import Any
+
+from connections.asgi import Message
+from connections.exceptions import InvalidMessage
+
+_MESSAGE_ID = re.compile(r"[A-Za-z0-9_-]{12,80}-[0-9]{1,15}")
+_MOST_OFFSET = 2**63 - 1
+
+
+def read_id(content: Message) -> str:
+    """
+    Return the id of a message.
+
+    Raises:
+        InvalidMessage: it has none.
+    """
+    message_id = content.get("id")
+    if not isinstance(message_id, str) or not _MESSAGE_ID.fullmatch(message_id):
+        raise InvalidMessage(
+            "invalid_message", "id: 12 or more of A-Z a-z 0-9 _ -, then - and a number"
+        )
+    return message_id
+
+
+def read_offset(content: Message, message_id: str | None = None) -> int:
+    """
+    Return the offset that a message names.
+
+    Raises:
+        InvalidMessage: it names none.
+    """
+    offset: Any = content.get("offset")
+    is_number = isinstance(offset, int) and not isinstance(offset, bool)
+    if not is_number or not 0 < offset <= _MOST_OFFSET:
+        text = "offset: a whole number"
+        raise InvalidMessage("invalid_message", text, message_id=message_id)
+    return int(offset)
+
+
+def read_epoch(content: Message, message_id: str | None = None) -> str | None:
+    """
+    Return the epoch that a message names, or None.
+
+    Raises:
+        InvalidMessage: it is no text.
+    """
+    epoch = content.get("epoch")
+    if not isinstance(epoch, str | None):
+        text = "epoch: a text, or none"
+        raise InvalidMessage("invalid_message", text, message_id=message_id)
+    return epoch
