@@ -86,6 +86,11 @@ class BackgroundTasks:
     def __len__(self) -> int:
         return len(self._tasks)
 
+    @property
+    def running(self) -> set[asyncio.Task[Any]]:
+        """The tasks that have not ended."""
+        return {*self._tasks}
+
     def start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Run work on the running loop; what it raises is logged under its name."""
         loop = asyncio.get_running_loop()

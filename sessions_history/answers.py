@@ -1,10 +1,11 @@
-"""Carry out what clients do with the answers of a session: regenerate them."""
+"""Carry out what clients do with answers: regenerate them, and approve their calls."""
 
 import asyncio
 from collections.abc import Mapping
 from typing import Any
 
 from connections.telemetry.carrier import get_traceparent
+from sessions_history.approval_desk import ApprovalDesk
 from sessions_history.entries import Append, Committed, NewEntry
 from sessions_history.group_commit import GroupCommit
 from sessions_history.payloads import digest, dump_metadata
@@ -14,9 +15,12 @@ from sessions_history.quotas import StreamQuota
 class Answers:
     """The wishes of clients about the answers of the sessions of one node."""
 
-    def __init__(self, commits: GroupCommit, quota: StreamQuota) -> None:
+    def __init__(
+        self, commits: GroupCommit, quota: StreamQuota, approvals: ApprovalDesk
+    ) -> None:
         self._commits = commits
         self._quota = quota
+        self.decide = approvals.decide
 
     def regenerate(
         self,

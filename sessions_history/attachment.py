@@ -25,10 +25,22 @@ from sessions_history.exceptions import (
 from sessions_history.log import SessionLog
 from sessions_history.member_models import Role
 from sessions_history.memberships import Membership
-from sessions_history.message_fields import read_epoch, read_id, read_offset
+from sessions_history.message_fields import (
+    read_call,
+    read_decision,
+    read_epoch,
+    read_id,
+    read_offset,
+)
 from sessions_history.presence import SessionPresence
 from sessions_history.reads import Claim
-from sessions_history.refusals import RETRY_SECONDS, Refusal, explain
+from sessions_history.refusals import (
+    DELETION_UNKNOWN,
+    NOT_CANCELLED,
+    NOTHING_STREAMS,
+    Refusal,
+    explain,
+)
 from sessions_history.subscribers import SendText, Subscriber
 from sessions_history.turns import Turns
 
@@ -37,11 +49,6 @@ logger = logging.getLogger(__name__)
 _MAX_UNDER_WAY = 32
 """How many messages of one connection may wait for their commit."""
 
-_NOTHING_STREAMS = Refusal("not_found", "nothing streams at this offset")
-_NOT_CANCELLED = Refusal("unavailable", "not cancelled; try again", RETRY_SECONDS)
-_DELETION_UNKNOWN = Refusal(
-    "unavailable", "whether it is deleted is unknown; try again", RETRY_SECONDS
-)
 _NO_PRESENCE = "attach with ?presence=1, or with presence: true"
 _TOUCH_SECONDS = 600
 
@@ -234,6 +241,25 @@ class SessionAttachment:
             ),
         )
 
+    async def decide(self, content: Message, *, is_approved: bool) -> None:
+        """Approve or deny a tool call; the ack follows the commit."""
+        message_id = read_id(content)
+        call = read_call(content, self.session_id, message_id)
+        note_and_epoch = read_decision(content, message_id)
+        role = self._membership.role
+        if role not in (Role.OWNER, Role.WRITER):
+            text = f"the role {role} neither approves nor denies tool calls"
+            self._refuse(Refusal("forbidden", text), message_id)
+            return
+        await self._submit(
+            message_id,
+            lambda: asyncio.ensure_future(
+                self._shared.log.answers.decide(
+                    call, is_approved=is_approved, by=self._author, **note_and_epoch
+                )
+            ),
+        )
+
     def _find_claims(self) -> Mapping[str, Any] | None:
         credential = self._shared.connection.live.credential
         return credential.claims if credential is not None else None
@@ -270,9 +296,9 @@ class SessionAttachment:
         try:
             await self._shared.log.cancel(self.session_id, offset, epoch)
         except (StreamEnded, SessionNotFound):
-            self._refuse(_NOTHING_STREAMS, offset=offset)
+            self._refuse(NOTHING_STREAMS, offset=offset)
         except (DatabaseUnavailable, LogFull):
-            self._refuse(_NOT_CANCELLED, offset=offset)
+            self._refuse(NOT_CANCELLED, offset=offset)
 
     async def delete(self) -> None:
         """Delete the session for its owner; it ends for all connections."""
@@ -284,7 +310,7 @@ class SessionAttachment:
                 self.session_id, self._membership.owner_id, but=self._subscriber
             )
         except DatabaseUnavailable:
-            self._refuse(_DELETION_UNKNOWN)
+            self._refuse(DELETION_UNKNOWN)
             return
         except SessionNotFound:
             logger.debug("The session %s was deleted before", self.session_id)

@@ -134,6 +134,14 @@ class SessionConsumer(LimitedJsonConsumer):
         if one := await self._find(content):
             await one.regenerate(content)
 
+    async def handle_approve(self, content: Message) -> None:
+        if one := await self._find(content):
+            await one.decide(content, is_approved=True)
+
+    async def handle_deny(self, content: Message) -> None:
+        if one := await self._find(content):
+            await one.decide(content, is_approved=False)
+
     async def handle_cancel(self, content: Message) -> None:
         if one := await self._find(content):
             await one.cancel(content)

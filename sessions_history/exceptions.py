@@ -73,6 +73,27 @@ class AnswerReplaced(SessionsError):
         return f"the answer was replaced by the entry {self.offset}: regenerate that"
 
 
+class ApprovalNotFound(SessionsError):
+    """No tool call of an answer that is under way waits for a person here."""
+
+
+class ApprovalDecided(SessionsError):
+    """
+    The tool call was decided before, in another way.
+
+    `state` is "approved", "denied" or "expired", `by` the member who decided.
+    """
+
+    def __init__(self, state: str, by: str) -> None:
+        super().__init__(state, by)
+        self.state = state
+        self.by = by
+
+    def __str__(self) -> str:
+        by = f" by {self.by}" if self.by else ""
+        return f"the tool call is {self.state} already{by}"
+
+
 class KeyReused(SessionsError):
     """The message id was used before with another payload."""
 

@@ -114,7 +114,9 @@ class SessionLog:
             limits.lease_seconds, self._append, self._commits.submit
         )
         self.typing = TypingEvents(self._fan_out)
-        self.answers = Answers(self._commits, self._producers.quota)
+        self.answers = Answers(
+            self._commits, self._producers.quota, self._producers.approvals
+        )
         """What clients do with answers that are there."""
         self.attached = AttachedConnections(database, self._fan_out, self.touch)
         """Attaches connections to sessions, and detaches them."""

@@ -5,6 +5,9 @@ from typing import Any
 
 from connections.asgi import Message
 from connections.exceptions import InvalidMessage
+from sessions_history.approval_models import NOTE_LENGTH, PART_ID_LENGTH
+from sessions_history.approvals import Call
+from sessions_history.payloads import clean_text
 
 _MESSAGE_ID = re.compile(r"[A-Za-z0-9_-]{12,80}-[0-9]{1,15}")
 _MOST_OFFSET = 2**63 - 1
@@ -52,3 +55,37 @@ def read_epoch(content: Message, message_id: str | None = None) -> str | None:
         text = "epoch: a text, or none"
         raise InvalidMessage("invalid_message", text, message_id=message_id)
     return epoch
+
+
+def read_call(content: Message, session_id: str, message_id: str) -> Call:
+    """
+    Return the tool call that a message names, of a session.
+
+    Raises:
+        InvalidMessage: it names none.
+    """
+    offset = read_offset(content, message_id)
+    part_id = _read_text(content, "part", PART_ID_LENGTH, message_id)
+    if not part_id:
+        text = "part: the id of a tool call"
+        raise InvalidMessage("invalid_message", text, message_id=message_id)
+    return Call(session_id, offset, part_id)
+
+
+def read_decision(content: Message, message_id: str) -> dict[str, str]:
+    """
+    Return the note to a decision, and the epoch; both may be empty.
+
+    Raises:
+        InvalidMessage: one is no text, or too long.
+    """
+    note = _read_text(content, "note", NOTE_LENGTH, message_id)
+    return {"note": note, "epoch": read_epoch(content, message_id) or ""}
+
+
+def _read_text(content: Message, name: str, most: int, message_id: str) -> str:
+    value = content.get(name, "")
+    if not isinstance(value, str) or len(value) > most:
+        text = f"{name}: a text of at most {most} characters"
+        raise InvalidMessage("invalid_message", text, message_id=message_id)
+    return clean_text(value)

@@ -13,6 +13,7 @@ from connections.models import Node
 from connections.models.alias import PrimaryQuerySet
 from connections.models.clock import MomentField, Now
 from connections.models.user_key import UserKey, set_null
+from sessions_history.approval_models import Approval
 from sessions_history.chain import MARK_LENGTH
 from sessions_history.member_models import SessionInvitation as SessionInvitation
 from sessions_history.member_models import SessionMember as SessionMember
@@ -87,8 +88,17 @@ class HistoryEntryQuerySet(PrimaryQuerySet["HistoryEntry"]):
             session=models.OuterRef("session"), offset=models.OuterRef("offset")
         )
         left = works.filter(leased_until__lt=now - timedelta(seconds=_LEFT_SECONDS))
+        # It waits for a person, and a node that starts goes on with it.
+        waiting = Approval.objects.filter(
+            session=models.OuterRef("session"),
+            offset=models.OuterRef("offset"),
+            is_open=True,
+            expires_at__gt=now,
+        )
         without_owner = ~models.Exists(works) & ~models.Q(node__in=live)
-        return self.streaming().filter(models.Exists(left) | without_owner)
+        return self.streaming().filter(
+            models.Exists(left) | without_owner, ~models.Exists(waiting)
+        )
 
 
 class Session(models.Model):

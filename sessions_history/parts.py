@@ -6,7 +6,7 @@ what they mean. The text stays apart from them.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from connections.parts import FIRST_TEXT, GROWING, TEXT, Change, add_texts, merge
@@ -18,7 +18,13 @@ TOOL_CALL = "tool_call"
 _FIELDS: dict[str, dict[str, type]] = {
     TEXT: {"text": str},
     REASONING: {"text": str},
-    TOOL_CALL: {"name": str, "arguments": str, "state": str, "result": object},
+    TOOL_CALL: {
+        "name": str,
+        "arguments": str,
+        "state": str,
+        "result": object,
+        "approval": dict,
+    },
     "source": {"url": str, "title": str},
     "file": {"url": str, "name": str, "media_type": str},
     "usage": {"input_tokens": int, "output_tokens": int, "model": str},
@@ -27,7 +33,10 @@ _FIELDS: dict[str, dict[str, type]] = {
 }
 """The types of parts, and the fields of each."""
 
-TOOL_STATES = ("streaming", "waiting", "running", "done", "error", "denied")
+AWAITING_APPROVAL = "awaiting_approval"
+TOOL_STATES = (
+    *("streaming", "waiting", AWAITING_APPROVAL, "running", "done", "error", "denied"),
+)
 """States of a tool call; it is streaming while its arguments grow."""
 
 _MOST_CHARACTERS = 100
@@ -181,6 +190,17 @@ def fold(changes: str) -> str:
         if changes
         else ""
     )
+
+
+def erase_decisions(changes: str, members: Collection[str]) -> str:
+    """Return changes without who approved or denied, and what they noted."""
+    found = []
+    for change in _read_changes(changes):
+        decided = change.get("approval") or {}
+        if decided.get("by") in members:
+            change = {**change, "approval": {"state": decided["state"]}}
+        found.append(f"{dump(change)}\n")
+    return "".join(found)
 
 
 def to_wire(changes: str) -> str:

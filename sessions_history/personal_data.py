@@ -7,6 +7,7 @@ from django.db.models import Model, Q, QuerySet
 from connections.personal_data.person import Person
 from connections.personal_data.tables import PersonalTable, add_personal_table, delete
 from connections.presence.rooms import name_member
+from sessions_history.approval_models import Approval
 from sessions_history.entries import EMPTY_STREAM
 from sessions_history.models import (
     AppendKey,
@@ -17,6 +18,7 @@ from sessions_history.models import (
     SessionMember,
     Work,
 )
+from sessions_history.parts import erase_decisions
 
 
 def register() -> None:
@@ -44,6 +46,15 @@ def register() -> None:
                 author="", data=EMPTY_STREAM
             ),
         ),
+        _make_table("approvals", Approval),
+        PersonalTable(
+            name="approvals_elsewhere",
+            model=Approval,
+            find=lambda person: Approval.objects.filter(
+                decided_by__in=_name_authors(person)
+            ).exclude(session__in=_find_sessions(person)),
+            erase=lambda rows, person, pseudonym: _erase_decisions(rows),
+        ),
         PersonalTable(
             name="session_members",
             model=SessionMember,
@@ -70,6 +81,19 @@ def _make_table(name: str, model: type[Model]) -> PersonalTable:
         return rows.order_by("session_id", "offset")
 
     return PersonalTable(name=name, model=model, find=find, erase=delete)
+
+
+def _erase_decisions(rows: QuerySet[Any]) -> None:
+    """Erase who decided on some tool calls, in their answers as well."""
+    for row in rows:
+        entries = HistoryEntry.objects.filter(session=row.session_id, offset=row.offset)
+        chunks = EntryChunk.objects.filter(entry__in=entries)
+        for part in (*entries, *chunks.filter(kind=EntryChunk.Kind.PARTS)):
+            column = "parts" if isinstance(part, HistoryEntry) else "text"
+            erased = erase_decisions(getattr(part, column), [row.decided_by])
+            setattr(part, column, erased)
+            part.save(update_fields=[column])
+    rows.update(decided_by="", note="")
 
 
 def _find_sessions(person: Person) -> QuerySet[Session]:

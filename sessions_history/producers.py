@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from connections.background import BackgroundTasks, end_as_failure
@@ -17,9 +18,10 @@ from connections.telemetry.names import ANSWER_SPAN
 from connections.telemetry.work import do_in_span
 from sessions_history import work
 from sessions_history.answer_order import AnswerOrder
+from sessions_history.approval_desk import ApprovalDesk
 from sessions_history.chain import is_other_entry
-from sessions_history.entries import Append, Committed, Entry, Rewrite, State
-from sessions_history.exceptions import SessionNotFound, StreamEnded
+from sessions_history.entries import Append, Committed, Entry, State
+from sessions_history.exceptions import StreamEnded
 from sessions_history.fan_out import FanOut
 from sessions_history.group_commit import GroupCommit
 from sessions_history.questions import Question, read_context, read_history
@@ -29,8 +31,10 @@ from sessions_history.responders import (
     AnyResponder,
     ResponderFailed,
     is_concurrent,
+    is_resumable,
     takes_context,
 )
+from sessions_history.resumption import interrupt, prepare
 from sessions_history.streams import Stream
 
 logger = get_logger(__name__)
@@ -41,6 +45,9 @@ reply to its commit takes milliseconds."""
 
 _REPORTED_SECONDS = 600
 """After this time no commit is reported any more."""
+
+_DRAIN_SECONDS = 0.5
+"""How often a drain looks whether an answer has begun to wait for a person."""
 
 _RESUMPTION = "The resumption of work"
 
@@ -90,6 +97,9 @@ class Producers:
         self._begun: dict[_Key, float] = {}
         self._takes_over_at = 0.0
         self._order = AnswerOrder(database)
+        self.approvals = ApprovalDesk(
+            database, fan_out, self.quota, config.sessions.approval_timeout_seconds
+        )
 
     @asynccontextmanager
     async def open(
@@ -143,9 +153,10 @@ class Producers:
                 # Those of somebody else say nothing of who wrote the message.
                 claims=request.claims if is_own else None,
                 metadata=request.metadata,
+                client_id=request.client_id,
                 may_wait=committed.is_behind,
             )
-            self._begin(question, request.client_id)
+            self._begin(question)
 
     def cancel(self, session_id: str, offset: int) -> bool:
         """Cancel a stream for a client; return False if it is not on this node."""
@@ -166,8 +177,11 @@ class Producers:
         before, is_whole = set(self._streams), True
         if before or self._unknown or is_due:
             owned = await self._database.write(
-                work.renew, self._terms, has_waiting=self._order.has_waiting
+                work.renew,
+                self._terms,
+                has_waiting=self._order.has_waiting or bool(self.approvals.streams),
             )
+            await self.approvals.check()
             is_whole = await self._compare(before, owned, now)
         self._begun = {
             key: at for key, at in self._begun.items() if now - at < _REPORTED_SECONDS
@@ -199,15 +213,33 @@ class Producers:
             stream.end_as(State.CANCELLED)
 
     async def drain(self) -> None:
-        """Wait until no answer is running."""
-        await self._answers.wait()
+        """Wait until no answer is running, but for those that wait for a person."""
+        while busy := self._answers.running - self._find_waiting():
+            await asyncio.wait(busy, timeout=_DRAIN_SECONDS)
+
+    def _find_waiting(self) -> set["asyncio.Task[Any]"]:
+        tasks = (stream.task for stream in self.approvals.streams)
+        return {task for task in tasks if task is not None}
 
     async def stop(self) -> None:
-        """End every stream as interrupted and commit its text."""
+        """
+        End every stream as interrupted and commit its text.
+
+        Another node goes on with those that wait for a person, if the responder can.
+        """
+        self._takes_over = False
+        responder = self._get_responder()
+        left: list[_Key] = []
+        if responder is not None and is_resumable(responder):
+            for stream in self.approvals.streams:
+                left.append((stream.session_id, stream.offset))
+                stream.abandon()
         for stream in list(self._streams.values()):
             stream.end_as(State.INTERRUPTED)
         await self._ends.stop()
-        await self.drain()
+        await self._answers.wait()
+        if left:
+            await self._database.write(work.release, left, self._terms.owner)
 
     async def _compare(
         self, before: set[_Key], owned: list[work.DueWork], now: float
@@ -250,45 +282,25 @@ class Producers:
         return True
 
     async def _resume(self, due: work.DueWork) -> None:
-        """Begin an answer whose text is empty; end any other work as interrupted."""
-        begun = None
-        if not due.is_late and due.attempts <= work.MOST_ATTEMPTS:
-            begun = await self._database.read(work.read_answer, due)
-        if begun is not None and self._get_responder() is not None:
-            now = asyncio.get_running_loop().time()
-            self._begun[due.session_id, due.offset] = now
-            message, answer = begun
-            question = Question(
-                session_id=due.session_id,
-                message_id=due.key,
-                message=message,
-                answer=answer,
-                traceparent=due.traceparent,
-                metadata=due.metadata,
-            )
-            self._begin(question)
+        """Begin an answer, or go on with it; end any other work as interrupted."""
+        question = await prepare(
+            due,
+            self._get_responder(),
+            database=self._database,
+            commits=self._commits,
+        )
+        if question is None:
+            await interrupt(due, self._commits, self._fan_out)
             return
-        logger.warning(
-            "The entry %s of %s is interrupted: nobody can go on with it",
-            due.offset,
-            due.session_id,
-            extra={"event": "work_interrupted"},
-        )
-        interruption = Rewrite(
-            session_id=due.session_id, offset=due.offset, state=State.INTERRUPTED
-        )
-        try:
-            await self._commits.submit(interruption)
-        except (StreamEnded, SessionNotFound):
-            self._fan_out.send_missed_end(due.session_id, due.offset)
-        else:
-            self._fan_out.send_changed(due.session_id, due.offset)
+        now = asyncio.get_running_loop().time()
+        self._begun[due.session_id, due.offset] = now
+        self._begin(question)
 
-    def _begin(self, question: Question, client_id: str = "") -> None:
+    def _begin(self, question: Question) -> None:
         responder = self._get_responder()
         if responder is not None:
             responded = asyncio.get_running_loop().create_future()
-            self.quota.count_until(responded, client_id)
+            self.quota.count_until(responded, question.client_id)
             running = self._answer(responder, question, responded)
             self._answers.start(running, f"The answer of {type(responder).__name__}")
 
@@ -323,7 +335,9 @@ class Producers:
         )
         try:
             with span:
-                async with self.open(session_id, answer) as stream:
+                async with self.open(
+                    session_id, answer, question.written_chunks
+                ) as stream:
                     if question.may_wait and not is_concurrent(responder):
                         with stream.without_deadline():
                             await self._order.wait(session_id, answer.offset)
@@ -359,7 +373,8 @@ class Producers:
         most, read = self._config.max_session_history, self._database.read
         options: dict[str, Any] = {}
         if takes_context(responder):
-            before, context = await read(read_context, question, most, stream)
+            ask = partial(self.approvals.ask, question, stream)
+            before, context = await read(read_context, question, most, stream, ask)
             options["context"] = context
         else:
             before = await read(read_history, question, most)

@@ -12,6 +12,8 @@ from connections.models.alias import atomic
 from connections.models.sweep import count_some, delete_some, work_on_some
 from connections.sweeper.tasks import SweepTask, add_sweep_task
 from sessions_history import chunks
+from sessions_history.approval_models import Approval
+from sessions_history.approvals import find_orphans
 from sessions_history.commits import interrupt
 from sessions_history.models import (
     AppendKey,
@@ -135,6 +137,15 @@ def _find_old_members() -> list[QuerySet[Any]]:
     ]
 
 
+def prune_approvals(batch_size: int) -> int:
+    """Delete some approvals of entries that are gone; return how many."""
+    return delete_some(_find_old_approvals(), batch_size)
+
+
+def _find_old_approvals() -> QuerySet[Approval]:
+    return Approval.objects.filter(find_orphans(), created_at__lt=_day_ago())
+
+
 def get_oldest_use(config: WebSocketConfig) -> datetime:
     """Return the moment before which unused sessions are deleted."""
     return timezone.now() - timedelta(days=config.retention.sessions_days)
@@ -175,6 +186,13 @@ def register() -> None:
             name="members_pruned",
             count=lambda config: sum(rows.count() for rows in _find_old_members()),
             work=lambda config, batch_size: prune_members(batch_size),
+        )
+    )
+    add_sweep_task(
+        SweepTask(
+            name="approvals_pruned",
+            count=lambda config: _find_old_approvals().count(),
+            work=lambda config, batch_size: prune_approvals(batch_size),
         )
     )
     add_sweep_task(

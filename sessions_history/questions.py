@@ -1,14 +1,16 @@
 """Read the circumstances of the messages that are answered."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from django.contrib.auth import get_user_model
 from django.core.exceptions import ValidationError
 
+from connections.parts import Change
 from connections.presence.rooms import find_user_key
+from sessions_history.decisions import AskApproval
 from sessions_history.entries import Entry
 from sessions_history.exceptions import SessionNotFound
 from sessions_history.models import Session
@@ -31,12 +33,16 @@ class Question:
     claims: Mapping[str, Any] | None = None
     metadata: str = ""
     """That of the message, as JSON; empty without any."""
+    client_id: str = ""
+    """The client whose limit of answers counts it."""
+    written_chunks: int = 0
+    """The highest number of the chunks of an answer that goes on."""
     may_wait: bool = True
     """Earlier answers of the session may be open."""
 
 
 def read_context(
-    question: Question, count: int, stream: Stream
+    question: Question, count: int, stream: Stream, approval: AskApproval
 ) -> tuple[list[HistoryMessage], AnswerContext]:
     """Read the history of a message, its author and the owner of its session."""
     session = Session.objects.filter(pk=question.session_id).first()
@@ -53,9 +59,16 @@ def read_context(
         replaces=question.answer.replaces,
         claims=question.claims,
         metadata=json.loads(question.metadata or "{}"),
+        text=question.answer.text,
+        parts=_read_parts(question.answer),
+        approval=approval,
         stream=stream,
     )
     return read_history(question, count), context
+
+
+def _read_parts(entry: Entry) -> Sequence[Change]:
+    return read_parts(entry.parts, entry.text) if entry.parts else ()
 
 
 def _find_user(user_id: Any) -> Any:
@@ -83,7 +96,7 @@ def read_history(question: Question, count: int) -> list[HistoryMessage]:
             data=json.loads(entry.data),
             state=entry.state,
             kind=entry.kind,
-            parts=read_parts(entry.parts, entry.text) if entry.parts else (),
+            parts=_read_parts(entry),
         )
         for place, entry in arrange(read_latest_entries(session_id, before, count))
         if place < question.message.offset

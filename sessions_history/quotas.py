@@ -3,7 +3,8 @@
 import asyncio
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +43,15 @@ class StreamQuota:
         """Count an answer until its work is done."""
         self._by_client[client_id] += 1
         work.add_done_callback(lambda done: self._release(client_id))
+
+    @contextmanager
+    def without(self, client_id: str) -> Iterator[None]:
+        """Leave out an answer that was counted, within a block."""
+        self._release(client_id)
+        try:
+            yield
+        finally:
+            self._by_client[client_id] += 1
 
     def _release(self, client_id: str) -> None:
         self._by_client[client_id] -= 1

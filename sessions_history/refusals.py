@@ -10,6 +10,8 @@ from sessions_history.exceptions import (
     AnswerNotFound,
     AnswerReplaced,
     AnswerUnfinished,
+    ApprovalDecided,
+    ApprovalNotFound,
     KeyReused,
     LogFull,
     SessionNotFound,
@@ -49,6 +51,11 @@ NOT_FOUND = Refusal("not_found", "no such session")
 UNREADABLE = Refusal(
     "unavailable", "the session could not be read; try again", RETRY_SECONDS
 )
+NOTHING_STREAMS = Refusal("not_found", "nothing streams at this offset")
+NOT_CANCELLED = Refusal("unavailable", "not cancelled; try again", RETRY_SECONDS)
+DELETION_UNKNOWN = Refusal(
+    "unavailable", "whether it is deleted is unknown; try again", RETRY_SECONDS
+)
 _GONE = Refusal("not_found", "the session is gone", None, close_codes.NOT_FOUND)
 _KEY_REUSED = Refusal("invalid_message", "this id was used before, with other data")
 _STORAGE_FULL = Refusal(
@@ -74,9 +81,9 @@ def explain(exc: BaseException) -> Refusal:
     match exc:
         case KeyReused():
             return _KEY_REUSED
-        case AnswerNotFound():
+        case AnswerNotFound() | ApprovalNotFound():
             return Refusal("not_found", str(exc))
-        case AnswerUnfinished() | AnswerReplaced():
+        case AnswerUnfinished() | AnswerReplaced() | ApprovalDecided():
             return Refusal("conflict", str(exc))
         case StorageFull():
             return _STORAGE_FULL

@@ -14,6 +14,7 @@ from django.conf import settings
 from django.utils.module_loading import import_string
 
 from connections.deprecation import warn_renamed
+from sessions_history.decisions import AskApproval, ask_nobody
 from sessions_history.exceptions import SessionsError
 from sessions_history.parts import Part
 
@@ -75,6 +76,12 @@ class AnswerContext:
     else regenerates the answer."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """What the client sent beside the message, which the log does not keep."""
+    text: str = ""
+    """The text that the answer has: another node wrote it, and this one goes on."""
+    parts: Sequence[Mapping[str, Any]] = ()
+    """The parts that the answer has, its text among them; as in HistoryMessage."""
+    approval: AskApproval = ask_nobody
+    """Waits for a person: `decision = await context.approval("call-1")`."""
     stream: StreamState
     """Tells whether the answer is cancelled; the node then also cancels respond()."""
 
@@ -125,6 +132,16 @@ def takes_context(responder: AnyResponder) -> bool:
 def is_concurrent(responder: AnyResponder) -> bool:
     """Return True if a responder answers several messages of a session at once."""
     return bool(getattr(responder, "is_concurrent", False))
+
+
+def is_resumable(responder: AnyResponder) -> bool:
+    """
+    Return True if a responder goes on with an answer that waits for a person.
+
+    It is called again, on another node, with the text and the parts so far in its
+    context, which respond() adds to.
+    """
+    return bool(getattr(responder, "is_resumable", False))
 
 
 def make_responder() -> AnyResponder | None:

@@ -89,6 +89,7 @@ class Stream:
         self._written_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._deadline: asyncio.TimerHandle | None = None
+        self._pauses = 0
         self._forcing: asyncio.TimerHandle | None = None
         self._is_finished = False
         self._writing: asyncio.Future[Committed] | None = None
@@ -106,6 +107,11 @@ class Stream:
     def is_cancelled(self) -> bool:
         """True once nobody needs the rest: a client stopped it, or it has ended."""
         return self._has_ended.is_set()
+
+    @property
+    def task(self) -> "asyncio.Task[object] | None":
+        """The task within the block."""
+        return self._task
 
     async def cancelled(self) -> None:
         """Wait until is_cancelled is True."""
@@ -169,6 +175,20 @@ class Stream:
             self._forcing = loop.call_later(_FORCE_SECONDS, self._report_leak)
         return True
 
+    def abandon(self) -> None:
+        """Leave the block, but not the entry: another producer goes on with it."""
+        self._is_finished = True
+        self.end_as(State.INTERRUPTED, "another node goes on with it")
+
+    async def flush(self) -> None:
+        """Wait until the content so far is committed, or the stream has ended."""
+        while self._ended_as is None and self._count_unwritten():
+            self._write_soon()
+            if self._writing is not None:
+                await asyncio.wait([self._writing])
+            else:
+                await asyncio.sleep(WRITE_SECONDS / 4)
+
     async def finish(self) -> None:
         """End the entry of an ended stream whose task does not leave the block."""
         self._is_finished = True
@@ -176,12 +196,15 @@ class Stream:
 
     @contextmanager
     def without_deadline(self) -> Iterator[None]:
-        """Stop the time limit within a block; afterwards it begins anew."""
+        """Stop the time limit within some blocks; afterwards it begins anew."""
+        self._pauses += 1
         self._stop_deadline()
         try:
             yield
         finally:
-            self._start_deadline()
+            self._pauses -= 1
+            if not self._pauses:
+                self._start_deadline()
 
     async def __aenter__(self) -> Self:
         self._task = asyncio.current_task()

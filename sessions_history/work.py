@@ -9,6 +9,7 @@ from django.db import models
 
 from connections.models.alias import atomic
 from connections.models.clock import Now
+from sessions_history.approval_models import Approval
 from sessions_history.entries import Entry
 from sessions_history.models import HistoryEntry, Session, Work
 from sessions_history.reads import read_entries_at
@@ -40,6 +41,8 @@ class DueWork:
     attempts: int
     is_late: bool
     """Its time is over."""
+    is_waiting: bool = False
+    """A person has to decide on a tool call of it."""
     is_blocked: bool = False
     """An earlier answer of its session is open."""
     traceparent: str = ""
@@ -97,15 +100,23 @@ def renew(terms: Terms, *, has_waiting: bool = False) -> list[DueWork]:
     Renew the leases of an owner; return what it still has to write.
 
     The work of entries that ended, here or on another node, is deleted. The time
-    of an answer that waits for an earlier one has not begun: has_waiting tells
-    that the owner has such answers.
+    of an answer that waits for an earlier one has not begun, and that of one that
+    waits for a person stands still: has_waiting tells that the owner has such answers.
     """
     owned = Work.objects.filter(owner=terms.owner)
     owned.filter(~_is_streaming()).delete()
     owned.update(leased_until=_after(terms.lease_seconds))
     if has_waiting:
-        owned.filter(_is_blocked()).update(ends_at=_after(terms.timeout_seconds))
+        waiting = _is_blocked() | models.Q(_awaits_approval())
+        owned.filter(waiting).update(ends_at=_after(terms.timeout_seconds))
     return _read(owned)
+
+
+def release(works: Sequence[tuple[str, int]], owner: str) -> None:
+    """Let other nodes take over some works of an owner at once."""
+    for session_id, offset in works:
+        own = Work.objects.filter(session=session_id, offset=offset, owner=owner)
+        own.update(owner="", leased_until=_after(-1))
 
 
 def take_over(terms: Terms) -> list[DueWork]:
@@ -137,8 +148,14 @@ def take_over(terms: Terms) -> list[DueWork]:
         return _read(taken)
 
 
-def read_answer(work: DueWork) -> tuple[Entry, Entry] | None:
-    """Return a message and its empty answer; None if the answer cannot be begun."""
+def read_answer(
+    work: DueWork, *, is_resumable: bool = False
+) -> tuple[Entry, Entry] | None:
+    """
+    Return a message and its answer; None if nobody can go on with the answer.
+
+    It is empty, or waits for a person and is resumable.
+    """
     if work.message_offset is None:
         return None
     offsets = [work.message_offset, work.offset]
@@ -146,8 +163,10 @@ def read_answer(work: DueWork) -> tuple[Entry, Entry] | None:
     if len(entries) < len(offsets):
         return None
     message, answer = entries
-    has_begun = not answer.is_streaming or bool(answer.text or answer.parts)
-    return None if has_begun else (message, answer)
+    if not answer.is_streaming:
+        return None
+    has_begun = bool(answer.text or answer.parts)
+    return None if has_begun and not is_resumable else (message, answer)
 
 
 def is_blocked(session_id: str, offset: int) -> bool:
@@ -167,6 +186,16 @@ def _is_blocked() -> models.Q:
     return models.Q(models.Exists(earlier), message_offset__isnull=False)
 
 
+def _awaits_approval() -> models.Exists:
+    """Return the condition that a person has to decide on a tool call of a work."""
+    open_ones = Approval.objects.filter(
+        session=models.OuterRef("session"),
+        offset=models.OuterRef("offset"),
+        is_open=True,
+    )
+    return models.Exists(open_ones)
+
+
 def _is_streaming() -> models.Exists:
     """Return the condition that the entry of a work streams."""
     entries = HistoryEntry.objects.filter(
@@ -180,12 +209,13 @@ def _read(works: models.QuerySet[Work]) -> list[DueWork]:
         is_late=models.ExpressionWrapper(
             models.Q(ends_at__lt=Now()), output_field=models.BooleanField()
         ),
+        is_waiting=_awaits_approval(),
         is_blocked=models.ExpressionWrapper(
             _is_blocked(), output_field=models.BooleanField()
         ),
     ).values_list(
         *("session_id", "offset", "message_offset", "key", "attempts", "is_late"),
-        *("is_blocked", "traceparent", "metadata"),
+        *("is_waiting", "is_blocked", "traceparent", "metadata"),
     )
     return [
         DueWork(
@@ -194,7 +224,8 @@ def _read(works: models.QuerySet[Work]) -> list[DueWork]:
             message_offset=message_offset,
             key=key,
             attempts=attempts,
-            is_late=is_late,
+            is_late=is_late and not is_waiting,
+            is_waiting=is_waiting,
             is_blocked=is_blocked,
             traceparent=traceparent,
             metadata=metadata,
@@ -206,6 +237,7 @@ def _read(works: models.QuerySet[Work]) -> list[DueWork]:
             key,
             attempts,
             is_late,
+            is_waiting,
             is_blocked,
             traceparent,
             metadata,

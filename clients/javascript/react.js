@@ -13,8 +13,8 @@ import { SessionClient } from "./client.js";
  *   hello: SessionClient["hello"], members: SessionClient["members"],
  *   gap: {from: number, to: number} | null, error: Error | null}} Snapshot `gap` is
  *   the last one, `error` the last one that belongs to no message
- * @typedef {Pick<SessionClient, "request" | "regenerate" | "cancel" | "setTyping" |
- *   "connect">} Actions
+ * @typedef {"request" | "regenerate" | "approve" | "deny"} Asking
+ * @typedef {Pick<SessionClient, Asking | "cancel" | "setTyping" | "connect">} Actions
  */
 
 const EVENTS = /** @type {const} */ ([
@@ -62,6 +62,8 @@ class SessionStore {
   actions = {
     request: (data, options) => this.#ask(this.#open().request(data, options)),
     regenerate: (offset, options) => this.#ask(this.#open().regenerate(offset, options)),
+    approve: (...asked) => this.#ask(this.#open().approve(...asked)),
+    deny: (...asked) => this.#ask(this.#open().deny(...asked)),
     cancel: (offset) => this.#open().cancel(offset),
     setTyping: (isTyping) => this.#open().setTyping(isTyping),
     connect: () => this.#open().connect(),

@@ -48,6 +48,24 @@ class Requests:
         epoch = self._transcript.epoch
         return await self._ask(_with(message, epoch=epoch, metadata=metadata))
 
+    async def approve(self, offset: int, part: str, *, note: str | None = None) -> Ack:
+        """
+        Approve a tool call that waits for a person; wait until that is recorded.
+
+        `offset` is that of the answer, `part` the id of the call, whose state is
+        `awaiting_approval`. The error is `conflict` if it was decided otherwise, and
+        `not_found` if it no longer waits.
+        """
+        return await self._decide("approve", offset, part, note)
+
+    async def deny(self, offset: int, part: str, *, note: str | None = None) -> Ack:
+        """Deny a tool call that waits for a person, as approve() approves it."""
+        return await self._decide("deny", offset, part, note)
+
+    async def _decide(self, kind: str, offset: int, part: str, note: str | None) -> Ack:
+        message = {"type": kind, "offset": offset, "part": part}
+        return await self._ask(_with(message, note=note, epoch=self._transcript.epoch))
+
     async def _ask(self, content: dict[str, Any]) -> Ack:
         raise NotImplementedError
 

@@ -354,6 +354,11 @@ class SessionsConfig:
         86_400,
         "seconds for which the link of an invitation to a session is valid",
     )
+    approval_timeout_seconds: float = option(
+        Number(1, 604_800),
+        3600,
+        "seconds for which a tool call waits for a person; then it counts as denied",
+    )
     position_seconds: float = option(
         Number(0.05, 3600),
         5,

@@ -55,3 +55,21 @@ class Playing:
             else:
                 type_, fields = one
                 yield Part(type_, **fields)
+
+
+class Careful:
+    """Ask a person before a refund, and go on where another node has left off."""
+
+    is_resumable = True
+
+    async def respond(
+        self, message: Any, history: Sequence[HistoryMessage], context: AnswerContext
+    ) -> AsyncIterator[str | Part]:
+        order = message["order"]
+        if not context.parts:
+            arguments = json.dumps({"order": order})
+            yield Part("tool_call", id="c1", name="refund", arguments=arguments)
+        decision = await context.approval("c1")
+        if decision.is_approved:
+            yield Part("tool_call", id="c1", state="done", result={"refunded": order})
+        yield f"Order {order}: {decision.state}."

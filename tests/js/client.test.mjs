@@ -60,6 +60,22 @@ test("a wish for another answer is sent until its ack", async () => {
   await assert.rejects(refused, { code: "conflict" });
 });
 
+test("a decision on a tool call is sent until its ack", async () => {
+  const bench = new Bench();
+  const socket = bench.attach();
+  const approved = bench.client.approve(2, "c1", { note: "fine" });
+  const { id, ...sent } = socket.sent[0];
+  const call = { offset: 2, part: "c1", epoch: "e1" };
+  assert.deepEqual(sent, { type: "approve", note: "fine", ...call });
+  ack(socket, 2);
+  assert.deepEqual(await approved, { id, offset: 2 });
+  const denied = bench.client.deny(2, "c1");
+  const { id: other, ...second } = socket.sent[1];
+  assert.deepEqual(second, { type: "deny", ...call });
+  socket.say({ type: "error", code: "conflict", message: "approved", id: other });
+  await assert.rejects(denied, { code: "conflict" });
+});
+
 test("two clients never create the same id", () => {
   const ids = [new Bench(), new Bench()].map((bench) => {
     const socket = bench.attach();

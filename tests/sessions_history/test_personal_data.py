@@ -40,6 +40,7 @@ from connections.sweeper.sweeper import Sweeper
 from connections.testing.communicators import make_config
 from orchestra.models import FailedSignIn
 from orchestra.sign_in import digest_username
+from sessions_history.approval_models import Approval
 from sessions_history.models import (
     AppendKey,
     EntryChunk,
@@ -115,6 +116,32 @@ def plant(client_id: str, user: User | None, **values: Any) -> Connection:
         sender="client",
         author=name_member(user or client_id),
         data=TEXT,
+    )
+    Approval.objects.create(
+        session=session, offset=1, part_id="c1", note=NAME, expires_at=moment
+    )
+    Approval.objects.create(
+        session=elsewhere,
+        offset=2,
+        part_id="c1",
+        state="denied",
+        decided_by=name_member(user or client_id),
+        note=NAME,
+        expires_at=moment,
+    )
+    outcome = {"state": "denied", "by": name_member(user or client_id), "note": NAME}
+    call = {"id": "c1", "type": "tool_call", "name": "refund", "approval": outcome}
+    answer = HistoryEntry.objects.create(
+        session=elsewhere,
+        offset=2,
+        kind="message",
+        sender="server",
+        data='{"text":""}',
+        parts=f"{json.dumps(call)}\n",
+        state="streaming",
+    )
+    EntryChunk.objects.create(
+        entry=answer, sequence=1, kind="parts", text=f"{json.dumps(call)}\n"
     )
     reader = user or User.objects.create(username="reader")
     SessionMember.objects.create(session=session, user=reader, role="reader")
@@ -200,8 +227,13 @@ def test_a_forgotten_client_is_in_no_table() -> None:
     assert notice.facts == {"text": [f"Dear {kept.client_id}"]}
     assert RefusedHandshake.objects.get().client_id == kept.client_id
     assert not ForgetRequest.objects.exists()
-    for model in (AccessToken, Ticket, EntryChunk, SessionMember, Ban):
+    for model in (AccessToken, Ticket, SessionMember, Ban):
         assert not model.objects.exists()
+    # The answers of others stay, without who decided on their calls.
+    (chunk,) = EntryChunk.objects.all()
+    answer = HistoryEntry.objects.get(offset=2)
+    for changes in (chunk.text, answer.parts):
+        assert json.loads(changes)["approval"] == {"state": "denied"}
     other.refresh_from_db()
     assert (other.client_id, other.address) == ("bob", "192.0.2.1")
     (entry,) = AuditEntry.objects.filter(action="forget")

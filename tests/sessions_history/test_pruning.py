@@ -12,8 +12,9 @@ from django.utils import timezone
 from connections.models import Node
 from connections.sweeper.sweeper import Sweeper
 from connections.testing.communicators import make_config
+from sessions_history.approval_models import Approval
 from sessions_history.models import AppendKey, HistoryEntry, Session
-from sessions_history.pruning import prune_empty
+from sessions_history.pruning import prune_approvals, prune_empty
 
 pytestmark = pytest.mark.django_db
 
@@ -112,3 +113,20 @@ def test_sessions_without_an_entry_are_deleted_after_an_hour() -> None:
     make_session("used", unused_days=0.1, entries=1)
     assert prune_empty(10) == 1
     assert set(Session.objects.values_list("pk", flat=True)) == {"new", "used"}
+
+
+def test_approvals_of_entries_that_are_gone_are_deleted() -> None:
+    session = make_session("s", entries=0)
+    make_entry(session, 2)
+    long_ago = timezone.now() - timedelta(hours=25)
+    for offset, created_at in [(1, long_ago), (2, long_ago), (3, timezone.now())]:
+        Approval.objects.create(
+            session=session,
+            offset=offset,
+            part_id="c1",
+            created_at=created_at,
+            expires_at=created_at,
+        )
+    assert prune_approvals(10) == 1
+    kept = Approval.objects.order_by("offset").values_list("offset", flat=True)
+    assert list(kept) == [2, 3]

@@ -5,16 +5,14 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
-from asgiref.sync import sync_to_async
 from django.contrib.auth.models import User
 
 from connections.testing.waiting import wait_until
-from sessions_history import members
 from sessions_history.log import get_log
 from sessions_history.models import HistoryEntry
 from sessions_history.responders import AnswerContext, HistoryMessage
-from tests.sessions_history.appends import make_session
 from tests.sessions_history.conftest import MakeNode, SwitchableDatabase
+from tests.sessions_history.members import add_members
 from tests.sessions_history.talks import Talk, talk
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -209,19 +207,6 @@ def bob() -> User:
 @pytest.fixture
 def carol() -> User:
     return User.objects.create(username="carol")
-
-
-async def add_members(**roles: User) -> str:
-    """Make a session with members by their roles; return its id."""
-
-    def add() -> str:
-        session_id = make_session()
-        for role, user in roles.items():
-            _, token = members.invite(session_id, role)
-            members.redeem(token, user)
-        return session_id
-
-    return await sync_to_async(add)()
 
 
 async def test_a_responder_gets_the_user_whose_message_it_is(

@@ -220,6 +220,38 @@ export class SessionClient extends TypedTarget {
   }
 
   /**
+   * Approve a tool call, a part in the state `awaiting_approval`.
+   *
+   * Rejects with `conflict` if it was decided otherwise, with `not_found` if it no
+   * longer waits. The part has who decided in `approval`.
+   * @param {number} offset of the answer @param {string} part id of the call
+   * @param {{note?: string, signal?: AbortSignal}} [options]
+   * @returns {Promise<Ack>}
+   */
+  approve(offset, part, options) {
+    return this.#decide("approve", offset, part, options);
+  }
+
+  /**
+   * Deny a tool call, as `approve()` approves it.
+   * @param {number} offset @param {string} part
+   * @param {{note?: string, signal?: AbortSignal}} [options]
+   * @returns {Promise<Ack>}
+   */
+  deny(offset, part, options) {
+    return this.#decide("deny", offset, part, options);
+  }
+
+  /**
+   * @param {string} type @param {number} offset @param {string} part
+   * @param {{note?: string, signal?: AbortSignal}} [options]
+   */
+  #decide(type, offset, part, { note, signal } = {}) {
+    const { epoch } = this.#transcript;
+    return this.#ask({ type, offset, part, note, epoch }, signal);
+  }
+
+  /**
    * @param {Record<string, unknown>} content @param {AbortSignal} [signal]
    * @returns {Promise<Ack>}
    */

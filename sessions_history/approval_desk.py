@@ -1,0 +1,169 @@
+"""Let the answers of one node wait for persons, and take their decisions."""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from connections.exceptions import DatabaseUnavailable
+from connections.storage.database import Database
+from sessions_history import approvals
+from sessions_history.approvals import Asked, Call
+from sessions_history.decisions import Decision
+from sessions_history.entries import Committed
+from sessions_history.fan_out import FanOut
+from sessions_history.parts import AWAITING_APPROVAL, TOOL_CALL, Part
+from sessions_history.payloads import digest
+from sessions_history.questions import Question
+from sessions_history.quotas import StreamQuota
+from sessions_history.streams import Stream
+
+_DECIDED = "approval"
+_RETRY_SECONDS = 0.5
+
+Result = TypeVar("Result")
+
+
+class ApprovalDesk:
+    """
+    The tool calls of one node that wait for a person.
+
+    The database has each question and its decision. A hint, or the check of work,
+    makes a waiting answer read it.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        fan_out: FanOut,
+        quota: StreamQuota,
+        timeout_seconds: float,
+    ) -> None:
+        self._database = database
+        self._fan_out = fan_out
+        self._quota = quota
+        self._timeout_seconds = timeout_seconds
+        self._waiting: dict[Call, tuple[asyncio.Event, Stream]] = {}
+        fan_out.listeners[_DECIDED] = self._notify_session
+
+    @property
+    def streams(self) -> set[Stream]:
+        """The streams of the answers that wait."""
+        return {stream for _, stream in self._waiting.values()}
+
+    async def ask(
+        self,
+        question: Question,
+        stream: Stream,
+        part_id: str,
+        *,
+        timeout_seconds: float | None = None,
+    ) -> Decision:
+        """
+        Wait until a person decides on a tool call; see AskApproval.
+
+        The wait is over once its outcome is a part of the answer. If the node dies
+        before, another one may ask again, and gets the same decision; if it dies
+        later, nobody acts on the decision.
+        """
+        seconds = self._timeout_seconds if timeout_seconds is None else timeout_seconds
+        if seconds <= 0:
+            raise ValueError(f"timeout_seconds is above 0, not {seconds}")
+        made_of = [_find_call(stream, part_id).get(name) for name in _SHOWN]
+        call = Call(question.session_id, stream.offset, part_id)
+        if call in self._waiting:
+            raise ValueError(f"the tool call {part_id!r} waits for a person already")
+        event = asyncio.Event()
+        self._waiting[call] = (event, stream)
+        try:
+            asked = await self._write(approvals.ask, call, digest(made_of), seconds)
+            if asked.decision is None:
+                await stream.write(Part(TOOL_CALL, id=part_id, state=AWAITING_APPROVAL))
+                await stream.flush()
+            with stream.without_deadline(), self._quota.without(question.client_id):
+                decision = asked.decision or await self._wait(call, asked, event)
+            state = "running" if decision.is_approved else "denied"
+            outcome = {"state": decision.state}
+            outcome |= {"by": decision.by} if decision.by else {}
+            outcome |= {"note": decision.note} if decision.note else {}
+            await stream.write(
+                Part(TOOL_CALL, id=part_id, state=state, approval=outcome)
+            )
+            await self._write(approvals.close, call)
+        finally:
+            del self._waiting[call]
+        return decision
+
+    async def decide(
+        self, call: Call, *, is_approved: bool, by: str, note: str, epoch: str
+    ) -> Committed:
+        """
+        Decide on a tool call, whichever node waits for that; see approvals.decide().
+
+        Raises:
+            ApprovalNotFound, ApprovalDecided: nothing was decided.
+            DatabaseUnavailable: whether it was decided is unknown.
+        """
+        epoch = await self._database.write(
+            approvals.decide,
+            call,
+            is_approved=is_approved,
+            by=by,
+            note=note,
+            epoch=epoch,
+        )
+        self._notify_session(call.session_id)
+        self._fan_out.send_event(call.session_id, _DECIDED, call.offset)
+        return Committed(epoch=epoch, offset=call.offset)
+
+    async def check(self) -> None:
+        """
+        Wake the answers whose decision brought no hint.
+
+        Raises:
+            DatabaseUnavailable: the next check tries again.
+        """
+        if self._waiting:
+            calls = set(self._waiting)
+            decided = await self._database.read(approvals.find_decided, calls)
+            self._notify(decided)
+
+    def _notify_session(self, session_id: str, event: object = None) -> None:
+        self._notify([one for one in self._waiting if one.session_id == session_id])
+
+    def _notify(self, calls: Iterable[Call]) -> None:
+        for call in calls:
+            if call in self._waiting:
+                self._waiting[call][0].set()
+
+    async def _wait(self, call: Call, asked: Asked, event: asyncio.Event) -> Decision:
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + asked.seconds_left
+        while asked.decision is None:
+            try:
+                async with asyncio.timeout_at(ends_at):
+                    await event.wait()
+            except TimeoutError:
+                asked = await self._write(approvals.expire, call)
+            else:
+                event.clear()
+                asked = await self._write(approvals.read, call)
+        return asked.decision
+
+    async def _write(self, work: Callable[..., Result], *args: Any) -> Result:
+        """Carry out work in the database, as soon as it is there."""
+        while True:
+            try:
+                return await self._database.write(work, *args)
+            except DatabaseUnavailable:
+                await asyncio.sleep(_RETRY_SECONDS)
+
+
+_SHOWN = ("name", "arguments")
+"""The fields of a call on which a person decides."""
+
+
+def _find_call(stream: Stream, part_id: str) -> dict[str, Any]:
+    for part in stream.parts:
+        if part["id"] == part_id and part["type"] == TOOL_CALL:
+            return part
+    raise ValueError(f"the answer has no tool call {part_id!r}: yield it first")

@@ -1,0 +1,148 @@
+"""Ask for approvals of tool calls and decide on them; it runs in a database thread."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import NamedTuple
+
+from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.utils import timezone
+
+from connections.models.alias import atomic
+from sessions_history.approval_models import Approval
+from sessions_history.decisions import Decision
+from sessions_history.exceptions import ApprovalDecided, ApprovalNotFound
+from sessions_history.models import HistoryEntry, Session, Work
+
+_WAITING = Approval.State.WAITING.value
+
+
+class Call(NamedTuple):
+    """A tool call in a session."""
+
+    session_id: str
+    offset: int
+    part_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A question, as the database has it."""
+
+    decision: Decision | None
+    """None while it waits."""
+    seconds_left: float
+
+
+def ask(call: Call, digest: str, seconds: float) -> Asked:
+    """
+    Insert a question, or return the one that was asked before about the same call.
+
+    A call that differs from what a person was shown is asked anew.
+    """
+    now = timezone.now()
+    with atomic():
+        # The answer has come this far: it is no attempt that fails.
+        work = Work.objects.filter(session=call.session_id, offset=call.offset)
+        work.update(attempts=1)
+        known = _find(call).select_for_update().first()
+        if known is not None and known.digest == digest:
+            return _read(known)
+        _find(call).delete()
+        made = Approval.objects.create(
+            session_id=call.session_id,
+            offset=call.offset,
+            part_id=call.part_id,
+            digest=digest,
+            expires_at=now + timedelta(seconds=seconds),
+        )
+        return _read(made)
+
+
+def decide(
+    call: Call, *, is_approved: bool, by: str, note: str = "", epoch: str = ""
+) -> str:
+    """
+    Record a decision, and return the epoch of the log.
+
+    The same decision again changes nothing, whoever made it.
+
+    Raises:
+        ApprovalNotFound: no such call waits, or its answer has ended.
+        ApprovalDecided: it was decided otherwise, or is expired.
+    """
+    state = Approval.State.APPROVED if is_approved else Approval.State.DENIED
+    with atomic():
+        session = Session.objects.select_for_update().filter(pk=call.session_id).first()
+        row = _find(call).select_for_update().first()
+        if session is None or row is None or epoch not in ("", session.epoch):
+            raise ApprovalNotFound
+        if row.state == state:
+            return session.epoch
+        if row.state != _WAITING:
+            raise ApprovalDecided(row.state, row.decided_by)
+        now = timezone.now()
+        if row.expires_at <= now:
+            raise ApprovalDecided(Approval.State.EXPIRED.value, "")
+        entries = HistoryEntry.objects.streaming().filter(session=session)
+        if not entries.filter(offset=call.offset).exists():
+            raise ApprovalNotFound
+        row.state, row.decided_by, row.note, row.decided_at = state, by, note, now
+        row.save()
+        return session.epoch
+
+
+def expire(call: Call) -> Asked:
+    """End a wait, unless it was decided meanwhile."""
+    now = timezone.now()
+    waiting = _find(call).filter(state=_WAITING)
+    waiting.update(state=Approval.State.EXPIRED, decided_at=now)
+    return read(call)
+
+
+def read(call: Call) -> Asked:
+    """
+    Read a question.
+
+    Raises:
+        ApprovalNotFound: its session is deleted.
+    """
+    row = _find(call).first()
+    if row is None:
+        raise ApprovalNotFound
+    return _read(row)
+
+
+def close(call: Call) -> None:
+    """Record that the responder has the decision, so that nobody else acts on it."""
+    _find(call).update(is_open=False)
+
+
+def find_decided(calls: Collection[Call]) -> list[Call]:
+    """Return those of some waiting calls that were decided."""
+    wanted = {one.session_id for one in calls}
+    rows = Approval.objects.filter(session__in=wanted, is_open=True)
+    found = rows.exclude(state=_WAITING).values_list("session", "offset", "part_id")
+    return [call for call in map(Call._make, found) if call in calls]
+
+
+def find_orphans() -> Q:
+    """Return the condition that nothing is left of the entry of an approval."""
+    entries = HistoryEntry.objects.filter(
+        session=OuterRef("session"), offset=OuterRef("offset")
+    )
+    return ~Q(Exists(entries))
+
+
+def _find(call: Call) -> QuerySet[Approval]:
+    return Approval.objects.filter(
+        session=call.session_id, offset=call.offset, part_id=call.part_id
+    )
+
+
+def _read(row: Approval) -> Asked:
+    left = (row.expires_at - timezone.now()).total_seconds()
+    if row.state == _WAITING:
+        return Asked(decision=None, seconds_left=max(0.0, left))
+    decision = Decision(state=str(row.state), by=row.decided_by, note=row.note)
+    return Asked(decision=decision, seconds_left=0.0)
