@@ -16,6 +16,9 @@ ARRIVED = "orchestra.arrived"
 TRANSPORT = "orchestra.transport"
 """The extension with Orchestra's server below ASGI (connections.hub.connection)."""
 
+CARRIER = "orchestra.carrier"
+"""The extension that names the transport of a connection that is no WebSocket."""
+
 
 def get_extension(scope: Message, name: str, default: Any = None) -> Any:
     """Return an extension of a scope."""

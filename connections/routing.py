@@ -14,6 +14,7 @@ from connections.config.auth_sections import DEFAULT_BACKENDS
 from connections.config.loader import get_config
 from connections.credentials.backends import require_valid_backends
 from connections.credentials.jwt_config import require_valid_jwt
+from connections.http_connection import HttpRoutes
 from connections.metrics.counters import declare_route
 from connections.middleware import (
     CredentialMiddleware,
@@ -34,7 +35,11 @@ _SCOPE_USER = "connections.credentials.ScopeUser"
 
 
 def protect(
-    *, http: Any, websocket: Sequence[URLPattern], middleware: Middleware | None = None
+    *,
+    http: Any,
+    websocket: Sequence[URLPattern],
+    live: Sequence[URLPattern] = (),
+    middleware: Middleware | None = None,
 ) -> Application:
     """
     Return an ASGI application for Django's views and these WebSocket routes.
@@ -43,6 +48,9 @@ def protect(
     gives requests the scheme that a trusted proxy names. It adds the route of the
     dashboard if the admin is installed. If daphne imports this module, Orchestra's
     server replaces daphne's.
+
+    `live` are routes of consumers that are read over plain HTTP, by requests with
+    `live=sse` or `live=long-poll`; all other requests for their paths go to `http`.
 
     `middleware`, for example AuthMiddlewareStack of Channels, stands before the
     check of credentials on each of the routes: what it puts into the scope is there
@@ -71,10 +79,12 @@ def protect(
             extra={"event": "no_middleware"},
         )
     router = WebSocketRouter(websocket, middleware)
+    application: Any = SchemeMiddleware(http)
+    if live:
+        guarded = OriginMiddleware(WebSocketRouter(live, middleware))
+        application = HttpRoutes(application, NodeMiddleware(guarded), live)
     return NodeMiddleware(
-        _TypeRouter(
-            {"http": SchemeMiddleware(http), "websocket": OriginMiddleware(router)}
-        )
+        _TypeRouter({"http": application, "websocket": OriginMiddleware(router)})
     )
 
 

@@ -53,6 +53,7 @@ class AttachedConnections:
         has_parts: bool = False,
         end: End | None = None,
         turns: Turns | None = None,
+        subscriber_class: type[Subscriber] = Subscriber,
     ) -> Attached:
         """
         Attach a connection to a session of its client or user, or to a new one.
@@ -69,7 +70,7 @@ class AttachedConnections:
         client_id = connection.client_id
         is_new = session_id is None
         session_id = session_id or make_session_id(client_id)
-        subscriber = Subscriber(
+        subscriber = subscriber_class(
             self._fan_out.find_or_make(session_id),
             database=self._database,
             connection=connection,
@@ -108,6 +109,7 @@ class AttachedConnections:
                 has_parts=has_parts,
                 end=end,
                 turns=turns,
+                subscriber_class=subscriber_class,
             )
         self._touch(session_id)
         return Attached(

@@ -2,13 +2,16 @@
 
 from django.urls import path
 
-from sessions_history.http import members, views
+from sessions_history.http import members, streams, views
 
 urlpatterns = [
     path("api/sessions/", views.sessions, name="own_sessions"),
     path("api/sessions/join/", members.redeemed, name="join_session"),
     path("api/sessions/<str:session_id>/", views.session, name="own_session"),
     path("api/sessions/<str:session_id>/entries/", views.entries, name="own_entries"),
+    path(
+        "api/sessions/<str:session_id>/stream/", streams.stream, name="session_stream"
+    ),
     path(
         "api/sessions/<str:session_id>/members/",
         members.session_members,

@@ -61,6 +61,7 @@ LAYERS = (
     "connection",
     "consumers",
     "middleware",
+    "http_connection",
     "server",
     "workers",
     # For operators.

@@ -115,6 +115,7 @@ _CONNECTIONS = Resource(
     details={
         "origin": "origin",
         "user_agent": "user_agent",
+        "transport": "transport",
         "longest_silence_seconds": "longest_silence_seconds",
         "over_rate": "over_rate",
         "flight": "flight",

@@ -6,9 +6,14 @@ from urllib.parse import parse_qs
 
 from django.contrib.auth import get_user_model
 
-from connections.asgi import ARRIVED, TRANSPORT, Message, get_extension
+from connections.asgi import ARRIVED, CARRIER, TRANSPORT, Message, get_extension
 from connections.credentials.identity import Credential
-from connections.hub.connection import LiveConnection, Sender, new_connection_id
+from connections.hub.connection import (
+    WEBSOCKET,
+    LiveConnection,
+    Sender,
+    new_connection_id,
+)
 from connections.hub.flight_recorder import FlightRecord
 from connections.limits import Limits
 from connections.node.node import Node
@@ -50,6 +55,7 @@ def connection_from_scope(
             clean(headers.get(b"user-agent", b"").decode("latin-1"), _TEXT)
         ),
         transport=get_extension(scope, TRANSPORT),
+        carrier=get_extension(scope, CARRIER, WEBSOCKET),
         flight=FlightRecord(node.clock),
         sizes=(counted.sizes_in, counted.sizes_out),
     )

@@ -56,7 +56,7 @@ _ALL_COLUMNS = (
 )
 _IDENTITY = (
     *("connection_id", "client_id", "user", "node", "path", "route", "address"),
-    *("origin", "user_agent", "opened_at", "idle_timeout_seconds"),
+    *("origin", "user_agent", "transport", "opened_at", "idle_timeout_seconds"),
 )
 _END = ("closed_at", "close_code", "reason")
 _COUNTERS = (

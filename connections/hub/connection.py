@@ -101,6 +101,9 @@ class ClosedSender:
 
 CLOSED_SENDER = ClosedSender()
 
+WEBSOCKET = "websocket"
+"""The carrier of a connection that is no response to a plain request."""
+
 _NEVER = -math.inf
 _NOTHING: frozenset[str] = frozenset()
 
@@ -117,6 +120,7 @@ class LiveConnection:
     `last_activity`, `limited_at` (the last message over the rate), `written_activity`,
     `authorised_at` (the last check of its right to stay) and `reauthorise_at`.
     `slot` is None before the accept and after the announcement of a drain.
+    `carrier` is "websocket", "sse" or "long_poll".
     `close_reason` is set by the first request to end, and says that it is ending.
     `observed` are the limits that are counted for it and not enforced, by `observer`;
     one of them `would_have_ended` it. `silent_from` began the longest silence that a
@@ -132,6 +136,7 @@ class LiveConnection:
         "busy_count",
         "bytes_in",
         "bytes_out",
+        "carrier",
         "client_id",
         "close_reason",
         "connection_id",
@@ -189,6 +194,7 @@ class LiveConnection:
         origin: str = "",
         user_agent: str = "",
         transport: Transport | None = None,
+        carrier: str = WEBSOCKET,
         flight: FlightRecord | None = None,
         sizes: tuple[list[int], list[int]] = _UNCOUNTED,
     ) -> None:
@@ -211,6 +217,7 @@ class LiveConnection:
         self.origin = origin
         self.user_agent = reduce_user_agent(user_agent)
         self.transport = transport
+        self.carrier = carrier
         self.arrived = now
         self.authorised_at = now
         self.reauthorise_at = math.inf

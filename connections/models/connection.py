@@ -63,7 +63,7 @@ class ConnectionQuerySet(PrimaryQuerySet["Connection"]):
 
 class Connection(models.Model):
     """
-    One WebSocket, from accept to close.
+    One WebSocket, or one live response over plain HTTP, from accept to close.
 
     The node's recorder writes rows in batches. References have no constraint in
     the database, so that a batch does not fail when a user or node in it was
@@ -92,6 +92,11 @@ class Connection(models.Model):
     address = models.CharField(max_length=64, blank=True)
     origin = models.CharField(max_length=255, blank=True)
     user_agent = models.CharField(max_length=255, blank=True)
+    transport = models.CharField(
+        max_length=12,
+        db_default="websocket",
+        help_text="websocket, or sse or long_poll for a connection over plain HTTP.",
+    )
     opened_at = models.DateTimeField(db_index=True)
     last_activity_at = models.DateTimeField()
     idle_timeout_seconds = models.FloatField(

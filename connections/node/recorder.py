@@ -266,6 +266,7 @@ class Recorder:
             address=live.address,
             origin=live.origin,
             user_agent=live.user_agent,
+            transport=live.carrier,
             idle_timeout_seconds=_find_own_timeout(live),
             opened_at=live.opened_at,
             last_activity_at=moment - timedelta(seconds=now - live.last_activity),

@@ -21,6 +21,7 @@ from connections.storage.transactions import begin_no_transaction
 from connections.views.own_loop import release_own_node
 from sessions_history.http import rows
 from sessions_history.http.authentication import authenticate
+from sessions_history.member_models import Role
 from sessions_history.session_ids import SESSION_ID
 
 _MOST_BODY_BYTES = 16_384
@@ -63,6 +64,18 @@ class Call:
         find = rows.find_owner_id
         return await self.database.read(
             find, self.client_id, self.user_id, self.session_id
+        )
+
+    async def require_role(self) -> Role:
+        """
+        Return the role of the client in the session.
+
+        Raises:
+            ApiError: 404, it has none.
+        """
+        require = rows.require_role
+        return await self.database.read(
+            require, self.client_id, self.user_id, self.session_id
         )
 
     def read_query(self, parameters: Sequence[Parameter]) -> dict[str, Any]:

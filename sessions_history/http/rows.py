@@ -75,6 +75,21 @@ def find_owner_id(client_id: str, user_id: Any, session_id: str) -> str:
     return owner_id if role is Role.OWNER else client_id
 
 
+def require_role(client_id: str, user_id: Any, session_id: str) -> Role:
+    """
+    Return the role of a client, or its user, in a session.
+
+    Raises:
+        ApiError: 404, it has none.
+    """
+    owners = Session.objects.filter(pk=session_id)
+    owner_id = owners.values_list("client_id", flat=True).first()
+    role = owner_id and find_role(session_id, owner_id, client_id, user_id)
+    if not role:
+        raise not_found("session", session_id)
+    return role
+
+
 def make_etag(content: str) -> str:
     """Return the ETag of the text of an answer (RFC 9110, section 8.8.3)."""
     digest = salted_hmac(_SALT, content, algorithm="sha256").hexdigest()

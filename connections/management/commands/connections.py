@@ -327,6 +327,7 @@ def describe(row: Connection) -> dict[str, Any]:
         "path": row.path,
         "address": row.address,
         "user_agent": row.user_agent,
+        "transport": row.transport,
         "opened_at": as_utc(row.opened_at).isoformat(),
         "last_activity_at": as_utc(row.last_activity_at).isoformat(),
         "closed_at": as_utc(row.closed_at).isoformat() if row.closed_at else None,
