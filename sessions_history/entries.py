@@ -11,6 +11,7 @@ from sessions_history import parts
 from sessions_history.beginnings import Beginning
 from sessions_history.chain import Mark, find_resumption
 from sessions_history.models import EntryChunk, HistoryEntry
+from sessions_history.stream_producers import ProducerStep
 
 State = HistoryEntry.State
 Sender = HistoryEntry.Sender
@@ -163,6 +164,13 @@ class Append:
     """Who asks for another answer in place of one that an entry replaces."""
     epoch: str = ""
     """The incarnation of the log in which that answer was, if it is known."""
+    step: ProducerStep | None = None
+    """The append of a producer of Durable Streams."""
+
+    @property
+    def is_question(self) -> bool:
+        """True for a message with the place of its answer."""
+        return len(self.entries) > 1 and self.entries[1].state == _STREAMING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

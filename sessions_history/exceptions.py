@@ -98,6 +98,30 @@ class KeyReused(SessionsError):
     """The message id was used before with another payload."""
 
 
+class StaleProducer(SessionsError):
+    """Another start of the producer has a higher epoch, `epoch`."""
+
+    def __init__(self, epoch: int) -> None:
+        super().__init__()
+        self.epoch = epoch
+
+
+class SequenceGap(SessionsError):
+    """Appends of the producer are missing: `expected` is the next sequence number."""
+
+    def __init__(self, expected: int) -> None:
+        super().__init__()
+        self.expected = expected
+
+
+class AppendedBefore(SessionsError):
+    """The append was taken before; `sequence` is the producer's last one."""
+
+    def __init__(self, sequence: int) -> None:
+        super().__init__()
+        self.sequence = sequence
+
+
 class TooManyStreams(SessionsError):
     """The session, the client or the node has its limit of streaming entries."""
 

@@ -47,6 +47,7 @@ from sessions_history.presence import TypingEvents
 from sessions_history.producers import Producers
 from sessions_history.quotas import StorageQuota
 from sessions_history.responders import AnyResponder, make_responder
+from sessions_history.stream_producers import ProducerStep
 from sessions_history.streams import Stream
 
 logger = logging.getLogger(__name__)
@@ -180,6 +181,7 @@ class SessionLog:
         wants_answer: bool = True,
         claims: Mapping[str, Any] | None = None,
         metadata: Mapping[str, Any] | None = None,
+        step: ProducerStep | None = None,
     ) -> asyncio.Future[Committed]:
         """
         Append a client's message, and start its answer if there is a responder.
@@ -212,6 +214,7 @@ class SessionLog:
                 beginning=self._fan_out.find_beginning(session_id),
                 claims=claims,
                 metadata=dump_metadata(metadata),
+                step=step,
                 traceparent=get_traceparent() if TRACE_API in sys.modules else "",
             )
         )
@@ -280,7 +283,7 @@ class SessionLog:
         if self._producers.cancel(session_id, offset):
             return
         try:
-            await self._submit(
+            await self.submit(
                 Rewrite(
                     session_id=session_id,
                     offset=offset,
@@ -328,7 +331,7 @@ class SessionLog:
         self, session_id: str, entry: NewEntry, key: str = "", made_of: str = ""
     ) -> Committed:
         beginning = self._fan_out.find_beginning(session_id)
-        return await self._submit(
+        return await self.submit(
             Append(
                 session_id=session_id,
                 entries=(entry,),
@@ -339,7 +342,8 @@ class SessionLog:
             )
         )
 
-    async def _submit(self, request: Request) -> Committed:
+    async def submit(self, request: Request) -> Committed:
+        """Carry out a request, and return its result; see GroupCommit.submit()."""
         return await self._commits.submit(request)
 
     def _on_committed(self, request: Request, committed: Committed) -> None:
@@ -352,8 +356,9 @@ class SessionLog:
             self._fan_out.send_rewritten(session_id, entry, committed.previous)
             return
         self._fan_out.send_appended(session_id, committed)
-        has_question = len(committed.entries) > 1 or committed.question is not None
-        if isinstance(request, Append) and has_question:
+        if isinstance(request, Append) and (
+            request.is_question or committed.question is not None
+        ):
             self._producers.answer(request, committed)
 
 

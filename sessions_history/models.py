@@ -312,6 +312,36 @@ class AppendKey(models.Model):
         return self.key
 
 
+class StreamProducer(models.Model):
+    """
+    The last append of one producer of the Durable Streams protocol.
+
+    A session keeps its newest hundred producers.
+    """
+
+    session = models.ForeignKey(
+        Session, on_delete=models.CASCADE, related_name="+", db_index=False
+    )
+    producer = models.CharField(max_length=KEY_LENGTH)
+    """The id that the producer chose."""
+    epoch = models.PositiveBigIntegerField()
+    """Counts the starts of the producer."""
+    sequence = models.PositiveBigIntegerField()
+    """Counts its appends within the epoch."""
+
+    objects = PrimaryQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["session", "producer"], name="stream_producer_is_unique"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.producer
+
+
 class Work(models.Model):
     """
     A streaming entry that somebody has to write, and who that is.

@@ -16,6 +16,7 @@ from sessions_history.models import (
     Session,
     SessionInvitation,
     SessionMember,
+    StreamProducer,
     Work,
 )
 from sessions_history.parts import erase_decisions
@@ -30,6 +31,14 @@ def register() -> None:
             find=lambda person: EntryChunk.objects.filter(
                 entry__session__in=_find_sessions(person)
             ).order_by("entry_id", "sequence"),
+            erase=delete,
+        ),
+        PersonalTable(
+            name="stream_producers",
+            model=StreamProducer,
+            find=lambda person: StreamProducer.objects.filter(
+                session__in=_find_sessions(person)
+            ).order_by("session_id", "producer"),
             erase=delete,
         ),
         _make_table("works", Work),

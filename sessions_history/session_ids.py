@@ -16,6 +16,7 @@ from django.utils.crypto import salted_hmac
 from connections.units import Clock
 
 SESSION_ID = re.compile(r"[0-9a-f]{32}")
+_NAME = re.compile(r"[A-Za-z0-9._~-]{1,100}")
 KNOWN_SECONDS = 86_400
 """How long after its making an id without a session is accepted."""
 
@@ -33,6 +34,19 @@ def make_session_id(client_id: str, clock: Clock = time.time) -> str:
     content = minute.to_bytes(_MINUTE_BYTES) + os.urandom(_RANDOM_BYTES)
     signature = _sign(content, client_id, settings.SECRET_KEY)
     return bytes(content + signature).hex()
+
+
+def find_named(client_id: str, name: str) -> str:
+    """
+    Return the id of the session of a client that has a name of its choice.
+
+    An id stands for itself, and so does what is no name.
+    """
+    if SESSION_ID.fullmatch(name) or not _NAME.fullmatch(name):
+        return name
+    value = f"{name} {client_id}"
+    made = salted_hmac(f"{_SALT}.names", value, algorithm="sha256")
+    return str(made.hexdigest()[:32])
 
 
 def is_recent_id(session_id: str, client_id: str, clock: Clock = time.time) -> bool:

@@ -40,6 +40,7 @@ from sessions_history.locked_session import LockedSession, OpenEntry
 from sessions_history.models import HistoryEntry
 from sessions_history.reads import read_entries_at
 from sessions_history.regeneration import find_question
+from sessions_history.stream_producers import check_step, record_step
 
 Result = Committed | SessionsError
 
@@ -120,6 +121,8 @@ class LogTransaction:
             raise SessionNotFound
         if known := self._find_known(request):
             return known
+        if request.step is not None:
+            check_step(session_id, request.step)
         streaming = sum(one.state == _STREAMING for one in request.entries)
         open_streams = len(session.open_entries) if session else 0
         if streaming and open_streams + streaming > self._limits.max_open_streams:
@@ -168,6 +171,8 @@ class LogTransaction:
             self._new_entries.append((session_id, entry))
         session.last_offset += len(entries)
         session.is_used = True
+        if request.step is not None:
+            record_step(session_id, request.step)
         if key:
             self._keys[session_id, key] = (request.digest, first)
             self._new_keys.append((session_id, key, request.digest, first))

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from sessions_history.http import members, streams, views
+from sessions_history.http import members, messages, streams, views
 
 urlpatterns = [
     path("api/sessions/", views.sessions, name="own_sessions"),
@@ -11,6 +11,11 @@ urlpatterns = [
     path("api/sessions/<str:session_id>/entries/", views.entries, name="own_entries"),
     path(
         "api/sessions/<str:session_id>/stream/", streams.stream, name="session_stream"
+    ),
+    path(
+        "api/sessions/<str:session_id>/messages/",
+        messages.messages,
+        name="session_messages",
     ),
     path(
         "api/sessions/<str:session_id>/members/",

@@ -52,7 +52,7 @@ def read_body(
         ApiError: 413 for a body that is too large, 415 for another type, and 400 for
             invalid JSON and for a key that is unknown, missing or of a wrong value.
     """
-    raw = _read_bytes(request, most_bytes)
+    raw = read_bytes(request, most_bytes)
     if not raw:
         return _read(parameters, {}, "field")
     if request.content_type != "application/json":
@@ -61,19 +61,34 @@ def read_body(
             "not_json",
             "Send the body as JSON, with the header Content-Type: application/json.",
         )
-    try:
-        content = json.loads(raw, parse_constant=_refuse, object_pairs_hook=_pair)
-    except (ValueError, RecursionError) as exc:
-        reason = "too deep" if isinstance(exc, RecursionError) else str(exc)
-        message = f"The body is not valid JSON: {reason[:200]}."
-        raise ApiError(400, "invalid_json", message) from exc
+    content = parse_json(raw)
     if not isinstance(content, dict):
         raise ApiError(400, "invalid_json", "The body is not a JSON object.")
     return _read(parameters, content, "field")
 
 
-def _read_bytes(request: HttpRequest, most_bytes: int) -> bytes:
-    """Return the body; it may come without a Content-Length."""
+def parse_json(raw: bytes) -> Any:
+    """
+    Return the content of a body.
+
+    Raises:
+        ApiError: 400, it is no JSON.
+    """
+    try:
+        return json.loads(raw, parse_constant=_refuse, object_pairs_hook=_pair)
+    except (ValueError, RecursionError) as exc:
+        reason = "too deep" if isinstance(exc, RecursionError) else str(exc)
+        message = f"The body is not valid JSON: {reason[:200]}."
+        raise ApiError(400, "invalid_json", message) from exc
+
+
+def read_bytes(request: HttpRequest, most_bytes: int) -> bytes:
+    """
+    Return the body; it may come without a Content-Length.
+
+    Raises:
+        ApiError: 413 for a body that is too large, 400 for one that is not whole.
+    """
     try:
         raw = request.read(most_bytes + 1)
     except UnreadablePostError as exc:

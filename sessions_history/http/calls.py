@@ -1,6 +1,6 @@
 """Serve requests about sessions: authenticate, limit, and answer with JSON."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +16,14 @@ from connections.api.parameters import Parameter, read_body, read_query
 from connections.api.rates import RequestRates
 from connections.node.current import get_node
 from connections.node.node import Node
+from connections.presence.rooms import name_member
 from connections.storage.database import Database
 from connections.storage.transactions import begin_no_transaction
 from connections.views.own_loop import release_own_node
 from sessions_history.http import rows
 from sessions_history.http.authentication import authenticate
 from sessions_history.member_models import Role
-from sessions_history.session_ids import SESSION_ID
+from sessions_history.session_ids import SESSION_ID, find_named
 
 _MOST_BODY_BYTES = 16_384
 
@@ -46,6 +47,9 @@ class Call:
     session_id: str
     """The session in the path, or an empty text."""
 
+    claims: Mapping[str, Any] | None
+    """The claims of the JWT of the client, or None."""
+
     key: str
     """The part of the session in the path, such as a member, or an empty text."""
 
@@ -53,6 +57,13 @@ class Call:
     def user_id(self) -> Any:
         """The key of the user, or None."""
         return self.user.pk if self.user is not None else None
+
+    @property
+    def author(self) -> str:
+        """The member whose messages the client's are."""
+        if self.user_id is not None:
+            return f"user:{self.user_id}"
+        return name_member(self.client_id)
 
     async def find_owner_id(self) -> str:
         """
@@ -102,8 +113,12 @@ def answer(call: Call, content: str) -> HttpResponse:
     return get_conditional_response(call.request, etag, response=response) or response
 
 
-def make_view(**methods: Serve) -> View:
-    """Return the view of one path, with what serves each method."""
+def make_view(*, takes_names: bool = False, **methods: Serve) -> View:
+    """
+    Return the view of one path, with what serves each method.
+
+    With takes_names the path may have a name in place of the id of a session.
+    """
     if "GET" in methods:
         methods["HEAD"] = methods["GET"]
 
@@ -125,6 +140,8 @@ def make_view(**methods: Serve) -> View:
         credential = await authenticate(node, request)
         rate = node.config.rate_limit
         rates.take(credential.client_id, rate.messages_per_second, rate.burst_messages)
+        if takes_names:
+            session_id = find_named(credential.client_id, session_id)
         if session_id and not SESSION_ID.fullmatch(session_id):
             raise not_found("session", session_id)
         if node.database is None:
@@ -136,6 +153,7 @@ def make_view(**methods: Serve) -> View:
             client_id=credential.client_id,
             user=credential.user,
             session_id=session_id,
+            claims=credential.claims,
             key=key,
         )
         response = await serve(call)

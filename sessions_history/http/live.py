@@ -26,7 +26,7 @@ from sessions_history.http.offsets import StreamOffset, read_offset
 from sessions_history.http.stream_reads import OffsetGone, StreamPage, read_page
 from sessions_history.log import SessionLog, get_log
 from sessions_history.reads import Claim
-from sessions_history.session_ids import SESSION_ID
+from sessions_history.session_ids import SESSION_ID, find_named
 from sessions_history.subscribers import Subscriber
 
 POLL_SECONDS = 20
@@ -55,7 +55,8 @@ class LiveReader(LimitedJsonConsumer):
         query = parse_qs(
             self.scope["query_string"].decode("latin-1"), keep_blank_values=True
         )
-        session_id: str = self.scope["url_route"]["kwargs"]["session_id"]
+        named: str = self.scope["url_route"]["kwargs"]["session_id"]
+        session_id = find_named(self.connection.client_id, named)
         if not SESSION_ID.fullmatch(session_id):
             raise Refused(close_codes.NOT_FOUND)
         try:

@@ -49,7 +49,8 @@ async def _rename(call: Call) -> HttpResponse:
     return response
 
 
-async def _delete(call: Call) -> HttpResponse:
+async def delete_session(call: Call) -> HttpResponse:
+    """Delete a session of the client."""
     call.read_query(())
     log = get_log(call.node)
     try:
@@ -71,5 +72,5 @@ async def _read_entries(call: Call) -> HttpResponse:
 
 
 sessions = make_view(GET=_list)
-session = make_view(GET=_read, PATCH=_rename, DELETE=_delete)
+session = make_view(GET=_read, PATCH=_rename, DELETE=delete_session)
 entries = make_view(GET=_read_entries)

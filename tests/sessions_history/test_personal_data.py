@@ -48,6 +48,7 @@ from sessions_history.models import (
     Session,
     SessionInvitation,
     SessionMember,
+    StreamProducer,
     Work,
 )
 from tests.connections.rows import make_connection_row, make_node_row
@@ -150,6 +151,7 @@ def plant(client_id: str, user: User | None, **values: Any) -> Connection:
     )
     EntryChunk.objects.create(entry=entry, sequence=1, kind="text", text=NAME)
     AppendKey.objects.create(session=session, key=f"m-{NAME}", offset=1)
+    StreamProducer.objects.create(session=session, producer=NAME, epoch=0, sequence=0)
     Work.objects.create(
         session=session,
         offset=1,

@@ -1,0 +1,144 @@
+"""Test streams of sessions over HTTP: appends, producers, names, and offsets."""
+
+from typing import Any
+
+import pytest
+
+from sessions_history.http.live import make_cursor
+from sessions_history.http.offsets import StreamOffset, parse_offset
+from sessions_history.models import HistoryEntry, Session, StreamProducer
+from sessions_history.session_ids import make_session_id
+from tests.sessions_history.asking import add_session, ask, bearer, read_error
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("node")]
+
+
+def step(producer: str, epoch: int, sequence: int) -> dict[str, str]:
+    names = ("producer-id", "producer-epoch", "producer-seq")
+    return dict(zip(names, (producer, str(epoch), str(sequence)), strict=True))
+
+
+async def read(path: str, headers: dict[str, Any]) -> list[Any]:
+    response = await ask("GET", path, **headers)
+    assert response.status_code == 200, response.content
+    items: list[Any] = response.json()
+    return items
+
+
+async def test_a_session_of_a_name_is_begun_appended_to_and_read() -> None:
+    headers, path = await bearer(), "notes-1/stream/"
+    created = await ask("PUT", path, **headers)
+    assert (created.status_code, (await read(path, headers))) == (201, [])
+    assert (await ask("PUT", path, [9], **headers)).status_code == 200
+    appended = await ask("POST", path, [{"n": 1}, [2]], **headers)
+    assert appended.status_code == 204
+    assert await read(path, headers) == [{"n": 1}, [2]]
+    end = (await ask("HEAD", path, **headers))["Stream-Next-Offset"]
+    assert end == appended["Stream-Next-Offset"] > created["Stream-Next-Offset"]
+    assert await read(f"{path}?offset={end}", headers) == []
+    # The same name is another session of another client.
+    other = await ask("GET", path, **await bearer("bob"))
+    assert read_error(other, 404) == "not_found"
+    assert (await ask("DELETE", path, **headers)).status_code == 204
+    assert read_error(await ask("PUT", path, **headers), 409) == "deleted"
+
+
+async def test_a_producer_appends_each_item_once() -> None:
+    headers, path = await bearer(), f"{await add_session()}/stream/"
+    for sequence, status in ((0, 200), (0, 204), (1, 200), (0, 204)):
+        own = {**headers, **step("p", 0, sequence)}
+        response = await ask("POST", path, {"n": sequence}, **own)
+        assert response.status_code == status, response.content
+    assert response["Producer-Seq"] == "1"
+    gap = await ask("POST", path, {"n": 5}, **headers, **step("p", 0, 5))
+    assert read_error(gap, 409) == "sequence_gap"
+    assert (gap["Producer-Expected-Seq"], gap["Producer-Received-Seq"]) == ("2", "5")
+    renewed = await ask("POST", path, [{"n": 2}, 3], **headers, **step("p", 1, 0))
+    assert renewed.status_code == 200
+    stale = await ask("POST", path, {"n": 9}, **headers, **step("p", 0, 2))
+    assert (read_error(stale, 403), stale["Producer-Epoch"]) == ("stale_producer", "1")
+    assert await read(path, headers) == [{"n": 0}, {"n": 1}, {"n": 2}, 3]
+    assert await StreamProducer.objects.acount() == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "more", "status", "code"),
+    [
+        ([], {}, 400, "invalid_parameter"),
+        (None, {}, 400, "invalid_parameter"),
+        ({"a": "\x00"}, {}, 400, "invalid_message"),
+        (1, {"producer-id": "p"}, 400, "invalid_parameter"),
+        (1, step("p", -1, 0), 400, "invalid_parameter"),
+        (1, step("p", 0, 2**53), 400, "invalid_parameter"),
+        (1, {"stream-closed": "true"}, 400, "not_supported"),
+        (1, {"stream-seq": "1"}, 400, "not_supported"),
+    ],
+)
+async def test_a_wrong_append_is_refused_with_a_sentence(
+    body: Any, more: dict[str, str], status: int, code: str
+) -> None:
+    headers, path = await bearer(), f"{await add_session()}/stream/"
+    response = await ask("POST", path, body, **headers, **more)
+    assert read_error(response, status) == code
+    assert not await HistoryEntry.objects.aexists()
+
+
+async def test_an_offset_of_another_log_or_of_trimmed_entries_is_gone() -> None:
+    headers, session_id = await bearer(), await add_session(entries=3)
+    path = f"{session_id}/stream/?offset="
+    assert await read(f"{path}{StreamOffset('e1', 1)}", headers) == [{"n": 2}, {"n": 3}]
+    await HistoryEntry.objects.filter(offset__lte=2).adelete()
+    assert await read(f"{path}-1", headers) == [{"n": 3}]
+    for offset, status, code in (
+        (StreamOffset("e1", 1), 410, "gone"),
+        (StreamOffset("e2", 1), 410, "gone"),
+        (StreamOffset("e1", 9), 400, "invalid_parameter"),
+        ("x", 400, "invalid_parameter"),
+        (f"-1&offset={StreamOffset('e1', 1)}", 400, "invalid_parameter"),
+    ):
+        assert (
+            read_error(await ask("GET", f"{path}{offset}", **headers), status) == code
+        )
+
+
+async def test_a_message_of_the_same_id_is_appended_once() -> None:
+    headers = await bearer()
+    session_id = make_session_id("alice")
+    path = f"{session_id}/messages/"
+    message = {"type": "message", "id": "abcdefghijkl-1", "data": {"text": "hi"}}
+    for _ in range(2):
+        response = await ask("POST", path, message, **headers)
+        ack = {"type": "ack", "id": message["id"], "offset": 1}
+        assert (response.status_code, response.json()) == (200, ack)
+    other = await ask("POST", path, {**message, "data": 2}, **headers)
+    assert read_error(other, 400) == "invalid_message"
+    assert (await Session.objects.aget()).last_offset == 1
+    nothing = {"type": "cancel", "offset": 1}
+    assert read_error(await ask("POST", path, nothing, **headers), 404) == "not_found"
+    for wrong in ({}, [], {**message, "id": "x"}, {"type": "cancel", "offset": "1"}):
+        assert read_error(await ask("POST", path, wrong, **headers), 400)
+
+
+async def test_a_foreign_session_takes_nothing() -> None:
+    path, headers = await add_session("bob"), await bearer()
+    message = {"type": "message", "id": "abcdefghijkl-1", "data": 1}
+    for method, rest, body in (
+        ("POST", "stream/", 1),
+        ("PUT", "stream/", None),
+        ("POST", "messages/", message),
+    ):
+        response = await ask(method, f"{path}/{rest}", body, **headers)
+        assert read_error(response, 404) == "not_found"
+
+
+def test_offsets_sort_as_their_texts() -> None:
+    offsets = [StreamOffset("abc", number) for number in (0, 9, 10, 123)]
+    assert sorted(map(str, offsets)) == [str(one) for one in offsets]
+    assert parse_offset(str(offsets[2])) == offsets[2]
+
+
+def test_a_cursor_goes_on_from_that_of_the_client() -> None:
+    now = 1_728_432_000 + 20 * 50
+    assert make_cursor("", now) == make_cursor("49", now) == "50"
+    assert int(make_cursor("50", now)) > 50
+    assert int(make_cursor("999", now)) > 999
