@@ -43,6 +43,7 @@ from connections.client.http_sessions import HttpSessions, Page, StoredSession
 from connections.client.outbox import Ack, RequestFailed
 from connections.client.reconnect import Ended
 from connections.client.session import SessionClient
+from connections.client.shared_connection import SharedConnection
 from connections.client.tokens import UnauthorizedError
 from connections.client.transcript import Entry
 
@@ -62,6 +63,7 @@ __all__ = [
     "Page",
     "RequestFailed",
     "SessionClient",
+    "SharedConnection",
     "State",
     "StateChanged",
     "StoredSession",

@@ -1,9 +1,10 @@
 """Open a socket, and describe a failed handshake as an end."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from email.utils import parsedate_to_datetime
+from typing import Any, Protocol
 
 from websockets.asyncio.client import connect
 from websockets.datastructures import Headers
@@ -21,6 +22,45 @@ _BUSY = (429, 503)
 """HTTP statuses whose Retry-After counts (RFC 9110, section 10.2.3)."""
 _LONGEST_SECONDS = 3600.0
 """The longest Retry-After that a client obeys."""
+
+
+class Transport(Protocol):
+    """What a socket runs on."""
+
+    def abort(self) -> None:
+        """End the socket without a close frame."""
+
+
+class Socket(Protocol):
+    """The part of websockets' ClientConnection that a client uses."""
+
+    @property
+    def transport(self) -> Transport:
+        """What the socket runs on."""
+
+    @property
+    def close_code(self) -> int | None:
+        """The code of the close frame; None without one."""
+
+    @property
+    def close_reason(self) -> str | None:
+        """The reason of the close frame."""
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        """Yield the messages of the server."""
+
+    async def recv(self) -> Any:
+        """Return the next message of the server."""
+
+    async def send(self, message: str) -> None:
+        """Send a message."""
+
+    async def close(self) -> None:
+        """Close the socket."""
+
+
+OpenSocket = Callable[[str, str | None, Sequence[str]], Awaitable[Socket]]
+"""Opens a socket to a URL with a token, which may be None, and subprotocols."""
 
 
 def open_connection(

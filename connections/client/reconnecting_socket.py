@@ -5,11 +5,15 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import WebSocketException
 
 from connections import close_codes
-from connections.client.connect import open_connection, read_failure
+from connections.client.connect import (
+    OpenSocket,
+    Socket,
+    open_connection,
+    read_failure,
+)
 from connections.client.events import State
 from connections.client.reconnect import Ended, Random, decide, read_end
 from connections.client.tokens import (
@@ -46,11 +50,12 @@ class ReconnectingSocket:
         make_url: Callable[[], str],
         subprotocols: Sequence[str],
         get_token: GetToken,
-        attend: Callable[[ClientConnection], Awaitable[None]],
+        attend: Callable[[Socket], Awaitable[None]],
         on_change: Callable[[State, float | None], None],
         rng: Random,
         sleep: Sleep,
         clock: Callable[[], float] = time.monotonic,
+        open_socket: OpenSocket = open_connection,
     ) -> None:
         self.state = State.IDLE
         self.ended: Ended | None = None
@@ -59,12 +64,13 @@ class ReconnectingSocket:
         self._subprotocols = subprotocols
         self._get_token = get_token
         self._attend = attend
+        self._open_socket = open_socket
         self._on_change = on_change
         self._random = rng
         self._sleep = sleep
         self._clock = clock
         self._task: asyncio.Task[None] | None = None
-        self._socket: ClientConnection | None = None
+        self._socket: Socket | None = None
         self._wanted = asyncio.Event()
         self._bye: dict[str, Any] | None = None
         self._bye_at = 0.0
@@ -184,7 +190,7 @@ class ReconnectingSocket:
         try:
             async with asyncio.timeout(OPENING_SECONDS):
                 url = self._make_url()
-                socket = await open_connection(url, token, self._subprotocols)
+                socket = await self._open_socket(url, token, self._subprotocols)
         except TimeoutError:
             return read_end(_LOST, "timeout", None)
         except (OSError, WebSocketException) as exc:

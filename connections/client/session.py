@@ -6,15 +6,14 @@ import json
 import random
 import time
 from collections.abc import AsyncIterator, Callable
-from types import TracebackType
 from typing import Any
 from urllib.parse import urlencode
 
-from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from connections import close_codes
 from connections.client.cancellations import Cancellations
+from connections.client.connect import OpenSocket, Socket, open_connection
 from connections.client.events import (
     Attached,
     EntryArrived,
@@ -67,6 +66,7 @@ class SessionClient(Requests):
         rng: Random = random.random,
         sleep: Sleep = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
+        open_socket: OpenSocket = open_connection,
     ) -> None:
         """
         Prepare a client; `url` is that of all sessions (wss://host/ws/sessions/).
@@ -113,18 +113,14 @@ class SessionClient(Requests):
             rng=rng,
             sleep=sleep,
             clock=clock,
+            open_socket=open_socket,
         )
 
     async def __aenter__(self) -> "SessionClient":
         self.connect()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     @property
@@ -209,13 +205,13 @@ class SessionClient(Requests):
             position.append("presence=1")
         return self._url.make(self.session, *position)
 
-    async def _attend(self, socket: ClientConnection) -> None:
+    async def _attend(self, socket: Socket) -> None:
         try:
             await self._converse(socket)
         finally:
             self._renewal.stop()
 
-    async def _converse(self, socket: ClientConnection) -> None:
+    async def _converse(self, socket: Socket) -> None:
         with contextlib.suppress(ConnectionClosed, TimeoutError):
             async with asyncio.timeout(OPENING_SECONDS):
                 while self.state is not State.OPEN:
@@ -338,7 +334,6 @@ class SessionClient(Requests):
             self._emit(EntryCompleted(entry=entry))
 
     def _take_ack(self, message: dict[str, Any]) -> None:
-        self._transcript.confirm(message)
         self._outbox.acknowledge(message["id"], message["offset"])
 
     def _take_pong(self, message: dict[str, Any]) -> None:

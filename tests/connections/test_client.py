@@ -6,12 +6,11 @@ import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.datastructures import Headers
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import InvalidStatus
 from websockets.http11 import Request, Response
 
 from connections.client import (
@@ -32,21 +31,12 @@ from connections.client.connect import read_failure
 from connections.client.reconnect import decide, read_end
 from connections.client.transcript import Transcript
 from connections.testing import wait_until
+from tests.connections.scripted_server import HELLO, Scripted, entry
 from tests.pages import DOCS, read_blocks
 
 CASES = json.loads(
     (Path(__file__).parents[1] / "js" / "decisions.json").read_text(encoding="utf-8")
 )
-HELLO = {
-    "type": "hello",
-    "connection": "c1",
-    "session": "s1",
-    "epoch": "e1",
-    "offset": 0,
-    "outcome": "new",
-    "gap": None,
-    "heartbeat_seconds": 3600,
-}
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
@@ -100,59 +90,6 @@ def test_the_lines_of_the_page_let_plain_websockets_retry_after_429() -> None:
     assert isinstance(retry_if_busy(refuse(403)), InvalidStatus)
 
 
-class Scripted:
-    """A server whose connections a test takes one after the other."""
-
-    def __init__(self) -> None:
-        self.waiting: asyncio.Queue[Conversation] = asyncio.Queue()
-        self.url = ""
-
-    async def serve_one(self, socket: ServerConnection) -> None:
-        conversation = Conversation(socket)
-        await self.waiting.put(conversation)
-        await socket.wait_closed()
-
-    async def next(self, hello: dict[str, Any] | None = None) -> "Conversation":
-        """Return the next connection, greeted."""
-        async with asyncio.timeout(10):
-            conversation = await self.waiting.get()
-        with contextlib.suppress(ConnectionClosed):
-            await conversation.send(HELLO | (hello or {}))
-        return conversation
-
-
-class Conversation:
-    """The server's side of one connection."""
-
-    def __init__(self, socket: ServerConnection) -> None:
-        self.socket = socket
-        request = socket.request
-        assert request is not None
-        self.path = urlsplit(request.path).path
-        query = parse_qs(urlsplit(request.path).query)
-        self.query = {name: values[0] for name, values in query.items()}
-        self.authorization = request.headers.get("Authorization")
-
-    async def send(self, message: dict[str, Any]) -> None:
-        await self.socket.send(json.dumps(message))
-
-    async def receive(self) -> dict[str, Any]:
-        async with asyncio.timeout(10):
-            received: dict[str, Any] = json.loads(await self.socket.recv())
-            return received
-
-    async def acknowledge(self, offset: int) -> dict[str, Any]:
-        received = await self.receive()
-        await self.send({"type": "ack", "id": received["id"], "offset": offset})
-        return received
-
-    async def end(self, code: int, reason: str = "") -> None:
-        await self.socket.close(code, reason)
-
-    def cut(self) -> None:
-        self.socket.transport.abort()
-
-
 @pytest.fixture
 async def server() -> AsyncIterator[Scripted]:
     scripted = Scripted()
@@ -194,19 +131,6 @@ async def make_client(
 
 
 Make = Callable[..., SessionClient]
-
-
-def entry(offset: int, **changes: Any) -> dict[str, Any]:
-    return {
-        "type": "entry",
-        "offset": offset,
-        "kind": "message",
-        "from": "client",
-        "at": "2026-01-01T00:00:00Z",
-        "data": {"text": f"text {offset}"},
-        "state": "done",
-        **changes,
-    }
 
 
 def listen(client: SessionClient) -> tuple[list[Event], asyncio.Task[None]]:
@@ -761,12 +685,6 @@ def test_a_transcript_names_the_newest_commit_that_it_was_told_of() -> None:
     assert transcript.position == "epoch=e1&offset=2&chain=3-1-c"
     # A hole: the client does not have this commit.
     assert transcript.put({**entry(9), "chain": "9-9-d"}) is None
-    for offset in (1, 3, 4):
-        transcript.confirm({"offset": offset, "chain": f"5-{offset}-e"})
-    known = "epoch=e1&offset=2&chain=3-1-c&acked=5-3-e%2C5-4-e"
-    assert transcript.position == known
-    transcript.put(entry(3))
-    assert transcript.position == "epoch=e1&offset=3&chain=3-1-c&acked=5-4-e"
     assert transcript.begin({**HELLO, "outcome": "reset"})
     assert transcript.position == "epoch=e1&offset=0"
 

@@ -4,94 +4,19 @@ import asyncio
 import contextlib
 import json
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from connections.client import SessionClient
-from connections.testing import LiveServer, free_port, read_close, wait_until
-from tests.integration.redis_process import RedisProcess
+from connections.testing import read_close, wait_until
 from tests.integration.services import PostgresProcess
-from tests.project import make_server
-from tests.upgrade.releases import find_previous, install_previous, install_tree
+from tests.upgrade.cluster import CONNECTIONS_EACH, USERS, Cluster
 
 pytestmark = pytest.mark.slow
 
-USERS = 20
-CONNECTIONS_EACH = 5
-"""The limit of connections per client: all 100 clients fill it."""
-
 PAUSE_SECONDS = 1.0
-
-CONFIG: dict[str, object] = {
-    "max_connections_per_client": CONNECTIONS_EACH,
-    "on_client_limit": "refuse",
-    "max_session_history": 1000,
-    "node__beat_seconds": 0.5,
-    "node__lease_seconds": 6,
-    "node__node_timeout_seconds": 5,
-    "drain__grace_seconds": 4,
-}
-
-
-class Cluster:
-    """Two nodes on PostgreSQL and Redis, each of which runs either release."""
-
-    def __init__(self, folder: Path, database_url: str, redis_url: str) -> None:
-        self._folder = folder
-        self._ports = (free_port(), free_port())
-        self._environment = {
-            "DATABASE_URL": database_url,
-            "REDIS_URL": redis_url,
-            # The releases must not import the modules of this tree.
-            "PYTHONSAFEPATH": "1",
-        }
-        self.nodes: dict[int, LiveServer] = {}
-
-    def build(self, release: Path, index: int) -> LiveServer:
-        """Return a node that serves a release on the port of its index."""
-        environment = {**self._environment, "PYTHONPATH": str(release)}
-        return make_server(
-            self._folder,
-            environment=environment,
-            config=CONFIG,
-            port=self._ports[index],
-        )
-
-    def start(self, release: Path, index: int) -> None:
-        """Start a node."""
-        self.nodes[index] = self.build(release, index).start()
-
-    def replace(self, release: Path, index: int) -> None:
-        """Drain a node, and start a release in its place."""
-        assert self.nodes[index].terminate() == 0
-        self.start(release, index)
-
-    def migrate(self, release: Path, *target: str) -> None:
-        """Run the migrations of a release, up to all of them or to one."""
-        self.build(release, 0).manage("migrate", "--verbosity", "0", *target)
-
-    def create_tokens(self, release: Path) -> list[str]:
-        """Make a token for each user, with the command of a release."""
-        program = (
-            "from django.core.management import call_command\n"
-            f"for number in range({USERS}):\n"
-            "    call_command('create_access_token', '--client', f'user{number}')"
-        )
-        shell = ("shell", "--verbosity", "0", "--command", program)
-        return self.build(release, 0).manage(*shell).split()
-
-    def locate(self, release: Path) -> Path:
-        """Return the file of the library that a release imports."""
-        program = "import connections; print(connections.__file__)"
-        shell = ("shell", "--verbosity", "0", "--command", program)
-        return Path(self.build(release, 0).manage(*shell))
-
-    def stop(self) -> None:
-        """End both nodes."""
-        for node in self.nodes.values():
-            node.stop()
 
 
 class Talker:
@@ -117,29 +42,6 @@ class Talker:
                 number += 1
                 await asyncio.sleep(PAUSE_SECONDS)
             await wait_until(lambda: len(self.client.entries) == number)
-
-
-@pytest.fixture
-def previous(tmp_path: Path) -> Path:
-    """The previous release, installed."""
-    return install_previous(find_previous(), tmp_path / "previous")
-
-
-@pytest.fixture
-def next_release(tmp_path: Path) -> Path:
-    """The release of this tree, installed."""
-    return install_tree(tmp_path / "next")
-
-
-@pytest.fixture
-def cluster(
-    tmp_path: Path, postgres_server: PostgresProcess, redis_process: RedisProcess
-) -> Iterator[Cluster]:
-    """Two nodes that are not started, with an empty database."""
-    url = postgres_server.create_database("upgrade")
-    cluster = Cluster(tmp_path, url, redis_process.url)
-    yield cluster
-    cluster.stop()
 
 
 async def test_a_roll_forward_and_back_loses_and_doubles_no_entry(
