@@ -9,7 +9,7 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from connections.capacity.load.client import Client
@@ -19,13 +19,20 @@ from connections.capacity.load.sockets import Clients
 
 PAYLOAD = {"text": "a message of about a hundred bytes, as people write: é👍🏽"}
 _LATE_SECONDS = 60
+_NAME = b'{"session":"'
+_SESSION_CHARACTERS = 32
 
 
 class Appender:
-    """One connection to its own session, with its messages in flight."""
+    """A session, on a connection of its own or on one of many, and its messages."""
 
     def __init__(
-        self, client: Client, times: list[float], *, is_answered: bool = False
+        self,
+        client: Client,
+        times: list[float],
+        *,
+        is_answered: bool = False,
+        shared: "Shared | None" = None,
     ) -> None:
         self.client = client
         self.hello: dict[str, Any] = {}
@@ -40,8 +47,9 @@ class Appender:
         self._prefix = os.urandom(8).hex()
         self._numbers = itertools.count(1)
         self._prepared: list[tuple[int, bytes]] = []
-        client.on_data = self.receive
-        self.receive(client, b"")
+        self._is_named = shared is not None
+        if shared is None:
+            receive_frames(client, self.take)
 
     def prepare(self, count: int, *, is_ping: bool = False) -> None:
         """Build messages or pings before the clock starts."""
@@ -53,19 +61,15 @@ class Appender:
         self.in_flight[number] = time.monotonic()
         self.client.socket.send(frame)
 
-    def receive(self, client: Client, data: bytes) -> None:
-        """Handle received bytes."""
-        frames, client.buffer = split_frames(client.buffer + data)
-        for raw, payload in frames:
-            if raw[0] == PING:
-                client.socket.send(build_frame(PONG, payload))
-            elif payload.startswith(b'{"type":"entry"'):
-                self.entries += 1
-                is_answer = self._step > 1 and b'"from":"server"' in payload
-                if is_answer and b'"state":"streaming"' not in payload:
-                    self._end_answer()
-            elif not payload.startswith(b'{"type": "delta"'):
-                self._receive_message(json.loads(payload))
+    def take(self, payload: bytes) -> None:
+        """Handle a message of the session, without its name."""
+        if payload.startswith(b'{"type":"entry"'):
+            self.entries += 1
+            is_answer = self._step > 1 and b'"from":"server"' in payload
+            if is_answer and b'"state":"streaming"' not in payload:
+                self._end_answer()
+        elif not payload.startswith(b'{"type": "delta"'):
+            self._receive_message(json.loads(payload))
 
     def _build(self, is_ping: bool) -> tuple[int, bytes]:
         number = next(self._numbers)
@@ -73,6 +77,8 @@ class Appender:
         if not is_ping:
             message_id = f"{self._prefix}-{number}"
             message = {"type": "message", "id": message_id, "data": PAYLOAD}
+            if self._is_named:
+                message["session"] = self.hello["session"]
         return number, build_frame(TEXT, json.dumps(message).encode())
 
     def _receive_message(self, message: dict[str, Any]) -> None:
@@ -103,6 +109,49 @@ class Appender:
             self.send()
 
 
+class Shared:
+    """One connection with the sessions of many appenders."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self._sessions: dict[bytes, Appender] = {}
+        self._asking: Appender | None = None
+        receive_frames(client, self._take)
+
+    def attach(self, appender: Appender) -> None:
+        """Ask for a new session of an appender, which then gets its hello."""
+        self._asking = appender
+        text = b'{"type":"attach","session":"new","id":"a"}'
+        self.client.socket.send(build_frame(TEXT, text))
+
+    def _take(self, payload: bytes) -> None:
+        """Hand a message on to its session."""
+        if payload.startswith(_NAME):
+            start = len(_NAME)
+            session = payload[start : start + _SESSION_CHARACTERS]
+            rest = payload[start + _SESSION_CHARACTERS + 2 :]
+            self._sessions[session].take(b"{" + rest)
+        elif b'"id": "a"' in payload and self._asking is not None:
+            self._asking.take(payload)
+            session = self._asking.hello["session"].encode()
+            self._sessions[session] = self._asking
+
+
+def receive_frames(client: Client, take: Callable[[bytes], None]) -> None:
+    """Hand the messages of a connection on, with those that have arrived."""
+
+    def receive(client: Client, data: bytes) -> None:
+        frames, client.buffer = split_frames(client.buffer + data)
+        for raw, payload in frames:
+            if raw[0] == PING:
+                client.socket.send(build_frame(PONG, payload))
+            else:
+                take(payload)
+
+    client.on_data = receive
+    receive(client, b"")
+
+
 class AppendSteps(Steps):
     """The steps of the process, in addition to those of every generator."""
 
@@ -119,6 +168,18 @@ class AppendSteps(Steps):
         self._appenders = [
             self._open("new/", is_answered=is_answered) for _ in range(count)
         ]
+        return {"open": count}
+
+    def begin_shared(self, count: int) -> Answer:
+        """Open `count` sessions on one more connection, for the steps that follow."""
+        protocol = "Sec-WebSocket-Protocol: orchestra.v2\r\n"
+        shared = Shared(self._connect("many/", protocol))
+        self._appenders = []
+        for _ in range(count):
+            appender = Appender(shared.client, self._times, shared=shared)
+            shared.attach(appender)
+            self._wait_greeted(appender)
+            self._appenders.append(appender)
         return {"open": count}
 
     def go_fast(self, seconds: float, window: int, expected: int) -> Answer:
@@ -172,17 +233,24 @@ class AppendSteps(Steps):
         return summarise(taken)
 
     def _open(self, path: str, *, is_answered: bool = False) -> Appender:
+        client = self._connect(path)
+        appender = Appender(client, self._times, is_answered=is_answered)
+        self._wait_greeted(appender)
+        return appender
+
+    def _connect(self, path: str, more_headers: str = "") -> Client:
         (client,), _ = self.clients.open(
             1,
             concurrency=1,
             dialect=self._dialect,
-            headers=self._headers,
+            headers=[one + more_headers for one in self._headers],
             path=f"/ws/sessions/{path}",
         )
-        appender = Appender(client, self._times, is_answered=is_answered)
+        return client
+
+    def _wait_greeted(self, appender: Appender) -> None:
         while not appender.hello:
             self.clients.poll(0.1)
-        return appender
 
     def _start_clock(self) -> tuple[float, float]:
         self._times.clear()

@@ -6,6 +6,8 @@ Measures SQLite, and a temporary PostgreSQL that syncs every commit to disk:
 - entries per second that are acked to 200 clients at full speed;
 - latency of acks at a steady 1,000 per second, beside the latency of pings at the
   same rate, which shows the share of machine and transport;
+- the same acks, and the CPU time of the event loop for each, with the 200 sessions
+  on 200 connections and on one;
 - latency of a resume with 100 missed entries.
 
 With --responder it measures messages per second that are acked and answered: each
@@ -54,6 +56,7 @@ _UNLIMITED = {
     "WEBSOCKET__RATE_LIMIT__BURST_MESSAGES": "100000",
     "WEBSOCKET__RATE_LIMIT__BYTES_PER_SECOND": "1GB",
     "WEBSOCKET__RATE_LIMIT__BURST_BYTES": "1GB",
+    "WEBSOCKET__SESSIONS__MAX_SESSIONS_PER_CONNECTION": str(CLIENTS),
     "WEBSOCKET__SESSIONS__MAX_OPEN_STREAMS": "16",
     "WEBSOCKET__SESSIONS__MAX_OPEN_STREAMS_PER_CLIENT": "100000",
     "WEBSOCKET__SESSIONS__MAX_OPEN_STREAMS_PER_NODE": "100000",
@@ -122,8 +125,27 @@ def measure_sockets(
             )
             found |= {f"{name}_{key}": times[key] for key in ("p50_ms", "p99_ms")}
         resumed = load.do("resume", entries=_ENTRIES, times=_RESUMES)
+        found |= measure_shared(server, list_pids, load, seconds)
     found |= {f"resume_{key}": resumed[key] for key in ("p50_ms", "p99_ms")}
     return found
+
+
+def measure_shared(
+    server: ServerProcess, list_pids: ListPids, load: Load, seconds: float
+) -> Figures:
+    """Return the CPU time of steady acks, on 200 connections and then on one."""
+    found: Figures = {}
+    for name in ("apart", "shared"):
+        if name == "shared":
+            load.do("begin_shared", count=CLIENTS)
+        load.do("go_steadily", seconds=1, per_second=_STEADY_PER_SECOND)
+        clock = CpuClock(server, list_pids)
+        steady = load.do("go_steadily", seconds=seconds, per_second=_STEADY_PER_SECOND)
+        cpu_us = clock.per_append_us(steady["count"])["cpu_us_event_loop"]
+        found[f"{name}_cpu_us_event_loop"] = cpu_us
+        found |= {f"{name}_ack_{key}": steady[key] for key in ("p50_ms", "p99_ms")}
+    ratio = found["shared_cpu_us_event_loop"] / found["apart_cpu_us_event_loop"]
+    return {**found, "shared_to_apart_cpu": ratio}
 
 
 def measure_answers(
