@@ -369,11 +369,10 @@ class SessionAttachment:
         if exc is not None:
             self._refuse(explain(exc), message_id)
             return
-        committed = done.result()
-        mark = f',"chain":"{committed.mark}"' if committed.mark else ""
+        offset = done.result().offset
         # The characters of an id need no escapes.
         self._subscriber.reply(
-            f'{{"type":"ack","id":"{message_id}","offset":{committed.offset}{mark}}}'
+            f'{{"type":"ack","id":"{message_id}","offset":{offset}}}'
         )
         shared.node.counters.acks.observe(shared.node.clock() - began_at)
 

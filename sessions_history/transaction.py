@@ -183,7 +183,6 @@ class LogTransaction:
             previous=session.previous,
             is_behind=is_behind,
             question=question,
-            mark=session.chain,
         )
 
     def _find_known(self, request: Append) -> Committed | None:
@@ -199,8 +198,8 @@ class LogTransaction:
         digest, offset = known
         if digest != request.digest:
             raise KeyReused
-        session = self._sessions[request.session_id]
-        return Committed(epoch=session.epoch, offset=offset, mark=session.chain)
+        epoch = self._sessions[request.session_id].epoch
+        return Committed(epoch=epoch, offset=offset)
 
     def _begin(self, request: Append) -> LockedSession:
         """Insert the session of a request, and lock it."""

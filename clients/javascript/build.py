@@ -17,7 +17,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 MODULES = ROOT / "connections" / "static" / "connections"
-ENTRIES = ("client.js", "http.js")
+ENTRIES = ("client.js", "http.js", "shared.js")
 NOT_PUBLISHED = ("devDependencies",)
 
 _IMPORT = re.compile(r'(?:from |import\()"\./(\w+\.js)"')

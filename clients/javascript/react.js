@@ -1,6 +1,7 @@
 // A session as the state of a React component.
 //
 //   const { state, entries, request } = useSession("/ws/sessions/");
+//   const { state, entries, request } = useSession(shared, { session });
 
 import { useEffect, useMemo, useSyncExternalStore } from "react";
 import { SessionClient } from "./client.js";
@@ -8,6 +9,8 @@ import { SessionClient } from "./client.js";
 /**
  * @typedef {import("./client.js").Entry} Entry
  * @typedef {import("./client.js").Options} Options
+ * @typedef {Pick<import("./shared.js").SharedConnection, "session">} Shared a connection
+ *   of which each session is a part
  * @typedef {{state: string, session: string, entries: readonly Entry[],
  *   pending: number, ending: SessionClient["ending"],
  *   hello: SessionClient["hello"], members: SessionClient["members"],
@@ -35,6 +38,17 @@ const makeFirst = (session) => ({
   error: null,
 });
 
+/** How many stores use a client: those of a shared connection may use the same one. */
+/** @type {WeakMap<SessionClient, number>} */
+const users = new WeakMap();
+
+/** @param {SessionClient} client @param {number} change */
+function count(client, change) {
+  const left = (users.get(client) ?? 0) + change;
+  users.set(client, left);
+  return left;
+}
+
 /**
  * One client, and its state as a value that is the same until something happens.
  *
@@ -43,7 +57,7 @@ const makeFirst = (session) => ({
  * client closes only if nobody is subscribed a moment later.
  */
 class SessionStore {
-  #url;
+  #source;
   /** The options of the last render. */ options;
   /** @type {SessionClient | null} */ #client = null;
   /** @type {Set<() => void>} */ #listeners = new Set();
@@ -51,9 +65,11 @@ class SessionStore {
   #first;
   /** @type {Pick<Snapshot, "gap" | "error">} */ #last = { gap: null, error: null };
 
-  /** @param {string | URL} url @param {Options} options */
-  constructor(url, options) {
-    this.#url = url;
+  #isCounted = false;
+
+  /** @param {string | Shared} source @param {Options} options */
+  constructor(source, options) {
+    this.#source = source;
     this.options = options;
     this.#snapshot = this.#first = makeFirst(options.session ?? "new");
   }
@@ -72,11 +88,16 @@ class SessionStore {
   /** @param {() => void} listener */
   subscribe = (listener) => {
     this.#listeners.add(listener);
-    if (this.#listeners.size === 1) this.#open().connect();
+    const client = this.#open();
+    if (!this.#isCounted) count(client, 1);
+    this.#isCounted = true;
+    if (this.#listeners.size === 1) client.connect();
     return () => {
       this.#listeners.delete(listener);
       setTimeout(() => {
-        if (this.#listeners.size === 0) this.#client?.close();
+        if (this.#listeners.size > 0 || !this.#isCounted) return;
+        this.#isCounted = false;
+        if (count(client, -1) === 0) client.close();
       });
     };
   };
@@ -94,10 +115,14 @@ class SessionStore {
   #open() {
     if (this.#client) return this.#client;
     const { getToken } = this.options;
-    const client = new SessionClient(this.#url, {
-      ...this.options,
-      getToken: getToken && ((asked) => (this.options.getToken ?? getToken)(asked)),
-    });
+    const source = this.#source;
+    const client =
+      typeof source === "object"
+        ? source.session(this.options.session, this.options)
+        : new SessionClient(source, {
+            ...this.options,
+            getToken: getToken && ((asked) => (this.options.getToken ?? getToken)(asked)),
+          });
     for (const type of EVENTS) {
       client.addEventListener(type, ({ detail }) => this.#take(type, detail));
     }
@@ -130,18 +155,17 @@ class SessionStore {
  * Attach to a session while the component is mounted, and return its state.
  *
  * Another URL, `session` or `presence` is another client, with a connection of its
- * own. `getToken` is the one of the last render; other options count at the first. An
- * entry that changes is a new object, and the others stay.
- * @param {string | URL} url of all sessions @param {Options} [options]
+ * own; the sessions of a SharedConnection are clients of one connection. `getToken` is
+ * the one of the last render; other options count at the first. An entry that changes
+ * is a new object, and the others stay.
+ * @param {string | URL | Shared} source the URL of all sessions, or their connection
+ * @param {Options} [options]
  * @returns {Snapshot & Actions}
  */
-export function useSession(url, options = {}) {
+export function useSession(source, options = {}) {
   const { session, presence } = options;
-  const address = String(url);
-  const store = useMemo(
-    () => new SessionStore(address, options),
-    [address, session, presence],
-  );
+  const from = typeof source === "object" && "session" in source ? source : String(source);
+  const store = useMemo(() => new SessionStore(from, options), [from, session, presence]);
   useEffect(() => {
     store.options = options;
   });

@@ -206,10 +206,13 @@ def describe_metrics() -> str:
 
 
 def describe_javascript() -> str:
-    """Return what client.js and http.js export, from their JSDoc comments."""
+    """Return what the modules of the client export, from their JSDoc comments."""
     return "\n".join(
         [
             describe_class(_CLIENT, "SessionClient", "Options"),
+            describe_class(
+                _CLIENT.with_name("shared.js"), "SharedConnection", "SharedOptions"
+            ),
             describe_class(_CLIENT.with_name("http.js"), "HttpSessions", "HttpOptions"),
         ]
     )

@@ -17,6 +17,7 @@ const { StrictMode, act, createElement, memo } = await import("react");
 const { createRoot } = await import("react-dom/client");
 const { renderToString } = await import("react-dom/server");
 const { useSession } = await import("orchestra-websocket-client/react");
+const { SharedConnection } = await import("orchestra-websocket-client/shared");
 const { FakeWebSocket, FakeStorage, HELLO, entry } = await import(process.env.FAKES);
 
 let sockets, root, seen;
@@ -186,4 +187,51 @@ test("a final end and an error are part of the state", async () => {
 test("a server renders the first state and opens nothing", () => {
   assert.match(renderToString(createElement(Chat)), /idle: /);
   assert.equal(sockets.length, 0);
+});
+
+/** Answer each attach that waits. */
+async function greet() {
+  const socket = sockets.at(-1);
+  const asked = socket.sent.filter(({ type }) => type === "attach");
+  socket.sent.length = 0;
+  await say(...asked.map(({ session, id }) => ({ ...HELLO, session, id })));
+}
+
+test("components share a connection, and a session that two of them show", async () => {
+  const shared = new SharedConnection("/ws/sessions/", { WebSocket: Socket });
+  const chat = (session, key) => createElement(Chat, { url: shared, session, key });
+  await render([chat("s1", 1), chat("s2", 2), chat("s1", 3)]);
+  await perform(async () => sockets.at(-1).open());
+  await say({ type: "hello", connection: "c1", limits: {}, heartbeat_seconds: 30 });
+  await greet();
+  await say({ ...entry(1), session: "s1" }, { ...entry(2), session: "s1" });
+  await say({ ...entry(1), session: "s2" });
+  assert.equal(text(), "open: text 1 text 2open: text 1open: text 1 text 2");
+  await render([chat("s2", 2), chat("s1", 3)]);
+  assert.equal(text(), "open: text 1open: text 1 text 2");
+  assert.deepEqual(sockets[0].sent, []);
+  await render([chat("s2", 2)]);
+  assert.deepEqual(sockets[0].sent, [{ type: "detach", session: "s1" }]);
+  await render([chat("s2", 2), chat("s1", 4)]);
+  const [, { offset }] = sockets[0].sent;
+  assert.equal(offset, 2);
+  await greet();
+  assert.equal(text(), "open: text 1open: text 1 text 2");
+  assert.equal(sockets.length, 1);
+  shared.close();
+});
+
+test("StrictMode attaches to a session of a shared connection once", async () => {
+  const shared = new SharedConnection("/ws/sessions/", { WebSocket: Socket });
+  const chat = createElement(Chat, { url: shared, session: "s1" });
+  await render(createElement(StrictMode, null, chat));
+  await perform(async () => sockets.at(-1).open());
+  await say({ type: "hello", connection: "c1", limits: {}, heartbeat_seconds: 30 });
+  assert.deepEqual(
+    sockets[0].sent.map(({ type, session }) => [type, session]),
+    [["attach", "s1"]],
+  );
+  await greet();
+  assert.equal(text(), "open: ");
+  shared.close();
 });

@@ -15,17 +15,23 @@ from tests.project import ROOT
 MODULES = ROOT / "connections" / "static" / "connections"
 REACT_TEST = Path(__file__).with_name("react.test.mjs")
 NAME = "orchestra-websocket-client"
-BUDGETS = {"client": 8_000, "http": 3_000, "react": 1_500}
-"""Bytes of each entry, minified and compressed."""
+BUDGETS = {"client": 8_000, "http": 3_000, "react": 1_500, "shared": 9_500}
+"""Bytes of each entry, minified and compressed; `shared` has the client in it."""
 
 TYPESCRIPT = """
 import { SessionClient, textOf } from "NAME";
 import { HttpSessions } from "NAME/http";
 import { useSession } from "NAME/react";
+import { SharedConnection } from "NAME/shared";
 
 const show = (text: string): void => console.log(text);
 const client = new SessionClient("/ws/");
 client.addEventListener("delta", ({ detail }) => show(detail.text));
+const shared = new SharedConnection("/ws/", { getToken: () => "token" });
+shared.addEventListener("notice", ({ detail }) => show(detail.text));
+const one = shared.session("s1");
+one.addEventListener("entry", ({ detail }) => show(textOf(detail.entry)));
+export const useShared = () => useSession(shared, { session: "s2" }).entries.length;
 new HttpSessions("/api/").list().then(({ items }) => show(items[0].title));
 export function Chat(): string {
   const { state, entries, request } = useSession("/ws/", { presence: true });
@@ -58,7 +64,8 @@ def test_the_package_has_the_modules_their_types_and_nothing_else(
     modules = {name for name in names if name.endswith(".js")}
     types = {f"{name.removesuffix('.js')}.d.ts" for name in modules}
     assert names == modules | types | {"LICENSE", "README.md", "package.json"}
-    assert {"lib/client.js", "lib/http.js", "lib/react.js"} <= modules
+    entries = {f"lib/{entry}.js" for entry in BUDGETS}
+    assert entries <= modules
     assert "lib/live.js" not in modules
     for name in modules - {"lib/react.js"}:
         original = MODULES / Path(name).name
@@ -103,7 +110,8 @@ def test_an_entry_is_within_its_budget(package: NodePackage, entry: str) -> None
 
 def test_an_unused_entry_is_left_out_of_a_bundle(package: NodePackage) -> None:
     source = package.folder / "unused.js"
-    source.write_text(f'import "{NAME}"; import "{NAME}/http"; console.log(1);')
+    unused = "".join(f'import "{NAME}{one}";' for one in ("", "/http", "/shared"))
+    source.write_text(f"{unused} console.log(1);")
     bundled = package.run(
         *("npx", "--no-install", "esbuild", "unused.js", "--bundle", "--format=esm")
     )

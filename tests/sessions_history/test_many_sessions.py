@@ -130,6 +130,23 @@ async def test_six_sessions_are_one_connection_and_each_has_its_own_order(
     assert node.counters.attached_sessions == 0
 
 
+async def test_messages_beyond_those_under_way_wait_and_are_all_acked(
+    make_node: MakeNode,
+) -> None:
+    """The sessions of a connection share the 32 messages that may be under way."""
+    node = make_node(max_session_history=100)
+    async with talk_to_many(node) as page:
+        sessions = [(await page.attach())["session"] for _ in range(2)]
+        for n in range(80):
+            sent = {"id": "w" * 16 + f"-{n}", "data": n, "session": sessions[n % 2]}
+            await page.send(type="message", **sent)
+        for session in sessions:
+            offsets = [
+                (await page.find_type(session, "ack"))["offset"] for _ in range(40)
+            ]
+            assert offsets == list(range(1, 41))
+
+
 async def test_each_session_resumes_at_its_own_position(make_node: MakeNode) -> None:
     node = make_node(max_session_history=3)
     async with talk_to_many(node) as page:
