@@ -39,6 +39,7 @@ from connections.client.events import (
     StateChanged,
     TypingChanged,
 )
+from connections.client.http_members import Invitation, Joined, Member, Members
 from connections.client.http_sessions import HttpSessions, Page, StoredSession
 from connections.client.outbox import Ack, RequestFailed
 from connections.client.reconnect import Ended
@@ -58,6 +59,10 @@ __all__ = [
     "ErrorReceived",
     "Event",
     "HttpSessions",
+    "Invitation",
+    "Joined",
+    "Member",
+    "Members",
     "MembersChanged",
     "NoticeReceived",
     "Page",

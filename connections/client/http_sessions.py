@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any, Generic, TypeVar
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import urlencode, urlsplit
 
+from connections.client.http_members import MemberCalls, make_path
 from connections.client.outbox import RequestFailed
 from connections.client.tokens import GetToken, Token, ask_token
 from connections.client.transcript import Entry, read_entry
@@ -37,9 +38,9 @@ class Page(Generic[Item]):
     next_cursor: str | None
 
 
-class HttpSessions:
+class HttpSessions(MemberCalls):
     """
-    The sessions of one client over HTTP.
+    The sessions of one client over HTTP, and their members.
 
     All methods raise RequestFailed with the server's `code`, with `network` where no
     answer arrived, or with `http_502` and the like where a proxy answered.
@@ -93,23 +94,23 @@ class HttpSessions:
 
     async def get(self, session: str) -> StoredSession:
         """Return one session."""
-        return _make_session(await self._ask("GET", _make_path(session)))
+        return _make_session(await self._ask("GET", make_path(session)))
 
     async def rename(self, session: str, title: str) -> StoredSession:
         """Set the title of a session; an empty text removes it."""
         body = {"title": title}
-        content = await self._ask("PATCH", _make_path(session), body=body)
+        content = await self._ask("PATCH", make_path(session), body=body)
         return _make_session(content)
 
     async def delete(self, session: str) -> None:
         """Delete a session, whose connections then end with 4004."""
-        await self._ask("DELETE", _make_path(session))
+        await self._ask("DELETE", make_path(session))
 
     async def entries(
         self, session: str, *, limit: int = 50, cursor: str | None = None
     ) -> Page[Entry]:
         """Return a page of entries in order; the newest come first, then older ones."""
-        path = f"{_make_path(session)}entries/"
+        path = f"{make_path(session)}entries/"
         content = await self._ask("GET", path, _make_query(limit, cursor))
         items = [read_entry(one) for one in content["items"]]
         return Page(items=items, next_cursor=content["next_cursor"])
@@ -162,7 +163,7 @@ def _read(status: int, raw: bytes) -> Any:
         return None
     try:
         content = json.loads(raw)
-        if status == 200:
+        if status in (200, 201):
             return content
         error = content["error"]
         failed = RequestFailed(error["code"], error["message"])
@@ -173,10 +174,6 @@ def _read(status: int, raw: bytes) -> Any:
 
 def _make_query(limit: int, cursor: str | None) -> str:
     return urlencode({"limit": limit} | ({"cursor": cursor} if cursor else {}))
-
-
-def _make_path(session: str) -> str:
-    return f"/{quote(session, safe='')}/"
 
 
 def _make_session(content: dict[str, Any]) -> StoredSession:

@@ -2,11 +2,10 @@
 
 from typing import Any
 
-import httpx
 import pytest
 from django.contrib.auth.models import User
 
-from connections.client import RequestFailed, SessionClient
+from connections.client import HttpSessions, Joined, RequestFailed, SessionClient
 from connections.testing import LiveServer, Servers, wait_until
 from tests.integration.redis_process import RedisProcess
 from tests.integration.services import PostgresProcess
@@ -32,21 +31,8 @@ class Person:
         create_user: Any = User.objects.create_user
         self.key = str(server.run(create_user, name).pk)
         self._token = server.create_token(f"{name}'s laptop", "--user", name)
-        self._sessions = f"{server.url}/api/sessions/"
+        self.http = HttpSessions(f"{server.url}/api/sessions/", token=self._token)
         self._server = server
-
-    async def ask(self, method: str, path: str, **body: Any) -> Any:
-        """Return the JSON of an answer; None if it has no content."""
-        async with httpx.AsyncClient() as client:
-            answer = await client.request(
-                method,
-                f"{self._sessions}{path}",
-                headers={"Authorization": f"Bearer {self._token}"},
-                json=body or None,
-                timeout=30,
-            )
-        answer.raise_for_status()
-        return answer.json() if answer.content else None
 
     def attach(self, session: str = "new") -> SessionClient:
         url = f"{self._server.ws_url}/ws/sessions/"
@@ -66,21 +52,30 @@ async def test_a_guest_joins_by_link_on_another_node_until_it_is_removed(
     async with owner.attach() as at_first:
         await at_first.request({"text": "welcome"}, answer=False)
         session = at_first.session
-        made = await owner.ask("POST", f"{session}/invitations/", role="writer")
-        joined = await guest.ask("POST", "join/", token=made["token"])
-        assert joined == {"session": session, "role": "writer"}
+        revoked = await owner.http.invite(session, "reader", lifetime_seconds=60)
+        await owner.http.revoke(session, revoked.id)
+        with pytest.raises(RequestFailed, match="invitation_revoked"):
+            await guest.http.join(revoked.token)
+        made = await owner.http.invite(session, "writer")
+        assert await guest.http.join(made.token) == Joined(
+            session=session, role="writer"
+        )
+        used, earlier = await owner.http.invitations(session)
+        assert (used.id, used.single_use, used.token) == (made.id, True, "")
+        assert used.used_at is not None
+        assert (earlier.id, earlier.revoked_at is not None) == (revoked.id, True)
         async with guest.attach(session) as at_second:
             await at_second.request({"text": "hello"}, answer=False)
             olga, gus = (one.hello["author"] for one in (at_first, at_second))
             said = [(olga, "welcome"), (gus, "hello")]
             for client in (at_first, at_second):
                 await wait_until(lambda client=client: read_texts(client) == said)
-            member = f"{session}/members/{guest.key}/"
-            await owner.ask("PATCH", member, role="reader")
-            roles = await guest.ask("GET", f"{session}/members/")
-            assert roles["role"] == "reader"
+            await owner.http.change_role(session, guest.key, "reader")
+            roles = await guest.http.members(session)
+            assert roles.role == "reader"
             # As the entries name them.
-            assert [one["author"] for one in roles["items"]] == [olga, gus]
+            assert [one.author for one in roles.items] == [olga, gus]
+            assert [one.user for one in roles.items] == [None, guest.key]
 
             async def is_refused() -> bool:
                 try:
@@ -92,10 +87,10 @@ async def test_a_guest_joins_by_link_on_another_node_until_it_is_removed(
             # The hint about the role is on its way.
             await wait_until(is_refused)
             assert at_second.ended is None
-            await owner.ask("DELETE", member)
+            await owner.http.remove_member(session, guest.key)
             await wait_until(lambda: at_second.ended is not None)
             assert at_second.ended is not None
             assert at_second.ended.code == 4003
         assert at_first.ended is None
-    with pytest.raises(httpx.HTTPStatusError, match="404"):
-        await guest.ask("GET", f"{session}/members/")
+    with pytest.raises(RequestFailed, match="not_found"):
+        await guest.http.members(session)

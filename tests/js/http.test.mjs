@@ -105,3 +105,38 @@ test("an aborted request rejects with the signal's reason", async () => {
   const sessions = new HttpSessions(ROOT, { fetch });
   await assert.rejects(sessions.list({ signal: stop.signal }), { message: "left" });
 });
+
+test("members and invitations have their requests", async () => {
+  const made = { id: "i/1", role: "reader", token: "t" };
+  const joined = { session: "x", role: "reader" };
+  const { asked, fetch } = makeFetch(
+    ...[[200, { role: "owner", items: [] }], [201, made], [201, made]],
+    ...[[200, { items: [made] }], [204], [204], [204], [200, joined]],
+  );
+  const sessions = new HttpSessions(ROOT, { fetch });
+  assert.equal((await sessions.members("x")).role, "owner");
+  assert.equal((await sessions.invite("x", "reader")).token, "t");
+  await sessions.invite("x", "agent", { singleUse: false, lifetimeSeconds: 60 });
+  assert.deepEqual((await sessions.invitations("x")).items, [made]);
+  await sessions.revoke("x", "i/1");
+  await sessions.changeRole("x", "5", "owner");
+  await sessions.removeMember("x", "5");
+  assert.deepEqual(await sessions.join("t"), joined);
+  assert.deepEqual(
+    asked.map(({ method, url, body }) => [method, url.slice(ROOT.length), body]),
+    [
+      ["GET", "/x/members/", undefined],
+      ["POST", "/x/invitations/", '{"role":"reader","single_use":true}'],
+      [
+        "POST",
+        "/x/invitations/",
+        '{"role":"agent","single_use":false,"lifetime_seconds":60}',
+      ],
+      ["GET", "/x/invitations/", undefined],
+      ["DELETE", "/x/invitations/i%2F1/", undefined],
+      ["PATCH", "/x/members/5/", '{"role":"owner"}'],
+      ["DELETE", "/x/members/5/", undefined],
+      ["POST", "/join/", '{"token":"t"}'],
+    ],
+  );
+});

@@ -1,4 +1,5 @@
-// The sessions of a client over HTTP: list, rename, delete, and read their entries.
+// The sessions of a client over HTTP: list, rename, delete, read their entries, and
+// invite others.
 //
 //   const sessions = new HttpSessions("/api/sessions/");
 //   const { items, next_cursor } = await sessions.list({ limit: 20 });
@@ -10,6 +11,11 @@ import { RequestError } from "./outbox.js";
  * @typedef {import("./transcript.js").Entry} Entry
  * @typedef {{id: string, title: string, epoch: string, last_offset: number,
  *   created_at: string, last_seen_at: string}} StoredSession
+ * @typedef {"owner"|"writer"|"reader"|"agent"} Role
+ * @typedef {{author: string, user: string | null, role: Role, since: string | null}}
+ *   Member `author` is as in entries; `user` is null for an owner that is a client
+ * @typedef {{id: string, role: Role, single_use: boolean, created_at: string,
+ *   expires_at: string, used_at: string | null, revoked_at: string | null}} Invitation
  * @typedef {{limit?: number, cursor?: string | null, signal?: AbortSignal}} PageOptions
  * @typedef {{getToken?: import("./tokens.js").GetToken, csrfToken?: string,
  *   fetch?: typeof fetch}} HttpOptions without `getToken` the browser sends its cookie,
@@ -74,6 +80,66 @@ export class HttpSessions {
    */
   entries(id, options) {
     return this.#ask("GET", `${makePath(id)}entries/`, options);
+  }
+
+  /**
+   * Return who may use a session, and the client's own role.
+   * @param {string} id @returns {Promise<{role: Role, items: Member[]}>}
+   */
+  members(id) {
+    return this.#ask("GET", `${makePath(id)}members/`);
+  }
+
+  /**
+   * Change the role of a member; `owner` hands the session over.
+   * @param {string} id @param {string} user @param {Role} role @returns {Promise<void>}
+   */
+  changeRole(id, user, role) {
+    return this.#ask("PATCH", `${makePath(id)}members/${makePath(user)}`, {}, { role });
+  }
+
+  /**
+   * Remove a member, whose connections then end with 4003; or leave oneself.
+   * @param {string} id @param {string} user @returns {Promise<void>}
+   */
+  removeMember(id, user) {
+    return this.#ask("DELETE", `${makePath(id)}members/${makePath(user)}`);
+  }
+
+  /**
+   * Make an invitation, whose token is shown this once; it is valid for 24 hours,
+   * unless the server is configured otherwise.
+   * @param {string} id @param {Role} role but that of the owner
+   * @param {{singleUse?: boolean, lifetimeSeconds?: number}} [options]
+   * @returns {Promise<Invitation & {token: string}>}
+   */
+  invite(id, role, { singleUse = true, lifetimeSeconds } = {}) {
+    const body = { role, single_use: singleUse, lifetime_seconds: lifetimeSeconds };
+    return this.#ask("POST", `${makePath(id)}invitations/`, {}, body);
+  }
+
+  /**
+   * Return the newest 200 invitations, without their tokens.
+   * @param {string} id @returns {Promise<{items: Invitation[]}>}
+   */
+  invitations(id) {
+    return this.#ask("GET", `${makePath(id)}invitations/`);
+  }
+
+  /**
+   * Revoke an invitation; who joined by it stays.
+   * @param {string} id @param {string} invitation its id @returns {Promise<void>}
+   */
+  revoke(id, invitation) {
+    return this.#ask("DELETE", `${makePath(id)}invitations/${makePath(invitation)}`);
+  }
+
+  /**
+   * Make the user of the client a member, by the token of an invitation.
+   * @param {string} token @returns {Promise<{session: string, role: Role}>}
+   */
+  join(token) {
+    return this.#ask("POST", "join/", {}, { token });
   }
 
   /**
