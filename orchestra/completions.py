@@ -2,11 +2,11 @@
 
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from typing import Any
 
 from orchestra.model_parts import ModelParts, read_usage
-from sessions_history.parts import Part
+from sessions_history.parts import TOOL_CALL, Part
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +23,10 @@ class Unfinished(Exception):
     """The model ended its answer, but not as done; the text says why."""
 
 
+class AskedForTool(Unfinished):
+    """The model asks for a tool, whose result it needs to go on."""
+
+
 _WHOLE = ("stop", "stop_sequence", "end_turn", "eos", "eos_token")
 """Reasons for the end of a whole answer, of OpenAI and of servers like it."""
 
@@ -31,7 +35,6 @@ _NO_TOOL = "the model asked for a tool, and none is offered"
 _ENDS = {
     "length": "the answer was cut off at the limit of the model",
     "content_filter": "a content filter of the model ended the answer",
-    **dict.fromkeys(_TOOLS, _NO_TOOL),
 }
 """Texts for the known reasons of an end that is no whole answer."""
 
@@ -45,7 +48,9 @@ _MAX_REASON = 50
 class Answer:
     """What is known of an answer: its parts, its end, and a refusal."""
 
-    def __init__(self) -> None:
+    def __init__(self, ids: Collection[str] = (), usage_id: str = "usage") -> None:
+        """Begin an answer; its tool calls get other ids than those that are there."""
+        self._usage_id = usage_id
         self.is_finished = False
         self.is_thinking = False
         """True after a choice with reasoning, which is no part of the text."""
@@ -53,12 +58,12 @@ class Answer:
         self._refusal = ""
         self._has_text = False
         self._asks_for_tool = False
-        self._parts = ModelParts()
+        self._parts = ModelParts(ids)
 
     def read(self, chunk: dict[str, Any], part: str) -> list[str | Part]:
         """Return the pieces of a chunk, which has them as `delta` or `message`."""
         pieces = self._read_choice(_find_choice(chunk), part)
-        usage = read_usage(chunk.get("usage"))
+        usage = read_usage(chunk.get("usage"), self._usage_id)
         return [*pieces, usage] if usage else pieces
 
     def _read_choice(self, choice: dict[str, Any], part: str) -> list[str | Part]:
@@ -78,24 +83,29 @@ class Answer:
         self.is_thinking = has_reasoning or isinstance(content.get("content"), list)
         text = _join_text(content.get("content"))
         self._has_text = self._has_text or bool(text.strip())
-        parts: list[str | Part] = [*self._parts.read(content)]
-        return [*parts, text] if text else parts
+        parts = self._parts.read(content)
+        calls = [one for one in parts if one.type == TOOL_CALL]
+        others = [one for one in parts if one.type != TOOL_CALL]
+        return [*others, text, *calls] if text else [*others, *calls]
 
     def check(self) -> None:
         """
         Check at the end that the answer is a whole one.
 
         Raises:
-            Unfinished: it was cut off, filtered or refused, has no text, asks for a
-                tool, or ended for a reason that is unknown here.
+            AskedForTool: it asks for a tool.
+            Unfinished: it was cut off, filtered or refused, has no text, or ended for
+                a reason that is unknown here.
         """
         if self._refusal:
             raise Unfinished(f"the model refused: {self._refusal}")
+        if self._reason in _TOOLS:
+            raise AskedForTool(_NO_TOOL)
         if self._reason not in _WHOLE:
             unknown = f"the model ended the answer as {self._reason[:_MAX_REASON]!r}"
             raise Unfinished(_ENDS.get(self._reason, unknown))
         if self._asks_for_tool:
-            raise Unfinished(_NO_TOOL)
+            raise AskedForTool(_NO_TOOL)
         if not self._has_text:
             raise Unfinished("the model gave an empty answer")
 
@@ -107,7 +117,9 @@ def _join_text(content: Any) -> str:
     return "".join(text for text in texts if isinstance(text, str))
 
 
-async def read_pieces(chunks: AsyncIterator[bytes]) -> AsyncIterator[str | Part]:
+async def read_pieces(
+    chunks: AsyncIterator[bytes], answer: Answer
+) -> AsyncIterator[str | Part]:
     """
     Yield the pieces of a streamed answer, an empty text for reasoning without words.
 
@@ -117,7 +129,6 @@ async def read_pieces(chunks: AsyncIterator[bytes]) -> AsyncIterator[str | Part]
         Unreadable: it is something else, or broke off before its end.
         Unfinished: the model ended it for another reason than being done.
     """
-    answer = Answer()
     async for value in _read_events(chunks):
         if value == _DONE:
             answer.is_finished = True
@@ -132,18 +143,16 @@ async def read_pieces(chunks: AsyncIterator[bytes]) -> AsyncIterator[str | Part]
     answer.check()
 
 
-def read_whole(body: bytes) -> list[str | Part]:
+def read_whole(body: bytes, answer: Answer) -> Iterator[str | Part]:
     """
-    Return the pieces of an answer that was not streamed.
+    Yield the pieces of an answer that was not streamed.
 
     Raises:
         Unreadable: it is something else.
         Unfinished: the model ended it for another reason than being done.
     """
-    answer = Answer()
-    pieces = answer.read(_read_chunk(body.decode("utf-8", "replace")), "message")
+    yield from answer.read(_read_chunk(body.decode("utf-8", "replace")), "message")
     answer.check()
-    return pieces
 
 
 def _read_chunk(text: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Read the parts of a model's answer besides its text: reasoning, tool calls, usage."""
 
 import json
+from collections.abc import Collection
 from typing import Any
 
 from sessions_history.parts import REASONING, TOOL_CALL, Part
@@ -15,7 +16,9 @@ _REASONING_LIST = "reasoning_details"
 class ModelParts:
     """The parts of one answer; its tool calls grow by their index."""
 
-    def __init__(self) -> None:
+    def __init__(self, taken: Collection[str] = ()) -> None:
+        """Begin the parts of a response; calls get none of the ids that are taken."""
+        self._taken = set(taken)
         self._ids: dict[Any, str] = {}
 
     def read(self, content: dict[str, Any]) -> list[Part]:
@@ -37,9 +40,11 @@ class ModelParts:
         if index not in self._ids:
             is_usable = isinstance(call_id, str) and 0 < len(call_id) <= 100
             is_usable = is_usable and call_id.isprintable()
-            if not is_usable or call_id in self._ids.values():
-                call_id = f"call-{len(self._ids) + 1}"
+            number = len(self._taken) + 1
+            while not is_usable or call_id in self._taken:
+                call_id, is_usable, number = f"call-{number}", True, number + 1
             self._ids[index] = call_id
+            self._taken.add(call_id)
         function = call.get("function")
         function = function if isinstance(function, dict) else {}
         fields: dict[str, str] = {}
@@ -54,7 +59,7 @@ class ModelParts:
         return Part(TOOL_CALL, id=self._ids[index], **fields)
 
 
-def read_usage(usage: Any) -> Part | None:
+def read_usage(usage: Any, part_id: str = "usage") -> Part | None:
     """Return the tokens that a model counted, or None."""
     if not isinstance(usage, dict):
         return None
@@ -66,7 +71,7 @@ def read_usage(usage: Any) -> Part | None:
         if isinstance(count, int) and not isinstance(count, bool)
     }
     # The same id: a server that sends it with each chunk replaces the former one.
-    return Part("usage", id="usage", **fields) if fields else None
+    return Part("usage", id=part_id, **fields) if fields else None
 
 
 def _read_reasoning(content: dict[str, Any]) -> str:

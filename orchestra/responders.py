@@ -14,6 +14,8 @@ import httpx
 from django.core.exceptions import ImproperlyConfigured
 
 from orchestra.completions import (
+    Answer,
+    AskedForTool,
     Unfinished,
     Unreadable,
     read_pieces,
@@ -28,9 +30,14 @@ from orchestra.environment import (
     read_seconds,
     read_temperature,
 )
+from orchestra.tools import AnyTool, ToolRounds, make_tools, to_request
 from sessions_history.entries import MESSAGE
 from sessions_history.parts import Part
-from sessions_history.responders import HistoryMessage, ResponderFailed
+from sessions_history.responders import (
+    AnswerContext,
+    HistoryMessage,
+    ResponderFailed,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +82,9 @@ class CompletionsResponder:
     Asks an endpoint of OpenAI's chat completions API, with streaming.
 
     Reasoning, tool calls and usage are parts of the answer, if the model sends them.
+    With `tools` the responder runs those that the model asks for, one after the
+    other, and tells it their results, in at most `max_tool_rounds` requests. Another
+    node goes on with an answer that waits for an approval.
 
     COMPLETIONS_BASE_URL (http://127.0.0.1:11434/v1, say), COMPLETIONS_MODEL and
     COMPLETIONS_API_KEY come from the environment. So do these:
@@ -86,6 +96,8 @@ class CompletionsResponder:
     - COMPLETIONS_EXTRA_BODY and COMPLETIONS_EXTRA_HEADERS, JSON objects that are
       added to each request, and replace what they name.
     """
+
+    is_resumable = True
 
     def __init__(
         self,
@@ -100,7 +112,11 @@ class CompletionsResponder:
         max_tokens: int | None = None,
         extra_body: Mapping[str, Any] | None = None,
         extra_headers: Mapping[str, str] | None = None,
+        tools: Mapping[str, AnyTool] | None = None,
+        max_tool_rounds: int = 8,
     ) -> None:
+        self._tools = make_tools(tools or {})
+        self._max_tool_rounds = max_tool_rounds
         environment = os.environ
         base_url = base_url or environment.get("COMPLETIONS_BASE_URL")
         if not base_url:
@@ -130,34 +146,60 @@ class CompletionsResponder:
             temperature = read_temperature("COMPLETIONS_TEMPERATURE")
         if max_tokens is None:
             max_tokens = read_count("COMPLETIONS_MAX_TOKENS")
-        parameters = {"temperature": temperature, "max_tokens": max_tokens}
+        parameters: dict[str, Any] = {
+            "temperature": temperature,
+            "max_tokens": max_tokens,
+        }
+        if self._tools:
+            parameters["tools"] = to_request(self._tools)
         given = {key: one for key, one in parameters.items() if one is not None}
         self._parameters = {**given, **extra_body}
         # Loading certificates takes longer than many requests.
         self._tls = ssl.create_default_context()
 
     async def respond(
-        self, message: Any, history: Sequence[HistoryMessage]
+        self,
+        message: Any,
+        history: Sequence[HistoryMessage],
+        context: AnswerContext | None = None,
     ) -> AsyncIterator[str | Part]:
         """
-        Yield the model's answer piece by piece.
+        Yield the model's answer piece by piece, and the results of its tools.
 
         Raises:
             ResponderFailed: the endpoint is away, slow, failing, answers something
                 else, or ends the answer for another reason than being done.
         """
-        silence = _Silence(self._first_timeout_seconds)
+        rounds = ToolRounds(self._tools, self._max_tool_rounds, context)
+        request = self._make_request(message, history)
         # The silence bounds what is read.
         longest_seconds = max(self._first_timeout_seconds, self._timeout_seconds)
         timeout = httpx.Timeout(min(longest_seconds, _CONNECT_SECONDS), read=None)
-        request = self._make_request(message, history)
+        async with httpx.AsyncClient(verify=self._tls, timeout=timeout) as client:
+            while True:
+                if rounds.has_calls():
+                    async for part in rounds.run_calls():
+                        yield part
+                messages = [*request["messages"], *rounds.messages]
+                content = {**request, "messages": messages}
+                pieces = self._ask_once(client, content, rounds)
+                async with aclosing(pieces):
+                    async for piece in pieces:
+                        yield piece
+                if not rounds.has_calls():
+                    return
+
+    async def _ask_once(
+        self, client: httpx.AsyncClient, content: dict[str, Any], rounds: ToolRounds
+    ) -> AsyncGenerator[str | Part]:
+        """Yield the pieces of one response, which may ask for tools that there are."""
+        silence = _Silence(self._first_timeout_seconds)
+        answer = Answer(rounds.ids, rounds.usage_id)
         try:
-            async with (
-                httpx.AsyncClient(verify=self._tls, timeout=timeout) as client,
-                aclosing(self._ask(client, request, silence)) as pieces,
-            ):
+            async with aclosing(self._ask(client, content, silence, answer)) as pieces:
                 async for piece in pieces:
                     silence.most_seconds = self._timeout_seconds
+                    rounds.observe(piece)
                     if piece:
                         yield piece
         except TimeoutError as exc:
@@ -168,12 +210,18 @@ class CompletionsResponder:
         except httpx.TransportError as exc:
             raise ResponderFailed("the answer broke off") from exc
         except Unfinished as exc:
-            raise ResponderFailed(str(exc)) from exc
+            is_expected = isinstance(exc, AskedForTool) and self._tools
+            if not is_expected or not rounds.has_calls():
+                raise ResponderFailed(str(exc)) from exc
         except Unreadable as exc:
             raise ResponderFailed(f"the model's answer is unreadable: {exc}") from exc
 
     async def _ask(
-        self, client: httpx.AsyncClient, content: dict[str, Any], silence: "_Silence"
+        self,
+        client: httpx.AsyncClient,
+        content: dict[str, Any],
+        silence: "_Silence",
+        answer: Answer,
     ) -> AsyncGenerator[str | Part]:
         request = client.build_request(
             "POST", self._url, headers=self._make_headers(), json=content
@@ -181,7 +229,8 @@ class CompletionsResponder:
         async with asyncio.timeout(silence.most_seconds):
             response = await client.send(request, stream=True)
         try:
-            async for piece in _read(response, silence.bound(response.aiter_bytes())):
+            chunks = silence.bound(response.aiter_bytes())
+            async for piece in _read(response, chunks, answer):
                 yield piece
         finally:
             await response.aclose()
@@ -234,7 +283,7 @@ class _Silence:
 
 
 async def _read(
-    response: httpx.Response, chunks: AsyncIterator[bytes]
+    response: httpx.Response, chunks: AsyncIterator[bytes], answer: Answer
 ) -> AsyncIterator[str | Part]:
     """Yield the pieces of a response, and empty ones for what is no answer."""
     if response.status_code != httpx.codes.OK:
@@ -245,10 +294,10 @@ async def _read(
             body += chunk
             if len(body) > _MAX_BODY:
                 raise Unreadable("too long")
-        for piece in read_whole(body):
+        for piece in read_whole(body, answer):
             yield piece
         return
-    async for piece in read_pieces(chunks):
+    async for piece in read_pieces(chunks, answer):
         yield piece
 
 

@@ -70,6 +70,8 @@ class ApprovalDesk:
             raise ValueError(f"timeout_seconds is above 0, not {seconds}")
         made_of = [_find_call(stream, part_id).get(name) for name in _SHOWN]
         call = Call(question.session_id, stream.offset, part_id)
+        # Whoever goes on with the answer must not do again what was done before.
+        await stream.flush()
         if call in self._waiting:
             raise ValueError(f"the tool call {part_id!r} waits for a person already")
         event = asyncio.Event()

@@ -21,10 +21,13 @@ class Model:
         self.path = ""
         self.headers: dict[str, str] = {}
         self.asked: dict[str, Any] = {}
+        self.all_asked: list[dict[str, Any]] = []
         self.status = "200 OK"
         self.content_type = EVENTS
         self.chunks: list[bytes | float] = []
         """What is sent, and the seconds that pass in between."""
+        self.turns: list[list[bytes | float]] = []
+        """What is sent instead, to one request after the other."""
         self.head_pause = 0.0
         """The seconds before the head, in which the caller is expected to go."""
         self.is_whole = True
@@ -35,6 +38,8 @@ class Model:
     ) -> None:
         try:
             await self._read(reader)
+            if self.turns:
+                self.chunks = self.turns.pop(0)
             if self.head_pause:
                 await asyncio.wait_for(reader.read(1), self.head_pause)
             head = f"HTTP/1.1 {self.status}\r\nContent-Type: {self.content_type}\r\n"
@@ -64,6 +69,7 @@ class Model:
         self.headers = {name.lower(): value for name, value in pairs}
         length = int(self.headers["content-length"])
         self.asked = json.loads(await reader.readexactly(length))
+        self.all_asked.append(self.asked)
 
 
 def event(text: str = "", **choice: Any) -> bytes:
@@ -72,6 +78,17 @@ def event(text: str = "", **choice: Any) -> bytes:
 
 
 DONE = b"data: [DONE]\n\n"
+
+
+def call(*calls: tuple[str, str, str], text: str = "") -> list[bytes | float]:
+    """Return a response that asks for tools: their ids, names and arguments."""
+    asked = [
+        {"index": index, "id": call_id, "function": {"name": name, "arguments": given}}
+        for index, (call_id, name, given) in enumerate(calls)
+    ]
+    chunk = {"choices": [{"index": 0, "delta": {"content": text, "tool_calls": asked}}]}
+    first = f"data: {json.dumps(chunk)}\n\n".encode()
+    return [first, event("", finish_reason="tool_calls"), DONE]
 
 
 @contextlib.asynccontextmanager

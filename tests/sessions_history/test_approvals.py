@@ -21,6 +21,7 @@ from sessions_history.log import get_log
 from sessions_history.models import HistoryEntry, Work
 from sessions_history.parts import Part
 from sessions_history.pruning import interrupt_abandoned
+from sessions_history.reads import read_entries_at
 from sessions_history.responders import AnswerContext, HistoryMessage
 from tests.connections.switchable_database import SwitchableDatabase
 from tests.sessions_history.conftest import MakeNode
@@ -482,3 +483,31 @@ async def test_a_wait_that_nobody_decides_outlasts_an_outage(
         database.is_away = False
         assert await receive_end(alice) == "done"
     assert responder.decisions == [Decision(state="expired")]
+
+
+async def test_what_was_done_before_the_question_is_committed_first(
+    make_node: MakeNode,
+) -> None:
+    """A node that goes on would do it again; the wait for its commit is no wait."""
+    node = make_node()
+
+    class Late(Careful):
+        async def respond(
+            self,
+            message: Any,
+            history: Sequence[HistoryMessage],
+            context: AnswerContext,
+        ) -> AsyncIterator[str | Part]:
+            yield Part("tool_call", id="c0", name="search")
+            yield Part("tool_call", id="c1", name="refund")
+            yield Part("tool_call", id="c0", state="done", result="x" * 1000)
+            await context.approval("c1")
+
+    get_log(node).responder = Late()
+    async with talk(node, subprotocols=V2) as alice:
+        await alice.say({"text": "my money!"})
+        await wait_until(Approval.objects.aexists)
+        (entry,) = await sync_to_async(read_entries_at)(alice.session_id, [2])
+        await alice.send(type="cancel", offset=2)
+        await receive_end(alice)
+    assert '"result":"xxx' in entry.parts
