@@ -13,6 +13,7 @@ from connections.config.loader import get_config
 from connections.dashboard.charts.scales import NOTHING
 from connections.dashboard.sites import linking_within, make_page_url
 from connections.models.prefix import starts_with
+from sessions_history import member_admin as member_admin
 from sessions_history.entries import merge_chunks
 from sessions_history.models import HistoryEntry, Session
 
