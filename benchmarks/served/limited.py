@@ -11,7 +11,7 @@ django_application = get_asgi_application()
 from django.urls import path  # noqa: E402
 
 from benchmarks.served.observed import observe  # noqa: E402
-from connections.consumers import LimitedConsumer  # noqa: E402
+from connections.consumers import LimitedConsumer, LimitedJsonConsumer  # noqa: E402
 from connections.routing import protect  # noqa: E402
 from orchestra.consumers import EchoConsumer  # noqa: E402
 
@@ -28,6 +28,10 @@ class BroadcastConsumer(LimitedConsumer):
 
     async def said(self, event: dict[str, Any]) -> None:
         await self.send(text_data=event["text"])
+
+
+class JsonConsumer(LimitedJsonConsumer):
+    """Tell clients when they are to reconnect, as all consumers of JSON do."""
 
 
 class DirectConsumer(LimitedConsumer):
@@ -47,6 +51,7 @@ application = observe(
         websocket=[
             path("ws/echo/", EchoConsumer.as_asgi()),
             path("ws/broadcast/", BroadcastConsumer.as_asgi()),
+            path("ws/json/", JsonConsumer.as_asgi()),
             path("ws/direct/", DirectConsumer.as_asgi()),
         ],
     )

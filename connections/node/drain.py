@@ -28,6 +28,14 @@ _CONNECTIONS_AT_ONCE = 100
 """Connections handled before the event loop runs other tasks."""
 
 
+def get_window_seconds(count: int, grace_seconds: float) -> float:
+    """Return the seconds over which a drain closes so many connections."""
+    return min(
+        max(grace_seconds - _ENDING_MARGIN_SECONDS, grace_seconds / 2),
+        count / _CLIENTS_PER_SECOND,
+    )
+
+
 class Drain:
     """Drains one node, any number of times."""
 
@@ -64,10 +72,7 @@ class Drain:
             connection for connection in self._hub if connection not in self._announced
         ]
         random.shuffle(leaving)
-        window_seconds = min(
-            max(grace_seconds - _ENDING_MARGIN_SECONDS, grace_seconds / 2),
-            len(leaving) / _CLIENTS_PER_SECOND,
-        )
+        window_seconds = get_window_seconds(len(leaving), grace_seconds)
         logger.warning(
             "The node drains: %s to hand over within %g s; new ones are refused",
             count_of(len(leaving), "connection"),
