@@ -91,7 +91,8 @@ class NodeMiddleware:
             if node.is_draining:
                 await deny(scope, send, 503, [(b"retry-after", b"1")])
                 return
-        secrets = {key: scope.get(key) for key in SECRET_KEYS}
+        # A tuple takes a third of the memory of a dict.
+        secrets = tuple(scope.get(key) for key in SECRET_KEYS)
         try:
             serving = self.application(scope, receive, send)
             # This frame lasts as long as the connection, this scope need not.
@@ -101,7 +102,7 @@ class NodeMiddleware:
             if handshake is not None:
                 handshake.finish(close_codes.INTERNAL_ERROR.reason, 500)
             # The server logs the exception; it must show no secret.
-            shown = conceal(exc, secrets)
+            shown = conceal(exc, dict(zip(SECRET_KEYS, secrets, strict=True)))
             if shown is exc:
                 raise
             raise shown from None

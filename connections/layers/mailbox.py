@@ -70,8 +70,9 @@ class Mailbox:
         self.clock = clock
         """The clock of the moments that put() and take() get."""
         # (expiry time, message), or (number of missing messages, None). Most mailboxes
-        # stay empty, and an empty deque takes ten times the memory of an empty list.
-        self._entries: list[tuple[float, Message | None]] = []
+        # stay empty: None until there is an entry. An empty deque would take ten times
+        # the memory of a list.
+        self._entries: list[tuple[float, Message | None]] | None = None
         # The number of messages among the entries; gaps need no room.
         self._count = 0
         self._waiters: list[Waiter] = []
@@ -130,7 +131,7 @@ class Mailbox:
                 if self._count >= self.capacity:
                     return False
             self._count += 1
-            self._entries.append((now + self.expiry_seconds, message))
+            self._append(now + self.expiry_seconds, message)
             if waiters:
                 self._wake(loop)
         return True
@@ -158,7 +159,7 @@ class Mailbox:
             if self._entries and self._entries[-1][1] is None:
                 before, _ = self._entries.pop()
                 count = _UNKNOWN if _UNKNOWN in (before, count) else int(before) + count
-            self._entries.append((count, None))
+            self._append(count, None)
             if self._waiters:
                 self._wake(loop)
 
@@ -180,7 +181,7 @@ class Mailbox:
         """Drop all messages, and make the readers look for another mailbox."""
         with _LOCK:
             self.is_closed = True
-            self._entries.clear()
+            self._entries = None
             self._count = 0
             for future in self._waiters:
                 if not future.get_loop().is_closed():
@@ -233,6 +234,11 @@ class Mailbox:
                 future.get_loop().call_soon_threadsafe(_resolve, future)
                 return
 
+    def _append(self, moment_or_count: float, message: Message | None) -> None:
+        if self._entries is None:
+            self._entries = []
+        self._entries.append((moment_or_count, message))
+
     def _expire(self, now: float) -> None:
         """Replace messages that waited too long by a gap."""
         expired = 0
@@ -242,7 +248,7 @@ class Mailbox:
                 break
             self._entries.pop(0)
             expired += 1
-        if not expired:
+        if not expired or self._entries is None:
             return
         self._count -= expired
         if self._entries and self._entries[0][1] is None:

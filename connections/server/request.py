@@ -8,6 +8,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from io import BytesIO
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any
@@ -311,7 +312,7 @@ class HttpRequest(DaphneRequest):
                 self.clientproto,
                 self.requestHeaders.getAllRawHeaders(),
                 client=_get_address(self.client),
-                local=_get_address(self.host),
+                local=_share_address(self.host),
                 is_secure=bool(self.isSecure()),
             )
         except BadHandshake as exc:
@@ -356,6 +357,13 @@ class HttpRequest(DaphneRequest):
 def _asks_to_close(name: bytes, value: bytes) -> bool:
     words = map(bytes.strip, value.lower().split(b","))
     return name.lower() == b"connection" and b"close" in words
+
+
+@lru_cache(256)
+def _share_address(address: Any) -> tuple[str, int] | None:
+    """Return host and port of this end, which many connections share."""
+    found = _get_address(address)
+    return None if found is None else (found[0], found[1])
 
 
 def _get_address(address: Any) -> list[Any] | None:

@@ -4,6 +4,7 @@ import base64
 import binascii
 import functools
 import hashlib
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -14,6 +15,7 @@ from connections.net.headers import keep_content_headers, require_header
 from connections.server.compat import HEADER_NAME_RE, INVALID_HEADER_VALUE_BYTES
 
 Header = tuple[bytes, bytes]
+Address = list[Any] | tuple[str, int]
 
 _COMMON = (
     *(b"accept", b"accept-encoding", b"accept-language", b"authorization"),
@@ -62,9 +64,9 @@ class Handshake:
     headers: list[Header]
     """Headers with names in lower case, in the order of arrival."""
     subprotocols: tuple[str, ...]
-    client: list[Any] | None
+    client: Address | None
     """Host and port of the peer and of this end; None for a Unix socket."""
-    local: list[Any] | None
+    local: Address | None
     is_secure: bool
 
     @property
@@ -95,8 +97,8 @@ def read_handshake(
     version: bytes,
     raw: Iterable[tuple[bytes, list[bytes]]],
     *,
-    client: list[Any] | None = None,
-    local: list[Any] | None = None,
+    client: Address | None = None,
+    local: Address | None = None,
     is_secure: bool = False,
 ) -> Handshake:
     """
@@ -131,7 +133,8 @@ def read_handshake(
         raise BadHandshake(400, "a subprotocol is not ASCII")
     _require_key(get_all(headers, b"sec-websocket-key"))
     return Handshake(
-        path=unquote(raw_path.decode("ascii")),
+        # Clients of one route share the text of their path.
+        path=sys.intern(unquote(raw_path.decode("ascii"))),
         raw_path=raw_path,
         query_string=query_string,
         headers=headers,

@@ -45,6 +45,7 @@ class LifeCycle(HasDeadline):
     __slots__ = (
         "__weakref__",
         "_buffer",
+        "_client",
         "_config",
         "_deflater",
         "_inbound",
@@ -53,6 +54,7 @@ class LifeCycle(HasDeadline):
         "_is_unattended",
         "_keepalive",
         "_opening",
+        "_path",
         "_phase",
         "_server",
         "_timers",
@@ -70,7 +72,9 @@ class LifeCycle(HasDeadline):
         self._config: WebSocketConfig = server.config
         self._timers = server.timers
         self._deadline = None
+        # Deleted with the accept: a connection lasts, its handshake need not.
         self._opening = Opening(handshake)
+        self._path, self._client = handshake.path, handshake.client
         self._phase = Phase.CONNECTING
         self._keepalive: Keepalive | None = None
         self._deflater: Deflater | None = None
@@ -128,7 +132,7 @@ class LifeCycle(HasDeadline):
             self._record_held()
             return
         if self._buffer.unsent_bytes > self._inbound.held_bytes:
-            self._give_up_slow()
+            self.give_up_slow()
         else:
             self.fail(close_codes.RATE_LIMITED, "the buffers of the node are full")
 
@@ -193,6 +197,11 @@ class LifeCycle(HasDeadline):
         self._server.budget.forget(self)
         self._break_reference_cycles()
 
+    def give_up_slow(self) -> None:
+        """Drop a client that does not read; it would not read a close frame either."""
+        self.close_reason = self.close_reason or close_codes.SLOW_CONSUMER
+        self.abort()
+
     # Refusals of the handshake
 
     def _refuse(
@@ -217,11 +226,6 @@ class LifeCycle(HasDeadline):
         self._hang_up()
 
     # The steps of an end
-
-    def _give_up_slow(self) -> None:
-        """Drop a client that does not read; it would not read a close frame either."""
-        self.close_reason = self.close_reason or close_codes.SLOW_CONSUMER
-        self.abort()
 
     def _leave_open(self) -> None:
         """Leave CONNECTING or OPEN, whatever comes next."""
@@ -282,7 +286,9 @@ class LifeCycle(HasDeadline):
 
     def _log_action(self, action: str) -> None:
         if self._server.action_logger:
-            self._server.log_action("websocket", action, self._opening.describe())
+            client = ":".join(map(str, self._client)) if self._client else None
+            details = {"path": self._path, "client": client}
+            self._server.log_action("websocket", action, details)
 
     def __repr__(self) -> str:
-        return f"<WebSocket {self._opening.handshake.client} {self._phase.value}>"
+        return f"<WebSocket {self._client} {self._phase.value}>"

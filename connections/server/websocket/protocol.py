@@ -23,6 +23,9 @@ from connections.server.websocket.send_buffer import SendBuffer
 # A member of an enumeration costs a look-up in its class each time.
 _CONNECTING, _OPEN = Phase.CONNECTING, Phase.OPEN
 
+_NO_OPTIONS: Message = {}
+"""What the extension for denials says of itself, in the scopes of all."""
+
 
 class WebSocketProtocol(LifeCycle):
     """
@@ -51,7 +54,7 @@ class WebSocketProtocol(LifeCycle):
         return {
             **self._opening.handshake.get_scope(),
             "root_path": self._server.root_path,
-            "extensions": {"websocket.http.response": {}, TRANSPORT: self},
+            "extensions": {"websocket.http.response": _NO_OPTIONS, TRANSPORT: self},
         }
 
     @property
@@ -124,9 +127,7 @@ class WebSocketProtocol(LifeCycle):
         loop = asyncio.get_running_loop()
         self._transport = transport
         self._inbound = Inbound(self._config, transport, self, loop)
-        self._buffer = SendBuffer(
-            transport, self._config.buffers, loop, self._give_up_slow
-        )
+        self._buffer = SendBuffer(transport, self._config.buffers, loop, self)
         self._start_deadline(self._config.handshake.timeout_seconds, self.cut_off)
         self._inbound.queue.put({"type": "websocket.connect"})
         self._log_action("connecting")
@@ -195,6 +196,7 @@ class WebSocketProtocol(LifeCycle):
         if message.get("compression", compression.enabled):
             agreement = self._opening.negotiate(compression)
         acceptance = self._opening.accept(message, agreement)
+        del self._opening
         self._stop_deadline()
         self._server.admission.end_handshake(self)
         self._server.admission.open_count += 1

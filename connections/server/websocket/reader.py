@@ -95,7 +95,7 @@ class Inbound:
     ) -> None:
         buffers = config.buffers
         self.queue = ReceiveQueue(
-            buffers.max_receive_queue, buffers.max_receive_bytes, self._resume
+            buffers.max_receive_queue, buffers.max_receive_bytes, self
         )
         self._config = config
         self._transport = transport
@@ -154,7 +154,7 @@ class Inbound:
         self._reader.inflater = inflater
         self._mode = _Mode.OPEN
         if self._is_paused or self._reader.held_bytes:
-            self._loop.call_soon(self._resume)
+            self._loop.call_soon(self.resume)
 
     def drop_messages(self) -> None:
         """Drop messages and wait for the client's close frame."""
@@ -162,7 +162,7 @@ class Inbound:
             self._mode = _Mode.CLOSING
             self._unfinished_since = None
             if self._is_paused:
-                self._loop.call_soon(self._resume)
+                self._loop.call_soon(self.resume)
 
     def drop_all(self) -> None:
         """Drop waiting and later messages; notice only the end of the connection."""
@@ -295,7 +295,7 @@ class Inbound:
             self._config.buffers.receive_stall_seconds, self._give_up
         )
 
-    def _resume(self) -> None:
+    def resume(self) -> None:
         """Parse the bytes read before the pause, then resume reading."""
         if self._mode in (_Mode.WAITING, _Mode.DEAF):
             return

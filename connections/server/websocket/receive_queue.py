@@ -1,13 +1,16 @@
 """Queue the messages of a client until its consumer takes them."""
 
 import asyncio
-from collections.abc import Callable
+from typing import Protocol
 
 from connections.asgi import Message
 
 
-def _stay_away() -> None:
-    """Do nothing: a finished queue needs no room."""
+class Producer(Protocol):
+    """The object that fills a queue."""
+
+    def resume(self) -> None:
+        """Put more events: the queue has room again."""
 
 
 class ReceiveQueue:
@@ -15,7 +18,7 @@ class ReceiveQueue:
     The events that wait for one consumer, bounded in number and bytes.
 
     The producer keeps the bound by checking is_full before each put(). After the
-    queue was full, on_room is called once half of it is taken.
+    queue was full, it is resumed once half of the queue is taken.
     """
 
     lets_others_run = True
@@ -26,18 +29,17 @@ class ReceiveQueue:
         "_final",
         "_max_bytes",
         "_max_messages",
-        "_on_room",
+        "_producer",
         "_waiter",
         "_was_full",
         "held_bytes",
     )
 
-    def __init__(
-        self, max_messages: int, max_bytes: int, on_room: Callable[[], None]
-    ) -> None:
+    def __init__(self, max_messages: int, max_bytes: int, producer: Producer) -> None:
         self._max_messages = max_messages
         self._max_bytes = max_bytes
-        self._on_room = on_room
+        # Not its bound method, which each connection would hold.
+        self._producer: Producer | None = producer
         # None until an event has to wait: most queues stay empty. A deque takes ten
         # times the memory of a list.
         self._events: list[tuple[Message, int]] | None = None
@@ -51,7 +53,7 @@ class ReceiveQueue:
 
     @property
     def is_full(self) -> bool:
-        """Return True if nothing more may be put until on_room is called."""
+        """Return True if nothing more may be put until the producer is resumed."""
         if len(self) < self._max_messages and self.held_bytes < self._max_bytes:
             return False
         self._was_full = True
@@ -75,8 +77,8 @@ class ReceiveQueue:
         """Make get() return this event after the queued ones, from then on."""
         if self._final is None:
             self._final = final
-            # Nothing more is put: on_room is dropped, and what it refers to.
-            self._on_room = _stay_away
+            # Nothing more is put: a finished queue needs no room.
+            self._producer = None
             if self._waiter is not None and not self._waiter.done():
                 self._waiter.set_result(final)
 
@@ -112,9 +114,10 @@ class ReceiveQueue:
         self.held_bytes -= size_bytes
         if (
             self._was_full
+            and self._producer is not None
             and len(self._events) <= self._max_messages / 2
             and self.held_bytes <= self._max_bytes / 2
         ):
             self._was_full = False
-            self._on_room()
+            self._producer.resume()
         return event

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from enum import Enum
-from typing import Any
 
 from connections import close_codes
 from connections.asgi import Message
@@ -67,14 +66,6 @@ class Opening:
         self.handshake = handshake
         self._denial: Message | None = None
         self._is_head_sent = False
-
-    def describe(self) -> dict[str, Any]:
-        """Return the handshake's word in the access log."""
-        client = self.handshake.client
-        return {
-            "path": self.handshake.path,
-            "client": ":".join(map(str, client)) if client else None,
-        }
 
     def negotiate(self, config: CompressionConfig) -> Agreement | None:
         """Return the agreement on compression, or None."""

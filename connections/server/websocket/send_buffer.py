@@ -1,7 +1,7 @@
 """Bound the bytes to a client that the kernel has not taken yet."""
 
 import asyncio
-from collections.abc import Callable
+from typing import Protocol
 
 from connections.config.sections import BuffersConfig
 from connections.server.transport import Transport
@@ -13,12 +13,19 @@ _LEAST_PROGRESS_BYTES = 65_536
 """A client that takes fewer bytes in send_stall_seconds counts as not reading."""
 
 
+class Owner(Protocol):
+    """The connection of a buffer."""
+
+    def give_up_slow(self) -> None:
+        """Drop a client that does not read."""
+
+
 class SendBuffer:
     """
     The unsent bytes of a transport, and the senders that wait for room.
 
-    on_slow is called when the client takes too little for send_stall_seconds while
-    more than send_high_water waits, or when more than max_send_buffer waits.
+    The owner gives the client up when it takes too little for send_stall_seconds
+    while more than send_high_water waits, or when more than max_send_buffer waits.
     """
 
     __slots__ = (
@@ -26,7 +33,7 @@ class SendBuffer:
         "_confirmed_bytes",
         "_high_water",
         "_loop",
-        "_on_slow",
+        "_owner",
         "_ping_begins_at",
         "_taken_at",
         "_taken_bytes",
@@ -43,13 +50,14 @@ class SendBuffer:
         transport: Transport,
         config: BuffersConfig,
         loop: asyncio.AbstractEventLoop,
-        on_slow: Callable[[], None],
+        owner: Owner,
     ) -> None:
         self._transport = transport
         self._config = config
         self._high_water = config.send_high_water
         self._loop = loop
-        self._on_slow = on_slow
+        # Not its bound method, which each connection would hold.
+        self._owner = owner
         # None until a sender has to wait.
         self._waiters: list[asyncio.Future[None]] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -100,7 +108,7 @@ class SendBuffer:
         # One message may be larger than the whole buffer: it is sent alone.
         is_second = waiting_bytes > self._high_water
         if is_second and waiting_bytes + len(frame) > self._config.max_send_buffer:
-            self._on_slow()
+            self._owner.give_up_slow()
         elif self._timer is None:
             self._begin_watch()
 
@@ -181,6 +189,6 @@ class SendBuffer:
             self._taken_bytes = taken_bytes
             self._taken_at = self._loop.time()
         elif self._loop.time() - self._taken_at >= self._config.send_stall_seconds:
-            self._on_slow()
+            self._owner.give_up_slow()
             return
         self._schedule()
