@@ -14,7 +14,7 @@ from connections.credentials.backends import find_backend_problems
 from connections.credentials.jwt_config import find_jwt_problems
 from connections.layers.checks import (
     check_channel_layer,
-    check_postgres_layer,
+    check_layer_options,
     check_workers,
     get_layer,
     is_process_layer,
@@ -342,7 +342,7 @@ def register() -> None:
     checks.register(check_urls)
     checks.register(check_database_files)
     checks.register(check_channel_layer)
-    checks.register(check_postgres_layer)
+    checks.register(check_layer_options)
     checks.register(check_workers)
     checks.register(check_runserver)
     checks.register(check_other_server, deploy=True)

@@ -10,11 +10,13 @@ from django.utils.module_loading import import_string
 
 from connections.layers.local import LocalLayer
 from connections.models.alias import get_connection
+from connections.redis.schemes import is_cluster_url
 
 _PROCESS_LAYERS = (InMemoryChannelLayer, LocalLayer)
 """The channel layers that reach only their own process."""
 
 _POSTGRES_LAYER = "connections.layers.postgres.PostgresLayer"
+_REDIS_LAYER = "connections.layers.redis.RedisLayer"
 
 _CELERY_APPS = ("django_celery_beat", "django_celery_results")
 _WORKERS = (*_CELERY_APPS, "django_dramatiq", "django_q", "django_rq", "huey")
@@ -37,19 +39,42 @@ def check_channel_layer(**kwargs: Any) -> Sequence[checks.CheckMessage]:
     return [checks.Warning(message, hint=hint, id="connections.W013")]
 
 
-def check_postgres_layer(**kwargs: Any) -> Sequence[checks.CheckMessage]:
-    """connections.E008: a PostgresLayer cannot be used."""
+def check_layer_options(**kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """connections.E008: a layer in PostgreSQL or a Redis Cluster cannot be used."""
     layers = getattr(settings, "CHANNEL_LAYERS", {})
     found = []
     for alias, options in layers.items():
-        if options.get("BACKEND") != _POSTGRES_LAYER:
-            continue
-        problem = _find_postgres_problem(options.get("CONFIG") or {})
+        backend, config = options.get("BACKEND"), options.get("CONFIG") or {}
+        if backend == _POSTGRES_LAYER:
+            problem = _find_postgres_problem(config)
+        else:
+            problem = _find_cluster_problem(str(backend), config.get("hosts", ()))
         if problem is not None:
             message = f"The channel layer {alias} cannot be used: {problem}"
-            hint = "See PostgresLayer in the page about several nodes."
+            hint = "See 'Choose the channel layer' in the page about several nodes."
             found.append(checks.Error(message, hint=hint, id="connections.E008"))
     return found
+
+
+def _find_cluster_problem(backend: str, hosts: Any) -> str | None:
+    """Return why a layer cannot use the Redis Cluster among its hosts, or None."""
+    for host in hosts if isinstance(hosts, list | tuple) else (hosts,):
+        address = str(host.get("address") if isinstance(host, dict) else host)
+        if not is_cluster_url(address):
+            continue
+        if backend != _REDIS_LAYER:
+            return f"{backend} cannot use redis+cluster://; {_REDIS_LAYER} can"
+        if isinstance(host, dict):
+            return (
+                "write redis+cluster:// as a text in hosts, with its options behind ?"
+            )
+        from connections.redis.clients import make_layer_host
+
+        try:
+            make_layer_host(address)
+        except ValueError as exc:
+            return f"hosts has a redis+cluster:// URL that is malformed: {exc}"
+    return None
 
 
 def _find_postgres_problem(config: Mapping[str, Any]) -> str | None:

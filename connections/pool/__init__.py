@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 __all__ = ["choose_pool", "find_choice_problem", "get_redis_url"]
 
 _ALLOWED_URLS = (
-    "redis://host:6379/0, rediss:// for TLS, unix:///path/of/the/socket, or"
-    " redis+sentinel://host:26379/0?service=name (rediss+sentinel:// for TLS)"
+    "redis://host:6379/0, rediss:// for TLS, unix:///path/of/the/socket,"
+    " redis+sentinel://host:26379/0?service=name (rediss+sentinel:// for TLS), or"
+    " redis+cluster://host-1:6379,host-2:6379 (rediss+cluster:// for TLS)"
 )
 
 

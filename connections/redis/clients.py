@@ -4,7 +4,8 @@ Make Redis clients from a URL. Imported only if REDIS_URL is set.
 redis://, rediss:// and unix:// are redis-py's own, with its options in the
 query (`rediss://host/0?ssl_ca_certs=/etc/ca.pem`). Beside them, for Sentinel:
 `redis+sentinel://user:password@host-1:26379,host-2:26379/0?service=mymaster`
-(`rediss+sentinel://` for TLS); other options of the query go to the client.
+(`rediss+sentinel://` for TLS); other options of the query go to the client. For a
+Redis Cluster: redis+cluster://, in cluster.py.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ from collections.abc import Awaitable
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from redis.asyncio import Redis, RedisCluster
+from redis.asyncio import ConnectionPool, Redis, RedisCluster
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
@@ -20,6 +21,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from connections.deadline import deadline
+from connections.redis.cluster import make_node_options, make_whole_client
+from connections.redis.schemes import is_cluster_url
 
 _SENTINEL_SCHEMES = {"redis+sentinel": "redis", "rediss+sentinel": "rediss"}
 _SENTINEL_PORT = 26379
@@ -64,6 +67,9 @@ def make_client(url: str, *, timeout_seconds: float, **options: Any) -> Redis:
         "decode_responses": True,
         **options,
     }
+    if is_cluster_url(url):
+        options |= make_node_options(url)
+        return Redis.from_pool(ConnectionPool(**options))
     scheme = urlsplit(url).scheme
     if scheme not in _SENTINEL_SCHEMES:
         client: Redis = Redis.from_url(url, **options)
@@ -79,19 +85,21 @@ def make_client(url: str, *, timeout_seconds: float, **options: Any) -> Redis:
 
 def make_cluster_client(url: str, *, timeout_seconds: float) -> RedisCluster:
     """
-    Return a client of the Redis Cluster that a node's URL belongs to.
+    Return a client of the Redis Cluster that a URL names, or a node of which.
 
     Raises:
-        ValueError: the URL names a Sentinel.
+        ValueError: the URL names a Sentinel, or cannot be used.
     """
+    options: dict[str, Any] = {
+        **make_timeouts(timeout_seconds),
+        "retry": Retry(NoBackoff(), 1),
+        "decode_responses": True,
+    }
+    if is_cluster_url(url):
+        return make_whole_client(url, **options)
     if urlsplit(url).scheme in _SENTINEL_SCHEMES:
         raise ValueError("a node of a Redis Cluster has no Sentinel")
-    return RedisCluster.from_url(
-        url,
-        **make_timeouts(timeout_seconds),
-        retry=Retry(NoBackoff(), 1),
-        decode_responses=True,
-    )
+    return RedisCluster.from_url(url, **options)
 
 
 async def find_policy(client: Redis | RedisCluster, timeout_seconds: float) -> str:
@@ -120,6 +128,8 @@ def make_layer_host(url: str, **options: Any) -> dict[str, Any]:
     Raises:
         ValueError: the URL cannot be used.
     """
+    if is_cluster_url(url):
+        return {**options, **make_node_options(url)}
     if urlsplit(url).scheme in _SENTINEL_SCHEMES:
         return {**options, **parse_sentinel_url(url)}
     return {**options, "address": url}

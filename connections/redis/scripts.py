@@ -22,6 +22,7 @@ from connections.redis.clients import (
     make_client,
     make_cluster_client,
 )
+from connections.redis.schemes import is_cluster_url
 from connections.units import Clock
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,8 @@ class RedisScripts:
         self._timeout_seconds = timeout_seconds
         self._clock = clock
         self._scripts = _load_scripts(self.client, folder)
+        if is_cluster_url(url):
+            self._use_cluster()
         self._gate = asyncio.Semaphore(_COMMANDS_AT_ONCE)
         self._failed_at = float("-inf")
 
@@ -76,6 +79,11 @@ class RedisScripts:
                     return await self._ask(name, arguments)
                 except MovedError:
                     self._use_cluster()
+                    logger.info(
+                        "REDIS_URL names a node of a Redis Cluster; a client of it is"
+                        " used",
+                        extra={"event": "redis_cluster"},
+                    )
                 except ReadOnlyError:
                     # After a fail-over behind one address, new connections reach
                     # the new master.
@@ -108,10 +116,6 @@ class RedisScripts:
                 self._url, timeout_seconds=self._timeout_seconds
             )
             self._scripts = _load_scripts(self._cluster, self._folder)
-            logger.info(
-                "REDIS_URL names a node of a Redis Cluster; a client of it is used",
-                extra={"event": "redis_cluster"},
-            )
 
 
 def _load_scripts(client: Any, folder: Path) -> dict[str, AsyncScript]:

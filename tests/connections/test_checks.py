@@ -24,7 +24,7 @@ from connections.checks import (
 from connections.exceptions import ConfigError
 from connections.layers.checks import (
     check_channel_layer,
-    check_postgres_layer,
+    check_layer_options,
     check_workers,
 )
 from connections.layers.local import LocalLayer
@@ -439,13 +439,38 @@ def test_no_text_says_that_the_library_reads_secrets_from_the_environment(
 POSTGRES_LAYER = "connections.layers.postgres.PostgresLayer"
 
 
+CLUSTER_URL = "redis+cluster://:secret@one,two"
+REDIS_LAYER = "connections.layers.redis.RedisLayer"
+
+
+@pytest.mark.parametrize(
+    ("backend", "host", "problem"),
+    [
+        (REDIS_LAYER, CLUSTER_URL, ""),
+        (REDIS_LAYER, "redis://:secret@one", ""),
+        (REDIS_LAYER, ("one", 6379), ""),
+        (REDIS_LAYER, f"{CLUSTER_URL}/1", "no database but 0"),
+        (REDIS_LAYER, {"address": CLUSTER_URL}, "as a text in hosts"),
+        ("channels_redis.core.RedisChannelLayer", CLUSTER_URL, f"{REDIS_LAYER} can"),
+    ],
+)
+def test_a_layer_that_cannot_use_a_redis_cluster_is_an_error(
+    settings: Any, backend: str, host: Any, problem: str
+) -> None:
+    config = {"hosts": [host]}
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": backend, "CONFIG": config}}
+    found = [one.msg for one in check_layer_options()]
+    assert [problem in one for one in found] == ([True] if problem else [])
+    assert "secret" not in "".join(found)
+
+
 @pytest.mark.skipif(connection.vendor == "postgresql", reason="PostgreSQL has it")
 def test_the_layer_of_postgresql_needs_it(settings: Any) -> None:
     settings.CHANNEL_LAYERS = {
         "default": {"BACKEND": "connections.layers.local.LocalLayer"},
         "other": {"BACKEND": POSTGRES_LAYER},
     }
-    (found,) = check_postgres_layer()
+    (found,) = check_layer_options()
     assert (found.id, found.level) == ("connections.E008", checks.ERROR)
     assert "The channel layer other cannot be used" in found.msg
     assert "PostgreSQL in DATABASES" in found.msg
@@ -473,5 +498,5 @@ def test_the_options_of_the_layer_of_postgresql_are_checked(
 ) -> None:
     settings.CHANNEL_LAYERS = {"default": {"BACKEND": POSTGRES_LAYER, "CONFIG": config}}
     monkeypatch.setattr(connection, "vendor", "postgresql")
-    found = check_postgres_layer()
+    found = check_layer_options()
     assert [problem in one.msg for one in found] == ([True] if problem else [])

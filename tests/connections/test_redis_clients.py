@@ -4,7 +4,13 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import NoBackoff
 
-from connections.redis.clients import make_client, make_layer_host, parse_sentinel_url
+from connections.redis.clients import (
+    make_client,
+    make_cluster_client,
+    make_layer_host,
+    parse_sentinel_url,
+)
+from connections.redis.cluster import parse_cluster_url
 
 
 def test_tls_is_redis_pys_own() -> None:
@@ -51,6 +57,39 @@ def test_a_client_asks_the_sentinels() -> None:
 def test_a_sentinel_url_needs_a_service() -> None:
     with pytest.raises(ValueError, match="service"):
         make_client("redis+sentinel://:secret@one:1/0", timeout_seconds=1)
+
+
+def test_a_cluster_url_names_nodes_and_options() -> None:
+    url = "redis+cluster://user:p%40ss@one:1,two?client_name=x"
+    assert parse_cluster_url(url) == (
+        [("one", 1), ("two", 6379)],
+        {"client_name": "x", "username": "user", "password": "p@ss"},
+    )
+
+
+def test_a_client_of_a_cluster_with_tls_encrypts() -> None:
+    url = "rediss+cluster://one:1,two:2?ssl_ca_certs=/etc/ca.pem"
+    pool = make_client(url, timeout_seconds=1).connection_pool
+    assert issubclass(pool.connection_class, SSLConnection)
+    assert pool.connection_kwargs["ssl_ca_certs"] == "/etc/ca.pem"
+    whole = make_cluster_client(url, timeout_seconds=1)
+    node, _ = whole.nodes_manager.startup_nodes.values()
+    assert (node.host, node.connection_class) == ("one", SSLConnection)
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("redis+cluster://", "no node of a cluster"),
+        ("redis+cluster://one,", "no node of a cluster"),
+        ("redis+cluster://one:x", "[Pp]ort"),
+        ("redis+cluster://:secret@one/3", "no database but 0"),
+    ],
+)
+def test_a_malformed_cluster_url_is_refused(url: str, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem) as refused:
+        make_client(url, timeout_seconds=1)
+    assert "secret" not in str(refused.value)
 
 
 @pytest.mark.parametrize("url", ["http://host", "host:6379", ""])

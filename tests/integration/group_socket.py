@@ -2,7 +2,14 @@
 
 import asyncio
 
-from connections.testing import PING, PONG, TEXT, RawClient, build_frame
+from connections.testing import (
+    PING,
+    PONG,
+    TEXT,
+    RawClient,
+    build_frame,
+    wait_until,
+)
 
 
 class GroupSocket:
@@ -29,3 +36,15 @@ class GroupSocket:
                 self.texts.append(frame.payload.decode())
             else:
                 return
+
+
+async def say_until_heard(
+    speaker: GroupSocket, word: str, listeners: list[GroupSocket]
+) -> None:
+    """Send a message to the group until each listener has received it."""
+
+    async def is_heard() -> bool:
+        await speaker.say(word)
+        return all(word in one.texts for one in listeners)
+
+    await wait_until(is_heard, 60)

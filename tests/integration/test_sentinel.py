@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from connections.testing import LiveServer, RawClient, Servers, read_close, wait_until
-from tests.integration.group_socket import GroupSocket
+from tests.integration.group_socket import GroupSocket, say_until_heard
 from tests.integration.sentinels import Sentinels
 
 LIMIT = 3
@@ -25,18 +25,6 @@ async def open_socket(node: LiveServer, source: str) -> RawClient:
     return await RawClient.open(
         node.port, "/group/", f"Origin: {node.url}", source=source
     )
-
-
-async def say_until_heard(
-    speaker: GroupSocket, word: str, listeners: list[GroupSocket]
-) -> None:
-    """Send a message to the group until each listener has received it."""
-
-    async def is_heard() -> bool:
-        await speaker.say(word)
-        return all(word in one.texts for one in listeners)
-
-    await wait_until(is_heard, 60)
 
 
 @pytest.fixture
