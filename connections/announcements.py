@@ -23,7 +23,7 @@ from connections.close_codes import CLOSE_REASONS, LOST, NETWORK
 from connections.config.loader import get_config
 from connections.models import CloseRequest
 from connections.models.alias import atomic, get_alias
-from connections.pool import choose_pool, get_redis_url
+from connections.pool import choose_pool, get_redis_url, is_in_redis
 from connections.postgres.messages import CHANNELS, notify
 
 logger = logging.getLogger(__name__)
@@ -157,7 +157,7 @@ def _announce() -> None:
         return
     redis_url = get_redis_url()
     pool = choose_pool(get_config(), redis_url)
-    if pool == "redis" and redis_url:
+    if is_in_redis(pool) and redis_url:
         asyncio.run(_publish(redis_url))
     elif pool == "postgres":
         notify(f"{CHANNELS}all", [json.dumps({"kind": CLOSE_REQUESTS})])

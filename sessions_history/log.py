@@ -18,6 +18,7 @@ from connections.bus import Bus
 from connections.config.loader import WebSocketConfig
 from connections.node.node import Node
 from connections.passes import Passes
+from connections.pool.choice import is_in_redis
 from connections.storage.database import Database
 from connections.telemetry.carrier import TRACE_API, get_traceparent
 from connections.telemetry.names import APPEND_SPAN, STREAM_SPAN
@@ -373,7 +374,7 @@ def get_log(node: Node) -> SessionLog:
             node.database,
             node_id=node.node_id,
             config=node.config,
-            redis_url=redis_url if node.pool_kind == "redis" else None,
+            redis_url=redis_url if is_in_redis(node.pool_kind) else None,
             bus=node.bus if node.pool_kind == "postgres" else None,
             responder=make_responder(),
             passes=node.hub.passes,

@@ -20,7 +20,12 @@ from connections.config.loader import get_config
 from connections.node.current import find_running
 from connections.node.node import Node
 from connections.pool import require_usable_pool
-from connections.pool.choice import choose_pool, get_listen_url, get_redis_url
+from connections.pool.choice import (
+    choose_pool,
+    get_listen_url,
+    get_redis_url,
+    is_in_redis,
+)
 from connections.storage.database import Database
 from sessions_history.log import SessionLog, get_log
 
@@ -150,7 +155,7 @@ class _WriterLog:
             database,
             node_id=owner,
             config=self._config,
-            redis_url=redis_url if pool == "redis" else None,
+            redis_url=redis_url if is_in_redis(pool) else None,
             bus=bus,
             is_of_node=False,
         )

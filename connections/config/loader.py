@@ -104,8 +104,8 @@ class WebSocketConfig:
     pool: str = option(
         Choice(("auto", "memory", "postgres", "redis")),
         "auto",
-        "where the slots are; auto: Redis with REDIS_URL, else PostgreSQL if it is the"
-        " database, else memory",
+        "where the slots are; auto: Redis with REDIS_URL (a cluster with"
+        " redis+cluster://), else PostgreSQL if it is the database, else memory",
     )
     on_pool_outage: str = option(
         Choice(("local", "refuse", "allow")),

@@ -36,7 +36,7 @@ from connections.node.recorder import Recorder
 from connections.node.refusals import Refusals
 from connections.node.slots import NodeSlots
 from connections.node.top import COUNT_SECONDS, TopCounter
-from connections.pool import choose_pool, make_shared
+from connections.pool import choose_pool, is_in_redis, make_shared
 from connections.pool.base import Usage
 from connections.pool.parent import find_line
 from connections.presence.node_presence import NodePresence
@@ -91,7 +91,7 @@ class Node:
             config, redis_url, has_database=database is not None
         )
         """Where the slots are, from the start of the node to its end."""
-        redis_url = redis_url if self.pool_kind == "redis" else None
+        redis_url = redis_url if is_in_redis(self.pool_kind) else None
         self.pool, self.bus = make_shared(
             self.pool_kind,
             config,

@@ -14,17 +14,19 @@ from connections.pool.choice import (
     find_choice_problem,
     get_listen_url,
     get_redis_url,
+    is_in_redis,
 )
 from connections.pool.local import LocalPool
 from connections.pool.outage import OutagePool
 from connections.pool.parent import ParentLine, ParentPool
 from connections.redis.encryption import find_keys_problem
+from connections.redis.schemes import is_cluster_url
 from connections.storage.database import Database
 
 if TYPE_CHECKING:
     from connections.bus import Bus
 
-__all__ = ["choose_pool", "find_choice_problem", "get_redis_url"]
+__all__ = ["choose_pool", "find_choice_problem", "get_redis_url", "is_in_redis"]
 
 _ALLOWED_URLS = (
     "redis://host:6379/0, rediss:// for TLS, unix:///path/of/the/socket,"
@@ -149,11 +151,13 @@ def make_pool(
         return LocalPool(max_total=max_total, evict_oldest=evict_oldest)
     else:
         from connections.pool.redis import RedisPool
+        from connections.pool.sharded import ShardedPool
         from connections.redis.bus import RedisBus
 
         if not isinstance(bus, RedisBus):
             raise TypeError("the pool in Redis needs a bus in Redis")
-        shared = RedisPool(
+        kind = ShardedPool if is_cluster_url(redis_url) else RedisPool
+        shared = kind(
             redis_url,
             bus=bus,
             max_total=max_total,

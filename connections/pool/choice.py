@@ -6,12 +6,19 @@ from connections.config.fields import Problem
 from connections.config.loader import WebSocketConfig
 from connections.models.alias import get_connection
 from connections.pool.parent import name_pool
+from connections.redis.schemes import is_cluster_url
 from connections.storage.in_test import is_testing
 
 PoolKind = str
 """
-`memory`, `postgres`, `redis`, or the name of the pool of workers and their parent.
+`memory`, `postgres`, `redis`, `cluster` (shards in a Redis Cluster), or the name of
+the pool of workers and their parent.
 """
+
+
+def is_in_redis(kind: PoolKind) -> bool:
+    """Return True if a pool is in Redis, of one server or a cluster."""
+    return kind in ("redis", "cluster")
 
 
 def get_redis_url() -> str | None:
@@ -42,6 +49,8 @@ def choose_pool(
         kind = "redis"
     else:
         kind = "postgres" if is_postgres and not is_testing() else "memory"
+    if kind == "redis" and redis_url and is_cluster_url(redis_url):
+        return "cluster"
     parent = name_pool() if has_database else None
     return parent if kind == "memory" and parent is not None else kind
 

@@ -1,4 +1,4 @@
-"""Run the scripts of the Redis pool."""
+"""Run the scripts of a pool, or of one of its shards, in Redis."""
 
 import logging
 from collections.abc import Sequence
@@ -15,17 +15,20 @@ from connections.units import Clock
 logger = logging.getLogger(__name__)
 
 _SCRIPTS = Path(__file__).with_name("scripts")
-_KEYS = ("leases", "slots", "ages", "clients", "tombs", "state", "suspects", "order")
+KEYS = ("leases", "slots", "ages", "clients", "tombs", "state", "suspects", "order")
+SHARD_KEYS = (*KEYS, "budget")
+TOTAL_KEYS = ("total",)
 
 
 class PoolCommands:
-    """The scripts of one pool in one Redis or Redis Cluster."""
+    """The scripts of one pool, shard or total; their keys share a hash tag."""
 
     def __init__(
         self,
         url: str,
         *,
-        prefix: str,
+        tag: str,
+        keys: Sequence[str] = KEYS,
         first_arguments: Sequence[Any],
         timeout_seconds: float,
         clock: Clock,
@@ -33,8 +36,8 @@ class PoolCommands:
         self._timeout_seconds = timeout_seconds
         self._scripts = RedisScripts(
             url,
-            _SCRIPTS,
-            keys=[f"{{{prefix}:pool}}:{name}" for name in _KEYS],
+            _SCRIPTS / "total" if keys is TOTAL_KEYS else _SCRIPTS,
+            keys=[f"{{{tag}}}:{name}" for name in keys],
             first_arguments=first_arguments,
             timeout_seconds=timeout_seconds,
             clock=clock,

@@ -54,7 +54,8 @@ class LeasedPool(SharedPool):
         # recovering lately.
         self._reports_until = float("-inf")
         # The slots of this node, which it reports to a recovering pool.
-        self._held = HeldSlots()
+        self._held = HeldSlots(steps.shard_of)
+        steps.count_own = self._held.count_in
         # Connections whose acquire() is under way; the reason, where their slot was
         # taken away again before the reply arrived.
         self._acquiring: dict[str, str] = {}
@@ -70,6 +71,10 @@ class LeasedPool(SharedPool):
         self._ordered = asyncio.Lock()
         self._tasks = BackgroundTasks()
         self._settling = BackgroundTasks()
+        # What the store has lost, or "" for a renewal that has another reason. All
+        # that arrives during one renewal out of turn causes one more.
+        self._renewal_reasons: set[str] = set()
+        self._is_renewing_held = False
         self._has_started = False
         self._bus = bus
         bus.on_message("taken", self._on_taken)
@@ -89,7 +94,8 @@ class LeasedPool(SharedPool):
             answer = await self._ask_for(slot, replaces)
         except BaseException:
             # Whether the slot was taken is unknown, and its caller is gone.
-            self.release(slot.connection_id)
+            self._drop(slot.connection_id)
+            self._release_soon(slot)
             raise
         finally:
             taken_early = self._acquiring.pop(slot.connection_id, "")
@@ -111,7 +117,7 @@ class LeasedPool(SharedPool):
         by_id = {slot.connection_id: slot for slot in slots}
         with self._while_renewing():
             known = {*by_id, *self._held.get_ids(), *self._acquiring}
-            reasons = await self._steps.renew(list(by_id), known)
+            reasons = await self._steps.renew(list(by_id.values()), known)
             missing = [by_id[one] for one in reasons if reasons[one] == "missing"]
             for slot in missing:
                 del reasons[slot.connection_id]
@@ -129,10 +135,7 @@ class LeasedPool(SharedPool):
             return self._apply_renewal(slots, await self._retake("late", in_order))
 
     def release(self, connection_id: str) -> None:
-        slot = self._drop(connection_id) or _unknown_slot(connection_id)
-        self._releasing.add(slot)
-        self._released_at[connection_id] = self._clock()
-        self._release_due.set()
+        self._release_soon(self._drop(connection_id) or _unknown_slot(connection_id))
 
     def get_held_ids(self) -> list[str]:
         return self._held.get_ids()
@@ -185,7 +188,7 @@ class LeasedPool(SharedPool):
                 slot=slot,
                 evicts=self._evict_oldest,
                 replaces=replaces,
-                own_count=len(self._held),
+                own_count=self._held.count_in(self._steps.shard_of(slot.client_id)),
                 has_reported=has_reported,
                 releasing=[one.connection_id for one in releasing],
             )
@@ -223,7 +226,8 @@ class LeasedPool(SharedPool):
             reasons |= await self._steps.retake(mode, kept)
         for slot in kept:
             if slot.connection_id in gone and slot.connection_id not in reasons:
-                self.release(slot.connection_id)
+                self._drop(slot.connection_id)
+                self._release_soon(slot)
         return reasons
 
     def _apply_renewal(self, slots: Iterable[Slot], reasons: dict[str, str]) -> Renewal:
@@ -286,13 +290,19 @@ class LeasedPool(SharedPool):
                     self._forget_release(connection_id)
                 elif len(released) < SLOTS_PER_CALL:
                     released[connection_id] = since
-            if released:
+            slots = [self._releasing.get(one) or _unknown_slot(one) for one in released]
+            if slots:
                 async with self._ordered:
-                    await self._steps.release(list(released))
+                    await self._steps.release(slots)
             for connection_id, since in released.items():
                 if self._released_at.get(connection_id) == since:
                     self._forget_release(connection_id)
         self._release_due.clear()
+
+    def _release_soon(self, slot: Slot) -> None:
+        self._releasing.add(slot)
+        self._released_at[slot.connection_id] = self._clock()
+        self._release_due.set()
 
     def _revive(self, connection_id: str) -> None:
         """Take back a release, because the connection is to have a slot."""
@@ -304,22 +314,29 @@ class LeasedPool(SharedPool):
         self._released_at.pop(connection_id, None)
 
     def _on_recovering(self, message: Message) -> None:
-        if len(self._held):
-            logger.warning(
-                "The store has lost %s of the pool: every node reports its slots again",
-                message.get("lost", "slots"),
-                extra={"event": "pool_recovering"},
-            )
-        self._renew_soon()
+        self._renew_soon(str(message.get("lost", "slots")))
 
-    def _renew_soon(self) -> None:
+    def _renew_soon(self, lost: str = "") -> None:
         if len(self._held):
-            self._tasks.start(self._renew_held(), "A renewal out of turn")
+            self._renewal_reasons.add(lost)
+            if not self._is_renewing_held:
+                self._is_renewing_held = True
+                self._tasks.start(self._renew_held(), "A renewal out of turn")
 
     async def _renew_held(self) -> None:
         """Renew now, for a recovering pool or after a gap in the messages."""
-        with suppress(PoolUnavailable):
-            await self._report(list(self._held))
+        while self._renewal_reasons:
+            reasons, self._renewal_reasons = self._renewal_reasons, set()
+            for lost in filter(None, reasons):
+                logger.warning(
+                    "The store has lost %s of the pool: every node reports its slots"
+                    " again",
+                    lost,
+                    extra={"event": "pool_recovering"},
+                )
+            with suppress(PoolUnavailable):
+                await self._report(list(self._held))
+        self._is_renewing_held = False
 
     async def _report(self, slots: Sequence[Slot]) -> None:
         """

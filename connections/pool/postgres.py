@@ -127,12 +127,11 @@ class PostgresSteps(PoolSteps):
         )
 
     async def renew(
-        self, connection_ids: Sequence[str], known: Collection[str]
+        self, slots: Sequence[Slot], known: Collection[str]
     ) -> dict[str, str]:
+        ids = [slot.connection_id for slot in slots]
         return dict(
-            await self._call(
-                "renew", self._lease, self._node, list(connection_ids), list(known)
-            )
+            await self._call("renew", self._lease, self._node, ids, list(known))
         )
 
     async def retake(self, mode: str, slots: Sequence[Slot]) -> dict[str, str]:
@@ -150,11 +149,11 @@ class PostgresSteps(PoolSteps):
             )
         )
 
-    async def release(self, connection_ids: Sequence[str]) -> None:
+    async def release(self, slots: Sequence[Slot]) -> None:
         self._abandoned = {call for call in self._abandoned if call.is_running}
         if self._abandoned:
             raise PoolUnavailable("a step is under way that may take the slots again")
-        await self._call("release", list(connection_ids))
+        await self._call("release", [slot.connection_id for slot in slots])
 
     async def get_usage(self) -> tuple[int, int, str]:
         ((slots, clients, state, lost),) = await self._call("usage", self._lease)

@@ -35,7 +35,7 @@ class RedisPool(LeasedPool):
     ) -> None:
         commands = PoolCommands(
             url,
-            prefix=prefix,
+            tag=f"{prefix}:pool",
             first_arguments=(round(lease_seconds * 1000), max_total, bus.channels),
             timeout_seconds=timeout_seconds,
             clock=clock,
@@ -77,16 +77,20 @@ class RedisSteps(PoolSteps):
         return Answer(status=status, given_up=given_up)
 
     async def renew(
-        self, connection_ids: Sequence[str], known: Collection[str]
+        self, slots: Sequence[Slot], known: Collection[str]
     ) -> dict[str, str]:
         # Each slot has its own lease in Redis, which ends unless it is renewed.
         reasons: dict[str, str] = {}
-        for first in range(0, len(connection_ids) or 1, SLOTS_PER_CALL):
-            ids = connection_ids[first : first + SLOTS_PER_CALL]
+        for first in range(0, len(slots) or 1, SLOTS_PER_CALL):
+            some = slots[first : first + SLOTS_PER_CALL]
+            ids = [slot.connection_id for slot in some]
             reasons |= _in_pairs(await self._commands.run("renew", ids))
         return reasons
 
-    async def retake(self, mode: str, slots: Sequence[Slot]) -> dict[str, str]:
+    async def retake_where_room(
+        self, mode: str, slots: Sequence[Slot]
+    ) -> dict[str, str]:
+        """Do as retake(), and return "full" for what the total has no room for."""
         arguments: list[Any] = [mode]
         for slot in slots:
             arguments += (
@@ -98,8 +102,15 @@ class RedisSteps(PoolSteps):
             )
         return _in_pairs(await self._commands.run("retake", arguments))
 
-    async def release(self, connection_ids: Sequence[str]) -> None:
-        await self._commands.run("release", connection_ids)
+    async def retake(self, mode: str, slots: Sequence[Slot]) -> dict[str, str]:
+        reasons = await self.retake_where_room(mode, slots)
+        return {
+            one: "lost" if reason == "full" else reason
+            for one, reason in reasons.items()
+        }
+
+    async def release(self, slots: Sequence[Slot]) -> None:
+        await self._commands.run("release", [slot.connection_id for slot in slots])
 
     async def get_usage(self) -> tuple[int, int, str]:
         slots, clients, state = await self._commands.run("usage", [])

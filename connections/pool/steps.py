@@ -1,7 +1,7 @@
 """Define the steps of a leased pool, for every store."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from connections.pool.base import Slot
@@ -18,7 +18,7 @@ class Request:
     evicts: bool
     replaces: str | None
     own_count: int
-    """How many slots the node has."""
+    """How many slots the node has, among those that share the client's total."""
 
     has_reported: bool
     """True if a recovering pool knows the node's slots of this client."""
@@ -52,13 +52,20 @@ class PoolSteps(ABC):
     unknown then.
     """
 
+    count_own: Callable[[int], int] = staticmethod(lambda shard: 0)
+    """Returns how many slots the node has in a shard."""
+
     @abstractmethod
     async def acquire(self, request: Request) -> Answer:
         """Replace, evict and take as Pool.acquire() says, or a part of it."""
 
+    def shard_of(self, client_id: str) -> int:
+        """Return the number of the shard with a client's slots; 0: there is one."""
+        return 0
+
     @abstractmethod
     async def renew(
-        self, connection_ids: Sequence[str], known: Collection[str]
+        self, slots: Sequence[Slot], known: Collection[str]
     ) -> dict[str, str]:
         """
         Extend leases; return the ids without one: evicted, replaced or missing.
@@ -77,8 +84,12 @@ class PoolSteps(ABC):
         """
 
     @abstractmethod
-    async def release(self, connection_ids: Sequence[str]) -> None:
-        """Release slots; an id without a slot is no error."""
+    async def release(self, slots: Sequence[Slot]) -> None:
+        """
+        Release slots; one that is not there is no error.
+
+        Of a slot without a client only the connection is known.
+        """
 
     @abstractmethod
     async def get_usage(self) -> tuple[int, int, str]:

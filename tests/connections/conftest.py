@@ -12,6 +12,7 @@ from connections.storage.database import Database
 from connections.testing import FakeClock
 from connections.testing.communicators import make_config
 from tests.connections.pool_database import PoolDatabase
+from tests.connections.pool_nodes import let_be_exact
 from tests.connections.switchable_database import SwitchableDatabase
 from tests.integration.redis_process import RedisProcess
 from tests.integration.services import PostgresProcess
@@ -28,8 +29,7 @@ def shared_redis() -> Iterator[RedisProcess]:
 def redis_server(shared_redis: RedisProcess) -> RedisProcess:
     """A Redis that holds nothing, whose pool is not recovering."""
     shared_redis.flush()
-    with shared_redis.connect() as client:
-        client.hset("{orchestra:pool}:state", "generation", "1")
+    let_be_exact(shared_redis)
     return shared_redis
 
 

@@ -52,6 +52,8 @@ class ForeignDatabase(Database):
 class PoolDatabase:
     """One database of a server, with the tables and functions of the pool."""
 
+    has_shards = False
+
     def __init__(self, server: PostgresProcess, name: str) -> None:
         self.server = server
         self.name = name

@@ -10,6 +10,7 @@ from connections.pool.base import Renewal, Slot
 from connections.pool.leased import LeasedPool
 from connections.pool.postgres import PostgresPool
 from connections.pool.redis import RedisPool
+from connections.pool.sharded import ShardedPool, name_shards
 from connections.postgres.bus import PostgresBus
 from connections.redis.bus import RedisBus
 from connections.storage.database import Database
@@ -17,6 +18,9 @@ from connections.testing.waiting import scale
 from tests.integration.redis_process import RedisProcess
 
 LEASE_SECONDS = 1.5
+
+FEW_SHARDS = 3
+"""Enough for budgets to move, and quick on one Redis."""
 
 
 def _make_defaults() -> dict[str, Any]:
@@ -67,6 +71,15 @@ class RedisNodePool(NodePool, RedisPool):
         self.on_taken = self.taken.append
 
 
+class ShardedNodePool(NodePool, ShardedPool):
+    def __init__(self, url: str, node_id: str, **options: Any) -> None:
+        settings = {**_make_defaults(), "shards": FEW_SHARDS, **options}
+        self.bus = RedisBus(url, node_id=node_id, probe_seconds=0.3)
+        ShardedPool.__init__(self, url, bus=self.bus, **settings)
+        self.node_id, self.taken = node_id, []
+        self.on_taken = self.taken.append
+
+
 class PostgresNodePool(NodePool, PostgresPool):
     def __init__(
         self, database: Database, url: str, node_id: str, **options: Any
@@ -78,14 +91,23 @@ class PostgresNodePool(NodePool, PostgresPool):
         self.on_taken = self.taken.append
 
 
-def leased_in(redis_server: RedisProcess) -> set[str]:
-    """Return the connections with a lease, by the clock of Redis."""
-    with redis_server.connect() as client:
-        seconds, microseconds = client.time()
-        now_ms = seconds * 1000 + microseconds // 1000
-        return set(
-            client.zrangebyscore("{orchestra:pool}:leases", f"({now_ms}", "+inf")
-        )
+def leased_in(*servers: RedisProcess) -> set[str]:
+    """Return the connections with a lease, by the clock of each Redis."""
+    found: set[str] = set()
+    for server in servers:
+        with server.connect() as client:
+            seconds, microseconds = client.time()
+            now_ms = seconds * 1000 + microseconds // 1000
+            for key in client.scan_iter("{orchestra:pool*}:leases"):
+                found |= set(client.zrangebyscore(key, f"({now_ms}", "+inf"))
+    return found
+
+
+def let_be_exact(server: RedisProcess) -> None:
+    """Let an empty Redis have pools that are not recovering."""
+    with server.connect() as client:
+        for tag in ("orchestra:pool", *name_shards("orchestra", FEW_SHARDS)):
+            client.hset(f"{{{tag}}}:state", "generation", "1")
 
 
 async def settle_recovery(*pools: NodePool, slots: Sequence[Sequence[Slot]]) -> None:

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, TypeVar
 
 import pytest
-import redis
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -21,10 +20,12 @@ from connections.pool.base import Pool, Renewal, Slot, Usage
 from connections.pool.local import LocalPool
 from connections.pool.parent import ParentPool, PoolHost
 from connections.pool.redis import RedisPool
+from connections.pool.sharded import ShardedPool
 from connections.redis.bus import RedisBus
 from connections.testing.waiting import scale
 from tests.connections.parent_lines import WorkerLine
 from tests.connections.pool_database import PoolDatabase
+from tests.connections.pool_nodes import FEW_SHARDS, let_be_exact
 from tests.integration.redis_process import RedisProcess
 
 Result = TypeVar("Result")
@@ -32,9 +33,13 @@ Result = TypeVar("Result")
 MakePool = Callable[..., Pool]
 
 
-def make_redis_pool(url: str, **options: Any) -> RedisPool:
+def make_redis_pool(
+    url: str, kind: type[RedisPool | ShardedPool] = RedisPool, **options: Any
+) -> RedisPool | ShardedPool:
     bus = RedisBus(url, node_id="n1")
-    return RedisPool(url, bus=bus, lease_seconds=30, **options)
+    if kind is ShardedPool:
+        options["shards"] = FEW_SHARDS
+    return kind(url, bus=bus, lease_seconds=30, **options)
 
 
 def make_parent_pool(**options: Any) -> ParentPool:
@@ -42,7 +47,7 @@ def make_parent_pool(**options: Any) -> ParentPool:
     return ParentPool(line, max_total=options["max_total"])
 
 
-@pytest.fixture(params=["local", "parent", "redis", "postgres"])
+@pytest.fixture(params=["local", "parent", "redis", "sharded", "postgres"])
 async def make_pool(request: pytest.FixtureRequest) -> AsyncIterator[MakePool]:
     made: list[Pool] = []
 
@@ -54,10 +59,11 @@ async def make_pool(request: pytest.FixtureRequest) -> AsyncIterator[MakePool]:
         elif request.param == "postgres":
             made.append(postgres.make_pool("n1", lease_seconds=30, **options))
         else:
-            made.append(make_redis_pool(server.url, **options))
+            kind = ShardedPool if request.param == "sharded" else RedisPool
+            made.append(make_redis_pool(server.url, kind, **options))
         return made[-1]
 
-    if request.param == "redis":
+    if request.param in ("redis", "sharded"):
         server: RedisProcess = request.getfixturevalue("redis_server")
     if request.param == "postgres":
         postgres: PoolDatabase = request.getfixturevalue("pool_database")
@@ -235,17 +241,17 @@ TestParentPoolAgainstModel = ParentPoolMachine.TestCase
 class RedisPoolMachine(PoolMachine):
     """The same model for the pool in Redis, which is flushed now and then."""
 
-    url = ""
+    server: RedisProcess
+    kind: type[RedisPool | ShardedPool] = RedisPool
 
     def __init__(self) -> None:
         self.runner = asyncio.Runner()
         super().__init__()
 
     def make_pool(self) -> Pool:
-        with redis.Redis.from_url(self.url) as client:
-            client.flushall()
-            client.hset("{orchestra:pool}:state", "generation", "1")
-        return make_redis_pool(self.url, max_total=self.MAX_TOTAL)
+        self.server.flush()
+        let_be_exact(self.server)
+        return make_redis_pool(self.server.url, self.kind, max_total=self.MAX_TOTAL)
 
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
         return self.runner.run(work)
@@ -261,9 +267,7 @@ class RedisPoolMachine(PoolMachine):
     @rule(reporter=st.none() | st.sampled_from("abc"))
     def flush(self, reporter: str | None) -> None:
         """Lose all slots, which an acquire or the next renewal reports."""
-        with redis.Redis.from_url(self.url) as client:
-            client.flushall()
-            client.script_flush()
+        self.server.flush()
         if reporter is not None:
             self.take(reporter, None)
 
@@ -272,8 +276,12 @@ class RedisPoolMachine(PoolMachine):
         self.runner.close()
 
 
-def test_redis_pool_against_model(redis_server: RedisProcess) -> None:
-    machine = type("Machine", (RedisPoolMachine,), {"url": redis_server.url})
+@pytest.mark.parametrize("kind", [RedisPool, ShardedPool])
+def test_redis_pool_against_model(
+    redis_server: RedisProcess, kind: type[RedisPool | ShardedPool]
+) -> None:
+    members = {"server": redis_server, "kind": kind}
+    machine = type("Machine", (RedisPoolMachine,), members)
     run_state_machine_as_test(
         machine,
         settings=settings(max_examples=20, stateful_step_count=20, deadline=None),

@@ -54,9 +54,10 @@ class HeldBackSteps(PoolSteps):
         return Answer(status="ok", given_up=given_up)
 
     async def renew(
-        self, connection_ids: Sequence[str], known: Collection[str]
+        self, slots: Sequence[Slot], known: Collection[str]
     ) -> dict[str, str]:
-        missing = {one: "missing" for one in connection_ids if one not in self.slots}
+        ids = [slot.connection_id for slot in slots]
+        missing = {one: "missing" for one in ids if one not in self.slots}
         await self._hold_back("renew")
         return missing
 
@@ -65,9 +66,9 @@ class HeldBackSteps(PoolSteps):
         self.slots |= {one.connection_id: one for one in slots}
         return {}
 
-    async def release(self, connection_ids: Sequence[str]) -> None:
-        for one in connection_ids:
-            self.slots.pop(one, None)
+    async def release(self, slots: Sequence[Slot]) -> None:
+        for one in slots:
+            self.slots.pop(one.connection_id, None)
 
     async def get_usage(self) -> tuple[int, int, str]:
         return len(self.slots), len(self.slots), "recovering"

@@ -12,6 +12,7 @@ from connections.pool.base import Renewal, SharedPool, Slot, Usage
 from connections.pool.local import LocalPool
 from connections.pool.outage import OutagePool
 from connections.pool.redis import RedisPool
+from connections.pool.sharded import ShardedPool
 from connections.redis.bus import RedisBus
 from connections.testing import wait_until
 from tests.integration.redis_process import RedisProcess
@@ -237,13 +238,16 @@ async def test_an_unexpected_error_ends_no_probes(make_case: MakeCase) -> None:
     assert case.shared.late == ["a1"] and case.shared.trouble is None
 
 
-async def test_redis_away_and_back(redis_server: RedisProcess) -> None:
+@pytest.mark.parametrize("kind", [RedisPool, ShardedPool])
+async def test_redis_away_and_back(
+    redis_server: RedisProcess, kind: type[RedisPool | ShardedPool]
+) -> None:
     """Two nodes, Redis paused for longer than a lease: exact within a lease."""
     lease_seconds = 2.0
     taken: dict[str, list[Renewal]] = {"a": [], "b": []}
     pools = {}
     for node_id in "ab":
-        shared = RedisPool(
+        shared = kind(
             redis_server.url,
             bus=RedisBus(redis_server.url, node_id=node_id, probe_seconds=0.3),
             max_total=100,

@@ -1,18 +1,38 @@
 """Test what nodes share in a Redis Cluster, through a fail-over."""
 
 import asyncio
+import contextlib
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from connections.exceptions import PoolFull
 from connections.layers.redis import RedisLayer
-from connections.pool.base import Renewal
+from connections.pool.base import Renewal, Slot
+from connections.pool.codec import encode_word
+from connections.pool.sharded import SHARDS, name_shards
 from connections.redis.bus import RedisBus
-from connections.testing import RawClient, Servers, read_close, wait_until
-from tests.connections.pool_nodes import RedisNodePool, is_recovering
+from connections.testing import (
+    PING,
+    PONG,
+    TEXT,
+    Frame,
+    RawClient,
+    Servers,
+    build_frame,
+    read_close,
+    wait_until,
+)
+from tests.connections.pool_nodes import ShardedNodePool, is_recovering, leased_in
 from tests.integration.echo import assert_alive, opened
 from tests.integration.group_socket import GroupSocket, say_until_heard
 from tests.integration.redis_cluster import RedisCluster
+from tests.integration.redis_process import RedisProcess
 from tests.integration.session_client import SessionClient
 
+TAGS = name_shards("orchestra")
 LIMIT = 3
 SLOW = {
     # Beats and reads too slow to find what a message between nodes did not tell.
@@ -39,23 +59,144 @@ def test_a_killed_primary_is_failed_over_with_its_keys(
         assert client.get("key") == "value"
 
 
+def make_pool(cluster: RedisCluster, node_id: str, **options: Any) -> ShardedNodePool:
+    return ShardedNodePool(
+        cluster.url, node_id, shards=SHARDS, lease_seconds=60, **options
+    )
+
+
+def find_shard(cluster: RedisCluster, word: str) -> RedisProcess:
+    """Return the primary with the slots of the client whose id ends with a word."""
+    for tag in TAGS:
+        primary = cluster.find_primary(f"{{{tag}}}:slots")
+        with primary.connect() as client:
+            if any(one.endswith(word) for one in client.smembers(f"{{{tag}}}:clients")):
+                return primary
+    raise LookupError(f"no shard has slots of {word}")
+
+
+def let_shards_be_exact(cluster: RedisCluster) -> None:
+    """Let the pool in an empty cluster be one that is not recovering."""
+    for tag in TAGS:
+        with cluster.find_primary(f"{{{tag}}}:state").connect() as client:
+            client.hset(f"{{{tag}}}:state", "generation", "1")
+
+
+def test_every_primary_has_shards(redis_cluster: RedisCluster) -> None:
+    primaries = [redis_cluster.find_primary(f"{{{tag}}}:state") for tag in TAGS]
+    assert sorted(Counter(primaries).values()) == [2, 3, 3]
+
+
 async def test_the_limits_are_exact_again_after_a_failover(
     redis_cluster: RedisCluster,
 ) -> None:
     """The slots are on the replica, so that no connection is dropped."""
-    pool = RedisNodePool(redis_cluster.url, "a", lease_seconds=60)
-    primary = redis_cluster.find_primary("{orchestra:pool}:state")
-    with primary.connect() as client:
-        client.hset("{orchestra:pool}:state", "generation", "1")
-    slots = await pool.take("1", "2", limit=2)
+    let_shards_be_exact(redis_cluster)
+    pool = make_pool(redis_cluster, "a")
+    slots = await pool.take("1", "2", limit=2, client="alice")
+    primary = find_shard(redis_cluster, "alice")
     with primary.connect() as client:
         assert client.wait(1, 5000) == 1
     primary.kill()
     await asyncio.to_thread(redis_cluster.wait_for_failover, primary)
     assert await pool.renew(slots) == Renewal()
     assert not await is_recovering(pool)
-    assert await pool.acquire(pool.slot("3", 9, limit=2)) == (slots[0],)
+    newest = pool.slot("3", 9, limit=2, client="alice")
+    assert await pool.acquire(newest) == (slots[0],)
     await pool.close()
+
+
+@pytest.mark.parametrize("key", ["{orchestra:pool:total}:total", "the fullest shard"])
+async def test_the_total_is_full_and_not_exceeded_through_a_failover(
+    redis_cluster: RedisCluster, key: str
+) -> None:
+    """Places are lent on, whichever primary is killed, and none is there twice."""
+    let_shards_be_exact(redis_cluster)
+    pools = [make_pool(redis_cluster, name, max_total=20) for name in "ab"]
+
+    async def fill(first: int) -> list[Slot]:
+        taken: list[Slot] = []
+        for number in range(first, first + 40):
+            pool = pools[number % 2]
+            slot = pool.slot(f"{number}", number, client=f"client {number}")
+            with contextlib.suppress(PoolFull):
+                await pool.acquire(slot)
+                taken.append(slot)
+        return taken
+
+    slots = await fill(0)
+    assert len(slots) == 20
+    for slot in slots[:10]:
+        pools[slots.index(slot) % 2].release(slot.connection_id)
+    primary = redis_cluster.find_primary(key) if "total" in key else None
+    if primary is None:
+        primary = find_shard(redis_cluster, encode_word(slots[-1].client_id))
+    primary.kill()
+    await asyncio.to_thread(redis_cluster.wait_for_failover, primary)
+
+    async def is_released() -> bool:
+        return (await pools[0].get_usage()).slots == 10
+
+    await wait_until(is_released, 30)
+    later = await fill(100)
+    assert len(later) == 10
+    primaries = {redis_cluster.find_primary(f"{{{tag}}}:leases") for tag in TAGS}
+    held = {one.connection_id for one in (*slots[10:], *later)}
+    await wait_until(lambda: leased_in(*primaries) == held)
+    for pool in pools:
+        await pool.close()
+
+
+async def test_the_total_of_two_nodes_holds_through_a_failover(
+    servers: Servers, redis_cluster: RedisCluster
+) -> None:
+    """Connections stay, and not one more is admitted than before."""
+    total = 9
+    config = {**SLOW, "anonymous": "true", "max_total_connections": total}
+    environment = {"REDIS_URL": redis_cluster.url, "LOG_FORMAT": "json"}
+    pair = servers.start_pair(config=config, environment=environment)
+    assert all("pool: cluster" in node.log() for node in pair)
+    sources = (f"127.0.1.{number}" for number in range(1, 200))
+
+    async def open_one(number: int) -> RawClient:
+        node = pair[number % 2]
+        return await RawClient.open(
+            node.port, "/ws/echo/", f"Origin: {node.url}", source=next(sources)
+        )
+
+    async def say(client: RawClient) -> Frame:
+        """Return what the server answers, an echo or the end."""
+        await client.send(build_frame(TEXT, b"hello"))
+        while (frame := await client.read_frame()).opcode == PING:
+            await client.send(build_frame(PONG, frame.payload))
+        return frame
+
+    async def is_admitted(number: int) -> bool:
+        """Return True for a connection that stays; else it was refused."""
+        client = await open_one(number)
+        frame = await say(client)
+        if frame.opcode == TEXT:
+            held.append(client)
+        else:
+            assert (frame.close_code, frame.close_reason) == (4103, "pool_full")
+        return frame.opcode == TEXT
+
+    held: list[RawClient] = []
+    for number in range(total):
+        assert await is_admitted(number)
+    assert not await is_admitted(0)
+    assert not await is_admitted(1)
+    primary = redis_cluster.find_primary("{orchestra:pool:total}:total")
+    primary.kill()
+    await asyncio.to_thread(redis_cluster.wait_for_failover, primary)
+    for number in (0, 1):
+        # A node alone with the killed primary still counted its own.
+        async def is_refused(number: int = number) -> bool:
+            return not await is_admitted(number)
+
+        await wait_until(is_refused, 60)
+    for client in held[:total]:
+        assert (await say(client)).opcode == TEXT
 
 
 async def test_messages_arrive_while_a_named_node_is_away(
@@ -108,13 +249,15 @@ async def test_groups_and_limits_outlive_a_primary(
     await say_until_heard(members[0], "before", members)
     held = [await open_socket(node, "127.0.0.10") for node in (0, 0, 1)]
 
-    primary = redis_cluster.find_primary("{orchestra:pool}:state")
+    primary = find_shard(redis_cluster, "127.0.0.10")
     primary.kill()
     # No client is refused meanwhile; each node counts its own.
     late = [GroupSocket(await open_socket(node, f"127.0.0.3{node}")) for node in (0, 1)]
     await asyncio.to_thread(redis_cluster.wait_for_failover, primary)
     for node in pair:
-        await wait_until(lambda node=node: '"pool_restored"' in node.log(), 60)
+        # One that had nothing to do with that primary has not noticed.
+        if '"pool_degraded"' in node.log():
+            await wait_until(lambda node=node: '"pool_restored"' in node.log(), 60)
 
     everyone = [*members, *late]
     await say_until_heard(members[0], "after", everyone)

@@ -13,6 +13,7 @@
 --   7 suspects  hash        client -> its limit; clients that a recovery let exceed it
 --   8 order     sorted set  "opened connection-id", every score 0: the slots that a
 --                           recovery has found, oldest first; gone in EXACT
+--   9 budget    hash        only of a shard: its part of the total (budget.lua)
 --
 -- ARGV begins with: lease in ms, max_total_connections, prefix of the channels.
 -- Words in ARGV are percent-encoded, so that none contains a space. `opened` is
@@ -57,11 +58,22 @@
 
 local LEASES, SLOTS, AGES, CLIENTS = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local TOMBS, STATE, SUSPECTS, ORDER = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
+local BUDGET = KEYS[9]
 local call = redis.call
 
 local lease_ms = tonumber(ARGV[1])
 local max_total = tonumber(ARGV[2])
 local channels = ARGV[3]
+
+-- A server that has started since the budget was confirmed may have lost what the
+-- budget was last, so until then the shard has none.
+local is_confirmed, run_id = true, nil
+if BUDGET then
+  run_id = call('INFO', 'server'):match('run_id:(%x+)')
+  local run, got, back = unpack(call('HMGET', BUDGET, 'run', 'got', 'back'))
+  is_confirmed = run == run_id
+  max_total = is_confirmed and tonumber(got) - tonumber(back) or 0
+end
 
 -- Leases are timed by the clock of Redis alone, because the clocks of nodes differ.
 local time = call('TIME')
@@ -274,6 +286,9 @@ local function settle()
   if excess <= 0 then
     return true
   end
+  if BUDGET and not call('HGET', BUDGET, 'exhausted') then
+    return false -- Other shards may still lend it what it lacks.
+  end
   local oldest, members = {}, call('ZRANGE', ORDER, 0, math.min(excess, left) - 1)
   for _, member in ipairs(members) do
     local slot = describe(member:match('(%S+)$'))
@@ -310,13 +325,20 @@ local function is_recovering()
   return now < until_ms and until_ms <= now + lease_ms
 end
 
+-- True if a node has renewed within a lease. A shard may be empty but for the slots of
+-- a node that is gone: then Redis did not stand still.
+local function is_renewed()
+  local renewed = BUDGET and tonumber(call('HGET', STATE, 'renewed') or 0)
+  return renewed and now - lease_ms < renewed and renewed <= now
+end
+
 -- Return what Redis has lost, or nil.
 local function find_loss()
   if not generation then
     return 'all keys'
   end
   local newest = call('ZREVRANGE', LEASES, 0, 0, 'WITHSCORES')
-  if newest[2] and tonumber(newest[2]) <= now then
+  if newest[2] and tonumber(newest[2]) <= now and not is_renewed() then
     return 'the leases'
   end
   local slots, clients = call('HLEN', SLOTS), call('SCARD', CLIENTS)
@@ -334,15 +356,19 @@ local function find_loss()
   return nil
 end
 
+local function recover(lost)
+  call('UNLINK', LEASES, SLOTS, AGES, CLIENTS, SUSPECTS, ORDER)
+  generation = time[1] .. '.' .. time[2]
+  call('HSET', STATE, 'generation', generation,
+       'recovering_until', as_integer(now + lease_ms / 3), 'format', FORMAT)
+  call('PUBLISH', channels .. 'all', cjson.encode({kind = 'recovering', lost = lost}))
+end
+
 -- Find the state of the pool. Every transition is here or in the lines that follow.
 local function find_state()
   local lost = find_loss()
   if lost then
-    call('UNLINK', LEASES, SLOTS, AGES, CLIENTS, SUSPECTS, ORDER)
-    generation = time[1] .. '.' .. time[2]
-    call('HSET', STATE, 'generation', generation,
-         'recovering_until', as_integer(now + lease_ms / 3), 'format', FORMAT)
-    call('PUBLISH', channels .. 'all', cjson.encode({kind = 'recovering', lost = lost}))
+    recover(lost)
     return RECOVERING
   end
   if not recovering_until then
@@ -358,5 +384,8 @@ is_purged = purge()
 if pool_state == SETTLING and is_purged and settle() then
   call('HDEL', STATE, 'recovering_until', 'suspected', 'ordered')
   call('UNLINK', ORDER)
+  if BUDGET then
+    call('HDEL', BUDGET, 'exhausted')
+  end
   pool_state, is_ordered = EXACT, false
 end

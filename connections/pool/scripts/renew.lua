@@ -4,6 +4,9 @@
 -- Returns: for each slot that has no lease: its id, and "evicted", "replaced" or
 --   "missing".
 
+if BUDGET then
+  call('HSET', STATE, 'renewed', as_integer(now))
+end
 local ids, reply, kept = {}, {}, {}
 for index = 4, #ARGV do
   ids[#ids + 1] = ARGV[index]

@@ -7,7 +7,8 @@
 -- ARGV: lease, max_total, channels, "keep" or "late", then for each slot: id,
 --   client, node, opened, limit.
 -- Returns: for each slot that was not taken: its id, and "evicted", "replaced",
---   "lost", or "again": the client's expired slots have to be forgotten first.
+--   "lost" (its client is at its limit), "full" (the pool is), or "again": the
+--   client's expired slots have to be forgotten first.
 
 local is_late, reply = ARGV[4] == 'late', {}
 
@@ -21,7 +22,7 @@ local left = EVICTED_AT_ONCE
 local function take_late(slot, count)
   local excess = count + 1 - slot.limit
   if count_slots() - math.max(excess, 0) >= max_total then
-    return refuse(slot, 'lost')
+    return refuse(slot, 'full')
   end
   if excess > left then
     evict_oldest(slot.client, left)
@@ -54,10 +55,12 @@ for index = 5, #ARGV, 5 do
       refuse(slot, 'again')
     elseif is_late then
       take_late(slot, count)
-    elseif count < slot.limit and count_slots() < max_total then
-      take(slot)
-    else
+    elseif count >= slot.limit then
       refuse(slot, 'lost')
+    elseif count_slots() >= max_total then
+      refuse(slot, 'full')
+    else
+      take(slot)
     end
   end
 end
