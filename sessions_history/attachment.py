@@ -4,15 +4,12 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from connections import close_codes
 from connections.asgi import Message
 from connections.close_codes import CloseReason
-from connections.connection.public import ConsumerConnection
 from connections.exceptions import DatabaseUnavailable, InvalidMessage
-from connections.node.node import Node
 from connections.presence.rooms import find_member
 from sessions_history.attached import Attached
 from sessions_history.entries import Committed
@@ -22,7 +19,6 @@ from sessions_history.exceptions import (
     StreamEnded,
     TooManyStreams,
 )
-from sessions_history.log import SessionLog
 from sessions_history.member_models import Role
 from sessions_history.memberships import Membership
 from sessions_history.message_fields import (
@@ -41,8 +37,8 @@ from sessions_history.refusals import (
     Refusal,
     explain,
 )
-from sessions_history.subscribers import SendText, Subscriber
-from sessions_history.turns import Turns
+from sessions_history.shared_connection import SharedConnection
+from sessions_history.subscribers import Subscriber
 
 logger = logging.getLogger(__name__)
 
@@ -51,26 +47,6 @@ _MAX_UNDER_WAY = 32
 
 _NO_PRESENCE = "attach with ?presence=1, or with presence: true"
 _TOUCH_SECONDS = 600
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class SharedConnection:
-    """What the sessions of one connection share."""
-
-    node: Node
-    log: SessionLog
-    connection: ConsumerConnection
-    send: SendText
-    has_parts: bool
-    turns: Turns = field(default_factory=Turns)
-    under_way: set[asyncio.Future[Committed]] = field(default_factory=set)
-    """The messages that wait for their commit."""
-
-    async def send_in_turn(self, content: Message) -> None:
-        """Send a message that is no activity, after those that wait for their turn."""
-        text = json.dumps(content)
-        async with self.turns:
-            await self.connection.send(text)
 
 
 OnEnd = Callable[["SessionAttachment", CloseReason], None]
@@ -272,7 +248,9 @@ class SessionAttachment:
             return False
         shared = self._shared
         while len(shared.under_way) >= _MAX_UNDER_WAY:
-            await asyncio.wait(shared.under_way, return_when=asyncio.FIRST_COMPLETED)
+            # asyncio.wait() would add a callback to each of them for each message.
+            shared.has_settled.clear()
+            await shared.has_settled.wait()
         try:
             future = start()
         except InvalidMessage as exc:
@@ -363,6 +341,7 @@ class SessionAttachment:
         """Send the client the result of its message."""
         shared = self._shared
         shared.under_way.discard(done)
+        shared.has_settled.set()
         if done.cancelled():
             return
         exc = done.exception()

@@ -8,7 +8,7 @@ from connections.close_codes import CloseReason
 from connections.consumers import LimitedJsonConsumer
 from connections.exceptions import DatabaseUnavailable, InvalidMessage, Refused
 from connections.net.script_prefix import remove_script_prefix
-from sessions_history.attachment import SessionAttachment, SharedConnection
+from sessions_history.attachment import SessionAttachment
 from sessions_history.claims import (
     MANY,
     NEW,
@@ -21,6 +21,7 @@ from sessions_history.exceptions import SessionNotFound
 from sessions_history.log import get_log
 from sessions_history.refusals import NOT_FOUND, UNREADABLE, Refusal
 from sessions_history.session_ids import SESSION_ID
+from sessions_history.shared_connection import SharedConnection
 
 SUBPROTOCOL = "orchestra.v1"
 PARTS_SUBPROTOCOL = "orchestra.v2"
