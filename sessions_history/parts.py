@@ -203,6 +203,23 @@ def erase_decisions(changes: str, members: Collection[str]) -> str:
     return "".join(found)
 
 
+def find_text(changes: str, begin: int) -> tuple[int, int | None]:
+    """
+    Return where the change ends that begins the next text, and its first character.
+
+    Without one it is the end of the changes.
+    """
+    if '"at_char":' in changes[begin:]:
+        end = begin
+        while end < len(changes):
+            line_end = changes.index("\n", end) + 1
+            at_char = json.loads(changes[end:line_end]).get("at_char")
+            end = line_end
+            if at_char is not None:
+                return end, at_char
+    return len(changes), None
+
+
 def to_wire(changes: str) -> str:
     """Return changes as the JSON of a list."""
     return "[" + changes[:-1].replace("\n", ",") + "]"

@@ -302,6 +302,9 @@ class Stream:
         whole = None
         if len(self.text) >= 2 * self._whole_characters:
             whole = self.entry.with_text(self.text, State.STREAMING)
+            # A node that attaches meanwhile knows neither: text alone would seem to
+            # belong to the parts before it.
+            whole = replace(whole, parts=self._parts.changes)
         growth = Growth(
             session_id=self.session_id,
             offset=self.entry.offset,

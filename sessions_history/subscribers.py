@@ -14,7 +14,7 @@ from connections.hub.connection import LiveConnection
 from connections.storage.database import Database
 from sessions_history.chain import Mark, is_newer
 from sessions_history.entries import Entry, State
-from sessions_history.parts import to_wire
+from sessions_history.parts import find_text, to_wire
 from sessions_history.reads import read_entries_after, read_entries_at
 from sessions_history.tails import Tail
 from sessions_history.turns import Turns
@@ -232,16 +232,8 @@ class Subscriber:
         characters, changed = sent
         growing = self.tail.growing.get(offset)
         if growing is not None:
-            text, changes = growing.text, growing.parts
-            if self._has_parts and len(changes) > changed:
-                self._open[offset] = (characters, len(changes))
-                await self._send_changes(offset, changed, changes)
-                return True
-            if len(text) <= characters:
-                return False
-            self._open[offset] = (len(text), changed)
-            await self._send_delta(offset, characters, text)
-            return True
+            grown = await self._send_growth(offset, sent, growing.text, growing.parts)
+            return grown != sent
         entry = self.tail.get(offset)
         if entry is None:
             found = await self._database.read(
@@ -262,12 +254,34 @@ class Subscriber:
         if len(text) < characters or '"error":' in entry.data or is_lacking:
             await self._send(self._make_message(entry))
             return True
-        if self._has_parts and len(changes) > changed:
-            await self._send_changes(offset, changed, changes)
-        if len(text) > characters:
-            await self._send_delta(offset, characters, text)
+        last: tuple[int, int] | None = None
+        while sent != last:
+            last, sent = sent, await self._send_growth(offset, sent, text, changes)
+        self._open.pop(offset, None)
         await self._send_state(offset, entry.state, self._move_to(entry))
         return True
+
+    async def _send_growth(
+        self, offset: int, sent: tuple[int, int], text: str, changes: str
+    ) -> tuple[int, int]:
+        """
+        Send the text or the changes that were written next; return what is sent.
+
+        The text before a change is sent before it: a client that shows the parts as
+        they come shows them in their order.
+        """
+        characters, changed = sent
+        end = changed
+        if self._has_parts and len(changes) > changed:
+            end, at_char = find_text(changes, changed)
+            text = text[:at_char]
+        if len(text) > characters:
+            self._open[offset] = sent = (len(text), changed)
+            await self._send_delta(offset, characters, text)
+        elif end > changed:
+            self._open[offset] = sent = (characters, end)
+            await self._send_changes(offset, changed, changes[:end])
+        return sent
 
     async def _advance(self, position: int) -> None:
         """Send the next entry from memory, or read some entries and send them."""

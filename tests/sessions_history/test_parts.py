@@ -53,7 +53,7 @@ WHOLE: list[str | Part] = [
     SOURCE,
     USAGE,
 ]
-PARTS = [
+PARTS: list[dict[str, Any]] = [
     {
         "id": "r",
         "type": "reasoning",
@@ -361,6 +361,45 @@ async def test_both_versions_see_one_answer(node: Node, responder: Scripted) -> 
             screen.transcript.last = 1
             screen.take(entry)
             assert (screen.parts(2) == PARTS) == has_parts
+
+
+async def test_parts_that_arrive_at_once_come_in_their_order(
+    make_node: MakeNode, node: Node, responder: Scripted
+) -> None:
+    """No part overtakes the text before it, nor does a text what is before it."""
+    other = make_node(sessions={"position_seconds": 0.05})
+    async with talk(node, subprotocols=V2) as page:
+        await page.say({"text": "?"})
+        await page.receive_type("entry")
+        async with talk(other, page.session_id, subprotocols=V2) as late:
+            screen = Screen(late.hello)
+            await screen.follow(late, lambda one: one.state(2) == "streaming")
+            shown: list[str] = []
+            responder.play(*WHOLE)
+            while screen.parts(2) != PARTS:
+                screen.take(await late.receive())
+                begun = [one["id"] for one in screen.parts(2) if one.get("text") != ""]
+                shown += [one for one in begun if one not in shown]
+            assert shown == [one["id"] for one in PARTS]
+
+
+async def test_a_page_that_attaches_before_a_commit_gets_no_text_without_its_part(
+    node: Node, responder: Scripted
+) -> None:
+    """The tail of the session is gone in between, with what is not committed."""
+    pieces: list[str | Part] = [THINKING, "Wait. ", CALL, "It is so."]
+    async with talk(node, subprotocols=V2) as first:
+        await first.say({"text": "?"})
+        screen = Screen(first.hello)
+        responder.play(pieces[0])
+        await screen.follow(first, lambda one: bool(one.parts(2)))
+    responder.play(*pieces[1:])
+    await wait_until(responder.script.empty)
+    async with talk(node, first.session_id, subprotocols=V2) as late:
+        screen = Screen(late.hello)
+        while screen.parts(2) != read_parts(*_log(pieces)):
+            screen.take(await late.receive())
+            assert "text" not in [one["id"] for one in screen.parts(2)]
 
 
 def _log(pieces: list[str | Part]) -> tuple[str, str]:
