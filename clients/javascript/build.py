@@ -18,6 +18,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 MODULES = ROOT / "connections" / "static" / "connections"
 ENTRIES = ("client.js", "http.js", "shared.js")
+OWN = tuple(sorted(path.name for path in HERE.glob("*.js")))
+"""Modules that need packages of npm, which no static file does."""
 NOT_PUBLISHED = ("devDependencies",)
 
 _IMPORT = re.compile(r'(?:from |import\()"\./(\w+\.js)"')
@@ -25,7 +27,7 @@ _TAG = re.compile(r"v(\d+)\.(\d+)\.(\d+)-(\d+)-g\w+")
 _TSC = (
     *("--declaration", "--emitDeclarationOnly", "--strict", "--allowJs", "--checkJs"),
     *("--target", "es2022", "--module", "nodenext", "--moduleResolution", "nodenext"),
-    *("--lib", "es2023,dom,dom.iterable", "--types", ""),
+    *("--lib", "es2023,dom,dom.iterable", "--types", "", "--skipLibCheck"),
 )
 
 
@@ -72,14 +74,15 @@ def build(output: Path) -> None:
     lib.mkdir(parents=True)
     for name in find_modules():
         shutil.copy(MODULES / name, lib)
-    shutil.copy(HERE / "react.js", lib)
+    for name in OWN:
+        shutil.copy(HERE / name, lib)
     for name in ("README.md", "LICENSE"):
         shutil.copy(HERE / name, output)
     package = json.loads((HERE / "package.json").read_text())
     package = {key: one for key, one in package.items() if key not in NOT_PUBLISHED}
     package["version"] = read_version()
     (output / "package.json").write_text(json.dumps(package, indent=2) + "\n")
-    sources = [str(lib / name) for name in (*ENTRIES, "react.js")]
+    sources = [str(lib / name) for name in (*ENTRIES, *OWN)]
     subprocess.run([find_compiler(output), *_TSC, *sources], check=True)
 
 

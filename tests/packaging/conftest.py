@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.packaging.environments import run_python
+from tests.packaging.node_packages import NodePackage, make_node_package
 from tests.project import ROOT
 
 
@@ -52,6 +53,12 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Built:
 def client(tmp_path_factory: pytest.TempPathFactory) -> Built:
     """orchestra-websocket-client."""
     return build(ROOT / "clients" / "python", "client", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def package(tmp_path_factory: pytest.TempPathFactory) -> NodePackage:
+    """The npm package, beside the packages that it is tested with."""
+    return make_node_package(tmp_path_factory)
 
 
 @pytest.fixture(params=["library", "client"])

@@ -1,0 +1,187 @@
+// The entries of a session as messages of the AI SDK, and its answers as chunks of a
+// UI message stream. A message of the history is read from the same chunks.
+
+import { readUIMessageStream } from "ai";
+import { AnswerReader } from "./answers.js";
+import { textOf } from "./client.js";
+
+/**
+ * @typedef {{offset?: number, at?: string, kind?: string, author?: string,
+ *   state?: Entry["state"], usage?: Part[]}} Metadata of a message: the fields of its entry, and the usage parts
+ *   of an answer
+ * @typedef {import("ai").UIMessage<Metadata>} Message
+ * @typedef {import("ai").UIMessageChunk} Chunk
+ * @typedef {import("./answers.js").Step} Step
+ * @typedef {import("./client.js").Entry} Entry
+ * @typedef {import("./parts.js").Part} Part
+ */
+
+/** Translates one answer into the chunks of a UI message stream. */
+export class ChunkWriter {
+  #reader = new AnswerReader();
+  /** @type {Entry | null} */ #entry = null;
+  /** The texts that may grow, by id. @type {Map<string, Part>} */ #open = new Map();
+  /** @type {Map<string, Part>} */ #calls = new Map();
+  /** @type {Map<string, Part>} */ #usage = new Map();
+
+  /** Return the chunks for what is new of an answer. @param {Entry} entry @returns {Chunk[]} */
+  write(entry) {
+    const { offset, at, kind, state } = entry;
+    /** @type {Chunk[]} */ const chunks = [];
+    if (this.#entry === null) {
+      const messageMetadata = { offset, at, kind, state };
+      chunks.push({ type: "start", messageId: makeId(offset), messageMetadata });
+      if (!isText(entry)) chunks.push(makeEntryPart(entry));
+    }
+    this.#entry = entry;
+    for (const step of this.#reader.read(entry)) {
+      chunks.push(...this.#endTexts(step.part), ...this.#translate(step));
+    }
+    if (state !== "streaming") chunks.push(...this.#end(entry));
+    return chunks;
+  }
+
+  /** End the texts that cannot grow once a part has changed. @param {Part} [part] */
+  *#endTexts(part) {
+    for (const { id, type, author } of this.#open.values()) {
+      const isOther = part && id !== part.id;
+      const isFollowed = isOther && (author === part.author || (type === "text" && part.type === type));
+      if (part && !isFollowed) continue;
+      this.#open.delete(id);
+      yield /** @type {Chunk} */ ({ type: `${type}-end`, id });
+    }
+  }
+
+  /** @param {Step} step @returns {Iterable<Chunk>} */
+  *#translate({ part, isNew, text }) {
+    const { id, type, url = "" } = part;
+    if (type === "text" || type === "reasoning") {
+      if (!this.#open.has(id)) yield { type: `${type}-start`, id, ...describe(part) };
+      this.#open.set(id, part);
+      if (text) yield { type: `${type}-delta`, id, delta: text };
+    } else if (type === "tool_call") {
+      yield* this.#translateCall(part, isNew, text);
+    } else if (type === "source" && isNew) {
+      yield { type: "source-url", sourceId: id, url, title: part.title, ...describe(part) };
+    } else if (type === "file" && isNew) {
+      const mediaType = part.media_type ?? "application/octet-stream";
+      yield { type: "file", url, mediaType, ...describe(part) };
+    } else if (type === "usage") {
+      this.#usage.set(id, part);
+      const messageMetadata = { usage: [...this.#usage.values()] };
+      yield { type: "message-metadata", messageMetadata };
+    } else if (type === "error") {
+      // The chunk `error` ends a stream, and the answer goes on.
+      yield { type: "data-error", id, data: { message: part.message, author: part.author } };
+    } else if (type === "custom") {
+      yield { type: `data-${part.name}`, id, data: part.data };
+    }
+  }
+
+  /** @param {Part} part @param {boolean} isNew @param {string} text @returns {Iterable<Chunk>} */
+  *#translateCall(part, isNew, text) {
+    const { name, state, result } = part;
+    const toolCallId = `${this.#entry?.offset}-${part.id}`;
+    const call = { toolCallId, toolName: name ?? "tool", providerExecuted: true, ...describe(part) };
+    const before = this.#calls.get(part.id)?.state ?? "streaming";
+    const hasResult = this.#calls.get(part.id)?.result !== result;
+    this.#calls.set(part.id, part);
+    if (isNew) yield { type: "tool-input-start", ...call };
+    if (text && before === "streaming") yield { type: "tool-input-delta", toolCallId, inputTextDelta: text };
+    if (state === "running" && hasResult && before === state) {
+      yield { type: "tool-output-available", toolCallId, output: result, preliminary: true };
+    }
+    if (state === before) return;
+    if (before === "streaming" || state === "running") {
+      yield { type: "tool-input-available", ...call, input: parse(part.arguments) };
+    }
+    if (state === "waiting") yield { type: "tool-approval-request", toolCallId, approvalId: toolCallId };
+    if (state === "done") yield { type: "tool-output-available", toolCallId, output: result ?? null };
+    if (state === "denied") yield { type: "tool-output-denied", toolCallId };
+    if (state === "error") {
+      const errorText = typeof result === "string" ? result : JSON.stringify(result ?? "failed");
+      yield { type: "tool-output-error", toolCallId, errorText };
+    }
+  }
+
+  /** @param {Entry} entry @returns {Iterable<Chunk>} */
+  *#end({ state, data }) {
+    yield* this.#endTexts();
+    yield { type: "message-metadata", messageMetadata: { state } };
+    if (state === "done") yield { type: "finish", finishReason: "stop" };
+    else if (state === "cancelled") yield { type: "abort", reason: state };
+    else yield { type: "error", errorText: data?.error ?? "the answer was interrupted" };
+  }
+}
+
+/** Return an entry that has ended as a message. @param {Entry} entry @returns {Promise<Message>} */
+export async function toMessage(entry) {
+  const { offset, at, kind, author, state } = entry;
+  if (entry.from === "client") {
+    const metadata = { offset, at, kind, author, state };
+    return { id: makeId(offset), role: "user", metadata, parts: fromData(entry) };
+  }
+  const chunks = new ChunkWriter().write(entry).filter(({ type }) => type !== "error");
+  const stream = new ReadableStream({
+    start(controller) {
+      for (const chunk of chunks) controller.enqueue(chunk);
+      controller.close();
+    },
+  });
+  /** @type {any} */ let message;
+  for await (message of readUIMessageStream({ stream }));
+  return message;
+}
+
+/** Return what a session stores of a message. @param {import("ai").UIMessage<any, any, any>} message */
+export function toData({ parts }) {
+  const texts = parts.flatMap((part) => (part.type === "text" ? [part.text] : []));
+  const files = parts.flatMap((part) => {
+    if (part.type !== "file") return [];
+    return [{ url: part.url, name: part.filename, media_type: part.mediaType }];
+  });
+  return files.length > 0 ? { text: texts.join(""), files } : { text: texts.join("") };
+}
+
+/** @param {Entry} entry @returns {Message["parts"]} */
+function fromData(entry) {
+  if (!isText(entry)) return [/** @type {any} */ (makeEntryPart(entry))];
+  const files = Array.isArray(entry.data.files) ? entry.data.files : [];
+  return [
+    ...files.map((/** @type {any} */ { url, name, media_type: mediaType }) => {
+      return /** @type {const} */ ({ type: "file", url, filename: name, mediaType });
+    }),
+    { type: "text", text: textOf(entry) },
+  ];
+}
+
+/** @param {Entry} entry */
+function isText({ data }) {
+  return typeof data?.text === "string";
+}
+
+/** What the application appended, in whatever form. @param {Entry} entry */
+function makeEntryPart({ data }) {
+  return /** @type {const} */ ({ type: "data-entry", data });
+}
+
+/** @param {number} offset */
+function makeId(offset) {
+  return `entry-${offset}`;
+}
+
+/** Return what the AI SDK has no field for. @param {Part} part */
+function describe({ author, type, name }) {
+  const orchestra = { ...(author && { author }), ...(type === "file" && name && { name }) };
+  return Object.keys(orchestra).length > 0 ? { providerMetadata: { orchestra } } : {};
+}
+
+/** Return the arguments of a tool call, which a model may write wrongly. @param {string} [text] */
+function parse(text) {
+  if (!text) return {};
+  try {
+    return JSON.parse(text);
+  } catch {
+    return text;
+  }
+}

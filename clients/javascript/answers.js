@@ -1,0 +1,184 @@
+// The answers of a session, read step by step as they grow. The adapters to other
+// protocols translate the steps; this module knows none of them.
+
+import { RequestError, textOf } from "./client.js";
+
+/**
+ * @typedef {import("./client.js").SessionClient} SessionClient
+ * @typedef {import("./client.js").Entry} Entry
+ * @typedef {import("./parts.js").Part} Part
+ * @typedef {{part: Part, isNew: boolean, text: string}} Step a part that began or
+ *   changed; `text` is what is new of its text, or of the arguments of a tool call
+ * @typedef {{next: (entry: Entry) => void, fail: (error: Error) => void}} Follower
+ */
+
+const FIRST_TEXT = { id: "text", type: "text" };
+
+/** Tells what is new of one answer since it was read last. */
+export class AnswerReader {
+  #text = "";
+  /** Code points of the text, which `at_char` counts. */ #points = 0;
+  /** @type {Map<string, Part>} */ #parts = new Map();
+
+  /**
+   * Return what is new, in the order of the parts; nothing while another producer
+   * writes again what was read. Throws RequestError `replaced` if it writes other text.
+   * @param {Entry} entry @returns {Step[]}
+   */
+  read(entry) {
+    const text = textOf(entry);
+    const parts = entry.parts ?? [];
+    let rest = getGrowth(this.#text, text);
+    if (rest === null) return [];
+    this.#text = text;
+    /** @type {Step[]} */ const steps = [];
+    const starts = parts.filter(({ type }) => type === "text").map((part) => part.at_char);
+    const readText = (/** @type {Part} */ { at_char: _, ...part }) => {
+      const end = starts.shift() ?? Infinity;
+      let length = 0;
+      for (const point of rest ?? "") {
+        if (this.#points >= end) break;
+        this.#points += 1;
+        length += point.length;
+      }
+      const isNew = !this.#parts.has(part.id);
+      if (length === 0 && (!isNew || part.id === FIRST_TEXT.id)) return;
+      this.#parts.set(part.id, part);
+      steps.push({ part, isNew, text: (rest ?? "").slice(0, length) });
+      rest = (rest ?? "").slice(length);
+    };
+    readText(FIRST_TEXT);
+    for (const part of parts) {
+      if (part.type === "text") readText(part);
+      else this.#readPart(part, steps);
+    }
+    return steps;
+  }
+
+  /** @param {Part} part @param {Step[]} steps */
+  #readPart(part, steps) {
+    const held = this.#parts.get(part.id);
+    if (held && isSame(held, part)) return;
+    const name = part.type === "tool_call" ? "arguments" : "text";
+    const text = getGrowth(held?.[name] ?? "", part[name] ?? "");
+    if (text === null) return;
+    this.#parts.set(part.id, part);
+    steps.push({ part, isNew: held === undefined, text });
+  }
+}
+
+/** @param {Part} held @param {Part} part of one reading or another */
+function isSame(held, part) {
+  if (held === part) return true;
+  const { stringify } = JSON;
+  const isEqual = (/** @type {string} */ name) =>
+    held[name] === part[name] ||
+    (typeof part[name] === "object" && stringify(held[name]) === stringify(part[name]));
+  return Object.keys(part).every(isEqual);
+}
+
+/** @param {string} before @param {string} after @returns {string | null} */
+function getGrowth(before, after) {
+  if (after.startsWith(before)) return after.slice(before.length);
+  if (before.startsWith(after)) return null;
+  throw new RequestError("replaced", "the answer was written anew: load the session again");
+}
+
+/** Return whether an entry is an answer, or a message of the server. @param {Entry} entry */
+export function isAnswer({ from, kind }) {
+  return from === "server" && kind === "message";
+}
+
+/**
+ * Follow the first entry that fits, now or later, from what it is to its end.
+ *
+ * `next` gets the entry each time that it has grown; `fail` the reason why no more can
+ * follow. The returned function leaves it.
+ * @param {SessionClient} client @param {(entry: Entry) => boolean} fits
+ * @param {Follower} follower @returns {() => void}
+ */
+export function follow(client, fits, { next, fail }) {
+  const leaving = new AbortController();
+  const { signal } = leaving;
+  /** @type {number | null} */ let offset = null;
+  const stop = (/** @type {Error} */ error) => {
+    leaving.abort();
+    fail(error);
+  };
+  const take = (/** @type {Entry} */ entry) => {
+    if (signal.aborted) return;
+    if (offset === null ? !fits(entry) : entry.offset !== offset) return;
+    offset = entry.offset;
+    if (entry.state !== "streaming") leaving.abort();
+    try {
+      next(entry);
+    } catch (error) {
+      stop(/** @type {Error} */ (error));
+    }
+  };
+  for (const type of /** @type {const} */ (["entry", "delta", "ended"])) {
+    client.addEventListener(type, ({ detail }) => take(detail.entry), { signal });
+  }
+  client.addEventListener("reset", () => stop(makeReset()), { signal });
+  whenClosed(client, stop, signal);
+  const known = client.entries.find(fits);
+  if (known) take(known);
+  return () => leaving.abort();
+}
+
+/**
+ * Stop an answer, which may not have arrived yet.
+ * @param {SessionClient} client @param {(entry: Entry) => boolean} fits
+ */
+export function stopAnswer(client, fits) {
+  let isStopped = false;
+  follow(client, fits, {
+    next: ({ offset, state }) => {
+      if (state === "streaming" && !isStopped) client.cancel(offset);
+      isStopped = true;
+    },
+    // Nothing is left to stop.
+    fail: () => {},
+  });
+}
+
+/**
+ * Connect if need be, and wait until all entries of the session have arrived.
+ * @param {SessionClient} client @returns {Promise<void>}
+ */
+export async function catchUp(client) {
+  if (client.state === "idle") client.connect();
+  const isThere = () =>
+    client.state === "open" && (client.entries.at(-1)?.offset ?? 0) >= (client.hello?.offset ?? 0);
+  const leaving = new AbortController();
+  const { signal } = leaving;
+  try {
+    await new Promise((resolve, reject) => {
+      const check = () => isThere() && resolve(null);
+      client.addEventListener("hello", check, { signal });
+      client.addEventListener("entry", check, { signal });
+      whenClosed(client, reject, signal);
+      check();
+    });
+  } finally {
+    leaving.abort();
+  }
+}
+
+/**
+ * @param {SessionClient} client @param {(error: Error) => void} report
+ * @param {AbortSignal} signal
+ */
+function whenClosed(client, report, signal) {
+  const check = () => {
+    if (client.state !== "closed") return;
+    const reason = client.ending?.reason;
+    report(new RequestError("closed", `the connection has ended: ${reason}`));
+  };
+  client.addEventListener("state", check, { signal });
+  check();
+}
+
+function makeReset() {
+  return new RequestError("reset", "the log of the session was replaced: load it again");
+}

@@ -1,0 +1,323 @@
+// Test SessionTransport with the real AI SDK and React against a live server, whose
+// responder is tests.packaging.responder.Everything.
+
+import assert from "node:assert/strict";
+import { afterEach, beforeEach, test } from "node:test";
+
+import { closeClients, makeClient, until, window } from "./chats.mjs";
+
+const { StrictMode, act, createElement, useEffect } = await import("react");
+const { createRoot } = await import("react-dom/client");
+const { useChat } = await import("@ai-sdk/react");
+const { SessionTransport } = await import("orchestra-websocket-client/ai-sdk");
+const { Bench, entry, settle } = await import(process.env.FAKES);
+
+const by = (author) => ({ orchestra: { author } });
+const PARTS = [
+  { type: "text", text: "Wait. ", state: "done" },
+  { type: "reasoning", id: "r", text: "I look it up.", providerMetadata: by("researcher"), state: "done" },
+  {
+    type: "tool-search",
+    toolCallId: "2-c",
+    state: "output-available",
+    input: { q: "tides" },
+    output: ["the moon"],
+    providerExecuted: true,
+    callProviderMetadata: by("researcher"),
+  },
+  {
+    type: "tool-weigh",
+    toolCallId: "2-d",
+    state: "output-error",
+    input: {},
+    errorText: "no scales",
+    providerExecuted: true,
+  },
+  { type: "text", text: "The moon 🌊 does.", providerMetadata: by("writer"), state: "done" },
+  { type: "source-url", sourceId: "s", url: "https://example.org/tides", title: "Tides" },
+  {
+    type: "file",
+    url: "https://example.org/moon.png",
+    mediaType: "image/png",
+    providerMetadata: { orchestra: { name: "moon.png" } },
+  },
+  { type: "data-error", id: "e", data: { message: "no second source", author: "critic" } },
+  { type: "data-mood", id: "k", data: { calm: true } },
+];
+const USAGE = { id: "u", type: "usage", author: "writer", input_tokens: 7, output_tokens: 9, model: "m" };
+const SLOWLY = { body: { pause_seconds: 0.1 } };
+
+/** Leave out what is undefined, as JSON does. */
+const plain = (value) => JSON.parse(JSON.stringify(value));
+
+/** A page with a chat; `chat` is what useChat() returned last. */
+class Page {
+  chat = null;
+
+  constructor(client) {
+    this.client = client;
+    this.transport = new SessionTransport(client);
+    const element = window.document.createElement("div");
+    this.root = createRoot(element);
+  }
+
+  /** Show the session, as a page that is loaded. */
+  async show() {
+    const { transport } = this;
+    const messages = await transport.messages();
+    const Chat = () => {
+      const chat = useChat({ transport, messages, resume: true });
+      const { setMessages } = chat;
+      useEffect(() => transport.follow(setMessages), [setMessages]);
+      this.chat = chat;
+    };
+    await act(async () => this.root.render(createElement(StrictMode, null, createElement(Chat))));
+    return this;
+  }
+
+  send(text, options) {
+    return act(async () => void this.chat.sendMessage({ text }, options));
+  }
+
+  get answer() {
+    return this.chat.messages.at(-1);
+  }
+
+  get isReady() {
+    return this.chat.status === "ready";
+  }
+
+  /** Tell whether an answer has begun to show something. */
+  get isAmid() {
+    return this.answer?.role === "assistant" && this.answer.parts.length > 1;
+  }
+
+  checkAnswer(state = "done") {
+    assert.equal(this.answer.metadata.state, state);
+    assert.deepEqual(plain(this.answer.parts), PARTS);
+    assert.deepEqual(this.answer.metadata.usage, [USAGE]);
+  }
+}
+
+let pages;
+async function load(session) {
+  const page = await new Page(makeClient(session)).show();
+  pages.push(page);
+  return page;
+}
+
+beforeEach(() => {
+  pages = [];
+});
+
+afterEach(async () => {
+  for (const { root } of pages) await act(async () => root.unmount());
+  closeClients();
+});
+
+test("a chat shows an answer of all parts, and its history is the same", async () => {
+  const page = await load();
+  assert.deepEqual(page.chat.messages, []);
+  await page.send("why are there tides?");
+  await until(() => page.isReady);
+  assert.deepEqual(page.chat.messages.map(({ role }) => role), ["user", "assistant"]);
+  page.checkAnswer();
+  const [question, answer] = await new SessionTransport(page.client).messages();
+  assert.deepEqual(question.parts, [{ type: "text", text: "why are there tides?" }]);
+  assert.deepEqual(plain(answer), plain(page.answer));
+});
+
+test("an answer goes on over lost connections, each part once", async () => {
+  const page = await load();
+  await page.send("?", SLOWLY);
+  for (const length of [1, 2, 4, 6]) {
+    await until(() => page.answer.role === "assistant" && page.answer.parts.length >= length);
+    page.client.drop();
+  }
+  await until(() => page.isReady);
+  page.checkAnswer();
+});
+
+test("a page that is loaded amid an answer resumes it", async () => {
+  const first = await load();
+  await first.send("?", SLOWLY);
+  await until(() => first.isAmid);
+  first.client.close();
+  const second = await load(first.client.session);
+  await until(() => second.isAmid);
+  assert.equal(second.chat.status, "streaming");
+  await until(() => second.isReady);
+  assert.equal(second.chat.messages.length, 2);
+  second.checkAnswer();
+});
+
+test("a second tab shows what the first asks, and a stop stops it for both", async () => {
+  const first = await load();
+  await first.send("?");
+  await until(() => first.isReady);
+  const second = await load(first.client.session);
+  assert.deepEqual(second.chat.messages.length, 2);
+  await first.send("and why?", SLOWLY);
+  await until(() => second.chat.messages.length === 4 && second.isAmid);
+  await act(() => first.chat.stop());
+  await until(() => second.answer.metadata.state === "cancelled");
+  assert.deepEqual(second.chat.messages[2].parts, [{ type: "text", text: "and why?" }]);
+  assert.equal(first.chat.status, "ready");
+  assert.equal(first.chat.messages.length, 4);
+  await second.send("once more");
+  await until(() => second.isReady && first.chat.messages.length === 6 && first.answer.metadata.state === "done");
+  assert.equal(second.chat.messages.length, 6);
+  assert.deepEqual(plain(first.answer.parts), plain(second.answer.parts));
+});
+
+test("a stop after a resume stops the answer", async () => {
+  const first = await load();
+  await first.send("?", SLOWLY);
+  await until(() => first.isAmid);
+  const second = await load(first.client.session);
+  await until(() => second.isAmid);
+  await act(() => second.chat.stop());
+  await until(() => first.isReady);
+  assert.equal(first.answer.metadata.state, "cancelled");
+});
+
+test("a failed answer is an error of the chat, and the next one is none", async () => {
+  const page = await load();
+  await page.send("fail");
+  await until(() => page.chat.status === "error");
+  assert.equal(page.chat.error.message, "out of luck");
+  page.checkAnswer("error");
+  await page.send("?");
+  await until(() => page.isReady);
+  assert.equal(page.chat.messages.length, 4);
+  const history = await new SessionTransport(page.client).messages();
+  assert.deepEqual(history.map(({ metadata }) => metadata.state), ["done", "error", "done", "done"]);
+});
+
+test("a message that the session refuses is an error of the chat", async () => {
+  const page = await load();
+  await until(() => page.client.state === "open");
+  await page.send("x".repeat(3_000_000));
+  await until(() => page.chat.status === "error");
+  assert.equal(page.chat.error.code, "message_too_big");
+});
+
+// With a server that the test plays
+
+
+const ANSWER = { from: "server", state: "streaming", data: { text: "" } };
+
+/** Return a transport whose answer has begun, and the chunks of the answer. */
+async function begin(fields = {}) {
+  const bench = new Bench({ page: null });
+  const socket = bench.attach({ offset: 2 });
+  socket.say(entry(1));
+  socket.say(entry(2, { ...ANSWER, ...fields }));
+  const transport = new SessionTransport(bench.client);
+  const stream = await transport.reconnectToStream();
+  return { bench, socket, transport, reader: stream.getReader() };
+}
+
+async function readTypes(reader) {
+  const types = [];
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return types;
+    types.push(value.type);
+  }
+}
+
+test("an answer that was interrupted ends in an error", async () => {
+  const { socket, reader } = await begin();
+  socket.say({ type: "state", offset: 2, state: "interrupted" });
+  assert.deepEqual(await readTypes(reader), ["start", "message-metadata", "error"]);
+});
+
+test("a call waits for approval, runs, or is denied", async () => {
+  const call = (id, state) => ({ id, type: "tool_call", name: "pay", arguments: "{}", state });
+  const { socket, reader } = await begin({ parts: [call("a", "waiting"), call("b", "waiting")], changes: 2 });
+  const parts = [{ id: "a", state: "running" }, { id: "b", state: "denied" }];
+  socket.say({ type: "delta", offset: 2, at_change: 2, parts });
+  socket.say({ type: "state", offset: 2, state: "done" });
+  const begun = ["tool-input-start", "tool-input-delta", "tool-input-available", "tool-approval-request"];
+  const types = await readTypes(reader);
+  assert.deepEqual(types.slice(1, 9), [...begun, ...begun]);
+  assert.deepEqual(types.slice(9), ["tool-input-available", "tool-output-denied", "message-metadata", "finish"]);
+});
+
+test("another producer goes on with what it finds, and may not take back text", async () => {
+  const { socket, reader } = await begin({ data: { text: "one two" } });
+  socket.say(entry(2, { ...ANSWER, data: { text: "one" } }));
+  socket.say({ type: "delta", offset: 2, at_char: 3, text: " two three" });
+  const texts = [];
+  while (texts.length < 2) {
+    const { value } = await reader.read();
+    if (value.type === "text-delta") texts.push(value.delta);
+  }
+  assert.deepEqual(texts, ["one two", " three"]);
+  socket.say(entry(2, { ...ANSWER, data: { text: "once" } }));
+  await assert.rejects(reader.read(), { code: "replaced" });
+});
+
+test("an answer ends with its log, and with its connection", async () => {
+  const first = await begin();
+  await first.reader.read();
+  first.socket.end(4202);
+  first.bench.clock.advance(60_000);
+  first.bench.attach({ epoch: "e2" });
+  await assert.rejects(first.reader.read(), { code: "reset" });
+  const second = await begin();
+  await second.reader.read();
+  second.socket.end(4003);
+  await assert.rejects(second.reader.read(), { code: "closed" });
+  await assert.rejects(second.transport.messages(), { code: "closed" });
+});
+
+test("what the application appended is kept as it is", async () => {
+  const bench = new Bench({ page: null });
+  const socket = bench.attach({ offset: 2 });
+  socket.say(entry(1, { data: [1] }));
+  socket.say(entry(2, { from: "server", kind: "notice", data: { text: "closed" } }));
+  const [first, second] = await new SessionTransport(bench.client).messages();
+  assert.deepEqual(first.parts, [{ type: "data-entry", data: [1] }]);
+  assert.equal(second.metadata.kind, "notice");
+  assert.deepEqual(plain(second.parts), [{ type: "text", text: "closed", state: "done" }]);
+});
+
+test("a chat that is stopped before the ack has its answer stopped", async () => {
+  const bench = new Bench({ page: null });
+  const socket = bench.attach();
+  const stopping = new AbortController();
+  const messages = [{ id: "m", role: "user", parts: [{ type: "text", text: "hi" }] }];
+  const transport = new SessionTransport(bench.client);
+  const options = { trigger: "submit-message", messages, abortSignal: stopping.signal };
+  const asked = transport.sendMessages(options);
+  const [sent] = socket.sent.filter(({ type }) => type === "message");
+  assert.deepEqual([sent.data, sent.answer], [{ text: "hi" }, true]);
+  stopping.abort();
+  await assert.rejects(asked, { name: "AbortError" });
+  socket.say({ type: "ack", id: sent.id, offset: 1 });
+  await settle();
+  socket.say(entry(1));
+  socket.say(entry(2, ANSWER));
+  const cancels = socket.sent.filter(({ type }) => type === "cancel");
+  assert.deepEqual(cancels.map(({ offset }) => offset), [2]);
+});
+
+test("files of a message are part of it, and no message is edited", async () => {
+  const bench = new Bench({ page: null });
+  const socket = bench.attach();
+  const transport = new SessionTransport(bench.client);
+  const file = { type: "file", url: "https://host/a.png", filename: "a.png", mediaType: "image/png" };
+  const messages = [{ id: "m", role: "user", parts: [file, { type: "text", text: "see" }] }];
+  void transport.sendMessages({ trigger: "submit-message", messages });
+  const [{ id, data }] = socket.sent.filter(({ type }) => type === "message");
+  const files = [{ url: file.url, name: "a.png", media_type: "image/png" }];
+  assert.deepEqual(data, { text: "see", files });
+  socket.say({ type: "ack", id, offset: 1 });
+  socket.say(entry(1, { data }));
+  const [message] = await transport.messages();
+  assert.deepEqual(message.parts, messages[0].parts);
+  const edit = transport.sendMessages({ trigger: "submit-message", messages, messageId: "m" });
+  await assert.rejects(edit, { code: "unsupported" });
+});
