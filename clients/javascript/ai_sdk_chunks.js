@@ -2,7 +2,7 @@
 // UI message stream. A message of the history is read from the same chunks.
 
 import { readUIMessageStream } from "ai";
-import { AnswerReader } from "./answers.js";
+import { AnswerReader, OpenTexts, describeResult, filesOf, makeMessage } from "./answers.js";
 import { textOf } from "./client.js";
 
 /**
@@ -16,11 +16,14 @@ import { textOf } from "./client.js";
  * @typedef {import("./parts.js").Part} Part
  */
 
+/** The media type of a file without one. */
+const UNKNOWN = "application/octet-stream";
+
 /** Translates one answer into the chunks of a UI message stream. */
 export class ChunkWriter {
   #reader = new AnswerReader();
   /** @type {Entry | null} */ #entry = null;
-  /** The texts that may grow, by id. @type {Map<string, Part>} */ #open = new Map();
+  #texts = new OpenTexts();
   /** @type {Map<string, Part>} */ #calls = new Map();
   /** @type {Map<string, Part>} */ #usage = new Map();
 
@@ -41,31 +44,24 @@ export class ChunkWriter {
     return chunks;
   }
 
-  /** End the texts that cannot grow once a part has changed. @param {Part} [part] */
-  *#endTexts(part) {
-    for (const { id, type, author } of this.#open.values()) {
-      const isOther = part && id !== part.id;
-      const isFollowed = isOther && (author === part.author || (type === "text" && part.type === type));
-      if (part && !isFollowed) continue;
-      this.#open.delete(id);
-      yield /** @type {Chunk} */ ({ type: `${type}-end`, id });
-    }
+  /** @param {Part} [next] @returns {Chunk[]} */
+  #endTexts(next) {
+    const ended = this.#texts.close(next);
+    return ended.map(({ id, type }) => /** @type {Chunk} */ ({ type: `${type}-end`, id }));
   }
 
   /** @param {Step} step @returns {Iterable<Chunk>} */
   *#translate({ part, isNew, text }) {
     const { id, type, url = "" } = part;
     if (type === "text" || type === "reasoning") {
-      if (!this.#open.has(id)) yield { type: `${type}-start`, id, ...describe(part) };
-      this.#open.set(id, part);
+      if (this.#texts.open(part)) yield { type: `${type}-start`, id, ...describe(part) };
       if (text) yield { type: `${type}-delta`, id, delta: text };
     } else if (type === "tool_call") {
       yield* this.#translateCall(part, isNew, text);
     } else if (type === "source" && isNew) {
       yield { type: "source-url", sourceId: id, url, title: part.title, ...describe(part) };
     } else if (type === "file" && isNew) {
-      const mediaType = part.media_type ?? "application/octet-stream";
-      yield { type: "file", url, mediaType, ...describe(part) };
+      yield { type: "file", url, mediaType: part.media_type ?? UNKNOWN, ...describe(part) };
     } else if (type === "usage") {
       this.#usage.set(id, part);
       const messageMetadata = { usage: [...this.#usage.values()] };
@@ -99,8 +95,7 @@ export class ChunkWriter {
     if (state === "done") yield { type: "tool-output-available", toolCallId, output: result ?? null };
     if (state === "denied") yield { type: "tool-output-denied", toolCallId };
     if (state === "error") {
-      const errorText = typeof result === "string" ? result : JSON.stringify(result ?? "failed");
-      yield { type: "tool-output-error", toolCallId, errorText };
+      yield { type: "tool-output-error", toolCallId, errorText: describeResult(result) };
     }
   }
 
@@ -140,15 +135,14 @@ export function toData({ parts }) {
     if (part.type !== "file") return [];
     return [{ url: part.url, name: part.filename, media_type: part.mediaType }];
   });
-  return files.length > 0 ? { text: texts.join(""), files } : { text: texts.join("") };
+  return makeMessage(texts.join(""), files);
 }
 
 /** @param {Entry} entry @returns {Message["parts"]} */
 function fromData(entry) {
   if (!isText(entry)) return [/** @type {any} */ (makeEntryPart(entry))];
-  const files = Array.isArray(entry.data.files) ? entry.data.files : [];
   return [
-    ...files.map((/** @type {any} */ { url, name, media_type: mediaType }) => {
+    ...filesOf(entry).map(({ url, name, media_type: mediaType = UNKNOWN }) => {
       return /** @type {const} */ ({ type: "file", url, filename: name, mediaType });
     }),
     { type: "text", text: textOf(entry) },

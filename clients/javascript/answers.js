@@ -9,6 +9,7 @@ import { RequestError, textOf } from "./client.js";
  * @typedef {import("./parts.js").Part} Part
  * @typedef {{part: Part, isNew: boolean, text: string}} Step a part that began or
  *   changed; `text` is what is new of its text, or of the arguments of a tool call
+ * @typedef {{url: string, name?: string, media_type?: string}} File of a message
  * @typedef {{next: (entry: Entry) => void, fail: (error: Error) => void}} Follower
  */
 
@@ -67,7 +68,34 @@ export class AnswerReader {
   }
 }
 
-/** @param {Part} held @param {Part} part of one reading or another */
+/** The texts and reasoning of an answer that may grow, for protocols that tell their ends. */
+export class OpenTexts {
+  /** @type {Map<string, Part>} */ #parts = new Map();
+
+  /** Open a part; return whether it was closed. @param {Part} part */
+  open(part) {
+    const isNew = !this.#parts.has(part.id);
+    this.#parts.set(part.id, part);
+    return isNew;
+  }
+
+  /**
+   * Close and return the parts that end because their author goes on with another part,
+   * or because another text begins; without a part close all.
+   * @param {Part} [next] @returns {Part[]}
+   */
+  close(next) {
+    const ended = [...this.#parts.values()].filter((part) => {
+      if (next === undefined) return true;
+      if (part.id === next.id) return false;
+      return part.author === next.author || (part.type === "text" && next.type === "text");
+    });
+    for (const { id } of ended) this.#parts.delete(id);
+    return ended;
+  }
+}
+
+/** @param {Part} held @param {Part} part */
 function isSame(held, part) {
   if (held === part) return true;
   const { stringify } = JSON;
@@ -181,4 +209,19 @@ function whenClosed(client, report, signal) {
 
 function makeReset() {
   return new RequestError("reset", "the log of the session was replaced: load it again");
+}
+
+/** Return what a session stores of a message. @param {string} text @param {File[]} files */
+export function makeMessage(text, files) {
+  return files.length > 0 ? { text, files } : { text };
+}
+
+/** Return the files of a message. @param {Entry} entry @returns {File[]} */
+export function filesOf({ data }) {
+  return Array.isArray(data?.files) ? data.files : [];
+}
+
+/** Return the text of a result. @param {unknown} result */
+export function describeResult(result) {
+  return typeof result === "string" ? result : JSON.stringify(result ?? null);
 }

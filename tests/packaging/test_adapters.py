@@ -28,3 +28,9 @@ def test_a_chat_of_the_ai_sdk_works_against_a_session(
     package: NodePackage, servers: Servers
 ) -> None:
     run(package, servers, "ai_sdk.test.mjs")
+
+
+def test_an_agent_of_ag_ui_works_against_a_session(
+    package: NodePackage, servers: Servers
+) -> None:
+    run(package, servers, "ag_ui.test.mjs")

@@ -1,0 +1,260 @@
+// Test SessionAgent with the real client of AG-UI against a live server, whose responder
+// is tests.packaging.responder.Everything.
+
+import assert from "node:assert/strict";
+import { afterEach, test } from "node:test";
+
+import { closeClients, makeClient, until } from "./chats.mjs";
+
+const { EventType } = await import("@ag-ui/client");
+const { EventSchema } = await import("@ag-ui/core/schemas");
+const { SessionAgent } = await import("orchestra-websocket-client/ag-ui");
+const { Bench, entry } = await import(process.env.FAKES);
+
+const by = (author) => ({ orchestra: { offset: 2, ...(author && { author }) } });
+const ANSWER = [
+  { id: "2-text", role: "assistant", content: "Wait. ", metadata: by() },
+  { id: "2-r", role: "reasoning", content: "I look it up.", metadata: by("researcher") },
+  {
+    id: "2-c",
+    role: "assistant",
+    toolCalls: [
+      {
+        id: "2-c",
+        type: "function",
+        function: { name: "search", arguments: '{"q":"tides"}' },
+        metadata: by("researcher"),
+      },
+    ],
+  },
+  { id: "2-c-result", role: "tool", toolCallId: "2-c", content: '["the moon"]', metadata: { orchestra: { state: "done" } } },
+  {
+    id: "2-d",
+    role: "assistant",
+    toolCalls: [{ id: "2-d", type: "function", function: { name: "weigh", arguments: "" }, metadata: by() }],
+  },
+  { id: "2-d-result", role: "tool", toolCallId: "2-d", content: "no scales", metadata: { orchestra: { state: "error" } } },
+  { id: "2-text-4", role: "assistant", name: "writer", content: "The moon 🌊 does.", metadata: by("writer") },
+  {
+    id: "2-s",
+    role: "activity",
+    activityType: "source",
+    content: { url: "https://example.org/tides", title: "Tides" },
+    metadata: by(),
+  },
+  {
+    id: "2-f",
+    role: "activity",
+    activityType: "file",
+    content: { url: "https://example.org/moon.png", name: "moon.png", media_type: "image/png" },
+    metadata: by(),
+  },
+  { id: "2-e", role: "activity", activityType: "error", content: { message: "no second source" }, metadata: by("critic") },
+];
+const SLOWLY = { forwardedProps: { pause_seconds: 0.1 } };
+const plain = (value) => JSON.parse(JSON.stringify(value));
+
+/** Return an agent of a client, whose events are recorded and held to the schemas. */
+function makeAgent(client) {
+  const agent = new SessionAgent(client, { threadId: "thread" });
+  agent.events = [];
+  agent.subscribe({ onEvent: ({ event }) => void agent.events.push(EventSchema.parse(event)) });
+  return agent;
+}
+
+/** Return an agent that shows a session, as a page that is loaded. */
+async function load(session, { isAwaited = true } = {}) {
+  const agent = makeAgent(makeClient(session));
+  const connected = agent.connectAgent();
+  if (isAwaited) await connected;
+  return agent;
+}
+
+let count = 0;
+function ask(agent, content, options) {
+  count += 1;
+  agent.addMessage({ id: `question-${count}`, role: "user", content });
+  return agent.runAgent(options);
+}
+
+const endOf = ({ events }) => events.findLast(({ type }) => /^RUN_(FINISHED|ERROR)$/.test(type));
+const contentsOf = ({ messages }) => messages.map(({ role, content }) => [role, content]);
+const textsOf = (agent) => contentsOf(agent).filter(([role]) => role === "user");
+const isAmid = ({ messages }) => messages.some(({ role }) => role === "reasoning");
+
+afterEach(closeClients);
+
+test("a run streams an answer of all parts, and its history is the same", async () => {
+  const client = makeClient();
+  const agent = makeAgent(client);
+  const { newMessages } = await ask(agent, "why are there tides?");
+  assert.deepEqual(plain(newMessages), ANSWER);
+  assert.deepEqual(endOf(agent).outcome, { type: "success" });
+  assert.deepEqual(plain(endOf(agent).usage), [{ model: "m", inputTokens: 7, outputTokens: 9 }]);
+  const custom = agent.events.find(({ type }) => type === EventType.CUSTOM);
+  assert.deepEqual([custom.name, custom.value], ["mood", { calm: true }]);
+  const other = await load(client.session);
+  const [question, ...answer] = plain(other.messages);
+  assert.deepEqual([question.role, question.content], ["user", "why are there tides?"]);
+  assert.deepEqual(answer, ANSWER);
+});
+
+test("an answer goes on over lost connections, each part once", async () => {
+  const client = makeClient();
+  const agent = makeAgent(client);
+  const running = ask(agent, "?", SLOWLY);
+  for (const length of [2, 3, 5, 8]) {
+    await until(() => agent.messages.length >= length);
+    client.drop();
+  }
+  const { newMessages } = await running;
+  assert.deepEqual(plain(newMessages), ANSWER);
+});
+
+test("a page that is loaded amid an answer shows it to its end", async () => {
+  const client = makeClient();
+  const first = makeAgent(client);
+  void ask(first, "?", SLOWLY);
+  await until(() => isAmid(first));
+  const second = await load(client.session);
+  assert.deepEqual(plain(second.messages.slice(1)), ANSWER);
+  assert.deepEqual(endOf(second).outcome, { type: "success" });
+});
+
+test("a second tab follows the first, whose stop stops the answer for both", async () => {
+  const client = makeClient();
+  const first = makeAgent(client);
+  await ask(first, "?");
+  const second = await load(client.session);
+  const leave = second.follow();
+  const running = ask(first, "and why?", SLOWLY);
+  await until(() => second.messages.filter(({ role }) => role === "reasoning").length === 2);
+  first.abortRun();
+  await running;
+  assert.deepEqual(endOf(first).outcome, { type: "cancelled" });
+  await until(() => !second.isRunning);
+  assert.deepEqual(endOf(second).outcome, { type: "cancelled" });
+  assert.deepEqual(contentsOf(second), contentsOf(first));
+  leave();
+  await ask(first, "unseen");
+  assert.deepEqual(textsOf(second).map(([, text]) => text), ["?", "and why?"]);
+});
+
+test("a run that begins amid the answer of another tab leaves nothing out", async () => {
+  const client = makeClient();
+  const first = makeAgent(client);
+  void ask(first, "?", SLOWLY);
+  await until(() => isAmid(first));
+  const second = await load(client.session, { isAwaited: false });
+  second.follow();
+  await until(() => isAmid(second));
+  await ask(second, "mine");
+  assert.deepEqual(endOf(second).outcome, { type: "success" });
+  await until(() => second.messages.length === 2 + 2 * ANSWER.length && !second.isRunning);
+  const answer = second.messages.filter(({ id }) => id.startsWith("2-"));
+  assert.deepEqual(plain(answer), ANSWER);
+});
+
+test("a failed answer is an error of its run, and none of the history", async () => {
+  const client = makeClient();
+  const agent = makeAgent(client);
+  await ask(agent, "fail");
+  const { type, message, code } = endOf(agent);
+  assert.deepEqual([type, message, code], ["RUN_ERROR", "out of luck", "error"]);
+  await ask(agent, "?");
+  assert.equal(endOf(agent).type, "RUN_FINISHED");
+  const other = await load(client.session);
+  assert.deepEqual(textsOf(other).map(([, text]) => text), ["fail", "?"]);
+  const results = other.events.flatMap(({ result }) => result ?? []);
+  assert.deepEqual(results, [{ state: "error", message: "out of luck" }]);
+});
+
+test("a message that the session refuses is an error of its run", async () => {
+  const client = makeClient();
+  const agent = await load("new");
+  await ask(agent, "x".repeat(3_000_000));
+  assert.deepEqual([endOf(agent).type, endOf(agent).code], ["RUN_ERROR", "message_too_big"]);
+  agent.addMessage({ id: "a", role: "assistant", content: "not a message of the user" });
+  await agent.runAgent();
+  assert.equal(endOf(agent).code, "unsupported");
+});
+
+test("a clone is an agent of the same session", async () => {
+  const client = makeClient();
+  const agent = makeAgent(client);
+  await ask(agent, "?");
+  const clone = agent.clone();
+  await clone.connectAgent();
+  assert.deepEqual(plain(clone.messages), plain(agent.messages));
+  await ask(clone, "once more");
+  assert.equal(agent.messages.length, 1 + ANSWER.length);
+  await agent.connectAgent();
+  assert.deepEqual(contentsOf(agent), contentsOf(clone));
+});
+
+// With a server that the test plays
+
+const OPEN = { from: "server", state: "streaming", data: { text: "" } };
+
+/** Return an agent that shows an answer that has begun. */
+function begin(fields = {}) {
+  const bench = new Bench({ page: null });
+  const socket = bench.attach({ offset: 1 });
+  socket.say(entry(1, { ...OPEN, ...fields }));
+  const agent = makeAgent(bench.client);
+  return { bench, socket, agent, connected: agent.connectAgent() };
+}
+
+test("an answer that was interrupted is an error, and ends what is open", async () => {
+  const call = { id: "c", type: "tool_call", name: "pay", arguments: "{", state: "streaming" };
+  const { socket, agent, connected } = begin({ data: { text: "Well" }, parts: [call], changes: 1 });
+  await until(() => agent.messages.length === 2);
+  socket.say({ type: "state", offset: 1, state: "interrupted" });
+  await connected;
+  const last = agent.events.slice(-2);
+  assert.deepEqual(last.map(({ type }) => type), ["TOOL_CALL_END", "RUN_ERROR"]);
+  assert.equal(last[1].code, "interrupted");
+});
+
+test("a run ends with the log of its session, and with its connection", async () => {
+  for (const [code, hello, reason] of [[4202, { epoch: "e2" }, "reset"], [4003, null, "closed"]]) {
+    const { bench, socket, agent, connected } = begin();
+    await until(() => agent.events.length > 0);
+    socket.end(code);
+    if (hello) {
+      bench.clock.advance(60_000);
+      bench.attach(hello);
+    }
+    await connected;
+    assert.equal(endOf(agent).code, reason);
+  }
+});
+
+test("what the application appended is an activity, and files are part of a message", async () => {
+  const bench = new Bench({ page: null });
+  const socket = bench.attach({ offset: 2 });
+  const files = [{ url: "https://host/a.png", name: "a.png", media_type: "image/png" }];
+  socket.say(entry(1, { data: { text: "see", files } }));
+  socket.say(entry(2, { from: "server", kind: "notice", data: [1] }));
+  const agent = makeAgent(bench.client);
+  await agent.connectAgent();
+  const source = { type: "url", value: files[0].url, mimeType: "image/png" };
+  const content = [{ type: "text", text: "see" }, { type: "image", source, metadata: { name: "a.png" } }];
+  assert.deepEqual(agent.messages[0].content, content);
+  const { role, activityType, content: appended } = agent.messages[1];
+  assert.deepEqual([role, activityType, appended], ["activity", "entry", { kind: "notice", data: [1] }]);
+  agent.setMessages([]);
+  agent.addMessages([
+    { id: "m", role: "user", content: "first" },
+    { id: "n", role: "user", content },
+  ]);
+  void agent.runAgent();
+  const sent = () => socket.sent.filter(({ type }) => type === "message");
+  await until(() => sent().length === 1);
+  socket.say({ type: "ack", id: sent()[0].id, offset: 3 });
+  await until(() => sent().length === 2);
+  assert.deepEqual(sent().map(({ data, answer }) => [data, answer]), [
+    [{ text: "first" }, false],
+    [{ text: "see", files }, true],
+  ]);
+});
