@@ -8,7 +8,7 @@
 import { AbstractAgent } from "@ag-ui/client";
 import { Observable } from "rxjs";
 import { EventWriter, readContent, toMessage } from "./ag_ui_events.js";
-import { catchUp, follow, isAnswer, makeMessage, stopAnswer } from "./answers.js";
+import { arrange, catchUp, findAnswer, follow, isFirstAnswer, makeMessage, stopAnswer } from "./answers.js";
 import { RequestError } from "./client.js";
 
 /**
@@ -30,7 +30,8 @@ import { RequestError } from "./client.js";
 export class SessionAgent extends AbstractAgent {
   #client;
   /** The offsets of what the agent shows. @type {Set<number>} */ #shown = new Set();
-  /** The messages that the session has. @type {Set<string>} */ #sent = new Set();
+  /** The offsets of the messages that the session has. @type {Map<string, number>} */
+  #sent = new Map();
   /** The answers that a run has left. @type {Map<number, EventWriter>} */ #writers = new Map();
   /** Stops the answer of the run. */ #stop = () => {};
 
@@ -51,9 +52,7 @@ export class SessionAgent extends AbstractAgent {
         if (fits) stopAnswer(this.#client, fits);
       };
       subscriber.next(makeStart(input, input.runId));
-      const { offset } = await this.#send(input);
-      this.#shown.add(offset);
-      fits = (entry) => isAnswer(entry) && entry.offset > offset;
+      fits = await this.#ask(input);
       if (isStopped) stopAnswer(this.#client, fits);
       await this.#pour(subscriber, fits, input);
     });
@@ -110,34 +109,47 @@ export class SessionAgent extends AbstractAgent {
   clone() {
     const cloned = Object.assign(new SessionAgent(this.#client), super.clone());
     cloned.#shown = new Set(this.#shown);
-    cloned.#sent = new Set(this.#sent);
+    cloned.#sent = new Map(this.#sent);
     return cloned;
   }
 
   #findNew() {
-    return this.#client.entries.find(({ offset }) => !this.#shown.has(offset));
+    return arrange(this.#client.entries).find(({ offset }) => !this.#shown.has(offset));
   }
 
   /**
-   * Send the user's messages that the session lacks; return the ack of the last one.
-   * @param {Input} input
+   * Send the user's messages that the session lacks, or else ask for the last answer anew.
+   * @param {Input} input @returns {Promise<Fits>} that tells the answer
    */
-  async #send({ messages, forwardedProps }) {
+  async #ask({ messages, forwardedProps }) {
+    const metadata = forwardedProps;
     const from = messages.findLastIndex(({ role }) => role !== "user") + 1;
     const unsent = messages.slice(from).filter(({ id }) => !this.#sent.has(id));
     const last = unsent.pop();
-    if (last === undefined) throw new RequestError("unsupported", "a run begins with a new message of the user");
-    for (const { id, content } of unsent) {
-      const { text, files } = readContent(content);
-      const { offset } = await this.#client.request(makeMessage(text, files), { answer: false });
-      this.#sent.add(id);
-      this.#shown.add(offset);
+    if (last === undefined) {
+      const known = this.#sent.get(messages.at(-1)?.id ?? "");
+      if (known === undefined || from === messages.length) {
+        throw new RequestError("unsupported", "a run begins with a message of the user");
+      }
+      const { offset } = findAnswer(this.#client, known);
+      const ack = await this.#client.regenerate(offset, { metadata });
+      return (entry) => entry.offset === ack.offset;
     }
-    const { text, files } = readContent(last.content);
-    const options = { answer: true, metadata: forwardedProps };
-    const ack = await this.#client.request(makeMessage(text, files), options);
-    this.#sent.add(last.id);
-    return ack;
+    for (const message of unsent) await this.#send(message, { answer: false });
+    const sent = await this.#send(last, { answer: true, metadata });
+    return (entry) => isFirstAnswer(entry) && entry.offset > sent;
+  }
+
+  /**
+   * @param {Input["messages"][number]} message
+   * @param {import("./outbox.js").MessageOptions} options
+   */
+  async #send({ id, content }, options) {
+    const { text, files } = readContent(content);
+    const { offset } = await this.#client.request(makeMessage(text, files), options);
+    this.#sent.set(id, offset);
+    this.#shown.add(offset);
+    return offset;
   }
 
   /**
@@ -154,7 +166,7 @@ export class SessionAgent extends AbstractAgent {
     }
     this.#shown.add(offset);
     const message = toMessage(entry);
-    this.#sent.add(message.id);
+    this.#sent.set(message.id, offset);
     subscriber.next(makeStart(run, run.runId, { ...input, ...run, messages: [message] }));
     subscriber.next(/** @type {any} */ ({ type: "RUN_FINISHED", ...run }));
   }

@@ -4,8 +4,8 @@
 //   const chat = useChat({ transport, messages: await transport.messages(), resume: true });
 
 import { readUIMessageStream } from "ai";
-import { ChunkWriter, toData, toMessage } from "./ai_sdk_chunks.js";
-import { catchUp, follow, isAnswer, stopAnswer } from "./answers.js";
+import { ChunkWriter, makeId, toData, toMessage } from "./ai_sdk_chunks.js";
+import { arrange, catchUp, findAnswer, follow, isFirstAnswer, stopAnswer } from "./answers.js";
 import { RequestError } from "./client.js";
 
 /**
@@ -30,6 +30,8 @@ export class SessionTransport {
   #client;
   /** The offsets of what the chat shows already. @type {Set<number>} */ #shown = new Set();
   /** The messages without an ack. @type {Set<Promise<unknown>>} */ #asked = new Set();
+  /** The offsets of the messages that the chat sent, by id. @type {Map<string, number>} */
+  #sent = new Map();
   /** How often a chat resumed. */ #resumptions = 0;
 
   /** @param {SessionClient} client whose session the chat shows */
@@ -44,13 +46,14 @@ export class SessionTransport {
    */
   async messages() {
     await catchUp(this.#client);
-    const ended = this.#client.entries.filter(({ state }) => state !== "streaming");
-    for (const { offset } of ended) this.#shown.add(offset);
+    const { entries } = this.#client;
+    for (const { offset, state } of entries) if (state !== "streaming") this.#shown.add(offset);
+    const ended = arrange(entries).filter(({ state }) => state !== "streaming");
     return Promise.all(ended.map(toMessage));
   }
 
   /**
-   * Send the last message of the chat, and return its answer.
+   * Send the last message of the chat, or ask for an answer anew; return the answer.
    *
    * `body` reaches the responder as the metadata of the message. Rejects with a
    * RequestError.
@@ -59,25 +62,18 @@ export class SessionTransport {
    * @returns {Promise<ReadableStream<Chunk>>}
    */
   async sendMessages({ trigger, messages, messageId, abortSignal, body }) {
+    const metadata = /** @type {any} */ (body);
+    if (trigger === "regenerate-message") {
+      const { offset } = this.#findAnswer(messageId);
+      return this.#ask(this.#client.regenerate(offset, { metadata }), abortSignal);
+    }
     const message = messages.at(-1);
-    if (trigger !== "submit-message" || message?.role !== "user" || messageId !== undefined) {
+    if (message?.role !== "user" || messageId !== undefined) {
       throw new RequestError("unsupported", "the messages of a session stay as they are: send a new one");
     }
     if (this.#client.state === "idle") this.#client.connect();
-    const asking = this.#client
-      .request(toData(message), { answer: true, metadata: /** @type {any} */ (body) })
-      .then((ack) => {
-        this.#shown.add(ack.offset);
-        const fits = (/** @type {Entry} */ entry) => isAnswer(entry) && entry.offset > ack.offset;
-        whenAborted(abortSignal, () => stopAnswer(this.#client, fits));
-        return this.#open(fits);
-      });
-    const settled = asking.then(() => {}, () => {});
-    this.#asked.add(settled);
-    settled.finally(() => this.#asked.delete(settled));
-    // A message in flight may be recorded all the same: its answer is then stopped.
-    const aborted = new Promise((_, reject) => whenAborted(abortSignal, () => reject(makeAbort())));
-    return Promise.race([asking, /** @type {Promise<never>} */ (aborted)]);
+    const asked = this.#client.request(toData(message), { answer: true, metadata });
+    return this.#ask(asked, abortSignal, message.id);
   }
 
   /**
@@ -115,14 +111,14 @@ export class SessionTransport {
       this.#shown.add(offset);
       const entry = this.#client.entries.find((one) => one.offset === offset);
       if (entry === undefined) return;
-      if (entry.state === "streaming") void grow(offset);
-      else put(setMessages, await toMessage(entry));
+      if (entry.state === "streaming") void grow(entry);
+      else put(setMessages, await toMessage(entry), entry.replaces);
     };
-    const grow = async (/** @type {number} */ offset) => {
+    const grow = async (/** @type {Entry} */ { offset, replaces }) => {
       const stream = this.#open((one) => one.offset === offset);
       for await (const message of readUIMessageStream({ stream })) {
         if (signal.aborted) return;
-        put(setMessages, message);
+        put(setMessages, message, replaces);
       }
     };
     const begin = async () => {
@@ -139,6 +135,35 @@ export class SessionTransport {
       // The state of the client tells why it is closed.
     });
     return () => leaving.abort();
+  }
+
+  /** @param {string} [messageId] of a message or an answer; without it the last answer */
+  #findAnswer(messageId) {
+    const last = arrange(this.#client.entries).findLast(({ from }) => from === "server");
+    const known = messageId === undefined ? last?.offset : this.#sent.get(messageId);
+    return findAnswer(this.#client, known ?? Number(messageId?.match(/^entry-(\d+)$/)?.[1]));
+  }
+
+  /**
+   * @param {Promise<{offset: number}>} asked
+   * @param {AbortSignal} [signal]
+   * @param {string} [messageId] of a new message
+   */
+  #ask(asked, signal, messageId) {
+    const opening = asked.then(({ offset }) => {
+      this.#shown.add(offset);
+      if (messageId !== undefined) this.#sent.set(messageId, offset);
+      const fits = (/** @type {Entry} */ entry) =>
+        messageId === undefined ? entry.offset === offset : isFirstAnswer(entry) && entry.offset > offset;
+      whenAborted(signal, () => stopAnswer(this.#client, fits));
+      return this.#open(fits);
+    });
+    const settled = opening.then(() => {}, () => {});
+    this.#asked.add(settled);
+    settled.finally(() => this.#asked.delete(settled));
+    // A message in flight may be recorded all the same: its answer is then stopped.
+    const aborted = new Promise((_, reject) => whenAborted(signal, () => reject(makeAbort())));
+    return Promise.race([opening, /** @type {Promise<never>} */ (aborted)]);
   }
 
   /** @param {(entry: Entry) => boolean} fits @returns {ReadableStream<Chunk>} */
@@ -171,10 +196,11 @@ function makeAbort() {
   return new DOMException("The chat was stopped", "AbortError");
 }
 
-/** @param {SetMessages} setMessages @param {AnyMessage} message */
-function put(setMessages, message) {
+/** @param {SetMessages} setMessages @param {AnyMessage} message @param {number} [replaces] */
+function put(setMessages, message, replaces = 0) {
   setMessages((messages) => {
-    const isNew = !messages.some(({ id }) => id === message.id);
-    return isNew ? [...messages, message] : messages.map((one) => (one.id === message.id ? message : one));
+    const isIts = (/** @type {AnyMessage} */ { id }) => id === message.id || id === makeId(replaces);
+    const isNew = !messages.some(isIts);
+    return isNew ? [...messages, message] : messages.map((one) => (isIts(one) ? message : one));
   });
 }

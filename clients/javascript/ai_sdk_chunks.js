@@ -91,7 +91,7 @@ export class ChunkWriter {
     if (before === "streaming" || state === "running") {
       yield { type: "tool-input-available", ...call, input: parse(part.arguments) };
     }
-    if (state === "waiting") yield { type: "tool-approval-request", toolCallId, approvalId: toolCallId };
+    if (state === "awaiting_approval") yield { type: "tool-approval-request", toolCallId, approvalId: toolCallId };
     if (state === "done") yield { type: "tool-output-available", toolCallId, output: result ?? null };
     if (state === "denied") yield { type: "tool-output-denied", toolCallId };
     if (state === "error") {
@@ -159,8 +159,8 @@ function makeEntryPart({ data }) {
   return /** @type {const} */ ({ type: "data-entry", data });
 }
 
-/** @param {number} offset */
-function makeId(offset) {
+/** Return the id of the message of an entry. @param {number} offset */
+export function makeId(offset) {
   return `entry-${offset}`;
 }
 

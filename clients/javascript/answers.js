@@ -112,9 +112,40 @@ function getGrowth(before, after) {
   throw new RequestError("replaced", "the answer was written anew: load the session again");
 }
 
-/** Return whether an entry is an answer, or a message of the server. @param {Entry} entry */
-export function isAnswer({ from, kind }) {
-  return from === "server" && kind === "message";
+/** Return whether an entry answers a message for the first time. @param {Entry} entry */
+export function isFirstAnswer({ from, kind, replaces }) {
+  return from === "server" && kind === "message" && replaces === undefined;
+}
+
+/**
+ * Return the entries as a client shows them: the newest answer in the place of those
+ * that it replaces.
+ * @param {readonly Entry[]} entries @returns {Entry[]}
+ */
+export function arrange(entries) {
+  /** @type {Map<number, number>} */ const places = new Map();
+  /** @type {Map<number, Entry>} */ const shown = new Map();
+  for (const entry of entries) {
+    const place = places.get(entry.replaces ?? entry.offset) ?? entry.offset;
+    places.set(entry.offset, place);
+    shown.set(place, entry);
+  }
+  return [...shown.values()];
+}
+
+/**
+ * Return the newest answer to a message, of which an offset is known: its own, or that of
+ * one of its answers.
+ * @param {SessionClient} client @param {number} offset @returns {Entry}
+ */
+export function findAnswer(client, offset) {
+  const all = client.entries;
+  const first = all.find((entry) => isFirstAnswer(entry) && entry.offset > offset);
+  const isMessage = all.find((entry) => entry.offset === offset)?.from === "client";
+  let found = isMessage ? first : all.find((entry) => entry.offset === offset);
+  for (const entry of all) if (found && entry.replaces === found.offset) found = entry;
+  if (found === undefined) throw new RequestError("not_found", "the session has no such answer");
+  return found;
 }
 
 /**

@@ -169,6 +169,18 @@ test("a failed answer is an error of its run, and none of the history", async ()
   assert.deepEqual(results, [{ state: "error", message: "out of luck" }]);
 });
 
+test("a run without a new message answers the last one anew", async () => {
+  const client = makeClient();
+  const agent = makeAgent(client);
+  await ask(agent, "?");
+  agent.setMessages(agent.messages.slice(0, 1));
+  const { newMessages } = await agent.runAgent();
+  const answer = JSON.parse(JSON.stringify(ANSWER).replaceAll('"2-', '"3-').replaceAll('"offset":2', '"offset":3'));
+  assert.deepEqual(plain(newMessages), answer);
+  const other = await load(client.session);
+  assert.deepEqual(plain(other.messages.slice(1)), answer);
+});
+
 test("a message that the session refuses is an error of its run", async () => {
   const client = makeClient();
   const agent = await load("new");

@@ -194,6 +194,26 @@ test("a failed answer is an error of the chat, and the next one is none", async 
   assert.deepEqual(history.map(({ metadata }) => metadata.state), ["done", "error", "done", "done"]);
 });
 
+test("an answer that is regenerated stands in its place, in a second tab too", async () => {
+  const first = await load();
+  await first.send("?");
+  await until(() => first.isReady);
+  const second = await load(first.client.session);
+  for (const [id, messageId] of [["entry-3", undefined], ["entry-4", "entry-3"]]) {
+    await act(async () => void first.chat.regenerate({ messageId }));
+    await until(() => first.isReady && first.answer.id === id);
+    await until(() => second.answer.id === id && second.answer.metadata.state === "done");
+    const history = await new SessionTransport(first.client).messages();
+    for (const messages of [first.chat.messages, second.chat.messages, history]) {
+      assert.equal(messages.length, 2);
+      const parts = JSON.parse(JSON.stringify(PARTS).replaceAll('"2-', `"${id.slice(-1)}-`));
+      assert.deepEqual(plain(messages[1].parts), parts);
+    }
+  }
+  await act(async () => void first.chat.regenerate({ messageId: first.chat.messages[0].id }));
+  await until(() => first.isReady && first.answer.id === "entry-5");
+});
+
 test("a message that the session refuses is an error of the chat", async () => {
   const page = await load();
   await until(() => page.client.state === "open");
@@ -235,7 +255,7 @@ test("an answer that was interrupted ends in an error", async () => {
 
 test("a call waits for approval, runs, or is denied", async () => {
   const call = (id, state) => ({ id, type: "tool_call", name: "pay", arguments: "{}", state });
-  const { socket, reader } = await begin({ parts: [call("a", "waiting"), call("b", "waiting")], changes: 2 });
+  const { socket, reader } = await begin({ parts: [call("a", "awaiting_approval"), call("b", "awaiting_approval")], changes: 2 });
   const parts = [{ id: "a", state: "running" }, { id: "b", state: "denied" }];
   socket.say({ type: "delta", offset: 2, at_change: 2, parts });
   socket.say({ type: "state", offset: 2, state: "done" });

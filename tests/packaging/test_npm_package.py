@@ -19,10 +19,11 @@ BUDGETS = {
     "client": 8_000,
     "http": 3_000,
     "react": 1_500,
+    "shared": 9_500,
     "ai_sdk": 4_000,
     "ag_ui": 4_000,
 }
-"""Bytes of each entry, minified and compressed."""
+"""Bytes of each entry, minified and compressed; `shared` has the client in it."""
 ADDED = ("react", "ai_sdk", "ag_ui")
 """Entries that are measured without the client that they need."""
 
