@@ -158,6 +158,9 @@ def make_view(*, takes_names: bool = False, **methods: Serve) -> View:
         )
         response = await serve(call)
         patch_vary_headers(response, ("Authorization", "Cookie"))
+        if node.is_draining:
+            # A client whose handshake this node refused must not take it for a proxy.
+            response["Retry-After"] = "1"
         return response
 
     return view

@@ -36,9 +36,11 @@ _TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 
 @contextlib.contextmanager
-def run_plain_proxy(folder: Path, upstream: int, extra: str = "") -> Iterator[int]:
+def run_plain_proxy(
+    folder: Path, upstream: int, extra: str = "", *, port: int | None = None
+) -> Iterator[int]:
     """Run a proxy before a server, with other directives; yield its port."""
-    port, program = free_port(), find_program("nginx", "/usr/sbin")
+    port, program = port or free_port(), find_program("nginx", "/usr/sbin")
     paths = "".join(f"{kind}_temp_path {folder}/{kind};" for kind in _TEMPORARY)
     configuration = folder / "nginx.conf"
     configuration.write_text(

@@ -5,7 +5,10 @@
 //   const { items, next_cursor } = await sessions.list({ limit: 20 });
 //   await sessions.rename(items[0].id, "Plans");
 
+import { readCookie } from "./fallback.js";
 import { RequestError } from "./outbox.js";
+
+export { withFallback } from "./fallback.js";
 
 /**
  * @typedef {import("./transcript.js").Entry} Entry
@@ -197,10 +200,4 @@ async function read(response) {
 /** @param {string} id */
 function makePath(id) {
   return `${encodeURIComponent(id)}/`;
-}
-
-/** Return the CSRF token in Django's cookie; empty without one. */
-function readCookie() {
-  const cookies = globalThis.document?.cookie ?? "";
-  return /(?:^|; )csrftoken=([^;]*)/.exec(cookies)?.[1] ?? "";
 }

@@ -1,0 +1,237 @@
+// Sockets that become plain HTTP where a proxy breaks WebSockets: server-sent events
+// to receive, and requests to send.
+//
+//   const WebSocket = withFallback("/api/sessions/");
+//   const client = new SessionClient("/ws/sessions/", { WebSocket });
+
+/**
+ * @typedef {{csrfToken?: string, fetch?: typeof fetch, WebSocket?: any,
+ *   random?: () => number, returnMs?: number}} FallbackOptions
+ */
+
+const MOST_FAILURES = 2;
+/** The least milliseconds until a client tries a socket again, and half of the most. */
+const RETURN_MS = 300_000;
+/** Without a byte for so long, the response counts as dead; comments come each 30 s. */
+const SILENT_MS = 75_000;
+/** The types of messages that need no socket. */
+const POSTED = ["message", "cancel", "regenerate", "approve", "deny"];
+const LOST = 1006;
+const RETURNING = 4202;
+
+/**
+ * Return a class in the place of WebSocket, for the clients of one page.
+ *
+ * It falls back once two handshakes in a row have failed and a GET of the session is
+ * answered with 200, without Retry-After: then the server is there, and what is between
+ * breaks sockets. After five to ten minutes a socket is tried again.
+ * @param {string | URL} url of all sessions over HTTP @param {FallbackOptions} [options]
+ * @returns {any}
+ */
+export function withFallback(url, options = {}) {
+  const root = new URL(url, globalThis.location?.href);
+  root.pathname = root.pathname.replace(/\/*$/, "/");
+  const shared = { ...options, root, failures: 0, until: 0 };
+  return class FallbackSocket extends PlainSocket {
+    /** @param {string} address @param {string[]} protocols */
+    constructor(address, protocols) {
+      super(shared, address, protocols);
+    }
+  };
+}
+
+/** The part of a WebSocket that the clients use. */
+class PlainSocket {
+  readyState = 0;
+  /** @type {any} */ onopen = null;
+  /** @type {any} */ onmessage = null;
+  /** @type {any} */ onclose = null;
+  #shared;
+  #address;
+  #protocols;
+  #token;
+  #session;
+  #ended = new AbortController();
+  #heardAt = 0;
+  /** @type {any} */ #bye = null;
+  /** @type {any} */ #native = null;
+  /** @type {any} */ #timer;
+
+  /** @param {any} shared @param {string} address @param {string[]} protocols */
+  constructor(shared, address, protocols) {
+    this.#shared = shared;
+    this.#address = new URL(address);
+    this.#session = this.#address.pathname.split("/").filter(Boolean).at(-1) ?? "";
+    this.#protocols = protocols;
+    this.#token = protocols.find((one) => one.startsWith("bearer."))?.slice(7);
+    void this.#open();
+  }
+
+  /** @param {string} text */
+  send(text) {
+    if (this.#native) this.#native.send(text);
+    else void this.#post(JSON.parse(text));
+  }
+
+  /** @param {number} [code] */
+  close(code = 1000) {
+    // A handshake without an answer is given up with this code.
+    if (this.#native && this.readyState === 0 && code === 4000) this.#shared.failures += 1;
+    this.#native?.close(code);
+    this.#end(code, "");
+  }
+
+  async #open() {
+    const shared = this.#shared;
+    let isPlain = Date.now() < shared.until;
+    if (!isPlain && shared.failures >= MOST_FAILURES && (await this.#isServed())) {
+      const { random = Math.random, returnMs = RETURN_MS } = shared;
+      isPlain = true;
+      shared.until = Date.now() + returnMs * (1 + random());
+    }
+    if (this.readyState > 1) return;
+    if (isPlain) await this.#follow();
+    else this.#connect();
+  }
+
+  /** Return whether the server answers, and asks for no patience. */
+  async #isServed() {
+    const path = this.#session === "new" ? "?limit=1" : `${this.#session}/`;
+    const response = await this.#ask("GET", path).catch(() => null);
+    return response?.status === 200 && !response.headers.has("Retry-After");
+  }
+
+  #connect() {
+    const WebSocket = this.#shared.WebSocket ?? globalThis.WebSocket;
+    const socket = (this.#native = new WebSocket(this.#address.href, this.#protocols));
+    socket.onopen = () => {
+      this.#shared.failures = 0;
+      this.#begin();
+    };
+    socket.onmessage = (/** @type {any} */ event) => this.onmessage?.(event);
+    socket.onclose = (/** @type {any} */ event) => {
+      if (this.readyState === 0) this.#shared.failures += 1;
+      this.#end(event.code, event.reason);
+    };
+  }
+
+  /** Receive by server-sent events until they end. */
+  async #follow() {
+    const query = new URLSearchParams(this.#address.search);
+    query.set("live", "sse");
+    query.set("protocol", this.#protocols[0]);
+    try {
+      const response = await this.#ask("GET", `${this.#session}/stream/?${query}`);
+      if (!response.ok || !response.body) {
+        const { error } = await response.json();
+        return this.#end(error.close_code ?? LOST, error.code);
+      }
+      this.#begin();
+      this.#timer = setTimeout(
+        () => this.#leave(),
+        Math.max(0, this.#shared.until - Date.now()),
+      );
+      await this.#read(response.body.pipeThrough(new TextDecoderStream()));
+    } catch {
+      // The network, or close().
+    }
+    this.#end(this.#bye?.code ?? LOST, this.#bye?.reason ?? "");
+  }
+
+  /** @param {ReadableStream<string>} stream */
+  async #read(stream) {
+    const reader = stream.getReader();
+    let rest = "";
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      this.#heardAt = Date.now();
+      const blocks = (rest + value).split("\n\n");
+      rest = blocks.pop() ?? "";
+      for (const block of blocks) this.#take(block);
+    }
+  }
+
+  /** @param {string} block */
+  #take(block) {
+    const data = /^data: (.*)$/m.exec(block)?.[1];
+    if (data === undefined) return;
+    if (/^event: bye$/m.test(block)) this.#bye = JSON.parse(data);
+    // A new session has its id now, which the first message needs.
+    if (/^\{"type": ?"hello"/.test(data)) this.#session = JSON.parse(data).session;
+    this.onmessage?.({ data });
+  }
+
+  /** @param {any} message */
+  async #post(message) {
+    const { type, id = null, offset } = message;
+    if (type === "ping") {
+      // The server's comments show that it is there.
+      if (Date.now() - this.#heardAt < SILENT_MS) this.#answer({ type: "pong", t: message.t });
+    } else if (type === "delete") {
+      await this.#ask("DELETE", `${this.#session}/`).catch(() => null);
+    } else if (POSTED.includes(type)) {
+      const response = await this.#ask("POST", `${this.#session}/messages/`, message).catch(
+        () => null,
+      );
+      const content = response?.status === 204 ? null : await response?.json().catch(() => null);
+      if (response?.ok) return content && this.#answer(content);
+      const { code, message: text } = content?.error ?? { code: "unavailable", message: "" };
+      const seconds = Number(response?.headers.get("Retry-After") ?? NaN) || null;
+      const error = { type: "error", code, message: text, id, ref: null };
+      this.#answer({
+        ...error,
+        retry_after_seconds: seconds,
+        ...(type === "cancel" && { offset }),
+      });
+    }
+  }
+
+  /** @param {object} message */
+  #answer(message) {
+    if (this.readyState === 1) this.onmessage?.({ data: JSON.stringify(message) });
+  }
+
+  #leave() {
+    this.#shared.failures = 0;
+    this.#end(RETURNING, "asked_to_reconnect");
+  }
+
+  #begin() {
+    this.#heardAt = Date.now();
+    this.readyState = 1;
+    this.onopen?.({});
+  }
+
+  /** @param {number} code @param {string} reason */
+  #end(code, reason) {
+    if (this.readyState === 3) return;
+    this.readyState = 3;
+    clearTimeout(this.#timer);
+    this.#ended.abort();
+    this.onclose?.({ code, reason });
+  }
+
+  /** @param {string} method @param {string} path @param {object} [body] */
+  #ask(method, path, body) {
+    const { csrfToken, fetch = globalThis.fetch, root } = this.#shared;
+    /** @type {Record<string, string>} */ const headers = {};
+    if (body) headers["Content-Type"] = "application/json";
+    if (this.#token) headers.Authorization = `Bearer ${this.#token}`;
+    else if (method !== "GET") headers["X-CSRFToken"] = csrfToken ?? readCookie();
+    return fetch(new URL(path, root), {
+      method,
+      headers,
+      body: body && JSON.stringify(body),
+      credentials: "same-origin",
+      // A message is not withdrawn: it may be recorded already.
+      signal: body ? undefined : this.#ended.signal,
+    });
+  }
+}
+
+/** Return the CSRF token in Django's cookie; empty without one. */
+export function readCookie() {
+  const cookies = globalThis.document?.cookie ?? "";
+  return /(?:^|; )csrftoken=([^;]*)/.exec(cookies)?.[1] ?? "";
+}

@@ -1,0 +1,158 @@
+"""Test the browser client behind a proxy that breaks WebSockets, on a live server."""
+
+import asyncio
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from connections.models import Connection
+from connections.testing import LiveServer, wait_until
+from connections.testing.waiting import scale
+from tests.integration.nginx import open_to_workers
+from tests.integration.plain_proxy import run_plain_proxy
+from tests.node import find_node
+from tests.project import ROOT, ProjectServers
+
+CONFIG = {"node__beat_seconds": 0.2, "sessions__position_seconds": 0.5}
+COUNTING = {"SESSIONS_RESPONDER": "tests.integration.responders.Counting"}
+COUNT = {"text": "count", "count": 10, "pause_seconds": 0.02}
+MODULES = ROOT / "connections" / "static" / "connections"
+UPGRADE = "proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade;"
+
+SCRIPT = """
+import { SessionClient, textOf } from "MODULES/client.js";
+import { withFallback } from "MODULES/http.js";
+
+const [port, token, returnMs, count] = process.argv.slice(1);
+const host = `127.0.0.1:${port}`;
+const WebSocket = withFallback(`http://${host}/api/sessions/`, {
+  returnMs: Number(returnMs),
+});
+const client = new SessionClient(`ws://${host}/ws/sessions/`, {
+  WebSocket,
+  getToken: async () => token,
+});
+const say = (report) => console.log(JSON.stringify(report));
+client.addEventListener("state", ({ detail }) =>
+  say({ state: detail.to, ...detail.ending }),
+);
+client.addEventListener("hello", ({ detail }) => say({ session: detail.session }));
+client.addEventListener("ended", ({ detail }) => say({ ended: textOf(detail.entry) }));
+client.connect();
+const ack = await client.request(JSON.parse(count));
+say({ offset: ack.offset });
+process.stdin.resume();
+process.stdin.on("end", () => process.exit());
+"""
+
+
+@pytest.fixture
+def server(shared_servers: ProjectServers) -> LiveServer:
+    return shared_servers.share(config=CONFIG, environment=COUNTING)
+
+
+@pytest.fixture
+def port(server: LiveServer, tmp_path: Path) -> Iterator[int]:
+    """The port of the proxy."""
+    with (
+        open_to_workers(tmp_path / "proxy") as folder,
+        run_plain_proxy(folder, server.port) as port,
+    ):
+        yield port
+
+
+class Page:
+    """The JavaScript client in node; its reports are lines of JSON."""
+
+    def __init__(self, port: int, token: str, return_ms: int) -> None:
+        script = SCRIPT.replace("MODULES", MODULES.as_uri())
+        own = ("--experimental-websocket", "--input-type=module", "-e", script)
+        values = (str(port), token, str(return_ms), json.dumps(COUNT))
+        self._process = subprocess.Popen(
+            [find_node(), *own, *values],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    async def read_until(self, key: str, value: object = None) -> dict[str, Any]:
+        """Return the next report with a key, or with this value of it."""
+        stdout = self._process.stdout
+        assert stdout is not None
+        async with asyncio.timeout(scale(40)):
+            while line := await asyncio.to_thread(stdout.readline):
+                report: dict[str, Any] = json.loads(line)
+                if key in report and value in (None, report[key]):
+                    return report
+        raise AssertionError(f"the page ended before {key}")
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait(10)
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+@pytest.fixture
+def open_page() -> Iterator[Callable[..., Page]]:
+    pages: list[Page] = []
+
+    def open_one(port: int, token: str, return_ms: int = 600_000) -> Page:
+        pages.append(Page(port, token, return_ms))
+        return pages[-1]
+
+    yield open_one
+    for page in pages:
+        page.close()
+
+
+def find_open(server: LiveServer, client_id: str) -> list[str]:
+    """Return the transports of the client's open connections."""
+    rows = Connection.objects.filter(client_id=client_id, closed_at=None)
+    return server.run(lambda: [one.transport for one in rows])
+
+
+async def test_the_javascript_client_chats_over_plain_http(
+    server: LiveServer, port: int, open_page: Callable[..., Page]
+) -> None:
+    page = open_page(port, server.create_token("jo"))
+    await page.read_until("session")
+    assert (await page.read_until("offset"))["offset"] == 1
+    ended = (await page.read_until("ended"))["ended"]
+    assert ended.count("👩‍👩‍👧") == COUNT["count"]
+    await wait_until(lambda: find_open(server, "jo") == ["sse"])
+    await asyncio.to_thread(server.call, "connections", "kick", "--client", "jo")
+    assert (await page.read_until("state", "closed"))["reason"] == "kicked"
+
+
+async def test_the_client_returns_to_a_socket(
+    server: LiveServer, tmp_path: Path, open_page: Callable[..., Page]
+) -> None:
+    token = server.create_token("rita")
+    with open_to_workers(tmp_path / "proxy") as folder:
+        with run_plain_proxy(folder, server.port) as port:
+            page = open_page(port, token, 1500)
+            await wait_until(lambda: find_open(server, "rita") == ["sse"])
+        with run_plain_proxy(folder, server.port, UPGRADE, port=port):
+            await wait_until(lambda: find_open(server, "rita") == ["websocket"])
+    page.close()
+
+
+async def test_a_server_that_asks_for_patience_is_not_taken_for_a_proxy(
+    server: LiveServer, tmp_path: Path, open_page: Callable[..., Page]
+) -> None:
+    token = server.create_token("pat")
+    patience = "add_header Retry-After 1 always;"
+    with (
+        open_to_workers(tmp_path / "proxy") as folder,
+        run_plain_proxy(folder, server.port, patience) as port,
+    ):
+        page = open_page(port, token)
+        for _ in range(4):
+            assert (await page.read_until("state", "waiting"))["code"] == 1006
+        assert find_open(server, "pat") == []
