@@ -3,12 +3,13 @@
 import json
 
 from django.contrib.auth.decorators import login_not_required, login_required
-from django.db.models import OuterRef, Subquery
+from django.db.models import OuterRef, Q, Subquery
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.templatetags.static import static
 
 from connections.credentials.identity import name_user
+from sessions_history.member_models import SessionMember
 from sessions_history.models import HistoryEntry, Session
 from sessions_history.responders import get_responder_path
 
@@ -18,17 +19,25 @@ _TITLE_CHARACTERS = 60
 
 @login_required
 def show_conversations(request: HttpRequest) -> HttpResponse:
-    """Show the user's sessions, one of them live."""
+    """Show the sessions that a user has or is a member of, one of them live."""
+    client_id = name_user(request.user)
+    shared = SessionMember.objects.filter(user=request.user.pk).values("session")
     first_said = HistoryEntry.objects.filter(
         session=OuterRef("pk"), sender=HistoryEntry.Sender.CLIENT
     ).order_by("offset")
     found = (
-        Session.objects.filter(client_id=name_user(request.user), last_offset__gt=0)
+        Session.objects.filter(Q(client_id=client_id) | Q(pk__in=shared))
+        .filter(last_offset__gt=0)
         .annotate(first_said=Subquery(first_said.values("data")[:1]))
-        .values("session_id", "title", "last_seen_at", "first_said")[: _SHOWN + 1]
+        .values("session_id", "client_id", "title", "last_seen_at", "first_said")
     )
     conversations = [
-        {**one, "title": one["title"] or make_title(one["first_said"])} for one in found
+        {
+            **one,
+            "title": one["title"] or make_title(one["first_said"]),
+            "is_shared": one["client_id"] != client_id,
+        }
+        for one in found[: _SHOWN + 1]
     ]
     context = {
         "conversations": conversations[:_SHOWN],

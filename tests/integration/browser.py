@@ -5,7 +5,13 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from playwright.async_api import Browser, BrowserContext, Page, async_playwright
+from playwright.async_api import (
+    Browser,
+    BrowserContext,
+    Page,
+    async_playwright,
+    expect,
+)
 
 from connections.testing import wait_until
 from tests.integration.services import find_program
@@ -29,6 +35,7 @@ _PATIENCE_MS = 30_000
 async def open_browser(*arguments: str) -> AsyncIterator[Browser]:
     """Start Chromium with further arguments, and close it on exit."""
     path = find_program("chromium")
+    expect.set_options(timeout=_PATIENCE_MS)
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
             executable_path=path, args=[*_ARGUMENTS, *arguments]

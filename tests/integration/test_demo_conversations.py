@@ -3,6 +3,7 @@
 import contextlib
 import sqlite3
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -29,6 +30,8 @@ def server(servers: Servers) -> LiveServer:
     server = servers.start(environment=ENVIRONMENT)
     create: Any = User.objects.create_superuser
     user = server.run(create, "alice", "alice@example.com", PASSWORD)
+    # Sessions that nobody has used for long are pruned.
+    now = datetime.now(UTC).replace(tzinfo=None)
     with contextlib.closing(sqlite3.connect(server.folder / "db.sqlite3")) as database:
         for number in range(1, CONVERSATIONS + 1):
             database.execute(
@@ -38,7 +41,7 @@ def server(servers: Servers) -> LiveServer:
                     make_id(number),
                     f"user:{user.pk}",
                     f"Plan {number}",
-                    f"2026-01-{number:02} 12:00:00",
+                    str(now - timedelta(hours=CONVERSATIONS - number)),
                 ),
             )
             database.execute(

@@ -1,8 +1,10 @@
 // The demonstration: one session, its transcript, and what happens to its socket.
 
 import { SessionClient, textOf } from "../connections/client.js";
+import { HttpSessions } from "../connections/http.js";
 import { ConversationList } from "./conversation_list.js";
 import { CuttableNetwork } from "./network.js";
+import { People } from "./people.js";
 import { TranscriptList } from "./transcript_list.js";
 import { describeEnd, describeState } from "./words.js";
 
@@ -12,8 +14,20 @@ const words = /** @type {HTMLTextAreaElement} */ (get("words"));
 const network = new CuttableNetwork();
 const client = new SessionClient(document.body.dataset.socket ?? "", {
   session: document.body.dataset.session || "new",
+  presence: true,
   storage: sessionStorage,
   WebSocket: network.WebSocket,
+});
+// The form for signing out has the token also where the cookie cannot be read.
+const csrf = /** @type {HTMLInputElement | null} */ (
+  document.querySelector("[name=csrfmiddlewaretoken]")
+);
+const sessions = new HttpSessions(document.body.dataset.sessions ?? "", { csrfToken: csrf?.value });
+const people = new People({
+  url: document.body.dataset.people ?? "",
+  sessions,
+  getSession: () => client.session,
+  onNamed: () => transcript.nameAll(),
 });
 const transcript = new TranscriptList({
   list: get("transcript"),
@@ -22,10 +36,11 @@ const transcript = new TranscriptList({
   earlier: get("earlier"),
   later: get("later"),
   getEntries: () => client.entries,
+  people,
   onStop: (offset) => client.cancel(offset),
 });
 const list = new ConversationList({
-  url: document.body.dataset.sessions ?? "",
+  sessions,
   onDeleted(session) {
     if (session === client.session) location.assign(location.pathname);
   },
@@ -53,7 +68,11 @@ on("state", ({ to, delayMs }) => {
   showNotice();
 });
 
-on("hello", ({ session }) => {
+on("hello", (hello) => {
+  const { session, offset, role } = hello;
+  people.begin(hello);
+  if (offset > 0) void people.load();
+  showRole(role);
   if (document.body.dataset.session === session) return;
   document.body.dataset.session = session;
   history.replaceState(null, "", `?session=${session}`);
@@ -62,7 +81,10 @@ on("hello", ({ session }) => {
 on("entry", ({ entry, isReplay }) => {
   transcript.show(entry);
   get("welcome").hidden = true;
-  if (entry.from === "client") list.add(client.session, textOf(entry).slice(0, 60));
+  if (entry.from === "client") {
+    list.add(client.session, textOf(entry).slice(0, 60), isOwner());
+    void people.load(entry.author);
+  }
   if (!isReplay && entry.state !== "streaming") announce(entry);
 });
 on("delta", ({ entry }) => transcript.grow(entry));
@@ -74,6 +96,8 @@ on("reset", () => {
   transcript.clear();
   transcript.mark("This conversation began anew.");
 });
+on("present", ({ members }) => people.setPresent(members));
+on("typing", (typing) => people.setTyping(typing));
 on("notice", ({ text }) => tell(`From staff: ${text}`, "is-notice"));
 on("error", ({ message, ref }) =>
   tell(`Error: ${message}${ref ? ` (reference ${ref})` : ""}`, "is-error"));
@@ -87,6 +111,7 @@ get("composer").addEventListener("submit", (event) => {
 });
 words.addEventListener("input", () => {
   client.wake();
+  client.setTyping(words.value !== "");
   fitHeight();
 });
 words.addEventListener("keydown", (event) => {
@@ -136,6 +161,19 @@ async function say(text) {
   showFacts();
 }
 
+function isOwner() {
+  const { role = "owner" } = /** @type {{role?: string}} */ (client.hello ?? {});
+  return role === "owner";
+}
+
+/** Let readers read alone. @param {string | undefined} role */
+function showRole(role) {
+  const isReader = role === "reader";
+  document.body.classList.toggle("is-reader", isReader);
+  words.disabled = /** @type {HTMLButtonElement} */ (get("send")).disabled = isReader;
+  words.placeholder = isReader ? "You may read this conversation" : "Message";
+}
+
 function showState() {
   const { state, ending } = client;
   const isWaiting = state === "waiting";
@@ -179,10 +217,11 @@ function tell(text, kind) {
   get("announcement").textContent = text;
 }
 
-/** Announce a complete answer to screen readers. */
+/** Announce an answer, or what somebody else says, to screen readers. */
 function announce(/** @type {import("../connections/client.js").Entry} */ entry) {
-  if (entry.from === "client") return;
-  get("announcement").textContent = `Answer: ${textOf(entry).slice(0, 300)}`;
+  if (entry.from === "client" && !people.isOther(entry.author)) return;
+  const who = entry.from === "client" ? people.name(entry.author) : "Answer";
+  get("announcement").textContent = `${who}: ${textOf(entry).slice(0, 300)}`;
 }
 
 function fitHeight() {

@@ -1,12 +1,10 @@
 // The list of one's conversations: rename, delete, and show older ones.
 
-import { HttpSessions } from "../connections/http.js";
-
 /** @param {string} id */
 const get = (id) => /** @type {HTMLElement} */ (document.getElementById(id));
 const PAGE = 50;
 
-/** @typedef {import("../connections/http.js").StoredSession} StoredSession */
+/** @typedef {import("../connections/http.js").HttpSessions} HttpSessions */
 
 export class ConversationList {
   #sessions;
@@ -16,13 +14,9 @@ export class ConversationList {
   #older = get("older");
   /** @type {string | null} */ #cursor = null;
 
-  /** @param {{url: string, onDeleted: (session: string) => void}} options */
-  constructor({ url, onDeleted }) {
-    // The form for signing out has the token also where the cookie cannot be read.
-    const token = /** @type {HTMLInputElement | null} */ (
-      document.querySelector("[name=csrfmiddlewaretoken]")
-    );
-    this.#sessions = new HttpSessions(url, { csrfToken: token?.value });
+  /** @param {{sessions: HttpSessions, onDeleted: (session: string) => void}} options */
+  constructor({ sessions, onDeleted }) {
+    this.#sessions = sessions;
     this.#onDeleted = onDeleted;
     this.#older.addEventListener("click", () => this.#attempt(this.#showOlder()));
     this.#list.addEventListener("click", ({ target }) => {
@@ -34,10 +28,14 @@ export class ConversationList {
     });
   }
 
-  /** Put the open conversation into the list. @param {string} session @param {string} title */
-  add(session, title) {
+  /**
+   * Put the open conversation into the list.
+   * @param {string} session @param {string} title @param {boolean} isOwn
+   */
+  add(session, title, isOwn) {
     if (this.#find(session)) return;
     const item = this.#make({ session, title, time: "just now" });
+    if (!isOwn) item.querySelector(".acts")?.remove();
     item.querySelector("a")?.setAttribute("aria-current", "page");
     this.#list.prepend(item);
   }

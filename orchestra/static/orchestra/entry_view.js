@@ -3,6 +3,7 @@ import { AnswerView } from "./answer_view.js";
 import { make, makeButton, makeTime, setText } from "./elements.js";
 
 /** @typedef {import("../connections/client.js").Entry} Entry */
+/** @typedef {{people: import("./people.js").People, onStop: (offset: number) => void}} Options */
 
 const STATES = {
   streaming: "writing",
@@ -16,29 +17,41 @@ const STATES = {
 export class EntryView {
   element = make("li", "entry");
   #head = make("p", "head");
+  #who = make("span", "who", "Answer");
   #state = make("span", "state");
   #why = make("p", "why");
   #stop;
+  #people;
+  #author;
   /** @type {AnswerView | null} */ #answer = null;
 
-  /** @param {Entry} entry @param {{onStop: (offset: number) => void}} options */
-  constructor(entry, { onStop }) {
+  /** @param {Entry} entry @param {Options} options */
+  constructor(entry, { people, onStop }) {
     const { element } = this;
-    const isOwn = entry.from === "client";
+    this.#people = people;
+    this.#author = entry.author;
     element.dataset.from = entry.from;
     element.dataset.offset = String(entry.offset);
-    this.#head.append(make("span", "who", isOwn ? "You" : "Answer"), makeTime(entry.at), this.#state);
+    this.#head.append(this.#who, makeTime(entry.at), this.#state);
     this.#stop = makeButton("Stop", "Stop this answer", () => onStop(entry.offset));
     this.#stop.className = "plain stop";
     this.#head.append(this.#stop);
-    if (isOwn) {
+    if (entry.from === "client") {
       element.append(this.#head, make("div", "text", textOf(entry) || plain(entry)));
     } else {
       this.#answer = new AnswerView();
       element.append(this.#head, this.#answer.element);
     }
     element.append(this.#why);
+    this.nameAuthor();
     this.update(entry);
+  }
+
+  /** Say whose message it is. */
+  nameAuthor() {
+    if (this.#answer) return;
+    this.element.dataset.isOther = String(this.#people.isOther(this.#author));
+    setText(this.#who, this.#people.name(this.#author));
   }
 
   /** Show what has changed. @param {Entry} entry */

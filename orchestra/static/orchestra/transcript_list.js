@@ -22,22 +22,22 @@ export class TranscriptList {
   #earlier;
   #later;
   #getEntries;
-  #onStop;
+  #options;
   /** @type {Map<number, EntryView>} */ #items = new Map();
 
   /**
    * @param {{list: HTMLElement, pending: HTMLElement, scroller: HTMLElement,
-   *   earlier: HTMLElement, later: HTMLElement, getEntries: () => Entry[],
-   *   onStop: (offset: number) => void}} parts
+   *   earlier: HTMLElement, later: HTMLElement, getEntries: () => Entry[]}
+   *   & import("./entry_view.js").Options} parts
    */
-  constructor({ list, pending, scroller, earlier, later, getEntries, onStop }) {
+  constructor({ list, pending, scroller, earlier, later, getEntries, ...options }) {
     this.#list = list;
     this.#pending = pending;
     this.#scroller = scroller;
     this.#earlier = earlier;
     this.#later = later;
     this.#getEntries = getEntries;
-    this.#onStop = onStop;
+    this.#options = options;
     earlier.addEventListener("click", () => this.#pageEarlier());
     later.addEventListener("click", () => this.#pageLater());
     scroller.addEventListener("scroll", () => {
@@ -60,6 +60,11 @@ export class TranscriptList {
   grow(entry) {
     const item = this.#items.get(entry.offset);
     if (item) this.#keepAtEnd(() => item.update(entry));
+  }
+
+  /** Name the authors of all items again. */
+  nameAll() {
+    for (const item of this.#items.values()) item.nameAuthor();
   }
 
   /** Show a line between the entries. @param {string} text @param {string} [kind] */
@@ -103,7 +108,7 @@ export class TranscriptList {
 
   /** @param {Entry} entry */
   #make(entry) {
-    const item = new EntryView(entry, { onStop: this.#onStop });
+    const item = new EntryView(entry, this.#options);
     this.#items.set(entry.offset, item);
     return item.element;
   }

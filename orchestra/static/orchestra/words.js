@@ -20,6 +20,12 @@ const ENDS = {
     button: "New conversation",
     href: location.pathname,
   },
+  forbidden: {
+    title: "Not your conversation any more",
+    text: "You have left it, or its owner has removed you.",
+    button: "Your conversations",
+    href: location.pathname,
+  },
   sessions_full: {
     title: "Too many conversations",
     text: "You have as many as allowed. All of them are kept.",
