@@ -121,8 +121,9 @@ class Tab:
                 offset: Number(item.dataset.offset),
                 sender: item.dataset.from,
                 state: item.dataset.state,
-                text: [...item.querySelectorAll(".text")]
-                    .map((text) => text.textContent).join(""),
+                text: [
+                    ...item.querySelectorAll(":scope > .text, :scope > .parts .text"),
+                ].map((text) => text.textContent).join(""),
             }))""",
         )
         return [Shown(**one) for one in found]

@@ -38,6 +38,7 @@ const transcript = new TranscriptList({
   getEntries: () => client.entries,
   people,
   onStop: (offset) => client.cancel(offset),
+  onRegenerate: (offset) => attempt(client.regenerate(offset)),
 });
 const list = new ConversationList({
   sessions,
@@ -208,6 +209,15 @@ function showFacts() {
   for (const [name, text] of Object.entries(facts)) {
     const element = document.querySelector(`[data-fact="${name}"]`);
     if (element) element.textContent = text;
+  }
+}
+
+/** Tell why a wish was not fulfilled. @param {Promise<unknown>} wish */
+async function attempt(wish) {
+  try {
+    await wish;
+  } catch (error) {
+    tell(`That did not work: ${/** @type {Error} */ (error).message}`, "is-error");
   }
 }
 

@@ -1,5 +1,6 @@
 import { make } from "./elements.js";
 import { EntryView } from "./entry_view.js";
+import { Places } from "./places.js";
 
 /** @typedef {import("../connections/client.js").Entry} Entry */
 
@@ -23,7 +24,8 @@ export class TranscriptList {
   #later;
   #getEntries;
   #options;
-  /** @type {Map<number, EntryView>} */ #items = new Map();
+  #places = new Places();
+  /** The items by their places. @type {Map<number, EntryView>} */ #items = new Map();
 
   /**
    * @param {{list: HTMLElement, pending: HTMLElement, scroller: HTMLElement,
@@ -48,17 +50,18 @@ export class TranscriptList {
 
   /** @param {Entry} entry */
   show(entry) {
-    const old = this.#items.get(entry.offset);
-    if (!old && this.#isOutside(entry.offset)) return;
+    const place = this.#places.find(entry);
+    const old = this.#items.get(place);
+    if (!old && this.#isOutside(place)) return;
     this.#keepAtEnd(() => {
       if (old) old.update(entry);
-      else this.#list.insertBefore(this.#make(entry), this.#findNext(entry.offset));
+      else this.#list.insertBefore(this.#make(place, [entry]), this.#findNext(place));
     });
   }
 
   /** Let an entry grow. @param {Entry} entry */
   grow(entry) {
-    const item = this.#items.get(entry.offset);
+    const item = this.#items.get(this.#places.find(entry));
     if (item) this.#keepAtEnd(() => item.update(entry));
   }
 
@@ -75,6 +78,7 @@ export class TranscriptList {
 
   clear() {
     this.#items.clear();
+    this.#places.clear();
     this.#list.replaceChildren();
     this.#earlier.hidden = this.#later.hidden = true;
   }
@@ -106,24 +110,24 @@ export class TranscriptList {
     };
   }
 
-  /** @param {Entry} entry */
-  #make(entry) {
-    const item = new EntryView(entry, this.#options);
-    this.#items.set(entry.offset, item);
+  /** @param {number} place @param {Entry[]} entries */
+  #make(place, entries) {
+    const item = new EntryView(place, entries, this.#options);
+    this.#items.set(place, item);
     return item.element;
   }
 
-  /** @param {number} offset */
-  #findNext(offset) {
-    if (Math.max(0, ...this.#items.keys()) <= offset) return null;
-    const later = [...this.#items.keys()].filter((one) => one > offset);
+  /** @param {number} place */
+  #findNext(place) {
+    if (Math.max(0, ...this.#items.keys()) <= place) return null;
+    const later = [...this.#items.keys()].filter((one) => one > place);
     return this.#items.get(Math.min(...later))?.element ?? null;
   }
 
-  /** True if the entry belongs to what is not shown. @param {number} offset */
-  #isOutside(offset) {
-    const isNewer = offset > Math.max(0, ...this.#items.keys());
-    if (!isNewer) return !this.#earlier.hidden && offset < Math.min(...this.#items.keys());
+  /** True if the place belongs to what is not shown. @param {number} place */
+  #isOutside(place) {
+    const isNewer = place > Math.max(0, ...this.#items.keys());
+    if (!isNewer) return !this.#earlier.hidden && place < Math.min(...this.#items.keys());
     // A reader elsewhere keeps what is on the screen.
     if (this.#list.childElementCount >= MOST_ITEMS && !this.#isAtEnd) this.#later.hidden = false;
     return !this.#later.hidden;
@@ -131,7 +135,7 @@ export class TranscriptList {
 
   #pageEarlier() {
     const first = Math.min(...this.#items.keys());
-    const earlier = this.#getEntries().filter(({ offset }) => offset < first);
+    const earlier = this.#arrange().filter(([place]) => place < first);
     this.#insert(earlier.slice(-ITEMS_PER_PAGE), this.#list.firstElementChild);
     this.#earlier.hidden = earlier.length <= ITEMS_PER_PAGE;
     if (this.#trim(() => this.#list.lastElementChild)) this.#later.hidden = false;
@@ -139,7 +143,7 @@ export class TranscriptList {
 
   #pageLater() {
     const last = Math.max(...this.#items.keys());
-    const later = this.#getEntries().filter(({ offset }) => offset > last);
+    const later = this.#arrange().filter(([place]) => place > last);
     this.#insert(later.slice(0, ITEMS_PER_PAGE), null);
     this.#later.hidden = later.length <= ITEMS_PER_PAGE;
     this.#trimOldest();
@@ -147,15 +151,22 @@ export class TranscriptList {
 
   #showLatest() {
     this.clear();
-    const entries = this.#getEntries();
-    this.#insert(entries.slice(-MOST_ITEMS), null);
-    this.#earlier.hidden = entries.length <= MOST_ITEMS;
+    const places = this.#arrange();
+    this.#insert(places.slice(-MOST_ITEMS), null);
+    this.#earlier.hidden = places.length <= MOST_ITEMS;
   }
 
-  /** Insert entries and keep what is on the screen. @param {Entry[]} entries @param {Element | null} next */
-  #insert(entries, next) {
+  #arrange() {
+    return this.#places.arrange(this.#getEntries());
+  }
+
+  /**
+   * Insert entries by their places, and keep what is on the screen.
+   * @param {[number, Entry[]][]} places @param {Element | null} next
+   */
+  #insert(places, next) {
     const { scrollHeight, scrollTop } = this.#scroller;
-    for (const entry of entries) this.#list.insertBefore(this.#make(entry), next);
+    for (const [place, entries] of places) this.#list.insertBefore(this.#make(place, entries), next);
     if (next) this.#scroller.scrollTop = scrollTop + this.#scroller.scrollHeight - scrollHeight;
   }
 
@@ -165,7 +176,7 @@ export class TranscriptList {
     this.#trim(() => this.#list.firstElementChild);
     this.#scroller.scrollTop = scrollTop + this.#scroller.scrollHeight - scrollHeight;
     const first = Math.min(...this.#items.keys());
-    this.#earlier.hidden = !this.#getEntries().some(({ offset }) => offset < first);
+    this.#earlier.hidden = !this.#arrange().some(([place]) => place < first);
   }
 
   /** Remove items beyond the bound; return true if there were some. @param {() => Element | null} choose */
@@ -173,7 +184,7 @@ export class TranscriptList {
     const isOver = this.#list.childElementCount > MOST_ITEMS;
     while (this.#list.childElementCount > MOST_ITEMS) {
       const item = /** @type {HTMLElement} */ (choose());
-      this.#items.delete(Number(item.dataset.offset));
+      this.#items.delete(Number(item.dataset.place));
       item.remove();
     }
     return isOver;
