@@ -17,24 +17,16 @@ from tests.integration.shipped import RESOLVE, Site, open_site
 from tests.project import ROOT, make_server
 
 _FOLDER = ROOT / "docs" / "_static"
-_SAID = (
-    "What happens to this answer when I reload the page? 🎻",
-    "And if the network is gone, or the server is restarted, while you are in the"
-    " middle of a sentence like this one, which goes on for a while so that there is"
-    " time to try? Every word comes once, in its place, in every tab and on every"
-    " device that has this conversation open.",
-)
+_QUESTION = "How does an answer survive when the network is gone?"
 
 
 async def take_demo(server: LiveServer) -> None:
     """Show a conversation while an answer is being written."""
     async with open_browser() as browser:
-        context = await browser.new_context(viewport={"width": 1080, "height": 640})
+        context = await browser.new_context(viewport={"width": 1080, "height": 920})
         tab = await Person(server, context).sign_in("alice")
-        await tab.say(_SAID[0])
-        await tab.wait_for_answers(1)
-        await tab.say(_SAID[1])
-        await tab.wait_for_text(190)
+        await tab.say(_QUESTION)
+        await tab.wait_for_text(320)
         await tab.page.screenshot(path=_FOLDER / "demo.png", animations="disabled")
 
 
@@ -78,8 +70,7 @@ def main() -> None:
         server = make_server(
             Path(folder),
             environment={
-                "SESSIONS_RESPONDER": "orchestra.responders.EchoResponder",
-                "ECHO_DELAY_SECONDS": "0.1",
+                "SESSIONS_RESPONDER": "orchestra.agents.AgentsResponder",
                 "DJANGO_SUPERUSER_PASSWORD": PASSWORD,
             },
         )

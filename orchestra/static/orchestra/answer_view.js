@@ -14,12 +14,13 @@ import { ToolCard } from "./tool_card.js";
 export class AnswerView {
   element = make("div", "parts");
   /** @type {Map<string, Held>} */ #held = new Map();
+  #caret = make("span", "caret");
   #sources = new SourceList();
   #hidden = make("p", "quiet small");
   #usage = make("p", "usage");
 
   constructor() {
-    this.element.append(this.#sources.element, this.#hidden, this.#usage);
+    this.element.append(this.#caret, this.#sources.element, this.#hidden, this.#usage);
   }
 
   /** @param {Entry} entry */
@@ -55,7 +56,7 @@ export class AnswerView {
       element.append(make("p", "agent", nameAgent(part.author)));
     }
     element.append(view.element);
-    this.#sources.element.before(element);
+    this.#caret.before(element);
     const held = { view, shown: {} };
     this.#held.set(part.id, held);
     return held;
