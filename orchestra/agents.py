@@ -17,7 +17,10 @@ RESEARCHER = "researcher"
 WRITER = "writer"
 
 SEARCH = "search_library"
-"""The researcher's tool."""
+SEARCH_WEB = "search_web"
+"""The researcher's tools; a person has to approve the second."""
+
+_WANTS_WEB = re.compile(r"\b(?:web|online|internet)\b", re.IGNORECASE)
 
 _SEARCH_DELAYS = 15
 """How many delays a search takes."""
@@ -32,8 +35,11 @@ class AgentsResponder:
     Lets a planner, a researcher and a writer answer from a small library of notes.
 
     The planner chooses the words to search for, the researcher calls a search tool, and
-    the writer writes from what was found. The same message at the same place of a
-    session gets the same answer. AGENTS_DELAY_SECONDS (0.05) passes before each word.
+    the writer writes from what was found. A message that speaks of the web or the
+    internet makes the researcher ask whether it may search there; what it finds is
+    further notes, for no request leaves the process. The same message at the same place
+    of a session gets the same answer. AGENTS_DELAY_SECONDS (0.05) passes before each
+    word.
     """
 
     def __init__(self, delay_seconds: float | None = None) -> None:
@@ -53,14 +59,9 @@ class AgentsResponder:
             yield part
         query, found = " ".join(words), list[Note]()
         if words:
-            async for part in self._call_search(context.offset, query):
+            wants_web = _WANTS_WEB.search(text) is not None
+            async for part in self._research(query, wants_web, context, found):
                 yield part
-            found = search(query, _MOST_NOTES)
-            thoughts = _make_thoughts(query, found)
-            async for part in self._grow(REASONING, RESEARCHER, thoughts):
-                yield part
-            for note in found:
-                yield Part("source", author=RESEARCHER, url=note.url, title=note.title)
         async for part in self._grow("text", WRITER, _write(query, found, chance)):
             written += 1
             yield part
@@ -73,26 +74,62 @@ class AgentsResponder:
             model="demonstration",
         )
 
+    async def _research(
+        self, query: str, wants_web: bool, context: AnswerContext, found: list[Note]
+    ) -> AsyncIterator[Part]:
+        """Yield the searches and what is thought of them; add to what is found."""
+        found += search(query, _MOST_NOTES)
+        async for part in self._call(SEARCH, context.offset, query):
+            yield part
+        async for part in self._run(SEARCH, context.offset, found):
+            yield part
+        thoughts = _make_thoughts(query, found)
+        if wants_web:
+            async for part in self._call(SEARCH_WEB, context.offset, query):
+                yield part
+            decision = await context.approval(_name_call(SEARCH_WEB, context.offset))
+            if decision.is_approved:
+                more = search(query, 2 * _MOST_NOTES)[_MOST_NOTES:]
+                async for part in self._run(SEARCH_WEB, context.offset, more):
+                    yield part
+                found += more
+                thoughts += f" The web adds {len(more)}."
+            else:
+                thoughts += " I may not search the web, so this is all."
+        async for part in self._grow(REASONING, RESEARCHER, thoughts):
+            yield part
+        for note in found:
+            yield Part("source", author=RESEARCHER, url=note.url, title=note.title)
+
     async def _grow(self, type_: str, author: str, text: str) -> AsyncIterator[Part]:
         for piece in _PIECE.findall(text):
             await asyncio.sleep(self._delay_seconds)
             yield Part(type_, author=author, text=piece)
 
-    async def _call_search(self, offset: int, query: str) -> AsyncIterator[Part]:
-        """Yield a call of the search tool: its arguments, and then its result."""
-        call_id = f"search-{offset}"
+    async def _call(self, tool: str, offset: int, query: str) -> AsyncIterator[Part]:
+        """Yield a call of a tool, whose arguments grow."""
+        call_id = _name_call(tool, offset)
         given = json.dumps({"query": query, "most": _MOST_NOTES}, ensure_ascii=False)
-        yield Part(TOOL_CALL, id=call_id, author=RESEARCHER, name=SEARCH)
+        yield Part(TOOL_CALL, id=call_id, author=RESEARCHER, name=tool)
         for piece in _PIECE.findall(given):
             await asyncio.sleep(self._delay_seconds)
             yield Part(TOOL_CALL, id=call_id, arguments=piece)
+
+    async def _run(
+        self, tool: str, offset: int, found: Sequence[Note]
+    ) -> AsyncIterator[Part]:
+        """Yield that a called tool runs, and its result."""
+        call_id = _name_call(tool, offset)
         yield Part(TOOL_CALL, id=call_id, state="running")
         await asyncio.sleep(_SEARCH_DELAYS * self._delay_seconds)
         result = [
-            {"title": note.title, "url": note.url, "text": note.text}
-            for note in search(query, _MOST_NOTES)
+            {"title": note.title, "url": note.url, "text": note.text} for note in found
         ]
         yield Part(TOOL_CALL, id=call_id, result=result, state="done")
+
+
+def _name_call(tool: str, offset: int) -> str:
+    return f"{tool}-{offset}"
 
 
 def _make_plan(words: Sequence[str], chance: random.Random) -> str:

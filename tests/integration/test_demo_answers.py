@@ -12,6 +12,7 @@ from tests.integration.browser import PASSWORD, Person, open_browser
 from tests.project import ProjectServers
 
 QUESTION = "Why should clients not reconnect all at once?"
+WEB_QUESTION = "Search the web too: what does a server do with slow readers?"
 
 
 def share(servers: ProjectServers, delay_seconds: float = 0.01) -> LiveServer:
@@ -97,4 +98,53 @@ async def test_an_answer_that_was_stopped_is_given_again(
     await stop.press("Enter")
     shown = await tab.wait_for_answers(1, "cancelled")
     assert [one.offset for one in shown] == [1, 3]
+    assert person.complaints == []
+
+
+@pytest.mark.parametrize("decision", ["Approve", "Deny"])
+async def test_a_tool_call_waits_for_a_person(
+    shared_servers: ProjectServers, browser: Browser, decision: str
+) -> None:
+    """Also across a reload; the other tab shows who decided."""
+    server = share(shared_servers)
+    person = Person(server, await browser.new_context())
+    tab = await person.sign_in("alice")
+    page = tab.page
+    await tab.say(WEB_QUESTION)
+    card = page.locator(".tool").nth(1)
+    await expect(card.locator(".tool-state")).to_have_text("asks for approval")
+    announced = page.locator("#announcement")
+    await expect(announced).to_have_text("A tool call asks for approval.")
+    await page.reload()
+    other = await person.open_tab(page.url.removeprefix(server.url))
+    button = card.get_by_role("button", name=f"{decision} this call")
+    await button.press("Enter")
+    for one in (tab, other):
+        await one.wait_for_answers(1)
+        card = one.page.locator(".tool").nth(1)
+        is_approved = decision == "Approve"
+        await expect(card.locator(".tool-state")).to_have_text(
+            "done" if is_approved else "denied"
+        )
+        decided = "Approved by you" if is_approved else "Denied by you"
+        await expect(card.get_by_text(decided)).to_be_visible()
+        await expect(card.locator(".tool-question")).to_be_hidden()
+        results = one.page.locator(".tool summary")
+        await expect(results).to_have_count(2 if is_approved else 1)
+    assert person.complaints == []
+
+
+async def test_a_question_that_nobody_answers_goes_with_its_answer(
+    shared_servers: ProjectServers, browser: Browser
+) -> None:
+    server = share(shared_servers)
+    person = Person(server, await browser.new_context())
+    tab = await person.sign_in("alice")
+    await tab.say(WEB_QUESTION)
+    card = tab.page.locator(".tool").nth(1)
+    await expect(card.get_by_role("button", name="Deny this call")).to_be_visible()
+    await tab.page.get_by_role("button", name="Stop this answer").press("Enter")
+    await tab.wait_for_answers(1, "cancelled")
+    await expect(card.locator(".tool-state")).to_have_text("no result")
+    await expect(card.locator(".tool-question")).to_be_hidden()
     assert person.complaints == []

@@ -5,6 +5,7 @@ import {
   MOST_CHARACTERS,
   MOST_PARTS,
   clip,
+  describeApproval,
   describeCall,
   describeResult,
   describeUsage,
@@ -70,12 +71,21 @@ test("addresses of the web are linked, and no others", () => {
 
 test("a call that an ended answer left has no result", () => {
   assert.deepEqual(describeCall({ state: "running" }, false), { state: "running", label: "runs" });
-  for (const state of ["streaming", "waiting", "running", undefined]) {
+  for (const state of ["streaming", "waiting", "awaiting_approval", "running", undefined]) {
     assert.deepEqual(describeCall({ state }, true), { state: "lost", label: "no result" });
   }
   assert.equal(describeCall({ state: "done" }, true).label, "done");
   assert.equal(describeCall({ state: "denied" }, true).label, "denied");
   assert.equal(describeCall({ state: "of_the_future" }, false).label, "of_the_future");
+});
+
+test("a call says who decided on it", () => {
+  const name = (author) => (author === "user:1" ? "You" : "bob");
+  assert.equal(describeApproval(undefined, name), "");
+  assert.equal(describeApproval({ state: "approved", by: "user:1" }, name), "Approved by you");
+  const denied = { state: "denied", by: "user:2", note: "Too dear." };
+  assert.equal(describeApproval(denied, name), "Denied by bob: Too dear.");
+  assert.equal(describeApproval({ state: "expired" }, name), "Nobody decided in time.");
 });
 
 test("arguments are laid out once they are whole", () => {

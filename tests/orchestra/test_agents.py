@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
-from orchestra.agents import SEARCH, AgentsResponder
+from orchestra.agents import SEARCH, SEARCH_WEB, AgentsResponder
 from orchestra.library import NOTES, find_words, search
+from sessions_history.decisions import Decision
 from sessions_history.parts import Part, PartsLog, read_parts
 from sessions_history.responders import AnswerContext
 
@@ -24,7 +25,21 @@ class Open:
         raise AssertionError("the agents do not wait for it")
 
 
-def make_context(offset: int) -> AnswerContext:
+class Person:
+    """Decides on tool calls."""
+
+    def __init__(self, state: str) -> None:
+        self.asked: list[str] = []
+        self._state = state
+
+    async def decide(
+        self, part_id: str, *, timeout_seconds: float | None = None
+    ) -> Decision:
+        self.asked.append(part_id)
+        return Decision(state=self._state)
+
+
+def make_context(offset: int, **options: Any) -> AnswerContext:
     return AnswerContext(
         session_id="5" * 32,
         message_id="a-1",
@@ -33,11 +48,12 @@ def make_context(offset: int) -> AnswerContext:
         user=None,
         claims=None,
         stream=Open(),
+        **options,
     )
 
 
-async def ask(message: Any, offset: int = 2) -> list[Part]:
-    answer = AgentsResponder(0).respond(message, (), make_context(offset))
+async def ask(message: Any, offset: int = 2, **options: Any) -> list[Part]:
+    answer = AgentsResponder(0).respond(message, (), make_context(offset, **options))
     return [part async for part in answer]
 
 
@@ -106,6 +122,33 @@ async def test_what_no_note_is_about_gets_no_source(message: Any) -> None:
 async def test_without_a_word_to_look_up_nobody_searches(message: Any) -> None:
     shown = assemble(await ask(message))
     assert [one["type"] for one in shown] == ["reasoning", "text", "usage"]
+
+
+WEB_QUESTION = "Search the web: what does a server do with slow readers?"
+
+
+async def test_a_search_of_the_web_waits_for_a_person() -> None:
+    """What it finds is a source beside those of the library."""
+    person = Person("approved")
+    shown = assemble(await ask(WEB_QUESTION, approval=person.decide))
+    library, web = [one for one in shown if one["type"] == "tool_call"]
+    assert person.asked == [web["id"]]
+    assert web["name"] == SEARCH_WEB
+    assert web["state"] == "done"
+    titles = [one["title"] for one in library["result"] + web["result"]]
+    assert [one["title"] for one in shown if one["type"] == "source"] == titles
+    assert len(titles) > len(library["result"]) > 0
+
+
+@pytest.mark.parametrize("state", ["denied", "expired"])
+async def test_without_an_approval_the_library_has_to_do(state: str) -> None:
+    shown = assemble(await ask(WEB_QUESTION, approval=Person(state).decide))
+    library, web = [one for one in shown if one["type"] == "tool_call"]
+    assert "result" not in web
+    sources = [one["title"] for one in shown if one["type"] == "source"]
+    assert sources == [one["title"] for one in library["result"]]
+    thoughts = [one["text"] for one in shown if one["type"] == "reasoning"]
+    assert thoughts[-1].endswith("I may not search the web, so this is all.")
 
 
 def test_a_search_finds_other_forms_of_a_word() -> None:

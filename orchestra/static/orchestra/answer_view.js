@@ -15,11 +15,14 @@ export class AnswerView {
   element = make("div", "parts");
   /** @type {Map<string, Held>} */ #held = new Map();
   #caret = make("span", "caret");
+  #options;
   #sources = new SourceList();
   #hidden = make("p", "quiet small");
   #usage = make("p", "usage");
 
-  constructor() {
+  /** @param {import("./tool_card.js").CallOptions} options */
+  constructor(options) {
+    this.#options = options;
     this.element.append(this.#caret, this.#sources.element, this.#hidden, this.#usage);
   }
 
@@ -47,9 +50,14 @@ export class AnswerView {
     setText(this.#usage, usage.length === 0 ? "" : describeUsage(usage));
   }
 
+  /** Name the persons again who decided on its calls. */
+  nameAll() {
+    for (const { view } of this.#held.values()) if (view instanceof ToolCard) view.nameAuthors();
+  }
+
   /** @param {Part} part @param {Part | undefined} before */
   #add(part, before) {
-    const view = makeView(part.type);
+    const view = this.#makeView(part.type);
     const element = make("div", "part");
     element.dataset.type = part.type;
     if (part.author && part.author !== before?.author) {
@@ -60,6 +68,14 @@ export class AnswerView {
     const held = { view, shown: {} };
     this.#held.set(part.id, held);
     return held;
+  }
+
+  /** @param {string} type @returns {PartView} */
+  #makeView(type) {
+    if (type === "text") return new TextView();
+    if (type === "tool_call") return new ToolCard(this.#options);
+    if (type === "reasoning") return new ReasoningView();
+    return new PlainView();
   }
 }
 
@@ -76,14 +92,6 @@ function readParts(entry) {
   if (parts || textOf(entry) || typeof data?.text === "string") return partsOf(entry);
   const text = typeof data === "string" ? data : JSON.stringify(data);
   return [{ id: "text", type: "text", text }];
-}
-
-/** @param {string} type @returns {PartView} */
-function makeView(type) {
-  if (type === "text") return new TextView();
-  if (type === "tool_call") return new ToolCard();
-  if (type === "reasoning") return new ReasoningView();
-  return new PlainView();
 }
 
 class TextView {

@@ -39,6 +39,8 @@ const transcript = new TranscriptList({
   people,
   onStop: (offset) => client.cancel(offset),
   onRegenerate: (offset) => attempt(client.regenerate(offset)),
+  onDecide: (offset, part, isApproved) =>
+    attempt(isApproved ? client.approve(offset, part) : client.deny(offset, part)),
 });
 const list = new ConversationList({
   sessions,
@@ -88,7 +90,12 @@ on("entry", ({ entry, isReplay }) => {
   }
   if (!isReplay && entry.state !== "streaming") announce(entry);
 });
-on("delta", ({ entry }) => transcript.grow(entry));
+on("delta", ({ entry, changes }) => {
+  transcript.grow(entry);
+  if (changes.some((/** @type {any} */ { state }) => state === "awaiting_approval")) {
+    get("announcement").textContent = "A tool call asks for approval.";
+  }
+});
 on("ended", ({ entry }) => {
   transcript.show(entry);
   announce(entry);

@@ -5,7 +5,8 @@ import { make, makeButton, makeFold, makeTime, setText } from "./elements.js";
 /** @typedef {import("../connections/client.js").Entry} Entry */
 /**
  * @typedef {{people: import("./people.js").People, onStop: (offset: number) => void,
- *   onRegenerate: (offset: number) => Promise<void>}} Options
+ *   onRegenerate: (offset: number) => Promise<void>, onDecide: OnDecide}} Options
+ * @typedef {(offset: number, part: string, isApproved: boolean) => Promise<void>} OnDecide
  */
 
 const STATES = {
@@ -50,7 +51,7 @@ export class EntryView {
     if (this.#entry.from === "client") {
       element.append(this.#head, make("div", "text", textOf(this.#entry) || plain(this.#entry)));
     } else {
-      this.#answer = new AnswerView();
+      this.#answer = this.#makeAnswer();
       element.append(this.#head, this.#answer.element);
     }
     element.append(this.#why, this.#fold);
@@ -73,10 +74,11 @@ export class EntryView {
 
   /** Say whose message it is. */
   nameAuthor() {
-    if (this.#answer) return;
     const { people } = this.#options;
-    this.element.dataset.isOther = String(people.isOther(this.#entry.author));
-    setText(this.#who, people.name(this.#entry.author));
+    if (!this.#answer) {
+      this.element.dataset.isOther = String(people.isOther(this.#entry.author));
+      setText(this.#who, people.name(this.#entry.author));
+    } else this.#answer.nameAll();
   }
 
   #show() {
@@ -107,11 +109,19 @@ export class EntryView {
   #showFormer() {
     const former = this.#fold.open ? this.#entries.slice(0, -1).reverse() : [];
     const views = former.map((entry) => {
-      const view = new AnswerView();
+      const view = this.#makeAnswer();
       view.update(entry);
       return view.element;
     });
     this.#former.replaceChildren(...views);
+  }
+
+  #makeAnswer() {
+    const { people, onDecide } = this.#options;
+    return new AnswerView({
+      name: (author) => people.name(author),
+      onDecide: (part, isApproved) => onDecide(this.#entry.offset, part, isApproved),
+    });
   }
 
   async #regenerate() {

@@ -10,13 +10,14 @@ export const MOST_CHARACTERS = 20_000;
 const SHOWN = ["text", "reasoning", "tool_call", "file", "error", "custom"];
 const CALL_STATES = {
   streaming: "prepares",
-  waiting: "waits for approval",
+  waiting: "waits",
+  awaiting_approval: "asks for approval",
   running: "runs",
   done: "done",
   error: "failed",
   denied: "denied",
 };
-const UNFINISHED = ["streaming", "waiting", "running"];
+const UNFINISHED = ["streaming", "waiting", "awaiting_approval", "running"];
 
 /**
  * Sort the parts of an answer into its body, its sources and its usage.
@@ -64,6 +65,19 @@ export function describeCall({ state = "streaming" }, isEnded) {
   if (isEnded && UNFINISHED.includes(state)) return { state: "lost", label: "no result" };
   const label = CALL_STATES[/** @type {keyof typeof CALL_STATES} */ (state)];
   return { state, label: label ?? String(state) };
+}
+
+/**
+ * Return who decided on a tool call, and what they wrote.
+ * @param {{state?: string, by?: string, note?: string} | undefined} approval
+ * @param {(author: string | undefined) => string} name
+ */
+export function describeApproval(approval, name) {
+  if (!approval) return "";
+  if (approval.state === "expired") return "Nobody decided in time.";
+  const by = approval.by ? ` by ${name(approval.by).replace(/^You$/, "you")}` : "";
+  const note = approval.note ? `: ${approval.note}` : "";
+  return `${nameAgent(approval.state)}${by}${note}`;
 }
 
 /** Lay out JSON, which may be unfinished while it grows. @param {string} text */
