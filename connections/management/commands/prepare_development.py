@@ -12,31 +12,37 @@ from connections.models import AccessToken
 
 _CLIENT = "development"
 
+_USERS = {"admin": True, "guest": False}
+"""The names of the users, and whether each is staff."""
+
 
 class Command(OperatorCommand):
     help = (
-        "Create the staff user `admin` and an access token for development, and"
-        " store both secrets in files that only this user can read. Needs DEBUG."
+        "Create the staff user `admin`, the user `guest` and an access token for"
+        " development, and store the secrets in files that only this user can read."
+        " Needs DEBUG."
     )
 
     def handle(self, *args: Any, **options: Any) -> None:
         if not settings.DEBUG:
             raise CommandError("this command is for development only: set DEBUG=true")
         folder = Path(settings.VAR_DIR)
-        self._prepare_user(folder / "development_password")
+        self._prepare_users(folder / "development_password")
         self._prepare_token(folder / "development_token")
 
-    def _prepare_user(self, path: Path) -> None:
+    def _prepare_users(self, path: Path) -> None:
+        """Create the users that are missing; they have the same password."""
         users = get_user_model()._default_manager
-        if path.exists() and users.filter(username="admin").exists():
-            return
-        password = secrets.token_urlsafe(12)
-        user, _ = users.get_or_create(
-            username="admin", defaults={"is_staff": True, "is_superuser": True}
-        )
-        user.set_password(password)
-        user.save()
-        _write_private(path, password)
+        is_new = not path.exists()
+        if is_new:
+            _write_private(path, secrets.token_urlsafe(12))
+        for name, is_staff in _USERS.items():
+            user, is_created = users.get_or_create(
+                username=name, defaults={"is_staff": is_staff, "is_superuser": is_staff}
+            )
+            if is_new or is_created:
+                user.set_password(path.read_text().strip())
+                user.save()
 
     def _prepare_token(self, path: Path) -> None:
         if path.exists() and AccessToken.objects.find_all([path.read_text().strip()]):
