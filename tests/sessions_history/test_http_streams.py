@@ -13,7 +13,7 @@ from tests.sessions_history.asking import add_session, ask, bearer, read_error
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("node")]
 
 
-def step(producer: str, epoch: int, sequence: int) -> dict[str, str]:
+def step(producer: str, epoch: int, sequence: int) -> dict[str, Any]:
     names = ("producer-id", "producer-epoch", "producer-seq")
     return dict(zip(names, (producer, str(epoch), str(sequence)), strict=True))
 
@@ -46,7 +46,7 @@ async def test_a_session_of_a_name_is_begun_appended_to_and_read() -> None:
 async def test_a_producer_appends_each_item_once() -> None:
     headers, path = await bearer(), f"{await add_session()}/stream/"
     for sequence, status in ((0, 200), (0, 204), (1, 200), (0, 204)):
-        own = {**headers, **step("p", 0, sequence)}
+        own: dict[str, Any] = {**headers, **step("p", 0, sequence)}
         response = await ask("POST", path, {"n": sequence}, **own)
         assert response.status_code == status, response.content
     assert response["Producer-Seq"] == "1"
@@ -75,7 +75,7 @@ async def test_a_producer_appends_each_item_once() -> None:
     ],
 )
 async def test_a_wrong_append_is_refused_with_a_sentence(
-    body: Any, more: dict[str, str], status: int, code: str
+    body: Any, more: dict[str, Any], status: int, code: str
 ) -> None:
     headers, path = await bearer(), f"{await add_session()}/stream/"
     response = await ask("POST", path, body, **headers, **more)
@@ -115,7 +115,8 @@ async def test_a_message_of_the_same_id_is_appended_once() -> None:
     assert (await Session.objects.aget()).last_offset == 1
     nothing = {"type": "cancel", "offset": 1}
     assert read_error(await ask("POST", path, nothing, **headers), 404) == "not_found"
-    for wrong in ({}, [], {**message, "id": "x"}, {"type": "cancel", "offset": "1"}):
+    refused: list[Any] = [{}, [], {**message, "id": "x"}]
+    for wrong in (*refused, {"type": "cancel", "offset": "1"}):
         assert read_error(await ask("POST", path, wrong, **headers), 400)
 
 
