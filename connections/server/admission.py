@@ -9,7 +9,8 @@ from typing import Protocol
 
 from connections.config.enforcement import FAR_OVER
 from connections.config.loader import WebSocketConfig
-from connections.net.addresses import group_address
+from connections.net.addresses import find_source, group_address, is_listed
+from connections.server.websocket.handshake import Handshake, Header
 from connections.token_bucket import TokenBucket
 from connections.units import Clock
 
@@ -43,6 +44,11 @@ class Refusal:
     reason: str
     status: int
     retry_after_seconds: int
+
+    def describe(self) -> tuple[int, str, list[Header]]:
+        """Return the status, the explanation and a header of the answer."""
+        retry_after = (b"Retry-After", b"%d" % self.retry_after_seconds)
+        return self.status, f"Try again later: {self.reason}", [retry_after]
 
 
 class PendingHandshakes:
@@ -91,6 +97,7 @@ class Admission:
 
     def __init__(self, config: WebSocketConfig, clock: Clock) -> None:
         self._config = config.handshake
+        self._trusted_proxies = config.trusted_proxies
         self._clock = clock
         limit = config.max_total_connections
         if config.enforce.observes("total"):
@@ -116,6 +123,13 @@ class Admission:
         return len(self._unanswered)
 
     # Request heads
+
+    def find_limited(self, peer: str | None) -> str | None:
+        """Return the address whose heads are limited, or None."""
+        # All clients of a proxy share its address.
+        if peer is None or is_listed(peer, self._trusted_proxies):
+            return None
+        return peer
 
     def begin_head(self, pending: Pending, address: str | None) -> None:
         """Count a connection whose request head is incomplete."""
@@ -144,6 +158,18 @@ class Admission:
         waiting.add(pending, address)
 
     # Complete handshakes
+
+    def admit(
+        self, pending: Pending, handshake: Handshake, peer: str | None
+    ) -> Refusal | None:
+        """Count a handshake by the address behind trusted proxies, or refuse it."""
+        source = find_source(
+            peer,
+            handshake.headers,
+            self._trusted_proxies,
+            is_secure=handshake.is_secure,
+        )
+        return self.begin_handshake(pending, source.address)
 
     def begin_handshake(self, pending: Pending, address: str) -> Refusal | None:
         """Count a handshake, unless it is refused."""

@@ -11,6 +11,7 @@ from connections.background import BackgroundTasks
 from connections.config.loader import WebSocketConfig
 from connections.node.node import Node
 from connections.server.admission import Admission
+from connections.server.arrival import Arrival
 from connections.server.http import HttpChannel
 from connections.server.websocket.protocol import WebSocketProtocol
 
@@ -30,7 +31,7 @@ class DrainedServer(Protocol):
     is_retiring: bool
     """True if another process accepts in place of this one."""
     config: WebSocketConfig
-    http_channels: set[HttpChannel]
+    http_channels: set[HttpChannel | Arrival]
     loop: asyncio.AbstractEventLoop
     node: Node | None
     ports: list[Any]

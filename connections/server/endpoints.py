@@ -10,7 +10,7 @@ from OpenSSL import crypto
 from twisted.internet import defer, ssl
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
-from connections.server.fair_port import FairPort, Share
+from connections.server.port import Port, Share
 
 _CERTIFICATE = re.compile(
     rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL
@@ -35,32 +35,11 @@ class SocketEndpoint:
 
     def listen(self, factory: Any) -> Any:
         """Begin to accept; return a Deferred of the port (IStreamServerEndpoint)."""
-        from twisted.internet import reactor
-
-        server = factory.server
-        if self._tls is not None:
+        server, is_tls = factory.server, self._tls is not None
+        if is_tls:
             factory = TLSMemoryBIOFactory(self._tls, False, factory)
-        if self._share is not None:
-
-            def count() -> int:
-                return len(server.connections) + len(server.http_channels)
-
-            return defer.succeed(
-                FairPort(self._socket, factory, share=self._share, count=count)
-            )
-        listening = defer.maybeDeferred(
-            reactor.adoptStreamPort,
-            self._socket.fileno(),
-            self._socket.family,
-            factory,
-        )
-        listening.addCallback(self._close_original)
-        return listening
-
-    def _close_original(self, port: Any) -> Any:
-        """Close our socket: a closed port would still accept through it."""
-        self._socket.close()
-        return port
+        port = Port(self._socket, factory, server, is_tls=is_tls, share=self._share)
+        return defer.succeed(port)
 
     def __str__(self) -> str:
         return f"socket {self.address}"

@@ -16,7 +16,6 @@ from twisted.protocols.policies import ProtocolWrapper
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from connections.net.addresses import is_listed
 from connections.server.admission import Refusal
 from connections.server.compat import (
     PublicHttpChannel,
@@ -236,6 +235,32 @@ class HttpChannel(HasDeadline, PublicHttpChannel):
             return
         self._refuse("timeout", 408, "The request did not become whole in time")
 
+    def time_out(self) -> None:
+        """Cut it off because its request, or the head of it, is late."""
+        self.server.admission.refusals["timeout"] += 1
+        self.cut_off()
+
+    def arrive(self, at: float) -> None:
+        """Take over the deadline of a connection that arrived at a moment before."""
+        timeout_seconds = self.server.config.handshake.timeout_seconds
+        left_seconds = max(0.0, at + timeout_seconds - self._timers.time())
+        self._start_deadline(left_seconds, self.time_out)
+
+    def take_first(self, received: bytes) -> None:
+        """Take the bytes that arrived before this channel was made."""
+        try:
+            self.dataReceived(received)
+        except Exception as exc:
+            # Twisted ends a connection whose dataReceived() fails, too.
+            logger.error(
+                "Reading a request failed: %s",
+                exc,
+                exc_info=exc,
+                extra={"event": "reading_failed"},
+            )
+            if self.transport is not None:
+                self.transport.abortConnection()
+
     def end_over_budget(self) -> None:
         """Refuse this request: it holds most while all hold too much."""
         if self.is_handling_request or not self._writable.is_set():
@@ -268,12 +293,9 @@ class HttpChannel(HasDeadline, PublicHttpChannel):
     def _begin_head(self) -> None:
         self._is_idle = False
         peer = getattr(self.transport.getPeer(), "host", None)
-        trusted = self.server.config.trusted_proxies
-        # All clients of a proxy share its address.
-        is_known = peer is not None and not is_listed(peer, trusted)
-        self._address: str | None = peer if is_known else None
+        self._address: str | None = self.server.admission.find_limited(peer)
         timeout_seconds = self.server.config.handshake.timeout_seconds
-        self._start_deadline(timeout_seconds, self._time_out)
+        self._start_deadline(timeout_seconds, self.time_out)
         self.server.http_channels.add(self)
         self.server.admission.end_head(self)
         self.server.admission.begin_head(self, self._address)
@@ -304,13 +326,7 @@ class HttpChannel(HasDeadline, PublicHttpChannel):
         self._start_deadline(_LINGER_SECONDS, self._abort_when_sent)
 
     def _refuse_because(self, refusal: Refusal) -> None:
-        extra = [(b"Retry-After", b"%d" % refusal.retry_after_seconds)]
-        text = f"Try again later: {refusal.reason}"
-        self._refuse(refusal.reason.replace(" ", "_"), refusal.status, text, extra)
-
-    def _time_out(self) -> None:
-        self.server.admission.refusals["timeout"] += 1
-        self.cut_off()
+        self._refuse(refusal.reason.replace(" ", "_"), *refusal.describe())
 
     def _check_body(self) -> None:
         """Refuse a body that arrives more slowly than the minimum rate."""
@@ -318,7 +334,7 @@ class HttpChannel(HasDeadline, PublicHttpChannel):
         arrived = self.requests[-1].body_bytes
         required = config.min_bytes_per_second * config.stall_seconds
         if arrived - self._checked_bytes < required:
-            self._time_out()
+            self.time_out()
             return
         self._checked_bytes = arrived
         self._start_deadline(config.stall_seconds, self._check_body)

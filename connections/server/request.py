@@ -17,7 +17,6 @@ from urllib.parse import unquote
 from django.conf import settings
 
 from connections.asgi import Message
-from connections.net.addresses import find_source
 from connections.net.headers import keep_content_headers, require_status
 from connections.node.health import find_probe
 from connections.server.admission import Refusal
@@ -25,10 +24,10 @@ from connections.server.compat import DaphneRequest, has_response_started
 from connections.server.request_limits import RequestLimits
 from connections.server.websocket.handshake import (
     BadHandshake,
-    Handshake,
     Header,
     build_refusal,
     read_handshake,
+    read_headers,
 )
 from connections.server.websocket.protocol import WebSocketProtocol
 
@@ -310,7 +309,7 @@ class HttpRequest(DaphneRequest):
                 self.method,
                 self.uri,
                 self.clientproto,
-                self.requestHeaders.getAllRawHeaders(),
+                read_headers(self.requestHeaders.getAllRawHeaders()),
                 client=_get_address(self.client),
                 local=_share_address(self.host),
                 is_secure=bool(self.isSecure()),
@@ -320,32 +319,16 @@ class HttpRequest(DaphneRequest):
             self._answer(exc.status, exc.explanation, exc.headers)
             return
         websocket = WebSocketProtocol(server, handshake)
-        refusal = server.admission.begin_handshake(
-            websocket, self._find_address(handshake)
-        )
+        peer = getattr(self.client, "host", None)
+        refusal = server.admission.admit(websocket, handshake, peer)
         if refusal is not None:
-            retry_after = str(refusal.retry_after_seconds).encode()
-            self._answer(
-                refusal.status,
-                f"Try again later: {refusal.reason}",
-                [(b"Retry-After", retry_after)],
-            )
+            self._answer(*refusal.describe())
             return
         channel = self.channel
         server.protocol_disconnected(self)
         server.protocol_connected(websocket)
         channel.hand_over(websocket)
         server.create_application(websocket, websocket.get_scope())
-
-    def _find_address(self, handshake: Handshake) -> str:
-        """Return the address of the client, through trusted proxies."""
-        source = find_source(
-            getattr(self.client, "host", None),
-            handshake.headers,
-            self.server.config.trusted_proxies,
-            is_secure=handshake.is_secure,
-        )
-        return source.address
 
     def _answer(self, status: int, explanation: str, extra: Iterable[Header]) -> None:
         """Refuse the handshake; the connection is closed after it."""

@@ -37,6 +37,7 @@ from connections.pool import choose_pool, get_redis_url
 from connections.privacy import show_peer
 from connections.server.admission import Admission
 from connections.server.application_end import ApplicationEnd
+from connections.server.arrival import Arrival
 from connections.server.budget import BufferBudget
 from connections.server.daphne_options import warn_of_ignored
 from connections.server.drain import drain
@@ -98,7 +99,9 @@ class Server(DaphneServer):
         self._requests: dict[Any, None] = {}
         # When the client left of each application that still runs.
         self._lingering: dict[Any, float] = {}
-        self.http_channels: set[HttpChannel] = set()
+        self.http_channels: set[HttpChannel | Arrival] = set()
+        """The connections that are no WebSockets, or none yet."""
+
         self.ports: list[Any] = []
         self.node: Node | None = None
         self.exit_code = 0

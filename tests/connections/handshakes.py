@@ -2,7 +2,11 @@
 
 from collections.abc import Mapping
 
-from connections.server.websocket.handshake import Handshake, read_handshake
+from connections.server.websocket.handshake import (
+    Handshake,
+    read_handshake,
+    read_headers,
+)
 
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
 HEADERS = {
@@ -23,4 +27,4 @@ def read(
 ) -> Handshake:
     """Read a handshake; the headers given replace those of a valid one."""
     whole = {**HEADERS, **(headers or {})}
-    return read_handshake(method, uri, version, whole.items())
+    return read_handshake(method, uri, version, read_headers(whole.items()))

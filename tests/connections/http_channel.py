@@ -24,7 +24,7 @@ _BUFFER_BYTES = 4096
 """Size of the kernel's buffers: few bytes fill them."""
 
 
-class _Reactor:
+class Reactor:
     """Remembers which transports wait for the kernel."""
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class Peer:
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
         ours.setblocking(False)
         self._socket.setblocking(False)
-        self._reactor = _Reactor()
+        self._reactor = Reactor()
         self.channel: HttpChannel = HttpFactory(self.server).buildProtocol(None)
         self.transport = TcpTransport(
             ours, self.channel, (address, 40_000), None, 1, self._reactor

@@ -27,7 +27,7 @@ _COMMON = (
 _NAMES = {name: name for name in _COMMON}
 """Names of headers that all handshakes share: a scope holds them for long."""
 
-_ALIKE = frozenset(
+ALIKE = frozenset(
     (
         *(b"accept-encoding", b"accept-language", b"cache-control", b"connection"),
         *(b"host", b"origin", b"pragma", b"sec-websocket-extensions"),
@@ -36,8 +36,8 @@ _ALIKE = frozenset(
 )
 """Headers that many clients send alike, and that hold no secret."""
 
-_MAX_ALIKE_BYTES = 200
-_MAX_ALIKE = 500
+MAX_ALIKE_BYTES = 200
+MAX_ALIKE = 500
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
@@ -95,21 +95,18 @@ def read_handshake(
     method: bytes,
     uri: bytes,
     version: bytes,
-    raw: Iterable[tuple[bytes, list[bytes]]],
+    headers: Sequence[Header],
     *,
     client: Address | None = None,
     local: Address | None = None,
     is_secure: bool = False,
 ) -> Handshake:
     """
-    Return the handshake in an HTTP request with one Host header.
+    Return the handshake in an HTTP request with one Host header and these headers.
 
     Raises:
         BadHandshake: the request is no handshake of version 13.
     """
-    headers = [
-        _read_header(name.lower(), value) for name, values in raw for value in values
-    ]
     # Django would read "X_Y" as "X-Y" (CVE-2015-0219). The command line sets the
     # root path; a client must not.
     headers = [
@@ -220,14 +217,26 @@ def build_response_head(status: int, headers: Iterable[Header]) -> bytes:
     return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
-def _read_header(name: bytes, value: bytes) -> Header:
+def read_headers(raw: Iterable[tuple[bytes, Sequence[bytes]]]) -> list[Header]:
+    """
+    Return the headers of a request, from the values of each name.
+
+    Raises:
+        BadHandshake: as read_header().
+    """
+    return [
+        read_header(name.lower(), value) for name, values in raw for value in values
+    ]
+
+
+def read_header(name: bytes, value: bytes) -> Header:
     """
     Return a valid header; handshakes share those that many clients send alike.
 
     Raises:
         BadHandshake: the name or the value is not valid.
     """
-    if name in _ALIKE and len(value) <= _MAX_ALIKE_BYTES:
+    if name in ALIKE and len(value) <= MAX_ALIKE_BYTES:
         return _share_header(name, value)
     return _check_header(name, value)
 
@@ -240,7 +249,7 @@ def _check_header(name: bytes, value: bytes) -> Header:
     return _NAMES.get(name, name), value
 
 
-_share_header = functools.lru_cache(_MAX_ALIKE)(_check_header)
+_share_header = functools.lru_cache(MAX_ALIKE)(_check_header)
 
 
 def _require_key(keys: list[bytes]) -> None:

@@ -1,19 +1,28 @@
-"""Accept connections on a socket that several workers share, each its fair part."""
+"""Accept connections: all, or the fair part of one of several workers."""
 
 import logging
 import socket
-from collections.abc import Callable
 from typing import Any, Protocol
 
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IReadDescriptor
 from zope.interface import implementer
 
+from connections.server.arrival import Arrival
 from connections.server.compat import get_event_loop
 
 logger = logging.getLogger(__name__)
 
+_ADDRESSES: dict[int, type[IPv4Address] | type[IPv6Address]] = {
+    socket.AF_INET: IPv4Address,
+    socket.AF_INET6: IPv6Address,
+}
+
 _PAUSE_SECONDS = 0.005
 """How long a worker with more connections than another leaves the next one to it."""
+
+_ACCEPTS_PER_TURN = 50
+"""A storm of connections must not keep the loop from the others."""
 
 _PUBLISH_SECONDS = 0.1
 _EXHAUSTED_SECONDS = 0.5
@@ -33,29 +42,32 @@ class Share(Protocol):
 
 
 @implementer(IReadDescriptor)
-class FairPort:
+class Port:
     """
-    A listening socket that accepts one connection at a time.
+    A listening socket, with or without TLS.
 
-    The kernel wakes whichever worker waits, and mostly the same one. A worker with
-    more connections than another waits a moment before it accepts, and then accepts
-    in any case: the other may be busy.
+    With a share the socket is that of several workers, and each accepts one
+    connection at a time. The kernel wakes whichever worker waits, and mostly the same
+    one. A worker with more connections than another waits a moment before it accepts,
+    and then accepts in any case: the other may be busy.
     """
 
     def __init__(
         self,
         sock: socket.socket,
         factory: Any,
+        server: Any,
         *,
-        share: Share,
-        count: Callable[[], int],
+        is_tls: bool,
+        share: Share | None,
     ) -> None:
         from twisted.internet import reactor
 
         self._socket = sock
         self._factory = factory
+        self._server = server
+        self._is_tls = is_tls
         self._share = share
-        self._count = count
         self._reactor: Any = reactor
         self._loop = get_event_loop()
         self._is_closed = False
@@ -69,14 +81,30 @@ class FairPort:
 
     def logPrefix(self) -> str:
         """Return the name of this object in Twisted's log (ILoggingContext)."""
-        return "FairPort"
+        return "Port"
+
+    def getHost(self) -> IPv4Address | IPv6Address | None:
+        """
+        Return the address that daphne logs (IListeningPort).
+
+        None for a Unix socket, and for a shared one, which the parent announces.
+        """
+        kind = _ADDRESSES.get(self._socket.family)
+        if kind is None or self._share is not None:
+            return None
+        return kind("TCP", *self._socket.getsockname()[:2])
 
     def connectionLost(self, reason: Any) -> None:
         """Close the socket (IFileDescriptor)."""
         self.stopListening()
 
     def doRead(self) -> None:
-        """Accept a connection, or leave it to another worker for a moment."""
+        """Accept what waits; with a share one, or leave it to another for a moment."""
+        if self._share is None:
+            accepts = 0
+            while accepts < _ACCEPTS_PER_TURN and self._accept():
+                accepts += 1
+            return
         own = self._count()
         self._share.publish(own)
         least = self._share.find_least()
@@ -90,15 +118,17 @@ class FairPort:
         if not self._is_closed:
             self._is_closed = True
             self._reactor.removeReader(self)
-            self._share.leave()
+            if self._share is not None:
+                self._share.leave()
             self._socket.close()
             self._factory.doStop()
 
-    def _accept(self) -> None:
+    def _accept(self) -> bool:
+        """Accept a connection; return False if there was none."""
         try:
-            accepted, _ = self._socket.accept()
+            accepted, peer = self._socket.accept()
         except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return  # Another worker was first, or the client has left.
+            return False  # Another worker was first, or the client has left.
         except OSError as exc:
             logger.error(
                 "No connection can be accepted: %s",
@@ -106,14 +136,26 @@ class FairPort:
                 extra={"event": "accept_failed"},
             )
             self._pause(_EXHAUSTED_SECONDS)
-            return
-        with accepted:
+            return False
+        if self._is_tls:
+            self._adopt(accepted)
+        else:
+            Arrival(self._server, accepted, peer, self._adopt).begin()
+        return True
+
+    def _adopt(self, sock: socket.socket) -> Any:
+        """Hand a socket over to Twisted; return its channel, None if it is lost."""
+        with sock:
             try:
-                self._reactor.adoptStreamConnection(
-                    accepted.fileno(), accepted.family, self._factory
+                transport = self._reactor.adoptStreamConnection(
+                    sock.fileno(), sock.family, self._factory
                 )
             except OSError:
-                return  # The client has left.
+                return None  # The client has left.
+        return transport.protocol
+
+    def _count(self) -> int:
+        return len(self._server.connections) + len(self._server.http_channels)
 
     def _pause(self, seconds: float) -> None:
         self._reactor.removeReader(self)
@@ -126,6 +168,6 @@ class FairPort:
 
     def _publish(self) -> None:
         """Tell the number of connections, which falls without an accept."""
-        if not self._is_closed:
+        if not self._is_closed and self._share is not None:
             self._share.publish(self._count())
             self._loop.call_later(_PUBLISH_SECONDS, self._publish)
