@@ -140,7 +140,12 @@ async def node(make_node: MakeNode, responder: Scripted) -> Node:
         (("source",), {"uri": "x"}, ValueError, "no field 'uri'; it has url, title"),
         (("reasoning",), {"text": 5}, TypeError, "text of reasoning is str, not int"),
         (("usage",), {"input_tokens": True}, TypeError, "is int, not bool"),
-        (("tool_call",), {"state": "odd"}, ValueError, "streaming, waiting, running"),
+        (
+            ("tool_call",),
+            {"state": "odd"},
+            ValueError,
+            "waiting, awaiting_approval, running",
+        ),
         (("error",), {"id": "a\nb"}, ValueError, "at most 100 printable"),
         (("error",), {"author": "a" * 101}, ValueError, "at most 100 printable"),
         (("custom",), {"data": float("nan")}, InvalidMessage, "custom holds NaN"),
