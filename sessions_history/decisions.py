@@ -12,7 +12,7 @@ class Decision:
     state: str
     """"approved", "denied", or "expired" if nobody decided in time."""
     by: str = ""
-    """The member who decided, such as `user:5`."""
+    """The member who decided, such as user:5."""
     note: str = ""
     """What the member wrote about it."""
 

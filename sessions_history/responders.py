@@ -67,7 +67,7 @@ class AnswerContext:
     """The user whose message it is, a member or the owner; None for one without a
     user, or who is gone. Of a message of the first release the user of the session."""
     author: str = ""
-    """The member whose message it is, such as `user:5`; empty of the first release."""
+    """The member whose message it is, such as user:5; empty of the first release."""
     replaces: int | None = None
     """The answer in whose place this one comes: it is regenerated."""
     claims: Mapping[str, Any] | None

@@ -8,10 +8,10 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 
-from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from benchmarks.simulation.live import Cluster, start_node
+from connections.client.connect import Socket
 from connections.client.events import State
 from connections.client.reconnecting_socket import ReconnectingSocket
 
@@ -55,7 +55,7 @@ class _Client:
         else:
             self.is_ready.clear()
 
-    async def _attend(self, connection: ClientConnection) -> None:
+    async def _attend(self, connection: Socket) -> None:
         # A consumer that says nothing has accepted it.
         self.socket.mark_ready()
         self._clients.note_return()
