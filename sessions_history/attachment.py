@@ -348,10 +348,11 @@ class SessionAttachment:
         if exc is not None:
             self._refuse(explain(exc), message_id)
             return
-        offset = done.result().offset
+        committed = done.result()
+        mark = f',"chain":"{committed.mark}"' if committed.mark else ""
         # The characters of an id need no escapes.
         self._subscriber.reply(
-            f'{{"type":"ack","id":"{message_id}","offset":{offset}}}'
+            f'{{"type":"ack","id":"{message_id}","offset":{committed.offset}{mark}}}'
         )
         shared.node.counters.acks.observe(shared.node.clock() - began_at)
 

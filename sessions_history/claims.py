@@ -17,6 +17,7 @@ MANY = "many"
 
 _OFFSET = re.compile(r"[0-9]{1,15}")
 _MAX_OPEN = 100
+_MAX_ACKED = 20
 _MAX_OFFSET = 10**15
 _MAX_ID_CHARACTERS = 80
 
@@ -55,6 +56,7 @@ def read_claim(scope: Message) -> tuple[str | None, Claim]:
     epoch, offset, open_ = read("epoch"), read("offset"), read("open")
     # A chain of another release is unknown, and therefore not compared.
     mark = Mark.parse(read("chain") or "")
+    acked = _parse_acked((read("acked") or "").split(","))
     if (epoch is None) != (offset is None):
         raise ValueError("epoch and offset belong together")
     open_offsets = open_.split(",") if open_ else []
@@ -67,6 +69,7 @@ def read_claim(scope: Message) -> tuple[str | None, Claim]:
         epoch=epoch,
         offset=int(offset or 0),
         mark=mark if epoch is not None else None,
+        acked=acked if epoch is not None else (),
         open_offsets=tuple(map(int, open_offsets)) if epoch is not None else (),
     )
 
@@ -100,6 +103,9 @@ def read_attach(content: dict[str, Any]) -> AttachRequest:
         raise ValueError(f"session: the id of a session, or {NEW!r}")
     if not _is_text(epoch) or not _is_text(chain):
         raise ValueError("epoch and chain: a text, or none")
+    acked = content.get("acked") or []
+    if not isinstance(acked, list) or not all(isinstance(one, str) for one in acked):
+        raise ValueError("acked: a list of texts")
     if (epoch is None) != (offset is None):
         raise ValueError("epoch and offset belong together")
     if not isinstance(open_offsets, list) or len(open_offsets) > _MAX_OPEN:
@@ -116,6 +122,7 @@ def read_attach(content: dict[str, Any]) -> AttachRequest:
             epoch=epoch,
             offset=offset or 0,
             mark=Mark.parse(chain or ""),
+            acked=_parse_acked(acked),
             open_offsets=tuple(open_offsets),
         )
     return AttachRequest(
@@ -124,6 +131,12 @@ def read_attach(content: dict[str, Any]) -> AttachRequest:
         has_presence=has_presence,
         request_id=request_id,
     )
+
+
+def _parse_acked(texts: list[str]) -> tuple[Mark, ...]:
+    if len(texts) > _MAX_ACKED:
+        raise ValueError(f"acked names more than {_MAX_ACKED} commits")
+    return tuple(mark for text in texts if (mark := Mark.parse(text)))
 
 
 def _is_text(value: object) -> bool:

@@ -262,3 +262,5 @@ class Committed:
     """Entries were streaming when these were appended."""
     question: Entry | None = None
     """The earlier message that an appended entry answers once more."""
+    mark: str = ""
+    """The newest commit of the session when it had the appended entries."""

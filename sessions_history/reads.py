@@ -51,6 +51,9 @@ class Claim:
     mark: Mark | None = None
     """The newest commit that the client knows of."""
 
+    acked: tuple[Mark, ...] = ()
+    """The commits that acks named, of entries that the client has not got yet."""
+
     open_offsets: tuple[int, ...] = ()
 
     def continues(self, position: Position) -> bool:
@@ -70,7 +73,7 @@ class Snapshot:
     """Entries that the client holds unfinished, or as they were before a resumption."""
 
     is_same_log: bool = True
-    """False if the log has lost the newest commit that the client knows of."""
+    """False if the log has lost a commit that the client knows of."""
 
     role: Role = Role.OWNER
     """What the client may do in the session."""
@@ -132,7 +135,8 @@ def read_snapshot(
         mark=Mark.parse(chain),
         owner_id=owner_id,
     )
-    is_same_log = has_commits(position, [claim.mark] if claim.mark else [])
+    known = [*claim.acked, *([claim.mark] if claim.mark else [])]
+    is_same_log = has_commits(position, known)
     is_continued = claim.continues(position) and is_same_log
     after = claim.offset if is_continued else 0
     offsets = (

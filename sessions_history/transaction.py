@@ -183,6 +183,7 @@ class LogTransaction:
             previous=session.previous,
             is_behind=is_behind,
             question=question,
+            mark=session.chain,
         )
 
     def _find_known(self, request: Append) -> Committed | None:
@@ -198,8 +199,8 @@ class LogTransaction:
         digest, offset = known
         if digest != request.digest:
             raise KeyReused
-        epoch = self._sessions[request.session_id].epoch
-        return Committed(epoch=epoch, offset=offset)
+        session = self._sessions[request.session_id]
+        return Committed(epoch=session.epoch, offset=offset, mark=session.chain)
 
     def _begin(self, request: Append) -> LockedSession:
         """Insert the session of a request, and lock it."""

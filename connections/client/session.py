@@ -334,6 +334,7 @@ class SessionClient(Requests):
             self._emit(EntryCompleted(entry=entry))
 
     def _take_ack(self, message: dict[str, Any]) -> None:
+        self._transcript.confirm(message)
         self._outbox.acknowledge(message["id"], message["offset"])
 
     def _take_pong(self, message: dict[str, Any]) -> None:

@@ -65,6 +65,10 @@ def read_entry(message: dict[str, Any]) -> Entry:
     )
 
 
+_MOST_ACKED = 20
+"""The server takes so many commits of acks."""
+
+
 class Transcript:
     """
     A session's entries, in order and each once.
@@ -79,6 +83,8 @@ class Transcript:
         """The last offset without a hole before it."""
         self.chain: str | None = None
         """The server's name of the newest commit that it has told of."""
+        self._acked: list[tuple[int, str]] = []
+        """Acks of entries that have not arrived: the offset and the commit."""
         self.lost: list[Entry] = []
         """Streaming entries whose end the gap of the last hello took away."""
         self._limit = limit
@@ -99,6 +105,9 @@ class Transcript:
         query = {"epoch": self.epoch, "offset": self.last}
         if self.chain is not None:
             query["chain"] = self.chain
+        acked = [chain for offset, chain in self._acked if offset > self.last]
+        if acked:
+            query["acked"] = ",".join(acked)
         growing = [entry.offset for entry in self.entries if entry.is_streaming]
         if growing:
             query["open"] = ",".join(map(str, growing))
@@ -117,6 +126,7 @@ class Transcript:
             self._entries.clear()
             self.last = 0
             self.chain = None
+            self._acked.clear()
             self._trimmed_to = hello["offset"]
         elif gap:
             # No entry follows a gap that reaches the end.
@@ -130,6 +140,13 @@ class Transcript:
         self.epoch = hello["epoch"]
         self._move_to(hello)
         return is_void
+
+    def confirm(self, ack: dict[str, Any]) -> None:
+        """Keep the commit of an ack until its entry arrives: both may be lost."""
+        ahead = [one for one in self._acked if one[0] > self.last]
+        if ack.get("chain") and ack["offset"] > self.last:
+            ahead.append((ack["offset"], ack["chain"]))
+        self._acked = ahead[-_MOST_ACKED:]
 
     def put(self, message: dict[str, Any]) -> Entry | None:
         """Add an entry; return None if an earlier one is missing."""

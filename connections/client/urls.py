@@ -2,7 +2,7 @@
 
 from urllib.parse import quote, urlsplit
 
-_POSITION = ("epoch", "offset", "chain", "open", "presence", "replaces")
+_POSITION = ("epoch", "offset", "chain", "open", "acked", "presence", "replaces")
 """Parameters that the client itself sets."""
 
 

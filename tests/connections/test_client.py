@@ -685,6 +685,12 @@ def test_a_transcript_names_the_newest_commit_that_it_was_told_of() -> None:
     assert transcript.position == "epoch=e1&offset=2&chain=3-1-c"
     # A hole: the client does not have this commit.
     assert transcript.put({**entry(9), "chain": "9-9-d"}) is None
+    for offset in (1, 3, 4):
+        transcript.confirm({"offset": offset, "chain": f"5-{offset}-e"})
+    known = "epoch=e1&offset=2&chain=3-1-c&acked=5-3-e%2C5-4-e"
+    assert transcript.position == known
+    transcript.put(entry(3))
+    assert transcript.position == "epoch=e1&offset=3&chain=3-1-c&acked=5-4-e"
     assert transcript.begin({**HELLO, "outcome": "reset"})
     assert transcript.position == "epoch=e1&offset=0"
 

@@ -70,6 +70,10 @@ test("the newest commit that the server told of is named", () => {
   transcript.begin({ ...START, outcome: "resumed", offset: 2 });
   assert.equal(transcript.position, "epoch=e1&offset=2&chain=3-1-c");
   assert.equal(transcript.put(entry(9, { chain: "9-9-d" })), false);
+  for (const offset of [1, 3, 4]) transcript.confirm({ offset, chain: `5-${offset}-e` });
+  assert.equal(transcript.position, "epoch=e1&offset=2&chain=3-1-c&acked=5-3-e%2C5-4-e");
+  transcript.put(entry(3));
+  assert.equal(transcript.position, "epoch=e1&offset=3&chain=3-1-c&acked=5-4-e");
   assert.equal(transcript.begin({ ...START, outcome: "reset", chain: null }), true);
   assert.equal(transcript.position, "epoch=e1&offset=0");
 });

@@ -41,8 +41,9 @@ async def test_a_message_is_acked_and_comes_back_as_an_entry(
         message_id = await alice.say({"text": "héllo 👩‍👩‍👧"})
         received = [await alice.receive(), await alice.receive()]
         by_type = {one["type"]: one for one in received}
-        assert by_type["ack"] == {"type": "ack", "id": message_id, "offset": 1}
         entry = by_type["entry"]
+        ack = {"type": "ack", "id": message_id, "offset": 1, "chain": entry["chain"]}
+        assert by_type["ack"] == ack
         assert (entry["offset"], entry["from"], entry["state"]) == (1, "client", "done")
         assert entry["data"] == {"text": "héllo 👩‍👩‍👧"}
 

@@ -1,6 +1,7 @@
 """Nodes notice that the database went back in time, though nobody said so."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -139,6 +140,34 @@ async def test_a_client_that_left_at_once_gets_a_reset_anywhere(regrown: str) ->
         for screen in clients:
             again = await other.attach(session_id, screen.claim)
             assert again.outcome == "reset"
+
+
+@in_database
+@pytest.mark.parametrize("is_repeated", [False, True])
+@pytest.mark.parametrize("regrown", ["", "x", "xy"])
+async def test_an_ack_whose_entry_never_came_is_missed_after_a_restore(
+    regrown: str, is_repeated: bool
+) -> None:
+    """What the client has of the log is in the restored one too."""
+    session_id = await sync_to_async(make_session)()
+    async with make_sites(2) as (writer, other):
+        screen = await writer.attach(session_id)
+        await writer.append(*appends(session_id, "a"))
+        await wait_for(screen, ["a"])
+        backup = await make_backup()
+        writer.detach(screen)
+        request = make_append(session_id, key="k", data='"b"')
+        committed = await writer.commit(request)
+        if is_repeated:
+            committed = await writer.commit(request)
+            assert not committed.entries
+        mark = Mark.parse(committed.mark)
+        assert mark is not None
+        claim = replace(screen.claim, acked=(mark,))
+        assert (await other.attach(session_id, claim)).outcome == "resumed"
+        await restore(backup)
+        await other.append(*appends(session_id, regrown))
+        assert (await other.attach(session_id, claim)).outcome == "reset"
 
 
 @in_database

@@ -1,8 +1,12 @@
 """The server replays what a client missed, or reports a gap."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from connections.asgi import Message
+from sessions_history.chain import Mark
+from sessions_history.claims import read_claim
 from sessions_history.reads import Claim, Position, Snapshot
 from sessions_history.resume import Outcome, decide
 
@@ -67,3 +71,29 @@ def test_a_first_visit_gets_what_is_there() -> None:
     assert decide(claim, snapshot_of(set(), 0, claim)).outcome is Outcome.NOTHING_MISSED
     found = decide(claim, snapshot_of({3, 4}, 4, claim))
     assert (found.outcome, found.gap, found.missing_to) == (Outcome.RESUMED, None, 2)
+
+
+@pytest.mark.parametrize(
+    ("query", "complaint"),
+    [
+        ("epoch=e", "epoch and offset belong together"),
+        ("epoch=e&offset=1&offset=2", "offset is given twice"),
+        ("epoch=e&offset=-1", "an offset is a whole number"),
+        ("epoch=e&offset=1&open=" + ",".join(["1"] * 101), "too many open entries"),
+        ("epoch=e&offset=1&acked=" + ",".join(["1-1-a"] * 21), "more than 20 commits"),
+    ],
+)
+def test_a_malformed_claim_is_refused(query: str, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        read_claim(make_scope(query))
+
+
+def test_commits_of_another_release_are_not_compared() -> None:
+    mark = Mark(7, 3, "a" * 12)
+    query = f"epoch=e&offset=1&chain=v2:x&acked={mark},v2:y"
+    assert read_claim(make_scope(query))[1] == Claim(epoch="e", offset=1, acked=(mark,))
+
+
+def make_scope(query: str) -> Message:
+    kwargs = {"session_id": "s"}
+    return {"url_route": {"kwargs": kwargs}, "query_string": query.encode()}

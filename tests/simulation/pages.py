@@ -52,6 +52,8 @@ class Page:
         self.waiting: set[str] = set()
         """The ids of the messages that are not settled."""
         self.acked: dict[str, int] = {}
+        self.acked_marks: list[str] = []
+        """The commits that acks named."""
         self.doubtful: set[str] = set()
         """Messages that a log which went back since may have lost."""
         self.refused: dict[str, str] = {}
@@ -87,6 +89,8 @@ class Page:
             query = {"epoch": self.epoch, "offset": self.position}
             if self.chain is not None:
                 query["chain"] = self.chain
+            if self.acked_marks:
+                query["acked"] = ",".join(self.acked_marks[-20:])
             if opened:
                 query["open"] = ",".join(map(str, sorted(opened)))
         self._claimed = (self.position, frozenset(opened))
@@ -163,7 +167,8 @@ class Page:
                 self._break(f"before hello: {message}")
             else:
                 take(message)
-                self.chain = message.get("chain") or self.chain
+                if message["type"] != "ack":
+                    self.chain = message.get("chain") or self.chain
 
     def _take_close(self, code: int) -> None:
         self._inbox = None
@@ -220,6 +225,7 @@ class Page:
         self.position = 0
         self.chain = None
         self.acked.clear()
+        self.acked_marks.clear()
         self.doubtful.clear()
 
     def _take_entry(self, entry: dict[str, Any]) -> None:
@@ -256,6 +262,7 @@ class Page:
 
     def _take_ack(self, ack: dict[str, Any]) -> None:
         message_id, offset = ack["id"], ack["offset"]
+        self.acked_marks.append(ack["chain"])
         if message_id in self.waiting:
             self.waiting.remove(message_id)
             self.acked[message_id] = offset

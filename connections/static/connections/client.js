@@ -349,6 +349,7 @@ export class SessionClient extends TypedTarget {
       case "state":
         return this.#takeState(message);
       case "ack":
+        this.#transcript.confirm(message);
         this.#outbox.acknowledge(message.id, message.offset);
         return this.#flush();
       case "pong":

@@ -11,6 +11,9 @@ import { addTexts, merge } from "./parts.js";
  *   parts?: Part[]}} Delta
  */
 
+/** The server takes so many commits of acks. */
+const MOST_ACKED = 20;
+
 /**
  * The entries of a session that a client holds, and the position to resume from.
  *
@@ -22,6 +25,9 @@ export class Transcript {
   /** The last offset before the first hole. */ last = 0;
   /** The server's name of the newest commit that it has told of. @type {string | null} */
   chain = null;
+
+  /** Acks of entries that have not arrived. @type {{offset: number, chain: string}[]} */
+  #acked = [];
 
   /** Streaming entries whose end the gap of the last hello took away. @type {Entry[]} */
   lost = [];
@@ -48,6 +54,8 @@ export class Transcript {
     const open = [...this.#lengths.keys()].sort((one, other) => one - other);
     const query = new URLSearchParams({ epoch: this.epoch, offset: String(this.last) });
     if (this.chain !== null) query.set("chain", this.chain);
+    const acked = this.#acked.filter(({ offset }) => offset > this.last);
+    if (acked.length > 0) query.set("acked", acked.map(({ chain }) => chain).join(","));
     if (open.length > 0) query.set("open", open.join(","));
     return query.toString();
   }
@@ -67,6 +75,7 @@ export class Transcript {
       this.#lengths.clear();
       this.last = 0;
       this.chain = null;
+      this.#acked = [];
       this.#trimmedTo = offset;
     } else if (gap) {
       // No entry follows a gap at the end of the log.
@@ -80,6 +89,16 @@ export class Transcript {
     this.epoch = epoch;
     this.chain = chain ?? this.chain;
     return isVoid;
+  }
+
+  /**
+   * Keep the commit of an ack until its entry arrives: a log that lost both is another.
+   * @param {{offset: number, chain?: string}} ack
+   */
+  confirm({ offset, chain }) {
+    const ahead = this.#acked.filter((one) => one.offset > this.last);
+    if (chain && offset > this.last) ahead.push({ offset, chain });
+    this.#acked = ahead.slice(-MOST_ACKED);
   }
 
   /** Add an entry; return false if one before it is missing. @param {Entry} entry */
