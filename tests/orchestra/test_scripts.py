@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from connections.testing import free_port
+
 ROOT = Path(__file__).resolve().parents[2]
 
 PROGRAMS = (
@@ -37,9 +39,12 @@ esac
 """
 
 MANAGE = """
-import os, pathlib, sys
+import os, pathlib, socket, sys
 with open(os.environ["CALLS"], "a") as calls:
     print("manage", *sys.argv[1:], file=calls)
+if sys.argv[1] == "serve" and "LISTENS" in os.environ:
+    with socket.create_server(("127.0.0.1", int(os.environ["PORT"]))) as server:
+        server.accept()
 if sys.argv[1] == "prepare_development":
     folder = pathlib.Path(os.environ.get("ORCHESTRA_VAR", "var"))
     folder.mkdir(exist_ok=True)
@@ -151,8 +156,14 @@ def test_server_sets_everything_up_and_serves(machine: Machine) -> None:
         "manage prepare_development",
         "manage serve --host 127.0.0.1 --port 8000 --no-sweeper",
     ]
-    assert "ws://127.0.0.1:8000/ws/echo/ --token the-token" in done.stderr
+
+
+def test_server_prints_how_to_connect_once_it_listens(machine: Machine) -> None:
+    port = str(free_port())
+    done = machine.run("server", PORT=port, LISTENS="1")
+    assert f"ws://127.0.0.1:{port}/ws/echo/ --token the-token" in done.stderr
     assert "user admin, password the-password" in done.stderr
+    assert "the-token" not in machine.run("server", PORT=port).stderr
 
 
 def test_a_model_answers_where_there_is_one_else_the_agents(machine: Machine) -> None:
