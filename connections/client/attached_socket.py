@@ -135,6 +135,8 @@ def _read_attach(url: str, request_id: str) -> dict[str, Any]:
         message["epoch"] = query["epoch"]
         message["offset"] = int(query["offset"])
         message["chain"] = query.get("chain")
+        if "acked" in query:
+            message["acked"] = query["acked"].split(",")
         message["open"] = [int(one) for one in query.get("open", "").split(",") if one]
     if query.get("presence") == "1":
         message["presence"] = True

@@ -45,6 +45,8 @@ async def _take(call: Call) -> HttpResponse:
     if committed is None:
         return HttpResponse(status=204)
     ack = {"type": "ack", "id": content["id"], "offset": committed.offset}
+    if committed.mark:
+        ack["chain"] = committed.mark
     return JsonResponse(ack)
 
 

@@ -102,6 +102,11 @@ async def test_two_sessions_share_a_connection_and_keep_their_positions(
             await conversation.send({**entry(offset), "session": session})
     growing = {**entry(3, state="streaming", data={"text": "Hel"}), "chain": "9-1-a"}
     await conversation.send({**growing, "session": "s1"})
+    asking = asyncio.create_task(first.request({"text": "hi"}))
+    said = await conversation.receive()
+    ack = {"type": "ack", "id": said["id"], "offset": 4, "chain": "10-4-b"}
+    await conversation.send({**ack, "session": "s1"})
+    await asking
     await wait_until(lambda: (len(first.entries), len(second.entries)) == (3, 1))
     conversation.cut()
     again = await accept(server)
@@ -117,6 +122,7 @@ async def test_two_sessions_share_a_connection_and_keep_their_positions(
             "epoch": "e1",
             "offset": 3,
             "chain": "9-1-a",
+            "acked": ["10-4-b"],
             "open": [3],
         },
         {

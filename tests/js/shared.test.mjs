@@ -97,6 +97,10 @@ test("each session attaches again at its position", async () => {
   const [socket, first, second] = await openTwo();
   const growing = entry(1, { state: "streaming", data: { text: "Hel" }, chain: "9-1-a" });
   socket.say({ ...growing, session: "s1" });
+  const asking = first.request({ text: "hi" });
+  const { id } = take(socket, "message");
+  socket.say({ type: "ack", id, offset: 2, chain: "10-2-b", session: "s1" });
+  await asking;
   first.cancel(1);
   assert.equal(take(socket, "cancel").session, "s1");
   socket.end(1006);
@@ -107,7 +111,16 @@ test("each session attaches again at its position", async () => {
   const asked = attach(again, "s1", { outcome: "resumed" });
   assert.deepEqual(
     { ...asked, id: null },
-    { type: "attach", session: "s1", id: null, epoch: "e1", offset: 1, chain: "9-1-a", open: [1] },
+    {
+      type: "attach",
+      session: "s1",
+      id: null,
+      epoch: "e1",
+      offset: 1,
+      chain: "9-1-a",
+      acked: ["10-2-b"],
+      open: [1],
+    },
   );
   assert.equal(attach(again, "s2").offset, 0);
   assert.equal(first.state, "open");

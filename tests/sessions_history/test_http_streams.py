@@ -108,7 +108,8 @@ async def test_a_message_of_the_same_id_is_appended_once() -> None:
     message = {"type": "message", "id": "abcdefghijkl-1", "data": {"text": "hi"}}
     for _ in range(2):
         response = await ask("POST", path, message, **headers)
-        ack = {"type": "ack", "id": message["id"], "offset": 1}
+        chain = (await Session.objects.aget()).chain
+        ack = {"type": "ack", "id": message["id"], "offset": 1, "chain": chain}
         assert (response.status_code, response.json()) == (200, ack)
     other = await ask("POST", path, {**message, "data": 2}, **headers)
     assert read_error(other, 400) == "invalid_message"

@@ -89,7 +89,8 @@ function readAttach({ pathname, searchParams }, id) {
   const epoch = searchParams.get("epoch") ?? undefined;
   const offset = epoch && Number(searchParams.get("offset"));
   const chain = searchParams.get("chain") ?? undefined;
+  const acked = searchParams.get("acked")?.split(",");
   const presence = searchParams.get("presence") === "1" || undefined;
   // JSON.stringify() leaves out what is undefined.
-  return { type: "attach", session, id, epoch, offset, chain, open, presence };
+  return { type: "attach", session, id, epoch, offset, chain, acked, open, presence };
 }
