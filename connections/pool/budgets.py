@@ -77,6 +77,18 @@ class Budgets:
         # One that waits may be cancelled; the others go on waiting.
         return await asyncio.shield(raising)
 
+    async def fit(self) -> None:
+        """
+        Take back what shards do not use while they have more than a lowered total.
+
+        Raises:
+            PoolUnavailable: the total did not answer in time.
+        """
+        status, _, epoch, *free = await self._ask_total(["look"])
+        if status == "ok" and free[0] < 0:
+            others = await self._collect(None, self._max_total - free[0])
+            await self._ask_total(["give", 0, epoch, 0, 0, *others])
+
     async def exhaust(self, shard: int) -> None:
         """
         Let a shard evict what exceeds its budget, for no other lends it more.
@@ -118,7 +130,7 @@ class Budgets:
             if given == got:
                 # Each round is for what the round before made available.
                 for _ in range(2):
-                    others = await self._collect(shard)
+                    others = await self._collect(shard, self._piece)
                     given, is_found = await self._get(shard, epoch, got, others)
                     if given != got or not is_found:
                         break
@@ -161,7 +173,7 @@ class Budgets:
             run = (await self._ask_shard(shard, ["look"]))[3]
             await self._confirm(shard, run)
 
-    async def _collect(self, shard: int) -> list[int]:
+    async def _collect(self, shard: int | None, most: int) -> list[int]:
         """Ask the other shards for room; return what each has ever given back."""
         asked = [
             one
@@ -169,8 +181,7 @@ class Budgets:
             if one != shard and self._away_until[one] <= self._clock()
         ]
         answers = await ask_all(
-            self._try(one, self._ask_shard(one, ["give_back", self._piece]))
-            for one in asked
+            self._try(one, self._ask_shard(one, ["give_back", most])) for one in asked
         )
         found: list[int] = []
         for one, answer in zip(asked, answers, strict=True):
@@ -206,7 +217,7 @@ class Budgets:
         """
         newest = time.time_ns() // 1_000_000
         for _ in range(_ATTEMPTS):
-            _, run, known = await self._ask_total(["look"])
+            _, run, known, *_ = await self._ask_total(["look"])
             epoch = max(newest, int(known)) + 1
             answers = await ask_all(
                 self._ask_shard(one, ["fence", epoch]) for one in self._shards

@@ -113,6 +113,7 @@ class ShardedSteps(PoolSteps):
             steps.renew(part, known)
             for steps, part in zip(self._shards, parts, strict=True)
         )
+        await self._budgets.fit()
         return _merge(answers)
 
     async def retake(self, mode: str, slots: Sequence[Slot]) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """The sum of the budgets of shards, over lost messages and shards that fail over."""
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -15,16 +16,16 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from connections.exceptions import PoolUnavailable
+from connections.exceptions import PoolFull, PoolUnavailable
 from connections.pool.base import Slot
 from connections.pool.budgets import Budgets
 from connections.pool.commands import SHARD_KEYS, TOTAL_KEYS, PoolCommands
 from connections.pool.redis import RedisSteps
 from connections.pool.sharded import name_shards
 from connections.pool.steps import Request
-from connections.testing import FakeClock
+from connections.testing import FakeClock, wait_until
 from connections.testing.waiting import scale
-from tests.connections.pool_nodes import FEW_SHARDS, let_be_exact
+from tests.connections.pool_nodes import FEW_SHARDS, ShardedNodePool, let_be_exact
 from tests.integration.redis_process import RedisProcess
 
 MAX_TOTAL = 7
@@ -127,7 +128,9 @@ class BudgetMachine(RuleBasedStateMachine):
         name = "keep" if place == TOTAL else "budget"
         answer = await self.places[place].run(name, [operation, *arguments])
         own = str(self.servers[place])
-        self.snapshots[place].append(self.redis.hgetall(self.keys[place]))
+        found = self.redis.hgetall(self.keys[place])
+        if found != self.snapshots[place][-1]:
+            self.snapshots[place].append(found)
         del self.snapshots[place][:-SNAPSHOTS]
         return [own if one == self.run_id else one for one in answer]
 
@@ -186,6 +189,14 @@ class BudgetMachine(RuleBasedStateMachine):
                 pipeline.execute()
             self.servers[place] += 1
             self.snapshots[place] = [found]
+        self.take_all_there_is()
+
+    @rule()
+    def take_all_there_is(self) -> None:
+        """Fill each shard up to its budget, as its scripts know it."""
+        for shard in range(FEW_SHARDS):
+            while self.run(self.take_slot(shard)):
+                self.keeps_to_the_total()
 
     @rule(shard=st.integers(0, FEW_SHARDS - 1))
     def take(self, shard: int) -> None:
@@ -279,3 +290,26 @@ def test_the_budgets_together_are_never_more_than_the_total(
         machine,
         settings=settings(max_examples=25, stateful_step_count=40, deadline=None),
     )
+
+
+async def test_a_lowered_total_takes_back_what_shards_do_not_use(
+    redis_server: RedisProcess,
+) -> None:
+    before = ShardedNodePool(redis_server.url, "a", max_total=300)
+    await before.take("1", client="alice")
+    await before.close()
+    after = ShardedNodePool(redis_server.url, "b", max_total=5)
+
+    async def is_full_at_five() -> bool:
+        await after.renew([])
+        for number in range(10):
+            after.release(str(number))
+        taken = 0
+        with contextlib.suppress(PoolFull):
+            for number in range(10):
+                await after.take(str(number), client=str(number))
+                taken += 1
+        return taken == 5
+
+    await wait_until(is_full_at_five)
+    await after.close()

@@ -19,7 +19,7 @@ NEVER = float("inf")
 
 SHARED_FAULTS = tuple(
     f"{store}_{fault}"
-    for store in ("redis", "postgres")
+    for store in ("redis", "cluster", "postgres")
     for fault in ("paused", "restarted", "flushed")
 )
 """Faults that take the shared pool from every node."""

@@ -95,11 +95,14 @@ class Nemesis:
             "drained": self._drain,
             "frozen": self._freeze,
             "outlived": self._outlive,
-            "partitioned": self._partition,
-            "islanded": self._island,
-            "replies_lost": self._lose_replies,
-            "reset": self._reset,
         }
+        if all(ways):
+            on_node |= {
+                "partitioned": self._partition,
+                "islanded": self._island,
+                "replies_lost": self._lose_replies,
+                "reset": self._reset,
+            }
         on_store: dict[str, Callable[[float], Awaitable[None]]] = {
             f"{store.name}_paused": self._pause_store,
             f"{store.name}_restarted": self._restart_store,
@@ -122,7 +125,8 @@ class Nemesis:
             first, second = self._random.sample(range(len(self._nodes)), 2)
             breaking = [self._break(kinds.pop(), first)]
             if self._random.random() < _TWO_AT_ONCE:
-                breaking.append(self._break(self._random.choice(_NODE_FAULTS), second))
+                others = [kind for kind in _NODE_FAULTS if kind in self._on_node]
+                breaking.append(self._break(self._random.choice(others), second))
             await asyncio.gather(*breaking)
             self._scene.is_lively.clear()
             await asyncio.sleep(_CALM_SECONDS)

@@ -3,8 +3,10 @@
 import contextlib
 from typing import Protocol
 
+from connections.pool.sharded import name_shards
 from connections.testing import Proxy
 from tests.integration.pgbouncer import PgBouncer
+from tests.integration.redis_cluster import RedisCluster
 from tests.integration.redis_process import RedisProcess
 from tests.integration.services import PostgresProcess
 
@@ -17,6 +19,10 @@ class Way:
 
     def __init__(self, *proxies: Proxy) -> None:
         self._proxies = proxies
+
+    def __bool__(self) -> bool:
+        """Return False if there is no proxy to break."""
+        return bool(self._proxies)
 
     @property
     def loses_replies(self) -> bool:
@@ -95,6 +101,53 @@ class RedisStore:
         with self._process.connect() as client:
             keys = [f"{{orchestra:pool}}:{name}" for name in _POOL_KEYS]
             return [key for key in keys if client.exists(key)]
+
+
+class ClusterStore:
+    """
+    The pool in a Redis Cluster, whose primary with the total is broken.
+
+    A cluster tells its clients the addresses of its nodes, so no proxy is between.
+    """
+
+    name = "cluster"
+
+    def __init__(self, cluster: RedisCluster) -> None:
+        self._cluster = cluster
+        self._broken = cluster.nodes[0]
+        self.flush = cluster.flush
+
+    def pause(self) -> None:
+        self._broken = self._find_primary()
+        self._broken.pause()
+
+    def resume(self) -> None:
+        self._broken.resume()
+
+    def kill(self) -> None:
+        self._broken = self._find_primary()
+        self._broken.kill()
+
+    def start(self) -> None:
+        """Start it as a replica, once its replica has taken over."""
+        self._cluster.wait_for_failover(self._broken)
+        self._cluster.repair()
+
+    async def open_way(
+        self, stack: contextlib.AsyncExitStack
+    ) -> tuple[Way, dict[str, str]]:
+        return Way(), {"REDIS_URL": self._cluster.url}
+
+    def find_leaks(self) -> list[str]:
+        found = []
+        for tag in name_shards("orchestra"):
+            keys = [f"{{{tag}}}:{name}" for name in _POOL_KEYS]
+            with self._cluster.find_primary(keys[0]).connect() as client:
+                found += [key for key in keys if client.exists(key)]
+        return found
+
+    def _find_primary(self) -> RedisProcess:
+        return self._cluster.find_primary("{orchestra:pool:total}:total")
 
 
 class PostgresStore:

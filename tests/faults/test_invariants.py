@@ -21,8 +21,14 @@ import pytest
 from connections.testing import Servers, wait_until
 from tests.faults.chaos import Chaos
 from tests.faults.history import History, Record
-from tests.faults.stores import PostgresStore, RedisStore, SharedStore
+from tests.faults.stores import (
+    ClusterStore,
+    PostgresStore,
+    RedisStore,
+    SharedStore,
+)
 from tests.integration.pgbouncer import PgBouncer
+from tests.integration.redis_cluster import RedisCluster
 from tests.integration.redis_process import RedisProcess
 from tests.integration.services import PostgresProcess
 from tests.project import make_server
@@ -107,6 +113,15 @@ async def test_promises_hold_through_faults(
     run: Run, database_url: str, redis_process: RedisProcess
 ) -> None:
     assert await run(RedisStore(redis_process), database_url) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(0)
+async def test_a_redis_cluster_keeps_the_promises(
+    run: Run, database_url: str, redis_cluster: RedisCluster
+) -> None:
+    """Its primary with the total is killed and failed over, frozen, or flushed."""
+    assert await run(ClusterStore(redis_cluster), database_url) == []
 
 
 @pytest.fixture

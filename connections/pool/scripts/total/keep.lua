@@ -6,7 +6,8 @@
 --             -> "ok", got of the shard, then the numbers of shards that have to be
 --                confirmed anew, each with -1, and of those that have not yet got all
 --                that they were given, each with that got; or "stale", epoch
---   look      -> "ok", run_id, epoch
+--   look      -> "ok", run_id, epoch, and what no shard was given (below 0: the total
+--                was lowered)
 --   turn shard
 --             -> "ok", epoch, turn, got, back: what to confirm the shard with
 --   divide run, epoch, then the budget of each shard, from the first on
@@ -58,7 +59,7 @@ function operations.give()
 end
 
 function operations.look()
-  return {'ok', run_id, epoch}
+  return {'ok', run_id, epoch, free()}
 end
 
 function operations.turn()
