@@ -140,6 +140,11 @@ class Arrival(HasDeadline):
         head = read_head(received)
         if head is None:
             return False
+        if _has_left(self._socket):
+            # A slot for it could evict a connection that is in use.
+            self._stop_waiting()
+            self._socket.close()
+            return True
         target, headers = head
         try:
             handshake = read_handshake(
@@ -176,6 +181,16 @@ class Arrival(HasDeadline):
                 self._socket.send(build_refusal(*refusal.describe()))
             except OSError as exc:
                 logger.debug("A refused client has left: %s", exc)
+
+
+def _has_left(sock: socket.socket) -> bool:
+    """Return True if a client gave up while its connection waited to be accepted."""
+    try:
+        return not sock.recv(1, socket.MSG_PEEK)
+    except (BlockingIOError, InterruptedError):
+        return False
+    except OSError:
+        return True
 
 
 @lru_cache(256)

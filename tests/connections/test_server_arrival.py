@@ -52,14 +52,17 @@ class Newcomers:
         self.clients: list[socket.socket] = []
         self.reactor = Reactor()
 
-    def arrive(self, first: bytes = b"") -> socket.socket:
-        """Connect a client that has sent some bytes."""
+    def arrive(self, first: bytes = b"", *, has_left: bool = False) -> socket.socket:
+        """Connect a client that has sent some bytes, and may have left since."""
         with socket.create_server(("127.0.0.1", 0)) as listening:
             client = socket.create_connection(listening.getsockname())
             self.clients.append(client)
             client.sendall(first)
+            if has_left:
+                client.close()
             ours, address = listening.accept()
-        client.setblocking(False)
+            if not has_left:
+                client.setblocking(False)
         Arrival(self.server, ours, address, self.adopt).begin()
         return client
 
@@ -125,6 +128,17 @@ async def test_a_plain_handshake_needs_no_channel(
     assert newcomers.channels == []
     assert [one["path"] for one in application.scopes] == ["/ws/é"]
     assert newcomers.server.http_channels == set()
+
+
+async def test_a_handshake_whose_client_has_left_opens_nothing(
+    newcomers: Newcomers, application: Accepting
+) -> None:
+    """As of a client that gave up while the node stood still."""
+    newcomers.arrive(HANDSHAKE, has_left=True)
+    late = newcomers.arrive(HANDSHAKE)
+    assert (await newcomers.read(late)).startswith(b"HTTP/1.1 101 ")
+    assert len(application.scopes) == 1
+    assert (newcomers.channels, newcomers.server.http_channels) == ([], set())
 
 
 async def test_both_parsers_give_an_application_the_same_scope(
