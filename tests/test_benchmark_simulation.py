@@ -6,6 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from connections.config.loader import WebSocketConfig
+from tests.project import ROOT
+
+pytest.importorskip("simpy", reason="NOT RUN: no simpy; requirements/tests.txt has it")
+
 from benchmarks.simulation.charts import CHARTS, DRAWN, RECORD, draw
 from benchmarks.simulation.check import Compared, simulate_returns, simulate_work
 from benchmarks.simulation.command import main, report
@@ -15,8 +20,6 @@ from benchmarks.simulation.model import Assumptions, Model
 from benchmarks.simulation.node import Cohort
 from benchmarks.simulation.scenarios import SCENARIOS, Result, run
 from benchmarks.simulation.stations import find_quantile
-from connections.config.loader import WebSocketConfig
-from tests.project import ROOT
 
 CHEAP = PoolCosts(
     calm_connect=Use(node_us=2000, redis_us=150, postgres_us=300),
