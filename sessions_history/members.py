@@ -129,7 +129,10 @@ def redeem(token: str, user: Any) -> Joined:
         # then sees that the invitation is used.
         is_taken = named.open().update(used_at=timezone.now())
         if is_taken:
-            return _join(session_id, Role(role), user)
+            joined, is_new = _join(session_id, Role(role), user)
+            if not is_new:
+                named.filter(is_single_use=True).update(used_at=None)
+            return joined
     joined = _find_joined(session_id, role, user)
     if joined is not None and named.exists():
         return joined
@@ -292,21 +295,25 @@ def _find_joined(session_id: str, role: str, user: Any) -> Joined | None:
     return Joined(session_id=session_id, role=Role(has))
 
 
-def _join(session_id: str, role: Role, user: Any) -> Joined:
-    """Make a user a member, in the transaction that took the invitation."""
+def _join(session_id: str, role: Role, user: Any) -> tuple[Joined, bool]:
+    """
+    Make a user a member, in the transaction that took the invitation.
+
+    Returns False too if the user has become one by other means since redeem() looked.
+    """
     try:
         _lock(session_id)
     except SessionNotFound as exc:
         raise InvitationInvalid("unknown") from exc
     joined = _find_joined(session_id, role, user)
     if joined is not None:
-        return joined
+        return joined, False
     if not _members(session_id, user).update(role=role):
         if SessionMember.objects.filter(session=session_id).count() >= MOST_MEMBERS:
             raise TooManyMembers
         SessionMember.objects.create(session_id=session_id, user=user, role=role)
     _announce(session_id)
-    return Joined(session_id=session_id, role=role)
+    return Joined(session_id=session_id, role=role), True
 
 
 def _explain(invitation: SessionInvitation | None) -> str:

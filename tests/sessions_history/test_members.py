@@ -166,6 +166,27 @@ def test_one_user_that_redeems_twice_at_once_is_one_member(bob: User) -> None:
     assert SessionMember.objects.count() == 1
 
 
+def test_who_became_a_member_meanwhile_uses_no_invitation_up(
+    bob: User, carol: User
+) -> None:
+    session_id = make_session()
+    _, token = members.invite(session_id, "writer")
+    is_free = True
+
+    def join_first(execute: Any, sql: str, *rest: Any) -> Any:
+        """Let the user join by other means, just before the invitation is taken."""
+        nonlocal is_free
+        if is_free and sql.startswith("UPDATE") and "invitation" in sql:
+            is_free = False
+            members.add(session_id, bob, "writer")
+        return execute(sql, *rest)
+
+    with connection.execute_wrapper(join_first):
+        assert members.redeem(token, bob).role == "writer"
+    assert not is_free
+    assert members.redeem(token, carol).role == "writer"
+
+
 def test_roles_that_cannot_be_given_are_refused(bob: User) -> None:
     session_id = make_session()
     for role in ("owner", "admin", ""):
