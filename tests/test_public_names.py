@@ -11,6 +11,7 @@ PUBLIC = (
     "connections.client.EntryArrived",
     "connections.client.HttpSessions",
     "connections.client.SessionClient",
+    "connections.client.with_fallback",
     "connections.close_codes.BY_CODE",
     "connections.consumers.LimitedConsumer",
     "connections.consumers.LimitedJsonConsumer",

@@ -39,6 +39,7 @@ from connections.client.events import (
     StateChanged,
     TypingChanged,
 )
+from connections.client.fallback import with_fallback
 from connections.client.http_members import Invitation, Joined, Member, Members
 from connections.client.http_sessions import HttpSessions, Page, StoredSession
 from connections.client.outbox import Ack, RequestFailed
@@ -75,6 +76,7 @@ __all__ = [
     "TypingChanged",
     "UnauthorizedError",
     "open_connection",
+    "with_fallback",
 ]
 
 _RENAMED = {

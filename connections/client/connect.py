@@ -16,9 +16,9 @@ from connections.close_codes import Reconnect
 
 _MAX_SIZE = 16 * 2**20
 _LOST = 1006
-_REFUSING = (400, 401, 403, 404)
+REFUSING = (400, 401, 403, 404)
 """HTTP statuses that a retry does not change."""
-_BUSY = (429, 503)
+BUSY = (429, 503)
 """HTTP statuses whose Retry-After counts (RFC 9110, section 10.2.3)."""
 _LONGEST_SECONDS = 3600.0
 """The longest Retry-After that a client obeys."""
@@ -90,10 +90,10 @@ def read_failure(error: OSError | WebSocketException) -> Ended:
         return read_end(_LOST, "", None)
     status = error.response.status_code
     reason = f"http_{status}"
-    if status in _REFUSING:
+    if status in REFUSING:
         return Ended(code=_LOST, reason=reason, reconnect=Reconnect.NEVER)
     ended = read_end(_LOST, reason, None)
-    if status not in _BUSY:
+    if status not in BUSY:
         return ended
     return replace(ended, after_seconds=_read_retry_after(error.response.headers))
 

@@ -115,6 +115,10 @@ class HttpSessions(MemberCalls):
         items = [read_entry(one) for one in content["items"]]
         return Page(items=items, next_cursor=content["next_cursor"])
 
+    async def post(self, session: str, message: dict[str, Any]) -> Any:
+        """Post a message of the session protocol; return its ack, if it has one."""
+        return await self._ask("POST", f"{make_path(session)}messages/", body=message)
+
     async def _ask(
         self, method: str, path: str, query: str = "", body: Any = None
     ) -> Any:

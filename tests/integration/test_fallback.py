@@ -1,4 +1,4 @@
-"""Test the browser client behind a proxy that breaks WebSockets, on a live server."""
+"""Test the clients behind a proxy that breaks WebSockets, on a live server."""
 
 import asyncio
 import json
@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from connections.client import SessionClient, State, with_fallback
 from connections.models import Connection
 from connections.testing import LiveServer, wait_until
 from connections.testing.waiting import scale
@@ -156,3 +157,61 @@ async def test_a_server_that_asks_for_patience_is_not_taken_for_a_proxy(
         for _ in range(4):
             assert (await page.read_until("state", "waiting"))["code"] == 1006
         assert find_open(server, "pat") == []
+
+
+def make_client(port: int, token: str, **options: Any) -> SessionClient:
+    open_socket = with_fallback(f"http://127.0.0.1:{port}/api/sessions/", **options)
+    url = f"ws://127.0.0.1:{port}/ws/sessions/"
+    return SessionClient(url, token=token, open_socket=open_socket)
+
+
+async def test_the_python_client_chats_over_plain_http(
+    server: LiveServer, port: int
+) -> None:
+    async with make_client(port, server.create_token("kim")) as client:
+        async with asyncio.timeout(scale(40)):
+            assert (await client.request(COUNT)).offset == 1
+        await wait_until(
+            lambda: [one.state for one in client.entries] == ["done", "done"], 30
+        )
+        assert client.entries[-1].text.count("👩‍👩‍👧") == COUNT["count"]
+        await wait_until(lambda: find_open(server, "kim") == ["sse"])
+        await asyncio.to_thread(server.call, "connections", "kick", "--client", "kim")
+        await wait_until(lambda: client.state is State.CLOSED)
+        assert client.ended is not None
+        assert client.ended.reason == "kicked"
+
+
+async def test_the_python_client_returns_to_a_socket(
+    server: LiveServer, tmp_path: Path
+) -> None:
+    token = server.create_token("ravi")
+    with open_to_workers(tmp_path / "proxy") as folder:
+        with run_plain_proxy(folder, server.port) as port:
+            client = make_client(port, token, return_seconds=1.5)
+            client.connect()
+            await wait_until(lambda: find_open(server, "ravi") == ["sse"])
+            session = client.session
+        with run_plain_proxy(folder, server.port, UPGRADE, port=port):
+            await wait_until(lambda: find_open(server, "ravi") == ["websocket"])
+            assert (await client.request(COUNT)).offset == 1
+            assert client.session == session
+            await client.close()
+
+
+async def test_the_python_client_does_not_take_patience_for_a_proxy(
+    server: LiveServer, tmp_path: Path
+) -> None:
+    token = server.create_token("pia")
+    patience = "add_header Retry-After 1 always;"
+    with (
+        open_to_workers(tmp_path / "proxy") as folder,
+        run_plain_proxy(folder, server.port, patience) as port,
+    ):
+        async with make_client(port, token) as client:
+            for _ in range(4):
+                await wait_until(lambda: client.state is State.CONNECTING)
+                await wait_until(lambda: client.state is State.WAITING)
+            assert client.ended is not None
+            assert client.ended.code == 1006
+            assert find_open(server, "pia") == []

@@ -1,0 +1,153 @@
+"""Fall back to plain HTTP where a proxy breaks WebSockets."""
+
+import asyncio
+import random
+import ssl
+import time
+from collections.abc import Callable, Sequence
+from urllib.parse import unquote, urlencode, urlsplit
+
+from websockets.exceptions import InvalidStatus, WebSocketException
+
+from connections.client.connect import (
+    BUSY,
+    REFUSING,
+    OpenSocket,
+    Socket,
+    open_connection,
+)
+from connections.client.http_sessions import HttpSessions
+from connections.client.plain_http import (
+    Answer,
+    PlainConnection,
+    get,
+    read_close_code,
+)
+from connections.client.reconnect import Random
+
+_MOST_FAILURES = 2
+_RETURN_SECONDS = 300.0
+"""The least time until a client tries a socket again, and half of the most."""
+_HANDSHAKE_SECONDS = 9.0
+"""The client itself gives an attempt up after ten."""
+_ASK_SECONDS = 3.0
+
+
+def with_fallback(
+    url: str,
+    *,
+    rng: Random = random.random,
+    return_seconds: float = _RETURN_SECONDS,
+    ssl_context: ssl.SSLContext | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> OpenSocket:
+    """
+    Return what opens sockets, or plain HTTP, for the clients of a program.
+
+    `url` is that of all sessions over HTTP (https://host/api/sessions/). It falls back
+    once two handshakes in a row have failed and a GET of the session is answered with
+    200, without Retry-After: then the server is there, and what is between breaks
+    sockets. A socket is tried again after `return_seconds`, or up to twice as long.
+
+    Raises:
+        ValueError: the URL is not http://host/path or https://host/path.
+    """
+    HttpSessions(url)  # Checks the URL.
+    return _Fallback(url, rng, return_seconds, ssl_context, clock).open
+
+
+class _Fallback:
+    """Counts the failures of sockets, and opens plain HTTP in their place."""
+
+    def __init__(
+        self,
+        url: str,
+        rng: Random,
+        return_seconds: float,
+        ssl_context: ssl.SSLContext | None,
+        clock: Callable[[], float],
+    ) -> None:
+        self._url = url
+        self._random = rng
+        self._return_seconds = return_seconds
+        self._ssl_context = ssl_context
+        self._clock = clock
+        self._failures = 0
+        self._is_refused = False
+        self._until = 0.0
+
+    async def open(
+        self, url: str, token: str | None, subprotocols: Sequence[str]
+    ) -> Socket:
+        """
+        Open a connection to the session of a WebSocket's URL.
+
+        Raises:
+            OSError, WebSocketException: there is none.
+        """
+        parts = urlsplit(url)
+        session = parts.path.rstrip("/").rpartition("/")[2]
+        is_plain = self._clock() < self._until
+        if not is_plain and self._failures >= _MOST_FAILURES:
+            is_plain = await self._is_served(session, token)
+            if is_plain:
+                span_seconds = self._return_seconds * (1 + self._random())
+                self._until = self._clock() + span_seconds
+                self._failures = 0
+        if not is_plain:
+            return await self._connect(url, token, subprotocols)
+        query = urlencode({"live": "sse", "protocol": subprotocols[0]})
+        target = f"{session}/stream/?{parts.query}&{query}"
+        response, lines, writer = await self._get(target, token)
+        try:
+            code = None
+            if response.status_code != 200:
+                code = await read_close_code(response, lines)
+        except BaseException:
+            writer.transport.abort()
+            raise
+        sessions = HttpSessions(self._url, token=token, ssl_context=self._ssl_context)
+        plain = PlainConnection(lines, writer, sessions, unquote(session))
+        if code is not None:
+            plain.end(code)
+        else:
+            plain.return_after(self._until - self._clock())
+        return plain
+
+    async def _connect(
+        self, url: str, token: str | None, subprotocols: Sequence[str]
+    ) -> Socket:
+        try:
+            async with asyncio.timeout(_HANDSHAKE_SECONDS):
+                socket = await open_connection(url, token, subprotocols)
+        except InvalidStatus as exc:
+            if exc.response.status_code in BUSY:
+                raise  # The server answers, and names its own time.
+            self._failures += 1
+            if self._is_refused:
+                raise
+            # Without its headers for WebSockets, a handshake is answered as a page.
+            raise ConnectionError("a handshake was answered as a request") from exc
+        except (OSError, WebSocketException):
+            self._failures += 1
+            raise
+        self._failures = 0
+        self._is_refused = False
+        return socket
+
+    async def _is_served(self, session: str, token: str | None) -> bool:
+        """Return whether the server answers, and asks for no patience."""
+        target = "?limit=1" if session == "new" else f"{session}/"
+        self._is_refused = False
+        try:
+            async with asyncio.timeout(_ASK_SECONDS):
+                response, _, writer = await self._get(target, token)
+        except OSError:
+            return False
+        writer.transport.abort()
+        self._is_refused = response.status_code in REFUSING
+        return response.status_code == 200 and "Retry-After" not in response.headers
+
+    async def _get(self, target: str, token: str | None) -> Answer:
+        url = f"{self._url.rstrip('/')}/{target}"
+        return await get(url, token, self._ssl_context)

@@ -1,0 +1,277 @@
+"""The fallback of the Python client, before a server of HTTP that follows a script."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosedError, InvalidStatus
+
+from connections.client import RequestFailed, SessionClient, State, with_fallback
+from connections.client.connect import OpenSocket, Socket
+from connections.testing import FakeClock, wait_until
+from tests.connections.scripted_server import HELLO
+
+PROTOCOLS = ("orchestra.v2", "orchestra.v1")
+Answer = tuple[int, dict[str, str], Any]
+
+
+class HttpServer:
+    """Answers each request as its first part of the path says; it knows no sockets."""
+
+    def __init__(self) -> None:
+        self.requests: list[str] = []
+        self.tokens: set[str | None] = set()
+        self.posted: list[dict[str, Any]] = []
+        self.handshake: Answer = (404, {}, "a page")
+        self.get: Answer = (200, {}, {"items": []})
+        self.post: Answer = (200, {}, None)
+        self.stream: Answer = (200, {"Transfer-Encoding": "chunked"}, None)
+        self.port = 0
+        self._streams: list[asyncio.StreamWriter] = []
+
+    async def serve_one(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        method, target, _ = head.split("\r\n")[0].split()
+        lines = [line.partition(": ") for line in head.split("\r\n")[1:]]
+        headers = {name.lower(): value for name, _, value in lines}
+        self.requests.append(f"{method} {target}")
+        self.tokens.add(headers.get("authorization"))
+        if method == "POST":
+            size = int(headers["content-length"])
+            self.posted.append(json.loads(await reader.readexactly(size)))
+            status, extra, content = self.post
+            if status == 200 and content is None:
+                content = {"type": "ack", "id": self.posted[-1]["id"], "offset": 1}
+        elif target.startswith("/ws/"):
+            status, extra, content = self.handshake
+        elif "/stream/" in target:
+            status, extra, content = self.stream
+        else:
+            status, extra, content = self.get
+        body = b"" if status == 204 else json.dumps(content).encode()
+        is_stream = "/stream/" in target and status == 200
+        if not is_stream:
+            extra = {**extra, "Content-Length": str(len(body))}
+        named = "".join(f"{name}: {value}\r\n" for name, value in extra.items())
+        writer.write(f"HTTP/1.1 {status} X\r\n{named}\r\n".encode())
+        if is_stream:
+            self._streams.append(writer)
+            await self.say(HELLO)
+        else:
+            writer.write(body)
+            await writer.drain()
+            writer.close()
+
+    async def say(self, message: dict[str, Any], event: str = "message") -> None:
+        """Send a message on the newest stream, in chunks of seven bytes."""
+        data = f"event: {event}\ndata: {json.dumps(message)}\n\n: quiet\n\n".encode()
+        writer = self._streams[-1]
+        is_chunked = "Transfer-Encoding" in self.stream[1]
+        for start in range(0, len(data), 7):
+            piece = data[start : start + 7]
+            framed = b"%x\r\n%s\r\n" % (len(piece), piece)
+            writer.write(framed if is_chunked else piece)
+            await writer.drain()
+
+    def cut(self) -> None:
+        """End all streams."""
+        for writer in self._streams:
+            writer.close()
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[HttpServer]:
+    made = HttpServer()
+    async with await asyncio.start_server(made.serve_one, "127.0.0.1", 0) as listening:
+        made.port = listening.sockets[0].getsockname()[1]
+        yield made
+        made.cut()
+
+
+def make_fallback(server: HttpServer, **options: Any) -> OpenSocket:
+    return with_fallback(f"http://127.0.0.1:{server.port}/api/sessions", **options)
+
+
+async def open_one(
+    server: HttpServer, open_socket: OpenSocket, session: str = "new"
+) -> Socket:
+    url = f"ws://127.0.0.1:{server.port}/ws/sessions/{session}/?offset=3"
+    return await open_socket(url, "T", PROTOCOLS)
+
+
+async def fail(server: HttpServer, open_socket: OpenSocket, times: int) -> None:
+    for _ in range(times):
+        with pytest.raises(ConnectionError):
+            await open_one(server, open_socket)
+
+
+async def fall_back(server: HttpServer, **options: Any) -> Socket:
+    open_socket = make_fallback(server, **options)
+    await fail(server, open_socket, 2)
+    return await open_one(server, open_socket)
+
+
+HANDSHAKE = "GET /ws/sessions/new/?offset=3"
+
+
+@pytest.mark.parametrize(
+    ("session", "asked"), [("new", "?limit=1"), ("s%201", "s%201/?")]
+)
+async def test_it_falls_back_after_two_failures_and_an_answer(
+    server: HttpServer, session: str, asked: str
+) -> None:
+    open_socket = make_fallback(server)
+    await fail(server, open_socket, 2)
+    plain = await open_one(server, open_socket, session)
+    root = "GET /api/sessions/"
+    stream = f"{root}{session}/stream/?offset=3&live=sse&protocol=orchestra.v2"
+    assert server.requests == [HANDSHAKE, HANDSHAKE, f"{root}{asked}", stream]
+    assert server.tokens == {"Bearer T"}
+    assert json.loads(await plain.recv()) == HELLO
+    await plain.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "headers"),
+    [(200, {"Retry-After": "1"}), (429, {}), (503, {"Retry-After": "5"}), (502, {})],
+)
+async def test_without_a_plain_answer_sockets_are_tried_on(
+    server: HttpServer, status: int, headers: dict[str, str]
+) -> None:
+    server.get = (status, headers, {})
+    open_socket = make_fallback(server)
+    await fail(server, open_socket, 4)
+    assert server.requests.count(HANDSHAKE) == 4
+    assert server.requests.count("GET /api/sessions/?limit=1") == 2
+    assert len(server.requests) == 6
+
+
+async def test_a_client_that_http_refuses_too_stays_away(server: HttpServer) -> None:
+    server.handshake = server.get = (403, {}, {})
+    open_socket = make_fallback(server)
+    await fail(server, open_socket, 2)
+    with pytest.raises(InvalidStatus):
+        await open_one(server, open_socket)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_a_busy_server_is_no_broken_proxy(
+    server: HttpServer, status: int
+) -> None:
+    server.handshake = (status, {"Retry-After": "1"}, {})
+    open_socket = make_fallback(server)
+    for _ in range(4):
+        with pytest.raises(InvalidStatus):
+            await open_one(server, open_socket)
+    assert server.requests == [HANDSHAKE] * 4
+
+
+@pytest.mark.parametrize("code", [4103, 4200])
+async def test_a_socket_that_is_closed_again_has_not_failed(
+    server: HttpServer, code: int
+) -> None:
+    async def close(socket: ServerConnection) -> None:
+        await socket.close(code)
+
+    open_socket = make_fallback(server)
+    await fail(server, open_socket, 1)
+    async with serve(close, "127.0.0.1", 0) as listening:
+        port = next(iter(listening.sockets)).getsockname()[1]
+        for _ in range(4):
+            url = f"ws://127.0.0.1:{port}/ws/sessions/new/"
+            socket = await open_socket(url, "T", ())
+            with pytest.raises(ConnectionClosedError):
+                await socket.recv()
+            assert socket.close_code == code
+    await fail(server, open_socket, 2)
+    assert server.requests == [HANDSHAKE] * 3
+
+
+@pytest.mark.parametrize(("random", "seconds"), [(0.0, 300), (0.5, 450), (1.0, 600)])
+async def test_a_socket_is_tried_again_after_five_to_ten_minutes(
+    server: HttpServer, random: float, seconds: float
+) -> None:
+    clock = FakeClock()
+    open_socket = make_fallback(server, rng=lambda: random, clock=clock)
+    await fail(server, open_socket, 2)
+    await (await open_one(server, open_socket)).close()
+    clock.advance(seconds - 1)
+    await (await open_one(server, open_socket)).close()
+    assert server.requests.count(HANDSHAKE) == 2
+    clock.advance(1)
+    await fail(server, open_socket, 2)
+    assert server.requests.count(HANDSHAKE) == 4
+    await (await open_one(server, open_socket)).close()
+
+
+async def test_the_response_ends_when_a_socket_is_due(server: HttpServer) -> None:
+    plain = await fall_back(server, return_seconds=0.01)
+    async with asyncio.timeout(10):
+        with pytest.raises(ConnectionClosedError):
+            while True:
+                await plain.recv()
+    assert plain.close_code == 4202
+
+
+@pytest.mark.parametrize("headers", [{"Transfer-Encoding": "chunked"}, {}])
+async def test_a_client_talks_over_plain_http(
+    server: HttpServer, headers: dict[str, str]
+) -> None:
+    """A body comes in chunks, or until its end from a proxy of HTTP/1.0."""
+    server.stream = (200, headers, None)
+
+    async def sleep(seconds: float) -> None:
+        await asyncio.sleep(seconds if seconds > 60 else 0)
+
+    client = SessionClient(
+        f"ws://127.0.0.1:{server.port}/ws/sessions/",
+        token="T",
+        sleep=sleep,
+        open_socket=make_fallback(server),
+    )
+    async with client:
+        async with asyncio.timeout(20):
+            assert (await client.request({"text": "one"})).offset == 1
+        assert "POST /api/sessions/s1/messages/" in server.requests
+        server.post = (503, {"Retry-After": "1"}, {"error": {"code": "unavailable"}})
+        asking = asyncio.create_task(client.request({"text": "two"}))
+        await wait_until(lambda: len(server.posted) >= 3)
+        server.post = (200, {}, None)
+        async with asyncio.timeout(20):
+            await asking
+        assert len({one["id"] for one in server.posted}) == 2
+        error = {"code": "invalid_message", "message": "no"}
+        server.post = (400, {}, {"error": error})
+        with pytest.raises(RequestFailed, match="invalid_message: no"):
+            await client.request({"text": "three"})
+        server.post = (204, {}, None)
+        await client.cancel(7)
+        await wait_until(lambda: server.posted[-1]["type"] == "cancel")
+        bye = {"type": "bye", "code": 4003, "reason": "kicked", "after_ms": None}
+        await server.say(bye, "bye")
+        server.cut()
+        await wait_until(lambda: client.state is State.CLOSED)
+        assert client.ended is not None
+        assert (client.ended.code, client.ended.reason) == (4003, "kicked")
+
+
+async def test_a_refusal_has_its_close_code(server: HttpServer) -> None:
+    server.stream = (401, {}, {"error": {"code": "x", "close_code": 4100}})
+    plain = await fall_back(server)
+    with pytest.raises(ConnectionClosedError):
+        await plain.recv()
+    assert plain.close_code == 4100
+    server.stream = (503, {"Retry-After": "3"}, {"error": {"close_code": 4103}})
+    with pytest.raises(InvalidStatus) as raised:
+        await fall_back(server)
+    assert raised.value.response.headers["Retry-After"] == "3"
+
+
+def test_a_url_without_http_is_refused() -> None:
+    with pytest.raises(ValueError, match="http://host/path or https://host/path"):
+        with_fallback("ws://host/api/sessions/")
