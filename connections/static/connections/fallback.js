@@ -87,6 +87,7 @@ class PlainSocket {
     if (!isPlain && shared.failures >= MOST_FAILURES && (await this.#isServed())) {
       const { random = Math.random, returnMs = RETURN_MS } = shared;
       isPlain = true;
+      shared.failures = 0;
       shared.until = Date.now() + returnMs * (1 + random());
     }
     if (this.readyState > 1) return;
@@ -128,7 +129,7 @@ class PlainSocket {
       }
       this.#begin();
       this.#timer = setTimeout(
-        () => this.#leave(),
+        () => this.#end(RETURNING, "asked_to_reconnect"),
         Math.max(0, this.#shared.until - Date.now()),
       );
       await this.#read(response.body.pipeThrough(new TextDecoderStream()));
@@ -190,11 +191,6 @@ class PlainSocket {
   /** @param {object} message */
   #answer(message) {
     if (this.readyState === 1) this.onmessage?.({ data: JSON.stringify(message) });
-  }
-
-  #leave() {
-    this.#shared.failures = 0;
-    this.#end(RETURNING, "asked_to_reconnect");
   }
 
   #begin() {

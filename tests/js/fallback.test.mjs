@@ -1,0 +1,63 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { withFallback } from "../../connections/static/connections/fallback.js";
+
+/** A page whose proxy breaks WebSockets, and whose server answers over HTTP. */
+class Page {
+  sockets = 0;
+  paths = [];
+
+  constructor(options = {}) {
+    const page = this;
+    class BrokenSocket {
+      constructor() {
+        page.sockets += 1;
+        queueMicrotask(() => this.onclose({ code: 1006, reason: "" }));
+      }
+      close() {}
+    }
+    const fetch = async (url) => {
+      this.paths.push(url.pathname);
+      return new Response(new ReadableStream(), options);
+    };
+    this.Socket = withFallback("http://site/api/sessions/", {
+      fetch,
+      WebSocket: BrokenSocket,
+      random: () => 0.5,
+      returnMs: 1000,
+    });
+  }
+
+  /** Open a socket; resolve with it and the code of its end, 0 if it is open. */
+  open() {
+    const socket = new this.Socket("ws://site/ws/sessions/s1/", ["orchestra.v2"]);
+    return new Promise((resolve) => {
+      socket.onopen = () => resolve([socket, 0]);
+      socket.onclose = ({ code }) => resolve([socket, code]);
+    });
+  }
+}
+
+test("a client that was away when the time was over tries two sockets again", async (t) => {
+  t.mock.timers.enable({ apis: ["Date"] });
+  const page = new Page();
+  for (const code of [1006, 1006]) assert.equal((await page.open())[1], code);
+  const [socket, code] = await page.open();
+  assert.deepEqual([code, page.sockets], [0, 2]);
+  assert.deepEqual(page.paths, ["/api/sessions/s1/", "/api/sessions/s1/stream/"]);
+  socket.close();
+  t.mock.timers.tick(1500);
+  for (const expected of [1006, 1006, 0]) {
+    const [opened, ended] = await page.open();
+    assert.equal(ended, expected);
+    opened.close();
+  }
+  assert.equal(page.sockets, 4);
+});
+
+test("a server that asks for patience causes no fallback", async () => {
+  const page = new Page({ headers: { "Retry-After": "2" } });
+  for (const _ of [1, 2, 3, 4]) assert.equal((await page.open())[1], 1006);
+  assert.equal(page.sockets, 4);
+});
