@@ -35,6 +35,17 @@ def add_check(name: str, function: Callable[..., Awaitable[None]], *args: Any) -
     CHECKS[name] = run
 
 
+_INVITE = """
+from django.contrib.auth import get_user_model
+from sessions_history import members
+from sessions_history.models import Session
+session = Session.objects.get()
+members.invite(session.pk, "reader")
+user = get_user_model()._default_manager.exclude(pk=session.user_id)[0]
+members.add(session.pk, user, "writer")
+"""
+
+
 @dataclass
 class Case:
     """One project that is served, and those who use it."""
@@ -67,6 +78,7 @@ class Case:
             await read(client, "ack")
         for address in ("203.0.113.9", "203.0.113.98"):
             await self.manage("ban", "--address", address)
+        await self.manage("shell", "-c", _INVITE)
 
     @property
     def origin(self) -> str:
