@@ -1,5 +1,6 @@
-"""The members and invitations of sessions, over HTTP."""
+"""Invite to sessions, and change their members, over HTTP."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -50,7 +51,7 @@ class Joined:
     role: str
 
 
-class MemberCalls:
+class MemberCalls(ABC):
     """
     The requests about members and invitations.
 
@@ -104,10 +105,11 @@ class MemberCalls:
         """Make the user of the client a member, by the token of an invitation."""
         return Joined(**await self._ask("POST", "/join/", body={"token": token}))
 
+    @abstractmethod
     async def _ask(
         self, method: str, path: str, query: str = "", body: Any = None
     ) -> Any:
-        raise NotImplementedError
+        """Send a request; return the content of the answer."""
 
 
 def make_path(part: str) -> str:

@@ -1,12 +1,13 @@
-"""What a client asks of its session by messages that the server acknowledges."""
+"""Make the messages by which a client asks something of its session."""
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 from connections.client.outbox import Ack
 from connections.client.transcript import Transcript
 
 
-class Requests:
+class Requests(ABC):
     """
     The messages of a client; each is sent again until the server settles it.
 
@@ -66,8 +67,9 @@ class Requests:
         message = {"type": kind, "offset": offset, "part": part}
         return await self._ask(_with(message, note=note, epoch=self._transcript.epoch))
 
+    @abstractmethod
     async def _ask(self, content: dict[str, Any]) -> Ack:
-        raise NotImplementedError
+        """Send a message until the server settles it; return its ack."""
 
 
 def _with(message: dict[str, Any], **options: Any) -> dict[str, Any]:

@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from websockets.asyncio.server import ServerConnection
+from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
+from websockets.typing import Subprotocol
 
 HELLO = {
     "type": "hello",
@@ -40,6 +42,21 @@ class Scripted:
         with contextlib.suppress(ConnectionClosed):
             await conversation.send(HELLO | (hello or {}))
         return conversation
+
+
+@contextlib.asynccontextmanager
+async def serve_script(subprotocol: str) -> AsyncIterator[Scripted]:
+    """Serve a scripted server that selects a subprotocol, on a free port."""
+    scripted = Scripted()
+    async with serve(
+        scripted.serve_one,
+        "127.0.0.1",
+        0,
+        subprotocols=[Subprotocol(subprotocol)],
+    ) as listening:
+        port = next(iter(listening.sockets)).getsockname()[1]
+        scripted.url = f"ws://127.0.0.1:{port}/ws/sessions/"
+        yield scripted
 
 
 class Conversation:

@@ -31,7 +31,7 @@ from connections.client.connect import read_failure
 from connections.client.reconnect import decide, read_end
 from connections.client.transcript import Transcript
 from connections.testing import wait_until
-from tests.connections.scripted_server import HELLO, Scripted, entry
+from tests.connections.scripted_server import HELLO, Scripted, entry, serve_script
 from tests.pages import DOCS, read_blocks
 
 CASES = json.loads(
@@ -92,15 +92,7 @@ def test_the_lines_of_the_page_let_plain_websockets_retry_after_429() -> None:
 
 @pytest.fixture
 async def server() -> AsyncIterator[Scripted]:
-    scripted = Scripted()
-    async with serve(
-        scripted.serve_one,
-        "127.0.0.1",
-        0,
-        subprotocols=["orchestra.v1"],  # type: ignore[list-item]
-    ) as listening:
-        port = next(iter(listening.sockets)).getsockname()[1]
-        scripted.url = f"ws://127.0.0.1:{port}/ws/sessions/"
+    async with serve_script("orchestra.v1") as scripted:
         yield scripted
 
 

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from websockets.asyncio.server import serve
 
 from connections.client import (
     ErrorReceived,
@@ -16,7 +15,13 @@ from connections.client import (
     State,
 )
 from connections.testing import wait_until
-from tests.connections.scripted_server import HELLO, Conversation, Scripted, entry
+from tests.connections.scripted_server import (
+    HELLO,
+    Conversation,
+    Scripted,
+    entry,
+    serve_script,
+)
 
 GREETING = {
     "type": "hello",
@@ -28,15 +33,7 @@ GREETING = {
 
 @pytest.fixture
 async def server() -> AsyncIterator[Scripted]:
-    scripted = Scripted()
-    async with serve(
-        scripted.serve_one,
-        "127.0.0.1",
-        0,
-        subprotocols=["orchestra.v2"],  # type: ignore[list-item]
-    ) as listening:
-        port = next(iter(listening.sockets)).getsockname()[1]
-        scripted.url = f"ws://127.0.0.1:{port}/ws/sessions/"
+    async with serve_script("orchestra.v2") as scripted:
         yield scripted
 
 

@@ -77,6 +77,14 @@ async def receive_state(client: Talk, state: str, part_id: str = "c1") -> Any:
                 return part
 
 
+async def ask_and_leave(node: Node) -> str:
+    """Let a call of a new session wait for a person; return the session."""
+    async with talk(node, subprotocols=V2) as alice:
+        await alice.say({"text": "my money!"})
+        await receive_state(alice, "awaiting_approval")
+        return alice.session_id
+
+
 async def receive_end(client: Talk, offset: int = 2) -> str:
     while True:
         message = await client.receive_type("state", "entry")
@@ -261,10 +269,7 @@ async def test_a_person_on_another_node_decides(make_node: MakeNode) -> None:
 async def test_another_node_goes_on_when_one_stops(make_node: MakeNode) -> None:
     first = make_node(**QUICK)
     former = set_up(first)
-    async with talk(first, subprotocols=V2) as alice:
-        await alice.say({"text": "my money!"})
-        await receive_state(alice, "awaiting_approval")
-        session_id = alice.session_id
+    session_id = await ask_and_leave(first)
     await asyncio.wait_for(get_log(first).drain(), 10)
     await first.stop()
     entry = await HistoryEntry.objects.aget(session=session_id, offset=2)
@@ -287,10 +292,7 @@ async def test_another_node_goes_on_when_one_stops(make_node: MakeNode) -> None:
 async def test_a_decision_while_no_node_waits_is_kept(make_node: MakeNode) -> None:
     first = make_node(**QUICK)
     set_up(first)
-    async with talk(first, subprotocols=V2) as alice:
-        await alice.say({"text": "my money!"})
-        await receive_state(alice, "awaiting_approval")
-        session_id = alice.session_id
+    session_id = await ask_and_leave(first)
     await first.stop()
     await sync_to_async(approvals.decide)(
         Call(session_id, 2, "c1"), is_approved=False, by="user:7", note="no"
@@ -305,10 +307,7 @@ async def test_a_responder_that_cannot_go_on_is_interrupted(
 ) -> None:
     first = make_node(**QUICK)
     set_up(first).is_resumable = False
-    async with talk(first, subprotocols=V2) as alice:
-        await alice.say({"text": "my money!"})
-        await receive_state(alice, "awaiting_approval")
-        session_id = alice.session_id
+    session_id = await ask_and_leave(first)
     await asyncio.wait_for(get_log(first).drain(), 10)
     await first.stop()
     entry = await HistoryEntry.objects.aget(session=session_id, offset=2)
@@ -322,9 +321,7 @@ async def test_a_responder_that_cannot_go_on_is_interrupted(
 async def test_a_sweep_spares_what_waits_until_it_expires(make_node: MakeNode) -> None:
     first = make_node(**QUICK)
     set_up(first)
-    async with talk(first, subprotocols=V2) as alice:
-        await alice.say({"text": "my money!"})
-        await receive_state(alice, "awaiting_approval")
+    await ask_and_leave(first)
     await first.stop()
     long_ago = timezone.now() - timedelta(hours=1)
     await Work.objects.aupdate(leased_until=long_ago)
