@@ -207,8 +207,13 @@ export function stopAnswer(client, fits) {
  */
 export async function catchUp(client) {
   if (client.state === "idle") client.connect();
-  const isThere = () =>
-    client.state === "open" && (client.entries.at(-1)?.offset ?? 0) >= (client.hello?.offset ?? 0);
+  const isThere = () => {
+    const { state, hello, entries } = client;
+    if (state !== "open" || !hello) return false;
+    // No entry follows where none is kept.
+    const last = Math.max(entries.at(-1)?.offset ?? 0, hello.gap?.[1] ?? 0);
+    return hello.outcome === "nothing_missed" || last >= hello.offset;
+  };
   const leaving = new AbortController();
   const { signal } = leaving;
   try {

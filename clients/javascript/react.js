@@ -65,7 +65,8 @@ class SessionStore {
   #first;
   /** @type {Pick<Snapshot, "gap" | "error">} */ #last = { gap: null, error: null };
 
-  #isCounted = false;
+  /** Ends the listening; null while nobody is subscribed. @type {AbortController | null} */
+  #listening = null;
 
   /** @param {string | Shared} source @param {Options} options */
   constructor(source, options) {
@@ -89,15 +90,15 @@ class SessionStore {
   subscribe = (listener) => {
     this.#listeners.add(listener);
     const client = this.#open();
-    if (!this.#isCounted) count(client, 1);
-    this.#isCounted = true;
+    if (!this.#listening) this.#listen(client);
     if (this.#listeners.size === 1) client.connect();
     return () => {
       this.#listeners.delete(listener);
       setTimeout(() => {
-        if (this.#listeners.size > 0 || !this.#isCounted) return;
-        this.#isCounted = false;
+        if (this.#listeners.size > 0 || !this.#listening) return;
         if (count(client, -1) === 0) client.close();
+        this.#listening.abort();
+        this.#listening = null;
       });
     };
   };
@@ -123,10 +124,17 @@ class SessionStore {
             ...this.options,
             getToken: getToken && ((asked) => (this.options.getToken ?? getToken)(asked)),
           });
-    for (const type of EVENTS) {
-      client.addEventListener(type, ({ detail }) => this.#take(type, detail));
-    }
     return (this.#client = client);
+  }
+
+  /** @param {SessionClient} client that other stores may listen to as well */
+  #listen(client) {
+    const { signal } = (this.#listening = new AbortController());
+    count(client, 1);
+    for (const type of EVENTS) {
+      client.addEventListener(type, ({ detail }) => this.#take(type, detail), { signal });
+    }
+    this.#snapshot = null;
   }
 
   /** @param {string} type @param {any} detail */

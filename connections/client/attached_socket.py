@@ -37,7 +37,6 @@ class AttachedSocket:
     ) -> None:
         self.close_code: int | None = None
         self.close_reason: str | None = None
-        self.request_id = request_id
         self.session = ""
         """The session's id; empty before its hello."""
         self.message_ids: set[str] = set()

@@ -158,6 +158,8 @@ class PlainConnection:
                     message = json.loads(value)
                     if event == "bye":
                         code = message["code"]
+                    elif message.get("type") == "expiring":
+                        continue  # Another token needs another request.
                     elif message.get("type") == "hello":
                         # A new session has its id now, which its messages need.
                         self._session = message["session"]

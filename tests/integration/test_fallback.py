@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from connections.client import SessionClient, State, with_fallback
+from connections.client.events import StateChanged
 from connections.models import Connection
 from connections.testing import LiveServer, wait_until
 from connections.testing.waiting import scale
@@ -209,9 +210,13 @@ async def test_the_python_client_does_not_take_patience_for_a_proxy(
         run_plain_proxy(folder, server.port, patience) as port,
     ):
         async with make_client(port, token) as client:
-            for _ in range(4):
-                await wait_until(lambda: client.state is State.CONNECTING)
-                await wait_until(lambda: client.state is State.WAITING)
-            assert client.ended is not None
-            assert client.ended.code == 1006
+            codes: list[int] = []
+            async with asyncio.timeout(scale(60)):
+                async for event in client.events():
+                    if isinstance(event, StateChanged) and event.state is State.WAITING:
+                        assert event.ended is not None
+                        codes.append(event.ended.code)
+                        if len(codes) == 4:
+                            break
+            assert codes == [1006] * 4
             assert find_open(server, "pia") == []

@@ -17,9 +17,9 @@ class Page {
       }
       close() {}
     }
-    const fetch = async (url) => {
+    const fetch = async (url, { method }) => {
       this.paths.push(url.pathname);
-      return new Response(new ReadableStream(), options);
+      return method === "POST" ? this.posted : new Response(new ReadableStream(), options);
     };
     this.Socket = withFallback("http://site/api/sessions/", {
       fetch,
@@ -60,4 +60,25 @@ test("a server that asks for patience causes no fallback", async () => {
   const page = new Page({ headers: { "Retry-After": "2" } });
   for (const _ of [1, 2, 3, 4]) assert.equal((await page.open())[1], 1006);
   assert.equal(page.sockets, 4);
+});
+
+test("a message is sent again only if that can help", async () => {
+  const page = new Page();
+  for (const _ of [1, 2]) await page.open();
+  const [socket] = await page.open();
+  const error = (/** @type {string} */ code) => JSON.stringify({ error: { code, message: "" } });
+  for (const [status, body, code] of [
+    [401, error("unauthenticated"), "unavailable"],
+    [503, "<h1>no</h1>", "unavailable"],
+    [413, "<h1>too big</h1>", "http_413"],
+    [409, error("conflict"), "conflict"],
+  ]) {
+    page.posted = new Response(body, { status });
+    const answer = new Promise((resolve) => {
+      socket.onmessage = ({ data }) => resolve(JSON.parse(data));
+    });
+    socket.send(JSON.stringify({ type: "message", id: "a", data: 1 }));
+    assert.equal((await answer).code, code);
+  }
+  socket.close();
 });

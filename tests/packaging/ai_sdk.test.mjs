@@ -304,6 +304,12 @@ test("what the application appended is kept as it is", async () => {
   assert.deepEqual(plain(second.parts), [{ type: "text", text: "closed", state: "done" }]);
 });
 
+test("a session whose entries were all deleted has an empty history", async () => {
+  const bench = new Bench({ page: null });
+  bench.attach({ offset: 7, outcome: "nothing_missed" });
+  assert.deepEqual(await new SessionTransport(bench.client).messages(), []);
+});
+
 test("a chat that is stopped before the ack has its answer stopped", async () => {
   const bench = new Bench({ page: null });
   const socket = bench.attach();

@@ -3,6 +3,7 @@
 // The file runs beside the node_modules that have React and the built package.
 
 import assert from "node:assert/strict";
+import { getEventListeners } from "node:events";
 import { afterEach, beforeEach, test } from "node:test";
 
 import { JSDOM } from "jsdom";
@@ -207,7 +208,10 @@ test("components share a connection, and a session that two of them show", async
   await say({ ...entry(1), session: "s1" }, { ...entry(2), session: "s1" });
   await say({ ...entry(1), session: "s2" });
   assert.equal(text(), "open: text 1 text 2open: text 1open: text 1 text 2");
+  const listeners = () => getEventListeners(shared.session("s1"), "delta").length;
+  assert.equal(listeners(), 2);
   await render([chat("s2", 2), chat("s1", 3)]);
+  assert.equal(listeners(), 1);
   assert.equal(text(), "open: text 1open: text 1 text 2");
   assert.deepEqual(sockets[0].sent, []);
   await render([chat("s2", 2)]);

@@ -16,6 +16,8 @@ const RETURN_MS = 300_000;
 const SILENT_MS = 75_000;
 /** The types of messages that need no socket. */
 const POSTED = ["message", "cancel", "regenerate", "approve", "deny"];
+/** A GET that asks whether the server is there must not keep sockets from being tried. */
+const ASK_MS = 3000;
 const LOST = 1006;
 const RETURNING = 4202;
 
@@ -98,7 +100,8 @@ class PlainSocket {
   /** Return whether the server answers, and asks for no patience. */
   async #isServed() {
     const path = this.#session === "new" ? "?limit=1" : `${this.#session}/`;
-    const response = await this.#ask("GET", path).catch(() => null);
+    const signal = AbortSignal.timeout(ASK_MS);
+    const response = await this.#ask("GET", path, { signal }).catch(() => null);
     return response?.status === 200 && !response.headers.has("Retry-After");
   }
 
@@ -156,7 +159,8 @@ class PlainSocket {
   /** @param {string} block */
   #take(block) {
     const data = /^data: (.*)$/m.exec(block)?.[1];
-    if (data === undefined) return;
+    // Another token needs another request, when the server ends this one.
+    if (data === undefined || /^\{"type": ?"expiring"/.test(data)) return;
     if (/^event: bye$/m.test(block)) this.#bye = JSON.parse(data);
     // A new session has its id now, which the first message needs.
     if (/^\{"type": ?"hello"/.test(data)) this.#session = JSON.parse(data).session;
@@ -172,12 +176,18 @@ class PlainSocket {
     } else if (type === "delete") {
       await this.#ask("DELETE", `${this.#session}/`).catch(() => null);
     } else if (POSTED.includes(type)) {
-      const response = await this.#ask("POST", `${this.#session}/messages/`, message).catch(
-        () => null,
-      );
+      const path = `${this.#session}/messages/`;
+      const response = await this.#ask("POST", path, { body: message }).catch(() => null);
       const content = response?.status === 204 ? null : await response?.json().catch(() => null);
       if (response?.ok) return content && this.#answer(content);
-      const { code, message: text } = content?.error ?? { code: "unavailable", message: "" };
+      const { status = 503 } = response ?? {};
+      const { code: reason, message: text } = content?.error ?? {
+        code: `http_${status}`,
+        message: "",
+      };
+      // A message whose token has expired is sent again with the next one.
+      const isTemporary = reason === "unauthenticated" || reason.startsWith("http_5");
+      const code = isTemporary ? "unavailable" : reason;
       const seconds = Number(response?.headers.get("Retry-After") ?? NaN) || null;
       const error = { type: "error", code, message: text, id, ref: null };
       this.#answer({
@@ -208,8 +218,11 @@ class PlainSocket {
     this.onclose?.({ code, reason });
   }
 
-  /** @param {string} method @param {string} path @param {object} [body] */
-  #ask(method, path, body) {
+  /**
+   * @param {string} method @param {string} path
+   * @param {{body?: object, signal?: AbortSignal}} [options]
+   */
+  #ask(method, path, { body, signal = this.#ended.signal } = {}) {
     const { csrfToken, fetch = globalThis.fetch, root } = this.#shared;
     /** @type {Record<string, string>} */ const headers = {};
     if (body) headers["Content-Type"] = "application/json";
@@ -220,8 +233,8 @@ class PlainSocket {
       headers,
       body: body && JSON.stringify(body),
       credentials: "same-origin",
-      // A message is not withdrawn: it may be recorded already.
-      signal: body ? undefined : this.#ended.signal,
+      // What changes something is not withdrawn: it may be recorded already.
+      signal: method === "GET" ? signal : undefined,
     });
   }
 }

@@ -23,6 +23,7 @@ export class People {
   #own = "";
   #isOwner = false;
   #isLoading = false;
+  /** True if something has changed since the load began. */ #isStale = false;
 
   /**
    * @param {{url: string, sessions: HttpSessions, getSession: () => string,
@@ -64,7 +65,9 @@ export class People {
 
   /** Learn who is in the session, unless an author is known. @param {string} [author] */
   async load(author) {
-    if (this.#isLoading || (author && (this.#people.has(author) || this.#unknown.has(author)))) return;
+    if (author && (this.#people.has(author) || this.#unknown.has(author))) return;
+    this.#isStale = this.#isLoading;
+    if (this.#isLoading) return;
     this.#isLoading = true;
     try {
       const session = this.#getSession();
@@ -79,6 +82,7 @@ export class People {
     if (author && !this.#people.has(author)) this.#unknown.add(author);
     this.#show();
     this.#onNamed();
+    if (this.#isStale) await this.load();
   }
 
   /** @param {Map<string, object>} members */
