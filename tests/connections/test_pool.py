@@ -276,12 +276,45 @@ class RedisPoolMachine(PoolMachine):
         self.runner.close()
 
 
-@pytest.mark.parametrize("kind", [RedisPool, ShardedPool])
+class ShardedPoolMachine(RedisPoolMachine):
+    """
+    The same model for the pool in a cluster.
+
+    A shard that recovers lends nothing: it may not know all its slots yet. So what was
+    released since a flush may be of no use to clients of other shards.
+    """
+
+    kind = ShardedPool
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_lost_keys = False
+        self.unused = 0
+
+    def take(self, client: str, replaces: int | None) -> None:
+        try:
+            super().take(client, replaces)
+        except PoolFull:
+            assert len(self.model) + self.unused >= self.MAX_TOTAL
+
+    @rule(number=st.integers(0, 20))
+    def release(self, number: int) -> None:
+        before = len(self.model)
+        super().release(number)
+        if self.has_lost_keys:
+            self.unused += before - len(self.model)
+
+    @rule(reporter=st.none() | st.sampled_from("abc"))
+    def flush(self, reporter: str | None) -> None:
+        self.has_lost_keys = True
+        super().flush(reporter)
+
+
+@pytest.mark.parametrize("kind", [RedisPoolMachine, ShardedPoolMachine])
 def test_redis_pool_against_model(
-    redis_server: RedisProcess, kind: type[RedisPool | ShardedPool]
+    redis_server: RedisProcess, kind: type[RedisPoolMachine]
 ) -> None:
-    members = {"server": redis_server, "kind": kind}
-    machine = type("Machine", (RedisPoolMachine,), members)
+    machine = type("Machine", (kind,), {"server": redis_server})
     run_state_machine_as_test(
         machine,
         settings=settings(max_examples=20, stateful_step_count=20, deadline=None),
