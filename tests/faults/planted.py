@@ -27,15 +27,15 @@ _POSTGRES = "connections/pool/scripts/postgres_1.sql"
 LIMITS = {
     "keep-has-room-for-all": Flaw(
         path=_RETAKE,
-        right="elseif count < slot.limit and count_slots() < max_total",
-        wrong="elseif count_slots() < max_total",
+        right="elseif count >= slot.limit then",
+        wrong="elseif false then",
         faults="outlived",
         shows="over its limit",
     ),
     "keep-has-room-for-nobody": Flaw(
         path=_RETAKE,
-        right="elseif count < slot.limit and count_slots() < max_total",
-        wrong="elseif count < 0",
+        right="elseif count >= slot.limit then",
+        wrong="elseif true then",
         faults="outlived",
         shows="ended for only",
     ),

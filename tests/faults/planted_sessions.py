@@ -14,8 +14,8 @@ FLAWS = {
     ),
     "an-ack-names-the-last-entry": Flaw(
         path=_TRANSACTION,
-        right="return Committed(epoch=epoch, offset=offset)",
-        wrong="return Committed(epoch=epoch, offset=offset + 1)",
+        right="epoch=session.epoch, offset=offset, mark=session.chain)",
+        wrong="epoch=session.epoch, offset=offset + 1, mark=session.chain)",
         shows="acked at",
     ),
     "keys-are-trimmed-with-their-entries": Flaw(
