@@ -6,6 +6,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from connections.capacity.load.procfs import read_cpu_seconds, read_memory_kib
@@ -115,3 +116,14 @@ class ServerProcess:
             else:
                 return
         raise StartFailed(f"no answer in {_START_SECONDS} s: {self.log_tail()}")
+
+
+def read_family_cpu_seconds(pids: Sequence[int]) -> float:
+    """Return the CPU seconds of a process, its children, and those that have ended."""
+    ticks = 0
+    # Parents come first: a child that ends meanwhile is counted with its parent's.
+    for pid in reversed(pids):
+        with suppress(FileNotFoundError):
+            stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += sum(map(int, stat[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")

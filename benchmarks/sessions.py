@@ -13,7 +13,9 @@ Measures SQLite, and a temporary PostgreSQL that syncs every commit to disk:
 With --responder it measures messages per second that are acked and answered: each
 client has eight under way, and each is echoed word by word, without a pause. With
 --stream it measures the bytes that the database writes for an answer of 100 kB over
-20 s: its WAL on PostgreSQL, all writes of the process on SQLite.
+20 s: its WAL on PostgreSQL, all writes of the process on SQLite. With --answers it
+measures 20 answers at a time, of 25 pieces per second, as text and as parts, by the
+server and by another process: CPU time of a piece, and how long it takes to its client.
 
 The load generator, the server and PostgreSQL share the machine, so the CPU time of
 each per append means more than a rate.
@@ -27,11 +29,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks import answers
 from benchmarks.appends import PAYLOAD
-from benchmarks.processes import ROOT, ServerProcess
+from benchmarks.processes import ROOT, ServerProcess, read_family_cpu_seconds
 from benchmarks.report import describe_machine, make_table, summarise
 from benchmarks.site import make_site
 from connections.capacity.load.generator import Load
@@ -45,6 +49,7 @@ _STEADY_PER_SECOND = 1_000
 _EXPECTED_PER_SECOND = 10_000
 _ENTRIES = 100
 _RESUMES = 50
+_ANSWERS = 20
 _ANSWER_CHARACTERS = 100_000
 _ANSWER_SECONDS = 20
 _ANSWER_PIECES = 1000
@@ -70,7 +75,7 @@ _ECHO = {
 
 Figures = dict[str, float]
 ListPids = Callable[[], Sequence[int]]
-"""Returns the process ids of the database."""
+"""Returns the process ids of the database, its first process first."""
 
 
 class CpuClock:
@@ -78,7 +83,7 @@ class CpuClock:
 
     def __init__(self, server: ServerProcess, list_pids: ListPids) -> None:
         self._server = server
-        self._database_pids = list_pids()
+        self._list_pids = list_pids
         self._started = self._read()
 
     def per_append_us(self, count: float) -> Figures:
@@ -93,7 +98,7 @@ class CpuClock:
         return {
             "cpu_us_event_loop": loop,
             "cpu_us_other_threads": server - loop,
-            "cpu_us_database": sum(map(read_cpu_seconds, self._database_pids)),
+            "cpu_us_database": read_family_cpu_seconds(self._list_pids()),
         }
 
 
@@ -162,6 +167,35 @@ def measure_answers(
             "ack_p50_ms": fast["p50_ms"],
             "ack_p99_ms": fast["p99_ms"],
         }
+
+
+def measure_pieces(
+    server: ServerProcess,
+    list_pids: ListPids,
+    environment: dict[str, str],
+    seconds: float,
+) -> Figures:
+    """Return the cost and the delay of a piece of an answer, for each way to write."""
+    found: Figures = {}
+    pieces = int(seconds * answers.PIECES_PER_SECOND)
+    with Load(server.port, module="benchmarks.answers") as load:
+        sessions = load.do("begin_watched", count=_ANSWERS)["sessions"]
+        for place, kind in itertools.product(("here", "elsewhere"), answers.KINDS):
+            clock = CpuClock(server, list_pids)
+            with ThreadPoolExecutor(1) as thread:
+                if place == "here":
+                    load.do("ask", kind=kind, pieces=pieces)
+                else:
+                    module = ("-m", "benchmarks.answers", kind, str(pieces), *sessions)
+                    writing = thread.submit(_manage, environment, *module)
+                watched = load.do("watch", pieces=pieces)
+            figures = clock.per_append_us(watched["count"])
+            if place == "elsewhere":
+                spent = float(writing.result())
+                figures["cpu_us_producer"] = 1e6 * spent / watched["count"]
+            figures |= {key: watched[key] for key in ("p50_ms", "p99_ms")}
+            found |= {f"{kind}_{place}_{key}": one for key, one in figures.items()}
+    return found
 
 
 async def measure_stream() -> float:
@@ -260,6 +294,10 @@ def measure(
     if arguments.responder:
         with serve(folder, {**environment, **_ECHO}) as server:
             return measure_answers(server, list_pids, seconds)
+    if arguments.answers:
+        responder = {"SESSIONS_RESPONDER": "benchmarks.answers.Responder"}
+        with serve(folder, {**environment, **responder}) as server:
+            return measure_pieces(server, list_pids, environment, seconds)
     module = ("-m", "benchmarks.sessions", "--here")
     if arguments.stream:
         _manage(environment, "manage.py", "migrate", "--verbosity", "0")
@@ -321,6 +359,9 @@ def main() -> int:
     )
     parser.add_argument(
         "--stream", action="store_true", help="measure the bytes of one answer"
+    )
+    parser.add_argument(
+        "--answers", action="store_true", help="measure the pieces of answers"
     )
     parser.add_argument(
         "--here",

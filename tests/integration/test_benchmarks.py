@@ -111,6 +111,15 @@ def test_sessions_are_measured() -> None:
         assert f"| {name} " in done.stdout
 
 
+def test_answers_are_measured() -> None:
+    """The generator fails the run if a piece is missing."""
+    arguments = ("--only", "sqlite", "--seconds", "1", "--answers")
+    done = run_benchmarks(*arguments, module="sessions")
+    assert done.returncode == 0, done.stderr
+    for name in ("text_here_p50_ms", "parts_elsewhere_cpu_us_producer"):
+        assert f"| {name} " in done.stdout
+
+
 def test_http_is_measured() -> None:
     done = run_benchmarks("--quick", module="http")
     assert done.returncode == 0, done.stderr
