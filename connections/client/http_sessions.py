@@ -10,6 +10,7 @@ from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any, Generic, TypeVar
 from urllib.parse import urlencode, urlsplit
 
+from connections.client.connect import read_retry_after
 from connections.client.http_members import MemberCalls, make_path
 from connections.client.outbox import RequestFailed
 from connections.client.tokens import GetToken, Token, ask_token
@@ -24,6 +25,8 @@ class StoredSession:
 
     id: str
     title: str
+    role: str | None
+    """The client's own: owner, writer, reader or agent; None from earlier releases."""
     epoch: str
     last_offset: int
     created_at: datetime
@@ -149,14 +152,15 @@ class HttpSessions(MemberCalls):
             connection.request(method, target, sent, headers)
             response = connection.getresponse()
             status, raw = response.status, response.read()
+            asked = read_retry_after(response.headers.get_all("Retry-After", []))
         except (OSError, HTTPException) as exc:
             raise RequestFailed("network", f"no answer: {exc!r}") from exc
         finally:
             connection.close()
-        return _read(status, raw)
+        return _read(status, raw, asked)
 
 
-def _read(status: int, raw: bytes) -> Any:
+def _read(status: int, raw: bytes, retry_after_seconds: float | None) -> Any:
     """
     Return the content of an answer.
 
@@ -170,10 +174,10 @@ def _read(status: int, raw: bytes) -> Any:
         if status in (200, 201):
             return content
         error = content["error"]
-        failed = RequestFailed(error["code"], error["message"])
-    except (ValueError, LookupError, TypeError) as exc:
-        raise RequestFailed(f"http_{status}", "the answer is no JSON of ours") from exc
-    raise failed
+        code, message = error["code"], error["message"]
+    except (ValueError, LookupError, TypeError):
+        code, message = f"http_{status}", "the answer is no JSON of ours"
+    raise RequestFailed(code, message, retry_after_seconds=retry_after_seconds)
 
 
 def _make_query(limit: int, cursor: str | None) -> str:
@@ -184,6 +188,7 @@ def _make_session(content: dict[str, Any]) -> StoredSession:
     return StoredSession(
         id=content["id"],
         title=content["title"],
+        role=content.get("role"),
         epoch=content["epoch"],
         last_offset=content["last_offset"],
         created_at=datetime.fromisoformat(content["created_at"]),

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from django.core import signing
-from django.db.models import Q
+from django.db.models import Case, CharField, OuterRef, Q, Subquery, Value, When
 from django.utils.crypto import salted_hmac
 from django.utils.http import parse_etags
 
@@ -20,6 +20,7 @@ from sessions_history.roles import find_role
 
 _SALT = "sessions_history.http"
 _END = 2**63 - 1
+_OWNER = Value(Role.OWNER.value, CharField())
 
 
 def find_own(client_id: str) -> Resource:
@@ -29,12 +30,13 @@ def find_own(client_id: str) -> Resource:
         item="session",
         about="The sessions of the client.",
         permission="",
-        rows=lambda: Session.objects.filter(client_id=client_id),
+        rows=lambda: Session.objects.filter(client_id=client_id).annotate(role=_OWNER),
         order=("-last_seen_at", "-session_id"),
         key="session_id",
         fields={
             "id": "session_id",
             "title": "title",
+            "role": "role",
             "epoch": "epoch",
             "last_offset": "last_offset",
             "created_at": "created_at",
@@ -45,15 +47,20 @@ def find_own(client_id: str) -> Resource:
 
 def find_shared(client_id: str, user_id: Any) -> Resource:
     """Return the sessions of a client, and those that its user is a member of."""
+    own = find_own(client_id)
 
     def find_rows() -> Any:
-        rows = SessionMember.objects.filter(user=user_id)
-        ids = list(rows.values_list("session", flat=True)) if user_id else []
-        # Without shared ones the condition stays that of the index of lists.
-        wanted = Q(client_id=client_id)
-        return Session.objects.filter(wanted | Q(pk__in=ids) if ids else wanted)
+        members = SessionMember.objects.filter(user=user_id)
+        ids = list(members.values_list("session", flat=True)) if user_id else []
+        if not ids:
+            # The condition stays that of the index of lists.
+            return own.rows()
+        role = members.filter(session=OuterRef("pk")).values("role")[:1]
+        return Session.objects.filter(Q(client_id=client_id) | Q(pk__in=ids)).annotate(
+            role=Case(When(client_id=client_id, then=_OWNER), default=Subquery(role))
+        )
 
-    return replace(find_own(client_id), rows=find_rows)
+    return replace(own, rows=find_rows)
 
 
 def find_owner_id(client_id: str, user_id: Any, session_id: str) -> str:

@@ -11,6 +11,7 @@ from django.contrib.auth.models import User
 from playwright.async_api import Locator, Page, expect
 
 from connections.testing import LiveServer, Servers, wait_until
+from sessions_history.models import SessionMember
 from tests.integration.browser import PASSWORD, Person, open_browser
 
 ENVIRONMENT = {
@@ -18,6 +19,8 @@ ENVIRONMENT = {
     "ECHO_DELAY_SECONDS": "0",
 }
 CONVERSATIONS = 15
+SHARED = 2
+"""The number of an old conversation of somebody else, whose member the user is."""
 
 
 def make_id(number: int) -> str:
@@ -50,7 +53,18 @@ def server(servers: Servers) -> LiveServer:
                 " values (?, 1, 'message', 'client', '{\"text\":\"hello\"}', 'done')",
                 (make_id(number),),
             )
+        shared = (f"guest:{make_id(0)}", make_id(SHARED))
+        database.execute(
+            "update sessions_history_session set client_id = ? where session_id = ?",
+            shared,
+        )
         database.commit()
+    server.run(
+        SessionMember.objects.create,
+        session_id=make_id(SHARED),
+        user_id=user.pk,
+        role="writer",
+    )
     return server
 
 
@@ -124,6 +138,8 @@ async def test_older_conversations_and_new_ones_are_in_the_list(
     await page.click("#older")
     await expect(items).to_have_count(CONVERSATIONS)
     await expect(find(page, 1).locator(".title")).to_have_text("Plan 1")
+    await expect(find(page, 1).locator("[data-act]")).to_have_count(2)
+    await expect(find(page, SHARED).locator("[data-act]")).to_have_count(0)
     await expect(page.locator("#older")).to_be_hidden()
     await tab.say("a new one")
     await tab.wait_for_answers(1)

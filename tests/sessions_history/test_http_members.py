@@ -34,7 +34,8 @@ async def test_a_session_is_shared_by_a_link(node: Node, bob: User) -> None:
     joined = await ask("POST", "join/", {"token": invitation["token"]}, **guest)
     assert joined.json() == {"session": session_id, "role": "writer"}
     listed = (await ask("GET", **guest)).json()["items"]
-    assert [one["id"] for one in listed] == [session_id]
+    assert [(one["id"], one["role"]) for one in listed] == [(session_id, "writer")]
+    assert (await ask("GET", f"{session_id}/", **alice)).json()["role"] == "owner"
     assert (await ask("GET", f"{session_id}/entries/", **guest)).status_code == 200
     found = (await ask("GET", f"{session_id}/members/", **guest)).json()
     assert found["role"] == "writer"
@@ -92,6 +93,11 @@ async def test_the_owner_changes_removes_and_hands_over(node: Node, bob: User) -
     phone = await bearer("phone", user=bob)
     left = await ask("DELETE", path, **phone)
     assert read_error(left, 409) == "owner_stays"
+    read = await ask("GET", f"{session_id}/", **phone)
+    assert read.json()["role"] == "owner"
+    unchanged = {**phone, "if-match": read["ETag"]}
+    named = await ask("PATCH", f"{session_id}/", {"title": "Ours"}, **unchanged)
+    assert named.status_code == 200
     assert (await ask("DELETE", f"{session_id}/", **phone)).status_code == 204
 
 

@@ -26,7 +26,8 @@ export { partsOf, textOf } from "./transcript.js";
  *   outcome: Outcome, gap: [number, number] | null, chain?: string | null,
  *   history_limit: number,
  *   limits: Record<string, any>, heartbeat_seconds: number,
- *   idle_timeout_seconds: number, member?: string}} Hello
+ *   idle_timeout_seconds: number, role?: import("./http.js").Role, author?: string,
+ *   member?: string}} Hello
  * @typedef {{session?: string, presence?: boolean, getToken?: import("./socket.js").GetToken,
  *   storage?: Storage | null, queueLimit?: number, entryLimit?: number,
  *   maxInFlight?: number, ackTimeoutMs?: number, heartbeatTimeoutMs?: number,

@@ -12,8 +12,8 @@ export { withFallback } from "./fallback.js";
 
 /**
  * @typedef {import("./transcript.js").Entry} Entry
- * @typedef {{id: string, title: string, epoch: string, last_offset: number,
- *   created_at: string, last_seen_at: string}} StoredSession
+ * @typedef {{id: string, title: string, role?: Role, epoch: string, last_offset: number,
+ *   created_at: string, last_seen_at: string}} StoredSession `role` is the client's own
  * @typedef {"owner"|"writer"|"reader"|"agent"} Role
  * @typedef {{author: string, user: string | null, role: Role, since: string | null}}
  *   Member `author` is as in entries; `user` is null for an owner that is a client
@@ -194,7 +194,9 @@ async function read(response) {
   if (response.ok && content) return content;
   const { code = `http_${response.status}`, message = "not the server's answer" } =
     content?.error ?? {};
-  throw new RequestError(code, message);
+  const error = new RequestError(code, message);
+  error.retryAfterSeconds = Number(response.headers.get("Retry-After")) || null;
+  throw error;
 }
 
 /** @param {string} id */

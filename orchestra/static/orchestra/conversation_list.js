@@ -34,8 +34,7 @@ export class ConversationList {
    */
   add(session, title, isOwn) {
     if (this.#find(session)) return;
-    const item = this.#make({ session, title, time: "just now" });
-    if (!isOwn) item.querySelector(".acts")?.remove();
+    const item = this.#make({ session, title, time: "just now", isOwn });
     item.querySelector("a")?.setAttribute("aria-current", "page");
     this.#list.prepend(item);
   }
@@ -45,8 +44,8 @@ export class ConversationList {
     return this.#list.querySelector(`li[data-session="${CSS.escape(session)}"]`);
   }
 
-  /** @param {{session: string, title: string, time: string}} content */
-  #make({ session, title, time }) {
+  /** @param {{session: string, title: string, time: string, isOwn: boolean}} content */
+  #make({ session, title, time, isOwn }) {
     const template = /** @type {HTMLTemplateElement} */ (get("conversation-item"));
     const copy = /** @type {DocumentFragment} */ (template.content.cloneNode(true));
     const item = /** @type {HTMLElement} */ (copy.querySelector("li"));
@@ -54,15 +53,16 @@ export class ConversationList {
     item.querySelector("a")?.setAttribute("href", `?session=${session}`);
     setText(item, ".title", title || "Untitled");
     setText(item, "time", time);
+    if (!isOwn) item.querySelector(".acts")?.remove();
     return item;
   }
 
   async #showOlder() {
     const page = await this.#sessions.list({ limit: PAGE, cursor: this.#cursor });
-    for (const { id, title, last_offset, last_seen_at } of page.items) {
+    for (const { id, title, role, last_offset, last_seen_at } of page.items) {
       if (last_offset === 0 || this.#find(id)) continue;
       const time = new Date(last_seen_at).toLocaleString();
-      this.#list.append(this.#make({ session: id, title, time }));
+      this.#list.append(this.#make({ session: id, title, time, isOwn: role === "owner" }));
     }
     this.#cursor = page.next_cursor;
     this.#older.hidden = page.next_cursor === null;
