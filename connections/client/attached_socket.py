@@ -9,14 +9,16 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from websockets.exceptions import ConnectionClosedError
 
-from connections.close_codes import Reconnect
+from connections import close_codes
 
 _PING = '{"type": "ping"'
 _MESSAGE_ID = re.compile(r'\{"type": "\w+", "id": "([\w-]+)"')
-_LOST = 1006
-_CODES = {"not_found": 4004, "forbidden": 4003, "unavailable": 4104}
-"""The close code that stands for an attach refused with a code."""
-_NEVER_CODE = 1008
+_ENDS = {
+    "not_found": close_codes.NOT_FOUND,
+    "forbidden": close_codes.FORBIDDEN,
+    "unavailable": close_codes.UNAVAILABLE,
+}
+"""The end that stands for an attach refused with a code; POLICY for any other."""
 
 
 class AttachedSocket:
@@ -89,7 +91,7 @@ class AttachedSocket:
 
     def abort(self) -> None:
         """Detach from the session, without waiting."""
-        self.end(_LOST)
+        self.end(close_codes.LOST.code)
         self._on_close(self)
 
     def feed(self, message: dict[str, Any]) -> None:
@@ -110,15 +112,15 @@ class AttachedSocket:
     def refuse(self, error: dict[str, Any]) -> None:
         """End the session that was not attached, as the error advises."""
         if error["code"] == "already_attached":
-            self.end(_LOST)
+            self.end(close_codes.LOST.code)
             return
-        code = _CODES.get(error["code"], _NEVER_CODE)
+        end = _ENDS.get(error["code"], close_codes.POLICY)
         seconds = error.get("retry_after_seconds")
-        bye = {"type": "bye", "code": code, "reason": error["code"]}
-        if code == _NEVER_CODE:
-            bye["reconnect"] = Reconnect.NEVER.value
+        bye = {"type": "bye", "code": end.code, "reason": error["code"]}
+        if end is close_codes.POLICY:
+            bye["reconnect"] = end.reconnect.value
         self.feed({**bye, "after_ms": seconds and seconds * 1000})
-        self.end(code, error["code"])
+        self.end(end.code, error["code"])
 
 
 def _read_attach(url: str, request_id: str) -> dict[str, Any]:

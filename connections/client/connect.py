@@ -7,7 +7,6 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 
 from websockets.asyncio.client import connect
-from websockets.datastructures import Headers
 from websockets.exceptions import InvalidStatus, WebSocketException
 from websockets.typing import Subprotocol
 
@@ -95,12 +94,12 @@ def read_failure(error: OSError | WebSocketException) -> Ended:
     ended = read_end(_LOST, reason, None)
     if status not in BUSY:
         return ended
-    return replace(ended, after_seconds=_read_retry_after(error.response.headers))
+    values = error.response.headers.get_all("Retry-After")
+    return replace(ended, after_seconds=read_retry_after(values))
 
 
-def _read_retry_after(headers: Headers) -> float | None:
-    """Return the seconds of Retry-After, or None without a valid header."""
-    values = headers.get_all("Retry-After")
+def read_retry_after(values: Sequence[str]) -> float | None:
+    """Return the seconds that the last Retry-After header asks for, None if invalid."""
     text = values[-1].strip() if values else ""
     if text.isascii() and text.isdecimal():
         return min(float(text), _LONGEST_SECONDS)

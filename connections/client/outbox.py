@@ -16,14 +16,23 @@ class RequestFailed(Exception):
     """
     A message was not recorded.
 
-    `code` is the server's, or queue_full, timeout, closed, message_too_big.
+    `code` is the server's, or queue_full, timeout, closed, message_too_big;
+    `retry_after_seconds` is when the server wants to be asked again, if it says so.
     """
 
-    def __init__(self, code: str, message: str, ref: str | None = None) -> None:
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        ref: str | None = None,
+        *,
+        retry_after_seconds: float | None = None,
+    ) -> None:
         super().__init__(code, message, ref)
         self.code = code
         self.message = message
         self.ref = ref
+        self.retry_after_seconds = retry_after_seconds
 
     def __str__(self) -> str:
         return f"{self.code}: {self.message}"

@@ -179,6 +179,7 @@ def _make_error(message: dict[str, Any], failed: RequestFailed) -> dict[str, Any
         "message": failed.message,
         "id": message.get("id"),
         "ref": None,
+        "retry_after_seconds": failed.retry_after_seconds,
     }
     if message["type"] == "cancel":
         error["offset"] = message["offset"]

@@ -25,6 +25,7 @@ from connections.client.events import (
     State,
     StateChanged,
 )
+from connections.client.heartbeat import Heartbeat
 from connections.client.listeners import Listeners
 from connections.client.outbox import Ack, Item, Outbox, RequestFailed, make_closed
 from connections.client.presence import SessionPresence
@@ -86,7 +87,6 @@ class SessionClient(Requests):
         self._can_renew = get_token is not None
         self._get_token = get_token or (lambda is_expired: token)
         self._ack_timeout_seconds = ack_timeout_seconds
-        self._heartbeat_timeout_seconds = heartbeat_timeout_seconds
         self._sleep = sleep
         self._clock = clock
         self._transcript = Transcript(entry_limit)
@@ -99,7 +99,12 @@ class SessionClient(Requests):
         self._cancellations = Cancellations(self._send_cancel, sleep=sleep)
         self._in_flight: Item | None = None
         self._retry_seconds: float | None = None
-        self._has_heard = False
+        self._heartbeat = Heartbeat(
+            timeout_seconds=heartbeat_timeout_seconds,
+            sleep=sleep,
+            ping=self._ping,
+            drop=self.drop,
+        )
         self._behind = (0, 0, 0.0)
         self._renewal = Renewal(
             self.refresh, answer_seconds=ack_timeout_seconds, rng=rng, sleep=sleep
@@ -216,10 +221,11 @@ class SessionClient(Requests):
             async with asyncio.timeout(OPENING_SECONDS):
                 while self.state is not State.OPEN:
                     self._receive(json.loads(await socket.recv()))
+            every_seconds = self.hello["heartbeat_seconds"]
             async with asyncio.TaskGroup() as tasks:
                 aside = [
                     tasks.create_task(self._send_queue()),
-                    tasks.create_task(self._beat()),
+                    tasks.create_task(self._heartbeat.beat(every_seconds)),
                     tasks.create_task(self._cancellations.run()),
                     tasks.create_task(self.presence.run()),
                 ]
@@ -254,16 +260,8 @@ class SessionClient(Requests):
             epoch = self._transcript.epoch
             await self._say({"type": "cancel", "offset": offset, "epoch": epoch})
 
-    async def _beat(self) -> None:
-        """Drop a connection whose server stopped answering."""
-        with contextlib.suppress(ConnectionClosed):
-            while True:
-                await self._sleep(self.hello["heartbeat_seconds"])
-                self._has_heard = False
-                await self._say({"type": "ping", "t": round(self._clock() * 1000)})
-                await self._sleep(self._heartbeat_timeout_seconds)
-                if not self._has_heard:
-                    self.drop()
+    async def _ping(self) -> None:
+        await self._say({"type": "ping", "t": round(self._clock() * 1000)})
 
     async def _say(self, message: dict[str, Any]) -> None:
         await self._socket.send(json.dumps(message))
@@ -280,7 +278,7 @@ class SessionClient(Requests):
         self._emit(StateChanged(state=state, ended=ended, delay_seconds=delay_seconds))
 
     def _receive(self, message: dict[str, Any]) -> None:
-        self._has_heard = True
+        self._heartbeat.hear()
         take = getattr(self, f"_take_{message['type']}", self.presence.take)
         take(message)
 

@@ -17,6 +17,7 @@ from connections import close_codes
 from connections.client.attached_socket import AttachedSocket
 from connections.client.connect import Socket, open_connection
 from connections.client.events import State
+from connections.client.heartbeat import Heartbeat
 from connections.client.reconnect import Ended, Random
 from connections.client.reconnecting_socket import OPENING_SECONDS, ReconnectingSocket
 from connections.client.session import SessionClient
@@ -74,7 +75,6 @@ class SharedConnection:
         self._address = url
         self._can_renew = get_token is not None
         self._get_token = get_token or (lambda is_expired: token)
-        self._heartbeat_timeout_seconds = heartbeat_timeout_seconds
         self._options: dict[str, Any] = {"rng": rng, "sleep": sleep, "clock": clock}
         self._sleep = sleep
         # A client that is closed, and that nobody holds, is gone.
@@ -89,7 +89,12 @@ class SharedConnection:
         self._leaving: set[str] = set()
         self._is_due = asyncio.Event()
         self._retry_seconds: float | None = None
-        self._has_heard = False
+        self._heartbeat = Heartbeat(
+            timeout_seconds=heartbeat_timeout_seconds,
+            sleep=sleep,
+            ping=self._ping,
+            drop=self.drop,
+        )
         self._has_changed = asyncio.Event()
         self._renewal = Renewal(
             self.refresh, answer_seconds=answer_timeout_seconds, rng=rng, sleep=sleep
@@ -238,9 +243,10 @@ class SharedConnection:
             async with asyncio.timeout(OPENING_SECONDS):
                 while self.state is not State.OPEN:
                     self._receive(json.loads(await socket.recv()))
+            every_seconds = self.hello["heartbeat_seconds"]
             async with asyncio.TaskGroup() as tasks:
                 aside = [
-                    tasks.create_task(self._beat()),
+                    tasks.create_task(self._heartbeat.beat(every_seconds)),
                     tasks.create_task(self._repeat()),
                 ]
                 with contextlib.suppress(ConnectionClosed):
@@ -249,16 +255,8 @@ class SharedConnection:
                 for task in aside:
                     task.cancel()
 
-    async def _beat(self) -> None:
-        """Drop a connection whose server stopped answering."""
-        with contextlib.suppress(ConnectionClosed):
-            while True:
-                await self._sleep(self.hello["heartbeat_seconds"])
-                self._has_heard = False
-                await self._say({"type": "ping"})
-                await self._sleep(self._heartbeat_timeout_seconds)
-                if not self._has_heard:
-                    self.drop()
+    async def _ping(self) -> None:
+        await self._say({"type": "ping"})
 
     async def _repeat(self) -> None:
         """Send what the server has not answered, which may have been over the rate."""
@@ -301,7 +299,7 @@ class SharedConnection:
         self._is_due.set()
 
     def _receive(self, message: dict[str, Any]) -> None:
-        self._has_heard = True
+        self._heartbeat.hear()
         take = getattr(self, f"_take_{message['type']}", self._take_other)
         take(message)
 

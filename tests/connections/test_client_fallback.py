@@ -225,7 +225,10 @@ async def test_a_client_talks_over_plain_http(
     """A body comes in chunks, or until its end from a proxy of HTTP/1.0."""
     server.stream = (200, headers, None)
 
+    slept: list[float] = []
+
     async def sleep(seconds: float) -> None:
+        slept.append(seconds)
         await asyncio.sleep(seconds if seconds > 60 else 0)
 
     client = SessionClient(
@@ -238,13 +241,15 @@ async def test_a_client_talks_over_plain_http(
         async with asyncio.timeout(20):
             assert (await client.request({"text": "one"})).offset == 1
         assert "POST /api/sessions/s1/messages/" in server.requests
-        server.post = (503, {"Retry-After": "1"}, {"error": {"code": "unavailable"}})
+        error = {"code": "unavailable", "message": "later"}
+        server.post = (503, {"Retry-After": "17"}, {"error": error})
         asking = asyncio.create_task(client.request({"text": "two"}))
         await wait_until(lambda: len(server.posted) >= 3)
         server.post = (200, {}, None)
         async with asyncio.timeout(20):
             await asking
         assert len({one["id"] for one in server.posted}) == 2
+        assert 17 in slept
         error = {"code": "invalid_message", "message": "no"}
         server.post = (400, {}, {"error": error})
         with pytest.raises(RequestFailed, match="invalid_message: no"):

@@ -14,9 +14,9 @@ function makeFetch(...answers) {
     asked.push({ url: String(url), ...options });
     const answer = answers.shift();
     if (answer instanceof Error) throw answer;
-    const [status, content] = answer;
+    const [status, content, headers] = answer;
     const body = content === undefined ? null : JSON.stringify(content);
-    return new Response(body, { status });
+    return new Response(body, { status, headers });
   };
   return { asked, fetch };
 }
@@ -93,6 +93,15 @@ test("errors have the server's code, or say who failed", async () => {
   const sessions = new HttpSessions(ROOT, { fetch });
   for (const code of ["not_found", "http_502", "http_200", "network"]) {
     await assert.rejects(sessions.get("x"), { name: "RequestError", code });
+  }
+});
+
+test("an error names the seconds of Retry-After", async () => {
+  const limited = makeError("rate_limited");
+  const { fetch } = makeFetch([429, limited, { "Retry-After": "7" }], [429, limited]);
+  const sessions = new HttpSessions(ROOT, { fetch });
+  for (const retryAfterSeconds of [7, null]) {
+    await assert.rejects(sessions.get("x"), { code: "rate_limited", retryAfterSeconds });
   }
 });
 

@@ -7,6 +7,8 @@ export class RequestError extends Error {
    * session sends it.
    */
   isStored = false;
+  /** When a server that was asked over HTTP wants to be asked again, if it says so. */
+  /** @type {number | null} */ retryAfterSeconds = null;
 
   /** @param {string} code @param {string} message @param {string | null} [ref] */
   constructor(code, message, ref = null) {
