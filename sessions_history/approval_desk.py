@@ -8,8 +8,9 @@ from connections.exceptions import DatabaseUnavailable
 from connections.storage.database import Database
 from sessions_history import approvals
 from sessions_history.approvals import Asked, Call
-from sessions_history.decisions import Decision
+from sessions_history.decisions import APPROVED, INTERRUPTED, Decision
 from sessions_history.entries import Committed
+from sessions_history.exceptions import StreamEnded
 from sessions_history.fan_out import FanOut
 from sessions_history.parts import AWAITING_APPROVAL, TOOL_CALL, Part
 from sessions_history.payloads import digest
@@ -37,8 +38,10 @@ class ApprovalDesk:
         fan_out: FanOut,
         quota: StreamQuota,
         timeout_seconds: float,
+        owner: str,
     ) -> None:
         self._database = database
+        self._owner = owner
         self._fan_out = fan_out
         self._quota = quota
         self._timeout_seconds = timeout_seconds
@@ -61,9 +64,12 @@ class ApprovalDesk:
         """
         Wait until a person decides on a tool call; see AskApproval.
 
-        The wait is over once its outcome is a part of the answer. If the node dies
-        before, another one may ask again, and gets the same decision; if it dies
-        later, nobody acts on the decision.
+        The wait is over once its outcome is committed, as a part of the answer, and
+        this stream has taken the decision. If the node dies before, another one may
+        ask again, and gets the same decision; if it dies later, none gets an approval.
+
+        Raises:
+            StreamEnded: another node goes on with the answer.
         """
         seconds = self._timeout_seconds if timeout_seconds is None else timeout_seconds
         if seconds <= 0:
@@ -77,20 +83,22 @@ class ApprovalDesk:
         event = asyncio.Event()
         self._waiting[call] = (event, stream)
         try:
-            asked = await self._write(approvals.ask, call, digest(made_of), seconds)
+            # Each resumption adds a link to the chain.
+            attempt = stream.entry.chain
+            asked = await self._write(
+                approvals.ask, call, digest(made_of), seconds, attempt
+            )
             if asked.decision is None:
                 await stream.write(Part(TOOL_CALL, id=part_id, state=AWAITING_APPROVAL))
                 await stream.flush()
             with stream.without_deadline(), self._quota.without(question.client_id):
                 decision = asked.decision or await self._wait(call, asked, event)
-            state = "running" if decision.is_approved else "denied"
-            outcome = {"state": decision.state}
-            outcome |= {"by": decision.by} if decision.by else {}
-            outcome |= {"note": decision.note} if decision.note else {}
-            await stream.write(
-                Part(TOOL_CALL, id=part_id, state=state, approval=outcome)
-            )
-            await self._write(approvals.close, call)
+            if not asked.is_taken:
+                await stream.write(_make_outcome(part_id, decision))
+                await stream.flush()
+                await self._take(call, stream, attempt)
+            elif _lacks_outcome(_find_call(stream, part_id), decision):
+                await stream.write(_make_outcome(part_id, decision))
         finally:
             del self._waiting[call]
         return decision
@@ -151,6 +159,15 @@ class ApprovalDesk:
                 asked = await self._write(approvals.read, call)
         return asked.decision
 
+    async def _take(self, call: Call, stream: Stream, attempt: str) -> None:
+        try:
+            await self._write(approvals.take, call, self._owner, attempt)
+        except StreamEnded:
+            stream.abandon()
+            # The responder learns it as of any other end of its stream.
+            await asyncio.sleep(0)
+            raise
+
     async def _write(self, work: Callable[..., Result], *args: Any) -> Result:
         """Carry out work in the database, as soon as it is there."""
         while True:
@@ -162,6 +179,29 @@ class ApprovalDesk:
 
 _SHOWN = ("name", "arguments")
 """The fields of a call on which a person decides."""
+
+_STATES = {APPROVED: "running", INTERRUPTED: "error"}
+"""The state of a call after a decision; any other denies it."""
+_ENDED = ("done", "error")
+
+
+def _make_outcome(part_id: str, decision: Decision) -> Part:
+    """Return what a decision changes of its call."""
+    state = _STATES.get(decision.state, "denied")
+    # A person approved what was interrupted.
+    by_person = APPROVED if decision.state == INTERRUPTED else decision.state
+    outcome = {"state": by_person}
+    outcome |= {"by": decision.by} if decision.by else {}
+    outcome |= {"note": decision.note} if decision.note else {}
+    return Part(TOOL_CALL, id=part_id, state=state, approval=outcome)
+
+
+def _lacks_outcome(part: dict[str, Any], decision: Decision) -> bool:
+    """Return True if the attempt that took a decision has not written its end."""
+    is_interrupted = decision.state == INTERRUPTED
+    # The previous release took decisions before their outcome was committed.
+    ends = _ENDED if is_interrupted else (*_ENDED, "running", "denied")
+    return part.get("state") not in ends
 
 
 def _find_call(stream: Stream, part_id: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from django.db import models
 
 from connections.models.alias import PrimaryQuerySet
 from connections.models.clock import MomentField, Now
+from sessions_history.chain import MARK_LENGTH
 
 PART_ID_LENGTH = 100
 NOTE_LENGTH = 1000
@@ -38,6 +39,9 @@ class Approval(models.Model):
     state = models.CharField(max_length=8, choices=State.choices, default=State.WAITING)
     is_open = models.BooleanField(default=True)
     """The responder has not got the decision: another node may go on with it."""
+    taken_by = models.CharField(max_length=MARK_LENGTH, blank=True, db_default="")
+    """The chain that the entry had when its responder got the decision: each attempt
+    at an answer has its own."""
     decided_by = models.CharField(max_length=255, blank=True)
     note = models.CharField(max_length=NOTE_LENGTH, blank=True)
     created_at = MomentField(db_default=Now())

@@ -10,8 +10,12 @@ from django.utils import timezone
 
 from connections.models.alias import atomic
 from sessions_history.approval_models import Approval
-from sessions_history.decisions import Decision
-from sessions_history.exceptions import ApprovalDecided, ApprovalNotFound
+from sessions_history.decisions import INTERRUPTED, Decision
+from sessions_history.exceptions import (
+    ApprovalDecided,
+    ApprovalNotFound,
+    StreamEnded,
+)
 from sessions_history.models import HistoryEntry, Session, Work
 
 _WAITING = Approval.State.WAITING.value
@@ -32,13 +36,16 @@ class Asked:
     decision: Decision | None
     """None while it waits."""
     seconds_left: float
+    is_taken: bool = False
+    """The responder has the decision, or had it before its node died."""
 
 
-def ask(call: Call, digest: str, seconds: float) -> Asked:
+def ask(call: Call, digest: str, seconds: float, attempt: str) -> Asked:
     """
     Insert a question, or return the one that was asked before about the same call.
 
-    A call that differs from what a person was shown is asked anew.
+    A call that differs from what a person was shown is asked anew. An approval that
+    another attempt at the answer has taken is returned as interrupted.
     """
     now = timezone.now()
     with atomic():
@@ -47,7 +54,7 @@ def ask(call: Call, digest: str, seconds: float) -> Asked:
         work.update(attempts=1)
         known = _find(call).select_for_update().first()
         if known is not None and known.digest == digest:
-            return _read(known)
+            return _read(known, attempt)
         _find(call).delete()
         made = Approval.objects.create(
             session_id=call.session_id,
@@ -113,9 +120,24 @@ def read(call: Call) -> Asked:
     return _read(row)
 
 
-def close(call: Call) -> None:
-    """Record that the responder has the decision, so that nobody else acts on it."""
-    _find(call).update(is_open=False)
+def take(call: Call, owner: str, attempt: str) -> None:
+    """
+    Record that an attempt at the answer has the decision: nobody else gets it.
+
+    The same attempt may take it again, after a reply that was lost.
+
+    Raises:
+        StreamEnded: another attempt took it, or the work has another owner.
+    """
+    with atomic():
+        # Whoever takes the work over locks the session too.
+        Session.objects.select_for_update().filter(pk=call.session_id).first()
+        work = Work.objects.filter(session=call.session_id, offset=call.offset)
+        free = _find(call).filter(Q(is_open=True) | Q(taken_by=attempt))
+        if not work.filter(owner=owner).exists() or not free.update(
+            is_open=False, taken_by=attempt
+        ):
+            raise StreamEnded("another node goes on with it")
 
 
 def find_decided(calls: Collection[Call]) -> list[Call]:
@@ -140,9 +162,12 @@ def _find(call: Call) -> QuerySet[Approval]:
     )
 
 
-def _read(row: Approval) -> Asked:
+def _read(row: Approval, attempt: str = "") -> Asked:
     left = (row.expires_at - timezone.now()).total_seconds()
     if row.state == _WAITING:
         return Asked(decision=None, seconds_left=max(0.0, left))
-    decision = Decision(state=str(row.state), by=row.decided_by, note=row.note)
-    return Asked(decision=decision, seconds_left=0.0)
+    state, is_taken = str(row.state), not row.is_open
+    if is_taken and state == Approval.State.APPROVED and row.taken_by != attempt:
+        state = INTERRUPTED
+    decision = Decision(state=state, by=row.decided_by, note=row.note)
+    return Asked(decision=decision, seconds_left=0.0, is_taken=is_taken)

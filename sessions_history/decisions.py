@@ -4,13 +4,16 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Protocol
 
+APPROVED, INTERRUPTED = "approved", "interrupted"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
     """The end of the wait for a person."""
 
     state: str
-    """"approved", "denied", or "expired" if nobody decided in time."""
+    """"approved", "denied", "expired" if nobody decided in time, or "interrupted": it
+    was approved, and a node that has died since may have run the tool."""
     by: str = ""
     """The member who decided, such as user:5."""
     note: str = ""
@@ -19,7 +22,7 @@ class Decision:
     @property
     def is_approved(self) -> bool:
         """True if the tool may run."""
-        return self.state == "approved"
+        return self.state == APPROVED
 
 
 class AskApproval(Protocol):
@@ -34,7 +37,8 @@ class AskApproval(Protocol):
         Without timeout_seconds sessions.approval_timeout_seconds bounds the wait,
         which then ends as expired. The time of the answer stands still meanwhile.
         A call that was decided is not asked again. Another node may go on with the
-        answer if the responder has an attribute `is_resumable` that is true.
+        answer if the responder has an attribute `is_resumable` that is true; an
+        approval that the former node has taken is interrupted there.
 
         Raises:
             ValueError: the answer has no such tool call, or it is asked already, or

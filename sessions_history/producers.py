@@ -98,7 +98,11 @@ class Producers:
         self._takes_over_at = 0.0
         self._order = AnswerOrder(database)
         self.approvals = ApprovalDesk(
-            database, fan_out, self.quota, config.sessions.approval_timeout_seconds
+            database,
+            fan_out,
+            self.quota,
+            config.sessions.approval_timeout_seconds,
+            terms.owner,
         )
 
     @asynccontextmanager

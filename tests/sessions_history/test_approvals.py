@@ -10,7 +10,6 @@ from asgiref.sync import sync_to_async
 from django.contrib.auth.models import User
 from django.utils import timezone
 
-from connections.node.node import Node
 from connections.testing.waiting import scale, wait_until
 from sessions_history import approvals
 from sessions_history.approval_models import Approval
@@ -24,83 +23,24 @@ from sessions_history.pruning import interrupt_abandoned
 from sessions_history.reads import read_entries_at
 from sessions_history.responders import AnswerContext, HistoryMessage
 from tests.connections.switchable_database import SwitchableDatabase
+from tests.sessions_history.approving import (
+    QUICK,
+    V2,
+    Careful,
+    ask_and_leave,
+    decide,
+    receive_end,
+    receive_state,
+    set_up,
+)
 from tests.sessions_history.conftest import MakeNode
 from tests.sessions_history.members import add_members
-from tests.sessions_history.talks import Talk, talk
+from tests.sessions_history.talks import talk
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-V2 = ("orchestra.v2",)
-QUICK = {"node": {"node_timeout_seconds": 1}}
 SECONDS = scale(2)
 """How long an answer may take where a test outlasts it: it may begin slowly."""
-
-ARGUMENTS = '{"order":7}'
-
-
-class Careful:
-    """Asks before it refunds, and says what became of it."""
-
-    is_resumable = True
-
-    def __init__(self, timeout_seconds: float | None = None) -> None:
-        self.decisions: list[Decision] = []
-        self.contexts: list[AnswerContext] = []
-        self._timeout_seconds = timeout_seconds
-
-    async def respond(
-        self, message: Any, history: Sequence[HistoryMessage], context: AnswerContext
-    ) -> AsyncIterator[str | Part]:
-        self.contexts.append(context)
-        if not context.parts:
-            yield "I ask. "
-            yield Part("tool_call", id="c1", name="refund", arguments=ARGUMENTS)
-        decision = await context.approval("c1", timeout_seconds=self._timeout_seconds)
-        self.decisions.append(decision)
-        if decision.is_approved:
-            yield Part("tool_call", id="c1", state="done", result={"refunded": 7})
-        yield f"It is {decision.state}."
-
-
-def set_up(node: Node, **options: Any) -> Careful:
-    responder = get_log(node).responder = Careful(**options)
-    assert isinstance(responder, Careful)
-    return responder
-
-
-async def receive_state(client: Talk, state: str, part_id: str = "c1") -> Any:
-    """Return the change after which a call has a state."""
-    while True:
-        message = await client.receive_type("delta", "entry")
-        for part in message.get("parts", ()):
-            if part["id"] == part_id and part.get("state") == state:
-                return part
-
-
-async def ask_and_leave(node: Node) -> str:
-    """Let a call of a new session wait for a person; return the session."""
-    async with talk(node, subprotocols=V2) as alice:
-        await alice.say({"text": "my money!"})
-        await receive_state(alice, "awaiting_approval")
-        return alice.session_id
-
-
-async def receive_end(client: Talk, offset: int = 2) -> str:
-    while True:
-        message = await client.receive_type("state", "entry")
-        if message["offset"] == offset and message["state"] != "streaming":
-            return str(message["state"])
-
-
-async def decide(client: Talk, kind: str, number: int = 1, **more: Any) -> Any:
-    """Approve or deny, and return the ack or the error."""
-    message_id = f"deciding-page-{number}"
-    fields: dict[str, Any] = {"offset": 2, "part": "c1", **more}
-    await client.send(type=kind, id=message_id, **fields)
-    while True:
-        reply = await client.receive_type("ack", "error")
-        if reply["id"] == message_id:
-            return reply
 
 
 @pytest.mark.parametrize(
