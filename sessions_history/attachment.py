@@ -272,7 +272,7 @@ class SessionAttachment:
         if not self._may_write(offset=offset):
             return
         try:
-            await self._shared.log.cancel(self.session_id, offset, epoch)
+            await self._shared.log.cancel(self.session_id, offset, epoch or "")
         except (StreamEnded, SessionNotFound):
             self._refuse(NOTHING_STREAMS, offset=offset)
         except (DatabaseUnavailable, LogFull):

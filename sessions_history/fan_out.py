@@ -82,11 +82,6 @@ class FanOut:
         tail = self._tails.get(session_id)
         return tail.beginning if tail is not None else None
 
-    def find_epoch(self, session_id: str) -> str | None:
-        """Return the epoch to which the subscribers of a session are attached here."""
-        tail = self._tails.get(session_id)
-        return tail.epoch if tail is not None else None
-
     async def listen(self, session_id: str) -> None:
         """Receive the commits of other nodes from now on."""
         if self._relay is not None:

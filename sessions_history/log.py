@@ -168,8 +168,7 @@ class SessionLog:
             raise EntryTooLarge(size, limit)
         made_of = digest([kind, payload]) if key else ""
         with do_in_span(APPEND_SPAN, session_id, traceparent):
-            committed = await self._append(session_id, entry, key, made_of)
-        return committed.offset
+            return (await self._append(session_id, entry, key, made_of)).offset
 
     def say(
         self,
@@ -248,17 +247,19 @@ class SessionLog:
             StreamBusy: another task writes it; this one has waited for a lease.
             StreamEnded: it was cancelled, or took too long.
         """
+        entry = NewEntry.stream(kind)
         self._producers.quota.require_room("")
         ended = asyncio.get_running_loop().create_future()
         self._producers.quota.count_until(ended, "")
         try:
             with do_in_span(STREAM_SPAN, session_id, traceparent):
                 async with (
-                    self._keys.take(
-                        session_id, NewEntry.stream(kind), key
-                    ) as committed,
+                    self._keys.take(session_id, entry, key) as committed,
                     self._producers.open(
-                        session_id, committed.entries[0], committed.chunks
+                        session_id,
+                        committed.entries[0],
+                        committed.chunks,
+                        committed.epoch,
                     ) as stream,
                 ):
                     yield stream
@@ -266,22 +267,21 @@ class SessionLog:
             ended.set_result(None)
 
     async def cancel(
-        self, session_id: str, offset: int, epoch: str | None = None
+        self, session_id: str, offset: int, epoch: str = "", *, waits: bool = False
     ) -> None:
         """
-        Stop a stream, whichever node it is on.
+        Stop a stream, whichever node it is on, and wait for the commit if asked to.
 
-        With an epoch, only if the log still has it: the offset may be another
-        entry's in a log that went back in time.
+        With an epoch, only in that log: another may have the offset for another entry.
 
         Raises:
             StreamEnded: no entry streams at that offset.
             DatabaseUnavailable: the stream may go on.
         """
-        attached = self._fan_out.find_epoch(session_id)
-        if epoch and attached and epoch != attached:
-            raise StreamEnded
-        if self._producers.cancel(session_id, offset):
+        stream = self._producers.cancel(session_id, offset, epoch)
+        if stream is not None:
+            if waits:
+                await stream.settled()
             return
         try:
             await self.submit(
@@ -290,7 +290,7 @@ class SessionLog:
                     offset=offset,
                     state=State.CANCELLED,
                     is_owner=False,
-                    epoch=epoch or "",
+                    epoch=epoch,
                 )
             )
         except StreamEnded:
@@ -331,14 +331,13 @@ class SessionLog:
     async def _append(
         self, session_id: str, entry: NewEntry, key: str = "", made_of: str = ""
     ) -> Committed:
-        beginning = self._fan_out.find_beginning(session_id)
         return await self.submit(
             Append(
                 session_id=session_id,
                 entries=(entry,),
                 key=make_append_key(key) if key else "",
                 digest=made_of,
-                beginning=beginning,
+                beginning=self._fan_out.find_beginning(session_id),
                 traceparent=get_traceparent(),
             )
         )

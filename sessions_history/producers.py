@@ -107,7 +107,7 @@ class Producers:
 
     @asynccontextmanager
     async def open(
-        self, session_id: str, entry: Entry, written_chunks: int = 0
+        self, session_id: str, entry: Entry, written_chunks: int, epoch: str
     ) -> AsyncIterator[Stream]:
         """Open a stream for an entry that was committed as streaming."""
         stream = Stream(
@@ -122,6 +122,7 @@ class Producers:
             on_ended=self._fan_out.send_missed_end,
             on_leak=self._release,
             written_chunks=written_chunks,
+            epoch=epoch,
         )
         key = (session_id, entry.offset)
         former = self._streams.get(key)
@@ -159,13 +160,16 @@ class Producers:
                 metadata=request.metadata,
                 client_id=request.client_id,
                 may_wait=committed.is_behind,
+                epoch=committed.epoch,
             )
             self._begin(question)
 
-    def cancel(self, session_id: str, offset: int) -> bool:
-        """Cancel a stream for a client; return False if it is not on this node."""
+    def cancel(self, session_id: str, offset: int, epoch: str = "") -> Stream | None:
+        """Cancel a stream for a client; return it if it is here and of that log."""
         stream = self._streams.get((session_id, offset))
-        return stream is not None and stream.end_as(State.CANCELLED)
+        if stream is None or epoch not in ("", stream.epoch):
+            return None
+        return stream if stream.end_as(State.CANCELLED) else None
 
     async def check_work(self) -> bool:
         """
@@ -340,7 +344,7 @@ class Producers:
         try:
             with span:
                 async with self.open(
-                    session_id, answer, question.written_chunks
+                    session_id, answer, question.written_chunks, question.epoch
                 ) as stream:
                     if question.may_wait and not is_concurrent(responder):
                         with stream.without_deadline():

@@ -39,6 +39,8 @@ class Question:
     """The highest number of the chunks of an answer that goes on."""
     may_wait: bool = True
     """Earlier answers of the session may be open."""
+    epoch: str = ""
+    """The epoch of the log when the answer began or went on."""
 
 
 def read_context(

@@ -50,6 +50,7 @@ async def prepare(
         traceparent=due.traceparent,
         metadata=due.metadata,
         written_chunks=written_chunks,
+        epoch=due.epoch,
     )
 
 

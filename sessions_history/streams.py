@@ -30,6 +30,7 @@ WRITE_SECONDS = 0.2
 _RETRY_SECONDS = 0.5
 _FORCE_SECONDS = 1.5
 """How long a task may take to leave the block of an ended stream."""
+_SETTLE_SECONDS = 5.0
 
 _TOO_LONG = "its text is longer than max_message_size"
 _TOO_LATE = "it took longer than sessions.stream_timeout_seconds"
@@ -66,9 +67,12 @@ class Stream:
         on_ended: OnEnded,
         on_leak: OnLeak,
         written_chunks: int = 0,
+        epoch: str = "",
     ) -> None:
         self.session_id = session_id
         self.entry = entry
+        self.epoch = epoch
+        """The epoch of the log when the stream began."""
         self.text = entry.text
         """The text so far; of a stream that was resumed, with its former text."""
 
@@ -96,6 +100,7 @@ class Stream:
         self._task: asyncio.Task[object] | None = None
         self._ended_as: str | None = None
         self._has_ended = asyncio.Event()
+        self._is_settled = asyncio.Event()
         self._end_reason = ""
 
     @property
@@ -178,6 +183,7 @@ class Stream:
     def abandon(self) -> None:
         """Leave the block, but not the entry: another producer goes on with it."""
         self._is_finished = True
+        self._is_settled.set()
         self.end_as(State.INTERRUPTED, "another node goes on with it")
 
     async def flush(self) -> None:
@@ -188,6 +194,19 @@ class Stream:
                 await asyncio.wait([self._writing])
             else:
                 await asyncio.sleep(WRITE_SECONDS / 4)
+
+    async def settled(self) -> None:
+        """
+        Wait until the end of an ended stream is committed, or left to another node.
+
+        Raises:
+            DatabaseUnavailable: that took longer than 5 s.
+        """
+        try:
+            async with asyncio.timeout(_SETTLE_SECONDS):
+                await self._is_settled.wait()
+        except TimeoutError as exc:
+            raise DatabaseUnavailable("the end of a stream is not committed") from exc
 
     async def finish(self) -> None:
         """End the entry of an ended stream whose task does not leave the block."""
@@ -276,10 +295,12 @@ class Stream:
                 break
             except StreamEnded:
                 # By another node, or by a commit of this one whose reply was lost.
+                self._is_settled.set()
                 self._on_ended(self.session_id, entry.offset)
                 return
             except (DatabaseUnavailable, LogFull):
                 await asyncio.sleep(_RETRY_SECONDS)
+        self._is_settled.set()
         ended = replace(entry, chain=committed.chain)
         self._on_written(self.session_id, ended, committed.previous)
 

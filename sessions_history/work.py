@@ -48,6 +48,8 @@ class DueWork:
     traceparent: str = ""
     metadata: str = ""
     """That of the message, as JSON; empty without any."""
+    epoch: str = ""
+    """That of the session's log."""
 
 
 class NewWork(NamedTuple):
@@ -215,7 +217,7 @@ def _read(works: models.QuerySet[Work]) -> list[DueWork]:
         ),
     ).values_list(
         *("session_id", "offset", "message_offset", "key", "attempts", "is_late"),
-        *("is_waiting", "is_blocked", "traceparent", "metadata"),
+        *("is_waiting", "is_blocked", "traceparent", "metadata", "session__epoch"),
     )
     return [
         DueWork(
@@ -229,6 +231,7 @@ def _read(works: models.QuerySet[Work]) -> list[DueWork]:
             is_blocked=is_blocked,
             traceparent=traceparent,
             metadata=metadata,
+            epoch=epoch,
         )
         for (
             session_id,
@@ -241,6 +244,7 @@ def _read(works: models.QuerySet[Work]) -> list[DueWork]:
             is_blocked,
             traceparent,
             metadata,
+            epoch,
         ) in rows
     ]
 

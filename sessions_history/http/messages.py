@@ -70,7 +70,8 @@ async def _cancel(call: Call, content: dict[str, Any]) -> None:
     offset, epoch = read_offset(content), read_epoch(content)
     await appends.require_writer(call)
     try:
-        await get_log(call.node).cancel(call.session_id, offset, epoch)
+        log = get_log(call.node)
+        await log.cancel(call.session_id, offset, epoch or "", waits=True)
     except SessionNotFound as exc:
         raise StreamEnded from exc
 

@@ -91,6 +91,43 @@ async def test_a_stop_meant_for_an_entry_of_the_former_log_stops_no_other(
         assert entry.state == "done"
 
 
+async def test_a_stop_meant_for_a_former_log_stops_nothing_on_the_node_of_the_answer(
+    make_node: MakeNode,
+) -> None:
+    """No connection is attached there: the stop came over HTTP."""
+    node = make_node()
+    async with talk(node) as alice:
+        former = (await say_three(alice))["epoch"]
+    await go_back(2)
+    await sync_to_async(renew_epoch)(alice.session_id, former)
+    log = get_log(node)
+    async with log.stream(alice.session_id) as stream:
+        with pytest.raises(StreamEnded):
+            await log.cancel(alice.session_id, 3, former)
+        await stream.write("goes on")
+    entry = await HistoryEntry.objects.aget(offset=3)
+    assert (entry.state, "goes on" in entry.data) == ("done", True)
+
+
+async def test_a_stop_of_the_present_log_stops_a_stream_of_the_former_epoch(
+    make_node: MakeNode,
+) -> None:
+    """The log lost other entries than that of the stream."""
+    log = get_log(make_node())
+    session_id = await sync_to_async(make_session)()
+    with pytest.raises(StreamEnded):
+        async with log.stream(session_id) as stream:
+            await stream.write("so far")
+            await stream.flush()
+            await sync_to_async(renew_epoch)(session_id, stream.epoch)
+            session = await Session.objects.aget()
+            await log.cancel(session_id, 1, session.epoch)
+            await stream.cancelled()
+            await asyncio.sleep(0)
+    entry = await HistoryEntry.objects.aget()
+    assert (entry.state, "so far" in entry.data) == ("cancelled", True)
+
+
 @pytest.mark.parametrize("epoch", [None, "", "own"])
 async def test_a_stop_of_the_present_log_stops(
     make_node: MakeNode, epoch: str | None

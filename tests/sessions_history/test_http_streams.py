@@ -4,11 +4,15 @@ from typing import Any
 
 import pytest
 
+from connections.node.node import Node
+from connections.testing import wait_until
 from sessions_history.http.live import make_cursor
 from sessions_history.http.offsets import StreamOffset, parse_offset
+from sessions_history.log import get_log
 from sessions_history.models import HistoryEntry, Session, StreamProducer
 from sessions_history.session_ids import make_session_id
 from tests.sessions_history.asking import add_session, ask, bearer, read_error
+from tests.sessions_history.responding import Scripted
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("node")]
 
@@ -119,6 +123,21 @@ async def test_a_message_of_the_same_id_is_appended_once() -> None:
     refused: list[Any] = [{}, [], {**message, "id": "x"}]
     for wrong in (*refused, {"type": "cancel", "offset": "1"}):
         assert read_error(await ask("POST", path, wrong, **headers), 400)
+
+
+async def test_a_stop_is_committed_when_it_is_answered(node: Node) -> None:
+    responder = get_log(node).responder = Scripted()
+    headers, session_id = await bearer(), await add_session()
+    path = f"{session_id}/messages/"
+    message = {"type": "message", "id": "abcdefghijkl-1", "data": {"text": "hi"}}
+    assert (await ask("POST", path, message, **headers)).status_code == 200
+    responder.play("so far")
+    await wait_until(lambda: bool(responder.asked))
+    stop = {"type": "cancel", "offset": 2, "epoch": "e1"}
+    assert (await ask("POST", path, stop, **headers)).status_code == 204
+    entry = await HistoryEntry.objects.aget(offset=2)
+    assert entry.state == "cancelled"
+    assert read_error(await ask("POST", path, stop, **headers), 404) == "not_found"
 
 
 async def test_a_foreign_session_takes_nothing() -> None:
