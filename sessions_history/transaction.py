@@ -25,6 +25,7 @@ from sessions_history.entries import (
     State,
 )
 from sessions_history.exceptions import (
+    AnswerNotFound,
     ChunksLost,
     KeyReused,
     SessionNotFound,
@@ -118,7 +119,8 @@ class LogTransaction:
         session_id, key = request.session_id, request.key
         session = self._sessions.get(session_id)
         if session is None and request.beginning is None:
-            raise SessionNotFound
+            is_new = request.entries[-1].replaces is None
+            raise SessionNotFound if is_new else AnswerNotFound
         if known := self._find_known(request):
             return known
         if request.step is not None:

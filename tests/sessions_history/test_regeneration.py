@@ -119,6 +119,15 @@ async def test_a_wish_that_is_sent_again_counts_once(make_node: MakeNode) -> Non
         assert await alice.say_and_wait({"text": "two?"}) == 4
 
 
+async def test_a_session_without_an_entry_has_no_answer(make_node: MakeNode) -> None:
+    """The connection stays: its client says something next."""
+    node = make_node()
+    get_log(node).responder = Numbered()
+    async with talk(node) as alice:
+        assert (await regenerate(alice, 2, 1))["code"] == "not_found"
+        assert await ask(alice, "one?") == 2
+
+
 async def test_what_cannot_be_regenerated_is_refused(make_node: MakeNode) -> None:
     node, responder = make_node(), Numbered()
     log = get_log(node)
