@@ -91,7 +91,8 @@ class ApprovalDesk:
             if asked.decision is None:
                 await stream.write(Part(TOOL_CALL, id=part_id, state=AWAITING_APPROVAL))
                 await stream.flush()
-            with stream.without_deadline(), self._quota.without(question.client_id):
+            left_out = self._quota.without(question.client_id, stream)
+            with stream.without_deadline(), left_out:
                 decision = asked.decision or await self._wait(call, asked, event)
             if not asked.is_taken:
                 await stream.write(_make_outcome(part_id, decision))

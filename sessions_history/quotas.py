@@ -21,12 +21,19 @@ it may have deleted a session."""
 
 
 class StreamQuota:
-    """Counts the answers under way on one node, in all and by client."""
+    """
+    Counts the answers under way on one node, in all and by client.
+
+    Those that wait for a person are left out, as many as may be under way.
+    """
 
     def __init__(self, most_per_client: int, most: int) -> None:
         self._most_per_client = most_per_client
         self._most = most
         self._by_client: Counter[str] = Counter()
+        # How often an answer waits, and those of them that are left out.
+        self._waits: Counter[object] = Counter()
+        self._left_out: set[object] = set()
 
     def require_room(self, client_id: str) -> None:
         """
@@ -45,13 +52,21 @@ class StreamQuota:
         work.add_done_callback(lambda done: self._release(client_id))
 
     @contextmanager
-    def without(self, client_id: str) -> Iterator[None]:
-        """Leave out an answer that was counted, within a block."""
-        self._release(client_id)
+    def without(self, client_id: str, answer: object) -> Iterator[None]:
+        """Leave out an answer that was counted, if there is room, within its blocks."""
+        if not self._waits[answer] and len(self._left_out) < self._most:
+            self._left_out.add(answer)
+            self._release(client_id)
+        self._waits[answer] += 1
         try:
             yield
         finally:
-            self._by_client[client_id] += 1
+            self._waits[answer] -= 1
+            if not self._waits[answer]:
+                del self._waits[answer]
+                if answer in self._left_out:
+                    self._left_out.remove(answer)
+                    self._by_client[client_id] += 1
 
     def _release(self, client_id: str) -> None:
         self._by_client[client_id] -= 1
