@@ -170,6 +170,7 @@ def _measure(request: Request) -> int:
     if isinstance(request, Append):
         size_bytes = sum(measure_text(entry.data) for entry in request.entries)
         return size_bytes + len(request.metadata)
-    if isinstance(request, Growth):
-        return measure_text(request.text) + measure_text(request.data or "")
-    return measure_text(request.data or "") if isinstance(request, Rewrite) else 0
+    if not isinstance(request, Growth | Rewrite):
+        return 0
+    text = request.text if isinstance(request, Growth) else ""
+    return sum(map(measure_text, (text, request.parts, request.data or "")))

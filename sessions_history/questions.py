@@ -20,6 +20,9 @@ from sessions_history.regeneration import arrange
 from sessions_history.responders import AnswerContext, HistoryMessage
 from sessions_history.streams import Stream
 
+_HISTORY_CHARACTERS = 2_000_000
+"""How much of a session a responder gets, texts and parts, at most."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
@@ -100,6 +103,8 @@ def read_history(question: Question, count: int) -> list[HistoryMessage]:
             kind=entry.kind,
             parts=_read_parts(entry),
         )
-        for place, entry in arrange(read_latest_entries(session_id, before, count))
+        for place, entry in arrange(
+            read_latest_entries(session_id, before, count, _HISTORY_CHARACTERS)
+        )
         if place < question.message.offset
     ]

@@ -224,20 +224,28 @@ def read_entries_at(session_id: str, offsets: Collection[int]) -> list[Entry]:
     return [_make_entry(row) for row in rows.with_chunks().order_by("offset")]
 
 
-def read_latest_entries(session_id: str, before: int, count: int) -> list[Entry]:
-    """Read the last entries before an offset, oldest first; fewer if they are large."""
+def read_latest_entries(
+    session_id: str, before: int, count: int, most: int = _CHARACTERS_PER_READ
+) -> list[Entry]:
+    """
+    Read the last entries before an offset, oldest first; fewer if they are large.
+
+    At most one of them goes beyond so many characters.
+    """
     rows = HistoryEntry.objects.filter(session=session_id, offset__lt=before)
-    return list(_read_some(rows.order_by("-offset")[:count]))[::-1]
+    return list(_read_some(rows.order_by("-offset")[:count], most))[::-1]
 
 
-def _read_some(rows: HistoryEntryQuerySet) -> Iterator[Entry]:
+def _read_some(
+    rows: HistoryEntryQuerySet, most: int = _CHARACTERS_PER_READ
+) -> Iterator[Entry]:
     """Yield entries until their sizes add up to a bound, at least one."""
     characters = 0
     for row in stream(rows.with_chunks(), _ROWS_PER_FETCH):
         entry = _make_entry(row)
         yield entry
-        characters += len(entry.data)
-        if characters > _CHARACTERS_PER_READ:
+        characters += len(entry.data) + len(entry.parts)
+        if characters > most:
             return
 
 

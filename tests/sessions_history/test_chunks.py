@@ -81,6 +81,26 @@ def test_every_reader_sees_the_whole_text() -> None:
     assert read_usage("alice")[1] >= len("Héllo 😀".encode())
 
 
+@pytest.mark.parametrize("state", ["done", "streaming"])
+def test_parts_count_for_what_is_read_at_once(state: str) -> None:
+    session_id = make_session()
+    large = '{"id":"r","type":"reasoning","text":"' + "x" * 150_000 + '"}\n'
+    for offset in range(1, 6):
+        row = HistoryEntry.objects.create(
+            session_id=session_id, offset=offset, state=state, data='{"text":""}'
+        )
+        if state == "streaming":
+            fields = {"kind": "parts", "text": large, "owner": "n"}
+            EntryChunk.objects.create(entry=row, sequence=1, **fields)
+        else:
+            HistoryEntry.objects.filter(pk=row.pk).update(parts=large)
+    after = read_entries_after(session_id, 0, 5)
+    assert [one.offset for one in after] == [1, 2]
+    latest = read_latest_entries(session_id, 6, 5)
+    assert [one.offset for one in latest] == [4, 5]
+    assert len(read_latest_entries(session_id, 6, 5, 500_000)) == 4
+
+
 def test_staff_see_the_whole_text(admin_client: Client) -> None:
     session_id = begin()
     do(grow(session_id, 1, "so far"))

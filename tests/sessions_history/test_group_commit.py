@@ -6,11 +6,30 @@ import pytest
 
 from connections.storage.database import Database
 from connections.testing.waiting import scale
-from sessions_history.entries import Committed, Request
+from sessions_history.entries import Committed, Growth, Request, Rewrite
+from sessions_history.exceptions import LogFull, SessionNotFound
 from sessions_history.group_commit import GroupCommit
 from tests.sessions_history.appends import LIMITS, make_append, make_session
 
 pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.mark.parametrize("kind", ["growth", "end"])
+async def test_the_parts_of_answers_count_for_what_may_wait(kind: str) -> None:
+    """A node that cannot write keeps 64 MB at most."""
+    database = Database()
+    commits = GroupCommit(database, LIMITS)
+    parts = "x" * 33_000_000
+    made: dict[str, Request] = {
+        "growth": Growth(session_id="s", offset=1, sequence=1, text="", parts=parts),
+        "end": Rewrite(session_id="s", offset=1, state="done", data="{}", parts=parts),
+    }
+    waiting = commits.submit(made[kind])
+    with pytest.raises(LogFull):
+        commits.submit(made[kind])
+    with pytest.raises(SessionNotFound):
+        await waiting
+    await database.close()
 
 
 async def test_a_report_that_fails_leaves_no_future_waiting() -> None:
