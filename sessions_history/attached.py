@@ -79,9 +79,8 @@ class AttachedConnections:
             end=end,
             turns=turns,
         )
-        await self._follow(subscriber, connection, end)
-        membership = self._by_subscriber[subscriber]
         try:
+            membership = await self._follow(subscriber, connection, end)
             if is_new:
                 snapshot = make_provisional(session_id)
             else:
@@ -144,12 +143,13 @@ class AttachedConnections:
 
     async def _follow(
         self, subscriber: Subscriber, connection: LiveConnection, end: End | None
-    ) -> None:
+    ) -> Membership:
         """Subscribe first and read afterwards, so that no entry is missed."""
         tail = subscriber.tail
         membership = self.memberships.join(tail, connection, end or connection.end)
         self._by_subscriber[subscriber] = membership
         await self._fan_out.listen(tail.session_id)
+        return membership
 
     async def _read(self, membership: Membership, claim: Claim) -> Snapshot:
         """Read the session, once more if its members changed meanwhile."""

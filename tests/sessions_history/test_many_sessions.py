@@ -21,7 +21,7 @@ from connections.storage.database import Database
 from connections.testing.communicators import connect_to
 from connections.testing.waiting import scale, wait_until
 from sessions_history import members
-from sessions_history.attached import AttachedConnections
+from sessions_history.attached import Attached, AttachedConnections
 from sessions_history.commits import commit
 from sessions_history.consumers import SessionConsumer
 from sessions_history.fan_out import FanOut
@@ -570,3 +570,45 @@ async def test_a_connection_of_many_sessions_is_freed_without_the_collector(
         await wait_until(are_freed)
     finally:
         gc.enable()
+
+
+class SilentFanOut(FanOut):
+    """The fan-out of a node whose Redis confirms no subscription."""
+
+    is_asked = False
+
+    async def listen(self, session_id: str) -> None:
+        self.is_asked = True
+        await asyncio.Event().wait()
+
+
+async def test_an_attach_that_is_cancelled_while_it_subscribes_leaves_nothing() -> None:
+    database = Database()
+    fan_out = SilentFanOut(database, node_id="n", redis_url=None, passes=Passes())
+    attached = AttachedConnections(database, fan_out, touch=lambda session_id: None)
+    session_id = await sync_to_async(make_session)()
+    tail = fan_out.find_or_make(session_id)
+
+    async def send(text: str) -> None:
+        raise AssertionError(text)
+
+    def start() -> tuple[asyncio.Task[Attached], weakref.ref[LiveConnection]]:
+        connection = make_connection("c1")
+        attaching = attached.attach(
+            session_id, Claim(), connection=connection, send=send
+        )
+        return asyncio.create_task(attaching), weakref.ref(connection)
+
+    attaching, connection = start()
+    await wait_until(lambda: fan_out.is_asked)
+    assert len(tail.subscribers) == 1
+    attaching.cancel()
+    await asyncio.wait([attaching])
+    assert attaching.cancelled()
+    del attaching
+    gc.collect()
+    assert not tail.subscribers
+    assert connection() is None
+    assert fan_out.find_or_make(session_id) is not tail
+    await fan_out.close()
+    await database.close()
