@@ -316,7 +316,7 @@ class StreamProducer(models.Model):
     """
     The last append of one producer of the Durable Streams protocol.
 
-    A session keeps its newest hundred producers.
+    A session keeps the hundred producers that appended last.
     """
 
     session = models.ForeignKey(
@@ -328,6 +328,8 @@ class StreamProducer(models.Model):
     """Counts the starts of the producer."""
     sequence = models.PositiveBigIntegerField()
     """Counts its appends within the epoch."""
+    used_at = MomentField(db_default=Now())
+    """When it appended last; nodes of the previous release leave it."""
 
     objects = PrimaryQuerySet.as_manager()
 

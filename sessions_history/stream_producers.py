@@ -7,6 +7,7 @@ locked the session.
 
 from dataclasses import dataclass
 
+from connections.models.clock import Now
 from sessions_history.exceptions import AppendedBefore, SequenceGap, StaleProducer
 from sessions_history.models import StreamProducer
 
@@ -47,8 +48,8 @@ def record_step(session_id: str, step: ProducerStep) -> None:
     _, is_new = own.update_or_create(
         session_id=session_id,
         producer=step.producer,
-        defaults={"epoch": step.epoch, "sequence": step.sequence},
+        defaults={"epoch": step.epoch, "sequence": step.sequence, "used_at": Now()},
     )
     if is_new:
-        newest = own.order_by("-pk").values("pk")[:_MOST_PRODUCERS]
-        own.exclude(pk__in=list(newest.values_list("pk", flat=True))).delete()
+        latest = own.order_by("-used_at", "-pk").values_list("pk", flat=True)
+        own.exclude(pk__in=list(latest[:_MOST_PRODUCERS])).delete()

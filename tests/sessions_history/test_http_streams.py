@@ -6,11 +6,13 @@ import pytest
 
 from connections.node.node import Node
 from connections.testing import wait_until
+from sessions_history.exceptions import AppendedBefore
 from sessions_history.http.live import make_cursor
 from sessions_history.http.offsets import StreamOffset, parse_offset
 from sessions_history.log import get_log
 from sessions_history.models import HistoryEntry, Session, StreamProducer
 from sessions_history.session_ids import make_session_id
+from sessions_history.stream_producers import ProducerStep, check_step, record_step
 from tests.sessions_history.asking import add_session, ask, bearer, read_error
 from tests.sessions_history.responding import Scripted
 
@@ -63,6 +65,22 @@ async def test_a_producer_appends_each_item_once() -> None:
     assert (read_error(stale, 403), stale["Producer-Epoch"]) == ("stale_producer", "1")
     assert await read(path, headers) == [{"n": 0}, {"n": 1}, {"n": 2}, 3]
     assert await StreamProducer.objects.acount() == 1
+
+
+def test_a_session_keeps_the_producers_that_appended_last() -> None:
+    session = Session.objects.create(
+        session_id=make_session_id("alice"), client_id="alice", epoch="e1"
+    )
+    for sequence in range(2):
+        names = ["p", *(f"{sequence}-{number}" for number in range(99))]
+        for name in names:
+            number = sequence if name == "p" else 0
+            step_taken = ProducerStep(producer=name, epoch=0, sequence=number)
+            record_step(session.pk, step_taken)
+    kept = StreamProducer.objects.values_list("producer", flat=True)
+    assert set(kept) == set(names)
+    with pytest.raises(AppendedBefore):
+        check_step(session.pk, ProducerStep(producer="p", epoch=0, sequence=1))
 
 
 @pytest.mark.parametrize(
