@@ -69,7 +69,7 @@ class Subscriber:
         # entry that was sent while it streamed, by offset.
         self._open: dict[int, tuple[int, int]] = {}
         # The resumptions that the client knows of; it reads the log after this.
-        self._resumed = dict(tail.resumed)
+        self._resumptions = tail.resumed.count
         self._replies: deque[str] = deque()
         self._end: close_codes.CloseReason | None = None
         self._is_busy = False
@@ -191,10 +191,9 @@ class Subscriber:
             return False
         if self.tail.is_doubted:
             return False
-        for offset, number in self.tail.resumed.items():
-            if self._resumed.get(offset) != number:
-                await self._send_resumed(offset, number)
-                return True
+        if self._resumptions != self.tail.resumed.count:
+            await self._send_resumed()
+            return True
         for offset, sent in list(self._open.items()):
             if await self._follow(offset, sent):
                 return True
@@ -204,14 +203,18 @@ class Subscriber:
             return True
         return False
 
-    async def _send_resumed(self, offset: int, number: int) -> None:
-        """Send an entry again that another producer went on with."""
-        self._resumed[offset] = number
+    async def _send_resumed(self) -> None:
+        """Send the next entry again that another producer went on with."""
+        known, resumed = self._resumptions, self.tail.resumed
+        offset, self._resumptions = resumed.find_next(known)
+        if known < resumed.forgotten:
+            self._give_up()
+            self._end_session(close_codes.SLOW_CONSUMER)
+            return
         if self._position is None or offset > self._position:
             return
         self._open.pop(offset, None)
-        growing = self.tail.growing.get(offset)
-        entry = growing.entry if growing is not None else self.tail.get(offset)
+        entry = self.tail.find(offset)
         if entry is None:
             await self._send_again(offset)
         else:
@@ -288,10 +291,7 @@ class Subscriber:
         next_offset = position + 1
         # An entry inside the announced gap is not sent, even if it is in memory.
         if next_offset > self._missing_to:
-            entry = self.tail.get(next_offset)
-            growing = self.tail.growing.get(next_offset)
-            if entry is None and growing is not None:
-                entry = growing.entry
+            entry = self.tail.find(next_offset)
             if entry is not None:
                 await self._send_entry(entry)
                 self._position = next_offset
@@ -310,7 +310,6 @@ class Subscriber:
             if self.tail.last_offset > self._missing_to:
                 self._give_up()
                 self._end_session(close_codes.SLOW_CONSUMER)
-                return
             self._position = self.tail.last_offset
 
     async def _send_entry(self, entry: Entry) -> None:
@@ -370,6 +369,7 @@ class Subscriber:
         self._replies.clear()
         self._open.clear()
         self._position = self.tail.last_offset
+        self._resumptions = self.tail.resumed.count
 
     def _set_busy(self, is_busy: bool) -> None:
         """Keep the connection from being idle while an entry streams to it."""

@@ -15,6 +15,7 @@ from sessions_history.reads import Position
 
 _RECENT_ENTRIES = 64
 _RECENT_BYTES = 256_000
+_MOST_RESUMPTIONS = 1000
 
 
 @dataclass(slots=True)
@@ -33,6 +34,39 @@ class KnownPosition:
     last_offset: int
     commits: Compared
     is_provisional: bool
+
+
+class Resumptions:
+    """The last thousand entries with which producers went on, as a tail learned it."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        """How many were learned in all."""
+        self.forgotten = 0
+        """How many were learned up to the last one that was forgotten."""
+        # The number of the commit, and the count then, by offset.
+        self._kept: OrderedDict[int, tuple[int, int]] = OrderedDict()
+
+    def get(self, offset: int) -> int:
+        """Return the number of the commit that resumed an entry last; 0 if none did."""
+        return self._kept.get(offset, (0, 0))[0]
+
+    def add(self, offset: int, number: int) -> None:
+        """Record that a commit resumed an entry."""
+        self.count += 1
+        self._kept[offset] = (number, self.count)
+        self._kept.move_to_end(offset)
+        if len(self._kept) > _MOST_RESUMPTIONS:
+            _, (_, self.forgotten) = self._kept.popitem(last=False)
+
+    def find_next(self, count: int) -> tuple[int, int]:
+        """Return the offset of the first entry after so many, and the count with it."""
+        found = (0, count)
+        for offset, (_, its_count) in reversed(self._kept.items()):
+            if its_count <= count:
+                break
+            found = (offset, its_count)
+        return found
 
 
 class Tail:
@@ -65,8 +99,7 @@ class Tail:
 
         self.last_offset = 0
         self.growing: dict[int, Growing] = {}
-        self.resumed: dict[int, int] = {}
-        """The number of the commit that resumed an entry last, by offset."""
+        self.resumed = Resumptions()
         self.subscribers: dict[object, Callable[[], None]] = {}
         """The callbacks of the subscribers, called after each change."""
 
@@ -105,7 +138,7 @@ class Tail:
         if entry.offset in self._recent:
             return  # A late hint: the entry has ended.
         growing = self.growing.get(entry.offset)
-        if entry.resumption < self.resumed.get(entry.offset, 0):
+        if entry.resumption < self.resumed.get(entry.offset):
             return  # The text of a producer that has lost its lease.
         if growing is None or is_other_entry(growing.entry.chain, entry.chain):
             self.growing[entry.offset] = Growing(entry, text, parts)
@@ -193,6 +226,11 @@ class Tail:
         """Return a finished entry, or None if it is not in memory."""
         return self._recent.get(offset)
 
+    def find(self, offset: int) -> Entry | None:
+        """Return an entry, finished or growing, or None if it is not in memory."""
+        growing = self.growing.get(offset)
+        return growing.entry if growing is not None else self.get(offset)
+
     def _report_doubt(self) -> None:
         if self.is_doubted:
             self._on_doubt(self)
@@ -200,8 +238,8 @@ class Tail:
     def _take_resumption(self, entry: Entry) -> None:
         """Forget the text of an entry that another producer went on with."""
         offset, number = entry.offset, entry.resumption
-        if number > self.resumed.get(offset, 0):
-            self.resumed[offset] = number
+        if number > self.resumed.get(offset):
+            self.resumed.add(offset, number)
             self.growing.pop(offset, None)
             former = self._recent.pop(offset, None)
             if former is not None:

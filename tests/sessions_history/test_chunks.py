@@ -10,7 +10,9 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
+from connections.close_codes import SLOW_CONSUMER
 from connections.passes import Passes
+from connections.storage.database import Database
 from connections.testing import wait_until
 from connections.testing.waiting import scale
 from sessions_history import chunks, work
@@ -28,7 +30,9 @@ from sessions_history.reads import (
     read_positions,
     read_usage,
 )
+from sessions_history.subscribers import Subscriber
 from sessions_history.tails import Tail
+from tests.connections.live_connections import make_connection
 from tests.sessions_history.appends import LIMITS, make_append, make_session
 from tests.sessions_history.conftest import MakeNode, SwitchableDatabase
 from tests.sessions_history.talks import talk
@@ -295,6 +299,65 @@ def test_a_hint_that_was_lost_makes_a_hole_that_is_not_filled_with_another() -> 
     tail.take(entry.with_text("one two three four", "done"))
     assert tail.extend(1, 14, "four")
     assert not tail.growing
+
+
+def resume(offset: int, number: int) -> Entry:
+    """Return an entry that a commit resumed."""
+    return Entry(
+        offset=offset,
+        kind="message",
+        sender="server",
+        at=timezone.now(),
+        data='{"text":""}',
+        state="streaming",
+        chain=f"1-{'a' * 12} {number}-{'b' * 12}",
+    )
+
+
+def test_a_tail_names_each_resumption_once_in_order() -> None:
+    tail = Tail("s", Passes(), on_doubt=lambda tail: None)
+    for offset, number in [(1, 7), (2, 8), (1, 9), (1, 9), (2, 8)]:
+        tail.take(resume(offset, number))
+    assert (tail.resumed.get(1), tail.resumed.get(2), tail.resumed.get(3)) == (9, 8, 0)
+    assert tail.resumed.count == 3
+    found = [tail.resumed.find_next(count) for count in range(4)]
+    assert found == [(2, 2), (2, 2), (1, 3), (0, 3)]
+
+
+def test_a_tail_forgets_the_resumptions_of_long_ago() -> None:
+    tail = Tail("s", Passes(), on_doubt=lambda tail: None)
+    for number in range(1, 1501):
+        tail.take(resume(number, number))
+    resumed = tail.resumed
+    assert (resumed.count, resumed.forgotten, resumed.get(500)) == (1500, 500, 0)
+    assert resumed.find_next(500) == (501, 501)
+
+
+async def test_a_client_that_missed_forgotten_resumptions_has_to_attach_anew() -> None:
+    tail = Tail("s", Passes(), on_doubt=lambda tail: None)
+    tail.move_to(2000)
+    connection = make_connection("c1")
+    room, sent = asyncio.Event(), list[str]()
+
+    async def send(text: str) -> None:
+        sent.append(text)
+        await room.wait()
+
+    database = Database()
+    subscriber = Subscriber(tail, database=database, connection=connection, send=send)
+    await subscriber.start(2000)
+    tail.resumed.add(1, 1)
+    tail.notify()
+    await wait_until(lambda: bool(sent))
+    for number in range(2, 1103):
+        tail.resumed.add(number, number)
+    tail.notify()
+    room.set()
+    await wait_until(lambda: connection.close_reason is not None)
+    assert connection.close_reason is SLOW_CONSUMER
+    assert len(sent) == 1
+    subscriber.close()
+    await database.close()
 
 
 def test_a_chunk_after_a_hole_is_refused() -> None:
