@@ -84,7 +84,8 @@ class HttpConnection:
 
     A websocket.send may name the `event` of SSE that holds its text. Of a long poll
     the text of the event `data` is the body, and the `headers` of any event are those
-    of the response, which begins after the slot is released.
+    of the response, which begins after the slot is released. Other messages are left
+    out of it.
     """
 
     def __init__(
@@ -187,7 +188,9 @@ class HttpConnection:
             if self._is_begun:
                 await self._write(_frame("bye", text, self._bye["after_ms"]))
         elif self._is_poll:
-            self._polled.append(message)
+            # Its body is one event: there is no place for other messages.
+            if "event" in message:
+                self._polled.append(message)
         else:
             if not self._is_begun:
                 await self._begin(200, [*self._own_headers, _EVENTS])

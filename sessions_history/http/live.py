@@ -17,11 +17,13 @@ from urllib.parse import parse_qs
 from django.urls import URLPattern, path
 
 from connections import close_codes
+from connections.api.errors import ApiError
 from connections.asgi import CARRIER, Application, Message, Receive, Send, get_extension
 from connections.consumers import LimitedJsonConsumer
 from connections.exceptions import DatabaseUnavailable, Refused
 from sessions_history.consumers import SessionConsumer
 from sessions_history.exceptions import SessionNotFound
+from sessions_history.http.calls import rates
 from sessions_history.http.offsets import StreamOffset, read_offset
 from sessions_history.http.stream_reads import OffsetGone, StreamPage, read_page
 from sessions_history.log import SessionLog, get_log
@@ -59,7 +61,10 @@ class LiveReader(LimitedJsonConsumer):
         session_id = find_named(self.connection.client_id, named)
         if not SESSION_ID.fullmatch(session_id):
             raise Refused(close_codes.NOT_FOUND)
+        take_request(self)
         try:
+            if self.scope["subprotocols"]:
+                raise ValueError("protocol needs live=sse: a long poll is one answer")
             offset = read_offset(query.get("offset", []))
             if offset is None:
                 raise ValueError("a live request needs an offset")
@@ -93,6 +98,7 @@ class LiveReader(LimitedJsonConsumer):
             raise TypeError("a live reader has a subscriber of its own")
         self._reader = reader
         position = attached.position
+        page = None
         if not position.is_provisional:
             page = await node.database.read(read_page, session_id, offset)
             after = page.next_offset.after - len(page.entries)
@@ -102,7 +108,8 @@ class LiveReader(LimitedJsonConsumer):
             after = 0
         is_poll = get_extension(self.scope, CARRIER) == "long_poll"
         await self.accept()
-        reader.begin(self, cursor, poll_seconds=POLL_SECONDS if is_poll else None)
+        poll_seconds = POLL_SECONDS if is_poll else None
+        reader.begin(self, cursor, page, poll_seconds=poll_seconds)
         await reader.start(after)
 
     async def send_page(self, page: StreamPage, cursor: str) -> None:
@@ -152,16 +159,24 @@ class _Reader(Subscriber):
 
     _consumer: LiveReader
     _cursor = ""
+    _page: StreamPage | None = None
+    """The first page, which was read before the accept."""
+
     _is_poll = False
     _is_over = False
     _has_control = False
     _timer: asyncio.TimerHandle | None = None
 
     def begin(
-        self, consumer: LiveReader, cursor: str, *, poll_seconds: float | None
+        self,
+        consumer: LiveReader,
+        cursor: str,
+        page: StreamPage | None,
+        *,
+        poll_seconds: float | None,
     ) -> None:
         """Set what is sent to: SSE, or one response within so many seconds."""
-        self._consumer, self._cursor = consumer, cursor
+        self._consumer, self._cursor, self._page = consumer, cursor, page
         self._is_poll = poll_seconds is not None
         if poll_seconds is not None:
             loop = asyncio.get_running_loop()
@@ -176,18 +191,23 @@ class _Reader(Subscriber):
     async def _step(self) -> bool:
         tail, position = self.tail, self._position
         if tail.is_reset:
-            self._connection.end(close_codes.ASKED_TO_RECONNECT)
+            self._stop(close_codes.ASKED_TO_RECONNECT)
             return False
         if position is None or tail.is_doubted:
             return False
         self._set_busy(bool(tail.growing))
         if position < tail.last_offset and position + 1 not in tail.growing:
-            offset = StreamOffset(tail.epoch or "", position)
-            try:
-                page = await self._database.read(read_page, tail.session_id, offset)
-            except (OffsetGone, SessionNotFound, ValueError):
-                self._give_up()
-                return False
+            page, self._page = self._page, None
+            if page is None or not page.entries:
+                try:
+                    page = await self._read(position)
+                except SessionNotFound:
+                    self._stop(close_codes.NOT_FOUND)
+                    return False
+                except (OffsetGone, ValueError):
+                    # The next request is told that its offset is gone.
+                    self._stop(close_codes.SLOW_CONSUMER)
+                    return False
             if page.growing is not None:
                 tail.grow(page.growing, page.growing.text, page.growing.parts)
             if page.entries:
@@ -198,6 +218,15 @@ class _Reader(Subscriber):
             await self._send_page(self._make_empty(position))
             return not is_last
         return False
+
+    async def _read(self, position: int) -> StreamPage:
+        offset = StreamOffset(self.tail.epoch or "", position)
+        return await self._database.read(read_page, self.tail.session_id, offset)
+
+    def _stop(self, close_reason: close_codes.CloseReason) -> None:
+        """End the connection, and send nothing more."""
+        self._position = None
+        self._connection.end(close_reason)
 
     def _make_empty(self, position: int) -> StreamPage:
         return StreamPage(
@@ -213,8 +242,7 @@ class _Reader(Subscriber):
         await self._consumer.send_page(page, self._cursor)
         if self._is_poll:
             self._is_over = True
-            self._position = None
-            self._connection.end(close_codes.CLOSED)
+            self._stop(close_codes.CLOSED)
 
     def _give_nothing(self) -> None:
         """Answer a long poll for which no entry came."""
@@ -238,11 +266,35 @@ def live_urlpatterns() -> list[URLPattern]:
     return [path("api/sessions/<str:session_id>/stream/", cast(Any, _choose))]
 
 
-_AS_SOCKET = SessionConsumer.as_asgi()
+class _LiveSocket(SessionConsumer):
+    """The messages of a socket as server-sent events."""
+
+    async def connect(self) -> None:
+        take_request(self)
+        await super().connect()
+
+
+def take_request(consumer: LimitedJsonConsumer) -> None:
+    """
+    Count a live request for the rate of its client, as other requests.
+
+    Raises:
+        Refused: the client made too many.
+    """
+    rate = consumer.scope["node"].config.rate_limit
+    client_id = consumer.connection.client_id
+    try:
+        rates.take(client_id, rate.messages_per_second, rate.burst_messages)
+    except ApiError as exc:
+        raise Refused(close_codes.RATE_LIMITED) from exc
+
+
+_AS_SOCKET = _LiveSocket.as_asgi()
 _AS_STREAM = LiveReader.as_asgi()
 
 
 def _choose(scope: Message, receive: Receive, send: Send) -> Awaitable[None]:
     """Serve the messages of a socket to clients that name a subprotocol."""
-    chosen: Application = _AS_SOCKET if scope["subprotocols"] else _AS_STREAM
+    is_socket = scope["subprotocols"] and get_extension(scope, CARRIER) == "sse"
+    chosen: Application = _AS_SOCKET if is_socket else _AS_STREAM
     return chosen(scope, receive, send)

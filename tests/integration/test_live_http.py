@@ -53,6 +53,14 @@ async def get(server: LiveServer, session: str, token: str, query: str) -> Any:
         return await client.get(make_url(server, session, query), headers=headers)
 
 
+async def post(server: LiveServer, session: str, token: str, items: list[Any]) -> None:
+    headers = {"Authorization": f"Bearer {token}"}
+    async with httpx.AsyncClient(timeout=60) as client:
+        url = make_url(server, session, "")
+        answer = await client.post(url, headers=headers, json=items)
+        assert answer.status_code == 204, answer.text
+
+
 def read_records(server: LiveServer, **wanted: Any) -> list[Connection]:
     rows = Connection.objects.filter(**wanted).order_by("opened_at")
     return server.run(lambda: list(rows))
@@ -228,6 +236,78 @@ async def test_a_wrong_request_is_answered_before_a_slot(
         assert json.loads(answer.content)["error"]["message"].endswith(".")
     found = read_records(server, client_id=live)
     assert {one.transport for one in found} == {"websocket"}
+
+
+@pytest.mark.parametrize("live", ["sse", "long-poll"])
+async def test_a_reader_of_which_entries_were_trimmed_is_told(
+    shared_servers: ProjectServers, live: str
+) -> None:
+    """It does not go on behind them: its next request gets 410."""
+    server = shared_servers.share(config={**CONFIG, "max_session_history": 5})
+    token = server.create_token(f"slow-{live}")
+    session = await fill(server, token, "one")
+    offset = (await get(server, session, token, "")).headers["stream-next-offset"]
+    items = [{"n": number} for number in range(10)]
+    if live == "sse":
+        async with follow(server, token, session, f"offset={offset}") as events:
+            await events.read_until("control")
+            await post(server, session, token, items)
+            bye = await events.read_until("bye")
+            assert (bye["code"], bye["resume"]) == (4208, True)
+            assert await events.read() == ("end", None)
+    else:
+        query = f"offset={offset}&live=long-poll"
+        poll = asyncio.create_task(get(server, session, token, query))
+        opened = {"transport": "long_poll", "closed_at": None}
+        await wait_until(lambda: read_records(server, **opened))
+        await post(server, session, token, items)
+        answer = await poll
+        assert answer.status_code == 503, answer.text
+        assert answer.json()["error"]["close_code"] == 4208
+        assert "stream-next-offset" not in answer.headers
+    answer = await get(server, session, token, f"offset={offset}&live={live}")
+    assert answer.status_code == 410, answer.text
+
+
+async def test_a_long_poll_takes_no_subprotocol(server: LiveServer) -> None:
+    """The messages of a socket are a stream, and a poll is one answer."""
+    token = server.create_token("dan")
+    session = await fill(server, token, "one")
+    for query in ("", "&offset=-1"):
+        query = f"live=long-poll&protocol=orchestra.v2{query}"
+        answer = await get(server, session, token, query)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (
+            400,
+            "invalid_parameter",
+        )
+    assert not read_records(server, client_id="dan", transport="long_poll")
+
+
+async def test_live_requests_count_for_the_rate_of_their_client(
+    shared_servers: ProjectServers,
+) -> None:
+    rates = {
+        "rate_limit__messages_per_second": 0.01,
+        "rate_limit__burst_messages": 3,
+    }
+    server = shared_servers.share(config={**CONFIG, **rates})
+    token, other = server.create_token("eve"), server.create_token("fay")
+    session = await fill(server, token, "one")
+    for _ in range(3):
+        answer = await get(server, session, token, "offset=-1&live=long-poll")
+        assert answer.status_code == 200, answer.text
+    for query in (
+        "offset=-1&live=long-poll",
+        "offset=-1&live=sse",
+        "live=sse&protocol=orchestra.v2",
+    ):
+        answer = await get(server, session, token, query)
+        assert answer.status_code == 429, answer.text
+        assert answer.json()["error"]["close_code"] == 4129
+        assert int(answer.headers["retry-after"]) >= 1
+    polled = {"client_id": "eve", "transport": "long_poll"}
+    assert len(read_records(server, **polled)) == 3
+    assert (await get(server, session, other, "offset=-1&live=sse")).status_code == 404
 
 
 async def test_the_page_of_another_site_gets_nothing(server: LiveServer) -> None:
