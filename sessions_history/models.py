@@ -198,7 +198,8 @@ class HistoryEntry(models.Model):
     state = models.CharField(max_length=11, choices=State.choices, default=State.DONE)
     chain = models.CharField(max_length=MARK_LENGTH, blank=True, db_default="")
     """The links of the commits that appended and ended it, with a space between."""
-    replaces = models.PositiveBigIntegerField(null=True, blank=True)
+    # A positive number has a check, for which PostgreSQL would read the whole table.
+    replaces = models.BigIntegerField(null=True, blank=True)
     """The answer in whose place this one stands: it was regenerated."""
     node = models.ForeignKey(
         Node,
@@ -319,8 +320,14 @@ class StreamProducer(models.Model):
     A session keeps the hundred producers that appended last.
     """
 
+    # Without a constraint: nodes of the previous release delete sessions, and know
+    # no producers.
     session = models.ForeignKey(
-        Session, on_delete=models.CASCADE, related_name="+", db_index=False
+        Session,
+        on_delete=models.CASCADE,
+        db_constraint=False,
+        db_index=False,
+        related_name="+",
     )
     producer = models.CharField(max_length=KEY_LENGTH)
     """The id that the producer chose."""

@@ -10,6 +10,6 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name="historyentry",
             name="replaces",
-            field=models.PositiveBigIntegerField(blank=True, null=True),
+            field=models.BigIntegerField(blank=True, null=True),
         ),
     ]
