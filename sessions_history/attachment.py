@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -39,8 +38,6 @@ from sessions_history.refusals import (
 )
 from sessions_history.shared_connection import SharedConnection
 from sessions_history.subscribers import Subscriber
-
-logger = logging.getLogger(__name__)
 
 _MAX_UNDER_WAY = 32
 """How many messages of one connection may wait for their commit."""
@@ -291,7 +288,9 @@ class SessionAttachment:
             self._refuse(DELETION_UNKNOWN)
             return
         except SessionNotFound:
-            logger.debug("The session %s was deleted before", self.session_id)
+            # It was deleted before, or handed over: the client attaches anew.
+            self.end(close_codes.ASKED_TO_RECONNECT)
+            return
         await self._shared.send_in_turn({"type": "deleted", "session": self.session_id})
         self.end(close_codes.NOT_FOUND)
 

@@ -38,18 +38,21 @@ def begin_session(
     caller has begun a transaction.
 
     Raises:
-        SessionNotFound: the session was deleted.
+        SessionNotFound: the session was deleted, or belongs to another client.
         TooManySessions: the client has its limit; exact across nodes.
     """
     if max_sessions:
         lock_client(beginning.client_id)
     if _insert_below(beginning, max_sessions):
         return
-    if DeletedSession.objects.filter(pk=beginning.session_id).exists():
-        raise SessionNotFound
-    _make_room(beginning.client_id, replaces_unused=replaces_unused)
-    if not _insert_below(beginning, max_sessions):
-        raise TooManySessions
+    for rows in (DeletedSession.objects, Session.objects):
+        if rows.filter(pk=beginning.session_id).exists():
+            raise SessionNotFound
+    # A refused session takes the place of none.
+    with atomic():
+        _make_room(beginning.client_id, replaces_unused=replaces_unused)
+        if not _insert_below(beginning, max_sessions):
+            raise TooManySessions
 
 
 def delete_session(session_id: str, client_id: str) -> None:
@@ -63,10 +66,10 @@ def delete_session(session_id: str, client_id: str) -> None:
         SessionNotFound: it does not exist, or belongs to another client.
     """
     is_recent = is_recent_id(session_id, client_id)
-    own = Session.objects.filter(session_id=session_id, client_id=client_id)
+    found = Session.objects.filter(session_id=session_id)
     with atomic():
-        deleted, _ = own.delete()
-        if not deleted and not is_recent:
+        deleted, _ = found.filter(client_id=client_id).delete()
+        if not deleted and (not is_recent or found.exists()):
             raise SessionNotFound
         tombstone = DeletedSession(session_id=session_id)
         DeletedSession.objects.bulk_create([tombstone], ignore_conflicts=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import datetime
 
 from django.conf import settings
 from django.db import models
@@ -31,6 +32,13 @@ class SessionInvitationQuerySet(PrimaryQuerySet["SessionInvitation"]):
         """Invitations that a user can redeem."""
         unused = models.Q(used_at=None) | models.Q(is_single_use=False)
         return self.filter(unused, revoked_at=None, expires_at__gt=Now())
+
+    def ended(self, before: datetime | Now | None = None) -> SessionInvitationQuerySet:
+        """Invitations that nobody can redeem any more, or since before a moment."""
+        moment = before or Now()
+        used = models.Q(is_single_use=True, used_at__lte=moment)
+        gone = models.Q(revoked_at__lte=moment) | models.Q(expires_at__lte=moment)
+        return self.filter(used | gone)
 
 
 def make_invitation_id() -> str:

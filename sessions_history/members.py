@@ -10,6 +10,7 @@ a member that was removed is closed with 4003, another role counts at once.
 """
 
 import logging
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import timedelta
@@ -70,7 +71,8 @@ def invite(
     Make an invitation to a session; return it and the token for its link.
 
     The token is signed and names the session and the role. Without a lifetime the
-    invitation expires after sessions.invitation_seconds.
+    invitation expires after sessions.invitation_seconds. Of those that were used,
+    revoked or have expired the session keeps the newest MOST_MEMBERS.
 
     Raises:
         ValueError: the role cannot be given, or the lifetime is not positive.
@@ -92,6 +94,7 @@ def invite(
             is_single_use=is_single_use,
             expires_at=timezone.now() + timedelta(seconds=lifetime_seconds),
         )
+        _forget_ended(session_id)
     return invitation, make_token(invitation)
 
 
@@ -241,6 +244,18 @@ def hand_over(session_id: str, user: Any) -> None:
         _announce(session_id)
 
 
+def run_locked(session_id: str, work: Callable[[], Any]) -> Any:
+    """
+    Run work in one transaction, in which the members of a session do not change.
+
+    Raises:
+        SessionNotFound: the session does not exist.
+    """
+    with atomic():
+        _lock(session_id)
+        return work()
+
+
 def check_role(role: str) -> Role:
     """
     Return a role that a member can be given.
@@ -280,6 +295,14 @@ def _require_room(session_id: str) -> None:
     invited = SessionInvitation.objects.open().filter(session=session_id).count()
     if members + invited >= MOST_MEMBERS:
         raise TooManyMembers
+
+
+def _forget_ended(session_id: str) -> None:
+    """Keep the newest of the invitations that nobody can redeem any more."""
+    ended = SessionInvitation.objects.ended().filter(session=session_id)
+    kept = list(ended.values_list("pk", flat=True)[:MOST_MEMBERS])
+    if len(kept) == MOST_MEMBERS:
+        ended.exclude(pk__in=kept).delete()
 
 
 def _find_joined(session_id: str, role: str, user: Any) -> Joined | None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.db.models import Exists, OuterRef, QuerySet
 from django.utils import timezone
 
 from connections.config.loader import WebSocketConfig
@@ -24,6 +24,7 @@ from sessions_history.models import (
     SessionInvitation,
     SessionMember,
     SessionQuerySet,
+    StreamProducer,
 )
 from sessions_history.session_ids import KNOWN_SECONDS
 
@@ -118,9 +119,10 @@ def _find_deleted() -> QuerySet[DeletedSession]:
 
 def prune_members(batch_size: int) -> int:
     """
-    Delete some invitations that expired a day ago, and what no session is left of.
+    Delete some invitations that ended a day ago, and what no session is left of.
 
-    Nodes of the previous release delete sessions and know no members.
+    Nodes of the previous release delete sessions, and know neither members nor
+    producers.
     """
     deleted = 0
     for rows in _find_old_members():
@@ -130,10 +132,11 @@ def prune_members(batch_size: int) -> int:
 
 def _find_old_members() -> list[QuerySet[Any]]:
     sessions = Session.objects.filter(pk=OuterRef("session_id"))
-    expired = Q(expires_at__lt=_day_ago())
+    is_orphan, invitations = ~Exists(sessions), SessionInvitation.objects
     return [
-        SessionMember.objects.filter(~Exists(sessions)),
-        SessionInvitation.objects.filter(expired | ~Exists(sessions)).order_by(),
+        SessionMember.objects.filter(is_orphan),
+        (invitations.ended(_day_ago()) | invitations.filter(is_orphan)).order_by(),
+        StreamProducer.objects.filter(is_orphan),
     ]
 
 

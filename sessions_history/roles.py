@@ -40,6 +40,21 @@ def find_role(
     return Role(role) if role else None
 
 
+def find_access(
+    session_id: str, client_id: str, user_id: Any
+) -> tuple[str, Role | None]:
+    """
+    Return the client id of a session's owner, and the role of a client in it.
+
+    The id is empty if there is no such session.
+    """
+    owners = Session.objects.filter(pk=session_id)
+    owner_id = owners.values_list("client_id", flat=True).first()
+    if owner_id is None:
+        return "", None
+    return owner_id, find_role(session_id, owner_id, client_id, user_id)
+
+
 def read_roles(session_ids: Collection[str]) -> Roles:
     """Return the owners and members of sessions; those that are gone are left out."""
     found, ids = Roles(), sorted(session_ids)

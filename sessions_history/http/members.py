@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from django.http import HttpResponse
@@ -9,6 +10,7 @@ from django.http import HttpResponse
 from connections.api.errors import ApiError, forbidden, not_found
 from connections.api.kinds import Line
 from connections.api.parameters import Parameter
+from connections.api.resources import is_key
 from connections.config.kinds import Choice, Flag, Number
 from connections.models.user_key import get_users
 from connections.presence.rooms import name_member
@@ -27,7 +29,6 @@ from sessions_history.http import rows
 from sessions_history.http.calls import Call, answer, make_view
 from sessions_history.member_models import Role, SessionInvitation, SessionMember
 from sessions_history.models import Session
-from sessions_history.roles import read_roles
 
 _MOST_SECONDS = 31_536_000
 _MOST_LISTED = 200
@@ -92,11 +93,16 @@ async def _run(call: Call, work: Callable[..., Any], *args: Any) -> Any:
     """
     Run work that changes members, in a thread of the database.
 
+    The session of the path is locked before: what the work reads of roles stays.
+
     Raises:
         ApiError: it raised an error of a session.
     """
+    run = partial(work, call, *args)
+    if call.session_id:
+        run = partial(members.run_locked, call.session_id, run)
     try:
-        return await call.database.write_urgently(work, call, *args)
+        return await call.database.write_urgently(run)
     except SessionsError as exc:
         raise _explain(exc) from exc
 
@@ -108,11 +114,7 @@ def _require_role(call: Call) -> Role:
     Raises:
         ApiError: 404, it has none.
     """
-    found = read_roles([call.session_id])
-    role = found.find(call.session_id, call.client_id, call.user_id)
-    if role is None:
-        raise not_found("session", call.session_id)
-    return role
+    return rows.require_role(call.client_id, call.user_id, call.session_id)
 
 
 def _require_owner(call: Call) -> None:
@@ -144,8 +146,11 @@ def _find_user(call: Call) -> Any:
 
 def _read_members(call: Call) -> str:
     role = _require_role(call)
-    owners = Session.objects.values_list("client_id", "user_id")
-    client_id, user_id = owners.get(pk=call.session_id)
+    owners = Session.objects.filter(pk=call.session_id)
+    row = owners.values_list("client_id", "user_id").first()
+    if row is None:
+        raise not_found("session", call.session_id)
+    client_id, user_id = row
     found = SessionMember.objects.filter(session=call.session_id).order_by("pk")
     items: list[dict[str, Any]] = [
         {
@@ -218,6 +223,8 @@ def _invite(call: Call, body: dict[str, Any]) -> dict[str, Any]:
 
 def _revoke(call: Call) -> None:
     _require_owner(call)
+    if not is_key(call.key):
+        raise InvitationInvalid("unknown")
     members.revoke(call.session_id, call.key)
 
 

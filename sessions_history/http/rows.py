@@ -16,7 +16,7 @@ from connections.models.alias import atomic
 from sessions_history.member_models import Role
 from sessions_history.models import HistoryEntry, Session, SessionMember
 from sessions_history.reads import read_latest_entries
-from sessions_history.roles import find_role
+from sessions_history.roles import find_access
 
 _SALT = "sessions_history.http"
 _END = 2**63 - 1
@@ -45,12 +45,18 @@ def find_own(client_id: str) -> Resource:
     )
 
 
-def find_shared(client_id: str, user_id: Any) -> Resource:
-    """Return the sessions of a client, and those that its user is a member of."""
+def find_shared(client_id: str, user_id: Any, session_id: str = "") -> Resource:
+    """
+    Return the sessions of a client, and those that its user is a member of.
+
+    Of the latter only one may be wanted.
+    """
     own = find_own(client_id)
 
     def find_rows() -> Any:
         members = SessionMember.objects.filter(user=user_id)
+        if session_id:
+            members = members.filter(session=session_id)
         ids = list(members.values_list("session", flat=True)) if user_id else []
         if not ids:
             # The condition stays that of the index of lists.
@@ -67,19 +73,19 @@ def find_owner_id(client_id: str, user_id: Any, session_id: str) -> str:
     """
     Return the client id of the owner of a session, if that is who asks.
 
-    Without a role it is that of the client, which has no such session.
+    Of a session that does not exist it is that of the client.
 
     Raises:
-        ApiError: 403, the client has another role.
+        ApiError: 404, the client has no role in it; 403, it has another one.
     """
-    owners = Session.objects.filter(pk=session_id)
-    owner_id = owners.values_list("client_id", flat=True).first()
-    if owner_id is None:
+    owner_id, role = find_access(session_id, client_id, user_id)
+    if not owner_id:
         return client_id
-    role = find_role(session_id, owner_id, client_id, user_id)
-    if role not in (Role.OWNER, None):
+    if role is None:
+        raise not_found("session", session_id)
+    if role is not Role.OWNER:
         raise forbidden("not_owner", "Only the owner of the session may do this.")
-    return owner_id if role is Role.OWNER else client_id
+    return owner_id
 
 
 def require_role(client_id: str, user_id: Any, session_id: str) -> Role:
@@ -89,10 +95,8 @@ def require_role(client_id: str, user_id: Any, session_id: str) -> Role:
     Raises:
         ApiError: 404, it has none.
     """
-    owners = Session.objects.filter(pk=session_id)
-    owner_id = owners.values_list("client_id", flat=True).first()
-    role = owner_id and find_role(session_id, owner_id, client_id, user_id)
-    if not role:
+    _, role = find_access(session_id, client_id, user_id)
+    if role is None:
         raise not_found("session", session_id)
     return role
 
@@ -130,18 +134,18 @@ def rename(client_id: str, session_id: str, title: str, if_match: str | None) ->
         return json.dumps(own.read_item(session_id))
 
 
-def read_entries(shared: Resource, session_id: str, query: Mapping[str, Any]) -> str:
+def read_entries(session_id: str, query: Mapping[str, Any]) -> str:
     """
     Return a page of a session's entries as JSON, the newest page first.
 
     The entries of a page are in order, each as the messages of the socket have it.
 
     Raises:
-        ApiError: 404, the client has no such session; 400, the cursor is of another
-            list; 409, the log began anew since.
+        ApiError: 404, there is no such session; 400, the cursor is of another list;
+            409, the log began anew since.
     """
-    rows = shared.rows().filter(pk=session_id)
-    position = rows.values_list("epoch", "last_offset").first()
+    found = Session.objects.filter(pk=session_id)
+    position = found.values_list("epoch", "last_offset").first()
     if position is None:
         raise not_found("session", session_id)
     epoch, last_offset = position

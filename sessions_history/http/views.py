@@ -30,8 +30,8 @@ async def _list(call: Call) -> HttpResponse:
 
 async def _read(call: Call) -> HttpResponse:
     call.read_query(())
-    read = rows.find_shared(call.client_id, call.user_id).read_item
-    item = await call.database.read(read, call.session_id)
+    shared = rows.find_shared(call.client_id, call.user_id, call.session_id)
+    item = await call.database.read(shared.read_item, call.session_id)
     return answer(call, json.dumps(item))
 
 
@@ -62,13 +62,10 @@ async def delete_session(call: Call) -> HttpResponse:
 
 
 async def _read_entries(call: Call) -> HttpResponse:
-    page = await call.database.read(
-        rows.read_entries,
-        rows.find_shared(call.client_id, call.user_id),
-        call.session_id,
-        call.read_query(PAGING),
-    )
-    return answer(call, page)
+    query = call.read_query(PAGING)
+    await call.require_role()
+    read = rows.read_entries
+    return answer(call, await call.database.read(read, call.session_id, query))
 
 
 sessions = make_view(GET=_list)

@@ -121,6 +121,34 @@ def test_a_session_of_another_client_is_not_deleted() -> None:
     assert not DeletedSession.objects.exists()
 
 
+def test_a_former_owner_does_not_delete_a_session_that_was_handed_over() -> None:
+    new = make_beginning()
+    commit([make_append(new.session_id, beginning=new)], LIMITS)
+    Session.objects.update(client_id="bob")
+    with pytest.raises(SessionNotFound):
+        delete_session(new.session_id, "alice")
+    with pytest.raises(SessionNotFound):
+        begin_session(new, 1, replaces_unused=True)
+    assert Session.objects.exists()
+    assert not DeletedSession.objects.exists()
+
+
+def test_a_session_that_finds_no_room_takes_that_of_no_other() -> None:
+    """The limit was lowered: one session less is still too many."""
+    day_ago = timezone.now() - timedelta(days=1)
+    for number in range(3):
+        Session.objects.create(
+            session_id=f"{number:032}", client_id="alice", last_seen_at=day_ago
+        )
+    new = make_beginning()
+    append = make_append(new.session_id, beginning=new)
+    limits = replace(LIMITS, max_sessions=2, replaces_unused=True)
+    (refused,) = commit([append], limits)
+    assert isinstance(refused, TooManySessions)
+    assert Session.objects.count() == 3
+    assert not DeletedSession.objects.exists()
+
+
 @pytest.mark.parametrize("altered", ["f" * 32, "", "no id", "00"])
 def test_an_id_belongs_to_one_client(altered: str) -> None:
     session_id = make_session_id("alice")

@@ -5,11 +5,18 @@ from typing import Any
 import pytest
 from channels.db import database_sync_to_async as in_database
 from django.contrib.auth.models import User
+from django.db import connection
 from django.test import AsyncClient
 
 from connections.node.node import Node
+from connections.storage.database import Database
 from sessions_history import members
-from sessions_history.models import Session, SessionInvitation, SessionMember
+from sessions_history.models import (
+    DeletedSession,
+    Session,
+    SessionInvitation,
+    SessionMember,
+)
 from tests.sessions_history.asking import add_session, ask, bearer, read_error
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -88,7 +95,10 @@ async def test_the_owner_changes_removes_and_hands_over(node: Node, bob: User) -
     handed = await ask("PATCH", path, {"role": "owner"}, **alice)
     assert handed.status_code == 204
     assert (await Session.objects.aget()).client_id == f"user:{bob.pk}"
-    assert read_error(await ask("GET", f"{session_id}/", **alice), 404) == "not_found"
+    for method in ("GET", "DELETE"):
+        refused = await ask(method, f"{session_id}/", **alice)
+        assert read_error(refused, 404) == "not_found"
+    assert not await DeletedSession.objects.aexists()
     # The owner may come with another client id.
     phone = await bearer("phone", user=bob)
     left = await ask("DELETE", path, **phone)
@@ -114,12 +124,44 @@ async def test_a_revoked_or_used_link_and_one_without_a_user_are_refused(
     assert read_error(refused, 410) == "invitation_revoked"
     refused = await ask("POST", "join/", {"token": "x"}, **guest)
     assert read_error(refused, 404) == "invitation_unknown"
-    refused = await ask("DELETE", f"{path}none/", **alice)
-    assert read_error(refused, 404) == "invitation_unknown"
+    for named in ("none", "%00"):
+        refused = await ask("DELETE", f"{path}{named}/", **alice)
+        assert read_error(refused, 404) == "invitation_unknown"
     for lifetime in (0, -1, "soon"):
         body = {"role": "reader", "lifetime_seconds": lifetime}
         refused = await ask("POST", path, body, **alice)
         assert read_error(refused, 400) == "invalid_field"
+
+
+async def test_an_owner_that_hands_over_meanwhile_invites_nobody(
+    node: Node, bob: User
+) -> None:
+    """The right is checked once the members cannot change any more."""
+    session_id, alice = await add_session(), await bearer()
+    await in_database(members.add)(session_id, bob, "writer")
+    is_handed_over = False
+
+    def hand_over_first(execute: Any, sql: str, *rest: Any) -> Any:
+        nonlocal is_handed_over
+        if not is_handed_over and sql.startswith("UPDATE"):
+            is_handed_over = True
+            members.hand_over(session_id, bob)
+        return execute(sql, *rest)
+
+    class Meanwhile(Database):
+        async def write_urgently(self, work: Any, *args: Any, **kwargs: Any) -> Any:
+            def run() -> Any:
+                with connection.execute_wrapper(hand_over_first):
+                    return work(*args)
+
+            return await super().write_urgently(run, **kwargs)
+
+    node.database = Meanwhile()
+    path = f"{session_id}/invitations/"
+    refused = await ask("POST", path, {"role": "reader"}, **alice)
+    assert is_handed_over
+    assert read_error(refused, 404) == "not_found"
+    assert not await SessionInvitation.objects.aexists()
 
 
 async def test_a_link_is_not_redeemed_by_get_nor_without_a_csrf_token(

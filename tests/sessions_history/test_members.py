@@ -32,6 +32,7 @@ from sessions_history.models import (
     Session,
     SessionInvitation,
     SessionMember,
+    StreamProducer,
 )
 from sessions_history.pruning import prune_empty, prune_members
 from tests.connections.conversations import receive_close
@@ -219,6 +220,24 @@ def test_members_and_open_invitations_are_bounded(
     members.invite(session_id, "reader")
 
 
+def test_a_session_keeps_the_newest_invitations_that_have_ended(
+    bob: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(members, "MOST_MEMBERS", 3)
+    session_id, other = make_session(), make_session()
+    members.revoke(other, members.invite(other, "reader")[0].pk)
+    ended = []
+    for _ in range(6):
+        invitation, _ = members.invite(session_id, "reader")
+        members.revoke(session_id, invitation.pk)
+        ended.append(invitation.pk)
+    members.invite(session_id, "reader")
+    kept = SessionInvitation.objects.filter(session=session_id)
+    assert set(kept.ended().values_list("pk", flat=True)) == set(ended[-3:])
+    assert kept.open().count() == 1
+    assert SessionInvitation.objects.filter(session=other).count() == 1
+
+
 def test_a_session_that_is_handed_over_has_one_owner(bob: User, carol: User) -> None:
     session_id = make_session(f"user:{bob.pk}")
     Session.objects.update(user=bob)
@@ -248,7 +267,10 @@ def test_a_session_counts_against_the_limit_of_its_new_owner(
     assert read_role(session_id, bob) == "reader"
 
 
-def test_old_invitations_and_rows_without_a_session_are_pruned(bob: User) -> None:
+@pytest.mark.parametrize("ended", ["expires_at", "used_at", "revoked_at"])
+def test_old_invitations_and_rows_without_a_session_are_pruned(
+    bob: User, ended: str
+) -> None:
     kept, gone = make_session(), make_session()
     for session_id in (kept, gone):
         members.add(session_id, bob, "reader")
@@ -257,12 +279,22 @@ def test_old_invitations_and_rows_without_a_session_are_pruned(bob: User) -> Non
     old = SessionInvitation.objects.filter(session=kept).first()
     assert old is not None
     two_days_ago = timezone.now() - timedelta(days=2)
-    SessionInvitation.objects.filter(pk=old.pk).update(expires_at=two_days_ago)
+    SessionInvitation.objects.filter(pk=old.pk).update(**{ended: two_days_ago})
+    if ended == "used_at":
+        # One for several users does not end by its use.
+        SessionInvitation.objects.exclude(pk=old.pk).filter(session=kept).update(
+            used_at=two_days_ago, is_single_use=False
+        )
+    for session_id in (kept, gone):
+        StreamProducer.objects.create(
+            session_id=session_id, producer="p", epoch=0, sequence=0
+        )
     Session.objects.filter(pk=kept).update(last_offset=1)
     Session.objects.update(last_seen_at=two_days_ago)
     assert prune_empty(10) == 1
     assert prune_members(2) == 2
-    assert prune_members(10) == 2
+    assert prune_members(10) == 3
+    assert StreamProducer.objects.get().session_id == kept
     assert SessionMember.objects.get().session_id == kept
     assert SessionInvitation.objects.get().session_id == kept
 
@@ -379,6 +411,19 @@ async def test_a_change_of_which_no_hint_came_is_found_by_the_check(
     assert await DeletedSession.objects.filter(pk=session_id).aexists()
     again = start_talk(node, session_id)
     assert await find_refusal(again) == 4004
+
+
+async def test_a_former_owner_that_has_not_heard_of_it_deletes_nothing(
+    make_node: MakeNode, bob: User
+) -> None:
+    async with talk(make_node(sessions={"position_seconds": 60})) as alice:
+        await alice.say_and_wait("hi")
+        await in_thread(members.add)(alice.session_id, bob, "reader")
+        await in_thread(members.hand_over)(alice.session_id, bob)
+        await alice.send(type="delete")
+        assert (await alice.receive_type("deleted", "bye"))["type"] == "bye"
+    assert await Session.objects.filter(pk=alice.session_id).aexists()
+    assert not await DeletedSession.objects.aexists()
 
 
 async def test_a_member_that_is_removed_while_it_attaches_is_refused(
