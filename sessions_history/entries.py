@@ -141,7 +141,7 @@ class NewEntry:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Append:
     """
-    Entries to append to one session, all or none.
+    Entries to append to one session, all or none; none only begin it.
 
     A key that was used before returns the earlier result and appends nothing.
     """

@@ -26,6 +26,7 @@ from connections.telemetry.work import do_in_span
 from connections.units import measure_text
 from sessions_history.answers import Answers
 from sessions_history.attached import AttachedConnections
+from sessions_history.beginnings import Beginning
 from sessions_history.entries import (
     MESSAGE,
     Append,
@@ -182,6 +183,7 @@ class SessionLog:
         claims: Mapping[str, Any] | None = None,
         metadata: Mapping[str, Any] | None = None,
         step: ProducerStep | None = None,
+        beginning: Beginning | None = None,
     ) -> asyncio.Future[Committed]:
         """
         Append a client's message, and start its answer if there is a responder.
@@ -211,7 +213,7 @@ class SessionLog:
                 key=key,
                 digest=digest(payload),
                 client_id=client_id,
-                beginning=self._fan_out.find_beginning(session_id),
+                beginning=beginning or self._fan_out.find_beginning(session_id),
                 claims=claims,
                 metadata=dump_metadata(metadata),
                 step=step,

@@ -29,7 +29,7 @@ def find_question(
         AnswerUnfinished: it streams.
         AnswerReplaced: another entry has replaced it.
     """
-    former = request.entries[-1].replaces
+    former = request.entries[-1].replaces if request.entries else None
     if former is None:
         return None
     if request.epoch not in ("", session.epoch):

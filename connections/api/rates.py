@@ -53,3 +53,8 @@ class RequestRates:
                 f"({self._options}); retry in {max(1, wait_seconds)} s.",
                 {"Retry-After": str(max(1, wait_seconds))},
             )
+
+    def charge(self, key: str, amount: float) -> None:
+        """Count more of a key, which later requests have to wait for."""
+        if bucket := self._buckets.get(key):
+            bucket.overdraw(amount, math.inf)

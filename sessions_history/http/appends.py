@@ -3,23 +3,16 @@
 from collections.abc import Mapping
 from typing import Any
 
-from connections.api.errors import ApiError, forbidden
+from connections.api.errors import ApiError, forbidden, not_found
 from connections.exceptions import InvalidMessage
-from connections.models.alias import atomic
-from sessions_history.beginnings import Beginning, begin_session
+from sessions_history.beginnings import Beginning
 from sessions_history.entries import Append, Committed, NewEntry, Sender
 from sessions_history.epochs import make_first_epoch
-from sessions_history.exceptions import (
-    SequenceGap,
-    SessionNotFound,
-    SessionsError,
-    StaleProducer,
-)
+from sessions_history.exceptions import KeyReused, SequenceGap, StaleProducer
 from sessions_history.http.calls import Call
 from sessions_history.log import get_log
 from sessions_history.member_models import Role
-from sessions_history.models import DeletedSession, Session
-from sessions_history.payloads import dump
+from sessions_history.payloads import digest, dump
 from sessions_history.refusals import explain
 from sessions_history.session_ids import is_recent_id
 from sessions_history.stream_producers import ProducerStep
@@ -28,66 +21,84 @@ _STATUSES = {
     "invalid_message": 400,
     "not_found": 404,
     "rate_limited": 429,
+    "internal": 500,
     "unavailable": 503,
 }
 """The statuses of refusals by their code; else 409."""
+
+_FIRST = "first"
+"""The key of the items with which a session was begun: no message has such an id."""
 
 
 async def require_writer(call: Call) -> Role:
     """
     Return the role of the client, which allows to write.
 
-    A session that exists only as an id of the client is begun.
+    Raises:
+        ApiError: 404 without a role, 403 for a reader.
+    """
+    _, role = await call.find_access()
+    return _check_writer(call, role)
+
+
+async def require_author(call: Call) -> tuple[Role, Beginning | None]:
+    """
+    Return the role of who appends a message, and the session that the message begins.
+
+    A session that exists only as an id of the client is begun by its first message.
 
     Raises:
-        ApiError: 404 without a role, 403 for a reader; as explain_refusal().
+        ApiError: as require_writer().
     """
-    try:
-        role = await call.require_role()
-    except ApiError:
-        if not is_recent_id(call.session_id, call.client_id):
-            raise
-        try:
-            await begin(call)
-        except SessionsError as exc:
-            raise explain_refusal(exc) from exc
-        role = await call.require_role()
+    owner_id, role = await call.find_access()
+    if not owner_id and is_recent_id(call.session_id, call.client_id):
+        return Role.OWNER, _make_beginning(call)
+    return _check_writer(call, role), None
+
+
+def _check_writer(call: Call, role: Role | None) -> Role:
+    if role is None:
+        raise not_found("session", call.session_id)
     if not role.may_write:
         message = f"The role {role} may read this session, and not write in it."
         raise forbidden("forbidden", message)
     return role
 
 
-async def begin(call: Call) -> bool:
-    """
-    Insert the session of a call; return False if it exists.
-
-    Raises:
-        SessionNotFound: the session was deleted.
-        TooManySessions: the client has its limit.
-    """
-    return await call.database.write_urgently(_begin, call)
-
-
-def _begin(call: Call) -> bool:
-    config = call.node.config.sessions
-    if Session.objects.filter(pk=call.session_id).exists():
-        return False
-    if DeletedSession.objects.filter(pk=call.session_id).exists():
-        raise SessionNotFound
-    beginning = Beginning(
+def _make_beginning(call: Call) -> Beginning:
+    return Beginning(
         session_id=call.session_id,
         client_id=call.client_id,
         user_id=call.user_id,
         epoch=make_first_epoch(call.session_id),
     )
-    with atomic():
-        begin_session(
-            beginning,
-            config.max_sessions_per_client,
-            replaces_unused=config.when_full == "delete_unused",
-        )
-    return True
+
+
+async def begin(call: Call, payloads: list[Any]) -> bool:
+    """
+    Begin the session of a call with messages, or none; return False if it exists.
+
+    Raises:
+        SessionNotFound: the session was deleted.
+        SessionsError, InvalidMessage, DatabaseUnavailable: as append_one().
+    """
+    owner_id, _ = await call.find_access()
+    if owner_id:
+        return False
+    # Of two requests at once the second finds the key, and appends nothing.
+    append = Append(
+        session_id=call.session_id,
+        entries=_make_entries(call, payloads),
+        key=_FIRST if payloads else "",
+        digest=digest(payloads),
+        client_id=call.client_id,
+        beginning=_make_beginning(call),
+    )
+    try:
+        committed = await get_log(call.node).submit(append)
+    except KeyReused:
+        return False
+    return bool(committed.entries) or not payloads
 
 
 async def append_one(
@@ -95,6 +106,7 @@ async def append_one(
     payload: Any,
     *,
     role: Role,
+    beginning: Beginning | None,
     key: str = "",
     wants_answer: bool | None = None,
     metadata: Mapping[str, Any] | None = None,
@@ -119,24 +131,32 @@ async def append_one(
         claims=call.claims,
         metadata=metadata,
         step=step,
+        beginning=beginning,
     )
 
 
 async def append_all(
-    call: Call, payloads: list[Any], step: ProducerStep | None
+    call: Call,
+    payloads: list[Any],
+    step: ProducerStep | None,
+    beginning: Beginning | None,
 ) -> Committed:
     """Append several messages, all or none, which nothing answers; as append_one()."""
-    entries = tuple(
+    append = Append(
+        session_id=call.session_id,
+        entries=_make_entries(call, payloads),
+        client_id=call.client_id,
+        step=step,
+        beginning=beginning,
+    )
+    return await get_log(call.node).submit(append)
+
+
+def _make_entries(call: Call, payloads: list[Any]) -> tuple[NewEntry, ...]:
+    return tuple(
         NewEntry(sender=Sender.CLIENT.value, data=dump(one), author=call.author)
         for one in payloads
     )
-    append = Append(
-        session_id=call.session_id,
-        entries=entries,
-        client_id=call.client_id,
-        step=step,
-    )
-    return await get_log(call.node).submit(append)
 
 
 def explain_refusal(exc: Exception) -> ApiError:

@@ -23,6 +23,7 @@ from connections.views.own_loop import release_own_node
 from sessions_history.http import rows
 from sessions_history.http.authentication import authenticate
 from sessions_history.member_models import Role
+from sessions_history.roles import find_access
 from sessions_history.session_ids import SESSION_ID, find_named
 
 _MOST_BODY_BYTES = 16_384
@@ -70,11 +71,17 @@ class Call:
         Return the client id of the owner of the session, if that is who asks.
 
         Raises:
-            ApiError: 403, the client has another role.
+            ApiError: 404, the client has no role in it; 403, it has another one.
         """
         find = rows.find_owner_id
         return await self.database.read(
             find, self.client_id, self.user_id, self.session_id
+        )
+
+    async def find_access(self) -> tuple[str, Role | None]:
+        """Return the client id of the session's owner, and the role of the client."""
+        return await self.database.read(
+            find_access, self.session_id, self.client_id, self.user_id
         )
 
     async def require_role(self) -> Role:

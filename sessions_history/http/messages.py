@@ -56,10 +56,12 @@ async def _say(call: Call, content: dict[str, Any]) -> Committed:
         raise InvalidMessage("invalid_message", "no data")
     if not isinstance(wants_answer, bool | None):
         raise InvalidMessage("invalid_message", "answer: true or false")
+    role, beginning = await appends.require_author(call)
     return await appends.append_one(
         call,
         content["data"],
-        role=await appends.require_writer(call),
+        role=role,
+        beginning=beginning,
         key=message_id,
         wants_answer=wants_answer,
         metadata=content.get("metadata"),

@@ -7,6 +7,7 @@ mode. Live reads are in sessions_history.http.live.
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from django.http import HttpResponse
@@ -23,7 +24,7 @@ from sessions_history.exceptions import (
     SessionsError,
 )
 from sessions_history.http import appends, rows
-from sessions_history.http.calls import Call, make_view
+from sessions_history.http.calls import Call, make_view, rates
 from sessions_history.http.offsets import BEGINNING, NOW, read_offset
 from sessions_history.http.stream_reads import OffsetGone, StreamPage, read_page
 from sessions_history.http.views import delete_session
@@ -35,6 +36,9 @@ _JSON = "application/json"
 _PRODUCER_HEADERS = ("Producer-Id", "Producer-Epoch", "Producer-Seq")
 _NUMBER = re.compile(r"[0-9]{1,16}")
 _MOST_NUMBER = 2**53 - 1
+_MOST_ITEMS = 100
+"""Of one request."""
+
 _FAILURES = (SessionsError, InvalidMessage, DatabaseUnavailable)
 
 
@@ -94,14 +98,12 @@ async def _create(call: Call) -> HttpResponse:
         message = "A session has items of JSON: send Content-Type: application/json."
         raise ApiError(415, "not_json", message)
     raw = read_bytes(call.request, call.node.config.max_message_size)
-    payloads = _read_payloads(raw) if raw else []
+    payloads = _read_payloads(call, raw) if raw else []
     await _require_own_id(call)
     try:
-        is_new = await appends.begin(call)
+        is_new = await appends.begin(call, payloads)
         if not is_new:
             await call.require_role()
-        elif payloads:
-            await appends.append_all(call, payloads, None)
     except _FAILURES as exc:
         if isinstance(exc, SessionNotFound):
             message = "The session was deleted, and its id is not used again."
@@ -117,7 +119,7 @@ async def _append(call: Call) -> HttpResponse:
     """Append a message, or several at once (section 5.2)."""
     _refuse_unknown(call)
     raw = read_bytes(call.request, call.node.config.max_message_size)
-    role = await appends.require_writer(call)
+    role, beginning = await appends.require_author(call)
     if not raw:
         raise _invalid("The body is empty")
     kind = _read_type(call)
@@ -126,15 +128,17 @@ async def _append(call: Call) -> HttpResponse:
     if kind != _JSON:
         message = "The session has items of JSON: send Content-Type: application/json."
         raise ApiError(409, "not_json", message)
-    payloads = _read_payloads(raw)
+    payloads = _read_payloads(call, raw)
     if not payloads:
         raise _invalid("The array is empty")
     step = _read_step(call)
     try:
         if len(payloads) == 1:
-            await appends.append_one(call, payloads[0], role=role, step=step)
+            await appends.append_one(
+                call, payloads[0], role=role, beginning=beginning, step=step
+            )
         else:
-            await appends.append_all(call, payloads, step)
+            await appends.append_all(call, payloads, step, beginning)
     except AppendedBefore as exc:
         return await _with_end(call, _confirm(204, step, exc.sequence))
     except _FAILURES as exc:
@@ -155,8 +159,10 @@ def _confirm(status: int, step: ProducerStep | None, sequence: int) -> HttpRespo
 
 
 async def _with_end(call: Call, response: HttpResponse) -> HttpResponse:
-    page = await call.database.read(read_page, call.session_id, NOW)
-    response["Stream-Next-Offset"] = str(page.next_offset)
+    """Name the end of the stream if it can be read: what was sent is committed."""
+    with suppress(DatabaseUnavailable, SessionNotFound):
+        page = await call.database.read(read_page, call.session_id, NOW)
+        response["Stream-Next-Offset"] = str(page.next_offset)
     return response
 
 
@@ -200,10 +206,21 @@ def _read_type(call: Call, default: str = "") -> str:
     return given.partition(";")[0].strip().lower()
 
 
-def _read_payloads(raw: bytes) -> list[Any]:
-    """Return the messages of a body: the items of an array, or its one content."""
+def _read_payloads(call: Call, raw: bytes) -> list[Any]:
+    """
+    Return the messages of a body: the items of an array, or its one content.
+
+    Each counts for the rate of the client, as if it had come alone.
+
+    Raises:
+        ApiError: 400, it is no JSON, or has too many items.
+    """
     content = parse_json(raw)
-    return content if isinstance(content, list) else [content]
+    payloads = content if isinstance(content, list) else [content]
+    if len(payloads) > _MOST_ITEMS:
+        raise _invalid(f"An array has at most {_MOST_ITEMS} items")
+    rates.charge(call.client_id, max(0, len(payloads) - 1))
+    return payloads
 
 
 def _read_step(call: Call) -> ProducerStep | None:

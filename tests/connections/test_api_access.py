@@ -245,6 +245,21 @@ def test_a_rate_fills_up_again() -> None:
     rates.take("a", *config)
 
 
+def test_what_is_charged_later_has_to_fill_up_too() -> None:
+    """A charge may be larger than the burst."""
+    clock = FakeClock()
+    rates = RequestRates(clock)
+    rates.take("a", 1, 5)
+    rates.charge("a", 99)
+    with pytest.raises(ApiError) as refused:
+        rates.take("a", 1, 5)
+    assert refused.value.headers == {"Retry-After": "96"}
+    rates.charge("unknown", 5)
+    rates.take("unknown", 1, 5)
+    clock.advance(96)
+    rates.take("a", 1, 5)
+
+
 def test_the_remembered_tokens_are_bounded() -> None:
     rates = RequestRates(FakeClock())
     for number in range(MOST_KEYS + 5):

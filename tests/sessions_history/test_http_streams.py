@@ -1,18 +1,23 @@
 """Test streams of sessions over HTTP: appends, producers, names, and offsets."""
 
+import asyncio
 from typing import Any
 
 import pytest
 
+from connections.exceptions import DatabaseUnavailable
 from connections.node.node import Node
 from connections.testing import wait_until
-from sessions_history.exceptions import AppendedBefore
+from connections.testing.communicators import make_config
+from sessions_history.commits import commit
+from sessions_history.exceptions import AppendedBefore, EntryRefused
 from sessions_history.http.live import make_cursor
 from sessions_history.http.offsets import StreamOffset, parse_offset
 from sessions_history.log import get_log
 from sessions_history.models import HistoryEntry, Session, StreamProducer
 from sessions_history.session_ids import make_session_id
 from sessions_history.stream_producers import ProducerStep, check_step, record_step
+from tests.connections.switchable_database import SwitchableDatabase
 from tests.sessions_history.asking import add_session, ask, bearer, read_error
 from tests.sessions_history.responding import Scripted
 
@@ -156,6 +161,121 @@ async def test_a_stop_is_committed_when_it_is_answered(node: Node) -> None:
     entry = await HistoryEntry.objects.aget(offset=2)
     assert entry.state == "cancelled"
     assert read_error(await ask("POST", path, stop, **headers), 404) == "not_found"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("stream/", None, 400),
+        ("stream/", [], 400),
+        ("stream/", ["a", "\x00"], 400),
+        ("messages/", {"type": "message", "id": "abcdefghijkl-1"}, 400),
+        ("messages/", {"type": "message", "id": "abcdefghijkl-1", "data": "\x00"}, 400),
+        ("messages/", {"type": "cancel", "offset": 1}, 404),
+        (
+            "messages/",
+            {"type": "regenerate", "id": "abcdefghijkl-1", "offset": 2},
+            404,
+        ),
+        (
+            "messages/",
+            {"type": "approve", "id": "abcdefghijkl-1", "offset": 2, "part": "p"},
+            404,
+        ),
+    ],
+)
+async def test_a_refused_request_begins_no_session_and_takes_the_place_of_none(
+    node: Node, path: str, body: Any, status: int
+) -> None:
+    full = {"max_sessions_per_client": 1, "when_full": "delete_unused"}
+    node.config = make_config(sessions=full)
+    used = await add_session(minutes=90, entries=1)
+    session_id = make_session_id("alice")
+    response = await ask("POST", f"{session_id}/{path}", body, **await bearer())
+    read_error(response, status)
+    assert (await Session.objects.aget()).pk == used
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+async def test_a_session_is_begun_with_all_of_its_items_or_not(
+    node: Node, kept: int
+) -> None:
+    limits = {"max_entries_per_client": 1 + kept}
+    node.config = make_config(sessions=limits)
+    path, headers = f"{make_session_id('alice')}/stream/", await bearer()
+    response = await ask("PUT", path, [1, 2], **headers)
+    assert response.status_code == (201 if kept else 409), response.content
+    assert await Session.objects.acount() == kept
+    again = await ask("PUT", path, [1, 2], **headers)
+    assert again.status_code == (200 if kept else 409), again.content
+    if kept:
+        assert await read(path, headers) == [1, 2]
+
+
+async def test_of_requests_at_once_one_begins_a_session() -> None:
+    path, headers = f"{make_session_id('alice')}/stream/", await bearer()
+    bodies: list[Any] = [[1, 2], [1, 2], [3], [1, 2]]
+    asked = [ask("PUT", path, body, **headers) for body in bodies]
+    responses = await asyncio.gather(*asked)
+    assert sorted(one.status_code for one in responses) == [200, 200, 200, 201]
+    begun = next(number for number, one in enumerate(responses) if "Location" in one)
+    assert await read(path, headers) == bodies[begun]
+
+
+async def test_the_items_of_a_request_are_bounded_and_count_for_the_rate(
+    node: Node,
+) -> None:
+    rates = {"messages_per_second": 0.01, "burst_messages": 7}
+    node.config = make_config(rate_limit=rates)
+    path, headers = f"{make_session_id('alice')}/stream/", await bearer()
+    for method in ("PUT", "POST"):
+        refused = await ask(method, path, [0] * 101, **headers)
+        assert read_error(refused, 400) == "invalid_parameter"
+    assert (await ask("PUT", path, list(range(100)), **headers)).status_code == 201
+    assert await HistoryEntry.objects.acount() == 100
+    refused = await ask("POST", path, 1, **headers)
+    assert read_error(refused, 429) == "rate_limited"
+    assert int(refused["Retry-After"]) > 100
+
+
+@pytest.mark.parametrize("cause", ["away", "deleted"])
+async def test_what_is_committed_is_answered_so_whatever_follows(
+    node: Node, cause: str
+) -> None:
+    """A client that is told otherwise sends it again."""
+    path, headers = f"{make_session_id('alice')}/stream/", await bearer()
+    database = node.database = SwitchableDatabase()
+
+    def take_away(work: Any) -> Any:
+        if work.__name__ == "read_page" and cause == "away":
+            raise DatabaseUnavailable("away")
+        if work.__name__ == "read_page":
+
+            def delete_before(*args: Any) -> Any:
+                Session.objects.all().delete()
+                return work(*args)
+
+            return delete_before
+        return work
+
+    database.around_read = take_away
+    for method, body, status in (("PUT", [1], 201), ("POST", 2, 204)):
+        response = await ask(method, path, body, **headers)
+        assert response.status_code == status, response.content
+        assert "Stream-Next-Offset" not in response
+
+
+async def test_an_item_that_the_database_refuses_is_no_conflict(node: Node) -> None:
+    path, headers = f"{await add_session()}/stream/", await bearer()
+
+    class Refusing(SwitchableDatabase):
+        async def write_urgently(self, work: Any, *args: Any, **kwargs: Any) -> Any:
+            if work is commit:
+                return [EntryRefused()]
+            return await super().write_urgently(work, *args, **kwargs)
+
+    node.database = Refusing()
+    assert read_error(await ask("POST", path, 1, **headers), 500) == "internal"
 
 
 async def test_a_foreign_session_takes_nothing() -> None:
