@@ -158,11 +158,14 @@ def test_failures_are_explained(project: Path) -> None:
     """A failure shows the expected result, the actual one, and the server's log."""
     output = run_tests(project, "test_bad.py")
     assert "3 failed, 1 error" in output.splitlines()[-1], output
-    assert "not closed with 4300 idle, but with 1008 policy" in output
-    assert "WARNING:root:too long" in output
-    assert "not closed with 4300, but open after 1 s; the last that it got:" in output
-    assert '"type":"error"' in output.replace(": ", ":")
-    assert "ended at its start; its log ends with:" in output
-    assert "idle_timeout_seconds: -1 is not allowed" in output
-    assert "not within 0.1 s: " in output
-    assert "lambda: len(orders) == 3" in output
+    for explanation in (
+        "not closed with 4300 idle, but with 1008 policy",
+        "WARNING:root:too long",
+        "not closed with 4300, but open after 1 s; the last that it got:",
+        "ended at its start; its log ends with:",
+        "idle_timeout_seconds: -1 is not allowed",
+        "not within 0.1 s: ",
+        "lambda: len(orders) == 3",
+    ):
+        assert explanation in output, output
+    assert '"type":"error"' in output.replace(": ", ":"), output
