@@ -48,3 +48,16 @@ def test_a_docstring_says_whether_a_check_needs_deploy(of: str) -> None:
     for one in ours:
         heading = (one.__doc__ or "").partition(":")[0]
         assert ("check --deploy" in heading) == (of == "deployment_checks")
+
+
+def test_each_class_of_the_browser_has_its_options(reference: ModuleType) -> None:
+    """A type may have a description, and others after it."""
+    page = reference.describe_javascript()
+    for name, option in (
+        ("SessionClient", "presence"),
+        ("SharedConnection", "clock"),
+        ("HttpSessions", "csrfToken"),
+    ):
+        options = page.partition(f"## Options of `{name}`")[2].partition("\n## ")[0]
+        assert option in options
+        assert "@typedef" not in options

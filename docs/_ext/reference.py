@@ -229,7 +229,7 @@ def describe_class(path: Path, name: str, options_name: str) -> str:
         if match[1] == "  " and not signature.startswith(("#", "async #", "/**")):
             rows.append((f"`{signature}`", clean(match[2])))
     types = re.findall(
-        r"@typedef \{((?:(?!@typedef).)*?)\} (\w+)(?: .*)?$", text, re.M | re.S
+        r"@typedef \{((?:(?!@typedef).)*?)\} (\w+)(?: [^\n]*)?$", text, re.M | re.S
     )
     options = next(body for body, name in types if name == options_name)
     return "\n".join(
