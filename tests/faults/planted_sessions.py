@@ -39,8 +39,8 @@ FLAWS = {
     ),
     "a-stop-is-confirmed-and-forgotten": Flaw(
         path="sessions_history/producers.py",
-        right="stream is not None and stream.end_as(State.CANCELLED)",
-        wrong="stream is not None",
+        right="return stream if stream.end_as(State.CANCELLED) else None",
+        wrong="return stream",
         shows="Broken",
     ),
     "an-end-forgets-the-chunks": Flaw(

@@ -32,3 +32,5 @@ def cluster(
     cluster = Cluster(tmp_path, url, redis_process.url)
     yield cluster
     cluster.stop()
+    with postgres_server.connect("postgres") as connection:
+        connection.execute("DROP DATABASE upgrade WITH (FORCE)")
