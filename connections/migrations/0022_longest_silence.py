@@ -29,7 +29,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name="connection",
             name="over_rate",
-            field=models.PositiveIntegerField(
+            field=models.IntegerField(
                 blank=True,
                 help_text="Messages over the rate in force; empty: not recorded.",
                 null=True,

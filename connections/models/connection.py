@@ -120,7 +120,8 @@ class Connection(models.Model):
     silent_from = models.DateTimeField(
         null=True, blank=True, help_text="The start of the longest idle time."
     )
-    over_rate = models.PositiveIntegerField(
+    # A positive number has a check, for which PostgreSQL would read the whole table.
+    over_rate = models.IntegerField(
         null=True,
         blank=True,
         help_text="Messages over the rate in force; empty: not recorded.",

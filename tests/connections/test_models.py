@@ -4,7 +4,9 @@ from datetime import UTC, datetime
 
 import pytest
 from django.contrib.auth.models import User
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connection, transaction
+from django.db.migrations import AddField
+from django.db.migrations.loader import MigrationLoader
 
 from connections.close_codes import APPLICATION, CLOSE_REASONS, PEER
 from connections.hub.connection import new_connection_id
@@ -85,3 +87,19 @@ def test_rows_are_named_without_a_secret() -> None:
         "kicked: client alice",
     ]
     assert str(CloseRequest(target="all", reason="kicked")) == "kicked: all"
+
+
+def test_no_migration_adds_a_column_with_a_check() -> None:
+    """PostgreSQL reads the whole table for it, while nobody else may use it."""
+    released = {"0006_minute_rollups", "0012_rollup_memory"}
+    found = {
+        name
+        for (app, name), migration in MigrationLoader(
+            connection
+        ).disk_migrations.items()
+        if app in ("connections", "sessions_history")
+        for one in migration.operations
+        if isinstance(one, AddField)
+        and one.field.get_internal_type().startswith("Positive")
+    }
+    assert found == released
