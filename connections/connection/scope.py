@@ -1,6 +1,7 @@
 """Make a connection from the scope of its handshake."""
 
 import hashlib
+import re
 import sys
 from urllib.parse import parse_qs
 
@@ -20,6 +21,9 @@ from connections.node.node import Node
 from connections.storage.text import clean
 
 _TEXT = 255
+
+_CONNECTION_ID = re.compile("[0-9a-f]{32}")
+"""What new_connection_id() returns."""
 
 
 def connection_from_scope(
@@ -75,12 +79,16 @@ def _observe(connection: LiveConnection, scope: Message, node: Node) -> None:
 
 
 def read_replaces(scope: Message) -> str | None:
-    """Return the id of the connection that a reconnecting client replaces."""
+    """
+    Return the id of the connection that a reconnecting client replaces.
+
+    A text that is no id of ours is None: a store may refuse to read it.
+    """
     query_string: bytes = scope.get("query_string", b"")
     if b"replaces" not in query_string:
         return None
-    replaced = parse_qs(query_string.decode("latin-1")).get("replaces")
-    return replaced[0] if replaced else None
+    replaced, *_ = parse_qs(query_string.decode("latin-1")).get("replaces", [""])
+    return replaced if _CONNECTION_ID.fullmatch(replaced) else None
 
 
 def bound_client_id(client_id: str) -> str:

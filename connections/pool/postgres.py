@@ -7,8 +7,8 @@ from collections.abc import Collection, Sequence
 from typing import Any
 from urllib.parse import unquote
 
+from django.db import DataError, InterfaceError, OperationalError
 from django.db import Error as DatabaseError
-from django.db import InterfaceError, OperationalError
 
 from connections.bus import Bus
 from connections.deadline import deadline
@@ -28,6 +28,9 @@ Row = tuple[Any, ...]
 
 _PREPARE, _RECOVER = "prepare", "recover"
 _MOST_PREPARATIONS = 5
+
+_MOST_SLOTS = 2**31 - 1
+"""The largest limit that an integer of PostgreSQL holds; no total is as large."""
 
 
 def delete_tombstones(client_ids: Sequence[str]) -> None:
@@ -111,7 +114,8 @@ class PostgresSteps(PoolSteps):
                 "acquire",
                 *(self._lease, self._max_total, self._channels, request.evicts),
                 *(slot.connection_id, encode_word(slot.client_id), self._node),
-                *(slot.opened_at, slot.limit, request.replaces, request.own_count),
+                *(slot.opened_at, min(slot.limit, _MOST_SLOTS)),
+                *(request.replaces, request.own_count),
                 *(request.has_reported, list(request.releasing), locks_total),
             )
             status = first[0]
@@ -145,7 +149,7 @@ class PostgresSteps(PoolSteps):
                 [slot.connection_id for slot in slots],
                 [encode_word(slot.client_id) for slot in slots],
                 [slot.opened_at for slot in slots],
-                [slot.limit for slot in slots],
+                [min(slot.limit, _MOST_SLOTS) for slot in slots],
             )
         )
 
@@ -209,6 +213,7 @@ class PostgresSteps(PoolSteps):
 
         Raises:
             PoolUnavailable: no answer in time, or PostgreSQL refused to run it.
+            DataError: it cannot read an argument, which concerns this call alone.
         """
         if self._is_closed:
             raise PoolUnavailable("the pool is closed")
@@ -218,6 +223,8 @@ class PostgresSteps(PoolSteps):
                 return await self._database.run_briefly(call.run)
         except TimeoutError as exc:
             raise PoolUnavailable("PostgreSQL did not answer in time") from exc
+        except DataError:
+            raise
         except (DatabaseError, DatabaseUnavailable) as exc:
             cause = exc.__cause__ if isinstance(exc, DatabaseUnavailable) else exc
             text = describe_failure(cause) if isinstance(cause, Exception) else ""

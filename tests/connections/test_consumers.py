@@ -12,6 +12,7 @@ from channels.testing import WebsocketCommunicator
 from django.contrib.auth.models import User
 
 from connections import close_codes
+from connections.connection.scope import read_replaces
 from connections.consumers import (
     LimitedConsumer,
     LimitedJsonConsumer,
@@ -94,6 +95,27 @@ async def test_a_strangers_connection_cannot_be_replaced() -> None:
     assert await alice.receive_from() == "untouched"
     await alice.disconnect()
     await mallory.disconnect()
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        (f"replaces={'0a' * 16}", "0a" * 16),
+        (f"epoch=1&replaces={'0a' * 16}&replaces=x", "0a" * 16),
+        ("replaces=", None),
+        ("replaces=%00", None),
+        ("replaces=-", None),
+        (f"replaces={'0A' * 16}", None),
+        (f"replaces={'0a' * 16}%0A", None),
+        (f"replaces={'0' * 5000}", None),
+        (f"replaces={'%ED%A0%80' * 32}", None),
+        ("x=replaces", None),
+    ],
+)
+def test_a_text_that_is_no_id_replaces_nothing(
+    query: str, expected: str | None
+) -> None:
+    assert read_replaces({"query_string": query.encode()}) == expected
 
 
 async def test_a_full_pool_accepts_sends_bye_and_closes() -> None:

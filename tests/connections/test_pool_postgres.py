@@ -6,6 +6,10 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import pytest
+from django.db import DataError
+
+from connections.pool.outage import OutagePool
 from connections.testing import wait_until
 from connections.testing.waiting import scale
 from tests.connections.pool_database import ForeignDatabase, PoolDatabase
@@ -63,4 +67,17 @@ async def test_a_call_without_a_caller_takes_no_slot_after_its_release(
     await wait_until(lambda: database.completed == completed + 2)
     assert pool_database.leased() == {"1"}
     assert (await pool.get_usage()).slots == 1
+    await pool.close()
+
+
+async def test_a_text_that_postgresql_cannot_read_is_no_outage(
+    pool_database: PoolDatabase,
+) -> None:
+    """The call fails alone: others keep the limits of all nodes."""
+    shared = pool_database.make_pool()
+    pool = OutagePool(shared, policy="refuse", max_total=10)
+    with pytest.raises(DataError):
+        await pool.acquire(shared.slot("1", 1), replaces="\0")
+    assert not pool.is_degraded
+    assert await pool.acquire(shared.slot("2", 2)) == ()
     await pool.close()

@@ -504,3 +504,13 @@ async def test_late_slots_count_by_age(make_pool: MakePool, store: Store) -> Non
     assert await other.take_late(late) == Renewal(evicted=("1",))
     assert store.leased() == {"4", "5"}
     assert await other.take_late(late) == Renewal(evicted=("1",))
+
+
+async def test_the_largest_limit_is_held(make_pool: MakePool) -> None:
+    """get_limits() may return it for a client that has no limit."""
+    pool = make_pool()
+    slots = await pool.take("1", "2", limit=2**53)
+    assert await pool.renew(slots) == Renewal()
+    late = [pool.slot("3", 5, limit=2**53)]
+    assert await pool.take_late(late) == Renewal()
+    assert (await pool.get_usage()).slots == 3
