@@ -274,6 +274,10 @@ class AsgiSender:
         if self._node.is_draining:
             await self._refuse_accept(close_codes.DRAINING, message)
         rooms = await self.presence.read() if self.presence else ()
+        transport = connection.transport
+        if transport is not None and transport.has_left:
+            # A slot for it could evict the connection with which the client is back.
+            raise ConnectionEnded(close_codes.NETWORK)
         connection.mark_opened(self._node.clock())
         try:
             await self._node.admit(connection, self._replaces)

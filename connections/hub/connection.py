@@ -39,6 +39,10 @@ class Transport(Protocol):
     def close_reason(self) -> CloseReason | None:
         """The reason for which the transport ended the connection, or None."""
 
+    @property
+    def has_left(self) -> bool:
+        """True if no accept reaches the client: it has gone, or was refused."""
+
     def send_prepared(self, message: PreparedMessage) -> bool:
         """Send now a message that many connections share; False if it must wait."""
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from connections.error_log import get_logger
 from connections.server.admission import Refusal
 from connections.server.timers import HasDeadline
-from connections.server.transport import SocketTransport
+from connections.server.transport import SocketTransport, has_peer_left
 from connections.server.websocket.handshake import (
     BadHandshake,
     build_refusal,
@@ -140,7 +140,7 @@ class Arrival(HasDeadline):
         head = read_head(received)
         if head is None:
             return False
-        if _has_left(self._socket):
+        if has_peer_left(self._socket.fileno()):
             # A slot for it could evict a connection that is in use.
             self._stop_waiting()
             self._socket.close()
@@ -181,16 +181,6 @@ class Arrival(HasDeadline):
                 self._socket.send(build_refusal(*refusal.describe()))
             except OSError as exc:
                 logger.debug("A refused client has left: %s", exc)
-
-
-def _has_left(sock: socket.socket) -> bool:
-    """Return True if a client gave up while its connection waited to be accepted."""
-    try:
-        return not sock.recv(1, socket.MSG_PEEK)
-    except (BlockingIOError, InterruptedError):
-        return False
-    except OSError:
-        return True
 
 
 @lru_cache(256)

@@ -28,7 +28,7 @@ from connections.server.send_watch import SendWatch
 from connections.server.target import BadTarget, read_target
 from connections.server.timers import HasDeadline
 from connections.server.tls_transport import TlsTransport
-from connections.server.transport import SocketTransport
+from connections.server.transport import SocketTransport, has_peer_left
 from connections.server.websocket.handshake import Header, build_refusal
 from connections.server.websocket.protocol import WebSocketProtocol
 
@@ -190,6 +190,11 @@ class HttpChannel(HasDeadline, PublicHttpChannel):
     def is_sending(self) -> bool:
         """True while bytes wait in this process for the client."""
         return self._sending.unsent_bytes > 0
+
+    @property
+    def has_left(self) -> bool:
+        """True if the client has closed its side, before this process reads it."""
+        return has_peer_left(find_descriptor(self.transport).fileno())
 
     async def wait_until_writable(self) -> None:
         """Wait until the kernel has taken the response so far, or the client left."""

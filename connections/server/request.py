@@ -304,6 +304,11 @@ class HttpRequest(DaphneRequest):
     def _open_websocket(self) -> None:
         self.content.close()
         server = self.server
+        if self.channel.has_left:
+            # A slot for it could evict a connection that is in use.
+            server.protocol_disconnected(self)
+            self.channel.loseConnection()
+            return
         try:
             handshake = read_handshake(
                 self.method,

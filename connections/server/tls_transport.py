@@ -9,7 +9,11 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from connections.server.compat import count_unsent_bytes, find_descriptor
-from connections.server.transport import Receiver, count_unconfirmed_bytes
+from connections.server.transport import (
+    Receiver,
+    count_unconfirmed_bytes,
+    has_peer_left,
+)
 
 _LINGER_SECONDS = 0.5
 """How long the last frame may take to arrive: TLS cannot be half-closed."""
@@ -34,6 +38,10 @@ class TlsTransport(Protocol):
     @property
     def unsent_bytes(self) -> int:
         return count_unsent_bytes(self._descriptor)
+
+    @property
+    def has_left(self) -> bool:
+        return has_peer_left(self._descriptor.fileno())
 
     @property
     def unconfirmed_bytes(self) -> int:

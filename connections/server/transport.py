@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import select
 import socket
 import struct
 import sys
@@ -25,6 +26,20 @@ _BATCH_SIZE = 100
 
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 """socket(7), SO_LINGER: unsent bytes are dropped, and the peer gets a reset."""
+
+
+_LEFT = select.POLLHUP | select.POLLERR | select.POLLNVAL
+_LEFT |= getattr(select, "POLLRDHUP", 0)
+"""poll(2): the peer has closed its side, even while its bytes are unread."""
+
+
+def has_peer_left(fd: int) -> bool:
+    """Return True if the peer of a socket has closed or reset the connection."""
+    if fd < 0:
+        return True  # It is closed here, too.
+    poll = select.poll()
+    poll.register(fd, _LEFT)
+    return bool(poll.poll(0))
 
 
 def count_unconfirmed_bytes(fd: int) -> int:
@@ -56,6 +71,10 @@ class Transport(Protocol):
     @property
     def unsent_bytes(self) -> int:
         """Bytes that wait in this process."""
+
+    @property
+    def has_left(self) -> bool:
+        """True if the client has closed its side, even if that is unread."""
 
     @property
     def unconfirmed_bytes(self) -> int:
@@ -163,6 +182,10 @@ class SocketTransport:
         self._is_reading = True
         self._waits_for_kernel = False
         loop.add_reader(self._fd, self._read)
+
+    @property
+    def has_left(self) -> bool:
+        return self._socket is None or has_peer_left(self._fd)
 
     @property
     def unconfirmed_bytes(self) -> int:

@@ -95,6 +95,7 @@ class Transport:
     """A transport that keeps what it sent, and has room or not."""
 
     close_reason = None
+    has_left = False
     rtt_seconds = None
     unsent_bytes = 0
 

@@ -12,6 +12,7 @@ from channels.testing import WebsocketCommunicator
 from django.contrib.auth.models import User
 
 from connections import close_codes
+from connections.asgi import TRANSPORT
 from connections.connection.scope import read_replaces
 from connections.consumers import (
     LimitedConsumer,
@@ -163,6 +164,46 @@ async def test_a_consumer_that_denies_evicts_nobody() -> None:
 
 def list_open(node: Node) -> list[LiveConnection]:
     return [one for one in node.hub if one.close_reason is None]
+
+
+class SlowToAccept(Echo):
+    """Accepts when the test allows it."""
+
+    async def connect(self) -> None:
+        await self.scope["may_accept"].wait()
+        await self.accept()
+
+
+class Leaving:
+    """A transport whose client gives up."""
+
+    close_reason = None
+    has_left = False
+    rtt_seconds = None
+    unsent_bytes = 0
+
+    def abort(self) -> None: ...
+
+
+async def test_a_client_that_gave_up_evicts_no_connection() -> None:
+    """It is back on another one by the time its first handshake is answered."""
+    node, transport = make_node(max_connections_per_client=1), Leaving()
+    may_accept = asyncio.Event()
+    given_up = connect_to(
+        *(SlowToAccept, node),
+        extensions={TRANSPORT: transport},
+        may_accept=may_accept,
+    )
+    await given_up.send_input({"type": "websocket.connect"})
+    back = await open_connection(Echo, node)
+    transport.has_left = True
+    await given_up.send_input({"type": "websocket.disconnect", "code": 1006})
+    may_accept.set()
+    await given_up.wait()
+    await back.send_to(text_data="still here")
+    assert await back.receive_from() == "still here"
+    assert (len(list_open(node)), (await node.get_usage()).slots) == (1, 1)
+    await back.disconnect()
 
 
 async def test_fifty_at_once_leave_exactly_the_limit() -> None:

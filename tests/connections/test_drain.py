@@ -73,6 +73,10 @@ class FakeTransport:
     def __init__(self, client: "Client") -> None:
         self._client = client
 
+    @property
+    def has_left(self) -> bool:
+        return self._client.has_left
+
     def abort(self) -> None:
         self._client.hang_up(1006)
 

@@ -222,3 +222,28 @@ async def test_a_drain_refuses_a_handshake_and_closes_its_socket(
     assert await newcomers.read(client) == b""
     assert application.scopes == []
     assert newcomers.server.connections == {}
+
+
+async def test_a_head_in_parts_whose_client_has_left_opens_nothing(
+    newcomers: Newcomers, application: Accepting
+) -> None:
+    newcomers.arrive(HANDSHAKE[:40]).close()
+    (channel,) = newcomers.channels
+    channel.dataReceived(HANDSHAKE[40:])
+    assert (newcomers.server.connections, channel.websocket) == ({}, None)
+    await asyncio.sleep(0)
+    assert application.scopes == []
+
+
+async def test_an_application_learns_that_its_client_has_left_before_it_answers(
+    newcomers: Newcomers, application: Accepting
+) -> None:
+    """The end of the connection waits in the kernel, behind unread bytes."""
+    client = newcomers.arrive(HANDSHAKE)
+    (websocket,) = newcomers.server.websockets
+    assert not websocket.has_left
+    client.sendall(b"early")
+    client.close()
+    assert websocket.has_left
+    await wait_until(lambda: not newcomers.server.websockets)
+    assert websocket.has_left

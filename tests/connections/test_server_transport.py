@@ -242,3 +242,16 @@ async def test_a_failure_of_ours_costs_one_connection(
         await pair.send(b"x")
     assert pair.listener.lost == 1
     assert "a defect of ours" in caplog.text
+
+
+@pytest.mark.parametrize("unread", [b"", b"unread"])
+async def test_a_client_that_has_left_is_known_before_its_bytes_are_read(
+    pair: Pair, unread: bytes
+) -> None:
+    assert not pair.line.has_left
+    pair.client.sendall(unread)
+    assert not pair.line.has_left
+    pair.client.close()
+    assert pair.line.has_left
+    await pair.turn()
+    assert (pair.line.has_left, pair.listener.lost) == (True, 1)

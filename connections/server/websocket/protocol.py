@@ -46,6 +46,10 @@ class WebSocketProtocol(LifeCycle):
         return 0 if self._phase is Phase.CLOSED else self._buffer.unsent_bytes
 
     @property
+    def has_left(self) -> bool:
+        return self._is_gone or self._transport.has_left
+
+    @property
     def rtt_seconds(self) -> float | None:
         return self._keepalive.rtt_seconds if self._keepalive else None
 
