@@ -7,6 +7,7 @@ import time
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from connections import close_codes
 from connections.access.expiry import ExpiryWatch
 from connections.access.gate import Gate
 from connections.access.reauthorisation import Reauthoriser
@@ -315,6 +316,9 @@ class Node:
         self.reauthoriser.expect(connection)
         self._applied.apply_to(connection)
         self.gate.apply_to(connection)
+        if self.is_draining:
+            # A drain that began while it waited for its slot did not find it.
+            connection.end(close_codes.DRAINING)
 
     def leave(self, connection: LiveConnection, code: int | None, reason: str) -> None:
         """Release a connection's slot, remove it from the hub, and record its end."""

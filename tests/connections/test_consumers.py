@@ -235,6 +235,23 @@ class LatePool(LocalPool):
         return taken
 
 
+async def test_a_drain_ends_a_connection_that_waited_for_its_slot() -> None:
+    node, pool = make_node(drain={"grace_seconds": 30}), LatePool()
+    node.slots = NodeSlots(
+        node_id=node.node_id, hub=node.hub, pool=pool, observer=node.observer
+    )
+    waiting = connect_to(JsonEcho, node)
+    await waiting.send_input({"type": "websocket.connect"})
+    await pool.has_given.wait()
+    node.begin_drain()
+    pool.may_answer.set()
+    assert (await waiting.receive_output())["type"] == "websocket.accept"
+    assert (await receive_type(waiting, "bye"))["reason"] == "draining"
+    assert (await receive_close(waiting))["code"] == 4200
+    await waiting.disconnect()
+    assert len(node.hub) == 0
+
+
 async def test_a_slot_that_is_taken_before_its_answer_comes_ends_its_connection() -> (
     None
 ):
