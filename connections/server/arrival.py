@@ -81,6 +81,21 @@ class Arrival(HasDeadline):
             channel.cut_off()
 
     def _read(self) -> None:
+        """Handle what has arrived; a failure ends this connection alone."""
+        try:
+            self._take_first()
+        except Exception as exc:
+            # Twisted would close the port, and the loop would call this again.
+            logger.error(
+                "Receiving a connection failed: %s",
+                exc,
+                exc_info=exc,
+                extra={"event": "reading_failed"},
+            )
+            self._stop_waiting()
+            self._socket.close()
+
+    def _take_first(self) -> None:
         try:
             received = self._socket.recv(_READ_BYTES)
         except (BlockingIOError, InterruptedError):
@@ -165,8 +180,12 @@ class Arrival(HasDeadline):
         transport = SocketTransport(
             self._socket, websocket, server.loop, server.write_batch
         )
-        websocket.begin(transport)
-        server.create_application(websocket, websocket.get_scope())
+        try:
+            websocket.begin(transport)
+            server.create_application(websocket, websocket.get_scope())
+        except Exception:
+            transport.abort()
+            raise
         return True
 
     def _find_local(self) -> tuple[str, int] | None:

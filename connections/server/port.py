@@ -1,6 +1,5 @@
 """Accept connections: all, or the fair part of one of several workers."""
 
-import logging
 import socket
 from typing import Any, Protocol
 
@@ -8,10 +7,11 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IReadDescriptor
 from zope.interface import implementer
 
+from connections.error_log import get_logger
 from connections.server.arrival import Arrival
 from connections.server.compat import get_event_loop
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _ADDRESSES: dict[int, type[IPv4Address] | type[IPv6Address]] = {
     socket.AF_INET: IPv4Address,
@@ -137,10 +137,20 @@ class Port:
             )
             self._pause(_EXHAUSTED_SECONDS)
             return False
-        if self._is_tls:
-            self._adopt(accepted)
-        else:
-            Arrival(self._server, accepted, peer, self._adopt).begin()
+        try:
+            if self._is_tls:
+                self._adopt(accepted)
+            else:
+                Arrival(self._server, accepted, peer, self._adopt).begin()
+        except Exception as exc:
+            # Twisted closes a port whose doRead() fails.
+            logger.error(
+                "A connection cannot be taken: %s",
+                exc,
+                exc_info=exc,
+                extra={"event": "arrival_failed"},
+            )
+            accepted.close()
         return True
 
     def _adopt(self, sock: socket.socket) -> Any:

@@ -254,7 +254,16 @@ class Server(DaphneServer):
         """
         path = quote(str(details.get("path", "")).partition("?")[0])[:_PATH_CHARACTERS]
         shown = {"path": path, "client": show_peer(details.get("client"))}
-        super().log_action(protocol, action, {**details, **shown})
+        try:
+            super().log_action(protocol, action, {**details, **shown})
+        except (OSError, ValueError) as exc:
+            # A full disk or a closed stream concerns no client.
+            logger.error(
+                "The access log cannot be written: %s",
+                exc,
+                exc_info=exc,
+                extra={"event": "access_log_failed"},
+            )
 
     # The checkers: a failure concerns one connection only
 

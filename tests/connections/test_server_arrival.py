@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +14,7 @@ from connections.asgi import Message, Receive, Send
 from connections.server.arrival import Arrival
 from connections.server.http import HttpChannel
 from connections.server.http_factory import HttpFactory
+from connections.server.port import Port
 from connections.testing.waiting import scale, wait_until
 from tests.connections.http_channel import Peer, Reactor
 
@@ -247,3 +249,53 @@ async def test_an_application_learns_that_its_client_has_left_before_it_answers(
     assert websocket.has_left
     await wait_until(lambda: not newcomers.server.websockets)
     assert websocket.has_left
+
+
+@pytest.mark.parametrize(
+    ("failure", "is_served"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), True),
+        (ValueError("I/O operation on closed file"), True),
+        (RuntimeError("a defect of ours"), False),
+    ],
+)
+async def test_a_failure_of_the_access_log_ends_no_other_connection(
+    newcomers: Newcomers,
+    caplog: pytest.LogCaptureFixture,
+    failure: Exception,
+    is_served: bool,
+) -> None:
+    def fail(protocol: str, action: str, details: Any) -> None:
+        raise failure
+
+    newcomers.server.action_logger = fail
+    client = newcomers.arrive(HANDSHAKE)
+    if is_served:
+        assert (await newcomers.read(client)).startswith(b"HTTP/1.1 101 ")
+    else:
+        with pytest.raises(ConnectionResetError):
+            await newcomers.read(client)
+        await wait_until(lambda: not newcomers.server.connections)
+    assert str(failure) in caplog.text
+    newcomers.server.action_logger = None
+    again = newcomers.arrive(HANDSHAKE)
+    assert (await newcomers.read(again)).startswith(b"HTTP/1.1 101 ")
+
+
+async def test_a_port_outlives_a_connection_that_cannot_be_taken(
+    newcomers: Newcomers,
+) -> None:
+    """Twisted closes the port of a method that raises."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    listening.setblocking(False)
+    factory = HttpFactory(newcomers.server)
+    broken = object()
+    port = Port(listening, factory, broken, is_tls=False, share=None)
+    loop = asyncio.get_running_loop()
+    for _ in range(2):
+        with socket.create_connection(listening.getsockname()) as client:
+            client.setblocking(False)
+            port.doRead()
+            async with asyncio.timeout(scale(10)):
+                assert await loop.sock_recv(client, 1) == b""
+    port.stopListening()
