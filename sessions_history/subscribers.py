@@ -306,10 +306,10 @@ class Subscriber:
                 return
             await self._send_entry(entry)
             position = self._position = entry.offset
-        if not entries:
-            if self.tail.last_offset > self._missing_to:
-                self._give_up()
-                self._end_session(close_codes.SLOW_CONSUMER)
+        if not entries and self.tail.last_offset > self._missing_to:
+            self._give_up()
+            self._end_session(close_codes.SLOW_CONSUMER)
+        elif not entries:
             self._position = self.tail.last_offset
 
     async def _send_entry(self, entry: Entry) -> None:
