@@ -21,13 +21,15 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from connections.deadline import deadline
-from connections.redis.cluster import make_node_options, make_whole_client
+from connections.redis.cluster import (
+    HOST_SECONDS,
+    make_node_options,
+    make_whole_client,
+)
 from connections.redis.schemes import is_cluster_url
 
 _SENTINEL_SCHEMES = {"redis+sentinel": "redis", "rediss+sentinel": "rediss"}
 _SENTINEL_PORT = 26379
-_SENTINEL_SECONDS = 0.3
-"""How long one sentinel may take, so that the next is asked before a command fails."""
 
 _CONNECT_FACTOR = 3
 """The time to connect, in timeouts of a command: ask() gives up first."""
@@ -166,8 +168,8 @@ def parse_sentinel_url(url: str) -> dict[str, Any]:
         "sentinels": [_parse_address(address) for address in hosts.split(",")],
         "sentinel_kwargs": {
             **access,
-            "socket_timeout": _SENTINEL_SECONDS,
-            "socket_connect_timeout": _SENTINEL_SECONDS,
+            "socket_timeout": HOST_SECONDS,
+            "socket_connect_timeout": HOST_SECONDS,
             # By default redis-py asks a dead sentinel again for seconds, and a
             # command that gives up meanwhile never comes to the next one.
             "retry": Retry(NoBackoff(), 0),

@@ -15,9 +15,14 @@ from redis.asyncio import Connection, RedisCluster, SSLConnection
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import parse_url
 
+from connections.deadline import deadline
 from connections.redis.schemes import CLUSTER_SCHEMES
 
 _PORT = 6379
+
+HOST_SECONDS = 0.3
+"""How long one of several hosts may take, so that the next is asked before a command
+fails."""
 
 Address = tuple[str, int]
 
@@ -87,7 +92,8 @@ class _AnyNode:
         *others, last = random.sample(self._nodes, len(self._nodes))
         for self.host, self.port in others:
             with suppress(OSError, TimeoutError):
-                await super()._connect()  # type: ignore[misc] # Of the other base.
+                async with deadline(HOST_SECONDS):
+                    await super()._connect()  # type: ignore[misc] # Of the other base.
                 return
         self.host, self.port = last
         await super()._connect()  # type: ignore[misc]

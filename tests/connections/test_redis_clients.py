@@ -1,3 +1,6 @@
+import socket
+from collections.abc import Iterator
+
 import pytest
 from redis.asyncio.connection import SSLConnection
 from redis.asyncio.retry import Retry
@@ -5,12 +8,16 @@ from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import NoBackoff
 
 from connections.redis.clients import (
+    ask,
+    close_client,
     make_client,
     make_cluster_client,
     make_layer_host,
     parse_sentinel_url,
 )
 from connections.redis.cluster import parse_cluster_url
+from connections.testing.waiting import scale
+from tests.integration.redis_process import RedisProcess
 
 
 def test_tls_is_redis_pys_own() -> None:
@@ -111,3 +118,28 @@ def test_redis_py_does_not_time_replies() -> None:
     """Its own timer would give up on a reply that came during a stall."""
     client = make_client("redis://host", timeout_seconds=1)
     assert client.connection_pool.connection_kwargs["socket_timeout"] is None
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """A port whose host drops packets: the queue of its listener is full."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+        port: int = listener.getsockname()[1]
+        waiting = [socket.socket() for _ in range(4)]
+        for one in waiting:
+            one.setblocking(False)
+            one.connect_ex(("127.0.0.1", port))
+        yield port
+        for one in waiting:
+            one.close()
+
+
+async def test_a_node_that_drops_packets_is_passed_over(
+    redis_server: RedisProcess, silent_port: int
+) -> None:
+    """Whichever is drawn first, a command is answered in time."""
+    url = f"redis+cluster://127.0.0.1:{silent_port},127.0.0.1:{redis_server.port}"
+    for _ in range(8):
+        client = make_client(url, timeout_seconds=scale(1))
+        assert await ask(client.ping(), scale(1))
+        await close_client(client)
