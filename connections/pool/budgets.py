@@ -225,6 +225,8 @@ class Budgets:
             newest = max([epoch, *(int(one[1]) for one in answers if one[0] != "ok")])
             if newest == epoch:
                 break
+        else:
+            raise PoolUnavailable("the total is divided by others all the time")
         # One that knows its budget keeps it; the others share what is left.
         budgets = [int(got) if knows else 0 for _, got, knows, _ in answers]
         left = self._max_total - sum(budgets)

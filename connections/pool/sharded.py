@@ -7,10 +7,12 @@ into budgets of the shards, which lend each other what they do not need.
 
 import time
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from zlib import crc32
 
 from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 
+from connections.exceptions import PoolUnavailable
 from connections.pool.base import Slot
 from connections.pool.budgets import Budgets, ask_all
 from connections.pool.codec import encode_word
@@ -113,7 +115,9 @@ class ShardedSteps(PoolSteps):
             steps.renew(part, known)
             for steps, part in zip(self._shards, parts, strict=True)
         )
-        await self._budgets.fit()
+        # Without the total each shard goes on with its own budget.
+        with suppress(PoolUnavailable):
+            await self._budgets.fit()
         return _merge(answers)
 
     async def retake(self, mode: str, slots: Sequence[Slot]) -> dict[str, str]:

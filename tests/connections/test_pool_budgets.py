@@ -6,6 +6,7 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -17,7 +18,7 @@ from hypothesis.stateful import (
 )
 
 from connections.exceptions import PoolFull, PoolUnavailable
-from connections.pool.base import Slot
+from connections.pool.base import Renewal, Slot
 from connections.pool.budgets import Budgets
 from connections.pool.commands import SHARD_KEYS, TOTAL_KEYS, PoolCommands
 from connections.pool.redis import RedisSteps
@@ -313,3 +314,30 @@ async def test_a_lowered_total_takes_back_what_shards_do_not_use(
 
     await wait_until(is_full_at_five)
     await after.close()
+
+
+async def test_a_renewal_needs_no_answer_of_the_total(
+    redis_server: RedisProcess,
+) -> None:
+    """Each shard says what it has taken away, and goes on with its own budget."""
+    pool = ShardedNodePool(redis_server.url, "a")
+    slots = await pool.take("1", "2", limit=1)
+    with redis_server.connect() as client:
+        client.hset("{orchestra:pool:total}:total", "format", 2)
+    assert await pool.renew(slots) == Renewal(evicted=("1",))
+    await pool.close()
+
+
+async def test_a_total_that_others_divide_all_the_time_is_out_of_reach() -> None:
+    async def ask_shard(shard: int, request: Sequence[Any]) -> list[Any]:
+        operation, *arguments = request
+        return ["stale", arguments[0] + 1] if operation == "fence" else [0, 0, 0, "r"]
+
+    async def ask_total(request: Sequence[Any]) -> list[Any]:
+        return ["unknown", "r", 0]
+
+    budgets = Budgets(
+        ask_shard, ask_total, max_total=7, shards=2, count_own=lambda shard: 0
+    )
+    with pytest.raises(PoolUnavailable, match="divided"):
+        await budgets.raise_budget(0)
