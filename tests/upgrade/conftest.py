@@ -28,7 +28,7 @@ def cluster(
     tmp_path: Path, postgres_server: PostgresProcess, redis_process: RedisProcess
 ) -> Iterator[Cluster]:
     """Two nodes that are not started, with an empty database."""
-    url = postgres_server.create_database(f"upgrade_{tmp_path.name}")
+    url = postgres_server.create_database("upgrade")
     cluster = Cluster(tmp_path, url, redis_process.url)
     yield cluster
     cluster.stop()
