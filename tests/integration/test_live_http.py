@@ -306,7 +306,7 @@ async def test_live_requests_count_for_the_rate_of_their_client(
         assert answer.json()["error"]["close_code"] == 4129
         assert int(answer.headers["retry-after"]) >= 1
     polled = {"client_id": "eve", "transport": "long_poll"}
-    assert len(read_records(server, **polled)) == 3
+    await wait_until(lambda: len(read_records(server, **polled)) == 3)
     assert (await get(server, session, other, "offset=-1&live=sse")).status_code == 404
 
 
