@@ -5,7 +5,8 @@ import itertools
 import os
 import signal
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from connections.error_log import get_logger
@@ -55,9 +56,11 @@ class WorkerLink:
                 if answer is not None and not answer.done():
                     answer.set_result(message["content"])
             elif kind == "tell" and message["subject"] in self._listeners:
-                self._listeners[message["subject"]](message["content"])
+                with _end_alone(message):
+                    self._listeners[message["subject"]](message["content"])
             elif kind == "retire":
                 server.tasks.start(_retire(server), "The end of a replaced worker")
+        channel.close()
         logger.error(
             "The parent of this worker is gone: draining",
             extra={"event": "parent_gone"},
@@ -106,7 +109,24 @@ class WorkerLink:
         if report is None:
             return
         answer = {key: message[key] for key in ("id", "subject")}
-        channel.send({"type": "answer", **answer, "content": report()})
+        # Without an answer the parent keeps what it was told last.
+        with _end_alone(message):
+            channel.send({"type": "answer", **answer, "content": report()})
+
+
+@contextmanager
+def _end_alone(message: dict[str, Any]) -> Iterator[None]:
+    """Log a failure over one message: without its link the worker would drain."""
+    try:
+        yield
+    except Exception as exc:
+        logger.error(
+            "A message of the parent on %r failed: %s",
+            message["subject"],
+            exc,
+            exc_info=exc,
+            extra={"event": "parent_message_failed"},
+        )
 
 
 async def _retire(server: DrainedServer) -> None:

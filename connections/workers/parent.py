@@ -20,6 +20,7 @@ _STABLE_SECONDS = 60
 """A worker that lived for so long is restarted at once."""
 
 _MAX_PAUSE_SECONDS = 30
+_READY_SECONDS = 300
 _COLLECT_SECONDS = 1
 """How long a worker may take to answer a question of the parent."""
 
@@ -50,6 +51,8 @@ class Parent:
         self._listening = listening
         self._pool = pool
         self._on_ready = on_ready
+        self.ready_seconds: float = _READY_SECONDS
+        """How long a worker may take until it accepts connections."""
         self._board = Board.create()
         self._cells = itertools.cycle(range(2 * count))
         self._current: list[Worker | None] = [None] * count
@@ -70,8 +73,11 @@ class Parent:
         has_started = await self._start_all()
         if has_started and not self._stopping.is_set():
             self._on_ready()
-            self._tasks.start(self._reload_when_wanted(), "The reload of workers")
-            self._tasks.start(self._poll_counters(), "The poll of workers' counters")
+            for step, name in (
+                (self._reload_when_wanted, "The reload of workers"),
+                (self._poll_counters, "The poll of workers' counters"),
+            ):
+                self._tasks.repeat(step, name, _POLL_SECONDS)
             await self._stopping.wait()
         await self._tasks.stop()
         for worker in self._workers:
@@ -83,8 +89,17 @@ class Parent:
 
     async def _start_all(self) -> bool:
         """Start all workers; return True if each became ready."""
-        started = [await self._start(slot) for slot in range(self._count)]
-        have_started = all([await one.wait_ready() for one in started])
+        try:
+            started = [await self._start(slot) for slot in range(self._count)]
+        except OSError as exc:
+            logger.error(
+                "No worker can be started: %s",
+                exc,
+                extra={"event": "worker_not_started"},
+            )
+            return False
+        waiting = [one.wait_ready(self.ready_seconds) for one in started]
+        have_started = all(await asyncio.gather(*waiting))
         if have_started:
             self._current = list(started)
             for worker in started:
@@ -135,11 +150,30 @@ class Parent:
             pause_seconds,
             extra={"event": "worker_ended", "pid": ended.pid},
         )
-        await asyncio.sleep(pause_seconds)
+        while True:
+            await asyncio.sleep(pause_seconds)
+            if self._current[ended.slot] is not ended:
+                return
+            failures += 1
+            try:
+                worker = await self._start(ended.slot)
+            except OSError as exc:
+                pause_seconds = min(2**failures - 1, _MAX_PAUSE_SECONDS)
+                logger.error(
+                    "Worker %s cannot be started and is tried again in %s s: %s",
+                    ended.slot,
+                    pause_seconds,
+                    exc,
+                    extra={"event": "worker_not_started"},
+                )
+            else:
+                break
         if self._current[ended.slot] is not ended:
+            worker.stop()  # A reload was faster.
             return
-        worker = self._current[ended.slot] = await self._start(ended.slot)
-        worker.failures = failures + 1
+        self._current[ended.slot] = worker
+        worker.failures = failures
+        await worker.wait_ready(self.ready_seconds)
 
     # Signals
 
@@ -159,17 +193,23 @@ class Parent:
                 )
 
     async def _reload_when_wanted(self) -> None:
-        while True:
-            await self._reload_wanted.wait()
-            self._reload_wanted.clear()
+        await self._reload_wanted.wait()
+        self._reload_wanted.clear()
+        try:
             await self._reload()
+        except OSError as exc:
+            logger.error(
+                "No new worker can be started; the others go on with the old code: %s",
+                exc,
+                extra={"event": "workers_reload_failed"},
+            )
 
     async def _reload(self) -> None:
         """Replace the workers one by one; each old one drains beside its successor."""
         logger.info("SIGHUP: replacing all workers", extra={"event": "workers_reload"})
         for slot in range(self._count):
             worker = await self._start(slot)
-            if not await worker.wait_ready():
+            if not await worker.wait_ready(self.ready_seconds):
                 logger.error(
                     "The new worker ended %s; the others go on with the old code",
                     worker.describe_exit(),
@@ -185,9 +225,8 @@ class Parent:
     # Questions of workers
 
     async def _poll_counters(self) -> None:
-        while True:
-            await asyncio.sleep(_POLL_SECONDS)
-            await self._collect("metrics")
+        await asyncio.sleep(_POLL_SECONDS)
+        await self._collect("metrics")
 
     async def _collect(self, subject: str) -> list[Any]:
         """Return the answers of all ready workers that answer in time."""

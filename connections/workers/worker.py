@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import logging
 import signal
 import socket
 import time
@@ -13,6 +14,8 @@ from connections.metrics.merging import Families
 from connections.workers.assignment import Assignment
 from connections.workers.board import Board
 from connections.workers.channel import Channel
+
+logger = logging.getLogger(__name__)
 
 OnQuestion = Callable[["Worker", str, Any], Awaitable[Any]]
 """Answers a question of a worker: its subject and its content."""
@@ -59,12 +62,31 @@ class Worker:
         """True once it accepts connections."""
         return self._ready.is_set()
 
-    async def wait_ready(self) -> bool:
-        """Wait until it accepts connections; return False if it ends before."""
+    async def wait_ready(self, timeout_seconds: float) -> bool:
+        """
+        Wait until it accepts connections; return False if it ends before.
+
+        One that takes too long is killed: else nobody would start another one.
+        """
         ready = asyncio.ensure_future(self._ready.wait())
-        await asyncio.wait({ready, self.ended}, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(
+            {ready, self.ended},
+            timeout=timeout_seconds,
+            return_when=asyncio.FIRST_COMPLETED,
+        )
         ready.cancel()
-        return self.was_ready
+        if done:
+            return self.was_ready
+        logger.error(
+            "Worker %s, process %s, is not ready after %g s and is killed",
+            self.slot,
+            self.pid,
+            timeout_seconds,
+            extra={"event": "worker_not_ready", "pid": self.pid},
+        )
+        self.send_signal(signal.SIGKILL)
+        await self.ended
+        return False
 
     def stop(self) -> None:
         """Let it drain, unless it does already."""

@@ -1,8 +1,14 @@
 """The parts of `serve --workers` that need no process."""
 
 import asyncio
+import logging
 import os
+import signal
 import socket
+import sys
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,12 +21,16 @@ from connections.metrics.merging import (
 )
 from connections.node.group import Group
 from connections.node.health import READINESS, describe_all_health
+from connections.pool.parent import PoolHost
 from connections.testing.communicators import make_node
+from connections.testing.waiting import scale, wait_until
 from connections.views.prometheus import export_families
 from connections.views.series import describe_series
 from connections.workers.assignment import Assignment, take_assignment
 from connections.workers.board import Board, Cell
 from connections.workers.channel import Channel
+from connections.workers.link import WorkerLink
+from connections.workers.parent import Parent
 
 
 def family(name: str, kind: str, *samples: tuple[str, dict[str, str], float]) -> Any:
@@ -181,3 +191,149 @@ async def test_the_health_of_all_workers(
     )
     hidden = await describe_all_health(node, READINESS, is_observer=False, group=group)
     assert hidden == (status, {"status": word})
+
+
+WORKER = """
+import json, os, signal, socket
+assigned = json.loads(os.environ["ORCHESTRA_WORKER"])
+channel = socket.socket(fileno=assigned["channel_fd"])
+if not os.path.exists("hangs"):
+    channel.sendall(b'{"type": "ready"}\\n')
+while b"retire" not in channel.recv(65536):
+    pass
+"""
+
+
+class Parents:
+    """A parent in this process, with one worker that does nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._command = folder / "worker"
+        self.mend()
+        (folder / "worker.py").write_text(WORKER)
+        self.is_ready = asyncio.Event()
+        self.listening = socket.create_server(("127.0.0.1", 0))
+        self.parent = Parent(
+            [str(self._command)],
+            count=1,
+            listening=self.listening,
+            pool=PoolHost(max_total=1),
+            on_ready=self.is_ready.set,
+        )
+
+    def mend(self) -> None:
+        """Let workers start, from their folder."""
+        text = f"cd {self._folder} && exec {sys.executable} worker.py"
+        self._command.write_text(f"#!/bin/sh\n{text}\n")
+        self._command.chmod(0o755)
+
+    def break_down(self) -> None:
+        """Let the start of the next workers fail."""
+        self._command.chmod(0o644)
+
+    def hang(self) -> None:
+        """Let the next workers never be ready."""
+        self.parent.ready_seconds = 0.1
+        (self._folder / "hangs").touch()
+
+    async def find(self) -> int:
+        """Return the process of the only worker, once there is one."""
+        return int(await wait_until(self._find))
+
+    def _find(self) -> int | None:
+        children = Path(f"/proc/self/task/{threading.main_thread().native_id}/children")
+        found = [
+            int(one)
+            for one in children.read_text().split()
+            if b"worker.py" in read_command(one)
+        ]
+        return found[0] if len(found) == 1 else None
+
+
+def read_command(pid: str) -> bytes:
+    """Return the command of a process; an empty text if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+@pytest.fixture
+async def parents(tmp_path: Path) -> AsyncIterator[Parents]:
+    found = Parents(tmp_path)
+    running = asyncio.create_task(found.parent.run())
+    await asyncio.wait_for(found.is_ready.wait(), scale(30))
+    yield found
+    os.kill(os.getpid(), signal.SIGTERM)
+    await running
+    found.listening.close()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        asyncio.get_running_loop().remove_signal_handler(number)
+
+
+async def test_a_worker_that_cannot_be_started_is_tried_again(
+    parents: Parents, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No process is left, or no memory, for a moment."""
+    killed = await parents.find()
+    parents.break_down()
+    os.kill(killed, signal.SIGKILL)
+    await wait_until(lambda: "cannot be started" in caplog.text)
+    parents.mend()
+    assert await parents.find() != killed
+
+
+async def test_a_reload_that_cannot_start_a_worker_leaves_the_next_one_possible(
+    parents: Parents, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    before = await parents.find()
+    parents.break_down()
+    os.kill(os.getpid(), signal.SIGHUP)
+    await wait_until(lambda: "go on with the old code" in caplog.text)
+    parents.mend()
+    os.kill(os.getpid(), signal.SIGHUP)
+    await wait_until(lambda: "All workers are replaced" in caplog.text)
+    assert await parents.find() != before
+
+
+async def test_a_new_worker_that_is_never_ready_ends_the_reload(
+    parents: Parents, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = await parents.find()
+    parents.hang()
+    os.kill(os.getpid(), signal.SIGHUP)
+    await wait_until(lambda: "ended by SIGKILL; the others go on" in caplog.text)
+    assert await parents.find() == before
+
+
+async def test_a_report_that_fails_leaves_a_worker_its_parent(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A collector of the project raises."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+
+    def fail(content: Any = None) -> None:
+        raise RuntimeError("a defect of the project")
+
+    link = WorkerLink(theirs.detach(), {"metrics": fail, "health": lambda: "fine"})
+    link.listen("taken", fail)
+    server: Any = None
+    running = asyncio.create_task(link.run(server))
+    parent = await Channel.open(ours)
+    messages = aiter(parent)
+    assert (await anext(messages))["type"] == "ready"
+    parent.send({"type": "ask", "id": 1, "subject": "metrics"})
+    parent.send({"type": "tell", "subject": "taken", "content": {}})
+    parent.send({"type": "ask", "id": 2, "subject": "health"})
+    answer = {"type": "answer", "id": 2, "subject": "health", "content": "fine"}
+    assert await anext(messages) == answer
+    assert "a defect of the project" in caplog.text
+    loop, has_ended = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, has_ended.set)
+    parent.close()
+    await running
+    await asyncio.wait_for(has_ended.wait(), scale(10))
+    loop.remove_signal_handler(signal.SIGTERM)
