@@ -81,11 +81,15 @@ class Budgets:
         """
         Take back what shards do not use while they have more than a lowered total.
 
+        A total that has failed over is divided anew.
+
         Raises:
-            PoolUnavailable: the total did not answer in time.
+            PoolUnavailable: the total or, to divide it, a shard did not answer in time.
         """
         status, _, epoch, *free = await self._ask_total(["look"])
-        if status == "ok" and free[0] < 0:
+        if status == "unknown":
+            await self._divide()
+        elif free[0] < 0:
             others = await self._collect(None, self._max_total - free[0])
             await self._ask_total(["give", 0, epoch, 0, 0, *others])
 

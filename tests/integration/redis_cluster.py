@@ -65,6 +65,11 @@ class RedisCluster:
             )
         )
 
+    def wait_for_primary(self, key: str, node: RedisProcess) -> None:
+        """Wait until a node has a key, and each primary a replica."""
+        self._wait_until(lambda: self.find_primary(key) is node)
+        self.wait_until_whole()
+
     def wait_until_whole(self) -> None:
         """Wait until three primaries have a replica each, in step with it."""
         self._wait_until(lambda: all(map(_is_whole, self.nodes)))

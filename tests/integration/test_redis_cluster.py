@@ -59,6 +59,38 @@ def test_a_killed_primary_is_failed_over_with_its_keys(
         assert client.get("key") == "value"
 
 
+def test_a_primary_that_takes_over_again_has_another_master_replid(
+    redis_cluster: RedisCluster,
+) -> None:
+    """Its run_id is the same, so the scripts of the pool compare both."""
+    first = redis_cluster.find_primary("key")
+    replica = find_replica(redis_cluster, first)
+    before = read_ids(first)
+    for successor in (replica, first):
+        with successor.connect() as client:
+            client.execute_command("CLUSTER", "FAILOVER")
+        redis_cluster.wait_for_primary("key", successor)
+    run_id, replication_id = read_ids(first)
+    assert run_id == before[0]
+    assert replication_id != before[1]
+
+
+def find_replica(cluster: RedisCluster, primary: RedisProcess) -> RedisProcess:
+    for node in cluster.nodes:
+        with node.connect() as client:
+            role: Any = client.role()
+        if role[0] == "slave" and int(role[2]) == primary.port:
+            return node
+    raise LookupError("the primary has no replica")
+
+
+def read_ids(server: RedisProcess) -> tuple[str, str]:
+    """Return what the scripts of the pool know a primary by."""
+    with server.connect() as client:
+        found: Any = client.info()
+    return found["run_id"], found["master_replid"]
+
+
 def make_pool(cluster: RedisCluster, node_id: str, **options: Any) -> ShardedNodePool:
     return ShardedNodePool(
         cluster.url, node_id, shards=SHARDS, lease_seconds=60, **options

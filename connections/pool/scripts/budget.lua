@@ -1,25 +1,25 @@
 -- Keep the budget of a shard: the part of the total that it may fill.
 --
 -- The hash `budget`; the budget is got - back:
---   run        run_id of the server that confirmed it
+--   run        run_id and master_replid of the server that confirmed it
 --   epoch      of the total that gave it (total/prelude.lua)
 --   turn       how often it was confirmed in this epoch
 --   got        how much the total has ever given to the shard in this epoch
 --   back       how much of it the shard has ever given back
---   exhausted  set while settling: no other shard lends what this one lacks
+--   exhausted  only while settling: no other shard lends what this one lacks
 --
 -- got and back only grow. The total knows got first and back last, so a message that
 -- is lost, late or repeated makes a budget too small for a time, never too great.
 --
 -- ARGV: lease, max_total, channels, the operation, and its arguments:
---   look                         -> epoch, "1" if confirmed, got, run_id
+--   look                         -> epoch, "1" if confirmed, got, run
 --   credit epoch, got            -> "ok"; or "stale": look again
 --   give_back most               -> epoch, turn (-1: not confirmed), back, got; a half
 --                                   of what is free, `most` at most, was added to back
 --   fence epoch                  -> "ok", got, "1" if confirmed, slots; or "stale", epoch
 --   confirm run, epoch, turn, got, back
 --                                -> "ok"; or "stale": look again
---   exhaust                      -> "ok"; the excess may be evicted
+--   exhaust                      -> "ok"; the excess may be evicted; or "stale"
 
 local operation, first = ARGV[4], ARGV[5]
 local epoch, turn, got, back = unpack(call('HMGET', BUDGET, 'epoch', 'turn', 'got', 'back'))
@@ -29,7 +29,7 @@ got, back = tonumber(got or 0), tonumber(back or 0)
 local operations = {}
 
 function operations.look()
-  return {epoch, is_confirmed and 1 or 0, got, run_id}
+  return {epoch, is_confirmed and 1 or 0, got, this_run}
 end
 
 function operations.credit()
@@ -68,14 +68,15 @@ end
 
 function operations.confirm()
   local its_epoch, its_turn = tonumber(ARGV[6]), tonumber(ARGV[7])
-  if first ~= run_id then
+  if first ~= this_run then
     return {'stale'}
   end
   if its_epoch < epoch or its_epoch == epoch and its_turn <= turn then
     return {is_confirmed and 'ok' or 'stale'}
   end
-  call('HSET', BUDGET, 'run', run_id, 'epoch', ARGV[6], 'turn', its_turn,
+  call('HSET', BUDGET, 'run', this_run, 'epoch', ARGV[6], 'turn', its_turn,
        'got', ARGV[8], 'back', ARGV[9])
+  call('HDEL', BUDGET, 'exhausted')
   if pool_state == EXACT and count_slots() > tonumber(ARGV[8]) - tonumber(ARGV[9]) then
     recover('a part of the total')
   end
@@ -83,6 +84,9 @@ function operations.confirm()
 end
 
 function operations.exhaust()
+  if not is_confirmed or pool_state ~= SETTLING then
+    return {'stale'}
+  end
   call('HSET', BUDGET, 'exhausted', 1)
   return {'ok'}
 end

@@ -65,13 +65,15 @@ local lease_ms = tonumber(ARGV[1])
 local max_total = tonumber(ARGV[2])
 local channels = ARGV[3]
 
--- A server that has started since the budget was confirmed may have lost what the
--- budget was last, so until then the shard has none.
-local is_confirmed, run_id = true, nil
+-- A server that has become the primary since the budget was confirmed may have lost
+-- what the budget was last, so until then the shard has none. One that was the primary
+-- before, and is again, has the same run_id and another master_replid.
+local is_confirmed, this_run = true, nil
 if BUDGET then
-  run_id = call('INFO', 'server'):match('run_id:(%x+)')
+  this_run = call('INFO', 'server'):match('run_id:(%x+)')
+    .. call('INFO', 'replication'):match('master_replid:(%x+)')
   local run, got, back = unpack(call('HMGET', BUDGET, 'run', 'got', 'back'))
-  is_confirmed = run == run_id
+  is_confirmed = run == this_run
   max_total = is_confirmed and tonumber(got) - tonumber(back) or 0
 end
 
@@ -286,8 +288,8 @@ local function settle()
   if excess <= 0 then
     return true
   end
-  if BUDGET and not call('HGET', BUDGET, 'exhausted') then
-    return false -- Other shards may still lend it what it lacks.
+  if BUDGET and not (is_confirmed and call('HGET', BUDGET, 'exhausted')) then
+    return false -- It may have more, or other shards may lend it what it lacks.
   end
   local oldest, members = {}, call('ZRANGE', ORDER, 0, math.min(excess, left) - 1)
   for _, member in ipairs(members) do
@@ -358,6 +360,9 @@ end
 
 local function recover(lost)
   call('UNLINK', LEASES, SLOTS, AGES, CLIENTS, SUSPECTS, ORDER)
+  if BUDGET then
+    call('HDEL', BUDGET, 'exhausted')
+  end
   generation = time[1] .. '.' .. time[2]
   call('HSET', STATE, 'generation', generation,
        'recovering_until', as_integer(now + lease_ms / 3), 'format', FORMAT)

@@ -6,13 +6,13 @@
 --             -> "ok", got of the shard, then the numbers of shards that have to be
 --                confirmed anew, each with -1, and of those that have not yet got all
 --                that they were given, each with that got; or "stale", epoch
---   look      -> "ok", run_id, epoch, and what no shard was given (below 0: the total
+--   look      -> "ok", run, epoch, and what no shard was given (below 0: the total
 --                was lowered)
 --   turn shard
 --             -> "ok", epoch, turn, got, back: what to confirm the shard with
 --   divide run, epoch, then the budget of each shard, from the first on
 --             -> "ok"; or "stale": somebody else has divided it
--- Each may answer "unknown", run_id and epoch, until the total is divided.
+-- Each may answer "unknown", run and epoch, until the total is divided.
 
 local operation, shard = ARGV[2], ARGV[3]
 local operations = {}
@@ -59,7 +59,7 @@ function operations.give()
 end
 
 function operations.look()
-  return {'ok', run_id, epoch, free()}
+  return {'ok', this_run, epoch, free()}
 end
 
 function operations.turn()
@@ -68,11 +68,11 @@ function operations.turn()
 end
 
 function operations.divide()
-  if ARGV[3] ~= run_id or tonumber(ARGV[4]) <= epoch then
+  if ARGV[3] ~= this_run or tonumber(ARGV[4]) <= epoch then
     return {'stale'}
   end
   call('DEL', TOTAL)
-  call('HSET', TOTAL, 'run', run_id, 'format', FORMAT, 'epoch', ARGV[4])
+  call('HSET', TOTAL, 'run', this_run, 'format', FORMAT, 'epoch', ARGV[4])
   for index = 5, #ARGV do
     call('HSET', TOTAL, 'got:' .. index - 5, ARGV[index])
   end

@@ -1,7 +1,7 @@
 -- The part that every script of the total begins with.
 --
 -- KEYS: one hash, which says how much of max_total_connections each shard may have:
---   run      run_id of the server that has last written what follows
+--   run      run_id and master_replid of the server that has written what follows
 --   format   of this hash
 --   epoch    greater after each new division
 --   got:i    how much shard i was ever given in this epoch
@@ -9,7 +9,7 @@
 --   turn:i   how often shard i was confirmed in this epoch
 -- The sum of all got:i - back:i is at most max_total_connections.
 --
--- A server that has started since may have lost the last of it. Then the total is
+-- One that has become the primary since may have lost the last of it. Then the total is
 -- divided anew, in an epoch that every shard has agreed to: each says what it has.
 --
 -- ARGV begins with max_total_connections.
@@ -18,7 +18,8 @@ local TOTAL, FORMAT = KEYS[1], 1
 local call = redis.call
 
 local max_total = tonumber(ARGV[1])
-local run_id = call('INFO', 'server'):match('run_id:(%x+)')
+local this_run = call('INFO', 'server'):match('run_id:(%x+)')
+  .. call('INFO', 'replication'):match('master_replid:(%x+)')
 local run, format, epoch = unpack(call('HMGET', TOTAL, 'run', 'format', 'epoch'))
 if format and tonumber(format) > FORMAT then
   return redis.error_reply('ERR the total in Redis has format ' .. format
@@ -30,6 +31,6 @@ local function number_of(field)
   return tonumber(call('HGET', TOTAL, field) or 0)
 end
 
-if ARGV[2] ~= 'divide' and run ~= run_id then
-  return {'unknown', run_id, epoch}
+if ARGV[2] ~= 'divide' and run ~= this_run then
+  return {'unknown', this_run, epoch}
 end
