@@ -2,8 +2,8 @@
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from typing import Any, Protocol
+from dataclasses import asdict, fields
+from typing import Any, Protocol, TypeVar
 
 from connections.exceptions import ClientFull, PoolFull, PoolUnavailable
 from connections.pool.base import Renewal, SharedPool, Slot, Usage
@@ -11,6 +11,7 @@ from connections.pool.index import HeldSlots
 from connections.pool.local import LocalPool
 
 Content = dict[str, Any]
+Found = TypeVar("Found", Slot, Usage, Renewal)
 
 
 class ParentLine(Protocol):
@@ -58,7 +59,7 @@ class PoolHost:
             return None
         if name == "usage":
             return asdict(await self._pool.get_usage())
-        slots = [Slot(**one) for one in command["slots"]]
+        slots = [_read(Slot, one) for one in command["slots"]]
         if name == "acquire":
             return await self._acquire(owner, slots[0], command["replaces"])
         if name == "renew":
@@ -106,6 +107,7 @@ class PoolHost:
     async def _take_late(self, owner: SlotOwner, slots: Sequence[Slot]) -> Content:
         taken: dict[str, list[str]] = {"evicted": [], "lost": []}
         own = {slot.connection_id for slot in slots}
+        own |= {one for one, former in self._owners.items() if former is owner}
         for slot in sorted(slots, key=lambda one: one.order):
             answer = await self._acquire(owner, slot, None)
             if "refused" in answer:
@@ -144,16 +146,16 @@ class ParentPool(SharedPool):
             if answer["refused"] == "full":
                 raise PoolFull(self._max_total)
             raise ClientFull(slot.client_id, slot.limit)
-        given_up = tuple(Slot(**one) for one in answer["given_up"])
+        given_up = tuple(_read(Slot, one) for one in answer["given_up"])
         for one in given_up:
             self._held.remove(one.connection_id)
         return given_up
 
     async def renew(self, slots: Sequence[Slot]) -> Renewal:
-        return self._read(await self._ask("renew", slots))
+        return self._read_taken(await self._ask("renew", slots))
 
     async def take_late(self, slots: Sequence[Slot]) -> Renewal:
-        return self._read(await self._ask("take_late", slots))
+        return self._read_taken(await self._ask("take_late", slots))
 
     def release(self, connection_id: str) -> None:
         self._held.remove(connection_id)
@@ -163,7 +165,7 @@ class ParentPool(SharedPool):
         return self._held.get_ids()
 
     async def get_usage(self) -> Usage:
-        return Usage(**await self._ask("usage", ()))
+        return _read(Usage, await self._ask("usage", ()))
 
     async def close(self) -> None:
         """Do nothing: the parent releases the slots when this process ends."""
@@ -176,13 +178,20 @@ class ParentPool(SharedPool):
             raise PoolUnavailable("the parent of the workers does not answer") from exc
 
     def _take_back(self, content: Content) -> None:
-        self.on_taken(self._read(content))
+        self.on_taken(self._read_taken(content))
 
-    def _read(self, content: Content) -> Renewal:
-        renewal = Renewal(**{name: tuple(ids) for name, ids in content.items()})
+    def _read_taken(self, content: Content) -> Renewal:
+        ids = {name: tuple(found) for name, found in content.items()}
+        renewal = _read(Renewal, ids)
         for connection_id in renewal.evicted + renewal.replaced + renewal.lost:
             self._held.remove(connection_id)
         return renewal
+
+
+def _read(kind: type[Found], content: Content) -> Found:
+    """Return a value from JSON; a sender of another version may know more of it."""
+    known = {one.name for one in fields(kind)}
+    return kind(**{name: content[name] for name in known & content.keys()})
 
 
 _lines: list[ParentLine] = []

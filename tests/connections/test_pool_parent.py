@@ -99,6 +99,36 @@ async def test_late_slots_evict_the_oldest(two: tuple[Worker, Worker]) -> None:
     assert await first.pool.renew([make_slot(3), make_slot(4)]) == Renewal()
 
 
+async def test_a_late_slot_evicts_one_of_its_own_worker_that_is_not_late(
+    two: tuple[Worker, Worker],
+) -> None:
+    first, _ = two
+    await first.pool.acquire(make_slot(1))
+    renewal = await first.pool.take_late([make_slot(2), make_slot(3)])
+    assert renewal == Renewal(evicted=("c1",))
+    assert first.pool.get_held_ids() == []
+
+
+class NewerLine(WorkerLine):
+    """A line between two versions: each end knows a field more than the other."""
+
+    async def ask(self, subject: str, content: dict[str, Any] | None = None) -> Any:
+        content = content or {}
+        content["slots"] = [{**one, "new": 1} for one in content["slots"]]
+        answer = {"new": [], **await super().ask(subject, content)}
+        if "given_up" in answer:
+            answer["given_up"] = [{**one, "new": 1} for one in answer["given_up"]]
+        return answer
+
+
+async def test_a_worker_and_a_parent_may_be_of_two_versions(host: PoolHost) -> None:
+    pool = ParentPool(NewerLine(host), max_total=4)
+    await pool.acquire(make_slot(1, limit=1))
+    assert await pool.acquire(make_slot(2, limit=1)) == (make_slot(1, limit=1),)
+    assert await pool.renew([make_slot(2, limit=1)]) == Renewal()
+    assert (await pool.get_usage()).slots == 1
+
+
 async def test_a_parent_that_does_not_answer_makes_the_pool_unavailable(
     two: tuple[Worker, Worker],
 ) -> None:
