@@ -62,6 +62,7 @@ REQUIRED_NAMES = (
             "_respondToBadRequestAndDisconnect",
             "allContentReceived",
             "allHeadersReceived",
+            "headerReceived",
             "length",
             "lineLengthExceeded",
             "lineReceived",

@@ -91,6 +91,14 @@ class HttpChannel(HasDeadline, PublicHttpChannel):
         if not self._is_refused:
             super().lineReceived(line)
 
+    def headerReceived(self, line: bytes) -> bool:
+        try:
+            return bool(super().headerReceived(line))
+        except ValueError:
+            # Python reads no number of more than 4,300 digits, as a Content-Length.
+            self.refuse_bad_request()
+            return False
+
     def lineLengthExceeded(self, line: bytes) -> None:
         self._refuse_bad_request(431, "A header is too large")
 

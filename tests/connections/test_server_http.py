@@ -90,6 +90,17 @@ async def test_cookies_that_django_cannot_read_are_refused(
         assert (await peer.read()).startswith(b"HTTP/1.1 %d " % status)
 
 
+@pytest.mark.parametrize("digits", [4_299, 5_000])
+async def test_a_length_of_thousands_of_digits_is_refused(digits: int) -> None:
+    """Python reads no number of more than 4,300 digits."""
+    async with Peer(Application()) as peer:
+        length = b"1" * digits
+        await peer.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: " + length)
+        await peer.send(b"\r\n\r\n")
+        status = 413 if digits < 4_300 else 400
+        assert (await peer.read()).startswith(b"HTTP/1.1 %d " % status)
+
+
 # Uploads
 
 
