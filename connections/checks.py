@@ -1,6 +1,5 @@
 """System checks: report invalid and unsafe configuration before a start."""
 
-import ipaddress
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,7 +18,7 @@ from connections.layers.checks import (
     get_layer,
     is_process_layer,
 )
-from connections.net.addresses import UNIX
+from connections.net.addresses import UNIX, parse_network
 from connections.net.origins import parse_pattern
 from connections.pool import (
     choose_pool,
@@ -268,11 +267,7 @@ def _check_trust() -> Iterator[checks.CheckMessage]:
             "anonymous is true: anyone may connect, and limits count per address only.",
             "Require credentials, or serve only harmless routes.",
         )
-    proxies = [
-        ipaddress.ip_network(text, strict=False)
-        for text in config.trusted_proxies
-        if text != UNIX
-    ]
+    proxies = [parse_network(text) for text in config.trusted_proxies if text != UNIX]
     if any(network.prefixlen == 0 for network in proxies):
         yield _warn(
             9,
@@ -293,10 +288,7 @@ def _check_trust() -> Iterator[checks.CheckMessage]:
             "attacker on the network can alter them and connect as their visitors.",
             "Use https:// origins.",
         )
-    networks = [
-        ipaddress.ip_network(text, strict=False)
-        for text in config.metrics.allowed_addresses
-    ]
+    networks = [parse_network(text) for text in config.metrics.allowed_addresses]
     if any(network.prefixlen == 0 for network in networks):
         yield _warn(
             12,

@@ -224,9 +224,7 @@ def group_address(address: str) -> str:
 
 @lru_cache(64)
 def _parse_all(networks: tuple[str, ...]) -> tuple[Network, ...]:
-    return tuple(
-        ipaddress.ip_network(text, strict=False) for text in networks if text != UNIX
-    )
+    return tuple(parse_network(text) for text in networks if text != UNIX)
 
 
 def _normalise(peer: str | None) -> str:

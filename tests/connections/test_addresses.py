@@ -4,7 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connections.net.addresses import Source, find_source, group_address
+from connections.net.addresses import (
+    Source,
+    find_source,
+    group_address,
+    is_listed,
+    is_trusted,
+)
 
 PROXIES = ("10.0.0.0/8", "::1")
 
@@ -97,6 +103,14 @@ def test_a_second_proxy_on_a_unix_socket_is_passed_over() -> None:
     """nginx forwards such a peer as unix:."""
     found = find(None, "198.51.100.7, unix:", proxies=("unix",))
     assert found.address == "198.51.100.7"
+
+
+@pytest.mark.parametrize("network", ["::ffff:10.0.0.0/104", "::ffff:10.0.0.1"])
+def test_an_ipv4_mapped_network_holds_ipv4_addresses(network: str) -> None:
+    assert is_trusted("10.0.0.1", [network])
+    assert is_trusted("::ffff:10.0.0.1", [network])
+    assert is_listed("10.0.0.1", [network])
+    assert not is_listed("11.0.0.1", [network])
 
 
 def test_an_ipv4_mapped_proxy_is_trusted() -> None:

@@ -80,6 +80,7 @@ def test_tls_in_the_process_itself_is_safe_too(settings: Any) -> None:
         ({"WEBSOCKET": {"anonymous": True}}, "W008"),
         ({"WEBSOCKET": {"metrics": {"allowed_addresses": ["::/0"]}}}, "W012"),
         ({"WEBSOCKET": {"trusted_proxies": ["10.0.0.1", "0.0.0.0/0"]}}, "W009"),
+        ({"WEBSOCKET": {"trusted_proxies": ["::ffff:0.0.0.0/96"]}}, "W009"),
         ({"WEBSOCKET": {"trusted_proxies": ["::/0"]}}, "W009"),
         ({"WEBSOCKET": {"allowed_origins": ["http://example.com"]}}, "W010"),
         ({"WEBSOCKET": {"echo_endpoint": True}}, "W011"),
@@ -170,6 +171,14 @@ def test_too_few_open_files_are_a_warning(settings: Any) -> None:
     assert find(settings, WEBSOCKET={"max_total_connections": most}) == {"W005"}
 
 
+def test_an_invalid_redis_url_leaves_the_other_checks_of_a_deployment(
+    settings: Any,
+) -> None:
+    """check_redis_url() reports it."""
+    changed = {"REDIS_URL": "redis://[::1:6379/0", "ALLOWED_HOSTS": ["*"]}
+    assert "W003" in find(settings, **changed)
+
+
 def test_every_wrong_value_is_a_separate_error(settings: Any) -> None:
     settings.WEBSOCKET = {"max_total_connections": 0, "what": 1}
     found = check_configuration()
@@ -183,6 +192,7 @@ def test_every_wrong_value_is_a_separate_error(settings: Any) -> None:
         ("nonsense", "'nonsense'"),
         ("http://host", "'http://host'"),
         ("redis://host:port", "'redis://host:port'"),
+        ("redis://[::1:6379/0", "'redis://[::1:6379/0'"),
         ("redis+sentinel://host/0", "'redis+sentinel://host/0'"),
         ("redis://:hidden/half@host", "'redis://...'"),
         ("http://host?password=hidden", "'http://...'"),
