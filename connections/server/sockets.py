@@ -1,6 +1,5 @@
 """Open listening sockets, or inherit them; nothing of Twisted is imported."""
 
-import os
 import socket
 from typing import Any
 
@@ -26,9 +25,7 @@ def open_socket(host: str, port: int, *, reuse_port: bool = False) -> socket.soc
         sock.listen(BACKLOG)
     except OSError as exc:
         sock.close()
-        raise OSError(
-            exc.errno, f"{host}:{port}: {os.strerror(exc.errno or 0)}"
-        ) from exc
+        raise OSError(exc.errno, f"{host}:{port}: {exc.strerror or exc}") from exc
     sock.setblocking(False)
     return sock
 
@@ -44,7 +41,7 @@ def take_socket(number: int) -> socket.socket:
     try:
         sock = socket.socket(fileno=number)
     except OSError as exc:
-        text = f"file descriptor {number}: {os.strerror(exc.errno or 0)}"
+        text = f"file descriptor {number}: {exc.strerror or exc}"
         raise OSError(exc.errno, text) from exc
     if sock.type != socket.SOCK_STREAM or not sock.getsockopt(
         socket.SOL_SOCKET, socket.SO_ACCEPTCONN

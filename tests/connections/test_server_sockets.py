@@ -9,7 +9,7 @@ import pytest
 from connections.asgi import Message, Receive, Send
 from connections.server.endpoints import SocketEndpoint
 from connections.server.server import Server
-from connections.server.sockets import is_unix
+from connections.server.sockets import is_unix, open_socket
 
 
 async def answer(scope: Message, receive: Receive, send: Send) -> None: ...
@@ -40,3 +40,9 @@ async def test_a_server_on_a_unix_socket_warns_at_its_start(
 def test_a_unix_socket_of_a_supervisor_is_known(family: socket.AddressFamily) -> None:
     with socket.socket(family) as sock:
         assert is_unix(SocketEndpoint(sock)) is (family == socket.AF_UNIX)
+
+
+def test_a_host_that_is_unknown_is_named_with_the_reason() -> None:
+    with pytest.raises(OSError, match="::none:0: ") as found:
+        open_socket("::none", 0)
+    assert "Unknown error" not in str(found.value)

@@ -62,7 +62,7 @@ class Handshake:
     raw_path: bytes
     query_string: bytes
     headers: list[Header]
-    """Headers with names in lower case, in the order of arrival."""
+    """Headers with names in lower case; those of one name in the order of arrival."""
     subprotocols: tuple[str, ...]
     client: Address | None
     """Host and port of the peer and of this end; None for a Unix socket."""
