@@ -108,7 +108,14 @@ class RedisScripts:
         command = self._scripts[name](
             keys=self._keys, args=[*self._first_arguments, *arguments]
         )
-        return await ask(command, self._timeout_seconds)
+        try:
+            return await ask(command, self._timeout_seconds)
+        except TimeoutError:
+            if self._cluster is not None:
+                # Another node may have taken over from one that is silent. redis-py
+                # learns it before the next command; by itself only after an error.
+                await self._cluster.aclose()
+            raise
 
     def _use_cluster(self) -> None:
         if self._cluster is None:

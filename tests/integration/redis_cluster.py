@@ -57,11 +57,12 @@ class RedisCluster:
         raise LookupError(f"no primary has {key}")
 
     def wait_for_failover(self, killed: RedisProcess) -> None:
-        """Wait until the replica of a killed primary has taken its place."""
+        """Wait until the replica of a killed or paused primary has taken its place."""
+        others = [node for node in self._running() if node is not killed]
         self._wait_until(
             lambda: all(
                 _is_ok(node) and killed.port not in _primary_ports(node)
-                for node in self._running()
+                for node in others
             )
         )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from connections.exceptions import PoolFull
+from connections.exceptions import PoolFull, PoolUnavailable
 from connections.layers.redis import RedisLayer
 from connections.pool.base import Renewal, Slot
 from connections.pool.codec import encode_word
@@ -25,6 +25,7 @@ from connections.testing import (
     read_close,
     wait_until,
 )
+from connections.testing.waiting import scale
 from tests.connections.pool_nodes import ShardedNodePool, is_recovering, leased_in
 from tests.integration.echo import assert_alive, opened
 from tests.integration.group_socket import GroupSocket, say_until_heard
@@ -135,6 +136,27 @@ async def test_the_limits_are_exact_again_after_a_failover(
     assert not await is_recovering(pool)
     newest = pool.slot("3", 9, limit=2, client="alice")
     assert await pool.acquire(newest) == (slots[0],)
+    await pool.close()
+
+
+async def test_a_primary_that_is_silent_for_ever_is_passed_over(
+    redis_cluster: RedisCluster,
+) -> None:
+    """As one whose host is gone: no connection to it breaks, none answers."""
+    let_shards_be_exact(redis_cluster)
+    pool = make_pool(redis_cluster, "a", timeout_seconds=scale(2))
+    slots = await pool.take("1", client="alice")
+    silent = find_shard(redis_cluster, "alice")
+    silent.pause()
+    await asyncio.to_thread(redis_cluster.wait_for_failover, silent)
+
+    async def is_renewed() -> bool:
+        with contextlib.suppress(PoolUnavailable):
+            return await pool.renew(slots) == Renewal()
+        return False
+
+    await wait_until(is_renewed, 60)
+    silent.resume()
     await pool.close()
 
 
