@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-FORMAT = 1
+FORMAT = 2
 COSTS = Path(__file__).with_name("costs.json")
 BUSY_AT_ONCE = 50
 """Handshakes under way at once on a node when its busy connects were measured."""
@@ -52,8 +52,11 @@ class PoolCosts:
     refusal_node_us: float
     """CPU of a node for a handshake that it refuses before the application."""
 
+    redis_second_us: float
+    """CPU of a Redis in a second without nodes; 0 without Redis."""
+
     node_second: Use
-    """A second of a node without connections: beats, polls."""
+    """What a second of a node without connections adds: beats, polls."""
 
     connection_second: Use
     """A second of an idle connection: renewals, pings, passes of each beat."""

@@ -21,6 +21,7 @@ from tests.integration.redis_process import RedisProcess
 WARM_UP = 50
 _RENEWALS_PER_LEASE = 3
 _REST_SECONDS = 8
+_REDIS_REST_SECONDS = 4
 _DRAIN_SECONDS = 30
 _FULL = 100
 _MACHINE = ("processor", "cores", "load_average", "python")
@@ -121,14 +122,20 @@ def measure_costs(
         name: _take([one[name] for one in found], _OF_SECONDS.get(name, min))
         for name in found[0]
     }
+    redis_second_us = 0.0
     if cluster.redis is not None:
         # Too little to be seen beside the beats of a node.
-        renewed_us = asyncio.run(_measure_renewal())
+        redis_second_us, renewed_us = asyncio.run(_measure_redis())
         per_second = renewed_us * _RENEWALS_PER_LEASE / NodeConfig().lease_seconds
         at_rest = replace(uses["connection_second"], redis_us=per_second)
         uses["connection_second"] = at_rest
+        of_nodes = max(0.0, uses["node_second"].redis_us - redis_second_us)
+        uses["node_second"] = replace(uses["node_second"], redis_us=of_nodes)
     return PoolCosts(
-        refusal_node_us=0.0, row_postgres_us=uses["close"].postgres_us, **uses
+        refusal_node_us=0.0,
+        redis_second_us=redis_second_us,
+        row_postgres_us=uses["close"].postgres_us,
+        **uses,
     )
 
 
@@ -196,8 +203,8 @@ def _measure_refusal(cluster: Cluster, count: int, second: Use) -> Use:
     return _measure(cluster, be_refused, second).scale(1 / count)
 
 
-async def _measure_renewal() -> float:
-    """Return the CPU of Redis in µs for the renewal of a slot."""
+async def _measure_redis() -> tuple[float, float]:
+    """Return the CPU of Redis in µs for a second alone, and for a slot's renewal."""
     # It sets the environment of a command.
     from benchmarks.redis_cost import Counters, gather_some, make_pool, make_slots
 
@@ -206,6 +213,9 @@ async def _measure_renewal() -> float:
     client: Any = Redis.from_url(store.url, decode_responses=True)
     pool = make_pool(store.url, "a" * 32, _RENEWED)
     try:
+        before = await Counters.read(client)
+        await asyncio.sleep(_REDIS_REST_SECONDS)
+        alone = (await Counters.read(client)).since(before)
         (slots,) = make_slots(["a" * 32], _RENEWED)
         await pool.renew([])
         await gather_some([pool.acquire(slot) for slot in slots])
@@ -217,7 +227,10 @@ async def _measure_renewal() -> float:
         await pool.close()
         await client.aclose()
         store.remove()
-    return used.cpu_seconds / _RENEWED / _RENEWALS * 1e6
+    return (
+        alone.cpu_seconds / _REDIS_REST_SECONDS * 1e6,
+        used.cpu_seconds / _RENEWED / _RENEWALS * 1e6,
+    )
 
 
 def _take(uses: Sequence[Use], choose: Callable[[list[float]], float]) -> Use:

@@ -70,6 +70,7 @@ class Model:
         self.retired: list[Node] = []
         """Nodes that have stopped."""
 
+        self.env.process(self._rest())
         self.slots = 0
         self.max_slots = round(assumed.connections * (1 + assumed.spare_share))
 
@@ -109,6 +110,13 @@ class Model:
         for shard in self.redis:
             shard.serve(use.redis_us / 1e6 / len(self.redis))
         self.postgres.serve(use.postgres_us / 1e6)
+
+    def _rest(self) -> Steps:
+        """Have each shard of Redis do what it does without nodes."""
+        while True:
+            for shard in self.redis:
+                shard.serve(self.costs.redis_second_us / 1e6)
+            yield self.env.timeout(1)
 
     def write(self, rows: float) -> None:
         """Write the rows of a beat."""
