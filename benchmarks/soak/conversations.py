@@ -26,6 +26,8 @@ _PAUSE_SECONDS = (2.0, 8.0)
 _FAULT_SECONDS = (4.0, 12.0)
 _CUT_SECONDS = 4.0
 _PATIENCE_SECONDS = 120.0
+"""How long a client may stand still before it has settled."""
+
 _COPY_SECONDS = 10.0
 _OVERLAP = 500
 """How often the log is copied, and how many entries are read once more."""
@@ -70,11 +72,16 @@ class Talker:
                 async with asyncio.timeout(least + self._chance.random() * more):
                     await over.wait()
             await self._act()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_PATIENCE_SECONDS):
-                # The client has no event for all of this.
-                while self._requests or self._is_behind():  # noqa: ASYNC110
-                    await asyncio.sleep(0.5)
+        progress, since = (-1, -1), time.monotonic()
+        while self._requests or self._is_behind():
+            # The client has no event for all of this.
+            await asyncio.sleep(0.5)
+            held = self._client.entries
+            now = len(self._requests), held[-1].offset if held else 0
+            if now != progress:
+                progress, since = now, time.monotonic()
+            elif time.monotonic() - since > _PATIENCE_SECONDS:
+                break
         entries = [[one.offset, one.state, one.data] for one in self._client.entries]
         self._report("over", entries=entries, pending=len(self._requests), stored=0)
         await self._client.close()

@@ -123,11 +123,16 @@ class Page {
       } else if (chance < 0.2 && streaming) this.#client.cancel(streaming.offset);
       else void this.#request();
     }
-    const isBusy = () => this.#pending > 0 || this.#client.pending > 0 || this.#isBehind();
-    const deadline = Date.now() + options.patience;
-    while (isBusy() && Date.now() < deadline) await rest(500);
+    const countPending = () => this.#pending + this.#client.pending;
+    // One answer of a session follows the other: a queue takes its time.
+    let [progress, since] = ["", Date.now()];
+    while ((countPending() > 0 || this.#isBehind()) && Date.now() < since + options.patience) {
+      await rest(500);
+      const now = `${countPending()} ${this.#client.entries.at(-1)?.offset}`;
+      if (now !== progress) [progress, since] = [now, Date.now()];
+    }
     const entries = this.#client.entries.map(({ offset, state, data }) => [offset, state, data]);
-    const pending = this.#pending + this.#client.pending;
+    const pending = countPending();
     this.#say("over", { entries, pending, stored: this.#storage.length });
     this.#client.close();
   }
