@@ -1,11 +1,13 @@
 """Run work in the transaction of a test that rolls back what it does."""
 
+import os
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from asgiref.sync import sync_to_async
+from asgiref.sync import SyncToAsync, sync_to_async
 from django.core import mail
 from django.db.backends.signals import connection_created
 
@@ -21,6 +23,17 @@ _threads: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 def watch_connections() -> None:
     """Record the threads of connections; called once, when the app is ready."""
     connection_created.connect(_record_thread, dispatch_uid="connections.threads")
+    os.register_at_fork(after_in_child=_renew_thread)
+
+
+def _renew_thread() -> None:
+    """
+    Give a forked process a thread for sync_to_async().
+
+    asgiref keeps one for the process, and a fork has no thread of its parent. The live
+    server of Channels is a fork of the process of the tests, which may have used it.
+    """
+    SyncToAsync.single_thread_executor = ThreadPoolExecutor(max_workers=1)
 
 
 def is_testing() -> bool:

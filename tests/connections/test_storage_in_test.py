@@ -1,0 +1,33 @@
+"""Test how work of a test finds its thread."""
+
+import subprocess
+import sys
+
+from tests.project import ROOT
+
+FORK = """
+import asyncio, os, threading
+import django
+from asgiref.sync import sync_to_async
+
+django.setup()
+find = sync_to_async(threading.get_ident)
+asyncio.run(find())
+child = os.fork()
+if child == 0:
+    asyncio.run(asyncio.wait_for(find(), 20))
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+
+
+def test_a_forked_process_has_a_thread_for_synchronous_code() -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORK],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
