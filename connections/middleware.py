@@ -45,6 +45,10 @@ from connections.telemetry.handshake import begin_handshake, find_handshake
 logger = logging.getLogger(__name__)
 
 _LINGER_SECONDS = 1
+_SUBPROTOCOLS = (
+    "Offer another subprotocol beside bearer.<token>, each of letters, digits and"
+    " !#$%&'*+-.^_`|~: the server selects one, and never the token.\n"
+)
 _OUTCOMES = {400: "bad_request", 403: "origin", 404: "not_found", 503: "draining"}
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _LOCAL_HOSTS = [".localhost", "127.0.0.1", "[::1]"]
@@ -199,7 +203,14 @@ class CredentialMiddleware:
             # RFC 6455, section 4.1: a subprotocol is a token of RFC 2616. A browser
             # fails the connection unless one of its subprotocols is selected, and
             # the server must not echo a secret.
-            await deny(scope, send, 400)
+            logger.info(
+                "A handshake for %.100s was refused: its token is the only subprotocol,"
+                " or no subprotocol; from %s",
+                quote(scope["path"], errors="replace"),
+                show_address(_find_address(scope)),
+                extra={"event": "subprotocols_refused"},
+            )
+            await deny(scope, send, 400, text=_SUBPROTOCOLS)
             return None
         try:
             credential = await self._admit(scope)
@@ -255,15 +266,25 @@ async def deny(
     send: Send,
     status: int,
     headers: list[tuple[bytes, bytes]] | None = None,
+    text: str = "",
 ) -> None:
-    """Refuse a handshake with an HTTP status; 403 if the server supports no other."""
+    """
+    Refuse a handshake with an HTTP status, and a text that says why.
+
+    A server that supports no other status answers 403 without the text.
+    """
     _count(scope, _OUTCOMES.get(status, "denied"))
     if "websocket.http.response" not in (scope.get("extensions") or {}):
         await send({"type": "websocket.close"})
         return
     start = {"type": "websocket.http.response.start", "status": status}
-    await send({**start, "headers": [(b"content-length", b"0"), *(headers or ())]})
-    await send({"type": "websocket.http.response.body", "body": b""})
+    body = text.encode()
+    described = [
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-length", b"%d" % len(body)),
+    ]
+    await send({**start, "headers": [*described, *(headers or ())]})
+    await send({"type": "websocket.http.response.body", "body": body})
 
 
 async def reject(scope: Message, receive: Receive, send: Send, exc: Refused) -> None:

@@ -1,6 +1,7 @@
 """Test the issue and the use of tickets, and attacks on them."""
 
 import asyncio
+import logging
 import secrets
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict
@@ -368,10 +369,17 @@ async def test_a_cookie_that_is_no_session_closes_4001(node: Node, cookie: str) 
 
 
 @pytest.mark.parametrize(
-    "offered", [["a b"], ["é"], ["a\x00"], ["\ud800"], ["chat", "bearer.a\x00"], [""]]
+    "offered",
+    [
+        *(["a b"], ["é"], ["a\x00"], ["\ud800"], ["chat", "bearer.a\x00"], [""]),
+        ["bearer.secret"],
+    ],
 )
-async def test_a_subprotocol_is_a_token(node: Node, offered: list[str]) -> None:
-    """The server must be able to select each of them, and answers 400 before."""
+async def test_a_subprotocol_is_a_token(
+    node: Node, offered: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server must be able to select one of them, and says so with 400."""
+    caplog.set_level(logging.INFO, "connections")
     communicator = shake_hands(node, "", **await bearer())
     communicator.scope |= {
         "subprotocols": offered,
@@ -379,6 +387,10 @@ async def test_a_subprotocol_is_a_token(node: Node, offered: list[str]) -> None:
     }
     await communicator.send_input({"type": "websocket.connect"})
     assert (await communicator.receive_output())["status"] == 400
+    body = (await communicator.receive_output())["body"]
+    assert b"another subprotocol beside bearer.<token>" in body
+    assert "no subprotocol" in caplog.text
+    assert "secret" not in caplog.text
 
 
 @pytest.mark.parametrize("path", ["/ws/\x00", "/ws/\ud800", "/ws/é"])
