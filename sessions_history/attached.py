@@ -119,16 +119,23 @@ class AttachedConnections:
         )
 
     async def delete(
-        self, session_id: str, client_id: str, but: Subscriber | None = None
+        self,
+        session_id: str,
+        client_id: str,
+        but: Subscriber | None = None,
+        *,
+        check: Callable[[], None] | None = None,
     ) -> None:
         """
         Delete a session. Those attached to it on any node but one attach anew.
+
+        A check runs while the session cannot change; what it raises is raised.
 
         Raises:
             SessionNotFound: it does not exist, or belongs to another client.
             DatabaseUnavailable: whether it is deleted is unknown.
         """
-        await self._database.write(delete_session, session_id, client_id)
+        await self._database.write(delete_session, session_id, client_id, check)
         if but is not None:
             self.detach(but)
         self._fan_out.send_deleted(session_id)

@@ -1,5 +1,6 @@
 """Begin and delete sessions; this module runs in a database thread."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -55,12 +56,14 @@ def begin_session(
             raise TooManySessions
 
 
-def delete_session(session_id: str, client_id: str) -> None:
+def delete_session(
+    session_id: str, client_id: str, check: Callable[[], None] | None = None
+) -> None:
     """
     Delete a session of a client with all that belongs to it.
 
     Its id is kept for a day, so that nobody begins the session again, nor the client
-    that began it and handed it over.
+    that began it and handed it over. A check runs first, on the locked row.
 
     Raises:
         SessionNotFound: it does not exist, or belongs to another client.
@@ -68,6 +71,10 @@ def delete_session(session_id: str, client_id: str) -> None:
     is_recent = is_recent_id(session_id, client_id)
     found = Session.objects.filter(session_id=session_id)
     with atomic():
+        if check is not None:
+            # A write locks on SQLite as well, which has no FOR UPDATE.
+            found.update(session_id=session_id)
+            check()
         deleted, _ = found.filter(client_id=client_id).delete()
         if not deleted and (not is_recent or found.exists()):
             raise SessionNotFound

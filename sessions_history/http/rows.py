@@ -21,6 +21,10 @@ from sessions_history.roles import find_access
 _SALT = "sessions_history.http"
 _END = 2**63 - 1
 _OWNER = Value(Role.OWNER.value, CharField())
+_USED = ("last_offset", "last_seen_at")
+"""The fields of a session that its mere use changes."""
+
+_SEPARATOR = "."
 
 
 def find_own(client_id: str) -> Resource:
@@ -107,9 +111,49 @@ def make_etag(content: str) -> str:
     return f'"{digest[:32]}"'
 
 
-def rename(client_id: str, session_id: str, title: str, if_match: str | None) -> str:
+def make_session_etag(item: Mapping[str, Any]) -> str:
     """
-    Set the title of a session, and return the session as JSON.
+    Return the ETag of a session: what can be changed, and the whole.
+
+    Mere use of the session changes the second part alone. If-None-Match compares both
+    parts, If-Match the first.
+    """
+    lasting = {name: one for name, one in item.items() if name not in _USED}
+    parts = (make_etag(json.dumps(one)).strip('"') for one in (lasting, item))
+    return f'"{_SEPARATOR.join(parts)}"'
+
+
+def check_match(client_id: str, session_id: str, if_match: str) -> None:
+    """
+    Check that If-Match names a session of a client; the caller has locked its row.
+
+    Weak ETags match too: a proxy that compresses an answer makes its ETag weak.
+
+    Raises:
+        ApiError: 404, the client has no such session; 412, it has changed.
+    """
+    current = _find_lasting(
+        make_session_etag(find_own(client_id).read_item(session_id))
+    )
+    etags = parse_etags(if_match)
+    if "*" not in etags and current not in map(_find_lasting, etags):
+        raise ApiError(
+            412,
+            "changed",
+            "The session has changed since the ETag of If-Match: read it again,"
+            " or leave the header out.",
+        )
+
+
+def _find_lasting(etag: str) -> str:
+    return etag.removeprefix("W/").strip('"').partition(_SEPARATOR)[0]
+
+
+def rename(
+    client_id: str, session_id: str, title: str, if_match: str | None
+) -> dict[str, Any]:
+    """
+    Set the title of a session, and return the session.
 
     Raises:
         ApiError: 404, the client has no such session; 412, it is not the one that
@@ -121,17 +165,9 @@ def rename(client_id: str, session_id: str, title: str, if_match: str | None) ->
         if not row.exists():
             raise not_found("session", session_id)
         if if_match is not None:
-            current = make_etag(json.dumps(own.read_item(session_id)))
-            etags = parse_etags(if_match)
-            if "*" not in etags and current not in etags:
-                raise ApiError(
-                    412,
-                    "changed",
-                    "The session has changed since the ETag of If-Match: read it again,"
-                    " or leave the header out.",
-                )
+            check_match(client_id, session_id, if_match)
         row.update(title=title)
-        return json.dumps(own.read_item(session_id))
+        return own.read_item(session_id)
 
 
 def read_entries(session_id: str, query: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """List, rename and delete a client's sessions over HTTP, and read their entries."""
 
 import json
+from functools import partial
 
 from django.http import HttpResponse
 
@@ -32,7 +33,7 @@ async def _read(call: Call) -> HttpResponse:
     call.read_query(())
     shared = rows.find_shared(call.client_id, call.user_id, call.session_id)
     item = await call.database.read(shared.read_item, call.session_id)
-    return answer(call, json.dumps(item))
+    return answer(call, json.dumps(item), rows.make_session_etag(item))
 
 
 async def _rename(call: Call) -> HttpResponse:
@@ -44,17 +45,21 @@ async def _rename(call: Call) -> HttpResponse:
         body["title"],
         call.request.headers.get("If-Match"),
     )
-    response = HttpResponse(item, content_type="application/json")
-    response["ETag"] = rows.make_etag(item)
+    response = HttpResponse(json.dumps(item), content_type="application/json")
+    response["ETag"] = rows.make_session_etag(item)
     return response
 
 
 async def delete_session(call: Call) -> HttpResponse:
     """Delete a session of the client."""
     call.read_query(())
-    log = get_log(call.node)
+    log, owner_id = get_log(call.node), await call.find_owner_id()
+    if_match = call.request.headers.get("If-Match")
+    check = None
+    if if_match is not None:
+        check = partial(rows.check_match, owner_id, call.session_id, if_match)
     try:
-        await log.attached.delete(call.session_id, await call.find_owner_id())
+        await log.attached.delete(call.session_id, owner_id, check=check)
     except SessionNotFound as exc:
         raise not_found("session", call.session_id) from exc
     await log.flush()

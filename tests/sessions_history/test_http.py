@@ -110,14 +110,38 @@ async def test_a_title_is_set_and_removed() -> None:
 
 
 @pytest.mark.usefixtures("node")
-async def test_if_match_refuses_to_rename_what_has_changed() -> None:
+@pytest.mark.parametrize("method", ["PATCH", "DELETE"])
+async def test_if_match_refuses_to_change_what_has_changed(method: str) -> None:
     path, headers = f"{await add_session()}/", await bearer()
     etag = (await ask("GET", path, **headers))["ETag"]
     matching = {**headers, "if-match": etag}
     assert (await ask("PATCH", path, {"title": "a"}, **matching)).status_code == 200
-    response = await ask("PATCH", path, {"title": "b"}, **matching)
-    assert read_error(response, 412) == "changed"
+    body = {"title": "b"} if method == "PATCH" else None
+    for given in (etag, '"x"', "x"):
+        refused = await ask(method, path, body, **{**headers, "if-match": given})
+        assert read_error(refused, 412) == "changed"
     assert (await Session.objects.aget()).title == "a"
+
+
+@pytest.mark.usefixtures("node")
+@pytest.mark.parametrize("make_weak", [False, True])
+async def test_if_match_bears_that_the_session_was_used(make_weak: bool) -> None:
+    """A proxy that compresses an answer makes its ETag weak."""
+    path, headers = f"{await add_session(minutes=9)}/", await bearer()
+    first = await ask("GET", path, **headers)
+    assert (await ask("POST", f"{path}stream/", 1, **headers)).status_code == 204
+    await Session.objects.aupdate(last_seen_at=timezone.now())
+    known = {**headers, "if-none-match": first["ETag"]}
+    used = await ask("GET", path, **known)
+    assert (used.status_code, used.json()["last_offset"]) == (200, 1)
+    etag = f"W/{first['ETag']}" if make_weak else first["ETag"]
+    matching = {**headers, "if-match": etag}
+    renamed = await ask("PATCH", path, {"title": "a"}, **matching)
+    assert (renamed.status_code, renamed.json()["title"]) == (200, "a")
+    matching["if-match"] = renamed["ETag"]
+    assert (await ask("POST", f"{path}stream/", 2, **headers)).status_code == 204
+    assert (await ask("DELETE", path, **matching)).status_code == 204
+    assert not await Session.objects.aexists()
 
 
 @pytest.mark.usefixtures("node")
