@@ -9,6 +9,7 @@ from connections import close_codes
 from connections.asgi import Message
 from connections.close_codes import CloseReason
 from connections.exceptions import DatabaseUnavailable, InvalidMessage
+from connections.hub.connection import WEBSOCKET
 from connections.presence.rooms import find_member
 from sessions_history.attached import Attached
 from sessions_history.entries import Committed
@@ -21,6 +22,7 @@ from sessions_history.exceptions import (
 from sessions_history.member_models import Role
 from sessions_history.memberships import Membership
 from sessions_history.message_fields import (
+    read_active,
     read_call,
     read_decision,
     read_epoch,
@@ -68,6 +70,8 @@ class SessionAttachment:
         self._author = find_member(shared.connection.live)
         self._presence: SessionPresence | None = None
         self._is_named = on_end is not None
+        # Its client receives alone, and asks nothing.
+        self._is_response = shared.connection.live.carrier != WEBSOCKET
         self._is_open = False
         self._touched_at = 0.0
 
@@ -103,12 +107,15 @@ class SessionAttachment:
                 connection=shared.connection.live,
                 node=shared.node,
                 send=self._send_quietly,
+                is_listed=self._is_response,
             )
 
     @property
     def room(self) -> str | None:
-        """The room of the session if the client asks who is present."""
-        return self._presence.room if self._presence is not None else None
+        """The room that the accept joins if the client asks who is present."""
+        if self._presence is None or self._is_response:
+            return None
+        return self._presence.room
 
     @property
     def last_offset(self) -> int:
@@ -135,7 +142,9 @@ class SessionAttachment:
     async def start(self) -> None:
         """Send the client, which has its hello, what it misses, and what follows."""
         if self._presence is not None:
-            self._presence.start(is_own_room=self._is_named)
+            # The list and the events after it have one order only in one queue.
+            is_own_room = self._is_named or self._is_response
+            self._presence.start(is_own_room=is_own_room)
         attached, resumption = self._attached, self._attached.resumption
         self._shared.node.counters.resumes.add(resumption.outcome.value)
         try:
@@ -300,9 +309,7 @@ class SessionAttachment:
 
     def set_typing(self, content: Message) -> None:
         """Send the other connections of the session whether the user types."""
-        is_typing = content.get("active")
-        if not isinstance(is_typing, bool):
-            raise InvalidMessage("invalid_message", "active: true or false")
+        is_typing = read_active(content)
         presence = self._require_presence()
         if self._may_write():
             presence.set_typing(is_typing=is_typing)

@@ -58,7 +58,7 @@ class FanOut:
         self._tasks = BackgroundTasks()
         # The streams of this node that a client may cancel elsewhere, by session.
         self._watched: dict[str, dict[int, Callable[[int], None]]] = {}
-        self.listeners: dict[str, Callable[[str, Any], None]] = {}
+        self.listeners: dict[str, Callable[[str, Any], object]] = {}
         """Called with a session and an event of another node, by kind of event."""
         self._has_returned = asyncio.Event()
         self._doubted: set[Tail] = set()

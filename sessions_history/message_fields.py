@@ -11,6 +11,7 @@ from sessions_history.payloads import clean_text
 
 _MESSAGE_ID = re.compile(r"[A-Za-z0-9_-]{12,80}-[0-9]{1,15}")
 _MOST_OFFSET = 2**63 - 1
+_CONNECTION_CHARACTERS = 32
 
 
 def read_id(content: Message) -> str:
@@ -57,6 +58,29 @@ def read_epoch(content: Message, message_id: str | None = None) -> str | None:
     return epoch
 
 
+def read_active(content: Message) -> bool:
+    """
+    Return whether the user types, as a message says.
+
+    Raises:
+        InvalidMessage: it does not say.
+    """
+    is_typing = content.get("active")
+    if not isinstance(is_typing, bool):
+        raise InvalidMessage("invalid_message", "active: true or false")
+    return is_typing
+
+
+def read_connection(content: Message) -> str:
+    """
+    Return the connection of the client that a posted message names, or "".
+
+    Raises:
+        InvalidMessage: it is no text, or too long.
+    """
+    return _read_text(content, "connection", _CONNECTION_CHARACTERS, None)
+
+
 def read_call(content: Message, session_id: str, message_id: str) -> Call:
     """
     Return the tool call that a message names, of a session.
@@ -83,7 +107,7 @@ def read_decision(content: Message, message_id: str) -> dict[str, str]:
     return {"note": note, "epoch": read_epoch(content, message_id) or ""}
 
 
-def _read_text(content: Message, name: str, most: int, message_id: str) -> str:
+def _read_text(content: Message, name: str, most: int, message_id: str | None) -> str:
     value = content.get(name, "")
     if not isinstance(value, str) or len(value) > most:
         text = f"{name}: a text of at most {most} characters"

@@ -16,11 +16,20 @@ _REPEAT_SECONDS = 2
 """The least time between two equal events of one connection."""
 
 _TYPING = "typing"
+_POSTED = "posted_typing"
+_LIST: dict[str, Any] = {}
+"""In place of an event: the list of the members, as it is once it is sent."""
+
 _MOST_WAITING = 100
 """The events that may wait for a slow client; instead of more it gets a gap."""
 
 Event = Mapping[str, Any]
 SendText = Callable[[str], Awaitable[None]]
+
+
+def name_room(session_id: str) -> str:
+    """Return the room of a session, as for connections.presence."""
+    return f"session:{session_id}"
 
 
 class TypingEvents:
@@ -35,11 +44,12 @@ class TypingEvents:
         self._fan_out = fan_out
         self._listeners: dict[str, dict[str, Callable[[Event], None]]] = {}
         fan_out.listeners[_TYPING] = self._deliver
+        fan_out.listeners[_POSTED] = self._pass_on
 
     def join(
         self, session_id: str, connection_id: str, receive: Callable[[Event], None]
     ) -> None:
-        """Call back with each event of the other connections of a session."""
+        """Call back with each event of the others, and what the client posts."""
         self._listeners.setdefault(session_id, {})[connection_id] = receive
 
     def leave(self, session_id: str, connection_id: str) -> None:
@@ -54,6 +64,25 @@ class TypingEvents:
         self._deliver(session_id, event)
         self._fan_out.send_event(session_id, _TYPING, event)
 
+    def post(self, session_id: str, event: Event) -> None:
+        """
+        Pass an event that a client posted to its connection, on whichever node.
+
+        The connection knows its member, and sends what is its own to the others. An
+        event whose connection is its member's name is of a client that has none.
+        """
+        if event["connection"] == event["member"]:
+            self.send(session_id, event)
+        elif not self._pass_on(session_id, event):
+            self._fan_out.send_event(session_id, _POSTED, event)
+
+    def _pass_on(self, session_id: str, event: Event) -> bool:
+        """Give a connection of this node its event; return False without it."""
+        receive = self._listeners.get(session_id, {}).get(event["connection"])
+        if receive is not None:
+            receive(event)
+        return receive is not None
+
     def _deliver(self, session_id: str, event: Event) -> None:
         for connection_id, receive in list(self._listeners.get(session_id, {}).items()):
             if connection_id != event["connection"]:
@@ -65,7 +94,8 @@ class SessionPresence:
     The presence of one connection in its session.
 
     Its owner closes it. Events are sent in a task of their own, so that a client
-    that reads slowly delays nobody.
+    that reads slowly delays nobody. A client that cannot ask who is present gets the
+    list unasked (is_listed): at the start and after each gap.
     """
 
     def __init__(
@@ -76,9 +106,9 @@ class SessionPresence:
         connection: LiveConnection,
         node: Node,
         send: SendText,
+        is_listed: bool = False,
     ) -> None:
-        self.room = f"session:{session_id}"
-        """The room of the session, as for connections.presence."""
+        self.room = name_room(session_id)
         self.member = find_member(connection)
         self.connection_id = f"{connection.connection_id}:{session_id}"
         """The name under which the connection is in the room of this session."""
@@ -87,6 +117,8 @@ class SessionPresence:
         self._connection_id = connection.connection_id
         self._node = node
         self._send = send
+        self._is_listed = is_listed
+        self._listing: asyncio.TimerHandle | None = None
         self._is_typing = False
         self._sent_at = float("-inf")
         self._waiting: dict[object, Event] = {}
@@ -103,6 +135,8 @@ class SessionPresence:
         if is_own_room:
             rooms = [JoinedRoom(room=room, data="{}") for room in (ONLINE, self.room)]
             self._node.presence.join(self.member, rooms, self)
+        if self._is_listed:
+            self._list()
 
     def close(self) -> None:
         """Stop typing and receiving."""
@@ -110,6 +144,8 @@ class SessionPresence:
         self._typing.leave(self._session_id, self._connection_id)
         self._node.presence.leave(self.connection_id)
         self._waiting.clear()
+        if self._listing is not None:
+            self._listing.cancel()
         if self._sending is not None:
             self._sending.cancel()
 
@@ -146,7 +182,16 @@ class SessionPresence:
         self._enqueue(object(), event.message)
 
     def _receive(self, event: Event) -> None:
-        self._enqueue(event["connection"], event)
+        is_own = event["member"] == self.member
+        if event["connection"] == self._connection_id:
+            # The client posted it; another one may have named this connection.
+            if is_own:
+                self.set_typing(is_typing=event["active"])
+        elif not (is_own and event["connection"] == self.member):
+            self._enqueue(event["connection"], event)
+
+    def _list(self) -> None:
+        self._enqueue("present", _LIST)
 
     def _enqueue(self, key: object, event: Event) -> None:
         self._waiting[key] = event
@@ -161,6 +206,14 @@ class SessionPresence:
         try:
             while self._waiting:
                 event = self._waiting.pop(next(iter(self._waiting)))
+                if event is _LIST:
+                    event = await self.describe()
+                    if event["members"] is None:
+                        beat_seconds = self._node.config.node.beat_seconds
+                        loop = asyncio.get_running_loop()
+                        self._listing = loop.call_later(beat_seconds, self._list)
                 await self._send(json.dumps(event))
+                if self._is_listed and event["type"] == "presence.gap":
+                    self._list()
         finally:
             self._sending = None

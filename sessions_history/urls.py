@@ -9,6 +9,7 @@ urlpatterns = [
     path("api/sessions/join/", members.redeemed, name="join_session"),
     path("api/sessions/<str:session_id>/", views.session, name="own_session"),
     path("api/sessions/<str:session_id>/entries/", views.entries, name="own_entries"),
+    path("api/sessions/<str:session_id>/present/", views.present, name="own_present"),
     path(
         "api/sessions/<str:session_id>/stream/", streams.stream, name="session_stream"
     ),

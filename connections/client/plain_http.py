@@ -20,7 +20,7 @@ _SILENT_SECONDS = 75.0
 """Without a line for so long the response counts as dead; comments come each 30 s."""
 _MOST_BYTES = 16 * 2**20
 _LOST = close_codes.NETWORK.code
-_POSTED = ("message", "cancel", "regenerate", "approve", "deny")
+_POSTED = ("message", "cancel", "regenerate", "approve", "deny", "typing")
 """The types of messages that need no socket."""
 _TEMPORARY = ("network", "rate_limited", "unavailable", "unauthenticated")
 """Codes of requests to send again; the response ends if its token has expired."""
@@ -80,6 +80,7 @@ class PlainConnection:
         self._writer = writer
         self._sessions = sessions
         self._session = session
+        self._connection = ""
         self._messages: asyncio.Queue[str | None] = asyncio.Queue()
         self._return: asyncio.TimerHandle | None = None
         self._reading = asyncio.create_task(self._read(lines))
@@ -115,11 +116,14 @@ class PlainConnection:
             if kind == "delete":
                 await self._sessions.delete(self._session)
             elif kind in _POSTED:
-                ack = await self._sessions.post(self._session, message)
+                posted = {**message, "connection": self._connection}
+                ack = await self._sessions.post(self._session, posted)
                 if ack is not None:
                     self._answer(ack)
         except RequestFailed as exc:
-            self._answer(_make_error(message, exc))
+            # Lost typing is of no account, and servers of older releases take none.
+            if kind != "typing":
+                self._answer(_make_error(message, exc))
 
     async def close(self) -> None:
         """End the response."""
@@ -163,6 +167,7 @@ class PlainConnection:
                     elif message.get("type") == "hello":
                         # A new session has its id now, which its messages need.
                         self._session = message["session"]
+                        self._connection = message["connection"]
                     self._messages.put_nowait(value)
                 elif not name:
                     event = ""

@@ -21,18 +21,24 @@ from connections.api.errors import ApiError
 from connections.asgi import CARRIER, Application, Message, Receive, Send, get_extension
 from connections.consumers import LimitedJsonConsumer
 from connections.exceptions import DatabaseUnavailable, Refused
+from connections.presence.rooms import make_gap
+from sessions_history.claims import asks_presence
 from sessions_history.consumers import SessionConsumer
 from sessions_history.exceptions import SessionNotFound
 from sessions_history.http.calls import rates
 from sessions_history.http.offsets import StreamOffset, read_offset
 from sessions_history.http.stream_reads import OffsetGone, StreamPage, read_page
 from sessions_history.log import SessionLog, get_log
+from sessions_history.presence import SessionPresence
 from sessions_history.reads import Claim
 from sessions_history.session_ids import SESSION_ID, find_named
 from sessions_history.subscribers import Subscriber
 
 POLL_SECONDS = 20
 """How long a long poll waits for an entry."""
+
+_MOST_EVENT_BYTES = 2000
+"""Of the header with an event; in place of a larger one there is a gap."""
 
 _CURSOR_SECONDS = 20
 _CURSORS_BEGIN = 1_728_432_000
@@ -45,11 +51,14 @@ class LiveReader(LimitedJsonConsumer):
 
     _log: SessionLog
     _reader: "_Reader | None" = None
+    _presence: SessionPresence | None = None
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
+            if self._presence is not None:
+                self._presence.close()
             if self._reader is not None:
                 self._log.attached.detach(self._reader)
 
@@ -68,7 +77,10 @@ class LiveReader(LimitedJsonConsumer):
             offset = read_offset(query.get("offset", []))
             if offset is None:
                 raise ValueError("a live request needs an offset")
+            is_present = asks_presence(self.scope)
             await self._attach(session_id, offset, query.get("cursor", [""])[0])
+            if is_present:
+                self._join(session_id)
         except ValueError as exc:
             await self._answer(400, "invalid_parameter", str(exc))
         except OffsetGone as exc:
@@ -111,6 +123,35 @@ class LiveReader(LimitedJsonConsumer):
         poll_seconds = POLL_SECONDS if is_poll else None
         reader.begin(self, cursor, page, poll_seconds=poll_seconds)
         await reader.start(after)
+
+    def _join(self, session_id: str) -> None:
+        """Make the client present, and send it who joins, leaves and types."""
+        is_poll = get_extension(self.scope, CARRIER) == "long_poll"
+        self._presence = SessionPresence(
+            self._log.typing,
+            session_id=session_id,
+            connection=self.connection.live,
+            node=self.scope["node"],
+            send=self._end_poll if is_poll else self.connection.send,
+            # It would end each poll at once.
+            is_listed=not is_poll,
+        )
+        self._presence.start(is_own_room=True)
+
+    async def _end_poll(self, text: str) -> None:
+        """Answer a long poll with an event, which is a header beside its entries."""
+        if len(text) > _MOST_EVENT_BYTES and self._presence is not None:
+            text = json.dumps(make_gap(self._presence.room).message)
+        await self.base_send(
+            {
+                "type": "websocket.send",
+                "text": "",
+                "event": "presence",
+                "headers": [(b"session-event", text.encode())],
+            }
+        )
+        if self._reader is not None:
+            self._reader.give_nothing()
 
     async def send_page(self, page: StreamPage, cursor: str) -> None:
         """Send the data of entries, if there are any, and the control event."""
@@ -180,7 +221,7 @@ class _Reader(Subscriber):
         self._is_poll = poll_seconds is not None
         if poll_seconds is not None:
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(poll_seconds, self._give_nothing)
+            self._timer = loop.call_later(poll_seconds, self.give_nothing)
 
     def close(self) -> None:
         super().close()
@@ -244,7 +285,7 @@ class _Reader(Subscriber):
             self._is_over = True
             self._stop(close_codes.CLOSED)
 
-    def _give_nothing(self) -> None:
+    def give_nothing(self) -> None:
         """Answer a long poll for which no entry came."""
         self._is_over = True
         self.wake()

@@ -14,7 +14,9 @@ from sessions_history.http.calls import Call, make_view
 from sessions_history.log import get_log
 from sessions_history.member_models import Role
 from sessions_history.message_fields import (
+    read_active,
     read_call,
+    read_connection,
     read_decision,
     read_epoch,
     read_id,
@@ -56,8 +58,9 @@ async def _say(call: Call, content: dict[str, Any]) -> Committed:
         raise InvalidMessage("invalid_message", "no data")
     if not isinstance(wants_answer, bool | None):
         raise InvalidMessage("invalid_message", "answer: true or false")
+    connection = read_connection(content)
     role, beginning = await appends.require_author(call)
-    return await appends.append_one(
+    committed = await appends.append_one(
         call,
         content["data"],
         role=role,
@@ -66,6 +69,29 @@ async def _say(call: Call, content: dict[str, Any]) -> Committed:
         wants_answer=wants_answer,
         metadata=content.get("metadata"),
     )
+    if connection:
+        _post_typing(call, connection, is_typing=False)
+    return committed
+
+
+async def _type(call: Call, content: dict[str, Any]) -> None:
+    """Send who is in the session whether the user types; nothing is stored."""
+    is_typing, connection = read_active(content), read_connection(content)
+    await appends.require_author(call)
+    _post_typing(call, connection, is_typing=is_typing)
+    # The event loop of a view under WSGI ends with its answer.
+    await get_log(call.node).flush()
+
+
+def _post_typing(call: Call, connection: str, *, is_typing: bool) -> None:
+    event = {
+        "type": "typing",
+        "member": call.author,
+        # A client whose connection is one poll after the other has no name for it.
+        "connection": connection or call.author,
+        "active": is_typing,
+    }
+    get_log(call.node).typing.post(call.session_id, event)
 
 
 async def _cancel(call: Call, content: dict[str, Any]) -> None:
@@ -123,6 +149,7 @@ _KINDS = {
     "regenerate": _regenerate,
     "approve": _approve,
     "deny": _deny,
+    "typing": _type,
 }
 
 messages = make_view(POST=_take)

@@ -5,15 +5,18 @@ from functools import partial
 
 from django.http import HttpResponse
 
-from connections.api.errors import not_found
+from connections.api.errors import not_found, unavailable
 from connections.api.kinds import Line
 from connections.api.parameters import Parameter
 from connections.api.resources import PAGING
+from connections.exceptions import PresenceUnavailable
+from connections.presence.reads import get_present
 from sessions_history.exceptions import SessionNotFound
 from sessions_history.http import rows
 from sessions_history.http.calls import Call, answer, make_view
 from sessions_history.log import get_log
 from sessions_history.models import TITLE_LENGTH
+from sessions_history.presence import name_room
 
 _TITLE = Parameter(
     name="title",
@@ -73,6 +76,18 @@ async def _read_entries(call: Call) -> HttpResponse:
     return answer(call, await call.database.read(read, call.session_id, query))
 
 
+async def _read_present(call: Call) -> HttpResponse:
+    call.read_query(())
+    await call.require_role()
+    try:
+        present = await get_present(name_room(call.session_id))
+    except PresenceUnavailable as exc:
+        raise unavailable(f"It is not known who is present: {exc}.") from exc
+    members = [{"member": one.member, "data": one.data} for one in present]
+    return answer(call, json.dumps({"members": members}))
+
+
 sessions = make_view(GET=_list)
 session = make_view(GET=_read, PATCH=_rename, DELETE=delete_session)
 entries = make_view(GET=_read_entries)
+present = make_view(GET=_read_present)

@@ -265,6 +265,21 @@ async def test_a_client_talks_over_plain_http(
         assert (client.ended.code, client.ended.reason) == (4003, "kicked")
 
 
+async def test_a_client_types_over_plain_http(server: HttpServer) -> None:
+    """A server of an older release refuses it, which nobody notices."""
+    plain = await fall_back(server)
+    assert json.loads(await plain.recv()) == HELLO
+    error = {"code": "invalid_message", "message": "type is none of message"}
+    answers: list[Answer] = [(204, {}, None), (400, {}, {"error": error})]
+    for server.post in answers:
+        await plain.send(json.dumps({"type": "typing", "active": True}))
+        own = {"connection": HELLO["connection"]}
+        assert server.posted[-1] == {"type": "typing", "active": True, **own}
+    await plain.send(json.dumps({"type": "ping", "t": 5}))
+    assert json.loads(await plain.recv())["type"] == "pong"
+    await plain.close()
+
+
 async def test_a_refusal_has_its_close_code(server: HttpServer) -> None:
     server.stream = (401, {}, {"error": {"code": "x", "close_code": 4100}})
     plain = await fall_back(server)

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import User
 
-from connections.client import SessionClient, State, with_fallback
-from connections.client.events import StateChanged
+from connections.client import HttpSessions, SessionClient, State, with_fallback
+from connections.client.events import StateChanged, TypingChanged
 from connections.models import Connection
 from connections.testing import LiveServer, wait_until
 from connections.testing.waiting import scale
@@ -29,7 +30,7 @@ SCRIPT = """
 import { SessionClient, textOf } from "MODULES/client.js";
 import { withFallback } from "MODULES/http.js";
 
-const [port, token, returnMs, count] = process.argv.slice(1);
+const [port, token, returnMs, count, session] = process.argv.slice(1);
 const host = `127.0.0.1:${port}`;
 const WebSocket = withFallback(`http://${host}/api/sessions/`, {
   returnMs: Number(returnMs),
@@ -37,6 +38,8 @@ const WebSocket = withFallback(`http://${host}/api/sessions/`, {
 const client = new SessionClient(`ws://${host}/ws/sessions/`, {
   WebSocket,
   getToken: async () => token,
+  presence: true,
+  session,
 });
 const say = (report) => console.log(JSON.stringify(report));
 client.addEventListener("state", ({ detail }) =>
@@ -44,10 +47,14 @@ client.addEventListener("state", ({ detail }) =>
 );
 client.addEventListener("hello", ({ detail }) => say({ session: detail.session }));
 client.addEventListener("ended", ({ detail }) => say({ ended: textOf(detail.entry) }));
+client.addEventListener("present", ({ detail }) =>
+  say({ members: [...detail.members.keys()].sort() }),
+);
+client.addEventListener("typing", ({ detail }) => say({ typing: detail.isTyping }));
 client.connect();
 const ack = await client.request(JSON.parse(count));
 say({ offset: ack.offset });
-process.stdin.resume();
+process.stdin.on("data", () => client.setTyping(true));
 process.stdin.on("end", () => process.exit());
 """
 
@@ -70,10 +77,10 @@ def port(server: LiveServer, tmp_path: Path) -> Iterator[int]:
 class Page:
     """The JavaScript client in node; its reports are lines of JSON."""
 
-    def __init__(self, port: int, token: str, return_ms: int) -> None:
+    def __init__(self, port: int, token: str, return_ms: int, *session: str) -> None:
         script = SCRIPT.replace("MODULES", MODULES.as_uri())
         own = ("--experimental-websocket", "--input-type=module", "-e", script)
-        values = (str(port), token, str(return_ms), json.dumps(COUNT))
+        values = (str(port), token, str(return_ms), json.dumps(COUNT), *session)
         self._process = subprocess.Popen(
             [find_node(), *own, *values],
             stdin=subprocess.PIPE,
@@ -92,6 +99,12 @@ class Page:
                     return report
         raise AssertionError(f"the page ended before {key}")
 
+    def type(self) -> None:
+        """Let the user of the page type."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("x")
+        self._process.stdin.flush()
+
     def close(self) -> None:
         self._process.kill()
         self._process.wait(10)
@@ -104,8 +117,10 @@ class Page:
 def open_page() -> Iterator[Callable[..., Page]]:
     pages: list[Page] = []
 
-    def open_one(port: int, token: str, return_ms: int = 600_000) -> Page:
-        pages.append(Page(port, token, return_ms))
+    def open_one(
+        port: int, token: str, return_ms: int = 600_000, *session: str
+    ) -> Page:
+        pages.append(Page(port, token, return_ms, *session))
         return pages[-1]
 
     yield open_one
@@ -158,6 +173,61 @@ async def test_a_server_that_asks_for_patience_is_not_taken_for_a_proxy(
         for _ in range(4):
             assert (await page.read_until("state", "waiting"))["code"] == 1006
         assert find_open(server, "pat") == []
+
+
+async def join(server: LiveServer, session: str, owner: str, name: str) -> str:
+    """Make a user a member of a session; return a token of the user."""
+    server.run(lambda: User.objects.create_user(name))
+    url = f"{server.url}/api/sessions/"
+    invited = await HttpSessions(url, token=owner).invite(session, "writer")
+    token = server.create_token(f"{name}'s laptop", "--user", name)
+    await HttpSessions(url, token=token).join(invited.token)
+    return token
+
+
+async def test_clients_behind_the_proxy_are_present_and_type(
+    server: LiveServer, port: int, open_page: Callable[..., Page]
+) -> None:
+    owner = server.create_token("olga")
+    url = f"{server.ws_url}/ws/sessions/"
+    async with SessionClient(url, token=owner, presence=True) as socket:
+        await socket.request({"text": "one"}, answer=False)
+        assert socket.session is not None
+        guest = await join(server, socket.session, owner, "gus")
+        page = open_page(port, guest, 600_000, socket.session)
+        await page.read_until("offset")
+        await wait_until(lambda: len(socket.presence.members) == 2)
+        await page.read_until("members", sorted(socket.presence.members))
+        open_socket = with_fallback(f"http://127.0.0.1:{port}/api/sessions/")
+        plain = SessionClient(
+            f"ws://127.0.0.1:{port}/ws/sessions/",
+            session=socket.session,
+            token=owner,
+            presence=True,
+            open_socket=open_socket,
+        )
+        async with plain, asyncio.timeout(scale(40)):
+            await wait_until(lambda: plain.presence.members == socket.presence.members)
+            kinds = ["sse", "websocket"]
+            await wait_until(lambda: sorted(find_open(server, "olga")) == kinds)
+            typists: set[tuple[str, str]] = set()
+
+            async def listen() -> None:
+                async for event in socket.events():
+                    if isinstance(event, TypingChanged) and event.is_typing:
+                        typists.add((event.member, event.connection))
+
+            listening = asyncio.create_task(listen())
+            page.type()
+            await plain.presence.set_typing(True)
+            own = (socket.hello["member"], plain.hello["connection"])
+            await wait_until(lambda: len(typists) == 2)
+            assert own in typists
+            assert {member for member, _ in typists} == set(socket.presence.members)
+            await socket.presence.set_typing(True)
+            await page.read_until("typing", True)
+            listening.cancel()
+    page.close()
 
 
 def make_client(port: int, token: str, **options: Any) -> SessionClient:

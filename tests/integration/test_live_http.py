@@ -12,6 +12,7 @@ import pytest
 from connections.client import SessionClient
 from connections.models import AccessToken, Connection
 from connections.testing import LiveServer, Servers, wait_until
+from connections.testing.waiting import scale
 from tests.integration.event_stream import EventStream, open_events
 from tests.project import ProjectServers
 
@@ -214,6 +215,92 @@ async def test_the_messages_of_a_socket_come_as_events(server: LiveServer) -> No
         assert text.count("👩‍👩‍👧") == COUNT["count"]
 
 
+def open_present(server: LiveServer, token: str, session: str) -> SessionClient:
+    """Return a client of a socket that asks who is present."""
+    url = f"{server.ws_url}/ws/sessions/"
+    return SessionClient(url, token=token, session=session, presence=True)
+
+
+async def test_a_reader_of_events_is_present_and_hears_who_is(
+    shared_servers: ProjectServers,
+) -> None:
+    config = {**CONFIG, "presence__linger_seconds": 0.5}
+    server = shared_servers.share(config=config)
+    token = server.create_token("gil")
+    session = await fill(server, token, "one")
+    async with follow(server, token, session, "offset=-1&presence=1") as events:
+        present = await events.read_until("message")
+        (own,) = present["members"]
+        assert present["type"] == "present"
+        joined = await events.read_until("message")
+        assert (joined["type"], joined["members"]) == ("presence.joined", [own])
+        async with open_present(server, token, session) as client:
+            await wait_until(lambda: set(client.presence.members) == {own["member"]})
+            await client.presence.set_typing(True)
+            typing = await events.read_until("message")
+            assert (typing["type"], typing["active"]) == ("typing", True)
+            assert typing["connection"] == client.hello["connection"]
+            # Its entries come as before.
+            await post(server, session, token, [{"text": "two"}, {"text": "three"}])
+            items: list[Any] = []
+            while {"text": "three"} not in items:
+                items += await events.read_until("data")
+    path = f"{server.url}/api/sessions/{session}/present/"
+    headers = {"Authorization": f"Bearer {token}"}
+    async with httpx.AsyncClient(timeout=60) as http:
+
+        async def is_empty() -> bool:
+            answer = await http.get(path, headers=headers)
+            return bool(answer.json() == {"members": []})
+
+        await wait_until(is_empty)
+
+
+async def test_a_client_that_polls_stays_present_and_hears_who_types(
+    shared_servers: ProjectServers,
+) -> None:
+    """Between two polls it lingers: nobody is told that it left."""
+    server = shared_servers.share(config={**CONFIG, "presence__linger_seconds": 60})
+    token = server.create_token("hal")
+    session = await fill(server, token, "one")
+    page = await get(server, session, token, "offset=-1&live=long-poll&presence=1")
+    assert (page.status_code, page.json()) == (200, [{"text": "one"}])
+    after = page.headers["stream-next-offset"]
+    query = f"offset={after}&live=long-poll&presence=1"
+    heard: list[dict[str, Any]] = []
+
+    async def poll_until(kind: str) -> dict[str, Any]:
+        """Poll until an event ends a poll, without an entry."""
+        async with asyncio.timeout(scale(60)):
+            while True:
+                answer = await get(server, session, token, query)
+                assert answer.status_code == 204, answer.text
+                assert answer.headers["stream-next-offset"] == after
+                for text in answer.headers.get_list("session-event"):
+                    heard.append(json.loads(text))
+                    if heard[-1]["type"] == kind:
+                        return heard[-1]
+
+    async with open_present(server, token, session) as client:
+        await wait_until(lambda: len(client.presence.members) == 1)
+        polling = asyncio.create_task(poll_until("typing"))
+        typing: dict[str, Any] | None = None
+        while not polling.done():
+            # An event between two polls is told to nobody.
+            await client.presence.set_typing(True)
+            await asyncio.wait({polling}, timeout=scale(2.5))
+        typing = await polling
+        assert typing["connection"] == client.hello["connection"]
+        # A client of polls posts without naming a connection.
+        headers = {"Authorization": f"Bearer {token}"}
+        path = f"{server.url}/api/sessions/{session}/messages/"
+        async with httpx.AsyncClient(timeout=60) as http:
+            body = {"type": "typing", "active": True}
+            answer = await http.post(path, headers=headers, json=body)
+            assert (answer.status_code, answer.content) == (204, b"")
+    assert "presence.left" not in {one["type"] for one in heard}
+
+
 @pytest.mark.parametrize("live", ["sse", "long-poll"])
 async def test_a_wrong_request_is_answered_before_a_slot(
     server: LiveServer, live: str
@@ -225,6 +312,7 @@ async def test_a_wrong_request_is_answered_before_a_slot(
     for who, query, status in (
         (token, f"live={live}", 400),
         (token, f"live={live}&offset=a,b", 400),
+        (token, f"live={live}&offset=-1&presence=yes", 400),
         (token, f"live={live}&offset={ahead}", 400),
         (token, f"live={live}&offset=abc_0000000000000001", 410),
         (foreign, f"live={live}&offset=-1", 404),

@@ -7,6 +7,9 @@ import { withFallback } from "../../connections/static/connections/fallback.js";
 class Page {
   sockets = 0;
   paths = [];
+  bodies = [];
+  /** The text that the stream begins with; it does not end. */
+  said = "";
 
   constructor(options = {}) {
     const page = this;
@@ -17,9 +20,14 @@ class Page {
       }
       close() {}
     }
-    const fetch = async (url, { method }) => {
+    const fetch = async (url, { method, body }) => {
       this.paths.push(url.pathname);
-      return method === "POST" ? this.posted : new Response(new ReadableStream(), options);
+      if (method === "POST") {
+        this.bodies.push(JSON.parse(body));
+        return this.posted;
+      }
+      const start = (controller) => controller.enqueue(new TextEncoder().encode(this.said));
+      return new Response(new ReadableStream({ start }), options);
     };
     this.Socket = withFallback("http://site/api/sessions/", {
       fetch,
@@ -80,5 +88,28 @@ test("a message is sent again only if that can help", async () => {
     socket.send(JSON.stringify({ type: "message", id: "a", data: 1 }));
     assert.equal((await answer).code, code);
   }
+  socket.close();
+});
+
+test("typing names its connection, and a server that takes none is no error", async () => {
+  const page = new Page();
+  for (const _ of [1, 2]) await page.open();
+  const hello = { type: "hello", session: "s1", connection: "c1" };
+  page.said = `data: ${JSON.stringify(hello)}\n\n`;
+  const [socket] = await page.open();
+  const heard = new Promise((resolve) => (socket.onmessage = resolve));
+  assert.equal((await heard).data, JSON.stringify(hello));
+  const refused = { error: { code: "invalid_message", message: "" } };
+  for (const [status, body] of [
+    [400, JSON.stringify(refused)],
+    [204, null],
+  ]) {
+    page.posted = new Response(body, { status });
+    socket.onmessage = ({ data }) => assert.fail(data);
+    socket.send(JSON.stringify({ type: "typing", active: true }));
+    await new Promise(setImmediate);
+  }
+  const posted = { type: "typing", active: true, connection: "c1" };
+  assert.deepEqual(page.bodies, [posted, posted]);
   socket.close();
 });

@@ -9,7 +9,9 @@ from urllib.parse import urlencode
 
 from channels.testing import WebsocketCommunicator
 
+from connections.asgi import CARRIER
 from connections.credentials.identity import Credential, name_user
+from connections.hub.connection import WEBSOCKET
 from connections.node.node import Node
 from connections.testing.communicators import connect_to
 from connections.testing.waiting import scale
@@ -78,6 +80,7 @@ async def talk(
     client_id: str = "alice",
     user: Any = None,
     subprotocols: tuple[str, ...] = ("orchestra.v1",),
+    carrier: str = WEBSOCKET,
     **query: Any,
 ) -> AsyncIterator[Talk]:
     """Connect, and read the hello."""
@@ -87,6 +90,7 @@ async def talk(
         client_id=client_id,
         user=user,
         subprotocols=subprotocols,
+        carrier=carrier,
         **query,
     )
     connected, subprotocol = await communicator.connect(timeout=scale(10))
@@ -106,6 +110,7 @@ def start_talk(
     client_id: str = "alice",
     user: Any = None,
     subprotocols: tuple[str, ...] = ("orchestra.v1",),
+    carrier: str = WEBSOCKET,
     **query: Any,
 ) -> WebsocketCommunicator:
     """Return a communicator that has not connected yet; a user has its own client."""
@@ -117,6 +122,7 @@ def start_talk(
         credential=Credential(client_id=client_id, user=user),
         user=user,
         subprotocols=list(subprotocols),
+        extensions={CARRIER: carrier},
         url_route={"kwargs": {"session_id": session_id}},
         query_string=urlencode(query, safe=",").encode(),
     )

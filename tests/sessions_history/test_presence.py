@@ -209,6 +209,27 @@ async def test_typing_reaches_the_other_nodes(make_fan_out: MakeFanOut) -> None:
     assert heard[0].count(event) == sent
 
 
+async def test_what_a_client_posts_reaches_its_connection_on_another_node(
+    make_fan_out: MakeFanOut,
+) -> None:
+    nodes = [make_fan_out(node_id) for node_id in ("a", "b")]
+    events = [TypingEvents(one) for one in nodes]
+    heard: list[list[Any]] = [[], []]
+    for fan_out, typing, received in zip(nodes, events, heard, strict=True):
+        typing.join("s", f"of {fan_out is nodes[1]}", received.append)
+        await fan_out.listen("s")
+    posted = {"type": "typing", "member": "m", "connection": "of True", "active": True}
+
+    def post_until_heard() -> bool:
+        # A message that is sent before the other node listens is lost.
+        events[0].post("s", posted)
+        return posted in heard[1]
+
+    await wait_until(post_until_heard)
+    # The connection sends the event itself; nobody else gets what was posted.
+    assert heard[0] == []
+
+
 async def test_a_node_without_listeners_ignores_typing(
     make_fan_out: MakeFanOut,
 ) -> None:

@@ -15,7 +15,7 @@ const RETURN_MS = 300_000;
 /** Without a byte for so long, the response counts as dead; comments come each 30 s. */
 const SILENT_MS = 75_000;
 /** The types of messages that need no socket. */
-const POSTED = ["message", "cancel", "regenerate", "approve", "deny"];
+const POSTED = ["message", "cancel", "regenerate", "approve", "deny", "typing"];
 /** A GET that asks whether the server is there must not keep sockets from being tried. */
 const ASK_MS = 3000;
 const LOST = 1006;
@@ -53,6 +53,7 @@ class PlainSocket {
   #protocols;
   #token;
   #session;
+  /** @type {string | undefined} */ #connection;
   #ended = new AbortController();
   #heardAt = 0;
   /** @type {any} */ #bye = null;
@@ -163,7 +164,9 @@ class PlainSocket {
     if (data === undefined || /^\{"type": ?"expiring"/.test(data)) return;
     if (/^event: bye$/m.test(block)) this.#bye = JSON.parse(data);
     // A new session has its id now, which the first message needs.
-    if (/^\{"type": ?"hello"/.test(data)) this.#session = JSON.parse(data).session;
+    if (/^\{"type": ?"hello"/.test(data)) {
+      ({ session: this.#session, connection: this.#connection } = JSON.parse(data));
+    }
     this.onmessage?.({ data });
   }
 
@@ -177,7 +180,10 @@ class PlainSocket {
       await this.#ask("DELETE", `${this.#session}/`).catch(() => null);
     } else if (POSTED.includes(type)) {
       const path = `${this.#session}/messages/`;
-      const response = await this.#ask("POST", path, { body: message }).catch(() => null);
+      const body = { ...message, connection: this.#connection };
+      const response = await this.#ask("POST", path, { body }).catch(() => null);
+      // Lost typing is of no account, and servers of older releases take none.
+      if (type === "typing") return;
       const content = response?.status === 204 ? null : await response?.json().catch(() => null);
       if (response?.ok) return content && this.#answer(content);
       const { status = 503 } = response ?? {};
