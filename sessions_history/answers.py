@@ -1,4 +1,4 @@
-"""Carry out what clients do with answers: regenerate them, and approve their calls."""
+"""Regenerate answers, ask persons about their calls, and take the decisions."""
 
 import asyncio
 from collections.abc import Mapping
@@ -13,14 +13,14 @@ from sessions_history.quotas import StreamQuota
 
 
 class Answers:
-    """The wishes of clients about the answers of the sessions of one node."""
+    """What clients do with the answers of one node, and what is asked of them."""
 
     def __init__(
         self, commits: GroupCommit, quota: StreamQuota, approvals: ApprovalDesk
     ) -> None:
         self._commits = commits
         self._quota = quota
-        self.decide = approvals.decide
+        self.ask, self.decide = approvals.ask_beside, approvals.decide
 
     def regenerate(
         self,

@@ -14,7 +14,6 @@ from sessions_history.exceptions import StreamEnded
 from sessions_history.fan_out import FanOut
 from sessions_history.parts import AWAITING_APPROVAL, TOOL_CALL, Part
 from sessions_history.payloads import digest
-from sessions_history.questions import Question
 from sessions_history.quotas import StreamQuota
 from sessions_history.streams import Stream
 
@@ -55,7 +54,7 @@ class ApprovalDesk:
 
     async def ask(
         self,
-        question: Question,
+        client_id: str,
         stream: Stream,
         part_id: str,
         *,
@@ -75,7 +74,7 @@ class ApprovalDesk:
         if seconds <= 0:
             raise ValueError(f"timeout_seconds is above 0, not {seconds}")
         made_of = [_find_call(stream, part_id).get(name) for name in _SHOWN]
-        call = Call(question.session_id, stream.offset, part_id)
+        call = Call(stream.session_id, stream.offset, part_id)
         # Whoever goes on with the answer must not do again what was done before.
         await stream.flush()
         if call in self._waiting:
@@ -91,7 +90,7 @@ class ApprovalDesk:
             if asked.decision is None:
                 await stream.write(Part(TOOL_CALL, id=part_id, state=AWAITING_APPROVAL))
                 await stream.flush()
-            left_out = self._quota.without(question.client_id, stream)
+            left_out = self._quota.without(client_id, stream)
             with stream.without_deadline(), left_out:
                 decision = asked.decision or await self._wait(call, asked, event)
             if not asked.is_taken:
@@ -103,6 +102,29 @@ class ApprovalDesk:
         finally:
             del self._waiting[call]
         return decision
+
+    async def ask_beside(
+        self, stream: Stream, part_id: str, *, timeout_seconds: float | None = None
+    ) -> Decision:
+        """
+        Ask as ask() does, in a task that is not that of the stream.
+
+        Raises:
+            StreamEnded: the stream has ended, also while a person was asked.
+        """
+        stream.require_open()
+        asking = asyncio.ensure_future(
+            self.ask("", stream, part_id, timeout_seconds=timeout_seconds)
+        )
+        ended = asyncio.ensure_future(stream.cancelled())
+        try:
+            await asyncio.wait((asking, ended), return_when=asyncio.FIRST_COMPLETED)
+            if not asking.done():
+                stream.require_open()
+            return await asking
+        finally:
+            ended.cancel()
+            asking.cancel()
 
     async def decide(
         self, call: Call, *, is_approved: bool, by: str, note: str, epoch: str

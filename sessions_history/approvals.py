@@ -112,11 +112,11 @@ def read(call: Call) -> Asked:
     Read a question.
 
     Raises:
-        ApprovalNotFound: its session is deleted.
+        StreamEnded: its session is deleted.
     """
     row = _find(call).first()
     if row is None:
-        raise ApprovalNotFound
+        raise StreamEnded("its session is deleted")
     return _read(row)
 
 

@@ -381,7 +381,7 @@ class Producers:
         most, read = self._config.max_session_history, self._database.read
         options: dict[str, Any] = {}
         if takes_context(responder):
-            ask = partial(self.approvals.ask, question, stream)
+            ask = partial(self.approvals.ask, question.client_id, stream)
             before, context = await read(read_context, question, most, stream, ask)
             options["context"] = context
         else:

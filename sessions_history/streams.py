@@ -18,7 +18,13 @@ from sessions_history.entries import (
     Rewrite,
     State,
 )
-from sessions_history.exceptions import ChunksLost, LogFull, SessionsError, StreamEnded
+from sessions_history.exceptions import (
+    ChunksLost,
+    LogFull,
+    SessionNotFound,
+    SessionsError,
+    StreamEnded,
+)
 from sessions_history.group_commit import GroupCommit
 from sessions_history.parts import Part, PartsLog, fold, read_parts
 from sessions_history.payloads import clean_text
@@ -113,6 +119,16 @@ class Stream:
         """True once nobody needs the rest: a client stopped it, or it has ended."""
         return self._has_ended.is_set()
 
+    def require_open(self) -> None:
+        """
+        Check that the stream goes on.
+
+        Raises:
+            StreamEnded: it has ended.
+        """
+        if self._ended_as is not None:
+            raise StreamEnded(self._end_reason)
+
     @property
     def task(self) -> "asyncio.Task[object] | None":
         """The task within the block."""
@@ -137,8 +153,7 @@ class Stream:
             StreamEnded: it was cancelled, or its content is too long.
             ValueError: the id of a part is that of another part.
         """
-        if self._ended_as is not None:
-            raise StreamEnded(self._end_reason)
+        self.require_open()
         if isinstance(piece, Part) and piece.type != TEXT:
             self._parts.add(piece)
             is_too_long = self._parts.size + len(self.text) > self._max_characters
@@ -222,7 +237,7 @@ class Stream:
             yield
         finally:
             self._pauses -= 1
-            if not self._pauses:
+            if not self._pauses and not self.is_cancelled:
                 self._start_deadline()
 
     async def __aenter__(self) -> Self:
@@ -293,7 +308,7 @@ class Stream:
                     )
                 )
                 break
-            except StreamEnded:
+            except (StreamEnded, SessionNotFound):
                 # By another node, or by a commit of this one whose reply was lost.
                 self._is_settled.set()
                 self._on_ended(self.session_id, entry.offset)

@@ -17,12 +17,12 @@ from typing import Any
 from connections.models.alias import get_connection
 from connections.storage.in_test import is_testing
 from sessions_history import writer_log
+from sessions_history.decisions import Decision
 from sessions_history.entries import MESSAGE
 from sessions_history.exceptions import InTransaction, StreamEnded
+from sessions_history.held_stream import HeldStream
 from sessions_history.log import SessionLog
 from sessions_history.parts import Part
-from sessions_history.responders import ResponderFailed
-from sessions_history.streams import Stream
 
 
 async def append(
@@ -101,7 +101,7 @@ def close() -> None:
 class _OpenStream:
     """A stream that the loop of the log holds open, for code outside of it."""
 
-    def __init__(self, held: "_Held", holder: "Future[None]") -> None:
+    def __init__(self, held: HeldStream, holder: "Future[None]") -> None:
         self._held = held
         self._holder = holder
         self._has_learned = False
@@ -137,6 +137,14 @@ class _OpenStream:
         writing = self._held.stream.write(piece)
         return asyncio.run_coroutine_threadsafe(writing, self._held.loop)
 
+    def _start_asking(
+        self, part_id: str, timeout_seconds: float | None
+    ) -> "Future[Decision]":
+        if self._held.loop.is_closed():
+            raise StreamEnded("its process closed the writer")
+        asking = self._held.ask(part_id, timeout_seconds)
+        return asyncio.run_coroutine_threadsafe(asking, self._held.loop)
+
     def _find_error(self) -> BaseException | None:
         """Return why the stream ended, if the block did not learn that."""
         if self._holder.cancelled():
@@ -157,6 +165,26 @@ class SyncStream(_OpenStream):
         """
         self._start_writing(piece).result()
 
+    def approval(
+        self, part_id: str, *, timeout_seconds: float | None = None
+    ) -> Decision:
+        """
+        Wait until a person decides on a tool call that was written; see AskApproval.
+
+        A later attempt with the key of the stream finds the decision, or waits on.
+
+        Raises:
+            StreamEnded: a client stopped the stream, or it has ended otherwise.
+            ValueError: the stream has no such tool call, or it is asked already, or
+                the time is not positive.
+        """
+        asking = self._start_asking(part_id, timeout_seconds)
+        try:
+            return asking.result()
+        finally:
+            # The thread may be interrupted, as by the time limit of a task.
+            asking.cancel()
+
     def leave(self, exc: BaseException | None) -> None:
         """End the stream as its block ended."""
         self._held.close_soon(exc)
@@ -169,7 +197,7 @@ class SyncStream(_OpenStream):
 class AsyncStream(_OpenStream):
     """A stream in asynchronous code."""
 
-    def __init__(self, held: "_Held", holder: "Future[None]") -> None:
+    def __init__(self, held: HeldStream, holder: "Future[None]") -> None:
         super().__init__(held, holder)
         self._waiters = 0
         self._task = asyncio.current_task()
@@ -188,6 +216,25 @@ class AsyncStream(_OpenStream):
             StreamEnded: it was cancelled, or its content is too long.
         """
         await asyncio.wrap_future(self._start_writing(piece))
+
+    async def approval(
+        self, part_id: str, *, timeout_seconds: float | None = None
+    ) -> Decision:
+        """
+        Wait as SyncStream.approval() does; a wait that is cancelled asks nobody more.
+
+        Raises:
+            StreamEnded, ValueError: as there; the block is not cancelled meanwhile.
+        """
+        self._waiters += 1
+        try:
+            asking = self._start_asking(part_id, timeout_seconds)
+            return await asyncio.wrap_future(asking)
+        except StreamEnded:
+            self._has_learned = True
+            raise
+        finally:
+            self._waiters -= 1
 
     async def cancelled(self) -> None:
         """Wait until is_cancelled is True; meanwhile the block is not cancelled."""
@@ -223,7 +270,7 @@ class StreamOpening:
     """The block of a stream, for `async with` and for `with`; it is used once."""
 
     def __init__(self, session_id: str, key: str, kind: str, traceparent: str) -> None:
-        self._held = _Held(session_id, key, kind, traceparent)
+        self._held = HeldStream(session_id, key, kind, traceparent)
         self._sync_stream: SyncStream | None = None
         self._async_stream: AsyncStream | None = None
 
@@ -261,62 +308,6 @@ class StreamOpening:
     ) -> None:
         if self._async_stream is not None:
             await self._async_stream.leave(exc)
-
-
-class _Held:
-    """A stream, while a task on the loop of the log holds it open."""
-
-    loop: asyncio.AbstractEventLoop
-    stream: Stream
-
-    def __init__(self, session_id: str, key: str, kind: str, traceparent: str) -> None:
-        self._session_id = session_id
-        self._kind = kind
-        self._options = {"key": key, "traceparent": traceparent}
-        self.opened: Future[None] = Future()
-
-    def start(self) -> "Future[None]":
-        """Start to hold the stream open."""
-        holder = writer_log.submit(self._hold)
-        holder.add_done_callback(self._report_failure)
-        return holder
-
-    def _report_failure(self, holder: "Future[None]") -> None:
-        """Tell the block, which waits to be entered, why it is not."""
-        if not self.opened.done():
-            error = None if holder.cancelled() else holder.exception()
-            self.opened.set_exception(error or StreamEnded())
-
-    async def _hold(self, log: SessionLog) -> None:
-        """Open the stream, and end it as its block ends."""
-        self.loop = asyncio.get_running_loop()
-        self._closing: asyncio.Future[None] = self.loop.create_future()
-        opening = log.stream(self._session_id, self._kind, **self._options)
-        try:
-            async with opening as self.stream:
-                if self.opened.set_running_or_notify_cancel():
-                    self.opened.set_result(None)
-                await self._closing
-        finally:
-            await log.flush()
-
-    def close_soon(self, exc: BaseException | None) -> None:
-        """End the stream as its block ended; a stream that has ended stays so."""
-        if not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(self._close, exc)
-
-    def _close(self, exc: BaseException | None) -> None:
-        if self._closing.done():
-            return
-        if exc is None:
-            self._closing.set_result(None)
-        elif isinstance(exc, ResponderFailed):
-            self._closing.set_exception(ResponderFailed(str(exc)))
-        elif isinstance(exc, Exception):
-            # A new one: the traceback of the other belongs to its own thread.
-            self._closing.set_exception(RuntimeError(type(exc).__name__))
-        else:
-            self._closing.cancel()
 
 
 async def _append(log: SessionLog, *args: Any, **options: str) -> int:

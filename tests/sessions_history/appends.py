@@ -1,6 +1,11 @@
 """Sessions, appends to them, and the limits of their log."""
 
+import asyncio
 import os
+from collections.abc import Callable
+from typing import Any
+
+from django.db import connections
 
 from sessions_history.beginnings import Beginning
 from sessions_history.entries import Append, NewEntry
@@ -45,3 +50,15 @@ def make_append(
         digest=data,
         beginning=beginning,
     )
+
+
+async def in_thread(work: Callable[[], Any]) -> Any:
+    """Run synchronous code in a thread without an event loop, as a worker does."""
+
+    def run() -> Any:
+        try:
+            return work()
+        finally:
+            connections.close_all()
+
+    return await asyncio.to_thread(run)

@@ -1,11 +1,13 @@
 """Answers that ask a person about a tool call, and the person who decides."""
 
+import json
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from connections.node.node import Node
 from sessions_history.decisions import Decision
 from sessions_history.log import get_log
+from sessions_history.models import HistoryEntry
 from sessions_history.parts import Part
 from sessions_history.responders import AnswerContext, HistoryMessage
 from tests.sessions_history.talks import Talk, talk
@@ -85,3 +87,10 @@ async def decide(client: Talk, kind: str, number: int = 1, **more: Any) -> Any:
         reply = await client.receive_type("ack", "error")
         if reply["id"] == message_id:
             return reply
+
+
+async def read_first_call() -> dict[str, Any]:
+    """Return the first part of the only answer, which has ended."""
+    entry = await HistoryEntry.objects.aget(offset=2)
+    call: dict[str, Any] = json.loads(entry.parts.partition("\n")[0])
+    return call

@@ -1,7 +1,6 @@
 """An approved tool runs at most once, whichever nodes go on with its answer."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -28,6 +27,7 @@ from tests.sessions_history.approving import (
     Careful,
     ask_and_leave,
     decide,
+    read_first_call,
     receive_end,
     receive_state,
     set_up,
@@ -86,13 +86,6 @@ async def test_a_decision_that_another_node_took_allows_nothing(
     call = await read_first_call()
     assert call["state"] == state
     assert call["approval"] == {"state": decided, "by": author}
-
-
-async def read_first_call() -> dict[str, Any]:
-    """Return the first part of the only answer, which has ended."""
-    entry = await HistoryEntry.objects.aget(offset=2)
-    call: dict[str, Any] = json.loads(entry.parts.partition("\n")[0])
-    return call
 
 
 class Unrenewed(Database):

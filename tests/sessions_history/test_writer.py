@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from django.db import connections, transaction
+from django.db import transaction
 from django.test import override_settings
 
 from connections.node.node import Node
@@ -27,7 +27,7 @@ from sessions_history.exceptions import (
 from sessions_history.models import HistoryEntry, Work
 from sessions_history.writer import append, append_sync, open_stream
 from tests.integration.redis_process import RedisProcess
-from tests.sessions_history.appends import make_session
+from tests.sessions_history.appends import in_thread, make_session
 from tests.sessions_history.conftest import MakeNode
 from tests.sessions_history.talks import Talk, talk
 
@@ -50,18 +50,6 @@ def writing_process() -> Iterator[None]:
 async def make_in_thread(client_id: str = "alice") -> str:
     session_id: str = await in_thread(lambda: make_session(client_id))
     return session_id
-
-
-async def in_thread(work: Callable[[], Any]) -> Any:
-    """Run synchronous code in a thread without an event loop, as a worker does."""
-
-    def run() -> Any:
-        try:
-            return work()
-        finally:
-            connections.close_all()
-
-    return await asyncio.to_thread(run)
 
 
 async def read_entry(session_id: str, offset: int = 1) -> HistoryEntry:
