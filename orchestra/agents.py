@@ -40,7 +40,12 @@ class AgentsResponder:
     further notes, for no request leaves the process. The same message at the same place
     of a session gets the same answer. AGENTS_DELAY_SECONDS (0.05) passes before each
     word.
+
+    Another node goes on with an answer that waits for this: all that comes before the
+    question is there.
     """
+
+    is_resumable = True
 
     def __init__(self, delay_seconds: float | None = None) -> None:
         if delay_seconds is None:
@@ -55,8 +60,10 @@ class AgentsResponder:
         chance = random.Random(f"{context.offset} {text}")
         words = find_words(text)[:_MOST_WORDS]
         written = 0
-        async for part in self._grow(REASONING, PLANNER, _make_plan(words, chance)):
-            yield part
+        plan = _make_plan(words, chance)
+        if not context.parts:
+            async for part in self._grow(REASONING, PLANNER, plan):
+                yield part
         query, found = " ".join(words), list[Note]()
         if words:
             wants_web = _WANTS_WEB.search(text) is not None
@@ -79,14 +86,17 @@ class AgentsResponder:
     ) -> AsyncIterator[Part]:
         """Yield the searches and what is thought of them; add to what is found."""
         found += search(query, _MOST_NOTES)
-        async for part in self._call(SEARCH, context.offset, query):
-            yield part
-        async for part in self._run(SEARCH, context.offset, found):
-            yield part
+        is_new = not context.parts
+        if is_new:
+            async for part in self._call(SEARCH, context.offset, query):
+                yield part
+            async for part in self._run(SEARCH, context.offset, found):
+                yield part
         thoughts = _make_thoughts(query, found)
         if wants_web:
-            async for part in self._call(SEARCH_WEB, context.offset, query):
-                yield part
+            if is_new:
+                async for part in self._call(SEARCH_WEB, context.offset, query):
+                    yield part
             decision = await context.approval(_name_call(SEARCH_WEB, context.offset))
             if decision.is_approved:
                 more = search(query, 2 * _MOST_NOTES)[_MOST_NOTES:]

@@ -6,12 +6,14 @@ from connections.client import Entry, SessionClient
 from connections.testing import LiveServer, wait_until
 
 
-def find_call(client: SessionClient, offset: int = 2) -> dict[str, Any]:
-    """Return the tool call of an answer; empty before it is there."""
+def find_call(
+    client: SessionClient, offset: int = 2, part_id: str = ""
+) -> dict[str, Any]:
+    """Return the first tool call of an answer, or one; empty before it is there."""
     for entry in client.entries:
         if entry.offset == offset:
             for part in entry.parts:
-                if part["type"] == "tool_call":
+                if part["type"] == "tool_call" and part_id in ("", part["id"]):
                     return part
     return {}
 
@@ -25,10 +27,14 @@ def make_client(server: LiveServer, token: str, session: str = "new") -> Session
     return SessionClient(url, token=token, session=session)
 
 
-async def wait_for_question(client: SessionClient, offset: int = 2) -> None:
-    await wait_until(
-        lambda: find_call(client, offset).get("state") == "awaiting_approval"
-    )
+async def wait_for_question(
+    client: SessionClient, offset: int = 2, part_id: str = ""
+) -> None:
+    def is_asked() -> bool:
+        call = find_call(client, offset, part_id)
+        return call.get("state") == "awaiting_approval"
+
+    await wait_until(is_asked)
 
 
 async def wait_for_end(client: SessionClient, offset: int) -> Entry:

@@ -4,6 +4,7 @@ import pytest
 
 from connections.client import RequestFailed
 from connections.testing import Servers, wait_until
+from orchestra.agents import PLANNER, RESEARCHER, SEARCH_WEB, WRITER
 from tests.integration.approving import (
     find_call,
     make_client,
@@ -67,6 +68,36 @@ async def test_a_wait_survives_the_death_of_its_node(
             assert (call["state"], call["result"]) == ("done", {"refunded": 7})
             assert call["arguments"] == '{"order": 7}'
         assert other.state == "open"
+
+
+async def test_the_agents_of_the_page_go_on_after_the_death_of_their_node(
+    servers: Servers, redis_process: RedisProcess
+) -> None:
+    environment = {
+        "SESSIONS_RESPONDER": "orchestra.agents.AgentsResponder",
+        "AGENTS_DELAY_SECONDS": "0",
+        "REDIS_URL": redis_process.url,
+    }
+    first, second = servers.start_pair(config=SESSION_CONFIG, environment=environment)
+    token = first.create_token()
+    async with make_client(first, token) as asker:
+        await asker.request({"text": "Search the web for slow readers"})
+        part_id = f"{SEARCH_WEB}-2"
+        await wait_for_question(asker, part_id=part_id)
+        async with make_client(second, token, asker.session) as decider:
+            await wait_for_question(decider, part_id=part_id)
+            first.kill()
+            await decider.approve(2, part_id)
+            entry = await wait_for_end(decider, 2)
+            assert entry.state == "done"
+            assert find_call(decider, part_id=part_id)["state"] == "done"
+            authors = [one["author"] for one in entry.parts]
+            kinds = [one["type"] for one in entry.parts if one["type"] != "source"]
+            assert kinds == [
+                *("reasoning", "tool_call", "tool_call", "reasoning", "text", "usage")
+            ]
+            assert list(dict.fromkeys(authors)) == [PLANNER, RESEARCHER, WRITER]
+            assert "The web adds" in entry.parts[3]["text"]
 
 
 async def test_a_wait_survives_the_restart_of_the_only_node(servers: Servers) -> None:

@@ -151,6 +151,28 @@ async def test_without_an_approval_the_library_has_to_do(state: str) -> None:
     assert thoughts[-1].endswith("I may not search the web, so this is all.")
 
 
+class Gone(Exception):
+    """The node of an answer died while it waited."""
+
+
+async def test_an_answer_that_waited_goes_on_where_its_node_left_it() -> None:
+    async def die(part_id: str, *, timeout_seconds: float | None = None) -> Decision:
+        raise Gone
+
+    before: list[Part] = []
+    with pytest.raises(Gone):
+        answer = AgentsResponder(0).respond(
+            WEB_QUESTION, (), make_context(2, approval=die)
+        )
+        async for part in answer:
+            before.append(part)
+    approve = Person("approved").decide
+    after = await ask(WEB_QUESTION, parts=assemble(before), approval=approve)
+    whole = await ask(WEB_QUESTION, approval=approve)
+    assert assemble([*before, *after]) == assemble(whole)
+    assert assemble(before)[-1]["name"] == SEARCH_WEB
+
+
 def test_a_search_finds_other_forms_of_a_word() -> None:
     found = {one.title for one in search("reconnecting", 3)}
     jitter = "Timeouts, retries, and backoff with jitter"
