@@ -117,11 +117,15 @@ class HttpConnection:
     async def run(self, application: Application) -> None:
         """Run the connection until its consumer and the response have ended."""
         scope, self._scope = self._scope, {}
-        await application(scope, self.receive, self.send)
-        # A client that reads nothing must not keep the task.
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_LAST_PART_SECONDS):
-                await self._complete()
+        listening = asyncio.ensure_future(self._listen())
+        try:
+            await application(scope, self.receive, self.send)
+            # A client that reads nothing must not keep the task.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LAST_PART_SECONDS):
+                    await self._complete()
+        finally:
+            listening.cancel()
 
     async def receive(self) -> Message:
         """Return the connect, and the disconnect once the client or the end comes."""
@@ -129,11 +133,11 @@ class HttpConnection:
             self._is_connecting = False
             return {"type": "websocket.connect"}
         while not self._closed.is_set():
-            message = await self._wait()
-            if message is None:
+            try:
+                async with asyncio.timeout(self._ping_seconds):
+                    await self._closed.wait()
+            except TimeoutError:
                 await self._ping()
-            elif message["type"] == "http.disconnect":
-                break
         return {"type": "websocket.disconnect", "code": self._code}
 
     async def send(self, message: Message) -> None:
@@ -159,22 +163,13 @@ class HttpConnection:
             if is_last:
                 self._closed.set()
 
-    async def _wait(self) -> Message | None:
-        """Return the next event of the server; None at the end, or to ping."""
-        waits: list[asyncio.Future[Any]] = [
-            asyncio.ensure_future(self._receive()),
-            asyncio.ensure_future(self._closed.wait()),
-        ]
+    async def _listen(self) -> None:
+        """Wait until the client has left, also while its consumer connects."""
         try:
-            await asyncio.wait(
-                waits,
-                timeout=self._ping_seconds,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            return waits[0].result() if waits[0].done() else None
+            while (await self._receive())["type"] != "http.disconnect":
+                continue
         finally:
-            for one in waits:
-                one.cancel()
+            self._closed.set()
 
     async def _ping(self) -> None:
         """Write a comment: proxies end a response that is silent for a minute."""

@@ -15,6 +15,7 @@ from connections.connection.error_budget import ErrorBudget
 from connections.connection.failures import FAILURES, ends_task, record_error
 from connections.connection.layer_messages import is_presence, is_reserved
 from connections.connection.lock import FifoLock
+from connections.connection.look_ahead import LookAhead
 from connections.connection.presence import ConnectionPresence
 from connections.connection.rate_limiter import Verdict
 from connections.connection.receive_limits import ReceiveLimits
@@ -106,7 +107,6 @@ class ConnectionRunner:
             raise RuntimeError("a consumer runs in a task of an event loop")
         self._consumer = consumer
         self._node = node
-        self._receive = make_fair(receive)
         self._scope = scope
         self._task = task
         self._lock = FifoLock()
@@ -114,10 +114,13 @@ class ConnectionRunner:
         # None until the first error.
         self._errors: ErrorBudget | None = None
         self._deadline: SendDeadline | None = None
+        ahead: LookAhead | None = None
         if get_extension(scope, TRANSPORT) is None:
             stall_seconds = node.config.buffers.send_stall_seconds
             send = SendDeadline(send, stall_seconds, self._abort_stalled)
             self._deadline = send
+            receive = ahead = LookAhead(receive)
+        self._receive = make_fair(receive)
         self.sender = AsgiSender(
             node=node,
             scope=scope,
@@ -125,6 +128,7 @@ class ConnectionRunner:
             task=task,
             is_json=consumer.is_json,
             replaces=read_replaces(scope),
+            ahead=ahead,
         )
         self.connection = connection_from_scope(
             *(scope, terms.client_id, node, self.sender, terms.limits),
@@ -169,6 +173,8 @@ class ConnectionRunner:
                 self.channel.close()
             if self._deadline is not None:
                 self._deadline.stop()
+            if self.sender.ahead is not None:
+                self.sender.ahead.close()
             self.sender.leave(code)
             self._report_returned(code)
             self._break_reference_cycles()

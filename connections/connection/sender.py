@@ -10,6 +10,7 @@ from connections import close_codes
 from connections.asgi import Message, Send
 from connections.close_codes import CloseReason
 from connections.connection.events import check_close, complete_accept, measure
+from connections.connection.look_ahead import LookAhead
 from connections.connection.presence import ConnectionPresence
 from connections.connection.stage import MOVES, Stage
 from connections.exceptions import (
@@ -48,6 +49,7 @@ class AsgiSender:
         "_scope",
         "_send",
         "_task",
+        "ahead",
         "connection",
         "presence",
         "stage",
@@ -65,6 +67,7 @@ class AsgiSender:
         task: asyncio.Task[Any],
         is_json: bool,
         replaces: str | None,
+        ahead: LookAhead | None = None,
     ) -> None:
         self.stage = Stage.CONNECTING
         self.presence = None
@@ -74,6 +77,7 @@ class AsgiSender:
         self._task = task
         self._is_json = is_json
         self._replaces = replaces
+        self.ahead = ahead
         self._is_announced = False
         self._abort_timer: asyncio.TimerHandle | None = None
 
@@ -274,8 +278,7 @@ class AsgiSender:
         if self._node.is_draining:
             await self._refuse_accept(close_codes.DRAINING, message)
         rooms = await self.presence.read() if self.presence else ()
-        transport = connection.transport
-        if transport is not None and transport.has_left:
+        if await self._has_left():
             # A slot for it could evict the connection with which the client is back.
             raise ConnectionEnded(close_codes.NETWORK)
         connection.mark_opened(self._node.clock())
@@ -302,6 +305,12 @@ class AsgiSender:
             raise ConnectionEnded(connection.close_reason)
         if self.presence is not None:
             self.presence.join(rooms)
+
+    async def _has_left(self) -> bool:
+        """Return True if no accept reaches the client, as far as the server tells."""
+        if self.connection.transport is not None:
+            return self.connection.transport.has_left
+        return self.ahead is not None and await self.ahead.has_left()
 
     async def _refuse_accept(
         self,
