@@ -194,7 +194,7 @@ class HttpConnection:
     async def _refuse(self, reason: str) -> None:
         """Answer a request whose connection ends before its response begins."""
         advice = close_codes.get_close_reason(self._code)
-        status = _STATUSES.get(self._code) or _ADVISED.get(advice.reconnect, 503)
+        status = find_status(self._code)
         error = {
             "code": reason or advice.reason,
             "message": f"The connection was closed: {reason or advice.reason}.",
@@ -238,6 +238,12 @@ class HttpConnection:
             )
         finally:
             self._is_writing = False
+
+
+def find_status(code: int) -> int:
+    """Return the status of a request whose connection ends before its response."""
+    advice = close_codes.get_close_reason(code)
+    return _STATUSES.get(code) or _ADVISED.get(advice.reconnect, 503)
 
 
 def _find_carrier(scope: Message) -> str | None:

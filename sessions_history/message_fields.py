@@ -9,9 +9,9 @@ from sessions_history.approval_models import NOTE_LENGTH, PART_ID_LENGTH
 from sessions_history.approvals import Call
 from sessions_history.payloads import clean_text
 
-_MESSAGE_ID = re.compile(r"[A-Za-z0-9_-]{12,80}-[0-9]{1,15}")
-_MOST_OFFSET = 2**63 - 1
-_CONNECTION_CHARACTERS = 32
+MESSAGE_ID = re.compile(r"[A-Za-z0-9_-]{12,80}-[0-9]{1,15}")
+MOST_OFFSET = 2**63 - 1
+CONNECTION_CHARACTERS = 32
 
 
 def read_id(content: Message) -> str:
@@ -22,7 +22,7 @@ def read_id(content: Message) -> str:
         InvalidMessage: it has none.
     """
     message_id = content.get("id")
-    if not isinstance(message_id, str) or not _MESSAGE_ID.fullmatch(message_id):
+    if not isinstance(message_id, str) or not MESSAGE_ID.fullmatch(message_id):
         raise InvalidMessage(
             "invalid_message", "id: 12 or more of A-Z a-z 0-9 _ -, then - and a number"
         )
@@ -38,7 +38,7 @@ def read_offset(content: Message, message_id: str | None = None) -> int:
     """
     offset: Any = content.get("offset")
     is_number = isinstance(offset, int) and not isinstance(offset, bool)
-    if not is_number or not 0 < offset <= _MOST_OFFSET:
+    if not is_number or not 0 < offset <= MOST_OFFSET:
         text = "offset: a whole number"
         raise InvalidMessage("invalid_message", text, message_id=message_id)
     return int(offset)
@@ -78,7 +78,7 @@ def read_connection(content: Message) -> str:
     Raises:
         InvalidMessage: it is no text, or too long.
     """
-    return _read_text(content, "connection", _CONNECTION_CHARACTERS, None)
+    return _read_text(content, "connection", CONNECTION_CHARACTERS, None)
 
 
 def read_call(content: Message, session_id: str, message_id: str) -> Call:

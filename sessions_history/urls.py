@@ -2,10 +2,11 @@
 
 from django.urls import path
 
-from sessions_history.http import members, messages, streams, views
+from sessions_history.http import members, messages, openapi, streams, views
 
 urlpatterns = [
     path("api/sessions/", views.sessions, name="own_sessions"),
+    path("api/sessions/openapi.json", openapi.openapi, name="sessions_openapi"),
     path("api/sessions/join/", members.redeemed, name="join_session"),
     path("api/sessions/<str:session_id>/", views.session, name="own_session"),
     path("api/sessions/<str:session_id>/entries/", views.entries, name="own_entries"),

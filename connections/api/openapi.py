@@ -12,7 +12,7 @@ from connections.credentials.identity import API_SCOPES
 from connections.version import VERSION
 
 _BEARER = "accessToken"
-_ERROR = describe_object(
+ERROR = describe_object(
     {
         "error": describe_object(
             {"code": {"type": "string"}, "message": {"type": "string"}}
@@ -40,7 +40,7 @@ def describe_api(root_url: str) -> dict[str, Any]:
         "servers": [{"url": root_url}],
         "paths": dict(sorted(paths.items())),
         "components": {
-            "schemas": {"Error": _ERROR},
+            "schemas": {"Error": ERROR},
             "securitySchemes": {_BEARER: {"type": "http", "scheme": "bearer"}},
         },
     }
@@ -62,14 +62,14 @@ def _describe(operation: Operation) -> dict[str, Any]:
         "description": f"{operation.about}\n\n{describe_needs(operation)}".strip(),
         "parameters": _describe_parameters(operation),
         "responses": {
-            str(operation.status): _describe_content("Done.", operation.answer()),
-            "default": _describe_content(
+            str(operation.status): describe_content("Done.", operation.answer()),
+            "default": describe_content(
                 "An error.", {"$ref": "#/components/schemas/Error"}
             ),
         },
     }
     if operation.body:
-        content = _describe_content("", _describe_body(operation.body))["content"]
+        content = describe_content("", describe_body(operation.body))["content"]
         described["requestBody"] = {"required": True, "content": content}
     if operation is not DOCUMENT:
         described["security"] = [{_BEARER: [operation.scope]}]
@@ -77,7 +77,16 @@ def _describe(operation: Operation) -> dict[str, Any]:
 
 
 def _describe_parameters(operation: Operation) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = [
+    found = describe_query(operation.query)
+    if "{id}" in operation.path:
+        schema = {"type": "string"}
+        found.append({"name": "id", "in": "path", "required": True, "schema": schema})
+    return found
+
+
+def describe_query(parameters: Sequence[Parameter]) -> list[dict[str, Any]]:
+    """Return the parameters of a query string."""
+    return [
         {
             "name": one.name,
             "in": "query",
@@ -85,12 +94,8 @@ def _describe_parameters(operation: Operation) -> list[dict[str, Any]]:
             "description": one.about,
             "schema": _describe_value(one),
         }
-        for one in operation.query
+        for one in parameters
     ]
-    if "{id}" in operation.path:
-        schema = {"type": "string"}
-        found.append({"name": "id", "in": "path", "required": True, "schema": schema})
-    return found
 
 
 def _describe_value(parameter: Parameter) -> dict[str, Any]:
@@ -100,7 +105,8 @@ def _describe_value(parameter: Parameter) -> dict[str, Any]:
     return schema
 
 
-def _describe_body(parameters: Sequence[Parameter]) -> dict[str, Any]:
+def describe_body(parameters: Sequence[Parameter]) -> dict[str, Any]:
+    """Return the JSON Schema of a body."""
     return {
         "type": "object",
         "properties": {
@@ -112,5 +118,6 @@ def _describe_body(parameters: Sequence[Parameter]) -> dict[str, Any]:
     }
 
 
-def _describe_content(about: str, schema: dict[str, Any]) -> dict[str, Any]:
+def describe_content(about: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the object of an answer, or of a body, in JSON."""
     return {"description": about, "content": {"application/json": {"schema": schema}}}

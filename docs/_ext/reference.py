@@ -24,6 +24,7 @@ from connections.config.alert_rules import DEFAULT_RULES
 from connections.config.loader import describe
 from connections.node.current import get_node
 from connections.views.prometheus import NodeCollector
+from sessions_history.http.openapi import describe_sessions
 
 ROOT = Path(__file__).resolve().parents[2]
 APPS = ("connections", "sessions_history")
@@ -274,6 +275,57 @@ def describe_operations() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def describe_session_operations() -> str:
+    """Return the operations of the HTTP API of sessions, from their document."""
+    parts = []
+    for path, item in describe_sessions("/api/sessions")["paths"].items():
+        for method, one in item.items():
+            if one["operationId"].startswith("head_"):
+                continue
+            heads = f"## `{method.upper()} {path}`\n\n{one['description']}"
+            given = [
+                (f"`{key['name']}`", key["in"], key["description"])
+                for key in one["parameters"]
+            ]
+            table = make_table(("parameter", "in", "meaning"), given) if given else ""
+            parts += [heads, table, _describe_body(one), _describe_responses(one)]
+    return "\n\n".join(part.rstrip() for part in parts if part) + "\n"
+
+
+def _describe_body(operation: dict[str, Any]) -> str:
+    if "requestBody" not in operation:
+        return ""
+    schema = operation["requestBody"]["content"]["application/json"]["schema"]
+    choices = schema.get("oneOf", [schema])
+    if "properties" not in choices[0]:
+        return f"The body: {schema['description']}"
+    fields = (
+        ", ".join(
+            f"`{name}`" + ("" if name in one["required"] else " (optional)")
+            for name in one["properties"]
+        )
+        for one in choices
+    )
+    titled = (
+        f"`{one['title']}` with {names}" if "title" in one else names
+        for one, names in zip(choices, fields, strict=True)
+    )
+    return f"The body: {'; or '.join(titled)}."
+
+
+def _describe_responses(operation: dict[str, Any]) -> str:
+    rows = []
+    for status, one in operation["responses"].items():
+        shown = one["description"]
+        if int(status) >= 400:
+            schema = one["content"]["application/json"]["schema"]
+            codes = schema["properties"]["error"]["properties"]["code"]["enum"]
+            shown = ", ".join(f"`{code}`" for code in codes)
+        headers = ", ".join(f"`{name}`" for name in one.get("headers", ()))
+        rows.append((status, shown, headers))
+    return make_table(("status", "answer, or codes of errors", "headers"), rows)
+
+
 PAGES = {
     "configuration": describe_configuration,
     "alert_rules": describe_alert_rules,
@@ -282,6 +334,7 @@ PAGES = {
     "close_codes": describe_close_codes,
     "metrics": describe_metrics,
     "api": describe_operations,
+    "sessions_api": describe_session_operations,
     "javascript": describe_javascript,
 }
 

@@ -1,6 +1,6 @@
 """Serve requests about sessions: authenticate, limit, and answer with JSON."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,6 +120,21 @@ def answer(call: Call, content: str, etag: str = "") -> HttpResponse:
     return get_conditional_response(call.request, etag, response=response) or response
 
 
+def require_method(request: HttpRequest, methods: Iterable[str]) -> str:
+    """
+    Return the method of a request, which is one of those of its path.
+
+    Raises:
+        ApiError: 405, it is none.
+    """
+    method = request.method or ""
+    if method not in methods:
+        allowed = ", ".join(sorted(methods))
+        message = f"This method is not allowed here; allowed: {allowed}."
+        raise ApiError(405, "method_not_allowed", message, {"Allow": allowed})
+    return method
+
+
 def make_view(*, takes_names: bool = False, **methods: Serve) -> View:
     """
     Return the view of one path, with what serves each method.
@@ -139,11 +154,7 @@ def make_view(*, takes_names: bool = False, **methods: Serve) -> View:
         request: HttpRequest, session_id: str = "", key: str = ""
     ) -> HttpResponse:
         node = get_node()
-        serve = methods.get(request.method or "")
-        if serve is None:
-            allowed = ", ".join(sorted(methods))
-            message = f"This method is not allowed here; allowed: {allowed}."
-            raise ApiError(405, "method_not_allowed", message, {"Allow": allowed})
+        serve = methods[require_method(request, methods)]
         credential = await authenticate(node, request)
         rate = node.config.rate_limit
         rates.take(credential.client_id, rate.messages_per_second, rate.burst_messages)

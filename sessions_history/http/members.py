@@ -32,30 +32,30 @@ from sessions_history.models import Session
 
 _MOST_SECONDS = 31_536_000
 _MOST_LISTED = 200
-_ROLE = Parameter(
+ROLE = Parameter(
     name="role",
     kind=Choice(tuple(map(str, members.GIVEN_ROLES))),
     about="The role of who redeems the invitation.",
     is_required=True,
 )
-_NEW_ROLE = Parameter(
+NEW_ROLE = Parameter(
     name="role",
     kind=Choice((*map(str, members.GIVEN_ROLES), Role.OWNER.value)),
     about="The role; owner hands the session over.",
     is_required=True,
 )
-_LIFETIME = Parameter(
+LIFETIME = Parameter(
     name="lifetime_seconds",
     kind=Number(1, _MOST_SECONDS),
     about="How long the invitation is valid; sessions.invitation_seconds without it.",
 )
-_SINGLE_USE = Parameter(
+SINGLE_USE = Parameter(
     name="single_use",
     kind=Flag(),
     default=True,
     about="Whether it makes one user a member, or any number.",
 )
-_TOKEN = Parameter(
+TOKEN = Parameter(
     name="token",
     kind=Line(most=1000),
     about="The token of an invitation.",
@@ -239,7 +239,7 @@ async def _serve_members(call: Call) -> HttpResponse:
 
 
 async def _serve_change(call: Call) -> HttpResponse:
-    await _run(call, _change, call.read_body(_NEW_ROLE)["role"])
+    await _run(call, _change, call.read_body(NEW_ROLE)["role"])
     return HttpResponse(status=204)
 
 
@@ -255,7 +255,7 @@ async def _serve_invitations(call: Call) -> HttpResponse:
 
 
 async def _serve_invite(call: Call) -> HttpResponse:
-    body = call.read_body(_ROLE, _LIFETIME, _SINGLE_USE)
+    body = call.read_body(ROLE, LIFETIME, SINGLE_USE)
     made = await _run(call, _invite, body)
     return HttpResponse(json.dumps(made), status=201, content_type="application/json")
 
@@ -267,7 +267,7 @@ async def _serve_revoke(call: Call) -> HttpResponse:
 
 
 async def _serve_redeem(call: Call) -> HttpResponse:
-    body = call.read_body(_TOKEN)
+    body = call.read_body(TOKEN)
     if call.user is None:
         message = "A client without a user cannot be a member of a session."
         raise forbidden("no_user", message)

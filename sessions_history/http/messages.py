@@ -32,9 +32,9 @@ async def _take(call: Call) -> HttpResponse:
     most_bytes = call.node.config.max_message_size + _ENVELOPE_BYTES
     content = parse_json(read_bytes(call.request, most_bytes))
     kind = content.get("type") if isinstance(content, dict) else None
-    work = _KINDS.get(kind) if isinstance(kind, str) else None
+    work = KINDS.get(kind) if isinstance(kind, str) else None
     if work is None:
-        allowed = ", ".join(_KINDS)
+        allowed = ", ".join(KINDS)
         message = f"type is none of {allowed}; other messages need a socket."
         raise ApiError(400, "invalid_message", message)
     try:
@@ -143,7 +143,7 @@ async def _deny(call: Call, content: dict[str, Any]) -> Committed:
     return await _decide(call, content, is_approved=False)
 
 
-_KINDS = {
+KINDS = {
     "message": _say,
     "cancel": _cancel,
     "regenerate": _regenerate,

@@ -18,7 +18,7 @@ from sessions_history.log import get_log
 from sessions_history.models import TITLE_LENGTH
 from sessions_history.presence import name_room
 
-_TITLE = Parameter(
+TITLE = Parameter(
     name="title",
     kind=Line(least=0, most=TITLE_LENGTH),
     about="The title; an empty text removes it.",
@@ -40,7 +40,7 @@ async def _read(call: Call) -> HttpResponse:
 
 
 async def _rename(call: Call) -> HttpResponse:
-    body = call.read_body(_TITLE)
+    body = call.read_body(TITLE)
     item = await call.database.write_urgently(
         rows.rename,
         await call.find_owner_id(),

@@ -15,6 +15,7 @@ from connections.testing import LiveServer, Servers, wait_until
 from connections.testing.waiting import scale
 from tests.integration.event_stream import EventStream, open_events
 from tests.project import ProjectServers
+from tests.sessions_history.session_document import check_answer
 
 CONFIG: dict[str, object] = {
     "node__beat_seconds": 0.2,
@@ -51,7 +52,10 @@ async def fill(server: LiveServer, token: str, *texts: str) -> str:
 async def get(server: LiveServer, session: str, token: str, query: str) -> Any:
     headers = {"Authorization": f"Bearer {token}"}
     async with httpx.AsyncClient(timeout=60) as client:
-        return await client.get(make_url(server, session, query), headers=headers)
+        url = make_url(server, session, query)
+        answer = await client.get(url, headers=headers)
+    check_answer("GET", url.removeprefix(server.url), b"", answer)
+    return answer
 
 
 async def post(server: LiveServer, session: str, token: str, items: list[Any]) -> None:

@@ -11,6 +11,7 @@ from django.utils import timezone
 from connections.credentials.tokens import create_access_token
 from sessions_history.models import HistoryEntry, Session
 from sessions_history.session_ids import make_session_id
+from tests.sessions_history.session_document import check_answer
 
 ROOT = "/api/sessions/"
 PAGE = "https://app.example.com"
@@ -28,11 +29,15 @@ async def ask(
     client: AsyncClient | None = None,
     **headers: str,
 ) -> Any:
+    """Send a request; it and its answer are as the OpenAPI document has them."""
     client = client or AsyncClient(enforce_csrf_checks=True)
     content = b"" if body is None else json.dumps(body).encode()
-    return await client.generic(
-        method, f"{ROOT}{path}", content, "application/json", headers=headers
+    url = f"{ROOT}{path}"
+    response = await client.generic(
+        method, url, content, "application/json", headers=headers
     )
+    check_answer(method, url, content, response)
+    return response
 
 
 def read_error(response: Any, status: int) -> str:
