@@ -8,7 +8,7 @@
 import { AbstractAgent } from "@ag-ui/client";
 import { Observable } from "rxjs";
 import { EventWriter, readContent, toMessage } from "./ag_ui_events.js";
-import { arrange, catchUp, findAnswer, follow, isFirstAnswer, makeMessage, stopAnswer } from "./answers.js";
+import { Decisions, arrange, catchUp, findAnswer, follow, isFirstAnswer, makeMessage, makePartId, offsetOf, stopAnswer } from "./answers.js";
 import { RequestError } from "./client.js";
 
 /**
@@ -24,7 +24,8 @@ import { RequestError } from "./client.js";
 /**
  * An agent whose thread is a session.
  *
- * runAgent() sends the messages that the session lacks, and streams the answer.
+ * runAgent() sends the messages that the session lacks, and streams the answer. A run
+ * that asks for approvals ends as interrupted; `resume` decides, and the next run goes on.
  * connectAgent() adds what the agent does not show: the history, and answers to the end.
  */
 export class SessionAgent extends AbstractAgent {
@@ -34,11 +35,15 @@ export class SessionAgent extends AbstractAgent {
   #sent = new Map();
   /** The answers that a run has left. @type {Map<number, EventWriter>} */ #writers = new Map();
   /** Stops the answer of the run. */ #stop = () => {};
+  #decisions;
+  /** The offsets of the answers that a run has left to a person. @type {Set<number>} */
+  #left = new Set();
 
   /** @param {SessionClient} client @param {AgentConfig} [config] */
   constructor(client, config) {
     super(config);
     this.#client = client;
+    this.#decisions = new Decisions(client);
   }
 
   /** @param {Input} input @returns {Observable<Event>} */
@@ -52,7 +57,10 @@ export class SessionAgent extends AbstractAgent {
         if (fits) stopAnswer(this.#client, fits);
       };
       subscriber.next(makeStart(input, input.runId));
-      fits = await this.#ask(input);
+      const decided = await this.#decide(input);
+      const last = input.messages.at(-1);
+      const isNew = last?.role === "user" && !this.#sent.has(last.id);
+      fits = decided === null || isNew ? await this.#ask(input) : decided;
       if (isStopped) stopAnswer(this.#client, fits);
       await this.#pour(subscriber, fits, input);
     });
@@ -65,7 +73,18 @@ export class SessionAgent extends AbstractAgent {
   async runAgent(parameters, subscriber) {
     // An answer that connectAgent() shows goes on after the run.
     if (this.isRunning) await this.detachActiveRun();
+    this.#forgetDecided();
     return super.runAgent(parameters, subscriber);
+  }
+
+  /**
+   * Add what the agent does not show, and go on with an answer that grows.
+   * @param {import("@ag-ui/client").RunAgentParameters} [parameters]
+   * @param {import("@ag-ui/client").AgentSubscriber} [subscriber]
+   */
+  async connectAgent(parameters, subscriber) {
+    this.#forgetDecided();
+    return super.connectAgent(parameters, subscriber);
   }
 
   /** @protected @param {Input} input @returns {Observable<Event>} */
@@ -77,6 +96,8 @@ export class SessionAgent extends AbstractAgent {
         if (entry === undefined || subscriber.closed) return;
         const run = { threadId: input.threadId, runId: `entry-${entry.offset}` };
         await this.#show(subscriber, entry, run, input);
+        // The run that ends last tells what is asked.
+        if (this.#left.has(entry.offset)) return;
       }
     });
   }
@@ -97,9 +118,17 @@ export class SessionAgent extends AbstractAgent {
     const take = async () => {
       // The run of another message has to end before.
       await null;
-      if (!signal.aborted && !this.isRunning && this.#findNew()) await this.connectAgent();
+      if (signal.aborted || this.isRunning) return;
+      this.#forgetDecided();
+      if (this.pendingInterrupts.length === 0 && this.#findNew()) await this.connectAgent();
     };
     this.#client.addEventListener("entry", take, { signal });
+    for (const type of /** @type {const} */ (["delta", "ended"])) {
+      const takeLeft = (/** @type {{detail: {entry: Entry}}} */ { detail }) => {
+        if (this.#left.has(detail.entry.offset)) void take();
+      };
+      this.#client.addEventListener(type, takeLeft, { signal });
+    }
     const { unsubscribe } = this.subscribe({ onRunFinalized: () => void setTimeout(take) });
     signal.addEventListener("abort", unsubscribe);
     void take();
@@ -110,11 +139,58 @@ export class SessionAgent extends AbstractAgent {
     const cloned = Object.assign(new SessionAgent(this.#client), super.clone());
     cloned.#shown = new Set(this.#shown);
     cloned.#sent = new Map(this.#sent);
+    cloned.#left = new Set(this.#left);
     return cloned;
   }
 
   #findNew() {
-    return arrange(this.#client.entries).find(({ offset }) => !this.#shown.has(offset));
+    return arrange(this.#client.entries).find((entry) => {
+      const { offset } = entry;
+      return this.#left.has(offset) ? this.#decisions.findAsked(entry).length === 0 : !this.#shown.has(offset);
+    });
+  }
+
+  /** Drop the interrupts on which somebody has decided elsewhere, or whose answer has ended. */
+  #forgetDecided() {
+    const pendingInterrupts = this.pendingInterrupts.filter(({ id }) => this.#isAsked(id));
+    // To the compiler an assignment would declare a field.
+    Object.assign(this, { pendingInterrupts });
+  }
+
+  /** Tell whether a person has yet to decide on a tool call. @param {string} id */
+  #isAsked(id) {
+    return this.#client.entries.some((entry) =>
+      this.#decisions.findAsked(entry).some((part) => makePartId(entry.offset, part) === id),
+    );
+  }
+
+  /**
+   * Pass on the answers to interrupts.
+   * @param {Input} input @returns {Promise<Fits | null>} that tells the answer that goes on
+   */
+  async #decide({ resume = [], ...run }) {
+    if (resume.length === 0) return null;
+    const offset = offsetOf(resume[0].interruptId);
+    const fits = (/** @type {Entry} */ entry) => entry.offset === offset;
+    if (!this.#writers.has(offset)) {
+      // The thread has what another agent showed.
+      await catchUp(this.#client);
+      const writer = new EventWriter(offset);
+      for (const entry of this.#client.entries.filter(fits)) writer.write(entry, run);
+      writer.suspend();
+      this.#writers.set(offset, writer);
+    }
+    for (const { interruptId, status, payload } of resume) {
+      const { approved, note } = payload ?? {};
+      const isResolved = status === "resolved";
+      if (isResolved && typeof approved !== "boolean") {
+        throw new RequestError("unsupported", "an interrupt is resolved with {approved: true or false, note}");
+      }
+      if (isResolved || this.#isAsked(interruptId)) {
+        await this.#decisions.decide(interruptId, isResolved && approved, { note });
+      }
+    }
+    return fits;
   }
 
   /**
@@ -179,23 +255,32 @@ export class SessionAgent extends AbstractAgent {
   #pour(subscriber, fits, run) {
     return new Promise((resolve, reject) => {
       /** @type {Entry | null} */ let last = null;
+      let isOver = false;
       const leave = follow(this.#client, fits, {
         next: (entry) => {
+          if (isOver) return;
           const { offset, state } = entry;
           last = entry;
           this.#shown.add(offset);
+          this.#left.delete(offset);
           const writer = this.#writers.get(offset) ?? new EventWriter(offset);
           this.#writers.set(offset, writer);
-          for (const event of writer.write(entry, run)) subscriber.next(event);
-          if (state === "streaming") return;
-          this.#writers.delete(offset);
-          resolve();
+          const events = writer.write(entry, run);
+          const asked = this.#decisions.findAsked(entry);
+          if (asked.length > 0) {
+            events.push(...writer.interrupt(asked, run));
+            this.#left.add(offset);
+          }
+          isOver = asked.length > 0 || state !== "streaming";
+          for (const event of events) subscriber.next(event);
+          if (state !== "streaming") this.#writers.delete(offset);
+          if (isOver) resolve();
         },
         fail: reject,
       });
       subscriber.add(() => {
         leave();
-        if (last?.state === "streaming") {
+        if (last?.state === "streaming" && !this.#left.has(last.offset)) {
           // The next connectAgent() goes on with it.
           this.#shown.delete(last.offset);
           this.#writers.get(last.offset)?.suspend();

@@ -1,6 +1,6 @@
 // The entries of a session as events of AG-UI: each entry is a run.
 
-import { AnswerReader, OpenTexts, describeResult, filesOf } from "./answers.js";
+import { AnswerReader, OpenTexts, describeResult, filesOf, makePartId } from "./answers.js";
 import { textOf } from "./client.js";
 
 /**
@@ -14,6 +14,13 @@ import { textOf } from "./client.js";
 
 /** Parts that AG-UI has no message for. */
 const ACTIVITIES = ["source", "file", "error"];
+
+/** The answer to an interrupt, as JSON Schema. */
+const RESPONSE = {
+  type: "object",
+  properties: { approved: { type: "boolean" }, note: { type: "string", maxLength: 1000 } },
+  required: ["approved"],
+};
 
 /** Translates one answer into events, in one run or in several. */
 export class EventWriter {
@@ -55,6 +62,23 @@ export class EventWriter {
     return [...this.#endTexts(), ...calls];
   }
 
+  /**
+   * Return the end of a run that leaves its answer to a person.
+   * @param {Part[]} asked the calls on which a person decides @param {Run} run @returns {any[]}
+   */
+  interrupt(asked, { threadId, runId }) {
+    const interrupts = asked.map((part) => ({
+      id: this.#makeId(part),
+      reason: "tool_call",
+      message: `May ${part.name ?? "the tool"} run?`,
+      toolCallId: this.#makeId(part),
+      responseSchema: RESPONSE,
+      metadata: this.#describe(part),
+    }));
+    const outcome = { type: "interrupt", interrupts };
+    return [...this.suspend(), { type: "RUN_FINISHED", threadId, runId, outcome }];
+  }
+
   /** @param {Part} [next] @returns {any[]} */
   #endTexts(next) {
     return this.#texts.close(next).flatMap((part) => {
@@ -92,7 +116,7 @@ export class EventWriter {
 
   /** @param {Part} part @param {string} text @returns {Iterable<any>} */
   *#translateCall(part, text) {
-    const { id, name = "tool", state, result } = part;
+    const { id, name = "tool", state, result, approval } = part;
     const toolCallId = this.#makeId(part);
     const before = this.#states.get(id) ?? "streaming";
     this.#states.set(id, state);
@@ -105,7 +129,7 @@ export class EventWriter {
     if (state !== "streaming" && this.#calls.delete(toolCallId)) yield { type: "TOOL_CALL_END", toolCallId };
     if (state === before || !["done", "error", "denied"].includes(state)) return;
     const content = state === "denied" ? "denied" : describeResult(result);
-    const metadata = { orchestra: { state } };
+    const metadata = { orchestra: { state, ...(approval && { approval }) } };
     yield { type: "TOOL_CALL_RESULT", messageId: `${toolCallId}-result`, toolCallId, content, metadata };
   }
 
@@ -125,8 +149,8 @@ export class EventWriter {
   }
 
   /** @param {Part} part */
-  #makeId({ id }) {
-    return `${this.#offset}-${id}`;
+  #makeId(part) {
+    return makePartId(this.#offset, part);
   }
 
   /** @param {Part} part */

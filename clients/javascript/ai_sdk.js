@@ -5,7 +5,7 @@
 
 import { readUIMessageStream } from "ai";
 import { ChunkWriter, makeId, toData, toMessage } from "./ai_sdk_chunks.js";
-import { arrange, catchUp, findAnswer, follow, isFirstAnswer, stopAnswer } from "./answers.js";
+import { Decisions, arrange, catchUp, findAnswer, follow, isFirstAnswer, offsetOf, stopAnswer } from "./answers.js";
 import { RequestError } from "./client.js";
 
 /**
@@ -21,7 +21,8 @@ import { RequestError } from "./client.js";
  * The transport of a chat whose messages are those of a session.
  *
  * A stop of the chat stops the answer for everyone. An answer goes on when its reader
- * goes away, over any loss of the connection.
+ * goes away, over any loss of the connection. A stream that asks for an approval ends;
+ * the response to it opens the next one.
  */
 export class SessionTransport {
   /** A stream that is taken up begins with the beginning of its answer. */
@@ -33,10 +34,16 @@ export class SessionTransport {
   /** The offsets of the messages that the chat sent, by id. @type {Map<string, number>} */
   #sent = new Map();
   /** How often a chat resumed. */ #resumptions = 0;
+  #decisions;
+  /** The answers that the chat has left to a person. @type {Map<number, ChunkWriter>} */
+  #left = new Map();
+  /** Each shows an entry to a chat that follows. @type {Set<(entry: Entry) => void>} */
+  #followers = new Set();
 
   /** @param {SessionClient} client whose session the chat shows */
   constructor(client) {
     this.#client = client;
+    this.#decisions = new Decisions(client);
   }
 
   /**
@@ -49,11 +56,12 @@ export class SessionTransport {
     const { entries } = this.#client;
     for (const { offset, state } of entries) if (state !== "streaming") this.#shown.add(offset);
     const ended = arrange(entries).filter(({ state }) => state !== "streaming");
-    return Promise.all(ended.map(toMessage));
+    return Promise.all(ended.map((entry) => toMessage(entry)));
   }
 
   /**
-   * Send the last message of the chat, or ask for an answer anew; return the answer.
+   * Send the last message of the chat or the responses to approvals, or ask for an answer
+   * anew; return the answer, or the rest of it.
    *
    * `body` reaches the responder as the metadata of the message. Rejects with a
    * RequestError.
@@ -67,7 +75,8 @@ export class SessionTransport {
       const { offset } = this.#findAnswer(messageId);
       return this.#ask(this.#client.regenerate(offset, { metadata }), abortSignal);
     }
-    const message = messages.at(-1);
+    const message = messages.findLast(({ id }) => messageId === undefined || id === messageId);
+    if (message?.role === "assistant") return this.#goOn(message, abortSignal);
     if (message?.role !== "user" || messageId !== undefined) {
       throw new RequestError("unsupported", "the messages of a session stay as they are: send a new one");
     }
@@ -107,7 +116,10 @@ export class SessionTransport {
     const show = async (/** @type {Entry} */ { offset }) => {
       // Whether a message is one of this chat is known with its ack.
       await Promise.all(this.#asked);
-      if (signal.aborted || this.#shown.has(offset)) return;
+      if (signal.aborted) return;
+      const left = this.#left.get(offset);
+      if (left) return refresh(offset, left);
+      if (this.#shown.has(offset)) return;
       this.#shown.add(offset);
       const entry = this.#client.entries.find((one) => one.offset === offset);
       if (entry === undefined) return;
@@ -121,6 +133,16 @@ export class SessionTransport {
         put(setMessages, message, replaces);
       }
     };
+    const refresh = async (/** @type {number} */ offset, /** @type {ChunkWriter} */ left) => {
+      const entry = this.#client.entries.find((one) => one.offset === offset);
+      if (entry === undefined || entry === left.entry) return;
+      const writer = new ChunkWriter();
+      const message = await toMessage(entry, writer);
+      if (signal.aborted || this.#left.get(offset) !== left) return;
+      this.#left.delete(offset);
+      if (entry.state === "streaming") this.#left.set(offset, writer);
+      put(setMessages, message, entry.replaces);
+    };
     const begin = async () => {
       await catchUp(this.#client);
       if (signal.aborted) return;
@@ -128,7 +150,15 @@ export class SessionTransport {
       const take = (/** @type {Entry} */ entry) => {
         shown = shown.then(() => show(entry));
       };
+      this.#followers.add(take);
+      signal.addEventListener("abort", () => this.#followers.delete(take));
       this.#client.addEventListener("entry", ({ detail }) => take(detail.entry), { signal });
+      for (const type of /** @type {const} */ (["delta", "ended"])) {
+        const takeLeft = (/** @type {{detail: {entry: Entry}}} */ { detail: { entry } }) => {
+          if (this.#left.has(entry.offset)) take(entry);
+        };
+        this.#client.addEventListener(type, takeLeft, { signal });
+      }
       this.#client.entries.forEach(take);
     };
     begin().catch(() => {
@@ -166,20 +196,78 @@ export class SessionTransport {
     return Promise.race([opening, /** @type {Promise<never>} */ (aborted)]);
   }
 
-  /** @param {(entry: Entry) => boolean} fits @returns {ReadableStream<Chunk>} */
-  #open(fits) {
+  /**
+   * Pass on what the chat responded to approvals, and go on with the answer.
+   * @param {AnyMessage} message @param {AbortSignal} [signal]
+   */
+  async #goOn({ parts }, signal) {
+    const responses = parts.flatMap((/** @type {any} */ { state, approval }) =>
+      state === "approval-responded" ? [approval] : [],
+    );
+    if (responses.length === 0) {
+      throw new RequestError("unsupported", "no tool call of the answer has a response to its approval");
+    }
+    const offset = offsetOf(responses[0].id);
+    const fits = (/** @type {Entry} */ entry) => entry.offset === offset;
+    const writer = this.#left.get(offset) ?? (await this.#pass(fits));
+    this.#left.delete(offset);
+    whenAborted(signal, () => stopAnswer(this.#client, fits));
+    try {
+      for (const { id, approved, reason: note } of responses) {
+        await this.#decisions.decide(id, approved, { note, signal });
+      }
+    } catch (error) {
+      this.#left.set(offset, writer);
+      // What has come meanwhile was not shown.
+      for (const entry of this.#client.entries.filter(fits)) this.#followers.forEach((take) => take(entry));
+      throw error;
+    }
+    return this.#open(fits, writer);
+  }
+
+  /**
+   * Return the writer of an answer that the chat shows, though not from this transport.
+   * @param {(entry: Entry) => boolean} fits
+   */
+  async #pass(fits) {
+    await catchUp(this.#client);
+    const entry = this.#client.entries.find(fits);
     const writer = new ChunkWriter();
+    if (entry) await toMessage(entry, writer);
+    return writer;
+  }
+
+  /**
+   * @param {(entry: Entry) => boolean} fits
+   * @param {ChunkWriter} [writer] of the chunks that the chat has
+   * @returns {ReadableStream<Chunk>}
+   */
+  #open(fits, writer = new ChunkWriter()) {
     let leave = () => {};
     return new ReadableStream({
       start: (controller) => {
+        let isOver = false;
         leave = follow(this.#client, fits, {
           next: (entry) => {
-            this.#shown.add(entry.offset);
-            for (const chunk of writer.write(entry)) controller.enqueue(chunk);
-            if (entry.state !== "streaming") controller.close();
+            if (isOver) return;
+            const { offset, state } = entry;
+            this.#shown.add(offset);
+            this.#left.delete(offset);
+            const chunks = writer.write(entry);
+            const isLeft = this.#decisions.findAsked(entry).length > 0;
+            if (isLeft) {
+              chunks.push(...writer.suspend());
+              this.#left.set(offset, writer);
+            }
+            for (const chunk of chunks) controller.enqueue(chunk);
+            isOver = isLeft || state !== "streaming";
+            if (!isOver) return;
+            leave();
+            controller.close();
           },
           fail: (error) => controller.error(error),
         });
+        if (isOver) leave();
       },
       cancel: () => leave(),
     });
@@ -201,6 +289,19 @@ function put(setMessages, message, replaces = 0) {
   setMessages((messages) => {
     const isIts = (/** @type {AnyMessage} */ { id }) => id === message.id || id === makeId(replaces);
     const isNew = !messages.some(isIts);
-    return isNew ? [...messages, message] : messages.map((one) => (isIts(one) ? message : one));
+    return isNew ? [...messages, message] : messages.map((one) => (isIts(one) ? keepResponses(message, one) : one));
   });
+}
+
+/**
+ * Return a message with the responses to approvals that the chat has not sent yet.
+ * @param {AnyMessage} message @param {AnyMessage} shown
+ */
+function keepResponses(message, shown) {
+  const parts = message.parts.map((/** @type {any} */ part) => {
+    const isIts = (/** @type {any} */ { toolCallId, state }) =>
+      toolCallId === part.toolCallId && state === "approval-responded";
+    return (part.state === "approval-requested" && shown.parts.find(isIts)) || part;
+  });
+  return { ...message, parts };
 }

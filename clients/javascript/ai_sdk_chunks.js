@@ -2,7 +2,7 @@
 // UI message stream. A message of the history is read from the same chunks.
 
 import { readUIMessageStream } from "ai";
-import { AnswerReader, OpenTexts, describeResult, filesOf, makeMessage } from "./answers.js";
+import { AnswerReader, OpenTexts, describeResult, filesOf, makePartId, makeMessage } from "./answers.js";
 import { textOf } from "./client.js";
 
 /**
@@ -27,6 +27,11 @@ export class ChunkWriter {
   /** @type {Map<string, Part>} */ #calls = new Map();
   /** @type {Map<string, Part>} */ #usage = new Map();
 
+  /** The answer as it was written last. */
+  get entry() {
+    return this.#entry;
+  }
+
   /** Return the chunks for what is new of an answer. @param {Entry} entry @returns {Chunk[]} */
   write(entry) {
     const { offset, at, kind, state } = entry;
@@ -42,6 +47,11 @@ export class ChunkWriter {
     }
     if (state !== "streaming") chunks.push(...this.#end(entry));
     return chunks;
+  }
+
+  /** Return the end of a stream that leaves its answer to a person. @returns {Chunk[]} */
+  suspend() {
+    return [...this.#endTexts(), { type: "finish", finishReason: "tool-calls" }];
   }
 
   /** @param {Part} [next] @returns {Chunk[]} */
@@ -76,22 +86,27 @@ export class ChunkWriter {
 
   /** @param {Part} part @param {boolean} isNew @param {string} text @returns {Iterable<Chunk>} */
   *#translateCall(part, isNew, text) {
-    const { name, state, result } = part;
-    const toolCallId = `${this.#entry?.offset}-${part.id}`;
+    const { name, state, result, approval } = part;
+    const toolCallId = this.#name(part);
     const call = { toolCallId, toolName: name ?? "tool", providerExecuted: true, ...describe(part) };
-    const before = this.#calls.get(part.id)?.state ?? "streaming";
-    const hasResult = this.#calls.get(part.id)?.result !== result;
+    const input = () => /** @type {const} */ ({ type: "tool-input-available", ...call, input: parse(part.arguments) });
+    const held = this.#calls.get(part.id);
+    const before = held?.state ?? "streaming";
     this.#calls.set(part.id, part);
     if (isNew) yield { type: "tool-input-start", ...call };
     if (text && before === "streaming") yield { type: "tool-input-delta", toolCallId, inputTextDelta: text };
-    if (state === "running" && hasResult && before === state) {
+    if (state === "running" && held?.result !== result && before === state) {
       yield { type: "tool-output-available", toolCallId, output: result, preliminary: true };
     }
     if (state === before) return;
-    if (before === "streaming" || state === "running") {
-      yield { type: "tool-input-available", ...call, input: parse(part.arguments) };
+    if (before === "streaming") yield input();
+    const wasAsked = before === "awaiting_approval";
+    const isDecided = state !== "awaiting_approval" && approval && (wasAsked || !held?.approval);
+    if (state === "awaiting_approval" || (isDecided && !wasAsked)) {
+      yield { type: "tool-approval-request", toolCallId, approvalId: toolCallId };
     }
-    if (state === "awaiting_approval") yield { type: "tool-approval-request", toolCallId, approvalId: toolCallId };
+    if (isDecided) yield { type: "tool-approval-response", approvalId: toolCallId, ...describeDecision(approval) };
+    if (state === "running" && (isDecided || before !== "streaming")) yield input();
     if (state === "done") yield { type: "tool-output-available", toolCallId, output: result ?? null };
     if (state === "denied") yield { type: "tool-output-denied", toolCallId };
     if (state === "error") {
@@ -102,21 +117,34 @@ export class ChunkWriter {
   /** @param {Entry} entry @returns {Iterable<Chunk>} */
   *#end({ state, data }) {
     yield* this.#endTexts();
+    for (const part of this.#calls.values()) {
+      if (part.state !== "awaiting_approval") continue;
+      yield { type: "tool-output-error", toolCallId: this.#name(part), errorText: "the answer has ended" };
+    }
     yield { type: "message-metadata", messageMetadata: { state } };
     if (state === "done") yield { type: "finish", finishReason: "stop" };
     else if (state === "cancelled") yield { type: "abort", reason: state };
     else yield { type: "error", errorText: data?.error ?? "the answer was interrupted" };
   }
+
+  /** @param {Part} part */
+  #name(part) {
+    return makePartId(/** @type {Entry} */ (this.#entry).offset, part);
+  }
 }
 
-/** Return an entry that has ended as a message. @param {Entry} entry @returns {Promise<Message>} */
-export async function toMessage(entry) {
+/**
+ * Return an entry as a message, which its writer has then written.
+ * @param {Entry} entry @param {ChunkWriter} [writer] @returns {Promise<Message>}
+ */
+export async function toMessage(entry, writer = new ChunkWriter()) {
   const { offset, at, kind, author, state } = entry;
   if (entry.from === "client") {
     const metadata = { offset, at, kind, author, state };
     return { id: makeId(offset), role: "user", metadata, parts: fromData(entry) };
   }
-  const chunks = new ChunkWriter().write(entry).filter(({ type }) => type !== "error");
+  const chunks = writer.write(entry).filter(({ type }) => type !== "error");
+  if (state === "streaming") chunks.push(...writer.suspend());
   const stream = new ReadableStream({
     start(controller) {
       for (const chunk of chunks) controller.enqueue(chunk);
@@ -168,6 +196,12 @@ export function makeId(offset) {
 function describe({ author, type, name }) {
   const orchestra = { ...(author && { author }), ...(type === "file" && name && { name }) };
   return Object.keys(orchestra).length > 0 ? { providerMetadata: { orchestra } } : {};
+}
+
+/** Return what a person decided. @param {{state: string, note?: string}} decision */
+function describeDecision({ state, note }) {
+  const reason = note ?? (state === "expired" ? "nobody decided in time" : undefined);
+  return { approved: state === "approved", ...(reason && { reason }) };
 }
 
 /** Return the arguments of a tool call, which a model may write wrongly. @param {string} [text] */

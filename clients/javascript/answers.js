@@ -95,6 +95,63 @@ export class OpenTexts {
   }
 }
 
+/**
+ * What persons decide on tool calls, for protocols whose answers end while they ask, and
+ * go on with the next request.
+ */
+export class Decisions {
+  #client;
+  /** The calls of which the session knows, and the answer does not. @type {Set<string>} */
+  #made = new Set();
+
+  /** @param {SessionClient} client */
+  constructor(client) {
+    this.#client = client;
+  }
+
+  /**
+   * Return the calls on which a person decides, once the answer waits for nothing else.
+   * @param {Entry} entry @returns {Part[]}
+   */
+  findAsked({ offset, state, parts = [] }) {
+    const open = parts.filter((part) => part.type === "tool_call" && !ENDED.includes(part.state));
+    const asked = open.filter((part) => {
+      const id = makePartId(offset, part);
+      if (part.state !== "awaiting_approval") this.#made.delete(id);
+      return part.state === "awaiting_approval" && !this.#made.has(id);
+    });
+    return state === "streaming" && asked.length === open.length ? asked : [];
+  }
+
+  /**
+   * Decide on the call of an id that makePartId() made. Rejects with a RequestError.
+   * @param {string} callId @param {boolean} isApproved
+   * @param {{note?: string, signal?: AbortSignal}} options
+   */
+  async decide(callId, isApproved, options) {
+    const part = callId.slice(callId.indexOf("-") + 1);
+    const offset = offsetOf(callId);
+    if (isApproved) await this.#client.approve(offset, part, options);
+    else await this.#client.deny(offset, part, options);
+    this.#made.add(callId);
+  }
+}
+
+/** The states of a tool call that has ended. */
+const ENDED = ["done", "error", "denied"];
+
+/** Return the id of a part among those of all answers. @param {number} offset @param {Part} part */
+export function makePartId(offset, { id }) {
+  return `${offset}-${id}`;
+}
+
+/** Return the offset in such an id. @param {string} id */
+export function offsetOf(id) {
+  const found = id.match(/^(\d+)-/);
+  if (!found) throw new RequestError("unsupported", `${id} is of no answer of this session`);
+  return Number(found[1]);
+}
+
 /** @param {Part} held @param {Part} part */
 function isSame(held, part) {
   if (held === part) return true;

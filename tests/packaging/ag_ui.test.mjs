@@ -6,7 +6,7 @@ import { afterEach, test } from "node:test";
 
 import { closeClients, makeClient, until } from "./chats.mjs";
 
-const { EventType } = await import("@ag-ui/client");
+const { EventType, buildResumeArray } = await import("@ag-ui/client");
 const { EventSchema } = await import("@ag-ui/core/schemas");
 const { SessionAgent } = await import("orchestra-websocket-client/ag-ui");
 const { Bench, entry } = await import(process.env.FAKES);
@@ -202,6 +202,118 @@ test("a clone is an agent of the same session", async () => {
   assert.equal(agent.messages.length, 1 + ANSWER.length);
   await agent.connectAgent();
   assert.deepEqual(contentsOf(agent), contentsOf(clone));
+});
+
+/** Answer all interrupts of an agent alike. */
+function resume(agent, response, options) {
+  const responses = Object.fromEntries(agent.pendingInterrupts.map(({ id }) => [id, response]));
+  return agent.runAgent({ resume: buildResumeArray(agent.pendingInterrupts, responses), ...options });
+}
+
+const decide = (approved) => ({ status: "resolved", payload: { approved, note: "so be it" } });
+const idsOf = ({ pendingInterrupts }) => pendingInterrupts.map(({ id }) => id);
+const resultsOf = ({ messages }) => messages.filter(({ role }) => role === "tool").map(({ content }) => content);
+
+for (const [response, state, result] of [
+  [decide(true), "approved", "paid a"],
+  [decide(false), "denied", "denied"],
+  [{ status: "cancelled" }, "denied", "denied"],
+]) {
+  test(`an interrupt that is ${response.status} is ${state}, and the answer goes on`, async () => {
+    const client = makeClient();
+    const agent = makeAgent(client);
+    await ask(agent, "pay a");
+    assert.equal(endOf(agent).outcome.type, "interrupt");
+    const [{ id, reason, message, toolCallId, responseSchema }] = plain(agent.pendingInterrupts);
+    assert.deepEqual([id, reason, message, toolCallId], ["2-a", "tool_call", "May pay run?", "2-a"]);
+    assert.deepEqual(responseSchema.required, ["approved"]);
+    await assert.rejects(agent.runAgent(), /pending interrupt/);
+    await resume(agent, response);
+    assert.deepEqual(endOf(agent).outcome, { type: "success" });
+    assert.deepEqual(idsOf(agent), []);
+    const [, ...answer] = plain(agent.messages);
+    assert.deepEqual(answer.map(({ role, content }) => [role, content]), [
+      ["assistant", "May I? "],
+      ["assistant", undefined],
+      ["tool", result],
+      ["assistant", state],
+    ]);
+    const note = response.payload ? { note: "so be it" } : {};
+    assert.deepEqual(answer[2].metadata.orchestra.approval, { state, by: client.hello.author, ...note });
+    const other = await load(client.session);
+    assert.deepEqual(plain(other.messages.slice(1)), answer);
+    await ask(agent, "?");
+    assert.deepEqual(endOf(agent).outcome, { type: "success" });
+  });
+}
+
+test("a page that is loaded while a person is asked can decide, and others go on", async () => {
+  const client = makeClient();
+  const first = makeAgent(client);
+  await ask(first, "pay a b");
+  const leave = first.follow();
+  const second = await load(client.session);
+  assert.deepEqual([idsOf(first), idsOf(second)], [["2-a", "2-b"], ["2-a", "2-b"]]);
+  await resume(second, decide(true));
+  await until(() => resultsOf(first).length === 2 && !first.isRunning);
+  assert.deepEqual(idsOf(first), []);
+  assert.deepEqual(contentsOf(second), contentsOf(first));
+  assert.deepEqual(resultsOf(first), ["paid a", "paid b"]);
+  leave();
+});
+
+test("a run with a new message abandons the question, whose answer ends before", async () => {
+  const client = makeClient();
+  const agent = makeAgent(client);
+  await ask(agent, "pay a");
+  agent.addMessage({ id: "instead", role: "user", content: "?" });
+  await resume(agent, { status: "cancelled" });
+  assert.equal(endOf(agent).outcome.type, "success");
+  assert.equal(agent.messages.filter(({ id }) => id.startsWith("4-")).length, ANSWER.length);
+  await agent.connectAgent();
+  assert.equal(resultsOf(agent)[0], "denied");
+});
+
+test("a clone decides, and so does an agent of a stored thread", async () => {
+  const client = makeClient();
+  const agent = makeAgent(client);
+  for (const offset of [2, 4]) {
+    await ask(agent, "pay a");
+    const stored = new SessionAgent(makeClient(client.session), { initialMessages: agent.messages });
+    const other = offset === 2 ? agent.clone() : stored;
+    const interruptId = `${offset}-a`;
+    await other.runAgent({ resume: [{ interruptId, ...decide(true) }] });
+    const answer = other.messages.filter(({ id }) => id.startsWith(`${offset}-`));
+    assert.deepEqual(answer.map(({ content }) => content), ["May I? ", undefined, "paid a", "approved"]);
+    await agent.connectAgent();
+    assert.deepEqual(contentsOf(agent), contentsOf(other));
+  }
+});
+
+test("an answer that is no decision is an error, and so is one that comes too late", async () => {
+  const client = makeClient();
+  const agent = makeAgent(client);
+  await ask(agent, "pay a");
+  await resume(agent, { status: "resolved", payload: "yes" });
+  assert.deepEqual([endOf(agent).type, endOf(agent).code], ["RUN_ERROR", "unsupported"]);
+  const responses = [{ interruptId: "2-a", ...decide(true) }];
+  await client.deny(2, "a");
+  await agent.runAgent({ resume: responses });
+  assert.deepEqual([endOf(agent).type, endOf(agent).code], ["RUN_ERROR", "conflict"]);
+  await until(() => client.entries.at(-1).state === "done");
+  await agent.connectAgent();
+  assert.deepEqual([resultsOf(agent), idsOf(agent)], [["denied"], []]);
+});
+
+test("a stop ends the question of a run that has ended", async () => {
+  const agent = makeAgent(makeClient());
+  agent.follow();
+  await ask(agent, "pay a");
+  agent.abortRun();
+  await until(() => endOf(agent).outcome.type === "cancelled" && !agent.isRunning);
+  assert.deepEqual(idsOf(agent), []);
+  await ask(agent, "?");
+  assert.equal(endOf(agent).outcome.type, "success");
 });
 
 // With a server that the test plays

@@ -8,6 +8,7 @@ import { closeClients, makeClient, until, window } from "./chats.mjs";
 
 const { StrictMode, act, createElement, useEffect } = await import("react");
 const { createRoot } = await import("react-dom/client");
+const { lastAssistantMessageIsCompleteWithApprovalResponses: isAnswered } = await import("ai");
 const { useChat } = await import("@ai-sdk/react");
 const { SessionTransport } = await import("orchestra-websocket-client/ai-sdk");
 const { Bench, entry, settle } = await import(process.env.FAKES);
@@ -62,11 +63,11 @@ class Page {
   }
 
   /** Show the session, as a page that is loaded. */
-  async show() {
+  async show({ sendAutomaticallyWhen = isAnswered } = {}) {
     const { transport } = this;
     const messages = await transport.messages();
     const Chat = () => {
-      const chat = useChat({ transport, messages, resume: true });
+      const chat = useChat({ transport, messages, resume: true, sendAutomaticallyWhen });
       const { setMessages } = chat;
       useEffect(() => transport.follow(setMessages), [setMessages]);
       this.chat = chat;
@@ -87,6 +88,25 @@ class Page {
     return this.chat.status === "ready";
   }
 
+  /** Tell whether the chat has been asked for approvals, and can respond. */
+  get isAsked() {
+    return this.isReady && this.statesOf("approval-requested").length > 0;
+  }
+
+  /** Respond to the approvals of some calls of the last answer. */
+  async respond(approved, ...calls) {
+    for (const call of calls) {
+      const response = { id: `${this.answer.metadata.offset}-${call}`, approved, reason: "so be it" };
+      await act(() => this.chat.addToolApprovalResponse(response));
+    }
+  }
+
+  /** The tool calls of the last answer, all or those in a state. */
+  statesOf(wanted) {
+    const calls = this.answer?.parts.filter(({ type }) => type.startsWith("tool-")) ?? [];
+    return calls.map(({ state }) => state).filter((state) => wanted === undefined || state === wanted);
+  }
+
   /** Tell whether an answer has begun to show something. */
   get isAmid() {
     return this.answer?.role === "assistant" && this.answer.parts.length > 1;
@@ -100,8 +120,8 @@ class Page {
 }
 
 let pages;
-async function load(session) {
-  const page = await new Page(makeClient(session)).show();
+async function load(session, options) {
+  const page = await new Page(makeClient(session)).show(options);
   pages.push(page);
   return page;
 }
@@ -222,6 +242,103 @@ test("a message that the session refuses is an error of the chat", async () => {
   assert.equal(page.chat.error.code, "message_too_big");
 });
 
+/** The parts of an answer to "pay a", once it is approved or denied. */
+function makePaid(approved, offset = 2) {
+  const approval = { id: `${offset}-a`, approved, reason: "so be it" };
+  const call = { type: "tool-pay", toolCallId: `${offset}-a`, input: { to: "a" }, providerExecuted: true, approval };
+  return [
+    { type: "text", text: "May I? ", state: "done" },
+    approved ? { ...call, state: "output-available", output: "paid a" } : { ...call, state: "output-denied" },
+    { type: "text", text: approved ? "approved" : "denied", state: "done" },
+  ];
+}
+
+for (const approved of [true, false]) {
+  test(`addToolApprovalResponse() ${approved ? "approves" : "denies"} a call, and the answer goes on`, async () => {
+    const page = await load();
+    await page.send("pay a");
+    await until(() => page.isAsked);
+    await page.respond(approved, "a");
+    await until(() => page.isReady && page.answer.metadata.state === "done");
+    assert.deepEqual(plain(page.answer.parts), makePaid(approved));
+    assert.equal(page.chat.messages.length, 2);
+    const [, { parts }] = await new SessionTransport(page.client).messages();
+    assert.deepEqual(plain(parts), makePaid(approved));
+    await page.send("?");
+    await until(() => page.isReady && page.answer.metadata.offset === 4);
+  });
+}
+
+test("calls that are asked about at once wait for all responses", async () => {
+  const page = await load();
+  await page.send("pay a b");
+  await until(() => page.isAsked);
+  assert.deepEqual(page.statesOf(), ["approval-requested", "approval-requested"]);
+  await page.respond(false, "a");
+  assert.ok(page.isReady);
+  await page.respond(true, "b");
+  await until(() => page.isReady && page.answer.metadata.state === "done");
+  assert.deepEqual(page.statesOf(), ["output-denied", "output-available"]);
+  assert.equal(page.answer.parts.at(-1).text, "denied, approved");
+});
+
+test("responses can be sent one by one, and without sendAutomaticallyWhen", async () => {
+  const page = await load(undefined, { sendAutomaticallyWhen: null });
+  await page.send("pay a b");
+  await until(() => page.isAsked);
+  for (const call of ["a", "b"]) {
+    await page.respond(true, call);
+    await act(async () => void page.chat.sendMessage());
+  }
+  await until(() => page.isReady && page.answer.metadata.state === "done");
+  assert.deepEqual(page.statesOf(), ["output-available", "output-available"]);
+});
+
+test("a page that is loaded while a person is asked can respond, and others see it", async () => {
+  const first = await load();
+  await first.send("pay a");
+  await until(() => first.isAsked);
+  const second = await load(first.client.session);
+  await until(() => second.isAsked);
+  await second.respond(true, "a");
+  for (const page of [second, first]) {
+    await until(() => page.isReady && page.answer.metadata.state === "done");
+    assert.deepEqual(plain(page.answer.parts), makePaid(true));
+    assert.equal(page.chat.messages.length, 2);
+  }
+});
+
+test("a chat whose message came from elsewhere responds too", async () => {
+  const first = await load();
+  await first.send("pay a");
+  await until(() => first.isAsked);
+  const client = makeClient(first.client.session);
+  const messages = plain(first.chat.messages);
+  messages[1].parts[1] = { ...messages[1].parts[1], state: "approval-responded", approval: { id: "2-a", approved: true } };
+  const stream = await new SessionTransport(client).sendMessages({ trigger: "submit-message", messages, messageId: "entry-2" });
+  const types = await readTypes(stream.getReader());
+  assert.deepEqual(types.slice(0, 2), ["tool-approval-response", "tool-input-available"]);
+  assert.deepEqual(types.slice(-2), ["message-metadata", "finish"]);
+});
+
+test("a stop ends the question, and a decision of somebody else is an error of the chat", async () => {
+  const page = await load();
+  await page.send("pay a");
+  await until(() => page.isAsked);
+  page.client.cancel(2);
+  await until(() => page.answer.metadata.state === "cancelled");
+  assert.deepEqual(page.statesOf(), ["output-error"]);
+  await page.send("pay b");
+  await until(() => page.isAsked && page.answer.metadata.offset === 4);
+  const decided = page.client.deny(4, "b");
+  await page.respond(true, "b");
+  await decided;
+  await until(() => page.chat.status === "error");
+  assert.equal(page.chat.error.code, "conflict");
+  await until(() => page.answer.metadata.state === "done");
+  assert.deepEqual(page.statesOf(), ["output-denied"]);
+});
+
 // With a server that the test plays
 
 
@@ -253,16 +370,60 @@ test("an answer that was interrupted ends in an error", async () => {
   assert.deepEqual(await readTypes(reader), ["start", "message-metadata", "error"]);
 });
 
-test("a call waits for approval, runs, or is denied", async () => {
+test("a stream ends when its answer waits for nothing but approvals", async () => {
   const call = (id, state) => ({ id, type: "tool_call", name: "pay", arguments: "{}", state });
-  const { socket, reader } = await begin({ parts: [call("a", "awaiting_approval"), call("b", "awaiting_approval")], changes: 2 });
-  const parts = [{ id: "a", state: "running" }, { id: "b", state: "denied" }];
+  const fields = { parts: [call("a", "awaiting_approval"), call("b", "running")], changes: 2 };
+  const { bench, socket, transport, reader } = await begin(fields);
+  const parts = [{ id: "b", state: "awaiting_approval" }];
   socket.say({ type: "delta", offset: 2, at_change: 2, parts });
+  const begun = ["tool-input-start", "tool-input-delta", "tool-input-available"];
+  const asked = "tool-approval-request";
+  assert.deepEqual((await readTypes(reader)).slice(1), [...begun, asked, ...begun, asked, "finish"]);
+  const respond = (id, approved) => ({ type: "tool-pay", state: "approval-responded", approval: { id, approved } });
+  const message = { id: "entry-2", role: "assistant", parts: [respond("2-a", true), respond("2-b", false)] };
+  const opening = transport.sendMessages({ trigger: "submit-message", messages: [message], messageId: message.id });
+  const sent = () => socket.sent.filter(({ type }) => ["approve", "deny"].includes(type));
+  for (const [index, type, part] of [[0, "approve", "a"], [1, "deny", "b"]]) {
+    await until(() => sent().length > index);
+    assert.deepEqual([sent()[index].type, sent()[index].offset, sent()[index].part], [type, 2, part]);
+    socket.say({ type: "ack", id: sent()[index].id, offset: 2 });
+  }
+  const rest = (await opening).getReader();
+  const outcomes = [{ id: "a", state: "running" }, { id: "b", state: "denied" }];
+  socket.say({ type: "delta", offset: 2, at_change: 3, parts: outcomes });
   socket.say({ type: "state", offset: 2, state: "done" });
-  const begun = ["tool-input-start", "tool-input-delta", "tool-input-available", "tool-approval-request"];
-  const types = await readTypes(reader);
-  assert.deepEqual(types.slice(1, 9), [...begun, ...begun]);
-  assert.deepEqual(types.slice(9), ["tool-input-available", "tool-output-denied", "message-metadata", "finish"]);
+  const types = ["tool-input-available", "tool-output-denied", "message-metadata", "finish"];
+  assert.deepEqual(await readTypes(rest), types);
+  const again = { ...message, parts: [] };
+  await assert.rejects(transport.sendMessages({ trigger: "submit-message", messages: [again] }), { code: "unsupported" });
+  assert.equal(bench.client.state, "open");
+});
+
+test("what others decide is shown, and a response that is not sent yet is kept", async () => {
+  const call = (id) => ({ id, type: "tool_call", name: "pay", arguments: "{}", state: "awaiting_approval" });
+  const { socket, transport, reader } = await begin({ parts: [call("a"), call("b")], changes: 2 });
+  await readTypes(reader);
+  const respond = (id) => ({ type: "tool-pay", toolCallId: id, state: "approval-responded", approval: { id, approved: true } });
+  let shown = [{ id: "entry-2", role: "assistant", parts: [respond("2-a")] }];
+  const leave = transport.follow((update) => {
+    shown = update(shown);
+  });
+  const statesOf = () => shown.find(({ id }) => id === "entry-2").parts.map(({ state }) => state);
+  const deny = (id) => ({ id, state: "denied", approval: { state: "denied" } });
+  socket.say({ type: "delta", offset: 2, at_change: 2, parts: [deny("b")] });
+  await until(() => statesOf().length === 2);
+  assert.deepEqual(statesOf(), ["approval-responded", "output-denied"]);
+  const messages = shown.filter(({ role }) => role === "assistant");
+  const deciding = transport.sendMessages({ trigger: "submit-message", messages, messageId: "entry-2" });
+  const sent = () => socket.sent.filter(({ type }) => type === "approve");
+  await until(() => sent().length === 1);
+  socket.say({ type: "delta", offset: 2, at_change: 3, parts: [deny("a")] });
+  socket.say({ type: "state", offset: 2, state: "done" });
+  await settle();
+  socket.say({ type: "error", id: sent()[0].id, code: "conflict", message: "it was denied" });
+  await assert.rejects(deciding, { code: "conflict" });
+  await until(() => statesOf()[0] === "output-denied");
+  leave();
 });
 
 test("another producer goes on with what it finds, and may not take back text", async () => {

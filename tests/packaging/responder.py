@@ -38,13 +38,33 @@ EVERYTHING: list[str | Part] = [
 
 
 class Everything:
-    """Answer with parts of all kinds, or fail after them if the message says so."""
+    """
+    Answer with parts of all kinds, and fail after them if the message is "fail".
+
+    A message "pay a b" makes it ask a person about the calls "a" and "b" at once.
+    """
 
     async def respond(
         self, message: Any, history: Sequence[HistoryMessage], context: AnswerContext
     ) -> AsyncIterator[str | Part]:
+        command, *calls = message["text"].split()
+        if command == "pay":
+            async for piece in _pay(calls, context):
+                yield piece
+            return
         for piece in EVERYTHING:
             yield piece
             await asyncio.sleep(context.metadata.get("pause_seconds", 0))
         if message["text"] == "fail":
             raise ResponderFailed("out of luck")
+
+
+async def _pay(calls: list[str], context: AnswerContext) -> AsyncIterator[str | Part]:
+    yield "May I? "
+    for call in calls:
+        yield Part("tool_call", id=call, name="pay", arguments='{"to":"' + call + '"}')
+    decisions = await asyncio.gather(*map(context.approval, calls))
+    for call, decision in zip(calls, decisions, strict=True):
+        if decision.is_approved:
+            yield Part("tool_call", id=call, state="done", result=f"paid {call}")
+    yield ", ".join(decision.state for decision in decisions)

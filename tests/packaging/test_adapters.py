@@ -17,7 +17,7 @@ def run(package: NodePackage, servers: Servers, name: str) -> None:
     for module in (name, "chats.mjs"):
         shutil.copy(Path(__file__).with_name(module), package.folder)
     package.run(
-        *("node", "--test", "--test-timeout=60000", name),
+        *("node", "--test", "--test-timeout=120000", name),
         FAKES=FAKES.as_uri(),
         SERVER=server.url,
         TOKEN=server.create_token(),
