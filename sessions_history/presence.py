@@ -114,7 +114,7 @@ class SessionPresence:
         """The name under which the connection is in the room of this session."""
         self._typing = typing
         self._session_id = session_id
-        self._connection_id = connection.connection_id
+        self._connection = connection
         self._node = node
         self._send = send
         self._is_listed = is_listed
@@ -131,7 +131,9 @@ class SessionPresence:
         The room of the connection's path is joined by its accept. Any other is joined
         here: is_own_room.
         """
-        self._typing.join(self._session_id, self._connection_id, self._receive)
+        self._typing.join(
+            self._session_id, self._connection.connection_id, self._receive
+        )
         if is_own_room:
             rooms = [JoinedRoom(room=room, data="{}") for room in (ONLINE, self.room)]
             self._node.presence.join(self.member, rooms, self)
@@ -141,7 +143,7 @@ class SessionPresence:
     def close(self) -> None:
         """Stop typing and receiving."""
         self.set_typing(is_typing=False)
-        self._typing.leave(self._session_id, self._connection_id)
+        self._typing.leave(self._session_id, self._connection.connection_id)
         self._node.presence.leave(self.connection_id)
         self._waiting.clear()
         if self._listing is not None:
@@ -172,7 +174,7 @@ class SessionPresence:
         event = {
             "type": "typing",
             "member": self.member,
-            "connection": self._connection_id,
+            "connection": self._connection.connection_id,
             "active": is_typing,
         }
         self._typing.send(self._session_id, event)
@@ -183,9 +185,10 @@ class SessionPresence:
 
     def _receive(self, event: Event) -> None:
         is_own = event["member"] == self.member
-        if event["connection"] == self._connection_id:
+        if event["connection"] == self._connection.connection_id:
             # The client posted it; another one may have named this connection.
             if is_own:
+                self._connection.last_activity = self._node.clock()
                 self.set_typing(is_typing=event["active"])
         elif not (is_own and event["connection"] == self.member):
             self._enqueue(event["connection"], event)

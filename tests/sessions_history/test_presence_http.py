@@ -101,8 +101,12 @@ async def test_a_posted_typing_is_that_of_the_connection(quick: Node) -> None:
     ):
         own = {"connection": one.hello["connection"]}
         typing = {"type": "typing", "active": True, **own}
+        live = quick.hub.get(one.hello["connection"])
+        assert live is not None
+        before = live.last_activity
         answer = await post(socket.session_id, typing, **headers)
         assert (answer.status_code, answer.content) == (204, b"")
+        assert live.last_activity > before
         event = await socket.receive_type("typing")
         assert event == {**typing, "member": one.hello["member"]}
         # The message ends it.
