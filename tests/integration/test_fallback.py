@@ -175,6 +175,16 @@ async def test_a_server_that_asks_for_patience_is_not_taken_for_a_proxy(
         assert find_open(server, "pat") == []
 
 
+def make_client(
+    port: int, token: str, *, return_seconds: float = 300, **options: Any
+) -> SessionClient:
+    open_socket = with_fallback(
+        f"http://127.0.0.1:{port}/api/sessions/", return_seconds=return_seconds
+    )
+    url = f"ws://127.0.0.1:{port}/ws/sessions/"
+    return SessionClient(url, token=token, open_socket=open_socket, **options)
+
+
 async def join(server: LiveServer, session: str, owner: str, name: str) -> str:
     """Make a user a member of a session; return a token of the user."""
     server.run(lambda: User.objects.create_user(name))
@@ -195,18 +205,11 @@ async def test_clients_behind_the_proxy_are_present_and_type(
         assert socket.session is not None
         guest = await join(server, socket.session, owner, "gus")
         page = open_page(port, guest, 600_000, socket.session)
-        await page.read_until("offset")
-        await wait_until(lambda: len(socket.presence.members) == 2)
-        await page.read_until("members", sorted(socket.presence.members))
-        open_socket = with_fallback(f"http://127.0.0.1:{port}/api/sessions/")
-        plain = SessionClient(
-            f"ws://127.0.0.1:{port}/ws/sessions/",
-            session=socket.session,
-            token=owner,
-            presence=True,
-            open_socket=open_socket,
-        )
-        async with plain, asyncio.timeout(scale(40)):
+        plain = make_client(port, owner, session=socket.session, presence=True)
+        async with plain, asyncio.timeout(scale(60)):
+            await page.read_until("offset")
+            await wait_until(lambda: len(socket.presence.members) == 2)
+            await page.read_until("members", sorted(socket.presence.members))
             await wait_until(lambda: plain.presence.members == socket.presence.members)
             kinds = ["sse", "websocket"]
             await wait_until(lambda: sorted(find_open(server, "olga")) == kinds)
@@ -228,12 +231,6 @@ async def test_clients_behind_the_proxy_are_present_and_type(
             await page.read_until("typing", True)
             listening.cancel()
     page.close()
-
-
-def make_client(port: int, token: str, **options: Any) -> SessionClient:
-    open_socket = with_fallback(f"http://127.0.0.1:{port}/api/sessions/", **options)
-    url = f"ws://127.0.0.1:{port}/ws/sessions/"
-    return SessionClient(url, token=token, open_socket=open_socket)
 
 
 async def test_the_python_client_chats_over_plain_http(
