@@ -76,7 +76,8 @@ export class EventWriter {
       metadata: this.#describe(part),
     }));
     const outcome = { type: "interrupt", interrupts };
-    return [...this.suspend(), { type: "RUN_FINISHED", threadId, runId, outcome }];
+    const usage = this.#takeUsage();
+    return [...this.suspend(), { type: "RUN_FINISHED", threadId, runId, outcome, usage }];
   }
 
   /** @param {Part} [next] @returns {any[]} */
@@ -135,17 +136,24 @@ export class EventWriter {
 
   /** @param {Entry} entry @param {Run} run @returns {any} */
   #end({ state, data }, { threadId, runId, isPast }) {
-    const usage = [...this.#usage.values()].map((part) => ({
-      model: part.model,
-      inputTokens: part.input_tokens,
-      outputTokens: part.output_tokens,
-    }));
+    const usage = this.#takeUsage();
     const message = data?.error ?? "the answer was interrupted";
     const hasFailed = state === "error" || state === "interrupted";
     if (hasFailed && !isPast) return { type: "RUN_ERROR", message, code: state };
     const outcome = { type: state === "cancelled" ? state : "success" };
     const result = hasFailed ? { state, message } : undefined;
     return { type: "RUN_FINISHED", threadId, runId, outcome, usage, result };
+  }
+
+  /** Return the usage that no run has told yet. */
+  #takeUsage() {
+    const usage = [...this.#usage.values()].map((part) => ({
+      model: part.model,
+      inputTokens: part.input_tokens,
+      outputTokens: part.output_tokens,
+    }));
+    this.#usage.clear();
+    return usage;
   }
 
   /** @param {Part} part */

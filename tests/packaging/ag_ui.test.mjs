@@ -224,12 +224,14 @@ for (const [response, state, result] of [
     const agent = makeAgent(client);
     await ask(agent, "pay a");
     assert.equal(endOf(agent).outcome.type, "interrupt");
+    assert.deepEqual(plain(endOf(agent).usage), [{ inputTokens: 1 }]);
     const [{ id, reason, message, toolCallId, responseSchema }] = plain(agent.pendingInterrupts);
     assert.deepEqual([id, reason, message, toolCallId], ["2-a", "tool_call", "May pay run?", "2-a"]);
     assert.deepEqual(responseSchema.required, ["approved"]);
     await assert.rejects(agent.runAgent(), /pending interrupt/);
     await resume(agent, response);
     assert.deepEqual(endOf(agent).outcome, { type: "success" });
+    assert.deepEqual(plain(endOf(agent).usage), [{ inputTokens: 2 }]);
     assert.deepEqual(idsOf(agent), []);
     const [, ...answer] = plain(agent.messages);
     assert.deepEqual(answer.map(({ role, content }) => [role, content]), [

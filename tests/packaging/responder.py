@@ -63,8 +63,10 @@ async def _pay(calls: list[str], context: AnswerContext) -> AsyncIterator[str | 
     yield "May I? "
     for call in calls:
         yield Part("tool_call", id=call, name="pay", arguments='{"to":"' + call + '"}')
+    yield Part("usage", id="before", input_tokens=1)
     decisions = await asyncio.gather(*map(context.approval, calls))
     for call, decision in zip(calls, decisions, strict=True):
         if decision.is_approved:
             yield Part("tool_call", id=call, state="done", result=f"paid {call}")
+    yield Part("usage", id="after", input_tokens=2)
     yield ", ".join(decision.state for decision in decisions)

@@ -15,7 +15,7 @@ from connections.node.node import Node
 from connections.storage.database import Database
 from connections.testing.communicators import make_config
 from connections.testing.waiting import scale, wait_until
-from sessions_history import approvals
+from sessions_history import approvals, writer
 from sessions_history.approval_models import Approval
 from sessions_history.approvals import Call
 from sessions_history.decisions import Decision
@@ -254,6 +254,19 @@ async def test_a_stop_ends_the_wait_of_synchronous_code(make_node: MakeNode) -> 
         with pytest.raises(StreamEnded, match="cancelled"):
             async with asyncio.timeout(scale(20)):
                 await working
+
+
+async def test_the_end_of_the_writer_ends_the_wait(make_node: MakeNode) -> None:
+    """As at the exit of a process that closes it."""
+    async with talk(make_node(**SOON), subprotocols=V2) as alice:
+        session_id = await begin(alice)
+        working = asyncio.create_task(in_thread(lambda: refund_sync(session_id)))
+        await receive_state(alice, "awaiting_approval")
+        await asyncio.to_thread(writer.close)
+        with pytest.raises(StreamEnded):
+            async with asyncio.timeout(scale(20)):
+                await working
+        assert await receive_end(alice) == "interrupted"
 
 
 async def test_the_removal_of_the_session_ends_the_wait(make_node: MakeNode) -> None:
