@@ -5,6 +5,10 @@ from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.source
+
 ROOT = Path(__file__).parent.parent
 
 PACKAGES = ("connections", "sessions_history", "orchestra")

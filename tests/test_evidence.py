@@ -18,6 +18,8 @@ from tests.pages import (
 )
 from tests.project import ROOT
 
+pytestmark = pytest.mark.source
+
 TESTS = ROOT / "tests"
 
 _TEST = re.compile(r"`(test_\w+)(?:\[\w+\])?`")

@@ -8,6 +8,8 @@ import pytest
 from connections.management.commands.close_codes import make_module
 from tests.node import find_node
 
+pytestmark = pytest.mark.source
+
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = ROOT / "connections" / "static" / "connections"
 TESTS = sorted(ROOT.glob("tests/js/*.test.mjs"))

@@ -22,7 +22,7 @@ from connections.testing import FakeClock
 from connections.testing.communicators import make_config
 from tests.connections.recorded_day import BEAT_SECONDS, Day, Replay, generate_day
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 
 START = datetime(2026, 3, 2, tzinfo=UTC)
 END = START + timedelta(days=1)

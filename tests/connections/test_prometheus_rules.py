@@ -16,6 +16,8 @@ from connections.config.alert_rules import DEFAULT_RULES
 from connections.testing.communicators import make_config
 from tests.integration.services import find_program
 
+pytestmark = pytest.mark.source
+
 ROOT = Path(__file__).parents[2]
 RUNBOOK = ROOT / "connections" / "alerts" / "runbook.md"
 MINUTES = 30

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import dj_database_url
+import pytest
 from django.contrib.auth import get_user_model
 from django.db import connection
 from django.test import Client
@@ -143,6 +144,7 @@ def find_slow(explain: Explain) -> list[str]:
 SCAN = "SELECT path FROM connections_connection WHERE route = %s LIMIT 1"
 
 
+@pytest.mark.slow
 def test_no_query_reads_a_big_table_on_sqlite(
     tmp_path: Path, migrated_database: Path
 ) -> None:
@@ -155,6 +157,7 @@ def test_no_query_reads_a_big_table_on_sqlite(
     assert "steps" in run_on(database, explain_on_sqlite, SCAN, ["nothing"])
 
 
+@pytest.mark.slow
 def test_no_query_reads_a_big_table_on_postgres(
     migrated_postgres: PostgresProcess,
 ) -> None:

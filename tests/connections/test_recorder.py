@@ -147,6 +147,7 @@ async def test_an_outage_loses_nothing_that_fits(bench: Bench) -> None:
     assert bench.database.writes == 3
 
 
+@pytest.mark.slow
 @pytest.mark.django_db(transaction=True)
 async def test_a_long_outage_keeps_to_its_bounds(
     make_bench: Callable[..., Bench],

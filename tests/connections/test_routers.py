@@ -15,6 +15,7 @@ from connections.testing.waiting import scale
 from tests.project import ROOT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["apart", "replica"])
 def test_every_query_takes_the_database_of_its_table(name: str, tmp_path: Path) -> None:
     """The databases of a test run are fixed at its start: each case has its own."""

@@ -12,6 +12,8 @@ import pytest
 
 from connections.testing import free_port
 
+pytestmark = pytest.mark.source
+
 ROOT = Path(__file__).resolve().parents[2]
 
 PROGRAMS = (
@@ -282,7 +284,7 @@ def test_quick_leaves_out_services_and_real_processes(
     done = machine.run("test", *order)
     assert done.returncode == 0, done.stderr
     (call,) = machine.tests()
-    assert call == "quick: -n 3 --dist loadfile -m quick -x"
+    assert call == "quick: -n 4 --dist loadfile --no-loadscope-reorder -m quick -x"
     assert "install:" not in done.stderr
 
 
@@ -411,7 +413,7 @@ def test_each_cell_runs_the_quick_tests_on_its_own_pins(machine: Machine) -> Non
     assert calls.count("venv") == 2
     runs = [call for call in calls if call.startswith("pytest")]
     assert len(runs) == 2
-    assert all(call.endswith("-n 3 --dist loadfile -m quick -x") for call in runs)
+    assert all(call.endswith("-m quick and not source -x") for call in runs)
     for cell in ("django60", "django61"):
         assert any(call.endswith(f"-r requirements/{cell}.txt") for call in calls)
 

@@ -65,6 +65,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "quick: runs within this process, in less than a few seconds (set by itself)",
         "live: starts processes, services or browsers (set by itself)",
         "promise: the one live test of a promise; `script/test` runs it",
+        "source: reads the source alone, the same whatever Django is installed",
         "long: takes minutes, and is run by `script/test --long` alone",
         "alone: measures this machine, so that no other test may run beside it",
     ):
@@ -120,6 +121,7 @@ def pytest_runtest_makereport(
     return report
 
 
+@cache
 def is_live(path: Path) -> bool:
     """Return True if the tests of a file start processes of their own."""
     return any(TESTS / name in path.parents for name in LIVE_FOLDERS)
