@@ -17,7 +17,7 @@ from connections.storage.database import Database
 from connections.testing.waiting import scale
 from tests.integration.redis_process import RedisProcess
 
-LEASE_SECONDS = 1.5
+LEASE_SECONDS = scale(1.5)
 
 FEW_SHARDS = 3
 """Enough for budgets to move, and quick on one Redis."""

@@ -15,6 +15,7 @@ from connections.pool.redis import RedisPool
 from connections.pool.sharded import ShardedPool
 from connections.redis.bus import RedisBus
 from connections.testing import wait_until
+from connections.testing.waiting import scale
 from tests.integration.redis_process import RedisProcess
 
 
@@ -243,7 +244,7 @@ async def test_redis_away_and_back(
     redis_server: RedisProcess, kind: type[RedisPool | ShardedPool]
 ) -> None:
     """Two nodes, Redis paused for longer than a lease: exact within a lease."""
-    lease_seconds = 2.0
+    lease_seconds = scale(1.5)
     taken: dict[str, list[Renewal]] = {"a": [], "b": []}
     pools = {}
     for node_id in "ab":
@@ -252,7 +253,7 @@ async def test_redis_away_and_back(
             bus=RedisBus(redis_server.url, node_id=node_id, probe_seconds=0.3),
             max_total=100,
             lease_seconds=lease_seconds,
-            timeout_seconds=0.3,
+            timeout_seconds=scale(0.3),
         )
         pools[node_id] = OutagePool(
             shared,

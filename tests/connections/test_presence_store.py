@@ -15,12 +15,13 @@ from connections.presence.stores import make_store
 from connections.redis.bus import RedisBus
 from connections.testing import FakeClock, wait_until
 from connections.testing.communicators import make_config
+from connections.testing.waiting import scale
 from tests.connections.presence_database import ListeningBus, PresenceDatabase
 from tests.integration.redis_process import RedisProcess
 from tests.integration.services import PostgresProcess
 
-LEASE_SECONDS = 0.6
-LINGER_SECONDS = 0.4
+LEASE_SECONDS = scale(1)
+LINGER_SECONDS = scale(0.3)
 
 
 class Stores:
