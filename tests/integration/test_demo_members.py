@@ -47,7 +47,7 @@ async def make_link(page: Page, role: str = "writer") -> str:
     await page.get_by_role("button", name="Invite").click()
     await page.select_option("#invitation-role", role)
     await page.get_by_role("button", name="Make a link").click()
-    await expect(page.locator("#invitation-until")).not_to_be_empty()
+    await expect(page.locator("#invitation-link")).to_be_visible()
     link = await page.input_value("#invitation-link")
     await page.get_by_role("button", name="Close").click()
     return link
@@ -126,6 +126,44 @@ async def test_a_reader_reads_until_the_owner_removes_it(
     await expect(refusal).to_have_text(
         "Somebody has joined by this link. It works once."
     )
+
+
+async def test_the_owner_sees_the_links_and_revokes_one(
+    server: LiveServer, browser: Browser
+) -> None:
+    """An unused link can be revoked; a used one says so as soon as it is used."""
+    page = (await begin(server, browser)).page
+    revoked, link = await make_link(page), await make_link(page, "reader")
+    await page.reload()
+    await page.get_by_role("button", name="Invite").click()
+    links = page.get_by_role("list", name="Links of this conversation").locator("li")
+    await expect(links).to_contain_text(["May read", "May read and write"])
+    await expect(links).to_contain_text(["Not used yet", "Not used yet"])
+    label = "Revoke the invitation to read and write"
+    await page.get_by_role("button", name=label).click()
+    await expect(links).to_have_count(1)
+    context = await browser.new_context()
+    bob = await join(Person(server, context), server, link)
+    await expect(links).to_contain_text(["Used "])
+    await expect(links.get_by_role("button")).to_have_count(0)
+    await bob.page.goto(revoked)
+    await bob.page.get_by_role("button", name="Join").click()
+    refusal = bob.page.get_by_role("alert")
+    await expect(refusal).to_have_text("This link was withdrawn.")
+
+
+async def test_a_link_that_is_shown_goes_when_it_is_revoked(
+    server: LiveServer, browser: Browser
+) -> None:
+    page = (await begin(server, browser)).page
+    await page.get_by_role("button", name="Invite").click()
+    await expect(page.locator("#invitations")).to_be_hidden()
+    await page.get_by_role("button", name="Make a link").click()
+    await expect(page.locator("#invitation-link")).to_be_visible()
+    await page.get_by_role("button", name="Revoke").click()
+    await expect(page.locator("#invitation-link")).to_be_hidden()
+    await expect(page.locator("#invitations")).to_be_hidden()
+    await expect(page.locator("#invitation-role")).to_be_focused()
 
 
 async def test_an_invitation_that_fails_says_why(

@@ -3,13 +3,12 @@
 import { SessionClient, textOf } from "../connections/client.js";
 import { HttpSessions } from "../connections/http.js";
 import { ConversationList } from "./conversation_list.js";
+import { get } from "./elements.js";
 import { CuttableNetwork } from "./network.js";
 import { People } from "./people.js";
 import { TranscriptList } from "./transcript_list.js";
 import { describeEnd, describeState } from "./words.js";
 
-/** @param {string} id */
-const get = (id) => /** @type {HTMLElement} */ (document.getElementById(id));
 const words = /** @type {HTMLTextAreaElement} */ (get("words"));
 const network = new CuttableNetwork();
 const client = new SessionClient(document.body.dataset.socket ?? "", {

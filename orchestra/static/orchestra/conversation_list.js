@@ -1,7 +1,7 @@
 // The list of one's conversations: rename, delete, and show older ones.
 
-/** @param {string} id */
-const get = (id) => /** @type {HTMLElement} */ (document.getElementById(id));
+import { get } from "./elements.js";
+
 const PAGE = 50;
 
 /** @typedef {import("../connections/http.js").HttpSessions} HttpSessions */

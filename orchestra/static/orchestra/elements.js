@@ -1,3 +1,6 @@
+/** @param {string} id */
+export const get = (id) => /** @type {HTMLElement} */ (document.getElementById(id));
+
 /** @param {string} tag @param {string} className @param {string} [text] */
 export function make(tag, className, text = "") {
   const element = document.createElement(tag);

@@ -1,19 +1,18 @@
-// Who is in the conversation, who of them is here, and the link that invites another.
+// Who is in the conversation, and who of them is here.
 
-import { make, makeButton, setText } from "./elements.js";
+import { get, make, makeButton, setText } from "./elements.js";
+import { Invitations } from "./invitations.js";
 import { namePerson, sayTyping } from "./people_texts.js";
 
 /** @typedef {import("../connections/http.js").HttpSessions} HttpSessions */
 /** @typedef {{author: string, name: string, role: string}} Person */
-
-/** @param {string} id */
-const get = (id) => /** @type {HTMLElement} */ (document.getElementById(id));
 
 export class People {
   #url;
   #sessions;
   #getSession;
   #onNamed;
+  #invitations;
   /** @type {Map<string, Person>} */ #people = new Map();
   /** @type {Set<string>} */ #present = new Set();
   /** The members that type, each by its connection. @type {Map<string, string>} */
@@ -34,16 +33,7 @@ export class People {
     this.#sessions = sessions;
     this.#getSession = getSession;
     this.#onNamed = onNamed;
-    const dialog = /** @type {HTMLDialogElement} */ (get("invitation"));
-    get("invite").addEventListener("click", () => {
-      get("invitation-made").hidden = get("invitation-failed").hidden = true;
-      dialog.showModal();
-    });
-    get("invitation-form").addEventListener("submit", (event) => {
-      event.preventDefault();
-      void this.#invite();
-    });
-    get("invitation-copy").addEventListener("click", () => void copyLink());
+    this.#invitations = new Invitations({ sessions, getSession });
   }
 
   /** @param {{author?: string, role?: string}} hello */
@@ -82,6 +72,8 @@ export class People {
     if (author && !this.#people.has(author)) this.#unknown.add(author);
     this.#show();
     this.#onNamed();
+    // Who has joined has used an invitation.
+    void this.#invitations.refresh();
     if (this.#isStale) await this.load();
   }
 
@@ -139,30 +131,4 @@ export class People {
     }
     if (author !== this.#own) await this.load();
   }
-
-  async #invite() {
-    const role = /** @type {HTMLSelectElement} */ (get("invitation-role")).value;
-    const failed = get("invitation-failed");
-    failed.hidden = true;
-    try {
-      const made = await this.#sessions.invite(this.#getSession(), role);
-      const address = new URL(get("invitation").dataset.join ?? "", location.href);
-      address.searchParams.set("token", made.token);
-      const field = /** @type {HTMLInputElement} */ (get("invitation-link"));
-      field.value = address.href;
-      setText(get("invitation-until"), new Date(made.expires_at).toLocaleString());
-      get("invitation-made").hidden = false;
-      field.select();
-    } catch (error) {
-      setText(failed, `That did not work: ${/** @type {Error} */ (error).message}`);
-      failed.hidden = false;
-    }
-  }
-}
-
-async function copyLink() {
-  const field = /** @type {HTMLInputElement} */ (get("invitation-link"));
-  field.select();
-  // Without TLS a browser has no clipboard for pages; the selection can be copied by hand.
-  await navigator.clipboard?.writeText(field.value).catch(() => {});
 }
