@@ -1,6 +1,7 @@
 """Keep a connection open: reconnect as each close code advises."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -24,9 +25,8 @@ from connections.client.tokens import (
     ask_token,
 )
 from connections.close_codes import Reconnect
-from connections.error_log import get_logger
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 OPENING_SECONDS = 10.0
 _LASTING_SECONDS = 10.0

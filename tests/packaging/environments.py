@@ -18,7 +18,8 @@ def run_python(
 ) -> str:
     """Run Python without this checkout on its path; return its output."""
     done = subprocess.run(
-        [python, *arguments],
+        # Without -P the working folder is on the path, which is this checkout.
+        [python, "-P", *arguments],
         cwd=folder,
         env={"PATH": "/usr/bin:/bin", "HOME": str(Path.home()), "TERM": "dumb"},
         input=text,
