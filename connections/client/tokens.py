@@ -38,9 +38,16 @@ async def ask_token(get_token: GetToken, is_expired: bool) -> Token:
         UnauthorizedError: there is none, and asking again changes nothing.
         Exception: whatever else the user's function raises.
     """
-    token = get_token(is_expired)
-    if inspect.isawaitable(token):
-        token = await token
+    try:
+        token = get_token(is_expired)
+        if inspect.isawaitable(token):
+            token = await token
+    except asyncio.CancelledError as exc:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        # It would end the task of the client, and nobody would learn it.
+        raise RuntimeError("what get_token awaited has been cancelled") from exc
     if not token:
         return None
     if not isinstance(token, str) or not _HEADER_VALUE.fullmatch(token):

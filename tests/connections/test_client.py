@@ -445,7 +445,7 @@ async def test_a_server_of_another_protocol_fails_waiting_messages(
     await client.close()
 
 
-def fail_first(*errors: Exception) -> Callable[[bool], str]:
+def fail_first(*errors: BaseException) -> Callable[[bool], str]:
     """Return a source of tokens that raises errors before its first token."""
     left = list(errors)
 
@@ -460,10 +460,12 @@ def fail_first(*errors: Exception) -> Callable[[bool], str]:
 async def test_a_failing_token_source_is_asked_again(
     server: Scripted, make_client: Make, waits: list[float]
 ) -> None:
-    client = make_client(get_token=fail_first(OSError("away"), KeyError("token")))
+    # What it awaited was cancelled, and not the client.
+    errors = (OSError("away"), KeyError("token"), asyncio.CancelledError())
+    client = make_client(get_token=fail_first(*errors))
     assert (await server.next()).authorization == "Bearer T"
     await wait_until(lambda: client.state is State.OPEN)
-    assert len([seconds for seconds in waits if seconds < 60]) == 2
+    assert len([seconds for seconds in waits if seconds < 60]) == 3
 
 
 @pytest.mark.parametrize("token", [UnauthorizedError("signed out"), "two words", "ä"])
@@ -482,14 +484,33 @@ async def test_a_token_source_can_stop_a_client(
     assert (client.ended.code, client.ended.is_final) == (4001, True)
 
 
+async def test_a_client_that_waits_for_its_token_is_closed(make_client: Make) -> None:
+    is_asked, is_left = asyncio.Event(), asyncio.Event()
+
+    async def get_token(is_expired: bool) -> str:
+        is_asked.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            is_left.set()
+        return "T"
+
+    client = make_client(get_token=get_token)
+    await is_asked.wait()
+    await client.close()
+    assert client.state is State.CLOSED
+    assert is_left.is_set()
+
+
 async def test_a_renewal_that_fails_is_tried_again(
     server: Scripted, make_client: Make
 ) -> None:
-    tokens: list[str | Exception] = ["T1", OSError("away"), "T2", "T3"]
+    errors = [OSError("away"), asyncio.CancelledError()]
+    tokens: list[str | BaseException] = ["T1", *errors, "T2", "T3"]
 
     def get_token(is_expired: bool) -> str:
         token = tokens.pop(0)
-        if isinstance(token, Exception):
+        if isinstance(token, BaseException):
             raise token
         return token
 
