@@ -245,6 +245,37 @@ test("a full storage is an event; the message is sent and its promise holds", as
   await assert.rejects(closed, { code: "closed", isStored: false });
 });
 
+test("of messages that a full storage has no room for, the next client sends none", async () => {
+  const [storage, page] = [new FakeStorage(), new FakePage()];
+  const left = new Bench({ storage, page, session: "s1" });
+  left.client.send("restored");
+  left.client.close();
+  const bench = new Bench({ storage, page, session: "s1" });
+  const asked = bench.client.request("a");
+  storage.isFull = true;
+  const unstored = bench.client.request("b");
+  bench.client.close();
+  for (const one of [asked, unstored]) {
+    await assert.rejects(one, { code: "closed", isStored: false });
+  }
+  assert.deepEqual(bench.named("dropped").map(({ data }) => data), ["restored"]);
+  assert.equal(new Bench({ storage, page, session: "s1" }).client.pending, 0);
+});
+
+test("what was given up is not sent by the next client, though the storage is full", async () => {
+  const [storage, page] = [new FakeStorage(), new FakePage()];
+  const bench = new Bench({ storage, page, session: "s1" });
+  const given = new AbortController();
+  const asked = bench.client.request("a", { signal: given.signal });
+  bench.client.send("b");
+  storage.isFull = true;
+  given.abort();
+  await assert.rejects(asked, { code: "aborted" });
+  bench.client.close();
+  storage.isFull = false;
+  assert.equal(new Bench({ storage, page, session: "s1" }).client.pending, 0);
+});
+
 test("a message that is not stored is told of once", () => {
   const storage = new FakeStorage();
   storage.isFull = true;

@@ -67,13 +67,15 @@ export class Outbox {
 
   /** Take up the stored messages that no open client has. */
   restore() {
-    for (const [id, text] of this.#store?.adopt() ?? []) {
+    const stored = this.#store?.adopt() ?? [];
+    for (const [id, text] of stored) {
       if (this.#items.has(id)) continue;
       const item = this.#put(id, text);
       item.isRestored = true;
       // No caller waits for restored messages.
       item.promise.catch(() => {});
     }
+    if (stored.length > 0) this.#keep();
   }
 
   get size() {
@@ -126,8 +128,12 @@ export class Outbox {
   /** Fail all messages, but leave those that are stored to the next client. */
   close(/** @type {RequestError} */ error) {
     error.isStored = this.#isStored;
-    for (const item of this.#items.values()) item.reject(error);
+    const items = [...this.#items.values()];
     this.#items.clear();
+    for (const item of items) {
+      item.reject(error);
+      if (item.isRestored && !error.isStored) this.#listeners.onDropped?.(item, error);
+    }
     this.#isStored = this.#store !== null;
     this.#store?.release();
   }

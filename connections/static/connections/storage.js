@@ -33,24 +33,31 @@ export class MessageStore {
     return `${PREFIX}${this.#session}.${this.#id}`;
   }
 
-  /** Take the messages that earlier clients left. @returns {StoredMessage[]} */
+  /**
+   * Take the messages that earlier clients left; the caller saves them.
+   * @returns {StoredMessage[]}
+   */
   adopt() {
     this.#owned.add(this.#key);
     const keys = this.#findLeft();
-    /** @type {StoredMessage[]} */
     const messages = keys.flatMap((key) => this.#read(key));
-    if (messages.length > 0 && !this.save(messages)) return messages;
+    // A full storage has no room for them twice.
     for (const key of keys) if (key !== this.#key) this.#remove(key);
     return messages;
   }
 
-  /** Replace what is stored; return false if it could not be. @param {StoredMessage[]} messages */
+  /**
+   * Replace what is stored; if there is no room, nothing is stored, and it returns false.
+   * @param {StoredMessage[]} messages
+   */
   save(messages) {
     if (messages.length === 0) return this.#remove(this.#key);
     try {
       this.#storage.setItem(this.#key, JSON.stringify(messages));
       return true;
     } catch {
+      // What is settled or rejected would be sent by the next client.
+      this.#remove(this.#key);
       return false;
     }
   }
