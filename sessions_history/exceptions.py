@@ -102,16 +102,22 @@ class StaleProducer(SessionsError):
     """Another start of the producer has a higher epoch, `epoch`."""
 
     def __init__(self, epoch: int) -> None:
-        super().__init__()
+        super().__init__(epoch)
         self.epoch = epoch
+
+    def __str__(self) -> str:
+        return f"another start of the producer has the higher epoch {self.epoch}"
 
 
 class SequenceGap(SessionsError):
     """Appends of the producer are missing: `expected` is the next sequence number."""
 
     def __init__(self, expected: int) -> None:
-        super().__init__()
+        super().__init__(expected)
         self.expected = expected
+
+    def __str__(self) -> str:
+        return f"appends of the producer are missing: the next is {self.expected}"
 
 
 class AppendedBefore(SessionsError):

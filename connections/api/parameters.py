@@ -43,16 +43,19 @@ def read_query(parameters: Sequence[Parameter], given: QueryDict) -> dict[str, A
 
 
 def read_body(
-    parameters: Sequence[Parameter], request: HttpRequest, most_bytes: int
+    parameters: Sequence[Parameter],
+    request: HttpRequest,
+    most_bytes: int,
+    option: str = "",
 ) -> dict[str, Any]:
     """
-    Return the values of a JSON body by name.
+    Return the values of a JSON body by name; an option has the limit of its size.
 
     Raises:
         ApiError: 413 for a body that is too large, 415 for another type, and 400 for
             invalid JSON and for a key that is unknown, missing or of a wrong value.
     """
-    raw = read_bytes(request, most_bytes)
+    raw = read_bytes(request, most_bytes, option)
     if not raw:
         return _read(parameters, {}, "field")
     if request.content_type != "application/json":
@@ -82,9 +85,11 @@ def parse_json(raw: bytes) -> Any:
         raise ApiError(400, "invalid_json", message) from exc
 
 
-def read_bytes(request: HttpRequest, most_bytes: int) -> bytes:
+def read_bytes(request: HttpRequest, most_bytes: int, option: str = "") -> bytes:
     """
     Return the body; it may come without a Content-Length.
+
+    An option of the configuration that has the limit is named in the error.
 
     Raises:
         ApiError: 413 for a body that is too large, 400 for one that is not whole.
@@ -94,11 +99,9 @@ def read_bytes(request: HttpRequest, most_bytes: int) -> bytes:
     except UnreadablePostError as exc:
         raise ApiError(400, "incomplete", "The body did not arrive whole.") from exc
     if len(raw) > most_bytes:
-        raise ApiError(
-            413,
-            "body_too_large",
-            f"The body is larger than {most_bytes} bytes (api.max_body_size).",
-        )
+        named = f" ({option})" if option else ""
+        message = f"The body is larger than {most_bytes} bytes{named}."
+        raise ApiError(413, "body_too_large", message)
     return raw
 
 

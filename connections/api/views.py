@@ -73,7 +73,8 @@ def _run(operation: Operation, call: Call) -> dict[str, Any]:
     query = read_query(operation.query, call.request.GET)
     body: dict[str, Any] = {}
     if operation.method != "GET":
-        body = read_body(operation.body, call.request, get_config().api.max_body_size)
+        most_bytes = get_config().api.max_body_size
+        body = read_body(operation.body, call.request, most_bytes, "api.max_body_size")
     return operation.run(
         Call(
             request=call.request,

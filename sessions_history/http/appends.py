@@ -162,16 +162,21 @@ def _make_entries(call: Call, payloads: list[Any]) -> tuple[NewEntry, ...]:
 def explain_refusal(exc: Exception) -> ApiError:
     """Return the answer to a request that appended nothing, with the socket's code."""
     if isinstance(exc, InvalidMessage):
-        return ApiError(400, exc.code, f"{exc.message[:1].upper()}{exc.message[1:]}.")
+        return ApiError(400, exc.code, _make_sentence(exc.message))
     if isinstance(exc, StaleProducer):
         headers = {"Producer-Epoch": str(exc.epoch)}
-        return ApiError(403, "stale_producer", str(exc), headers)
+        return ApiError(403, "stale_producer", _make_sentence(str(exc)), headers)
     if isinstance(exc, SequenceGap):
         headers = {"Producer-Expected-Seq": str(exc.expected)}
-        return ApiError(409, "sequence_gap", str(exc), headers)
+        return ApiError(409, "sequence_gap", _make_sentence(str(exc)), headers)
     refusal = explain(exc)
     headers = {}
     if refusal.retry_seconds:
         headers["Retry-After"] = str(max(1, round(refusal.retry_seconds)))
-    text = f"{refusal.text[:1].upper()}{refusal.text[1:]}."
-    return ApiError(_STATUSES.get(refusal.code, 409), refusal.code, text, headers)
+    status = _STATUSES.get(refusal.code, 409)
+    return ApiError(status, refusal.code, _make_sentence(refusal.text), headers)
+
+
+def _make_sentence(text: str) -> str:
+    """Return a text of the socket as a sentence; the docstring of an error is one."""
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}."

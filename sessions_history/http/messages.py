@@ -30,7 +30,7 @@ _ENVELOPE_BYTES = 16_384
 async def _take(call: Call) -> HttpResponse:
     call.read_query(())
     most_bytes = call.node.config.max_message_size + _ENVELOPE_BYTES
-    content = parse_json(read_bytes(call.request, most_bytes))
+    content = parse_json(read_bytes(call.request, most_bytes, "max_message_size"))
     kind = content.get("type") if isinstance(content, dict) else None
     work = KINDS.get(kind) if isinstance(kind, str) else None
     if work is None:

@@ -97,7 +97,7 @@ async def _create(call: Call) -> HttpResponse:
     if _read_type(call, default=_JSON) != _JSON:
         message = "A session has items of JSON: send Content-Type: application/json."
         raise ApiError(415, "not_json", message)
-    raw = read_bytes(call.request, call.node.config.max_message_size)
+    raw = _read_raw(call)
     payloads = _read_payloads(call, raw) if raw else []
     await _require_own_id(call)
     try:
@@ -118,7 +118,7 @@ async def _create(call: Call) -> HttpResponse:
 async def _append(call: Call) -> HttpResponse:
     """Append a message, or several at once (section 5.2)."""
     _refuse_unknown(call)
-    raw = read_bytes(call.request, call.node.config.max_message_size)
+    raw = _read_raw(call)
     role, beginning = await appends.require_author(call)
     if not raw:
         raise _invalid("The body is empty")
@@ -199,6 +199,11 @@ def _refuse_unknown(call: Call) -> None:
 def _not_supported(name: str) -> ApiError:
     message = f"A session takes no {name}: its entries are kept, open and in order."
     return ApiError(400, "not_supported", message)
+
+
+def _read_raw(call: Call) -> bytes:
+    most_bytes = call.node.config.max_message_size
+    return read_bytes(call.request, most_bytes, "max_message_size")
 
 
 def _read_type(call: Call, default: str = "") -> str:

@@ -44,7 +44,10 @@ def read_error(response: Any, status: int) -> str:
     """Return the code of an error, which has a sentence."""
     assert response.status_code == status, response.content
     error = response.json()["error"]
-    assert error["message"].endswith(".")
+    message = error["message"]
+    assert message.endswith(".") and not message.endswith("..")
+    # Docstrings name attributes so.
+    assert "`" not in message
     return str(error["code"])
 
 

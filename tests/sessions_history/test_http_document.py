@@ -399,6 +399,8 @@ async def test_each_error_of_the_document_is_answered(
     await world.begin()
     response = await PROVOKE[code](world)
     assert read_error(response, status) == code
+    # The options of the operators' API limit no client.
+    assert "api." not in response.json()["error"]["message"]
 
 
 @pytest.mark.usefixtures("node")
