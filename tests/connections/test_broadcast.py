@@ -33,7 +33,7 @@ from connections.testing.waiting import wait_until
 from tests.connections.conversations import open_connection
 from tests.integration.redis_process import RedisProcess
 from tests.pages import BROADCAST as BROADCAST_PAGE
-from tests.pages import read_blocks
+from tests.pages import README, read_blocks
 
 LOCAL = "connections.layers.local.LocalLayer"
 FOREIGN = "channels.layers.InMemoryChannelLayer"
@@ -421,6 +421,21 @@ async def test_the_consumer_and_the_functions_of_the_page_broadcast() -> None:
         for value in (1, 2):
             received = await member.receive_json_from()
             assert received == {"type": "price", "value": value}
+        await member.disconnect()
+
+
+@pytest.mark.usefixtures("layer")
+async def test_the_consumer_of_readme_chats() -> None:
+    names: dict[str, Any] = {"__name__": "chat"}
+    exec(read_blocks(README.read_text(), "python")[0], names)
+    members = [
+        await open_connection(names["ChatConsumer"], make_node()) for _ in range(2)
+    ]
+    await members[0].send_json_to({"type": "say", "text": "hello"})
+    for member in members:
+        received = await member.receive_json_from()
+        assert received == {"type": "said", "text": "hello"}
+    for member in members:
         await member.disconnect()
 
 
