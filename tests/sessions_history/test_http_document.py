@@ -179,8 +179,12 @@ async def ban(world: World) -> Any:
 
 
 async def fail_with(world: World, cause: Exception) -> Any:
-    world.node.database = Failing(cause)
-    return await world.send(client=AsyncClient(raise_request_exception=False))
+    database, world.node.database = world.node.database, Failing(cause)
+    try:
+        return await world.send(client=AsyncClient(raise_request_exception=False))
+    finally:
+        # The node closes the one that it has at its end.
+        world.node.database = database
 
 
 async def come_to_another_host(world: World) -> Any:
