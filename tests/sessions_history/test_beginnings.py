@@ -133,6 +133,23 @@ def test_a_former_owner_does_not_delete_a_session_that_was_handed_over() -> None
     assert not DeletedSession.objects.exists()
 
 
+@pytest.mark.parametrize("replaces_unused", [False, True])
+def test_the_oldest_session_makes_room(replaces_unused: bool) -> None:
+    """An empty one before all; by configuration the one unused for longest."""
+    last_offset = 1 if replaces_unused else 0
+    for hours, offset in ((3, 1), (1, last_offset), (2, last_offset)):
+        seen_at = timezone.now() - timedelta(hours=hours)
+        Session.objects.create(
+            session_id=f"{hours:032}",
+            client_id="alice",
+            last_offset=offset,
+            last_seen_at=seen_at,
+        )
+    begin_session(make_beginning(), 3, replaces_unused=replaces_unused)
+    gone = 3 if replaces_unused else 2
+    assert [one.session_id for one in DeletedSession.objects.all()] == [f"{gone:032}"]
+
+
 def test_a_session_that_finds_no_room_takes_that_of_no_other() -> None:
     """The limit was lowered: one session less is still too many."""
     day_ago = timezone.now() - timedelta(days=1)

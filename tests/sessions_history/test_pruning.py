@@ -108,9 +108,10 @@ def test_a_sweep_deletes_old_ids_and_old_sessions() -> None:
 
 
 def test_sessions_without_an_entry_are_deleted_after_an_hour() -> None:
-    make_session("old", unused_days=0.1, entries=0)
-    make_session("new", entries=0)
-    make_session("used", unused_days=0.1, entries=1)
+    hour = 1 / 24
+    make_session("old", unused_days=1.05 * hour, entries=0)
+    make_session("new", unused_days=0.9 * hour, entries=0)
+    make_session("used", unused_days=1.05 * hour, entries=1)
     assert prune_empty(10) == 1
     assert set(Session.objects.values_list("pk", flat=True)) == {"new", "used"}
 
