@@ -9,7 +9,9 @@ FLAWS = {
     "an-outage-is-acked": Flaw(
         path="sessions_history/group_commit.py",
         right="future.set_exception(DatabaseUnavailable(str(exc)))",
-        wrong='future.set_result(Committed(epoch="", offset=1))',
+        wrong=(
+            'future.set_result(Committed(epoch="", offset=1, mark="1-1-" + "0" * 12))'
+        ),
         shows="was acked",
     ),
     "an-ack-names-the-last-entry": Flaw(
