@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.contrib.staticfiles.storage import ManifestStaticFilesStorage
 from django.core.management import call_command
 from django.template import Context, Template
 from playwright.async_api import Response
 
 from tests.integration.browser import open_browser
 
-MANIFEST = "django.contrib.staticfiles.storage.ManifestStaticFilesStorage"
 PAGE = """
 <!doctype html><title>empty</title>
 {% load browser_modules static %}{% import_map %}
@@ -26,18 +26,28 @@ PAGE = """
 """
 
 
-@pytest.fixture
-def url(settings: Any, tmp_path: Path) -> Iterator[str]:
+class AggregatingStorage(ManifestStaticFilesStorage):
+    """Writes the hashed names into the imports of modules."""
+
+    support_js_module_import_aggregation = True
+
+
+@pytest.fixture(params=[True, False], ids=["import map", "aggregation"])
+def url(settings: Any, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
     """Serve a page, and of the static files only those with a hash."""
+    has_map = request.param
+    storage = ManifestStaticFilesStorage if has_map else AggregatingStorage
     settings.DEBUG = False
     settings.STATIC_ROOT = tmp_path / "static"
     settings.STATIC_URL = "/static/"
-    settings.STORAGES = {**settings.STORAGES, "staticfiles": {"BACKEND": MANIFEST}}
+    path = f"{storage.__module__}.{storage.__qualname__}"
+    settings.STORAGES = {**settings.STORAGES, "staticfiles": {"BACKEND": path}}
     call_command("collectstatic", interactive=False, verbosity=0)
     manifest = json.loads((settings.STATIC_ROOT / "staticfiles.json").read_text())
     for plain in manifest["paths"]:
         (settings.STATIC_ROOT / plain).unlink()
-    (tmp_path / "index.html").write_text(Template(PAGE).render(Context()))
+    page = PAGE if has_map else PAGE.replace("{% import_map %}", "")
+    (tmp_path / "index.html").write_text(Template(page).render(Context()))
     handler = functools.partial(
         http.server.SimpleHTTPRequestHandler, directory=str(tmp_path)
     )

@@ -9,8 +9,7 @@ import { UnauthorizedError, isSendable } from "./tokens.js";
  * @typedef {"idle"|"connecting"|"open"|"waiting"|"closed"} State
  * @typedef {import("./reconnect.js").Ending} Ending
  * @typedef {import("./tokens.js").GetToken} GetToken
- * @typedef {{now: () => number, setTimeout: (work: () => void, ms: number) => any,
- *   clearTimeout: (timer: any) => void}} Clock
+ * @typedef {import("./heartbeat.js").Clock} Clock
  * @typedef {{from: State, to: State, ending: Ending | null, delayMs: number | null,
  *   failures: number}} StateChange
  * @typedef {{state: StateChange, opened: null, message: any, bye: any,

@@ -35,7 +35,7 @@ export class Renewal {
   /** @type {any} */ #timer = null;
 
   /**
-   * @param {{clock: import("./socket.js").Clock, refresh: () => Promise<void>,
+   * @param {{clock: import("./heartbeat.js").Clock, refresh: () => Promise<void>,
    *   answerMs: number, random: () => number}} options
    */
   constructor({ clock, refresh, answerMs, random }) {
