@@ -10,10 +10,12 @@ import pytest
 from asgiref.sync import sync_to_async
 from django.utils import timezone
 
+from connections.exceptions import DatabaseUnavailable
 from connections.node.node import Node
 from connections.testing import wait_until
 from connections.testing.waiting import scale
 from sessions_history import work
+from sessions_history.entries import Committed
 from sessions_history.exceptions import StreamEnded
 from sessions_history.log import get_log
 from sessions_history.models import HistoryEntry, Work
@@ -74,6 +76,65 @@ async def test_an_answer_survives_the_lost_reply_to_its_commit(
             offset = await alice.say_and_wait({"text": "more"})
             await wait_for_state(alice.session_id, offset + 1, "done")
     await wait_until(lambda: len(responder.asked) == 6)
+
+
+class HalfLost(SwitchableDatabase):
+    """A database that leaves between the halves of a batch that was bisected."""
+
+    leaves_between = False
+
+    async def write_urgently(self, work: Any, *args: Any, **kwargs: Any) -> Any:
+        if not self.leaves_between:
+            return await super().write_urgently(work, *args, **kwargs)
+        self.leaves_between = False
+        requests, *others = args
+        await super().write_urgently(work, requests[:1], *others, **kwargs)
+        raise DatabaseUnavailable("the second half was not committed")
+
+
+async def test_both_halves_of_a_batch_are_answered_once(make_node: MakeNode) -> None:
+    responder, database = Scripted(), HalfLost()
+    node = start(make_node(database, **QUICK), responder)
+    log = get_log(node)
+    async with talk(node) as alice:
+
+        def say() -> list[asyncio.Future[Committed]]:
+            return [log.say(alice.session_id, key, {"text": key}) for key in "ab"]
+
+        database.leaves_between = True
+        failed = await asyncio.gather(*say(), return_exceptions=True)
+        assert [type(one) for one in failed] == [DatabaseUnavailable] * 2
+        acked = await asyncio.gather(*say())
+        assert [one.offset for one in acked] == [1, 3]
+        for offset, text in ((2, "one"), (4, "two")):
+            responder.play(text, None)
+            await wait_for_state(alice.session_id, offset, "done")
+        assert len(responder.asked) == 2
+
+
+async def test_a_stream_that_is_cancelled_at_its_end_is_interrupted(
+    make_node: MakeNode, database: SwitchableDatabase
+) -> None:
+    """Nobody here knows of it any more, but for its work in the database."""
+    node = make_node(database, **QUICK)
+    async with talk(node) as alice:
+        await alice.say_and_wait("x")
+
+        async def write() -> None:
+            async with get_log(node).stream(alice.session_id) as stream:
+                await stream.write("kept")
+                await stream.flush()
+                database.is_away = True
+
+        writing = asyncio.create_task(write())
+        await wait_until(lambda: database.is_away)
+        writing.cancel()
+        await asyncio.wait([writing])
+        assert await read_state(alice.session_id, 2) == "streaming"
+        database.is_away = False
+        await wait_for_state(alice.session_id, 2, "interrupted")
+        row = await HistoryEntry.objects.aget(session=alice.session_id, offset=2)
+        assert row.data == '{"text":"kept"}'
 
 
 async def test_a_stream_whose_opening_was_lost_is_interrupted(
