@@ -83,9 +83,12 @@ async def _converse(
 ) -> None:
     """Serve one connection; call begin() and end() around its messages."""
     received = 0
+    accepted = asyncio.Event()
 
     async def receive() -> Message:
         nonlocal received
+        if received:
+            await accepted.wait()
         received += 1
         number = received - _WARM_UP
         if received == 1:
@@ -98,7 +101,7 @@ async def _converse(
         return {"type": "websocket.receive", "text": "x"}
 
     async def send(message: Message) -> None:
-        return
+        accepted.set()
 
     node = make_node(rate_limit=_UNLIMITED)
     scope = {"type": "websocket", "path": "/", "headers": [], "node": node}

@@ -19,42 +19,47 @@ class LookAhead:
     ASGI has no other way to learn before the accept that the client has left.
     """
 
-    __slots__ = ("_events", "_next", "_receive")
+    __slots__ = ("_error", "_events", "_receive")
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self._events: deque[Message] = deque()
-        self._next: asyncio.Future[Message] | None = None
+        self._error: BaseException | None = None
 
     async def __call__(self) -> Message:
         if self._events:
             return self._events.popleft()
-        if self._next is None:
-            return await self._receive()
-        waiting, self._next = self._next, None
-        return await waiting
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        return await self._receive()
 
     async def has_left(self) -> bool:
         """Return True if the disconnect of the client is among the queued events."""
-        while len(self._events) < _MOST_EVENTS:
-            if self._next is None:
-                self._next = asyncio.ensure_future(self._ask())
-            for _ in range(_STEPS):
-                if not self._next.done():
-                    await asyncio.sleep(0)
-            if not self._next.done() or self._next.exception() is not None:
-                # What receive() raised is raised where the event is awaited.
+        while len(self._events) < _MOST_EVENTS and self._error is None:
+            event = await self._take()
+            if event is None:
                 return False
-            self._events.append(self._next.result())
-            self._next = None
-            if self._events[-1]["type"] == "websocket.disconnect":
+            self._events.append(event)
+            if event["type"] == "websocket.disconnect":
                 return True
         return False
 
-    def close(self) -> None:
-        """Wait for no event any longer."""
-        if self._next is not None:
-            self._next.cancel()
+    async def _take(self) -> Message | None:
+        """Return the next event if there is one; what receive() raises is kept."""
+        asking = asyncio.ensure_future(self._ask())
+        try:
+            for _ in range(_STEPS):
+                if not asking.done():
+                    await asyncio.sleep(0)
+        finally:
+            # An event that this task awaited would come a step later than to others.
+            asking.cancel()
+        await asyncio.wait([asking])
+        if asking.cancelled():
+            return None
+        self._error = asking.exception()
+        return asking.result() if self._error is None else None
 
     async def _ask(self) -> Message:
         # The awaitables of some servers are no coroutines.

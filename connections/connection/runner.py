@@ -173,8 +173,6 @@ class ConnectionRunner:
                 self.channel.close()
             if self._deadline is not None:
                 self._deadline.stop()
-            if self.sender.ahead is not None:
-                self.sender.ahead.close()
             self.sender.leave(code)
             self._report_returned(code)
             self._break_reference_cycles()

@@ -42,6 +42,7 @@ class AsgiSender:
 
     __slots__ = (
         "_abort_timer",
+        "_ahead",
         "_is_announced",
         "_is_json",
         "_node",
@@ -49,7 +50,6 @@ class AsgiSender:
         "_scope",
         "_send",
         "_task",
-        "ahead",
         "connection",
         "presence",
         "stage",
@@ -77,7 +77,7 @@ class AsgiSender:
         self._task = task
         self._is_json = is_json
         self._replaces = replaces
-        self.ahead = ahead
+        self._ahead = ahead
         self._is_announced = False
         self._abort_timer: asyncio.TimerHandle | None = None
 
@@ -310,7 +310,7 @@ class AsgiSender:
         """Return True if no accept reaches the client, as far as the server tells."""
         if self.connection.transport is not None:
             return self.connection.transport.has_left
-        return self.ahead is not None and await self.ahead.has_left()
+        return self._ahead is not None and await self._ahead.has_left()
 
     async def _refuse_accept(
         self,
