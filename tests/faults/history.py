@@ -224,10 +224,31 @@ class History:
             elif one.code == 4200:
                 if not self._has_fault(one, ("drained",)):
                     yield f"handed over without a drain: {one}"
+            elif one.code == 4104:
+                if not self._knows_no_bans(one):
+                    yield f"refused while the database answers: {one}"
             elif one.code is not None:
                 yield f"ended for no reason here: {one}"
             elif not self._has_fault(one, ("killed", "drained")):
                 yield f"dropped: {one}"
+
+    def _knows_no_bans(self, attempt: Attempt) -> bool:
+        """Return True if the node started while PostgreSQL was away, and still is."""
+        slack = self.promises.slack_seconds
+        started_at = [
+            fault.ended_at
+            for fault in self.faults
+            if fault.kind in ("killed", "drained")
+            and fault.node == attempt.node
+            and fault.ended_at <= attempt.gone_at + slack
+        ]
+        return any(
+            outage.kind.startswith("postgres_")
+            and outage.began_at - slack <= started <= outage.ended_at
+            and attempt.asked_at <= outage.ended_at + slack
+            for outage in self.faults
+            for started in started_at
+        )
 
     def _count_rivals(self, ended: Attempt) -> int:
         """Count the connections that could hold a slot when this one lost its own."""
@@ -300,6 +321,9 @@ class History:
                 yield f"the record of {record.connection_id} is open"
         for one in self.attempts:
             if one.opened_at is None or self._has_fault(one, ("killed", "drained")):
+                continue
+            if one.code == 4104:
+                # It had no slot yet, and has no row.
                 continue
             known = found.get(one.connection_id)
             if known is None:

@@ -138,9 +138,29 @@ def test_a_socket_dropped_without_a_cause() -> None:
 
 
 def test_a_close_code_that_nothing_explains() -> None:
-    ended = make_attempt(0, 10, code=4104, reason="unavailable")
+    ended = make_attempt(0, 10, code=4500, reason="internal_error")
     (found,) = make_history(ended).find_violations()
     assert found.startswith("ended for no reason here")
+
+
+@pytest.mark.parametrize(
+    ("asked_at", "started_at", "is_refused_rightly"),
+    [(8, 7, True), (8, 1, False), (20, 7, False)],
+    ids=["started meanwhile", "started before", "PostgreSQL is back"],
+)
+def test_a_node_that_knows_no_bans_refuses(
+    asked_at: float, started_at: float, *, is_refused_rightly: bool
+) -> None:
+    """It could not read them since its start, for PostgreSQL was away."""
+    refused = make_attempt(asked_at, asked_at, code=4104, reason="unavailable")
+    faults = [
+        Fault(kind="killed", node=0, began_at=0, ended_at=started_at),
+        Fault(kind="postgres_restarted", began_at=5, ended_at=10),
+    ]
+    found = make_history(refused, faults=faults).find_violations()
+    assert [one.partition(":")[0] for one in found] == (
+        [] if is_refused_rightly else ["refused while the database answers"]
+    )
 
 
 def test_a_handshake_that_failed_without_a_cause() -> None:
