@@ -90,7 +90,7 @@ FLAWS = {**LIMITS, **SESSIONS}
 
 
 def find(
-    flaw: Flaw, *, seconds: float = 20, examples: int = 60, seed: int
+    flaw: Flaw, *, seconds: float = 20, examples: int = 400, seed: int
 ) -> tuple[bool, str]:
     """
     Run the checker on a flawed copy; return whether it finds it, and its output.
@@ -98,7 +98,7 @@ def find(
     A run of limits lasts some seconds, one of sessions has so many examples.
     """
     arguments = [
-        *("tests/simulation", "-m", "slow"),
+        *("tests/simulation", "-m", "slow", "--timeout", "0"),
         *("--simulation-examples", str(examples), "--simulation-seed", str(seed)),
     ]
     if flaw.faults:
@@ -137,7 +137,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--seconds", type=float, default=20, help="of each run of limits"
     )
     parser.add_argument(
-        "--examples", type=int, default=60, help="of each run of sessions"
+        "--examples",
+        type=int,
+        default=400,
+        help="the most of a run of sessions, which ends with the first that fails",
     )
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
