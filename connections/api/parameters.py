@@ -78,7 +78,9 @@ def parse_json(raw: bytes) -> Any:
         ApiError: 400, it is no JSON.
     """
     try:
-        return json.loads(raw, parse_constant=_refuse, object_pairs_hook=_pair)
+        return json.loads(
+            raw, parse_constant=_refuse, parse_int=_read_int, object_pairs_hook=_pair
+        )
     except (ValueError, RecursionError) as exc:
         reason = "too deep" if isinstance(exc, RecursionError) else str(exc)
         message = f"The body is not valid JSON: {reason[:200]}."
@@ -140,6 +142,13 @@ def _convert(kind: Kind | None, text: str) -> object:
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no number of JSON")
+
+
+def _read_int(digits: str) -> int:
+    try:
+        return int(digits)
+    except ValueError as exc:
+        raise ValueError(f"a number has {len(digits)} digits") from exc
 
 
 def _pair(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -199,6 +199,12 @@ WRONG_BODIES: list[tuple[Any, int, str]] = [
 ]
 
 
+async def test_a_number_that_python_does_not_read_is_named(operator: Operator) -> None:
+    response = await operator.send("POST", "kick", b'{"value": ' + b"9" * 5000 + b"}")
+    message = response.json()["error"]["message"]
+    assert message == "The body is not valid JSON: a number has 5000 digits."
+
+
 async def test_a_wrong_body_gets_a_sentence(operator: Operator) -> None:
     for body, status, code in WRONG_BODIES:
         response = await operator.send("POST", "kick", body)

@@ -1,6 +1,7 @@
 """The two commands, on a machine as bare as a test can make it."""
 
 import os
+import re
 import shutil
 import socket
 import stat
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from connections.testing import free_port
+from tests.plugins.selection import LIVE_FOLDERS
 
 pytestmark = pytest.mark.source
 
@@ -284,7 +286,10 @@ def test_quick_leaves_out_services_and_real_processes(
     done = machine.run("test", *order)
     assert done.returncode == 0, done.stderr
     (call,) = machine.tests()
-    assert call == "quick: -n 4 --dist loadfile --no-loadscope-reorder -m quick -x"
+    assert call.startswith("quick: -n 4 --dist loadfile --no-loadscope-reorder")
+    assert call.endswith("-m quick -x")
+    ignored = re.findall(r"--ignore=tests/(\w+)", call)
+    assert sorted(ignored) == sorted(LIVE_FOLDERS)
     assert "install:" not in done.stderr
 
 
