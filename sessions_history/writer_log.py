@@ -33,6 +33,8 @@ Result = TypeVar("Result")
 Work = Callable[[SessionLog], Coroutine[Any, Any, Result]]
 
 _WORK_SECONDS = 1
+"""The time between two renewals of leases; a beat of a node if that is shorter."""
+
 _IDLE_SECONDS = 30
 """A log without work for so long closes its connections."""
 
@@ -124,12 +126,14 @@ class _WriterLog:
         log, bus = self._make_log(database)
         self._log.set_result(log)
         tasks = BackgroundTasks()
+        # A lease is two beats or more.
+        work_seconds = min(_WORK_SECONDS, self._config.node.beat_seconds)
 
         async def check_work() -> None:
-            await asyncio.sleep(_WORK_SECONDS)
+            await asyncio.sleep(work_seconds)
             await log.check_work()
 
-        tasks.repeat(check_work, "The check of work", _WORK_SECONDS)
+        tasks.repeat(check_work, "The check of work", work_seconds)
         while not self._is_closing.is_set() and not self._retire():
             try:
                 async with asyncio.timeout(_WORK_SECONDS):

@@ -253,6 +253,21 @@ async def test_a_process_that_lost_its_lease_writes_no_more() -> None:
     assert (entry.state, entry.data) == ("done", '{"text":"one two"}')
 
 
+async def test_a_lease_is_renewed_once_a_beat_if_that_is_shorter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sessions_history.writer_log._WORK_SECONDS", 600)
+    session_id = await make_in_thread()
+    async with open_stream(session_id, key="task"):
+        before = await Work.objects.aget(session=session_id)
+
+        async def is_renewed() -> bool:
+            work = await Work.objects.aget(session=session_id)
+            return work.leased_until > before.leased_until
+
+        await wait_until(is_renewed)
+
+
 async def test_two_tasks_of_one_key_do_not_write_at_once() -> None:
     session_id = await make_in_thread()
     async with open_stream(session_id, key="task") as stream:
