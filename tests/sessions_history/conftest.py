@@ -66,5 +66,9 @@ async def node(settings: Any) -> AsyncIterator[Node]:
     settings.WEBSOCKET = {"allowed_origins": [PAGE], "anonymous": True}
     settings.ALLOWED_HOSTS = ["testserver"]
     node = get_node()
+    database = node.database
     yield node
     await node.stop()
+    if database is not None and database is not node.database:
+        # A test gave the node another one.
+        await database.close()

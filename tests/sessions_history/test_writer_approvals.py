@@ -50,6 +50,7 @@ def writing_process() -> Iterator[None]:
     """The writer of this process, which is no node here."""
     with override_settings(WEBSOCKET=make_config()):
         yield
+        writer.close()
 
 
 async def begin(alice: Talk) -> str:
@@ -126,8 +127,9 @@ async def test_redis_carries_the_decision(redis_process: RedisProcess) -> None:
     """No check of work runs within the test."""
     config, url = make_config(), redis_process.url
     node = Node(config, database=Database(), redis_url=url)
+    database = Database()
     log = SessionLog(
-        Database(), node_id="0" * 32, config=config, redis_url=url, is_of_node=False
+        database, node_id="0" * 32, config=config, redis_url=url, is_of_node=False
     )
     with override_settings(WEBSOCKET=config, REDIS_URL=url):
         await node.start()
@@ -142,6 +144,7 @@ async def test_redis_carries_the_decision(redis_process: RedisProcess) -> None:
             async with asyncio.timeout(scale(20)):
                 assert (await asking).is_approved
         await log.stop()
+        await database.close()
         await node.stop()
 
 
@@ -284,9 +287,8 @@ async def test_a_wait_that_expires_after_the_removal_has_ended(
     make_node: MakeNode,
 ) -> None:
     """It learns of the removal before the stream does."""
-    log = SessionLog(
-        Database(), node_id="0" * 32, config=make_config(), is_of_node=False
-    )
+    database = Database()
+    log = SessionLog(database, node_id="0" * 32, config=make_config(), is_of_node=False)
     async with talk(make_node(**SOON), subprotocols=V2) as alice:
         session_id = await begin(alice)
         with pytest.raises(StreamEnded, match="session is deleted"):
@@ -298,6 +300,7 @@ async def test_a_wait_that_expires_after_the_removal_has_ended(
                 await Session.objects.filter(pk=session_id).adelete()
                 await waiting
     await log.stop()
+    await database.close()
 
 
 async def test_a_wait_renews_the_lease_and_has_no_time_limit(
