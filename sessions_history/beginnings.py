@@ -72,8 +72,7 @@ def delete_session(
     found = Session.objects.filter(session_id=session_id)
     with atomic():
         if check is not None:
-            # A write locks on SQLite as well, which has no FOR UPDATE.
-            found.update(session_id=session_id)
+            lock_session(session_id)
             check()
         deleted, _ = found.filter(client_id=client_id).delete()
         if not deleted and (not is_recent or found.exists()):
@@ -143,6 +142,20 @@ def _send_on_commit(beginning: Beginning) -> None:
         )
         send = partial(session_created.send_soon, [session])
         transaction.on_commit(send, using=get_alias(), robust=True)
+
+
+def lock_session(session_id: str) -> Session:
+    """
+    Lock a session, so that what is read of it holds until the transaction ends.
+
+    Raises:
+        SessionNotFound: it does not exist.
+    """
+    # A write locks on SQLite as well, which has no FOR UPDATE.
+    rows = Session.objects.filter(pk=session_id)
+    if not rows.update(session_id=session_id):
+        raise SessionNotFound
+    return rows.get()
 
 
 def lock_client(client_id: str) -> None:

@@ -25,7 +25,7 @@ from connections.config.loader import get_config
 from connections.credentials.identity import name_user
 from connections.models.alias import atomic, get_alias
 from sessions_history import writer_log
-from sessions_history.beginnings import lock_client
+from sessions_history.beginnings import lock_client, lock_session
 from sessions_history.exceptions import (
     InvitationInvalid,
     MemberNotFound,
@@ -85,7 +85,7 @@ def invite(
     if not lifetime_seconds > 0:
         raise ValueError(f"lifetime_seconds is {lifetime_seconds}, not above 0")
     with atomic():
-        _lock(session_id)
+        lock_session(session_id)
         _require_room(session_id)
         invitation = SessionInvitation.objects.create(
             session_id=session_id,
@@ -167,7 +167,7 @@ def add(session_id: str, user: Any, role: str) -> None:
     """
     given = check_role(role)
     with atomic():
-        if _is_owner(_lock(session_id), user):
+        if _is_owner(lock_session(session_id), user):
             raise OwnerStays
         if not _members(session_id, user).update(role=given):
             _require_room(session_id)
@@ -186,7 +186,7 @@ def change_role(session_id: str, user: Any, role: str) -> None:
     """
     given = check_role(role)
     with atomic():
-        if _is_owner(_lock(session_id), user):
+        if _is_owner(lock_session(session_id), user):
             raise OwnerStays
         if not _members(session_id, user).update(role=given):
             raise MemberNotFound
@@ -204,7 +204,7 @@ def remove(session_id: str, user: Any) -> None:
         SessionNotFound, MemberNotFound: there is no such member.
     """
     with atomic():
-        if _is_owner(_lock(session_id), user):
+        if _is_owner(lock_session(session_id), user):
             raise OwnerStays
         deleted, _ = _members(session_id, user).delete()
         if not deleted:
@@ -226,7 +226,7 @@ def hand_over(session_id: str, user: Any) -> None:
     owner_id = name_user(user)
     limit = get_config().sessions.max_sessions_per_client
     with atomic():
-        session = _lock(session_id)
+        session = lock_session(session_id)
         if not _members(session_id, user).update(role=Role.OWNER):
             raise MemberNotFound
         if session.client_id == owner_id:
@@ -252,7 +252,7 @@ def run_locked(session_id: str, work: Callable[[], Any]) -> Any:
         SessionNotFound: the session does not exist.
     """
     with atomic():
-        _lock(session_id)
+        lock_session(session_id)
         return work()
 
 
@@ -266,20 +266,6 @@ def check_role(role: str) -> Role:
     if role not in GIVEN_ROLES:
         raise ValueError(f"role is {role!r}, not one of {', '.join(GIVEN_ROLES)}")
     return Role(role)
-
-
-def _lock(session_id: str) -> Session:
-    """
-    Lock a session, so that its members change one at a time.
-
-    Raises:
-        SessionNotFound: it does not exist.
-    """
-    # A write locks on SQLite as well, which has no FOR UPDATE.
-    rows = Session.objects.filter(pk=session_id)
-    if not rows.update(session_id=session_id):
-        raise SessionNotFound
-    return rows.get()
 
 
 def _members(session_id: str, user: Any) -> Any:
@@ -325,7 +311,7 @@ def _join(session_id: str, role: Role, user: Any) -> tuple[Joined, bool]:
     Returns False too if the user has become one by other means since redeem() looked.
     """
     try:
-        _lock(session_id)
+        lock_session(session_id)
     except SessionNotFound as exc:
         raise InvitationInvalid("unknown") from exc
     joined = _find_joined(session_id, role, user)
