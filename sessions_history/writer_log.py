@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from connections.background import BackgroundTasks
 from connections.bus import Bus
-from connections.config.loader import get_config
+from connections.config.loader import WebSocketConfig, get_config
 from connections.node.current import find_running
 from connections.node.node import Node
 from connections.pool import require_usable_pool
@@ -33,7 +33,7 @@ Result = TypeVar("Result")
 Work = Callable[[SessionLog], Coroutine[Any, Any, Result]]
 
 _WORK_SECONDS = 1
-"""The time between two renewals of leases; a beat of a node if that is shorter."""
+"""The longest time between two renewals of leases."""
 
 _IDLE_SECONDS = 30
 """A log without work for so long closes its connections."""
@@ -63,6 +63,11 @@ def close() -> None:
         current, _WriterLog.current = _WriterLog.current, None
     if current is not None:
         current.close()
+
+
+def choose_renewal_seconds(config: WebSocketConfig) -> float:
+    """Return the time between two renewals of leases, which last two beats or more."""
+    return min(_WORK_SECONDS, config.node.beat_seconds)
 
 
 class _WriterLog:
@@ -126,8 +131,7 @@ class _WriterLog:
         log, bus = self._make_log(database)
         self._log.set_result(log)
         tasks = BackgroundTasks()
-        # A lease is two beats or more.
-        work_seconds = min(_WORK_SECONDS, self._config.node.beat_seconds)
+        work_seconds = choose_renewal_seconds(self._config)
 
         async def check_work() -> None:
             await asyncio.sleep(work_seconds)

@@ -14,14 +14,8 @@ from connections.api.operations import describe_object
 from connections.storage.transactions import begin_no_transaction
 from connections.version import VERSION
 from sessions_history.http.calls import require_method
-from sessions_history.http.operations import (
-    DOCUMENT,
-    EVERY,
-    OPERATIONS,
-    Answer,
-    Operation,
-    merge,
-)
+from sessions_history.http.operation import EVERY, Answer, Operation, merge
+from sessions_history.http.operations import DOCUMENT, OPERATIONS
 
 _HEADERS = {
     "ETag": "What the answer is, for If-None-Match.",

@@ -4,143 +4,40 @@ The operations of the HTTP API of sessions, as its OpenAPI document has them.
 The views do not route by this table: tests hold it against each of their answers.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
-
-from connections.api.openapi import describe_body, describe_query
-from connections.api.parameters import Parameter
+from connections.api.openapi import describe_query
 from connections.api.resources import PAGING
-from connections.close_codes import CLOSE_REASONS
-from connections.http_connection import find_status
 from sessions_history.http import members, schemas
+from sessions_history.http.operation import (
+    BODY,
+    CHANGE,
+    FOUND,
+    FULL,
+    NO_CONTENT,
+    OWNER,
+    PAGE,
+    QUERY,
+    RAW,
+    Answer,
+    Operation,
+    describe_texts,
+    list_live_errors,
+    merge,
+    read,
+    show,
+    take,
+)
 from sessions_history.http.views import TITLE
 
-Errors = dict[int, tuple[str, ...]]
-"""The codes of errors by their status."""
-
 _EVENTS = "text/event-stream"
-_LEAST_CLOSE_CODE = 1008
-"""With lower codes no request is refused."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """An answer that is no error."""
-
-    about: str
-    content: Mapping[str, schemas.Schema] = field(default_factory=dict)
-    """The JSON Schemas of the body by its type; without one there is no body."""
-
-    headers: Sequence[str] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Operation:
-    """One method of one path below /api/sessions."""
-
-    name: str
-    method: str
-    path: str
-    about: str
-    answers: Mapping[int, Answer]
-    errors: Errors = field(default_factory=dict)
-    """Its own errors, beside those of every request."""
-
-    query: Sequence[Mapping[str, Any]] = ()
-    request_headers: Mapping[str, str] = field(default_factory=dict)
-    body: schemas.Schema | None = None
-    is_body_required: bool = True
-
-
-def merge(*several: Mapping[int, tuple[str, ...]]) -> Errors:
-    """Return the errors of several requests."""
-    found: dict[int, list[str]] = {}
-    for errors in several:
-        for status, codes in errors.items():
-            found.setdefault(status, []).extend(codes)
-    return {status: tuple(dict.fromkeys(found[status])) for status in sorted(found)}
-
-
-EVERY: Errors = {
-    400: ("disallowed_host",),
-    401: ("unauthenticated",),
-    403: ("forbidden", "banned", "missing_scope"),
-    429: ("rate_limited",),
-    500: ("failed",),
-    503: ("unavailable",),
-}
-"""The errors of every request."""
-
-_CHANGE: Errors = {403: ("csrf",)}
-_QUERY: Errors = {400: ("unknown_parameter", "repeated_parameter")}
-_PAGE: Errors = merge(_QUERY, {400: ("invalid_parameter", "invalid_cursor")})
-_RAW: Errors = {400: ("invalid_json", "incomplete"), 413: ("body_too_large",)}
-_BODY: Errors = merge(
-    _CHANGE,
-    _QUERY,
-    _RAW,
-    {400: ("unknown_field", "missing_field", "invalid_field"), 415: ("not_json",)},
-)
-_FOUND: Errors = {404: ("not_found",)}
-_OWNER: Errors = {403: ("not_owner",), 404: ("not_found",)}
-_FULL: Errors = {409: ("storage_full", "sessions_full"), 500: ("internal",)}
-
-
-def _list_live_errors() -> Errors:
-    """Return the close codes that end a live request before its answer."""
-    found: list[Errors] = [
-        {find_status(one.code): (one.reason,)}
-        for one in CLOSE_REASONS.values()
-        if one.code >= _LEAST_CLOSE_CODE
-    ]
-    return merge(*found)
-
-
-_NO_CONTENT = {204: Answer(about="Done.")}
-_NOT_MODIFIED = {304: Answer(about="The client has it.", headers=("ETag",))}
-
-
-def _show(schema: schemas.Schema, about: str = "Done.") -> Answer:
-    return Answer(about=about, content={"application/json": schema})
-
-
-def _read(schema: schemas.Schema) -> dict[int, Answer]:
-    """Return the answers of a GET with an ETag."""
-    content = {"application/json": schema}
-    return {200: Answer(about="Done.", content=content, headers=("ETag",))} | (
-        _NOT_MODIFIED
-    )
-
-
-def _describe_texts(**texts: str) -> tuple[dict[str, Any], ...]:
-    return tuple(
-        {
-            "name": name,
-            "in": "query",
-            "required": False,
-            "description": about,
-            "schema": {"type": "string"},
-        }
-        for name, about in texts.items()
-    )
-
-
-def _take(*parameters: Parameter) -> schemas.Schema:
-    described = describe_body(parameters)
-    for one in parameters:
-        if not one.is_required:
-            value = described["properties"][one.name]
-            value["type"] = [value["type"], "null"]
-    return described
-
 
 _ID = "/{session_id}/"
 _IF_MATCH = {
     "If-Match": "The ETag of the session; 412 if its title, its epoch or the role has"
     " changed since."
 }
-_IF_NONE_MATCH = {"If-None-Match": "The ETag of what the client has; 304 if it is it."}
+_IF_NONE_MATCH = {
+    "If-None-Match": "The ETag of what the client has; 304 if nothing has changed."
+}
 _PRODUCER = {
     "Producer-Id": "The name of who appends each item once.",
     "Producer-Epoch": "The number of its start.",
@@ -155,7 +52,7 @@ DOCUMENT = Operation(
     method="GET",
     path="/openapi.json",
     about="This document; it needs no credential.",
-    answers={200: _show({"type": "object"})},
+    answers={200: show({"type": "object"})},
     errors={400: ("disallowed_host",)},
 )
 
@@ -168,8 +65,8 @@ _SESSIONS = (
         " last used first.",
         query=describe_query(PAGING),
         request_headers=_IF_NONE_MATCH,
-        answers=_read(schemas.describe_page(schemas.describe_session())),
-        errors=_PAGE,
+        answers=read(schemas.describe_page(schemas.describe_session())),
+        errors=PAGE,
     ),
     Operation(
         name="read_session",
@@ -177,8 +74,8 @@ _SESSIONS = (
         path=_ID,
         about="One session.",
         request_headers=_IF_NONE_MATCH,
-        answers=_read(schemas.describe_session()),
-        errors=merge(_QUERY, _FOUND),
+        answers=read(schemas.describe_session()),
+        errors=merge(QUERY, FOUND),
     ),
     Operation(
         name="rename_session",
@@ -186,7 +83,7 @@ _SESSIONS = (
         path=_ID,
         about="Sets or removes the title of a session; for its owner.",
         request_headers=_IF_MATCH,
-        body=_take(TITLE),
+        body=take(TITLE),
         answers={
             200: Answer(
                 about="The session with its title.",
@@ -194,7 +91,7 @@ _SESSIONS = (
                 headers=("ETag",),
             )
         },
-        errors=merge(_BODY, _OWNER, {412: ("changed",)}),
+        errors=merge(BODY, OWNER, {412: ("changed",)}),
     ),
     Operation(
         name="delete_session",
@@ -202,8 +99,8 @@ _SESSIONS = (
         path=_ID,
         about="Deletes a session and all that belongs to it; for its owner.",
         request_headers=_IF_MATCH,
-        answers=_NO_CONTENT,
-        errors=merge(_CHANGE, _QUERY, _OWNER, {412: ("changed",)}),
+        answers=NO_CONTENT,
+        errors=merge(CHANGE, QUERY, OWNER, {412: ("changed",)}),
     ),
     Operation(
         name="list_entries",
@@ -212,8 +109,8 @@ _SESSIONS = (
         about="A page of the entries, in order; the newest page first.",
         query=describe_query(PAGING),
         request_headers=_IF_NONE_MATCH,
-        answers=_read(schemas.ENTRIES),
-        errors=merge(_PAGE, _FOUND, {409: ("reset",)}),
+        answers=read(schemas.ENTRIES),
+        errors=merge(PAGE, FOUND, {409: ("reset",)}),
     ),
     Operation(
         name="list_present",
@@ -221,8 +118,8 @@ _SESSIONS = (
         path=f"{_ID}present/",
         about="Who is present in the session; 503 also where that is not known.",
         request_headers=_IF_NONE_MATCH,
-        answers=_read(schemas.PRESENT),
-        errors=merge(_QUERY, _FOUND),
+        answers=read(schemas.PRESENT),
+        errors=merge(QUERY, FOUND),
     ),
 )
 
@@ -235,7 +132,7 @@ _STREAMS = (
         about="Items of the stream by the Durable Streams protocol: those that there"
         " are, or live where the ASGI application serves live requests. Other"
         " parameters are passed over.",
-        query=_describe_texts(
+        query=describe_texts(
             offset="A Stream-Next-Offset; -1, as without one: from the oldest item that"
             " is kept; now: after the last one. A live request needs one.",
             live="sse or long-poll.",
@@ -261,10 +158,10 @@ _STREAMS = (
             204: Answer(
                 about="A long poll for which no item came.", headers=_LIVE_HEADERS
             ),
-            304: Answer(about="The client has it.", headers=_PAGE_HEADERS),
+            304: Answer(about="Nothing has changed.", headers=_PAGE_HEADERS),
         },
         errors=merge(
-            _FOUND, {400: ("invalid_parameter",), 410: ("gone",)}, _list_live_errors()
+            FOUND, {400: ("invalid_parameter",), 410: ("gone",)}, list_live_errors()
         ),
     ),
     Operation(
@@ -272,9 +169,9 @@ _STREAMS = (
         method="HEAD",
         path=_STREAM,
         about="The end of the stream, without a body.",
-        query=_describe_texts(offset="It is checked, and changes nothing."),
+        query=describe_texts(offset="It is checked, and changes nothing."),
         answers={200: Answer(about="The end.", headers=_PAGE_HEADERS)},
-        errors=merge(_FOUND, {400: ("invalid_parameter",)}),
+        errors=merge(FOUND, {400: ("invalid_parameter",)}),
     ),
     Operation(
         name="begin_stream",
@@ -292,10 +189,10 @@ _STREAMS = (
             ),
         },
         errors=merge(
-            _CHANGE,
-            _RAW,
-            _FOUND,
-            _FULL,
+            CHANGE,
+            RAW,
+            FOUND,
+            FULL,
             {
                 400: ("invalid_parameter", "invalid_message", "not_supported"),
                 409: ("deleted",),
@@ -317,10 +214,10 @@ _STREAMS = (
             ),
         },
         errors=merge(
-            _CHANGE,
-            _RAW,
-            _FOUND,
-            _FULL,
+            CHANGE,
+            RAW,
+            FOUND,
+            FULL,
             {
                 400: ("invalid_parameter", "invalid_message", "not_supported"),
                 403: ("stale_producer",),
@@ -334,8 +231,8 @@ _STREAMS = (
         path=_STREAM,
         about="Deletes the session; for its owner.",
         request_headers=_IF_MATCH,
-        answers=_NO_CONTENT,
-        errors=merge(_CHANGE, _QUERY, _OWNER, {412: ("changed",)}),
+        answers=NO_CONTENT,
+        errors=merge(CHANGE, QUERY, OWNER, {412: ("changed",)}),
     ),
     Operation(
         name="send_message",
@@ -344,15 +241,15 @@ _STREAMS = (
         about="Takes a message as the socket does, with the same ids.",
         body=schemas.MESSAGES,
         answers={
-            200: _show(schemas.ACK, "Committed."),
+            200: show(schemas.ACK, "Committed."),
             204: Answer(about="Done: of cancel and typing."),
         },
         errors=merge(
-            _CHANGE,
-            _QUERY,
-            _RAW,
-            _FOUND,
-            _FULL,
+            CHANGE,
+            QUERY,
+            RAW,
+            FOUND,
+            FULL,
             {400: ("invalid_message",), 409: ("conflict",)},
         ),
     ),
@@ -367,8 +264,8 @@ _MEMBERS = (
         path=f"{_ID}members/",
         about="The owner and the members, and the role of the client.",
         request_headers=_IF_NONE_MATCH,
-        answers=_read(schemas.MEMBERS),
-        errors=merge(_QUERY, _FOUND),
+        answers=read(schemas.MEMBERS),
+        errors=merge(QUERY, FOUND),
     ),
     Operation(
         name="change_member",
@@ -376,17 +273,17 @@ _MEMBERS = (
         path=_MEMBER,
         about="Changes the role of a member; owner hands the session over. For its"
         " owner.",
-        body=_take(members.NEW_ROLE),
-        answers=_NO_CONTENT,
-        errors=merge(_BODY, _OWNER, {409: ("owner_stays", "sessions_full")}),
+        body=take(members.NEW_ROLE),
+        answers=NO_CONTENT,
+        errors=merge(BODY, OWNER, {409: ("owner_stays", "sessions_full")}),
     ),
     Operation(
         name="remove_member",
         method="DELETE",
         path=_MEMBER,
         about="Removes a member, or leaves; for the owner, and for the member itself.",
-        answers=_NO_CONTENT,
-        errors=merge(_CHANGE, _QUERY, _OWNER, {409: ("owner_stays",)}),
+        answers=NO_CONTENT,
+        errors=merge(CHANGE, QUERY, OWNER, {409: ("owner_stays",)}),
     ),
     Operation(
         name="list_invitations",
@@ -394,25 +291,25 @@ _MEMBERS = (
         path=_INVITATIONS,
         about="The newest invitations, without their tokens; for the owner.",
         request_headers=_IF_NONE_MATCH,
-        answers=_read(schemas.INVITATIONS),
-        errors=merge(_QUERY, _OWNER),
+        answers=read(schemas.INVITATIONS),
+        errors=merge(QUERY, OWNER),
     ),
     Operation(
         name="invite",
         method="POST",
         path=_INVITATIONS,
         about="Makes an invitation; for the owner.",
-        body=_take(members.ROLE, members.LIFETIME, members.SINGLE_USE),
-        answers={201: _show(schemas.MADE_INVITATION, "Made.")},
-        errors=merge(_BODY, _OWNER, {409: ("too_many_members",)}),
+        body=take(members.ROLE, members.LIFETIME, members.SINGLE_USE),
+        answers={201: show(schemas.MADE_INVITATION, "Made.")},
+        errors=merge(BODY, OWNER, {409: ("too_many_members",)}),
     ),
     Operation(
         name="revoke_invitation",
         method="DELETE",
         path=f"{_INVITATIONS}{{invitation}}/",
         about="Revokes an invitation; members that it made stay. For the owner.",
-        answers=_NO_CONTENT,
-        errors=merge(_CHANGE, _QUERY, _OWNER, {404: ("invitation_unknown",)}),
+        answers=NO_CONTENT,
+        errors=merge(CHANGE, QUERY, OWNER, {404: ("invitation_unknown",)}),
     ),
     Operation(
         name="join",
@@ -420,10 +317,10 @@ _MEMBERS = (
         path="/join/",
         about="Makes the user of the credential a member, by the token of an"
         " invitation.",
-        body=_take(members.TOKEN),
-        answers={200: _show(schemas.JOINED)},
+        body=take(members.TOKEN),
+        answers={200: show(schemas.JOINED)},
         errors=merge(
-            _BODY,
+            BODY,
             {
                 403: ("no_user",),
                 404: ("invitation_unknown",),

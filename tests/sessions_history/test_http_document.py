@@ -26,7 +26,8 @@ from sessions_history.commits import commit
 from sessions_history.exceptions import EntryRefused
 from sessions_history.http import messages, schemas
 from sessions_history.http.openapi import describe_sessions, list_errors
-from sessions_history.http.operations import EVERY, OPERATIONS, Operation
+from sessions_history.http.operation import EVERY, Operation
+from sessions_history.http.operations import OPERATIONS
 from sessions_history.models import (
     DeletedSession,
     HistoryEntry,

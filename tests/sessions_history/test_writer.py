@@ -26,6 +26,7 @@ from sessions_history.exceptions import (
 )
 from sessions_history.models import HistoryEntry, Work
 from sessions_history.writer import append, append_sync, open_stream
+from sessions_history.writer_log import choose_renewal_seconds
 from tests.integration.redis_process import RedisProcess
 from tests.sessions_history.appends import in_thread, make_session
 from tests.sessions_history.conftest import MakeNode
@@ -253,19 +254,12 @@ async def test_a_process_that_lost_its_lease_writes_no_more() -> None:
     assert (entry.state, entry.data) == ("done", '{"text":"one two"}')
 
 
-async def test_a_lease_is_renewed_once_a_beat_if_that_is_shorter(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(("beat_seconds", "expected"), [(0.2, 0.2), (5, 1)])
+def test_leases_are_renewed_once_a_beat_or_a_second(
+    beat_seconds: float, expected: float
 ) -> None:
-    monkeypatch.setattr("sessions_history.writer_log._WORK_SECONDS", 600)
-    session_id = await make_in_thread()
-    async with open_stream(session_id, key="task"):
-        before = await Work.objects.aget(session=session_id)
-
-        async def is_renewed() -> bool:
-            work = await Work.objects.aget(session=session_id)
-            return work.leased_until > before.leased_until
-
-        await wait_until(is_renewed)
+    config = make_config(node={"beat_seconds": beat_seconds})
+    assert choose_renewal_seconds(config) == expected
 
 
 async def test_two_tasks_of_one_key_do_not_write_at_once() -> None:
