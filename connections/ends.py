@@ -84,6 +84,12 @@ class EndLog:
             },
         )
 
+    def forget(self) -> None:
+        """Forget all counts."""
+        with self._lock:
+            self._logged.clear()
+            self._folded.clear()
+
     def report(self) -> None:
         """Log the counts of the ends that had no line."""
         with self._lock:

@@ -12,6 +12,7 @@ from django.db import connections
 from django.test import override_settings
 from hypothesis import settings
 
+from connections.ends import end_log
 from connections.error_log import error_filter
 from connections.testing import Servers, wait_until
 from tests.integration.nginx import make_certificate
@@ -78,9 +79,10 @@ def pytest_terminal_summary(terminalreporter: "pytest.TerminalReporter") -> None
 
 
 @pytest.fixture(autouse=True)
-def new_errors() -> None:
-    """Let each test see the first error of a place, as in a new process."""
+def new_logs() -> None:
+    """Let each test see the first errors and ends, as in a new process."""
     error_filter.forget()
+    end_log.forget()
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -14,6 +14,9 @@ import pytest
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
+from connections import close_codes
+from connections.announcements import post_close_requests
+from connections.models import CloseRequest
 from connections.testing import LiveServer, Servers, read_close, wait_until
 from connections.testing.waiting import scale
 from tests.integration.echo import QUICK, assert_alive, open_echo, opened
@@ -226,9 +229,10 @@ async def test_a_restart_under_load(
     servers: Servers, postgres: PostgresProcess, database: str
 ) -> None:
     """No connection is lost, no record is missing, no node is recorded as lost."""
+    node_timeout_seconds = scale(2)
     config = {
         **QUICK,
-        "node__node_timeout_seconds": 2,
+        "node__node_timeout_seconds": node_timeout_seconds,
         # A handshake may wait for the whole time in which PostgreSQL is frozen.
         "handshake__timeout_seconds": scale(15),
     }
@@ -254,16 +258,22 @@ async def test_a_restart_under_load(
         # The request is posted while the node cannot read it.
         server.signal(signal.SIGSTOP)
         try:
-            kick = ("connections", "kick", "--client", "victim")
-            await asyncio.to_thread(server.manage, *kick, is_checked=False)
+            # The command waits for the node longer than a node may be silent.
+            kick = CloseRequest(
+                target=CloseRequest.Target.CLIENT,
+                value="victim",
+                reason=close_codes.KICKED.reason,
+                author="test",
+            )
+            server.run(post_close_requests, kick)
             postgres.kill()
         finally:
             server.signal(signal.SIGCONT)
-        await asyncio.sleep(3)
+        await asyncio.sleep(1.5 * node_timeout_seconds)
         await asyncio.to_thread(postgres.start)
         assert await read_close(kicked) == (4009, "kicked")
         postgres.pause()
-        await asyncio.sleep(4)
+        await asyncio.sleep(2 * node_timeout_seconds)
         postgres.resume()
         before = load.served
         await wait_until(lambda: load.served > before + 20)
