@@ -234,6 +234,7 @@ async def test_a_restart_under_load(
         **QUICK,
         "node__node_timeout_seconds": node_timeout_seconds,
         # A handshake may wait for the whole time in which PostgreSQL is frozen.
+        "node__database_timeout_seconds": scale(15),
         "handshake__timeout_seconds": scale(15),
     }
     environment = {"DATABASE_URL": postgres.url(database)}
