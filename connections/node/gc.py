@@ -59,6 +59,7 @@ class Freezer:
 
         self._clock = clock
         self._began_at = 0.0
+        self._former_threshold = gc.get_threshold()
 
     def begin(self) -> None:
         """Freeze all present objects, and from now on those that survive."""
@@ -66,9 +67,18 @@ class Freezer:
             self.is_on = True
             gc.collect()
             gc.freeze()
-            young, middle, _ = gc.get_threshold()
+            self._former_threshold = gc.get_threshold()
+            young, middle, _ = self._former_threshold
             gc.set_threshold(young, middle, _MIDDLE_COLLECTIONS)
             gc.callbacks.append(self.on_collection)
+
+    def end(self) -> None:
+        """Leave collections to Python again, for a process that outlives its server."""
+        if self.is_on:
+            self.is_on = False
+            gc.callbacks.remove(self.on_collection)
+            gc.set_threshold(*self._former_threshold)
+            gc.unfreeze()
 
     def on_collection(self, phase: str, info: dict[str, int]) -> None:
         """Time a collection; the signature is that of gc.callbacks."""
@@ -103,6 +113,7 @@ class Freezer:
 
 _freezer = Freezer(time.thread_time)
 keep_collections_short = _freezer.begin
+leave_collections_to_python = _freezer.end
 collect_all = _freezer.collect_all
 list_all = _freezer.list_all
 

@@ -10,7 +10,7 @@ from connections.asgi import Receive, Send
 from connections.background import BackgroundTasks
 from connections.exceptions import UnsharedLimits
 from connections.node.exclusivity import require_no_older_node, require_shared_limits
-from connections.node.gc import keep_collections_short
+from connections.node.gc import keep_collections_short, leave_collections_to_python
 from connections.node.hosting import get_hosting
 from connections.node.node import Node
 from connections.node.warmup import warm_up
@@ -51,6 +51,7 @@ async def follow_lifespan(node: Node, receive: Receive, send: Send) -> None:
             await tasks.stop()
             await _wait_for_ends(node)
             await hosting.end()
+            leave_collections_to_python()
             await send({"type": "lifespan.shutdown.complete"})
             return
 

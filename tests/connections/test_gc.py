@@ -374,3 +374,17 @@ def test_frozen_objects_are_collected_once_unfrozen(frozen_before: int) -> None:
     assert reference() is None
     # CPython 3.12 freezes immortal objects at every full collection.
     assert 0 < gc.get_freeze_count() < frozen
+
+
+def test_collections_are_pythons_again_after_the_end() -> None:
+    """A test process that froze objects hid them from gc.get_referrers()."""
+    callbacks, threshold = [*gc.callbacks], gc.get_threshold()
+    held: list[str] = []
+    holder = [held]
+    freezer = Freezer(FakeClock())
+    freezer.begin()
+    assert holder not in gc.get_referrers(held)
+    freezer.end()
+    freezer.end()
+    assert holder in gc.get_referrers(held)
+    assert (gc.callbacks, gc.get_threshold()) == (callbacks, threshold)

@@ -1,6 +1,7 @@
 """Test the start of a protected application by a server without lifespan events."""
 
 import asyncio
+import gc
 import signal
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -100,6 +101,7 @@ async def test_a_startup_event_after_the_first_connection_begins_nothing_twice(
     application: Any, started: list[Node], caplog: pytest.LogCaptureFixture
 ) -> None:
     config = uvicorn.Config(do_nothing, log_config=None)
+    callbacks = [*gc.callbacks]
     communicator = await open_from_server(application)
     node = get_node()
     started.append(node)
@@ -116,6 +118,7 @@ async def test_a_startup_event_after_the_first_connection_begins_nothing_twice(
     await application({"type": "lifespan", **SERVED}, receive, send)
     assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
     assert node.has_stopped
+    assert gc.callbacks == callbacks
     assert len(find_events(caplog, "foreign_server")) == bool(config)
 
 
