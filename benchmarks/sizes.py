@@ -12,7 +12,8 @@ class Size:
     warm_up_seconds: float = 0.7
     echo_seconds: float = 3
     idle: int = 1_000
-    connects: int = 2_000
+    connects: tuple[int, int] = (2_000, 4_000)
+    """How many are opened, and how many more beside those."""
     crowd: int = 10_000
     members: tuple[int, int] = (100, 1_000)
     spread: int = 500
@@ -25,7 +26,7 @@ QUICK = Size(
     warm_up_seconds=0.1,
     echo_seconds=0.3,
     idle=50,
-    connects=100,
+    connects=(100, 50),
     crowd=200,
     members=(20, 100),
     spread=60,

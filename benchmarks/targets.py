@@ -99,6 +99,12 @@ TARGETS = (
         is_ratio_of_cost=True,
     ),
     Target(
+        what="connects/s beside 2,000 connections",
+        least="",
+        measure="connects",
+        key="more_connects_per_second",
+    ),
+    Target(
         what="connects/s, uvicorn, against Channels on it",
         least="",
         measure="connects",

@@ -146,14 +146,15 @@ class Authenticator:
 
     async def _ask(self, path: str, scope: Message) -> Credential | None:
         backend = self._load(path)
-        # Ours bound themselves, and remember credentials for an outage.
-        seconds = None if isinstance(backend, Builtin) else self._timeout_seconds
         try:
-            async with asyncio.timeout(seconds):
-                with end_as_failure():
+            with end_as_failure():
+                if isinstance(backend, Builtin):
+                    # Ours bound themselves, and remember credentials for an outage.
+                    return await backend.authenticate(scope)
+                async with asyncio.timeout(self._timeout_seconds):
                     found = await backend.authenticate(scope)
-            if found is None or isinstance(backend, Builtin):
-                return found
+            if found is None:
+                return None
             return _complete(check_credential(found), path, backend)
         except Exception as exc:
             if isinstance(exc, Refused) and isinstance(exc.close_reason, CloseReason):

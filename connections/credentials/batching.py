@@ -10,7 +10,7 @@ Found = TypeVar("Found")
 
 _MOST_AT_ONCE = 500
 
-_GATHERING_SECONDS = 0.005
+_GATHERING_SECONDS = 0.02
 """The pause after a batch of several, so that the next batch is larger."""
 
 

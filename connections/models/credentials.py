@@ -10,13 +10,9 @@ from django.conf import settings
 from django.db import models
 
 from connections.models.alias import PrimaryQuerySet, atomic
+from connections.models.at_once import read_at_once
 from connections.models.clock import MomentField, Now
-from connections.models.user_key import (
-    UserKey,
-    are_users_apart,
-    cascade,
-    with_user,
-)
+from connections.models.user_key import UserKey, are_users_apart, cascade
 
 
 def digest_token(token: str) -> str:
@@ -32,7 +28,9 @@ class AccessTokenQuerySet(PrimaryQuerySet["AccessToken"]):
         The look-up is by hash, so its timing reveals nothing about a token.
         """
         digests = {digest_token(token) for token in tokens}
-        rows = with_user(self.filter(digest__in=digests))
+        rows = read_at_once(self.filter(digest__in=digests))
+        owned = [row for row in rows if row.user_id is not None]
+        models.prefetch_related_objects(owned, "user")
         return {row.digest: row for row in rows}
 
     def in_state(self, state: str) -> AccessTokenQuerySet:

@@ -67,14 +67,21 @@ def find_source(
     is empty if a proxy on a Unix socket names none.
     """
     trusted = tuple(trusted_proxies)
-    networks = _parse_all(trusted)
-    host = _last(headers, b"host")
-    forwarded = _all(headers, b"x-forwarded-for")
-    proto = _last(headers, b"x-forwarded-proto")
-    forwarded_host = _last(headers, b"x-forwarded-host")
+    host = proto = forwarded_host = ""
+    forwarded: list[str] = []
+    for name, value in headers:
+        if name == b"host":
+            host = value.decode("latin-1")
+        elif name == b"x-forwarded-for":
+            forwarded.append(value.decode("latin-1"))
+        elif name == b"x-forwarded-proto":
+            proto = value.decode("latin-1")
+        elif name == b"x-forwarded-host":
+            forwarded_host = value.decode("latin-1")
     if not is_trusted(peer, trusted):
         has_forwarded = bool(forwarded or proto or forwarded_host)
         return Source(_normalise(peer), is_secure, host, has_forwarded)
+    networks = _parse_all(trusted)
     address = _normalise(peer)
     for hop in reversed(",".join(forwarded).split(",")):
         if not hop.strip() or hop.strip() == _UNIX_HOP:
@@ -227,6 +234,7 @@ def _parse_all(networks: tuple[str, ...]) -> tuple[Network, ...]:
     return tuple(parse_network(text) for text in networks if text != UNIX)
 
 
+@lru_cache(4096)
 def _normalise(peer: str | None) -> str:
     """Return an address in canonical form, and any other text unchanged."""
     parsed = parse_address(peer or "")
@@ -236,12 +244,3 @@ def _normalise(peer: str | None) -> str:
 def _is_in(address: str, networks: Iterable[Network]) -> bool:
     parsed = parse_address(address)
     return parsed is not None and any(parsed in network for network in networks)
-
-
-def _all(headers: Sequence[Header], name: bytes) -> list[str]:
-    return [value.decode("latin-1") for key, value in headers if key == name]
-
-
-def _last(headers: Sequence[Header], name: bytes) -> str:
-    values = _all(headers, name)
-    return values[-1] if values else ""

@@ -22,6 +22,9 @@ from connections.units import Clock
 _LONG_SECONDS = 0.01
 """CPU time of a collection that has visited some ten thousand objects."""
 
+_YOUNG_OBJECTS = 10_000
+"""New objects before a collection; with Python's 700 each connect has a part of one."""
+
 _MIDDLE_COLLECTIONS = 5
 """Collections before a full one: half of Python's, which halves a full one's work."""
 
@@ -68,8 +71,8 @@ class Freezer:
             gc.collect()
             gc.freeze()
             self._former_threshold = gc.get_threshold()
-            young, middle, _ = self._former_threshold
-            gc.set_threshold(young, middle, _MIDDLE_COLLECTIONS)
+            _, middle, _ = self._former_threshold
+            gc.set_threshold(_YOUNG_OBJECTS, middle, _MIDDLE_COLLECTIONS)
             gc.callbacks.append(self.on_collection)
 
     def end(self) -> None:

@@ -6,7 +6,7 @@ from django.db import DataError, IntegrityError
 
 from connections.close_codes import LOST
 from connections.models import Connection, ErrorEvent
-from connections.models.alias import atomic
+from connections.models.alias import atomic, get_connection
 from connections.models.clock import Now
 from connections.signals import connections_closed, connections_opened
 
@@ -53,12 +53,7 @@ def _write(rows: list[Row]) -> int:
     """
     try:
         with atomic():
-            Connection.objects.bulk_create(
-                [row for row in rows if isinstance(row, Connection)],
-                update_conflicts=True,
-                unique_fields=["connection_id"],
-                update_fields=_MUTABLE,
-            )
+            _write_connections([row for row in rows if isinstance(row, Connection)])
             ErrorEvent.objects.bulk_create(
                 [row for row in rows if isinstance(row, ErrorEvent)],
                 ignore_conflicts=True,
@@ -74,6 +69,34 @@ def _write(rows: list[Row]) -> int:
         half = len(rows) // 2
         return _write(rows[:half]) + _write(rows[half:])
     return 0
+
+
+def _write_connections(rows: list[Connection]) -> None:
+    """
+    Insert rows, or update those that are there, in one statement.
+
+    bulk_create() makes a piece of SQL for each value, and on SQLite a statement for
+    each 41 rows, which is half of its CPU time.
+    """
+    if not rows:
+        return
+    database = get_connection()
+    fields = Connection._meta.concrete_fields
+    columns = ", ".join(str(field.column) for field in fields)
+    one = f"({', '.join(['%s'] * len(fields))})"
+    changes = ", ".join(f"{name} = EXCLUDED.{name}" for name in _MUTABLE)
+    prepare = [(field.attname, field.get_db_prep_save) for field in fields]
+    with database.cursor() as cursor:
+        cursor.execute(
+            f"INSERT INTO {Connection._meta.db_table} ({columns})"
+            f" VALUES {', '.join([one] * len(rows))}"
+            f" ON CONFLICT (connection_id) DO UPDATE SET {changes}",
+            [
+                to_value(getattr(row, name), database)
+                for row in rows
+                for name, to_value in prepare
+            ],
+        )
 
 
 def read_open(node_id: str) -> list[str]:

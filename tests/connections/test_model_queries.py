@@ -4,10 +4,14 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from django.contrib.auth import get_user_model
+from django.db import connection
 from django.db.models.functions import Now
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from connections.models import AccessToken, CloseRequest, Connection, Node, Sweep
+from connections.models.at_once import read_at_once
 from connections.models.credentials import digest_token
 from connections.models.sweep import delete_some
 from tests.connections.rows import make_connection_row, make_node_row
@@ -150,6 +154,29 @@ def test_a_token_is_found_by_its_hash_alone(token: str) -> None:
     made = AccessToken.objects.create(digest=digest_token("token"), client_id="alice")
     found = AccessToken.objects.find_all(["token", made.digest, token])
     assert found == {made.digest: made}
+
+
+def test_rows_that_are_read_at_once_are_those_of_the_query() -> None:
+    owner = get_user_model().objects.create_user("owner")
+    ends_at = timezone.now() + timedelta(hours=1)
+    for number, user in enumerate((None, owner)):
+        AccessToken.objects.create(
+            digest=str(number),
+            client_id="alicé \"'",
+            user=user,
+            scopes=["/ws/a/", "api:read"][:number],
+            expires_at=ends_at if number else None,
+        )
+    rows = AccessToken.objects.filter(digest__in=["0", "1", "2"]).order_by("digest")
+    with CaptureQueriesContext(connection) as queries:
+        found = read_at_once(rows)
+    assert len(queries) == 1
+    assert [one.__dict__ | {"_state": None} for one in found] == [
+        one.__dict__ | {"_state": None} for one in rows
+    ]
+    assert found[1]._state.db == rows.db
+    assert not found[1]._state.adding
+    assert read_at_once(rows.filter(client_id="nobody")) == []
 
 
 def test_close_requests_are_recent_by_the_databases_clock() -> None:

@@ -6,6 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from django.db import connection as database
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from connections import close_codes
@@ -17,6 +19,7 @@ from connections.hub.hub import Hub
 from connections.limits import Limits
 from connections.models import Connection, ErrorEvent, Node
 from connections.node.recorder import Recorder, describe_error
+from connections.node.records import Row, write_rows
 from connections.storage.text import clean
 from connections.testing import FakeClock
 from tests.connections.live_connections import make_connection as make_live
@@ -298,6 +301,32 @@ async def test_one_row_that_the_database_refuses_does_not_fail_the_others(
     await bench.recorder.flush()
     assert await Connection.objects.acount() == 5
     assert bench.recorder.dropped.invalid == 1
+
+
+@pytest.mark.django_db
+def test_hundreds_of_rows_are_one_statement() -> None:
+    """On SQLite, Django would write each 41 of them alone."""
+    moment = timezone.now()
+    rows: list[Row] = [
+        Connection(
+            connection_id=f"{number:032x}",
+            client_id="alice",
+            node_id="n" * 32,
+            transport="websocket",
+            opened_at=moment,
+            last_activity_at=moment,
+            flight=[{"kind": "é"}] if number else None,
+        )
+        for number in range(500)
+    ]
+    for messages in (0, 1):
+        for one in rows:
+            one.messages_in = messages  # type: ignore[union-attr]
+        with CaptureQueriesContext(database) as queries:
+            assert write_rows(rows, []) == 0
+        assert sum("INSERT" in one["sql"] for one in queries) == 1
+        assert Connection.objects.filter(messages_in=messages).count() == 500
+    assert Connection.objects.get(flight__isnull=True).opened_at == moment
 
 
 def test_every_database_stores_a_cleaned_text() -> None:
