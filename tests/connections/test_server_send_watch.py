@@ -31,8 +31,11 @@ def connect_unix() -> tuple[socket.socket, socket.socket]:
 
 
 def connect_tcp() -> tuple[socket.socket, socket.socket]:
+    """Return two ends; the kernel reopens a full buffer once a sixteenth is read."""
+    peer = socket.socket()
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1_000_000)
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        peer = socket.create_connection(listening.getsockname())
+        peer.connect(listening.getsockname())
         ours, _ = listening.accept()
     return ours, peer
 

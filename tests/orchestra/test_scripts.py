@@ -27,6 +27,7 @@ PROGRAMS = (
     "id",
     "mkdir",
     "rm",
+    "sed",
     "sh",
     "timeout",
     "tr",
