@@ -25,6 +25,18 @@ LIVE_FOLDERS = (
     "upgrade",
 )
 
+WITHOUT_DJANGO = (
+    "test_pool",
+    "test_presence_redis",
+    "test_presence_store",
+    "test_redis",
+    "test_server_deflate",
+    "test_server_frames",
+    "test_server_head",
+    "test_server_timers",
+)
+"""The first part of the names of files whose subject hardly uses Django."""
+
 PROMISES = frozenset(
     {
         # Limits, and the end of connections.
@@ -66,6 +78,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "live: starts processes, services or browsers (set by itself)",
         "promise: the one live test of a promise; `script/test` runs it",
         "source: reads the source alone, the same whatever Django is installed",
+        "without_django: of a part that hardly uses Django (set by itself)",
         "long: takes minutes, and is run by `script/test --long` alone",
         "alone: measures this machine, so that no other test may run beside it",
     ):
@@ -108,6 +121,8 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
                 item.add_marker("promise")
         elif not any(map(item.get_closest_marker, ("slow", "long"))):
             item.add_marker("quick")
+        if item.path.name.startswith(WITHOUT_DJANGO):
+            item.add_marker("without_django")
 
 
 @pytest.hookimpl(wrapper=True)
