@@ -7,6 +7,7 @@ import pytest
 from django.contrib.auth import get_user_model
 from django.db import connection
 from django.db.models.functions import Now
+from django.forms import model_to_dict
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
@@ -171,11 +172,9 @@ def test_rows_that_are_read_at_once_are_those_of_the_query() -> None:
     with CaptureQueriesContext(connection) as queries:
         found = read_at_once(rows)
     assert len(queries) == 1
-    assert [one.__dict__ | {"_state": None} for one in found] == [
-        one.__dict__ | {"_state": None} for one in rows
-    ]
-    assert found[1]._state.db == rows.db
-    assert not found[1]._state.adding
+    assert [model_to_dict(one) for one in found] == [model_to_dict(one) for one in rows]
+    assert [one.created_at for one in found] == [one.created_at for one in rows]
+    found[1].save()  # As a row that is there.
     assert read_at_once(rows.filter(client_id="nobody")) == []
 
 
