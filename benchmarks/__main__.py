@@ -35,6 +35,7 @@ _ROUNDS = {
     "broadcast": 5,
     "workers": 5,
     "nodes": 5,
+    "stores": 3,
 }
 
 
@@ -92,7 +93,7 @@ def _make_parser() -> argparse.ArgumentParser:
         epilog="Sessions and Redis have commands of their own: see benchmarks/.",
     )
     parser.add_argument(
-        "--quick", action="store_true", help="run a smoke test of under a minute"
+        "--quick", action="store_true", help="run a smoke test of two minutes"
     )
     parser.add_argument(
         "--only",

@@ -12,7 +12,12 @@ from typing import Any
 
 from benchmarks.contenders import Contender
 from benchmarks.processes import ServerProcess
-from benchmarks.several import measure_nodes, measure_workers
+from benchmarks.several import (
+    measure_nodes,
+    measure_opening,
+    measure_stores,
+    measure_workers,
+)
 from benchmarks.site import Site
 from benchmarks.sizes import Size, Values
 from connections.capacity.load.generator import Load
@@ -45,23 +50,8 @@ def measure_connects(contender: Contender, site: Site, size: Size) -> Values:
         load.do("open", group="first", count=_IN_FLIGHT, headers=headers)
         load.do("rest", seconds=size.warm_up_seconds)
         for name, count in zip(("", "more_"), size.connects, strict=True):
-            before, started = server.cpu_seconds(), time.monotonic()
-            opened = load.do(
-                "open",
-                group="new",
-                count=count,
-                concurrency=_IN_FLIGHT,
-                headers=headers,
-            )
-            seconds = time.monotonic() - started
-            # Deferred database writes are part of a connection's cost.
-            load.do("rest", seconds=2)
-            cpu_seconds = server.cpu_seconds() - before
-            values |= {
-                f"{name}connects_per_second": count / seconds,
-                f"{name}connect_cpu_us": cpu_seconds / count * 1e6,
-                f"{name}connect_p99_ms": opened["p99_ms"],
-            }
+            opened = measure_opening(load, server, count, headers)
+            values |= {f"{name}{key}": value for key, value in opened.items()}
     return values
 
 
@@ -139,6 +129,7 @@ MEASURES: Mapping[str, Callable[[Contender, Site, Size], Values]] = {
     "broadcast": measure_broadcast,
     "workers": measure_workers,
     "nodes": measure_nodes,
+    "stores": measure_stores,
 }
 
 QUICK_CONTENDERS = (
@@ -183,6 +174,7 @@ CONTENDERS_OF = {
     ),
     "workers": ("orchestra-serve", "orchestra-workers"),
     "nodes": ("orchestra-nodes",),
+    "stores": ("orchestra-nodes",),
 }
 
 

@@ -1,4 +1,4 @@
-"""Measurements of several processes: workers behind one port, and nodes over Redis."""
+"""Measurements of several processes: workers, nodes over Redis, stores of slots."""
 
 import os
 import shutil
@@ -81,6 +81,47 @@ def measure_nodes(contender: Contender, site: Site, size: Size) -> Values:
     }
 
 
+def measure_stores(contender: Contender, site: Site, size: Size) -> Values:
+    """Measure connects of one node with its slots in memory, Redis and PostgreSQL."""
+    values: Values = {}
+    with _start_redis(site.folder) as url, _start_postgres(site.folder) as other:
+        shared = {"REDIS_URL": url, "BENCHMARKS_LAYER": _LAYER}
+        stores: dict[str, tuple[Site, dict[str, str]]] = {
+            "memory": (site, {}),
+            "redis": (site, shared),
+            "postgres": (other, {}),
+        }
+        for name, (place, variables) in stores.items():
+            headers = contender.get_headers(place)
+            with (
+                contender.start(place, **variables) as server,
+                _load(contender, server) as load,
+            ):
+                load.do("open", group="first", count=_IN_FLIGHT, headers=headers)
+                load.do("rest", seconds=size.warm_up_seconds)
+                opened = measure_opening(load, server, size.connects[0], headers)
+            values |= {f"{name}_{key}": value for key, value in opened.items()}
+    return values
+
+
+def measure_opening(
+    load: Load, server: ServerProcess, count: int, headers: list[str]
+) -> Values:
+    """Open connections, fifty at a time; return their rate, and the server's CPU."""
+    before, started = server.cpu_seconds(), time.monotonic()
+    opened = load.do(
+        "open", group="new", count=count, concurrency=_IN_FLIGHT, headers=headers
+    )
+    seconds = time.monotonic() - started
+    # Deferred database writes are part of a connection's cost.
+    load.do("rest", seconds=2)
+    return {
+        "connects_per_second": count / seconds,
+        "connect_cpu_us": (server.cpu_seconds() - before) / count * 1e6,
+        "connect_p99_ms": opened["p99_ms"],
+    }
+
+
 def _load(contender: Contender, server: ServerProcess) -> Load:
     return Load(server.port, dialect=contender.dialect, path=contender.path)
 
@@ -128,3 +169,22 @@ def _start_redis(folder: Path) -> Iterator[str]:
     log = folder / "redis.log"
     with ServerProcess([*argv, "--dir", str(folder)], port=port, log=log):
         yield f"redis://127.0.0.1:{port}/0"
+
+
+@contextmanager
+def _start_postgres(folder: Path) -> Iterator[Site]:
+    """Start a PostgreSQL that syncs each commit; yield a site in it."""
+    # Where only a Redis is needed, no test module is.
+    from tests.integration.services import PostgresProcess
+
+    place = folder / "postgres"
+    place.mkdir(exist_ok=True)
+    postgres = PostgresProcess(is_synced=True)
+    try:
+        postgres.create()
+        site = Site(place)
+        site.environment["DATABASE_URL"] = postgres.create_database("benchmark")
+        site.prepare()
+        yield site
+    finally:
+        postgres.remove()
