@@ -222,7 +222,7 @@ async def test_a_release_reaches_the_store(make_pool: MakePool, store: Store) ->
 async def test_a_release_during_an_outage_is_repeated(
     make_pool: MakePool, store: Store
 ) -> None:
-    timeout_seconds = scale(0.2)
+    timeout_seconds = scale(0.5)
     pool = make_pool(timeout_seconds=timeout_seconds, lease_seconds=30)
     await pool.take("1", "2")
     store.pause()
@@ -303,7 +303,7 @@ async def test_a_repeated_call_changes_nothing(
 ) -> None:
     """The slot was taken and the reply lost: the next call finds it."""
     async with Proxy(store.port) as proxy:
-        pool = make_pool("a", port=proxy.port, timeout_seconds=scale(0.3))
+        pool = make_pool("a", port=proxy.port, timeout_seconds=scale(0.6))
         await pool.take("1", "2", limit=2)
         await open_connections(pool)
         proxy.loses_replies = True
@@ -321,7 +321,7 @@ async def test_an_eviction_whose_reply_was_lost_is_reported(
     make_pool: MakePool, store: Store
 ) -> None:
     async with Proxy(store.port) as proxy:
-        pool = make_pool("a", port=proxy.port, timeout_seconds=scale(0.3))
+        pool = make_pool("a", port=proxy.port, timeout_seconds=scale(0.6))
         slots = await pool.take("1", "2", limit=2)
         await open_connections(pool)
         proxy.loses_replies = True
@@ -339,7 +339,7 @@ async def test_a_slot_whose_reply_was_lost_is_released(
 ) -> None:
     async with Proxy(store.port) as proxy:
         pool = make_pool(
-            "a", port=proxy.port, timeout_seconds=scale(0.3), lease_seconds=60
+            "a", port=proxy.port, timeout_seconds=scale(0.6), lease_seconds=60
         )
         await pool.take("1")
         await open_connections(pool)
@@ -397,7 +397,7 @@ async def test_callers_of_a_paused_store_fail_together(
 async def test_a_reply_that_came_while_the_loop_stood_still_counts(
     make_pool: MakePool, store: Store
 ) -> None:
-    timeout_seconds = scale(0.1)
+    timeout_seconds = scale(0.3)
     pool = make_pool(timeout_seconds=timeout_seconds, lease_seconds=30)
     await pool.take("first")
     store.pause()
@@ -417,8 +417,8 @@ async def test_a_pause_of_the_store_loses_no_slot_within_the_limits(
 ) -> None:
     """After more than a lease, all slots are taken again in order of age."""
     one, other = (
-        make_pool("a", timeout_seconds=scale(0.3)),
-        make_pool("b", timeout_seconds=scale(0.3)),
+        make_pool("a", timeout_seconds=scale(0.6)),
+        make_pool("b", timeout_seconds=scale(0.6)),
     )
     mine = await one.take("1", "2", "3")
     theirs = await other.take("4", "5", start=5)
