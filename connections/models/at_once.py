@@ -3,6 +3,7 @@
 import json
 from typing import Any, TypeVar
 
+from django.core.exceptions import EmptyResultSet
 from django.db import connections, models
 
 Row = TypeVar("Row", bound=models.Model)
@@ -22,7 +23,10 @@ def read_at_once(rows: "models.QuerySet[Row, Row]") -> list[Row]:
     fields = rows.model._meta.concrete_fields
     columns = ", ".join(f'"{field.column}"' for field in fields)
     compiler: Any = rows.query.get_compiler(connection=database)
-    query, parameters = compiler.as_sql()
+    try:
+        query, parameters = compiler.as_sql()
+    except EmptyResultSet:  # As for a list without values.
+        return []
     with database.cursor() as cursor:
         cursor.execute(
             f"SELECT json_group_array(json_array({columns})) FROM ({query})", parameters

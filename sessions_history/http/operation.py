@@ -1,4 +1,4 @@
-"""What the OpenAPI document of sessions says of one operation."""
+"""Describe one operation of the HTTP API of sessions, as OpenAPI does."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -163,7 +163,7 @@ def test_rows_that_are_read_at_once_are_those_of_the_query() -> None:
     for number, user in enumerate((None, owner)):
         AccessToken.objects.create(
             digest=str(number),
-            client_id="alicé \"'",
+            client_id="alicé \"'\x01",
             user=user,
             scopes=["/ws/a/", "api:read"][:number],
             expires_at=ends_at if number else None,
@@ -171,11 +171,27 @@ def test_rows_that_are_read_at_once_are_those_of_the_query() -> None:
     rows = AccessToken.objects.filter(digest__in=["0", "1", "2"]).order_by("digest")
     with CaptureQueriesContext(connection) as queries:
         found = read_at_once(rows)
-    assert len(queries) == 1
+    (query,) = queries
+    is_one_value = "json_group_array" in query["sql"]
+    assert is_one_value is (connection.vendor == "sqlite")
     assert [model_to_dict(one) for one in found] == [model_to_dict(one) for one in rows]
     assert [one.created_at for one in found] == [one.created_at for one in rows]
     found[1].save()  # As a row that is there.
     assert read_at_once(rows.filter(client_id="nobody")) == []
+    assert read_at_once(rows.filter(client_id__in=[])) == []
+
+
+def test_tokens_and_their_users_are_two_queries() -> None:
+    owner = get_user_model().objects.create_user("owner")
+    for number in range(9):
+        digest = digest_token(str(number))
+        AccessToken.objects.create(digest=digest, client_id="c", user=owner)
+    with CaptureQueriesContext(connection) as queries:
+        found = AccessToken.objects.find_all(map(str, range(9)))
+        assert {row.user for row in found.values()} == {owner}
+    assert len(queries) == 2
+    is_one_value = "json_group_array" in queries[0]["sql"]
+    assert is_one_value is (connection.vendor == "sqlite")
 
 
 def test_close_requests_are_recent_by_the_databases_clock() -> None:
