@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import ROOT, Figure, summarise
+from connections.units import count_of
 
 RECORD = ROOT / "docs" / "evidence" / "benchmarks.json"
 CHARTS = ROOT / "docs" / "_static"
@@ -125,7 +126,7 @@ def _describe(recorded: Mapping[str, Any], figures: Mapping[str, Figure]) -> str
     rounds = max(figure.count for figure in figures.values())
     run = "Smoke test, no comparison: " if recorded["is_quick"] else ""
     return (
-        f"{run}{rounds} round(s), median; {machine['cores']} cores, load "
+        f"{run}{count_of(rounds, 'round')}, median; {machine['cores']} cores, load "
         f"{machine['load_average']:.0f} at the end, {machine['processor']}, "
         f"Python {machine['python']}, revision {machine['revision']}"
     )

@@ -64,7 +64,7 @@ def test_a_chart_has_a_bar_for_each_server_as_long_as_its_median(
     assert widths == sorted(widths) and len(widths) == len(ECHO)
     assert widths[0] / widths[-1] == pytest.approx(1100 / 10_500, abs=0.001)
     text = " ".join(tree.itertext())
-    assert "Smoke test, no comparison: 2 round(s), median" in text
+    assert "Smoke test, no comparison: 2 rounds, median" in text
     assert "a <processor>" in text
     assert "10,500 (9,000-12,000)" in text
 
