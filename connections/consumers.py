@@ -32,9 +32,10 @@ from connections.config.loader import get_config
 from connections.connection.channel import ConnectionChannel
 from connections.connection.events import make_send
 from connections.connection.methods import (
+    INVALID_JSON,
     find_json_method,
     find_method,
-    raise_invalid_json,
+    make_invalid_json,
     require_groups,
     require_text,
 )
@@ -89,6 +90,10 @@ class _Limited:
     groups: list[str]
     base_send: Any
     websocket_receive: Any
+    _orchestra_turn_seconds = 0.0
+    """How long messages that wait are handled in a row. 0: other tasks run after each,
+    as in Channels, so that a task which a handler creates begins before the next."""
+
     _orchestra_runner: ConnectionRunner
     _orchestra_connection: ConsumerConnection
 
@@ -355,8 +360,10 @@ class LimitedJsonConsumer(LimitedConsumer, AsyncJsonWebsocketConsumer):
         bytes_data: bytes | None = None,
         **kwargs: Any,
     ) -> None:
-        with raise_invalid_json():
+        try:
             content = await self.decode_json(require_text(text_data))
+        except INVALID_JSON as exc:
+            raise make_invalid_json() from exc
         if is_refresh(content):
             await _refresh(self, content)
         else:
@@ -385,8 +392,10 @@ class LimitedSyncJsonConsumer(LimitedSyncConsumer, JsonWebsocketConsumer):
         bytes_data: bytes | None = None,
         **kwargs: Any,
     ) -> None:
-        with raise_invalid_json():
+        try:
             content = self.decode_json(require_text(text_data))
+        except INVALID_JSON as exc:
+            raise make_invalid_json() from exc
         if is_refresh(content):
             async_to_sync(_refresh)(self, content)
         else:

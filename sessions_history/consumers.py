@@ -1,6 +1,7 @@
 """The session protocol, orchestra.v1 and orchestra.v2, on one connection."""
 
 import json
+import re
 
 from connections import close_codes
 from connections.asgi import Message, Receive, Send
@@ -37,7 +38,7 @@ _LONGEST_QUIET = 20_000
 """A longer message always counts as activity: parsing it only to find out would
 cost too much."""
 
-_QUIET_TEXTS = tuple(f'"{kind}"' for kind in _QUIET_TYPES)
+_QUIET_TEXT = re.compile(f'"({"|".join(_QUIET_TYPES)})"')
 
 
 class SessionConsumer(LimitedJsonConsumer):
@@ -47,6 +48,8 @@ class SessionConsumer(LimitedJsonConsumer):
     The path names the first one, or none, and messages attach more. The consumer
     passes each message to its session; a subscriber of each decides what is sent.
     """
+
+    _orchestra_turn_seconds = 0.0005
 
     _shared: SharedConnection
     _own: SessionAttachment | None = None
@@ -119,7 +122,7 @@ class SessionConsumer(LimitedJsonConsumer):
     def is_activity(self, message: Message) -> bool:
         """Return False for heartbeats and refreshes: they keep a dead page alive."""
         text = message.get("text") or ""
-        if len(text) > _LONGEST_QUIET or not any(one in text for one in _QUIET_TEXTS):
+        if len(text) > _LONGEST_QUIET or not _QUIET_TEXT.search(text):
             return True
         try:
             content = json.loads(text)

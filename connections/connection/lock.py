@@ -28,6 +28,11 @@ class FifoLock:
         # None until the first task has to wait.
         self._waiters: deque[asyncio.Future[None]] | None = None
 
+    @property
+    def is_awaited(self) -> bool:
+        """Return True if a task waits in line."""
+        return bool(self._waiters)
+
     def acquire_nowait(self) -> bool:
         """Acquire the lock if it is free; return True if it was."""
         if self._is_taken:

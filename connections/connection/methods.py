@@ -1,13 +1,15 @@
 """Find the method of a consumer for a message, and check what a consumer defines."""
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from connections.asgi import Message
 from connections.connection.compat import get_handler_name
 from connections.connection.layer_messages import is_callable_by_type
 from connections.exceptions import InvalidMessage, UnknownEvent
+
+INVALID_JSON = (ValueError, RecursionError)
+"""The exceptions of a JSON decoder."""
 
 
 def find_method(consumer: object, message: Message) -> Callable[[Message], Any]:
@@ -39,13 +41,9 @@ def require_text(text_data: str | None) -> str:
     return text_data
 
 
-@contextlib.contextmanager
-def raise_invalid_json() -> Iterator[None]:
-    """Raise InvalidMessage for the exceptions of a JSON decoder."""
-    try:
-        yield
-    except (ValueError, RecursionError) as exc:
-        raise InvalidMessage("invalid_json", "not valid JSON") from exc
+def make_invalid_json() -> InvalidMessage:
+    """Return the error for a text with which a JSON decoder failed."""
+    return InvalidMessage("invalid_json", "not valid JSON")
 
 
 def find_json_method(consumer: object, content: Any) -> Callable[..., Any]:

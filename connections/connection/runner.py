@@ -58,6 +58,7 @@ class Consumer(Protocol):
     presence: Any
     channel_layer: Any
     channel_name: str | None
+    _orchestra_turn_seconds: float
 
     def dispatch(self, message: Message) -> Awaitable[None]:
         """Handle one event of the client, the server or the channel layer."""
@@ -120,7 +121,7 @@ class ConnectionRunner:
             send = SendDeadline(send, stall_seconds, self._abort_stalled)
             self._deadline = send
             receive = ahead = LookAhead(receive)
-        self._receive = make_fair(receive)
+        self._receive = make_fair(receive, consumer._orchestra_turn_seconds)
         self.sender = AsgiSender(
             node=node,
             scope=scope,

@@ -12,13 +12,18 @@ from connections.asgi import Message
 
 
 def make_fair(
-    receive: Callable[[], Awaitable[Message]],
+    receive: Callable[[], Awaitable[Message]], turn_seconds: float = 0
 ) -> Callable[[], Awaitable[Message]]:
-    """Return receive_next() of a receive(), or itself if its queue is ours."""
-    queue = getattr(receive, "__self__", None)
-    if getattr(queue, "lets_others_run", False):
-        return receive
-    return partial(receive_next, receive)
+    """
+    Return receive_next() of a receive(), or itself if its queue is ours.
+
+    Our queue lets other tasks run by itself: after each event, or once in a turn.
+    """
+    queue: Any = getattr(receive, "__self__", None)
+    if not hasattr(queue, "turn_seconds"):
+        return partial(receive_next, receive)
+    queue.turn_seconds = turn_seconds
+    return receive
 
 
 @types.coroutine

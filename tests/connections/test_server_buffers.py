@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from connections.config.sections import BuffersConfig
+from connections.connection.scheduling import make_fair
 from connections.server.budget import COUNTED_FROM_BYTES, BufferBudget
 from connections.server.transport import count_unconfirmed_bytes
 from connections.server.websocket.receive_queue import ReceiveQueue
@@ -59,6 +60,30 @@ async def test_it_is_full_by_number_or_bytes_and_has_room_at_half(
     assert room.count == 1
     await queue.get()
     assert room.count == 1, "said once for each time it was full"
+
+
+@pytest.mark.parametrize(("turn_seconds", "after"), [(0, [0, 1, 2, 3]), (3600, [0])])
+async def test_other_tasks_run_after_each_event_or_once_in_a_turn(
+    turn_seconds: float, after: list[int]
+) -> None:
+    queue = ReceiveQueue(10, 1000, Room())
+    assert make_fair(queue.get, turn_seconds) == queue.get
+    for number in range(4):
+        queue.put(event(number))
+    got: list[int] = []
+    ran_after: list[int] = []
+
+    async def run_beside() -> None:
+        while len(got) < 4:
+            ran_after.append(len(got))
+            await asyncio.sleep(0)
+
+    beside = asyncio.create_task(run_beside())
+    for _ in range(4):
+        got.append(int((await queue.get())["text"]))
+    await beside
+    assert got == [0, 1, 2, 3]
+    assert ran_after == after
 
 
 async def test_a_waiting_consumer_is_woken() -> None:
