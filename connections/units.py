@@ -19,6 +19,8 @@ def utc_now() -> datetime:
 
 def as_utc(moment: datetime) -> datetime:
     """Return a moment in UTC; a naive one, of USE_TZ=False, is in TIME_ZONE."""
+    if moment.tzinfo is UTC:
+        return moment
     if timezone.is_naive(moment):
         moment = moment.replace(tzinfo=timezone.get_default_timezone())
     try:

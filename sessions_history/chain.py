@@ -9,8 +9,7 @@ however far it has grown since.
 
 import os
 import re
-from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 MARK_LENGTH = 64
 _KEPT_LINKS = 3
@@ -22,8 +21,7 @@ def make_tag() -> str:
     return os.urandom(6).hex()
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(NamedTuple):
     """A commit of a session, and the offset of an entry that has its link."""
 
     number: int
@@ -44,6 +42,12 @@ class Mark:
         """Return the mark of the last commit of an entry, if it has one."""
         number, _, tag = chain.rpartition(" ")[2].partition("-")
         return cls(int(number), offset, tag) if tag else None
+
+    def is_commit_of(self, other: "Mark | None") -> bool:
+        """Return True if another mark is of the same commit, at whatever offset."""
+        return (
+            other is not None and self.number == other.number and self.tag == other.tag
+        )
 
     @property
     def link(self) -> str:
@@ -79,6 +83,8 @@ def is_other_entry(chain: str, other: str) -> bool:
 
 def find_resumption(chain: str, *, is_streaming: bool) -> int:
     """Return the number of the commit that resumed an entry last; 0 if none did."""
+    if " " not in chain:
+        return 0
     links = chain.split()
     if len(links) < (2 if is_streaming else _KEPT_LINKS):
         return 0

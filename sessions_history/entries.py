@@ -20,6 +20,8 @@ Sender = HistoryEntry.Sender
 _DONE, _STREAMING = State.DONE.value, State.STREAMING.value
 _SERVER = Sender.SERVER.value
 
+_quote = json.JSONEncoder().encode
+
 _TEXT, _PARTS = EntryChunk.Kind.TEXT.value, EntryChunk.Kind.PARTS.value
 
 MESSAGE = "message"
@@ -28,7 +30,7 @@ MESSAGE = "message"
 EMPTY_STREAM = '{"text":""}'
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Entry:
     """One entry of a session's log; `data` is JSON text."""
 
@@ -85,12 +87,12 @@ class Entry:
             folded, count = parts.fold(self.parts), self.parts.count("\n")
             content = f'"parts":{parts.to_wire(folded)},"changes":{count},'
         chain = f'"chain":"{mark}",' if mark else ""
-        author = f'"author":{json.dumps(self.author)},' if self.author else ""
+        author = f'"author":{_quote(self.author)},' if self.author else ""
         if self.replaces is not None:
             author += f'"replaces":{self.replaces},'
         at = as_utc(self.at).isoformat().replace("+00:00", "Z")
         return (
-            f'{{"type":"entry","offset":{self.offset},"kind":{json.dumps(self.kind)},'
+            f'{{"type":"entry","offset":{self.offset},"kind":{_quote(self.kind)},'
             f'"from":"{self.sender}","at":"{at}","state":"{self.state}",'
             f'{author}{chain}{content}"data":{self.data}}}'
         )
@@ -114,7 +116,7 @@ def dump_stream(text: str, error: str = "") -> str:
     return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class NewEntry:
     """An entry without an offset yet."""
 
@@ -138,7 +140,7 @@ class NewEntry:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Append:
     """
     Entries to append to one session, all or none; none only begin it.
@@ -245,7 +247,7 @@ class Touch:
 Request = Append | Rewrite | Growth | Resume | Touch
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Committed:
     """The result of a request; `entries` is empty if nothing was appended."""
 

@@ -65,6 +65,7 @@ class FanOut:
         self._relay = make_relay(
             bus,
             redis_url,
+            node_id=node_id,
             on_message=self._receive,
             on_return=self._has_returned.set,
         )
@@ -124,11 +125,8 @@ class FanOut:
         epoch, entries = committed.epoch, committed.entries
         tail = self._find(session_id, epoch)
         if tail is not None:
-            previous = Mark.parse(committed.previous)
-            tail.learn(entries[-1].mark, previous, committed.offset)
-            for entry in entries:
-                tail.take(entry)
-        if self._relay is None:
+            tail.take_appended(entries, committed.previous)
+        if self._relay is None or self._relay.is_alone:
             return
         size = sum(len(entry.data) + len(entry.parts) for entry in entries)
         message: dict[str, Any] = {"epoch": epoch, "last": entries[-1].offset}
@@ -338,7 +336,7 @@ class FanOut:
         return tail
 
     def _publish(self, session_id: str, message: dict[str, Any]) -> None:
-        if self._relay is not None:
+        if self._relay is not None and not self._relay.is_alone:
             self._relay.publish(session_id, {"node": self._node_id, **message})
 
     def _receive(self, session_id: str, message: dict[str, Any]) -> None:

@@ -36,6 +36,9 @@ _MAX_PENDING_BYTES = 64_000_000
 
 OnCommitted = Callable[[Request, Committed], None]
 
+Queued = tuple[Request, asyncio.Future[Committed], int]
+"""A request, the future of its result, and roughly how many bytes it takes."""
+
 
 class GroupCommit:
     """
@@ -54,7 +57,7 @@ class GroupCommit:
         self._database = database
         self._limits = limits
         self._on_committed = on_committed
-        self._pending: deque[tuple[Request, asyncio.Future[Committed]]] = deque()
+        self._pending: deque[Queued] = deque()
         self._pending_bytes = 0
         self._task: asyncio.Task[None] | None = None
 
@@ -75,7 +78,7 @@ class GroupCommit:
         ):
             raise LogFull
         future: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
-        self._pending.append((request, future))
+        self._pending.append((request, future, size_bytes))
         self._pending_bytes += size_bytes
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(
@@ -95,7 +98,7 @@ class GroupCommit:
             if len(self._pending) < _ENOUGH_REQUESTS:
                 await asyncio.sleep(_GATHER_SECONDS)
             batch = self._take()
-            requests = [request for request, _ in batch]
+            requests = [request for request, _, _ in batch]
             try:
                 results = await self._database.write_urgently(
                     commit, requests, self._limits
@@ -107,12 +110,12 @@ class GroupCommit:
             else:
                 self._settle(batch, results)
 
-    def _take(self) -> list[tuple[Request, asyncio.Future[Committed]]]:
+    def _take(self) -> list[Queued]:
         """Take the next batch out of the queue."""
-        batch: list[tuple[Request, asyncio.Future[Committed]]] = []
+        batch: list[Queued] = []
         size_bytes = 0
         while self._pending and len(batch) < MAX_BATCH_REQUESTS:
-            request_bytes = _measure(self._pending[0][0])
+            request_bytes = self._pending[0][2]
             if batch and size_bytes + request_bytes > MAX_BATCH_BYTES:
                 break
             batch.append(self._pending.popleft())
@@ -120,11 +123,7 @@ class GroupCommit:
         self._pending_bytes -= size_bytes
         return batch
 
-    def _fail(
-        self,
-        batch: Sequence[tuple[Request, asyncio.Future[Committed]]],
-        exc: Exception,
-    ) -> None:
+    def _fail(self, batch: Sequence[Queued], exc: Exception) -> None:
         """Fail the futures of a batch: the results of its requests are unknown."""
         logger.error(
             "%s entries could not be written: %s",
@@ -133,36 +132,34 @@ class GroupCommit:
             exc_info=None if isinstance(exc, DatabaseUnavailable) else exc,
             extra={"event": "append_failed"},
         )
-        for _, future in batch:
+        for _, future, _ in batch:
             if not future.cancelled():
                 future.set_exception(DatabaseUnavailable(str(exc)))
 
     def _settle(
-        self,
-        batch: Sequence[tuple[Request, asyncio.Future[Committed]]],
-        results: Sequence[Committed | SessionsError],
+        self, batch: Sequence[Queued], results: Sequence[Committed | SessionsError]
     ) -> None:
-        for (request, future), result in zip(batch, results, strict=True):
+        # All futures first: a connection gets its acks and entries in one piece.
+        for (_, future, _), result in zip(batch, results, strict=True):
+            if future.cancelled():
+                continue
             if isinstance(result, Committed):
-                # First, so that an ack and its entry are sent together.
-                if not future.cancelled():
-                    future.set_result(result)
-                self._report(request, result)
-            elif not future.cancelled():
+                future.set_result(result)
+            else:
                 future.set_exception(result)
-
-    def _report(self, request: Request, result: Committed) -> None:
-        """Report a commit; the futures after it are settled in any case."""
-        try:
-            self._on_committed(request, result)
-        except Exception as exc:
-            record_failure("The report of a commit")
-            logger.error(
-                "A commit could not be reported: %s",
-                exc,
-                exc_info=exc,
-                extra={"event": "commit_report_failed"},
-            )
+        for (request, _, _), result in zip(batch, results, strict=True):
+            if not isinstance(result, Committed):
+                continue
+            try:
+                self._on_committed(request, result)
+            except Exception as exc:
+                record_failure("The report of a commit")
+                logger.error(
+                    "A commit could not be reported: %s",
+                    exc,
+                    exc_info=exc,
+                    extra={"event": "commit_report_failed"},
+                )
 
 
 def _measure(request: Request) -> int:

@@ -16,8 +16,8 @@ from sessions_history.chain import Mark
 class Run:
     """Commits in a row, of which the newest proves the others."""
 
-    before: str
-    """The link of the commit before the first one, if it is known."""
+    before: Mark | None
+    """The commit before the first one, if it is known."""
     newest: Mark
 
 
@@ -52,15 +52,17 @@ class KnownCommits:
             return
         run = None if is_repeated else self._find(previous)
         if run is None:
-            run = Run(previous.link if previous else "", mark)
+            run = Run(previous, mark)
             self._runs.append(run)
         run.newest = mark
         self._join(run)
 
     def learn_newer(self, mark: Mark | None) -> None:
         """Record the commit of an entry that was read, unless it may be an old one."""
+        if mark is None or self._find(mark):
+            return
         newest = find_newest(run.newest for run in self._runs)
-        if mark is not None and (newest is None or mark.number >= newest.number):
+        if newest is None or mark.number >= newest.number:
             self.learn(mark, None)
 
     def confirm(self, compared: Compared, newest: Mark | None) -> None:
@@ -79,16 +81,16 @@ class KnownCommits:
 
     def _find(self, mark: Mark | None) -> Run | None:
         for run in self._runs:
-            if mark is not None and run.newest.link == mark.link:
+            if run.newest.is_commit_of(mark):
                 return run
         return None
 
     def _join(self, run: Run) -> None:
         """Add the run that follows on, and remove one with the same end."""
         for other in self._runs:
-            if other is not run and run.newest.link in (
-                other.before,
-                other.newest.link,
+            if other is not run and (
+                run.newest.is_commit_of(other.before)
+                or run.newest.is_commit_of(other.newest)
             ):
                 run.newest = other.newest
                 self._runs.remove(other)

@@ -1,6 +1,6 @@
 """Hold the state of one session while a commit has locked its row."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from sessions_history.chain import Mark
 from sessions_history.entries import Growth, Rewrite
@@ -53,7 +53,7 @@ class LockedSession:
             self.previous = self.chain
             self.mark = Mark(number, offset, tag)
         else:
-            self.mark = replace(self.mark, offset=offset)
+            self.mark = self.mark._replace(offset=offset)
         self.chain = str(self.mark)
         return self.mark.link
 

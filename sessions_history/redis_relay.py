@@ -33,6 +33,9 @@ _PER_PIPELINE = 200
 class Relay:
     """A Redis channel for each session with a connection on this node."""
 
+    is_alone = False
+    """Whether another node listens is not known: Redis drops what nobody asked for."""
+
     def __init__(
         self,
         url: str,

@@ -17,12 +17,15 @@ def make_relay(
     bus: Bus | None,
     redis_url: str | None,
     *,
+    node_id: str,
     on_message: OnMessage,
     on_return: Callable[[], None],
 ) -> BusRelay | Relay | None:
     """Return the relay over the bus, or over Redis; None for a node alone."""
     if bus is not None:
-        return BusRelay(bus, on_message=on_message, on_return=on_return)
+        return BusRelay(
+            bus, node_id=node_id, on_message=on_message, on_return=on_return
+        )
     if not redis_url:
         return None
     from sessions_history import redis_relay

@@ -169,11 +169,15 @@ class Subscriber:
                 )
 
     async def _take_turn(self) -> bool:
+        """Send what is due until another session waits; return False if that is all."""
         # An `async with` would cost more than the step of a short message.
         if not self._turns.acquire_nowait():
             await self._turns.acquire()
         try:
-            return await self._step()
+            while await self._step():
+                if self._turns.is_awaited:
+                    return True
+            return False
         finally:
             self._turns.release()
 

@@ -1,8 +1,9 @@
 """Keep the end of each attached session's log in memory."""
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from operator import call
 
 from connections.passes import Passes
 from connections.units import measure_text
@@ -103,6 +104,9 @@ class Tail:
         self.subscribers: dict[object, Callable[[], None]] = {}
         """The callbacks of the subscribers, called after each change."""
 
+        self.is_doubted = False
+        """True if the log may be another one by now, which a read has to tell."""
+
         self._commits = KnownCommits()
         self._recent: OrderedDict[int, Entry] = OrderedDict()
         self._recent_bytes = 0
@@ -118,19 +122,15 @@ class Tail:
         self._advance_to(entry.offset)
         self._commits.learn_newer(entry.mark)
         self._report_doubt()
-        self._take_resumption(entry)
-        if entry.is_streaming:
-            self.grow(entry, entry.text, entry.parts)
-            return
-        growing = self.growing.pop(entry.offset, None)
-        if entry.offset not in self._recent:
-            if growing is not None and fold(growing.parts) == entry.parts:
-                entry = replace(entry, changes=growing.parts)
-            self._recent[entry.offset] = entry
-            self._recent_bytes += _measure(entry)
-            while self._is_over() and len(self._recent) > 1:
-                _, oldest = self._recent.popitem(last=False)
-                self._recent_bytes -= _measure(oldest)
+        self._add(entry)
+        self.notify()
+
+    def take_appended(self, entries: Sequence[Entry], previous: str) -> None:
+        """Add the entries that a commit appended, which names the one before it."""
+        self.learn(entries[-1].mark, Mark.parse(previous), entries[0].offset)
+        self._advance_to(entries[-1].offset)
+        for entry in entries:
+            self._add(entry)
         self.notify()
 
     def grow(self, entry: Entry, text: str, parts: str = "") -> None:
@@ -188,11 +188,6 @@ class Tail:
         self._advance_to(last_offset)
         self.notify()
 
-    @property
-    def is_doubted(self) -> bool:
-        """True if the log may be another one by now, which a read has to tell."""
-        return self._commits.is_doubted
-
     def learn(
         self, mark: Mark | None, previous: Mark | None = None, appended: int = 0
     ) -> None:
@@ -205,6 +200,7 @@ class Tail:
         """Record that the log had all that was known, and its position then."""
         self.owner_id = position.owner_id
         self._commits.confirm(known.commits, position.mark)
+        self.is_doubted = self._commits.is_doubted
 
     def get_known(self) -> KnownPosition:
         """Return what is known now, to compare it with the log."""
@@ -217,9 +213,7 @@ class Tail:
     def notify(self) -> None:
         """Wake the subscribers."""
         self._passes.for_each(
-            "The wake of subscribers",
-            lambda wake: wake(),
-            list(self.subscribers.values()),
+            "The wake of subscribers", call, list(self.subscribers.values())
         )
 
     def get(self, offset: int) -> Entry | None:
@@ -231,14 +225,30 @@ class Tail:
         growing = self.growing.get(offset)
         return growing.entry if growing is not None else self.get(offset)
 
+    def _add(self, entry: Entry) -> None:
+        self._take_resumption(entry)
+        if entry.is_streaming:
+            self.grow(entry, entry.text, entry.parts)
+            return
+        growing = self.growing.pop(entry.offset, None)
+        if entry.offset not in self._recent:
+            if growing is not None and fold(growing.parts) == entry.parts:
+                entry = replace(entry, changes=growing.parts)
+            self._recent[entry.offset] = entry
+            self._recent_bytes += _measure(entry)
+            while self._is_over() and len(self._recent) > 1:
+                _, oldest = self._recent.popitem(last=False)
+                self._recent_bytes -= _measure(oldest)
+
     def _report_doubt(self) -> None:
+        self.is_doubted = self._commits.is_doubted
         if self.is_doubted:
             self._on_doubt(self)
 
     def _take_resumption(self, entry: Entry) -> None:
         """Forget the text of an entry that another producer went on with."""
         offset, number = entry.offset, entry.resumption
-        if number > self.resumed.get(offset):
+        if number and number > self.resumed.get(offset):
             self.resumed.add(offset, number)
             self.growing.pop(offset, None)
             former = self._recent.pop(offset, None)
@@ -255,4 +265,7 @@ class Tail:
 
 
 def _measure(entry: Entry) -> int:
-    return measure_text(entry.data) + measure_text(entry.parts + entry.changes)
+    size_bytes = measure_text(entry.data)
+    if entry.parts or entry.changes:
+        size_bytes += measure_text(entry.parts + entry.changes)
+    return size_bytes

@@ -26,16 +26,14 @@ from tests.sessions_history.appends import LIMITS
 class SharedBus(Bus):
     """A bus between the sites of one process, which a test can cut."""
 
+    is_subscribed = True
+
     def __init__(self, members: list["SharedBus"]) -> None:
         super().__init__()
         members.append(self)
         self._members = members
         self.is_cut = False
         """True to lose what this site sends."""
-
-    @property
-    def is_subscribed(self) -> bool:
-        return True
 
     async def start(self) -> None:
         return

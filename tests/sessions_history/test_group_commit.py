@@ -32,6 +32,23 @@ async def test_the_parts_of_answers_count_for_what_may_wait(kind: str) -> None:
     await database.close()
 
 
+async def test_all_of_a_batch_are_settled_before_the_first_is_reported() -> None:
+    """So a connection gets the acks of its messages and their entries together."""
+    futures: list[asyncio.Future[Committed]] = []
+    settled: list[list[bool]] = []
+
+    def report(request: Request, committed: Committed) -> None:
+        settled.append([one.done() for one in futures])
+
+    database = Database()
+    session_id = await database.write(make_session)
+    commits = GroupCommit(database, LIMITS, report)
+    futures += [commits.submit(make_append(session_id)) for _ in range(3)]
+    await commits.flush()
+    assert settled == [[True] * 3] * 3
+    await database.close()
+
+
 async def test_a_report_that_fails_leaves_no_future_waiting() -> None:
     reported: list[int] = []
 

@@ -278,11 +278,13 @@ class LifeCycle(HasDeadline):
             self._record_held()
 
     def _record_held(self) -> None:
-        held_bytes = self._inbound.held_bytes + self._buffer.unsent_bytes
+        held_bytes = self._inbound.held_bytes + self._transport.unsent_bytes
         if self._deflater is not None:
             held_bytes += self._deflater.held_bytes
+        was_counted = self._is_counted
         self._is_counted = held_bytes >= COUNTED_FROM_BYTES
-        self._server.budget.record(self, held_bytes)
+        if was_counted or self._is_counted:
+            self._server.budget.record(self, held_bytes)
 
     def _log_action(self, action: str) -> None:
         if self._server.action_logger:
