@@ -129,6 +129,7 @@ class Database:
         # Reads and writes are apart: reads succeed on a full disk, writes fail.
         self._failures: dict[str, str] = {}
         self._closing = BackgroundTasks()
+        self._is_closed = False
         self.is_in_test = False
         """True if the work runs in the thread of a test."""
 
@@ -160,6 +161,7 @@ class Database:
         Raises:
             DatabaseUnavailable: the database did not answer.
         """
+        self._require_open()
         call = partial(self._run, "write", work, *args, **kwargs)
         if self.is_in_test:
             return await run_in_test(call)
@@ -177,6 +179,7 @@ class Database:
         Raises:
             DatabaseUnavailable: the database did not answer.
         """
+        self._require_open()
         call = partial(self._run, "write", work, *args, **kwargs)
         if self.is_in_test:
             return await run_in_test(call)
@@ -194,6 +197,7 @@ class Database:
         Raises:
             DatabaseUnavailable: the database did not answer.
         """
+        self._require_open()
         call = partial(self._run, "read", work, *args, **kwargs)
         if self.is_in_test:
             return await run_in_test(call)
@@ -214,6 +218,7 @@ class Database:
         Raises:
             DatabaseUnavailable: the database did not answer.
         """
+        self._require_open()
         call = partial(self._run, "brief", work, *args, **kwargs)
         if self.is_in_test:
             return await run_in_test(call)
@@ -221,6 +226,7 @@ class Database:
 
     async def close(self) -> None:
         """Finish submitted work, then close the connection of every thread."""
+        self._is_closed = True
         self._closing.cancel()
         # The threads of a loop that ends have ended already.
         with ThreadPoolExecutor(1) as closer:
@@ -228,10 +234,21 @@ class Database:
 
     def abandon(self) -> None:
         """Cancel work that has not begun, and do not wait for the rest."""
+        self._is_closed = True
         for writer in {self._writer, self._urgent_writer}:
             writer.abandon()
         for threads in (self._readers, self._brief):
             threads.shutdown(wait=False, cancel_futures=True)
+
+    def _require_open(self) -> None:
+        """
+        Refuse work of a connection that arrived while its node stopped.
+
+        Raises:
+            DatabaseUnavailable: the threads have ended, or end now.
+        """
+        if self._is_closed:
+            raise DatabaseUnavailable("the node has stopped")
 
     async def _close_with_loop(self) -> None:
         """Close the connections when the loop of a test cancels its tasks."""

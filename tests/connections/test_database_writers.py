@@ -57,6 +57,21 @@ async def test_abandoned_work_is_cancelled() -> None:
     await holding
 
 
+@pytest.mark.parametrize("method", ["read", "write", "write_urgently", "run_briefly"])
+@pytest.mark.parametrize("is_abandoned", [True, False])
+async def test_work_for_a_node_that_has_stopped_is_refused(
+    method: str, is_abandoned: bool
+) -> None:
+    """A connection that arrives meanwhile ends as unavailable, not as a failure."""
+    database = Database()
+    if is_abandoned:
+        database.abandon()
+    else:
+        await database.close()
+    with pytest.raises(DatabaseUnavailable, match="the node has stopped"):
+        await getattr(database, method)(lambda: "too late")
+
+
 def refuse() -> None:
     raise OperationalError("database or disk is full")
 
