@@ -1,12 +1,22 @@
 """Read sessions and entries; this module runs in a database thread."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from django.db.models import Count, Func, IntegerField, Sum
+from django.db.models import (
+    Case,
+    Count,
+    Func,
+    IntegerField,
+    OuterRef,
+    Subquery,
+    Sum,
+    When,
+)
+from django.db.models.expressions import Combinable
+from django.db.models.functions import Coalesce
 
-from connections.models.alias import stream
 from sessions_history.chain import Mark, compare, find_resumption, has_link, is_newer
 from sessions_history.entries import Entry, merge_chunks
 from sessions_history.epochs import make_first_epoch
@@ -23,8 +33,7 @@ from sessions_history.roles import find_role
 from sessions_history.session_ids import is_recent_id
 
 _IDS_PER_QUERY = 500
-_CHARACTERS_PER_READ = 256_000
-_ROWS_PER_FETCH = 4
+_BYTES_PER_READ = 256_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,7 +224,7 @@ def _find_offsets(session_id: str, offsets: Collection[int]) -> list[int]:
 def read_entries_after(session_id: str, after: int, count: int) -> list[Entry]:
     """Read the next entries after an offset; fewer if they are large."""
     rows = HistoryEntry.objects.filter(session=session_id, offset__gt=after)
-    return list(_read_some(rows.order_by("offset")[:count]))
+    return _read_some(rows.order_by("offset"), count)
 
 
 def read_entries_at(session_id: str, offsets: Collection[int]) -> list[Entry]:
@@ -225,28 +234,53 @@ def read_entries_at(session_id: str, offsets: Collection[int]) -> list[Entry]:
 
 
 def read_latest_entries(
-    session_id: str, before: int, count: int, most: int = _CHARACTERS_PER_READ
+    session_id: str, before: int, count: int, most: int = _BYTES_PER_READ
 ) -> list[Entry]:
     """
     Read the last entries before an offset, oldest first; fewer if they are large.
 
-    At most one of them goes beyond so many characters.
+    At most one of them goes beyond so many bytes.
     """
     rows = HistoryEntry.objects.filter(session=session_id, offset__lt=before)
-    return list(_read_some(rows.order_by("-offset")[:count], most))[::-1]
+    return _read_some(rows.order_by("-offset"), count, most)[::-1]
 
 
 def _read_some(
-    rows: HistoryEntryQuerySet, most: int = _CHARACTERS_PER_READ
-) -> Iterator[Entry]:
-    """Yield entries until their sizes add up to a bound, at least one."""
-    characters = 0
-    for row in stream(rows.with_chunks(), _ROWS_PER_FETCH):
-        entry = _make_entry(row)
-        yield entry
-        characters += len(entry.data) + len(entry.parts)
-        if characters > most:
-            return
+    rows: HistoryEntryQuerySet, count: int, most: int = _BYTES_PER_READ
+) -> list[Entry]:
+    """
+    Return the first entries until their sizes add up to a bound, at least one.
+
+    Sizes first: a cursor of the database would take a round trip for a few rows.
+    """
+    offsets: list[int] = []
+    is_growing = False
+    size_bytes = 0
+    for offset, state, size in rows.values_list("offset", "state", _make_size())[
+        :count
+    ]:
+        offsets.append(offset)
+        is_growing |= state == "streaming"
+        size_bytes += size
+        if size_bytes > most:
+            break
+    if not offsets:
+        return []
+    chosen = rows.filter(offset__range=(min(offsets), max(offsets)))
+    # Only entries that stream have chunks, which cost a subquery each.
+    return [
+        _make_entry(row) for row in (chosen.with_chunks() if is_growing else chosen)
+    ]
+
+
+def _make_size() -> Combinable:
+    """Return the size of an entry in bytes, with the chunks of one that streams."""
+    chunks = EntryChunk.objects.filter(entry=OuterRef("pk"), part="").order_by()
+    of_entry = chunks.values("entry").annotate(size=Sum(_Bytes("text")))
+    growing = When(
+        state="streaming", then=Coalesce(Subquery(of_entry.values("size")), 0)
+    )
+    return _Bytes("data") + _Bytes("parts") + Case(growing, default=0)
 
 
 def read_positions(
@@ -275,16 +309,16 @@ def read_positions(
 
 
 def _make_entry(row: Any) -> Entry:
-    """Return the entry of a row that was read with its chunks."""
+    """Return the entry of a row; one that streams was read with its chunks."""
     return Entry(
         offset=row.offset,
         kind=row.kind,
         sender=row.sender,
         at=row.at,
-        data=merge_chunks(row.data, row.chunks),
+        data=merge_chunks(row.data, getattr(row, "chunks", None)),
         state=row.state,
         chain=row.chain,
         author=row.author,
         replaces=row.replaces,
-        parts=row.part_chunks or row.parts,
+        parts=getattr(row, "part_chunks", None) or row.parts,
     )

@@ -21,7 +21,7 @@ from sessions_history.turns import Turns
 
 logger = get_logger(__name__)
 
-_ENTRIES_PER_READ = 20
+_ENTRIES_PER_READ = 100
 _MOST_REPLIES = 1000
 
 SendText = Callable[[str], Awaitable[None]]
@@ -300,8 +300,9 @@ class Subscriber:
                 await self._send_entry(entry)
                 self._position = next_offset
                 return
+        count = self.tail.count_missing(next_offset, _ENTRIES_PER_READ)
         entries = await self._database.read(
-            read_entries_after, self.tail.session_id, position, _ENTRIES_PER_READ
+            read_entries_after, self.tail.session_id, position, count
         )
         for entry in entries:
             if entry.offset > position + 1 and entry.offset - 1 > self._missing_to:

@@ -220,6 +220,11 @@ class Tail:
         """Return a finished entry, or None if it is not in memory."""
         return self._recent.get(offset)
 
+    def count_missing(self, offset: int, most: int) -> int:
+        """Return how many entries from an offset on memory lacks, `most` at most."""
+        oldest = next((one for one in self._recent if one > offset), offset + most)
+        return min(most, oldest - offset)
+
     def find(self, offset: int) -> Entry | None:
         """Return an entry, finished or growing, or None if it is not in memory."""
         growing = self.growing.get(offset)

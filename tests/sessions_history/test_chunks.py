@@ -9,6 +9,7 @@ from django.db import connection
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
+from pytest_django import DjangoAssertNumQueries
 
 from connections.close_codes import SLOW_CONSUMER
 from connections.passes import Passes
@@ -103,6 +104,33 @@ def test_parts_count_for_what_is_read_at_once(state: str) -> None:
     latest = read_latest_entries(session_id, 6, 5)
     assert [one.offset for one in latest] == [4, 5]
     assert len(read_latest_entries(session_id, 6, 5, 500_000)) == 4
+
+
+@pytest.mark.parametrize("count", [1, 20])
+def test_entries_are_read_by_two_statements_however_many(
+    count: int, django_assert_num_queries: DjangoAssertNumQueries
+) -> None:
+    session_id = make_session()
+    rows = [
+        HistoryEntry(session_id=session_id, offset=offset, state="done", data="1")
+        for offset in range(1, count + 1)
+    ]
+    HistoryEntry.objects.bulk_create(rows)
+    with django_assert_num_queries(2):
+        found = read_entries_after(session_id, 0, 100)
+    assert len(found) == count
+
+
+def test_only_entries_that_memory_lacks_are_read() -> None:
+    tail = Tail("s", Passes(), on_doubt=lambda tail: None)
+    for offset in (7, 8, 5, 6):
+        at = timezone.now()
+        tail.take(
+            Entry(offset=offset, kind="message", sender="client", at=at, data="1")
+        )
+    assert tail.count_missing(9, 100) == 100
+    assert tail.count_missing(3, 100) <= 4
+    assert tail.count_missing(3, 1) == 1
 
 
 def test_staff_see_the_whole_text(admin_client: Client) -> None:
