@@ -6,12 +6,16 @@ import weakref
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
 from django.db import OperationalError
 from django.utils import timezone
 
-from connections.hub.connection import LiveConnection
+from connections.asgi import TRANSPORT, Message
+from connections.hub.connection import LiveConnection, Transport
+from connections.server.websocket.receive_queue import ReceiveQueue
+from connections.testing.waiting import wait_until
 from sessions_history.consumers import SessionConsumer
 from sessions_history.log import get_log
 from sessions_history.models import HistoryEntry, Session
@@ -46,6 +50,35 @@ async def test_a_message_is_acked_and_comes_back_as_an_entry(
         assert by_type["ack"] == ack
         assert (entry["offset"], entry["from"], entry["state"]) == (1, "client", "done")
         assert entry["data"] == {"text": "héllo 👩‍👩‍👧"}
+
+
+class Room:
+    """The producer of a queue that is never full."""
+
+    def resume(self) -> None:
+        """Put nothing more."""
+
+
+async def test_messages_that_wait_are_handled_in_a_row(make_node: MakeNode) -> None:
+    """A switch of tasks for each message costs an ack a fourth of its time."""
+    queue = ReceiveQueue(100, 1_000_000, Room())
+    sent: list[str] = []
+
+    async def send(event: Message) -> None:
+        sent.append(event["type"])
+
+    scope = start_talk(make_node()).scope
+    transport = create_autospec(
+        Transport, instance=True, has_left=False, close_reason=None
+    )
+    scope["extensions"][TRANSPORT] = transport
+    queue.put({"type": "websocket.connect"})
+    consumer = SessionConsumer.as_asgi()
+    talking = asyncio.create_task(consumer(scope, queue.get, send))
+    await wait_until(lambda: "websocket.send" in sent)
+    assert queue.turn_seconds > 0
+    queue.finish({"type": "websocket.disconnect", "code": 1000})
+    await talking
 
 
 async def test_all_connections_of_a_session_see_the_same(make_node: MakeNode) -> None:
