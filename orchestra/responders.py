@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import math
 import os
 import re
 import ssl
@@ -13,6 +14,7 @@ from typing import Any
 import httpx
 from django.core.exceptions import ImproperlyConfigured
 
+from connections.client.connect import read_retry_after
 from orchestra.completions import (
     Answer,
     AskedForTool,
@@ -53,7 +55,7 @@ _MAX_REASON_BYTES = 20_000
 _AZURE = "api-version"
 """The parameter that URLs of Azure have; its keys come in a header of their own."""
 
-_SECONDS = re.compile(r"[0-9]{1,6}")
+_PATH = "/chat/completions"
 
 
 class EchoResponder:
@@ -317,7 +319,8 @@ def _make_url(base_url: str) -> httpx.URL:
             f"COMPLETIONS_BASE_URL is {base_url!r}: a URL that begins with http:// or"
             " https:// is allowed, such as http://127.0.0.1:11434/v1"
         )
-    return base.copy_with(path=f"{base.path.rstrip('/')}/chat/completions")
+    path = base.path.rstrip("/").removesuffix(_PATH)
+    return base.copy_with(path=path + _PATH)
 
 
 async def _read_failure(response: httpx.Response, chunks: AsyncIterator[bytes]) -> str:
@@ -328,14 +331,14 @@ async def _read_failure(response: httpx.Response, chunks: AsyncIterator[bytes]) 
         if len(body) > _MAX_REASON_BYTES:
             break
     status = response.status_code
-    wait = response.headers.get("retry-after", "")
+    wait = read_retry_after(response.headers.get_list("retry-after"))
     logger.warning(
         "The model answered HTTP %s: %s",
         status,
         read_reason(body) or "without a reason",
         extra={"event": "model_failed"},
     )
-    again = f"; try again in {wait} s" if _SECONDS.fullmatch(wait) else ""
+    again = f"; try again in {math.ceil(wait)} s" if wait else ""
     return f"the model answered HTTP {status}{again}"
 
 

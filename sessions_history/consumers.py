@@ -49,7 +49,7 @@ class SessionConsumer(LimitedJsonConsumer):
     passes each message to its session; a subscriber of each decides what is sent.
     """
 
-    _orchestra_turn_seconds = 0.0005
+    _orchestra_turn_seconds = 0.000_25
 
     _shared: SharedConnection
     _own: SessionAttachment | None = None

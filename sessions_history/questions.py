@@ -20,8 +20,8 @@ from sessions_history.regeneration import arrange
 from sessions_history.responders import AnswerContext, HistoryMessage
 from sessions_history.streams import Stream
 
-_HISTORY_CHARACTERS = 2_000_000
-"""How much of a session a responder gets, texts and parts, at most."""
+_HISTORY_BYTES = 2_000_000
+"""How much of a session a responder gets, texts and parts, as UTF-8, at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +104,7 @@ def read_history(question: Question, count: int) -> list[HistoryMessage]:
             parts=_read_parts(entry),
         )
         for place, entry in arrange(
-            read_latest_entries(session_id, before, count, _HISTORY_CHARACTERS)
+            read_latest_entries(session_id, before, count, _HISTORY_BYTES)
         )
         if place < question.message.offset
     ]

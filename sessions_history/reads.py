@@ -17,6 +17,7 @@ from django.db.models import (
 from django.db.models.expressions import Combinable
 from django.db.models.functions import Coalesce
 
+from connections.models.alias import step
 from sessions_history.chain import Mark, compare, find_resumption, has_link, is_newer
 from sessions_history.entries import Entry, merge_chunks
 from sessions_history.epochs import make_first_epoch
@@ -34,6 +35,7 @@ from sessions_history.session_ids import is_recent_id
 
 _IDS_PER_QUERY = 500
 _BYTES_PER_READ = 256_000
+_SIZES_PER_FETCH = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,9 +258,9 @@ def _read_some(
     offsets: list[int] = []
     is_growing = False
     size_bytes = 0
-    for offset, state, size in rows.values_list("offset", "state", _make_size())[
-        :count
-    ]:
+    sizes = rows.values_list("offset", "state", _make_size())[:count]
+    # SQLite reads a text to measure it.
+    for offset, state, size in step(sizes, _SIZES_PER_FETCH):
         offsets.append(offset)
         is_growing |= state == "streaming"
         size_bytes += size

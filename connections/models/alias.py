@@ -42,6 +42,18 @@ class PrimaryQuerySet(models.QuerySet[Row]):
         return self._db or router.db_for_write(self.model, **self._hints)
 
 
+def step(rows: models.QuerySet[Any, Any], chunk_size: int) -> Iterator[Any]:
+    """
+    Yield rows that SQLite computes a chunk at a time, as they are taken.
+
+    Other databases compute and send all at once: a cursor would take a round trip for
+    each chunk.
+    """
+    if connections[rows.db].vendor == "sqlite":
+        return rows.iterator(chunk_size)
+    return iter(rows)
+
+
 def stream(rows: models.QuerySet[Any, Any], chunk_size: int = 2000) -> Iterator[Any]:
     """
     Yield rows a chunk at a time.

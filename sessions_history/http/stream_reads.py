@@ -14,7 +14,7 @@ from sessions_history.models import HistoryEntry, Session
 from sessions_history.reads import read_entries_after
 
 MOST_ENTRIES = 100
-"""Of one response; entries of more than 256,000 characters in all make it shorter."""
+"""Of one response; entries of more than 256,000 bytes in all make it shorter."""
 
 
 class OffsetGone(SessionsError):

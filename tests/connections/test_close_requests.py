@@ -239,7 +239,8 @@ async def test_many_requests_beside_many_connections_let_other_tasks_run(
         await asyncio.sleep(0)
     assert applying.result()
     assert case.hub.searches <= 1
-    assert turns > (3 if len(requests) > 1 else 0)
+    # Without a pause all would be one turn.
+    assert turns > (1 if len(requests) > 1 else 0)
 
 
 async def test_requests_are_forgotten_although_nobody_joins(case: Case) -> None:
@@ -267,4 +268,4 @@ async def test_one_request_for_all_lets_other_tasks_run(
         await asyncio.sleep(0)
     assert applying.result()
     assert spread_seconds or all(one.close_reason == KICKED for one in case.hub)
-    assert turns > 3
+    assert turns > 1

@@ -243,19 +243,29 @@ async def test_a_failing_model_is_an_error(model: Model, ask: Ask, status: str) 
         await collect(ask())
 
 
+@pytest.mark.parametrize(
+    ("wait", "told"),
+    [
+        ("7", r"; try again in 7 s$"),
+        ("Fri, 31 Dec 2100 23:59:59 GMT", r"; try again in 3600 s$"),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", "$"),
+        ("soon", "$"),
+    ],
+)
 async def test_the_reason_of_a_failure_is_for_staff_and_the_wait_for_the_client(
-    model: Model, ask: Ask, caplog: pytest.LogCaptureFixture
+    model: Model, ask: Ask, caplog: pytest.LogCaptureFixture, wait: str, told: str
 ) -> None:
-    model.status = "429 Slow\r\nRetry-After: 7"
+    model.status = f"429 Slow\r\nRetry-After: {wait}"
     model.chunks = [b'{"error": {"message": "no  quota", "code": 1}}']
-    with pytest.raises(ResponderFailed, match=r"HTTP 429; try again in 7 s$"):
+    with pytest.raises(ResponderFailed, match=f"HTTP 429{told}"):
         await collect(ask())
     assert "The model answered HTTP 429: no quota" in caplog.text
 
 
-async def test_azure_gets_its_version_and_its_header(model: Model) -> None:
+@pytest.mark.parametrize("end", ["", "/", "/chat/completions"])
+async def test_azure_gets_its_version_and_its_header(model: Model, end: str) -> None:
     model.chunks = [event("one", finish_reason="stop"), DONE]
-    url = f"{model.base_url}/openai/deployments/d/?api-version=2024-10-21"
+    url = f"{model.base_url}/openai/deployments/d{end}?api-version=2024-10-21"
     responder = CompletionsResponder(base_url=url, api_key="key", timeout_seconds=5)
     assert await collect(responder.respond("x", ())) == ["one"]
     path = "/openai/deployments/d/chat/completions?api-version=2024-10-21"

@@ -27,6 +27,8 @@ class SharedBus(Bus):
     """A bus between the sites of one process, which a test can cut."""
 
     is_subscribed = True
+    refuses = False
+    """True to take no message, as a database that is away."""
 
     def __init__(self, members: list["SharedBus"]) -> None:
         super().__init__()
@@ -39,6 +41,8 @@ class SharedBus(Bus):
         return
 
     async def publish(self, kind: str, message: Mapping[str, Any]) -> bool:
+        if self.refuses:
+            return False
         if not self.is_cut:
             text = json.dumps({**message, "kind": kind})
             for one in self._members:

@@ -1,6 +1,8 @@
 """Test when nodes send hints about sessions over the bus."""
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -15,21 +17,44 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 class Relay:
-    """The relay of one node, and what it reported."""
+    """The relay of one node, and how often it was told to compare its positions."""
 
     def __init__(self, name: str, buses: list[SharedBus]) -> None:
         self.bus = SharedBus(buses)
-        self.heard: list[Any] = []
-        self.returns = 0
+        self.comparisons = 0
         self.relay = BusRelay(
             self.bus,
             node_id=name,
-            on_message=lambda session_id, hint: self.heard.append(hint),
-            on_return=self._count_return,
+            on_message=lambda session_id, hint: None,
+            on_return=self._count,
         )
 
-    def _count_return(self) -> None:
-        self.returns += 1
+    @property
+    def is_alone(self) -> bool:
+        return self.relay.is_alone
+
+    async def join(self) -> None:
+        await self.relay.join("s")
+
+    def _count(self) -> None:
+        self.comparisons += 1
+
+
+MakeRelay = Callable[[str], Relay]
+
+
+@pytest.fixture
+async def make_relay() -> AsyncIterator[MakeRelay]:
+    """Make relays on one bus, and close them in the end."""
+    buses: list[SharedBus] = []
+    async with AsyncExitStack() as stack:
+
+        def make(name: str) -> Relay:
+            made = Relay(name, buses)
+            stack.push_async_callback(made.relay.close)
+            return made
+
+        yield make
 
 
 async def append(site: Site, session_id: str) -> None:
@@ -50,57 +75,90 @@ async def test_a_node_alone_makes_no_hints_until_another_one_listens() -> None:
                 await asyncio.sleep(0.5)
                 await append(first, session_id)
         assert before > 0
-        await wait_until(lambda: own.position > before)
-        before = len(hints)
         other = await second.attach(session_id)
-        await wait_until(lambda: other.position == own.position)
         async with asyncio.timeout(scale(20)):
-            # The first one has answered, so the positions are due.
-            await second.fan_out.wait(3600)
+            for site in (first, second):
+                # They have met, so their positions are due.
+                await site.fan_out.wait(3600)
         await append(first, session_id)
-        await wait_until(lambda: other.position == own.position)
         assert len(hints) == before + 1
+        last = own.subscriber.tail.last_offset
+        await wait_until(lambda: own.position == other.position == last)
 
 
-async def test_a_node_that_is_answered_compares_its_positions_once() -> None:
-    buses: list[SharedBus] = []
-    first, second = Relay("one", buses), Relay("two", buses)
-    await first.relay.join("s")
-    await second.relay.join("s")
-    await wait_until(lambda: second.returns == 1)
-    await second.relay.join("t")
+async def test_a_node_that_asks_is_answered_though_it_is_known(
+    make_relay: MakeRelay,
+) -> None:
+    """Its subscription came back: it may have missed the first answer."""
+    first, second = make_relay("one"), make_relay("two")
+    await first.join()
+    await second.join()
+    await wait_until(lambda: first.comparisons > 0 and second.comparisons > 0)
+    await wait_for_silence(first, second)
+    before = second.comparisons
     second.bus.report_return()
-    await wait_until(lambda: second.returns == 2)
-    assert not first.relay.is_alone
-    assert not second.relay.is_alone
+    # At once, and once more when the other one has answered.
+    await wait_until(lambda: second.comparisons == before + 2)
+    await wait_for_silence(first, second)
+    assert second.comparisons == before + 2
+    assert not first.is_alone
+    assert not second.is_alone
+
+
+async def wait_for_silence(*relays: Relay) -> None:
+    """Wait until answers of answers would have come."""
+    counts: list[int] = []
+    while counts != [one.comparisons for one in relays]:
+        counts = [one.comparisons for one in relays]
+        await asyncio.sleep(0.3)
+
+
+async def test_nodes_that_took_themselves_for_alone_meet_and_both_compare(
+    make_relay: MakeRelay,
+) -> None:
+    first, second = make_relay("one"), make_relay("two")
     for one in (first, second):
-        await one.relay.close()
-
-
-async def test_a_node_that_is_not_heard_any_more_is_met_again() -> None:
-    """Its messages were lost for so long that the other one took itself for alone."""
-    buses: list[SharedBus] = []
-    second = Relay("two", buses)
-    await second.relay.join("s")
-    second.bus.is_cut = True
-    first = Relay("one", buses)
-    await first.relay.join("s")
-    await wait_until(lambda: first.relay.is_alone)
-    second.bus.is_cut = False
+        one.bus.is_cut = True
+        await one.join()
+    await wait_until(lambda: first.is_alone and second.is_alone)
+    for one in (first, second):
+        one.bus.is_cut = False
     second.bus.report_return()
-    await wait_until(lambda: not first.relay.is_alone)
-    await wait_until(lambda: second.returns >= 2)
-    for one in (first, second):
-        await one.relay.close()
+    await wait_until(lambda: first.comparisons > 0 and second.comparisons > 1)
+    await wait_until(lambda: not first.is_alone and not second.is_alone)
 
 
-@pytest.mark.parametrize("reason", ["never joined", "not subscribed"])
-async def test_a_node_that_cannot_know_counts_as_one_of_many(reason: str) -> None:
-    buses: list[SharedBus] = []
-    one = Relay("one", buses)
-    if reason == "not subscribed":
-        await one.relay.join("s")
-        await wait_until(lambda: one.relay.is_alone)
-        one.bus.is_subscribed = False
-    assert not one.relay.is_alone
-    await one.relay.close()
+async def test_a_late_answer_makes_both_compare(make_relay: MakeRelay) -> None:
+    first, second = make_relay("one"), make_relay("two")
+    await first.join()
+    await wait_until(lambda: first.is_alone)
+    first.bus.is_cut = True
+    await second.join()
+    await wait_until(lambda: second.is_alone and first.comparisons == 1)
+    first.bus.is_cut = False
+    # It had answered in time, but what it sent arrives only now.
+    await first.bus.publish(
+        "session_listener", {"node": "one", "asks": False, "answers": "two"}
+    )
+    await wait_until(lambda: (first.comparisons, second.comparisons) == (2, 1))
+    await wait_for_silence(first, second)
+    assert (first.comparisons, second.comparisons) == (2, 1)
+
+
+@pytest.mark.parametrize("reason", ["not joined", "not subscribed", "not published"])
+async def test_a_node_that_cannot_know_counts_as_one_of_many(
+    reason: str, make_relay: MakeRelay
+) -> None:
+    one, beside = make_relay("one"), make_relay("beside")
+    one.bus.is_subscribed = reason != "not subscribed"
+    one.bus.refuses = reason == "not published"
+    if reason != "not joined":
+        await one.join()
+    # Another one that asked at the same time has had the time for answers.
+    beside.bus.is_cut = True
+    await beside.join()
+    await wait_until(lambda: beside.is_alone)
+    assert not one.is_alone
+    one.bus.is_subscribed, one.bus.refuses = True, False
+    await one.join()
+    await wait_until(lambda: one.is_alone)

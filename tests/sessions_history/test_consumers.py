@@ -59,8 +59,8 @@ class Room:
         """Put nothing more."""
 
 
-async def test_messages_that_wait_are_handled_in_a_row(make_node: MakeNode) -> None:
-    """A switch of tasks for each message costs an ack a fourth of its time."""
+async def test_the_queue_of_a_session_takes_turns(make_node: MakeNode) -> None:
+    """A switch of tasks for each message takes a quarter of the time of an ack."""
     queue = ReceiveQueue(100, 1_000_000, Room())
     sent: list[str] = []
 

@@ -98,8 +98,8 @@ class ReceiveQueue:
         Wait for the next event; only one consumer may wait.
 
         If an event is queued, other tasks run first, as receive_next() has it, or
-        once in turn_seconds: a switch of tasks for each message of a session cost
-        its ack a fourth of its time.
+        once in turn_seconds: a switch of tasks for each message of a session took a
+        quarter of the time of its ack.
         """
         if self._events and time.monotonic() >= self._turn_ends_at:
             await _let_others_run()
