@@ -397,7 +397,7 @@ async def test_callers_of_a_paused_store_fail_together(
 async def test_a_reply_that_came_while_the_loop_stood_still_counts(
     make_pool: MakePool, store: Store
 ) -> None:
-    timeout_seconds = scale(0.3)
+    timeout_seconds = scale(0.8)
     pool = make_pool(timeout_seconds=timeout_seconds, lease_seconds=30)
     await pool.take("first")
     store.pause()
