@@ -3,7 +3,6 @@
 import asyncio
 import json
 import logging
-import math
 import os
 import re
 import ssl
@@ -14,7 +13,6 @@ from typing import Any
 import httpx
 from django.core.exceptions import ImproperlyConfigured
 
-from connections.client.connect import read_retry_after
 from orchestra.completions import (
     Answer,
     AskedForTool,
@@ -56,6 +54,8 @@ _AZURE = "api-version"
 """The parameter that URLs of Azure have; its keys come in a header of their own."""
 
 _PATH = "/chat/completions"
+
+_SECONDS = re.compile(r"[0-9]{1,6}")
 
 
 class EchoResponder:
@@ -331,14 +331,14 @@ async def _read_failure(response: httpx.Response, chunks: AsyncIterator[bytes]) 
         if len(body) > _MAX_REASON_BYTES:
             break
     status = response.status_code
-    wait = read_retry_after(response.headers.get_list("retry-after"))
+    wait = response.headers.get("retry-after", "")
     logger.warning(
         "The model answered HTTP %s: %s",
         status,
         read_reason(body) or "without a reason",
         extra={"event": "model_failed"},
     )
-    again = f"; try again in {math.ceil(wait)} s" if wait else ""
+    again = f"; try again in {wait} s" if _SECONDS.fullmatch(wait) else ""
     return f"the model answered HTTP {status}{again}"
 
 
