@@ -30,12 +30,7 @@ class Passes:
         """Call an action with each item; return True if none failed."""
         is_whole = True
         for item in items:
-            # As attempt(), with one call less.
-            try:
-                action(item)
-            except Exception as exc:
-                self.report(name, exc, item)
-                is_whole = False
+            is_whole &= self.attempt(name, action, item)
         return self.finish(name, is_whole=is_whole)
 
     def attempt(self, name: str, action: Callable[[Item], object], item: Item) -> bool:

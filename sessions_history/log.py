@@ -215,7 +215,7 @@ class SessionLog:
                 client_id=client_id,
                 beginning=beginning or self._fan_out.find_beginning(session_id),
                 claims=claims,
-                metadata=dump_metadata(metadata) if metadata is not None else "",
+                metadata=dump_metadata(metadata),
                 step=step,
                 traceparent=get_traceparent() if TRACE_API in sys.modules else "",
             )

@@ -2,8 +2,6 @@
 
 import asyncio
 import time
-import types
-from collections.abc import Generator
 from typing import Protocol
 
 from connections.asgi import Message
@@ -102,7 +100,7 @@ class ReceiveQueue:
         quarter of the time of its ack.
         """
         if self._events and time.monotonic() >= self._turn_ends_at:
-            await _let_others_run()
+            await asyncio.sleep(0)
             self._turn_ends_at = time.monotonic() + self.turn_seconds
         if not self._events:
             if self._final is not None:
@@ -133,9 +131,3 @@ class ReceiveQueue:
             self._was_full = False
             self._producer.resume()
         return event
-
-
-@types.coroutine
-def _let_others_run() -> Generator[None, None, None]:
-    """Do as asyncio.sleep(0), with one frame less for each message."""
-    yield
