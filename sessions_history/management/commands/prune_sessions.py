@@ -9,6 +9,7 @@ from connections.config.kinds import Number, Whole
 from connections.config.loader import get_config
 from connections.management.operator_command import OperatorCommand
 from connections.management.progress import Progress
+from connections.sweeper.tasks import has_more
 from connections.units import count_of
 from sessions_history.pruning import count_prunable, prune_sessions
 
@@ -25,7 +26,7 @@ class Command(OperatorCommand):
         self.add_number(
             parser,
             "--unused-days",
-            Number(0, 36_500),
+            Number(0.01, 36_500),
             default=get_config().retention.sessions_days,
             metavar="DAYS",
             help="unused for so long (default: retention.sessions_days, %(default)s)",
@@ -50,9 +51,10 @@ class Command(OperatorCommand):
         count = count_prunable(unused_since)
         if not options["dry_run"]:
             progress = Progress(self.stderr.write)
-            done, deleted = 0, batch_size
-            while deleted == batch_size:
+            done, goes_on = 0, True
+            while goes_on:
                 deleted = prune_sessions(unused_since, batch_size)
+                goes_on = has_more(deleted, batch_size)
                 done += deleted
                 progress.advance(
                     "The deletion of old sessions",

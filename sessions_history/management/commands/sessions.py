@@ -9,6 +9,7 @@ from sessions_history.epochs import renew_epochs
 from sessions_history.models import Session
 
 _BATCH_SIZE = 500
+_COLUMNS = {"session": "session_id", "client": "client_id"}
 
 
 class Command(OperatorCommand):
@@ -30,15 +31,16 @@ class Command(OperatorCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         found = Session.objects.all()
-        if options["session"]:
-            found = found.filter(session_id=options["session"])
-        if options["client"]:
-            found = found.filter(client_id=options["client"])
+        given = [name for name in _COLUMNS if options[name] is not None]
+        for name in given:
+            if not options[name]:
+                raise CommandError(f"--{name} is empty: leave it out for all sessions")
+            found = found.filter(**{_COLUMNS[name]: options[name]})
         if options["dry_run"]:
             count = found.count()
         else:
             count = renew_epochs(found, _BATCH_SIZE)
-        if not count and (options["session"] or options["client"]):
+        if not count and given:
             raise CommandError("there is no such session")
         if options["json"]:
             self.stdout.write(json.dumps({"sessions": count}))
