@@ -8,7 +8,12 @@ from connections.exceptions import InvalidMessage
 from sessions_history.beginnings import Beginning
 from sessions_history.entries import Append, Committed, NewEntry, Sender
 from sessions_history.epochs import make_first_epoch
-from sessions_history.exceptions import KeyReused, SequenceGap, StaleProducer
+from sessions_history.exceptions import (
+    EpochBegunLate,
+    KeyReused,
+    SequenceGap,
+    StaleProducer,
+)
 from sessions_history.http.calls import Call
 from sessions_history.log import get_log
 from sessions_history.member_models import Role
@@ -166,6 +171,8 @@ def explain_refusal(exc: Exception) -> ApiError:
     if isinstance(exc, StaleProducer):
         headers = {"Producer-Epoch": str(exc.epoch)}
         return ApiError(403, "stale_producer", _make_sentence(str(exc)), headers)
+    if isinstance(exc, EpochBegunLate):
+        return ApiError(400, "invalid_parameter", _make_sentence(str(exc)))
     if isinstance(exc, SequenceGap):
         headers = {"Producer-Expected-Seq": str(exc.expected)}
         return ApiError(409, "sequence_gap", _make_sentence(str(exc)), headers)

@@ -6,6 +6,7 @@ from django.views.decorators.csrf import csrf_protect
 from connections.api.authentication import explain_refusal, unauthenticated
 from connections.api.errors import forbidden
 from connections.asgi import Message
+from connections.credentials.handshake import remove_ambient
 from connections.credentials.identity import Credential
 from connections.exceptions import Refused
 from connections.net.addresses import Source
@@ -30,7 +31,7 @@ async def authenticate(node: Node, request: HttpRequest) -> Credential:
             the path; 429 and 503.
     """
     source = find_request_source(request, node.config.trusted_proxies)
-    scope = _make_scope(node, request, source)
+    scope = remove_ambient(_make_scope(node, request, source))
     is_explicit = node.authenticator.is_explicit(scope)
     await _check_page(node, request, source, is_explicit=is_explicit)
     try:

@@ -20,6 +20,7 @@ from connections.presence.rooms import name_member
 from connections.storage.database import Database
 from connections.storage.transactions import begin_no_transaction
 from connections.views.own_loop import release_own_node
+from connections.views.source import find_request_source
 from sessions_history.http import rows
 from sessions_history.http.authentication import authenticate
 from sessions_history.member_models import Role
@@ -176,7 +177,8 @@ def make_view(*, takes_names: bool = False, **methods: Serve) -> View:
         )
         response = await serve(call)
         patch_vary_headers(response, ("Authorization", "Cookie"))
-        if node.is_draining:
+        source = find_request_source(request, node.config.trusted_proxies)
+        if node.is_draining or node.was_refused(source.address):
             # A client whose handshake this node refused must not take it for a proxy.
             response["Retry-After"] = "1"
         return response

@@ -22,7 +22,7 @@ from connections.asgi import CARRIER, Application, Message, Receive, Send, get_e
 from connections.consumers import LimitedJsonConsumer
 from connections.exceptions import DatabaseUnavailable, Refused
 from connections.presence.rooms import make_gap
-from sessions_history.claims import asks_presence
+from sessions_history.claims import MANY, NEW, asks_presence
 from sessions_history.consumers import SessionConsumer
 from sessions_history.exceptions import SessionNotFound
 from sessions_history.http.calls import rates
@@ -234,7 +234,11 @@ class _Reader(Subscriber):
         if tail.is_reset:
             self._stop(close_codes.ASKED_TO_RECONNECT)
             return False
-        if position is None or tail.is_doubted:
+        if position is None:
+            return False
+        if tail.is_doubted:
+            if self._is_over:
+                self._stop(close_codes.UNAVAILABLE)
             return False
         self._set_busy(bool(tail.growing))
         if position < tail.last_offset and position + 1 not in tail.growing:
@@ -242,6 +246,12 @@ class _Reader(Subscriber):
             if page is None or not page.entries:
                 try:
                     page = await self._read(position)
+                except DatabaseUnavailable:
+                    if not self._is_over:
+                        raise
+                    # A long poll does not outlast its time.
+                    self._stop(close_codes.UNAVAILABLE)
+                    return False
                 except SessionNotFound:
                     self._stop(close_codes.NOT_FOUND)
                     return False
@@ -312,6 +322,10 @@ class _LiveSocket(SessionConsumer):
 
     async def connect(self) -> None:
         take_request(self)
+        named = self.scope["url_route"]["kwargs"]
+        if named["session_id"] not in (NEW, MANY):
+            client_id = self.connection.client_id
+            named["session_id"] = find_named(client_id, named["session_id"])
         await super().connect()
 
 

@@ -217,7 +217,8 @@ def _invite(call: Call, body: dict[str, Any]) -> dict[str, Any]:
         lifetime_seconds=body["lifetime_seconds"],
         is_single_use=body["single_use"],
     )
-    invitation.refresh_from_db()
+    # By the manager: Django would ask the router, which may name a replica.
+    invitation.refresh_from_db(from_queryset=SessionInvitation.objects.all())
     return {**_describe(invitation), "token": token}
 
 

@@ -152,4 +152,4 @@ KINDS = {
     "typing": _type,
 }
 
-messages = make_view(POST=_take)
+messages = make_view(takes_names=True, POST=_take)

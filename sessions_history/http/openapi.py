@@ -141,8 +141,8 @@ def _describe_head(read: dict[str, Any]) -> dict[str, Any]:
 
 def _describe_path(name: str) -> dict[str, Any]:
     abouts = {
-        "session_id": "The id of the session; of a stream also the client's own name,"
-        " of 1 to 100 of A-Z a-z 0-9 . _ ~ -",
+        "session_id": "The id of the session; of a stream and its messages also the"
+        " client's own name, of 1 to 100 of A-Z a-z 0-9 . _ ~ -",
         "user": "The key of the user.",
         "invitation": "The id of the invitation.",
     }

@@ -43,8 +43,8 @@ _PRODUCER = {
     "Producer-Epoch": "The number of its start.",
     "Producer-Seq": "The number of the append, from 0.",
 }
-_PAGE_HEADERS = ("ETag", "Stream-Next-Offset", "Stream-Up-To-Date", "Stream-Cursor")
-_LIVE_HEADERS = (*_PAGE_HEADERS, "Session-Event", "X-Connection-Id")
+_END_HEADERS = ("Stream-Next-Offset", "Stream-Up-To-Date")
+_LIVE_HEADERS = (*_END_HEADERS, "Stream-Cursor", "Session-Event", "X-Connection-Id")
 _APPENDED = ("Stream-Next-Offset", "Producer-Epoch", "Producer-Seq")
 
 DOCUMENT = Operation(
@@ -153,12 +153,12 @@ _STREAMS = (
                     "application/json": schemas.ITEMS,
                     _EVENTS: {"type": "string"},
                 },
-                headers=_LIVE_HEADERS,
+                headers=("ETag", *_LIVE_HEADERS),
             ),
             204: Answer(
                 about="A long poll for which no item came.", headers=_LIVE_HEADERS
             ),
-            304: Answer(about="Nothing has changed.", headers=_PAGE_HEADERS),
+            304: Answer(about="Nothing has changed.", headers=("ETag", *_END_HEADERS)),
         },
         errors=merge(
             FOUND, {400: ("invalid_parameter",), 410: ("gone",)}, list_live_errors()
@@ -170,7 +170,7 @@ _STREAMS = (
         path=_STREAM,
         about="The end of the stream, without a body.",
         query=describe_texts(offset="It is checked, and changes nothing."),
-        answers={200: Answer(about="The end.", headers=_PAGE_HEADERS)},
+        answers={200: Answer(about="The end.", headers=_END_HEADERS)},
         errors=merge(FOUND, {400: ("invalid_parameter",)}),
     ),
     Operation(

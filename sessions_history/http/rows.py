@@ -174,7 +174,8 @@ def read_entries(session_id: str, query: Mapping[str, Any]) -> str:
     """
     Return a page of a session's entries as JSON, the newest page first.
 
-    The entries of a page are in order, each as the messages of the socket have it.
+    The entries of a page are in order, each as the messages of the socket have it,
+    with its parts.
 
     Raises:
         ApiError: 404, there is no such session; 400, the cursor is of another list;
@@ -194,7 +195,7 @@ def read_entries(session_id: str, query: Mapping[str, Any]) -> str:
         if older.exists():
             cursor = signing.dumps([epoch, first], salt=f"{_SALT}.{session_id}")
     head = {"session": session_id, "epoch": epoch, "last_offset": last_offset}
-    items = ",".join(entry.to_wire() for entry in entries)
+    items = ",".join(entry.to_wire(has_parts=True) for entry in entries)
     start = json.dumps({**head, "next_cursor": cursor}).removesuffix("}")
     return f'{start}, "items": [{items}]}}'
 

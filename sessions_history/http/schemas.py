@@ -65,6 +65,12 @@ ENTRY = describe_optional(
     },
     author={**_TEXT, "description": "The member whose message it is."},
     replaces={**_OFFSET, "description": "The answer in whose place it stands."},
+    parts={
+        "type": "array",
+        "items": {"type": "object"},
+        "description": "Those of an answer, each whole; a text has its position.",
+    },
+    changes={**_COUNT, "description": "How many changes made the parts."},
 )
 ENTRIES = describe_page(ENTRY, session=_TEXT, epoch=_TEXT, last_offset=_COUNT)
 

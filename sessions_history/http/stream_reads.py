@@ -51,14 +51,16 @@ def read_page(session_id: str, offset: StreamOffset | str) -> StreamPage:
     if found is None:
         raise SessionNotFound
     epoch, last_offset = found
+    after = 0
+    if offset == NOW:
+        end = StreamOffset(epoch, _find_end(session_id, last_offset))
+        return StreamPage(entries=[], next_offset=end, is_up_to_date=True)
     if isinstance(offset, StreamOffset):
         if offset.epoch != epoch:
             raise OffsetGone
         if offset.after > last_offset:
             raise ValueError("offset is ahead of the stream")
         after = offset.after
-    else:
-        after = _find_end(session_id, last_offset) if offset == NOW else 0
     entries: list[Entry] = []
     growing = None
     for entry in read_entries_after(session_id, after, MOST_ENTRIES):
@@ -71,6 +73,11 @@ def read_page(session_id: str, offset: StreamOffset | str) -> StreamPage:
             growing = entry
             break
         entries.append(entry)
+    if not entries and growing is None and after < last_offset:
+        # The history keeps no entry at all.
+        if offset != BEGINNING:
+            raise OffsetGone
+        after = last_offset
     reached = after + len(entries)
     return StreamPage(
         entries=entries,

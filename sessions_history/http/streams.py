@@ -65,14 +65,17 @@ async def _read(call: Call) -> HttpResponse:
     except ValueError as exc:
         raise _invalid(exc) from exc
     response = HttpResponse(page.content, content_type="application/json")
-    _describe(response, page)
     if is_head or wanted == NOW:
+        _describe(response, page)
         # The end of the stream moves on.
         response["Cache-Control"] = "no-store"
         return response
     etag = rows.make_etag(f"{page.next_offset} {page.is_up_to_date} {page.content}")
     response["ETag"] = etag
-    return get_conditional_response(call.request, etag, response=response) or response
+    found = get_conditional_response(call.request, etag, response=response) or response
+    # Django takes no headers of a protocol over to a 304.
+    _describe(found, page)
+    return found
 
 
 def _describe(response: HttpResponse, page: StreamPage) -> None:
@@ -119,12 +122,12 @@ async def _append(call: Call) -> HttpResponse:
     """Append a message, or several at once (section 5.2)."""
     _refuse_unknown(call)
     raw = _read_raw(call)
-    role, beginning = await appends.require_author(call)
     if not raw:
         raise _invalid("The body is empty")
     kind = _read_type(call)
     if not kind:
         raise _invalid("Content-Type is missing")
+    role, beginning = await appends.require_author(call)
     if kind != _JSON:
         message = "The session has items of JSON: send Content-Type: application/json."
         raise ApiError(409, "not_json", message)

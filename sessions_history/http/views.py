@@ -6,7 +6,7 @@ from functools import partial
 from django.http import HttpResponse
 
 from connections.api.errors import not_found, unavailable
-from connections.api.kinds import Line
+from connections.api.kinds import Shown
 from connections.api.parameters import Parameter
 from connections.api.resources import PAGING
 from connections.exceptions import PresenceUnavailable
@@ -20,7 +20,7 @@ from sessions_history.presence import name_room
 
 TITLE = Parameter(
     name="title",
-    kind=Line(least=0, most=TITLE_LENGTH),
+    kind=Shown(least=0, most=TITLE_LENGTH),
     about="The title; an empty text removes it.",
     is_required=True,
 )
