@@ -5,6 +5,7 @@ import asyncio
 from connections.exceptions import DatabaseUnavailable
 from connections.storage.database import Database
 from sessions_history import work
+from sessions_history.streams import Stream
 
 
 class AnswerOrder:
@@ -17,31 +18,37 @@ class AnswerOrder:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._waiting: dict[str, set[asyncio.Event]] = {}
+        self._waiting: dict[str, dict[Stream, asyncio.Event]] = {}
+        self.blocked: set[Stream] = set()
+        """The streams of those whose turn has not come, as far as is known."""
 
     @property
-    def has_waiting(self) -> bool:
-        """True while an answer waits."""
-        return bool(self._waiting)
+    def streams(self) -> set[Stream]:
+        """The streams of the answers that wait, or read whether they may begin."""
+        return {one for waiting in self._waiting.values() for one in waiting}
 
-    async def wait(self, session_id: str, offset: int) -> None:
-        """Wait until no earlier answer of a session is open."""
-        event = asyncio.Event()
-        waiting = self._waiting.setdefault(session_id, set())
-        waiting.add(event)
+    async def wait(self, stream: Stream) -> None:
+        """Wait until no earlier answer of the session of a stream is open."""
+        session_id, event = stream.session_id, asyncio.Event()
+        waiting = self._waiting.setdefault(session_id, {})
+        waiting[stream] = event
         try:
-            while await self._is_blocked(session_id, offset):
+            while await self._is_blocked(session_id, stream.offset):
+                if not event.is_set():
+                    self.blocked.add(stream)
                 await event.wait()
                 event.clear()
         finally:
-            waiting.remove(event)
+            self.blocked.discard(stream)
+            del waiting[stream]
             if not waiting:
                 del self._waiting[session_id]
 
     def notify(self, session_id: str) -> None:
         """Make the waiting answers of a session read whether they may begin."""
-        for event in self._waiting.get(session_id, ()):
+        for stream, event in self._waiting.get(session_id, {}).items():
             event.set()
+            self.blocked.discard(stream)
 
     async def _is_blocked(self, session_id: str, offset: int) -> bool:
         try:

@@ -17,8 +17,10 @@ from sessions_history.exceptions import (
     StreamEnded,
 )
 from sessions_history.models import HistoryEntry, Session, Work
+from sessions_history.parts import erase_decisions
 
 _WAITING = Approval.State.WAITING.value
+_DECIDED = (Approval.State.APPROVED.value, Approval.State.DENIED.value)
 
 
 class Call(NamedTuple):
@@ -146,6 +148,19 @@ def find_decided(calls: Collection[Call]) -> list[Call]:
     rows = Approval.objects.filter(session__in=wanted, is_open=True)
     found = rows.exclude(state=_WAITING).values_list("session", "offset", "part_id")
     return [call for call in map(Call._make, found) if call in calls]
+
+
+def erase_forgotten(session_id: str, offset: int, changes: str) -> str:
+    """
+    Return the parts of an entry without who decided and was forgotten since.
+
+    Whoever writes an answer has the decisions in its memory until the end.
+    """
+    if '"approval":' not in changes:
+        return changes
+    rows = Approval.objects.filter(session=session_id, offset=offset, decided_by="")
+    calls = rows.filter(state__in=_DECIDED).values_list("part_id", flat=True)
+    return erase_decisions(changes, calls=set(calls))
 
 
 def find_orphans() -> Q:

@@ -10,11 +10,12 @@ from connections.asgi import Message
 from connections.close_codes import CloseReason
 from connections.exceptions import DatabaseUnavailable, InvalidMessage
 from connections.hub.connection import WEBSOCKET
-from connections.presence.rooms import find_member
+from connections.presence.rooms import JoinedRoom, find_member
 from sessions_history.attached import Attached
 from sessions_history.entries import Committed
 from sessions_history.exceptions import (
     LogFull,
+    NoResponder,
     SessionNotFound,
     StreamEnded,
     TooManyStreams,
@@ -72,7 +73,7 @@ class SessionAttachment:
         self._is_named = on_end is not None
         # Its client receives alone, and asks nothing.
         self._is_response = shared.connection.live.carrier != WEBSOCKET
-        self._is_open = False
+        self._is_open = self._has_ended = False
         self._touched_at = 0.0
 
     async def open(
@@ -111,11 +112,11 @@ class SessionAttachment:
             )
 
     @property
-    def room(self) -> str | None:
+    def room(self) -> JoinedRoom | None:
         """The room that the accept joins if the client asks who is present."""
         if self._presence is None or self._is_response:
             return None
-        return self._presence.room
+        return self._presence.joined_room
 
     @property
     def last_offset(self) -> int:
@@ -160,6 +161,7 @@ class SessionAttachment:
 
     def end(self, close_reason: CloseReason) -> None:
         """End the session for this connection, or the connection with it."""
+        self._has_ended = True
         if self._on_end is not None:
             self._on_end(self, close_reason)
         elif not self._is_named:
@@ -228,6 +230,7 @@ class SessionAttachment:
         message_id = read_id(content)
         call = read_call(content, self.session_id, message_id)
         note_and_epoch = read_decision(content, message_id)
+        await self._wait_for_place()
         role = self._membership.role
         if role not in (Role.OWNER, Role.WRITER):
             text = f"the role {role} neither approves nor denies tool calls"
@@ -250,24 +253,29 @@ class SessionAttachment:
         self, message_id: str, start: Callable[[], asyncio.Future[Committed]]
     ) -> bool:
         """Start a request, whose result is sent; return False if it was refused."""
+        await self._wait_for_place()
         if not self._may_write(message_id):
             return False
         shared = self._shared
-        while len(shared.under_way) >= _MAX_UNDER_WAY:
-            # asyncio.wait() would add a callback to each of them for each message.
-            shared.has_settled.clear()
-            await shared.has_settled.wait()
         try:
             future = start()
         except InvalidMessage as exc:
             raise InvalidMessage(exc.code, exc.message, message_id=message_id) from exc
-        except (LogFull, TooManyStreams) as exc:
+        except (LogFull, NoResponder, TooManyStreams) as exc:
             self._refuse(explain(exc), message_id)
             return False
         shared.under_way.add(future)
         began_at = shared.node.clock()
         future.add_done_callback(lambda done: self._settle(message_id, done, began_at))
         return True
+
+    async def _wait_for_place(self) -> None:
+        """Wait until one more message may be under way; the role may change."""
+        shared = self._shared
+        while len(shared.under_way) >= _MAX_UNDER_WAY:
+            # asyncio.wait() would add a callback to each of them for each message.
+            shared.has_settled.clear()
+            await shared.has_settled.wait()
 
     async def cancel(self, content: Message) -> None:
         """Stop a stream of the session."""
@@ -334,6 +342,9 @@ class SessionAttachment:
 
     def _may_write(self, message_id: str | None = None, **more: Any) -> bool:
         """Return whether the role allows to write; if not, tell the client."""
+        if self._has_ended:
+            # The client learns that, and sends again what has no ack.
+            return False
         role = self._membership.role
         if role is not None and role.may_write:
             return True

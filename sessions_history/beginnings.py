@@ -71,8 +71,11 @@ def delete_session(
     is_recent = is_recent_id(session_id, client_id)
     found = Session.objects.filter(session_id=session_id)
     with atomic():
+        # Locked first, as by an append, which would add rows to those found below.
+        is_stored = found.update(session_id=session_id)
         if check is not None:
-            lock_session(session_id)
+            if not is_stored:
+                raise SessionNotFound
             check()
         deleted, _ = found.filter(client_id=client_id).delete()
         if not deleted and (not is_recent or found.exists()):

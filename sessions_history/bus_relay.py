@@ -1,6 +1,7 @@
 """Send hints about sessions to the other nodes over the bus between nodes."""
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -113,6 +114,8 @@ class BusRelay:
             await self._say()
         elif self._bus.is_subscribed:
             self._must_ask = False
+            # Nobody can have answered before it is said.
+            self._answered_at = math.inf
             if await self._say(asks=True):
                 self._answered_at = time.monotonic() + _ANSWER_SECONDS
             else:

@@ -4,29 +4,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from django.core import checks
-from django.core.exceptions import ImproperlyConfigured
 
+from connections.config.loader import get_config
 from sessions_history.responders import get_responder_path, make_responder
-
-_MAKING_ERRORS = (
-    ArithmeticError,
-    AttributeError,
-    ImportError,
-    ImproperlyConfigured,
-    LookupError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-"""Errors of a path that names nothing, or of a responder that cannot be made."""
 
 
 def check_responder(**kwargs: Any) -> Sequence[checks.CheckMessage]:
     """sessions_history.E001: what SESSIONS_RESPONDER names cannot be made."""
     try:
         responder = make_responder()
-    except _MAKING_ERRORS as exc:
+    except Exception as exc:
+        # Whatever it is: a check that fails ends every command with its traceback.
         problem = f"{type(exc).__name__}: {exc}"
     else:
         if responder is None or callable(getattr(responder, "respond", None)):
@@ -37,9 +25,24 @@ def check_responder(**kwargs: Any) -> Sequence[checks.CheckMessage]:
         checks.Error(
             f"SESSIONS_RESPONDER is {path!r}, which cannot be used: {problem}",
             hint="Name a callable without arguments that returns a responder, "
-            "such as orchestra.responders.EchoResponder.",
+            "such as chat.responders.UpperResponder.",
             obj="SESSIONS_RESPONDER",
             id="sessions_history.E001",
+        )
+    ]
+
+
+def check_answered_by(**kwargs: Any) -> Sequence[checks.CheckMessage]:
+    """sessions_history.W001: workers are to answer, without SESSIONS_RESPONDER."""
+    if get_config().sessions.answered_by != "workers" or get_responder_path():
+        return []
+    return [
+        checks.Warning(
+            "sessions.answered_by is 'workers', but SESSIONS_RESPONDER is not set:"
+            " no message is answered",
+            hint="Set SESSIONS_RESPONDER, or leave sessions.answered_by out.",
+            obj="WEBSOCKET",
+            id="sessions_history.W001",
         )
     ]
 
@@ -47,3 +50,4 @@ def check_responder(**kwargs: Any) -> Sequence[checks.CheckMessage]:
 def register() -> None:
     """Register the checks of this app; called once, when it is ready."""
     checks.register(check_responder)
+    checks.register(check_answered_by)

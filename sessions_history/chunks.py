@@ -8,6 +8,7 @@ from django.db.models import Exists, OuterRef, QuerySet
 from connections.models.alias import atomic
 from connections.models.sweep import delete_some, work_on_some
 from sessions_history import parts
+from sessions_history.approvals import erase_forgotten
 from sessions_history.entries import Growth, merge_chunks
 from sessions_history.models import EntryChunk, HistoryEntry, Session
 
@@ -43,7 +44,9 @@ def fold(entry_ids: Collection[int]) -> None:
     """Write the chunks into some entries, whose sessions are locked."""
     for entry_id in entry_ids:
         data, changes = read_whole(entry_id)
-        HistoryEntry.objects.filter(pk=entry_id).update(data=data, parts=changes)
+        entry = HistoryEntry.objects.filter(pk=entry_id)
+        named = entry.values_list("session", "offset").get()
+        entry.update(data=data, parts=erase_forgotten(*named, changes))
     delete_chunks(entry_ids)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from typing import Any
 
 from connections import close_codes
 from connections.asgi import Message, Receive, Send
@@ -9,6 +10,7 @@ from connections.close_codes import CloseReason
 from connections.consumers import LimitedJsonConsumer
 from connections.exceptions import DatabaseUnavailable, InvalidMessage, Refused
 from connections.net.script_prefix import remove_script_prefix
+from connections.presence.rooms import JoinedRoom
 from sessions_history.attachment import SessionAttachment
 from sessions_history.claims import (
     MANY,
@@ -58,8 +60,11 @@ class SessionConsumer(LimitedJsonConsumer):
     _sessions: dict[str, SessionAttachment]
     """All attached sessions, by id."""
 
+    _begun: set[str]
+    """The sessions that this connection attached as new ones."""
+
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        self._sessions = {}
+        self._sessions, self._begun = {}, set()
         try:
             await super().__call__(scope, receive, send)
         finally:
@@ -115,7 +120,7 @@ class SessionConsumer(LimitedJsonConsumer):
         word: str = self.scope["url_route"]["kwargs"]["session_id"]
         return word
 
-    def presence(self) -> str | None:
+    def presence(self) -> JoinedRoom | None:
         """Return the room of the session if the client asks who is present."""
         return self._own.room if self._own is not None else None
 
@@ -129,6 +134,27 @@ class SessionConsumer(LimitedJsonConsumer):
         except (ValueError, RecursionError):
             return True
         return not isinstance(content, dict) or content.get("type") not in _QUIET_TYPES
+
+    async def receive(
+        self,
+        text_data: str | None = None,
+        bytes_data: bytes | None = None,
+        **kwargs: Any,
+    ) -> None:
+        former = self.connection.live.credential
+        await super().receive(text_data, bytes_data, **kwargs)
+        if self.connection.live.credential is not former:
+            self._end_uncovered()
+
+    def _end_uncovered(self) -> None:
+        """End the sessions that a new credential does not cover."""
+        for session_id, one in list(self._sessions.items()):
+            # The refresh has checked the path of the connection.
+            if one is self._own or self._covers(session_id):
+                continue
+            if session_id in self._begun and self._covers(NEW):
+                continue
+            one.end(close_codes.FORBIDDEN)
 
     async def handle_message(self, content: Message) -> None:
         if one := await self._find(content):
@@ -191,6 +217,8 @@ class SessionConsumer(LimitedJsonConsumer):
             await self._shared.send_in_turn(error)
             return
         self._sessions[one.session_id] = one
+        if asked.session_id is None:
+            self._begun.add(one.session_id)
         self.connection.live.flight.record("attached", one.session_id)
         hello = self._make_hello(one)
         if asked.request_id is not None:
@@ -245,16 +273,19 @@ class SessionConsumer(LimitedJsonConsumer):
             return Refusal("too_many_sessions", text)
         if asked.session_id is not None and not SESSION_ID.fullmatch(session_id):
             return NOT_FOUND
+        return None if self._covers(session_id) else _NOT_COVERED
+
+    def _covers(self, session_id: str) -> bool:
+        """Return whether the credential covers the path that a session has alone."""
         credential = self.connection.live.credential
         # A scope of the credential may be the path of one session.
         path = "/".join(
             session_id if part == self._path_word else part
             for part in remove_script_prefix(self.scope).split("/")
         )
-        route = self.scope.get("route", "")
-        if credential is not None and not credential.covers(path, route):
-            return _NOT_COVERED
-        return None
+        return credential is None or credential.covers(
+            path, self.scope.get("route", "")
+        )
 
     async def _find(self, content: Message) -> SessionAttachment | None:
         """Return the session of a message; without one, tell the client."""

@@ -157,7 +157,9 @@ class Append:
     beginning: Beginning | None = None
     """The session to insert if it does not exist."""
     claims: Mapping[str, Any] | None = None
-    """The claims of the client, for the responder; they are not stored."""
+    """The claims of the client, for a responder on this node."""
+    stored_claims: str = ""
+    """The same as JSON, for a worker."""
     traceparent: str = ""
     """The trace of the request, which the work on a streaming entry continues."""
     metadata: str = ""
@@ -168,6 +170,11 @@ class Append:
     """The incarnation of the log in which that answer was, if it is known."""
     step: ProducerStep | None = None
     """The append of a producer of Durable Streams."""
+
+    @property
+    def is_answered(self) -> bool:
+        """True if the last entry is the place of an answer, a new or another one."""
+        return self.is_question or any(one.replaces for one in self.entries[-1:])
 
     @property
     def is_question(self) -> bool:

@@ -54,6 +54,10 @@ class AnswerNotFound(SessionsError):
     """No answer is at this offset, or the log does not keep its message any more."""
 
 
+class NoResponder(SessionsError):
+    """Nothing answers messages here: the server has no responder."""
+
+
 class AnswerUnfinished(SessionsError):
     """The answer is not finished: stop it first."""
 
@@ -118,6 +122,10 @@ class SequenceGap(SessionsError):
 
     def __str__(self) -> str:
         return f"appends of the producer are missing: the next is {self.expected}"
+
+
+class EpochBegunLate(SessionsError):
+    """The first append of a new epoch of the producer has the sequence number 0."""
 
 
 class AppendedBefore(SessionsError):

@@ -72,7 +72,8 @@ class GroupCommit:
             LogFull: the database is too far behind.
         """
         size_bytes = _measure(request)
-        if (
+        # One that is larger than all may be would never have room.
+        if self._pending and (
             len(self._pending) >= _MAX_PENDING_REQUESTS
             or self._pending_bytes + size_bytes > _MAX_PENDING_BYTES
         ):
@@ -166,7 +167,7 @@ def _measure(request: Request) -> int:
     """Return roughly how many bytes a request takes: those of its texts."""
     if isinstance(request, Append):
         size_bytes = sum(measure_text(entry.data) for entry in request.entries)
-        return size_bytes + len(request.metadata)
+        return size_bytes + len(request.metadata) + len(request.stored_claims)
     if not isinstance(request, Growth | Rewrite):
         return 0
     text = request.text if isinstance(request, Growth) else ""

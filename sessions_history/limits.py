@@ -18,6 +18,9 @@ class LogLimits:
     storage: StorageQuota | None = None
     max_sessions: int = 0
     replaces_unused: bool = False
+    leaves_answers: bool = False
+    """Answers wait for a worker, and the limit per client is that of the database."""
+    max_open_streams_per_client: int = 32
 
     @property
     def terms(self) -> work.Terms:
@@ -26,4 +29,5 @@ class LogLimits:
             owner=self.node_id,
             lease_seconds=self.lease_seconds,
             timeout_seconds=self.timeout_seconds,
+            leaves_answers=self.leaves_answers,
         )

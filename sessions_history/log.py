@@ -16,6 +16,7 @@ from django.conf import settings
 
 from connections.bus import Bus
 from connections.config.loader import WebSocketConfig
+from connections.node.current import is_brief
 from connections.node.node import Node
 from connections.passes import Passes
 from connections.pool.choice import is_in_redis
@@ -44,13 +45,15 @@ from sessions_history.fan_out import FanOut
 from sessions_history.group_commit import GroupCommit
 from sessions_history.keyed_streams import KeyedStreams, make_append_key
 from sessions_history.limits import LogLimits
-from sessions_history.payloads import digest, dump, dump_metadata
+from sessions_history.payloads import digest, dump, dump_claims, dump_metadata
 from sessions_history.presence import TypingEvents
-from sessions_history.producers import Producers
+from sessions_history.producers import Producers, RecordError
 from sessions_history.quotas import StorageQuota
-from sessions_history.responders import AnyResponder, make_responder
+from sessions_history.responders import AnyResponder, is_concurrent, make_responder
 from sessions_history.stream_producers import ProducerStep
 from sessions_history.streams import Stream
+from sessions_history.work import Takes
+from sessions_history.work_leases import WorkLeases
 
 logger = logging.getLogger(__name__)
 
@@ -74,13 +77,22 @@ class SessionLog:
         bus: Bus | None = None,
         responder: AnyResponder | None = None,
         passes: Passes | None = None,
-        is_of_node: bool = True,
+        takes: Takes = Takes.ALL,
+        record_error: RecordError | None = None,
     ) -> None:
         self._database = database
         self._config = config
         self.responder = responder
         # A node looks three times in a lease for what others left.
-        share = 1 if is_of_node else 2 / 3
+        share = 2 / 3 if takes is Takes.NONE else 1
+        by_workers = config.sessions.answered_by == "workers"
+        # Who takes nothing over ends too soon for an answer, as under WSGI.
+        leaves_answers = by_workers or takes is Takes.NONE
+        self._leaves_answers = leaves_answers
+        if takes is Takes.ALL and leaves_answers:
+            takes = Takes.STREAMS
+        elif takes is Takes.NEXT and responder and is_concurrent(responder):
+            takes = Takes.MANY
         limits = LogLimits(
             node_id=node_id,
             lease_seconds=config.node.node_timeout_seconds * share,
@@ -93,6 +105,8 @@ class SessionLog:
             max_open_streams=config.sessions.max_open_streams,
             max_sessions=config.sessions.max_sessions_per_client,
             replaces_unused=config.sessions.when_full == "delete_unused",
+            leaves_answers=leaves_answers,
+            max_open_streams_per_client=config.sessions.max_open_streams_per_client,
         )
         passes = passes or Passes()
         self._commits = GroupCommit(database, limits, self._on_committed)
@@ -110,15 +124,27 @@ class SessionLog:
             fan_out=self._fan_out,
             terms=limits.terms,
             get_responder=lambda: self.responder,
+            record_error=record_error,
+        )
+        self._leases = WorkLeases(
+            producers=self._producers,
+            database=database,
+            commits=self._commits,
+            fan_out=self._fan_out,
+            terms=limits.terms,
             passes=passes,
-            takes_over=is_of_node,
+            takes=takes,
         )
         self._keys = KeyedStreams(
             limits.lease_seconds, self._append, self._commits.submit
         )
         self.typing = TypingEvents(self._fan_out)
         self.answers = Answers(
-            self._commits, self._producers.quota, self._producers.approvals
+            self._commits,
+            self._producers.quota,
+            self._producers.approvals,
+            get_responder=self._producers.get_responder,
+            stores_claims=leaves_answers,
         )
         """What clients do with answers that are there."""
         self.attached = AttachedConnections(database, self._fan_out, self.touch)
@@ -132,10 +158,17 @@ class SessionLog:
         """Wait until no answer is under way."""
         await self._producers.drain()
 
+    def take_no_more(self) -> None:
+        """Begin no work that others left; what runs goes on."""
+        self._leases.take_no_more()
+
     async def stop(self) -> None:
         """End all streams as interrupted and commit the queued requests."""
+        self.take_no_more()
         await self._producers.stop()
         await self._commits.flush()
+        await self._leases.release()
+        await self._fan_out.flush()
         await self.attached.memberships.close()
         await self._fan_out.close()
 
@@ -215,6 +248,9 @@ class SessionLog:
                 client_id=client_id,
                 beginning=beginning or self._fan_out.find_beginning(session_id),
                 claims=claims,
+                stored_claims=(
+                    dump_claims(claims) if is_answered and self._leaves_answers else ""
+                ),
                 metadata=dump_metadata(metadata),
                 step=step,
                 traceparent=get_traceparent() if TRACE_API in sys.modules else "",
@@ -324,7 +360,11 @@ class SessionLog:
 
     async def check_work(self) -> bool:
         """Renew the leases of this node's streams, and take over what others left."""
-        return await self._producers.check_work()
+        return await self._leases.check()
+
+    async def take_next(self) -> bool:
+        """Begin the answers that wait for a worker; return if there were any."""
+        return await self._leases.take_next()
 
     async def flush(self) -> None:
         """Wait until the other nodes were told of what was committed so far."""
@@ -378,7 +418,9 @@ def get_log(node: Node) -> SessionLog:
             redis_url=redis_url if is_in_redis(node.pool_kind) else None,
             bus=node.bus if node.pool_kind == "postgres" else None,
             responder=make_responder(),
+            takes=Takes.NONE if is_brief() else Takes.ALL,
             passes=node.hub.passes,
+            record_error=node.recorder.record_error if node.recorder else None,
         )
         node.extensions.join(log)
         node.periodic.start(

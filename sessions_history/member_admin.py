@@ -1,9 +1,9 @@
 """Show the members and invitations of sessions in the admin, and end them there."""
 
 from collections.abc import Callable
-from typing import Any
 
 from django.contrib import admin, messages
+from django.db import models
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 
@@ -16,8 +16,17 @@ from connections.models.alias import atomic
 from connections.models.user_key import find_user_keys, get_users
 from connections.units import count_of
 from sessions_history import members
-from sessions_history.exceptions import MemberNotFound, OwnerStays, SessionNotFound
+from sessions_history.exceptions import (
+    MemberNotFound,
+    OwnerStays,
+    SessionNotFound,
+    SessionsError,
+)
 from sessions_history.models import SessionInvitation, SessionMember
+
+
+class _UserGone(SessionsError):
+    """The user is gone: remove the member."""
 
 
 class _ChangedByActions(ReadOnlyAdmin):
@@ -40,6 +49,16 @@ class SessionMemberAdmin(UserSearch, _ChangedByActions):
     search_fields = ("session__session_id",)
     search_help_text = "Search by the full id of a session, or a full user name."
 
+    def has_delete_permission(
+        self, request: HttpRequest, obj: models.Model | None = None
+    ) -> bool:
+        """Return True where a user is deleted, who takes the memberships along."""
+        page = request.resolver_match.url_name if request.resolver_match else None
+        own = f"{self.opts.app_label}_{self.opts.model_name}_"
+        if obj is None or page is None or page.startswith(own) or is_read_only():
+            return False
+        return request.user.has_perm("sessions_history.delete_sessionmember")
+
     def list_searches(self, term: str) -> list[Q]:
         by_user = [Q(user=key) for key in find_user_keys(term, "iexact")]
         return [Q(session=term), *by_user]
@@ -57,13 +76,19 @@ class SessionMemberAdmin(UserSearch, _ChangedByActions):
         permissions=["manage"],
     )
     def remove(self, request: HttpRequest, rows: QuerySet[SessionMember]) -> None:
-        self._change(request, rows, "removed", members.remove)
+        def remove(row: SessionMember) -> None:
+            members.remove_key(row.session_id, row.user_id)
+
+        self._change(request, rows, "removed", remove)
 
     def _change_role(
         self, request: HttpRequest, rows: QuerySet[SessionMember], role: str
     ) -> None:
-        def change(session_id: str, user: Any) -> None:
-            members.change_role(session_id, user, role)
+        def change(row: SessionMember) -> None:
+            user = get_users().filter(pk=row.user_id).first()
+            if user is None:
+                raise _UserGone
+            members.change_role(row.session_id, user, role)
 
         self._change(request, rows, f"role {role}", change)
 
@@ -72,14 +97,13 @@ class SessionMemberAdmin(UserSearch, _ChangedByActions):
         request: HttpRequest,
         rows: QuerySet[SessionMember],
         outcome: str,
-        change: Callable[[str, Any], None],
+        change: Callable[[SessionMember], None],
     ) -> None:
         changed = 0
         for row in rows:
-            user = get_users().filter(pk=row.user_id).first()
             try:
                 with acting(AuditEntry.Via.ADMIN, name_author(request.user)), atomic():
-                    change(row.session_id, user or row.user)
+                    change(row)
                     record(
                         AuditEntry(
                             action="member",
@@ -88,7 +112,7 @@ class SessionMemberAdmin(UserSearch, _ChangedByActions):
                             facts={"session": row.session_id, "outcome": outcome},
                         )
                     )
-            except OwnerStays as exc:
+            except (OwnerStays, _UserGone) as exc:
                 self.message_user(request, f"{row}: {exc}", messages.ERROR)
             except (MemberNotFound, SessionNotFound):
                 # Somebody else has removed it meanwhile.

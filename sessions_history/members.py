@@ -129,7 +129,12 @@ def redeem(token: str, user: Any) -> Joined:
     with atomic():
         # The write comes first: SQLite refuses a transaction that has read what
         # another one has written since. PostgreSQL waits here for a rival, and
-        # then sees that the invitation is used.
+        # then sees that the invitation is used. Its rows are locked after the
+        # session, as by whoever revokes it.
+        try:
+            lock_session(session_id)
+        except SessionNotFound as exc:
+            raise InvitationInvalid("unknown") from exc
         is_taken = named.open().update(used_at=timezone.now())
         if is_taken:
             joined, is_new = _join(session_id, Role(role), user)
@@ -203,10 +208,21 @@ def remove(session_id: str, user: Any) -> None:
         OwnerStays: the user is the owner.
         SessionNotFound, MemberNotFound: there is no such member.
     """
+    remove_key(session_id, user.pk)
+
+
+def remove_key(session_id: str, user_key: Any) -> None:
+    """
+    Remove a member by the primary key of a user, who may be gone; as remove().
+
+    Raises:
+        OwnerStays, SessionNotFound, MemberNotFound: as remove().
+    """
     with atomic():
-        if _is_owner(lock_session(session_id), user):
+        if lock_session(session_id).client_id == f"user:{user_key}":
             raise OwnerStays
-        deleted, _ = _members(session_id, user).delete()
+        named = SessionMember.objects.filter(session=session_id, user=user_key)
+        deleted, _ = named.delete()
         if not deleted:
             raise MemberNotFound
         _announce(session_id)
@@ -310,10 +326,6 @@ def _join(session_id: str, role: Role, user: Any) -> tuple[Joined, bool]:
 
     Returns False too if the user has become one by other means since redeem() looked.
     """
-    try:
-        lock_session(session_id)
-    except SessionNotFound as exc:
-        raise InvitationInvalid("unknown") from exc
     joined = _find_joined(session_id, role, user)
     if joined is not None:
         return joined, False

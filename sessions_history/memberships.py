@@ -37,6 +37,9 @@ class Membership:
     is_outdated: bool = False
     """True if the members changed while the session was read."""
 
+    check_number: int = 0
+    """The newest check that counts; what an earlier one reads is out of date."""
+
 
 class Memberships:
     """
@@ -50,6 +53,7 @@ class Memberships:
         self._database = database
         self._fan_out = fan_out
         self._by_session: dict[str, set[Membership]] = {}
+        self._checks = 0
         self._tasks = BackgroundTasks()
         fan_out.listeners[_CHANGED] = self._check_soon
 
@@ -60,7 +64,7 @@ class Memberships:
         end: Callable[[close_codes.CloseReason], object],
     ) -> Membership:
         """Add a connection before its role is read, so that no change is missed."""
-        membership = Membership(tail, connection, end)
+        membership = Membership(tail, connection, end, check_number=self._checks)
         self._by_session.setdefault(tail.session_id, set()).add(membership)
         return membership
 
@@ -116,13 +120,16 @@ class Memberships:
         for session_id in wanted:
             for one in self._by_session[session_id]:
                 one.is_outdated |= one.role is None
+        self._checks += 1
+        number = self._checks
         roles = await self._database.read(read_roles, wanted)
         for session_id in wanted:
             # Of a session without a row the check of positions decides.
             owner_id = roles.owners.get(session_id)
             for one in list(self._by_session.get(session_id, ())):
-                if one.role is None or owner_id is None:
+                if one.role is None or owner_id is None or number <= one.check_number:
                     continue
+                one.check_number = number
                 connection = one.connection
                 role = roles.find(session_id, connection.client_id, connection.user_id)
                 if role is None and one.end is not None:

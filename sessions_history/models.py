@@ -88,16 +88,26 @@ class HistoryEntryQuerySet(PrimaryQuerySet["HistoryEntry"]):
             session=models.OuterRef("session"), offset=models.OuterRef("offset")
         )
         left = works.filter(leased_until__lt=now - timedelta(seconds=_LEFT_SECONDS))
-        # It waits for a person, and a node that starts goes on with it.
-        waiting = Approval.objects.filter(
+        asked = Approval.objects.filter(
+            session=models.OuterRef("session"), is_open=True, expires_at__gt=now
+        )
+        # It waits for a person, or behind what does: a node that starts gives it.
+        waiting = asked.filter(offset=models.OuterRef("offset"))
+        # The question of an answer that was cancelled stays open.
+        asking = self.model._default_manager.filter(
             session=models.OuterRef("session"),
             offset=models.OuterRef("offset"),
-            is_open=True,
-            expires_at__gt=now,
+            state="streaming",
         )
+        before = asked.filter(
+            models.Exists(asking), offset__lt=models.OuterRef("offset")
+        )
+        answers = works.filter(message_offset__isnull=False)
         without_owner = ~models.Exists(works) & ~models.Q(node__in=live)
         return self.streaming().filter(
-            models.Exists(left) | without_owner, ~models.Exists(waiting)
+            models.Exists(left) | without_owner,
+            ~models.Exists(waiting),
+            ~(models.Exists(answers) & models.Exists(before)),
         )
 
 
@@ -355,8 +365,8 @@ class Work(models.Model):
     """
     A streaming entry that somebody has to write, and who that is.
 
-    The owner renews its lease. If it does not, a node takes the work over. The
-    owner deletes the row when the entry has ended.
+    The owner renews its lease. If it does not, a node or a worker takes the work
+    over. The owner deletes the row when the entry has ended.
     """
 
     session = models.ForeignKey(
@@ -371,8 +381,10 @@ class Work(models.Model):
     """The trace of the request that began the entry (W3C Trace Context)."""
     metadata = models.TextField(blank=True, db_default="")
     """The metadata of that message as JSON; nodes of the previous release leave it."""
+    claims = models.TextField(blank=True, db_default="")
+    """The claims of the client, as JSON, for a worker; empty if a node answers."""
     owner = models.CharField(max_length=64, db_index=True)
-    """An opaque id; of a node its node_id."""
+    """An opaque id; of a node its node_id. Empty while nobody has taken the work."""
     leased_until = models.DateTimeField(db_index=True)
     ends_at = models.DateTimeField()
     """When the entry is interrupted, whoever writes it."""

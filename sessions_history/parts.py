@@ -6,6 +6,7 @@ what they mean. The text stays apart from them.
 """
 
 import json
+import math
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -116,9 +117,9 @@ class PartsLog:
                     self._last_text = change["id"]
             self._last = change["id"]
 
-    def add(self, part: Part) -> None:
+    def add(self, part: Part, room: float = math.inf) -> bool:
         """
-        Add a change of any part but a text.
+        Add a change of any part but a text; return False if it needs more room.
 
         Raises:
             ValueError: its id is that of a part of another type.
@@ -135,17 +136,23 @@ class PartsLog:
         if known is None:
             if part.type == TOOL_CALL:
                 fields = {"state": TOOL_STATES[0], **fields}
-            self._begin(part, part_id, fields)
-        elif fields:
+            return self._begin(part, part_id, fields, room)
+        if fields:
             grown = [str(fields[name]) for name in GROWING if name in fields]
             others = fields.keys() - set(GROWING)
-            line = self._write({"id": part_id, **fields})
-            self.size += len(line) if others else sum(map(len, grown))
+            line = _make_line({"id": part_id, **fields})
+            if not self._write(
+                line, len(line) if others else sum(map(len, grown)), room
+            ):
+                return False
         self._last = part_id or self._last
+        return True
 
-    def add_text(self, part: Part | None, at_char: int) -> None:
+    def add_text(self, part: Part | None, at_char: int, room: float = math.inf) -> bool:
         """
         Record that text follows, whose first character is at a position.
+
+        Returns False if that needs more room.
 
         Raises:
             ValueError: its id is that of an earlier part.
@@ -161,11 +168,15 @@ class PartsLog:
             goes_on = is_same and self._last == self._last_text
         if goes_on:
             self._last = self._last_text
-            return
-        self._begin(part or Part(TEXT), part_id, {"at_char": at_char})
-        self._last_text = self._last
+        elif self._begin(part or Part(TEXT), part_id, {"at_char": at_char}, room):
+            self._last_text = self._last
+        else:
+            return False
+        return True
 
-    def _begin(self, part: Part, part_id: str, fields: dict[str, Any]) -> None:
+    def _begin(
+        self, part: Part, part_id: str, fields: dict[str, Any], room: float
+    ) -> bool:
         number = len(self._types) + 1
         while not part_id or part_id in self._types:
             part_id = f"{part.type}-{number}"
@@ -173,33 +184,42 @@ class PartsLog:
         change = {"id": part_id, "type": part.type}
         if part.author:
             change["author"] = part.author
-        self.size += len(self._write({**change, **fields}))
+        line = _make_line({**change, **fields})
+        if not self._write(line, len(line), room):
+            return False
         self._types[part_id] = (part.type, part.author)
         self._last = part_id
+        return True
 
-    def _write(self, change: dict[str, Any]) -> str:
-        line = f"{dump(change)}\n"
+    def _write(self, line: str, size: int, room: float) -> bool:
+        if size > room:
+            return False
         self.changes += line
-        return line
+        self.size += size
+        return True
 
 
 def fold(changes: str) -> str:
     """Return the changes of parts as one change of each part."""
     return (
-        "".join(f"{dump(part)}\n" for part in merge(_read_changes(changes)))
+        "".join(_make_line(part) for part in merge(_read_changes(changes)))
         if changes
         else ""
     )
 
 
-def erase_decisions(changes: str, members: Collection[str]) -> str:
-    """Return changes without who approved or denied, and what they noted."""
+def erase_decisions(
+    changes: str, members: Collection[str] = (), calls: Collection[str] = ()
+) -> str:
+    """Return changes without who approved or denied some calls, and what they noted."""
     found = []
     for change in _read_changes(changes):
         decided = change.get("approval") or {}
-        if decided.get("by") in members:
-            change = {**change, "approval": {"state": decided["state"]}}
-        found.append(f"{dump(change)}\n")
+        if decided and (decided.get("by") in members or change["id"] in calls):
+            # A responder may write an approval of its own, without a state.
+            kept = {key: one for key, one in decided.items() if key == "state"}
+            change = {**change, "approval": kept}
+        found.append(_make_line(change))
     return "".join(found)
 
 
@@ -228,6 +248,10 @@ def to_wire(changes: str) -> str:
 def read_parts(changes: str, text: str) -> list[Change]:
     """Return the parts of an answer, each text part with its text."""
     return add_texts(merge(_read_changes(changes)), text)
+
+
+def _make_line(change: Change) -> str:
+    return f"{dump(change)}\n"
 
 
 def _read_changes(changes: str) -> Iterator[Change]:

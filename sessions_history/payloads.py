@@ -55,6 +55,23 @@ def dump(payload: Any, name: str = "data") -> str:
     return text
 
 
+def dump_claims(claims: Mapping[str, Any] | None) -> str:
+    """
+    Return the claims of a client as JSON text, in ASCII; an empty text for None.
+
+    What JSON has no word for becomes text.
+
+    Raises:
+        InvalidMessage: they cannot be written as JSON.
+    """
+    if claims is None:
+        return ""
+    try:
+        return json.dumps(dict(claims), separators=(",", ":"), default=str)
+    except (RecursionError, TypeError, ValueError) as exc:
+        raise _invalid("what cannot be written as JSON", "claims") from exc
+
+
 def dump_metadata(metadata: Mapping[str, Any] | None) -> str:
     """
     Return the metadata of a message as JSON text; an empty text for none.

@@ -4,7 +4,7 @@ from typing import Any
 
 from django.db.models import Model, Q, QuerySet
 
-from connections.personal_data.person import Person
+from connections.personal_data.person import Person, add_client_source
 from connections.personal_data.tables import PersonalTable, add_personal_table, delete
 from connections.presence.rooms import name_member
 from sessions_history.approval_models import Approval
@@ -24,6 +24,7 @@ from sessions_history.parts import erase_decisions
 
 def register() -> None:
     """Register the tables of this app; called once, when the app is ready."""
+    add_client_source(Session)
     for table in (
         PersonalTable(
             name="entry_chunks",
@@ -41,7 +42,8 @@ def register() -> None:
             ).order_by("session_id", "producer"),
             erase=delete,
         ),
-        _make_table("works", Work),
+        # The claims may be of a member, and the credential has them.
+        _make_table("works", Work, hidden=("claims",)),
         _make_table("message_ids", AppendKey),
         _make_table("entries", HistoryEntry),
         PersonalTable(
@@ -83,17 +85,26 @@ def register() -> None:
         add_personal_table(table)
 
 
-def _make_table(name: str, model: type[Model]) -> PersonalTable:
+def _make_table(
+    name: str, model: type[Model], hidden: tuple[str, ...] = ()
+) -> PersonalTable:
     def find(person: Person) -> QuerySet[Any]:
         manager: Any = model._default_manager
         rows: QuerySet[Any] = manager.filter(session__in=_find_sessions(person))
         return rows.order_by("session_id", "offset")
 
-    return PersonalTable(name=name, model=model, find=find, erase=delete)
+    return PersonalTable(name=name, model=model, find=find, erase=delete, hidden=hidden)
 
 
 def _erase_decisions(rows: QuerySet[Any]) -> None:
-    """Erase who decided on some tool calls, in their answers as well."""
+    """
+    Erase who decided on some tool calls, in their answers as well.
+
+    Of an answer that is open the end is written later, without them.
+    """
+    # The log locks sessions in the same order, and then writes their entries.
+    sessions = Session.objects.filter(pk__in=rows.values("session"))
+    list(sessions.select_for_update().order_by("pk").values_list("pk"))
     for row in rows:
         entries = HistoryEntry.objects.filter(session=row.session_id, offset=row.offset)
         chunks = EntryChunk.objects.filter(entry__in=entries)

@@ -8,7 +8,7 @@ from typing import Any
 from connections.exceptions import PresenceUnavailable
 from connections.hub.connection import LiveConnection
 from connections.node.node import Node
-from connections.presence.base import ONLINE
+from connections.presence.base import ONLINE, SESSIONS
 from connections.presence.rooms import JoinedRoom, RoomEvent, find_member, make_gap
 from sessions_history.fan_out import FanOut
 
@@ -29,7 +29,7 @@ SendText = Callable[[str], Awaitable[None]]
 
 def name_room(session_id: str) -> str:
     """Return the room of a session, as for connections.presence."""
-    return f"session:{session_id}"
+    return f"{SESSIONS}{session_id}"
 
 
 class TypingEvents:
@@ -109,6 +109,7 @@ class SessionPresence:
         is_listed: bool = False,
     ) -> None:
         self.room = name_room(session_id)
+        self.joined_room = JoinedRoom(room=self.room, data="{}")
         self.member = find_member(connection)
         self.connection_id = f"{connection.connection_id}:{session_id}"
         """The name under which the connection is in the room of this session."""
@@ -135,7 +136,7 @@ class SessionPresence:
             self._session_id, self._connection.connection_id, self._receive
         )
         if is_own_room:
-            rooms = [JoinedRoom(room=room, data="{}") for room in (ONLINE, self.room)]
+            rooms = [JoinedRoom(room=ONLINE, data="{}"), self.joined_room]
             self._node.presence.join(self.member, rooms, self)
         if self._is_listed:
             self._list()

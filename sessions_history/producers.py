@@ -2,21 +2,23 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from connections.background import BackgroundTasks, end_as_failure
 from connections.config.loader import WebSocketConfig
 from connections.error_log import get_logger
 from connections.exceptions import DatabaseUnavailable
 from connections.metrics.counters import record_failure
-from connections.passes import Passes
+from connections.models import ErrorEvent
+from connections.node.recorder import make_error
+from connections.redaction import format_traceback
 from connections.storage.database import Database
 from connections.telemetry.names import ANSWER_SPAN
 from connections.telemetry.work import do_in_span
-from sessions_history import work
 from sessions_history.answer_order import AnswerOrder
 from sessions_history.approval_desk import ApprovalDesk
 from sessions_history.chain import is_other_entry
@@ -24,7 +26,12 @@ from sessions_history.entries import Append, Committed, Entry, State
 from sessions_history.exceptions import StreamEnded
 from sessions_history.fan_out import FanOut
 from sessions_history.group_commit import GroupCommit
-from sessions_history.questions import Question, read_context, read_history
+from sessions_history.questions import (
+    Question,
+    find_user,
+    read_context,
+    read_history,
+)
 from sessions_history.quotas import StreamQuota
 from sessions_history.reads import read_entries_at
 from sessions_history.responders import (
@@ -34,33 +41,31 @@ from sessions_history.responders import (
     is_resumable,
     takes_context,
 )
-from sessions_history.resumption import interrupt, prepare
 from sessions_history.streams import Stream
+from sessions_history.work import Terms
 
 logger = get_logger(__name__)
-
-_UNKNOWN_SECONDS = 2.0
-"""After this time a committed work that nobody here does was lost on its way: the
-reply to its commit takes milliseconds."""
 
 _REPORTED_SECONDS = 600
 """After this time no commit is reported any more."""
 
+_RETRY_SECONDS = 0.5
 _DRAIN_SECONDS = 0.5
-"""How often a drain looks whether an answer has begun to wait for a person."""
+"""How often a drain looks whether an answer has begun to wait."""
 
-_RESUMPTION = "The resumption of work"
+WorkKey = tuple[str, int]
+"""Names a work: a session and the offset of an entry."""
 
-_Key = tuple[str, int]
+Result = TypeVar("Result")
+RecordError = Callable[[ErrorEvent], object]
+"""Keeps an error of a responder, for staff."""
 
 
 class Producers:
     """
     The open streams of this node, by session and offset, and its running answers.
 
-    Each has a work in the database, whose lease this node renews. The node takes
-    over the works of others whose lease has ended, and begins those of its own
-    that it does not know, as after a lost reply to COMMIT.
+    Each has a work in the database, whose lease WorkLeases renews.
     """
 
     def __init__(
@@ -70,33 +75,31 @@ class Producers:
         database: Database,
         commits: GroupCommit,
         fan_out: FanOut,
-        terms: work.Terms,
+        terms: Terms,
         get_responder: Callable[[], AnyResponder | None],
-        passes: Passes,
-        takes_over: bool,
+        record_error: RecordError | None,
     ) -> None:
-        self._passes = passes
-        self._takes_over = takes_over
+        self._record_error = record_error
         self._config = config
         self._database = database
         self._commits = commits
         self._fan_out = fan_out
         self._terms = terms
-        self._get_responder = get_responder
+        self.get_responder = get_responder
         self.quota = StreamQuota(
             config.sessions.max_open_streams_per_client,
             config.sessions.max_open_streams_per_node,
         )
-        self._streams: dict[_Key, Stream] = {}
+        self.streams: dict[WorkKey, Stream] = {}
         self._answers = BackgroundTasks()
         self._ends = BackgroundTasks()
         self._leaked: set[asyncio.Task[object]] = set()
-        # Works that this node owns and does not do, since when.
-        self._unknown: dict[_Key, float] = {}
         # Works begun from the database, whose commit may still be reported; when.
-        self._begun: dict[_Key, float] = {}
-        self._takes_over_at = 0.0
-        self._order = AnswerOrder(database)
+        self._begun: dict[WorkKey, float] = {}
+        self.has_opened = False
+        """Whether a stream was ever opened here."""
+
+        self.order = AnswerOrder(database)
         self.approvals = ApprovalDesk(
             database,
             fan_out,
@@ -125,30 +128,33 @@ class Producers:
             epoch=epoch,
         )
         key = (session_id, entry.offset)
-        former = self._streams.get(key)
+        former = self.streams.get(key)
         if former is not None and is_other_entry(former.entry.chain, entry.chain):
             # The log of the former is gone.
             former.end_as(State.INTERRUPTED)
-        self._streams[key] = stream
+        self.streams[key] = stream
+        self.has_opened = True
         self._fan_out.watch(*key, lambda offset: self._on_change(stream, offset))
         try:
             async with stream:
                 yield stream
         finally:
-            if self._streams.get(key) is stream:
+            if self.streams.get(key) is stream:
                 self._fan_out.unwatch(*key)
-                del self._streams[key]
-            self._order.notify(session_id)
+                del self.streams[key]
+            self.order.notify(session_id)
 
     def answer(self, request: Append, committed: Committed) -> None:
-        """Start the answer to a message in a task of the node."""
+        """Start the answer to a message in a task of the node, or leave it."""
+        if self._terms.leaves_answers:
+            return
         answer = committed.entries[-1]
         message = committed.question or committed.entries[0]
         is_own = committed.question is None or request.author == message.author
         key = (request.session_id, answer.offset)
         if key in self._begun:
             del self._begun[key]
-        elif key not in self._streams:
+        elif key not in self.streams:
             question = Question(
                 session_id=request.session_id,
                 message_id=request.key,
@@ -164,49 +170,28 @@ class Producers:
             )
             self._begin(question)
 
-    def cancel(self, session_id: str, offset: int, epoch: str = "") -> Stream | None:
-        """Cancel a stream for a client; return it if it is here and of that log."""
-        stream = self._streams.get((session_id, offset))
-        if stream is None or epoch not in ("", stream.epoch):
-            return None
-        return stream if stream.end_as(State.CANCELLED) else None
-
-    async def check_work(self) -> bool:
-        """
-        Renew the leases of this node's work, and take over what others left.
-
-        Returns False if a work could not be resumed; the others are.
-
-        Raises:
-            DatabaseUnavailable: the next check tries again.
-        """
+    def resume(self, question: Question) -> None:
+        """Begin an answer that was found in the database, or go on with it."""
         now = asyncio.get_running_loop().time()
-        is_due = self._takes_over and now >= self._takes_over_at
-        before, is_whole = set(self._streams), True
-        if before or self._unknown or is_due:
-            owned = await self._database.write(
-                work.renew,
-                self._terms,
-                has_waiting=self._order.has_waiting or bool(self.approvals.streams),
-            )
-            await self.approvals.check()
-            is_whole = await self._compare(before, owned, now)
         self._begun = {
             key: at for key, at in self._begun.items() if now - at < _REPORTED_SECONDS
         }
-        if is_due:
-            self._takes_over_at = now + self._terms.lease_seconds / 3
-            taken = await self._database.write(work.take_over, self._terms)
-            # What fails here is unknown to the next check, which tries it again.
-            is_whole &= all([await self._attempt_resume(one) for one in taken])
-        return self._passes.finish(_RESUMPTION, is_whole=is_whole)
+        self._begun[question.session_id, question.answer.offset] = now
+        self._begin(question)
+
+    def cancel(self, session_id: str, offset: int, epoch: str = "") -> Stream | None:
+        """Cancel a stream for a client; return it if it is here and of that log."""
+        stream = self.streams.get((session_id, offset))
+        if stream is None or epoch not in ("", stream.epoch):
+            return None
+        return stream if stream.end_as(State.CANCELLED) else None
 
     def _on_change(self, stream: Stream, offset: int) -> None:
         """Follow what another node did to an entry of a stream's session."""
         if offset == stream.offset:
             self._ends.start(self._check_end(stream), "The check of a stream's end")
         else:
-            self._order.notify(stream.session_id)
+            self.order.notify(stream.session_id)
 
     async def _check_end(self, stream: Stream) -> None:
         """End a stream whose entry another node has ended."""
@@ -221,91 +206,38 @@ class Producers:
             stream.end_as(State.CANCELLED)
 
     async def drain(self) -> None:
-        """Wait until no answer is running, but for those that wait for a person."""
+        """
+        Wait until no answer is running.
+
+        Those that wait for a person are left out, and those behind them or others.
+        """
         while busy := self._answers.running - self._find_waiting():
             await asyncio.wait(busy, timeout=_DRAIN_SECONDS)
 
     def _find_waiting(self) -> set["asyncio.Task[Any]"]:
-        tasks = (stream.task for stream in self.approvals.streams)
+        tasks = (stream.task for stream in self.approvals.streams | self.order.blocked)
         return {task for task in tasks if task is not None}
 
     async def stop(self) -> None:
         """
         End every stream as interrupted and commit its text.
 
-        Another node goes on with those that wait for a person, if the responder can.
+        Another node gives the answers that have not begun, and goes on with those that
+        wait for a person, if the responder can.
         """
-        self._takes_over = False
-        responder = self._get_responder()
-        left: list[_Key] = []
+        left = self.order.streams
+        responder = self.get_responder()
         if responder is not None and is_resumable(responder):
-            for stream in self.approvals.streams:
-                left.append((stream.session_id, stream.offset))
-                stream.abandon()
-        for stream in list(self._streams.values()):
+            left |= self.approvals.streams
+        for stream in left:
+            stream.abandon()
+        for stream in list(self.streams.values()):
             stream.end_as(State.INTERRUPTED)
         await self._ends.stop()
         await self._answers.wait()
-        if left:
-            await self._database.write(work.release, left, self._terms.owner)
-
-    async def _compare(
-        self, before: set[_Key], owned: list[work.DueWork], now: float
-    ) -> bool:
-        """End the streams that the database ended, and begin what it alone knows."""
-        is_whole = True
-        keys = {(one.session_id, one.offset): one for one in owned}
-        for key in before - keys.keys():
-            if key in self._streams:
-                self._streams[key].end_as(State.CANCELLED)
-        for key in keys.keys() & self._streams.keys():
-            if keys[key].is_late:
-                self._streams[key].end_as(State.INTERRUPTED)
-            if not keys[key].is_blocked:
-                self._order.notify(key[0])
-        unknown = keys.keys() - self._streams.keys()
-        self._unknown = {key: self._unknown.get(key, now) for key in unknown}
-        for key, since in list(self._unknown.items()):
-            if now - since >= _UNKNOWN_SECONDS:
-                if await self._attempt_resume(keys[key]):
-                    del self._unknown[key]
-                else:
-                    is_whole = False
-        return is_whole
-
-    async def _attempt_resume(self, due: work.DueWork) -> bool:
-        """
-        Resume a work; return False if that failed for this work alone.
-
-        Raises:
-            DatabaseUnavailable: the others would fail as well.
-        """
-        try:
-            await self._resume(due)
-        except DatabaseUnavailable:
-            raise
-        except Exception as exc:
-            self._passes.report(_RESUMPTION, exc)
-            return False
-        return True
-
-    async def _resume(self, due: work.DueWork) -> None:
-        """Begin an answer, or go on with it; end any other work as interrupted."""
-        question = await prepare(
-            due,
-            self._get_responder(),
-            database=self._database,
-            commits=self._commits,
-        )
-        if question is None:
-            await interrupt(due, self._commits, self._fan_out)
-            return
-        now = asyncio.get_running_loop().time()
-        self._begun[due.session_id, due.offset] = now
-        self._begin(question)
 
     def _begin(self, question: Question) -> None:
-        responder = self._get_responder()
+        responder = self.get_responder()
         if responder is not None:
             responded = asyncio.get_running_loop().create_future()
             self.quota.count_until(responded, question.client_id)
@@ -336,6 +268,7 @@ class Producers:
     ) -> None:
         """Write the responder's pieces; its exceptions end the answer only."""
         session_id, answer = question.session_id, question.answer
+        failure: Exception | None = None
         span = do_in_span(
             *(ANSWER_SPAN, session_id, question.traceparent),
             offset=answer.offset,
@@ -348,7 +281,7 @@ class Producers:
                 ) as stream:
                     if question.may_wait and not is_concurrent(responder):
                         with stream.without_deadline():
-                            await self._order.wait(session_id, answer.offset)
+                            await self.order.wait(stream)
                             # Another node may have ended it without a hint.
                             await self._check_end(stream)
                     await self._respond(responder, question, stream)
@@ -358,10 +291,12 @@ class Producers:
             logger.debug("The answer %s of %s was ended", answer.offset, session_id)
         except ResponderFailed as exc:
             logger.warning(
-                "The responder has no answer: %s",
+                "The responder has no answer: %.1000s",
                 exc,
                 extra={"event": "responder_failed"},
             )
+            if exc.reason or exc.__cause__ is not None:
+                failure = exc
         except Exception as exc:
             record_failure("The responder")
             logger.error(
@@ -370,9 +305,15 @@ class Producers:
                 exc_info=exc,
                 extra={"event": "responder_failed"},
             )
+            failure = exc
         finally:
             if not responded.done():
                 responded.set_result(None)
+        if failure is not None and self._record_error is not None:
+            reason = failure.reason if isinstance(failure, ResponderFailed) else ""
+            text = format_traceback(failure) + reason
+            route = f"responder {type(responder).__name__}"
+            self._record_error(make_error(failure, text, route))
 
     async def _respond(
         self, responder: Any, question: Question, stream: Stream
@@ -382,10 +323,16 @@ class Producers:
         options: dict[str, Any] = {}
         if takes_context(responder):
             ask = partial(self.approvals.ask, question.client_id, stream)
-            before, context = await read(read_context, question, most, stream, ask)
+            before, context, user_key = await self._read(
+                read, read_context, question, most, stream, ask
+            )
+            if user_key is not None:
+                find = self._database.read_foreign
+                user = await self._read(find, find_user, user_key)
+                context = replace(context, user=user)
             options["context"] = context
         else:
-            before = await read(read_history, question, most)
+            before = await self._read(read, read_history, question, most)
         message = json.loads(question.message.data)
         pieces = responder.respond(message, before, **options)
         with end_as_failure():
@@ -396,3 +343,17 @@ class Producers:
                 close = getattr(pieces, "aclose", None)
                 if close is not None:
                     await close()
+
+    async def _read(
+        self,
+        read: Callable[..., Coroutine[Any, Any, Any]],
+        work: Callable[..., Result],
+        *args: Any,
+    ) -> Result:
+        """Read as soon as the database is there; the stream's deadline ends that."""
+        while True:
+            try:
+                found: Result = await read(work, *args)
+                return found
+            except DatabaseUnavailable:
+                await asyncio.sleep(_RETRY_SECONDS)

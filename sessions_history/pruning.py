@@ -10,7 +10,7 @@ from django.utils import timezone
 from connections.config.loader import WebSocketConfig
 from connections.models.alias import atomic
 from connections.models.sweep import count_some, delete_some, work_on_some
-from connections.sweeper.tasks import SweepTask, add_sweep_task
+from connections.sweeper.tasks import SweepTask, Unfinished, add_sweep_task
 from sessions_history import chunks
 from sessions_history.approval_models import Approval
 from sessions_history.approvals import find_orphans
@@ -83,8 +83,7 @@ def prune_sessions(unused_since: datetime, batch_size: int) -> int:
 
     some = sorted(ids)[: batch_size - rows]
     rows += work_on_some(some, delete, Session.__name__)
-    # After a full batch there may be more.
-    return batch_size if rows and len(ids) == _SESSIONS_PER_STEP else rows
+    return Unfinished(rows) if rows and len(ids) == _SESSIONS_PER_STEP else rows
 
 
 def prune_keys(batch_size: int) -> int:

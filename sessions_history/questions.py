@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from django.contrib.auth import get_user_model
 from django.core.exceptions import ValidationError
 
+from connections.models.user_key import get_users
 from connections.parts import Change
 from connections.presence.rooms import find_user_key
 from sessions_history.decisions import AskApproval
@@ -48,18 +48,23 @@ class Question:
 
 def read_context(
     question: Question, count: int, stream: Stream, approval: AskApproval
-) -> tuple[list[HistoryMessage], AnswerContext]:
-    """Read the history of a message, its author and the owner of its session."""
+) -> tuple[list[HistoryMessage], AnswerContext, Any]:
+    """
+    Read the history of a message, its author and the owner of its session.
+
+    The context lacks the user, of whom the key comes last.
+    """
     session = Session.objects.filter(pk=question.session_id).first()
     if session is None:
         raise SessionNotFound
     author = question.message.author
+    user_key = find_user_key(author) if author else session.user_id
     context = AnswerContext(
         session_id=question.session_id,
         message_id=question.message_id,
         offset=question.answer.offset,
         client_id=session.client_id,
-        user=_find_user(find_user_key(author) if author else session.user_id),
+        user=None,
         author=author,
         replaces=question.answer.replaces,
         claims=question.claims,
@@ -69,19 +74,17 @@ def read_context(
         approval=approval,
         stream=stream,
     )
-    return read_history(question, count), context
+    return read_history(question, count), context, user_key
 
 
 def _read_parts(entry: Entry) -> Sequence[Change]:
     return read_parts(entry.parts, entry.text) if entry.parts else ()
 
 
-def _find_user(user_id: Any) -> Any:
-    """Return the user with a primary key, or None."""
-    if user_id is None:
-        return None
+def find_user(key: Any) -> Any:
+    """Return the user with a primary key, or None; its table may be elsewhere."""
     try:
-        return get_user_model()._default_manager.filter(pk=user_id).first()
+        return get_users().filter(pk=key).first()
     except (ValidationError, ValueError):
         # A credential backend of the project named a client so.
         return None

@@ -43,8 +43,13 @@ class StreamQuota:
             TooManyStreams: the client or the node has its limit.
         """
         own = self._by_client[client_id] if client_id else 0
-        if own >= self._most_per_client or self._by_client.total() >= self._most:
+        if own >= self._most_per_client or not self.room:
             raise TooManyStreams
+
+    @property
+    def room(self) -> int:
+        """How many more answers may begin in this process."""
+        return max(0, self._most - self._by_client.total())
 
     def count_until(self, work: "asyncio.Future[Any]", client_id: str) -> None:
         """Count an answer until its work is done."""

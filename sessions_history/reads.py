@@ -7,14 +7,15 @@ from typing import Any
 from django.db.models import (
     Case,
     Count,
+    F,
     Func,
     IntegerField,
     OuterRef,
+    Q,
     Subquery,
     Sum,
     When,
 )
-from django.db.models.expressions import Combinable
 from django.db.models.functions import Coalesce
 
 from connections.models.alias import step
@@ -36,6 +37,17 @@ from sessions_history.session_ids import is_recent_id
 _IDS_PER_QUERY = 500
 _BYTES_PER_READ = 256_000
 _SIZES_PER_FETCH = 8
+_SHORT_FIELDS = (
+    "offset",
+    "kind",
+    "sender",
+    "at",
+    "state",
+    "chain",
+    "author",
+    "replaces",
+)
+"""The columns of an entry beside its texts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,11 +114,24 @@ class _Bytes(Func):
         return self.as_sql(compiler, connection, template=template, **context)
 
 
+_OWN_SIZE = _Bytes("data") + _Bytes("parts")
+_SIZE_OF_CHUNKS = (
+    EntryChunk.objects.filter(entry=OuterRef("pk"), part="")
+    .order_by()
+    .values("entry")
+    .annotate(size=Sum(_Bytes("text")))
+    .values("size")
+)
+_SIZE = F("own_size") + Case(
+    When(state="streaming", then=Coalesce(Subquery(_SIZE_OF_CHUNKS), 0)), default=0
+)
+"""The size of an entry in bytes, with the chunks of one that streams."""
+
+
 def read_usage(client_id: str) -> tuple[int, int]:
     """Return how many entries, and how many bytes in them, a client stores."""
     entries = HistoryEntry.objects.filter(session__client_id=client_id)
-    size = Sum(_Bytes("data")) + Sum(_Bytes("parts"))
-    found = entries.aggregate(count=Count("pk"), size=size)
+    found = entries.aggregate(count=Count("pk"), size=Sum(_OWN_SIZE))
     chunks = EntryChunk.objects.filter(entry__session__client_id=client_id)
     growing = chunks.aggregate(size=Sum(_Bytes("text")))
     return found["count"], (found["size"] or 0) + (growing["size"] or 0)
@@ -253,36 +278,29 @@ def _read_some(
     """
     Return the first entries until their sizes add up to a bound, at least one.
 
-    Sizes first: a cursor of the database would take a round trip for a few rows.
+    One statement reads the sizes, and small entries whole, which together stay below
+    the bound. Another reads the large ones and those that stream.
     """
-    offsets: list[int] = []
-    is_growing = False
+    is_small = ~Q(state="streaming") & Q(own_size__lte=most // count)
+    texts = [Case(When(is_small, then=name)) for name in ("data", "parts")]
+    sized = rows.alias(own_size=_OWN_SIZE).values_list(*_SHORT_FIELDS, _SIZE, *texts)
+    found: dict[int, Entry | None] = {}
     size_bytes = 0
-    sizes = rows.values_list("offset", "state", _make_size())[:count]
     # SQLite reads a text to measure it.
-    for offset, state, size in step(sizes, _SIZES_PER_FETCH):
-        offsets.append(offset)
-        is_growing |= state == "streaming"
+    for *short, size, data, parts in step(sized[:count], _SIZES_PER_FETCH):
+        fields = dict(zip(_SHORT_FIELDS, short, strict=True))
+        entry = None if data is None else Entry(data=data, parts=parts, **fields)
+        found[fields["offset"]] = entry
         size_bytes += size
         if size_bytes > most:
             break
-    if not offsets:
-        return []
-    chosen = rows.filter(offset__range=(min(offsets), max(offsets)))
-    # Only entries that stream have chunks, which cost a subquery each.
-    return [
-        _make_entry(row) for row in (chosen.with_chunks() if is_growing else chosen)
-    ]
-
-
-def _make_size() -> Combinable:
-    """Return the size of an entry in bytes, with the chunks of one that streams."""
-    chunks = EntryChunk.objects.filter(entry=OuterRef("pk"), part="").order_by()
-    of_entry = chunks.values("entry").annotate(size=Sum(_Bytes("text")))
-    growing = When(
-        state="streaming", then=Coalesce(Subquery(of_entry.values("size")), 0)
-    )
-    return _Bytes("data") + _Bytes("parts") + Case(growing, default=0)
+    left = [offset for offset, entry in found.items() if entry is None]
+    if left:
+        # One that ended may stream again by now. There may be many: a range has two
+        # parameters.
+        large = rows.filter(offset__range=(min(left), max(left))).with_chunks()
+        found.update((row.offset, _make_entry(row)) for row in large)
+    return [entry for entry in found.values() if entry is not None]
 
 
 def read_positions(

@@ -61,6 +61,7 @@ class Relay:
             name="The relay of sessions",
             on_message=self._hand_on,
             on_return=on_return,
+            probe_prefix=self._prefix,
         )
         self._waiting: deque[tuple[str, bytes]] = deque(maxlen=_MAX_WAITING)
         self._tasks = BackgroundTasks()

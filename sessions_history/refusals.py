@@ -14,6 +14,7 @@ from sessions_history.exceptions import (
     ApprovalNotFound,
     KeyReused,
     LogFull,
+    NoResponder,
     SessionNotFound,
     StorageFull,
     TooManySessions,
@@ -83,7 +84,7 @@ def explain(exc: BaseException) -> Refusal:
             return _KEY_REUSED
         case AnswerNotFound() | ApprovalNotFound():
             return Refusal("not_found", str(exc))
-        case AnswerUnfinished() | AnswerReplaced() | ApprovalDecided():
+        case AnswerUnfinished() | AnswerReplaced() | ApprovalDecided() | NoResponder():
             return Refusal("conflict", str(exc))
         case StorageFull():
             return _STORAGE_FULL

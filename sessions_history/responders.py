@@ -71,9 +71,9 @@ class AnswerContext:
     replaces: int | None = None
     """The answer in whose place this one comes: it is regenerated."""
     claims: Mapping[str, Any] | None
-    """The claims of the JWT that sent the message; they are in the memory of one node,
-    and None if the node or its database failed before the answer began, or if somebody
-    else regenerates the answer."""
+    """The claims of the JWT that sent the message; None if somebody else regenerates
+    the answer. A node has them in its memory, so an answer begun by another has None; a
+    worker gets those that were stored with the message, as JSON."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """What the client sent beside the message, which the log does not keep."""
     text: str = ""
@@ -121,7 +121,22 @@ AnyResponder = Responder | ContextualResponder
 
 
 class ResponderFailed(SessionsError):
-    """The responder has no answer; the text tells the client why."""
+    """
+    The responder has no answer; the text tells the client why.
+
+    With a reason, or raised from another exception, it is among the errors of the
+    admin, which show the reason to staff.
+    """
+
+    reason = ""
+
+    def __init__(self, *args: object, reason: str = "") -> None:
+        super().__init__(*args)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        # Its docstring, or that of a subclass, is not for clients.
+        return super(SessionsError, self).__str__() or "no answer"
 
 
 def takes_context(responder: AnyResponder) -> bool:

@@ -1,5 +1,6 @@
 """Go on with the work that a node has left, or end it as interrupted."""
 
+import json
 import logging
 
 from connections.storage.database import Database
@@ -48,6 +49,7 @@ async def prepare(
         message=message,
         answer=answer,
         traceparent=due.traceparent,
+        claims=json.loads(due.claims) if due.claims else None,
         metadata=due.metadata,
         written_chunks=written_chunks,
         epoch=due.epoch,

@@ -8,7 +8,12 @@ locked the session.
 from dataclasses import dataclass
 
 from connections.models.clock import Now
-from sessions_history.exceptions import AppendedBefore, SequenceGap, StaleProducer
+from sessions_history.exceptions import (
+    AppendedBefore,
+    EpochBegunLate,
+    SequenceGap,
+    StaleProducer,
+)
 from sessions_history.models import StreamProducer
 
 _MOST_PRODUCERS = 100
@@ -28,13 +33,15 @@ def check_step(session_id: str, step: ProducerStep) -> None:
     Check that an append is the next one of its producer.
 
     Raises:
-        StaleProducer, SequenceGap, AppendedBefore: it is not.
+        StaleProducer, EpochBegunLate, SequenceGap, AppendedBefore: it is not.
     """
     rows = StreamProducer.objects.filter(session=session_id, producer=step.producer)
     epoch, last = rows.values_list("epoch", "sequence").first() or (-1, -1)
     if step.epoch < epoch:
         raise StaleProducer(epoch)
     if step.epoch > epoch:
+        if step.sequence and epoch >= 0:
+            raise EpochBegunLate
         last = -1
     if step.sequence <= last:
         raise AppendedBefore(last)

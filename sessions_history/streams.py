@@ -38,6 +38,9 @@ _FORCE_SECONDS = 1.5
 """How long a task may take to leave the block of an ended stream."""
 _SETTLE_SECONDS = 5.0
 
+_MOST_ERROR_CHARACTERS = 1000
+"""How much of the text of a ResponderFailed a client gets."""
+
 _TOO_LONG = "its text is longer than max_message_size"
 _TOO_LATE = "it took longer than sessions.stream_timeout_seconds"
 _REASONS = {State.CANCELLED.value: "it was cancelled, or it ended elsewhere"}
@@ -155,8 +158,7 @@ class Stream:
         """
         self.require_open()
         if isinstance(piece, Part) and piece.type != TEXT:
-            self._parts.add(piece)
-            is_too_long = self._parts.size + len(self.text) > self._max_characters
+            is_too_long = not self._parts.add(piece, self._room)
         else:
             is_too_long = self._append(piece)
         changes = self._parts.changes
@@ -168,17 +170,22 @@ class Stream:
             await asyncio.wait([self._writing])
         await asyncio.sleep(0)
 
+    @property
+    def _room(self) -> int:
+        return max(0, self._max_characters - len(self.text) - self._parts.size)
+
     def _append(self, piece: str | Part) -> bool:
         """Append to the text; return True if it has become too long."""
         part = piece if isinstance(piece, Part) else None
         text = str(piece.fields.get("text", "") if isinstance(piece, Part) else piece)
-        if part is not None or (self._parts.changes and text):
-            self._parts.add_text(part, len(self.text))
+        begins_text = part is not None or (self._parts.changes and text)
+        if begins_text and not self._parts.add_text(part, len(self.text), self._room):
+            return True
         text = self._held_back + text
         self._held_back = ""
         if text and "\ud800" <= text[-1] <= "\udbff":
             text, self._held_back = text[:-1], text[-1]
-        room = max(0, self._max_characters - len(self.text) - self._parts.size)
+        room = self._room
         self.text += clean_text(text)[:room]
         return len(text) > room
 
@@ -262,7 +269,8 @@ class Stream:
             state = State.DONE
         elif isinstance(exc, Exception):
             state = State.ERROR
-            error = str(exc) if isinstance(exc, ResponderFailed) else "internal error"
+            is_told = isinstance(exc, ResponderFailed)
+            error = str(exc)[:_MOST_ERROR_CHARACTERS] if is_told else "internal error"
         else:
             state = State.INTERRUPTED
         was_asked = self._ended_as is not None

@@ -10,6 +10,7 @@ from dataclasses import replace
 from django.utils import timezone
 
 from sessions_history import chunks, work
+from sessions_history.approvals import erase_forgotten
 from sessions_history.backends import make_backend
 from sessions_history.backends.base import Changes, Row
 from sessions_history.beginnings import begin_session
@@ -63,6 +64,8 @@ class LogTransaction:
         self._new_entries: list[tuple[str, Entry]] = []
         self._new_keys: list[tuple[str, str, str, int]] = []
         self._new_work: list[work.NewWork] = []
+        self._answers: dict[str, int] = {}
+        """How many answers of a client are open; only where workers answer."""
         # Kinds and texts by (entry_id, sequence).
         self._new_chunks: dict[tuple[int, int], tuple[str, str]] = {}
         self._folded: list[int] = []
@@ -130,6 +133,9 @@ class LogTransaction:
         if streaming and open_streams + streaming > self._limits.max_open_streams:
             raise TooManyStreams
         owner = session or request.beginning
+        waits = self._limits.leaves_answers and request.is_answered
+        if waits and owner:
+            self._require_room(owner.client_id)
         storage = self._limits.storage
         if storage and owner and not storage.take(owner.client_id, request.entries):
             raise StorageFull
@@ -139,6 +145,8 @@ class LogTransaction:
             if known := self._find_known(request):
                 return known
         question = find_question(session, request, self._new_entries)
+        # The claims of somebody else say nothing of who wrote the message.
+        is_own = question is None or question.author == request.author
         first = session.last_offset + 1
         is_behind = bool(session.open_entries)
         entries = tuple(
@@ -168,9 +176,12 @@ class LogTransaction:
                     key=key,
                     traceparent=request.traceparent,
                     metadata=request.metadata,
+                    claims=request.stored_claims if is_own else "",
                 )
                 self._new_work.append(new_work)
             self._new_entries.append((session_id, entry))
+        if waits:
+            self._answers[session.client_id] += 1
         session.last_offset += len(entries)
         session.is_used = True
         if request.step is not None:
@@ -187,6 +198,19 @@ class LogTransaction:
             question=question,
             mark=session.chain,
         )
+
+    def _require_room(self, client_id: str) -> None:
+        """
+        Check that one more answer may wait for a worker.
+
+        Raises:
+            TooManyStreams: the sessions of the client have its limit.
+        """
+        if client_id not in self._answers:
+            clients = {client_id, *(one.client_id for one in self._sessions.values())}
+            self._answers |= work.count_answers(clients - self._answers.keys())
+        if self._answers[client_id] >= self._limits.max_open_streams_per_client:
+            raise TooManyStreams
 
     def _find_known(self, request: Append) -> Committed | None:
         """
@@ -205,7 +229,12 @@ class LogTransaction:
         return Committed(epoch=session.epoch, offset=offset, mark=session.chain)
 
     def _begin(self, request: Append) -> LockedSession:
-        """Insert the session of a request, and lock it."""
+        """
+        Insert the session of a request, and lock it.
+
+        Raises:
+            SessionsError: it is not begun, or by the same append on another node.
+        """
         if request.beginning is not None:
             begin_session(
                 request.beginning,
@@ -213,6 +242,8 @@ class LogTransaction:
                 replaces_unused=self._limits.replaces_unused,
             )
         self._read([request])
+        if request.step is not None:
+            check_step(request.session_id, request.step)
         return self._sessions[request.session_id]
 
     def _rewrite(self, session: LockedSession, request: Rewrite) -> Result:
@@ -229,6 +260,7 @@ class LogTransaction:
             data, parts = chunks.read_whole(found.entry_id)
         chain = found.chain
         if request.state != State.STREAMING:
+            parts = erase_forgotten(request.session_id, request.offset, parts)
             chain = add_link(chain, session.link(request.offset, self._tag))
         self._backend.rewrite(
             found.entry_id, state=request.state, data=data, parts=parts, chain=chain

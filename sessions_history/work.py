@@ -1,8 +1,9 @@
 """Record who writes a streaming entry; this module runs in a database thread."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from enum import Enum
 from typing import NamedTuple
 
 from django.db import models
@@ -14,8 +15,10 @@ from sessions_history.entries import Entry
 from sessions_history.models import HistoryEntry, Session, Work
 from sessions_history.reads import read_entries_at
 
-_MOST = 20
+MOST_TAKEN = 20
 """Works that a node takes over at once, so that others get some too."""
+
+_IS_FREE = models.Q(owner="")
 
 MOST_ATTEMPTS = 3
 """How often an answer without a text is begun before it counts as interrupted."""
@@ -28,6 +31,39 @@ class Terms:
     owner: str
     lease_seconds: float
     timeout_seconds: float
+    leaves_answers: bool = False
+    """Answers wait for a worker: the owner begins none."""
+
+
+class Takes(Enum):
+    """Which works a process takes over: those whose lease has ended, and free ones."""
+
+    NONE = "none"
+    """It writes its own streams."""
+    ALL = "all"
+    """A node that answers."""
+    STREAMS = "streams"
+    """No answers: a node that leaves them to workers."""
+    NEXT = "next"
+    """A worker: all but the answers behind an open one, for it has room for others."""
+    MANY = "many"
+    """A worker whose responder answers several messages of a session at once."""
+
+    @property
+    def is_of_worker(self) -> bool:
+        """True for a worker, which takes as much as it has room for."""
+        return self in (Takes.NEXT, Takes.MANY)
+
+    def choose(self) -> models.Q:
+        """Return the condition of the works that are taken."""
+        is_left = models.Q(leased_until__lt=Now())
+        # Whoever finds the work of an entry that has ended deletes it.
+        has_ended = ~models.Q(_is_streaming())
+        if self is Takes.STREAMS:
+            is_stream = models.Q(message_offset__isnull=True)
+            return (is_left & is_stream) | ((is_left | _IS_FREE) & has_ended)
+        is_due = is_left | _IS_FREE
+        return is_due & (~_is_blocked() | has_ended) if self is Takes.NEXT else is_due
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,12 +84,14 @@ class DueWork:
     traceparent: str = ""
     metadata: str = ""
     """That of the message, as JSON; empty without any."""
+    claims: str = ""
+    """Those of the client, as JSON; empty without any, or if a node answers."""
     epoch: str = ""
     """That of the session's log."""
 
 
 class NewWork(NamedTuple):
-    """A work to insert."""
+    """A work to insert; see DueWork."""
 
     session_id: str
     offset: int
@@ -61,15 +99,30 @@ class NewWork(NamedTuple):
     key: str = ""
     traceparent: str = ""
     metadata: str = ""
+    claims: str = ""
+
+    @property
+    def is_answer(self) -> bool:
+        """True for the answer to a message."""
+        return self.message_offset is not None
 
 
 def add(works: Sequence[NewWork], terms: Terms) -> None:
-    """Insert works."""
+    """
+    Insert works: as those of the owner, or answers as free ones.
+
+    The lease of a free one is the time in which somebody has to take it.
+    """
+    own = {"owner": terms.owner, "leased_until": _after(terms.lease_seconds)}
+    free = {
+        "owner": "",
+        "leased_until": _after(terms.timeout_seconds),
+        "attempts": 0,
+    }
     Work.objects.bulk_create(
         Work(
             **one._asdict(),
-            owner=terms.owner,
-            leased_until=_after(terms.lease_seconds),
+            **(free if terms.leaves_answers and one.is_answer else own),
             ends_at=_after(terms.timeout_seconds),
         )
         for one in works
@@ -114,20 +167,69 @@ def renew(terms: Terms, *, has_waiting: bool = False) -> list[DueWork]:
     return _read(owned)
 
 
-def release(works: Sequence[tuple[str, int]], owner: str) -> None:
-    """Let other nodes take over some works of an owner at once."""
-    for session_id, offset in works:
-        own = Work.objects.filter(session=session_id, offset=offset, owner=owner)
-        own.update(owner="", leased_until=_after(-1))
+def release(owner: str) -> None:
+    """Let others take over at once what an owner has left; delete what has ended."""
+    own = Work.objects.filter(owner=owner)
+    own.filter(~_is_streaming()).delete()
+    own.update(owner="", leased_until=_after(-1))
 
 
-def take_over(terms: Terms) -> list[DueWork]:
-    """Take over some works whose lease has ended; return them."""
+def find_due(
+    terms: Terms, takes: Takes, *, is_left_too: bool = True
+) -> models.QuerySet[Work]:
+    """Return the works that an owner takes over: free ones, and what others left."""
+    due = Work.objects.filter(takes.choose()).exclude(owner=terms.owner)
+    return due if is_left_too else due.filter(_IS_FREE)
+
+
+def is_any_due(terms: Terms, takes: Takes, *, is_left_too: bool = True) -> bool:
+    """Return whether an owner has a work to take over."""
+    return find_due(terms, takes, is_left_too=is_left_too).exists()
+
+
+def extend_turns(terms: Terms) -> None:
+    """Let the time in which a free answer is to be taken begin with its turn."""
+    free = Work.objects.filter(_IS_FREE, _is_blocked(), _is_streaming())
+    free.update(leased_until=_after(terms.timeout_seconds))
+
+
+def count_waiting(terms: Terms, seconds: float) -> int:
+    """Return how many answers could have begun for so long, and are free."""
+    due = Work.objects.filter(_IS_FREE, Takes.NEXT.choose(), _is_streaming())
+    return due.filter(leased_until__lt=_after(terms.timeout_seconds - seconds)).count()
+
+
+def count_answers(client_ids: Collection[str]) -> dict[str, int]:
+    """
+    Return how many answers are open in the sessions of clients.
+
+    Those that wait for a person are left out.
+    """
+    own = Work.objects.filter(session__client_id__in=client_ids)
+    answers = own.filter(
+        ~models.Q(_awaits_approval()), _is_streaming(), message_offset__isnull=False
+    )
+    counted = answers.values_list("session__client_id").annotate(models.Count("pk"))
+    return dict.fromkeys(client_ids, 0) | dict(counted)
+
+
+def take_over(
+    terms: Terms,
+    takes: Takes = Takes.ALL,
+    most: int = MOST_TAKEN,
+    *,
+    is_left_too: bool = True,
+    in_turn: bool = False,
+) -> list[DueWork]:
+    """
+    Take over some works that nobody does; return them.
+
+    In turn, answers behind open ones wait: their time has not begun, nor is it an
+    attempt that fails.
+    """
     with atomic():
-        due = Work.objects.filter(leased_until__lt=Now())
-        ids = set(
-            due.order_by("leased_until").values_list("session", flat=True)[:_MOST]
-        )
+        due = find_due(terms, takes, is_left_too=is_left_too)
+        ids = set(due.order_by("leased_until").values_list("session", flat=True)[:most])
         if not ids:
             return []
         # The log locks sessions in the same order, before it touches their entries.
@@ -137,16 +239,21 @@ def take_over(terms: Terms) -> list[DueWork]:
         )
         due = due.filter(session__in=free)
         due.filter(~_is_streaming()).delete()
-        found = list(due.values_list("pk", "session", "offset"))
+        found = list(
+            due.order_by("leased_until", "offset").values_list(
+                "pk", "session", "offset"
+            )[:most]
+        )
         for _, session_id, offset in found:
             entries = HistoryEntry.objects.filter(session=session_id, offset=offset)
             entries.update(node=terms.owner)
         taken = Work.objects.filter(pk__in=[pk for pk, *_ in found])
-        taken.update(
-            owner=terms.owner,
-            leased_until=_after(terms.lease_seconds),
-            attempts=models.F("attempts") + 1,
-        )
+        waits = _is_blocked() if in_turn else models.Q(pk__in=[])
+        # The time of an answer begins when somebody begins it.
+        not_begun = taken.filter(waits | models.Q(attempts=0))
+        not_begun.update(ends_at=_after(terms.timeout_seconds))
+        taken.filter(~waits).update(attempts=models.F("attempts") + 1)
+        taken.update(owner=terms.owner, leased_until=_after(terms.lease_seconds))
         return _read(taken)
 
 
@@ -207,17 +314,22 @@ def _is_streaming() -> models.Exists:
 
 
 def _read(works: models.QuerySet[Work]) -> list[DueWork]:
-    rows = works.annotate(
-        is_late=models.ExpressionWrapper(
-            models.Q(ends_at__lt=Now()), output_field=models.BooleanField()
-        ),
-        is_waiting=_awaits_approval(),
-        is_blocked=models.ExpressionWrapper(
-            _is_blocked(), output_field=models.BooleanField()
-        ),
-    ).values_list(
-        *("session_id", "offset", "message_offset", "key", "attempts", "is_late"),
-        *("is_waiting", "is_blocked", "traceparent", "metadata", "session__epoch"),
+    rows = (
+        works.order_by("pk")
+        .annotate(
+            is_late=models.ExpressionWrapper(
+                models.Q(ends_at__lt=Now()), output_field=models.BooleanField()
+            ),
+            is_waiting=_awaits_approval(),
+            is_blocked=models.ExpressionWrapper(
+                _is_blocked(), output_field=models.BooleanField()
+            ),
+        )
+        .values_list(
+            *("session_id", "offset", "message_offset", "key", "attempts", "is_late"),
+            *("is_waiting", "is_blocked", "traceparent", "metadata", "claims"),
+            "session__epoch",
+        )
     )
     return [
         DueWork(
@@ -231,6 +343,7 @@ def _read(works: models.QuerySet[Work]) -> list[DueWork]:
             is_blocked=is_blocked,
             traceparent=traceparent,
             metadata=metadata,
+            claims=claims,
             epoch=epoch,
         )
         for (
@@ -244,6 +357,7 @@ def _read(works: models.QuerySet[Work]) -> list[DueWork]:
             is_blocked,
             traceparent,
             metadata,
+            claims,
             epoch,
         ) in rows
     ]

@@ -277,7 +277,12 @@ class StreamOpening:
     def __enter__(self) -> SyncStream:
         _require_thread("with open_stream()", "async with open_stream()")
         holder = self._held.start()
-        self._held.opened.result()
+        try:
+            self._held.opened.result()
+        except BaseException:
+            # The thread may be interrupted, as by the time limit of a task.
+            holder.cancel()
+            raise
         self._sync_stream = SyncStream(self._held, holder)
         return self._sync_stream
 

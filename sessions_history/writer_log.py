@@ -28,6 +28,9 @@ from connections.pool.choice import (
 )
 from connections.storage.database import Database
 from sessions_history.log import SessionLog, get_log
+from sessions_history.producers import RecordError
+from sessions_history.responders import AnyResponder
+from sessions_history.work import Takes
 
 Result = TypeVar("Result")
 Work = Callable[[SessionLog], Coroutine[Any, Any, Result]]
@@ -68,6 +71,41 @@ def close() -> None:
 def choose_renewal_seconds(config: WebSocketConfig) -> float:
     """Return the time between two renewals of leases, which last two beats or more."""
     return min(_WORK_SECONDS, config.node.beat_seconds)
+
+
+def make_owner() -> str:
+    """Return the id by which a process that is no node owns its work."""
+    return os.urandom(16).hex()
+
+
+def make_log(
+    database: Database,
+    config: WebSocketConfig,
+    owner: str,
+    *,
+    takes: Takes = Takes.NONE,
+    responder: AnyResponder | None = None,
+    record_error: RecordError | None = None,
+) -> tuple[SessionLog, Bus | None]:
+    """Return a log that is of no node, and the bus that its hints go over."""
+    redis_url = get_redis_url()
+    pool = choose_pool(config, redis_url)
+    bus = None
+    if pool == "postgres":
+        from connections.postgres.bus import PostgresBus
+
+        bus = PostgresBus(database, node_id=owner, listen_url=get_listen_url())
+    log = SessionLog(
+        database,
+        node_id=owner,
+        config=config,
+        redis_url=redis_url if is_in_redis(pool) else None,
+        bus=bus,
+        responder=responder,
+        takes=takes,
+        record_error=record_error,
+    )
+    return log, bus
 
 
 class _WriterLog:
@@ -128,7 +166,7 @@ class _WriterLog:
     async def _keep_log(self) -> None:
         """Keep the log until it was idle for a while, or is closed."""
         database = Database()
-        log, bus = self._make_log(database)
+        log, bus = make_log(database, self._config, make_owner())
         self._log.set_result(log)
         tasks = BackgroundTasks()
         work_seconds = choose_renewal_seconds(self._config)
@@ -149,25 +187,6 @@ class _WriterLog:
         if bus is not None:
             await bus.close()
         await database.close()
-
-    def _make_log(self, database: Database) -> tuple[SessionLog, Bus | None]:
-        """Return a log that is of no node, and the bus that its hints go over."""
-        owner, redis_url = os.urandom(16).hex(), get_redis_url()
-        pool = choose_pool(self._config, redis_url)
-        bus = None
-        if pool == "postgres":
-            from connections.postgres.bus import PostgresBus
-
-            bus = PostgresBus(database, node_id=owner, listen_url=get_listen_url())
-        log = SessionLog(
-            database,
-            node_id=owner,
-            config=self._config,
-            redis_url=redis_url if is_in_redis(pool) else None,
-            bus=bus,
-            is_of_node=False,
-        )
-        return log, bus
 
     def _retire(self) -> bool:
         """Make the next call begin another log, if this one is idle."""

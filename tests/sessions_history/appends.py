@@ -2,11 +2,13 @@
 
 import asyncio
 import os
+import time
 from collections.abc import Callable
 from typing import Any
 
-from django.db import connections
+from django.db import connection, connections
 
+from connections.testing.waiting import scale
 from sessions_history.beginnings import Beginning
 from sessions_history.entries import Append, NewEntry
 from sessions_history.limits import LogLimits
@@ -62,3 +64,20 @@ async def in_thread(work: Callable[[], Any]) -> Any:
             connections.close_all()
 
     return await asyncio.to_thread(run)
+
+
+def wait_for_rival() -> None:
+    """
+    Wait, within a transaction of PostgreSQL, until another one waits for its locks.
+
+    Raises:
+        TimeoutError: none does.
+    """
+    deadline = time.monotonic() + scale(10)
+    with connection.cursor() as cursor:
+        while time.monotonic() < deadline:
+            cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
+            if cursor.fetchone()[0]:
+                return
+            time.sleep(0.02)
+    raise TimeoutError("no transaction waits for a lock")

@@ -11,6 +11,7 @@ from connections.node.node import Node
 from connections.storage.database import Database
 from connections.testing.communicators import make_config
 from sessions_history import writer
+from sessions_history.work import renew
 from tests.sessions_history.asking import PAGE
 
 MakeNode = Callable[..., Node]
@@ -38,6 +39,15 @@ class SwitchableDatabase(Database):
             self.loses_reply = False
             raise DatabaseUnavailable("the reply to COMMIT is lost")
         return result
+
+
+class DyingDatabase(SwitchableDatabase):
+    """That of a node which dies before it looks for work whose commit it missed."""
+
+    async def write(self, work: Any, *args: Any, **kwargs: Any) -> Any:
+        if work is renew:
+            raise DatabaseUnavailable("dying")
+        return await super().write(work, *args, **kwargs)
 
 
 @pytest.fixture(autouse=True)

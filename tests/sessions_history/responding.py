@@ -5,7 +5,11 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from sessions_history.parts import Part
-from sessions_history.responders import HistoryMessage, ResponderFailed
+from sessions_history.responders import (
+    AnswerContext,
+    HistoryMessage,
+    ResponderFailed,
+)
 
 
 class Scripted:
@@ -44,3 +48,22 @@ class Reverse:
         text = message["text"][::-1]
         yield text[: len(text) // 2]
         yield text[len(text) // 2 :]
+
+
+class Contextual:
+    """Keeps the context of each message, and answers once it is released."""
+
+    def __init__(self) -> None:
+        self.contexts: list[AnswerContext] = []
+        self.released = asyncio.Event()
+        self.cancelled: list[bool] = []
+
+    async def respond(
+        self, message: Any, history: Sequence[HistoryMessage], context: AnswerContext
+    ) -> AsyncIterator[str]:
+        self.contexts.append(context)
+        try:
+            await self.released.wait()
+            yield "answer"
+        finally:
+            self.cancelled.append(context.stream.is_cancelled)

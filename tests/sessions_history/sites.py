@@ -1,5 +1,6 @@
 """Nodes reduced to the fan-out of their sessions, over one database and one bus."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -36,11 +37,18 @@ class SharedBus(Bus):
         self._members = members
         self.is_cut = False
         """True to lose what this site sends."""
+        self.may_send = asyncio.Event()
+        """Cleared to let what this site sends wait."""
+        self.may_send.set()
+        self.waiting = 0
 
     async def start(self) -> None:
         return
 
     async def publish(self, kind: str, message: Mapping[str, Any]) -> bool:
+        self.waiting += 1
+        await self.may_send.wait()
+        self.waiting -= 1
         if self.refuses:
             return False
         if not self.is_cut:

@@ -7,21 +7,18 @@ from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlencode
 
-from channels.testing import WebsocketCommunicator
-
 from connections.asgi import CARRIER
 from connections.credentials.identity import Credential, name_user
 from connections.hub.connection import WEBSOCKET
 from connections.node.node import Node
-from connections.testing.communicators import connect_to
-from connections.testing.waiting import scale
+from connections.testing.communicators import Communicator, connect_to
 from sessions_history.consumers import SessionConsumer
 
 
 class Talk:
     """One client's side of one connection."""
 
-    def __init__(self, communicator: WebsocketCommunicator) -> None:
+    def __init__(self, communicator: Communicator) -> None:
         self.communicator = communicator
         self.hello: dict[str, Any] = {}
         self._page = secrets.token_hex(8)
@@ -34,7 +31,7 @@ class Talk:
 
     async def receive(self) -> dict[str, Any]:
         """Return the next message."""
-        event = await self.communicator.receive_output(timeout=scale(10))
+        event = await self.communicator.receive_output()
         assert event["type"] == "websocket.send", event
         message: dict[str, Any] = json.loads(event["text"])
         return message
@@ -93,7 +90,7 @@ async def talk(
         carrier=carrier,
         **query,
     )
-    connected, subprotocol = await communicator.connect(timeout=scale(10))
+    connected, subprotocol = await communicator.connect()
     assert (connected, subprotocol) == (True, max(subprotocols))
     found = Talk(communicator)
     found.hello = await found.receive()
@@ -112,7 +109,7 @@ def start_talk(
     subprotocols: tuple[str, ...] = ("orchestra.v1",),
     carrier: str = WEBSOCKET,
     **query: Any,
-) -> WebsocketCommunicator:
+) -> Communicator:
     """Return a communicator that has not connected yet; a user has its own client."""
     if user is not None:
         client_id = name_user(user)

@@ -1,44 +1,28 @@
 """The context that a responder gets with each message, and messages without answer."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
 from django.contrib.auth import get_user_model
+from django.db import OperationalError
 
 from connections.exceptions import InvalidMessage
-from connections.testing.waiting import wait_until
+from connections.models import ErrorEvent
+from connections.storage.database import Database
+from connections.testing.waiting import scale, wait_until
 from sessions_history.log import get_log
 from sessions_history.models import HistoryEntry, Session
-from sessions_history.responders import AnswerContext, HistoryMessage
+from tests.connections import switchable_database
 from tests.sessions_history.appends import make_session
-from tests.sessions_history.conftest import MakeNode, SwitchableDatabase
+from tests.sessions_history.conftest import DyingDatabase, MakeNode
+from tests.sessions_history.responding import Contextual, Reverse
 from tests.sessions_history.talks import talk
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 QUICK = {"node": {"node_timeout_seconds": 1}}
-
-
-class Contextual:
-    """Keeps the context of each message, and answers once it is released."""
-
-    def __init__(self) -> None:
-        self.contexts: list[AnswerContext] = []
-        self.released = asyncio.Event()
-        self.cancelled: list[bool] = []
-
-    async def respond(
-        self, message: Any, history: Sequence[HistoryMessage], context: AnswerContext
-    ) -> AsyncIterator[str]:
-        self.contexts.append(context)
-        try:
-            await self.released.wait()
-            yield "answer"
-        finally:
-            self.cancelled.append(context.stream.is_cancelled)
 
 
 async def test_a_responder_learns_who_asks_in_which_message(
@@ -75,6 +59,37 @@ async def test_a_responder_learns_the_user_and_the_claims(make_node: MakeNode) -
     assert responder.contexts[0].claims == {"sub": "a"}
 
 
+class UsersApart(Database):
+    """A database whose users are in another one, which is away for a moment."""
+
+    failed = 0
+    is_away = True
+
+    async def read_foreign(self, work: Any, *args: Any, **kwargs: Any) -> Any:
+        def fail(*args: Any) -> Any:
+            self.failed += 1
+            raise OperationalError("away")
+
+        chosen = fail if self.is_away else work
+        return await super().read_foreign(chosen, *args, **kwargs)
+
+
+async def test_an_outage_of_the_users_delays_the_answer_alone(
+    make_node: MakeNode,
+) -> None:
+    user = await get_user_model().objects.acreate(username="alice")
+    database, responder = UsersApart(), Contextual()
+    node = make_node(database)
+    get_log(node).responder = responder
+    async with talk(node, user=user) as alice:
+        await alice.say_and_wait({"text": "hi"})
+        await wait_until(lambda: database.failed > 0)
+        assert database.failure is None
+        database.is_away = False
+        await wait_until(lambda: bool(responder.contexts))
+    assert responder.contexts[0].user == user
+
+
 async def test_a_stopped_answer_is_cancelled_in_its_context(
     make_node: MakeNode,
 ) -> None:
@@ -84,7 +99,7 @@ async def test_a_stopped_answer_is_cancelled_in_its_context(
         await alice.say_and_wait({"text": "hi"})
         await wait_until(lambda: bool(responder.contexts))
         await alice.send(type="cancel", offset=2)
-        await asyncio.wait_for(responder.contexts[0].stream.cancelled(), 5)
+        await asyncio.wait_for(responder.contexts[0].stream.cancelled(), scale(10))
         await wait_until(lambda: responder.cancelled == [True])
 
 
@@ -92,7 +107,7 @@ async def test_another_node_that_answers_knows_the_message(
     make_node: MakeNode,
 ) -> None:
     """The claims were in the memory of the node that died."""
-    database, responder = SwitchableDatabase(), Contextual()
+    database, responder = DyingDatabase(), Contextual()
     dead = make_node(database, **QUICK)
     get_log(dead).responder = Contextual()
     async with talk(dead) as alice:
@@ -127,7 +142,7 @@ async def test_metadata_reaches_the_responder_and_not_the_log(
 async def test_metadata_survives_the_node_that_took_the_message(
     make_node: MakeNode,
 ) -> None:
-    database, responder = SwitchableDatabase(), Contextual()
+    database, responder = DyingDatabase(), Contextual()
     dead = make_node(database, **QUICK)
     get_log(dead).responder = Contextual()
     async with talk(dead) as alice:
@@ -198,3 +213,30 @@ async def test_a_message_may_ask_for_no_answer(make_node: MakeNode) -> None:
         await wait_until(lambda: len(responder.contexts) == 1)
     states = HistoryEntry.objects.filter(session=alice.session_id, offset=1)
     assert [row.state async for row in states] == ["done"]
+
+
+@pytest.mark.parametrize("make_responder", [Contextual, Reverse])
+async def test_an_answer_waits_for_a_database_that_is_away_for_a_moment(
+    make_node: MakeNode, make_responder: type[Any]
+) -> None:
+    database, responder = switchable_database.SwitchableDatabase(), make_responder()
+    failed: list[str] = []
+
+    def fail_once(work: Any) -> Any:
+        def fail(*args: Any) -> Any:
+            failed.append(work.__name__)
+            raise OperationalError("away")
+
+        is_first = work.__name__ in ("read_context", "read_history") and not failed
+        return fail if is_first else work
+
+    database.around_read = fail_once
+    node = make_node(database)
+    get_log(node).responder = responder
+    if isinstance(responder, Contextual):
+        responder.released.set()
+    async with talk(node) as alice:
+        await alice.say({"text": "hi"})
+        assert (await alice.receive_type("state"))["state"] == "done"
+    assert len(failed) == 1
+    assert not await ErrorEvent.objects.aexists()

@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
+from django.utils import timezone
 
 from connections.node.node import Node
 from connections.testing import wait_until
@@ -13,7 +15,7 @@ from connections.testing.waiting import scale
 from sessions_history import work
 from sessions_history.exceptions import StreamEnded
 from sessions_history.log import get_log
-from sessions_history.models import HistoryEntry, Session
+from sessions_history.models import HistoryEntry, Session, Work
 from sessions_history.responders import HistoryMessage
 from tests.sessions_history.appends import make_session
 from tests.sessions_history.conftest import MakeNode
@@ -163,7 +165,7 @@ async def test_a_waiting_answer_can_be_stopped_on_another_node(
     make_node: MakeNode,
 ) -> None:
     responder = Ordered()
-    node = answer_with(make_node(**QUICK), responder)
+    node = answer_with(make_node(), responder)
     async with talk(node) as alice:
         for message in ("one", "two"):
             await alice.say_and_wait(message)
@@ -300,6 +302,39 @@ def test_the_time_of_a_waiting_answer_has_not_begun() -> None:
     (free,) = work.renew(late, has_waiting=True)
     assert (free.is_blocked, free.is_late) == (False, False)
     assert not work.is_blocked(session_id, 4)
+
+
+def leave_two() -> str:
+    """Insert an answer whose node died, and one behind it, which has not begun."""
+    session_id = leave_answer('{"text":""}')
+    HistoryEntry.objects.create(
+        session_id=session_id, offset=4, sender="server", state="streaming"
+    )
+    late = work.Terms(owner="dead", lease_seconds=-1, timeout_seconds=-1)
+    work.add([work.NewWork(session_id, 4, 3, "other")], late)
+    lately = timezone.now() - timedelta(seconds=0.5)
+    Work.objects.filter(offset=2).update(leased_until=lately)
+    return session_id
+
+
+def test_a_takeover_is_no_attempt_of_an_answer_that_has_not_begun() -> None:
+    leave_two()
+    for number in range(2, 6):
+        terms = work.Terms(owner=f"{number}", lease_seconds=-1, timeout_seconds=60)
+        begun, waiting = work.take_over(terms, in_turn=True)
+        assert (begun.attempts, begun.is_blocked) == (number, False)
+        assert (waiting.attempts, waiting.is_blocked) == (1, True)
+        assert not waiting.is_late
+    HistoryEntry.objects.filter(offset=2).update(state="interrupted")
+    terms = work.Terms(owner="last", lease_seconds=-1, timeout_seconds=60)
+    (begun,) = work.take_over(terms, in_turn=True)
+    assert (begun.offset, begun.attempts) == (4, 2)
+
+
+def test_a_takeover_is_an_attempt_of_what_does_not_wait_its_turn() -> None:
+    leave_two()
+    terms = work.Terms(owner="a", lease_seconds=-1, timeout_seconds=60)
+    assert [one.attempts for one in work.take_over(terms)] == [2, 2]
 
 
 async def test_a_stream_has_no_time_limit_while_it_waits(make_node: MakeNode) -> None:

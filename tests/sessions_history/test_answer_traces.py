@@ -33,12 +33,16 @@ QUICK: dict[str, Any] = {
     "node": {"node_timeout_seconds": 1},
     "telemetry": {"trust_clients": True},
 }
+"""Of nodes: they soon take over what others left."""
+
+PATIENT: dict[str, Any] = {**QUICK, "node": {"node_timeout_seconds": 60}}
+"""Of a worker: its leases outlast a pause of the machine."""
 
 
 @pytest.fixture
 def spans() -> Iterator[Spans]:
     found = Spans()
-    with override_settings(WEBSOCKET=make_config(**QUICK)):
+    with override_settings(WEBSOCKET=make_config(**PATIENT)):
         yield found
         writer.close()
     found.close()

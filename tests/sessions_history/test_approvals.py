@@ -10,6 +10,8 @@ from asgiref.sync import sync_to_async
 from django.contrib.auth.models import User
 from django.utils import timezone
 
+from connections.personal_data.person import find_user_person
+from connections.personal_data.tables import get_personal_tables
 from connections.testing.waiting import scale, wait_until
 from sessions_history import approvals
 from sessions_history.approval_models import Approval
@@ -17,7 +19,7 @@ from sessions_history.approvals import Call
 from sessions_history.decisions import Decision
 from sessions_history.exceptions import ApprovalDecided, ApprovalNotFound
 from sessions_history.log import get_log
-from sessions_history.models import HistoryEntry, Work
+from sessions_history.models import EntryChunk, HistoryEntry, Work
 from sessions_history.parts import Part
 from sessions_history.pruning import interrupt_abandoned
 from sessions_history.reads import read_entries_at
@@ -141,6 +143,54 @@ async def test_writers_decide_and_readers_and_agents_do_not(
         assert change["approval"]["by"] == f"user:{users['writer'].pk}"
 
 
+async def test_the_end_of_an_answer_has_nobody_who_was_forgotten_meanwhile(
+    make_node: MakeNode,
+) -> None:
+    """The node that writes it knows who decided."""
+    node = make_node()
+    log, released = get_log(node), asyncio.Event()
+
+    class Slow(Careful):
+        async def respond(
+            self,
+            message: Any,
+            history: Sequence[HistoryMessage],
+            context: AnswerContext,
+        ) -> AsyncIterator[str | Part]:
+            async for piece in super().respond(message, history, context):
+                yield piece
+            await released.wait()
+
+    log.responder = Slow()
+    bob = await User.objects.acreate(username="bob")
+    session_id = await add_members(writer=bob)
+    async with talk(node, session_id, subprotocols=V2) as alice:
+        await alice.say({"text": "my money!"})
+        await receive_state(alice, "awaiting_approval")
+        async with talk(node, session_id, user=bob) as member:
+            reply = await decide(member, "approve", note="from bob")
+            assert reply["type"] == "ack"
+        await receive_state(alice, "done")
+        chunks = EntryChunk.objects.filter(text__contains="from bob")
+        await wait_until(chunks.aexists)
+
+        def forget() -> int:
+            (table,) = [
+                one
+                for one in get_personal_tables()
+                if one.name == "approvals_elsewhere"
+            ]
+            return table.erase_some(find_user_person(bob), "forgotten:1", 500)
+
+        assert await sync_to_async(forget)() == 1
+        released.set()
+        assert await receive_end(alice) == "done"
+    entry = await HistoryEntry.objects.aget(session=session_id, offset=2)
+    assert '"result":{"refunded":7}' in entry.parts
+    assert '"approval":{"state":"approved"}' in entry.parts
+    assert "bob" not in entry.parts
+
+
 async def test_a_wait_ends_as_expired(make_node: MakeNode) -> None:
     node = make_node(sessions={"approval_timeout_seconds": 1})
     responder = set_up(node)
@@ -210,7 +260,7 @@ async def test_another_node_goes_on_when_one_stops(make_node: MakeNode) -> None:
     first = make_node(**QUICK)
     former = set_up(first)
     session_id = await ask_and_leave(first)
-    await asyncio.wait_for(get_log(first).drain(), 10)
+    await asyncio.wait_for(get_log(first).drain(), scale(10))
     await first.stop()
     entry = await HistoryEntry.objects.aget(session=session_id, offset=2)
     assert entry.state == "streaming"
@@ -227,6 +277,35 @@ async def test_another_node_goes_on_when_one_stops(make_node: MakeNode) -> None:
     entry = await HistoryEntry.objects.aget(session=session_id, offset=2)
     assert entry.data == '{"text":"I ask. It is approved."}'
     assert entry.parts.count('"refund"') == 1
+
+
+async def test_what_is_queued_behind_a_wait_is_answered_by_another_node(
+    make_node: MakeNode,
+) -> None:
+    """It is left to that node, which gives the answer after the decision."""
+    first = make_node(**QUICK)
+    former = set_up(first)
+    async with talk(first, subprotocols=V2) as alice:
+        await alice.say({"text": "my money!"})
+        await receive_state(alice, "awaiting_approval")
+        assert await alice.say_and_wait({"text": "and?"}) == 3
+        session_id = alice.session_id
+    await asyncio.wait_for(get_log(first).drain(), scale(10))
+    await first.stop()
+    entries = HistoryEntry.objects.filter(session=session_id, offset__in=(2, 4))
+    states = entries.values_list("state", flat=True)
+    assert [one async for one in states] == ["streaming", "streaming"]
+    second = make_node(**QUICK)
+    responder = set_up(second)
+    async with talk(second, session_id, subprotocols=V2) as alice:
+        await wait_until(lambda: bool(responder.contexts), 20)
+        assert (await decide(alice, "approve"))["type"] == "ack"
+        assert await receive_end(alice) == "done"
+        await receive_state(alice, "awaiting_approval")
+        assert (await decide(alice, "deny", 2, offset=4))["type"] == "ack"
+        assert await receive_end(alice, 4) == "done"
+    assert len(former.contexts) == 1
+    assert [one.state for one in responder.decisions] == ["approved", "denied"]
 
 
 async def test_a_decision_while_no_node_waits_is_kept(make_node: MakeNode) -> None:
@@ -248,7 +327,7 @@ async def test_a_responder_that_cannot_go_on_is_interrupted(
     first = make_node(**QUICK)
     set_up(first).is_resumable = False
     session_id = await ask_and_leave(first)
-    await asyncio.wait_for(get_log(first).drain(), 10)
+    await asyncio.wait_for(get_log(first).drain(), scale(10))
     await first.stop()
     entry = await HistoryEntry.objects.aget(session=session_id, offset=2)
     assert entry.state == "interrupted"
@@ -259,17 +338,35 @@ async def test_a_responder_that_cannot_go_on_is_interrupted(
 
 
 async def test_a_sweep_spares_what_waits_until_it_expires(make_node: MakeNode) -> None:
+    """What is queued behind it too, but for a stream of the application."""
     first = make_node(**QUICK)
     set_up(first)
-    await ask_and_leave(first)
+    async with talk(first, subprotocols=V2) as alice:
+        await alice.say({"text": "my money!"})
+        await receive_state(alice, "awaiting_approval")
+        await alice.say_and_wait({"text": "and?"})
+        session_id = alice.session_id
     await first.stop()
+    await HistoryEntry.objects.acreate(
+        session_id=session_id, offset=5, sender="server", state="streaming"
+    )
     long_ago = timezone.now() - timedelta(hours=1)
+    await Work.objects.acreate(
+        session_id=session_id, offset=5, leased_until=long_ago, ends_at=long_ago
+    )
     await Work.objects.aupdate(leased_until=long_ago)
     await HistoryEntry.objects.aupdate(at=long_ago)
     sweep = sync_to_async(interrupt_abandoned)
-    assert await sweep(100) == 0
-    await Approval.objects.aupdate(expires_at=long_ago)
     assert await sweep(100) == 1
+    streaming = HistoryEntry.objects.filter(state="streaming").values_list("offset")
+    assert [one async for one in streaming] == [(2,), (4,)]
+    # Nobody goes on with what is queued behind an answer that was cancelled.
+    asking = HistoryEntry.objects.filter(offset=2)
+    await asking.aupdate(state="cancelled")
+    assert await sweep(100) == 1
+    await HistoryEntry.objects.filter(offset__in=(2, 4)).aupdate(state="streaming")
+    await Approval.objects.aupdate(expires_at=long_ago)
+    assert await sweep(100) == 2
 
 
 async def test_a_call_that_differs_is_asked_anew(make_node: MakeNode) -> None:
@@ -408,14 +505,14 @@ async def test_a_wait_that_nobody_decides_outlasts_an_outage(
 ) -> None:
     database = SwitchableDatabase()
     node = make_node(database)
-    responder = set_up(node, timeout_seconds=0.3)
+    responder = set_up(node, timeout_seconds=SECONDS)
     async with talk(node, subprotocols=V2) as alice:
         await alice.say({"text": "my money!"})
         await receive_state(alice, "awaiting_approval")
         database.is_away = True
         loop = asyncio.get_running_loop()
         begun_at = loop.time()
-        await wait_until(lambda: loop.time() - begun_at > 0.5)
+        await wait_until(lambda: loop.time() - begun_at > 1.2 * SECONDS)
         assert responder.decisions == []
         database.is_away = False
         assert await receive_end(alice) == "done"

@@ -1,19 +1,25 @@
 """A session begins with its first entry, up to the limit of its client."""
 
+import asyncio
+import threading
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.utils import timezone
 
+from connections.models.alias import atomic
 from connections.sweeper.sweeper import Sweeper
 from connections.testing.clock import FakeClock
 from connections.testing.communicators import make_config
+from connections.testing.waiting import scale
 from sessions_history.beginnings import begin_session, delete_session
 from sessions_history.commits import commit
 from sessions_history.entries import Committed
 from sessions_history.exceptions import (
+    AppendedBefore,
     SessionNotFound,
     StorageFull,
     TooManySessions,
@@ -24,7 +30,16 @@ from sessions_history.quotas import StorageQuota
 from sessions_history.reads import Claim, read_snapshot
 from sessions_history.session_ids import KNOWN_SECONDS, is_recent_id, make_session_id
 from sessions_history.signals import session_created
-from tests.sessions_history.appends import LIMITS, make_append, make_beginning
+from sessions_history.stream_producers import ProducerStep
+from sessions_history.transaction import Result
+from tests.sessions_history.appends import (
+    LIMITS,
+    in_thread,
+    make_append,
+    make_beginning,
+    make_session,
+    wait_for_rival,
+)
 
 pytestmark = pytest.mark.django_db
 
@@ -215,3 +230,47 @@ def test_a_session_is_sent_once_after_its_commit() -> None:
     assert [(one.pk, one.client_id) for (one,) in created] == [
         (new.session_id, "alice")
     ]
+
+
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="one transaction writes")
+@pytest.mark.django_db(transaction=True)
+async def test_an_append_at_the_same_time_does_not_keep_a_session() -> None:
+    session_id, is_locked = await in_thread(make_session), threading.Event()
+
+    def append() -> None:
+        with atomic():
+            commit([make_append(session_id)], LIMITS)
+            is_locked.set()
+            wait_for_rival()
+
+    def delete() -> None:
+        is_locked.wait(scale(10))
+        delete_session(session_id, "alice")
+
+    await asyncio.gather(in_thread(append), in_thread(delete))
+    assert not await Session.objects.aexists()
+    assert not await HistoryEntry.objects.aexists()
+
+
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="one transaction writes")
+@pytest.mark.django_db(transaction=True)
+async def test_a_producer_begins_a_session_once_on_two_nodes() -> None:
+    step, is_locked = ProducerStep(producer="p", epoch=0, sequence=0), threading.Event()
+    beginning = make_beginning()
+    append = make_append(beginning.session_id, beginning=beginning)
+    request = replace(append, step=step)
+
+    def append_first() -> None:
+        with atomic():
+            commit([request], LIMITS)
+            is_locked.set()
+            wait_for_rival()
+
+    def append_again() -> Result:
+        is_locked.wait(scale(10))
+        return commit([request], LIMITS)[0]
+
+    first, again = in_thread(append_first), in_thread(append_again)
+    _, result = await asyncio.gather(first, again)
+    assert isinstance(result, AppendedBefore)
+    assert await HistoryEntry.objects.acount() == 1

@@ -10,6 +10,7 @@ import pytest
 from asgiref.sync import sync_to_async
 
 from connections.client.transcript import Transcript
+from connections.testing.waiting import scale
 from sessions_history.chain import (
     Mark,
     add_link,
@@ -93,7 +94,9 @@ def hold_in_javascript(messages: list[dict[str, Any]]) -> str:
     module = ROOT / "connections" / "static" / "connections" / "transcript.js"
     program = _HOLD % (module, json.dumps(messages))
     argv = [find_node(), "--input-type=module", "--eval", program]
-    done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        argv, capture_output=True, text=True, check=True, timeout=scale(30)
+    )
     return done.stdout.strip()
 
 

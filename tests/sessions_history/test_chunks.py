@@ -17,6 +17,7 @@ from connections.storage.database import Database
 from connections.testing import wait_until
 from connections.testing.waiting import scale
 from sessions_history import chunks, work
+from sessions_history.approval_models import Approval
 from sessions_history.commits import commit
 from sessions_history.entries import Committed, Entry, Growth, Request, Rewrite
 from sessions_history.exceptions import ChunksLost, StreamEnded
@@ -106,19 +107,42 @@ def test_parts_count_for_what_is_read_at_once(state: str) -> None:
     assert len(read_latest_entries(session_id, 6, 5, 500_000)) == 4
 
 
-@pytest.mark.parametrize("count", [1, 20])
-def test_entries_are_read_by_two_statements_however_many(
-    count: int, django_assert_num_queries: DjangoAssertNumQueries
+@pytest.mark.parametrize(
+    ("texts", "statements"),
+    [(["1"], 1), (["1"] * 20, 1), (["1", f'"{"x" * 5_000}"', "2"], 2)],
+    ids=["one", "small", "one-large"],
+)
+def test_small_entries_are_read_by_one_statement(
+    texts: list[str], statements: int, django_assert_num_queries: DjangoAssertNumQueries
 ) -> None:
     session_id = make_session()
     rows = [
-        HistoryEntry(session_id=session_id, offset=offset, state="done", data="1")
-        for offset in range(1, count + 1)
+        HistoryEntry(session_id=session_id, offset=offset, state="done", data=text)
+        for offset, text in enumerate(texts, 1)
     ]
     HistoryEntry.objects.bulk_create(rows)
-    with django_assert_num_queries(2):
+    with django_assert_num_queries(statements):
         found = read_entries_after(session_id, 0, 100)
-    assert len(found) == count
+    assert [(one.offset, one.data) for one in found] == [*enumerate(texts, 1)]
+
+
+def test_many_large_entries_take_few_parameters() -> None:
+    """Databases have a limit of them, and a session may keep 100,000 entries."""
+    session_id = make_session()
+    rows = [
+        HistoryEntry(session_id=session_id, offset=offset, state="done", data="12345")
+        for offset in range(1, 201)
+    ]
+    HistoryEntry.objects.bulk_create(rows)
+    counts: list[int] = []
+
+    def count_parameters(execute: Any, sql: str, params: Any, *rest: Any) -> Any:
+        counts.append(len(params or ()))
+        return execute(sql, params, *rest)
+
+    with connection.execute_wrapper(count_parameters):
+        assert len(read_entries_after(session_id, 0, 100_000)) == 200
+    assert len(counts) == 2 and max(counts) < 50
 
 
 def test_only_entries_that_memory_lacks_are_read() -> None:
@@ -211,6 +235,37 @@ def test_the_sweeper_keeps_the_text_of_a_node_that_is_gone() -> None:
     assert interrupt_abandoned(10) == 1
     assert read_data(session_id) == '{"text":"so far"}'
     assert not EntryChunk.objects.exists()
+
+
+@pytest.mark.parametrize("state", ["streaming", "interrupted"])
+def test_the_end_names_nobody_who_was_forgotten(state: str) -> None:
+    """Their node was gone before the end; the call c2 was decided by another."""
+    session_id = begin()
+    asked = {"session_id": session_id, "offset": 1, "expires_at": timezone.now()}
+    for part_id, decided_by in (("c1", ""), ("c2", "user:8")):
+        Approval.objects.create(
+            part_id=part_id, state="denied", decided_by=decided_by, **asked
+        )
+    calls = [
+        f'{{"id":"c1","type":"tool_call","approval":{outcome("user:7")}}}\n',
+        f'{{"id":"c2","type":"tool_call","approval":{outcome("user:8")}}}\n',
+    ]
+    growth = Growth(
+        session_id=session_id, offset=1, sequence=1, text="", parts="".join(calls)
+    )
+    commit([growth], LIMITS)
+    HistoryEntry.objects.update(state=state)
+    if state == "streaming":
+        commit([end(session_id, is_owner=False)], OTHER)
+    else:
+        assert chunks.fold_left(10) == 1
+    parts = HistoryEntry.objects.get().parts
+    assert "user:7" not in parts
+    assert parts.splitlines()[1] == calls[1].strip()
+
+
+def outcome(member: str) -> str:
+    return f'{{"state":"denied","by":"{member}"}}'
 
 
 def test_the_sweeper_folds_what_the_previous_release_ended() -> None:

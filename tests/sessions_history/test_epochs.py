@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 
 from connections.testing.waiting import scale
 from sessions_history.epochs import renew_epoch
@@ -167,6 +167,8 @@ def test_the_command_renews_the_epochs_that_are_asked_for() -> None:
     alice, more, bob = make_session(), make_session(), make_session("bob")
     before = read_epochs()
     assert run("--dry-run") == "3 sessions would get a new epoch\n"
+    with pytest.raises(CommandError, match="--session is empty"):
+        run("--session", "")
     assert read_epochs() == before
     assert json.loads(run("--client", "bob", "--json")) == {"sessions": 1}
     assert run("--session", alice) == "1 session got a new epoch\n"

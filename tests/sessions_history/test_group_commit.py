@@ -32,6 +32,19 @@ async def test_the_parts_of_answers_count_for_what_may_wait(kind: str) -> None:
     await database.close()
 
 
+async def test_what_is_larger_than_all_may_be_has_room_alone() -> None:
+    """It would be tried again for ever."""
+    database = Database()
+    commits = GroupCommit(database, LIMITS)
+    end = Rewrite(session_id="s", offset=1, state="done", data="x" * 65_000_000)
+    waiting = commits.submit(end)
+    with pytest.raises(LogFull):
+        commits.submit(make_append("s"))
+    with pytest.raises(SessionNotFound):
+        await waiting
+    await database.close()
+
+
 async def test_all_of_a_batch_are_settled_before_the_first_is_reported() -> None:
     """So a connection gets the acks of its messages and their entries together."""
     futures: list[asyncio.Future[Committed]] = []

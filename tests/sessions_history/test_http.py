@@ -1,5 +1,6 @@
 """Test the sessions of a client over HTTP: who may, and what is answered."""
 
+import json
 from typing import Any
 
 import pytest
@@ -94,6 +95,18 @@ async def test_a_stream_is_read_with_its_text_so_far() -> None:
     assert page["items"][0]["state"] == "streaming"
 
 
+@pytest.mark.usefixtures("node")
+async def test_the_history_has_the_parts_of_answers() -> None:
+    session_id = await add_session(entries=2)
+    part = {"id": "u1", "type": "usage", "input_tokens": 3}
+    answer = HistoryEntry.objects.filter(offset=2)
+    await answer.aupdate(parts=f"{json.dumps(part)}\n")
+    page = (await ask("GET", f"{session_id}/entries/", **await bearer())).json()
+    message, answered = page["items"]
+    assert (answered["parts"], answered["changes"]) == ([part], 1)
+    assert "parts" not in message
+
+
 # Changing
 
 
@@ -101,7 +114,7 @@ async def test_a_stream_is_read_with_its_text_so_far() -> None:
 async def test_a_title_is_set_and_removed() -> None:
     session_id = await add_session()
     path, headers = f"{session_id}/", await bearer()
-    for title in ("Über 👩‍👩‍👧", ""):
+    for title in ("Über 👩‍👩‍👧", "می\u200cشود", ""):
         response = await ask("PATCH", path, {"title": title}, **headers)
         assert (response.status_code, response.json()["title"]) == (200, title)
         assert (await Session.objects.aget()).title == title
@@ -153,6 +166,8 @@ async def test_if_match_bears_that_the_session_was_used(make_weak: bool) -> None
         ({"title": 7}, "invalid_field"),
         ({"title": "a\x00b"}, "invalid_field"),
         ({"title": "\ud800"}, "invalid_field"),
+        *[({"title": f"a{one}b"}, "invalid_field") for one in "\n\x1b\x7f\x9b\u2028"],
+        *[({"title": f"a{one}b"}, "invalid_field") for one in "\u202a\u202e\u2066"],
         ({"title": "x" * 201}, "invalid_field"),
         ({"title": "x", "epoch": "y"}, "unknown_field"),
         ([], "invalid_json"),
@@ -257,6 +272,25 @@ async def test_a_cookie_changes_something_with_the_csrf_token_alone() -> None:
     assert response.json()["title"] == "x"
     response = await ask("DELETE", path, client=client, **own, **token)
     assert response.status_code == 204
+
+
+async def test_a_sandboxed_page_cannot_use_the_cookie_by_a_ticket_of_no_worth(
+    node: Node, settings: Any
+) -> None:
+    """A ticket needs no CSRF token, so the cookie must not count beside it."""
+    await node.stop()
+    backends = [
+        f"connections.credentials.{one}" for one in ("AccessTokens", "Sessions")
+    ]
+    settings.WEBSOCKET = {"allowed_origins": ["null"], "credential_backends": backends}
+    client = AsyncClient(enforce_csrf_checks=True)
+    user = await User.objects.acreate_user("alice")
+    await client.aforce_login(user)
+    session_id = await add_session(f"user:{user.pk}")
+    path = f"{session_id}/?ticket=x"
+    response = await ask("DELETE", path, client=client, origin="null")
+    assert read_error(response, 401) == "unauthenticated"
+    assert await Session.objects.filter(session_id=session_id).aexists()
 
 
 @pytest.mark.usefixtures("node")

@@ -1,24 +1,30 @@
 """Test streams of sessions over HTTP: appends, producers, names, and offsets."""
 
 import asyncio
+import json
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
+from django.test import Client
 
+from connections.asgi import CARRIER
+from connections.credentials.identity import Credential
+from connections.credentials.tokens import create_access_token
 from connections.exceptions import DatabaseUnavailable
 from connections.node.node import Node
 from connections.testing import wait_until
-from connections.testing.communicators import make_config
+from connections.testing.communicators import connect_to, make_config
 from sessions_history.commits import commit
 from sessions_history.exceptions import AppendedBefore, EntryRefused
-from sessions_history.http.live import make_cursor
+from sessions_history.http.live import LiveReader, make_cursor
 from sessions_history.http.offsets import StreamOffset, parse_offset
 from sessions_history.log import get_log
-from sessions_history.models import HistoryEntry, Session, StreamProducer
+from sessions_history.models import HistoryEntry, Session, StreamProducer, Work
 from sessions_history.session_ids import make_session_id
 from sessions_history.stream_producers import ProducerStep, check_step, record_step
 from tests.connections.switchable_database import SwitchableDatabase
-from tests.sessions_history.asking import add_session, ask, bearer, read_error
+from tests.sessions_history.asking import ROOT, add_session, ask, bearer, read_error
 from tests.sessions_history.responding import Scripted
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("node")]
@@ -47,6 +53,9 @@ async def test_a_session_of_a_name_is_begun_appended_to_and_read() -> None:
     end = (await ask("HEAD", path, **headers))["Stream-Next-Offset"]
     assert end == appended["Stream-Next-Offset"] > created["Stream-Next-Offset"]
     assert await read(f"{path}?offset={end}", headers) == []
+    message = {"type": "message", "id": "abcdefghijkl-1", "data": "three"}
+    posted = await ask("POST", "notes-1/messages/", message, **headers)
+    assert (posted.status_code, posted.json()["offset"]) == (200, 3)
     # The same name is another session of another client.
     other = await ask("GET", path, **await bearer("bob"))
     assert read_error(other, 404) == "not_found"
@@ -64,6 +73,10 @@ async def test_a_producer_appends_each_item_once() -> None:
     gap = await ask("POST", path, {"n": 5}, **headers, **step("p", 0, 5))
     assert read_error(gap, 409) == "sequence_gap"
     assert (gap["Producer-Expected-Seq"], gap["Producer-Received-Seq"]) == ("2", "5")
+    unknown = await ask("POST", path, {"n": 5}, **headers, **step("q", 1, 5))
+    assert read_error(unknown, 409) == "sequence_gap"
+    late = await ask("POST", path, {"n": 5}, **headers, **step("p", 1, 5))
+    assert read_error(late, 400) == "invalid_parameter"
     renewed = await ask("POST", path, [{"n": 2}, 3], **headers, **step("p", 1, 0))
     assert renewed.status_code == 200
     stale = await ask("POST", path, {"n": 9}, **headers, **step("p", 0, 2))
@@ -126,6 +139,58 @@ async def test_an_offset_of_another_log_or_of_trimmed_entries_is_gone() -> None:
         assert (
             read_error(await ask("GET", f"{path}{offset}", **headers), status) == code
         )
+    await HistoryEntry.objects.all().adelete()
+    response = await ask("GET", f"{path}{StreamOffset('e1', 2)}", **headers)
+    assert read_error(response, 410) == "gone"
+    response = await ask("GET", f"{path}-1", **headers)
+    assert (response.json(), response["Stream-Up-To-Date"]) == ([], "true")
+    assert response["Stream-Next-Offset"] == str(StreamOffset("e1", 3))
+
+
+async def test_every_answer_of_a_stream_has_the_headers_of_the_protocol() -> None:
+    headers, path = await bearer(), f"{await add_session(entries=2)}/stream/"
+    first = await ask("GET", path, **headers)
+    known = {**headers, "if-none-match": first["ETag"]}
+    same, end = await ask("GET", path, **known), await ask("HEAD", path, **headers)
+    assert [one.status_code for one in (first, same, end)] == [200, 304, 200]
+    assert (same.content, end.content) == (b"", b"")
+    for response in (first, same, end):
+        assert response["Stream-Next-Offset"] == str(StreamOffset("e1", 2))
+        assert response["Stream-Up-To-Date"] == "true"
+        assert response["Cross-Origin-Resource-Policy"] == "same-origin"
+        assert response["X-Content-Type-Options"] == "nosniff"
+    assert "no-store" in end["Cache-Control"]
+
+
+async def test_a_poll_does_not_outlast_its_time_in_an_outage(node: Node) -> None:
+    session_id = await add_session(entries=1)
+    node.database = database = SwitchableDatabase()
+    query = {"offset": str(StreamOffset("e1", 1)), "presence": "1"}
+    communicator = connect_to(
+        LiveReader,
+        node,
+        credential=Credential(client_id="alice"),
+        extensions={CARRIER: "long_poll"},
+        url_route={"kwargs": {"session_id": session_id}},
+        query_string=urlencode(query).encode(),
+    )
+    assert await communicator.connect() == (True, None)
+    database.is_away = True
+    await get_log(node).append(session_id, "one that it cannot read")
+    # The event ends the poll as its time does.
+    event = {"type": "typing", "member": "bob", "connection": "x", "active": True}
+    get_log(node).typing.post(session_id, event)
+    assert (await communicator.receive_output())["event"] == "presence"
+    bye = json.loads((await communicator.receive_output())["text"])
+    assert (bye["type"], bye["reason"]) == ("bye", "unavailable")
+    await communicator.wait()
+
+
+async def test_now_has_no_item_that_comes_between_two_reads() -> None:
+    headers, session_id = await bearer(), await add_session(entries=2)
+    # As the first read found it.
+    await Session.objects.aupdate(last_offset=1)
+    assert await read(f"{session_id}/stream/?offset=now", headers) == []
 
 
 async def test_a_message_of_the_same_id_is_appended_once() -> None:
@@ -161,6 +226,32 @@ async def test_a_stop_is_committed_when_it_is_answered(node: Node) -> None:
     entry = await HistoryEntry.objects.aget(offset=2)
     assert entry.state == "cancelled"
     assert read_error(await ask("POST", path, stop, **headers), 404) == "not_found"
+
+
+def test_a_process_without_sockets_leaves_answers_to_nodes(settings: Any) -> None:
+    """Under WSGI the event loop of a view ends with its request."""
+    settings.SESSIONS_RESPONDER = "tests.sessions_history.responding.Scripted"
+    token, _ = create_access_token("alice")
+    message = {"type": "message", "id": "abcdefghijkl-1", "data": {"text": "hi"}}
+    response = Client().post(
+        f"{ROOT}{make_session_id('alice')}/messages/",
+        message,
+        "application/json",
+        headers={"authorization": f"Bearer {token}"},
+    )
+    assert (response.status_code, response.json()["offset"]) == (200, 1)
+    assert HistoryEntry.objects.get(offset=2).state == "streaming"
+    assert Work.objects.get().owner == ""
+
+
+async def test_a_server_without_a_responder_regenerates_nothing(node: Node) -> None:
+    get_log(node).responder = None
+    body = {"type": "regenerate", "id": "abcdefghijkl-1", "offset": 2}
+    path = f"{await add_session(entries=2)}/messages/"
+    assert (
+        read_error(await ask("POST", path, body, **await bearer()), 409) == "conflict"
+    )
+    assert await HistoryEntry.objects.acount() == 2
 
 
 @pytest.mark.parametrize(

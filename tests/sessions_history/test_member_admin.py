@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import Permission, User
+from django.db import connection
 from django.test import Client
 from django.urls import reverse
 
@@ -59,6 +60,23 @@ def test_a_role_is_changed_and_a_member_removed(
     assert {one.facts["session"] for one in entries} == {session_id}
 
 
+def test_a_member_whose_user_is_gone_is_removed(
+    admin_client: Client, bob: User
+) -> None:
+    members.add(make_session(), bob, "writer")
+    row = SessionMember.objects.get()
+    with connection.cursor() as cursor:
+        cursor.execute("DELETE FROM auth_user WHERE id = %s", [bob.pk])
+    page = act(admin_client, MEMBERS, "make_readers", row)
+    assert "The user is gone: remove the member." in page
+    assert "0 members: role reader." in page
+    assert SessionMember.objects.get().role == "writer"
+    assert "1 member: removed." in act(admin_client, MEMBERS, "remove", row)
+    assert not SessionMember.objects.exists()
+    entry = AuditEntry.objects.get(action="member")
+    assert (entry.value, entry.facts["outcome"]) == (str(bob.pk), "removed")
+
+
 def test_the_owner_stays(admin_client: Client, bob: User) -> None:
     session_id = make_session()
     members.add(session_id, bob, "writer")
@@ -69,6 +87,22 @@ def test_the_owner_stays(admin_client: Client, bob: User) -> None:
     assert SessionMember.objects.filter(user=bob, role="owner").exists()
     assert not AuditEntry.objects.filter(action="member").exists()
     assert Session.objects.get().client_id == f"user:{bob.pk}"
+
+
+def test_a_member_goes_with_the_user_alone(
+    admin_client: Client, client: Client, bob: User
+) -> None:
+    members.add(make_session(), bob, "writer")
+    row, url = SessionMember.objects.get(), f"/admin/auth/user/{bob.pk}/delete/"
+    own = reverse("admin:sessions_history_sessionmember_delete", args=[row.pk])
+    assert admin_client.post(own, {"post": "yes"}).status_code == 403
+    assert "delete_selected" not in admin_client.get(reverse(MEMBERS)).content.decode()
+    staff = User.objects.create(username="staff", is_staff=True)
+    staff.user_permissions.add(Permission.objects.get(codename="delete_user"))
+    client.force_login(staff)
+    assert client.post(url, {"post": "yes"}).status_code == 403
+    assert admin_client.post(url, {"post": "yes"}).status_code == 302
+    assert not SessionMember.objects.exists()
 
 
 def test_an_invitation_is_revoked_once(admin_client: Client) -> None:

@@ -21,7 +21,7 @@ from sessions_history.hints import pack, unpack
 from sessions_history.limits import LogLimits
 from sessions_history.log import get_log
 from sessions_history.models import EntryChunk, HistoryEntry
-from sessions_history.parts import Part, PartsLog, fold, read_parts
+from sessions_history.parts import Part, PartsLog, erase_decisions, fold, read_parts
 from sessions_history.reads import read_entries_at, read_usage
 from tests.pages import DOCS, read_blocks
 from tests.sessions_history.appends import LIMITS, make_append, make_session
@@ -499,6 +499,40 @@ async def test_parts_that_are_too_long_end_the_answer(make_node: MakeNode) -> No
     assert len(row.parts) > 150
 
 
+@pytest.mark.parametrize(
+    "piece",
+    [
+        Part("reasoning", text="x" * 100_000),
+        Part("tool_call", id="c", result=["x" * 100_000]),
+        Part("tool_call", id="c", arguments="x" * 100_000),
+    ],
+)
+async def test_a_part_that_does_not_fit_is_not_written(
+    make_node: MakeNode, piece: Part
+) -> None:
+    log = get_log(make_node(max_message_size=200))
+    session_id = await sync_to_async(make_session)()
+    with pytest.raises(StreamEnded, match="longer than max_message_size"):
+        async with log.stream(session_id) as stream:
+            await stream.write(Part("tool_call", id="c", name="search"))
+            await stream.write(piece)
+    row = await HistoryEntry.objects.aget()
+    assert row.state == "interrupted"
+    assert "search" in row.parts
+    assert len(row.parts) < 200
+
+
+async def test_texts_without_a_text_have_a_limit_too(make_node: MakeNode) -> None:
+    log = get_log(make_node(max_message_size=1000))
+    session_id = await sync_to_async(make_session)()
+    with pytest.raises(StreamEnded, match="longer than max_message_size"):
+        async with log.stream(session_id) as stream:
+            for number in range(1000):
+                await stream.write(Part("text", id=f"text-{number}", text=""))
+    row = await HistoryEntry.objects.aget()
+    assert (row.state, len(row.parts) <= 1000) == ("interrupted", True)
+
+
 async def test_a_producer_goes_on_with_its_parts(make_node: MakeNode) -> None:
     log = get_log(make_node())
     session_id = await sync_to_async(make_session)()
@@ -601,3 +635,10 @@ async def test_the_responder_of_the_page_answers_in_parts(make_node: MakeNode) -
     types = [one["type"] for one in screen.parts(2)]
     assert types == ["reasoning", "tool_call", "text", "source"]
     assert screen.parts(2)[1]["arguments"] == '{"q":"tides"}'
+
+
+def test_a_decision_without_a_state_is_erased_too() -> None:
+    """A responder may write an approval of its own into a part."""
+    changes = '{"id":"c1","type":"tool_call","approval":{"note":"by alice"}}\n'
+    erased = erase_decisions(changes, calls={"c1"})
+    assert json.loads(erased)["approval"] == {}

@@ -2,6 +2,8 @@
 
 import json
 import threading
+import time
+from collections.abc import Callable
 from io import StringIO
 from typing import Any
 
@@ -11,11 +13,12 @@ from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 from django.db import connection
+from django.db.models.signals import pre_delete
 from django.utils import timezone
 
 from connections.access.bans import impose
 from connections.announcements import post_close_requests
-from connections.audit import acting, record
+from connections.audit import acting, record, record_limits
 from connections.credentials.tokens import create_access_token
 from connections.models import (
     AccessToken,
@@ -36,6 +39,7 @@ from connections.personal_data.person import find_client
 from connections.personal_data.tables import get_personal_tables
 from connections.presence.rooms import name_member
 from connections.sweeper.forgetting import begin, erase
+from connections.sweeper.results import SweepIncomplete
 from connections.sweeper.sweeper import Sweeper
 from connections.testing.communicators import make_config
 from orchestra.models import FailedSignIn
@@ -286,6 +290,35 @@ def test_an_export_is_in_the_audit_stream_until_the_person_is_forgotten() -> Non
     assert entry.value.startswith("forgotten:")
 
 
+def replace_sleep(monkeypatch: pytest.MonkeyPatch, work: Callable[[], None]) -> None:
+    """Do some work when this thread sleeps; those of other parts go on sleeping."""
+    own, sleep = threading.current_thread(), time.sleep
+
+    def pause(seconds: float) -> None:
+        if threading.current_thread() is own:
+            work()
+        else:
+            sleep(seconds)
+
+    monkeypatch.setattr(time, "sleep", pause)
+
+
+def test_nothing_is_forgotten_after_an_interrupt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While the command waits for the ends of connections."""
+    plant(NAME, None)
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    replace_sleep(monkeypatch, interrupt)
+    with pytest.raises(CommandError, match="interrupted; nothing was") as raised:
+        run("forget", "--client", NAME)
+    assert raised.value.returncode == 130
+    assert not ForgetRequest.objects.exists()
+
+
 def test_open_connections_end_before_anything_is_forgotten() -> None:
     plant(NAME, None)
     CloseRequest.objects.all().delete()
@@ -313,7 +346,7 @@ def test_forgetting_waits_for_the_end_of_connections() -> None:
 
 @pytest.mark.parametrize("command", ["forget", "export_person"])
 def test_an_unknown_user_or_no_person_is_named(command: str) -> None:
-    with pytest.raises(CommandError, match="there is no user 'nobody'"):
+    with pytest.raises(CommandError, match="no user with the login name 'nobody'"):
         run(command, "--user", "nobody")
     with pytest.raises(CommandError, match="one of the arguments --user --client"):
         run(command)
@@ -388,6 +421,156 @@ def test_a_deleted_user_is_forgotten_if_the_setting_says_so(
     assert bool(find_in_database(NAME)) is not is_forgotten
     actors = AuditEntry.objects.filter(action="forget").values_list("actor", "via")
     assert list(actors) == [("Django", "rule")] * is_forgotten
+
+
+def test_the_sessions_of_a_deleted_user_without_connections_are_deleted(
+    settings: Any,
+) -> None:
+    """The client id, which is of no other user, is known by the session alone."""
+    settings.WEBSOCKET = make_config(privacy={"forget_deleted_users": True})
+    user = User.objects.create(username=NAME)
+    other = User.objects.create(username="bob")
+    for number, (client_id, owner) in enumerate(
+        ((f"phone-{NAME}", user), ("shared", user), ("shared", other))
+    ):
+        Session.objects.create(
+            session_id=f"s{number}", client_id=client_id, user=owner, epoch="e"
+        )
+    impose(Ban(target="client", value=f"phone-{NAME}"))
+    impose(Ban(target="client", value="shared"))
+    RefusedHandshake.objects.create(
+        at=timezone.now(), client_id=f"phone-{NAME}", reason="full"
+    )
+    user.delete()
+    Sweeper(make_config()).sweep_once()
+    assert find_in_database(NAME) == []
+    assert Session.objects.get(user=other).client_id == "shared"
+    assert Ban.objects.get().value == "shared"
+
+
+@pytest.mark.parametrize("is_json", [True, False])
+def test_a_person_whom_a_sweeper_forgot_meanwhile_is_said_to_be_forgotten(
+    monkeypatch: pytest.MonkeyPatch, is_json: bool
+) -> None:
+    """The sweeper works while the command waits for the ends of connections."""
+    plant(NAME, None)
+
+    def sweep() -> None:
+        Connection.objects.update(closed_at=timezone.now())
+        Sweeper(make_config()).sweep_once()
+
+    replace_sleep(monkeypatch, sweep)
+    text = run("forget", "--client", NAME, *(["--json"] * is_json))
+    assert find_in_database(NAME) == []
+    if is_json:
+        assert json.loads(text) == {"forgotten_by": "sweeper"}
+    else:
+        assert text == "forgotten, by a sweeper\n"
+
+
+def test_a_person_with_a_thousand_names_is_forgotten() -> None:
+    """Each is in a text, and each address has a ban."""
+    user = User.objects.create(username=NAME)
+    moment = timezone.now()
+    entries, bans = [], []
+    for number in range(600):
+        name = f"{NAME}-{number}"
+        address = f"198.18.{number // 250}.{number % 250 + 1}"
+        make_connection_row(
+            name, client_id=name, user=user, address=address, closed_at=moment
+        )
+        facts = {"text": f"from {address}"}
+        entries.append(AuditEntry(action="notice", reason=name.upper(), facts=facts))
+        bans.append(Ban(target="address", value=address))
+    record(*entries)
+    Ban.objects.bulk_create(bans)
+    planned = json.loads(run("forget", "--user", NAME, "--dry-run", "--json"))
+    assert planned["audit_texts"] == planned["bans"] == 600
+    done = json.loads(run("forget", "--user", NAME, "--json"))
+    assert done["audit_texts"] == done["bans"] == 600
+    assert not Ban.objects.exists()
+    pseudonym = Connection.objects.values_list("client_id", flat=True)[0]
+    texts = AuditEntry.objects.filter(action="notice").values_list("reason", "facts")
+    assert [*texts] == [(pseudonym, {"text": f"from {pseudonym}"})] * 600
+
+
+def test_a_person_that_cannot_be_erased_delays_no_other() -> None:
+    """The rows of one cannot be changed, for as long as its table refuses it."""
+    begin(find_client("stuck"))
+    Session.objects.create(session_id="s1", client_id="stuck", epoch="e")
+    plant(NAME, None, closed_at=timezone.now())
+    begin(find_client(NAME))
+    sweeper = Sweeper(make_config())
+
+    def refuse(instance: Session, **kwargs: Any) -> None:
+        if instance.client_id == "stuck":
+            raise ValueError("planted")
+
+    pre_delete.connect(refuse, Session)
+    try:
+        with pytest.raises(SweepIncomplete):
+            sweeper.sweep_once()
+    finally:
+        pre_delete.disconnect(refuse, Session)
+    assert find_in_database(NAME) == []
+    assert Session.objects.filter(client_id="stuck").exists()
+    assert sweeper.sweep_once().tasks["persons_forgotten"] == 1
+    assert not Session.objects.filter(client_id="stuck").exists()
+
+
+def test_a_ban_of_an_ipv6_network_goes_if_the_person_alone_connected_from_it() -> None:
+    own, shared = "2001:db8:1:2", "2001:db8:1:3"
+    moment = timezone.now()
+    for number, (client_id, address) in enumerate(
+        (
+            (NAME, f"{own}::1"),
+            (NAME, f"{shared}::1"),
+            ("bob", f"{shared}:a:b:c:d"),
+            # Their texts begin as those of the first network do.
+            ("bob", f"{own}0::1"),
+        )
+    ):
+        make_connection_row(
+            f"c{number}", client_id=client_id, address=address, closed_at=moment
+        )
+    singles = (f"{own}::1/128", f"{shared}::1/128")
+    for value in (*singles, f"{own}::/64", f"{shared}::/64", f"{own}0::/64"):
+        Ban.objects.create(target="address", value=value)
+    FailedSignIn.objects.create(address=f"{own}::/64", user_digest="1")
+    FailedSignIn.objects.create(address=f"{shared}::/64", user_digest="1")
+    run("forget", "--client", NAME)
+    left = Ban.objects.values_list("value", flat=True)
+    assert {*left} == {f"{shared}::/64", f"{own}0::/64"}
+    assert FailedSignIn.objects.get().address == f"{shared}::/64"
+
+
+@pytest.mark.parametrize("name", ["values", "node", "changed", "forgotten"])
+def test_the_recorded_configuration_outlives_a_person_with_a_word_of_it(
+    name: str,
+) -> None:
+    config = make_config()
+    record_limits(config)
+    make_connection_row("c1", client_id=name, closed_at=timezone.now())
+    record(AuditEntry(action="notice", reason=f"after {name}", facts={name: name}))
+    run("forget", "--client", name)
+    notice = AuditEntry.objects.get(action="notice")
+    pseudonym = Connection.objects.get().client_id
+    assert notice.reason == f"after {pseudonym}"
+    assert notice.facts == {name: pseudonym}
+    assert record_limits(config) == 0
+    recorded = AuditEntry.objects.get(action="limits").facts
+    assert recorded["values"]["node.beat_seconds"] == config.node.beat_seconds
+
+
+def test_pseudonyms_are_no_names() -> None:
+    """A person that signed up as their first word changes none of them."""
+    others = "forgotten:0123456789abcdef"
+    record(AuditEntry(action="notice", reason=f"{others} was forgotten"))
+    make_connection_row("c1", client_id="forgotten", closed_at=timezone.now())
+    run("forget", "--client", "forgotten")
+    pseudonym = Connection.objects.get().client_id
+    reason = AuditEntry.objects.get(action="notice").reason
+    assert reason == f"{others} was {pseudonym}"
 
 
 IMPERSONAL = {

@@ -139,7 +139,7 @@ async def test_wrong_typing_is_refused(make_node: MakeNode, wrong: Any) -> None:
 @pytest.mark.django_db(transaction=True)
 async def test_a_wrong_query_is_refused(make_node: MakeNode) -> None:
     communicator = start_talk(make_node(), presence="yes")
-    await communicator.connect(timeout=5)
+    await communicator.connect()
     assert (await receive_close(communicator))["code"] == 4002
     await communicator.disconnect()
 

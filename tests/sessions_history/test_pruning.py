@@ -66,6 +66,15 @@ def test_sessions_that_nobody_uses_are_deleted_whole(batch_size: int) -> None:
     assert run() == "0 sessions, 0 rows in all, deleted"
 
 
+def test_the_report_of_a_sweep_counts_what_was_deleted() -> None:
+    """A step takes 50 sessions, and there may be more after it."""
+    for number in range(60):
+        make_session(f"old-{number}", unused_days=91, entries=1)
+    swept = Sweeper(make_config()).sweep_once()
+    assert swept.tasks["session_rows_pruned"] == 3 * 60
+    assert not Session.objects.exists()
+
+
 def test_how_long_is_for_the_caller_to_say() -> None:
     make_session("old", unused_days=2)
     assert "1 session, " in run("--unused-days=1")
@@ -73,6 +82,14 @@ def test_how_long_is_for_the_caller_to_say() -> None:
         run("--batch-size=0")
     with pytest.raises(CommandError, match="--unused-days"):
         run("--unused-days=-1")
+
+
+def test_that_sessions_are_kept_for_no_time_at_all_is_refused() -> None:
+    """Elsewhere 0 stands for no limit: it would delete every session."""
+    with pytest.raises(ValueError, match="sessions_days: 0 is not allowed"):
+        make_config(retention={"sessions_days": 0})
+    with pytest.raises(CommandError, match=r"0\.0: expected a number from 0\.01"):
+        run("--unused-days=0")
 
 
 def test_a_sweep_ends_what_streams_on_a_node_that_is_gone() -> None:

@@ -11,7 +11,7 @@ from connections.testing.waiting import wait_until
 from sessions_history.log import get_log
 from sessions_history.models import HistoryEntry
 from sessions_history.responders import AnswerContext, HistoryMessage
-from tests.sessions_history.conftest import MakeNode, SwitchableDatabase
+from tests.sessions_history.conftest import DyingDatabase, MakeNode
 from tests.sessions_history.members import add_members
 from tests.sessions_history.talks import Talk, talk
 
@@ -158,6 +158,33 @@ async def test_what_cannot_be_regenerated_is_refused(make_node: MakeNode) -> Non
         assert "replaced by the entry 4" in replaced["message"]
 
 
+async def test_a_server_without_a_responder_replaces_no_answer(
+    make_node: MakeNode,
+) -> None:
+    node = make_node()
+    log = get_log(node)
+    log.responder = Numbered()
+    async with talk(node) as alice:
+        await ask(alice, "one?")
+        log.responder = None
+        refused = await regenerate(alice, 2, 1)
+        assert refused["code"] == "conflict"
+        assert "no responder" in refused["message"]
+        assert await alice.say_and_wait({"text": "two?"}) == 3
+
+
+async def test_a_node_that_leaves_answers_to_workers_regenerates(
+    make_node: MakeNode,
+) -> None:
+    node = make_node(sessions={"answered_by": "workers"})
+    log = get_log(node)
+    log.responder = Numbered()
+    async with talk(node) as alice:
+        await alice.say_and_wait({"text": "one?"})
+        await HistoryEntry.objects.filter(offset=2).aupdate(state="done")
+        assert (await regenerate(alice, 2, 1))["offset"] == 3
+
+
 async def test_an_answer_whose_message_was_trimmed_stays(make_node: MakeNode) -> None:
     node = make_node(max_session_history=3)
     log = get_log(node)
@@ -191,7 +218,7 @@ async def test_two_wishes_at_once_make_one_answer(make_node: MakeNode) -> None:
 
 
 async def test_another_node_takes_a_regeneration_over(make_node: MakeNode) -> None:
-    database, responder = SwitchableDatabase(), Numbered()
+    database, responder = DyingDatabase(), Numbered()
     dead = make_node(database, **QUICK)
     get_log(dead).responder = Numbered()
     async with talk(dead) as alice:

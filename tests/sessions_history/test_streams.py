@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from connections.models import ErrorEvent
 from connections.node.node import Node
 from connections.testing import wait_until
 from sessions_history.entries import Rewrite
@@ -14,6 +15,7 @@ from sessions_history.exceptions import StreamEnded, TooManyStreams
 from sessions_history.log import get_log
 from sessions_history.models import HistoryEntry
 from sessions_history.responders import ResponderFailed
+from tests.logged import find_records
 from tests.sessions_history.conftest import MakeNode, SwitchableDatabase
 from tests.sessions_history.responding import Scripted
 from tests.sessions_history.talks import Talk, talk
@@ -185,13 +187,74 @@ async def test_a_responder_that_fails_is_an_error_state(
         await alice.say({"text": "again"})
         await screen.follow(alice, has_ended(4))
         assert screen.entries[4]["data"] == {"text": "", "error": "internal error"}
-        failed = [one for one in caplog.records if "responder" in one.getMessage()]
+        said = find_records(caplog, "sessions_history.producers")
+        failed = [one for one in said if "responder" in one.getMessage()]
         assert [one.exc_info is None for one in failed] == [True, False]
         assert "the model is away" in failed[0].getMessage()
         responder.play("well", None)
         await alice.say({"text": "again"})
         await screen.follow(alice, has_ended(6))
         assert screen.text(6) == "well"
+
+
+class OutOfQuota(ResponderFailed):
+    """A note for those who read the code."""
+
+
+@pytest.mark.parametrize("kind", [ResponderFailed, OutOfQuota])
+async def test_a_failure_without_a_text_tells_no_docstring(
+    node: Node, responder: Scripted, kind: type[ResponderFailed]
+) -> None:
+    screen = Screen()
+    async with talk(node) as alice:
+        await alice.say({"text": "hi"})
+        responder.play(kind())
+        await screen.follow(alice, has_ended(2))
+        assert screen.entries[2]["data"]["error"] == "no answer"
+
+
+async def test_the_client_gets_the_beginning_of_a_long_reason(
+    node: Node, responder: Scripted
+) -> None:
+    screen = Screen()
+    async with talk(node) as alice:
+        await alice.say({"text": "hi"})
+        responder.play(ResponderFailed("away! " * 100_000))
+        await screen.follow(alice, has_ended(2))
+        error = screen.entries[2]["data"]["error"]
+        assert (error[:12], len(error)) == ("away! away! ", 1000)
+
+
+async def test_staff_see_the_errors_of_a_responder(
+    node: Node, responder: Scripted
+) -> None:
+    """What only tells the client why there is no answer is no error."""
+    caused = ResponderFailed("the model cannot be reached")
+    caused.__cause__ = OSError("no route to host")
+    endings = [
+        ResponderFailed("a message has a text"),
+        ResponderFailed("the model answered HTTP 429", reason="no quota until May"),
+        caused,
+        KeyError("a tool"),
+    ]
+    screen = Screen()
+    async with talk(node) as alice:
+        for number, ending in enumerate(endings, 1):
+            responder.play(ending)
+            await alice.say({"text": "hi"})
+            await screen.follow(alice, has_ended(2 * number))
+    await get_log(node).drain()
+    assert node.recorder is not None
+    await node.recorder.flush()
+    errors = [one async for one in ErrorEvent.objects.order_by("at")]
+    ends = [one.traceback.strip().splitlines()[-1] for one in errors]
+    assert ends[0] == "no quota until May"
+    assert ends[1].endswith("ResponderFailed: the model cannot be reached")
+    assert "no route to host" in errors[1].traceback
+    assert ends[2] == "KeyError: 'a tool'"
+    assert {one.route for one in errors} == {"responder Scripted"}
+    assert {one.node_id for one in errors} == {node.node_id}
+    assert errors[2].where.startswith("sessions_history/responding.py/respond:")
 
 
 @pytest.mark.parametrize("kind", [asyncio.CancelledError, SystemExit])
@@ -250,7 +313,8 @@ async def test_a_node_that_stops_keeps_the_text(
         await alice.say({"text": "hi"})
         responder.play("so far")
         await screen.follow(alice, shows(2, "so far"))
-    await node.stop()
+    # As stop() of the node does, which leaves a slow commit after two seconds.
+    await node.extensions.stop()
     expected = ("interrupted", {"text": "so far"})
     assert await read_entry(alice.session_id, 2) == expected
     assert responder.closed == 1

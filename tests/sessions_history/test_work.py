@@ -23,25 +23,18 @@ from sessions_history.pruning import interrupt_abandoned
 from sessions_history.responders import HistoryMessage
 from tests.sessions_history.appends import make_session
 from tests.sessions_history.backups import make_backup, restore
-from tests.sessions_history.conftest import MakeNode, SwitchableDatabase
+from tests.sessions_history.conftest import (
+    DyingDatabase,
+    MakeNode,
+    SwitchableDatabase,
+)
+from tests.sessions_history.entry_states import read_state, wait_for_state
 from tests.sessions_history.responding import Scripted
 from tests.sessions_history.talks import talk
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 QUICK = {"node": {"node_timeout_seconds": 1}}
-
-
-async def read_state(session_id: str, offset: int) -> str:
-    row = await HistoryEntry.objects.aget(session=session_id, offset=offset)
-    return row.state
-
-
-async def wait_for_state(session_id: str, offset: int, state: str) -> None:
-    async with asyncio.timeout(scale(20)):
-        # The database has no event to wait for.
-        while await read_state(session_id, offset) != state:  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
 
 
 @pytest.fixture
@@ -177,8 +170,9 @@ async def test_a_stream_ends_when_its_offset_is_given_to_another_after_a_restore
 
 
 async def test_another_node_gives_the_answer_of_a_dead_one(
-    make_node: MakeNode, database: SwitchableDatabase
+    make_node: MakeNode,
 ) -> None:
+    database = DyingDatabase()
     dead = start(make_node(database, **QUICK), Scripted())
     responder = Scripted()
     responder.play("from another node", None)
@@ -187,7 +181,7 @@ async def test_another_node_gives_the_answer_of_a_dead_one(
         await alice.say({"text": "hi"})
         await alice.receive_type("error")
     await dead.stop()
-    start(make_node(), responder)
+    start(make_node(**QUICK), responder)
     await wait_for_state(alice.session_id, 2, "done")
     assert [message for message, _ in responder.asked] == [{"text": "hi"}]
 
@@ -285,7 +279,7 @@ async def test_a_silent_answer_stops_when_another_node_cancels(
     make_node: MakeNode,
 ) -> None:
     responder = Scripted()
-    node = start(make_node(**QUICK), responder)
+    node = start(make_node(), responder)
     async with talk(node) as alice:
         await alice.say_and_wait({"text": "hi"})
         await wait_until(lambda: responder.asked)

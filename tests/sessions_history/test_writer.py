@@ -2,8 +2,13 @@
 
 import asyncio
 import contextlib
+import os
+import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -38,12 +43,16 @@ QUICK: dict[str, Any] = {
     "node": {"node_timeout_seconds": 1},
     "sessions": {"position_seconds": 0.1},
 }
+"""Of nodes: they soon take over what others left."""
+
+PATIENT: dict[str, Any] = {**QUICK, "node": {"node_timeout_seconds": 60}}
+"""Of this process: its leases outlast a pause of the machine."""
 
 
 @pytest.fixture(autouse=True)
 def writing_process() -> Iterator[None]:
     """The writer of this process, which is no node here."""
-    with override_settings(WEBSOCKET=make_config(**QUICK)):
+    with override_settings(WEBSOCKET=make_config(**PATIENT)):
         yield
         writer.close()
 
@@ -262,6 +271,15 @@ def test_leases_are_renewed_once_a_beat_or_a_second(
     assert choose_renewal_seconds(config) == expected
 
 
+@pytest.fixture
+def brief_leases() -> Iterator[None]:
+    """Let this process wait briefly for a stream that another task has."""
+    with override_settings(WEBSOCKET=make_config(**QUICK)):
+        yield
+        writer.close()
+
+
+@pytest.mark.usefixtures("brief_leases")
 async def test_two_tasks_of_one_key_do_not_write_at_once() -> None:
     session_id = await make_in_thread()
     async with open_stream(session_id, key="task") as stream:
@@ -351,7 +369,7 @@ async def test_each_wrong_use_has_an_error_that_says_so() -> None:
         with pytest.raises(ValueError, match="1 to 99 printable"):
             async with open_stream(session_id, key=key):
                 pass
-    with override_settings(WEBSOCKET=make_config(max_message_size=50, **QUICK)):
+    with override_settings(WEBSOCKET=make_config(max_message_size=50, **PATIENT)):
         writer.close()
         with pytest.raises(EntryTooLarge, match=r"62 bytes.* allows 50"):
             await append(session_id, "x" * 60)
@@ -380,7 +398,7 @@ def test_a_transaction_of_the_caller_is_an_error() -> None:
 
 async def test_the_entries_of_a_producer_count_for_the_client() -> None:
     session_id = await make_in_thread()
-    limits = {**QUICK, "sessions": {"max_entries_per_client": 2}}
+    limits = {**PATIENT, "sessions": {"max_entries_per_client": 2}}
     with override_settings(WEBSOCKET=make_config(**limits)):
         await append(session_id, 1)
         await append(session_id, 2)
@@ -411,3 +429,57 @@ async def test_a_stream_of_a_cancelled_task_is_interrupted_and_goes_on() -> None
     async with open_stream(session_id, key="task") as stream:
         await stream.write(" whole")
     assert (await read_entry(session_id)).data == '{"text":"half whole"}'
+
+
+class Interrupted(BaseException):
+    """What the time limit of a task raises in its thread."""
+
+
+@contextlib.contextmanager
+def interrupted_wait() -> Iterator[None]:
+    """Interrupt the main thread once it waits for a future."""
+    is_done = threading.Event()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        caller = frame.f_back if frame is not None else None
+        is_waiting = caller is not None and caller.f_code is Future.result.__code__
+        if is_waiting and not is_done.is_set():
+            is_done.set()
+            raise Interrupted
+
+    def send() -> None:
+        while not is_done.is_set():
+            os.kill(os.getpid(), signal.SIGUSR1)
+            time.sleep(0.01)
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        yield
+    finally:
+        is_done.set()
+        sender.join()
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_stream_of_a_task_that_is_interrupted_while_it_opens_is_not_opened() -> None:
+    """Another attempt would find it busy."""
+    session_id = make_session()
+    with pytest.raises(Interrupted), open_stream(session_id, key="task") as stream:
+        stream.write("half")
+        raise Interrupted
+    HistoryEntry.objects.filter(session=session_id).update(state="streaming")
+    works = Work.objects.filter(session=session_id)
+    assert works.update(owner="another", leased_until="2100-01-01T00:00Z") == 1
+    with (
+        pytest.raises(Interrupted),
+        interrupted_wait(),
+        open_stream(session_id, key="task"),
+    ):
+        pytest.fail("the stream of another process was opened")
+    works.update(leased_until="2020-01-01T00:00Z")
+    with open_stream(session_id, key="task") as stream:
+        stream.write(" whole")
+    entry = HistoryEntry.objects.get(session=session_id)
+    assert (entry.data, entry.state) == ('{"text":"half whole"}', "done")
