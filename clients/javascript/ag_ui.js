@@ -8,7 +8,7 @@
 import { AbstractAgent } from "@ag-ui/client";
 import { Observable } from "rxjs";
 import { EventWriter, readContent, toMessage } from "./ag_ui_events.js";
-import { Decisions, arrange, catchUp, findAnswer, follow, isFirstAnswer, makeMessage, makePartId, offsetOf, stopAnswer } from "./answers.js";
+import { Decisions, arrange, catchUp, findAnswer, follow, isAnswerTo, isAt, makeMessage, makePartId, offsetOf, stopAnswer } from "./answers.js";
 import { RequestError } from "./client.js";
 
 /**
@@ -18,7 +18,7 @@ import { RequestError } from "./client.js";
  * @typedef {import("./ag_ui_events.js").Run} Run
  * @typedef {import("./client.js").Entry} Entry
  * @typedef {import("./client.js").SessionClient} SessionClient
- * @typedef {(entry: Entry) => boolean} Fits
+ * @typedef {import("./answers.js").Fits} Fits
  */
 
 /**
@@ -33,6 +33,8 @@ export class SessionAgent extends AbstractAgent {
   /** The offsets of what the agent shows. @type {Set<number>} */ #shown = new Set();
   /** The offsets of the messages that the session has. @type {Map<string, number>} */
   #sent = new Map();
+  /** What is sent and has no ack, by the ids of the messages. @type {Map<string, Promise<{offset: number}>>} */
+  #sending = new Map();
   /** The answers that a run has left. @type {Map<number, EventWriter>} */ #writers = new Map();
   /** Stops the answer of the run. */ #stop = () => {};
   #decisions;
@@ -44,11 +46,26 @@ export class SessionAgent extends AbstractAgent {
     super(config);
     this.#client = client;
     this.#decisions = new Decisions(client);
+    // A runtime may drop its clones, and keep the client.
+    const ref = new WeakRef(this);
+    client.addEventListener("reset", () => {
+      const agent = ref.deref();
+      if (agent) agent.#forget();
+    });
+  }
+
+  /** Forget what the former log had. */
+  #forget() {
+    this.#decisions = new Decisions(this.#client);
+    this.#shown.clear();
+    this.#sent.clear();
+    this.#writers.clear();
+    this.#left.clear();
   }
 
   /** @param {Input} input @returns {Observable<Event>} */
   run(input) {
-    return this.#observe(input, async (subscriber) => {
+    return this.#observe(async (subscriber) => {
       if (this.#client.state === "idle") this.#client.connect();
       let isStopped = false;
       /** @type {Fits | null} */ let fits = null;
@@ -56,13 +73,14 @@ export class SessionAgent extends AbstractAgent {
         isStopped = true;
         if (fits) stopAnswer(this.#client, fits);
       };
-      subscriber.next(makeStart(input, input.runId));
+      subscriber.next(makeStart(input));
       const decided = await this.#decide(input);
       const last = input.messages.at(-1);
       const isNew = last?.role === "user" && !this.#sent.has(last.id);
       fits = decided === null || isNew ? await this.#ask(input) : decided;
       if (isStopped) stopAnswer(this.#client, fits);
-      await this.#pour(subscriber, fits, input);
+      // connectAgent() shows the answer of a run that was left before.
+      if (!subscriber.closed) await this.#pour(subscriber, fits, input);
     });
   }
 
@@ -89,7 +107,7 @@ export class SessionAgent extends AbstractAgent {
 
   /** @protected @param {Input} input @returns {Observable<Event>} */
   connect(input) {
-    return this.#observe(input, async (subscriber) => {
+    return this.#observe(async (subscriber) => {
       await catchUp(this.#client);
       for (;;) {
         const entry = this.#findNew();
@@ -122,6 +140,7 @@ export class SessionAgent extends AbstractAgent {
       this.#forgetDecided();
       if (this.pendingInterrupts.length === 0 && this.#findNew()) await this.connectAgent();
     };
+    this.#client.addEventListener("reset", () => this.setMessages([]), { signal });
     this.#client.addEventListener("entry", take, { signal });
     for (const type of /** @type {const} */ (["delta", "ended"])) {
       const takeLeft = (/** @type {{detail: {entry: Entry}}} */ { detail }) => {
@@ -171,7 +190,7 @@ export class SessionAgent extends AbstractAgent {
   async #decide({ resume = [], ...run }) {
     if (resume.length === 0) return null;
     const offset = offsetOf(resume[0].interruptId);
-    const fits = (/** @type {Entry} */ entry) => entry.offset === offset;
+    const fits = isAt(offset);
     if (!this.#writers.has(offset)) {
       // The thread has what another agent showed.
       await catchUp(this.#client);
@@ -184,7 +203,7 @@ export class SessionAgent extends AbstractAgent {
       const { approved, note } = payload ?? {};
       const isResolved = status === "resolved";
       if (isResolved && typeof approved !== "boolean") {
-        throw new RequestError("unsupported", "an interrupt is resolved with {approved: true or false, note}");
+        throw new RequestError("unsupported", "an interrupt is resolved with {approved: boolean, note}");
       }
       if (isResolved || this.#isAsked(interruptId)) {
         await this.#decisions.decide(interruptId, isResolved && approved, { note });
@@ -209,11 +228,11 @@ export class SessionAgent extends AbstractAgent {
       }
       const { offset } = findAnswer(this.#client, known);
       const ack = await this.#client.regenerate(offset, { metadata });
-      return (entry) => entry.offset === ack.offset;
+      return isAt(ack.offset);
     }
     for (const message of unsent) await this.#send(message, { answer: false });
     const sent = await this.#send(last, { answer: true, metadata });
-    return (entry) => isFirstAnswer(entry) && entry.offset > sent;
+    return isAnswerTo(sent);
   }
 
   /**
@@ -222,10 +241,17 @@ export class SessionAgent extends AbstractAgent {
    */
   async #send({ id, content }, options) {
     const { text, files } = readContent(content);
-    const { offset } = await this.#client.request(makeMessage(text, files), options);
-    this.#sent.set(id, offset);
-    this.#shown.add(offset);
-    return offset;
+    // A run that was left may have sent it.
+    const asked = this.#sending.get(id) ?? this.#client.request(makeMessage(text, files), options);
+    this.#sending.set(id, asked);
+    try {
+      const { offset } = await asked;
+      this.#sent.set(id, offset);
+      this.#shown.add(offset);
+      return offset;
+    } finally {
+      this.#sending.delete(id);
+    }
   }
 
   /**
@@ -235,15 +261,15 @@ export class SessionAgent extends AbstractAgent {
   async #show(subscriber, entry, run, input) {
     const { offset, from, state } = entry;
     if (from !== "client") {
-      const fits = (/** @type {Entry} */ one) => one.offset === offset;
+      const fits = isAt(offset);
       this.#stop = () => stopAnswer(this.#client, fits);
-      subscriber.next(makeStart(run, run.runId));
+      subscriber.next(makeStart(run));
       return this.#pour(subscriber, fits, { ...run, isPast: state !== "streaming" });
     }
     this.#shown.add(offset);
     const message = toMessage(entry);
     this.#sent.set(message.id, offset);
-    subscriber.next(makeStart(run, run.runId, { ...input, ...run, messages: [message] }));
+    subscriber.next(makeStart(run, { ...input, ...run, messages: [message] }));
     subscriber.next(/** @type {any} */ ({ type: "RUN_FINISHED", ...run }));
   }
 
@@ -291,11 +317,10 @@ export class SessionAgent extends AbstractAgent {
   }
 
   /**
-   * @param {Input} input
    * @param {(subscriber: import("rxjs").Subscriber<Event>) => Promise<void>} work
    * @returns {Observable<Event>}
    */
-  #observe(input, work) {
+  #observe(work) {
     return new Observable((subscriber) => {
       work(subscriber)
         .catch(({ message, code }) => subscriber.next(/** @type {any} */ ({ type: "RUN_ERROR", message, code })))
@@ -304,7 +329,7 @@ export class SessionAgent extends AbstractAgent {
   }
 }
 
-/** @param {Run} run @param {string} runId @param {Input} [input] @returns {any} */
-function makeStart({ threadId }, runId, input) {
+/** @param {Run} run @param {Input} [input] @returns {any} */
+function makeStart({ threadId, runId }, input) {
   return { type: "RUN_STARTED", threadId, runId, input };
 }

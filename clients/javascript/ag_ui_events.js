@@ -1,6 +1,6 @@
 // The entries of a session as events of AG-UI: each entry is a run.
 
-import { AnswerReader, OpenTexts, describeResult, filesOf, makePartId } from "./answers.js";
+import { AnswerReader, ENDED, OpenTexts, describeResult, filesOf, makePartId } from "./answers.js";
 import { textOf } from "./client.js";
 
 /**
@@ -111,7 +111,7 @@ export class EventWriter {
     } else if (type === "usage") {
       this.#usage.set(id, part);
     } else if (type === "custom") {
-      yield { type: "CUSTOM", name: part.name, value: part.data ?? null, metadata };
+      yield { type: "CUSTOM", name: part.name ?? type, value: part.data ?? null, metadata };
     }
   }
 
@@ -128,7 +128,7 @@ export class EventWriter {
     }
     if (text && this.#calls.has(toolCallId)) yield { type: "TOOL_CALL_ARGS", toolCallId, delta: text };
     if (state !== "streaming" && this.#calls.delete(toolCallId)) yield { type: "TOOL_CALL_END", toolCallId };
-    if (state === before || !["done", "error", "denied"].includes(state)) return;
+    if (state === before || !ENDED.includes(state)) return;
     const content = state === "denied" ? "denied" : describeResult(result);
     const metadata = { orchestra: { state, ...(approval && { approval }) } };
     yield { type: "TOOL_CALL_RESULT", messageId: `${toolCallId}-result`, toolCallId, content, metadata };

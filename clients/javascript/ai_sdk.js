@@ -1,11 +1,12 @@
 // A session as the transport of a chat of the AI SDK.
 //
 //   const transport = new SessionTransport(client);
-//   const chat = useChat({ transport, messages: await transport.messages(), resume: true });
+//   const chat = new Chat({ transport, messages: await transport.messages() });
+//   const useConversation = () => useChat({ chat, resume: true });
 
 import { readUIMessageStream } from "ai";
 import { ChunkWriter, makeId, toData, toMessage } from "./ai_sdk_chunks.js";
-import { Decisions, arrange, catchUp, findAnswer, follow, isFirstAnswer, offsetOf, stopAnswer } from "./answers.js";
+import { Decisions, arrange, catchUp, findAnswer, follow, isAnswerTo, isAt, offsetOf, stopAnswer } from "./answers.js";
 import { RequestError } from "./client.js";
 
 /**
@@ -20,9 +21,10 @@ import { RequestError } from "./client.js";
 /**
  * The transport of a chat whose messages are those of a session.
  *
- * A stop of the chat stops the answer for everyone. An answer goes on when its reader
- * goes away, over any loss of the connection. A stream that asks for an approval ends;
- * the response to it opens the next one.
+ * A stop of the chat stops the answer for everyone, and so does the unmounting of a
+ * component whose useChat() made the chat. An answer goes on when its page is closed, and
+ * over any loss of the connection. A stream that asks for an approval ends; the response
+ * to it opens the next one.
  */
 export class SessionTransport {
   /** A stream that is taken up begins with the beginning of its answer. */
@@ -44,6 +46,12 @@ export class SessionTransport {
   constructor(client) {
     this.#client = client;
     this.#decisions = new Decisions(client);
+    client.addEventListener("reset", () => {
+      this.#decisions = new Decisions(client);
+      this.#shown = new Set();
+      this.#sent.clear();
+      this.#left.clear();
+    });
   }
 
   /**
@@ -56,7 +64,9 @@ export class SessionTransport {
     const { entries } = this.#client;
     for (const { offset, state } of entries) if (state !== "streaming") this.#shown.add(offset);
     const ended = arrange(entries).filter(({ state }) => state !== "streaming");
-    return Promise.all(ended.map((entry) => toMessage(entry)));
+    // An entry that cannot be shown hides no other.
+    const messages = ended.map((entry) => toMessage(entry).catch(() => []));
+    return (await Promise.all(messages)).flat();
   }
 
   /**
@@ -96,7 +106,7 @@ export class SessionTransport {
     await catchUp(this.#client);
     const found = this.#client.entries.find(({ state }) => state === "streaming");
     if (found === undefined || abortSignal?.aborted) return null;
-    const fits = (/** @type {Entry} */ { offset }) => offset === found.offset;
+    const fits = isAt(found.offset);
     whenAborted(abortSignal, async () => {
       await null;
       // A chat that resumes again, as in StrictMode, has aborted its former request.
@@ -121,20 +131,20 @@ export class SessionTransport {
       if (left) return refresh(offset, left);
       if (this.#shown.has(offset)) return;
       this.#shown.add(offset);
-      const entry = this.#client.entries.find((one) => one.offset === offset);
+      const entry = this.#client.entries.find(isAt(offset));
       if (entry === undefined) return;
       if (entry.state === "streaming") void grow(entry);
       else put(setMessages, await toMessage(entry), entry.replaces);
     };
     const grow = async (/** @type {Entry} */ { offset, replaces }) => {
-      const stream = this.#open((one) => one.offset === offset);
+      const stream = this.#open(isAt(offset));
       for await (const message of readUIMessageStream({ stream })) {
         if (signal.aborted) return;
         put(setMessages, message, replaces);
       }
     };
     const refresh = async (/** @type {number} */ offset, /** @type {ChunkWriter} */ left) => {
-      const entry = this.#client.entries.find((one) => one.offset === offset);
+      const entry = this.#client.entries.find(isAt(offset));
       if (entry === undefined || entry === left.entry) return;
       const writer = new ChunkWriter();
       const message = await toMessage(entry, writer);
@@ -148,10 +158,11 @@ export class SessionTransport {
       if (signal.aborted) return;
       let shown = Promise.resolve();
       const take = (/** @type {Entry} */ entry) => {
-        shown = shown.then(() => show(entry));
+        shown = shown.then(() => show(entry)).catch(() => {});
       };
       this.#followers.add(take);
       signal.addEventListener("abort", () => this.#followers.delete(take));
+      this.#client.addEventListener("reset", () => setMessages(() => []), { signal });
       this.#client.addEventListener("entry", ({ detail }) => take(detail.entry), { signal });
       for (const type of /** @type {const} */ (["delta", "ended"])) {
         const takeLeft = (/** @type {{detail: {entry: Entry}}} */ { detail: { entry } }) => {
@@ -180,11 +191,12 @@ export class SessionTransport {
    * @param {string} [messageId] of a new message
    */
   #ask(asked, signal, messageId) {
+    const shown = this.#shown;
     const opening = asked.then(({ offset }) => {
-      this.#shown.add(offset);
+      // After a reset the message is shown with the other log.
+      shown.add(offset);
       if (messageId !== undefined) this.#sent.set(messageId, offset);
-      const fits = (/** @type {Entry} */ entry) =>
-        messageId === undefined ? entry.offset === offset : isFirstAnswer(entry) && entry.offset > offset;
+      const fits = messageId === undefined ? isAt(offset) : isAnswerTo(offset);
       whenAborted(signal, () => stopAnswer(this.#client, fits));
       return this.#open(fits);
     });
@@ -208,7 +220,7 @@ export class SessionTransport {
       throw new RequestError("unsupported", "no tool call of the answer has a response to its approval");
     }
     const offset = offsetOf(responses[0].id);
-    const fits = (/** @type {Entry} */ entry) => entry.offset === offset;
+    const fits = isAt(offset);
     const writer = this.#left.get(offset) ?? (await this.#pass(fits));
     this.#left.delete(offset);
     whenAborted(signal, () => stopAnswer(this.#client, fits));
@@ -227,7 +239,7 @@ export class SessionTransport {
 
   /**
    * Return the writer of an answer that the chat shows, though not from this transport.
-   * @param {(entry: Entry) => boolean} fits
+   * @param {import("./answers.js").Fits} fits
    */
   async #pass(fits) {
     await catchUp(this.#client);
@@ -238,7 +250,7 @@ export class SessionTransport {
   }
 
   /**
-   * @param {(entry: Entry) => boolean} fits
+   * @param {import("./answers.js").Fits} fits
    * @param {ChunkWriter} [writer] of the chunks that the chat has
    * @returns {ReadableStream<Chunk>}
    */

@@ -80,7 +80,7 @@ export class ChunkWriter {
       // The chunk `error` ends a stream, and the answer goes on.
       yield { type: "data-error", id, data: { message: part.message, author: part.author } };
     } else if (type === "custom") {
-      yield { type: `data-${part.name}`, id, data: part.data };
+      yield { type: `data-${part.name ?? type}`, id, data: part.data };
     }
   }
 

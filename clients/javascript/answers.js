@@ -10,6 +10,7 @@ import { RequestError, textOf } from "./client.js";
  * @typedef {{part: Part, isNew: boolean, text: string}} Step a part that began or
  *   changed; `text` is what is new of its text, or of the arguments of a tool call
  * @typedef {{url: string, name?: string, media_type?: string}} File of a message
+ * @typedef {(entry: Entry) => boolean} Fits
  * @typedef {{next: (entry: Entry) => void, fail: (error: Error) => void}} Follower
  */
 
@@ -29,15 +30,16 @@ export class AnswerReader {
   read(entry) {
     const text = textOf(entry);
     const parts = entry.parts ?? [];
-    let rest = getGrowth(this.#text, text);
-    if (rest === null) return [];
+    const growth = getGrowth(this.#text, text);
+    if (growth === null) return [];
+    let rest = growth;
     this.#text = text;
     /** @type {Step[]} */ const steps = [];
     const starts = parts.filter(({ type }) => type === "text").map((part) => part.at_char);
     const readText = (/** @type {Part} */ { at_char: _, ...part }) => {
       const end = starts.shift() ?? Infinity;
       let length = 0;
-      for (const point of rest ?? "") {
+      for (const point of rest) {
         if (this.#points >= end) break;
         this.#points += 1;
         length += point.length;
@@ -45,8 +47,8 @@ export class AnswerReader {
       const isNew = !this.#parts.has(part.id);
       if (length === 0 && (!isNew || part.id === FIRST_TEXT.id)) return;
       this.#parts.set(part.id, part);
-      steps.push({ part, isNew, text: (rest ?? "").slice(0, length) });
-      rest = (rest ?? "").slice(length);
+      steps.push({ part, isNew, text: rest.slice(0, length) });
+      rest = rest.slice(length);
     };
     readText(FIRST_TEXT);
     for (const part of parts) {
@@ -138,7 +140,7 @@ export class Decisions {
 }
 
 /** The states of a tool call that has ended. */
-const ENDED = ["done", "error", "denied"];
+export const ENDED = ["done", "error", "denied"];
 
 /** Return the id of a part among those of all answers. @param {number} offset @param {Part} part */
 export function makePartId(offset, { id }) {
@@ -169,9 +171,15 @@ function getGrowth(before, after) {
   throw new RequestError("replaced", "the answer was written anew: load the session again");
 }
 
-/** Return whether an entry answers a message for the first time. @param {Entry} entry */
-export function isFirstAnswer({ from, kind, replaces }) {
-  return from === "server" && kind === "message" && replaces === undefined;
+/** Return what tells the entry at an offset. @param {number} wanted @returns {Fits} */
+export function isAt(wanted) {
+  return ({ offset }) => offset === wanted;
+}
+
+/** Return what tells the first answer to the message at an offset. @param {number} asked @returns {Fits} */
+export function isAnswerTo(asked) {
+  return ({ from, kind, replaces, offset }) =>
+    from === "server" && kind === "message" && replaces === undefined && offset > asked;
 }
 
 /**
@@ -197,9 +205,8 @@ export function arrange(entries) {
  */
 export function findAnswer(client, offset) {
   const all = client.entries;
-  const first = all.find((entry) => isFirstAnswer(entry) && entry.offset > offset);
-  const isMessage = all.find((entry) => entry.offset === offset)?.from === "client";
-  let found = isMessage ? first : all.find((entry) => entry.offset === offset);
+  let found = all.find(isAt(offset));
+  if (found?.from === "client") found = all.find(isAnswerTo(offset));
   for (const entry of all) if (found && entry.replaces === found.offset) found = entry;
   if (found === undefined) throw new RequestError("not_found", "the session has no such answer");
   return found;
@@ -210,7 +217,7 @@ export function findAnswer(client, offset) {
  *
  * `next` gets the entry each time that it has grown; `fail` the reason why no more can
  * follow. The returned function leaves it.
- * @param {SessionClient} client @param {(entry: Entry) => boolean} fits
+ * @param {SessionClient} client @param {Fits} fits
  * @param {Follower} follower @returns {() => void}
  */
 export function follow(client, fits, { next, fail }) {
@@ -220,6 +227,18 @@ export function follow(client, fits, { next, fail }) {
   const stop = (/** @type {Error} */ error) => {
     leaving.abort();
     fail(error);
+  };
+  const begin = () => {
+    if (offset !== null) return;
+    const known = client.entries.find(fits);
+    const [from, to] = client.hello?.gap ?? [1, 0];
+    // An entry after those that are lost may be the answer to another message.
+    for (let lost = from; lost <= to && lost !== known?.offset; lost += 1) {
+      if (fits(/** @type {any} */ ({ from: "server", kind: "message", offset: lost }))) {
+        return stop(new RequestError("gap", "the answer was trimmed"));
+      }
+    }
+    if (known) take(known);
   };
   const take = (/** @type {Entry} */ entry) => {
     if (signal.aborted) return;
@@ -235,16 +254,17 @@ export function follow(client, fits, { next, fail }) {
   for (const type of /** @type {const} */ (["entry", "delta", "ended"])) {
     client.addEventListener(type, ({ detail }) => take(detail.entry), { signal });
   }
-  client.addEventListener("reset", () => stop(makeReset()), { signal });
+  client.addEventListener("gap", begin, { signal });
+  const reset = () => stop(new RequestError("reset", "the log was replaced: load the session again"));
+  client.addEventListener("reset", reset, { signal });
   whenClosed(client, stop, signal);
-  const known = client.entries.find(fits);
-  if (known) take(known);
+  begin();
   return () => leaving.abort();
 }
 
 /**
  * Stop an answer, which may not have arrived yet.
- * @param {SessionClient} client @param {(entry: Entry) => boolean} fits
+ * @param {SessionClient} client @param {Fits} fits
  */
 export function stopAnswer(client, fits) {
   let isStopped = false;
@@ -293,15 +313,10 @@ export async function catchUp(client) {
 function whenClosed(client, report, signal) {
   const check = () => {
     if (client.state !== "closed") return;
-    const reason = client.ending?.reason;
-    report(new RequestError("closed", `the connection has ended: ${reason}`));
+    report(new RequestError("closed", `the connection has ended: ${client.ending?.reason}`));
   };
   client.addEventListener("state", check, { signal });
   check();
-}
-
-function makeReset() {
-  return new RequestError("reset", "the log of the session was replaced: load it again");
 }
 
 /** Return what a session stores of a message. @param {string} text @param {File[]} files */
@@ -309,9 +324,18 @@ export function makeMessage(text, files) {
   return files.length > 0 ? { text, files } : { text };
 }
 
-/** Return the files of a message. @param {Entry} entry @returns {File[]} */
+/**
+ * Return the files of a message, whose data is its author's: what is no file is left out.
+ * @param {Entry} entry @returns {File[]}
+ */
 export function filesOf({ data }) {
-  return Array.isArray(data?.files) ? data.files : [];
+  const files = Array.isArray(data?.files) ? data.files : [];
+  return files.flatMap((/** @type {any} */ file) => {
+    const [url, name, media_type] = ["url", "name", "media_type"].map((field) => {
+      return typeof file?.[field] === "string" ? file[field] : undefined;
+    });
+    return url === undefined ? [] : [{ url, name, media_type }];
+  });
 }
 
 /** Return the text of a result. @param {unknown} result */

@@ -18,7 +18,7 @@ import warnings
 try:
     import websockets as _websockets  # noqa: F401
 except ModuleNotFoundError as exc:
-    _NEEDED = "websockets is needed: pip install 'orchestra-websocket[client]'"
+    _NEEDED = "websockets is needed: pip install websockets"
     if sys.argv[:1] == [
         "-m"
     ]:  # sys.argv is this while `python -m` looks for the module.

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -41,8 +42,8 @@ class AttachedSocket:
         self.close_reason: str | None = None
         self.session = ""
         """The session's id; empty before its hello."""
-        self.message_ids: set[str] = set()
-        """The messages that were sent and not answered."""
+        self.unanswered: dict[str, int] = {}
+        """The bytes of each message that was sent and not answered."""
         self.attach = _read_attach(url, request_id)
         """The message that attaches to the session."""
         self._send = send
@@ -52,6 +53,12 @@ class AttachedSocket:
         self._is_closed = False
         # The last offset that the server has named.
         self._offset = 0
+        self._most_bytes = math.inf
+
+    @property
+    def biggest(self) -> int:
+        """The bytes of the biggest message without an answer."""
+        return max(self.unanswered.values(), default=0)
 
     @property
     def transport(self) -> "AttachedSocket":
@@ -81,9 +88,21 @@ class AttachedSocket:
             # The shared connection has a heartbeat of its own.
             self.feed({"type": "pong", "offset": self._offset})
             return
+        text = f'{{"session": "{self.session}", {message[1:]}'
         if found := _MESSAGE_ID.match(message):
-            self.message_ids.add(found[1])
-        await self._send(f'{{"session": "{self.session}", {message[1:]}')
+            size = len(text.encode())
+            if size > self._most_bytes:
+                # The name of the session makes it so: it would end all sessions.
+                self._refuse_message(found[1], size)
+                return
+            self.unanswered[found[1]] = size
+        await self._send(text)
+
+    def _refuse_message(self, message_id: str, size: int) -> None:
+        """Answer a message that is too big as the server would one that it refuses."""
+        text = f"{size} bytes with the session; {self._most_bytes} are allowed"
+        error = {"type": "error", "code": "message_too_big", "message": text}
+        self.feed({**error, "id": message_id})
 
     async def close(self) -> None:
         """Detach from the session."""
@@ -96,9 +115,12 @@ class AttachedSocket:
 
     def feed(self, message: dict[str, Any]) -> None:
         """Hand a message of the server on to the client of the session."""
-        self.message_ids.discard(message.get("id", ""))
+        self.unanswered.pop(message.get("id", ""), None)
         if message["type"] == "pong":
             self._offset = message["offset"]
+        elif message["type"] == "hello":
+            limits = message.get("limits", {})
+            self._most_bytes = limits.get("max_message_size", math.inf)
         if not self._is_closed:
             self._frames.put_nowait(json.dumps(message))
 

@@ -17,7 +17,7 @@ _MAX_SIZE = 16 * 2**20
 _LOST = 1006
 REFUSING = (400, 401, 403, 404)
 """HTTP statuses that a retry does not change."""
-BUSY = (429, 503)
+BUSY = (429, 503, 504)
 """HTTP statuses whose Retry-After counts (RFC 9110, section 10.2.3)."""
 _LONGEST_SECONDS = 3600.0
 """The longest Retry-After that a client obeys."""

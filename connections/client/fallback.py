@@ -1,27 +1,25 @@
 """Fall back to plain HTTP where a proxy breaks WebSockets."""
 
 import asyncio
+import math
 import random
 import ssl
 import time
 from collections.abc import Callable, Sequence
 from urllib.parse import unquote, urlencode, urlsplit
 
+from websockets.datastructures import Headers
 from websockets.exceptions import InvalidStatus, WebSocketException
+from websockets.http11 import Response
 
-from connections.client.connect import (
-    BUSY,
-    REFUSING,
-    OpenSocket,
-    Socket,
-    open_connection,
-)
+from connections.client.connect import BUSY, OpenSocket, Socket, open_connection
 from connections.client.http_sessions import HttpSessions
 from connections.client.plain_http import (
     Answer,
     PlainConnection,
     get,
     read_close_code,
+    read_error,
 )
 from connections.client.reconnect import Random
 
@@ -29,8 +27,12 @@ _MOST_FAILURES = 2
 _RETURN_SECONDS = 300.0
 """The least time until a client tries a socket again, and half of the most."""
 _HANDSHAKE_SECONDS = 9.0
-"""The client itself gives an attempt up after ten."""
+"""With the GET before it. The client itself gives an attempt up after ten."""
 _ASK_SECONDS = 3.0
+_REFUSED = (401, 403, 404)
+"""With an error of the server's own: the plain request then gets a close code."""
+_MANY = "many"
+"""In the place of a session: the connection that many share, which HTTP has not."""
 
 
 def with_fallback(
@@ -45,9 +47,11 @@ def with_fallback(
     Return what opens sockets, or plain HTTP, for the clients of a program.
 
     `url` is that of all sessions over HTTP (https://host/api/sessions/). It falls back
-    once two handshakes in a row have failed and a GET of the session is answered with
-    200, without Retry-After: then the server is there, and what is between breaks
-    sockets. A socket is tried again after `return_seconds`, or up to twice as long.
+    once two handshakes in a row have failed, the server answers a GET of the session
+    without Retry-After, and one more handshake fails before it answers the next GET:
+    then the server is there, and what is between breaks sockets. A socket is tried
+    again after `return_seconds`, or up to twice as long.
+    The sessions of a SharedConnection fall back one by one, and share a socket again.
 
     Raises:
         ValueError: the URL is not http://host/path or https://host/path.
@@ -73,7 +77,8 @@ class _Fallback:
         self._ssl_context = ssl_context
         self._clock = clock
         self._failures = 0
-        self._is_refused = False
+        # The failures before the server was found to answer; it has to answer again.
+        self._answered_at = math.inf
         self._until = 0.0
 
     async def open(
@@ -87,15 +92,14 @@ class _Fallback:
         """
         parts = urlsplit(url)
         session = parts.path.rstrip("/").rpartition("/")[2]
-        is_plain = self._clock() < self._until
-        if not is_plain and self._failures >= _MOST_FAILURES:
-            is_plain = await self._is_served(session, token)
-            if is_plain:
-                span_seconds = self._return_seconds * (1 + self._random())
-                self._until = self._clock() + span_seconds
-                self._failures = 0
-        if not is_plain:
-            return await self._connect(url, token, subprotocols)
+        if self._clock() >= self._until:
+            deadline = asyncio.get_running_loop().time() + _HANDSHAKE_SECONDS
+            if self._failures >= _MOST_FAILURES:
+                await self._ask(session, token)
+            if self._clock() >= self._until:
+                return await self._connect(url, token, subprotocols, deadline)
+        if session == _MANY:
+            raise InvalidStatus(Response(404, "Not Found", Headers()))
         query = urlencode({"live": "sse", "protocol": subprotocols[0]})
         target = f"{session}/stream/?{parts.query}&{query}"
         response, lines, writer = await self._get(target, token)
@@ -115,38 +119,53 @@ class _Fallback:
         return plain
 
     async def _connect(
-        self, url: str, token: str | None, subprotocols: Sequence[str]
+        self, url: str, token: str | None, subprotocols: Sequence[str], deadline: float
     ) -> Socket:
         try:
-            async with asyncio.timeout(_HANDSHAKE_SECONDS):
+            async with asyncio.timeout_at(deadline):
                 socket = await open_connection(url, token, subprotocols)
         except InvalidStatus as exc:
-            if exc.response.status_code in BUSY:
+            status, headers = exc.response.status_code, exc.response.headers
+            # A proxy that breaks sockets may say 504 by itself.
+            if status in BUSY and (status != 504 or "Retry-After" in headers):
                 raise  # The server answers, and names its own time.
             self._failures += 1
-            if self._is_refused:
-                raise
             # Without its headers for WebSockets, a handshake is answered as a page.
             raise ConnectionError("a handshake was answered as a request") from exc
         except (OSError, WebSocketException):
             self._failures += 1
             raise
-        self._failures = 0
-        self._is_refused = False
+        self._failures, self._answered_at = 0, math.inf
         return socket
+
+    async def _ask(self, session: str, token: str | None) -> None:
+        """Fall back if a handshake has failed between two answers of the server."""
+        if not await self._is_served(session, token):
+            # It restarts, perhaps: the handshakes before its return say nothing.
+            self._answered_at = math.inf
+        elif self._failures > self._answered_at:
+            span_seconds = self._return_seconds * (1 + self._random())
+            self._until = self._clock() + span_seconds
+            self._failures, self._answered_at = 0, math.inf
+        else:
+            self._answered_at = self._failures
 
     async def _is_served(self, session: str, token: str | None) -> bool:
         """Return whether the server answers, and asks for no patience."""
-        target = "?limit=1" if session == "new" else f"{session}/"
-        self._is_refused = False
+        target = "?limit=1" if session in ("new", _MANY) else f"{session}/"
         try:
             async with asyncio.timeout(_ASK_SECONDS):
-                response, _, writer = await self._get(target, token)
+                response, lines, writer = await self._get(target, token)
+                try:
+                    is_ours = response.status_code == 200 or (
+                        response.status_code in _REFUSED
+                        and "code" in await read_error(lines)
+                    )
+                finally:
+                    writer.transport.abort()
         except OSError:
             return False
-        writer.transport.abort()
-        self._is_refused = response.status_code in REFUSING
-        return response.status_code == 200 and "Retry-After" not in response.headers
+        return is_ours and "Retry-After" not in response.headers
 
     async def _get(self, target: str, token: str | None) -> Answer:
         url = f"{self._url.rstrip('/')}/{target}"

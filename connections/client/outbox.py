@@ -7,9 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from connections import close_codes
 from connections.client.reconnect import Ended
 
+TOO_BIG = (1009, close_codes.MESSAGE_TOO_BIG.code)
+"""Close codes after which the message in flight is not sent again."""
+
 _MAX_TIMEOUTS = 4
+_DECISIONS = ("approve", "deny")
 
 
 class RequestFailed(Exception):
@@ -52,6 +57,8 @@ class Item:
 
     message_id: str
     text: str
+    is_decision: bool
+    """True if it decides on a tool call."""
     done: asyncio.Future[Ack]
     answered: asyncio.Event = field(default_factory=asyncio.Event)
     """True once the message is settled or has to be sent again."""
@@ -76,11 +83,15 @@ class Outbox:
     def __len__(self) -> int:
         return len(self._items)
 
-    async def oldest(self) -> Item:
-        """Wait for an unsettled message and return the oldest."""
+    async def next(self) -> Item:
+        """
+        Wait for an unsettled message and return a decision, or else the oldest.
+
+        The server may refuse an older message while an answer waits for a decision.
+        """
         while not self._items:
             await self._has_items.wait()
-        return next(iter(self._items.values()))
+        return min(self._items.values(), key=lambda item: not item.is_decision)
 
     def add(
         self,
@@ -112,6 +123,7 @@ class Outbox:
         item = Item(
             message_id=message_id,
             text=text,
+            is_decision=content["type"] in _DECISIONS,
             done=asyncio.get_running_loop().create_future(),
         )
         self._items[message_id] = item

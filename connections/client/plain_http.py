@@ -25,6 +25,9 @@ _POSTED = ("message", "cancel", "regenerate", "approve", "deny", "typing")
 _TEMPORARY = ("network", "rate_limited", "unavailable", "unauthenticated")
 """Codes of requests to send again; the response ends if its token has expired."""
 
+_FOREIGN = (ValueError, LookupError, TypeError, AttributeError)
+"""What reading raises where the text is no JSON of ours."""
+
 Answer = tuple[Response, AsyncIterator[str], asyncio.StreamWriter]
 """The head, the lines of the body, and the connection, open while it is held."""
 
@@ -171,7 +174,9 @@ class PlainConnection:
                     self._messages.put_nowait(value)
                 elif not name:
                     event = ""
-        except (OSError, EOFError, ValueError, StopAsyncIteration):
+        except (OSError, EOFError, StopAsyncIteration, *_FOREIGN):
+            pass
+        finally:
             self.end(code)
 
 
@@ -204,7 +209,11 @@ async def _read_lines(
     rest = b""
     while True:
         if is_chunked:
-            size = int((await reader.readuntil(b"\r\n")).split(b";")[0], 16)
+            try:
+                head = await reader.readuntil(b"\r\n")
+            except asyncio.LimitOverrunError as exc:
+                raise ValueError("a chunk has no size") from exc
+            size = int(head.split(b";")[0], 16)
             if size > _MOST_BYTES:
                 raise ValueError("a chunk is too big")
             piece = (await reader.readexactly(size + 2))[:-2]
@@ -218,6 +227,20 @@ async def _read_lines(
             return
 
 
+async def read_error(lines: AsyncIterator[str]) -> dict[str, Any]:
+    """
+    Return the error in the body of an answer; empty if the answer is not ours.
+
+    Raises:
+        OSError: the network failed.
+    """
+    try:
+        error = json.loads("\n".join([line async for line in lines]))["error"]
+    except (EOFError, *_FOREIGN):
+        return {}
+    return error if isinstance(error, dict) else {}
+
+
 async def read_close_code(response: Response, lines: AsyncIterator[str]) -> int:
     """
     Return the close code of a refusal.
@@ -226,9 +249,7 @@ async def read_close_code(response: Response, lines: AsyncIterator[str]) -> int:
         InvalidStatus: it names none, or Retry-After counts.
     """
     if response.status_code not in BUSY:
-        try:
-            content = json.loads("\n".join([line async for line in lines]))
-            return int(content["error"]["close_code"])
-        except (ValueError, LookupError, TypeError, EOFError):
-            pass
+        error = await read_error(lines)
+        if isinstance(code := error.get("close_code"), int):
+            return code
     raise InvalidStatus(response)

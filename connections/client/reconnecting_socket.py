@@ -90,9 +90,9 @@ class ReconnectingSocket:
         self._wanted.set()
 
     def wake(self) -> None:
-        """Report an action of the user: a connection that ended as idle returns."""
-        advice = self.ended and self.ended.reconnect
-        if self.state is State.CLOSED and advice is Reconnect.ON_ACTION:
+        """Report an action of the user: one that ended as idle or evicted returns."""
+        is_closed = self.state is State.CLOSED
+        if is_closed and self.ended is not None and not self.ended.is_final:
             self.connect()
 
     async def close(self) -> None:
@@ -175,8 +175,7 @@ class ReconnectingSocket:
         """Open one connection and serve it until it has ended."""
         self._bye = None
         try:
-            async with asyncio.timeout(OPENING_SECONDS):
-                token = await ask_token(self._get_token, self._is_expired)
+            token = await ask_token(self._get_token, self._is_expired)
         except UnauthorizedError as exc:
             logger.warning("The connection stays closed: %s", exc)
             return read_end(close_codes.UNAUTHENTICATED.code, "", None)

@@ -11,7 +11,6 @@ from urllib.parse import urlencode
 
 from websockets.exceptions import ConnectionClosed
 
-from connections import close_codes
 from connections.client.cancellations import Cancellations
 from connections.client.connect import OpenSocket, Socket, open_connection
 from connections.client.events import (
@@ -27,7 +26,14 @@ from connections.client.events import (
 )
 from connections.client.heartbeat import Heartbeat
 from connections.client.listeners import Listeners
-from connections.client.outbox import Ack, Item, Outbox, RequestFailed, make_closed
+from connections.client.outbox import (
+    TOO_BIG,
+    Ack,
+    Item,
+    Outbox,
+    RequestFailed,
+    make_closed,
+)
 from connections.client.presence import SessionPresence
 from connections.client.reconnect import Ended, Random
 from connections.client.reconnecting_socket import OPENING_SECONDS, ReconnectingSocket
@@ -39,7 +45,6 @@ from connections.client.urls import SessionsUrl
 _SUBPROTOCOLS = ("orchestra.v2", "orchestra.v1")  # Older servers know the second.
 _BEHIND_SECONDS = 6.0
 """A server fills a hole within five seconds by itself."""
-_TOO_BIG = (1009, close_codes.MESSAGE_TOO_BIG.code)
 _TEMPORARY = ("rate_limited", "unavailable")
 
 
@@ -188,6 +193,7 @@ class SessionClient(Requests):
 
         Raises:
             UnauthorizedError: `get_token` has none.
+            TimeoutError: it took more than ten seconds.
         """
         token = await ask_token(self._get_token, True)
         if token:
@@ -237,13 +243,13 @@ class SessionClient(Requests):
 
     async def _send_queue(self) -> None:
         """
-        Send the unsettled messages, one at a time.
+        Send the unsettled messages, one at a time, decisions first.
 
-        The order holds even if the server refuses a message for the moment.
+        The order holds otherwise, even if the server refuses a message for the moment.
         """
         with contextlib.suppress(ConnectionClosed):
             while True:
-                item = self._in_flight = await self._outbox.oldest()
+                item = self._in_flight = await self._outbox.next()
                 item.answered.clear()
                 self._retry_seconds = None
                 await self._socket.send(item.text)
@@ -269,7 +275,7 @@ class SessionClient(Requests):
     def _change_state(self, state: State, delay_seconds: float | None) -> None:
         ended = self.ended
         if state is not State.OPEN and ended is not None:
-            if ended.code in _TOO_BIG and self._in_flight is not None:
+            if ended.code in TOO_BIG and self._in_flight is not None:
                 error = RequestFailed("message_too_big", "never to be sent again")
                 self._outbox.fail(self._in_flight.message_id, error)
             self._in_flight = None

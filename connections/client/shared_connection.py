@@ -14,26 +14,23 @@ from urllib.parse import urlencode
 from websockets.exceptions import ConnectionClosed
 
 from connections import close_codes
+from connections.client.apart import Apart
 from connections.client.attached_socket import AttachedSocket
-from connections.client.connect import Socket, open_connection
+from connections.client.connect import OpenSocket, Socket, open_connection
 from connections.client.events import State
 from connections.client.heartbeat import Heartbeat
+from connections.client.outbox import TOO_BIG
 from connections.client.reconnect import Ended, Random
 from connections.client.reconnecting_socket import OPENING_SECONDS, ReconnectingSocket
 from connections.client.session import SessionClient
 from connections.client.tokens import GetToken, Renewal, Sleep, Token, ask_token
 from connections.client.urls import SessionsUrl
-from connections.close_codes import Reconnect
 
 _MANY = "many"
 _SUBPROTOCOLS = ("orchestra.v2",)
 _LEAST_RETRY_SECONDS = 0.2
-_UNKNOWN_CODES = (
-    close_codes.NOT_FOUND.code,
-    close_codes.PROTOCOL_ERROR.code,
-    close_codes.NETWORK.code,
-)
-"""How a server ends a connection whose path it does not know, for good."""
+_GOING_AWAY = 1001
+"""No code that a bye explains."""
 
 
 class SharedConnection:
@@ -45,8 +42,9 @@ class SharedConnection:
                 await one.request({"text": "Hello"})
 
     Each session is a SessionClient with its own order, position and end. With a server
-    that attaches one session to a connection, each gets a connection of its own, and
-    `is_shared` is False.
+    that attaches one session to a connection, and over plain HTTP, each gets a
+    connection of its own, and `is_shared` is False until one of them reconnects after
+    a drain, because it was asked to, or after ten minutes.
     """
 
     def __init__(
@@ -60,23 +58,25 @@ class SharedConnection:
         rng: Random = random.random,
         sleep: Sleep = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
+        open_socket: OpenSocket = open_connection,
     ) -> None:
         """
-        Prepare a connection; `url`, `token` and `get_token` are as for SessionClient.
+        Prepare a connection; `url`, `token`, `get_token` and `open_socket` are as for
+        SessionClient.
 
         Raises:
             ValueError: the URL is not ws://host/path or wss://host/path.
         """
         self.hello: dict[str, Any] = {}
         """The server's last hello on the connection: limits, heartbeat, connection."""
-        self.is_shared = True
-        """False once the server has shown that it attaches one session alone."""
         self._url = SessionsUrl(url)
         self._address = url
         self._can_renew = get_token is not None
         self._get_token = get_token or (lambda is_expired: token)
         self._options: dict[str, Any] = {"rng": rng, "sleep": sleep, "clock": clock}
         self._sleep = sleep
+        self._open_socket = open_socket
+        self._apart = Apart(clock)
         # A client that is closed, and that nobody holds, is gone.
         self._clients: weakref.WeakSet[SessionClient] = weakref.WeakSet()
         self._request_ids = itertools.count(1)
@@ -105,6 +105,7 @@ class SharedConnection:
             get_token=self._get_token,
             attend=self._attend,
             on_change=self._change_state,
+            open_socket=open_socket,
             **self._options,
         )
 
@@ -118,6 +119,11 @@ class SharedConnection:
     def state(self) -> State:
         """The state of the shared connection, which opens with the first session."""
         return self._socket.state
+
+    @property
+    def is_shared(self) -> bool:
+        """False while each session has a connection of its own."""
+        return not self._apart.is_now
 
     @property
     def ended(self) -> Ended | None:
@@ -138,7 +144,7 @@ class SharedConnection:
             self._address,
             session=session,
             get_token=self._ask_apart,
-            open_socket=self._open,
+            open_socket=lambda *asked: self._open(client, *asked),
             **{**self._options, **options},
         )
         self._clients.add(client)
@@ -159,6 +165,7 @@ class SharedConnection:
 
         Raises:
             UnauthorizedError: `get_token` has none.
+            TimeoutError: it took more than ten seconds.
         """
         token = await ask_token(self._get_token, True)
         if token:
@@ -173,11 +180,15 @@ class SharedConnection:
         return self._url.make(_MANY, urlencode(replaces))
 
     async def _open(
-        self, url: str, token: str | None, subprotocols: Sequence[str]
+        self,
+        client: SessionClient,
+        url: str,
+        token: str | None,
+        subprotocols: Sequence[str],
     ) -> Socket:
         """Attach to a session, in place of a connection of its own."""
-        if not self.is_shared:
-            return await open_connection(url, token, subprotocols)
+        if self._apart.has(client):
+            return await self._open_socket(url, token, subprotocols)
         request_id = str(next(self._request_ids))
         socket = AttachedSocket(
             url, request_id=request_id, send=self._socket.send, on_close=self._leave
@@ -189,8 +200,13 @@ class SharedConnection:
             socket.end(ended.code, ended.reason)
             return socket
         self._asking[request_id] = socket
-        await self._detach()
-        await self._say(socket.attach)
+        try:
+            await self._detach()
+            await self._say(socket.attach)
+        except BaseException:
+            # Its hello may come all the same, and is then answered with a detach.
+            socket.abort()
+            raise
         return socket
 
     async def _wait_until_open(self) -> Ended | None:
@@ -206,15 +222,12 @@ class SharedConnection:
         return None if state is State.OPEN else self.ended
 
     def _change_state(self, state: State, delay_seconds: float | None) -> None:
-        ended = self.ended
-        if state is State.CLOSED and ended is not None:
-            is_unknown = ended.code in _UNKNOWN_CODES
-            if is_unknown and ended.reconnect is Reconnect.NEVER:
-                self.is_shared = False
+        if state is State.CLOSED and self.ended is not None:
+            self._apart.begin(self.ended)
         self._has_changed.set()
         if state is State.OPEN:
             for client in list(self._clients):
-                if client.state is State.WAITING:
+                if client.state is State.WAITING or self._apart.was_evicted(client):
                     client.connect()
 
     async def _attend(self, socket: Socket) -> None:
@@ -234,6 +247,11 @@ class SharedConnection:
         self._retry_seconds = None
         code = socket.close_code or close_codes.NETWORK.code
         is_expired = code == close_codes.TOKEN_EXPIRED.code
+        if code in TOO_BIG:
+            # One message was too big, and the others are sent again.
+            sockets.sort(key=lambda one: one.biggest)
+            while len(sockets) > 1:
+                sockets.pop(0).end(_GOING_AWAY)
         for one in sockets:
             # The shared connection returns with a new token by itself.
             one.end(close_codes.NETWORK.code if is_expired else code)
@@ -349,7 +367,7 @@ class SharedConnection:
     def _take_unnamed_error(self, error: dict[str, Any]) -> None:
         """Hand on an error about a message of a session that is not named."""
         for socket in self._attached.values():
-            if error.get("id") in socket.message_ids:
+            if error.get("id") in socket.unanswered:
                 socket.feed(error)
                 return
         if error["code"] == "rate_limited":

@@ -16,6 +16,8 @@ GetToken = Callable[[bool], Token | Awaitable[Token]]
 """Called with True if the last token has expired."""
 Sleep = Callable[[float], Awaitable[None]]
 
+_TOKEN_SECONDS = 10.0
+
 _HEADER_VALUE = re.compile(r"[\x21-\x7e]+")
 
 
@@ -32,16 +34,18 @@ class InvalidToken(UnauthorizedError):
 
 async def ask_token(get_token: GetToken, is_expired: bool) -> Token:
     """
-    Return the token of a new connection.
+    Return the token of a new connection, or a new one for an open connection.
 
     Raises:
         UnauthorizedError: there is none, and asking again changes nothing.
+        TimeoutError: it did not come within ten seconds.
         Exception: whatever else the user's function raises.
     """
     try:
         token = get_token(is_expired)
         if inspect.isawaitable(token):
-            token = await token
+            async with asyncio.timeout(_TOKEN_SECONDS):
+                token = await token
     except asyncio.CancelledError as exc:
         task = asyncio.current_task()
         if task is None or task.cancelling():
@@ -97,15 +101,23 @@ class Renewal:
         for failures in itertools.count():
             try:
                 await self._refresh()
-                async with asyncio.timeout(self._answer_seconds):
-                    await self._is_done.wait()
-                return
             except UnauthorizedError as exc:
                 logger.warning("The token is not renewed: %s", exc)
                 return
-            except TimeoutError:
-                logger.info("No answer to a new token; it is asked for again")
             except Exception as exc:
                 # The function is the user's: its failure is not the connection's.
                 logger.warning("The token was not renewed: %r", exc)
+            else:
+                if await self._is_taken():
+                    return
+                logger.info("No answer to a new token; it is asked for again")
             await self._sleep(back_off(failures, self._random))
+
+    async def _is_taken(self) -> bool:
+        """Wait for the answer of the server; return whether there was one in time."""
+        try:
+            async with asyncio.timeout(self._answer_seconds):
+                await self._is_done.wait()
+        except TimeoutError:
+            return False
+        return True

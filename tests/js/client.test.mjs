@@ -3,8 +3,12 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { UnauthorizedError, partsOf } from "../../connections/static/connections/client.js";
-import { Bench, FakePage, FakeStorage, entry, settle } from "./fakes.mjs";
+import {
+  UnauthorizedError,
+  forgetMessages,
+  partsOf,
+} from "../../connections/static/connections/client.js";
+import { Bench, FakeClock, FakePage, FakeStorage, entry, settle } from "./fakes.mjs";
 
 const ack = (socket, offset) => socket.say({ type: "ack", id: socket.sent.at(-1).id, offset });
 
@@ -139,6 +143,32 @@ test("a message that is refused temporarily is resent after the given time", () 
   assert.equal(socket.sent.at(-1).data, "b");
 });
 
+test("a timer that fires a moment early sends what was refused for the moment", () => {
+  const clock = new FakeClock();
+  const setTimeout = (work, ms) => clock.setTimeout(work, ms - 0.5);
+  const bench = new Bench({ clock: { ...clock, setTimeout } });
+  const socket = bench.attach();
+  bench.client.send("a");
+  const { id } = socket.sent[0];
+  socket.say({ type: "error", code: "unavailable", message: "", id, retry_after_seconds: 1 });
+  bench.client.send("b");
+  clock.advance(1000);
+  assert.deepEqual(socket.sent.map(({ data }) => data), ["a", "a"]);
+});
+
+test("a decision overtakes messages that are refused until it is made", () => {
+  const bench = new Bench();
+  const socket = bench.attach();
+  bench.client.send("a");
+  bench.client.send("b");
+  bench.client.deny(2, "c1").catch(() => {});
+  socket.say({ type: "error", code: "rate_limited", message: "", id: socket.sent[0].id });
+  bench.clock.advance(1000);
+  ack(socket, 2);
+  ack(socket, 3);
+  assert.deepEqual(socket.sent.map(({ type, data }) => data ?? type), ["a", "deny", "a", "b"]);
+});
+
 test("a long outage of the server loses no message", () => {
   const bench = new Bench();
   const socket = bench.attach();
@@ -228,6 +258,18 @@ test("with a storage, unsettled messages survive a reload", async () => {
   ack(second, 1);
   await settle();
   assert.equal(new Bench({ storage, session: "s1" }).client.pending, 0);
+});
+
+test("the next user of a tab sends nothing that was written before a sign-out", async () => {
+  const [storage, page] = [new FakeStorage(), new FakePage()];
+  storage.setItem("theme", "dark");
+  const before = new Bench({ storage, page });
+  const text = before.client.request("of one user");
+  before.client.close();
+  await assert.rejects(text, { isStored: true });
+  forgetMessages(storage);
+  assert.equal(new Bench({ storage, page }).client.pending, 0);
+  assert.equal(storage.getItem("theme"), "dark");
 });
 
 test("a full storage is an event; the message is sent and its promise holds", async () => {
@@ -365,6 +407,17 @@ test("close() leaves unsent messages to the next client, and says so", async () 
   assert.equal(before.client.pending, 0);
   const after = new Bench({ storage, page, session: "s1" });
   assert.equal(after.attach().sent[0].data, "a");
+});
+
+test("a request that is aborted after close() leaves the stored messages alone", async () => {
+  const [storage, page] = [new FakeStorage(), new FakePage()];
+  const bench = new Bench({ storage, page, session: "s1" });
+  const leaving = new AbortController();
+  const asked = bench.client.request("a", { signal: leaving.signal });
+  bench.client.close();
+  leaving.abort();
+  await assert.rejects(asked, { code: "closed", isStored: true });
+  assert.equal(new Bench({ storage, page, session: "s1" }).client.pending, 1);
 });
 
 test("a client that is closed and connected again sends what was stored", () => {

@@ -66,10 +66,26 @@ export class FakeWebSocket {
     this.readyState = 3;
     this.onclose?.({ code, reason });
   }
+
+  /** Fail a handshake as Node 20 does: with an error, and without a close. */
+  refuse() {
+    this.onerror?.({});
+  }
 }
 
-export class FakePage extends EventTarget {
-  document = Object.assign(new EventTarget(), { visibilityState: "visible" });
+/** An EventTarget that counts its listeners. */
+class FakeTarget extends EventTarget {
+  listeners = 0;
+
+  addEventListener(type, listener, options) {
+    super.addEventListener(type, listener, options);
+    this.listeners += 1;
+    options?.signal?.addEventListener("abort", () => (this.listeners -= 1));
+  }
+}
+
+export class FakePage extends FakeTarget {
+  document = Object.assign(new FakeTarget(), { visibilityState: "visible" });
 
   show(visibilityState) {
     this.document.visibilityState = visibilityState;

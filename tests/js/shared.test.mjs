@@ -311,6 +311,43 @@ test("a final end is that of each session", async () => {
   }
 });
 
+test("the name of the session counts for the size of a message", async () => {
+  const client = shared.session("s1");
+  client.connect();
+  const socket = await accept();
+  attach(socket, "s1", { limits: { max_message_size: 100 } });
+  const refused = [];
+  for (let length = 0; length < 60 && refused.length === 0; length += 1) {
+    const asked = client.request("x".repeat(length)).catch((error) => refused.push(error));
+    await settle();
+    if (refused.length > 0) break;
+    const message = take(socket, "message");
+    assert.ok(JSON.stringify(message).length <= 100);
+    socket.say({ type: "ack", session: "s1", id: message.id, offset: 1 });
+    await asked;
+  }
+  assert.equal(refused[0]?.code, "message_too_big");
+  assert.match(refused[0].message, /^101 bytes/);
+  assert.equal(client.state, "open");
+});
+
+test("a message that was too big fails alone, and others are sent again", async () => {
+  const [socket, first, second] = await openTwo();
+  const small = first.request("é".repeat(60));
+  const big = second.request("x".repeat(130));
+  const { id } = take(socket, "message");
+  socket.say({ type: "bye", code: 4013, reason: "message_too_big", reconnect: "now", after_ms: null });
+  socket.end(4013, "message_too_big");
+  await assert.rejects(big, { code: "message_too_big" });
+  clock.advance(1000);
+  const again = await accept();
+  attach(again, "s1");
+  const sent = take(again, "message");
+  assert.equal(sent.id, id);
+  again.say({ type: "ack", session: "s1", id, offset: 1 });
+  assert.equal((await small).offset, 1);
+});
+
 test("an idle connection returns with the first message", async () => {
   const [socket, first, second] = await openTwo();
   socket.end(4300, "idle");
@@ -348,28 +385,89 @@ test("an expired token is replaced for the connection, not for each session", as
   assert.equal(take(again, "refresh").token, "second");
 });
 
+/** Open two sessions with a server that knows no connection for many. */
+async function openApart(code = 4004) {
+  shared = make({ getToken: () => "token" });
+  const [first, second] = ["s1", "s2"].map((session) => shared.session(session));
+  first.connect();
+  second.connect();
+  await settle();
+  sockets[0].open();
+  sockets[0].end(code);
+  assert.equal(shared.isShared, false);
+  clock.advance(1000);
+  await settle();
+  const paths = sockets.slice(1).map(({ url }) => url.pathname);
+  assert.deepEqual(paths, ["/ws/sessions/s1/", "/ws/sessions/s2/"]);
+  for (const [index, socket] of sockets.slice(1).entries()) {
+    assert.ok(socket.protocols.includes("bearer.token"));
+    socket.open();
+    socket.say({ ...HELLO, session: `s${index + 1}`, heartbeat_seconds: 3600 });
+  }
+  assert.deepEqual([first.state, second.state], ["open", "open"]);
+  return [sockets.slice(1), first, second];
+}
+
+/** Let the time of a reconnect pass; return the path of the new connection. */
+async function reconnect() {
+  clock.advance(2000);
+  await settle();
+  return sockets.at(-1).url.pathname;
+}
+
 for (const code of [4002, 4004]) {
   test(`an older server that answers ${code} gets a connection for each session`, async () => {
-    shared = make({ getToken: () => "token" });
-    const [first, second] = ["s1", "s2"].map((session) => shared.session(session));
-    first.connect();
-    second.connect();
-    await settle();
-    sockets[0].open();
-    sockets[0].end(code);
-    assert.equal(shared.isShared, false);
-    clock.advance(1000);
-    await settle();
-    const paths = sockets.slice(1).map(({ url }) => url.pathname);
-    assert.deepEqual(paths, ["/ws/sessions/s1/", "/ws/sessions/s2/"]);
-    for (const [index, socket] of sockets.slice(1).entries()) {
-      assert.ok(socket.protocols.includes("bearer.token"));
-      socket.open();
-      socket.say({ ...HELLO, session: `s${index + 1}` });
-    }
-    assert.deepEqual([first.state, second.state], ["open", "open"]);
+    await openApart(code);
   });
 }
+
+for (const code of [4200, 4202]) {
+  test(`a session shares again after ${code}`, async () => {
+    const [[apart], first, second] = await openApart();
+    apart.end(code);
+    assert.equal(await reconnect(), "/ws/sessions/many/");
+    attach(await accept(), "s1");
+    assert.deepEqual([first.state, second.state, shared.isShared], ["open", "open", true]);
+  });
+}
+
+test("sessions share again after ten minutes", async () => {
+  const [[apart, other]] = await openApart();
+  clock.advance(590_000);
+  apart.end(1006);
+  assert.equal(await reconnect(), "/ws/sessions/s1/");
+  sockets.at(-1).open();
+  sockets.at(-1).say({ ...HELLO, heartbeat_seconds: 3600 });
+  clock.advance(10_000);
+  other.end(1006);
+  assert.equal(await reconnect(), "/ws/sessions/many/");
+  // The server still knows none: the next ten minutes begin.
+  sockets.at(-1).open();
+  sockets.at(-1).end(4004);
+  assert.equal(await reconnect(), "/ws/sessions/s2/");
+});
+
+test("a session that was evicted apart returns with the connection", async () => {
+  const [[one, other], first, second] = await openApart();
+  one.end(4005, "evicted");
+  assert.equal(first.state, "closed");
+  other.end(4202);
+  assert.equal(await reconnect(), "/ws/sessions/many/");
+  const socket = await accept();
+  attach(socket, "s1");
+  attach(socket, "s2");
+  assert.deepEqual([first.state, second.state], ["open", "open"]);
+});
+
+test("a session that was evicted with the connection stays away", async () => {
+  const [socket, first, second] = await openTwo();
+  socket.end(4005, "evicted");
+  first.connect();
+  const again = await accept();
+  attach(again, "s1");
+  assert.deepEqual([first.state, second.state], ["open", "closed"]);
+  assert.deepEqual(again.sent, []);
+});
 
 test("the connection closes with all its sessions", async () => {
   const [socket, first, second] = await openTwo();

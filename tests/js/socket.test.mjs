@@ -16,6 +16,16 @@ test("states follow one another, and the session is named after the hello", () =
   assert.equal(bench.socket.url.href, "ws://host/ws/sessions/new/");
 });
 
+test("a refused handshake that Node tells as an error alone is tried again", () => {
+  const bench = new Bench();
+  bench.attach().end(1006);
+  bench.clock.advance(1000);
+  bench.socket.refuse();
+  assert.equal(bench.client.state, "waiting");
+  bench.clock.advance(2000);
+  assert.equal(bench.sockets.length, 3);
+});
+
 test("a reconnecting client names the connection that it replaces", () => {
   const bench = new Bench();
   bench.attach({ connection: "c-old" }).end(1006);
@@ -167,6 +177,23 @@ test("a closed client ignores the events of its page", () => {
   bench.clock.advance(3_600_000);
   assert.equal(bench.sockets.length, 1);
   assert.equal(bench.socket.closedWith, 1000);
+});
+
+test("a page holds no client that is closed for good", () => {
+  const bench = new Bench();
+  const { page, client } = bench;
+  const count = () => page.listeners + page.document.listeners;
+  for (const [code, expected] of [[4300, 3], [4009, 0], [4005, 0]]) {
+    client.connect();
+    bench.attach();
+    assert.equal(count(), 3);
+    bench.socket.end(code);
+    assert.equal(client.state, "closed");
+    assert.equal(count(), expected);
+  }
+  client.connect();
+  client.close();
+  assert.equal(count(), 0);
 });
 
 test("the token is sent as a subprotocol, beside the selected one", async () => {

@@ -17,13 +17,14 @@ export class AttachedSocket {
   /** @type {((event: any) => void) | null} */ onmessage = null;
   /** @type {((event: any) => void) | null} */ onclose = null;
   /** The session's id; empty before its hello. */ session = "";
-  /** The messages that were sent and not answered. @type {Set<string>} */
-  messageIds = new Set();
+  /** The bytes of each message that was sent and not answered. @type {Map<string, number>} */
+  unanswered = new Map();
   /** The message that attaches to the session. */ attach;
 
   #send;
   #onLeave;
   #offset = 0;
+  #mostBytes = Infinity;
 
   /**
    * @param {string} url @param {string} id of the attach
@@ -42,9 +43,25 @@ export class AttachedSocket {
       queueMicrotask(() => this.take({ type: "pong", offset: this.#offset }));
       return;
     }
+    const named = `{"session":"${this.session}",${text.slice(1)}`;
     const [, id] = MESSAGE_ID.exec(text) ?? [];
-    if (id) this.messageIds.add(id);
-    this.#send(`{"session":"${this.session}",${text.slice(1)}`);
+    if (id) {
+      const bytes = new TextEncoder().encode(named).length;
+      if (bytes > this.#mostBytes) {
+        // The name of the session makes it so: it would end all sessions.
+        const message = `${bytes} bytes with the session; ${this.#mostBytes} are allowed`;
+        const error = { type: "error", code: "message_too_big", message, id };
+        queueMicrotask(() => this.take(error));
+        return;
+      }
+      this.unanswered.set(id, bytes);
+    }
+    this.#send(named);
+  }
+
+  /** The bytes of the biggest message without an answer. */
+  get biggest() {
+    return Math.max(0, ...this.unanswered.values());
   }
 
   /** Detach from the session. */
@@ -59,10 +76,11 @@ export class AttachedSocket {
     if (message.type === "pong") this.#offset = message.offset;
     if (message.type === "hello") {
       this.session = message.session;
+      this.#mostBytes = message.limits?.max_message_size ?? Infinity;
       this.readyState = 1;
       this.onopen?.({});
     }
-    this.messageIds.delete(message.id);
+    this.unanswered.delete(message.id);
     this.onmessage?.({ data: JSON.stringify(message) });
   }
 

@@ -9,13 +9,14 @@
 import { Cancellations } from "./cancellations.js";
 import { TypedTarget } from "./events.js";
 import { Heartbeat } from "./heartbeat.js";
-import { Outbox, RequestError } from "./outbox.js";
+import { Outbox, RequestError, TOO_BIG } from "./outbox.js";
 import { SessionPresence } from "./presence.js";
 import { REAL_CLOCK, ReconnectingSocket } from "./socket.js";
 import { Renewal, UnauthorizedError } from "./tokens.js";
 import { Transcript } from "./transcript.js";
 
 export { ReconnectingSocket, RequestError, UnauthorizedError };
+export { forgetMessages } from "./storage.js";
 export { partsOf, textOf } from "./transcript.js";
 
 /**
@@ -51,7 +52,6 @@ const MAX_TIMEOUTS = 4;
 /** The server sends missing entries within five seconds by itself. */
 const BEHIND_MS = 6000;
 const EVICTED = 4005;
-const TOO_BIG = [1009, 4013];
 const TEMPORARY = ["rate_limited", "unavailable"];
 
 /**
@@ -81,7 +81,7 @@ export class SessionClient extends TypedTarget {
   #maxInFlight;
   #ackTimeoutMs;
   /** @type {any} */ #resend = null;
-  #pausedUntil = 0;
+  /** Until the timer fires, which by the clock may be a moment early. */ #isPaused = false;
   /** The first pong ahead of the transcript, and where the transcript was. */
   #behind = { offset: 0, last: 0, at: 0 };
 
@@ -375,7 +375,7 @@ export class SessionClient extends TypedTarget {
     const isVoid = this.#transcript.begin(hello);
     this.hello = hello;
     this.#behind = { offset: 0, last: 0, at: 0 };
-    this.#pausedUntil = 0;
+    this.#isPaused = false;
     if (this.#session !== hello.session) this.#outbox.move(hello.session);
     this.#session = hello.session;
     if (isVoid) this.#cancellations.clear();
@@ -442,7 +442,7 @@ export class SessionClient extends TypedTarget {
     if (TEMPORARY.includes(code)) {
       // The dropped message may be unknown, so all in flight are resent.
       this.#outbox.rewind();
-      this.#pausedUntil = this.#clock.now() + wait;
+      this.#isPaused = true;
       return this.#later(wait);
     }
     const error = new RequestError(code, message, ref);
@@ -456,7 +456,7 @@ export class SessionClient extends TypedTarget {
   }
 
   #flush() {
-    if (this.state !== "open" || this.#clock.now() < this.#pausedUntil) return;
+    if (this.state !== "open" || this.#isPaused) return;
     while (this.#outbox.inFlight.length < this.#maxInFlight) {
       const item = this.#outbox.next;
       if (item === undefined) break;
@@ -471,6 +471,7 @@ export class SessionClient extends TypedTarget {
   #later(ms) {
     this.#clock.clearTimeout(this.#resend);
     this.#resend = this.#clock.setTimeout(() => {
+      this.#isPaused = false;
       for (const item of this.#outbox.inFlight) {
         item.timeouts += 1;
         const error = new RequestError("timeout", "the server does not answer");

@@ -4,6 +4,8 @@
 //   const WebSocket = withFallback("/api/sessions/");
 //   const client = new SessionClient("/ws/sessions/", { WebSocket });
 
+import { listenForEnd } from "./socket.js";
+
 /**
  * @typedef {{csrfToken?: string, fetch?: typeof fetch, WebSocket?: any,
  *   random?: () => number, returnMs?: number}} FallbackOptions
@@ -18,22 +20,30 @@ const SILENT_MS = 75_000;
 const POSTED = ["message", "cancel", "regenerate", "approve", "deny", "typing"];
 /** A GET that asks whether the server is there must not keep sockets from being tried. */
 const ASK_MS = 3000;
+/** With an error of the server's own: the plain request then gets a close code. */
+const REFUSED = [401, 403, 404];
 const LOST = 1006;
+const NOT_FOUND = 4004;
 const RETURNING = 4202;
+/** In the place of a session: the connection that many share, which HTTP has not. */
+const MANY = "many";
 
 /**
  * Return a class in the place of WebSocket, for the clients of one page.
  *
- * It falls back once two handshakes in a row have failed and a GET of the session is
- * answered with 200, without Retry-After: then the server is there, and what is between
- * breaks sockets. After five to ten minutes a socket is tried again.
+ * It falls back once two handshakes in a row have failed, the server answers a GET of
+ * the session without Retry-After, and one more handshake fails before it answers the
+ * next GET: then the server is there, and what is between breaks sockets. After five to
+ * ten minutes a socket is tried again. The sessions of a SharedConnection fall back one
+ * by one, and share a socket again.
  * @param {string | URL} url of all sessions over HTTP @param {FallbackOptions} [options]
  * @returns {any}
  */
 export function withFallback(url, options = {}) {
   const root = new URL(url, globalThis.location?.href);
   root.pathname = root.pathname.replace(/\/*$/, "/");
-  const shared = { ...options, root, failures: 0, until: 0 };
+  // `answeredAt`: the failures before the server was found to answer; it has to again.
+  const shared = { ...options, root, failures: 0, answeredAt: Infinity, until: 0 };
   return class FallbackSocket extends PlainSocket {
     /** @param {string} address @param {string[]} protocols */
     constructor(address, protocols) {
@@ -86,38 +96,49 @@ class PlainSocket {
 
   async #open() {
     const shared = this.#shared;
-    let isPlain = Date.now() < shared.until;
-    if (!isPlain && shared.failures >= MOST_FAILURES && (await this.#isServed())) {
-      const { random = Math.random, returnMs = RETURN_MS } = shared;
-      isPlain = true;
-      shared.failures = 0;
-      shared.until = Date.now() + returnMs * (1 + random());
-    }
+    const isDue = () => Date.now() >= shared.until;
+    if (isDue() && shared.failures >= MOST_FAILURES) await this.#probe();
     if (this.readyState > 1) return;
-    if (isPlain) await this.#follow();
-    else this.#connect();
+    if (isDue()) this.#connect();
+    else if (this.#session === MANY) queueMicrotask(() => this.#end(NOT_FOUND, "not_found"));
+    else await this.#follow();
+  }
+
+  /** Fall back if a handshake has failed between two answers of the server. */
+  async #probe() {
+    const shared = this.#shared;
+    const isServed = await this.#isServed().catch(() => false);
+    const isBroken = isServed && shared.failures > shared.answeredAt;
+    // A server that does not answer restarts, perhaps: the failures before say nothing.
+    shared.answeredAt = isServed && !isBroken ? shared.failures : Infinity;
+    if (!isBroken) return;
+    const { random = Math.random, returnMs = RETURN_MS } = shared;
+    shared.failures = 0;
+    shared.until = Date.now() + returnMs * (1 + random());
   }
 
   /** Return whether the server answers, and asks for no patience. */
   async #isServed() {
-    const path = this.#session === "new" ? "?limit=1" : `${this.#session}/`;
+    const path = ["new", MANY].includes(this.#session) ? "?limit=1" : `${this.#session}/`;
     const signal = AbortSignal.timeout(ASK_MS);
-    const response = await this.#ask("GET", path, { signal }).catch(() => null);
-    return response?.status === 200 && !response.headers.has("Retry-After");
+    const response = await this.#ask("GET", path, { signal });
+    if (response.headers.has("Retry-After")) return false;
+    if (response.status === 200) return true;
+    return REFUSED.includes(response.status) && "code" in (await response.json()).error;
   }
 
   #connect() {
     const WebSocket = this.#shared.WebSocket ?? globalThis.WebSocket;
     const socket = (this.#native = new WebSocket(this.#address.href, this.#protocols));
     socket.onopen = () => {
-      this.#shared.failures = 0;
+      Object.assign(this.#shared, { failures: 0, answeredAt: Infinity });
       this.#begin();
     };
     socket.onmessage = (/** @type {any} */ event) => this.onmessage?.(event);
-    socket.onclose = (/** @type {any} */ event) => {
+    listenForEnd(socket, ({ code, reason }) => {
       if (this.readyState === 0) this.#shared.failures += 1;
-      this.#end(event.code, event.reason);
-    };
+      this.#end(code, reason);
+    });
   }
 
   /** Receive by server-sent events until they end. */
@@ -159,10 +180,12 @@ class PlainSocket {
 
   /** @param {string} block */
   #take(block) {
-    const data = /^data: (.*)$/m.exec(block)?.[1];
+    // Other than `$` and `.` of a RegExp, the format ends no line with U+2028.
+    const lines = block.split("\n");
+    const data = lines.find((one) => one.startsWith("data: "))?.slice(6);
     // Another token needs another request, when the server ends this one.
     if (data === undefined || /^\{"type": ?"expiring"/.test(data)) return;
-    if (/^event: bye$/m.test(block)) this.#bye = JSON.parse(data);
+    if (lines.includes("event: bye")) this.#bye = JSON.parse(data);
     // A new session has its id now, which the first message needs.
     if (/^\{"type": ?"hello"/.test(data)) {
       ({ session: this.#session, connection: this.#connection } = JSON.parse(data));

@@ -32,6 +32,10 @@ export class RequestError extends Error {
  *   that failed, `onUnstored` when the storage is full or forbidden
  */
 
+/** Close codes after which the biggest message is not sent again. */
+export const TOO_BIG = [1009, 4013];
+const DECISION = /^{"type":"(approve|deny)"/;
+
 /**
  * Queue messages; each is sent until an ack or an error settles it.
  *
@@ -86,9 +90,11 @@ export class Outbox {
     return [...this.#items.values()].filter((item) => item.isInFlight);
   }
 
-  /** Return the next message to send, the oldest first. */
+  /** Return the next message to send: a decision on a tool call, or else the oldest. */
   get next() {
-    return [...this.#items.values()].find((item) => !item.isInFlight);
+    const waiting = [...this.#items.values()].filter((item) => !item.isInFlight);
+    // The server may refuse an older message for as long as an answer waits for it.
+    return waiting.find(({ text }) => DECISION.test(text)) ?? waiting[0];
   }
 
   /** @param {string} id */
@@ -175,8 +181,8 @@ export class Outbox {
   /** @param {string} id */
   #take(id) {
     const item = this.#items.get(id);
-    this.#items.delete(id);
-    this.#keep();
+    // After close() what is stored is the next client's.
+    if (this.#items.delete(id)) this.#keep();
     return item;
   }
 

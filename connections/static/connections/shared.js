@@ -9,7 +9,7 @@ import { AttachedSocket } from "./attached.js";
 import { SessionClient } from "./client.js";
 import { TypedTarget } from "./events.js";
 import { Heartbeat } from "./heartbeat.js";
-import { RequestError } from "./outbox.js";
+import { RequestError, TOO_BIG } from "./outbox.js";
 import { REAL_CLOCK, ReconnectingSocket } from "./socket.js";
 import { Renewal } from "./tokens.js";
 
@@ -25,22 +25,30 @@ import { Renewal } from "./tokens.js";
  */
 
 const CLOSED = 1000;
+/** No code that a bye explains. */
+const GOING_AWAY = 1001;
 const TOKEN_EXPIRED = 4100;
+const EVICTED = 4005;
+/** Ends of a session's own connection after which the next server may know one for many. */
+const RETURNING = [4200, 4202];
+/** The time after which any session asks for a connection for many again. */
+const APART_MS = 600_000;
 /** How a server that attaches one session alone ends a connection for many. */
 const UNKNOWN = [4002, 4004];
 
 /**
  * One connection that many sessions share. It opens with the first of them.
  *
- * With a server that attaches one session to a connection, each session gets a
- * connection of its own, and `isShared` is false.
+ * With a server that attaches one session to a connection, and over plain HTTP, each
+ * session gets a connection of its own, and `isShared` is false until one of them
+ * reconnects after a drain, because it was asked to, or after ten minutes.
  *
  * Events: `state`, `hello`, `refreshed`, `bye` and `notice` as those of a SessionClient,
  * whose sessions get `bye` and `notice` as well; `error` (that is of no session).
  * @extends {TypedTarget<ConnectionEvents>}
  */
 export class SharedConnection extends TypedTarget {
-  /** False once the server has shown that it attaches one session alone. */
+  /** False while each session has a connection of its own. */
   isShared = true;
   /** The server's last hello on the connection. @type {ConnectionHello | null} */
   hello = null;
@@ -53,6 +61,9 @@ export class SharedConnection extends TypedTarget {
   #renewal;
   /** A client that is closed, and that nobody holds, is gone. */
   /** @type {WeakRef<SessionClient>[]} */ #refs = [];
+  /** Those whose last connection is one of their own, and since when. */
+  /** @type {WeakSet<SessionClient>} */ #apart = new WeakSet();
+  #apartSince = 0;
   #count = 0;
   /** The sockets without a hello yet, by the id of their attach. */
   /** @type {Map<string, AttachedSocket>} */ #asking = new Map();
@@ -112,12 +123,13 @@ export class SharedConnection extends TypedTarget {
     const found = this.#clients.find((client) => client.session === session);
     if (found && session !== "new") return found;
     const { getToken } = this.#options;
+    /** @type {SessionClient} */
     const client = new SessionClient(this.#url, {
       ...this.#options,
       ...options,
       session,
       getToken: getToken && ((asked) => (this.isShared ? null : getToken(asked))),
-      WebSocket: this.#makeWebSocket(),
+      WebSocket: this.#makeWebSocket(() => client),
     });
     this.#refs = this.#refs.filter((ref) => ref.deref());
     this.#refs.push(new WeakRef(client));
@@ -154,12 +166,21 @@ export class SharedConnection extends TypedTarget {
     return url.toString();
   }
 
-  /** Return what a SessionClient takes for the class of its sockets. @returns {any} */
-  #makeWebSocket() {
-    const open = (/** @type {string} */ url, /** @type {string[]} */ protocols) =>
-      this.isShared
+  /**
+   * Return what a SessionClient takes for the class of its sockets.
+   * @param {() => SessionClient} find @returns {any}
+   */
+  #makeWebSocket(find) {
+    const open = (/** @type {string} */ url, /** @type {string[]} */ protocols) => {
+      const client = find();
+      this.isShared ||=
+        this.#clock.now() - this.#apartSince >= APART_MS ||
+        (this.#apart.has(client) && RETURNING.includes(client.ending?.code ?? 0));
+      this.#apart[this.isShared ? "delete" : "add"](client);
+      return this.isShared
         ? this.#attach(url)
         : new (this.#options.WebSocket ?? globalThis.WebSocket)(url, protocols);
+    };
     return /** @param {string} url @param {string[]} protocols */ function (url, protocols) {
       return open(url, protocols);
     };
@@ -198,11 +219,16 @@ export class SharedConnection extends TypedTarget {
   /** @param {import("./socket.js").StateChange} change */
   #changeState(change) {
     const { to, ending } = change;
-    if (to === "closed" && UNKNOWN.includes(ending?.code ?? 0)) this.isShared = false;
+    if (to === "closed" && UNKNOWN.includes(ending?.code ?? 0)) {
+      this.isShared = false;
+      this.#apartSince = this.#clock.now();
+    }
     this.emit("state", change);
     if (to === "open") {
       for (const { attach } of this.#asking.values()) this.#socket.send(attach);
-      for (const client of this.#clients) if (client.state === "waiting") client.connect();
+      for (const client of this.#clients) {
+        if (client.state === "waiting" || this.#wasEvicted(client)) client.connect();
+      }
       return;
     }
     this.#heartbeat.stop();
@@ -216,10 +242,20 @@ export class SharedConnection extends TypedTarget {
     if (to === "closed") this.#asking.clear();
     // The shared connection returns with a new token by itself.
     const isPassedOn = this.isShared && ending && ending.code !== TOKEN_EXPIRED;
+    // One message was too big, and the others are sent again.
+    const isOne = TOO_BIG.includes(ending?.code ?? 0);
+    const [first] = ended.sort((one, other) => other.biggest - one.biggest);
     for (const one of ended) {
-      if (isPassedOn) one.end(ending.code, ending.reason);
-      else one.end();
+      if (!isPassedOn) one.end();
+      else if (isOne && one !== first) one.end(GOING_AWAY);
+      else one.end(ending.code, ending.reason);
     }
+  }
+
+  /** Whether it lost a slot of its own, and now needs none. @param {SessionClient} client */
+  #wasEvicted(client) {
+    const { state, ending } = client;
+    return state === "closed" && ending?.code === EVICTED && this.#apart.has(client);
   }
 
   /** @param {any} message */
@@ -296,7 +332,7 @@ export class SharedConnection extends TypedTarget {
     if (code === "already_attached") return;
     if (session !== undefined) return this.#attached.get(session)?.take(error);
     const sockets = [...this.#attached.values()];
-    const sender = sockets.find(({ messageIds }) => messageIds.has(id));
+    const sender = sockets.find(({ unanswered }) => unanswered.has(id));
     if (sender) return sender.take(error);
     if (code !== "rate_limited") {
       return this.emit("error", new RequestError(code, error.message, error.ref));

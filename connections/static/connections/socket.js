@@ -98,8 +98,6 @@ export class ReconnectingSocket extends TypedTarget {
 
   /** Close for good; connect() starts again. */
   close() {
-    this.#watching?.abort();
-    this.#watching = null;
     this.#abandon(1000);
     this.#stay(readEnding(1000, "", null));
   }
@@ -201,11 +199,11 @@ export class ReconnectingSocket extends TypedTarget {
     socket.onmessage = (event) => {
       if (isOurs()) this.#take(event.data);
     };
-    socket.onclose = (event) => {
+    listenForEnd(socket, ({ code, reason }) => {
       if (!isOurs()) return;
       this.#socket = null;
-      this.#lose(readEnding(event.code, event.reason, this.#bye));
-    };
+      this.#lose(readEnding(code, reason, this.#bye));
+    });
   }
 
   /** @param {string} text */
@@ -275,6 +273,11 @@ export class ReconnectingSocket extends TypedTarget {
     this.#clock.clearTimeout(this.#closeTimer);
     this.#failures = 0;
     this.ending = ending;
+    if (ending.reconnect === "never") {
+      // The page would hold what nobody else does.
+      this.#watching?.abort();
+      this.#watching = null;
+    }
     this.#move("closed");
   }
 
@@ -307,6 +310,18 @@ export class ReconnectingSocket extends TypedTarget {
     else if (this.state === "waiting" && reconnect === "backoff") void this.#open();
     else this.wake();
   }
+}
+
+/**
+ * Call back when a WebSocket has ended. Node 20 reports a refused handshake as an error
+ * while it connects, and never closes; browsers close after each error.
+ * @param {WebSocket} socket @param {(end: {code: number, reason: string}) => void} onEnd
+ */
+export function listenForEnd(socket, onEnd) {
+  socket.onclose = onEnd;
+  socket.onerror = () => {
+    if (socket.readyState === 0) onEnd({ code: LOST, reason: "" });
+  };
 }
 
 /** Return the milliseconds of a Retry-After header. @param {unknown} seconds */

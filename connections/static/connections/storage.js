@@ -110,6 +110,16 @@ export class MessageStore {
   }
 }
 
+/**
+ * Remove the messages of all sessions from a storage, as at a sign-out: the next client
+ * of `new` would send those of a new session, whoever signs in. Close the clients first.
+ * @param {Storage} storage
+ */
+export function forgetMessages(storage) {
+  const keys = Array.from({ length: storage.length }, (_, index) => storage.key(index) ?? "");
+  for (const key of keys) if (key.startsWith(PREFIX)) storage.removeItem(key);
+}
+
 /** @param {object} page */
 function findOwned(page) {
   const owned = ownedByPage.get(page) ?? new Set();
