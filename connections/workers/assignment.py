@@ -17,6 +17,8 @@ class Assignment:
     channel_fd: int
     board_fd: int
     cell: int
+    pool: str
+    """The name of the pool in the parent."""
 
     def open_cell(self) -> Cell:
         """Return the worker's cell of the board."""
@@ -40,5 +42,6 @@ def take_assignment() -> Assignment | None:
     text = os.environ.pop(_VARIABLE, None)
     if text is None:
         return None
-    known = json.loads(text)
+    # A parent of an older release names no pool: its workers name it by its process.
+    known = {"pool": f"w:{os.getppid()}", **json.loads(text)}
     return Assignment(**{name: known[name] for name in Assignment.__slots__})

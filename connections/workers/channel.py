@@ -38,8 +38,8 @@ class Channel:
             self._writer.write(json.dumps(message).encode() + b"\n")
 
     async def __aiter__(self) -> AsyncIterator[Message]:
-        """Yield the messages of the other end, until it closes."""
-        while line := await self._read_line():
+        """Yield the messages of the other end, until it closes or is killed."""
+        while (line := await self._read_line()).endswith(b"\n"):
             yield json.loads(line)
 
     async def _read_line(self) -> bytes:

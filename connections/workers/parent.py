@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import logging
+import os
 import signal
 import socket
 from collections.abc import Callable, Sequence
@@ -21,6 +22,9 @@ _STABLE_SECONDS = 60
 
 _MAX_PAUSE_SECONDS = 30
 _READY_SECONDS = 300
+MARGIN_SECONDS = 15
+"""How long a worker may take to end beyond its handshakes and its drain."""
+
 _COLLECT_SECONDS = 1
 """How long a worker may take to answer a question of the parent."""
 
@@ -33,26 +37,32 @@ class Parent:
     The process above the workers of `serve --workers`.
 
     It holds the listening socket, so that no client is refused while a worker is
-    replaced, and the pool of workers without Redis. It runs no code of the project.
-    SIGHUP starts new workers by exec, so that they read new code.
+    replaced, and the pool of workers without Redis. It serves nothing, but has loaded
+    the settings and apps of the project for its checks. SIGHUP starts new workers by
+    exec, so that they read new code; their environment is that of the parent.
     """
 
     def __init__(
         self,
         command: Sequence[str],
         *,
+        folder: str,
         count: int,
         listening: socket.socket,
         pool: PoolHost,
         on_ready: Callable[[], None],
     ) -> None:
         self._argv = command
+        self._folder = folder
         self._count = count
         self._listening = listening
         self._pool = pool
         self._on_ready = on_ready
         self.ready_seconds: float = _READY_SECONDS
         """How long a worker may take until it accepts connections."""
+        self.margin_seconds: float = MARGIN_SECONDS
+        # In containers all parents are process 1. The column takes ten characters.
+        self._pool_name = f"w:{os.urandom(4).hex()}"
         self._board = Board.create()
         self._cells = itertools.cycle(range(2 * count))
         self._current: list[Worker | None] = [None] * count
@@ -80,17 +90,20 @@ class Parent:
                 self._tasks.repeat(step, name, _POLL_SECONDS)
             await self._stopping.wait()
         await self._tasks.stop()
-        for worker in self._workers:
+        workers = list(self._workers)
+        for worker in workers:
             worker.stop()
-        codes = [await one.ended for one in list(self._workers)]
-        # One that still started had no handler for the signal yet.
-        has_failed = any(code not in (0, -signal.SIGTERM) for code in codes)
+        waiting = [one.wait_drained(self.margin_seconds) for one in workers]
+        await asyncio.gather(*waiting)
+        has_failed = any(one.has_failed for one in workers)
         return 0 if has_started and not has_failed else 1
 
     async def _start_all(self) -> bool:
-        """Start all workers; return True if each became ready."""
+        """Start all workers; return True if each became ready, or none failed."""
+        started: list[Worker] = []
         try:
-            started = [await self._start(slot) for slot in range(self._count)]
+            while len(started) < self._count and not self._stopping.is_set():
+                started.append(await self._start(len(started)))
         except OSError as exc:
             logger.error(
                 "No worker can be started: %s",
@@ -100,6 +113,8 @@ class Parent:
             return False
         waiting = [one.wait_ready(self.ready_seconds) for one in started]
         have_started = all(await asyncio.gather(*waiting))
+        if self._stopping.is_set():
+            return not any(one.has_failed for one in started)
         if have_started:
             self._current = list(started)
             for worker in started:
@@ -112,14 +127,18 @@ class Parent:
         cell = next(one for one in self._cells if one not in taken)
         worker = await start_worker(
             self._argv,
+            folder=self._folder,
             slot=slot,
             cell=cell,
+            pool=self._pool_name,
             board=self._board,
             listening=self._listening,
             on_question=self._answer,
         )
         self._workers.add(worker)
         worker.ended.add_done_callback(lambda _: self._on_end(worker))
+        if self._stopping.is_set():
+            worker.stop()
         return worker
 
     # The end of a worker
@@ -219,7 +238,7 @@ class Parent:
             old, self._current[slot] = self._current[slot], worker
             if old is not None and old in self._workers:
                 old.retire()
-                await old.ended
+                await old.wait_drained(self.margin_seconds)
         logger.info("All workers are replaced", extra={"event": "workers_reloaded"})
 
     # Questions of workers

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from connections.background import BackgroundTasks
-from connections.metrics.merging import Families
+from connections.metrics.merging import Families, overlay
 from connections.workers.assignment import Assignment
 from connections.workers.board import Board
 from connections.workers.channel import Channel
@@ -19,6 +19,9 @@ logger = logging.getLogger(__name__)
 
 OnQuestion = Callable[["Worker", str, Any], Awaitable[Any]]
 """Answers a question of a worker: its subject and its content."""
+
+_LAST_SECONDS = 1
+"""How long the last messages of an ended process may take."""
 
 
 class Worker:
@@ -45,11 +48,13 @@ class Worker:
         self.families: Families = []
         """The metrics that it reported last."""
         self.lived_seconds = 0.0
+        self.drain_seconds = 0.0
+        """How long its handshakes and its drain may take, as it says."""
         self._process = process
         self._channel = channel
         self._on_question = on_question
         self._started_at = time.monotonic()
-        self._is_stopping = False
+        self._stopping = asyncio.Event()
         self._ready = asyncio.Event()
         self._questions = itertools.count()
         self._waiting: dict[int, asyncio.Future[Any]] = {}
@@ -62,19 +67,27 @@ class Worker:
         """True once it accepts connections."""
         return self._ready.is_set()
 
+    @property
+    def has_failed(self) -> bool:
+        """True if the process has ended otherwise than after a signal to stop."""
+        # One that still started had no handler for the signal yet.
+        return self._process.returncode not in (None, 0, -signal.SIGTERM)
+
     async def wait_ready(self, timeout_seconds: float) -> bool:
         """
-        Wait until it accepts connections; return False if it ends before.
+        Wait until it accepts connections; return False if it ends or stops before.
 
         One that takes too long is killed: else nobody would start another one.
         """
         ready = asyncio.ensure_future(self._ready.wait())
+        stopping = asyncio.ensure_future(self._stopping.wait())
         done, _ = await asyncio.wait(
-            {ready, self.ended},
+            {ready, stopping, self.ended},
             timeout=timeout_seconds,
             return_when=asyncio.FIRST_COMPLETED,
         )
         ready.cancel()
+        stopping.cancel()
         if done:
             return self.was_ready
         logger.error(
@@ -85,13 +98,34 @@ class Worker:
             extra={"event": "worker_not_ready", "pid": self.pid},
         )
         self.send_signal(signal.SIGKILL)
-        await self.ended
+        await asyncio.wait({self.ended})
         return False
+
+    async def wait_drained(self, margin_seconds: float) -> None:
+        """
+        Wait until it has ended, after retire() or stop().
+
+        One that takes too long is killed: its event loop may be blocked for ever.
+        """
+        timeout_seconds = self.drain_seconds + margin_seconds
+        # No plain `await`, whose cancellation would cancel what follows the process.
+        done, _ = await asyncio.wait({self.ended}, timeout=timeout_seconds)
+        if done:
+            return
+        logger.warning(
+            "Worker %s, process %s, has not drained after %g s and is killed",
+            self.slot,
+            self.pid,
+            timeout_seconds,
+            extra={"event": "worker_not_drained", "pid": self.pid},
+        )
+        self.send_signal(signal.SIGKILL)
+        await asyncio.wait({self.ended})
 
     def stop(self) -> None:
         """Let it drain, unless it does already."""
-        if not self._is_stopping and not self.is_retiring:
-            self._is_stopping = True
+        if not self._stopping.is_set() and not self.is_retiring:
+            self._stopping.set()
             self.send_signal(signal.SIGTERM)
 
     def send_signal(self, number: int) -> None:
@@ -129,25 +163,33 @@ class Worker:
             del self._waiting[number]
 
     async def _follow(self) -> int:
-        """Read its messages until the process ends; return the exit code."""
-        async for message in self._channel:
-            kind = message["type"]
-            if kind == "ready":
-                self._ready.set()
-            elif kind == "final":
-                self.families = message["families"]
-            elif kind == "answer":
-                self._take_answer(message)
-            elif kind == "ask":
-                self._tasks.start(self._reply(message), "The answer to a worker")
+        """Take its messages until the process ends; return the exit code."""
+        reading = self._tasks.start(self._read(), "The line to a worker")
         code = await self._process.wait()
         self.lived_seconds = time.monotonic() - self._started_at
+        # No longer: a child that it forked may hold its end of the channel open.
+        await asyncio.wait({reading}, timeout=_LAST_SECONDS)
         for answer in self._waiting.values():
             if not answer.done():
                 answer.set_result(None)
         await self._tasks.stop()
         self._channel.close()
         return code
+
+    async def _read(self) -> None:
+        async for message in self._channel:
+            kind = message["type"]
+            if kind == "hello":
+                self.drain_seconds = message["drain_seconds"]
+            elif kind == "ready":
+                self._ready.set()
+            elif kind == "final":
+                # A node's own: its process told the others when it was last asked.
+                self.families = overlay(self.families, message["families"])
+            elif kind == "answer":
+                self._take_answer(message)
+            elif kind == "ask":
+                self._tasks.start(self._reply(message), "The answer to a worker")
 
     def _take_answer(self, message: dict[str, Any]) -> None:
         if message["subject"] == "metrics":
@@ -166,8 +208,10 @@ class Worker:
 async def start_worker(
     command: Sequence[str],
     *,
+    folder: str,
     slot: int,
     cell: int,
+    pool: str,
     board: Board,
     listening: socket.socket,
     on_question: OnQuestion,
@@ -187,10 +231,12 @@ async def start_worker(
             channel_fd=theirs.fileno(),
             board_fd=board.fd,
             cell=cell,
+            pool=pool,
         )
         try:
             process = await asyncio.create_subprocess_exec(
                 *command,
+                cwd=folder,
                 env=assignment.make_environment(),
                 pass_fds=(listening.fileno(), theirs.fileno(), board.fd),
                 process_group=0,
