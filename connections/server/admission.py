@@ -20,9 +20,12 @@ _OVERLOADED_SECONDS = 5
 """Seconds in Retry-After when the node has too many open WebSockets."""
 
 _MAX_BUCKETS = 10_000
-"""Addresses whose rate is kept; the address seen longest ago is dropped first."""
+"""Addresses whose rate or refusal is kept; the oldest is dropped first."""
 
 _LOG_SECONDS = 10
+
+_REFUSED_SECONDS = 60
+"""How long an address counts as refused: longer than a client waits between tries."""
 
 
 class Pending(Protocol):
@@ -76,6 +79,10 @@ class PendingHandshakes:
             if not same:
                 del self._by_address[address]
 
+    def find(self, pending: Pending) -> str | None:
+        """Return the address of a handshake that is there, if it has one."""
+        return self._addresses.get(pending)
+
     def count(self, address: str) -> int:
         """Return how many handshakes come from an address."""
         return len(self._by_address.get(address, ()))
@@ -107,6 +114,7 @@ class Admission:
         self._bodies = PendingHandshakes()
         self._unanswered = PendingHandshakes()
         self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
+        self._refused_at: OrderedDict[str, float] = OrderedDict()
         self._logged_at = -math.inf
         self._unlogged = 0
         self.is_draining = False
@@ -176,6 +184,7 @@ class Admission:
         address = group_address(address)
         refusal = self._check(address)
         if refusal is not None:
+            self._remember(address)
             self._record(refusal.reason)
             self.on_refused(address)
             return refusal
@@ -187,6 +196,26 @@ class Admission:
     def end_handshake(self, pending: Pending) -> None:
         """Stop counting it: it was answered, or the client has left."""
         self._unanswered.remove(pending)
+
+    def note_refusal(self, pending: Pending) -> None:
+        """Remember that a client was told to return later, whose handshake counts."""
+        address = self._unanswered.find(pending)
+        if address is not None:
+            self._remember(address)
+
+    def was_refused(self, address: str) -> bool:
+        """Return whether a client of an address was told to return later, just now."""
+        at = self._refused_at.get(group_address(address), -math.inf)
+        return self._clock() - at < _REFUSED_SECONDS
+
+    def _remember(self, address: str) -> None:
+        if not address:
+            # All clients of a Unix socket whose proxy names none.
+            return
+        self._refused_at[address] = self._clock()
+        self._refused_at.move_to_end(address)
+        if len(self._refused_at) > _MAX_BUCKETS:
+            self._refused_at.popitem(last=False)
 
     def _check(self, address: str) -> Refusal | None:
         if self.is_draining:
@@ -217,6 +246,7 @@ class Admission:
 
     def _cut_off(self, pending: Pending) -> None:
         self.end_head(pending)
+        self.note_refusal(pending)
         self._unanswered.remove(pending)
         self._record("oldest")
         pending.cut_off()

@@ -6,12 +6,12 @@ handshake on this side. So a plain one becomes a WebSocket at once; all else get
 """
 
 import socket
-import sys
 from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from connections.error_log import get_logger
+from connections.interning import share
 from connections.server.admission import Refusal
 from connections.server.timers import HasDeadline
 from connections.server.transport import SocketTransport, has_peer_left
@@ -61,7 +61,7 @@ class Arrival(HasDeadline):
         self._socket = sock
         self._peer: tuple[str, int] | None = None
         if sock.family in _INTERNET:
-            self._peer = (sys.intern(peer[0]), peer[1])
+            self._peer = (share(peer[0]), peer[1])
         self._adopt = adopt
         self._timers = server.timers
         self._deadline = None

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from connections import close_codes
 from connections.background import BackgroundTasks
 from connections.config.loader import WebSocketConfig
+from connections.node.drain import get_window_seconds
 from connections.node.node import Node
 from connections.server.admission import Admission
 from connections.server.arrival import Arrival
@@ -72,8 +73,9 @@ async def drain(server: DrainedServer) -> None:
     await attempt("The close of the ports", _close_ports(server, node))
     others = server.tasks.start(_close_others(server, node), "The drain of others")
     await attempt("The drain of the node", node.drain())
+    waiting = [others, *server.requests]
+    await _wait(server, waiting, ends_at - server.loop.time())
     others.cancel()
-    await _wait(server, server.requests, ends_at - server.loop.time())
     await attempt("The end of the responses", _finish_responses(server, ends_at))
     await attempt("The end of the applications", _end_applications(server, node))
     await node.stop()
@@ -156,8 +158,12 @@ async def _close_others(server: DrainedServer, node: Node) -> None:
     known = {connection.transport for connection in node.hub}
     others = [one for one in server.websockets if one not in known]
     random.shuffle(others)
-    for one in others:
-        await asyncio.sleep(0.9 * server.config.drain.grace_seconds / len(others))
+    grace_seconds = server.config.drain.grace_seconds
+    window_seconds = get_window_seconds(len(others), grace_seconds)
+    began_at = server.loop.time()
+    for number, one in enumerate(others, start=1):
+        closes_at = began_at + window_seconds * number / len(others)
+        await asyncio.sleep(closes_at - server.loop.time())
         node.hub.passes.attempt("The drain of others", _end, one)
 
 

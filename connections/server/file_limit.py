@@ -8,14 +8,21 @@ from connections.config.loader import WebSocketConfig
 logger = logging.getLogger(__name__)
 
 _SPARE_FILES = 200
-"""Files beside the sockets: database, logs, modules, handshakes in progress."""
+"""Files beside the sockets and bodies: database, logs, modules."""
+
+_PENDING_FILES = 4
+"""Bounds of max_pending: heads, bodies, their files, and unanswered handshakes."""
+
+_REQUEST_FILES = 2
+"""A request under way has its socket and the file of its body."""
 
 
 def count_needed_files(config: WebSocketConfig) -> int:
     """Return roughly how many files a full node has open."""
     return (
         int(config.max_total_connections * 1.1)
-        + config.handshake.max_pending
+        + _PENDING_FILES * config.handshake.max_pending
+        + _REQUEST_FILES * config.http.max_requests
         + _SPARE_FILES
     )
 
@@ -37,7 +44,8 @@ def raise_file_limit(config: WebSocketConfig) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (granted, hard))
     if granted < needed:
         logger.warning(
-            "Only %s files may be open; max_total_connections takes about %s",
+            "Only %s files may be open; max_total_connections, handshake.max_pending "
+            "and http.max_requests take about %s",
             granted,
             needed,
             extra={"event": "file_limit"},

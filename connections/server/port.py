@@ -35,7 +35,7 @@ class Share(Protocol):
         """Tell the number of this worker."""
 
     def leave(self) -> None:
-        """Tell that this worker accepts no more."""
+        """Tell that this worker accepts nothing, until it publishes again."""
 
     def find_least(self) -> int | None:
         """Return the least number of another worker; None without another."""
@@ -49,7 +49,9 @@ class Port:
     With a share the socket is that of several workers, and each accepts one
     connection at a time. The kernel wakes whichever worker waits, and mostly the same
     one. A worker with more connections than another waits a moment before it accepts,
-    and then accepts in any case: the other may be busy.
+    and then accepts in any case: the other may be busy. One whose node drains accepts
+    nothing while another worker accepts, because it would refuse all; after the last
+    worker nobody would.
     """
 
     def __init__(
@@ -71,9 +73,11 @@ class Port:
         self._reactor: Any = reactor
         self._loop = get_event_loop()
         self._is_closed = False
+        self._is_aside = False
+        """True while another worker accepts in place of this one, which drains."""
         factory.doStart()
-        self._publish()
         self._reactor.addReader(self)
+        self._publish()
 
     def fileno(self) -> int:
         """Return the descriptor (IFileDescriptor)."""
@@ -105,10 +109,11 @@ class Port:
             while accepts < _ACCEPTS_PER_TURN and self._accept():
                 accepts += 1
             return
-        own = self._count()
-        self._share.publish(own)
+        self._tell(self._share)
+        if self._is_aside:
+            return
         least = self._share.find_least()
-        if least is not None and least < own:
+        if least is not None and least < self._count():
             self._pause(_PAUSE_SECONDS)
         else:
             self._accept()
@@ -172,12 +177,30 @@ class Port:
         self._loop.call_later(seconds, self._resume)
 
     def _resume(self) -> None:
-        if not self._is_closed:
+        if not self._is_closed and not self._is_aside:
             self._reactor.addReader(self)
             self._accept()
 
     def _publish(self) -> None:
         """Tell the number of connections, which falls without an accept."""
         if not self._is_closed and self._share is not None:
-            self._share.publish(self._count())
+            self._tell(self._share)
             self._loop.call_later(_PUBLISH_SECONDS, self._publish)
+
+    def _tell(self, share: Share) -> None:
+        """
+        Tell the others the number of connections, or leave new ones to them.
+
+        The number of a worker that drains falls to 0: they would leave all to it.
+        """
+        was_aside, node = self._is_aside, self._server.node
+        if node is not None and node.is_draining:
+            share.leave()
+            self._is_aside = share.find_least() is not None
+        else:
+            share.publish(self._count())
+            self._is_aside = False
+        if self._is_aside:
+            self._reactor.removeReader(self)
+        elif was_aside:
+            self._reactor.addReader(self)

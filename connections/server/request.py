@@ -6,7 +6,6 @@ The class extends daphne's WebRequest, by the names of compat.py.
 
 import asyncio
 import logging
-import sys
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from io import BytesIO
@@ -17,6 +16,7 @@ from urllib.parse import unquote
 from django.conf import settings
 
 from connections.asgi import Message
+from connections.interning import share
 from connections.net.headers import keep_content_headers, require_status
 from connections.node.health import find_probe
 from connections.server.admission import Refusal
@@ -40,6 +40,8 @@ _SMALL_CHUNK_BYTES = 64
 _FREE_CHUNKS = 16_384
 """Chunks that a body may have besides one for each 64 bytes: a chunk takes about
 4 us of the loop, however small it is."""
+
+_LENGTH = b"content-length"
 
 _NO_BODY_STATUSES = (204, 304)
 """RFC 9110, section 6.4.1; 1xx are no final responses."""
@@ -76,6 +78,8 @@ class HttpRequest(DaphneRequest):
         self._max_body_bytes = self.server.config.handshake.max_body_size
         self._is_chunked = False
         self._is_body_read = False
+        # Of a response with Content-Length, how much of its body is not sent.
+        self._missing_bytes: int | None = None
         self._gone = asyncio.Event()
         # Since when the application has owed the next event; None while it waits.
         self._owing_since: float | None = None
@@ -219,8 +223,8 @@ class HttpRequest(DaphneRequest):
             return
         if message["type"] == "http.response.start":
             message = self._complete_start(message)
-        elif message["type"] == "http.response.body" and self._has_no_body():
-            message = {**message, "body": b""}
+        elif message["type"] == "http.response.body":
+            message = self._check_body(message)
         await self.server.handle_reply(self, message)
         if self.finished or self.channel is None:
             return
@@ -238,10 +242,29 @@ class HttpRequest(DaphneRequest):
         require_status(message.get("status"))
         own = list(message.get("headers") or ())
         headers = keep_content_headers(own)
+        lengths = (value for name, value in headers if name.lower() == _LENGTH)
+        self._missing_bytes = next(map(int, lengths), None)
         if any(_asks_to_close(*header) for header in own):
             self.channel.persistent = False
             self.responseHeaders.setRawHeaders(b"Connection", [b"close"])
         return {**message, "headers": headers}
+
+    def _check_body(self, message: Message) -> Message:
+        """
+        Hold the body to the length that its response declared.
+
+        Raises:
+            ValueError: it is longer, and the rest would be read as a response, or
+                shorter, and the next response would be read as its rest.
+        """
+        if self._has_no_body():
+            return {**message, "body": b""}
+        if self._missing_bytes is not None:
+            self._missing_bytes -= len(message.get("body", b""))
+            is_last = not message.get("more_body", False)
+            if self._missing_bytes < 0 or (is_last and self._missing_bytes):
+                raise ValueError("the body has not the length of its Content-Length")
+        return message
 
     @property
     def has_started(self) -> bool:
@@ -252,19 +275,24 @@ class HttpRequest(DaphneRequest):
         """Twisted drops the first part alone, and the next would begin a response."""
         return self.method == b"HEAD" or self.code in _NO_BODY_STATUSES
 
-    def handle_exception(self, exception: BaseException) -> None:
+    def application_ended(self, exception: BaseException | None) -> None:
         """
-        Answer 500, or break off a response that has begun.
+        Without a complete response answer 500, or break off one that has begun.
 
         daphne starts the response a second time, and the resulting ValueError
         ends its checker of applications for the life of the process.
         """
         if self.finished or self.channel is None:
             return
+        if exception is None:
+            logger.error(
+                "The application ended without a complete response",
+                extra={"event": "response_incomplete"},
+            )
         if self.has_started:
             self.channel.transport.abortConnection()
         else:
-            super().handle_exception(exception)
+            self.handle_exception(exception)
 
     def check_timeouts(self) -> None:
         """
@@ -358,5 +386,5 @@ def _get_address(address: Any) -> list[Any] | None:
     """Return host and port for the scope; None for a Unix socket."""
     if hasattr(address, "host") and hasattr(address, "port"):
         # Many connections have the same host: this end's, or that of a proxy.
-        return [sys.intern(str(address.host)), address.port]
+        return [share(str(address.host)), address.port]
     return None

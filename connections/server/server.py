@@ -35,6 +35,7 @@ from connections.node.node import Node
 from connections.node.warmup import warm_up
 from connections.pool import choose_pool, get_redis_url
 from connections.privacy import show_peer
+from connections.process_exit import exit_in_time
 from connections.server.admission import Admission
 from connections.server.application_end import ApplicationEnd
 from connections.server.arrival import Arrival
@@ -44,7 +45,7 @@ from connections.server.drain import drain
 from connections.server.file_limit import raise_file_limit
 from connections.server.http import HttpChannel
 from connections.server.http_factory import HttpFactory
-from connections.server.process import begin_logging, exit_in_time
+from connections.server.process import begin_logging
 from connections.server.request_limits import RequestLimits
 from connections.server.sockets import is_unix, with_backlog
 from connections.server.timers import CoarseTimers
@@ -54,8 +55,8 @@ from connections.server.websocket.protocol import WebSocketProtocol
 
 logger = get_logger(__name__)
 
-_ASGI = {"version": "3.0", "spec_version": "2.4"}
-"""scope["asgi"] of all connections."""
+_ASGI = {"version": "3.0", "spec_version": "2.3"}
+"""scope["asgi"] of all connections. By 2.4 send() raises for a client that has left."""
 
 _PATH_CHARACTERS = 500
 """How much of a path the access log shows."""
@@ -227,10 +228,7 @@ class Server(DaphneServer):
                 extra={"event": "application_failed"},
             )
         try:
-            if isinstance(protocol, WebSocketProtocol):
-                protocol.application_ended(exception)
-            elif exception is not None:
-                protocol.handle_exception(exception)
+            protocol.application_ended(exception)
         except Exception as exc:
             self._on_failure(protocol, exc)
         self._forget_if_done(protocol)
@@ -368,6 +366,7 @@ class Server(DaphneServer):
         self.node = get_node()
         self.node.has_own_server = True
         self.node.counters.refused_early = self.admission.refusals
+        self.node.was_refused = self.admission.was_refused
         self.admission.on_refused = self.node.top.record_refused_address
         self.node.counters.refused_requests = self.request_limits.refusals
         self.node.counters.round_trips = self.round_trips

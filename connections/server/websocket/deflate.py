@@ -45,7 +45,10 @@ _SECRETS = (b'token"', b'ticket"')
 
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _PARAMETER = re.compile(rf'\s*;\s*({_TOKEN})(?:\s*=\s*(?:({_TOKEN})|"({_TOKEN})"))?\s*')
-_EXTENSION = re.compile(rf"\s*({_TOKEN})\s*")
+_EXTENSION = re.compile(rf"({_TOKEN})\s*")
+_SEPARATORS = re.compile(r"[,\s]*")
+"""A list may have empty elements: RFC 9110, section 5.6.1."""
+
 _WINDOW_BITS = re.compile(r"[89]|1[0-5]")
 
 
@@ -83,14 +86,11 @@ Parameters = list[tuple[str, str | None]]
 def _parse(text: str) -> Iterator[tuple[str, Parameters]]:
     """Yield the offered extensions, or none if the text breaks the grammar."""
     offers: list[tuple[str, Parameters]] = []
-    position = 0
+    position = _skip_separators(text, 0)
     while position < len(text):
         named = _EXTENSION.match(text, position)
         if named is None:
-            if text[position] not in ", \t":
-                return
-            position += 1  # A list may have empty elements: RFC 9110, 5.6.1.
-            continue
+            return
         position, parameters = named.end(), []
         while found := _PARAMETER.match(text, position):
             parameters.append((found[1].lower(), found[2] or found[3]))
@@ -98,7 +98,14 @@ def _parse(text: str) -> Iterator[tuple[str, Parameters]]:
         if position < len(text) and text[position] != ",":
             return
         offers.append((named[1], parameters))
+        position = _skip_separators(text, position)
     yield from offers
+
+
+def _skip_separators(text: str, position: int) -> int:
+    """Return the position behind a run, in one step: a client chooses its length."""
+    found = _SEPARATORS.match(text, position)
+    return position if found is None else found.end()
 
 
 def _accept(offered: Parameters, config: CompressionConfig) -> Agreement | None:

@@ -95,6 +95,7 @@ class FrameReader:
     __slots__ = (
         "_buffer",
         "_decoder",
+        "_drops_messages",
         "_is_deflated",
         "_message",
         "_needed",
@@ -115,6 +116,7 @@ class FrameReader:
         self._opcode: Opcode | None = None
         self._message: bytes | bytearray = b""
         self._is_deflated = False
+        self._drops_messages = False
         self.inflater: MessageInflater | None = None
         self._decoder: codecs.IncrementalDecoder | None = None
 
@@ -138,6 +140,11 @@ class FrameReader:
                 self._buffer = bytearray(memoryview(self._buffer)[self._position :])
             self._buffer += received
         self._position = 0
+
+    def drop_messages(self) -> None:
+        """Return each frame of a message as a fragment from now on, and keep none."""
+        self._drops_messages = True
+        self._message, self._is_deflated = b"", False
 
     def take_whole_text(self, received: bytes) -> str | None:
         """
@@ -186,6 +193,7 @@ class FrameReader:
             and second & _MASKED
             and self._opcode is None
             and size <= self.max_message_size
+            and not self._drops_messages
         )
         if not is_plain:
             # Before any payload has arrived: a refused frame is never held.
@@ -241,6 +249,9 @@ class FrameReader:
         if opcode >= CLOSE:
             return Opcode(opcode), bytes(payload)
         is_final, size = bool(first & _FIN), len(payload)
+        if self._drops_messages:
+            self._opcode = None if is_final else BINARY
+            return FRAGMENT, size
         if first & DEFLATED:
             self._is_deflated = True
         if self._is_deflated and self.inflater is not None:

@@ -4,13 +4,13 @@ import base64
 import binascii
 import functools
 import hashlib
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import unquote
 
+from connections.interning import share
 from connections.net.headers import keep_content_headers, require_header
 from connections.server.compat import HEADER_NAME_RE, INVALID_HEADER_VALUE_BYTES
 
@@ -131,7 +131,7 @@ def read_handshake(
     _require_key(get_all(headers, b"sec-websocket-key"))
     return Handshake(
         # Clients of one route share the text of their path.
-        path=sys.intern(unquote(raw_path.decode("ascii"))),
+        path=share(unquote(raw_path.decode("ascii"))),
         raw_path=raw_path,
         query_string=query_string,
         headers=headers,

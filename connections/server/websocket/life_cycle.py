@@ -216,6 +216,7 @@ class LifeCycle(HasDeadline):
     def _refuse_because(self, close_reason: CloseReason | None) -> None:
         """Refuse a handshake that waits for its answer."""
         if self._phase is Phase.CONNECTING:
+            self._server.admission.note_refusal(self)
             self._refuse(*find_refusal(close_reason), [(b"Retry-After", b"1")])
 
     def _finish_refusal(self, response: bytes) -> None:

@@ -160,6 +160,7 @@ class Inbound:
         """Drop messages and wait for the client's close frame."""
         if self._mode is _Mode.OPEN:
             self._mode = _Mode.CLOSING
+            self._reader.drop_messages()
             self._unfinished_since = None
             if self._is_paused:
                 self._loop.call_soon(self.resume)
@@ -224,14 +225,12 @@ class Inbound:
                 opcode, payload = event
                 if opcode is frames.TEXT:
                     has_finished_message = True
-                    if self._mode is _Mode.OPEN:
-                        received = {"type": "websocket.receive", "text": payload}
-                        put(received, measure_text(payload))
+                    received = {"type": "websocket.receive", "text": payload}
+                    put(received, measure_text(payload))
                 elif opcode is frames.BINARY:
                     has_finished_message = True
-                    if self._mode is _Mode.OPEN:
-                        received = {"type": "websocket.receive", "bytes": payload}
-                        put(received, len(payload))
+                    received = {"type": "websocket.receive", "bytes": payload}
+                    put(received, len(payload))
                 else:
                     self._take_other(opcode, payload)
                     if self._mode is _Mode.DEAF:
@@ -242,7 +241,7 @@ class Inbound:
         self._watch_unfinished(has_finished_message)
 
     def _take_other(self, opcode: frames.Opcode, payload: Any) -> None:
-        """Handle a control frame or a fragment."""
+        """Handle a control frame, or a fragment or message of which nothing is kept."""
         if opcode is frames.CLOSE:
             code, reason = frames.parse_close(payload)
             self.close()
@@ -265,7 +264,7 @@ class Inbound:
 
     def _watch_unfinished(self, has_finished_message: bool) -> None:
         """Start or stop the deadline of an incomplete message."""
-        if not self._reader.is_within_message:
+        if not self._reader.is_within_message or self._mode is not _OPEN:
             self._unfinished_since = None
             return
         self._partly_received_at = self._received_at
