@@ -66,6 +66,7 @@ class ConnectionPresence:
 
         Raises:
             TypeError, ValueError: it names something else.
+            Refused: the room is that of the path, and the path is no room.
         """
         path = self._sender.connection.path
         return await read_rooms(self._consumer, path, self._node.config.presence)

@@ -8,7 +8,7 @@ from django.contrib.auth.models import AnonymousUser
 
 from connections import close_codes
 from connections.asgi import Message
-from connections.connection.scope import bound_client_id
+from connections.connection.scope import bound_client_id, find_user_id
 from connections.credentials.channels_scope import copy_session
 from connections.credentials.handshake import offer
 from connections.credentials.identity import Credential
@@ -73,7 +73,7 @@ async def refresh(
     if (
         client_id is None
         or bound_client_id(client_id) != connection.client_id
-        or user.pk != connection.user_id
+        or find_user_id(user) != connection.user_id
     ):
         raise InvalidMessage("invalid_message", "refused: another client's")
     if not credential.covers(remove_script_prefix(scope), scope.get("route", "")):

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from channels.routing import URLRouter
 from django.conf import settings
@@ -122,12 +122,22 @@ def find_route(consumer_class: type, scope: Message) -> str:
     seen = _seen.get(consumer_class, ())
     name = _name_route(seen, consumer_class, path)
     if name is None and "url_route" in scope and (router := _find_calling_router()):
-        routes = _declare(find_routes(router))
-        _seen[consumer_class] = (*seen, *routes)
+        routes = _search(router, consumer_class)
+        _seen[consumer_class] = (*seen, *(one for one in routes if one not in seen))
         name = _name_route(routes, consumer_class, path)
     if name is None:
         name = _name_route(_find_configured(), consumer_class, path)
     return name or ""
+
+
+def _search(router: URLRouter, consumer_class: type) -> Sequence[ConsumerRoute]:
+    """Return the routes from a router to a consumer, at the first call alone."""
+    searched = _searched.setdefault(consumer_class, WeakSet())
+    if router in searched:
+        return ()
+    searched.add(router)
+    routes = _declare(find_routes(router))
+    return [one for one in routes if one.consumer_class is consumer_class]
 
 
 def is_limited(consumer_class: type) -> bool:
@@ -182,7 +192,10 @@ def _find_configured() -> Sequence[ConsumerRoute]:
 _ROUTER_CALL = "URLRouter.__call__"
 
 _seen: WeakKeyDictionary[type, tuple[ConsumerRoute, ...]] = WeakKeyDictionary()
-"""The routes of the routers that have led to a consumer."""
+"""The routes to a consumer from the routers that have led to it."""
+
+_searched: WeakKeyDictionary[type, WeakSet[URLRouter]] = WeakKeyDictionary()
+"""These routers: find_routes() does not see every consumer, as one in a method."""
 
 _configured: dict[int, tuple[Any, tuple[ConsumerRoute, ...]]] = {}
 """Applications by id, as one may have no hash and take no weak reference."""

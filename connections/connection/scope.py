@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-import sys
+from typing import Any
 from urllib.parse import parse_qs
 
 from django.contrib.auth import get_user_model
@@ -16,6 +16,7 @@ from connections.hub.connection import (
     new_connection_id,
 )
 from connections.hub.flight_recorder import FlightRecord
+from connections.interning import share
 from connections.limits import Limits
 from connections.node.node import Node
 from connections.storage.text import clean
@@ -46,8 +47,7 @@ def connection_from_scope(
         client_id=bound_client_id(client_id or f"connection:{connection_id}"),
         now=get_extension(scope, ARRIVED, node.clock()),
         sender=sender,
-        # The key of another kind of user would name somebody else.
-        user_id=user.pk if isinstance(user, get_user_model()) else None,
+        user_id=find_user_id(user),
         credential=credential or scope.get("credential"),
         limits=limits,
         path=clean(scope.get("path", ""), _TEXT),
@@ -55,7 +55,7 @@ def connection_from_scope(
         address=clean(str(client[0]), 64) if client else "",
         origin=clean(headers.get(b"origin", b"").decode("latin-1"), _TEXT),
         # All clients of one program share one string.
-        user_agent=sys.intern(
+        user_agent=share(
             clean(headers.get(b"user-agent", b"").decode("latin-1"), _TEXT)
         ),
         transport=get_extension(scope, TRANSPORT),
@@ -65,6 +65,15 @@ def connection_from_scope(
     )
     _observe(connection, scope, node)
     return connection
+
+
+def find_user_id(user: Any) -> Any:
+    """
+    Return the key of a user of the user model, or None.
+
+    The key of another kind of user would name somebody else.
+    """
+    return user.pk if isinstance(user, get_user_model()) else None
 
 
 def _observe(connection: LiveConnection, scope: Message, node: Node) -> None:

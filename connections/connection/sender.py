@@ -277,7 +277,10 @@ class AsgiSender:
         connection = self.connection
         if self._node.is_draining:
             await self._refuse_accept(close_codes.DRAINING, message)
-        rooms = await self.presence.read() if self.presence else ()
+        try:
+            rooms = await self.presence.read() if self.presence else ()
+        except Refused as exc:
+            await self._refuse_accept(exc.close_reason, message, exc)
         if await self._has_left():
             # A slot for it could evict the connection with which the client is back.
             raise ConnectionEnded(close_codes.NETWORK)

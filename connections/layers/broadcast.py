@@ -8,6 +8,7 @@ from channels.layers import DEFAULT_CHANNEL_LAYER, get_channel_layer
 
 from connections.asgi import Message
 from connections.error_log import get_logger
+from connections.layers.mailbox import GAP
 from connections.layers.prepared_message import PreparedMessage
 
 logger = get_logger(__name__)
@@ -44,7 +45,8 @@ async def broadcast(
     Raises:
         InvalidChannelLayerError: there is no channel layer with groups.
         TypeError: the content is not JSON, or the name of the group is not valid.
-        ValueError: the content refers to itself, or a text is not Unicode.
+        ValueError: the content refers to itself, a number is not finite, or a text is
+            not Unicode.
     """
     layer: Any = get_channel_layer(using)
     if not hasattr(layer, "group_send"):
@@ -80,9 +82,15 @@ def _encode_json(content: Any) -> str:
         TypeError, ValueError: json.dumps() cannot encode it.
     """
     try:
-        return json.dumps(content)
+        # No browser reads NaN and Infinity, which Python would write.
+        return json.dumps(content, allow_nan=False)
     except TypeError as exc:
         raise TypeError(f"a broadcast is text, bytes or JSON: {exc}") from exc
+
+
+def is_unknown_to_channels(message: Message) -> bool:
+    """Return True for a gap or broadcast: Channels has no method for either."""
+    return message.get("type") in (GAP, BROADCAST)
 
 
 def read_broadcast(message: Message) -> PreparedMessage | None:

@@ -14,7 +14,7 @@ from channels.exceptions import ChannelFull
 from channels.layers import BaseChannelLayer
 
 from connections.asgi import Message
-from connections.layers.broadcast import BROADCAST
+from connections.layers.broadcast import BROADCAST, is_unknown_to_channels
 from connections.layers.deliveries import Deliveries
 from connections.layers.mailbox import HandOver, Mailbox
 from connections.telemetry.carrier import TRACE_API, TRACEPARENT
@@ -33,8 +33,8 @@ class LocalLayer(BaseChannelLayer):
     A group send takes one step per member and copies the message once: members
     share its inner values and must treat them as read-only. send() raises
     ChannelFull. A group send drops the message for full members, which get a
-    message of type channel.gap instead. Messages unread for `expiry` seconds become
-    such a gap too; the membership stays.
+    message of type channel.gap instead, which receive_any() returns. Messages unread
+    for `expiry` seconds become such a gap too; the membership stays.
 
     Other threads and event loops may use it, as async_to_sync() does.
     """
@@ -99,15 +99,14 @@ class LocalLayer(BaseChannelLayer):
             raise ChannelFull(channel)
 
     async def receive(self, channel: str) -> Message:
-        """Wait for the next message of a channel and return it."""
-        self.require_valid_channel_name(channel)
-        while True:
-            mailbox = self._open(channel)
-            message = mailbox.take(self._clock())
-            if message is not None:
-                message.pop(TRACEPARENT, None)
-                return message
-            await mailbox.wait()
+        """
+        Wait for the next message of a channel and return it.
+
+        Gaps and broadcasts are left out: they would end a consumer of Channels.
+        """
+        while is_unknown_to_channels(message := await self.receive_any(channel)):
+            continue
+        return message
 
     async def group_add(self, group: str, channel: str) -> None:
         """Add a channel to a group; joining again renews its membership."""
@@ -160,6 +159,17 @@ class LocalLayer(BaseChannelLayer):
         await self.flush()
 
     # Beyond it
+
+    async def receive_any(self, channel: str) -> Message:
+        """Return the next message of a channel, also a gap or a broadcast."""
+        self.require_valid_channel_name(channel)
+        while True:
+            mailbox = self._open(channel)
+            message = mailbox.take(self._clock())
+            if message is not None:
+                message.pop(TRACEPARENT, None)
+                return message
+            await mailbox.wait()
 
     def open_mailbox(self, channel: str) -> Mailbox:
         """Return the mailbox of a channel, for its only reader."""

@@ -58,6 +58,7 @@ class LoopLayer:
         self._groups_of: dict[str, set[str]] = {}
         # Channels that only this process reads.
         self._own: set[str] = set()
+        self._has_warned = False
         self._deliveries = Deliveries(self._put)
         self._transports = layer.make_transports(self)
 
@@ -93,6 +94,8 @@ class LoopLayer:
 
     async def receive(self, channel: str) -> Message:
         """Return the next message of a channel; cancelled, forget the channel."""
+        if channel not in self._own:
+            self._warn_of_named(channel)
         try:
             transport = self._get_transport(channel)
             while True:
@@ -222,6 +225,18 @@ class LoopLayer:
         loop = asyncio.get_running_loop()
         for channel in reached & self._mailboxes.keys():
             self._mailboxes[channel].put_gap(None, loop)
+
+    def _warn_of_named(self, channel: str) -> None:
+        """Warn once that a channel is no queue between processes."""
+        if not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "The channel %.100s is no queue: each process that reads it gets every "
+                "message, and one that nobody reads is lost. For work that one process "
+                "does, use a queue of tasks",
+                channel,
+                extra={"event": "layer_named_channel"},
+            )
 
     def _get_transport(self, name: str) -> Transport:
         return self._transports[self._layer.choose_transport(name)]

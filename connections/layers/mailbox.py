@@ -33,7 +33,7 @@ HandOver = tuple[Waiter, Message]
 GAP = "channel.gap"
 """
 The type of the message in the place of lost messages. `missed` is their number, or
-None if it is unknown. Only consumers that define channel_gap() get it.
+None if it is unknown. Of consumers, limited ones that define channel_gap() get it.
 """
 
 _UNKNOWN = -1
@@ -69,10 +69,10 @@ class Mailbox:
         self.expiry_seconds = expiry_seconds
         self.clock = clock
         """The clock of the moments that put() and take() get."""
-        # (expiry time, message), or (number of missing messages, None). Most mailboxes
-        # stay empty: None until there is an entry. An empty deque would take ten times
-        # the memory of a list.
-        self._entries: list[tuple[float, Message | None]] | None = None
+        # (expiry time, message or number of missing messages). Most mailboxes stay
+        # empty: None until there is an entry. An empty deque would take ten times the
+        # memory of a list.
+        self._entries: list[tuple[float, Message | int]] | None = None
         # The number of messages among the entries; gaps need no room.
         self._count = 0
         self._waiters: list[Waiter] = []
@@ -89,13 +89,10 @@ class Mailbox:
         return bool(self._waiters)
 
     def is_forgotten(self, now: float) -> bool:
-        """Return True if no reader waits and all messages have expired."""
+        """Return True if no reader waits, and messages and gaps have expired."""
         if self._waiters or self.send_prepared is not None:
             return False
-        if not self._entries:
-            return True
-        newest, message = self._entries[-1]
-        return message is not None and newest <= now
+        return not self._entries or self._entries[-1][0] <= now
 
     def is_full(self, now: float) -> bool:
         """Return True if there is no room for a message."""
@@ -131,7 +128,7 @@ class Mailbox:
                 if self._count >= self.capacity:
                     return False
             self._count += 1
-            self._append(now + self.expiry_seconds, message)
+            self._append(now, message)
             if waiters:
                 self._wake(loop)
         return True
@@ -156,10 +153,11 @@ class Mailbox:
         """Add a gap; it needs no room."""
         count = _UNKNOWN if missed is None else missed
         with _LOCK:
-            if self._entries and self._entries[-1][1] is None:
-                before, _ = self._entries.pop()
-                count = _UNKNOWN if _UNKNOWN in (before, count) else int(before) + count
-            self._append(count, None)
+            newest = self._entries[-1][1] if self._entries else None
+            if self._entries and isinstance(newest, int):
+                self._entries.pop()
+                count = _add(newest, count)
+            self._append(self.clock(), count)
             if self._waiters:
                 self._wake(loop)
 
@@ -169,13 +167,13 @@ class Mailbox:
             self._expire(now)
             if not self._entries:
                 return None
-            count, message = self._entries.pop(0)
-            self._count -= message is not None
-        if message is None:
-            return {"type": GAP, "missed": None if count == _UNKNOWN else int(count)}
+            _, entry = self._entries.pop(0)
+            self._count -= not isinstance(entry, int)
+        if isinstance(entry, int):
+            return {"type": GAP, "missed": None if entry == _UNKNOWN else entry}
         # Members of a group share the message: a reader gets a shallow copy that
         # it may add to.
-        return message.copy()
+        return entry.copy()
 
     def close(self) -> None:
         """Drop all messages, and make the readers look for another mailbox."""
@@ -234,27 +232,30 @@ class Mailbox:
                 future.get_loop().call_soon_threadsafe(_resolve, future)
                 return
 
-    def _append(self, moment_or_count: float, message: Message | None) -> None:
+    def _append(self, now: float, entry: Message | int) -> None:
         if self._entries is None:
             self._entries = []
-        self._entries.append((moment_or_count, message))
+        self._entries.append((now + self.expiry_seconds, entry))
 
     def _expire(self, now: float) -> None:
-        """Replace messages that waited too long by a gap."""
-        expired = 0
-        while self._entries:
-            expires_at, message = self._entries[0]
-            if message is None or expires_at > now:
+        """Replace messages that waited too long, and the gaps beside them, by a gap."""
+        entries = self._entries or []
+        replaced = missed = 0
+        for expires_at, entry in entries:
+            if isinstance(entry, int):
+                missed = _add(missed, entry)
+            elif expires_at <= now:
+                missed = _add(missed, 1)
+                self._count -= 1
+            else:
                 break
-            self._entries.pop(0)
-            expired += 1
-        if not expired or self._entries is None:
-            return
-        self._count -= expired
-        if self._entries and self._entries[0][1] is None:
-            before, _ = self._entries.pop(0)
-            expired = _UNKNOWN if before == _UNKNOWN else int(before) + expired
-        self._entries.insert(0, (expired, None))
+            replaced += 1
+        if replaced:
+            entries[:replaced] = [(entries[replaced - 1][0], missed)]
+
+
+def _add(missed: int, more: int) -> int:
+    return _UNKNOWN if _UNKNOWN in (missed, more) else missed + more
 
 
 def _resolve(future: Waiter) -> None:

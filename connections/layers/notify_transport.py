@@ -123,8 +123,7 @@ class NotifyTransport:
         await self._losses.flush()
         await self._listener.close()
         self._is_listening = False
-        for _, future in self._waiting:
-            future.set_result(False)
+        _answer(self._waiting, is_sent=False)
         self._waiting.clear()
         await self._database.close()
         self._prepare()
@@ -141,15 +140,15 @@ class NotifyTransport:
     async def _send_batch(self, batch: Sequence[tuple[str, Sent]]) -> None:
         is_sent = False
         try:
-            await self._send([text for text, _ in batch])
-            is_sent = True
+            # Each batch would wait again for a PostgreSQL that is away.
+            if not self._losses.is_away:
+                await self._send([text for text, _ in batch])
+                is_sent = True
         except _FAILURES as exc:
             self._listener.on_failure(exc)
             self._losses.begin_outage()
         finally:
-            for _, future in batch:
-                if not future.done():
-                    future.set_result(is_sent)
+            _answer(batch, is_sent=is_sent)
 
     async def _send(self, texts: Sequence[str]) -> None:
         """
@@ -200,10 +199,17 @@ class NotifyTransport:
             if text is None:
                 is_new = True
             else:
-                self._take(self._channel, text)
+                self._listener.hand_on(self._channel, text)
         if not rows:
             await asyncio.sleep(self._layer.poll_seconds)
         return is_new
+
+
+def _answer(batch: Sequence[tuple[str, Sent]], *, is_sent: bool) -> None:
+    for _, future in batch:
+        # The task that waited may have been cancelled.
+        if not future.done():
+            future.set_result(is_sent)
 
 
 def _publish(channel: str, texts: Sequence[str]) -> None:

@@ -36,6 +36,9 @@ class PostgresLayer(SharedLayer):
     `listen_url`, by default settings.DATABASE_LISTEN_URL, names it. Where a pooler
     is behind it, the process polls every poll_seconds.
 
+    A channel with a name of its own, as of `runworker`, is no queue: each process that
+    reads it gets every message, and one that nobody reads is lost.
+
     A membership ends with its process, or group_expiry seconds after its renewal.
 
     Messages are JSON, and may hold bytes. `symmetric_encryption_keys` encrypt them:

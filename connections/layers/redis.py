@@ -33,6 +33,9 @@ class RedisLayer(SharedLayer):
     several, channels and groups are spread over all of them. Keys and bytes in
     Redis are those of channels_redis.pubsub.RedisPubSubChannelLayer.
 
+    A channel with a name of its own, as of `runworker`, is no queue: each process that
+    reads it gets every message, and one that nobody reads is lost.
+
     A membership ends with its process, or group_expiry seconds after its renewal.
 
     `symmetric_encryption_keys` are those of channels-redis: the first encrypts, each

@@ -1,16 +1,18 @@
 """One of the Redis servers that carry the channel layer."""
 
 import asyncio
+from contextlib import suppress
 from typing import Any, Protocol
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError
 
 from connections.asgi import Message
 from connections.background import BackgroundTasks
+from connections.error_log import get_logger
 from connections.layers.compat import create_pool
 from connections.layers.losses import Losses
 from connections.layers.mailbox import GAP
@@ -18,12 +20,15 @@ from connections.layers.transport import Receiver
 from connections.redis.clients import ask, close_client, make_timeouts
 from connections.redis.pubsub import Subscriptions
 
+logger = get_logger(__name__)
+
 _COMMANDS_AT_ONCE = 8
 
 
 class Layer(Protocol):
     """The part of RedisLayer that holds its configuration."""
 
+    prefix: str
     probe_seconds: float
     timeout_seconds: float
 
@@ -55,6 +60,7 @@ class Shard:
             name="The channel layer",
             on_message=receiver.deliver,
             on_return=self._on_return,
+            probe_prefix=layer.prefix,
             probe_seconds=layer.probe_seconds,
             timeout_seconds=layer.timeout_seconds,
         )
@@ -86,13 +92,25 @@ class Shard:
             self._tasks.start(self._unsubscribe_leaving(), "The layer unsubscribes")
 
     async def publish(self, name: str, payload: bytes) -> bool:
-        """Send a message; return False, and count it as missed, if Redis is away."""
+        """
+        Send a message; return False, and count it as missed, if Redis is away.
+
+        A message to a name that the user of Redis may not use is lost alone.
+        """
         async with self._gate:
             if not self._losses.is_away:
                 try:
                     await ask(
                         self._client.publish(name, payload), self._timeout_seconds
                     )
+                except NoPermissionError as exc:
+                    logger.error(
+                        "Redis refuses a message of the channel layer: %s",
+                        exc,
+                        exc_info=exc,
+                        extra={"event": "layer_forbidden"},
+                    )
+                    return False
                 except (RedisError, OSError, TimeoutError) as exc:
                     self._subscriptions.on_failure(exc)
                     self._losses.begin_outage()
@@ -124,7 +142,8 @@ class Shard:
 
     async def _send_gap(self, name: str, missed: int) -> None:
         gap = self._layer.serialize({"type": GAP, "missed": missed})
-        await ask(self._client.publish(name, gap), self._timeout_seconds)
+        with suppress(NoPermissionError):
+            await ask(self._client.publish(name, gap), self._timeout_seconds)
 
 
 def _make_client(host: dict[str, Any]) -> Redis:

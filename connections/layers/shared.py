@@ -11,6 +11,7 @@ from typing import Any
 from channels.layers import BaseChannelLayer
 
 from connections.asgi import Message
+from connections.layers.broadcast import is_unknown_to_channels
 from connections.layers.local import SPECIFIC_PREFIX, require_message
 from connections.layers.loop_end import call_before_close
 from connections.layers.loop_layer import LoopLayer
@@ -98,12 +99,13 @@ class SharedLayer(BaseChannelLayer, ABC):
         """
         Return the next message of a channel, waiting for one if need be.
 
-        The first call subscribes to a channel that new_channel() did not name. A
-        reader that is cancelled is taken to be gone for good, as in channels-redis:
-        its channel is forgotten.
+        Gaps and broadcasts are left out: they would end a consumer of Channels. The
+        first call subscribes to a channel that new_channel() did not name. A reader
+        that is cancelled is taken to be gone for good, as in channels-redis: its
+        channel is forgotten.
         """
-        message = await self._on_this_loop().receive(channel)
-        message.pop(TRACEPARENT, None)
+        while is_unknown_to_channels(message := await self.receive_any(channel)):
+            continue
         return message
 
     async def group_add(self, group: str, channel: str) -> None:
@@ -140,6 +142,12 @@ class SharedLayer(BaseChannelLayer, ABC):
         await self._on_this_loop().flush()
 
     # Beyond it
+
+    async def receive_any(self, channel: str) -> Message:
+        """Return the next message of a channel, also a gap or a broadcast."""
+        message = await self._on_this_loop().receive(channel)
+        message.pop(TRACEPARENT, None)
+        return message
 
     def open_mailbox(self, channel: str) -> Mailbox:
         """Return the mailbox of a channel of this process, for its only reader."""

@@ -2,13 +2,14 @@
 
 import asyncio
 import logging
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 from django.db import Error as DatabaseError
 
 from connections.config.loader import get_config
+from connections.deadline import deadline
 from connections.exceptions import DatabaseUnavailable, UnsharedLimits
 from connections.layers.local import LocalLayer
 from connections.node.exclusivity import require_no_older_node
@@ -25,6 +26,8 @@ _LOOK_SECONDS = 2
 _nodes: WeakKeyDictionary[asyncio.AbstractEventLoop, Node] = WeakKeyDictionary()
 _detached: WeakKeyDictionary[asyncio.AbstractEventLoop, Node] = WeakKeyDictionary()
 _starts: WeakKeyDictionary[asyncio.AbstractEventLoop, "_Start"] = WeakKeyDictionary()
+_brief: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
+"""The event loops that end with their request, as under WSGI."""
 
 
 def get_node() -> Node:
@@ -49,6 +52,16 @@ def get_node() -> Node:
 def has_node() -> bool:
     """Return True if the running event loop has a node."""
     return asyncio.get_running_loop() in _nodes
+
+
+def end_with_request() -> None:
+    """Know the running event loop as one that ends with its request."""
+    _brief.add(asyncio.get_running_loop())
+
+
+def is_brief() -> bool:
+    """Return True if the running event loop ends with its request."""
+    return asyncio.get_running_loop() in _brief
 
 
 async def release_node() -> None:
@@ -142,7 +155,7 @@ async def _find_missing(node: Node) -> str:
         return ""
     await node.database.join_test()
     try:
-        async with asyncio.timeout(_LOOK_SECONDS):
+        async with deadline(_LOOK_SECONDS):
             tables, _ = await node.database.read(find_missing_tables)
     except ImproperlyConfigured as exc:
         return f"the project has no database ({exc})"
@@ -169,9 +182,9 @@ async def _report_older_node(node: Node) -> None:
 
 
 def find_running() -> tuple[asyncio.AbstractEventLoop, Node] | None:
-    """Return the node of this process and its event loop, from any thread."""
+    """Return the lasting node of this process and its loop, from any thread."""
     for loop, node in list(_nodes.items()):
-        if loop.is_running() and not node.has_stopped:
+        if loop.is_running() and loop not in _brief and not node.has_stopped:
             return loop, node
     return None
 

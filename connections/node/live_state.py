@@ -201,16 +201,16 @@ def encode(states: list[ConnectionState]) -> bytes:
     return zlib.compress(text.encode(), level=1)
 
 
-def decode(content: bytes) -> list[ConnectionState]:
+def decode(content: bytes) -> list[ConnectionState] | None:
     """
-    Return the connections of a sample; none if another version wrote it.
+    Return the connections of a sample; None if another version wrote it.
 
     During a deploy, nodes of two versions are shown at once. Connections without a
     readable sample are shown as they are recorded.
     """
     fields, columns = json.loads(zlib.decompress(content))
     if tuple(fields) != ConnectionState._fields:
-        return []
+        return None
     return [ConnectionState._make(row) for row in zip(*columns, strict=True)]
 
 

@@ -1,6 +1,5 @@
 """The parts of a node that read and write what nodes share in a database."""
 
-import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from connections.access.gate import Gate
 from connections.config.loader import WebSocketConfig
 from connections.credentials.verifier import Verifier
+from connections.deadline import deadline
 from connections.exceptions import DatabaseUnavailable
 from connections.hub.hub import Hub
 from connections.metrics.meter import Meter
@@ -124,12 +124,12 @@ class Membership:
         """
         Take no more requests, and write pending records for at most two seconds.
 
-        The extensions stop within the same time.
+        The extensions stop within the same time. A stall of the loop does not count.
         """
         await self._requests.stop()
         await self._commands.stop()
         try:
-            async with asyncio.timeout(_FLUSH_SECONDS):
+            async with deadline(_FLUSH_SECONDS):
                 await extensions.stop()
                 await self._recorder.flush()
                 await self._refusals.flush()

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import time
+from collections.abc import Callable
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -170,6 +171,8 @@ class Node:
         self.is_draining = False
         self.has_own_server = False
         """Whether Orchestra's server runs it, which drains it at a signal."""
+        self.was_refused: Callable[[str], bool] = lambda address: False
+        """Whether that server has told a client of an address to return later."""
         self.hosting: Hosting | None = None
         """Its start and end under another server; None before its first call."""
         self._phase = _Phase.NEW

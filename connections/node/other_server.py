@@ -89,10 +89,10 @@ class ServerSettings:
                 f" that are silent for {_PROXY_TIMEOUT_SECONDS} s"
                 f"{_name_option(interval_option)}."
             )
-        if self.compresses and not config.compression.enabled:
+        if self.compresses:
             yield (
-                f"{self.name} compresses, though compression.enabled is false: each"
-                " connection of a client that offers it holds windows in memory"
+                f"{self.name} compresses whatever compression.* says: messages with"
+                " tokens too, and each connection holds windows in memory"
                 f"{_name_option(deflate_option)}."
             )
         elif config.compression.enabled and not self.compresses:

@@ -295,17 +295,24 @@ def describe_error(
 
     The secrets of the handshake in `scope` are redacted.
     """
+    text = redact(format_traceback(exc), scope)
+    return make_error(exc, text, live.route, live.connection_id)
+
+
+def make_error(
+    exc: BaseException, text: str, route: str, connection_id: str | None = None
+) -> ErrorEvent:
+    """Return the row of an exception, with a traceback that staff may see."""
     frames = traceback.extract_tb(exc.__traceback__)
     where = f"{frames[-1].name}:{frames[-1].lineno}" if frames else ""
     module = frames[-1].filename.rsplit("/", 2)[-2:] if frames else []
-    text = redact(format_traceback(exc), scope)
     return ErrorEvent(
         error_id=os.urandom(8).hex(),
-        connection_id=live.connection_id,
+        connection_id=connection_id,
         at=timezone.now(),
         exception_class=clean(f"{type(exc).__module__}.{type(exc).__qualname__}", 255),
         where=clean("/".join([*module, where]), 255),
-        route=live.route,
+        route=clean(route, 255),
         traceback=clean(text, len(text))[-_TRACEBACK_CHARACTERS:],
     )
 

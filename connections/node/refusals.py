@@ -6,7 +6,7 @@ from connections.models import RefusedHandshake
 from connections.storage.database import Database
 
 _MOST_ROWS = 5_000
-"""Rows of one beat; further handshakes are counted together, without their clients."""
+"""Rows that may wait; further handshakes are one row an hour, without their clients."""
 
 _ROWS_PER_TRANSACTION = 500
 
@@ -34,7 +34,8 @@ class Refusals:
         client_id, route = connection.client_id, connection.route
         key = (second, client_id, route, close_reason.reason)
         if key not in self._pending and len(self._pending) >= _MOST_ROWS:
-            client_id = ""
+            # Else each second of a long outage would add a row.
+            client_id, second = "", second - second % 3600
             key = (second, client_id, route, close_reason.reason)
         row = self._pending.get(key)
         if row is not None:

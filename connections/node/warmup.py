@@ -7,6 +7,7 @@ import threading
 from django.db import DatabaseError
 
 from connections.credentials.tokens import verify_access_tokens
+from connections.deadline import deadline
 from connections.exceptions import DatabaseUnavailable, Refused
 from connections.node.node import Node
 from connections.storage.database import READERS
@@ -34,7 +35,7 @@ async def warm_up(node: Node) -> None:
         verify_access_tokens(["nobody's"])
 
     try:
-        async with asyncio.timeout(_SECONDS):
+        async with deadline(_SECONDS):
             await node.gate.open()
             await asyncio.gather(*(node.database.read(look_up) for _ in range(READERS)))
     except (

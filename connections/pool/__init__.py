@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from connections.config.fields import Problem
@@ -39,14 +40,16 @@ def find_url_problem(redis_url: str | None) -> Problem | None:
     """Return why a REDIS_URL cannot be used, or None; never with its password."""
     if not redis_url:
         return None
+    # A URL that may contain a password is not shown.
+    is_secret = "@" in redis_url or "password" in redis_url
+    shown = redis_url.partition("://")[0] + "://..." if is_secret else redis_url
+    if not find_spec("redis"):
+        return Problem("REDIS_URL", shown[:100], "it needs: pip install channels-redis")
     from connections.redis.clients import make_client
 
     try:
         make_client(redis_url, timeout_seconds=1)
     except ValueError:
-        # A URL that may contain a password is not shown.
-        is_secret = "@" in redis_url or "password" in redis_url
-        shown = redis_url.partition("://")[0] + "://..." if is_secret else redis_url
         return Problem("REDIS_URL", shown[:100], _ALLOWED_URLS)
     return None
 
@@ -146,7 +149,7 @@ def make_pool(
     evict_oldest = config.on_client_limit == "evict_oldest"
     shared: SharedPool
     if line is not None:
-        shared = ParentPool(line, max_total=max_total)
+        shared = ParentPool(line, max_total=max_total, evict_oldest=evict_oldest)
     elif not redis_url or bus is None:
         return LocalPool(max_total=max_total, evict_oldest=evict_oldest)
     else:

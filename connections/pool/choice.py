@@ -1,5 +1,8 @@
 """Choose the pool of a node by the configuration and Django's settings."""
 
+from importlib.util import find_spec
+
+from django.apps import apps
 from django.conf import settings
 
 from connections.config.fields import Problem
@@ -62,6 +65,13 @@ def find_choice_problem(
     needed = ""
     if config.pool == "redis" and not redis_url:
         needed = "redis needs REDIS_URL in settings"
+    elif not apps.is_installed("connections"):
+        pass  # A node without a database has its slots in memory or in Redis.
     elif config.pool == "postgres" and get_connection().vendor != "postgresql":
         needed = "postgres needs PostgreSQL in DATABASES"
+    elif choose_pool(config, redis_url) == "postgres" and not find_spec("psycopg"):
+        needed = (
+            "on PostgreSQL it needs psycopg 3: pip install 'psycopg[binary]';"
+            " with psycopg2 write memory, which limits each process by itself"
+        )
     return Problem("websocket.pool", config.pool, needed) if needed else None

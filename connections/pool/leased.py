@@ -75,7 +75,7 @@ class LeasedPool(SharedPool):
         # that arrives during one renewal out of turn causes one more.
         self._renewal_reasons: set[str] = set()
         self._is_renewing_held = False
-        self._has_started = False
+        self._has_started = self._is_closing = False
         self._bus = bus
         bus.on_message("taken", self._on_taken)
         bus.on_message("recovering", self._on_recovering)
@@ -152,6 +152,7 @@ class LeasedPool(SharedPool):
         )
 
     async def close(self) -> None:
+        self._is_closing = True
         await self._tasks.stop()
         await self._settling.stop()
         try:
@@ -317,7 +318,7 @@ class LeasedPool(SharedPool):
         self._renew_soon(str(message.get("lost", "slots")))
 
     def _renew_soon(self, lost: str = "") -> None:
-        if len(self._held):
+        if len(self._held) and not self._is_closing:
             self._renewal_reasons.add(lost)
             if not self._is_renewing_held:
                 self._is_renewing_held = True

@@ -18,8 +18,8 @@ class LocalPool(Pool):
     is_shared = False
 
     def __init__(self, *, max_total: int, evict_oldest: bool = True) -> None:
-        self._max_total = max_total
-        self._evict_oldest = evict_oldest
+        self.max_total = max_total
+        self.evict_oldest = evict_oldest
         self._slots: dict[str, Slot] = {}
         # The slots of each client, oldest first.
         self._by_client: dict[str, list[Slot]] = {}
@@ -43,11 +43,11 @@ class LocalPool(Pool):
         kept = [held for held in own if held.connection_id != replaces]
         excess = len(kept) + 1 - slot.limit
         if excess > 0:
-            if not self._evict_oldest:
+            if not self.evict_oldest:
                 raise ClientFull(slot.client_id, slot.limit)
             given_up = sorted(given_up + kept[:excess], key=lambda held: held.order)
-        if len(self._slots) - len(given_up) >= self._max_total:
-            raise PoolFull(self._max_total)
+        if len(self._slots) - len(given_up) >= self.max_total:
+            raise PoolFull(self.max_total)
         for held in given_up:
             self.release(held.connection_id)
         self.adopt(slot)
@@ -67,7 +67,7 @@ class LocalPool(Pool):
     def has_room(self, slot: Slot) -> bool:
         """Return True if the slot could be taken without an eviction."""
         own = self._by_client.get(slot.client_id, ())
-        return len(self._slots) < self._max_total and len(own) < slot.limit
+        return len(self._slots) < self.max_total and len(own) < slot.limit
 
     async def renew(self, slots: Sequence[Slot]) -> Renewal:
         lost = tuple(
@@ -93,7 +93,7 @@ class LocalPool(Pool):
         return Usage(
             slots=len(self._slots),
             clients=len(self._by_client),
-            limit=self._max_total,
+            limit=self.max_total,
         )
 
     async def close(self) -> None:

@@ -1,6 +1,5 @@
 """Share a pool between the workers of one parent, in the memory of the parent."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from typing import Any, Protocol, TypeVar
@@ -57,6 +56,9 @@ class PoolHost:
         if name == "release":
             self._release(command["connection_id"])
             return None
+        # Those of the worker, as in the other pools: after SIGHUP it has newer ones.
+        self._pool.max_total = command.get("max_total", self._pool.max_total)
+        self._pool.evict_oldest = command.get("evict_oldest", self._pool.evict_oldest)
         if name == "usage":
             return asdict(await self._pool.get_usage())
         slots = [_read(Slot, one) for one in command["slots"]]
@@ -125,9 +127,12 @@ class PoolHost:
 class ParentPool(SharedPool):
     """The pool in the parent, as a worker uses it."""
 
-    def __init__(self, line: ParentLine, *, max_total: int) -> None:
+    def __init__(
+        self, line: ParentLine, *, max_total: int, evict_oldest: bool = True
+    ) -> None:
         self._line = line
         self._max_total = max_total
+        self._limits = {"max_total": max_total, "evict_oldest": evict_oldest}
         self._held = HeldSlots()
         line.listen("taken", self._take_back)
 
@@ -173,7 +178,7 @@ class ParentPool(SharedPool):
     async def _ask(self, command: str, slots: Sequence[Slot], **options: Any) -> Any:
         content = {"command": command, "slots": [asdict(one) for one in slots]}
         try:
-            return await self._line.ask("pool", content | options)
+            return await self._line.ask("pool", content | self._limits | options)
         except TimeoutError as exc:
             raise PoolUnavailable("the parent of the workers does not answer") from exc
 
@@ -194,23 +199,23 @@ def _read(kind: type[Found], content: Content) -> Found:
     return kind(**{name: content[name] for name in known & content.keys()})
 
 
-_lines: list[ParentLine] = []
+_joined: list[tuple[ParentLine, str]] = []
 
 
-def join_pool(line: ParentLine) -> None:
-    """Let the node of this process have its slots in its parent."""
-    _lines[:] = [line]
+def join_pool(line: ParentLine, name: str) -> None:
+    """
+    Let the node of this process have its slots in its parent.
+
+    The name is the parent's, because two parents share no limits.
+    """
+    _joined[:] = [(line, name)]
 
 
 def find_line(kind: str) -> ParentLine | None:
     """Return the line to the parent for a kind of pool; None for other kinds."""
-    return _lines[0] if _lines and kind == name_pool() else None
+    return _joined[0][0] if kind == name_pool() else None
 
 
 def name_pool() -> str | None:
-    """
-    Return the kind of the pool of this worker; None if it has no parent with one.
-
-    It holds the id of the parent, because two parents share no limits.
-    """
-    return f"w:{os.getppid()}" if _lines else None
+    """Return the kind of the pool of this worker; None if it has no parent with one."""
+    return _joined[0][1] if _joined else None

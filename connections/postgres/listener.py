@@ -117,6 +117,20 @@ class Listener:
                 extra={"event": "subscription_down"},
             )
 
+    def hand_on(self, channel: str, text: str) -> None:
+        """Pass a message on; what the callback raises is logged."""
+        try:
+            self._on_message(channel, text)
+        except Exception as exc:
+            # One message that nobody can take must not end the subscription.
+            logger.error(
+                "%s could not hand on a message: %s",
+                self._name,
+                exc,
+                exc_info=exc,
+                extra={"event": "subscription_message_failed"},
+            )
+
     async def _run(self) -> None:
         wait_seconds, longest_seconds = _RETRY_SECONDS
         while True:
@@ -127,7 +141,8 @@ class Listener:
                 except BehindPooler:
                     self._log_pooler()
                     await self._poll()
-            except (psycopg.Error, OSError, TimeoutError) as exc:
+            except Exception as exc:
+                # A notification can hold anything, such as a number of 5000 digits.
                 self.on_failure(exc)
             finally:
                 self.is_subscribed = False
@@ -180,16 +195,20 @@ class Listener:
             self._on_subscribed()
             while True:
                 async for message in connection.notifies(timeout=_PROBE_SECONDS):
-                    self._on_message(
-                        message.channel, await self._resolve(message.payload)
-                    )
+                    text = await self._resolve(message.payload)
+                    if text is None:
+                        self._on_return()  # A message is missing.
+                    else:
+                        self.hand_on(message.channel, text)
                 await _execute(connection, "SELECT 1", self._timeout_seconds)
         finally:
             await connection.close()
 
-    async def _resolve(self, payload: str) -> str:
+    async def _resolve(self, payload: str) -> str | None:
         """
         Return a message, which is in a row if a notification has only a number.
+
+        None stands for a row that was deleted unread, because it was old.
 
         Raises:
             TimeoutError: the database did not answer, and the message is lost.

@@ -43,15 +43,15 @@ def notify(channel: str, texts: Sequence[str]) -> None:
             )
 
 
-def read_message(message_id: int) -> str:
-    """Return a message that is a row; an empty text if it is gone."""
+def read_message(message_id: int) -> str | None:
+    """Return a message that is a row; None if it is gone."""
     with get_connection().cursor() as cursor:
         cursor.execute(
             "SELECT payload FROM connections_bus_message WHERE message_id = %s",
             (message_id,),
         )
         row = cursor.fetchone()
-    return str(row[0]) if row else ""
+    return str(row[0]) if row else None
 
 
 def count_old() -> int:

@@ -9,6 +9,9 @@ from typing import Any, Protocol
 ONLINE = "online"
 """The room of every client that is present anywhere; it has no events."""
 
+SESSIONS = "session:"
+"""How the rooms of sessions begin; who is in them is for their members alone."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
@@ -112,6 +115,7 @@ class PresenceStore(ABC):
         """
         Renew the lease of a node that holds some members; end what has expired.
 
+        A node calls it once a beat, and after an error: a store may count all members.
         `held` is the number of members that the node has reported. A store that
         knows another number has lost some.
         """

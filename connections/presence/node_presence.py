@@ -91,6 +91,8 @@ class NodePresence:
         self._quiet: dict[Key, None] = {}
         self._full: dict[Key, None] = {}
         self._is_due = asyncio.Event()
+        # When the next beat is due; None before the first.
+        self._beat_at: float | None = None
         self._pending: dict[str, Delta] = {}
         self._has_gap = False
         self._gaps_sent_at = float("-inf")
@@ -200,9 +202,13 @@ class NodePresence:
     async def beat(self) -> None:
         """Renew the lease of this node, and report what changed."""
         async with self._beating:
+            now = asyncio.get_running_loop().time()
+            self._beat_at = now + self._beat_seconds
             await self._send_gaps()
             try:
                 await self._renew()
+                for key in list(self._full)[:_CHANGES_PER_CALL]:
+                    self._changed[key] = None
                 await self._flush()
             except PresenceUnavailable as exc:
                 self._degrade(str(exc))
@@ -227,12 +233,22 @@ class NodePresence:
         self._is_due.set()
 
     async def _work(self) -> None:
-        """Wait for a change or a beat, and report."""
+        """Report changes soon; beat with the first, when it is time, and on errors."""
+        loop, beat_at = asyncio.get_running_loop(), self._beat_at
+        if beat_at is None:
+            beat_at = loop.time() + self._beat_seconds
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._beat_seconds):
+            async with asyncio.timeout_at(beat_at):
                 await self._is_due.wait()
-                await asyncio.sleep(_GATHER_SECONDS)
+        if self._is_due.is_set():
+            await asyncio.sleep(_GATHER_SECONDS)
         self._is_due.clear()
+        is_fresh = self._beat_at is not None and loop.time() < self._beat_at
+        if is_fresh and self.degraded_reason is None:
+            with contextlib.suppress(PresenceUnavailable):
+                async with self._beating:
+                    await self._flush()
+                return
         await self.beat()
 
     async def _renew(self) -> None:
@@ -247,8 +263,6 @@ class NodePresence:
                 self._changed[room, member] = None
 
     async def _flush(self) -> None:
-        for key in list(self._full)[:_CHANGES_PER_CALL]:
-            self._changed[key] = None
         while self._changed:
             keys = list(self._changed)[:_CHANGES_PER_CALL]
             changes = [self._make_change(key) for key in keys]
@@ -286,11 +300,15 @@ class NodePresence:
                 self._reported[key] = None
                 self._full.pop(key, None)
             else:
+                # It may have left while the store refused it.
+                self._full.pop(key, None)
                 self._reported.pop(key, None)
 
     def _record_full(self, key: Key) -> None:
         """Keep a member for whose room there is no place yet."""
         if key in self._full:
+            # The others are tried before it is tried again.
+            self._full[key] = self._full.pop(key)
             return
         if not self._full:
             logger.warning(

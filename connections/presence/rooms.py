@@ -7,13 +7,17 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from asgiref.sync import sync_to_async
+from channels.consumer import SyncConsumer
 from django.utils.crypto import salted_hmac
 
+from connections import close_codes
 from connections.config.sections import PresenceConfig
 from connections.credentials.identity import name_user
+from connections.exceptions import Refused
 from connections.hub.connection import LiveConnection
 from connections.layers.prepared_message import PreparedMessage
-from connections.presence.base import ONLINE, Delta
+from connections.presence.base import ONLINE, SESSIONS, Delta
 
 _ROOM_CHARACTERS = 200
 _DIGEST_CHARACTERS = 20
@@ -115,17 +119,14 @@ async def read_rooms(
 
     Raises:
         TypeError, ValueError: its `presence` named something else.
+        Refused: it has the room of its path, and the path is no room.
     """
-    named = inspect.getattr_static(type(consumer), "presence")
-    if hasattr(named, "__get__"):
-        named = named.__get__(consumer, type(consumer))()
-        if inspect.isawaitable(named):
-            named = await named
+    named = await _ask_consumer(consumer)
     if named is None or named is False:
         return []
     if named is True:
-        named = path
-    items = [named] if isinstance(named, str | Presence) else named
+        named = _require_path(path)
+    items = [named] if isinstance(named, str | Presence | JoinedRoom) else named
     if not isinstance(items, list | tuple):
         raise TypeError(
             f"{type(consumer).__name__}.presence gave {type(named).__name__}; it gives"
@@ -139,6 +140,34 @@ async def read_rooms(
         )
     found = {one.room: one for one in (_check(item, config) for item in items)}
     return [JoinedRoom(room=ONLINE, data="{}"), *found.values()]
+
+
+async def _ask_consumer(consumer: Any) -> Any:
+    """Return what the attribute or the method `presence` of a consumer says."""
+    named = inspect.getattr_static(type(consumer), "presence")
+    if not hasattr(named, "__get__"):
+        return named
+    method = named.__get__(consumer, type(consumer))
+    if isinstance(consumer, SyncConsumer):
+        # It runs in the thread of connect(), which waits for its accept, and may read
+        # the database. dispatch() closes old connections once connect() is done.
+        named = await sync_to_async(lambda: method())()
+    else:
+        named = method()
+    return await named if inspect.isawaitable(named) else named
+
+
+def _require_path(path: str) -> str:
+    """
+    Return the path of a connection, which is its room.
+
+    Raises:
+        Refused: it is too long or not printable; the client chose it.
+    """
+    try:
+        return require_room(path)
+    except ValueError as exc:
+        raise Refused(close_codes.NOT_FOUND) from exc
 
 
 def require_room(room: Any) -> str:
@@ -159,14 +188,22 @@ def require_room(room: Any) -> str:
 
 
 def _check(item: Any, config: PresenceConfig) -> JoinedRoom:
+    if isinstance(item, JoinedRoom):
+        return item
     presence = item if isinstance(item, Presence) else Presence(item)
     room = require_room(presence.room)
     if room == ONLINE:
         raise ValueError(f"{ONLINE!r} is the room of all clients; name another")
+    if room.startswith(SESSIONS):
+        raise ValueError(f"{room!r} is the room of a session; name another")
     if not isinstance(presence.data, Mapping):
         kind = type(presence.data).__name__
         raise TypeError(f"the data of a Presence is a mapping, not {kind}")
-    data = json.dumps(dict(presence.data))
+    try:
+        # A NaN would make the events of all members of the room unreadable.
+        data = json.dumps(dict(presence.data), allow_nan=False)
+    except ValueError as exc:
+        raise ValueError(f"the data of a Presence is no JSON: {exc}") from exc
     if len(data) > config.max_data_bytes:
         raise ValueError(
             f"the data of a Presence has {len(data)} bytes; at most"

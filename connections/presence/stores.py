@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from channels.db import database_sync_to_async
+from asgiref.sync import sync_to_async
 
 from connections.config.loader import WebSocketConfig
 from connections.exceptions import PresenceUnavailable
+from connections.models.alias import get_connection
 from connections.pool.choice import PoolKind, choose_pool, get_redis_url
 from connections.presence.base import PresenceStore
 from connections.presence.memory import MemoryStore
@@ -110,4 +111,22 @@ async def forget_members(config: WebSocketConfig, members: Sequence[str]) -> Non
 
 async def _run(work: Callable[..., Any], *args: Any) -> Any:
     """Run work on the database in a process without a node."""
-    return await database_sync_to_async(work)(*args)
+    return await sync_to_async(_run_in_thread)(work, *args)
+
+
+def _run_in_thread(work: Callable[..., Any], *args: Any) -> Any:
+    """
+    Run work on the connection of this thread, which stays open if it was.
+
+    The thread may be the caller's, who reads from a cursor or has a transaction:
+    database_sync_to_async() would close the connection under both. One that is lost
+    is closed, so that the next question opens another.
+    """
+    connection = get_connection()
+    was_open = connection.connection is not None
+    try:
+        return work(*args)
+    finally:
+        is_lost = connection.errors_occurred and not connection.is_usable()
+        if not connection.in_atomic_block and (is_lost or not was_open):
+            connection.close_if_unusable_or_obsolete()

@@ -44,6 +44,7 @@ class RedisBus(Bus):
             name="The bus between nodes",
             on_message=self.hand_on,
             on_return=self.report_return,
+            probe_prefix=self.channels,
             probe_seconds=probe_seconds,
             timeout_seconds=timeout_seconds,
         )

@@ -35,8 +35,9 @@ class Subscriptions:
     A set of channels on one connection, resubscribed whenever it breaks.
 
     After probe_seconds of silence a message to this process itself is sent through
-    the connection. If it does not arrive the connection is reopened: after a
-    fail-over it can be healthy and attached to the wrong server.
+    the connection, on a channel whose name begins with probe_prefix: the user of
+    Redis may be allowed no other. If it does not arrive the connection is reopened:
+    after a fail-over it can be healthy and attached to the wrong server.
 
     The client must not reconnect by itself, which would hide a gap, and must not
     decode; the prober may do both. Their owner closes them.
@@ -50,6 +51,7 @@ class Subscriptions:
         name: str,
         on_message: OnMessage,
         on_return: Callable[[], None],
+        probe_prefix: str,
         probe_seconds: float = 5,
         timeout_seconds: float = 1,
         clock: Clock = time.monotonic,
@@ -63,7 +65,7 @@ class Subscriptions:
         self._probe_seconds = probe_seconds
         self._timeout_seconds = timeout_seconds
         self._clock = clock
-        self._probe_channel = f"probe:{os.urandom(16).hex()}"
+        self._probe_channel = f"{probe_prefix}probe:{os.urandom(16).hex()}"
         self._wanted: set[str] = {self._probe_channel}
         # Done once Redis has confirmed the subscription to a channel.
         self._confirmed: dict[str, asyncio.Future[None]] = {}

@@ -13,7 +13,7 @@ for index = 6, #ARGV, 4 do
   local members, key = PREFIX .. 'room:' .. room, room .. '\n' .. member
   if operation == '-' then
     if call('SREM', held, key) == 1 then
-      let_go(node, key)
+      let_go(node, key, now)
     end
   else
     local entry = call('HGET', members, member)

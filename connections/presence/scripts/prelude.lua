@@ -78,17 +78,17 @@ local function without(nodes, node)
   return table.concat(kept, ' ')
 end
 
--- Release a member from a node; without another node it lingers.
-local function let_go(node, key)
+-- Release a member from a node that had it until a moment; without another node it
+-- lingers from the latest of these moments.
+local function let_go(node, key, until_ms)
   local room, member = key:match('^([^\n]*)\n(.*)$')
   local entry = call('HGET', PREFIX .. 'room:' .. room, member)
   if not entry then
     return
   end
   local due, nodes, data = parse(entry)
-  nodes = without(nodes, node)
+  nodes, due = without(nodes, node), math.max(due, until_ms + linger_ms)
   if nodes == '' then
-    due = now + linger_ms
     call('ZADD', DUE, as_integer(due), key)
   end
   call('HSET', PREFIX .. 'room:' .. room, member, as_integer(due) .. '|' .. nodes .. '|' .. data)

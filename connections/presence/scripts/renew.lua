@@ -24,12 +24,22 @@ end
 cap(NODES, lease_ms)
 cap(DUE, linger_ms)
 
+-- Redis may have been out of reach of all nodes, and this one is the first to return:
+-- the leases of the others end now, so that they return within a linger.
+if lease_of(node) <= now then
+  local ended = call('ZRANGEBYSCORE', NODES, '-inf', as_integer(now), 'LIMIT', 0,
+                     CAPPED_AT_ONCE)
+  for _, one in ipairs(ended) do
+    call('ZADD', NODES, as_integer(now), one)
+  end
+end
+
 local is_more = 0
 
 for _, dead in ipairs(call('ZRANGEBYSCORE', NODES, '-inf', as_integer(now), 'LIMIT', 0, 1)) do
   local keys = call('SPOP', PREFIX .. 'held:' .. dead, RELEASED_AT_ONCE)
   for _, key in ipairs(keys) do
-    let_go(dead, key)
+    let_go(dead, key, lease_of(dead))
   end
   if #keys < RELEASED_AT_ONCE then
     call('ZREM', NODES, dead)
