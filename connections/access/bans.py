@@ -16,27 +16,30 @@ def impose(ban: Ban) -> None:
     Save a ban, which counts from the commit, and end the connections it names.
 
     An existing ban of the same target and value takes the reason, author and
-    end of the new one.
+    end of the new one. One that is over by then ends nothing.
 
     Raises:
         ValidationError: the user does not exist, or the address is not valid.
     """
-    ban.clean()
+    ban.normalise()
     known = Ban.objects.filter(target=ban.target, value=ban.value).first()
     if known is not None and ban.pk is None:
         ban.pk, ban.created_at = known.pk, known.created_at
         ban._state.adding = False
     with atomic():
         ban.save()
+        record_ban("ban", ban, ban.author)
+        if not Ban.objects.in_force().filter(pk=ban.pk).exists():
+            announce()
+            return
         post_unrecorded(
             CloseRequest(
                 target=ban.target, value=ban.value, reason="banned", author=ban.author
             )
         )
-        record_ban("ban", ban, ban.author)
-    transaction.on_commit(
-        partial(client_banned.send_soon, [ban]), using=get_alias(), robust=True
-    )
+        transaction.on_commit(
+            partial(client_banned.send_soon, [ban]), using=get_alias(), robust=True
+        )
 
 
 def lift(ban: Ban, author: str = "") -> None:

@@ -48,10 +48,18 @@ def take_change(row: Model, update_fields: Collection[str] | None) -> Change | N
             return None
         if update_fields is not None and not {field.name, name} & set(update_fields):
             now[name] = loaded[name]  # A later save may write it.
-        elif loaded[name] != values[name]:
+        elif _differ(loaded[name], values[name]):
             fields.add(field.name)
             before.__dict__[name] = loaded[name]
     return Change(frozenset(fields), before)
+
+
+def _differ(old: Any, new: Any) -> bool:
+    """Compare values of a field; those that cannot be compared count as changed."""
+    try:
+        return bool(old != new)
+    except Exception:
+        return True  # Arrays of numpy, as pgvector has them, give no bool.
 
 
 def _remember(instance: Model, **kwargs: Any) -> None:

@@ -8,6 +8,7 @@ from connections import close_codes
 from connections.access.ban_list import Bans, Version
 from connections.access.failed_attempts import FailedCredentials
 from connections.config.loader import WebSocketConfig
+from connections.deadline import deadline
 from connections.exceptions import DatabaseUnavailable, Refused, WrongCredential
 from connections.hub.connection import LiveConnection
 from connections.hub.hub import Hub
@@ -55,7 +56,7 @@ class Gate:
         if self._version is not None or self._database is None:
             return
         try:
-            async with asyncio.timeout(_LOAD_SECONDS):
+            async with deadline(_LOAD_SECONDS):
                 await self.refresh()
         except (DatabaseUnavailable, TimeoutError) as exc:
             raise Refused(close_codes.UNAVAILABLE) from exc

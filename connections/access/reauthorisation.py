@@ -13,13 +13,15 @@ from connections.config.loader import WebSocketConfig
 from connections.credentials.authentication import Authenticator
 from connections.credentials.identity import Credential
 from connections.credentials.recheck import AuthorisationSnapshot, find_close_reasons
+from connections.deadline import deadline
 from connections.exceptions import DatabaseUnavailable, Refused
 from connections.hub.connection import LiveConnection
 from connections.hub.hub import Hub
 from connections.storage.database import Database
 from connections.units import Clock
 
-_CONNECTIONS_PER_POLL = 500
+_MOST_AT_ONCE = 500
+_MORE_AT_ONCE = 10
 _TIMEOUT_SECONDS = 2
 _MOST_PAUSE_SECONDS = 1
 
@@ -29,10 +31,11 @@ class Reauthoriser:
     Checks the connections of one node against the database.
 
     Each connection is checked once within reauthorise_seconds, at its own
-    moment, and at once after ask(); hundreds share one query. The few viewers of
-    the dashboard are checked in every poll. Credentials of backends with may_stay()
-    are then put to these. While the database is away, or a backend fails, the last
-    answer stands for stale_authorisation_seconds.
+    moment, and at once after ask(); hundreds share one query, and fewer after one
+    that failed. The few viewers of the dashboard are checked in every poll.
+    Credentials of backends with may_stay() are then put to these. While the database
+    is away, or a backend fails, the last answer stands for
+    stale_authorisation_seconds.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Reauthoriser:
         # A check may come a pause late.
         self._period_seconds = config.reauthorise_seconds - self.pause_seconds
         self._is_asked = asyncio.Event()
+        self._at_once = _MOST_AT_ONCE
 
     async def require(self, connection: LiveConnection) -> None:
         """
@@ -96,6 +100,9 @@ class Reauthoriser:
         """
         Check the connections that are due, and end those that may not stay.
 
+        A failure ends the poll. The next one begins with those that have waited
+        longest, so that one slow query keeps no other connections from their check.
+
         Returns False if the check of a connection failed; the others were checked.
 
         Raises:
@@ -105,24 +112,32 @@ class Reauthoriser:
         now = self._clock()
         due: list[LiveConnection] = []
 
-        def add_if_due(one: LiveConnection) -> None:
-            is_viewer = one.connection_id in self._hub.viewers
-            is_due = is_viewer or one.reauthorise_at <= now
-            if is_due and one.close_reason is None and _describe(one):
+        def add_if_asked(one: LiveConnection) -> None:
+            if one.close_reason is None and _describe(one):
                 due.append(one)
 
+        # Few of many are due: a call for each of the others would cost 1 µs a second.
+        reached = [one for one in self._hub if one.reauthorise_at <= now]
         is_whole = await self._hub.for_each_in_slices(
             "The search for due authorisations",
-            add_if_due,
-            (*self._hub, *self._hub.viewers.values()),
+            add_if_asked,
+            (*reached, *self._hub.viewers.values()),
         )
-        for start in range(0, len(due), _CONNECTIONS_PER_POLL):
-            some = due[start : start + _CONNECTIONS_PER_POLL]
-            try:
+        due.sort(key=lambda one: one.reauthorise_at)
+        checked = 0
+        try:
+            while checked < len(due):
+                some = due[checked : checked + self._at_once]
                 is_whole &= await self._check_connections(some)
-            except BaseException:
-                await self._end_stale(due)
-                raise
+                checked += len(some)
+                if len(some) == self._at_once:
+                    self._at_once = min(_MOST_AT_ONCE, len(some) + _MORE_AT_ONCE)
+        except BaseException as exc:
+            self._at_once = max(1, self._at_once // 2)
+            await self._end_stale(due[checked:])
+            if isinstance(exc, Exception):
+                await self._ask_backends(due[:checked])
+            raise
         return is_whole & await self._ask_backends(due)
 
     async def _check_connections(self, connections: Sequence[LiveConnection]) -> bool:
@@ -200,7 +215,7 @@ class Reauthoriser:
                 find_close_reasons
             )(snapshots)
             return found
-        async with asyncio.timeout(_TIMEOUT_SECONDS):
+        async with deadline(_TIMEOUT_SECONDS):
             return await self._database.read(find_close_reasons, snapshots)
 
     async def _end_stale(self, connections: Sequence[LiveConnection]) -> None:

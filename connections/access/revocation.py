@@ -2,16 +2,20 @@
 Post close requests when a logout, a password or a permission changes.
 
 Signal receivers, because Django is the caller. All take effect on the commit.
-Changes without a signal (QuerySet.update) are found by access.reauthorisation.
+Changes without a signal (QuerySet.update), and those whose requests the database
+did not take, are found by access.reauthorisation.
 """
 
+import logging
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group, Permission, PermissionsMixin
 from django.contrib.auth.signals import user_logged_out
+from django.db import Error as DatabaseError
 from django.db import connections, router, transaction
 from django.db.models.signals import m2m_changed, post_delete, post_save
 
@@ -20,9 +24,13 @@ from connections.announcements import REAUTHORISE, post_close_requests
 from connections.audit import acting
 from connections.credentials.requirements import has_stock_permissions
 from connections.credentials.sessions import digest_session_key
+from connections.metrics.counters import record_failure
 from connections.models import AccessToken, AuditEntry, CloseRequest
 from connections.models.alias import get_alias
 from connections.models.user_key import release_user
+from connections.storage.failures import explain_failure
+
+logger = logging.getLogger(__name__)
 
 Target = CloseRequest.Target
 
@@ -47,8 +55,11 @@ def watch() -> None:
     _on_save(AccessToken, _on_token_saved)
     _on_delete(AccessToken, _end_token)
     if issubclass(users, PermissionsMixin):
-        for relation in (users.groups.through, users.user_permissions.through):
-            _on_change(relation, _on_members_changed)
+        for name in ("groups", "user_permissions"):
+            # A project's model may have none: `groups = None`.
+            relation = getattr(getattr(users, name, None), "through", None)
+            if relation is not None:
+                _on_change(relation, _on_members_changed)
         _on_change(Group.permissions.through, _recheck_all)
         for model in (Group, Permission):
             _on_save(model, _on_right_saved)
@@ -90,7 +101,14 @@ class _Posting:
         self._requests = requests
 
     def __call__(self) -> None:
-        _post_as_rule(self._requests)
+        """Post the requests, unless that was tried."""
+        requests, self._requests = self._requests, []
+        if requests:
+            with (
+                _contain("Close requests were not posted"),
+                acting(AuditEntry.Via.RULE),
+            ):
+                post_close_requests(*requests)
 
 
 def _post(target: Target, values: Iterable[object], reason: str, using: str) -> None:
@@ -118,15 +136,34 @@ def _post(target: Target, values: Iterable[object], reason: str, using: str) -> 
         CloseRequest(target=target, value=value, reason=reason, author=_AUTHOR)
         for target, value, reason in keys
     ]
+    posting = _Posting(keys, requests)
     if using == get_alias():
-        _post_as_rule(requests)
-        requests = []
-    transaction.on_commit(_Posting(keys, requests), using=using)
+        posting()
+    # Without a transaction on_commit() connects, and raises if the database is away.
+    if connections[using].in_atomic_block:
+        transaction.on_commit(posting, using=using)
+    else:
+        posting()
 
 
-def _post_as_rule(requests: list[CloseRequest]) -> None:
-    with acting(AuditEntry.Via.RULE):
-        post_close_requests(*requests)
+@contextmanager
+def _contain(failure: str) -> Iterator[None]:
+    """
+    Log and count an error of the database of these tables.
+
+    The logout, save, commit or migration of the project that is the caller goes on:
+    the database may be away, or have no tables yet.
+    """
+    try:
+        yield
+    except DatabaseError as exc:
+        record_failure("A receiver of Django's signals")
+        logger.error(
+            "%s: %s",
+            failure,
+            explain_failure(exc),
+            extra={"event": "close_requests_failed"},
+        )
 
 
 def _end_session(request: Any, user: Any = None, **kwargs: Any) -> None:
@@ -186,7 +223,12 @@ def _end_user(instance: Any, using: str, **kwargs: Any) -> None:
     _post(Target.USER, [instance.pk], "deactivated", using)
     if using != get_alias():
         # Django deletes what refers to a user in the user's own database alone.
-        transaction.on_commit(partial(release_user, instance.pk), using=using)
+        transaction.on_commit(partial(_release_user, instance.pk), using=using)
+
+
+def _release_user(key: Any) -> None:
+    with _contain("The references to a deleted user were not cleared"):
+        release_user(key)
 
 
 def _on_token_saved(

@@ -5,13 +5,17 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 from connections.background import BackgroundTasks
+from connections.deadline import deadline
 
 Found = TypeVar("Found")
 
 _MOST_AT_ONCE = 500
 
 _GATHERING_SECONDS = 0.02
-"""The pause after a batch of several, so that the next batch is larger."""
+"""The longest pause after a batch of several, so that the next batch is larger."""
+
+_LULL_SECONDS = 0.001
+"""Where no key arrives for so long, those that wait form a batch."""
 
 
 class BatchLoader(Generic[Found]):
@@ -54,12 +58,20 @@ class BatchLoader(Generic[Found]):
             del self._waiting[:_MOST_AT_ONCE]
             await self._find_batch(batch)
             if len(batch) > 1:
-                await asyncio.sleep(_GATHERING_SECONDS)
+                await self._gather()
+
+    async def _gather(self) -> None:
+        """Let more keys arrive: those of a storm come one after another."""
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + _GATHERING_SECONDS
+        while loop.time() < ends_at:
+            count = len(self._waiting)
+            await asyncio.sleep(_LULL_SECONDS)
+            if 0 < count == len(self._waiting):
+                return
 
     async def _find_batch(self, batch: list[tuple[str, asyncio.Future[Found]]]) -> None:
-        work = asyncio.wait_for(
-            self._find_all([key for key, _ in batch]), self._timeout_seconds
-        )
+        work = self._find_in_time([key for key, _ in batch])
         (found,) = await asyncio.gather(work, return_exceptions=True)
         for index, (_, future) in enumerate(batch):
             if future.done():
@@ -68,3 +80,7 @@ class BatchLoader(Generic[Found]):
                 future.set_exception(found)
             else:
                 future.set_result(found[index])
+
+    async def _find_in_time(self, keys: list[str]) -> Sequence[Found]:
+        async with deadline(self._timeout_seconds):
+            return await self._find_all(keys)

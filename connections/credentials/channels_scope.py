@@ -1,6 +1,5 @@
 """Give a scope the keys of Channels' AuthMiddlewareStack: cookies, session, user."""
 
-import asyncio
 import copy
 from collections.abc import Iterable
 from typing import Any
@@ -12,6 +11,7 @@ from django.contrib.auth.models import AnonymousUser
 from connections.asgi import Message
 from connections.credentials.identity import Credential
 from connections.credentials.sessions import make_store
+from connections.deadline import deadline
 from connections.exceptions import DatabaseUnavailable
 from connections.net.cookies import read_cookies
 from connections.storage.database import Database
@@ -80,7 +80,7 @@ async def _open_session(key: str | None, database: Database | None) -> Any:
     session = make_store(key)
     if database is not None:
         try:
-            async with asyncio.timeout(_TIMEOUT_SECONDS):
+            async with deadline(_TIMEOUT_SECONDS):
                 await database.read(session.keys)
         except (DatabaseUnavailable, TimeoutError):
             return session

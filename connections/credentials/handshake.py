@@ -3,6 +3,7 @@
 import re
 
 from connections.asgi import Message
+from connections.net.origins import parse_origin
 
 _BEARER = "bearer."
 _TICKET = re.compile(rb"(?:^|(?<=&))ticket=([^&]*)&?")
@@ -53,6 +54,23 @@ def remove_credentials(scope: Message) -> Message:
         "subprotocols": [name for name in offered if not name.startswith(_BEARER)],
         "query_string": _TICKET.sub(b"", scope.get("query_string", b"")),
     }
+
+
+def remove_ambient(scope: Message) -> Message:
+    """
+    Return a scope whose credentials no page of an opaque origin can borrow.
+
+    Any site can have that origin, so what a browser adds by itself, a cookie or HTTP
+    authentication, may not count: the client is that of a token or ticket, or nobody.
+    """
+    origin = parse_origin(find_origin(scope))
+    if origin is None or not origin.is_opaque:
+        return scope
+    added = {b"cookie"}
+    if _read_authorization(scope)[0] in _AMBIENT_SCHEMES:
+        added.add(b"authorization")
+    headers = [one for one in scope["headers"] if one[0] not in added]
+    return {**scope, "headers": headers}
 
 
 def offer(scope: Message, *, token: str | None, ticket: str | None) -> Message:

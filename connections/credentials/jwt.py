@@ -17,7 +17,7 @@ from connections.config.auth_sections import JwtConfig
 from connections.credentials.identity import Credential, name_user
 from connections.credentials.jwt_keys import KeyRing
 from connections.exceptions import Refused, WrongCredential
-from connections.models.user_key import get_users
+from connections.models.user_key import find_by_login_name
 from connections.storage.text import is_storable
 
 logger = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ def _find_user(name: Any) -> Any:
     if not isinstance(name, str) or not name or not is_storable(name):
         raise Refused(close_codes.UNAUTHENTICATED)
     try:
-        user = get_users().get_by_natural_key(name)
+        user = find_by_login_name(name)
     except users.DoesNotExist as exc:
         raise Refused(close_codes.UNAUTHENTICATED) from exc
     if not user.is_active:

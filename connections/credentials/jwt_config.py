@@ -44,7 +44,7 @@ def find_jwt_problems(config: JwtConfig) -> list[Problem]:
     try:
         from connections.credentials import jwt_keys
     except ImportError as exc:
-        allowed = "pip install 'orchestra-websocket[jwt]'"
+        allowed = "pip install 'pyjwt[crypto]'"
         return [*problems, Problem(_PATH, str(exc), allowed)]
     secret = _get_secret().encode()
     if secret and len(secret) < jwt_keys.LEAST_SECRET_BYTES:

@@ -21,6 +21,7 @@ from connections.credentials.sessions import (
     has_rows,
     is_hash_valid,
     is_password_hash,
+    make_store,
 )
 from connections.models import AccessToken
 from connections.models.user_key import get_users
@@ -255,7 +256,7 @@ def _read_sessions(keys: set[str]) -> dict[str, dict[str, Any] | Exception]:
     store = import_module(settings.SESSION_ENGINE).SessionStore
     if not has_rows(store):
         # Sessions in a cache, in files or in the cookie are read one by one.
-        loaded = {key: _attempt(store(key).load) for key in keys}
+        loaded = {key: _attempt(make_store(key).load) for key in keys}
         return {key: session for key, session in loaded.items() if session}
     rows = get_session_rows(store.get_model_class()).filter(session_key__in=keys)
     return {row.session_key: _attempt(partial(_decode, row)) for row in rows}

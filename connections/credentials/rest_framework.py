@@ -55,7 +55,7 @@ class RestFramework:
     async def authenticate(self, scope: Message) -> Credential | None:
         """Return the credential of the first class that finds a user."""
         found: Credential | None
-        found = await scope["node"].database.read(self._find, scope)
+        found = await scope["node"].database.read_foreign(self._find, scope)
         return found
 
     async def may_stay(self, credentials: Sequence[Credential]) -> set[Credential]:

@@ -13,14 +13,16 @@ from django.contrib.auth import (
     get_user_model,
     load_backend,
 )
-from django.db import router
+from django.contrib.sessions.backends.cache import SessionStore as CacheStore
+from django.core.cache.backends.base import InvalidCacheKey
+from django.db import DatabaseError, router
 from django.utils import timezone
 from django.utils.crypto import constant_time_compare
 
 from connections import close_codes
 from connections.asgi import Message
 from connections.credentials.identity import Credential, find_scope_user, name_user
-from connections.exceptions import Refused
+from connections.exceptions import DatabaseUnavailable, Refused
 from connections.storage.text import is_storable
 from connections.units import as_utc
 
@@ -64,13 +66,15 @@ def get_session_rows(model: Any) -> Any:
 
 
 def make_store(session_key: str | None) -> Any:
-    """Return a session of the project's engine, not read from a replica."""
+    """Return a session of the project's engine; see _current() and _honest()."""
     store = import_module(settings.SESSION_ENGINE).SessionStore
     find_model = getattr(store, "get_model_class", None)
     if find_model is not None:
         model = find_model()
         if router.db_for_read(model) != router.db_for_write(model):
             store = _current(store)
+    elif store.load is CacheStore.load:
+        store = _honest(store)
     return store(session_key)
 
 
@@ -94,6 +98,35 @@ def _current(store: Any) -> Any:
     # The name is part of the key that signs sessions.
     CurrentStore.__qualname__ = store.__qualname__
     return CurrentStore
+
+
+@lru_cache
+def _honest(store: Any) -> Any:
+    """
+    Return a subclass of an engine of sessions in a cache that reports an outage.
+
+    load() of Django answers as if the session did not exist: an outage of the cache
+    would log every client out.
+    """
+
+    class HonestStore(store):
+        def load(self) -> dict[str, Any]:
+            try:
+                found: dict[str, Any] | None = self._cache.get(self.cache_key)
+            except InvalidCacheKey:
+                found = None
+            except DatabaseError:
+                raise  # The cache is a table.
+            except Exception as exc:
+                kind = type(exc).__name__
+                raise DatabaseUnavailable(f"the cache of sessions: {kind}") from exc
+            if found is None:
+                self._session_key = None
+                return {}
+            return found
+
+    HonestStore.__qualname__ = store.__qualname__
+    return HonestStore
 
 
 def is_hash_valid(session: Any, user: Any) -> bool:

@@ -57,7 +57,7 @@ class SignedCookie:
         )
         if value is None:
             return None
-        user = await scope["node"].database.read(self.find_user, value)
+        user = await scope["node"].database.read_foreign(self.find_user, value)
         if user is None:
             return None
         # The form is that of TimestampSigner: value, moment and signature.

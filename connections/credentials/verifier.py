@@ -1,6 +1,5 @@
 """Verify credentials off the event loop, and remember them for an outage."""
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -14,6 +13,7 @@ from connections.credentials.jwt_config import make_jwt_verifier
 from connections.credentials.sessions import verify_session
 from connections.credentials.tickets import issue_ticket, redeem_ticket
 from connections.credentials.tokens import record_use, verify_access_tokens
+from connections.deadline import deadline
 from connections.exceptions import DatabaseUnavailable, Refused, WrongCredential
 from connections.models import CloseRequest
 from connections.models.credentials import digest_token
@@ -177,7 +177,7 @@ class Verifier:
     ) -> Result:
         """Run work that writes; refuse as unavailable if the database is away."""
         try:
-            async with asyncio.timeout(_TIMEOUT_SECONDS):
+            async with deadline(_TIMEOUT_SECONDS):
                 return await self._database.write(work, *args, **kwargs)
         except (DatabaseUnavailable, TimeoutError) as exc:
             raise Refused(close_codes.UNAVAILABLE) from exc
@@ -190,7 +190,7 @@ class Verifier:
         look_up = _LookUp()
         self._under_way.add(look_up)
         try:
-            async with asyncio.timeout(_TIMEOUT_SECONDS):
+            async with deadline(_TIMEOUT_SECONDS):
                 credential = await find(secret)
         except (DatabaseUnavailable, TimeoutError) as exc:
             return self._recall(key, exc)

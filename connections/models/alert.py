@@ -11,6 +11,8 @@ from connections.models.alias import PrimaryQuerySet
 
 _OPEN = ("pending", "firing")
 _MAX_ATTEMPTS = 20
+"""Of the mail that an alert has resolved; that it fires is mailed while it does."""
+
 _MAILED_WITHIN = timedelta(days=1)
 _FIRST_WAIT_SECONDS = 60
 _MAX_WAIT_SECONDS = 3600
@@ -28,12 +30,13 @@ class AlertQuerySet(PrimaryQuerySet["Alert"]):
         Alerts that resolved more than a day ago are left out, so that a recipient
         that is configured for the first time does not get all past ones.
         """
-        lately = Q(resolved_at=None) | Q(resolved_at__gte=now - _MAILED_WITHIN)
+        lately = Q(
+            resolved_at__gte=now - _MAILED_WITHIN, mail_attempts__lt=_MAX_ATTEMPTS
+        )
         return (
-            self.filter(lately)
+            self.filter(Q(resolved_at=None) | lately)
             .exclude(state="pending")
             .exclude(mailed_state=F("state"))
-            .filter(mail_attempts__lt=_MAX_ATTEMPTS)
             .order_by("fired_at")
         )
 
@@ -43,8 +46,11 @@ class AlertQuerySet(PrimaryQuerySet["Alert"]):
             _FIRST_WAIT_SECONDS * 2 ** max(0, alert.mail_attempts - 1),
             _MAX_WAIT_SECONDS,
         )
-        latest = now - timedelta(seconds=wait_seconds)
-        free = Q(mail_tried_at=None) | Q(mail_tried_at__lte=latest)
+        wait = timedelta(seconds=wait_seconds)
+        # Far in the future is a try from before the clock was set back.
+        free = Q(mail_tried_at=None) | ~Q(
+            mail_tried_at__gt=now - wait, mail_tried_at__lt=now + wait
+        )
         unchanged = self.filter(
             free,
             pk=alert.pk,

@@ -10,7 +10,7 @@ from django.db.models import Count, Max, Q
 
 from connections.models.alias import PrimaryQuerySet
 from connections.models.clock import Now
-from connections.models.user_key import find_user_key
+from connections.models.user_key import find_user
 from connections.net.addresses import name_banned_network
 from connections.privacy import reduce_target
 
@@ -87,12 +87,26 @@ class Ban(models.Model):
         return f"{self.target} {reduce_target(self.target, self.value)}".strip()
 
     def clean(self) -> None:
-        """Normalise the value: a user's key, a network in canonical form."""
+        """Normalise the value that a person gave."""
+        self.normalise(prefers_key=False)
+
+    def normalise(self, *, prefers_key: bool = True) -> None:
+        """
+        Turn the value into a user's key, or a network in canonical form.
+
+        A value that is a key stays one, whatever login name another user has.
+
+        Raises:
+            ValidationError: there is no such user, or the address is not valid.
+        """
+        if not self._state.adding:
+            # The user may be deleted. A row of an older version names one IPv6
+            # address without /128.
+            return
         try:
             if self.target == self.Target.USER:
-                self.value = find_user_key(self.value)
-            elif self.target == self.Target.ADDRESS and self._state.adding:
-                # A row of an older version names one IPv6 address without /128.
+                self.value = str(find_user(self.value, prefers_key=prefers_key).pk)
+            elif self.target == self.Target.ADDRESS:
                 self.value = name_banned_network(self.value)
         except ValueError as exc:
             raise ValidationError({"value": str(exc)}) from exc

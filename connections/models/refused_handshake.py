@@ -11,8 +11,8 @@ class RefusedHandshake(models.Model):
     """
     The handshakes of a client on a route that a limit refused within one second.
 
-    Without a client they are those of several clients, beyond the rows that a node
-    writes in one beat.
+    Without a client they are those of several clients within an hour, beyond the rows
+    that wait on a node for one beat, or for a database that is away.
     """
 
     at = models.DateTimeField(db_index=True, help_text="The first of them.")

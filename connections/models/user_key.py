@@ -15,6 +15,7 @@ from django.core.exceptions import ValidationError
 from django.db import models, router
 from django.db.models.fields.related_descriptors import ForwardManyToOneDescriptor
 
+from connections.exceptions import UserAmbiguous, UserNotFound
 from connections.models.alias import get_alias
 
 Row = TypeVar("Row", bound=models.Model)
@@ -32,23 +33,52 @@ def find_user_keys(name: str, lookup: str = "exact") -> Sequence[Any]:
     return list(get_users().filter(**named).values_list("pk", flat=True))
 
 
-def find_user_key(text: str) -> str:
+def find_by_login_name(name: str) -> Any:
     """
-    Return the primary key of the user that a text names, by key or by name.
+    Return the user with a login name; not every manager has natural keys.
 
     Raises:
-        ValueError: there is no such user.
+        DoesNotExist: of the user model; there is no such user.
     """
-    users = get_user_model()
-    manager = get_users()
+    users = get_users()
+    if hasattr(users, "get_by_natural_key"):
+        return users.get_by_natural_key(name)
+    return users.get(**{get_user_model().USERNAME_FIELD: name})
+
+
+def find_user(text: str, *, prefers_key: bool = False) -> Any:
+    """
+    Return the user that a text names, by key or by login name.
+
+    Anybody may sign up with the key of another as a login name. With prefers_key,
+    for texts that are keys where there is such a user, that is no ambiguity.
+
+    Raises:
+        UserNotFound: there is no such user.
+        UserAmbiguous: it is the key of one user and the login name of another.
+    """
+    by_key = _find_by_key(text)
+    if by_key is not None and prefers_key:
+        return by_key
     try:
-        return str(manager.get(pk=text).pk)
-    except (users.DoesNotExist, ValueError, ValidationError):
-        pass
+        by_name = find_by_login_name(text)
+    except get_user_model().DoesNotExist as exc:
+        if by_key is None:
+            raise UserNotFound(text) from exc
+        return by_key
+    if by_key is not None and by_key.pk != by_name.pk:
+        raise UserAmbiguous(text)
+    return by_name
+
+
+def _find_by_key(text: str) -> Any:
+    """Return the user with a key, or None."""
     try:
-        return str(manager.get_by_natural_key(text).pk)
-    except users.DoesNotExist as exc:
-        raise ValueError(f"there is no user {text!r}") from exc
+        user = get_users().get(pk=text)
+    except (get_user_model().DoesNotExist, ValueError, ValidationError):
+        return None
+    # Not for "007" or "0_7", which a field takes for 7 as well.
+    return user if str(user.pk) == text else None
 
 
 def are_users_apart() -> bool:

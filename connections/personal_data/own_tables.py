@@ -6,6 +6,7 @@ from typing import Any
 from django.apps import apps
 from django.db.models import Model, Q, QuerySet
 
+from connections.audit import LIMITS
 from connections.models import (
     AccessToken,
     Alert,
@@ -95,7 +96,14 @@ def register() -> None:
             find=_find_audit,
             erase=_erase_audit,
         ),
-        make_mentions(AuditEntry, "audit_texts", "reason", "facts"),
+        make_mentions(
+            AuditEntry,
+            "audit_texts",
+            "reason",
+            "facts",
+            # The recorded configuration is compared with that in force.
+            within=lambda: AuditEntry.objects.exclude(action=LIMITS),
+        ),
         make_mentions(CloseRequest, "close_request_texts", "note"),
         make_mentions(NodeCommand, "node_command_texts", "text"),
         make_mentions(Ban, "ban_texts", "reason"),

@@ -24,6 +24,9 @@ class PersonalTable:
     """Deletes some rows, or writes a pseudonym into them, so that find() or the
     condition `erased` leaves them out."""
 
+    count: Callable[[Person], int] | None = None
+    """Counts the rows where find() returns some of them alone."""
+
     erased: Q | None = None
     """The condition of rows that find() returns also after they were erased."""
 
@@ -38,6 +41,11 @@ class PersonalTable:
         """Return the rows that have to be erased."""
         rows = self.find(person)
         return rows if self.erased is None else rows.exclude(self.erased)
+
+    def count_left(self, person: Person) -> int:
+        """Return how many rows have to be erased."""
+        count = self.count or (lambda one: self.find_left(one).count())
+        return count(person)
 
     def erase_some(self, person: Person, pseudonym: str, batch_size: int) -> int:
         """Erase at most batch_size rows in one short transaction; return how many."""
@@ -81,7 +89,7 @@ def export(person: Person) -> dict[str, list[dict[str, Any]]]:
 def count(person: Person) -> dict[str, int]:
     """Return how many rows of each table would be erased."""
     return {
-        one.name: one.find_left(person).count()
+        one.name: one.count_left(person)
         for one in get_personal_tables()
         if not one.is_of_all
     }

@@ -24,7 +24,7 @@ from connections.exceptions import DatabaseUnavailable, NotMigrated
 from connections.models.alias import get_connection
 from connections.storage.changes import Changes
 from connections.storage.deadlines import deadlines
-from connections.storage.failures import describe_failure
+from connections.storage.failures import AWAY, describe_failure
 from connections.storage.in_test import (
     belongs_in_test_thread,
     is_testing,
@@ -41,6 +41,9 @@ READERS = 4
 
 BRIEF_THREADS = 4
 """The number of threads for brief work, each with a connection of its own."""
+
+FOREIGN_THREADS = 4
+"""The number of threads for code of the project, each with a connection of its own."""
 
 
 def require_tables() -> None:
@@ -124,6 +127,7 @@ class Database:
             self._urgent_writer = _Writer("connections-urgent-writer")
         self._readers = ThreadPoolExecutor(READERS, "connections-reader")
         self._brief = ThreadPoolExecutor(BRIEF_THREADS, "connections-brief")
+        self._foreign = ThreadPoolExecutor(FOREIGN_THREADS, "connections-foreign")
         self._opened: set[Any] = set()
         self._lock = threading.Lock()
         # Reads and writes are apart: reads succeed on a full disk, writes fail.
@@ -146,7 +150,12 @@ class Database:
 
     @property
     def failure(self) -> str | None:
-        """describe_failure() until a read and a write of rows succeed; or None."""
+        """
+        describe_failure() until a read and a write of rows succeed; or None.
+
+        Brief work has its own handling of failures, and code of the project may fail
+        for a database of its own.
+        """
         return self._failures.get("write") or self._failures.get("read")
 
     async def write(
@@ -197,11 +206,25 @@ class Database:
         Raises:
             DatabaseUnavailable: the database did not answer.
         """
-        self._require_open()
         call = partial(self._run, "read", work, *args, **kwargs)
-        if self.is_in_test:
-            return await run_in_test(call)
-        return await asyncio.get_running_loop().run_in_executor(self._readers, call)
+        return await self._run_in(self._readers, call)
+
+    async def read_foreign(
+        self,
+        work: Callable[Arguments, Result],
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> Result:
+        """
+        Run code of the project that reads, and may wait for another service.
+
+        It has threads of its own, so that the reads of the node do not wait for it.
+
+        Raises:
+            DatabaseUnavailable: the database did not answer.
+        """
+        call = partial(self._run, "foreign", work, *args, **kwargs)
+        return await self._run_in(self._foreign, call)
 
     async def run_briefly(
         self,
@@ -218,11 +241,16 @@ class Database:
         Raises:
             DatabaseUnavailable: the database did not answer.
         """
-        self._require_open()
         call = partial(self._run, "brief", work, *args, **kwargs)
+        return await self._run_in(self._brief, call)
+
+    async def _run_in(
+        self, threads: ThreadPoolExecutor, call: Callable[[], Result]
+    ) -> Result:
+        self._require_open()
         if self.is_in_test:
             return await run_in_test(call)
-        return await asyncio.get_running_loop().run_in_executor(self._brief, call)
+        return await asyncio.get_running_loop().run_in_executor(threads, call)
 
     async def close(self) -> None:
         """Finish submitted work, then close the connection of every thread."""
@@ -237,7 +265,7 @@ class Database:
         self._is_closed = True
         for writer in {self._writer, self._urgent_writer}:
             writer.abandon()
-        for threads in (self._readers, self._brief):
+        for threads in (self._readers, self._brief, self._foreign):
             threads.shutdown(wait=False, cancel_futures=True)
 
     def _require_open(self) -> None:
@@ -263,8 +291,8 @@ class Database:
     def _close(self) -> None:
         for writer in {self._writer, self._urgent_writer}:
             writer.shutdown()
-        self._readers.shutdown()
-        self._brief.shutdown()
+        for threads in (self._readers, self._brief, self._foreign):
+            threads.shutdown()
         # A thread may still be keeping the connections of its last call.
         with self._lock:
             opened, self._opened = self._opened, set()
@@ -282,7 +310,7 @@ class Database:
             self._close_old_connections()
         try:
             with (
-                deadlines.limit(get_connection()),
+                deadlines.limit(get_connection(), partial(self._mark_away, kind)),
                 self._watch_recovery(kind),
             ):
                 result = work(*args, **kwargs)
@@ -294,6 +322,10 @@ class Database:
             if not self.is_in_test:
                 self._track_connections()
         return result
+
+    def _mark_away(self, kind: str) -> None:
+        """Fail before the work does: without a connect_timeout it waits for minutes."""
+        self._failures[kind] = AWAY
 
     @contextmanager
     def _watch_recovery(self, kind: str) -> Iterator[None]:
@@ -310,7 +342,7 @@ class Database:
         changes = Changes(connection)
         with connection.execute_wrapper(changes.execute):
             yield
-        if kind == "read" or changes.found:
+        if kind != "write" or changes.found:
             self._failures.pop(kind, None)
 
     def _close_old_connections(self) -> None:

@@ -34,11 +34,16 @@ class _Call:
     """Work on one connection; each of its statements has the whole time."""
 
     def __init__(
-        self, connection: BaseDatabaseWrapper, clock: Clock, seconds: float
+        self,
+        connection: BaseDatabaseWrapper,
+        clock: Clock,
+        seconds: float,
+        on_overdue: Callable[[], None],
     ) -> None:
         self._connection = connection
         self._clock = clock
         self._seconds = seconds
+        self._on_overdue = on_overdue
         self._began_at = clock()
 
     def execute(
@@ -58,10 +63,11 @@ class _Call:
         if self._clock() - self._began_at < self._seconds:
             return
         self._began_at = self._clock()
+        self._on_overdue()
         try:
             shut_down(self._connection.connection.fileno())
         except Exception as exc:
-            # It is being opened, which has a time of its own, or closed just now.
+            # It is being opened, which may take the kernel minutes, or closed just now.
             # Each driver has exceptions of its own for that.
             logger.debug("A connection to the database was not cut: %s", exc)
             return
@@ -87,16 +93,24 @@ class StatementDeadlines:
         self._thread: threading.Thread | None = None
 
     @contextmanager
-    def limit(self, connection: BaseDatabaseWrapper) -> Iterator[None]:
-        """Limit each statement on a connection; the thread's own, within."""
+    def limit(
+        self,
+        connection: BaseDatabaseWrapper,
+        on_overdue: Callable[[], None] = lambda: None,
+    ) -> Iterator[None]:
+        """
+        Limit each statement on a connection; the thread's own, within.
+
+        on_overdue is called in another thread, also while a connection is opened.
+        """
         if connection.vendor == "sqlite":
             yield
             return
         seconds = get_config().node.database_timeout_seconds
-        call = _Call(connection, self._clock, seconds)
+        call = _Call(connection, self._clock, seconds, on_overdue)
         with self._changed:
+            self._start()  # Raises where the system has no more threads.
             self._calls.add(call)
-            self._start()
             self._changed.notify()
         try:
             with connection.execute_wrapper(call.execute):
